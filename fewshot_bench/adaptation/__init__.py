@@ -1,0 +1,1 @@
+"""Support set to predictions: one file per method, all batched over episodes."""

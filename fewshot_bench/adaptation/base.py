@@ -1,0 +1,64 @@
+"""What every adaptation is: a frozen set of hyper-parameters that turns episodes into scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
+from fewshot_bench.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation(ABC):
+    """Support set -> query scores, for a whole chunk of episodes at once.
+
+    Subclasses are frozen dataclasses whose fields are the hyper-parameters; all of them go into the
+    method's fingerprint, and those that differ from the default into its name.
+    """
+
+    name: ClassVar[str]
+    is_transductive: ClassVar[bool] = False
+
+    features: Features = "l2"
+
+    @property
+    def views(self) -> int:
+        """How many augmented views of every image it needs beside the plain one."""
+        return 0
+
+    @property
+    def stage(self) -> str:
+        """The part of the method's name before the adaptation, e.g. "episode-ce"; empty for none."""
+        return ""
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        """Every hyper-parameter by name."""
+        return asdict(self)
+
+    @abstractmethod
+    def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
+        """Score every query of every episode against every class.
+
+        Args:
+            split: embeddings of the split, already transformed to `self.features`.
+            support: image indices of the support sets, int64 [E, N, K].
+            query: image indices of the queries, int64 [E, M].
+
+        Returns:
+            Scores, higher is closer, [E, M, N]. They never depend on which other episodes are in the chunk.
+        """
+
+    def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
+        """An upper estimate of the numbers held per episode at once; the engine sizes chunks by it.
+
+        The default counts gathered support and query embeddings.
+        """
+        return 2 * (way * shot + queries) * embedding_size + 4 * queries * way * shot
+
+
+ADAPTATIONS: Registry[Callable[..., Adaptation]] = Registry("adaptation")

@@ -1,0 +1,70 @@
+"""The embeddings of a split as adaptations see them: rows to gather, or inner products to look up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.errors import EmbeddingError
+
+Features = Literal["raw", "l2", "cl2"]
+
+
+@dataclass(frozen=True)
+class EmbeddedSplit:
+    """Embeddings of every image of a split, on one device.
+
+    Attributes:
+        embeddings: [(1 + V) * I, D]; rows 0..I-1 are the images as they are, rows v*I..(v+1)*I-1 are their
+            v-th augmented view (V is 0 unless a contrastive adaptation asked for views).
+        images: I, the number of images.
+        gram: [I, I] inner products of the plain embeddings, or None to compute products from the rows.
+    """
+
+    embeddings: Tensor
+    images: int
+    gram: Tensor | None = None
+
+    @property
+    def views(self) -> int:
+        """V, the number of augmented views that are embedded beside the plain images."""
+        return len(self.embeddings) // self.images - 1
+
+    def with_features(self, features: Features, center: Tensor | None = None) -> EmbeddedSplit:
+        """The same split with transformed embeddings; a Gram matrix is dropped.
+
+        Args:
+            features: "raw" leaves them alone, "l2" divides by the norm, "cl2" subtracts `center` first
+                (Wang et al., 2019, "SimpleShot": the mean embedding of the base split).
+            center: [D], needed by "cl2".
+        """
+        embeddings = self.embeddings
+        if features == "cl2":
+            if center is None:
+                raise EmbeddingError("cl2 features need the mean embedding of the base split.")
+            embeddings = embeddings - center
+        if features != "raw":
+            embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
+        return replace(self, embeddings=embeddings, gram=None)
+
+    def with_gram(self) -> EmbeddedSplit:
+        """The same split with the Gram matrix of its plain embeddings, I * I floats."""
+        plain = self.embeddings[: self.images]
+        return replace(self, gram=plain @ plain.T)
+
+    def products(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Inner products between two sets of images of each episode.
+
+        Args:
+            rows: image indices, [E, A].
+            columns: image indices, [E, B].
+
+        Returns:
+            [E, A, B].
+        """
+        if self.gram is not None:
+            return self.gram[rows.unsqueeze(2), columns.unsqueeze(1)]
+        return self.embeddings[rows] @ self.embeddings[columns].transpose(1, 2)

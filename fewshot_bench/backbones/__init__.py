@@ -1,0 +1,1 @@
+"""Image to embedding: the networks, their weights, and the cache of what they gave."""

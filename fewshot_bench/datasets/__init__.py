@@ -1,0 +1,1 @@
+"""What images exist: registry, importers, the canonical store, fingerprints."""

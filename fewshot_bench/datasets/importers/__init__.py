@@ -1,0 +1,1 @@
+"""One file per layout in circulation; each yields the images of a dataset, none decides their order."""

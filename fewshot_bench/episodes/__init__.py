@@ -1,0 +1,1 @@
+"""Which images form a task: the sampler, protocols, lock files."""

@@ -1,0 +1,55 @@
+"""What can go wrong on the user's side, each with one sentence that says what to do.
+
+The command line turns these exceptions, and only these, into one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FewshotBenchError(Exception):
+    """Base of every error that a user can mend."""
+
+
+class UnknownNameError(FewshotBenchError):
+    """A name is in no registry; the message offers the nearest ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        nearest = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+        offer = f"Did you mean {' or '.join(nearest)}?" if nearest else f"Known: {', '.join(known)}."
+        super().__init__(f"there is no {kind} called '{name}'. {offer}{' ' + hint if hint else ''}")
+
+
+class DatasetError(FewshotBenchError):
+    """A dataset is absent, incomplete, damaged, or its source cannot be read."""
+
+
+class EpisodeError(FewshotBenchError):
+    """A protocol asks for episodes that the split cannot give, or a lock file does not verify."""
+
+
+class ShapeError(FewshotBenchError):
+    """Arrays that belong together do not fit each other."""
+
+
+class WeightsError(FewshotBenchError):
+    """A weights file is missing, unsafe to read, or does not fit the backbone."""
+
+
+class EmbeddingError(FewshotBenchError):
+    """Embeddings are not finite numbers or do not belong to the split."""
+
+
+class StudyError(FewshotBenchError):
+    """A study asks for something that cannot be done."""
+
+
+class OutcomeError(FewshotBenchError):
+    """Stored outcomes are damaged, absent, or belong to something else."""
+
+
+class ComparisonError(FewshotBenchError):
+    """Two methods have no episodes in common, so no paired test exists."""

@@ -1,0 +1,1 @@
+"""What happened: one row per episode, kept on disk in append-only parts."""

@@ -1,0 +1,1 @@
+"""Numbers to people: the leaderboard and the terminal tables."""

@@ -1,0 +1,1 @@
+"""Pure functions from arrays of outcomes to numbers: intervals and paired tests."""

@@ -1,0 +1,1 @@
+"""A study: the grid of cells that `fewshot-bench run` works through."""
