@@ -1,0 +1,137 @@
+"""Lock files: one small TOML file per published protocol, with the digest its episodes must have."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from fewshot_bench.datasets.dataset import Dataset
+from fewshot_bench.episodes.protocol import SAMPLER_VERSION, Protocol
+from fewshot_bench.episodes.sampler import sample_indices
+from fewshot_bench.errors import EpisodeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A protocol, the data it was published for, and the digests of its episodes.
+
+    Attributes:
+        protocol: the protocol.
+        dataset_fingerprint: fingerprint of the whole dataset.
+        class_sizes: images per class of the split, so that a machine without the images can verify too, [C].
+        sha256: one digest per run, of the index array as little-endian int32 [E, N, K + Q].
+    """
+
+    protocol: Protocol
+    dataset_fingerprint: str
+    class_sizes: tuple[int, ...]
+    sha256: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What verifying one lock file found."""
+
+    path: Path
+    protocol: Protocol
+    episodes_match: bool
+    images_match: bool | None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the episodes match, and the images too where they are present."""
+        return self.episodes_match and self.images_match is not False
+
+
+def episode_digests(class_sizes: Sequence[int], protocol: Protocol) -> tuple[str, ...]:
+    """Digest of every run's index array."""
+    digests = []
+    for run in range(protocol.runs):
+        images = sample_indices(
+            class_sizes,
+            dataset=protocol.dataset,
+            split=protocol.split,
+            way=protocol.way,
+            shot=protocol.shot,
+            query=protocol.query,
+            seed=protocol.seed,
+            run=run,
+            numbers=np.arange(protocol.episodes),
+        )
+        digests.append(hashlib.sha256(images.astype("<i4").tobytes()).hexdigest())
+    return tuple(digests)
+
+
+def lock(dataset: Dataset, protocol: Protocol) -> Lock:
+    """Freeze a protocol over a dataset."""
+    sizes = dataset.split(protocol.split).class_sizes
+    return Lock(protocol, dataset.fingerprint, sizes, episode_digests(sizes, protocol))
+
+
+def write_lock(frozen: Lock, folder: Path) -> Path:
+    """Write a lock file named after its protocol; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{frozen.protocol.name}.toml"
+    fields = asdict(frozen.protocol) | {
+        "dataset_fingerprint": frozen.dataset_fingerprint,
+        "class_sizes": list(frozen.class_sizes),
+        "sha256": list(frozen.sha256),
+    }
+    path.write_text(tomli_w.dumps(fields), encoding="utf-8")
+    return path
+
+
+def read_lock(path: Path) -> Lock:
+    """Read a lock file.
+
+    Raises:
+        EpisodeError: the file is no lock file, or of a sampler this version does not have.
+    """
+    try:
+        fields: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        fingerprint = str(fields.pop("dataset_fingerprint"))
+        sizes = tuple(int(size) for size in fields.pop("class_sizes"))
+        sha256 = tuple(str(digest) for digest in fields.pop("sha256"))
+        protocol = Protocol(**fields)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        raise EpisodeError(f"{path} is not a lock file of episodes: {error}.") from error
+    if protocol.sampler_version != SAMPLER_VERSION:
+        raise EpisodeError(
+            f"{path} was made by sampler version {protocol.sampler_version}; this is version {SAMPLER_VERSION}. "
+            "Use the release of fewshot-bench that made it."
+        )
+    return Lock(protocol, fingerprint, sizes, sha256)
+
+
+def verify_lock(path: Path, dataset: Dataset | None) -> Verdict:
+    """Draw the episodes of a lock file again and compare.
+
+    Args:
+        path: the lock file.
+        dataset: the images, or None where they are absent: then only the episodes are verified.
+    """
+    frozen = read_lock(path)
+    images_match = None if dataset is None else dataset.fingerprint == frozen.dataset_fingerprint
+    sizes = frozen.class_sizes
+    if dataset is not None:
+        sizes = dataset.split(frozen.protocol.split).class_sizes
+    digests = episode_digests(sizes, frozen.protocol)
+    return Verdict(path, frozen.protocol, digests == frozen.sha256, images_match)
+
+
+def published_locks_folder() -> Path:
+    """Folder of the lock files that come with this project, in a wheel or in a checkout."""
+    shipped = Path(__file__).parent / "locks"
+    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "episodes"

@@ -1,0 +1,26 @@
+"""Where the project keeps what it stores for a user: datasets, and caches that can be made again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+HOME_VARIABLE = "FEWSHOT_BENCH_HOME"
+
+
+def datasets_folder() -> Path:
+    """Folder of the imported datasets: `$FEWSHOT_BENCH_HOME/datasets`, or the platform's data folder."""
+    return _home(platformdirs.user_data_path("fewshot-bench")) / "datasets"
+
+
+def cache_folder() -> Path:
+    """Folder of embeddings and checkpoints: `$FEWSHOT_BENCH_HOME/cache`, or the platform's cache folder."""
+    if HOME_VARIABLE in os.environ:
+        return Path(os.environ[HOME_VARIABLE]).expanduser() / "cache"
+    return platformdirs.user_cache_path("fewshot-bench")
+
+
+def _home(default: Path) -> Path:
+    return Path(os.environ[HOME_VARIABLE]).expanduser() if HOME_VARIABLE in os.environ else default
