@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -17,16 +17,8 @@ class Step(Protocol):
 class Progress(Protocol):
     """Something that shows stages to a person."""
 
-    def step(self, description: str, total: int) -> AbstractStep:
-        """Open a stage of `total` units; use as a context manager."""
-
-
-class AbstractStep(Protocol):
-    """A context manager that yields a `Step`."""
-
-    def __enter__(self) -> Step: ...
-
-    def __exit__(self, *exception: object) -> bool | None: ...
+    def step(self, description: str, total: int) -> AbstractContextManager[Step]:
+        """Open a stage of `total` units."""
 
 
 class _Silence:

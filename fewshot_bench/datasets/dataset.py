@@ -100,9 +100,7 @@ class Dataset:
         return self.split("novel")
 
 
-def split_fingerprint(
-    images: NDArray[np.uint8], class_names: tuple[str, ...], class_sizes: tuple[int, ...]
-) -> str:
+def split_fingerprint(images: NDArray[np.uint8], class_names: tuple[str, ...], class_sizes: tuple[int, ...]) -> str:
     """Digest of one split's class names, sizes and pixels in canonical order.
 
     Args:

@@ -63,7 +63,10 @@ class Episodes:
 
 
 def sample_episodes(
-    split: ImageSplit, protocol: Protocol, run: int = 0, numbers: Sequence[int] | NDArray[np.int64] | None = None
+    split: ImageSplit,
+    protocol: Protocol,
+    run: int = 0,
+    numbers: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> Episodes:
     """Draw episodes of one run of a protocol from a split.
 
@@ -143,9 +146,7 @@ def _key(dataset: str, split: str, seed: int) -> NDArray[np.uint64]:
     return np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u8").astype(np.uint64)
 
 
-def _words(
-    key: NDArray[np.uint64], run: int, numbers: NDArray[np.int64], words_per_episode: int
-) -> NDArray[np.uint64]:
+def _words(key: NDArray[np.uint64], run: int, numbers: NDArray[np.int64], words_per_episode: int) -> NDArray[np.uint64]:
     """Raw words of the episodes, [E, words]; the counter is (block, episode, run, 0)."""
     words = np.empty((len(numbers), words_per_episode), dtype=np.uint64)
     counter = np.zeros(4, dtype=np.uint64)
@@ -156,9 +157,7 @@ def _words(
     return words
 
 
-def _choose(
-    words: NDArray[np.uint64], sizes: NDArray[np.int64], way: int, shot: int, query: int
-) -> NDArray[np.int32]:
+def _choose(words: NDArray[np.uint64], sizes: NDArray[np.int64], way: int, shot: int, query: int) -> NDArray[np.int32]:
     classes = _smallest(words[:, : len(sizes)], way)
     keys = words[:, len(sizes) :].reshape(len(words), way, -1)
     absent = np.arange(keys.shape[2]) >= sizes[classes][..., None]
@@ -168,7 +167,8 @@ def _choose(
     offsets = np.concatenate([[0], np.cumsum(sizes)])[:-1]
     # Queries take the first keys, so that they stay the same when K grows.
     support_first = np.concatenate([ranked[..., query:], ranked[..., :query]], axis=-1)
-    return (support_first + offsets[classes][..., None]).astype(np.int32)
+    images: NDArray[np.int32] = (support_first + offsets[classes][..., None]).astype(np.int32)
+    return images
 
 
 def _smallest(keys: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
