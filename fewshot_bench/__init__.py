@@ -1,3 +1,63 @@
-"""Is one few-shot image-classification method really better than another?"""
+"""Is one few-shot image-classification method really better than another, on the same tasks?
+
+    import fewshot_bench as fb
+
+    novel = fb.open_dataset("glyphs").novel
+    embeddings = fb.embed(novel, fb.create_backbone("efficientnet_lite0"))
+    episodes = fb.sample_episodes(novel, fb.Protocol("glyphs", shot=5))
+    centroid = fb.adapt(embeddings, episodes, fb.Centroid())
+    logistic = fb.adapt(embeddings, episodes, fb.Logistic())
+    print(fb.compare(logistic, centroid))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewshot_bench.adaptation import Centroid as Centroid
+    from fewshot_bench.adaptation import FinetuneHead as FinetuneHead
+    from fewshot_bench.adaptation import Logistic as Logistic
+    from fewshot_bench.backbones import BackboneRequest as BackboneRequest
+    from fewshot_bench.backbones import create_backbone as create_backbone
+    from fewshot_bench.backbones import embed as embed
+    from fewshot_bench.datasets import import_dataset as import_dataset
+    from fewshot_bench.datasets import open_dataset as open_dataset
+    from fewshot_bench.engine.adapt import adapt as adapt
+    from fewshot_bench.episodes import Protocol as Protocol
+    from fewshot_bench.episodes import sample_episodes as sample_episodes
+    from fewshot_bench.report import compare as compare
+    from fewshot_bench.study import Study as Study
+    from fewshot_bench.study import run_study as run_study
 
 __version__ = "0.1.0"
+
+# Imported on first use: `import fewshot_bench` and `fewshot-bench --help` must not wait for torch.
+_ROOMS = {
+    "Centroid": "adaptation",
+    "FinetuneHead": "adaptation",
+    "Logistic": "adaptation",
+    "BackboneRequest": "backbones",
+    "create_backbone": "backbones",
+    "embed": "backbones",
+    "import_dataset": "datasets",
+    "open_dataset": "datasets",
+    "adapt": "engine.adapt",
+    "Protocol": "episodes",
+    "sample_episodes": "episodes",
+    "compare": "report",
+    "Study": "study",
+    "run_study": "study",
+}
+__all__ = sorted(_ROOMS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'fewshot_bench' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"fewshot_bench.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

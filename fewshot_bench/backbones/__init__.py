@@ -1,1 +1,18 @@
 """Image to embedding: the networks, their weights, and the cache of what they gave."""
+
+from fewshot_bench.backbones import small_networks
+from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest
+from fewshot_bench.backbones.embedding import check_embeddings, embed
+from fewshot_bench.backbones.preprocessing import Preprocessing
+from fewshot_bench.backbones.timm_backbones import create_backbone
+
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "BackboneRequest",
+    "Preprocessing",
+    "check_embeddings",
+    "create_backbone",
+    "embed",
+    "small_networks",
+]

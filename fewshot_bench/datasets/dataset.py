@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.errors import DatasetError
+from fewshot_bench.errors import DatasetError, UnknownNameError
 
 SplitName = Literal["base", "validation", "novel"]
 SPLIT_NAMES: tuple[SplitName, ...] = ("base", "validation", "novel")
@@ -117,3 +117,15 @@ def split_fingerprint(images: NDArray[np.uint8], class_names: tuple[str, ...], c
     for start in range(0, len(images), rows):
         digest.update(np.ascontiguousarray(images[start : start + rows]).data)
     return digest.hexdigest()
+
+
+def split_name(text: str) -> SplitName:
+    """Check a split's name.
+
+    Raises:
+        UnknownNameError: there is no such split.
+    """
+    for name in SPLIT_NAMES:
+        if text == name:
+            return name
+    raise UnknownNameError("split", text, SPLIT_NAMES)

@@ -54,6 +54,15 @@ class Verdict:
         """Whether the episodes match, and the images too where they are present."""
         return self.episodes_match and self.images_match is not False
 
+    def as_dict(self) -> dict[str, Any]:
+        """The verdict as plain data."""
+        return {"lock": str(self.path), "episodes_match": self.episodes_match, "images_match": self.images_match}
+
+    def __str__(self) -> str:
+        episodes = "episodes match" if self.episodes_match else "EPISODES DIFFER"
+        images = {True: "images match", False: "IMAGES DIFFER", None: "images not here"}[self.images_match]
+        return f"{self.path.name}: {episodes}, {images}"
+
 
 def episode_digests(class_sizes: Sequence[int], protocol: Protocol) -> tuple[str, ...]:
     """Digest of every run's index array."""
@@ -129,6 +138,22 @@ def verify_lock(path: Path, dataset: Dataset | None) -> Verdict:
         sizes = dataset.split(frozen.protocol.split).class_sizes
     digests = episode_digests(sizes, frozen.protocol)
     return Verdict(path, frozen.protocol, digests == frozen.sha256, images_match)
+
+
+def lock_files(places: Sequence[Path] | None) -> list[Path]:
+    """Lock files among files and folders; the published ones if none are given.
+
+    Raises:
+        EpisodeError: a place does not exist, or no lock file is there.
+    """
+    found: list[Path] = []
+    for place in places or [published_locks_folder()]:
+        if not place.exists():
+            raise EpisodeError(f"{place} does not exist; give lock files (.toml) or a folder of them.")
+        found += sorted(place.glob("*.toml")) if place.is_dir() else [place]
+    if not found:
+        raise EpisodeError("no lock files (.toml) were found there.")
+    return found
 
 
 def published_locks_folder() -> Path:

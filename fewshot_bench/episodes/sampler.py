@@ -36,14 +36,14 @@ class Episodes:
 
     Attributes:
         protocol: the protocol they belong to.
-        dataset_fingerprint: fingerprint of the split they index.
+        split_fingerprint: fingerprint of the split they index.
         run: number of the run, from 0.
         numbers: which episodes of the run, [E].
         images: image indices within the split, support first, int32 [E, N, K + Q].
     """
 
     protocol: Protocol
-    dataset_fingerprint: str
+    split_fingerprint: str
     run: int
     numbers: NDArray[np.int64]
     images: NDArray[np.int32]
@@ -77,8 +77,13 @@ def sample_episodes(
         numbers: which episodes, [E]; all of the protocol's by default.
 
     Raises:
-        EpisodeError: the split has too few classes, or a class too few images.
+        EpisodeError: the protocol is for another split, or the split has too few classes or images.
     """
+    if (protocol.dataset, protocol.split) != (split.dataset, split.name):
+        raise EpisodeError(
+            f"the protocol is for the {protocol.split} split of {protocol.dataset}, but the images are the "
+            f"{split.name} split of {split.dataset}."
+        )
     chosen = np.arange(protocol.episodes) if numbers is None else np.asarray(numbers, dtype=np.int64)
     images = sample_indices(
         split.class_sizes,

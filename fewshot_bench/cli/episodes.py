@@ -1,0 +1,107 @@
+"""`fewshot-bench episodes`: verify, show and freeze the tasks themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewshot_bench.cli.options import JsonOption, numbers
+
+episodes = typer.Typer(help="Verify, show and freeze episodes.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@episodes.command()
+def verify(
+    locks: Annotated[
+        list[Path] | None, typer.Argument(help="Lock files or folders of them; the published ones by default.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw the episodes of lock files again and compare their digests."""
+    from fewshot_bench.datasets import DATASETS, is_available, open_dataset
+    from fewshot_bench.episodes.locks import lock_files, read_lock, verify_lock
+    from fewshot_bench.errors import EpisodeError
+
+    verdicts = []
+    for path in lock_files(locks):
+        name = read_lock(path).protocol.dataset
+        dataset = open_dataset(name) if name in DATASETS and is_available(name) else None
+        verdicts.append(verify_lock(path, dataset))
+    if as_json:
+        typer.echo(json.dumps([verdict.as_dict() for verdict in verdicts], indent=1))
+    else:
+        for verdict in verdicts:
+            typer.echo(str(verdict))
+    bad = [verdict.path.name for verdict in verdicts if not verdict.is_good]
+    if bad:
+        raise EpisodeError(f"{len(bad)} of {len(verdicts)} lock files do not verify: {', '.join(bad)}.")
+
+
+@episodes.command()
+def show(
+    dataset: Annotated[str, typer.Option(help="See: fewshot-bench ls datasets.")] = "glyphs",
+    split: Annotated[str, typer.Option(help="base, validation or novel.")] = "novel",
+    way: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
+    shot: Annotated[int, typer.Option(help="Labelled images per class.")] = 1,
+    query: Annotated[int, typer.Option(help="Images per class to classify.")] = 15,
+    seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
+    run: Annotated[int, typer.Option(help="Number of the run, from 0.", min=0)] = 0,
+    episode: Annotated[int, typer.Option(help="Number of the episode, from 0.", min=0)] = 0,
+    png: Annotated[Path | None, typer.Option(help="Save a contact sheet here.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print one episode's class names and image ids, and save a contact sheet of it."""
+    from fewshot_bench.datasets import open_dataset
+    from fewshot_bench.datasets.dataset import split_name
+    from fewshot_bench.episodes import Protocol, sample_episodes
+    from fewshot_bench.episodes.contact_sheet import contact_sheet
+
+    images = open_dataset(dataset).split(split_name(split))
+    protocol = Protocol(dataset, images.name, way, shot, query, seed=seed)
+    drawn = sample_episodes(images, protocol, run, [episode])
+    rows = [
+        {
+            "class": images.image_id(int(members[0])).split("/")[0],
+            "support": [images.image_id(int(index)) for index in members[:shot]],
+            "query": [images.image_id(int(index)) for index in members[shot:]],
+        }
+        for members in drawn.images[0]
+    ]
+    if as_json:
+        typer.echo(json.dumps({"protocol": protocol.name, "run": run, "episode": episode, "classes": rows}, indent=1))
+    else:
+        typer.echo(f"{protocol.name}, seed {seed}, run {run}, episode {episode}")
+        for row in rows:
+            typer.echo(f"{row['class']}")
+            for part in ("support", "query"):
+                typer.echo(f"  {part:<8}" + " ".join(name.split("/")[1] for name in row[part]))
+    if png is not None:
+        contact_sheet(images, drawn).save(png, format="PNG")
+        typer.echo(f"contact sheet in {png}", err=as_json)
+
+
+@episodes.command()
+def freeze(
+    dataset: Annotated[str, typer.Option(help="See: fewshot-bench ls datasets.")] = "glyphs",
+    split: Annotated[str, typer.Option(help="base, validation or novel.")] = "novel",
+    way: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
+    shots: Annotated[str, typer.Option(help="Labelled images per class, e.g. 1,5.")] = "1,5",
+    query: Annotated[int, typer.Option(help="Images per class to classify.")] = 15,
+    episodes: Annotated[int, typer.Option(help="Episodes per run.", min=1)] = 3000,
+    runs: Annotated[int, typer.Option(help="Runs.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the lock files.")] = Path("episodes"),
+) -> None:
+    """Write one lock file per number of shots."""
+    from fewshot_bench.datasets import open_dataset
+    from fewshot_bench.datasets.dataset import split_name
+    from fewshot_bench.episodes import Protocol
+    from fewshot_bench.episodes.locks import lock, write_lock
+
+    opened = open_dataset(dataset)
+    for shot in numbers(shots, "--shots"):
+        protocol = Protocol(dataset, split_name(split), way, shot, query, episodes, runs, seed)
+        typer.echo(f"wrote {write_lock(lock(opened, protocol), out)}")

@@ -1,0 +1,64 @@
+"""`fewshot-bench ls`: what can be named."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.errors import UnknownNameError
+
+_KINDS = ("datasets", "backbones", "adaptations", "losses")
+
+
+def ls(
+    kind: Annotated[str, typer.Argument(help="datasets, backbones, adaptations or losses.")],
+    as_json: JsonOption = False,
+) -> None:
+    """List datasets, backbones, adaptations or losses."""
+    rows = [
+        {"name": entry.name, "summary": entry.summary, **entry.facts, **_state(kind, entry.name)}
+        for entry in _registry(kind)
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        state = f" [{row['state']}]" if "state" in row else ""
+        typer.echo(f"{row['name']:<{width}}  {row['summary']}{state}")
+        if "paper" in row:
+            year = f", {row['year']}" if "year" in row else ""
+            typer.echo(f"{'':<{width}}  {row['paper']}{year}")
+    if kind == "backbones":
+        typer.echo(f"{'timm:NAME':<{width}}  any model of timm, from the hub or with --weights FILE")
+
+
+def _registry(kind: str) -> Any:
+    if kind == "datasets":
+        from fewshot_bench.datasets import DATASETS
+
+        return DATASETS
+    if kind == "backbones":
+        from fewshot_bench.backbones import BACKBONES
+
+        return BACKBONES
+    if kind == "adaptations":
+        from fewshot_bench.adaptation import ADAPTATIONS
+
+        return ADAPTATIONS
+    if kind == "losses":
+        from fewshot_bench.losses import LOSSES
+
+        return LOSSES
+    raise UnknownNameError("list", kind, _KINDS)
+
+
+def _state(kind: str, name: str) -> dict[str, str]:
+    if kind != "datasets":
+        return {}
+    from fewshot_bench.datasets import is_available
+
+    return {"state": "ready" if is_available(name) else f"not imported: fewshot-bench data get {name}"}

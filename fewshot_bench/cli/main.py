@@ -1,0 +1,86 @@
+"""The command `fewshot-bench`: commands, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fewshot_bench import __version__
+from fewshot_bench.cli.compare import compare
+from fewshot_bench.cli.data import data
+from fewshot_bench.cli.episodes import episodes
+from fewshot_bench.cli.leaderboard import leaderboard
+from fewshot_bench.cli.ls import ls
+from fewshot_bench.cli.run import run
+from fewshot_bench.errors import FewshotBenchError
+
+app = typer.Typer(
+    name="fewshot-bench",
+    help="Is one few-shot image-classification method really better than another, on the same tasks?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(run)
+app.command()(compare)
+app.command()(leaderboard)
+app.command()(ls)
+app.add_typer(data, name="data")
+app.add_typer(episodes, name="episodes")
+
+# Newer releases of Typer carry their own copy of Click, so its base exception is found through Typer's.
+_UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_USER_ERROR = 2
+_INTERRUPTED = 130
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fewshot-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Is one few-shot image-classification method really better than another, on the same tasks?"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+    """
+    sys.exit(exit_code(arguments))
+
+
+def exit_code(arguments: list[str] | None = None) -> int:
+    """Run the command line; errors that a user can mend become one line on stderr and code 2."""
+    try:
+        result = app(args=arguments, standalone_mode=False)
+    except FewshotBenchError as error:
+        return _complain(str(error))
+    except _UsageError as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        return _complain(f"{message} See: fewshot-bench --help") if message else _USER_ERROR
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo(
+            "\nstopped. Everything finished so far is on disk; run the same command again to go on from there.",
+            err=True,
+        )
+        return _INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _complain(sentence: str) -> int:
+    typer.echo("error: " + " ".join(sentence.split()), err=True)
+    return _USER_ERROR

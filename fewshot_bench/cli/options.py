@@ -1,0 +1,34 @@
+"""Options that several commands share, and how their text becomes values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of outcomes and the leaderboard.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+BaselineOption = Annotated[
+    str | None, typer.Option("--baseline", help="Method that the others are tested against (name or part of it).")
+]
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A comma-separated list of names."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """A comma-separated list of whole numbers.
+
+    Raises:
+        typer.BadParameter: a part is not a whole number, or there is none.
+    """
+    try:
+        values = tuple(int(word) for word in words(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} takes whole numbers such as 1,5, not '{text}'.") from error
+    if not values:
+        raise typer.BadParameter(f"{option} takes whole numbers such as 1,5; none was given.")
+    return values

@@ -1,0 +1,52 @@
+"""Rich progress bars for the library's stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as RemainingColumn
+
+from fewshot_bench.progress import Step
+
+
+class _Bar:
+    def __init__(self, bars: Progress, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        if note:
+            self._bars.update(self._task, note=note)
+        self._bars.advance(self._task, amount)
+
+
+class ProgressBars:
+    """One bar per stage, on stderr, so that stdout holds results only."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            RemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=Console(stderr=True),
+        )
+
+    def __enter__(self) -> ProgressBars:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def step(self, description: str, total: int) -> Iterator[Step]:
+        """Show a bar of `total` units."""
+        yield _Bar(self._bars, self._bars.add_task(description, total=total, note=""))

@@ -1,0 +1,94 @@
+"""`fewshot-bench run`: from images to a leaderboard with paired tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fewshot_bench.cli.options import BaselineOption, JsonOption, ResultsOption, numbers, words
+
+
+def run(
+    dataset: Annotated[str, typer.Option(help="See: fewshot-bench ls datasets.")] = "glyphs",
+    backbone: Annotated[
+        str | None, typer.Option(help="See: fewshot-bench ls backbones; or timm:NAME for any timm model.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights for the backbone: safetensors or state dict.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels instead of the backbone's own.")] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(help="bicubic, bilinear or nearest instead of the backbone's own.")
+    ] = None,
+    base_loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Fine-tune on the base split first, once per loss, e.g. ce,ce+schane; 'none' for no such stage. "
+            "Default: both losses for backbones without pretrained weights, none for the others."
+        ),
+    ] = None,
+    base_epochs: Annotated[int | None, typer.Option(help="Epochs of that stage instead of the recipe's.")] = None,
+    shots: Annotated[str, typer.Option(help="Labelled images per class, e.g. 1,5.")] = "1,5",
+    way: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
+    query: Annotated[int, typer.Option(help="Images per class to classify.")] = 15,
+    episodes: Annotated[int, typer.Option(help="Episodes per run.")] = 3000,
+    runs: Annotated[int, typer.Option(help="Runs, each with episodes of its own.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
+    split: Annotated[str, typer.Option(help="novel or validation.")] = "novel",
+    adapt: Annotated[str, typer.Option(help="See: fewshot-bench ls adaptations; e.g. centroid,logistic.")] = "centroid",
+    loss: Annotated[str, typer.Option(help="Losses of adaptations that train, e.g. ce,ce+schane.")] = "ce",
+    lambda_: Annotated[float, typer.Option("--lambda", help="Weight of the contrastive term.")] = 0.9,
+    tau: Annotated[float, typer.Option(help="Temperature of the contrastive term.")] = 0.5,
+    reading: Annotated[str, typer.Option(help="Reading of Equation 4: in or out.")] = "in",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A hyper-parameter of the adaptations, e.g. --set C=10 --set metric=euclidean."),
+    ] = None,
+    training_seed: Annotated[int, typer.Option(help="Seed of the base stage.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    chunk: Annotated[int | None, typer.Option(help="Episodes at once; never changes a result.")] = None,
+    results: ResultsOption = Path("results"),
+    baseline: BaselineOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a study: embed, sample episodes, adapt, store every outcome, test, and write leaderboard.csv.
+
+    Without options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
+    """
+    from pydantic import ValidationError
+
+    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.errors import StudyError
+    from fewshot_bench.study import Study, run_study
+
+    base_losses = None if base_loss is None else () if base_loss == "none" else words(base_loss)
+    try:
+        study = Study(
+            dataset=dataset, split=split, backbone=backbone, weights=weights, image_size=image_size,
+            interpolation=interpolation, base_losses=base_losses, base_epochs=base_epochs,
+            training_seed=training_seed, adaptations=words(adapt), losses=words(loss),
+            hyper_parameters=dict(_setting(text) for text in set_ or []), lambda_=lambda_, tau=tau, reading=reading,
+            way=way, shots=numbers(shots, "--shots"), query=query, episodes=episodes, runs=runs, seed=seed,
+            device=device, chunk=chunk, results=results, baseline=baseline,
+        )  # fmt: skip
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).rstrip("_").replace("_", "-")
+        raise StudyError(f"{option}: {first['msg']}, not {first['input']!r}.") from error
+    with ProgressBars() as progress:
+        result = run_study(study, progress=progress)
+    _report(result, study.results, as_json)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """A hyper-parameter `name=value`; the value is a number where it reads as one."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"--set takes NAME=VALUE, not '{text}'.")
+    for convert in (int, float):
+        try:
+            return name, convert(value)
+        except ValueError:
+            continue
+    return name, {"true": True, "false": False}.get(value.lower(), value)

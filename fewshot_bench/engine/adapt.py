@@ -1,0 +1,80 @@
+"""The whole right-hand side in one call, for Python: embeddings and episodes to outcomes in memory."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fewshot_bench.adaptation import Adaptation, EmbeddedSplit
+from fewshot_bench.engine.classify import classify
+from fewshot_bench.episodes.sampler import Episodes
+from fewshot_bench.errors import EmbeddingError
+from fewshot_bench.outcomes import Cell, MethodCard, Outcomes, ProtocolCard, episode_frame
+
+
+def adapt(
+    embeddings: NDArray[np.float32],
+    episodes: Episodes,
+    adaptation: Adaptation,
+    *,
+    name: str = "",
+    device: str = "cpu",
+    chunk: int | None = None,
+) -> Outcomes:
+    """Adapt a method to every episode and say what it did on each.
+
+    Args:
+        embeddings: of every image of the split the episodes index, in canonical order, [I, D].
+        episodes: drawn by `sample_episodes`.
+        adaptation: e.g. `Centroid()` or `Logistic(C=10)`.
+        name: what to call the method; the adaptation's name by default.
+        device: a torch device.
+        chunk: episodes at once; never changes a result.
+
+    Raises:
+        EmbeddingError: the embeddings are not finite, too few, or lack what the adaptation needs.
+    """
+    _check(embeddings, episodes, adaptation)
+    split = EmbeddedSplit(torch.from_numpy(embeddings).to(device), len(embeddings)).with_features(adaptation.features)
+    predictions = classify(adaptation, split, episodes, chunk=chunk)
+    protocol = episodes.protocol
+    digest = hashlib.sha256(np.ascontiguousarray(embeddings).tobytes()).hexdigest()
+    method = MethodCard(
+        name=name or adaptation.name,
+        backbone="embeddings",
+        weights=digest,
+        adaptation=adaptation.name,
+        hyper_parameters=adaptation.hyper_parameters(),
+        is_transductive=adaptation.is_transductive,
+    )
+    card = ProtocolCard(
+        dataset=protocol.dataset,
+        dataset_fingerprint=episodes.split_fingerprint,
+        split=protocol.split,
+        way=protocol.way,
+        shot=protocol.shot,
+        query=protocol.query,
+        seed=protocol.seed,
+        sampler_version=protocol.sampler_version,
+    )
+    return Outcomes(Cell(method, card, {}), episode_frame(episodes.run, episodes.numbers, predictions, protocol.way))
+
+
+def _check(embeddings: NDArray[np.float32], episodes: Episodes, adaptation: Adaptation) -> None:
+    if embeddings.ndim != 2 or embeddings.dtype != np.float32:
+        raise EmbeddingError(f"embeddings must be float32 [I, D], not {embeddings.dtype} {list(embeddings.shape)}.")
+    if len(episodes) and int(episodes.images.max()) >= len(embeddings):
+        raise EmbeddingError(
+            f"the episodes name image {int(episodes.images.max())}, but there are {len(embeddings)} embeddings. "
+            "Embed the split that the episodes were drawn from."
+        )
+    if not np.isfinite(embeddings).all():
+        raise EmbeddingError("the embeddings hold NaN or infinite values.")
+    if adaptation.views or adaptation.features == "cl2":
+        raise EmbeddingError(
+            f"{adaptation.name} with these hyper-parameters needs more than the plain embeddings of one split. "
+            "Use fewshot_bench.run_study."
+        )

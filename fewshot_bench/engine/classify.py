@@ -1,0 +1,88 @@
+"""Turn episodes into predictions, a chunk at a time, on one device.
+
+The chunk bounds memory and nothing else: an episode's scores never depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fewshot_bench.adaptation.base import Adaptation
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.episodes.protocol import Protocol
+from fewshot_bench.episodes.sampler import Episodes
+from fewshot_bench.errors import EmbeddingError
+
+MEMORY_PER_CHUNK = 256 << 20
+LARGEST_GRAM = 1 << 30
+_LARGEST_CHUNK = 1000
+
+
+def chunk_size(adaptation: Adaptation, protocol: Protocol, embedding_size: int) -> int:
+    """How many episodes of a protocol fit into the memory of a chunk."""
+    queries = protocol.way * protocol.query
+    floats = adaptation.floats_per_episode(protocol.way, protocol.shot, queries, embedding_size)
+    return int(np.clip(MEMORY_PER_CHUNK // (4 * floats), 1, _LARGEST_CHUNK))
+
+
+def gram_is_worth_building(images: int, products_per_episode: int, episodes: int) -> bool:
+    """Whether looking inner products up beats computing them.
+
+    The Gram matrix costs images^2 products once, at the speed of one large matrix product; without it every
+    episode gathers its rows and multiplies small matrices, which measured about four times slower per product.
+
+    Args:
+        images: rows of the Gram matrix.
+        products_per_episode: inner products that one episode needs.
+        episodes: how many episodes will use it.
+    """
+    return 4 * images**2 <= LARGEST_GRAM and 4 * episodes * products_per_episode >= images**2
+
+
+@torch.no_grad()
+def classify(
+    adaptation: Adaptation, split: EmbeddedSplit, episodes: Episodes, *, chunk: int | None = None
+) -> NDArray[np.uint8]:
+    """Predict the class of every query of some episodes.
+
+    Args:
+        adaptation: what is done with each support set.
+        split: embeddings with the adaptation's features.
+        episodes: what to classify.
+        chunk: episodes at once; by default what fits `MEMORY_PER_CHUNK`.
+
+    Returns:
+        Position of the predicted class within the episode, uint8 [E, N * Q], queries class by class.
+
+    Raises:
+        EmbeddingError: the adaptation gave scores that are not finite.
+    """
+    chunk = chunk or chunk_size(adaptation, episodes.protocol, split.embeddings.shape[1])
+    queries = episodes.protocol.way * episodes.protocol.query
+    predictions = np.empty((len(episodes), queries), dtype=np.uint8)
+    for start in range(0, len(episodes), chunk):
+        support = _on_device(episodes.support[start : start + chunk], split)
+        query = _on_device(episodes.query[start : start + chunk], split).flatten(1)
+        scores = adaptation.scores(split, support, query)
+        if not bool(torch.isfinite(scores).all()):
+            raise EmbeddingError(f"{adaptation.name} gave scores that are not finite; check the embeddings.")
+        predictions[start : start + chunk] = scores.argmax(dim=-1).to(torch.uint8).cpu().numpy()
+    return predictions
+
+
+def _on_device(indices: NDArray[np.int32], split: EmbeddedSplit) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(indices)).to(split.embeddings.device, torch.int64)
+
+
+def accuracy(predictions: NDArray[np.uint8], way: int) -> NDArray[np.float64]:
+    """Fraction of the queries of each episode that are classified correctly, [E].
+
+    Args:
+        predictions: as `classify` returns them, [E, N * Q].
+        way: N.
+    """
+    truth = np.repeat(np.arange(way), predictions.shape[1] // way)
+    fraction: NDArray[np.float64] = (predictions == truth).mean(axis=1)
+    return fraction

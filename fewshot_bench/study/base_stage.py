@@ -1,0 +1,86 @@
+"""The base stage of a method: fine-tune its backbone on the base split, or find that it has been done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.backbones import Backbone
+from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.errors import WeightsError
+from fewshot_bench.paths import cache_folder
+from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.training import (
+    TRAINING_VERSION,
+    Recipe,
+    load_checkpoint,
+    paper_recipe,
+    save_checkpoint,
+    scratch_recipe,
+    train_on_base,
+)
+
+
+def base_recipe(backbone: Backbone, loss: str, **changes: Any) -> Recipe:
+    """The recipe for a backbone: the paper's for pretrained networks, one for small networks otherwise."""
+    recipe = paper_recipe(loss) if backbone.is_pretrained else scratch_recipe(loss)
+    return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+
+
+def fine_tuned_on_base(
+    backbone: Backbone, split: ImageSplit, recipe: Recipe, *, device: str, progress: Progress = SILENT
+) -> Backbone:
+    """The backbone after the base stage; its checkpoint is kept under a key of everything that went in.
+
+    Args:
+        backbone: before the stage; its network is changed.
+        split: the base split.
+        recipe: how to train.
+        device: a torch device.
+        progress: shown one unit per optimiser step.
+    """
+    path = checkpoint_path(backbone, split, recipe)
+    name = backbone.name
+    if not _load(path, backbone):
+        result = train_on_base(
+            backbone.network, split, recipe, normalise=backbone.preprocessing, device=device, progress=progress
+        )
+        metadata = {
+            "backbone": name,
+            "recipe": json.dumps(recipe.hyper_parameters(), sort_keys=True),
+            "base_split": split.fingerprint,
+            "history": json.dumps(result.history),
+        }
+        save_checkpoint(path, backbone.network, metadata)
+    # A new object, because the digest of the weights is taken once per object.
+    return Backbone(name, backbone.network, backbone.preprocessing, backbone.embedding_size, is_pretrained=True)
+
+
+def checkpoint_path(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Path:
+    """Where the checkpoint of a base stage is kept."""
+    content = {
+        "version": TRAINING_VERSION,
+        "backbone": backbone.name,
+        "weights": backbone.weights if backbone.is_pretrained else "initialised from the recipe's seed",
+        "preprocessing": backbone.preprocessing.as_dict(),
+        "recipe": recipe.hyper_parameters(),
+        "split": split.fingerprint,
+    }
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    readable = f"{split.dataset}-{backbone.name}-base-{recipe.loss}".replace("/", "-").replace(":", "-")
+    return cache_folder() / "checkpoints" / f"{readable}-{key}.safetensors"
+
+
+def _load(path: Path, backbone: Backbone) -> bool:
+    """Load a checkpoint if it is there and whole; a damaged one is trained again."""
+    if not path.is_file():
+        return False
+    try:
+        weights, _ = load_checkpoint(path)
+        backbone.network.load_state_dict(weights)
+    except (WeightsError, RuntimeError):
+        return False
+    return True

@@ -1,0 +1,274 @@
+"""Work through a study: every cell of its grid, from images to stored outcomes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewshot_bench.adaptation import Adaptation, EmbeddedSplit
+from fewshot_bench.backbones import BACKBONES, Backbone, BackboneRequest, create_backbone, embed
+from fewshot_bench.datasets import Dataset, open_dataset
+from fewshot_bench.engine.classify import chunk_size, classify, gram_is_worth_building
+from fewshot_bench.episodes import Protocol, sample_episodes
+from fewshot_bench.errors import StudyError
+from fewshot_bench.losses import LOSSES
+from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
+from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.study.base_stage import base_recipe, fine_tuned_on_base
+from fewshot_bench.study.methods import method_name, planned_adaptations
+from fewshot_bench.study.study import Study
+from fewshot_bench.training.augment import augmented_view
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study has done.
+
+    Attributes:
+        cells: the cells of the grid, all complete.
+        baseline: name of the method that the others are tested against; None if there is only one.
+        seconds: wall time of the whole study.
+    """
+
+    cells: list[Cell]
+    baseline: str | None
+    seconds: float
+
+
+def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
+    """Run every cell of a study that is not stored yet.
+
+    Everything a user can get wrong is checked before the first second is spent on training.
+
+    Raises:
+        FewshotBenchError: a name is unknown, the data is absent, or the protocol does not fit the split.
+    """
+    started = time.perf_counter()
+    adaptations = planned_adaptations(study)
+    dataset = open_dataset(study.dataset)
+    images = dataset.split(study.split)
+    for protocol in study.protocols():
+        sample_episodes(images, protocol, numbers=np.arange(0))
+    store = OutcomeStore(study.results / "outcomes")
+    device = chosen_device(study.device)
+    cells: list[Cell] = []
+    for backbone, settings, base in _backbones(study, dataset, device, progress):
+        sources = _EmbeddingSource(study, dataset, backbone, device, progress)
+        for adaptation in adaptations:
+            name = method_name(study.backbone_name, settings, base.stage, adaptation)
+            card = _method_card(name, backbone, base, adaptation)
+            planned = [(Cell(card, _protocol_card(p, dataset), installed_versions()), p) for p in study.protocols()]
+            _run_method(study, adaptation, sources, planned, store, progress)
+            cells += [cell for cell, _ in planned]
+    return StudyResult(cells, _baseline(study, cells), time.perf_counter() - started)
+
+
+def chosen_device(name: str) -> str:
+    """The torch device for "auto", "cpu", "cuda", "cuda:1", "mps".
+
+    Raises:
+        StudyError: this machine has no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise StudyError(f"there is no device '{name}' here. Use --device cpu, or auto.") from error
+    return name
+
+
+@dataclass(frozen=True)
+class _BaseStage:
+    stage: str
+    hyper_parameters: dict[str, Any]
+
+
+def _backbones(
+    study: Study, dataset: Dataset, device: str, progress: Progress
+) -> Iterator[tuple[Backbone, dict[str, Any], _BaseStage]]:
+    """The study's backbone after each of its base stages, or as it is."""
+    height, _, channels = dataset.split(study.split).images.shape[1:]
+    request = BackboneRequest(
+        study.backbone_name, channels, height, study.image_size, study.interpolation, study.weights
+    )
+    settings = {
+        "image_size": study.image_size,
+        "interpolation": study.interpolation,
+        "weights": study.weights.stem if study.weights else None,
+    }
+    settings = {name: value for name, value in settings.items() if value is not None}
+    backbone = _initialised(request, study.training_seed)
+    losses = study.base_losses
+    if losses is None:
+        losses = () if backbone.is_pretrained else ("ce", "ce+schane")
+    if not losses:
+        yield backbone, settings, _BaseStage("", {})
+        return
+    for loss in losses:
+        LOSSES[loss]
+    for number, loss in enumerate(losses):
+        fresh = backbone if number == 0 else _initialised(request, study.training_seed)
+        recipe = base_recipe(
+            fresh,
+            loss,
+            epochs=study.base_epochs,
+            seed=study.training_seed,
+            lambda_=study.lambda_,
+            tau=study.tau,
+            reading=study.reading,
+        )
+        default = base_recipe(fresh, loss).hyper_parameters()
+        changed = {
+            key: value for key, value in recipe.hyper_parameters().items() if value != default[key] and key != "loss"
+        }
+        tuned = fine_tuned_on_base(fresh, dataset.base, recipe, device=device, progress=progress)
+        suffix = "@" + ",".join(f"{key.rstrip('_')}={changed[key]}" for key in sorted(changed)) if changed else ""
+        yield tuned, settings, _BaseStage(f"base-{loss}{suffix}", recipe.hyper_parameters())
+
+
+def _initialised(request: BackboneRequest, seed: int) -> Backbone:
+    """A backbone whose initial weights, where it has no others, depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create_backbone(request)
+
+
+class _EmbeddingSource:
+    """The embeddings of one backbone with the features and views that adaptations ask for, made once each."""
+
+    def __init__(self, study: Study, dataset: Dataset, backbone: Backbone, device: str, progress: Progress) -> None:
+        self._study, self._dataset, self._backbone = study, dataset, backbone
+        self._device, self._progress = device, progress
+        self._made: dict[tuple[str, int], EmbeddedSplit] = {}
+
+    def __call__(self, adaptation: Adaptation, products: int) -> EmbeddedSplit:
+        """Embeddings as the adaptation wants them; `products` inner products will be needed in all."""
+        key = (adaptation.features, adaptation.views)
+        images = self._dataset.split(self._study.split)
+        if key not in self._made:
+            rows = [self._embed()] + [self._embed(view=view + 1) for view in range(adaptation.views)]
+            raw = EmbeddedSplit(torch.cat(rows), len(images))
+            center = self._center() if adaptation.features == "cl2" else None
+            self._made[key] = raw.with_features(adaptation.features, center)
+        embedded = self._made[key]
+        if embedded.gram is None and gram_is_worth_building(len(images), products, 1):
+            embedded = self._made[key] = embedded.with_gram()
+        return embedded
+
+    def _embed(self, *, view: int = 0) -> torch.Tensor:
+        embeddings = embed(
+            self._dataset.split(self._study.split),
+            self._backbone,
+            device=self._device,
+            augment=augmented_view if view else None,
+            augmentation_name=f"view {view} of seed {self._study.seed}" if view else "",
+            progress=self._progress,
+        )
+        return torch.from_numpy(embeddings).to(self._device)
+
+    def _center(self) -> torch.Tensor:
+        base = embed(self._dataset.base, self._backbone, device=self._device, progress=self._progress)
+        return torch.from_numpy(base.mean(axis=0, dtype=np.float64).astype(np.float32)).to(self._device)
+
+
+def _run_method(
+    study: Study,
+    adaptation: Adaptation,
+    source: Callable[[Adaptation, int], EmbeddedSplit],
+    planned: list[tuple[Cell, Protocol]],
+    store: OutcomeStore,
+    progress: Progress,
+) -> None:
+    """Run the missing episodes of one method on each protocol."""
+    products = sum(
+        p.runs * p.episodes * p.way * p.shot * p.way * (p.shot + p.query)
+        for cell, p in planned
+        if any(len(numbers) for numbers in missing_episodes(store, cell, p))
+    )
+    if not products:
+        return
+    embedded = source(adaptation, products)
+    images = open_dataset(study.dataset).split(study.split)
+    for cell, protocol in planned:
+        missing = missing_episodes(store, cell, protocol)
+        total = sum(len(numbers) for numbers in missing)
+        if not total:
+            continue
+        store.open_cell(cell)
+        chunk = study.chunk or chunk_size(adaptation, protocol, embedded.embeddings.shape[1])
+        with progress.step(f"{cell.method.name}, {protocol.way}-way {protocol.shot}-shot", total) as step:
+            for run, numbers in enumerate(missing):
+                for start in range(0, len(numbers), chunk):
+                    some = numbers[start : start + chunk]
+                    episodes = sample_episodes(images, protocol, run, some)
+                    began = time.perf_counter()
+                    predictions = classify(adaptation, embedded, episodes, chunk=chunk)
+                    seconds = (time.perf_counter() - began) / len(some)
+                    store.append(cell, run, some, predictions, seconds)
+                    step.advance(len(some))
+
+
+def missing_episodes(store: OutcomeStore, cell: Cell, protocol: Protocol) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Numbers of the episodes of each run that are not stored yet."""
+    done = store.done(cell)
+    everything = np.arange(protocol.episodes)
+    return [np.setdiff1d(everything, done.get(run, everything[:0])) for run in range(protocol.runs)]
+
+
+def _method_card(name: str, backbone: Backbone, base: _BaseStage, adaptation: Adaptation) -> MethodCard:
+    return MethodCard(
+        name=name,
+        backbone=backbone.name,
+        weights=backbone.weights,
+        adaptation=adaptation.name,
+        hyper_parameters={
+            "preprocessing": backbone.preprocessing.as_dict(),
+            "base": base.hyper_parameters,
+            "adaptation": adaptation.hyper_parameters(),
+        },
+        is_transductive=adaptation.is_transductive,
+    )
+
+
+def _protocol_card(protocol: Protocol, dataset: Dataset) -> ProtocolCard:
+    return ProtocolCard(
+        dataset=protocol.dataset,
+        dataset_fingerprint=dataset.fingerprint,
+        split=protocol.split,
+        way=protocol.way,
+        shot=protocol.shot,
+        query=protocol.query,
+        seed=protocol.seed,
+        sampler_version=protocol.sampler_version,
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that can change a result."""
+    versions = {}
+    for package in ("fewshot-bench", "torch", "torchvision", "timm", "numpy", "scipy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    return versions
+
+
+def _baseline(study: Study, cells: list[Cell]) -> str | None:
+    """The method that a user named, or the first of several."""
+    names = list(dict.fromkeys(cell.method.name for cell in cells))
+    if study.baseline is not None:
+        from fewshot_bench.report import resolve_method
+
+        return resolve_method(names, study.baseline)
+    return names[0] if len(names) > 1 else None
+
+
+__all__ = ["BACKBONES", "StudyResult", "chosen_device", "installed_versions", "missing_episodes", "run_study"]

@@ -1,0 +1,83 @@
+"""From the words of a study to adaptations, and from what was done to a method's name."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any
+
+from fewshot_bench.adaptation import ADAPTATIONS, Adaptation
+from fewshot_bench.errors import StudyError, UnknownNameError
+from fewshot_bench.losses import LOSSES
+from fewshot_bench.study.study import Study
+
+
+def planned_adaptations(study: Study) -> list[Adaptation]:
+    """Every adaptation of a study; those that train with a loss once per loss.
+
+    Raises:
+        UnknownNameError: an adaptation or a loss is not known.
+        StudyError: a hyper-parameter belongs to none of the adaptations, or a value is refused.
+    """
+    for loss in study.losses:
+        LOSSES[loss]
+    planned: list[Adaptation] = []
+    used: set[str] = set()
+    for name in study.adaptations:
+        factory = ADAPTATIONS[name].factory
+        accepted = _hyper_parameters_of(name)
+        chosen = {key: value for key, value in study.hyper_parameters.items() if key in accepted}
+        used |= set(chosen)
+        if "loss" in accepted:
+            shared = {"lambda_": study.lambda_, "tau": study.tau, "reading": study.reading}
+            shared = {key: value for key, value in shared.items() if key in accepted}
+            planned += [_build(factory, {**chosen, **shared, "loss": loss}, name) for loss in study.losses]
+        else:
+            planned.append(_build(factory, chosen, name))
+    unused = sorted(set(study.hyper_parameters) - used)
+    if unused:
+        names = ", ".join(study.adaptations)
+        raise StudyError(f"no adaptation of this study ({names}) has a hyper-parameter '{unused[0]}'; leave it out.")
+    return planned
+
+
+def _hyper_parameters_of(name: str) -> set[str]:
+    factory = ADAPTATIONS[name].factory
+    if isinstance(factory, type) and issubclass(factory, Adaptation):
+        return {field.name for field in fields(factory)}
+    raise UnknownNameError("adaptation", name, ADAPTATIONS.names(), hint="(an adaptation is a class)")
+
+
+def _build(factory: Any, hyper_parameters: dict[str, Any], name: str) -> Adaptation:
+    try:
+        adaptation = factory(**hyper_parameters)
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"{name} refuses its hyper-parameters: {error}.") from error
+    assert isinstance(adaptation, Adaptation)
+    return adaptation
+
+
+def method_name(backbone: str, backbone_settings: dict[str, Any], base: str, adaptation: Adaptation) -> str:
+    """A method's name: its stages in the order they happen, with the settings that are not the default.
+
+    Args:
+        backbone: name of the backbone.
+        backbone_settings: settings of the backbone that differ from its default.
+        base: stage on the base split, such as "base-ce"; empty for none.
+        adaptation: what is done with each support set.
+
+    Examples: `conv4_32/base-ce+schane/centroid`, `efficientnet_lite0@image_size=128/logistic@C=10`.
+    """
+    stages = [backbone + _settings(backbone_settings), base, adaptation.stage]
+    in_stage = {"loss"} if adaptation.stage else set()
+    changed = {
+        field.name: getattr(adaptation, field.name)
+        for field in fields(adaptation)
+        if field.name not in in_stage
+        and field.default is not MISSING
+        and getattr(adaptation, field.name) != field.default
+    }
+    return "/".join([stage for stage in stages if stage] + [adaptation.name + _settings(changed)])
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return "@" + ",".join(f"{name.rstrip('_')}={values[name]}" for name in sorted(values)) if values else ""

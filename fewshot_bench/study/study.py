@@ -1,0 +1,63 @@
+"""A study as a user describes it: one dataset, backbones, adaptations and shots make a grid of cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fewshot_bench.datasets.dataset import SplitName
+from fewshot_bench.episodes.protocol import Protocol
+
+
+class Study(BaseModel):
+    """Everything that `fewshot-bench run` needs to know; the defaults are the built-in first study.
+
+    Fields that are None take a default that depends on the others: the backbone on the dataset, the base
+    losses on whether the backbone is pretrained, the hyper-parameters on the adaptation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    dataset: str = "glyphs"
+    split: SplitName = "novel"
+    backbone: str | None = None
+    weights: Path | None = None
+    image_size: int | None = Field(default=None, ge=16, le=1024)
+    interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
+
+    base_losses: tuple[str, ...] | None = None
+    base_epochs: int | None = Field(default=None, ge=1)
+    training_seed: int = 0
+
+    adaptations: tuple[str, ...] = ("centroid",)
+    losses: tuple[str, ...] = ("ce",)
+    hyper_parameters: dict[str, Any] = Field(default_factory=dict)
+    lambda_: float = Field(default=0.9, ge=0, le=1, alias="lambda")
+    tau: float = Field(default=0.5, gt=0)
+    reading: Literal["in", "out"] = "in"
+
+    way: int = 5
+    shots: tuple[int, ...] = (1, 5)
+    query: int = 15
+    episodes: int = Field(default=3000, ge=1)
+    runs: int = Field(default=3, ge=1)
+    seed: int = 0
+
+    device: str = "auto"
+    chunk: int | None = Field(default=None, ge=1)
+    results: Path = Path("results")
+    baseline: str | None = None
+
+    @property
+    def backbone_name(self) -> str:
+        """The backbone, or the default for the dataset: Conv4 for glyphs, a pretrained network otherwise."""
+        return self.backbone or ("conv4_32" if self.dataset == "glyphs" else "efficientnet_lite0")
+
+    def protocols(self) -> list[Protocol]:
+        """One protocol per number of shots."""
+        return [
+            Protocol(self.dataset, self.split, self.way, shot, self.query, self.episodes, self.runs, self.seed)
+            for shot in self.shots
+        ]

@@ -1,0 +1,58 @@
+"""Every test has a home of its own; the real CIFAR-100 is used where it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fewshot_bench.datasets.dataset import Dataset, ImageSplit, SplitName, split_fingerprint
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home for datasets and caches."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("FEWSHOT_BENCH_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cifar_zip() -> Path:
+    """The real cifar100.zip of the CIFAR-FS distribution."""
+    beside = Path(__file__).parents[2] / "shared" / "data" / "cifar100.zip"
+    path = Path(os.environ.get("FEWSHOT_BENCH_CIFAR_ZIP", beside))
+    if not path.is_file():
+        pytest.skip("the real cifar100.zip is not here; set FEWSHOT_BENCH_CIFAR_ZIP to run this test")
+    return path
+
+
+def toy_split(
+    name: SplitName = "novel", *, classes: int = 8, images: int = 24, size: int = 16, channels: int = 3, seed: int = 0
+) -> ImageSplit:
+    """A split whose classes differ by mean colour, so that anything that works beats chance."""
+    generator = np.random.default_rng([seed, classes])
+    means = generator.integers(30, 220, size=(classes, 1, 1, 1, channels))
+    noise = generator.normal(0, 25, size=(classes, images, size, size, channels))
+    pixels = np.clip(means + noise, 0, 255).astype(np.uint8).reshape(-1, size, size, channels)
+    names = tuple(f"{name}-{number}" for number in range(classes))
+    sizes = (images,) * classes
+    return ImageSplit("toy", name, pixels, names, sizes, split_fingerprint(pixels, names, sizes))
+
+
+@pytest.fixture
+def toy() -> Dataset:
+    """A dataset of three small splits."""
+    return Dataset(
+        "toy",
+        {
+            "base": toy_split("base", classes=6, seed=1),
+            "validation": toy_split("validation", classes=5, seed=2),
+            "novel": toy_split("novel", seed=3),
+        },
+    )
