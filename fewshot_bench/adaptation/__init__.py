@@ -1,1 +1,17 @@
 """Support set to predictions: one file per method, all batched over episodes."""
+
+from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
+from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
+from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
+
+__all__ = [
+    "ADAPTATIONS",
+    "Adaptation",
+    "Centroid",
+    "EmbeddedSplit",
+    "Features",
+    "Logistic",
+    "logistic_in_span",
+    "nearest_centroid",
+]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from torch import Tensor
 
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
+from fewshot_bench.errors import StudyError
 from fewshot_bench.registry import Registry
 
 
@@ -25,6 +26,15 @@ class Adaptation(ABC):
     is_transductive: ClassVar[bool] = False
 
     features: Features = "l2"
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            StudyError: a hyper-parameter is not what it should be.
+        """
+        if self.features not in get_args(Features):
+            raise StudyError(f"features of {self.name} should be raw, l2 or cl2, not {self.features}.")
 
     @property
     def views(self) -> int:

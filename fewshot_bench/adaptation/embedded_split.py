@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -32,6 +33,11 @@ class EmbeddedSplit:
     def views(self) -> int:
         """V, the number of augmented views that are embedded beside the plain images."""
         return len(self.embeddings) // self.images - 1
+
+    @cached_property
+    def squared_norms(self) -> Tensor:
+        """Squared norm of every row, [(1 + V) * I]."""
+        return self.embeddings.square().sum(dim=1)
 
     def with_features(self, features: Features, center: Tensor | None = None) -> EmbeddedSplit:
         """The same split with transformed embeddings; a Gram matrix is dropped.
