@@ -3,6 +3,7 @@
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
 from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
+from fewshot_bench.adaptation.finetune_head import FinetuneHead
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Centroid",
     "EmbeddedSplit",
     "Features",
+    "FinetuneHead",
     "Logistic",
     "logistic_in_span",
     "nearest_centroid",

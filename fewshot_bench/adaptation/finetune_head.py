@@ -1,0 +1,216 @@
+"""A head trained on each support set with Adam, all episodes of a chunk in one optimisation.
+
+Chen et al. (2019), "A closer look at few-shot classification", fine-tune a head on frozen embeddings. Parameters
+of all episodes are stacked, and the loss is the sum over episodes: Adam works element by element, so each
+episode's head goes exactly where it would go alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.errors import EmbeddingError, StudyError
+from fewshot_bench.losses import LOSSES, Reading
+
+HeadKind = Literal["linear", "cosine", "projection"]
+Start = Literal["centroid", "zero"]
+Coordinates = Literal["span", "full"]
+
+# Stacked parameters, logits and their gradients of this many floats stay in a core's cache between steps.
+_FLOATS_AT_ONCE = 1 << 17
+_VIEWS_OF_A_CONTRASTIVE_LOSS = 2
+
+
+@ADAPTATIONS.register(
+    "finetune-head",
+    "a linear, cosine or projection head trained on each support set with Adam and a loss of choice",
+    paper="Chen et al., A Closer Look at Few-shot Classification",
+    year=2019,
+)
+@dataclass(frozen=True, kw_only=True)
+class FinetuneHead(Adaptation):
+    """A head trained on the support set; the backbone stays frozen.
+
+    A linear or cosine head has nothing but its weights to learn, so its contrastive term acts on the L2-normalised
+    logits. A projection head learns a square map before the linear layer, and the contrastive term acts on the
+    L2-normalised projected embeddings.
+
+    Attributes:
+        head: "linear" (weights and a bias), "cosine" (cosines between weights and embeddings), or "projection".
+        loss: name of a loss; a contrastive one trains on two augmented views of every support image.
+        lambda_: share of the contrastive term.
+        tau: temperature of the contrastive term.
+        reading: how the contrastive term takes the mean over positives.
+        steps: Adam steps, each on the whole support set.
+        learning_rate: of Adam.
+        weight_decay: added to the gradient, as in Adam, not decoupled.
+        start: the head's first weights, the class centroids of the plain images or zero.
+        scale: factor of cosine logits.
+        coordinates: "span" trains in orthonormal coordinates of the span of the support embeddings, at most 25
+            numbers per class at 5-way 5-shot instead of D, and needs inner products only. Adam is not invariant
+            to rotation, so the path differs from "full", which trains in the embedding's own D coordinates.
+    """
+
+    name: ClassVar[str] = "finetune-head"
+    head: HeadKind = "linear"
+    loss: str = "ce"
+    lambda_: float = 0.9
+    tau: float = 0.5
+    reading: Reading = "in"
+    steps: int = 100
+    learning_rate: float = 1e-2
+    weight_decay: float = 0.0
+    start: Start = "centroid"
+    scale: float = 10.0
+    coordinates: Coordinates = "span"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        LOSSES[self.loss]
+        choices = {"head": HeadKind, "start": Start, "coordinates": Coordinates, "reading": Reading}
+        for name, kind in choices.items():
+            if getattr(self, name) not in kind.__args__:
+                allowed = ", ".join(kind.__args__)
+                raise StudyError(f"{name} of finetune-head should be one of {allowed}, not {getattr(self, name)}.")
+        self._expect(isinstance(self.steps, int) and self.steps >= 1, "steps", "a whole number of 1 or more")
+        self._expect(self.learning_rate > 0, "learning_rate", "positive")
+        self._expect(self.weight_decay >= 0, "weight_decay", "0 or more")
+        self._expect(0 <= self.lambda_ <= 1, "lambda", "between 0 and 1")
+        self._expect(self.tau > 0, "tau", "positive")
+        self._expect(not (self.head == "cosine" and self.start == "zero"), "start", "centroid for a cosine head")
+
+    def _expect(self, is_right: bool, name: str, expectation: str) -> None:
+        if not is_right:
+            raise StudyError(f"{name} of finetune-head should be {expectation}.")
+
+    @property
+    def is_contrastive(self) -> bool:
+        """Whether the loss compares embeddings with each other."""
+        return bool(LOSSES[self.loss].facts.get("is_contrastive", False))
+
+    @property
+    def views(self) -> int:
+        """Two augmented views for a contrastive loss, as in the paper; none otherwise."""
+        return _VIEWS_OF_A_CONTRASTIVE_LOSS if self.is_contrastive else 0
+
+    @property
+    def stage(self) -> str:
+        """The episode stage of the method's name."""
+        return f"episode-{self.loss}"
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        """Every hyper-parameter that matters for the loss."""
+        values = super().hyper_parameters()
+        unused = () if self.is_contrastive else ("lambda_", "tau", "reading")
+        return {name: value for name, value in values.items() if name not in unused}
+
+    def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
+        """Logits of every query; see `Adaptation.scores`."""
+        if split.views < self.views:
+            raise EmbeddingError(f"{self.stage} needs {self.views} augmented views; there are {split.views}.")
+        per_episode = 4 * support[0].numel() * max(1, self.views) * (support.shape[1] + support[0].numel())
+        if self.coordinates == "full":
+            per_episode = 8 * support.shape[1] * split.embeddings.shape[1]
+        at_once = max(1, _FLOATS_AT_ONCE // per_episode)
+        parts = [
+            self._train(split, support[start : start + at_once], query[start : start + at_once])
+            for start in range(0, len(support), at_once)
+        ]
+        return torch.cat(parts)
+
+    def _train(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
+        way, shot = support.shape[1:]
+        plain = support.flatten(1)
+        trained_on = plain
+        if self.views:
+            trained_on = torch.cat([plain + view * split.images for view in range(1, self.views + 1)], dim=1)
+        place = _span_coordinates if self.coordinates == "span" else _full_coordinates
+        features, plain_features, queries = place(split, trained_on, plain, query)
+        centroids = plain_features.view(len(support), way, shot, -1).mean(dim=2)
+        labels = torch.arange(way, device=support.device).repeat_interleave(shot).repeat(max(1, self.views))
+        images = torch.arange(way * shot, device=support.device).repeat(max(1, self.views))
+        with torch.enable_grad():
+            head = _Head(self, centroids)
+            self._optimise(head, features, labels, images)
+        with torch.no_grad():
+            return head(queries)[0]
+
+    def _optimise(self, head: _Head, features: Tensor, labels: Tensor, images: Tensor) -> None:
+        loss = LOSSES[self.loss].factory
+        adam = torch.optim.Adam(head.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, foreach=True)
+        for _ in range(self.steps):
+            logits, contrasted = head(features)
+            losses = loss(
+                logits, contrasted, labels, images, lambda_=self.lambda_, tau=self.tau, reading=self.reading
+            )
+            adam.zero_grad(set_to_none=True)
+            losses.sum().backward()
+            adam.step()
+
+    def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
+        """Gathered embeddings, and the parameters and activations of the optimisation."""
+        trained_on = way * shot * max(1, self.views)
+        size = trained_on if self.coordinates == "span" else embedding_size
+        gathered = (trained_on + way * shot + queries) * embedding_size
+        return 2 * gathered + 16 * (way * size + size * size * (self.head == "projection") + trained_on * size)
+
+
+class _Head(nn.Module):
+    """The heads of a stack of episodes: parameters [E, ...]."""
+
+    def __init__(self, settings: FinetuneHead, centroids: Tensor) -> None:
+        super().__init__()
+        episodes, way, size = centroids.shape
+        self.kind, self.scale = settings.head, settings.scale
+        first = centroids if settings.start == "centroid" else torch.zeros_like(centroids)
+        self.weights = nn.Parameter(first.clone())
+        if self.kind != "cosine":
+            self.bias = nn.Parameter(centroids.new_zeros(episodes, 1, way))
+        if self.kind == "projection":
+            identity = torch.eye(size, dtype=centroids.dtype, device=centroids.device)
+            self.projection = nn.Parameter(identity.expand(episodes, -1, -1).clone())
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [E, B, N], and what a contrastive term compares [E, B, .]."""
+        if self.kind == "cosine":
+            logits = self.scale * (normalize(features, dim=-1) @ normalize(self.weights, dim=-1).transpose(1, 2))
+            return logits, logits
+        projected = features @ self.projection if self.kind == "projection" else features
+        logits = torch.baddbmm(self.bias, projected, self.weights.transpose(1, 2))
+        return logits, projected if self.kind == "projection" else logits
+
+
+def _full_coordinates(
+    split: EmbeddedSplit, trained_on: Tensor, plain: Tensor, query: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The embeddings themselves: of what is trained on, of the plain support, of the queries, [E, ., D]."""
+    return split.embeddings[trained_on], split.embeddings[plain], split.embeddings[query]
+
+
+def _span_coordinates(
+    split: EmbeddedSplit, trained_on: Tensor, plain: Tensor, query: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Orthonormal coordinates in the span of what is trained on, [E, ., n].
+
+    K^(1/2) and K^(-1/2) of the inner products K: unlike a Cholesky factor they do not depend on the order of the
+    support images. Directions that carry only rounding errors are dropped.
+    """
+    products = split.products(trained_on, trained_on).double()
+    values, vectors = torch.linalg.eigh((products + products.transpose(1, 2)) / 2)
+    kept = values > 1e-6 * values[:, -1:].clamp_min(torch.finfo(values.dtype).tiny)
+    roots = torch.where(kept, values, 0).sqrt().unsqueeze(1)
+    inverse_roots = torch.where(kept, values.clamp_min(1e-300).rsqrt(), 0).unsqueeze(1)
+    features = (vectors * roots) @ vectors.transpose(1, 2)
+    inverse = (vectors * inverse_roots) @ vectors.transpose(1, 2)
+    queries = split.products(trained_on, query).transpose(1, 2).double() @ inverse
+    # Without views the plain support is what is trained on, and its coordinates are there already.
+    same = trained_on.shape == plain.shape
+    plain_features = features if same else split.products(plain, trained_on).double() @ inverse
+    return features.float(), plain_features.float(), queries.float()
