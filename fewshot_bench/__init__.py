@@ -1,13 +1,13 @@
 """Is one few-shot image-classification method really better than another, on the same tasks?
 
-    import fewshot_bench as fb
+import fewshot_bench as fb
 
-    novel = fb.open_dataset("glyphs").novel
-    embeddings = fb.embed(novel, fb.create_backbone("efficientnet_lite0"))
-    episodes = fb.sample_episodes(novel, fb.Protocol("glyphs", shot=5))
-    centroid = fb.adapt(embeddings, episodes, fb.Centroid())
-    logistic = fb.adapt(embeddings, episodes, fb.Logistic())
-    print(fb.compare(logistic, centroid))
+novel = fb.open_dataset("glyphs").novel
+embeddings = fb.embed(novel, fb.create_backbone("efficientnet_lite0"))
+episodes = fb.sample_episodes(novel, fb.Protocol("glyphs", shot=5))
+centroid = fb.adapt(embeddings, episodes, fb.Centroid())
+logistic = fb.adapt(embeddings, episodes, fb.Logistic())
+print(fb.compare(logistic, centroid))
 """
 
 from __future__ import annotations

@@ -147,9 +147,7 @@ class FinetuneHead(Adaptation):
         adam = torch.optim.Adam(head.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, foreach=True)
         for _ in range(self.steps):
             logits, contrasted = head(features)
-            losses = loss(
-                logits, contrasted, labels, images, lambda_=self.lambda_, tau=self.tau, reading=self.reading
-            )
+            losses = loss(logits, contrasted, labels, images, lambda_=self.lambda_, tau=self.tau, reading=self.reading)
             adam.zero_grad(set_to_none=True)
             losses.sum().backward()
             adam.step()

@@ -49,9 +49,7 @@ def get(
 def _describe(dataset: Dataset, as_json: bool) -> None:
     from fewshot_bench.paths import datasets_folder
 
-    splits = {
-        name: {"classes": len(split.class_names), "images": len(split)} for name, split in dataset.splits.items()
-    }
+    splits = {name: {"classes": len(split.class_names), "images": len(split)} for name, split in dataset.splits.items()}
     folder = datasets_folder() / dataset.name
     if as_json:
         facts = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "folder": str(folder), "splits": splits}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_bench.cli.options import BaselineOption, JsonOption, ResultsOption, numbers, words
+
+if TYPE_CHECKING:
+    from fewshot_bench.study import Study, StudyResult
 
 
 def run(
@@ -78,7 +80,7 @@ def run(
         raise StudyError(f"{option}: {first['msg']}, not {first['input']!r}.") from error
     with ProgressBars() as progress:
         result = run_study(study, progress=progress)
-    _report(result, study.results, as_json)
+    _report(study, result, as_json)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -92,3 +94,24 @@ def _setting(text: str) -> tuple[str, Any]:
         except ValueError:
             continue
     return name, {"true": True, "false": False}.get(value.lower(), value)
+
+
+def _report(study: Study, result: StudyResult, as_json: bool) -> None:
+    """Write the leaderboard, print this study's part of it, and say where everything is."""
+    from fewshot_bench.cli.leaderboard import show
+    from fewshot_bench.outcomes import OutcomeStore
+    from fewshot_bench.report import update_leaderboard
+
+    path = study.results / "leaderboard.csv"
+    frame = update_leaderboard(OutcomeStore(study.results / "outcomes"), path, result.baseline, cells=result.cells)
+    methods = list(dict.fromkeys(cell.method.name for cell in result.cells))
+    show(frame, as_json)
+    if as_json:
+        return
+    typer.echo(f"outcomes     {study.results / 'outcomes'}  ({result.seconds:.0f} s, one row per episode)")
+    typer.echo(f"leaderboard  {path}")
+    if len(methods) > 1:
+        typer.echo(f"next         fewshot-bench compare '{methods[1]}' '{methods[0]}'")
+    else:
+        typer.echo("next         run another method on the same episodes, then: fewshot-bench compare A B")
+    typer.echo("             fewshot-bench ls adaptations    fewshot-bench run --help")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ class ImageSplit:
         class_names: one name per class, in canonical order, [C].
         class_sizes: images per class; class c owns rows offsets[c] to offsets[c + 1].
         fingerprint: digest of names, sizes and pixels in canonical order.
+        dataset_fingerprint: of the whole dataset; that of the split where it belongs to none.
     """
 
     dataset: str
@@ -36,6 +37,11 @@ class ImageSplit:
     class_names: tuple[str, ...]
     class_sizes: tuple[int, ...]
     fingerprint: str
+    dataset_fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.dataset_fingerprint:
+            object.__setattr__(self, "dataset_fingerprint", self.fingerprint)
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -82,7 +88,7 @@ class Dataset:
         if name not in self.splits:
             present = ", ".join(self.splits)
             raise DatasetError(f"{self.name} has no {name} split; it has {present}.")
-        return self.splits[name]
+        return replace(self.splits[name], dataset_fingerprint=self.fingerprint)
 
     @property
     def base(self) -> ImageSplit:

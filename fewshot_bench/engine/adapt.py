@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fewshot_bench.adaptation import Adaptation, EmbeddedSplit
 from fewshot_bench.engine.classify import classify
+from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.outcomes import Cell, MethodCard, Outcomes, ProtocolCard, episode_frame
@@ -50,9 +51,15 @@ def adapt(
         hyper_parameters=adaptation.hyper_parameters(),
         is_transductive=adaptation.is_transductive,
     )
-    card = ProtocolCard(
+    card = protocol_card(protocol, episodes.dataset_fingerprint)
+    return Outcomes(Cell(method, card, {}), episode_frame(episodes.run, episodes.numbers, predictions, protocol.way))
+
+
+def protocol_card(protocol: Protocol, dataset_fingerprint: str) -> ProtocolCard:
+    """What outcomes say of the episodes they belong to."""
+    return ProtocolCard(
         dataset=protocol.dataset,
-        dataset_fingerprint=episodes.split_fingerprint,
+        dataset_fingerprint=dataset_fingerprint,
         split=protocol.split,
         way=protocol.way,
         shot=protocol.shot,
@@ -60,7 +67,6 @@ def adapt(
         seed=protocol.seed,
         sampler_version=protocol.sampler_version,
     )
-    return Outcomes(Cell(method, card, {}), episode_frame(episodes.run, episodes.numbers, predictions, protocol.way))
 
 
 def _check(embeddings: NDArray[np.float32], episodes: Episodes, adaptation: Adaptation) -> None:

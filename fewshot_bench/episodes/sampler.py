@@ -36,14 +36,14 @@ class Episodes:
 
     Attributes:
         protocol: the protocol they belong to.
-        split_fingerprint: fingerprint of the split they index.
+        dataset_fingerprint: fingerprint of the dataset they index.
         run: number of the run, from 0.
         numbers: which episodes of the run, [E].
         images: image indices within the split, support first, int32 [E, N, K + Q].
     """
 
     protocol: Protocol
-    split_fingerprint: str
+    dataset_fingerprint: str
     run: int
     numbers: NDArray[np.int64]
     images: NDArray[np.int32]
@@ -97,7 +97,7 @@ def sample_episodes(
         numbers=chosen,
         class_names=split.class_names,
     )
-    return Episodes(protocol, split.fingerprint, run, chosen, images)
+    return Episodes(protocol, split.dataset_fingerprint, run, chosen, images)
 
 
 def sample_indices(

@@ -1,1 +1,21 @@
-"""Losses as pure functions."""
+"""Losses as pure functions, batched over any leading dimensions, in log space."""
+
+from fewshot_bench.losses.contrastive import Beta, Reading, contrastive_loss
+from fewshot_bench.losses.cross_entropy import cross_entropy
+from fewshot_bench.losses.registry import LOSSES, Loss
+from fewshot_bench.losses.schane import hard_negative_weights, schane
+from fewshot_bench.losses.simclr import simclr
+from fewshot_bench.losses.supcon import supcon
+
+__all__ = [
+    "LOSSES",
+    "Beta",
+    "Loss",
+    "Reading",
+    "contrastive_loss",
+    "cross_entropy",
+    "hard_negative_weights",
+    "schane",
+    "simclr",
+    "supcon",
+]

@@ -14,7 +14,6 @@ from fewshot_bench.errors import WeightsError
 from fewshot_bench.paths import cache_folder
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.training import (
-    TRAINING_VERSION,
     Recipe,
     load_checkpoint,
     paper_recipe,
@@ -22,6 +21,8 @@ from fewshot_bench.training import (
     scratch_recipe,
     train_on_base,
 )
+
+TRAINING_VERSION = 1
 
 
 def base_recipe(backbone: Backbone, loss: str, **changes: Any) -> Recipe:
@@ -43,20 +44,20 @@ def fine_tuned_on_base(
         progress: shown one unit per optimiser step.
     """
     path = checkpoint_path(backbone, split, recipe)
-    name = backbone.name
     if not _load(path, backbone):
         result = train_on_base(
             backbone.network, split, recipe, normalise=backbone.preprocessing, device=device, progress=progress
         )
         metadata = {
-            "backbone": name,
+            "backbone": backbone.name,
             "recipe": json.dumps(recipe.hyper_parameters(), sort_keys=True),
             "base_split": split.fingerprint,
             "history": json.dumps(result.history),
         }
-        save_checkpoint(path, backbone.network, metadata)
+        save_checkpoint(path, result.backbone, metadata)
+        backbone.network.load_state_dict(result.backbone.state_dict())
     # A new object, because the digest of the weights is taken once per object.
-    return Backbone(name, backbone.network, backbone.preprocessing, backbone.embedding_size, is_pretrained=True)
+    return replace(backbone, is_pretrained=True)
 
 
 def checkpoint_path(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Path:

@@ -12,18 +12,20 @@ import numpy as np
 import torch
 
 from fewshot_bench.adaptation import Adaptation, EmbeddedSplit
-from fewshot_bench.backbones import BACKBONES, Backbone, BackboneRequest, create_backbone, embed
+from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone, embed
 from fewshot_bench.datasets import Dataset, open_dataset
+from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.engine.classify import chunk_size, classify, gram_is_worth_building
 from fewshot_bench.episodes import Protocol, sample_episodes
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
-from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
+from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.report import resolve_method
 from fewshot_bench.study.base_stage import base_recipe, fine_tuned_on_base
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.study import Study
-from fewshot_bench.training.augment import augmented_view
+from fewshot_bench.training import choose_augmentation, seeded_randomness
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class StudyResult:
 
     Attributes:
         cells: the cells of the grid, all complete.
-        baseline: name of the method that the others are tested against; None if there is only one.
+        baseline: label of the method that the others are tested against; None if there is only one.
         seconds: wall time of the whole study.
     """
 
@@ -63,7 +65,9 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
         for adaptation in adaptations:
             name = method_name(study.backbone_name, settings, base.stage, adaptation)
             card = _method_card(name, backbone, base, adaptation)
-            planned = [(Cell(card, _protocol_card(p, dataset), installed_versions()), p) for p in study.protocols()]
+            planned = [
+                (Cell(card, protocol_card(p, dataset.fingerprint), installed_versions()), p) for p in study.protocols()
+            ]
             _run_method(study, adaptation, sources, planned, store, progress)
             cells += [cell for cell, _ in planned]
     return StudyResult(cells, _baseline(study, cells), time.perf_counter() - started)
@@ -163,14 +167,18 @@ class _EmbeddingSource:
         return embedded
 
     def _embed(self, *, view: int = 0) -> torch.Tensor:
-        embeddings = embed(
-            self._dataset.split(self._study.split),
-            self._backbone,
-            device=self._device,
-            augment=augmented_view if view else None,
-            augmentation_name=f"view {view} of seed {self._study.seed}" if view else "",
-            progress=self._progress,
-        )
+        split = self._dataset.split(self._study.split)
+        _, height, width, channels = split.images.shape
+        augment = choose_augmentation("auto", channels=channels, image_size=min(height, width)) if view else None
+        with seeded_randomness(1_000_003 * self._study.seed + view):
+            embeddings = embed(
+                split,
+                self._backbone,
+                device=self._device,
+                augment=augment,
+                augmentation_name=f"auto, view {view} of seed {self._study.seed}" if view else "",
+                progress=self._progress,
+            )
         return torch.from_numpy(embeddings).to(self._device)
 
     def _center(self) -> torch.Tensor:
@@ -237,19 +245,6 @@ def _method_card(name: str, backbone: Backbone, base: _BaseStage, adaptation: Ad
     )
 
 
-def _protocol_card(protocol: Protocol, dataset: Dataset) -> ProtocolCard:
-    return ProtocolCard(
-        dataset=protocol.dataset,
-        dataset_fingerprint=dataset.fingerprint,
-        split=protocol.split,
-        way=protocol.way,
-        shot=protocol.shot,
-        query=protocol.query,
-        seed=protocol.seed,
-        sampler_version=protocol.sampler_version,
-    )
-
-
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that can change a result."""
     versions = {}
@@ -262,13 +257,8 @@ def installed_versions() -> dict[str, str]:
 
 
 def _baseline(study: Study, cells: list[Cell]) -> str | None:
-    """The method that a user named, or the first of several."""
-    names = list(dict.fromkeys(cell.method.name for cell in cells))
+    """The label of the method that a user named, or of the first of several."""
+    labels = {cell.method.name: cell.method.label for cell in reversed(cells)}
     if study.baseline is not None:
-        from fewshot_bench.report import resolve_method
-
-        return resolve_method(names, study.baseline)
-    return names[0] if len(names) > 1 else None
-
-
-__all__ = ["BACKBONES", "StudyResult", "chosen_device", "installed_versions", "missing_episodes", "run_study"]
+        return labels[resolve_method(labels, study.baseline)]
+    return cells[0].method.label if len(labels) > 1 else None

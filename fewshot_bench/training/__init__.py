@@ -1,1 +1,20 @@
 """Fine-tuning a backbone on the base split."""
+
+from fewshot_bench.training.augment import choose_augmentation, two_views
+from fewshot_bench.training.base_split import TrainingResult, train_on_base
+from fewshot_bench.training.checkpoints import load_checkpoint, save_checkpoint
+from fewshot_bench.training.recipe import Recipe, paper_recipe, scratch_recipe
+from fewshot_bench.training.reproducibility import seeded_randomness
+
+__all__ = [
+    "Recipe",
+    "TrainingResult",
+    "choose_augmentation",
+    "load_checkpoint",
+    "paper_recipe",
+    "save_checkpoint",
+    "scratch_recipe",
+    "seeded_randomness",
+    "train_on_base",
+    "two_views",
+]

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from fewshot_bench.episodes import Episodes, Protocol, sample_episodes, sample_indices
 from fewshot_bench.errors import EpisodeError
 
-
 GOLDEN_SUPPORT = [6538, 6846, 2419, 3309, 9461]
 GOLDEN_QUERIES = [6285, 6592, 6493, 6005, 6256, 6426, 6171, 6331, 6165, 6111, 6055, 6485, 6459, 6141, 6258]
 GOLDEN_DIGEST = "33b8dda8c41517e5fef4f7953fde2d34eb276ebe1a72a326849891ac06d5cb7a"
@@ -114,4 +113,3 @@ def test_support_and_query_are_the_two_parts_of_an_episode():
     assert episodes.support.shape == (4, 5, 2)
     assert episodes.query.shape == (4, 5, 3)
     assert (np.concatenate([episodes.support, episodes.query], axis=2) == episodes.images).all()
-

@@ -1,0 +1,54 @@
+"""`fewshot-bench leaderboard`: every stored outcome as one table and one CSV."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewshot_bench.cli.options import BaselineOption, JsonOption, ResultsOption
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def leaderboard(
+    results: ResultsOption = Path("results"),
+    baseline: BaselineOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the CSV; RESULTS/leaderboard.csv by default.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Save the printed tables as a picture.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Summarise all stored outcomes, test them against a baseline, and write leaderboard.csv.
+
+    A protocol keeps the baseline of the leaderboard that is already there until another is named.
+    """
+    from fewshot_bench.outcomes import OutcomeStore
+    from fewshot_bench.report import update_leaderboard
+
+    path = out or results / "leaderboard.csv"
+    frame = update_leaderboard(OutcomeStore(results / "outcomes"), path, baseline)
+    show(frame, as_json, svg)
+    if not as_json:
+        typer.echo(f"leaderboard  {path}")
+        if frame["baseline"].isna().all():
+            typer.echo("next         add --baseline NAME for paired t-tests against that method")
+
+
+def show(frame: pd.DataFrame, as_json: bool, svg: Path | None = None) -> None:
+    """Print a leaderboard, as JSON or as tables, and save the tables as a picture if asked."""
+    from fewshot_bench.report import leaderboard_records, print_leaderboard
+
+    if as_json:
+        typer.echo(json.dumps(leaderboard_records(frame), indent=1))
+        return
+    from rich.console import Console
+
+    console = Console(record=svg is not None)
+    print_leaderboard(frame, console)
+    if svg is not None:
+        console.save_svg(str(svg), title="fewshot-bench leaderboard")

@@ -1,0 +1,44 @@
+"""glyphs, the built-in dataset: characters of eleven scripts in many hands, 28 x 28 gray pixels.
+
+Small enough to ship, hard enough to tell methods apart; docs/glyphs.md says what is in it and how it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from fewshot_bench.datasets.dataset import SplitName
+from fewshot_bench.datasets.glyphs.mosaic import GlyphSplit, read_mosaic
+from fewshot_bench.errors import DatasetError
+
+GLYPHS_FILE = Path(__file__).with_name("glyphs.png")
+GLYPHS_SHA256 = "5d0a0b361815910666ef7c44a62f1cd503d9a31e6cc06f71909673cf5ad308f4"
+
+
+def load_glyphs(path: Path = GLYPHS_FILE) -> dict[SplitName, GlyphSplit]:
+    """Read the shipped images.
+
+    Args:
+        path: the file, for those who keep it elsewhere.
+
+    Returns:
+        For each split: images uint8 [I, 28, 28, 1] in canonical order (by class name, then by number), class
+        names [C], class sizes [C].
+
+    Raises:
+        DatasetError: the file is absent or is not the one that was shipped.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(
+            f"glyphs should lie in {path}, which cannot be read ({error.strerror}). Reinstall fewshot-bench."
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != GLYPHS_SHA256:
+        raise DatasetError(
+            f"{path} should have sha256 {GLYPHS_SHA256[:12]}…, it has {digest[:12]}…: the file is damaged or"
+            " was made anew. Reinstall fewshot-bench."
+        )
+    return read_mosaic(content)

@@ -1,0 +1,67 @@
+"""SCHaNe: supervised contrastive learning that weights each negative by how hard it is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.losses.contrastive import Reading, contrastive_loss, masked_logsumexp, pair_masks, similarities
+from fewshot_bench.losses.cross_entropy import cross_entropy
+from fewshot_bench.losses.registry import LOSSES, mixture
+
+
+def schane(embeddings: Tensor, labels: Tensor, *, tau: float = 0.5, reading: Reading = "in") -> Tensor:
+    """Supervised contrastive loss with hard negative sampling (Long et al., 2023, Eq. 3 and 4).
+
+    A negative k of anchor i counts beta_ik times, where beta_ik grows with their similarity and has mean one
+    over the negatives of i. Gradients flow through beta, as the formula is written.
+
+    Args:
+        embeddings: of any norm, [..., B, D].
+        labels: [..., B] or anything that broadcasts to it.
+        tau: temperature.
+        reading: "in" keeps the mean over positives inside the logarithm, where the paper prints it; "out" takes
+            it outside, as SupCon does. Equation 4 itself has no real value as printed.
+
+    Returns:
+        Mean over the anchors that have a positive and a negative; 0 where there is none, [...].
+    """
+    return contrastive_loss(embeddings, labels, tau=tau, beta="hard", reading=reading)
+
+
+def hard_negative_weights(embeddings: Tensor, labels: Tensor, *, tau: float = 0.5) -> Tensor:
+    """The weights beta of Eq. 3: how often each negative counts for each anchor, to look at what is hard.
+
+    Args:
+        embeddings: of any norm, [..., B, D].
+        labels: [..., B] or anything that broadcasts to it.
+        tau: temperature.
+
+    Returns:
+        Mean one over the negatives of each anchor, 0 for all other pairs, [..., B, B].
+    """
+    similarity = similarities(embeddings, tau)
+    _, negative = pair_masks(labels, views=embeddings.shape[-2])
+    log_shares = similarity - masked_logsumexp(similarity, negative).unsqueeze(-1)
+    return negative.sum(-1, keepdim=True) * log_shares.masked_fill(~negative, -torch.inf).exp()
+
+
+@LOSSES.register(
+    "ce+schane",
+    "cross-entropy and supervised contrast with weighted hard negatives",
+    paper="Long et al., When hard negative sampling meets supervised contrastive learning",
+    year=2023,
+    is_contrastive=True,
+)
+def ce_and_schane(
+    logits: Tensor,
+    embeddings: Tensor,
+    labels: Tensor,
+    images: Tensor,
+    *,
+    lambda_: float,
+    tau: float,
+    reading: Reading,
+) -> Tensor:
+    """(1 - lambda) CE + lambda SCHaNe, [...]."""
+    return mixture(cross_entropy(logits, labels), schane(embeddings, labels, tau=tau, reading=reading), lambda_)

@@ -1,0 +1,47 @@
+"""SimCLR: contrast that knows which views show the same image, but no labels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fewshot_bench.losses.contrastive import Reading, contrastive_loss
+from fewshot_bench.losses.cross_entropy import cross_entropy
+from fewshot_bench.losses.registry import LOSSES, mixture
+
+
+def simclr(embeddings: Tensor, images: Tensor, *, tau: float = 0.5) -> Tensor:
+    """NT-Xent, the normalised temperature-scaled cross-entropy (Chen et al., 2020).
+
+    With two views of every image an anchor has one positive, and SupCon on image ids is NT-Xent whatever the
+    reading. With more views than two, their logarithms are averaged.
+
+    Args:
+        embeddings: of any norm, [..., B, D].
+        images: id of the image that each view comes from, [..., B] or anything that broadcasts to it.
+        tau: temperature.
+
+    Returns:
+        Mean over the anchors that have a positive and a negative; 0 where there is none, [...].
+    """
+    return contrastive_loss(embeddings, images, tau=tau, beta="one", reading="out")
+
+
+@LOSSES.register(
+    "ce+simclr",
+    "cross-entropy and contrast between images, without labels",
+    paper="Chen et al., A Simple Framework for Contrastive Learning of Visual Representations",
+    year=2020,
+    is_contrastive=True,
+)
+def ce_and_simclr(
+    logits: Tensor,
+    embeddings: Tensor,
+    labels: Tensor,
+    images: Tensor,
+    *,
+    lambda_: float,
+    tau: float,
+    reading: Reading,
+) -> Tensor:
+    """(1 - lambda) CE + lambda NT-Xent, [...]; with one positive both readings are the same."""
+    return mixture(cross_entropy(logits, labels), simclr(embeddings, images, tau=tau), lambda_)

@@ -1,0 +1,45 @@
+"""SupCon: supervised contrastive learning in which all negatives weigh the same."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fewshot_bench.losses.contrastive import Reading, contrastive_loss
+from fewshot_bench.losses.cross_entropy import cross_entropy
+from fewshot_bench.losses.registry import LOSSES, mixture
+
+
+def supcon(embeddings: Tensor, labels: Tensor, *, tau: float = 0.1, reading: Reading = "out") -> Tensor:
+    """Supervised contrastive loss (Khosla et al., 2020, L_out by default).
+
+    Args:
+        embeddings: of any norm, [..., B, D].
+        labels: [..., B] or anything that broadcasts to it.
+        tau: temperature.
+        reading: "out" is Khosla's L_out, "in" is L_in.
+
+    Returns:
+        Mean over the anchors that have a positive and a negative; 0 where there is none, [...].
+    """
+    return contrastive_loss(embeddings, labels, tau=tau, beta="one", reading=reading)
+
+
+@LOSSES.register(
+    "ce+supcon",
+    "cross-entropy and supervised contrast",
+    paper="Khosla et al., Supervised Contrastive Learning",
+    year=2020,
+    is_contrastive=True,
+)
+def ce_and_supcon(
+    logits: Tensor,
+    embeddings: Tensor,
+    labels: Tensor,
+    images: Tensor,
+    *,
+    lambda_: float,
+    tau: float,
+    reading: Reading,
+) -> Tensor:
+    """(1 - lambda) CE + lambda SupCon, [...]."""
+    return mixture(cross_entropy(logits, labels), supcon(embeddings, labels, tau=tau, reading=reading), lambda_)

@@ -1,0 +1,120 @@
+"""A cell: one method on one protocol, described so fully that equal descriptions mean equal outcomes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fewshot_bench.errors import OutcomeError
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """What was done with each episode.
+
+    Attributes:
+        name: what people call the method; not part of its identity.
+        backbone: name of the network.
+        weights: digest of the network's weights.
+        adaptation: name of the adaptation.
+        hyper_parameters: everything that was chosen, as numbers, text, lists and mappings.
+        is_transductive: whether queries may inform each other's predictions.
+    """
+
+    name: str
+    backbone: str
+    weights: str
+    adaptation: str
+    hyper_parameters: dict[str, Any] = field(default_factory=dict, hash=False)
+    is_transductive: bool = False
+
+    def __post_init__(self) -> None:
+        # A round trip through JSON turns tuples into lists, so that a card equals itself after reading it back.
+        object.__setattr__(self, "hyper_parameters", _plain(self.hyper_parameters, self.name))
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything but the name."""
+        return _digest({key: value for key, value in asdict(self).items() if key != "name"})
+
+    @property
+    def label(self) -> str:
+        """The name with the start of the fingerprint, for when two methods share a name."""
+        return f"{self.name}#{self.fingerprint[:8]}"
+
+
+@dataclass(frozen=True)
+class ProtocolCard:
+    """Everything that decides what episode i of run r is; how many there are does not."""
+
+    dataset: str
+    dataset_fingerprint: str
+    split: str
+    way: int
+    shot: int
+    query: int
+    seed: int
+    sampler_version: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all fields."""
+        return _digest(asdict(self))
+
+    @property
+    def task(self) -> str:
+        """The dataset and the size of its tasks, e.g. "cifar-fs 5-way 1-shot"."""
+        split = "" if self.split == "novel" else f" ({self.split} split)"
+        return f"{self.dataset}{split} {self.way}-way {self.shot}-shot"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one protocol.
+
+    Attributes:
+        method: what was done.
+        protocol: with which episodes.
+        versions: of the packages that can change a result; recorded, but not part of the identity.
+    """
+
+    method: MethodCard
+    protocol: ProtocolCard
+    versions: dict[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that name the cell's folder."""
+        return hashlib.sha256(f"{self.method.fingerprint} {self.protocol.fingerprint}".encode()).hexdigest()[:16]
+
+    def as_json(self) -> str:
+        """The content of cell.json."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Cell:
+        """Read the content of cell.json.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is no such content.
+        """
+        content = json.loads(text)
+        return cls(MethodCard(**content["method"]), ProtocolCard(**content["protocol"]), dict(content["versions"]))
+
+
+def _plain(hyper_parameters: Mapping[str, Any], method: str) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(hyper_parameters, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise OutcomeError(
+            f"hyper-parameters of {method} must be finite numbers, text, lists and mappings to be recorded: {error}."
+        ) from error
+    return plain
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

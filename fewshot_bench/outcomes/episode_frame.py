@@ -1,0 +1,73 @@
+"""The schema of outcomes: one row per episode."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fewshot_bench.errors import ShapeError
+
+LARGEST_WAY = 255
+COLUMNS = ("run", "episode", "correct", "accuracy", "predictions", "seconds")
+
+
+def truth(way: int, queries: int) -> NDArray[np.uint8]:
+    """Position of each query's true class, [M]; queries are ordered class by class.
+
+    Args:
+        way: N.
+        queries: M = N * Q, queries per episode.
+    """
+    return np.repeat(np.arange(way, dtype=np.uint8), queries // way)
+
+
+def episode_frame(
+    run: int, numbers: NDArray[np.int64], predictions: NDArray[np.uint8], way: int, seconds: float = math.nan
+) -> pd.DataFrame:
+    """Say what a method did on each of some episodes of one run.
+
+    Args:
+        run: number of the run, from 0.
+        numbers: which episodes of the run, [E].
+        predictions: position of the predicted class of every query, queries class by class, uint8 [E, N * Q].
+        way: N.
+        seconds: time per episode; NaN where nobody measured it.
+
+    Returns:
+        A frame with the columns run, episode, correct, accuracy, predictions (bytes) and seconds, [E].
+
+    Raises:
+        ShapeError: the predictions are not those of N-way episodes.
+    """
+    predictions = np.ascontiguousarray(predictions)
+    numbers = np.asarray(numbers)
+    _check(numbers, predictions, way)
+    correct = (predictions == truth(way, predictions.shape[1])).sum(axis=1)
+    return pd.DataFrame(
+        {
+            "run": np.full(len(numbers), run, dtype=np.int16),
+            "episode": numbers.astype(np.int32),
+            "correct": correct.astype(np.int32),
+            "accuracy": correct / predictions.shape[1],
+            "predictions": pd.Series([row.tobytes() for row in predictions], dtype=object),
+            "seconds": np.full(len(numbers), seconds, dtype=np.float64),
+        }
+    )
+
+
+def _check(numbers: NDArray[np.int64], predictions: NDArray[np.uint8], way: int) -> None:
+    if not 1 <= way <= LARGEST_WAY:
+        raise ShapeError(f"outcomes hold class positions in one byte: way must be 1 to {LARGEST_WAY}, not {way}.")
+    if predictions.dtype != np.uint8 or predictions.ndim != 2:
+        raise ShapeError(f"predictions must be uint8 [E, N * Q], not {predictions.dtype} {list(predictions.shape)}.")
+    if numbers.shape != predictions.shape[:1]:
+        raise ShapeError(f"there are {len(numbers)} episode numbers, but predictions of {len(predictions)} episodes.")
+    if predictions.shape[1] == 0 or predictions.shape[1] % way:
+        raise ShapeError(
+            f"{predictions.shape[1]} queries per episode are not the same number for each of {way} classes."
+        )
+    if predictions.size and int(predictions.max()) >= way:
+        raise ShapeError(f"a prediction names class {int(predictions.max())} of {way}-way episodes, counted from 0.")

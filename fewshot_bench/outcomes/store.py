@@ -1,0 +1,178 @@
+"""Outcomes on disk: append-only, readable after a kill at any moment.
+
+<folder>/<cell key>/cell.json
+<folder>/<cell key>/parts/run-000-episodes-00000-00512.parquet
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fewshot_bench.atomic import write_atomically
+from fewshot_bench.errors import OutcomeError, ShapeError
+from fewshot_bench.outcomes.cell import Cell
+from fewshot_bench.outcomes.episode_frame import episode_frame
+from fewshot_bench.outcomes.outcomes import Outcomes
+from fewshot_bench.outcomes.parts import Part, parts_in
+
+
+class OutcomeStore:
+    """The outcomes of many cells in one folder.
+
+    Nothing is ever overwritten, so processes may append to different cells, or to different episodes of one
+    cell, at once. An episode that is stored twice counts once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._opened: set[str] = set()
+
+    def open_cell(self, cell: Cell) -> None:
+        """Make room for a cell, or check that the stored one is the same.
+
+        A cell that goes on under other versions of the packages records both.
+
+        Raises:
+            OutcomeError: the stored description is damaged, or has another name for the method.
+        """
+        stored = self._stored_like(cell)
+        if stored is None:
+            write_atomically(self._description(cell.key), cell.as_json().encode())
+        elif (versions := _both(stored.versions, cell.versions)) != stored.versions:
+            merged = replace(stored, versions=versions)
+            write_atomically(self._description(cell.key), merged.as_json().encode())
+        self._opened.add(cell.key)
+
+    def done(self, cell: Cell) -> dict[int, NDArray[np.int64]]:
+        """The sorted numbers of the stored episodes of each run that has any.
+
+        Raises:
+            OutcomeError: a part is damaged, or the method is stored under another name.
+        """
+        self._stored_like(cell)
+        episodes: dict[int, list[NDArray[np.int64]]] = {}
+        for part in parts_in(self._parts(cell.key)):
+            part.check()
+            episodes.setdefault(part.run, []).append(np.arange(part.first, part.end))
+        return {run: np.unique(np.concatenate(numbers)) for run, numbers in episodes.items()}
+
+    def append(
+        self,
+        cell: Cell,
+        run: int,
+        numbers: NDArray[np.int64],
+        predictions: NDArray[np.uint8],
+        seconds_per_episode: float,
+    ) -> None:
+        """Store what a method did on some episodes of one run.
+
+        Args:
+            cell: the method and the protocol.
+            run: number of the run, from 0.
+            numbers: which episodes of the run, [E]; each stretch of consecutive numbers becomes one part.
+            predictions: position of the predicted class of every query, queries class by class, uint8 [E, N * Q].
+            seconds_per_episode: mean time that one episode took.
+
+        Raises:
+            ShapeError: the predictions are not those of the cell's protocol.
+        """
+        frame = episode_frame(run, numbers, predictions, cell.protocol.way, seconds_per_episode)
+        queries = cell.protocol.way * cell.protocol.query
+        if predictions.shape[1] != queries:
+            raise ShapeError(
+                f"{cell.protocol.task} with {cell.protocol.query} queries per class has {queries} predictions per "
+                f"episode, not {predictions.shape[1]}."
+            )
+        if cell.key not in self._opened:
+            self.open_cell(cell)
+        for stretch in _stretches(frame.sort_values("episode", kind="stable").drop_duplicates("episode")):
+            first, end = int(stretch["episode"].iloc[0]), int(stretch["episode"].iloc[-1]) + 1
+            part = Part.place(self._parts(cell.key), run, first, end)
+            if not part.path.exists():
+                part.write(stretch)
+
+    def read(self, cell_or_key: Cell | str) -> pd.DataFrame:
+        """All episodes of a cell, sorted by run and episode, each once (of copies, that of the first part).
+
+        Raises:
+            OutcomeError: nothing is stored for that cell, or a part is damaged.
+        """
+        key = cell_or_key if isinstance(cell_or_key, str) else cell_or_key.key
+        frames = [part.read() for part in parts_in(self._parts(key))]
+        if not frames:
+            raise OutcomeError(f"there are no outcomes in {self.folder / key}. Run that study first.")
+        together = pd.concat(frames, ignore_index=True).drop_duplicates(["run", "episode"], keep="first")
+        return together.sort_values(["run", "episode"], ignore_index=True)
+
+    def outcomes(self, cell: Cell) -> Outcomes:
+        """A cell with all of its episodes.
+
+        Raises:
+            OutcomeError: nothing is stored for that cell, or a part is damaged.
+        """
+        return Outcomes(cell, self.read(cell))
+
+    def cells(self) -> list[Cell]:
+        """Every cell that has outcomes, by key.
+
+        Raises:
+            OutcomeError: a description is damaged.
+        """
+        keys = sorted(path.parent.name for path in self.folder.glob("*/cell.json"))
+        return [self._stored_cell(key) for key in keys if parts_in(self._parts(key))]
+
+    def _stored_like(self, cell: Cell) -> Cell | None:
+        """The stored description of a cell, if there is one; it must name the method alike."""
+        path = self._description(cell.key)
+        if not path.is_file():
+            return None
+        stored = self._stored_cell(cell.key)
+        if stored.method.name != cell.method.name:
+            raise OutcomeError(
+                f"{path.parent} holds the outcomes of the same method under the name {stored.method.name}, not "
+                f"{cell.method.name}. Leave out the settings that only repeat a default, change the name in {path}, or "
+                "use another results folder."
+            )
+        return stored
+
+    def _stored_cell(self, key: str) -> Cell:
+        path = self._description(key)
+        try:
+            cell = Cell.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutcomeError(f"{path} is damaged ({error}). {_delete(path.parent)}") from error
+        if cell.key != key:
+            raise OutcomeError(f"{path} describes another cell than its folder is named after. {_delete(path.parent)}")
+        return cell
+
+    def _description(self, key: str) -> Path:
+        return self.folder / key / "cell.json"
+
+    def _parts(self, key: str) -> Path:
+        return self.folder / key / "parts"
+
+
+def _delete(folder: Path) -> str:
+    return f"Delete the folder {folder} and run that study again."
+
+
+def _stretches(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """Cut a frame, sorted by episode, wherever the numbers are not consecutive."""
+    episode = frame["episode"].to_numpy()
+    cuts = [0, *(np.flatnonzero(np.diff(episode) != 1) + 1), len(frame)]
+    return [frame.iloc[start:end] for start, end in pairwise(cuts) if end > start]
+
+
+def _both(old: dict[str, str], new: dict[str, str]) -> dict[str, str]:
+    """Versions that contributed to a cell, in the order in which they came."""
+    merged = dict(old)
+    for package, version in new.items():
+        known = merged[package].split(" and ") if package in merged else []
+        merged[package] = " and ".join(known if version in known else [*known, version])
+    return merged

@@ -1,0 +1,80 @@
+"""From what a user types to the cells that are meant."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from fewshot_bench.errors import ComparisonError, UnknownNameError
+from fewshot_bench.outcomes import Cell
+
+
+def resolve_method(names: Iterable[str], wanted: str) -> str:
+    """The one method that is meant.
+
+    Args:
+        names: of the methods there are.
+        wanted: a whole name, or a part that only one of them has.
+
+    Raises:
+        UnknownNameError: no name has that part.
+        ComparisonError: several have it.
+    """
+    known = sorted(set(names))
+    if wanted in known:
+        return wanted
+    fitting = [name for name in known if wanted.lower() in name.lower()]
+    if not fitting:
+        raise UnknownNameError("method", wanted, known)
+    if len(fitting) > 1:
+        raise ComparisonError(f"'{wanted}' fits {len(fitting)} methods: {', '.join(fitting)}. Give more of the name.")
+    return fitting[0]
+
+
+def cells_of_method(cells: Sequence[Cell], wanted: str) -> dict[str, list[Cell]]:
+    """The cells of the method that is meant, by protocol fingerprint.
+
+    Several methods may share a name, for instance after a backbone was trained again: then a protocol has
+    several cells, unless `wanted` is a label, the name with the start of the fingerprint.
+
+    Args:
+        cells: where to look.
+        wanted: a name, a part of one, or a label.
+
+    Raises:
+        UnknownNameError: no method is called so.
+        ComparisonError: names of several methods fit.
+    """
+    labels = {cell.method.label: cell.method.name for cell in cells}
+    name = labels[wanted] if wanted in labels else resolve_method(labels.values(), wanted)
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.method.name == name:
+            found.setdefault(cell.protocol.fingerprint, []).append(cell)
+    return {
+        protocol: [cell for cell in same if cell.method.label == wanted] or same for protocol, same in found.items()
+    }
+
+
+def the_only(cells: Sequence[Cell]) -> Cell:
+    """The one cell of a method on a protocol.
+
+    Raises:
+        ComparisonError: methods share the name.
+    """
+    if len(cells) > 1:
+        labels = ", ".join(sorted(cell.method.label for cell in cells))
+        raise ComparisonError(
+            f"{cells[0].method.name} names {len(cells)} methods on {cells[0].protocol.task} that differ in weights or "
+            f"hyper-parameters: {labels}. Name one of these, or delete the outcomes of the others."
+        )
+    return cells[0]
+
+
+def shown_names(cells: Sequence[Cell]) -> dict[str, str]:
+    """What to call each cell's method, by cell key: its name, or its label where the protocol has that name twice."""
+    count = Counter((cell.protocol.fingerprint, cell.method.name) for cell in cells)
+    return {
+        cell.key: cell.method.name if count[cell.protocol.fingerprint, cell.method.name] == 1 else cell.method.label
+        for cell in cells
+    }

@@ -1,0 +1,69 @@
+"""Bring leaderboard.csv up to date with what is stored, each protocol with the baseline it was given last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.report.leaderboard import leaderboard, sorted_rows, write_leaderboard
+from fewshot_bench.report.method_names import cells_of_method
+
+
+def update_leaderboard(
+    store: OutcomeStore, path: Path, baseline: str | None = None, *, cells: Sequence[Cell] | None = None
+) -> pd.DataFrame:
+    """Write the leaderboard of everything that is stored.
+
+    Args:
+        store: where the outcomes are.
+        path: the CSV; the baselines of an older one stay in force where no new one is named.
+        baseline: name of the method that the others are tested against, on the protocols of `cells`.
+        cells: which rows to return; all by default.
+
+    Returns:
+        The rows of those cells, in the order of the file.
+
+    Raises:
+        OutcomeError: nothing is stored, or a part is damaged.
+        UnknownNameError: no method is called like the baseline.
+        ComparisonError: the baseline's name fits several methods.
+    """
+    stored = store.cells()
+    kept = _baselines_in(path)
+    if baseline is not None:
+        kept |= dict.fromkeys(cells_of_method(list(cells or stored), baseline), baseline)
+    groups: dict[str | None, list[Cell]] = {}
+    for cell in stored:
+        groups.setdefault(_still_there(kept.get(cell.protocol.fingerprint), cell, stored), []).append(cell)
+    frames = [leaderboard(store, name, cells=group) for name, group in groups.items()]
+    frame = sorted_rows(pd.concat(frames, ignore_index=True) if frames else leaderboard(store))
+    write_leaderboard(frame, path)
+    if cells is None:
+        return frame
+    identities = {(cell.protocol.fingerprint, cell.method.fingerprint) for cell in cells}
+    chosen = [
+        pair in identities for pair in zip(frame["protocol_fingerprint"], frame["method_fingerprint"], strict=True)
+    ]
+    return frame[chosen].reset_index(drop=True)
+
+
+def _baselines_in(path: Path) -> dict[str, str]:
+    """Baseline of each protocol in an existing leaderboard; none where it cannot be read."""
+    try:
+        rows = pd.read_csv(path, dtype=str, usecols=["protocol_fingerprint", "baseline"]).dropna()
+    except (OSError, ValueError):
+        return {}
+    return dict(zip(rows["protocol_fingerprint"], rows["baseline"], strict=True))
+
+
+def _still_there(baseline: str | None, cell: Cell, stored: Sequence[Cell]) -> str | None:
+    """The baseline if its outcomes on the cell's protocol are still stored."""
+    if baseline is None:
+        return None
+    same = [other for other in stored if other.protocol.fingerprint == cell.protocol.fingerprint]
+    names = {name for other in same for name in (other.method.name, other.method.label)}
+    is_there = baseline in names or any(baseline.lower() in name.lower() for name in names)
+    return baseline if is_there else None

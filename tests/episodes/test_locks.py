@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from conftest import toy_split
+
+from fewshot_bench.datasets.dataset import Dataset
+from fewshot_bench.episodes import Protocol
+from fewshot_bench.episodes.contact_sheet import contact_sheet
+from fewshot_bench.episodes.locks import (
+    episode_digests,
+    lock,
+    lock_files,
+    published_locks_folder,
+    read_lock,
+    verify_lock,
+    write_lock,
+)
+from fewshot_bench.episodes.sampler import sample_episodes
+from fewshot_bench.errors import EpisodeError
+
+PROTOCOL = Protocol("toy", episodes=20, runs=2)
+
+
+def test_a_lock_survives_its_file(toy, tmp_path):
+    frozen = lock(toy, PROTOCOL)
+    path = write_lock(frozen, tmp_path)
+    assert path.name == "toy-5way-1shot.toml"
+    assert read_lock(path) == frozen
+    assert verify_lock(path, toy).is_good
+    assert verify_lock(path, None).images_match is None
+
+
+def test_changed_episodes_and_changed_images_are_told_apart(toy, tmp_path):
+    frozen = lock(toy, PROTOCOL)
+    wrong_digest = write_lock(replace(frozen, sha256=("0" * 64,) * 2), tmp_path / "a")
+    assert not verify_lock(wrong_digest, toy).episodes_match
+    repainted = Dataset("toy", {**toy.splits, "novel": toy_split(seed=99)})
+    verdict = verify_lock(write_lock(frozen, tmp_path / "b"), repainted)
+    assert verdict.episodes_match
+    assert verdict.images_match is False
+    assert not verdict.is_good
+
+
+def test_each_run_has_a_digest_of_its_own(toy):
+    digests = episode_digests(toy.novel.class_sizes, PROTOCOL)
+    assert len(set(digests)) == 2
+
+
+@pytest.mark.parametrize("content", ["", "way = 5", "not toml [", "dataset = 'x'\nsha256 = 3"])
+def test_other_files_are_no_lock_files(tmp_path, content):
+    path = tmp_path / "x.toml"
+    path.write_text(content)
+    with pytest.raises(EpisodeError, match="is not a lock file"):
+        read_lock(path)
+
+
+def test_a_lock_of_a_later_sampler_is_refused(toy, tmp_path):
+    path = write_lock(lock(toy, replace(PROTOCOL, sampler_version=99)), tmp_path)
+    with pytest.raises(EpisodeError, match="sampler version 99"):
+        read_lock(path)
+
+
+def test_published_locks_cover_three_datasets_at_two_shots_and_verify():
+    paths = lock_files(None)
+    assert {path.stem for path in paths} == {
+        f"{dataset}-5way-{shot}shot" for dataset in ("glyphs", "cifar-fs", "fc100") for shot in (1, 5)
+    }
+    for path in paths:
+        protocol = read_lock(path).protocol
+        assert (protocol.episodes, protocol.runs, protocol.query) == (3000, 3, 15)
+        assert verify_lock(path, None).is_good
+    assert published_locks_folder().is_dir()
+
+
+def test_a_place_without_locks_is_refused(tmp_path):
+    with pytest.raises(EpisodeError, match="no lock files"):
+        lock_files([tmp_path])
+    with pytest.raises(EpisodeError, match="does not exist"):
+        lock_files([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_contact_sheet_shows_the_pixels_of_the_episode(channels):
+    split = toy_split(channels=channels)
+    episodes = sample_episodes(split, Protocol("toy", shot=2, query=3), 0, [4])
+    sheet = contact_sheet(split, episodes)
+    assert sheet.mode == "RGB"
+    first = split.images[int(episodes.support[0, 0, 0])]
+    corner = tuple(int(value) for value in first[0, 0])
+    shown = sheet.getpixel((190, 20))
+    assert shown == (corner if channels == 3 else corner * 3)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewshot_bench.errors import OutcomeError
+from fewshot_bench.outcomes import Cell, MethodCard, ProtocolCard
+
+METHOD = MethodCard("conv/centroid", "conv4", "00ff", "centroid", {"features": "l2", "mean": (0.5, 0.25)}, False)
+PROTOCOL = ProtocolCard("cifar-fs", "ab12", "novel", 5, 1, 15, 0, 1)
+CELL = Cell(METHOD, PROTOCOL, {"torch": "2.3.0"})
+
+
+def test_the_name_is_no_part_of_a_methods_identity():
+    assert replace(METHOD, name="another").fingerprint == METHOD.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"backbone": "conv4_64"},
+        {"weights": "00fe"},
+        {"adaptation": "logistic"},
+        {"hyper_parameters": {"features": "raw", "mean": (0.5, 0.25)}},
+        {"is_transductive": True},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_everything_else_is(change):
+    changed = replace(METHOD, **change)
+    assert changed.fingerprint != METHOD.fingerprint
+    assert Cell(changed, PROTOCOL).key != CELL.key
+
+
+@pytest.mark.parametrize("field", list(ProtocolCard.__dataclass_fields__))
+def test_every_field_of_a_protocol_is_part_of_its_identity(field):
+    value = getattr(PROTOCOL, field)
+    changed = replace(PROTOCOL, **{field: value + 1 if isinstance(value, int) else value + "x"})
+    assert changed.fingerprint != PROTOCOL.fingerprint
+    assert Cell(METHOD, changed).key != CELL.key
+
+
+def test_the_key_of_a_published_cell_never_changes():
+    assert CELL.key == "0175d78a0a55fcfd"
+    assert len(METHOD.fingerprint) == 64
+
+
+def test_versions_are_recorded_but_do_not_make_another_cell():
+    assert Cell(METHOD, PROTOCOL, {"torch": "2.4.0"}).key == CELL.key
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.dictionaries(st.text(max_size=5), plain, max_size=4))
+def test_a_cell_equals_itself_after_reading_it_back(hyper_parameters):
+    cell = Cell(replace(METHOD, hyper_parameters=hyper_parameters), PROTOCOL, {"torch": "2.3.0"})
+    again = Cell.from_json(cell.as_json())
+    assert again == cell
+    assert again.key == cell.key
+
+
+def test_the_order_of_hyper_parameters_does_not_matter():
+    one, other = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}
+    assert replace(METHOD, hyper_parameters=one).fingerprint == replace(METHOD, hyper_parameters=other).fingerprint
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, object()])
+def test_a_hyper_parameter_that_cannot_be_recorded_is_refused(value):
+    with pytest.raises(OutcomeError, match=r"hyper-parameters of conv/centroid must be finite numbers"):
+        replace(METHOD, hyper_parameters={"C": value})
+
+
+def test_a_label_tells_methods_of_one_name_apart():
+    retrained = replace(METHOD, weights="11")
+    assert METHOD.label == f"conv/centroid#{METHOD.fingerprint[:8]}"
+    assert retrained.label != METHOD.label
+
+
+def test_a_task_names_the_split_unless_it_is_the_novel_one():
+    assert PROTOCOL.task == "cifar-fs 5-way 1-shot"
+    assert replace(PROTOCOL, split="validation").task == "cifar-fs (validation split) 5-way 1-shot"

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewshot_bench.errors import OutcomeError, ShapeError
+from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
+
+PROTOCOL = ProtocolCard("toy", "ab" * 32, "novel", 3, 1, 2, 0, 1)
+CELL = Cell(MethodCard("conv/centroid", "conv4", "00ff", "centroid", {"C": 1.0}), PROTOCOL, {"torch": "2.3.0"})
+EPISODES = 12
+PREDICTIONS = np.random.default_rng(0).integers(0, 3, size=(2, EPISODES, 6)).astype(np.uint8)
+
+
+def filled(store: OutcomeStore, cell: Cell = CELL) -> OutcomeStore:
+    for run in range(2):
+        store.append(cell, run, np.arange(EPISODES), PREDICTIONS[run], 0.25)
+    return store
+
+
+def parts(store: OutcomeStore) -> list[Path]:
+    return sorted((store.folder / CELL.key / "parts").glob("*.parquet"))
+
+
+def test_outcomes_come_back_as_they_were_stored(tmp_path):
+    store = filled(OutcomeStore(tmp_path))
+    outcomes = OutcomeStore(tmp_path).outcomes(CELL)
+    np.testing.assert_array_equal(outcomes.predictions, PREDICTIONS.reshape(-1, 6))
+    assert outcomes.run.tolist() == [0] * EPISODES + [1] * EPISODES
+    assert outcomes.episode.tolist() == [*range(EPISODES)] * 2
+    assert (outcomes.frame["seconds"] == 0.25).all()
+    pd.testing.assert_frame_equal(store.read(CELL.key), outcomes.frame)
+
+
+def test_the_layout_on_disk_is_the_documented_one(tmp_path):
+    store = filled(OutcomeStore(tmp_path))
+    assert [path.name for path in parts(store)] == [
+        "run-000-episodes-00000-00012.parquet",
+        "run-001-episodes-00000-00012.parquet",
+    ]
+    description = json.loads((tmp_path / CELL.key / "cell.json").read_text())
+    assert description["method"]["name"] == "conv/centroid"
+    assert description["protocol"]["shot"] == 1
+    file = pq.ParquetFile(parts(store)[0])
+    assert [(field.name, str(field.type)) for field in file.schema_arrow] == [
+        ("run", "int16"),
+        ("episode", "int32"),
+        ("correct", "int32"),
+        ("accuracy", "double"),
+        ("predictions", "fixed_size_binary[6]"),
+        ("seconds", "double"),
+    ]
+    assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+@st.composite
+def chunkings(draw):
+    """Chunks (run, numbers) that hold every episode at least once, in any order, some of them twice."""
+    chunks = []
+    for run in range(2):
+        order = draw(st.permutations(range(EPISODES)))
+        cuts = sorted(draw(st.sets(st.integers(1, EPISODES - 1), max_size=5)))
+        chunks += [(run, order[i:j]) for i, j in zip([0, *cuts], [*cuts, EPISODES], strict=True)]
+    chunks += draw(st.lists(st.sampled_from(chunks), max_size=2))
+    return draw(st.permutations(chunks))
+
+
+@settings(deadline=None, max_examples=25)
+@given(chunks=chunkings())
+def test_chunks_order_and_repetition_never_change_what_is_read(tmp_path_factory, chunks):
+    whole = filled(OutcomeStore(tmp_path_factory.mktemp("whole")))
+    pieces = OutcomeStore(tmp_path_factory.mktemp("pieces"))
+    for run, numbers in chunks:
+        pieces.append(CELL, run, np.array(numbers), PREDICTIONS[run][list(numbers)], 0.25)
+    pd.testing.assert_frame_equal(pieces.read(CELL), whole.read(CELL))
+    assert {run: list(numbers) for run, numbers in pieces.done(CELL).items()} == {
+        0: [*range(EPISODES)],
+        1: [*range(EPISODES)],
+    }
+
+
+def test_of_overlapping_parts_an_episode_counts_once(tmp_path):
+    store = OutcomeStore(tmp_path)
+    store.append(CELL, 0, np.arange(0, 8), PREDICTIONS[0][:8], 1.0)
+    store.append(CELL, 0, np.arange(4, 12), PREDICTIONS[0][4:], 2.0)
+    frame = store.read(CELL)
+    assert frame["episode"].tolist() == [*range(12)]
+    assert frame["seconds"].tolist() == [1.0] * 8 + [2.0] * 4
+
+
+def test_nothing_stored_is_overwritten(tmp_path):
+    store = filled(OutcomeStore(tmp_path))
+    before = {path: path.read_bytes() for path in parts(store)}
+    store.append(CELL, 0, np.arange(EPISODES), np.zeros((EPISODES, 6), np.uint8), 9.0)
+    assert {path: path.read_bytes() for path in parts(store)} == before
+
+
+def test_done_says_which_episodes_are_missing(tmp_path):
+    store = OutcomeStore(tmp_path)
+    assert store.done(CELL) == {}
+    store.append(CELL, 1, np.array([9, 2, 3]), PREDICTIONS[1][[9, 2, 3]], 0.1)
+    assert {run: numbers.tolist() for run, numbers in store.done(CELL).items()} == {1: [2, 3, 9]}
+
+
+def test_no_episodes_are_no_part(tmp_path):
+    store = OutcomeStore(tmp_path)
+    store.append(CELL, 0, np.arange(0), np.empty((0, 6), np.uint8), 0.1)
+    assert parts(store) == []
+    assert store.cells() == []
+
+
+def test_cells_lists_what_has_outcomes(tmp_path):
+    store = OutcomeStore(tmp_path)
+    assert store.cells() == []
+    other = replace(CELL, protocol=replace(PROTOCOL, shot=5))
+    begun = replace(CELL, protocol=replace(PROTOCOL, shot=10))
+    store.open_cell(begun)
+    filled(store, other)
+    filled(store)
+    assert store.cells() == sorted([CELL, other], key=lambda cell: cell.key)
+
+
+def test_reading_a_cell_without_outcomes_says_so(tmp_path):
+    with pytest.raises(OutcomeError, match=f"no outcomes in .*{CELL.key}"):
+        OutcomeStore(tmp_path).read(CELL)
+
+
+def test_predictions_of_another_protocol_are_refused(tmp_path):
+    with pytest.raises(ShapeError, match="2 queries per class has 6 predictions per episode, not 9"):
+        OutcomeStore(tmp_path).append(CELL, 0, np.arange(1), np.zeros((1, 9), np.uint8), 0.1)
+    assert OutcomeStore(tmp_path).cells() == []
+
+
+class TestAnotherDescription:
+    def test_another_name_for_the_same_method_is_refused(self, tmp_path):
+        filled(OutcomeStore(tmp_path))
+        renamed = replace(CELL, method=replace(CELL.method, name="conv@image_size=32/centroid"))
+        store = OutcomeStore(tmp_path)
+        for touch in (store.open_cell, store.done, lambda cell: store.append(cell, 0, [99], PREDICTIONS[0][:1], 0.1)):
+            with pytest.raises(OutcomeError, match=r"under the name conv/centroid, not conv@image_size=32/centroid"):
+                touch(renamed)
+        assert store.cells() == [CELL]
+
+    def test_a_cell_that_goes_on_under_other_versions_records_both(self, tmp_path):
+        filled(OutcomeStore(tmp_path))
+        newer = replace(CELL, versions={"torch": "2.4.0", "timm": "1.0"})
+        for _ in range(2):
+            OutcomeStore(tmp_path).append(newer, 2, np.arange(2), PREDICTIONS[0][:2], 0.1)
+        (stored,) = OutcomeStore(tmp_path).cells()
+        assert stored.versions == {"torch": "2.3.0 and 2.4.0", "timm": "1.0"}
+        assert stored.key == CELL.key
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"method": {}}'])
+    def test_a_damaged_description_is_named(self, tmp_path, text):
+        store = filled(OutcomeStore(tmp_path))
+        (tmp_path / CELL.key / "cell.json").write_text(text)
+        with pytest.raises(OutcomeError, match=r"cell\.json is damaged .* Delete the folder"):
+            store.cells()
+
+    def test_a_description_in_the_wrong_folder_is_refused(self, tmp_path):
+        store = filled(OutcomeStore(tmp_path))
+        (tmp_path / CELL.key).rename(tmp_path / "0123456789abcdef")
+        with pytest.raises(OutcomeError, match="describes another cell"):
+            store.cells()
+
+
+class TestDamage:
+    def test_a_truncated_part_is_named_before_anything_is_computed(self, tmp_path):
+        store = filled(OutcomeStore(tmp_path))
+        part = parts(store)[1]
+        for length in (0, 3, len(part.read_bytes()) // 2, len(part.read_bytes()) - 1):
+            part.write_bytes(part.read_bytes()[:length])
+            for use in (store.done, store.read):
+                with pytest.raises(OutcomeError, match=rf"{part.name} are damaged .* Delete that file and run again"):
+                    use(CELL)
+
+    def test_deleting_the_damaged_part_and_running_again_mends_it(self, tmp_path):
+        store = filled(OutcomeStore(tmp_path))
+        whole = store.read(CELL)
+        parts(store)[1].unlink()
+        assert set(store.done(CELL)) == {0}
+        pd.testing.assert_frame_equal(filled(store).read(CELL), whole)
+
+    @settings(deadline=None, max_examples=150)
+    @given(st.data())
+    def test_a_flipped_bit_never_changes_an_outcome_unnoticed(self, tmp_path_factory, data):
+        store = filled(OutcomeStore(tmp_path_factory.mktemp("flipped")))
+        whole, part = store.read(CELL), parts(store)[0]
+        content = bytearray(part.read_bytes())
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        part.write_bytes(content)
+        with suppress(OutcomeError):
+            pd.testing.assert_frame_equal(store.read(CELL), whole, check_dtype=False)
+
+    def test_a_part_under_the_name_of_other_episodes_is_refused(self, tmp_path):
+        store = filled(OutcomeStore(tmp_path))
+        part = parts(store)[0]
+        for name in ("run-002-episodes-00000-00012.parquet", "run-000-episodes-00100-00112.parquet"):
+            part = part.rename(part.with_name(name))
+            with pytest.raises(OutcomeError, match="not those that its name says"):
+                store.read(CELL)
+
+
+DIES_WHILE_WRITING = """
+import os, sys
+import numpy as np
+from fewshot_bench.outcomes import Cell, OutcomeStore
+cell = Cell.from_json(sys.argv[2])
+real, calls = os.fsync, []
+def fsync(descriptor):
+    calls.append(1)
+    if len(calls) == 4:  # cell.json, two parts, and now the third
+        os.ftruncate(descriptor, 100)
+        os._exit(9)
+    real(descriptor)
+os.fsync = fsync
+for start in range(0, 12, 4):
+    OutcomeStore(__import__("pathlib").Path(sys.argv[1])).append(
+        cell, 0, np.arange(start, start + 4), np.zeros((4, 6), np.uint8), 0.1
+    )
+"""
+
+APPENDS = """
+import sys
+from pathlib import Path
+import numpy as np
+from fewshot_bench.outcomes import Cell, OutcomeStore
+for episode in range(20):
+    OutcomeStore(Path(sys.argv[1])).append(
+        Cell.from_json(sys.argv[2]), int(sys.argv[3]), np.array([episode]), np.zeros((1, 6), np.uint8), 0.1
+    )
+"""
+
+
+class TestInterruption:
+    def test_a_kill_in_the_middle_of_a_write_leaves_the_store_readable(self, tmp_path):
+        killed = subprocess.run([sys.executable, "-c", DIES_WHILE_WRITING, str(tmp_path), CELL.as_json()])
+        assert killed.returncode == 9
+        left = [path for path in (tmp_path / CELL.key / "parts").iterdir() if path.suffix == ".tmp"]
+        assert len(left) == 1
+        store = OutcomeStore(tmp_path)
+        assert store.done(CELL)[0].tolist() == [*range(8)]
+        assert len(store.read(CELL)) == 8
+        store.append(CELL, 0, np.arange(8, 12), PREDICTIONS[0][8:], 0.1)
+        assert store.read(CELL)["episode"].tolist() == [*range(12)]
+
+    def test_an_exception_while_writing_leaves_no_file(self, tmp_path, monkeypatch):
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        store = OutcomeStore(tmp_path)
+        store.open_cell(CELL)
+        monkeypatch.setattr("os.replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            filled(store)
+        assert list((tmp_path / CELL.key / "parts").iterdir()) == []
+
+    def test_two_processes_may_append_at_once(self, tmp_path):
+        other = replace(CELL, protocol=replace(PROTOCOL, shot=5))
+        jobs = [(CELL, 0), (CELL, 1), (other, 0)]
+        processes = [
+            subprocess.Popen([sys.executable, "-c", APPENDS, str(tmp_path), cell.as_json(), str(run)])
+            for cell, run in jobs
+        ]
+        assert [process.wait() for process in processes] == [0, 0, 0]
+        store = OutcomeStore(tmp_path)
+        assert [len(store.read(cell)) for cell in (CELL, other)] == [40, 20]

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from stored_cells import cell, fill, study
+
+from fewshot_bench.errors import ComparisonError, OutcomeError, UnknownNameError
+from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.report import TIMING_COLUMNS, leaderboard, leaderboard_records, write_leaderboard
+
+NUMBERS = np.array([[30, 45, 60], [45, 45, 45], [60, 75, 45]])
+
+
+def written(store, path, **options):
+    write_leaderboard(leaderboard(store, **options), path)
+    return path.read_bytes()
+
+
+def row_of(frame, method, shot=1):
+    (row,) = [row for row in frame.to_dict("records") if row["method"] == method and row["shot"] == shot]
+    return row
+
+
+def test_the_numbers_of_one_cell_worked_by_hand(tmp_path):
+    store = OutcomeStore(tmp_path)
+    fill(store, cell("m"), NUMBERS, seconds=0.002)
+    (row,) = leaderboard(store).to_dict("records")
+    assert (row["episodes"], row["runs"], row["queries"], row["seed"]) == (3, 3, 15, 0)
+    assert row["mean"] == pytest.approx(100 * 50 / 75)  # 450 of 9 * 75
+    assert row["median"] == pytest.approx(60)  # run means 60, 60 and 80
+    deviations = NUMBERS.ravel() - 50
+    half_width = stats.t.ppf(0.975, 8) * math.sqrt((deviations**2).sum() / 8 / 9)
+    assert row["ci95"] == pytest.approx(100 * half_width / 75)
+    assert row["episodes_per_second"] == pytest.approx(500)
+    assert row["versions"] == "numpy 1.26.4; torch 2.3.0"
+    assert row["dataset_fingerprint"] == cell("m").protocol.dataset_fingerprint
+    assert row["method_fingerprint"] == cell("m").method.fingerprint
+    assert row["protocol_fingerprint"] == cell("m").protocol.fingerprint
+
+
+def test_the_test_pairs_episodes_with_the_baseline_of_the_same_protocol(tmp_path):
+    frame = leaderboard(study(tmp_path), "conv/ce/centroid")
+    for shot in (1, 5):
+        row, base = (row_of(frame, name, shot) for name in ("conv/ce+schane/centroid", "conv/ce/centroid"))
+        assert row["difference"] == pytest.approx(row["mean"] - base["mean"])
+        assert row["diff_ci95_low"] < row["difference"] < row["diff_ci95_high"]
+        assert row["p"] < 1e-6
+        assert row["paired_episodes"] == 120
+        assert row["baseline"] == base["baseline"] == "conv/ce/centroid"
+        assert math.isnan(base["p"])
+        assert math.isnan(base["difference"])
+        width = row["diff_ci95_high"] - row["diff_ci95_low"]
+        assert width < row["ci95"]  # the shared difficulty of the episodes cancels
+
+
+def test_a_protocol_without_the_baseline_has_an_empty_test(tmp_path):
+    store = study(tmp_path)
+    fill(store, cell("lonely", shot=10), NUMBERS)
+    row = row_of(leaderboard(store, "conv/ce/centroid"), "lonely", shot=10)
+    assert math.isnan(row["p"])
+    assert row["baseline"] is None or row["baseline"] != row["baseline"]
+
+
+def test_rows_come_by_protocol_and_then_from_best_to_worst(tmp_path):
+    store = study(tmp_path)
+    fill(store, cell("m", dataset="aaa", shot=20), NUMBERS)
+    frame = leaderboard(store)
+    assert frame[["dataset", "shot"]].drop_duplicates().to_numpy().tolist() == [
+        ["aaa", 20],
+        ["cifar-fs", 1],
+        ["cifar-fs", 5],
+    ]
+    for _, rows in frame.groupby("protocol_fingerprint"):
+        assert rows["mean"].is_monotonic_decreasing
+
+
+def test_equal_means_are_sorted_by_name(tmp_path):
+    store = OutcomeStore(tmp_path)
+    for name in ("b", "c", "a"):
+        fill(store, cell(name), NUMBERS)
+    assert leaderboard(store)["method"].tolist() == ["a", "b", "c"]
+
+
+@settings(deadline=None, max_examples=6)
+@given(chunk=st.integers(1, 45), seconds=st.floats(1e-6, 10))
+def test_the_csv_depends_on_the_outcomes_alone(tmp_path_factory, chunk, seconds):
+    folder = tmp_path_factory.mktemp("csv")
+    plain = written(study(folder / "one", episodes=12), folder / "one.csv", baseline="conv/ce/centroid")
+    other = written(
+        study(folder / "other", chunk=chunk, seconds=seconds, episodes=12),
+        folder / "other.csv",
+        baseline="conv/ce/centroid",
+    )
+    assert untimed(plain) == untimed(other)
+
+
+def untimed(content):
+    rows = list(csv.reader(content.decode().splitlines()))
+    timing = [rows[0].index(name) for name in TIMING_COLUMNS]
+    return [[value for column, value in enumerate(row) if column not in timing] for row in rows]
+
+
+def test_the_same_store_gives_the_same_bytes(tmp_path):
+    store = study(tmp_path / "store")
+    first = written(store, tmp_path / "a.csv", baseline="logistic")
+    assert first == written(OutcomeStore(tmp_path / "store"), tmp_path / "b.csv", baseline="logistic")
+    assert b"\r" not in first
+    assert first.endswith(b"\n")
+    assert first.count(b"\n") == 7
+
+
+def test_a_written_leaderboard_has_fixed_decimals_and_empty_cells(tmp_path):
+    store = OutcomeStore(tmp_path / "store")
+    fill(store, cell("base"), NUMBERS)
+    fill(store, cell("same"), NUMBERS)
+    rows = list(csv.DictReader(written(store, tmp_path / "l.csv", baseline="base").decode().splitlines()))
+    base, same = sorted(rows, key=lambda row: row["method"])
+    assert (base["mean"], base["median"]) == ("66.6667", "60.0000")
+    assert (base["difference"], base["p"], base["paired_episodes"]) == ("", "", "")
+    assert (same["difference"], same["p"], same["paired_episodes"]) == ("0.0000", "1", "9")
+    assert base["episodes_per_second"] == "1000.0"
+
+
+def test_an_interrupted_write_leaves_the_old_leaderboard(tmp_path, monkeypatch):
+    store = study(tmp_path / "store")
+    before = written(store, tmp_path / "l.csv")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_leaderboard(leaderboard(store, "logistic"), tmp_path / "l.csv")
+    assert (tmp_path / "l.csv").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+
+
+def test_one_episode_is_no_obstacle(tmp_path):
+    store = OutcomeStore(tmp_path / "store")
+    fill(store, cell("a"), np.array([[30]]))
+    fill(store, cell("b"), np.array([[45]]))
+    rows = list(csv.DictReader(written(store, tmp_path / "l.csv", baseline="a").decode().splitlines()))
+    assert [(row["mean"], row["ci95"], row["p"]) for row in rows] == [("60.0000", "", ""), ("40.0000", "", "")]
+
+
+def test_uneven_runs_all_count(tmp_path):
+    store = OutcomeStore(tmp_path)
+    fill(store, cell("m"), np.array([[30, 45]]))
+    fill(store, cell("m"), np.array([[30, 45], [75, 75], [60, 60]])[:, :1])
+    (row,) = leaderboard(store).to_dict("records")
+    assert (row["episodes"], row["runs"]) == (1, 3)
+    assert row["mean"] == pytest.approx(100 * (30 + 45 + 75 + 60) / 4 / 75)
+    assert row["median"] == pytest.approx(80)  # run means 50, 100, 80
+
+
+class TestBaseline:
+    def test_a_part_of_its_name_is_enough(self, tmp_path):
+        frame = leaderboard(study(tmp_path), "logis")
+        assert set(frame["baseline"]) == {"conv/ce/logistic"}
+
+    def test_an_unknown_one_is_refused(self, tmp_path):
+        with pytest.raises(UnknownNameError, match="no method called 'resnet'"):
+            leaderboard(study(tmp_path), "resnet")
+
+    def test_an_ambiguous_one_is_refused(self, tmp_path):
+        with pytest.raises(ComparisonError, match="'centroid' fits 2 methods"):
+            leaderboard(study(tmp_path), "centroid")
+
+    def test_two_methods_of_its_name_leave_the_test_empty_there_and_are_told_apart(self, tmp_path):
+        store = study(tmp_path)
+        again = cell("conv/ce/logistic", weights="trained again")
+        fill(store, again, NUMBERS)
+        frame = leaderboard(store, "logistic")
+        one_shot, five_shot = frame[frame["shot"] == 1], frame[frame["shot"] == 5]
+        assert one_shot["p"].isna().all()
+        assert five_shot["p"].notna().sum() == 2
+        assert again.method.label in set(one_shot["method"])
+        assert "conv/ce/logistic" not in set(one_shot["method"])
+        by_label = leaderboard(store, again.method.label)
+        assert set(by_label[by_label["shot"] == 1]["baseline"]) == {again.method.label}
+        assert set(by_label[by_label["shot"] == 5]["baseline"]) == {"conv/ce/logistic"}
+
+    def test_a_name_that_is_ambiguous_everywhere_is_refused(self, tmp_path):
+        store = OutcomeStore(tmp_path)
+        for weights in ("1", "2"):
+            fill(store, cell("m", weights=weights), NUMBERS)
+        with pytest.raises(ComparisonError, match="m names 2 methods on cifar-fs 5-way 1-shot"):
+            leaderboard(store, "m")
+
+
+def test_only_the_cells_asked_for_are_reported(tmp_path):
+    store = study(tmp_path)
+    frame = leaderboard(store, cells=[cell("conv/ce/centroid", shot=5)])
+    assert frame["method"].tolist() == ["conv/ce/centroid"]
+
+
+def test_nothing_stored_says_how_to_begin(tmp_path):
+    with pytest.raises(OutcomeError, match=r"no outcomes in .*Make some with: fewshot-bench run"):
+        leaderboard(OutcomeStore(tmp_path))
+
+
+def test_records_are_json_and_hold_the_numbers_of_the_frame(tmp_path):
+    frame = leaderboard(study(tmp_path), "conv/ce/centroid")
+    records = json.loads(json.dumps(leaderboard_records(frame), allow_nan=False))
+    assert [record["mean"] for record in records] == frame["mean"].tolist()
+    base, other = (
+        next(r for r in records if r["method"] == name) for name in ("conv/ce/centroid", "conv/ce+schane/centroid")
+    )
+    assert base["p"] is None
+    assert other["paired_episodes"] == 120
+    assert all(isinstance(record["episodes"], int) for record in records)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+from stored_cells import cell, fill, study
+
+from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.report import compare_methods, leaderboard, print_comparisons, print_leaderboard
+from fewshot_bench.report.wording import p_text, verdict
+
+LONG = "efficientnet_lite0@image_size=128/base-ce+schane/finetune-head@lambda=0.5,steps=300,tau=0.1"
+
+
+def shown(write, *, width=100, **options):
+    file = options.pop("file", io.StringIO())
+    write(Console(file=file, width=width, **options))
+    return file.getvalue()
+
+
+def board(store, baseline=None, **options):
+    return shown(lambda console: print_leaderboard(leaderboard(store, baseline), console), **options)
+
+
+def test_one_table_per_protocol_says_what_was_run(tmp_path):
+    text = board(study(tmp_path))
+    assert text.count("15 queries per class, 3 runs of 40 episodes") == 2
+    assert text.index("cifar-fs 5-way 1-shot") < text.index("cifar-fs 5-way 5-shot")
+    assert "paired t-test" not in text
+
+
+def test_each_method_has_its_numbers_beside_it(tmp_path):
+    store = study(tmp_path)
+    lines = board(store).splitlines()
+    for row in leaderboard(store).to_dict("records"):
+        numbers = f"{row['mean']:.2f} ± {row['ci95']:.2f}"
+        (line,) = [line for line in lines if numbers in line]
+        assert row["method"] in line
+        assert f"{row['median']:.2f}" in line
+        assert line.rstrip().endswith("1,000")
+
+
+def test_the_best_of_each_protocol_is_bold(tmp_path):
+    text = board(study(tmp_path), force_terminal=True, color_system="standard")
+    bold = [line for line in text.splitlines() if "\x1b[1m" in line and "±" in line and "method" not in line]
+    assert len(bold) == 2
+    assert all("conv/ce+schane/centroid" in line for line in bold)
+
+
+def test_paired_tests_say_in_words_what_they_show(tmp_path):
+    store = study(tmp_path)
+    fill(store, cell("copy of ce", shot=1), np.array([[1, 2, 3]]))
+    text = board(store, "conv/ce/centroid")
+    assert text.count("against conv/ce/centroid, paired t-test on the same episodes") == 2
+    assert "at 5%" in text
+    (row, *_) = [line for line in text.splitlines() if line.rstrip().endswith(" better")]
+    assert "conv/ce+schane/centroid" in row
+    assert "no difference shown" in text
+    assert "worse" in text
+    assert "(3 common episodes)" not in text  # it has no other episodes
+    assert "(1 run of 3 episodes)" in text
+    assert "runs of different length" in text
+
+
+def test_episodes_that_could_not_be_paired_are_mentioned(tmp_path):
+    store = OutcomeStore(tmp_path)
+    fill(store, cell("a"), np.array([[10, 20, 30]]))
+    fill(store, cell("b"), np.array([[11, 22, 30, 40]]))
+    assert "(3 common episodes)" in board(store, "a")
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_long_names_break_between_their_parts_and_nothing_else_breaks(tmp_path, width):
+    store = study(tmp_path)
+    fill(store, cell(LONG, shot=1), np.full((3, 40), 41))
+    text = board(store, "conv/ce/centroid", width=width)
+    assert max(map(len, text.splitlines())) <= width
+    pieces = [line.strip().split("  ")[0] for line in text.splitlines()]
+    start = next(number for number, piece in enumerate(pieces) if piece.startswith("efficientnet"))
+    assert LONG.startswith("".join(pieces[start : start + 2]))
+    assert pieces[start][-1] in "/," or pieces[start + 1][0] == "@"
+    assert text.count("median %  mean % ± 95% CI  episodes/s") == 2
+
+
+def test_without_a_terminal_there_are_no_control_characters(tmp_path):
+    assert "\x1b" not in board(study(tmp_path), "logistic")
+
+
+def test_a_terminal_that_knows_only_ascii_is_enough(tmp_path):
+    class Ascii(io.StringIO):
+        encoding = "ascii"
+
+    text = board(study(tmp_path), "logistic", file=Ascii())
+    assert text.isascii()
+    assert "+/-" in text
+
+
+def test_names_in_brackets_are_no_markup(tmp_path):
+    store = OutcomeStore(tmp_path)
+    fill(store, cell("conv[red]/centroid"), np.array([[1, 2]]))
+    assert "conv[red]/centroid" in board(store)
+
+
+def test_a_comparison_shows_both_names_and_a_row_per_protocol(tmp_path):
+    comparisons = compare_methods(study(tmp_path), "schane", "conv/ce/centroid")
+    text = shown(lambda console: print_comparisons(comparisons, console), width=80)
+    assert text.splitlines()[:2] == ["A: conv/ce+schane/centroid", "B: conv/ce/centroid"]
+    for comparison in comparisons:
+        (line,) = [line for line in text.splitlines() if comparison.protocol.task in line]
+        assert f"{100 * comparison.test.mean_difference:+.2f} (" in line
+        assert line.rstrip().endswith("better")
+        assert " 120 " in line
+    assert "left out" not in text
+
+
+def test_a_comparison_says_what_was_left_out(tmp_path):
+    store = OutcomeStore(tmp_path)
+    fill(store, cell("a"), np.array([[10, 20, 30]]))
+    fill(store, cell("b"), np.array([[11, 22, 30, 40]]))
+    text = shown(lambda console: print_comparisons(compare_methods(store, "a", "b"), console))
+    assert "cifar-fs 5-way 1-shot: left out, for want of a partner: 1 of b." in text
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "words"),
+    [
+        (1, 0.049, "better"),
+        (-1, 0.049, "worse"),
+        (1, 0.05, "no difference shown"),
+        (-1, 0.9, "no difference shown"),
+        (0, 1, "no difference shown"),
+    ],
+)
+def test_a_verdict_is_at_the_5_percent_level(difference, p, words):
+    assert verdict(difference, p) == words
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0, "< 1e-300"), (3.21e-11, "3.2e-11"), (0.0123, "0.012"), (1.0, "1")])
+def test_a_p_value_has_two_digits(p, text):
+    assert p_text(p) == text

@@ -1,0 +1,200 @@
+"""Fine-tuning on the base split learns, repeats itself exactly, and leaves no trace."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fewshot_bench.backbones.conv4 import Conv4
+from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.errors import StudyError
+from fewshot_bench.losses import LOSSES
+from fewshot_bench.training import Recipe, TrainingResult, scratch_recipe, seeded_randomness, train_on_base
+
+SIZE = 16
+
+
+def toy_split(per_class: int = 12, channels: int = 1, classes: int = 4) -> ImageSplit:
+    """Bars at different angles in noise: easy, but not linearly separable at the first weights."""
+    random_numbers = np.random.default_rng(0)
+    rows, columns = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
+    images = []
+    for label in range(classes):
+        angle = np.pi * label / classes
+        distance = np.abs(rows * np.cos(angle) - columns * np.sin(angle))
+        bar = np.where(distance < 2, 200, 30)[None, :, :, None]
+        images.append(bar + random_numbers.integers(-30, 30, size=(per_class, SIZE, SIZE, channels)))
+    pixels = np.concatenate(images).clip(0, 255).astype(np.uint8)
+    names = tuple(f"bar {label}" for label in range(classes))
+    return ImageSplit("toy", "base", pixels, names, (per_class,) * classes, "toy fingerprint")
+
+
+def normalise(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
+
+
+def backbone(channels: int = 1) -> Conv4:
+    with seeded_randomness(7):
+        return Conv4(width=8, in_chans=channels, image_size=SIZE)
+
+
+def train(loss: str = "ce", split: ImageSplit | None = None, **changes: Any) -> TrainingResult:
+    split = split or toy_split()
+    recipe = scratch_recipe(loss, **{"epochs": 2, "batch_size": 16, **changes})
+    return train_on_base(backbone(split.images.shape[3]), split, recipe, normalise=normalise)
+
+
+def weights(result: TrainingResult) -> list[Tensor]:
+    return [*result.backbone.state_dict().values(), *result.head.state_dict().values()]
+
+
+def are_equal(one: TrainingResult, other: TrainingResult) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+
+
+@pytest.mark.parametrize("loss", ["ce", "ce+schane"])
+def test_training_lowers_the_loss_and_beats_chance(loss: str) -> None:
+    result = train(loss, epochs=20, learning_rate=1e-2)
+    assert len(result.history) == 20
+    assert result.history[-1]["loss"] < result.history[0]["loss"] - 0.1
+    assert result.history[-1]["accuracy"] > 0.6
+    assert all(epoch["images_per_second"] > 0 for epoch in result.history)
+
+
+def test_what_was_learned_holds_for_plain_images() -> None:
+    split = toy_split()
+    result = train(epochs=20, learning_rate=1e-2)
+    images = torch.from_numpy(split.images).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        predictions = result.head(result.backbone(normalise(images))).argmax(-1)
+    assert (predictions == torch.from_numpy(split.labels)).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("loss", ["ce", "ce+schane"])
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(loss: str) -> None:
+    one = train(loss, seed=3)
+    torch.rand(5)
+    assert are_equal(one, train(loss, seed=3))
+    assert not are_equal(one, train(loss, seed=4))
+
+
+def test_every_loss_gives_its_own_weights() -> None:
+    results = [train(loss, epochs=1) for loss in LOSSES.names()]
+    for i, one in enumerate(results):
+        assert not any(are_equal(one, other) for other in results[i + 1 :])
+
+
+@pytest.mark.parametrize("change", [{"lambda_": 0.5}, {"tau": 0.1}, {"reading": "out"}])
+def test_the_hyper_parameters_of_a_contrastive_loss_reach_it(change: dict[str, Any]) -> None:
+    assert not are_equal(train("ce+schane", epochs=1), train("ce+schane", epochs=1, **change))
+    assert are_equal(train("ce", epochs=1), train("ce", epochs=1, **change))
+
+
+def test_random_numbers_threads_and_the_given_backbone_are_untouched() -> None:
+    given = backbone()
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    states = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())  # type: ignore[index]  # noqa: NPY002 the global one is meant
+    threads = torch.get_num_threads()
+    split = toy_split(channels=3)
+    given_rgb = backbone(channels=3)
+    train_on_base(given, toy_split(), scratch_recipe("ce", epochs=1), normalise=normalise)
+    train_on_base(given_rgb, split, scratch_recipe("ce+schane", epochs=1), normalise=normalise)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index]  # noqa: NPY002 the global one is meant
+    assert random.getstate() == states[2]
+    assert torch.get_num_threads() == threads
+    assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())
+
+
+def test_the_result_is_ready_for_evaluation() -> None:
+    result = train(epochs=1)
+    assert not result.backbone.training
+    assert not result.head.training
+
+
+def test_colour_images_train_with_autoaugment() -> None:
+    result = train("ce+schane", split=toy_split(channels=3), epochs=1)
+    assert np.isfinite(result.history[0]["loss"])
+
+
+class Seen(nn.Module):
+    """A backbone that notes which images it was trained on, by the first pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.batches: list[list[int]] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Seen:
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.batches.append([int(value) for value in images[:, 0, 0, 0]])
+        return images.flatten(1)[:, :4] * self.scale
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(20, 6), (17, 16), (8, 100)])
+def test_every_image_is_seen_in_two_views_per_epoch_and_batches_differ_by_one_image(
+    images: int, batch_size: int
+) -> None:
+    pixels = np.arange(images, dtype=np.uint8)[:, None, None, None].repeat(SIZE, 1).repeat(SIZE, 2)
+    split = ImageSplit("toy", "base", pixels, ("a", "b"), (images // 2, images - images // 2), "")
+    network = Seen()
+    recipe = Recipe(batch_size=batch_size, epochs=1, augmentation="none")
+    train_on_base(network, split, recipe, normalise=lambda batch: batch.float())
+    sizes = [len(batch) // 2 for batch in network.batches]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    assert all(batch[: len(batch) // 2] == batch[len(batch) // 2 :] for batch in network.batches)
+    assert sorted(image for batch in network.batches for image in batch) == sorted([*range(images), *range(images)])
+
+
+def test_a_loss_that_is_not_finite_is_named() -> None:
+    with pytest.raises(StudyError, match=r"the loss nan in epoch 1; .* learning rate below 0\.01"):
+        train_on_base(
+            backbone(), toy_split(), scratch_recipe("ce"), normalise=lambda images: normalise(images) * torch.nan
+        )
+
+
+def test_a_split_with_one_class_is_refused() -> None:
+    with pytest.raises(StudyError, match="the base split of toy has one class"):
+        train(split=toy_split(classes=1))
+
+
+def test_a_backbone_that_gives_feature_maps_is_refused() -> None:
+    with pytest.raises(StudyError, match=r"embeddings \[B, D\]"):
+        train_on_base(nn.Conv2d(1, 2, 3), toy_split(), scratch_recipe("ce"), normalise=normalise)
+
+
+class Listener:
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.total = self.done = 0
+        self.notes: list[str] = []
+
+    @contextmanager
+    def step(self, description: str, total: int) -> Iterator[Listener]:
+        assert "ce+schane" in description
+        self.total = total
+        yield self
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
+        self.notes.append(note)
+
+
+def test_progress_hears_of_every_step_with_loss_and_accuracy() -> None:
+    listener = Listener()
+    recipe = scratch_recipe("ce+schane", epochs=2, batch_size=16)
+    train_on_base(backbone(), toy_split(), recipe, normalise=normalise, progress=listener)
+    assert listener.done == listener.total == 6
+    assert all("loss " in note and "accuracy " in note for note in listener.notes)

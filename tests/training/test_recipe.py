@@ -1,0 +1,96 @@
+"""Recipes: the paper's values, what is recorded, what is refused, and that every field has an effect."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fewshot_bench.errors import StudyError, UnknownNameError
+from fewshot_bench.training import Recipe, paper_recipe, scratch_recipe
+from fewshot_bench.training.optimisation import build_optimizer, build_schedule
+
+
+def test_the_paper_recipe_has_the_values_of_the_paper() -> None:
+    recipe = paper_recipe("ce+schane")
+    assert (recipe.lambda_, recipe.tau, recipe.epochs, recipe.batch_size) == (0.9, 0.5, 100, 1024)
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.dropout) == (1e-4, 0.05, 0.1)
+    assert recipe.optimizer == "adamw"
+
+
+def test_recipes_of_two_losses_differ_in_nothing_else() -> None:
+    for make in (paper_recipe, scratch_recipe):
+        assert make("ce+schane", epochs=3) == replace(make("ce", epochs=3), loss="ce+schane")
+
+
+def test_cross_entropy_records_no_temperature() -> None:
+    assert scratch_recipe("ce", tau=0.1).hyper_parameters() == scratch_recipe("ce", tau=0.7).hyper_parameters()
+    assert scratch_recipe("ce+schane").hyper_parameters()["tau"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs .* should be 1 or more, not 0"),
+        ({"batch_size": 1}, "batch_size .* 2 or more"),
+        ({"learning_rate": 0.0}, "learning_rate .* positive"),
+        ({"weight_decay": -0.1}, "weight_decay .* 0 or more"),
+        ({"dropout": 1.0}, "dropout .* less than 1"),
+        ({"lambda_": 1.5}, "lambda_ .* between 0 and 1, not 1.5"),
+        ({"tau": 0.0}, "tau .* positive"),
+        ({"threads": 0}, "threads .* 1 or more"),
+        ({"reading": "inside"}, "reading .* one of in, out, not inside"),
+        ({"optimizer": "sgd"}, "optimizer .* one of adamw, adam"),
+        ({"schedule": "step"}, "schedule .* one of"),
+        ({"augmentation": "crop"}, "augmentation .* one of"),
+    ],
+)
+def test_values_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        Recipe(**change)
+
+
+def test_an_unknown_loss_is_refused_before_training() -> None:
+    with pytest.raises(UnknownNameError, match="ce"):
+        Recipe(loss="cee")
+
+
+def step_without_gradient(optimizer: str) -> nn.Linear:
+    """A layer after one step in which only the weight decay can have moved it."""
+    layer = nn.Linear(2, 2)
+    nn.init.ones_(layer.weight)
+    nn.init.ones_(layer.bias)
+    recipe = Recipe(optimizer=optimizer, learning_rate=0.1, weight_decay=0.5)  # type: ignore[arg-type]  # a parameter of the test
+    chosen = build_optimizer(recipe, [layer])
+    for parameter in layer.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    chosen.step()
+    return layer
+
+
+def test_adamw_decouples_the_weight_decay_and_adam_does_not() -> None:
+    torch.testing.assert_close(step_without_gradient("adamw").weight, torch.full((2, 2), 1 - 0.1 * 0.5))
+    torch.testing.assert_close(step_without_gradient("adam").weight, torch.full((2, 2), 1 - 0.1))
+
+
+def test_biases_are_not_decayed() -> None:
+    assert torch.equal(step_without_gradient("adamw").bias, torch.ones(2))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle"])
+def test_schedules_peak_at_the_learning_rate_and_last_for_all_steps(schedule: Any) -> None:
+    recipe = Recipe(learning_rate=0.1, schedule=schedule)
+    optimizer = build_optimizer(recipe, [nn.Linear(2, 2)])
+    course = build_schedule(recipe, optimizer, steps=50)
+    rates = []
+    for _ in range(50):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        course.step()
+    assert max(rates) == pytest.approx(0.1, rel=0.02)
+    peak = rates.index(max(rates))
+    assert {"constant": peak == 0, "cosine": peak == 0, "one-cycle": 5 < peak < 25}[schedule]
+    assert rates[-1] == pytest.approx(0.1) if schedule == "constant" else rates[-1] < 0.005
