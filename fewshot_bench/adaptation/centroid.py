@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag, normalize
+from torch.nn.functional import embedding_bag
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
@@ -18,8 +18,9 @@ from fewshot_bench.errors import ShapeError, StudyError
 
 Metric = Literal["cosine", "euclidean"]
 
-# Episodes whose gathered rows still fit a core's cache: four times faster than gathering a whole chunk first.
-_EPISODES_AT_ONCE = 16
+# Episodes whose gathered rows still fit a core's cache, and whose looked-up products do.
+_COMPUTED_AT_ONCE = 8
+_LOOKED_UP_AT_ONCE = 64
 
 
 def nearest_centroid(support: Tensor, query: Tensor, *, metric: Metric = "cosine") -> Tensor:
@@ -44,10 +45,15 @@ def nearest_centroid(support: Tensor, query: Tensor, *, metric: Metric = "cosine
 
 
 def _scores(centroids: Tensor, query: Tensor, metric: Metric) -> Tensor:
-    if metric == "cosine":
-        return normalize(query, dim=-1) @ normalize(centroids, dim=-1).transpose(1, 2)
     products = query @ centroids.transpose(1, 2)
-    return 2 * products - centroids.square().sum(-1).unsqueeze(1) - query.square().sum(-1, keepdim=True)
+    return _nearness(products, centroids.square().sum(-1).unsqueeze(1), query.square().sum(-1, keepdim=True), metric)
+
+
+def _nearness(products: Tensor, centroids: Tensor, queries: Tensor, metric: Metric) -> Tensor:
+    """Scores from products [E, M, N] and squared norms of centroids [E, 1, N] and queries [E, M, 1]."""
+    if metric == "euclidean":
+        return 2 * products - centroids - queries
+    return products / (centroids * queries).clamp_min(torch.finfo(products.dtype).tiny).sqrt()
 
 
 @ADAPTATIONS.register(
@@ -75,26 +81,23 @@ class Centroid(Adaptation):
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Score every query by its nearness to every centroid; see `Adaptation.scores`."""
         chosen = self._looked_up if split.gram is not None else self._computed
-        parts = [
-            chosen(split, support[start : start + _EPISODES_AT_ONCE], query[start : start + _EPISODES_AT_ONCE])
-            for start in range(0, len(support), _EPISODES_AT_ONCE)
-        ]
+        at_once = _LOOKED_UP_AT_ONCE if split.gram is not None else _COMPUTED_AT_ONCE
+        parts = [chosen(split, *some) for some in zip(support.split(at_once), query.split(at_once), strict=True)]
         return torch.cat(parts)
 
     def _computed(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         episodes, way, shot = support.shape
         means = embedding_bag(support.reshape(-1, shot), split.embeddings, mode="mean")
-        return _scores(means.view(episodes, way, -1), split.embeddings[query], self.metric)
+        centroids = means.view(episodes, way, -1)
+        products = split.embeddings[query] @ centroids.transpose(1, 2)
+        own = split.squared_norms[query].unsqueeze(2)
+        return _nearness(products, centroids.square().sum(-1).unsqueeze(1), own, self.metric)
 
     def _looked_up(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """The same from inner products: <q, c> and |c|^2 are means of looked-up entries."""
         episodes, way, shot = support.shape
         # Rows of the support, read at the columns of the queries, stay within few pages of the large matrix.
-        products = split.products(support.flatten(1), query).view(episodes, way, shot, -1).mean(dim=2)
+        products = split.products(support.flatten(1), query).view(episodes, way, shot, -1).mean(dim=2).transpose(1, 2)
         within = split.products(support.flatten(0, 1), support.flatten(0, 1))
-        squares = within.mean(dim=(1, 2)).view(episodes, way, 1)
-        own = split.squared_norms[query].unsqueeze(1)
-        if self.metric == "euclidean":
-            return (2 * products - squares - own).transpose(1, 2)
-        tiny = torch.finfo(products.dtype).tiny
-        return (products / (squares * own).clamp_min(tiny).sqrt()).transpose(1, 2)
+        squares = within.mean(dim=(1, 2)).view(episodes, 1, way)
+        return _nearness(products, squares, split.squared_norms[query].unsqueeze(2), self.metric)

@@ -13,6 +13,8 @@ from fewshot_bench.errors import EmbeddingError
 
 Features = Literal["raw", "l2", "cl2"]
 
+_EPISODES_AT_ONCE = 8
+
 
 @dataclass(frozen=True)
 class EmbeddedSplit:
@@ -72,5 +74,12 @@ class EmbeddedSplit:
             [E, A, B].
         """
         if self.gram is not None:
-            return self.gram[rows.unsqueeze(2), columns.unsqueeze(1)]
-        return self.embeddings[rows] @ self.embeddings[columns].transpose(1, 2)
+            # One index into the flat matrix: indexing by rows and columns is the same and five times slower.
+            places = rows.unsqueeze(2) * self.images + columns.unsqueeze(1)
+            return self.gram.view(-1).index_select(0, places.view(-1)).view(places.shape)
+        # Gathered rows stay in a core's cache; for the whole chunk at once they would go through memory twice.
+        parts = [
+            self.embeddings[some] @ self.embeddings[others].transpose(1, 2)
+            for some, others in zip(rows.split(_EPISODES_AT_ONCE), columns.split(_EPISODES_AT_ONCE), strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -8,7 +8,7 @@ episode's head goes exactly where it would go alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,8 @@ HeadKind = Literal["linear", "cosine", "projection"]
 Start = Literal["centroid", "zero"]
 Coordinates = Literal["span", "full"]
 
-# Stacked parameters, logits and their gradients of this many floats stay in a core's cache between steps.
-_FLOATS_AT_ONCE = 1 << 17
+# Enough episodes per step that arithmetic outweighs the overhead of each call, few enough to stay near the cache.
+_FLOATS_AT_ONCE = 1 << 20
 _VIEWS_OF_A_CONTRASTIVE_LOSS = 2
 
 
@@ -76,8 +76,8 @@ class FinetuneHead(Adaptation):
         LOSSES[self.loss]
         choices = {"head": HeadKind, "start": Start, "coordinates": Coordinates, "reading": Reading}
         for name, kind in choices.items():
-            if getattr(self, name) not in kind.__args__:
-                allowed = ", ".join(kind.__args__)
+            if getattr(self, name) not in get_args(kind):
+                allowed = ", ".join(get_args(kind))
                 raise StudyError(f"{name} of finetune-head should be one of {allowed}, not {getattr(self, name)}.")
         self._expect(isinstance(self.steps, int) and self.steps >= 1, "steps", "a whole number of 1 or more")
         self._expect(self.learning_rate > 0, "learning_rate", "positive")
@@ -134,13 +134,16 @@ class FinetuneHead(Adaptation):
         place = _span_coordinates if self.coordinates == "span" else _full_coordinates
         features, plain_features, queries = place(split, trained_on, plain, query)
         centroids = plain_features.view(len(support), way, shot, -1).mean(dim=2)
+        if self.head == "cosine":
+            features, queries = normalize(features, dim=-1), normalize(queries, dim=-1)
         labels = torch.arange(way, device=support.device).repeat_interleave(shot).repeat(max(1, self.views))
         images = torch.arange(way * shot, device=support.device).repeat(max(1, self.views))
         with torch.enable_grad():
             head = _Head(self, centroids)
             self._optimise(head, features, labels, images)
         with torch.no_grad():
-            return head(queries)[0]
+            logits: Tensor = head(queries)[0]
+            return logits
 
     def _optimise(self, head: _Head, features: Tensor, labels: Tensor, images: Tensor) -> None:
         loss = LOSSES[self.loss].factory
@@ -149,7 +152,7 @@ class FinetuneHead(Adaptation):
             logits, contrasted = head(features)
             losses = loss(logits, contrasted, labels, images, lambda_=self.lambda_, tau=self.tau, reading=self.reading)
             adam.zero_grad(set_to_none=True)
-            losses.sum().backward()
+            torch.autograd.backward(losses.sum())
             adam.step()
 
     def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
@@ -176,9 +179,9 @@ class _Head(nn.Module):
             self.projection = nn.Parameter(identity.expand(episodes, -1, -1).clone())
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [E, B, N], and what a contrastive term compares [E, B, .]."""
+        """Logits [E, B, N], and what a contrastive term compares [E, B, .]; a cosine head expects unit features."""
         if self.kind == "cosine":
-            logits = self.scale * (normalize(features, dim=-1) @ normalize(self.weights, dim=-1).transpose(1, 2))
+            logits = features @ (self.scale * normalize(self.weights, dim=-1)).transpose(1, 2)
             return logits, logits
         projected = features @ self.projection if self.kind == "projection" else features
         logits = torch.baddbmm(self.bias, projected, self.weights.transpose(1, 2))

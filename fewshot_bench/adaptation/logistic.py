@@ -60,16 +60,17 @@ class Logistic(Adaptation):
         parts = []
         for start in range(0, len(support), _EPISODES_AT_ONCE):
             images = support[start : start + _EPISODES_AT_ONCE].flatten(1)
-            queries = query[start : start + _EPISODES_AT_ONCE]
+            everything = torch.cat([images, query[start : start + _EPISODES_AT_ONCE]], dim=1)
+            products = split.products(images, everything)
             coefficients, intercept = logistic_in_span(
-                split.products(images, images),
+                products[:, :, : len(labels)],
                 labels,
                 C=self.C,
                 tolerance=self.tolerance,
                 max_iterations=self.max_iterations,
             )
-            products = split.products(images, queries).transpose(1, 2).to(coefficients.dtype)
-            parts.append(products @ coefficients + intercept.unsqueeze(1))
+            of_queries = products[:, :, len(labels) :].transpose(1, 2).to(coefficients.dtype)
+            parts.append(of_queries @ coefficients + intercept.unsqueeze(1))
         return torch.cat(parts)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -24,6 +25,7 @@ class Backbone:
         preprocessing: uint8 [B, C, H, W] -> float32 [B, C, S, S].
         embedding_size: D.
         is_pretrained: whether the weights are more than an initialisation.
+        changes: settings of the preprocessing that differ from the backbone's own, for the method's name.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Backbone:
     preprocessing: Preprocessing
     embedding_size: int
     is_pretrained: bool
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> str:

@@ -52,6 +52,11 @@ class Preprocessing:
         """The recipe as plain data, for content keys and records."""
         return asdict(self)
 
+    def changes_from(self, own: Preprocessing) -> dict[str, Any]:
+        """The settings that differ from those of another recipe."""
+        theirs = own.as_dict()
+        return {name: value for name, value in self.as_dict().items() if value != theirs[name]}
+
 
 def _match_channels(pixels: Tensor, channels: int) -> Tensor:
     if pixels.shape[1] == channels:

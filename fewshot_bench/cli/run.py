@@ -66,13 +66,16 @@ def run(
 
     base_losses = None if base_loss is None else () if base_loss == "none" else words(base_loss)
     try:
-        study = Study(
-            dataset=dataset, split=split, backbone=backbone, weights=weights, image_size=image_size,
-            interpolation=interpolation, base_losses=base_losses, base_epochs=base_epochs,
-            training_seed=training_seed, adaptations=words(adapt), losses=words(loss),
-            hyper_parameters=dict(_setting(text) for text in set_ or []), lambda_=lambda_, tau=tau, reading=reading,
-            way=way, shots=numbers(shots, "--shots"), query=query, episodes=episodes, runs=runs, seed=seed,
-            device=device, chunk=chunk, results=results, baseline=baseline,
+        study = Study.model_validate(
+            {
+                "dataset": dataset, "split": split, "backbone": backbone, "weights": weights,
+                "image_size": image_size, "interpolation": interpolation, "base_losses": base_losses,
+                "base_epochs": base_epochs, "training_seed": training_seed, "adaptations": words(adapt),
+                "losses": words(loss), "hyper_parameters": dict(_setting(text) for text in set_ or []),
+                "lambda": lambda_, "tau": tau, "reading": reading, "way": way, "shots": numbers(shots, "--shots"),
+                "query": query, "episodes": episodes, "runs": runs, "seed": seed, "device": device, "chunk": chunk,
+                "results": results, "baseline": baseline,
+            }
         )  # fmt: skip
     except ValidationError as error:
         first = error.errors()[0]

@@ -102,13 +102,8 @@ def _backbones(
     request = BackboneRequest(
         study.backbone_name, channels, height, study.image_size, study.interpolation, study.weights
     )
-    settings = {
-        "image_size": study.image_size,
-        "interpolation": study.interpolation,
-        "weights": study.weights.stem if study.weights else None,
-    }
-    settings = {name: value for name, value in settings.items() if value is not None}
     backbone = _initialised(request, study.training_seed)
+    settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
     losses = study.base_losses
     if losses is None:
         losses = () if backbone.is_pretrained else ("ce", "ce+schane")

@@ -78,7 +78,7 @@ def test_a_damaged_cache_file_is_made_again(home):
 def test_nan_embeddings_are_refused_with_the_image():
     broken = backbone()
     torch.nn.init.constant_(broken.network.scale, float("nan"))
-    with pytest.raises(EmbeddingError, match="NaN or infinite embeddings for 192 images .* first novel-0/0000"):
+    with pytest.raises(EmbeddingError, match=r"NaN or infinite embeddings for 192 images .* first novel-0/0000"):
         embed(toy_split(), broken)
 
 

@@ -109,7 +109,7 @@ def test_a_missing_weights_file_is_named(tmp_path):
 def test_unknown_backbones_are_answered_with_the_nearest():
     with pytest.raises(UnknownNameError, match="Did you mean conv4_32 or conv4_64"):
         create_backbone("conv4_33")
-    with pytest.raises(UnknownNameError, match="no timm model called 'resnet18x'.*resnet18"):
+    with pytest.raises(UnknownNameError, match=r"no timm model called 'resnet18x'.*resnet18"):
         create_backbone("timm:resnet18x")
 
 

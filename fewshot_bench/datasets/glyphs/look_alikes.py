@@ -19,8 +19,8 @@ from fewshot_bench.datasets.dataset import SplitName
 from fewshot_bench.datasets.glyphs.render import draw, fonts_with
 from fewshot_bench.datasets.glyphs.scripts import Script
 
-WITHIN_LIMIT = 0.80
-ACROSS_LIMIT = 0.80
+WITHIN_LIMIT = 0.84
+ACROSS_LIMIT = 0.84
 _CANVAS = 28
 _INK = 20
 _BLUR = 1.0

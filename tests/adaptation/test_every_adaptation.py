@@ -1,0 +1,138 @@
+"""What holds for every adaptation: the order and the grouping of things never matter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewshot_bench.adaptation import Centroid, FinetuneHead, Logistic
+from fewshot_bench.engine.classify import classify
+
+ADAPTATIONS = {
+    "centroid-cosine": Centroid(),
+    "centroid-euclidean": Centroid(metric="euclidean", features="raw"),
+    "logistic": Logistic(),
+    "logistic-raw": Logistic(features="raw", C=0.1),
+    "linear": FinetuneHead(steps=30),
+    "cosine": FinetuneHead(head="cosine", steps=30),
+    "projection": FinetuneHead(head="projection", steps=15),
+    "linear-full": FinetuneHead(steps=30, coordinates="full"),
+    "linear-zero": FinetuneHead(steps=30, start="zero"),
+    "projection-schane": FinetuneHead(head="projection", loss="ce+schane", steps=15),
+    "linear-schane": FinetuneHead(loss="ce+schane", steps=15),
+}
+SPLIT = clustered_split(views=2)
+every_adaptation = pytest.mark.parametrize("adaptation", ADAPTATIONS.values(), ids=ADAPTATIONS.keys())
+
+
+def embedded(adaptation):
+    return SPLIT.with_features(adaptation.features)
+
+
+def scores_differ_by_rounding_only(some, others):
+    assert some.shape == others.shape
+    torch.testing.assert_close(some.double(), others.double(), rtol=2e-3, atol=2e-3 * float(others.abs().max()))
+    assert torch.equal(some.argmax(-1), others.argmax(-1))
+
+
+@every_adaptation
+@pytest.mark.parametrize("shot", [1, 5])
+def test_a_gram_matrix_never_changes_an_outcome(adaptation, shot):
+    if adaptation.views:
+        pytest.skip("views are not in the Gram matrix")
+    split = embedded(adaptation)
+    support, query = support_and_query(drawn_episodes(20, shot=shot))
+    looked_up = adaptation.scores(split.with_gram(), support, query)
+    scores_differ_by_rounding_only(looked_up, adaptation.scores(split, support, query))
+
+
+@every_adaptation
+@pytest.mark.parametrize("shot", [1, 3])
+def test_the_chunk_never_changes_a_prediction(adaptation, shot):
+    episodes = drawn_episodes(24, shot=shot)
+    split = embedded(adaptation)
+    whole = classify(adaptation, split, episodes, chunk=24)
+    for chunk in (1, 7):
+        assert (classify(adaptation, split, episodes, chunk=chunk) == whole).all()
+
+
+@every_adaptation
+def test_an_episode_scores_the_same_whatever_else_is_in_the_chunk(adaptation):
+    support, query = support_and_query(drawn_episodes(20, shot=2))
+    split = embedded(adaptation)
+    alone = adaptation.scores(split, support[11:12], query[11:12])
+    torch.testing.assert_close(adaptation.scores(split, support, query)[11:12], alone, rtol=1e-3, atol=1e-4)
+
+
+@every_adaptation
+def test_the_order_of_episodes_never_changes_an_outcome(adaptation):
+    support, query = support_and_query(drawn_episodes(20, shot=2))
+    split = embedded(adaptation)
+    backwards = adaptation.scores(split, support.flip(0), query.flip(0)).flip(0)
+    scores_differ_by_rounding_only(backwards, adaptation.scores(split, support, query))
+
+
+@every_adaptation
+def test_the_order_of_a_support_set_never_changes_an_outcome(adaptation):
+    support, query = support_and_query(drawn_episodes(20, shot=5))
+    split = embedded(adaptation)
+    reordered = adaptation.scores(split, support[:, :, [3, 0, 4, 1, 2]], query)
+    scores_differ_by_rounding_only(reordered, adaptation.scores(split, support, query))
+
+
+@every_adaptation
+def test_query_order_never_changes_an_outcome(adaptation):
+    support, query = support_and_query(drawn_episodes(20, shot=2))
+    split = embedded(adaptation)
+    order = torch.randperm(query.shape[1], generator=torch.Generator().manual_seed(0))
+    reordered = adaptation.scores(split, support, query[:, order])
+    scores_differ_by_rounding_only(reordered, adaptation.scores(split, support, query)[:, order])
+
+
+@every_adaptation
+def test_a_query_scores_the_same_whatever_else_is_asked(adaptation):
+    support, query = support_and_query(drawn_episodes(20, shot=2))
+    split = embedded(adaptation)
+    few = adaptation.scores(split, support, query[:, :3])
+    scores_differ_by_rounding_only(few, adaptation.scores(split, support, query)[:, :3])
+
+
+@every_adaptation
+@given(data=st.data(), way=st.integers(2, 5), shot=st.integers(1, 3), seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=8, derandomize=True)
+def test_names_of_the_ways_never_change_an_outcome(adaptation, data, way, shot, seed):
+    order = data.draw(st.permutations(range(way)))
+    support, query = support_and_query(drawn_episodes(3, way=way, shot=shot, query=3, seed=seed))
+    split = embedded(adaptation)
+    relabelled = adaptation.scores(split, support[:, order], query)
+    expected = adaptation.scores(split, support, query)[:, :, order]
+    torch.testing.assert_close(
+        relabelled.double(), expected.double(), rtol=2e-3, atol=2e-3 * float(expected.abs().max())
+    )
+
+
+@every_adaptation
+def test_scores_are_one_number_per_query_and_class_and_tell_classes_apart(adaptation):
+    support, query = support_and_query(drawn_episodes(40, shot=5))
+    scores = adaptation.scores(embedded(adaptation), support, query)
+    assert scores.shape == (40, 30, 5)
+    truth = torch.arange(5).repeat_interleave(6)
+    assert (scores.argmax(-1) == truth).float().mean() > 0.6
+
+
+@every_adaptation
+def test_adapting_leaves_the_embeddings_alone(adaptation):
+    split = embedded(adaptation)
+    before = split.embeddings.clone()
+    support, query = support_and_query(drawn_episodes(5, shot=2))
+    adaptation.scores(split, support, query)
+    assert torch.equal(split.embeddings, before)
+
+
+@every_adaptation
+def test_an_episode_of_more_queries_is_never_thought_smaller(adaptation):
+    few, many = (adaptation.floats_per_episode(5, 1, queries, 64) for queries in (10, 1000))
+    assert 0 < few < many
