@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.errors import ShapeError, StudyError
 
 Metric = Literal["cosine", "euclidean"]
@@ -82,7 +82,7 @@ class Centroid(Adaptation):
         """Score every query by its nearness to every centroid; see `Adaptation.scores`."""
         chosen = self._looked_up if split.gram is not None else self._computed
         at_once = _LOOKED_UP_AT_ONCE if split.gram is not None else _COMPUTED_AT_ONCE
-        parts = [chosen(split, *some) for some in zip(support.split(at_once), query.split(at_once), strict=True)]
+        parts = [chosen(split, *some) for some in in_parts(at_once, support, query)]
         return torch.cat(parts)
 
     def _computed(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -80,6 +81,12 @@ class EmbeddedSplit:
         # Gathered rows stay in a core's cache; for the whole chunk at once they would go through memory twice.
         parts = [
             self.embeddings[some] @ self.embeddings[others].transpose(1, 2)
-            for some, others in zip(rows.split(_EPISODES_AT_ONCE), columns.split(_EPISODES_AT_ONCE), strict=True)
+            for some, others in in_parts(_EPISODES_AT_ONCE, rows, columns)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def in_parts(episodes: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Consecutive parts of tensors that have one row per episode, at most `episodes` rows each."""
+    for start in range(0, len(tensors[0]), episodes):
+        yield tuple(tensor[start : start + episodes] for tensor in tensors)

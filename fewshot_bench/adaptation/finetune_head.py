@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.errors import EmbeddingError, StudyError
 from fewshot_bench.losses import LOSSES, Reading
 
@@ -119,11 +119,7 @@ class FinetuneHead(Adaptation):
         if self.coordinates == "full":
             per_episode = 8 * support.shape[1] * split.embeddings.shape[1]
         at_once = max(1, _FLOATS_AT_ONCE // per_episode)
-        parts = [
-            self._train(split, support[start : start + at_once], query[start : start + at_once])
-            for start in range(0, len(support), at_once)
-        ]
-        return torch.cat(parts)
+        return torch.cat([self._train(split, *some) for some in in_parts(at_once, support, query)])
 
     def _train(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         way, shot = support.shape[1:]

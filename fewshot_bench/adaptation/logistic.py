@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
 
 _EPISODES_AT_ONCE = 256
@@ -58,10 +58,8 @@ class Logistic(Adaptation):
         """Logits of every query; see `Adaptation.scores`."""
         labels = torch.arange(support.shape[1], device=support.device).repeat_interleave(support.shape[2])
         parts = []
-        for start in range(0, len(support), _EPISODES_AT_ONCE):
-            images = support[start : start + _EPISODES_AT_ONCE].flatten(1)
-            everything = torch.cat([images, query[start : start + _EPISODES_AT_ONCE]], dim=1)
-            products = split.products(images, everything)
+        for images, queries in in_parts(_EPISODES_AT_ONCE, support.flatten(1), query):
+            products = split.products(images, torch.cat([images, queries], dim=1))
             coefficients, intercept = logistic_in_span(
                 products[:, :, : len(labels)],
                 labels,
@@ -208,7 +206,8 @@ def _solve(problem: _Problem, gradient: Tensor, probabilities: Tensor) -> Tensor
         residual = residual - length * image
         preconditioned = inverse @ residual
         renewed = (residual * preconditioned).sum((1, 2))
-        search = preconditioned + (renewed / energy.clamp_min(1e-300)).view(-1, 1, 1) * search
+        momentum = torch.where(running, renewed / energy.clamp_min(1e-300), 0).view(-1, 1, 1)
+        search = preconditioned + momentum * search
         energy = torch.where(running, renewed, 0)
     return solution
 

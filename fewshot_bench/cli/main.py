@@ -70,14 +70,12 @@ def exit_code(arguments: list[str] | None = None) -> int:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return _complain(f"{message} See: fewshot-bench --help") if message else _USER_ERROR
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo(
-            "\nstopped. Everything finished so far is on disk; run the same command again to go on from there.",
-            err=True,
-        )
-        return _INTERRUPTED
+        result = _INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    if result == _INTERRUPTED:
+        typer.echo("\nstopped. What is finished is on disk; run the same command again to go on from there.", err=True)
     return result if isinstance(result, int) else 0
 
 

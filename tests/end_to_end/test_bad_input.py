@@ -1,0 +1,69 @@
+"""Bad input: one clear line on stderr, exit code 2, nothing stored is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewshot_bench.cli.main import exit_code
+
+BAD = {
+    "unknown dataset": (["run", "--dataset", "glyps"], "no dataset called 'glyps'. Did you mean glyphs?"),
+    "unknown backbone": (["run", "--backbone", "conv5_32"], "Did you mean conv4_32"),
+    "unknown timm model": (["run", "--backbone", "timm:resnet19"], "no timm model called 'resnet19'"),
+    "unknown adaptation": (["run", "--adapt", "centriod"], "Did you mean centroid?"),
+    "unknown loss": (["run", "--base-loss", "schane"], "no loss called 'schane'. Did you mean ce+schane"),
+    "unknown split": (["run", "--split", "test"], "--split: Input should be 'base', 'validation' or 'novel'"),
+    "unknown list": (["ls", "losess"], "Did you mean losses"),
+    "unknown option": (["run", "--shot", "1"], "--shot"),
+    "unknown hyper-parameter": (["run", "--set", "k=3"], "no adaptation of this study (centroid)"),
+    "hyper-parameter of a wrong kind": (["run", "--set", "metric=manhattan"], "cosine or euclidean, not manhattan"),
+    "hyper-parameter without a value": (["run", "--set", "metric"], "--set takes NAME=VALUE"),
+    "shots that are no numbers": (["run", "--shots", "one"], "whole numbers such as 1,5"),
+    "too many ways": (["run", "--way", "25"], "has 20 classes; 25-way episodes need 25. Use --way 20 or fewer"),
+    "too many shots": (["run", "--shots", "1,50"], "has 60 images; 50 shots and 15 queries need 65"),
+    "no episodes": (["run", "--episodes", "0"], "--episodes"),
+    "no such device": (["run", "--device", "cuda:77"], "there is no device 'cuda:77'"),
+    "not imported": (["run", "--dataset", "cifar-fs"], "fewshot-bench data get cifar-fs"),
+    "missing archive": (["data", "import", "fc100", "--from", "no.zip"], "no.zip is not a file"),
+    "damaged archive": (["data", "import", "cifar-fs", "--from", "cut.zip"], "not a complete zip archive"),
+    "nothing to compare": (["compare", "a", "b"], "no method called 'a'"),
+    "nothing to show": (["leaderboard"], "there are no outcomes in"),
+    "no lock file": (["episodes", "verify", "cut.zip"], "is not a lock file"),
+    "weights of another network": (["run", "--weights", "other.pth"], "it is not for this backbone"),
+    "weights that are missing": (["run", "--weights", "no.pth"], "no.pth is not a file"),
+    "NaN weights": (["run", "--weights", "nan.pth", "--base-loss", "none"], "NaN or infinite embeddings for 1200"),
+}
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fewshot_bench.backbones import BackboneRequest, create_backbone
+
+    monkeypatch.chdir(tmp_path)
+    Path("cut.zip").write_bytes(b"PK\x03\x04 and then nothing")
+    torch.save({"weight": torch.zeros(2)}, "other.pth")
+    network = create_backbone(BackboneRequest("conv4_32", 1, 28)).network
+    torch.save({name: value * float("nan") for name, value in network.state_dict().items()}, "nan.pth")
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line_and_code_two(case, capsys):
+    arguments, sentence = BAD[case]
+    assert exit_code(arguments) == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert sentence in lines[0]
+    assert "Traceback" not in captured.err
+    assert not Path("results").exists()
+
+
+def test_an_existing_leaderboard_survives_a_failed_run():
+    Path("results").mkdir()
+    Path("results/leaderboard.csv").write_text("precious\n")
+    assert exit_code(["run", "--way", "25"]) == 2
+    assert exit_code(["leaderboard"]) == 2
+    assert Path("results/leaderboard.csv").read_text() == "precious\n"

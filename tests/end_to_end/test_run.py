@@ -1,0 +1,131 @@
+"""The command as a user types it, on the built-in dataset scaled down."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fewshot_bench.cli.main import exit_code
+from fewshot_bench.report import TIMING_COLUMNS
+
+SMALL = ["--episodes", "60", "--runs", "2", "--base-epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def trained_home(tmp_path_factory) -> Path:
+    """A home in which the scaled-down default study has been run once."""
+    home = tmp_path_factory.mktemp("trained")
+    environment = {**os.environ, "FEWSHOT_BENCH_HOME": str(home)}
+    command = [sys.executable, "-m", "fewshot_bench", "run", *SMALL, "--results", str(home / "results")]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return home
+
+
+@pytest.fixture
+def folder(trained_home, home, tmp_path, monkeypatch) -> Path:
+    """A fresh working folder; the checkpoints of the scaled-down study are there already."""
+    shutil.copytree(trained_home / "cache", home / "cache")
+    shutil.copytree(trained_home / "datasets", home / "datasets")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def without_timing(path: Path) -> str:
+    return pd.read_csv(path, dtype=str).drop(columns=list(TIMING_COLUMNS)).to_csv(index=False)
+
+
+def test_run_without_arguments_ends_with_a_tested_leaderboard(folder, capsys):
+    assert exit_code(["run", *SMALL]) == 0
+    printed = capsys.readouterr().out
+    frame = pd.read_csv(folder / "results" / "leaderboard.csv")
+    assert frame["method"].nunique() == 2
+    assert sorted(frame["shot"].unique()) == [1, 5]
+    tested = frame[frame["p"].notna()]
+    assert set(tested["method"]) == {"conv4_32/base-ce+schane@epochs=1/centroid"}
+    assert (tested["paired_episodes"] == 120).all()
+    assert (frame["mean"] > 25).all(), "one epoch is already better than the chance of 20%"
+    for word in ("paired t-test", "episodes/s", "outcomes", "leaderboard.csv", "next"):
+        assert word in printed
+
+
+def test_the_same_command_twice_and_another_chunk_give_the_same_bytes(folder):
+    for name, options in (("a", []), ("b", []), ("c", ["--chunk", "7"])):
+        adapt = ["--adapt", "centroid,logistic", "--results", name]
+        assert exit_code(["run", *SMALL, *adapt, *options]) == 0
+    first = without_timing(folder / "a" / "leaderboard.csv")
+    assert without_timing(folder / "b" / "leaderboard.csv") == first
+    assert without_timing(folder / "c" / "leaderboard.csv") == first
+
+
+def test_training_again_gives_the_same_leaderboard(trained_home, folder, home):
+    shutil.rmtree(home / "cache")
+    assert exit_code(["run", *SMALL]) == 0
+    assert without_timing(folder / "results" / "leaderboard.csv") == without_timing(
+        trained_home / "results" / "leaderboard.csv"
+    )
+
+
+def test_a_longer_study_keeps_what_is_stored(folder, capsys):
+    assert exit_code(["run", *SMALL]) == 0
+    parts = {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*.parquet")}
+    assert exit_code(["run", *SMALL, "--episodes", "80"]) == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in parts.items())
+    frame = pd.read_csv(folder / "results" / "leaderboard.csv")
+    assert (frame["episodes"] == 80).all()
+
+
+def test_compare_and_leaderboard_read_what_run_stored(folder, capsys):
+    assert exit_code(["run", *SMALL]) == 0
+    capsys.readouterr()
+    assert exit_code(["compare", "schane", "base-ce@", "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    frame = pd.read_csv(folder / "results" / "leaderboard.csv")
+    tested = frame[frame["p"].notna()].sort_values("shot")
+    np.testing.assert_allclose([record["difference"] for record in records], tested["difference"], atol=1e-3)
+    assert exit_code(["leaderboard", "--json", "--svg", "board.svg"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 4
+    assert exit_code(["leaderboard", "--svg", "board.svg"]) == 0
+    assert "<svg" in (folder / "board.svg").read_text()
+    assert "conv4_32/base-ce@epochs=1/centroid" in capsys.readouterr().out
+
+
+def test_a_head_is_fine_tuned_with_both_losses_on_the_same_episodes(folder):
+    options = ["--base-loss", "ce", "--shots", "1", "--episodes", "40", "--runs", "1", "--base-epochs", "1"]
+    head = ["--adapt", "finetune-head", "--loss", "ce,ce+schane", "--set", "steps=5", "--set", "head=projection"]
+    assert exit_code(["run", *options, *head]) == 0
+    frame = pd.read_csv(folder / "results" / "leaderboard.csv")
+    stages = {name.split("/")[2] for name in frame["method"]}
+    assert stages == {"episode-ce", "episode-ce+schane"}
+    assert (frame["mean"] > 20).all()
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(trained_home, folder, home):
+    environment = {**os.environ, "FEWSHOT_BENCH_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    options = ["--base-epochs", "1", "--base-loss", "ce", "--runs", "1", "--episodes", "3000", "--chunk", "20"]
+    command = [sys.executable, "-m", "fewshot_bench", "run", *options, "--shots", "5", "--adapt", "logistic"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    results = folder / "results"
+    deadline = time.monotonic() + 120
+    while len(list(results.rglob("*.parquet"))) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "run the same command again to go on" in errors
+    assert "Traceback" not in errors
+    stored = {path: path.stat().st_mtime_ns for path in results.rglob("*.parquet")}
+    assert 0 < len(stored) < 150
+    assert not (results / "leaderboard.csv").exists()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert all(path.stat().st_mtime_ns == when for path, when in stored.items())
+    assert pd.read_csv(results / "leaderboard.csv")["episodes"].tolist() == [3000]
