@@ -1,7 +1,8 @@
 """Names for things that a user picks: datasets, backbones, adaptations, losses.
 
 Each registry is filled by a decorator beside the thing it names. Other packages add to it through entry
-points of the group `fewshot_bench.<kind>s`; a user can name anything importable as `module:callable`.
+points of the groups `fewshot_bench.datasets`, `.backbones`, `.adaptations` and `.losses`; a user can name anything
+importable as `module:callable`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.group = f"fewshot_bench.{kind}{'es' if kind.endswith('s') else 's'}"
         self._entries: dict[str, Entry[T]] = {}
         self._entry_points_are_loaded = False
 
@@ -81,7 +83,7 @@ class Registry(Generic[T]):
         if self._entry_points_are_loaded:
             return
         self._entry_points_are_loaded = True
-        for point in entry_points(group=f"fewshot_bench.{self.kind}s"):
+        for point in entry_points(group=self.group):
             if point.name not in self._entries:
                 factory = point.load()
                 summary = (getattr(factory, "__doc__", None) or point.value).strip().splitlines()[0]
