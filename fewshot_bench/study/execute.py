@@ -206,7 +206,7 @@ def _run_method(
             continue
         store.open_cell(cell)
         chunk = study.chunk or chunk_size(adaptation, protocol, embedded.embeddings.shape[1])
-        with progress.step(f"{cell.method.name}, {protocol.way}-way {protocol.shot}-shot", total) as step:
+        with progress.step(f"{protocol.way}-way {protocol.shot}-shot, {cell.method.name}", total) as step:
             for run, numbers in enumerate(missing):
                 for start in range(0, len(numbers), chunk):
                     some = numbers[start : start + chunk]

@@ -1,0 +1,42 @@
+"""What a user gets from a wheel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_holds_what_the_product_needs_at_run_time(wheel):
+    names = set(wheel.namelist())
+    assert {
+        "fewshot_bench/py.typed",
+        "fewshot_bench/datasets/official_splits/cifar-fs.json",
+        "fewshot_bench/datasets/official_splits/fc100.json",
+        "fewshot_bench/episodes/locks/glyphs-5way-1shot.toml",
+        "fewshot_bench/episodes/locks/cifar-fs-5way-5shot.toml",
+    } <= names
+
+
+def test_the_built_in_dataset_is_at_most_three_megabytes(wheel):
+    glyphs = [entry for entry in wheel.infolist() if entry.filename.startswith("fewshot_bench/datasets/glyphs/")]
+    assert 500_000 < sum(entry.compress_size for entry in glyphs) < 3_000_000
+
+
+def test_the_wheel_holds_no_tests_results_or_caches(wheel):
+    assert all(name.startswith(("fewshot_bench/", "fewshot_bench-")) for name in wheel.namelist())
+    assert not [name for name in wheel.namelist() if "__pycache__" in name or "cache/" in name]
