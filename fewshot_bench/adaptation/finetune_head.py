@@ -131,7 +131,9 @@ class FinetuneHead(Adaptation):
         features, plain_features, queries = place(split, trained_on, plain, query)
         centroids = plain_features.view(len(support), way, shot, -1).mean(dim=2)
         if self.head == "cosine":
-            features, queries = normalize(features, dim=-1), normalize(queries, dim=-1)
+            # A query's norm counts what lies outside the span too.
+            features = normalize(features, dim=-1)
+            queries = queries / split.squared_norms[query].unsqueeze(2).clamp_min(1e-30).sqrt()
         labels = torch.arange(way, device=support.device).repeat_interleave(shot).repeat(max(1, self.views))
         images = torch.arange(way * shot, device=support.device).repeat(max(1, self.views))
         with torch.enable_grad():

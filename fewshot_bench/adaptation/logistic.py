@@ -39,7 +39,7 @@ class Logistic(Adaptation):
 
     Attributes:
         C: inverse strength of the penalty, as scikit-learn has it.
-        tolerance: largest entry of the gradient at the end, relative to C and the largest norm.
+        tolerance: largest entry of the gradient at the end, relative to C.
         max_iterations: Newton steps; more than needed is an error, never a silent stop.
     """
 
@@ -81,7 +81,7 @@ def logistic_in_span(
         products: inner products of the support embeddings of each episode, [E, n, n].
         labels: class of each support image, the same in all episodes, [n].
         C: inverse strength of the penalty.
-        tolerance: largest entry of the gradient at the end, relative to C and the largest norm.
+        tolerance: largest entry of the gradient at the end, relative to C.
         max_iterations: Newton steps.
 
     Returns:
@@ -96,13 +96,12 @@ def logistic_in_span(
     features = _features(products.double())
     targets = torch.nn.functional.one_hot(labels).double().expand(len(products), -1, -1)
     weights = features.new_zeros(len(features), features.shape[2], targets.shape[2])
-    scale = C * features.square().sum(-1).amax(-1).sqrt().clamp_min(1)
     problem = _Problem(features, targets, C)
     active = torch.arange(len(features), device=features.device)
     for _ in range(max_iterations):
         now = problem.of(active)
         gradient, probabilities = now.gradient(weights[active])
-        unfinished = gradient.abs().amax((1, 2)) > tolerance * scale[active]
+        unfinished = gradient.abs().amax((1, 2)) > tolerance * C
         if not bool(unfinished.any()):
             break
         active, now = active[unfinished], now.of(unfinished)
@@ -119,15 +118,16 @@ def logistic_in_span(
 def _features(products: Tensor) -> Tensor:
     """Coordinates of the support images in their span, and a column of ones for the intercept, [E, n, n + 1].
 
-    A jitter that is far below the tolerance lets images occur twice.
+    A Cholesky factor where the images are independent; where an image occurs twice, or there are more images than
+    dimensions, the square root by eigenvalues, which takes ten times longer.
     """
-    size = products.shape[-1]
-    largest = products.diagonal(dim1=1, dim2=2).amax(-1).clamp_min(torch.finfo(torch.float64).tiny)
-    jitter = 1e-7 * largest if products.shape[-1] > 1 else largest
-    identity = torch.eye(size, dtype=products.dtype, device=products.device)
     symmetric = (products + products.transpose(1, 2)) / 2
-    factor = torch.linalg.cholesky(symmetric + jitter.view(-1, 1, 1) * identity)
-    return torch.cat([factor, factor.new_ones(len(factor), size, 1)], dim=2)
+    factor, failures = torch.linalg.cholesky_ex(symmetric)
+    dependent = failures > 0
+    if bool(dependent.any()):
+        values, vectors = torch.linalg.eigh(symmetric[dependent])
+        factor[dependent] = vectors * values.clamp_min(0).sqrt().unsqueeze(1)
+    return torch.cat([factor, factor.new_ones(len(factor), factor.shape[1], 1)], dim=2)
 
 
 @dataclass(frozen=True)

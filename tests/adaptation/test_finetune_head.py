@@ -11,7 +11,7 @@ from fewshot_bench.adaptation import EmbeddedSplit, FinetuneHead
 from fewshot_bench.errors import EmbeddingError, StudyError, UnknownNameError
 from fewshot_bench.losses import schane
 
-EPISODES = 8
+EPISODES = 4
 
 
 def one_episode(settings, split, support, query):
@@ -51,11 +51,11 @@ def one_episode(settings, split, support, query):
 @pytest.mark.parametrize(
     "settings",
     [
-        FinetuneHead(coordinates="full", steps=60),
-        FinetuneHead(coordinates="full", steps=60, start="zero", weight_decay=0.05),
-        FinetuneHead(coordinates="full", steps=60, features="raw", learning_rate=1e-3),
-        FinetuneHead(coordinates="full", steps=60, head="cosine"),
-        FinetuneHead(coordinates="full", steps=60, head="cosine", features="raw", scale=5.0),
+        FinetuneHead(coordinates="full", steps=30),
+        FinetuneHead(coordinates="full", steps=30, start="zero", weight_decay=0.05),
+        FinetuneHead(coordinates="full", steps=30, features="raw", learning_rate=1e-3),
+        FinetuneHead(coordinates="full", steps=30, head="cosine"),
+        FinetuneHead(coordinates="full", steps=30, head="cosine", features="raw", scale=5.0),
         FinetuneHead(coordinates="full", steps=20, head="projection", learning_rate=1e-3),
         FinetuneHead(coordinates="full", steps=20, loss="ce+schane"),
         FinetuneHead(coordinates="full", steps=20, loss="ce+schane", head="cosine", lambda_=0.5, tau=0.1),
@@ -120,22 +120,21 @@ def test_training_lowers_the_support_loss_of_every_episode(head, coordinates):
     settings = {"head": head, "coordinates": coordinates, "learning_rate": 1e-3}
     losses = [
         support_loss(FinetuneHead(steps=steps, **settings).scores(split, support, support.flatten(1)), 5)
-        for steps in (1, 10, 60)
+        for steps in (1, 10, 40)
     ]
     assert (losses[1] < losses[0]).all()
     assert (losses[2] < losses[1]).all()
 
 
-def test_span_coordinates_start_where_full_ones_start():
+@pytest.mark.parametrize("head", ["linear", "cosine", "projection"])
+def test_span_coordinates_start_where_full_ones_start(head):
     split = clustered_split().with_features("l2")
     support, query = support_and_query(drawn_episodes(EPISODES, shot=3))
-    for head in ("linear", "cosine", "projection"):
-        settings = {"head": head, "steps": 1, "learning_rate": 1e-9}
-        span, full = (
-            FinetuneHead(coordinates=coordinates, **settings).scores(split, support, query)
-            for coordinates in ("span", "full")
-        )
-        torch.testing.assert_close(span, full, rtol=1e-4, atol=1e-4)
+    span, full = (
+        FinetuneHead(coordinates=coordinates, head=head, steps=1, learning_rate=1e-9).scores(split, support, query)
+        for coordinates in ("span", "full")
+    )
+    torch.testing.assert_close(span, full, rtol=1e-4, atol=1e-4)
 
 
 def test_span_coordinates_take_images_that_occur_twice():
@@ -207,14 +206,13 @@ def test_one_shot_with_two_views_has_a_contrastive_gradient(head):
 def test_lambda_zero_is_cross_entropy_on_the_views():
     split = clustered_split(views=2).with_features("l2")
     support, query = support_and_query(drawn_episodes(EPISODES, shot=2))
-    scores = FinetuneHead(loss="ce+schane", lambda_=0.0, steps=20, coordinates="full").scores(split, support, query)
     both_views = torch.cat([support + split.images, support + 2 * split.images], dim=2)
-    alike = FinetuneHead(steps=20, coordinates="full", start="zero")
-    from_zero = FinetuneHead(loss="ce+schane", lambda_=0.0, steps=20, coordinates="full", start="zero")
-    torch.testing.assert_close(
-        from_zero.scores(split, support, query), alike.scores(split, both_views, query), rtol=1e-3, atol=1e-3
-    )
-    assert not torch.allclose(scores, from_zero.scores(split, support, query))
+    settings = {"steps": 60, "coordinates": "full", "start": "zero"}
+    expected = FinetuneHead(**settings).scores(split, both_views, query)
+    scores = FinetuneHead(loss="ce+schane", lambda_=0.0, **settings).scores(split, support, query)
+    assert expected.abs().max() > 1
+    # From zero the bias has no gradient but rounding errors, which Adam's first steps make as large as any other.
+    torch.testing.assert_close(scores, expected, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("setting", [{"tau": 0.1}, {"reading": "out"}, {"lambda_": 0.5}])

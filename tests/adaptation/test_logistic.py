@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from fewshot_bench.adaptation import EmbeddedSplit, Logistic, logistic_in_span
 from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
 
-EPISODES = 12
+EPISODES = 4
 
 
 def labels_of(shot, way=5):

@@ -13,7 +13,7 @@ from fewshot_bench.datasets.glyphs.mosaic import GlyphSplit, read_mosaic
 from fewshot_bench.errors import DatasetError
 
 GLYPHS_FILE = Path(__file__).with_name("glyphs.png")
-GLYPHS_SHA256 = "5d0a0b361815910666ef7c44a62f1cd503d9a31e6cc06f71909673cf5ad308f4"
+GLYPHS_SHA256 = "8fd4931fda49b719ed6635040767da6d83288591fe52b9e645449701d81a407d"
 
 
 def load_glyphs(path: Path = GLYPHS_FILE) -> dict[SplitName, GlyphSplit]:

@@ -64,6 +64,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
         "canadian_syllabics_medial_l",
         "canadian_syllabics_medial_r",
         "canadian_syllabics_naskapi_swaa",
+        "canadian_syllabics_ngoo",
         "canadian_syllabics_qa",
         "canadian_syllabics_qii",
         "canadian_syllabics_qo",

@@ -7,8 +7,8 @@ compared over mirror images and quarter turns, and without their dots, so that a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, lru_cache
+from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -30,22 +30,26 @@ _SHIFTS = (-1, 0, 1)
 _STRETCHES = (0.75, 1.0, 1.33)
 
 
-def similarity(first: str, second: str, *, across_splits: bool) -> float:
-    """How alike two characters are in their most similar fonts and poses.
+def similarities(character: str, others: Sequence[str], *, across_splits: bool) -> NDArray[np.float32]:
+    """How alike a character and others are, each in the most similar fonts and poses.
 
     Args:
-        first: a character.
-        second: another character.
+        character: the character that is turned, stretched and shifted.
+        others: characters that are not, [C].
         across_splits: whether mirror images and quarter turns count too, and dots do not.
 
     Returns:
-        The highest correlation, 1 for the same shape.
+        The highest correlation with each, 1 for the same shape, [C].
     """
-    poses = _poses(first, across_splits)
-    return float((poses @ _upright(second, across_splits).T).max())
+    if not others:
+        return np.zeros(0, np.float32)
+    upright = [_upright(other, across_splits) for other in others]
+    starts = np.cumsum([0] + [len(faces) for faces in upright[:-1]])
+    best = (_poses(character, across_splits) @ np.concatenate(upright).T).max(0)
+    return np.asarray(np.maximum.reduceat(best, starts), dtype=np.float32)
 
 
-def look_alikes(splits: Mapping[SplitName, Iterable[str]], tolerance: float = 0.0) -> list[tuple[str, str, float]]:
+def look_alikes(splits: Mapping[SplitName, Sequence[str]], tolerance: float = 0.0) -> list[tuple[str, str, float]]:
     """Find all pairs of characters that are too similar for where they stand.
 
     Args:
@@ -55,14 +59,12 @@ def look_alikes(splits: Mapping[SplitName, Iterable[str]], tolerance: float = 0.
     Returns:
         Pairs over their limit with their similarity; empty for a sound choice.
     """
-    placed = [(character, split) for split, characters in splits.items() for character in characters]
+    placed: list[tuple[str, SplitName]] = []
     pairs = []
-    for position, (first, split) in enumerate(placed):
-        for second, other_split in placed[:position]:
-            across = split != other_split
-            value = similarity(first, second, across_splits=across)
-            if value >= _limit(across) + tolerance:
-                pairs.append((second, first, value))
+    for split, characters in splits.items():
+        for character in characters:
+            pairs += _resembling(character, split, placed, tolerance)
+            placed.append((character, split))
     return pairs
 
 
@@ -96,35 +98,44 @@ def _next_distinct(
     placed = [(other, scripts[name].split) for name, others in picked.items() for other in others]
     while characters:
         character = characters.pop(0)
-        if all(_are_distinct(character, other, split != other_split) for other, other_split in placed):
+        if not _resembling(character, split, placed):
             return character
     return ""
 
 
-def _are_distinct(first: str, second: str, across_splits: bool) -> bool:
-    return similarity(first, second, across_splits=across_splits) < _limit(across_splits)
-
-
-def _limit(across_splits: bool) -> float:
-    return ACROSS_LIMIT if across_splits else WITHIN_LIMIT
+def _resembling(
+    character: str, split: SplitName, placed: Sequence[tuple[str, SplitName]], tolerance: float = 0.0
+) -> list[tuple[str, str, float]]:
+    pairs = []
+    for across, limit in ((False, WITHIN_LIMIT), (True, ACROSS_LIMIT)):
+        others = [other for other, other_split in placed if (other_split != split) == across]
+        values = similarities(character, others, across_splits=across)
+        pairs += [
+            (other, character, float(value))
+            for other, value in zip(others, values, strict=True)
+            if value >= limit + tolerance
+        ]
+    return pairs
 
 
 @cache
 def _upright(character: str, across_splits: bool) -> NDArray[np.float32]:
     """One normalised rendering per font, and one without dots if asked, [faces, pixels]."""
-    return np.stack([_normalised(face) for face in _faces(character, across_splits)])
+    return _normalised(np.stack(_faces(character, across_splits)))
 
 
-@lru_cache(maxsize=4)  # callers keep the first character while the second changes; all poses would be a gigabyte
 def _poses(character: str, across_splits: bool) -> NDArray[np.float32]:
     """Every font turned, stretched and shifted, and mirrored and turned by quarters if asked, [poses, pixels]."""
-    poses = []
-    for face in _faces(character, across_splits):
-        for symmetry in _symmetries(face) if across_splits else [face]:
-            for degrees, stretch in product(_TURNS, _STRETCHES):
-                posed = _posed(symmetry, math.radians(degrees), stretch)
-                poses += [_normalised(np.roll(posed, shift, (0, 1))) for shift in product(_SHIFTS, _SHIFTS)]
-    return np.stack(poses)
+    posed = np.stack(
+        [
+            _posed(symmetry, math.radians(degrees), stretch)
+            for face in _faces(character, across_splits)
+            for symmetry in (_symmetries(face) if across_splits else [face])
+            for degrees, stretch in product(_TURNS, _STRETCHES)
+        ]
+    )
+    shifted = [np.roll(posed, shift, (1, 2)) for shift in product(_SHIFTS, _SHIFTS)]
+    return _normalised(np.concatenate(shifted))
 
 
 def _posed(image: NDArray[np.float32], turn: float, stretch: float) -> NDArray[np.float32]:
@@ -148,6 +159,8 @@ def _symmetries(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     return quarters + [np.fliplr(quarter) for quarter in quarters]
 
 
-def _normalised(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    centred = (image - image.mean()).ravel()
-    return np.asarray(centred / np.linalg.norm(centred), dtype=np.float32)
+def _normalised(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Flatten images [I, H, W] to rows of zero mean and unit length, [I, pixels]."""
+    rows = images.reshape(len(images), -1)
+    centred = rows - rows.mean(1, keepdims=True)
+    return np.asarray(centred / np.linalg.norm(centred, axis=1, keepdims=True), dtype=np.float32)

@@ -28,7 +28,7 @@ IMAGES_PER_CLASS = 60
 _TOLERANCE = 0.02
 
 
-def make_glyphs(names: dict[SplitName, tuple[str, ...]], images_per_class: int = IMAGES_PER_CLASS) -> bytes:
+def make_glyphs(names: dict[SplitName, tuple[str, ...]], images_per_class: int) -> bytes:
     """Render the classes of all splits.
 
     Args:
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _make(out: Path, sheet: Path | None) -> None:
     names = {split: class_names(split) for split in SPLIT_NAMES}
     check_look_alikes(names)
-    content = make_glyphs(names)
+    content = make_glyphs(names, IMAGES_PER_CLASS)
     out.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     verdict = "the same as" if digest == GLYPHS_SHA256 else "not the same as"

@@ -36,9 +36,9 @@ SCRIPTS: dict[str, Script] = {
     "nko": Script("validation", 7, ((0x07CA, 0x07E7),)),
     "tifinagh": Script("validation", 9, ((0x2D30, 0x2D65),)),
     "armenian": Script("base", 7, ((0x0531, 0x0556), (0x0561, 0x0586))),
-    "canadian_syllabics": Script("base", 30, ((0x1401, 0x15FF),)),
+    "canadian_syllabics": Script("base", 31, ((0x1401, 0x15FF),)),
     "cyrillic": Script("base", 7, ((0x0410, 0x044F),)),
-    "greek": Script("base", 6, ((0x0391, 0x03C9),)),
+    "greek": Script("base", 5, ((0x0391, 0x03C9),)),
     "hebrew": Script("base", 6, ((0x05D0, 0x05EA),)),
     "old_italic": Script("base", 8, ((0x10300, 0x10323),)),
 }
