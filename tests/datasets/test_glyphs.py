@@ -142,7 +142,7 @@ def test_an_image_depends_only_on_its_seed_and_number(fonts):
 def test_strength_makes_the_images_of_a_class_differ_more(fonts):
     from fewshot_bench.datasets.glyphs.vary import Strength, image_of
 
-    still = Strength(turn=0, shear=0, stretch=0, shift=0, bend=0, pressure=0)
+    still = Strength(0, 0, 0, 0, 0, pressure=0, contrast=0, paper=0, grain=0)
 
     def spread(strength):
         return np.stack([image_of("ж", 1, number, strength).astype(float) for number in range(12)]).std(0).mean()
@@ -158,7 +158,7 @@ def test_the_chosen_classes_hold_no_look_alikes(fonts):
 
 @pytest.mark.parametrize(
     ("first", "second", "across_splits"),
-    [("О", "Ο", False), ("Ս", "Ո", True), ("С", "ᑕ", True), ("ᑎ", "ᑐ", True), ("ᐁ", "ᐌ", True)],
+    [("О", "Ο", False), ("Ս", "Ո", True), ("С", "ᑕ", True), ("ᑎ", "ი", True), ("ᐁ", "ᐌ", True)],
 )
 def test_look_alikes_are_found(first, second, across_splits, fonts):
     from fewshot_bench.datasets.glyphs.look_alikes import ACROSS_LIMIT, look_alikes

@@ -54,7 +54,7 @@ def look_alikes(splits: Mapping[SplitName, Sequence[str]], tolerance: float = 0.
 
     Args:
         splits: the characters of each split.
-        tolerance: added to the limits; another version of FreeType moves similarities by about 0.01.
+        tolerance: added to the limits, for what another FreeType or the order of a pair changes.
 
     Returns:
         Pairs over their limit with their similarity; empty for a sound choice.
