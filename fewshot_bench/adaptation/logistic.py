@@ -185,7 +185,7 @@ def _solve(problem: _Problem, gradient: Tensor, probabilities: Tensor) -> Tensor
     inverse = _preconditioner(problem, probabilities)
     solution = torch.zeros_like(gradient)
     residual = gradient
-    preconditioned = inverse @ residual
+    preconditioned = _centered(inverse @ residual)
     search = preconditioned
     energy = (residual * preconditioned).sum((1, 2))
     # Loose while far from the optimum, tight near it: the outer iteration stays quadratic.
@@ -204,12 +204,17 @@ def _solve(problem: _Problem, gradient: Tensor, probabilities: Tensor) -> Tensor
         length = torch.where(running & (curvature > 0), energy / curvature.clamp_min(1e-300), 0).view(-1, 1, 1)
         solution = solution + length * search
         residual = residual - length * image
-        preconditioned = inverse @ residual
+        preconditioned = _centered(inverse @ residual)
         renewed = (residual * preconditioned).sum((1, 2))
         momentum = torch.where(running, renewed / energy.clamp_min(1e-300), 0).view(-1, 1, 1)
         search = preconditioned + momentum * search
         energy = torch.where(running, renewed, 0)
     return solution
+
+
+def _centered(step: Tensor) -> Tensor:
+    """Without what all classes share, which changes no probability and would only gather rounding errors."""
+    return step - step.mean(dim=-1, keepdim=True)
 
 
 def _preconditioner(problem: _Problem, probabilities: Tensor) -> Tensor:

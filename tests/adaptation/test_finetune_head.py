@@ -11,7 +11,7 @@ from fewshot_bench.adaptation import EmbeddedSplit, FinetuneHead
 from fewshot_bench.errors import EmbeddingError, StudyError, UnknownNameError
 from fewshot_bench.losses import schane
 
-EPISODES = 4
+EPISODES = 3
 
 
 def one_episode(settings, split, support, query):
@@ -51,11 +51,11 @@ def one_episode(settings, split, support, query):
 @pytest.mark.parametrize(
     "settings",
     [
-        FinetuneHead(coordinates="full", steps=30),
-        FinetuneHead(coordinates="full", steps=30, start="zero", weight_decay=0.05),
-        FinetuneHead(coordinates="full", steps=30, features="raw", learning_rate=1e-3),
-        FinetuneHead(coordinates="full", steps=30, head="cosine"),
-        FinetuneHead(coordinates="full", steps=30, head="cosine", features="raw", scale=5.0),
+        FinetuneHead(coordinates="full", steps=20),
+        FinetuneHead(coordinates="full", steps=20, start="zero", weight_decay=0.05),
+        FinetuneHead(coordinates="full", steps=20, features="raw", learning_rate=1e-3),
+        FinetuneHead(coordinates="full", steps=20, head="cosine"),
+        FinetuneHead(coordinates="full", steps=20, head="cosine", features="raw", scale=5.0),
         FinetuneHead(coordinates="full", steps=20, head="projection", learning_rate=1e-3),
         FinetuneHead(coordinates="full", steps=20, loss="ce+schane"),
         FinetuneHead(coordinates="full", steps=20, loss="ce+schane", head="cosine", lambda_=0.5, tau=0.1),
@@ -141,7 +141,7 @@ def test_span_coordinates_take_images_that_occur_twice():
     split = clustered_split().with_features("l2")
     support, query = support_and_query(drawn_episodes(EPISODES, shot=3))
     support[:, :, 1] = support[:, :, 0]
-    scores = FinetuneHead(steps=30).scores(split, support, query)
+    scores = FinetuneHead(steps=20).scores(split, support, query)
     assert torch.isfinite(scores).all()
     assert (scores.argmax(-1) == torch.arange(5).repeat_interleave(6)).float().mean() > 0.5
 
