@@ -29,7 +29,7 @@ def test_a_registered_name_gives_its_factory_summary_and_facts(animals):
 
 
 def test_a_wrong_name_is_answered_with_the_nearest(animals):
-    with pytest.raises(UnknownNameError, match="no loss called 'kat'. Did you mean cat?"):
+    with pytest.raises(UnknownNameError, match=r"no loss called .kat.\. Did you mean cat"):
         animals["kat"]
     with pytest.raises(UnknownNameError, match="Known: cat"):
         animals["elephant"]
