@@ -19,8 +19,8 @@ from fewshot_bench.errors import ShapeError, StudyError
 Metric = Literal["cosine", "euclidean"]
 
 # Episodes whose gathered rows still fit a core's cache, and whose looked-up products do.
-_COMPUTED_AT_ONCE = 8
-_LOOKED_UP_AT_ONCE = 64
+_COMPUTED_AT_ONCE = 16
+_LOOKED_UP_AT_ONCE = 128
 
 
 def nearest_centroid(support: Tensor, query: Tensor, *, metric: Metric = "cosine") -> Tensor:
@@ -89,7 +89,7 @@ class Centroid(Adaptation):
         episodes, way, shot = support.shape
         means = embedding_bag(support.reshape(-1, shot), split.embeddings, mode="mean")
         centroids = means.view(episodes, way, -1)
-        products = split.embeddings[query] @ centroids.transpose(1, 2)
+        products = split.rows(query) @ centroids.transpose(1, 2)
         own = split.squared_norms[query].unsqueeze(2)
         return _nearness(products, centroids.square().sum(-1).unsqueeze(1), own, self.metric)
 

@@ -64,6 +64,10 @@ class EmbeddedSplit:
         plain = self.embeddings[: self.images]
         return replace(self, gram=plain @ plain.T)
 
+    def rows(self, indices: Tensor) -> Tensor:
+        """Embeddings by row, [..., D]; copies whole rows, where plain indexing goes number by number."""
+        return self.embeddings.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
+
     def products(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Inner products between two sets of images of each episode.
 
@@ -80,7 +84,7 @@ class EmbeddedSplit:
             return self.gram.view(-1).index_select(0, places.view(-1)).view(places.shape)
         # Gathered rows stay in a core's cache; for the whole chunk at once they would go through memory twice.
         parts = [
-            self.embeddings[some] @ self.embeddings[others].transpose(1, 2)
+            self.rows(some) @ self.rows(others).transpose(1, 2)
             for some, others in in_parts(_EPISODES_AT_ONCE, rows, columns)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -51,7 +51,9 @@ class FinetuneHead(Adaptation):
         steps: Adam steps, each on the whole support set.
         learning_rate: of Adam.
         weight_decay: added to the gradient, as in Adam, not decoupled.
-        start: the head's first weights, the class centroids of the plain images or zero.
+        start: the head's first weights, the class centroids of the plain images or zero. At zero the bias of a
+            balanced support set has no gradient but rounding errors, which Adam takes for one: scores then move by
+            up to steps * learning_rate with the order of summation.
         scale: factor of cosine logits.
         coordinates: "span" trains in orthonormal coordinates of the span of the support embeddings, at most 25
             numbers per class at 5-way 5-shot instead of D, and needs inner products only. Adam is not invariant
@@ -190,7 +192,7 @@ def _full_coordinates(
     split: EmbeddedSplit, trained_on: Tensor, plain: Tensor, query: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The embeddings themselves: of what is trained on, of the plain support, of the queries, [E, ., D]."""
-    return split.embeddings[trained_on], split.embeddings[plain], split.embeddings[query]
+    return split.rows(trained_on), split.rows(plain), split.rows(query)
 
 
 def _span_coordinates(
