@@ -222,6 +222,13 @@ def _races(arguments: argparse.Namespace) -> list[Race]:
             ),
         ),
         Race(
+            "logistic regression, raw features",
+            (
+                *_ours(Logistic(features="raw"), everything, ", raw"),
+                Contender("scikit-learn LogisticRegression, raw", "raw", False, arguments.sklearn, _sklearn),
+            ),
+        ),
+        Race(
             "fine-tuning, 200 steps",
             (*finetune, Contender("easyfsl Finetune", "l2", False, arguments.finetune, _easyfsl_finetune)),
         ),

@@ -59,8 +59,7 @@ def _nearness(products: Tensor, centroids: Tensor, queries: Tensor, metric: Metr
 @ADAPTATIONS.register(
     "centroid",
     "nearest class centroid, cosine or Euclidean, on raw, L2 or centred-and-L2 features",
-    paper="Snell et al., Prototypical Networks; Wang et al., 2019, SimpleShot",
-    year=2017,
+    paper="Snell et al., 2017, Prototypical Networks; Wang et al., 2019, SimpleShot",
 )
 @dataclass(frozen=True, kw_only=True)
 class Centroid(Adaptation):

@@ -31,8 +31,7 @@ _VIEWS_OF_A_CONTRASTIVE_LOSS = 2
 @ADAPTATIONS.register(
     "finetune-head",
     "a linear, cosine or projection head trained on each support set with Adam and a loss of choice",
-    paper="Chen et al., A Closer Look at Few-shot Classification",
-    year=2019,
+    paper="Chen et al., 2019, A Closer Look at Few-shot Classification",
 )
 @dataclass(frozen=True, kw_only=True)
 class FinetuneHead(Adaptation):

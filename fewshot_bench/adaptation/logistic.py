@@ -30,8 +30,7 @@ _LARGEST_HALVINGS = 40
 @ADAPTATIONS.register(
     "logistic",
     "multinomial logistic regression with L2 penalty, solved to convergence",
-    paper="Tian et al., Rethinking Few-Shot Image Classification",
-    year=2020,
+    paper="Tian et al., 2020, Rethinking Few-Shot Image Classification",
 )
 @dataclass(frozen=True, kw_only=True)
 class Logistic(Adaptation):

@@ -30,8 +30,7 @@ def ls(
         state = f" [{row['state']}]" if "state" in row else ""
         typer.echo(f"{row['name']:<{width}}  {row['summary']}{state}")
         if "paper" in row:
-            year = f", {row['year']}" if "year" in row else ""
-            typer.echo(f"{'':<{width}}  {row['paper']}{year}")
+            typer.echo(f"{'':<{width}}  {row['paper']}")
     if kind == "backbones":
         typer.echo(f"{'timm:NAME':<{width}}  any model of timm, from the hub or with --weights FILE")
 

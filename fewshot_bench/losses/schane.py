@@ -49,8 +49,7 @@ def hard_negative_weights(embeddings: Tensor, labels: Tensor, *, tau: float = 0.
 @LOSSES.register(
     "ce+schane",
     "cross-entropy and supervised contrast with weighted hard negatives",
-    paper="Long et al., When hard negative sampling meets supervised contrastive learning",
-    year=2023,
+    paper="Long et al., 2023, When hard negative sampling meets supervised contrastive learning",
     is_contrastive=True,
 )
 def ce_and_schane(

@@ -29,8 +29,7 @@ def simclr(embeddings: Tensor, images: Tensor, *, tau: float = 0.5) -> Tensor:
 @LOSSES.register(
     "ce+simclr",
     "cross-entropy and contrast between images, without labels",
-    paper="Chen et al., A Simple Framework for Contrastive Learning of Visual Representations",
-    year=2020,
+    paper="Chen et al., 2020, A Simple Framework for Contrastive Learning of Visual Representations",
     is_contrastive=True,
 )
 def ce_and_simclr(

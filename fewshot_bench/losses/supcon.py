@@ -27,8 +27,7 @@ def supcon(embeddings: Tensor, labels: Tensor, *, tau: float = 0.1, reading: Rea
 @LOSSES.register(
     "ce+supcon",
     "cross-entropy and supervised contrast",
-    paper="Khosla et al., Supervised Contrastive Learning",
-    year=2020,
+    paper="Khosla et al., 2020, Supervised Contrastive Learning",
     is_contrastive=True,
 )
 def ce_and_supcon(
