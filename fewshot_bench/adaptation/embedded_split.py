@@ -25,7 +25,7 @@ class EmbeddedSplit:
         embeddings: [(1 + V) * I, D]; rows 0..I-1 are the images as they are, rows v*I..(v+1)*I-1 are their
             v-th augmented view (V is 0 unless a contrastive adaptation asked for views).
         images: I, the number of images.
-        gram: [I, I] inner products of the plain embeddings, or None to compute products from the rows.
+        gram: [(1 + V) * I, (1 + V) * I] inner products of all rows, or None to compute products from the rows.
     """
 
     embeddings: Tensor
@@ -60,9 +60,8 @@ class EmbeddedSplit:
         return replace(self, embeddings=embeddings, gram=None)
 
     def with_gram(self) -> EmbeddedSplit:
-        """The same split with the Gram matrix of its plain embeddings, I * I floats."""
-        plain = self.embeddings[: self.images]
-        return replace(self, gram=plain @ plain.T)
+        """The same split with the Gram matrix of its rows, as many floats as rows squared."""
+        return replace(self, gram=self.embeddings @ self.embeddings.T)
 
     def rows(self, indices: Tensor) -> Tensor:
         """Embeddings by row, [..., D]; copies whole rows, where plain indexing goes number by number."""
@@ -80,7 +79,7 @@ class EmbeddedSplit:
         """
         if self.gram is not None:
             # One index into the flat matrix: indexing by rows and columns is the same and five times slower.
-            places = rows.unsqueeze(2) * self.images + columns.unsqueeze(1)
+            places = rows.unsqueeze(2) * len(self.embeddings) + columns.unsqueeze(1)
             return self.gram.view(-1).index_select(0, places.view(-1)).view(places.shape)
         # Gathered rows stay in a core's cache; for the whole chunk at once they would go through memory twice.
         parts = [

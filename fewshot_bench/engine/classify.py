@@ -27,18 +27,18 @@ def chunk_size(adaptation: Adaptation, protocol: Protocol, embedding_size: int) 
     return int(np.clip(MEMORY_PER_CHUNK // (4 * floats), 1, _LARGEST_CHUNK))
 
 
-def gram_is_worth_building(images: int, products_per_episode: int, episodes: int) -> bool:
+def gram_is_worth_building(rows: int, products_per_episode: int, episodes: int) -> bool:
     """Whether looking inner products up beats computing them.
 
-    The Gram matrix costs images^2 products once, at the speed of one large matrix product; without it every
+    The Gram matrix costs rows^2 products once, at the speed of one large matrix product; without it every
     episode gathers its rows and multiplies small matrices, which measured about four times slower per product.
 
     Args:
-        images: rows of the Gram matrix.
+        rows: rows of the Gram matrix, the images and their augmented views.
         products_per_episode: inner products that one episode needs.
         episodes: how many episodes will use it.
     """
-    return 4 * images**2 <= LARGEST_GRAM and 4 * episodes * products_per_episode >= images**2
+    return 4 * rows**2 <= LARGEST_GRAM and 4 * episodes * products_per_episode >= rows**2
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -148,7 +148,10 @@ class _EmbeddingSource:
         self._made: dict[tuple[str, int], EmbeddedSplit] = {}
 
     def __call__(self, adaptation: Adaptation, products: int) -> EmbeddedSplit:
-        """Embeddings as the adaptation wants them; `products` inner products will be needed in all."""
+        """Embeddings as the adaptation wants them, where the study needs `products` inner products of them.
+
+        Whether they come with a Gram matrix depends on nothing else: rounding must not depend on what is done.
+        """
         key = (adaptation.features, adaptation.views)
         images = self._dataset.split(self._study.split)
         if key not in self._made:
@@ -157,7 +160,9 @@ class _EmbeddingSource:
             center = self._center() if adaptation.features == "cl2" else None
             self._made[key] = raw.with_features(adaptation.features, center)
         embedded = self._made[key]
-        if embedded.gram is None and gram_is_worth_building(len(images), products, 1):
+        if not gram_is_worth_building(len(embedded.embeddings), products, 1):
+            return replace(embedded, gram=None)
+        if embedded.gram is None:
             embedded = self._made[key] = embedded.with_gram()
         return embedded
 
@@ -190,13 +195,9 @@ def _run_method(
     progress: Progress,
 ) -> None:
     """Run the missing episodes of one method on each protocol."""
-    products = sum(
-        p.runs * p.episodes * p.way * p.shot * p.way * (p.shot + p.query)
-        for cell, p in planned
-        if any(len(numbers) for numbers in missing_episodes(store, cell, p))
-    )
-    if not products:
+    if not any(len(numbers) for cell, protocol in planned for numbers in missing_episodes(store, cell, protocol)):
         return
+    products = sum(p.runs * p.episodes * p.way * p.shot * p.way * (p.shot + p.query) for _, p in planned)
     embedded = source(adaptation, products)
     images = open_dataset(study.dataset).split(study.split)
     for cell, protocol in planned:

@@ -41,8 +41,6 @@ def scores_differ_by_rounding_only(some, others):
 @every_adaptation
 @pytest.mark.parametrize("shot", [1, 5])
 def test_a_gram_matrix_never_changes_an_outcome(adaptation, shot):
-    if adaptation.views:
-        pytest.skip("views are not in the Gram matrix")
     split = embedded(adaptation)
     support, query = support_and_query(drawn_episodes(8, shot=shot))
     looked_up = adaptation.scores(split.with_gram(), support, query)

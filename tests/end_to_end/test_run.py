@@ -109,6 +109,19 @@ def test_a_head_is_fine_tuned_with_both_losses_on_the_same_episodes(folder):
     assert (frame["mean"] > 20).all()
 
 
+def test_every_adaptation_and_loss_runs_in_one_study_and_a_gram_matrix_changes_nothing(folder, monkeypatch):
+    grid = ["--base-loss", "ce", "--adapt", "centroid,logistic,finetune-head", "--set", "steps=5"]
+    losses = ["--loss", "ce,ce+schane,ce+supcon,ce+simclr"]
+    for name, is_built in (("with", True), ("without", False)):
+        monkeypatch.setattr("fewshot_bench.study.execute.gram_is_worth_building", lambda *_, built=is_built: built)
+        assert exit_code(["run", *SMALL, *grid, *losses, "--results", name]) == 0
+    frames = [pd.read_csv(folder / name / "leaderboard.csv") for name in ("with", "without")]
+    assert frames[0]["method"].nunique() == 6
+    assert frames[0]["method"].tolist() == frames[1]["method"].tolist()
+    # A tie may fall the other way: two of the 9,000 predictions of a row.
+    np.testing.assert_allclose(frames[0]["mean"], frames[1]["mean"], atol=100 * 2 / 9000 + 1e-4)
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(trained_home, folder, home):
     environment = {**os.environ, "FEWSHOT_BENCH_HOME": str(home), "PYTHONUNBUFFERED": "1"}
     options = ["--base-epochs", "1", "--base-loss", "ce", "--runs", "1", "--episodes", "3000", "--chunk", "20"]
