@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated
 
@@ -32,6 +33,7 @@ app.add_typer(episodes, name="episodes")
 
 # Newer releases of Typer carry their own copy of Click, so its base exception is found through Typer's.
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_NO_MORE_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _USER_ERROR = 2
 _INTERRUPTED = 130
 
@@ -74,6 +76,14 @@ def exit_code(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.filename is None and error.errno not in _NO_MORE_ROOM:
+            raise
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return _complain(
+            f"{place}{error.strerror or error}. Check the path, its permissions and the space that is left;"
+            " what is stored already is as it was."
+        )
     if result == _INTERRUPTED:
         typer.echo("\nstopped. What is finished is on disk; run the same command again to go on from there.", err=True)
     return result if isinstance(result, int) else 0

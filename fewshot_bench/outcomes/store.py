@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +34,17 @@ class OutcomeStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._opened: set[str] = set()
+
+    def check_folder(self) -> None:
+        """See that the folder can be made or written to, before any time is spent on outcomes; makes nothing.
+
+        Raises:
+            OSError: a file is in the way, or the folder cannot be written to.
+        """
+        there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
+        reason = errno.EACCES if there.is_dir() else errno.ENOTDIR
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise OSError(reason, os.strerror(reason), str(there))
 
     def open_cell(self, cell: Cell) -> None:
         """Make room for a cell, or check that the stored one is the same.

@@ -50,6 +50,7 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
 
     Raises:
         FewshotBenchError: a name is unknown, the data is absent, or the protocol does not fit the split.
+        OSError: the folder of the results cannot be written to.
     """
     started = time.perf_counter()
     adaptations = planned_adaptations(study)
@@ -58,6 +59,7 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
     for protocol in study.protocols():
         sample_episodes(images, protocol, numbers=np.arange(0))
     store = OutcomeStore(study.results / "outcomes")
+    store.check_folder()
     device = chosen_device(study.device)
     cells: list[Cell] = []
     for backbone, settings, base in _backbones(study, dataset, device, progress):

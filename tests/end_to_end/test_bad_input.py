@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ BAD = {
     "no lock file": (["episodes", "verify", "cut.zip"], "is not a lock file"),
     "weights of another network": (["run", "--weights", "other.pth"], "it is not for this backbone"),
     "weights that are missing": (["run", "--weights", "no.pth"], "no.pth is not a file"),
+    "results in a file": (["run", "--results", "cut.zip"], "cut.zip: Not a directory. Check the path"),
+    "picture in no folder": (["episodes", "show", "--png", "cut.zip/a.png"], "cut.zip/a.png: Not a directory"),
     "NaN weights": (["run", "--weights", "nan.pth", "--base-loss", "none"], "NaN or infinite embeddings for 1200"),
 }
 
@@ -67,3 +70,21 @@ def test_an_existing_leaderboard_survives_a_failed_run():
     assert exit_code(["run", "--way", "25"]) == 2
     assert exit_code(["leaderboard"]) == 2
     assert Path("results/leaderboard.csv").read_text() == "precious\n"
+
+
+def test_a_full_disk_is_said_in_one_line(monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fewshot_bench.outcomes.store.OutcomeStore.check_folder", full)
+    assert exit_code(["run"]) == 2
+    assert "error: No space left on device. Check the path" in capsys.readouterr().err
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    def broken(*_: object) -> None:
+        raise OSError("something that no user can mend")
+
+    monkeypatch.setattr("fewshot_bench.outcomes.store.OutcomeStore.check_folder", broken)
+    with pytest.raises(OSError, match="no user can mend"):
+        exit_code(["run"])
