@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ except ImportError as missing:
 WAY, QUERY, EPISODES = 5, 15, 3000
 SYNTHETIC_CLASSES, SYNTHETIC_IMAGES, SYNTHETIC_SIZE = 20, 600, 1280
 SYNTHETIC_SPREAD = 3.7
+Made = TypeVar("Made")
 Predict = Callable[[EmbeddedSplit, Episodes], NDArray[np.uint8]]
 
 
@@ -192,22 +194,22 @@ def _episodes(class_sizes: list[int], shot: int, count: int) -> Episodes:
 
 def _sample(class_sizes: list[int], shot: int, arguments: argparse.Namespace) -> tuple[float, Episodes]:
     """Median seconds of drawing the episodes, and the episodes."""
-    times = []
-    for _ in range(arguments.repeats):
-        start = time.perf_counter()
-        episodes = _episodes(class_sizes, shot, arguments.episodes)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), episodes
+    return _median_seconds(lambda: _episodes(class_sizes, shot, arguments.episodes), arguments.repeats)
 
 
 def _gram_seconds(split: EmbeddedSplit, repeats: int) -> float:
     """Median seconds of building the Gram matrix, which the rows that look products up do not contain."""
+    return _median_seconds(split.with_gram, repeats)[0]
+
+
+def _median_seconds(work: Callable[[], Made], repeats: int) -> tuple[float, Made]:
+    """Median seconds of some work, and what it made."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        split.with_gram()
+        made = work()
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(times), made
 
 
 # Who classifies

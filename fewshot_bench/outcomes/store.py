@@ -41,10 +41,12 @@ class OutcomeStore:
         Raises:
             OSError: a file is in the way, or the folder cannot be written to.
         """
-        there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
-        reason = errno.EACCES if there.is_dir() else errno.ENOTDIR
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise OSError(reason, os.strerror(reason), str(there))
+        folder = self.folder.absolute()
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        if not os.access(there, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
     def open_cell(self, cell: Cell) -> None:
         """Make room for a cell, or check that the stored one is the same.

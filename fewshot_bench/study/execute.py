@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -149,24 +149,25 @@ class _EmbeddingSource:
         self._device, self._progress = device, progress
         self._made: dict[tuple[str, int], EmbeddedSplit] = {}
 
-    def __call__(self, adaptation: Adaptation, products: int) -> EmbeddedSplit:
-        """Embeddings as the adaptation wants them, where the study needs `products` inner products of them.
+    def __call__(self, adaptation: Adaptation) -> EmbeddedSplit:
+        """Embeddings as the adaptation wants them, with a Gram matrix where the whole study makes it worth while.
 
-        Whether they come with a Gram matrix depends on nothing else: rounding must not depend on what is done.
+        What is stored already makes no difference, so a study that goes on rounds as one that never stopped.
         """
         key = (adaptation.features, adaptation.views)
-        images = self._dataset.split(self._study.split)
         if key not in self._made:
+            images = self._dataset.split(self._study.split)
             rows = [self._embed()] + [self._embed(view=view + 1) for view in range(adaptation.views)]
             raw = EmbeddedSplit(torch.cat(rows), len(images))
             center = self._center() if adaptation.features == "cl2" else None
-            self._made[key] = raw.with_features(adaptation.features, center)
-        embedded = self._made[key]
-        if not gram_is_worth_building(len(embedded.embeddings), products, 1):
-            return replace(embedded, gram=None)
-        if embedded.gram is None:
-            embedded = self._made[key] = embedded.with_gram()
-        return embedded
+            made = raw.with_features(adaptation.features, center)
+            is_worth_it = gram_is_worth_building(len(made.embeddings), self._products(), 1)
+            self._made[key] = made.with_gram() if is_worth_it else made
+        return self._made[key]
+
+    def _products(self) -> int:
+        """Inner products that one method of the study needs."""
+        return sum(p.runs * p.episodes * p.way * p.shot * p.way * (p.shot + p.query) for p in self._study.protocols())
 
     def _embed(self, *, view: int = 0) -> torch.Tensor:
         split = self._dataset.split(self._study.split)
@@ -191,7 +192,7 @@ class _EmbeddingSource:
 def _run_method(
     study: Study,
     adaptation: Adaptation,
-    source: Callable[[Adaptation, int], EmbeddedSplit],
+    source: Callable[[Adaptation], EmbeddedSplit],
     planned: list[tuple[Cell, Protocol]],
     store: OutcomeStore,
     progress: Progress,
@@ -199,8 +200,7 @@ def _run_method(
     """Run the missing episodes of one method on each protocol."""
     if not any(len(numbers) for cell, protocol in planned for numbers in missing_episodes(store, cell, protocol)):
         return
-    products = sum(p.runs * p.episodes * p.way * p.shot * p.way * (p.shot + p.query) for _, p in planned)
-    embedded = source(adaptation, products)
+    embedded = source(adaptation)
     images = open_dataset(study.dataset).split(study.split)
     for cell, protocol in planned:
         missing = missing_episodes(store, cell, protocol)
