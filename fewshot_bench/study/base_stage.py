@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import WeightsError
@@ -17,6 +20,7 @@ from fewshot_bench.training import (
     Recipe,
     load_checkpoint,
     paper_recipe,
+    refuse_batches_that_do_not_fit,
     save_checkpoint,
     scratch_recipe,
     train_on_base,
@@ -42,9 +46,16 @@ def fine_tuned_on_base(
         recipe: how to train.
         device: a torch device.
         progress: shown one unit per optimiser step.
+
+    Raises:
+        StudyError: a batch does not fit into memory, or training diverged.
     """
     path = checkpoint_path(backbone, split, recipe)
     if not _load(path, backbone):
+        four = torch.from_numpy(np.array(split.images[:4])).permute(0, 3, 1, 2).to(device)
+        refuse_batches_that_do_not_fit(
+            backbone.network, backbone.preprocessing(four), min(recipe.batch_size, len(split))
+        )
         result = train_on_base(
             backbone.network, split, recipe, normalise=backbone.preprocessing, device=device, progress=progress
         )

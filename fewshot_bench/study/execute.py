@@ -120,6 +120,7 @@ def _backbones(
             fresh,
             loss,
             epochs=study.base_epochs,
+            batch_size=study.base_batch,
             seed=study.training_seed,
             lambda_=study.lambda_,
             tau=study.tau,

@@ -29,6 +29,7 @@ class Study(BaseModel):
 
     base_losses: tuple[str, ...] | None = None
     base_epochs: int | None = Field(default=None, ge=1)
+    base_batch: int | None = Field(default=None, ge=2)
     training_seed: int = 0
 
     adaptations: tuple[str, ...] = ("centroid",)

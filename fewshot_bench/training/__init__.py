@@ -3,6 +3,7 @@
 from fewshot_bench.training.augment import choose_augmentation, two_views
 from fewshot_bench.training.base_split import TrainingResult, train_on_base
 from fewshot_bench.training.checkpoints import load_checkpoint, save_checkpoint
+from fewshot_bench.training.memory import refuse_batches_that_do_not_fit
 from fewshot_bench.training.recipe import Recipe, paper_recipe, scratch_recipe
 from fewshot_bench.training.reproducibility import seeded_randomness
 
@@ -12,6 +13,7 @@ __all__ = [
     "choose_augmentation",
     "load_checkpoint",
     "paper_recipe",
+    "refuse_batches_that_do_not_fit",
     "save_checkpoint",
     "scratch_recipe",
     "seeded_randomness",

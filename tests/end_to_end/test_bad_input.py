@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,10 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("fewshot_bench.outcomes.store.OutcomeStore.check_folder", broken)
     with pytest.raises(OSError, match="no user can mend"):
         exit_code(["run"])
+
+
+def test_a_batch_that_does_not_fit_is_refused_before_training(monkeypatch, capsys):
+    monkeypatch.setattr("fewshot_bench.training.memory.free_bytes", lambda device: 20_000_000)
+    assert exit_code(["run", "--base-batch", "512"]) == 2
+    assert re.search(r"batches of 512 images .* Use --base-batch \d+ or less", capsys.readouterr().err)
+    assert not Path("results").exists()
