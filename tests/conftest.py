@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_benchmarks import tiny  # noqa: F401  # a fixture
 
 from fewshot_bench.datasets.dataset import Dataset, ImageSplit, SplitName, split_fingerprint
 

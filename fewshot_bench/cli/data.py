@@ -1,62 +1,220 @@
-"""`fewshot-bench data`: bring datasets into the canonical store."""
+"""`fewshot-bench data`: bring datasets into the canonical store, and say what is there."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.cli.options import JsonOption, LeastImagesOption
 
 if TYPE_CHECKING:
     from fewshot_bench.datasets import Dataset
+    from fewshot_bench.datasets.doctor import Diagnosis
 
-data = typer.Typer(help="Import or download datasets.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(help="Import, download, list and check datasets.", no_args_is_help=True, rich_markup_mode=None)
 
 ReplaceOption = Annotated[bool, typer.Option("--replace", help="Replace a stored dataset whose pixels differ.")]
+_MOST_LINES = 20
+
+
+class FitChoice(str, Enum):
+    """How an image of another shape becomes square."""
+
+    squash = "squash"
+    crop = "crop"
+
+
+class FilterChoice(str, Enum):
+    """Pillow's filters for resizing."""
+
+    lanczos = "lanczos"
+    bicubic = "bicubic"
+    bilinear = "bilinear"
+    box = "box"
 
 
 @data.command("import")
 def import_(
-    name: Annotated[str, typer.Argument(help="cifar-fs or fc100.")],
-    source: Annotated[Path, typer.Option("--from", help="cifar100.zip of the CIFAR-FS distribution.")],
+    name: Annotated[str, typer.Argument(help="A benchmark (see: data ls), or a name for images of your own.")],
+    source: Annotated[
+        str, typer.Option("--from", help="A folder, an archive, a manifest (.csv, .tsv, .parquet), or hf:NAME.")
+    ],
+    size: Annotated[int | None, typer.Option(min=8, max=1024, help="Side of the stored images in pixels.")] = None,
+    fit: Annotated[
+        FitChoice | None, typer.Option(help="squash changes the aspect ratio; crop keeps the middle.")
+    ] = None,
+    interpolation: Annotated[FilterChoice | None, typer.Option(help="Filter for resizing.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Divide your own classes into base, validation and novel, e.g. 0.6,0.2,0.2.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that division.")] = 0,
+    least_images: LeastImagesOption = 1,
     replace: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build a dataset from files that you have."""
+    """Build a dataset from files that you have; the layout is recognised by looking."""
     from fewshot_bench.cli.progress import ProgressBars
     from fewshot_bench.datasets import import_dataset
+    from fewshot_bench.datasets.obtain import is_benchmark
 
+    if not is_benchmark(name):
+        _import_own(name, source, size, fit, interpolation, split, seed, least_images, replace, as_json)
+        return
+    if split is not None or least_images != 1:
+        raise typer.BadParameter(f"--split and --min-images are for your own images; {name} has official splits.")
     with ProgressBars() as progress:
-        dataset = import_dataset(name, source, replace=replace, progress=progress)
+        dataset = import_dataset(
+            name,
+            Path(source),
+            size=size,
+            fit=fit.value if fit else None,
+            interpolation=interpolation.value if interpolation else None,
+            replace=replace,
+            progress=progress,
+        )
+    _describe(dataset, as_json)
+
+
+def _import_own(
+    name: str,
+    source: str,
+    size: int | None,
+    fit: FitChoice | None,
+    interpolation: FilterChoice | None,
+    split: str | None,
+    seed: int,
+    least_images: int,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.datasets import OwnOptions, import_own_images
+    from fewshot_bench.datasets.obtain import check_is_free_for_own_images
+    from fewshot_bench.datasets.own_images import with_fractions
+
+    check_is_free_for_own_images(name)
+    options = OwnOptions(
+        size=size,
+        fit=fit.value if fit else OwnOptions.fit,
+        interpolation=interpolation.value if interpolation else OwnOptions.interpolation,
+        least_images=least_images,
+    )
+    if split is not None:
+        options = with_fractions(options, split, seed)
+    with ProgressBars() as progress:
+        dataset = import_own_images(name, source, options, replace_stored=replace, progress=progress)
     _describe(dataset, as_json)
 
 
 @data.command("get")
 def get(
-    name: Annotated[str, typer.Argument(help="cifar-fs or fc100.")],
+    name: Annotated[str, typer.Argument(help="A benchmark; see: data ls.")],
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="You have read and accept the dataset's terms of use.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the downloaded files after the import.")] = False,
     replace: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Download a dataset (CIFAR-100 through torchvision, md5-checked) and build it."""
-    from fewshot_bench.datasets import download_dataset
+    """Download a dataset from its public link, check it, and build it; an interrupted download goes on."""
+    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.datasets.obtain import download_dataset
 
-    _describe(download_dataset(name, replace=replace), as_json)
+    with ProgressBars() as progress:
+        dataset = download_dataset(
+            name, accepts_terms=accept_terms, keep_files=keep, replace=replace, progress=progress
+        )
+    _describe(dataset, as_json)
+
+
+@data.command("ls")
+def ls(as_json: JsonOption = False) -> None:
+    """List all datasets with their state and size."""
+    from fewshot_bench.datasets.disk_space import readable_bytes
+    from fewshot_bench.datasets.doctor import dataset_rows
+
+    rows = dataset_rows()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        size = readable_bytes(row["bytes"]) if row["bytes"] else ""
+        images = f"{row['images']:,} images" if row["images"] else ""
+        line = f"{row['name']:<{width}}  {row['state']:<8}  {size:>9}  {images:>16}  {row['recipe']}"
+        typer.echo(line.rstrip())
+
+
+@data.command("check")
+def check(
+    subject: Annotated[
+        str | None, typer.Argument(help="A dataset's name, or a path that might be one; everything by default.")
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every stored byte and compare.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is there, what is missing, under which terms it may be used, and what to type next."""
+    from fewshot_bench.datasets.doctor import check_dataset, check_place, dataset_rows
+    from fewshot_bench.datasets.own_images import looks_like_a_place
+    from fewshot_bench.datasets.registry import DATASETS
+    from fewshot_bench.datasets.store import is_stored
+
+    if subject is None:
+        diagnoses = [check_dataset(row["name"], deep=deep) for row in dataset_rows()]
+    elif subject not in DATASETS and not is_stored(subject) and looks_like_a_place(subject):
+        diagnoses = [check_place(Path(subject))]
+    else:
+        diagnoses = [check_dataset(subject, deep=deep)]
+    if as_json:
+        facts = [{"subject": one.subject, **one.facts, "next": one.next_commands} for one in diagnoses]
+        typer.echo(json.dumps(facts if subject is None else facts[0], indent=1))
+        return
+    for one in diagnoses:
+        _print(one)
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    typer.echo(diagnosis.subject)
+    headings = [*(heading for heading, _ in diagnosis.findings), "next"]
+    width = max(len(heading) for heading in headings)
+    last = ""
+    for heading, sentence in [*diagnosis.findings, *(("next", command) for command in diagnosis.next_commands)]:
+        typer.echo(f"  {heading if heading != last else '':<{width}}  {sentence}")
+        last = heading
 
 
 def _describe(dataset: Dataset, as_json: bool) -> None:
+    from fewshot_bench.datasets.doctor import recipe_line
     from fewshot_bench.paths import datasets_folder
 
     splits = {name: {"classes": len(split.class_names), "images": len(split)} for name, split in dataset.splits.items()}
     folder = datasets_folder() / dataset.name
     if as_json:
         facts = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "folder": str(folder), "splits": splits}
-        typer.echo(json.dumps(facts | {"recipe": dict(dataset.recipe)}, indent=1))
+        typer.echo(json.dumps(facts | {"identity": dataset.identity, "recipe": dict(dataset.recipe)}, indent=1))
         return
+    report_notes(dataset.recipe)
     for name, counts in splits.items():
         typer.echo(f"{name:<11}{counts['classes']:>4} classes {counts['images']:>8,} images")
+    typer.echo(f"recipe      {recipe_line(dict(dataset.recipe))}")
     typer.echo(f"fingerprint {dataset.fingerprint}")
     typer.echo(f"stored in   {folder}")
     typer.echo(f"next        fewshot-bench run --dataset {dataset.name}")
+
+
+def report_notes(recipe: Mapping[str, Any]) -> None:
+    """Say on stderr what a user should know about a dataset: warnings, and all that was left out of own images."""
+    for warning in recipe.get("warnings", []):
+        typer.echo(f"note: {warning}", err=True)
+    skipped = recipe.get("skipped", [])
+    for file, reason in skipped[:_MOST_LINES]:
+        typer.echo(f"left out: {file}: {reason}", err=True)
+    if len(skipped) > _MOST_LINES:
+        typer.echo(f"left out: {len(skipped) - _MOST_LINES} more files; data import --json lists all", err=True)
+    for name, size in recipe.get("small_classes", {}).items():
+        typer.echo(f"left out: class {name}, which has {size} images", err=True)

@@ -60,13 +60,13 @@ def show(
     from fewshot_bench.episodes.contact_sheet import contact_sheet
 
     images = open_dataset(dataset).split(split_name(split))
-    protocol = Protocol(dataset, images.name, way, shot, query, seed=seed)
+    protocol = Protocol(images.dataset, images.name, way, shot, query, seed=seed)
     drawn = sample_episodes(images, protocol, run, [episode])
     rows = [
         {
-            "class": images.image_id(int(members[0])).split("/")[0],
-            "support": [images.image_id(int(index)) for index in members[:shot]],
-            "query": [images.image_id(int(index)) for index in members[shot:]],
+            "class": images.class_of(int(members[0])),
+            "support": [images.image_name(int(index)) for index in members[:shot]],
+            "query": [images.image_name(int(index)) for index in members[shot:]],
         }
         for members in drawn.images[0]
     ]
@@ -77,7 +77,7 @@ def show(
         for row in rows:
             typer.echo(f"{row['class']}")
             for part in ("support", "query"):
-                typer.echo(f"  {part:<8}" + " ".join(name.split("/")[1] for name in row[part]))
+                typer.echo(f"  {part:<8}" + " ".join(row[part]))
     if png is not None:
         contact_sheet(images, drawn).save(png, format="PNG")
         typer.echo(f"contact sheet in {png}", err=as_json)
@@ -103,5 +103,5 @@ def freeze(
 
     opened = open_dataset(dataset)
     for shot in numbers(shots, "--shots"):
-        protocol = Protocol(dataset, split_name(split), way, shot, query, episodes, runs, seed)
+        protocol = Protocol(opened.name, split_name(split), way, shot, query, episodes, runs, seed)
         typer.echo(f"wrote {write_lock(lock(opened, protocol), out)}")

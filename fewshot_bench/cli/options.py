@@ -13,6 +13,10 @@ BaselineOption = Annotated[
     str | None, typer.Option("--baseline", help="Method that the others are tested against (name or part of it).")
 ]
 
+LeastImagesOption = Annotated[
+    int, typer.Option("--min-images", min=1, help="Leave out classes of your own images that have fewer.")
+]
+
 
 def words(text: str) -> tuple[str, ...]:
     """A comma-separated list of names."""

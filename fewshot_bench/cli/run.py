@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewshot_bench.cli.options import BaselineOption, JsonOption, ResultsOption, numbers, words
+from fewshot_bench.cli.options import BaselineOption, JsonOption, LeastImagesOption, ResultsOption, numbers, words
 
 if TYPE_CHECKING:
     from fewshot_bench.study import Study, StudyResult
 
 
 def run(
-    dataset: Annotated[str, typer.Option(help="See: fewshot-bench ls datasets.")] = "glyphs",
+    dataset: Annotated[
+        str,
+        typer.Option(help="See: fewshot-bench data ls; or your own images: a folder, archive or manifest, or hf:NAME."),
+    ] = "glyphs",
     backbone: Annotated[
         str | None, typer.Option(help="See: fewshot-bench ls backbones; or timm:NAME for any timm model.")
     ] = None,
@@ -37,8 +40,12 @@ def run(
     query: Annotated[int, typer.Option(help="Images per class to classify.")] = 15,
     episodes: Annotated[int, typer.Option(help="Episodes per run.")] = 3000,
     runs: Annotated[int, typer.Option(help="Runs, each with episodes of its own.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
-    split: Annotated[str, typer.Option(help="novel or validation.")] = "novel",
+    seed: Annotated[int, typer.Option(help="Seed of the episodes, and of a division by --split.")] = 0,
+    split: Annotated[
+        str,
+        typer.Option(help="novel or validation; or divide your own classes into base, validation, novel: 0.6,0.2,0.2."),
+    ] = "novel",
+    least_images: LeastImagesOption = 1,
     adapt: Annotated[str, typer.Option(help="See: fewshot-bench ls adaptations; e.g. centroid,logistic.")] = "centroid",
     loss: Annotated[str, typer.Option(help="Losses of adaptations that train, e.g. ce,ce+schane.")] = "ce",
     lambda_: Annotated[float, typer.Option("--lambda", help="Weight of the contrastive term.")] = 0.9,
@@ -65,11 +72,13 @@ def run(
     from fewshot_bench.errors import StudyError
     from fewshot_bench.study import Study, run_study
 
+    fractions = tuple(words(split)) if "," in split else None
     base_losses = None if base_loss is None else () if base_loss == "none" else words(base_loss)
     try:
         study = Study.model_validate(
             {
-                "dataset": dataset, "split": split, "backbone": backbone, "weights": weights,
+                "dataset": dataset, "split": "novel" if fractions else split, "fractions": fractions,
+                "least_images": least_images, "backbone": backbone, "weights": weights,
                 "image_size": image_size, "interpolation": interpolation, "base_losses": base_losses,
                 "base_epochs": base_epochs, "base_batch": base_batch, "training_seed": training_seed,
                 "adaptations": words(adapt), "losses": words(loss),
@@ -81,7 +90,8 @@ def run(
         )  # fmt: skip
     except ValidationError as error:
         first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).rstrip("_").replace("_", "-")
+        field = str(first["loc"][0]).rstrip("_").replace("_", "-")
+        option = "--" + {"fractions": "split", "least-images": "min-images"}.get(field, field)
         raise StudyError(f"{option}: {first['msg']}, not {first['input']!r}.") from error
     with ProgressBars() as progress:
         result = run_study(study, progress=progress)
@@ -103,16 +113,21 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _report(study: Study, result: StudyResult, as_json: bool) -> None:
     """Write the leaderboard, print this study's part of it, and say where everything is."""
+    from fewshot_bench.cli.data import report_notes
     from fewshot_bench.cli.leaderboard import show
+    from fewshot_bench.datasets.doctor import recipe_line
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import update_leaderboard
 
     path = study.results / "leaderboard.csv"
     frame = update_leaderboard(OutcomeStore(study.results / "outcomes"), path, result.baseline, cells=result.cells)
+    recipe = dict(result.dataset.recipe)
+    report_notes(recipe)
     methods = list(dict.fromkeys(cell.method.name for cell in result.cells))
     show(frame, as_json)
     if as_json:
         return
+    typer.echo(f"dataset      {result.dataset.name}: {recipe_line(recipe)}")
     typer.echo(f"outcomes     {study.results / 'outcomes'}  ({result.seconds:.0f} s, one row per episode)")
     typer.echo(f"leaderboard  {path}")
     if len(methods) > 1:

@@ -1,22 +1,21 @@
 """What images exist: registry, importers, the canonical store, fingerprints."""
 
 from fewshot_bench.datasets.dataset import SPLIT_NAMES, Dataset, ImageSplit, SplitName
-from fewshot_bench.datasets.registry import (
-    DATASETS,
-    download_dataset,
-    import_dataset,
-    is_available,
-    open_dataset,
-)
+from fewshot_bench.datasets.obtain import import_dataset
+from fewshot_bench.datasets.own_images import OwnOptions, import_own_images, open_own_images
+from fewshot_bench.datasets.registry import DATASETS, is_available, is_named, open_dataset
 
 __all__ = [
     "DATASETS",
     "SPLIT_NAMES",
     "Dataset",
     "ImageSplit",
+    "OwnOptions",
     "SplitName",
-    "download_dataset",
     "import_dataset",
+    "import_own_images",
     "is_available",
+    "is_named",
     "open_dataset",
+    "open_own_images",
 ]

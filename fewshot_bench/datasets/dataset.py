@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 
 from fewshot_bench.errors import DatasetError, UnknownNameError
 
-SplitName = Literal["base", "validation", "novel"]
+SplitName = Literal["base", "validation", "novel", "train", "test"]
+IdentifiedBy = Literal["pixels", "names", "ranks"]
 SPLIT_NAMES: tuple[SplitName, ...] = ("base", "validation", "novel")
+"""The splits of a few-shot dataset: disjoint sets of classes."""
+
+ALL_SPLIT_NAMES: tuple[SplitName, ...] = ("base", "train", "validation", "novel", "test")
+"""With those of an ordinary classification dataset, whose train, validation and test splits share their classes."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,13 @@ class ImageSplit:
 
     Attributes:
         dataset: name of the dataset.
-        name: "base", "validation" or "novel".
+        name: "base", "validation" or "novel"; "train", "validation" or "test" where the splits share their classes.
         images: uint8 [I, H, W, C], C is 1 or 3; usually a read-only memory map.
         class_names: one name per class, in canonical order, [C].
         class_sizes: images per class; class c owns rows offsets[c] to offsets[c + 1].
         fingerprint: digest of names, sizes and pixels in canonical order.
         dataset_fingerprint: of the whole dataset; that of the split where it belongs to none.
+        image_names: the file name of every image, UTF-8 bytes [I]; None where the source has none to keep.
     """
 
     dataset: str
@@ -38,6 +44,7 @@ class ImageSplit:
     class_sizes: tuple[int, ...]
     fingerprint: str
     dataset_fingerprint: str = ""
+    image_names: NDArray[np.bytes_] | None = None
 
     def __post_init__(self) -> None:
         if not self.dataset_fingerprint:
@@ -53,10 +60,28 @@ class ImageSplit:
         """Class of every image, [I]."""
         return np.repeat(np.arange(len(self.class_sizes)), self.class_sizes)
 
-    def image_id(self, index: int) -> str:
-        """The image's name whatever archive it came from: class, then rank in canonical order."""
+    def class_of(self, index: int) -> str:
+        """Name of the image's class."""
+        return self.class_names[int(np.searchsorted(self.offsets, index, side="right")) - 1]
+
+    def image_name(self, index: int) -> str:
+        """The image's name whatever archive it came from: official, or its rank in the canonical order of its class."""
+        if self.image_names is not None:
+            return bytes(self.image_names[index]).decode()
         label = int(np.searchsorted(self.offsets, index, side="right")) - 1
-        return f"{self.class_names[label]}/{index - int(self.offsets[label]):04d}"
+        return f"{index - int(self.offsets[label]):04d}"
+
+    def image_id(self, index: int) -> str:
+        """Class and name of the image."""
+        return f"{self.class_of(index)}/{self.image_name(index)}"
+
+    def names_digest(self) -> str:
+        """Digest of class names, sizes and image names in canonical order, 64 hexadecimal digits."""
+        digest = hashlib.sha256(repr((self.class_names, self.class_sizes)).encode())
+        names = np.empty(0, np.bytes_) if self.image_names is None else self.image_names
+        for start in range(0, len(names), 1 << 16):
+            digest.update(b"\n".join(names[start : start + (1 << 16)].tolist()) + b"\n")
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -64,20 +89,45 @@ class ImageSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named dataset with its splits and the recipe that made its pixels."""
+    """A named dataset with its splits and the recipe that made its pixels.
+
+    Attributes:
+        name: what episodes and results call it.
+        splits: by name.
+        recipe: where the pixels came from and what was done to them.
+        identified_by: how an image is known whatever copy it comes from: by its pixels; by its official file name;
+            or only by its rank among its class in this copy, where the source has kept no names.
+    """
 
     name: str
     splits: Mapping[SplitName, ImageSplit]
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    identified_by: IdentifiedBy = "pixels"
 
     @cached_property
     def fingerprint(self) -> str:
         """Digest over the fingerprints of the splits."""
         digest = hashlib.sha256()
-        for name in SPLIT_NAMES:
+        for name in ALL_SPLIT_NAMES:
             if name in self.splits:
                 digest.update(f"{name} {self.splits[name].fingerprint}\n".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def identity(self) -> str:
+        """Which images these are: equal for every copy of a benchmark, at whatever size, if both know the names."""
+        if self.identified_by != "names":
+            return f"{self.identified_by}:{self.fingerprint}"
+        digest = hashlib.sha256()
+        for name in ALL_SPLIT_NAMES:
+            if name in self.splits:
+                digest.update(f"{name} {self.splits[name].names_digest()}\n".encode())
+        return f"names:{digest.hexdigest()}"
+
+    @property
+    def is_few_shot(self) -> bool:
+        """Whether the splits are disjoint sets of classes; otherwise they share their classes."""
+        return not {"train", "test"} & set(self.splits)
 
     def split(self, name: SplitName) -> ImageSplit:
         """The split of that name.
@@ -131,7 +181,7 @@ def split_name(text: str) -> SplitName:
     Raises:
         UnknownNameError: there is no such split.
     """
-    for name in SPLIT_NAMES:
+    for name in ALL_SPLIT_NAMES:
         if text == name:
             return name
-    raise UnknownNameError("split", text, SPLIT_NAMES)
+    raise UnknownNameError("split", text, ALL_SPLIT_NAMES)

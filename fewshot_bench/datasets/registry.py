@@ -1,14 +1,12 @@
-"""Datasets by name, and how each is obtained."""
+"""Datasets by name or by place, and how each is opened."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from fewshot_bench.datasets.cifar import SPLITS_OF_CIFAR, store_cifar
 from fewshot_bench.datasets.dataset import Dataset
-from fewshot_bench.datasets.importers.cifar_zip import read_cifar_zip
-from fewshot_bench.datasets.store import is_stored, open_stored, store_dataset
+from fewshot_bench.datasets.own_images import OwnOptions, looks_like_a_place, open_own_images
+from fewshot_bench.datasets.store import WholeSplit, is_stored, open_stored, store_dataset, stored_names
 from fewshot_bench.errors import DatasetError, UnknownNameError
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.registry import Registry
@@ -16,64 +14,45 @@ from fewshot_bench.registry import Registry
 DATASETS: Registry[Callable[[], Dataset]] = Registry("dataset")
 
 
-def open_dataset(name: str) -> Dataset:
-    """Open a dataset by name; its images are memory-mapped.
+def open_dataset(name: str, *, own: OwnOptions | None = None, progress: Progress = SILENT) -> Dataset:
+    """Open a dataset; its images are memory-mapped.
+
+    Args:
+        name: a registered or imported dataset; or a folder, archive or manifest of your own images, or "hf:NAME".
+        own: how own images become a dataset.
+        progress: shown one unit per own image, the first time.
 
     Raises:
-        UnknownNameError: no dataset has that name.
+        UnknownNameError: no dataset has that name, and nothing lies there.
         DatasetError: it has not been imported yet, or its files are damaged.
     """
-    return DATASETS[name].factory()
+    if name in DATASETS:
+        return DATASETS[name].factory()
+    if is_stored(name):
+        return open_stored(name)
+    if looks_like_a_place(name):
+        taken = {*DATASETS.names(), *stored_names()}
+        return open_own_images(name, own or OwnOptions(), taken_names=taken, progress=progress)
+    if ":" in name:
+        return DATASETS[name].factory()
+    raise UnknownNameError("dataset", name, {*DATASETS.names(), *stored_names()}, "A folder of your own is ./NAME.")
+
+
+def is_named(name: str) -> bool:
+    """Whether it is the name of a dataset, not the place of somebody's images."""
+    return name in DATASETS or is_stored(name)
 
 
 def is_available(name: str) -> bool:
     """Whether `open_dataset` would succeed without an import."""
-    return is_stored(name) or bool(DATASETS[name].facts.get("is_built_in"))
-
-
-def import_dataset(name: str, source: Path, *, replace: bool = False, progress: Progress = SILENT) -> Dataset:
-    """Build a dataset's canonical store from files that the user has.
-
-    Args:
-        name: "cifar-fs" or "fc100".
-        source: the cifar100.zip of the CIFAR-FS distribution.
-        replace: whether stored pixels that differ may be replaced.
-        progress: shown one unit per image.
-
-    Raises:
-        DatasetError: the source is missing, damaged or incomplete.
-    """
-    _check_has_importer(name)
-    recipe = {"source": "cifar100.zip of the CIFAR-FS distribution", "resize": "none"}
-    return store_cifar(name, read_cifar_zip(source, progress=progress), recipe, replace=replace)
-
-
-def download_dataset(name: str, *, replace: bool = False) -> Dataset:
-    """Download a dataset through torchvision and build its canonical store.
-
-    Raises:
-        DatasetError: the download failed.
-    """
-    from fewshot_bench.datasets.importers.torchvision_cifar import download_cifar
-
-    _check_has_importer(name)
-    recipe = {"source": "CIFAR-100 by torchvision", "resize": "none"}
-    return store_cifar(name, download_cifar(), recipe, replace=replace)
-
-
-def _check_has_importer(name: str) -> None:
-    if name in SPLITS_OF_CIFAR:
-        return
-    if name in DATASETS and DATASETS[name].facts.get("is_built_in"):
-        raise DatasetError(f"{name} is built in; there is nothing to import. Use: fewshot-bench run --dataset {name}")
-    raise UnknownNameError("dataset to import", name, SPLITS_OF_CIFAR)
+    return is_stored(name) or (name in DATASETS and bool(DATASETS[name].facts.get("is_built_in")))
 
 
 def _open_imported(name: str) -> Dataset:
     if not is_stored(name):
         raise DatasetError(
             f"{name} has not been imported. Run: fewshot-bench data get {name}    "
-            f"(or, without internet: fewshot-bench data import {name} --from cifar100.zip)"
+            f"(or, with files that you have: fewshot-bench data import {name} --from PATH)"
         )
     return open_stored(name)
 
@@ -89,28 +68,38 @@ def open_glyphs() -> Dataset:
     from fewshot_bench.datasets.glyphs import GLYPHS_SHA256, load_glyphs
 
     if is_stored("glyphs"):
-        stored = open_stored("glyphs")
-        if stored.recipe.get("sha256") == GLYPHS_SHA256:
+        try:
+            stored = open_stored("glyphs")
+        except DatasetError:  # of an older format, or damaged: it is made again
+            stored = None
+        if stored is not None and stored.recipe.get("sha256") == GLYPHS_SHA256:
             return stored
-    recipe = {"source": "shipped with fewshot-bench", "sha256": GLYPHS_SHA256}
-    return store_dataset("glyphs", load_glyphs(), recipe, replace=True)
+    recipe = {"source": "shipped with fewshot-bench", "resize": "none", "sha256": GLYPHS_SHA256}
+    splits = {split: WholeSplit(*content) for split, content in load_glyphs().items()}
+    return store_dataset("glyphs", splits, recipe, replace=True)
 
 
-@DATASETS.register(
+def _register_imported(name: str, summary: str, paper: str) -> None:
+    DATASETS.register(name, summary, paper=paper)(lambda: _open_imported(name))
+
+
+_register_imported(
     "cifar-fs",
     "64/16/20 classes of CIFAR-100 x 600 images, 32 x 32 RGB",
-    paper="Bertinetto et al., 2019, Meta-learning with differentiable closed-form solvers",
+    "Bertinetto et al., 2019, Meta-learning with differentiable closed-form solvers",
 )
-def open_cifar_fs() -> Dataset:
-    """Open CIFAR-FS."""
-    return _open_imported("cifar-fs")
-
-
-@DATASETS.register(
+_register_imported(
     "fc100",
     "60/20/20 classes of CIFAR-100 divided by superclass x 600 images, 32 x 32 RGB",
-    paper="Oreshkin et al., 2018, TADAM",
+    "Oreshkin et al., 2018, TADAM: Task dependent adaptive metric for improved few-shot learning",
 )
-def open_fc100() -> Dataset:
-    """Open FC100."""
-    return _open_imported("fc100")
+_register_imported(
+    "mini-imagenet",
+    "64/16/20 classes of ImageNet x 600 images, 84 x 84 RGB unless imported at another size",
+    "Vinyals et al., 2016, Matching networks for one shot learning; split of Ravi and Larochelle, 2017",
+)
+_register_imported(
+    "tiered-imagenet",
+    "351/97/160 classes of ImageNet divided by category, 779,165 images, 84 x 84 RGB unless imported otherwise",
+    "Ren et al., 2018, Meta-learning for semi-supervised few-shot classification",
+)

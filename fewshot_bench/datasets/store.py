@@ -1,121 +1,393 @@
-"""The canonical store: one memory-mapped uint8 array per split and a small JSON file, per dataset.
+"""The canonical store: memory-mapped uint8 arrays in canonical order, and a small JSON file that names them.
 
-<datasets>/<name>/dataset.json
-<datasets>/<name>/{base,validation,novel}.npy      uint8 [I, H, W, C], canonical order, grouped by class
+<datasets>/<name>/dataset.json                         written last, by one rename
+<datasets>/<name>/<generation>/<split>.npy             uint8 [I, H, W, C], grouped by class
+<datasets>/<name>/<generation>/<split>.names.npy       official file names, UTF-8, where the dataset has them
+
+An import writes a new generation beside the old one, so that a dataset opens at every moment: as it was, or as it is.
+What an interrupted import leaves is a generation that nothing names; the next import removes it.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from fewshot_bench.datasets.dataset import SPLIT_NAMES, Dataset, ImageSplit, SplitName, split_fingerprint
+from fewshot_bench.atomic import write_atomically
+from fewshot_bench.datasets.dataset import (
+    ALL_SPLIT_NAMES,
+    Dataset,
+    IdentifiedBy,
+    ImageSplit,
+    SplitName,
+    split_fingerprint,
+)
+from fewshot_bench.datasets.disk_space import check_disk_space
+from fewshot_bench.datasets.duplicates import find_duplicates
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.paths import datasets_folder
 
-_FORMAT = 1
+_FORMAT = 2
+_PATIENCE = 60.0  # seconds to wait for another process that writes the same dataset
+_DESCRIPTION = "dataset.json"
 
 
-def is_stored(name: str) -> bool:
+def is_stored(name: str, *, folder: Path | None = None) -> bool:
     """Whether a dataset of that name has been imported."""
-    return (datasets_folder() / name / "dataset.json").is_file()
+    return ((folder or datasets_folder()) / name / _DESCRIPTION).is_file()
 
 
-def open_stored(name: str) -> Dataset:
+def stored_names(*, folder: Path | None = None) -> list[str]:
+    """Names of all stored datasets, sorted."""
+    folder = folder or datasets_folder()
+    return sorted(path.parent.name for path in folder.glob(f"*/{_DESCRIPTION}")) if folder.is_dir() else []
+
+
+def stored_bytes(name: str) -> int:
+    """Space that a stored dataset takes on disk."""
+    return sum(path.stat().st_size for path in (datasets_folder() / name).rglob("*") if path.is_file())
+
+
+def open_stored(name: str, *, folder: Path | None = None) -> Dataset:
     """Open an imported dataset; the images stay on disk until they are read.
+
+    Args:
+        name: the dataset's name.
+        folder: where it is stored; the folder of imported datasets by default.
 
     Raises:
         DatasetError: the stored files are damaged.
     """
-    folder = datasets_folder() / name
+    place = (folder or datasets_folder()) / name
     try:
-        description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        return _open(place, name)
+    except DatasetError:
+        return _open(place, name)  # it was replaced between the reading of the JSON and of what it names
+
+
+def read_description(name: str, *, folder: Path | None = None) -> dict[str, Any]:
+    """What the store says of a dataset without opening its images.
+
+    Raises:
+        DatasetError: the description is damaged.
+    """
+    place = (folder or datasets_folder()) / name
+    try:
+        description = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
         if description["format"] != _FORMAT:
-            raise DatasetError(f"{folder} is of store format {description['format']}, not {_FORMAT}. {_again(name)}")
+            raise DatasetError(f"{place} is of store format {description['format']}, not {_FORMAT}. {_again(name)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(place, name, error) from error
+    return dict(description)
+
+
+def _open(place: Path, name: str) -> Dataset:
+    description = read_description(name, folder=place.parent)
+    try:
+        generation = place / _plain_name(description["generation"])
         splits = {
-            split: _open_split(folder, name, split, description["splits"][split])
-            for split in SPLIT_NAMES
+            split: _open_split(generation, description["name"], split, description["splits"][split])
+            for split in ALL_SPLIT_NAMES
             if split in description["splits"]
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"the stored copy of {name} in {folder} is damaged ({error}). {_again(name)}") from error
-    return Dataset(name, splits, description["recipe"])
+        return Dataset(description["name"], splits, description["recipe"], description["identified_by"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(place, name, error) from error
+
+
+def damaged_splits(name: str) -> list[SplitName]:
+    """Splits whose bytes on disk are no longer those that were stored; reads every image.
+
+    Raises:
+        DatasetError: the dataset cannot be opened at all.
+    """
+    dataset = open_stored(name)
+    return [
+        split
+        for split, images in dataset.splits.items()
+        if split_fingerprint(images.images, images.class_names, images.class_sizes) != images.fingerprint
+        or read_description(name)["splits"][split]["names"] != images.names_digest()
+    ]
+
+
+def _plain_name(name: str) -> str:
+    if not name or name != Path(name).name or name.startswith("."):
+        raise ValueError(f"{name!r} is no generation")
+    return name
 
 
 def _open_split(folder: Path, dataset: str, split: SplitName, facts: Mapping[str, Any]) -> ImageSplit:
     images = np.load(folder / f"{split}.npy", mmap_mode="r", allow_pickle=False)
     sizes = tuple(int(size) for size in facts["class_sizes"])
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != sum(sizes):
-        raise DatasetError(f"{folder / split}.npy does not hold {sum(sizes):,} uint8 images. {_again(dataset)}")
-    return ImageSplit(dataset, split, images, tuple(facts["class_names"]), sizes, facts["fingerprint"])
+        raise ValueError(f"{split}.npy does not hold {sum(sizes):,} uint8 images")
+    if len(facts["class_names"]) != len(sizes):
+        raise ValueError(f"{split} has {len(facts['class_names'])} class names and {len(sizes)} class sizes")
+    names = None
+    if facts["has_image_names"]:
+        names = np.load(folder / f"{split}.names.npy", mmap_mode="r", allow_pickle=False)
+        if names.dtype.kind != "S" or names.shape != (len(images),):
+            raise ValueError(f"{split}.names.npy does not hold {len(images):,} names")
+    return ImageSplit(
+        dataset,
+        split,
+        images,
+        tuple(facts["class_names"]),
+        sizes,
+        facts["fingerprint"],
+        image_names=names,
+    )
+
+
+def _damaged(place: Path, name: str, error: Exception) -> DatasetError:
+    return DatasetError(f"the stored copy of {name} in {place} is damaged ({error}). {_again(name)}")
 
 
 def _again(name: str) -> str:
     return f"Import it again with: fewshot-bench data import {name} --from PATH --replace"
 
 
-SplitContent = tuple[NDArray[np.uint8], tuple[str, ...], tuple[int, ...]]
-"""Images [I, H, W, C] in canonical order, class names [C], class sizes [C]."""
+class SplitContent(Protocol):
+    """What is to be stored of one split; what it says of its classes is asked after the last block.
+
+    Attributes:
+        planned: images at most.
+        class_names: in canonical order, [C].
+        class_sizes: images per class, [C].
+        image_shape: height, width, channels.
+        image_names: the official name of each image, [I]; None where the pixels are the identity.
+    """
+
+    @property
+    def planned(self) -> int: ...  # noqa: D102  # the class says it
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def class_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...  # noqa: D102
+    @property
+    def image_names(self) -> Sequence[str] | None: ...  # noqa: D102
+
+    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+        """The images in canonical order, uint8 [B, H, W, C] each."""
+
+
+@dataclass(frozen=True)
+class WholeSplit:
+    """A split whose images are in memory already, uint8 [I, H, W, C]."""
+
+    images: NDArray[np.uint8]
+    class_names: tuple[str, ...]
+    class_sizes: tuple[int, ...]
+    image_names: Sequence[str] | None = None
+
+    @property
+    def planned(self) -> int:
+        """All images."""
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+        """All images at once."""
+        yield self.images
 
 
 def store_dataset(
-    name: str, splits: Mapping[SplitName, SplitContent], recipe: Mapping[str, Any], *, replace: bool = False
+    name: str,
+    splits: Mapping[SplitName, SplitContent],
+    recipe: Mapping[str, Any],
+    *,
+    replace: bool = False,
+    identified_by: IdentifiedBy = "pixels",
+    late_facts: Callable[[], Mapping[str, Any]] = dict,
+    folder: Path | None = None,
+    label: str = "",
 ) -> Dataset:
-    """Write a dataset under its name, all or nothing.
+    """Write a dataset under its name, all or nothing, one block of images in memory at a time.
 
     Args:
-        name: the dataset's name.
+        name: the name under which it is stored.
         splits: the content of each split.
         recipe: how the pixels came about, kept with them.
         replace: whether a stored dataset with other pixels may be replaced.
+        identified_by: see `Dataset`.
+        late_facts: more of the recipe, known when all images have been read.
+        folder: where to store it; the folder of imported datasets by default.
+        label: what the dataset calls itself, if not its name.
 
     Raises:
-        DatasetError: another dataset of that name is stored and `replace` is false.
+        DatasetError: another dataset of that name is stored and `replace` is false; there is not enough space; a
+            split has other images than its class sizes say; another process is writing the same dataset.
     """
-    folder = datasets_folder() / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as temporary:
-        fresh = Path(temporary) / "fresh"
-        fresh.mkdir()
-        description: dict[str, Any] = {"format": _FORMAT, "name": name, "recipe": dict(recipe), "splits": {}}
-        for split, (images, class_names, class_sizes) in splits.items():
-            np.save(fresh / f"{split}.npy", np.ascontiguousarray(images), allow_pickle=False)
-            description["splits"][split] = {
-                "class_names": class_names,
-                "class_sizes": class_sizes,
-                "fingerprint": split_fingerprint(images, class_names, class_sizes),
-            }
-        (fresh / "dataset.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
-        _install(fresh, folder, Path(temporary) / "old", replace)
-    return open_stored(name)
+    with writing(name, folder=folder) as writer:
+        needed = sum(content.planned * int(np.prod(content.image_shape)) for content in splits.values())
+        check_disk_space(writer.place, needed, f"the images of {name}")
+        for split, content in splits.items():
+            writer.add(split, content)
+        facts = {"name": label or name, "recipe": {**recipe, **late_facts()}, "identified_by": identified_by}
+        writer.install(facts, replace=replace)
+    return open_stored(name, folder=folder)
 
 
-def _install(fresh: Path, folder: Path, old: Path, replace: bool) -> None:
-    """Move a complete folder into place; the same pixels are not an obstacle."""
-    if folder.exists():
-        if not replace and _fingerprints(folder) != _fingerprints(fresh):
-            raise DatasetError(
-                f"a {folder.name} with other pixels is already stored in {folder}. Add --replace to replace it."
-            )
-        folder.rename(old)
+@contextmanager
+def writing(name: str, *, folder: Path | None = None) -> Iterator[StoreWriter]:
+    """A new generation of a dataset, removed again unless it is installed.
+
+    Raises:
+        DatasetError: another process is writing the same dataset.
+    """
+    parent = folder or datasets_folder()
+    parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(parent / f".{name}.lock")
     try:
-        fresh.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise
-        shutil.rmtree(fresh)  # another process stored the same dataset first
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout as error:
+        raise DatasetError(
+            f"another process is importing {name} into {parent}. Wait until it has finished, then try again."
+        ) from error
+    with lock:
+        place = parent / name
+        _remove_leftovers(place)
+        writer = StoreWriter(place, secrets.token_hex(8))
+        writer.folder.mkdir(parents=True)
+        try:
+            yield writer
+        finally:
+            _remove_leftovers(place)
 
 
-def _fingerprints(folder: Path) -> object:
+def _remove_leftovers(place: Path) -> None:
+    """Remove every generation that the description does not name, and the folder if there is no description."""
+    if not place.is_dir():
+        return
     try:
-        splits = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["splits"]
+        current = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))["generation"]
+    except (OSError, ValueError, KeyError, TypeError):
+        current = None
+    for path in place.iterdir():
+        if path.name in (current, _DESCRIPTION):
+            continue
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    if not any(place.iterdir()):
+        place.rmdir()
+
+
+@dataclass
+class StoreWriter:
+    """One generation of a dataset under way."""
+
+    place: Path
+    generation: str
+    splits: dict[SplitName, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie until, and after, it is installed."""
+        return self.place / self.generation
+
+    def add(self, split: SplitName, content: SplitContent) -> None:
+        """Write one split, flushed to the disk.
+
+        Raises:
+            DatasetError: the blocks hold other images than announced.
+        """
+        path = self.folder / f"{split}.npy"
+        written = 0
+        with path.open("xb") as file:
+            first_row = _write_header(file, (content.planned, *content.image_shape))
+            for block in content.blocks():
+                if block.dtype != np.uint8 or block.shape[1:] != content.image_shape:
+                    raise DatasetError(
+                        f"the {split} split should hold uint8 images of {list(content.image_shape)}; the source gave "
+                        f"{block.dtype} {list(block.shape[1:])}."
+                    )
+                file.write(np.ascontiguousarray(block).data)
+                written += len(block)
+            if written != sum(content.class_sizes):
+                raise DatasetError(
+                    f"the {split} split should hold {sum(content.class_sizes):,} images; the source gave {written:,}."
+                )
+            if written != content.planned:
+                file.seek(0)
+                if _write_header(file, (written, *content.image_shape)) != first_row:
+                    raise AssertionError("NumPy leaves room for the first axis to grow; this one does not")
+            file.flush()
+            os.fsync(file.fileno())
+        self._describe(split, content, np.load(path, mmap_mode="r", allow_pickle=False))
+
+    def _describe(self, split: SplitName, content: SplitContent, images: NDArray[np.uint8]) -> None:
+        fingerprint = split_fingerprint(images, content.class_names, content.class_sizes)
+        names: NDArray[np.bytes_] | None = None
+        if content.image_names is not None:
+            names = np.array([name.encode() for name in content.image_names], dtype=np.bytes_)
+            if len(names) != len(images):
+                raise DatasetError(f"the {split} split has {len(images):,} images but {len(names):,} names.")
+            with (self.folder / f"{split}.names.npy").open("xb") as file:
+                np.save(file, names, allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+        stored = ImageSplit(
+            self.place.name, split, images, content.class_names, content.class_sizes, fingerprint, image_names=names
+        )
+        self.splits[split] = {
+            "class_names": content.class_names,
+            "class_sizes": content.class_sizes,
+            "image_shape": content.image_shape,
+            "fingerprint": fingerprint,
+            "has_image_names": names is not None,
+            "names": stored.names_digest(),
+        }
+
+    def install(self, facts: Mapping[str, Any], *, replace: bool) -> None:
+        """Make this generation the dataset; the same pixels stored already are not an obstacle.
+
+        Raises:
+            DatasetError: other pixels are stored under that name and `replace` is false.
+        """
+        if not replace and (self.place / _DESCRIPTION).exists():
+            stored = _fingerprints(self.place)
+            if stored != {split: facts["fingerprint"] for split, facts in self.splits.items()}:
+                raise DatasetError(
+                    f"a {self.place.name} with other pixels is already stored in {self.place}. Add --replace to"
+                    " replace it."
+                )
+        written = {split: _open_split(self.folder, self.place.name, split, self.splits[split]) for split in self.splits}
+        description = {
+            "format": _FORMAT,
+            "generation": self.generation,
+            **facts,
+            "duplicates": find_duplicates(written).as_dict(),
+            "splits": self.splits,
+        }
+        write_atomically(self.place / _DESCRIPTION, json.dumps(description, indent=1).encode())
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> int:
+    """Write NumPy's header; returns where the first row begins."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.tell()
+
+
+def _fingerprints(place: Path) -> object:
+    try:
+        splits = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))["splits"]
         return {split: facts["fingerprint"] for split, facts in splits.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

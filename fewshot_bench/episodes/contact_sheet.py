@@ -33,7 +33,7 @@ def contact_sheet(split: ImageSplit, episodes: Episodes, position: int = 0) -> I
     draw.text((_left(shot, shot), 4), "query", fill="black", font=font)
     for row, members in enumerate(images):
         top = 20 + row * (_TILE + _GAP)
-        name = split.image_id(int(members[0])).split("/")[0]
+        name = split.class_of(int(members[0]))
         draw.text((6, top + _TILE // 2 - 6), name[:30], fill="black", font=font)
         for column, index in enumerate(members):
             sheet.paste(_tile(split.images[index]), (_left(column, shot), top))

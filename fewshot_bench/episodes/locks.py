@@ -29,13 +29,13 @@ class Lock:
 
     Attributes:
         protocol: the protocol.
-        dataset_fingerprint: fingerprint of the whole dataset.
+        images: identity of the whole dataset: which images it holds, whatever was done to their pixels.
         class_sizes: images per class of the split, so that a machine without the images can verify too, [C].
         sha256: one digest per run, of the index array as little-endian int32 [E, N, K + Q].
     """
 
     protocol: Protocol
-    dataset_fingerprint: str
+    images: str
     class_sizes: tuple[int, ...]
     sha256: tuple[str, ...]
 
@@ -48,6 +48,7 @@ class Verdict:
     protocol: Protocol
     episodes_match: bool
     images_match: bool | None
+    is_here: bool = False
 
     @property
     def is_good(self) -> bool:
@@ -60,7 +61,8 @@ class Verdict:
 
     def __str__(self) -> str:
         episodes = "episodes match" if self.episodes_match else "EPISODES DIFFER"
-        images = {True: "images match", False: "IMAGES DIFFER", None: "images not here"}[self.images_match]
+        unknown = "this copy keeps no image names" if self.is_here else "images not here"
+        images = {True: "images match", False: "IMAGES DIFFER", None: unknown}[self.images_match]
         return f"{self.path.name}: {episodes}, {images}"
 
 
@@ -86,7 +88,7 @@ def episode_digests(class_sizes: Sequence[int], protocol: Protocol) -> tuple[str
 def lock(dataset: Dataset, protocol: Protocol) -> Lock:
     """Freeze a protocol over a dataset."""
     sizes = dataset.split(protocol.split).class_sizes
-    return Lock(protocol, dataset.fingerprint, sizes, episode_digests(sizes, protocol))
+    return Lock(protocol, dataset.identity, sizes, episode_digests(sizes, protocol))
 
 
 def write_lock(frozen: Lock, folder: Path) -> Path:
@@ -94,7 +96,7 @@ def write_lock(frozen: Lock, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{frozen.protocol.name}.toml"
     fields = asdict(frozen.protocol) | {
-        "dataset_fingerprint": frozen.dataset_fingerprint,
+        "images": frozen.images,
         "class_sizes": list(frozen.class_sizes),
         "sha256": list(frozen.sha256),
     }
@@ -110,7 +112,7 @@ def read_lock(path: Path) -> Lock:
     """
     try:
         fields: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        fingerprint = str(fields.pop("dataset_fingerprint"))
+        images = str(fields.pop("images"))
         sizes = tuple(int(size) for size in fields.pop("class_sizes"))
         sha256 = tuple(str(digest) for digest in fields.pop("sha256"))
         protocol = Protocol(**fields)
@@ -121,7 +123,7 @@ def read_lock(path: Path) -> Lock:
             f"{path} was made by sampler version {protocol.sampler_version}; this is version {SAMPLER_VERSION}. "
             "Use the release of fewshot-bench that made it."
         )
-    return Lock(protocol, fingerprint, sizes, sha256)
+    return Lock(protocol, images, sizes, sha256)
 
 
 def verify_lock(path: Path, dataset: Dataset | None) -> Verdict:
@@ -132,12 +134,18 @@ def verify_lock(path: Path, dataset: Dataset | None) -> Verdict:
         dataset: the images, or None where they are absent: then only the episodes are verified.
     """
     frozen = read_lock(path)
-    images_match = None if dataset is None else dataset.fingerprint == frozen.dataset_fingerprint
+    images_match = None if dataset is None else _same_images(frozen.images, dataset.identity)
     sizes = frozen.class_sizes
     if dataset is not None:
         sizes = dataset.split(frozen.protocol.split).class_sizes
     digests = episode_digests(sizes, frozen.protocol)
-    return Verdict(path, frozen.protocol, digests == frozen.sha256, images_match)
+    return Verdict(path, frozen.protocol, digests == frozen.sha256, images_match, dataset is not None)
+
+
+def _same_images(published: str, here: str) -> bool | None:
+    """Whether two identities mean the same images; None where one knows names and the other does not."""
+    kind, _, _ = published.partition(":")
+    return published == here if here.startswith(f"{kind}:") else None
 
 
 def lock_files(places: Sequence[Path] | None) -> list[Path]:

@@ -203,10 +203,16 @@ def _check(
         )
     if sizes.max() > 1 << _POSITION_BITS:
         raise EpisodeError(f"a class of {dataset} has {sizes.max():,} images; the sampler takes up to 1,048,576.")
-    smallest = int(sizes.argmin())
-    if sizes[smallest] < shot + query:
-        name = f"'{class_names[smallest]}'" if class_names else f"number {smallest}"
+    small = np.flatnonzero(sizes < shot + query)
+    if len(small):
+        named = ", ".join(f"'{class_names[label]}'" if class_names else f"number {label}" for label in small[:5])
+        few, many = sizes[small].min(), sizes[small].max()
+        found = f"class {named} of the {split} split of {dataset} has {few} images"
+        if len(small) > 1:
+            counts = f"{few}" if few == many else f"{few} to {many}"
+            named += ", ..." if len(small) > 5 else ""
+            found = f"{len(small)} classes of the {split} split of {dataset} have {counts} images ({named})"
         raise EpisodeError(
-            f"class {name} of the {split} split of {dataset} has {sizes[smallest]} images; {shot} shots and "
-            f"{query} queries need {shot + query}. Use fewer shots or queries."
+            f"{found}; {shot} shots and {query} queries need {shot + query}. Use fewer shots or queries, or leave such "
+            f"classes of your own images out with --min-images {shot + query}."
         )

@@ -79,11 +79,13 @@ class Cell:
         method: what was done.
         protocol: with which episodes.
         versions: of the packages that can change a result; recorded, but not part of the identity.
+        dataset_recipe: how the images came about; recorded likewise, the fingerprint being part of the identity.
     """
 
     method: MethodCard
     protocol: ProtocolCard
     versions: dict[str, str] = field(default_factory=dict, hash=False)
+    dataset_recipe: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def key(self) -> str:
@@ -102,7 +104,12 @@ class Cell:
             ValueError, KeyError, TypeError: it is no such content.
         """
         content = json.loads(text)
-        return cls(MethodCard(**content["method"]), ProtocolCard(**content["protocol"]), dict(content["versions"]))
+        return cls(
+            MethodCard(**content["method"]),
+            ProtocolCard(**content["protocol"]),
+            dict(content["versions"]),
+            dict(content.get("dataset_recipe", {})),
+        )
 
 
 def _plain(hyper_parameters: Mapping[str, Any], method: str) -> dict[str, Any]:

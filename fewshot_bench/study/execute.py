@@ -13,7 +13,7 @@ import torch
 
 from fewshot_bench.adaptation import Adaptation, EmbeddedSplit
 from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone, embed
-from fewshot_bench.datasets import Dataset, open_dataset
+from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, open_dataset
 from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.engine.classify import chunk_size, classify, gram_is_worth_building
 from fewshot_bench.episodes import Protocol, sample_episodes
@@ -33,11 +33,13 @@ class StudyResult:
     """What a study has done.
 
     Attributes:
+        dataset: the images that were used.
         cells: the cells of the grid, all complete.
         baseline: label of the method that the others are tested against; None if there is only one.
         seconds: wall time of the whole study.
     """
 
+    dataset: Dataset
     cells: list[Cell]
     baseline: str | None
     seconds: float
@@ -54,7 +56,8 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
     """
     started = time.perf_counter()
     adaptations = planned_adaptations(study)
-    dataset = open_dataset(study.dataset)
+    dataset = _opened(study, progress)
+    study = study.model_copy(update={"dataset": dataset.name})
     images = dataset.split(study.split)
     for protocol in study.protocols():
         sample_episodes(images, protocol, numbers=np.arange(0))
@@ -68,11 +71,27 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
             name = method_name(study.backbone_name, settings, base.stage, adaptation)
             card = _method_card(name, backbone, base, adaptation)
             planned = [
-                (Cell(card, protocol_card(p, dataset.fingerprint), installed_versions()), p) for p in study.protocols()
+                (Cell(card, protocol_card(p, dataset.fingerprint), installed_versions(), dict(dataset.recipe)), p)
+                for p in study.protocols()
             ]
-            _run_method(study, adaptation, sources, planned, store, progress)
+            _run_method(study, images, adaptation, sources, planned, store, progress)
             cells += [cell for cell, _ in planned]
-    return StudyResult(cells, _baseline(study, cells), time.perf_counter() - started)
+    return StudyResult(dataset, cells, _baseline(study, cells), time.perf_counter() - started)
+
+
+def _opened(study: Study, progress: Progress) -> Dataset:
+    """The study's dataset, by its name or from where the user's own images lie.
+
+    Raises:
+        StudyError: own images are to be divided, but the dataset has official splits.
+    """
+    options = OwnOptions(fractions=study.fractions, seed=study.seed, least_images=study.least_images)
+    if is_named(study.dataset) and (study.fractions is not None or study.least_images != 1):
+        raise StudyError(
+            f"{study.dataset} has its splits already; --split FRACTIONS and --min-images are for own images by path. "
+            "To keep another division under a name: fewshot-bench data import NAME --from PATH --split FRACTIONS"
+        )
+    return open_dataset(study.dataset, own=options, progress=progress)
 
 
 def chosen_device(name: str) -> str:
@@ -192,6 +211,7 @@ class _EmbeddingSource:
 
 def _run_method(
     study: Study,
+    images: ImageSplit,
     adaptation: Adaptation,
     source: Callable[[Adaptation], EmbeddedSplit],
     planned: list[tuple[Cell, Protocol]],
@@ -202,7 +222,6 @@ def _run_method(
     if not any(len(numbers) for cell, protocol in planned for numbers in missing_episodes(store, cell, protocol)):
         return
     embedded = source(adaptation)
-    images = open_dataset(study.dataset).split(study.split)
     for cell, protocol in planned:
         missing = missing_episodes(store, cell, protocol)
         total = sum(len(numbers) for numbers in missing)

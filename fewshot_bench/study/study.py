@@ -22,6 +22,8 @@ class Study(BaseModel):
 
     dataset: str = "glyphs"
     split: SplitName = "novel"
+    fractions: tuple[float, float, float] | None = None
+    least_images: int = Field(default=1, ge=1)
     backbone: str | None = None
     weights: Path | None = None
     image_size: int | None = Field(default=None, ge=16, le=1024)

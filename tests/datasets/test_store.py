@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from fewshot_bench.datasets.dataset import split_fingerprint
-from fewshot_bench.datasets.store import is_stored, open_stored, store_dataset
+from fewshot_bench.datasets.store import WholeSplit, is_stored, open_stored, read_description, store_dataset
 from fewshot_bench.errors import DatasetError
 
 
 def content(seed=0):
     images = np.random.default_rng(seed).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
-    return {"novel": (images, ("a", "b"), (4, 2))}
+    return {"novel": WholeSplit(images, ("a", "b"), (4, 2))}
 
 
 def test_what_is_stored_is_what_is_opened():
-    images = content()["novel"][0]
+    images = content()["novel"].images
     stored = store_dataset("mine", content(), {"source": "test"})
     split = open_stored("mine").novel
     assert (np.asarray(split.images) == images).all()
@@ -27,7 +27,8 @@ def test_what_is_stored_is_what_is_opened():
 
 
 def test_fingerprint_depends_on_pixels_names_sizes_and_order():
-    images, names, sizes = content()["novel"]
+    split = content()["novel"]
+    images, names, sizes = split.images, split.class_names, split.class_sizes
     other = images.copy()
     other[5, 7, 7, 2] ^= 1
     fingerprints = {
@@ -51,7 +52,9 @@ def test_other_pixels_never_replace_stored_ones_unasked():
 def test_the_same_pixels_may_be_stored_again(home):
     first = store_dataset("mine", content(), {})
     assert store_dataset("mine", content(), {}).fingerprint == first.fingerprint
-    assert [path.name for path in (home / "datasets").iterdir()] == ["mine"]
+    assert [path.name for path in (home / "datasets").glob("[!.]*")] == ["mine"]
+    generation = read_description("mine")["generation"]
+    assert {path.name for path in (home / "datasets" / "mine").iterdir()} == {"dataset.json", generation}
 
 
 def test_a_missing_split_is_named():
@@ -64,7 +67,8 @@ def test_damaged_files_are_an_error_with_a_way_out(home, damage):
     store_dataset("mine", content(), {})
     folder = home / "datasets" / "mine"
     if damage == "truncate":
-        (folder / "novel.npy").write_bytes((folder / "novel.npy").read_bytes()[:200])
+        (images,) = folder.glob("*/novel.npy")
+        images.write_bytes(images.read_bytes()[:200])
     elif damage == "json":
         (folder / "dataset.json").write_text("{")
     else:

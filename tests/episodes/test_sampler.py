@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -92,8 +93,13 @@ def test_way_larger_than_the_split_is_refused_with_the_way_out():
 
 
 def test_a_class_too_small_for_the_episode_is_named():
-    with pytest.raises(EpisodeError, match=r"class 'novel-0' .* has 24 images; 10 shots and 15 queries need 25"):
+    with pytest.raises(
+        EpisodeError, match=r"8 classes .* have 24 images \('novel-0', .*, \.\.\.\); 10 shots and 15 queries"
+    ):
         sample_episodes(toy_split(), Protocol("toy", shot=10))
+    one_small = dataclasses.replace(toy_split(), class_sizes=(24, 24, 25, 19, 24, 24, 24, 28))
+    with pytest.raises(EpisodeError, match=r"class 'novel-3' .* has 19 images; 5 shots .* need 20.*--min-images 20"):
+        sample_episodes(one_small, Protocol("toy", shot=5))
 
 
 @pytest.mark.parametrize(("way", "shot", "query"), [(1, 1, 1), (5, 0, 1), (5, 1, 0)])

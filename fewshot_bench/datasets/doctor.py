@@ -1,0 +1,208 @@
+"""What is there, what is missing, and what to type next."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.datasets.disk_space import readable_bytes
+from fewshot_bench.datasets.obtain import is_benchmark, layouts_at
+from fewshot_bench.datasets.own_images import list_own_images
+from fewshot_bench.datasets.registry import DATASETS, is_available, open_dataset
+from fewshot_bench.datasets.store import damaged_splits, is_stored, read_description, stored_bytes, stored_names
+from fewshot_bench.datasets.terms import TERMS
+from fewshot_bench.errors import DatasetError, UnknownNameError
+from fewshot_bench.paths import datasets_folder
+
+_MOST_EXAMPLES = 3
+
+
+@dataclass
+class Diagnosis:
+    """Findings in the order in which a person wants them: a heading and a sentence each.
+
+    Attributes:
+        subject: what was looked at.
+        findings: heading and sentence.
+        next_commands: what to type.
+        facts: the same for programs.
+    """
+
+    subject: str
+    findings: list[tuple[str, str]] = field(default_factory=list)
+    next_commands: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def dataset_rows() -> list[dict[str, Any]]:
+    """Every dataset that has a name, with its state and its size on disk."""
+    names = [*DATASETS.names(), *(name for name in stored_names() if name not in DATASETS)]
+    rows = []
+    for name in names:
+        row: dict[str, Any] = {"name": name, "state": "not here", "bytes": 0, "images": 0, "recipe": ""}
+        if is_stored(name):
+            row |= {"state": "ready", "bytes": stored_bytes(name)}
+            try:
+                description = read_description(name)
+                row["images"] = sum(sum(facts["class_sizes"]) for facts in description["splits"].values())
+                row["recipe"] = recipe_line(description["recipe"])
+            except (DatasetError, KeyError, TypeError):
+                row["state"] = "damaged"
+        elif is_available(name):
+            row["state"] = "built in"
+        rows.append(row)
+    return rows
+
+
+def recipe_line(recipe: dict[str, Any]) -> str:
+    """How the pixels of a dataset came about, in one line."""
+    words = [str(recipe.get("source", "unknown source"))]
+    if recipe.get("resize", "none") != "none":
+        words += [f"resized to {recipe['resize']}", str(recipe.get("fit", "")), str(recipe.get("interpolation", ""))]
+    if "pillow" in recipe:
+        words.append(f"Pillow {recipe['pillow']}")
+    return ", ".join(word for word in words if word)
+
+
+def check_dataset(name: str, *, deep: bool = False) -> Diagnosis:
+    """Look at a dataset by name.
+
+    Args:
+        name: a registered or imported dataset.
+        deep: whether to read every byte and compare it with what was stored.
+
+    Raises:
+        UnknownNameError: no dataset has that name.
+        DatasetError: what is stored is damaged.
+    """
+    if name not in DATASETS and not is_stored(name):
+        raise UnknownNameError("dataset", name, {*DATASETS.names(), *stored_names()}, "A folder of your own is ./NAME.")
+    diagnosis = Diagnosis(name)
+    if name in DATASETS and DATASETS[name].facts.get("is_built_in"):
+        open_dataset(name)
+    if is_stored(name):
+        _describe_stored(name, diagnosis)
+        if deep:
+            _compare_bytes(name, diagnosis)
+        diagnosis.next_commands.append(f"fewshot-bench run --dataset {name}")
+    else:
+        diagnosis.findings.append(("state", f"not here; it would lie in {datasets_folder() / name}"))
+        diagnosis.facts["state"] = "not here"
+        if is_benchmark(name):
+            diagnosis.findings.append(("obtain", TERMS[name].what_to_obtain))
+        accept = " --accept-terms" if is_benchmark(name) and TERMS[name].must_be_accepted else ""
+        diagnosis.next_commands += [
+            f"fewshot-bench data get {name}{accept}",
+            f"fewshot-bench data import {name} --from PATH",
+        ]
+    if is_benchmark(name):
+        diagnosis.findings.append(("terms", TERMS[name].terms))
+        diagnosis.facts["terms"] = TERMS[name].terms
+    return diagnosis
+
+
+def _describe_stored(name: str, diagnosis: Diagnosis) -> None:
+    dataset = open_dataset(name)
+    description = read_description(name)
+    size = stored_bytes(name)
+    diagnosis.findings.append(("state", f"ready in {datasets_folder() / name}, {readable_bytes(size)}"))
+    for split, images in dataset.splits.items():
+        shape = " x ".join(map(str, images.images.shape[1:]))
+        text = f"{len(images.class_names):>4} classes {len(images):>9,} images {shape}"
+        smallest, largest = min(images.class_sizes), max(images.class_sizes)
+        diagnosis.findings.append((split, f"{text}, {smallest:,} to {largest:,} a class"))
+    diagnosis.findings.append(("recipe", recipe_line(description["recipe"])))
+    known = {
+        "pixels": "by their pixels",
+        "names": "by their official names",
+        "ranks": "only by their rank in this copy, which keeps no names",
+    }
+    diagnosis.findings.append(("images", f"known {known[dataset.identified_by]}"))
+    diagnosis.findings.append(("fingerprint", dataset.fingerprint))
+    _describe_duplicates(description["duplicates"], diagnosis)
+    skipped = description["recipe"].get("skipped", [])
+    if skipped:
+        examples = "; ".join(f"{file}: {reason}" for file, reason in skipped[:_MOST_EXAMPLES])
+        diagnosis.findings.append(("left out", f"{len(skipped)} files ({examples})"))
+    diagnosis.facts |= {
+        "state": "ready",
+        "bytes": size,
+        "fingerprint": dataset.fingerprint,
+        "identity": dataset.identity,
+        "splits": {split: {"classes": len(s.class_names), "images": len(s)} for split, s in dataset.splits.items()},
+        "recipe": description["recipe"],
+        "duplicates": description["duplicates"],
+    }
+
+
+def _describe_duplicates(found: dict[str, Any], diagnosis: Diagnosis) -> None:
+    if not found["exact"] and not found["near"]:
+        diagnosis.findings.append(("duplicates", "no image lies in two splits"))
+        return
+    for kind, meaning in (("exact", "images have equals in another split"), ("near", "pairs of images look alike")):
+        if found[kind]:
+            pairs = ", ".join(f"{a} = {b}" for a, b in found[f"{kind}_pairs"][:_MOST_EXAMPLES])
+            diagnosis.findings.append(("duplicates", f"{found[kind]:,} {meaning}: {pairs}"))
+
+
+def _compare_bytes(name: str, diagnosis: Diagnosis) -> None:
+    damaged = damaged_splits(name)
+    diagnosis.facts["damaged_splits"] = damaged
+    if damaged:
+        raise DatasetError(
+            f"the {' and '.join(damaged)} split of {name} in {datasets_folder() / name} is no longer what was stored: "
+            f"its bytes have changed on the disk. Import it again with: fewshot-bench data import {name} --from PATH "
+            "--replace"
+        )
+    diagnosis.findings.append(("bytes", "every one as it was stored"))
+
+
+def check_place(path: Path) -> Diagnosis:
+    """Look at a folder or a file that might be a dataset.
+
+    Raises:
+        DatasetError: nothing is there, or it is damaged or hostile.
+    """
+    diagnosis = Diagnosis(str(path))
+    with ExitStack() as stack:
+        found = layouts_at(path, stack)
+        for one in found:
+            diagnosis.findings.append(("layout", f"{one.layout}, in {one.place}"))
+            state = (
+                "complete"
+                if not one.missing
+                else f"missing: {', '.join(one.missing[:5])}"
+                + (f" and {len(one.missing) - 5} more" if len(one.missing) > 5 else "")
+            )
+            diagnosis.findings.append(("files", state))
+            diagnosis.findings.append(("gives", " or ".join(one.datasets)))
+            diagnosis.findings += [("terms", terms) for terms in {TERMS[name].terms for name in one.datasets}]
+            if not one.missing:
+                diagnosis.next_commands += [f"fewshot-bench data import {name} --from {path}" for name in one.datasets]
+        diagnosis.facts["layouts"] = [
+            {"layout": one.layout, "place": str(one.place), "datasets": one.datasets, "missing": one.missing}
+            for one in found
+        ]
+    if not found:
+        _describe_own_images(path, diagnosis)
+    return diagnosis
+
+
+def _describe_own_images(path: Path, diagnosis: Diagnosis) -> None:
+    with ExitStack() as stack:
+        listing = list_own_images(str(path), stack)
+    diagnosis.findings.append(("layout", f"no benchmark; {listing.kind} of your own"))
+    for split, classes in listing.classes.items():
+        sizes = [len(images) for images in classes.values()]
+        counts = f"{len(sizes)} classes, {sum(sizes):,} images, {min(sizes):,} to {max(sizes):,} a class"
+        diagnosis.findings.append((split or "no splits", counts))
+    if listing.skipped:
+        examples = "; ".join(f"{image.name}: {image.reason}" for image in listing.skipped[:_MOST_EXAMPLES])
+        diagnosis.findings.append(("left out", f"{len(listing.skipped)} files ({examples})"))
+    diagnosis.facts["own_images"] = {
+        str(split or "all"): {name: len(images) for name, images in classes.items()}
+        for split, classes in listing.classes.items()
+    }
+    diagnosis.next_commands.append(f"fewshot-bench run --dataset {path}")

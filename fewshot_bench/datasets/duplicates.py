@@ -1,0 +1,141 @@
+"""Images that lie in more than one split: a method that has seen them in training is not tested on them.
+
+Exact duplicates have the same pixels. Near duplicates have the same difference hash (Krawetz, 2013, "Kind of like
+that": signs of the differences of neighbouring cells of an 8 x 9 thumbnail) and nearly the same pixels, as copies that
+were compressed or resized once more have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot_bench.datasets.dataset import ImageSplit, SplitName
+
+_CELLS = (8, 9)
+_LARGEST_DIFFERENCE = 4.0  # mean over all pixels of the absolute difference, of 255
+_MOST_PAIRS = 100
+_MOST_OF_ONE_HASH = 50  # blank and nearly blank images share a hash with many; comparing all pairs would take for ever
+_BLOCK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What was found.
+
+    Attributes:
+        exact: images whose pixels occur in another split as well.
+        near: pairs across splits that look alike without being equal.
+        within_splits: images whose pixels occur earlier in the same split.
+        exact_pairs: up to a hundred of them, as "split/class/image".
+        near_pairs: likewise.
+    """
+
+    exact: int = 0
+    near: int = 0
+    within_splits: int = 0
+    exact_pairs: list[tuple[str, str]] = field(default_factory=list)
+    near_pairs: list[tuple[str, str]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for the store."""
+        return asdict(self)
+
+
+def find_duplicates(splits: Mapping[SplitName, ImageSplit]) -> Duplicates:
+    """Look for images that occur in several splits.
+
+    Args:
+        splits: of one dataset; each is read once, a few images at a time.
+    """
+    owners = np.repeat(np.arange(len(splits)), [len(split) for split in splits.values()])
+    rows = np.concatenate([np.arange(len(split)) for split in splits.values()])
+    ordered = list(splits.values())
+
+    def name(position: int) -> str:
+        split = ordered[owners[position]]
+        return f"{split.name}/{split.image_id(int(rows[position]))}"
+
+    def pixels(position: int) -> NDArray[np.uint8]:
+        image: NDArray[np.uint8] = ordered[owners[position]].images[rows[position]]
+        return image
+
+    digests = np.concatenate([_digests(split.images) for split in ordered])
+    exact, within, exact_pairs = 0, 0, []
+    for group in _groups(digests):
+        kinds = owners[group]
+        within += len(group) - len(set(kinds.tolist()))
+        if len(set(kinds.tolist())) > 1:
+            exact += len(group)
+            other = next(position for position in group if owners[position] != kinds[0])
+            exact_pairs.append((name(group[0]), name(other)))
+    near_pairs = _near(ordered, owners, digests, pixels)
+    return Duplicates(
+        exact,
+        len(near_pairs),
+        within,
+        exact_pairs[:_MOST_PAIRS],
+        [(name(a), name(b)) for a, b in near_pairs[:_MOST_PAIRS]],
+    )
+
+
+def _near(
+    splits: list[ImageSplit],
+    owners: NDArray[np.int64],
+    digests: NDArray[np.uint64],
+    pixels: Callable[[int], NDArray[np.uint8]],
+) -> list[tuple[int, int]]:
+    shapes = {split.images.shape[1:] for split in splits}
+    if len(shapes) > 1 or min(next(iter(shapes))[:2]) < max(_CELLS):
+        return []
+    pairs = []
+    for group in _groups(np.concatenate([_difference_hashes(split.images) for split in splits])):
+        for place, a in enumerate(group[:_MOST_OF_ONE_HASH]):
+            for b in group[place + 1 : _MOST_OF_ONE_HASH]:
+                if owners[a] == owners[b] or digests[a] == digests[b]:
+                    continue
+                difference = np.abs(pixels(a).astype(np.int16) - pixels(b)).mean()
+                if difference <= _LARGEST_DIFFERENCE:
+                    pairs.append((int(a), int(b)))
+    return pairs
+
+
+def _groups(keys: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
+    """Positions that share a key, two or more at a time, in order."""
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.diff(keys[order], prepend=keys[order[:1]] + np.uint64(1)))
+    ends = np.append(starts[1:], len(keys))
+    for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
+        yield order[start:end]
+
+
+def _blocks(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    rows = max(1, _BLOCK_BYTES // max(1, int(np.prod(images.shape[1:]))))
+    for start in range(0, len(images), rows):
+        yield np.ascontiguousarray(images[start : start + rows])
+
+
+def _digests(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """64 bits that depend on every pixel, per image."""
+    digests = [hashlib.blake2b(image, digest_size=8).digest() for block in _blocks(images) for image in block]
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+def _difference_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """64 bits that survive resizing and compression, per image."""
+    height, width = images.shape[1:3]
+    tops = np.arange(_CELLS[0]) * height // _CELLS[0]
+    lefts = np.arange(_CELLS[1]) * width // _CELLS[1]
+    hashes = [np.empty((0, 8), np.uint8)]
+    for block in _blocks(images):
+        gray = block.sum(axis=3, dtype=np.uint16)
+        cells = np.add.reduceat(np.add.reduceat(gray, tops, axis=1, dtype=np.uint32), lefts, axis=2)
+        means = cells / np.diff(lefts, append=width)
+        signs = means[:, :, 1:] > means[:, :, :-1]
+        hashes.append(np.packbits(signs.reshape(len(block), 64), axis=1))
+    return np.ascontiguousarray(np.concatenate(hashes)).view(np.uint64).ravel()

@@ -1,0 +1,157 @@
+"""Images that are listed first and read later: several at once, in canonical order, a few in memory at a time."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot_bench.datasets.pixels import PixelRecipe
+from fewshot_bench.errors import DatasetError
+from fewshot_bench.progress import Step
+
+Place = Any
+"""Where an image lies, as its source knows it: a path, a row of an array."""
+
+_AT_ONCE = 32  # images per task: enough to hide the cost of a task, few enough to stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class ListedSplit:
+    """What a source holds of one split.
+
+    Attributes:
+        classes: for each class in canonical order, the name and place of its images in canonical order.
+        load: an image file's bytes, or decoded pixels uint8 [H, W, 3]; called by several threads at once.
+        are_named: whether the names are official and belong into the store.
+    """
+
+    classes: Mapping[str, Sequence[tuple[str, Place]]]
+    load: Callable[[Place], bytes | NDArray[np.uint8]]
+    are_named: bool = True
+
+    def __len__(self) -> int:
+        return sum(len(images) for images in self.classes.values())
+
+
+@dataclass(frozen=True)
+class SkippedImage:
+    """An image that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass
+class DecodedSplit:
+    """A listed split on its way into the store; a `SplitContent`.
+
+    What it says of its classes counts what has been read: unreadable images are left out only if that was asked for.
+
+    Attributes:
+        listed: the images.
+        recipe: what is done to each.
+        image_shape: of every result.
+        step: advanced by one per image.
+        when_unreadable: "refuse" raises; "skip" records the image in `skipped` and goes on.
+        skipped: what was left out.
+    """
+
+    listed: ListedSplit
+    recipe: PixelRecipe
+    image_shape: tuple[int, int, int]
+    step: Step
+    when_unreadable: Literal["refuse", "skip"] = "refuse"
+    skipped: list[SkippedImage] = field(default_factory=list)
+    _read: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def planned(self) -> int:
+        """Images that may come."""
+        return len(self.listed)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classes with images so far."""
+        return tuple(self._read)
+
+    @property
+    def class_sizes(self) -> tuple[int, ...]:
+        """Images of each class so far."""
+        return tuple(len(names) for names in self._read.values())
+
+    @property
+    def image_names(self) -> list[str] | None:
+        """Of the images so far."""
+        return [name for names in self._read.values() for name in names] if self.listed.are_named else None
+
+    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+        """The images, uint8 [B, H, W, 3] each.
+
+        Raises:
+            DatasetError: an image cannot be read or has another shape, and unreadable images are refused.
+        """
+        images = ((label, name, place) for label, members in self.listed.classes.items() for name, place in members)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in files that it reads well
+            for task in _in_order(images, self._decode):
+                pixels = [result for (label, name, _), result in task if self._accept(label, name, result)]
+                if pixels:
+                    yield np.stack([result for result in pixels if not isinstance(result, DatasetError)])
+
+    def _decode(self, image: tuple[str, str, Place]) -> NDArray[np.uint8] | DatasetError:
+        try:
+            content = self.listed.load(image[2])
+            pixels = self.recipe.decode(content) if isinstance(content, bytes) else self.recipe.resize(content)
+        except DatasetError as error:
+            return error
+        if pixels.shape != self.image_shape:
+            found, expected = (" x ".join(map(str, shape[:2])) for shape in (pixels.shape, self.image_shape))
+            return DatasetError(f"{found} pixels, not {expected}")
+        return pixels
+
+    def _accept(self, label: str, name: str, result: NDArray[np.uint8] | DatasetError) -> bool:
+        self.step.advance()
+        if not isinstance(result, DatasetError):
+            self._read.setdefault(label, []).append(name)
+            return True
+        if self.when_unreadable == "refuse":
+            raise DatasetError(
+                f"image {name} of class {label} cannot be read: {str(result).rstrip('.')}. Obtain the files again."
+            ) from result
+        self.skipped.append(SkippedImage(f"{label}/{name}", str(result)))
+        return False
+
+
+_Image = tuple[str, str, Place]
+_Result = NDArray[np.uint8] | DatasetError
+
+
+def _in_order(images: Iterator[_Image], decode: Callable[[_Image], _Result]) -> Iterator[list[tuple[_Image, _Result]]]:
+    """Decode on all cores, a bounded number of tasks ahead, and give the results back in the order of the images."""
+
+    def run(task: list[_Image]) -> list[tuple[_Image, _Result]]:
+        return [(image, decode(image)) for image in task]
+
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    tasks = iter(lambda: list(islice(images, _AT_ONCE)), [])
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[list[tuple[_Image, _Result]]]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(run, task))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

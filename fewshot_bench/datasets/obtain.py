@@ -1,0 +1,162 @@
+"""How to come by a dataset: import what a user has, download what may be downloaded, say what else there is."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+from fewshot_bench.datasets.dataset import Dataset
+from fewshot_bench.datasets.download import fetch
+from fewshot_bench.datasets.importers.found import Found, Imported, ImportRequest
+from fewshot_bench.datasets.importers.recognise import recognise
+from fewshot_bench.datasets.pixels import Filter, Fit
+from fewshot_bench.datasets.registry import DATASETS
+from fewshot_bench.datasets.sources import open_tree
+from fewshot_bench.datasets.store import store_dataset
+from fewshot_bench.datasets.terms import TERMS
+from fewshot_bench.errors import DatasetError, UnknownNameError
+from fewshot_bench.paths import cache_folder
+from fewshot_bench.progress import SILENT, Progress
+
+
+def import_dataset(
+    name: str,
+    source: Path,
+    *,
+    size: int | None = None,
+    fit: Fit | None = None,
+    interpolation: Filter | None = None,
+    replace: bool = False,
+    progress: Progress = SILENT,
+) -> Dataset:
+    """Build a benchmark's canonical store from files that the user has, in whatever layout.
+
+    What a user should know about the copy stands in the recipe under "warnings".
+
+    Args:
+        name: a benchmark that `is_benchmark`.
+        source: a folder, an archive, or one of several files that belong together.
+        size: side of the stored images in pixels, where the benchmark leaves a choice.
+        fit: "squash" or "crop", likewise.
+        interpolation: Pillow's filter, likewise.
+        replace: whether stored pixels that differ may be replaced.
+        progress: shown one unit per image.
+
+    Raises:
+        DatasetError: the source is missing, of no known layout, damaged, hostile or incomplete.
+    """
+    _check_has_importer(name)
+    with ExitStack() as stack:
+        found = _found(name, source, stack)
+        request = ImportRequest(name, size, fit, interpolation, progress, stack)
+        return _store(name, found.read(request), replace)
+
+
+def download_dataset(
+    name: str,
+    *,
+    accepts_terms: bool = False,
+    keep_files: bool = False,
+    replace: bool = False,
+    progress: Progress = SILENT,
+) -> Dataset:
+    """Download a benchmark's files from their public link, check them, and build its canonical store.
+
+    Args:
+        name: a benchmark that `is_benchmark`.
+        accepts_terms: whether the user accepts the terms of use, where there are any to accept.
+        keep_files: whether the downloaded files stay after the import.
+        replace: whether stored pixels that differ may be replaced.
+        progress: shown one unit per byte, then one per image.
+
+    Raises:
+        DatasetError: the terms were not accepted, or a file cannot be had or is not the published one.
+    """
+    _check_has_importer(name)
+    terms = TERMS[name]
+    how_else = f"{terms.what_to_obtain} Then: fewshot-bench data import {name} --from PATH"
+    if terms.remote_files is None:
+        raise DatasetError(f"{name} cannot be downloaded. {terms.terms} {how_else}")
+    if terms.must_be_accepted and not accepts_terms:
+        raise DatasetError(
+            f"{name} comes under {terms.terms} If you accept, add --accept-terms. With files that you have: "
+            f"fewshot-bench data import {name} --from PATH"
+        )
+    folder = cache_folder() / "downloads" / name
+    try:
+        for file in terms.remote_files():
+            fetch(file, folder, progress=progress)
+    except DatasetError as error:
+        raise DatasetError(f"{error} Or: {how_else}") from error
+    dataset = import_dataset(name, folder, replace=replace, progress=progress)
+    if not keep_files:
+        shutil.rmtree(folder, ignore_errors=True)
+    return dataset
+
+
+def _store(name: str, imported: Imported, replace: bool) -> Dataset:
+    recipe = imported.recipe | ({"warnings": list(imported.warnings)} if imported.warnings else {})
+    return store_dataset(name, imported.splits, recipe, identified_by=imported.identified_by, replace=replace)
+
+
+def _found(name: str, source: Path, stack: ExitStack) -> Found:
+    """The complete layout in a place that gives a dataset.
+
+    Raises:
+        DatasetError: there is none; the message says what there is instead.
+    """
+    everything = layouts_at(source, stack)
+    fitting = [found for found in everything if name in found.datasets]
+    if fitting and not fitting[0].missing:
+        return fitting[0]
+    if fitting:
+        found = fitting[0]
+        more = f" and {len(found.missing) - 4} more" if len(found.missing) > 4 else ""
+        raise DatasetError(
+            f"{found.place} holds the {found.layout}, but {', '.join(found.missing[:4])}{more} "
+            f"{'is' if len(found.missing) == 1 else 'are'} missing. --from expects all of it in one folder."
+        )
+    if everything:
+        offers = " or ".join(dict.fromkeys(other for found in everything for other in found.datasets))
+        raise DatasetError(f"{source} holds the {everything[0].layout}, which gives {offers}, not {name}.")
+    raise DatasetError(f"{source} holds no layout of {name} that is known. {TERMS[name].what_to_obtain}")
+
+
+def layouts_at(source: Path, stack: ExitStack) -> list[Found]:
+    """Every layout that a path holds; for one file of several, those of its folder.
+
+    Raises:
+        DatasetError: nothing is there, or it is damaged or hostile.
+    """
+    source = source.expanduser()
+    tree = stack.enter_context(open_tree(source))
+    found = recognise(tree)
+    if source.is_file() and tree.description == "file" and not any(not one.missing for one in found):
+        beside = recognise(stack.enter_context(open_tree(source.resolve().parent)))
+        found = [one for one in beside if not one.missing and one.place == source.resolve().parent] or found
+    return found
+
+
+def is_benchmark(name: str) -> bool:
+    """Whether a name is that of a dataset with an importer of its own."""
+    return name in TERMS
+
+
+def check_is_free_for_own_images(name: str) -> None:
+    """Refuse a name for own images that is nearly that of a benchmark.
+
+    Raises:
+        UnknownNameError: it was probably mistyped.
+    """
+    if difflib.get_close_matches(name.lower(), DATASETS.names(), n=1, cutoff=0.8):
+        raise UnknownNameError("benchmark", name, DATASETS.names(), "Own images need a name that is less alike.")
+
+
+def _check_has_importer(name: str) -> None:
+    if is_benchmark(name):
+        return
+    if name in DATASETS and DATASETS[name].facts.get("is_built_in"):
+        raise DatasetError(f"{name} is built in; there is nothing to import. Use: fewshot-bench run --dataset {name}")
+    raise UnknownNameError("dataset to import", name, TERMS)

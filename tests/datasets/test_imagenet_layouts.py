@@ -1,0 +1,368 @@
+"""miniImageNet and tieredImageNet from every layout in circulation, written here as their authors wrote them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pickle
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from archives import png, tarred, zipped
+from PIL import Image
+from tiny_benchmarks import BASE, NOVEL, OTHERS, VALIDATION
+
+from fewshot_bench.datasets import import_dataset
+from fewshot_bench.datasets.official_splits import mini_imagenet_ranks, official_class_sizes
+from fewshot_bench.errors import DatasetError
+
+PARTS = {"train": BASE, "val": VALIDATION, "test": NOVEL}
+WORDS = {
+    "n00000001": "tench, Tinca tinca", "n00000002": "space shuttle", "n00000003": "cab, hack, taxi, taxicab",
+    "n00000004": "crane", "n00000005": "jackfruit, jak, jack", "n00000006": "drake",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def words(monkeypatch):
+    """What timm knows the made-up classes as."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    monkeypatch.setattr(ImageNetInfo, "label_name_to_description", lambda self, name, detailed=False: WORDS[name])
+
+
+def write_mini_caches(folder: Path, tiny, *, validation="val", protocol=2) -> Path:
+    """Ren's pickles: one array in the order of Ravi's CSVs, and lists of rows; keys in no order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, names in PARTS.items():
+        ordered = sorted(names)
+        images = np.concatenate([tiny.mini(name) for name in ordered])
+        rows = {name: list(range(4 * place, 4 * place + 4)) for place, name in enumerate(ordered)}
+        content = {"class_dict": dict(reversed(rows.items())), "image_data": images}
+        name = validation if part == "val" else part
+        (folder / f"mini-imagenet-cache-{name}.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    return folder
+
+
+def write_category_splits(folder: Path, tiny) -> Path:
+    """Gidaris' pickles; those of other images of the base classes lie beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = 0
+    for part, names in PARTS.items():
+        labels = {name: first + number for number, name in enumerate(sorted(names))}
+        first += len(names)
+        content = {
+            "data": np.concatenate([tiny.mini(name) for name in sorted(names, reverse=True)]),
+            "labels": [labels[name] for name in sorted(names, reverse=True) for _ in range(4)],
+            "catname2label": labels,
+        }
+        part = "train_phase_train" if part == "train" else part
+        (folder / f"miniImageNet_category_split_{part}.pickle").write_bytes(pickle.dumps(content, protocol=2))
+    labels = {name: number for number, name in enumerate(sorted(BASE))}
+    other = {"data": np.zeros((6, 84, 84, 3), np.uint8), "labels": [0, 1] * 3, "catname2label": labels}
+    (folder / "miniImageNet_category_split_train_phase_val.pickle").write_bytes(pickle.dumps(other, protocol=2))
+    return folder
+
+
+def ravi_name(name: str, rank: int) -> str:
+    return f"{name}{rank:08d}.jpg"
+
+
+def ilsvrc_name(name: str, number: int) -> str:
+    return f"{name}_{number}.JPEG"
+
+
+def write_ravi_folders(folder: Path, tiny, *, per_split=True, suffix="") -> Path:
+    """Class folders with Ravi's names, as MTL passes them on; PNG bytes under a .jpg name, as happens."""
+    for part, names in PARTS.items():
+        for name in names:
+            inside = folder / (f"{part}{suffix}" if per_split else "images") / name
+            inside.mkdir(parents=True)
+            for rank, image in zip(mini_imagenet_ranks()[name], tiny.mini(name), strict=True):
+                (inside / ravi_name(name, rank)).write_bytes(png(image))
+    return folder
+
+
+def write_flat(folder: Path, tiny, *, naming=ravi_name) -> Path:
+    (folder / "images").mkdir(parents=True)
+    for part, names in PARTS.items():
+        with (folder / f"{part}.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["filename", "label"])
+            for name in names:
+                for rank, image in zip(mini_imagenet_ranks()[name], tiny.mini(name), strict=True):
+                    file_name = naming(name, rank)
+                    (folder / "images" / file_name).write_bytes(png(image))
+                    table.writerow([file_name, name])
+    return folder
+
+
+def write_mini_ilsvrc_names(folder: Path, tiny) -> Path:
+    """Only the images of miniImageNet, under the names they have in ILSVRC-2012."""
+    for part, names in PARTS.items():
+        for name in names:
+            (folder / part / name).mkdir(parents=True)
+            numbers = sorted(tiny.ilsvrc[name])
+            for rank in mini_imagenet_ranks()[name]:
+                number = numbers[rank - 1]
+                (folder / part / name / ilsvrc_name(name, number)).write_bytes(png(tiny.ilsvrc[name][number]))
+    return folder
+
+
+def write_ilsvrc(folder: Path, tiny) -> Path:
+    for name, images in tiny.ilsvrc.items():
+        (folder / name).mkdir(parents=True)
+        for number, image in images.items():
+            (folder / name / ilsvrc_name(name, number)).write_bytes(png(image))
+    return folder
+
+
+def write_class_tars(folder: Path, tiny) -> Path:
+    folder.mkdir(parents=True)
+    for name, images in tiny.ilsvrc.items():
+        with tarfile.open(folder / f"{name}.tar", "w") as archive:
+            for number, image in images.items():
+                content = png(image)
+                member = tarfile.TarInfo(ilsvrc_name(name, number))
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return folder
+
+
+MINI = {
+    "caches": lambda at, tiny: write_mini_caches(at / "m", tiny),
+    "caches re-saved": lambda at, tiny: write_mini_caches(at / "m", tiny, validation="validation", protocol=4),
+    "caches in a zip": lambda at, tiny: zipped(write_mini_caches(at / "m", tiny), at / "m.zip"),
+    "caches in a tar.gz": lambda at, tiny: tarred(write_mini_caches(at / "m", tiny), at / "mini.tar.gz", "w:gz"),
+    "class folders per split": lambda at, tiny: write_ravi_folders(at / "m", tiny),
+    "class folders per split, twice nested": lambda at, tiny: _nested(write_ravi_folders(at / "m", tiny)),
+    "class folders in a tar": lambda at, tiny: tarred(write_ravi_folders(at / "m", tiny), at / "m.tar", "w"),
+    "all class folders in one": lambda at, tiny: write_ravi_folders(at / "m", tiny, per_split=False),
+    "one folder with CSVs": lambda at, tiny: write_flat(at / "m", tiny),
+    "one folder with CSVs in a zip": lambda at, tiny: zipped(write_flat(at / "m", tiny), at / "m.zip"),
+    "one folder with CSVs in a tar.xz": lambda at, tiny: tarred(write_flat(at / "m", tiny), at / "m.tar.xz", "w:xz"),
+    "names of ILSVRC": lambda at, tiny: write_mini_ilsvrc_names(at / "m", tiny),
+    "the whole of ILSVRC": lambda at, tiny: write_ilsvrc(at / "ILSVRC" / "Data" / "CLS-LOC" / "train", tiny).parents[2],
+    "the whole of ILSVRC, its own folder": lambda at, tiny: write_ilsvrc(at / "train", tiny),
+    "a tar per class": lambda at, tiny: write_class_tars(at / "train", tiny),
+    "the tar of tars": lambda at, tiny: tarred(write_class_tars(at / "t", tiny), at / "ILSVRC2012_img_train.tar", "w"),
+}  # fmt: skip
+
+
+def _nested(folder: Path) -> Path:
+    for part in PARTS:
+        inner = folder / "inner" / part
+        inner.mkdir(parents=True)
+        (folder / part).rename(inner / part)
+    (folder / "inner").rename(folder / "miniImageNet")
+    return folder
+
+
+@pytest.mark.parametrize("layout", MINI)
+def test_every_layout_of_mini_imagenet_names_the_same_images_with_the_same_pixels(tiny, tmp_path, layout):
+    dataset = import_dataset("mini-imagenet", MINI[layout](tmp_path, tiny))
+    assert dataset.identified_by == "names"
+    for split, names in zip(("base", "validation", "novel"), PARTS.values(), strict=True):
+        images = dataset.split(split)
+        assert images.class_names == tuple(sorted(names))
+        assert images.class_sizes == (4,) * len(names)
+        for index in range(len(images)):
+            name, place = sorted(names)[index // 4], index % 4
+            assert images.image_id(index) == f"{name}/{ravi_name(name, mini_imagenet_ranks()[name][place])}"
+            assert (images.images[index] == tiny.mini(name)[place]).all()
+
+
+def test_copies_of_another_size_name_the_same_images(tiny, tmp_path):
+    caches = import_dataset("mini-imagenet", write_mini_caches(tmp_path / "m", tiny))
+    smaller = import_dataset("mini-imagenet", write_ilsvrc(tmp_path / "train", tiny), size=32, fit="crop", replace=True)
+    assert smaller.novel.images.shape[1:] == (32, 32, 3)
+    assert smaller.fingerprint != caches.fingerprint
+    assert smaller.identity == caches.identity
+    assert smaller.recipe["resize"] == "32 x 32"
+    assert smaller.recipe["fit"] == "crop"
+    assert "pillow" in smaller.recipe
+
+
+def test_pickles_without_image_names_say_so(tiny, tmp_path):
+    dataset = import_dataset("mini-imagenet", write_category_splits(tmp_path / "m", tiny))
+    assert dataset.identified_by == "ranks"
+    assert dataset.novel.class_names == tuple(sorted(NOVEL))
+    assert (dataset.novel.images[:4] == tiny.mini(sorted(NOVEL)[0])).all()
+    assert "keep no file names" in dataset.recipe["warnings"][0]
+    assert len(dataset.base) == 8  # train_phase_val is not part of the benchmark
+
+
+def test_files_with_names_of_their_own_are_known_by_rank(tiny, tmp_path):
+    source = write_flat(tmp_path / "m", tiny, naming=lambda name, rank: f"img_{hash((name, rank)) % 10**9}.jpg")
+    dataset = import_dataset("mini-imagenet", source)
+    assert dataset.identified_by == "ranks"
+    assert "neither Ravi's nor ILSVRC's names" in dataset.recipe["warnings"][0]
+
+
+def test_a_class_of_ilsvrc_that_is_not_whole_is_refused(tiny, tmp_path):
+    folder = write_ilsvrc(tmp_path / "train", tiny)
+    next((folder / NOVEL[0]).iterdir()).unlink()
+    with pytest.raises(DatasetError, match=r"class n00000002 has 8 images; the whole class .* has 9.*takes 4"):
+        import_dataset("mini-imagenet", folder)
+
+
+def test_a_split_that_is_missing_is_named(tiny, tmp_path):
+    folder = write_mini_caches(tmp_path / "m", tiny)
+    (folder / "mini-imagenet-cache-test.pkl").unlink()
+    with pytest.raises(DatasetError, match=r"but mini-imagenet-cache-test\.pkl is missing"):
+        import_dataset("mini-imagenet", folder)
+    folders = write_ravi_folders(tmp_path / "f", tiny)
+    shutil.rmtree(folders / "val")
+    with pytest.raises(DatasetError, match="but all classes of the validation split is missing"):
+        import_dataset("mini-imagenet", folders)
+
+
+def test_a_cache_with_rows_beyond_its_images_is_refused(tiny, tmp_path):
+    folder = write_mini_caches(tmp_path / "m", tiny)
+    content = pickle.loads((folder / "mini-imagenet-cache-val.pkl").read_bytes())
+    content["class_dict"]["n00000003"][2] = 99
+    (folder / "mini-imagenet-cache-val.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(DatasetError, match="names images that it does not hold"):
+        import_dataset("mini-imagenet", folder)
+
+
+def test_one_broken_image_stops_the_import_and_is_named(tiny, tmp_path, home):
+    folder = write_ravi_folders(tmp_path / "f", tiny)
+    (folder / "test" / "n00000005" / ravi_name("n00000005", 4)).write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    with pytest.raises(DatasetError, match=r"image n0000000500000004\.jpg of class n00000005 cannot be read"):
+        import_dataset("mini-imagenet", folder)
+    assert not list((home / "datasets").glob("[!.]*"))
+
+
+def tiered_images(tiny, name: str) -> list[np.ndarray]:
+    """All images of a class, in the order of their official names."""
+    return [tiny.ilsvrc[name][number] for number in sorted(tiny.ilsvrc[name], key=lambda n: ilsvrc_name(name, n))]
+
+
+def write_png_pickles(folder: Path, tiny, *, column=True, protocol=2, prefix="") -> Path:
+    """Ren's pickles: PNGs as OpenCV gives them back, classes by their words, in the order of a directory listing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, names in PARTS.items():
+        listed = sorted(names, key=lambda name: WORDS[name][::-1])
+        images, labels = [], []
+        for label, name in enumerate(listed):
+            for image in tiered_images(tiny, name):
+                encoded = np.frombuffer(png(image), np.uint8)
+                images.append(encoded[:, None] if column else encoded)
+                labels.append(label)
+        content = {
+            "label_specific": np.array(labels, np.int32),
+            "label_specific_str": [WORDS[name] for name in listed],
+            "label_general": np.zeros(len(labels), np.int32),
+            "label_general_str": ["thing"],
+        }
+        (folder / f"{prefix}{part}_images_png.pkl").write_bytes(pickle.dumps(images, protocol=protocol))
+        (folder / f"{prefix}{part}_labels.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    return folder
+
+
+def write_npz(folder: Path, tiny, *, order=sorted) -> Path:
+    """MetaOptNet's files: channels blue, green, red; labels go on from split to split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = 0
+    for part, names in PARTS.items():
+        images, labels = [], []
+        for number, name in enumerate(order(names)):
+            images += [image[..., ::-1] for image in tiered_images(tiny, name)]
+            labels += [first + number] * len(tiny.ilsvrc[name])
+        first += len(names)
+        np.savez(folder / f"{part}_images.npz", images=np.stack(images))
+        (folder / f"{part}_labels.pkl").write_bytes(pickle.dumps({"labels": labels}, protocol=2))
+    return folder
+
+
+def write_tiered_folders(folder: Path, tiny) -> Path:
+    for part, names in PARTS.items():
+        write_ilsvrc(folder / part, _only(tiny, names))
+    return folder
+
+
+def _only(tiny, names):
+    return type(tiny)(tiny.cifar, {name: tiny.ilsvrc[name] for name in names})
+
+
+TIERED_NAMED = {
+    "class folders per split": lambda at, tiny: write_tiered_folders(at / "t", tiny),
+    "class folders per split in a tar.gz": lambda at, tiny: tarred(
+        write_tiered_folders(at / "t", tiny), at / "tiered_imagenet.tar.gz", "w:gz"
+    ),
+    "the whole of ILSVRC": lambda at, tiny: write_ilsvrc(at / "train", tiny),
+    "a tar per class": lambda at, tiny: write_class_tars(at / "train", tiny),
+    "the tar of tars": lambda at, tiny: tarred(write_class_tars(at / "t", tiny), at / "ILSVRC2012_img_train.tar", "w"),
+}
+TIERED_UNNAMED = {
+    "PNG pickles": lambda at, tiny: write_png_pickles(at / "t", tiny),
+    "PNG pickles of Python 3": lambda at, tiny: write_png_pickles(at / "t", tiny, column=False, protocol=4),
+    "PNG pickles of the public record": lambda at, tiny: write_png_pickles(at / "t", tiny, prefix="tiered-imagenet-"),
+    "PNG pickles in a tar": lambda at, tiny: tarred(write_png_pickles(at / "t", tiny), at / "tiered.tar", "w"),
+    "npz files": lambda at, tiny: write_npz(at / "t", tiny),
+}
+
+
+@pytest.mark.parametrize("layout", {**TIERED_NAMED, **TIERED_UNNAMED})
+def test_every_layout_of_tiered_imagenet_gives_the_same_classes_and_pixels(tiny, tmp_path, layout):
+    dataset = import_dataset("tiered-imagenet", {**TIERED_NAMED, **TIERED_UNNAMED}[layout](tmp_path, tiny))
+    assert dataset.identified_by == ("names" if layout in TIERED_NAMED else "ranks")
+    assert {split: images.class_names for split, images in dataset.splits.items()} == {
+        split: tuple(sizes) for split, sizes in official_class_sizes("tiered-imagenet").items()
+    }
+    for images in dataset.splits.values():
+        assert images.class_sizes == tuple(len(tiny.ilsvrc[name]) for name in images.class_names)
+        expected = np.stack([image for name in images.class_names for image in tiered_images(tiny, name)])
+        assert (images.images == expected).all()
+    if layout in TIERED_NAMED:
+        first = min(tiny.ilsvrc["n00000002"], key=lambda number: ilsvrc_name("n00000002", number))
+        assert dataset.novel.image_id(0) == f"n00000002/{ilsvrc_name('n00000002', first)}"
+
+
+def test_npz_files_numbered_in_an_unknown_order_are_numbered_classes(tiny, tmp_path):
+    dataset = import_dataset(
+        "tiered-imagenet", write_npz(tmp_path / "t", tiny, order=lambda names: sorted(names, reverse=True))
+    )
+    assert dataset.novel.class_names == ("label-003", "label-004", "label-005")
+    assert "Nor do they say which class is which" in dataset.recipe["warnings"][0]
+
+
+def test_classes_beyond_a_benchmark_do_not_get_into_it(tiny, tmp_path):
+    dataset = import_dataset("tiered-imagenet", write_ilsvrc(tmp_path / "train", tiny))
+    assert not {name for images in dataset.splits.values() for name in images.class_names} & set(OTHERS)
+
+
+def test_an_incomplete_class_of_tiered_imagenet_is_named(tiny, tmp_path):
+    folder = write_tiered_folders(tmp_path / "t", tiny)
+    next((folder / "val" / "n00000003").iterdir()).unlink()
+    with pytest.raises(DatasetError, match=r"class n00000003 of the validation split .* has 8 images; the"):
+        import_dataset("tiered-imagenet", folder)
+
+
+def test_jpegs_are_resized_by_the_recipe(tiny, tmp_path):
+    folder = write_ravi_folders(tmp_path / "f", tiny)
+    large = Image.effect_noise((160, 120), 80).convert("RGB")
+    file = io.BytesIO()
+    large.save(file, format="JPEG", quality=95)
+    (folder / "test" / "n00000002" / ravi_name("n00000002", 1)).write_bytes(file.getvalue())
+    dataset = import_dataset("mini-imagenet", folder, interpolation="bilinear")
+    with Image.open(file) as decoded:
+        expected = decoded.convert("RGB").resize((84, 84), Image.Resampling.BILINEAR)
+    assert (dataset.novel.images[0] == np.asarray(expected)).all()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "counts"),
+    [
+        ("mini-imagenet", {"base": (64, 38_400), "validation": (16, 9_600), "novel": (20, 12_000)}),
+        ("tiered-imagenet", {"base": (351, 448_695), "validation": (97, 124_261), "novel": (160, 206_209)}),
+    ],
+)
+def test_official_tables_have_the_published_counts(dataset, counts):
+    sizes = official_class_sizes(dataset)
+    assert {split: (len(classes), sum(classes.values())) for split, classes in sizes.items()} == counts
+    assert len({name for classes in sizes.values() for name in classes}) == sum(len(c) for c in sizes.values())
