@@ -17,8 +17,8 @@ class Step(Protocol):
 class Progress(Protocol):
     """Something that shows stages to a person."""
 
-    def step(self, description: str, total: int) -> AbstractContextManager[Step]:
-        """Open a stage of `total` units."""
+    def step(self, description: str, total: int, *, unit: str = "") -> AbstractContextManager[Step]:
+        """Open a stage of `total` units, 0 if that is not known; "bytes" are shown in larger units."""
 
 
 class _Silence:
@@ -30,7 +30,7 @@ class Silent:
     """Shows nothing: the default of the Python API."""
 
     @contextmanager
-    def step(self, description: str, total: int) -> Iterator[Step]:
+    def step(self, description: str, total: int, *, unit: str = "") -> Iterator[Step]:
         """Open a stage that nobody sees."""
         yield _Silence()
 

@@ -159,13 +159,14 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Say what is there, what is missing, under which terms it may be used, and what to type next."""
-    from fewshot_bench.datasets.doctor import check_dataset, check_place, dataset_rows
+    from fewshot_bench.datasets.doctor import check_dataset, check_everything, check_place
     from fewshot_bench.datasets.own_images import looks_like_a_place
     from fewshot_bench.datasets.registry import DATASETS
     from fewshot_bench.datasets.store import is_stored
+    from fewshot_bench.errors import DatasetError
 
     if subject is None:
-        diagnoses = [check_dataset(row["name"], deep=deep) for row in dataset_rows()]
+        diagnoses = check_everything(deep=deep)
     elif subject not in DATASETS and not is_stored(subject) and looks_like_a_place(subject):
         diagnoses = [check_place(Path(subject))]
     else:
@@ -173,9 +174,12 @@ def check(
     if as_json:
         facts = [{"subject": one.subject, **one.facts, "next": one.next_commands} for one in diagnoses]
         typer.echo(json.dumps(facts if subject is None else facts[0], indent=1))
-        return
-    for one in diagnoses:
-        _print(one)
+    else:
+        for one in diagnoses:
+            _print(one)
+    damaged = [one.subject for one in diagnoses if one.is_damaged]
+    if damaged:
+        raise DatasetError(f"{len(damaged)} of {len(diagnoses)} datasets are damaged: {', '.join(damaged)}.")
 
 
 def _print(diagnosis: Diagnosis) -> None:
@@ -204,7 +208,8 @@ def _describe(dataset: Dataset, as_json: bool) -> None:
     typer.echo(f"recipe      {recipe_line(dict(dataset.recipe))}")
     typer.echo(f"fingerprint {dataset.fingerprint}")
     typer.echo(f"stored in   {folder}")
-    typer.echo(f"next        fewshot-bench run --dataset {dataset.name}")
+    split = "" if dataset.is_few_shot else " --split test"
+    typer.echo(f"next        fewshot-bench run --dataset {dataset.name}{split}")
 
 
 def report_notes(recipe: Mapping[str, Any]) -> None:

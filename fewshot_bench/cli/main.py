@@ -71,7 +71,9 @@ def exit_code(arguments: list[str] | None = None) -> int:
     except _UsageError as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return _complain(f"{message} See: fewshot-bench --help") if message else _USER_ERROR
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
+        if str(error):
+            return _complain(str(error), _INTERRUPTED)
         result = _INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
@@ -89,6 +91,6 @@ def exit_code(arguments: list[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _complain(sentence: str) -> int:
+def _complain(sentence: str, code: int = _USER_ERROR) -> int:
     typer.echo("error: " + " ".join(sentence.split()), err=True)
-    return _USER_ERROR
+    return code

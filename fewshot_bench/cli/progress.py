@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+from rich import filesize
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
+from rich.text import Text
 
 from fewshot_bench.progress import Step
 
@@ -23,6 +25,16 @@ class _Bar:
         self._bars.advance(self._task, amount)
 
 
+class _Count(MofNCompleteColumn):
+    """How many units are done; bytes as people write them."""
+
+    def render(self, task: Task) -> Text:
+        if task.fields["unit"] != "bytes":
+            return super().render(task)
+        done, total = (filesize.decimal(int(count or 0)) for count in (task.completed, task.total))
+        return Text(f"{done} of {total}" if task.total else done, style="progress.download")
+
+
 class ProgressBars:
     """One bar per stage, on stderr, so that stdout holds results only."""
 
@@ -30,7 +42,7 @@ class ProgressBars:
         self._bars = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=5)),
             BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
+            _Count(table_column=Column(no_wrap=True, min_width=9)),
             TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
             TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True, ratio=3)),
             console=Console(stderr=True),
@@ -47,6 +59,6 @@ class ProgressBars:
         self._bars.stop()
 
     @contextmanager
-    def step(self, description: str, total: int) -> Iterator[Step]:
+    def step(self, description: str, total: int, *, unit: str = "") -> Iterator[Step]:
         """Show a bar of `total` units."""
-        yield _Bar(self._bars, self._bars.add_task(description, total=total, note=""))
+        yield _Bar(self._bars, self._bars.add_task(description, total=total or None, note="", unit=unit))

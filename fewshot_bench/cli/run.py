@@ -43,7 +43,9 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of the episodes, and of a division by --split.")] = 0,
     split: Annotated[
         str,
-        typer.Option(help="novel or validation; or divide your own classes into base, validation, novel: 0.6,0.2,0.2."),
+        typer.Option(
+            help="novel, validation or test; or divide your own classes into base, validation, novel: 0.6,0.2,0.2."
+        ),
     ] = "novel",
     least_images: LeastImagesOption = 1,
     adapt: Annotated[str, typer.Option(help="See: fewshot-bench ls adaptations; e.g. centroid,logistic.")] = "centroid",

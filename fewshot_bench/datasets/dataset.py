@@ -137,6 +137,13 @@ class Dataset:
         """
         if name not in self.splits:
             present = ", ".join(self.splits)
+            if not self.is_few_shot:
+                drawn_from = "test" if "test" in self.splits else "train"
+                raise DatasetError(
+                    f"{self.name} is for classification: its splits ({present}) share their classes, so it has no "
+                    f"{name} split. Use --split {drawn_from} to draw few-shot episodes from it"
+                    + (", with --base-loss none." if name == "base" else ".")
+                )
             raise DatasetError(f"{self.name} has no {name} split; it has {present}.")
         return replace(self.splits[name], dataset_fingerprint=self.fingerprint)
 

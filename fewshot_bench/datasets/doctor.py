@@ -26,6 +26,7 @@ class Diagnosis:
     Attributes:
         subject: what was looked at.
         findings: heading and sentence.
+        is_damaged: whether something stored is not as it should be.
         next_commands: what to type.
         facts: the same for programs.
     """
@@ -33,6 +34,7 @@ class Diagnosis:
     subject: str
     findings: list[tuple[str, str]] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
+    is_damaged: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -54,6 +56,19 @@ def dataset_rows() -> list[dict[str, Any]]:
             row["state"] = "built in"
         rows.append(row)
     return rows
+
+
+def check_everything(*, deep: bool = False) -> list[Diagnosis]:
+    """Look at every dataset that has a name; one that is damaged does not keep the others from being looked at."""
+    diagnoses = []
+    for row in dataset_rows():
+        try:
+            diagnoses.append(check_dataset(row["name"], deep=deep))
+        except DatasetError as error:
+            diagnoses.append(
+                Diagnosis(row["name"], [("damaged", str(error))], is_damaged=True, facts={"state": "damaged"})
+            )
+    return diagnoses
 
 
 def recipe_line(recipe: dict[str, Any]) -> str:
@@ -86,15 +101,17 @@ def check_dataset(name: str, *, deep: bool = False) -> Diagnosis:
         _describe_stored(name, diagnosis)
         if deep:
             _compare_bytes(name, diagnosis)
-        diagnosis.next_commands.append(f"fewshot-bench run --dataset {name}")
+        split = "" if open_dataset(name).is_few_shot else " --split test"
+        diagnosis.next_commands.append(f"fewshot-bench run --dataset {name}{split}")
     else:
         diagnosis.findings.append(("state", f"not here; it would lie in {datasets_folder() / name}"))
         diagnosis.facts["state"] = "not here"
         if is_benchmark(name):
             diagnosis.findings.append(("obtain", TERMS[name].what_to_obtain))
         accept = " --accept-terms" if is_benchmark(name) and TERMS[name].must_be_accepted else ""
+        can_get = is_benchmark(name) and TERMS[name].remote_files is not None
         diagnosis.next_commands += [
-            f"fewshot-bench data get {name}{accept}",
+            *([f"fewshot-bench data get {name}{accept}"] if can_get else []),
             f"fewshot-bench data import {name} --from PATH",
         ]
     if is_benchmark(name):

@@ -119,7 +119,7 @@ def fetch(file: RemoteFile, folder: Path, *, progress: Progress = SILENT) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder, file.name, progress):
         if not _is_here(target, file, progress):  # the process that was waited for may have fetched it
-            with progress.step(f"fetching {file.name}", file.size or 0) as step:
+            with progress.step(f"fetching {file.name}", file.size or 0, unit="bytes") as step:
                 part = _Part(file, folder, step)
                 _transfer(file, part)
                 _finish(file, part, target)
@@ -447,7 +447,7 @@ def _is_here(target: Path, file: RemoteFile, progress: Progress) -> bool:
     hasher = _hasher(file.digest)
     if hasher is None or file.digest is None:
         return True
-    with progress.step(f"checking {file.name}", target.stat().st_size) as step:
+    with progress.step(f"checking {file.name}", target.stat().st_size, unit="bytes") as step:
         for piece in _content(target):
             hasher.update(piece)
             step.advance(len(piece))

@@ -106,6 +106,11 @@ class DecodedSplit:
                 pixels = [result for (label, name, _), result in task if self._accept(label, name, result)]
                 if pixels:
                     yield np.stack([result for result in pixels if not isinstance(result, DatasetError)])
+        if self.skipped and not self._read:
+            first = self.skipped[0]
+            raise DatasetError(
+                f"none of {len(self.skipped):,} images can be read; the first is {first.name}: {first.reason}."
+            )
 
     def _decode(self, image: tuple[str, str, Place]) -> NDArray[np.uint8] | DatasetError:
         try:

@@ -14,6 +14,7 @@ from fewshot_bench.datasets.importers.recognise import recognise
 from fewshot_bench.datasets.pixels import Filter, Fit
 from fewshot_bench.datasets.registry import DATASETS
 from fewshot_bench.datasets.sources import open_tree
+from fewshot_bench.datasets.sources.archives_in_folder import MOST_ARCHIVES, ArchivesInFolder, archives_in
 from fewshot_bench.datasets.store import store_dataset
 from fewshot_bench.datasets.terms import TERMS
 from fewshot_bench.errors import DatasetError, UnknownNameError
@@ -76,9 +77,11 @@ def download_dataset(
     """
     _check_has_importer(name)
     terms = TERMS[name]
-    how_else = f"{terms.what_to_obtain} Then: fewshot-bench data import {name} --from PATH"
     if terms.remote_files is None:
-        raise DatasetError(f"{name} cannot be downloaded. {terms.terms} {how_else}")
+        raise DatasetError(
+            f"{name} cannot be downloaded. {terms.what_to_obtain} Then: fewshot-bench data import {name} --from PATH. "
+            f"Terms: {terms.terms}"
+        )
     if terms.must_be_accepted and not accepts_terms:
         raise DatasetError(
             f"{name} comes under {terms.terms} If you accept, add --accept-terms. With files that you have: "
@@ -89,7 +92,7 @@ def download_dataset(
         for file in terms.remote_files():
             fetch(file, folder, progress=progress)
     except DatasetError as error:
-        raise DatasetError(f"{error} Or: {how_else}") from error
+        raise DatasetError(str(error).replace("import NAME", f"import {name}")) from error
     dataset = import_dataset(name, folder, replace=replace, progress=progress)
     if not keep_files:
         shutil.rmtree(folder, ignore_errors=True)
@@ -136,6 +139,8 @@ def layouts_at(source: Path, stack: ExitStack) -> list[Found]:
     if source.is_file() and tree.description == "file" and not any(not one.missing for one in found):
         beside = recognise(stack.enter_context(open_tree(source.resolve().parent)))
         found = [one for one in beside if not one.missing and one.place == source.resolve().parent] or found
+    if not found and source.is_dir() and 0 < len(archives_in(tree)) <= MOST_ARCHIVES:
+        found = recognise(stack.enter_context(ArchivesInFolder(tree)))
     return found
 
 

@@ -57,6 +57,16 @@ class OwnOptions:
     seed: int = 0
     least_images: int = 1
 
+    def __post_init__(self) -> None:
+        if self.fractions is None:
+            return
+        is_whole = abs(sum(self.fractions) - 1) < 1e-6
+        if not (is_whole and min(self.fractions) >= 0 and self.fractions[2] > 0):
+            raise DatasetError(
+                "--split takes the fractions of the classes for base, validation and novel, which sum to 1, not "
+                f"{','.join(map(str, self.fractions))}."
+            )
+
 
 def looks_like_a_place(text: str) -> bool:
     """Whether a dataset's name is a path or a Hugging Face dataset rather than a name."""
@@ -332,13 +342,7 @@ def with_fractions(options: OwnOptions, text: str, seed: int) -> OwnOptions:
         DatasetError: it is not three fractions of one.
     """
     try:
-        numbers = [float(part) for part in text.split(",")]
+        base, validation, novel = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise DatasetError(
-            f"--split takes a split's name or three fractions such as 0.6,0.2,0.2, not '{text}'."
-        ) from error
-    if len(numbers) != 3 or min(numbers) < 0 or numbers[2] <= 0 or abs(sum(numbers) - 1) > 1e-6:
-        raise DatasetError(
-            f"--split takes the fractions of classes for base, validation and novel, which sum to 1, not '{text}'."
-        )
-    return replace(options, fractions=(numbers[0], numbers[1], numbers[2]), seed=seed)
+        raise DatasetError(f"--split takes three fractions such as 0.6,0.2,0.2, not '{text}'.") from error
+    return replace(options, fractions=(base, validation, novel), seed=seed)

@@ -161,6 +161,8 @@ def header_size(encoded: bytes) -> tuple[int, int] | None:
 def _reason(encoded: bytes, error: Exception) -> str:
     if not encoded:
         return "the file is empty"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"far too many pixels; at most {MOST_PIXELS:,} are read"
     if isinstance(error, PIL.UnidentifiedImageError):
         return "not an image (or of a format that is not read)"
     return f"damaged or truncated ({' '.join(str(error).split()) or type(error).__name__})"

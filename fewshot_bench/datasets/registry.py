@@ -48,7 +48,12 @@ def is_available(name: str) -> bool:
     return is_stored(name) or (name in DATASETS and bool(DATASETS[name].facts.get("is_built_in")))
 
 
-def _open_imported(name: str) -> Dataset:
+def _open_imported(name: str, can_be_downloaded: bool) -> Dataset:
+    if not is_stored(name) and not can_be_downloaded:
+        raise DatasetError(
+            f"{name} has not been imported. Run: fewshot-bench data import {name} --from PATH    "
+            f"(what to obtain: fewshot-bench data check {name})"
+        )
     if not is_stored(name):
         raise DatasetError(
             f"{name} has not been imported. Run: fewshot-bench data get {name}    "
@@ -79,8 +84,8 @@ def open_glyphs() -> Dataset:
     return store_dataset("glyphs", splits, recipe, replace=True)
 
 
-def _register_imported(name: str, summary: str, paper: str) -> None:
-    DATASETS.register(name, summary, paper=paper)(lambda: _open_imported(name))
+def _register_imported(name: str, summary: str, paper: str, *, can_be_downloaded: bool = True) -> None:
+    DATASETS.register(name, summary, paper=paper)(lambda: _open_imported(name, can_be_downloaded))
 
 
 _register_imported(
@@ -102,4 +107,51 @@ _register_imported(
     "tiered-imagenet",
     "351/97/160 classes of ImageNet divided by category, 779,165 images, 84 x 84 RGB unless imported otherwise",
     "Ren et al., 2018, Meta-learning for semi-supervised few-shot classification",
+)
+_register_imported(
+    "cifar-100",
+    "for classification: 100 classes, 50,000/10,000 images, 32 x 32 RGB",
+    "Krizhevsky, 2009, Learning multiple layers of features from tiny images",
+)
+_register_imported(
+    "cub-200-2011",
+    "for classification: 200 birds, 5,994/5,794 images",
+    "Wah et al., 2011, The Caltech-UCSD Birds-200-2011 dataset",
+    can_be_downloaded=False,
+)
+_register_imported(
+    "caltech-256",
+    "for classification: 256 objects and clutter, 30,607 images, the first 60 of each class for training",
+    "Griffin et al., 2007, Caltech-256 object category dataset",
+    can_be_downloaded=False,
+)
+_register_imported(
+    "flowers-102",
+    "for classification: 102 flowers, 1,020/1,020/6,149 images",
+    "Nilsback and Zisserman, 2008, Automated flower classification over a large number of classes",
+    can_be_downloaded=False,
+)
+_register_imported(
+    "oxford-iiit-pet",
+    "for classification: 37 breeds of cats and dogs, 3,680/3,669 images",
+    "Parkhi et al., 2012, Cats and dogs",
+    can_be_downloaded=False,
+)
+_register_imported(
+    "inaturalist-2017",
+    "for classification: 5,089 species, 579,184/95,986 images",
+    "Van Horn et al., 2018, The iNaturalist species classification and detection dataset",
+    can_be_downloaded=False,
+)
+_register_imported(
+    "places365",
+    "for classification: 365 scenes, 1,803,460/36,500 images",
+    "Zhou et al., 2017, Places: A 10 million image database for scene recognition",
+    can_be_downloaded=False,
+)
+_register_imported(
+    "imagenet-1k",
+    "for classification: 1,000 classes, 1,281,167/50,000 images",
+    "Russakovsky et al., 2015, ImageNet large scale visual recognition challenge",
+    can_be_downloaded=False,
 )

@@ -262,7 +262,7 @@ class _OldString(_Piece):
 
 
 class _Text(_Piece):
-    """A text; where bytes are wanted, those it has in latin-1."""
+    """A text; or bytes, which protocols 0 to 2 oblige Python 3 to write as text in latin-1."""
 
     __slots__ = ("_latin1",)
 
@@ -305,22 +305,6 @@ class _OldStringLine(_Text):
         if len(raw) < 2 or raw[:1] != raw[-1:] or raw[:1] not in (b"'", b'"'):
             raise _DamagedError("a string without quotes")
         return codecs.escape_decode(raw[1:-1])[0].decode("latin1")
-
-
-class _Encoded(_Unsettled):
-    """A byte string that Python 3 wrote as text, which protocols 0 to 2 oblige it to."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: _Text) -> None:
-        self._text = text
-
-    def settled(self) -> bytes:
-        return self._text.latin1()
-
-    def buffer(self) -> _Buffer:
-        """The bytes as the data of an array."""
-        return self._text.buffer()
 
 
 class _Arguments(_Unsettled):
@@ -435,7 +419,7 @@ def _array(source: _Source, data: Any, dtype: Any, shape: Any, order: Any) -> ND
 
 
 def _buffer(data: Any) -> _Buffer:
-    if isinstance(data, (_Piece, _Encoded)):
+    if isinstance(data, _Piece):
         return data.buffer()
     if type(data) is str:
         data = data.encode("latin1")
@@ -472,12 +456,11 @@ def _reconstruct(source: _Source, arguments: tuple[Any, ...]) -> _Array:
 
 
 def _frombuffer(source: _Source, arguments: tuple[Any, ...]) -> NDArray[Any]:
-    data, dtype, shape, order, *axes = arguments
+    data, dtype, shape, order, axis_order = arguments if len(arguments) == 5 else (*arguments, None)
     if order != "K":
         return _array(source, data, dtype, shape, order)
     array = _array(source, data, dtype, shape, "C")
-    (axis_order,) = axes
-    if any(type(axis) is not int for axis in axis_order) or sorted(axis_order) != list(range(array.ndim)):
+    if type(axis_order) is not tuple or len(axis_order) != array.ndim or sorted(axis_order) != [*range(array.ndim)]:
         raise _DamagedError("an array whose axes are not in an order")
     return array.transpose(axis_order)
 
@@ -500,12 +483,12 @@ def _ndarray(source: _Source, arguments: tuple[Any, ...]) -> Any:
     raise _UnsafeError("a call of numpy.ndarray")
 
 
-def _encode(source: _Source, arguments: tuple[Any, ...]) -> bytes | _Encoded:
+def _encode(source: _Source, arguments: tuple[Any, ...]) -> bytes:
     text, encoding = arguments
     if encoding != "latin1":
         raise _UnsafeError("_codecs.encode into anything but latin1")
     if isinstance(text, _Text):
-        return _Encoded(text)
+        return text.latin1()
     if type(text) is not str:
         raise _DamagedError("bytes of something that is no text")
     return text.encode("latin1")
@@ -523,7 +506,7 @@ def _bytearray(source: _Source, arguments: tuple[Any, ...]) -> Any:
     data, *encoding = arguments
     if encoding == ["latin-1"]:  # Python 2
         return _encode(source, (data, "latin1"))
-    if encoding or type(data) not in (bytes, _Piece, _Encoded):
+    if encoding or type(data) not in (bytes, _Piece):
         raise _UnsafeError("a call of bytearray with anything but bytes")
     return data
 

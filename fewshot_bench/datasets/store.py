@@ -10,10 +10,12 @@ What an interrupted import leaves is a generation that nothing names; the next i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
 import shutil
+import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,13 +36,14 @@ from fewshot_bench.datasets.dataset import (
     split_fingerprint,
 )
 from fewshot_bench.datasets.disk_space import check_disk_space
-from fewshot_bench.datasets.duplicates import find_duplicates
+from fewshot_bench.datasets.duplicates import Duplicates, find_duplicates
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.paths import datasets_folder
 
 _FORMAT = 2
 _PATIENCE = 60.0  # seconds to wait for another process that writes the same dataset
 _DESCRIPTION = "dataset.json"
+_UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, RecursionError, tokenize.TokenError)
 
 
 def is_stored(name: str, *, folder: Path | None = None) -> bool:
@@ -87,9 +90,31 @@ def read_description(name: str, *, folder: Path | None = None) -> dict[str, Any]
         description = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
         if description["format"] != _FORMAT:
             raise DatasetError(f"{place} is of store format {description['format']}, not {_FORMAT}. {_again(name)}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if description.pop("digest", None) != _digest(description):
+            raise ValueError(f"{_DESCRIPTION} is not as it was written")
+        return _checked(description)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(place, name, error) from error
+
+
+def _checked(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The description, if everything that others read in it is there."""
+    kinds = {"name": str, "generation": str, "recipe": dict, "identified_by": str, "duplicates": dict, "splits": dict}
+    for key, kind in kinds.items():
+        if not isinstance(description[key], kind):
+            raise ValueError(f"'{key}' is no {kind.__name__}")
+    Duplicates(**description["duplicates"])
+    for split, facts in description["splits"].items():
+        if split not in ALL_SPLIT_NAMES or not facts["class_sizes"]:
+            raise ValueError(f"'{split}' is no split with classes")
+        if not all(isinstance(facts[key], str) for key in ("fingerprint", "names")):
+            raise ValueError(f"'{split}' has no digests")
     return dict(description)
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    """Of the description without its digest, as text that does not depend on how it is laid out."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _open(place: Path, name: str) -> Dataset:
@@ -128,7 +153,7 @@ def _plain_name(name: str) -> str:
 
 
 def _open_split(folder: Path, dataset: str, split: SplitName, facts: Mapping[str, Any]) -> ImageSplit:
-    images = np.load(folder / f"{split}.npy", mmap_mode="r", allow_pickle=False)
+    images = _mapped(folder / f"{split}.npy")
     sizes = tuple(int(size) for size in facts["class_sizes"])
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != sum(sizes):
         raise ValueError(f"{split}.npy does not hold {sum(sizes):,} uint8 images")
@@ -136,7 +161,7 @@ def _open_split(folder: Path, dataset: str, split: SplitName, facts: Mapping[str
         raise ValueError(f"{split} has {len(facts['class_names'])} class names and {len(sizes)} class sizes")
     names = None
     if facts["has_image_names"]:
-        names = np.load(folder / f"{split}.names.npy", mmap_mode="r", allow_pickle=False)
+        names = _mapped(folder / f"{split}.names.npy")
         if names.dtype.kind != "S" or names.shape != (len(images),):
             raise ValueError(f"{split}.names.npy does not hold {len(images):,} names")
     return ImageSplit(
@@ -148,6 +173,14 @@ def _open_split(folder: Path, dataset: str, split: SplitName, facts: Mapping[str
         facts["fingerprint"],
         image_names=names,
     )
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
+    except _UNREADABLE as error:
+        raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from error
 
 
 def _damaged(place: Path, name: str, error: Exception) -> DatasetError:
@@ -336,7 +369,9 @@ class StoreWriter:
         fingerprint = split_fingerprint(images, content.class_names, content.class_sizes)
         names: NDArray[np.bytes_] | None = None
         if content.image_names is not None:
-            names = np.array([name.encode() for name in content.image_names], dtype=np.bytes_)
+            # Names of files need not be Unicode; what is not is written as Python would print it.
+            texts = [name.encode(errors="backslashreplace") for name in content.image_names]
+            names = np.array(texts, dtype=np.bytes_)
             if len(names) != len(images):
                 raise DatasetError(f"the {split} split has {len(images):,} images but {len(names):,} names.")
             with (self.folder / f"{split}.names.npy").open("xb") as file:
@@ -376,6 +411,7 @@ class StoreWriter:
             "duplicates": find_duplicates(written).as_dict(),
             "splits": self.splits,
         }
+        description["digest"] = _digest(description)
         write_atomically(self.place / _DESCRIPTION, json.dumps(description, indent=1).encode())
 
 

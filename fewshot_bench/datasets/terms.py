@@ -86,4 +86,40 @@ TERMS: dict[str, Terms] = {
             )
         ),
     ),
+    "cifar-100": Terms(_CIFAR, "Obtain CIFAR-100 (cifar-100-python.tar.gz).", remote_files=_cifar_100),
+    "cub-200-2011": Terms(
+        "The terms of CUB-200-2011 stand at https://data.caltech.edu/records/65de6-vp158; its images belong to their "
+        "authors.",
+        "Obtain CUB_200_2011.tgz.",
+    ),
+    "caltech-256": Terms(
+        "The terms of Caltech-256 stand at https://data.caltech.edu/records/nyy15-4j048; its images belong to their "
+        "authors.",
+        "Obtain 256_ObjectCategories.tar.",
+    ),
+    "flowers-102": Terms(
+        "The terms of Oxford 102 Flowers stand at https://www.robots.ox.ac.uk/~vgg/data/flowers/102/; its images "
+        "belong to their authors.",
+        "Obtain 102flowers.tgz, imagelabels.mat and setid.mat into one folder.",
+    ),
+    "oxford-iiit-pet": Terms(
+        "Oxford-IIIT Pet is under CC BY-SA 4.0 (https://www.robots.ox.ac.uk/~vgg/data/pets/); its images belong to "
+        "their authors.",
+        "Obtain images.tar.gz and annotations.tar.gz into one folder.",
+    ),
+    "inaturalist-2017": Terms(
+        "iNaturalist 2017 is for non-commercial research and education; its images must not be passed on "
+        "(https://github.com/visipedia/inat_comp/tree/master/2017).",
+        "Obtain train_val_images.tar.gz (186 GB, better unpacked) and train_val2017.zip into one folder.",
+    ),
+    "places365": Terms(
+        "The terms of Places365 stand at http://places2.csail.mit.edu/download.html; its images belong to their "
+        "authors.",
+        "Obtain train_256_places365standard.tar, val_256.tar and filelist_places365-standard.tar into one folder.",
+    ),
+    "imagenet-1k": Terms(
+        _IMAGENET,
+        "Obtain ILSVRC2012_img_train.tar, or train/<WordNet id>/, beside val/<WordNet id>/ with the validation images "
+        "sorted into class folders.",
+    ),
 }

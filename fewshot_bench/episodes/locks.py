@@ -29,7 +29,8 @@ class Lock:
 
     Attributes:
         protocol: the protocol.
-        images: identity of the whole dataset: which images it holds, whatever was done to their pixels.
+        images: identity of the whole dataset: which images it holds, whatever was done to their pixels; without a
+            digest where only the class sizes were known when the protocol was published.
         class_sizes: images per class of the split, so that a machine without the images can verify too, [C].
         sha256: one digest per run, of the index array as little-endian int32 [E, N, K + Q].
     """
@@ -61,7 +62,7 @@ class Verdict:
 
     def __str__(self) -> str:
         episodes = "episodes match" if self.episodes_match else "EPISODES DIFFER"
-        unknown = "this copy keeps no image names" if self.is_here else "images not here"
+        unknown = "images not compared (names unknown)" if self.is_here else "images not here"
         images = {True: "images match", False: "IMAGES DIFFER", None: unknown}[self.images_match]
         return f"{self.path.name}: {episodes}, {images}"
 
@@ -143,9 +144,9 @@ def verify_lock(path: Path, dataset: Dataset | None) -> Verdict:
 
 
 def _same_images(published: str, here: str) -> bool | None:
-    """Whether two identities mean the same images; None where one knows names and the other does not."""
-    kind, _, _ = published.partition(":")
-    return published == here if here.startswith(f"{kind}:") else None
+    """Whether two identities mean the same images; None where one of them does not say."""
+    kind, _, digest = published.partition(":")
+    return published == here if digest and here.startswith(f"{kind}:") else None
 
 
 def lock_files(places: Sequence[Path] | None) -> list[Path]:

@@ -76,6 +76,11 @@ def write_tadam(folder: Path, cifar) -> Path:
     return folder
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 LAYOUTS = {
     "zip of images": lambda at, cifar: write_image_zip(at / "c.zip", cifar),
     "zip with another name and top": lambda at, cifar: write_image_zip(at / "data.bin.zip", cifar, top="x/y"),
@@ -87,6 +92,9 @@ LAYOUTS = {
     "torchvision's inner folder": lambda at, cifar: write_torchvision(at / "tv", cifar) / "cifar-100-python",
     "torchvision's tar.gz": lambda at, cifar: tarred(
         write_torchvision(at / "tv", cifar), at / "cifar-100-python.tar.gz", "w:gz"
+    ),
+    "the folder of torchvision's tar.gz": lambda at, cifar: (
+        tarred(write_torchvision(at / "tv", cifar), _made(at / "downloads") / "cifar-100-python.tar.gz", "w:gz").parent
     ),
     "CIFAR_FS pickles": lambda at, cifar: write_pickles(at / "p", cifar, "cifar-fs"),
     "CIFAR_FS pickles of Python 3": lambda at, cifar: write_pickles(at / "p", cifar, "cifar-fs", protocol=4),

@@ -209,7 +209,7 @@ class Watching:
         self._look = look
 
     @contextmanager
-    def step(self, description, total):
+    def step(self, description, total, *, unit=""):
         self.totals[description] = total
 
         def advance(amount=1, note=""):
@@ -866,7 +866,7 @@ from fewshot_bench.datasets.download import RemoteFile, fetch
 
 class Telling:
     @contextmanager
-    def step(self, description, total):
+    def step(self, description, total, *, unit=""):
         print(description, flush=True)
         yield self
 

@@ -396,6 +396,30 @@ def test_a_file_of_another_kind_is_called_what_it_is(refused, content, what):
     refused(content, what, DatasetError)
 
 
+def test_a_pickle_that_mentions_tar_is_still_a_pickle(read):
+    written = pickle.dumps(" " * 300, 2)
+    written = written[:257] + b"ustar" + written[262:]
+    assert "ustar" in read(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "what"),
+    [
+        (b"S'\n.", "a string without quotes"),
+        (b"S'a\n.", "a string without quotes"),
+        (b"S'a\"\n.", "a string without quotes"),
+        (b"Sxax\n.", "a string without quotes"),
+        (b"}(K\x01u.", "a key without a value"),
+        (b"(K\x01d.", "a key without a value"),
+        (b"K\x01\x86.", "a tuple of more items than there are"),
+        (b"(K\x01K\x01\x87.", "a tuple of more items than there are"),
+        (b"K\x01t.", "what it says there makes no sense"),
+    ],
+)
+def test_a_program_that_makes_no_sense_is_damaged(refused, written, what):
+    refused(written, rf"is damaged near byte \d+ \({what}\)", DatasetError)
+
+
 def test_a_missing_file_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_pickle(tmp_path / "nothing.pkl")
@@ -437,6 +461,18 @@ ANY_ERROR = [
 def test_whatever_goes_wrong_is_a_dataset_error(refused, monkeypatch, error):
     monkeypatch.setattr(safe_pickle._Unpickler, "load", mock.Mock(side_effect=error))
     refused(pickle.dumps(1), error=DatasetError)
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (MemoryError(), "does not fit into memory"),
+        (OSError(5, "Input/output error"), "cannot be read .*Input/output error"),
+    ],
+)
+def test_a_fault_of_the_machine_is_not_blamed_on_the_file(refused, monkeypatch, error, what):
+    monkeypatch.setattr(safe_pickle._Unpickler, "load", mock.Mock(side_effect=error))
+    refused(pickle.dumps(1), what, DatasetError)
 
 
 def test_the_user_can_still_interrupt(read, monkeypatch):
@@ -707,11 +743,15 @@ FOREIGN = {
     "buffer in no order": (Reduced(FROMBUFFER, (b"ab", raw_dtype(), (2,), "A")), DatasetError),
     "buffer without axes": (Reduced(FROMBUFFER, (b"ab", raw_dtype(), (2,), "K")), DatasetError),
     "buffer of wrong axes": (Reduced(FROMBUFFER, (b"ab", raw_dtype(), (2, 1), "K", (0, 0))), DatasetError),
+    "buffer of counted axes": (Reduced(FROMBUFFER, (b"ab", raw_dtype(), (2, 1), "K", (-1, 0))), DatasetError),
+    "buffer of true axes": (Reduced(FROMBUFFER, (b"ab", raw_dtype(), (2, 1), "K", (True, False))), DatasetError),
+    "empty array of large extents": (raw_array(shape=(2**62, 0), data=b""), DatasetError),
     "scalar of wrong size": (Reduced(SCALAR, (raw_dtype("i8"), b"ab")), DatasetError),
     "character that does not exist": (raw_array(shape=(1,), dtype=raw_dtype("U1"), data=b"\xff" * 4), DatasetError),
     "scalar that does not exist": (Reduced(SCALAR, (raw_dtype("U1"), b"\xff" * 4)), DatasetError),
     "bytes from a number": (Reduced(bytes, (10**12,)), UnsafePickleError),
     "bytearray from a number": (Reduced(bytearray, (10**12,)), UnsafePickleError),
+    "bytearray in another encoding": (Reduced(bytearray, (b"text", "utf-8")), UnsafePickleError),
     "dictionary from a number": (Reduced(collections.OrderedDict, (5,)), DatasetError),
     "dictionary from triples": (Reduced(collections.OrderedDict, ([(1, 2, 3)],)), DatasetError),
 }
@@ -816,6 +856,23 @@ def test_a_large_memo_index_costs_nothing(read):
 )
 def test_a_memo_index_that_cannot_be_is_refused(refused, written):
     refused(written, "is not a pickle, or is damaged", DatasetError)
+
+
+@given(st.lists(st.sampled_from([b"\x94", *(b"q" + bytes([index]) for index in range(7))]), min_size=1))
+@settings(deadline=None)
+def test_the_memo_is_that_of_pickle(instructions):
+    stored = b"".join(b"K" + bytes([value]) + instruction + b"0" for value, instruction in enumerate(instructions))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cache.pkl"
+        for index in range(len(instructions) + 1):
+            path.write_bytes(stored + b"h" + bytes([index]) + b".")
+            try:
+                expected = pickle._loads(path.read_bytes())
+            except pickle.UnpicklingError:
+                with pytest.raises(DatasetError):
+                    read_pickle(path)
+            else:
+                assert read_pickle(path) == expected
 
 
 def test_memo_entries_are_found_in_any_order(read):

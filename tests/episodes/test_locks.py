@@ -62,10 +62,12 @@ def test_a_lock_of_a_later_sampler_is_refused(toy, tmp_path):
         read_lock(path)
 
 
-def test_published_locks_cover_three_datasets_at_two_shots_and_verify():
+def test_published_locks_cover_the_benchmarks_at_two_shots_and_verify():
     paths = lock_files(None)
     assert {path.stem for path in paths} == {
-        f"{dataset}-5way-{shot}shot" for dataset in ("glyphs", "cifar-fs", "fc100") for shot in (1, 5)
+        f"{dataset}-5way-{shot}shot"
+        for dataset in ("glyphs", "cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet")
+        for shot in (1, 5)
     }
     for path in paths:
         protocol = read_lock(path).protocol

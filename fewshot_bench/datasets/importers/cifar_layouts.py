@@ -1,4 +1,4 @@
-"""CIFAR-100 in every layout in circulation; each gives CIFAR-FS and FC100.
+"""CIFAR-100 in every layout in circulation; each gives CIFAR-FS and FC100, those with its own division CIFAR-100 too.
 
 - `cifar100.zip` of the CIFAR-FS distribution, zipped or not: data/<class>/<image>.png
 - `cifar-100-python`, as torchvision downloads it: pickles `train`, `test`, `meta`
@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.datasets.cifar import SPLITS_OF_CIFAR, CifarClasses, class_digest, divide_cifar
+from fewshot_bench.datasets.cifar import SPLITS_OF_CIFAR, CifarClasses, canonical_split, class_digest, divide_cifar
+from fewshot_bench.datasets.dataset import SplitName
+from fewshot_bench.datasets.importers.classification.official import OFFICIAL
 from fewshot_bench.datasets.importers.found import Found, Imported, ImportRequest
 from fewshot_bench.datasets.listed import DecodedSplit, ListedSplit
 from fewshot_bench.datasets.official_splits import cifar_class_digests, cifar_class_names, published_split
 from fewshot_bench.datasets.pixels import PixelRecipe
 from fewshot_bench.datasets.sources import FileTree
 from fewshot_bench.datasets.sources.arrays import array_files, read_arrays
+from fewshot_bench.datasets.store import WholeSplit
 from fewshot_bench.errors import DatasetError
 
 _LARGEST_PNG = 1 << 16  # a 32 x 32 image has 3 KB of pixels
@@ -71,7 +74,8 @@ def find_cifar_arrays(tree: FileTree) -> Found | None:
     names = {part.split for part in chosen}
     expected = _PARTS[chosen[0].layout]
     missing = tuple(chosen[0].kind.replace("*", name) for name in expected if name not in names)
-    return Found(chosen[0].layout, tree.path, SPLITS_OF_CIFAR, partial(_read_arrays, tree, chosen), missing)
+    datasets = (*SPLITS_OF_CIFAR, "cifar-100") if chosen[0].layout == _TORCHVISION else SPLITS_OF_CIFAR
+    return Found(chosen[0].layout, tree.path, datasets, partial(_read_arrays, tree, chosen), missing)
 
 
 _TORCHVISION = "CIFAR-100 as torchvision downloads it"
@@ -146,7 +150,17 @@ def _read_arrays(tree: FileTree, parts: list[_Part], request: ImportRequest) -> 
             classes.setdefault((file, int(label)), []).append(np.asarray(part.images[rows]))
             step.advance(len(rows))
     whole = {key: np.concatenate(images) for key, images in classes.items()}
-    return _imported(request, _named(whole, tree), parts[0].layout)
+    named = _named(whole, tree)
+    if request.dataset != "cifar-100":
+        return _imported(request, named, parts[0].layout)
+    names = {label: name for (_, label), name in zip(whole, named, strict=True)}
+    splits: dict[SplitName, CifarClasses] = {
+        "train" if part.split == "train" else "test": {
+            names[int(label)]: np.asarray(part.images[part.labels == label]) for label in np.unique(part.labels)
+        }
+        for part in parts
+    }
+    return imported_cifar_100(request, splits, parts[0].layout)
 
 
 def _named(classes: dict[tuple[int, int], NDArray[np.uint8]], tree: FileTree) -> CifarClasses:
@@ -166,13 +180,35 @@ def _named(classes: dict[tuple[int, int], NDArray[np.uint8]], tree: FileTree) ->
     )
 
 
-def _imported(request: ImportRequest, classes: CifarClasses, layout: str) -> Imported:
+def imported_cifar_100(request: ImportRequest, splits: Mapping[SplitName, CifarClasses], layout: str) -> Imported:
+    """CIFAR-100 itself, whose two splits share their classes.
+
+    Raises:
+        DatasetError: a size was asked for, or a class has not its official number of images.
+    """
+    official = OFFICIAL["cifar-100"].class_sizes
+    names = cifar_class_names()
+    canonical = {
+        split: canonical_split(splits.get(split, {}), dict.fromkeys(names, size))
+        for split, size in official.items()
+        if isinstance(size, int)
+    }
+    classes = {name: np.concatenate([classes[name] for classes in splits.values()]) for name in names}
+    return _imported(request, classes, layout, canonical)
+
+
+def _imported(
+    request: ImportRequest,
+    classes: CifarClasses,
+    layout: str,
+    divided: Mapping[SplitName, WholeSplit] | None = None,
+) -> Imported:
     if request.size not in (None, 32):
         raise DatasetError(
             f"{request.dataset} is stored as published, 32 x 32. Leave --size out; run --image-size sets what a "
             "backbone sees."
         )
-    splits = divide_cifar(request.dataset, classes)
+    splits = divided or divide_cifar(request.dataset, classes)
     known = set(cifar_class_digests())
     foreign = [name for name, images in classes.items() if class_digest(images) not in known]
     recipe = {"source": layout} | PixelRecipe().as_dict()

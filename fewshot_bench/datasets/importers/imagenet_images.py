@@ -30,20 +30,19 @@ from fewshot_bench.datasets.official_splits import (
 )
 from fewshot_bench.datasets.pixels import PixelRecipe
 from fewshot_bench.datasets.sources import FileTree
-from fewshot_bench.datasets.sources.tar_tree import TarTree
 from fewshot_bench.errors import DatasetError
 
 _BENCHMARKS = ("mini-imagenet", "tiered-imagenet")
 _SYNSET = re.compile(r"n\d{8}")
 _RAVI = re.compile(r"(n\d{8})(\d{8})\.\w+")
 _ILSVRC = re.compile(r"(n\d{8})_(\d+)\.\w+")
-_IMAGE = re.compile(r".*\.(jpe?g|png|bmp|webp)", re.IGNORECASE)
+IMAGE_FILE = re.compile(r".*\.(jpe?g|png|bmp|webp)", re.IGNORECASE)
 _SIZE = 84
 _LARGEST_CSV = 64 << 20
 
 
 @dataclass(frozen=True)
-class _ClassFiles:
+class ClassFiles:
     """Where the images of one class lie: a folder, or a tar of their own."""
 
     tree: FileTree
@@ -52,16 +51,14 @@ class _ClassFiles:
 
     def opened(self) -> tuple[FileTree, str]:
         """The tree that holds the files, and their folder in it."""
-        if not self.is_tar:
-            return self.tree, self.folder
-        if isinstance(self.tree, TarTree):
-            return self.tree.nested(self.folder), ""
-        return TarTree(self.tree.path / self.folder, stays_open=False), ""
+        return (self.tree.nested(self.folder), "") if self.is_tar else (self.tree, self.folder)
 
 
 def find_imagenet_images(tree: FileTree) -> Found | None:
     """Class folders, per split or all together, or one tar per class."""
-    classes = dict(_class_files(tree))
+    classes: dict[str, ClassFiles] = {}
+    for name, files in _class_files(tree):
+        classes.setdefault(name, files)
     best = _best_benchmarks(set(classes))
     if not best:
         return None
@@ -79,7 +76,7 @@ def find_imagenet_images(tree: FileTree) -> Found | None:
 def find_imagenet_flat(tree: FileTree) -> Found | None:
     """All images in one folder, their classes in their names or in CSVs."""
     folder = "images" if tree.has_folder("images") else ""
-    files = [name for name in tree.files(folder) if _IMAGE.fullmatch(name)]
+    files = [name for name in tree.files(folder) if IMAGE_FILE.fullmatch(name)]
     if len(files) < 2:
         return None
     labels = {name: name[:9] for name in files if _SYNSET.match(name)}
@@ -98,16 +95,27 @@ def find_imagenet_flat(tree: FileTree) -> Found | None:
     )
 
 
-def _class_files(tree: FileTree) -> Iterator[tuple[str, _ClassFiles]]:
+def _class_files(tree: FileTree) -> Iterator[tuple[str, ClassFiles]]:
     """Every class folder or class tar, whether or not in a folder per split."""
     outer = [name for name in tree.folders() if published_split(name) is not None]
+    outer.sort(key=lambda name: published_split(name) != "base")  # val/ of ILSVRC-2012 has the classes of train/ again
     for folder in ["", *outer, *(f"{name}/{name}" for name in outer if tree.has_folder(f"{name}/{name}"))]:
-        for name in tree.folders(folder):
-            if _SYNSET.fullmatch(name):
-                yield name, _ClassFiles(tree, f"{folder}/{name}" if folder else name)
-        for name in tree.files(folder):
-            if name.endswith(".tar") and _SYNSET.fullmatch(name[:-4]):
-                yield name[:-4], _ClassFiles(tree, f"{folder}/{name}" if folder else name, is_tar=True)
+        yield from class_files_in(tree, folder)
+
+
+def class_files_in(tree: FileTree, folder: str) -> Iterator[tuple[str, ClassFiles]]:
+    """WordNet id and place of every class folder or class tar in a folder."""
+    for name in tree.folders(folder):
+        if is_synset(name):
+            yield name, ClassFiles(tree, f"{folder}/{name}" if folder else name)
+    for name in tree.files(folder):
+        if name.endswith(".tar") and is_synset(name[:-4]):
+            yield name[:-4], ClassFiles(tree, f"{folder}/{name}" if folder else name, is_tar=True)
+
+
+def is_synset(name: str) -> bool:
+    """Whether a name is a WordNet id."""
+    return _SYNSET.fullmatch(name) is not None
 
 
 def _best_benchmarks(present: set[str]) -> tuple[str, ...]:
@@ -152,11 +160,11 @@ def _labels_of_csvs(tree: FileTree, files: set[str]) -> dict[str, str]:
 Listing = Sequence[tuple[str, Place]]
 
 
-def _read_classes(layout: str, classes: Mapping[str, _ClassFiles], request: ImportRequest) -> Imported:
+def _read_classes(layout: str, classes: Mapping[str, ClassFiles], request: ImportRequest) -> Imported:
     def listed(label: str) -> tuple[FileTree, str, tuple[str, ...]]:
         tree, folder = classes[label].opened()
         request.stack.callback(tree.close) if classes[label].is_tar else None
-        return tree, folder, tuple(name for name in tree.files(folder) if _IMAGE.fullmatch(name))
+        return tree, folder, tuple(name for name in tree.files(folder) if IMAGE_FILE.fullmatch(name))
 
     found = {
         split: {label: listed(label) for label in sizes if label in classes}

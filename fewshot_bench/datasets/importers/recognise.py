@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from fewshot_bench.datasets.importers.cifar_layouts import find_cifar_arrays, find_cifar_images
+from fewshot_bench.datasets.importers.classification.layouts import CLASSIFICATION_LAYOUTS
 from fewshot_bench.datasets.importers.found import Found
 from fewshot_bench.datasets.importers.imagenet_arrays import find_imagenet_arrays
 from fewshot_bench.datasets.importers.imagenet_images import find_imagenet_flat, find_imagenet_images
@@ -17,6 +18,7 @@ LAYOUTS: tuple[Callable[[FileTree], Found | None], ...] = (
     find_imagenet_arrays,
     find_imagenet_images,
     find_imagenet_flat,
+    *CLASSIFICATION_LAYOUTS,
 )
 _DEEPEST = 3
 _MOST_FOLDERS = 40  # a folder with more sub-folders holds classes, not layouts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import unicodedata
 from abc import abstractmethod
@@ -16,44 +17,63 @@ from fewshot_bench.paths import datasets_folder
 
 Member = TypeVar("Member")
 _MOST_MEMBERS = 20_000_000
+_LONGEST_NAME = 4096
+_MOST_FOLDERS = 64  # around a member
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _COPIED_AT_ONCE = 1 << 20
 
 
 class ArchiveTree(FileTree, Generic[Member]):
-    """An archive whose members were all checked before the first was read."""
+    """An archive whose members were all checked before the first was read.
 
-    def __init__(self, path: Path, members: Iterable[tuple[str, Member]]) -> None:
+    Args:
+        path: for messages.
+        members: name of every entry as the archive has it, and the member; None for a folder.
+    """
+
+    def __init__(self, path: Path, members: Iterable[tuple[str, Member | None]]) -> None:
         super().__init__()
         self.path = path
         self._members: dict[str, Member] = {}
         self._contents: dict[str, tuple[list[str], list[str]]] = {"": ([], [])}
-        spellings: dict[str, str] = {}
+        self._spellings: dict[str, str] = {}
         for given, member in members:
+            if member is None and given.strip("/") in ("", "."):
+                continue
             name = safe_member_name(given, path)
+            if member is None:
+                continue
             if name in self._members:
                 raise DatasetError(f"{path} holds two members called {name!r}: which is meant? It is not read.")
-            other = spellings.setdefault(_spelling(name), name)
-            if other != name:
-                raise DatasetError(
-                    f"{path} holds {other!r} and {name!r}, which are one file on many systems. It is not read."
-                )
+            self._check_spelling(name)
             self._members[name] = member
             if len(self._members) > _MOST_MEMBERS:
                 raise DatasetError(f"{path} has more than {_MOST_MEMBERS:,} members. It is not read.")
             if not is_clutter(name):
                 self._index(name)
+        self._spellings.clear()
         for folders, files in self._contents.values():
             folders.sort()
             files.sort()
 
+    def _check_spelling(self, name: str) -> None:
+        other = self._spellings.setdefault(_spelling(name), name)
+        if other != name:
+            raise DatasetError(
+                f"{self.path} holds {other!r} and {name!r}, which are one file on many systems. It is not read."
+            )
+
     def _index(self, name: str) -> None:
         folder, _, file = name.rpartition("/")
-        if folder in self._members:
-            raise DatasetError(f"{self.path} holds {folder!r} as a file and as a folder. It is not read.")
+        if name in self._contents:
+            raise DatasetError(f"{self.path} holds {name!r} as a file and as a folder. It is not read.")
         self._folder(folder)[1].append(file)
 
     def _folder(self, folder: str) -> tuple[list[str], list[str]]:
         if folder not in self._contents:
+            if folder in self._members:
+                raise DatasetError(f"{self.path} holds {folder!r} as a file and as a folder. It is not read.")
+            self._check_spelling(folder)
             parent, _, name = folder.rpartition("/")
             self._folder(parent)[0].append(name)
             self._contents[folder] = ([], [])
@@ -99,12 +119,19 @@ def safe_member_name(name: str, archive: Path) -> str:
     """A member's name in plain form, if it stays inside.
 
     Raises:
-        DatasetError: it is absolute, leads outside, or is no name at all.
+        DatasetError: it is absolute, leads outside, or is nothing that a file would be called.
     """
     plain = name.replace("\\", "/")
     parts = [part for part in plain.split("/") if part not in ("", ".")]
     if plain.startswith("/") or ".." in parts or "\0" in plain or (parts and parts[0][1:2] == ":") or not parts:
         raise DatasetError(f"{archive} holds a member called {name!r}, which leads outside of it. It is not read.")
+    if len(plain) > _LONGEST_NAME or len(parts) > _MOST_FOLDERS:
+        raise DatasetError(
+            f"{archive} holds a member whose name has {len(plain):,} characters and {len(parts):,} folders "
+            f"({name[:40]!r}...). It is not read."
+        )
+    if _CONTROL_CHARACTERS.search(plain) and not is_clutter(plain):
+        raise DatasetError(f"{archive} holds a member called {name!r}, with control characters. It is not read.")
     return "/".join(parts)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
+import math
+import os
+import tokenize
+import warnings
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -17,6 +20,18 @@ from fewshot_bench.errors import DatasetError
 
 _SUFFIXES = (".pkl", ".pickle", ".p", ".npz", ".npy")
 _NO_SUFFIX = ("train", "test", "meta")  # what CIFAR-100 calls its pickles
+_KINDS = "biufSU"
+_LAST_CHARACTER = 0x10FFFF
+_DAMAGED = (
+    ValueError,
+    TypeError,
+    EOFError,
+    OverflowError,
+    SyntaxError,
+    tokenize.TokenError,
+    MemoryError,
+    RecursionError,
+)
 
 
 def array_files(tree: FileTree, folder: str = "") -> list[str]:
@@ -65,13 +80,33 @@ def _read_npz(tree: FileTree, opened: IO[bytes], place: Path) -> dict[str, NDArr
 
 def _read_npy(opened: IO[bytes], place: Path) -> NDArray[Any]:
     try:
-        version = np.lib.format.read_magic(opened)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return _mapped(opened, place)
+    except _DAMAGED as error:
+        raise DatasetError(
+            f"{place} is no complete array ({' '.join(str(error).split())[:200]}). Obtain it again."
+        ) from error
+
+
+def _mapped(opened: IO[bytes], place: Path) -> NDArray[Any]:
+    """The array, after a look at what its header claims, for NumPy multiplies a shape without a look at overflow."""
+    version = np.lib.format.read_magic(opened)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of headers that Python 2 wrote
         shape, is_fortran, dtype = read(opened)
-        if dtype.hasobject:
-            raise DatasetError(f"{place} holds Python objects, which are not read from strangers' files.")
-        if not shape or 0 in shape:
-            return np.fromfile(opened, dtype, count=1 if not shape else 0).reshape(shape)
-        return np.memmap(opened, dtype, "r", opened.tell(), shape, "F" if is_fortran else "C")
-    except (ValueError, TypeError, EOFError, OverflowError, SyntaxError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{place} is no complete array ({error}). Obtain it again.") from error
+    if dtype.hasobject:
+        raise DatasetError(f"{place} holds Python objects, which are not read from strangers' files.")
+    if version > (3, 0) or dtype.kind not in _KINDS or not dtype.itemsize:
+        raise ValueError(f"of version {version} and type {dtype}")
+    if any(type(extent) is not int or extent < 0 for extent in shape):
+        raise ValueError(f"of shape {shape}")
+    needed = math.prod(shape) * dtype.itemsize
+    left = os.fstat(opened.fileno()).st_size - opened.tell()
+    if needed > left:
+        raise ValueError(f"{needed:,} bytes are announced, {left:,} follow")
+    if not shape or not needed:
+        return np.frombuffer(opened.read(needed), dtype).reshape(shape)
+    array = np.memmap(opened, dtype, "r", opened.tell(), shape, "F" if is_fortran else "C")
+    if dtype.kind == "U" and array.reshape(-1, order="A").view(dtype.byteorder + "u4").max() > _LAST_CHARACTER:
+        raise ValueError("a character that does not exist")
+    return array

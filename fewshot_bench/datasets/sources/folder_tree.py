@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import IO
 
@@ -33,11 +34,25 @@ class FolderTree(FileTree):
         return (self.path / file).stat().st_size
 
     def _read(self, file: str) -> bytes:
-        return (self.path / file).read_bytes()
+        with self._file(file).open("rb") as opened:
+            return opened.read(self.size(file))
 
     def local(self, file: str) -> IO[bytes]:
         """The file itself."""
-        return self.closing.enter_context((self.path / file).open("rb"))
+        return self.closing.enter_context(self._file(file).open("rb"))
+
+    def _file(self, file: str) -> Path:
+        """The path of a file that ends: opening a pipe waits for ever, and so does reading some devices."""
+        place = self.path / file
+        if not stat.S_ISREG(place.stat().st_mode):
+            raise DatasetError(f"{place} is a pipe or a device, not a file.")
+        return place
+
+    def nested(self, archive: str) -> FileTree:
+        """A tar in the folder; it is opened for each read, because a folder may hold a thousand of them."""
+        from fewshot_bench.datasets.sources.tar_tree import TarTree
+
+        return TarTree(self.path / archive, stays_open=False)
 
     def _list(self, folder: str) -> tuple[list[str], list[str]]:
         if folder not in self._listed:
@@ -48,7 +63,16 @@ class FolderTree(FileTree):
             files: list[str] = []
             with os.scandir(place) as entries:
                 for entry in entries:
-                    if not is_clutter(entry.name):
-                        (folders if entry.is_dir() else files).append(entry.name)
+                    if is_clutter(entry.name):
+                        continue
+                    if entry.is_symlink() and _leads_up(entry.path):
+                        raise DatasetError(f"{entry.path} is a link to a folder that holds it. Remove it.")
+                    (folders if entry.is_dir() else files).append(entry.name)
             self._listed[folder] = (sorted(folders), sorted(files))
         return self._listed[folder]
+
+
+def _leads_up(link: str) -> bool:
+    """Whether the folder that a link leads to holds the link: somebody who follows it never comes to an end."""
+    holder, target = Path(os.path.realpath(os.path.dirname(link))), Path(os.path.realpath(link))
+    return target.is_dir() and target in (holder, *holder.parents)

@@ -44,7 +44,7 @@ def check_is_no_web_page(first: bytes, path: Path) -> None:
     Raises:
         DatasetError: the bytes are the start of an HTML page.
     """
-    if first.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+    if first.lstrip(b"\xef\xbb\xbf \t\r\n")[:15].lower().startswith((b"<!doctype html", b"<html")):
         raise DatasetError(
             f"{path} is a web page, saved in place of the file that it leads to. Open it in a browser, and download "
             "the file from there."

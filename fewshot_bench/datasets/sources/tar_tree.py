@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import tarfile
 import threading
 import zlib
@@ -27,7 +28,11 @@ _COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
 }
-_DAMAGED = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, OverflowError, gzip.BadGzipFile)
+_LONGEST_HEADER = 1 << 16  # extended ones hold a name and a few attributes
+_DAMAGED = (
+    tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, LookupError, OverflowError,
+    MemoryError, RecursionError, OSError,
+)  # fmt: skip
 
 
 class TarTree(ArchiveTree[tuple[int, int]]):
@@ -70,24 +75,26 @@ class TarTree(ArchiveTree[tuple[int, int]]):
             raise _cut_off(path, error) from error
         return plain
 
-    def _checked(self, path: Path, size: int | None) -> Iterator[tuple[str, tuple[int, int]]]:
+    def _checked(self, path: Path, size: int | None) -> Iterator[tuple[str, tuple[int, int] | None]]:
         self._file.seek(0, io.SEEK_END)
         end = self._file.tell() if size is None else self._start + size
+        window = _Window(self._file, self._start, end, longest_read=_LONGEST_HEADER)
         try:
-            with tarfile.open(fileobj=_Window(self._file, self._start, end), mode="r:") as archive:
+            with tarfile.open(fileobj=cast(IO[bytes], window), mode="r:") as archive:
                 for member in archive:
                     if member.isdir():
+                        yield member.name, None
                         continue
                     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
                         raise DatasetError(f"{path} holds {member.name!r}, a link or device. It is not read.")
-                    if member.offset_data + member.size > end - self._start:
+                    if member.size < 0 or member.offset_data + member.size > end - self._start:
                         raise tarfile.ReadError(f"{member.name!r} goes on after the end")
                     yield member.name, (member.offset_data, member.size)
+                # tarfile takes a header that makes no sense, or is not there, for the end, whose mark is zeros.
+                window.seek(archive.offset)
+                if window.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("its end is missing")
         except _DAMAGED as error:
-            raise _cut_off(path, error) from error
-        except OSError as error:
-            if error.errno is not None:
-                raise
             raise _cut_off(path, error) from error
 
     def size(self, file: str) -> int:
@@ -109,17 +116,18 @@ class TarTree(ArchiveTree[tuple[int, int]]):
         window = _Window(self._file, self._start + offset, self._start + offset + size)
         return cast(IO[bytes], window)
 
-    def nested(self, file: str) -> TarTree:
+    def nested(self, archive: str) -> TarTree:
         """A tar that is a member of this one, read in place."""
-        offset, size = self._member(file)
-        return TarTree(self.path / file, self._file, self._start + offset, size)
+        offset, size = self._member(archive)
+        return TarTree(self.path / archive, self._file, self._start + offset, size)
 
 
 class _Window(io.RawIOBase):
     """A part of a file as a file of its own."""
 
-    def __init__(self, file: IO[bytes], start: int, end: int) -> None:
+    def __init__(self, file: IO[bytes], start: int, end: int, *, longest_read: int | None = None) -> None:
         self._file, self._start, self._end, self._position = file, start, end, 0
+        self._longest_read = longest_read
 
     def readable(self) -> bool:
         return True
@@ -138,6 +146,8 @@ class _Window(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         left = max(0, self._end - self._start - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
+        if self._longest_read is not None and wanted > self._longest_read:
+            raise tarfile.ReadError(f"a header of {wanted:,} bytes")
         self._file.seek(self._start + self._position)
         block = self._file.read(wanted)
         self._position += len(block)
@@ -160,7 +170,11 @@ def _decompress(stream: IO[bytes], plain: IO[bytes], path: Path) -> None:
     plain.flush()
 
 
-def _cut_off(path: Path, error: Exception) -> DatasetError:
+def _cut_off(path: Path, error: Exception) -> Exception:
+    """One line about a damaged archive; the error itself if it is the disk's, which has a number."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
     return DatasetError(
-        f"{path} is not a complete tar archive ({error}). It was probably cut off while downloading: obtain it again."
+        f"{path} is not a complete tar archive ({' '.join(str(error).split())}). It was probably cut off while "
+        "downloading: obtain it again."
     )

@@ -55,6 +55,12 @@ class FileTree(ABC):
         That of an archive is unpacked into an anonymous file, which vanishes with the process whatever happens to it.
         """
 
+    def nested(self, archive: str) -> FileTree:
+        """A tar among the files as a tree of its own, to be closed by the caller."""
+        from fewshot_bench.datasets.sources.tar_tree import TarTree
+
+        return TarTree(self.path / archive, self.local(archive))
+
     def read(self, file: str, *, limit: int = LARGEST_IMAGE_FILE) -> bytes:
         """All of a file; may be called by several threads at once.
 
@@ -119,6 +125,10 @@ class Subtree(FileTree):
         """Bytes of a file."""
         return self._tree.size(self._within(file))
 
+    def nested(self, archive: str) -> FileTree:
+        """A tar among the files as a tree of its own, to be closed by the caller."""
+        return self._tree.nested(self._within(archive))
+
     def _read(self, file: str) -> bytes:
         return self._tree._read(self._within(file))
 
@@ -130,4 +140,4 @@ class Subtree(FileTree):
 def is_clutter(path: str) -> bool:
     """Whether a file is what operating systems leave behind, not content."""
     name = path.rpartition("/")[2]
-    return name.startswith(".") or name in {"Thumbs.db", "desktop.ini"} or "__MACOSX" in path.split("/")
+    return name.startswith(".") or name in {"Thumbs.db", "desktop.ini", "Icon\r"} or "__MACOSX" in path.split("/")

@@ -1,0 +1,1 @@
+"""Full-size classification datasets, one file each: their splits share their classes."""
