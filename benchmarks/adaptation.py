@@ -388,7 +388,7 @@ def _peak_memory(path: Path, name: str, count: int) -> float:
         "logistic": Logistic(),
         "finetune-head": FinetuneHead(head="cosine", scale=1.0, steps=2, learning_rate=1e-4),
     }
-    embeddings = np.load(path)
+    embeddings = np.load(path, allow_pickle=False)
     classes = SYNTHETIC_CLASSES
     episodes = _episodes([len(embeddings) // classes] * classes, 5, count)
     split = EmbeddedSplit(torch.from_numpy(embeddings), len(embeddings)).with_features(adaptations[name].features)

@@ -11,21 +11,16 @@ import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from archives import png
 
 from fewshot_bench.datasets.official_splits import official_classes
 
 PARTS = ("train", "val", "test")
 Member = tuple[str, bytes]
-
-
-def png(image: np.ndarray) -> bytes:
-    """The image as a PNG."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
-    return file.getvalue()
+File = TypeVar("File", Path, io.BytesIO)
 
 
 def class_images(
@@ -48,7 +43,7 @@ def write_folder(folder: Path, members: Iterable[Member]) -> Path:
     return folder
 
 
-def write_zip(path: Path, members: Iterable[Member], *, compression: int = zipfile.ZIP_DEFLATED) -> Path:
+def write_zip(path: File, members: Iterable[Member], *, compression: int = zipfile.ZIP_DEFLATED) -> File:
     """The members as a zip, whatever their names are."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members:
@@ -58,9 +53,10 @@ def write_zip(path: Path, members: Iterable[Member], *, compression: int = zipfi
     return path
 
 
-def write_tar(path: Path, members: Iterable[Member], *, compression: str = "") -> Path:
+def write_tar(path: File, members: Iterable[Member], *, compression: str = "") -> File:
     """The members as a tar, whatever their names are; `compression` is "", "gz", "bz2" or "xz"."""
-    with tarfile.open(path, f"w:{compression}") as archive:
+    place = {"name": path} if isinstance(path, Path) else {"fileobj": path}
+    with tarfile.open(mode=f"w:{compression}", **place) as archive:
         for name, content in members:
             member = tarfile.TarInfo(name)
             member.size = len(content)

@@ -193,7 +193,7 @@ def _print(diagnosis: Diagnosis) -> None:
 
 
 def _describe(dataset: Dataset, as_json: bool) -> None:
-    from fewshot_bench.datasets.doctor import recipe_line
+    from fewshot_bench.datasets.recipe import recipe_line
     from fewshot_bench.paths import datasets_folder
 
     splits = {name: {"classes": len(split.class_names), "images": len(split)} for name, split in dataset.splits.items()}

@@ -13,6 +13,8 @@ from fewshot_bench.cli.options import BaselineOption, JsonOption, ResultsOption
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fewshot_bench.outcomes import OutcomeStore
+
 
 def leaderboard(
     results: ResultsOption = Path("results"),
@@ -31,12 +33,23 @@ def leaderboard(
     from fewshot_bench.report import update_leaderboard
 
     path = out or results / "leaderboard.csv"
-    frame = update_leaderboard(OutcomeStore(results / "outcomes"), path, baseline)
+    store = OutcomeStore(results / "outcomes")
+    frame = update_leaderboard(store, path, baseline)
     show(frame, as_json, svg)
     if not as_json:
+        _show_datasets(store)
         typer.echo(f"leaderboard  {path}")
         if frame["baseline"].isna().all():
             typer.echo("next         add --baseline NAME for paired t-tests against that method")
+
+
+def _show_datasets(store: OutcomeStore) -> None:
+    """Say where the pixels of each dataset came from, once per dataset and fingerprint."""
+    from fewshot_bench.datasets.recipe import recipe_line
+
+    cells = {(cell.protocol.dataset, cell.protocol.dataset_fingerprint): cell for cell in store.cells()}
+    for (dataset, fingerprint), cell in sorted(cells.items()):
+        typer.echo(f"dataset      {dataset} {fingerprint[:12]}: {recipe_line(cell.dataset_recipe)}")
 
 
 def show(frame: pd.DataFrame, as_json: bool, svg: Path | None = None) -> None:

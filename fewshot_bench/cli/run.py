@@ -117,7 +117,7 @@ def _report(study: Study, result: StudyResult, as_json: bool) -> None:
     """Write the leaderboard, print this study's part of it, and say where everything is."""
     from fewshot_bench.cli.data import report_notes
     from fewshot_bench.cli.leaderboard import show
-    from fewshot_bench.datasets.doctor import recipe_line
+    from fewshot_bench.datasets.recipe import recipe_line
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import update_leaderboard
 

@@ -10,6 +10,7 @@ from typing import Any
 from fewshot_bench.datasets.disk_space import readable_bytes
 from fewshot_bench.datasets.obtain import is_benchmark, layouts_at
 from fewshot_bench.datasets.own_images import list_own_images
+from fewshot_bench.datasets.recipe import recipe_line
 from fewshot_bench.datasets.registry import DATASETS, is_available, open_dataset
 from fewshot_bench.datasets.store import damaged_splits, is_stored, read_description, stored_bytes, stored_names
 from fewshot_bench.datasets.terms import TERMS
@@ -69,16 +70,6 @@ def check_everything(*, deep: bool = False) -> list[Diagnosis]:
                 Diagnosis(row["name"], [("damaged", str(error))], is_damaged=True, facts={"state": "damaged"})
             )
     return diagnoses
-
-
-def recipe_line(recipe: dict[str, Any]) -> str:
-    """How the pixels of a dataset came about, in one line."""
-    words = [str(recipe.get("source", "unknown source"))]
-    if recipe.get("resize", "none") != "none":
-        words += [f"resized to {recipe['resize']}", str(recipe.get("fit", "")), str(recipe.get("interpolation", ""))]
-    if "pillow" in recipe:
-        words.append(f"Pillow {recipe['pillow']}")
-    return ", ".join(word for word in words if word)
 
 
 def check_dataset(name: str, *, deep: bool = False) -> Diagnosis:

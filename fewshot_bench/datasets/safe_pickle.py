@@ -42,7 +42,6 @@ _LONGEST_LINE = 4096
 _LONGEST_INTEGER = 1024
 _LARGEST_MEMO_INDEX = 2**32
 _LARGEST_KEY = 2**61 - 1
-_LONGEST_KEY_TUPLE = 8
 _LARGEST_ARRAY = 2**48
 _MOST_DIMENSIONS = 32
 _NUMBER_TYPES = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"})
@@ -522,13 +521,11 @@ def _ordered_dict(source: _Source, arguments: tuple[Any, ...]) -> dict[Any, Any]
 
 
 def _key(value: Any) -> Any:
-    """Check a dictionary's key: the hash of nested tuples takes forever, and one can choose integers of equal hash."""
-    parts = value if type(value) is tuple and len(value) <= _LONGEST_KEY_TUPLE else (value,)
-    for part in parts:
-        if type(part) not in _KEY_TYPES:
-            raise _UnsafeError(f"a dictionary with a key of type {_type_name(part)}")
-        if type(part) is int and abs(part) >= _LARGEST_KEY:
-            raise _UnsafeError("a dictionary with an absurdly large integer as key")
+    """Check a dictionary's key: the hash of nested tuples takes forever, and one can choose numbers of equal hash."""
+    if type(value) not in _KEY_TYPES:
+        raise _UnsafeError(f"a dictionary with a key of type {_type_name(value)}")
+    if type(value) is int and abs(value) >= _LARGEST_KEY:
+        raise _UnsafeError("a dictionary with an absurdly large integer as key")
     return value
 
 
@@ -747,6 +744,7 @@ class _Unpickler(pickle._Unpickler):
         pickle.REDUCE: load_reduce,
         pickle.BUILD: load_build,
     }
+    # Whatever is in neither table is refused.
     dispatch: ClassVar = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in _PLAIN_INSTRUCTIONS}
     dispatch.update((code[0], instruction) for code, instruction in _own_instructions.items())
 

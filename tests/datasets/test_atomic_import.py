@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -39,7 +40,7 @@ def old(tmp_path):
 
 @pytest.fixture
 def new(tmp_path):
-    return write_folder(tmp_path / "new", class_images(("ant", "bee"), images=20, seed=2))
+    return write_folder(tmp_path / "new", class_images(("ant", "bee"), images=10, seed=2))
 
 
 def bring(source, *options, name="mine") -> int:
@@ -81,7 +82,7 @@ def assert_next_import_leaves_nothing_else(home, reports):
 @needs_fork
 def test_an_import_that_is_killed_at_any_step_leaves_the_old_dataset_or_the_new_one(home, old, new):
     reports = stop_at_every_step(home, "kill", old, new)
-    assert len(reports) > 50  # 40 images and a dozen changes of files
+    assert len(reports) > 30  # 20 images and a dozen changes of files
     assert all(report["status"] == signal.SIGKILL for report in reports[:-1])
     one, other = reports[0]["before"], reports[-1]["after"]
     assert one["fingerprint"] != other["fingerprint"]
@@ -90,17 +91,17 @@ def test_an_import_that_is_killed_at_any_step_leaves_the_old_dataset_or_the_new_
     outcomes = [report["after"] for report in reports]
     turn = outcomes.index(other)
     assert outcomes == [one] * turn + [other] * (len(reports) - turn)
-    assert turn > 45
+    assert turn > 28
     assert_next_import_leaves_nothing_else(home, reports)
 
 
 @needs_fork
 def test_a_first_import_that_is_killed_at_any_step_leaves_the_whole_dataset_or_none(home, new):
     reports = stop_at_every_step(home, "kill", "-", new)
-    assert len(reports) > 45
+    assert len(reports) > 30
     outcomes = [report["after"]["fingerprint"] for report in reports]
     turn = outcomes.index(outcomes[-1])
-    assert turn > 40
+    assert turn > 28
     assert outcomes == [None] * turn + [outcomes[-1]] * (len(reports) - turn)
     assert_next_import_leaves_nothing_else(home, reports)
 
@@ -108,7 +109,7 @@ def test_a_first_import_that_is_killed_at_any_step_leaves_the_whole_dataset_or_n
 @needs_fork
 def test_a_disk_that_is_full_from_any_step_on_costs_one_line_and_not_the_old_dataset(home, old, new):
     reports = stop_at_every_step(home, "full", old, new)
-    assert len(reports) > 5
+    assert len(reports) > 10
     whole = len(reports[0]["files"])
     for report in reports[:-1]:
         assert report["after"] == report["before"]
@@ -153,7 +154,7 @@ def test_too_little_space_is_said_before_anything_is_read(home, monkeypatch, cap
     monkeypatch.setattr(PixelRecipe, "decode", lambda *_: pytest.fail("an image was read"))
     capsys.readouterr()
     assert bring(new, "--replace") == 2
-    assert "the images of mine need 17.3 KB" in complaint(capsys)
+    assert "the images of mine need 8.6 KB" in complaint(capsys)
     assert files_in(home) == before
     assert bring(new, name="other") == 2
     assert not (home / "datasets" / "other").exists()
@@ -337,25 +338,31 @@ def assert_damage_is_found(split: str | None) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_any_byte_that_changed_on_the_disk_is_found_and_its_split_named(stored):
     assert len(stored) == 7
+    changes = 0
     for split, path in stored:
         content = path.read_bytes()
         places = [*range(130), *range(130, len(content), 41), len(content) - 1]
         for place in places:
             for change in (0x01, 0x20, 0x80):
                 path.write_bytes(content[:place] + bytes([content[place] ^ change]) + content[place + 1 :])
-                if split is None and same_json(content, path.read_bytes()):
+                if means(path.read_bytes()) == means(content):
                     continue
+                changes += 1
                 assert_damage_is_found(split)
         path.write_bytes(content)
+    assert changes > 2000
     assert check_dataset("mine", deep=True).facts["damaged_splits"] == []
 
 
-def same_json(one: bytes, other: bytes) -> bool:
-    """Whether only the layout of a text differs."""
+def means(content: bytes) -> object:
+    """What a stored file says; only the layout of a text and a space in NumPy's header may change without a loss."""
     try:
-        return json.loads(one) == json.loads(other)
-    except ValueError:
-        return False
+        if not content.startswith(b"\x93NUMPY"):
+            return json.loads(content)
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+        return array.shape, array.dtype, array.tobytes()
+    except Exception:
+        return content
 
 
 @pytest.mark.parametrize("damage", ["removed", "emptied", "halved", "cut by a byte"])

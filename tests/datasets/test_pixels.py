@@ -10,8 +10,8 @@ import zlib
 
 import numpy as np
 import pytest
+from archives import png
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, features
-from samples import png
 
 from fewshot_bench.datasets import pixels
 from fewshot_bench.datasets.pixels import FILTERS, MOST_PIXELS, ImageError, PixelRecipe, header_size
