@@ -33,7 +33,7 @@ app.add_typer(episodes, name="episodes")
 
 # Newer releases of Typer carry their own copy of Click, so its base exception is found through Typer's.
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-_NO_MORE_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_NO_MORE_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _USER_ERROR = 2
 _INTERRUPTED = 130
 

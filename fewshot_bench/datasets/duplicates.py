@@ -22,6 +22,8 @@ _CELLS = (8, 9)
 _LARGEST_DIFFERENCE = 4.0  # mean over all pixels of the absolute difference, of 255
 _MOST_PAIRS = 100
 _BANDS = ((0, 21), (21, 21), (42, 22))  # first bit and number of bits of each part of the hash
+_MOST_DIFFERENT_BITS = 8
+_PAIRS_AT_ONCE = 100_000
 _MOST_OF_ONE_HASH = 50  # blank and nearly blank images share a hash with many; comparing all pairs would take for ever
 _BLOCK_BYTES = 1 << 24
 
@@ -96,18 +98,36 @@ def _near(
     if len(shapes) > 1 or min(next(iter(shapes))[:2]) < max(_CELLS):
         return []
     hashes = np.concatenate([_difference_hashes(split.images) for split in splits])
-    seen: set[tuple[int, int]] = set()
-    pairs = []
-    # Copies differ in a bit or two of the hash. Of three parts of it, one is then untouched and brings them together.
+    alike = {
+        (a, b)
+        for a, b in _candidates(hashes)
+        if owners[a] != owners[b]
+        and digests[a] != digests[b]
+        and np.abs(pixels(a).astype(np.int16) - pixels(b)).mean() <= _LARGEST_DIFFERENCE
+    }
+    return sorted(alike)
+
+
+def _candidates(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+    """Pairs whose hashes differ in few bits.
+
+    Copies differ in a bit or two. Of three parts of the hash, one is then untouched and brings them together.
+    """
     for first_bit, bits in _BANDS:
+        waiting: list[tuple[int, int]] = []
         for group in _groups((hashes >> np.uint64(first_bit)) & np.uint64((1 << bits) - 1)):
-            for a, b in combinations(group[:_MOST_OF_ONE_HASH].tolist(), 2):
-                if owners[a] == owners[b] or digests[a] == digests[b] or (a, b) in seen:
-                    continue
-                seen.add((a, b))
-                if np.abs(pixels(a).astype(np.int16) - pixels(b)).mean() <= _LARGEST_DIFFERENCE:
-                    pairs.append((a, b))
-    return sorted(pairs)
+            waiting += combinations(group[:_MOST_OF_ONE_HASH].tolist(), 2)
+            if len(waiting) >= _PAIRS_AT_ONCE:
+                yield from _close_ones(hashes, waiting)
+                waiting = []
+        yield from _close_ones(hashes, waiting)
+
+
+def _close_ones(hashes: NDArray[np.uint64], pairs: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    firsts, seconds = np.array(pairs, np.int64).reshape(-1, 2).T
+    different = np.unpackbits((hashes[firsts] ^ hashes[seconds]).view(np.uint8)).reshape(-1, 64).sum(axis=1)
+    close = different <= _MOST_DIFFERENT_BITS
+    yield from zip(firsts[close].tolist(), seconds[close].tolist(), strict=True)
 
 
 def _groups(keys: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
@@ -133,14 +153,21 @@ def _digests(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 def _difference_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """64 bits that survive resizing and compression, per image."""
-    height, width = images.shape[1:3]
-    tops = np.arange(_CELLS[0]) * height // _CELLS[0]
-    lefts = np.arange(_CELLS[1]) * width // _CELLS[1]
+    height, width, channels = images.shape[1:]
+    rows = _membership(height, _CELLS[0])
+    columns = np.repeat(_membership(width, _CELLS[1]), channels, axis=1)
+    widths = columns.sum(axis=1)
     hashes = [np.empty((0, 8), np.uint8)]
     for block in _blocks(images):
-        gray = block.sum(axis=3, dtype=np.uint16)
-        cells = np.add.reduceat(np.add.reduceat(gray, tops, axis=1, dtype=np.uint32), lefts, axis=2)
-        means = cells / np.diff(lefts, append=width)
-        signs = means[:, :, 1:] > means[:, :, :-1]
+        lines = block.reshape(len(block), height, width * channels).astype(np.float32)
+        cells = rows @ (lines @ columns.T)  # sums of whole numbers below 2^24: exact in float32
+        signs = cells[:, :, 1:] * widths[:-1] > cells[:, :, :-1] * widths[1:]
         hashes.append(np.packbits(signs.reshape(len(block), 64), axis=1))
     return np.ascontiguousarray(np.concatenate(hashes)).view(np.uint64).ravel()
+
+
+def _membership(pixels: int, cells: int) -> NDArray[np.float32]:
+    """Which of a line's pixels lie in which cell, 0 or 1, [cells, pixels]."""
+    cell = np.searchsorted(np.arange(1, cells) * pixels // cells, np.arange(pixels), side="right")
+    membership: NDArray[np.float32] = (np.arange(cells)[:, None] == cell).astype(np.float32)
+    return membership

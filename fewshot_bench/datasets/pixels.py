@@ -137,9 +137,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(
-            (values.clip(0, 65535) >> 8 if values.max(initial=0) > 255 else values).astype(np.uint8)
-        )
+        # "I;16" says that there are 16 bits; plain "I" has 32, of which a file may use 8 or 16.
+        has_16_bits = image.mode != "I" or values.max(initial=0) > 255
+        image = Image.fromarray((values.clip(0, 65535) >> 8 if has_16_bits else values).astype(np.uint8))
     elif image.mode == "F":
         raise ImageError("its pixels are floating-point numbers, which have no agreed scale")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

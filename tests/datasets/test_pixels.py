@@ -105,6 +105,11 @@ def test_sixteen_bits_keep_their_upper_eight(kind):
     assert (KEEP.decode(encoded(Image.fromarray(values), kind)) == gray(RAMP)).all()
 
 
+def test_a_dark_image_of_sixteen_bits_stays_dark():
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    assert (KEEP.decode(encoded(Image.fromarray(values), "PNG")) == 0).all()
+
+
 def test_sixteen_bits_of_the_other_byte_order_are_the_same():
     values = (np.arange(256, dtype=">u2") * 257).reshape(16, 16).astype(">u2")
     image = Image.frombytes("I;16B", (16, 16), values.tobytes())

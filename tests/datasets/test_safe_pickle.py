@@ -178,7 +178,6 @@ def cache():
         "big_endian": [np.arange(6, dtype=">i4"), np.arange(600, dtype=">f8").reshape(20, 30)],
         "types": [np.arange(300).astype(name) for name in "?bBhHiIqQefd"],
         "strings": [np.array(["a", "bé€"]), np.array([b"ab", b"c"]), np.array(["word"] * 300)],
-        None: "value",
         3: "integer",
         -2.5: "float",
         None: "none",

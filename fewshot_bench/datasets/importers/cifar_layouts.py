@@ -127,7 +127,10 @@ def _pixels(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _labels(values: Any, tree: FileTree, file: str) -> NDArray[np.int64]:
-    labels = np.asarray(values)
+    try:
+        labels = np.asarray(values)
+    except ValueError:  # lists of several lengths
+        labels = np.empty(0)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DatasetError(f"the labels in {tree.path / file} are no list of whole numbers. Obtain the file again.")
     return labels.astype(np.int64)

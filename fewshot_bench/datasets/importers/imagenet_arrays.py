@@ -142,7 +142,7 @@ def _tiered(content: Any, file: str, others: Mapping[str, Any]) -> _Part | None:
     else:
         return None
     for other in others.values():
-        if isinstance(other, dict) and set(keys) <= set(other) and len(other[keys[0]]) == len(images):
+        if isinstance(other, dict) and set(keys) <= set(other) and _length(other[keys[0]]) == len(images):
             labels = _whole_numbers(other[keys[0]], None, file, len(images))
             named = _named_rows(labels, other.get(keys[1]) if len(keys) > 1 else None, others)
             if named is not None:
@@ -168,6 +168,11 @@ def _named_rows(
     return None
 
 
+def _length(values: Any) -> int | None:
+    """How many labels there are; None if it is no list of labels."""
+    return len(values) if isinstance(values, list | tuple) or (isinstance(values, np.ndarray) and values.ndim) else None
+
+
 def _are_pictures(array: Any) -> bool:
     """Whether it is uint8 [I, H, W, 3] with more than a thumbnail's pixels."""
     return (
@@ -184,7 +189,10 @@ def _is_encoded(item: Any) -> bool:
 
 
 def _whole_numbers(values: Any, below: int | None, file: str, length: int | None = None) -> NDArray[np.int64]:
-    numbers = np.asarray(values)
+    try:
+        numbers = np.asarray(values)
+    except ValueError:  # lists of several lengths
+        numbers = np.empty(0)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or (length is not None and len(numbers) != length):
         raise DatasetError(f"the labels in {file} are no list of whole numbers, one per image. Obtain the file again.")
     if below is not None and len(numbers) and not (numbers.min() >= 0 and numbers.max() < below):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from pathlib import Path
 
@@ -29,13 +30,21 @@ def open_tree(path: Path) -> FileTree:
     check_is_no_web_page(first, path)
     if not first:
         raise DatasetError(f"{path} is empty. Obtain it again.")
-    if first.startswith(b"PK") or (path.suffix == ".zip" and zipfile.is_zipfile(path)):
+    if first.startswith(b"PK") or (path.suffix == ".zip" and _ends_as_a_zip(path)):
         return SingleFile(path) if path.suffix == ".npz" else ZipTree(path)
     if first.startswith(_COMPRESSED) or first[257:262] == b"ustar" or path.suffix == ".tar":
         return TarTree(path)
     if path.suffix == ".zip":
         raise DatasetError(f"{path} is not a zip archive, whatever its name says. Obtain it again.")
     return SingleFile(path)
+
+
+def _ends_as_a_zip(path: Path) -> bool:
+    """Whether there is a zip behind something else, such as the program of a self-extracting one."""
+    try:
+        return zipfile.is_zipfile(path)
+    except (zipfile.BadZipFile, struct.error, ValueError):
+        return False
 
 
 def check_is_no_web_page(first: bytes, path: Path) -> None:

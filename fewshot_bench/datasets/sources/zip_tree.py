@@ -56,7 +56,7 @@ class ZipTree(ArchiveTree[zipfile.ZipInfo]):
                 raise DatasetError(f"{path} holds {member.filename!r}, a link or device. It is not read.")
             # zipfile cuts names at the first NUL; the name with it is refused.
             name = member.orig_filename if "\0" in member.orig_filename else member.filename
-            if member.is_dir():
+            if name.endswith("/"):  # ZipInfo.is_dir() fails on an empty name
                 yield name, None
                 continue
             if member.flag_bits & 1:

@@ -115,6 +115,11 @@ def test_what_a_zip_hides_behind_a_nul_is_seen(stranger):
     assert_refused(path, "leads outside")
 
 
+@pytest.mark.parametrize("name", ["", "\0", "\0evil.png"])
+def test_a_member_of_a_zip_without_a_name_is_refused(stranger, name):
+    assert_refused(write_zip(stranger / "a.zip", [*IMAGES, (name, b"evil")]), "It is not read.")
+
+
 @pytest.mark.parametrize("name", ["d/" * 5000 + "x.png", "cat/" + "x" * 10_000 + ".png"], ids=["depth", "length"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_a_name_that_no_system_could_store_is_refused(stranger, kind, name):
@@ -454,6 +459,17 @@ def test_an_archive_is_known_by_its_content_not_by_its_name(stranger):
 def test_something_else_under_the_name_of_an_archive_is_refused(stranger, name, content):
     (stranger / name).write_bytes(content)
     assert_refused(stranger / name, name)
+
+
+def test_a_zip_behind_something_else_is_read_and_one_of_several_disks_is_refused(stranger):
+    path = class_folder_zip(stranger / "a.zip")
+    path.write_bytes(b"#!/bin/sh\nexit 1\n" + path.read_bytes())
+    with open_tree(path) as tree:
+        assert tree.folders() == ["cat", "dog", "owl"]
+    content = path.read_bytes()
+    locator = b"PK\6\7" + struct.pack("<IQI", 5, 0, 7)
+    path.write_bytes(content[:-22] + locator + content[-22:])
+    assert_refused(path, "not a zip archive")
 
 
 def test_an_object_array_is_refused_and_its_pickle_not_even_looked_at(stranger, monkeypatch):
