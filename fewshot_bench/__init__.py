@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from fewshot_bench.backbones import BackboneRequest as BackboneRequest
     from fewshot_bench.backbones import create_backbone as create_backbone
     from fewshot_bench.backbones import embed as embed
+    from fewshot_bench.datasets import OwnOptions as OwnOptions
     from fewshot_bench.datasets import import_dataset as import_dataset
+    from fewshot_bench.datasets import import_own_images as import_own_images
     from fewshot_bench.datasets import open_dataset as open_dataset
     from fewshot_bench.engine.adapt import adapt as adapt
     from fewshot_bench.episodes import Protocol as Protocol
@@ -41,7 +43,9 @@ _ROOMS = {
     "BackboneRequest": "backbones",
     "create_backbone": "backbones",
     "embed": "backbones",
+    "OwnOptions": "datasets",
     "import_dataset": "datasets",
+    "import_own_images": "datasets",
     "open_dataset": "datasets",
     "adapt": "engine.adapt",
     "Protocol": "episodes",

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import socket
 import ssl
 import struct
@@ -30,8 +31,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fewshot_bench
-from fewshot_bench.datasets import download
-from fewshot_bench.datasets.download import RemoteFile, fetch, zenodo_files
+from fewshot_bench.datasets.download import RemoteFile, fetch, limits, zenodo_files
+from fewshot_bench.datasets.download.part import Part
 from fewshot_bench.errors import DatasetError
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -190,7 +191,7 @@ def site():
 def no_proxy_and_no_waiting(monkeypatch):
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setattr(download, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(limits, "WAITS", (0.0, 0.0, 0.0))
     # Newer Pythons read the certificates of the system for every opener, which takes longer than all the rest.
     monkeypatch.setattr(urllib.request, "HTTPSHandler", partial(urllib.request.HTTPSHandler, context=CERTIFICATES))
 
@@ -363,7 +364,7 @@ def test_a_reset_connection_is_survived(site, folder):
 
 
 def test_a_silent_connection_is_survived(site, folder, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    monkeypatch.setattr(limits, "TIMEOUT", 0.3)
     site.script += [wait_for_the_gate, drop_after(100_000, then=wait_for_the_gate)]
     assert fetch(site.file(), folder).read_bytes() == CONTENT
     assert len(site.asked) >= 3
@@ -371,8 +372,8 @@ def test_a_silent_connection_is_survived(site, folder, monkeypatch):
 
 
 def test_a_server_that_stays_silent_is_left(site, folder, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.1)
-    monkeypatch.setattr(download, "WAITS", ())
+    monkeypatch.setattr(limits, "TIMEOUT", 0.1)
+    monkeypatch.setattr(limits, "WAITS", ())
     site.script += [drop_after(100_000, then=wait_for_the_gate)]
     message = refused(site.file(), folder)
     assert "no answer for 0.1 seconds" in message
@@ -388,7 +389,7 @@ def test_a_broken_chunked_body_goes_on(site, folder):
 def test_patience_lasts_as_long_as_bytes_arrive(site, folder):
     site.script += [drop_after(30_000)] * 9
     assert fetch(site.file(), folder).read_bytes() == CONTENT
-    assert len(site.asked) == 10 > 1 + len(download.WAITS)
+    assert len(site.asked) == 10 > 1 + len(limits.WAITS)
 
 
 def test_what_breaks_off_for_good_is_kept_and_the_line_says_so(site, folder):
@@ -405,7 +406,7 @@ def test_what_breaks_off_for_good_is_kept_and_the_line_says_so(site, folder):
 def test_a_server_that_gives_nothing_is_left_after_a_few_attempts(site, folder):
     site.script += [hang_up] * 10
     assert "Nothing of it is here yet; run the same command again later" in refused(site.file(), folder)
-    assert len(site.asked) == 1 + len(download.WAITS)
+    assert len(site.asked) == 1 + len(limits.WAITS)
 
 
 def test_a_stopped_transfer_is_kept_and_the_line_says_so(site, folder):
@@ -423,7 +424,7 @@ def test_a_stopped_transfer_is_kept_and_the_line_says_so(site, folder):
 
 
 def test_a_full_disk_is_an_oserror_and_what_arrived_is_kept(site, folder, monkeypatch):
-    append, pieces = download._Part.append, itertools.count()
+    append, pieces = Part.append, itertools.count()
 
     def append_until_full(part, piece, stream):
         if next(pieces) > 0:
@@ -432,7 +433,7 @@ def test_a_full_disk_is_an_oserror_and_what_arrived_is_kept(site, folder, monkey
 
     site.script += [drop_after(100_000)]
     with monkeypatch.context() as patch:
-        patch.setattr(download._Part, "append", append_until_full)
+        patch.setattr(Part, "append", append_until_full)
         with pytest.raises(OSError, match="No space left"):
             fetch(site.file(), folder)
     assert not (folder / "data.zip").exists()
@@ -446,7 +447,7 @@ def test_a_full_disk_is_an_oserror_and_what_arrived_is_kept(site, folder, monkey
 
 def test_a_whole_part_needs_no_server(site, folder, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(download._Part, "become", lambda part, target: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Part, "become", lambda part, target: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fetch(site.file(), folder)
     assert not (folder / "data.zip").exists()
@@ -482,7 +483,7 @@ def test_a_server_without_ranges_starts_anew(site, folder):
 def test_a_server_that_always_starts_anew_and_breaks_off_is_left(site, folder):
     site.script += [drop_after(100_000, has_ranges=False)] * 20
     assert "100,000 of 300,000 bytes are here" in refused(site.file(), folder)
-    assert len(site.asked) == 1 + len(download.WAITS)
+    assert len(site.asked) == 1 + len(limits.WAITS)
 
 
 @pytest.mark.parametrize("guards", [True, False])
@@ -527,7 +528,7 @@ def test_an_unsatisfiable_range_starts_anew(site, folder):
 def test_a_server_that_refuses_every_range_is_left(site, folder):
     site.script += [refuse(416)] * 20
     assert "broke off" in refused(site.file(), folder)
-    assert len(site.asked) == 1 + len(download.WAITS)
+    assert len(site.asked) == 1 + len(limits.WAITS)
 
 
 def test_an_unsatisfiable_range_that_tells_another_size_is_another_file(site, folder):
@@ -683,14 +684,14 @@ def test_a_web_page_that_was_asked_for_is_a_file(site, folder):
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
 def test_a_failure_that_passes_is_tried_again(site, folder, status):
-    site.script += [refuse(status)] * len(download.WAITS)
+    site.script += [refuse(status)] * len(limits.WAITS)
     assert fetch(site.file(), folder).read_bytes() == CONTENT
 
 
 def test_a_failure_that_stays_is_one_line(site, folder):
     site.script += [refuse(503)] * 20
     assert "the server answers 503 Service Unavailable" in refused(site.file(), folder)
-    assert len(site.asked) == 1 + len(download.WAITS)
+    assert len(site.asked) == 1 + len(limits.WAITS)
 
 
 @pytest.mark.parametrize(
@@ -818,7 +819,7 @@ def test_addresses_with_blanks_and_letters_of_any_script_are_asked_for(site, fol
 
 
 def free_space(monkeypatch, free):
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
 
 
 @pytest.mark.parametrize("facts", [{}, {"size": None}])
@@ -839,7 +840,7 @@ def test_what_is_here_needs_no_more_room(site, folder, monkeypatch, has_ranges):
 
 @pytest.mark.parametrize("answer", [send, chunked(CONTENT), partial(send, Content_Length=None)])
 def test_a_file_of_unknown_size_has_a_limit(site, folder, monkeypatch, answer):
-    monkeypatch.setattr(download, "SIZE_LIMIT", 299_999)
+    monkeypatch.setattr(limits, "SIZE_LIMIT", 299_999)
     site.script += [answer]
     assert "at most 299,999 bytes" in refused(site.file(size=None), folder)
     assert left_in(folder) == [".data.zip.lock"]
@@ -1059,7 +1060,7 @@ def test_a_record_that_cannot_be_had_is_one_line(site, status, line):
 
 
 def test_a_record_without_end_is_refused(site, monkeypatch):
-    monkeypatch.setattr(download, "RECORD_LIMIT", 100_000)
+    monkeypatch.setattr(limits, "RECORD_LIMIT", 100_000)
     site.script += [chunked(b" " * 200_000)]
     with pytest.raises(DatasetError, match="should fit in 100,000 bytes"):
         ask(site)
