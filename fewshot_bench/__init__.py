@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fewshot_bench.engine.adapt import adapt as adapt
     from fewshot_bench.episodes import Protocol as Protocol
     from fewshot_bench.episodes import sample_episodes as sample_episodes
+    from fewshot_bench.errors import FewshotBenchError as FewshotBenchError
     from fewshot_bench.report import compare as compare
     from fewshot_bench.study import Study as Study
     from fewshot_bench.study import run_study as run_study
@@ -48,6 +49,7 @@ _ROOMS = {
     "import_own_images": "datasets",
     "open_dataset": "datasets",
     "adapt": "engine.adapt",
+    "FewshotBenchError": "errors",
     "Protocol": "episodes",
     "sample_episodes": "episodes",
     "compare": "report",

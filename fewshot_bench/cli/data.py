@@ -62,6 +62,8 @@ def import_(
     from fewshot_bench.datasets import import_dataset
     from fewshot_bench.datasets.obtain import is_benchmark
 
+    if not source.strip():
+        raise typer.BadParameter("--from names nothing; give a folder or a file.")
     if not is_benchmark(name):
         _import_own(name, source, size, fit, interpolation, split, seed, least_images, replace, as_json)
         return

@@ -152,7 +152,8 @@ def _describe_duplicates(found: dict[str, Any], diagnosis: Diagnosis) -> None:
     for kind, meaning in (("exact", "images have equals in another split"), ("near", "pairs of images look alike")):
         if found[kind]:
             pairs = ", ".join(f"{a} = {b}" for a, b in found[f"{kind}_pairs"][:_MOST_EXAMPLES])
-            diagnosis.findings.append(("duplicates", f"{found[kind]:,} {meaning}: {pairs}"))
+            more = ", for example" if len(found[f"{kind}_pairs"]) > _MOST_EXAMPLES else ""
+            diagnosis.findings.append(("duplicates", f"{found[kind]:,} {meaning}{more}: {pairs}"))
 
 
 def _compare_bytes(name: str, diagnosis: Diagnosis) -> None:

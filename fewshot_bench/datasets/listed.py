@@ -122,6 +122,10 @@ class DecodedSplit:
             pixels = self.recipe.decode(content) if isinstance(content, bytes) else self.recipe.resize(content)
         except DatasetError as error:
             return error
+        except PermissionError as error:  # of this file; one that is gone, or a disk that fails, stops everything
+            if self.when_unreadable == "refuse":
+                raise
+            return DatasetError(f"it cannot be opened ({error.strerror})")
         if pixels.shape != self.image_shape:
             found, expected = (" x ".join(map(str, shape[:2])) for shape in (pixels.shape, self.image_shape))
             return DatasetError(f"{found} pixels, not {expected}")

@@ -24,7 +24,7 @@ from fewshot_bench.progress import SILENT, Progress
 
 def import_dataset(
     name: str,
-    source: Path,
+    source: Path | str,
     *,
     size: int | None = None,
     fit: Fit | None = None,
@@ -50,7 +50,7 @@ def import_dataset(
     """
     _check_has_importer(name)
     with ExitStack() as stack:
-        found = _found(name, source, stack)
+        found = _found(name, Path(source), stack)
         request = ImportRequest(name, size, fit, interpolation, progress, stack)
         return _store(name, found.read(request), replace)
 
@@ -155,6 +155,8 @@ def check_is_free_for_own_images(name: str) -> None:
     Raises:
         UnknownNameError: it was probably mistyped.
     """
+    if name in DATASETS:
+        raise DatasetError(f"{name} is built in; there is nothing to import. Use: fewshot-bench run --dataset {name}")
     if difflib.get_close_matches(name.lower(), DATASETS.names(), n=1, cutoff=0.8):
         raise UnknownNameError("benchmark", name, DATASETS.names(), "Own images need a name that is less alike.")
 
@@ -164,4 +166,5 @@ def _check_has_importer(name: str) -> None:
         return
     if name in DATASETS and DATASETS[name].facts.get("is_built_in"):
         raise DatasetError(f"{name} is built in; there is nothing to import. Use: fewshot-bench run --dataset {name}")
-    raise UnknownNameError("dataset to import", name, TERMS)
+    hint = "Images of your own: fewshot_bench.import_own_images."
+    raise UnknownNameError("benchmark to import", name, TERMS, hint)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -26,13 +28,14 @@ from fewshot_bench.datasets.listed import DecodedSplit, ListedSplit, SkippedImag
 from fewshot_bench.datasets.official_splits import published_split
 from fewshot_bench.datasets.pixels import Filter, Fit, PixelRecipe, header_size
 from fewshot_bench.datasets.sources import FileTree, open_tree
-from fewshot_bench.datasets.store import is_stored, open_stored, store_dataset
+from fewshot_bench.datasets.store import is_stored, open_stored, store_dataset, stored_names
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.paths import cache_folder
 from fewshot_bench.progress import SILENT, Progress
 
 DEFAULT_SIZE = 224
 _VERSION = 1
+_MOST_COPIES = 4  # of the images of one folder
 _NOT_IMAGES = re.compile(r".*\.(txt|csv|json|md|xml|html?|pdf|py|zip|tar|gz|ini|log|mat|parquet|ya?ml)", re.IGNORECASE)
 
 
@@ -96,8 +99,21 @@ def open_own_images(
         folder = cache_folder() / "own-images"
         name = f"{label}-{key[:16]}"
         if is_stored(name, folder=folder):
+            os.utime(folder / name / "dataset.json")
             return open_stored(name, folder=folder)
+        _remove_oldest(folder, label)
         return _store(name, label, listing, options, folder=folder, replace_stored=True, progress=progress)
+
+
+def _remove_oldest(folder: Path, label: str) -> None:
+    """Make room for another copy of a folder's images: files change, and divisions are tried, and each is a copy."""
+    copies = [
+        folder / name for name in stored_names(folder=folder) if re.fullmatch(rf"{re.escape(label)}-\w{{16}}", name)
+    ]
+    copies.sort(key=lambda place: (place / "dataset.json").stat().st_mtime)
+    for place in copies[: max(0, len(copies) - _MOST_COPIES + 1)]:
+        shutil.rmtree(place, ignore_errors=True)
+        (folder / f".{place.name}.lock").unlink(missing_ok=True)
 
 
 def import_own_images(
@@ -138,11 +154,14 @@ def list_own_images(source: str, stack: ExitStack, *, progress: Progress = SILEN
         DatasetError: there are no images, or their arrangement says nothing of classes.
     """
     path = Path(source).expanduser()
+    if not source.removeprefix(HUGGING_FACE_PREFIX).strip():
+        raise DatasetError(f"'{source}' names no place of images; give a folder, an archive, a table, or hf:NAME.")
     if source.startswith(HUGGING_FACE_PREFIX) or looks_like_hugging_face(path):
         return list_hugging_face(source)
     if looks_like_manifest(path):
         return list_manifest(path)
     if path.is_file() and not _is_archive(path):
+        open_tree(path).close()  # says so if it is a web page, or empty
         raise DatasetError(
             f"{path} is a file, but neither an archive nor a manifest (.csv, .tsv, .parquet). Give the folder of its "
             "images."
@@ -163,9 +182,9 @@ def _list_tree(tree: FileTree) -> OwnListing:
         top = _join(top, tree.folders(top)[0])
     folders = tree.folders(top)
     if not folders:
-        images = "images, but no folders that say which class each is of" if tree.files(top) else "no images"
+        what = "images, but no folders that say which class each is of" if tree.files(top) else "no images"
         raise DatasetError(
-            f"{tree.path} holds {images}. Make one sub-folder per class, or a manifest with the columns path,label."
+            f"{tree.path} holds {what}. Make one sub-folder per class, or a manifest with the columns path,label."
         )
     split_folders = {name: split for name in folders if (split := published_split(name))}
     skipped = [SkippedImage(_join(top, name), "outside of a class folder") for name in tree.files(top)]
@@ -178,15 +197,27 @@ def _list_tree(tree: FileTree) -> OwnListing:
             classes[split] = _list_classes(tree, _join(top, name), skipped)
     else:
         classes[None] = _list_classes(tree, top, skipped)
-    sizes = [(place, _state(tree, place)) for split in classes.values() for c in split.values() for _, place in c]
-    return OwnListing(str(tree.path), classes, tree.read, skipped, sizes)
+    state = []
+    for split_classes in classes.values():
+        for label, images in split_classes.items():
+            there = [(image, place, found) for image, place in images if (found := _state(tree, place))]
+            gone = {place for _, place in images} - {place for _, place, _ in there}
+            skipped += [
+                SkippedImage(place, "it cannot be opened; a link that leads nowhere?") for place in sorted(gone)
+            ]
+            split_classes[label] = [(image, place) for image, place, _ in there]
+            state += [(place, found) for _, place, found in there]
+    return OwnListing(str(tree.path), classes, tree.read, skipped, state)
 
 
-def _state(tree: FileTree, place: str) -> tuple[int, int]:
-    """What changes when a file does."""
+def _state(tree: FileTree, place: str) -> tuple[int, int] | None:
+    """What changes when a file does; None for a link that leads nowhere."""
     path = tree.path / place
     if tree.description == "folder":
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError:
+            return None
         return status.st_size, status.st_mtime_ns
     return tree.size(place), tree.path.stat().st_mtime_ns
 
@@ -206,7 +237,26 @@ def _list_classes(tree: FileTree, folder: str, skipped: list[SkippedImage]) -> d
         skipped += [SkippedImage(_join(folder, name), "outside of a class folder") for name in tree.files(folder)]
     if not classes:
         raise DatasetError(f"{tree.path / folder} holds no images in class folders.")
+    _check_depth(tree, folder, classes)
     return classes
+
+
+def _check_depth(tree: FileTree, folder: str, classes: dict[str, list[tuple[str, str]]]) -> None:
+    """Refuse to take folders of class folders for classes.
+
+    Raises:
+        DatasetError: no image lies directly in a class folder, and one of these holds several folders.
+    """
+    if any("/" not in name for images in classes.values() for name, _ in images):
+        return
+    for label in classes:
+        inner = tree.folders(_join(folder, label))
+        if len(inner) > 1:
+            raise DatasetError(
+                f"{tree.path / folder} holds folders of folders: are {label}/{inner[0]} and {label}/{inner[1]} two "
+                f"classes, or one? Give the folder in which the class folders lie, or a table with path,label. "
+                f"Whether it is a benchmark, fewshot-bench data check {tree.path} says."
+            )
 
 
 def _all_files(tree: FileTree, folder: str) -> Iterator[str]:

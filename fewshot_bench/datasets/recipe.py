@@ -11,6 +11,10 @@ def recipe_line(recipe: Mapping[str, Any]) -> str:
     words = [str(recipe.get("source", "unknown source"))]
     if recipe.get("resize", "none") != "none":
         words += [f"resized to {recipe['resize']}", str(recipe.get("fit", "")), str(recipe.get("interpolation", ""))]
+    if recipe.get("divided", "as it lay") != "as it lay":
+        words.append(f"divided by {recipe['divided']}")
+    if recipe.get("least_images", 1) > 1:
+        words.append(f"classes of {recipe['least_images']} images and more")
     if "pillow" in recipe:
         words.append(f"Pillow {recipe['pillow']}")
     return ", ".join(word for word in words if word)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from fewshot_bench.datasets.dataset import Dataset
 from fewshot_bench.datasets.own_images import OwnOptions, looks_like_a_place, open_own_images
@@ -14,7 +15,7 @@ from fewshot_bench.registry import Registry
 DATASETS: Registry[Callable[[], Dataset]] = Registry("dataset")
 
 
-def open_dataset(name: str, *, own: OwnOptions | None = None, progress: Progress = SILENT) -> Dataset:
+def open_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: Progress = SILENT) -> Dataset:
     """Open a dataset; its images are memory-mapped.
 
     Args:
@@ -26,12 +27,14 @@ def open_dataset(name: str, *, own: OwnOptions | None = None, progress: Progress
         UnknownNameError: no dataset has that name, and nothing lies there.
         DatasetError: it has not been imported yet, or its files are damaged.
     """
+    if isinstance(name, Path):
+        name = str(name.absolute())
     if name in DATASETS:
         return DATASETS[name].factory()
     if is_stored(name):
         return open_stored(name)
-    if looks_like_a_place(name):
-        taken = {*DATASETS.names(), *stored_names()}
+    if name.strip() and looks_like_a_place(name):
+        taken = set(DATASETS.names())
         return open_own_images(name, own or OwnOptions(), taken_names=taken, progress=progress)
     if ":" in name:
         return DATASETS[name].factory()
@@ -55,8 +58,9 @@ def _open_imported(name: str, can_be_downloaded: bool) -> Dataset:
             f"(what to obtain: fewshot-bench data check {name})"
         )
     if not is_stored(name):
+        accept = " --accept-terms" if DATASETS[name].facts.get("has_terms") else ""
         raise DatasetError(
-            f"{name} has not been imported. Run: fewshot-bench data get {name}    "
+            f"{name} has not been imported. Run: fewshot-bench data get {name}{accept}    "
             f"(or, with files that you have: fewshot-bench data import {name} --from PATH)"
         )
     return open_stored(name)
@@ -84,8 +88,11 @@ def open_glyphs() -> Dataset:
     return store_dataset("glyphs", splits, recipe, replace=True)
 
 
-def _register_imported(name: str, summary: str, paper: str, *, can_be_downloaded: bool = True) -> None:
-    DATASETS.register(name, summary, paper=paper)(lambda: _open_imported(name, can_be_downloaded))
+def _register_imported(
+    name: str, summary: str, paper: str, *, can_be_downloaded: bool = True, has_terms: bool = False
+) -> None:
+    facts = {"has_terms": True} if has_terms else {}
+    DATASETS.register(name, summary, paper=paper, **facts)(lambda: _open_imported(name, can_be_downloaded))
 
 
 _register_imported(
@@ -102,11 +109,13 @@ _register_imported(
     "mini-imagenet",
     "64/16/20 classes of ImageNet x 600 images, 84 x 84 RGB unless imported at another size",
     "Vinyals et al., 2016, Matching networks for one shot learning; split of Ravi and Larochelle, 2017",
+    has_terms=True,
 )
 _register_imported(
     "tiered-imagenet",
     "351/97/160 classes of ImageNet divided by category, 779,165 images, 84 x 84 RGB unless imported otherwise",
     "Ren et al., 2018, Meta-learning for semi-supervised few-shot classification",
+    has_terms=True,
 )
 _register_imported(
     "cifar-100",

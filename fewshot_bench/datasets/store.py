@@ -48,7 +48,8 @@ _UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, Recurs
 
 def is_stored(name: str, *, folder: Path | None = None) -> bool:
     """Whether a dataset of that name has been imported."""
-    return ((folder or datasets_folder()) / name / _DESCRIPTION).is_file()
+    is_a_name = name == Path(name).name
+    return is_a_name and ((folder or datasets_folder()) / name / _DESCRIPTION).is_file()
 
 
 def stored_names(*, folder: Path | None = None) -> list[str]:
@@ -398,7 +399,7 @@ class StoreWriter:
         """
         if not replace and (self.place / _DESCRIPTION).exists():
             stored = _fingerprints(self.place)
-            if stored != {split: facts["fingerprint"] for split, facts in self.splits.items()}:
+            if stored is not None and stored != {split: facts["fingerprint"] for split, facts in self.splits.items()}:
                 raise DatasetError(
                     f"a {self.place.name} with other pixels is already stored in {self.place}. Add --replace to"
                     " replace it."

@@ -50,6 +50,15 @@ def write_torchvision(folder: Path, cifar) -> Path:
     return folder
 
 
+def with_bytes_keys(folder: Path) -> Path:
+    """What is left when somebody loads with encoding="bytes" and saves again."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = pickle.loads(path.read_bytes())
+            path.write_bytes(pickle.dumps({key.encode(): value for key, value in content.items()}))
+    return folder
+
+
 def write_pickles(folder: Path, cifar, dataset: str, *, labels: str = "fine", protocol: int = 2) -> Path:
     """CIFAR_FS_*.pickle or FC100_*.pickle; labels are CIFAR-100's own or counted anew in each file."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,6 +85,13 @@ def write_tadam(folder: Path, cifar) -> Path:
     return folder
 
 
+def _beside_damage(at: Path, cifar) -> Path:
+    folder = _made(at / "downloads")
+    (folder / "a-broken.zip").write_bytes(b"PK\x03\x04 and no more")
+    write_image_zip(folder / "cifar100.zip", cifar)
+    return folder
+
+
 def _made(folder: Path) -> Path:
     folder.mkdir()
     return folder
@@ -90,6 +106,8 @@ LAYOUTS = {
     ),
     "torchvision's folder": lambda at, cifar: write_torchvision(at / "tv", cifar),
     "torchvision's inner folder": lambda at, cifar: write_torchvision(at / "tv", cifar) / "cifar-100-python",
+    "torchvision's folder with bytes keys": lambda at, cifar: with_bytes_keys(write_torchvision(at / "tv", cifar)),
+    "a folder with a damaged archive": lambda at, cifar: _beside_damage(at, cifar),
     "torchvision's tar.gz": lambda at, cifar: tarred(
         write_torchvision(at / "tv", cifar), at / "cifar-100-python.tar.gz", "w:gz"
     ),

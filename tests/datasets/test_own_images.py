@@ -210,6 +210,50 @@ def test_a_changed_file_is_read_again_and_an_unchanged_folder_is_not(tmp_path, m
     assert (after.novel.images[0] == picture(999)).all()
 
 
+def test_only_the_last_copies_of_a_folder_are_kept(tmp_path, home):
+    folder = str(write_classes(tmp_path / "trees"))
+    other = str(write_classes(tmp_path / "trees-2"))
+    open_dataset(other)
+    for size in range(16, 24):
+        dataset = open_dataset(folder, own=OwnOptions(size=size))
+        assert dataset.novel.images.shape[1] == size
+    kept = sorted(path.name for path in (home / "cache" / "own-images").glob("[!.]*"))
+    assert len([name for name in kept if name.startswith("trees-2-")]) == 1
+    assert len(kept) == 5
+    assert open_dataset(folder, own=OwnOptions(size=23)).fingerprint == dataset.fingerprint
+
+
+def test_a_path_is_never_a_stored_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    import_own_images("photos", str(write_classes(tmp_path / "elsewhere", CLASSES[:2])), OwnOptions())
+    write_classes(tmp_path / "photos")
+    assert open_dataset("photos").novel.class_names == CLASSES[:2]
+    for path in ("./photos", "photos/", str(tmp_path / "photos"), tmp_path / "photos", Path("photos")):
+        dataset = open_dataset(path)
+        assert dataset.novel.class_names == CLASSES
+        assert dataset.name == "photos"
+
+
+def test_folders_of_class_folders_are_not_taken_for_classes(tmp_path):
+    for kind, classes in (("animals", ("cat", "dog")), ("things", ("bus", "car"))):
+        write_classes(tmp_path / "nest" / kind, classes)
+    with pytest.raises(DatasetError, match="are animals/cat and animals/dog two classes, or one"):
+        open_dataset(tmp_path / "nest")
+    for label in CLASSES[:2]:
+        write_classes(tmp_path / "wrapped" / label, ("images",))
+    assert open_dataset(tmp_path / "wrapped").novel.class_names == CLASSES[:2]
+
+
+def test_a_link_that_leads_nowhere_is_left_out(tmp_path):
+    folder = write_classes(tmp_path / "trees")
+    (folder / "ash" / "dead.png").symlink_to(tmp_path / "gone.png")
+    dataset = open_dataset(folder)
+    assert dataset.novel.class_sizes == (4,) * 5
+    ((name, reason),) = dataset.recipe["skipped"]
+    assert name == "ash/dead.png"
+    assert "cannot be opened" in reason
+
+
 def test_a_folder_is_called_the_same_wherever_it_lies(tmp_path):
     write_classes(tmp_path / "here" / "My trees!")
     shutil.copytree(tmp_path / "here", tmp_path / "there")
@@ -243,6 +287,11 @@ def test_labels_are_plain_names(source, label):
     ("make", "complaint"),
     [
         (lambda at: at / "nothing", "does not exist"),
+        (lambda at: "", "names no place of images"),
+        (lambda at: "hf:", "names no place of images"),
+        (lambda at: _file(at / "page.zip", b"<!DOCTYPE html><html>"), "is a web page"),
+        (lambda at: _file(at / "void.zip", b""), "is empty"),
+        (lambda at: _embedded(at / "m.parquet"), "holds images, not their paths"),
         (lambda at: _file(at / "a.txt", b"hello"), "neither an archive nor a manifest"),
         (lambda at: _folder(at / "void"), "holds no images"),
         (lambda at: _file(_folder(at / "flat") / "a.png", png(picture(0))).parent, "no folders that say which class"),
@@ -261,6 +310,11 @@ def test_what_is_no_dataset_is_answered_in_one_line(tmp_path, make, complaint):
 
 def _file(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
+    return path
+
+
+def _embedded(path: Path) -> Path:
+    pd.DataFrame({"image": [{"bytes": b"\xff\xd8", "path": None}], "label": [0]}).to_parquet(path)
     return path
 
 

@@ -175,6 +175,26 @@ def test_own_classes_are_divided_by_fractions_and_a_seed(photos, tmp_path, monke
     assert "which sum to 1, not 0.5,0.5,0.5" in capsys.readouterr().err
 
 
+def test_a_lock_of_own_images_notices_other_images(photos, tmp_path, capsys):
+    options = ("--dataset", "my-photos", "--way", 2, "--shots", 1, "--query", 2, "--episodes", 3, "--out", tmp_path)
+    assert run("data", "import", "my-photos", "--from", photos) == 0
+    assert run("episodes", "freeze", *options) == 0
+    lock = tmp_path / "my-photos-2way-1shot.toml"
+    assert run("episodes", "verify", lock) == 0
+    assert "episodes match, images match" in capsys.readouterr().out
+    (photos / "class 2" / "0.png").write_bytes(png(np.zeros((16, 16, 3), np.uint8)))
+    assert run("data", "import", "my-photos", "--from", photos, "--replace") == 0
+    assert run("episodes", "verify", lock) == 2
+    assert "IMAGES DIFFER" in capsys.readouterr().out
+
+
+def test_an_empty_path_is_not_the_current_folder(photos, monkeypatch, capsys):
+    monkeypatch.chdir(photos)
+    assert run("data", "import", "my-photos", "--from", "") == 2
+    assert run("run", "--dataset", "") == 2
+    assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]) == 2
+
+
 def test_a_mistyped_benchmark_does_not_become_a_dataset_of_that_name(cifar_folder, capsys):
     assert run("data", "import", "cifarfs", "--from", cifar_folder) == 2
     assert "Did you mean cifar-fs" in capsys.readouterr().err

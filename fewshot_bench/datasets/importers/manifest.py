@@ -94,6 +94,11 @@ def _columns(path: Path) -> dict[str, Sequence[str]]:
     columns: dict[str, Sequence[str]] = {}
     for ours, spellings in _SPELLINGS.items():
         theirs = next((named[name] for name in spellings if name in named), None)
+        if theirs is not None and table[theirs].map(lambda value: isinstance(value, dict | bytes)).any():
+            raise DatasetError(
+                f"the column '{theirs}' of {path} holds images, not their paths. Load it with the package datasets "
+                "(load_dataset('parquet', ...)), save it with save_to_disk, and give that folder."
+            )
         if theirs is not None:
             columns[ours] = ["" if value is None else str(value).strip() for value in table[theirs].tolist()]
     for needed in ("path", "label"):

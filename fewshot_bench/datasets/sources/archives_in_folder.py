@@ -7,6 +7,7 @@ from typing import IO
 
 from fewshot_bench.datasets.sources.open import open_tree
 from fewshot_bench.datasets.sources.tree import FileTree
+from fewshot_bench.errors import DatasetError
 
 _ARCHIVE = re.compile(r"(.+?)\.(zip|tar|tgz|tar\.gz|tar\.bz2|tar\.xz)", re.IGNORECASE)
 MOST_ARCHIVES = 40
@@ -27,9 +28,16 @@ class ArchivesInFolder(FileTree):
         super().__init__()
         self.path = tree.path
         self._trees: dict[str, FileTree] = {}
+        damage: DatasetError | None = None
         for name, file in archives_in(tree).items():
-            self._trees[name] = open_tree(tree.path / file)
+            try:
+                self._trees[name] = open_tree(tree.path / file)
+            except DatasetError as error:
+                damage = damage or error
+                continue
             self.closing.callback(self._trees[name].close)
+        if damage is not None and not self._trees:
+            raise damage
 
     def folders(self, folder: str = "") -> list[str]:
         """Names of the folders in a folder, sorted."""

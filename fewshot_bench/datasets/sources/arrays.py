@@ -21,6 +21,7 @@ from fewshot_bench.errors import DatasetError
 _SUFFIXES = (".pkl", ".pickle", ".p", ".npz", ".npy")
 _NO_SUFFIX = ("train", "test", "meta")  # what CIFAR-100 calls its pickles
 _KINDS = "biufSU"
+_MOST_NAMES = 10_000  # a longer list of byte strings holds images, not class names
 _LAST_CHARACTER = 0x10FFFF
 _DAMAGED = (
     ValueError,
@@ -64,8 +65,21 @@ def read_arrays(tree: FileTree, file: str) -> Any:
         elif first.startswith(b"\x93NUMPY"):
             tree.known[file] = _read_npy(opened, place)
         else:
-            tree.known[file] = read_pickle(place, cast(BinaryIO, opened))
+            tree.known[file] = _with_text_keys(read_pickle(place, cast(BinaryIO, opened)))
     return tree.known[file]
+
+
+def _with_text_keys(content: Any) -> Any:
+    """Keys as text, also where somebody loaded a pickle of Python 2 with encoding="bytes" and saved it again."""
+    if isinstance(content, dict):
+        return {_text(key): _with_text_keys(value) for key, value in content.items()}
+    if isinstance(content, list) and content and len(content) < _MOST_NAMES and isinstance(content[0], bytes):
+        return [_text(item) for item in content]
+    return content
+
+
+def _text(value: Any) -> Any:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _read_npz(tree: FileTree, opened: IO[bytes], place: Path) -> dict[str, NDArray[Any]]:

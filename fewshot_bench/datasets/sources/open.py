@@ -24,7 +24,8 @@ def open_tree(path: Path) -> FileTree:
     if path.is_dir():
         return FolderTree(path)
     if not path.is_file():
-        raise DatasetError(f"{path} does not exist. --from expects a folder or an archive that you have.")
+        what = "is neither a folder nor a file" if path.exists() else "does not exist"
+        raise DatasetError(f"{path} {what}. A folder or an archive that you have was expected.")
     with path.open("rb") as file:
         first = file.read(512)
     check_is_no_web_page(first, path)
