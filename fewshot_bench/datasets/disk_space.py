@@ -25,8 +25,8 @@ def check_disk_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise DatasetError(
-            f"{what} need {readable_bytes(needed)}, but {existing} has {readable_bytes(free)} free. Make room, choose "
-            "a smaller --size, or set FEWSHOT_BENCH_HOME to a folder on another disk."
+            f"{what} need {readable_bytes(needed)}, but {existing} has {readable_bytes(free)} free. Make room, "
+            "or set FEWSHOT_BENCH_HOME to a folder on another disk."
         )
 
 

@@ -12,7 +12,14 @@ from fewshot_bench.datasets.obtain import is_benchmark, layouts_at
 from fewshot_bench.datasets.own_images import list_own_images
 from fewshot_bench.datasets.recipe import recipe_line
 from fewshot_bench.datasets.registry import DATASETS, is_available, open_dataset
-from fewshot_bench.datasets.store import damaged_splits, is_stored, read_description, stored_bytes, stored_names
+from fewshot_bench.datasets.store import (
+    damaged_splits,
+    is_stored,
+    open_stored,
+    read_description,
+    stored_bytes,
+    stored_names,
+)
 from fewshot_bench.datasets.terms import TERMS
 from fewshot_bench.errors import DatasetError, UnknownNameError
 from fewshot_bench.paths import datasets_folder
@@ -48,6 +55,7 @@ def dataset_rows() -> list[dict[str, Any]]:
         if is_stored(name):
             row |= {"state": "ready", "bytes": stored_bytes(name)}
             try:
+                open_stored(name)
                 description = read_description(name)
                 row["images"] = sum(sum(facts["class_sizes"]) for facts in description["splits"].values())
                 row["recipe"] = recipe_line(description["recipe"])
@@ -148,12 +156,14 @@ def _describe_stored(name: str, diagnosis: Diagnosis) -> None:
 def _describe_duplicates(found: dict[str, Any], diagnosis: Diagnosis) -> None:
     if not found["exact"] and not found["near"]:
         diagnosis.findings.append(("duplicates", "no image lies in two splits"))
-        return
     for kind, meaning in (("exact", "images have equals in another split"), ("near", "pairs of images look alike")):
         if found[kind]:
             pairs = ", ".join(f"{a} = {b}" for a, b in found[f"{kind}_pairs"][:_MOST_EXAMPLES])
             more = ", for example" if len(found[f"{kind}_pairs"]) > _MOST_EXAMPLES else ""
             diagnosis.findings.append(("duplicates", f"{found[kind]:,} {meaning}{more}: {pairs}"))
+
+    if found["within_splits"]:
+        diagnosis.findings.append(("", f"{found['within_splits']:,} images have equals in their own split"))
 
 
 def _compare_bytes(name: str, diagnosis: Diagnosis) -> None:
@@ -190,6 +200,9 @@ def check_place(path: Path) -> Diagnosis:
             diagnosis.findings += [("terms", terms) for terms in {TERMS[name].terms for name in one.datasets}]
             if not one.missing:
                 diagnosis.next_commands += [f"fewshot-bench data import {name} --from {path}" for name in one.datasets]
+        if found and not diagnosis.next_commands:
+            diagnosis.next_commands.append(f"bring what is missing, then: fewshot-bench data check {path}")
+        diagnosis.next_commands = list(dict.fromkeys(diagnosis.next_commands))
         diagnosis.facts["layouts"] = [
             {"layout": one.layout, "place": str(one.place), "datasets": one.datasets, "missing": one.missing}
             for one in found
@@ -214,4 +227,8 @@ def _describe_own_images(path: Path, diagnosis: Diagnosis) -> None:
         str(split or "all"): {name: len(images) for name, images in classes.items()}
         for split, classes in listing.classes.items()
     }
-    diagnosis.next_commands.append(f"fewshot-bench run --dataset {path}")
+    names = [name for classes in listing.classes.values() for name in classes]
+    shares = " --split test" if len(set(names)) < len(names) else ""
+    diagnosis.next_commands.append(f"fewshot-bench run --dataset {path}{shares}")
+    if shares:
+        diagnosis.findings.append(("note", "the splits share classes; --split 0.6,0.2,0.2 divides the classes instead"))

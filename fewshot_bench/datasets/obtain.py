@@ -92,7 +92,10 @@ def download_dataset(
         for file in terms.remote_files():
             fetch(file, folder, progress=progress)
     except DatasetError as error:
-        raise DatasetError(str(error).replace("import NAME", f"import {name}")) from error
+        message = str(error).replace("import NAME", f"import {name}")
+        if f"import {name}" not in message:
+            message += f" Or, with files from elsewhere: fewshot-bench data import {name} --from PATH."
+        raise DatasetError(f"{message} {terms.what_to_obtain}") from error
     dataset = import_dataset(name, folder, replace=replace, progress=progress)
     if not keep_files:
         shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,17 @@ def test_check_of_a_path_says_what_it_is_and_what_to_type(cifar_folder, capsys):
     assert run("data", "check", cifar_folder.parent, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["layouts"][0]["missing"] == ["data/fox"]
-    assert facts["next"] == []
+    assert facts["next"] == [f"bring what is missing, then: fewshot-bench data check {cifar_folder.parent}"]
+
+
+def test_check_of_folders_that_share_classes_says_how_to_use_them(photos, tmp_path, capsys):
+    (tmp_path / "shared").mkdir()
+    for part in ("train", "test"):
+        shutil.copytree(photos, tmp_path / "shared" / part)
+    assert run("data", "check", tmp_path / "shared") == 0
+    printed = capsys.readouterr().out
+    assert f"fewshot-bench run --dataset {tmp_path / 'shared'} --split test" in printed
+    assert "--split 0.6,0.2,0.2 divides the classes" in printed
 
 
 def test_check_of_a_name_says_what_to_obtain_and_then_what_is_there(cifar_folder, capsys):
