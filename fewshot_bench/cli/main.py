@@ -70,6 +70,9 @@ def exit_code(arguments: list[str] | None = None) -> int:
         return _complain(str(error))
     except _UsageError as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help of a command without its sub-command
+            typer.echo(message, err=True)
+            return _USER_ERROR
         return _complain(f"{message} See: fewshot-bench --help") if message else _USER_ERROR
     except (KeyboardInterrupt, typer.Abort) as error:
         if str(error):

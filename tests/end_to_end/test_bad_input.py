@@ -71,6 +71,14 @@ def test_bad_input_gets_one_line_and_code_two(case, capsys):
     assert not Path("results").exists()
 
 
+@pytest.mark.parametrize("arguments", [[], ["data"], ["episodes"]])
+def test_a_command_without_its_sub_command_prints_its_help_in_lines(arguments, capsys):
+    assert exit_code(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Usage: ")
+    assert len(lines) > 5
+
+
 def test_an_existing_leaderboard_survives_a_failed_run():
     Path("results").mkdir()
     Path("results/leaderboard.csv").write_text("precious\n")
