@@ -22,9 +22,7 @@ from fewshot_bench.progress import Step
 Place = Any
 """Where an image lies, as its source knows it: a path, a row of an array."""
 
-_QUICK = (
-    5e-4  # seconds per image below which decoding stays on one core; a 32 x 32 PNG takes 1e-4, a JPEG of ImageNet 2e-3
-)
+_QUICK = 5e-4  # seconds per image below which decoding stays on one core: a small PNG takes 1e-4, a photograph 2e-3
 _AT_ONCE = 32  # images per task: enough to hide the cost of a task, few enough to stay in the processor's cache
 
 

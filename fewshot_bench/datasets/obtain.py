@@ -158,8 +158,7 @@ def check_is_free_for_own_images(name: str) -> None:
     Raises:
         UnknownNameError: it was probably mistyped.
     """
-    if name in DATASETS:
-        raise DatasetError(f"{name} is built in; there is nothing to import. Use: fewshot-bench run --dataset {name}")
+    _check_is_not_built_in(name)
     if difflib.get_close_matches(name.lower(), DATASETS.names(), n=1, cutoff=0.8):
         raise UnknownNameError("benchmark", name, DATASETS.names(), "Own images need a name that is less alike.")
 
@@ -167,7 +166,11 @@ def check_is_free_for_own_images(name: str) -> None:
 def _check_has_importer(name: str) -> None:
     if is_benchmark(name):
         return
-    if name in DATASETS and DATASETS[name].facts.get("is_built_in"):
-        raise DatasetError(f"{name} is built in; there is nothing to import. Use: fewshot-bench run --dataset {name}")
+    _check_is_not_built_in(name)
     hint = "Images of your own: fewshot_bench.import_own_images."
     raise UnknownNameError("benchmark to import", name, TERMS, hint)
+
+
+def _check_is_not_built_in(name: str) -> None:
+    if name in DATASETS and DATASETS[name].facts.get("is_built_in"):
+        raise DatasetError(f"{name} is built in; there is nothing to import. Use: fewshot-bench run --dataset {name}")

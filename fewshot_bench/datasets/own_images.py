@@ -28,6 +28,7 @@ from fewshot_bench.datasets.listed import DecodedSplit, ListedSplit, SkippedImag
 from fewshot_bench.datasets.official_splits import published_split
 from fewshot_bench.datasets.pixels import Filter, Fit, PixelRecipe, header_size
 from fewshot_bench.datasets.sources import FileTree, open_tree
+from fewshot_bench.datasets.sources.tree import within
 from fewshot_bench.datasets.store import is_stored, open_stored, store_dataset, stored_names
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.paths import cache_folder
@@ -90,7 +91,7 @@ def open_own_images(
         DatasetError: there are no images, or their arrangement says nothing of classes.
     """
     with ExitStack() as stack:
-        listing = list_own_images(source, stack, progress=progress)
+        listing = list_own_images(source, stack)
         label = dataset_label(source)
         label = f"own-{label}" if label in taken_names else label
         key = hashlib.sha256(
@@ -129,7 +130,7 @@ def import_own_images(
             f"'{name}' cannot name a dataset: letters, digits, '-', '_' and '.', not first, are allowed."
         )
     with ExitStack() as stack:
-        listing = list_own_images(source, stack, progress=progress)
+        listing = list_own_images(source, stack)
         return _store(name, name, listing, options, folder=None, replace_stored=replace_stored, progress=progress)
 
 
@@ -142,13 +143,12 @@ def dataset_label(source: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or "own-images"
 
 
-def list_own_images(source: str, stack: ExitStack, *, progress: Progress = SILENT) -> OwnListing:
+def list_own_images(source: str, stack: ExitStack) -> OwnListing:
     """What images there are, by split and class, before any is decoded.
 
     Args:
         source: a path, or "hf:" and the name of a Hugging Face dataset.
         stack: keeps what is open until the images have been read.
-        progress: for sources that are listed slowly.
 
     Raises:
         DatasetError: there are no images, or their arrangement says nothing of classes.
@@ -160,26 +160,20 @@ def list_own_images(source: str, stack: ExitStack, *, progress: Progress = SILEN
         return list_hugging_face(source)
     if looks_like_manifest(path):
         return list_manifest(path)
-    if path.is_file() and not _is_archive(path):
-        open_tree(path).close()  # says so if it is a web page, or empty
+    tree = stack.enter_context(open_tree(path))
+    if tree.description == "file":
         raise DatasetError(
             f"{path} is a file, but neither an archive nor a manifest (.csv, .tsv, .parquet). Give the folder of its "
             "images."
         )
-    return _list_tree(stack.enter_context(open_tree(path)))
-
-
-def _is_archive(path: Path) -> bool:
-    with path.open("rb") as file:
-        first = file.read(512)
-    return first.startswith((b"PK", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")) or first[257:262] == b"ustar"
+    return _list_tree(tree)
 
 
 def _list_tree(tree: FileTree) -> OwnListing:
     """Class folders, or split folders of class folders; one folder around them does not matter."""
     top = ""
-    while not tree.files(top) and len(tree.folders(top)) == 1 and _has_folders(tree, _join(top, tree.folders(top)[0])):
-        top = _join(top, tree.folders(top)[0])
+    while not tree.files(top) and len(tree.folders(top)) == 1 and tree.folders(within(top, tree.folders(top)[0])):
+        top = within(top, tree.folders(top)[0])
     folders = tree.folders(top)
     if not folders:
         what = "images, but no folders that say which class each is of" if tree.files(top) else "no images"
@@ -187,14 +181,14 @@ def _list_tree(tree: FileTree) -> OwnListing:
             f"{tree.path} holds {what}. Make one sub-folder per class, or a manifest with the columns path,label."
         )
     split_folders = {name: split for name in folders if (split := published_split(name))}
-    skipped = [SkippedImage(_join(top, name), "outside of a class folder") for name in tree.files(top)]
+    skipped = [SkippedImage(within(top, name), "outside of a class folder") for name in tree.files(top)]
     classes: dict[SplitName | None, dict[str, list[tuple[str, str]]]] = {}
-    if split_folders and all(_has_folders(tree, _join(top, name)) for name in split_folders):
-        skipped += [SkippedImage(_join(top, name), "not a split") for name in folders if name not in split_folders]
+    if split_folders and all(tree.folders(within(top, name)) for name in split_folders):
+        skipped += [SkippedImage(within(top, name), "not a split") for name in folders if name not in split_folders]
         for name, split in split_folders.items():
             if split in classes:
                 raise DatasetError(f"{tree.path} has two folders for its {split} split. Leave one.")
-            classes[split] = _list_classes(tree, _join(top, name), skipped)
+            classes[split] = _list_classes(tree, within(top, name), skipped)
     else:
         classes[None] = _list_classes(tree, top, skipped)
     state = []
@@ -226,15 +220,15 @@ def _list_classes(tree: FileTree, folder: str, skipped: list[SkippedImage]) -> d
     classes: dict[str, list[tuple[str, str]]] = {}
     for name in tree.folders(folder):
         images = []
-        for file in _all_files(tree, _join(folder, name)):
+        for file in _all_files(tree, within(folder, name)):
             if _NOT_IMAGES.fullmatch(file):
                 skipped.append(SkippedImage(file, "not an image"))
             else:
-                images.append((file.removeprefix(_join(folder, name) + "/"), file))
+                images.append((file.removeprefix(within(folder, name) + "/"), file))
         if images:
             classes[name] = images
     if folder and tree.files(folder):
-        skipped += [SkippedImage(_join(folder, name), "outside of a class folder") for name in tree.files(folder)]
+        skipped += [SkippedImage(within(folder, name), "outside of a class folder") for name in tree.files(folder)]
     if not classes:
         raise DatasetError(f"{tree.path / folder} holds no images in class folders.")
     _check_depth(tree, folder, classes)
@@ -250,7 +244,7 @@ def _check_depth(tree: FileTree, folder: str, classes: dict[str, list[tuple[str,
     if any("/" not in name for images in classes.values() for name, _ in images):
         return
     for label in classes:
-        inner = tree.folders(_join(folder, label))
+        inner = tree.folders(within(folder, label))
         if len(inner) > 1:
             raise DatasetError(
                 f"{tree.path / folder} holds folders of folders: are {label}/{inner[0]} and {label}/{inner[1]} two "
@@ -260,17 +254,9 @@ def _check_depth(tree: FileTree, folder: str, classes: dict[str, list[tuple[str,
 
 
 def _all_files(tree: FileTree, folder: str) -> Iterator[str]:
-    yield from (_join(folder, name) for name in tree.files(folder))
+    yield from (within(folder, name) for name in tree.files(folder))
     for name in tree.folders(folder):
-        yield from _all_files(tree, _join(folder, name))
-
-
-def _has_folders(tree: FileTree, folder: str) -> bool:
-    return bool(tree.folders(folder))
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+        yield from _all_files(tree, within(folder, name))
 
 
 def _store(

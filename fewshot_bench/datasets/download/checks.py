@@ -9,6 +9,7 @@ from pathlib import Path
 from fewshot_bench.datasets.download import limits
 from fewshot_bench.datasets.download.part import Part, content_of, digest_of, hasher_for
 from fewshot_bench.datasets.download.remote_file import OTHER_WAY, RemoteFile, shown, wrong_size
+from fewshot_bench.datasets.web_page import is_web_page
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.progress import Progress
 
@@ -58,8 +59,7 @@ def check_no_web_page(file: RemoteFile, response: http.client.HTTPResponse, begi
     if file.name.lower().endswith((".html", ".htm")):
         return
     kind = response.headers.get_content_type()
-    text = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()[: limits.HEAD].lower()
-    if kind in ("text/html", "application/xhtml+xml") or text.startswith((b"<!doctype", b"<html")):
+    if kind in ("text/html", "application/xhtml+xml") or is_web_page(beginning):
         raise DatasetError(
             f"the link to {file.name} should lead to the file, but leads to a web page (log-in, consent or error): "
             f"{shown(file.url)}. Open it in a browser, fetch the file there and bring it in with: "

@@ -30,6 +30,7 @@ from fewshot_bench.datasets.official_splits import (
 )
 from fewshot_bench.datasets.pixels import PixelRecipe
 from fewshot_bench.datasets.sources import FileTree
+from fewshot_bench.datasets.sources.tree import within
 from fewshot_bench.errors import DatasetError
 
 _BENCHMARKS = ("mini-imagenet", "tiered-imagenet")
@@ -107,10 +108,10 @@ def class_files_in(tree: FileTree, folder: str) -> Iterator[tuple[str, ClassFile
     """WordNet id and place of every class folder or class tar in a folder."""
     for name in tree.folders(folder):
         if is_synset(name):
-            yield name, ClassFiles(tree, f"{folder}/{name}" if folder else name)
+            yield name, ClassFiles(tree, within(folder, name))
     for name in tree.files(folder):
         if name.endswith(".tar") and is_synset(name[:-4]):
-            yield name[:-4], ClassFiles(tree, f"{folder}/{name}" if folder else name, is_tar=True)
+            yield name[:-4], ClassFiles(tree, within(folder, name), is_tar=True)
 
 
 def is_synset(name: str) -> bool:
@@ -198,7 +199,7 @@ def _imported(
             named = _official_names(request.dataset, label, names)
             are_named = are_named and named is not None
             pairs = named or [(f"{number:04d}", name) for number, name in enumerate(sorted(names, key=natural))]
-            listing[label] = [(name, (tree, f"{folder}/{file}" if folder else file)) for name, file in pairs]
+            listing[label] = [(name, (tree, within(folder, file))) for name, file in pairs]
         sizes = {label: len(images) for label, images in listing.items()}
         check_class_sizes(sizes, official_class_sizes(request.dataset)[split], split, request.dataset)
         images = ListedSplit(listing, lambda place: place[0].read(place[1]))

@@ -10,6 +10,7 @@ from fewshot_bench.datasets.importers.found import Found
 from fewshot_bench.datasets.importers.imagenet_arrays import find_imagenet_arrays
 from fewshot_bench.datasets.importers.imagenet_images import find_imagenet_flat, find_imagenet_images
 from fewshot_bench.datasets.sources import FileTree, Subtree
+from fewshot_bench.datasets.sources.tree import within
 from fewshot_bench.errors import DatasetError
 
 LAYOUTS: tuple[Callable[[FileTree], Found | None], ...] = (
@@ -55,5 +56,5 @@ def _places(tree: FileTree) -> Iterator[FileTree]:
             yield Subtree(tree, folder) if folder else tree
             names = tree.folders(folder)
             if len(names) <= _MOST_FOLDERS:
-                below += [f"{folder}/{name}" if folder else name for name in names]
+                below += [within(folder, name) for name in names]
         level = below

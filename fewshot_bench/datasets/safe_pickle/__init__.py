@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 from fewshot_bench.datasets.safe_pickle.source import CutOffError, DamagedError, Source, UnsafeError
 from fewshot_bench.datasets.safe_pickle.unpickler import LAZY_FROM, Unpickler
+from fewshot_bench.datasets.web_page import is_web_page
 from fewshot_bench.errors import DatasetError
 
 __all__ = ["LAZY_FROM", "UnsafePickleError", "read_pickle"]
@@ -72,10 +73,9 @@ def _read(file: BinaryIO, path: Path) -> Any:
 
 
 def _what_else_it_is(head: bytes) -> str:
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         return "is empty; a pickle was expected. Obtain it again."
-    if start.startswith((b"<!doctype", b"<html")):
+    if is_web_page(head):
         return (
             "is a web page, not a pickle: a download page was saved in place of the file. Download the file itself, "
             "with a browser if need be."

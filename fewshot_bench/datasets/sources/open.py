@@ -10,6 +10,7 @@ from fewshot_bench.datasets.sources.folder_tree import FolderTree
 from fewshot_bench.datasets.sources.tar_tree import TarTree
 from fewshot_bench.datasets.sources.tree import FileTree
 from fewshot_bench.datasets.sources.zip_tree import ZipTree
+from fewshot_bench.datasets.web_page import is_web_page
 from fewshot_bench.errors import DatasetError
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
@@ -54,7 +55,7 @@ def check_is_no_web_page(first: bytes, path: Path) -> None:
     Raises:
         DatasetError: the bytes are the start of an HTML page.
     """
-    if first.lstrip(b"\xef\xbb\xbf \t\r\n")[:15].lower().startswith((b"<!doctype html", b"<html")):
+    if is_web_page(first):
         raise DatasetError(
             f"{path} is a web page, saved in place of the file that it leads to. Open it in a browser, and download "
             "the file from there."

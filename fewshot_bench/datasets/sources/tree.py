@@ -111,7 +111,7 @@ class Subtree(FileTree):
         self._tree, self._folder = tree, folder
 
     def _within(self, name: str) -> str:
-        return "/".join(part for part in (self._folder, name) if part)
+        return within(self._folder, name) if name else self._folder
 
     def folders(self, folder: str = "") -> list[str]:
         """Names of the folders in a folder, sorted."""
@@ -135,6 +135,11 @@ class Subtree(FileTree):
     def local(self, file: str) -> IO[bytes]:
         """A file that can be sought and memory-mapped, open until the tree is closed."""
         return self._tree.local(self._within(file))
+
+
+def within(folder: str, name: str) -> str:
+    """The path of a file in a folder, which may be the top."""
+    return f"{folder}/{name}" if folder else name
 
 
 def is_clutter(path: str) -> bool:

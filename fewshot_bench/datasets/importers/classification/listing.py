@@ -15,6 +15,7 @@ from fewshot_bench.datasets.importers.imagenet_images import natural
 from fewshot_bench.datasets.listed import DecodedSplit, ListedSplit
 from fewshot_bench.datasets.pixels import PixelRecipe
 from fewshot_bench.datasets.sources import FileTree, open_tree
+from fewshot_bench.datasets.sources.tree import within
 from fewshot_bench.errors import DatasetError
 
 _SIZE = 224
@@ -59,11 +60,6 @@ def find_part(
             if tree.has_file(archive):
                 return Part(tree, tuple(folders), archive)
     return None
-
-
-def within(folder: str, name: str) -> str:
-    """The path of a file in a folder, which may be the top."""
-    return f"{folder}/{name}" if folder else name
 
 
 def read_text(tree: FileTree, file: str) -> str:

@@ -17,10 +17,10 @@ from fewshot_bench.datasets.importers.classification.listing import (
     listed_images,
     present_files,
     rows,
-    within,
 )
 from fewshot_bench.datasets.importers.found import Found, Imported, ImportRequest
 from fewshot_bench.datasets.sources import FileTree
+from fewshot_bench.datasets.sources.tree import within
 from fewshot_bench.errors import DatasetError
 
 _LAYOUT = "Oxford-IIIT Pet"

@@ -20,10 +20,10 @@ from fewshot_bench.datasets.importers.classification.listing import (
     listed_images,
     present_files,
     rows,
-    within,
 )
 from fewshot_bench.datasets.importers.found import Found, Imported, ImportRequest
 from fewshot_bench.datasets.sources import FileTree
+from fewshot_bench.datasets.sources.tree import within
 from fewshot_bench.errors import DatasetError
 
 _LAYOUT = "Places365-standard"
