@@ -22,8 +22,9 @@ from fewshot_bench.progress import SILENT, Progress
 
 EMBEDDING_VERSION = 1
 _BLOCK = 256
-Augmentation = Callable[[Tensor], Tensor]
-"""uint8 [B, C, H, W] -> uint8 [B, C, H, W]."""
+_AUGMENTED_VALUES = 1 << 23
+Augment = Callable[[Tensor, slice], Tensor]
+"""uint8 [B, C, H, W] and which images of the split they are -> uint8 [B, C, H, W]."""
 
 
 def embed(
@@ -32,7 +33,7 @@ def embed(
     *,
     device: str = "cpu",
     batch_size: int | None = None,
-    augment: Augmentation | None = None,
+    augment: Augment | None = None,
     augmentation_name: str = "",
     use_cache: bool = True,
     progress: Progress = SILENT,
@@ -43,8 +44,9 @@ def embed(
         split: the images.
         backbone: network and preprocessing.
         device: a torch device.
-        batch_size: images at once; by default what suits the input size. It never changes an augmented view.
-        augment: applied to the uint8 images first, for an augmented view; called on blocks of 256 images in order.
+        batch_size: images at once; by default what suits the input size.
+        augment: applied to the uint8 images first, on the device, for an augmented view. It is told which images it
+            gets, so that a view need not depend on how many come at once.
         augmentation_name: identifies the augmentation and its seed in the cache.
         use_cache: whether to look the result up, and store it, under its content key.
         progress: shown one unit per image.
@@ -75,14 +77,16 @@ def embed(
 
 
 def _embedded_batches(
-    split: ImageSplit, backbone: Backbone, device: str, batch_size: int, augment: Augmentation | None
+    split: ImageSplit, backbone: Backbone, device: str, batch_size: int, augment: Augment | None
 ) -> Iterator[NDArray[np.float32]]:
     # The layout changes speed only: channels last is faster for the depthwise networks on a CPU and for all on a GPU.
     network = backbone.network.to(device).to(memory_format=torch.channels_last).eval()
-    for start in range(0, len(split), _BLOCK):
-        block = torch.from_numpy(np.array(split.images[start : start + _BLOCK])).permute(0, 3, 1, 2)
+    at_once = _BLOCK if augment is None else max(_BLOCK, _AUGMENTED_VALUES // split.images[0].size)
+    for start in range(0, len(split), at_once):
+        some = slice(start, min(start + at_once, len(split)))
+        block = torch.from_numpy(np.array(split.images[some])).permute(0, 3, 1, 2)
         if augment is not None:
-            block = augment(block)
+            block = augment(block.to(device), some)
         for first in range(0, len(block), batch_size):
             images = block[first : first + batch_size]
             pixels = backbone.preprocessing(images.to(device)).contiguous(memory_format=torch.channels_last)

@@ -26,7 +26,7 @@ from fewshot_bench.training import (
     train_on_base,
 )
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 
 
 def base_recipe(backbone: Backbone, loss: str, **changes: Any) -> Recipe:

@@ -22,10 +22,10 @@ from fewshot_bench.losses import LOSSES
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
+from fewshot_bench.study.augmented_views import augmented_view, name_of_view
 from fewshot_bench.study.base_stage import base_recipe, fine_tuned_on_base
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.study import Study
-from fewshot_bench.training import choose_augmentation, seeded_randomness
 
 
 @dataclass(frozen=True)
@@ -190,18 +190,15 @@ class _EmbeddingSource:
         return sum(p.runs * p.episodes * p.way * p.shot * p.way * (p.shot + p.query) for p in self._study.protocols())
 
     def _embed(self, *, view: int = 0) -> torch.Tensor:
-        split = self._dataset.split(self._study.split)
-        _, height, width, channels = split.images.shape
-        augment = choose_augmentation("auto", channels=channels, image_size=min(height, width)) if view else None
-        with seeded_randomness(1_000_003 * self._study.seed + view):
-            embeddings = embed(
-                split,
-                self._backbone,
-                device=self._device,
-                augment=augment,
-                augmentation_name=f"auto, view {view} of seed {self._study.seed}" if view else "",
-                progress=self._progress,
-            )
+        split, seed = self._dataset.split(self._study.split), self._study.seed
+        embeddings = embed(
+            split,
+            self._backbone,
+            device=self._device,
+            augment=augmented_view(split, seed, view) if view else None,
+            augmentation_name=name_of_view(seed, view) if view else "",
+            progress=self._progress,
+        )
         return torch.from_numpy(embeddings).to(self._device)
 
     def _center(self) -> torch.Tensor:

@@ -1,16 +1,22 @@
 """Fine-tuning a backbone on the base split."""
 
-from fewshot_bench.training.augment import choose_augmentation, two_views
+from fewshot_bench.training.augment import AUGMENTATION_VERSION, Augmentation, choose_augmentation, two_views
 from fewshot_bench.training.base_split import TrainingResult, train_on_base
 from fewshot_bench.training.checkpoints import load_checkpoint, save_checkpoint
 from fewshot_bench.training.memory import refuse_batches_that_do_not_fit
+from fewshot_bench.training.randomness import episode_keys, image_keys, keyed_uniform
 from fewshot_bench.training.recipe import Recipe, paper_recipe, scratch_recipe
 from fewshot_bench.training.reproducibility import seeded_randomness
 
 __all__ = [
+    "AUGMENTATION_VERSION",
+    "Augmentation",
     "Recipe",
     "TrainingResult",
     "choose_augmentation",
+    "episode_keys",
+    "image_keys",
+    "keyed_uniform",
     "load_checkpoint",
     "paper_recipe",
     "refuse_batches_that_do_not_fit",

@@ -9,7 +9,6 @@ from conftest import toy_split
 
 from fewshot_bench.backbones import Backbone, Preprocessing, embed
 from fewshot_bench.errors import EmbeddingError
-from fewshot_bench.training import choose_augmentation, seeded_randomness
 
 
 class Counting(torch.nn.Module):
@@ -62,7 +61,7 @@ def test_a_changed_input_never_meets_a_stale_cache(change):
     elif change == "pixels":
         split = toy_split(seed=5)
     else:
-        options = {"augment": torch.Tensor.clone, "augmentation_name": "a view"}
+        options = {"augment": lambda images, which: images.clone(), "augmentation_name": "a view"}
     embed(split, other, **options)
     assert other.network.calls > 0
 
@@ -82,15 +81,21 @@ def test_nan_embeddings_are_refused_with_the_image():
         embed(toy_split(), broken)
 
 
-def test_views_do_not_depend_on_the_batch_size():
-    split = toy_split(channels=1, size=28)
-    views = []
-    for batch_size in (5, 64):
-        with seeded_randomness(3):
-            augment = choose_augmentation("auto", channels=1, image_size=28)
-            views.append(embed(split, backbone(), batch_size=batch_size, augment=augment, use_cache=False))
-    assert np.allclose(*views, atol=1e-6)
-    assert not np.allclose(views[0], embed(split, backbone(), use_cache=False), atol=1e-3)
+@pytest.mark.parametrize("at_once", [1, 1 << 30])
+def test_an_augmentation_is_told_which_images_it_gets(monkeypatch, at_once):
+    split = toy_split(classes=20, images=30)
+    monkeypatch.setattr("fewshot_bench.backbones.embedding._AUGMENTED_VALUES", at_once)
+    seen = []
+
+    def brighten(images, which):
+        seen.append(which)
+        assert (images.permute(0, 2, 3, 1).numpy() == split.images[which]).all()
+        return images // 2 + 100
+
+    views = embed(split, backbone(), augment=brighten, use_cache=False)
+    assert len(seen) == (3 if at_once == 1 else 1)
+    expected = ((split.images // 2 + 100) / 255 - 0.5).mean(axis=(1, 2)) / 0.25
+    np.testing.assert_allclose(views[:, :3], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_grey_images_become_three_channels_and_colour_one():

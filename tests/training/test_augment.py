@@ -2,89 +2,132 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
-from torchvision.transforms import v2
 
+from fewshot_bench.errors import ShapeError
 from fewshot_bench.training import choose_augmentation, seeded_randomness, two_views
-from fewshot_bench.training.augment import random_affine
+from fewshot_bench.training.affine import RandomAffine
+from fewshot_bench.training.autoaugment import AutoAugment
+from fewshot_bench.training.policies import CIFAR10_POLICY, IMAGENET_POLICY
 
 
 def batch(channels: int, size: int = 28, count: int = 6) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
+    return torch.randint(256, (count, channels, size, 28), generator=generator, dtype=torch.uint8)
+
+
+def uniform(count: int, numbers: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, numbers, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("name", ["auto", "autoaugment", "affine"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_views_keep_shape_and_type_and_differ_from_each_other(name: Any, channels: int) -> None:
-    images = batch(channels)
-    augmentation = choose_augmentation(name, channels=channels, image_size=28)
-    views = two_views(images, augmentation)
-    assert views.shape == (12, channels, 28, 28)
+@pytest.mark.parametrize("size", [28, 20])
+def test_views_keep_shape_and_type_and_differ_from_each_other(name: Any, channels: int, size: int) -> None:
+    images = batch(channels, size)
+    views = two_views(images, choose_augmentation(name, channels=channels, image_size=size))
+    assert views.shape == (12, channels, size, 28)
     assert views.dtype == torch.uint8
     assert all(not torch.equal(first, second) for first, second in zip(views[:6], views[6:], strict=True))
 
 
 def test_none_changes_nothing() -> None:
     images = batch(1)
-    augmentation = choose_augmentation("none", channels=1, image_size=28)
-    assert torch.equal(two_views(images, augmentation), torch.cat([images, images]))
+    views = two_views(images, choose_augmentation("none", channels=1, image_size=28))
+    assert torch.equal(views, torch.cat([images, images]))
+    assert views.data_ptr() != images.data_ptr()
 
 
-def test_images_that_are_not_square_keep_their_shape() -> None:
-    images = batch(3)[:, :, :20]
-    assert two_views(images, choose_augmentation("auto", channels=3, image_size=20)).shape == (12, 3, 20, 28)
-    assert random_affine(images).shape == (6, 3, 20, 28)
+@pytest.mark.parametrize(("size", "policy"), [(32, CIFAR10_POLICY), (64, CIFAR10_POLICY), (84, IMAGENET_POLICY)])
+def test_colour_images_meet_the_policy_of_their_size(size: int, policy: object) -> None:
+    augmentation = choose_augmentation("auto", channels=3, image_size=size)
+    assert isinstance(augmentation, AutoAugment)
+    assert augmentation.policy == policy
 
 
-@pytest.fixture
-def policies(monkeypatch: pytest.MonkeyPatch) -> list[v2.AutoAugmentPolicy]:
-    """The policy of every use of torchvision's AutoAugment."""
-    used: list[v2.AutoAugmentPolicy] = []
-    original = v2.AutoAugment.forward
-
-    def spy(self: v2.AutoAugment, *inputs: Any) -> Any:
-        used.append(self.policy)
-        return original(self, *inputs)
-
-    monkeypatch.setattr(v2.AutoAugment, "forward", spy)
-    return used
+def test_gray_images_are_moved() -> None:
+    assert isinstance(choose_augmentation("auto", channels=1, image_size=28), RandomAffine)
 
 
-@pytest.mark.parametrize(("size", "policy"), [(32, "cifar10"), (64, "cifar10"), (84, "imagenet")])
-def test_colour_images_meet_autoaugment_once_per_image_and_view(
-    policies: list[v2.AutoAugmentPolicy], size: int, policy: str
-) -> None:
-    two_views(batch(3, size), choose_augmentation("auto", channels=3, image_size=size))
-    assert [used.value for used in policies] == [policy] * 12
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment"])
+@pytest.mark.parametrize("channels", [1, 3])
+@settings(max_examples=25, deadline=None)
+@given(some=st.lists(st.integers(0, 59), min_size=1, max_size=60), seed=st.integers(0, 99))
+def test_a_view_depends_on_its_own_image_and_numbers_only(name: Any, channels: int, some: list[int], seed: int) -> None:
+    augmentation = choose_augmentation(name, channels=channels, image_size=28)
+    images, numbers = batch(channels, count=60), uniform(60, augmentation.numbers, seed)
+    assert torch.equal(augmentation(images[some], numbers[some]), augmentation(images, numbers)[some])
 
 
-def test_gray_images_do_not_meet_autoaugment(policies: list[v2.AutoAugmentPolicy]) -> None:
-    two_views(batch(1), choose_augmentation("auto", channels=1, image_size=28))
-    assert policies == []
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment"])
+def test_images_are_left_as_they_are_and_may_lie_in_any_order_in_memory(name: Any) -> None:
+    augmentation = choose_augmentation(name, channels=3, image_size=28)
+    images, numbers = batch(3, count=40), uniform(40, augmentation.numbers)
+    before = images.clone()
+    views = augmentation(images, numbers)
+    assert torch.equal(images, before)
+    as_stored = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert torch.equal(augmentation(as_stored, numbers.T.contiguous().T), views)
+
+
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment"])
+def test_a_batch_may_be_empty(name: Any) -> None:
+    augmentation = choose_augmentation(name, channels=3, image_size=28)
+    assert augmentation(batch(3)[:0], uniform(0, augmentation.numbers)).shape == (0, 3, 28, 28)
+
+
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment"])
+def test_nothing_is_read_back_from_the_device_of_the_images(name: Any) -> None:
+    augmentation = choose_augmentation(name, channels=3, image_size=28)
+    images = batch(3, count=300).to("meta")  # meta tensors have no values: reading one is an error
+    views = augmentation(images, uniform(300, augmentation.numbers))
+    assert (views.shape, views.dtype, views.device.type) == (images.shape, torch.uint8, "meta")
+
+
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment"])
+def test_numbers_of_other_images_are_refused(name: Any) -> None:
+    augmentation = choose_augmentation(name, channels=3, image_size=28)
+    with pytest.raises(ShapeError, match="of 6 images takes uniform numbers"):
+        augmentation(batch(3), uniform(5, augmentation.numbers))
+
+
+def test_affine_views_of_base_training_are_those_of_the_first_release() -> None:
+    """The digest was taken from the code of version 0.1.0, which drew its random numbers itself."""
+    with seeded_randomness(5):
+        views = two_views(batch(1, count=7), choose_augmentation("affine", channels=1, image_size=28))
+        assert torch.rand(1).item() == 0.8816927671432495
+    assert hashlib.sha256(views.numpy().tobytes()).hexdigest() == (
+        "1af40bb437462ed94ac715e871ad88bb9290feca34176ab6c8bd15bd5321af5b"
+    )
 
 
 def test_affine_moves_every_image_by_its_own_amount() -> None:
     images = torch.zeros(8, 1, 28, 28, dtype=torch.uint8)
     images[:, :, 10:18, 12:15] = 255
-    with seeded_randomness(0):
-        moved = random_affine(images)
+    moved = RandomAffine()(images, uniform(8, 5))
     assert len({view.numpy().tobytes() for view in moved}) == 8
     ink = moved.float().sum((1, 2, 3)) / images.float().sum((1, 2, 3))
     assert ((ink > 0.3) & (ink < 3)).all()
 
 
+def test_affine_with_the_middle_of_every_range_changes_nothing() -> None:
+    assert torch.equal(RandomAffine()(batch(3), torch.full((6, 5), 0.5)), batch(3))
+
+
 def test_affine_leaves_a_flat_image_flat() -> None:
     flat = torch.full((4, 1, 28, 28), 93, dtype=torch.uint8)
-    assert torch.equal(random_affine(flat), flat)
+    assert torch.equal(RandomAffine()(flat, uniform(4, 5)), flat)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_views_depend_on_the_seed_alone(channels: int) -> None:
+def test_two_views_depend_on_the_seed_alone(channels: int) -> None:
     images = batch(channels)
     augmentation = choose_augmentation("auto", channels=channels, image_size=28)
     views = []
