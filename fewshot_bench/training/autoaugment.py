@@ -19,7 +19,7 @@ SMALL_IMAGE = 64
 _STEPS = 2
 # Values at once. On a CPU the float32 copies of torchvision's operations should stay in the cache and in memory that
 # the allocator reuses: with all 1,000 images of 32 x 32 at once they take up to five times as long.
-_AT_ONCE = {"cpu": 1 << 18}
+_AT_ONCE = {"cpu": 1 << 19}
 _AT_ONCE_ELSEWHERE = 1 << 26
 
 
