@@ -16,14 +16,36 @@ from fewshot_bench.registry import Registry
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation(ABC):
-    """Support set -> query scores, for a whole chunk of episodes at once.
+    """What is done with a support set.
 
-    Subclasses are frozen dataclasses whose fields are the hyper-parameters; all of them go into the
-    method's fingerprint, and those that differ from the default into its name.
+    Subclasses are frozen dataclasses whose fields are the hyper-parameters; all of them go into the method's
+    fingerprint, and those that differ from the default into its name.
     """
 
     name: ClassVar[str]
-    is_transductive: ClassVar[bool] = False
+
+    @property
+    def is_transductive(self) -> bool:
+        """Whether the queries of an episode may inform each other's predictions."""
+        return False
+
+    @property
+    def stage(self) -> str:
+        """The part of the method's name before the adaptation, e.g. "episode-ce"; empty for none."""
+        return ""
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        """Every hyper-parameter by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingAdaptation(Adaptation):
+    """Support embeddings -> query scores, for a whole chunk of episodes at once, on frozen embeddings.
+
+    Attributes:
+        features: what is done with the embeddings first, see `EmbeddedSplit.with_features`.
+    """
 
     features: Features = "l2"
 
@@ -37,18 +59,9 @@ class Adaptation(ABC):
             raise StudyError(f"features of {self.name} should be raw, l2 or cl2, not {self.features}.")
 
     @property
-    def views(self) -> int:
+    def augmented_views(self) -> int:
         """How many augmented views of every image it needs beside the plain one."""
         return 0
-
-    @property
-    def stage(self) -> str:
-        """The part of the method's name before the adaptation, e.g. "episode-ce"; empty for none."""
-        return ""
-
-    def hyper_parameters(self) -> dict[str, Any]:
-        """Every hyper-parameter by name."""
-        return asdict(self)
 
     @abstractmethod
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.errors import ShapeError, StudyError
 
@@ -62,7 +62,7 @@ def _nearness(products: Tensor, centroids: Tensor, queries: Tensor, metric: Metr
     paper="Snell et al., 2017, Prototypical Networks; Wang et al., 2019, SimpleShot",
 )
 @dataclass(frozen=True, kw_only=True)
-class Centroid(Adaptation):
+class Centroid(EmbeddingAdaptation):
     """Nearest class centroid.
 
     Attributes:
@@ -78,7 +78,7 @@ class Centroid(Adaptation):
             raise StudyError(f"metric of centroid should be cosine or euclidean, not {self.metric}.")
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
-        """Score every query by its nearness to every centroid; see `Adaptation.scores`."""
+        """Score every query by its nearness to every centroid; see `EmbeddingAdaptation.scores`."""
         chosen = self._looked_up if split.gram is not None else self._computed
         at_once = _LOOKED_UP_AT_ONCE if split.gram is not None else _COMPUTED_AT_ONCE
         parts = [chosen(split, *some) for some in in_parts(at_once, support, query)]

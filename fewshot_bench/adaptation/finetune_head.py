@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.errors import EmbeddingError, StudyError
 from fewshot_bench.losses import LOSSES, Reading
@@ -25,7 +25,7 @@ Coordinates = Literal["span", "full"]
 
 # Enough episodes per step that arithmetic outweighs the overhead of each call, few enough to stay near the cache.
 _FLOATS_AT_ONCE = 1 << 20
-_VIEWS_OF_A_CONTRASTIVE_LOSS = 2
+_VIEWS_PER_STEP = 2
 
 
 @ADAPTATIONS.register(
@@ -34,7 +34,7 @@ _VIEWS_OF_A_CONTRASTIVE_LOSS = 2
     paper="Chen et al., 2019, A Closer Look at Few-shot Classification",
 )
 @dataclass(frozen=True, kw_only=True)
-class FinetuneHead(Adaptation):
+class FinetuneHead(EmbeddingAdaptation):
     """A head trained on the support set; the backbone stays frozen.
 
     A linear or cosine head has nothing but its weights to learn, so its contrastive term acts on the L2-normalised
@@ -57,6 +57,8 @@ class FinetuneHead(Adaptation):
         coordinates: "span" trains in orthonormal coordinates of the span of the support embeddings, at most 25
             numbers per class at 5-way 5-shot instead of D, and needs inner products only. Adam is not invariant
             to rotation, so the path differs from "full", which trains in the embedding's own D coordinates.
+        views: augmented views of every image that are embedded once; each step takes the next two of them. None is
+            two for a contrastive loss, whose positives they are, and for cross-entropy the plain images instead.
     """
 
     name: ClassVar[str] = "finetune-head"
@@ -71,6 +73,7 @@ class FinetuneHead(Adaptation):
     start: Start = "centroid"
     scale: float = 10.0
     coordinates: Coordinates = "span"
+    views: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,6 +88,8 @@ class FinetuneHead(Adaptation):
         self._expect(self.weight_decay >= 0, "weight_decay", "0 or more")
         self._expect(0 <= self.lambda_ <= 1, "lambda", "between 0 and 1")
         self._expect(self.tau > 0, "tau", "positive")
+        is_number_of_views = self.views is None or (isinstance(self.views, int) and self.views >= 2)
+        self._expect(is_number_of_views, "views", "a whole number of 2 or more")
         self._expect(not (self.head == "cosine" and self.start == "zero"), "start", "centroid for a cosine head")
 
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
@@ -97,9 +102,11 @@ class FinetuneHead(Adaptation):
         return bool(LOSSES[self.loss].facts.get("is_contrastive", False))
 
     @property
-    def views(self) -> int:
-        """Two augmented views for a contrastive loss, as in the paper; none otherwise."""
-        return _VIEWS_OF_A_CONTRASTIVE_LOSS if self.is_contrastive else 0
+    def augmented_views(self) -> int:
+        """Two augmented views for a contrastive loss, as in the paper, or as many as asked for; none otherwise."""
+        if self.views is not None:
+            return self.views
+        return _VIEWS_PER_STEP if self.is_contrastive else 0
 
     @property
     def stage(self) -> str:
@@ -109,14 +116,16 @@ class FinetuneHead(Adaptation):
     def hyper_parameters(self) -> dict[str, Any]:
         """Every hyper-parameter that matters for the loss."""
         values = super().hyper_parameters()
-        unused = () if self.is_contrastive else ("lambda_", "tau", "reading")
+        unused = [] if self.is_contrastive else ["lambda_", "tau", "reading"]
+        unused += ["views"] if self.views is None else []
         return {name: value for name, value in values.items() if name not in unused}
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
-        """Logits of every query; see `Adaptation.scores`."""
-        if split.views < self.views:
-            raise EmbeddingError(f"{self.stage} needs {self.views} augmented views; there are {split.views}.")
-        per_episode = 4 * support[0].numel() * max(1, self.views) * (support.shape[1] + support[0].numel())
+        """Logits of every query; see `EmbeddingAdaptation.scores`."""
+        views = self.augmented_views
+        if split.views < views:
+            raise EmbeddingError(f"{self.stage} needs {views} augmented views; there are {split.views}.")
+        per_episode = 4 * support[0].numel() * max(1, views) * (support.shape[1] + support[0].numel())
         if self.coordinates == "full":
             per_episode = 8 * support.shape[1] * split.embeddings.shape[1]
         at_once = max(1, _FLOATS_AT_ONCE // per_episode)
@@ -126,8 +135,9 @@ class FinetuneHead(Adaptation):
         way, shot = support.shape[1:]
         plain = support.flatten(1)
         trained_on = plain
-        if self.views:
-            trained_on = torch.cat([plain + view * split.images for view in range(1, self.views + 1)], dim=1)
+        views = self.augmented_views
+        if views:
+            trained_on = torch.cat([plain + view * split.images for view in range(1, views + 1)], dim=1)
         place = _span_coordinates if self.coordinates == "span" else _full_coordinates
         features, plain_features, queries = place(split, trained_on, plain, query)
         centroids = plain_features.view(len(support), way, shot, -1).mean(dim=2)
@@ -135,8 +145,8 @@ class FinetuneHead(Adaptation):
             # A query's norm counts what lies outside the span too.
             features = normalize(features, dim=-1)
             queries = queries / split.squared_norms[query].unsqueeze(2).clamp_min(1e-30).sqrt()
-        labels = torch.arange(way, device=support.device).repeat_interleave(shot).repeat(max(1, self.views))
-        images = torch.arange(way * shot, device=support.device).repeat(max(1, self.views))
+        labels = torch.arange(way, device=support.device).repeat_interleave(shot).repeat(min(views, _VIEWS_PER_STEP) or 1)
+        images = torch.arange(way * shot, device=support.device).repeat(min(views, _VIEWS_PER_STEP) or 1)
         with torch.enable_grad():
             head = _Head(self, centroids)
             self._optimise(head, features, labels, images)
@@ -147,8 +157,8 @@ class FinetuneHead(Adaptation):
     def _optimise(self, head: _Head, features: Tensor, labels: Tensor, images: Tensor) -> None:
         loss = LOSSES[self.loss].factory
         adam = torch.optim.Adam(head.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, foreach=True)
-        for _ in range(self.steps):
-            logits, contrasted = head(features)
+        for step in range(self.steps):
+            logits, contrasted = head(_views_of_step(features, step, len(labels)))
             losses = loss(logits, contrasted, labels, images, lambda_=self.lambda_, tau=self.tau, reading=self.reading)
             adam.zero_grad(set_to_none=True)
             torch.autograd.backward(losses.sum())
@@ -156,10 +166,20 @@ class FinetuneHead(Adaptation):
 
     def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
         """Gathered embeddings, and the parameters and activations of the optimisation."""
-        trained_on = way * shot * max(1, self.views)
+        trained_on = way * shot * max(1, self.augmented_views)
         size = trained_on if self.coordinates == "span" else embedding_size
         gathered = (trained_on + way * shot + queries) * embedding_size
         return 2 * gathered + 16 * (way * size + size * size * (self.head == "projection") + trained_on * size)
+
+
+def _views_of_step(features: Tensor, step: int, count: int) -> Tensor:
+    """The rows that a step trains on, [E, count, .]: all there are, or the next two of several views."""
+    if features.shape[1] == count:
+        return features
+    images = count // _VIEWS_PER_STEP
+    views = features.unflatten(1, (-1, images))
+    turns = [(_VIEWS_PER_STEP * step + turn) % views.shape[1] for turn in range(_VIEWS_PER_STEP)]
+    return torch.cat([views[:, turn] for turn in turns], dim=1)
 
 
 class _Head(nn.Module):

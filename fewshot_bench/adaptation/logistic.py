@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
 
@@ -33,7 +33,7 @@ _LARGEST_HALVINGS = 40
     paper="Tian et al., 2020, Rethinking Few-Shot Image Classification",
 )
 @dataclass(frozen=True, kw_only=True)
-class Logistic(Adaptation):
+class Logistic(EmbeddingAdaptation):
     """Logistic regression in the span of the support embeddings.
 
     Attributes:
@@ -54,7 +54,7 @@ class Logistic(Adaptation):
                 raise StudyError(f"{field} of logistic should be positive, not {getattr(self, field)}.")
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
-        """Logits of every query; see `Adaptation.scores`."""
+        """Logits of every query; see `EmbeddingAdaptation.scores`."""
         labels = torch.arange(support.shape[1], device=support.device).repeat_interleave(support.shape[2])
         parts = []
         for images, queries in in_parts(_EPISODES_AT_ONCE, support.flatten(1), query):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.adaptation import Adaptation, EmbeddedSplit
+from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.engine.classify import classify
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
@@ -19,7 +19,7 @@ from fewshot_bench.outcomes import Cell, MethodCard, Outcomes, ProtocolCard, epi
 def adapt(
     embeddings: NDArray[np.float32],
     episodes: Episodes,
-    adaptation: Adaptation,
+    adaptation: EmbeddingAdaptation,
     *,
     name: str = "",
     device: str = "cpu",
@@ -69,7 +69,7 @@ def protocol_card(protocol: Protocol, dataset_fingerprint: str) -> ProtocolCard:
     )
 
 
-def _check(embeddings: NDArray[np.float32], episodes: Episodes, adaptation: Adaptation) -> None:
+def _check(embeddings: NDArray[np.float32], episodes: Episodes, adaptation: EmbeddingAdaptation) -> None:
     if embeddings.ndim != 2 or embeddings.dtype != np.float32:
         raise EmbeddingError(f"embeddings must be float32 [I, D], not {embeddings.dtype} {list(embeddings.shape)}.")
     if len(episodes) and int(episodes.images.max()) >= len(embeddings):
@@ -79,7 +79,7 @@ def _check(embeddings: NDArray[np.float32], episodes: Episodes, adaptation: Adap
         )
     if not np.isfinite(embeddings).all():
         raise EmbeddingError("the embeddings hold NaN or infinite values.")
-    if adaptation.views or adaptation.features == "cl2":
+    if adaptation.augmented_views or adaptation.features == "cl2":
         raise EmbeddingError(
             f"{adaptation.name} with these hyper-parameters needs more than the plain embeddings of one split. "
             "Use fewshot_bench.run_study."

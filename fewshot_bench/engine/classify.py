@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.adaptation.base import Adaptation
+from fewshot_bench.adaptation.base import EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
@@ -20,7 +20,7 @@ LARGEST_GRAM = 1 << 30
 _LARGEST_CHUNK = 1000
 
 
-def chunk_size(adaptation: Adaptation, protocol: Protocol, embedding_size: int) -> int:
+def chunk_size(adaptation: EmbeddingAdaptation, protocol: Protocol, embedding_size: int) -> int:
     """How many episodes of a protocol fit into the memory of a chunk."""
     queries = protocol.way * protocol.query
     floats = adaptation.floats_per_episode(protocol.way, protocol.shot, queries, embedding_size)
@@ -43,7 +43,7 @@ def gram_is_worth_building(rows: int, products_per_episode: int, episodes: int) 
 
 @torch.no_grad()
 def classify(
-    adaptation: Adaptation, split: EmbeddedSplit, episodes: Episodes, *, chunk: int | None = None
+    adaptation: EmbeddingAdaptation, split: EmbeddedSplit, episodes: Episodes, *, chunk: int | None = None
 ) -> NDArray[np.uint8]:
     """Predict the class of every query of some episodes.
 

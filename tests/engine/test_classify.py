@@ -9,7 +9,7 @@ import torch
 from conftest import toy_split
 
 from fewshot_bench import Centroid, Protocol, adapt, compare, sample_episodes
-from fewshot_bench.adaptation import Adaptation, EmbeddedSplit
+from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.engine.classify import accuracy, chunk_size, classify, gram_is_worth_building
 from fewshot_bench.errors import EmbeddingError
 
@@ -24,7 +24,7 @@ def embeddings(size=6, seed=0):
 
 
 @dataclass(frozen=True, kw_only=True)
-class First(Adaptation):
+class First(EmbeddingAdaptation):
     """Says class 0 with certainty, or nonsense."""
 
     name: ClassVar[str] = "first"

@@ -1,0 +1,1 @@
+"""Fine-tuning a backbone on each support set, many episodes at once."""

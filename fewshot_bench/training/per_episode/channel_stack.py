@@ -1,0 +1,84 @@
+"""Episodes side by side in the channels: for networks of convolutions, batch normalisation and pooling."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fewshot_bench.training.per_episode.prefix import Nothing
+from fewshot_bench.training.per_episode.stacks import Stack
+
+
+class ChannelStack(Stack):
+    """A copy of the network that is E times as wide, in which no channel of one episode meets one of another.
+
+    Activations are [B, E * C, H, W]. A convolution with as many groups as episodes reads and writes them without a copy,
+    and so does everything that treats channels alike.
+    """
+
+    layout = "channels"
+
+    def __init__(self, network: nn.Module, tuned: Sequence[str], episodes: int) -> None:
+        super().__init__(episodes, tuned)
+        self.wide = widened(network, episodes)
+        self._shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
+        wide = dict(self.wide.named_parameters())
+        for name, parameter in wide.items():
+            parameter.requires_grad_(name in self.tuned)
+        self.trainable = {name: wide[name] for name in self.tuned}
+
+    @property
+    def module(self) -> nn.Module:
+        """See `Stack`."""
+        return self.wide
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """See `Stack`."""
+        episodes, batch = inputs.shape[:2]
+        side_by_side = inputs.transpose(0, 1).flatten(1, 2)
+        if side_by_side.ndim == 4:
+            side_by_side = side_by_side.contiguous(memory_format=torch.channels_last)
+        outputs: Tensor = self.wide(side_by_side)
+        return outputs.reshape(batch, episodes, -1).transpose(0, 1)
+
+    def weights(self, name: str) -> Tensor:
+        """See `Stack`."""
+        return self.trainable[name].view(self.episodes, *self._shapes[name])
+
+
+def widened(network: nn.Module, times: int) -> nn.Module:
+    """A copy of a network with every channel repeated, episode after episode.
+
+    Raises:
+        TypeError: a layer with weights is no convolution, batch or group normalisation.
+    """
+    wide = copy.deepcopy(network)
+    for module in wide.modules():
+        if isinstance(module, nn.Conv2d):
+            module.groups *= times
+            module.in_channels *= times
+            module.out_channels *= times
+        elif isinstance(module, _BatchNorm):
+            module.num_features *= times
+        elif type(module) is nn.GroupNorm:
+            module.num_groups *= times
+            module.num_channels *= times
+        elif isinstance(module, Nothing):
+            module.episodes_in_channels = times
+        elif any(True for _ in module.parameters(recurse=False)):
+            raise TypeError(f"{type(module).__name__} has weights of its own")
+        _repeat_own_tensors(module, times)
+    return wide
+
+
+def _repeat_own_tensors(module: nn.Module, times: int) -> None:
+    for name, parameter in module.named_parameters(recurse=False):
+        repeated = parameter.detach().repeat(times, *[1] * (parameter.ndim - 1))
+        setattr(module, name, nn.Parameter(repeated, requires_grad=parameter.requires_grad))
+    for name, buffer in module.named_buffers(recurse=False):
+        if buffer.ndim:
+            setattr(module, name, buffer.repeat(times, *[1] * (buffer.ndim - 1)))

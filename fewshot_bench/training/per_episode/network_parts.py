@@ -1,0 +1,83 @@
+"""A backbone prepared for fine-tuning: what is frozen in front, what is trained behind, and its first weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_bench.training.per_episode.prefix import frozen_prefix
+from fewshot_bench.training.per_episode.recipe import FRESH, VIEWS_OF_A_FROZEN_PREFIX, EpisodeRecipe
+from fewshot_bench.training.per_episode.tuning import tuned_network
+
+_IMAGES_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class NetworkParts:
+    """A network in a frozen and a tuned part.
+
+    Attributes:
+        first: normalised images [B, C, S, S] -> activation [B, ...]; None where training begins at the first layer.
+        rest: activation, or image -> embedding [B, D].
+        tuned: names of the trained parameters of `rest`.
+        sample: two inputs of `rest`.
+        embedding_size: D.
+    """
+
+    first: Callable[[Tensor], Tensor] | None
+    rest: nn.Module
+    tuned: tuple[str, ...]
+    sample: Tensor
+    embedding_size: int
+
+    @property
+    def initial(self) -> dict[str, Tensor]:
+        """The first weights of what is trained, by name."""
+        own = dict(self.rest.named_parameters())
+        return {name: own[name].detach() for name in self.tuned}
+
+    def views(self, recipe: EpisodeRecipe) -> int:
+        """How many views of each image are made once; 0 for new ones in every step."""
+        if recipe.views is not None:
+            return recipe.views
+        return FRESH if self.first is None else VIEWS_OF_A_FROZEN_PREFIX
+
+    @torch.no_grad()
+    def inputs(self, images: Tensor) -> Tensor:
+        """What `rest` takes of normalised images [..., C, S, S], a few at a time."""
+        if self.first is None:
+            return images
+        axes = images.shape[:-3]
+        parts = [self.first(some) for some in images.flatten(0, -4).split(_IMAGES_AT_ONCE)]
+        return torch.cat(parts).unflatten(0, axes)
+
+
+def network_parts(network: nn.Module, recipe: EpisodeRecipe, sample: Tensor) -> NetworkParts:
+    """Prepare a backbone.
+
+    Args:
+        network: images to embeddings [B, D]; it is left as it is.
+        recipe: what is tuned.
+        sample: two normalised images, [2, C, S, S], on the device of the network.
+
+    Raises:
+        StudyError: what should be tuned is not there.
+    """
+    chosen = tuned_network(network, recipe.tune, seed=recipe.seed)
+    # Layers that normalise over the batch would see another one; with them in training nothing can be computed before.
+    may_be_cut = recipe.bn == "frozen"
+    prefix = frozen_prefix(chosen.network, chosen.tuned, sample) if may_be_cut else None
+    with torch.no_grad():
+        size = int(chosen.network(sample).shape[-1])
+        if prefix is None:
+            return NetworkParts(None, chosen.network, chosen.tuned, sample, size)
+        names = tuple(f"network.{name}" for name in chosen.tuned)
+        return NetworkParts(prefix.first, prefix.rest, names, prefix.first(sample), size)
+
+
+def embedding_parts(embedding_size: int, device: torch.device) -> NetworkParts:
+    """The parts of a method that trains a head on embeddings, which are there already."""
+    return NetworkParts(None, nn.Identity(), (), torch.zeros(2, embedding_size, device=device), embedding_size)

@@ -1,0 +1,95 @@
+"""The same fine-tuning the way everybody writes it: copy the network, train it, go on to the next episode.
+
+It is what the batched trainer is tested against and measured against; nothing else uses it.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_bench.losses import LOSSES
+from fewshot_bench.training.per_episode.batch_norm import use_batch_statistics, use_statistics_of
+from fewshot_bench.training.per_episode.head import StackedHead, dropped
+from fewshot_bench.training.per_episode.network_parts import NetworkParts
+from fewshot_bench.training.per_episode.optimisation import learning_rate
+from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
+from fewshot_bench.training.per_episode.tasks import EpisodeTask
+from fewshot_bench.training.per_episode.views import FOR_DROPOUT
+from fewshot_bench.training.randomness import keyed_uniform
+
+
+def adapt_one(
+    parts: NetworkParts, recipe: EpisodeRecipe, task: EpisodeTask, *, way: int, shot: int
+) -> tuple[Tensor, Tensor, nn.Module]:
+    """Fine-tune a copy of the network on one episode and classify its queries.
+
+    Args:
+        parts: the backbone.
+        recipe: how to train; the whole support set is one batch, and nothing stops early.
+        task: one episode.
+        way: N.
+        shot: K.
+
+    Returns:
+        Logits of the queries, [M, N]; losses of the steps, [steps]; the copy.
+    """
+    network = copy.deepcopy(parts.rest)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in parts.tuned)
+    if recipe.bn != "frozen":
+        use_batch_statistics(network)
+    head = _head(parts, recipe, network(task.support[0]).detach(), way, shot)
+    optimizer = _optimizer(recipe, network, head)
+    images = torch.arange(way * shot, device=task.support.device).repeat(2)
+    losses = []
+    for step in range(recipe.epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step, recipe.epochs, 1)
+        inputs = task.views.at(step, None)[0]
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            embeddings = network(inputs)
+        embeddings = embeddings.float()
+        seen = embeddings
+        if recipe.dropout:
+            uniform = keyed_uniform(task.keys.on_device, (step, FOR_DROPOUT), embeddings.numel())
+            seen = dropped(embeddings.unsqueeze(0), uniform, recipe.dropout)[0]
+        loss = LOSSES[recipe.loss].factory(
+            head(seen),
+            embeddings,
+            images // shot,
+            images,
+            lambda_=recipe.lambda_,
+            tau=recipe.tau,
+            reading=recipe.reading,
+        )
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(loss.detach())
+    with torch.no_grad():
+        if recipe.bn == "support":
+            use_statistics_of(network, lambda: network(task.support[0]))
+        logits = head(network(task.query(slice(None))[0]).float())
+    return logits, torch.stack(losses), network
+
+
+def _head(parts: NetworkParts, recipe: EpisodeRecipe, support: Tensor, way: int, shot: int) -> nn.Linear:
+    start = StackedHead(1, way, parts.embedding_size, support.device)
+    start.start(recipe.start, support.float().view(1, way, shot, -1), recipe.scale)
+    head = nn.Linear(parts.embedding_size, way, device=support.device)
+    head.weight.data.copy_(start.weight.detach()[0])
+    head.bias.data.copy_(start.bias.detach()[0])
+    return head
+
+
+def _optimizer(recipe: EpisodeRecipe, network: nn.Module, head: nn.Linear) -> torch.optim.Optimizer:
+    trained = [p for p in [*network.parameters(), *head.parameters()] if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=recipe.learning_rate)

@@ -1,0 +1,153 @@
+"""What decides how a backbone is fine-tuned on one support set, apart from the images and the first weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from fewshot_bench.errors import StudyError
+from fewshot_bench.losses import LOSSES, Reading
+from fewshot_bench.training.recipe import AugmentationName
+
+BatchNormMode = Literal["frozen", "support", "transductive"]
+HeadStart = Literal["centroid", "zero"]
+Decay = Literal["adamw", "adam"]
+EpisodeSchedule = Literal["constant", "cosine"]
+Precision = Literal["float32", "bf16"]
+
+FRESH = 0
+VIEWS_OF_A_FROZEN_PREFIX = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeRecipe:
+    """Hyper-parameters of a fine-tuning on each support set; the defaults are the SCHaNe paper's.
+
+    Attributes:
+        loss: name of a loss; cross-entropy takes the head's logits, a contrastive term the L2-normalised output of
+            the encoder. Every support image is seen in two augmented views per step, whatever the loss: in 1-shot
+            episodes they are the positive pair.
+        lambda_: share of the contrastive term.
+        tau: temperature of the contrastive term.
+        reading: how the contrastive term takes the mean over positives.
+        tune: which weights of the backbone are trained beside the head: "all", "last:N" blocks, "norm", "bias",
+            "lora[:rank]", "head" for none; "norm+last:2", "bias+last:2" and "lora:8+last:2" within the last blocks.
+        bn: what batch normalisation normalises with. "frozen": the statistics of the pretrained network. "support":
+            those of the views in each step, and of the plain support set for the queries. "transductive": those of
+            the views in each step, and of the episode's queries for the queries, which makes the method transductive.
+        views: 0 draws two new augmented views of every support image in every step; V of 2 or more draws two of V
+            that were made once. None is 8 where the first layers are frozen, whose output is then computed once per
+            view, and 0 otherwise.
+        epochs: passes over the support set.
+        batch_size: images per step; never more than the support set has.
+        optimizer: "adamw" decouples the weight decay, "adam" adds it to the gradient.
+        learning_rate: at its highest.
+        weight_decay: of weight matrices and filters; biases and normalisations are never decayed.
+        dropout: before the linear head.
+        schedule: of the learning rate after the warm-up.
+        warmup: epochs in which the learning rate rises linearly from nothing.
+        label_smoothing: share of the label that is spread over all classes, in cross-entropy.
+        patience: epochs without a lower training loss of the support set after which an episode keeps the weights
+            it has; 0 never stops early. Nothing but the support set is looked at.
+        augmentation: what makes the views; "auto" is AutoAugment for colour images and affine for gray ones.
+        start: the head's first weights. "centroid" makes the untrained method the nearest class centroid by cosine,
+            "zero" leaves all classes alike.
+        scale: length of the head's first weights, in units of one over the mean norm of the support embeddings.
+        precision: "bf16" runs the network under autocast; weights, head, losses and optimiser stay in float32.
+        seed: of the views, dropout and the order of the images; each episode draws numbers of its own from it.
+    """
+
+    loss: str = "ce"
+    lambda_: float = 0.9
+    tau: float = 0.5
+    reading: Reading = "in"
+    tune: str = "all"
+    bn: BatchNormMode = "frozen"
+    views: int | None = None
+    epochs: int = 100
+    batch_size: int = 1024
+    optimizer: Decay = "adamw"
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.05
+    dropout: float = 0.1
+    schedule: EpisodeSchedule = "constant"
+    warmup: int = 0
+    label_smoothing: float = 0.0
+    patience: int = 0
+    augmentation: AugmentationName = "auto"
+    start: HeadStart = "centroid"
+    scale: float = 10.0
+    precision: Precision = "float32"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse what cannot be trained.
+
+        Raises:
+            UnknownNameError: the loss is not known.
+            StudyError: a value is out of its range.
+        """
+        LOSSES[self.loss]
+        for name, choices in _CHOICES.items():
+            self._expect(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
+        for name, least in (("epochs", 0), ("batch_size", 1), ("warmup", 0), ("patience", 0)):
+            value = getattr(self, name)
+            self._expect(_is_whole(value) and value >= least, name, f"a whole number of {least} or more")
+        is_number_of_views = self.views is None or (_is_whole(self.views) and self.views != 1 and self.views >= 0)
+        self._expect(is_number_of_views, "views", "0 for new ones in every step, or 2 or more")
+        for name in ("learning_rate", "tau", "scale"):
+            value = getattr(self, name)
+            self._expect(_is_finite(value) and value > 0, name, "positive")
+        self._expect(_is_finite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "0 or more")
+        self._expect(_is_finite(self.lambda_) and 0 <= self.lambda_ <= 1, "lambda_", "between 0 and 1")
+        for name in ("dropout", "label_smoothing"):
+            value = getattr(self, name)
+            self._expect(_is_finite(value) and 0 <= value < 1, name, "at least 0 and less than 1")
+        if self.tune == "head" and self.is_contrastive:
+            raise StudyError(
+                f"--tune head leaves the encoder as it is, so the contrastive term of {self.loss} has nothing to move. "
+                "Use --tune last:1, or --adapt finetune-head, whose contrast acts on the head."
+            )
+
+    def _expect(self, is_right: bool, name: str, expectation: str) -> None:
+        if not is_right:
+            raise StudyError(f"{name.rstrip('_')} of finetune should be {expectation}, not {getattr(self, name)}.")
+
+    @property
+    def is_contrastive(self) -> bool:
+        """Whether the loss compares embeddings with each other."""
+        return bool(LOSSES[self.loss].facts.get("is_contrastive", True))
+
+    def steps(self, support_images: int) -> int:
+        """Optimiser steps on a support set of that many images."""
+        return self.epochs * self.steps_per_epoch(support_images)
+
+    def steps_per_epoch(self, support_images: int) -> int:
+        """Steps in which every support image is seen."""
+        return math.ceil(support_images / self.batch_size)
+
+    def recorded(self) -> dict[str, Any]:
+        """Everything that matters for the result, by name."""
+        own = {name: value for name, value in asdict(self).items() if name in EpisodeRecipe.__dataclass_fields__}
+        unused = () if self.is_contrastive else ("lambda_", "tau", "reading")
+        return {name: value for name, value in own.items() if name not in unused}
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "reading": get_args(Reading),
+    "bn": get_args(BatchNormMode),
+    "optimizer": get_args(Decay),
+    "schedule": get_args(EpisodeSchedule),
+    "augmentation": get_args(AugmentationName),
+    "start": get_args(HeadStart),
+    "precision": get_args(Precision),
+}
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,186 @@
+"""Fine-tune a backbone on many support sets at once, and classify their queries.
+
+The loss is summed over the episodes and the weights are stacked, so one backward pass gives each episode its own
+gradient and nothing of another's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.errors import StudyError
+from fewshot_bench.losses import LOSSES
+from fewshot_bench.training.per_episode.batch_norm import has_batch_norm, use_batch_statistics, use_statistics_of
+from fewshot_bench.training.per_episode.early_stopping import EarlyStopping
+from fewshot_bench.training.per_episode.head import StackedHead, dropped
+from fewshot_bench.training.per_episode.network_parts import NetworkParts
+from fewshot_bench.training.per_episode.optimisation import forget, learning_rate, set_learning_rate, stacked_optimizer
+from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
+from fewshot_bench.training.per_episode.stacks import stacked
+from fewshot_bench.training.per_episode.tasks import EpisodeTask
+from fewshot_bench.training.per_episode.views import FOR_DROPOUT, order_of_images
+from fewshot_bench.training.randomness import keyed_uniform
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What fine-tuning some episodes gave.
+
+    Attributes:
+        logits: of the queries, [E, M, N].
+        losses: of every step on the support set, [steps, E].
+        weights: of the backbone and the head after training, by name, as views that the next episodes overwrite,
+            [E, *shape].
+    """
+
+    logits: Tensor
+    losses: Tensor
+    weights: dict[str, Tensor] = field(repr=False)
+
+
+class EpisodeTrainer:
+    """Trains E episodes of one size at a time, again and again."""
+
+    def __init__(
+        self, parts: NetworkParts, recipe: EpisodeRecipe, *, episodes: int, way: int, shot: int, layout: str | None = None
+    ) -> None:
+        """Make room for the weights of all episodes.
+
+        Args:
+            parts: the backbone.
+            recipe: how to train.
+            episodes: E.
+            way: N.
+            shot: K.
+            layout: how the episodes lie in memory; by default the fastest that fits the network, see `stacked`.
+
+        Raises:
+            StudyError: the network cannot be stacked, or not with this kind of batch normalisation.
+        """
+        self.recipe, self.way, self.shot, self.device = recipe, way, shot, parts.sample.device
+        self.stack = stacked(parts.rest, parts.tuned, episodes, parts.sample, layout=layout)
+        self._normalises_batches = recipe.bn != "frozen" and has_batch_norm(parts.rest)
+        if self._normalises_batches and self.stack.layout != "channels":
+            raise StudyError(
+                f"--bn {recipe.bn} needs a network of convolutions, whose episodes lie side by side; "
+                f"{type(parts.rest).__name__} is another kind. Use --bn frozen."
+            )
+        self._initial = parts.initial
+        self.head = StackedHead(episodes, way, parts.embedding_size, self.device)
+        trained = {**self.stack.trainable, "head.weight": self.head.weight, "head.bias": self.head.bias}
+        decayed = frozenset({name for name, first in self._initial.items() if first.ndim > 1} | {"head.weight"})
+        self.optimizer = stacked_optimizer(recipe, trained, decayed, self.device)
+        self._loss = LOSSES[recipe.loss].factory
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Everything that is trained, as views [E, *shape]."""
+        own = {name: self.stack.weights(name) for name in self._initial}
+        return {**own, "head.weight": self.head.weight, "head.bias": self.head.bias}
+
+    def adapt(self, task: EpisodeTask) -> Adapted:
+        """Train on the support sets and classify the queries.
+
+        Args:
+            task: E episodes of the size that the trainer was made for.
+
+        Raises:
+            StudyError: a loss or a score is not finite.
+        """
+        with torch.enable_grad():
+            self._begin(task)
+            losses = self._train(task)
+        with torch.no_grad():
+            logits = self._classify(task)
+        self._refuse_divergence(losses, logits)
+        return Adapted(logits, losses, self.weights)
+
+    def _begin(self, task: EpisodeTask) -> None:
+        self.stack.load(self._initial)
+        forget(self.optimizer)
+        if self._normalises_batches:
+            use_batch_statistics(self.stack.module)
+        with torch.no_grad():
+            plain = self._embed(task.support).unflatten(1, (self.way, self.shot))
+            self.head.start(self.recipe.start, plain, self.recipe.scale)
+
+    def _train(self, task: EpisodeTask) -> Tensor:
+        recipe, images = self.recipe, self.way * self.shot
+        per_epoch, steps = recipe.steps_per_epoch(images), recipe.steps(images)
+        stopping = EarlyStopping(recipe.patience, self.weights) if recipe.patience else None
+        losses: list[Tensor] = []
+        for step in range(steps):
+            chosen = self._chosen(task, step, per_epoch)
+            inputs = task.views.at(step, chosen)
+            set_learning_rate(self.optimizer, learning_rate(recipe, step, steps, per_epoch))
+            losses.append(self._step(inputs, chosen, task.keys.on_device, step))
+            if stopping is not None and (step + 1) % per_epoch == 0:
+                stopping.after_epoch(torch.stack(losses[-per_epoch:]).mean(dim=0))
+        if stopping is not None:
+            stopping.finish()
+        return torch.stack(losses) if losses else task.support.new_zeros(0, len(task.support))
+
+    def _chosen(self, task: EpisodeTask, step: int, per_epoch: int) -> Tensor | None:
+        """Which support images a step sees, int64 [E, B]; None for all of them.
+
+        Every image is seen in every epoch. Batches have one size, so the last one may begin the order again.
+        """
+        if per_epoch == 1:
+            return None
+        images = self.way * self.shot
+        size = -(-images // per_epoch)
+        order = order_of_images(task.keys.on_device, step // per_epoch, images)
+        places = torch.arange(size, device=order.device) + (step % per_epoch) * size
+        return order[:, places % images]
+
+    def _step(self, inputs: Tensor, chosen: Tensor | None, keys: Tensor, step: int | Tensor) -> Tensor:
+        """One step of all episodes; the loss of each, [E]."""
+        images = torch.arange(self.way * self.shot, device=self.device) if chosen is None else chosen
+        images = torch.cat([images, images], dim=-1)
+        embeddings = self._embed(inputs)
+        seen = embeddings
+        if self.recipe.dropout:
+            count = embeddings.shape[1] * embeddings.shape[2]
+            seen = dropped(embeddings, keyed_uniform(keys, (step, FOR_DROPOUT), count), self.recipe.dropout)
+        smoothing = {"label_smoothing": self.recipe.label_smoothing} if self.recipe.label_smoothing else {}
+        losses = self._loss(
+            self.head(seen),
+            embeddings,
+            images // self.shot,
+            images,
+            lambda_=self.recipe.lambda_,
+            tau=self.recipe.tau,
+            reading=self.recipe.reading,
+            **smoothing,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(losses.sum())
+        self.optimizer.step()
+        return losses.detach()
+
+    def _embed(self, inputs: Tensor) -> Tensor:
+        """Embeddings [E, B, D] in float32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            embeddings = self.stack(inputs)
+        return embeddings.float()
+
+    def _classify(self, task: EpisodeTask) -> Tensor:
+        """Logits of the queries, [E, M, N]; only transductive batch normalisation sees several of them together."""
+        if self._normalises_batches and self.recipe.bn == "support":
+            use_statistics_of(self.stack.module, lambda: self._embed(task.support))
+        is_transductive = self._normalises_batches and self.recipe.bn == "transductive"
+        at_once = task.queries if is_transductive else max(1, 2 * min(self.recipe.batch_size, self.way * self.shot))
+        parts = [slice(start, start + at_once) for start in range(0, task.queries, at_once)]
+        return torch.cat([self.head(self._embed(task.query(part))) for part in parts], dim=1)
+
+    @staticmethod
+    def _refuse_divergence(losses: Tensor, logits: Tensor) -> None:
+        is_finite = torch.isfinite(losses).all(dim=0) & torch.isfinite(logits).all(dim=(1, 2))
+        if not bool(is_finite.all()):
+            raise StudyError(
+                f"fine-tuning of {int((~is_finite).sum())} of {len(is_finite)} episodes gave a loss or a score that is not "
+                "finite. Use a smaller learning rate, or --precision float32."
+            )
