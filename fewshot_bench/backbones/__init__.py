@@ -2,6 +2,7 @@
 
 from fewshot_bench.backbones import small_networks
 from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest
+from fewshot_bench.backbones.blocks import last_blocks, parameter_blocks
 from fewshot_bench.backbones.embedding import check_embeddings, embed
 from fewshot_bench.backbones.preprocessing import Preprocessing
 from fewshot_bench.backbones.timm_backbones import create_backbone
@@ -14,5 +15,7 @@ __all__ = [
     "check_embeddings",
     "create_backbone",
     "embed",
+    "last_blocks",
+    "parameter_blocks",
     "small_networks",
 ]

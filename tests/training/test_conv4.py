@@ -12,7 +12,7 @@ from fewshot_bench.errors import StudyError
 
 @pytest.mark.parametrize(("size", "expected"), [(16, 64), (28, 64), (32, 256), (84, 1600)])
 def test_embedding_size_is_as_announced(size: int, expected: int) -> None:
-    network = conv4_64(in_chans=3, image_size=size)
+    network = conv4_64(in_chans=3, img_size=size)
     assert network.num_features == expected
     assert network(torch.rand(2, 3, size, size)).shape == (2, expected)
 
@@ -20,7 +20,7 @@ def test_embedding_size_is_as_announced(size: int, expected: int) -> None:
 def test_parameters_are_those_of_the_literature() -> None:
     count = sum(parameter.numel() for parameter in conv4_64(in_chans=3).parameters())
     assert count == (3 * 9 + 3 * 64 * 9) * 64 + 4 * 64 + 4 * 2 * 64
-    assert conv4_32(in_chans=1, image_size=28).num_features == 32
+    assert conv4_32(in_chans=1, img_size=28).num_features == 32
 
 
 def test_pooling_before_relu_gives_the_embedding_and_gradient_of_the_literature() -> None:
