@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fewshot_bench.adaptation import Centroid as Centroid
+    from fewshot_bench.adaptation import Finetune as Finetune
     from fewshot_bench.adaptation import FinetuneHead as FinetuneHead
     from fewshot_bench.adaptation import Logistic as Logistic
     from fewshot_bench.backbones import BackboneRequest as BackboneRequest
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 # Imported on first use: `import fewshot_bench` and `fewshot-bench --help` must not wait for torch.
 _ROOMS = {
     "Centroid": "adaptation",
+    "Finetune": "adaptation",
     "FinetuneHead": "adaptation",
     "Logistic": "adaptation",
     "BackboneRequest": "backbones",

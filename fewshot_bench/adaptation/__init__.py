@@ -1,8 +1,9 @@
 """Support set to predictions: one file per method, all batched over episodes."""
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation, EmbeddingAdaptation
 from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
+from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
 
@@ -11,7 +12,9 @@ __all__ = [
     "Adaptation",
     "Centroid",
     "EmbeddedSplit",
+    "EmbeddingAdaptation",
     "Features",
+    "Finetune",
     "FinetuneHead",
     "Logistic",
     "logistic_in_span",

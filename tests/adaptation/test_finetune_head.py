@@ -18,7 +18,7 @@ def one_episode(settings, split, support, query):
     """What a loop over episodes does: one head, one torch.optim.Adam."""
     way, shot = support.shape
     plain = support.flatten()
-    views = range(1, settings.views + 1) if settings.views else [0]
+    views = range(1, settings.augmented_views + 1) if settings.augmented_views else [0]
     features = split.embeddings[torch.cat([plain + view * split.images for view in views])]
     labels = torch.arange(way).repeat_interleave(shot).repeat(len(views))
     centroids = split.embeddings[support].mean(dim=1)
@@ -64,7 +64,7 @@ def one_episode(settings, split, support, query):
     ids=lambda settings: f"{settings.head}-{settings.loss}-{settings.features}-{settings.start}",
 )
 def test_all_episodes_at_once_go_where_each_goes_alone(settings, shot):
-    split = clustered_split(views=settings.views).with_features(settings.features)
+    split = clustered_split(views=settings.augmented_views).with_features(settings.features)
     support, query = support_and_query(drawn_episodes(EPISODES, shot=shot))
     expected = torch.stack([one_episode(settings, split, support[i], query[i]) for i in range(EPISODES)])
     scores = settings.scores(split, support, query)
@@ -159,7 +159,7 @@ def test_more_images_than_dimensions_are_trained_on():
 
 @pytest.mark.parametrize(("loss", "views"), [("ce", 0), ("ce+schane", 2)])
 def test_only_a_contrastive_loss_asks_for_two_views(loss, views):
-    assert FinetuneHead(loss=loss).views == views
+    assert FinetuneHead(loss=loss).augmented_views == views
     assert FinetuneHead(loss=loss).stage == f"episode-{loss}"
 
 

@@ -1,0 +1,60 @@
+"""Fine-tuning of the whole backbone, or a part of it, on each support set: the SCHaNe paper's few-shot stage.
+
+Dhillon et al. (2020), "A baseline for few-shot image classification", fine-tune with cross-entropy; Long et al. (2023)
+mix it with SCHaNe. What is trained, and how, is in `EpisodeRecipe`; the training itself in `training.per_episode`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
+from fewshot_bench.training.per_episode.recipe import VIEWS_OF_A_FROZEN_PREFIX, EpisodeRecipe
+from fewshot_bench.training.per_episode.tuning import parse_tuning
+
+
+@ADAPTATIONS.register(
+    "finetune",
+    "the whole backbone, its last blocks, norms, biases, adapters or a head, trained on each support set",
+    paper="Dhillon et al., 2020, A Baseline for Few-Shot Image Classification; Long et al., 2023",
+)
+@dataclass(frozen=True, kw_only=True)
+class Finetune(EpisodeRecipe, Adaptation):
+    """Fine-tuning of a backbone on each support set; the hyper-parameters are those of `EpisodeRecipe`."""
+
+    name: ClassVar[str] = "finetune"
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            UnknownNameError: the loss is not known.
+            StudyError: a value is not what it should be.
+        """
+        parse_tuning(self.tune)
+        self.check()
+
+    @property
+    def is_transductive(self) -> bool:
+        """Whether batch normalisation sees the queries together."""
+        return self.bn == "transductive"
+
+    @property
+    def trains_on_embeddings(self) -> bool:
+        """Whether the backbone is left as it is, so that every image is embedded once and for all episodes."""
+        return self.tune == "head" and (self.views is None or self.views > 0) and self.bn == "frozen"
+
+    @property
+    def augmented_views(self) -> int:
+        """Views of every image that are embedded once, where the backbone is left as it is."""
+        return self.views or VIEWS_OF_A_FROZEN_PREFIX
+
+    @property
+    def stage(self) -> str:
+        """The episode stage of the method's name."""
+        return f"episode-{self.loss}"
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        """Every hyper-parameter that matters for the loss."""
+        return self.recorded()

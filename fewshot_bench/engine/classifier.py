@@ -1,0 +1,46 @@
+"""What turns episodes into predictions, whether it looks at embeddings or at images."""
+
+from __future__ import annotations
+
+from typing import Protocol as Interface
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation
+from fewshot_bench.engine.classify import chunk_size, classify
+from fewshot_bench.episodes.protocol import Protocol
+from fewshot_bench.episodes.sampler import Episodes
+
+
+class Classifier(Interface):
+    """One method on one split."""
+
+    def chunk(self, protocol: Protocol) -> int:
+        """How many episodes should be classified, and stored, together."""
+
+    def __call__(self, episodes: Episodes, chunk: int) -> NDArray[np.uint8]:
+        """Predict the class of every query.
+
+        Args:
+            episodes: what to classify.
+            chunk: at most so many at once; never changes a prediction.
+
+        Returns:
+            Position of the predicted class within the episode, uint8 [E, N * Q], queries class by class.
+        """
+
+
+class EmbeddingClassifier:
+    """An adaptation of frozen embeddings."""
+
+    def __init__(self, adaptation: EmbeddingAdaptation, split: EmbeddedSplit) -> None:
+        self._adaptation, self._split = adaptation, split
+
+    def chunk(self, protocol: Protocol) -> int:
+        """See `Classifier`."""
+        return chunk_size(self._adaptation, protocol, self._split.embeddings.shape[1])
+
+    def __call__(self, episodes: Episodes, chunk: int) -> NDArray[np.uint8]:
+        """See `Classifier`."""
+        return classify(self._adaptation, self._split, episodes, chunk=chunk)

@@ -1,0 +1,83 @@
+"""How much memory one episode's fine-tuning takes, measured on one step of one episode."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.training.memory import free_bytes
+from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
+
+_FLOAT = 4
+_COPIES_OF_A_WEIGHT = 4  # the weight, its gradient, and two moments of Adam
+
+
+def bytes_per_episode(trainer: EpisodeTrainer, inputs: Tensor) -> int:
+    """Bytes that one more episode adds to a step: what the backward pass needs, inputs, weights and moments.
+
+    Args:
+        trainer: of one episode; its weights are changed.
+        inputs: of one step, [1, 2B, ...].
+    """
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        # The tensor itself is held, or another could be given the same address.
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        trainer.try_step(inputs)
+    for_backward = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    weights = sum(weight.numel() for weight in trainer.weights.values()) * _FLOAT * _COPIES_OF_A_WEIGHT
+    # Gradients of activations live beside them for a moment: what the largest layers need once more.
+    return 2 * inputs.numel() * _FLOAT + for_backward + for_backward // 2 + weights
+
+
+def episodes_that_fit(per_episode: int, device: torch.device, *, largest: int) -> int:
+    """How many episodes fit into the memory that is free, with a fifth of it to spare; at least one."""
+    free = free_bytes(device)
+    if free is None:
+        return largest
+    return max(1, min(largest, int(0.8 * free) // max(1, per_episode)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the system, has refused to give more memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def halved_until_it_fits(episodes: int, attempt: Callable[[int], Tensor]) -> tuple[int, Tensor]:
+    """Try with fewer episodes at once until the memory is enough.
+
+    Args:
+        episodes: at once, to begin with.
+        attempt: does the work with that many at once.
+
+    Returns:
+        How many at once it took, and what the attempt gave.
+    """
+    while True:
+        try:
+            return episodes, attempt(episodes)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or episodes == 1:
+                raise
+        # Out of the handler, where the error no longer holds what it was working on.
+        episodes = -(-episodes // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory so far: on a GPU what tensors took, on a CPU the whole process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
