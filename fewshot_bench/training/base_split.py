@@ -90,7 +90,7 @@ def train_on_base(
                 _train_epoch(course, step)
                 if selection is not None and _is_due(course, selection.every):
                     step.advance(0, "validating")
-                    course.look(selection.validate)
+                    step.advance(0, course.look(selection.validate))
                 if state is not None and _is_due(course, state.every):
                     course.save(state)
                 if after_epoch is not None:

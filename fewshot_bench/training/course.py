@@ -126,8 +126,12 @@ class Course:
         """How many are done."""
         return len(self.history)
 
-    def look(self, validate: Validate) -> None:
-        """Validate the network as it is, and remember it if it is better than before; the first of equals stays."""
+    def look(self, validate: Validate) -> str:
+        """Validate the network as it is, and remember it if it is better than before; the first of equals stays.
+
+        Returns:
+            The accuracies, for a progress bar.
+        """
         with kept_random_numbers(self.learner.device):
             accuracies = validate(self.learner.backbone.eval())
         self.learner.backbone.train()
@@ -137,6 +141,7 @@ class Course:
             self.best_epoch, self.best_score = self.epochs, score
             weights = weights_of(self.learner.backbone, self.learner.head)
             self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+        return "validation " + ", ".join(f"{value:.1%}" for value in accuracies.values())
 
     def save(self, file: StateFile) -> None:
         """Write everything that going on needs, in one go."""
