@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from fewshot_bench.errors import FewshotBenchError as FewshotBenchError
     from fewshot_bench.report import compare as compare
     from fewshot_bench.study import Study as Study
+    from fewshot_bench.study import TrainingPlan as TrainingPlan
     from fewshot_bench.study import run_study as run_study
+    from fewshot_bench.study import train_backbone as train_backbone
 
 __version__ = "0.1.0"
 
@@ -56,7 +58,9 @@ _ROOMS = {
     "sample_episodes": "episodes",
     "compare": "report",
     "Study": "study",
+    "TrainingPlan": "study",
     "run_study": "study",
+    "train_backbone": "study",
 }
 __all__ = sorted(_ROOMS)
 

@@ -1,4 +1,4 @@
-"""Where the project keeps what it stores for a user: datasets, and caches that can be made again."""
+"""Where the project keeps what it stores for a user: datasets, trained networks, and caches that can be made again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ def datasets_folder() -> Path:
     return _home(platformdirs.user_data_path("fewshot-bench")) / "datasets"
 
 
+def checkpoints_folder() -> Path:
+    """Folder of the networks that a user trained: `$FEWSHOT_BENCH_HOME/checkpoints`, or the platform's data folder.
+
+    Not in the cache, since they cost more to make again than a cache promises.
+    """
+    return _home(platformdirs.user_data_path("fewshot-bench")) / "checkpoints"
+
+
 def cache_folder() -> Path:
-    """Folder of embeddings and checkpoints: `$FEWSHOT_BENCH_HOME/cache`, or the platform's cache folder."""
+    """Folder of embeddings and base stages: `$FEWSHOT_BENCH_HOME/cache`, or the platform's cache folder."""
     if HOME_VARIABLE in os.environ:
         return Path(os.environ[HOME_VARIABLE]).expanduser() / "cache"
     return platformdirs.user_cache_path("fewshot-bench")

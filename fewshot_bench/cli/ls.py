@@ -10,20 +10,23 @@ import typer
 from fewshot_bench.cli.options import JsonOption
 from fewshot_bench.errors import UnknownNameError
 
-_KINDS = ("datasets", "backbones", "adaptations", "losses")
+_KINDS = ("datasets", "backbones", "adaptations", "losses", "checkpoints")
 
 
 def ls(
-    kind: Annotated[str, typer.Argument(help="datasets, backbones, adaptations or losses.")],
+    kind: Annotated[str, typer.Argument(help="datasets, backbones, adaptations, losses or checkpoints.")],
     as_json: JsonOption = False,
 ) -> None:
-    """List datasets, backbones, adaptations or losses."""
+    """List datasets, backbones, adaptations, losses or checkpoints."""
     rows = [
         {"name": entry.name, "summary": entry.summary, **entry.facts, **_state(kind, entry.name)}
         for entry in _registry(kind)
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        typer.echo("there are no checkpoints yet. See: fewshot-bench train --help")
         return
     width = max(len(row["name"]) for row in rows)
     for row in rows:
@@ -52,6 +55,10 @@ def _registry(kind: str) -> Any:
         from fewshot_bench.losses import LOSSES
 
         return LOSSES
+    if kind == "checkpoints":
+        from fewshot_bench.study.checkpoints import checkpoint_entries
+
+        return checkpoint_entries()
     raise UnknownNameError("list", kind, _KINDS)
 
 

@@ -22,6 +22,10 @@ def run(
         str | None, typer.Option(help="See: fewshot-bench ls backbones; or timm:NAME for any timm model.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights for the backbone: safetensors or state dict.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="Networks of fewshot-bench train by name, e.g. mine,other; instead of --backbone and so on."),
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels instead of the backbone's own.")] = None,
     interpolation: Annotated[
         str | None, typer.Option(help="bicubic, bilinear or nearest instead of the backbone's own.")
@@ -81,6 +85,7 @@ def run(
             {
                 "dataset": dataset, "split": "novel" if fractions else split, "fractions": fractions,
                 "least_images": least_images, "backbone": backbone, "weights": weights,
+                "checkpoints": None if checkpoint is None else words(checkpoint),
                 "image_size": image_size, "interpolation": interpolation, "base_losses": base_losses,
                 "base_epochs": base_epochs, "base_batch": base_batch, "training_seed": training_seed,
                 "adaptations": words(adapt), "losses": words(loss),

@@ -5,31 +5,39 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewshot_bench.errors import ShapeError
+from fewshot_bench.errors import ShapeError, StudyError
 from fewshot_bench.losses.contrastive import Reading
 from fewshot_bench.losses.registry import LOSSES
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Mean negative log-likelihood of the labels (Eq. 2 of the SCHaNe paper).
 
     Args:
         logits: [..., B, C].
         labels: int64 [..., B] or anything that broadcasts to it.
+        label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al., 2016,
+            "Rethinking the Inception architecture"), at least 0 and less than 1.
 
     Returns:
         [...].
 
     Raises:
         ShapeError: logits and labels differ in the number of views.
+        StudyError: label_smoothing is out of its range.
     """
+    if not 0 <= label_smoothing < 1:
+        raise StudyError(f"label_smoothing should be at least 0 and less than 1, not {label_smoothing}.")
     if labels.ndim == 0 or labels.shape[-1] != logits.shape[-2]:
         raise ShapeError(f"cross-entropy got logits {list(logits.shape)} and labels {list(labels.shape)}.")
     log_probabilities: Tensor
     log_probabilities, classes = torch.broadcast_tensors(  # type: ignore[no-untyped-call]  # torch has no types here
         logits.log_softmax(-1), labels.unsqueeze(-1)
     )
-    return -log_probabilities.gather(-1, classes[..., :1]).squeeze(-1).mean(-1)
+    likelihood = log_probabilities.gather(-1, classes[..., :1]).squeeze(-1)
+    if label_smoothing:
+        likelihood = (1 - label_smoothing) * likelihood + label_smoothing * log_probabilities.mean(-1)
+    return -likelihood.mean(-1)
 
 
 @LOSSES.register("ce", "cross-entropy alone", is_contrastive=False)
@@ -42,6 +50,7 @@ def ce(
     lambda_: float,
     tau: float,
     reading: Reading,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Cross-entropy with the arguments of every loss, [...]."""
-    return cross_entropy(logits, labels)
+    return cross_entropy(logits, labels, label_smoothing=label_smoothing)

@@ -26,6 +26,7 @@ class Loss(Protocol):
         lambda_: float,
         tau: float,
         reading: Reading,
+        label_smoothing: float = 0.0,
     ) -> Tensor:
         """The loss of every batch.
 
@@ -37,6 +38,7 @@ class Loss(Protocol):
             lambda_: share of the contrastive term, 0 to 1.
             tau: temperature of the contrastive term.
             reading: how the mean over positives is taken, see `contrastive_loss`.
+            label_smoothing: of the cross-entropy, see `cross_entropy`.
 
         Returns:
             [...].

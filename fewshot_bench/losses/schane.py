@@ -61,6 +61,8 @@ def ce_and_schane(
     lambda_: float,
     tau: float,
     reading: Reading,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """(1 - lambda) CE + lambda SCHaNe, [...]."""
-    return mixture(cross_entropy(logits, labels), schane(embeddings, labels, tau=tau, reading=reading), lambda_)
+    classification = cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return mixture(classification, schane(embeddings, labels, tau=tau, reading=reading), lambda_)

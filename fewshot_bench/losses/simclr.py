@@ -41,6 +41,8 @@ def ce_and_simclr(
     lambda_: float,
     tau: float,
     reading: Reading,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """(1 - lambda) CE + lambda NT-Xent, [...]; with one positive both readings are the same."""
-    return mixture(cross_entropy(logits, labels), simclr(embeddings, images, tau=tau), lambda_)
+    classification = cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return mixture(classification, simclr(embeddings, images, tau=tau), lambda_)

@@ -39,6 +39,8 @@ def ce_and_supcon(
     lambda_: float,
     tau: float,
     reading: Reading,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """(1 - lambda) CE + lambda SupCon, [...]."""
-    return mixture(cross_entropy(logits, labels), supcon(embeddings, labels, tau=tau, reading=reading), lambda_)
+    classification = cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return mixture(classification, supcon(embeddings, labels, tau=tau, reading=reading), lambda_)

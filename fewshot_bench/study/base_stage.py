@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewshot_bench.backbones import Backbone
+from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.paths import cache_folder
@@ -35,6 +35,31 @@ def base_recipe(backbone: Backbone, loss: str, **changes: Any) -> Recipe:
     return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
 
 
+def base_stage_name(recipe: Recipe, default: Recipe, **settings: Any) -> str:
+    """What a base stage is called in a method's name, e.g. "base-ce@epochs=3".
+
+    Args:
+        recipe: how the backbone is trained.
+        default: what it would be by default for the same loss.
+        **settings: further ones that are not the default.
+    """
+    changed = recipe.changes_from(default) | settings
+    suffix = "@" + ",".join(f"{key.rstrip('_')}={changed[key]}" for key in sorted(changed)) if changed else ""
+    return f"base-{recipe.loss}{suffix}"
+
+
+def initialised_backbone(request: BackboneRequest, seed: int) -> Backbone:
+    """A backbone whose initial weights, where it has no others, depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create_backbone(request)
+
+
+def starting_weights(backbone: Backbone) -> str:
+    """What a training starts from, for a content key."""
+    return backbone.weights if backbone.is_pretrained else "initialised from the recipe's seed"
+
+
 def fine_tuned_on_base(
     backbone: Backbone, split: ImageSplit, recipe: Recipe, *, device: str, progress: Progress = SILENT
 ) -> Backbone:
@@ -52,10 +77,8 @@ def fine_tuned_on_base(
     """
     path = checkpoint_path(backbone, split, recipe)
     if not _load(path, backbone):
-        four = torch.from_numpy(np.array(split.images[:4])).permute(0, 3, 1, 2).to(device)
-        refuse_batches_that_do_not_fit(
-            backbone.network, backbone.preprocessing(four), min(recipe.batch_size, len(split))
-        )
+        four = four_inputs(backbone, split, device)
+        refuse_batches_that_do_not_fit(backbone.network, four, min(recipe.batch_size, len(split)))
         result = train_on_base(
             backbone.network, split, recipe, normalise=backbone.preprocessing, device=device, progress=progress
         )
@@ -71,12 +94,18 @@ def fine_tuned_on_base(
     return replace(backbone, is_pretrained=True)
 
 
+def four_inputs(backbone: Backbone, split: ImageSplit, device: str) -> torch.Tensor:
+    """What a backbone is given of the first four images, [4, C, S, S], to measure its memory with."""
+    four = torch.from_numpy(np.array(split.images[:4])).permute(0, 3, 1, 2).to(device)
+    return backbone.preprocessing(four)
+
+
 def checkpoint_path(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Path:
     """Where the checkpoint of a base stage is kept."""
     content = {
         "version": TRAINING_VERSION,
         "backbone": backbone.name,
-        "weights": backbone.weights if backbone.is_pretrained else "initialised from the recipe's seed",
+        "weights": starting_weights(backbone),
         "preprocessing": backbone.preprocessing.as_dict(),
         "recipe": recipe.hyper_parameters(),
         "split": split.fingerprint,

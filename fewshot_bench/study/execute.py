@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fewshot_bench.adaptation import Adaptation, EmbeddedSplit
-from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone, embed
+from fewshot_bench.backbones import Backbone, BackboneRequest, embed
 from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, open_dataset
 from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.engine.classify import chunk_size, classify, gram_is_worth_building
@@ -23,7 +23,8 @@ from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
 from fewshot_bench.study.augmented_views import augmented_view, name_of_view
-from fewshot_bench.study.base_stage import base_recipe, fine_tuned_on_base
+from fewshot_bench.study.base_stage import base_recipe, base_stage_name, fine_tuned_on_base, initialised_backbone
+from fewshot_bench.study.checkpoints import checkpoint_stages
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.study import Study
 
@@ -68,7 +69,7 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
     for backbone, settings, base in _backbones(study, dataset, device, progress):
         sources = _EmbeddingSource(study, dataset, backbone, device, progress)
         for adaptation in adaptations:
-            name = method_name(study.backbone_name, settings, base.stage, adaptation)
+            name = method_name(base.backbone or study.backbone_name, settings, base.stage, adaptation)
             card = _method_card(name, backbone, base, adaptation)
             planned = [
                 (Cell(card, protocol_card(p, dataset.fingerprint), installed_versions(), dict(dataset.recipe)), p)
@@ -113,17 +114,22 @@ def chosen_device(name: str) -> str:
 class _BaseStage:
     stage: str
     hyper_parameters: dict[str, Any]
+    backbone: str | None = None
 
 
 def _backbones(
     study: Study, dataset: Dataset, device: str, progress: Progress
 ) -> Iterator[tuple[Backbone, dict[str, Any], _BaseStage]]:
-    """The study's backbone after each of its base stages, or as it is."""
+    """The study's backbone after each of its base stages, or as it is; or its named checkpoints."""
+    if study.checkpoints is not None:
+        for checkpoint, tuned, settings, stage, hyper_parameters in checkpoint_stages(study, dataset):
+            yield tuned, settings, _BaseStage(stage, hyper_parameters, checkpoint.card.backbone)
+        return
     height, _, channels = dataset.split(study.split).images.shape[1:]
     request = BackboneRequest(
         study.backbone_name, channels, height, study.image_size, study.interpolation, study.weights
     )
-    backbone = _initialised(request, study.training_seed)
+    backbone = initialised_backbone(request, study.training_seed)
     settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
     losses = study.base_losses
     if losses is None:
@@ -134,7 +140,7 @@ def _backbones(
     for loss in losses:
         LOSSES[loss]
     for number, loss in enumerate(losses):
-        fresh = backbone if number == 0 else _initialised(request, study.training_seed)
+        fresh = backbone if number == 0 else initialised_backbone(request, study.training_seed)
         recipe = base_recipe(
             fresh,
             loss,
@@ -145,20 +151,9 @@ def _backbones(
             tau=study.tau,
             reading=study.reading,
         )
-        default = base_recipe(fresh, loss).hyper_parameters()
-        changed = {
-            key: value for key, value in recipe.hyper_parameters().items() if value != default[key] and key != "loss"
-        }
+        stage = base_stage_name(recipe, base_recipe(fresh, loss))
         tuned = fine_tuned_on_base(fresh, dataset.base, recipe, device=device, progress=progress)
-        suffix = "@" + ",".join(f"{key.rstrip('_')}={changed[key]}" for key in sorted(changed)) if changed else ""
-        yield tuned, settings, _BaseStage(f"base-{loss}{suffix}", recipe.hyper_parameters())
-
-
-def _initialised(request: BackboneRequest, seed: int) -> Backbone:
-    """A backbone whose initial weights, where it has no others, depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return create_backbone(request)
+        yield tuned, settings, _BaseStage(stage, recipe.hyper_parameters())
 
 
 class _EmbeddingSource:

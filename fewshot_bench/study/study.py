@@ -26,6 +26,7 @@ class Study(BaseModel):
     least_images: int = Field(default=1, ge=1)
     backbone: str | None = None
     weights: Path | None = None
+    checkpoints: tuple[str, ...] | None = None
     image_size: int | None = Field(default=None, ge=16, le=1024)
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
 

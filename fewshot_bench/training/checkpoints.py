@@ -26,8 +26,19 @@ def save_checkpoint(path: Path, module: nn.Module, metadata: Mapping[str, str]) 
         module: whose state dict is saved.
         metadata: where the weights come from: recipe, dataset fingerprint, versions.
     """
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
-    content = save(tensors, metadata={**metadata, _DIGEST: _digest(tensors)})
+    save_tensors(path, module.state_dict(), metadata)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors by name to a safetensors file, in one go.
+
+    Args:
+        path: its folder is made if need be.
+        tensors: on any device, in any memory order.
+        metadata: what they are.
+    """
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    content = save(plain, metadata={**metadata, _DIGEST: _digest(plain)})
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -40,7 +51,7 @@ def save_checkpoint(path: Path, module: nn.Module, metadata: Mapping[str, str]) 
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read what `save_checkpoint` wrote.
+    """Read what `save_checkpoint` or `save_tensors` wrote.
 
     Args:
         path: the file.
@@ -63,6 +74,22 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if metadata.pop(_DIGEST, None) != _digest(tensors):
         raise WeightsError(f"the checkpoint {path} does not match its digest. Delete it and train again.")
     return tensors, metadata
+
+
+def checkpoint_metadata(path: Path) -> dict[str, str]:
+    """The metadata alone, without reading the tensors or checking their digest.
+
+    Raises:
+        WeightsError: the file cannot be read, or is no checkpoint.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"the checkpoint {path} cannot be read ({error}). Delete it and train again.") from error
+    if metadata.pop(_DIGEST, None) is None:
+        raise WeightsError(f"{path} is no checkpoint of a training; it has no digest.")
+    return metadata
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

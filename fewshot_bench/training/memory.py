@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_bench.errors import StudyError
+from fewshot_bench.training.precision import autocast
+from fewshot_bench.training.recipe import PrecisionName
 
 _MEMINFO = Path("/proc/meminfo")
 _VIEWS = 2
@@ -34,21 +36,62 @@ def refuse_batches_that_do_not_fit(backbone: nn.Module, four_images: Tensor, bat
     raise StudyError(
         f"training on batches of {batch_size:,} images in two views needs about {batch_size * per_image / 1e9:,.0f} GB;"
         f" {free / 1e9:,.0f} GB are free on {four_images.device.type}. Use --base-batch {_fitting(free, per_image)} or"
-        " less, or a smaller --image-size."
+        " less, a smaller --image-size, or fewshot-bench train, which adds up the gradients of smaller parts."
     )
 
 
-def activation_bytes(backbone: nn.Module, four_images: Tensor) -> float:
+def fitting_micro_batch(
+    backbone: nn.Module, four_images: Tensor, batch_size: int, *, precision: PrecisionName = "float32"
+) -> int:
+    """The images whose activations fit into memory at the same time, each in two views.
+
+    Beside activations, the weights are counted four times: the copy that is trained, its gradients and two moments.
+
+    Args:
+        backbone: on any device; it is left as it is.
+        four_images: what it takes as input, [4, C, S, S], on the device where it will be trained.
+        batch_size: images per step.
+        precision: of the training.
+
+    Returns:
+        `batch_size` if all of it fits, or where the system does not say; otherwise a power of two that does.
+
+    Raises:
+        StudyError: not even one image fits.
+    """
+    free = free_bytes(four_images.device)
+    if free is None:
+        return batch_size
+    weights = sum(parameter.nbytes for parameter in backbone.parameters())
+    left = free - 4 * weights
+    per_image = _VIEWS * activation_bytes(backbone, four_images, precision=precision)
+    if batch_size * per_image <= 0.9 * left:
+        return batch_size
+    if per_image > 0.9 * left:
+        raise StudyError(
+            f"training needs about {(4 * weights + per_image) / 1e9:,.1f} GB for one image in two views; "
+            f"{free / 1e9:,.1f} GB are free on {four_images.device.type}. Use a smaller --image-size or backbone."
+        )
+    return min(batch_size, _power_of_two(0.9 * left / per_image))
+
+
+def activation_bytes(backbone: nn.Module, four_images: Tensor, *, precision: PrecisionName = "float32") -> float:
     """Bytes per image that a training step keeps for its backward pass.
 
     The difference between four images and two leaves out the weights, which are kept once per step.
+
+    Args:
+        backbone: on any device; it is left as it is.
+        four_images: what it takes as input, [4, C, S, S].
+        precision: in which the network computes.
     """
     probe = copy.deepcopy(backbone).to(four_images.device).train()
     # Dropout draws random numbers, which must not be missing later.
     devices = [four_images.device] if four_images.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         # Cloned, because a part of a tensor keeps the whole of it.
-        return (_kept_bytes(probe, four_images) - _kept_bytes(probe, four_images[:2].clone())) / 2
+        four, two = (_kept_bytes(probe, some, precision) for some in (four_images, four_images[:2].clone()))
+    return (four - two) / 2
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -61,7 +104,7 @@ def free_bytes(device: torch.device) -> int | None:
     return int(available[0]) * 1024 if available else None
 
 
-def _kept_bytes(network: nn.Module, images: Tensor) -> int:
+def _kept_bytes(network: nn.Module, images: Tensor, precision: PrecisionName) -> int:
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -69,11 +112,16 @@ def _kept_bytes(network: nn.Module, images: Tensor) -> int:
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(precision, images.device):
         network(images)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def _fitting(free: int, per_image: float) -> int:
     """The largest power of two that fits with a tenth to spare, at least 2."""
-    return max(2, 1 << (int(0.9 * free / per_image).bit_length() - 1))
+    return max(2, _power_of_two(0.9 * free / per_image))
+
+
+def _power_of_two(most: float) -> int:
+    """The largest that is not above a number, at least 1."""
+    return 1 << (max(1, int(most)).bit_length() - 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 from fewshot_bench.training.recipe import Recipe
 
@@ -31,13 +33,67 @@ def build_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRSchedu
     """The learning rate at every step.
 
     Args:
-        recipe: schedule and learning rate.
+        recipe: schedule, warm-up and learning rate.
         optimizer: its learning rates are changed.
         steps: of the whole training.
     """
     if recipe.schedule == "one-cycle":
         # The momentum stays: Adam's first beta is not what the short trainings from scratch gain by.
         return OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps + 1, cycle_momentum=False)
+    if recipe.warmup_epochs:
+        return LambdaLR(optimizer, warmed_up(recipe, steps))
     if recipe.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
     return ConstantLR(optimizer, factor=1.0)
+
+
+def warmed_up(recipe: Recipe, steps: int) -> Callable[[int], float]:
+    """Step to share of the learning rate: a straight line up, then the schedule over the steps that are left.
+
+    Args:
+        recipe: a constant or cosine schedule, its warm-up and epochs.
+        steps: of the whole training.
+    """
+    rising = max(1, min(steps - 1, round(recipe.warmup_epochs * steps / recipe.epochs)))
+
+    def share(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        if recipe.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+    return share
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The moments and step counts of an optimiser, as `optimizer.PARAMETER.NAME`."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{number}.{name}": value for number, kept in state.items() for name, value in kept.items()}
+
+
+def restore_optimizer(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], rates: Sequence[Mapping[str, float]]
+) -> None:
+    """Give an optimiser the moments and learning rates of another one of the same recipe.
+
+    Args:
+        optimizer: is changed.
+        tensors: `optimizer.PARAMETER.NAME` among others, from `optimizer_tensors`.
+        rates: the learning rate of each parameter group.
+
+    Raises:
+        ValueError: they are of another optimiser.
+    """
+    content = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, number, name = key.split(".")
+            parameter = parameters[int(number)]
+            # In the parameter's memory order, or the optimiser would round otherwise than without a stop.
+            kept = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+            state.setdefault(int(number), {})[name] = kept
+    groups = zip(content["param_groups"], rates, strict=True)
+    optimizer.load_state_dict({"state": state, "param_groups": [{**group, **rate} for group, rate in groups]})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from fewshot_bench.errors import StudyError
@@ -11,6 +12,7 @@ from fewshot_bench.losses import LOSSES, Reading
 Optimizer = Literal["adamw", "adam"]
 Schedule = Literal["constant", "cosine", "one-cycle"]
 AugmentationName = Literal["auto", "autoaugment", "affine", "none"]
+PrecisionName = Literal["float32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +32,14 @@ class Recipe:
         weight_decay: of weight matrices and filters; biases and normalisations are never decayed.
         dropout: before the linear head.
         schedule: of the learning rate, over all steps.
+        warmup_epochs: at first, in which the learning rate of a constant or cosine schedule rises from nearly 0.
+        label_smoothing: of the cross-entropy.
         augmentation: what makes the views; "auto" is AutoAugment for colour images and affine for gray ones.
         seed: of the head, the order of the images, the views and dropout.
         threads: of a CPU, None for as many as PyTorch is set to; sums over more threads round differently, so
             weights are the same bit for bit only with the same number.
+        precision: of the network's products and convolutions; "bf16" and "fp16" compute them in half the bits
+            (autocast), fp16 with its gradients scaled. Weights, moments and losses stay in float32.
     """
 
     loss: str = "ce"
@@ -47,9 +53,12 @@ class Recipe:
     weight_decay: float = 0.05
     dropout: float = 0.1
     schedule: Schedule = "cosine"
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
     augmentation: AugmentationName = "auto"
     seed: int = 0
     threads: int | None = None
+    precision: PrecisionName = "float32"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained.
@@ -69,6 +78,15 @@ class Recipe:
         self._expect(self.tau > 0, "tau", "positive")
         for name, choices in _CHOICES.items():
             self._expect(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
+        self._expect(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and less than 1")
+        self._expect(
+            0 <= self.warmup_epochs < self.epochs, "warmup_epochs", f"from 0 to less than {self.epochs} epochs"
+        )
+        self._expect(
+            not self.warmup_epochs or self.schedule != "one-cycle",
+            "warmup_epochs",
+            "0 with the schedule one-cycle, which has a warm-up of its own",
+        )
 
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
         if not is_right:
@@ -77,11 +95,41 @@ class Recipe:
             )
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """Everything that matters for the result; a loss without a contrastive term has no lambda, tau or reading."""
-        values = asdict(self)
+        """Everything that matters for the result; a loss without a contrastive term has no lambda, tau or reading.
+
+        Fields that came later are left out at their defaults, so that what was recorded before them still holds.
+        """
+        later = {field.name: field.default for field in fields(self) if field.name in _LATER_FIELDS}
+        values = {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
         if not LOSSES[self.loss].facts.get("is_contrastive", True):
             values = {name: value for name, value in values.items() if name not in ("lambda_", "tau", "reading")}
         return values
+
+    def changes_from(self, other: Recipe) -> dict[str, Any]:
+        """The recorded settings that differ from those of another recipe, apart from the loss.
+
+        Args:
+            other: usually the default for the same loss.
+        """
+        theirs = asdict(other)
+        return {
+            name: value for name, value in self.hyper_parameters().items() if value != theirs[name] and name != "loss"
+        }
+
+    @classmethod
+    def from_hyper_parameters(cls, values: Mapping[str, Any]) -> Recipe:
+        """The recipe that recorded hyper-parameters stand for.
+
+        Args:
+            values: as `hyper_parameters` returns them.
+
+        Raises:
+            StudyError: a value is out of its range, or there is no such field.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise StudyError(f"a training on the base split has no setting '{unknown[0]}'.")
+        return cls(**values)
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -89,7 +137,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": get_args(Optimizer),
     "schedule": get_args(Schedule),
     "augmentation": get_args(AugmentationName),
+    "precision": get_args(PrecisionName),
 }
+_LATER_FIELDS = ("warmup_epochs", "label_smoothing", "precision")
 
 
 def paper_recipe(loss: str, **changes: Any) -> Recipe:

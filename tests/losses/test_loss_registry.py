@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewshot_bench.errors import ShapeError, UnknownNameError
+from fewshot_bench.errors import ShapeError, StudyError, UnknownNameError
 from fewshot_bench.losses import LOSSES, cross_entropy, schane, simclr, supcon
 from fewshot_bench.losses.registry import Loss
 
@@ -75,6 +75,33 @@ def test_labels_that_do_not_fit_the_logits_are_refused(batch: tuple[Tensor, Tens
     logits, _, labels, _ = batch
     with pytest.raises(ShapeError, match=r"labels \[7\]"):
         cross_entropy(logits, labels[:7])
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_smoothed_cross_entropy_is_that_of_torch(
+    smoothing: float, batch: tuple[Tensor, Tensor, Tensor, Tensor]
+) -> None:
+    logits, _, labels, _ = batch
+    whole = torch.nn.functional.cross_entropy
+    expected = torch.stack([whole(rows, labels, label_smoothing=smoothing) for rows in logits])
+    torch.testing.assert_close(cross_entropy(logits, labels, label_smoothing=smoothing), expected)
+    assert not torch.allclose(expected, cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize("name", ["ce", *CONTRASTIVE])
+def test_every_loss_smooths_its_cross_entropy_alone(name: str, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    logits, _, labels, _ = batch
+    loss, settings = LOSSES[name].factory, {"lambda_": 0.25, "tau": 0.4}
+    change = loss(*batch, **settings, reading="out", label_smoothing=0.2) - loss(*batch, **settings, reading="out")
+    share = 1.0 if name == "ce" else 0.75
+    expected = share * (cross_entropy(logits, labels, label_smoothing=0.2) - cross_entropy(logits, labels))
+    torch.testing.assert_close(change, expected)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_label_smoothing_out_of_range_is_refused(smoothing: float) -> None:
+    with pytest.raises(StudyError, match="label_smoothing should be at least 0 and less than 1"):
+        cross_entropy(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long), label_smoothing=smoothing)
 
 
 def test_every_loss_says_what_it_is() -> None:

@@ -10,53 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bars import SIZE, are_equal, bars, conv4, normalise, train
 from torch import Tensor, nn
 
-from fewshot_bench.backbones.conv4 import Conv4
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
-from fewshot_bench.training import Recipe, TrainingResult, scratch_recipe, seeded_randomness, train_on_base
-
-SIZE = 16
-
-
-def toy_split(per_class: int = 12, channels: int = 1, classes: int = 4) -> ImageSplit:
-    """Bars at different angles in noise: easy, but not linearly separable at the first weights."""
-    random_numbers = np.random.default_rng(0)
-    rows, columns = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
-    images = []
-    for label in range(classes):
-        angle = np.pi * label / classes
-        distance = np.abs(rows * np.cos(angle) - columns * np.sin(angle))
-        bar = np.where(distance < 2, 200, 30)[None, :, :, None]
-        images.append(bar + random_numbers.integers(-30, 30, size=(per_class, SIZE, SIZE, channels)))
-    pixels = np.concatenate(images).clip(0, 255).astype(np.uint8)
-    names = tuple(f"bar {label}" for label in range(classes))
-    return ImageSplit("toy", "base", pixels, names, (per_class,) * classes, "toy fingerprint")
-
-
-def normalise(images: Tensor) -> Tensor:
-    return images.float() / 127.5 - 1
-
-
-def backbone(channels: int = 1) -> Conv4:
-    with seeded_randomness(7):
-        return Conv4(width=8, in_chans=channels, image_size=SIZE)
-
-
-def train(loss: str = "ce", split: ImageSplit | None = None, **changes: Any) -> TrainingResult:
-    split = split or toy_split()
-    recipe = scratch_recipe(loss, **{"epochs": 2, "batch_size": 16, **changes})
-    return train_on_base(backbone(split.images.shape[3]), split, recipe, normalise=normalise)
-
-
-def weights(result: TrainingResult) -> list[Tensor]:
-    return [*result.backbone.state_dict().values(), *result.head.state_dict().values()]
-
-
-def are_equal(one: TrainingResult, other: TrainingResult) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+from fewshot_bench.training import Computing, Recipe, scratch_recipe, train_on_base
 
 
 @pytest.mark.parametrize("loss", ["ce", "ce+schane"])
@@ -69,7 +29,7 @@ def test_training_lowers_the_loss_and_beats_chance(loss: str) -> None:
 
 
 def test_what_was_learned_holds_for_plain_images() -> None:
-    split = toy_split()
+    split = bars()
     result = train(epochs=20, learning_rate=1e-2)
     images = torch.from_numpy(split.images).permute(0, 3, 1, 2)
     with torch.no_grad():
@@ -98,13 +58,13 @@ def test_the_hyper_parameters_of_a_contrastive_loss_reach_it(change: dict[str, A
 
 
 def test_random_numbers_threads_and_the_given_backbone_are_untouched() -> None:
-    given = backbone()
+    given = conv4()
     before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
     states = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())  # type: ignore[index]  # noqa: NPY002 the global one is meant
     threads = torch.get_num_threads()
-    split = toy_split(channels=3)
-    given_rgb = backbone(channels=3)
-    train_on_base(given, toy_split(), scratch_recipe("ce", epochs=1), normalise=normalise)
+    split = bars(channels=3)
+    given_rgb = conv4(channels=3)
+    train_on_base(given, bars(), scratch_recipe("ce", epochs=1), normalise=normalise)
     train_on_base(given_rgb, split, scratch_recipe("ce+schane", epochs=1), normalise=normalise)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index]  # noqa: NPY002 the global one is meant
@@ -120,7 +80,7 @@ def test_the_result_is_ready_for_evaluation() -> None:
 
 
 def test_colour_images_train_with_autoaugment() -> None:
-    result = train("ce+schane", split=toy_split(channels=3), epochs=1)
+    result = train("ce+schane", split=bars(channels=3), epochs=1)
     assert np.isfinite(result.history[0]["loss"])
 
 
@@ -159,19 +119,17 @@ def test_every_image_is_seen_in_two_views_per_epoch_and_batches_differ_by_one_im
 
 def test_a_loss_that_is_not_finite_is_named() -> None:
     with pytest.raises(StudyError, match=r"the loss nan in epoch 1; .* learning rate below 0\.01"):
-        train_on_base(
-            backbone(), toy_split(), scratch_recipe("ce"), normalise=lambda images: normalise(images) * torch.nan
-        )
+        train_on_base(conv4(), bars(), scratch_recipe("ce"), normalise=lambda images: normalise(images) * torch.nan)
 
 
 def test_a_split_with_one_class_is_refused() -> None:
     with pytest.raises(StudyError, match="the base split of toy has one class"):
-        train(split=toy_split(classes=1))
+        train(split=bars(classes=1))
 
 
 def test_a_backbone_that_gives_feature_maps_is_refused() -> None:
     with pytest.raises(StudyError, match=r"embeddings \[B, D\]"):
-        train_on_base(nn.Conv2d(1, 2, 3), toy_split(), scratch_recipe("ce"), normalise=normalise)
+        train_on_base(nn.Conv2d(1, 2, 3), bars(), scratch_recipe("ce"), normalise=normalise)
 
 
 class Listener:
@@ -195,6 +153,24 @@ class Listener:
 def test_progress_hears_of_every_step_with_loss_and_accuracy() -> None:
     listener = Listener()
     recipe = scratch_recipe("ce+schane", epochs=2, batch_size=16)
-    train_on_base(backbone(), toy_split(), recipe, normalise=normalise, progress=listener)
+    train_on_base(conv4(), bars(), recipe, normalise=normalise, progress=listener)
     assert listener.done == listener.total == 6
-    assert all("loss " in note and "accuracy " in note for note in listener.notes)
+    assert all("loss " in note and "accuracy " in note and "images/s" in note for note in listener.notes)
+
+
+def test_a_compiled_network_is_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a compiler of nothing: the real one takes most of a minute."""
+    compiled: list[nn.Module] = []
+
+    class Compiled:
+        def __init__(self, network: nn.Module) -> None:
+            self.network, self.calls = network, 0
+            compiled.append(self)  # type: ignore[arg-type]
+
+        def __call__(self, images: Tensor) -> Tensor:
+            self.calls += 1
+            return self.network(images)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    assert are_equal(train(computing=Computing(is_compiled=True)), train())
+    assert [network.calls for network in compiled] == [6]  # type: ignore[attr-defined]

@@ -9,7 +9,12 @@ from torch import nn
 from fewshot_bench.backbones.conv4 import Conv4
 from fewshot_bench.errors import StudyError
 from fewshot_bench.training import memory
-from fewshot_bench.training.memory import activation_bytes, free_bytes, refuse_batches_that_do_not_fit
+from fewshot_bench.training.memory import (
+    activation_bytes,
+    fitting_micro_batch,
+    free_bytes,
+    refuse_batches_that_do_not_fit,
+)
 
 IMAGES = torch.rand(4, 3, 8, 8)
 
@@ -51,3 +56,28 @@ def test_free_memory_is_read_from_the_system(monkeypatch, tmp_path):
     assert free_bytes(torch.device("cpu")) == 2048
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "not here")
     assert free_bytes(torch.device("cpu")) is None
+
+
+def test_the_micro_batch_is_what_fits_beside_the_weights(monkeypatch):
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Sigmoid())
+    per_image = 2 * activation_bytes(network, IMAGES)
+    weights = 4 * 4 * (3 * 5 * 9 + 5)
+
+    def fits(images: float, batch_size: int) -> int:
+        monkeypatch.setattr(memory, "free_bytes", lambda device: int(weights + images * per_image / 0.9) + 1)
+        return fitting_micro_batch(network, IMAGES, batch_size)
+
+    assert fits(100, 100) == 100, "all of it"
+    assert fits(100, 101) == 64
+    assert fits(1, 101) == 1
+    assert fits(64.5, 65) == 64
+    with pytest.raises(StudyError, match=r"GB for one image in two views; .* smaller --image-size"):
+        fits(0.5, 101)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
+    assert fitting_micro_batch(network, IMAGES, 10**12) == 10**12
+
+
+def test_half_precision_keeps_less():
+    network = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    images = torch.rand(4, 64)
+    assert activation_bytes(network, images, precision="bf16") < activation_bytes(network, images)

@@ -46,6 +46,10 @@ def test_cross_entropy_records_no_temperature() -> None:
         ({"optimizer": "sgd"}, "optimizer .* one of adamw, adam"),
         ({"schedule": "step"}, "schedule .* one of"),
         ({"augmentation": "crop"}, "augmentation .* one of"),
+        ({"precision": "fp8"}, "precision .* one of float32, bf16, fp16"),
+        ({"label_smoothing": 1.0}, "label_smoothing .* less than 1"),
+        ({"warmup_epochs": 100}, "warmup_epochs .* less than 100 epochs, not 100"),
+        ({"warmup_epochs": 2, "schedule": "one-cycle"}, "warmup_epochs .* a warm-up of its own"),
     ],
 )
 def test_values_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
@@ -94,3 +98,47 @@ def test_schedules_peak_at_the_learning_rate_and_last_for_all_steps(schedule: An
     peak = rates.index(max(rates))
     assert {"constant": peak == 0, "cosine": peak == 0, "one-cycle": 5 < peak < 25}[schedule]
     assert rates[-1] == pytest.approx(0.1) if schedule == "constant" else rates[-1] < 0.005
+
+
+def test_settings_that_came_later_are_recorded_only_where_they_matter() -> None:
+    """So that what was recorded before there was a choice keeps its fingerprint."""
+    assert set(paper_recipe("ce+schane").hyper_parameters()) == {
+        "loss", "lambda_", "tau", "reading", "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay",
+        "dropout", "schedule", "augmentation", "seed", "threads",
+    }  # fmt: skip
+    later: dict[str, Any] = {"warmup_epochs": 5, "label_smoothing": 0.1, "precision": "bf16"}
+    assert later.items() <= paper_recipe("ce", **later).hyper_parameters().items()
+
+
+@pytest.mark.parametrize("loss", ["ce", "ce+schane"])
+def test_what_is_recorded_makes_the_recipe_again(loss: str) -> None:
+    recipe = paper_recipe(loss, epochs=3, warmup_epochs=1.5, tau=0.5)
+    assert Recipe.from_hyper_parameters(recipe.hyper_parameters()) == recipe
+    with pytest.raises(StudyError, match="no setting 'epoch'"):
+        Recipe.from_hyper_parameters({"epoch": 3})
+
+
+def test_changes_are_the_recorded_settings_that_differ() -> None:
+    default = scratch_recipe("ce")
+    changed = scratch_recipe("ce", epochs=3, label_smoothing=0.1, tau=0.1)
+    assert changed.changes_from(default) == {"epochs": 3, "label_smoothing": 0.1}
+    assert default.changes_from(default) == {}
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_warm_up_rises_in_a_line_to_the_learning_rate_and_the_schedule_follows(schedule: Any) -> None:
+    recipe = Recipe(learning_rate=0.1, schedule=schedule, warmup_epochs=2, epochs=10)
+    optimizer = build_optimizer(recipe, [nn.Linear(2, 2)])
+    course = build_schedule(recipe, optimizer, steps=50)
+    rates = []
+    for _ in range(50):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        course.step()
+    assert rates[:10] == pytest.approx([0.01 * step for step in range(1, 11)])
+    if schedule == "constant":
+        assert rates[10:] == pytest.approx([0.1] * 40)
+    else:
+        assert rates[10] == pytest.approx(0.1)
+        assert rates[30] == pytest.approx(0.05)
+        assert rates[-1] < 0.001
