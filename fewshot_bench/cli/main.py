@@ -15,6 +15,7 @@ from fewshot_bench.cli.episodes import episodes
 from fewshot_bench.cli.leaderboard import leaderboard
 from fewshot_bench.cli.ls import ls
 from fewshot_bench.cli.run import run
+from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.errors import FewshotBenchError
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(run)
+app.command()(sweep)
 app.command()(compare)
 app.command()(leaderboard)
 app.command()(ls)

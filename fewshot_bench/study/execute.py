@@ -56,7 +56,7 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
     """
     started = time.perf_counter()
     adaptations = planned_adaptations(study)
-    dataset = _opened(study, progress)
+    dataset = opened_dataset(study, progress)
     study = study.model_copy(update={"dataset": dataset.name})
     images = dataset.split(study.split)
     for protocol in study.protocols():
@@ -79,7 +79,7 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
     return StudyResult(dataset, cells, _baseline(study, cells), time.perf_counter() - started)
 
 
-def _opened(study: Study, progress: Progress) -> Dataset:
+def opened_dataset(study: Study, progress: Progress) -> Dataset:
     """The study's dataset, by its name or from where the user's own images lie.
 
     Raises:
@@ -119,11 +119,7 @@ def _backbones(
     study: Study, dataset: Dataset, device: str, progress: Progress
 ) -> Iterator[tuple[Backbone, dict[str, Any], _BaseStage]]:
     """The study's backbone after each of its base stages, or as it is."""
-    height, _, channels = dataset.split(study.split).images.shape[1:]
-    request = BackboneRequest(
-        study.backbone_name, channels, height, study.image_size, study.interpolation, study.weights
-    )
-    backbone = _initialised(request, study.training_seed)
+    backbone = initial_backbone(study, dataset)
     settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
     losses = study.base_losses
     if losses is None:
@@ -134,7 +130,7 @@ def _backbones(
     for loss in losses:
         LOSSES[loss]
     for number, loss in enumerate(losses):
-        fresh = backbone if number == 0 else _initialised(request, study.training_seed)
+        fresh = backbone if number == 0 else initial_backbone(study, dataset)
         recipe = base_recipe(
             fresh,
             loss,
@@ -154,10 +150,14 @@ def _backbones(
         yield tuned, settings, _BaseStage(f"base-{loss}{suffix}", recipe.hyper_parameters())
 
 
-def _initialised(request: BackboneRequest, seed: int) -> Backbone:
-    """A backbone whose initial weights, where it has no others, depend on the seed alone."""
+def initial_backbone(study: Study, dataset: Dataset) -> Backbone:
+    """The study's backbone; its initial weights, where it has no others, depend on the training seed alone."""
+    height, _, channels = dataset.split(study.split).images.shape[1:]
+    request = BackboneRequest(
+        study.backbone_name, channels, height, study.image_size, study.interpolation, study.weights
+    )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(study.training_seed)
         return create_backbone(request)
 
 

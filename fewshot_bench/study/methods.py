@@ -24,7 +24,7 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
     used: set[str] = set()
     for name in study.adaptations:
         factory = ADAPTATIONS[name].factory
-        accepted = _hyper_parameters_of(name)
+        accepted = hyper_parameters_of(name)
         chosen = {key: value for key, value in study.hyper_parameters.items() if key in accepted}
         used |= set(chosen)
         if "loss" in accepted:
@@ -40,7 +40,12 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
     return planned
 
 
-def _hyper_parameters_of(name: str) -> set[str]:
+def hyper_parameters_of(name: str) -> set[str]:
+    """Names of the hyper-parameters of an adaptation.
+
+    Raises:
+        UnknownNameError: the adaptation is not known.
+    """
     factory = ADAPTATIONS[name].factory
     if isinstance(factory, type) and issubclass(factory, Adaptation):
         return {field.name for field in fields(factory)}
