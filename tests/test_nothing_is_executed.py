@@ -99,7 +99,7 @@ def constant(node: ast.AST) -> object:
 
 
 def test_the_package_runs_nothing_that_it_reads():
-    """But for the class that the reader of pickles restricts, and benchmarks, which measure processes of their own."""
+    """But for the class that the reader of pickles restricts, and processes of their own: of benchmarks, of a sweep."""
     found = {
         (path.relative_to(PACKAGE.parent).as_posix(), danger)
         for place in PLACES
@@ -108,7 +108,24 @@ def test_the_package_runs_nothing_that_it_reads():
     }
     own_processes = {(file, danger) for file, danger in found if fnmatchcase(file, "benchmarks/*.py")}
     assert {danger for _, danger in own_processes} <= {"import subprocess"}
-    assert found - own_processes == {("fewshot_bench/datasets/safe_pickle/unpickler.py", "pickle._Unpickler")}
+    assert found - own_processes == {
+        ("fewshot_bench/datasets/safe_pickle/unpickler.py", "pickle._Unpickler"),
+        ("fewshot_bench/cli/sweep_workers.py", "import subprocess"),
+    }
+
+
+def test_a_sweep_starts_nothing_but_this_program():
+    tree = ast.parse((PACKAGE / "cli" / "sweep_workers.py").read_text(encoding="utf-8"))
+    started = [ast.unparse(call) for call in ast.walk(tree) if isinstance(call, ast.Call)]
+    started = [call for call in started if call.startswith("subprocess.")]
+    assert len(started) == 1
+    assert started[0].startswith("subprocess.Popen(command, ")
+    commands = [
+        ast.unparse(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "command"
+    ]
+    assert commands == ["[sys.executable, '-m', 'fewshot_bench', *arguments, '--device', device]"]
 
 
 def test_the_reader_of_pickles_restricts_one_class_and_makes_none_of_it():

@@ -15,6 +15,7 @@ from fewshot_bench.cli.episodes import episodes
 from fewshot_bench.cli.leaderboard import leaderboard
 from fewshot_bench.cli.ls import ls
 from fewshot_bench.cli.run import run
+from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
 from fewshot_bench.errors import FewshotBenchError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(train)
+app.command()(sweep)
 app.command()(compare)
 app.command()(leaderboard)
 app.command()(ls)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,3 +36,25 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     if not values:
         raise typer.BadParameter(f"{option} takes whole numbers such as 1,5; none was given.")
     return values
+
+
+def setting(text: str, option: str = "--set") -> tuple[str, Any]:
+    """A hyper-parameter `name=value`.
+
+    Raises:
+        typer.BadParameter: there is no name or no value.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"{option} takes NAME=VALUE, not '{text}'.")
+    return name, value_of(value)
+
+
+def value_of(text: str) -> Any:
+    """A number or a truth value where the text reads as one, the text itself otherwise."""
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_bench.cli.options import BaselineOption, JsonOption, LeastImagesOption, ResultsOption, numbers, words
+from fewshot_bench.cli.options import BaselineOption, JsonOption, LeastImagesOption, ResultsOption
 
 if TYPE_CHECKING:
     from fewshot_bench.study import Study, StudyResult
 
 
 def run(
+    context: typer.Context,
     dataset: Annotated[
         str,
         typer.Option(help="See: fewshot-bench data ls; or your own images: a folder, archive or manifest, or hf:NAME."),
@@ -57,9 +58,28 @@ def run(
     lambda_: Annotated[float, typer.Option("--lambda", help="Weight of the contrastive term.")] = 0.9,
     tau: Annotated[float, typer.Option(help="Temperature of the contrastive term.")] = 0.5,
     reading: Annotated[str, typer.Option(help="Reading of Equation 4: in or out.")] = "in",
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            help="What finetune trains of the backbone: all, last:N blocks, norm, bias, lora[:RANK], head; or "
+            "norm+last:N, bias+last:N, lora:RANK+last:N. Default: all."
+        ),
+    ] = None,
+    bn: Annotated[
+        str | None,
+        typer.Option(help="Batch normalisation in finetune: frozen, support or transductive. Default: frozen."),
+    ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(help="Augmented views of each image that are made once; 0: new ones in every step of finetune."),
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Of finetune: float32 or bf16. Default: float32.")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="A hyper-parameter of the adaptations, e.g. --set C=10 --set metric=euclidean."),
+    ] = None,
+    setting: Annotated[
+        Path | None, typer.Option(help="Use what a sweep chose: its best.toml. Other options may add, not contradict.")
     ] = None,
     training_seed: Annotated[int, typer.Option(help="Seed of the base stage.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -72,50 +92,14 @@ def run(
 
     Without options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
     """
-    from pydantic import ValidationError
-
     from fewshot_bench.cli.progress import ProgressBars
-    from fewshot_bench.errors import StudyError
-    from fewshot_bench.study import Study, run_study
+    from fewshot_bench.cli.study_options import chosen_fields, validated_study
+    from fewshot_bench.study import run_study
 
-    fractions = tuple(words(split)) if "," in split else None
-    base_losses = None if base_loss is None else () if base_loss == "none" else words(base_loss)
-    try:
-        study = Study.model_validate(
-            {
-                "dataset": dataset, "split": "novel" if fractions else split, "fractions": fractions,
-                "least_images": least_images, "backbone": backbone, "weights": weights,
-                "checkpoints": None if checkpoint is None else words(checkpoint),
-                "image_size": image_size, "interpolation": interpolation, "base_losses": base_losses,
-                "base_epochs": base_epochs, "base_batch": base_batch, "training_seed": training_seed,
-                "adaptations": words(adapt), "losses": words(loss),
-                "hyper_parameters": dict(_setting(text) for text in set_ or []),
-                "lambda": lambda_, "tau": tau, "reading": reading, "way": way, "shots": numbers(shots, "--shots"),
-                "query": query, "episodes": episodes, "runs": runs, "seed": seed, "device": device, "chunk": chunk,
-                "results": results, "baseline": baseline,
-            }
-        )  # fmt: skip
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0]).rstrip("_").replace("_", "-")
-        option = "--" + {"fractions": "split", "least-images": "min-images"}.get(field, field)
-        raise StudyError(f"{option}: {first['msg']}, not {first['input']!r}.") from error
+    study = validated_study(chosen_fields(context, setting))
     with ProgressBars() as progress:
         result = run_study(study, progress=progress)
     _report(study, result, as_json)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """A hyper-parameter `name=value`; the value is a number where it reads as one."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise typer.BadParameter(f"--set takes NAME=VALUE, not '{text}'.")
-    for convert in (int, float):
-        try:
-            return name, convert(value)
-        except ValueError:
-            continue
-    return name, {"true": True, "false": False}.get(value.lower(), value)
 
 
 def _report(study: Study, result: StudyResult, as_json: bool) -> None:

@@ -20,3 +20,10 @@ def p_text(p: float) -> str:
 def points(difference: float, low: float, high: float) -> str:
     """A difference in percentage points with its interval."""
     return f"{difference:+.2f} ({low:.2f} to {high:.2f})"
+
+
+def value_text(value: object) -> str:
+    """A hyper-parameter's value as people write it: 0.9, 1, 0.0001, true."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,8 +1,29 @@
-"""A study: the grid of cells that `fewshot-bench run` works through, and the networks that it may take up."""
+"""A study: the grid of cells that `fewshot-bench run` works through; networks to take up; sweeps of hyper-parameters."""
 
 from fewshot_bench.study.checkpoints import Checkpoint, read_checkpoint
 from fewshot_bench.study.execute import StudyResult, run_study
+from fewshot_bench.study.grid import PAPER_GRID, Axis, Grid
+from fewshot_bench.study.setting import Setting, read_setting
 from fewshot_bench.study.study import Study
+from fewshot_bench.study.sweep import Sweep, plan_sweep
+from fewshot_bench.study.sweep_result import SweepResult, run_sweep
 from fewshot_bench.study.train import TrainingPlan, train_backbone
 
-__all__ = ["Checkpoint", "Study", "StudyResult", "TrainingPlan", "read_checkpoint", "run_study", "train_backbone"]
+__all__ = [
+    "PAPER_GRID",
+    "Axis",
+    "Checkpoint",
+    "Grid",
+    "Setting",
+    "Study",
+    "StudyResult",
+    "Sweep",
+    "SweepResult",
+    "TrainingPlan",
+    "plan_sweep",
+    "read_checkpoint",
+    "read_setting",
+    "run_study",
+    "run_sweep",
+    "train_backbone",
+]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone
 from fewshot_bench.datasets.dataset import ImageSplit
@@ -65,6 +66,8 @@ def fine_tuned_on_base(
 ) -> Backbone:
     """The backbone after the base stage; its checkpoint is kept under a key of everything that went in.
 
+    Of several processes that want the same checkpoint, one trains and the others wait for it.
+
     Args:
         backbone: before the stage; its network is changed.
         split: the base split.
@@ -77,21 +80,30 @@ def fine_tuned_on_base(
     """
     path = checkpoint_path(backbone, split, recipe)
     if not _load(path, backbone):
-        four = four_inputs(backbone, split, device)
-        refuse_batches_that_do_not_fit(backbone.network, four, min(recipe.batch_size, len(split)))
-        result = train_on_base(
-            backbone.network, split, recipe, normalise=backbone.preprocessing, device=device, progress=progress
-        )
-        metadata = {
-            "backbone": backbone.name,
-            "recipe": json.dumps(recipe.hyper_parameters(), sort_keys=True),
-            "base_split": split.fingerprint,
-            "history": json.dumps(result.history),
-        }
-        save_checkpoint(path, result.backbone, metadata)
-        backbone.network.load_state_dict(result.backbone.state_dict())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not _load(path, backbone):
+                _train_and_save(path, backbone, split, recipe, device, progress)
     # A new object, because the digest of the weights is taken once per object.
     return replace(backbone, is_pretrained=True)
+
+
+def _train_and_save(
+    path: Path, backbone: Backbone, split: ImageSplit, recipe: Recipe, device: str, progress: Progress
+) -> None:
+    four = four_inputs(backbone, split, device)
+    refuse_batches_that_do_not_fit(backbone.network, four, min(recipe.batch_size, len(split)))
+    result = train_on_base(
+        backbone.network, split, recipe, normalise=backbone.preprocessing, device=device, progress=progress
+    )
+    metadata = {
+        "backbone": backbone.name,
+        "recipe": json.dumps(recipe.hyper_parameters(), sort_keys=True),
+        "base_split": split.fingerprint,
+        "history": json.dumps(result.history),
+    }
+    save_checkpoint(path, result.backbone, metadata)
+    backbone.network.load_state_dict(result.backbone.state_dict())
 
 
 def four_inputs(backbone: Backbone, split: ImageSplit, device: str) -> torch.Tensor:

@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewshot_bench.adaptation import Adaptation, EmbeddedSplit
+from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.backbones import Backbone, BackboneRequest, embed
 from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, open_dataset
 from fewshot_bench.engine.adapt import protocol_card
-from fewshot_bench.engine.classify import chunk_size, classify, gram_is_worth_building
+from fewshot_bench.engine.classifier import Classifier
 from fewshot_bench.episodes import Protocol, sample_episodes
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
-from fewshot_bench.study.augmented_views import augmented_view, name_of_view
 from fewshot_bench.study.base_stage import base_recipe, base_stage_name, fine_tuned_on_base, initialised_backbone
 from fewshot_bench.study.checkpoints import checkpoint_stages
+from fewshot_bench.study.classifiers import ClassifierSource
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.study import Study
 
@@ -57,7 +57,7 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
     """
     started = time.perf_counter()
     adaptations = planned_adaptations(study)
-    dataset = _opened(study, progress)
+    dataset = opened_dataset(study, progress)
     study = study.model_copy(update={"dataset": dataset.name})
     images = dataset.split(study.split)
     for protocol in study.protocols():
@@ -67,7 +67,7 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
     device = chosen_device(study.device)
     cells: list[Cell] = []
     for backbone, settings, base in _backbones(study, dataset, device, progress):
-        sources = _EmbeddingSource(study, dataset, backbone, device, progress)
+        sources = ClassifierSource(study, dataset, backbone, device, progress)
         for adaptation in adaptations:
             name = method_name(base.backbone or study.backbone_name, settings, base.stage, adaptation)
             card = _method_card(name, backbone, base, adaptation)
@@ -80,7 +80,7 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
     return StudyResult(dataset, cells, _baseline(study, cells), time.perf_counter() - started)
 
 
-def _opened(study: Study, progress: Progress) -> Dataset:
+def opened_dataset(study: Study, progress: Progress) -> Dataset:
     """The study's dataset, by its name or from where the user's own images lie.
 
     Raises:
@@ -125,11 +125,7 @@ def _backbones(
         for checkpoint, tuned, settings, stage, hyper_parameters in checkpoint_stages(study, dataset):
             yield tuned, settings, _BaseStage(stage, hyper_parameters, checkpoint.card.backbone)
         return
-    height, _, channels = dataset.split(study.split).images.shape[1:]
-    request = BackboneRequest(
-        study.backbone_name, channels, height, study.image_size, study.interpolation, study.weights
-    )
-    backbone = initialised_backbone(request, study.training_seed)
+    backbone = initial_backbone(study, dataset)
     settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
     losses = study.base_losses
     if losses is None:
@@ -140,7 +136,7 @@ def _backbones(
     for loss in losses:
         LOSSES[loss]
     for number, loss in enumerate(losses):
-        fresh = backbone if number == 0 else initialised_backbone(request, study.training_seed)
+        fresh = backbone if number == 0 else initial_backbone(study, dataset)
         recipe = base_recipe(
             fresh,
             loss,
@@ -156,56 +152,20 @@ def _backbones(
         yield tuned, settings, _BaseStage(stage, recipe.hyper_parameters())
 
 
-class _EmbeddingSource:
-    """The embeddings of one backbone with the features and views that adaptations ask for, made once each."""
-
-    def __init__(self, study: Study, dataset: Dataset, backbone: Backbone, device: str, progress: Progress) -> None:
-        self._study, self._dataset, self._backbone = study, dataset, backbone
-        self._device, self._progress = device, progress
-        self._made: dict[tuple[str, int], EmbeddedSplit] = {}
-
-    def __call__(self, adaptation: Adaptation) -> EmbeddedSplit:
-        """Embeddings as the adaptation wants them, with a Gram matrix where the whole study makes it worth while.
-
-        What is stored already makes no difference, so a study that goes on rounds as one that never stopped.
-        """
-        key = (adaptation.features, adaptation.views)
-        if key not in self._made:
-            images = self._dataset.split(self._study.split)
-            rows = [self._embed()] + [self._embed(view=view + 1) for view in range(adaptation.views)]
-            raw = EmbeddedSplit(torch.cat(rows), len(images))
-            center = self._center() if adaptation.features == "cl2" else None
-            made = raw.with_features(adaptation.features, center)
-            is_worth_it = gram_is_worth_building(len(made.embeddings), self._products(), 1)
-            self._made[key] = made.with_gram() if is_worth_it else made
-        return self._made[key]
-
-    def _products(self) -> int:
-        """Inner products that one method of the study needs."""
-        return sum(p.runs * p.episodes * p.way * p.shot * p.way * (p.shot + p.query) for p in self._study.protocols())
-
-    def _embed(self, *, view: int = 0) -> torch.Tensor:
-        split, seed = self._dataset.split(self._study.split), self._study.seed
-        embeddings = embed(
-            split,
-            self._backbone,
-            device=self._device,
-            augment=augmented_view(split, seed, view) if view else None,
-            augmentation_name=name_of_view(seed, view) if view else "",
-            progress=self._progress,
-        )
-        return torch.from_numpy(embeddings).to(self._device)
-
-    def _center(self) -> torch.Tensor:
-        base = embed(self._dataset.base, self._backbone, device=self._device, progress=self._progress)
-        return torch.from_numpy(base.mean(axis=0, dtype=np.float64).astype(np.float32)).to(self._device)
+def initial_backbone(study: Study, dataset: Dataset) -> Backbone:
+    """The study's backbone; its initial weights, where it has no others, depend on the training seed alone."""
+    height, _, channels = dataset.split(study.split).images.shape[1:]
+    request = BackboneRequest(
+        study.backbone_name, channels, height, study.image_size, study.interpolation, study.weights
+    )
+    return initialised_backbone(request, study.training_seed)
 
 
 def _run_method(
     study: Study,
     images: ImageSplit,
     adaptation: Adaptation,
-    source: Callable[[Adaptation], EmbeddedSplit],
+    source: Callable[[Adaptation], Classifier],
     planned: list[tuple[Cell, Protocol]],
     store: OutcomeStore,
     progress: Progress,
@@ -213,21 +173,21 @@ def _run_method(
     """Run the missing episodes of one method on each protocol."""
     if not any(len(numbers) for cell, protocol in planned for numbers in missing_episodes(store, cell, protocol)):
         return
-    embedded = source(adaptation)
+    classifier = source(adaptation)
     for cell, protocol in planned:
         missing = missing_episodes(store, cell, protocol)
         total = sum(len(numbers) for numbers in missing)
         if not total:
             continue
         store.open_cell(cell)
-        chunk = study.chunk or chunk_size(adaptation, protocol, embedded.embeddings.shape[1])
+        chunk = study.chunk or classifier.chunk(protocol)
         with progress.step(f"{protocol.way}-way {protocol.shot}-shot, {cell.method.name}", total) as step:
             for run, numbers in enumerate(missing):
                 for start in range(0, len(numbers), chunk):
                     some = numbers[start : start + chunk]
                     episodes = sample_episodes(images, protocol, run, some)
                     began = time.perf_counter()
-                    predictions = classify(adaptation, embedded, episodes, chunk=chunk)
+                    predictions = classifier(episodes, chunk)
                     seconds = (time.perf_counter() - began) / len(some)
                     store.append(cell, run, some, predictions, seconds)
                     step.advance(len(some))

@@ -24,7 +24,7 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
     used: set[str] = set()
     for name in study.adaptations:
         factory = ADAPTATIONS[name].factory
-        accepted = _hyper_parameters_of(name)
+        accepted = hyper_parameters_of(name)
         chosen = {key: value for key, value in study.hyper_parameters.items() if key in accepted}
         used |= set(chosen)
         if "loss" in accepted:
@@ -40,7 +40,12 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
     return planned
 
 
-def _hyper_parameters_of(name: str) -> set[str]:
+def hyper_parameters_of(name: str) -> set[str]:
+    """Names of the hyper-parameters of an adaptation.
+
+    Raises:
+        UnknownNameError: the adaptation is not known.
+    """
     factory = ADAPTATIONS[name].factory
     if isinstance(factory, type) and issubclass(factory, Adaptation):
         return {field.name for field in fields(factory)}
@@ -69,10 +74,11 @@ def method_name(backbone: str, backbone_settings: dict[str, Any], base: str, ada
     """
     stages = [backbone + _settings(backbone_settings), base, adaptation.stage]
     in_stage = {"loss"} if adaptation.stage else set()
+    that_matter = set(adaptation.hyper_parameters()) - in_stage
     changed = {
         field.name: getattr(adaptation, field.name)
         for field in fields(adaptation)
-        if field.name not in in_stage
+        if field.name in that_matter
         and field.default is not MISSING
         and getattr(adaptation, field.name) != field.default
     }

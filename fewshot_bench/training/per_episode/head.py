@@ -17,9 +17,10 @@ class StackedHead:
         bias: [E, N].
     """
 
-    def __init__(self, episodes: int, way: int, embedding_size: int, device: torch.device) -> None:
-        self.weight = torch.zeros(episodes, way, embedding_size, device=device, requires_grad=True)
-        self.bias = torch.zeros(episodes, way, device=device, requires_grad=True)
+    def __init__(self, episodes: int, way: int, embedding_size: int, *, like: Tensor) -> None:
+        """Make room for weights of the device and type of a tensor."""
+        self.weight = like.new_zeros(episodes, way, embedding_size).requires_grad_()
+        self.bias = like.new_zeros(episodes, way).requires_grad_()
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Logits [E, B, N] of embeddings [E, B, D]."""

@@ -48,6 +48,7 @@ class NetworkParts:
     @torch.no_grad()
     def inputs(self, images: Tensor) -> Tensor:
         """What `rest` takes of normalised images [..., C, S, S], a few at a time."""
+        images = images.to(self.sample.dtype)
         if self.first is None:
             return images
         axes = images.shape[:-3]
@@ -66,7 +67,9 @@ def network_parts(network: nn.Module, recipe: EpisodeRecipe, sample: Tensor) -> 
     Raises:
         StudyError: what should be tuned is not there.
     """
-    chosen = tuned_network(network, recipe.tune, seed=recipe.seed)
+    dtype = torch.float64 if recipe.precision == "float64" else torch.float32
+    chosen = tuned_network(network.to(dtype), recipe.tune, seed=recipe.seed)
+    sample = sample.to(dtype)
     # Layers that normalise over the batch would see another one; with them in training nothing can be computed before.
     may_be_cut = recipe.bn == "frozen"
     prefix = frozen_prefix(chosen.network, chosen.tuned, sample) if may_be_cut else None

@@ -51,7 +51,7 @@ def adapt_one(
         inputs = task.views.at(step, None)[0]
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             embeddings = network(inputs)
-        embeddings = embeddings.float()
+        embeddings = embeddings.to(head.weight.dtype)
         seen = embeddings
         if recipe.dropout:
             uniform = keyed_uniform(task.keys.on_device, (step, FOR_DROPOUT), embeddings.numel())
@@ -72,14 +72,14 @@ def adapt_one(
     with torch.no_grad():
         if recipe.bn == "support":
             use_statistics_of(network, lambda: network(task.support[0]))
-        logits = head(network(task.query(slice(None))[0]).float())
+        logits = head(network(task.query(slice(None))[0]))
     return logits, torch.stack(losses), network
 
 
 def _head(parts: NetworkParts, recipe: EpisodeRecipe, support: Tensor, way: int, shot: int) -> nn.Linear:
-    start = StackedHead(1, way, parts.embedding_size, support.device)
-    start.start(recipe.start, support.float().view(1, way, shot, -1), recipe.scale)
-    head = nn.Linear(parts.embedding_size, way, device=support.device)
+    start = StackedHead(1, way, parts.embedding_size, like=support)
+    start.start(recipe.start, support.view(1, way, shot, -1), recipe.scale)
+    head = nn.Linear(parts.embedding_size, way, device=support.device, dtype=support.dtype)
     head.weight.data.copy_(start.weight.detach()[0])
     head.bias.data.copy_(start.bias.detach()[0])
     return head

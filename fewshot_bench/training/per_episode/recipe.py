@@ -14,7 +14,7 @@ BatchNormMode = Literal["frozen", "support", "transductive"]
 HeadStart = Literal["centroid", "zero"]
 Decay = Literal["adamw", "adam"]
 EpisodeSchedule = Literal["constant", "cosine"]
-Precision = Literal["float32", "bf16"]
+EpisodePrecision = Literal["float32", "bf16", "float64"]
 
 FRESH = 0
 VIEWS_OF_A_FROZEN_PREFIX = 8
@@ -55,6 +55,7 @@ class EpisodeRecipe:
             "zero" leaves all classes alike.
         scale: length of the head's first weights, in units of one over the mean norm of the support embeddings.
         precision: "bf16" runs the network under autocast; weights, head, losses and optimiser stay in float32.
+            "float64" is for checking: several times slower.
         seed: of the views, dropout and the order of the images; each episode draws numbers of its own from it.
     """
 
@@ -78,7 +79,7 @@ class EpisodeRecipe:
     augmentation: AugmentationName = "auto"
     start: HeadStart = "centroid"
     scale: float = 10.0
-    precision: Precision = "float32"
+    precision: EpisodePrecision = "float32"
     seed: int = 0
 
     def check(self) -> None:
@@ -129,9 +130,8 @@ class EpisodeRecipe:
 
     def recorded(self) -> dict[str, Any]:
         """Everything that matters for the result, by name."""
-        own = {name: value for name, value in asdict(self).items() if name in EpisodeRecipe.__dataclass_fields__}
         unused = () if self.is_contrastive else ("lambda_", "tau", "reading")
-        return {name: value for name, value in own.items() if name not in unused}
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -141,7 +141,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": get_args(EpisodeSchedule),
     "augmentation": get_args(AugmentationName),
     "start": get_args(HeadStart),
-    "precision": get_args(Precision),
+    "precision": get_args(EpisodePrecision),
 }
 
 

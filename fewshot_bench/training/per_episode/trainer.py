@@ -69,7 +69,7 @@ class EpisodeTrainer:
                 f"{type(parts.rest).__name__} is another kind. Use --bn frozen."
             )
         self._initial = parts.initial
-        self.head = StackedHead(episodes, way, parts.embedding_size, self.device)
+        self.head = StackedHead(episodes, way, parts.embedding_size, like=parts.sample)
         trained = {**self.stack.trainable, "head.weight": self.head.weight, "head.bias": self.head.bias}
         decayed = frozenset({name for name, first in self._initial.items() if first.ndim > 1} | {"head.weight"})
         self.optimizer = stacked_optimizer(recipe, trained, decayed, self.device)
@@ -168,10 +168,10 @@ class EpisodeTrainer:
         return losses.detach()
 
     def _embed(self, inputs: Tensor) -> Tensor:
-        """Embeddings [E, B, D] in float32."""
+        """Embeddings [E, B, D], in the type of the weights whatever the network computes in."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             embeddings = self.stack(inputs)
-        return embeddings.float()
+        return embeddings.to(self.head.weight.dtype)
 
     def _classify(self, task: EpisodeTask) -> Tensor:
         """Logits of the queries, [E, M, N]; only transductive batch normalisation sees several of them together."""

@@ -1,0 +1,160 @@
+"""`fewshot-bench sweep`: a grid of hyper-parameters on the validation split, and the setting it chooses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fewshot_bench.cli.options import JsonOption, value_of, words
+from fewshot_bench.cli.run import run
+from fewshot_bench.cli.study_options import (
+    chosen_fields,
+    study_fields,
+    takes_options_of,
+    typed_options,
+    validated_study,
+)
+
+if TYPE_CHECKING:
+    from fewshot_bench.study import Axis, Grid, Study, Sweep, SweepResult
+
+_WITHOUT = ("split", "baseline", "setting")
+_DEFAULTS = {"shots": "1", "episodes": 600, "runs": 1}
+
+
+@takes_options_of(run, without=_WITHOUT, defaults=_DEFAULTS)
+def sweep(
+    context: typer.Context,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An axis of the grid, e.g. --grid lambda=0,0.5,0.9 --grid learning_rate=1e-4,1e-3: lambda, tau, "
+            "reading, image_size, ..., or what --set takes. Default: the paper's lambda and tau."
+        ),
+    ] = None,
+    loss: Annotated[
+        str, typer.Option(help="The loss, of the adaptation if it trains, of the base stage otherwise.")
+    ] = "ce+schane",
+    adapt: Annotated[str, typer.Option(help="The adaptation. See: fewshot-bench ls adaptations.")] = "centroid",
+    base_loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Fine-tune on the base split first, with this loss; 'none' for no such stage. Default, for backbones "
+            "without pretrained weights: ce if the adaptation trains with --loss, and --loss otherwise."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Folder of the sweep below RESULTS/sweeps.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that divide the points among them.")] = 1,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the points, e.g. 1/4 to 4/4.")
+    ] = None,
+    is_worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
+    as_json: JsonOption = False,
+    **options: Any,
+) -> None:
+    """Try a grid of hyper-parameters on the validation split, and write the best where `run --setting` reads it.
+
+    The novel split is never touched. The same command again, or on another machine at the same time, goes on.
+    """
+    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.progress import SILENT
+    from fewshot_bench.study import plan_sweep
+    from fewshot_bench.study.sweep_points import work_through
+    from fewshot_bench.study.sweep_result import conclude, unfinished_points
+
+    with ProgressBars() as progress:
+        planned = plan_sweep(_study(context), _grid(context, grid), name=name, progress=progress)
+        points = _part(planned.distinct_points(), shard)
+        if is_worker:
+            work_through(planned, points, progress=SILENT)
+            return
+        if jobs > 1:
+            from fewshot_bench.cli.sweep_workers import work_in_processes
+
+            work_in_processes(context, planned, points, jobs, progress)
+        else:
+            work_through(planned, points, progress=progress)
+    missing = unfinished_points(planned) if shard is not None else 0
+    if missing:
+        total = len(planned.distinct_points())
+        typer.echo(f"shard {shard}: its {len(points)} points are complete, {total - missing} of all {total}.")
+        typer.echo("next         the other shards; then the same command without --shard for the table")
+        return
+    _report(planned, conclude(planned), as_json)
+
+
+def _study(context: typer.Context) -> Study:
+    return validated_study({**chosen_fields(context), "split": "validation", "fractions": None})
+
+
+def _grid(context: typer.Context, texts: list[str] | None) -> Grid:
+    """The grid that was asked for, or the paper's; nothing in it may be fixed by another option."""
+    from fewshot_bench.errors import StudyError
+    from fewshot_bench.study import PAPER_GRID, Grid
+
+    grid = Grid(tuple(_axis(text) for text in texts)) if texts else PAPER_GRID
+    typed = study_fields({option: context.params[option] for option in typed_options(context)})
+    fixed = {field.rstrip("_") for field in typed} | set(typed.get("hyper_parameters", {}))
+    for axis in grid.axes:
+        if axis.name in fixed:
+            raise StudyError(
+                f"{axis.name} is an axis of the grid, and another option fixes it. Leave that out, or name the axes "
+                "that remain with --grid."
+            )
+    return grid
+
+
+def _axis(text: str) -> Axis:
+    from fewshot_bench.study import Axis
+
+    name, equals, values = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"--grid takes NAME=VALUE,VALUE,..., not '{text}'.")
+    return Axis(name, tuple(value_of(word) for word in words(values)))
+
+
+def _part(points: list[Any], shard: str | None) -> list[Any]:
+    """Every N-th point from the I-th on, so that neighbours, which take equally long, go to different shards."""
+    if shard is None:
+        return points
+    number, _, count = shard.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"--shard takes I/N with I from 1 to N, such as 1/4, not '{shard}'.")
+    return points[int(number) - 1 :: int(count)]
+
+
+def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
+    """Draw the picture, print the table or JSON, and say where everything is."""
+    from fewshot_bench.report import NoPictureError, draw_sweep, leaderboard_records, print_sweep
+
+    task = f"{planned.dataset} (validation split) {planned.study.way}-way"
+    pictures: list[Path] = []
+    try:
+        pictures = draw_sweep(result.frame, f"{task}\n{planned.name}", planned.folder / "sweep")
+    except NoPictureError as error:
+        typer.echo(str(error), err=True)
+    if as_json:
+        content = {
+            **result.setting.model_dump(),
+            "points": leaderboard_records(result.frame),
+            "csv": str(result.csv),
+            "setting": str(result.setting_path),
+            "pictures": [str(picture) for picture in pictures],
+        }
+        typer.echo(json.dumps(content, indent=1))
+        return
+    from rich.console import Console
+
+    from fewshot_bench.study.grid import text_of
+
+    print_sweep(result.frame, task, Console())
+    seconds = result.setting.budget["seconds"]
+    typer.echo(f"chosen       {text_of(result.setting.chosen)}  ({len(planned.points)} points, {seconds:.0f} s)")
+    typer.echo(f"table        {result.csv}")
+    if pictures:
+        typer.echo(f"picture      {pictures[0]}  and .png")
+    typer.echo(f"setting      {result.setting_path}")
+    typer.echo(f"next         fewshot-bench run --setting {result.setting_path}")

@@ -1,0 +1,120 @@
+"""A sweep in a terminal: lambda down and tau across, or any other grid as a list, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fewshot_bench.report.sweep_frame import SWEEP_COLUMNS
+from fewshot_bench.report.wording import SIGNIFICANCE, p_text, points, value_text
+
+_MARK = "*"
+
+
+def print_sweep(frame: pd.DataFrame, title: str, console: Console) -> None:
+    """Print a sweep per number of shots, and its mean over the shots where there are several.
+
+    Args:
+        frame: as `sweep_frame` returns it.
+        title: what was swept on what, e.g. "cifar-fs (validation split) 5-way".
+        console: where to.
+    """
+    axes = axes_of(frame)
+    plus_minus = "+/-" if console.options.ascii_only else "±"
+    shots = list(dict.fromkeys(frame["shot"]))
+    for shot in shots:
+        rows = frame[frame["shot"] == shot]
+        console.print(Text(f"{title} {shot}-shot, {_budget(rows)}: mean % {plus_minus} 95% CI"))
+        _print(rows, axes, [_cell(row, plus_minus) for row in rows.to_dict("records")], console)
+        console.print(Text(_remark(rows)))
+        console.print()
+    if len(shots) > 1:
+        rows = mean_over_shots(frame)
+        console.print(Text(f"{title}, mean over {', '.join(str(shot) for shot in shots)} shots, which decides: %"))
+        _print(rows, axes, [_cell(row, "") for row in rows.to_dict("records")], console)
+        console.print()
+
+
+def axes_of(frame: pd.DataFrame) -> list[str]:
+    """The columns of a sweep's frame that are axes of its grid."""
+    return [str(column) for column in frame.columns if column not in SWEEP_COLUMNS]
+
+
+def mean_over_shots(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per point: its values, the mean accuracy over the shots, and whether it is the best."""
+    shots = frame["shot"].nunique()
+    points_ = frame.iloc[::shots][[*axes_of(frame), "is_best"]].reset_index(drop=True)
+    return points_.assign(mean=frame["mean"].to_numpy().reshape(-1, shots).mean(axis=1))
+
+
+def _print(rows: pd.DataFrame, axes: Sequence[str], cells: Sequence[Text], console: Console) -> None:
+    """As a grid where it is one of lambda and tau and fits the terminal, as a list otherwise."""
+    if set(axes) == {"lambda", "tau"}:
+        table = _crossed(rows, cells)
+        if console.measure(table).maximum <= console.width:
+            console.print(table)
+            return
+    console.print(_listed(rows, axes, cells))
+
+
+def _crossed(rows: pd.DataFrame, cells: Sequence[Text]) -> Table:
+    table = _table()
+    table.add_column("lambda \\ tau", no_wrap=True)
+    across = list(dict.fromkeys(rows["tau"]))
+    for tau in across:
+        table.add_column(value_text(tau), justify="right", no_wrap=True)
+    placed = dict(zip(zip(rows["lambda"], rows["tau"], strict=True), cells, strict=True))
+    for value in dict.fromkeys(rows["lambda"]):
+        table.add_row(value_text(value), *(placed[value, tau] for tau in across))
+    return table
+
+
+def _listed(rows: pd.DataFrame, axes: Sequence[str], cells: Sequence[Text]) -> Table:
+    table = _table()
+    for axis in axes:
+        table.add_column(axis, justify="right")
+    table.add_column("mean %", justify="right", no_wrap=True)
+    is_tested = "p" in rows
+    for header in ("points to best (95% CI)", "p") if is_tested else ():
+        table.add_column(header, justify="right", no_wrap=True)
+    lines = sorted(zip(rows.to_dict("records"), cells, strict=True), key=lambda line: -float(line[0]["mean"]))
+    for row, cell in lines:
+        table.add_row(*(value_text(row[axis]) for axis in axes), cell, *(_test(row) if is_tested else ()))
+    return table
+
+
+def _test(row: dict[Any, Any]) -> tuple[str, str]:
+    if row["p"] is None or row["p"] != row["p"]:
+        return "", ""
+    return points(row["difference"], row["diff_ci95_low"], row["diff_ci95_high"]), p_text(row["p"])
+
+
+def _cell(row: dict[Any, Any], plus_minus: str) -> Text:
+    """A mean with its half-width; the best is bold and has a mark, on the left, so that all numbers end alike."""
+    half_width = f" {plus_minus} {row['ci95']:.2f}" if plus_minus and row["ci95"] == row["ci95"] else ""
+    mark, style = (_MARK, "bold") if row["is_best"] else ("", "")
+    return Text(f"{mark}{row['mean']:.2f}{half_width}", style)
+
+
+def _remark(rows: pd.DataFrame) -> str:
+    """What the tests against the chosen point show; points that share their outcomes count once."""
+    tested = rows[rows["p"].notna()].drop_duplicates("method_fingerprint")
+    if not len(tested):
+        return f"{_MARK} the chosen point"
+    worse = int(((tested["p"] < SIGNIFICANCE) & (tested["difference"] < 0)).sum())
+    return f"{_MARK} the chosen point; {worse} of {len(tested)} others are shown to be worse (paired t-test, 5%)"
+
+
+def _budget(rows: pd.DataFrame) -> str:
+    runs, episodes = int(rows["runs"].iloc[0]), int(rows["episodes"].iloc[0])
+    return f"{runs} run{'' if runs == 1 else 's'} of {episodes:,} episode{'' if episodes == 1 else 's'}"
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)

@@ -1,0 +1,204 @@
+"""A sweep: one method with every setting of a grid, on the validation split and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fewshot_bench.datasets import Dataset
+from fewshot_bench.episodes import Protocol, sample_episodes
+from fewshot_bench.errors import StudyError
+from fewshot_bench.losses import LOSSES
+from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.study.execute import chosen_device, initial_backbone, installed_versions, opened_dataset
+from fewshot_bench.study.grid import PAPER_GRID, Grid, Value, check_names, text_of, with_values
+from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations
+from fewshot_bench.study.study import Study
+
+CONTRASTIVE_FIELDS = ("lambda", "tau", "reading")
+_NOT_OF_A_POINT = {"device", "chunk", "results", "baseline", "episodes", "runs"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of the grid.
+
+    Attributes:
+        values: by the name of the axis.
+        study: what is run. With lambda = 0 the loss is cross-entropy alone, so that points which differ in tau or
+            in the reading have one study in common.
+        key: digest of everything that decides the outcomes of that study's episodes, 16 hexadecimal digits.
+    """
+
+    values: dict[str, Value]
+    study: Study
+    key: str
+
+    def __str__(self) -> str:
+        return text_of(self.values)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A method, the grid of its settings, and where what they did is kept.
+
+    Attributes:
+        name: of the folder below RESULTS/sweeps.
+        study: what is the same at every point: one adaptation, one loss, at most one base loss, the validation split.
+        grid: the settings.
+        points: of the grid, in its order.
+        dataset: the name that the outcomes carry.
+        dataset_fingerprint: of all of its splits.
+    """
+
+    name: str
+    study: Study
+    grid: Grid
+    points: tuple[Point, ...]
+    dataset: str
+    dataset_fingerprint: str
+
+    @property
+    def folder(self) -> Path:
+        """Everything about this sweep."""
+        return self.study.results / "sweeps" / self.name
+
+    @property
+    def store(self) -> OutcomeStore:
+        """The outcomes of its points."""
+        return OutcomeStore(self.folder / "outcomes")
+
+    def distinct_points(self) -> list[Point]:
+        """The first of the points that have a study in common, in the order of the grid."""
+        return list({point.key: point for point in reversed(self.points)}.values())[::-1]
+
+    def protocols(self) -> list[Protocol]:
+        """One protocol per number of shots."""
+        return self.study.protocols()
+
+
+def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None, progress: Progress = SILENT) -> Sweep:
+    """Check everything that a user can get wrong before any time is spent, and lay out the points.
+
+    Args:
+        study: one adaptation, one loss, at most one base loss. Where no base losses are given, a backbone without
+            pretrained weights is trained with CE if the adaptation trains with the loss, and with the loss otherwise.
+        grid: the settings to try.
+        name: of the sweep's folder; made of dataset, backbone, base loss, adaptation and loss by default.
+        progress: shown the import of a user's own images.
+
+    Raises:
+        FewshotBenchError: a name is unknown, a value is refused, an axis acts nowhere, the data is absent, or the
+            protocol does not fit the validation split.
+        OSError: the folder of the results cannot be written to.
+    """
+    study = study.model_copy(update={"split": "validation", "fractions": None, "baseline": None})
+    _check_is_one_method(study)
+    check_names([axis.name for axis in grid.axes], study.adaptations[0])
+    for values in grid.points():
+        planned_adaptations(with_values(study, values))
+    dataset = opened_dataset(study, progress)
+    study = _with_base_losses(study, dataset)
+    for axis in grid.axes:
+        _check_it_acts(axis.name, study, grid)
+    for protocol in study.protocols():
+        sample_episodes(dataset.validation, protocol, numbers=np.arange(0))
+    chosen_device(study.device)
+    name = _checked_name(name) if name is not None else _default_name(study, dataset.name)
+    folder = study.results / "sweeps" / name
+    OutcomeStore(folder / "outcomes").check_folder()
+    points = tuple(_point(study, values, grid, folder, dataset) for values in grid.points())
+    return Sweep(name, study, grid, points, dataset.name, dataset.fingerprint)
+
+
+def _check_is_one_method(study: Study) -> None:
+    several = {"--adapt": study.adaptations, "--loss": study.losses, "--base-loss": study.base_losses or ("none",)}
+    for option, names in several.items():
+        if len(names) != 1:
+            raise StudyError(f"a sweep varies the settings of one method: {option} takes one name, not {len(names)}.")
+    for loss in (*study.losses, *(study.base_losses or ())):
+        LOSSES[loss]
+
+
+def _with_base_losses(study: Study, dataset: Dataset) -> Study:
+    """The study with its base stage settled: at most one."""
+    if study.base_losses is not None:
+        return study
+    losses: tuple[str, ...] = ()
+    if not initial_backbone(study, dataset).is_pretrained:
+        losses = ("ce",) if "loss" in hyper_parameters_of(study.adaptations[0]) else study.losses
+    return study.model_copy(update={"base_losses": losses})
+
+
+def _check_it_acts(name: str, study: Study, grid: Grid) -> None:
+    """Refuse an axis along which every point would be the same.
+
+    Raises:
+        StudyError: it would.
+    """
+    adaptation = study.adaptations[0]
+    base = study.base_losses[0] if study.base_losses else None
+    if name.startswith("base_") and base is None:
+        raise StudyError(f"{name} acts nowhere in this sweep: there is no base stage. Add --base-loss ce+schane.")
+    if name not in CONTRASTIVE_FIELDS:
+        return
+    acts_in_episodes = "lambda_" in planned_adaptations(study)[0].hyper_parameters()
+    acts_in_base = base is not None and bool(LOSSES[base].facts.get("is_contrastive", True))
+    if not acts_in_episodes and not acts_in_base:
+        stage = f"its base stage trains with {base}" if base else "there is no base stage"
+        raise StudyError(
+            f"{name} acts nowhere in this sweep: {adaptation} does not train with a contrastive loss, and {stage}. "
+            "Add --base-loss ce+schane, or --adapt finetune-head --loss ce+schane, or name other hyper-parameters "
+            "with --grid."
+        )
+    if name != "lambda" and study.lambda_ == 0 and "lambda" not in [axis.name for axis in grid.axes]:
+        raise StudyError(f"{name} acts nowhere in this sweep: with --lambda 0 the loss is cross-entropy alone.")
+
+
+def _point(study: Study, values: dict[str, Value], grid: Grid, folder: Path, dataset: Dataset) -> Point:
+    run = with_values(study, values | _irrelevant(with_values(study, values), grid))
+    run = run.model_copy(update={"results": folder})
+    return Point(values, run, _key(run, dataset.fingerprint))
+
+
+def _irrelevant(study: Study, grid: Grid) -> dict[str, Value]:
+    """First values of the axes that make no difference to cross-entropy alone."""
+    if study.lambda_ != 0:
+        return {}
+    return {axis.name: axis.values[0] for axis in grid.axes if axis.name in ("tau", "reading")}
+
+
+def _key(study: Study, dataset_fingerprint: str) -> str:
+    fields = study.model_dump(exclude=_NOT_OF_A_POINT)
+    files = {name: _digest_of_file(value) for name, value in fields.items() if isinstance(value, Path)}
+    content = {"study": fields | files, "dataset": dataset_fingerprint, "versions": installed_versions()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _digest_of_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    if path.is_file():
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _default_name(study: Study, dataset: str) -> str:
+    """The dataset and the stages of the method, as in the method's name."""
+    base = [f"base-{loss}" for loss in study.base_losses or ()]
+    adaptation = planned_adaptations(study)[0]
+    stages = [dataset, study.backbone_name, *base, adaptation.stage, adaptation.name]
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", "-".join(stage for stage in stages if stage)).strip(".-")
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_+@=,-][A-Za-z0-9_.+@=,-]*", name):
+        raise StudyError(f"--name takes letters, digits and any of _.+@=,- and no folders, not '{name}'.")
+    return name
