@@ -36,7 +36,7 @@ def use_statistics_of(network: nn.Module, forward: Callable[[], Any]) -> None:
 
     def remember(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
-        values = inputs[0].float()
+        values = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
         module.running_mean = values.mean(axes)
         module.running_var = values.var(axes, unbiased=False)
 

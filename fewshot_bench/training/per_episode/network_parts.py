@@ -68,7 +68,8 @@ def network_parts(network: nn.Module, recipe: EpisodeRecipe, sample: Tensor) -> 
         StudyError: what should be tuned is not there.
     """
     dtype = torch.float64 if recipe.precision == "float64" else torch.float32
-    chosen = tuned_network(network.to(dtype), recipe.tune, seed=recipe.seed)
+    chosen = tuned_network(network, recipe.tune, seed=recipe.seed)
+    chosen.network.to(dtype)
     sample = sample.to(dtype)
     # Layers that normalise over the batch would see another one; with them in training nothing can be computed before.
     may_be_cut = recipe.bn == "frozen"
