@@ -15,6 +15,7 @@ from fewshot_bench.report.sweep_frame import SWEEP_COLUMNS
 from fewshot_bench.report.wording import SIGNIFICANCE, p_text, points, value_text
 
 _MARK = "*"
+_ANY_WIDTH = 10_000
 
 
 def print_sweep(frame: pd.DataFrame, title: str, console: Console) -> None:
@@ -57,7 +58,7 @@ def _print(rows: pd.DataFrame, axes: Sequence[str], cells: Sequence[Text], conso
     """As a grid where it is one of lambda and tau and fits the terminal, as a list otherwise."""
     if set(axes) == {"lambda", "tau"}:
         table = _crossed(rows, cells)
-        if console.measure(table).maximum <= console.width:
+        if console.measure(table, options=console.options.update(width=_ANY_WIDTH)).maximum <= console.width:
             console.print(table)
             return
     console.print(_listed(rows, axes, cells))
