@@ -1,13 +1,15 @@
 """A study: the grid of cells that `fewshot-bench run` works through; networks to take up; sweeps of hyper-parameters."""
 
-from fewshot_bench.study.checkpoints import Checkpoint, read_checkpoint
+from fewshot_bench.study.checkpoint import Checkpoint
+from fewshot_bench.study.checkpoints import read_checkpoint
 from fewshot_bench.study.execute import StudyResult, run_study
 from fewshot_bench.study.grid import PAPER_GRID, Axis, Grid
 from fewshot_bench.study.setting import Setting, read_setting
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.sweep import Sweep, plan_sweep
 from fewshot_bench.study.sweep_result import SweepResult, run_sweep
-from fewshot_bench.study.train import TrainingPlan, train_backbone
+from fewshot_bench.study.train import train_backbone
+from fewshot_bench.study.training_plan import TrainingPlan
 
 __all__ = [
     "PAPER_GRID",
