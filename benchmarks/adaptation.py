@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.adaptation import Adaptation, Centroid, EmbeddedSplit, FinetuneHead, Logistic
+from fewshot_bench.adaptation import Centroid, EmbeddedSplit, EmbeddingAdaptation, FinetuneHead, Logistic
 from fewshot_bench.engine.classify import classify
 from fewshot_bench.episodes import Episodes, Protocol, sample_indices
 
@@ -260,7 +260,7 @@ def _finetune_head(coordinates: str) -> FinetuneHead:
     return FinetuneHead(head="cosine", scale=1.0, steps=200, learning_rate=1e-4, coordinates="full")
 
 
-def _ours(adaptation: Adaptation, episodes: int, suffix: str = "") -> tuple[Contender, Contender]:
+def _ours(adaptation: EmbeddingAdaptation, episodes: int, suffix: str = "") -> tuple[Contender, Contender]:
     def predict(split: EmbeddedSplit, some: Episodes) -> NDArray[np.uint8]:
         return classify(adaptation, split, some)
 
@@ -383,7 +383,7 @@ def _in_subprocess(path: Path, name: str, count: int) -> float:
 
 
 def _peak_memory(path: Path, name: str, count: int) -> float:
-    adaptations: dict[str, Adaptation] = {
+    adaptations: dict[str, EmbeddingAdaptation] = {
         "centroid": Centroid(metric="euclidean", features="raw"),
         "logistic": Logistic(),
         "finetune-head": FinetuneHead(head="cosine", scale=1.0, steps=2, learning_rate=1e-4),

@@ -145,8 +145,8 @@ class FinetuneHead(EmbeddingAdaptation):
             # A query's norm counts what lies outside the span too.
             features = normalize(features, dim=-1)
             queries = queries / split.squared_norms[query].unsqueeze(2).clamp_min(1e-30).sqrt()
-        labels = torch.arange(way, device=support.device).repeat_interleave(shot).repeat(min(views, _VIEWS_PER_STEP) or 1)
         images = torch.arange(way * shot, device=support.device).repeat(min(views, _VIEWS_PER_STEP) or 1)
+        labels = images // shot
         with torch.enable_grad():
             head = _Head(self, centroids)
             self._optimise(head, features, labels, images)
@@ -176,10 +176,9 @@ def _views_of_step(features: Tensor, step: int, count: int) -> Tensor:
     """The rows that a step trains on, [E, count, .]: all there are, or the next two of several views."""
     if features.shape[1] == count:
         return features
-    images = count // _VIEWS_PER_STEP
-    views = features.unflatten(1, (-1, images))
-    turns = [(_VIEWS_PER_STEP * step + turn) % views.shape[1] for turn in range(_VIEWS_PER_STEP)]
-    return torch.cat([views[:, turn] for turn in turns], dim=1)
+    views = features.split(count // _VIEWS_PER_STEP, dim=1)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    turns = [(_VIEWS_PER_STEP * step + turn) % len(views) for turn in range(_VIEWS_PER_STEP)]
+    return torch.cat([views[turn] for turn in turns], dim=1)
 
 
 class _Head(nn.Module):

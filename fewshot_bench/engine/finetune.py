@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -88,7 +89,8 @@ class FinetuneClassifier:
     def _measured(self, way: int, shot: int) -> int:
         trainer = EpisodeTrainer(self._parts, self._recipe, episodes=1, way=way, shot=shot)
         views = 2 * min(way * shot, self._recipe.batch_size)
-        per_episode = bytes_per_episode(trainer, self._parts.sample[:1].expand(views, *self._parts.sample.shape[1:])[None])
+        one = self._parts.sample[:1]
+        per_episode = bytes_per_episode(trainer, one.expand(views, *one.shape[1:]).unsqueeze(0))
         most = _MOST_AT_ONCE.get(self._device.type, _MOST_AT_ONCE["cuda"])
         return episodes_that_fit(per_episode, self._device, largest=most)
 
@@ -98,20 +100,18 @@ class FinetuneClassifier:
         at_once = min(chunk, self._fitting.get((way, shot), chunk))
         predictions, start = [], 0
         while start < len(episodes):
-            rest = slice(start, None)
-            taken, some = halved_until_it_fits(
-                min(at_once, len(episodes) - start), lambda count, rest=rest: self._classify(episodes, rest, count)
-            )
-            if taken < min(at_once, len(episodes) - start):
+            wanted = min(at_once, len(episodes) - start)
+            taken, some = halved_until_it_fits(wanted, partial(self._classify, episodes, start))
+            if taken < wanted:
                 at_once = self._fitting[way, shot] = taken
             predictions.append(some)
             start += len(some)
         return torch.cat(predictions).numpy()
 
-    def _classify(self, episodes: Episodes, rest: slice, count: int) -> Tensor:
-        """Predictions of the first `count` of the rest, uint8 [count, N * Q]."""
+    def _classify(self, episodes: Episodes, start: int, count: int) -> Tensor:
+        """Predictions of `count` episodes from a position on, uint8 [count, N * Q]."""
         protocol = episodes.protocol
-        some = slice(rest.start, rest.start + count)
+        some = slice(start, start + count)
         keys = episode_keys(self._recipe.seed, episodes.run, episodes.numbers[some])
         support, query = (images[some].reshape(count, -1) for images in (episodes.support, episodes.query))
         task = self._make_task(support, query, keys)

@@ -1,4 +1,4 @@
-"""A study: the grid of cells that `fewshot-bench run` works through; networks to take up; sweeps of hyper-parameters."""
+"""A study: the grid of cells that `fewshot-bench run` works through; trained networks; sweeps."""
 
 from fewshot_bench.study.checkpoint import Checkpoint
 from fewshot_bench.study.checkpoints import read_checkpoint

@@ -37,7 +37,7 @@ class ClassifierSource:
         if isinstance(adaptation, EmbeddingAdaptation):
             return EmbeddingClassifier(adaptation, self._embedded(adaptation))
         if not isinstance(adaptation, Finetune):
-            raise StudyError(f"{adaptation.name} is neither an EmbeddingAdaptation nor a Finetune; see docs/running.md.")
+            raise StudyError(f"{adaptation.name} should be an EmbeddingAdaptation or a Finetune to be run.")
         if adaptation.trains_on_embeddings:
             rows = self._views(adaptation.augmented_views, adaptation.seed, adaptation.augmentation)
             return FinetuneClassifier.on_embeddings(adaptation, rows, len(images))

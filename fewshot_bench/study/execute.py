@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fewshot_bench.adaptation import Adaptation
-from fewshot_bench.backbones import Backbone, BackboneRequest, embed
+from fewshot_bench.backbones import Backbone, BackboneRequest
 from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, open_dataset
 from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.engine.classifier import Classifier

@@ -16,8 +16,8 @@ from fewshot_bench.training.per_episode.stacks import Stack
 class ChannelStack(Stack):
     """A copy of the network that is E times as wide, in which no channel of one episode meets one of another.
 
-    Activations are [B, E * C, H, W]. A convolution with as many groups as episodes reads and writes them without a copy,
-    and so does everything that treats channels alike.
+    Activations are [B, E * C, H, W]. A convolution with as many groups as episodes reads and writes them without a
+    copy, and so does everything that treats channels alike.
     """
 
     layout = "channels"

@@ -47,13 +47,12 @@ class NetworkParts:
 
     @torch.no_grad()
     def inputs(self, images: Tensor) -> Tensor:
-        """What `rest` takes of normalised images [..., C, S, S], a few at a time."""
+        """What `rest` takes of normalised images [B, C, S, S], a few at a time."""
         images = images.to(self.sample.dtype)
         if self.first is None:
             return images
-        axes = images.shape[:-3]
-        parts = [self.first(some) for some in images.flatten(0, -4).split(_IMAGES_AT_ONCE)]
-        return torch.cat(parts).unflatten(0, axes)
+        starts = range(0, len(images), _IMAGES_AT_ONCE)
+        return torch.cat([self.first(images[start : start + _IMAGES_AT_ONCE]) for start in starts])
 
 
 def network_parts(network: nn.Module, recipe: EpisodeRecipe, sample: Tensor) -> NetworkParts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class FrozenPrefix:
     rest: nn.Module
 
 
-class _Reached(Exception):
+class _ReachedError(Exception):
     """Ends a forward pass once the last module of the prefix has given its output."""
 
 
@@ -162,13 +162,10 @@ def _output_of(network: nn.Module, path: str, images: Tensor) -> Tensor:
 
     def stop(module: nn.Module, inputs: Any, output: Tensor) -> None:
         found.append(output)
-        raise _Reached
+        raise _ReachedError
 
-    with _hooked(network.get_submodule(path), stop):
-        try:
-            network(images)
-        except _Reached:
-            pass
+    with _hooked(network.get_submodule(path), stop), suppress(_ReachedError):
+        network(images)
     return found[0]
 
 

@@ -130,7 +130,7 @@ class _StackedConv(_StackedLayer):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[E * B, C, H, W] by way of the channels, [B, E * C, H, W]; transformers do this once, for their patches."""
-        side_by_side = inputs.unflatten(0, (self.episodes, -1)).transpose(0, 1).flatten(1, 2)
+        side_by_side = inputs.view(self.episodes, -1, *inputs.shape[1:]).transpose(0, 1).flatten(1, 2)
         weight = self.weight.expand(self.episodes, *self.weight.shape[1:])
         bias = None if self.bias is None else self.bias.expand(self.episodes, -1).reshape(-1)
         outputs = functional.conv2d(
@@ -142,7 +142,8 @@ class _StackedConv(_StackedLayer):
             self.dilation,
             self.groups * self.episodes,
         )
-        return outputs.unflatten(1, (self.episodes, -1)).transpose(0, 1).flatten(0, 1)
+        by_episode = outputs.view(len(outputs), self.episodes, -1, *outputs.shape[2:])
+        return by_episode.transpose(0, 1).flatten(0, 1)
 
 
 _LAYERS: tuple[tuple[type[nn.Module], type[_StackedLayer]], ...] = (

@@ -4,8 +4,8 @@ There are three ways to do it, and none is best for every network:
 
 - `ChannelStack` puts the episodes side by side in the channels: a convolution becomes a grouped one, batch
   normalisation and pooling stay what they are. It suits convolutional networks.
-- `RowStack` puts them one after another in the batch: linear layers become batched matrix products, attention stays what it is.
-  It suits transformers and mixers.
+- `RowStack` puts them one after another in the batch: linear layers become batched matrix products, attention stays
+  what it is. It suits transformers and mixers.
 - `VmapStack` hands the network to `torch.func.vmap`. It knows nothing of layers, takes whatever the other two refuse,
   and is slower, since vmap rearranges activations between layers.
 
@@ -109,9 +109,7 @@ def _is_faithful(kind: type[Stack], network: nn.Module, tuned: Sequence[str], sa
     generator = torch.Generator().manual_seed(0)
     inputs = torch.stack([sample, sample.flip(0)])
     own = dict(network.named_parameters())
-    weights = {
-        name: torch.stack([own[name].detach(), _disturbed(own[name].detach(), generator)]) for name in tuned
-    }
+    weights = {name: torch.stack([own[name].detach(), _disturbed(own[name].detach(), generator)]) for name in tuned}
     with torch.no_grad():
         expected = torch.stack(
             [

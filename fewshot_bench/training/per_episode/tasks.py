@@ -13,7 +13,14 @@ from torch import Tensor
 from fewshot_bench.training.augment import Augmentation
 from fewshot_bench.training.per_episode.network_parts import NetworkParts
 from fewshot_bench.training.per_episode.recipe import FRESH, EpisodeRecipe
-from fewshot_bench.training.per_episode.views import EpisodeKeys, FreshViews, Normalise, PooledViews, StepViews
+from fewshot_bench.training.per_episode.views import (
+    EpisodeKeys,
+    FreshViews,
+    Normalise,
+    PooledViews,
+    StepViews,
+    by_episode,
+)
 from fewshot_bench.training.randomness import image_keys, keyed_uniform
 
 
@@ -70,11 +77,12 @@ class ImageTasks:
         return EpisodeTask(
             both,
             self._inputs(pixels),
-            FreshViews(pixels, both, self.augmentation, self._inputs_of_batch) if views == FRESH
-            else self._pooled(support, pixels, both, views),
+            self._pooled(support, pixels, both, views)
+            if views != FRESH
+            else FreshViews(pixels, both, self.augmentation, self._inputs_of_batch),
             query.shape[1],
             lambda some: self._inputs(questions[:, some]),
-        )  # fmt: skip
+        )
 
     def _pooled(self, support: NDArray[np.int32], pixels: Tensor, keys: EpisodeKeys, views: int) -> StepViews:
         """Views that are the same in whatever episode an image is."""
@@ -90,10 +98,10 @@ class ImageTasks:
     def _pixels(self, indices: NDArray[np.int32]) -> Tensor:
         """uint8 [E, B, C, H, W]."""
         rows = torch.from_numpy(np.asarray(self.images[indices.reshape(-1)])).to(self.device)
-        return rows.permute(0, 3, 1, 2).contiguous().unflatten(0, indices.shape)
+        return rows.permute(0, 3, 1, 2).reshape(*indices.shape, rows.shape[3], *rows.shape[1:3])
 
     def _inputs(self, pixels: Tensor) -> Tensor:
-        return self._inputs_of_batch(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+        return by_episode(self._inputs_of_batch, pixels)
 
     def _inputs_of_batch(self, pixels: Tensor) -> Tensor:
         return self.parts.inputs(self.normalise(pixels))

@@ -45,7 +45,14 @@ class EpisodeTrainer:
     """Trains E episodes of one size at a time, again and again."""
 
     def __init__(
-        self, parts: NetworkParts, recipe: EpisodeRecipe, *, episodes: int, way: int, shot: int, layout: str | None = None
+        self,
+        parts: NetworkParts,
+        recipe: EpisodeRecipe,
+        *,
+        episodes: int,
+        way: int,
+        shot: int,
+        layout: str | None = None,
     ) -> None:
         """Make room for the weights of all episodes.
 
@@ -110,7 +117,8 @@ class EpisodeTrainer:
         if self._normalises_batches:
             use_batch_statistics(self.stack.module)
         with torch.no_grad():
-            plain = self._embed(task.support).unflatten(1, (self.way, self.shot))
+            plain = self._embed(task.support)
+            plain = plain.view(len(plain), self.way, self.shot, -1)
             self.head.start(self.recipe.start, plain, self.recipe.scale)
 
     def _train(self, task: EpisodeTask) -> Tensor:
@@ -187,6 +195,6 @@ class EpisodeTrainer:
         is_finite = torch.isfinite(losses).all(dim=0) & torch.isfinite(logits).all(dim=(1, 2))
         if not bool(is_finite.all()):
             raise StudyError(
-                f"fine-tuning of {int((~is_finite).sum())} of {len(is_finite)} episodes gave a loss or a score that is not "
-                "finite. Use a smaller learning rate, or --precision float32."
+                f"fine-tuning of {int((~is_finite).sum())} of {len(is_finite)} episodes gave a loss or a score that is "
+                "not finite. Use a smaller learning rate, or --precision float32."
             )

@@ -43,7 +43,7 @@ def parse_tuning(text: str) -> Tuning:
     is_right = match is not None and text != "" and (match["plus"] is not None) == (None not in (kind, last))
     if not is_right or (last is not None and (int(last) < 1 or kind in ("all", "head"))):
         raise StudyError(
-            f"tune of finetune should be all, last:N, norm, bias, lora, lora:RANK or head, or norm+last:N, bias+last:N, "
+            "tune of finetune should be all, last:N, norm, bias, lora, lora:RANK or head, or norm+last:N, bias+last:N, "
             f"lora:RANK+last:N; not '{text}'."
         )
     assert match is not None

@@ -70,7 +70,7 @@ class FreshViews(StepViews):
         views = self._made[step - self._first]
         if chosen is not None:
             views = _both_of(views, chosen)
-        return self._normalise(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        return by_episode(self._normalise, views)
 
     def _make(self, first: int) -> Tensor:
         """Views of the next steps, uint8 [steps, E, 2S, C, H, W]."""
@@ -84,7 +84,8 @@ class FreshViews(StepViews):
             ]
         )
         twice = self._support.repeat(1, 2, 1, 1, 1).expand(self._steps_at_once, *[-1] * 5)
-        made = self._augmentation(twice.flatten(0, 2), uniform.view(self._steps_at_once * episodes * 2 * images, numbers))
+        flat = twice.flatten(0, 2)
+        made = self._augmentation(flat, uniform.view(len(flat), numbers))
         return made.view(self._steps_at_once, episodes, 2 * images, *self._support.shape[2:])
 
 
@@ -115,12 +116,18 @@ class PooledViews(StepViews):
             inputs = _both_of(inputs, chosen)
         if self._normalise is None:
             return inputs
-        return self._normalise(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+        return by_episode(self._normalise, inputs)
 
 
 def order_of_images(keys: Tensor, epoch: int, images: int) -> Tensor:
     """A random order of the support images for each episode, int64 [E, S]."""
     return keyed_uniform(keys, (epoch, FOR_ORDER), images).argsort(dim=1, stable=True)
+
+
+def by_episode(function: Normalise, images: Tensor) -> Tensor:
+    """Apply a function of batches, [B, ...] -> [B, ...], to [E, B, ...]."""
+    made = function(images.flatten(0, 1))
+    return made.view(*images.shape[:2], *made.shape[1:])
 
 
 def _both_of(views: Tensor, chosen: Tensor) -> Tensor:
