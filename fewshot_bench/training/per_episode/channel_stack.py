@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fewshot_bench.training.per_episode.convolutions import EpisodeConv2d, choose_faster
 from fewshot_bench.training.per_episode.prefix import Nothing
 from fewshot_bench.training.per_episode.stacks import Stack
+
+_LARGE_FILTER = 1 << 20
 
 
 class ChannelStack(Stack):
@@ -24,7 +27,8 @@ class ChannelStack(Stack):
 
     def __init__(self, network: nn.Module, tuned: Sequence[str], episodes: int) -> None:
         super().__init__(episodes, tuned)
-        self.wide = widened(network, episodes)
+        self._memory_format = _memory_format(network)
+        self.wide = widened(network, episodes).to(memory_format=self._memory_format)
         self._shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
         wide = dict(self.wide.named_parameters())
         for name, parameter in wide.items():
@@ -39,15 +43,33 @@ class ChannelStack(Stack):
     def __call__(self, inputs: Tensor) -> Tensor:
         """See `Stack`."""
         episodes, batch = inputs.shape[:2]
-        side_by_side = inputs.transpose(0, 1).flatten(1, 2)
-        if side_by_side.ndim == 4:
-            side_by_side = side_by_side.contiguous(memory_format=torch.channels_last)
-        outputs: Tensor = self.wide(side_by_side)
+        outputs: Tensor = self.wide(self._side_by_side(inputs))
         return outputs.reshape(batch, episodes, -1).transpose(0, 1)
+
+    def prepare(self, inputs: Tensor) -> None:
+        """See `Stack`: each convolution takes the way that is faster here."""
+        choose_faster(self.wide, self._side_by_side(inputs))
+
+    def _side_by_side(self, inputs: Tensor) -> Tensor:
+        """[B, E * C, H, W]."""
+        wide = inputs.transpose(0, 1).flatten(1, 2)
+        return wide.contiguous(memory_format=self._memory_format) if wide.ndim == 4 else wide
 
     def weights(self, name: str) -> Tensor:
         """See `Stack`."""
         return self.trainable[name].view(self.episodes, *self._shapes[name])
+
+
+def _memory_format(network: nn.Module) -> torch.memory_format:
+    """How activations and filters lie in memory.
+
+    A GPU's matrix units want the channels last, and so do a CPU's small filters, by 30% in Conv4. Large dense filters
+    are 4 to 20% faster the other way on a CPU, as in ResNet-12.
+    """
+    filters = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
+    on_cpu = any(filter_.device.type == "cpu" for filter_ in filters)
+    is_large = any(filter_.shape[-1] > 1 and filter_.numel() > _LARGE_FILTER for filter_ in filters)
+    return torch.contiguous_format if on_cpu and is_large else torch.channels_last
 
 
 def widened(network: nn.Module, times: int) -> nn.Module:
@@ -62,6 +84,7 @@ def widened(network: nn.Module, times: int) -> nn.Module:
             module.groups *= times
             module.in_channels *= times
             module.out_channels *= times
+            EpisodeConv2d.adopt(module, times)
         elif isinstance(module, _BatchNorm):
             module.num_features *= times
         elif type(module) is nn.GroupNorm:

@@ -12,7 +12,6 @@ from torch import Tensor
 from fewshot_bench.training.memory import free_bytes
 from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
 
-_FLOAT = 4
 _COPIES_OF_A_WEIGHT = 4  # the weight, its gradient, and two moments of Adam
 
 
@@ -33,9 +32,9 @@ def bytes_per_episode(trainer: EpisodeTrainer, inputs: Tensor) -> int:
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         trainer.try_step(inputs)
     for_backward = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    weights = sum(weight.numel() for weight in trainer.weights.values()) * _FLOAT * _COPIES_OF_A_WEIGHT
+    weights = sum(weight.numel() * weight.element_size() for weight in trainer.weights.values())
     # Gradients of activations live beside them for a moment: what the largest layers need once more.
-    return 2 * inputs.numel() * _FLOAT + for_backward + for_backward // 2 + weights
+    return inputs.numel() * inputs.element_size() + for_backward + for_backward // 2 + _COPIES_OF_A_WEIGHT * weights
 
 
 def episodes_that_fit(per_episode: int, device: torch.device, *, largest: int) -> int:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewshot_bench.training.per_episode.disturbance import disturbed
+
 _MOST_CUTS_TRIED = 32
 
 
@@ -94,13 +96,23 @@ def frozen_prefix(network: nn.Module, tuned: Sequence[str], sample: Tensor) -> F
         The two parts; None where the first module is tuned already, or no cut gives the same embeddings.
     """
     with torch.no_grad():
-        expected = network(sample)
-        exits = _exits_before_tuned(network, set(tuned), sample)
+        trained = _as_if_trained(network, tuned)
+        expected = trained(sample)
+        exits = _exits_before_tuned(trained, set(tuned), sample)
         for cut in list(reversed(exits))[:_MOST_CUTS_TRIED]:
-            parts = _cut(network, cut, exits, sample)
-            if _agrees(parts, sample, expected):
-                return parts
+            if _agrees(_cut(trained, cut, exits, sample), sample, expected):
+                return _cut(network, cut, exits, sample)
     return None
+
+
+def _as_if_trained(network: nn.Module, tuned: Sequence[str]) -> nn.Module:
+    """A copy with other weights where it will be trained: a part that begins at zero must be seen to bypass a cut."""
+    trained = copy.deepcopy(network)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in trained.named_parameters():
+        if name in tuned:
+            parameter.copy_(disturbed(parameter, generator))
+    return trained
 
 
 @dataclass(frozen=True)

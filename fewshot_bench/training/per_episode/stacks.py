@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_bench.errors import StudyError
+from fewshot_bench.training.per_episode.disturbance import disturbed
 
 
 class Stack(ABC):
@@ -57,6 +58,10 @@ class Stack(ABC):
         Returns:
             float [E, B, D].
         """
+
+    def prepare(self, inputs: Tensor) -> None:
+        """Find out what is fastest on this device for inputs like these, [E, B, ...]; changes results by rounding."""
+        del inputs  # a stack may have nothing to choose
 
     @abstractmethod
     def weights(self, name: str) -> Tensor:
@@ -109,7 +114,7 @@ def _is_faithful(kind: type[Stack], network: nn.Module, tuned: Sequence[str], sa
     generator = torch.Generator().manual_seed(0)
     inputs = torch.stack([sample, sample.flip(0)])
     own = dict(network.named_parameters())
-    weights = {name: torch.stack([own[name].detach(), _disturbed(own[name].detach(), generator)]) for name in tuned}
+    weights = {name: torch.stack([own[name].detach(), disturbed(own[name].detach(), generator)]) for name in tuned}
     with torch.no_grad():
         expected = torch.stack(
             [
@@ -127,8 +132,3 @@ def _is_faithful(kind: type[Stack], network: nn.Module, tuned: Sequence[str], sa
     if found.shape != expected.shape:
         return False
     return bool(torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())))
-
-
-def _disturbed(weight: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(weight.shape, generator=generator).to(weight)
-    return weight + 0.1 * noise * weight.abs().mean().clamp_min(1e-3)

@@ -19,6 +19,7 @@ from fewshot_bench.training.per_episode.head import StackedHead, dropped
 from fewshot_bench.training.per_episode.network_parts import NetworkParts
 from fewshot_bench.training.per_episode.optimisation import forget, learning_rate, set_learning_rate, stacked_optimizer
 from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
+from fewshot_bench.training.per_episode.replayed_step import Capture, ReplayedStep, cuda_graph
 from fewshot_bench.training.per_episode.stacks import stacked
 from fewshot_bench.training.per_episode.tasks import EpisodeTask
 from fewshot_bench.training.per_episode.views import FOR_DROPOUT, order_of_images
@@ -81,6 +82,8 @@ class EpisodeTrainer:
         decayed = frozenset({name for name, first in self._initial.items() if first.ndim > 1} | {"head.weight"})
         self.optimizer = stacked_optimizer(recipe, trained, decayed, self.device)
         self._loss = LOSSES[recipe.loss].factory
+        self._capture: Capture | None = cuda_graph if self.device.type == "cuda" else None
+        self._replayed: ReplayedStep | None = None
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -98,6 +101,7 @@ class EpisodeTrainer:
             StudyError: a loss or a score is not finite.
         """
         with torch.enable_grad():
+            self._record_step(task)
             self._begin(task)
             losses = self._train(task)
         with torch.no_grad():
@@ -110,6 +114,18 @@ class EpisodeTrainer:
         images = inputs.shape[1] // 2
         chosen = torch.arange(images, device=self.device).expand(len(inputs), -1) % (self.way * self.shot)
         self._step(inputs, chosen, torch.zeros(len(inputs), dtype=torch.int64, device=self.device), 0)
+
+    def _record_step(self, task: EpisodeTask) -> None:
+        """Record the step of a task, if this device replays steps and has not recorded it yet."""
+        images = self.way * self.shot
+        if self._capture is None or not self.recipe.steps(images):
+            return
+        chosen = self._chosen(task, 0, self.recipe.steps_per_epoch(images))
+        inputs = task.views.at(0, chosen)
+        if self._replayed is None or not self._replayed.fits(inputs):
+            self._begin(task)
+            self.stack.prepare(inputs)
+            self._replayed = ReplayedStep(self._step, inputs, chosen, task.keys.on_device, self._capture)
 
     def _begin(self, task: EpisodeTask) -> None:
         self.stack.load(self._initial)
@@ -130,7 +146,8 @@ class EpisodeTrainer:
             chosen = self._chosen(task, step, per_epoch)
             inputs = task.views.at(step, chosen)
             set_learning_rate(self.optimizer, learning_rate(recipe, step, steps, per_epoch))
-            losses.append(self._step(inputs, chosen, task.keys.on_device, step))
+            run = self._step if self._replayed is None else self._replayed
+            losses.append(run(inputs, chosen, task.keys.on_device, step))
             if stopping is not None and (step + 1) % per_epoch == 0:
                 stopping.after_epoch(torch.stack(losses[-per_epoch:]).mean(dim=0))
         if stopping is not None:
@@ -177,7 +194,9 @@ class EpisodeTrainer:
 
     def _embed(self, inputs: Tensor) -> Tensor:
         """Embeddings [E, B, D], in the type of the weights whatever the network computes in."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+        is_half = self.recipe.precision == "bf16"
+        # Without autocast's cache of weights, which a recorded step could not use again.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half, cache_enabled=False):
             embeddings = self.stack(inputs)
         return embeddings.to(self.head.weight.dtype)
 
