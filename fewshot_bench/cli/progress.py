@@ -44,7 +44,7 @@ class ProgressBars:
             BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6)),
             _Count(table_column=Column(no_wrap=True, min_width=9)),
             TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
-            TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True, ratio=3)),
+            TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True)),
             console=Console(stderr=True),
             expand=True,
         )
@@ -60,5 +60,7 @@ class ProgressBars:
 
     @contextmanager
     def step(self, description: str, total: int, *, unit: str = "") -> Iterator[Step]:
-        """Show a bar of `total` units."""
-        yield _Bar(self._bars, self._bars.add_task(description, total=total or None, note="", unit=unit))
+        """Show a bar of `total` units; its note goes when it ends, to leave the names of later stages room."""
+        task = self._bars.add_task(description, total=total or None, note="", unit=unit)
+        yield _Bar(self._bars, task)
+        self._bars.update(task, note="")
