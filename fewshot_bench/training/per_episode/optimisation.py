@@ -63,7 +63,7 @@ def learning_rate(recipe: EpisodeRecipe, step: int, steps: int, steps_per_epoch:
         steps: of the whole training.
         steps_per_epoch: warm-up is given in epochs.
     """
-    warmup = recipe.warmup * steps_per_epoch
+    warmup = recipe.warmup_epochs * steps_per_epoch
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
     if recipe.schedule == "constant":

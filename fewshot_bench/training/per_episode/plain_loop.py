@@ -41,17 +41,20 @@ def adapt_one(
         parameter.requires_grad_(name in parts.tuned)
     if recipe.bn != "frozen":
         use_batch_statistics(network)
-    head = _head(parts, recipe, network(task.support[0]).detach(), way, shot)
+
+    def embed(inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            embeddings: Tensor = network(inputs)
+        return embeddings.to(parts.sample.dtype)
+
+    head = _head(parts, recipe, embed(task.support[0]).detach(), way, shot)
     optimizer = _optimizer(recipe, network, head)
     images = torch.arange(way * shot, device=task.support.device).repeat(2)
     losses = []
     for step in range(recipe.epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, recipe.epochs, 1)
-        inputs = task.views.at(step, None)[0]
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            embeddings = network(inputs)
-        embeddings = embeddings.to(head.weight.dtype)
+        embeddings = embed(task.views.at(step, None)[0])
         seen = embeddings
         if recipe.dropout:
             uniform = keyed_uniform(task.keys.on_device, (step, FOR_DROPOUT), embeddings.numel())
@@ -71,8 +74,8 @@ def adapt_one(
         losses.append(loss.detach())
     with torch.no_grad():
         if recipe.bn == "support":
-            use_statistics_of(network, lambda: network(task.support[0]))
-        logits = head(network(task.query(slice(None))[0]))
+            use_statistics_of(network, lambda: embed(task.support[0]))
+        logits = head(embed(task.query(slice(None))[0]))
     return logits, torch.stack(losses), network
 
 

@@ -46,7 +46,7 @@ class EpisodeRecipe:
         weight_decay: of weight matrices and filters; biases and normalisations are never decayed.
         dropout: before the linear head.
         schedule: of the learning rate after the warm-up.
-        warmup: epochs in which the learning rate rises linearly from nothing.
+        warmup_epochs: those in which the learning rate rises linearly from nothing.
         label_smoothing: share of the label that is spread over all classes, in cross-entropy.
         patience: epochs without a lower training loss of the support set after which an episode keeps the weights
             it has; 0 never stops early. Nothing but the support set is looked at.
@@ -73,7 +73,7 @@ class EpisodeRecipe:
     weight_decay: float = 0.05
     dropout: float = 0.1
     schedule: EpisodeSchedule = "constant"
-    warmup: int = 0
+    warmup_epochs: int = 0
     label_smoothing: float = 0.0
     patience: int = 0
     augmentation: AugmentationName = "auto"
@@ -92,7 +92,7 @@ class EpisodeRecipe:
         LOSSES[self.loss]
         for name, choices in _CHOICES.items():
             self._expect(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
-        for name, least in (("epochs", 0), ("batch_size", 1), ("warmup", 0), ("patience", 0)):
+        for name, least in (("epochs", 0), ("batch_size", 1), ("warmup_epochs", 0), ("patience", 0)):
             value = getattr(self, name)
             self._expect(_is_whole(value) and value >= least, name, f"a whole number of {least} or more")
         is_number_of_views = self.views is None or (_is_whole(self.views) and self.views != 1 and self.views >= 0)

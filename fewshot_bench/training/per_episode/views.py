@@ -50,7 +50,9 @@ class StepViews(ABC):
 class FreshViews(StepViews):
     """New views in every step, made for several steps at a time, where the images are."""
 
-    def __init__(self, support: Tensor, keys: EpisodeKeys, augmentation: Augmentation, normalise: Normalise) -> None:
+    def __init__(
+        self, support: Tensor, keys: EpisodeKeys, augmentation: Augmentation, normalise: Normalise, *, steps: int
+    ) -> None:
         """Take the support images.
 
         Args:
@@ -58,9 +60,11 @@ class FreshViews(StepViews):
             keys: of the episodes.
             augmentation: makes a view from an image and random numbers.
             normalise: uint8 [B, C, H, W] -> float [B, C', S, S].
+            steps: that will be asked for.
         """
         self._support, self._keys, self._augmentation, self._normalise = support, keys, augmentation, normalise
-        self._steps_at_once = max(1, _IMAGES_AT_ONCE // (2 * support.shape[0] * support.shape[1]))
+        fitting = _IMAGES_AT_ONCE // (2 * support.shape[0] * support.shape[1])
+        self._steps_at_once = max(1, min(steps, fitting))
         self._first, self._made = 0, support.new_empty(0)
 
     def at(self, step: int, chosen: Tensor | None) -> Tensor:

@@ -199,7 +199,7 @@ def test_an_episode_that_learns_nothing_more_stops_with_the_weights_it_had(netwo
 
 def test_a_loss_that_is_not_finite_is_one_sentence(network):
     made = setup(network, EpisodeRecipe(epochs=5, learning_rate=1e30))
-    with pytest.raises(StudyError, match="not finite. Use a smaller learning rate"):
+    with pytest.raises(StudyError, match="not finite"):
         made.adapted(drawn(2))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-import fewshot_bench.backbones  # registers the literature's networks with timm
+import fewshot_bench.backbones  # noqa: F401  # registers the literature's networks with timm
 from fewshot_bench.training.augment import choose_augmentation
 from fewshot_bench.training.per_episode.network_parts import NetworkParts, network_parts
 from fewshot_bench.training.per_episode.plain_loop import adapt_one

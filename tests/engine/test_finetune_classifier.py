@@ -1,0 +1,116 @@
+"""Fine-tuning through the engine: chunks bound memory and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import toy_split
+
+from fewshot_bench.adaptation import Finetune
+from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone
+from fewshot_bench.engine import finetune as engine
+from fewshot_bench.engine.classify import accuracy
+from fewshot_bench.engine.finetune import FinetuneClassifier
+from fewshot_bench.episodes import Protocol, sample_episodes
+from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
+
+SPLIT = toy_split()
+
+
+def backbone() -> Backbone:
+    torch.manual_seed(0)
+    made = create_backbone(BackboneRequest("conv4_32", channels=3, native_size=16))
+    made.network.train()
+    with torch.no_grad():
+        for _ in range(30):
+            made.network(made.preprocessing(torch.from_numpy(SPLIT.images[::2].copy()).permute(0, 3, 1, 2)))
+    made.network.eval()
+    return made
+
+
+BACKBONE = backbone()
+
+
+def classifier(**options: object) -> FinetuneClassifier:
+    recipe = Finetune(**{"epochs": 3, "learning_rate": 1e-3, **options})
+    return FinetuneClassifier.on_images(recipe, SPLIT, BACKBONE, "cpu")
+
+
+def episodes(numbers: object = range(10), *, shot: int = 1):
+    protocol = Protocol("toy", shot=shot, query=5, episodes=10, runs=1)
+    return sample_episodes(SPLIT, protocol, numbers=np.asarray(numbers))
+
+
+@pytest.mark.parametrize("options", [{}, {"loss": "ce+schane", "tune": "last:2"}, {"bn": "support"}], ids=str)
+def test_the_chunk_never_changes_a_prediction(options):
+    made = classifier(**options)
+    whole = made(episodes(), 10)
+    for chunk in (1, 4):
+        assert np.array_equal(made(episodes(), chunk), whole)
+    assert accuracy(whole, 5).mean() > 0.5
+
+
+def test_an_episode_is_adapted_the_same_whichever_others_are_asked_for():
+    made = classifier(loss="ce+schane")
+    whole = made(episodes(), 10)
+    assert np.array_equal(made(episodes([7, 2, 9]), 10), whole[[7, 2, 9]])
+
+
+def test_too_little_memory_halves_what_is_trained_at_once_and_changes_no_prediction(monkeypatch):
+    expected = classifier()(episodes(), 10)
+    tried = []
+    adapt = EpisodeTrainer.adapt
+
+    def adapt_three_at_most(self, task):
+        tried.append(len(task.support))
+        if len(task.support) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return adapt(self, task)
+
+    monkeypatch.setattr(engine.EpisodeTrainer, "adapt", adapt_three_at_most)
+    monkeypatch.setattr(engine, "_NEAR_THE_CACHES", 1 << 40)
+    made = classifier()
+    assert np.array_equal(made(episodes(), 10), expected)
+    assert tried == [10, 5, 3, 3, 3, 1]
+    tried.clear()
+    made(episodes(), 10)
+    assert tried == [3, 3, 3, 1], "what did not fit is not tried again"
+
+
+def test_an_episode_that_does_not_fit_alone_is_an_error(monkeypatch):
+    def refuse(self, task):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(engine.EpisodeTrainer, "adapt", refuse)
+    with pytest.raises(torch.OutOfMemoryError):
+        classifier()(episodes(), 4)
+
+
+def test_more_episodes_go_at_once_where_each_needs_less():
+    one, five = (classifier().chunk(Protocol("toy", shot=shot, query=5)) for shot in (1, 5))
+    assert one >= five >= 1
+
+
+def test_a_head_on_embeddings_made_before_is_a_head_on_a_backbone_that_stays_as_it_is():
+    """The same views, embedded once for the split, or by the frozen backbone for each episode."""
+    from fewshot_bench.study.augmented_views import augmented_view
+
+    recipe = Finetune(tune="head", epochs=5, learning_rate=1e-2, views=3)
+    images = torch.from_numpy(SPLIT.images.copy()).permute(0, 3, 1, 2)
+    views = [images, *(augmented_view(SPLIT, recipe.seed, view)(images, slice(None)) for view in (1, 2, 3))]
+    with torch.no_grad():
+        rows = torch.cat([BACKBONE.network(BACKBONE.preprocessing(some)) for some in views])
+    cached = FinetuneClassifier.on_embeddings(recipe, rows, len(images))
+    direct = FinetuneClassifier.on_images(recipe, SPLIT, BACKBONE, "cpu")
+    found, expected = cached(episodes(shot=2), 10), direct(episodes(shot=2), 10)
+    assert (found == expected).mean() > 0.99
+
+
+def test_the_backbone_itself_is_left_as_it_is():
+    before = {name: tensor.clone() for name, tensor in BACKBONE.network.state_dict().items()}
+    for tune in ("all", "norm", "lora:2"):
+        classifier(tune=tune)(episodes([0, 1]), 2)
+    after = BACKBONE.network.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
