@@ -79,7 +79,9 @@ class ImageTasks:
             self._inputs(pixels),
             self._pooled(support, pixels, both, views)
             if views != FRESH
-            else FreshViews(pixels, both, self.augmentation, self._inputs_of_batch),
+            else FreshViews(
+                pixels, both, self.augmentation, self._inputs_of_batch, steps=self.recipe.steps(support.shape[1])
+            ),
             query.shape[1],
             lambda some: self._inputs(questions[:, some]),
         )
