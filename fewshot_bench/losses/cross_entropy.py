@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fewshot_bench.errors import ShapeError, StudyError
 from fewshot_bench.losses.contrastive import Reading
+from fewshot_bench.losses.precision import at_least_float32
 from fewshot_bench.losses.registry import LOSSES
 
 
@@ -20,7 +21,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
             "Rethinking the Inception architecture"), at least 0 and less than 1.
 
     Returns:
-        [...].
+        [...], in float64 for float64 and in float32 otherwise.
 
     Raises:
         ShapeError: logits and labels differ in the number of views.
@@ -32,7 +33,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
         raise ShapeError(f"cross-entropy got logits {list(logits.shape)} and labels {list(labels.shape)}.")
     log_probabilities: Tensor
     log_probabilities, classes = torch.broadcast_tensors(  # type: ignore[no-untyped-call]  # torch has no types here
-        logits.log_softmax(-1), labels.unsqueeze(-1)
+        at_least_float32(logits).log_softmax(-1), labels.unsqueeze(-1)
     )
     likelihood = log_probabilities.gather(-1, classes[..., :1]).squeeze(-1)
     if label_smoothing:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
+from fewshot_bench.losses.precision import at_least_float32
 from fewshot_bench.training.augment import choose_augmentation, two_views
 from fewshot_bench.training.gradients import (
     Batch,
@@ -27,7 +28,7 @@ from fewshot_bench.training.gradients import (
     summed_gradients,
 )
 from fewshot_bench.training.optimisation import build_optimizer, build_schedule, optimizer_tensors, restore_optimizer
-from fewshot_bench.training.precision import at_least_float32, autocast, gradient_scaler
+from fewshot_bench.training.precision import autocast, gradient_scaler
 from fewshot_bench.training.recipe import Recipe
 from fewshot_bench.training.reproducibility import random_state, set_random_state
 

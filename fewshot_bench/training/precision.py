@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from fewshot_bench.training.recipe import PrecisionName
 
@@ -39,8 +38,3 @@ def gradient_scaler(precision: PrecisionName, device: torch.device) -> torch.amp
         device: where it is trained.
     """
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """The same values in float32 if they are in fewer bits: a loss at a small temperature needs them."""
-    return values.float() if values.dtype in _TYPES.values() else values

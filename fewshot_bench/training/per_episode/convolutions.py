@@ -84,7 +84,7 @@ def choose_faster(network: nn.Module, inputs: Tensor, timer: Timer | None = None
         hook.remove()
     known: dict[tuple[Any, ...], bool] = {}
     for layer, given in seen.items():
-        shape = (given.shape, layer.weight.shape, layer.stride)
+        shape = (given.shape, layer.weight.shape, layer.stride, layer.weight.requires_grad)
         if shape not in known:
             known[shape] = _products_are_faster(layer, given, timer or _seconds)
         layer.by_products = known[shape]
@@ -93,10 +93,12 @@ def choose_faster(network: nn.Module, inputs: Tensor, timer: Timer | None = None
 def _products_are_faster(layer: EpisodeConv2d, given: Tensor, timer: Timer) -> bool:
     seconds = {}
     leaf = given.detach().requires_grad_()
+    # Where filters are frozen a step needs the gradient of the inputs alone.
+    leaves = [leaf, layer.weight] if layer.weight.requires_grad else [leaf]
     for by_products in (False, True):
         layer.by_products = by_products
         with torch.enable_grad():
-            seconds[by_products] = timer(lambda: torch.autograd.grad(layer(leaf).sum(), [leaf, layer.weight]))
+            seconds[by_products] = timer(lambda: torch.autograd.grad(layer(leaf).sum(), leaves))
     return seconds[True] < seconds[False]
 
 

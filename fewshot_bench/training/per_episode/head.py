@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+# As in torch's `normalize`: embeddings of nothing but zeros give a head of zeros.
+_SMALLEST_NORM = 1e-12
+
 
 class StackedHead:
     """A linear layer with a bias for each episode.
@@ -41,7 +44,7 @@ class StackedHead:
             self.weight.zero_()
             return
         directions = normalize(normalize(support, dim=-1).mean(dim=2), dim=-1)
-        norms = support.norm(dim=-1).mean(dim=(1, 2)).clamp_min(torch.finfo(support.dtype).tiny)
+        norms = support.norm(dim=-1).mean(dim=(1, 2)).clamp_min(_SMALLEST_NORM)
         self.weight.copy_(directions * (scale / norms).view(-1, 1, 1))
 
 

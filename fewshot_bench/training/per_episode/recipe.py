@@ -95,6 +95,7 @@ class EpisodeRecipe:
         for name, least in (("epochs", 0), ("batch_size", 1), ("warmup_epochs", 0), ("patience", 0)):
             value = getattr(self, name)
             self._expect(_is_whole(value) and value >= least, name, f"a whole number of {least} or more")
+        self._expect(_is_whole(self.seed), "seed", "a whole number")
         is_number_of_views = self.views is None or (_is_whole(self.views) and self.views != 1 and self.views >= 0)
         self._expect(is_number_of_views, "views", "0 for new ones in every step, or 2 or more")
         for name in ("learning_rate", "tau", "scale"):

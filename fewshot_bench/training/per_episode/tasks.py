@@ -80,11 +80,7 @@ class ImageTasks:
             self._pooled(support, pixels, both, views)
             if views != FRESH
             else FreshViews(
-                pixels,
-                both,
-                self.augmentation,
-                self._inputs_of_batch,
-                steps=self.recipe.steps(support.shape[1]),
+                pixels, both, self.augmentation, self._inputs_of_batch, steps=self.recipe.steps(support.shape[1])
             ),
             query.shape[1],
             lambda some: self._inputs(questions[:, some]),
@@ -99,7 +95,7 @@ class ImageTasks:
             images = self.augmentation(pixels.flatten(0, 1), uniform).view(pixels.shape)
             made.append(images if self.parts.first is None else self._inputs(images))
         pool = torch.stack(made, dim=1)
-        return PooledViews(pool, keys, self._inputs_of_batch if self.parts.first is None else None)
+        return PooledViews(pool, keys, self.normalise if self.parts.first is None else None)
 
     def _pixels(self, indices: NDArray[np.int32]) -> Tensor:
         """uint8 [E, B, C, H, W]."""

@@ -14,7 +14,10 @@ from fewshot_bench.backbones.blocks import last_blocks
 from fewshot_bench.errors import StudyError
 
 DEFAULT_RANK = 8
-_SYNTAX = re.compile(r"(?P<kind>all|norm|bias|head|lora(:(?P<rank>\d+))?)?(?P<plus>\+)?(last:(?P<last>\d+))?")
+_NUMBER = "[0-9]{1,4}"
+_SYNTAX = re.compile(
+    rf"(?P<kind>all|norm|bias|head|lora(:(?P<rank>{_NUMBER}))?)?(?P<plus>\+)?(last:(?P<last>{_NUMBER}))?"
+)
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,9 @@ def with_adapters(network: nn.Module, allowed: set[str], rank: int, seed: int) -
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise StudyError("--tune lora needs the package peft. Run: pip install 'fewshot-bench[lora]'") from error
-    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=layers)
+    # A pattern of whole paths: names in a list also stand for every layer whose path ends like them.
+    paths = "|".join(re.escape(path) for path in layers)
+    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=paths)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapted: Any = inject_adapter_in_model(config, network)

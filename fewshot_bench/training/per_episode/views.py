@@ -51,7 +51,13 @@ class FreshViews(StepViews):
     """New views in every step, made for several steps at a time, where the images are."""
 
     def __init__(
-        self, support: Tensor, keys: EpisodeKeys, augmentation: Augmentation, normalise: Normalise, *, steps: int
+        self,
+        support: Tensor,
+        keys: EpisodeKeys,
+        augmentation: Augmentation,
+        normalise: Normalise,
+        *,
+        steps: int | None = None,
     ) -> None:
         """Take the support images.
 
@@ -60,11 +66,11 @@ class FreshViews(StepViews):
             keys: of the episodes.
             augmentation: makes a view from an image and random numbers.
             normalise: uint8 [B, C, H, W] -> float [B, C', S, S].
-            steps: that will be asked for.
+            steps: how many there will be, so that no views are made for nothing; None where nobody knows.
         """
+        self._steps = steps
         self._support, self._keys, self._augmentation, self._normalise = support, keys, augmentation, normalise
-        fitting = _IMAGES_AT_ONCE // (2 * support.shape[0] * support.shape[1])
-        self._steps_at_once = max(1, min(steps, fitting))
+        self._steps_at_once = max(1, _IMAGES_AT_ONCE // (2 * support.shape[0] * support.shape[1]))
         self._first, self._made = 0, support.new_empty(0)
 
     def at(self, step: int, chosen: Tensor | None) -> Tensor:
@@ -80,17 +86,16 @@ class FreshViews(StepViews):
         """Views of the next steps, uint8 [steps, E, 2S, C, H, W]."""
         episodes, images = self._support.shape[:2]
         numbers = self._augmentation.numbers
+        left = self._steps_at_once if self._steps is None else max(1, self._steps - first)
+        steps = min(self._steps_at_once, left)
         per_step = 2 * images * numbers
         uniform = torch.stack(
-            [
-                keyed_uniform(self._keys.on_cpu, (step, FOR_VIEWS), per_step)
-                for step in range(first, first + self._steps_at_once)
-            ]
+            [keyed_uniform(self._keys.on_cpu, (step, FOR_VIEWS), per_step) for step in range(first, first + steps)]
         )
-        twice = self._support.repeat(1, 2, 1, 1, 1).expand(self._steps_at_once, *[-1] * 5)
+        twice = self._support.repeat(1, 2, 1, 1, 1).expand(steps, *[-1] * 5)
         flat = twice.flatten(0, 2)
         made = self._augmentation(flat, uniform.view(len(flat), numbers))
-        return made.view(self._steps_at_once, episodes, 2 * images, *self._support.shape[2:])
+        return made.view(steps, episodes, 2 * images, *self._support.shape[2:])
 
 
 class PooledViews(StepViews):

@@ -44,9 +44,10 @@ def made_network(name: str = "conv4_64", **options: object) -> nn.Module:
     size = {} if name.startswith(("resnet18", "tf_", "convnext")) else {"img_size": SIDE}
     network = timm.create_model(name, pretrained=False, num_classes=0, **size, **options)
     network.train()
+    images = normalise(torch.from_numpy(IMAGES[::4]).permute(0, 3, 1, 2))
     with torch.no_grad():
         for _ in range(30):
-            network(normalise(torch.from_numpy(IMAGES[::4]).permute(0, 3, 1, 2)))
+            network(images if size else interpolate(images, size=2 * SIDE))
     return network.eval()
 
 
