@@ -119,7 +119,10 @@ def _report(study: Study, result: StudyResult, as_json: bool) -> None:
     if as_json:
         return
     typer.echo(f"dataset      {result.dataset.name}: {recipe_line(recipe)}")
-    typer.echo(f"outcomes     {study.results / 'outcomes'}  ({result.seconds:.0f} s, one row per episode)")
+    typer.echo(
+        f"outcomes     {study.results / 'outcomes'}  ({result.seconds:.0f} s, peak memory "
+        f"{result.peak_bytes / 2**30:.1f} GiB, one row per episode)"
+    )
     typer.echo(f"leaderboard  {path}")
     if len(methods) > 1:
         typer.echo(f"next         fewshot-bench compare '{methods[1]}' '{methods[0]}'")

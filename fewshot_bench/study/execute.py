@@ -27,6 +27,7 @@ from fewshot_bench.study.checkpoints import checkpoint_stages
 from fewshot_bench.study.classifiers import ClassifierSource
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.study import Study
+from fewshot_bench.training.per_episode.memory import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,14 @@ class StudyResult:
         cells: the cells of the grid, all complete.
         baseline: label of the method that the others are tested against; None if there is only one.
         seconds: wall time of the whole study.
+        peak_bytes: the most memory it took: on a GPU for tensors, on a CPU for the whole process.
     """
 
     dataset: Dataset
     cells: list[Cell]
     baseline: str | None
     seconds: float
+    peak_bytes: int = 0
 
 
 def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
@@ -77,7 +80,8 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
             ]
             _run_method(study, images, adaptation, sources, planned, store, progress)
             cells += [cell for cell, _ in planned]
-    return StudyResult(dataset, cells, _baseline(study, cells), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return StudyResult(dataset, cells, _baseline(study, cells), seconds, peak_bytes(torch.device(device)))
 
 
 def opened_dataset(study: Study, progress: Progress) -> Dataset:

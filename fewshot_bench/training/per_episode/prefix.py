@@ -2,7 +2,7 @@
 
 A network is not taken apart. Its modules before the cut are replaced by stand-ins, the last of which gives back
 an activation that was computed before, and the network's own forward pass goes on from there. That could be wrong where
-something bypasses the cut, so a cut is taken only if random images give the same embeddings with it and without.
+something bypasses the cut, so a cut is taken only if noisy images give the same embeddings with it and without.
 """
 
 from __future__ import annotations
@@ -97,6 +97,8 @@ def frozen_prefix(network: nn.Module, tuned: Sequence[str], sample: Tensor) -> F
     """
     with torch.no_grad():
         trained = _as_if_trained(network, tuned)
+        # Noise on top: an image of one colour would hide what depends on it.
+        sample = sample + torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)).to(sample)
         expected = trained(sample)
         exits = _exits_before_tuned(trained, set(tuned), sample)
         for cut in list(reversed(exits))[:_MOST_CUTS_TRIED]:

@@ -95,7 +95,7 @@ class ImageTasks:
             images = self.augmentation(pixels.flatten(0, 1), uniform).view(pixels.shape)
             made.append(images if self.parts.first is None else self._inputs(images))
         pool = torch.stack(made, dim=1)
-        return PooledViews(pool, keys, self.normalise if self.parts.first is None else None)
+        return PooledViews(pool, keys, self._inputs_of_batch if self.parts.first is None else None)
 
     def _pixels(self, indices: NDArray[np.int32]) -> Tensor:
         """uint8 [E, B, C, H, W]."""

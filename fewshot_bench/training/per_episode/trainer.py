@@ -124,7 +124,8 @@ class EpisodeTrainer:
         inputs = task.views.at(0, chosen)
         if self._replayed is None or not self._replayed.fits(inputs):
             self._begin(task)
-            self.stack.prepare(inputs)
+            with self._autocast():
+                self.stack.prepare(inputs)
             self._replayed = ReplayedStep(self._step, inputs, chosen, task.keys.on_device, self._capture)
 
     def _begin(self, task: EpisodeTask) -> None:
@@ -194,11 +195,15 @@ class EpisodeTrainer:
 
     def _embed(self, inputs: Tensor) -> Tensor:
         """Embeddings [E, B, D], in the type of the weights whatever the network computes in."""
-        is_half = self.recipe.precision == "bf16"
-        # Without autocast's cache of weights, which a recorded step could not use again.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half, cache_enabled=False):
+        with self._autocast():
             embeddings = self.stack(inputs)
         return embeddings.to(self.head.weight.dtype)
+
+    def _autocast(self) -> torch.autocast:
+        """Half precision for the network, if the recipe wants it."""
+        is_half = self.recipe.precision == "bf16"
+        # Without autocast's cache of weights, which a recorded step could not use again.
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_half, cache_enabled=False)
 
     def _classify(self, task: EpisodeTask) -> Tensor:
         """Logits of the queries, [E, M, N]; only transductive batch normalisation sees several of them together."""

@@ -47,7 +47,7 @@ def scheduled(warmup: int, steps: int, schedule: str) -> list[float]:
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-@pytest.mark.parametrize(("warmup_epochs", "epochs", "per_epoch"), [(0, 10, 1), (0, 5, 3), (1, 10, 1), (4, 10, 1), (2, 6, 3)])
+@pytest.mark.parametrize(("warmup", "epochs", "per_epoch"), [(0, 10, 1), (0, 5, 3), (1, 10, 1), (4, 10, 1), (2, 6, 3)])
 @pytest.mark.filterwarnings("ignore:The epoch parameter in")
 def test_the_learning_rate_is_that_of_torch_s_schedulers(
     schedule: str, warmup: int, epochs: int, per_epoch: int
