@@ -25,7 +25,7 @@ NOT_OF_THE_METHOD = frozenset(
 """Fields of a study that fix its episodes, or say where it runs: no part of what is done with an episode."""
 
 _NO_HYPER_PARAMETERS = NOT_OF_THE_METHOD | {
-    "dataset", "least_images", "backbone", "weights", "checkpoint", "training_seed", "base_losses", "adaptations",
+    "dataset", "least_images", "backbone", "weights", "checkpoints", "training_seed", "base_losses", "adaptations",
     "losses", "hyper_parameters",
 }  # fmt: skip
 

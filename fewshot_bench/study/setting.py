@@ -88,7 +88,8 @@ def method_fields(study: Study, swept: Mapping[str, Value]) -> dict[str, Any]:
     content = study.model_dump(mode="json", exclude=set(NOT_OF_THE_METHOD), exclude_none=True)
     default = Study().model_dump(mode="json")
     kept = {name: value for name, value in content.items() if name in decided or value != default[name]}
-    kept["backbone"] = study.backbone_name
+    if study.checkpoints is None:
+        kept["backbone"] = study.backbone_name
     return {name: value for name, value in kept.items() if name.rstrip("_") not in swept}
 
 

@@ -16,6 +16,7 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.study.checkpoints import checkpoint_file, checkpoint_stages
 from fewshot_bench.study.execute import chosen_device, initial_backbone, installed_versions, opened_dataset
 from fewshot_bench.study.grid import PAPER_GRID, Grid, Value, check_names, text_of, with_values
 from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations
@@ -118,7 +119,12 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
 
 
 def _check_is_one_method(study: Study) -> None:
-    several = {"--adapt": study.adaptations, "--loss": study.losses, "--base-loss": study.base_losses or ("none",)}
+    several = {
+        "--adapt": study.adaptations,
+        "--loss": study.losses,
+        "--base-loss": study.base_losses or ("none",),
+        "--checkpoint": ("none",) if study.checkpoints is None else study.checkpoints,
+    }
     for option, names in several.items():
         if len(names) != 1:
             raise StudyError(f"a sweep varies the settings of one method: {option} takes one name, not {len(names)}.")
@@ -128,6 +134,9 @@ def _check_is_one_method(study: Study) -> None:
 
 def _with_base_losses(study: Study, dataset: Dataset) -> Study:
     """The study with its base stage settled: at most one."""
+    if study.checkpoints is not None:
+        list(checkpoint_stages(study, dataset))  # says what is wrong before anything is run
+        return study
     if study.base_losses is not None:
         return study
     losses: tuple[str, ...] = ()
@@ -177,7 +186,13 @@ def _irrelevant(study: Study, grid: Grid) -> dict[str, Value]:
 def _key(study: Study, dataset_fingerprint: str) -> str:
     fields = study.model_dump(exclude=_NOT_OF_A_POINT)
     files = {name: _digest_of_file(value) for name, value in fields.items() if isinstance(value, Path)}
-    content = {"study": fields | files, "dataset": dataset_fingerprint, "versions": installed_versions()}
+    trained = [_digest_of_file(checkpoint_file(name)) for name in study.checkpoints or ()]
+    content = {
+        "study": fields | files,
+        "trained": trained,
+        "dataset": dataset_fingerprint,
+        "versions": installed_versions(),
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -193,8 +208,9 @@ def _digest_of_file(path: Path) -> str:
 def _default_name(study: Study, dataset: str) -> str:
     """The dataset and the stages of the method, as in the method's name."""
     base = [f"base-{loss}" for loss in study.base_losses or ()]
+    backbone = [study.backbone_name] if study.checkpoints is None else list(study.checkpoints)
     adaptation = planned_adaptations(study)[0]
-    stages = [dataset, study.backbone_name, *base, adaptation.stage, adaptation.name]
+    stages = [dataset, *backbone, *base, adaptation.stage, adaptation.name]
     return re.sub(r"[^A-Za-z0-9_.+-]+", "-", "-".join(stage for stage in stages if stage)).strip(".-")
 
 
