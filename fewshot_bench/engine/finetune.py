@@ -94,10 +94,14 @@ class FinetuneClassifier:
         return self._fitting[way, shot]
 
     def _measured(self, way: int, shot: int) -> int:
+        self._trainers.clear()  # or what the last size of episodes needed would seem to be taken
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
         trainer = EpisodeTrainer(self._parts, self._recipe, episodes=1, way=way, shot=shot)
         views = 2 * min(way * shot, self._recipe.batch_size)
         one = self._parts.sample[:1]
         per_episode = bytes_per_episode(trainer, one.expand(views, *one.shape[1:]).unsqueeze(0))
+        per_episode += self._parts.views(self._recipe) * way * shot * one.numel() * one.element_size()
         most = max(1, _NEAR_THE_CACHES // per_episode) if self._device.type == "cpu" else _MOST_AT_ONCE
         return episodes_that_fit(per_episode, self._device, largest=most)
 

@@ -72,6 +72,8 @@ def cuda_graph(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
     try:
         with torch.cuda.graph(graph):
             losses = run()
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         warnings.warn(f"the training step is not captured as a CUDA graph and runs slower: {error}", stacklevel=2)
         return run
