@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from fewshot_bench.training.memory import free_bytes
 from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
 
+_STATUS = Path("/proc/self/status")
 _COPIES_OF_A_WEIGHT = 4  # the weight, its gradient, and two moments of Adam
 
 
@@ -75,8 +76,16 @@ def halved_until_it_fits(episodes: int, attempt: Callable[[int], Tensor]) -> tup
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory so far: on a GPU what tensors took, on a CPU the whole process."""
+    """The most memory so far: on a GPU what tensors took, on a CPU the whole process; 0 where the system is silent."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if _STATUS.is_file():  # getrusage on Linux starts with the peak of the process that started this one
+        peaks = [line.split()[1] for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
+        if peaks:
+            return int(peaks[0]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows does not say
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
