@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
+from fewshot_bench.errors import StudyError
 from fewshot_bench.training.per_episode.recipe import VIEWS_OF_A_FROZEN_PREFIX, EpisodeRecipe
 from fewshot_bench.training.per_episode.tuning import parse_tuning
 
@@ -34,6 +35,10 @@ class Finetune(EpisodeRecipe, Adaptation):
         """
         parse_tuning(self.tune)
         self.check()
+        if self.trains_on_embeddings and self.precision != "float32":
+            raise StudyError(
+                f"--tune head learns from embeddings in float32; --precision {self.precision} is not for it."
+            )
 
     @property
     def is_transductive(self) -> bool:

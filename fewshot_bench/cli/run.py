@@ -73,7 +73,9 @@ def run(
         int | None,
         typer.Option(help="Augmented views of each image that are made once; 0: new ones in every step of finetune."),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="Of finetune: float32 or bf16. Default: float32.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of finetune: float32, bf16, or float64 for checking. Default: float32.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="A hyper-parameter of the adaptations, e.g. --set C=10 --set metric=euclidean."),

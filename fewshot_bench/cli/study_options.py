@@ -30,7 +30,11 @@ def study_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     named = {option: options[option] for option in _HYPER_PARAMETERS if options.get(option) is not None}
     if named or "set_" in options:
-        fields["hyper_parameters"] = named | dict(setting(text) for text in options.get("set_") or [])
+        others = dict(setting(text) for text in options.get("set_") or [])
+        twice = sorted(named.keys() & others.keys())
+        if twice:
+            raise typer.BadParameter(f"--{twice[0]} and --set {twice[0]} say the same; leave one of them out.")
+        fields["hyper_parameters"] = named | others
     for option, value in options.items():
         if option in _READERS:
             fields |= _READERS[option](value)

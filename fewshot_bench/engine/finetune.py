@@ -16,17 +16,23 @@ from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
+from fewshot_bench.errors import StudyError
 from fewshot_bench.training.augment import choose_augmentation
-from fewshot_bench.training.per_episode.memory import bytes_per_episode, episodes_that_fit, halved_until_it_fits
+from fewshot_bench.training.per_episode.memory import (
+    bytes_per_episode,
+    episodes_that_fit,
+    halved_until_it_fits,
+    is_out_of_memory,
+)
 from fewshot_bench.training.per_episode.network_parts import NetworkParts, embedding_parts, network_parts
 from fewshot_bench.training.per_episode.tasks import EpisodeTask, ImageTasks, embedding_task
 from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
 from fewshot_bench.training.randomness import episode_keys
 
 # A GPU is filled. On a CPU more at once saves overhead only while activations stay near the caches: Conv4 at one
-# shot is fastest at 8 episodes, 12 MB each, and at five shots, 60 MB, one is.
+# shot is fastest at 4 episodes, 16 MB each, and at five shots, 72 MB, one is.
 _MOST_AT_ONCE = 1024
-_NEAR_THE_CACHES = 100 << 20
+_NEAR_THE_CACHES = 70 << 20
 _STORED_AT_ONCE = 16
 
 MakeTask = Callable[[NDArray[np.int32], NDArray[np.int32], Tensor], EpisodeTask]
@@ -90,7 +96,8 @@ class FinetuneClassifier:
     def _at_once(self, way: int, shot: int) -> int:
         """How many episodes are trained together: as many as fit, measured on one."""
         if (way, shot) not in self._fitting:
-            self._fitting[way, shot] = self._measured(way, shot)
+            _, fitting = self._fitted(1, lambda _: torch.tensor(self._measured(way, shot)))
+            self._fitting[way, shot] = int(fitting)
         return self._fitting[way, shot]
 
     def _measured(self, way: int, shot: int) -> int:
@@ -112,12 +119,28 @@ class FinetuneClassifier:
         predictions, start = [], 0
         while start < len(episodes):
             wanted = min(at_once, len(episodes) - start)
-            taken, some = halved_until_it_fits(wanted, partial(self._classify, episodes, start))
+            taken, some = self._fitted(wanted, partial(self._classify, episodes, start))
             if taken < wanted:
                 at_once = self._fitting[way, shot] = taken
             predictions.append(some)
             start += len(some)
         return torch.cat(predictions).numpy()
+
+    def _fitted(self, wanted: int, attempt: Callable[[int], Tensor]) -> tuple[int, Tensor]:
+        """What `halved_until_it_fits` gives.
+
+        Raises:
+            StudyError: one episode is too much.
+        """
+        try:
+            return halved_until_it_fits(wanted, attempt)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise StudyError(
+                f"one episode does not fit into the memory of {self._device}. Use --tune last:N, --precision bf16, a "
+                "smaller --image-size, or --set batch_size=N."
+            ) from error
 
     def _classify(self, episodes: Episodes, start: int, count: int) -> Tensor:
         """Predictions of `count` episodes from a position on, uint8 [count, N * Q]."""

@@ -10,6 +10,8 @@ from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.study.study import Study
 
+_OPTIONS_OF_THEIR_OWN = {"loss": "--loss", "lambda_": "--lambda", "tau": "--tau", "reading": "--reading"}
+
 
 def planned_adaptations(study: Study) -> list[Adaptation]:
     """Every adaptation of a study; those that train with a loss once per loss.
@@ -27,6 +29,9 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
         accepted = hyper_parameters_of(name)
         chosen = {key: value for key, value in study.hyper_parameters.items() if key in accepted}
         used |= set(chosen)
+        taken = sorted(set(chosen) & _OPTIONS_OF_THEIR_OWN.keys())
+        if taken and "loss" in accepted:
+            raise StudyError(f"--set {taken[0]} is not taken; use {_OPTIONS_OF_THEIR_OWN[taken[0]]} instead.")
         if "loss" in accepted:
             shared = {"lambda_": study.lambda_, "tau": study.tau, "reading": study.reading}
             shared = {key: value for key, value in shared.items() if key in accepted}

@@ -33,7 +33,7 @@ class Study(BaseModel):
     base_losses: tuple[str, ...] | None = None
     base_epochs: int | None = Field(default=None, ge=1)
     base_batch: int | None = Field(default=None, ge=2)
-    training_seed: int = 0
+    training_seed: int = Field(default=0, ge=-(1 << 63), lt=1 << 63)
 
     adaptations: tuple[str, ...] = ("centroid",)
     losses: tuple[str, ...] = ("ce",)

@@ -69,6 +69,7 @@ class Recipe:
         """
         LOSSES[self.loss]
         self._expect(self.epochs >= 1, "epochs", "1 or more")
+        self._expect(abs(self.seed) < 1 << 63, "seed", "a whole number of 64 bits")
         self._expect(self.batch_size >= 2, "batch_size", "2 or more, since a contrast needs two images")
         self._expect(self.learning_rate > 0, "learning_rate", "positive")
         self._expect(self.weight_decay >= 0, "weight_decay", "0 or more")

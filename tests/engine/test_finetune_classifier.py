@@ -13,6 +13,7 @@ from fewshot_bench.engine import finetune as engine
 from fewshot_bench.engine.classify import accuracy
 from fewshot_bench.engine.finetune import FinetuneClassifier
 from fewshot_bench.episodes import Protocol, sample_episodes
+from fewshot_bench.errors import StudyError
 from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
 
 SPLIT = toy_split()
@@ -83,7 +84,7 @@ def test_an_episode_that_does_not_fit_alone_is_an_error(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(engine.EpisodeTrainer, "adapt", refuse)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(StudyError, match="one episode does not fit into the memory of cpu"):
         classifier()(episodes(), 4)
 
 

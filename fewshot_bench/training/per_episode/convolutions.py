@@ -19,6 +19,7 @@ Timer = Callable[[Callable[[], Any]], float]
 """Something to run to the seconds it takes."""
 
 _REPEATS = 3
+_KNOWN: dict[tuple[Any, ...], bool] = {}
 
 
 class EpisodeConv2d(nn.Conv2d):
@@ -82,9 +83,10 @@ def choose_faster(network: nn.Module, inputs: Tensor, timer: Timer | None = None
         network(inputs)
     for hook in hooks:
         hook.remove()
-    known: dict[tuple[Any, ...], bool] = {}
+    known = {} if timer else _KNOWN  # the same choice for every trainer of this process
     for layer, given in seen.items():
-        shape = (given.shape, layer.weight.shape, layer.stride, layer.weight.requires_grad)
+        kind = (given.device, given.dtype, torch.is_autocast_enabled(given.device.type), layer.weight.requires_grad)
+        shape = (*kind, given.shape, layer.weight.shape, layer.stride)
         if shape not in known:
             known[shape] = _products_are_faster(layer, given, timer or _seconds)
         layer.by_products = known[shape]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.training.per_episode.prefix import frozen_prefix
-from fewshot_bench.training.per_episode.recipe import FRESH, VIEWS_OF_A_FROZEN_PREFIX, EpisodeRecipe
-from fewshot_bench.training.per_episode.tuning import tuned_network
+from fewshot_bench.errors import StudyError
+from fewshot_bench.training.per_episode.batch_norm import has_batch_norm
+from fewshot_bench.training.per_episode.prefix import as_if_trained, frozen_prefix
+from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
+from fewshot_bench.training.per_episode.tuning import TunedNetwork, tuned_network
 
 _IMAGES_AT_ONCE = 256
 
@@ -41,9 +43,7 @@ class NetworkParts:
 
     def views(self, recipe: EpisodeRecipe) -> int:
         """How many views of each image are made once; 0 for new ones in every step."""
-        if recipe.views is not None:
-            return recipe.views
-        return FRESH if self.first is None else VIEWS_OF_A_FROZEN_PREFIX
+        return recipe.views_made_once
 
     @torch.no_grad()
     def inputs(self, images: Tensor) -> Tensor:
@@ -64,12 +64,16 @@ def network_parts(network: nn.Module, recipe: EpisodeRecipe, sample: Tensor) -> 
         sample: two normalised images, [2, C, S, S], on the device of the network.
 
     Raises:
-        StudyError: what should be tuned is not there.
+        StudyError: what should be tuned is not there, or there is no batch normalisation to be told how.
     """
     dtype = torch.float64 if recipe.precision == "float64" else torch.float32
     chosen = tuned_network(network, recipe.tune, seed=recipe.seed)
-    chosen.network.to(dtype)
+    # A layout of its own, whatever was done with the network before.
+    chosen.network.to(dtype).to(memory_format=torch.contiguous_format)
     sample = sample.to(dtype)
+    if recipe.bn != "frozen" and not has_batch_norm(chosen.network):
+        raise StudyError(f"{type(network).__name__} has no batch normalisation for --bn {recipe.bn}; leave it out.")
+    chosen = replace(chosen, tuned=_that_learn(chosen, sample))
     # Layers that normalise over the batch would see another one; with them in training nothing can be computed before.
     may_be_cut = recipe.bn == "frozen"
     prefix = frozen_prefix(chosen.network, chosen.tuned, sample) if may_be_cut else None
@@ -79,6 +83,19 @@ def network_parts(network: nn.Module, recipe: EpisodeRecipe, sample: Tensor) -> 
             return NetworkParts(None, chosen.network, chosen.tuned, sample, size)
         names = tuple(f"network.{name}" for name in chosen.tuned)
         return NetworkParts(prefix.first, prefix.rest, names, prefix.first(sample), size)
+
+
+def _that_learn(chosen: TunedNetwork, sample: Tensor) -> tuple[str, ...]:
+    """What is tuned without the adapters of layers whose weights the network uses past them, as BEiT does for qkv."""
+    if not any(".lora_" in name for name in chosen.tuned):
+        return chosen.tuned
+    trained = as_if_trained(chosen.network, chosen.tuned)
+    own = dict(trained.named_parameters())
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(
+            trained(sample).square().sum(), [own[name] for name in chosen.tuned], allow_unused=True
+        )
+    return tuple(name for name, gradient in zip(chosen.tuned, gradients, strict=True) if gradient is not None)
 
 
 def embedding_parts(embedding_size: int, device: torch.device) -> NetworkParts:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.training.per_episode.disturbance import disturbed
+from fewshot_bench.training.per_episode.disturbance import disturbed, whole_products
 
 _MOST_CUTS_TRIED = 32
 
@@ -95,25 +95,28 @@ def frozen_prefix(network: nn.Module, tuned: Sequence[str], sample: Tensor) -> F
     Returns:
         The two parts; None where the first module is tuned already, or no cut gives the same embeddings.
     """
-    with torch.no_grad():
-        trained = _as_if_trained(network, tuned)
+    with torch.no_grad(), whole_products():
+        trained = as_if_trained(network, tuned)
         # Noise on top: an image of one colour would hide what depends on it.
         sample = sample + torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)).to(sample)
         expected = trained(sample)
         exits = _exits_before_tuned(trained, set(tuned), sample)
         for cut in list(reversed(exits))[:_MOST_CUTS_TRIED]:
-            if _agrees(_cut(trained, cut, exits, sample), sample, expected):
-                return _cut(network, cut, exits, sample)
+            parts = _cut(network, cut, exits, sample)
+            # In front with the weights from before training, behind with those from after it.
+            if _agrees(FrozenPrefix(parts.first, _cut(trained, cut, exits, sample).rest), sample, expected):
+                return parts
     return None
 
 
-def _as_if_trained(network: nn.Module, tuned: Sequence[str]) -> nn.Module:
+def as_if_trained(network: nn.Module, tuned: Sequence[str]) -> nn.Module:
     """A copy with other weights where it will be trained: a part that begins at zero must be seen to bypass a cut."""
     trained = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(0)
-    for name, parameter in trained.named_parameters():
-        if name in tuned:
-            parameter.copy_(disturbed(parameter, generator))
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if name in tuned:
+                parameter.copy_(disturbed(parameter, generator))
     return trained
 
 

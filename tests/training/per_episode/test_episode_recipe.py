@@ -31,7 +31,7 @@ WRONG: list[tuple[str, Any, str]] = [
     *[("lambda_", value, "between 0 and 1") for value in (-0.1, 1.1, math.nan, "0.9")],
     *[("dropout", value, "at least 0 and less than 1") for value in (-0.1, 1.0, math.nan)],
     *[("label_smoothing", value, "at least 0 and less than 1") for value in (-0.1, 1, math.inf)],
-    *[("seed", value, "a whole number") for value in (0.5, "0", None, True)],
+    *[("seed", value, "a whole number of 64 bits") for value in (0.5, "0", None, True)],
 ]
 RIGHT: list[dict[str, Any]] = [
     {},

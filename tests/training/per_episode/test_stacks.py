@@ -185,6 +185,34 @@ class HasABypass(nn.Module):
         return (self.second(self.first(images)) + self.branch(images)).mean((2, 3))
 
 
+class UsesAWeightPastItsLayer(nn.Module):
+    """The first layer is never called; its weight is used by hand, as BEiT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.by_hand = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, images):
+        features = self.stem(images).mean((2, 3))
+        return self.norm(nn.functional.linear(features, self.by_hand.weight))
+
+
+def test_a_tuned_weight_that_is_used_past_its_layer_is_never_in_front_of_a_cut():
+    network, images = UsesAWeightPastItsLayer().eval(), torch.randn(2, 3, 8, 8)
+    tuned = ["by_hand.weight", "norm.weight"]
+    prefix = frozen_prefix(network, tuned, images)
+    with torch.no_grad():
+        activation = None if prefix is None else prefix.first(images)
+        rest = network if prefix is None else prefix.rest
+        path = "by_hand" if prefix is None else "network.by_hand"
+        rest.get_submodule(path).weight.add_(1)
+        if prefix is not None:
+            network.by_hand.weight.add_(1)
+            torch.testing.assert_close(rest(activation), network(images))
+
+
 def test_a_branch_that_is_zero_at_first_is_seen_to_bypass_a_cut():
     network, images = HasABypass().eval(), torch.randn(2, 3, 8, 8)
     assert frozen_prefix(network, ["second.weight"], images) is not None

@@ -203,9 +203,17 @@ def test_a_loss_that_is_not_finite_is_one_sentence(network):
         made.adapted(drawn(2))
 
 
-def test_batch_statistics_of_a_transformer_are_refused_but_it_has_none(network):
+def test_batch_statistics_are_refused_where_there_is_no_batch_normalisation():
     transformer = made_network("vit_tiny_patch16_224", depth=2)
-    setup(transformer, recipe(bn="support", epochs=1)).adapted(drawn(2))
+    with pytest.raises(StudyError, match="has no batch normalisation for --bn support"):
+        setup(transformer, recipe(bn="support"))
+
+
+def test_an_episode_that_stopped_early_is_safe_from_what_the_others_do_later(network):
+    """The learning rate tears every later step apart; what was kept before is finite."""
+    made = setup(network, recipe(patience=1, epochs=8, learning_rate=1e3))
+    adapted = made.adapted(drawn(2))
+    assert torch.isfinite(adapted.logits).all()
 
 
 def test_a_seed_of_its_own_gives_other_views(network):
