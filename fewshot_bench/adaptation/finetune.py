@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
 from fewshot_bench.errors import StudyError
-from fewshot_bench.training.per_episode.recipe import VIEWS_OF_A_FROZEN_PREFIX, EpisodeRecipe
+from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
 from fewshot_bench.training.per_episode.tuning import parse_tuning
 
 
@@ -53,7 +53,7 @@ class Finetune(EpisodeRecipe, Adaptation):
     @property
     def augmented_views(self) -> int:
         """Views of every image that are embedded once, where the backbone is left as it is."""
-        return self.views or VIEWS_OF_A_FROZEN_PREFIX
+        return self.views_made_once
 
     @property
     def stage(self) -> str:

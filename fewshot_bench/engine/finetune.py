@@ -108,7 +108,7 @@ class FinetuneClassifier:
         views = 2 * min(way * shot, self._recipe.batch_size)
         one = self._parts.sample[:1]
         per_episode = bytes_per_episode(trainer, one.expand(views, *one.shape[1:]).unsqueeze(0))
-        per_episode += self._parts.views(self._recipe) * way * shot * one.numel() * one.element_size()
+        per_episode += self._recipe.views_made_once * way * shot * one.numel() * one.element_size()
         most = max(1, _NEAR_THE_CACHES // per_episode) if self._device.type == "cpu" else _MOST_AT_ONCE
         return episodes_that_fit(per_episode, self._device, largest=most)
 

@@ -24,6 +24,7 @@ from fewshot_bench.training import (
     refuse_batches_that_do_not_fit,
     save_checkpoint,
     scratch_recipe,
+    seeded_randomness,
     train_on_base,
 )
 
@@ -51,8 +52,7 @@ def base_stage_name(recipe: Recipe, default: Recipe, **settings: Any) -> str:
 
 def initialised_backbone(request: BackboneRequest, seed: int) -> Backbone:
     """A backbone whose initial weights, where it has no others, depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded_randomness(seed):
         return create_backbone(request)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -88,9 +90,10 @@ def activation_bytes(backbone: nn.Module, four_images: Tensor, *, precision: Pre
     probe = copy.deepcopy(backbone).to(four_images.device).train()
     # Dropout draws random numbers, which must not be missing later.
     devices = [four_images.device] if four_images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+    forked = torch.random.fork_rng(devices=devices)
+    with forked, torch.enable_grad(), autocast(precision, four_images.device):
         # Cloned, because a part of a tensor keeps the whole of it.
-        four, two = (_kept_bytes(probe, some, precision) for some in (four_images, four_images[:2].clone()))
+        four, two = (kept_bytes(partial(probe, some)) for some in (four_images, four_images[:2].clone()))
     return (four - two) / 2
 
 
@@ -104,7 +107,8 @@ def free_bytes(device: torch.device) -> int | None:
     return int(available[0]) * 1024 if available else None
 
 
-def _kept_bytes(network: nn.Module, images: Tensor, precision: PrecisionName) -> int:
+def kept_bytes(run: Callable[[], object]) -> int:
+    """Bytes that are kept for a backward pass while something runs forward, each storage once."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -112,8 +116,8 @@ def _kept_bytes(network: nn.Module, images: Tensor, precision: PrecisionName) ->
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(precision, images.device):
-        network(images)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

@@ -26,7 +26,7 @@ class ChannelStack(Stack):
     layout = "channels"
 
     def __init__(self, network: nn.Module, tuned: Sequence[str], episodes: int) -> None:
-        super().__init__(episodes, tuned)
+        super().__init__(network, tuned, episodes)
         self._memory_format = _memory_format(network)
         self.wide = widened(network, episodes).to(memory_format=self._memory_format)
         self._shapes = {name: parameter.shape for name, parameter in network.named_parameters()}

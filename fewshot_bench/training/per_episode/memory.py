@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewshot_bench.training.memory import free_bytes
+from fewshot_bench.training.memory import free_bytes, kept_bytes
 from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
 
 _STATUS = Path("/proc/self/status")
@@ -23,16 +23,8 @@ def bytes_per_episode(trainer: EpisodeTrainer, inputs: Tensor) -> int:
         trainer: of one episode; its weights are changed.
         inputs: of one step, [1, 2B, ...].
     """
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        # The tensor itself is held, or another could be given the same address.
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        trainer.try_step(inputs)
-    for_backward = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    with torch.enable_grad():
+        for_backward = kept_bytes(lambda: trainer.try_step(inputs))
     weights = sum(weight.numel() * weight.element_size() for weight in trainer.weights.values())
     # Gradients of activations live beside them for a moment: what the largest layers need once more.
     return inputs.numel() * inputs.element_size() + for_backward + for_backward // 2 + _COPIES_OF_A_WEIGHT * weights

@@ -41,10 +41,6 @@ class NetworkParts:
         own = dict(self.rest.named_parameters())
         return {name: own[name].detach() for name in self.tuned}
 
-    def views(self, recipe: EpisodeRecipe) -> int:
-        """How many views of each image are made once; 0 for new ones in every step."""
-        return recipe.views_made_once
-
     @torch.no_grad()
     def inputs(self, images: Tensor) -> Tensor:
         """What `rest` takes of normalised images [B, C, S, S], a few at a time."""

@@ -68,13 +68,13 @@ class _Given(nn.Module):
 class RestOfNetwork(nn.Module):
     """The network from an activation on."""
 
-    def __init__(self, network: nn.Module, image: torch.Size) -> None:
+    def __init__(self, network: nn.Module, cut: str, image: torch.Size) -> None:
         super().__init__()
-        self.network, self._image = network, image
+        self.network, self._cut, self._image = network, cut, image
 
     def forward(self, activation: Tensor) -> Tensor:
         """Embed, [B, ...] -> [B, D]."""
-        given = next(module for module in self.network.modules() if isinstance(module, _Given))
+        given: Any = self.network.get_submodule(self._cut)
         given.activation = activation
         image = activation.new_zeros(()).expand(len(activation), *self._image[1:])
         try:
@@ -161,16 +161,16 @@ def _exits_before_tuned(network: nn.Module, tuned: set[str], sample: Tensor) -> 
 def _cut(network: nn.Module, cut: _Exit, exits: Sequence[_Exit], sample: Tensor) -> FrozenPrefix:
     rest = copy.deepcopy(network)
     before = {exit_.path: exit_ for exit_ in exits[: exits.index(cut)]}
-    _replace(rest, cut.path, _Given())
+    rest.set_submodule(cut.path, _Given())
     for path, exit_ in before.items():
         is_inside_another = any(path.startswith(f"{other}.") for other in [*before, cut.path])
         if not is_inside_another:
-            _replace(rest, path, Nothing(exit_.shape))
+            rest.set_submodule(path, Nothing(exit_.shape))
 
     def first(images: Tensor) -> Tensor:
         return _output_of(network, cut.path, images)
 
-    return FrozenPrefix(first, RestOfNetwork(rest, sample.shape).eval())
+    return FrozenPrefix(first, RestOfNetwork(rest, cut.path, sample.shape).eval())
 
 
 def _output_of(network: nn.Module, path: str, images: Tensor) -> Tensor:
@@ -203,8 +203,3 @@ def _agrees(parts: FrozenPrefix, sample: Tensor, expected: Tensor) -> bool:
     if found.shape != expected.shape:
         return False
     return bool(torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())))
-
-
-def _replace(network: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(network.get_submodule(parent), name, module)

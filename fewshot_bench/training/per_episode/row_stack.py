@@ -21,7 +21,7 @@ class RowStack(Stack):
     layout = "rows"
 
     def __init__(self, network: nn.Module, tuned: Sequence[str], episodes: int) -> None:
-        super().__init__(episodes, tuned)
+        super().__init__(network, tuned, episodes)
         self.network = copy.deepcopy(network)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
@@ -40,7 +40,7 @@ class RowStack(Stack):
                 self.trainable[_join(path, name)] = spread.stacked
             return
         layer = kind(module, own, self.episodes)
-        _replace(self.network, path, layer)
+        self.network.set_submodule(path, layer)
         for name in own:
             self.trainable[_join(path, name)] = getattr(layer, name)
 
@@ -175,8 +175,3 @@ class _SpreadParameter:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _replace(network: nn.Module, path: str, layer: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(network.get_submodule(parent), name, layer)

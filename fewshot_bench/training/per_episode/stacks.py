@@ -38,7 +38,9 @@ class Stack(ABC):
 
     layout: ClassVar[str]
 
-    def __init__(self, episodes: int, tuned: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, tuned: Sequence[str], episodes: int) -> None:
+        """Copy a network; it is left as it is."""
+        del network  # what becomes of it is what each way is about
         self.episodes = episodes
         self.tuned = tuple(tuned)
         self.trainable: dict[str, Tensor] = {}
@@ -101,7 +103,7 @@ def stacked(
     kinds: tuple[type[Stack], ...] = (ChannelStack, RowStack, VmapStack)
     for kind in kinds:
         if layout in (None, kind.layout) and _is_faithful(kind, network, tuned, sample):
-            return kind(network, tuned, episodes)  # type: ignore[call-arg, arg-type]  # each takes the network first
+            return kind(network, tuned, episodes)
     raise StudyError(
         f"{type(network).__name__} cannot be fine-tuned for many episodes at once"
         f"{f' in the layout {layout}' if layout else ''}: its outputs depend on other images of the batch, or its "
@@ -124,7 +126,7 @@ def _is_faithful(kind: type[Stack], network: nn.Module, tuned: Sequence[str], sa
             ]
         )
         try:
-            stack = kind(network, tuned, 2)  # type: ignore[call-arg, arg-type]
+            stack = kind(network, tuned, 2)
             for name, w in weights.items():
                 stack.weights(name).copy_(w)
             found = stack(inputs)

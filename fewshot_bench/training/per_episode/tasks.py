@@ -73,7 +73,7 @@ class ImageTasks:
         """
         both = EpisodeKeys(keys, keys.to(self.device))
         pixels, questions = self._pixels(support), self._pixels(query)
-        views = self.parts.views(self.recipe)
+        views = self.recipe.views_made_once
         return EpisodeTask(
             both,
             self._inputs(pixels),

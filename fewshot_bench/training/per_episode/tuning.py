@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from fewshot_bench.backbones.blocks import last_blocks
 from fewshot_bench.errors import StudyError
+from fewshot_bench.training.reproducibility import seeded_randomness
 
 DEFAULT_RANK = 8
 _NUMBER = "[0-9]{1,4}"
@@ -129,8 +129,7 @@ def with_adapters(network: nn.Module, allowed: set[str], rank: int, seed: int) -
     # A pattern of whole paths: names in a list also stand for every layer whose path ends like them.
     paths = "|".join(re.escape(path) for path in layers)
     config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=paths)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded_randomness(seed):
         adapted: Any = inject_adapter_in_model(config, network)
     module: nn.Module = adapted
     return module.eval()

@@ -17,7 +17,7 @@ class VmapStack(Stack):
     layout = "vmap"
 
     def __init__(self, network: nn.Module, tuned: Sequence[str], episodes: int) -> None:
-        super().__init__(episodes, tuned)
+        super().__init__(network, tuned, episodes)
         self.network = network
         own = dict(network.named_parameters())
         self._shared = {name: p.detach() for name, p in own.items() if name not in self.tuned}
