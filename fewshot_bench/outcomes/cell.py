@@ -11,6 +11,9 @@ from typing import Any
 from fewshot_bench.errors import OutcomeError
 
 
+STANDARD_SAMPLER = "standard"
+
+
 @dataclass(frozen=True)
 class MethodCard:
     """What was done with each episode.
@@ -48,7 +51,20 @@ class MethodCard:
 
 @dataclass(frozen=True)
 class ProtocolCard:
-    """Everything that decides what episode i of run r is; how many there are does not."""
+    """Everything that decides what episode i of run r is; how many there are does not.
+
+    Attributes:
+        dataset: its name.
+        dataset_fingerprint: digest of its pixels.
+        split: "base", "validation" or "novel".
+        way: N.
+        shot: K.
+        query: Q, queries per class.
+        seed: of the episodes.
+        sampler_version: of the sampler.
+        sampler: which guarantee the tasks have; "standard" draws every task anew from the whole split.
+        sampler_settings: what the other samplers can be told.
+    """
 
     dataset: str
     dataset_fingerprint: str
@@ -58,17 +74,23 @@ class ProtocolCard:
     query: int
     seed: int
     sampler_version: int
+    sampler: str = STANDARD_SAMPLER
+    sampler_settings: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all fields."""
-        return _digest(asdict(self))
+        """Digest of all fields; those of the standard sampler are left out, as they were before there were others."""
+        fields = asdict(self)
+        if self.sampler == STANDARD_SAMPLER and not self.sampler_settings:
+            del fields["sampler"], fields["sampler_settings"]
+        return _digest(fields)
 
     @property
     def task(self) -> str:
         """The dataset and the size of its tasks, e.g. "cifar-fs 5-way 1-shot"."""
         split = "" if self.split == "novel" else f" ({self.split} split)"
-        return f"{self.dataset}{split} {self.way}-way {self.shot}-shot"
+        sampler = "" if self.sampler == STANDARD_SAMPLER else f" {self.sampler}"
+        return f"{self.dataset}{split} {self.way}-way {self.shot}-shot{sampler}"
 
 
 @dataclass(frozen=True)
@@ -80,12 +102,18 @@ class Cell:
         protocol: with which episodes.
         versions: of the packages that can change a result; recorded, but not part of the identity.
         dataset_recipe: how the images came about; recorded likewise, the fingerprint being part of the identity.
+        class_sizes: images per class of the split, in canonical order, [C]; with the protocol they say which images
+            are in which episode, so that statistics over classes need no images. Empty where nobody recorded them.
+        provenance: how the outcomes came about, as plain data: the command line, the study's fields, the git commit,
+            the hardware, what the backbone was pretrained on.
     """
 
     method: MethodCard
     protocol: ProtocolCard
     versions: dict[str, str] = field(default_factory=dict, hash=False)
     dataset_recipe: dict[str, Any] = field(default_factory=dict, hash=False)
+    class_sizes: tuple[int, ...] = field(default=(), hash=False)
+    provenance: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def key(self) -> str:
@@ -109,6 +137,8 @@ class Cell:
             ProtocolCard(**content["protocol"]),
             dict(content["versions"]),
             dict(content.get("dataset_recipe", {})),
+            tuple(int(size) for size in content.get("class_sizes", ())),
+            dict(content.get("provenance", {})),
         )
 
 

@@ -51,7 +51,8 @@ class OutcomeStore:
     def open_cell(self, cell: Cell) -> None:
         """Make room for a cell, or check that the stored one is the same.
 
-        A cell that goes on under other versions of the packages records both.
+        A cell that goes on under other versions of the packages records both; what an older release did not record
+        is added.
 
         Raises:
             OutcomeError: the stored description is damaged, or has another name for the method.
@@ -59,8 +60,7 @@ class OutcomeStore:
         stored = self._stored_like(cell)
         if stored is None:
             write_atomically(self._description(cell.key), cell.as_json().encode())
-        elif (versions := _both(stored.versions, cell.versions)) != stored.versions:
-            merged = replace(stored, versions=versions)
+        elif (merged := _together(stored, cell)) != stored:
             write_atomically(self._description(cell.key), merged.as_json().encode())
         self._opened.add(cell.key)
 
@@ -182,6 +182,21 @@ def _stretches(frame: pd.DataFrame) -> list[pd.DataFrame]:
     episode = frame["episode"].to_numpy()
     cuts = [0, *(np.flatnonzero(np.diff(episode) != 1) + 1), len(frame)]
     return [frame.iloc[start:end] for start, end in pairwise(cuts) if end > start]
+
+
+def _together(stored: Cell, new: Cell) -> Cell:
+    """A stored description with what a run that goes on adds to it."""
+    commands = stored.provenance.get("commands", [])
+    more = [command for command in new.provenance.get("commands", []) if command not in commands]
+    provenance = {**new.provenance, **stored.provenance}
+    if commands or more:
+        provenance["commands"] = [*commands, *more]
+    return replace(
+        stored,
+        versions=_both(stored.versions, new.versions),
+        class_sizes=stored.class_sizes or new.class_sizes,
+        provenance=provenance,
+    )
 
 
 def _both(old: dict[str, str], new: dict[str, str]) -> dict[str, str]:

@@ -39,7 +39,8 @@ def test_everything_else_is(change):
 @pytest.mark.parametrize("field", list(ProtocolCard.__dataclass_fields__))
 def test_every_field_of_a_protocol_is_part_of_its_identity(field):
     value = getattr(PROTOCOL, field)
-    changed = replace(PROTOCOL, **{field: value + 1 if isinstance(value, int) else value + "x"})
+    other = {"alpha": 2.0} if isinstance(value, dict) else value + 1 if isinstance(value, int) else value + "x"
+    changed = replace(PROTOCOL, **{field: other})
     assert changed.fingerprint != PROTOCOL.fingerprint
     assert Cell(METHOD, changed).key != CELL.key
 
@@ -89,3 +90,9 @@ def test_a_label_tells_methods_of_one_name_apart():
 def test_a_task_names_the_split_unless_it_is_the_novel_one():
     assert PROTOCOL.task == "cifar-fs 5-way 1-shot"
     assert replace(PROTOCOL, split="validation").task == "cifar-fs (validation split) 5-way 1-shot"
+
+
+def test_what_is_recorded_comes_back_and_is_no_part_of_the_identity():
+    told = replace(CELL, class_sizes=(600, 598), provenance={"commands": ["fewshot-bench run"], "peak_bytes": 12})
+    assert told.key == CELL.key
+    assert Cell.from_json(told.as_json()) == told

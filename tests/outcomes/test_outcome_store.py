@@ -276,3 +276,13 @@ class TestInterruption:
         assert [process.wait() for process in processes] == [0, 0, 0]
         store = OutcomeStore(tmp_path)
         assert [len(store.read(cell)) for cell in (CELL, other)] == [40, 20]
+
+
+def test_a_cell_that_goes_on_keeps_what_was_recorded_and_adds_what_was_not(tmp_path):
+    store = OutcomeStore(tmp_path)
+    store.open_cell(replace(CELL, provenance={"commands": ["first"], "git_commit": "aa"}))
+    store.open_cell(replace(CELL, class_sizes=(3, 4), provenance={"commands": ["second"], "git_commit": "bb"}))
+    store.open_cell(replace(CELL, class_sizes=(3, 4), provenance={"commands": ["first"]}))
+    stored = Cell.from_json((tmp_path / CELL.key / "cell.json").read_text(encoding="utf-8"))
+    assert stored.class_sizes == (3, 4)
+    assert stored.provenance == {"commands": ["first", "second"], "git_commit": "aa"}
