@@ -10,7 +10,6 @@ from typing import Any
 
 from fewshot_bench.errors import OutcomeError
 
-
 STANDARD_SAMPLER = "standard"
 
 
