@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fewshot_bench.atomic import write_atomically
@@ -55,19 +56,24 @@ class Part:
         """
         self._open().close()
 
-    def read(self) -> pd.DataFrame:
+    def read(self, *, with_predictions: bool = True) -> pd.DataFrame:
         """All rows, page checksums verified.
+
+        Args:
+            with_predictions: without them no object is made per row; they are checked all the same.
 
         Raises:
             OutcomeError: the file is damaged.
         """
         with self._open() as file:
             try:
-                frame: pd.DataFrame = file.read().to_pandas()
+                table: pa.Table = file.read()
+                fits = self._fits(table)
             except _UNREADABLE as error:
                 raise self._damaged(error) from error
-        if not self._fits(frame):
+        if not fits:
             raise self._damaged(_OTHER_ROWS)
+        frame: pd.DataFrame = (table if with_predictions else table.drop_columns(["predictions"])).to_pandas()
         return frame
 
     def _open(self) -> Any:
@@ -81,15 +87,16 @@ class Part:
             raise self._damaged(_OTHER_ROWS)
         return file
 
-    def _fits(self, frame: pd.DataFrame) -> bool:
+    def _fits(self, table: pa.Table) -> bool:
         """Whether the rows agree with the file's name and with each other; page headers have no checksum."""
-        queries = frame["predictions"].map(len)
+        queries = pc.binary_length(table["predictions"]).to_numpy()
+        run, episode, correct, accuracy = (table[name].to_numpy() for name in ("run", "episode", "correct", "accuracy"))
         return bool(
-            len(frame) == self.end - self.first
-            and (frame["run"] == self.run).all()
-            and (frame["episode"] == np.arange(self.first, self.end)).all()
-            and (frame["accuracy"] == frame["correct"] / queries).all()
-            and queries.nunique() == 1
+            len(table) == self.end - self.first
+            and (run == self.run).all()
+            and (episode == np.arange(self.first, self.end)).all()
+            and (accuracy == correct / queries).all()
+            and len(np.unique(queries)) == 1
         )
 
     def _damaged(self, finding: object) -> OutcomeError:

@@ -112,14 +112,18 @@ class OutcomeStore:
             if not part.path.exists():
                 part.write(stretch)
 
-    def read(self, cell_or_key: Cell | str) -> pd.DataFrame:
+    def read(self, cell_or_key: Cell | str, *, with_predictions: bool = True) -> pd.DataFrame:
         """All episodes of a cell, sorted by run and episode, each once (of copies, that of the first part).
+
+        Args:
+            cell_or_key: which cell.
+            with_predictions: statistics of accuracies can do without them.
 
         Raises:
             OutcomeError: nothing is stored for that cell, or a part is damaged.
         """
         key = cell_or_key if isinstance(cell_or_key, str) else cell_or_key.key
-        frames = [part.read() for part in parts_in(self._parts(key))]
+        frames = [part.read(with_predictions=with_predictions) for part in parts_in(self._parts(key))]
         if not frames:
             raise OutcomeError(f"there are no outcomes in {self.folder / key}. Run that study first.")
         together = pd.concat(frames, ignore_index=True).drop_duplicates(["run", "episode"], keep="first")
