@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"datasets", "losses", "backbones"},
     "outcomes": set(),
     "statistics": set(),
-    "report": {"outcomes", "statistics"},
+    "report": {"episodes", "outcomes", "statistics"},
     "engine": {"adaptation", "episodes", "outcomes", "backbones", "datasets", "training"},
     "study": {
         "datasets", "episodes", "losses", "backbones", "adaptation", "training", "outcomes", "report", "engine",

@@ -1,4 +1,4 @@
-"""`fewshot-bench compare A B`: the paired t-test of two methods."""
+"""`fewshot-bench compare A B`: paired tests of two methods, or of many."""
 
 from __future__ import annotations
 
@@ -8,23 +8,50 @@ from typing import Annotated
 
 import typer
 
-from fewshot_bench.cli.options import JsonOption, ResultsOption
+from fewshot_bench.cli.options import BaselineOption, CorrectOption, JsonOption, ResultsOption, correction
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="A method's name, or a part that no other has.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The other method.")],
+    methods: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[A B ...]", help="Methods' names, or parts that no other has; all by default."),
+    ] = None,
     results: ResultsOption = Path("results"),
+    baseline: BaselineOption = None,
+    correct: CorrectOption = "holm",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse methods with different episodes, instead of using the common ones.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two methods on the episodes that both have seen: paired t-test, mean difference and its CI."""
-    from fewshot_bench.outcomes import OutcomeStore
-    from fewshot_bench.report import compare_methods, comparison_record, print_comparisons
+    """Compare methods on the episodes that both of a pair have seen, by paired tests.
 
-    comparisons = compare_methods(OutcomeStore(results / "outcomes"), a, b)
+    Two methods: the difference with both intervals, the t-test and its cross-checks. More: all pairs, or all against
+    --baseline, corrected for their number, with letters for the groups. Over several datasets: ranks as well.
+    """
+    from fewshot_bench.outcomes import OutcomeStore
+    from fewshot_bench.report import (
+        compare_tasks,
+        comparison_record,
+        datasets_record,
+        over_datasets,
+        print_comparisons,
+        task_record,
+    )
+
+    if methods is not None and len(methods) == 1 and baseline is None:
+        raise typer.BadParameter("compare takes two methods or more, or one and a --baseline, or none for all.")
+    store = OutcomeStore(results / "outcomes")
+    tasks = compare_tasks(store, methods or (), baseline=baseline, correct=correction(correct), strict=strict)
+    datasets = over_datasets(tasks)
     if as_json:
-        typer.echo(json.dumps([comparison_record(comparison) for comparison in comparisons], indent=1))
+        content = {
+            "comparisons": [comparison_record(comparison) for task in tasks for comparison in task.comparisons],
+            "tasks": [task_record(task) for task in tasks],
+            "over_datasets": [datasets_record(result) for result in datasets],
+        }
+        typer.echo(json.dumps(content, indent=1))
         return
     from rich.console import Console
 
-    print_comparisons(comparisons, Console())
+    print_comparisons(tasks, datasets, Console())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_bench.cli.options import BaselineOption, JsonOption, ResultsOption
+from fewshot_bench.cli.options import BaselineOption, CorrectOption, JsonOption, ResultsOption, correction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,19 +23,27 @@ def leaderboard(
         Path | None, typer.Option(help="Where to write the CSV; RESULTS/leaderboard.csv by default.")
     ] = None,
     svg: Annotated[Path | None, typer.Option(help="Save the printed tables as a picture.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table of a paper in Markdown here.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Write the table of a paper in LaTeX (booktabs) here.")] = None,
+    correct: CorrectOption = "holm",
     as_json: JsonOption = False,
 ) -> None:
     """Summarise all stored outcomes, test them against a baseline, and write leaderboard.csv.
 
     A protocol keeps the baseline of the leaderboard that is already there until another is named.
     """
+    from fewshot_bench.atomic import write_atomically
     from fewshot_bench.outcomes import OutcomeStore
-    from fewshot_bench.report import update_leaderboard
+    from fewshot_bench.report import as_latex, as_markdown, update_leaderboard
 
     path = out or results / "leaderboard.csv"
     store = OutcomeStore(results / "outcomes")
-    frame = update_leaderboard(store, path, baseline)
+    frame = update_leaderboard(store, path, baseline, correct=correction(correct))
     show(frame, as_json, svg)
+    for place, table in ((markdown, as_markdown), (latex, as_latex)):
+        if place is not None:
+            write_atomically(place, table(frame).encode())
+            typer.echo(f"table        {place}", err=as_json)
     if not as_json:
         _show_datasets(store)
         typer.echo(f"leaderboard  {path}")

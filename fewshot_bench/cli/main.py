@@ -14,6 +14,7 @@ from fewshot_bench.cli.data import data
 from fewshot_bench.cli.episodes import episodes
 from fewshot_bench.cli.leaderboard import leaderboard
 from fewshot_bench.cli.ls import ls
+from fewshot_bench.cli.power import power
 from fewshot_bench.cli.run import run
 from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
@@ -31,6 +32,7 @@ app.command()(train)
 app.command()(sweep)
 app.command()(compare)
 app.command()(leaderboard)
+app.command()(power)
 app.command()(ls)
 app.add_typer(data, name="data")
 app.add_typer(episodes, name="episodes")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+
+if TYPE_CHECKING:
+    from fewshot_bench.statistics import Correction
 
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of outcomes and the leaderboard.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 BaselineOption = Annotated[
     str | None, typer.Option("--baseline", help="Method that the others are tested against (name or part of it).")
+]
+CorrectOption = Annotated[
+    str, typer.Option("--correct", help="Correct p for the number of tests on a protocol: holm, bh or none.")
 ]
 
 LeastImagesOption = Annotated[
@@ -36,6 +42,20 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     if not values:
         raise typer.BadParameter(f"{option} takes whole numbers such as 1,5; none was given.")
     return values
+
+
+def correction(text: str) -> Correction:
+    """How p values are to be corrected.
+
+    Raises:
+        typer.BadParameter: there is no such correction.
+    """
+    from fewshot_bench.statistics import Correction
+
+    for known in get_args(Correction):
+        if text == known:
+            return known  # type: ignore[no-any-return]
+    raise typer.BadParameter(f"--correct takes {', '.join(get_args(Correction))}, not '{text}'.")
 
 
 def setting(text: str, option: str = "--set") -> tuple[str, Any]:

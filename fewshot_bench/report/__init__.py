@@ -1,32 +1,45 @@
-"""Numbers to people: the leaderboard, sweeps and the terminal tables."""
+"""Numbers to people: the leaderboard, comparisons, sweeps, and the terminal tables."""
 
-from fewshot_bench.report.comparison import Comparison, compare, compare_methods
-from fewshot_bench.report.leaderboard import TIMING_COLUMNS, leaderboard, write_leaderboard
+from fewshot_bench.report.comparison import Comparison, compare
+from fewshot_bench.report.comparison_terminal import print_comparisons
+from fewshot_bench.report.comparisons import TaskComparison, compare_methods, compare_tasks
+from fewshot_bench.report.leaderboard import leaderboard
+from fewshot_bench.report.leaderboard_csv import TIMING_COLUMNS, write_leaderboard
 from fewshot_bench.report.method_names import cells_of_method, resolve_method
-from fewshot_bench.report.records import comparison_record, leaderboard_records
+from fewshot_bench.report.over_datasets import OverDatasets, over_datasets
+from fewshot_bench.report.publication import as_latex, as_markdown
+from fewshot_bench.report.records import comparison_record, datasets_record, leaderboard_records, task_record
 from fewshot_bench.report.sweep_frame import SweptPoint, sweep_frame
 from fewshot_bench.report.sweep_plot import NoPictureError, draw_sweep
 from fewshot_bench.report.sweep_table import print_sweep
-from fewshot_bench.report.terminal import print_comparisons, print_leaderboard
+from fewshot_bench.report.terminal import print_leaderboard
 from fewshot_bench.report.update import update_leaderboard
 
 __all__ = [
     "TIMING_COLUMNS",
     "Comparison",
     "NoPictureError",
+    "OverDatasets",
     "SweptPoint",
+    "TaskComparison",
+    "as_latex",
+    "as_markdown",
     "cells_of_method",
     "compare",
     "compare_methods",
+    "compare_tasks",
     "comparison_record",
+    "datasets_record",
     "draw_sweep",
     "leaderboard",
     "leaderboard_records",
+    "over_datasets",
     "print_comparisons",
     "print_leaderboard",
     "print_sweep",
     "resolve_method",
     "sweep_frame",
+    "task_record",
     "update_leaderboard",
     "write_leaderboard",
 ]

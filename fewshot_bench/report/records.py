@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from fewshot_bench.outcomes import ProtocolCard
 from fewshot_bench.report.comparison import Comparison
+from fewshot_bench.report.comparisons import TaskComparison
+from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.wording import verdict
 
-_WHOLE = ("way", "shot", "queries", "seed", "episodes", "runs", "paired_episodes")
+_WHOLE = (
+    "way", "shot", "queries", "seed", "episodes", "runs", "paired_episodes", "wins", "ties", "losses", "peak_bytes"
+)  # fmt: skip
 
 
 def leaderboard_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -19,33 +25,102 @@ def leaderboard_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def comparison_record(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as a mapping; differences are in percentage points, an infinite t is None."""
-    test, protocol = comparison.test, comparison.protocol
+    """A comparison as a mapping; differences are in percentage points, what is infinite or unknown is None."""
+    test, paired, protocol = comparison.test, comparison.paired, comparison.protocol
+    data = comparison.data_half_width
     return {
         "method_a": comparison.a,
         "method_b": comparison.b,
-        "dataset": protocol.dataset,
-        "split": protocol.split,
-        "way": protocol.way,
-        "shot": protocol.shot,
-        "queries": protocol.query,
-        "seed": protocol.seed,
+        **_protocol_record(protocol),
         "episodes": test.n,
         "left_out_of_a": comparison.left_out_of_a,
         "left_out_of_b": comparison.left_out_of_b,
         "difference": 100 * test.mean_difference,
         "diff_ci95_low": 100 * test.ci_low,
         "diff_ci95_high": 100 * test.ci_high,
+        "diff_data_ci95_low": _finite(100 * (test.mean_difference - data)),
+        "diff_data_ci95_high": _finite(100 * (test.mean_difference + data)),
         "sd_difference": 100 * test.sd_difference,
-        "t": test.t if math.isfinite(test.t) else None,
+        "t": _finite(test.t),
         "p": test.p,
+        "p_corrected": _finite(comparison.p_corrected),
+        "wilcoxon_p": paired.wilcoxon_p,
+        "sign_flip_p": paired.permutation_p,
+        "effect_size": _finite(paired.effect_size),
+        "probability_of_improvement": paired.probability_of_improvement,
+        "correlation": _finite(paired.correlation),
+        "variance_reduction": _finite(paired.variance_reduction),
         "wins": test.wins,
         "losses": test.losses,
         "ties": test.ties,
-        "verdict": verdict(test.mean_difference, test.p),
+        "verdict": verdict(test.mean_difference, comparison.p_corrected, data),
+    }
+
+
+def task_record(task: TaskComparison) -> dict[str, Any]:
+    """The methods of one protocol as a mapping: their means in %, best first, and their letters."""
+    return {
+        **_protocol_record(task.protocol),
+        "correction": task.correction,
+        "methods": [
+            {"method": name, "mean": 100 * mean, "group": task.letters.get(name)} for name, mean in task.means.items()
+        ],
+    }
+
+
+def datasets_record(result: OverDatasets) -> dict[str, Any]:
+    """The tests over datasets as a mapping; accuracies are in %, differences in percentage points."""
+    ranks = result.ranks
+    return {
+        "task": result.task,
+        "accuracies": {
+            str(dataset): {str(method): 100 * float(value) for method, value in row.items()}
+            for dataset, row in result.accuracies.to_dict("index").items()
+        },
+        "pairs": [
+            {
+                "method_a": a,
+                "method_b": b,
+                "datasets": paired.test.n,
+                "difference": 100 * paired.test.mean_difference,
+                "diff_ci95_low": 100 * paired.test.ci_low,
+                "diff_ci95_high": 100 * paired.test.ci_high,
+                "p": paired.test.p,
+                "wilcoxon_p": paired.wilcoxon_p,
+                "sign_flip_p": paired.permutation_p,
+                "smallest_sign_flip_p": paired.smallest_p,
+            }
+            for (a, b), paired in result.pairs.items()
+        ],
+        "friedman": None
+        if ranks is None
+        else {
+            "statistic": ranks.statistic,
+            "p": ranks.p,
+            "iman_davenport": _finite(ranks.iman_davenport),
+            "iman_davenport_p": ranks.iman_davenport_p,
+            "mean_ranks": dict(zip(map(str, result.accuracies.columns), map(float, ranks.mean_ranks), strict=True)),
+            "critical_difference": ranks.critical_difference,
+        },
+    }
+
+
+def _protocol_record(protocol: ProtocolCard) -> dict[str, Any]:
+    return {
+        "dataset": protocol.dataset,
+        "split": protocol.split,
+        "way": protocol.way,
+        "shot": protocol.shot,
+        "queries": protocol.query,
+        "sampler": protocol.sampler,
+        "seed": protocol.seed,
         "dataset_fingerprint": protocol.dataset_fingerprint,
         "protocol_fingerprint": protocol.fingerprint,
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
@@ -53,6 +128,8 @@ def _rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
 
 
 def _plain(column: str, value: Any) -> Any:
-    if value is None or value != value:
+    if value is None or value != value or (isinstance(value, float) and math.isinf(value)):
         return None
+    if isinstance(value, np.bool_):
+        return bool(value)
     return int(value) if column in _WHOLE else value

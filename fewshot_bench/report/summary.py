@@ -1,4 +1,4 @@
-"""One cell as one row: its numbers, its test against the baseline, and what identifies it."""
+"""The cells of one protocol as rows: their numbers, their tests, and what identifies them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
-from fewshot_bench.outcomes import Cell
-from fewshot_bench.report.comparison import accuracies_of, pair_episodes
-from fewshot_bench.statistics import paired_t_test, summarise
+from fewshot_bench.outcomes import Cell, overlap_flag
+from fewshot_bench.report.letters import letters_of
+from fewshot_bench.report.task_scores import TaskScores, data_half_widths_of
+from fewshot_bench.statistics import (
+    Correction,
+    PairedTest,
+    corrected,
+    episode_median,
+    paired_t_test,
+    summarise,
+)
 
 COLUMNS = (
     "method",
@@ -19,85 +25,186 @@ COLUMNS = (
     "way",
     "shot",
     "queries",
+    "sampler",
     "seed",
     "episodes",
     "runs",
     "median",
+    "median_ci95",
     "mean",
     "ci95",
+    "data_ci95",
+    "episode_median",
+    "episode_median_low",
+    "episode_median_high",
+    "group",
     "baseline",
     "difference",
     "diff_ci95_low",
     "diff_ci95_high",
+    "diff_data_ci95_low",
+    "diff_data_ci95_high",
+    "test",
     "p",
+    "p_corrected",
+    "correction",
+    "effect_size",
+    "wins",
+    "ties",
+    "losses",
     "paired_episodes",
+    "is_transductive",
+    "flags",
+    "source",
+    "backbone",
+    "adaptation",
     "episodes_per_second",
+    "peak_bytes",
     "dataset_fingerprint",
     "method_fingerprint",
     "protocol_fingerprint",
     "versions",
 )
+MEASURED = "measured"
+PAIRED = "paired t"
+_TEST = (
+    "difference",
+    "diff_ci95_low",
+    "diff_ci95_high",
+    "diff_data_ci95_low",
+    "diff_data_ci95_high",
+    "p",
+    "p_corrected",
+    "effect_size",
+    "wins",
+    "ties",
+    "losses",
+    "paired_episodes",
+)
 
 
-def summary_row(
-    cell: Cell, name: str, frame: pd.DataFrame, baseline_name: str | None = None, baseline: pd.DataFrame | None = None
-) -> dict[str, Any]:
-    """Summarise a cell; accuracies are in %, differences in percentage points.
+def protocol_rows(
+    scores: TaskScores, names: Mapping[str, str], baseline: int | None, correct: Correction = "holm"
+) -> list[dict[str, Any]]:
+    """Summarise the cells of one protocol; accuracies are in %, differences in percentage points.
 
     Args:
-        cell: the method and the protocol.
-        name: what to call the method.
-        frame: the cell's episodes.
-        baseline_name: what to call the baseline of this protocol; None if it has none.
-        baseline: the baseline's episodes; None for the baseline itself, which is not tested against itself.
+        scores: of the cells.
+        names: what to call each method, by the key of its cell.
+        baseline: position of the cell that the others are tested against; None for no test.
+        correct: how p is corrected for the number of tests against the baseline, and of the pairs behind the letters.
 
     Returns:
-        A value for each of `COLUMNS`; None or NaN for what does not exist.
+        For each cell, in order, a value for each of `COLUMNS`; None or NaN for what does not exist.
     """
+    tests = [_tested(scores, row, baseline) for row in range(len(scores.cells))]
+    _add_data_intervals(tests, scores, baseline)
+    for test, p in zip(tests, corrected([test["p"] for test in tests], correct), strict=True):
+        test["p_corrected"] = float(p)
+    letters, data = letters_of(scores, correct), data_half_widths_of(scores, scores.accuracy)
+    baseline_name = None if baseline is None else names[scores.cells[baseline].key]
+    return [
+        {
+            "method": names[cell.key],
+            **_task(cell),
+            **_numbers(scores, row),
+            "data_ci95": 100 * float(data[row]),
+            "group": letters[row],
+            "baseline": baseline_name,
+            **test,
+            "test": PAIRED if test["p"] == test["p"] else None,
+            "correction": correct,
+            **_identity(cell),
+            "episodes_per_second": _per_second(int(scores.of(row).sum()), scores.seconds[row]),
+        }
+        for row, (cell, test) in enumerate(zip(scores.cells, tests, strict=True))
+    ]
+
+
+def _task(cell: Cell) -> dict[str, Any]:
     protocol = cell.protocol
-    summary = summarise(frame["accuracy"], frame["run"])
+    settings = ", ".join(f"{name}={value}" for name, value in sorted(protocol.sampler_settings.items()))
     return {
-        "method": name,
         "dataset": protocol.dataset,
         "split": protocol.split,
         "way": protocol.way,
         "shot": protocol.shot,
         "queries": protocol.query,
+        "sampler": f"{protocol.sampler} ({settings})" if settings else protocol.sampler,
         "seed": protocol.seed,
+    }
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    method, protocol = cell.method, cell.protocol
+    return {
+        "is_transductive": method.is_transductive,
+        "flags": "; ".join(_flags(cell)) or None,
+        "source": MEASURED,
+        "backbone": method.backbone,
+        "adaptation": method.adaptation,
+        "peak_bytes": cell.provenance.get("peak_bytes", math.nan),
+        "dataset_fingerprint": protocol.dataset_fingerprint,
+        "method_fingerprint": method.fingerprint,
+        "protocol_fingerprint": protocol.fingerprint,
+        "versions": "; ".join(f"{package} {cell.versions[package]}" for package in sorted(cell.versions)),
+    }
+
+
+def _flags(cell: Cell) -> list[str]:
+    overlap = overlap_flag(str(cell.provenance.get("pretraining", "")), cell.protocol.dataset)
+    return [*(["transductive"] if cell.method.is_transductive else []), *([overlap] if overlap else [])]
+
+
+def _numbers(scores: TaskScores, row: int) -> dict[str, Any]:
+    """Point estimates of one cell with their intervals."""
+    mine = scores.of(row)
+    accuracy = scores.accuracy[row, mine]
+    summary, middle = summarise(accuracy, scores.run[mine]), episode_median(accuracy)
+    return {
         "episodes": summary.episodes,
         "runs": summary.runs,
         "median": 100 * summary.median,
+        "median_ci95": 100 * summary.median_interval.half_width,
         "mean": 100 * summary.interval.mean,
         "ci95": 100 * summary.interval.half_width,
-        "baseline": baseline_name,
-        **_test(frame, baseline),
-        "episodes_per_second": _episodes_per_second(frame),
-        "dataset_fingerprint": protocol.dataset_fingerprint,
-        "method_fingerprint": cell.method.fingerprint,
-        "protocol_fingerprint": protocol.fingerprint,
-        "versions": _versions(cell.versions),
+        "episode_median": 100 * middle.median,
+        "episode_median_low": 100 * middle.low,
+        "episode_median_high": 100 * middle.high,
     }
 
 
-def _test(frame: pd.DataFrame, baseline: pd.DataFrame | None) -> dict[str, Any]:
-    pairs = None if baseline is None else pair_episodes(frame, baseline)
-    if pairs is None or len(pairs) < 2:
-        missing = ("difference", "diff_ci95_low", "diff_ci95_high", "p", "paired_episodes")
-        return dict.fromkeys(missing, math.nan)
-    test = paired_t_test(*accuracies_of(pairs))
-    return {
-        "difference": 100 * test.mean_difference,
-        "diff_ci95_low": 100 * test.ci_low,
-        "diff_ci95_high": 100 * test.ci_high,
-        "p": test.p,
-        "paired_episodes": test.n,
-    }
+def _tested(scores: TaskScores, row: int, baseline: int | None) -> dict[str, Any]:
+    """The test of one cell against the baseline, on the episodes that both have."""
+    if baseline is None or row == baseline:
+        return dict.fromkeys(_TEST, math.nan)
+    both = scores.pair(row, baseline)
+    if both.sum() < 2:
+        return dict.fromkeys(_TEST, math.nan)
+    first, second = scores.accuracy[row, both], scores.accuracy[baseline, both]
+    test = paired_t_test(first, second)
+    ends = (test.mean_difference, test.ci_low, test.ci_high, math.nan, math.nan)
+    counts = (test.wins, test.ties, test.losses, test.n)
+    values = (*(100 * end for end in ends), test.p, math.nan, _effect_size(test), *counts)
+    return dict(zip(_TEST, values, strict=True))
 
 
-def _episodes_per_second(frame: pd.DataFrame) -> float:
-    seconds = float(frame["seconds"].sum(skipna=False))
-    return len(frame) / seconds if seconds > 0 else math.nan
+def _add_data_intervals(tests: list[dict[str, Any]], scores: TaskScores, baseline: int | None) -> None:
+    """Fill in the data intervals of the differences, all at once."""
+    if baseline is None:
+        return
+    data = data_half_widths_of(scores, scores.accuracy - scores.accuracy[baseline])
+    for test, half_width in zip(tests, data, strict=True):
+        test["diff_data_ci95_low"] = test["difference"] - 100 * float(half_width)
+        test["diff_data_ci95_high"] = test["difference"] + 100 * float(half_width)
 
 
-def _versions(versions: Mapping[str, str]) -> str:
-    return "; ".join(f"{package} {versions[package]}" for package in sorted(versions))
+def _effect_size(test: PairedTest) -> float:
+    """Cohen's d_z; 0 where nothing differs, without end where everything differs alike."""
+    if test.sd_difference:
+        return test.mean_difference / test.sd_difference
+    return math.copysign(math.inf, test.mean_difference) if test.mean_difference else 0.0
+
+
+def _per_second(episodes: int, seconds: float) -> float:
+    return episodes / seconds if seconds > 0 else math.nan

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -11,82 +12,102 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fewshot_bench.report.comparison import Comparison
-from fewshot_bench.report.wording import p_text, points, verdict
+from fewshot_bench.report.summary import MEASURED, PAIRED
+from fewshot_bench.report.wording import CORRECTIONS, p_header, p_text, plus_minus_points, task_text, verdict
 
 _NARROWEST_NAME = 16
 
 
 def print_leaderboard(frame: pd.DataFrame, console: Console) -> None:
-    """Print a leaderboard: per protocol the accuracies, best first and bold, then the paired tests.
+    """Print a leaderboard: per protocol the accuracies, best first and bold, then the tests against the baseline.
 
     Args:
         frame: as `leaderboard` returns it.
         console: where to.
     """
     for _, rows in frame.groupby("protocol_fingerprint", sort=False):
-        _print(console, _title(rows), _results_table(rows, console))
+        print_table(console, _title(rows), _results_table(rows, console))
         tested = rows[rows["p"].notna()]
         if len(tested):
             title = f"against {tested.iloc[0]['baseline']}, paired t-test on the same episodes"
-            _print(console, title, _paired_table(tested, console))
-
-
-def print_comparisons(comparisons: Sequence[Comparison], console: Console) -> None:
-    """Print the paired tests of one pair of methods, a row per protocol.
-
-    Args:
-        comparisons: as `compare_methods` returns them, at least one.
-        console: where to.
-    """
-    first = comparisons[0]
-    console.print(Text.assemble("A: ", (first.a, "bold")))
-    console.print(Text.assemble("B: ", (first.b, "bold")))
-    table = _table()
-    table.add_column("task", overflow="fold")
-    table.add_column("episodes", justify="right", no_wrap=True)
-    table.add_column("points (95% CI)", justify="right", no_wrap=True)
-    table.add_column("p", justify="right", no_wrap=True)
-    table.add_column("A at 5%")
-    for comparison in comparisons:
-        test = comparison.test
-        effect = points(100 * test.mean_difference, 100 * test.ci_low, 100 * test.ci_high)
-        conclusion = _coloured(verdict(test.mean_difference, test.p))
-        table.add_row(comparison.protocol.task, f"{test.n:,}", effect, p_text(test.p), conclusion)
-    _print(console, "A - B, paired t-test on the same episodes", table)
-    for comparison in comparisons:
-        if comparison.left_out:
-            console.print(Text(f"{comparison.protocol.task}: {comparison.left_out}."))
+            print_table(console, title, _tests_table(tested, console))
+    for note in _notes(frame):
+        console.print(Text(note, "dim"))
 
 
 def _results_table(rows: pd.DataFrame, console: Console) -> Table:
-    plus_minus = "+/-" if console.options.ascii_only else "±"
-    table = _table()
-    _add_columns(table, "median %", f"mean % {plus_minus} 95% CI", "episodes/s")
+    plus_minus = plus_minus_of(console)
+    table = new_table()
+    with_data = bool(rows["data_ci95"].notna().any())
+    with_letters = bool(rows["group"].notna().any())
+    headers = ["median %", f"mean % {plus_minus} task{f' {plus_minus} data' if with_data else ''}"]
+    _add_columns(table, *headers, *(["same"] if with_letters else []), "episodes/s")
+    measured = rows[rows["source"] == MEASURED]
     lines: list[tuple[str, str, list[Text]]] = []
     for row in rows.to_dict("records"):
-        style = "bold" if row["mean"] == rows["mean"].max() else ""
-        half_width = f" {plus_minus} {row['ci95']:.2f}" if row["ci95"] == row["ci95"] else ""
-        mean = Text(f"{row['mean']:.2f}{half_width}", style)
-        speed = row["episodes_per_second"]
-        numbers = [Text(f"{row['median']:.2f}", style), mean, Text(f"{speed:,.0f}" if speed == speed else "-")]
-        note = f"({_count(row['runs'], 'run')} of {_count(row['episodes'], 'episode')})"
-        lines.append((row["method"], note if _is_uneven(rows) else "", numbers))
+        is_published = row["source"] != MEASURED
+        style = "dim" if is_published else "bold" if row["mean"] == measured["mean"].max() else ""
+        widths = [width for width in (row["ci95"], row["data_ci95"]) if width == width]
+        mean = "".join([f"{row['mean']:.2f}", *(f" {plus_minus} {width:.2f}" for width in widths)])
+        letters = [Text(row["group"] or "", style)] if with_letters else []
+        numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, Text(_speed(row))]
+        lines.append((row["method"], _note(row, rows), numbers))
     return _filled(table, console, lines)
 
 
-def _paired_table(tested: pd.DataFrame, console: Console) -> Table:
-    table = _table()
-    _add_columns(table, "points (95% CI)", "p")
+def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
+    plus_minus = plus_minus_of(console)
+    table = new_table()
+    with_data = bool(tested["diff_data_ci95_low"].notna().any())
+    header = f"points {plus_minus} task{f' {plus_minus} data' if with_data else ''}"
+    _add_columns(table, header, p_header(tested["correction"].iloc[0]))
     table.add_column("at 5%", no_wrap=True)
     lines: list[tuple[str, str, list[Text]]] = []
     for row in tested.to_dict("records"):
-        effect = Text(points(row["difference"], row["diff_ci95_low"], row["diff_ci95_high"]))
-        numbers = [effect, Text(p_text(row["p"])), _coloured(verdict(row["difference"], row["p"]))]
-        is_whole = row["paired_episodes"] >= row["episodes"] * row["runs"]
-        note = f"({_count(int(row['paired_episodes']), 'common episode')})"
-        lines.append((row["method"], "" if is_whole else note, numbers))
+        data = row["diff_data_ci95_high"] - row["difference"]
+        effect = plus_minus_points(row["difference"], row["diff_ci95_high"] - row["difference"], data, plus_minus)
+        words = verdict(row["difference"], row["p_corrected"], data)
+        numbers = [Text(effect), Text(p_text(row["p_corrected"])), coloured(words)]
+        lines.append((row["method"], _test_note(row), numbers))
     return _filled(table, console, lines)
+
+
+def _test_note(row: Mapping[Any, Any]) -> str:
+    if row["test"] != PAIRED:
+        return f"({row['test']}'s t-test: other episodes)"
+    is_whole = row["paired_episodes"] >= row["episodes"] * row["runs"]
+    return "" if is_whole else f"({_count(int(row['paired_episodes']), 'common episode')})"
+
+
+def _note(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
+    """What stands below a method's name."""
+    if row["source"] != MEASURED:
+        return f"(as published: {row['source']})"
+    uneven = f"{_count(row['runs'], 'run')} of {_count(row['episodes'], 'episode')}" if _is_uneven(rows) else ""
+    parts = [part for part in (uneven, row["flags"]) if part]
+    return f"({'; '.join(parts)})" if parts else ""
+
+
+def _notes(frame: pd.DataFrame) -> list[str]:
+    """What the columns mean, in as many lines as there are columns to explain."""
+    notes = ["task: 95% CI over episodes"]
+    if frame["data_ci95"].notna().any():
+        notes[0] += "; data: over classes and images too"
+    if frame["group"].notna().any():
+        notes.append(f"same: methods that share a letter are not shown to differ ({_correction(frame)})")
+    if frame["diff_data_ci95_low"].notna().any():
+        notes.append("here: shown for these classes and images; the data interval includes 0")
+    return notes
+
+
+def _correction(frame: pd.DataFrame) -> str:
+    corrections = frame["correction"].dropna()
+    return f"paired t, {CORRECTIONS[corrections.iloc[0] if len(corrections) else 'holm']}, 5%"
+
+
+def _speed(row: Mapping[Any, Any]) -> str:
+    speed = row["episodes_per_second"]
+    return f"{speed:,.0f}" if speed == speed else "-"
 
 
 def _add_columns(table: Table, *numbers: str) -> None:
@@ -102,15 +123,16 @@ def _filled(table: Table, console: Console, lines: Sequence[tuple[str, str, list
     for_names = console.width - sum(widths) - 2 * len(table.columns)
     for name, note, cells in lines:
         style = cells[0].style
-        table.add_row(Text("\n".join([*_broken(name, for_names), *([note] if note else [])]), style), *cells)
+        table.add_row(Text("\n".join([*broken(name, for_names), *([note] if note else [])]), style), *cells)
     return table
 
 
-def _table() -> Table:
+def new_table() -> Table:
+    """An empty table as all of the terminal's are."""
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
 
 
-def _print(console: Console, title: str, table: Table) -> None:
+def print_table(console: Console, title: str, table: Table) -> None:
     """Print a table below its title; Rich's own titles are wrapped to the width of the table."""
     console.print(Text(title))
     console.print(table)
@@ -119,17 +141,17 @@ def _print(console: Console, title: str, table: Table) -> None:
 
 def _title(rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
-    split = "" if first["split"] == "novel" else f" ({first['split']} split)"
-    task = f"{first['dataset']}{split} {first['way']}-way {first['shot']}-shot"
     seed = f", seed {first['seed']}" if first["seed"] else ""
-    return f"{task}, {first['queries']} queries per class, {_length(rows)}{seed}"
+    return f"{task_text(first)}, {first['queries']} queries per class, {_length(rows)}{seed}"
 
 
 def _is_uneven(rows: pd.DataFrame) -> bool:
-    return len(set(zip(rows["runs"], rows["episodes"], strict=True))) > 1
+    measured = rows[rows["source"] == MEASURED]
+    return len(set(zip(measured["runs"], measured["episodes"], strict=True))) > 1
 
 
 def _length(rows: pd.DataFrame) -> str:
+    rows = rows[rows["source"] == MEASURED]
     if _is_uneven(rows):
         return "runs of different length"
     return f"{_count(rows['runs'].iloc[0], 'run')} of {_count(rows['episodes'].iloc[0], 'episode')}"
@@ -139,11 +161,17 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _coloured(words: str) -> Text:
-    return Text(words, {"better": "green", "worse": "red"}.get(words, ""))
+def coloured(words: str) -> Text:
+    """A verdict in its colour."""
+    return Text(words, {"better": "green", "worse": "red"}.get(words.split()[0], ""))
 
 
-def _broken(name: str, width: int) -> list[str]:
+def plus_minus_of(console: Console) -> str:
+    """The sign of an interval's half-width, as the terminal can show it."""
+    return "+/-" if console.options.ascii_only else "±"
+
+
+def broken(name: str, width: int) -> list[str]:
     """A method's name in lines, broken between its stages and settings rather than within a word."""
     lines = [""]
     for piece in re.split(r"(?<=[/,])|(?=@)", name):

@@ -8,12 +8,19 @@ from pathlib import Path
 import pandas as pd
 
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.report.leaderboard import leaderboard, sorted_rows, write_leaderboard
+from fewshot_bench.report.leaderboard import leaderboard, sorted_rows
+from fewshot_bench.report.leaderboard_csv import write_leaderboard
 from fewshot_bench.report.method_names import cells_of_method
+from fewshot_bench.statistics import Correction
 
 
 def update_leaderboard(
-    store: OutcomeStore, path: Path, baseline: str | None = None, *, cells: Sequence[Cell] | None = None
+    store: OutcomeStore,
+    path: Path,
+    baseline: str | None = None,
+    *,
+    cells: Sequence[Cell] | None = None,
+    correct: Correction = "holm",
 ) -> pd.DataFrame:
     """Write the leaderboard of everything that is stored.
 
@@ -22,6 +29,7 @@ def update_leaderboard(
         path: the CSV; the baselines of an older one stay in force where no new one is named.
         baseline: name of the method that the others are tested against, on the protocols of `cells`.
         cells: which rows to return; all by default.
+        correct: how p is corrected for the number of tests on one protocol.
 
     Returns:
         The rows of those cells, in the order of the file.
@@ -38,7 +46,7 @@ def update_leaderboard(
     groups: dict[str | None, list[Cell]] = {}
     for cell in stored:
         groups.setdefault(_still_there(kept.get(cell.protocol.fingerprint), cell, stored), []).append(cell)
-    frames = [leaderboard(store, name, cells=group) for name, group in groups.items()]
+    frames = [leaderboard(store, name, cells=group, correct=correct) for name, group in groups.items()]
     frame = sorted_rows(pd.concat(frames, ignore_index=True) if frames else leaderboard(store))
     write_leaderboard(frame, path)
     if cells is None:

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 SIGNIFICANCE = 0.05
+CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
+NOTHING_SHOWN = "no difference shown"
 
 
-def verdict(difference: float, p: float) -> str:
-    """What a paired test shows at the 5% level, in words."""
-    if p >= SIGNIFICANCE or difference == 0:
-        return "no difference shown"
-    return "better" if difference > 0 else "worse"
+def verdict(difference: float, p: float, data_half_width: float = 0.0) -> str:
+    """What a test shows at the 5% level, in words.
+
+    Args:
+        difference: of the means.
+        p: of the test, corrected where there are several.
+        data_half_width: of the interval of the difference that covers classes and images too; NaN where unknown. Where
+            it reaches beyond 0, what is shown is shown for these classes and images, "here".
+    """
+    if not p < SIGNIFICANCE or difference == 0:
+        return NOTHING_SHOWN
+    return ("better" if difference > 0 else "worse") + (" here" if data_half_width >= abs(difference) else "")
+
+
+def task_text(row: Mapping[Any, Any]) -> str:
+    """The task of a leaderboard's row, e.g. "cifar-fs 5-way 1-shot"."""
+    split = "" if row["split"] == "novel" else f" ({row['split']} split)"
+    sampler = "" if row["sampler"] == "standard" else f" {row['sampler']}"
+    return f"{row['dataset']}{split} {row['way']}-way {row['shot']}-shot{sampler}"
 
 
 def p_text(p: float) -> str:
@@ -20,6 +39,17 @@ def p_text(p: float) -> str:
 def points(difference: float, low: float, high: float) -> str:
     """A difference in percentage points with its interval."""
     return f"{difference:+.2f} ({low:.2f} to {high:.2f})"
+
+
+def plus_minus_points(difference: float, task: float, data: float, plus_minus: str = "±") -> str:
+    """A difference in percentage points with the half-widths of its intervals; an unknown one is left out."""
+    widths = "".join(f" {plus_minus} {width:.2f}" for width in (task, data) if width == width)
+    return f"{difference:+.2f}{widths}"
+
+
+def p_header(correction: str) -> str:
+    """The header of a column of p values: how they are corrected for their number."""
+    return "p" if correction == "none" else f"p ({CORRECTIONS[correction]})"
 
 
 def value_text(value: object) -> str:

@@ -1,0 +1,225 @@
+"""Two methods or many, on every protocol they share, with p corrected for the number of tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from fewshot_bench.errors import ComparisonError, OutcomeError
+from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
+from fewshot_bench.report.comparison import Comparison, check_same_protocol, comparison_of
+from fewshot_bench.report.method_names import cells_of_method, shown_names, the_only
+from fewshot_bench.report.task_scores import TaskScores, stored_scores
+from fewshot_bench.report.wording import SIGNIFICANCE
+from fewshot_bench.statistics import Correction, compact_letters, corrected
+
+
+_MOST_METHODS = 100
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """Some methods on one protocol.
+
+    Attributes:
+        protocol: that all were run on.
+        means: mean accuracy of each method on its episodes (as a fraction), by name, best first.
+        comparisons: all pairs, or all others against the baseline.
+        letters: of each method, by name: those that share one are not shown to differ; empty unless all pairs are there.
+        correction: of the p values, over the comparisons of this protocol.
+    """
+
+    protocol: ProtocolCard
+    means: Mapping[str, float]
+    comparisons: Sequence[Comparison]
+    letters: Mapping[str, str]
+    correction: Correction
+
+
+def compare_tasks(
+    store: OutcomeStore,
+    methods: Sequence[str] = (),
+    *,
+    baseline: str | None = None,
+    correct: Correction = "holm",
+    strict: bool = False,
+) -> list[TaskComparison]:
+    """Compare stored methods on every protocol that two of them share.
+
+    Args:
+        store: where the outcomes are.
+        methods: names, parts that no other name has, or labels; every stored method by default.
+        baseline: compare the others with this one alone, instead of all pairs.
+        correct: how p is corrected for the number of comparisons on one protocol.
+        strict: refuse to leave out episodes that only one method of a pair has.
+
+    Returns:
+        One entry per protocol, sorted by dataset, way and shot.
+
+    Raises:
+        UnknownNameError: no method is called so.
+        ComparisonError: two names mean one method, a name means several, no protocol is common, or methods have
+            different episodes under `strict`.
+    """
+    cells = store.cells()
+    if not cells:
+        raise OutcomeError(f"there are no outcomes in {store.folder}. Make some with: fewshot-bench run")
+    wanted = [*methods, *([baseline] if baseline is not None else [])] if methods else []
+    found = _named(cells, wanted) if wanted else _all_methods(cells)
+    reference = None if baseline is None else _one_name(cells, baseline)
+    names = shown_names([cell for of_method in found for same in of_method.values() for cell in same])
+    tasks = []
+    for protocol in _common_protocols(found):
+        chosen = [the_only(of_method[protocol]) for of_method in found if protocol in of_method]
+        _check_distinct(chosen, wanted)
+        task = _compared(stored_scores(store, chosen), names, reference, correct)
+        if task is not None:
+            tasks.append(task)
+    if not tasks:
+        raise ComparisonError(f"{baseline} shares no protocol with another method of {store.folder}.")
+    if strict:
+        _refuse_left_out(tasks)
+    return tasks
+
+
+def compare_methods(store: OutcomeStore, a: str, b: str) -> list[Comparison]:
+    """Compare two stored methods on every protocol that both were run on.
+
+    Args:
+        store: where the outcomes are.
+        a: name of one method, a part that no other name has, or a label.
+        b: the other.
+
+    Returns:
+        The comparison of A with B on each common protocol, sorted by dataset, way and shot.
+
+    Raises:
+        UnknownNameError: no method is called so.
+        ComparisonError: both names mean one method, a name means several, or no protocol is common.
+    """
+    return [comparison for task in compare_tasks(store, [a, b]) for comparison in task.comparisons]
+
+
+def stored_pairs(store: OutcomeStore, a: str, b: str) -> list[TaskScores]:
+    """The scores of two stored methods, in this order, on each protocol that both were run on.
+
+    Raises:
+        UnknownNameError, ComparisonError: as `compare_tasks`.
+    """
+    found = _named(store.cells(), [a, b])
+    pairs = []
+    for protocol in _common_protocols(found):
+        chosen = [the_only(of_method[protocol]) for of_method in found]
+        _check_distinct(chosen, [a, b])
+        pairs.append(stored_scores(store, chosen))
+    return pairs
+
+
+def _compared(
+    scores: TaskScores, names: Mapping[str, str], baseline: str | None, correct: Correction
+) -> TaskComparison | None:
+    """The comparisons on one protocol; None where the baseline was not run on it."""
+    positions = range(len(scores.cells))
+    if baseline is None:
+        if len(scores.cells) > _MOST_METHODS:
+            raise ComparisonError(
+                f"{len(scores.cells)} methods on {scores.protocol.task} make {len(scores.cells) ** 2 // 2:,} pairs. "
+                "Name some of them, or compare all with one --baseline; the leaderboard has letters for all."
+            )
+        pairs = list(combinations(positions, 2))
+    else:
+        at = [position for position in positions if baseline in _names_of(scores.cells[position])]
+        if not at:
+            return None
+        pairs = [(position, at[0]) for position in positions if position != at[0]]
+    made = [comparison_of(scores, a, b, names) for a, b in pairs]
+    p = corrected([comparison.test.p for comparison in made], correct)
+    made = [replace(comparison, p_corrected=float(value)) for comparison, value in zip(made, p, strict=True)]
+    means = {names[cell.key]: float(np.nanmean(scores.accuracy[row])) for row, cell in enumerate(scores.cells)}
+    means = dict(sorted(means.items(), key=lambda item: -item[1]))
+    letters = _letters(list(means), made) if baseline is None else {}
+    return TaskComparison(scores.protocol, means, made, letters, correct)
+
+
+def _letters(names: Sequence[str], comparisons: Sequence[Comparison]) -> dict[str, str]:
+    """Compact letters, names from the best to the worst."""
+    row = {name: number for number, name in enumerate(names)}
+    significant = np.zeros((len(names), len(names)), dtype=bool)
+    for comparison in comparisons:
+        a, b = row[comparison.a], row[comparison.b]
+        significant[a, b] = significant[b, a] = comparison.p_corrected < SIGNIFICANCE
+    return dict(zip(names, compact_letters(significant, np.arange(len(names))), strict=True))
+
+
+def _named(cells: Sequence[Cell], wanted: Sequence[str]) -> list[dict[str, list[Cell]]]:
+    return [cells_of_method(cells, name) for name in dict.fromkeys(wanted)]
+
+
+def _all_methods(cells: Sequence[Cell]) -> list[dict[str, list[Cell]]]:
+    """Every method by itself, those that share a name by their labels."""
+    found: dict[str, dict[str, list[Cell]]] = {}
+    for cell in cells:
+        found.setdefault(cell.method.fingerprint, {}).setdefault(cell.protocol.fingerprint, []).append(cell)
+    if len(found) < 2:
+        raise ComparisonError(
+            f"a comparison needs two methods; {len(found)} {'is' if len(found) == 1 else 'are'} stored. "
+            "Run another on the same episodes: fewshot-bench run --adapt ..."
+        )
+    return list(found.values())
+
+
+def _one_name(cells: Sequence[Cell], baseline: str) -> str:
+    """The name, or the label, of the method that a baseline means."""
+    found = cells_of_method(cells, baseline)
+    cell = next(iter(found.values()))[0]
+    return baseline if baseline == cell.method.label else cell.method.name
+
+
+def _names_of(cell: Cell) -> tuple[str, str]:
+    return cell.method.name, cell.method.label
+
+
+def _common_protocols(found: Sequence[Mapping[str, list[Cell]]]) -> list[str]:
+    """Protocols of two methods or more, sorted; with none, methods that were named say what differs."""
+    cards = {protocol: cells[0] for of_method in found for protocol, cells in of_method.items()}
+    common = [protocol for protocol in cards if sum(protocol in of_method for of_method in found) > 1]
+    if not common and len(found) > 1:
+        (first, *_), (second, *_) = _closest(found[0], found[1])
+        check_same_protocol(first.protocol, first.method.name, second.protocol, second.method.name)
+    return sorted(common, key=lambda protocol: _order(cards[protocol]))
+
+
+def _check_distinct(cells: Sequence[Cell], wanted: Sequence[str]) -> None:
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.key in seen:
+            names = " and ".join(f"'{name}'" for name in wanted)
+            raise ComparisonError(f"{names} both mean {cell.method.name}. Name two different methods.")
+        seen[cell.key] = cell
+
+
+def _refuse_left_out(tasks: Sequence[TaskComparison]) -> None:
+    for task in tasks:
+        for comparison in task.comparisons:
+            if comparison.left_out:
+                raise ComparisonError(
+                    f"{task.protocol.task}: {comparison.left_out}. Run both to the same length, or leave out --strict."
+                )
+
+
+def _order(cell: Cell) -> tuple[object, ...]:
+    card = cell.protocol
+    return (card.dataset, card.split, card.way, card.shot, card.query, card.seed, card.fingerprint)
+
+
+def _closest(a: dict[str, list[Cell]], b: dict[str, list[Cell]]) -> tuple[list[Cell], list[Cell]]:
+    """The pair of protocols that differ in the fewest fields, for a message that helps."""
+
+    def distance(pair: tuple[list[Cell], list[Cell]]) -> tuple[object, ...]:
+        cards = [asdict(cells[0].protocol) for cells in pair]
+        return (sum(cards[0][name] != cards[1][name] for name in cards[0]), *map(_order, (pair[0][0], pair[1][0])))
+
+    return min(((cells_a, cells_b) for cells_a in a.values() for cells_b in b.values()), key=distance)

@@ -1,0 +1,63 @@
+"""Plans in a terminal of 80 columns, and as plain mappings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from fewshot_bench.report.power import Plan
+from fewshot_bench.report.terminal import new_table, print_table
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Print one plan: episodes per difference, then what the episodes at hand can find."""
+    spread = plan.spread
+    pilot = "" if spread.episodes is None else f" (pilot: {spread.episodes:,} episodes)"
+    console.print(Text(f"{spread.name}{pilot}", "bold"))
+    console.print(
+        f"sd over episodes {spread.sd:.2f} points, of the paired differences {spread.sd_difference:.2f}, "
+        f"correlation {'-' if math.isnan(spread.correlation) else f'{spread.correlation:.3f}'}",
+        highlight=False,
+    )
+    table = new_table()
+    for header in ("difference", "paired", "unpaired, each"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for need in plan.needs:
+        mark = "  the pilot's" if _is_own(plan, need.difference) else ""
+        table.add_row(f"{need.difference:.2f} points", f"{need.paired:,}", f"{need.unpaired:,}{mark}")
+    print_table(console, f"episodes to find a difference ({plan.power:.0%} power, two-sided {plan.alpha:.0%})", table)
+    if plan.detectable is not None and plan.episodes is not None:
+        paired, unpaired = plan.detectable
+        console.print(
+            f"{plan.episodes:,} episodes find {paired:.2f} points or more if paired, {unpaired:.2f} if not.\n",
+            highlight=False,
+        )
+
+
+def plan_record(plan: Plan) -> dict[str, Any]:
+    """A plan as a mapping; spreads and differences are in percentage points."""
+    spread = plan.spread
+    return {
+        "from": spread.name,
+        "sd": spread.sd,
+        "sd_difference": spread.sd_difference,
+        "correlation": None if math.isnan(spread.correlation) else spread.correlation,
+        "pilot_episodes": spread.episodes,
+        "pilot_difference": spread.difference,
+        "power": plan.power,
+        "alpha": plan.alpha,
+        "needs": [
+            {"difference": need.difference, "paired_episodes": need.paired, "unpaired_episodes": need.unpaired}
+            for need in plan.needs
+        ],
+        "episodes": plan.episodes,
+        "detectable_paired": None if plan.detectable is None else plan.detectable[0],
+        "detectable_unpaired": None if plan.detectable is None else plan.detectable[1],
+    }
+
+
+def _is_own(plan: Plan, difference: float) -> bool:
+    return plan.spread.difference is not None and difference == abs(plan.spread.difference)

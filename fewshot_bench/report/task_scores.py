@@ -1,0 +1,111 @@
+"""What several methods did on the episodes of one protocol, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
+from fewshot_bench.report.classes import classes_of_episodes
+from fewshot_bench.statistics import data_half_widths
+
+
+@dataclass(frozen=True, eq=False)
+class TaskScores:
+    """The accuracies of some cells of one protocol, matched by run and episode.
+
+    Attributes:
+        cells: the methods, all on one protocol, [A].
+        run: run of each episode that any of them has, [E].
+        episode: its number within the run, [E].
+        accuracy: fraction of queries classified correctly, NaN where a method lacks the episode, [A, E].
+        seconds: what all stored episodes of each method took, NaN where nobody measured it, [A].
+    """
+
+    cells: Sequence[Cell]
+    run: NDArray[np.int64]
+    episode: NDArray[np.int64]
+    accuracy: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+
+    @property
+    def protocol(self) -> ProtocolCard:
+        """That all of the cells share."""
+        return self.cells[0].protocol
+
+    @cached_property
+    def classes(self) -> NDArray[np.int64] | None:
+        """The classes of each episode, [E, N]; None where no cell says how many images the split has."""
+        sizes = next((cell.class_sizes for cell in self.cells if cell.class_sizes), ())
+        return classes_of_episodes(self.protocol, sizes, self.run, self.episode) if sizes else None
+
+    def of(self, position: int) -> NDArray[np.bool_]:
+        """Which episodes a method has, [E]."""
+        return ~np.isnan(self.accuracy[position])
+
+    def pair(self, a: int, b: int) -> NDArray[np.bool_]:
+        """Which episodes two methods share, [E]."""
+        return self.of(a) & self.of(b)
+
+
+def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell]) -> TaskScores:
+    """Match the episodes of some cells.
+
+    Args:
+        frames: of each cell, with the columns run, episode, accuracy and seconds; an episode counts once.
+        cells: all on one protocol.
+    """
+    tables = [frame.drop_duplicates(["run", "episode"]) for frame in frames]
+    identities = [_identity(table) for table in tables]
+    everything = np.unique(np.concatenate(identities))
+    accuracy = np.full((len(cells), len(everything)), np.nan)
+    for row, (table, identity) in enumerate(zip(tables, identities, strict=True)):
+        accuracy[row, np.searchsorted(everything, identity)] = table["accuracy"].to_numpy(np.float64)
+    seconds = np.array([float(table["seconds"].sum(skipna=False)) for table in tables])
+    return TaskScores(list(cells), everything >> _BITS, everything & _MASK, accuracy, seconds)
+
+
+def stored_scores(store: OutcomeStore, cells: Sequence[Cell]) -> TaskScores:
+    """Match the episodes of some stored cells.
+
+    Raises:
+        OutcomeError: nothing is stored for a cell, or a part is damaged.
+    """
+    return task_scores([store.read(cell, with_predictions=False) for cell in cells], cells)
+
+
+def data_half_widths_of(scores: TaskScores, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half-widths of the data intervals of several rows of values on the same episodes.
+
+    Args:
+        scores: what the episodes are.
+        values: accuracies or differences, NaN where an episode is lacking, [A, E].
+
+    Returns:
+        Half-widths, NaN where they cannot be had, [A].
+    """
+    result = np.full(len(values), np.nan)
+    if scores.classes is None:
+        return result
+    there = ~np.isnan(values)
+    patterns, of_row = np.unique(there, axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        rows = np.flatnonzero(np.ravel(of_row) == number)
+        if pattern.any():
+            result[rows] = data_half_widths(values[np.ix_(rows, pattern)], scores.classes[pattern])
+    return result
+
+
+_BITS = 32
+_MASK = (1 << _BITS) - 1
+
+
+def _identity(table: pd.DataFrame) -> NDArray[np.int64]:
+    """Run and episode as one number."""
+    identity: NDArray[np.int64] = (table["run"].to_numpy(np.int64) << _BITS) | table["episode"].to_numpy(np.int64)
+    return identity
