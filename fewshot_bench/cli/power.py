@@ -28,7 +28,9 @@ def power(
     difference: Annotated[
         list[float] | None, typer.Option(help="A difference to find, in points; may be given again.")
     ] = None,
-    episodes: Annotated[int | None, typer.Option(min=2, help="Episodes of a study; those of the pilot by default.")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(min=2, help="Episodes of a study; those of the pilot by default.")
+    ] = None,
     chance: Annotated[float, typer.Option("--power", help="Chance of finding a difference that is there.")] = 0.8,
     alpha: Annotated[float, typer.Option(help="Significance level, two-sided.")] = 0.05,
     as_json: JsonOption = False,

@@ -16,7 +16,6 @@ from fewshot_bench.report.task_scores import TaskScores, stored_scores
 from fewshot_bench.report.wording import SIGNIFICANCE
 from fewshot_bench.statistics import Correction, compact_letters, corrected
 
-
 _MOST_METHODS = 100
 
 

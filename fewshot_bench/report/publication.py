@@ -80,10 +80,7 @@ def as_latex(frame: pd.DataFrame) -> str:
     """The table in LaTeX; it needs the package booktabs and nothing else."""
     tasks, methods = publication_table(frame)
     rows = [
-        [
-            _text(entries.get(task), r"\textbf{{{}}}", r"\underline{{{}}}", r"$\pm$", r"$^\dagger$")
-            for task in tasks
-        ]
+        [_text(entries.get(task), r"\textbf{{{}}}", r"\underline{{{}}}", r"$\pm$", r"$^\dagger$") for task in tasks]
         for entries in methods.values()
     ]
     table = pd.DataFrame(rows, index=list(methods), columns=tasks)

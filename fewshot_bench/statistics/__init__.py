@@ -2,6 +2,7 @@
 
 from fewshot_bench.statistics.comparison import PairedComparison, compare_pairs, wilcoxon_p
 from fewshot_bench.statistics.corrections import Correction, corrected
+from fewshot_bench.statistics.data_interval import data_half_widths, data_interval
 from fewshot_bench.statistics.datasets import FriedmanTest, critical_difference, friedman, paired_over_datasets
 from fewshot_bench.statistics.intervals import (
     Interval,
@@ -51,6 +52,8 @@ __all__ = [
     "compare_pairs",
     "corrected",
     "critical_difference",
+    "data_half_widths",
+    "data_interval",
     "detectable_difference",
     "episode_median",
     "episodes_needed",
