@@ -13,7 +13,7 @@ from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.terminal import broken, coloured, new_table, plus_minus_of, print_table
-from fewshot_bench.report.wording import CORRECTIONS, p_header, p_text, plus_minus_points, verdict
+from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, plus_minus_points, verdict
 from fewshot_bench.statistics import FriedmanTest
 
 _MOST_PAIRS = 45
@@ -48,7 +48,7 @@ def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
     table.add_column("A at 5%")
     for comparison in comparisons:
         p, test = comparison.p_corrected, comparison.test
-        words = coloured(verdict(test.mean_difference, p, comparison.data_half_width))
+        words = coloured(_verdict(comparison))
         table.add_row(comparison.protocol.task, f"{test.n:,}", _effect(comparison, console), p_text(p), words)
     print_table(console, "A - B, paired t-test on the same episodes", table)
     print_table(console, "the same episodes by other measures", _checks(comparisons))
@@ -57,8 +57,8 @@ def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
 def _checks(comparisons: Sequence[Comparison]) -> Table:
     table = new_table()
     table.add_column("task", overflow="fold")
-    for header in ("Wilcoxon p", "sign-flip p", "d_z", "A wins/ties/loses", "P(A>B)", "r", "pairing"):
-        table.add_column(header, justify="right")
+    for header in ("Wilcoxon p", "sign-flip p", "d_z", "wins/ties/losses", "P(A>B)", "r", "pairing"):
+        table.add_column(header, justify="right", overflow="fold")
     for comparison in comparisons:
         paired, test = comparison.paired, comparison.test
         table.add_row(
@@ -93,7 +93,7 @@ def _print_many(task: TaskComparison, console: Console) -> None:
         pairs.add_column(header, justify="right", no_wrap=True)
     pairs.add_column("A at 5%", no_wrap=True)
     for comparison in task.comparisons:
-        words = verdict(comparison.test.mean_difference, comparison.p_corrected, comparison.data_half_width)
+        words = _verdict(comparison)
         names = "\n".join([*broken(comparison.a, console.width - 60), *broken(f"- {comparison.b}", console.width - 60)])
         pairs.add_row(Text(names), _effect(comparison, console), p_text(comparison.p_corrected), coloured(words))
     console.print(pairs)
@@ -140,8 +140,12 @@ def _effect_header(comparisons: Sequence[Comparison], console: Console) -> str:
 
 def _effect(comparison: Comparison, console: Console) -> str:
     test = comparison.test
-    numbers = (test.mean_difference, test.ci_high - test.mean_difference, comparison.data_half_width)
-    return plus_minus_points(*(100 * number for number in numbers), plus_minus_of(console))
+    task, data = 100 * (test.ci_high - test.mean_difference), 100 * comparison.data_half_width
+    return plus_minus_points(100 * test.mean_difference, task, data, plus_minus_of(console))
+
+
+def _verdict(comparison: Comparison) -> str:
+    return verdict(comparison.test.mean_difference, comparison.p_corrected, comparison.data_half_width)
 
 
 def _number(value: float, digits: int = 2) -> str:
@@ -152,10 +156,10 @@ def _notes(tasks: Sequence[TaskComparison], *, is_one_pair: bool) -> list[str]:
     with_data = any(c.data_half_width == c.data_half_width for task in tasks for c in task.comparisons)
     notes = ["task: 95% CI over episodes" + ("; data: over classes and images too" if with_data else "")]
     if is_one_pair:
-        notes.append("d_z: difference / its sd; r: correlation; pairing: times fewer episodes than unpaired")
+        notes.append("d_z: difference / its sd; r: correlation; pairing: times fewer episodes needed")
     elif any(task.letters for task in tasks):
         how = CORRECTIONS[tasks[0].correction]
         notes.append(f"same: methods that share a letter are not shown to differ (paired t, {how}, 5%)")
-    if with_data:
-        notes.append("here: shown for these classes and images; the data interval includes 0")
+    if any(_verdict(comparison).endswith("here") for task in tasks for comparison in task.comparisons):
+        notes.append(HERE)
     return notes

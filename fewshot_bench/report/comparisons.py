@@ -27,7 +27,7 @@ class TaskComparison:
         protocol: that all were run on.
         means: mean accuracy of each method on its episodes (as a fraction), by name, best first.
         comparisons: all pairs, or all others against the baseline.
-        letters: of each method, by name: those that share one are not shown to differ; empty unless all pairs are there.
+        letters: of each method, by name; those that share one are not shown to differ. Empty against a baseline.
         correction: of the p values, over the comparisons of this protocol.
     """
 
@@ -150,7 +150,7 @@ def _letters(names: Sequence[str], comparisons: Sequence[Comparison]) -> dict[st
     for comparison in comparisons:
         a, b = row[comparison.a], row[comparison.b]
         significant[a, b] = significant[b, a] = comparison.p_corrected < SIGNIFICANCE
-    return dict(zip(names, compact_letters(significant, np.arange(len(names))), strict=True))
+    return dict(zip(names, compact_letters(significant), strict=True))
 
 
 def _named(cells: Sequence[Cell], wanted: Sequence[str]) -> list[dict[str, list[Cell]]]:
@@ -214,7 +214,7 @@ def _order(cell: Cell) -> tuple[object, ...]:
     return (card.dataset, card.split, card.way, card.shot, card.query, card.seed, card.fingerprint)
 
 
-def _closest(a: dict[str, list[Cell]], b: dict[str, list[Cell]]) -> tuple[list[Cell], list[Cell]]:
+def _closest(a: Mapping[str, list[Cell]], b: Mapping[str, list[Cell]]) -> tuple[list[Cell], list[Cell]]:
     """The pair of protocols that differ in the fewest fields, for a message that helps."""
 
     def distance(pair: tuple[list[Cell], list[Cell]]) -> tuple[object, ...]:

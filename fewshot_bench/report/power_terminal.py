@@ -23,11 +23,11 @@ def print_plan(plan: Plan, console: Console) -> None:
         highlight=False,
     )
     table = new_table()
-    for header in ("difference", "paired", "unpaired, each"):
+    for header in ("difference", "paired", "unpaired, each", ""):
         table.add_column(header, justify="right", no_wrap=True)
     for need in plan.needs:
-        mark = "  the pilot's" if _is_own(plan, need.difference) else ""
-        table.add_row(f"{need.difference:.2f} points", f"{need.paired:,}", f"{need.unpaired:,}{mark}")
+        mark = "the pilot's" if _is_own(plan, need.difference) else ""
+        table.add_row(f"{need.difference:.2f} points", f"{need.paired:,}", f"{need.unpaired:,}", mark)
     print_table(console, f"episodes to find a difference ({plan.power:.0%} power, two-sided {plan.alpha:.0%})", table)
     if plan.detectable is not None and plan.episodes is not None:
         paired, unpaired = plan.detectable

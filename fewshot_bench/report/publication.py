@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -56,11 +57,12 @@ def publication_table(frame: pd.DataFrame) -> tuple[list[str], dict[str, dict[st
     tasks: list[str] = []
     entries: dict[str, dict[str, Entry]] = {}
     for _, rows in frame.groupby("protocol_fingerprint", sort=False):
-        task = _distinct(task_text(rows.iloc[0]), tasks)
+        records = rows.to_dict("records")
+        task = _distinct(task_text(records[0]), tasks)
         tasks.append(task)
-        measured = rows[rows["source"] == MEASURED]
-        best = measured.loc[measured["median"].idxmax()] if len(measured) else None
-        for row in rows.to_dict("records"):
+        measured = [row for row in records if row["source"] == MEASURED]
+        best = max(measured, key=lambda row: float(row["median"]), default=None)
+        for row in records:
             entries.setdefault(row["method"], {})[task] = _entry(row, best)
     order = sorted(entries, key=lambda method: _rank(entries[method]))
     return tasks, {method: entries[method] for method in order}
@@ -90,13 +92,13 @@ def as_latex(frame: pd.DataFrame) -> str:
     return f"{notes}\n{content}"
 
 
-def _entry(row: Mapping[Hashable, object], best: pd.Series[object] | None) -> Entry:
+def _entry(row: Mapping[Hashable, Any], best: Mapping[Hashable, Any] | None) -> Entry:
     is_published = row["source"] != MEASURED
     is_best = not is_published and best is not None and row["median"] == best["median"]
     shares = not is_published and best is not None and bool(_letters(row["group"]) & _letters(best["group"]))
     return Entry(
-        accuracy=float(str(row["median"])),
-        half_width=float(str(row["median_ci95"])),
+        accuracy=float(row["median"]),
+        half_width=float(row["median_ci95"]),
         is_best=is_best,
         is_not_worse=shares and not is_best,
         is_published=is_published,

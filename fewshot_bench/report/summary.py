@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fewshot_bench.outcomes import Cell, overlap_flag
+from fewshot_bench.outcomes import Cell
+from fewshot_bench.report.flags import overlap_flag
 from fewshot_bench.report.letters import letters_of
 from fewshot_bench.report.task_scores import TaskScores, data_half_widths_of
 from fewshot_bench.statistics import (

@@ -46,7 +46,8 @@ class TaskScores:
 
     def of(self, position: int) -> NDArray[np.bool_]:
         """Which episodes a method has, [E]."""
-        return ~np.isnan(self.accuracy[position])
+        there: NDArray[np.bool_] = ~np.isnan(self.accuracy[position])
+        return there
 
     def pair(self, a: int, b: int) -> NDArray[np.bool_]:
         """Which episodes two methods share, [E]."""

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fewshot_bench.report.summary import MEASURED, PAIRED
-from fewshot_bench.report.wording import CORRECTIONS, p_header, p_text, plus_minus_points, task_text, verdict
+from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, plus_minus_points, task_text, verdict
 
 _NARROWEST_NAME = 16
 
@@ -66,8 +66,7 @@ def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
     for row in tested.to_dict("records"):
         data = row["diff_data_ci95_high"] - row["difference"]
         effect = plus_minus_points(row["difference"], row["diff_ci95_high"] - row["difference"], data, plus_minus)
-        words = verdict(row["difference"], row["p_corrected"], data)
-        numbers = [Text(effect), Text(p_text(row["p_corrected"])), coloured(words)]
+        numbers = [Text(effect), Text(p_text(row["p_corrected"])), coloured(_verdict(row))]
         lines.append((row["method"], _test_note(row), numbers))
     return _filled(table, console, lines)
 
@@ -95,9 +94,13 @@ def _notes(frame: pd.DataFrame) -> list[str]:
         notes[0] += "; data: over classes and images too"
     if frame["group"].notna().any():
         notes.append(f"same: methods that share a letter are not shown to differ ({_correction(frame)})")
-    if frame["diff_data_ci95_low"].notna().any():
-        notes.append("here: shown for these classes and images; the data interval includes 0")
+    if any(_verdict(row).endswith("here") for row in frame.to_dict("records")):
+        notes.append(HERE)
     return notes
+
+
+def _verdict(row: Mapping[Any, Any]) -> str:
+    return verdict(row["difference"], row["p_corrected"], row["diff_data_ci95_high"] - row["difference"])
 
 
 def _correction(frame: pd.DataFrame) -> str:
@@ -140,7 +143,7 @@ def print_table(console: Console, title: str, table: Table) -> None:
 
 
 def _title(rows: pd.DataFrame) -> str:
-    first = rows.iloc[0]
+    first = rows.to_dict("records")[0]
     seed = f", seed {first['seed']}" if first["seed"] else ""
     return f"{task_text(first)}, {first['queries']} queries per class, {_length(rows)}{seed}"
 

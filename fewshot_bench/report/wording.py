@@ -7,6 +7,7 @@ from typing import Any
 
 SIGNIFICANCE = 0.05
 CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
+HERE = "here: shown for these classes and images; the data interval includes 0"
 NOTHING_SHOWN = "no difference shown"
 
 

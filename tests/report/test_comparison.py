@@ -41,9 +41,15 @@ def test_only_common_episodes_count_and_the_others_are_mentioned():
     assert comparison.test.mean_difference == pytest.approx((2 + 3 + 5) / 3 / 75)
 
 
-def test_a_difference_too_certain_for_a_double_is_not_called_zero():
+def test_equal_differences_are_as_certain_as_their_number_allows():
     sentence = str(compare(outcomes(SCHANE, [60] * 5), outcomes(CE, [45] * 5)))
-    assert "+20.00 points (95% CI 20.00 to 20.00), paired t-test p < 1e-300, 5 episodes" in sentence
+    assert "+20.00 points (95% CI 20.00 to 20.00), paired t-test p = 0.062, 5 episodes" in sentence
+
+
+def test_a_difference_too_certain_for_a_double_is_not_called_zero():
+    many = compare(outcomes(SCHANE, [60, 61] * 1000), outcomes(CE, [45] * 2000))
+    assert many.test.p > 0
+    assert "paired t-test p < 1e-300" in str(many)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,8 @@ def test_the_record_says_the_same_as_the_sentence():
     assert (record["wins"], record["losses"], record["ties"]) == (3, 0, 1)
     assert record["verdict"] == "no difference shown"
     certain = comparison_record(compare(outcomes(CE, [45] * 5), outcomes(SCHANE, [60] * 5)))
-    assert (certain["t"], certain["p"], certain["verdict"]) == (None, 0, "worse")
+    assert (certain["t"], certain["p"], certain["verdict"]) == (None, 1 / 16, "no difference shown")
+    assert (record["diff_data_ci95_low"], certain["effect_size"]) == (None, None)
 
 
 class TestStoredMethods:

@@ -8,7 +8,7 @@ from rich.console import Console
 from stored_cells import cell, fill, study
 
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.report import compare_methods, leaderboard, print_comparisons, print_leaderboard
+from fewshot_bench.report import compare_tasks, leaderboard, print_comparisons, print_leaderboard
 from fewshot_bench.report.wording import p_text, verdict
 
 LONG = "efficientnet_lite0@image_size=128/base-ce+schane/finetune-head@lambda=0.5,steps=300,tau=0.1"
@@ -81,7 +81,7 @@ def test_long_names_break_between_their_parts_and_nothing_else_breaks(tmp_path, 
     start = next(number for number, piece in enumerate(pieces) if piece.startswith("efficientnet"))
     assert LONG.startswith("".join(pieces[start : start + 2]))
     assert pieces[start][-1] in "/," or pieces[start + 1][0] == "@"
-    assert text.count("median %  mean % ± 95% CI  episodes/s") == 2
+    assert text.count("median %  mean % ± task  same  episodes/s") == 2
 
 
 def test_without_a_terminal_there_are_no_control_characters(tmp_path):
@@ -104,12 +104,13 @@ def test_names_in_brackets_are_no_markup(tmp_path):
 
 
 def test_a_comparison_shows_both_names_and_a_row_per_protocol(tmp_path):
-    comparisons = compare_methods(study(tmp_path), "schane", "conv/ce/centroid")
-    text = shown(lambda console: print_comparisons(comparisons, console), width=80)
+    tasks = compare_tasks(study(tmp_path), ["schane", "conv/ce/centroid"])
+    comparisons = [comparison for task in tasks for comparison in task.comparisons]
+    text = shown(lambda console: print_comparisons(tasks, [], console), width=80)
     assert text.splitlines()[:2] == ["A: conv/ce+schane/centroid", "B: conv/ce/centroid"]
     for comparison in comparisons:
-        (line,) = [line for line in text.splitlines() if comparison.protocol.task in line]
-        assert f"{100 * comparison.test.mean_difference:+.2f} (" in line
+        effect = f"{100 * comparison.test.mean_difference:+.2f} ± "
+        (line,) = [line for line in text.splitlines() if comparison.protocol.task in line and effect in line]
         assert line.rstrip().endswith("better")
         assert " 120 " in line
     assert "left out" not in text
@@ -119,7 +120,7 @@ def test_a_comparison_says_what_was_left_out(tmp_path):
     store = OutcomeStore(tmp_path)
     fill(store, cell("a"), np.array([[10, 20, 30]]))
     fill(store, cell("b"), np.array([[11, 22, 30, 40]]))
-    text = shown(lambda console: print_comparisons(compare_methods(store, "a", "b"), console))
+    text = shown(lambda console: print_comparisons(compare_tasks(store, ["a", "b"]), [], console))
     assert "cifar-fs 5-way 1-shot: left out, for want of a partner: 1 of b." in text
 
 

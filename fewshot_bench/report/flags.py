@@ -1,0 +1,2 @@
+def overlap_flag(pretraining: str, dataset: str) -> str:
+    return ""
