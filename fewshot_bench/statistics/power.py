@@ -154,7 +154,7 @@ def detectable_difference(
         effect = TTestPower().solve_power(effect_size=None, nobs=episodes, alpha=alpha, power=power)
     else:
         effect = TTestIndPower().solve_power(effect_size=None, nobs1=episodes, alpha=alpha, power=power, ratio=1)
-    return float(effect) * sd_difference
+    return float(np.ravel(effect)[0]) * sd_difference  # a number or an array of one, by how the root was found
 
 
 def _solve(difference: float, sd: float, power: float, alpha: float, *, is_paired: bool) -> int:

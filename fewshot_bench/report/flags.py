@@ -1,2 +1,0 @@
-def overlap_flag(pretraining: str, dataset: str) -> str:
-    return ""
