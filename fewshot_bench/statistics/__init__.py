@@ -1,14 +1,74 @@
-"""Pure functions from arrays of outcomes to numbers: intervals and paired tests."""
+"""Pure functions from arrays of outcomes to numbers: intervals, tests of two methods and of many, power."""
 
-from fewshot_bench.statistics.intervals import Interval, Summary, mean_interval, median_of_runs, summarise
+from fewshot_bench.statistics.comparison import PairedComparison, compare_pairs, wilcoxon_p
+from fewshot_bench.statistics.corrections import Correction, corrected
+from fewshot_bench.statistics.datasets import FriedmanTest, critical_difference, friedman, paired_over_datasets
+from fewshot_bench.statistics.intervals import (
+    Interval,
+    MedianInterval,
+    Summary,
+    episode_median,
+    mean_interval,
+    median_of_runs,
+    summarise,
+)
+from fewshot_bench.statistics.letters import compact_letters
+from fewshot_bench.statistics.looks import Look, look
+from fewshot_bench.statistics.many import PairMatrix, all_pairs
 from fewshot_bench.statistics.paired import PairedTest, paired_t_test
+from fewshot_bench.statistics.power import (
+    Pilot,
+    detectable_difference,
+    episodes_needed,
+    paired_episodes_needed,
+    pilot,
+    sd_of_difference,
+    unpaired_episodes_needed,
+)
+from fewshot_bench.statistics.sign_flip import sign_flip_p
+from fewshot_bench.statistics.welch import (
+    WelchTest,
+    implied_sd,
+    is_plausible_sd,
+    plausible_sd_range,
+    welch_from_summaries,
+)
 
 __all__ = [
+    "Correction",
+    "FriedmanTest",
     "Interval",
+    "Look",
+    "MedianInterval",
+    "PairMatrix",
+    "PairedComparison",
     "PairedTest",
+    "Pilot",
     "Summary",
+    "WelchTest",
+    "all_pairs",
+    "compact_letters",
+    "compare_pairs",
+    "corrected",
+    "critical_difference",
+    "detectable_difference",
+    "episode_median",
+    "episodes_needed",
+    "friedman",
+    "implied_sd",
+    "is_plausible_sd",
+    "look",
     "mean_interval",
     "median_of_runs",
+    "paired_episodes_needed",
+    "paired_over_datasets",
     "paired_t_test",
+    "pilot",
+    "plausible_sd_range",
+    "sd_of_difference",
+    "sign_flip_p",
     "summarise",
+    "unpaired_episodes_needed",
+    "welch_from_summaries",
+    "wilcoxon_p",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from fewshot_bench.errors import ComparisonError, ShapeError
+from fewshot_bench.statistics.arrays import SMALLEST_P, paired_values, rounding_error
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class PairedTest:
         ci_low: lower end of the interval of the mean difference.
         ci_high: upper end.
         t: the statistic; infinite where all differences are the same and not 0.
-        p: two-sided probability of a statistic at least as extreme if there were no difference.
+        p: two-sided probability of a statistic at least as extreme if there were no difference; never 0. Where all
+            differences are the same, see `p_of_equal_differences`.
         sd_difference: standard deviation of a - b.
         wins: pairs with a > b.
         losses: pairs with a < b.
@@ -53,15 +54,16 @@ def paired_t_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Paire
         ShapeError: the arrays do not pair up, or hold NaN.
         ComparisonError: there are fewer than two pairs.
     """
-    first, second = _paired(a, b)
+    first, second = paired_values(a, b)
     difference = first - second
     wins, losses = int((first > second).sum()), int((first < second).sum())
     counts = {"wins": wins, "losses": losses, "ties": len(difference) - wins - losses}
     mean = float(difference.mean())
-    if _is_constant(difference, first, second):
+    if is_constant(difference, rounding_error(first, second)):
         # SciPy answers 0 / 0 with NaN, and rounding errors that differ with an enormous t and a warning.
         mean = 0.0 if wins == losses == 0 else mean
-        t, p = (math.copysign(math.inf, mean), 0.0) if mean else (0.0, 1.0)
+        t = math.copysign(math.inf, mean) if mean else 0.0
+        p = p_of_equal_differences(len(difference)) if mean else 1.0
         return PairedTest(len(difference), mean, mean, mean, t, p, 0.0, **counts)
     test = stats.ttest_rel(first, second)
     interval = test.confidence_interval(confidence)
@@ -71,24 +73,22 @@ def paired_t_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Paire
         ci_low=float(interval.low),
         ci_high=float(interval.high),
         t=float(test.statistic),
-        p=float(test.pvalue),
+        p=max(float(test.pvalue), SMALLEST_P),
         sd_difference=float(difference.std(ddof=1)),
         **counts,
     )
 
 
-def _paired(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.ndim != 1 or first.shape != second.shape:
-        raise ShapeError(f"paired values must be two arrays [E], not {list(first.shape)} and {list(second.shape)}.")
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise ShapeError("paired values must be finite numbers; some are NaN or infinite.")
-    if len(first) < 2:
-        raise ComparisonError(f"a paired t-test needs two episodes or more; there are {len(first)} in common.")
-    return first, second
+def p_of_equal_differences(n: int) -> float:
+    """Two-sided p of n differences that are all the same and not 0: 2^(1 - n).
+
+    Without variance Student's t is infinite and its p 0, for two pairs as for two thousand, which no two pairs can
+    show. The sign-flip test still has an answer: of the 2^n ways to exchange the methods within pairs, two give a
+    difference as large.
+    """
+    return max(2.0 ** (1 - n), SMALLEST_P)
 
 
-def _is_constant(difference: NDArray[np.float64], first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
-    """Whether the differences vary by no more than the rounding of the values themselves."""
-    scale = max(float(np.abs(first).max()), float(np.abs(second).max()))
-    return bool(np.ptp(difference) <= 64 * np.finfo(np.float64).eps * scale)
+def is_constant(difference: NDArray[np.float64], rounding: float) -> bool:
+    """Whether differences, [E], vary by no more than the rounding of the values themselves."""
+    return bool(np.ptp(difference) <= rounding)

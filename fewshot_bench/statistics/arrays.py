@@ -1,0 +1,76 @@
+"""What the other files ask of the arrays that they are given."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fewshot_bench.errors import ComparisonError, ShapeError
+
+# The smallest positive number in full precision: no test can show a probability of 0, only one too small to write down.
+SMALLEST_P = sys.float_info.min
+# How far rounding moves a value, relative to the largest one: accuracies come from a division, differences from two.
+ROUNDING = 64 * sys.float_info.epsilon
+
+
+def accuracies_of_episodes(accuracies: ArrayLike) -> NDArray[np.float64]:
+    """Accuracies, [E], as finite float64.
+
+    Raises:
+        ShapeError: there is no episode, or an accuracy is NaN or infinite.
+    """
+    values = np.asarray(accuracies, dtype=np.float64)
+    if values.ndim != 1 or not len(values):
+        raise ShapeError(f"a mean over episodes needs accuracies [E] of at least one, not {list(values.shape)}.")
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        raise ShapeError(
+            f"accuracies must be finite numbers; {bad} of {len(values)} are NaN or infinite. Run those episodes again."
+        )
+    return values
+
+
+def paired_values(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two arrays of paired values, [E], as finite float64.
+
+    Raises:
+        ShapeError: the arrays do not pair up, or hold NaN.
+        ComparisonError: there are fewer than two pairs.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise ShapeError(f"paired values must be two arrays [E], not {list(first.shape)} and {list(second.shape)}.")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise ShapeError("paired values must be finite numbers; some are NaN or infinite.")
+    if len(first) < 2:
+        raise ComparisonError(f"a paired t-test needs two episodes or more; there are {len(first)} in common.")
+    return first, second
+
+
+def rounding_error(*values: NDArray[np.float64]) -> float:
+    """How much of a difference between such values may be rounding."""
+    return ROUNDING * max(float(np.abs(array).max()) for array in values)
+
+
+def require_positive(**numbers: float) -> None:
+    """Refuse numbers that are not finite and greater than 0; their keywords name them in the message.
+
+    Raises:
+        ShapeError: one of them is not.
+    """
+    for name, number in numbers.items():
+        if not 0 < number < np.inf:
+            raise ShapeError(f"{name.replace('_', ' ')} must be a finite number greater than 0, not {number}.")
+
+
+def require_probability(**numbers: float) -> None:
+    """Refuse numbers that do not lie between 0 and 1, without the ends; their keywords name them in the message.
+
+    Raises:
+        ShapeError: one of them does not.
+    """
+    for name, number in numbers.items():
+        if not 0 < number < 1:
+            raise ShapeError(f"{name.replace('_', ' ')} must lie between 0 and 1, not {number}.")

@@ -1,0 +1,140 @@
+"""Methods known by a published mean and interval only: Welch's unpaired test, and whether the interval can be right."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy import stats
+
+from fewshot_bench.errors import ComparisonError, ShapeError
+from fewshot_bench.statistics.arrays import SMALLEST_P, require_positive, require_probability
+
+# How much alike two queries of one class in one episode are in being classified correctly (intraclass correlation).
+# Measured values lie at 0.10 to 0.24 (docs/statistics.md); at 1, a class of an episode is all right or all wrong.
+LARGEST_LIKENESS = 0.5
+
+
+@dataclass(frozen=True)
+class WelchTest:
+    """Welch's t-test of two means over different episodes (Welch, 1947).
+
+    Attributes:
+        difference: mean of a minus mean of b.
+        ci_low: lower end of its interval.
+        ci_high: upper end.
+        t: the statistic; infinite where neither has any spread and they differ.
+        df: degrees of freedom of Welch and Satterthwaite; NaN where neither has any spread.
+        p: two-sided, never 0; NaN where neither has any spread and they differ, about which t says nothing.
+    """
+
+    difference: float
+    ci_low: float
+    ci_high: float
+    t: float
+    df: float
+    p: float
+
+
+def implied_sd(half_width: float, episodes: int, confidence: float = 0.95) -> float:
+    """Standard deviation over episodes that a published interval implies: half-width * sqrt(n) / quantile.
+
+    The quantile is Student's for n - 1 degrees of freedom, as this package computes intervals. Papers often take 1.96;
+    from 600 episodes on, that is less than 0.3% away, less than the rounding of what they print.
+
+    Args:
+        half_width: of the interval of a mean, the number after ±.
+        episodes: that the mean is over.
+        confidence: of the interval.
+
+    Raises:
+        ShapeError: the half-width is negative, or the confidence not between 0 and 1.
+        ComparisonError: there are fewer than two episodes.
+    """
+    require_probability(confidence=confidence)
+    if not 0 <= half_width < math.inf:
+        raise ShapeError(f"a half-width must be a finite number of at least 0, not {half_width}.")
+    if episodes < 2:
+        raise ComparisonError(f"an interval needs two episodes or more; there are {episodes}.")
+    return half_width * math.sqrt(episodes) / float(stats.t.ppf((1 + confidence) / 2, episodes - 1))
+
+
+def welch_from_summaries(
+    mean_a: float, sd_a: float, n_a: int, mean_b: float, sd_b: float, n_b: int, confidence: float = 0.95
+) -> WelchTest:
+    """Test whether two means over different episodes differ, from their summaries.
+
+    It takes the episodes for independent. Two methods on the same episodes belong into a paired test, which needs the
+    outcomes; here they would make p too large.
+
+    Args:
+        mean_a: mean accuracy of one method.
+        sd_a: its standard deviation over episodes.
+        n_a: its episodes.
+        mean_b: of the other.
+        sd_b: of the other.
+        n_b: of the other.
+        confidence: of the interval of the difference.
+
+    Raises:
+        ShapeError: a mean or a standard deviation is not a finite number, or that is negative.
+        ComparisonError: one has fewer than two episodes.
+    """
+    require_probability(confidence=confidence)
+    if not all(map(math.isfinite, (mean_a, mean_b))) or not all(0 <= sd < math.inf for sd in (sd_a, sd_b)):
+        raise ShapeError("Welch's test needs finite means, and standard deviations of at least 0.")
+    if min(n_a, n_b) < 2:
+        raise ComparisonError(f"Welch's test needs two episodes or more of each method; there are {n_a} and {n_b}.")
+    difference = mean_a - mean_b
+    variance_a, variance_b = sd_a**2 / n_a, sd_b**2 / n_b
+    if not variance_a + variance_b:
+        t = math.copysign(math.inf, difference) if difference else 0.0
+        return WelchTest(difference, difference, difference, t, math.nan, math.nan if difference else 1.0)
+    df = (variance_a + variance_b) ** 2 / (variance_a**2 / (n_a - 1) + variance_b**2 / (n_b - 1))
+    test = stats.ttest_ind_from_stats(mean_a, sd_a, n_a, mean_b, sd_b, n_b, equal_var=False)
+    half_width = float(stats.t.ppf((1 + confidence) / 2, df)) * math.sqrt(variance_a + variance_b)
+    p = max(float(test.pvalue), SMALLEST_P)
+    return WelchTest(difference, difference - half_width, difference + half_width, float(test.statistic), df, p)
+
+
+def plausible_sd_range(accuracy: float, *, way: int = 5, query: int = 15) -> tuple[float, float]:
+    """Between which standard deviations over episodes the accuracy of N-way episodes with Q queries per class lies.
+
+    An episode is a cluster sample of N classes with Q queries each. If the classes of an episode fare independently,
+    and whether two queries of one class are correct has an intraclass correlation of r, then (Kish, 1965)
+
+        sd^2 = m (1 - m) / (N Q) * (1 + (Q - 1) r)        for a mean accuracy m.
+
+    r = 0, queries that have nothing in common, is the lower end; r = 0.5, twice the largest that has been measured, the
+    upper one. For m = 0.6 and 5 x 15 queries that is 0.057 to 0.160.
+
+    Args:
+        accuracy: mean over episodes, a fraction.
+        way: N.
+        query: Q, queries per class.
+
+    Returns:
+        The lowest and the highest plausible standard deviation, as fractions.
+
+    Raises:
+        ShapeError: the accuracy is not between 0 and 1, or there is no query.
+    """
+    if not 0 <= accuracy <= 1:
+        raise ShapeError(f"a mean accuracy must be a fraction between 0 and 1, not {accuracy}.")
+    require_positive(way=way, query=query)
+    binomial = math.sqrt(accuracy * (1 - accuracy) / (way * query))
+    return binomial, binomial * math.sqrt(1 + (query - 1) * LARGEST_LIKENESS)
+
+
+def is_plausible_sd(sd: float, accuracy: float, *, way: int = 5, query: int = 15, rounding: float = 0.0) -> bool:
+    """Whether a standard deviation over episodes is one that such episodes can have; see `plausible_sd_range`.
+
+    Args:
+        sd: standard deviation over episodes, a fraction, such as `implied_sd` finds.
+        accuracy: mean over episodes, a fraction.
+        way: N.
+        query: Q, queries per class.
+        rounding: how far the sd may be off because its interval was printed with few digits, a fraction.
+    """
+    lowest, highest = plausible_sd_range(accuracy, way=way, query=query)
+    return lowest <= sd + rounding and sd - rounding <= highest
