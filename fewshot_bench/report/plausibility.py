@@ -16,11 +16,8 @@ def interval_flag(result: PublishedResult) -> str:
     Args:
         result: one row of a published table.
     """
-    known = (result.half_width, result.episodes, result.way, result.queries)
-    if any(value is None for value in known):
+    if result.half_width is None or result.episodes is None or result.way is None or result.queries is None:
         return ""
-    assert result.half_width is not None and result.episodes is not None
-    assert result.way is not None and result.queries is not None
     sd = implied_sd(result.half_width / 100, result.episodes)
     rounding = implied_sd(result.rounding / 100, result.episodes)
     accuracy = result.accuracy / 100
