@@ -26,6 +26,8 @@ class Backbone:
         embedding_size: D.
         is_pretrained: whether the weights are more than an initialisation.
         changes: settings of the preprocessing that differ from the backbone's own, for the method's name.
+        pretraining: what the weights have seen before, e.g. "ImageNet-1k"; empty for an initialisation, "unknown" where
+            nobody said. Recorded with the outcomes; see `pretraining`.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Backbone:
     embedding_size: int
     is_pretrained: bool
     changes: Mapping[str, Any] = field(default_factory=dict)
+    pretraining: str = ""
 
     @cached_property
     def weights(self) -> str:

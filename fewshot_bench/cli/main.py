@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
 def exit_code(arguments: list[str] | None = None) -> int:
     """Run the command line; errors that a user can mend become one line on stderr and code 2."""
     try:
-        result = app(args=arguments, standalone_mode=False)
+        typed = sys.argv[1:] if arguments is None else arguments
+        result = app(args=typed, standalone_mode=False, obj=typed)
     except FewshotBenchError as error:
         return _complain(str(error))
     except _UsageError as error:

@@ -95,12 +95,12 @@ def run(
     Without options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
     """
     from fewshot_bench.cli.progress import ProgressBars
-    from fewshot_bench.cli.study_options import chosen_fields, validated_study
+    from fewshot_bench.cli.study_options import chosen_fields, typed_arguments, validated_study
     from fewshot_bench.study import run_study
 
     study = validated_study(chosen_fields(context, setting))
     with ProgressBars() as progress:
-        result = run_study(study, progress=progress)
+        result = run_study(study, progress=progress, arguments=typed_arguments(context))
     _report(study, result, as_json)
 
 

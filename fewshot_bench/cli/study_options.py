@@ -76,6 +76,11 @@ def typed_options(context: typer.Context) -> list[str]:
     return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
+def typed_arguments(context: typer.Context) -> list[str]:
+    """The whole command line behind the program's name, as `main` has handed it on."""
+    return list(context.find_root().obj or [])
+
+
 def validated_study(fields: Mapping[str, Any]) -> Study:
     """A study, or one sentence that names the option with the wrong value.
 

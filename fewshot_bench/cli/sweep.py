@@ -14,6 +14,7 @@ from fewshot_bench.cli.study_options import (
     chosen_fields,
     study_fields,
     takes_options_of,
+    typed_arguments,
     typed_options,
     validated_study,
 )
@@ -69,14 +70,15 @@ def sweep(
         planned = plan_sweep(_study(context), _grid(context, grid), name=name, progress=progress)
         points = _part(planned.distinct_points(), shard)
         if is_worker:
-            work_through(planned, points, progress=SILENT)
+            arguments = [argument for argument in typed_arguments(context) if argument != "--worker"]
+            work_through(planned, points, progress=SILENT, arguments=arguments)
             return
         if jobs > 1:
             from fewshot_bench.cli.sweep_workers import work_in_processes
 
             work_in_processes(context, planned, points, jobs, progress)
         else:
-            work_through(planned, points, progress=progress)
+            work_through(planned, points, progress=progress, arguments=typed_arguments(context))
     missing = unfinished_points(planned) if shard is not None else 0
     if missing:
         total = len(planned.distinct_points())

@@ -1,6 +1,20 @@
-"""Which images form a task: the sampler, protocols, lock files."""
+"""Which images form a task: the samplers, protocols, lock files."""
 
-from fewshot_bench.episodes.protocol import SAMPLER_VERSION, Protocol
-from fewshot_bench.episodes.sampler import Episodes, sample_episodes, sample_indices
+from fewshot_bench.episodes.drawing import episode_classes, settled
+from fewshot_bench.episodes.protocol import SAMPLER_VERSION, SAMPLERS, Protocol, ProtocolFields
+from fewshot_bench.episodes.sampler import Episodes, draw, sample_by_shape, sample_episodes
+from fewshot_bench.episodes.standard import sample_indices
 
-__all__ = ["SAMPLER_VERSION", "Episodes", "Protocol", "sample_episodes", "sample_indices"]
+__all__ = [
+    "SAMPLERS",
+    "SAMPLER_VERSION",
+    "Episodes",
+    "Protocol",
+    "ProtocolFields",
+    "draw",
+    "episode_classes",
+    "sample_by_shape",
+    "sample_episodes",
+    "sample_indices",
+    "settled",
+]

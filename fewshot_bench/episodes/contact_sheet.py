@@ -23,8 +23,9 @@ def contact_sheet(split: ImageSplit, episodes: Episodes, position: int = 0) -> I
         position: which of them.
     """
     images = episodes.images[position]
+    images = images[:, (images >= 0).any(axis=0)]
     way, columns = images.shape
-    shot = episodes.protocol.shot
+    shot = episodes.shot
     width = _MARGIN + columns * (_TILE + _GAP) + 3 * _GAP
     sheet = Image.new("RGB", (width, way * (_TILE + _GAP) + _GAP + 20), "white")
     draw = ImageDraw.Draw(sheet)
@@ -35,7 +36,7 @@ def contact_sheet(split: ImageSplit, episodes: Episodes, position: int = 0) -> I
         top = 20 + row * (_TILE + _GAP)
         name = split.class_of(int(members[0]))
         draw.text((6, top + _TILE // 2 - 6), name[:30], fill="black", font=font)
-        for column, index in enumerate(members):
+        for column, index in enumerate(members[members >= 0]):
             sheet.paste(_tile(split.images[index]), (_left(column, shot), top))
     return sheet
 

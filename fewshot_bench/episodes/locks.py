@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,21 @@ import numpy as np
 import tomli_w
 
 from fewshot_bench.datasets.dataset import Dataset
+from fewshot_bench.episodes.drawing import settled
 from fewshot_bench.episodes.protocol import SAMPLER_VERSION, Protocol
-from fewshot_bench.episodes.sampler import sample_indices
-from fewshot_bench.errors import EpisodeError
+from fewshot_bench.episodes.sampler import draw
+from fewshot_bench.errors import EpisodeError, UnknownNameError
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_NO_LOCK = (
+    *(OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError),
+    *(EpisodeError, UnknownNameError),
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Lock:
         images: identity of the whole dataset: which images it holds, whatever was done to their pixels; without a
             digest where only the class sizes were known when the protocol was published.
         class_sizes: images per class of the split, so that a machine without the images can verify too, [C].
-        sha256: one digest per run, of the index array as little-endian int32 [E, N, K + Q].
+        sha256: one digest per run, see `episode_digests`.
     """
 
     protocol: Protocol
@@ -68,27 +75,37 @@ class Verdict:
 
 
 def episode_digests(class_sizes: Sequence[int], protocol: Protocol) -> tuple[str, ...]:
-    """Digest of every run's index array."""
-    digests = []
-    for run in range(protocol.runs):
-        images = sample_indices(
-            class_sizes,
-            dataset=protocol.dataset,
-            split=protocol.split,
-            way=protocol.way,
-            shot=protocol.shot,
-            query=protocol.query,
-            seed=protocol.seed,
-            run=run,
-            numbers=np.arange(protocol.episodes),
-        )
-        digests.append(hashlib.sha256(images.astype("<i4").tobytes()).hexdigest())
-    return tuple(digests)
+    """Digest of every run's episodes, 64 hexadecimal digits each.
+
+    It is the SHA-256 of the image indices as little-endian int32, episode by episode: [N, K + Q], support first;
+    [N, K + N * Q] with -1 after the last query of a class where queries are uneven; N and K first where they vary.
+
+    Args:
+        class_sizes: images per class of the split, [C].
+        protocol: how many episodes and runs, and of what.
+
+    Raises:
+        EpisodeError: the split has too few classes, images or episodes.
+    """
+    return tuple(_digest(class_sizes, settled(protocol, class_sizes), run) for run in range(protocol.runs))
+
+
+def _digest(class_sizes: Sequence[int], protocol: Protocol, run: int) -> str:
+    groups = draw(protocol, class_sizes, run, np.arange(protocol.episodes))
+    if protocol.sampler != "varied":
+        return hashlib.sha256(groups[0].images.astype("<i4").tobytes()).hexdigest()
+    content = [b""] * protocol.episodes
+    for group in groups:
+        shape = np.array([group.way, group.shot], dtype="<i4").tobytes()
+        for number, images in zip(group.numbers, group.images, strict=True):
+            content[number] = shape + images.astype("<i4").tobytes()
+    return hashlib.sha256(b"".join(content)).hexdigest()
 
 
 def lock(dataset: Dataset, protocol: Protocol) -> Lock:
     """Freeze a protocol over a dataset."""
     sizes = dataset.split(protocol.split).class_sizes
+    protocol = settled(protocol, sizes)
     return Lock(protocol, dataset.identity, sizes, episode_digests(sizes, protocol))
 
 
@@ -96,7 +113,7 @@ def write_lock(frozen: Lock, folder: Path) -> Path:
     """Write a lock file named after its protocol; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{frozen.protocol.name}.toml"
-    fields = asdict(frozen.protocol) | {
+    fields = frozen.protocol.as_fields() | {
         "images": frozen.images,
         "class_sizes": list(frozen.class_sizes),
         "sha256": list(frozen.sha256),
@@ -117,7 +134,7 @@ def read_lock(path: Path) -> Lock:
         sizes = tuple(int(size) for size in fields.pop("class_sizes"))
         sha256 = tuple(str(digest) for digest in fields.pop("sha256"))
         protocol = Protocol(**fields)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+    except _NO_LOCK as error:
         raise EpisodeError(f"{path} is not a lock file of episodes: {error}.") from error
     if protocol.sampler_version != SAMPLER_VERSION:
         raise EpisodeError(

@@ -1,18 +1,7 @@
-"""Draw episodes as pure functions of (dataset name, split, seed, run, episode number).
-
-NumPy promises that the raw words of a bit generator never change, and no such thing of `Generator` methods.
-So each episode reads raw 64-bit words of Philox (Salmon et al., 2011, "Parallel random numbers: as easy as
-1, 2, 3") at a counter of its own, gives every class and every image a word as its key, and takes the smallest
-keys. Any episode can be drawn alone, in any order, on any machine.
-
-The words do not depend on K, Q or the number of episodes: episode i at 5 shots has the classes, the queries
-and the support images of episode i at 1 shot, and four more support images per class.
-"""
+"""Draw episodes as pure functions of (dataset name, split, seed, run, episode number), whichever sampler draws them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,26 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.datasets.dataset import ImageSplit
-from fewshot_bench.episodes.protocol import SAMPLER_VERSION, Protocol
+from fewshot_bench.episodes.drawing import draw_groups, settled
+from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.errors import EpisodeError
-
-# The low bits of a key hold the position it belongs to: keys are unique, and a partial sort of plain integers
-# gives the positions without argsort, which is three times slower. 44 random bits remain.
-_POSITION_BITS = 20
-_POSITION_MASK = np.uint64((1 << _POSITION_BITS) - 1)
-_WORDS_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Some episodes of one run.
+    """Some episodes of one run, all of one shape.
 
     Attributes:
         protocol: the protocol they belong to.
         dataset_fingerprint: fingerprint of the dataset they index.
         run: number of the run, from 0.
         numbers: which episodes of the run, [E].
-        images: image indices within the split, support first, int32 [E, N, K + Q].
+        images: image indices within the split, a row per class, support first, int32 [E, N, K + Q]; where the classes
+            have different numbers of queries, [E, N, K + N * Q] with -1 after the last query of a class.
     """
 
     protocol: Protocol
@@ -49,14 +34,35 @@ class Episodes:
     images: NDArray[np.int32]
 
     @property
+    def way(self) -> int:
+        """N of these episodes."""
+        return int(self.images.shape[1])
+
+    @property
+    def shot(self) -> int:
+        """K of these episodes."""
+        return int(self.images.shape[2]) - self.protocol.query_columns
+
+    @property
     def support(self) -> NDArray[np.int32]:
         """Image indices of the support sets, [E, N, K]."""
-        return self.images[:, :, : self.protocol.shot]
+        return self.images[:, :, : self.shot]
 
     @property
     def query(self) -> NDArray[np.int32]:
-        """Image indices of the queries, [E, N, Q]."""
-        return self.images[:, :, self.protocol.shot :]
+        """Image indices of the queries by class, [E, N, Q]; [E, N, N * Q] with -1 where classes have fewer."""
+        return self.images[:, :, self.shot :]
+
+    @property
+    def queries(self) -> NDArray[np.int32]:
+        """Image indices of the queries and nothing else, class by class, [E, M]."""
+        return self.query[self.query >= 0].reshape(len(self), -1)
+
+    @property
+    def truth(self) -> NDArray[np.uint8]:
+        """Position of the true class of each of the queries, [E, M]."""
+        positions = np.nonzero(self.query >= 0)[1]
+        return positions.astype(np.uint8).reshape(len(self), -1)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -72,9 +78,39 @@ def sample_episodes(
 
     Args:
         split: the images; its dataset and split names are part of the random key.
-        protocol: way, shot, query and seed.
+        protocol: way, shot, query, seed and sampler.
         run: number of the run, from 0.
         numbers: which episodes, [E]; all of the protocol's by default.
+
+    Raises:
+        EpisodeError: the protocol is for another split, the split has too few classes or images, or the episodes
+            differ in way or shot.
+    """
+    groups = sample_by_shape(split, protocol, run, numbers)
+    if len(groups) > 1:
+        raise EpisodeError(
+            f"episodes of the {protocol.sampler} sampler differ in way and shot, so they are no single array. "
+            "Use sample_by_shape, which gives those of each shape."
+        )
+    return groups[0]
+
+
+def sample_by_shape(
+    split: ImageSplit,
+    protocol: Protocol,
+    run: int = 0,
+    numbers: Sequence[int] | NDArray[np.int64] | None = None,
+) -> list[Episodes]:
+    """Draw episodes of one run, those of the same way and shot together.
+
+    Args:
+        split: the images; its dataset and split names are part of the random key.
+        protocol: way, shot, query, seed and sampler.
+        run: number of the run, from 0.
+        numbers: which episodes, [E]; all of the protocol's by default.
+
+    Returns:
+        One group, or several sorted by way and shot where the sampler varies them; each in the order of `numbers`.
 
     Raises:
         EpisodeError: the protocol is for another split, or the split has too few classes or images.
@@ -84,135 +120,38 @@ def sample_episodes(
             f"the protocol is for the {protocol.split} split of {protocol.dataset}, but the images are the "
             f"{split.name} split of {split.dataset}."
         )
-    chosen = np.arange(protocol.episodes) if numbers is None else np.asarray(numbers, dtype=np.int64)
-    images = sample_indices(
-        split.class_sizes,
-        dataset=split.dataset,
-        split=split.name,
-        way=protocol.way,
-        shot=protocol.shot,
-        query=protocol.query,
-        seed=protocol.seed,
-        run=run,
-        numbers=chosen,
-        class_names=split.class_names,
+    if numbers is None:
+        numbers = np.arange(settled(protocol, split.class_sizes, split.class_names).episodes)
+    chosen = np.asarray(numbers, dtype=np.int64)
+    return draw(
+        protocol, split.class_sizes, run, chosen, split.class_names, dataset_fingerprint=split.dataset_fingerprint
     )
-    return Episodes(protocol, split.dataset_fingerprint, run, chosen, images)
 
 
-def sample_indices(
+def draw(
+    protocol: Protocol,
     class_sizes: Sequence[int],
-    *,
-    dataset: str,
-    split: str,
-    way: int,
-    shot: int,
-    query: int,
-    seed: int,
     run: int,
     numbers: NDArray[np.int64],
     class_names: Sequence[str] | None = None,
-) -> NDArray[np.int32]:
-    """Draw the image indices of episodes from the class sizes alone.
+    *,
+    dataset_fingerprint: str = "",
+) -> list[Episodes]:
+    """The same from the class sizes alone, without images.
 
     Args:
+        protocol: way, shot, query, seed and sampler.
         class_sizes: images per class, in canonical order, [C].
-        dataset: name that goes into the random key.
-        split: name that goes into the random key.
-        way: N.
-        shot: K.
-        query: Q.
-        seed: any integer.
         run: number of the run, from 0.
-        numbers: episode numbers, [E].
+        numbers: which episodes, [E].
         class_names: names for error messages, [C].
+        dataset_fingerprint: of the dataset that the indices are for.
 
     Returns:
-        Image indices within the split, support first, int32 [E, N, K + Q].
+        As `sample_by_shape`.
 
     Raises:
-        EpisodeError: the split has too few classes, or a class too few images.
+        EpisodeError: the split has too few classes or images, or not that many episodes.
     """
-    sizes = np.asarray(class_sizes, dtype=np.int64)
-    _check(sizes, dataset, split, way, shot, query, class_names)
-    key = _key(dataset, split, seed)
-    words_per_episode = len(sizes) + way * int(sizes.max())
-    chunk = max(1, _WORDS_AT_ONCE // words_per_episode)
-    episodes = np.empty((len(numbers), way, shot + query), dtype=np.int32)
-    for start in range(0, len(numbers), chunk):
-        some = numbers[start : start + chunk]
-        words = _words(key, run, some, words_per_episode)
-        episodes[start : start + chunk] = _choose(words, sizes, way, shot, query)
-    return episodes
-
-
-def _key(dataset: str, split: str, seed: int) -> NDArray[np.uint64]:
-    name = json.dumps(["fewshot-bench episodes", SAMPLER_VERSION, dataset, split, seed])
-    return np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u8").astype(np.uint64)
-
-
-def _words(key: NDArray[np.uint64], run: int, numbers: NDArray[np.int64], words_per_episode: int) -> NDArray[np.uint64]:
-    """Raw words of the episodes, [E, words]; the counter is (block, episode, run, 0)."""
-    words = np.empty((len(numbers), words_per_episode), dtype=np.uint64)
-    counter = np.zeros(4, dtype=np.uint64)
-    counter[2] = run
-    for row, number in enumerate(numbers):
-        counter[1] = number
-        words[row] = np.random.Philox(key=key, counter=counter).random_raw(words_per_episode)
-    return words
-
-
-def _choose(words: NDArray[np.uint64], sizes: NDArray[np.int64], way: int, shot: int, query: int) -> NDArray[np.int32]:
-    classes = _smallest(words[:, : len(sizes)], way)
-    keys = words[:, len(sizes) :].reshape(len(words), way, -1)
-    absent = np.arange(keys.shape[2]) >= sizes[classes][..., None]
-    if absent.any():
-        keys[absent] = np.iinfo(np.uint64).max
-    ranked = _smallest(keys, query + shot)
-    offsets = np.concatenate([[0], np.cumsum(sizes)])[:-1]
-    # Queries take the first keys, so that they stay the same when K grows.
-    support_first = np.concatenate([ranked[..., query:], ranked[..., :query]], axis=-1)
-    images: NDArray[np.int32] = (support_first + offsets[classes][..., None]).astype(np.int32)
-    return images
-
-
-def _smallest(keys: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
-    """Positions of the `count` smallest keys along the last axis, smallest first."""
-    tagged = (keys & ~_POSITION_MASK) | np.arange(keys.shape[-1], dtype=np.uint64)
-    smallest = np.partition(tagged, count - 1, axis=-1)[..., :count]
-    smallest.sort(axis=-1)
-    return (smallest & _POSITION_MASK).astype(np.int64)
-
-
-def _check(
-    sizes: NDArray[np.int64],
-    dataset: str,
-    split: str,
-    way: int,
-    shot: int,
-    query: int,
-    class_names: Sequence[str] | None,
-) -> None:
-    for value, name, least in ((way, "way", 2), (shot, "shot", 1), (query, "query", 1)):
-        if value < least:
-            raise EpisodeError(f"an episode needs a {name} of {least} or more, not {value}.")
-    if way > len(sizes):
-        raise EpisodeError(
-            f"{split} split of {dataset} has {len(sizes)} classes; {way}-way episodes need {way}. "
-            f"Use --way {len(sizes)} or fewer."
-        )
-    if sizes.max() > 1 << _POSITION_BITS:
-        raise EpisodeError(f"a class of {dataset} has {sizes.max():,} images; the sampler takes up to 1,048,576.")
-    small = np.flatnonzero(sizes < shot + query)
-    if len(small):
-        named = ", ".join(f"'{class_names[label]}'" if class_names else f"number {label}" for label in small[:5])
-        few, many = sizes[small].min(), sizes[small].max()
-        found = f"class {named} of the {split} split of {dataset} has {few} images"
-        if len(small) > 1:
-            counts = f"{few}" if few == many else f"{few} to {many}"
-            named += ", ..." if len(small) > 5 else ""
-            found = f"{len(small)} classes of the {split} split of {dataset} have {counts} images ({named})"
-        raise EpisodeError(
-            f"{found}; {shot} shots and {query} queries need {shot + query}. Use fewer shots or queries, or leave such "
-            f"classes of your own images out with --min-images {shot + query}."
-        )
+    groups = draw_groups(protocol, class_sizes, run, numbers, class_names)
+    return [Episodes(protocol, dataset_fingerprint, run, numbers[some], images) for some, images in groups]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fewshot_bench.outcomes import Cell
-from fewshot_bench.report.flags import overlap_flag
+from fewshot_bench.report.overlap import overlap_flag
 from fewshot_bench.report.letters import letters_of
 from fewshot_bench.report.task_scores import TaskScores, data_half_widths_of
 from fewshot_bench.statistics import (
@@ -153,7 +153,7 @@ def _identity(cell: Cell) -> dict[str, Any]:
 
 
 def _flags(cell: Cell) -> list[str]:
-    overlap = overlap_flag(str(cell.provenance.get("pretraining", "")), cell.protocol.dataset)
+    overlap = overlap_flag(cell.provenance.get("pretraining"), cell.protocol.dataset)
     return [*(["transductive"] if cell.method.is_transductive else []), *([overlap] if overlap else [])]
 
 

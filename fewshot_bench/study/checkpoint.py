@@ -11,6 +11,7 @@ from typing import Any
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, create_backbone
 from fewshot_bench.backbones.preprocessing import Interpolation
+from fewshot_bench.backbones.pretraining import UNKNOWN, default_pretraining, then
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.study.base_stage import base_stage_name
@@ -156,7 +157,15 @@ class Checkpoint:
             raise WeightsError(f"the checkpoint {self.name} does not fit {card.backbone} as it is today.") from error
         own = card.preprocessing
         preprocessing = Preprocessing(**{**own, "mean": tuple(own["mean"]), "std": tuple(own["std"])})
-        return replace(backbone, preprocessing=preprocessing, is_pretrained=True)
+        return replace(backbone, preprocessing=preprocessing, is_pretrained=True, pretraining=self.pretraining)
+
+    @property
+    def pretraining(self) -> str:
+        """What its weights have seen: where they started from, then the base split of its dataset."""
+        start = ""
+        if self.card.is_pretrained:
+            start = default_pretraining(self.card.backbone) if self.card.initial_weights is None else UNKNOWN
+        return then(start, f"base split of {self.card.dataset}")
 
     def stage(self, dataset: Dataset) -> tuple[str, dict[str, Any]]:
         """The base stage it stands for in a study of a dataset: its name, and its hyper-parameters."""

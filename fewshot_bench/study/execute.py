@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -26,8 +26,8 @@ from fewshot_bench.study.base_stage import base_recipe, base_stage_name, fine_tu
 from fewshot_bench.study.checkpoints import checkpoint_stages
 from fewshot_bench.study.classifiers import ClassifierSource
 from fewshot_bench.study.methods import method_name, planned_adaptations
+from fewshot_bench.study.provenance import PeakMemory, provenance, with_peak
 from fewshot_bench.study.study import Study
-from fewshot_bench.training.per_episode.memory import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,15 @@ class StudyResult:
     peak_bytes: int = 0
 
 
-def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
+def run_study(study: Study, *, progress: Progress = SILENT, arguments: Sequence[str] = ()) -> StudyResult:
     """Run every cell of a study that is not stored yet.
 
     Everything a user can get wrong is checked before the first second is spent on training.
+
+    Args:
+        study: what to run.
+        progress: shown one unit per episode, and those of the stages before.
+        arguments: of the command line that asks for it, to be recorded.
 
     Raises:
         FewshotBenchError: a name is unknown, the data is absent, or the protocol does not fit the split.
@@ -68,20 +73,31 @@ def run_study(study: Study, *, progress: Progress = SILENT) -> StudyResult:
     store = OutcomeStore(study.results / "outcomes")
     store.check_folder()
     device = chosen_device(study.device)
+    memory = PeakMemory(device)
     cells: list[Cell] = []
     for backbone, settings, base in _backbones(study, dataset, device, progress):
         sources = ClassifierSource(study, dataset, backbone, device, progress)
+        told = provenance(study, backbone, device, arguments)
         for adaptation in adaptations:
             name = method_name(base.backbone or study.backbone_name, settings, base.stage, adaptation)
             card = _method_card(name, backbone, base, adaptation)
             planned = [
-                (Cell(card, protocol_card(p, dataset.fingerprint), installed_versions(), dict(dataset.recipe)), p)
+                (
+                    Cell(
+                        card,
+                        protocol_card(p, dataset.fingerprint),
+                        installed_versions(),
+                        dict(dataset.recipe),
+                        provenance=told,
+                    ),
+                    p,
+                )
                 for p in study.protocols()
             ]
-            _run_method(study, images, adaptation, sources, planned, store, progress)
+            _run_method(study, images, adaptation, sources, planned, store, progress, memory)
             cells += [cell for cell, _ in planned]
     seconds = time.perf_counter() - started
-    return StudyResult(dataset, cells, _baseline(study, cells), seconds, peak_bytes(torch.device(device)))
+    return StudyResult(dataset, cells, _baseline(study, cells), seconds, memory.of_study())
 
 
 def opened_dataset(study: Study, progress: Progress) -> Dataset:
@@ -175,10 +191,12 @@ def _run_method(
     planned: list[tuple[Cell, Protocol]],
     store: OutcomeStore,
     progress: Progress,
+    memory: PeakMemory,
 ) -> None:
     """Run the missing episodes of one method on each protocol."""
     if not any(len(numbers) for cell, protocol in planned for numbers in missing_episodes(store, cell, protocol)):
         return
+    memory.start_method()
     classifier = source(adaptation)
     for cell, protocol in planned:
         missing = missing_episodes(store, cell, protocol)
@@ -197,6 +215,7 @@ def _run_method(
                     seconds = (time.perf_counter() - began) / len(some)
                     store.append(cell, run, some, predictions, seconds)
                     step.advance(len(some))
+        store.open_cell(replace(cell, provenance=with_peak(cell.provenance, memory)))
 
 
 def missing_episodes(store: OutcomeStore, cell: Cell, protocol: Protocol) -> list[np.ndarray[Any, np.dtype[np.int64]]]:

@@ -58,7 +58,9 @@ def finished_point(sweep: Sweep, point: Point) -> FinishedPoint | None:
     return None if missing else finished
 
 
-def work_through(sweep: Sweep, points: Sequence[Point], *, progress: Progress = SILENT) -> None:
+def work_through(
+    sweep: Sweep, points: Sequence[Point], *, progress: Progress = SILENT, arguments: Sequence[str] = ()
+) -> None:
     """Bring points to completion: those that no other process works on, then wait for the others.
 
     A point that fails does not keep the others from running.
@@ -67,6 +69,7 @@ def work_through(sweep: Sweep, points: Sequence[Point], *, progress: Progress = 
         sweep: where they belong.
         points: distinct ones, in the order to try.
         progress: shown one unit per point.
+        arguments: of the command line that asks for it, to be recorded.
 
     Raises:
         StudyError: points failed, the first for the reason that is given.
@@ -77,7 +80,7 @@ def work_through(sweep: Sweep, points: Sequence[Point], *, progress: Progress = 
     with progress.step(f"sweep {sweep.name}", len(points)) as step:
         pending = list(points)
         while pending:
-            left = [point for point in pending if not _is_settled(sweep, point, failures, step)]
+            left = [point for point in pending if not _is_settled(sweep, point, failures, step, arguments)]
             if len(left) == len(pending):
                 step.advance(0, "waiting for other processes")
                 time.sleep(_PAUSE)
@@ -89,13 +92,13 @@ def work_through(sweep: Sweep, points: Sequence[Point], *, progress: Progress = 
         )
 
 
-def _is_settled(sweep: Sweep, point: Point, failures: list[str], step: Step) -> bool:
+def _is_settled(sweep: Sweep, point: Point, failures: list[str], step: Step, arguments: Sequence[str]) -> bool:
     """Run a point unless it is complete; False if another process is at it."""
     if finished_point(sweep, point) is None:
         try:
             with FileLock(_place(sweep, point, ".lock"), timeout=0):
                 if finished_point(sweep, point) is None:
-                    _run(sweep, point, step)
+                    _run(sweep, point, step, arguments)
         except Timeout:
             return False
         except FewshotBenchError as error:
@@ -104,9 +107,9 @@ def _is_settled(sweep: Sweep, point: Point, failures: list[str], step: Step) -> 
     return True
 
 
-def _run(sweep: Sweep, point: Point, step: Step) -> None:
+def _run(sweep: Sweep, point: Point, step: Step, arguments: Sequence[str]) -> None:
     step.advance(0, str(point))
-    result = run_study(point.study, progress=_Notes(step, str(point)))
+    result = run_study(point.study, progress=_Notes(step, str(point)), arguments=arguments)
     record = {
         "values": point.values,
         "seconds": round(result.seconds, 3),

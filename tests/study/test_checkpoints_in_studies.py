@@ -76,6 +76,15 @@ def test_another_dataset_is_in_the_name_and_gets_the_preprocessing_of_the_traini
     assert len(cell.method.hyper_parameters["preprocessing"]["mean"]) == 3
 
 
+def test_what_a_checkpoint_has_seen_is_recorded(tmp_path: Path) -> None:
+    train()
+    (cell,) = run(tmp_path, "mine")
+    assert cell.provenance["pretraining"] == "base split of toy"
+    save_file(create_backbone(BackboneRequest("conv4_32", 3, 16)).network.state_dict(), tmp_path / "w.safetensors")
+    train("started", weights=tmp_path / "w.safetensors")
+    assert read_checkpoint("started").backbone().pretraining == "unknown, base split of toy"
+
+
 def test_what_the_backbone_was_changed_in_is_in_the_name(tmp_path: Path) -> None:
     network = create_backbone(BackboneRequest("conv4_32", 3, 32)).network
     save_file({name: value * 1.0 for name, value in network.state_dict().items()}, tmp_path / "start.safetensors")

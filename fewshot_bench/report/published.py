@@ -1,0 +1,238 @@
+"""Numbers that papers report, from the tables that come with this project and from a user's own.
+
+A table is a CSV file of text and numbers. It is read as data: whatever is not what its column should hold is refused
+with the file and the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fewshot_bench.errors import OutcomeError
+
+ACCURACY_COLUMNS = (
+    "table", "backbone", "method", "dataset", "split", "way", "shot", "queries", "accuracy", "ci95", "episodes",
+    "source", "reported_in",
+)  # fmt: skip
+"""Of a table of accuracies in %; way, shot, queries, ci95 and episodes may be empty."""
+
+METRIC_COLUMNS = ("table", "backbone", "method", "dataset", "metric", "value", "source", "reported_in")
+"""Of a table of other numbers; these are kept, but no accuracy is compared with them."""
+
+_LARGEST = 1_000_000  # bytes
+_LONGEST = 300  # characters of a text
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_COUNT = re.compile(r"[1-9][0-9]{0,8}")
+_SPLITS = ("base", "train", "validation", "novel", "test")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """One accuracy that a paper prints.
+
+    Attributes:
+        method: as the table calls it.
+        backbone: likewise.
+        dataset: by its name in this project.
+        split: that the queries are of.
+        way: N; None for a table on the whole dataset, like `shot`.
+        shot: K.
+        queries: Q per class; None where the paper does not say.
+        accuracy: in %.
+        half_width: of its 95% interval, in percentage points; None where none is printed.
+        episodes: that the accuracy and its interval are over; None where the paper does not say.
+        rounding: how far the half-width may be off because of the digits that are printed, in percentage points.
+        source: whose number it is, as the table cites it.
+        table: where it is printed, e.g. "Long et al. 2023, Table 1".
+    """
+
+    method: str
+    backbone: str
+    dataset: str
+    split: str
+    way: int | None
+    shot: int | None
+    queries: int | None
+    accuracy: float
+    half_width: float | None
+    episodes: int | None
+    rounding: float
+    source: str
+    table: str
+
+
+def published_rows(
+    dataset: str, split: str, way: int, shot: int, *, results: Path | None = None
+) -> list[PublishedResult]:
+    """The published accuracies on tasks of one kind, in the order of the tables.
+
+    Args:
+        dataset: its name.
+        split: "novel" for the split that methods are compared on.
+        way: N.
+        shot: K.
+        results: a folder of results whose own tables, RESULTS/published/*.csv, are read as well.
+
+    Raises:
+        OutcomeError: a table cannot be read.
+    """
+    wanted = (dataset, split, way, shot)
+    return [row for row in published_results(results) if (row.dataset, row.split, row.way, row.shot) == wanted]
+
+
+def published_results(results: Path | None = None) -> list[PublishedResult]:
+    """Every published accuracy, each once, whatever it was measured on.
+
+    Args:
+        results: a folder of results whose own tables, RESULTS/published/*.csv, are read as well.
+
+    Raises:
+        OutcomeError: a table cannot be read.
+    """
+    folders = [published_tables_folder()]
+    if results is not None and (results / "published").is_dir():
+        folders.append(results / "published")
+    paths = {path.resolve(): path for folder in folders for path in sorted(folder.glob("*.csv"))}
+    return list(dict.fromkeys(row for path in paths.values() for row in read_table(path)))
+
+
+def read_table(path: Path) -> list[PublishedResult]:
+    """The accuracies of one table; none where it is a table of other numbers.
+
+    Raises:
+        OutcomeError: the file is no such table; the sentence names the line.
+    """
+    lines = _lines(path)
+    number, header = next(lines, (1, []))
+    if tuple(header) not in (ACCURACY_COLUMNS, METRIC_COLUMNS):
+        raise _refused(path, number, f"its columns should be {', '.join(ACCURACY_COLUMNS)}")
+    rows = []
+    for number, cells in lines:
+        if len(cells) != len(header):
+            raise _refused(path, number, f"it has {len(cells)} fields instead of {len(header)}")
+        row = _Row(path, number, dict(zip(header, cells, strict=True)))
+        if tuple(header) == ACCURACY_COLUMNS:
+            rows.append(_result(row))
+        else:
+            _check_metric(row)
+    return rows
+
+
+def published_tables_folder() -> Path:
+    """Folder of the tables that come with this project, in a wheel or in a checkout."""
+    shipped = Path(__file__).parent / "published_tables"
+    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "results" / "published"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each line that is not empty, with its number."""
+    try:
+        if not path.is_file():
+            raise _refused(path, 1, "it is no file")
+        if path.stat().st_size > _LARGEST:
+            raise _refused(path, 1, f"the file has more than {_LARGEST:,} bytes")
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _refused(path, error.object[: error.start].count(b"\n") + 1, "it is not UTF-8") from error
+    except OSError as error:
+        raise OutcomeError(f"{path} cannot be read ({error.strerror}). Correct or remove it.") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise _refused(path, reader.line_num, str(error)) from error
+
+
+@dataclass(frozen=True)
+class _Row:
+    path: Path
+    number: int
+    cells: dict[str, str]
+
+    def get(self, column: str, read: Callable[[str], T], expected: str) -> T:
+        """A cell as a value."""
+        text = self.cells[column]
+        try:
+            return read(text)
+        except ValueError:
+            shown = text if len(text) <= 40 else f"{text[:40]}..."
+            raise _refused(self.path, self.number, f"{column} should be {expected}, not {shown!r}") from None
+
+    def text(self, column: str) -> str:
+        return self.get(column, _text, f"text of 1 to {_LONGEST} printable characters")
+
+    def count(self, column: str, least: int) -> int | None:
+        return self.get(column, lambda text: _count(text, least), f"a whole number of {least} or more, or empty")
+
+
+def _result(row: _Row) -> PublishedResult:
+    printed = row.cells["ci95"]
+    decimals = len(printed.partition(".")[2])
+    return PublishedResult(
+        method=row.text("method"),
+        backbone=row.text("backbone"),
+        dataset=row.text("dataset"),
+        split=row.get("split", lambda text: _one_of(text, _SPLITS), f"one of {', '.join(_SPLITS)}"),
+        way=row.count("way", 2),
+        shot=row.count("shot", 1),
+        queries=row.count("queries", 1),
+        accuracy=row.get("accuracy", lambda text: _number(text, 100), "a number from 0 to 100"),
+        half_width=row.get(
+            "ci95", lambda text: _number(text, 100) if text else None, "a number from 0 to 100, or empty"
+        ),
+        episodes=row.count("episodes", 2),
+        rounding=float(Decimal(5).scaleb(-decimals - 1)) if printed else 0.0,
+        source=row.text("source"),
+        table=f"{row.text('reported_in')}, Table {row.text('table')}",
+    )
+
+
+def _check_metric(row: _Row) -> None:
+    for column in ("table", "backbone", "method", "dataset", "metric", "source", "reported_in"):
+        row.text(column)
+    row.get("value", lambda text: _number(text, math.inf), "a number of at least 0")
+
+
+def _text(text: str) -> str:
+    if not 1 <= len(text) <= _LONGEST or not text.isprintable() or text != text.strip():
+        raise ValueError
+    return text
+
+
+def _number(text: str, largest: float) -> float:
+    if not _NUMBER.fullmatch(text) or float(text) > largest:  # also keeps nan, inf, 1e5 and digits of other scripts out
+        raise ValueError
+    return float(text)
+
+
+def _count(text: str, least: int) -> int | None:
+    if not text:
+        return None
+    if not _COUNT.fullmatch(text) or int(text) < least:
+        raise ValueError
+    return int(text)
+
+
+def _one_of(text: str, allowed: tuple[str, ...]) -> str:
+    if text not in allowed:
+        raise ValueError
+    return text
+
+
+def _refused(path: Path, line: int, finding: Any) -> OutcomeError:
+    return OutcomeError(
+        f"line {line} of {path} is no row of published numbers: {finding}. Correct the file or take it out of the "
+        "folder."
+    )

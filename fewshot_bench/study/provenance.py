@@ -1,0 +1,167 @@
+"""How outcomes came about: recorded beside them as plain data, never part of what they are.
+
+Nothing here names a person or a machine: of an absolute path only the last part is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+
+import fewshot_bench
+from fewshot_bench.backbones import Backbone
+from fewshot_bench.study.study import Study
+from fewshot_bench.training.per_episode.memory import peak_bytes
+
+PROGRAM = "fewshot-bench"
+NOT_RECORDED = ("results", "device", "chunk", "baseline")
+"""Fields of a study that never change an outcome."""
+
+_PACKAGE = Path(fewshot_bench.__file__).parent
+_PATIENCE = 10  # seconds for git to answer
+
+
+def provenance(study: Study, backbone: Backbone, device: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """What is recorded with every cell of a study, by the keys that `docs/audit.md` explains.
+
+    Args:
+        study: that makes the cells.
+        backbone: of these cells.
+        device: that a study chose, such as "cuda:0".
+        arguments: of the command line that started it; none where it was started from Python.
+    """
+    commit = source_commit()
+    return {
+        "commands": [command_line(arguments)] if arguments else [],
+        "study": study_record(study),
+        **({"git_commit": commit} if commit else {}),
+        "hardware": hardware(device),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "pretraining": backbone.pretraining,
+    }
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """A command as one line that a shell would take, without the absolute paths of one machine.
+
+    Args:
+        arguments: without the program's name.
+    """
+    return shlex.join([PROGRAM, *(without_folders(argument) for argument in arguments)])
+
+
+def without_folders(text: str) -> str:
+    """An argument with only the last part of an absolute path, which else may name a person or a machine.
+
+    Args:
+        text: such as "--weights=/somewhere/mine.safetensors".
+    """
+    option, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
+    is_absolute = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith("~")
+    return f"{option}{equals}{PureWindowsPath(value).name or value}" if is_absolute else text
+
+
+def study_record(study: Study) -> dict[str, Any]:
+    """The fields of a study that decide what is done, as plain data; of a file of weights the name."""
+    record: dict[str, Any] = study.model_dump(mode="json", exclude={*NOT_RECORDED, "hyper_parameters"})
+    record["hyper_parameters"] = dict(study.hyper_parameters)  # a method's card refuses what is no plain data
+    for name in ("weights", "dataset", "backbone"):
+        if isinstance(record[name], str):
+            record[name] = without_folders(record[name])
+    return record
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """The kind of machine: device, processor, cores, bytes of memory; what the system does not tell is left out."""
+    where = torch.device(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+    found = {"device": name, "cpu": _processor(), "cores": os.cpu_count(), "memory_bytes": _memory()}
+    return {key: value for key, value in found.items() if value}
+
+
+class PeakMemory:
+    """The most memory that each method of a study took, and the study as a whole.
+
+    A GPU counts anew for every method. The system counts the whole process, so on a CPU a method's peak is at least
+    that of the methods before it.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+        self._before = 0
+
+    def start_method(self) -> None:
+        """Count anew, where the device can."""
+        self._before = self.of_study()
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def of_method(self) -> int:
+        """Bytes since the last start, or of the process."""
+        return peak_bytes(self._device)
+
+    def of_study(self) -> int:
+        """Bytes since the study began, or of the process."""
+        return max(self._before, peak_bytes(self._device))
+
+
+@cache
+def source_commit() -> str:
+    """The commit of the source that runs, with "-dirty" where files of it differ; empty where it is no checkout.
+
+    It is the commit of this project, not of the folder that a user works in: what decides an outcome is this code.
+    """
+    if _git("ls-files", "--error-unmatch", "--", "__init__.py") is None:
+        return ""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None or not re.fullmatch(r"[0-9a-f]{40,64}", commit):
+        return ""
+    changes = _git("status", "--porcelain", "--", ".")
+    return commit if changes == "" else f"{commit}-dirty"
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the package's folder; None where it is absent or refuses."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(_PACKAGE), *arguments],
+            env={**inherited, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor()
+
+
+def _memory() -> int:
+    try:
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return 0
+
+
+def with_peak(told: Mapping[str, Any], memory: PeakMemory) -> dict[str, Any]:
+    """A provenance that says also how much memory the method took."""
+    return {**told, "peak_bytes": memory.of_method()}
