@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fewshot_bench.datasets import open_dataset as open_dataset
     from fewshot_bench.engine.adapt import adapt as adapt
     from fewshot_bench.episodes import Protocol as Protocol
+    from fewshot_bench.episodes import sample_by_shape as sample_by_shape
     from fewshot_bench.episodes import sample_episodes as sample_episodes
     from fewshot_bench.errors import FewshotBenchError as FewshotBenchError
     from fewshot_bench.report import compare as compare
@@ -55,6 +56,7 @@ _ROOMS = {
     "adapt": "engine.adapt",
     "FewshotBenchError": "errors",
     "Protocol": "episodes",
+    "sample_by_shape": "episodes",
     "sample_episodes": "episodes",
     "compare": "report",
     "Study": "study",

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from fewshot_bench.cli.options import JsonOption, numbers
+from fewshot_bench.cli.options import (
+    AlphaOption,
+    JsonOption,
+    LeastShotOption,
+    LeastWayOption,
+    SamplerOption,
+    numbers,
+)
 
 episodes = typer.Typer(help="Verify, show and freeze episodes.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -48,6 +55,10 @@ def show(
     shot: Annotated[int, typer.Option(help="Labelled images per class.")] = 1,
     query: Annotated[int, typer.Option(help="Images per class to classify.")] = 15,
     seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
+    sampler: SamplerOption = "standard",
+    alpha: AlphaOption = None,
+    least_way: LeastWayOption = None,
+    least_shot: LeastShotOption = None,
     run: Annotated[int, typer.Option(help="Number of the run, from 0.", min=0)] = 0,
     episode: Annotated[int, typer.Option(help="Number of the episode, from 0.", min=0)] = 0,
     png: Annotated[Path | None, typer.Option(help="Save a contact sheet here.")] = None,
@@ -58,17 +69,29 @@ def show(
     from fewshot_bench.datasets.dataset import split_name
     from fewshot_bench.episodes import Protocol, sample_episodes
     from fewshot_bench.episodes.contact_sheet import contact_sheet
+    from fewshot_bench.episodes.protocol import sampler_name
 
     images = open_dataset(dataset).split(split_name(split))
-    protocol = Protocol(images.dataset, images.name, way, shot, query, seed=seed)
+    protocol = Protocol(
+        images.dataset,
+        images.name,
+        way,
+        shot,
+        query,
+        seed=seed,
+        sampler=sampler_name(sampler),
+        alpha=alpha,
+        least_way=least_way,
+        least_shot=least_shot,
+    )
     drawn = sample_episodes(images, protocol, run, [episode])
     rows = [
         {
-            "class": images.class_of(int(members[0])),
-            "support": [images.image_name(int(index)) for index in members[:shot]],
-            "query": [images.image_name(int(index)) for index in members[shot:]],
+            "class": images.class_of(int(support[0])),
+            "support": [images.image_name(int(index)) for index in support],
+            "query": [images.image_name(int(index)) for index in queries if index >= 0],
         }
-        for members in drawn.images[0]
+        for support, queries in zip(drawn.support[0], drawn.query[0], strict=True)
     ]
     if as_json:
         typer.echo(json.dumps({"protocol": protocol.name, "run": run, "episode": episode, "classes": rows}, indent=1))
@@ -90,9 +113,16 @@ def freeze(
     way: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
     shots: Annotated[str, typer.Option(help="Labelled images per class, e.g. 1,5.")] = "1,5",
     query: Annotated[int, typer.Option(help="Images per class to classify.")] = 15,
-    episodes: Annotated[int, typer.Option(help="Episodes per run.", min=1)] = 3000,
-    runs: Annotated[int, typer.Option(help="Runs.", min=1)] = 3,
+    episodes: Annotated[
+        int | None,
+        typer.Option(help="Episodes per run. Default: 3000; of the disjoint sampler all there are.", min=1),
+    ] = None,
+    runs: Annotated[int | None, typer.Option(help="Runs. Default: 3; the disjoint sampler has one.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
+    sampler: SamplerOption = "standard",
+    alpha: AlphaOption = None,
+    least_way: LeastWayOption = None,
+    least_shot: LeastShotOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the lock files.")] = Path("episodes"),
 ) -> None:
     """Write one lock file per number of shots."""
@@ -100,8 +130,22 @@ def freeze(
     from fewshot_bench.datasets.dataset import split_name
     from fewshot_bench.episodes import Protocol
     from fewshot_bench.episodes.locks import lock, write_lock
+    from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, sampler_name
 
     opened = open_dataset(dataset)
     for shot in numbers(shots, "--shots"):
-        protocol = Protocol(opened.name, split_name(split), way, shot, query, episodes, runs, seed)
+        protocol = Protocol(
+            opened.name,
+            split_name(split),
+            way,
+            shot,
+            query,
+            SAMPLERS_DEFAULT if episodes is None else episodes,
+            SAMPLERS_DEFAULT if runs is None else runs,
+            seed,
+            sampler=sampler_name(sampler),
+            alpha=alpha,
+            least_way=least_way,
+            least_shot=least_shot,
+        )
         typer.echo(f"wrote {write_lock(lock(opened, protocol), out)}")

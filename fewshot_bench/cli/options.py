@@ -23,6 +23,24 @@ LeastImagesOption = Annotated[
     int, typer.Option("--min-images", min=1, help="Leave out classes of your own images that have fewer.")
 ]
 
+SamplerOption = Annotated[
+    str,
+    typer.Option(
+        help="standard: every task anew from the whole split; disjoint: no image in two tasks; dirichlet: uneven "
+        "queries; varied: way and shot differ from task to task."
+    ),
+]
+AlphaOption = Annotated[
+    float | None,
+    typer.Option(help="Of the dirichlet sampler: the smaller, the less even are the queries. Default: 2."),
+]
+LeastWayOption = Annotated[
+    int | None, typer.Option(help="Of the varied sampler: ways from this to --way, each as likely. Default: 2.")
+]
+LeastShotOption = Annotated[
+    int | None, typer.Option(help="Of the varied sampler: shots from this to the largest, each as likely. Default: 1.")
+]
+
 
 def words(text: str) -> tuple[str, ...]:
     """A comma-separated list of names."""

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_bench.cli.options import BaselineOption, JsonOption, LeastImagesOption, ResultsOption
+from fewshot_bench.cli.options import (
+    AlphaOption,
+    BaselineOption,
+    JsonOption,
+    LeastImagesOption,
+    LeastShotOption,
+    LeastWayOption,
+    ResultsOption,
+    SamplerOption,
+)
 
 if TYPE_CHECKING:
     from fewshot_bench.study import Study, StudyResult
@@ -43,9 +52,15 @@ def run(
     shots: Annotated[str, typer.Option(help="Labelled images per class, e.g. 1,5.")] = "1,5",
     way: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
     query: Annotated[int, typer.Option(help="Images per class to classify.")] = 15,
-    episodes: Annotated[int, typer.Option(help="Episodes per run.")] = 3000,
-    runs: Annotated[int, typer.Option(help="Runs, each with episodes of its own.")] = 3,
+    episodes: Annotated[
+        int, typer.Option(help="Episodes per run; of the disjoint sampler, all there are by default.")
+    ] = 3000,
+    runs: Annotated[int, typer.Option(help="Runs, each with episodes of its own; the disjoint sampler has one.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the episodes, and of a division by --split.")] = 0,
+    sampler: SamplerOption = "standard",
+    alpha: AlphaOption = None,
+    least_way: LeastWayOption = None,
+    least_shot: LeastShotOption = None,
     split: Annotated[
         str,
         typer.Option(

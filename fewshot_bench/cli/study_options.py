@@ -61,12 +61,14 @@ def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> d
     Raises:
         StudyError: the setting cannot be read, or an option contradicts it.
     """
+    typed = study_fields({name: context.params[name] for name in typed_options(context)})
     fields = study_fields(context.params)
+    if fields.get("sampler") == "disjoint":  # which has as many as the split gives, unless fewer are asked for
+        fields = {name: value for name, value in fields.items() if name in typed or name not in ("episodes", "runs")}
     if setting_path is None:
         return fields
     from fewshot_bench.study import read_setting
 
-    typed = study_fields({name: context.params[name] for name in typed_options(context)})
     return read_setting(setting_path).applied_to(fields, typed, str(setting_path))
 
 

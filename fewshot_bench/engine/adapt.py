@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -18,7 +21,7 @@ from fewshot_bench.outcomes import Cell, MethodCard, Outcomes, ProtocolCard, epi
 
 def adapt(
     embeddings: NDArray[np.float32],
-    episodes: Episodes,
+    episodes: Episodes | Sequence[Episodes],
     adaptation: EmbeddingAdaptation,
     *,
     name: str = "",
@@ -29,7 +32,7 @@ def adapt(
 
     Args:
         embeddings: of every image of the split the episodes index, in canonical order, [I, D].
-        episodes: drawn by `sample_episodes`.
+        episodes: drawn by `sample_episodes`, or those of each shape by `sample_by_shape`.
         adaptation: e.g. `Centroid()` or `Logistic(C=10)`.
         name: what to call the method; the adaptation's name by default.
         device: a torch device.
@@ -38,10 +41,11 @@ def adapt(
     Raises:
         EmbeddingError: the embeddings are not finite, too few, or lack what the adaptation needs.
     """
-    _check(embeddings, episodes, adaptation)
+    groups = [episodes] if isinstance(episodes, Episodes) else list(episodes)
+    for group in groups:
+        _check(embeddings, group, adaptation)
     split = EmbeddedSplit(torch.from_numpy(embeddings).to(device), len(embeddings)).with_features(adaptation.features)
-    predictions = classify(adaptation, split, episodes, chunk=chunk)
-    protocol = episodes.protocol
+    frames = [outcome_frame(group, classify(adaptation, split, group, chunk=chunk)) for group in groups]
     digest = hashlib.sha256(np.ascontiguousarray(embeddings).tobytes()).hexdigest()
     method = MethodCard(
         name=name or adaptation.name,
@@ -51,8 +55,24 @@ def adapt(
         hyper_parameters=adaptation.hyper_parameters(),
         is_transductive=adaptation.is_transductive,
     )
-    card = protocol_card(protocol, episodes.dataset_fingerprint)
-    return Outcomes(Cell(method, card, {}), episode_frame(episodes.run, episodes.numbers, predictions, protocol.way))
+    card = protocol_card(groups[0].protocol, groups[0].dataset_fingerprint)
+    return Outcomes(Cell(method, card, {}), together(frames))
+
+
+def outcome_frame(episodes: Episodes, predictions: NDArray[np.uint8], seconds: float = math.nan) -> pd.DataFrame:
+    """What a method did on episodes of one shape, as `episode_frame` makes it.
+
+    Args:
+        episodes: what was classified.
+        predictions: in the order of `Episodes.queries`, uint8 [E, M].
+        seconds: time per episode; NaN where nobody measured it.
+    """
+    return episode_frame(episodes.run, episodes.numbers, predictions, episodes.way, seconds, truth=episodes.truth)
+
+
+def together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The outcomes of episodes of several shapes as one frame, by run and episode."""
+    return pd.concat(frames).sort_values(["run", "episode"], kind="stable", ignore_index=True)
 
 
 def protocol_card(protocol: Protocol, dataset_fingerprint: str) -> ProtocolCard:
@@ -66,6 +86,8 @@ def protocol_card(protocol: Protocol, dataset_fingerprint: str) -> ProtocolCard:
         query=protocol.query,
         seed=protocol.seed,
         sampler_version=protocol.sampler_version,
+        sampler=protocol.sampler,
+        sampler_settings=protocol.sampler_settings,
     )
 
 

@@ -27,7 +27,8 @@ class Classifier(Interface):
             chunk: at most so many at once; never changes a prediction.
 
         Returns:
-            Position of the predicted class within the episode, uint8 [E, N * Q], queries class by class.
+            Position of the predicted class within the episode, uint8 [E, M], in the order of
+            `Episodes.queries`.
         """
 
 

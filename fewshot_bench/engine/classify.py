@@ -54,17 +54,17 @@ def classify(
         chunk: episodes at once; by default what fits `MEMORY_PER_CHUNK`.
 
     Returns:
-        Position of the predicted class within the episode, uint8 [E, N * Q], queries class by class.
+        Position of the predicted class within the episode, uint8 [E, M], in the order of `Episodes.queries`.
 
     Raises:
         EmbeddingError: the adaptation gave scores that are not finite.
     """
     chunk = chunk or chunk_size(adaptation, episodes.protocol, split.embeddings.shape[1])
-    queries = episodes.protocol.way * episodes.protocol.query
-    predictions = np.empty((len(episodes), queries), dtype=np.uint8)
+    queries = episodes.queries
+    predictions = np.empty(queries.shape, dtype=np.uint8)
     for start in range(0, len(episodes), chunk):
         support = _on_device(episodes.support[start : start + chunk], split)
-        query = _on_device(episodes.query[start : start + chunk], split).flatten(1)
+        query = _on_device(queries[start : start + chunk], split)
         scores = adaptation.scores(split, support, query)
         if not bool(torch.isfinite(scores).all()):
             raise EmbeddingError(f"{adaptation.name} gave scores that are not finite; check the embeddings.")

@@ -114,7 +114,7 @@ class FinetuneClassifier:
 
     def __call__(self, episodes: Episodes, chunk: int) -> NDArray[np.uint8]:
         """See `Classifier`; where memory runs out, half as many go at once from then on."""
-        way, shot = episodes.protocol.way, episodes.protocol.shot
+        way, shot = episodes.way, episodes.shot
         at_once = min(chunk, self._at_once(way, shot))
         predictions, start = [], 0
         while start < len(episodes):
@@ -143,13 +143,11 @@ class FinetuneClassifier:
             ) from error
 
     def _classify(self, episodes: Episodes, start: int, count: int) -> Tensor:
-        """Predictions of `count` episodes from a position on, uint8 [count, N * Q]."""
-        protocol = episodes.protocol
+        """Predictions of `count` episodes from a position on, uint8 [count, M]."""
         some = slice(start, start + count)
         keys = episode_keys(self._recipe.seed, episodes.run, episodes.numbers[some])
-        support, query = (images[some].reshape(count, -1) for images in (episodes.support, episodes.query))
-        task = self._make_task(support, query, keys)
-        adapted = self._trainer(_Kind(count, protocol.way, protocol.shot)).adapt(task)
+        task = self._make_task(episodes.support[some].reshape(count, -1), episodes.queries[some], keys)
+        adapted = self._trainer(_Kind(count, episodes.way, episodes.shot)).adapt(task)
         return adapted.logits.argmax(dim=-1).to(torch.uint8).cpu()
 
     def _trainer(self, kind: _Kind) -> EpisodeTrainer:

@@ -92,8 +92,7 @@ class Protocol:
     least_shot: int | None = None
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise UnknownNameError("sampler", str(self.sampler), SAMPLERS)
+        sampler_name(self.sampler)
         self._fill_in()
         if self.sampler == "disjoint" and self.runs != 1:
             raise EpisodeError(
@@ -149,10 +148,10 @@ class Protocol:
                 f"the episodes are of sampler version {fields.sampler_version}; this is version {SAMPLER_VERSION}. "
                 "Use the release of fewshot-bench that made them."
             )
-        settings = dict(fields.sampler_settings)
-        expected = _SETTINGS.get(fields.sampler, settings)  # type: ignore[call-overload]  # any text may be asked for
+        sampler, settings = sampler_name(fields.sampler), dict(fields.sampler_settings)
+        expected = _SETTINGS[sampler]
         if set(settings) != set(expected) or not all(isinstance(value, int | float) for value in settings.values()):
-            raise EpisodeError(f"the {fields.sampler} sampler takes {_listed(expected)}, not {settings}.")
+            raise EpisodeError(f"the {sampler} sampler takes {_listed(expected)}, not {settings}.")
         return cls(
             fields.dataset,
             split_name(fields.split),
@@ -160,7 +159,7 @@ class Protocol:
             fields.shot,
             fields.query,
             seed=fields.seed,
-            sampler=fields.sampler,  # type: ignore[arg-type]  # checked when it is made
+            sampler=sampler,
             **settings,
         )
 
@@ -189,6 +188,18 @@ class Protocol:
         if self.sampler == "standard":
             del fields["sampler"]
         return {name: value for name, value in fields.items() if value is not None}
+
+
+def sampler_name(text: str) -> SamplerName:
+    """Check a sampler's name.
+
+    Raises:
+        UnknownNameError: there is no such sampler.
+    """
+    for name in SAMPLERS:
+        if text == name:
+            return name
+    raise UnknownNameError("sampler", text, SAMPLERS)
 
 
 def _checked_alpha(alpha: float) -> float:

@@ -55,14 +55,14 @@ class Episodes:
 
     @property
     def queries(self) -> NDArray[np.int32]:
-        """Image indices of the queries and nothing else, class by class, [E, M]."""
-        return self.query[self.query >= 0].reshape(len(self), -1)
+        """Image indices of the queries and nothing else, class by class, [E, M]; M is N * Q whoever has them."""
+        return self.query[self.query >= 0].reshape(len(self), self.way * self.protocol.query)
 
     @property
     def truth(self) -> NDArray[np.uint8]:
         """Position of the true class of each of the queries, [E, M]."""
         positions = np.nonzero(self.query >= 0)[1]
-        return positions.astype(np.uint8).reshape(len(self), -1)
+        return positions.astype(np.uint8).reshape(len(self), self.way * self.protocol.query)
 
     def __len__(self) -> int:
         return len(self.numbers)

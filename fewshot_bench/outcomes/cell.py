@@ -11,6 +11,7 @@ from typing import Any
 from fewshot_bench.errors import OutcomeError
 
 STANDARD_SAMPLER = "standard"
+_WITH_EVEN_QUERIES = (STANDARD_SAMPLER, "disjoint", "varied")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,18 @@ class ProtocolCard:
         if self.sampler == STANDARD_SAMPLER and not self.sampler_settings:
             del fields["sampler"], fields["sampler_settings"]
         return _digest(fields)
+
+    @property
+    def has_even_queries(self) -> bool:
+        """Whether every class of an episode has Q queries, so that the predictions alone say which are correct."""
+        return self.sampler in _WITH_EVEN_QUERIES
+
+    @property
+    def queries_per_episode(self) -> range:
+        """How many queries an episode can have: one number, or several where the way varies."""
+        least = self.sampler_settings.get("least_way", self.way)
+        fewest = least if isinstance(least, int) else self.way
+        return range(fewest * self.query, self.way * self.query + 1, max(1, self.query))
 
     @property
     def task(self) -> str:

@@ -14,8 +14,8 @@ LARGEST_WAY = 255
 COLUMNS = ("run", "episode", "correct", "accuracy", "predictions", "seconds")
 
 
-def truth(way: int, queries: int) -> NDArray[np.uint8]:
-    """Position of each query's true class, [M]; queries are ordered class by class.
+def even_truth(way: int, queries: int) -> NDArray[np.uint8]:
+    """Position of each query's true class, [M]; queries are ordered class by class, and every class has as many.
 
     Args:
         way: N.
@@ -25,27 +25,41 @@ def truth(way: int, queries: int) -> NDArray[np.uint8]:
 
 
 def episode_frame(
-    run: int, numbers: NDArray[np.int64], predictions: NDArray[np.uint8], way: int, seconds: float = math.nan
+    run: int,
+    numbers: NDArray[np.int64],
+    predictions: NDArray[np.uint8],
+    way: int,
+    seconds: float = math.nan,
+    *,
+    truth: NDArray[np.uint8] | None = None,
 ) -> pd.DataFrame:
     """Say what a method did on each of some episodes of one run.
 
     Args:
         run: number of the run, from 0.
         numbers: which episodes of the run, [E].
-        predictions: position of the predicted class of every query, queries class by class, uint8 [E, N * Q].
+        predictions: position of the predicted class of every query, queries class by class, uint8 [E, M].
         way: N.
         seconds: time per episode; NaN where nobody measured it.
+        truth: position of the true class of every query, uint8 [E, M]; by default every class has as many.
 
     Returns:
         A frame with the columns run, episode, correct, accuracy, predictions (bytes) and seconds, [E].
 
     Raises:
-        ShapeError: the predictions are not those of N-way episodes.
+        ShapeError: the predictions or the truth are not those of N-way episodes.
     """
     predictions = np.ascontiguousarray(predictions)
     numbers = np.asarray(numbers)
     _check(numbers, predictions, way)
-    correct = (predictions == truth(way, predictions.shape[1])).sum(axis=1)
+    if truth is None:
+        truth = even_truth(way, predictions.shape[1])
+    elif truth.dtype != np.uint8 or truth.shape != predictions.shape or (truth.size and int(truth.max()) >= way):
+        raise ShapeError(
+            f"the truth must name classes of {way}-way episodes, uint8 {list(predictions.shape)}, not {truth.dtype} "
+            f"{list(truth.shape)}{f' up to class {int(truth.max())}' if truth.size else ''}."
+        )
+    correct = (predictions == truth).sum(axis=1)
     return pd.DataFrame(
         {
             "run": np.full(len(numbers), run, dtype=np.int16),

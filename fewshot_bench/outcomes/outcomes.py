@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from fewshot_bench.outcomes.cell import Cell
 
+_NONE = bytes([255])  # positions of classes are below
+
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
@@ -40,9 +42,10 @@ class Outcomes:
 
     @property
     def predictions(self) -> NDArray[np.uint8]:
-        """Position of the predicted class of every query, [E, M]."""
-        queries = self.cell.protocol.way * self.cell.protocol.query
-        return np.frombuffer(b"".join(self.frame["predictions"]), dtype=np.uint8).reshape(-1, queries)
+        """Position of the predicted class of every query, [E, M]; 255 after the last of an episode with fewer."""
+        most = self.cell.protocol.queries_per_episode[-1]
+        padded = (row.ljust(most, _NONE) for row in self.frame["predictions"])
+        return np.frombuffer(b"".join(padded), dtype=np.uint8).reshape(-1, most)
 
     def __len__(self) -> int:
         return len(self.frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,7 @@ class Part:
         Args:
             frame: as `episode_frame` makes it, one row per episode of this part.
         """
-        queries = len(frame["predictions"].iloc[0])
-        table = pa.Table.from_pandas(frame, schema=_schema(queries), preserve_index=False)
+        table = pa.Table.from_pandas(frame, schema=_schema(set(frame["predictions"].map(len))), preserve_index=False)
         content = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(None), content, compression="zstd", write_page_checksum=True)
         write_atomically(self.path, content.getvalue().to_pybytes())
@@ -56,10 +56,11 @@ class Part:
         """
         self._open().close()
 
-    def read(self, *, with_predictions: bool = True) -> pd.DataFrame:
+    def read(self, queries: Collection[int], *, with_predictions: bool = True) -> pd.DataFrame:
         """All rows, page checksums verified.
 
         Args:
+            queries: how many predictions an episode can have.
             with_predictions: without them no object is made per row; they are checked all the same.
 
         Raises:
@@ -68,7 +69,7 @@ class Part:
         with self._open() as file:
             try:
                 table: pa.Table = file.read()
-                fits = self._fits(table)
+                fits = self._fits(table, queries)
             except _UNREADABLE as error:
                 raise self._damaged(error) from error
         if not fits:
@@ -87,16 +88,16 @@ class Part:
             raise self._damaged(_OTHER_ROWS)
         return file
 
-    def _fits(self, table: pa.Table) -> bool:
+    def _fits(self, table: pa.Table, queries: Collection[int]) -> bool:
         """Whether the rows agree with the file's name and with each other; page headers have no checksum."""
-        queries = pc.binary_length(table["predictions"]).to_numpy()
+        found = pc.binary_length(table["predictions"]).to_numpy()
         run, episode, correct, accuracy = (table[name].to_numpy() for name in ("run", "episode", "correct", "accuracy"))
         return bool(
             len(table) == self.end - self.first
             and (run == self.run).all()
             and (episode == np.arange(self.first, self.end)).all()
-            and (accuracy == correct / queries).all()
-            and len(np.unique(queries)) == 1
+            and np.isin(found, list(queries)).all()
+            and (accuracy == correct / found).all()
         )
 
     def _damaged(self, finding: object) -> OutcomeError:
@@ -114,14 +115,16 @@ def parts_in(folder: Path) -> list[Part]:
     return sorted(Part(int(match[1]), int(match[2]), int(match[3]), path) for path, match in matches if match)
 
 
-def _schema(queries: int) -> pa.Schema:
+def _schema(queries: Collection[int]) -> pa.Schema:
+    """Columns for episodes with these numbers of queries; where it is one number, it is part of the type."""
+    predictions = pa.binary(*queries) if len(queries) == 1 else pa.binary()
     return pa.schema(
         [
             pa.field("run", pa.int16()),
             pa.field("episode", pa.int32()),
             pa.field("correct", pa.int32()),
             pa.field("accuracy", pa.float64()),
-            pa.field("predictions", pa.binary(queries)),
+            pa.field("predictions", predictions),
             pa.field("seconds", pa.float64()),
         ]
     )

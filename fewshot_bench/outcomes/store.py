@@ -84,6 +84,8 @@ class OutcomeStore:
         numbers: NDArray[np.int64],
         predictions: NDArray[np.uint8],
         seconds_per_episode: float,
+        *,
+        truth: NDArray[np.uint8] | None = None,
     ) -> None:
         """Store what a method did on some episodes of one run.
 
@@ -91,26 +93,40 @@ class OutcomeStore:
             cell: the method and the protocol.
             run: number of the run, from 0.
             numbers: which episodes of the run, [E]; each stretch of consecutive numbers becomes one part.
-            predictions: position of the predicted class of every query, queries class by class, uint8 [E, N * Q].
+            predictions: position of the predicted class of every query, queries class by class, uint8 [E, M].
             seconds_per_episode: mean time that one episode took.
+            truth: position of the true class of every query, uint8 [E, M]; may be left out where the protocol has as
+                many queries of every class.
+
+        Raises:
+            ShapeError: the predictions or the truth are not those of the cell's protocol.
+        """
+        card = cell.protocol
+        if truth is None and not card.has_even_queries:
+            raise ShapeError(f"{card.task} has other numbers of queries in each class: say which by their truth.")
+        way = card.way if len(card.queries_per_episode) == 1 else predictions.shape[-1] // card.query
+        self.append_frame(cell, episode_frame(run, numbers, predictions, way, seconds_per_episode, truth=truth))
+
+    def append_frame(self, cell: Cell, frame: pd.DataFrame) -> None:
+        """Store what a method did on episodes that may differ in their number of queries.
+
+        Args:
+            cell: the method and the protocol.
+            frame: as `episode_frame` makes it, or several of them together, [E].
 
         Raises:
             ShapeError: the predictions are not those of the cell's protocol.
         """
-        frame = episode_frame(run, numbers, predictions, cell.protocol.way, seconds_per_episode)
-        queries = cell.protocol.way * cell.protocol.query
-        if predictions.shape[1] != queries:
-            raise ShapeError(
-                f"{cell.protocol.task} with {cell.protocol.query} queries per class has {queries} predictions per "
-                f"episode, not {predictions.shape[1]}."
-            )
+        _check_queries(cell, frame)
         if cell.key not in self._opened:
             self.open_cell(cell)
-        for stretch in _stretches(frame.sort_values("episode", kind="stable").drop_duplicates("episode")):
-            first, end = int(stretch["episode"].iloc[0]), int(stretch["episode"].iloc[-1]) + 1
-            part = Part.place(self._parts(cell.key), run, first, end)
-            if not part.path.exists():
-                part.write(stretch)
+        for run in frame["run"].unique():
+            rows = frame[frame["run"] == run]
+            for stretch in _stretches(rows.sort_values("episode", kind="stable").drop_duplicates("episode")):
+                first, end = int(stretch["episode"].iloc[0]), int(stretch["episode"].iloc[-1]) + 1
+                part = Part.place(self._parts(cell.key), int(run), first, end)
+                if not part.path.exists():
+                    part.write(stretch)
 
     def read(self, cell_or_key: Cell | str, *, with_predictions: bool = True) -> pd.DataFrame:
         """All episodes of a cell, sorted by run and episode, each once (of copies, that of the first part).
@@ -123,9 +139,12 @@ class OutcomeStore:
             OutcomeError: nothing is stored for that cell, or a part is damaged.
         """
         key = cell_or_key if isinstance(cell_or_key, str) else cell_or_key.key
-        frames = [part.read(with_predictions=with_predictions) for part in parts_in(self._parts(key))]
-        if not frames:
+        parts = parts_in(self._parts(key))
+        if not parts:
             raise OutcomeError(f"there are no outcomes in {self.folder / key}. Run that study first.")
+        cell = self._stored_cell(key) if isinstance(cell_or_key, str) else cell_or_key
+        queries = cell.protocol.queries_per_episode
+        frames = [part.read(queries, with_predictions=with_predictions) for part in parts]
         together = pd.concat(frames, ignore_index=True).drop_duplicates(["run", "episode"], keep="first")
         return together.sort_values(["run", "episode"], ignore_index=True)
 
@@ -179,6 +198,18 @@ class OutcomeStore:
 
 def _delete(folder: Path) -> str:
     return f"Delete the folder {folder} and run that study again."
+
+
+def _check_queries(cell: Cell, frame: pd.DataFrame) -> None:
+    card = cell.protocol
+    expected = card.queries_per_episode
+    found = next((count for count in frame["predictions"].map(len) if count not in expected), None)
+    if found is not None:
+        several = f" to {expected[-1]}" if len(expected) > 1 else ""
+        raise ShapeError(
+            f"{card.task} with {card.query} queries per class has {expected[0]}{several} predictions per episode, not "
+            f"{found}."
+        )
 
 
 def _stretches(frame: pd.DataFrame) -> list[pd.DataFrame]:

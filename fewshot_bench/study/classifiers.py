@@ -62,7 +62,8 @@ class ClassifierSource:
 
     def _products(self) -> int:
         """Inner products that one method of the study needs."""
-        return sum(p.runs * p.episodes * p.way * p.shot * p.way * (p.shot + p.query) for p in self._study.protocols())
+        protocols = self._study.protocols(self._dataset.split(self._study.split).class_sizes)
+        return sum(p.runs * p.episodes * p.way * p.shot * p.way * (p.shot + p.query) for p in protocols)
 
     def _views(self, views: int, seed: int, augmentation: AugmentationName = "auto") -> torch.Tensor:
         """Raw embeddings of the plain images, then of each augmented view, [(1 + views) * I, D]."""

@@ -9,14 +9,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.backbones import Backbone, BackboneRequest
 from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, open_dataset
-from fewshot_bench.engine.adapt import protocol_card
+from fewshot_bench.engine.adapt import outcome_frame, protocol_card, together
 from fewshot_bench.engine.classifier import Classifier
-from fewshot_bench.episodes import Protocol, sample_episodes
+from fewshot_bench.episodes import Episodes, Protocol, sample_by_shape
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
@@ -69,7 +70,8 @@ def run_study(study: Study, *, progress: Progress = SILENT, arguments: Sequence[
     study = study.model_copy(update={"dataset": dataset.name})
     images = dataset.split(study.split)
     for protocol in study.protocols():
-        sample_episodes(images, protocol, numbers=np.arange(0))
+        sample_by_shape(images, protocol, numbers=np.arange(0))  # refuses what does not fit, and names the classes
+    protocols = study.protocols(images.class_sizes)
     store = OutcomeStore(study.results / "outcomes")
     store.check_folder()
     device = chosen_device(study.device)
@@ -85,14 +87,15 @@ def run_study(study: Study, *, progress: Progress = SILENT, arguments: Sequence[
                 (
                     Cell(
                         card,
-                        protocol_card(p, dataset.fingerprint),
+                        protocol_card(protocol, dataset.fingerprint),
                         installed_versions(),
                         dict(dataset.recipe),
-                        provenance=told,
+                        images.class_sizes,
+                        told,
                     ),
-                    p,
+                    protocol,
                 )
-                for p in study.protocols()
+                for protocol in protocols
             ]
             _run_method(study, images, adaptation, sources, planned, store, progress, memory)
             cells += [cell for cell, _ in planned]
@@ -209,13 +212,17 @@ def _run_method(
             for run, numbers in enumerate(missing):
                 for start in range(0, len(numbers), chunk):
                     some = numbers[start : start + chunk]
-                    episodes = sample_episodes(images, protocol, run, some)
-                    began = time.perf_counter()
-                    predictions = classifier(episodes, chunk)
-                    seconds = (time.perf_counter() - began) / len(some)
-                    store.append(cell, run, some, predictions, seconds)
+                    groups = sample_by_shape(images, protocol, run, some)
+                    store.append_frame(cell, together([_timed(classifier, episodes, chunk) for episodes in groups]))
                     step.advance(len(some))
         store.open_cell(replace(cell, provenance=with_peak(cell.provenance, memory)))
+
+
+def _timed(classifier: Classifier, episodes: Episodes, chunk: int) -> pd.DataFrame:
+    """What a method did on episodes of one shape, with the time it took."""
+    began = time.perf_counter()
+    predictions = classifier(episodes, chunk)
+    return outcome_frame(episodes, predictions, (time.perf_counter() - began) / len(episodes))
 
 
 def missing_episodes(store: OutcomeStore, cell: Cell, protocol: Protocol) -> list[np.ndarray[Any, np.dtype[np.int64]]]:

@@ -19,6 +19,7 @@ Value = bool | int | float | str
 NOT_OF_THE_METHOD = frozenset(
     {
         *("split", "fractions", "way", "shots", "query", "episodes", "runs", "seed"),
+        *("sampler", "alpha", "least_way", "least_shot"),
         *("device", "chunk", "results", "baseline"),
     }
 )
@@ -105,7 +106,7 @@ def with_values(study: Study, values: Mapping[str, Value]) -> Study:
         StudyError: a value is refused.
     """
     fields = swept_fields()
-    content: dict[str, Any] = study.model_dump()
+    content: dict[str, Any] = study.model_dump(exclude_unset=True)
     content |= {fields[name]: value for name, value in values.items() if name in fields}
     others = {name: value for name, value in values.items() if name not in fields}
     content["hyper_parameters"] = {**study.hyper_parameters, **others}

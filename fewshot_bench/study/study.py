@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.episodes.protocol import Protocol
+from fewshot_bench.episodes import Protocol, settled
+from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, SamplerName
 
 
 class Study(BaseModel):
@@ -48,6 +50,10 @@ class Study(BaseModel):
     episodes: int = Field(default=3000, ge=1)
     runs: int = Field(default=3, ge=1)
     seed: int = 0
+    sampler: SamplerName = "standard"
+    alpha: float | None = None
+    least_way: int | None = None
+    least_shot: int | None = None
 
     device: str = "auto"
     chunk: int | None = Field(default=None, ge=1)
@@ -59,9 +65,37 @@ class Study(BaseModel):
         """The backbone, or the default for the dataset: Conv4 for glyphs, a pretrained network otherwise."""
         return self.backbone or ("conv4_32" if self.dataset == "glyphs" else "efficientnet_lite0")
 
-    def protocols(self) -> list[Protocol]:
-        """One protocol per number of shots."""
-        return [
-            Protocol(self.dataset, self.split, self.way, shot, self.query, self.episodes, self.runs, self.seed)
+    def protocols(self, class_sizes: Sequence[int] | None = None) -> list[Protocol]:
+        """One protocol per number of shots.
+
+        Args:
+            class_sizes: images per class of the split, [C]; without them nobody knows how many disjoint tasks there
+                are, see `Protocol.episodes`.
+
+        Raises:
+            EpisodeError: a setting does not go with the sampler, or the split has too few classes, images or episodes.
+        """
+        made = [
+            Protocol(
+                self.dataset,
+                self.split,
+                self.way,
+                shot,
+                self.query,
+                self._asked("episodes"),
+                self._asked("runs"),
+                self.seed,
+                sampler=self.sampler,
+                alpha=self.alpha,
+                least_way=self.least_way,
+                least_shot=self.least_shot,
+            )
             for shot in self.shots
         ]
+        return made if class_sizes is None else [settled(protocol, class_sizes) for protocol in made]
+
+    def _asked(self, field: str) -> int:
+        """A number of episodes or runs; the sampler's default where none was asked for and it has one of its own."""
+        if self.sampler == "disjoint" and field not in self.model_fields_set:
+            return SAMPLERS_DEFAULT
+        return int(getattr(self, field))

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.episodes import Protocol, sample_episodes
+from fewshot_bench.episodes import Protocol, sample_by_shape
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.checkpoints import checkpoint_file, checkpoint_stages
 from fewshot_bench.study.execute import chosen_device, initial_backbone, installed_versions, opened_dataset
@@ -23,6 +24,7 @@ from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations
 from fewshot_bench.study.study import Study
 
 CONTRASTIVE_FIELDS = ("lambda", "tau", "reading")
+_OF_A_SAMPLER = {"sampler", "alpha", "least_way", "least_shot"}
 _NOT_OF_A_POINT = {"device", "chunk", "results", "baseline", "episodes", "runs"}
 
 
@@ -109,7 +111,8 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
     for axis in grid.axes:
         _check_it_acts(axis.name, study, grid)
     for protocol in study.protocols():
-        sample_episodes(dataset.validation, protocol, numbers=np.arange(0))
+        sample_by_shape(dataset.validation, protocol, numbers=np.arange(0))
+    study.protocols(dataset.validation.class_sizes)
     chosen_device(study.device)
     name = _checked_name(name) if name is not None else _default_name(study, dataset.name)
     folder = study.results / "sweeps" / name
@@ -185,6 +188,8 @@ def _irrelevant(study: Study, grid: Grid) -> dict[str, Value]:
 
 def _key(study: Study, dataset_fingerprint: str) -> str:
     fields = study.model_dump(exclude=_NOT_OF_A_POINT)
+    if study.sampler == STANDARD_SAMPLER:  # keys are as they were before there were others
+        fields = {name: value for name, value in fields.items() if name not in _OF_A_SAMPLER}
     files = {name: _digest_of_file(value) for name, value in fields.items() if isinstance(value, Path)}
     trained = [_digest_of_file(checkpoint_file(name)) for name in study.checkpoints or ()]
     content = {

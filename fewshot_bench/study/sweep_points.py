@@ -17,7 +17,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fewshot_bench.atomic import write_atomically
-from fewshot_bench.errors import FewshotBenchError, StudyError
+from fewshot_bench.episodes import Protocol
+from fewshot_bench.errors import EpisodeError, FewshotBenchError, StudyError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.study.execute import missing_episodes, run_study
@@ -49,13 +50,19 @@ def finished_point(sweep: Sweep, point: Point) -> FinishedPoint | None:
         record = json.loads(_place(sweep, point, ".json").read_text(encoding="utf-8"))
         cells = tuple(Cell.from_json(json.dumps(cell)) for cell in record["cells"])
         finished = FinishedPoint(cells, float(record["seconds"]))
-        planned = list(zip(cells, point.study.protocols(), strict=True))
-    except (OSError, ValueError, KeyError, TypeError):
+        planned = list(zip(cells, _protocols(point, cells), strict=True))
+    except (OSError, ValueError, KeyError, TypeError, EpisodeError):
         return None  # absent, or damaged: the study finds again what is stored
     missing = sum(
         len(numbers) for cell, protocol in planned for numbers in missing_episodes(sweep.store, cell, protocol)
     )
     return None if missing else finished
+
+
+def _protocols(point: Point, cells: Sequence[Cell]) -> list[Protocol]:
+    """The protocols of a point's cells; how many disjoint tasks there are depends on their class sizes."""
+    sizes = cells[0].class_sizes if cells else ()
+    return point.study.protocols(sizes or None)
 
 
 def work_through(

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from fewshot_bench.errors import StudyError
+from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import SweptPoint, sweep_frame, write_leaderboard
 from fewshot_bench.study.execute import installed_versions
@@ -68,7 +69,9 @@ def conclude(sweep: Sweep) -> SweepResult:
             "Run the same command again."
         )
     swept = [SweptPoint(point.values, complete[point.key].cells) for point in sweep.points]
-    frame = sweep_frame(sweep.store, swept, episodes=sweep.study.episodes, runs=sweep.study.runs)
+    protocols = sweep.study.protocols(swept[0].cells[0].class_sizes or None)
+    episodes, runs = (max(getattr(protocol, field) for protocol in protocols) for field in ("episodes", "runs"))
+    frame = sweep_frame(sweep.store, swept, episodes=episodes, runs=runs)
     result = SweepResult(
         frame, _setting(sweep, frame, complete), sweep.folder / "sweep.csv", sweep.folder / "best.toml"
     )
@@ -89,8 +92,8 @@ def _setting(sweep: Sweep, frame: pd.DataFrame, complete: dict[str, FinishedPoin
         accuracy={f"{row['shot']}-shot": _rounded(row) for row in rows.to_dict("records")},
         budget={
             "shots": list(sweep.study.shots),
-            "episodes": sweep.study.episodes,
-            "runs": sweep.study.runs,
+            "episodes": int(rows["episodes"].max()),
+            "runs": int(rows["runs"].max()),
             "points": len(sweep.points),
             "points_run": len(complete),
             "seconds": round(sum(left.seconds for left in complete.values()), 1),
@@ -104,6 +107,8 @@ def _setting(sweep: Sweep, frame: pd.DataFrame, complete: dict[str, FinishedPoin
             "query": protocol.query,
             "seed": protocol.seed,
             "sampler_version": protocol.sampler_version,
+            **({"sampler": protocol.sampler} if protocol.sampler != STANDARD_SAMPLER else {}),
+            **protocol.sampler_settings,
         },
         versions=installed_versions(),
     )
