@@ -1,8 +1,7 @@
 """How often an interval around the mean accuracy holds the truth, when classes and images are drawn anew.
 
-    python benchmarks/coverage.py                        # every setting; hours on one core
-    python benchmarks/coverage.py --setting usual        # one of them, about twenty minutes
-    python benchmarks/coverage.py --replicates 100
+    python benchmarks/coverage.py --setting usual        # one of the settings, about ten minutes
+    python benchmarks/coverage.py --replicates 100       # all of them
 
 A replicate draws Gaussian classes from a population, and images of each; the project's sampler draws episodes from
 them, and nearest centroid classifies these. So the mean accuracy of a replicate differs from the truth, the grand
@@ -16,6 +15,7 @@ import argparse
 import math
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,14 +71,14 @@ SETTINGS = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the arguments, simulate, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", choices=sorted(SETTINGS), action="append", help="may be given again; default: all")
     parser.add_argument("--replicates", type=int, default=2000)
     parser.add_argument("--episodes", type=int, default=3000, help="per replicate")
     parser.add_argument("--images", type=int, default=600, help="per class")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     print(f"numpy {np.__version__}, scipy {scipy.__version__}, Python {platform.python_version()}.")
     for name in arguments.setting or SETTINGS:
         given = vars(SETTINGS[name]) | {"episodes": arguments.episodes, "images": arguments.images}

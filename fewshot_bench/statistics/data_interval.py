@@ -152,10 +152,10 @@ def _variance_freedom(effects: NDArray[np.float64]) -> NDArray[np.float64]:
 def _total_freedom(
     unit: NDArray[np.float64], unit_freedom: NDArray[np.float64], task: NDArray[np.float64], task_freedom: int
 ) -> NDArray[np.float64]:
-    """Degrees of freedom of the sum of two variances (Satterthwaite, 1946), each [A]."""
+    """Degrees of freedom of the sum of two variances (Satterthwaite, 1946), no more than the task's, each [A]."""
     total = unit + task
     share = np.divide(unit, total, out=np.zeros_like(total), where=total > 0)
-    return np.asarray(1 / (share**2 / unit_freedom + (1 - share) ** 2 / task_freedom))
+    return np.minimum(1 / (share**2 / unit_freedom + (1 - share) ** 2 / task_freedom), task_freedom)
 
 
 def _checked(
