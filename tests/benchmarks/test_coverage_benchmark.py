@@ -28,7 +28,8 @@ def _beside_the_script() -> Iterator[None]:
 def coverage(_beside_the_script: None) -> ModuleType:
     """The script under a name of its own, since a well-known package has the same."""
     spec = importlib.util.spec_from_file_location("interval_coverage", BENCHMARKS / "coverage.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
