@@ -12,6 +12,8 @@ from scipy import stats
 from fewshot_bench.errors import ShapeError
 from fewshot_bench.statistics import data_half_widths, data_interval, mean_interval
 
+T_2 = 4.302653  # quantile of Student's t from printed tables, two-sided 95%, 2 degrees of freedom
+
 
 def every_episode(classes: int, way: int) -> np.ndarray:
     """All sets of `way` classes, [E, N]."""
@@ -21,10 +23,6 @@ def every_episode(classes: int, way: int) -> np.ndarray:
 def drawn_episodes(seed: int, episodes: int, classes: int, way: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     return np.array([generator.permutation(classes)[:way] for _ in range(episodes)])
-
-
-def satterthwaite(unit: float, unit_freedom: float, task: float, task_freedom: float) -> float:
-    return min((unit + task) ** 2 / (unit**2 / unit_freedom + task**2 / task_freedom), task_freedom)
 
 
 def by_a_double_loop(values: np.ndarray, classes: np.ndarray) -> float:
@@ -44,8 +42,7 @@ def by_a_double_loop(values: np.ndarray, classes: np.ndarray) -> float:
     count = len(effects)
     excess = max(stats.kurtosis(effects, bias=False), 0)
     freedom = min(2 / (excess / count + 2 / (count - 1)), len(values) - 1)
-    quantile = stats.t.ppf(0.975, satterthwaite(unit, freedom, task, len(values) - 1))
-    return float(quantile * math.sqrt(unit + task))
+    return float(stats.t.ppf(0.975, freedom) * math.sqrt(unit + task))
 
 
 # What it is worth
@@ -58,22 +55,18 @@ def test_effects_that_add_up_give_the_textbook_variance(classes, way):
     effects = np.arange(classes) / 10
     episodes = every_episode(classes, way)
     values = effects[episodes].sum(axis=1)
-    variance, task = way**2 * effects.var(ddof=1) / classes, values.var(ddof=1) / len(values)
-    freedom = min(classes, len(values)) - 1
-    quantile = stats.t.ppf(0.975, satterthwaite(variance - task, freedom, task, len(values) - 1))
+    standard_error = way * effects.std(ddof=1) / math.sqrt(classes)
     interval = data_interval(values, episodes)
     assert interval.mean == pytest.approx(way * effects.mean())
-    assert interval.half_width == pytest.approx(quantile * math.sqrt(variance), rel=1e-9)
+    assert interval.half_width == pytest.approx(stats.t.ppf(0.975, classes - 1) * standard_error, rel=1e-9)
 
 
 def test_one_class_per_episode_is_the_one_way_analysis_of_variance():
     # Three classes, two episodes each, worked by hand: grand mean 3, centred -3 -1, -1 1, 1 3. The pairs of a class
     # multiply to 3, -1, 3. The sum of squares is 22, so the 30 ordered pairs sum to -22, the 24 of two classes to -32,
-    # and their mean is -4/3. The variance of the mean is 4/3, of which 22 / 5 / 6 is the task's.
+    # and their mean is -4/3. The variance of the mean is 4/3, the degrees of freedom 2.
     values, classes = [0, 2, 2, 4, 4, 6], [[0], [0], [1], [1], [2], [2]]
-    task = 22 / 30
-    quantile = stats.t.ppf(0.975, satterthwaite(4 / 3 - task, 2, task, 5))
-    assert data_interval(values, classes).half_width == pytest.approx(quantile * math.sqrt(4 / 3))
+    assert data_interval(values, classes).half_width == pytest.approx(T_2 * math.sqrt(4 / 3), rel=1e-6)
 
 
 def test_it_covers_what_it_says_where_the_task_interval_does_not():
@@ -88,9 +81,10 @@ def test_it_covers_what_it_says_where_the_task_interval_does_not():
     assert covered["task"] / 400 < 0.5
 
 
-def test_without_differences_between_classes_it_is_the_task_interval():
+def test_without_differences_between_classes_only_the_degrees_of_freedom_are_fewer():
+    # Pairs of a class multiply to -1, the others to 0 in the mean: the line falls, and the classes' part is 0.
     values, classes = [1, -1, 1, -1, 1, -1], [[0], [0], [1], [1], [2], [2]]
-    assert data_interval(values, classes) == mean_interval(values)
+    assert data_interval(values, classes).half_width == pytest.approx(T_2 * math.sqrt(6 / 5 / 6), rel=1e-6)
 
 
 def test_more_episodes_of_the_same_classes_hardly_narrow_it():
