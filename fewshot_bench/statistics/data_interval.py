@@ -107,9 +107,10 @@ def data_half_widths(
     slope = (shared + overlap.pairs * overlap.mean * task) / overlap.spread
     unit = np.maximum(slope * overlap.mean, 0)
     effects = class_sums / np.asarray(overlap.membership.sum(axis=0)).reshape(-1, 1)
-    unit_freedom = np.minimum(_variance_freedom(effects), episodes - 1)
-    quantile = stats.t.ppf((1 + confidence) / 2, _total_freedom(unit, unit_freedom, task, episodes - 1))
-    return np.asarray(quantile * np.sqrt(unit + task), dtype=np.float64)
+    # Satterthwaite's degrees of freedom would give the task's share E - 1, and cover too little where it is large: what
+    # the drawing of episodes adds to the class sums is in the error of the slope as well.
+    freedom = np.minimum(_variance_freedom(effects), episodes - 1)
+    return np.asarray(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(unit + task), dtype=np.float64)
 
 
 def _overlap(labels: NDArray[np.int64]) -> _Overlap | None:
@@ -147,15 +148,6 @@ def _variance_freedom(effects: NDArray[np.float64]) -> NDArray[np.float64]:
     biased = np.divide(fourth, second**2, out=np.full_like(second, 3.0), where=second**2 > 0) - 3
     excess = (count - 1) / ((count - 2) * (count - 3)) * ((count + 1) * biased + 6)
     return np.asarray(2 / (np.maximum(excess, 0) / count + 2 / (count - 1)))
-
-
-def _total_freedom(
-    unit: NDArray[np.float64], unit_freedom: NDArray[np.float64], task: NDArray[np.float64], task_freedom: int
-) -> NDArray[np.float64]:
-    """Degrees of freedom of the sum of two variances (Satterthwaite, 1946), each [A]."""
-    total = unit + task
-    share = np.divide(unit, total, out=np.zeros_like(total), where=total > 0)
-    return np.asarray(1 / (share**2 / unit_freedom + (1 - share) ** 2 / task_freedom))
 
 
 def _checked(
