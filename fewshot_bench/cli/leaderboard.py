@@ -26,6 +26,9 @@ def leaderboard(
     markdown: Annotated[Path | None, typer.Option(help="Write the table of a paper in Markdown here.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write the table of a paper in LaTeX (booktabs) here.")] = None,
     correct: CorrectOption = "holm",
+    published: Annotated[
+        bool, typer.Option(help="Show numbers that papers report on the same kind of tasks, marked as such.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Summarise all stored outcomes, test them against a baseline, and write leaderboard.csv.
@@ -38,7 +41,7 @@ def leaderboard(
 
     path = out or results / "leaderboard.csv"
     store = OutcomeStore(results / "outcomes")
-    frame = update_leaderboard(store, path, baseline, correct=correction(correct))
+    frame = update_leaderboard(store, path, baseline, correct=correction(correct), with_published=published)
     show(frame, as_json, svg)
     for place, table in ((markdown, as_markdown), (latex, as_latex)):
         if place is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.episodes import sample_indices
+from fewshot_bench.episodes.drawing import episode_classes
 from fewshot_bench.outcomes import ProtocolCard
 
 
@@ -23,22 +23,13 @@ def classes_of_episodes(
         episode: its number within the run, [E].
 
     Returns:
-        Class numbers, [E, N].
+        Class numbers, -1 where an episode has fewer, [E, N].
+
+    Raises:
+        EpisodeError: the sizes are not those of a split that has such episodes, or another version drew them.
     """
-    ends = np.cumsum(class_sizes)
     classes = np.empty((len(run), protocol.way), dtype=np.int64)
     for number in np.unique(run):
         rows = run == number
-        images = sample_indices(
-            class_sizes,
-            dataset=protocol.dataset,
-            split=protocol.split,
-            way=protocol.way,
-            shot=protocol.shot,
-            query=protocol.query,
-            seed=protocol.seed,
-            run=int(number),
-            numbers=episode[rows],
-        )
-        classes[rows] = np.searchsorted(ends, images[:, :, 0], side="right")
+        classes[rows] = episode_classes(protocol, class_sizes, int(number), episode[rows])
     return classes

@@ -10,10 +10,13 @@ import pandas as pd
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.report.method_names import cells_of_method, shown_names, the_only
+from fewshot_bench.report.published import PublishedResult
+from fewshot_bench.report.published_summary import published_rows_of
 from fewshot_bench.report.summary import COLUMNS, protocol_rows
 from fewshot_bench.report.task_scores import stored_scores
 from fewshot_bench.statistics import Correction
 
+_TEXTS = ("group", "baseline", "test", "correction", "flags", "adaptation")
 _PROTOCOL = ["dataset", "split", "way", "shot", "queries", "sampler", "seed", "protocol_fingerprint"]
 
 
@@ -23,6 +26,7 @@ def leaderboard(
     *,
     cells: Sequence[Cell] | None = None,
     correct: Correction = "holm",
+    published: Sequence[PublishedResult] = (),
 ) -> pd.DataFrame:
     """Summarise cells, each tested against the baseline's cell of the same protocol.
 
@@ -34,10 +38,12 @@ def leaderboard(
         baseline: name of the method that the others are tested against, a part that no other name has, or a label.
         cells: which cells; all that are stored by default.
         correct: how p is corrected for the number of tests on one protocol.
+        published: numbers to show beside the cells of the protocols that they fit.
 
     Returns:
-        A row per cell with the columns `summary.COLUMNS`, sorted by protocol, then from the best mean to the worst.
-        The test is empty for the baseline itself, and on protocols that have no baseline or several of its name.
+        A row per cell and fitting published number with the columns `summary.COLUMNS`, sorted by protocol, then from
+        the best mean to the worst. The test is empty for the baseline itself, and on protocols that have no baseline
+        or several of its name.
 
     Raises:
         OutcomeError: nothing is stored, or a part is damaged.
@@ -56,12 +62,17 @@ def leaderboard(
     for protocol, same in by_protocol.items():
         tested = baselines.get(protocol)
         position = None if tested is None else [cell.key for cell in same].index(tested.key)
-        rows += protocol_rows(stored_scores(store, same), names, position, correct)
+        scores = stored_scores(store, same)
+        rows += protocol_rows(scores, names, position, correct)
+        baseline_name = None if tested is None else names[tested.key]
+        rows += published_rows_of(scores, published, position, baseline_name, correct)
     return sorted_rows(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
 def sorted_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows by protocol, then from the best mean to the worst."""
+    """Rows by protocol, then from the best mean to the worst; a text that does not exist is None."""
+    for column in _TEXTS:
+        frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
     keys = [*_PROTOCOL, "mean", "method", "method_fingerprint"]
     return frame.sort_values(keys, ascending=[key != "mean" for key in keys], kind="stable", ignore_index=True)
 

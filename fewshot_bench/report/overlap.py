@@ -60,6 +60,8 @@ def overlap(pretraining: str | None, dataset: str) -> Overlap:
         pretraining: see `overlap_flag`.
         dataset: likewise.
     """
+    if dataset == _DRAWN:
+        return Overlap("none")
     if pretraining is None:
         return Overlap("unknown", "pretraining not recorded")
     found = [_of_corpus(corpus.strip(), dataset) for corpus in pretraining.split(",") if corpus.strip()]
@@ -75,8 +77,6 @@ def _of_corpus(corpus: str, dataset: str) -> Overlap:
         return Overlap("unknown", "pretraining unknown")
     if corpus.startswith(_BASE_SPLIT):
         return _of_base_split(corpus.removeprefix(_BASE_SPLIT), dataset)
-    if dataset == _DRAWN:
-        return Overlap("none")
     if corpus.startswith("ImageNet-") and dataset in _FROM_IMAGENET:
         return Overlap("shared", f"novel classes are in {corpus}")
     if corpus.startswith("ImageNet-") and dataset in _FROM_CIFAR:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fewshot_bench.outcomes import Cell
-from fewshot_bench.report.overlap import overlap_flag
 from fewshot_bench.report.letters import letters_of
+from fewshot_bench.report.overlap import overlap_flag
 from fewshot_bench.report.task_scores import TaskScores, data_half_widths_of
 from fewshot_bench.statistics import (
     Correction,

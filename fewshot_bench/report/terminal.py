@@ -12,9 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fewshot_bench.report.published_summary import WELCH
 from fewshot_bench.report.summary import MEASURED, PAIRED
 from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, plus_minus_points, task_text, verdict
 
+PUBLISHED, ODD = " *", " ?"
+"""Marks of published numbers, and of intervals that cannot be right."""
 _NARROWEST_NAME = 16
 
 
@@ -27,10 +30,11 @@ def print_leaderboard(frame: pd.DataFrame, console: Console) -> None:
     """
     for _, rows in frame.groupby("protocol_fingerprint", sort=False):
         print_table(console, _title(rows), _results_table(rows, console))
-        tested = rows[rows["p"].notna()]
-        if len(tested):
-            title = f"against {tested.iloc[0]['baseline']}, paired t-test on the same episodes"
-            print_table(console, title, _tests_table(tested, console))
+        for test, how in ((PAIRED, "paired t-test on the same episodes"), (WELCH, "Welch's t-test, other episodes")):
+            tested = rows[rows["test"] == test]
+            if len(tested):
+                title = f"against {tested.iloc[0]['baseline']}, {how}"
+                print_table(console, title, _tests_table(tested, console))
     for note in _notes(frame):
         console.print(Text(note, "dim"))
 
@@ -48,10 +52,11 @@ def _results_table(rows: pd.DataFrame, console: Console) -> Table:
         is_published = row["source"] != MEASURED
         style = "dim" if is_published else "bold" if row["mean"] == measured["mean"].max() else ""
         widths = [width for width in (row["ci95"], row["data_ci95"]) if width == width]
-        mean = "".join([f"{row['mean']:.2f}", *(f" {plus_minus} {width:.2f}" for width in widths)])
+        odd = ODD if is_published and row["flags"] else ""
+        mean = "".join([f"{row['mean']:.2f}", *(f" {plus_minus} {width:.2f}" for width in widths), odd])
         letters = [Text(row["group"] or "", style)] if with_letters else []
         numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, Text(_speed(row))]
-        lines.append((row["method"], _note(row, rows), numbers))
+        lines.append((f"{row['method']}{PUBLISHED if is_published else ''}", _note(row, rows), numbers))
     return _filled(table, console, lines)
 
 
@@ -73,7 +78,7 @@ def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
 
 def _test_note(row: Mapping[Any, Any]) -> str:
     if row["test"] != PAIRED:
-        return f"({row['test']}'s t-test: other episodes)"
+        return ""
     is_whole = row["paired_episodes"] >= row["episodes"] * row["runs"]
     return "" if is_whole else f"({_count(int(row['paired_episodes']), 'common episode')})"
 
@@ -81,8 +86,10 @@ def _test_note(row: Mapping[Any, Any]) -> str:
 def _note(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
     """What stands below a method's name."""
     if row["source"] != MEASURED:
-        return f"(as published: {row['source']})"
-    uneven = f"{_count(row['runs'], 'run')} of {_count(row['episodes'], 'episode')}" if _is_uneven(rows) else ""
+        return f"({row['source'].split('; ')[0]})"
+    uneven = (
+        f"{_count(int(row['runs']), 'run')} of {_count(int(row['episodes']), 'episode')}" if _is_uneven(rows) else ""
+    )
     parts = [part for part in (uneven, row["flags"]) if part]
     return f"({'; '.join(parts)})" if parts else ""
 
@@ -94,6 +101,11 @@ def _notes(frame: pd.DataFrame) -> list[str]:
         notes[0] += "; data: over classes and images too"
     if frame["group"].notna().any():
         notes.append(f"same: methods that share a letter are not shown to differ ({_correction(frame)})")
+    published = frame[frame["source"] != MEASURED]
+    if len(published):
+        notes.append(f"{PUBLISHED.strip()}: as papers report it, on other episodes; the CSV names the table")
+    if published["flags"].notna().any():
+        notes.append(f"{ODD}: no such tasks give so wide or narrow an interval; the CSV says why")
     if any(_verdict(row).endswith("here") for row in frame.to_dict("records")):
         notes.append(HERE)
     return notes
@@ -157,7 +169,7 @@ def _length(rows: pd.DataFrame) -> str:
     rows = rows[rows["source"] == MEASURED]
     if _is_uneven(rows):
         return "runs of different length"
-    return f"{_count(rows['runs'].iloc[0], 'run')} of {_count(rows['episodes'].iloc[0], 'episode')}"
+    return f"{_count(int(rows['runs'].iloc[0]), 'run')} of {_count(int(rows['episodes'].iloc[0]), 'episode')}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -11,6 +11,7 @@ from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.report.leaderboard import leaderboard, sorted_rows
 from fewshot_bench.report.leaderboard_csv import write_leaderboard
 from fewshot_bench.report.method_names import cells_of_method
+from fewshot_bench.report.published import published_results
 from fewshot_bench.statistics import Correction
 
 
@@ -21,6 +22,7 @@ def update_leaderboard(
     *,
     cells: Sequence[Cell] | None = None,
     correct: Correction = "holm",
+    with_published: bool = True,
 ) -> pd.DataFrame:
     """Write the leaderboard of everything that is stored.
 
@@ -30,6 +32,8 @@ def update_leaderboard(
         baseline: name of the method that the others are tested against, on the protocols of `cells`.
         cells: which rows to return; all by default.
         correct: how p is corrected for the number of tests on one protocol.
+        with_published: whether numbers that papers report stand beside the cells, those of this project's tables and
+            of the folder `published` beside the CSV.
 
     Returns:
         The rows of those cells, in the order of the file.
@@ -46,7 +50,10 @@ def update_leaderboard(
     groups: dict[str | None, list[Cell]] = {}
     for cell in stored:
         groups.setdefault(_still_there(kept.get(cell.protocol.fingerprint), cell, stored), []).append(cell)
-    frames = [leaderboard(store, name, cells=group, correct=correct) for name, group in groups.items()]
+    published = published_results(path.parent) if with_published else []
+    frames = [
+        leaderboard(store, name, cells=group, correct=correct, published=published) for name, group in groups.items()
+    ]
     frame = sorted_rows(pd.concat(frames, ignore_index=True) if frames else leaderboard(store))
     write_leaderboard(frame, path)
     if cells is None:

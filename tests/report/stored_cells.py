@@ -16,7 +16,9 @@ TRUTH = np.repeat(np.arange(5, dtype=np.uint8), 15)
 
 def cell(name: str = "conv/ce/centroid", *, weights: str = "", **protocol: object) -> Cell:
     method = MethodCard(name, "conv", weights or f"weights of {name}", "centroid")
-    return Cell(method, replace(PROTOCOL, **protocol), {"torch": "2.3.0", "numpy": "1.26.4"})
+    return Cell(
+        method, replace(PROTOCOL, **protocol), {"torch": "2.3.0", "numpy": "1.26.4"}, provenance={"pretraining": ""}
+    )
 
 
 def predictions(correct: list[int] | np.ndarray) -> np.ndarray:
