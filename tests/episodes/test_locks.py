@@ -6,7 +6,7 @@ import pytest
 from conftest import toy_split
 
 from fewshot_bench.datasets.dataset import Dataset
-from fewshot_bench.episodes import Protocol
+from fewshot_bench.episodes import SAMPLERS, Protocol
 from fewshot_bench.episodes.contact_sheet import contact_sheet
 from fewshot_bench.episodes.locks import (
     episode_digests,
@@ -62,18 +62,61 @@ def test_a_lock_of_a_later_sampler_is_refused(toy, tmp_path):
         read_lock(path)
 
 
-def test_published_locks_cover_the_benchmarks_at_two_shots_and_verify():
-    paths = lock_files(None)
+@pytest.mark.parametrize(
+    ("sampler", "shots", "ending"),
+    [
+        ("standard", (1, 5), ""),
+        ("disjoint", (1, 5), "-disjoint"),
+        ("dirichlet", (1, 5), "-dirichlet"),
+        ("varied", (5,), "-varied"),
+    ],
+)
+def test_published_locks_cover_the_benchmarks_and_verify(sampler, shots, ending):
+    paths = [path for path in lock_files(None) if read_lock(path).protocol.sampler == sampler]
     assert {path.stem for path in paths} == {
-        f"{dataset}-5way-{shot}shot"
+        f"{dataset}-5way-{shot}shot{ending}"
         for dataset in ("glyphs", "cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet")
-        for shot in (1, 5)
+        for shot in shots
     }
     for path in paths:
-        protocol = read_lock(path).protocol
-        assert (protocol.episodes, protocol.runs, protocol.query) == (3000, 3, 15)
+        frozen = read_lock(path)
+        if sampler == "disjoint":
+            assert frozen.protocol.runs == 1
+            assert frozen.protocol.episodes < sum(frozen.class_sizes) / (5 * (frozen.protocol.shot + 15))
+        else:
+            assert (frozen.protocol.episodes, frozen.protocol.runs) == (3000, 3)
+        assert frozen.protocol.query == 15
         assert verify_lock(path, None).is_good
+
+
+def test_published_locks_are_written_again_to_the_byte(tmp_path):
     assert published_locks_folder().is_dir()
+    for path in lock_files(None):
+        assert write_lock(read_lock(path), tmp_path).read_bytes() == path.read_bytes()
+
+
+def test_every_sampler_is_published():
+    assert {read_lock(path).protocol.sampler for path in lock_files(None)} == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_lock_of_any_sampler_survives_its_file(toy, tmp_path, sampler):
+    protocol = Protocol("toy", shot=2, query=3, episodes=5, runs=1, sampler=sampler)
+    path = write_lock(lock(toy, protocol), tmp_path)
+    assert read_lock(path) == lock(toy, protocol)
+    assert verify_lock(path, toy).is_good
+
+
+def test_a_lock_of_a_sampler_that_is_not_there_is_refused(toy, tmp_path):
+    path = write_lock(lock(toy, Protocol("toy", query=3, runs=1, sampler="disjoint")), tmp_path)
+    path.write_text(path.read_text().replace('"disjoint"', '"joint"'))
+    with pytest.raises(EpisodeError, match=r"is not a lock file of episodes: there is no sampler called 'joint'"):
+        read_lock(path)
+
+
+def test_disjoint_tasks_of_other_class_sizes_do_not_verify(toy, tmp_path):
+    path = write_lock(lock(toy, Protocol("toy", query=3, sampler="disjoint")), tmp_path)
+    assert not verify_lock(path, Dataset("toy", {**toy.splits, "novel": toy_split(images=20)})).is_good
 
 
 def test_a_place_without_locks_is_refused(tmp_path):
@@ -93,3 +136,14 @@ def test_a_contact_sheet_shows_the_pixels_of_the_episode(channels):
     corner = tuple(int(value) for value in first[0, 0])
     shown = sheet.getpixel((190, 20))
     assert shown == (corner if channels == 3 else corner * 3)
+
+
+def test_a_contact_sheet_leaves_room_for_the_class_with_most_queries():
+    split = toy_split()
+    episodes = sample_episodes(split, Protocol("toy", shot=2, query=3, sampler="dirichlet"), 0, [4])
+    most = int((episodes.query >= 0).sum(axis=2).max())
+    sheet = contact_sheet(split, episodes)
+    assert sheet.width == 190 + (2 + most) * 60 + 12
+    row = int((episodes.query[0] >= 0).sum(axis=1).argmax())
+    last = split.images[int(episodes.query[0, row, most - 1])]
+    assert sheet.getpixel((sheet.width - 60, 20 + 60 * row)) == tuple(int(value) for value in last[0, 0])
