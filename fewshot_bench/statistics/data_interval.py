@@ -118,9 +118,11 @@ def _overlap(labels: NDArray[np.int64]) -> _Overlap | None:
     episodes = len(labels)
     present = labels != ABSENT
     ways = present.sum(axis=1)
-    seen, columns = np.unique(labels[present], return_inverse=True)
+    numbers = labels[present]
+    seen = np.bincount(numbers) > 0
+    columns = (np.cumsum(seen) - 1)[numbers]  # numpy.unique would sort them all
     starts = np.concatenate([[0], np.cumsum(ways)])
-    membership = sparse.csr_matrix((np.repeat(1 / ways, ways), columns, starts), shape=(episodes, len(seen)))
+    membership = sparse.csr_matrix((np.repeat(1 / ways, ways), columns, starts), shape=(episodes, int(seen.sum())))
     pairs = float(episodes) * (episodes - 1)
     if not pairs:
         return None
