@@ -13,7 +13,7 @@ from fewshot_bench.statistics.intervals import (
     median_of_runs,
     summarise,
 )
-from fewshot_bench.statistics.letters import compact_letters
+from fewshot_bench.statistics.letters import compact_letters, letter_sets
 from fewshot_bench.statistics.looks import Look, look
 from fewshot_bench.statistics.many import PairMatrix, all_pairs
 from fewshot_bench.statistics.paired import PairedTest, paired_t_test
@@ -60,6 +60,7 @@ __all__ = [
     "friedman",
     "implied_sd",
     "is_plausible_sd",
+    "letter_sets",
     "look",
     "mean_interval",
     "median_of_runs",

@@ -15,6 +15,16 @@ MOST_COLUMNS = 5000
 
 
 def compact_letters(significant: ArrayLike, order: Sequence[int] | None = None) -> list[str]:
+    """Write the letters of each method (`letter_sets`) together, such as "a", "ab", "b".
+
+    Beyond 26 letters they have names of two, and a method's are separated by spaces: "z aa ab".
+    """
+    sets = letter_sets(significant, order)
+    separator = " " if any(len(name) > 1 for names in sets for name in names) else ""
+    return [separator.join(names) for names in sets]
+
+
+def letter_sets(significant: ArrayLike, order: Sequence[int] | None = None) -> list[tuple[str, ...]]:
     """Give each method letters such that two methods share one if and only if they are not significantly different.
 
     Piepho's insert and absorb: begin with one column that holds every method; for each significant difference split the
@@ -25,8 +35,7 @@ def compact_letters(significant: ArrayLike, order: Sequence[int] | None = None) 
         order: the methods from the best to the worst; the first gets "a". None: as they stand.
 
     Returns:
-        The letters of each method, [A], such as "a", "ab", "b". With more than 26 they go on with "aa", "ab", and those
-        of a method are then separated by spaces: "z aa ab".
+        The letters of each method, [A], in alphabetical order; after "z" come "aa", "ab", ...
 
     Raises:
         ShapeError: the matrix is not square and symmetric, or the order is none of its methods.
@@ -41,11 +50,9 @@ def compact_letters(significant: ArrayLike, order: Sequence[int] | None = None) 
     differ = differ[np.ix_(ranked, ranked)]
     columns = _without_redundant(_insert_and_absorb([_bits(row) for row in differ]), len(ranked))
     names = [letter(number) for number in range(len(columns))]
-    separator = "" if len(columns) <= len(ALPHABET) else " "
-    letters = [""] * len(ranked)
+    letters: list[tuple[str, ...]] = [()] * len(ranked)
     for position, method in enumerate(ranked):
-        own = (name for name, column in zip(names, columns, strict=True) if column >> position & 1)
-        letters[method] = separator.join(own)
+        letters[method] = tuple(name for name, column in zip(names, columns, strict=True) if column >> position & 1)
     return letters
 
 

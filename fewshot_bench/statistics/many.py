@@ -14,8 +14,9 @@ from fewshot_bench.statistics.corrections import Correction, corrected
 from fewshot_bench.statistics.paired import p_of_equal_differences
 
 # The covariance matrix gives the variance of a difference as what is left of two larger numbers. Where less than a
-# hundred-thousandth is left, the differences themselves are looked at.
+# hundred-thousandth is left, or next to nothing of the values themselves, the differences are looked at one by one.
 LITTLE_LEFT = 1e-5
+NEXT_TO_NOTHING = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,8 @@ def all_pairs(values: ArrayLike) -> PairMatrix:
     covariance = np.atleast_2d(np.cov(accuracies))
     own = np.diag(covariance)
     variances = own[:, None] + own[None, :] - 2 * covariance
-    _look_closer(accuracies, differences, variances, LITTLE_LEFT * (own[:, None] + own[None, :]))
+    little = LITTLE_LEFT * (own[:, None] + own[None, :]) + (NEXT_TO_NOTHING * np.abs(accuracies).max()) ** 2
+    _look_closer(accuracies, differences, variances, little)
     errors = np.sqrt(variances / episodes)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(differences == 0, 0.0, differences / errors)
