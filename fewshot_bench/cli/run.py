@@ -55,6 +55,11 @@ def run(
     episodes: Annotated[
         int, typer.Option(help="Episodes per run; of the disjoint sampler, all there are by default.")
     ] = 3000,
+    until_ci: Annotated[
+        float | None,
+        typer.Option(help="Instead of --episodes: go on until every method's 95% CI is this narrow, ± points."),
+    ] = None,
+    max_episodes: Annotated[int | None, typer.Option(help="Episodes per run at which --until-ci ends at last.")] = None,
     runs: Annotated[int, typer.Option(help="Runs, each with episodes of its own; the disjoint sampler has one.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the episodes, and of a division by --split.")] = 0,
     sampler: SamplerOption = "standard",

@@ -65,6 +65,8 @@ def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> d
     fields = study_fields(context.params)
     if fields.get("sampler") == "disjoint":  # which has as many as the split gives, unless fewer are asked for
         fields = {name: value for name, value in fields.items() if name in typed or name not in ("episodes", "runs")}
+    if fields.get("until_ci") is not None and "episodes" not in typed:
+        fields.pop("episodes", None)
     if setting_path is None:
         return fields
     from fewshot_bench.study import read_setting

@@ -221,11 +221,12 @@ def _stretches(frame: pd.DataFrame) -> list[pd.DataFrame]:
 
 def _together(stored: Cell, new: Cell) -> Cell:
     """A stored description with what a run that goes on adds to it."""
-    commands = stored.provenance.get("commands", [])
-    more = [command for command in new.provenance.get("commands", []) if command not in commands]
     provenance = {**new.provenance, **stored.provenance}
-    if commands or more:
-        provenance["commands"] = [*commands, *more]
+    for several in ("commands", "stopping"):
+        known = stored.provenance.get(several, [])
+        more = [entry for entry in new.provenance.get(several, []) if entry not in known]
+        if known or more:
+            provenance[several] = [*known, *more]
     return replace(
         stored,
         versions=_both(stored.versions, new.versions),

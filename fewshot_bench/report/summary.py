@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fewshot_bench.outcomes import Cell
+from fewshot_bench.report.flags import overlap_flag
 from fewshot_bench.report.letters import letters_of
-from fewshot_bench.report.overlap import overlap_flag
 from fewshot_bench.report.task_scores import TaskScores, data_half_widths_of
 from fewshot_bench.statistics import (
     Correction,
@@ -154,7 +154,8 @@ def _identity(cell: Cell) -> dict[str, Any]:
 
 def _flags(cell: Cell) -> list[str]:
     overlap = overlap_flag(cell.provenance.get("pretraining"), cell.protocol.dataset)
-    return [*(["transductive"] if cell.method.is_transductive else []), *([overlap] if overlap else [])]
+    stopping = [f"until ±{rule['half_width']:g}" for rule in cell.provenance.get("stopping", [])]
+    return [*(["transductive"] if cell.method.is_transductive else []), *([overlap] if overlap else []), *stopping]
 
 
 def _numbers(scores: TaskScores, row: int) -> dict[str, Any]:

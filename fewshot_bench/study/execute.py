@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.backbones import Backbone, BackboneRequest
@@ -29,6 +30,7 @@ from fewshot_bench.study.classifiers import ClassifierSource
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.provenance import PeakMemory, provenance, with_peak
 from fewshot_bench.study.study import Study
+from fewshot_bench.study.until import run_until, stopping_rule
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,17 @@ def run_study(study: Study, *, progress: Progress = SILENT, arguments: Sequence[
     for protocol in study.protocols():
         sample_by_shape(images, protocol, numbers=np.arange(0))  # refuses what does not fit, and names the classes
     protocols = study.protocols(images.class_sizes)
+    rule = stopping_rule(study)
     store = OutcomeStore(study.results / "outcomes")
     store.check_folder()
     device = chosen_device(study.device)
     memory = PeakMemory(device)
-    cells: list[Cell] = []
+    methods: list[_Method] = []
     for backbone, settings, base in _backbones(study, dataset, device, progress):
         sources = ClassifierSource(study, dataset, backbone, device, progress)
         told = provenance(study, backbone, device, arguments)
+        if rule is not None:
+            told["stopping"] = [rule.as_record()]
         for adaptation in adaptations:
             name = method_name(base.backbone or study.backbone_name, settings, base.stage, adaptation)
             card = _method_card(name, backbone, base, adaptation)
@@ -97,8 +102,14 @@ def run_study(study: Study, *, progress: Progress = SILENT, arguments: Sequence[
                 )
                 for protocol in protocols
             ]
-            _run_method(study, images, adaptation, sources, planned, store, progress, memory)
-            cells += [cell for cell, _ in planned]
+            shown = progress if rule is None else SILENT
+            methods.append(_Method(study, images, adaptation, sources, planned, store, shown, memory))
+            if rule is None:
+                methods[-1].run(planned)
+                methods[-1].forget()
+    if rule is not None:
+        run_until(rule, [method.run for method in methods], [method.planned for method in methods], store, progress)
+    cells = [cell for method in methods for cell, _ in method.planned]
     seconds = time.perf_counter() - started
     return StudyResult(dataset, cells, _baseline(study, cells), seconds, memory.of_study())
 
@@ -186,36 +197,52 @@ def initial_backbone(study: Study, dataset: Dataset) -> Backbone:
     return initialised_backbone(request, study.training_seed)
 
 
-def _run_method(
-    study: Study,
-    images: ImageSplit,
-    adaptation: Adaptation,
-    source: Callable[[Adaptation], Classifier],
-    planned: list[tuple[Cell, Protocol]],
-    store: OutcomeStore,
-    progress: Progress,
-    memory: PeakMemory,
-) -> None:
-    """Run the missing episodes of one method on each protocol."""
-    if not any(len(numbers) for cell, protocol in planned for numbers in missing_episodes(store, cell, protocol)):
-        return
-    memory.start_method()
-    classifier = source(adaptation)
-    for cell, protocol in planned:
-        missing = missing_episodes(store, cell, protocol)
+@dataclass
+class _Method:
+    """One method of a study, which can be run a part of its episodes at a time."""
+
+    study: Study
+    images: ImageSplit
+    adaptation: Adaptation
+    source: Callable[[Adaptation], Classifier] | None
+    planned: list[tuple[Cell, Protocol]]
+    store: OutcomeStore
+    progress: Progress
+    memory: PeakMemory
+    _classifier: Classifier | None = None
+
+    def run(self, some: Sequence[tuple[Cell, Protocol]]) -> None:
+        """Run the missing episodes of some cells; the classifier is made when the first is missing."""
+        for cell, protocol in some:
+            missing = missing_episodes(self.store, cell, protocol)
+            if any(len(numbers) for numbers in missing):
+                self._run(cell, protocol, missing)
+
+    def forget(self) -> None:
+        """Let the classifier and its embeddings go."""
+        self._classifier = self.source = None
+
+    def _run(self, cell: Cell, protocol: Protocol, missing: Sequence[NDArray[np.int64]]) -> None:
+        classifier = self._made()
+        self.store.open_cell(cell)
+        chunk = self.study.chunk or classifier.chunk(protocol)
         total = sum(len(numbers) for numbers in missing)
-        if not total:
-            continue
-        store.open_cell(cell)
-        chunk = study.chunk or classifier.chunk(protocol)
-        with progress.step(f"{protocol.way}-way {protocol.shot}-shot, {cell.method.name}", total) as step:
+        with self.progress.step(f"{protocol.way}-way {protocol.shot}-shot, {cell.method.name}", total) as step:
             for run, numbers in enumerate(missing):
                 for start in range(0, len(numbers), chunk):
                     some = numbers[start : start + chunk]
-                    groups = sample_by_shape(images, protocol, run, some)
-                    store.append_frame(cell, together([_timed(classifier, episodes, chunk) for episodes in groups]))
+                    groups = sample_by_shape(self.images, protocol, run, some)
+                    frame = together([_timed(classifier, episodes, chunk) for episodes in groups])
+                    self.store.append_frame(cell, frame)
                     step.advance(len(some))
-        store.open_cell(replace(cell, provenance=with_peak(cell.provenance, memory)))
+        self.store.open_cell(replace(cell, provenance=with_peak(cell.provenance, self.memory)))
+
+    def _made(self) -> Classifier:
+        if self._classifier is None:
+            assert self.source is not None
+            self.memory.start_method()
+            self._classifier = self.source(self.adaptation)
+        return self._classifier
 
 
 def _timed(classifier: Classifier, episodes: Episodes, chunk: int) -> pd.DataFrame:
@@ -225,7 +252,7 @@ def _timed(classifier: Classifier, episodes: Episodes, chunk: int) -> pd.DataFra
     return outcome_frame(episodes, predictions, (time.perf_counter() - began) / len(episodes))
 
 
-def missing_episodes(store: OutcomeStore, cell: Cell, protocol: Protocol) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+def missing_episodes(store: OutcomeStore, cell: Cell, protocol: Protocol) -> list[NDArray[np.int64]]:
     """Numbers of the episodes of each run that are not stored yet."""
     done = store.done(cell)
     everything = np.arange(protocol.episodes)

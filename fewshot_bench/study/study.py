@@ -12,6 +12,9 @@ from fewshot_bench.datasets.dataset import SplitName
 from fewshot_bench.episodes import Protocol, settled
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, SamplerName
 
+MOST_EPISODES = 30_000
+"""Of each run under `until_ci`, where nobody names another limit."""
+
 
 class Study(BaseModel):
     """Everything that `fewshot-bench run` needs to know; the defaults are the built-in first study.
@@ -49,6 +52,8 @@ class Study(BaseModel):
     query: int = 15
     episodes: int = Field(default=3000, ge=1)
     runs: int = Field(default=3, ge=1)
+    until_ci: float | None = Field(default=None, gt=0, le=50)
+    max_episodes: int | None = Field(default=None, ge=1)
     seed: int = 0
     sampler: SamplerName = "standard"
     alpha: float | None = None
@@ -82,7 +87,7 @@ class Study(BaseModel):
                 self.way,
                 shot,
                 self.query,
-                self._asked("episodes"),
+                self._most_episodes(),
                 self._asked("runs"),
                 self.seed,
                 sampler=self.sampler,
@@ -93,6 +98,12 @@ class Study(BaseModel):
             for shot in self.shots
         ]
         return made if class_sizes is None else [settled(protocol, class_sizes) for protocol in made]
+
+    def _most_episodes(self) -> int:
+        """Episodes of each run, or under `until_ci` the most that there may be."""
+        if self.until_ci is None or self.sampler == "disjoint":
+            return self._asked("episodes")
+        return self.max_episodes or MOST_EPISODES
 
     def _asked(self, field: str) -> int:
         """A number of episodes or runs; the sampler's default where none was asked for and it has one of its own."""

@@ -1,0 +1,101 @@
+"""Go on drawing episodes until every method's interval is narrow enough: the rule is written down before the first one.
+
+All methods of a protocol stop together, so that they share their episodes. Only the width of the intervals decides,
+never a difference or a p: docs/statistics.md says what looking again and again does to each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fewshot_bench.episodes import Protocol
+from fewshot_bench.errors import StudyError
+from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.statistics import look
+from fewshot_bench.study.study import MOST_EPISODES, Study
+
+EPISODES_BETWEEN_LOOKS = 250
+"""Of each run; the first look comes after as many."""
+_ANY_WIDTH = 1e9
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When to stop.
+
+    Attributes:
+        half_width: of the 95% interval of every method's mean accuracy over all runs, in percentage points.
+        most: episodes of each run after which it ends in any case.
+    """
+
+    half_width: float
+    most: int
+
+    def as_record(self) -> dict[str, Any]:
+        """What every cell says about how its number of episodes came about."""
+        return {
+            "rule": "the 95% t interval of every method's mean accuracy is narrow enough",
+            "half_width": self.half_width,
+            "episodes_between_looks": EPISODES_BETWEEN_LOOKS,
+            "max_episodes": self.most,
+        }
+
+    def looks(self) -> list[int]:
+        """Episodes of each run at which to look."""
+        return [*range(EPISODES_BETWEEN_LOOKS, self.most, EPISODES_BETWEEN_LOOKS), self.most]
+
+
+def stopping_rule(study: Study) -> Rule | None:
+    """The rule that a study asks for.
+
+    Raises:
+        StudyError: it contradicts another option.
+    """
+    if study.until_ci is None:
+        if study.max_episodes is not None:
+            raise StudyError("--max-episodes limits --until-ci; without that, --episodes says how many there are.")
+        return None
+    if "episodes" in study.model_fields_set:
+        raise StudyError("--episodes and --until-ci both say when to stop. Use --max-episodes for a limit.")
+    return Rule(study.until_ci, study.max_episodes or MOST_EPISODES)
+
+
+def run_until(
+    rule: Rule,
+    methods: Sequence[Callable[[Sequence[tuple[Cell, Protocol]]], None]],
+    cells: Sequence[Sequence[tuple[Cell, Protocol]]],
+    store: OutcomeStore,
+    progress: Progress = SILENT,
+) -> None:
+    """Run the methods of a study, protocol by protocol, until the rule is met.
+
+    Args:
+        rule: when to stop.
+        methods: each runs the missing episodes of given cells of its own.
+        cells: of each method, one per protocol, with the protocol.
+        store: where the outcomes go.
+        progress: shown one stage per protocol, with the widest interval so far.
+    """
+    for same_protocol in zip(*cells, strict=True):
+        protocol = same_protocol[0][1]
+        with progress.step(f"{protocol.way}-way {protocol.shot}-shot until ±{rule.half_width:g}", 0) as step:
+            for episodes in rule.looks():
+                there = min(episodes, protocol.episodes)
+                for run, (cell, _) in zip(methods, same_protocol, strict=True):
+                    run([(cell, replace(protocol, episodes=there))])
+                widest = max(_half_width(store, cell, there, protocol.runs) for cell, _ in same_protocol)
+                step.advance(EPISODES_BETWEEN_LOOKS, f"±{widest:.2f} after {there:,} a run")
+                if there < episodes or widest <= rule.half_width:
+                    break
+
+
+def _half_width(store: OutcomeStore, cell: Cell, episodes: int, runs: int) -> float:
+    """Of a method's interval over the first episodes of its runs, in points; infinite before there are enough."""
+    stored = store.read(cell, with_predictions=False)
+    counted = stored[(stored["episode"] < episodes) & (stored["run"] < runs)]
+    seen = look(counted["accuracy"].to_numpy(), _ANY_WIDTH)
+    return 100 * seen.half_width if seen.enough else math.inf
