@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from numpy.typing import ArrayLike
+from scipy import optimize
 
 from fewshot_bench.errors import ComparisonError, ShapeError
 from fewshot_bench.statistics.arrays import paired_values, require_positive, require_probability
@@ -92,7 +93,7 @@ def episodes_needed(
     correlation: float | None = None,
     sd_b: float | None = None,
 ) -> int:
-    """Episodes needed to find a difference with a given probability.
+    """Episodes needed to find a difference, in the right direction, with a given probability.
 
     Args:
         difference: true difference of the means, in the unit of the standard deviations; its sign does not matter.
@@ -109,6 +110,8 @@ def episodes_needed(
         ShapeError: a number is out of its range.
     """
     second = sd if sd_b is None else sd_b
+    if not (0 <= sd < math.inf and 0 <= second < math.inf):
+        raise ShapeError(f"a standard deviation must be a finite number of at least 0, not {min(sd, second)}.")
     if correlation is None:
         return unpaired_episodes_needed(difference, math.hypot(sd, second) / math.sqrt(2), power=power, alpha=alpha)
     return paired_episodes_needed(difference, sd_of_difference(sd, second, correlation), power=power, alpha=alpha)
@@ -149,13 +152,11 @@ def detectable_difference(
     if sd_difference == 0:
         return 0.0
     require_positive(standard_deviation=sd_difference)
-    from statsmodels.stats.power import TTestIndPower, TTestPower
-
-    if paired:
-        effect = TTestPower().solve_power(effect_size=None, nobs=episodes, alpha=alpha, power=power)
-    else:
-        effect = TTestIndPower().solve_power(effect_size=None, nobs1=episodes, alpha=alpha, power=power, ratio=1)
-    return float(np.ravel(effect)[0]) * sd_difference  # a number or an array of one, by how the root was found
+    reached = _power_of(alpha, is_paired=paired)
+    largest = 1.0
+    while reached(largest, episodes) < power:
+        largest *= 2
+    return float(optimize.brentq(lambda effect: reached(effect, episodes) - power, 0.0, largest)) * sd_difference
 
 
 def _solve(difference: float, sd: float, power: float, alpha: float, *, is_paired: bool) -> int:
@@ -166,20 +167,30 @@ def _solve(difference: float, sd: float, power: float, alpha: float, *, is_paire
     if sd == 0:
         return FEWEST
     require_positive(standard_deviation=sd)
+    reached, effect = _power_of(alpha, is_paired=is_paired), abs(difference) / sd
+    enough = FEWEST
+    while reached(effect, enough) < power:
+        enough *= 2
+    # statsmodels' own solver stops within a ten-thousandth, and gives up where two episodes are more than enough.
+    few = enough // 2
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if reached(effect, middle) >= power else (middle, enough)
+    return max(FEWEST, enough)
+
+
+def _power_of(alpha: float, *, is_paired: bool) -> Callable[[float, int], float]:
+    """Probability that a two-sided test is significant in the right direction, of effect size and episodes."""
     from statsmodels.stats.power import TTestIndPower, TTestPower
 
-    effect = abs(difference) / sd
-    paired, unpaired = TTestPower(), TTestIndPower()
-    # statsmodels looks for a root and finds none where the fewest episodes are already more than enough.
-    if is_paired:
-        if paired.power(effect, FEWEST, alpha) >= power:
-            return FEWEST
-        found = paired.solve_power(effect_size=effect, nobs=None, alpha=alpha, power=power)
-    else:
-        if unpaired.power(effect, FEWEST, alpha) >= power:
-            return FEWEST
-        found = unpaired.solve_power(effect_size=effect, nobs1=None, alpha=alpha, power=power, ratio=1)
-    return max(FEWEST, math.ceil(float(found)))
+    test = TTestPower() if is_paired else TTestIndPower()
+
+    def reached(effect: float, episodes: int) -> float:
+        # One tail: the other one's chance is next to nothing, and SciPy answers it with NaN for large effects.
+        found = float(test.power(effect, episodes, alpha / 2, alternative="larger"))
+        return 1.0 if math.isnan(found) else found  # where the effect is so large that it is 1 to the last digit
+
+    return reached
 
 
 def _check(power: float, alpha: float) -> None:

@@ -45,7 +45,10 @@ BAD = {
     "power of both": (["power", "a", "b", "--sd", "10"], "not both"),
     "a correlation above 1": (["power", "--sd", "10", "--correlation", "1.5"], "correlation"),
     "a negative spread": (["power", "--sd", "-1", "--correlation", "0.5"], "-1"),
-    "two ways to stop": (["run", "--until-ci", "1", "--episodes", "9"], "--episodes and --until-ci both say when to stop"),
+    "two ways to stop": (
+        ["run", "--until-ci", "1", "--episodes", "9"],
+        "--episodes and --until-ci both say when to stop",
+    ),
     "a limit of nothing": (["run", "--max-episodes", "9"], "--max-episodes limits --until-ci"),
     "no width": (["run", "--until-ci", "0"], "--until-ci: Input should be greater than 0"),
     "nothing to show": (["leaderboard"], "there are no outcomes in"),

@@ -30,7 +30,7 @@ def test_benjamini_and_hochbergs_own_example():
     assert (corrected(p, "holm") <= 0.05).sum() == 3
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=25)
 @given(probabilities)
 def test_holm_keeps_the_order_and_never_lowers_a_p(p):
     holm, order = corrected(p, "holm"), np.argsort(p, kind="stable")
@@ -40,7 +40,7 @@ def test_holm_keeps_the_order_and_never_lowers_a_p(p):
     assert (corrected(p, "bh") <= holm + 1e-12).all()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(probabilities)
 def test_bh_is_scipys(p):
     assert corrected(p, "bh") == pytest.approx(stats.false_discovery_control(p, method="bh"))

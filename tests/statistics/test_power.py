@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from fewshot_bench.errors import ComparisonError, ShapeError
+from fewshot_bench.statistics import (
+    detectable_difference,
+    episodes_needed,
+    paired_episodes_needed,
+    pilot,
+    sd_of_difference,
+    unpaired_episodes_needed,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.mark.parametrize(
+    ("effect", "paired", "unpaired"),
+    # Two-sided, alpha 0.05, power 0.8, as G*Power 3 prints them; unpaired also in Cohen (1988), table 2.4.1.
+    [(0.2, 199, 394), (0.5, 34, 64), (0.8, 15, 26)],
+)
+def test_cohens_small_medium_and_large_effect(effect, paired, unpaired):
+    assert paired_episodes_needed(effect, 1) == paired_episodes_needed(-10 * effect, 10) == paired
+    assert unpaired_episodes_needed(effect, 1) == unpaired == episodes_needed(effect, 1)
+
+
+def test_more_power_and_a_stricter_level_need_more():
+    # G*Power 3: paired, d = 0.5.
+    assert paired_episodes_needed(0.5, 1, power=0.95) == 54
+    assert paired_episodes_needed(0.5, 1, alpha=0.01) == 51
+
+
+def test_the_correlation_says_how_many_fewer_episodes_pairing_needs():
+    # One point of difference at ten points of standard deviation: sd of the difference 10 sqrt(2 (1 - r)).
+    assert episodes_needed(1, 10) == 1571
+    assert episodes_needed(1, 10, correlation=0.9) == paired_episodes_needed(1, math.sqrt(20)) == 159
+    assert episodes_needed(1, 10, correlation=0.5) == paired_episodes_needed(1, 10)
+
+
+def test_two_standard_deviations_are_pooled():
+    assert episodes_needed(1, 6, sd_b=8) == unpaired_episodes_needed(1, math.sqrt(50))
+    assert episodes_needed(1, 3, sd_b=4, correlation=0) == paired_episodes_needed(1, 5)
+    assert sd_of_difference(3, 4, 0) == 5
+    assert sd_of_difference(3, 4, 1) == pytest.approx(1)
+    assert sd_of_difference(3, 3, 1) == 0
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_four_of_five_studies_of_that_size_find_the_difference(correlation):
+    episodes = episodes_needed(0.01, 0.1, correlation=correlation)
+    generator = np.random.default_rng(2026)
+    shared = generator.normal(0, math.sqrt(correlation), (4000, episodes))
+    a, b = (shared + generator.normal(0, math.sqrt(1 - correlation), (4000, episodes)) for _ in range(2))
+    p = stats.ttest_rel(0.61 + 0.1 * a, 0.60 + 0.1 * b, axis=1).pvalue
+    assert 0.78 <= np.mean(p < 0.05) <= 0.82  # three standard errors
+
+
+def test_four_of_five_unpaired_studies_find_the_difference():
+    generator = np.random.default_rng(2027)
+    a, b = generator.normal(0, 0.1, (2, 4000, episodes_needed(0.05, 0.1)))
+    assert 0.78 <= np.mean(stats.ttest_ind(a + 0.05, b, axis=1).pvalue < 0.05) <= 0.82
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0.02, 1.5), st.sampled_from([0.5, 0.8, 0.95]), st.booleans())
+def test_the_detectable_difference_is_the_way_back(effect, power, paired):
+    need = paired_episodes_needed if paired else unpaired_episodes_needed
+    episodes = need(effect, 1, power=power)
+    assert detectable_difference(episodes, 1, power=power, paired=paired) <= effect * (1 + 1e-9)
+    if episodes > 2:
+        assert detectable_difference(episodes - 1, 1, power=power, paired=paired) > effect * (1 - 1e-9)
+
+
+def test_three_thousand_episodes_see_a_twentieth_of_a_standard_deviation():
+    # 2.8016 / sqrt(3000), 2.8016 = 1.95996 + 0.84162, for so many episodes that t is normal.
+    assert detectable_difference(3000, 0.1) == pytest.approx(0.1 * 2.8016 / math.sqrt(3000), rel=1e-3)
+    assert detectable_difference(3000, 0.1, paired=False) == pytest.approx(0.1 * 2.8016 * math.sqrt(2 / 3000), rel=1e-3)
+
+
+@pytest.mark.parametrize("need", [paired_episodes_needed, unpaired_episodes_needed])
+def test_the_extremes_have_answers(need):
+    assert need(1, 0) == need(1000, 1e-3) == 2
+    assert need(1e-4, 1) == pytest.approx(2.8016**2 * 1e8 * (1 if need is paired_episodes_needed else 2), rel=1e-3)
+
+
+def test_no_spread_hides_no_difference():
+    assert detectable_difference(10, 0) == 0
+
+
+def test_a_pilot_says_what_both_kinds_of_test_need():
+    generator = np.random.default_rng(6)
+    shared = generator.normal(0.6, 0.09, 2000)
+    a, b = shared + 0.01 + generator.normal(0, 0.03, 2000), shared + generator.normal(0, 0.03, 2000)
+    found = pilot(a, b)
+    assert found.episodes == 2000
+    assert found.sd_difference == pytest.approx(sd_of_difference(found.sd_a, found.sd_b, found.correlation))
+    assert found.correlation == pytest.approx(0.9, abs=0.02)
+    assert found.paired_episodes() == paired_episodes_needed(found.difference, found.sd_difference)
+    assert found.paired_episodes(0.01) == episodes_needed(
+        0.01, found.sd_a, sd_b=found.sd_b, correlation=found.correlation
+    )
+    assert found.unpaired_episodes(0.01) == episodes_needed(0.01, found.sd_a, sd_b=found.sd_b)
+    assert found.unpaired_episodes(0.01) > 8 * found.paired_episodes(0.01)
+
+
+def test_a_pilot_without_a_difference_needs_to_be_told_one():
+    with pytest.raises(ComparisonError, match=r"difference of 0. Name the smallest one that matters"):
+        pilot([0.1, 0.2], [0.1, 0.2]).paired_episodes()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: episodes_needed(0.1, -1), "standard deviation must be"),
+        (lambda: paired_episodes_needed(0.1, -1), "standard deviation must be"),
+        (lambda: episodes_needed(0.1, math.nan), "standard deviation must be"),
+        (lambda: episodes_needed(math.inf, 1), "difference must be"),
+        (lambda: episodes_needed(0.1, 1, power=80), "power must lie between 0 and 1"),
+        (lambda: episodes_needed(0.1, 1, alpha=0), "alpha must lie between 0 and 1"),
+        (lambda: episodes_needed(0.1, 1, power=0.05), "power must be greater than alpha"),
+        (lambda: episodes_needed(0.1, 1, correlation=1.2), "correlation must lie between -1 and 1"),
+        (lambda: detectable_difference(10, -1), "standard deviation must be"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(call, message):
+    with pytest.raises(ShapeError, match=message):
+        call()
+
+
+def test_one_episode_detects_nothing():
+    with pytest.raises(ComparisonError, match="two episodes or more; there are 1"):
+        detectable_difference(1, 0.1)
