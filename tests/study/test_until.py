@@ -24,7 +24,7 @@ class Method:
     def __init__(self, store, name, low, high, protocol):
         self.store, self.low, self.high = store, low, high
         card = ProtocolCard("toy", "ab" * 32, "novel", 5, protocol.shot, 15, 0, 1)
-        self.cell = Cell(MethodCard(name, "b", "w", "a"), card)
+        self.cell = Cell(MethodCard(name, "b", f"weights of {name}", "a"), card)
         self.planned = [(self.cell, protocol)]
         self.asked = []
 
@@ -84,12 +84,12 @@ def test_a_split_that_is_used_up_ends_it(tmp_path):
     assert methods[0].asked == [130]
 
 
-def test_equal_outcomes_are_narrow_only_after_enough_of_them(tmp_path):
-    protocol = Protocol("toy", episodes=90, runs=1)
+def test_equal_outcomes_end_it_at_the_first_look(tmp_path):
+    protocol = Protocol("toy", episodes=900, runs=1)
     store = OutcomeStore(tmp_path)
     method = Method(store, "constant", 40, 40, protocol)
-    go(Rule(1.0, 40), [method], store)
-    assert method.asked == [40]
+    go(Rule(1.0, 900), [method], store)
+    assert method.asked == [EPISODES_BETWEEN_LOOKS]
 
 
 def test_more_stored_episodes_do_not_change_where_it_stops(tmp_path):
