@@ -17,6 +17,7 @@ TABLE_ID = "leaderboard-table"
 _BEST = ("median", "mean")
 _STATIC_ROWS = 10
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_LOADED = re.compile(r"window\._itables_\w+")
 _MODULE = re.compile(r'.*<script type="module">(.*?)</script>', re.DOTALL)
 
 
@@ -51,7 +52,8 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     texts["method"] = [_method(row) for row in frame.to_dict("records")]
     cells = pd.DataFrame({_header(column): texts[column.name] for column in columns}, dtype=object)
     first = [[texts[column.name][row] for column in columns] for row in range(min(_STATIC_ROWS, len(frame)))]
-    return LeaderboardTable(_library(), _script(cells, columns), columns, first)
+    library = _library()
+    return LeaderboardTable(library, _script(cells, columns) + _dark_mode(library), columns, first)
 
 
 def _is_empty(column: pd.Series) -> bool:
@@ -92,6 +94,12 @@ def _library() -> str:
     if found is None:
         raise RuntimeError("itables writes its library in a way that this version of the report does not know.")
     return found[1]
+
+
+def _dark_mode(library: str) -> str:
+    """What itables does in a notebook: its style follows the light or dark of the browser."""
+    loaded = _LOADED.search(library)
+    return f"(await {loaded[0]}).set_or_remove_dark_class();\n" if loaded else ""
 
 
 def _script(cells: pd.DataFrame, columns: Sequence[Column]) -> str:

@@ -19,6 +19,7 @@ from fewshot_bench.report.page.plots.style import (
 
 _MOST_KINDS = 7
 _OTHERS = "others"
+_SECONDS = {"tickformat": "~s", "ticksuffix": "s", "dtick": "D2"}  # 1ms, 2ms, 5ms, 10ms
 
 
 def cost_figure(protocol: ProtocolResults) -> Figure:
@@ -47,7 +48,7 @@ def cost_figure(protocol: ProtocolResults) -> Figure:
         traces,
         protocol.name,
         700 if has_memory else 420,
-        {"title": {"text": "seconds per episode, logarithmic"}, "type": "log", "anchor": "y", "exponentformat": "SI"},
+        {"title": {"text": "time per episode, logarithmic"}, "type": "log", "anchor": "y", **_SECONDS},
         {"title": {"text": "accuracy, %"}, "domain": [0.58, 1] if has_memory else [0, 1]},
         showlegend=rows["kind"].nunique() > 1,
         margin={"l": 8, "r": 12, "t": 62, "b": 48},

@@ -95,7 +95,7 @@ def names_above(names: Sequence[str]) -> list[dict[str, Any]]:
             "yanchor": "bottom",
             "yshift": 4,
             "showarrow": False,
-            "font": {"size": 11},
+            "font": {"size": 12},
         }
         for place, name in enumerate(names)
     ]
