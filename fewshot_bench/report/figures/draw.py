@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fewshot_bench.report.figures.critical_difference import draw_critical_difference
 from fewshot_bench.report.figures.distributions import draw_distributions
 from fewshot_bench.report.figures.forest import draw_forest
 from fewshot_bench.report.page.content import PageContent
@@ -22,10 +23,10 @@ def draw_figures(content: PageContent, folder: Path) -> list[Path]:
         folder: where the files go; those of an earlier call are replaced.
 
     Returns:
-        The files: forest-*, distributions-* per protocol and sweep-* per sweep.
+        The files: forest-*, distributions-* per protocol, ranks-* per size of task, sweep-* per sweep.
 
     Raises:
-        NoPictureError: Matplotlib is not installed.
+        NoPictureError: Matplotlib or scikit-posthocs is not installed.
     """
     files: list[Path] = []
     for number, protocol in enumerate(content.protocols, 1):
@@ -34,6 +35,8 @@ def draw_figures(content: PageContent, folder: Path) -> list[Path]:
             files += draw_forest(protocol, folder / f"forest-{name}")
         if protocol.quantiles:
             files += draw_distributions(protocol, folder / f"distributions-{name}")
+    for number, ranking in enumerate(content.rankings, 1):
+        files += draw_critical_difference(ranking, folder / f"ranks-{number}-{_file_name(ranking.name)}")
     for number, sweep in enumerate(content.sweeps, 1):
         if _has_curve(sweep.frame):
             files += draw_sweep(sweep.frame, sweep.name, folder / f"sweep-{number}-{_file_name(sweep.name)}")

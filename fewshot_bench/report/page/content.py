@@ -76,6 +76,27 @@ class SweepResults:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """Methods over several datasets, best first.
+
+    Attributes:
+        name: the size of the task and the datasets.
+        methods: their names, [A].
+        mean_ranks: over the datasets, 1 for the best, [A].
+        critical_difference: mean ranks further apart than this differ (Nemenyi, 5%).
+        p: of Friedman's test that all rank alike (Iman and Davenport).
+        left_out: methods that are not among them.
+    """
+
+    name: str
+    methods: Sequence[str]
+    mean_ranks: Sequence[float]
+    critical_difference: float
+    p: float
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
 class PageContent:
     """Everything that the page shows.
 
@@ -83,6 +104,7 @@ class PageContent:
         frame: the whole leaderboard, completed by `completed`.
         protocols: in the order of the leaderboard.
         sweeps: by name.
+        rankings: one for each size of task that several datasets share.
         cells: whose run cards are shown, by the name of the method that the leaderboard uses.
         cells_left_out: cells that have no card on the page.
     """
@@ -90,5 +112,6 @@ class PageContent:
     frame: pd.DataFrame
     protocols: Sequence[ProtocolResults]
     sweeps: Sequence[SweepResults] = ()
+    rankings: Sequence[Ranking] = ()
     cells: Sequence[tuple[str, Cell]] = ()
     cells_left_out: int = 0

@@ -35,8 +35,10 @@ def _against_baselines(best: list[Tested]) -> str:
     if not better:
         protocol, row = max(best, key=lambda found: float(found[1]["difference"]))
         where = f"on {len(best)} protocols" if len(best) > 1 else f"on {protocol.name}"
-        closest = f"; {row['method']} comes closest: {_numbers(row)}"
-        return f"No method is shown to be better than {row['baseline']} {where}{closest}."
+        closest = f"{row['method']} comes closest{f' on {protocol.name}' if len(best) > 1 else ''}: {_numbers(row)}"
+        if all(found[1]["verdict"] == "worse" for found in best):  # the best of each, so the others too
+            return f"{row['baseline']} is better than every other method {where}; {closest}."
+        return f"No method is shown to be better than {row['baseline']} {where}; {closest}."
     protocol, row = max(better, key=lambda found: float(found[1]["difference"]))
     first = f"{row['method']} is better than {row['baseline']} on {protocol.name}: {_numbers(row)}."
     if len(best) == 1:

@@ -12,6 +12,7 @@ from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.report.page.content import PageContent, ProtocolResults, Quantiles
 from fewshot_bench.report.page.pair_tests import MOST_PAIRED, pairs_of
 from fewshot_bench.report.page.protocols import Identity, completed, identities, protocol_names, rows_by_protocol
+from fewshot_bench.report.page.ranks import rankings
 from fewshot_bench.report.page.sweeps import stored_sweeps
 
 MOST_SHOWN = 40
@@ -37,7 +38,9 @@ def gather(store: OutcomeStore, frame: pd.DataFrame, results: Path) -> PageConte
     protocols = [_protocol(store, names[key], whole.iloc[rows], cells) for key, rows in places.items()]
     cards = _cards(protocols, cells)
     measured = sum(identity in cells for identity in identities(whole))
-    return PageContent(whole, protocols, stored_sweeps(results / "sweeps"), cards, measured - len(cards))
+    return PageContent(
+        whole, protocols, stored_sweeps(results / "sweeps"), rankings(whole), cards, measured - len(cards)
+    )
 
 
 def quantiles_of(accuracies: Sequence[float] | np.ndarray) -> Quantiles:
@@ -54,8 +57,7 @@ def _protocol(store: OutcomeStore, name: str, rows: pd.DataFrame, cells: Mapping
         if identity in cells
     ]
     episodes = {
-        method: store.read(cell)[["run", "episode", "accuracy"]]
-        for method, cell in best[: max(MOST_SHOWN, MOST_PAIRED)]
+        method: store.read(cell, with_predictions=False) for method, cell in best[: max(MOST_SHOWN, MOST_PAIRED)]
     }
     quantiles = {method: quantiles_of(frame["accuracy"].to_numpy()) for method, frame in episodes.items()}
     paired = {method: episodes[method] for method, _ in best[:MOST_PAIRED]}

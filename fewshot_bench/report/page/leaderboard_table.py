@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup, escape
 
+from fewshot_bench.report.page.content import MEASURED
 from fewshot_bench.report.page.definitions import COLUMNS, Column
 from fewshot_bench.report.page.numbers import is_missing, number_text
 
@@ -46,6 +47,10 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
         protocols: the positions of the rows of each protocol, within which the best is looked for.
     """
     columns = [column for column in COLUMNS if column.name in frame and not _is_empty(frame[column.name])]
+    if (frame["source"] == MEASURED).all():
+        columns = [column for column in columns if column.name != "source"]
+    if all(column.name != "p_corrected" for column in columns):
+        columns = [replace(column, is_shown=True) if column.name == "p" else column for column in columns]
     texts = {column.name: [number_text(value, column.kind) for value in frame[column.name]] for column in columns}
     for rows in protocols:
         _mark_best(frame, texts, rows)
@@ -70,14 +75,19 @@ def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequen
         means = frame["mean"].iloc[list(rows)].to_numpy()
         measured = [row for row, mean in zip(rows, means, strict=True) if texts["group"][row] and mean == mean]
         best = max(measured, key=lambda row: float(frame["mean"].iloc[row]), default=None)
-        letters = set() if best is None else set(texts["group"][best])
-        for row in (row for row in measured if letters & set(texts["group"][row])):
+        letters = set() if best is None else _letters(texts["group"][best])
+        for row in (row for row in measured if letters & _letters(texts["group"][row])):
             texts["group"][row] = Markup("<u>{}</u>").format(texts["group"][row])
+
+
+def _letters(group: str) -> set[str]:
+    """The letters of a group: "ab" has two, "z aa" too."""
+    return set(group.split()) if " " in group else set(group)
 
 
 def _method(row: dict[Any, Any]) -> Markup:
     name = escape(row["method"])
-    if row.get("source", "measured") == "measured":
+    if row["source"] == MEASURED:
         return name
     return Markup('<i class="published">{}</i> <span class="tag">published</span>').format(name)
 

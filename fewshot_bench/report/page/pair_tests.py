@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from fewshot_bench.report.page.content import Pairs
-from fewshot_bench.statistics import paired_t_test
+from fewshot_bench.statistics import all_pairs
 
 MOST_PAIRED = 25
 
@@ -32,15 +30,9 @@ def pairs_of(episodes: Mapping[str, pd.DataFrame], methods: int) -> Pairs | None
         frame.drop_duplicates(["run", "episode"]).set_index(["run", "episode"])["accuracy"].rename(str(place))
         for place, frame in enumerate(episodes.values())
     ]
-    common = pd.concat(columns, axis=1, join="inner")
+    common = pd.concat(columns, axis=1, join="inner").sort_index()
     if len(common) < 2:
         return None
-    values = common.to_numpy(np.float64).T
-    difference, p = np.zeros((len(names),) * 2), np.ones((len(names),) * 2)
-    pairs = list(combinations(range(len(names)), 2))
-    tests = [paired_t_test(values[a], values[b]) for a, b in pairs]
-    corrected = multipletests([test.p for test in tests], method="holm")[1]
-    for (a, b), test, value in zip(pairs, tests, corrected, strict=True):
-        difference[a, b], difference[b, a] = 100 * test.mean_difference, -100 * test.mean_difference
-        p[a, b] = p[b, a] = value
-    return Pairs(names, difference, p, len(common), methods - len(names))
+    matrix = all_pairs(common.to_numpy(np.float64).T)
+    left_out = methods - len(names)
+    return Pairs(names, 100 * matrix.mean_differences, matrix.corrected("holm"), len(common), left_out)

@@ -12,6 +12,7 @@ from fewshot_bench.report.page.plots import (
     distribution_figure,
     forest_figure,
     pair_matrix_figure,
+    ranking_figure,
     sweep_figure,
 )
 
@@ -94,6 +95,10 @@ _SWEEPS = (
     "Accuracy on the validation split for each setting that was tried, with 95% intervals; the ring is the chosen "
     "one. The best of many settings looks better than it is: that is what the novel split is for."
 )
+_RANKS = (
+    "The mean rank of each method over the datasets, 1 for the best. Two methods differ (Nemenyi, 5%) where their "
+    "lines, each as long as the critical difference, do not overlap. With few datasets only large differences show."
+)
 
 
 def protocol_plots(protocols: Sequence[ProtocolResults]) -> ProtocolPlots:
@@ -107,6 +112,9 @@ def protocol_plots(protocols: Sequence[ProtocolResults]) -> ProtocolPlots:
 def fixed_plots(content: PageContent) -> list[FixedPlot]:
     """The figures that belong to no single protocol; empty ones are left out."""
     plots = []
+    if content.rankings:
+        ranks = {f"ranking-{place}": ranking_figure(ranking) for place, ranking in enumerate(content.rankings)}
+        plots.append(FixedPlot("ranks", "Ranks over datasets", _RANKS, ranks))
     if content.sweeps:
         curves = {f"sweep-{place}": sweep_figure(sweep) for place, sweep in enumerate(content.sweeps)}
         plots.append(FixedPlot("sweeps", "Sweeps", _SWEEPS, curves))
