@@ -15,6 +15,7 @@ from fewshot_bench.cli.episodes import episodes
 from fewshot_bench.cli.leaderboard import leaderboard
 from fewshot_bench.cli.ls import ls
 from fewshot_bench.cli.power import power
+from fewshot_bench.cli.report import report
 from fewshot_bench.cli.run import run
 from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
@@ -33,6 +34,7 @@ app.command()(sweep)
 app.command()(compare)
 app.command()(leaderboard)
 app.command()(power)
+app.command()(report)
 app.command()(ls)
 app.add_typer(data, name="data")
 app.add_typer(episodes, name="episodes")

@@ -7,10 +7,11 @@ from fewshot_bench.report.leaderboard import leaderboard
 from fewshot_bench.report.leaderboard_csv import TIMING_COLUMNS, write_leaderboard
 from fewshot_bench.report.method_names import cells_of_method, resolve_method
 from fewshot_bench.report.over_datasets import OverDatasets, over_datasets
+from fewshot_bench.report.picture import NoPictureError
 from fewshot_bench.report.publication import as_latex, as_markdown
 from fewshot_bench.report.records import comparison_record, datasets_record, leaderboard_records, task_record
 from fewshot_bench.report.sweep_frame import SweptPoint, sweep_frame
-from fewshot_bench.report.sweep_plot import NoPictureError, draw_sweep
+from fewshot_bench.report.sweep_plot import draw_sweep
 from fewshot_bench.report.sweep_table import print_sweep
 from fewshot_bench.report.terminal import print_leaderboard
 from fewshot_bench.report.update import update_leaderboard

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from fewshot_bench.atomic import write_atomically
+from fewshot_bench.report.spreadsheet_text import guarded
 
 TIMING_COLUMNS = ("episodes_per_second", "peak_bytes")
 """What differs between two identical studies; everything else is the same to the byte."""
@@ -44,13 +45,15 @@ _SIGNIFICANT = ("p", "p_corrected")
 def write_leaderboard(frame: pd.DataFrame, path: Path) -> None:
     """Write a leaderboard as CSV, all or nothing, with fixed decimals and line ends.
 
+    Text that a spreadsheet would run as a formula gets an apostrophe in front; numbers keep their minus.
+
     Args:
         frame: as `leaderboard` returns it.
         path: the file; an older one is replaced.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(frame.columns)
+    writer.writerow([guarded(str(column)) for column in frame.columns])
     for row in frame.to_dict("records"):
         writer.writerow([_written(str(column), value) for column, value in row.items()])
     write_atomically(path, text.getvalue().encode())
@@ -63,4 +66,4 @@ def _written(column: str, value: Any) -> str:
         return f"{value:.6g}"
     if column in _DECIMALS:
         return f"{round(value, _DECIMALS[column]) + 0.0:.{_DECIMALS[column]}f}"  # + 0.0: never "-0.0000"
-    return str(value)
+    return guarded(value) if isinstance(value, str) else str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,22 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from fewshot_bench.atomic import write_atomically
+from fewshot_bench.report.picture import FONT_SIZE, NoPictureError, drawing, save_picture
 from fewshot_bench.report.sweep_table import axes_of, mean_over_shots
 from fewshot_bench.report.wording import value_text
 
 MOST_LINES = 8
 _CHOSEN = "chosen"
-_FONT_SIZE = 11
 _PANEL = (5.2, 4.0)  # inches
 _LETTERS_PER_PANEL = 58
 _LOGARITHMIC_FROM = 30.0
 _MARKERS = "osD^vP*X"
 _SPREAD = 0.012  # of the axis: how far apart the lines stand, so that intervals do not hide each other
-
-
-class NoPictureError(Exception):
-    """A sweep cannot be drawn; the message says why."""
 
 
 def draw_sweep(frame: pd.DataFrame, title: str, stem: Path) -> list[Path]:
@@ -46,24 +40,13 @@ def draw_sweep(frame: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         NoPictureError: Matplotlib is not installed, or no axis is one of numbers.
     """
     across = horizontal_axis(frame)
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise NoPictureError("no picture: Matplotlib is missing. Install it with: pip install matplotlib") from error
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rc("svg", hashsalt="fewshot-bench")
-        matplotlib.rc("font", family="DejaVu Sans", size=_FONT_SIZE)
-        shots = list(dict.fromkeys(frame["shot"]))
-        figure = Figure(figsize=(_PANEL[0] * len(shots) + 1.3, _PANEL[1]), layout="constrained")
-        FigureCanvasAgg(figure)
+    shots = list(dict.fromkeys(frame["shot"]))
+    with drawing(_PANEL[0] * len(shots) + 1.3, _PANEL[1]) as figure:
         panels = figure.subplots(1, len(shots), squeeze=False)[0]
         lines = lines_of(frame, across)
         for shot, panel in zip(shots, panels, strict=True):
             _draw_panel(panel, [line[line["shot"] == shot] for line in lines], across)
-            panel.set_title(f"{shot}-shot", fontsize=_FONT_SIZE)
+            panel.set_title(f"{shot}-shot", fontsize=FONT_SIZE)
         panels[0].set_ylabel("validation accuracy, %")
         handles, labels = panels[-1].get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda number: labels[number] == _CHOSEN)
@@ -76,8 +59,8 @@ def draw_sweep(frame: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         )
         width = _LETTERS_PER_PANEL * len(shots)
         wrapped = [textwrap.fill(line, width) for line in title.splitlines()]
-        figure.suptitle("\n".join(wrapped), fontsize=_FONT_SIZE)
-        return [_save(figure, stem.with_name(stem.name + suffix)) for suffix in (".svg", ".png")]
+        figure.suptitle("\n".join(wrapped), fontsize=FONT_SIZE)
+        return save_picture(figure, stem)
 
 
 def horizontal_axis(frame: pd.DataFrame) -> str:
@@ -163,11 +146,3 @@ def _shifted(values: Sequence[float], shift: float, ticks: Sequence[float], is_l
 
 def _symbol(axis: str) -> str:
     return {"lambda": "λ", "tau": "τ"}.get(axis, axis.replace("_", " "))
-
-
-def _save(figure: Any, path: Path) -> Path:
-    content = io.BytesIO()
-    metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
-    figure.savefig(content, format=path.suffix[1:], dpi=160, metadata=metadata)
-    write_atomically(path, content.getvalue())
-    return path

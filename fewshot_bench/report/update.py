@@ -12,6 +12,7 @@ from fewshot_bench.report.leaderboard import leaderboard, sorted_rows
 from fewshot_bench.report.leaderboard_csv import write_leaderboard
 from fewshot_bench.report.method_names import cells_of_method
 from fewshot_bench.report.published import published_results
+from fewshot_bench.report.spreadsheet_text import unguarded
 from fewshot_bench.statistics import Correction
 
 
@@ -43,6 +44,42 @@ def update_leaderboard(
         UnknownNameError: no method is called like the baseline.
         ComparisonError: the baseline's name fits several methods.
     """
+    frame = current_leaderboard(store, path, baseline, cells=cells, correct=correct, with_published=with_published)
+    write_leaderboard(frame, path)
+    if cells is None:
+        return frame
+    identities = {(cell.protocol.fingerprint, cell.method.fingerprint) for cell in cells}
+    chosen = [
+        pair in identities for pair in zip(frame["protocol_fingerprint"], frame["method_fingerprint"], strict=True)
+    ]
+    return frame[chosen].reset_index(drop=True)
+
+
+def current_leaderboard(
+    store: OutcomeStore,
+    path: Path,
+    baseline: str | None = None,
+    *,
+    cells: Sequence[Cell] | None = None,
+    correct: Correction = "holm",
+    with_published: bool = True,
+) -> pd.DataFrame:
+    """The leaderboard of everything that is stored, each protocol with the baseline it was given last; writes nothing.
+
+    Args:
+        store: where the outcomes are.
+        path: a CSV whose baselines stay in force where no new one is named; it need not be there.
+        baseline: name of the method that the others are tested against, on the protocols of `cells`.
+        cells: on whose protocols that baseline counts; all by default.
+        correct: how p is corrected for the number of tests on one protocol.
+        with_published: whether numbers that papers report stand beside the cells, those of this project's tables and
+            of the folder `published` beside the CSV.
+
+    Raises:
+        OutcomeError: nothing is stored, or a part is damaged.
+        UnknownNameError: no method is called like the baseline.
+        ComparisonError: the baseline's name fits several methods.
+    """
     stored = store.cells()
     kept = _baselines_in(path)
     if baseline is not None:
@@ -54,15 +91,7 @@ def update_leaderboard(
     frames = [
         leaderboard(store, name, cells=group, correct=correct, published=published) for name, group in groups.items()
     ]
-    frame = sorted_rows(pd.concat(frames, ignore_index=True) if frames else leaderboard(store))
-    write_leaderboard(frame, path)
-    if cells is None:
-        return frame
-    identities = {(cell.protocol.fingerprint, cell.method.fingerprint) for cell in cells}
-    chosen = [
-        pair in identities for pair in zip(frame["protocol_fingerprint"], frame["method_fingerprint"], strict=True)
-    ]
-    return frame[chosen].reset_index(drop=True)
+    return sorted_rows(pd.concat(frames, ignore_index=True) if frames else leaderboard(store))
 
 
 def _baselines_in(path: Path) -> dict[str, str]:
@@ -71,7 +100,7 @@ def _baselines_in(path: Path) -> dict[str, str]:
         rows = pd.read_csv(path, dtype=str, usecols=["protocol_fingerprint", "baseline"]).dropna()
     except (OSError, ValueError):
         return {}
-    return dict(zip(rows["protocol_fingerprint"], rows["baseline"], strict=True))
+    return dict(zip(rows["protocol_fingerprint"], rows["baseline"].map(unguarded), strict=True))
 
 
 def _still_there(baseline: str | None, cell: Cell, stored: Sequence[Cell]) -> str | None:

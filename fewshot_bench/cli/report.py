@@ -1,0 +1,56 @@
+"""`fewshot-bench report`: everything stored as one HTML page, and as figures for a paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewshot_bench.cli.options import BaselineOption, ResultsOption
+
+if TYPE_CHECKING:
+    from fewshot_bench.report.page import PageContent
+
+
+def report(
+    results: ResultsOption = Path("results"),
+    baseline: BaselineOption = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the page; RESULTS/report.html by default.")] = None,
+    title: Annotated[str, typer.Option(help="The heading of the page.")] = "Few-shot results",
+    figures: Annotated[
+        Path | None, typer.Option(help="Also draw the figures as SVG and PNG into this folder; needs Matplotlib.")
+    ] = None,
+    is_opened: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Write one HTML page that shows all stored outcomes, opens from the disk and needs no network.
+
+    It reads outcomes alone: no images, no GPU. A protocol keeps the baseline of the leaderboard that is there until
+    another is named.
+    """
+    from fewshot_bench.report.page import write_page
+
+    path = out or results / "report.html"
+    content = write_page(results, path, baseline=baseline, title=title)
+    typer.echo(f"report       {path}")
+    if content.frame["baseline"].eq("").all():
+        typer.echo("next         add --baseline NAME for differences to that method")
+    if figures is not None:
+        _draw(content, figures)
+    if is_opened:
+        import webbrowser
+
+        if not webbrowser.open(path.resolve().as_uri()):
+            typer.echo("no browser was found; open the page yourself", err=True)
+
+
+def _draw(content: PageContent, folder: Path) -> None:
+    from fewshot_bench.report import NoPictureError
+    from fewshot_bench.report.figures import draw_figures
+
+    try:
+        files = draw_figures(content, folder)
+    except NoPictureError as error:
+        typer.echo(str(error), err=True)
+        return
+    typer.echo(f"figures      {len(files)} files in {folder}")

@@ -1,0 +1,56 @@
+"""The forest plot of one protocol for a paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fewshot_bench.report.figures.rows import BLUE, GREY, MOST_ROWS, ORANGE, finish_rows, row_height
+from fewshot_bench.report.page.content import MEASURED, ProtocolResults
+from fewshot_bench.report.page.plots.forest import tested_rows
+from fewshot_bench.report.picture import drawing, save_picture
+
+_LOOKS = {"better": (BLUE, ">"), "worse": (ORANGE, "<"), "no difference shown": (GREY, "o")}
+
+
+def draw_forest(protocol: ProtocolResults, stem: Path) -> list[Path]:
+    """Draw the differences of a protocol to its baseline: thick over tasks, thin over data.
+
+    Args:
+        protocol: whose rows are tested against a baseline, at least one of them.
+        stem: the files without their suffix.
+
+    Raises:
+        NoPictureError: Matplotlib is not installed.
+    """
+    rows = tested_rows(protocol)
+    kept = rows.head(MOST_ROWS)
+    baseline = next(name for name in rows["baseline"] if name)
+    with drawing(7.2, row_height(len(kept))) as figure:
+        axes = figure.subplots()
+        axes.axvline(0, color=GREY, linewidth=1, zorder=0)
+        _data_intervals(axes, kept)
+        for word, (colour, marker) in _LOOKS.items():
+            group = kept[kept["verdict"] == word]
+            if len(group):
+                _task_intervals(axes, group, word, colour, marker)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=9, borderpad=0)
+        some = f", the best {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
+        finish_rows(axes, kept["method"].tolist(), f"{protocol.name}{some}: points above or below {baseline}")
+        return save_picture(figure, stem)
+
+
+def _task_intervals(axes: Any, rows: pd.DataFrame, word: str, colour: str, marker: str) -> None:
+    axes.hlines(rows.index, rows["diff_ci95_low"], rows["diff_ci95_high"], color=colour, linewidth=3.5)
+    measured = rows["source"] == MEASURED
+    axes.plot(rows["difference"], rows.index, marker, color=colour, markersize=7, label=word, markerfacecolor="none")
+    axes.plot(rows["difference"][measured], rows.index[measured], marker, color=colour, markersize=7)
+
+
+def _data_intervals(axes: Any, rows: pd.DataFrame) -> None:
+    known = rows[rows["diff_data_ci95_low"].notna()]
+    if len(known):
+        ends = (known["diff_data_ci95_low"], known["diff_data_ci95_high"])
+        axes.hlines(known.index, *ends, color=GREY, linewidth=1, label="thin: over classes and images too")

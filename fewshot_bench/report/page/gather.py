@@ -1,0 +1,75 @@
+"""From a results folder to what the page shows; each outcome is read once, and only those of the best methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.report.page.content import PageContent, ProtocolResults, Quantiles
+from fewshot_bench.report.page.pair_tests import MOST_PAIRED, pairs_of
+from fewshot_bench.report.page.protocols import Identity, completed, identities, protocol_names, rows_by_protocol
+from fewshot_bench.report.page.ranks import rankings
+from fewshot_bench.report.page.sweeps import stored_sweeps
+
+MOST_SHOWN = 40
+MOST_CARDS = 400
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def gather(store: OutcomeStore, frame: pd.DataFrame, results: Path) -> PageContent:
+    """Collect everything that the page shows.
+
+    Args:
+        store: where the outcomes are.
+        frame: the leaderboard of that store; rows that have no cell in it (published ones) need none.
+        results: the folder in which sweeps are looked for, RESULTS/sweeps/NAME/sweep.csv.
+
+    Raises:
+        OutcomeError: a part is damaged.
+    """
+    cells = {(cell.protocol.fingerprint, cell.method.fingerprint): cell for cell in store.cells()}
+    whole = completed(frame, cells)
+    places = rows_by_protocol(whole)
+    names = protocol_names(whole, places)
+    protocols = [_protocol(store, names[key], whole.iloc[rows], cells) for key, rows in places.items()]
+    cards = _cards(protocols, cells)
+    measured = sum(identity in cells for identity in identities(whole))
+    return PageContent(
+        whole, protocols, stored_sweeps(results / "sweeps"), rankings(whole), cards, measured - len(cards)
+    )
+
+
+def quantiles_of(accuracies: Sequence[float] | np.ndarray) -> Quantiles:
+    """Summarise the accuracies of a cell, fractions [E], for a box plot in %."""
+    values = 100 * np.asarray(accuracies, dtype=np.float64)
+    low, first, median, third, high = (float(value) for value in np.quantile(values, _QUANTILES))
+    return Quantiles(low, first, median, third, high, float(values.mean()))
+
+
+def _protocol(store: OutcomeStore, name: str, rows: pd.DataFrame, cells: Mapping[Identity, Cell]) -> ProtocolResults:
+    best = [
+        (method, cells[identity])
+        for method, identity in zip(rows["method"], identities(rows), strict=True)
+        if identity in cells
+    ]
+    episodes = {
+        method: store.read(cell, with_predictions=False) for method, cell in best[: max(MOST_SHOWN, MOST_PAIRED)]
+    }
+    quantiles = {method: quantiles_of(frame["accuracy"].to_numpy()) for method, frame in episodes.items()}
+    paired = {method: episodes[method] for method, _ in best[:MOST_PAIRED]}
+    return ProtocolResults(name, rows.reset_index(drop=True), quantiles, pairs_of(paired, len(best)))
+
+
+def _cards(protocols: Sequence[ProtocolResults], cells: Mapping[Identity, Cell]) -> list[tuple[str, Cell]]:
+    """The cells of the best methods of each protocol; all of them unless there are very many."""
+    share = max(1, MOST_CARDS // max(1, len(protocols)))
+    chosen = []
+    for protocol in protocols:
+        names = zip(protocol.rows["method"], identities(protocol.rows), strict=True)
+        known = [(name, cells[identity]) for name, identity in names if identity in cells]
+        chosen += known if len(cells) <= MOST_CARDS else known[:share]
+    return chosen

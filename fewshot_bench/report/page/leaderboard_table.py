@@ -1,0 +1,154 @@
+"""The leaderboard as a DataTable (through itables): sorted, filtered and searched in the browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+from fewshot_bench.report.page.content import MEASURED
+from fewshot_bench.report.page.definitions import COLUMNS, Column
+from fewshot_bench.report.page.numbers import is_missing, number_text
+
+TABLE_ID = "leaderboard-table"
+_BEST = ("median", "mean")
+_STATIC_ROWS = 10
+_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_LOADED = re.compile(r"window\._itables_\w+")
+_MODULE = re.compile(r'.*<script type="module">(.*?)</script>', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class LeaderboardTable:
+    """The parts of the table that go into the page.
+
+    Attributes:
+        library: the script that loads DataTables and its style.
+        script: the module that makes the table, with all of its data.
+        columns: what is in it, in order.
+        rows: the first rows, for where no script runs.
+    """
+
+    library: str
+    script: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Markup]]
+
+
+def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -> LeaderboardTable:
+    """Make the table of a whole leaderboard.
+
+    Args:
+        frame: as `gather` completes it; empty columns are left out.
+        protocols: the positions of the rows of each protocol, within which the best is looked for.
+    """
+    columns = [column for column in COLUMNS if column.name in frame and not _is_empty(frame[column.name])]
+    if (frame["source"] == MEASURED).all():
+        columns = [column for column in columns if column.name != "source"]
+    if all(column.name != "p_corrected" for column in columns):
+        columns = [replace(column, is_shown=True) if column.name == "p" else column for column in columns]
+    texts = {column.name: [number_text(value, column.kind) for value in frame[column.name]] for column in columns}
+    for rows in protocols:
+        _mark_best(frame, texts, rows)
+    texts["method"] = [_method(row) for row in frame.to_dict("records")]
+    cells = pd.DataFrame({_header(column): texts[column.name] for column in columns}, dtype=object)
+    first = [[texts[column.name][row] for column in columns] for row in range(min(_STATIC_ROWS, len(frame)))]
+    library = _library()
+    return LeaderboardTable(library, _script(cells, columns) + _dark_mode(library), columns, first)
+
+
+def _is_empty(column: pd.Series) -> bool:
+    return all(is_missing(value) or value == "" for value in column)
+
+
+def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequence[int]) -> None:
+    """Bold for the best of a protocol; underlined what shares a letter with it."""
+    for name in (name for name in _BEST if name in texts):
+        values = frame[name].iloc[list(rows)]
+        for row in (rows[place] for place in (values == values.max()).to_numpy().nonzero()[0]):
+            texts[name][row] = Markup("<b>{}</b>").format(texts[name][row])
+    if "group" in texts:
+        means = frame["mean"].iloc[list(rows)].to_numpy()
+        measured = [row for row, mean in zip(rows, means, strict=True) if texts["group"][row] and mean == mean]
+        best = max(measured, key=lambda row: float(frame["mean"].iloc[row]), default=None)
+        letters = set() if best is None else _letters(texts["group"][best])
+        for row in (row for row in measured if letters & _letters(texts["group"][row])):
+            texts["group"][row] = Markup("<u>{}</u>").format(texts["group"][row])
+
+
+def _letters(group: str) -> set[str]:
+    """The letters of a group: "ab" has two, "z aa" too."""
+    return set(group.split()) if " " in group else set(group)
+
+
+def _method(row: dict[Any, Any]) -> Markup:
+    name = escape(row["method"])
+    if row["source"] == MEASURED:
+        return name
+    return Markup('<i class="published">{}</i> <span class="tag">published</span>').format(name)
+
+
+def _header(column: Column) -> Markup:
+    return Markup('<span title="{}">{}</span>').format(column.definition, column.header)
+
+
+def _library() -> str:
+    from itables.javascript import generate_init_offline_itables_html
+    from itables.options import dt_bundle
+
+    found = _SCRIPT.search(generate_init_offline_itables_html(dt_bundle))
+    if found is None:
+        raise RuntimeError("itables writes its library in a way that this version of the report does not know.")
+    return found[1]
+
+
+def _dark_mode(library: str) -> str:
+    """What itables does in a notebook: its style follows the light or dark of the browser."""
+    loaded = _LOADED.search(library)
+    return f"(await {loaded[0]}).set_or_remove_dark_class();\n" if loaded else ""
+
+
+def _script(cells: pd.DataFrame, columns: Sequence[Column]) -> str:
+    from itables import to_html_datatable
+
+    numeric = [place for place, column in enumerate(columns) if column.kind != "text"]
+    filters = [place for place, column in enumerate(columns) if column.is_filter]
+    hidden = [place for place, column in enumerate(columns) if not column.is_shown]
+    choose = {"extend": "dropdown", "content": ["searchClear", "searchList"], "icon": "search"}
+    html = to_html_datatable(
+        cells,
+        connected=False,
+        table_id=TABLE_ID,
+        allow_html=True,  # each cell and header is escaped where it is made
+        maxBytes=0,
+        maxColumns=0,
+        showIndex=False,
+        display_logo_when_loading=False,
+        text_in_header_can_be_selected=False,
+        classes="display nowrap compact",
+        style="width:100%",
+        pageLength=25,
+        lengthMenu=[10, 25, 100, 500],
+        deferRender=True,
+        autoWidth=False,
+        order=[],
+        layout={
+            "topStart": {"pageLength": {}, "buttons": [{"extend": "colvis", "text": "Columns"}]},
+            "topEnd": "search",
+            "bottomStart": "info",
+            "bottomEnd": "paging",
+        },
+        columnDefs=[
+            {"targets": numeric, "type": "html-num", "className": "dt-right"},
+            {"targets": hidden, "visible": False},
+            {"targets": filters, "columnControl": [choose]},
+        ],
+    )
+    found = _MODULE.match(html)
+    if found is None:
+        raise RuntimeError("itables writes its tables in a way that this version of the report does not know.")
+    return found[1]

@@ -1,0 +1,82 @@
+"""What accuracy costs: seconds per episode, and memory where it was measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from fewshot_bench.report.page.content import ProtocolResults
+from fewshot_bench.report.page.plots.style import (
+    MARKERS,
+    SERIES,
+    Figure,
+    empty_figure,
+    figure,
+    rounded,
+    shown,
+)
+
+_MOST_KINDS = 7
+_OTHERS = "others"
+_SECONDS = {"tickformat": "~s", "ticksuffix": "s", "dtick": "D2"}  # 1ms, 2ms, 5ms, 10ms
+
+
+def cost_figure(protocol: ProtocolResults) -> Figure:
+    """Draw accuracy against seconds per episode, and below against peak memory if anybody measured it."""
+    rows = protocol.measured
+    rows = rows[rows["episodes_per_second"] > 0]
+    if not len(rows):
+        return empty_figure(protocol.name, "Nobody measured how long an episode takes here.")
+    rows = rows.assign(seconds=1 / rows["episodes_per_second"], gib=rows["peak_bytes"] / 2**30, kind=_kinds(rows))
+    traces = []
+    has_memory = bool(rows["gib"].notna().any())
+    for place, (kind, group) in enumerate(rows.groupby("kind", sort=False)):
+        looks = {"color": SERIES[place % len(SERIES)], "symbol": MARKERS[place % len(MARKERS)], "size": 9}
+        name = shown(kind or "accuracy")
+        traces.append(_trace(group, "seconds", name, looks))
+        if has_memory:
+            traces.append(_trace(group, "gib", name, looks) | {"xaxis": "x2", "yaxis": "y2", "showlegend": False})
+    below: dict[str, Any] = {}
+    if has_memory:
+        axis = {"automargin": True, "fixedrange": True, "zeroline": False}
+        below = {
+            "xaxis2": {**axis, "title": {"text": "peak memory, GiB"}, "anchor": "y2", "rangemode": "tozero"},
+            "yaxis2": {**axis, "title": {"text": "accuracy, %"}, "domain": [0, 0.4], "anchor": "x2"},
+        }
+    return figure(
+        traces,
+        protocol.name,
+        700 if has_memory else 420,
+        {"title": {"text": "time per episode, logarithmic"}, "type": "log", "anchor": "y", **_SECONDS},
+        {"title": {"text": "accuracy, %"}, "domain": [0.58, 1] if has_memory else [0, 1]},
+        showlegend=rows["kind"].nunique() > 1,
+        margin={"l": 8, "r": 12, "t": 62, "b": 48},
+        **below,
+    )
+
+
+def _kinds(rows: pd.DataFrame) -> list[str]:
+    """The adaptation of each row; the rarer ones together if there are more than can be told apart."""
+    common = rows["adaptation"].value_counts().index[:_MOST_KINDS].tolist()
+    return [kind if kind in common else _OTHERS for kind in rows["adaptation"]]
+
+
+def _trace(rows: pd.DataFrame, across: str, name: str, looks: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": rounded(rows[across], 6),
+        "y": rounded(rows["mean"]),
+        "error_y": {"type": "data", "array": rounded(rows["ci95"].fillna(0)), "thickness": 1.2, "width": 0},
+        "marker": looks,
+        "text": [_words(row) for row in rows.to_dict("records")],
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+
+
+def _words(row: dict[Any, Any]) -> str:
+    memory = "" if row["gib"] != row["gib"] else f"<br>peak memory {row['gib']:.2f} GiB"
+    speed = f"{row['seconds']:.3g} s per episode{memory}"
+    return f"<b>{shown(row['method'])}</b><br>{row['mean']:.2f} ± {row['ci95']:.2f} %<br>{speed}"

@@ -1,0 +1,37 @@
+"""Critical-difference diagram: mean ranks over datasets, each with a line as long as Nemenyi's critical difference."""
+
+from __future__ import annotations
+
+from fewshot_bench.report.page.content import Ranking
+from fewshot_bench.report.page.plots.style import BLUE, ROW, Figure, figure, names_above, rounded, rows_axis, shown
+from fewshot_bench.report.wording import p_text
+
+
+def ranking_figure(ranking: Ranking) -> Figure:
+    """Draw mean ranks; two methods differ if and only if their lines, half a critical difference each way, part."""
+    count = len(ranking.methods)
+    some = f", the best {count} of {count + ranking.left_out}" if ranking.left_out else ""
+    half = ranking.critical_difference / 2
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": rounded(ranking.mean_ranks),
+        "y": list(range(count)),
+        "error_x": {"type": "data", "array": rounded([half] * count), "thickness": 3, "width": 0, "color": BLUE},
+        "marker": {"color": BLUE, "size": 10},
+        "text": [
+            f"<b>{shown(name)}</b><br>mean rank {rank:.2f}"
+            for name, rank in zip(ranking.methods, ranking.mean_ranks, strict=True)
+        ],
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+    p = f"p {'' if ranking.p < 1e-300 else '= '}{p_text(ranking.p)}"
+    return figure(
+        [trace],
+        f"{ranking.name}{some}",
+        ROW * count + 90,
+        {"title": {"text": shown(f"mean rank; critical difference {ranking.critical_difference:.2f}, Friedman {p}")}},
+        rows_axis(count),
+        annotations=names_above(ranking.methods),
+        margin={"l": 8, "r": 12, "t": 30, "b": 48},
+    )

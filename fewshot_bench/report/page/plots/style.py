@@ -1,0 +1,111 @@
+"""What all figures have in common: colours that everybody can tell apart, on light and dark paper, and escaped text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from markupsafe import escape
+
+Figure = dict[str, Any]
+
+# Okabe and Ito's (2008) hues, shifted to lie between light and dark: at least 3:1 on white and on #14171c.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#2b7fc0", "#d2610c", "#0f8f6f", "#b0619c", "#82878f"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#9a7d0a", "#3d9ad1", GREY, "#c0504d")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
+DASHES = ("solid", "dash", "dot", "dashdot")
+ROW = 34  # pixels for one method: its name above its mark
+_LONGEST = 54
+
+
+def shown(text: object) -> str:
+    """A name as Plotly shows it: Plotly takes some HTML for style, so that of others must not reach it."""
+    return str(escape(str(text)))
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """A name with its middle left out if it is long, escaped."""
+    half = (longest - 1) // 2
+    return shown(text if len(text) <= longest else f"{text[:half]}…{text[-half:]}")
+
+
+def figure(
+    data: Sequence[dict[str, Any]], title: str, height: int, x: dict[str, Any], y: dict[str, Any], **layout: Any
+) -> Figure:
+    """A figure in the style of the page.
+
+    Args:
+        data: Plotly's traces.
+        title: plain text; it is escaped here.
+        height: in pixels; the width is that of the page.
+        x: the horizontal axis.
+        y: the vertical axis.
+        layout: what else Plotly's layout has.
+    """
+    common = {"gridcolor": GREY, "zeroline": False, "automargin": True, "fixedrange": True}
+    return {
+        "data": list(data),
+        "layout": {
+            "title": {
+                "text": shown(title),
+                "x": 0,
+                "xanchor": "left",
+                "font": {"size": 13},
+                "y": 0.99,
+                "yanchor": "top",
+            },
+            "height": height,
+            "autosize": True,
+            "margin": {"l": 8, "r": 12, "t": 34, "b": 44},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": "system-ui, sans-serif", "size": 12, "color": GREY},
+            "hoverlabel": {
+                "bgcolor": "#22272e",
+                "bordercolor": "#22272e",
+                "font": {"color": "#ffffff"},
+                "align": "left",
+            },
+            "dragmode": False,
+            "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "itemclick": False},
+            "showlegend": False,
+            "xaxis": {**common, **x},
+            "yaxis": {**common, **y},
+            **layout,
+        },
+    }
+
+
+def empty_figure(title: str, reason: str) -> Figure:
+    """A figure that says why there is nothing in it."""
+    hidden = {"visible": False}
+    words = {"text": shown(reason), "showarrow": False, "x": 0, "xref": "paper", "y": 0.5, "yref": "paper"}
+    return figure([], title, 110, hidden, hidden, annotations=[words | {"xanchor": "left", "align": "left"}])
+
+
+def names_above(names: Sequence[str]) -> list[dict[str, Any]]:
+    """The names of the methods, each above its row at the left end, where a phone has room for them too."""
+    return [
+        {
+            "text": shortened(name),
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "y": place,
+            "yanchor": "bottom",
+            "yshift": 4,
+            "showarrow": False,
+            "font": {"size": 12},
+        }
+        for place, name in enumerate(names)
+    ]
+
+
+def rows_axis(count: int) -> dict[str, Any]:
+    """A vertical axis for `count` methods from top to bottom, without marks of its own."""
+    return {"range": [count - 0.6, -0.9], "visible": False}
+
+
+def rounded(values: Iterable[float], decimals: int = 3) -> list[float | None]:
+    """Numbers for JSON; what does not exist is None."""
+    return [None if value != value else round(float(value), decimals) + 0.0 for value in values]

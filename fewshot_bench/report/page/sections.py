@@ -1,0 +1,121 @@
+"""Which figures the page has, in which order, and what is said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fewshot_bench.report.page.content import PageContent, ProtocolResults
+from fewshot_bench.report.page.plots import (
+    cost_figure,
+    distribution_figure,
+    forest_figure,
+    pair_matrix_figure,
+    ranking_figure,
+    sweep_figure,
+)
+
+Figure = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A figure that changes with the chosen protocol.
+
+    Attributes:
+        anchor: its id in the page.
+        heading: above it.
+        caption: how to read it.
+        draw: makes it for a protocol.
+    """
+
+    anchor: str
+    heading: str
+    caption: str
+    draw: Callable[[ProtocolResults], Figure]
+
+
+@dataclass(frozen=True)
+class ProtocolPlots:
+    """The sections, and the figures of each protocol by the id of the place where they are drawn."""
+
+    sections: Sequence[Section]
+    figures: Sequence[dict[str, Figure]]
+
+
+@dataclass(frozen=True)
+class FixedPlot:
+    """Figures that belong to no single protocol, by the id of their place."""
+
+    anchor: str
+    heading: str
+    caption: str
+    figures: Mapping[str, Figure]
+
+    @property
+    def places(self) -> list[str]:
+        """The ids, in order."""
+        return list(self.figures)
+
+
+SECTIONS = (
+    Section(
+        "differences",
+        "Differences to the baseline",
+        "The mark is the mean difference on the episodes that both have seen. The thick line is the 95% interval over "
+        "tasks: other episodes from the same images. The thin line, where it is known, also covers other classes and "
+        "images. Open marks are published numbers. Colour and direction say what the corrected test shows at 5%.",
+        forest_figure,
+    ),
+    Section(
+        "distributions",
+        "Accuracies of the episodes",
+        "Half of the episodes lie within the box, nine in ten within the whiskers; the line is the median, the dashed "
+        "line the mean. Episodes differ far more than methods do, which is why methods are compared episode by "
+        "episode.",
+        distribution_figure,
+    ),
+    Section(
+        "pairs",
+        "Every method against every other",
+        "Points by which the method of the row is better than that of the column. A star: the paired t-test shows a "
+        "difference at 5%, corrected by Holm over all pairs of the matrix; without one, or with =, none is shown.",
+        pair_matrix_figure,
+    ),
+    Section(
+        "cost",
+        "Accuracy and cost",
+        "Mean accuracy with its 95% task interval against the time that one episode takes, and against the most "
+        "memory that the run took where that is recorded. Times are those of the machine of the run card.",
+        cost_figure,
+    ),
+)
+_SWEEPS = (
+    "Accuracy on the validation split for each setting that was tried, with 95% intervals; the ring is the chosen "
+    "one. The best of many settings looks better than it is: that is what the novel split is for."
+)
+_RANKS = (
+    "The mean rank of each method over the datasets, 1 for the best. Two methods differ (Nemenyi, 5%) where their "
+    "lines, each as long as the critical difference, do not overlap. With few datasets only large differences show."
+)
+
+
+def protocol_plots(protocols: Sequence[ProtocolResults]) -> ProtocolPlots:
+    """The figures of each protocol."""
+    if not protocols:
+        return ProtocolPlots((), ())
+    figures = [{f"{section.anchor}-plot": section.draw(protocol) for section in SECTIONS} for protocol in protocols]
+    return ProtocolPlots(SECTIONS, figures)
+
+
+def fixed_plots(content: PageContent) -> list[FixedPlot]:
+    """The figures that belong to no single protocol; empty ones are left out."""
+    plots = []
+    if content.rankings:
+        ranks = {f"ranking-{place}": ranking_figure(ranking) for place, ranking in enumerate(content.rankings)}
+        plots.append(FixedPlot("ranks", "Ranks over datasets", _RANKS, ranks))
+    if content.sweeps:
+        curves = {f"sweep-{place}": sweep_figure(sweep) for place, sweep in enumerate(content.sweeps)}
+        plots.append(FixedPlot("sweeps", "Sweeps", _SWEEPS, curves))
+    return plots

@@ -1,0 +1,32 @@
+"""The sweeps beside the outcomes: tables that `fewshot-bench sweep` wrote, read as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from fewshot_bench.errors import OutcomeError
+from fewshot_bench.report.page.content import SweepResults
+from fewshot_bench.report.spreadsheet_text import unguarded
+
+_NEEDED = {"shot", "mean", "ci95", "is_best"}
+
+
+def stored_sweeps(folder: Path) -> list[SweepResults]:
+    """Every complete sweep below RESULTS/sweeps, by name.
+
+    Raises:
+        OutcomeError: a table cannot be read, or is none of a sweep.
+    """
+    return [SweepResults(path.parent.name, _table(path)) for path in sorted(folder.glob("*/sweep.csv"))]
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise OutcomeError(f"{path} cannot be read ({error}). Repeat that sweep, which writes it again.") from error
+    if not len(frame) or not set(frame.columns) >= _NEEDED or frame["is_best"].dtype != bool:
+        raise OutcomeError(f"{path} is no table of a sweep. Repeat that sweep, which writes it again, or delete it.")
+    return frame.map(lambda value: unguarded(value) if isinstance(value, str) else value)

@@ -1,0 +1,40 @@
+"""Write the page of a results folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewshot_bench.atomic import write_atomically
+from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.report.page.content import PageContent
+from fewshot_bench.report.page.gather import gather
+from fewshot_bench.report.page.render import page_html
+from fewshot_bench.report.update import current_leaderboard
+
+TITLE = "Few-shot results"
+
+
+def write_page(results: Path, path: Path, *, baseline: str | None = None, title: str = TITLE) -> PageContent:
+    """Write everything that a results folder holds as one HTML file, all or nothing.
+
+    The same outcomes give the same bytes; images, torch and a GPU are not needed.
+
+    Args:
+        results: the folder with `outcomes`; `leaderboard.csv` in it keeps baselines, `sweeps` are shown.
+        path: the file; an older one is replaced.
+        baseline: name of the method that the others are tested against.
+        title: the page's heading.
+
+    Returns:
+        What the page shows, for instance to draw it for a paper.
+
+    Raises:
+        OutcomeError: nothing is stored, or something is damaged.
+        UnknownNameError: no method is called like the baseline.
+        ComparisonError: the baseline's name fits several methods.
+    """
+    store = OutcomeStore(results / "outcomes")
+    frame = current_leaderboard(store, results / "leaderboard.csv", baseline)
+    content = gather(store, frame, results)
+    write_atomically(path, page_html(content, title).encode())
+    return content
