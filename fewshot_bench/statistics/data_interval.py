@@ -26,6 +26,9 @@ from fewshot_bench.statistics.intervals import Interval
 ABSENT = -1
 """What fills the places of a class that an episode does not have."""
 
+LEAST_FREEDOM = 4.0
+"""Degrees of freedom that subtracting the episodes' noise leaves at least."""
+
 
 @dataclass(frozen=True)
 class _Overlap:
@@ -106,11 +109,11 @@ def data_half_widths(
     # Centred values add up to nothing, so the mean product of a pair is -task.
     slope = (shared + overlap.pairs * overlap.mean * task) / overlap.spread
     unit = np.maximum(slope * overlap.mean, 0)
+    total = unit + task
     effects = class_sums / np.asarray(overlap.membership.sum(axis=0)).reshape(-1, 1)
-    # Satterthwaite's degrees of freedom would give the task's share E - 1, and cover too little where it is large: what
-    # the drawing of episodes adds to the class sums is in the error of the slope as well.
-    freedom = np.minimum(_variance_freedom(effects), episodes - 1)
-    return np.asarray(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(unit + task), dtype=np.float64)
+    freedom = _freedom(effects, total, (class_sums**2).sum(axis=0) * overlap.mean / overlap.spread)
+    quantile = stats.t.ppf((1 + confidence) / 2, np.minimum(freedom, episodes - 1))
+    return np.asarray(quantile * np.sqrt(total), dtype=np.float64)
 
 
 def _overlap(labels: NDArray[np.int64]) -> _Overlap | None:
@@ -134,6 +137,25 @@ def _overlap(labels: NDArray[np.int64]) -> _Overlap | None:
     if spread <= 1e-9 * square_sum:
         return None
     return _Overlap(membership, squares, mean, spread, pairs)
+
+
+def _freedom(
+    effects: NDArray[np.float64], total: NDArray[np.float64], between: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Degrees of freedom of the total variance, [A].
+
+    The total is what lies between classes, less what the drawing of episodes adds to that. The difference has the
+    error of its minuend, so freedom shrinks with the share that is left, down to a floor. Satterthwaite (1946) would
+    take the share squared; where little is left that gives quantiles beyond use.
+
+    Args:
+        effects: of C classes, [C, A].
+        total: variance of the mean, [A].
+        between: the same before subtraction, [A].
+    """
+    of_classes = _variance_freedom(effects)
+    left = np.divide(total, between, out=np.ones_like(total), where=between > total)
+    return np.maximum(of_classes * left, np.minimum(of_classes, LEAST_FREEDOM))
 
 
 def _variance_freedom(effects: NDArray[np.float64]) -> NDArray[np.float64]:

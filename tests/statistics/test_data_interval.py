@@ -35,30 +35,43 @@ def by_a_double_loop(values: np.ndarray, classes: np.ndarray) -> float:
     line = stats.linregress(shares, products)
     task = values.var(ddof=1) / len(values)
     unit = max(-line.intercept - task, 0)
-    effects = []
-    for label in sorted(set().union(*sets)):
-        weights = np.array([1 / len(members) if label in members else 0 for members in sets])
-        effects.append((weights @ centred) / weights.sum())
-    count = len(effects)
-    excess = max(stats.kurtosis(effects, bias=False), 0)
-    freedom = min(2 / (excess / count + 2 / (count - 1)), len(values) - 1)
-    return float(stats.t.ppf(0.975, freedom) * math.sqrt(unit + task))
+    weights = np.array([[1 / len(members) if label in members else 0 for members in sets] for label in range(1000)])
+    weights = weights[weights.any(axis=1)]
+    sums, count = weights @ centred, len(weights)
+    between = (sums**2).sum() * np.mean(shares) / (len(pairs) * np.var(shares))
+    excess = max(stats.kurtosis(sums / weights.sum(axis=1), bias=False), 0)
+    of_classes = 2 / (excess / count + 2 / (count - 1))
+    freedom = max(of_classes * min((unit + task) / between, 1), min(of_classes, 4))
+    return float(stats.t.ppf(0.975, min(freedom, len(values) - 1)) * math.sqrt(unit + task))
 
 
 # What it is worth
 
 
-@pytest.mark.parametrize(("classes", "way"), [(6, 2), (7, 3), (6, 4), (9, 3)])
+@pytest.mark.parametrize(("classes", "way"), [(6, 2), (7, 3), (6, 4), (9, 3), (20, 3)])
 def test_effects_that_add_up_give_the_textbook_variance(classes, way):
     # Y = sum of the effects of the classes, and every episode once: the mean is N times the mean effect, whose variance
-    # for other classes is s^2 / C. Evenly spaced effects have light tails, hence C - 1 degrees of freedom.
+    # for other classes is s^2 / C. Evenly spaced effects have light tails, hence at most C - 1 degrees of freedom.
     effects = np.arange(classes) / 10
     episodes = every_episode(classes, way)
-    values = effects[episodes].sum(axis=1)
-    standard_error = way * effects.std(ddof=1) / math.sqrt(classes)
-    interval = data_interval(values, episodes)
+    variance = way**2 * effects.var(ddof=1) / classes
+    freedom = max((classes - 1) * min(variance / between_every_episode(effects, way), 1), 4)
+    interval = data_interval(effects[episodes].sum(axis=1), episodes)
     assert interval.mean == pytest.approx(way * effects.mean())
-    assert interval.half_width == pytest.approx(stats.t.ppf(0.975, classes - 1) * standard_error, rel=1e-9)
+    assert interval.half_width == pytest.approx(stats.t.ppf(0.975, freedom) * math.sqrt(variance), rel=1e-9)
+
+
+def between_every_episode(effects: np.ndarray, way: int) -> float:
+    """What lies between class sums by the hypergeometric distribution of how many classes two episodes share."""
+    classes = len(effects)
+    episodes, having = math.comb(classes, way), math.comb(classes - 1, way - 1)
+    class_sums = having * (classes - way) / (classes - 1) * (effects - effects.mean()) / way
+    shared = stats.hypergeom(classes, way, way)
+    others = episodes - 1  # an episode shares all classes with itself, which is not a pair
+    mean = (episodes * shared.mean() - way) / others
+    square = (episodes * shared.moment(2) - way**2) / others
+    spread = episodes * others * (square - mean**2) / way**4
+    return float((class_sums**2).sum() * mean / way**2 / spread)
 
 
 def test_one_class_per_episode_is_the_one_way_analysis_of_variance():
@@ -81,7 +94,7 @@ def test_it_covers_what_it_says_where_the_task_interval_does_not():
     assert covered["task"] / 400 < 0.5
 
 
-def test_without_differences_between_classes_only_the_degrees_of_freedom_are_fewer():
+def test_without_differences_between_classes_it_is_the_task_interval_with_fewer_degrees_of_freedom():
     # Pairs of a class multiply to -1, the others to 0 in the mean: the line falls, and the classes' part is 0.
     values, classes = [1, -1, 1, -1, 1, -1], [[0], [0], [1], [1], [2], [2]]
     assert data_interval(values, classes).half_width == pytest.approx(T_2 * math.sqrt(6 / 5 / 6), rel=1e-6)
@@ -103,8 +116,7 @@ def test_one_odd_class_among_many_costs_degrees_of_freedom():
     task = values.var(ddof=1) / 400
     width = data_interval(values, classes).half_width
     assert width == pytest.approx(by_a_double_loop(values, classes))
-    variance = (effects.var(ddof=1) / 20) + task
-    assert width > 1.2 * stats.t.ppf(0.975, 19) * math.sqrt(variance)
+    assert width > 1.2 * stats.t.ppf(0.975, 19) * math.sqrt(effects.var(ddof=1) / 20 + task)
 
 
 # What it does not depend on
