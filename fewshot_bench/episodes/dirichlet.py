@@ -61,7 +61,7 @@ def urn_counts(words: NDArray[np.uint64], alpha: float, capacity: NDArray[np.int
 
     Args:
         words: one per draw, uint64 [E, M]; that a remainder of 64 bits is not exactly even shifts no probability by
-            more than 1e-12.
+            more than 1e-10.
         alpha: balls of each class at the beginning, in thousandths.
         capacity: the most that each class can give, [E, N], M or more in all.
 
