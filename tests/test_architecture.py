@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"episodes", "outcomes", "statistics"},
     "engine": {"adaptation", "episodes", "outcomes", "backbones", "datasets", "training"},
     "study": {
-        "datasets", "episodes", "losses", "backbones", "adaptation", "training", "outcomes", "report", "engine",
+        "datasets", "episodes", "losses", "backbones", "adaptation", "training", "outcomes", "statistics", "report",
+        "engine",
     },
 }  # fmt: skip
 

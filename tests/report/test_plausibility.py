@@ -17,7 +17,7 @@ USUAL = PublishedResult(
 def test_the_usual_interval_is_not_flagged_and_twice_as_much_is():
     assert interval_flag(USUAL) == ""
     assert interval_flag(replace(USUAL, half_width=0.80)) == (
-        "±0.80 over 3,000 episodes implies a standard deviation of 22.3 points; 5.6 to 15.9 is plausible"
+        "±0.80 over 3,000 episodes implies a standard deviation of 22.3 points; 5.1 to 15.8 is plausible"
     )
 
 
