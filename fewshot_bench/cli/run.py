@@ -110,7 +110,7 @@ def run(
     baseline: BaselineOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a study: embed, sample episodes, adapt, store every outcome, test, and write leaderboard.csv.
+    """Run a study: embed, sample episodes, adapt, store every outcome, test, and write leaderboard.csv and report.html.
 
     Without options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
     """
@@ -125,15 +125,17 @@ def run(
 
 
 def _report(study: Study, result: StudyResult, as_json: bool) -> None:
-    """Write the leaderboard, print this study's part of it, and say where everything is."""
+    """Write the leaderboard and the page, print this study's part of it, and say where everything is."""
     from fewshot_bench.cli.data import report_notes
     from fewshot_bench.cli.leaderboard import show
     from fewshot_bench.datasets.recipe import recipe_line
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import update_leaderboard
+    from fewshot_bench.report.page import write_page
 
-    path = study.results / "leaderboard.csv"
+    path, page = study.results / "leaderboard.csv", study.results / "report.html"
     frame = update_leaderboard(OutcomeStore(study.results / "outcomes"), path, result.baseline, cells=result.cells)
+    write_page(study.results, page)
     recipe = dict(result.dataset.recipe)
     report_notes(recipe)
     methods = list(dict.fromkeys(cell.method.name for cell in result.cells))
@@ -146,6 +148,7 @@ def _report(study: Study, result: StudyResult, as_json: bool) -> None:
         f"{result.peak_bytes / 2**30:.1f} GiB, one row per episode)"
     )
     typer.echo(f"leaderboard  {path}")
+    typer.echo(f"report       {page}  (open it, or: fewshot-bench report --open)")
     if len(methods) > 1:
         typer.echo(f"next         fewshot-bench compare '{methods[1]}' '{methods[0]}'")
     else:

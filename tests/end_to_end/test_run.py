@@ -54,8 +54,10 @@ def test_run_without_arguments_ends_with_a_tested_leaderboard(folder, capsys):
     assert set(tested["method"]) == {"conv4_32/base-ce+schane@epochs=1/centroid"}
     assert (tested["paired_episodes"] == 120).all()
     assert (frame["mean"] > 25).all(), "one epoch is already better than the chance of 20%"
-    for word in ("paired t-test", "episodes/s", "outcomes", "leaderboard.csv", "next"):
+    for word in ("paired t-test", "episodes/s", "outcomes", "leaderboard.csv", "report.html", "next"):
         assert word in printed
+    page = (folder / "results" / "report.html").read_text(encoding="utf-8")
+    assert all(method in page for method in frame["method"])
 
 
 def test_the_same_command_twice_and_another_chunk_give_the_same_bytes(folder):
@@ -88,7 +90,7 @@ def test_compare_and_leaderboard_read_what_run_stored(folder, capsys):
     assert exit_code(["run", *SMALL]) == 0
     capsys.readouterr()
     assert exit_code(["compare", "schane", "base-ce@", "--json"]) == 0
-    records = json.loads(capsys.readouterr().out)
+    records = json.loads(capsys.readouterr().out)["comparisons"]
     frame = pd.read_csv(folder / "results" / "leaderboard.csv")
     tested = frame[frame["p"].notna()].sort_values("shot")
     np.testing.assert_allclose([record["difference"] for record in records], tested["difference"], atol=1e-3)
@@ -97,6 +99,43 @@ def test_compare_and_leaderboard_read_what_run_stored(folder, capsys):
     assert exit_code(["leaderboard", "--svg", "board.svg"]) == 0
     assert "<svg" in (folder / "board.svg").read_text()
     assert "conv4_32/base-ce@epochs=1/centroid" in capsys.readouterr().out
+
+
+def test_statistics_need_the_results_folder_alone(folder, capsys):
+    """A folder copied from elsewhere: no datasets, no weights, and torch is never imported."""
+    assert exit_code(["run", *SMALL]) == 0
+    program = """
+import sys
+from fewshot_bench.cli.main import exit_code
+for command in (
+    ["compare"], ["compare", "schane", "base-ce@"], ["compare", "--baseline", "schane"],
+    ["leaderboard", "--baseline", "schane", "--markdown", "t.md", "--latex", "t.tex"],
+    ["power", "schane", "base-ce@", "--difference", "0.5"], ["report"],
+):
+    assert exit_code(command) == 0, command
+assert "torch" not in sys.modules
+"""
+    environment = {**os.environ, "FEWSHOT_BENCH_HOME": str(folder / "nowhere"), "COLUMNS": "80"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    for word in ("Wilcoxon p", "pairing", "p (Holm)", "± data", "episodes to find a difference", "report.html"):
+        assert word in done.stdout
+    assert "\\toprule" in Path("t.tex").read_text()
+    assert Path("t.md").read_text().startswith("| method |")
+
+
+def test_a_study_until_the_interval_is_narrow_says_so(folder, capsys):
+    options = ["--base-loss", "ce,ce+schane", "--base-epochs", "1", "--shots", "1", "--runs", "1"]
+    assert exit_code(["run", *options, "--until-ci", "1.2", "--max-episodes", "700"]) == 0
+    frame = pd.read_csv(folder / "results" / "leaderboard.csv")
+    (episodes,) = set(frame["episodes"])
+    assert episodes in (250, 500)
+    assert (frame["ci95"] <= 1.2).all()
+    assert (frame["flags"] == "until ±1.2").all()
+    (description, _) = sorted((folder / "results" / "outcomes").glob("*/cell.json"))
+    (rule,) = json.loads(description.read_text())["provenance"]["stopping"]
+    assert (rule["half_width"], rule["max_episodes"]) == (1.2, 700)
 
 
 def test_a_head_is_fine_tuned_with_both_losses_on_the_same_episodes(folder):
