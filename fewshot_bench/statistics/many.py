@@ -102,8 +102,7 @@ def _look_closer(
         if len(close):
             pairwise = row - accuracies[close]
             constant = np.ptp(pairwise, axis=1) <= ROUNDING * np.maximum(scales[i], scales[close])
-            same = constant & (pairwise == 0).all(axis=1)
-            mean = np.where(same, 0.0, pairwise.mean(axis=1))
+            mean = pairwise.mean(axis=1)
             differences[i, close], differences[close, i] = mean, 0.0 - mean
             variances[i, close] = variances[close, i] = np.where(constant, 0.0, pairwise.var(axis=1, ddof=1))
     np.fill_diagonal(variances, 0.0)

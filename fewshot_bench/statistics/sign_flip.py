@@ -30,6 +30,8 @@ MOST_UNITS = 1 << 16
 # Differences without a unit are rounded to one that makes the grid this long: the sum of 9,000 of them moves by some
 # 0.1% of its standard deviation, where 9,999 random sign flips leave p = 0.05 uncertain by 4%.
 POINTS_WITHOUT_UNIT = 1 << 18
+# A unit so fine that the grid would be longer than this, a minute and a gigabyte, counts as none.
+MOST_POINTS = 1 << 23
 # So few pairs need no rounding: all 2^n signs are 4,096 sums.
 ENUMERATED_PAIRS = 12
 
@@ -54,10 +56,11 @@ def sign_flip_p(differences: ArrayLike, unit: float | None = None) -> float:
     if not values.any():
         return 1.0
     unit = unit or common_unit(values)
+    reach = STANDARD_DEVIATIONS * float(np.linalg.norm(values))
     if unit is None and np.count_nonzero(values) <= ENUMERATED_PAIRS:
         return _enumerated_p(values[values != 0])
-    if unit is None:
-        unit = STANDARD_DEVIATIONS * float(np.linalg.norm(values)) / POINTS_WITHOUT_UNIT
+    if unit is None or reach > MOST_POINTS * unit:
+        unit = reach / POINTS_WITHOUT_UNIT
     return whole_sign_flip_p(np.rint(values / unit).astype(np.int64))
 
 

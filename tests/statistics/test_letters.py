@@ -41,6 +41,13 @@ def test_piephos_split_of_a_method_between_two_groups():
     assert compact_letters(differences(4, [(0, 2), (0, 3), (1, 3)])) == ["a", "ab", "bc", "c"]
 
 
+def test_a_letter_that_says_nothing_new_is_dropped():
+    # 0, 1 and 2 are alike, but every two of them share a letter with 3, 4 or 5 already.
+    alike = [(0, 1), (1, 2), (0, 2), (0, 3), (1, 3), (1, 4), (2, 4), (0, 5), (2, 5)]
+    pattern = differences(6, [(i, j) for i in range(6) for j in range(i + 1, 6) if (i, j) not in alike])
+    assert len(set("".join(compact_letters(pattern)))) == 3
+
+
 @settings(deadline=None, max_examples=300)
 @given(patterns())
 def test_methods_share_a_letter_if_and_only_if_they_do_not_differ(pattern):

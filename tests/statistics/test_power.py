@@ -96,6 +96,13 @@ def test_the_extremes_have_answers(need):
     assert need(1e-4, 1) == pytest.approx(2.8016**2 * 1e8 * (1 if need is paired_episodes_needed else 2), rel=1e-3)
 
 
+@pytest.mark.parametrize(("episodes", "paired"), [(1472, True), (2903, False)])
+def test_a_power_that_scipy_answers_with_nan_is_no_obstacle(episodes, paired):
+    # scipy.stats.nct.sf is NaN at an effect of 1 here, where the search begins.
+    expected = 2.8016 * math.sqrt((1 if paired else 2) / episodes)
+    assert detectable_difference(episodes, 1, paired=paired) == pytest.approx(expected, rel=2e-3)
+
+
 def test_no_spread_hides_no_difference():
     assert detectable_difference(10, 0) == 0
 

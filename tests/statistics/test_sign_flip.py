@@ -90,6 +90,12 @@ def test_rounding_to_a_fine_unit_hardly_moves_p():
     assert sign_flip_p(blurred) == pytest.approx(whole_sign_flip_p(whole_numbers), rel=0.02)
 
 
+def test_a_unit_too_fine_for_the_memory_is_rounded():
+    whole_numbers = np.random.default_rng(13).integers(-60_000, 60_500, 100_000)
+    assert common_unit(whole_numbers) == 1
+    assert sign_flip_p(whole_numbers, 1.0) == pytest.approx(stats.ttest_1samp(whole_numbers, 0).pvalue, rel=0.05)
+
+
 @settings(deadline=None, max_examples=100)
 @given(whole)
 def test_the_sign_the_unit_and_pairs_that_are_equal_change_nothing(differences):
