@@ -18,6 +18,7 @@ from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, pl
 
 PUBLISHED, ODD = " *", " ?"
 """Marks of published numbers, and of intervals that cannot be right."""
+DISJOINT = "disjoint"
 _NARROWEST_NAME = 16
 
 
@@ -44,7 +45,8 @@ def _results_table(rows: pd.DataFrame, console: Console) -> Table:
     table = new_table()
     with_data = bool(rows["data_ci95"].notna().any())
     with_letters = bool(rows["group"].notna().any())
-    headers = ["median %", f"mean % {plus_minus} task{f' {plus_minus} data' if with_data else ''}"]
+    interval = _interval_name(rows)
+    headers = ["median %", f"mean % {plus_minus} {interval}{f' {plus_minus} data' if with_data else ''}"]
     _add_columns(table, *headers, *(["same"] if with_letters else []), "episodes/s")
     measured = rows[rows["source"] == MEASURED]
     lines: list[tuple[str, str, list[Text]]] = []
@@ -64,7 +66,7 @@ def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
     plus_minus = plus_minus_of(console)
     table = new_table()
     with_data = bool(tested["diff_data_ci95_low"].notna().any())
-    header = f"points {plus_minus} task{f' {plus_minus} data' if with_data else ''}"
+    header = f"points {plus_minus} {_interval_name(tested)}{f' {plus_minus} data' if with_data else ''}"
     _add_columns(table, header, p_header(tested["correction"].iloc[0]))
     table.add_column("at 5%", no_wrap=True)
     lines: list[tuple[str, str, list[Text]]] = []
@@ -99,6 +101,8 @@ def _notes(frame: pd.DataFrame) -> list[str]:
     notes = ["task: 95% CI over episodes"]
     if frame["data_ci95"].notna().any():
         notes[0] += "; data: over classes and images too"
+    if (frame["sampler"] == DISJOINT).any():
+        notes.append("open: 95% CI over episodes that share no image; it covers the images too")
     if frame["group"].notna().any():
         notes.append(f"same: methods that share a letter are not shown to differ ({_correction(frame)})")
     published = frame[frame["source"] != MEASURED]
@@ -113,6 +117,11 @@ def _notes(frame: pd.DataFrame) -> list[str]:
 
 def _verdict(row: Mapping[Any, Any]) -> str:
     return verdict(row["difference"], row["p_corrected"], row["diff_data_ci95_high"] - row["difference"])
+
+
+def _interval_name(rows: pd.DataFrame) -> str:
+    """What the interval over episodes is called: over disjoint ones it is open (Lafargue et al., 2024)."""
+    return "open" if (rows["sampler"] == DISJOINT).all() else "task"
 
 
 def _correction(frame: pd.DataFrame) -> str:
