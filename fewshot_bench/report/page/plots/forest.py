@@ -90,12 +90,12 @@ def _data_intervals(rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": "thin: data interval",
         "x": rounded(rows["difference"]),
         "y": rows.index.tolist(),
         "error_x": _ends(rows, "diff_data_ci95") | {"thickness": 1.2, "width": 4, "color": GREY},
         "marker": {"color": GREY, "size": 1},
         "hoverinfo": "skip",
+        "showlegend": False,
     }
 
 

@@ -19,8 +19,8 @@ _LONGEST = 54
 
 
 def shown(text: object) -> str:
-    """A name as Plotly shows it: Plotly takes some HTML for style, so that of others must not reach it."""
-    return str(escape(str(text)))
+    """A name as Plotly shows it: Plotly takes some HTML for style and dollars for TeX, so a name must have neither."""
+    return str(escape(str(text))).replace("$", "&#36;")
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:
