@@ -30,7 +30,7 @@ def test_the_baseline_of_the_leaderboard_stays_in_force(results, capsys):
     assert exit_code(["leaderboard", "--results", str(results), "--baseline", BETTER]) == 0
     assert exit_code(["report", "--results", str(results)]) == 0
     assert "--baseline" not in capsys.readouterr().out.splitlines()[-1]
-    assert f"points above or below {BETTER}" in (results / "report.html").read_text(encoding="utf-8")
+    assert f"points above or below\\u003cbr>{BETTER}" in (results / "report.html").read_text(encoding="utf-8")
 
 
 def test_open_opens_that_file_in_the_browser(results, monkeypatch, tmp_path):

@@ -18,6 +18,7 @@ from fewshot_bench.report.page.plots.style import (
     names_above,
     rounded,
     rows_axis,
+    shortened,
     shown,
 )
 from fewshot_bench.report.wording import p_text, verdict
@@ -55,18 +56,19 @@ def forest_figure(protocol: ProtocolResults) -> Figure:
         if len(group):
             traces.append(_task_intervals(group, word))
     baseline = next(name for name in rows["baseline"] if name)
-    some = f", the best {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
+    some = f"the best {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
     zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": GREY, "width": 1.5}}
     return figure(
         traces,
-        f"{protocol.name}{some}",
-        ROW * len(names) + 120,
-        {"title": {"text": shown(f"points above or below {baseline}")}, "ticksuffix": ""},
+        protocol.name,
+        ROW * len(names) + 150,
+        {"title": {"text": f"points above or below<br>{shortened(baseline)}"}},
         rows_axis(len(names)),
+        note=some,
         annotations=names_above(names),
         shapes=[zero | {"layer": "below"}],
         showlegend=True,
-        margin={"l": 8, "r": 12, "t": 58, "b": 52},
+        margin={"l": 8, "r": 12, "t": 72, "b": 68},
     )
 
 

@@ -30,7 +30,14 @@ def shortened(text: str, longest: int = _LONGEST) -> str:
 
 
 def figure(
-    data: Sequence[dict[str, Any]], title: str, height: int, x: dict[str, Any], y: dict[str, Any], **layout: Any
+    data: Sequence[dict[str, Any]],
+    title: str,
+    height: int,
+    x: dict[str, Any],
+    y: dict[str, Any],
+    *,
+    note: str = "",
+    **layout: Any,
 ) -> Figure:
     """A figure in the style of the page.
 
@@ -40,6 +47,7 @@ def figure(
         height: in pixels; the width is that of the page.
         x: the horizontal axis.
         y: the vertical axis.
+        note: a second line of the title; short, for nothing wraps in Plotly and a phone has room for 50 letters.
         layout: what else Plotly's layout has.
     """
     common = {"gridcolor": GREY, "zeroline": False, "automargin": True, "fixedrange": True}
@@ -47,7 +55,7 @@ def figure(
         "data": list(data),
         "layout": {
             "title": {
-                "text": shown(title),
+                "text": "<br>".join(shown(line) for line in (title, note) if line),
                 "x": 0,
                 "xanchor": "left",
                 "font": {"size": 13},
