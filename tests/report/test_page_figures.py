@@ -26,7 +26,6 @@ from fewshot_bench.report.page.plots import (
     ranking_figure,
     sweep_figure,
 )
-from fewshot_bench.report.page.plots.style import shortened
 from fewshot_bench.report.page.ranks import rankings
 from fewshot_bench.statistics import corrected, critical_difference, paired_t_test
 
@@ -151,10 +150,6 @@ class TestFigures:
             {"reading": ["in", "out"], "shot": 1, "mean": 1.0, "median": 1.0, "ci95": 1, "is_best": True}
         )
         assert "no axis" in sweep_figure(SweepResults("s", frame))["layout"]["annotations"][0]["text"]
-
-    def test_a_long_name_keeps_both_ends_and_is_escaped(self):
-        assert shortened("a" * 60 + "<b>", 11) == "aaaaa…aa&lt;b&gt;"
-        assert shortened("short") == "short"
 
 
 class TestRanks:

@@ -10,6 +10,7 @@ from fewshot_bench.report.page.content import MEASURED, ProtocolResults
 from fewshot_bench.report.page.plots.style import (
     BLUE,
     GREY,
+    LONGEST,
     ORANGE,
     ROW,
     Figure,
@@ -18,9 +19,9 @@ from fewshot_bench.report.page.plots.style import (
     names_above,
     rounded,
     rows_axis,
-    shortened,
     shown,
 )
+from fewshot_bench.report.short_names import short_name
 from fewshot_bench.report.wording import p_text, verdict
 
 MOST_ROWS = 40
@@ -62,7 +63,7 @@ def forest_figure(protocol: ProtocolResults) -> Figure:
         traces,
         protocol.name,
         ROW * len(names) + 150,
-        {"title": {"text": f"points above or below<br>{shortened(baseline)}"}},
+        {"title": {"text": f"points above or below<br>{shown(short_name(baseline, LONGEST))}"}},
         rows_axis(len(names)),
         note=some,
         annotations=names_above(names),

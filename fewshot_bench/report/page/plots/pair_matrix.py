@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fewshot_bench.report.page.content import Pairs, ProtocolResults
-from fewshot_bench.report.page.plots.style import Figure, empty_figure, figure, rounded, shortened, shown
+from fewshot_bench.report.page.plots.style import Figure, empty_figure, figure, rounded, shown
+from fewshot_bench.report.short_names import short_names
 from fewshot_bench.report.wording import SIGNIFICANCE, p_text, verdict
 
 _NUMBERS_UP_TO = 10
@@ -44,7 +45,7 @@ def pair_matrix_figure(protocol: ProtocolResults) -> Figure:
         "ygap": 2,
     }
     longest = 26 if count <= _NUMBERS_UP_TO else 20
-    labels = [f"{shortened(name, longest)}  {place}" for place, name in zip(places, pairs.methods, strict=True)]
+    labels = [f"{shown(name)}  {place}" for place, name in enumerate(short_names(pairs.methods, longest), 1)]
     numbered = places if count <= _NUMBERS_UP_TO else [1, *range(5, count + 1, 5)]
     step = 44 if count <= _NUMBERS_UP_TO else 24
     return figure(
@@ -52,7 +53,7 @@ def pair_matrix_figure(protocol: ProtocolResults) -> Figure:
         protocol.name,
         step * count + 170,
         {
-            "tickvals": places if count <= _NUMBERS_UP_TO else [1, *range(5, count + 1, 5)],
+            "tickvals": numbered,
             "side": "top",
             "showgrid": False,
             "ticks": "",
