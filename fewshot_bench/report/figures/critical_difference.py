@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from fewshot_bench.report.figures.rows import shortened
 from fewshot_bench.report.page.content import Ranking
 from fewshot_bench.report.picture import NoPictureError, drawing, save_picture
+from fewshot_bench.report.short_names import short_names
 from fewshot_bench.report.wording import p_text
 
 _LETTERS = 100
@@ -35,7 +34,7 @@ def draw_critical_difference(ranking: Ranking, stem: Path) -> list[Path]:
             missing = "no picture: scikit-posthocs is missing. Install it with: pip install scikit-posthocs"
             raise NoPictureError(missing) from error
         axes = figure.subplots()
-        names, ranks = _distinct(ranking.methods), np.array(ranking.mean_ranks)
+        names, ranks = short_names(ranking.methods, _LONGEST), np.array(ranking.mean_ranks)
         apart = np.abs(np.subtract.outer(ranks, ranks)) > ranking.critical_difference
         critical_difference_diagram(
             pd.Series(ranks, index=names),
@@ -49,9 +48,3 @@ def draw_critical_difference(ranking: Ranking, stem: Path) -> list[Path]:
         words = f"{ranking.name}: mean ranks, critical difference {ranking.critical_difference:.2f}, Friedman {p}"
         axes.set_title(textwrap.fill(words, _LETTERS), fontsize=10)
         return save_picture(figure, stem)
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Short names; a number tells those apart that are equal once they are short."""
-    short = [shortened(name, _LONGEST) for name in names]
-    return [f"{name} #{place}" if short.count(name) > 1 else name for place, name in enumerate(short, 1)]

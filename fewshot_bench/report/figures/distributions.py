@@ -22,7 +22,7 @@ def draw_distributions(protocol: ProtocolResults, stem: Path) -> list[Path]:
     shown = dict(list(protocol.quantiles.items())[:MOST_ROWS])
     methods = len(protocol.measured)
     some = f", the best {len(shown)} of {methods}" if methods > len(shown) else ""
-    with drawing(7.2, row_height(len(shown))) as figure:
+    with drawing(8.4, row_height(len(shown))) as figure:
         axes = figure.subplots()
         axes.bxp(
             [_box(quantiles) for quantiles in shown.values()],

@@ -28,7 +28,7 @@ def draw_forest(protocol: ProtocolResults, stem: Path) -> list[Path]:
     rows = tested_rows(protocol)
     kept = rows.head(MOST_ROWS)
     baseline = next(name for name in rows["baseline"] if name)
-    with drawing(7.2, row_height(len(kept))) as figure:
+    with drawing(8.4, row_height(len(kept))) as figure:
         axes = figure.subplots()
         axes.axvline(0, color=GREY, linewidth=1, zorder=0)
         _data_intervals(axes, kept)
@@ -36,21 +36,21 @@ def draw_forest(protocol: ProtocolResults, stem: Path) -> list[Path]:
             group = kept[kept["verdict"] == word]
             if len(group):
                 _task_intervals(axes, group, word, colour, marker)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=9, borderpad=0)
+        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
         some = f", the best {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
         finish_rows(axes, kept["method"].tolist(), f"{protocol.name}{some}: points above or below {baseline}")
         return save_picture(figure, stem)
 
 
 def _task_intervals(axes: Any, rows: pd.DataFrame, word: str, colour: str, marker: str) -> None:
-    axes.hlines(rows.index, rows["diff_ci95_low"], rows["diff_ci95_high"], color=colour, linewidth=3.5)
+    axes.hlines(rows.index, rows["diff_ci95_low"], rows["diff_ci95_high"], color=colour, linewidth=3)
     measured = rows["source"] == MEASURED
-    axes.plot(rows["difference"], rows.index, marker, color=colour, markersize=7, label=word, markerfacecolor="none")
-    axes.plot(rows["difference"][measured], rows.index[measured], marker, color=colour, markersize=7)
+    axes.plot(rows["difference"], rows.index, marker, color=colour, markersize=5.5, label=word, markerfacecolor="none")
+    axes.plot(rows["difference"][measured], rows.index[measured], marker, color=colour, markersize=5.5)
 
 
 def _data_intervals(axes: Any, rows: pd.DataFrame) -> None:
     known = rows[rows["diff_data_ci95_low"].notna()]
     if len(known):
         ends = (known["diff_data_ci95_low"], known["diff_data_ci95_high"])
-        axes.hlines(known.index, *ends, color=GREY, linewidth=1, label="thin: over classes and images too")
+        axes.hlines(known.index, *ends, color=GREY, linewidth=1, label="thin: over classes and images")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewshot_bench.report.picture import FONT_SIZE
+from fewshot_bench.report.short_names import short_names
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#6d737b"
 MOST_ROWS = 40
@@ -27,16 +28,10 @@ def finish_rows(axes: Any, names: Sequence[str], label: str) -> None:
         names: of the methods, from top to bottom.
         label: below the horizontal axis.
     """
-    axes.set_yticks(range(len(names)), [shortened(name) for name in names])
+    axes.set_yticks(range(len(names)), short_names(names, _LONGEST))
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.figure.supxlabel(textwrap.fill(label, _LETTERS), fontsize=FONT_SIZE)
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-
-
-def shortened(name: str, longest: int = _LONGEST) -> str:
-    """A name with its middle left out if it is long."""
-    half = (longest - 1) // 2
-    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"

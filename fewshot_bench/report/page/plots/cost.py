@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,8 @@ from fewshot_bench.report.page.plots.style import (
 
 _MOST_KINDS = 7
 _OTHERS = "others"
-_SECONDS = {"tickformat": "~s", "ticksuffix": "s", "dtick": "D2"}  # 1ms, 2ms, 5ms, 10ms
+_UNITS = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
+_MOST_TICKS = 9
 
 
 def cost_figure(protocol: ProtocolResults) -> Figure:
@@ -48,7 +50,7 @@ def cost_figure(protocol: ProtocolResults) -> Figure:
         traces,
         protocol.name,
         700 if has_memory else 420,
-        {"title": {"text": "time per episode, logarithmic"}, "type": "log", "anchor": "y", **_SECONDS},
+        {"title": {"text": "time per episode, logarithmic"}, "type": "log", "anchor": "y", **_ticks(rows["seconds"])},
         {"title": {"text": "accuracy, %"}, "domain": [0.58, 1] if has_memory else [0, 1]},
         showlegend=rows["kind"].nunique() > 1,
         margin={"l": 8, "r": 12, "t": 62, "b": 48},
@@ -60,6 +62,19 @@ def _kinds(rows: pd.DataFrame) -> list[str]:
     """The adaptation of each row; the rarer ones together if there are more than can be told apart."""
     common = rows["adaptation"].value_counts().index[:_MOST_KINDS].tolist()
     return [kind if kind in common else _OTHERS for kind in rows["adaptation"]]
+
+
+def _ticks(seconds: pd.Series) -> dict[str, Any]:
+    """Marks at 1, 2 and 5 of each power of ten, or at 1 alone, with their unit: Plotly writes 2m for 2 ms."""
+    first, last = math.floor(math.log10(seconds.min())), math.ceil(math.log10(seconds.max()))
+    digits = (1, 2, 5) if 3 * (last - first) < _MOST_TICKS else (1,)
+    places = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
+    return {"tickvals": places, "ticktext": [_time(place) for place in places]}
+
+
+def _time(seconds: float) -> str:
+    size, unit = next(found for found in reversed(_UNITS) if seconds >= 0.999 * found[0] or found is _UNITS[0])
+    return f"{seconds / size:.3g} {unit}"
 
 
 def _trace(rows: pd.DataFrame, across: str, name: str, looks: dict[str, Any]) -> dict[str, Any]:

@@ -28,10 +28,11 @@ def ranking_figure(ranking: Ranking) -> Figure:
     p = f"p {'' if ranking.p < 1e-300 else '= '}{p_text(ranking.p)}"
     return figure(
         [trace],
-        f"{ranking.name}{some}",
-        ROW * count + 90,
-        {"title": {"text": shown(f"mean rank; critical difference {ranking.critical_difference:.2f}, Friedman {p}")}},
+        ranking.name,
+        ROW * count + 106,
+        {"title": {"text": f"mean rank{some}"}},
         rows_axis(count),
         annotations=names_above(ranking.methods),
-        margin={"l": 8, "r": 12, "t": 30, "b": 48},
+        note=f"critical difference {ranking.critical_difference:.2f}, Friedman {p}",
+        margin={"l": 8, "r": 12, "t": 46, "b": 48},
     )

@@ -22,7 +22,7 @@ def distribution_figure(protocol: ProtocolResults) -> Figure:
         return empty_figure(protocol.name, "No outcomes here.")
     names, boxes = list(protocol.quantiles), list(protocol.quantiles.values())
     methods = len(protocol.measured)
-    some = f", the best {len(names)} of {methods}" if methods > len(names) else ""
+    some = f"the best {len(names)} of {methods}" if methods > len(names) else ""
     trace = {
         "type": "box",
         "orientation": "h",
@@ -58,10 +58,11 @@ def distribution_figure(protocol: ProtocolResults) -> Figure:
     }
     return figure(
         [trace, numbers],
-        f"{protocol.name}{some}",
+        protocol.name,
         ROW * len(names) + 90,
         {"title": {"text": "accuracy of an episode, %"}},
         rows_axis(len(names)),
+        note=some,
         annotations=names_above(names),
-        margin={"l": 8, "r": 12, "t": 30, "b": 48},
+        margin={"l": 8, "r": 12, "t": 46 if some else 30, "b": 48},
     )

@@ -10,6 +10,7 @@ from fewshot_bench.report.page.content import MEASURED, ProtocolResults
 from fewshot_bench.report.page.plots.style import (
     BLUE,
     GREY,
+    LONGEST,
     ORANGE,
     ROW,
     Figure,
@@ -20,6 +21,7 @@ from fewshot_bench.report.page.plots.style import (
     rows_axis,
     shown,
 )
+from fewshot_bench.report.short_names import short_name
 from fewshot_bench.report.wording import p_text, verdict
 
 MOST_ROWS = 40
@@ -55,18 +57,19 @@ def forest_figure(protocol: ProtocolResults) -> Figure:
         if len(group):
             traces.append(_task_intervals(group, word))
     baseline = next(name for name in rows["baseline"] if name)
-    some = f", the best {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
+    some = f"the best {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
     zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": GREY, "width": 1.5}}
     return figure(
         traces,
-        f"{protocol.name}{some}",
-        ROW * len(names) + 120,
-        {"title": {"text": shown(f"points above or below {baseline}")}, "ticksuffix": ""},
+        protocol.name,
+        ROW * len(names) + 150,
+        {"title": {"text": f"points above or below<br>{shown(short_name(baseline, LONGEST))}"}},
         rows_axis(len(names)),
+        note=some,
         annotations=names_above(names),
         shapes=[zero | {"layer": "below"}],
         showlegend=True,
-        margin={"l": 8, "r": 12, "t": 58, "b": 52},
+        margin={"l": 8, "r": 12, "t": 72, "b": 68},
     )
 
 
@@ -90,12 +93,12 @@ def _data_intervals(rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": "thin: data interval",
         "x": rounded(rows["difference"]),
         "y": rows.index.tolist(),
         "error_x": _ends(rows, "diff_data_ci95") | {"thickness": 1.2, "width": 4, "color": GREY},
         "marker": {"color": GREY, "size": 1},
         "hoverinfo": "skip",
+        "showlegend": False,
     }
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from fewshot_bench.report.page.content import Pairs, ProtocolResults
-from fewshot_bench.report.page.plots.style import Figure, empty_figure, figure, rounded, shortened, shown
+from fewshot_bench.report.page.plots.style import Figure, empty_figure, figure, rounded, shown
+from fewshot_bench.report.short_names import short_names
 from fewshot_bench.report.wording import SIGNIFICANCE, p_text, verdict
 
 _NUMBERS_UP_TO = 10
+_COLOUR_BAR = {
+    "title": {"text": "points", "side": "bottom"},
+    "orientation": "h",
+    "thickness": 10,
+    "outlinewidth": 0,
+    "y": 0,
+    "yanchor": "top",
+}
 _STAR, _EQUAL = "*", "="
 
 
@@ -27,7 +36,7 @@ def pair_matrix_figure(protocol: ProtocolResults) -> Figure:
         "zmin": -limit,
         "zmax": limit,
         "colorscale": [[0, "rgba(210,97,12,0.95)"], [0.5, "rgba(130,135,143,0.08)"], [1, "rgba(43,127,192,0.95)"]],
-        "colorbar": {"title": {"text": "points"}, "thickness": 10, "outlinewidth": 0},
+        "colorbar": _COLOUR_BAR,
         "text": _texts(pairs),
         "texttemplate": "%{text}",
         "hovertext": _hover(pairs),
@@ -36,13 +45,19 @@ def pair_matrix_figure(protocol: ProtocolResults) -> Figure:
         "ygap": 2,
     }
     longest = 26 if count <= _NUMBERS_UP_TO else 20
-    labels = [f"{shortened(name, longest)}  {place}" for place, name in zip(places, pairs.methods, strict=True)]
+    labels = [f"{shown(name)}  {place}" for place, name in enumerate(short_names(pairs.methods, longest), 1)]
+    numbered = places if count <= _NUMBERS_UP_TO else [1, *range(5, count + 1, 5)]
     step = 44 if count <= _NUMBERS_UP_TO else 24
     return figure(
         [heatmap],
-        f"{protocol.name}, {pairs.episodes:,} common episodes{some}",
-        step * count + 110,
-        {"tickvals": places, "side": "top", "showgrid": False, "ticks": ""},
+        protocol.name,
+        step * count + 170,
+        {
+            "tickvals": numbered,
+            "side": "top",
+            "showgrid": False,
+            "ticks": "",
+        },
         {
             "tickvals": places,
             "ticktext": labels,
@@ -51,7 +66,8 @@ def pair_matrix_figure(protocol: ProtocolResults) -> Figure:
             "showgrid": False,
             "ticks": "",
         },
-        margin={"l": 8, "r": 8, "t": 56, "b": 16},
+        note=f"{pairs.episodes:,} common episodes{some}",
+        margin={"l": 8, "r": 8, "t": 66, "b": 16},
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from markupsafe import escape
 
+from fewshot_bench.report.short_names import short_names
+
 Figure = dict[str, Any]
 
 # Okabe and Ito's (2008) hues, shifted to lie between light and dark: at least 3:1 on white and on #14171c.
@@ -15,22 +17,23 @@ SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#9a7d0a", "#3d9ad1", GREY, "#c0504d")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
 DASHES = ("solid", "dash", "dot", "dashdot")
 ROW = 34  # pixels for one method: its name above its mark
-_LONGEST = 54
+LONGEST = 46
 
 
 def shown(text: object) -> str:
-    """A name as Plotly shows it: Plotly takes some HTML for style, so that of others must not reach it."""
-    return str(escape(str(text)))
-
-
-def shortened(text: str, longest: int = _LONGEST) -> str:
-    """A name with its middle left out if it is long, escaped."""
-    half = (longest - 1) // 2
-    return shown(text if len(text) <= longest else f"{text[:half]}…{text[-half:]}")
+    """A name as Plotly shows it: Plotly takes some HTML for style and dollars for TeX, so a name must have neither."""
+    return str(escape(str(text))).replace("$", "&#36;")
 
 
 def figure(
-    data: Sequence[dict[str, Any]], title: str, height: int, x: dict[str, Any], y: dict[str, Any], **layout: Any
+    data: Sequence[dict[str, Any]],
+    title: str,
+    height: int,
+    x: dict[str, Any],
+    y: dict[str, Any],
+    *,
+    note: str = "",
+    **layout: Any,
 ) -> Figure:
     """A figure in the style of the page.
 
@@ -40,6 +43,7 @@ def figure(
         height: in pixels; the width is that of the page.
         x: the horizontal axis.
         y: the vertical axis.
+        note: a second line of the title; short, for nothing wraps in Plotly and a phone has room for 50 letters.
         layout: what else Plotly's layout has.
     """
     common = {"gridcolor": GREY, "zeroline": False, "automargin": True, "fixedrange": True}
@@ -47,12 +51,13 @@ def figure(
         "data": list(data),
         "layout": {
             "title": {
-                "text": shown(title),
+                "text": "<br>".join(shown(line) for line in (title, note) if line),
                 "x": 0,
                 "xanchor": "left",
                 "font": {"size": 13},
-                "y": 0.99,
+                "y": 1,
                 "yanchor": "top",
+                "pad": {"t": 16 if note else 4},
             },
             "height": height,
             "autosize": True,
@@ -87,7 +92,7 @@ def names_above(names: Sequence[str]) -> list[dict[str, Any]]:
     """The names of the methods, each above its row at the left end, where a phone has room for them too."""
     return [
         {
-            "text": shortened(name),
+            "text": shown(name),
             "x": 0,
             "xref": "paper",
             "xanchor": "left",
@@ -97,7 +102,7 @@ def names_above(names: Sequence[str]) -> list[dict[str, Any]]:
             "showarrow": False,
             "font": {"size": 12},
         }
-        for place, name in enumerate(names)
+        for place, name in enumerate(short_names(names, LONGEST))
     ]
 
 

@@ -1,0 +1,36 @@
+"""Long names where there is little room: cut so that they stay different from each other."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Sequence
+
+_CUT = "…"
+
+
+def short_name(name: str, longest: int) -> str:
+    """A name with its middle left out if it has more than `longest` letters."""
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}{_CUT}{name[-half:]}"
+
+
+def short_names(names: Sequence[str], longest: int) -> list[str]:
+    """Names of at most `longest` letters; those that the middle tells apart are cut at the ends instead.
+
+    Where that does not help either, they get the numbers of their places, from 1.
+    """
+    short = [short_name(name, longest) for name in names]
+    for text in {text for text in short if short.count(text) > 1}:
+        alike = [place for place, other in enumerate(short) if other == text]
+        if len({names[place] for place in alike}) > 1:
+            same = len(os.path.commonprefix([names[place] for place in alike]))  # noqa: RUF071  # letters are meant
+            start = max(0, same - longest // 3)
+            for place in alike:
+                short[place] = _window(names[place], start, longest)
+    return [f"{text} #{place}" if short.count(text) > 1 else text for place, text in enumerate(short, 1)]
+
+
+def _window(name: str, start: int, longest: int) -> str:
+    room = longest - 1 if start else longest
+    rest = name[start:]
+    return (_CUT if start else "") + (rest if len(rest) <= room else f"{rest[: room - 1]}{_CUT}")

@@ -1,0 +1,279 @@
+"""The page as text: what is in it, that it is all there, and that names stay names."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from page_studies import (
+    BASE,
+    BETTER,
+    HOSTILE,
+    add_sweep,
+    content_of,
+    figures_in,
+    frame_of,
+    store_study,
+    table_rows,
+    with_tests,
+)
+from stored_cells import cell, fill
+
+from fewshot_bench.errors import OutcomeError
+from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.report.page import gather, page_html, write_page
+from fewshot_bench.report.page.definitions import COLUMNS
+from fewshot_bench.report.update import current_leaderboard
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    results = store_study(tmp_path_factory.mktemp("page"), methods=HOSTILE)
+    add_sweep(results)
+    write_page(results, results / "report.html", baseline=BASE, title="A <title> & more")
+    return results
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def body_of(page):
+    """The page without its scripts and style: what a browser shows."""
+    return re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL)
+
+
+class TestContent:
+    def test_every_stored_cell_is_a_row_with_the_numbers_of_the_leaderboard(self, folder, page):
+        frame = current_leaderboard(OutcomeStore(folder / "outcomes"), folder / "none.csv", BASE)
+        rows = table_rows(page)
+        assert len(rows) == len(frame) == 4 * (2 + len(HOSTILE))
+        for row, record in zip(rows, frame.to_dict("records"), strict=True):
+            numbers = {re.sub("<.*?>", "", text) for text in row}
+            assert {f"{record['median']:.2f}", f"{record['mean']:.2f}", f"{record['ci95']:.2f}"} <= numbers
+            assert np.isnan(record["difference"]) or f"{record['difference']:+.2f}" in numbers
+
+    def test_the_first_paragraph_says_what_was_found(self, page):
+        (finding,) = re.findall(r'<p class="finding">(.*?)</p>', page)
+        assert re.search(rf"{re.escape(BETTER)} is better than {re.escape(BASE)} on .* points \(95% interval", finding)
+        assert "over data" in finding
+        assert "On 4 of 4 protocols a method is better than the baseline" in finding
+
+    def test_the_figures_hold_both_intervals_of_every_tested_method(self, folder, page):
+        frame = current_leaderboard(OutcomeStore(folder / "outcomes"), folder / "none.csv", BASE)
+        figures = figures_in(page)["protocols"]
+        assert len(figures) == 4
+        row = frame[(frame["method"] == BETTER) & (frame["dataset"] == "cifar-fs") & (frame["shot"] == 1)].iloc[0]
+        data, *task = figures[0]["differences-plot"]["data"]
+        better = next(trace for trace in task if trace.get("name") == "better")
+        assert better["x"] == [pytest.approx(row["difference"], abs=1e-3)]
+        assert better["error_x"]["array"] == [pytest.approx(row["diff_ci95_high"] - row["difference"], abs=1e-3)]
+        assert data["error_x"]["array"][0] == pytest.approx(row["diff_data_ci95_high"] - row["difference"], abs=1e-3)
+        assert data["error_x"]["thickness"] < better["error_x"]["thickness"]
+
+    def test_every_figure_is_one_that_plotly_knows(self, page):
+        figures = figures_in(page)
+        for group in [*figures["protocols"], figures["fixed"]]:
+            for figure in group.values():
+                go.Figure(figure)  # raises on a property that does not exist
+
+    def test_sweeps_and_ranks_are_there_when_they_exist(self, folder, page):
+        fixed = figures_in(page)["fixed"]
+        assert {"ranking-0", "ranking-1", "sweep-0"} == set(fixed)
+        chosen = fixed["sweep-0"]["data"][-1]
+        assert (chosen["name"], chosen["x"], chosen["y"]) == ("chosen", [0.5], [62.0])
+        assert 'id="sweeps"' in page
+
+    def test_a_run_card_holds_all_that_the_cell_records(self, page):
+        first = re.search(r"<details>.*?</details>", page, re.DOTALL)[0]
+        for fact in (
+            "fewshot-bench run --dataset cifar-fs",
+            "fewshot-bench run --loss &#39;&lt;b&gt;&#39;",
+            "0123abc",
+            "A &lt;processor&gt;",
+            "20 classes of 600 images",
+            "source: archive.zip",
+            "torch: 2.3.0",
+            "ab" * 32,
+            "1.00 GiB",
+            "kept",
+        ):
+            assert fact in first, fact
+        assert re.search(r"<dt>Python</dt><dd>not recorded</dd>", first)
+        assert page.count("<details>") == 4 * (2 + len(HOSTILE))
+
+    def test_every_column_in_the_table_is_defined_below_it(self, page):
+        header = json.loads(re.search(r'"table_html": (".*")', page)[1])
+        columns = re.findall(r'<span title="(.*?)">(.*?)</span>', header)
+        assert {"Method", "Median %", "± tasks", "± data", "Group", "p corrected"} <= {name for _, name in columns}
+        definitions = body_of(page).partition('id="definitions"')[2]
+        for column in COLUMNS:
+            if any(name == column.header for _, name in columns):
+                assert f"<dt>{column.header}</dt>" in definitions
+
+    def test_published_rows_are_marked_and_join_the_figures_of_their_setting(self):
+        frame = frame_of(3)
+        published = frame.iloc[[0]].assign(
+            method="Paper (2023)", source="Long et al. (2023)", protocol_fingerprint=None, median=74.5, mean=74.5
+        )
+        frame = with_tests(
+            pd.concat([frame, published], ignore_index=True), [np.nan, -1, -3, 4.5], [np.nan, 1, 0, 0], "m0"
+        )
+        content = content_of(frame)
+        html = page_html(content, "t")
+        marked = [row for row in table_rows(html) if "published" in row[0]]
+        assert [row[0] for row in marked] == [
+            '<i class="published">Paper (2023)</i> <span class="tag">published</span>'
+        ]
+        assert any("Long et al. (2023)" in cell for cell in marked[0])
+        forest = figures_in(html)["protocols"][0]["differences-plot"]["data"]
+        better = next(trace for trace in forest if trace.get("name") == "better")
+        assert better["marker"]["symbol"] == ["triangle-right-open"]
+
+    def test_the_best_of_a_protocol_is_bold_and_groups_that_share_its_letter_are_underlined(self):
+        frame = frame_of(4, group=["a", "ab", "b", "c"])
+        rows = table_rows(page_html(content_of(frame), "t"))
+        assert [("<b>" in "".join(row)) for row in rows] == [True, False, False, False]
+        assert [re.sub("</?u>", "", text) for row in rows for text in row if "<u>" in text] == ["a", "ab"]
+
+    def test_an_older_leaderboard_without_the_new_columns_still_makes_a_page(self, tmp_path):
+        store = OutcomeStore(tmp_path / "outcomes")
+        fill(store, cell("a"), np.array([[30, 45, 50]]))
+        old = frame_of(1, method=["a"]).drop(columns=["group", "p_corrected", "data_ci95", "source", "backbone"])
+        html = page_html(gather(store, old, tmp_path), "t")
+        assert len(table_rows(html)) == 1
+
+    def test_many_methods_are_limited_and_the_figure_says_so(self):
+        frame = with_tests(frame_of(60), [float("nan"), *np.linspace(-1, -9, 59)], [float("nan"), *[0.0] * 59], "m0")
+        figures = figures_in(page_html(content_of(frame), "t"))["protocols"][0]
+        assert "the best 40 of 59" in figures["differences-plot"]["layout"]["title"]["text"]
+        assert sum(len(trace["y"]) for trace in figures["differences-plot"]["data"] if trace.get("name")) == 40
+
+    def test_the_episodes_themselves_are_not_in_the_page(self, tmp_path):
+        few = write_page(store_study(tmp_path / "few"), tmp_path / "few.html")
+        many = write_page(store_study(tmp_path / "many", episodes=600), tmp_path / "many.html")
+        assert len(few.protocols) == len(many.protocols)
+        assert abs((tmp_path / "many.html").stat().st_size - (tmp_path / "few.html").stat().st_size) < 10_000
+
+
+class TestNamesStayNames:
+    def test_no_name_is_markup_in_the_page(self, page):
+        shown = body_of(page)
+        assert "<img" not in shown
+        assert "alert(1)</script>" not in shown
+        assert 'href="javascript' not in page
+        assert "<title>A &lt;title&gt; &amp; more</title>" in page
+        for name in HOSTILE:
+            assert name not in shown or name in ("=cmd()", "%{x} {{ 7 * 7 }} $\\alpha$")
+
+    def test_no_name_ends_a_script(self, page):
+        scripts = re.findall(r"<script\b[^>]*>(.*?)</script>", page, re.DOTALL)
+        assert len(scripts) == 5
+        assert page.count("</script") == 5
+
+    def test_no_name_is_markup_in_a_cell_of_the_table(self, page):
+        allowed = re.compile(r'</?(b|u|i|span)( class="(published|tag|below)")?>')
+        for row in table_rows(page):
+            for text in row:
+                assert "<" not in allowed.sub("", text)
+
+    def test_no_name_is_markup_for_plotly(self, page):
+        texts = [text for text in strings_in(figures_in(page)) if "alert" in text or "quoted" in text]
+        assert texts
+        for text in texts:
+            assert "<" not in re.sub(r"</?b>|<br>|<extra></extra>", "", text.replace("<b>bold</b>", "<x>"))
+
+    def test_dataset_and_sweep_names_are_escaped_too(self, tmp_path):
+        results = tmp_path / "results"
+        store = OutcomeStore(results / "outcomes")
+        fill(store, cell("a", dataset="<svg onload=alert(1)>"), np.array([[30, 45, 50]]))
+        add_sweep(results, name="<img src=x>")
+        write_page(results, tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert "<svg onload" not in page
+        assert "<img src=x>" not in page
+
+
+def strings_in(value):
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from strings_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings_in(item)
+
+
+class TestSelfContained:
+    def test_nothing_is_fetched(self, page):
+        tags = re.findall(r"<(?:script|link|img|iframe|source|object|embed|video|audio)\b[^>]*>", body_and_tags(page))
+        assert [tag for tag in tags if re.search(r"\bsrc\s*=", tag)] == []
+        assert re.findall(r"<link\b[^>]*>", body_and_tags(page)) == ['<link rel="icon" href="data:,">']
+        links = re.findall(r'\bhref="([^"]*)"', body_and_tags(page))
+        assert links
+        assert all(link.startswith("#") or link == "data:," for link in links)
+        style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+        assert "@import" not in style
+        assert "url(" not in style
+
+    def test_plotly_is_there_once(self, page):
+        assert page.count("* plotly.js v") == 1
+
+    def test_only_the_scripts_that_the_policy_lists_may_run(self, page):
+        (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', page)
+        policy = policy.replace("&#39;", "'")
+        assert "default-src 'none'" in policy
+        assert "connect-src 'none'" in policy
+        scripts = re.search(r"script-src (.*?);", policy)[1]
+        assert "unsafe" not in scripts
+        for text in re.findall(r"<script\b[^>]*>(.*?)</script>", page, re.DOTALL):
+            digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in scripts
+
+    def test_the_same_outcomes_give_the_same_bytes(self, folder, page):
+        write_page(folder, folder / "again.html", baseline=BASE, title="A <title> & more")
+        assert (folder / "again.html").read_text(encoding="utf-8") == page
+
+    def test_the_page_is_one_that_a_screen_reader_can_walk_through(self, page):
+        shown = body_of(page)
+        assert '<html lang="en">' in page
+        assert shown.count("<h1") == 1
+        assert all(shown.count(f"<{landmark}") == 1 for landmark in ("main", "header>", "footer", "nav"))
+        assert '<a class="skip" href="#leaderboard">' in shown
+        for anchor in re.findall(r'href="#([^"]+)"', shown):
+            assert f'id="{anchor}"' in shown
+        for label in re.findall(r'aria-(?:labelledby|describedby)="([^"]+)"', shown):
+            assert shown.count(f'id="{label}"') == 1
+        assert '<label for="protocol">' in shown
+
+    def test_without_scripts_the_first_rows_are_there(self, page):
+        table = re.search(r'<table id="leaderboard-table">.*?</table>', body_of(page), re.DOTALL)[0]
+        assert table.count("<tr>") == 11
+        assert BETTER in table
+
+
+def body_and_tags(page):
+    """The page without what stands between the tags of scripts and styles."""
+    return re.sub(r"(<(script|style)\b[^>]*>).*?</\2>", r"\1", page, flags=re.DOTALL)
+
+
+class TestRefusals:
+    def test_nothing_stored_says_how_to_begin(self, tmp_path):
+        with pytest.raises(OutcomeError, match="Make some with: fewshot-bench run"):
+            write_page(tmp_path, tmp_path / "report.html")
+        assert not (tmp_path / "report.html").exists()
+
+    @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "shot,mean,ci95,is_best\n1,2,3,maybe\n"])
+    def test_a_table_that_is_no_sweep_is_refused(self, tmp_path, text):
+        fill(OutcomeStore(tmp_path / "outcomes"), cell("a"), np.array([[30, 45, 50]]))
+        add_sweep(tmp_path, text=text)
+        with pytest.raises(OutcomeError, match=r"sweep\.csv .*Repeat that sweep"):
+            write_page(tmp_path, tmp_path / "report.html")

@@ -1,0 +1,206 @@
+"""What the figures of the page say, and the pictures for papers."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from page_studies import BASE, HOSTILE, add_sweep, content_of, frame_of, protocol_of, store_study, with_tests
+from PIL import Image
+
+from fewshot_bench.report import NoPictureError
+from fewshot_bench.report.figures import draw_figures
+from fewshot_bench.report.page import PageContent, Pairs, SweepResults, write_page
+from fewshot_bench.report.page.finding import main_finding
+from fewshot_bench.report.page.gather import quantiles_of
+from fewshot_bench.report.page.pair_tests import pairs_of
+from fewshot_bench.report.page.plots import (
+    cost_figure,
+    distribution_figure,
+    forest_figure,
+    pair_matrix_figure,
+    ranking_figure,
+    sweep_figure,
+)
+from fewshot_bench.report.page.ranks import rankings
+from fewshot_bench.statistics import corrected, critical_difference, paired_t_test
+
+NAN = float("nan")
+
+
+def episodes(accuracy, first=0):
+    numbers = np.arange(first, first + len(accuracy))
+    return pd.DataFrame({"run": 0, "episode": numbers, "accuracy": accuracy})
+
+
+class TestFinding:
+    def test_a_better_method_is_named_with_its_intervals(self):
+        frame = with_tests(frame_of(3), [NAN, 2.5, -1], [NAN, 1e-9, 0.2], "m0")
+        assert main_finding(content_of(frame)) == (
+            "m1 is better than m0 on cifar-fs 5-way 1-shot: +2.50 points (95% interval +2.00 to +3.00 over tasks, "
+            "+1.50 to +3.50 over data, corrected p = 1e-09)."
+        )
+
+    def test_no_better_method_is_said_not_to_be_shown(self):
+        frame = with_tests(frame_of(3), [NAN, 0.1, -1], [NAN, 0.4, 0.001], "m0")
+        assert main_finding(content_of(frame)).startswith(
+            "No method is shown to be better than m0 on cifar-fs 5-way 1-shot; m1 comes closest: +0.10 points"
+        )
+
+    def test_a_baseline_that_beats_all_is_said_to(self):
+        frame = with_tests(frame_of(3), [NAN, -2, -1], [NAN, 0.001, 0.001], "m0")
+        assert main_finding(content_of(frame)).startswith(
+            "m0 is better than every other method on cifar-fs 5-way 1-shot; m2 comes closest: -1.00 points"
+        )
+
+    def test_without_a_baseline_the_two_best_are_compared(self):
+        pairs = Pairs(["m0", "m1"], np.array([[0, 1.5], [-1.5, 0]]), np.array([[1, 0.01], [0.01, 1]]), 100)
+        content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=pairs)])
+        assert main_finding(content).startswith("m0 is better than m1, the next best, on cifar-fs 5-way 1-shot: +1.50")
+        pairs = Pairs(["m0", "m1"], np.array([[0, 1.5], [-1.5, 0]]), np.array([[1, 0.5], [0.5, 1]]), 100)
+        content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=pairs)])
+        assert "neither is shown to be better" in main_finding(content)
+
+    def test_one_method_alone_has_nothing_to_be_tested_against(self):
+        assert main_finding(content_of(frame_of(1))) == (
+            "m0 reaches 70.00 ± 0.30 % on cifar-fs 5-way 1-shot; there is nothing to test it against."
+        )
+
+
+class TestPairs:
+    def test_they_are_paired_tests_on_the_common_episodes_corrected_by_holm(self):
+        generator = np.random.default_rng(0)
+        accuracy = generator.integers(20, 60, size=(3, 50)) / 75 + np.array([[0.05], [0.02], [0]])
+        frames = {f"m{row}": episodes(accuracy[row], first=5 * row) for row in range(3)}
+        pairs = pairs_of(frames, methods=7)
+        assert (pairs.episodes, pairs.left_out) == (40, 4)
+        common = [accuracy[0, 10:], accuracy[1, 5:45], accuracy[2, :40]]
+        tests = {(a, b): paired_t_test(common[a], common[b]) for a, b in ((0, 1), (0, 2), (1, 2))}
+        expected = corrected([test.p for test in tests.values()], "holm")
+        for ((a, b), test), p in zip(tests.items(), expected, strict=True):
+            assert pairs.difference[a, b] == pytest.approx(100 * test.mean_difference) == -pairs.difference[b, a]
+            assert pairs.p[a, b] == pytest.approx(p) == pairs.p[b, a]
+
+    def test_methods_without_common_episodes_have_none(self):
+        assert pairs_of({"a": episodes([0.1, 0.2]), "b": episodes([0.1, 0.2], first=2)}, 2) is None
+        assert pairs_of({"a": episodes([0.1, 0.2])}, 1) is None
+
+    def test_the_matrix_stars_what_is_shown_and_nothing_else(self):
+        difference, p = np.array([[0, 2.04, 3], [-2.04, 0, 1], [-3, -1, 0]]), np.ones((3, 3))
+        p[0, 2] = p[2, 0] = 0.049
+        pairs = Pairs(["a", "b", "c"], difference, p, 100)
+        figure = pair_matrix_figure(protocol_of(frame_of(3), pairs=pairs))
+        go.Figure(figure)
+        assert figure["data"][0]["text"] == [["", "+2.0", "+3.0*"], ["-2.0", "", "+1.0"], ["-3.0*", "-1.0", ""]]
+        assert figure["data"][0]["z"][0] == [0, 2.04, 3]
+
+
+class TestFigures:
+    def test_a_box_is_made_of_quantiles_in_percent(self):
+        box = quantiles_of(np.arange(101) / 100)
+        assert (box.low, box.first_quartile, box.median, box.third_quartile, box.high) == (5, 25, 50, 75, 95)
+        figure = distribution_figure(protocol_of(frame_of(2)))
+        go.Figure(figure)
+        assert figure["data"][0]["q1"] == [40, 40]
+
+    def test_verdicts_use_the_corrected_p(self):
+        frame = with_tests(frame_of(3), [NAN, 2, -2], [NAN, 0.001, 0.001], "m0").assign(p_corrected=[NAN, 0.2, 0.01])
+        names = [trace["name"] for trace in forest_figure(protocol_of(frame))["data"] if "name" in trace]
+        assert names == ["worse", "no difference shown"]
+
+    def test_a_protocol_without_baseline_says_what_to_do(self):
+        figure = forest_figure(protocol_of(frame_of(2)))
+        assert "--baseline" in figure["layout"]["annotations"][0]["text"]
+        assert figure["data"] == []
+
+    def test_cost_is_seconds_per_episode_and_memory_where_it_is_known(self):
+        frame = frame_of(3, episodes_per_second=[100.0, 10.0, 0.0], adaptation=["centroid", "finetune", "centroid"])
+        figure = cost_figure(protocol_of(frame))
+        go.Figure(figure)
+        assert [(trace["name"], trace["x"]) for trace in figure["data"]] == [("centroid", [0.01]), ("finetune", [0.1])]
+        assert "20 ms" in figure["layout"]["xaxis"]["ticktext"]
+        with_memory = cost_figure(protocol_of(frame.assign(peak_bytes=[2**30, 2**31, NAN])))
+        assert [trace["x"] for trace in with_memory["data"] if trace.get("xaxis") == "x2"] == [[1.0], [2.0]]
+
+    def test_a_sweep_has_a_line_per_tau_and_shot_and_a_ring(self):
+        frame = pd.DataFrame(
+            {
+                "lambda": [0, 0.5, 0, 0.5] * 2,
+                "tau": [0.1, 0.1, 0.5, 0.5] * 2,
+                "shot": [1] * 4 + [5] * 4,
+                "mean": np.arange(8.0),
+                "median": np.arange(8.0),
+                "ci95": 0.5,
+                "is_best": [False, True, False, False] * 2,
+            }
+        ).sort_values(["tau", "lambda", "shot"], ignore_index=True)
+        figure = sweep_figure(SweepResults("s", frame))
+        go.Figure(figure)
+        assert [trace["name"] for trace in figure["data"]] == [
+            "τ = 0.1, 1-shot", "τ = 0.1, 5-shot", "τ = 0.5, 1-shot", "τ = 0.5, 5-shot", "chosen",
+        ]  # fmt: skip
+        assert figure["data"][0]["x"] == [0, 0.5]
+
+    def test_a_grid_without_numbers_says_why_there_is_no_curve(self):
+        frame = pd.DataFrame(
+            {"reading": ["in", "out"], "shot": 1, "mean": 1.0, "median": 1.0, "ci95": 1, "is_best": True}
+        )
+        assert "no axis" in sweep_figure(SweepResults("s", frame))["layout"]["annotations"][0]["text"]
+
+
+class TestRanks:
+    def test_mean_ranks_over_datasets_worked_by_hand(self):
+        frames = [
+            frame_of(3, dataset=name, mean=means, protocol_fingerprint=name)
+            for name, means in (("a", [60, 50, 40]), ("b", [60, 50, 40]), ("c", [50, 60, 40]))
+        ]
+        (ranking,) = rankings(pd.concat(frames, ignore_index=True))
+        assert ranking.methods == ["m0", "m1", "m2"]
+        assert ranking.mean_ranks == pytest.approx([4 / 3, 5 / 3, 3])
+        assert ranking.critical_difference == pytest.approx(critical_difference(3, 3))
+        figure = ranking_figure(ranking)
+        go.Figure(figure)
+        assert figure["data"][0]["error_x"]["array"][0] == pytest.approx(ranking.critical_difference / 2, abs=1e-3)
+
+    def test_one_dataset_or_two_methods_are_too_few(self):
+        assert rankings(frame_of(3)) == []
+        two = [frame_of(2, dataset=name, protocol_fingerprint=name) for name in "ab"]
+        assert rankings(pd.concat(two, ignore_index=True)) == []
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    results = store_study(tmp_path_factory.mktemp("pictures"), methods=(*HOSTILE[:2], "$x^2$ method"))
+    add_sweep(results)
+    return write_page(results, results / "report.html", baseline=BASE)
+
+
+class TestPictures:
+    def test_each_figure_is_a_picture_of_its_size_and_the_same_bytes_again(self, content, tmp_path):
+        files = draw_figures(content, tmp_path / "a")
+        stems = {file.name.split("-")[0] for file in files}
+        assert stems == {"forest", "distributions", "ranks", "sweep"}
+        assert len(files) == 2 * (4 + 4 + 2 + 1)
+        again = draw_figures(content, tmp_path / "b")
+        for first, second in zip(files, again, strict=True):
+            assert first.read_bytes() == second.read_bytes(), first.name
+            if first.suffix == ".png":
+                picture = Image.open(io.BytesIO(first.read_bytes())).convert("L")
+                assert min(picture.size) > 200
+                assert np.asarray(picture).std() > 5  # something is drawn
+            else:
+                assert b"<dc:date>" not in first.read_bytes()
+
+    def test_without_matplotlib_it_says_what_is_missing(self, content, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        with pytest.raises(NoPictureError, match="pip install matplotlib"):
+            draw_figures(content, tmp_path)
+
+    def test_without_scikit_posthocs_it_says_what_is_missing(self, content, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "scikit_posthocs", None)
+        with pytest.raises(NoPictureError, match="pip install scikit-posthocs"):
+            draw_figures(content, tmp_path)

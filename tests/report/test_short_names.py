@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fewshot_bench.report.short_names import short_name, short_names
+
+
+def test_a_long_name_keeps_both_ends():
+    assert short_name("abcdefghij", 7) == "abc…hij"
+    assert short_name("abcdefg", 7) == "abcdefg"
+
+
+def test_names_that_differ_in_the_middle_are_cut_at_the_ends():
+    names = [f"resnet12/base-ce@epochs={number}/episode-ce/finetune" for number in (3, 7)]
+    assert short_names(names, 24) == ["…@epochs=3/episode-ce/f…", "…@epochs=7/episode-ce/f…"]
+
+
+def test_equal_names_get_their_numbers():
+    assert short_names(["a", "b", "a"], 10) == ["a #1", "b", "a #3"]
+
+
+@given(st.lists(st.text("ab/", min_size=1, max_size=30), min_size=1, max_size=8), st.integers(7, 20))
+def test_short_names_are_short_and_different(names, longest):
+    short = short_names(names, longest)
+    assert len(set(short)) == len(names)
+    assert all(len(text.partition(" #")[0]) <= longest for text in short)
