@@ -53,3 +53,7 @@ class OutcomeError(FewshotBenchError):
 
 class ComparisonError(FewshotBenchError):
     """Two methods have no episodes in common, so no paired test exists."""
+
+
+class AuditError(FewshotBenchError):
+    """Stored results do not pass their audit, or there is nothing to audit."""

@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
         "datasets", "episodes", "losses", "backbones", "adaptation", "training", "outcomes", "statistics", "report",
         "engine",
     },
+    "audit": {"datasets", "episodes", "adaptation", "outcomes", "report", "engine", "study"},
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fewshot_bench import __version__
+from fewshot_bench.cli.audit import audit
 from fewshot_bench.cli.compare import compare
 from fewshot_bench.cli.data import data
 from fewshot_bench.cli.episodes import episodes
@@ -35,6 +36,7 @@ app.command()(compare)
 app.command()(leaderboard)
 app.command()(power)
 app.command()(report)
+app.command()(audit)
 app.command()(ls)
 app.add_typer(data, name="data")
 app.add_typer(episodes, name="episodes")

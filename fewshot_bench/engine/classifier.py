@@ -33,15 +33,20 @@ class Classifier(Interface):
 
 
 class EmbeddingClassifier:
-    """An adaptation of frozen embeddings."""
+    """An adaptation of frozen embeddings.
+
+    Attributes:
+        adaptation: what is done with each support set.
+        split: embeddings with the adaptation's features.
+    """
 
     def __init__(self, adaptation: EmbeddingAdaptation, split: EmbeddedSplit) -> None:
-        self._adaptation, self._split = adaptation, split
+        self.adaptation, self.split = adaptation, split
 
     def chunk(self, protocol: Protocol) -> int:
         """See `Classifier`."""
-        return chunk_size(self._adaptation, protocol, self._split.embeddings.shape[1])
+        return chunk_size(self.adaptation, protocol, self.split.embeddings.shape[1])
 
     def __call__(self, episodes: Episodes, chunk: int) -> NDArray[np.uint8]:
         """See `Classifier`."""
-        return classify(self._adaptation, self._split, episodes, chunk=chunk)
+        return classify(self.adaptation, self.split, episodes, chunk=chunk)

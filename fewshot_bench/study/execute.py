@@ -80,14 +80,14 @@ def run_study(study: Study, *, progress: Progress = SILENT, arguments: Sequence[
     device = chosen_device(study.device)
     memory = PeakMemory(device)
     methods: list[_Method] = []
-    for backbone, settings, base in _backbones(study, dataset, device, progress):
+    for backbone, settings, base in study_backbones(study, dataset, device, progress):
         sources = ClassifierSource(study, dataset, backbone, device, progress)
         told = provenance(study, backbone, device, arguments)
         if rule is not None:
             told["stopping"] = [rule.as_record()]
         for adaptation in adaptations:
             name = method_name(base.backbone or study.backbone_name, settings, base.stage, adaptation)
-            card = _method_card(name, backbone, base, adaptation)
+            card = method_card(name, backbone, base, adaptation)
             planned = [
                 (
                     Cell(
@@ -147,19 +147,27 @@ def chosen_device(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _BaseStage:
+class BaseStage:
+    """What was done to a backbone on the base split.
+
+    Attributes:
+        stage: its part of the method's name; empty for none.
+        hyper_parameters: of the training.
+        backbone: name of the backbone where a checkpoint says it, not the study.
+    """
+
     stage: str
     hyper_parameters: dict[str, Any]
     backbone: str | None = None
 
 
-def _backbones(
+def study_backbones(
     study: Study, dataset: Dataset, device: str, progress: Progress
-) -> Iterator[tuple[Backbone, dict[str, Any], _BaseStage]]:
+) -> Iterator[tuple[Backbone, dict[str, Any], BaseStage]]:
     """The study's backbone after each of its base stages, or as it is; or its named checkpoints."""
     if study.checkpoints is not None:
         for checkpoint, tuned, settings, stage, hyper_parameters in checkpoint_stages(study, dataset):
-            yield tuned, settings, _BaseStage(stage, hyper_parameters, checkpoint.card.backbone)
+            yield tuned, settings, BaseStage(stage, hyper_parameters, checkpoint.card.backbone)
         return
     backbone = initial_backbone(study, dataset)
     settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
@@ -167,7 +175,7 @@ def _backbones(
     if losses is None:
         losses = () if backbone.is_pretrained else ("ce", "ce+schane")
     if not losses:
-        yield backbone, settings, _BaseStage("", {})
+        yield backbone, settings, BaseStage("", {})
         return
     for loss in losses:
         LOSSES[loss]
@@ -185,7 +193,7 @@ def _backbones(
         )
         stage = base_stage_name(recipe, base_recipe(fresh, loss))
         tuned = fine_tuned_on_base(fresh, dataset.base, recipe, device=device, progress=progress)
-        yield tuned, settings, _BaseStage(stage, recipe.hyper_parameters())
+        yield tuned, settings, BaseStage(stage, recipe.hyper_parameters())
 
 
 def initial_backbone(study: Study, dataset: Dataset) -> Backbone:
@@ -259,7 +267,8 @@ def missing_episodes(store: OutcomeStore, cell: Cell, protocol: Protocol) -> lis
     return [np.setdiff1d(everything, done.get(run, everything[:0])) for run in range(protocol.runs)]
 
 
-def _method_card(name: str, backbone: Backbone, base: _BaseStage, adaptation: Adaptation) -> MethodCard:
+def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adaptation) -> MethodCard:
+    """Everything that identifies a method."""
     return MethodCard(
         name=name,
         backbone=backbone.name,

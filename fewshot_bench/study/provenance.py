@@ -26,6 +26,7 @@ PROGRAM = "fewshot-bench"
 NOT_RECORDED = ("results", "device", "chunk", "baseline")
 """Fields of a study that never change an outcome."""
 
+_COUNTS = ("episodes", "runs")
 _PACKAGE = Path(fewshot_bench.__file__).parent
 _PATIENCE = 10  # seconds for git to answer
 
@@ -75,6 +76,10 @@ def study_record(study: Study) -> dict[str, Any]:
     """The fields of a study that decide what is done, as plain data; of a file of weights the name."""
     record: dict[str, Any] = study.model_dump(mode="json", exclude={*NOT_RECORDED, "hyper_parameters"})
     record["hyper_parameters"] = dict(study.hyper_parameters)  # a method's card refuses what is no plain data
+    if study.sampler == "disjoint":  # it has as many as there are, unless some were asked for
+        record = {
+            name: value for name, value in record.items() if name in study.model_fields_set or name not in _COUNTS
+        }
     for name in ("weights", "dataset", "backbone"):
         if isinstance(record[name], str):
             record[name] = without_folders(record[name])

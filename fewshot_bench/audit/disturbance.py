@@ -1,0 +1,125 @@
+"""The same tasks put to a method in other ways, none of which may change what it says of a query.
+
+A method is given the images of the queries and nothing else about them. Their order, their numbers and their company
+could still tell: queries are stored class by class, and images are numbered class by class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fewshot_bench.adaptation import EmbeddedSplit
+from fewshot_bench.engine.classifier import Classifier, EmbeddingClassifier
+from fewshot_bench.episodes import Episodes
+
+
+@dataclass(frozen=True)
+class AskedEpisodes(Episodes):
+    """Support sets of episodes with other queries than theirs.
+
+    Attributes:
+        asked: image indices of the queries, [E, m]; m need not be a multiple of N.
+    """
+
+    asked: NDArray[np.int32]
+
+    @property
+    def queries(self) -> NDArray[np.int32]:
+        """Image indices of the queries in the order in which they are asked, [E, m]."""
+        return self.asked
+
+
+def with_queries(episodes: Episodes, order: NDArray[np.int64]) -> AskedEpisodes:
+    """The same support sets with some of the queries in another order.
+
+    Args:
+        episodes: of one shape, with M queries each.
+        order: which queries, by position, in the order in which a method gets them, [E, m] with m of at most M.
+
+    Returns:
+        Episodes whose `queries` are those. In `images` the row of a query no longer says its class either.
+    """
+    asked = np.take_along_axis(episodes.queries, order, axis=1)
+    rows = np.full((len(episodes), episodes.way * episodes.query.shape[2]), -1, dtype=np.int32)
+    rows[:, : asked.shape[1]] = asked
+    images = np.concatenate([episodes.support, rows.reshape(len(episodes), episodes.way, -1)], axis=2)
+    return AskedEpisodes(episodes.protocol, episodes.dataset_fingerprint, episodes.run, episodes.numbers, images, asked)
+
+
+def predictions_of(classifier: Classifier, episodes: Episodes, order: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """What a method says of the queries when it gets these, in this order; put back into the order of the queries.
+
+    Args:
+        classifier: the method.
+        episodes: of one shape.
+        order: see `with_queries`, [E, m].
+
+    Returns:
+        uint8 [E, m], column j for query j of those that were asked for, sorted by position.
+    """
+    found = classifier(with_queries(episodes, order), classifier.chunk(episodes.protocol))
+    if found.shape != order.shape:
+        raise ValueError(f"{found.shape} predictions of {order.shape} queries")
+    back = np.argsort(order, axis=1, kind="stable")
+    return np.take_along_axis(found, back, axis=1)
+
+
+def shuffled(episodes: Episodes, seed: int) -> NDArray[np.int64]:
+    """Another order of the queries for each episode, classes mixed, [E, M]."""
+    generator = np.random.default_rng([seed, episodes.run])
+    count = episodes.queries.shape[1]
+    return np.stack([generator.permutation(count) for _ in range(len(episodes))])
+
+
+def relabelled(episodes: Episodes) -> NDArray[np.int64]:
+    """The queries in an order in which the blocks of the classes have changed places, [E, M].
+
+    The last class comes first; within a block the order stays. Where classes have as many queries each, whoever reads
+    classes from positions is now wrong about every query.
+    """
+    next_class = (episodes.truth.astype(np.int64) + 1) % episodes.way
+    return np.argsort(next_class, axis=1, kind="stable")
+
+
+def in_parts(classifier: Classifier, episodes: Episodes, parts: list[NDArray[np.int64]]) -> NDArray[np.uint8]:
+    """What a method says of queries that it gets a part at a time.
+
+    Args:
+        classifier: the method.
+        episodes: of one shape.
+        parts: positions of the queries of each part, increasing, [m] each.
+
+    Returns:
+        uint8 [E, sum of m], part after part.
+    """
+    said = [predictions_of(classifier, episodes, np.tile(part, (len(episodes), 1))) for part in parts]
+    return np.concatenate(said, axis=1)
+
+
+def renumbered(classifier: EmbeddingClassifier, seed: int) -> tuple[EmbeddingClassifier, NDArray[np.int32]]:
+    """The same method on the same embeddings, with other numbers for the images.
+
+    Args:
+        classifier: a method of frozen embeddings.
+        seed: of the numbers.
+
+    Returns:
+        The method, and the new number of each image, [I].
+    """
+    split = classifier.split
+    old = np.random.default_rng(seed).permutation(split.images)
+    new = np.empty(split.images, dtype=np.int32)
+    new[old] = np.arange(split.images, dtype=np.int32)
+    rows = np.concatenate([old + view * split.images for view in range(split.views + 1)])
+    moved = split.embeddings[torch.from_numpy(rows).to(split.embeddings.device)]
+    other = EmbeddedSplit(moved, split.images)
+    return EmbeddingClassifier(classifier.adaptation, other.with_gram() if split.gram is not None else other), new
+
+
+def with_numbers(episodes: Episodes, new: NDArray[np.int32]) -> Episodes:
+    """The same tasks by other numbers of the images; -1 stays the end of a row."""
+    return replace(episodes, images=np.where(episodes.images >= 0, new[episodes.images], -1).astype(np.int32))

@@ -1,0 +1,99 @@
+"""The recorded study, which a stranger may have written: only known fields, and nothing that would be executed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.outcomes import Cell
+
+if TYPE_CHECKING:
+    from fewshot_bench.study import Study
+
+_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+"""What a registry would import. `last:2` and `lora:4` are settings, and `timm:` is followed by the name of a model."""
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """The study that a cell records.
+
+    Attributes:
+        study: as it can be run again; None where it cannot.
+        reason: why not.
+    """
+
+    study: Study | None
+    reason: str = ""
+
+
+def recorded_study(cell: Cell, *, weights: Path | None, trusts_code: bool) -> StudyRecord:
+    """The study that made a cell, cut down to the one method of the cell.
+
+    Args:
+        cell: with its provenance.
+        weights: the auditor's copy of the file of weights, which the record only names.
+        trusts_code: whether what is named `module:callable` may be imported.
+    """
+    from pydantic import ValidationError
+
+    from fewshot_bench.study import Study
+
+    record = cell.provenance.get("study")
+    if not isinstance(record, Mapping):
+        return StudyRecord(None, "the outcomes do not record the study that made them")
+    named = next(_code_in(record), None)
+    if named and not trusts_code:
+        return StudyRecord(None, f"the study names code, {named}, which is imported only with --trust-code")
+    try:
+        study = Study.model_validate({**record, **_of_this_cell(cell, record)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        return StudyRecord(None, f"the recorded study is none: {'.'.join(map(str, first['loc']))}: {first['msg']}")
+    if study.weights is None:
+        return StudyRecord(study)
+    name = PurePath(study.weights).name
+    if weights is None:
+        return StudyRecord(None, f"the file of weights, {name}, is not part of the outcomes; give it with --weights")
+    if weights.name != name:
+        return StudyRecord(None, f"the study used the weights {name}, and --weights is {weights.name}")
+    return StudyRecord(study.model_copy(update={"weights": weights}))
+
+
+def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that leave the cell's own method of the study's several, so that no others are trained."""
+    fields: dict[str, Any] = {}
+    adaptations = record.get("adaptations")
+    if isinstance(adaptations, list) and cell.method.adaptation in adaptations:
+        fields["adaptations"] = [cell.method.adaptation]
+        fields["hyper_parameters"] = _own_settings(cell, record)
+    base = cell.method.hyper_parameters.get("base")
+    loss = base.get("loss") if isinstance(base, Mapping) else None
+    if isinstance(loss, str) and record.get("checkpoints") is None:
+        fields["base_losses"] = [loss]
+    return fields
+
+
+def _own_settings(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the hyper-parameters of all adaptations of a study those that this one has."""
+    chosen = record.get("hyper_parameters")
+    own = cell.method.hyper_parameters.get("adaptation")
+    if not isinstance(chosen, Mapping) or not isinstance(own, Mapping):
+        return {}
+    return {name: value for name, value in chosen.items() if name in own}
+
+
+def _code_in(value: Any) -> Iterator[str]:
+    """Every text in a record that names something to import."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _code_in(name)
+            yield from _code_in(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _code_in(inner)
+    elif isinstance(value, str) and _CODE.search(value) and not value.startswith("timm:"):
+        yield value

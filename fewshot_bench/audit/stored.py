@@ -1,0 +1,125 @@
+"""The stored outcomes: readable, complete, and counted as their predictions say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fewshot_bench.audit.finding import Finding
+from fewshot_bench.episodes import Episodes
+from fewshot_bench.errors import OutcomeError
+from fewshot_bench.outcomes import Cell
+from fewshot_bench.outcomes.episode_frame import even_truth
+from fewshot_bench.outcomes.parts import parts_in
+
+PARTS = "stored parts"
+COUNTS = "counts"
+
+
+def read_parts(cell: Cell, folder: Path) -> tuple[pd.DataFrame | None, Finding]:
+    """Read every part, and see that no episode is missing between others or stored in two ways.
+
+    Args:
+        cell: whose outcomes.
+        folder: of the cell.
+
+    Returns:
+        One row per episode, by run and number, if every part can be read; and the finding.
+    """
+    parts = parts_in(folder / "parts")
+    if not parts:
+        return None, Finding(PARTS, "fail", "there are no outcomes")
+    try:
+        rows = pd.concat([part.read(cell.protocol.queries_per_episode) for part in parts], ignore_index=True)
+    except OutcomeError as error:
+        return None, Finding(PARTS, "fail", str(error).partition(". Delete")[0])
+    frame = rows.drop_duplicates(["run", "episode"]).sort_values(["run", "episode"], ignore_index=True)
+    return frame, _completeness(rows, frame, len(parts))
+
+
+def _completeness(rows: pd.DataFrame, frame: pd.DataFrame, parts: int) -> Finding:
+    contradictions = rows.drop_duplicates(["run", "episode", "predictions", "correct"])
+    twice = contradictions[contradictions.duplicated(["run", "episode"])]
+    if len(twice):
+        return Finding(
+            PARTS, "fail", f"{len(twice)} episodes are stored twice and differently, first {_name(twice.iloc[0])}"
+        )
+    runs = frame["run"].unique()
+    if list(runs) != list(range(len(runs))):
+        return Finding(PARTS, "fail", f"there are the runs {', '.join(map(str, runs[:9]))}; one is missing")
+    for run, numbers in frame.groupby("run")["episode"]:
+        expected = np.arange(len(numbers))
+        if not np.array_equal(numbers.to_numpy(), expected):
+            missing = int(np.setdiff1d(np.arange(int(numbers.max())), numbers)[0])
+            return Finding(PARTS, "fail", f"run {run} has {len(numbers):,} episodes, but not episode {missing}")
+    counts = sorted({len(numbers) for _, numbers in frame.groupby("run")["episode"]})
+    each = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    copies = len(rows) - len(frame)
+    note = f"; {copies:,} are stored twice alike" if copies else ""
+    return Finding(PARTS, "pass", f"{parts} readable, {len(runs)} runs of {each} episodes without a gap{note}")
+
+
+def check_counts(cell: Cell, frame: pd.DataFrame, groups: Sequence[Episodes] | None) -> Finding:
+    """Whether the stored predictions give the stored numbers of correct answers and accuracies.
+
+    Args:
+        cell: whose outcomes.
+        frame: one row per episode.
+        groups: the tasks, which say what is true; without them every class has as many queries.
+    """
+    if groups is None and not cell.protocol.has_even_queries:
+        return Finding(COUNTS, "not checked", "how many queries each class has differs by task, and is not known")
+    for rows, truth, way in _with_truth(cell, frame, groups):
+        wrong = _first_wrong(rows, truth, way)
+        if wrong:
+            return Finding(COUNTS, "fail", wrong)
+    mean = 100 * float(frame["accuracy"].mean())
+    return Finding(
+        COUNTS, "pass", f"the predictions of {len(frame):,} episodes give the stored counts, on average {mean:.2f}%"
+    )
+
+
+def _with_truth(
+    cell: Cell, frame: pd.DataFrame, groups: Sequence[Episodes] | None
+) -> list[tuple[pd.DataFrame, NDArray[np.uint8], int]]:
+    """Rows with as many predictions each, the true classes of their queries, [E, M], and N."""
+    if groups is not None:
+        by_name = frame.set_index(["run", "episode"], drop=False)
+        names = [pd.MultiIndex.from_product([[episodes.run], episodes.numbers]) for episodes in groups]
+        return [(by_name.loc[some], one.truth, one.way) for some, one in zip(names, groups, strict=True)]
+    lengths = frame["predictions"].map(len)
+    found = []
+    for length, rows in frame.groupby(lengths):
+        queries = int(length)
+        way = queries // cell.protocol.query
+        found.append((rows, np.tile(even_truth(way, queries), (len(rows), 1)), way))
+    return found
+
+
+def _first_wrong(rows: pd.DataFrame, truth: NDArray[np.uint8], way: int) -> str:
+    lengths = rows["predictions"].map(len).to_numpy()
+    if (lengths != truth.shape[1]).any():
+        bad = rows.iloc[int(np.argmax(lengths != truth.shape[1]))]
+        return f"{_name(bad)} has {len(bad['predictions'])} predictions for {truth.shape[1]} queries"
+    predictions = np.frombuffer(b"".join(rows["predictions"]), dtype=np.uint8).reshape(truth.shape)
+    if predictions.max() >= way:
+        bad = rows.iloc[int(np.argmax(predictions.max(axis=1) >= way))]
+        return f"{_name(bad)} has predictions of other classes than the {way} of its task"
+    correct = (predictions == truth).sum(axis=1)
+    stored = rows["correct"].to_numpy()
+    differs = (correct != stored) | (rows["accuracy"].to_numpy() != correct / truth.shape[1])
+    if not differs.any():
+        return ""
+    first = int(np.argmax(differs))
+    return (
+        f"{int(differs.sum()):,} episodes, first {_name(rows.iloc[first])}: {correct[first]} of {truth.shape[1]} "
+        f"predictions are correct, and {stored[first]} is stored"
+    )
+
+
+def _name(row: pd.Series) -> str:
+    return f"run {row['run']}, episode {row['episode']}"

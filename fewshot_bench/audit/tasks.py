@@ -1,0 +1,177 @@
+"""The tasks, drawn again from what the outcomes record, without images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fewshot_bench.audit.finding import Finding
+from fewshot_bench.audit.images import ImagesHere
+from fewshot_bench.episodes import Episodes, Protocol, draw
+from fewshot_bench.episodes.locks import Lock, episode_digests, lock_files, read_lock
+from fewshot_bench.errors import FewshotBenchError
+from fewshot_bench.outcomes import Cell, ProtocolCard
+
+SIZES = "class sizes"
+TASKS = "tasks"
+DIGEST = "published tasks"
+
+
+@dataclass(frozen=True)
+class ClassSizes:
+    """Images per class of the split, [C], and where they are known from; None where nobody knows them."""
+
+    sizes: tuple[int, ...] | None
+    source: str
+
+
+def class_sizes(cell: Cell, here: ImagesHere) -> tuple[ClassSizes, Finding]:
+    """What the cell says of its classes, or else the images here, or else a published lock file.
+
+    Returns:
+        The sizes, and whether what the cell says is what the images here say.
+    """
+    split = cell.protocol.split
+    own = here.dataset.split(split).class_sizes if here.dataset is not None else None  # type: ignore[arg-type]
+    if cell.class_sizes:
+        known = ClassSizes(cell.class_sizes, "as recorded")
+        if own is None or not here.are_the_same:
+            return known, Finding(SIZES, "not checked", here.reason or "the images here are others")
+        if own != cell.class_sizes:
+            return known, Finding(
+                SIZES, "fail", f"recorded: {_told(cell.class_sizes)}; the images of the same fingerprint: {_told(own)}"
+            )
+        return known, Finding(SIZES, "pass", f"{_told(own)}, as the images here have")
+    unrecorded = Finding(SIZES, "not checked", "the outcomes do not record them")
+    if own is not None and here.are_the_same:
+        return ClassSizes(own, "of the images here"), unrecorded
+    published = [one.class_sizes for one in published_locks() if _is_of(one, cell.protocol)]
+    if published:
+        return ClassSizes(published[0], "of a published lock file"), unrecorded
+    return ClassSizes(None, "they are recorded neither in the outcomes nor in a lock file"), unrecorded
+
+
+def draw_again(card: ProtocolCard, sizes: Sequence[int], frame: pd.DataFrame) -> list[Episodes]:
+    """The tasks of stored outcomes, those of one run and one shape together.
+
+    Args:
+        card: the protocol.
+        sizes: images per class of the split, [C].
+        frame: outcomes, one row per episode.
+
+    Raises:
+        FewshotBenchError: the protocol does not fit these classes.
+    """
+    protocol = Protocol.of(card)
+    groups = []
+    for run in frame["run"].unique():
+        numbers = frame.loc[frame["run"] == run, "episode"].to_numpy(np.int64)
+        groups += draw(protocol, sizes, int(run), numbers, dataset_fingerprint=card.dataset_fingerprint)
+    return groups
+
+
+def check_tasks(groups: Sequence[Episodes], known: ClassSizes) -> Finding:
+    """Whether support and queries are disjoint, with exactly N * K labels of N distinct classes."""
+    assert known.sizes is not None
+    count = 0
+    for episodes in groups:
+        problem = task_problem(episodes, known.sizes)
+        if problem:
+            return Finding(TASKS, "fail", problem)
+        count += len(episodes)
+    shapes = sorted({(episodes.way, episodes.shot) for episodes in groups})
+    labels = " or ".join(f"{way} x {shot}" for way, shot in shapes[:3]) + (", ..." if len(shapes) > 3 else "")
+    return Finding(
+        TASKS,
+        "pass",
+        f"{count:,} drawn again, class sizes {known.source}: no image is in support and queries, {labels} labels each",
+    )
+
+
+def task_problem(episodes: Episodes, sizes: Sequence[int]) -> str:
+    """The first thing that is wrong with episodes, in words; empty where nothing is.
+
+    Args:
+        episodes: of one shape.
+        sizes: images per class of the split, [C].
+    """
+    protocol = episodes.protocol
+    support, images = episodes.support, episodes.images.reshape(len(episodes), -1)
+    if not len(episodes):
+        return ""
+    if support.shape[1] > protocol.way or support.shape[2] > protocol.shot:
+        return f"there are {support.shape[1]} x {support.shape[2]} labels instead of {protocol.way} x {protocol.shot}"
+    if support.min() < 0 or images.max() >= sum(sizes):
+        return "a task has fewer labels than N x K, or names an image that the split does not have"
+    shared = _first(np.array([_share_images(one, two) for one, two in zip(support, episodes.queries, strict=True)]))
+    if shared is not None:
+        return f"{_name(episodes, shared)}: an image is both in the support set and a query"
+    repeated = _first(_has_duplicates(support.reshape(len(episodes), -1)) | _has_duplicates(episodes.queries))
+    if repeated is not None:
+        return f"{_name(episodes, repeated)}: an image is there twice"
+    classes = np.searchsorted(np.cumsum(sizes), episodes.images, side="right").astype(np.int64)
+    of_row = classes[:, :, :1]
+    mixed = _first(((classes != of_row) & (episodes.images >= 0)).any(axis=(1, 2)))
+    if mixed is not None:
+        return f"{_name(episodes, mixed)}: images of one class are called two"
+    doubled = _first(_has_duplicates(of_row[:, :, 0]))
+    return "" if doubled is None else f"{_name(episodes, doubled)}: a class is there twice"
+
+
+def check_digest(cell: Cell, known: ClassSizes) -> Finding:
+    """Whether the protocol, with these class sizes, gives the episodes of the published lock file."""
+    card = cell.protocol
+    locks = [one for one in published_locks() if _is_of(one, card) and _same_protocol(one.protocol, card)]
+    if not locks:
+        return Finding(DIGEST, "not checked", "there is no published lock file of this protocol")
+    if known.sizes is None:
+        return Finding(DIGEST, "not checked", known.source)
+    try:
+        drawn = episode_digests(known.sizes, locks[0].protocol)
+    except FewshotBenchError as error:
+        return Finding(DIGEST, "fail", str(error))
+    name = f"{locks[0].protocol.name}.toml"
+    if drawn != locks[0].sha256:
+        return Finding(DIGEST, "fail", f"with these class sizes the tasks are not those of {name}")
+    return Finding(DIGEST, "pass", f"digest {drawn[0][:12]} of run 0, and those of the others, are in {name}")
+
+
+def published_locks() -> list[Lock]:
+    """The lock files that come with this project."""
+    return [read_lock(path) for path in lock_files(None)]
+
+
+def _is_of(one: Lock, card: ProtocolCard) -> bool:
+    return (one.protocol.dataset, one.protocol.split) == (card.dataset, card.split)
+
+
+def _same_protocol(one: Protocol, card: ProtocolCard) -> bool:
+    fields = ("way", "shot", "query", "seed", "sampler_version", "sampler", "sampler_settings")
+    return all(getattr(one, name) == getattr(card, name) for name in fields)
+
+
+def _told(sizes: Sequence[int]) -> str:
+    least, most = min(sizes), max(sizes)
+    return f"{len(sizes)} classes of {least if least == most else f'{least} to {most}'} images"
+
+
+def _share_images(support: NDArray[np.int32], query: NDArray[np.int32]) -> bool:
+    return bool(np.isin(query, support).any())
+
+
+def _has_duplicates(rows: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.bool_]:
+    ordered = np.sort(rows, axis=1)
+    found: NDArray[np.bool_] = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    return found
+
+
+def _first(is_so: NDArray[np.bool_]) -> int | None:
+    return int(np.argmax(is_so)) if is_so.any() else None
+
+
+def _name(episodes: Episodes, position: int) -> str:
+    return f"run {episodes.run}, episode {episodes.numbers[position]}"

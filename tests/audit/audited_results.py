@@ -1,0 +1,149 @@
+"""A small real result of the built-in dataset, ways to falsify it, and methods that cheat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fewshot_bench import Study, run_study
+from fewshot_bench.adaptation import Centroid, EmbeddingAdaptation
+from fewshot_bench.audit import AuditOptions, audit_cell
+from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.outcomes.parts import Part, parts_in
+
+
+def small_result(folder: Path, **fields: Any) -> Path:
+    """Run one cell, glyphs by an untrained Conv4, and return the folder of the cell."""
+    study = {"adaptations": ("centroid",), "base_losses": (), "shots": (1,), "episodes": 12, "runs": 2, "chunk": 5}
+    (cell,) = run_study(Study(**{**study, "device": "cpu", **fields}, results=folder)).cells
+    return folder / "outcomes" / cell.key
+
+
+def verdicts(folder: Path, **options: Any) -> dict[str, str]:
+    return {finding.check: finding.verdict for finding in findings(folder, **options)}
+
+
+def detail(folder: Path, check: str, **options: Any) -> str:
+    return next(finding.detail for finding in findings(folder, **options) if finding.check == check)
+
+
+def findings(folder: Path, **options: Any) -> tuple[Any, ...]:
+    return audit_cell(folder, AuditOptions(**{"device": "cpu", **options})).findings
+
+
+def failures(folder: Path, **options: Any) -> list[str]:
+    return audit_cell(folder, AuditOptions(**{"device": "cpu", **options})).failures
+
+
+def stored(folder: Path) -> Cell:
+    return Cell.from_json((folder / "cell.json").read_text(encoding="utf-8"))
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """Change cell.json; the folder gets the name that the changed cell has, as a forger would see to."""
+    content = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    change(content)
+    (folder / "cell.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder.rename(folder.parent / Cell.from_json(json.dumps(content)).key)
+
+
+def with_part(folder: Path, number: int, change: Callable[[pd.DataFrame], None]) -> None:
+    """Change the rows of one part and write it again, whole and readable."""
+    part = parts_in(folder / "parts")[number]
+    frame = part.read([75])
+    change(frame)
+    part.path.unlink()
+    part.write(frame)
+
+
+def another_prediction(frame: pd.DataFrame, query: int = 0) -> None:
+    """The first episode says another class of one query; its counts stay."""
+    said = bytearray(frame.loc[0, "predictions"])
+    said[query] = (said[query] + 1) % 5
+    frame.at[0, "predictions"] = bytes(said)
+
+
+def better_predictions(frame: pd.DataFrame) -> None:
+    """The first episode is all correct, and counted so."""
+    frame.at[0, "predictions"] = np.repeat(np.arange(5, dtype=np.uint8), 15).tobytes()
+    frame.at[0, "correct"] = 75
+    frame.at[0, "accuracy"] = 1.0
+
+
+def overlapping_part(folder: Path, change: Callable[[pd.DataFrame], None]) -> None:
+    """A second part with the first two episodes of run 0."""
+    first = parts_in(folder / "parts")[0]
+    frame = first.read([75]).iloc[:2].copy()
+    change(frame)
+    Part.place(folder / "parts", 0, 0, 2).write(frame)
+
+
+def cell_of(store: OutcomeStore) -> Path:
+    (cell,) = store.cells()
+    return store.folder / cell.key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peek(EmbeddingAdaptation):
+    """Knows that queries come class by class."""
+
+    name: ClassVar[str] = "peek"
+
+    def scores(self, split, support, query):
+        way, queries = support.shape[1], query.shape[1]
+        classes = torch.arange(queries) * way // queries
+        return torch.nn.functional.one_hot(classes, way).float().expand(len(query), -1, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadNumbers(EmbeddingAdaptation):
+    """Knows that the images of a class have neighbouring numbers."""
+
+    name: ClassVar[str] = "read-numbers"
+
+    def scores(self, split, support, query):
+        distance = (query.unsqueeze(2) - support[:, :, 0].unsqueeze(1)).abs()
+        return -distance.float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whisper(EmbeddingAdaptation):
+    """Lets the queries of an episode share out the classes among themselves."""
+
+    name: ClassVar[str] = "whisper"
+    admits_it: bool = False
+
+    @property
+    def is_transductive(self) -> bool:
+        return self.admits_it
+
+    def scores(self, split, support, query):
+        scores = Centroid().scores(split, support, query)
+        return scores - scores.mean(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chance(EmbeddingAdaptation):
+    """Says something else each time."""
+
+    name: ClassVar[str] = "chance"
+
+    def scores(self, split, support, query):
+        return torch.rand(*query.shape, support.shape[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WantsAll(EmbeddingAdaptation):
+    """Breaks where an episode has fewer queries than it is used to."""
+
+    name: ClassVar[str] = "wants-all"
+
+    def scores(self, split, support, query):
+        return Centroid().scores(split, support, query).reshape(len(query), 75, 5)
