@@ -161,7 +161,7 @@ def table(setting: Setting, means: Floats, widths: Floats) -> str:
     """Coverage and mean half-width of each candidate as Markdown."""
     truth = means.mean(axis=0)
     covered = 100 * (np.abs(means - truth)[:, None] <= widths).mean(axis=0)
-    columns = ("shots", "quantity", "truth", "its standard deviation", *CANDIDATES)
+    columns = ("shots", "quantity", "truth", "standard deviation", *CANDIDATES)
     drawn = f"{setting.images} images per class, {setting.episodes:,} episodes"
     lines = [
         f"{setting.title}: {len(means):,} replicates, {drawn}.\n",
