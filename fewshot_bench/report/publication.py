@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import pandas as pd
 
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.wording import task_text
+from fewshot_bench.statistics import read_letters
 
 NOTE = (
     "Median over the runs of their mean accuracy in %, with the 95% t interval of the median run over its episodes. "
@@ -62,8 +63,9 @@ def publication_table(frame: pd.DataFrame) -> tuple[list[str], dict[str, dict[st
         tasks.append(task)
         measured = [row for row in records if row["source"] == MEASURED]
         best = max(measured, key=lambda row: float(row["median"]), default=None)
+        shares = _sharing(measured, best)
         for row in records:
-            entries.setdefault(row["method"], {})[task] = _entry(row, best)
+            entries.setdefault(row["method"], {})[task] = _entry(row, best, row["method"] in shares)
     order = sorted(entries, key=lambda method: _rank(entries[method]))
     return tasks, {method: entries[method] for method in order}
 
@@ -92,21 +94,24 @@ def as_latex(frame: pd.DataFrame) -> str:
     return f"{notes}\n{content}"
 
 
-def _entry(row: Mapping[Hashable, Any], best: Mapping[Hashable, Any] | None) -> Entry:
+def _entry(row: Mapping[Hashable, Any], best: Mapping[Hashable, Any] | None, shares: bool) -> Entry:
     is_published = row["source"] != MEASURED
     is_best = not is_published and best is not None and row["median"] == best["median"]
-    shares = not is_published and best is not None and bool(_letters(row["group"]) & _letters(best["group"]))
     return Entry(
         accuracy=float(row["median"]),
         half_width=float(row["median_ci95"]),
         is_best=is_best,
-        is_not_worse=shares and not is_best,
+        is_not_worse=shares and not is_published and not is_best,
         is_published=is_published,
     )
 
 
-def _letters(group: object) -> set[str]:
-    return set(re.findall(r"[a-z]+", group)) if isinstance(group, str) else set()
+def _sharing(measured: Sequence[Mapping[Hashable, Any]], best: Mapping[Hashable, Any] | None) -> set[str]:
+    """The methods that share a letter with the best."""
+    letters = dict(
+        zip((row["method"] for row in measured), read_letters([row["group"] or "" for row in measured]), strict=True)
+    )
+    return set() if best is None else {name for name, own in letters.items() if own & letters[best["method"]]}
 
 
 def _rank(entries: Mapping[str, Entry]) -> tuple[bool, float]:

@@ -13,7 +13,7 @@ from fewshot_bench.statistics.intervals import (
     median_of_runs,
     summarise,
 )
-from fewshot_bench.statistics.letters import compact_letters, letter_sets
+from fewshot_bench.statistics.letters import compact_letters, letter_sets, read_letters
 from fewshot_bench.statistics.looks import Look, look
 from fewshot_bench.statistics.many import PairMatrix, all_pairs
 from fewshot_bench.statistics.paired import PairedTest, paired_t_test
@@ -69,6 +69,7 @@ __all__ = [
     "paired_t_test",
     "pilot",
     "plausible_sd_range",
+    "read_letters",
     "sd_of_difference",
     "sign_flip_p",
     "summarise",

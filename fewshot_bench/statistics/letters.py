@@ -24,6 +24,16 @@ def compact_letters(significant: ArrayLike, order: Sequence[int] | None = None) 
     return [separator.join(names) for names in sets]
 
 
+def read_letters(groups: Sequence[str]) -> list[set[str]]:
+    """Take apart what `compact_letters` wrote for all methods together; "aa" alone says that there are names of two.
+
+    Args:
+        groups: of all methods of one display, [A].
+    """
+    has_long_names = any(" " in group or group == "aa" for group in groups)
+    return [set(group.split() if has_long_names else group) for group in groups]
+
+
 def letter_sets(significant: ArrayLike, order: Sequence[int] | None = None) -> list[tuple[str, ...]]:
     """Give each method letters such that two methods share one if and only if they are not significantly different.
 

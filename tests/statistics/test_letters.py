@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench.errors import ComparisonError, ShapeError
-from fewshot_bench.statistics import compact_letters, letter_sets
+from fewshot_bench.statistics import compact_letters, letter_sets, read_letters
 
 
 def differences(count: int, pairs: list[tuple[int, int]]) -> np.ndarray:
@@ -121,3 +121,18 @@ def test_an_order_that_leaves_methods_out_is_refused():
 
 def test_no_method_has_no_letters():
     assert compact_letters(np.zeros((0, 0), dtype=bool)) == []
+
+
+@settings(deadline=None, max_examples=100)
+@given(patterns())
+def test_letters_that_were_written_are_read(pattern):
+    assert read_letters(compact_letters(pattern)) == [set(names) for names in letter_sets(pattern)]
+
+
+@pytest.mark.parametrize("count", [26, 27, 28, 60])
+def test_letters_beyond_z_are_read(count):
+    everything = [(i, j) for i in range(count) for j in range(i)]
+    apart = differences(count, everything)
+    chain = differences(count, [(i, j) for i, j in everything if i - j > 1])
+    for pattern in (apart, chain):
+        assert read_letters(compact_letters(pattern)) == [set(names) for names in letter_sets(pattern)]

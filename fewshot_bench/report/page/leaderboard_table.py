@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from fewshot_bench.report.page.content import MEASURED
 from fewshot_bench.report.page.definitions import COLUMNS, Column
 from fewshot_bench.report.page.numbers import is_missing, number_text
+from fewshot_bench.statistics import read_letters
 
 TABLE_ID = "leaderboard-table"
 _BEST = ("median", "mean")
@@ -66,23 +67,19 @@ def _is_empty(column: pd.Series) -> bool:
 
 
 def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequence[int]) -> None:
-    """Bold for the best of a protocol; underlined what shares a letter with it."""
+    """Bold for the best of a protocol that was measured here; underlined what shares a letter with it."""
+    measured = [
+        row for row in rows if frame["source"].iloc[row] == MEASURED and not is_missing(frame["mean"].iloc[row])
+    ]
     for name in (name for name in _BEST if name in texts):
-        values = frame[name].iloc[list(rows)]
-        for row in (rows[place] for place in (values == values.max()).to_numpy().nonzero()[0]):
+        values = frame[name].iloc[measured]
+        for row in (measured[place] for place in (values == values.max()).to_numpy().nonzero()[0]):
             texts[name][row] = Markup("<b>{}</b>").format(texts[name][row])
-    if "group" in texts:
-        means = frame["mean"].iloc[list(rows)].to_numpy()
-        measured = [row for row, mean in zip(rows, means, strict=True) if texts["group"][row] and mean == mean]
-        best = max(measured, key=lambda row: float(frame["mean"].iloc[row]), default=None)
-        letters = set() if best is None else _letters(texts["group"][best])
-        for row in (row for row in measured if letters & _letters(texts["group"][row])):
+    if "group" in texts and measured:
+        letters = read_letters([str(texts["group"][row]) for row in measured])
+        best = letters[int(frame["mean"].iloc[measured].to_numpy().argmax())]
+        for row in (row for row, own in zip(measured, letters, strict=True) if own & best):
             texts["group"][row] = Markup("<u>{}</u>").format(texts["group"][row])
-
-
-def _letters(group: str) -> set[str]:
-    """The letters of a group: "ab" has two, "z aa" too."""
-    return set(group.split()) if " " in group else set(group)
 
 
 def _method(row: dict[Any, Any]) -> Markup:
