@@ -84,9 +84,12 @@ def current_leaderboard(
     kept = _baselines_in(path)
     if baseline is not None:
         kept |= dict.fromkeys(cells_of_method(list(cells or stored), baseline), baseline)
-    groups: dict[str | None, list[Cell]] = {}
+    by_protocol: dict[str, list[Cell]] = {}
     for cell in stored:
-        groups.setdefault(_still_there(kept.get(cell.protocol.fingerprint), cell, stored), []).append(cell)
+        by_protocol.setdefault(cell.protocol.fingerprint, []).append(cell)
+    groups: dict[str | None, list[Cell]] = {}
+    for protocol, same in by_protocol.items():
+        groups.setdefault(_still_there(kept.get(protocol), same), []).extend(same)
     published = published_results(path.parent) if with_published else []
     frames = [
         leaderboard(store, name, cells=group, correct=correct, published=published) for name, group in groups.items()
@@ -103,11 +106,10 @@ def _baselines_in(path: Path) -> dict[str, str]:
     return dict(zip(rows["protocol_fingerprint"], rows["baseline"].map(unguarded), strict=True))
 
 
-def _still_there(baseline: str | None, cell: Cell, stored: Sequence[Cell]) -> str | None:
-    """The baseline if its outcomes on the cell's protocol are still stored."""
+def _still_there(baseline: str | None, same: Sequence[Cell]) -> str | None:
+    """The baseline if its outcomes are still among the cells of a protocol."""
     if baseline is None:
         return None
-    same = [other for other in stored if other.protocol.fingerprint == cell.protocol.fingerprint]
-    names = {name for other in same for name in (other.method.name, other.method.label)}
+    names = {name for cell in same for name in (cell.method.name, cell.method.label)}
     is_there = baseline in names or any(baseline.lower() in name.lower() for name in names)
     return baseline if is_there else None

@@ -106,7 +106,7 @@ class TestContent:
             "kept",
         ):
             assert fact in first, fact
-        assert re.search(r"<dt>Python</dt><dd>not recorded</dd>", first)
+        assert re.search(r"^Python +not recorded$", first, re.MULTILINE)
         assert page.count("<details>") == 4 * (2 + len(HOSTILE))
 
     def test_every_column_in_the_table_is_defined_below_it(self, page):

@@ -141,6 +141,7 @@ def _script(cells: pd.DataFrame, columns: Sequence[Column]) -> str:
         },
         columnDefs=[
             {"targets": numeric, "type": "html-num", "className": "dt-right"},
+            {"targets": "_all", "type": "html"},  # said, not guessed from all rows; the first definition wins
             {"targets": hidden, "visible": False},
             {"targets": filters, "columnControl": [choose]},
         ],

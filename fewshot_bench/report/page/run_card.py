@@ -11,6 +11,7 @@ from typing import Any
 from fewshot_bench.outcomes import Cell
 
 _UNKNOWN = "not recorded"
+_NAMES = 22  # letters
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,12 @@ class RunCard:
 
     Attributes:
         title: the method and the protocol.
-        commands: the command lines that made the outcomes.
-        entries: name and value of everything else, as text.
+        text: the command lines that made the outcomes, then name and value of everything else, aligned. One piece of
+            text, because hundreds of cards as lists of elements would make the page slow to open.
     """
 
     title: str
-    commands: Sequence[str]
-    entries: Sequence[tuple[str, str]]
+    text: str
 
 
 def run_card(name: str, cell: Cell) -> RunCard:
@@ -60,7 +60,14 @@ def run_card(name: str, cell: Cell) -> RunCard:
         **{key.replace("_", " "): value for key, value in sorted(provenance.items())},
         "outcomes": f"outcomes/{cell.key}",
     }
-    return RunCard(f"{name}, {cell.protocol.task}", commands, [(key, _text(value)) for key, value in entries.items()])
+    lines = [_line("command", "\n".join(commands) or _UNKNOWN)]
+    lines += [_line(key, _text(value)) for key, value in entries.items()]
+    return RunCard(f"{name}, {cell.protocol.task}", "\n".join(lines))
+
+
+def _line(name: str, value: str) -> str:
+    """A name and its value; further lines of the value stand below the first."""
+    return f"{name:<{_NAMES}}" + value.replace("\n", f"\n{' ' * _NAMES}")
 
 
 def _text(value: Any) -> str:

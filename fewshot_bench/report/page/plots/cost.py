@@ -41,7 +41,7 @@ def cost_figure(protocol: ProtocolResults) -> Figure:
             traces.append(_trace(group, "gib", name, looks) | {"xaxis": "x2", "yaxis": "y2", "showlegend": False})
     below: dict[str, Any] = {}
     if has_memory:
-        axis = {"automargin": True, "fixedrange": True, "zeroline": False}
+        axis = {"fixedrange": True, "zeroline": False}
         below = {
             "xaxis2": {**axis, "title": {"text": "peak memory, GiB"}, "anchor": "y2", "rangemode": "tozero"},
             "yaxis2": {**axis, "title": {"text": "accuracy, %"}, "domain": [0, 0.4], "anchor": "x2"},
@@ -53,7 +53,7 @@ def cost_figure(protocol: ProtocolResults) -> Figure:
         {"title": {"text": "time per episode, logarithmic"}, "type": "log", "anchor": "y", **_ticks(rows["seconds"])},
         {"title": {"text": "accuracy, %"}, "domain": [0.58, 1] if has_memory else [0, 1]},
         showlegend=rows["kind"].nunique() > 1,
-        margin={"l": 8, "r": 12, "t": 62, "b": 48},
+        margin={"l": 52, "r": 12, "t": 62, "b": 48},
         **below,
     )
 

@@ -56,6 +56,7 @@ def sweep_figure(sweep: SweepResults) -> Figure:
         {"title": {"text": shown(_symbol(across))}},
         {"title": {"text": "validation accuracy, %"}},
         showlegend=True,
+        margin={"l": 52, "r": 12, "t": 34, "b": 44},
         legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "itemclick": False},
     )
 

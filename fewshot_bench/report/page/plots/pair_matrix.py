@@ -61,6 +61,7 @@ def pair_matrix_figure(protocol: ProtocolResults) -> Figure:
         {
             "tickvals": places,
             "ticktext": labels,
+            "automargin": True,
             "tickfont": {"size": 10},
             "autorange": "reversed",
             "showgrid": False,

@@ -46,7 +46,7 @@ def figure(
         note: a second line of the title; short, for nothing wraps in Plotly and a phone has room for 50 letters.
         layout: what else Plotly's layout has.
     """
-    common = {"gridcolor": GREY, "zeroline": False, "automargin": True, "fixedrange": True}
+    common = {"gridcolor": GREY, "zeroline": False, "fixedrange": True, "ticklabeloverflow": "allow"}
     return {
         "data": list(data),
         "layout": {
