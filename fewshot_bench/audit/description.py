@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.audit.finding import Finding
+from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell
 
 CHECK = "description"
 _LARGEST = 32_000_000  # bytes of a cell.json
 _KEY = re.compile(r"[0-9a-f]{16}")
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OutcomeError)
+_LARGEST_CLASS = 1 << 20
 _RANGES = {"way": (2, 255), "shot": (1, 1 << 20), "query": (1, 1 << 20)}
 
 
@@ -32,7 +35,7 @@ def read_description(folder: Path) -> tuple[Cell | None, Finding]:
         cell = Cell.from_json(path.read_text(encoding="utf-8"))
         problem = _problem(cell)
         key = cell.key if not problem else ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _UNREADABLE as error:
         return None, Finding(CHECK, "fail", f"cell.json cannot be read: {error or type(error).__name__}")
     if problem:
         return None, Finding(CHECK, "fail", f"cell.json: {problem}")
@@ -78,6 +81,6 @@ def _problem_of_mappings(cell: Cell) -> str:
     for name, value in mappings.items():
         if not isinstance(value, Mapping):
             return f"{name} should be a mapping, not {type(value).__name__}"
-    if any(size < 1 for size in cell.class_sizes):
-        return "class_sizes should be at least 1 each"
+    if any(not 1 <= size <= _LARGEST_CLASS for size in cell.class_sizes):
+        return f"class_sizes should be from 1 to {_LARGEST_CLASS:,} each"
     return ""

@@ -76,10 +76,9 @@ def study_record(study: Study) -> dict[str, Any]:
     """The fields of a study that decide what is done, as plain data; of a file of weights the name."""
     record: dict[str, Any] = study.model_dump(mode="json", exclude={*NOT_RECORDED, "hyper_parameters"})
     record["hyper_parameters"] = dict(study.hyper_parameters)  # a method's card refuses what is no plain data
-    if study.sampler == "disjoint":  # it has as many as there are, unless some were asked for
-        record = {
-            name: value for name, value in record.items() if name in study.model_fields_set or name not in _COUNTS
-        }
+    for name in _COUNTS:
+        if name not in study.model_fields_set:  # left to the sampler, or to a rule that says when to stop
+            del record[name]
     for name in ("weights", "dataset", "backbone"):
         if isinstance(record[name], str):
             record[name] = without_folders(record[name])

@@ -84,6 +84,18 @@ def test_a_file_of_weights_is_recorded_by_its_name():
     assert room.study_record(Study(weights=Path("/home/bob/w.safetensors")))["weights"] == "w.safetensors"
 
 
+@pytest.mark.parametrize("fields", [{"sampler": "disjoint"}, {"until_ci": 40.0, "max_episodes": 5, "runs": 1}], ids=str)
+def test_a_study_that_counts_its_own_episodes_can_be_run_from_its_record(tmp_path, fields):
+    plain = {"shots": (1,), "base_losses": (), "device": "cpu"}
+    run_study(Study(results=tmp_path / "first", **plain, **fields))
+    told = stored(tmp_path / "first").provenance["study"]
+    run_study(Study.model_validate({**told, "results": tmp_path / "second", "device": "cpu"}))
+    first, second = (
+        OutcomeStore(tmp_path / name / "outcomes").read(stored(tmp_path / name)) for name in ("first", "second")
+    )
+    assert len(first) == len(second) > 0
+
+
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A repository whose source is the package, in place of this one's."""
