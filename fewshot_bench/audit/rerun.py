@@ -19,17 +19,11 @@ from fewshot_bench.audit.disturbance import (
     with_numbers,
 )
 from fewshot_bench.audit.finding import Finding
+from fewshot_bench.audit.method import BATCHING, CHECKS, LABELS, NUMBERS, ORDER, SAME
 from fewshot_bench.audit.rebuild import Rebuilt
 from fewshot_bench.engine.classifier import Classifier, EmbeddingClassifier
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.outcomes import Cell
-
-SAME = "same predictions"
-ORDER = "query order"
-LABELS = "query labels"
-BATCHING = "query batching"
-NUMBERS = "image numbers"
-CHECKS = (SAME, ORDER, LABELS, BATCHING, NUMBERS)
 
 _NOISE = 0.005
 """Share of the queries that a tie may turn when sums are taken in another order."""

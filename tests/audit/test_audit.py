@@ -19,7 +19,7 @@ from audited_results import (
     with_part,
 )
 
-from fewshot_bench.audit import audit_cell, cell_folders
+from fewshot_bench.audit import AuditOptions, audit_cell, cell_folders
 from fewshot_bench.errors import AuditError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.parts import parts_in
@@ -303,9 +303,12 @@ def test_text_that_is_no_description_is_a_failure_and_no_crash(cell, text):
     assert failures(cell) == ["description"]
 
 
-def test_cells_are_found_by_folder_or_key(tmp_path, cell):
+def test_cells_are_found_by_folder_or_key(tmp_path, cell, monkeypatch):
     assert cell_folders(tmp_path) == cell_folders(tmp_path / "outcomes") == cell_folders(cell) == [cell]
     assert cell_folders(type(cell)(cell.name[:6]), tmp_path) == [cell]
+    monkeypatch.chdir(cell)
+    (here,) = cell_folders(type(cell)("."))
+    assert audit_cell(here, AuditOptions(episodes=0)).key == cell.name
     with pytest.raises(AuditError, match="no cell begins like this"):
         cell_folders(type(cell)("ffff"), tmp_path)
     (tmp_path / "empty").mkdir()

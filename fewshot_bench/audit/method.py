@@ -1,0 +1,147 @@
+"""The checks that need the method itself, where it can be made here; otherwise, why it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fewshot_bench.audit.finding import Finding
+from fewshot_bench.audit.images import ImagesHere
+from fewshot_bench.audit.record import recorded_study
+from fewshot_bench.audit.tasks import draw_again
+from fewshot_bench.datasets import OwnOptions
+from fewshot_bench.episodes import Episodes
+from fewshot_bench.errors import FewshotBenchError
+from fewshot_bench.outcomes import Cell
+from fewshot_bench.progress import Progress
+
+SAME = "same predictions"
+ORDER = "query order"
+LABELS = "query labels"
+BATCHING = "query batching"
+NUMBERS = "image numbers"
+CHECKS = (SAME, ORDER, LABELS, BATCHING, NUMBERS)
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """What an auditor brings along.
+
+    Attributes:
+        episodes: how many stored episodes of each cell to run again; none to leave the method alone.
+        seed: which ones, and of the disturbances.
+        device: a torch device, or "auto".
+        dataset: where the images lie, if not under the dataset's name.
+        weights: the file of weights that the study names.
+        trusts_code: whether what the study names as `module:callable` may be imported.
+    """
+
+    episodes: int = 8
+    seed: int = 0
+    device: str = "auto"
+    dataset: Path | None = None
+    weights: Path | None = None
+    trusts_code: bool = False
+
+
+def run_again(
+    cell: Cell,
+    frame: pd.DataFrame | None,
+    here: ImagesHere,
+    sizes: Sequence[int] | None,
+    options: AuditOptions,
+    progress: Progress,
+) -> list[Finding]:
+    """Make the method of a cell again and put some of the stored episodes to it.
+
+    Args:
+        cell: whose method.
+        frame: outcomes, one row per episode, if they can be read.
+        here: the images.
+        sizes: images per class of the split, [C], if they are known.
+        options: what the auditor brings along.
+        progress: shown the training and the embedding.
+
+    Returns:
+        One finding for each of `CHECKS`.
+    """
+    if frame is None or sizes is None:
+        return _unchecked("it is not known which tasks are stored")
+    if options.episodes < 1:
+        return _unchecked("no episode should be run again")
+    if here.dataset is None:
+        return _unchecked(here.reason)
+    if not here.are_the_same:
+        return _unchecked("the images here are not those of the outcomes")
+    if find_spec("torch") is None:
+        return _unchecked("PyTorch is not installed here")
+    try:
+        return _with_method(cell, frame, here, sizes, options, progress)
+    except FewshotBenchError as error:
+        return _unchecked(f"the method cannot be made here: {error}")
+
+
+def _with_method(
+    cell: Cell,
+    frame: pd.DataFrame,
+    here: ImagesHere,
+    sizes: Sequence[int],
+    options: AuditOptions,
+    progress: Progress,
+) -> list[Finding]:
+    from fewshot_bench.audit.rebuild import Mismatch, is_same_machine, rebuild
+    from fewshot_bench.audit.rerun import Rerun, chosen_episodes
+    from fewshot_bench.study.execute import chosen_device
+
+    assert here.dataset is not None
+    record = recorded_study(cell, weights=options.weights, trusts_code=options.trusts_code)
+    if record.study is None:
+        return _unchecked(record.reason)
+    device = chosen_device(options.device)
+    method = rebuild(cell, record.study, here.dataset, device, progress)
+    if isinstance(method, Mismatch):
+        reason = f"the recorded study makes another method: {method.text}"
+        return (
+            [Finding(SAME, "fail", reason), *_unchecked(reason)[1:]] if method.is_contradiction else _unchecked(reason)
+        )
+    some = chosen_episodes(frame, options.episodes, options.seed)
+    groups = draw_again(cell.protocol, sizes, some)
+    stored = [_predictions(some, episodes) for episodes in groups]
+    present = [one for one in stored if one is not None]
+    if len(present) < len(stored):
+        return _unchecked("the stored predictions are not those of these tasks")
+    return Rerun(cell, method, groups, present, options.seed, is_same_machine(cell, device)).findings()
+
+
+def own_options(cell: Cell, options: AuditOptions) -> OwnOptions:
+    """How the auditor's own images become the cell's dataset, as far as the study says it.
+
+    Args:
+        cell: whose dataset.
+        options: which may say where the images lie.
+    """
+    if options.dataset is None or find_spec("torch") is None:  # a study knows of torch
+        return OwnOptions()
+    study = recorded_study(cell, weights=options.weights, trusts_code=options.trusts_code).study
+    if study is None:
+        return OwnOptions()
+    return OwnOptions(fractions=study.fractions, seed=study.seed, least_images=study.least_images)
+
+
+def _predictions(frame: pd.DataFrame, episodes: Episodes) -> NDArray[np.uint8] | None:
+    """Stored predictions of some episodes, uint8 [E, M]; None where there are more or fewer than queries."""
+    rows = frame[frame["run"] == episodes.run].set_index("episode").loc[episodes.numbers, "predictions"]
+    if (rows.map(len) != episodes.queries.shape[1]).any():
+        return None
+    return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(episodes), -1)
+
+
+def _unchecked(reason: str) -> list[Finding]:
+    first, *others = CHECKS
+    return [Finding(first, "not checked", reason), *(Finding(name, "not checked", "see above") for name in others)]
