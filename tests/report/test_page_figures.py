@@ -98,6 +98,16 @@ class TestPairs:
         assert figure["data"][0]["text"] == [["", "+2.0", "+3.0*"], ["-2.0", "", "+1.0"], ["-3.0*", "-1.0", ""]]
         assert figure["data"][0]["z"][0] == [0, 2.04, 3]
 
+    def test_a_large_matrix_leaves_empty_what_is_not_shown(self):
+        difference, p = np.subtract.outer(-np.arange(12.0), -np.arange(12.0)), np.full((12, 12), 0.01)
+        p[0, 3] = p[3, 0] = 0.051
+        np.fill_diagonal(p, 1)
+        pairs = Pairs([f"m{row}" for row in range(12)], difference, p, 100, left_out=30)
+        figure = pair_matrix_figure(protocol_of(frame_of(12), pairs=pairs))
+        go.Figure(figure)
+        assert figure["data"][0]["z"][0] == [None, 1, 2, None, *range(4, 12)]
+        assert "100 common episodes, the best 12 of 42" in figure["layout"]["title"]["text"]
+
 
 class TestFigures:
     def test_a_box_is_made_of_quantiles_in_percent(self):

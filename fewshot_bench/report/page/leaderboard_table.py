@@ -17,6 +17,7 @@ from fewshot_bench.statistics import read_letters
 
 TABLE_ID = "leaderboard-table"
 _BEST = ("median", "mean")
+_ALWAYS = ("method", "dataset", "shot", "median", "mean", "ci95", "backbone")
 _STATIC_ROWS = 10
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _LOADED = re.compile(r"window\._itables_\w+")
@@ -31,12 +32,14 @@ class LeaderboardTable:
         library: the script that loads DataTables and its style.
         script: the module that makes the table, with all of its data.
         columns: what is in it, in order.
+        same: columns that are left out of it because all rows agree, with their value.
         rows: the first rows, for where no script runs.
     """
 
     library: str
     script: str
     columns: Sequence[Column]
+    same: Sequence[tuple[Column, Markup]]
     rows: Sequence[Sequence[Markup]]
 
 
@@ -53,13 +56,18 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     if all(column.name != "p_corrected" for column in columns):
         columns = [replace(column, is_shown=True) if column.name == "p" else column for column in columns]
     texts = {column.name: [number_text(value, column.kind) for value in frame[column.name]] for column in columns}
+    same = [
+        column for column in columns if column.name not in _ALWAYS and len(set(texts[column.name])) == 1 < len(frame)
+    ]
+    columns = [column for column in columns if column not in same]
     for rows in protocols:
         _mark_best(frame, texts, rows)
     texts["method"] = [_method(row) for row in frame.to_dict("records")]
     cells = pd.DataFrame({_header(column): texts[column.name] for column in columns}, dtype=object)
     first = [[texts[column.name][row] for column in columns] for row in range(min(_STATIC_ROWS, len(frame)))]
+    agreed = [(column, texts[column.name][0]) for column in same]
     library = _library()
-    return LeaderboardTable(library, _script(cells, columns) + _dark_mode(library), columns, first)
+    return LeaderboardTable(library, _script(cells, columns) + _dark_mode(library), columns, agreed, first)
 
 
 def _is_empty(column: pd.Series) -> bool:

@@ -75,6 +75,7 @@ def page_html(content: PageContent, title: str) -> str:
         facts=_facts(content),
         sections=_sections(content, plots.sections, fixed),
         table=table,
+        all_columns=[*table.columns, *(column for column, _ in table.same)],
         table_id=TABLE_ID,
         has_published=bool((content.frame["source"] != MEASURED).any()),
         protocols=[protocol.name for protocol in content.protocols],

@@ -79,8 +79,9 @@ SECTIONS = (
     Section(
         "pairs",
         "Every method against every other",
-        "Points by which the method of the row is better than that of the column. A star: the paired t-test shows a "
-        "difference at 5%, corrected by Holm over all pairs of the matrix; without one, or with =, none is shown.",
+        "Points by which the method of the row is better than that of the column. A star, or in a large matrix a "
+        "colour: the paired t-test shows a difference at 5%, corrected by Holm over all pairs of the matrix. A number "
+        "without a star, or an empty cell: none is shown.",
         pair_matrix_figure,
     ),
     Section(

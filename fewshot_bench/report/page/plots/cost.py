@@ -17,11 +17,14 @@ from fewshot_bench.report.page.plots.style import (
     rounded,
     shown,
 )
+from fewshot_bench.report.short_names import short_name
 
 _MOST_KINDS = 7
 _OTHERS = "others"
 _UNITS = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
 _MOST_TICKS = 9
+_LONGEST = 60
+_PER_EPISODE, _OF_MEMORY = "%{x:.3g} s per episode", "%{x:.2f} GiB at most"
 
 
 def cost_figure(protocol: ProtocolResults) -> Figure:
@@ -36,9 +39,11 @@ def cost_figure(protocol: ProtocolResults) -> Figure:
     for place, (kind, group) in enumerate(rows.groupby("kind", sort=False)):
         looks = {"color": SERIES[place % len(SERIES)], "symbol": MARKERS[place % len(MARKERS)], "size": 9}
         name = shown(kind or "accuracy")
-        traces.append(_trace(group, "seconds", name, looks))
+        traces.append(_trace(group, "seconds", _PER_EPISODE, name, looks))
         if has_memory:
-            traces.append(_trace(group, "gib", name, looks) | {"xaxis": "x2", "yaxis": "y2", "showlegend": False})
+            traces.append(
+                _trace(group, "gib", _OF_MEMORY, name, looks) | {"xaxis": "x2", "yaxis": "y2", "showlegend": False}
+            )
     below: dict[str, Any] = {}
     if has_memory:
         axis = {"fixedrange": True, "zeroline": False}
@@ -77,7 +82,7 @@ def _time(seconds: float) -> str:
     return f"{seconds / size:.3g} {unit}"
 
 
-def _trace(rows: pd.DataFrame, across: str, name: str, looks: dict[str, Any]) -> dict[str, Any]:
+def _trace(rows: pd.DataFrame, across: str, unit: str, name: str, looks: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
@@ -86,12 +91,6 @@ def _trace(rows: pd.DataFrame, across: str, name: str, looks: dict[str, Any]) ->
         "y": rounded(rows["mean"]),
         "error_y": {"type": "data", "array": rounded(rows["ci95"].fillna(0)), "thickness": 1.2, "width": 0},
         "marker": looks,
-        "text": [_words(row) for row in rows.to_dict("records")],
-        "hovertemplate": "%{text}<extra></extra>",
+        "text": [shown(short_name(name, _LONGEST)) for name in rows["method"]],
+        "hovertemplate": f"<b>%{{text}}</b><br>%{{y:.2f}} ± %{{error_y.array:.2f}} %<br>{unit}<extra></extra>",
     }
-
-
-def _words(row: dict[Any, Any]) -> str:
-    memory = "" if row["gib"] != row["gib"] else f"<br>peak memory {row['gib']:.2f} GiB"
-    speed = f"{row['seconds']:.3g} s per episode{memory}"
-    return f"<b>{shown(row['method'])}</b><br>{row['mean']:.2f} ± {row['ci95']:.2f} %<br>{speed}"

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from fewshot_bench.report.page.content import Ranking
-from fewshot_bench.report.page.plots.style import BLUE, ROW, Figure, figure, names_above, rounded, rows_axis, shown
+from fewshot_bench.report.page.plots.style import (
+    BLUE,
+    NAMES_AXIS,
+    ROW,
+    Figure,
+    figure,
+    names_above,
+    rounded,
+    rows_axis,
+    shown,
+)
 from fewshot_bench.report.wording import p_text
 
 
@@ -27,12 +37,12 @@ def ranking_figure(ranking: Ranking) -> Figure:
     }
     p = f"p {'' if ranking.p < 1e-300 else '= '}{p_text(ranking.p)}"
     return figure(
-        [trace],
+        [trace, names_above(ranking.methods)],
         ranking.name,
         ROW * count + 106,
         {"title": {"text": f"mean rank{some}"}},
         rows_axis(count),
-        annotations=names_above(ranking.methods),
+        xaxis2=NAMES_AXIS,
         note=f"critical difference {ranking.critical_difference:.2f}, Friedman {p}",
         margin={"l": 8, "r": 12, "t": 46, "b": 48},
     )

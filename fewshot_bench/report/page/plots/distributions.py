@@ -5,6 +5,7 @@ from __future__ import annotations
 from fewshot_bench.report.page.content import ProtocolResults
 from fewshot_bench.report.page.plots.style import (
     BLUE,
+    NAMES_AXIS,
     ROW,
     Figure,
     empty_figure,
@@ -57,12 +58,12 @@ def distribution_figure(protocol: ProtocolResults) -> Figure:
         "hovertemplate": "%{text}<extra></extra>",
     }
     return figure(
-        [trace, numbers],
+        [trace, numbers, names_above(names)],
         protocol.name,
         ROW * len(names) + 90,
         {"title": {"text": "accuracy of an episode, %"}},
         rows_axis(len(names)),
         note=some,
-        annotations=names_above(names),
+        xaxis2=NAMES_AXIS,
         margin={"l": 8, "r": 12, "t": 46 if some else 30, "b": 48},
     )

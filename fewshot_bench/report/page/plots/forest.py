@@ -11,6 +11,7 @@ from fewshot_bench.report.page.plots.style import (
     BLUE,
     GREY,
     LONGEST,
+    NAMES_AXIS,
     ORANGE,
     ROW,
     Figure,
@@ -60,13 +61,13 @@ def forest_figure(protocol: ProtocolResults) -> Figure:
     some = f"the best {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
     zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": GREY, "width": 1.5}}
     return figure(
-        traces,
+        [*traces, names_above(names)],
         protocol.name,
         ROW * len(names) + 150,
         {"title": {"text": f"points above or below<br>{shown(short_name(baseline, LONGEST))}"}},
         rows_axis(len(names)),
         note=some,
-        annotations=names_above(names),
+        xaxis2=NAMES_AXIS,
         shapes=[zero | {"layer": "below"}],
         showlegend=True,
         margin={"l": 8, "r": 12, "t": 72, "b": 68},

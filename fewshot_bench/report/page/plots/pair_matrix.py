@@ -1,11 +1,13 @@
-"""Every method against every other: a matrix of mean differences, starred where the corrected test shows one."""
+"""Every method against every other: a matrix of mean differences that says where the corrected test shows one."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from fewshot_bench.report.page.content import Pairs, ProtocolResults
 from fewshot_bench.report.page.plots.style import Figure, empty_figure, figure, rounded, shown
 from fewshot_bench.report.short_names import short_names
-from fewshot_bench.report.wording import SIGNIFICANCE, p_text, verdict
+from fewshot_bench.report.wording import SIGNIFICANCE, p_text
 
 _NUMBERS_UP_TO = 10
 _COLOUR_BAR = {
@@ -16,86 +18,86 @@ _COLOUR_BAR = {
     "y": 0,
     "yanchor": "top",
 }
-_STAR, _EQUAL = "*", "="
+_WORSE, _BETTER = "rgba(210,97,12,{})", "rgba(43,127,192,{})"
 
 
 def pair_matrix_figure(protocol: ProtocolResults) -> Figure:
-    """Draw the pairs of a protocol; the title says if methods are left out."""
+    """Draw the pairs of a protocol; the title says if methods are left out.
+
+    A small matrix has its numbers, starred where a difference is shown; in a large one a cell where none is shown
+    stays empty, for hundreds of numbers can neither be read nor drawn in no time.
+    """
     pairs = protocol.pairs
     if pairs is None:
         return empty_figure(protocol.name, "Fewer than two methods have episodes in common here.")
     count = len(pairs.methods)
+    is_small = count <= _NUMBERS_UP_TO
     some = f", the best {count} of {count + pairs.left_out}" if pairs.left_out else ""
     places = list(range(1, count + 1))
-    limit = max(abs(float(pairs.difference.min())), abs(float(pairs.difference.max())), 0.01)
-    heatmap = {
-        "type": "heatmap",
-        "x": places,
-        "y": places,
-        "z": [rounded(row, 2) for row in pairs.difference],
-        "zmin": -limit,
-        "zmax": limit,
-        "colorscale": [[0, "rgba(210,97,12,0.95)"], [0.5, "rgba(130,135,143,0.08)"], [1, "rgba(43,127,192,0.95)"]],
-        "colorbar": _COLOUR_BAR,
-        "text": _texts(pairs),
-        "texttemplate": "%{text}",
-        "hovertext": _hover(pairs),
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "xgap": 2,
-        "ygap": 2,
-    }
-    longest = 26 if count <= _NUMBERS_UP_TO else 20
-    labels = [f"{shown(name)}  {place}" for place, name in enumerate(short_names(pairs.methods, longest), 1)]
-    numbered = places if count <= _NUMBERS_UP_TO else [1, *range(5, count + 1, 5)]
-    step = 44 if count <= _NUMBERS_UP_TO else 24
+    names = short_names(pairs.methods, 26 if is_small else 20)
     return figure(
-        [heatmap],
+        [{**_cells(pairs, places), **(_with_numbers(pairs) if is_small else _with_gaps(pairs))}],
         protocol.name,
-        step * count + 170,
-        {
-            "tickvals": numbered,
-            "side": "top",
-            "showgrid": False,
-            "ticks": "",
-        },
+        (44 if is_small else 24) * count + 170,
+        {"tickvals": places if is_small else [1, *range(5, count + 1, 5)], "side": "top", **_bare(0.5, count + 0.5)},
         {
             "tickvals": places,
-            "ticktext": labels,
-            "automargin": True,
+            "ticktext": [f"{shown(name)}  {place}" for place, name in enumerate(names, 1)],
             "tickfont": {"size": 10},
-            "autorange": "reversed",
-            "showgrid": False,
-            "ticks": "",
+            "automargin": True,
+            **_bare(count + 0.5, 0.5),
         },
         note=f"{pairs.episodes:,} common episodes{some}",
         margin={"l": 8, "r": 8, "t": 66, "b": 16},
+        plot_bgcolor="rgba(130,135,143,0.1)",
     )
 
 
-def _texts(pairs: Pairs) -> list[list[str]]:
-    """The difference where there is room for it, and a star where it is shown to be one."""
-    with_numbers = len(pairs.methods) <= _NUMBERS_UP_TO
-    texts = []
-    for row, of in enumerate(pairs.methods):
-        line = []
-        for column, other in enumerate(pairs.methods):
-            is_shown = pairs.p[row, column] < SIGNIFICANCE
-            mark = "" if of == other else _STAR if is_shown else _EQUAL
-            number = f"{pairs.difference[row, column]:+.1f}" if with_numbers and mark else ""
-            line.append(f"{number}{mark if is_shown or not with_numbers else ''}")
-        texts.append(line)
-    return texts
+def _bare(start: float, end: float) -> dict[str, Any]:
+    """An axis of cells without lines; its range is said, for Plotly finds none where all cells are empty."""
+    return {"range": [start, end], "showgrid": False, "ticks": ""}
 
 
-def _hover(pairs: Pairs) -> list[list[str]]:
-    texts = []
-    for row, of in enumerate(pairs.methods):
-        line = []
-        for column, other in enumerate(pairs.methods):
-            difference, p = float(pairs.difference[row, column]), float(pairs.p[row, column])
-            words = (
-                f"<b>{shown(of)}</b><br>against {shown(other)}<br>{difference:+.2f} points: {verdict(difference, p)}"
-            )
-            line.append("" if of == other else f"{words}<br>p by Holm: {shown(p_text(p))}")
-        texts.append(line)
-    return texts
+def _cells(pairs: Pairs, places: list[int]) -> dict[str, Any]:
+    """The cells, coloured by their difference: orange below 0, blue above, the paler the smaller."""
+    limit = max(abs(float(pairs.difference.min())), abs(float(pairs.difference.max())), 0.01)
+    pale = 0.05 if len(places) <= _NUMBERS_UP_TO else 0.3
+    return {
+        "type": "heatmap",
+        "x": places,
+        "y": places,
+        "zmin": -limit,
+        "zmax": limit,
+        "colorscale": [
+            [0, _WORSE.format(0.95)],
+            [0.5, _WORSE.format(pale)],
+            [0.5, _BETTER.format(pale)],
+            [1, _BETTER.format(0.95)],
+        ],
+        "colorbar": _COLOUR_BAR,
+        "customdata": [[p_text(float(p)) for p in row] for row in pairs.p],
+        "hovertemplate": "%{y}<br>against %{x}: %{z:+.2f} points<br>p by Holm: %{customdata}<extra></extra>",
+        "hoverongaps": False,
+        "xgap": 2,
+        "ygap": 2,
+    }
+
+
+def _with_numbers(pairs: Pairs) -> dict[str, Any]:
+    is_shown = pairs.p < SIGNIFICANCE
+    texts = [
+        ["" if row == column else f"{pairs.difference[row, column]:+.1f}{'*' * int(mark)}" for column, mark in line]
+        for row, line in enumerate(list(enumerate(marks)) for marks in is_shown.tolist())
+    ]
+    return {"z": [rounded(row, 2) for row in pairs.difference], "text": texts, "texttemplate": "%{text}"}
+
+
+def _with_gaps(pairs: Pairs) -> dict[str, Any]:
+    is_shown = pairs.p < SIGNIFICANCE
+    kept = [rounded(row, 2) for row in pairs.difference]
+    return {
+        "z": [
+            [value if mark else None for value, mark in zip(row, marks, strict=True)]
+            for row, marks in zip(kept, is_shown.tolist(), strict=True)
+        ]
+    }
