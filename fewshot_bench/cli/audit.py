@@ -50,7 +50,7 @@ def audit(
     else:
         console = Console()
         for one in audits:
-            print_audit(one, console)
+            print_audit(one, console, in_full=len(audits) == 1)
     _conclude(audits, as_json)
 
 
