@@ -70,7 +70,7 @@ class TestContent:
         frame = current_leaderboard(OutcomeStore(folder / "outcomes"), folder / "none.csv", BASE)
         figures = figures_in(page)["protocols"]
         assert len(figures) == 4
-        row = frame[(frame["method"] == BETTER) & (frame["dataset"] == "cifar-fs") & (frame["shot"] == 1)].iloc[0]
+        row = frame[(frame["method"] == BETTER) & (frame["dataset"] == "birds") & (frame["shot"] == 1)].iloc[0]
         data, *task = figures[0]["differences-plot"]["data"]
         better = next(trace for trace in task if trace.get("name") == "better")
         assert better["x"] == [pytest.approx(row["difference"], abs=1e-3)]
@@ -94,7 +94,7 @@ class TestContent:
     def test_a_run_card_holds_all_that_the_cell_records(self, page):
         first = re.search(r"<details>.*?</details>", page, re.DOTALL)[0]
         for fact in (
-            "fewshot-bench run --dataset cifar-fs",
+            "fewshot-bench run --dataset birds",
             "fewshot-bench run --loss &#39;&lt;b&gt;&#39;",
             "0123abc",
             "A &lt;processor&gt;",
@@ -136,6 +136,15 @@ class TestContent:
         forest = figures_in(html)["protocols"][0]["differences-plot"]["data"]
         better = next(trace for trace in forest if trace.get("name") == "better")
         assert better["marker"]["symbol"] == ["triangle-right-open"]
+
+    def test_published_rows_of_a_stored_study_are_marked_and_never_the_best(self, tmp_path):
+        store = OutcomeStore(tmp_path / "outcomes")
+        fill(store, cell("mine", dataset="cifar-fs", shot=1), np.array([[30, 45, 50]]))
+        write_page(tmp_path, tmp_path / "page.html")
+        rows = table_rows((tmp_path / "page.html").read_text(encoding="utf-8"))
+        published = [row for row in rows if 'class="tag">published' in row[0]]
+        assert len(published) == len(rows) - 1 > 5
+        assert not [row for row in published if "<b>" in "".join(row)]
 
     def test_the_best_of_a_protocol_is_bold_and_groups_that_share_its_letter_are_underlined(self):
         frame = frame_of(4, group=["a", "ab", "b", "c"])

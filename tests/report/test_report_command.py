@@ -51,7 +51,7 @@ def test_figures_go_into_their_folder(results, tmp_path, capsys):
     folder = tmp_path / "figures"
     assert exit_code(["report", "--results", str(results), "--baseline", BASE, "--figures", str(folder)]) == 0
     files = sorted(path.name for path in folder.iterdir())
-    assert "forest-1-cifar-fs-5-way-1-shot.svg" in files
+    assert "forest-1-birds-5-way-1-shot.svg" in files
     assert f"{len(files)} files in {folder}" in capsys.readouterr().out
 
 
