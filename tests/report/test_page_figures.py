@@ -57,6 +57,12 @@ class TestFinding:
             "m0 is better than every other method on cifar-fs 5-way 1-shot; m2 comes closest: -1.00 points"
         )
 
+    def test_a_difference_that_other_classes_may_not_show_comes_with_a_reservation(self):
+        frame = with_tests(frame_of(2), [NAN, 0.7], [NAN, 1e-9], "m0")
+        finding = main_finding(content_of(frame))
+        assert finding.startswith("m1 is better than m0")
+        assert finding.endswith("The data interval includes 0: with other classes and images it may be otherwise.")
+
     def test_without_a_baseline_the_two_best_are_compared(self):
         pairs = Pairs(["m0", "m1"], np.array([[0, 1.5], [-1.5, 0]]), np.array([[1, 0.01], [0.01, 1]]), 100)
         content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=pairs)])

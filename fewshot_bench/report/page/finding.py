@@ -37,13 +37,20 @@ def _against_baselines(best: list[Tested]) -> str:
         where = f"on {len(best)} protocols" if len(best) > 1 else f"on {protocol.name}"
         closest = f"{row['method']} comes closest{f' on {protocol.name}' if len(best) > 1 else ''}: {_numbers(row)}"
         if all(found[1]["verdict"] == "worse" for found in best):  # the best of each, so the others too
-            return f"{row['baseline']} is better than every other method {where}; {closest}."
+            return f"{row['baseline']} is better than every other method {where}; {closest}.{_reservation(row)}"
         return f"No method is shown to be better than {row['baseline']} {where}; {closest}."
     protocol, row = max(better, key=lambda found: float(found[1]["difference"]))
-    first = f"{row['method']} is better than {row['baseline']} on {protocol.name}: {_numbers(row)}."
+    first = f"{row['method']} is better than {row['baseline']} on {protocol.name}: {_numbers(row)}.{_reservation(row)}"
     if len(best) == 1:
         return first
     return f"{first} On {len(better)} of {len(best)} protocols a method is better than the baseline."
+
+
+def _reservation(row: dict[Any, Any]) -> str:
+    """A difference that the test shows on these classes, and the data interval not for others."""
+    if row["diff_data_ci95_low"] <= 0 <= row["diff_data_ci95_high"]:
+        return " The data interval includes 0: with other classes and images it may be otherwise."
+    return ""
 
 
 def _numbers(row: dict[Any, Any]) -> str:
