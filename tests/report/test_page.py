@@ -162,8 +162,8 @@ class TestContent:
     def test_many_methods_are_limited_and_the_figure_says_so(self):
         frame = with_tests(frame_of(60), [float("nan"), *np.linspace(-1, -9, 59)], [float("nan"), *[0.0] * 59], "m0")
         figures = figures_in(page_html(content_of(frame), "t"))["protocols"][0]
-        assert "the best 40 of 59" in figures["differences-plot"]["layout"]["title"]["text"]
-        assert sum(len(trace["y"]) for trace in figures["differences-plot"]["data"] if trace.get("name")) == 40
+        assert "the best 30 of 59" in figures["differences-plot"]["layout"]["title"]["text"]
+        assert sum(len(trace["y"]) for trace in figures["differences-plot"]["data"] if trace.get("name")) == 30
 
     def test_the_episodes_themselves_are_not_in_the_page(self, tmp_path):
         few = write_page(store_study(tmp_path / "few"), tmp_path / "few.html")

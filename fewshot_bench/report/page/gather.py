@@ -15,7 +15,7 @@ from fewshot_bench.report.page.protocols import Identity, completed, identities,
 from fewshot_bench.report.page.ranks import rankings
 from fewshot_bench.report.page.sweeps import stored_sweeps
 
-MOST_SHOWN = 40
+MOST_SHOWN = 30
 MOST_CARDS = 400
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 

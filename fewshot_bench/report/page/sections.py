@@ -87,8 +87,9 @@ SECTIONS = (
     Section(
         "cost",
         "Accuracy and cost",
-        "Mean accuracy with its 95% task interval against the time that one episode takes, and against the most "
-        "memory that the run took where that is recorded. Times are those of the machine of the run card.",
+        "Mean accuracy, with its 95% task interval for up to 100 methods, against the time that one episode takes, and "
+        "against the most memory that the run took where that is recorded. Times are those of the machine of the run "
+        "card.",
         cost_figure,
     ),
 )

@@ -24,6 +24,7 @@ _OTHERS = "others"
 _UNITS = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
 _MOST_TICKS = 9
 _LONGEST = 60
+_MOST_INTERVALS = 100  # beyond that they hide each other and take long to draw; the text of a mark has them
 _PER_EPISODE, _OF_MEMORY = "%{x:.3g} s per episode", "%{x:.2f} GiB at most"
 
 
@@ -35,14 +36,16 @@ def cost_figure(protocol: ProtocolResults) -> Figure:
         return empty_figure(protocol.name, "Nobody measured how long an episode takes here.")
     rows = rows.assign(seconds=1 / rows["episodes_per_second"], gib=rows["peak_bytes"] / 2**30, kind=_kinds(rows))
     traces = []
+    has_intervals = len(rows) <= _MOST_INTERVALS
     has_memory = bool(rows["gib"].notna().any())
     for place, (kind, group) in enumerate(rows.groupby("kind", sort=False)):
         looks = {"color": SERIES[place % len(SERIES)], "symbol": MARKERS[place % len(MARKERS)], "size": 9}
         name = shown(kind or "accuracy")
-        traces.append(_trace(group, "seconds", _PER_EPISODE, name, looks))
+        traces.append(_trace(group, "seconds", _PER_EPISODE, name, looks, has_intervals))
         if has_memory:
             traces.append(
-                _trace(group, "gib", _OF_MEMORY, name, looks) | {"xaxis": "x2", "yaxis": "y2", "showlegend": False}
+                _trace(group, "gib", _OF_MEMORY, name, looks, has_intervals)
+                | {"xaxis": "x2", "yaxis": "y2", "showlegend": False}
             )
     below: dict[str, Any] = {}
     if has_memory:
@@ -82,14 +85,22 @@ def _time(seconds: float) -> str:
     return f"{seconds / size:.3g} {unit}"
 
 
-def _trace(rows: pd.DataFrame, across: str, unit: str, name: str, looks: dict[str, Any]) -> dict[str, Any]:
+def _trace(
+    rows: pd.DataFrame, across: str, unit: str, name: str, looks: dict[str, Any], has_intervals: bool
+) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
         "name": name,
         "x": rounded(rows[across], 6),
         "y": rounded(rows["mean"]),
-        "error_y": {"type": "data", "array": rounded(rows["ci95"].fillna(0)), "thickness": 1.2, "width": 0},
+        "error_y": {
+            "type": "data",
+            "array": rounded(rows["ci95"].fillna(0)),
+            "thickness": 1.2,
+            "width": 0,
+            "visible": has_intervals,
+        },
         "marker": looks,
         "text": [shown(short_name(name, _LONGEST)) for name in rows["method"]],
         "hovertemplate": f"<b>%{{text}}</b><br>%{{y:.2f}} ± %{{error_y.array:.2f}} %<br>{unit}<extra></extra>",

@@ -25,7 +25,7 @@ from fewshot_bench.report.page.plots.style import (
 from fewshot_bench.report.short_names import short_name
 from fewshot_bench.report.wording import p_text, verdict
 
-MOST_ROWS = 40
+MOST_ROWS = 30
 _LOOKS = {
     "better": (BLUE, "triangle-right"),
     "worse": (ORANGE, "triangle-left"),
