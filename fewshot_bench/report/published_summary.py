@@ -10,6 +10,7 @@ from typing import Any
 from fewshot_bench.outcomes import STANDARD_SAMPLER, ProtocolCard
 from fewshot_bench.report.plausibility import interval_flag
 from fewshot_bench.report.published import PublishedResult
+from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.report.task_scores import TaskScores
 from fewshot_bench.statistics import Correction, corrected, implied_sd, welch_from_summaries
 
@@ -78,13 +79,7 @@ def _names(results: Sequence[PublishedResult]) -> list[str]:
 def _row(result: PublishedResult, protocol: ProtocolCard) -> dict[str, Any]:
     half_width = math.nan if result.half_width is None else result.half_width
     return {
-        "dataset": protocol.dataset,
-        "split": protocol.split,
-        "way": protocol.way,
-        "shot": protocol.shot,
-        "queries": protocol.query,
-        "sampler": protocol.sampler,
-        "seed": protocol.seed,
+        **task_columns(protocol),
         "episodes": result.episodes,
         "median": result.accuracy,
         "median_ci95": half_width,

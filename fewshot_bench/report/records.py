@@ -12,6 +12,7 @@ from fewshot_bench.outcomes import ProtocolCard
 from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
+from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.report.wording import verdict
 
 _WHOLE = (
@@ -107,13 +108,7 @@ def datasets_record(result: OverDatasets) -> dict[str, Any]:
 
 def _protocol_record(protocol: ProtocolCard) -> dict[str, Any]:
     return {
-        "dataset": protocol.dataset,
-        "split": protocol.split,
-        "way": protocol.way,
-        "shot": protocol.shot,
-        "queries": protocol.query,
-        "sampler": protocol.sampler,
-        "seed": protocol.seed,
+        **task_columns(protocol),
         "dataset_fingerprint": protocol.dataset_fingerprint,
         "protocol_fingerprint": protocol.fingerprint,
     }

@@ -9,6 +9,7 @@ from typing import Any
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.report.flags import overlap_flag
 from fewshot_bench.report.letters import letters_of
+from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.report.task_scores import TaskScores, data_half_widths_of
 from fewshot_bench.statistics import (
     Correction,
@@ -107,7 +108,7 @@ def protocol_rows(
     return [
         {
             "method": names[cell.key],
-            **_task(cell),
+            **task_columns(cell.protocol),
             **_numbers(scores, row),
             "data_ci95": 100 * float(data[row]),
             "group": letters[row],
@@ -120,20 +121,6 @@ def protocol_rows(
         }
         for row, (cell, test) in enumerate(zip(scores.cells, tests, strict=True))
     ]
-
-
-def _task(cell: Cell) -> dict[str, Any]:
-    protocol = cell.protocol
-    settings = ", ".join(f"{name}={value}" for name, value in sorted(protocol.sampler_settings.items()))
-    return {
-        "dataset": protocol.dataset,
-        "split": protocol.split,
-        "way": protocol.way,
-        "shot": protocol.shot,
-        "queries": protocol.query,
-        "sampler": f"{protocol.sampler} ({settings})" if settings else protocol.sampler,
-        "seed": protocol.seed,
-    }
 
 
 def _identity(cell: Cell) -> dict[str, Any]:
