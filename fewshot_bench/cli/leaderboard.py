@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,22 +58,23 @@ def leaderboard(
 def _show_datasets(store: OutcomeStore) -> None:
     """Say where the pixels of each dataset came from, once per dataset and fingerprint."""
     from fewshot_bench.datasets.recipe import recipe_line
+    from fewshot_bench.printable import printable
 
     cells = {(cell.protocol.dataset, cell.protocol.dataset_fingerprint): cell for cell in store.cells()}
     for (dataset, fingerprint), cell in sorted(cells.items()):
-        typer.echo(f"dataset      {dataset} {fingerprint[:12]}: {recipe_line(cell.dataset_recipe)}")
+        typer.echo(printable(f"dataset      {dataset} {fingerprint[:12]}: {recipe_line(cell.dataset_recipe)}"))
 
 
 def show(frame: pd.DataFrame, as_json: bool, svg: Path | None = None) -> None:
     """Print a leaderboard, as JSON or as tables, and save the tables as a picture if asked."""
+    from fewshot_bench.atomic import write_atomically
     from fewshot_bench.report import leaderboard_records, print_leaderboard
+
+    from rich.console import Console
 
     if as_json:
         typer.echo(json.dumps(leaderboard_records(frame), indent=1))
-        return
-    from rich.console import Console
-
-    console = Console(record=svg is not None)
+    console = Console(record=svg is not None, file=io.StringIO() if as_json else None)
     print_leaderboard(frame, console)
     if svg is not None:
-        console.save_svg(str(svg), title="fewshot-bench leaderboard")
+        write_atomically(svg, console.export_svg(title="fewshot-bench leaderboard").encode())

@@ -18,6 +18,9 @@ from fewshot_bench.report.wording import p_text
 from fewshot_bench.statistics import PairedComparison, PairedTest, compare_pairs, data_interval
 
 
+FEWEST_PAIRS = 2
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The paired comparison of two methods.
@@ -106,6 +109,10 @@ def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str]) 
     if not both.any():
         raise ComparisonError(
             f"{name_a} and {name_b} have no episode of {scores.protocol.task} in common. Run both on the same runs."
+        )
+    if both.sum() < FEWEST_PAIRS:
+        raise ComparisonError(
+            f"a paired test needs two episodes or more; {name_a} and {name_b} have 1 of {scores.protocol.task} in common."
         )
     first, second = scores.accuracy[a, both], scores.accuracy[b, both]
     paired = compare_pairs(first, second)

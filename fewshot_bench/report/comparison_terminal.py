@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fewshot_bench.printable import printable
 from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.terminal import broken, coloured, new_table, plus_minus_of, print_table
-from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, plus_minus_points, verdict
+from fewshot_bench.report.wording import CORRECTIONS, HERE, protocol_names, p_header, p_text, plus_minus_points, verdict
 from fewshot_bench.statistics import FriedmanTest
 
 _MOST_PAIRS = 45
@@ -25,22 +26,32 @@ def print_comparisons(tasks: Sequence[TaskComparison], datasets: Sequence[OverDa
     if len(pairs) == 1:
         _print_two(tasks, console)
     else:
+        names = protocol_names([task.protocol for task in tasks])
         for task in tasks:
-            _print_many(task, console)
+            _print_many(task, names[task.protocol.fingerprint], console)
     for result in datasets:
         _print_datasets(result, console)
     for note in _notes(tasks, is_one_pair=len(pairs) == 1):
         console.print(Text(note, "dim"))
-    for comparison in (comparison for task in tasks for comparison in task.comparisons):
-        if comparison.left_out:
-            console.print(Text(f"{comparison.protocol.task}: {comparison.left_out}."))
+    _print_left_out(tasks, console)
+
+
+def _print_left_out(tasks: Sequence[TaskComparison], console: Console) -> None:
+    for task in tasks:
+        for comparison in task.comparisons:
+            if comparison.left_out:
+                console.print(Text(printable(f"{task.protocol.task}: {comparison.left_out}.")))
+        for a, b in task.unpaired:
+            sentence = f"{task.protocol.task}: {a} and {b} share too few episodes to be compared."
+            console.print(Text(printable(sentence)))
 
 
 def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
     comparisons = [comparison for task in tasks for comparison in task.comparisons]
     first = comparisons[0]
-    console.print(Text.assemble("A: ", (first.a, "bold")))
-    console.print(Text.assemble("B: ", (first.b, "bold")))
+    console.print(Text.assemble("A: ", (printable(first.a), "bold")))
+    console.print(Text.assemble("B: ", (printable(first.b), "bold")))
+    names = protocol_names([task.protocol for task in tasks])
     table = new_table()
     table.add_column("task", overflow="fold")
     for header in ("episodes", _effect_header(comparisons, console), "p"):
@@ -49,20 +60,20 @@ def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
     for comparison in comparisons:
         p, test = comparison.p_corrected, comparison.test
         words = coloured(_verdict(comparison))
-        table.add_row(comparison.protocol.task, f"{test.n:,}", _effect(comparison, console), p_text(p), words)
+        table.add_row(names[comparison.protocol.fingerprint], f"{test.n:,}", _effect(comparison, console), p_text(p), words)
     print_table(console, "A - B, paired t-test on the same episodes", table)
-    print_table(console, "the same episodes by other measures", _checks(comparisons))
+    print_table(console, "the same episodes by other measures", _checks(comparisons, names))
 
 
-def _checks(comparisons: Sequence[Comparison]) -> Table:
+def _checks(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> Table:
     table = new_table()
     table.add_column("task", overflow="fold")
-    for header in ("Wilcoxon p", "sign-flip p", "d_z", "wins/ties/losses", "P(A>B)", "r", "pairing"):
+    for header in ("Wilcoxon p", "sign-flip p", "d_z", "W/T/L", "P(A>B)", "r", "pairing"):
         table.add_column(header, justify="right", overflow="fold")
     for comparison in comparisons:
         paired, test = comparison.paired, comparison.test
         table.add_row(
-            comparison.protocol.task,
+            names[comparison.protocol.fingerprint],
             p_text(paired.wilcoxon_p),
             p_text(paired.permutation_p),
             f"{paired.effect_size:.2f}",
@@ -74,7 +85,7 @@ def _checks(comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
-def _print_many(task: TaskComparison, console: Console) -> None:
+def _print_many(task: TaskComparison, title: str, console: Console) -> None:
     table = new_table()
     table.add_column("method")
     table.add_column("mean %", justify="right", no_wrap=True)
@@ -83,7 +94,7 @@ def _print_many(task: TaskComparison, console: Console) -> None:
     for name, mean in task.means.items():
         letters = [task.letters[name]] if task.letters else []
         table.add_row(Text("\n".join(broken(name, console.width - 24))), f"{100 * mean:.2f}", *letters)
-    print_table(console, task.protocol.task, table)
+    print_table(console, title, table)
     if len(task.comparisons) > _MOST_PAIRS:
         console.print(f"{len(task.comparisons)} pairs; see them with --json, or name a --baseline\n")
         return
@@ -105,14 +116,15 @@ def _print_datasets(result: OverDatasets, console: Console) -> None:
     count = len(result.accuracies)
     table = new_table()
     table.add_column("A - B")
-    for header in (f"points {plus_minus_of(console)} 95% CI", "t-test p", "Wilcoxon p", "least p"):
+    p_headers = (p_header(result.correction).replace("p", "t-test p", 1), "Wilcoxon p", "least p")
+    for header in (f"points {plus_minus_of(console)} 95% CI", *p_headers):
         table.add_column(header, justify="right", no_wrap=True)
     for (a, b), paired in list(result.pairs.items())[:_MOST_PAIRS]:
         test = paired.test
         half_width = 100 * (test.ci_high - test.mean_difference)
         effect = plus_minus_points(100 * test.mean_difference, half_width, math.nan, plus_minus_of(console))
-        names = "\n".join([*broken(a, console.width - 62), *broken(f"- {b}", console.width - 62)])
-        tests = (p_text(test.p), p_text(paired.wilcoxon_p), p_text(paired.smallest_p))
+        names = "\n".join([*broken(a, console.width - 68), *broken(f"- {b}", console.width - 68)])
+        tests = (p_text(result.p_corrected[a, b]), p_text(paired.wilcoxon_p), p_text(paired.smallest_p))
         table.add_row(Text(names), Text(effect), *tests)
     print_table(console, f"over {count} datasets, {result.task}: one pair per dataset", table)
     if result.ranks is not None:
@@ -156,6 +168,7 @@ def _notes(tasks: Sequence[TaskComparison], *, is_one_pair: bool) -> list[str]:
     with_data = any(c.data_half_width == c.data_half_width for task in tasks for c in task.comparisons)
     notes = ["task: 95% CI over episodes" + ("; data: over classes and images too" if with_data else "")]
     if is_one_pair:
+        notes.append("W/T/L: episodes that A wins, ties, loses; P(A>B): chance to be better on one")
         notes.append("d_z: difference / its sd; r: correlation; pairing: times fewer episodes needed")
     elif any(task.letters for task in tasks):
         how = CORRECTIONS[tasks[0].correction]

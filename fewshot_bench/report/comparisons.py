@@ -10,7 +10,7 @@ import numpy as np
 
 from fewshot_bench.errors import ComparisonError, OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
-from fewshot_bench.report.comparison import Comparison, check_same_protocol, comparison_of
+from fewshot_bench.report.comparison import FEWEST_PAIRS, Comparison, check_same_protocol, comparison_of
 from fewshot_bench.report.method_names import cells_of_method, shown_names, the_only
 from fewshot_bench.report.task_scores import TaskScores, stored_scores
 from fewshot_bench.report.wording import SIGNIFICANCE
@@ -29,6 +29,7 @@ class TaskComparison:
         comparisons: all pairs, or all others against the baseline.
         letters: of each method, by name; those that share one are not shown to differ. Empty against a baseline.
         correction: of the p values, over the comparisons of this protocol.
+        unpaired: pairs that share fewer than two episodes, by their names; nothing can be said of them.
     """
 
     protocol: ProtocolCard
@@ -36,6 +37,7 @@ class TaskComparison:
     comparisons: Sequence[Comparison]
     letters: Mapping[str, str]
     correction: Correction
+    unpaired: Sequence[tuple[str, str]] = ()
 
 
 def compare_tasks(
@@ -67,6 +69,9 @@ def compare_tasks(
     if not cells:
         raise OutcomeError(f"there are no outcomes in {store.folder}. Make some with: fewshot-bench run")
     wanted = [*methods, *([baseline] if baseline is not None else [])] if methods else []
+    twice = next((name for name in methods if list(methods).count(name) > 1), None)
+    if twice is not None:
+        raise ComparisonError(f"'{twice}' is there twice. Name two different methods.")
     found = _named(cells, wanted) if wanted else _all_methods(cells)
     reference = None if baseline is None else _one_name(cells, baseline)
     names = shown_names([cell for of_method in found for same in of_method.values() for cell in same])
@@ -81,7 +86,12 @@ def compare_tasks(
         raise ComparisonError(f"{baseline} shares no protocol with another method of {store.folder}.")
     if strict:
         _refuse_left_out(tasks)
-    return tasks
+    if not any(task.comparisons for task in tasks):
+        a, b = tasks[0].unpaired[0]
+        raise ComparisonError(
+            f"{a} and {b} have fewer than two episodes of {tasks[0].protocol.task} in common. Run both on the same runs."
+        )
+    return [task for task in tasks if task.comparisons]
 
 
 def compare_methods(store: OutcomeStore, a: str, b: str) -> list[Comparison]:
@@ -134,13 +144,15 @@ def _compared(
         if not at:
             return None
         pairs = [(position, at[0]) for position in positions if position != at[0]]
-    made = [comparison_of(scores, a, b, names) for a, b in pairs]
+    shared = [(a, b) for a, b in pairs if scores.pair(a, b).sum() >= FEWEST_PAIRS]
+    unpaired = [(names[scores.cells[a].key], names[scores.cells[b].key]) for a, b in pairs if (a, b) not in shared]
+    made = [comparison_of(scores, a, b, names) for a, b in shared]
     p = corrected([comparison.test.p for comparison in made], correct)
     made = [replace(comparison, p_corrected=float(value)) for comparison, value in zip(made, p, strict=True)]
     means = {names[cell.key]: float(np.nanmean(scores.accuracy[row])) for row, cell in enumerate(scores.cells)}
     means = dict(sorted(means.items(), key=lambda item: -item[1]))
     letters = _letters(list(means), made) if baseline is None else {}
-    return TaskComparison(scores.protocol, means, made, letters, correct)
+    return TaskComparison(scores.protocol, means, made, letters, correct, unpaired)
 
 
 def _letters(names: Sequence[str], comparisons: Sequence[Comparison]) -> dict[str, str]:
@@ -202,6 +214,9 @@ def _check_distinct(cells: Sequence[Cell], wanted: Sequence[str]) -> None:
 
 def _refuse_left_out(tasks: Sequence[TaskComparison]) -> None:
     for task in tasks:
+        if task.unpaired:
+            a, b = task.unpaired[0]
+            raise ComparisonError(f"{a} and {b} share fewer than two episodes of {task.protocol.task}. See --strict.")
         for comparison in task.comparisons:
             if comparison.left_out:
                 raise ComparisonError(

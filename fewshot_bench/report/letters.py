@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.report.task_scores import TaskScores
 from fewshot_bench.report.wording import SIGNIFICANCE
-from fewshot_bench.statistics import Correction, all_pairs, compact_letters, corrected, paired_t_test
-
-_MOST_BY_PAIR = 100
+from fewshot_bench.statistics import Correction, all_pairs, compact_letters, corrected, pairs_with_gaps
 
 
 def letters_of(scores: TaskScores, correct: Correction = "holm") -> list[str | None]:
@@ -35,21 +31,25 @@ def letters_of(scores: TaskScores, correct: Correction = "holm") -> list[str | N
 
 
 def p_of_all_pairs(scores: TaskScores, correct: Correction = "holm") -> NDArray[np.float64] | None:
-    """Corrected p of every pair of methods, [A, A]; None where they share too few episodes.
+    """Corrected p of every pair of methods, [A, A]; each pair is tested on the episodes that both have.
 
-    Pairs are tested on the episodes that both have. Of more than 100 methods that do not all have the same episodes,
-    only those that all share count: one matrix product instead of thousands of tests.
+    Args:
+        scores: of the methods.
+        correct: how the p values are corrected for their number.
+
+    Returns:
+        1 on the diagonal, NaN where a pair shares fewer than two episodes; None if all pairs do.
     """
-    common = ~np.isnan(scores.accuracy).any(axis=0)
-    if common.all() or len(scores.cells) > _MOST_BY_PAIR:
-        return all_pairs(scores.accuracy[:, common]).corrected(correct) if common.sum() > 1 else None
-    p = np.full((len(scores.cells),) * 2, np.nan)
-    for a, b in combinations(range(len(scores.cells)), 2):
-        both = scores.pair(a, b)
-        if both.sum() > 1:
-            p[a, b] = paired_t_test(scores.accuracy[a, both], scores.accuracy[b, both]).p
+    if np.isnan(scores.accuracy).any():
+        p = pairs_with_gaps(scores.accuracy)
+    elif scores.accuracy.shape[1] > 1:
+        p = all_pairs(scores.accuracy).p
+    else:
+        return None
     upper = np.triu_indices(len(p), 1)
+    if np.isnan(p[upper]).all():
+        return None
     result = np.ones_like(p)
     result[upper] = corrected(p[upper], correct)
     result.T[upper] = result[upper]
-    return np.nan_to_num(result, nan=1.0)
+    return result

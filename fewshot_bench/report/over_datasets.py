@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import pandas as pd
 
 from fewshot_bench.report.comparisons import TaskComparison
-from fewshot_bench.statistics import FriedmanTest, PairedComparison, friedman, paired_over_datasets
+from fewshot_bench.statistics import (
+    Correction,
+    FriedmanTest,
+    PairedComparison,
+    corrected,
+    friedman,
+    paired_over_datasets,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,12 +26,16 @@ class OverDatasets:
         task: the size, e.g. "5-way 1-shot".
         accuracies: mean accuracy (as a fraction) by dataset and method, [D, A]; methods come by their mean rank.
         pairs: the paired comparison of A with B over the datasets, by their names.
+        p_corrected: of the t-test of each pair, corrected for their number.
+        correction: how.
         ranks: Friedman's test with Nemenyi's critical difference; None for two methods.
     """
 
     task: str
     accuracies: pd.DataFrame
     pairs: dict[tuple[str, str], PairedComparison]
+    p_corrected: dict[tuple[str, str], float]
+    correction: Correction
     ranks: FriedmanTest | None
 
 
@@ -59,10 +70,14 @@ def _tested(size: str, tasks: Sequence[TaskComparison]) -> OverDatasets | None:
         return None
     mean_ranks = table.rank(axis=1, ascending=False).mean()
     table = table[mean_ranks.sort_values(kind="stable").index]
-    pairs = dict.fromkeys((pair.a, pair.b) for task in tasks for pair in task.comparisons)
+    wanted = dict.fromkeys((pair.a, pair.b) for task in tasks for pair in task.comparisons)
+    pairs = {(a, b): paired_over_datasets(table[a], table[b]) for a, b in wanted if {a, b} <= set(table.columns)}
+    p = corrected([paired.test.p for paired in pairs.values()], tasks[0].correction)
     return OverDatasets(
         size,
         table,
-        {(a, b): paired_over_datasets(table[a], table[b]) for a, b in pairs if {a, b} <= set(table.columns)},
+        pairs,
+        dict(zip(pairs, map(float, p), strict=True)),
+        tasks[0].correction,
         friedman(table.to_numpy()) if table.shape[1] > 2 else None,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from fewshot_bench.printable import printable
 from fewshot_bench.report.power import Plan
 from fewshot_bench.report.terminal import new_table, print_table
 
@@ -16,7 +17,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     """Print one plan: episodes per difference, then what the episodes at hand can find."""
     spread = plan.spread
     pilot = "" if spread.episodes is None else f" (pilot: {spread.episodes:,} episodes)"
-    console.print(Text(f"{spread.name}{pilot}", "bold"))
+    console.print(Text(printable(f"{spread.name}{pilot}"), "bold"))
     console.print(
         f"sd over episodes {spread.sd:.2f} points, of the paired differences {spread.sd_difference:.2f}, "
         f"correlation {'-' if math.isnan(spread.correlation) else f'{spread.correlation:.3f}'}",
@@ -27,12 +28,14 @@ def print_plan(plan: Plan, console: Console) -> None:
         table.add_column(header, justify="right", no_wrap=True)
     for need in plan.needs:
         mark = "the pilot's" if _is_own(plan, need.difference) else ""
-        table.add_row(f"{need.difference:.2f} points", f"{need.paired:,}", f"{need.unpaired:,}", mark)
+        table.add_row(f"{_points(need.difference)} points", f"{need.paired:,}", f"{need.unpaired:,}", mark)
     print_table(console, f"episodes to find a difference ({plan.power:.0%} power, two-sided {plan.alpha:.0%})", table)
-    if plan.detectable is not None and plan.episodes is not None:
+    if not spread.sd_difference:
+        console.print("The differences do not vary: this says nothing about how many episodes it takes.\n", highlight=False)
+    elif plan.detectable is not None and plan.episodes is not None:
         paired, unpaired = plan.detectable
         console.print(
-            f"{plan.episodes:,} episodes find {paired:.2f} points or more if paired, {unpaired:.2f} if not.\n",
+            f"{plan.episodes:,} episodes find {_points(paired)} points or more if paired, {_points(unpaired)} if not.\n",
             highlight=False,
         )
 
@@ -57,6 +60,11 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "detectable_paired": None if plan.detectable is None else plan.detectable[0],
         "detectable_unpaired": None if plan.detectable is None else plan.detectable[1],
     }
+
+
+def _points(value: float) -> str:
+    """Two decimals, or two digits of what is smaller."""
+    return f"{value:.2f}" if value >= 0.01 else f"{value:.2g}"
 
 
 def _is_own(plan: Plan, difference: float) -> bool:

@@ -63,6 +63,7 @@ def task_record(task: TaskComparison) -> dict[str, Any]:
     return {
         **_protocol_record(task.protocol),
         "correction": task.correction,
+        "unpaired": [list(pair) for pair in task.unpaired],
         "methods": [
             {"method": name, "mean": 100 * mean, "group": task.letters.get(name)} for name, mean in task.means.items()
         ],
@@ -87,6 +88,8 @@ def datasets_record(result: OverDatasets) -> dict[str, Any]:
                 "diff_ci95_low": 100 * paired.test.ci_low,
                 "diff_ci95_high": 100 * paired.test.ci_high,
                 "p": paired.test.p,
+                "p_corrected": result.p_corrected[a, b],
+                "correction": result.correction,
                 "wilcoxon_p": paired.wilcoxon_p,
                 "sign_flip_p": paired.permutation_p,
                 "smallest_sign_flip_p": paired.smallest_p,

@@ -103,13 +103,14 @@ def protocol_rows(
     _add_data_intervals(tests, scores, baseline)
     for test, p in zip(tests, corrected([test["p"] for test in tests], correct), strict=True):
         test["p_corrected"] = float(p)
+    numbers, wrong = [_numbers(scores, row) for row in range(len(scores.cells))], scores.why_no_classes
     letters, data = letters_of(scores, correct), data_half_widths_of(scores, scores.accuracy)
     baseline_name = None if baseline is None else names[scores.cells[baseline].key]
     return [
         {
             "method": names[cell.key],
             **task_columns(cell.protocol),
-            **_numbers(scores, row),
+            **numbers[row],
             "data_ci95": 100 * float(data[row]),
             "group": letters[row],
             "baseline": baseline_name,
@@ -117,6 +118,7 @@ def protocol_rows(
             "test": PAIRED if test["p"] == test["p"] else None,
             "correction": correct,
             **_identity(cell),
+            "flags": "; ".join([*_flags(cell, numbers[row]), *([wrong] if wrong else [])]) or None,
             "episodes_per_second": _per_second(int(scores.of(row).sum()), scores.seconds[row]),
         }
         for row, (cell, test) in enumerate(zip(scores.cells, tests, strict=True))
@@ -127,7 +129,6 @@ def _identity(cell: Cell) -> dict[str, Any]:
     method, protocol = cell.method, cell.protocol
     return {
         "is_transductive": method.is_transductive,
-        "flags": "; ".join(_flags(cell)) or None,
         "source": MEASURED,
         "backbone": method.backbone,
         "adaptation": method.adaptation,
@@ -139,9 +140,13 @@ def _identity(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _flags(cell: Cell) -> list[str]:
+def _flags(cell: Cell, numbers: Mapping[str, Any]) -> list[str]:
+    """What a reader should know before believing the row."""
     overlap = overlap_flag(cell.provenance.get("pretraining"), cell.protocol.dataset)
-    stopping = [f"until ±{rule['half_width']:g}" for rule in cell.provenance.get("stopping", [])]
+    stopping = []
+    for rule in cell.provenance.get("stopping", []):
+        reached = "" if numbers["ci95"] <= rule["half_width"] else ", not reached"
+        stopping.append(f"until ±{rule['half_width']:g}{reached}")
     return [*(["transductive"] if cell.method.is_transductive else []), *([overlap] if overlap else []), *stopping]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
 from fewshot_bench.report.classes import classes_of_episodes
 from fewshot_bench.statistics import data_half_widths
@@ -38,11 +39,27 @@ class TaskScores:
         """That all of the cells share."""
         return self.cells[0].protocol
 
-    @cached_property
+    @property
     def classes(self) -> NDArray[np.int64] | None:
-        """The classes of each episode, [E, N]; None where no cell says how many images the split has."""
-        sizes = next((cell.class_sizes for cell in self.cells if cell.class_sizes), ())
-        return classes_of_episodes(self.protocol, sizes, self.run, self.episode) if sizes else None
+        """The classes of each episode, [E, N]; None where they cannot be known."""
+        return self._classes_or_why[0]
+
+    @property
+    def why_no_classes(self) -> str:
+        """What is wrong with the recorded class sizes; empty where nothing is, or none are recorded."""
+        return self._classes_or_why[1]
+
+    @cached_property
+    def _classes_or_why(self) -> tuple[NDArray[np.int64] | None, str]:
+        recorded = sorted({cell.class_sizes for cell in self.cells if cell.class_sizes})
+        if not recorded:
+            return None, ""
+        if len(recorded) > 1:
+            return None, "cells disagree about the class sizes, see fewshot-bench audit"
+        try:
+            return classes_of_episodes(self.protocol, recorded[0], self.run, self.episode), ""
+        except FewshotBenchError:
+            return None, "class sizes do not fit the protocol, see fewshot-bench audit"
 
     def of(self, position: int) -> NDArray[np.bool_]:
         """Which episodes a method has, [E]."""

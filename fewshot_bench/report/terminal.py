@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fewshot_bench.printable import printable
 from fewshot_bench.report.published_summary import WELCH
 from fewshot_bench.report.summary import MEASURED, PAIRED
 from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, plus_minus_points, task_text, verdict
@@ -34,7 +35,7 @@ def print_leaderboard(frame: pd.DataFrame, console: Console) -> None:
         for test, how in ((PAIRED, "paired t-test on the same episodes"), (WELCH, "Welch's t-test, other episodes")):
             tested = rows[rows["test"] == test]
             if len(tested):
-                title = f"against {tested.iloc[0]['baseline']}, {how}"
+                title = f"against {printable(tested.iloc[0]['baseline'])}, {how}"
                 print_table(console, title, _tests_table(tested, console))
     for note in _notes(frame):
         console.print(Text(note, "dim"))
@@ -44,11 +45,11 @@ def _results_table(rows: pd.DataFrame, console: Console) -> Table:
     plus_minus = plus_minus_of(console)
     table = new_table()
     with_data = bool(rows["data_ci95"].notna().any())
-    with_letters = bool(rows["group"].notna().any())
+    measured = rows[rows["source"] == MEASURED]
+    with_letters = len(measured) > 1 and bool(rows["group"].notna().any())
     interval = _interval_name(rows)
     headers = ["median %", f"mean % {plus_minus} {interval}{f' {plus_minus} data' if with_data else ''}"]
     _add_columns(table, *headers, *(["same"] if with_letters else []), "episodes/s")
-    measured = rows[rows["source"] == MEASURED]
     lines: list[tuple[str, str, list[Text]]] = []
     for row in rows.to_dict("records"):
         is_published = row["source"] != MEASURED
@@ -73,7 +74,9 @@ def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
     for row in tested.to_dict("records"):
         data = row["diff_data_ci95_high"] - row["difference"]
         effect = plus_minus_points(row["difference"], row["diff_ci95_high"] - row["difference"], data, plus_minus)
-        numbers = [Text(effect), Text(p_text(row["p_corrected"])), coloured(_verdict(row))]
+        is_odd = row["source"] != MEASURED and bool(row["flags"])
+        words = Text(f"{_verdict(row)}{ODD}") if is_odd else coloured(_verdict(row))
+        numbers = [Text(effect), Text(p_text(row["p_corrected"])), words]
         lines.append((row["method"], _test_note(row), numbers))
     return _filled(table, console, lines)
 
@@ -109,7 +112,7 @@ def _notes(frame: pd.DataFrame) -> list[str]:
     if len(published):
         notes.append(f"{PUBLISHED.strip()}: as papers report it, on other episodes; the CSV names the table")
     if published["flags"].notna().any():
-        notes.append(f"{ODD}: no such tasks give so wide or narrow an interval; the CSV says why")
+        notes.append(f"{ODD.strip()}: no such tasks give so wide or narrow an interval; the CSV says why")
     if any(_verdict(row).endswith("here") for row in frame.to_dict("records")):
         notes.append(HERE)
     return notes
@@ -147,7 +150,7 @@ def _filled(table: Table, console: Console, lines: Sequence[tuple[str, str, list
     for_names = console.width - sum(widths) - 2 * len(table.columns)
     for name, note, cells in lines:
         style = cells[0].style
-        table.add_row(Text("\n".join([*broken(name, for_names), *([note] if note else [])]), style), *cells)
+        table.add_row(Text("\n".join([*broken(name, for_names), *([printable(note)] if note else [])]), style), *cells)
     return table
 
 
@@ -198,7 +201,7 @@ def plus_minus_of(console: Console) -> str:
 def broken(name: str, width: int) -> list[str]:
     """A method's name in lines, broken between its stages and settings rather than within a word."""
     lines = [""]
-    for piece in re.split(r"(?<=[/,])|(?=@)", name):
+    for piece in re.split(r"(?<=[/,])|(?=@)", printable(name)):
         if lines[-1] and len(lines[-1]) + len(piece) > max(width, _NARROWEST_NAME):
             lines.append("")
         lines[-1] += piece

@@ -10,7 +10,7 @@ import pandas as pd
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.report.leaderboard import leaderboard, sorted_rows
 from fewshot_bench.report.leaderboard_csv import write_leaderboard
-from fewshot_bench.report.method_names import cells_of_method
+from fewshot_bench.report.method_names import cells_of_method, the_only
 from fewshot_bench.report.published import published_results
 from fewshot_bench.report.spreadsheet_text import unguarded
 from fewshot_bench.statistics import Correction
@@ -34,7 +34,7 @@ def update_leaderboard(
         cells: which rows to return; all by default.
         correct: how p is corrected for the number of tests on one protocol.
         with_published: whether numbers that papers report stand beside the cells, those of this project's tables and
-            of the folder `published` beside the CSV.
+            of the folder `published` beside the outcomes.
 
     Returns:
         The rows of those cells, in the order of the file.
@@ -73,7 +73,7 @@ def current_leaderboard(
         cells: on whose protocols that baseline counts; all by default.
         correct: how p is corrected for the number of tests on one protocol.
         with_published: whether numbers that papers report stand beside the cells, those of this project's tables and
-            of the folder `published` beside the CSV.
+            of the folder `published` beside the outcomes.
 
     Raises:
         OutcomeError: nothing is stored, or a part is damaged.
@@ -81,16 +81,16 @@ def current_leaderboard(
         ComparisonError: the baseline's name fits several methods.
     """
     stored = store.cells()
-    kept = _baselines_in(path)
-    if baseline is not None:
-        kept |= dict.fromkeys(cells_of_method(list(cells or stored), baseline), baseline)
+    results = store.folder.parent
+    kept = _baselines_in(results / path.name) | _baselines_in(path)
     by_protocol: dict[str, list[Cell]] = {}
     for cell in stored:
         by_protocol.setdefault(cell.protocol.fingerprint, []).append(cell)
     groups: dict[str | None, list[Cell]] = {}
+    named = {} if baseline is None else _labels(list(cells or stored), baseline)
     for protocol, same in by_protocol.items():
-        groups.setdefault(_still_there(kept.get(protocol), same), []).extend(same)
-    published = published_results(path.parent) if with_published else []
+        groups.setdefault(named.get(protocol) or _still_there(kept.get(protocol), same), []).extend(same)
+    published = published_results(results) if with_published else []
     frames = [
         leaderboard(store, name, cells=group, correct=correct, published=published) for name, group in groups.items()
     ]
@@ -106,10 +106,19 @@ def _baselines_in(path: Path) -> dict[str, str]:
     return dict(zip(rows["protocol_fingerprint"], rows["baseline"].map(unguarded), strict=True))
 
 
+def _labels(cells: Sequence[Cell], baseline: str) -> dict[str, str]:
+    """The label of the method that a name means, by protocol; protocols on which it means several are left out.
+
+    Raises:
+        UnknownNameError: no method is called so.
+        ComparisonError: the name means several methods everywhere.
+    """
+    found = cells_of_method(cells, baseline)
+    clear = {protocol: same[0].method.label for protocol, same in found.items() if len(same) == 1}
+    return clear or {protocol: the_only(same).method.label for protocol, same in found.items()}
+
+
 def _still_there(baseline: str | None, same: Sequence[Cell]) -> str | None:
-    """The baseline if its outcomes are still among the cells of a protocol."""
-    if baseline is None:
-        return None
-    names = {name for cell in same for name in (cell.method.name, cell.method.label)}
-    is_there = baseline in names or any(baseline.lower() in name.lower() for name in names)
-    return baseline if is_there else None
+    """The label of a remembered baseline; None where it is gone, or where its name has come to mean several methods."""
+    meant = [cell.method.label for cell in same if baseline in (cell.method.name, cell.method.label)]
+    return meant[0] if len(meant) == 1 else None

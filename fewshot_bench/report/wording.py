@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from fewshot_bench.outcomes import ProtocolCard
+from fewshot_bench.printable import printable
 
 SIGNIFICANCE = 0.05
 CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
@@ -29,7 +33,7 @@ def task_text(row: Mapping[Any, Any]) -> str:
     """The task of a leaderboard's row, e.g. "cifar-fs 5-way 1-shot"."""
     split = "" if row["split"] == "novel" else f" ({row['split']} split)"
     sampler = "" if row["sampler"] == "standard" else f" {row['sampler']}"
-    return f"{row['dataset']}{split} {row['way']}-way {row['shot']}-shot{sampler}"
+    return printable(f"{row['dataset']}{split} {row['way']}-way {row['shot']}-shot{sampler}")
 
 
 def p_text(p: float) -> str:
@@ -42,10 +46,20 @@ def points(difference: float, low: float, high: float) -> str:
     return f"{difference:+.2f} ({low:.2f} to {high:.2f})"
 
 
+def protocol_names(protocols: Sequence[ProtocolCard]) -> dict[str, str]:
+    """What to call protocols, by fingerprint: the task, and the seed or the start of the fingerprint where tasks are equal."""
+    names = {protocol.fingerprint: printable(protocol.task) for protocol in protocols}
+    for tell in (lambda card: f", seed {card.seed}", lambda card: f" ({card.fingerprint[:8]})"):
+        count = Counter(names.values())
+        twice = [protocol for protocol in protocols if count[names[protocol.fingerprint]] > 1]
+        names |= {protocol.fingerprint: names[protocol.fingerprint] + tell(protocol) for protocol in twice}
+    return names
+
+
 def plus_minus_points(difference: float, task: float, data: float, plus_minus: str = "±") -> str:
     """A difference in percentage points with the half-widths of its intervals; an unknown one is left out."""
     widths = "".join(f" {plus_minus} {width:.2f}" for width in (task, data) if width == width)
-    return f"{difference:+.2f}{widths}"
+    return f"{round(difference, 2) + 0.0:+.2f}{widths}"  # + 0.0: never "-0.00"
 
 
 def p_header(correction: str) -> str:

@@ -15,7 +15,7 @@ from fewshot_bench.statistics.intervals import (
 )
 from fewshot_bench.statistics.letters import compact_letters, letter_sets, read_letters
 from fewshot_bench.statistics.looks import Look, look
-from fewshot_bench.statistics.many import PairMatrix, all_pairs
+from fewshot_bench.statistics.many import PairMatrix, all_pairs, pairs_with_gaps
 from fewshot_bench.statistics.paired import PairedTest, paired_t_test
 from fewshot_bench.statistics.power import (
     Pilot,
@@ -67,6 +67,7 @@ __all__ = [
     "paired_episodes_needed",
     "paired_over_datasets",
     "paired_t_test",
+    "pairs_with_gaps",
     "pilot",
     "plausible_sd_range",
     "read_letters",

@@ -11,7 +11,7 @@ from scipy import stats
 from fewshot_bench.errors import ComparisonError, ShapeError
 from fewshot_bench.statistics.arrays import ROUNDING, SMALLEST_P
 from fewshot_bench.statistics.corrections import Correction, corrected
-from fewshot_bench.statistics.paired import p_of_equal_differences
+from fewshot_bench.statistics.paired import p_of_equal_differences, paired_t_test
 
 # The covariance matrix gives the variance of a difference as what is left of two larger numbers. Where less than a
 # hundred-thousandth is left, or next to nothing of the values themselves, the differences are looked at one by one.
@@ -76,6 +76,41 @@ def all_pairs(values: ArrayLike) -> PairMatrix:
         t = np.where(differences == 0, 0.0, differences / errors)
     p = np.where(np.isinf(t), p_of_equal_differences(episodes), 2 * stats.t.sf(np.abs(t), episodes - 1))
     return PairMatrix(episodes, differences, errors, t, np.maximum(p, SMALLEST_P))
+
+
+def pairs_with_gaps(values: ArrayLike) -> NDArray[np.float64]:
+    """p of the paired t-test of every pair of methods that do not all have the same episodes.
+
+    Args:
+        values: accuracies, NaN where a method lacks an episode, [A, E]. Each pair is tested on the episodes that both have,
+            from sums over them that are matrix products too.
+
+    Returns:
+        Two-sided p, not corrected, [A, A]; 1 on the diagonal, NaN where two methods share fewer than two episodes.
+
+    Raises:
+        ShapeError: the values are not [A, E], or infinite.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    if given.ndim != 2 or np.isinf(given).any():
+        raise ShapeError(f"a comparison of many methods needs finite accuracies [A, E], not {list(given.shape)}.")
+    there = ~np.isnan(given)
+    center = given[there].mean() if there.any() else 0.0
+    filled, mask = np.where(there, given - center, 0.0), there.astype(np.float64)
+    count, sums, squares = mask @ mask.T, filled @ mask.T, filled**2 @ mask.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        differences = (sums - sums.T) / count
+        spread = squares + squares.T - 2 * filled @ filled.T - count * differences**2
+        t = differences / np.sqrt(np.maximum(spread, 0) / (count - 1) / count)
+        p = np.maximum(2 * stats.t.sf(np.abs(t), count - 1), SMALLEST_P)
+    p[count < 2] = np.nan
+    # What is left of larger numbers is looked at itself where little is left, as in `all_pairs`.
+    for i, j in zip(*np.nonzero(np.triu(spread <= LITTLE_LEFT * (squares + squares.T), 1)), strict=True):
+        both = there[i] & there[j]
+        if both.sum() > 1:
+            p[i, j] = p[j, i] = paired_t_test(given[i, both], given[j, both]).p
+    np.fill_diagonal(p, 1.0)
+    return np.asarray(p)
 
 
 def _checked(values: ArrayLike) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from fewshot_bench.statistics.comparison import compare_pairs
 
 # Two pairs are the least that a paired t-test takes, and the least per method that an unpaired one takes.
 FEWEST = 2
+MOST = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -165,12 +166,18 @@ def _solve(difference: float, sd: float, power: float, alpha: float, *, is_paire
         raise ComparisonError("no number of episodes can find a difference of 0. Name the smallest one that matters.")
     require_positive(difference=abs(difference))
     if sd == 0:
-        return FEWEST
+        # Equal differences have the p of `p_of_equal_differences`, 2^(1 - n), which must fall below alpha.
+        return max(FEWEST, math.floor(2 - math.log2(alpha))) if is_paired else FEWEST
     require_positive(standard_deviation=sd)
     reached, effect = _power_of(alpha, is_paired=is_paired), abs(difference) / sd
     enough = FEWEST
     while reached(effect, enough) < power:
         enough *= 2
+        if enough > MOST:
+            raise ComparisonError(
+                f"a difference of {abs(difference):g} at a standard deviation of {sd:g} needs more than a billion "
+                "episodes. Name a difference that matters."
+            )
     # statsmodels' own solver stops within a ten-thousandth, and gives up where two episodes are more than enough.
     few = enough // 2
     while enough - few > 1:
