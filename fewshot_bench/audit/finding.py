@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from fewshot_bench.printable import printable
+
 Verdict = Literal["pass", "fail", "not checked"]
 
 
@@ -56,8 +58,3 @@ class CellAudit:
         """The findings as plain data."""
         findings = [finding.as_dict() for finding in self.findings]
         return {"cell": self.key, "task": self.task, "method": self.method, "findings": findings}
-
-
-def printable(text: str) -> str:
-    """Text of a stranger's file without the control characters of a terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

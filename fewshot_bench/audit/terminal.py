@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fewshot_bench.audit.finding import CellAudit, Finding, printable
+from fewshot_bench.audit.finding import CellAudit, Finding
+from fewshot_bench.printable import printable
 
 _STYLES = {"pass": "green", "fail": "bold red", "not checked": "yellow"}
 

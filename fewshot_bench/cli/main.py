@@ -21,6 +21,7 @@ from fewshot_bench.cli.run import run
 from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
 from fewshot_bench.errors import FewshotBenchError
+from fewshot_bench.printable import printable
 
 app = typer.Typer(
     name="fewshot-bench",
@@ -106,5 +107,5 @@ def exit_code(arguments: list[str] | None = None) -> int:
 
 
 def _complain(sentence: str, code: int = _USER_ERROR) -> int:
-    typer.echo("error: " + " ".join(sentence.split()), err=True)
+    typer.echo("error: " + printable(" ".join(sentence.split())), err=True)
     return code
