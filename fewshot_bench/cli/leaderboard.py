@@ -67,10 +67,10 @@ def _show_datasets(store: OutcomeStore) -> None:
 
 def show(frame: pd.DataFrame, as_json: bool, svg: Path | None = None) -> None:
     """Print a leaderboard, as JSON or as tables, and save the tables as a picture if asked."""
+    from rich.console import Console
+
     from fewshot_bench.atomic import write_atomically
     from fewshot_bench.report import leaderboard_records, print_leaderboard
-
-    from rich.console import Console
 
     if as_json:
         typer.echo(json.dumps(leaderboard_records(frame), indent=1))

@@ -17,7 +17,6 @@ from fewshot_bench.report.task_scores import TaskScores, task_scores
 from fewshot_bench.report.wording import p_text
 from fewshot_bench.statistics import PairedComparison, PairedTest, compare_pairs, data_interval
 
-
 FEWEST_PAIRS = 2
 
 
@@ -112,7 +111,7 @@ def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str]) 
         )
     if both.sum() < FEWEST_PAIRS:
         raise ComparisonError(
-            f"a paired test needs two episodes or more; {name_a} and {name_b} have 1 of {scores.protocol.task} in common."
+            f"a paired test needs two episodes or more; {name_a} and {name_b} share 1 of {scores.protocol.task}."
         )
     first, second = scores.accuracy[a, both], scores.accuracy[b, both]
     paired = compare_pairs(first, second)

@@ -14,7 +14,7 @@ from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.terminal import broken, coloured, new_table, plus_minus_of, print_table
-from fewshot_bench.report.wording import CORRECTIONS, HERE, protocol_names, p_header, p_text, plus_minus_points, verdict
+from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, plus_minus_points, protocol_names, verdict
 from fewshot_bench.statistics import FriedmanTest
 
 _MOST_PAIRS = 45
@@ -60,7 +60,9 @@ def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
     for comparison in comparisons:
         p, test = comparison.p_corrected, comparison.test
         words = coloured(_verdict(comparison))
-        table.add_row(names[comparison.protocol.fingerprint], f"{test.n:,}", _effect(comparison, console), p_text(p), words)
+        table.add_row(
+            names[comparison.protocol.fingerprint], f"{test.n:,}", _effect(comparison, console), p_text(p), words
+        )
     print_table(console, "A - B, paired t-test on the same episodes", table)
     print_table(console, "the same episodes by other measures", _checks(comparisons, names))
 

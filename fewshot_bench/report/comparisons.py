@@ -89,7 +89,7 @@ def compare_tasks(
     if not any(task.comparisons for task in tasks):
         a, b = tasks[0].unpaired[0]
         raise ComparisonError(
-            f"{a} and {b} have fewer than two episodes of {tasks[0].protocol.task} in common. Run both on the same runs."
+            f"{a} and {b} share fewer than two episodes of {tasks[0].protocol.task}. Run both on the same runs."
         )
     return [task for task in tasks if task.comparisons]
 

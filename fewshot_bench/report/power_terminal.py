@@ -30,14 +30,17 @@ def print_plan(plan: Plan, console: Console) -> None:
         mark = "the pilot's" if _is_own(plan, need.difference) else ""
         table.add_row(f"{_points(need.difference)} points", f"{need.paired:,}", f"{need.unpaired:,}", mark)
     print_table(console, f"episodes to find a difference ({plan.power:.0%} power, two-sided {plan.alpha:.0%})", table)
-    if not spread.sd_difference:
-        console.print("The differences do not vary: this says nothing about how many episodes it takes.\n", highlight=False)
-    elif plan.detectable is not None and plan.episodes is not None:
-        paired, unpaired = plan.detectable
-        console.print(
-            f"{plan.episodes:,} episodes find {_points(paired)} points or more if paired, {_points(unpaired)} if not.\n",
-            highlight=False,
-        )
+    console.print(_detectable(plan), highlight=False)
+
+
+def _detectable(plan: Plan) -> str:
+    """What the episodes at hand can find, in a sentence; nothing where no number of episodes is given."""
+    if not plan.spread.sd_difference:
+        return "The differences do not vary: this says nothing about how many episodes it takes.\n"
+    if plan.detectable is None or plan.episodes is None:
+        return ""
+    paired, unpaired = map(_points, plan.detectable)
+    return f"{plan.episodes:,} episodes find {paired} points or more if paired, {unpaired} if not.\n"
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:

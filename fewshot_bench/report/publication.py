@@ -20,8 +20,8 @@ from fewshot_bench.statistics import read_letters
 
 NOTE = (
     "Median over the runs of their mean accuracy in %, with the 95% t interval of the median run over its episodes. "
-    "Bold: the best; underlined: not significantly worse than the best (paired t-tests of the means of all pairs on the "
-    "same episodes, {}, 5%)."
+    "Bold: the best; underlined: not significantly worse than the best (paired t-tests of the means of all pairs on "
+    "the same episodes, {}, 5%)."
 )
 PUBLISHED_NOTE = "†: as published, on other episodes; not ranked."
 _TASK = ("dataset", "split", "way", "shot", "sampler")

@@ -47,13 +47,17 @@ def points(difference: float, low: float, high: float) -> str:
 
 
 def protocol_names(protocols: Sequence[ProtocolCard]) -> dict[str, str]:
-    """What to call protocols, by fingerprint: the task, and the seed or the start of the fingerprint where tasks are equal."""
-    names = {protocol.fingerprint: printable(protocol.task) for protocol in protocols}
-    for tell in (lambda card: f", seed {card.seed}", lambda card: f" ({card.fingerprint[:8]})"):
-        count = Counter(names.values())
-        twice = [protocol for protocol in protocols if count[names[protocol.fingerprint]] > 1]
-        names |= {protocol.fingerprint: names[protocol.fingerprint] + tell(protocol) for protocol in twice}
-    return names
+    """What to call protocols, by fingerprint: the task, with the seed or the fingerprint where tasks are the same."""
+    tasks = {protocol.fingerprint: printable(protocol.task) for protocol in protocols}
+    seeds = {protocol.fingerprint: f"{tasks[protocol.fingerprint]}, seed {protocol.seed}" for protocol in protocols}
+    full = {fingerprint: f"{name} ({fingerprint[:8]})" for fingerprint, name in seeds.items()}
+    same_task, same_seed = Counter(tasks.values()), Counter(seeds.values())
+    return {
+        fingerprint: task
+        if same_task[task] == 1
+        else (seeds if same_seed[seeds[fingerprint]] == 1 else full)[fingerprint]
+        for fingerprint, task in tasks.items()
+    }
 
 
 def plus_minus_points(difference: float, task: float, data: float, plus_minus: str = "±") -> str:

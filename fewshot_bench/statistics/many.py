@@ -79,11 +79,11 @@ def all_pairs(values: ArrayLike) -> PairMatrix:
 
 
 def pairs_with_gaps(values: ArrayLike) -> NDArray[np.float64]:
-    """p of the paired t-test of every pair of methods that do not all have the same episodes.
+    """P of the paired t-test of every pair of methods that do not all have the same episodes.
 
     Args:
-        values: accuracies, NaN where a method lacks an episode, [A, E]. Each pair is tested on the episodes that both have,
-            from sums over them that are matrix products too.
+        values: accuracies, NaN where a method lacks an episode, [A, E]. Each pair is tested on the episodes that both
+            have, from sums over them that are matrix products too.
 
     Returns:
         Two-sided p, not corrected, [A, A]; 1 on the diagonal, NaN where two methods share fewer than two episodes.

@@ -15,7 +15,7 @@ from fewshot_bench.statistics.comparison import compare_pairs
 
 # Two pairs are the least that a paired t-test takes, and the least per method that an unpaired one takes.
 FEWEST = 2
-MOST = 1_000_000_000
+MOST = 1_000_000_000_000
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _solve(difference: float, sd: float, power: float, alpha: float, *, is_paire
         enough *= 2
         if enough > MOST:
             raise ComparisonError(
-                f"a difference of {abs(difference):g} at a standard deviation of {sd:g} needs more than a billion "
+                f"a difference of {abs(difference):g} at a standard deviation of {sd:g} needs more than a trillion "
                 "episodes. Name a difference that matters."
             )
     # statsmodels' own solver stops within a ten-thousandth, and gives up where two episodes are more than enough.

@@ -76,7 +76,7 @@ def test_other_episodes_of_one_protocol_are_refused():
 
 
 def test_one_common_episode_is_not_enough():
-    with pytest.raises(ComparisonError, match="needs two episodes or more; there are 1"):
+    with pytest.raises(ComparisonError, match="needs two episodes or more; SCHaNe and CE share 1"):
         compare(outcomes(SCHANE, [1, 2]), outcomes(CE, [1, 2], first=1))
 
 

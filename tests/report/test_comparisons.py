@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
-from stored_cells import cell, fill, study
+from stored_cells import cell, fill, outcomes, study
 
 from fewshot_bench.errors import ComparisonError, OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
@@ -144,3 +144,28 @@ def test_records_are_json(tmp_path):
     assert content[0]["correction"] == "holm"
     assert content[1]["friedman"]["mean_ranks"] == {"a": 1, "b": 2, "c": 3}
     assert content[1]["accuracies"]["fc100"]["c"] == pytest.approx(100 * tasks[1].means["c"])
+
+
+def test_a_pair_without_common_episodes_is_left_out_and_said(tmp_path):
+    store = OutcomeStore(tmp_path)
+    for name, run in (("a", 0), ("b", 0), ("far", 3)):
+        one = outcomes(cell(name), list(range(20, 50)), run=run)
+        store.append(one.cell, run, one.episode, one.predictions, 0.1)
+    (task,) = compare_tasks(store)
+    assert [(pair.a, pair.b) for pair in task.comparisons] == [("a", "b")]
+    assert {frozenset(pair) for pair in task.unpaired} == {frozenset(("a", "far")), frozenset(("b", "far"))}
+    with pytest.raises(ComparisonError, match="share fewer than two episodes"):
+        compare_tasks(store, strict=True)
+    with pytest.raises(ComparisonError, match="far share fewer than two episodes of cifar-fs"):
+        compare_tasks(store, ["a", "far"])
+
+
+def test_a_method_named_twice_is_refused(tmp_path):
+    with pytest.raises(ComparisonError, match="'a' is there twice"):
+        compare_tasks(four_datasets(tmp_path), ["a", "a"])
+
+
+def test_p_over_datasets_is_corrected_over_the_pairs(tmp_path):
+    (result,) = over_datasets(compare_tasks(four_datasets(tmp_path)))
+    raw = [paired.test.p for paired in result.pairs.values()]
+    assert list(result.p_corrected.values()) == pytest.approx(list(holm_by_hand(raw)))

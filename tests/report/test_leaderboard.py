@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,14 @@ from stored_cells import cell, fill, study
 
 from fewshot_bench.errors import ComparisonError, OutcomeError, UnknownNameError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.report import TIMING_COLUMNS, leaderboard, leaderboard_records, write_leaderboard
+from fewshot_bench.report import (
+    TIMING_COLUMNS,
+    leaderboard,
+    leaderboard_records,
+    update_leaderboard,
+    write_leaderboard,
+)
+from fewshot_bench.report.published import PublishedResult
 
 NUMBERS = np.array([[30, 45, 60], [45, 45, 45], [60, 75, 45]])
 
@@ -216,3 +224,90 @@ def test_records_are_json_and_hold_the_numbers_of_the_frame(tmp_path):
     assert base["p"] is None
     assert other["paired_episodes"] == 120
     assert all(isinstance(record["episodes"], int) for record in records)
+
+
+def test_one_short_method_takes_nobodys_letters(tmp_path):
+    store = OutcomeStore(tmp_path)
+    generator = np.random.default_rng(0)
+    difficulty = generator.integers(-8, 9, size=(1, 200))
+    for name, level in (("good", 50), ("bad", 40)):
+        fill(store, cell(name), level + difficulty + generator.integers(-2, 3, size=(1, 200)))
+    fill(store, cell("short"), 45 + difficulty[:, :2])
+    groups = leaderboard(store).set_index("method")["group"]
+    assert not set(groups["good"]) & set(groups["bad"])
+    assert set(groups["short"]) == {"a", "b"}
+
+
+def test_a_remembered_baseline_that_became_ambiguous_is_none(tmp_path):
+    store, path = OutcomeStore(tmp_path / "outcomes"), tmp_path / "leaderboard.csv"
+    fill(store, cell("base"), NUMBERS)
+    fill(store, cell("other"), NUMBERS - 3)
+    assert update_leaderboard(store, path, "base", with_published=False)["p"].notna().sum() == 1
+    again = cell("base", weights="trained again")
+    fill(store, again, NUMBERS - 1)
+    assert update_leaderboard(store, path, with_published=False)["p"].isna().all()
+    own = update_leaderboard(store, path, again.method.label, cells=[again], with_published=False)
+    assert set(own["baseline"]) == {again.method.label}
+    kept = update_leaderboard(store, path, with_published=False)
+    assert set(kept["baseline"]) == {again.method.label}
+
+
+def test_a_leaderboard_written_elsewhere_keeps_the_baselines(tmp_path):
+    store = OutcomeStore(tmp_path / "outcomes")
+    fill(store, cell("base"), NUMBERS)
+    fill(store, cell("other"), NUMBERS - 3)
+    update_leaderboard(store, tmp_path / "leaderboard.csv", "base", with_published=False)
+    update_leaderboard(store, tmp_path / "deep" / "leaderboard.csv", with_published=False)
+    assert (tmp_path / "deep" / "leaderboard.csv").read_bytes() == (tmp_path / "leaderboard.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("width", "flag"), [(50, "until ±50"), (0.01, "until ±0.01, not reached")])
+def test_a_stopping_rule_says_whether_it_was_met(tmp_path, width, flag):
+    store = OutcomeStore(tmp_path)
+    told = {"pretraining": "", "stopping": [{"half_width": width}]}
+    fill(store, replace(cell("m"), provenance=told), np.arange(20, 50)[None])
+    assert leaderboard(store)["flags"].tolist() == [flag]
+
+
+class TestPublished:
+    ROWS = (
+        PublishedResult("CE", "net", "cifar-fs", "novel", 5, 1, 15, 62.0, 0.36, 3000, 0.005, "S 2024", "Table 1"),
+        PublishedResult("odd", "net", "cifar-fs", "novel", 5, 1, 15, 70.0, 0.80, 3000, 0.005, "S 2024", "Table 1"),
+        PublishedResult("bare", "net", "cifar-fs", "novel", 5, 1, None, 65.0, None, None, 0.0, "O 2020", "Table 1"),
+        PublishedResult("far", "net", "fc100", "novel", 5, 1, 15, 65.0, 0.4, 3000, 0.005, "O 2020", "Table 1"),
+    )  # fmt: skip
+
+    def board(self, folder):
+        store = OutcomeStore(folder)
+        fill(store, cell("base"), np.random.default_rng(1).integers(20, 60, size=(3, 50)))
+        fill(store, cell("base", seed=1), NUMBERS)
+        fill(store, cell("base", split="validation"), NUMBERS)
+        fill(store, cell("base", sampler="disjoint"), NUMBERS)
+        return store, leaderboard(store, "base", published=self.ROWS)
+
+    def test_they_stand_on_the_protocols_that_they_fit(self, tmp_path):
+        _, board = self.board(tmp_path)
+        rows = board[board["source"] != "measured"]
+        assert sorted(rows["method"]) == sorted(2 * ["net CE", "net odd", "net bare"])
+        assert set(rows["seed"]) == {0, 1}
+        assert set(rows["split"]) == {"novel"}
+        assert set(rows["sampler"]) == {"standard"}
+
+    def test_they_are_tested_from_their_summary(self, tmp_path):
+        store, board = self.board(tmp_path)
+        accuracy = 100 * store.read(cell("base"))["accuracy"]
+        row = board[(board["method"] == "net CE") & (board["seed"] == 0)].iloc[0]
+        sd = 0.36 * math.sqrt(3000) / stats.t.ppf(0.975, 2999)
+        expected = stats.ttest_ind_from_stats(62, sd, 3000, accuracy.mean(), accuracy.std(), 150, equal_var=False)
+        assert row["test"] == "Welch"
+        assert row["p"] == pytest.approx(expected.pvalue)
+        assert row["difference"] == pytest.approx(62 - accuracy.mean())
+        assert row["p"] <= row["p_corrected"] <= 2 * row["p"]
+        bare = board[board["method"] == "net bare"].iloc[0]
+        assert math.isnan(bare["p"])
+
+    def test_an_interval_that_cannot_be_right_is_flagged(self, tmp_path):
+        _, board = self.board(tmp_path)
+        flags = board.set_index("method")["flags"]
+        assert flags["net odd"].str.contains("implies a standard deviation of 22.3 points").all()
+        assert flags["net CE"].isna().all()

@@ -103,3 +103,24 @@ def test_scores_of_a_store_keep_the_order_of_the_cells(tmp_path):
     assert scores.accuracy.mean(axis=1).tolist() == [0.4, 0.2]
     assert scores.protocol == PROTOCOL
     assert scores.seconds == pytest.approx([0.002, 0.002])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ([(600,) * 20, (600,) * 25], "cells disagree about the class sizes"),
+        ([(600,) * 3, (600,) * 3], "class sizes do not fit the protocol"),
+        ([(3,) * 20, (3,) * 20], "class sizes do not fit the protocol"),
+    ],
+)
+def test_sizes_that_cannot_be_right_cost_the_data_interval_and_nothing_else(tmp_path, sizes, words):
+    store = OutcomeStore(tmp_path)
+    for name, recorded, level in (("one", sizes[0], 40), ("other", sizes[1], 45)):
+        counts = np.random.default_rng(5).integers(level - 9, level + 9, size=(1, 30))
+        fill(store, replace(cell(name), class_sizes=recorded), counts)
+    board = leaderboard(store, "one")
+    assert board["data_ci95"].isna().all()
+    assert board["flags"].str.contains(words).all()
+    assert board["p"].notna().sum() == 1
+    (pair,) = compare_tasks(store)[0].comparisons
+    assert np.isnan(pair.data_half_width)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench.errors import ComparisonError, ShapeError
-from fewshot_bench.statistics import all_pairs, corrected, paired_t_test
+from fewshot_bench.statistics import all_pairs, corrected, paired_t_test, pairs_with_gaps
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +97,28 @@ def test_one_method_alone_makes_no_pair():
 def test_what_is_no_matrix_of_accuracies_is_refused(values, error, message):
     with pytest.raises(error, match=message):
         all_pairs(values)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10**6), methods=st.integers(2, 6))
+def test_pairs_with_gaps_are_tested_on_what_both_have(seed, methods):
+    generator = np.random.default_rng(seed)
+    values = generator.integers(0, 76, size=(methods, 40)) / 75
+    values[generator.random(values.shape) < 0.4] = np.nan
+    values[0, 2:] = np.nan
+    values[-1] = values[0] + 1 / 75  # constant differences, on two episodes at most
+    p = pairs_with_gaps(values)
+    for i in range(methods):
+        for j in range(methods):
+            both = ~np.isnan(values[i]) & ~np.isnan(values[j])
+            if i == j:
+                assert p[i, j] == 1
+            elif both.sum() < 2:
+                assert np.isnan(p[i, j])
+            else:
+                assert p[i, j] == pytest.approx(paired_t_test(values[i, both], values[j, both]).p, rel=1e-6)
+
+
+def test_without_gaps_it_is_the_matrix_of_all_pairs():
+    values = np.random.default_rng(3).integers(20, 60, size=(7, 300)) / 75
+    np.testing.assert_allclose(pairs_with_gaps(values), all_pairs(values).p, rtol=1e-7)

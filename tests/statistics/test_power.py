@@ -18,6 +18,7 @@ from fewshot_bench.statistics import (
     sd_of_difference,
     unpaired_episodes_needed,
 )
+from fewshot_bench.statistics.paired import p_of_equal_differences
 
 
 @pytest.fixture(autouse=True)
@@ -92,8 +93,19 @@ def test_three_thousand_episodes_see_a_twentieth_of_a_standard_deviation():
 
 @pytest.mark.parametrize("need", [paired_episodes_needed, unpaired_episodes_needed])
 def test_the_extremes_have_answers(need):
-    assert need(1, 0) == need(1000, 1e-3) == 2
+    assert need(1000, 1e-3) == 2
     assert need(1e-4, 1) == pytest.approx(2.8016**2 * 1e8 * (1 if need is paired_episodes_needed else 2), rel=1e-3)
+
+
+def test_differences_that_do_not_vary_need_as_many_pairs_as_their_p_does():
+    for alpha in (0.5, 0.05, 0.01, 1 / 64):
+        needed = paired_episodes_needed(1, 0, alpha=alpha)
+        assert p_of_equal_differences(needed) < alpha <= p_of_equal_differences(needed - 1) or needed == 2
+
+
+def test_a_difference_beyond_all_reach_is_refused():
+    with pytest.raises(ComparisonError, match="more than a trillion episodes"):
+        paired_episodes_needed(1e-300, 1)
 
 
 @pytest.mark.parametrize(("episodes", "paired"), [(1472, True), (2903, False)])
