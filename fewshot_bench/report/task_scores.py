@@ -59,7 +59,7 @@ class TaskScores:
         try:
             return classes_of_episodes(self.protocol, recorded[0], self.run, self.episode), ""
         except FewshotBenchError:
-            return None, "class sizes do not fit the protocol, see fewshot-bench audit"
+            return None, "classes of the episodes unknown, see fewshot-bench audit"
 
     def of(self, position: int) -> NDArray[np.bool_]:
         """Which episodes a method has, [E]."""

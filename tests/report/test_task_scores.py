@@ -109,8 +109,8 @@ def test_scores_of_a_store_keep_the_order_of_the_cells(tmp_path):
     ("sizes", "words"),
     [
         ([(600,) * 20, (600,) * 25], "cells disagree about the class sizes"),
-        ([(600,) * 3, (600,) * 3], "class sizes do not fit the protocol"),
-        ([(3,) * 20, (3,) * 20], "class sizes do not fit the protocol"),
+        ([(600,) * 3, (600,) * 3], "classes of the episodes unknown"),
+        ([(3,) * 20, (3,) * 20], "classes of the episodes unknown"),
     ],
 )
 def test_sizes_that_cannot_be_right_cost_the_data_interval_and_nothing_else(tmp_path, sizes, words):
