@@ -120,9 +120,7 @@ class TestContent:
 
     def test_published_rows_are_marked_and_join_the_figures_of_their_setting(self):
         frame = frame_of(3)
-        published = frame.iloc[[0]].assign(
-            method="Paper (2023)", source="Long et al. (2023)", protocol_fingerprint=None, median=74.5, mean=74.5
-        )
+        published = frame.iloc[[0]].assign(method="Paper (2023)", source="Long et al. (2023)", median=74.5, mean=74.5)
         frame = with_tests(
             pd.concat([frame, published], ignore_index=True), [np.nan, -1, -3, 4.5], [np.nan, 1, 0, 0], "m0"
         )
@@ -136,6 +134,24 @@ class TestContent:
         forest = figures_in(html)["protocols"][0]["differences-plot"]["data"]
         better = next(trace for trace in forest if trace.get("name") == "better")
         assert better["marker"]["symbol"] == ["triangle-right-open"]
+
+    def test_protocols_of_one_setting_keep_their_own_published_rows_and_names(self, tmp_path):
+        store = OutcomeStore(tmp_path / "outcomes")
+        for own in ({}, {"seed": 1}, {"sampler": "disjoint"}, {"split": "validation"}, {"dataset": "birds"}):
+            fill(store, cell("mine", **{"dataset": "cifar-fs", **own}), np.array([[30, 31, 32]]))
+        content = write_page(tmp_path, tmp_path / "page.html")
+        frame = current_leaderboard(store, tmp_path / "none.csv")
+        published = frame[frame["source"] != "measured"].groupby("protocol_fingerprint").size()
+        found = {protocol.name: len(protocol.rows) - 1 for protocol in content.protocols}
+        assert set(found) == {
+            "cifar-fs 5-way 1-shot, seed 0",
+            "cifar-fs 5-way 1-shot, seed 1",
+            "cifar-fs 5-way 1-shot disjoint",
+            "cifar-fs (validation split) 5-way 1-shot",
+            "birds 5-way 1-shot",
+        }
+        assert sorted(count for count in found.values() if count) == sorted(published)
+        assert found["cifar-fs 5-way 1-shot, seed 0"] == found["cifar-fs 5-way 1-shot, seed 1"] > 5
 
     def test_published_rows_of_a_stored_study_are_marked_and_never_the_best(self, tmp_path):
         store = OutcomeStore(tmp_path / "outcomes")

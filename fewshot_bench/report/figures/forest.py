@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from fewshot_bench.report.figures.rows import BLUE, GREY, MOST_ROWS, ORANGE, finish_rows, row_height
-from fewshot_bench.report.page.content import MEASURED, ProtocolResults
+from fewshot_bench.report.page.content import ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
 from fewshot_bench.report.picture import drawing, save_picture
+from fewshot_bench.report.summary import MEASURED
 
 _LOOKS = {"better": (BLUE, ">"), "worse": (ORANGE, "<"), "no difference shown": (GREY, "o")}
 

@@ -10,8 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench.outcomes import Cell
-
-MEASURED = "measured"
+from fewshot_bench.report.summary import MEASURED
 
 
 @dataclass(frozen=True)

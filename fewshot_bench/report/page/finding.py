@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fewshot_bench.report.page.content import MEASURED, PageContent, ProtocolResults
+from fewshot_bench.report.page.content import PageContent, ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
+from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.wording import SIGNIFICANCE, p_text
 
 Tested = tuple[ProtocolResults, dict[Any, Any]]

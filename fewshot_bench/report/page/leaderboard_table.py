@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
-from fewshot_bench.report.page.content import MEASURED
 from fewshot_bench.report.page.definitions import COLUMNS, Column
 from fewshot_bench.report.page.numbers import is_missing, number_text
+from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.statistics import read_letters
 
 TABLE_ID = "leaderboard-table"

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fewshot_bench.outcomes import Cell
-from fewshot_bench.report.page.content import MEASURED
+from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell
+from fewshot_bench.report.summary import MEASURED
+from fewshot_bench.report.wording import task_text
 
 _NUMBERS = (
     "median", "median_ci95", "mean", "ci95", "data_ci95", "difference", "diff_ci95_low", "diff_ci95_high",
     "diff_data_ci95_low", "diff_data_ci95_high", "p", "p_corrected", "episodes_per_second", "peak_bytes",
 )  # fmt: skip
 _TEXTS = (
-    "method", "dataset", "split", "baseline", "group", "flags", "test", "backbone", "adaptation", "sampler",
-    "protocol_fingerprint", "method_fingerprint",
+    "method", "dataset", "baseline", "group", "flags", "test", "backbone", "adaptation", "protocol_fingerprint",
+    "method_fingerprint",
 )  # fmt: skip
-_SETTING = ("dataset", "way", "shot")
+_USUAL = {"source": MEASURED, "split": "novel", "sampler": STANDARD_SAMPLER, "correction": "holm"}
 Identity = tuple[str, str]
 
 
@@ -33,11 +33,9 @@ def completed(frame: pd.DataFrame, cells: Mapping[Identity, Cell]) -> pd.DataFra
     whole = frame.copy()
     for name in _NUMBERS:
         whole[name] = pd.to_numeric(whole[name], errors="coerce") if name in whole else np.nan
-    for name in _TEXTS:
+    for name, usual in (dict.fromkeys(_TEXTS, "") | _USUAL).items():
         column = whole[name].astype(object) if name in whole else pd.Series("", whole.index, dtype=object)
-        whole[name] = column.where(column.notna(), "")
-    source = whole["source"].astype(object) if "source" in whole else pd.Series(MEASURED, whole.index, dtype=object)
-    whole["source"] = source.where(source.notna() & (source != ""), MEASURED)
+        whole[name] = column.where(column.notna() & (column != ""), usual)
     known = [cells.get(identity) for identity in identities(whole)]
     backbones = [cell.method.backbone if cell else "" for cell in known]
     adaptations = [cell.method.adaptation if cell else "" for cell in known]
@@ -53,7 +51,7 @@ def identities(frame: pd.DataFrame) -> list[Identity]:
 
 
 def rows_by_protocol(frame: pd.DataFrame) -> dict[str, list[int]]:
-    """The positions of the rows of each protocol, best first; published rows join every protocol of their setting.
+    """The positions of the rows of each protocol that was measured, best first; a published row names its protocol too.
 
     Args:
         frame: a completed leaderboard.
@@ -61,40 +59,35 @@ def rows_by_protocol(frame: pd.DataFrame) -> dict[str, list[int]]:
     Returns:
         By the fingerprint of the protocol, in the order of the leaderboard.
     """
-    records = frame[[*_SETTING, "protocol_fingerprint", "source", "mean"]].to_dict("records")
-    found: dict[str, list[int]] = {}
-    settings: dict[tuple[Any, ...], list[str]] = {}
-    for place, row in enumerate(records):
-        if row["source"] == MEASURED:
-            fingerprint = row["protocol_fingerprint"]
-            if fingerprint not in found:
-                settings.setdefault(tuple(row[name] for name in _SETTING), []).append(fingerprint)
-            found.setdefault(fingerprint, []).append(place)
-    for place, row in enumerate(records):
-        if row["source"] != MEASURED:
-            for fingerprint in settings.get(tuple(row[name] for name in _SETTING), ()):
-                found[fingerprint].append(place)
-    return {key: sorted(rows, key=lambda row: _worst_first(records[row]["mean"])) for key, rows in found.items()}
+    measured = frame.loc[frame["source"] == MEASURED, "protocol_fingerprint"]
+    found: dict[str, list[int]] = {fingerprint: [] for fingerprint in measured}
+    for place, fingerprint in enumerate(frame["protocol_fingerprint"]):
+        if fingerprint in found:
+            found[fingerprint].append(place)
+    means = frame["mean"].tolist()
+    return {key: sorted(rows, key=lambda row: _worst_first(means[row])) for key, rows in found.items()}
 
 
 def protocol_names(frame: pd.DataFrame, rows: Mapping[str, Sequence[int]]) -> dict[str, str]:
-    """What people call each protocol; the seed, then the fingerprint, is added where names would be equal."""
-    first = {key: frame.iloc[places[0]] for key, places in rows.items()}
-    names = {key: _name(row) for key, row in first.items()}
-    names = _told_apart(names, {key: f" seed {row.get('seed')}" for key, row in first.items()})
+    """What people call each protocol: its task, and where several have that name, what tells these apart."""
+    records = frame.to_dict("records")
+    first = {
+        key: next(records[place] for place in places if records[place]["source"] == MEASURED)
+        for key, places in rows.items()
+    }
+    names = {key: task_text(row) for key, row in first.items()}
+    names = _told_apart(names, {key: f", {row.get('queries')} queries per class" for key, row in first.items()})
+    names = _told_apart(names, {key: f", seed {row.get('seed')}" for key, row in first.items()})
     return _told_apart(names, {key: f" ({key[:8]})" for key in first})
 
 
 def _told_apart(names: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
-    taken = list(names.values())
-    return {key: name + more[key] if taken.count(name) > 1 else name for key, name in names.items()}
+    """The names, those that are equal with something more if that differs between them."""
+    differing: dict[str, set[str]] = {}
+    for key, name in names.items():
+        differing.setdefault(name, set()).add(more[key])
+    return {key: name + more[key] if len(differing[name]) > 1 else name for key, name in names.items()}
 
 
 def _worst_first(mean: float) -> float:
     return -mean if mean == mean else float("inf")
-
-
-def _name(row: pd.Series) -> str:
-    split = f" ({row['split']} split)" if row["split"] not in ("novel", "") else ""
-    sampler = f" {row['sampler']}" if row["sampler"] not in ("standard", "") else ""
-    return f"{row['dataset']}{split} {row['way']}-way {row['shot']}-shot{sampler}"

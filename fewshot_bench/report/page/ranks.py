@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fewshot_bench.report.page.content import MEASURED, Ranking
+from fewshot_bench.report.page.content import Ranking
+from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.statistics import friedman
 
 MOST_RANKED = 25

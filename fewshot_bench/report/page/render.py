@@ -11,12 +11,13 @@ from importlib.resources import files
 from typing import Any
 
 from fewshot_bench import __version__
-from fewshot_bench.report.page.content import MEASURED, PageContent
+from fewshot_bench.report.page.content import PageContent
 from fewshot_bench.report.page.finding import main_finding
 from fewshot_bench.report.page.leaderboard_table import TABLE_ID, leaderboard_table
 from fewshot_bench.report.page.protocols import rows_by_protocol
 from fewshot_bench.report.page.run_card import run_card
 from fewshot_bench.report.page.sections import FixedPlot, fixed_plots, protocol_plots
+from fewshot_bench.report.summary import MEASURED
 
 _CONFIG = {"responsive": True, "displayModeBar": False, "displaylogo": False, "doubleClick": False}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from fewshot_bench.report.page.content import MEASURED, ProtocolResults
+from fewshot_bench.report.page.content import ProtocolResults
 from fewshot_bench.report.page.plots.style import (
     BLUE,
     GREY,
@@ -23,6 +23,7 @@ from fewshot_bench.report.page.plots.style import (
     shown,
 )
 from fewshot_bench.report.short_names import short_name
+from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.wording import p_text, verdict
 
 MOST_ROWS = 30
