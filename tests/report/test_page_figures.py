@@ -14,6 +14,7 @@ from PIL import Image
 
 from fewshot_bench.report import NoPictureError
 from fewshot_bench.report.figures import draw_figures
+from fewshot_bench.report.figures.forest import draw_forest
 from fewshot_bench.report.page import PageContent, Pairs, SweepResults, write_page
 from fewshot_bench.report.page.finding import main_finding
 from fewshot_bench.report.page.gather import quantiles_of
@@ -42,7 +43,7 @@ class TestFinding:
         frame = with_tests(frame_of(3), [NAN, 2.5, -1], [NAN, 1e-9, 0.2], "m0")
         assert main_finding(content_of(frame)) == (
             "m1 is better than m0 on cifar-fs 5-way 1-shot: +2.50 points (95% interval +2.00 to +3.00 over tasks, "
-            "+1.50 to +3.50 over data, corrected p = 1e-09)."
+            "+1.50 to +3.50 over data, p (Holm) = 1e-09)."
         )
 
     def test_no_better_method_is_said_not_to_be_shown(self):
@@ -52,16 +53,37 @@ class TestFinding:
         )
 
     def test_a_baseline_that_beats_all_is_said_to(self):
-        frame = with_tests(frame_of(3), [NAN, -2, -1], [NAN, 0.001, 0.001], "m0")
+        frame = with_tests(frame_of(3), [NAN, -2, -1.5], [NAN, 0.001, 0.001], "m0")
         assert main_finding(content_of(frame)).startswith(
-            "m0 is better than every other method on cifar-fs 5-way 1-shot; m2 comes closest: -1.00 points"
+            "m0 is better than every other method on cifar-fs 5-way 1-shot; m2 comes closest: -1.50 points"
         )
 
     def test_a_difference_that_other_classes_may_not_show_comes_with_a_reservation(self):
         frame = with_tests(frame_of(2), [NAN, 0.7], [NAN, 1e-9], "m0")
         finding = main_finding(content_of(frame))
-        assert finding.startswith("m1 is better than m0")
+        assert finding.startswith("m1 is better here, on these classes and images, than m0")
         assert finding.endswith("The data interval includes 0: with other classes and images it may be otherwise.")
+
+    def test_a_baseline_that_beats_all_on_these_classes_alone_is_said_to_as_well(self):
+        frame = with_tests(frame_of(3), [NAN, -2, -0.7], [NAN, 0.001, 0.001], "m0")
+        assert main_finding(content_of(frame)).startswith(
+            "m0 is better here, on these classes and images, than every other method on cifar-fs 5-way 1-shot; m2"
+        )
+
+    def test_what_is_shown_goes_before_a_larger_difference_that_is_not(self):
+        frame = with_tests(frame_of(4), [NAN, 4, 0.7, 1.5], [NAN, 0.3, 1e-9, 1e-9], "m0")
+        assert main_finding(content_of(frame)).startswith("m3 is better than m0 on")
+
+    def test_one_method_that_is_not_shown_to_be_worse_keeps_the_baseline_from_beating_all(self):
+        frame = with_tests(frame_of(3), [NAN, -1.5, -3], [NAN, 0.001, 0.3], "m0")
+        assert main_finding(content_of(frame)).startswith("No method is shown to be better than m0")
+
+    def test_over_protocols_it_says_on_how_many_only_these_classes_show_it(self):
+        frames = [with_tests(frame_of(2), [NAN, difference], [NAN, 1e-9], "m0") for difference in (2, 0.7)]
+        content = PageContent(pd.concat(frames, ignore_index=True), [protocol_of(frame) for frame in frames])
+        assert main_finding(content).endswith(
+            "On 2 of 2 protocols a method is better than the baseline, on 1 of them on these classes and images alone."
+        )
 
     def test_without_a_baseline_the_two_best_are_compared(self):
         pairs = Pairs(["m0", "m1"], np.array([[0, 1.5], [-1.5, 0]]), np.array([[1, 0.01], [0.01, 1]]), 100)
@@ -127,6 +149,19 @@ class TestFigures:
         frame = with_tests(frame_of(3), [NAN, 2, -2], [NAN, 0.001, 0.001], "m0").assign(p_corrected=[NAN, 0.2, 0.01])
         names = [trace["name"] for trace in forest_figure(protocol_of(frame))["data"] if "name" in trace]
         assert names == ["worse", "no difference shown"]
+
+    def test_verdicts_are_those_of_the_terminal_also_where_the_data_interval_includes_0(self):
+        frame = with_tests(frame_of(5), [NAN, 2, 0.7, -0.7, -2], [NAN, *[0.001] * 4], "m0")
+        names = {trace["name"]: trace["x"] for trace in forest_figure(protocol_of(frame))["data"] if "name" in trace}
+        assert names == {"better": [2.0], "better here": [0.7], "worse": [-2.0], "worse here": [-0.7]}
+        figure = forest_figure(protocol_of(frame.assign(diff_data_ci95_low=NAN, diff_data_ci95_high=NAN)))
+        assert [trace["name"] for trace in figure["data"] if "name" in trace] == ["better", "worse"]
+
+    def test_the_picture_for_a_paper_has_the_same_verdicts(self, tmp_path):
+        frame = with_tests(frame_of(5), [NAN, 2, 0.7, -0.7, -2], [NAN, *[0.001] * 4], "m0")
+        svg = draw_forest(protocol_of(frame), tmp_path / "forest")[0].read_text(encoding="utf-8")
+        for words in ("better", "better here", "worse", "worse here", "the data interval includes 0"):
+            assert f"<!-- {words}" in svg or words in svg, words
 
     def test_a_protocol_without_baseline_says_what_to_do(self):
         figure = forest_figure(protocol_of(frame_of(2)))

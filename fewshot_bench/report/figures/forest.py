@@ -12,8 +12,15 @@ from fewshot_bench.report.page.content import ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
 from fewshot_bench.report.picture import drawing, save_picture
 from fewshot_bench.report.summary import MEASURED
+from fewshot_bench.report.wording import HERE, NOTHING_SHOWN
 
-_LOOKS = {"better": (BLUE, ">"), "worse": (ORANGE, "<"), "no difference shown": (GREY, "o")}
+_LOOKS = {
+    "better": (BLUE, ">"),
+    "better here": (BLUE, "D"),
+    "worse": (ORANGE, "<"),
+    "worse here": (ORANGE, "D"),
+    NOTHING_SHOWN: (GREY, "o"),
+}
 
 
 def draw_forest(protocol: ProtocolResults, stem: Path) -> list[Path]:
@@ -37,9 +44,10 @@ def draw_forest(protocol: ProtocolResults, stem: Path) -> list[Path]:
             group = kept[kept["verdict"] == word]
             if len(group):
                 _task_intervals(axes, group, word, colour, marker)
-        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+        figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
         some = f", the best {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
-        finish_rows(axes, kept["method"].tolist(), f"{protocol.name}{some}: points above or below {baseline}")
+        here = f". {HERE.capitalize()}" if kept["verdict"].isin(["better here", "worse here"]).any() else ""
+        finish_rows(axes, kept["method"].tolist(), f"{protocol.name}{some}: points above or below {baseline}{here}")
         return save_picture(figure, stem)
 
 

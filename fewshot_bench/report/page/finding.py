@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
 from fewshot_bench.report.page.content import PageContent, ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.wording import SIGNIFICANCE, p_text
 
+_ALONE = "on these classes and images alone"
+_OTHERWISE = " The data interval includes 0: with other classes and images it may be otherwise."
 Tested = tuple[ProtocolResults, dict[Any, Any]]
 
 
@@ -26,38 +30,60 @@ def main_finding(content: PageContent) -> str:
 
 
 def _best_tested(protocol: ProtocolResults) -> Tested | None:
-    rows = tested_rows(protocol)
-    measured = rows[rows["source"] == MEASURED]
-    return (protocol, measured.iloc[0].to_dict()) if len(measured) else None
+    """The measured row that is shown to be better, here or at all, else the one that comes closest."""
+    measured = _measured(protocol).to_dict("records")
+    return (protocol, max(measured, key=_merit)) if measured else None
+
+
+def _merit(row: dict[Any, Any]) -> tuple[int, float]:
+    order = ("better here", "better")
+    return order.index(row["verdict"]) if row["verdict"] in order else -1, float(row["difference"])
 
 
 def _against_baselines(best: list[Tested]) -> str:
-    better = [found for found in best if found[1]["verdict"] == "better"]
+    better = [found for found in best if _merit(found[1])[0] >= 0]
     if not better:
-        protocol, row = max(best, key=lambda found: float(found[1]["difference"]))
-        where = f"on {len(best)} protocols" if len(best) > 1 else f"on {protocol.name}"
-        closest = f"{row['method']} comes closest{f' on {protocol.name}' if len(best) > 1 else ''}: {_numbers(row)}"
-        if all(found[1]["verdict"] == "worse" for found in best):  # the best of each, so the others too
-            return f"{row['baseline']} is better than every other method {where}; {closest}.{_reservation(row)}"
-        return f"No method is shown to be better than {row['baseline']} {where}; {closest}."
-    protocol, row = max(better, key=lambda found: float(found[1]["difference"]))
-    first = f"{row['method']} is better than {row['baseline']} on {protocol.name}: {_numbers(row)}.{_reservation(row)}"
+        return _none_better(best)
+    protocol, row = max(better, key=lambda found: _merit(found[1]))
+    named = f"{row['method']} is {_words(row['verdict'])} than {row['baseline']} on {protocol.name}"
+    first = f"{named}: {_numbers(row)}.{_reservation(row)}"
     if len(best) == 1:
         return first
-    return f"{first} On {len(better)} of {len(best)} protocols a method is better than the baseline."
+    here = sum(found[1]["verdict"] == "better here" for found in better)
+    how = {0: "", len(better): ", on these classes and images"}.get(here, f", on {here} of them {_ALONE}")
+    return f"{first} On {len(better)} of {len(best)} protocols a method is better than the baseline{how}."
+
+
+def _none_better(best: list[Tested]) -> str:
+    where = f"on {len(best)} protocols" if len(best) > 1 else f"on {best[0][0].name}"
+    protocol, row = max(best, key=lambda found: float(found[1]["difference"]))
+    closest = f"{row['method']} comes closest{f' on {protocol.name}' if len(best) > 1 else ''}: {_numbers(row)}"
+    names = {found[1]["baseline"] for found in best}
+    baseline = names.pop() if len(names) == 1 else "the baseline"
+    verdicts = {word for found, _ in best for word in _measured(found)["verdict"]}
+    if verdicts <= {"worse", "worse here"}:
+        word = "better here" if "worse here" in verdicts else "better"
+        return f"{baseline} is {_words(word)} than every other method {where}; {closest}.{_reservation(row)}"
+    return f"No method is shown to be better than {baseline} {where}; {closest}."
+
+
+def _measured(protocol: ProtocolResults) -> pd.DataFrame:
+    rows = tested_rows(protocol)
+    return rows[rows["source"] == MEASURED]
+
+
+def _words(verdict: str) -> str:
+    return "better here, on these classes and images," if verdict == "better here" else verdict
 
 
 def _reservation(row: dict[Any, Any]) -> str:
-    """A difference that the test shows on these classes, and the data interval not for others."""
-    if row["diff_data_ci95_low"] <= 0 <= row["diff_data_ci95_high"]:
-        return " The data interval includes 0: with other classes and images it may be otherwise."
-    return ""
+    """What a difference means that the test shows on these classes, and the data interval not for others."""
+    return _OTHERWISE if row["verdict"].endswith(" here") else ""
 
 
 def _numbers(row: dict[Any, Any]) -> str:
-    corrected = "corrected " if row["p_corrected"] == row["p_corrected"] else ""
     p = row["p_shown"]
-    test = f", {corrected}p {'' if p < 1e-300 else '= '}{p_text(p)}" if p == p else ""
+    test = f", {row['p_name']} {'' if p < 1e-300 else '= '}{p_text(p)}" if p == p else ""
     interval = f"95% interval {row['diff_ci95_low']:+.2f} to {row['diff_ci95_high']:+.2f} over tasks"
     if row["diff_data_ci95_low"] == row["diff_data_ci95_low"]:
         interval += f", {row['diff_data_ci95_low']:+.2f} to {row['diff_data_ci95_high']:+.2f} over data"

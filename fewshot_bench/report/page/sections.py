@@ -65,7 +65,8 @@ SECTIONS = (
         "Differences to the baseline",
         "The mark is the mean difference on the episodes that both have seen. The thick line is the 95% interval over "
         "tasks: other episodes from the same images. The thin line, where it is known, also covers other classes and "
-        "images. Open marks are published numbers. Colour and direction say what the corrected test shows at 5%.",
+        "images. Open marks are published numbers. Colour and direction say what the corrected test shows at 5%; at a "
+        "diamond it is shown for these classes and images alone, for the data interval includes 0.",
         forest_figure,
     ),
     Section(

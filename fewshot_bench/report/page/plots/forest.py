@@ -24,24 +24,31 @@ from fewshot_bench.report.page.plots.style import (
 )
 from fewshot_bench.report.short_names import short_name
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.wording import p_text, verdict
+from fewshot_bench.report.wording import NOTHING_SHOWN, p_header, p_text, verdict
 
 MOST_ROWS = 30
 _LOOKS = {
     "better": (BLUE, "triangle-right"),
+    "better here": (BLUE, "diamond"),
     "worse": (ORANGE, "triangle-left"),
-    "no difference shown": (GREY, "circle"),
+    "worse here": (ORANGE, "diamond"),
+    NOTHING_SHOWN: (GREY, "circle"),
 }
 
 
 def tested_rows(protocol: ProtocolResults) -> pd.DataFrame:
-    """The rows of a protocol that are tested against its baseline, with a column `verdict`, best difference first."""
+    """The rows of a protocol that are tested against its baseline, best difference first.
+
+    The verdict of the terminal is in a column `verdict`, the p that it goes by in `p_shown`, what that p is called in
+    `p_name`.
+    """
     rows = protocol.rows[protocol.rows["difference"].notna()].copy()
-    p = rows["p_corrected"].fillna(rows["p"])
-    rows["p_shown"] = p
+    is_corrected = rows["p_corrected"].notna()
+    rows["p_shown"] = rows["p_corrected"].where(is_corrected, rows["p"])
+    rows["p_name"] = [p_header(how) for how in rows["correction"].where(is_corrected, "none")]
+    half_widths = rows["diff_data_ci95_high"] - rows["difference"]
     rows["verdict"] = [
-        verdict(difference, value) if value == value else "no difference shown"
-        for difference, value in zip(rows["difference"], p, strict=True)
+        verdict(*numbers) for numbers in zip(rows["difference"], rows["p_shown"], half_widths, strict=True)
     ]
     return rows.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
 
@@ -119,8 +126,7 @@ def _words(row: dict[Any, Any]) -> str:
     if row["diff_data_ci95_low"] == row["diff_data_ci95_low"]:
         lines.append(f"95% over data: {row['diff_data_ci95_low']:+.2f} to {row['diff_data_ci95_high']:+.2f}")
     if row["p_shown"] == row["p_shown"]:
-        which = "p corrected" if row["p_corrected"] == row["p_corrected"] else "p"
-        lines.append(f"{which}: {shown(p_text(row['p_shown']))}")
+        lines.append(f"{row['p_name']}: {shown(p_text(row['p_shown']))}")
     if row["source"] != MEASURED:
         lines.append(f"published: {shown(row['source'])}")
     return "<br>".join(lines)
