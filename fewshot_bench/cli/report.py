@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_bench.cli.options import BaselineOption, ResultsOption
+from fewshot_bench.cli.options import BaselineOption, CorrectOption, ResultsOption, correction
 
 if TYPE_CHECKING:
     from fewshot_bench.report.page import PageContent
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def report(
     results: ResultsOption = Path("results"),
     baseline: BaselineOption = None,
+    correct: CorrectOption = "holm",
     out: Annotated[Path | None, typer.Option(help="Where to write the page; RESULTS/report.html by default.")] = None,
     title: Annotated[str, typer.Option(help="The heading of the page.")] = "Few-shot results",
     figures: Annotated[
@@ -31,7 +32,7 @@ def report(
     from fewshot_bench.report.page import write_page
 
     path = out or results / "report.html"
-    content = write_page(results, path, baseline=baseline, title=title)
+    content = write_page(results, path, baseline=baseline, correct=correction(correct), title=title)
     typer.echo(f"report       {path}")
     if content.frame["baseline"].eq("").all():
         typer.echo("next         add --baseline NAME for differences to that method")

@@ -112,7 +112,7 @@ class TestContent:
     def test_every_column_in_the_table_is_defined_below_it(self, page):
         header = json.loads(re.search(r'"table_html": (".*")', page)[1])
         columns = re.findall(r'<span title="(.*?)">(.*?)</span>', header)
-        assert {"Method", "Median %", "± tasks", "± data", "Group", "p corrected"} <= {name for _, name in columns}
+        assert {"Method", "Median %", "± tasks", "± data", "Group", "p (Holm)"} <= {name for _, name in columns}
         definitions = body_of(page).partition('id="definitions"')[2]
         for column in COLUMNS:
             if any(name == column.header for _, name in columns):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,12 @@ import plotly.graph_objects as go
 import pytest
 from page_studies import BASE, HOSTILE, add_sweep, content_of, frame_of, protocol_of, store_study, with_tests
 from PIL import Image
+from stored_cells import cell
 
 from fewshot_bench.report import NoPictureError
 from fewshot_bench.report.figures import draw_figures
 from fewshot_bench.report.figures.forest import draw_forest
+from fewshot_bench.report.letters import letters_of
 from fewshot_bench.report.page import PageContent, Pairs, SweepResults, write_page
 from fewshot_bench.report.page.finding import main_finding
 from fewshot_bench.report.page.gather import quantiles_of
@@ -28,7 +31,8 @@ from fewshot_bench.report.page.plots import (
     sweep_figure,
 )
 from fewshot_bench.report.page.ranks import rankings
-from fewshot_bench.statistics import corrected, critical_difference, paired_t_test
+from fewshot_bench.report.task_scores import task_scores
+from fewshot_bench.statistics import corrected, critical_difference, paired_t_test, read_letters
 
 NAN = float("nan")
 
@@ -36,6 +40,12 @@ NAN = float("nan")
 def episodes(accuracy, first=0):
     numbers = np.arange(first, first + len(accuracy))
     return pd.DataFrame({"run": 0, "episode": numbers, "accuracy": accuracy})
+
+
+def two_best(p, **parts):
+    """Two methods, 1.5 points apart."""
+    both = np.array([[1, p], [p, 1]])
+    return Pairs(["m0", "m1"], np.array([[0, 1.5], [-1.5, 0]]), both, np.full((2, 2), 100), **parts)
 
 
 class TestFinding:
@@ -86,11 +96,12 @@ class TestFinding:
         )
 
     def test_without_a_baseline_the_two_best_are_compared(self):
-        pairs = Pairs(["m0", "m1"], np.array([[0, 1.5], [-1.5, 0]]), np.array([[1, 0.01], [0.01, 1]]), 100)
-        content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=pairs)])
-        assert main_finding(content).startswith("m0 is better than m1, the next best, on cifar-fs 5-way 1-shot: +1.50")
-        pairs = Pairs(["m0", "m1"], np.array([[0, 1.5], [-1.5, 0]]), np.array([[1, 0.5], [0.5, 1]]), 100)
-        content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=pairs)])
+        content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=two_best(p=0.01))])
+        assert main_finding(content) == (
+            "Of the two best on cifar-fs 5-way 1-shot, m0 is better than m1: +1.50 points "
+            "(paired t-test, p (Holm) = 0.01)."
+        )
+        content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=two_best(p=0.5))])
         assert "neither is shown to be better" in main_finding(content)
 
     def test_one_method_alone_has_nothing_to_be_tested_against(self):
@@ -99,28 +110,77 @@ class TestFinding:
         )
 
 
+def scores_of(rows):
+    """Scores of methods, each with its accuracies from an episode on."""
+    frames = [episodes(accuracy, first).assign(seconds=0.01) for accuracy, first in rows]
+    return task_scores(frames, [cell(f"m{number}") for number in range(len(rows))])
+
+
 class TestPairs:
-    def test_they_are_paired_tests_on_the_common_episodes_corrected_by_holm(self):
+    def test_they_are_paired_tests_on_the_common_episodes_of_each_pair_corrected_over_all_pairs(self):
         generator = np.random.default_rng(0)
         accuracy = generator.integers(20, 60, size=(3, 50)) / 75 + np.array([[0.05], [0.02], [0]])
-        frames = {f"m{row}": episodes(accuracy[row], first=5 * row) for row in range(3)}
-        pairs = pairs_of(frames, methods=7)
-        assert (pairs.episodes, pairs.left_out) == (40, 4)
-        common = [accuracy[0, 10:], accuracy[1, 5:45], accuracy[2, :40]]
-        tests = {(a, b): paired_t_test(common[a], common[b]) for a, b in ((0, 1), (0, 2), (1, 2))}
+        pairs = pairs_of(scores_of([(row, 5 * number) for number, row in enumerate(accuracy)]), ["a", "b", "c"])
+        later = {(0, 1): 5, (0, 2): 10, (1, 2): 5}
+        tests = {(a, b): paired_t_test(accuracy[a, n:], accuracy[b, : 50 - n]) for (a, b), n in later.items()}
         expected = corrected([test.p for test in tests.values()], "holm")
         for ((a, b), test), p in zip(tests.items(), expected, strict=True):
             assert pairs.difference[a, b] == pytest.approx(100 * test.mean_difference) == -pairs.difference[b, a]
             assert pairs.p[a, b] == pytest.approx(p) == pairs.p[b, a]
+            assert pairs.episodes[a, b] == test.n
+
+    @pytest.mark.parametrize("correct", ["holm", "bh", "none"])
+    def test_the_best_of_many_have_the_p_of_all_pairs_that_the_letters_have(self, correct):
+        generator = np.random.default_rng(1)
+        accuracy = generator.normal(0.5, 0.1, 40) + generator.normal(0, 0.05, (30, 40)) - np.arange(30)[:, None] / 400
+        scores = scores_of([(row, 0) for row in accuracy])
+        pairs = pairs_of(scores, [f"m{number}" for number in range(30)], correct)
+        assert (len(pairs.methods), pairs.left_out, pairs.correction) == (25, 5, correct)
+        letters = read_letters(letters_of(scores, correct))
+        for a in range(25):
+            for b in range(a):
+                assert (pairs.p[a, b] >= 0.05) == bool(letters[a] & letters[b]), (a, b)
+
+    def test_a_pair_without_common_episodes_is_blank_and_the_others_stay(self):
+        accuracy = np.random.default_rng(2).normal(0.5, 0.1, (3, 20))
+        pairs = pairs_of(scores_of([(accuracy[0], 0), (accuracy[1], 10), (accuracy[2], 20)]), ["a", "b", "c"])
+        assert np.isnan([pairs.difference[0, 2], pairs.p[0, 2]]).all()
+        assert not np.isnan([pairs.difference[0, 1], pairs.p[0, 1], pairs.p[1, 2]]).any()
+        figure = pair_matrix_figure(protocol_of(frame_of(3), pairs=pairs))
+        go.Figure(figure)
+        assert (figure["data"][0]["z"][0][2], figure["data"][0]["text"][0][2]) == (None, "")
+        assert figure["data"][0]["text"][0][1] != ""
+        assert "0 to 10 common episodes" in figure["layout"]["title"]["text"]
 
     def test_methods_without_common_episodes_have_none(self):
-        assert pairs_of({"a": episodes([0.1, 0.2]), "b": episodes([0.1, 0.2], first=2)}, 2) is None
-        assert pairs_of({"a": episodes([0.1, 0.2])}, 1) is None
+        accuracy = np.array([0.1, 0.2, 0.4])
+        assert pairs_of(scores_of([(accuracy, 0), (accuracy, 3)]), ["a", "b"]) is None
+        assert pairs_of(scores_of([(accuracy, 0)]), ["a"]) is None
+
+    def test_the_two_best_are_better_here_where_the_data_interval_includes_0(self):
+        pairs = two_best(p=0.01, data_half_width=2.0)
+        content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=pairs)])
+        finding = main_finding(content)
+        assert "m0 is better here, on these classes and images, than m1: +1.50 points" in finding
+        assert finding.endswith("The data interval includes 0: with other classes and images it may be otherwise.")
+
+    def test_two_best_without_common_episodes_are_said_to_have_none(self):
+        frame = frame_of(3)
+        gap = np.array([[0, NAN, 1], [NAN, 0, 1], [-1, -1, 0]])
+        pairs = Pairs(["m0", "m1", "m2"], gap, gap * 0 + 0.01, np.full((3, 3), 9))
+        assert "share too few episodes" in main_finding(PageContent(frame, [protocol_of(frame, pairs=pairs)]))
+
+    @pytest.mark.parametrize(("correct", "words"), [("holm", "p (Holm)"), ("bh", "p (BH)"), ("none", "p")])
+    def test_texts_name_the_correction(self, correct, words):
+        pairs = replace(two_best(p=0.01), correction=correct)
+        template = pair_matrix_figure(protocol_of(frame_of(2), pairs=pairs))["data"][0]["hovertemplate"]
+        assert f"<br>{words}: %{{customdata}}" in template
+        assert f"{words} = 0.01" in main_finding(PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=pairs)]))
 
     def test_the_matrix_stars_what_is_shown_and_nothing_else(self):
         difference, p = np.array([[0, 2.04, 3], [-2.04, 0, 1], [-3, -1, 0]]), np.ones((3, 3))
         p[0, 2] = p[2, 0] = 0.049
-        pairs = Pairs(["a", "b", "c"], difference, p, 100)
+        pairs = Pairs(["a", "b", "c"], difference, p, np.full((3, 3), 100))
         figure = pair_matrix_figure(protocol_of(frame_of(3), pairs=pairs))
         go.Figure(figure)
         assert figure["data"][0]["text"] == [["", "+2.0", "+3.0*"], ["-2.0", "", "+1.0"], ["-3.0*", "-1.0", ""]]
@@ -130,7 +190,7 @@ class TestPairs:
         difference, p = np.subtract.outer(-np.arange(12.0), -np.arange(12.0)), np.full((12, 12), 0.01)
         p[0, 3] = p[3, 0] = 0.051
         np.fill_diagonal(p, 1)
-        pairs = Pairs([f"m{row}" for row in range(12)], difference, p, 100, left_out=30)
+        pairs = Pairs([f"m{row}" for row in range(12)], difference, p, np.full((12, 12), 100), left_out=30)
         figure = pair_matrix_figure(protocol_of(frame_of(12), pairs=pairs))
         go.Figure(figure)
         assert figure["data"][0]["z"][0] == [None, 1, 2, None, *range(4, 12)]

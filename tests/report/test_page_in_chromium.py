@@ -122,8 +122,8 @@ def test_a_click_on_a_header_sorts_numbers_as_numbers(opened):
     numbers = [float(text) for text in values(page, "Difference") if text]
     assert numbers == sorted(numbers, reverse=True)
     assert values(page, "Method")[0] == BETTER
-    sort_by(page, "p corrected")
-    numbers = [float(text) for text in values(page, "p corrected") if text]
+    sort_by(page, "p (Holm)")
+    numbers = [float(text) for text in values(page, "p (Holm)") if text]
     assert numbers == sorted(numbers)
 
 

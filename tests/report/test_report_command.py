@@ -33,6 +33,23 @@ def test_the_baseline_of_the_leaderboard_stays_in_force(results, capsys):
     assert f"points above or below\\u003cbr>{BETTER}" in (results / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("correct", "words"), [("bh", "corrected by BH"), ("none", "uncorrected")])
+def test_another_correction_holds_for_the_table_the_letters_and_the_matrix(results, correct, words):
+    command = ["report", "--results", str(results), "--baseline", BASE, "--correct", correct]
+    assert exit_code(command) == 0
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert f"{words} over all pairs of the protocol" in page
+    assert f"{words} for the number of methods" in page
+    body = page.partition("<script")[0]
+    assert "Holm" not in body
+    assert ("<dt>p (BH)</dt>" in body) == (correct == "bh")
+
+
+def test_an_unknown_correction_is_refused(results, capsys):
+    assert exit_code(["report", "--results", str(results), "--correct", "tukey"]) == 2
+    assert "--correct takes holm, bh, none, not 'tukey'" in capsys.readouterr().err
+
+
 def test_open_opens_that_file_in_the_browser(results, monkeypatch, tmp_path):
     opened = []
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)

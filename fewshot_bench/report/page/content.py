@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.report.summary import MEASURED
+from fewshot_bench.statistics import Correction
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,31 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Every method of a protocol against every other, on the episodes that all of them have seen.
+    """The best methods of a protocol against each other, each pair on the episodes that both have.
 
     Attributes:
         methods: their names, best first, [A].
-        difference: mean of the row's method minus the column's, in points, [A, A].
-        p: of the paired t-test, corrected by Holm over all pairs, [A, A]; 1 on the diagonal.
-        episodes: how many they have in common.
+        difference: mean of the row's method minus the column's, in points, NaN for fewer than two episodes, [A, A].
+        p: of the paired t-test, corrected over all pairs of the protocol, NaN where there is no difference, [A, A].
+        episodes: how many a pair has in common, [A, A].
+        correction: of p.
+        data_half_width: of the difference of the two best, over classes and images too, in points; NaN if unknown.
         left_out: methods of the protocol that are not among them.
     """
 
     methods: Sequence[str]
     difference: NDArray[np.float64]
     p: NDArray[np.float64]
-    episodes: int
+    episodes: NDArray[np.int64]
+    correction: Correction = "holm"
+    data_half_width: float = math.nan
     left_out: int = 0
+
+
+def correction_of(frame: pd.DataFrame) -> Correction:
+    """How the p values of the measured rows are corrected; Holm where nothing was measured."""
+    found: list[Correction] = frame.loc[frame["source"] == MEASURED, "correction"].tolist()
+    return found[0] if found else "holm"
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class ProtocolResults:
         name: what people call it, e.g. "cifar-fs 5-way 1-shot".
         rows: of the leaderboard, measured and published, best first.
         quantiles: by name, of the best methods.
-        pairs: of the best methods; None where fewer than two share episodes.
+        pairs: of the best methods; None where no two share episodes.
     """
 
     name: str
@@ -114,3 +126,8 @@ class PageContent:
     rankings: Sequence[Ranking] = ()
     cells: Sequence[tuple[str, Cell]] = ()
     cells_left_out: int = 0
+
+    @property
+    def correction(self) -> Correction:
+        """How the p values of the leaderboard are corrected for the number of tests on a protocol."""
+        return correction_of(self.frame)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from fewshot_bench.report.wording import CORRECTIONS, p_header
+from fewshot_bench.statistics import Correction
 
 Kind = Literal["text", "count", "percent", "points", "p", "number", "bytes"]
 
@@ -80,7 +83,8 @@ COLUMNS = (
     Column(
         "group",
         "Group",
-        "Methods of a protocol that share a letter are not shown to differ, after correction for the number of pairs.",
+        "Methods of a protocol that share a letter are not shown to differ: paired t-tests of all pairs, {correction} "
+        "for their number, 5%.",
     ),
     Column(
         "difference",
@@ -93,7 +97,7 @@ COLUMNS = (
     Column("diff_data_ci95_low", "low, data", "Lower end of the 95% data interval of the difference.", "points"),
     Column("diff_data_ci95_high", "high, data", "Upper end of the 95% data interval of the difference.", "points"),
     Column("p", "p", "Two-sided p of the test against the baseline, for this row alone.", "p", is_shown=False),
-    Column("p_corrected", "p corrected", "The same p, corrected for the number of methods on the protocol.", "p"),
+    Column("p_corrected", "p corrected", "The same p, {correction} for the number of methods on the protocol.", "p"),
     Column(
         "test",
         "Test",
@@ -131,3 +135,21 @@ COLUMNS = (
     Column("runs", "Runs", "Seeded sequences of episodes.", "count", is_shown=False),
     Column("paired_episodes", "Paired", "Episodes that both the method and its baseline have seen.", "count", False),
 )
+
+
+def columns_under(correction: Correction) -> list[Column]:
+    """The columns in the words of a correction; without one there is no corrected p."""
+    kept = [column for column in COLUMNS if column.name != "p_corrected" or correction != "none"]
+    return [
+        replace(
+            column,
+            header=p_header(correction) if column.name == "p_corrected" else column.header,
+            definition=column.definition.replace("{correction}", correction_words(correction)),
+        )
+        for column in kept
+    ]
+
+
+def correction_words(correction: Correction) -> str:
+    """What is said of a p value: how it is corrected, if it is."""
+    return CORRECTIONS[correction] if correction == "none" else f"corrected by {CORRECTIONS[correction]}"

@@ -9,7 +9,7 @@ import pandas as pd
 from fewshot_bench.report.page.content import PageContent, ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.wording import SIGNIFICANCE, p_text
+from fewshot_bench.report.wording import NOTHING_SHOWN, p_header, p_text, verdict
 
 _ALONE = "on these classes and images alone"
 _OTHERWISE = " The data interval includes 0: with other classes and images it may be otherwise."
@@ -72,8 +72,8 @@ def _measured(protocol: ProtocolResults) -> pd.DataFrame:
     return rows[rows["source"] == MEASURED]
 
 
-def _words(verdict: str) -> str:
-    return "better here, on these classes and images," if verdict == "better here" else verdict
+def _words(found: str) -> str:
+    return "better here, on these classes and images," if found == "better here" else found
 
 
 def _reservation(row: dict[Any, Any]) -> str:
@@ -91,13 +91,22 @@ def _numbers(row: dict[Any, Any]) -> str:
 
 
 def _of_the_two_best(protocol: ProtocolResults) -> str:
-    assert protocol.pairs is not None
-    first, second = protocol.pairs.methods[:2]
-    difference, p = float(protocol.pairs.difference[0, 1]), float(protocol.pairs.p[0, 1])
-    test = f"paired t-test, corrected p {'' if p < 1e-300 else '= '}{p_text(p)}"
-    if p >= SIGNIFICANCE or difference == 0:
+    pairs = protocol.pairs
+    assert pairs is not None
+    first, second = pairs.methods[:2]
+    difference, p = float(pairs.difference[0, 1]), float(pairs.p[0, 1])
+    if p != p:
+        return f"The two best on {protocol.name}, {first} and {second}, share too few episodes to be tested."
+    test = f"paired t-test, {p_header(pairs.correction)} {'' if p < 1e-300 else '= '}{p_text(p)}"
+    found = verdict(difference, p, pairs.data_half_width)
+    if found == NOTHING_SHOWN:
         return f"Of the two best on {protocol.name}, {first} and {second}, neither is shown to be better ({test})."
-    return f"{first} is better than {second}, the next best, on {protocol.name}: {difference:+.2f} points ({test})."
+    if difference < 0:  # on the episodes they share, against their means over all of their own
+        first, second, difference = second, first, -difference
+    word = found.replace("worse", "better")
+    otherwise = _OTHERWISE if word == "better here" else ""
+    named = f"Of the two best on {protocol.name}, {first} is {_words(word)} than {second}"
+    return f"{named}: {difference:+.2f} points ({test}).{otherwise}"
 
 
 def _alone(protocol: ProtocolResults) -> str:

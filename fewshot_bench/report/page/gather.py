@@ -1,4 +1,4 @@
-"""From a results folder to what the page shows; each outcome is read once, and only those of the best methods."""
+"""From a results folder to what the page shows; the outcomes of a protocol are read once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.report.page.content import PageContent, ProtocolResults, Quantiles
-from fewshot_bench.report.page.pair_tests import MOST_PAIRED, pairs_of
+from fewshot_bench.report.page.content import PageContent, ProtocolResults, Quantiles, correction_of
+from fewshot_bench.report.page.pair_tests import pairs_of
 from fewshot_bench.report.page.protocols import Identity, completed, identities, protocol_names, rows_by_protocol
 from fewshot_bench.report.page.ranks import rankings
 from fewshot_bench.report.page.sweeps import stored_sweeps
+from fewshot_bench.report.task_scores import stored_scores
 
 MOST_SHOWN = 30
 MOST_CARDS = 400
@@ -51,17 +52,20 @@ def quantiles_of(accuracies: Sequence[float] | np.ndarray) -> Quantiles:
 
 
 def _protocol(store: OutcomeStore, name: str, rows: pd.DataFrame, cells: Mapping[Identity, Cell]) -> ProtocolResults:
-    best = [
+    stored = [
         (method, cells[identity])
         for method, identity in zip(rows["method"], identities(rows), strict=True)
         if identity in cells
     ]
-    episodes = {
-        method: store.read(cell, with_predictions=False) for method, cell in best[: max(MOST_SHOWN, MOST_PAIRED)]
+    if not stored:
+        return ProtocolResults(name, rows.reset_index(drop=True))
+    names = [method for method, _ in stored]
+    scores = stored_scores(store, [cell for _, cell in stored])
+    quantiles = {
+        method: quantiles_of(scores.accuracy[row, scores.of(row)]) for row, method in enumerate(names[:MOST_SHOWN])
     }
-    quantiles = {method: quantiles_of(frame["accuracy"].to_numpy()) for method, frame in episodes.items()}
-    paired = {method: episodes[method] for method, _ in best[:MOST_PAIRED]}
-    return ProtocolResults(name, rows.reset_index(drop=True), quantiles, pairs_of(paired, len(best)))
+    pairs = pairs_of(scores, names, correction_of(rows))
+    return ProtocolResults(name, rows.reset_index(drop=True), quantiles, pairs)
 
 
 def _cards(protocols: Sequence[ProtocolResults], cells: Mapping[Identity, Cell]) -> list[tuple[str, Cell]]:

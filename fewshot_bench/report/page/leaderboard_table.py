@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
-from fewshot_bench.report.page.definitions import COLUMNS, Column
+from fewshot_bench.report.page.content import correction_of
+from fewshot_bench.report.page.definitions import Column, columns_under
 from fewshot_bench.report.page.numbers import is_missing, number_text
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.statistics import read_letters
@@ -50,7 +51,8 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
         frame: as `gather` completes it; empty columns are left out.
         protocols: the positions of the rows of each protocol, within which the best is looked for.
     """
-    columns = [column for column in COLUMNS if column.name in frame and not _is_empty(frame[column.name])]
+    known = columns_under(correction_of(frame))
+    columns = [column for column in known if column.name in frame and not _is_empty(frame[column.name])]
     if (frame["source"] == MEASURED).all():
         columns = [column for column in columns if column.name != "source"]
     if all(column.name != "p_corrected" for column in columns):

@@ -57,7 +57,7 @@ def page_html(content: PageContent, title: str) -> str:
     environment = Environment(
         loader=PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    plots = protocol_plots(content.protocols)
+    plots = protocol_plots(content)
     fixed = fixed_plots(content)
     table = leaderboard_table(content.frame, list(rows_by_protocol(content.frame).values()))
     scripts = [

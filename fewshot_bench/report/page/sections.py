@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fewshot_bench.report.page.content import PageContent, ProtocolResults
+from fewshot_bench.report.page.definitions import correction_words
 from fewshot_bench.report.page.plots import (
     cost_figure,
     distribution_figure,
@@ -26,7 +27,7 @@ class Section:
     Attributes:
         anchor: its id in the page.
         heading: above it.
-        caption: how to read it.
+        caption: how to read it; `{correction}` stands for how p values are corrected.
         draw: makes it for a protocol.
     """
 
@@ -65,8 +66,9 @@ SECTIONS = (
         "Differences to the baseline",
         "The mark is the mean difference on the episodes that both have seen. The thick line is the 95% interval over "
         "tasks: other episodes from the same images. The thin line, where it is known, also covers other classes and "
-        "images. Open marks are published numbers. Colour and direction say what the corrected test shows at 5%; at a "
-        "diamond it is shown for these classes and images alone, for the data interval includes 0.",
+        "images. Open marks are published numbers. Colour and direction say what the test shows at 5%, {correction} "
+        "for the number of methods; at a diamond it is shown for these classes and images alone, for the data interval "
+        "includes 0.",
         forest_figure,
     ),
     Section(
@@ -81,8 +83,9 @@ SECTIONS = (
         "pairs",
         "Every method against every other",
         "Points by which the method of the row is better than that of the column. A star, or in a large matrix a "
-        "colour: the paired t-test shows a difference at 5%, corrected by Holm over all pairs of the matrix. A number "
-        "without a star, or an empty cell: none is shown.",
+        "colour: the paired t-test shows a difference at 5%, {correction} over all pairs of the protocol, as for the "
+        "letters of the leaderboard. A number without a star, or an empty cell: none is shown, or a pair has no common "
+        "episodes.",
         pair_matrix_figure,
     ),
     Section(
@@ -104,12 +107,16 @@ _RANKS = (
 )
 
 
-def protocol_plots(protocols: Sequence[ProtocolResults]) -> ProtocolPlots:
-    """The figures of each protocol."""
-    if not protocols:
+def protocol_plots(content: PageContent) -> ProtocolPlots:
+    """The figures of each protocol, with captions that say how p values are corrected."""
+    if not content.protocols:
         return ProtocolPlots((), ())
-    figures = [{f"{section.anchor}-plot": section.draw(protocol) for section in SECTIONS} for protocol in protocols]
-    return ProtocolPlots(SECTIONS, figures)
+    words = correction_words(content.correction)
+    sections = [replace(section, caption=section.caption.replace("{correction}", words)) for section in SECTIONS]
+    figures = [
+        {f"{section.anchor}-plot": section.draw(protocol) for section in SECTIONS} for protocol in content.protocols
+    ]
+    return ProtocolPlots(sections, figures)
 
 
 def fixed_plots(content: PageContent) -> list[FixedPlot]:

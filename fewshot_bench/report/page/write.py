@@ -10,11 +10,14 @@ from fewshot_bench.report.page.content import PageContent
 from fewshot_bench.report.page.gather import gather
 from fewshot_bench.report.page.render import page_html
 from fewshot_bench.report.update import current_leaderboard
+from fewshot_bench.statistics import Correction
 
 TITLE = "Few-shot results"
 
 
-def write_page(results: Path, path: Path, *, baseline: str | None = None, title: str = TITLE) -> PageContent:
+def write_page(
+    results: Path, path: Path, *, baseline: str | None = None, correct: Correction = "holm", title: str = TITLE
+) -> PageContent:
     """Write everything that a results folder holds as one HTML file, all or nothing.
 
     The same outcomes give the same bytes; images, torch and a GPU are not needed.
@@ -23,6 +26,7 @@ def write_page(results: Path, path: Path, *, baseline: str | None = None, title:
         results: the folder with `outcomes`; `leaderboard.csv` in it keeps baselines, `sweeps` are shown.
         path: the file; an older one is replaced.
         baseline: name of the method that the others are tested against.
+        correct: how p is corrected for the number of tests on one protocol.
         title: the page's heading.
 
     Returns:
@@ -34,7 +38,7 @@ def write_page(results: Path, path: Path, *, baseline: str | None = None, title:
         ComparisonError: the baseline's name fits several methods.
     """
     store = OutcomeStore(results / "outcomes")
-    frame = current_leaderboard(store, results / "leaderboard.csv", baseline)
+    frame = current_leaderboard(store, results / "leaderboard.csv", baseline, correct=correct)
     content = gather(store, frame, results)
     write_atomically(path, page_html(content, title).encode())
     return content

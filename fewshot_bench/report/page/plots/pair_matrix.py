@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fewshot_bench.report.page.content import Pairs, ProtocolResults
 from fewshot_bench.report.page.plots.style import Figure, empty_figure, figure, rounded, shown
 from fewshot_bench.report.short_names import short_names
-from fewshot_bench.report.wording import SIGNIFICANCE, p_text
+from fewshot_bench.report.wording import SIGNIFICANCE, p_header, p_text
 
 _NUMBERS_UP_TO = 10
 _COLOUR_BAR = {
@@ -24,12 +26,12 @@ _WORSE, _BETTER = "rgba(210,97,12,{})", "rgba(43,127,192,{})"
 def pair_matrix_figure(protocol: ProtocolResults) -> Figure:
     """Draw the pairs of a protocol; the title says if methods are left out.
 
-    A small matrix has its numbers, starred where a difference is shown; in a large one a cell where none is shown
-    stays empty, for hundreds of numbers can neither be read nor drawn in no time.
+    A small matrix has its numbers, starred where a difference is shown; a pair without common episodes is blank. In a
+    large one a cell where none is shown is blank too, for hundreds of numbers can neither be read nor drawn in no time.
     """
     pairs = protocol.pairs
     if pairs is None:
-        return empty_figure(protocol.name, "Fewer than two methods have episodes in common here.")
+        return empty_figure(protocol.name, "No two methods have episodes in common here.")
     count = len(pairs.methods)
     is_small = count <= _NUMBERS_UP_TO
     some = f", the best {count} of {count + pairs.left_out}" if pairs.left_out else ""
@@ -47,10 +49,16 @@ def pair_matrix_figure(protocol: ProtocolResults) -> Figure:
             "automargin": True,
             **_bare(count + 0.5, 0.5),
         },
-        note=f"{pairs.episodes:,} common episodes{some}",
+        note=f"{_episodes(pairs)}{some}",
         margin={"l": 8, "r": 8, "t": 66, "b": 16},
         plot_bgcolor="rgba(130,135,143,0.1)",
     )
+
+
+def _episodes(pairs: Pairs) -> str:
+    counts = pairs.episodes[np.triu_indices(len(pairs.methods), 1)]
+    least, most = int(counts.min()), int(counts.max())
+    return f"{most:,} common episodes" if least == most else f"{least:,} to {most:,} common episodes"
 
 
 def _bare(start: float, end: float) -> dict[str, Any]:
@@ -60,7 +68,7 @@ def _bare(start: float, end: float) -> dict[str, Any]:
 
 def _cells(pairs: Pairs, places: list[int]) -> dict[str, Any]:
     """The cells, coloured by their difference: orange below 0, blue above, the paler the smaller."""
-    limit = max(abs(float(pairs.difference.min())), abs(float(pairs.difference.max())), 0.01)
+    limit = max(float(np.nanmax(np.abs(pairs.difference))), 0.01)
     pale = 0.05 if len(places) <= _NUMBERS_UP_TO else 0.3
     return {
         "type": "heatmap",
@@ -75,8 +83,9 @@ def _cells(pairs: Pairs, places: list[int]) -> dict[str, Any]:
             [1, _BETTER.format(0.95)],
         ],
         "colorbar": _COLOUR_BAR,
-        "customdata": [[p_text(float(p)) for p in row] for row in pairs.p],
-        "hovertemplate": "%{y}<br>against %{x}: %{z:+.2f} points<br>p by Holm: %{customdata}<extra></extra>",
+        "customdata": [["" if p != p else p_text(float(p)) for p in row] for row in pairs.p],
+        "hovertemplate": "%{y}<br>against %{x}: %{z:+.2f} points<br>"
+        f"{p_header(pairs.correction)}: %{{customdata}}<extra></extra>",
         "hoverongaps": False,
         "xgap": 2,
         "ygap": 2,
@@ -84,12 +93,17 @@ def _cells(pairs: Pairs, places: list[int]) -> dict[str, Any]:
 
 
 def _with_numbers(pairs: Pairs) -> dict[str, Any]:
-    is_shown = pairs.p < SIGNIFICANCE
+    others = pairs.difference.copy()
+    np.fill_diagonal(others, np.nan)
     texts = [
-        ["" if row == column else f"{pairs.difference[row, column]:+.1f}{'*' * int(mark)}" for column, mark in line]
-        for row, line in enumerate(list(enumerate(marks)) for marks in is_shown.tolist())
+        [_number(value, is_shown) for value, is_shown in zip(row, marks, strict=True)]
+        for row, marks in zip(others.tolist(), (pairs.p < SIGNIFICANCE).tolist(), strict=True)
     ]
     return {"z": [rounded(row, 2) for row in pairs.difference], "text": texts, "texttemplate": "%{text}"}
+
+
+def _number(value: float, is_shown: bool) -> str:
+    return "" if value != value else f"{value:+.1f}{'*' if is_shown else ''}"
 
 
 def _with_gaps(pairs: Pairs) -> dict[str, Any]:
