@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
+from fewshot_bench.outcomes import STANDARD_SAMPLER
 from fewshot_bench.report.comparisons import TaskComparison
+from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.statistics import (
     Correction,
     FriedmanTest,
@@ -50,26 +53,39 @@ def over_datasets(tasks: Sequence[TaskComparison]) -> list[OverDatasets]:
     """
     groups: dict[str, list[TaskComparison]] = {}
     for task in tasks:
-        groups.setdefault(_size(task), []).append(task)
+        groups.setdefault(size_text(task_columns(task.protocol)), []).append(task)
     results = [_tested(size, same) for size, same in groups.items()]
     return [result for result in results if result is not None]
 
 
-def _size(task: TaskComparison) -> str:
-    card = task.protocol
-    split = "" if card.split == "novel" else f" ({card.split} split)"
-    sampler = "" if card.sampler == "standard" else f" {card.sampler}"
-    return f"{card.way}-way {card.shot}-shot{sampler}{split}, {card.query} queries per class"
+def size_text(row: Mapping[Any, Any]) -> str:
+    """The size of the tasks of a row with the columns of `task_columns`, e.g. "5-way 1-shot, 15 queries per class"."""
+    split = "" if row["split"] == "novel" else f" ({row['split']} split)"
+    sampler = "" if row["sampler"] == STANDARD_SAMPLER else f" {row['sampler']}"
+    return f"{row['way']}-way {row['shot']}-shot{sampler}{split}, {row['queries']} queries per class"
 
 
-def _tested(size: str, tasks: Sequence[TaskComparison]) -> OverDatasets | None:
-    """The tests of the methods that all of the datasets have; a dataset with two seeds counts once, by their mean."""
-    table = pd.DataFrame([{"dataset": task.protocol.dataset, **task.means} for task in tasks])
-    table = table.groupby("dataset").mean().dropna(axis=1)
+def accuracies_by_dataset(tasks: Sequence[tuple[str, Mapping[str, float]]]) -> pd.DataFrame | None:
+    """The methods that all of the datasets have; a dataset with two seeds counts once, by their mean.
+
+    Args:
+        tasks: the dataset and the mean accuracy of each method, by name.
+
+    Returns:
+        By dataset and method, [D, A], the methods by their mean rank; None for fewer than two of either.
+    """
+    table = pd.DataFrame([dict(means) for _, means in tasks], index=[dataset for dataset, _ in tasks])
+    table = table.groupby(level=0).mean().dropna(axis=1)
     if len(table) < 2 or table.shape[1] < 2:
         return None
     mean_ranks = table.rank(axis=1, ascending=False).mean()
-    table = table[mean_ranks.sort_values(kind="stable").index]
+    return table[mean_ranks.sort_values(kind="stable").index]
+
+
+def _tested(size: str, tasks: Sequence[TaskComparison]) -> OverDatasets | None:
+    table = accuracies_by_dataset([(task.protocol.dataset, task.means) for task in tasks])
+    if table is None:
+        return None
     wanted = dict.fromkeys((pair.a, pair.b) for task in tasks for pair in task.comparisons)
     pairs = {(a, b): paired_over_datasets(table[a], table[b]) for a, b in wanted if {a, b} <= set(table.columns)}
     p = corrected([paired.test.p for paired in pairs.values()], tasks[0].correction)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from page_studies import (
     content_of,
     figures_in,
     frame_of,
+    protocol_of,
     store_study,
     table_rows,
     with_tests,
@@ -27,9 +29,12 @@ from stored_cells import cell, fill
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.report.page import gather, page_html, write_page
+from fewshot_bench.report.page import PageContent, Pairs, Quantiles, gather, page_html, write_page
 from fewshot_bench.report.page.definitions import COLUMNS
+from fewshot_bench.report.page.gather import MOST_CARDS
 from fewshot_bench.report.update import current_leaderboard
+
+BOX = Quantiles(20.1, 40.2, 50.3, 60.4, 80.5, 51.6)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +191,38 @@ class TestContent:
         many = write_page(store_study(tmp_path / "many", episodes=600), tmp_path / "many.html")
         assert len(few.protocols) == len(many.protocols)
         assert abs((tmp_path / "many.html").stat().st_size - (tmp_path / "few.html").stat().st_size) < 10_000
+
+    def test_500_methods_on_8_protocols_fit_into_10_mb_going_by_how_the_page_grows(self):
+        """The figures of 60 methods are as full as those of 500 but for the marks of the costs, which grow by row."""
+        few, more = (size_with(methods, cards=100) for methods in (60, 90))
+        per_row, per_card = (more - few) / (8 * 30), (size_with(60, cards=150) - few) / 50
+        assert few + per_row * 8 * (500 - 60) + per_card * (MOST_CARDS - 100) < 10_000_000
+        assert per_row > 100  # the rows are there
+
+    def test_figures_of_500_methods_are_no_larger_than_those_of_60(self):
+        figures = [figures_in(page_html(large_content(methods), "t"))["protocols"][0] for methods in (60, 500)]
+        for name in ("differences-plot", "distributions-plot", "pairs-plot"):
+            few, many = (len(json.dumps(group[name])) for group in figures)
+            assert many < 1.1 * few, name
+
+
+def large_content(methods, cards=0):
+    """One protocol whose methods have names, tests and costs of the usual length, and so many cards."""
+    names = [f"backbone_{number % 20}/base-ce@epochs={number}/finetune-head" for number in range(methods)]
+    gone = float("nan")
+    frame = frame_of(methods, method=names, peak_bytes=2.0**30 + np.arange(methods), group="abc", adaptation="head")
+    frame = with_tests(frame, [gone, *np.linspace(-0.1, -9, methods - 1)], [gone, *[0.03] * (methods - 1)], names[0])
+    apart = np.subtract.outer(np.arange(25.0), np.arange(25.0)) / 7
+    pairs = Pairs(names[:25], apart, np.full((25, 25), 1.2e-9), np.full((25, 25), 600), left_out=methods - 25)
+    shown = PageContent(frame, [protocol_of(frame, quantiles=dict.fromkeys(names[:30], BOX), pairs=pairs)])
+    return replace(shown, cells=[(names[0], cell(names[0]))] * cards)
+
+
+def size_with(methods, cards):
+    one = large_content(methods, cards)
+    frames = [one.frame.assign(protocol_fingerprint=f"{number:064d}") for number in range(8)]
+    frame = pd.concat(frames, ignore_index=True)
+    return len(page_html(replace(one, frame=frame, protocols=list(one.protocols) * 8), "t").encode())
 
 
 class TestNamesStayNames:

@@ -14,7 +14,8 @@ from page_studies import BASE, HOSTILE, add_sweep, content_of, frame_of, protoco
 from PIL import Image
 from stored_cells import cell
 
-from fewshot_bench.report import NoPictureError
+from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.report import NoPictureError, compare_tasks, over_datasets
 from fewshot_bench.report.figures import draw_figures
 from fewshot_bench.report.figures.forest import draw_forest
 from fewshot_bench.report.letters import letters_of
@@ -30,8 +31,10 @@ from fewshot_bench.report.page.plots import (
     ranking_figure,
     sweep_figure,
 )
+from fewshot_bench.report.page.protocols import completed
 from fewshot_bench.report.page.ranks import rankings
 from fewshot_bench.report.task_scores import task_scores
+from fewshot_bench.report.update import current_leaderboard
 from fewshot_bench.statistics import corrected, critical_difference, paired_t_test, read_letters
 
 NAN = float("nan")
@@ -276,6 +279,28 @@ class TestRanks:
         figure = ranking_figure(ranking)
         go.Figure(figure)
         assert figure["data"][0]["error_x"]["array"][0] == pytest.approx(ranking.critical_difference / 2, abs=1e-3)
+
+    def test_a_page_ranks_as_a_comparison_does(self, tmp_path):
+        results = store_study(tmp_path, methods=("third", "dataset"))
+        frame = completed(current_leaderboard(OutcomeStore(results / "outcomes"), tmp_path / "none.csv"), {})
+        compared = over_datasets(compare_tasks(OutcomeStore(results / "outcomes")))
+        assert len(compared) == 2
+        for ranking, result in zip(rankings(frame), compared, strict=True):
+            assert ranking.name == f"{result.task} over birds, coins"
+            assert ranking.methods == result.accuracies.columns.tolist()
+            assert ranking.mean_ranks == pytest.approx(sorted(result.ranks.mean_ranks))
+            assert ranking.p == pytest.approx(result.ranks.iman_davenport_p)
+
+    def test_samplers_that_differ_in_a_setting_are_ranked_apart(self):
+        frames = [
+            frame_of(3, dataset=name, sampler=f"dirichlet (alpha={alpha})", protocol_fingerprint=f"{name}{alpha}")
+            for alpha in (1, 2)
+            for name in "ab"
+        ]
+        assert [ranking.name.partition(" over")[0] for ranking in rankings(pd.concat(frames, ignore_index=True))] == [
+            "5-way 1-shot dirichlet (alpha=1), 15 queries per class",
+            "5-way 1-shot dirichlet (alpha=2), 15 queries per class",
+        ]
 
     def test_one_dataset_or_two_methods_are_too_few(self):
         assert rankings(frame_of(3)) == []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
+from fewshot_bench.report.over_datasets import accuracies_by_dataset, size_text
 from fewshot_bench.report.page.content import Ranking
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.statistics import friedman
 
 MOST_RANKED = 25
-_SIZE = ("split", "way", "shot", "queries", "sampler")
+_SIZE = ["split", "way", "shot", "queries", "sampler"]
 
 
 def rankings(frame: pd.DataFrame) -> list[Ranking]:
@@ -21,26 +22,27 @@ def rankings(frame: pd.DataFrame) -> list[Ranking]:
         frame: a completed leaderboard; published rows do not count, for they are of other episodes.
     """
     measured = frame[frame["source"] == MEASURED]
-    sizes = [name for name in _SIZE if name in measured]
     found = []
-    for _, rows in measured.groupby(sizes, sort=False, dropna=False):
-        table = rows.pivot_table(index="dataset", columns="method", values="mean").dropna(axis=1)
-        if len(table) >= 2 and table.shape[1] >= 3:
-            found.append(_ranking(rows.iloc[0], table))
+    for _, rows in measured.groupby(_SIZE, sort=False, dropna=False):
+        tasks = [
+            (str(same["dataset"].iloc[0]), dict(zip(same["method"], same["mean"], strict=True)))
+            for _, same in rows.groupby("protocol_fingerprint", sort=False)
+        ]
+        table = accuracies_by_dataset(tasks)
+        if table is not None and table.shape[1] > 2:
+            found.append(_ranking(size_text(rows.iloc[0].to_dict()), table))
     return found
 
 
-def _ranking(row: pd.Series, table: pd.DataFrame) -> Ranking:
-    methods = table.shape[1]
-    by_rank = table.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
-    table = table[by_rank.index[:MOST_RANKED]]
-    test = friedman(table.to_numpy())
-    order = sorted(range(table.shape[1]), key=lambda place: float(test.mean_ranks[place]))
+def _ranking(size: str, table: pd.DataFrame) -> Ranking:
+    best = table.iloc[:, :MOST_RANKED]
+    test = friedman(best.to_numpy())
+    by_rank = pd.Series(test.mean_ranks, index=best.columns).sort_values(kind="stable")
     return Ranking(
-        name=f"{row['way']}-way {row['shot']}-shot over {', '.join(str(dataset) for dataset in table.index)}",
-        methods=[str(table.columns[place]) for place in order],
-        mean_ranks=[float(test.mean_ranks[place]) for place in order],
+        name=f"{size} over {', '.join(table.index)}",
+        methods=by_rank.index.tolist(),
+        mean_ranks=by_rank.tolist(),
         critical_difference=test.critical_difference,
         p=test.iman_davenport_p,
-        left_out=methods - table.shape[1],
+        left_out=table.shape[1] - best.shape[1],
     )
