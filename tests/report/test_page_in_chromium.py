@@ -21,7 +21,11 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 PHONE, DESK = {"width": 375, "height": 800}, {"width": 1280, "height": 900}
 METHODS = tuple(f"resnet12/base-ce@epochs={number}/episode-ce+schane/finetune" for number in range(8))
-READY = "() => document.querySelector('.dt-container tbody tr') && document.querySelector('#sweep-0 .main-svg')"
+READY = (
+    "() => document.querySelector('.dt-container tbody tr') && "
+    "[...document.querySelectorAll('.plot')].every(plot => plot.style.minHeight)"
+)
+DRAWN = "all => all.map(one => one.querySelectorAll('.main-svg').length > 0)"
 ROWS = "all => all.map(row => [...row.cells].map(cell => cell.innerText))"
 
 
@@ -72,6 +76,15 @@ def is_fetched(url, address):
     return not (url.partition("#")[0] == address or url.startswith(("blob:", "data:")))
 
 
+def see_all(page):
+    """Scroll through the page, as a reader does, so that every figure is drawn."""
+    for plot in page.locator(".plot").all():
+        plot.scroll_into_view_if_needed()
+        playwright.expect(plot.locator(".main-svg").first).to_be_attached()
+    page.evaluate("scrollTo({top: 0, behavior: 'instant'})")
+    return page
+
+
 def keep(page, name, **options):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", **options)
@@ -106,10 +119,36 @@ def test_everything_is_drawn_and_nothing_complains(opened):
     page = opened()
     assert page.locator(".dt-container tbody tr").count() == 25
     assert "of 64 entries" in page.locator(".dt-info").inner_text()
-    drawn = page.eval_on_selector_all(".plot", "all => all.map(one => one.querySelectorAll('.main-svg').length > 0)")
-    assert len(drawn) == 4 + 2 + 1
-    assert all(drawn)
+    see_all(page)
+    assert page.eval_on_selector_all(".plot", DRAWN) == [True] * (4 + 2 + 1)
     keep(page, "desktop", full_page=True)
+
+
+def test_figures_that_nobody_has_come_near_keep_the_table_waiting_for_nothing(opened):
+    page = opened()
+    assert page.evaluate("typeof Plotly") == "undefined"
+    height = page.evaluate("document.documentElement.scrollHeight")
+    see_all(page)
+    assert page.evaluate("typeof Plotly") == "object"
+    assert page.evaluate("document.documentElement.scrollHeight") == height  # nothing has moved
+
+
+def test_figures_in_sight_are_drawn_without_scrolling(opened):
+    page = opened(viewport={"width": 1280, "height": 6000})
+    page.wait_for_function("() => document.querySelectorAll('.plot .main-svg').length > 0")
+
+
+def test_all_figures_are_drawn_before_a_page_is_printed(opened):
+    page = opened()
+    assert not any(page.eval_on_selector_all(".plot", DRAWN))
+    assert page.pdf().startswith(b"%PDF")
+    assert all(page.eval_on_selector_all(".plot", DRAWN))
+
+
+def test_the_contents_lead_to_a_figure_that_is_drawn_there(opened):
+    page = opened()
+    page.get_by_role("link", name="Sweeps").click()
+    playwright.expect(page.locator("#sweep-0 .main-svg").first).to_be_in_viewport()
 
 
 def test_a_click_on_a_header_sorts_numbers_as_numbers(opened):
@@ -192,7 +231,7 @@ def test_hidden_columns_are_one_button_away(opened):
 
 
 def test_names_are_text_in_every_figure(opened):
-    page = opened()
+    page = see_all(opened())
     for plot, text in (("differences", HOSTILE[0]), ("distributions", HOSTILE[5]), ("pairs", "<script>a…</script>")):
         assert text in page.locator(f"#{plot}-plot").text_content()
     assert page.locator(".plot a").count() == 0
@@ -200,7 +239,7 @@ def test_names_are_text_in_every_figure(opened):
 
 
 def test_another_protocol_is_drawn_when_it_is_chosen_by_keyboard(opened):
-    page = opened()
+    page = see_all(opened())
     titles = page.locator(".figures .gtitle")
     before = titles.all_text_contents()
     assert all(text.startswith("birds 5-way 1-shot") for text in before)
@@ -211,9 +250,16 @@ def test_another_protocol_is_drawn_when_it_is_chosen_by_keyboard(opened):
     assert [text.startswith("coins 5-way 1-shot") for text in titles.all_text_contents()] == [True] * 4
 
 
+def test_a_protocol_chosen_before_its_figures_are_drawn_is_the_one_that_is_drawn(opened):
+    page = opened()
+    page.get_by_label("Protocol of the figures").select_option("coins 5-way 5-shot")
+    titles = see_all(page).locator(".figures .gtitle").all_text_contents()
+    assert [text.startswith("coins 5-way 5-shot") for text in titles] == [True] * 4
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_all_of_it_without_scrolling_aside(opened, scheme):
-    page = opened(viewport=PHONE, color_scheme=scheme, has_touch=True)
+    page = see_all(opened(viewport=PHONE, color_scheme=scheme, has_touch=True))
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     wide = page.eval_on_selector_all(".plot .main-svg", "all => all.map(one => one.getBoundingClientRect().right)")
     assert max(wide) <= 375
@@ -227,7 +273,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_aside(opened, scheme):
 
 
 def test_in_the_dark_everything_is_dark_and_legible(opened):
-    page = opened(color_scheme="dark")
+    page = see_all(opened(color_scheme="dark"))
     assert max(background(page, "body")) < 50
     assert max(background(page, ".dt-container td")) < 60
     for selector in ("body", ".dt-container td", ".facts", ".plot text", ".dt-container thead th"):
@@ -236,7 +282,7 @@ def test_in_the_dark_everything_is_dark_and_legible(opened):
 
 
 def test_in_the_light_everything_is_legible_too(opened):
-    page = opened()
+    page = see_all(opened())
     for selector in ("body", ".dt-container td", ".facts", "a", ".plot text"):
         assert contrast(page, selector) > 4.5, selector
 
@@ -271,7 +317,7 @@ def test_an_injected_script_does_not_run(opened):
 
 
 def test_a_printed_page_has_no_controls(opened):
-    page = opened()
+    page = see_all(opened())
     page.emulate_media(media="print")
     for selector in (".dt-search", ".dt-paging", "nav", ".chooser"):
         assert not page.locator(selector).first.is_visible(), selector

@@ -1,7 +1,34 @@
-// Draws the figures of the protocol that is chosen. A native list, because Plotly's own menu cannot be reached by keyboard.
+// Draws the figures of the protocol that is chosen, each when it is first near the window, and starts Plotly for the first
+// one: all of it at once would keep the table waiting. A native list chooses, because Plotly's own menu cannot be reached
+// by keyboard.
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const list = document.getElementById("protocol");
-const draw = (some) => Object.entries(some).forEach(([id, { data, layout }]) => Plotly.react(id, data, layout, figures.config));
-if (list) list.addEventListener("change", () => draw(figures.protocols[list.value]));
-if (list) draw(figures.protocols[list.value]);
-draw(figures.fixed);
+const waiting = new Map();
+const start = () => {
+  if ("Plotly" in window) return;
+  const script = document.createElement("script");
+  script.text = document.getElementById("plotly").textContent; // the page's policy has its digest
+  document.head.append(script);
+};
+const draw = (place) => {
+  const { data, layout } = waiting.get(place);
+  waiting.delete(place);
+  near.unobserve(place);
+  start();
+  Plotly.react(place, data, layout, figures.config);
+};
+const near = new IntersectionObserver(
+  (all) => all.filter((one) => one.isIntersecting && waiting.has(one.target)).forEach((one) => draw(one.target)),
+  { rootMargin: "50%" },
+);
+const show = (some) => Object.entries(some).forEach(([id, figure]) => {
+  const place = document.getElementById(id);
+  const isDrawn = "data" in place;
+  place.style.minHeight = `${figure.layout.height}px`; // so that nothing moves when it is drawn
+  waiting.set(place, figure);
+  if (isDrawn) draw(place); else near.observe(place);
+});
+if (list) list.addEventListener("change", () => show(figures.protocols[list.value]));
+if (list) show(figures.protocols[list.value]);
+show(figures.fixed);
+addEventListener("beforeprint", () => [...waiting.keys()].forEach(draw));

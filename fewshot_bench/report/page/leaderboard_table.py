@@ -19,7 +19,7 @@ from fewshot_bench.statistics import read_letters
 TABLE_ID = "leaderboard-table"
 _BEST = ("median", "mean")
 _ALWAYS = ("method", "dataset", "shot", "median", "mean", "ci95", "backbone")
-_STATIC_ROWS = 10
+_STATIC_ROWS, _PAGE = 10, 25
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _LOADED = re.compile(r"window\._itables_\w+")
 _MODULE = re.compile(r'.*<script type="module">(.*?)</script>', re.DOTALL)
@@ -35,6 +35,7 @@ class LeaderboardTable:
         columns: what is in it, in order.
         same: columns that are left out of it because all rows agree, with their value.
         rows: the first rows, for where no script runs.
+        page: how many rows are in sight where scripts run.
     """
 
     library: str
@@ -42,6 +43,7 @@ class LeaderboardTable:
     columns: Sequence[Column]
     same: Sequence[tuple[Column, Markup]]
     rows: Sequence[Sequence[Markup]]
+    page: int
 
 
 def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -> LeaderboardTable:
@@ -68,8 +70,8 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     cells = pd.DataFrame({_header(column): texts[column.name] for column in columns}, dtype=object)
     first = [[texts[column.name][row] for column in columns] for row in range(min(_STATIC_ROWS, len(frame)))]
     agreed = [(column, texts[column.name][0]) for column in same]
-    library = _library()
-    return LeaderboardTable(library, _script(cells, columns) + _dark_mode(library), columns, agreed, first)
+    library, page = _library(), min(_PAGE, len(frame))
+    return LeaderboardTable(library, _script(cells, columns) + _dark_mode(library), columns, agreed, first, page)
 
 
 def _is_empty(column: pd.Series) -> bool:
@@ -138,8 +140,8 @@ def _script(cells: pd.DataFrame, columns: Sequence[Column]) -> str:
         text_in_header_can_be_selected=False,
         classes="display nowrap compact",
         style="width:100%",
-        pageLength=25,
-        lengthMenu=[10, 25, 100, 500],
+        pageLength=_PAGE,
+        lengthMenu=[10, _PAGE, 100, 500],
         deferRender=True,
         autoWidth=False,
         order=[],

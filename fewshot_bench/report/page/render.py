@@ -61,8 +61,8 @@ def page_html(content: PageContent, title: str) -> str:
     fixed = fixed_plots(content)
     table = leaderboard_table(content.frame, list(rows_by_protocol(content.frame).values()))
     scripts = [
-        Script(table.library),  # first, for it is compiled in the background while Plotly starts
-        Script(_plotly()),
+        Script(table.library),
+        Script(_plotly(), "text/plain", "plotly"),  # draw.js starts it when a figure comes near
         Script(_figures(plots.figures, fixed), "application/json", "figures"),
         Script(_own("draw.js")),
         Script(table.script, "module"),

@@ -35,7 +35,7 @@ def distribution_figure(protocol: ProtocolResults) -> Figure:
         "upperfence": rounded([box.high for box in boxes]),
         "mean": rounded([box.mean for box in boxes]),
         "boxmean": True,
-        "width": 0.36,
+        "width": 0.3,
         "fillcolor": "rgba(43, 127, 192, 0.25)",
         "line": {"color": BLUE, "width": 1.5},
         "whiskerwidth": 0.6,

@@ -16,7 +16,8 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#2b7fc0", "#d2610c", "#0f8f6f", "#b0619c", 
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#9a7d0a", "#3d9ad1", GREY, "#c0504d")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
 DASHES = ("solid", "dash", "dot", "dashdot")
-ROW = 34  # pixels for one method: its name above its mark
+ROW = 42  # pixels for one method: its name above its mark, clear of the lines of the mark
+_NAME_ABOVE = 0.22  # rows
 LONGEST = 46
 NAMES_AXIS = {"overlaying": "x", "range": [0, 1], "visible": False, "fixedrange": True}
 
@@ -98,7 +99,7 @@ def names_above(names: Sequence[str]) -> Figure:
         "type": "scatter",
         "mode": "text",
         "x": [0] * len(names),
-        "y": list(range(len(names))),
+        "y": [row - _NAME_ABOVE for row in range(len(names))],
         "text": [shown(name) for name in short_names(names, LONGEST)],
         "textposition": "top right",
         "textfont": {"size": 12},
@@ -111,7 +112,7 @@ def names_above(names: Sequence[str]) -> Figure:
 
 def rows_axis(count: int) -> dict[str, Any]:
     """A vertical axis for `count` methods from top to bottom, without marks of its own."""
-    return {"range": [count - 0.6, -0.9], "visible": False}
+    return {"range": [count - 0.65, -0.85], "visible": False}
 
 
 def rounded(values: Iterable[float], decimals: int = 3) -> list[float | None]:
