@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench.errors import ShapeError
+from fewshot_bench.outcomes.description import LARGEST_WAY
 
-LARGEST_WAY = 255
 COLUMNS = ("run", "episode", "correct", "accuracy", "predictions", "seconds")
 
 

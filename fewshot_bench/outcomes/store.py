@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fewshot_bench.atomic import write_atomically
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes.cell import Cell
+from fewshot_bench.outcomes.description import description_text
 from fewshot_bench.outcomes.episode_frame import episode_frame
 from fewshot_bench.outcomes.outcomes import Outcomes
 from fewshot_bench.outcomes.parts import Part, parts_in
@@ -182,8 +183,8 @@ class OutcomeStore:
     def _stored_cell(self, key: str) -> Cell:
         path = self._description(key)
         try:
-            cell = Cell.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            cell = Cell.from_json(description_text(path))
+        except (OSError, OutcomeError) as error:
             raise OutcomeError(f"{path} is damaged ({error}). {_delete(path.parent)}") from error
         if cell.key != key:
             raise OutcomeError(f"{path} describes another cell than its folder is named after. {_delete(path.parent)}")

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from fewshot_bench.atomic import write_atomically
 from fewshot_bench.episodes import Protocol
-from fewshot_bench.errors import EpisodeError, FewshotBenchError, StudyError
+from fewshot_bench.errors import EpisodeError, FewshotBenchError, OutcomeError, StudyError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.study.execute import missing_episodes, run_study
@@ -51,7 +51,7 @@ def finished_point(sweep: Sweep, point: Point) -> FinishedPoint | None:
         cells = tuple(Cell.from_json(json.dumps(cell)) for cell in record["cells"])
         finished = FinishedPoint(cells, float(record["seconds"]))
         planned = list(zip(cells, _protocols(point, cells), strict=True))
-    except (OSError, ValueError, KeyError, TypeError, EpisodeError):
+    except (OSError, ValueError, KeyError, TypeError, EpisodeError, OutcomeError):
         return None  # absent, or damaged: the study finds again what is stored
     missing = sum(
         len(numbers) for cell, protocol in planned for numbers in missing_episodes(sweep.store, cell, protocol)
