@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fewshot_bench.errors import OutcomeError
-from fewshot_bench.outcomes.description import is_plain, read_description
+from fewshot_bench.outcomes.description import read_description
+from fewshot_bench.outcomes.kinds import is_plain
 
 STANDARD_SAMPLER = "standard"
 _WITH_EVEN_QUERIES = (STANDARD_SAMPLER, "disjoint", "varied")
