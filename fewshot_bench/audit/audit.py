@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fewshot_bench.audit.description import read_description
+from fewshot_bench.audit.description import check_description
 from fewshot_bench.audit.finding import CellAudit, Finding
 from fewshot_bench.audit.images import check_images, images_here
 from fewshot_bench.audit.method import AuditOptions, own_options, run_again
@@ -59,7 +59,7 @@ def audit_cell(folder: Path, options: AuditOptions | None = None, *, progress: P
         progress: shown the training and embedding of methods that are run again.
     """
     options, folder = options or AuditOptions(), folder.absolute()  # "." has no name
-    cell, described = read_description(folder)
+    cell, described = check_description(folder)
     if cell is None:
         return CellAudit(folder.name, "", "", (described,))
     frame, parts = read_parts(cell, folder)

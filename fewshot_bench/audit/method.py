@@ -40,6 +40,7 @@ class AuditOptions:
         dataset: where the images lie, if not under the dataset's name.
         weights: the file of weights that the study names.
         trusts_code: whether what the study names as `module:callable` may be imported.
+        downloads: whether weights that the study names may be fetched from a model hub.
     """
 
     episodes: int = 8
@@ -48,6 +49,7 @@ class AuditOptions:
     dataset: Path | None = None
     weights: Path | None = None
     trusts_code: bool = False
+    downloads: bool = False
 
 
 def run_again(
@@ -104,7 +106,7 @@ def _with_method(
     if record.study is None:
         return _unchecked(record.reason)
     device = chosen_device(options.device)
-    method = rebuild(cell, record.study, here.dataset, device, progress)
+    method = rebuild(cell, record.study, here.dataset, device, progress, downloads=options.downloads)
     if isinstance(method, Mismatch):
         reason = f"the recorded study makes another method: {method.text}"
         return (

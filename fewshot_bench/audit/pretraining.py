@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fewshot_bench.audit.finding import Finding, Verdict
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.report.flags import overlap
@@ -15,8 +13,7 @@ _OTHER_IMAGES = ("cifar-fs", "fc100")
 
 def check_pretraining(cell: Cell) -> Finding:
     """What is recorded of the pretraining, against the novel classes of the dataset."""
-    told: Any = cell.provenance.get("pretraining")
-    pretraining = told if isinstance(told, str) else None
+    pretraining: str | None = cell.provenance.get("pretraining")
     found = overlap(pretraining, cell.protocol.dataset)
     if found.flag:
         return Finding(CHECK, _VERDICTS[found.kind], found.flag)

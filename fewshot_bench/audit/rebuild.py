@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fewshot_bench.adaptation import Adaptation
+from fewshot_bench.audit.contradiction import contradictions, differences_of, differences_of_adaptations
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classifier import Classifier
-from fewshot_bench.outcomes import Cell, MethodCard
+from fewshot_bench.errors import WeightsError
+from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import Progress
 from fewshot_bench.study import Study
 from fewshot_bench.study.classifiers import ClassifierSource
-from fewshot_bench.study.execute import installed_versions, study_backbones
+from fewshot_bench.study.execute import installed_versions
 from fewshot_bench.study.execute import method_card as card_of
 from fewshot_bench.study.methods import planned_adaptations
 from fewshot_bench.study.provenance import hardware, source_commit
+from fewshot_bench.study.stages import PlannedStage, backbone_of_hub, planned_stages
 
 _OF_TRAINING = ("weights",)
 _SHOWN = 3
@@ -48,10 +50,13 @@ class Mismatch:
     is_contradiction: bool
 
 
-def rebuild(cell: Cell, study: Study, dataset: Dataset, device: str, progress: Progress) -> Rebuilt | Mismatch:
+def rebuild(
+    cell: Cell, study: Study, dataset: Dataset, device: str, progress: Progress, *, downloads: bool = False
+) -> Rebuilt | Mismatch:
     """Find the cell's method among those of a study, by its fingerprint.
 
-    A base stage is trained unless its checkpoint is here, as `run` would.
+    What the record says is compared first: only a study that can give the method has weights fetched for it, and only a
+    base stage that differs from the cell's in nothing but its weights is trained, unless its checkpoint is here.
 
     Args:
         cell: whose method.
@@ -59,37 +64,68 @@ def rebuild(cell: Cell, study: Study, dataset: Dataset, device: str, progress: P
         dataset: the images.
         device: a torch device.
         progress: shown the training and the embedding.
+        downloads: whether weights may be fetched from a model hub.
 
     Raises:
         FewshotBenchError: the study cannot be run here.
     """
-    adaptations = planned_adaptations(study)
     study = study.model_copy(update={"dataset": dataset.name})
+    contradicted = contradictions(cell, study)
+    if contradicted:
+        return Mismatch(_listed(contradicted), True)
+    adaptations = planned_adaptations(study)
+    differences = differences_of_adaptations(cell.method, adaptations)
+    if differences:
+        return _mismatch(cell, differences)
+    hub = backbone_of_hub(study)
+    if hub is not None and not downloads:
+        raise WeightsError(f"the weights of {hub} come from a model hub, which is asked only with --download")
     nearest: list[str] | None = None
-    for backbone, _, base in study_backbones(study, dataset, device, progress):
+    for stage in planned_stages(study, dataset):
         for adaptation in adaptations:
-            card = card_of(cell.method.name, backbone, base, adaptation)
-            if card.fingerprint == cell.method.fingerprint:
-                source = ClassifierSource(study, dataset, backbone, device, progress)
-                return Rebuilt(adaptation, source(adaptation))
-            differences = differences_of(cell.method, card)
-            if nearest is None or len(differences) < len(nearest):
-                nearest = differences
-    names = [text.split(" ")[0] for text in nearest or []]
-    is_contradiction = any(name not in _OF_TRAINING for name in names) and is_same_code(cell)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return Mismatch("; ".join((nearest or ["it has no method"])[:_SHOWN]) + more, is_contradiction)
+            found = _of_stage(cell, study, dataset, stage, adaptation, device, progress)
+            if isinstance(found, Rebuilt):
+                return found
+            if nearest is None or len(found) < len(nearest):
+                nearest = found
+    return _mismatch(cell, nearest or ["it has no method"])
 
 
-def differences_of(stored: MethodCard, here: MethodCard) -> list[str]:
-    """Everything in which two methods differ but for their names, e.g. "weights 0a.. here, 1b.. stored"."""
-    mine, theirs = _flat(asdict(stored)), _flat(asdict(here))
-    names = [name for name in sorted(mine.keys() | theirs.keys()) if name != "name"]
-    return [
-        f"{name} is {_short(theirs.get(name, 'absent'))} here and {_short(mine.get(name, 'absent'))} in the outcomes"
-        for name in names
-        if mine.get(name, "absent") != theirs.get(name, "absent")
-    ]
+def _of_stage(
+    cell: Cell,
+    study: Study,
+    dataset: Dataset,
+    stage: PlannedStage,
+    adaptation: Adaptation,
+    device: str,
+    progress: Progress,
+) -> Rebuilt | list[str]:
+    """The cell's method, if one base stage and one adaptation give it; otherwise in what theirs differs."""
+    name = cell.method.name
+    planned = differences_of(cell.method, card_of(name, stage.backbone, stage.base, adaptation))
+    known = [text for text in planned if stage.recipe is None or _subject(text) not in _OF_TRAINING]
+    if known:
+        return known
+    backbone = stage.done(dataset, device, progress)
+    card = card_of(name, backbone, stage.base, adaptation)
+    if card.fingerprint != cell.method.fingerprint:
+        return differences_of(cell.method, card)
+    source = ClassifierSource(study, dataset, backbone, device, progress)
+    return Rebuilt(adaptation, source(adaptation))
+
+
+def _mismatch(cell: Cell, differences: Sequence[str]) -> Mismatch:
+    of_more = any(_subject(text) not in _OF_TRAINING for text in differences)
+    return Mismatch(_listed(differences), of_more and is_same_code(cell))
+
+
+def _subject(difference: str) -> str:
+    return difference.split(" ")[0]
+
+
+def _listed(differences: Sequence[str]) -> str:
+    more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+    return "; ".join(differences[:_SHOWN]) + more
 
 
 def is_same_code(cell: Cell) -> bool:
@@ -100,18 +136,3 @@ def is_same_code(cell: Cell) -> bool:
 def is_same_machine(cell: Cell, device: str) -> bool:
     """Whether the outcomes were made by the same versions on the same kind of machine."""
     return cell.versions == installed_versions() and cell.provenance.get("hardware") == hardware(device)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else f"{text[:12]}..."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import numpy as np
 import pandas as pd
@@ -131,7 +132,7 @@ def check_digest(cell: Cell, known: ClassSizes) -> Finding:
     if known.sizes is None:
         return Finding(DIGEST, "not checked", known.source)
     try:
-        drawn = episode_digests(known.sizes, locks[0].protocol)
+        drawn = _digests(known.sizes, locks[0].protocol)
     except FewshotBenchError as error:
         return Finding(DIGEST, "fail", str(error))
     name = f"{locks[0].protocol.name}.toml"
@@ -140,9 +141,16 @@ def check_digest(cell: Cell, known: ClassSizes) -> Finding:
     return Finding(DIGEST, "pass", f"digest {drawn[0][:12]} of run 0, and those of the others, are in {name}")
 
 
-def published_locks() -> list[Lock]:
+@cache
+def published_locks() -> tuple[Lock, ...]:
     """The lock files that come with this project."""
-    return [read_lock(path) for path in lock_files(None)]
+    return tuple(read_lock(path) for path in lock_files(None))
+
+
+@lru_cache(maxsize=64)
+def _digests(sizes: tuple[int, ...], protocol: Protocol) -> tuple[str, ...]:
+    """Digests of a whole protocol: many cells of a study share it, and to draw it takes seconds."""
+    return episode_digests(sizes, protocol)
 
 
 def _is_of(one: Lock, card: ProtocolCard) -> bool:

@@ -5,7 +5,7 @@ from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneReques
 from fewshot_bench.backbones.blocks import last_blocks, parameter_blocks
 from fewshot_bench.backbones.embedding import check_embeddings, embed
 from fewshot_bench.backbones.preprocessing import Preprocessing
-from fewshot_bench.backbones.timm_backbones import create_backbone
+from fewshot_bench.backbones.timm_backbones import create_backbone, model_of_hub
 
 __all__ = [
     "BACKBONES",
@@ -16,6 +16,7 @@ __all__ = [
     "create_backbone",
     "embed",
     "last_blocks",
+    "model_of_hub",
     "parameter_blocks",
     "small_networks",
 ]

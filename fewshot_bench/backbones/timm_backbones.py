@@ -95,12 +95,27 @@ def create_backbone(request: BackboneRequest | str) -> Backbone:
     """
     if isinstance(request, str):
         request = BackboneRequest(request)
-    prefix, _, name = request.name.partition(":")
-    if prefix == "timm":
-        return timm_backbone(name, request)
-    if request.name not in BACKBONES and timm.is_model(request.name):
-        return timm_backbone(request.name, replace(request, name=f"timm:{request.name}"))
+    model = _timm_model(request.name)
+    if model is not None:
+        return timm_backbone(model, replace(request, name=f"timm:{model}"))
     return _with_pretraining(BACKBONES[request.name].factory(request), request)
+
+
+def model_of_hub(request: BackboneRequest) -> str | None:
+    """The model whose weights would be fetched from a hub to make a backbone; None where none would.
+
+    Args:
+        request: see `create_backbone`.
+    """
+    return _timm_model(request.name) if request.weights is None else None
+
+
+def _timm_model(name: str) -> str | None:
+    """The model of timm that a name means, with or without `timm:`; None where it means another backbone."""
+    prefix, _, model = name.partition(":")
+    if prefix == "timm":
+        return model
+    return name if name not in BACKBONES and timm.is_model(name) else None
 
 
 def _with_pretraining(backbone: Backbone, request: BackboneRequest) -> Backbone:

@@ -31,18 +31,21 @@ def audit(
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Import what the result names as module:callable.")
     ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch pretrained weights that the result names from their model hub.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check stored results: complete, counted right, on the tasks they name, without leaks, and coming out again.
 
-    Nothing that the results name is executed without --trust-code.
+    Nothing that the results name is executed without --trust-code, or fetched without --download.
     """
     from rich.console import Console
 
     from fewshot_bench.audit import AuditOptions, audit_cell, cell_folders, print_audit
     from fewshot_bench.cli.progress import ProgressBars
 
-    options = AuditOptions(episodes, seed, device, dataset, weights, trust_code)
+    options = AuditOptions(episodes, seed, device, dataset, weights, trust_code, download)
     with ProgressBars() as progress:
         audits = [audit_cell(folder, options, progress=progress) for folder in cell_folders(result, results)]
     if as_json:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fewshot_bench.errors import OutcomeError
+from fewshot_bench.outcomes.description import read_description
+from fewshot_bench.outcomes.kinds import is_plain
 
 STANDARD_SAMPLER = "standard"
 _WITH_EVEN_QUERIES = (STANDARD_SAMPLER, "disjoint", "varied")
@@ -92,7 +94,10 @@ class ProtocolCard:
 
     @property
     def queries_per_episode(self) -> range:
-        """How many queries an episode can have: one number, or several where the way varies."""
+        """How many queries an episode can have: one number, or several where the way varies.
+
+        Ask it what is in it, and make no list of it: its length is what somebody wrote into a file.
+        """
         least = self.sampler_settings.get("least_way", self.way)
         fewest = least if isinstance(least, int) else self.way
         return range(fewest * self.query, self.way * self.query + 1, max(1, self.query))
@@ -138,29 +143,26 @@ class Cell:
 
     @classmethod
     def from_json(cls, text: str) -> Cell:
-        """Read the content of cell.json.
+        """Read the content of cell.json; what is recorded of another kind than it should be counts as not recorded.
 
         Raises:
-            ValueError, KeyError, TypeError: it is no such content.
+            OutcomeError: it is no such content, or a value of the method or the protocol is not of its kind.
         """
-        content = json.loads(text)
-        return cls(
-            MethodCard(**content["method"]),
-            ProtocolCard(**content["protocol"]),
-            dict(content["versions"]),
-            dict(content.get("dataset_recipe", {})),
-            tuple(int(size) for size in content.get("class_sizes", ())),
-            dict(content.get("provenance", {})),
-        )
+        found = read_description(text)
+        recorded = {**found.recorded, "class_sizes": tuple(found.recorded.get("class_sizes", ()))}
+        return cls(MethodCard(**found.method), ProtocolCard(**found.protocol), **recorded)
 
 
 def _plain(hyper_parameters: Mapping[str, Any], method: str) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = json.loads(json.dumps(hyper_parameters, allow_nan=False))
-    except (TypeError, ValueError) as error:
+        problem = "" if is_plain(plain) else "they are too deep in each other, or text that is no Unicode"
+    except (TypeError, ValueError, RecursionError) as error:
+        problem = str(error)
+    if problem:
         raise OutcomeError(
-            f"hyper-parameters of {method} must be finite numbers, text, lists and mappings to be recorded: {error}."
-        ) from error
+            f"hyper-parameters of {method} must be finite numbers, text, lists and mappings to be recorded: {problem}."
+        )
     return plain
 
 

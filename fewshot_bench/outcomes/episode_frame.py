@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench.errors import ShapeError
+from fewshot_bench.outcomes.kinds import LARGEST_WAY
 
-LARGEST_WAY = 255
 COLUMNS = ("run", "episode", "correct", "accuracy", "predictions", "seconds")
 
 
@@ -70,6 +71,13 @@ def episode_frame(
             "seconds": np.full(len(numbers), seconds, dtype=np.float64),
         }
     )
+
+
+def stretches(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """Cut a frame, sorted by episode, wherever the numbers are not consecutive."""
+    episode = frame["episode"].to_numpy()
+    cuts = [0, *(np.flatnonzero(np.diff(episode) != 1) + 1), len(frame)]
+    return [frame.iloc[start:end] for start, end in pairwise(cuts) if end > start]
 
 
 def _check(numbers: NDArray[np.int64], predictions: NDArray[np.uint8], way: int) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,9 @@ from numpy.typing import NDArray
 from fewshot_bench.atomic import write_atomically
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.episode_frame import episode_frame
+from fewshot_bench.outcomes.continued import continued
+from fewshot_bench.outcomes.description import description_text
+from fewshot_bench.outcomes.episode_frame import episode_frame, stretches
 from fewshot_bench.outcomes.outcomes import Outcomes
 from fewshot_bench.outcomes.parts import Part, parts_in
 
@@ -60,7 +60,7 @@ class OutcomeStore:
         stored = self._stored_like(cell)
         if stored is None:
             write_atomically(self._description(cell.key), cell.as_json().encode())
-        elif (merged := _together(stored, cell)) != stored:
+        elif (merged := continued(stored, cell)) != stored:
             write_atomically(self._description(cell.key), merged.as_json().encode())
         self._opened.add(cell.key)
 
@@ -122,7 +122,7 @@ class OutcomeStore:
             self.open_cell(cell)
         for run in frame["run"].unique():
             rows = frame[frame["run"] == run]
-            for stretch in _stretches(rows.sort_values("episode", kind="stable").drop_duplicates("episode")):
+            for stretch in stretches(rows.sort_values("episode", kind="stable").drop_duplicates("episode")):
                 first, end = int(stretch["episode"].iloc[0]), int(stretch["episode"].iloc[-1]) + 1
                 part = Part.place(self._parts(cell.key), int(run), first, end)
                 if not part.path.exists():
@@ -182,8 +182,8 @@ class OutcomeStore:
     def _stored_cell(self, key: str) -> Cell:
         path = self._description(key)
         try:
-            cell = Cell.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            cell = Cell.from_json(description_text(path))
+        except (OSError, OutcomeError) as error:
             raise OutcomeError(f"{path} is damaged ({error}). {_delete(path.parent)}") from error
         if cell.key != key:
             raise OutcomeError(f"{path} describes another cell than its folder is named after. {_delete(path.parent)}")
@@ -210,35 +210,3 @@ def _check_queries(cell: Cell, frame: pd.DataFrame) -> None:
             f"{card.task} with {card.query} queries per class has {expected[0]}{several} predictions per episode, not "
             f"{found}."
         )
-
-
-def _stretches(frame: pd.DataFrame) -> list[pd.DataFrame]:
-    """Cut a frame, sorted by episode, wherever the numbers are not consecutive."""
-    episode = frame["episode"].to_numpy()
-    cuts = [0, *(np.flatnonzero(np.diff(episode) != 1) + 1), len(frame)]
-    return [frame.iloc[start:end] for start, end in pairwise(cuts) if end > start]
-
-
-def _together(stored: Cell, new: Cell) -> Cell:
-    """A stored description with what a run that goes on adds to it."""
-    provenance = {**new.provenance, **stored.provenance}
-    for several in ("commands", "stopping"):
-        known = stored.provenance.get(several, [])
-        more = [entry for entry in new.provenance.get(several, []) if entry not in known]
-        if known or more:
-            provenance[several] = [*known, *more]
-    return replace(
-        stored,
-        versions=_both(stored.versions, new.versions),
-        class_sizes=stored.class_sizes or new.class_sizes,
-        provenance=provenance,
-    )
-
-
-def _both(old: dict[str, str], new: dict[str, str]) -> dict[str, str]:
-    """Versions that contributed to a cell, in the order in which they came."""
-    merged = dict(old)
-    for package, version in new.items():
-        known = merged[package].split(" and ") if package in merged else []
-        merged[package] = " and ".join(known if version in known else [*known, version])
-    return merged

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from fewshot_bench.adaptation import Adaptation
-from fewshot_bench.backbones import Backbone, BackboneRequest
-from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, open_dataset
-from fewshot_bench.engine.adapt import outcome_frame, protocol_card, together
-from fewshot_bench.engine.classifier import Classifier
-from fewshot_bench.episodes import Episodes, Protocol, sample_by_shape
+from fewshot_bench.backbones import Backbone
+from fewshot_bench.datasets import Dataset, OwnOptions, is_named, open_dataset
+from fewshot_bench.engine.adapt import protocol_card
+from fewshot_bench.episodes import sample_by_shape
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
-from fewshot_bench.study.base_stage import base_recipe, base_stage_name, fine_tuned_on_base, initialised_backbone
-from fewshot_bench.study.checkpoints import checkpoint_stages
 from fewshot_bench.study.classifiers import ClassifierSource
+from fewshot_bench.study.method_run import MethodRun
 from fewshot_bench.study.methods import method_name, planned_adaptations
-from fewshot_bench.study.provenance import PeakMemory, provenance, with_peak
+from fewshot_bench.study.provenance import PeakMemory, provenance
+from fewshot_bench.study.stages import BaseStage, study_backbones
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.until import run_until, stopping_rule
 
@@ -79,7 +74,7 @@ def run_study(study: Study, *, progress: Progress = SILENT, arguments: Sequence[
     store.check_folder()
     device = chosen_device(study.device)
     memory = PeakMemory(device)
-    methods: list[_Method] = []
+    methods: list[MethodRun] = []
     for backbone, settings, base in study_backbones(study, dataset, device, progress):
         sources = ClassifierSource(study, dataset, backbone, device, progress)
         told = provenance(study, backbone, device, arguments)
@@ -103,7 +98,7 @@ def run_study(study: Study, *, progress: Progress = SILENT, arguments: Sequence[
                 for protocol in protocols
             ]
             shown = progress if rule is None else SILENT
-            methods.append(_Method(study, images, adaptation, sources, planned, store, shown, memory))
+            methods.append(MethodRun(study, images, adaptation, sources, planned, store, shown, memory))
             if rule is None:
                 methods[-1].run(planned)
                 methods[-1].forget()
@@ -144,127 +139,6 @@ def chosen_device(name: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise StudyError(f"there is no device '{name}' here. Use --device cpu, or auto.") from error
     return name
-
-
-@dataclass(frozen=True)
-class BaseStage:
-    """What was done to a backbone on the base split.
-
-    Attributes:
-        stage: its part of the method's name; empty for none.
-        hyper_parameters: of the training.
-        backbone: name of the backbone where a checkpoint says it, not the study.
-    """
-
-    stage: str
-    hyper_parameters: dict[str, Any]
-    backbone: str | None = None
-
-
-def study_backbones(
-    study: Study, dataset: Dataset, device: str, progress: Progress
-) -> Iterator[tuple[Backbone, dict[str, Any], BaseStage]]:
-    """The study's backbone after each of its base stages, or as it is; or its named checkpoints."""
-    if study.checkpoints is not None:
-        for checkpoint, tuned, settings, stage, hyper_parameters in checkpoint_stages(study, dataset):
-            yield tuned, settings, BaseStage(stage, hyper_parameters, checkpoint.card.backbone)
-        return
-    backbone = initial_backbone(study, dataset)
-    settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
-    losses = study.base_losses
-    if losses is None:
-        losses = () if backbone.is_pretrained else ("ce", "ce+schane")
-    if not losses:
-        yield backbone, settings, BaseStage("", {})
-        return
-    for loss in losses:
-        LOSSES[loss]
-    for number, loss in enumerate(losses):
-        fresh = backbone if number == 0 else initial_backbone(study, dataset)
-        recipe = base_recipe(
-            fresh,
-            loss,
-            epochs=study.base_epochs,
-            batch_size=study.base_batch,
-            seed=study.training_seed,
-            lambda_=study.lambda_,
-            tau=study.tau,
-            reading=study.reading,
-        )
-        stage = base_stage_name(recipe, base_recipe(fresh, loss))
-        tuned = fine_tuned_on_base(fresh, dataset.base, recipe, device=device, progress=progress)
-        yield tuned, settings, BaseStage(stage, recipe.hyper_parameters())
-
-
-def initial_backbone(study: Study, dataset: Dataset) -> Backbone:
-    """The study's backbone; its initial weights, where it has no others, depend on the training seed alone."""
-    height, _, channels = dataset.split(study.split).images.shape[1:]
-    request = BackboneRequest(
-        study.backbone_name, channels, height, study.image_size, study.interpolation, study.weights
-    )
-    return initialised_backbone(request, study.training_seed)
-
-
-@dataclass
-class _Method:
-    """One method of a study, which can be run a part of its episodes at a time."""
-
-    study: Study
-    images: ImageSplit
-    adaptation: Adaptation
-    source: Callable[[Adaptation], Classifier] | None
-    planned: list[tuple[Cell, Protocol]]
-    store: OutcomeStore
-    progress: Progress
-    memory: PeakMemory
-    _classifier: Classifier | None = None
-
-    def run(self, some: Sequence[tuple[Cell, Protocol]]) -> None:
-        """Run the missing episodes of some cells; the classifier is made when the first is missing."""
-        for cell, protocol in some:
-            missing = missing_episodes(self.store, cell, protocol)
-            if any(len(numbers) for numbers in missing):
-                self._run(cell, protocol, missing)
-
-    def forget(self) -> None:
-        """Let the classifier and its embeddings go."""
-        self._classifier = self.source = None
-
-    def _run(self, cell: Cell, protocol: Protocol, missing: Sequence[NDArray[np.int64]]) -> None:
-        classifier = self._made()
-        self.store.open_cell(cell)
-        chunk = self.study.chunk or classifier.chunk(protocol)
-        total = sum(len(numbers) for numbers in missing)
-        with self.progress.step(f"{protocol.way}-way {protocol.shot}-shot, {cell.method.name}", total) as step:
-            for run, numbers in enumerate(missing):
-                for start in range(0, len(numbers), chunk):
-                    some = numbers[start : start + chunk]
-                    groups = sample_by_shape(self.images, protocol, run, some)
-                    frame = together([_timed(classifier, episodes, chunk) for episodes in groups])
-                    self.store.append_frame(cell, frame)
-                    step.advance(len(some))
-        self.store.open_cell(replace(cell, provenance=with_peak(cell.provenance, self.memory)))
-
-    def _made(self) -> Classifier:
-        if self._classifier is None:
-            assert self.source is not None
-            self.memory.start_method()
-            self._classifier = self.source(self.adaptation)
-        return self._classifier
-
-
-def _timed(classifier: Classifier, episodes: Episodes, chunk: int) -> pd.DataFrame:
-    """What a method did on episodes of one shape, with the time it took."""
-    began = time.perf_counter()
-    predictions = classifier(episodes, chunk)
-    return outcome_frame(episodes, predictions, (time.perf_counter() - began) / len(episodes))
-
-
-def missing_episodes(store: OutcomeStore, cell: Cell, protocol: Protocol) -> list[NDArray[np.int64]]:
-    """Numbers of the episodes of each run that are not stored yet."""
-    done = store.done(cell)
-    everything = np.arange(protocol.episodes)
-    return [np.setdiff1d(everything, done.get(run, everything[:0])) for run in range(protocol.runs)]
 
 
 def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adaptation) -> MethodCard:

@@ -18,9 +18,10 @@ from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.checkpoints import checkpoint_file, checkpoint_stages
-from fewshot_bench.study.execute import chosen_device, initial_backbone, installed_versions, opened_dataset
+from fewshot_bench.study.execute import chosen_device, installed_versions, opened_dataset
 from fewshot_bench.study.grid import PAPER_GRID, Grid, Value, check_names, text_of, with_values
 from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations
+from fewshot_bench.study.stages import initial_backbone
 from fewshot_bench.study.study import Study
 
 CONTRASTIVE_FIELDS = ("lambda", "tau", "reading")

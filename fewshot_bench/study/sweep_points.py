@@ -18,10 +18,11 @@ from filelock import FileLock, Timeout
 
 from fewshot_bench.atomic import write_atomically
 from fewshot_bench.episodes import Protocol
-from fewshot_bench.errors import EpisodeError, FewshotBenchError, StudyError
+from fewshot_bench.errors import EpisodeError, FewshotBenchError, OutcomeError, StudyError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress, Step
-from fewshot_bench.study.execute import missing_episodes, run_study
+from fewshot_bench.study.execute import run_study
+from fewshot_bench.study.method_run import missing_episodes
 from fewshot_bench.study.sweep import Point, Sweep
 
 _PAUSE = 0.5  # seconds between two looks at points that others work on
@@ -51,7 +52,7 @@ def finished_point(sweep: Sweep, point: Point) -> FinishedPoint | None:
         cells = tuple(Cell.from_json(json.dumps(cell)) for cell in record["cells"])
         finished = FinishedPoint(cells, float(record["seconds"]))
         planned = list(zip(cells, _protocols(point, cells), strict=True))
-    except (OSError, ValueError, KeyError, TypeError, EpisodeError):
+    except (OSError, ValueError, KeyError, TypeError, EpisodeError, OutcomeError):
         return None  # absent, or damaged: the study finds again what is stored
     missing = sum(
         len(numbers) for cell, protocol in planned for numbers in missing_episodes(sweep.store, cell, protocol)

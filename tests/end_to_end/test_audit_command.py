@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from fewshot_bench.cli.main import exit_code
+from fewshot_bench.outcomes import Cell
 from fewshot_bench.outcomes.parts import parts_in
 
 STUDY = [
@@ -102,6 +103,29 @@ def test_control_characters_and_markup_of_a_stranger_stay_text(results, capsys):
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert "[red]mine" in printed
+
+
+def test_weights_of_a_model_hub_are_fetched_only_with_download(results, capsys, monkeypatch):
+    folder = cells(results)[0]
+    content = json.loads((folder / "cell.json").read_text())
+    content["method"]["backbone"] = content["provenance"]["study"]["backbone"] = "timm:resnet18"
+    (folder / "cell.json").write_text(json.dumps(content))
+    folder = folder.rename(folder.parent / Cell.from_json(json.dumps(content)).key)
+    asked = []
+
+    def no_hub(model, **_):
+        asked.append(model)
+        raise OSError("no network")
+
+    monkeypatch.setattr("timm.create_model", no_hub)
+    for options, told in (([], "only with --download"), (["--download"], "could not be fetched (no network)")):
+        capsys.readouterr()
+        assert exit_code(["audit", folder.name, "--json", *options]) == 0
+        (record,) = json.loads(capsys.readouterr().out)
+        (finding,) = [one for one in record["findings"] if one["check"] == "same predictions"]
+        assert finding["verdict"] == "not checked"
+        assert told in finding["detail"]
+    assert asked == ["resnet18"]
 
 
 def test_no_results_are_one_line(tmp_path, monkeypatch, capsys):

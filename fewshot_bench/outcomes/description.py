@@ -1,0 +1,141 @@
+"""The content of cell.json, which a stranger may have written: checked before anything is made of it.
+
+Method and protocol say what the outcomes are, so each of their values has to be of its kind. What else is recorded is
+told beside the outcomes only; a value of another kind counts as not recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.errors import OutcomeError
+from fewshot_bench.outcomes.kinds import (
+    DEEPEST,
+    METHOD,
+    PLAIN,
+    PROTOCOL,
+    PROVENANCE,
+    RECORDED,
+    TEXT,
+    Kind,
+    is_plain,
+    whole,
+)
+
+_LARGEST_FILE = 32_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class Description:
+    """What cell.json says, every value of its kind.
+
+    Attributes:
+        method: fields of a `MethodCard`.
+        protocol: fields of a `ProtocolCard`.
+        recorded: further fields of a `Cell`; of another kind, they are left out.
+        left_out: what those are and should be, in words.
+    """
+
+    method: dict[str, Any]
+    protocol: dict[str, Any]
+    recorded: dict[str, Any]
+    left_out: tuple[str, ...]
+
+
+def description_text(path: Path) -> str:
+    """The text of a file cell.json.
+
+    Raises:
+        OSError: it cannot be read.
+        OutcomeError: it is larger than any description, or no text.
+    """
+    size = path.stat().st_size
+    if size > _LARGEST_FILE:
+        raise OutcomeError(f"it should have at most {_LARGEST_FILE:,} bytes, not {size:,}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise OutcomeError(f"it should be text in UTF-8: {error}") from error
+
+
+def read_description(text: str) -> Description:
+    """Read the content of cell.json as data.
+
+    Raises:
+        OutcomeError: it is no JSON, or a value of the method or the protocol is missing, unknown or of another kind.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise OutcomeError(f"it should be JSON of at most {DEEPEST} levels: {error}") from error
+    if not isinstance(content, dict):
+        raise OutcomeError(f"it should be a mapping, not {reprlib.repr(content)}")
+    method = _identity("method", content, METHOD, optional=("hyper_parameters", "is_transductive"))
+    protocol = _identity("protocol", content, PROTOCOL, optional=("sampler", "sampler_settings"))
+    _check_least_way(protocol)
+    left_out: list[str] = []
+    recorded = _kept("", content, RECORDED, left_out, only_known=True)
+    for name, kinds in (("provenance", PROVENANCE), ("versions", {}), ("dataset_recipe", {})):
+        if name in recorded:
+            every = TEXT if name == "versions" else PLAIN
+            recorded[name] = _kept(f"{name}.", recorded[name], kinds, left_out, every)
+    return Description(method, protocol, recorded, tuple(left_out))
+
+
+def _identity(
+    name: str, content: Mapping[str, Any], kinds: Mapping[str, Kind], optional: tuple[str, ...]
+) -> dict[str, Any]:
+    """The method or the protocol.
+
+    Raises:
+        OutcomeError: a value is missing, unknown or of another kind.
+    """
+    values = content.get(name)
+    if not isinstance(values, dict):
+        raise OutcomeError(f"{name} should be a mapping, not {reprlib.repr(values)}")
+    odd = next((field for field in values if field not in kinds), None)
+    missing = next((field for field in kinds if field not in values and field not in optional), None)
+    if odd is not None or missing is not None:
+        finding = f"lacks {missing}" if odd is None else f"has {reprlib.repr(odd)}, which this version does not know"
+        raise OutcomeError(f"{name} {finding}")
+    for field, value in values.items():
+        for kind in (kinds[field], PLAIN):
+            if not kind.holds(value):
+                raise OutcomeError(f"{name}.{field} should be {kind.words}, not {reprlib.repr(value)}")
+    return dict(values)
+
+
+def _check_least_way(protocol: Mapping[str, Any]) -> None:
+    settings = protocol.get("sampler_settings", {})
+    kind = whole(2, protocol["way"])
+    if "least_way" in settings and not kind.holds(settings["least_way"]):
+        found = reprlib.repr(settings["least_way"])
+        raise OutcomeError(f"protocol.sampler_settings.least_way should be {kind.words}, not {found}")
+
+
+def _kept(
+    prefix: str,
+    values: Mapping[str, Any],
+    kinds: Mapping[str, Kind],
+    left_out: list[str],
+    every: Kind | None = None,
+    *,
+    only_known: bool = False,
+) -> dict[str, Any]:
+    """The values that are of their kind, and of the kind of every value; the others are added to `left_out`."""
+    kept = {}
+    for name, value in values.items():
+        if only_known and name not in kinds:
+            continue
+        wrong = next((kind for kind in (kinds.get(name), every) if kind is not None and not kind.holds(value)), None)
+        if wrong is None and is_plain(name):
+            kept[name] = value
+        else:
+            words = f"should be {wrong.words}" if wrong is not None else "should have a name of Unicode text"
+            left_out.append(f"{prefix}{name} {words}, not {reprlib.repr(value)}")
+    return kept

@@ -1,0 +1,125 @@
+"""The kinds of values that cell.json may hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+LARGEST_WAY = 255  # class positions are stored in one byte
+_LARGEST_CLASS = 1 << 20
+_LARGEST_SIZE = 1_000_000
+_LARGEST_SEED = 1 << 128
+_LARGEST_COUNT = (1 << 63) - 1
+DEEPEST = 64  # levels of lists and mappings, far from where Python gives up
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value should be: in words, and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def is_plain(value: Any, levels: int = DEEPEST) -> bool:
+    """Whether a value is finite numbers, Unicode text, lists and mappings that can be written as they were read.
+
+    Args:
+        value: of a JSON file.
+        levels: how many lists and mappings may be in each other.
+    """
+    if isinstance(value, str):
+        return _is_unicode(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return levels > 0 and all(is_plain(key) and is_plain(inner, levels - 1) for key, inner in value.items())
+    if isinstance(value, list):
+        return levels > 0 and all(is_plain(inner, levels - 1) for inner in value)
+    return value is None or isinstance(value, int)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which JSON can spell and no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def whole(least: int, most: int) -> Kind:
+    """Whole numbers of a range, both ends included; true and false are none."""
+    return Kind(f"a whole number from {least:,} to {most:,}", lambda value: _is_whole(value, least, most))
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_stopping_rule(value: Any) -> bool:
+    """As `study.until` records one."""
+    if not isinstance(value, dict):
+        return False
+    width = value.get("half_width")
+    return (
+        isinstance(width, int | float)
+        and not isinstance(width, bool)
+        and 0 < width <= 100
+        and all(_is_whole(value.get(name, 1), 1, _LARGEST_COUNT) for name in ("episodes_between_looks", "max_episodes"))
+        and isinstance(value.get("rule", ""), str)
+    )
+
+
+TEXT = Kind("text", lambda value: isinstance(value, str) and is_plain(value))
+PLAIN = Kind("finite numbers, Unicode text, lists and mappings", is_plain)
+_MAPPING = Kind("a mapping", lambda value: isinstance(value, dict))
+_SETTINGS = Kind(
+    "a mapping to finite numbers and text",
+    lambda value: isinstance(value, dict) and all(is_plain(inner, 0) for inner in value.values()),
+)
+METHOD = {
+    "name": TEXT,
+    "backbone": TEXT,
+    "weights": TEXT,
+    "adaptation": TEXT,
+    "hyper_parameters": _MAPPING,
+    "is_transductive": Kind("true or false", lambda value: isinstance(value, bool)),
+}
+PROTOCOL = {
+    "dataset": TEXT,
+    "dataset_fingerprint": TEXT,
+    "split": TEXT,
+    "way": whole(1, LARGEST_WAY),
+    "shot": whole(1, _LARGEST_SIZE),
+    "query": whole(1, _LARGEST_SIZE),
+    "seed": whole(-_LARGEST_SEED, _LARGEST_SEED),
+    "sampler_version": whole(1, _LARGEST_SIZE),
+    "sampler": TEXT,
+    "sampler_settings": _SETTINGS,
+}
+RECORDED = {
+    "versions": _MAPPING,
+    "dataset_recipe": _MAPPING,
+    "class_sizes": Kind(
+        f"a list of whole numbers from 1 to {_LARGEST_CLASS:,}",
+        lambda value: isinstance(value, list) and all(_is_whole(size, 1, _LARGEST_CLASS) for size in value),
+    ),
+    "provenance": _MAPPING,
+}
+PROVENANCE = {
+    "commands": Kind("a list of texts", lambda value: isinstance(value, list) and all(map(TEXT.holds, value))),
+    "study": _MAPPING,
+    "git_commit": TEXT,
+    "hardware": _MAPPING,
+    "platform": TEXT,
+    "python": TEXT,
+    "pretraining": TEXT,
+    "peak_bytes": whole(0, _LARGEST_COUNT),
+    "stopping": Kind(
+        "a list of rules with half_width, episodes_between_looks, max_episodes and rule",
+        lambda value: isinstance(value, list) and all(map(_is_stopping_rule, value)),
+    ),
+}

@@ -1,0 +1,111 @@
+"""The backbones of a study: as they are planned, and after their base stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fewshot_bench.backbones import Backbone, BackboneRequest, model_of_hub
+from fewshot_bench.datasets import Dataset
+from fewshot_bench.losses import LOSSES
+from fewshot_bench.progress import Progress
+from fewshot_bench.study.base_stage import base_recipe, base_stage_name, fine_tuned_on_base, initialised_backbone
+from fewshot_bench.study.checkpoints import checkpoint_stages
+from fewshot_bench.study.study import Study
+from fewshot_bench.training import Recipe
+
+
+@dataclass(frozen=True)
+class BaseStage:
+    """What was done to a backbone on the base split.
+
+    Attributes:
+        stage: its part of the method's name; empty for none.
+        hyper_parameters: of the training.
+        backbone: name of the backbone where a checkpoint says it, not the study.
+    """
+
+    stage: str
+    hyper_parameters: dict[str, Any]
+    backbone: str | None = None
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A backbone of a study before anything is done to it.
+
+    Attributes:
+        backbone: as it starts.
+        settings: of the backbone, for the method's name.
+        base: what is going to be done to it.
+        recipe: how it is trained; None where it stays as it is.
+    """
+
+    backbone: Backbone
+    settings: dict[str, Any]
+    base: BaseStage
+    recipe: Recipe | None = None
+
+    def done(self, dataset: Dataset, device: str, progress: Progress) -> Backbone:
+        """The backbone after the stage, trained unless its checkpoint is here."""
+        if self.recipe is None:
+            return self.backbone
+        return fine_tuned_on_base(self.backbone, dataset.base, self.recipe, device=device, progress=progress)
+
+
+def planned_stages(study: Study, dataset: Dataset) -> Iterator[PlannedStage]:
+    """The study's backbone before each of its base stages, or as it is; or its named checkpoints."""
+    if study.checkpoints is not None:
+        for checkpoint, tuned, settings, stage, hyper_parameters in checkpoint_stages(study, dataset):
+            yield PlannedStage(tuned, settings, BaseStage(stage, hyper_parameters, checkpoint.card.backbone))
+        return
+    backbone = initial_backbone(study, dataset)
+    settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
+    losses = study.base_losses
+    if losses is None:
+        losses = () if backbone.is_pretrained else ("ce", "ce+schane")
+    if not losses:
+        yield PlannedStage(backbone, settings, BaseStage("", {}))
+        return
+    for loss in losses:
+        LOSSES[loss]
+    for number, loss in enumerate(losses):
+        fresh = backbone if number == 0 else initial_backbone(study, dataset)
+        recipe = base_recipe(
+            fresh,
+            loss,
+            epochs=study.base_epochs,
+            batch_size=study.base_batch,
+            seed=study.training_seed,
+            lambda_=study.lambda_,
+            tau=study.tau,
+            reading=study.reading,
+        )
+        stage = base_stage_name(recipe, base_recipe(fresh, loss))
+        yield PlannedStage(fresh, settings, BaseStage(stage, recipe.hyper_parameters()), recipe)
+
+
+def study_backbones(
+    study: Study, dataset: Dataset, device: str, progress: Progress
+) -> Iterator[tuple[Backbone, dict[str, Any], BaseStage]]:
+    """The same after their base stages."""
+    for planned in planned_stages(study, dataset):
+        yield planned.done(dataset, device, progress), planned.settings, planned.base
+
+
+def backbone_of_hub(study: Study) -> str | None:
+    """The backbone whose weights a model hub would be asked for; None where nobody would be asked."""
+    if study.checkpoints is not None:
+        return None
+    model = model_of_hub(BackboneRequest(study.backbone_name, weights=study.weights))
+    return None if model is None else f"timm:{model}"
+
+
+def initial_backbone(study: Study, dataset: Dataset) -> Backbone:
+    """The study's backbone; its initial weights, where it has no others, depend on the training seed alone."""
+    height, _, channels = dataset.split(study.split).images.shape[1:]
+    request = BackboneRequest(
+        study.backbone_name, channels, height, study.image_size, study.interpolation, study.weights
+    )
+    return initialised_backbone(request, study.training_seed)
