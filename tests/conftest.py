@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from tiny_benchmarks import tiny  # noqa: F401  # a fixture
 from fewshot_bench.datasets.dataset import Dataset, ImageSplit, SplitName, split_fingerprint
 
 torch.set_num_threads(2)
+
+
+def pytest_collection_finish() -> None:
+    """Spare garbage collections what is imported by now: statsmodels collects in every correction of p values."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
