@@ -14,6 +14,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -44,8 +45,8 @@ def main() -> None:
             f"all_pairs of {methods} methods, Holm, letters",
             table.size,
             repeats,
-            lambda table=table: everything(table),  # type: ignore[misc]
-            (lambda table=table: one_by_one(table)) if methods == 100 else None,  # type: ignore[misc]
+            partial(everything, table),
+            partial(one_by_one, table) if methods == 100 else None,
         )
 
 

@@ -37,7 +37,7 @@ def class_sizes(cell: Cell, here: ImagesHere) -> tuple[ClassSizes, Finding]:
         The sizes, and whether what the cell says is what the images here say.
     """
     split = cell.protocol.split
-    own = here.dataset.split(split).class_sizes if here.dataset is not None else None  # type: ignore[arg-type]
+    own = here.dataset.split(split).class_sizes if here.dataset is not None else None  # type: ignore[arg-type]  # any text was answered in `images_here`
     if cell.class_sizes:
         known = ClassSizes(cell.class_sizes, "as recorded")
         if own is None or not here.are_the_same:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -70,9 +70,8 @@ def correction(text: str) -> Correction:
     """
     from fewshot_bench.statistics import Correction
 
-    for known in get_args(Correction):
-        if text == known:
-            return known  # type: ignore[no-any-return]
+    if text in get_args(Correction):
+        return cast("Correction", text)
     raise typer.BadParameter(f"--correct takes {', '.join(get_args(Correction))}, not '{text}'.")
 
 

@@ -130,16 +130,18 @@ def _report(study: Study, result: StudyResult, as_json: bool) -> None:
     from fewshot_bench.cli.leaderboard import show
     from fewshot_bench.datasets.recipe import recipe_line
     from fewshot_bench.outcomes import OutcomeStore
-    from fewshot_bench.report import update_leaderboard
+    from fewshot_bench.report import current_leaderboard, rows_of_cells, write_leaderboard
     from fewshot_bench.report.page import write_page
 
     path, page = study.results / "leaderboard.csv", study.results / "report.html"
-    frame = update_leaderboard(OutcomeStore(study.results / "outcomes"), path, result.baseline, cells=result.cells)
-    write_page(study.results, page)
+    store = OutcomeStore(study.results / "outcomes")
+    frame = current_leaderboard(store, path, result.baseline, cells=result.cells)
+    write_leaderboard(frame, path)
+    write_page(study.results, page, frame=frame)
     recipe = dict(result.dataset.recipe)
     report_notes(recipe)
     methods = list(dict.fromkeys(cell.method.name for cell in result.cells))
-    show(frame, as_json)
+    show(rows_of_cells(frame, result.cells), as_json)
     if as_json:
         return
     typer.echo(f"dataset      {result.dataset.name}: {recipe_line(recipe)}")

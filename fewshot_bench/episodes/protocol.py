@@ -31,23 +31,40 @@ class ProtocolFields(Interface):
     """What decides which images are in an episode, as stored outcomes record it too."""
 
     @property
-    def dataset(self) -> str: ...  # noqa: D102
+    def dataset(self) -> str:
+        """Its name."""
+
     @property
-    def split(self) -> str: ...  # noqa: D102
+    def split(self) -> str:
+        """Which part of the dataset: "base", "validation" or "novel"."""
+
     @property
-    def way(self) -> int: ...  # noqa: D102
+    def way(self) -> int:
+        """N."""
+
     @property
-    def shot(self) -> int: ...  # noqa: D102
+    def shot(self) -> int:
+        """K."""
+
     @property
-    def query(self) -> int: ...  # noqa: D102
+    def query(self) -> int:
+        """Q, queries per class."""
+
     @property
-    def seed(self) -> int: ...  # noqa: D102
+    def seed(self) -> int:
+        """Any integer."""
+
     @property
-    def sampler_version(self) -> int: ...  # noqa: D102
+    def sampler_version(self) -> int:
+        """Of the sampler that drew the episodes."""
+
     @property
-    def sampler(self) -> str: ...  # noqa: D102
+    def sampler(self) -> str:
+        """Its name."""
+
     @property
-    def sampler_settings(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def sampler_settings(self) -> Mapping[str, Any]:
+        """What it was told."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from fewshot_bench.report.sweep_frame import SweptPoint, sweep_frame
 from fewshot_bench.report.sweep_plot import draw_sweep
 from fewshot_bench.report.sweep_table import print_sweep
 from fewshot_bench.report.terminal import print_leaderboard
-from fewshot_bench.report.update import update_leaderboard
+from fewshot_bench.report.update import current_leaderboard, rows_of_cells, update_leaderboard
 
 __all__ = [
     "TIMING_COLUMNS",
@@ -30,6 +30,7 @@ __all__ = [
     "compare_methods",
     "compare_tasks",
     "comparison_record",
+    "current_leaderboard",
     "datasets_record",
     "draw_sweep",
     "leaderboard",
@@ -39,6 +40,7 @@ __all__ = [
     "print_leaderboard",
     "print_sweep",
     "resolve_method",
+    "rows_of_cells",
     "sweep_frame",
     "task_record",
     "update_leaderboard",

@@ -6,10 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import Outcomes, ProtocolCard
 from fewshot_bench.report.method_names import shown_names
@@ -125,22 +121,6 @@ def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str]) 
         int(scores.of(b).sum() - both.sum()),
         paired.test.p,
     )
-
-
-def pair_episodes(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """Match the episodes of two frames of one protocol.
-
-    Returns:
-        Columns run, episode, accuracy_a, accuracy_b: one row per common episode, in order.
-    """
-    columns, identity = ["run", "episode", "accuracy"], ["run", "episode"]
-    first, second = a[columns].drop_duplicates(identity), b[columns].drop_duplicates(identity)
-    return first.merge(second, on=identity, suffixes=("_a", "_b")).sort_values(identity, ignore_index=True)
-
-
-def accuracies_of(pairs: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The two columns of accuracies of `pair_episodes`, [E] each."""
-    return pairs["accuracy_a"].to_numpy(np.float64), pairs["accuracy_b"].to_numpy(np.float64)
 
 
 def check_same_protocol(a: ProtocolCard, name_a: str, b: ProtocolCard, name_b: str) -> None:

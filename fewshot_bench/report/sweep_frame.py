@@ -10,7 +10,7 @@ import pandas as pd
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.report.comparison import accuracies_of, pair_episodes
+from fewshot_bench.report.task_scores import task_scores
 from fewshot_bench.statistics import paired_t_test, summarise
 
 SWEEP_COLUMNS = (
@@ -63,7 +63,7 @@ def sweep_frame(store: OutcomeStore, points: Sequence[SweptPoint], *, episodes: 
     frames: dict[str, pd.DataFrame] = {}
     for cell in (cell for point in points for cell in point.cells):
         if cell.key not in frames:
-            stored = store.read(cell)[["run", "episode", "accuracy"]]
+            stored = store.read(cell, with_predictions=False)
             frames[cell.key] = stored[(stored["run"] < runs) & (stored["episode"] < episodes)]
     best = _best(points, frames)
     rows = [
@@ -89,10 +89,11 @@ def _axes(values: Mapping[str, Any]) -> dict[str, Any]:
 def _row(cell: Cell, frames: Mapping[str, pd.DataFrame], best: Cell) -> dict[str, Any]:
     frame = frames[cell.key]
     summary = summarise(frame["accuracy"], frame["run"])
-    pairs = pair_episodes(frame, frames[best.key])
+    scores = task_scores([frame, frames[best.key]], [cell, best])
+    both = scores.pair(0, 1)
     tested: dict[str, Any] = dict.fromkeys(_NUMBERS)
-    if cell.key != best.key and len(pairs) > 1:
-        test = paired_t_test(*accuracies_of(pairs))
+    if cell.key != best.key and both.sum() > 1:
+        test = paired_t_test(*scores.accuracy[:, both])
         ends = (test.mean_difference, test.ci_low, test.ci_high)
         tested = dict(zip(_NUMBERS, (*(100 * end for end in ends), test.p), strict=True))
     return {
@@ -103,7 +104,7 @@ def _row(cell: Cell, frames: Mapping[str, pd.DataFrame], best: Cell) -> dict[str
         "episodes": summary.episodes,
         "runs": summary.runs,
         **tested,
-        "paired_episodes": len(pairs) if tested["p"] is not None else None,
+        "paired_episodes": int(both.sum()) if tested["p"] is not None else None,
         "method": cell.method.name,
         "method_fingerprint": cell.method.fingerprint,
     }

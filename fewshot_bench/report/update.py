@@ -46,8 +46,11 @@ def update_leaderboard(
     """
     frame = current_leaderboard(store, path, baseline, cells=cells, correct=correct, with_published=with_published)
     write_leaderboard(frame, path)
-    if cells is None:
-        return frame
+    return frame if cells is None else rows_of_cells(frame, cells)
+
+
+def rows_of_cells(frame: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
+    """The rows of a leaderboard that are about some cells, in its order."""
     identities = {(cell.protocol.fingerprint, cell.method.fingerprint) for cell in cells}
     chosen = [
         pair in identities for pair in zip(frame["protocol_fingerprint"], frame["method_fingerprint"], strict=True)
@@ -66,19 +69,7 @@ def current_leaderboard(
 ) -> pd.DataFrame:
     """The leaderboard of everything that is stored, each protocol with the baseline it was given last; writes nothing.
 
-    Args:
-        store: where the outcomes are.
-        path: a CSV whose baselines stay in force where no new one is named; it need not be there.
-        baseline: name of the method that the others are tested against, on the protocols of `cells`.
-        cells: on whose protocols that baseline counts; all by default.
-        correct: how p is corrected for the number of tests on one protocol.
-        with_published: whether numbers that papers report stand beside the cells, those of this project's tables and
-            of the folder `published` beside the outcomes.
-
-    Raises:
-        OutcomeError: nothing is stored, or a part is damaged.
-        UnknownNameError: no method is called like the baseline.
-        ComparisonError: the baseline's name fits several methods.
+    Args and errors are those of `update_leaderboard`, whose `path` need not be there.
     """
     stored = store.cells()
     results = store.folder.parent

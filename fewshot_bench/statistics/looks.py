@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from fewshot_bench.statistics.arrays import require_positive
@@ -47,7 +48,7 @@ def look(accuracies: ArrayLike, half_width: float, *, confidence: float = 0.95, 
     """
     require_positive(half_width=half_width)
     interval = mean_interval(accuracies, confidence)
-    episodes = len(accuracies)  # type: ignore[arg-type]
+    episodes = np.size(accuracies)
     enough = episodes >= fewest and interval.half_width <= half_width
     if math.isnan(interval.half_width):
         return Look(episodes, math.nan, False, fewest)

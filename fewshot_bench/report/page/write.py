@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from fewshot_bench.atomic import write_atomically
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report.page.content import PageContent
@@ -16,7 +18,13 @@ TITLE = "Few-shot results"
 
 
 def write_page(
-    results: Path, path: Path, *, baseline: str | None = None, correct: Correction = "holm", title: str = TITLE
+    results: Path,
+    path: Path,
+    *,
+    baseline: str | None = None,
+    correct: Correction = "holm",
+    title: str = TITLE,
+    frame: pd.DataFrame | None = None,
 ) -> PageContent:
     """Write everything that a results folder holds as one HTML file, all or nothing.
 
@@ -28,6 +36,7 @@ def write_page(
         baseline: name of the method that the others are tested against.
         correct: how p is corrected for the number of tests on one protocol.
         title: the page's heading.
+        frame: the current leaderboard, where it has been computed already.
 
     Returns:
         What the page shows, for instance to draw it for a paper.
@@ -38,7 +47,8 @@ def write_page(
         ComparisonError: the baseline's name fits several methods.
     """
     store = OutcomeStore(results / "outcomes")
-    frame = current_leaderboard(store, results / "leaderboard.csv", baseline, correct=correct)
+    if frame is None:
+        frame = current_leaderboard(store, results / "leaderboard.csv", baseline, correct=correct)
     content = gather(store, frame, results)
     write_atomically(path, page_html(content, title).encode())
     return content
