@@ -70,8 +70,8 @@ def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
 def _checks(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> Table:
     table = new_table()
     table.add_column("task", overflow="fold")
-    for header in ("Wilcoxon p", "sign-flip p", "d_z", "W/T/L", "P(A>B)", "r", "pairing"):
-        table.add_column(header, justify="right", overflow="fold")
+    for header in ("Wilcoxon p", "flip p", "d_z", "W/T/L", "P(A>B)", "r", "pairing"):
+        table.add_column(header, justify="right", no_wrap=True)
     for comparison in comparisons:
         paired, test = comparison.paired, comparison.test
         table.add_row(
@@ -79,7 +79,7 @@ def _checks(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> Tabl
             p_text(paired.wilcoxon_p),
             p_text(paired.permutation_p),
             f"{paired.effect_size:.2f}",
-            f"{test.wins:,}/{test.ties:,}/{test.losses:,}",
+            f"{test.wins}/{test.ties}/{test.losses}",
             f"{paired.probability_of_improvement:.2f}",
             _number(paired.correlation),
             f"x{_number(paired.variance_reduction, 1)}",
@@ -170,7 +170,7 @@ def _notes(tasks: Sequence[TaskComparison], *, is_one_pair: bool) -> list[str]:
     with_data = any(c.data_half_width == c.data_half_width for task in tasks for c in task.comparisons)
     notes = ["task: 95% CI over episodes" + ("; data: over classes and images too" if with_data else "")]
     if is_one_pair:
-        notes.append("W/T/L: episodes that A wins, ties, loses; P(A>B): chance to be better on one")
+        notes.append("flip: exact sign-flip test; W/T/L: episodes that A wins, ties, loses")
         notes.append("d_z: difference / its sd; r: correlation; pairing: times fewer episodes needed")
     elif any(task.letters for task in tasks):
         how = CORRECTIONS[tasks[0].correction]

@@ -141,3 +141,15 @@ def test_a_verdict_is_at_the_5_percent_level(difference, p, words):
 @pytest.mark.parametrize(("p", "text"), [(0.0, "< 1e-300"), (3.21e-11, "3.2e-11"), (0.0123, "0.012"), (1.0, "1")])
 def test_a_p_value_has_two_digits(p, text):
     assert p_text(p) == text
+
+
+def test_numbers_of_thousands_of_episodes_are_not_broken(tmp_path):
+    store = OutcomeStore(tmp_path)
+    noise = np.random.default_rng(0).integers(-9, 10, size=(2, 3, 3000))
+    for name, some in (("a", noise[0]), ("b", noise[1])):
+        fill(store, cell(name), 45 + some, chunk=3000)
+    tasks = compare_tasks(store, ["a", "b"])
+    text = shown(lambda console: print_comparisons(tasks, [], console), width=80)
+    test = tasks[0].comparisons[0].test
+    assert f" {test.wins}/{test.ties}/{test.losses} " in text
+    assert max(map(len, text.splitlines())) <= 80
