@@ -29,3 +29,22 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def create_exclusively(path: Path, content: bytes) -> bool:
+    """Make a small file unless there is one of that name; of several processes that try, one succeeds.
+
+    Args:
+        path: the target; its folder is made if needed.
+        content: all of it, small enough to be written at once.
+
+    Returns:
+        Whether this call has made it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True

@@ -1,0 +1,66 @@
+"""Which process has left something on a disk, and whether it is still there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+
+def owner() -> str:
+    """This process in one word: digest of its machine, its number, and when it began.
+
+    The digest tells processes of one machine, or of one container, from those of another without naming either.
+    """
+    return _owner(os.getpid())  # not cached without the number: a forked process is another one
+
+
+def is_gone(owner: str) -> bool:
+    """Whether a process is known to have ended; False where it may live on, or on another machine.
+
+    Args:
+        owner: what `owner` said in that process.
+    """
+    place, _, rest = owner.partition("-")
+    number, _, began = rest.partition("-")
+    if place != _place() or not number.isdigit():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # it belongs to somebody else, or is no number of a process
+        return False
+    return _began(int(number)) != began
+
+
+@cache
+def _owner(number: int) -> str:
+    return f"{_place()}-{number}-{_began(number)}"
+
+
+@cache
+def _place() -> str:
+    """Digest of the machine since it was started, and of the container: process numbers are unique within these."""
+    told = [platform.node()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/etc/machine-id"):
+        try:
+            told.append(Path(path).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+    with suppress(OSError):
+        told.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
+
+
+def _began(number: int) -> str:
+    """When a process began, in ticks since the machine did; "0" where the system does not tell."""
+    try:
+        line = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "0"
+    state, *fields = line.rpartition(")")[2].split()
+    return "gone" if state in "ZX" else fields[18]
