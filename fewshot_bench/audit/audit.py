@@ -17,10 +17,12 @@ from fewshot_bench.audit.tasks import TASKS, check_digest, check_tasks, class_si
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.errors import AuditError, FewshotBenchError
 from fewshot_bench.outcomes import Cell
+from fewshot_bench.paths import Place
 from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.stored_files import folders_in, is_file
 
 
-def cell_folders(result: Path, results: Path = Path("results")) -> list[Path]:
+def cell_folders(result: Place, results: Place = Path("results")) -> list[Place]:
     """The folders of the cells that somebody means.
 
     Args:
@@ -30,16 +32,15 @@ def cell_folders(result: Path, results: Path = Path("results")) -> list[Path]:
     Raises:
         AuditError: there is none, or several begin like the key.
     """
-    if (result / "cell.json").is_file():
+    if is_file(result / "cell.json"):
         return [result]
     if result.is_dir():
         outcomes = result / "outcomes" if (result / "outcomes").is_dir() else result
-        found = sorted(path.parent for path in outcomes.glob("*/cell.json"))
+        found = _cells_in(outcomes)
         if found:
             return found
         raise AuditError(f"there are no outcomes in {outcomes}; an audit takes a folder of results, or one cell of it.")
-    matches = sorted(path.parent for path in (results / "outcomes").glob("*/cell.json"))
-    matches = [folder for folder in matches if folder.name.startswith(str(result))]
+    matches = [folder for folder in _cells_in(results / "outcomes") if folder.name.startswith(str(result))]
     if len(matches) != 1:
         finding = "several cells begin like this" if matches else "it is no folder, and no cell begins like this"
         raise AuditError(
@@ -48,7 +49,12 @@ def cell_folders(result: Path, results: Path = Path("results")) -> list[Path]:
     return matches
 
 
-def audit_cell(folder: Path, options: AuditOptions | None = None, *, progress: Progress = SILENT) -> CellAudit:
+def _cells_in(outcomes: Place) -> list[Place]:
+    """The folders with a description, by name."""
+    return [outcomes / name for name in folders_in(outcomes) if is_file(outcomes / name / "cell.json")]
+
+
+def audit_cell(folder: Place, options: AuditOptions | None = None, *, progress: Progress = SILENT) -> CellAudit:
     """Check one cell.
 
     Nothing that its files name is executed, unless the options trust code.
