@@ -10,6 +10,7 @@ import typer
 
 from fewshot_bench import __version__
 from fewshot_bench.cli.audit import audit
+from fewshot_bench.cli.cache import cache
 from fewshot_bench.cli.compare import compare
 from fewshot_bench.cli.data import data
 from fewshot_bench.cli.episodes import episodes
@@ -40,6 +41,7 @@ app.command()(report)
 app.command()(audit)
 app.command()(ls)
 app.add_typer(data, name="data")
+app.add_typer(cache, name="cache")
 app.add_typer(episodes, name="episodes")
 
 # Newer releases of Typer carry their own copy of Click, so its base exception is found through Typer's.

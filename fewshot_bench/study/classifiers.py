@@ -67,7 +67,9 @@ class ClassifierSource:
 
     def _views(self, views: int, seed: int, augmentation: AugmentationName = "auto") -> torch.Tensor:
         """Raw embeddings of the plain images, then of each augmented view, [(1 + views) * I, D]."""
-        return torch.cat([self._view(view, seed, augmentation) for view in range(views + 1)])
+        made = [self._view(view, seed, augmentation) for view in range(views + 1)]
+        # One alone is not copied: it is mapped from the cache, and its pages are shared with other processes.
+        return torch.cat(made) if views else made[0]
 
     def _view(self, view: int, seed: int, augmentation: AugmentationName) -> torch.Tensor:
         key = (view, seed, augmentation) if view else (0, 0, "auto")
