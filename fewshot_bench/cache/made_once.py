@@ -46,12 +46,12 @@ def made_once(
     """
     limit = size_limit()
     seen = _state(path)
-    found = _read(path, read)
+    found = kept(path, read)
     if found is not None:
         return found
     with alone(path, what, progress):
         if _state(path) != seen:  # another process has made it meanwhile
-            found = _read(path, read)
+            found = kept(path, read)
         if found is not None:
             return found
         made = make()
@@ -68,7 +68,13 @@ def _state(path: Path) -> tuple[int, int] | None:
     return None
 
 
-def _read(path: Path, read: Callable[[Path], T | None]) -> T | None:
+def kept(path: Path, read: Callable[[Path], T | None]) -> T | None:
+    """What an entry of the cache holds; None where it is missing, or `read` does not want it.
+
+    Args:
+        path: of the entry.
+        read: what a file holds.
+    """
     try:
         found = read(path) if path.is_file() else None
     except OSError:  # removed meanwhile, or a disk that no longer answers

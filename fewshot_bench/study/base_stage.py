@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone, network_identity
-from fewshot_bench.cache import BASE_STAGES, made_once
+from fewshot_bench.cache import BASE_STAGES, kept, made_once
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.paths import cache_folder
@@ -86,7 +86,17 @@ def fine_tuned_on_base(
         write=lambda path, metadata: save_checkpoint(path, backbone.network, metadata),
         progress=progress,
     )
-    # A new object, because the digest of the weights is taken once per object.
+    return _trained(backbone)
+
+
+def from_checkpoint(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Backbone | None:
+    """The backbone after the base stage where its checkpoint is here; None where it is not, or is damaged."""
+    found = kept(checkpoint_path(backbone, split, recipe), lambda path: _load(path, backbone))
+    return None if found is None else _trained(backbone)
+
+
+def _trained(backbone: Backbone) -> Backbone:
+    """A new object, because the digest of the weights is taken once per object."""
     return replace(backbone, is_pretrained=True)
 
 
