@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeAlias
 
 import platformdirs
+
+Place: TypeAlias = Path
+"""A folder or a file."""
 
 HOME_VARIABLE = "FEWSHOT_BENCH_HOME"
 

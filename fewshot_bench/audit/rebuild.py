@@ -9,6 +9,7 @@ from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.audit.contradiction import contradictions, differences_of, differences_of_adaptations
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classifier import Classifier
+from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import Progress
@@ -106,7 +107,7 @@ def _of_stage(
     known = [text for text in planned if stage.recipe is None or _subject(text) not in _OF_TRAINING]
     if known:
         return known
-    backbone = stage.done(dataset, device, progress)
+    backbone = stage.done(dataset, LocalEngine(device), progress)
     card = card_of(name, backbone, stage.base, adaptation)
     if card.fingerprint != cell.method.fingerprint:
         return differences_of(cell.method, card)
