@@ -69,8 +69,8 @@ def current_leaderboard(
 ) -> pd.DataFrame:
     """The leaderboard of everything that is stored, each protocol with the baseline it was given last; writes nothing.
 
-    Args and errors are those of `update_leaderboard`, whose `path` need not be there; `baseline` may also say the label of
-    a method for each of some protocols, by their fingerprints.
+    Args and errors are those of `update_leaderboard`, whose `path` need not be there; `baseline` may also
+    be the label of a method for each of some protocols, by their fingerprints.
     """
     stored = store.cells()
     results = store.folder.parent

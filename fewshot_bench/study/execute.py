@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
-import numpy as np
 import torch
 
 from fewshot_bench.adaptation import Adaptation
@@ -18,13 +17,13 @@ from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, op
 from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
-from fewshot_bench.episodes import sample_by_shape
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
 from fewshot_bench.study.chunk_queue import missing_episodes
 from fewshot_bench.study.classifiers import ClassifierSource
+from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.method_run import MethodRun
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.provenance import PeakMemory, provenance
@@ -93,9 +92,7 @@ def run_study(
     adaptations = planned_adaptations(study)
     dataset = opened_dataset(study, progress)
     study = study.model_copy(update={"dataset": dataset.name})
-    images = dataset.split(study.split)
-    for protocol in study.protocols():
-        sample_by_shape(images, protocol, numbers=np.arange(0))  # refuses what does not fit, and names the classes
+    fitting_protocols(study, dataset.split(study.split))  # refuses what does not fit, and names the classes
     rule = stopping_rule(study)
     if rule is not None and shard is not None:
         raise StudyError("--until-ci looks at all episodes, and --shard has a part of them. Leave one of the two out.")

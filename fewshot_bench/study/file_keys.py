@@ -40,9 +40,7 @@ def known_keys(path: KeyPath, *, with_hyper_parameters: bool = False) -> list[st
     model = model_at(path)
     keys = [] if model is None else list(fields_of(model))
     if with_hyper_parameters and "hyper_parameters" in keys:
-        keys += sorted(
-            {f"hyper_parameters.{name}" for adaptation in ADAPTATIONS.names() for name in _own(adaptation)}
-        )
+        keys += sorted({f"hyper_parameters.{name}" for adaptation in ADAPTATIONS.names() for name in _own(adaptation)})
     return keys
 
 

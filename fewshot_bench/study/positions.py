@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from bisect import bisect_left
+from contextlib import suppress
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -55,10 +56,8 @@ class _Walk:
         self._newlines = [match.start() for match in re.finditer("\n", self._text)]
         self._at = 0
         self._counts: dict[KeyPath, int] = {}
-        try:
+        with suppress(IndexError, ValueError, RecursionError):  # a dialect not known here: what was found stands
             self._document()
-        except (IndexError, ValueError, RecursionError):  # a dialect that is not known here: what was found stands
-            pass
 
     def _document(self) -> None:
         table: KeyPath = ()

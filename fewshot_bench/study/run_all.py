@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-import numpy as np
-
+from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.episodes import sample_by_shape
-from fewshot_bench.errors import ComparisonError, FewshotBenchError, StudyError, UnknownNameError
+from fewshot_bench.errors import FewshotBenchError, StudyError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
+from fewshot_bench.study.checkpoints import checkpoint_stages
 from fewshot_bench.study.execute import StudyResult, chosen_device, opened_dataset, run_study
+from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.plan import StudyPlan
-from fewshot_bench.study.stages import backbone_of_hub, planned_stages
+from fewshot_bench.study.stages import backbone_settings, base_stages, initial_backbone
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.until import stopping_rule
 
@@ -71,12 +73,14 @@ def run_plan(
     """
     started = time.perf_counter()
     run = run or partial(run_study, progress=progress, arguments=arguments)
-    check_plan(plan, progress)
+    if len(plan.studies) > 1 or plan.baselines:  # one study checks itself, but for its baseline
+        check_plan(plan, progress)
     results = []
     for study, place in zip(plan.studies, plan.places, strict=True):
         # Which method is the baseline is decided among the methods of all studies, below.
-        results.append(at_place(place, partial(run, study.model_copy(update={"baseline": None}))))
-    cells = list({cell.key: cell for result in reversed(results) for cell in reversed(result.cells)}.values())[::-1]
+        with located(place):
+            results.append(run(study.model_copy(update={"baseline": None})))
+    cells = list({cell.key: cell for result in results for cell in result.cells}.values())
     names = {result.dataset.name: study.dataset for study, result in zip(plan.studies, results, strict=True)}
     return PlanResult(
         {result.dataset.name: result.dataset for result in results},
@@ -133,18 +137,42 @@ def _checked_methods(study: Study, networks: Networks, progress: Progress) -> li
     adaptations = planned_adaptations(study)
     dataset = opened_dataset(study, progress)
     fitting_protocols(study.model_copy(update={"dataset": dataset.name}), dataset.split(study.split))
-    return [
-        method_name(stage.base.backbone or study.backbone_name, stage.settings, stage.base.stage, adaptation)
-        for stage in networks.stages(study, dataset)
-        for adaptation in adaptations
-    ]
+    return [method_name(*stage, adaptation) for stage in networks.stages(study, dataset) for adaptation in adaptations]
 
 
 class Networks:
-    """The networks that studies start from, the last one kept: those of a file mostly share theirs."""
+    """The networks that studies start from; the last one is kept, since those of a file mostly share theirs."""
 
     def __init__(self) -> None:
-        self._kept: tuple[object, list[PlannedStage]] | None = None
+        self._key: object = None
+        self._backbone: Backbone | None = None
 
-    def stages(self, study: Study, dataset: Dataset) -> list[PlannedStage]:
-        """The base stages of a study, as `planned_stages` has them, on one network that is not to be trained."""
+    def stages(self, study: Study, dataset: Dataset) -> list[tuple[str, dict[str, Any], str]]:
+        """The name of the backbone, its settings, and the base stage of every method's name."""
+        if study.checkpoints is not None:
+            stages = checkpoint_stages(study, dataset)
+            return [(checkpoint.card.backbone, settings, stage) for checkpoint, _, settings, stage, _ in stages]
+        backbone = self._made(study, dataset)
+        settings = backbone_settings(study, backbone)
+        return [(study.backbone_name, settings, base.stage) for base, _ in base_stages(study, backbone)]
+
+    def _made(self, study: Study, dataset: Dataset) -> Backbone:
+        asked = (study.backbone_name, study.weights, study.image_size, study.interpolation)
+        key = (*asked, dataset.split(study.split).images.shape[1:])
+        if self._backbone is None or key != self._key:
+            self._key, self._backbone = key, initial_backbone(study, dataset)
+        return self._backbone
+
+
+def _baselines(cells: Sequence[Cell], named: Mapping[str, str | None]) -> dict[str, str]:
+    """The label of the method that was named for a dataset, or of its first method, by protocol."""
+    baselines = {}
+    for protocol in dict.fromkeys(cell.protocol.fingerprint for cell in cells):
+        same = [cell for cell in cells if cell.protocol.fingerprint == protocol]
+        labels = {cell.method.name: cell.method.label for cell in reversed(same)}
+        wanted = named.get(same[0].protocol.dataset)
+        if wanted is not None:
+            baselines[protocol] = labels[resolve_method(labels, wanted)]
+        elif len(labels) > 1:
+            baselines[protocol] = same[0].method.label
+    return baselines

@@ -106,7 +106,9 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         named = [(path, name) for path, _, name in self.names()]
         for path, table in (((), self), *self._tables()):
             named += [((*path, "backbone"), table.backbone or "")]
-        named += [(("datasets", number), name) for number, name in enumerate(self.datasets) if not looks_like_a_place(name)]
+        named += [
+            (("datasets", number), name) for number, name in enumerate(self.datasets) if not looks_like_a_place(name)
+        ]
         for path, name in named:
             if ":" in name and not name.startswith("timm:"):
                 yield path, name

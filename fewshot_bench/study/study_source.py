@@ -19,7 +19,7 @@ from fewshot_bench.study.file_keys import known_keys, normalised
 from fewshot_bench.study.overrides import Override, with_overrides
 from fewshot_bench.study.plan import StudyPlan
 from fewshot_bench.study.positions import KeyPath, key_lines, line_of
-from fewshot_bench.study.presets import preset_text
+from fewshot_bench.study.presets import MAKE_ONE, preset_text
 from fewshot_bench.study.study_file import StudyFile
 
 if sys.version_info >= (3, 11):
@@ -52,17 +52,14 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(_LARGEST + 1)
     except IsADirectoryError as error:
-        raise StudyError(f"{path} is a folder; a study is a TOML file. {_MAKE_ONE}") from error
+        raise StudyError(f"{path} is a folder; a study is a TOML file. {MAKE_ONE}") from error
     if len(content) > _LARGEST:
-        raise StudyError(f"{path} has more than {_LARGEST:,} bytes; no study needs so many. {_MAKE_ONE}")
+        raise StudyError(f"{path} has more than {_LARGEST:,} bytes; no study needs so many. {MAKE_ONE}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise StudyError(f"{path}, line {line}: this is no UTF-8 text. {_MAKE_ONE}") from error
-
-
-_MAKE_ONE = "To start from one that works: fewshot-bench study quickstart > study.toml"
+        raise StudyError(f"{path}, line {line}: this is no UTF-8 text. {MAKE_ONE}") from error
 
 
 @dataclass(frozen=True)
