@@ -19,6 +19,7 @@ from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
+from fewshot_bench.paths import Place
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
 from fewshot_bench.study.chunk_queue import missing_episodes
@@ -28,7 +29,7 @@ from fewshot_bench.study.method_run import MethodRun
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.provenance import PeakMemory, provenance
 from fewshot_bench.study.shard import Shard
-from fewshot_bench.study.stages import BaseStage, study_backbones
+from fewshot_bench.study.stages import BaseStage, PlannedStage, study_backbones
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.until import run_until, stopping_rule
 from fewshot_bench.study.worker import WorkerRecipe
@@ -92,7 +93,8 @@ def run_study(
     adaptations = planned_adaptations(study)
     dataset = opened_dataset(study, progress)
     study = study.model_copy(update={"dataset": dataset.name})
-    fitting_protocols(study, dataset.split(study.split))  # refuses what does not fit, and names the classes
+    images = dataset.split(study.split)
+    fitting_protocols(study, images)  # refuses what does not fit, and names the classes
     rule = stopping_rule(study)
     if rule is not None and shard is not None:
         raise StudyError("--until-ci looks at all episodes, and --shard has a part of them. Leave one of the two out.")
@@ -101,8 +103,9 @@ def run_study(
     engine = engine or LocalEngine(chosen_device(study.device))
     memory = PeakMemory(engine.device)
     methods: list[MethodRun] = []
+    failed: list[tuple[PlannedStage, str]] = []
     with ExitStack() as opened:
-        for method in _planned_methods(study, dataset, adaptations, store, engine, progress, arguments, shard):
+        for method in _planned_methods(study, dataset, adaptations, store, engine, progress, arguments, shard, failed):
             methods.append(method)
             opened.callback(method.forget)
             memory.note()
@@ -113,7 +116,9 @@ def run_study(
             run_until(rule, [method.run for method in methods], [method.planned for method in methods], store, progress)
     peak = max([memory.of_study(), *(method.peak_bytes for method in methods)])
     seconds = time.perf_counter() - started
-    return _result(study, dataset, methods, seconds, peak, shard)
+    return _result(
+        study, dataset, methods, _failures(study, images, adaptations, methods, failed), seconds, peak, shard
+    )
 
 
 def _planned_methods(
@@ -125,12 +130,13 @@ def _planned_methods(
     progress: Progress,
     arguments: Sequence[str],
     shard: Shard | None,
+    failed: list[tuple[PlannedStage, str]],
 ) -> Iterator[MethodRun]:
     """The methods of a study, each after the base stage of its backbone."""
     images = dataset.split(study.split)
     protocols = study.protocols(images.class_sizes)
     rule = stopping_rule(study)
-    for backbone, settings, base in study_backbones(study, dataset, engine, progress):
+    for backbone, settings, base in study_backbones(study, dataset, engine, progress, failed):
         source = ClassifierSource(study, dataset, backbone, engine.device, progress, engine)
         told = provenance(study, backbone, engine, arguments)
         if rule is not None:
@@ -150,19 +156,53 @@ def _worker_recipe(source: ClassifierSource, adaptation: Adaptation, images: Ima
     return WorkerRecipe.of(source.recipe(adaptation), images, device)
 
 
+def _failures(
+    study: Study,
+    images: ImageSplit,
+    adaptations: Sequence[Adaptation],
+    methods: Sequence[MethodRun],
+    failed: Sequence[tuple[PlannedStage, str]],
+) -> tuple[tuple[str, int, str], ...]:
+    """Methods that failed on episodes, and those of a base stage that could not be done: name, number, reason."""
+    of_episodes = [(method.name, method.failed, method.reason) for method in methods if method.failed]
+    episodes = sum(protocol.runs * protocol.episodes for protocol in study.protocols(images.class_sizes))
+    of_stages = [
+        (method_name(study.backbone_name, stage.settings, stage.base.stage, adaptation), episodes, reason)
+        for stage, reason in failed
+        for adaptation in adaptations
+    ]
+    return (*of_stages, *of_episodes)
+
+
 def _result(
-    study: Study, dataset: Dataset, methods: Sequence[MethodRun], seconds: float, peak: int, shard: Shard | None
+    study: Study,
+    dataset: Dataset,
+    methods: Sequence[MethodRun],
+    failures: tuple[tuple[str, int, str], ...],
+    seconds: float,
+    peak: int,
+    shard: Shard | None,
 ) -> StudyResult:
-    cells = [cell for method in methods for cell, _ in method.planned]
-    failures = tuple((m.planned[0][0].method.name, m.failed, m.reason) for m in methods if m.failed)
-    store = methods[0].store
+    planned = [one for method in methods for one in method.planned]
+    cells = [cell for cell, _ in planned]
+    store = OutcomeStore(study.results / "outcomes")
     if failures and not any(store.done(cell) for cell in cells):
         raise StudyError(failures[0][2])
+    for method in methods:
+        method.record_not_begun()
     missing = 0
     if shard is not None:
-        everything = [missing_episodes(store, *planned) for method in methods for planned in method.planned]
-        missing = sum(len(numbers) for runs in everything for numbers in runs)
+        missing = sum(len(numbers) for one in planned for numbers in missing_episodes(store, *one))
     return StudyResult(dataset, cells, _baseline(study, cells), seconds, peak, failures, shard, missing)
+
+
+def fresh_folder(results: Place) -> Place:
+    """The first folder beside one that does not exist yet: itself, results-2, results-3, and so on."""
+    folder, number = results, 1
+    while folder.exists():
+        number += 1
+        folder = results.with_name(f"{results.name}-{number}")
+    return folder
 
 
 def opened_dataset(study: Study, progress: Progress) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fewshot_bench.study.outputs import Outputs
@@ -33,6 +33,10 @@ class StudyPlan:
         """What the options of a command line describe."""
         baselines = {} if study.baseline is None else {study.dataset: study.baseline}
         return cls(name="", studies=(study,), places=("",), baselines=baselines)
+
+    def into(self, results: Path) -> StudyPlan:
+        """The same studies with another results folder."""
+        return replace(self, studies=tuple(study.model_copy(update={"results": results}) for study in self.studies))
 
     @property
     def results(self) -> Path:

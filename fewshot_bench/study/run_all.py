@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.errors import FewshotBenchError, StudyError
-from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.errors import FewshotBenchError, UnknownNameError
+from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
-from fewshot_bench.study.checkpoints import checkpoint_stages
-from fewshot_bench.study.execute import StudyResult, chosen_device, opened_dataset, run_study
-from fewshot_bench.study.fitting import fitting_protocols
-from fewshot_bench.study.methods import method_name, planned_adaptations
+from fewshot_bench.study.check_plan import check_plan, located
+from fewshot_bench.study.execute import StudyResult, run_study
 from fewshot_bench.study.plan import StudyPlan
-from fewshot_bench.study.stages import backbone_settings, base_stages, initial_backbone
 from fewshot_bench.study.study import Study
-from fewshot_bench.study.until import stopping_rule
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,8 @@ class PlanResult:
         cells: of all studies, each once, in the order of the studies.
         baselines: label of the method that the others are tested against, by protocol fingerprint; protocols with one
             method have none.
-        results: of each study.
+        results: of each study that came to an end.
+        broken: the studies that did not: where each is described, its number of episodes per method, and why.
         seconds: wall time of all.
     """
 
@@ -42,7 +37,18 @@ class PlanResult:
     cells: list[Cell]
     baselines: dict[str, str]
     results: list[StudyResult]
+    broken: list[tuple[str, int, str]]
     seconds: float
+
+    @property
+    def failures(self) -> list[tuple[str, int, str]]:
+        """The methods that failed on episodes: name, number of episodes, first reason."""
+        return [failure for result in self.results for failure in result.failures] + self.broken
+
+    @property
+    def missing(self) -> int:
+        """Episodes that are not stored and did not fail: those of other shards."""
+        return sum(result.missing for result in self.results)
 
     @property
     def peak_bytes(self) -> int:
@@ -59,7 +65,8 @@ def run_plan(
 ) -> PlanResult:
     """Run the studies of a plan one after the other.
 
-    Everything a user can get wrong in any of them is found before the first second is spent on training.
+    Everything a user can get wrong in any of them is found before the first second is spent on training. A study that
+    breaks off all the same does not keep the others from running.
 
     Args:
         plan: what to run.
@@ -68,100 +75,37 @@ def run_plan(
         arguments: of the command line that asks for it, to be recorded.
 
     Raises:
-        FewshotBenchError: see `run_study`; where a study is described in a file, the message begins with the line.
+        FewshotBenchError: see `run_study`, of all studies; one that is described in a file is named by its line.
         OSError: the folder of the results cannot be written to.
     """
     started = time.perf_counter()
     run = run or partial(run_study, progress=progress, arguments=arguments)
     if len(plan.studies) > 1 or plan.baselines:  # one study checks itself, but for its baseline
         check_plan(plan, progress)
-    results = []
-    for study, place in zip(plan.studies, plan.places, strict=True):
-        # Which method is the baseline is decided among the methods of all studies, below.
-        with located(place):
-            results.append(run(study.model_copy(update={"baseline": None})))
+    results: list[StudyResult] = []
+    broken: list[tuple[str, int, str]] = []
+    typed: dict[str, str] = {}
+    for number, (study, place) in enumerate(zip(plan.studies, plan.places, strict=True), start=1):
+        try:
+            with located(place):
+                # Which method is the baseline is decided among the methods of all studies, below.
+                results.append(run(study.model_copy(update={"baseline": None})))
+        except FewshotBenchError as error:
+            if number == len(plan.studies) and not results:
+                raise
+            broken.append((place, _episodes(study), str(error)))
+        else:
+            typed[results[-1].dataset.name] = study.dataset
     cells = list({cell.key: cell for result in results for cell in result.cells}.values())
-    names = {result.dataset.name: study.dataset for study, result in zip(plan.studies, results, strict=True)}
-    return PlanResult(
-        {result.dataset.name: result.dataset for result in results},
-        cells,
-        _baselines(cells, {name: plan.baselines.get(typed) for name, typed in names.items()}),
-        results,
-        time.perf_counter() - started,
-    )
+    named = {name: plan.baselines.get(dataset) for name, dataset in typed.items()}
+    datasets = {result.dataset.name: result.dataset for result in results}
+    seconds = time.perf_counter() - started
+    return PlanResult(datasets, cells, _baselines(cells, named), results, broken, seconds)
 
 
-@contextmanager
-def located(place: str) -> Iterator[None]:
-    """Say of an error where in a file the study is that has it.
-
-    Args:
-        place: such as "study.toml, line 12"; nothing is said where it is empty.
-
-    Raises:
-        FewshotBenchError: as it was raised, or a StudyError that begins with the place.
-    """
-    try:
-        yield
-    except FewshotBenchError as error:
-        if not place:
-            raise
-        raise StudyError(f"{place}: {error}") from error
-
-
-def check_plan(plan: StudyPlan, progress: Progress = SILENT) -> None:
-    """Find what is wrong in any study of a plan, without computing anything.
-
-    Datasets are opened, networks are made, and weights may be fetched; nothing is trained, embedded or written.
-
-    Raises:
-        FewshotBenchError: a name is unknown, the data is absent, the protocol does not fit the split, or no method is
-            called like the baseline.
-        OSError: the folder of the results cannot be written to.
-    """
-    OutcomeStore(plan.results / "outcomes").check_folder()
-    names: dict[str, list[str]] = {}
-    networks = Networks()
-    for study, place in zip(plan.studies, plan.places, strict=True):
-        with located(place):
-            names.setdefault(study.dataset, []).extend(_checked_methods(study, networks, progress))
-    for dataset, baseline in plan.baselines.items():
-        with located(f"baseline of {dataset}" if plan.name else ""):
-            resolve_method(names[dataset], baseline)
-
-
-def _checked_methods(study: Study, networks: Networks, progress: Progress) -> list[str]:
-    """The names of a study's methods, where nothing is wrong with it."""
-    stopping_rule(study)
-    chosen_device(study.device)
-    adaptations = planned_adaptations(study)
-    dataset = opened_dataset(study, progress)
-    fitting_protocols(study.model_copy(update={"dataset": dataset.name}), dataset.split(study.split))
-    return [method_name(*stage, adaptation) for stage in networks.stages(study, dataset) for adaptation in adaptations]
-
-
-class Networks:
-    """The networks that studies start from; the last one is kept, since those of a file mostly share theirs."""
-
-    def __init__(self) -> None:
-        self._key: object = None
-        self._backbone: Backbone | None = None
-
-    def stages(self, study: Study, dataset: Dataset) -> list[tuple[str, dict[str, Any], str]]:
-        """The name of the backbone, its settings, and the base stage of every method's name."""
-        if study.checkpoints is not None:
-            stages = checkpoint_stages(study, dataset)
-            return [(checkpoint.card.backbone, settings, stage) for checkpoint, _, settings, stage, _ in stages]
-        backbone = self._made(study, dataset)
-        settings = backbone_settings(study, backbone)
-        return [(study.backbone_name, settings, base.stage) for base, _ in base_stages(study, backbone)]
-
-    def _made(self, study: Study, dataset: Dataset) -> Backbone:
-        asked = (study.backbone_name, study.weights, study.image_size, study.interpolation)
-        key = (*asked, dataset.split(study.split).images.shape[1:])
-        if self._backbone is None or key != self._key:
-            self._key, self._backbone = key, initial_backbone(study, dataset)
-        return self._backbone
+def _episodes(study: Study) -> int:
+    """Of each method of a study, as far as it says so itself."""
+    return sum(max(0, protocol.runs * protocol.episodes) for protocol in study.protocols())
 
 
 def _baselines(cells: Sequence[Cell], named: Mapping[str, str | None]) -> dict[str, str]:
@@ -171,8 +115,9 @@ def _baselines(cells: Sequence[Cell], named: Mapping[str, str | None]) -> dict[s
         same = [cell for cell in cells if cell.protocol.fingerprint == protocol]
         labels = {cell.method.name: cell.method.label for cell in reversed(same)}
         wanted = named.get(same[0].protocol.dataset)
-        if wanted is not None:
-            baselines[protocol] = labels[resolve_method(labels, wanted)]
-        elif len(labels) > 1:
+        if len(labels) > 1:
             baselines[protocol] = same[0].method.label
+        if wanted is not None:
+            with suppress(UnknownNameError):  # checked before: its base stage has failed
+                baselines[protocol] = labels[resolve_method(labels, wanted)]
     return baselines
