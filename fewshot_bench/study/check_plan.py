@@ -8,12 +8,13 @@ from typing import Any
 
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset
+from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.errors import FewshotBenchError, StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
 from fewshot_bench.study.checkpoints import checkpoint_stages
-from fewshot_bench.study.execute import chosen_device, opened_dataset
+from fewshot_bench.study.execute import opened_dataset
 from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.plan import StudyPlan

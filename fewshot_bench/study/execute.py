@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-
-import torch
 
 from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, open_dataset
 from fewshot_bench.engine.adapt import protocol_card
+from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import StudyError
@@ -33,6 +31,7 @@ from fewshot_bench.study.stages import BaseStage, PlannedStage, study_backbones
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.until import run_until, stopping_rule
 from fewshot_bench.study.worker import WorkerRecipe
+from fewshot_bench.versions import installed_versions
 
 
 @dataclass(frozen=True)
@@ -220,23 +219,6 @@ def opened_dataset(study: Study, progress: Progress) -> Dataset:
     return open_dataset(study.dataset, own=options, progress=progress)
 
 
-def chosen_device(name: str) -> str:
-    """The torch device for "auto", "cpu", "cuda", "cuda:1", "mps".
-
-    Raises:
-        StudyError: this machine has no such device.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).item()  # "meta" can be made, but holds nothing
-        if torch.device(name).type == "cuda":
-            torch.cuda.set_device(name)  # what is recorded and timed there belongs to the current device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise StudyError(f"there is no device '{name}' here. Use --device cpu, or auto.") from error
-    return name
-
-
 def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adaptation) -> MethodCard:
     """Everything that identifies a method."""
     return MethodCard(
@@ -251,17 +233,6 @@ def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adap
         },
         is_transductive=adaptation.is_transductive,
     )
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that can change a result."""
-    versions = {}
-    for package in ("fewshot-bench", "torch", "torchvision", "timm", "numpy", "scipy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "unknown"
-    return versions
 
 
 def _baseline(study: Study, cells: list[Cell]) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
@@ -12,6 +11,7 @@ from pydantic import BeforeValidator
 
 from fewshot_bench.atomic import write_atomically
 from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.paths import Place
 from fewshot_bench.report import NoPictureError, as_latex, as_markdown, current_leaderboard, write_leaderboard
 from fewshot_bench.study.options import Options
 
@@ -44,7 +44,7 @@ class Outputs(Options):
     latex: FileChoice = False
     figures: FileChoice = False
 
-    def place(self, kind: str, results: Path) -> Path | None:
+    def place(self, kind: str, results: Place) -> Place | None:
         """Where an output goes; None where it is not wanted.
 
         Args:
@@ -65,8 +65,8 @@ _USUAL_NAMES = {
 
 
 def write_outputs(
-    outputs: Outputs, results: Path, cells: Sequence[Cell], baselines: Mapping[str, str]
-) -> tuple[pd.DataFrame, dict[str, Path], str]:
+    outputs: Outputs, results: Place, cells: Sequence[Cell], baselines: Mapping[str, str]
+) -> tuple[pd.DataFrame, dict[str, Place], str]:
     """Write what a study asked for, from everything that its results folder holds.
 
     Args:
@@ -95,7 +95,7 @@ def write_outputs(
     return frame, {kind: place for kind, place in places.items() if place is not None}, why_not
 
 
-def _write_page(places: dict[str, Path | None], results: Path, frame: pd.DataFrame) -> str:
+def _write_page(places: dict[str, Place | None], results: Place, frame: pd.DataFrame) -> str:
     """Write the page and draw the figures of a frame; figures that cannot be drawn are struck out, with the reason."""
     from fewshot_bench.report.figures import draw_figures
     from fewshot_bench.report.page import gather, write_page

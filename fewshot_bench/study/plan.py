@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+from fewshot_bench.paths import Place
 from fewshot_bench.study.outputs import Outputs
 from fewshot_bench.study.study import Study
 
@@ -34,11 +34,11 @@ class StudyPlan:
         baselines = {} if study.baseline is None else {study.dataset: study.baseline}
         return cls(name="", studies=(study,), places=("",), baselines=baselines)
 
-    def into(self, results: Path) -> StudyPlan:
+    def into(self, results: Place) -> StudyPlan:
         """The same studies with another results folder."""
         return replace(self, studies=tuple(study.model_copy(update={"results": results}) for study in self.studies))
 
     @property
-    def results(self) -> Path:
+    def results(self) -> Place:
         """The folder of outcomes and of everything that is written at the end."""
         return self.studies[0].results
