@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fewshot_bench.errors import PlaceError
@@ -70,9 +71,30 @@ def create_exclusively(place: Place, content: bytes) -> bool:
     return True
 
 
+@contextmanager
+def whole_or_not(path: Path) -> Iterator[Path]:
+    """Name a temporary file for a library to write; flush it to the disk and rename it when the block ends well.
+
+    Args:
+        path: the target on a local disk; its folder is made if needed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        with temporary.open("xb") as file:
+            mode = os.stat(file.fileno()).st_mode  # as the user wishes; libraries may have another opinion
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def temporary_name(name: str) -> str:
     """A name for the unfinished content of a file, which says whose it is."""
-    return f".{name}.{owner()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    return f".{name}.{owner()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
 
 
 def is_abandoned(name: str) -> bool:
@@ -81,8 +103,8 @@ def is_abandoned(name: str) -> bool:
     Args:
         name: of the file.
     """
-    parts = name.rsplit(".", 3)
-    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and len(parts) == 4 and is_gone(parts[1])
+    writer, _, _ = name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[2].rpartition("-")
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and is_gone(writer)
 
 
 def _write_locally(path: Path, content: bytes) -> None:

@@ -9,16 +9,17 @@ from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.audit.contradiction import contradictions, differences_of, differences_of_adaptations
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classifier import Classifier
+from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import Progress
 from fewshot_bench.study import Study
 from fewshot_bench.study.classifiers import ClassifierSource
-from fewshot_bench.study.execute import installed_versions
 from fewshot_bench.study.execute import method_card as card_of
 from fewshot_bench.study.methods import planned_adaptations
 from fewshot_bench.study.provenance import hardware, source_commit
 from fewshot_bench.study.stages import PlannedStage, backbone_of_hub, planned_stages
+from fewshot_bench.versions import installed_versions
 
 _OF_TRAINING = ("weights",)
 _SHOWN = 3
@@ -106,7 +107,7 @@ def _of_stage(
     known = [text for text in planned if stage.recipe is None or _subject(text) not in _OF_TRAINING]
     if known:
         return known
-    backbone = stage.done(dataset, device, progress)
+    backbone = stage.done(dataset, LocalEngine(device), progress)
     card = card_of(name, backbone, stage.base, adaptation)
     if card.fingerprint != cell.method.fingerprint:
         return differences_of(cell.method, card)

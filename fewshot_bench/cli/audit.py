@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_bench.cli.options import JsonOption, ResultsOption
+from fewshot_bench.cli.options import JsonOption, ResultArgument, ResultsOption
 
 if TYPE_CHECKING:
     from fewshot_bench.audit import CellAudit
 
 
 def audit(
-    result: Annotated[
-        Path, typer.Argument(metavar="RESULT", help="A folder of results or of one cell, or a cell's key.")
-    ] = Path("results"),
+    result: ResultArgument = Path("results"),
     results: ResultsOption = Path("results"),
     episodes: Annotated[
         int, typer.Option(min=0, help="Stored episodes of each cell to run again; 0 leaves the methods alone.")

@@ -8,10 +8,18 @@ from typing import Any
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, model_of_hub
 from fewshot_bench.datasets import Dataset
+from fewshot_bench.engine.engine import Engine
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import Progress
-from fewshot_bench.study.base_stage import base_recipe, base_stage_name, fine_tuned_on_base, initialised_backbone
+from fewshot_bench.study.base_stage import (
+    base_recipe,
+    base_stage_name,
+    fine_tuned_on_base,
+    from_checkpoint,
+    initialised_backbone,
+)
 from fewshot_bench.study.checkpoints import checkpoint_stages
+from fewshot_bench.study.pieces import is_failure, reason_of
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
 
@@ -47,11 +55,16 @@ class PlannedStage:
     base: BaseStage
     recipe: Recipe | None = None
 
-    def done(self, dataset: Dataset, device: str, progress: Progress) -> Backbone:
+    def done(self, dataset: Dataset, engine: Engine, progress: Progress) -> Backbone:
         """The backbone after the stage, trained unless its checkpoint is here."""
         if self.recipe is None:
             return self.backbone
-        return fine_tuned_on_base(self.backbone, dataset.base, self.recipe, device=device, progress=progress)
+        kept = from_checkpoint(self.backbone, dataset.base, self.recipe)
+        if kept is not None:
+            return kept
+        return engine.call(
+            fine_tuned_on_base, self.backbone, dataset.base, self.recipe, device=engine.device, progress=progress
+        )
 
 
 def planned_stages(study: Study, dataset: Dataset) -> Iterator[PlannedStage]:
@@ -61,19 +74,35 @@ def planned_stages(study: Study, dataset: Dataset) -> Iterator[PlannedStage]:
             yield PlannedStage(tuned, settings, BaseStage(stage, hyper_parameters, checkpoint.card.backbone))
         return
     backbone = initial_backbone(study, dataset)
-    settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
+    for number, (base, recipe) in enumerate(base_stages(study, backbone)):
+        fresh = backbone if number == 0 else initial_backbone(study, dataset)
+        yield PlannedStage(fresh, backbone_settings(study, backbone), base, recipe)
+
+
+def backbone_settings(study: Study, backbone: Backbone) -> dict[str, Any]:
+    """What of a study's backbone is not its default, for the method's name."""
+    return dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
+
+
+def base_stages(study: Study, backbone: Backbone) -> list[tuple[BaseStage, Recipe | None]]:
+    """What a study does to its backbone on the base split, each with the recipe of its training.
+
+    Args:
+        study: without named checkpoints.
+        backbone: as it starts; it is left as it is.
+
+    Raises:
+        UnknownNameError: a loss is not known.
+    """
     losses = study.base_losses
     if losses is None:
         losses = () if backbone.is_pretrained else ("ce", "ce+schane")
-    if not losses:
-        yield PlannedStage(backbone, settings, BaseStage("", {}))
-        return
     for loss in losses:
         LOSSES[loss]
-    for number, loss in enumerate(losses):
-        fresh = backbone if number == 0 else initial_backbone(study, dataset)
+    stages: list[tuple[BaseStage, Recipe | None]] = []
+    for loss in losses:
         recipe = base_recipe(
-            fresh,
+            backbone,
             loss,
             epochs=study.base_epochs,
             batch_size=study.base_batch,
@@ -82,16 +111,32 @@ def planned_stages(study: Study, dataset: Dataset) -> Iterator[PlannedStage]:
             tau=study.tau,
             reading=study.reading,
         )
-        stage = base_stage_name(recipe, base_recipe(fresh, loss))
-        yield PlannedStage(fresh, settings, BaseStage(stage, recipe.hyper_parameters()), recipe)
+        stage = base_stage_name(recipe, base_recipe(backbone, loss))
+        stages.append((BaseStage(stage, recipe.hyper_parameters()), recipe))
+    return stages or [(BaseStage("", {}), None)]
 
 
 def study_backbones(
-    study: Study, dataset: Dataset, device: str, progress: Progress
+    study: Study, dataset: Dataset, engine: Engine, progress: Progress, failed: list[tuple[PlannedStage, str]]
 ) -> Iterator[tuple[Backbone, dict[str, Any], BaseStage]]:
-    """The same after their base stages."""
+    """The same after their base stages.
+
+    Args:
+        study: whose backbones.
+        dataset: that they are trained on.
+        engine: who trains.
+        progress: shown the training.
+        failed: a stage that cannot be done is added with the reason, and the others go on.
+    """
     for planned in planned_stages(study, dataset):
-        yield planned.done(dataset, device, progress), planned.settings, planned.base
+        try:
+            backbone = planned.done(dataset, engine, progress)
+        except Exception as error:
+            if not is_failure(error):
+                raise
+            failed.append((planned, reason_of(error)))
+            continue
+        yield backbone, planned.settings, planned.base
 
 
 def backbone_of_hub(study: Study) -> str | None:

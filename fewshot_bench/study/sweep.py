@@ -8,21 +8,22 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.episodes import Protocol, sample_by_shape
+from fewshot_bench.engine.device import chosen_device
+from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.checkpoints import checkpoint_file, checkpoint_stages
-from fewshot_bench.study.execute import chosen_device, installed_versions, opened_dataset
+from fewshot_bench.study.execute import opened_dataset
+from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.grid import PAPER_GRID, Grid, Value, check_names, text_of, with_values
 from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations
 from fewshot_bench.study.stages import initial_backbone
 from fewshot_bench.study.study import Study
+from fewshot_bench.versions import installed_versions
 
 CONTRASTIVE_FIELDS = ("lambda", "tau", "reading")
 _OF_A_SAMPLER = {"sampler", "alpha", "least_way", "least_shot"}
@@ -71,6 +72,7 @@ class Sweep:
     @property
     def folder(self) -> Path:
         """Everything about this sweep."""
+        assert isinstance(self.study.results, Path), "plan_sweep refuses URLs"
         return self.study.results / "sweeps" / self.name
 
     @property
@@ -111,11 +113,11 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
     study = _with_base_losses(study, dataset)
     for axis in grid.axes:
         _check_it_acts(axis.name, study, grid)
-    for protocol in study.protocols():
-        sample_by_shape(dataset.validation, protocol, numbers=np.arange(0))
-    study.protocols(dataset.validation.class_sizes)
+    fitting_protocols(study, dataset.validation)
     chosen_device(study.device)
     name = _checked_name(name) if name is not None else _default_name(study, dataset.name)
+    if not isinstance(study.results, Path):
+        raise StudyError(f"a sweep locks files, and none can be locked in {study.results}. Use a folder for --results.")
     folder = study.results / "sweeps" / name
     OutcomeStore(folder / "outcomes").check_folder()
     points = tuple(_point(study, values, grid, folder, dataset) for values in grid.points())

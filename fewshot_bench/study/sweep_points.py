@@ -21,8 +21,8 @@ from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import EpisodeError, FewshotBenchError, OutcomeError, StudyError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress, Step
+from fewshot_bench.study.chunk_queue import missing_episodes
 from fewshot_bench.study.execute import run_study
-from fewshot_bench.study.method_run import missing_episodes
 from fewshot_bench.study.sweep import Point, Sweep
 
 _PAUSE = 0.5  # seconds between two looks at points that others work on
@@ -118,6 +118,8 @@ def _is_settled(sweep: Sweep, point: Point, failures: list[str], step: Step, arg
 def _run(sweep: Sweep, point: Point, step: Step, arguments: Sequence[str]) -> None:
     step.advance(0, str(point))
     result = run_study(point.study, progress=_Notes(step, str(point)), arguments=arguments)
+    if result.failures:
+        raise StudyError(f"{result.failed:,} episodes failed: {result.failures[0][2]}")
     record = {
         "values": point.values,
         "seconds": round(result.seconds, 3),
