@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewshot_bench.cli.engines import (
+    AddressOption,
+    CpusOption,
+    EngineOption,
+    GpusOption,
+    WaitOption,
+    WorkersOption,
+    chosen_engine,
+)
 from fewshot_bench.cli.options import (
     AlphaOption,
     BaselineOption,
@@ -110,6 +119,12 @@ def run(
     training_seed: Annotated[int, typer.Option(help="Seed of the base stage.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     chunk: Annotated[int | None, typer.Option(help="Episodes at once; never changes a result.")] = None,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    cpus_per_worker: CpusOption = None,
+    gpus_per_worker: GpusOption = None,
+    ray_wait: WaitOption = None,
     results: ResultsOption = Path("results"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew in a new folder beside RESULTS: RESULTS-2, and so on.")
@@ -133,8 +148,9 @@ def run(
     if fresh:
         study = study.model_copy(update={"results": fresh_folder(study.results)})
     part = None if shard is None else Shard.read(shard)
-    with ProgressBars() as progress:
-        result = run_study(study, progress=progress, arguments=typed_arguments(context), shard=part)
+    with ProgressBars() as progress, chosen_engine(context.params, progress) as computing:
+        arguments = typed_arguments(context)
+        result = run_study(study, progress=progress, arguments=arguments, engine=computing, shard=part)
     if result.missing:
         typer.echo(f"shard {part}: its episodes are stored; {result.missing:,} of other shards are not yet.")
         typer.echo("next         the other shards; then the same command without --shard for the table")
