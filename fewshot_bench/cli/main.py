@@ -17,6 +17,7 @@ from fewshot_bench.cli.leaderboard import leaderboard
 from fewshot_bench.cli.ls import ls
 from fewshot_bench.cli.power import power
 from fewshot_bench.cli.report import report
+from fewshot_bench.cli.reproduce import reproduce
 from fewshot_bench.cli.run import run
 from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
@@ -38,6 +39,7 @@ app.command()(leaderboard)
 app.command()(power)
 app.command()(report)
 app.command()(audit)
+app.command()(reproduce)
 app.command()(ls)
 app.add_typer(data, name="data")
 app.add_typer(episodes, name="episodes")

@@ -46,7 +46,7 @@ def provenance(study: Study, backbone: Backbone, device: str, arguments: Sequenc
         "study": study_record(study),
         **({"git_commit": commit} if commit else {}),
         "hardware": hardware(device),
-        "platform": f"{platform.system()} {platform.machine()}",
+        "platform": platform_name(),
         "python": platform.python_version(),
         "pretraining": backbone.pretraining,
     }
@@ -83,6 +83,11 @@ def study_record(study: Study) -> dict[str, Any]:
         if isinstance(record[name], str):
             record[name] = without_folders(record[name])
     return record
+
+
+def platform_name() -> str:
+    """The system and the kind of processor, such as "Linux x86_64"."""
+    return f"{platform.system()} {platform.machine()}"
 
 
 def hardware(device: str) -> dict[str, Any]:
