@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeAlias
 
 import platformdirs
+
+Place: TypeAlias = Path
+"""A folder or a file."""
 
 HOME_VARIABLE = "FEWSHOT_BENCH_HOME"
 _OTHER_CACHE: ContextVar[Path | None] = ContextVar("_OTHER_CACHE", default=None)

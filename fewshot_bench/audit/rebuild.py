@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.audit.contradiction import contradictions, differences_of, differences_of_adaptations
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classifier import Classifier
+from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.outcomes import Cell, MethodCard
 from fewshot_bench.progress import Progress
 from fewshot_bench.study import Study
-from fewshot_bench.study.classifiers import ClassifierSource
+from fewshot_bench.study.classifiers import ClassifierSource, OnEmbeddings, OnImages
 from fewshot_bench.study.execute import installed_versions
 from fewshot_bench.study.execute import method_card as card_of
 from fewshot_bench.study.methods import planned_adaptations
@@ -25,7 +27,7 @@ _OF_TRAINING = ("weights",)
 _SHOWN = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rebuilt:
     """A method that is the cell's by its fingerprint; or but for the weights, where those may be others.
 
@@ -33,13 +35,20 @@ class Rebuilt:
         card: its description.
         backbone: with its weights.
         adaptation: what it does with each support set.
-        classifier: the whole of it.
+        recipe: makes its classifier.
+        device: of the classifier.
     """
 
     card: MethodCard
     backbone: Backbone
     adaptation: Adaptation
-    classifier: Classifier
+    recipe: OnEmbeddings | OnImages
+    device: str
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The whole of it."""
+        return self.recipe(self.device)
 
 
 @dataclass(frozen=True)
@@ -120,12 +129,12 @@ def _of_stage(
     known = [text for text in planned if stage.recipe is None or _subject(text) not in _OF_TRAINING]
     if known:
         return known
-    backbone = stage.done(dataset, device, progress)
+    backbone = stage.done(dataset, LocalEngine(device), progress)
     card = card_of(name, backbone, stage.base, adaptation)
     if card.fingerprint != cell.method.fingerprint and not takes_trained:
         return differences_of(cell.method, card)
     source = ClassifierSource(study, dataset, backbone, device, progress)
-    return Rebuilt(card, backbone, adaptation, source(adaptation))
+    return Rebuilt(card, backbone, adaptation, source.recipe(adaptation), device)
 
 
 def _mismatch(cell: Cell, differences: Sequence[str]) -> Mismatch:

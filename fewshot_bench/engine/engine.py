@@ -95,7 +95,10 @@ class Engine(Interface):
     device: str
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function where the device is: for base stages and embeddings."""
+        """Call a function where the device is: for base stages and embeddings.
+
+        An argument called `progress` is shown where it can be; in another process it is silent.
+        """
 
     def method(self, make: Callable[[], Worker]) -> AbstractContextManager[Crew]:
         """Those who are going to work at one method.

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -128,6 +130,19 @@ class OutcomeStore:
                 if not part.path.exists():
                     part.write(stretch)
 
+    def record_failure(self, cell: Cell, run: int, numbers: NDArray[np.int64], reason: str) -> None:
+        """Store that episodes failed, and why.
+
+        Args:
+            cell: the method and the protocol.
+            run: number of the run, from 0.
+            numbers: which episodes of the run, [E].
+            reason: one line.
+        """
+        content = json.dumps({"run": run, "episodes": [int(number) for number in numbers], "reason": reason})
+        name = hashlib.sha256(content.encode()).hexdigest()[:16]
+        write_atomically(self.cell_folder(cell) / "failed" / f"{name}.json", content.encode())
+
     def read(self, cell_or_key: Cell | str, *, with_predictions: bool = True) -> pd.DataFrame:
         """All episodes of a cell, sorted by run and episode, each once (of copies, that of the first part).
 
@@ -191,6 +206,10 @@ class OutcomeStore:
 
     def _description(self, key: str) -> Path:
         return self.folder / key / "cell.json"
+
+    def cell_folder(self, cell: Cell) -> Path:
+        """Everything that is stored of a cell."""
+        return self.folder / cell.key
 
     def _parts(self, key: str) -> Path:
         return self.folder / key / "parts"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from fewshot_bench.audit.rebuild import Rebuilt
-from fewshot_bench.audit.tasks import draw_again
-from fewshot_bench.engine.adapt import outcome_frame, together
+from fewshot_bench.engine.adapt import together
+from fewshot_bench.engine.engine import Chunk, Worker
+from fewshot_bench.engine.local import computed
 from fewshot_bench.episodes import Protocol
+from fewshot_bench.errors import ReproductionError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.progress import Progress
+from fewshot_bench.study.pieces import reason_of
 
 _NAMES = ["run", "episode"]
 
@@ -24,14 +26,12 @@ class Again:
 
     Attributes:
         cell: as it is made here.
-        method: what classifies.
-        sizes: images per class of the split, [C].
+        worker: computes its outcomes.
         store: where new outcomes are kept, and those of an earlier time taken from; None to keep none.
     """
 
     cell: Cell
-    method: Rebuilt
-    sizes: Sequence[int]
+    worker: Worker
     store: OutcomeStore | None = None
 
     def outcomes(self, wanted: pd.DataFrame, progress: Progress) -> pd.DataFrame:
@@ -43,14 +43,17 @@ class Again:
 
         Returns:
             As `episode_frame` makes them, [E].
+
+        Raises:
+            ReproductionError: the method failed.
         """
         kept = self._kept(wanted)
         missing = _without(wanted, kept)
         frames = [] if kept.empty else [kept]
         with progress.step(f"{self.cell.protocol.task}, {self.cell.method.name}", len(missing)) as step:
-            for rows in self._chunks(missing):
-                frames.append(self._computed(rows))
-                step.advance(len(rows))
+            for chunk in self._chunks(missing):
+                frames.append(self._computed(chunk))
+                step.advance(len(chunk))
         return together(frames)
 
     def _kept(self, wanted: pd.DataFrame) -> pd.DataFrame:
@@ -58,24 +61,25 @@ class Again:
             return wanted.iloc[:0]
         return self.store.read(self.cell).merge(wanted[_NAMES], on=_NAMES)
 
-    def _chunks(self, missing: pd.DataFrame) -> Iterator[pd.DataFrame]:
-        if missing.empty:
-            return
-        chunk = self.method.classifier.chunk(Protocol.of(self.cell.protocol))
-        for _, rows in missing.groupby("run"):
-            for start in range(0, len(rows), chunk):
-                yield rows.iloc[start : start + chunk]
+    def _chunks(self, missing: pd.DataFrame) -> Iterator[Chunk]:
+        protocol = Protocol.of(self.cell.protocol)
+        at_once = self.worker.chunk(protocol) if len(missing) else 1
+        for run in missing["run"].unique():
+            numbers = missing.loc[missing["run"] == run, "episode"].to_numpy(np.int64)
+            for start in range(0, len(numbers), at_once):
+                yield Chunk(protocol, int(run), numbers[start : start + at_once], at_once)
 
-    def _computed(self, rows: pd.DataFrame) -> pd.DataFrame:
-        frames = []
-        for episodes in draw_again(self.cell.protocol, self.sizes, rows):
-            began = time.perf_counter()
-            predictions = self.method.classifier(episodes, len(rows))
-            frames.append(outcome_frame(episodes, predictions, (time.perf_counter() - began) / len(episodes)))
-        frame = together(frames)
+    def _computed(self, chunk: Chunk) -> pd.DataFrame:
+        finished = computed(self.worker, chunk)
+        if finished.frame is None:
+            assert finished.error is not None
+            raise ReproductionError(
+                f"{self.cell.method.name} failed on the episodes {chunk.numbers[0]} to {chunk.numbers[-1]} of run "
+                f"{chunk.run}: {reason_of(finished.error)}"
+            )
         if self.store is not None:
-            self.store.append_frame(self.cell, frame)
-        return frame
+            self.store.append_frame(self.cell, finished.frame)
+        return finished.frame
 
 
 def _without(wanted: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:

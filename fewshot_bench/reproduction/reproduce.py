@@ -18,7 +18,7 @@ from fewshot_bench.audit.record import recorded_study
 from fewshot_bench.audit.rerun import chosen_episodes
 from fewshot_bench.audit.ties import explanation
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.engine.adapt import protocol_card
+from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import ReproductionError
 from fewshot_bench.outcomes import Cell, OutcomeStore
@@ -32,6 +32,7 @@ from fewshot_bench.reproduction.outcome import Reproduction
 from fewshot_bench.study import Study
 from fewshot_bench.study.execute import chosen_device, installed_versions
 from fewshot_bench.study.provenance import provenance
+from fewshot_bench.study.worker import WorkerRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,20 +82,21 @@ def reproduce_cell(
     dataset = _images(cell, options)
     stored = store.read(cell)
     wanted = stored if options.episodes is None else chosen_episodes(stored, options.episodes, options.seed)
-    device = chosen_device(options.device)
+    engine = LocalEngine(chosen_device(options.device))
     study = _study(cell, options)
-    method = _method(cell, study, dataset, device, options, progress)
-    sizes = dataset.split(Protocol.of(cell.protocol).split).class_sizes
+    method = _method(cell, study, dataset, engine.device, options, progress)
+    images = dataset.split(Protocol.of(cell.protocol).split)
     made = Cell(
         method.card,
-        protocol_card(Protocol.of(cell.protocol), dataset.fingerprint),
+        cell.protocol,
         installed_versions(),
         dict(dataset.recipe),
-        sizes,
-        provenance(study, method.backbone, device, options.arguments),
+        images.class_sizes,
+        provenance(study, method.backbone, engine, options.arguments),
     )
-    new = Again(made, method, sizes, kept).outcomes(wanted, progress)
-    return _compared(cell, made, len(stored), wanted, new, device)
+    worker = WorkerRecipe.of(method.recipe, images, engine.device)()
+    new = Again(made, worker, kept).outcomes(wanted, progress)
+    return _compared(cell, made, len(stored), wanted, new, engine.device)
 
 
 def _kept(store: OutcomeStore, into: Path | None) -> OutcomeStore | None:

@@ -84,7 +84,16 @@ def fine_tuned_on_base(
         with FileLock(path.with_suffix(".lock")):
             if not _load(path, backbone):
                 _train_and_save(path, backbone, split, recipe, device, progress)
-    # A new object, because the digest of the weights is taken once per object.
+    return _trained(backbone)
+
+
+def from_checkpoint(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Backbone | None:
+    """The backbone after the base stage where its checkpoint is here; None where it is not, or is damaged."""
+    return _trained(backbone) if _load(checkpoint_path(backbone, split, recipe), backbone) else None
+
+
+def _trained(backbone: Backbone) -> Backbone:
+    """A new object, because the digest of the weights is taken once per object."""
     return replace(backbone, is_pretrained=True)
 
 

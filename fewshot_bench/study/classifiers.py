@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fewshot_bench.adaptation import Adaptation, EmbeddedSplit, EmbeddingAdaptation, Features, Finetune
 from fewshot_bench.backbones import Backbone, embed
-from fewshot_bench.datasets import Dataset
+from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.classifier import Classifier, EmbeddingClassifier
 from fewshot_bench.engine.classify import gram_is_worth_building
+from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.finetune import FinetuneClassifier
+from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import StudyError
 from fewshot_bench.progress import Progress
 from fewshot_bench.study.augmented_views import augmented_view, name_of_view
@@ -18,72 +25,174 @@ from fewshot_bench.study.study import Study
 from fewshot_bench.training.recipe import AugmentationName
 
 
+class Ingredients:
+    """The embeddings that methods work on, as arrays; what a process makes of them it makes once.
+
+    Args:
+        views: of the plain images, then of each augmented view, float32 [I, D] each.
+        features: what is done to them.
+        center: to be subtracted first, [D], where the features want it.
+        with_gram: whether inner products of all rows are computed at once.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[NDArray[np.float32]],
+        features: Features = "raw",
+        center: NDArray[np.float32] | None = None,
+        *,
+        with_gram: bool = False,
+    ) -> None:
+        self.views, self.features, self.center, self.with_gram = tuple(views), features, center, with_gram
+        self._made: dict[str, EmbeddedSplit] = {}
+
+    def on(self, device: str) -> EmbeddedSplit:
+        """The embeddings on a device, with their features."""
+        if device not in self._made:
+            rows = torch.from_numpy(np.concatenate(self.views)).to(device)  # a copy, which may be written to
+            center = None if self.center is None else torch.from_numpy(np.array(self.center)).to(device)
+            made = EmbeddedSplit(rows, len(self.views[0])).with_features(self.features, center)
+            self._made[device] = made.with_gram() if self.with_gram else made
+        return self._made[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: the arrays alone, which processes of one machine may share."""
+        return {**self.__dict__, "_made": {}}
+
+
+@dataclass(frozen=True)
+class OnEmbeddings:
+    """Makes the classifier of a method that needs embeddings and nothing else, in whichever process."""
+
+    adaptation: EmbeddingAdaptation | Finetune
+    ingredients: Ingredients
+
+    def __call__(self, device: str) -> Classifier:
+        """The classifier on a device."""
+        split = self.ingredients.on(device)
+        if isinstance(self.adaptation, Finetune):
+            return FinetuneClassifier.on_embeddings(self.adaptation, split.embeddings, split.images)
+        return EmbeddingClassifier(self.adaptation, split)
+
+
+@dataclass(frozen=True)
+class OnImages:
+    """The same for a method that changes the backbone."""
+
+    adaptation: Finetune
+    split: ImageSplit
+    backbone: Backbone
+
+    def __call__(self, device: str) -> Classifier:
+        """The classifier on a device.
+
+        Raises:
+            StudyError: what should be tuned is not there.
+        """
+        return FinetuneClassifier.on_images(self.adaptation, self.split, self.backbone, device)
+
+
 class ClassifierSource:
     """Makes the classifiers of one backbone; adaptations that want the same embeddings share them."""
 
-    def __init__(self, study: Study, dataset: Dataset, backbone: Backbone, device: str, progress: Progress) -> None:
+    def __init__(
+        self,
+        study: Study,
+        dataset: Dataset,
+        backbone: Backbone,
+        device: str,
+        progress: Progress,
+        engine: Engine | None = None,
+    ) -> None:
         self._study, self._dataset, self._backbone = study, dataset, backbone
         self._device, self._progress = device, progress
-        self._raw: dict[tuple[int, int, AugmentationName], torch.Tensor] = {}
-        self._made: dict[tuple[Features, int], EmbeddedSplit] = {}
+        self._engine = engine or LocalEngine(device)
+        self._views_made: dict[tuple[int, int, AugmentationName], NDArray[np.float32]] = {}
+        self._ingredients: dict[tuple[Features, int, int, AugmentationName, bool], Ingredients] = {}
 
     def __call__(self, adaptation: Adaptation) -> Classifier:
-        """The classifier of an adaptation.
+        """The classifier of an adaptation, in this process.
 
         Raises:
             StudyError: it is of a kind that nobody here knows how to run.
         """
-        images = self._dataset.split(self._study.split)
+        return self.recipe(adaptation)(self._device)
+
+    def recipe(self, adaptation: Adaptation) -> OnEmbeddings | OnImages:
+        """What makes the classifier of an adaptation wherever it is computed; embeddings are made now.
+
+        Raises:
+            StudyError: it is of a kind that nobody here knows how to run.
+        """
         if isinstance(adaptation, EmbeddingAdaptation):
-            return EmbeddingClassifier(adaptation, self._embedded(adaptation))
+            return OnEmbeddings(adaptation, self._with_features(adaptation))
         if not isinstance(adaptation, Finetune):
             raise StudyError(f"{adaptation.name} should be an EmbeddingAdaptation or a Finetune to be run.")
         if adaptation.trains_on_embeddings:
-            rows = self._views(adaptation.augmented_views, adaptation.seed, adaptation.augmentation)
-            return FinetuneClassifier.on_embeddings(adaptation, rows, len(images))
-        return FinetuneClassifier.on_images(adaptation, images, self._backbone, self._device)
+            key = (adaptation.augmented_views, adaptation.seed, adaptation.augmentation)
+            return OnEmbeddings(adaptation, self._shared("raw", *key))
+        return OnImages(adaptation, self._split, self._backbone)
 
-    def _embedded(self, adaptation: EmbeddingAdaptation) -> EmbeddedSplit:
+    @property
+    def _split(self) -> ImageSplit:
+        return self._dataset.split(self._study.split)
+
+    def _with_features(self, adaptation: EmbeddingAdaptation) -> Ingredients:
         """Embeddings as the adaptation wants them, with a Gram matrix where the whole study makes it worth while.
 
         What is stored already makes no difference, so a study that goes on rounds as one that never stopped.
         """
-        key = (adaptation.features, adaptation.augmented_views)
-        if key not in self._made:
-            raw = EmbeddedSplit(
-                self._views(adaptation.augmented_views, self._study.seed),
-                len(self._dataset.split(self._study.split)),
-            )
-            center = self._center() if adaptation.features == "cl2" else None
-            made = raw.with_features(adaptation.features, center)
-            is_worth_it = gram_is_worth_building(len(made.embeddings), self._products(), 1)
-            self._made[key] = made.with_gram() if is_worth_it else made
-        return self._made[key]
+        views = adaptation.augmented_views
+        is_worth_it = gram_is_worth_building((1 + views) * len(self._split), self._products(), 1)
+        return self._shared(adaptation.features, views, self._study.seed, "auto", with_gram=is_worth_it)
+
+    def _shared(
+        self, features: Features, views: int, seed: int, augmentation: AugmentationName, *, with_gram: bool = False
+    ) -> Ingredients:
+        key = (features, views, seed, augmentation, with_gram)
+        if key not in self._ingredients:
+            arrays = [self._view(view, seed, augmentation) for view in range(views + 1)]
+            center = self._center() if features == "cl2" else None
+            self._ingredients[key] = Ingredients(arrays, features, center, with_gram=with_gram)
+        return self._ingredients[key]
 
     def _products(self) -> int:
         """Inner products that one method of the study needs."""
-        protocols = self._study.protocols(self._dataset.split(self._study.split).class_sizes)
+        protocols = self._study.protocols(self._split.class_sizes)
         return sum(p.runs * p.episodes * p.way * p.shot * p.way * (p.shot + p.query) for p in protocols)
 
-    def _views(self, views: int, seed: int, augmentation: AugmentationName = "auto") -> torch.Tensor:
-        """Raw embeddings of the plain images, then of each augmented view, [(1 + views) * I, D]."""
-        return torch.cat([self._view(view, seed, augmentation) for view in range(views + 1)])
-
-    def _view(self, view: int, seed: int, augmentation: AugmentationName) -> torch.Tensor:
+    def _view(self, view: int, seed: int, augmentation: AugmentationName) -> NDArray[np.float32]:
+        """Raw embeddings of the plain images, which are view 0, or of an augmented view, [I, D]."""
         key = (view, seed, augmentation) if view else (0, 0, "auto")
-        if key not in self._raw:
-            split = self._dataset.split(self._study.split)
-            embeddings = embed(
-                split,
-                self._backbone,
-                device=self._device,
-                augment=augmented_view(split, seed, view, augmentation) if view else None,
-                augmentation_name=name_of_view(seed, view, augmentation) if view else "",
-                progress=self._progress,
-            )
-            self._raw[key] = torch.from_numpy(embeddings).to(self._device)
-        return self._raw[key]
+        if key not in self._views_made:
+            arguments = (self._split, self._backbone, self._device, seed, view, augmentation)
+            self._views_made[key] = self._engine.call(embedded_view, *arguments, progress=self._progress)
+        return self._views_made[key]
 
-    def _center(self) -> torch.Tensor:
-        base = embed(self._dataset.base, self._backbone, device=self._device, progress=self._progress)
-        return torch.from_numpy(base.mean(axis=0, dtype=np.float64).astype(np.float32)).to(self._device)
+    def _center(self) -> NDArray[np.float32]:
+        base = self._engine.call(
+            embed, self._dataset.base, self._backbone, device=self._device, progress=self._progress
+        )
+        center: NDArray[np.float32] = base.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return center
+
+
+def embedded_view(
+    split: ImageSplit,
+    backbone: Backbone,
+    device: str,
+    seed: int,
+    view: int,
+    augmentation: AugmentationName,
+    *,
+    progress: Progress,
+) -> NDArray[np.float32]:
+    """Embeddings of a split as it is, which is view 0, or of an augmented view of it, [I, D]."""
+    return embed(
+        split,
+        backbone,
+        device=device,
+        augment=augmented_view(split, seed, view, augmentation) if view else None,
+        augmentation_name=name_of_view(seed, view, augmentation) if view else "",
+        progress=progress,
+    )

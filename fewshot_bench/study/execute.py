@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -12,20 +14,25 @@ import torch
 
 from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.backbones import Backbone
-from fewshot_bench.datasets import Dataset, OwnOptions, is_named, open_dataset
+from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, open_dataset
 from fewshot_bench.engine.adapt import protocol_card
+from fewshot_bench.engine.engine import Engine
+from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.episodes import sample_by_shape
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
+from fewshot_bench.study.chunk_queue import missing_episodes
 from fewshot_bench.study.classifiers import ClassifierSource
 from fewshot_bench.study.method_run import MethodRun
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.provenance import PeakMemory, provenance
+from fewshot_bench.study.shard import Shard
 from fewshot_bench.study.stages import BaseStage, study_backbones
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.until import run_until, stopping_rule
+from fewshot_bench.study.worker import WorkerRecipe
 
 
 @dataclass(frozen=True)
@@ -34,10 +41,13 @@ class StudyResult:
 
     Attributes:
         dataset: the images that were used.
-        cells: the cells of the grid, all complete.
+        cells: the cells of the grid, all complete but for the episodes that failed.
         baseline: label of the method that the others are tested against; None if there is only one.
         seconds: wall time of the whole study.
         peak_bytes: the most memory it took: on a GPU for tensors, on a CPU for the whole process.
+        failures: the methods that failed on episodes: name, number of episodes, first reason.
+        shard: the part of every run that was computed; None for all of it.
+        missing: episodes that are not stored and did not fail: those of other shards.
     """
 
     dataset: Dataset
@@ -45,10 +55,25 @@ class StudyResult:
     baseline: str | None
     seconds: float
     peak_bytes: int = 0
+    failures: tuple[tuple[str, int, str], ...] = ()
+    shard: Shard | None = None
+    missing: int = 0
+
+    @property
+    def failed(self) -> int:
+        """How many episodes failed."""
+        return sum(count for _, count, _ in self.failures)
 
 
-def run_study(study: Study, *, progress: Progress = SILENT, arguments: Sequence[str] = ()) -> StudyResult:
-    """Run every cell of a study that is not stored yet.
+def run_study(
+    study: Study,
+    *,
+    progress: Progress = SILENT,
+    arguments: Sequence[str] = (),
+    engine: Engine | None = None,
+    shard: Shard | None = None,
+) -> StudyResult:
+    """Run every cell of a study that is not stored yet, beside any number of processes that do the same.
 
     Everything a user can get wrong is checked before the first second is spent on training.
 
@@ -56,9 +81,12 @@ def run_study(study: Study, *, progress: Progress = SILENT, arguments: Sequence[
         study: what to run.
         progress: shown one unit per episode, and those of the stages before.
         arguments: of the command line that asks for it, to be recorded.
+        engine: who computes; this process on the study's device by default.
+        shard: the part of every run to compute.
 
     Raises:
-        FewshotBenchError: a name is unknown, the data is absent, or the protocol does not fit the split.
+        FewshotBenchError: a name is unknown, the data is absent, the protocol does not fit the split, or no episode
+            at all could be computed.
         OSError: the folder of the results cannot be written to.
     """
     started = time.perf_counter()
@@ -68,45 +96,76 @@ def run_study(study: Study, *, progress: Progress = SILENT, arguments: Sequence[
     images = dataset.split(study.split)
     for protocol in study.protocols():
         sample_by_shape(images, protocol, numbers=np.arange(0))  # refuses what does not fit, and names the classes
-    protocols = study.protocols(images.class_sizes)
     rule = stopping_rule(study)
+    if rule is not None and shard is not None:
+        raise StudyError("--until-ci looks at all episodes, and --shard has a part of them. Leave one of the two out.")
     store = OutcomeStore(study.results / "outcomes")
     store.check_folder()
-    device = chosen_device(study.device)
-    memory = PeakMemory(device)
+    engine = engine or LocalEngine(chosen_device(study.device))
+    memory = PeakMemory(engine.device)
     methods: list[MethodRun] = []
-    for backbone, settings, base in study_backbones(study, dataset, device, progress):
-        sources = ClassifierSource(study, dataset, backbone, device, progress)
-        told = provenance(study, backbone, device, arguments)
+    with ExitStack() as opened:
+        for method in _planned_methods(study, dataset, adaptations, store, engine, progress, arguments, shard):
+            methods.append(method)
+            opened.callback(method.forget)
+            memory.note()
+            if rule is None:
+                method.run(method.planned)
+                method.forget()
+        if rule is not None:
+            run_until(rule, [method.run for method in methods], [method.planned for method in methods], store, progress)
+    peak = max([memory.of_study(), *(method.peak_bytes for method in methods)])
+    seconds = time.perf_counter() - started
+    return _result(study, dataset, methods, seconds, peak, shard)
+
+
+def _planned_methods(
+    study: Study,
+    dataset: Dataset,
+    adaptations: Sequence[Adaptation],
+    store: OutcomeStore,
+    engine: Engine,
+    progress: Progress,
+    arguments: Sequence[str],
+    shard: Shard | None,
+) -> Iterator[MethodRun]:
+    """The methods of a study, each after the base stage of its backbone."""
+    images = dataset.split(study.split)
+    protocols = study.protocols(images.class_sizes)
+    rule = stopping_rule(study)
+    for backbone, settings, base in study_backbones(study, dataset, engine, progress):
+        source = ClassifierSource(study, dataset, backbone, engine.device, progress, engine)
+        told = provenance(study, backbone, engine, arguments)
         if rule is not None:
             told["stopping"] = [rule.as_record()]
         for adaptation in adaptations:
             name = method_name(base.backbone or study.backbone_name, settings, base.stage, adaptation)
             card = method_card(name, backbone, base, adaptation)
-            planned = [
-                (
-                    Cell(
-                        card,
-                        protocol_card(protocol, dataset.fingerprint),
-                        installed_versions(),
-                        dict(dataset.recipe),
-                        images.class_sizes,
-                        told,
-                    ),
-                    protocol,
-                )
-                for protocol in protocols
-            ]
+            recorded = (installed_versions(), dict(dataset.recipe), images.class_sizes, told)
+            cards = [protocol_card(protocol, dataset.fingerprint) for protocol in protocols]
+            planned = [(Cell(card, one, *recorded), protocol) for one, protocol in zip(cards, protocols, strict=True)]
+            recipe = partial(_worker_recipe, source, adaptation, images, engine.device)
             shown = progress if rule is None else SILENT
-            methods.append(MethodRun(study, images, adaptation, sources, planned, store, shown, memory))
-            if rule is None:
-                methods[-1].run(planned)
-                methods[-1].forget()
-    if rule is not None:
-        run_until(rule, [method.run for method in methods], [method.planned for method in methods], store, progress)
+            yield MethodRun(recipe, planned, store, engine, shown, study.chunk, shard)
+
+
+def _worker_recipe(source: ClassifierSource, adaptation: Adaptation, images: ImageSplit, device: str) -> WorkerRecipe:
+    return WorkerRecipe.of(source.recipe(adaptation), images, device)
+
+
+def _result(
+    study: Study, dataset: Dataset, methods: Sequence[MethodRun], seconds: float, peak: int, shard: Shard | None
+) -> StudyResult:
     cells = [cell for method in methods for cell, _ in method.planned]
-    seconds = time.perf_counter() - started
-    return StudyResult(dataset, cells, _baseline(study, cells), seconds, memory.of_study())
+    failures = tuple((m.planned[0][0].method.name, m.failed, m.reason) for m in methods if m.failed)
+    store = methods[0].store
+    if failures and not any(store.done(cell) for cell in cells):
+        raise StudyError(failures[0][2])
+    missing = 0
+    if shard is not None:
+        everything = [missing_episodes(store, *planned) for method in methods for planned in method.planned]
+        missing = sum(len(numbers) for runs in everything for numbers in runs)
+    return StudyResult(dataset, cells, _baseline(study, cells), seconds, peak, failures, shard, missing)
 
 
 def opened_dataset(study: Study, progress: Progress) -> Dataset:

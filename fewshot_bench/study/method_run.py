@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-
-from fewshot_bench.adaptation import Adaptation
-from fewshot_bench.datasets import ImageSplit
-from fewshot_bench.engine.adapt import outcome_frame, together
-from fewshot_bench.engine.classifier import Classifier
-from fewshot_bench.episodes import Episodes, Protocol, sample_by_shape
+from fewshot_bench.engine.engine import Crew, Engine, Finished
+from fewshot_bench.episodes import Protocol
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.progress import Progress
-from fewshot_bench.study.provenance import PeakMemory, with_peak
-from fewshot_bench.study.study import Study
+from fewshot_bench.outcomes.leases import Heart
+from fewshot_bench.progress import Progress, Step
+from fewshot_bench.study.chunk_queue import ChunkQueue, Job, Taken, missing_episodes
+from fewshot_bench.study.pieces import Pieces
+from fewshot_bench.study.shard import Shard
+from fewshot_bench.study.worker import WorkerRecipe
+
+_PAUSE = 0.2  # seconds between two looks at chunks that others work on
 
 
 @dataclass
@@ -26,69 +25,140 @@ class MethodRun:
     """One method of a study, which can be run a part of its episodes at a time.
 
     Attributes:
-        study: that it belongs to.
-        images: of the split.
-        adaptation: what it does with each support set.
-        source: makes its classifier; None once that is no longer wanted.
+        recipe: makes what makes its workers; called when the first episode is missing.
         planned: its cells, with their protocols.
         store: where the outcomes go.
-        progress: shown one stage per cell.
-        memory: told when the classifier is made.
+        engine: who computes them.
+        progress: shown one stage for what is missing.
+        chunk: episodes of a chunk; as many as the engine wants by default.
+        shard: the part of every run that is to be computed here; all of it by default.
+        peak_bytes: the most memory that it took, as far as is known.
+        failed: how many episodes have failed.
+        reason: why the first of these did.
     """
 
-    study: Study
-    images: ImageSplit
-    adaptation: Adaptation
-    source: Callable[[Adaptation], Classifier] | None
+    recipe: Callable[[], WorkerRecipe]
     planned: list[tuple[Cell, Protocol]]
     store: OutcomeStore
+    engine: Engine
     progress: Progress
-    memory: PeakMemory
-    _classifier: Classifier | None = None
+    chunk: int | None = None
+    shard: Shard | None = None
+    peak_bytes: int = 0
+    failed: int = 0
+    reason: str = ""
+    _crew: Crew | None = None
+    _open: ExitStack = field(default_factory=ExitStack)
 
     def run(self, some: Sequence[tuple[Cell, Protocol]]) -> None:
-        """Run the missing episodes of some cells; the classifier is made when the first is missing."""
-        for cell, protocol in some:
-            missing = missing_episodes(self.store, cell, protocol)
-            if any(len(numbers) for numbers in missing):
-                self._run(cell, protocol, missing)
+        """Run the missing episodes of some cells, beside other processes that do the same; wait for theirs."""
+        some = [one for one in some if self._is_unfinished(*one)]
+        if not some:
+            return
+        for cell, _ in some:
+            self.store.open_cell(cell)
+        crew = self._workers()
+        queue = ChunkQueue(self.store, some, lambda protocol: self.chunk or crew.chunk(protocol), self.shard)
+        with self.progress.step(_described(some), queue.episodes) as step, Heart(queue.leases):
+            _Shift(self, crew, queue, step).work()
+        queue.clean()
+        for cell, _ in some:
+            self.store.open_cell(replace(cell, provenance={**cell.provenance, "peak_bytes": self.peak_bytes}))
 
     def forget(self) -> None:
-        """Let the classifier and its embeddings go."""
-        self._classifier = self.source = None
+        """Let its workers and their embeddings go."""
+        self._crew = None
+        self._open.close()
 
-    def _run(self, cell: Cell, protocol: Protocol, missing: Sequence[NDArray[np.int64]]) -> None:
-        classifier = self._made()
-        self.store.open_cell(cell)
-        chunk = self.study.chunk or classifier.chunk(protocol)
-        total = sum(len(numbers) for numbers in missing)
-        with self.progress.step(f"{protocol.way}-way {protocol.shot}-shot, {cell.method.name}", total) as step:
-            for run, numbers in enumerate(missing):
-                for start in range(0, len(numbers), chunk):
-                    some = numbers[start : start + chunk]
-                    groups = sample_by_shape(self.images, protocol, run, some)
-                    frame = together([_timed(classifier, episodes, chunk) for episodes in groups])
-                    self.store.append_frame(cell, frame)
-                    step.advance(len(some))
-        self.store.open_cell(replace(cell, provenance=with_peak(cell.provenance, self.memory)))
+    def _is_unfinished(self, cell: Cell, protocol: Protocol) -> bool:
+        return any(len(numbers) for numbers in missing_episodes(self.store, cell, protocol, self.shard))
 
-    def _made(self) -> Classifier:
-        if self._classifier is None:
-            assert self.source is not None
-            self.memory.start_method()
-            self._classifier = self.source(self.adaptation)
-        return self._classifier
+    def _workers(self) -> Crew:
+        if self._crew is None:
+            self._crew = self._open.enter_context(self.engine.method(self.recipe()))
+        return self._crew
 
 
-def _timed(classifier: Classifier, episodes: Episodes, chunk: int) -> pd.DataFrame:
-    """What a method did on episodes of one shape, with the time it took."""
-    began = time.perf_counter()
-    predictions = classifier(episodes, chunk)
-    return outcome_frame(episodes, predictions, (time.perf_counter() - began) / len(episodes))
+class _Shift:
+    """One stretch of work at a queue: takes chunks, stores what comes back, tries again what failed."""
+
+    def __init__(self, method: MethodRun, crew: Crew, queue: ChunkQueue, step: Step) -> None:
+        self._method, self._crew, self._queue, self._step = method, crew, queue, step
+        self._under_way: dict[int, Pieces] = {}
+        self._pieces: list[Pieces] = []
+
+    def work(self) -> None:
+        """Until nothing is missing that can be computed."""
+        try:
+            while True:
+                self._fill()
+                if self._under_way:
+                    for finished in self._crew.finished():
+                        self._settle(finished)
+                elif self._queue.is_empty:
+                    return
+                else:
+                    self._wait_for_others()
+        finally:
+            for pieces in self._pieces:
+                pieces.taken.lease.release()
+
+    def _fill(self) -> None:
+        """Have as many chunks under way as there is room for; what is left of a failed one comes first."""
+        while len(self._under_way) < self._crew.room:
+            pieces = next((one for one in self._pieces if one.waiting), None) or self._take()
+            if pieces is None:
+                return
+            chunk = pieces.next()
+            self._under_way[id(chunk)] = pieces
+            self._crew.start(chunk)
+
+    def _take(self) -> Pieces | None:
+        """A chunk that nobody has stored or is at."""
+        while (taken := self._queue.take()) is not None:
+            left = self._queue.still_missing(taken.job)
+            self._step.advance(len(taken.job.chunk) - (len(left.chunk) if left is not None else 0))
+            if left is not None:
+                self._pieces.append(Pieces(Taken(left, taken.lease)))
+                return self._pieces[-1]
+            taken.lease.release()
+        return None
+
+    def _settle(self, finished: Finished) -> None:
+        pieces = self._under_way.pop(id(finished.chunk))
+        self._method.peak_bytes = max(self._method.peak_bytes, finished.peak_bytes)
+        job = pieces.taken.job
+        if finished.frame is not None:
+            self._store(pieces, job, finished)
+            self._step.advance(len(finished.chunk))
+        elif given_up := pieces.failed(finished):
+            numbers, reason = given_up
+            self._method.store.record_failure(job.cell, job.chunk.run, numbers, reason)
+            self._method.failed += len(numbers)
+            self._method.reason = self._method.reason or reason
+            self._step.advance(len(numbers), "failed")
+        if pieces.is_done:
+            self._pieces.remove(pieces)
+            pieces.taken.lease.release()
+
+    def _store(self, pieces: Pieces, job: Job, finished: Finished) -> None:
+        """Store outcomes, but for those of a process that took this one for lost and was faster."""
+        pieces.succeeded()
+        frame = finished.frame
+        assert frame is not None
+        if not pieces.taken.lease.is_held():
+            left = self._queue.still_missing(replace(job, chunk=finished.chunk))
+            frame = frame[frame["episode"].isin([] if left is None else left.chunk.numbers)]
+        if len(frame):
+            self._method.store.append_frame(job.cell, frame)
+
+    def _wait_for_others(self) -> None:
+        self._step.advance(0, "waiting for other processes")
+        time.sleep(_PAUSE)
+        self._step.advance(self._queue.drop_stored())
 
 
-def missing_episodes(store: OutcomeStore, cell: Cell, protocol: Protocol) -> list[NDArray[np.int64]]:
-    """Numbers of the episodes of each run that are not stored yet."""
-    done = store.done(cell)
-    everything = np.arange(protocol.episodes)
-    return [np.setdiff1d(everything, done.get(run, everything[:0])) for run in range(protocol.runs)]
+def _described(some: Sequence[tuple[Cell, Protocol]]) -> str:
+    protocol = some[0][1]
+    shots = ",".join(dict.fromkeys(str(protocol.shot) for _, protocol in some))
+    return f"{protocol.way}-way {shots}-shot, {some[0][0].method.name}"

@@ -10,7 +10,7 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 
 import fewshot_bench
 from fewshot_bench.backbones import Backbone
+from fewshot_bench.engine.engine import Engine
 from fewshot_bench.study.study import Study
 from fewshot_bench.training.per_episode.memory import peak_bytes
 
@@ -31,13 +32,13 @@ _PACKAGE = Path(fewshot_bench.__file__).parent
 _PATIENCE = 10  # seconds for git to answer
 
 
-def provenance(study: Study, backbone: Backbone, device: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
+def provenance(study: Study, backbone: Backbone, engine: Engine, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """What is recorded with every cell of a study, by the keys that `docs/audit.md` explains.
 
     Args:
         study: that makes the cells.
         backbone: of these cells.
-        device: that a study chose, such as "cuda:0".
+        engine: that computes them.
         arguments: of the command line that started it; none where it was started from Python.
     """
     commit = source_commit()
@@ -45,7 +46,8 @@ def provenance(study: Study, backbone: Backbone, device: str, arguments: Sequenc
         "commands": [command_line(arguments)] if arguments else [],
         "study": study_record(study),
         **({"git_commit": commit} if commit else {}),
-        "hardware": hardware(device),
+        "hardware": engine.call(hardware, engine.device),
+        **({"engine": facts} if (facts := engine.facts()) else {}),
         "platform": platform_name(),
         "python": platform.python_version(),
         "pretraining": backbone.pretraining,
@@ -106,14 +108,19 @@ class PeakMemory:
     """
 
     def __init__(self, device: str) -> None:
-        self._device = torch.device(device)
+        where = torch.device(device)
+        self._device = where if where.type != "cuda" or torch.cuda.is_available() else torch.device("cpu")
         self._before = 0
 
     def start_method(self) -> None:
         """Count anew, where the device can."""
-        self._before = self.of_study()
+        self.note()
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
+
+    def note(self) -> None:
+        """Keep the peak so far, before somebody else counts anew."""
+        self._before = self.of_study()
 
     def of_method(self) -> int:
         """Bytes since the last start, or of the process."""
@@ -169,8 +176,3 @@ def _memory() -> int:
         return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, OSError, ValueError):  # Windows has no sysconf
         return 0
-
-
-def with_peak(told: Mapping[str, Any], memory: PeakMemory) -> dict[str, Any]:
-    """A provenance that says also how much memory the method took."""
-    return {**told, "peak_bytes": memory.of_method()}

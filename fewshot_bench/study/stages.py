@@ -8,9 +8,16 @@ from typing import Any
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, model_of_hub
 from fewshot_bench.datasets import Dataset
+from fewshot_bench.engine.engine import Engine
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import Progress
-from fewshot_bench.study.base_stage import base_recipe, base_stage_name, fine_tuned_on_base, initialised_backbone
+from fewshot_bench.study.base_stage import (
+    base_recipe,
+    base_stage_name,
+    fine_tuned_on_base,
+    from_checkpoint,
+    initialised_backbone,
+)
 from fewshot_bench.study.checkpoints import checkpoint_stages
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
@@ -47,11 +54,16 @@ class PlannedStage:
     base: BaseStage
     recipe: Recipe | None = None
 
-    def done(self, dataset: Dataset, device: str, progress: Progress) -> Backbone:
+    def done(self, dataset: Dataset, engine: Engine, progress: Progress) -> Backbone:
         """The backbone after the stage, trained unless its checkpoint is here."""
         if self.recipe is None:
             return self.backbone
-        return fine_tuned_on_base(self.backbone, dataset.base, self.recipe, device=device, progress=progress)
+        kept = from_checkpoint(self.backbone, dataset.base, self.recipe)
+        if kept is not None:
+            return kept
+        return engine.call(
+            fine_tuned_on_base, self.backbone, dataset.base, self.recipe, device=engine.device, progress=progress
+        )
 
 
 def planned_stages(study: Study, dataset: Dataset) -> Iterator[PlannedStage]:
@@ -87,11 +99,11 @@ def planned_stages(study: Study, dataset: Dataset) -> Iterator[PlannedStage]:
 
 
 def study_backbones(
-    study: Study, dataset: Dataset, device: str, progress: Progress
+    study: Study, dataset: Dataset, engine: Engine, progress: Progress
 ) -> Iterator[tuple[Backbone, dict[str, Any], BaseStage]]:
     """The same after their base stages."""
     for planned in planned_stages(study, dataset):
-        yield planned.done(dataset, device, progress), planned.settings, planned.base
+        yield planned.done(dataset, engine, progress), planned.settings, planned.base
 
 
 def backbone_of_hub(study: Study) -> str | None:

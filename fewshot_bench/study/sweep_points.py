@@ -21,8 +21,8 @@ from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import EpisodeError, FewshotBenchError, OutcomeError, StudyError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress, Step
+from fewshot_bench.study.chunk_queue import missing_episodes
 from fewshot_bench.study.execute import run_study
-from fewshot_bench.study.method_run import missing_episodes
 from fewshot_bench.study.sweep import Point, Sweep
 
 _PAUSE = 0.5  # seconds between two looks at points that others work on

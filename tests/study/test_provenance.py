@@ -14,6 +14,7 @@ import pytest
 import fewshot_bench
 from fewshot_bench import Study, run_study
 from fewshot_bench.cli.main import exit_code
+from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.study import provenance as room
 
@@ -134,7 +135,7 @@ def test_the_commit_is_that_of_the_source_and_says_whether_files_differ(checkout
 def test_without_git_nothing_is_said_and_nothing_fails(checkout, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert room.source_commit() == ""
-    told = room.provenance(Study(), fewshot_bench.create_backbone("conv4_32"), "cpu")
+    told = room.provenance(Study(), fewshot_bench.create_backbone("conv4_32"), LocalEngine("cpu"))
     assert "git_commit" not in told
 
 

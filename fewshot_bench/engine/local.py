@@ -1,0 +1,59 @@
+"""The engine of one process: chunk after chunk, on one device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fewshot_bench.engine.engine import Chunk, Crew, Finished, P, T, Worker
+from fewshot_bench.episodes.protocol import Protocol
+
+_LOG = logging.getLogger(__name__)
+
+
+class LocalEngine:
+    """Computes in this process; see `Engine`."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call it here."""
+        return function(*args, **kwargs)
+
+    @contextmanager
+    def method(self, make: Callable[[], Worker]) -> Iterator[Crew]:
+        """This process itself."""
+        yield _Alone(make())
+
+    def facts(self) -> dict[str, Any]:
+        """There is nothing to say of it."""
+        return {}
+
+
+class _Alone:
+    room = 1
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._started: list[Chunk] = []
+
+    def chunk(self, protocol: Protocol) -> int:
+        return self._worker.chunk(protocol)
+
+    def start(self, chunk: Chunk) -> None:
+        self._started.append(chunk)
+
+    def finished(self) -> list[Finished]:
+        return [computed(self._worker, self._started.pop(0))]
+
+
+def computed(worker: Worker, chunk: Chunk) -> Finished:
+    """A chunk after its computation, which may fail in any way: a method is anybody's code."""
+    try:
+        return Finished(chunk, worker(chunk), peak_bytes=worker.peak_bytes())
+    except Exception as error:
+        _LOG.debug("a chunk failed", exc_info=True)
+        return Finished(chunk, None, error, worker.peak_bytes())

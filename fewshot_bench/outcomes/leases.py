@@ -1,0 +1,236 @@
+"""Leases: processes that work at one cell, on one machine or on many, divide its chunks by them.
+
+<folder>/<cell key>/leases/run-000-episodes-00000-00512.0.lease
+
+A lease is a file that one process alone can create. Its holder changes it every few seconds; a lease that stays as it
+is has lost its holder, and the next generation of it may be taken: the highest generation counts, and of several
+processes that try, one succeeds. What an observer measures is how long it has seen a lease unchanged, on its own
+monotonic clock, so that no two machines need to agree on the time and no clock that goes backwards matters. On one
+machine a holder that was killed is known to be gone at once.
+
+Leases save work and nothing else: outcomes are the same whoever computes them, so two holders would do no harm.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+
+from fewshot_bench.atomic import create_exclusively
+from fewshot_bench.paths import Place
+from fewshot_bench.processes import is_gone, owner
+
+EXPIRY = 60.0
+"""Seconds that a lease of another machine has to be seen unchanged before it is taken over."""
+BEAT = 5.0
+"""Seconds between two signs of life."""
+
+_NAME = re.compile(r"run-(\d{1,9})-episodes-(\d{1,9})-(\d{1,9})\.(\d{1,9})\.lease")
+_LARGEST = 1000  # bytes
+
+
+@dataclass(frozen=True, order=True)
+class Stretch:
+    """Episodes `first` up to but not including `end` of one run."""
+
+    run: int
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class LeaseInfo:
+    """A lease that lies in a cell's folder.
+
+    Attributes:
+        stretch: what it is for.
+        generation: how often it was taken over.
+        owner: of the holder, see `processes.owner`; empty where the file does not say.
+    """
+
+    stretch: Stretch
+    generation: int
+    owner: str
+
+
+class Lease:
+    """A lease that this process holds, and keeps alive until it lets go."""
+
+    def __init__(self, leases: Leases, stretch: Stretch, generation: int) -> None:
+        self.stretch = stretch
+        self._leases, self._generation = leases, generation
+        self._token, self._beats = secrets.token_hex(8), 0
+
+    @property
+    def place(self) -> Place:
+        """Where it lies."""
+        return self._leases.place(self.stretch, self._generation)
+
+    def content(self) -> bytes:
+        """The next sign of life."""
+        self._beats += 1
+        return json.dumps({"owner": owner(), "token": self._token, "beat": self._beats}).encode()
+
+    def is_held(self) -> bool:
+        """Whether it is still this process's: nobody took it for lost, and nobody removed it."""
+        with suppress(OSError, ValueError):
+            newest = self._leases.generations().get(self.stretch)
+            told = json.loads(self.place.read_bytes()[:_LARGEST])
+            return newest == self._generation and isinstance(told, dict) and told.get("token") == self._token
+        return False
+
+    def release(self) -> None:
+        """Let go of it, stored or not; those of earlier generations go first, so that it counts to the last."""
+        self._leases.forget(self)
+        for generation in range(self._generation + 1):
+            with suppress(OSError):
+                self._leases.place(self.stretch, generation).unlink()
+
+
+class Leases:
+    """The leases of one cell, as one process sees them."""
+
+    def __init__(self, folder: Place, *, expiry: float = EXPIRY, now: Callable[[], float] = time.monotonic) -> None:
+        """Look at no file yet.
+
+        Args:
+            folder: of the cell.
+            expiry: seconds that a lease has to be seen unchanged before it is taken over.
+            now: seconds of a clock that never goes back.
+        """
+        self.folder = folder / "leases"
+        self._expiry, self._now = expiry, now
+        self._seen: dict[tuple[Stretch, int], tuple[bytes, float]] = {}
+        self._held: set[Lease] = set()
+        self._lock = threading.Lock()
+
+    def place(self, stretch: Stretch, generation: int) -> Place:
+        """Where a lease lies."""
+        name = f"run-{stretch.run:03d}-episodes-{stretch.first:05d}-{stretch.end:05d}.{generation}.lease"
+        return self.folder / name
+
+    def generations(self) -> dict[Stretch, int]:
+        """The highest generation of every lease."""
+        newest: dict[Stretch, int] = {}
+        with suppress(FileNotFoundError):
+            for path in self.folder.iterdir():
+                if match := _NAME.fullmatch(path.name):
+                    run, first, end, generation = map(int, match.groups())
+                    stretch = Stretch(run, first, end)
+                    newest[stretch] = max(generation, newest.get(stretch, 0))
+        return newest
+
+    def take(self, stretch: Stretch, generations: dict[Stretch, int] | None = None) -> Lease | None:
+        """Take a lease, unless another process holds it.
+
+        Args:
+            stretch: what it is for.
+            generations: as seen a moment ago; looked up by default.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        newest = (self.generations() if generations is None else generations).get(stretch)
+        if newest is not None and not self._is_lost(stretch, newest):
+            return None
+        lease = Lease(self, stretch, 0 if newest is None else newest + 1)
+        if not create_exclusively(lease.place, lease.content()):
+            return None
+        with self._lock:
+            self._held.add(lease)
+        return lease
+
+    def listed(self) -> list[LeaseInfo]:
+        """The leases that lie here, but for those whose holder is known to have ended; sorted."""
+        found = []
+        for stretch, generation in sorted(self.generations().items()):
+            content = self._content(stretch, generation)
+            holder = _owner_in(content or b"")
+            if content is not None and not is_gone(holder):
+                found.append(LeaseInfo(stretch, generation, holder))
+        return found
+
+    def clean(self) -> None:
+        """Remove what holders that have ended have left; for a cell of which nothing is missing any more."""
+        for stretch, generation in self.generations().items():
+            if is_gone(_owner_in(self._content(stretch, generation) or b"")):
+                for each in range(generation + 1):
+                    with suppress(OSError):
+                        self.place(stretch, each).unlink()
+
+    def beat(self) -> None:
+        """Give a sign of life for every lease that this process holds; a disk that is away is no reason to stop."""
+        for lease in tuple(self._held):
+            with self._lock, suppress(OSError):  # nobody lets go of it between the question and the answer
+                if lease in self._held and lease.place.exists():
+                    lease.place.write_bytes(lease.content())
+
+    def forget(self, lease: Lease) -> None:
+        """Give no more signs of life for a lease."""
+        with self._lock:
+            self._held.discard(lease)
+
+    def _is_lost(self, stretch: Stretch, generation: int) -> bool:
+        """Whether a lease's holder is gone, or was not heard of for too long."""
+        content = self._content(stretch, generation)
+        if content is None:
+            return False  # released a moment ago
+        if is_gone(_owner_in(content)):
+            return True
+        known, since = self._seen.get((stretch, generation), (None, 0.0))
+        if known != content:
+            self._seen[stretch, generation] = (content, self._now())
+            return False
+        return self._now() - since >= self._expiry
+
+    def _content(self, stretch: Stretch, generation: int) -> bytes | None:
+        try:
+            return self.place(stretch, generation).read_bytes()[:_LARGEST]
+        except FileNotFoundError:
+            return None
+
+
+def leases_of(cell_folder: Place) -> list[LeaseInfo]:
+    """Who works at a cell."""
+    return Leases(cell_folder).listed()
+
+
+class Heart:
+    """Gives signs of life for some leases, from a thread of its own, while it is entered."""
+
+    def __init__(self, leases: list[Leases], *, every: float = BEAT) -> None:
+        self._leases, self._every = leases, every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="signs of life", daemon=True)
+
+    def __enter__(self) -> Heart:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._every):
+            for leases in self._leases:
+                leases.beat()
+
+
+def _owner_in(content: bytes) -> str:
+    """What a lease says of its holder; empty where it says nothing that can be read."""
+    try:
+        told = json.loads(content)
+    except (ValueError, RecursionError):
+        return ""
+    holder = told.get("owner") if isinstance(told, dict) else None
+    return holder if isinstance(holder, str) else ""

@@ -1,0 +1,139 @@
+"""The chunks of a method that are not stored yet, divided among any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot_bench.engine.engine import Chunk
+from fewshot_bench.episodes import Protocol
+from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.outcomes.leases import Lease, Leases, Stretch
+from fewshot_bench.study.shard import Shard
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A chunk of a cell.
+
+    Attributes:
+        cell: whose episodes they are.
+        chunk: which.
+        stretch: of the lease for it: the same whichever of its episodes are stored already.
+    """
+
+    cell: Cell
+    chunk: Chunk
+    stretch: Stretch
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """A job that this process has taken, with its lease."""
+
+    job: Job
+    lease: Lease
+
+
+class ChunkQueue:
+    """What is left of some cells, as one process sees it.
+
+    Chunks lie on a grid that depends on their size alone, so that processes of the same command take the same ones.
+    """
+
+    def __init__(
+        self,
+        store: OutcomeStore,
+        cells: Sequence[tuple[Cell, Protocol]],
+        size: Callable[[Protocol], int],
+        shard: Shard | None = None,
+    ) -> None:
+        """Look up what is missing.
+
+        Raises:
+            OutcomeError: a part is damaged, or a method is stored under another name.
+        """
+        self._store = store
+        self._leases = {cell.key: Leases(store.cell_folder(cell)) for cell, _ in cells}
+        self._waiting = [job for cell, protocol in cells for job in _jobs(store, cell, protocol, size, shard)]
+        self.episodes = sum(len(job.chunk) for job in self._waiting)
+
+    @property
+    def leases(self) -> list[Leases]:
+        """Those of each cell, to be kept alive."""
+        return list(self._leases.values())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left that this process knows to be missing."""
+        return not self._waiting
+
+    def take(self) -> Taken | None:
+        """The first chunk that no other process is at; None if there is none now.
+
+        Raises:
+            OSError: its lease cannot be written.
+        """
+        seen = {key: leases.generations() for key, leases in self._leases.items()}
+        for place, job in enumerate(self._waiting):
+            lease = self._leases[job.cell.key].take(job.stretch, seen[job.cell.key])
+            if lease is not None:
+                del self._waiting[place]
+                return Taken(job, lease)
+        return None
+
+    def still_missing(self, job: Job) -> Job | None:
+        """A job without the episodes that others have stored meanwhile; None if these are all."""
+        stored = self._store.done(job.cell).get(job.chunk.run)
+        if stored is None:
+            return job
+        numbers = np.setdiff1d(job.chunk.numbers, stored)
+        return replace(job, chunk=replace(job.chunk, numbers=numbers)) if len(numbers) else None
+
+    def drop_stored(self) -> int:
+        """Forget the chunks that others have stored meanwhile; how many episodes these are."""
+        before = sum(len(job.chunk) for job in self._waiting)
+        left = [self.still_missing(job) for job in self._waiting]
+        self._waiting = [job for job in left if job is not None]
+        return before - sum(len(job.chunk) for job in self._waiting)
+
+    def clean(self) -> None:
+        """Remove the leases that processes which have ended left; called when nothing is missing any more."""
+        for leases in self._leases.values():
+            leases.clean()
+
+
+def missing_episodes(
+    store: OutcomeStore, cell: Cell, protocol: Protocol, shard: Shard | None = None
+) -> list[NDArray[np.int64]]:
+    """Numbers of the episodes of each run that are not stored yet.
+
+    Args:
+        store: where they would be.
+        cell: whose they are.
+        protocol: how many there are to be.
+        shard: which of them alone count; all by default.
+
+    Raises:
+        OutcomeError: a part is damaged, or the method is stored under another name.
+    """
+    done = store.done(cell)
+    wanted = np.arange(protocol.episodes) if shard is None else shard.of(protocol.episodes)
+    return [np.setdiff1d(wanted, done.get(run, wanted[:0])) for run in range(protocol.runs)]
+
+
+def _jobs(
+    store: OutcomeStore, cell: Cell, protocol: Protocol, size: Callable[[Protocol], int], shard: Shard | None
+) -> list[Job]:
+    jobs = []
+    missing = missing_episodes(store, cell, protocol, shard)
+    at_once = size(protocol) if any(len(numbers) for numbers in missing) else 1
+    for run, numbers in enumerate(missing):
+        for start in np.unique(numbers // at_once) * at_once:
+            some = numbers[(numbers >= start) & (numbers < start + at_once)]
+            stretch = Stretch(run, int(start), int(start) + at_once)
+            jobs.append(Job(cell, Chunk(protocol, run, some, at_once), stretch))
+    return jobs
