@@ -49,6 +49,8 @@ class Again:
         """
         kept = self._kept(wanted)
         missing = _without(wanted, kept)
+        if missing.empty:
+            return kept
         frames = [] if kept.empty else [kept]
         with progress.step(f"{self.cell.protocol.task}, {self.cell.method.name}", len(missing)) as step:
             for chunk in self._chunks(missing):
@@ -63,7 +65,7 @@ class Again:
 
     def _chunks(self, missing: pd.DataFrame) -> Iterator[Chunk]:
         protocol = Protocol.of(self.cell.protocol)
-        at_once = self.worker.chunk(protocol) if len(missing) else 1
+        at_once = self.worker.chunk(protocol)
         for run in missing["run"].unique():
             numbers = missing.loc[missing["run"] == run, "episode"].to_numpy(np.int64)
             for start in range(0, len(numbers), at_once):

@@ -33,8 +33,8 @@ def cells_meant(result: str, results: Path = Path("results"), shots: Sequence[in
     if not fitting:
         there = sorted({described(folder).protocol.shot for folder in folders})
         raise ReproductionError(
-            f"{result} has outcomes at {', '.join(map(str, there))} shots, not at {', '.join(map(str, shots))}. Change "
-            "--shots, or leave it out."
+            f"{result} has outcomes of {' and '.join(f'{shot}-shot' for shot in there)} tasks, not of "
+            f"{' or '.join(f'{shot}-shot' for shot in shots)} ones. Change --shots, or leave it out."
         )
     return fitting
 
