@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import sys
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from fewshot_bench.cli.power import power
 from fewshot_bench.cli.report import report
 from fewshot_bench.cli.reproduce import reproduce
 from fewshot_bench.cli.run import run
+from fewshot_bench.cli.signals import TERMINATED, sigterm_interrupts
 from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
 from fewshot_bench.errors import FewshotBenchError
@@ -49,6 +51,8 @@ _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ 
 _NO_MORE_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _USER_ERROR = 2
 _INTERRUPTED = 130
+_GO_ON = {"run", "sweep", "train"}
+"""Commands that go on where they were stopped."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -77,8 +81,26 @@ def main(arguments: list[str] | None = None) -> None:
 
 def exit_code(arguments: list[str] | None = None) -> int:
     """Run the command line; errors that a user can mend become one line on stderr and code 2."""
+    typed = sys.argv[1:] if arguments is None else arguments
+    with sigterm_interrupts() as received:
+        try:
+            result = _outcome(typed)
+        except (KeyboardInterrupt, typer.Abort) as error:
+            if str(error):
+                return _complain(str(error), _INTERRUPTED)
+            result = _INTERRUPTED
+    if result != _INTERRUPTED:
+        return result
+    command = f": {shlex.join(['fewshot-bench', *typed])}" if set(typed) & _GO_ON else "."
+    typer.echo(
+        f"\nstopped. What is finished is on disk; run the same command again to go on from there{command}", err=True
+    )
+    return TERMINATED if received.sigterm else _INTERRUPTED
+
+
+def _outcome(typed: list[str]) -> int:
+    """The exit code of a command that nobody interrupts."""
     try:
-        typed = sys.argv[1:] if arguments is None else arguments
         result = app(args=typed, standalone_mode=False, obj=typed)
     except FewshotBenchError as error:
         return _complain(str(error))
@@ -88,10 +110,6 @@ def exit_code(arguments: list[str] | None = None) -> int:
             typer.echo(message, err=True)
             return _USER_ERROR
         return _complain(f"{message} See: fewshot-bench --help") if message else _USER_ERROR
-    except (KeyboardInterrupt, typer.Abort) as error:
-        if str(error):
-            return _complain(str(error), _INTERRUPTED)
-        result = _INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -103,8 +121,6 @@ def exit_code(arguments: list[str] | None = None) -> int:
             f"{place}{error.strerror or error}. Check the path, its permissions and the space that is left;"
             " what is stored already is as it was."
         )
-    if result == _INTERRUPTED:
-        typer.echo("\nstopped. What is finished is on disk; run the same command again to go on from there.", err=True)
     return result if isinstance(result, int) else 0
 
 

@@ -17,9 +17,13 @@ from fewshot_bench.cli.options import (
     ResultsOption,
     SamplerOption,
 )
+from fewshot_bench.printable import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.study import Study, StudyResult
+
+_SOME_FAILED = 1
+"""Exit code of a study that went to its end, where episodes failed."""
 
 
 def run(
@@ -107,6 +111,13 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     chunk: Annotated[int | None, typer.Option(help="Episodes at once; never changes a result.")] = None,
     results: ResultsOption = Path("results"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew in a new folder beside RESULTS: RESULTS-2, and so on.")
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only the I-th of N parts of every run, e.g. 1/4 to 4/4 on four machines."),
+    ] = None,
     baseline: BaselineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -116,12 +127,29 @@ def run(
     """
     from fewshot_bench.cli.progress import ProgressBars
     from fewshot_bench.cli.study_options import chosen_fields, typed_arguments, validated_study
-    from fewshot_bench.study import run_study
+    from fewshot_bench.study import Shard, fresh_folder, run_study
 
     study = validated_study(chosen_fields(context, setting))
+    if fresh:
+        study = study.model_copy(update={"results": fresh_folder(study.results)})
+    part = None if shard is None else Shard.read(shard)
     with ProgressBars() as progress:
-        result = run_study(study, progress=progress, arguments=typed_arguments(context))
-    _report(study, result, as_json)
+        result = run_study(study, progress=progress, arguments=typed_arguments(context), shard=part)
+    if result.missing:
+        typer.echo(f"shard {part}: its episodes are stored; {result.missing:,} of other shards are not yet.")
+        typer.echo("next         the other shards; then the same command without --shard for the table")
+    else:
+        _report(study, result, as_json)
+    if result.failures:
+        _tell_failures(result)
+        raise typer.Exit(_SOME_FAILED)
+
+
+def _tell_failures(result: StudyResult) -> None:
+    """Say which methods failed on how many episodes, and why the first did."""
+    for name, count, reason in result.failures:
+        typer.echo(f"failed       {count:,} episodes of {name}: {printable(reason)}", err=True)
+    typer.echo("             what is stored stays; the same command tries these again", err=True)
 
 
 def _report(study: Study, result: StudyResult, as_json: bool) -> None:

@@ -22,7 +22,7 @@ from fewshot_bench.cli.study_options import (
 if TYPE_CHECKING:
     from fewshot_bench.study import Axis, Grid, Study, Sweep, SweepResult
 
-_WITHOUT = ("split", "baseline", "setting")
+_WITHOUT = ("split", "baseline", "setting", "fresh")
 _DEFAULTS = {"shots": "1", "episodes": 600, "runs": 1}
 
 
@@ -120,12 +120,12 @@ def _axis(text: str) -> Axis:
 
 def _part(points: list[Any], shard: str | None) -> list[Any]:
     """Every N-th point from the I-th on, so that neighbours, which take equally long, go to different shards."""
+    from fewshot_bench.study import Shard
+
     if shard is None:
         return points
-    number, _, count = shard.partition("/")
-    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
-        raise typer.BadParameter(f"--shard takes I/N with I from 1 to N, such as 1/4, not '{shard}'.")
-    return points[int(number) - 1 :: int(count)]
+    part = Shard.read(shard)
+    return points[part.number - 1 :: part.count]
 
 
 def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:

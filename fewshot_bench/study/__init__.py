@@ -2,9 +2,10 @@
 
 from fewshot_bench.study.checkpoint import Checkpoint
 from fewshot_bench.study.checkpoints import read_checkpoint
-from fewshot_bench.study.execute import StudyResult, run_study
+from fewshot_bench.study.execute import StudyResult, fresh_folder, run_study
 from fewshot_bench.study.grid import PAPER_GRID, Axis, Grid
 from fewshot_bench.study.setting import Setting, read_setting
+from fewshot_bench.study.shard import Shard
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.sweep import Sweep, plan_sweep
 from fewshot_bench.study.sweep_result import SweepResult, run_sweep
@@ -17,11 +18,13 @@ __all__ = [
     "Checkpoint",
     "Grid",
     "Setting",
+    "Shard",
     "Study",
     "StudyResult",
     "Sweep",
     "SweepResult",
     "TrainingPlan",
+    "fresh_folder",
     "plan_sweep",
     "read_checkpoint",
     "read_setting",

@@ -21,6 +21,7 @@ from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.episodes import sample_by_shape
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
+from fewshot_bench.paths import Place
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
 from fewshot_bench.study.chunk_queue import missing_episodes
@@ -166,6 +167,15 @@ def _result(
         everything = [missing_episodes(store, *planned) for method in methods for planned in method.planned]
         missing = sum(len(numbers) for runs in everything for numbers in runs)
     return StudyResult(dataset, cells, _baseline(study, cells), seconds, peak, failures, shard, missing)
+
+
+def fresh_folder(results: Place) -> Place:
+    """The first folder beside one that does not exist yet: itself, results-2, results-3, and so on."""
+    folder, number = results, 1
+    while folder.exists():
+        number += 1
+        folder = results.with_name(f"{results.name}-{number}")
+    return folder
 
 
 def opened_dataset(study: Study, progress: Progress) -> Dataset:

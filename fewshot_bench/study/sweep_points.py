@@ -118,6 +118,8 @@ def _is_settled(sweep: Sweep, point: Point, failures: list[str], step: Step, arg
 def _run(sweep: Sweep, point: Point, step: Step, arguments: Sequence[str]) -> None:
     step.advance(0, str(point))
     result = run_study(point.study, progress=_Notes(step, str(point)), arguments=arguments)
+    if result.failures:
+        raise StudyError(f"{result.failed:,} episodes failed: {result.failures[0][2]}")
     record = {
         "values": point.values,
         "seconds": round(result.seconds, 3),

@@ -161,7 +161,8 @@ def test_every_adaptation_and_loss_runs_in_one_study_and_a_gram_matrix_changes_n
     np.testing.assert_allclose(frames[0]["mean"], frames[1]["mean"], atol=100 * 2 / 9000 + 1e-4)
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(trained_home, folder, home):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_where_it_stopped(trained_home, folder, home, number):
     environment = {**os.environ, "FEWSHOT_BENCH_HOME": str(home), "PYTHONUNBUFFERED": "1"}
     options = ["--base-epochs", "1", "--base-loss", "ce", "--runs", "1", "--episodes", "3000", "--chunk", "20"]
     command = [sys.executable, "-m", "fewshot_bench", "run", *options, "--shots", "5", "--adapt", "logistic"]
@@ -170,13 +171,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(trained_home, folder, home)
     deadline = time.monotonic() + 120
     while len(list(results.rglob("*.parquet"))) < 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == 128 + number, errors
     assert "run the same command again to go on" in errors
     assert "Traceback" not in errors
     stored = {path: path.stat().st_mtime_ns for path in results.rglob("*.parquet")}
     assert 0 < len(stored) < 150
+    assert not list(results.rglob("*.lease"))
     assert not (results / "leaderboard.csv").exists()
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert all(path.stat().st_mtime_ns == when for path, when in stored.items())

@@ -177,8 +177,8 @@ def test_sweep_takes_the_options_of_run_except_those_that_make_no_sense(capsys):
     for command in ("run", "sweep"):
         assert exit_code([command, "--help"]) == 0
         texts[command] = {word for word in capsys.readouterr().out.split() if word.startswith("--")}
-    assert texts["run"] - texts["sweep"] <= {"--split", "--baseline", "--setting", "--split."}
-    assert {"--grid", "--name", "--jobs", "--shard"} <= texts["sweep"] - texts["run"]
+    assert texts["run"] - texts["sweep"] <= {"--split", "--baseline", "--setting", "--split.", "--fresh"}
+    assert {"--grid", "--name", "--jobs"} <= texts["sweep"] - texts["run"]
     assert "--worker" not in texts["sweep"]
 
 
