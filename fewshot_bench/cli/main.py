@@ -51,7 +51,7 @@ _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ 
 _NO_MORE_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _USER_ERROR = 2
 _INTERRUPTED = 130
-_GO_ON = {"run", "sweep", "train"}
+_GO_ON = {"reproduce", "run", "sweep", "train"}
 """Commands that go on where they were stopped."""
 
 

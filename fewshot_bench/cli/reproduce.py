@@ -71,7 +71,12 @@ def reproduce(
         trusts_code=trust_code,
         downloads=download,
     )
-    done, failures = _reproduced(folders, options, retrain)
+    try:
+        done, failures = _reproduced(folders, options, retrain)
+    except KeyboardInterrupt:
+        if into is not None:
+            raise
+        raise typer.Abort("stopped, and nothing was kept. With --into DIR, reproduce goes on later.") from None
     _show(done, failures, as_json)
     _conclude(done, failures, len(folders), as_json)
 
