@@ -21,6 +21,7 @@ from fewshot_bench.cli.report import report
 from fewshot_bench.cli.reproduce import reproduce
 from fewshot_bench.cli.run import run
 from fewshot_bench.cli.signals import TERMINATED, sigterm_interrupts
+from fewshot_bench.cli.status import status
 from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
 from fewshot_bench.errors import FewshotBenchError
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(train)
 app.command()(sweep)
+app.command()(status)
 app.command()(compare)
 app.command()(leaderboard)
 app.command()(power)
