@@ -89,7 +89,7 @@ def _with_method(
 ) -> list[Finding]:
     from fewshot_bench.audit.rebuild import Mismatch, is_same_machine, rebuild
     from fewshot_bench.audit.rerun import Rerun, chosen_episodes
-    from fewshot_bench.study.execute import chosen_device
+    from fewshot_bench.engine.device import chosen_device
 
     assert here.dataset is not None
     record = recorded_study(cell, weights=options.weights, trusts_code=options.trusts_code)

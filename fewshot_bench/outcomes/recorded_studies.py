@@ -54,7 +54,6 @@ class RecordedStudy:
 
     Attributes:
         id: its name on the disk.
-        name: what people call it; may be empty.
         cells: as planned.
         stops_early: whether their episodes are the most that there may be.
         keys: of the stored cells that are known by now, by number of the planned one; more than one where its base
@@ -63,7 +62,6 @@ class RecordedStudy:
     """
 
     id: str
-    name: str
     cells: tuple[PlannedCell, ...]
     stops_early: bool
     keys: Mapping[int, tuple[str, ...]]
@@ -94,12 +92,12 @@ def recorded_study(results: Place, study_id: str) -> RecordedStudy:
     try:
         content = _content(place, _LARGEST_STUDY)
         cells = tuple(_planned(cell) for cell in _value(content, "cells", _CELLS))
-        name, stops_early = _value(content, "name", TEXT), _value(content, "stops_early", _FLAG)
+        stops_early = _value(content, "stops_early", _FLAG)
     except OutcomeError as error:
         raise OutcomeError(f"{place} is damaged ({error}). Delete it; no outcome is lost.") from error
     folder = results / FOLDER / study_id
     names = sorted(names_in(folder))
-    return RecordedStudy(study_id, name, cells, stops_early, _keys(names), _processes(folder, names))
+    return RecordedStudy(study_id, cells, stops_early, _keys(names), _processes(folder, names))
 
 
 def _planned(content: Any) -> PlannedCell:

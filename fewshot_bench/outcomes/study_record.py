@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import Any
 
 from fewshot_bench.atomic import write_atomically
@@ -26,6 +28,7 @@ FOLDER = "studies"
 VERSION = 1
 FINISHED = "finished"
 """How a process ended that has nothing left to do."""
+DID_ITS_PART = "did its part"
 
 
 @dataclass(frozen=True)
@@ -49,59 +52,56 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study that has begun, for the process that works at it.
+    """What is written down of a study, for the processes that work at it.
 
     Attributes:
         results: the folder of results.
-        id: 16 hexadecimal digits.
-        cells: as planned, in their order.
-        command: that the process was started with; empty for Python.
-        began: when, as ISO 8601 in UTC.
+        cells: as planned, in the order in which they are done.
+        settings: what else tells this study from others, as plain data.
+        stops_early: whether the episodes of a cell are the most that there may be.
     """
 
     results: Place
-    id: str
     cells: tuple[PlannedCell, ...]
-    command: str = ""
-    began: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    stops_early: bool = False
 
-    @classmethod
-    def begin(
-        cls,
-        results: Place,
-        cells: Sequence[PlannedCell],
-        *,
-        name: str = "",
-        settings: Mapping[str, Any] | None = None,
-        stops_early: bool = False,
-        command: str = "",
-    ) -> StudyRecord:
-        """Write down what is going to be done, and that this process works at it.
+    @cached_property
+    def id(self) -> str:
+        """16 hexadecimal digits: the digest of what is planned."""
+        canonical = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
-        Args:
-            results: the folder of results.
-            cells: all of the study's, in the order in which they are done.
-            name: of the study, if it has one.
-            settings: what else tells this study from others, as plain data.
-            stops_early: whether the episodes of a cell are the most that there may be.
-            command: that this process was started with, without absolute paths.
+    def write(self) -> None:
+        """Write down what is going to be done.
 
         Raises:
             OSError: it cannot be written.
         """
-        content = {
-            "version": VERSION,
-            "name": name,
-            "stops_early": stops_early,
-            "settings": dict(settings or {}),
-            "cells": [asdict(cell) for cell in cells],
-        }
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        record = cls(results, hashlib.sha256(canonical.encode()).hexdigest()[:16], tuple(cells), command)
-        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        write_atomically(results / FOLDER / f"{record.id}.json", text.encode())
-        record._told("")
-        return record
+        text = json.dumps(self._content(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        write_atomically(self.results / FOLDER / f"{self.id}.json", text.encode())
+
+    @contextmanager
+    def at_work(self, command: str = "", *, is_all: bool = True) -> Iterator[None]:
+        """Say that this process works at the study, and in the end how it ended.
+
+        Args:
+            command: that the process was started with, without absolute paths; empty for Python.
+            is_all: whether nothing is left to do when it has ended by itself.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.write()
+        self._tell(began, command, "")
+        try:
+            yield
+        except BaseException as error:
+            with suppress(OSError):  # what went wrong first is what counts
+                self._tell(began, command, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        self._tell(began, command, FINISHED if is_all else DID_ITS_PART)
 
     def cell_known(self, cell: Cell) -> None:
         """Write down which stored cell a planned one is; one that was not planned is passed over.
@@ -115,21 +115,18 @@ class StudyRecord:
                 if not place.exists():
                     write_atomically(place, b"")
 
-    def ended(self, reason: str = FINISHED) -> None:
-        """Write down that this process has ended.
-
-        Args:
-            reason: `FINISHED` where nothing is left to do; otherwise why, in one line.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        self._told(reason)
-
     @property
     def _folder(self) -> Place:
         return self.results / FOLDER / self.id
 
-    def _told(self, ended: str) -> None:
-        content = {"began": self.began, "command": self.command, "ended": ended}
+    def _content(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "stops_early": self.stops_early,
+            "settings": dict(self.settings),
+            "cells": [asdict(cell) for cell in self.cells],
+        }
+
+    def _tell(self, began: str, command: str, ended: str) -> None:
+        content = {"began": began, "command": command, "ended": ended}
         write_atomically(self._folder / f"process-{owner()}.json", (json.dumps(content) + "\n").encode())

@@ -6,9 +6,9 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
+from fewshot_bench.engine.device import installed_versions
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.reproduction.outcome import Circumstance
-from fewshot_bench.study.execute import installed_versions
 from fewshot_bench.study.provenance import hardware, platform_name, source_commit
 
 _UNKNOWN = "not recorded"

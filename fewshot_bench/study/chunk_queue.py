@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from fewshot_bench.episodes import Protocol
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.leases import Lease, Leases, Stretch
 from fewshot_bench.study.shard import Shard
+
+Left: TypeAlias = tuple[Cell, Protocol, list[NDArray[np.int64]]]
+"""A cell with its protocol and the episodes of each run that are missing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,18 +51,19 @@ class ChunkQueue:
     def __init__(
         self,
         store: OutcomeStore,
-        cells: Sequence[tuple[Cell, Protocol]],
+        left: Sequence[Left],
         size: Callable[[Protocol], int],
-        shard: Shard | None = None,
     ) -> None:
-        """Look up what is missing.
+        """Cut what is missing into chunks.
 
-        Raises:
-            OutcomeError: a part is damaged, or a method is stored under another name.
+        Args:
+            store: where the outcomes go.
+            left: cells that miss episodes.
+            size: how many episodes of a protocol make a chunk.
         """
         self._store = store
-        self._leases = {cell.key: Leases(store.cell_folder(cell)) for cell, _ in cells}
-        self._waiting = [job for cell, protocol in cells for job in _jobs(store, cell, protocol, size, shard)]
+        self._leases = {cell.key: Leases(store.cell_folder(cell)) for cell, _, _ in left}
+        self._waiting = [job for one in left for job in _jobs(*one, size(one[1]))]
         self.episodes = sum(len(job.chunk) for job in self._waiting)
 
     @property
@@ -125,15 +130,11 @@ def missing_episodes(
     return [np.setdiff1d(wanted, done.get(run, wanted[:0])) for run in range(protocol.runs)]
 
 
-def _jobs(
-    store: OutcomeStore, cell: Cell, protocol: Protocol, size: Callable[[Protocol], int], shard: Shard | None
-) -> list[Job]:
+def _jobs(cell: Cell, protocol: Protocol, missing: Sequence[NDArray[np.int64]], size: int) -> list[Job]:
     jobs = []
-    missing = missing_episodes(store, cell, protocol, shard)
-    at_once = size(protocol) if any(len(numbers) for numbers in missing) else 1
     for run, numbers in enumerate(missing):
-        for start in np.unique(numbers // at_once) * at_once:
-            some = numbers[(numbers >= start) & (numbers < start + at_once)]
-            stretch = Stretch(run, int(start), int(start) + at_once)
-            jobs.append(Job(cell, Chunk(protocol, run, some, at_once), stretch))
+        for start in np.unique(numbers // size) * size:
+            some = numbers[(numbers >= start) & (numbers < start + size)]
+            stretch = Stretch(run, int(start), int(start) + size)
+            jobs.append(Job(cell, Chunk(protocol, run, some, size), stretch))
     return jobs

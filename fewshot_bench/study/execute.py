@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
-import torch
 
 from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, open_dataset
 from fewshot_bench.engine.adapt import protocol_card
+from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.episodes import sample_by_shape
@@ -30,10 +29,11 @@ from fewshot_bench.study.method_run import MethodRun
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.provenance import PeakMemory, provenance
 from fewshot_bench.study.shard import Shard
-from fewshot_bench.study.stages import BaseStage, study_backbones
+from fewshot_bench.study.stages import BaseStage, PlannedStage, study_backbones
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.until import run_until, stopping_rule
 from fewshot_bench.study.worker import WorkerRecipe
+from fewshot_bench.versions import installed_versions
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,9 @@ def run_study(
     engine = engine or LocalEngine(chosen_device(study.device))
     memory = PeakMemory(engine.device)
     methods: list[MethodRun] = []
+    failed: list[tuple[PlannedStage, str]] = []
     with ExitStack() as opened:
-        for method in _planned_methods(study, dataset, adaptations, store, engine, progress, arguments, shard):
+        for method in _planned_methods(study, dataset, adaptations, store, engine, progress, arguments, shard, failed):
             methods.append(method)
             opened.callback(method.forget)
             memory.note()
@@ -117,7 +118,9 @@ def run_study(
             run_until(rule, [method.run for method in methods], [method.planned for method in methods], store, progress)
     peak = max([memory.of_study(), *(method.peak_bytes for method in methods)])
     seconds = time.perf_counter() - started
-    return _result(study, dataset, methods, seconds, peak, shard)
+    return _result(
+        study, dataset, methods, _failures(study, images, adaptations, methods, failed), seconds, peak, shard
+    )
 
 
 def _planned_methods(
@@ -129,12 +132,13 @@ def _planned_methods(
     progress: Progress,
     arguments: Sequence[str],
     shard: Shard | None,
+    failed: list[tuple[PlannedStage, str]],
 ) -> Iterator[MethodRun]:
     """The methods of a study, each after the base stage of its backbone."""
     images = dataset.split(study.split)
     protocols = study.protocols(images.class_sizes)
     rule = stopping_rule(study)
-    for backbone, settings, base in study_backbones(study, dataset, engine, progress):
+    for backbone, settings, base in study_backbones(study, dataset, engine, progress, failed):
         source = ClassifierSource(study, dataset, backbone, engine.device, progress, engine)
         told = provenance(study, backbone, engine, arguments)
         if rule is not None:
@@ -154,18 +158,43 @@ def _worker_recipe(source: ClassifierSource, adaptation: Adaptation, images: Ima
     return WorkerRecipe.of(source.recipe(adaptation), images, device)
 
 
+def _failures(
+    study: Study,
+    images: ImageSplit,
+    adaptations: Sequence[Adaptation],
+    methods: Sequence[MethodRun],
+    failed: Sequence[tuple[PlannedStage, str]],
+) -> tuple[tuple[str, int, str], ...]:
+    """Methods that failed on episodes, and those of a base stage that could not be done: name, number, reason."""
+    of_episodes = [(method.name, method.failed, method.reason) for method in methods if method.failed]
+    episodes = sum(protocol.runs * protocol.episodes for protocol in study.protocols(images.class_sizes))
+    of_stages = [
+        (method_name(study.backbone_name, stage.settings, stage.base.stage, adaptation), episodes, reason)
+        for stage, reason in failed
+        for adaptation in adaptations
+    ]
+    return (*of_stages, *of_episodes)
+
+
 def _result(
-    study: Study, dataset: Dataset, methods: Sequence[MethodRun], seconds: float, peak: int, shard: Shard | None
+    study: Study,
+    dataset: Dataset,
+    methods: Sequence[MethodRun],
+    failures: tuple[tuple[str, int, str], ...],
+    seconds: float,
+    peak: int,
+    shard: Shard | None,
 ) -> StudyResult:
-    cells = [cell for method in methods for cell, _ in method.planned]
-    failures = tuple((m.planned[0][0].method.name, m.failed, m.reason) for m in methods if m.failed)
-    store = methods[0].store
+    planned = [one for method in methods for one in method.planned]
+    cells = [cell for cell, _ in planned]
+    store = OutcomeStore(study.results / "outcomes")
     if failures and not any(store.done(cell) for cell in cells):
         raise StudyError(failures[0][2])
+    for method in methods:
+        method.record_not_begun()
     missing = 0
     if shard is not None:
-        everything = [missing_episodes(store, *planned) for method in methods for planned in method.planned]
-        missing = sum(len(numbers) for runs in everything for numbers in runs)
+        missing = sum(len(numbers) for one in planned for numbers in missing_episodes(store, *one))
     return StudyResult(dataset, cells, _baseline(study, cells), seconds, peak, failures, shard, missing)
 
 
@@ -193,23 +222,6 @@ def opened_dataset(study: Study, progress: Progress) -> Dataset:
     return open_dataset(study.dataset, own=options, progress=progress)
 
 
-def chosen_device(name: str) -> str:
-    """The torch device for "auto", "cpu", "cuda", "cuda:1", "mps".
-
-    Raises:
-        StudyError: this machine has no such device.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).item()  # "meta" can be made, but holds nothing
-        if torch.device(name).type == "cuda":
-            torch.cuda.set_device(name)  # what is recorded and timed there belongs to the current device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise StudyError(f"there is no device '{name}' here. Use --device cpu, or auto.") from error
-    return name
-
-
 def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adaptation) -> MethodCard:
     """Everything that identifies a method."""
     return MethodCard(
@@ -224,17 +236,6 @@ def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adap
         },
         is_transductive=adaptation.is_transductive,
     )
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that can change a result."""
-    versions = {}
-    for package in ("fewshot-bench", "torch", "torchvision", "timm", "numpy", "scipy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "unknown"
-    return versions
 
 
 def _baseline(study: Study, cells: list[Cell]) -> str | None:

@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fewshot_bench.engine.engine import Crew, Engine, Finished
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.leases import Heart
 from fewshot_bench.progress import Progress, Step
-from fewshot_bench.study.chunk_queue import ChunkQueue, Job, Taken, missing_episodes
-from fewshot_bench.study.pieces import Pieces
+from fewshot_bench.study.chunk_queue import ChunkQueue, Job, Left, Taken, missing_episodes
+from fewshot_bench.study.pieces import Pieces, is_failure, reason_of
 from fewshot_bench.study.shard import Shard
 from fewshot_bench.study.worker import WorkerRecipe
 
@@ -47,22 +50,34 @@ class MethodRun:
     peak_bytes: int = 0
     failed: int = 0
     reason: str = ""
+    _given_up: dict[tuple[str, int], NDArray[np.int64]] = field(default_factory=dict)
+    _not_begun: list[tuple[Cell, int, NDArray[np.int64]]] = field(default_factory=list)
     _crew: Crew | None = None
     _open: ExitStack = field(default_factory=ExitStack)
 
+    @property
+    def name(self) -> str:
+        """What people call the method."""
+        return self.planned[0][0].method.name
+
     def run(self, some: Sequence[tuple[Cell, Protocol]]) -> None:
         """Run the missing episodes of some cells, beside other processes that do the same; wait for theirs."""
-        some = [one for one in some if self._is_unfinished(*one)]
-        if not some:
+        left = [(cell, protocol, self._missing(cell, protocol)) for cell, protocol in some]
+        left = [one for one in left if any(len(numbers) for numbers in one[2])]
+        if not left:
             return
-        for cell, _ in some:
+        try:
+            crew = self._workers()
+        except Exception as error:
+            self._give_up(left, error)
+            return
+        for cell, _, _ in left:
             self.store.open_cell(cell)
-        crew = self._workers()
-        queue = ChunkQueue(self.store, some, lambda protocol: self.chunk or crew.chunk(protocol), self.shard)
-        with self.progress.step(_described(some), queue.episodes) as step, Heart(queue.leases):
+        queue = ChunkQueue(self.store, left, lambda protocol: self.chunk or crew.chunk(protocol))
+        with self.progress.step(_described(left), queue.episodes) as step, Heart(queue.leases):
             _Shift(self, crew, queue, step).work()
         queue.clean()
-        for cell, _ in some:
+        for cell, _, _ in left:
             self.store.open_cell(replace(cell, provenance={**cell.provenance, "peak_bytes": self.peak_bytes}))
 
     def forget(self) -> None:
@@ -70,8 +85,49 @@ class MethodRun:
         self._crew = None
         self._open.close()
 
-    def _is_unfinished(self, cell: Cell, protocol: Protocol) -> bool:
-        return any(len(numbers) for numbers in missing_episodes(self.store, cell, protocol, self.shard))
+    def _missing(self, cell: Cell, protocol: Protocol) -> list[NDArray[np.int64]]:
+        """Numbers of the episodes of each run that are to be computed: those that failed before are not tried again."""
+        missing = missing_episodes(self.store, cell, protocol, self.shard)
+        nothing = np.arange(0)
+        return [np.setdiff1d(some, self._given_up.get((cell.key, run), nothing)) for run, some in enumerate(missing)]
+
+    def _give_up(self, left: Sequence[Left], error: Exception) -> None:
+        """Note that a method cannot even begin: its embeddings are no numbers, or do not fit into the memory.
+
+        Raises:
+            Exception: the error, where it is of another kind.
+        """
+        if not is_failure(error):
+            raise error
+        for cell, _, missing in left:
+            for run, numbers in enumerate(missing):
+                if len(numbers):
+                    self._not_begun.append((cell, run, numbers))
+                    self._note(cell, run, numbers, reason_of(error))
+
+    def record_not_begun(self) -> None:
+        """Record the failure of a method that could not begin; later than others, lest wrong input leave a folder."""
+        for cell, run, numbers in self._not_begun:
+            self.store.open_cell(cell)
+            self.store.record_failure(cell, run, numbers, self.reason)
+
+    def failed_on(self, cell: Cell, run: int, numbers: NDArray[np.int64], reason: str) -> None:
+        """Record that episodes failed.
+
+        Args:
+            cell: whose they are.
+            run: number of the run.
+            numbers: which, [E].
+            reason: one line.
+        """
+        self.store.record_failure(cell, run, numbers, reason)
+        self._note(cell, run, numbers, reason)
+
+    def _note(self, cell: Cell, run: int, numbers: NDArray[np.int64], reason: str) -> None:
+        before = self._given_up.get((cell.key, run), numbers[:0])
+        self._given_up[cell.key, run] = np.union1d(before, numbers)
+        self.failed += len(numbers)
+        self.reason = self.reason or reason
 
     def _workers(self) -> Crew:
         if self._crew is None:
@@ -133,9 +189,7 @@ class _Shift:
             self._step.advance(len(finished.chunk))
         elif given_up := pieces.failed(finished):
             numbers, reason = given_up
-            self._method.store.record_failure(job.cell, job.chunk.run, numbers, reason)
-            self._method.failed += len(numbers)
-            self._method.reason = self._method.reason or reason
+            self._method.failed_on(job.cell, job.chunk.run, numbers, reason)
             self._step.advance(len(numbers), "failed")
         if pieces.is_done:
             self._pieces.remove(pieces)
@@ -158,7 +212,7 @@ class _Shift:
         self._step.advance(self._queue.drop_stored())
 
 
-def _described(some: Sequence[tuple[Cell, Protocol]]) -> str:
-    protocol = some[0][1]
-    shots = ",".join(dict.fromkeys(str(protocol.shot) for _, protocol in some))
-    return f"{protocol.way}-way {shots}-shot, {some[0][0].method.name}"
+def _described(left: Sequence[Left]) -> str:
+    cell, protocol, _ = left[0]
+    shots = ",".join(dict.fromkeys(str(protocol.shot) for _, protocol, _ in left))
+    return f"{protocol.way}-way {shots}-shot, {cell.method.name}"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fewshot_bench.engine.engine import Chunk, Finished
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.study.chunk_queue import Taken
+from fewshot_bench.training.per_episode.memory import is_out_of_memory
 
 _ENOUGH = 3
 """Single episodes that fail one after the other before the rest of their chunk is given up."""
@@ -69,6 +70,11 @@ def reason_of(error: Exception) -> str:
     """Why a computation failed, in one line; of what is no error of this project the type is told too."""
     text = " ".join(str(error).split())
     return text if isinstance(error, FewshotBenchError) else f"{type(error).__name__}: {text}"
+
+
+def is_failure(error: Exception) -> bool:
+    """Whether an error before the first episode is the method's or the machine's, and not a defect of this program."""
+    return isinstance(error, FewshotBenchError) or is_out_of_memory(error)
 
 
 def _part(chunk: Chunk, numbers: NDArray[np.int64]) -> Chunk:

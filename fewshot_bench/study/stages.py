@@ -19,6 +19,7 @@ from fewshot_bench.study.base_stage import (
     initialised_backbone,
 )
 from fewshot_bench.study.checkpoints import checkpoint_stages
+from fewshot_bench.study.pieces import is_failure, reason_of
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
 
@@ -99,11 +100,26 @@ def planned_stages(study: Study, dataset: Dataset) -> Iterator[PlannedStage]:
 
 
 def study_backbones(
-    study: Study, dataset: Dataset, engine: Engine, progress: Progress
+    study: Study, dataset: Dataset, engine: Engine, progress: Progress, failed: list[tuple[PlannedStage, str]]
 ) -> Iterator[tuple[Backbone, dict[str, Any], BaseStage]]:
-    """The same after their base stages."""
+    """The same after their base stages.
+
+    Args:
+        study: whose backbones.
+        dataset: that they are trained on.
+        engine: who trains.
+        progress: shown the training.
+        failed: a stage that cannot be done is added with the reason, and the others go on.
+    """
     for planned in planned_stages(study, dataset):
-        yield planned.done(dataset, engine, progress), planned.settings, planned.base
+        try:
+            backbone = planned.done(dataset, engine, progress)
+        except Exception as error:
+            if not is_failure(error):
+                raise
+            failed.append((planned, reason_of(error)))
+            continue
+        yield backbone, planned.settings, planned.base
 
 
 def backbone_of_hub(study: Study) -> str | None:

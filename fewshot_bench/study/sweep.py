@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fewshot_bench.datasets import Dataset
+from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.episodes import Protocol, sample_by_shape
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
@@ -18,11 +19,12 @@ from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.checkpoints import checkpoint_file, checkpoint_stages
-from fewshot_bench.study.execute import chosen_device, installed_versions, opened_dataset
+from fewshot_bench.study.execute import opened_dataset
 from fewshot_bench.study.grid import PAPER_GRID, Grid, Value, check_names, text_of, with_values
 from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations
 from fewshot_bench.study.stages import initial_backbone
 from fewshot_bench.study.study import Study
+from fewshot_bench.versions import installed_versions
 
 CONTRASTIVE_FIELDS = ("lambda", "tau", "reading")
 _OF_A_SAMPLER = {"sampler", "alpha", "least_way", "least_shot"}

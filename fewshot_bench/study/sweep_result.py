@@ -12,10 +12,10 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import SweptPoint, sweep_frame, write_leaderboard
-from fewshot_bench.study.execute import installed_versions
 from fewshot_bench.study.setting import RULE, Setting, method_fields, write_setting
 from fewshot_bench.study.sweep import Sweep
 from fewshot_bench.study.sweep_points import FinishedPoint, finished_point, work_through
+from fewshot_bench.versions import installed_versions
 
 
 @dataclass(frozen=True)

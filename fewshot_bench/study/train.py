@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from fewshot_bench.backbones import Backbone, BackboneRequest
 from fewshot_bench.backbones.preprocessing import Interpolation
 from fewshot_bench.datasets import Dataset, open_dataset
+from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.progress import SILENT, Progress
@@ -26,7 +27,6 @@ from fewshot_bench.study.base_stage import (
 )
 from fewshot_bench.study.checkpoint import Checkpoint, CheckpointCard
 from fewshot_bench.study.checkpoints import LAST, checkpoint_file, read_card, read_checkpoint, state_file
-from fewshot_bench.study.execute import chosen_device, installed_versions
 from fewshot_bench.study.training_plan import TrainingPlan
 from fewshot_bench.study.validation import selection_card, validation, validation_protocols
 from fewshot_bench.training import (
@@ -42,6 +42,7 @@ from fewshot_bench.training import (
     train_on_base,
 )
 from fewshot_bench.training.log import TensorBoardLog, write_history
+from fewshot_bench.versions import installed_versions
 
 _LOOKS = 10
 

@@ -83,12 +83,13 @@ def run_until(
     for same_protocol in zip(*cells, strict=True):
         protocol = same_protocol[0][1]
         with progress.step(f"{protocol.way}-way {protocol.shot}-shot until ±{rule.half_width:g}", 0) as step:
-            before = 0
+            before, going = 0, list(zip(methods, same_protocol, strict=True))
             for episodes in rule.looks():
                 there = min(episodes, protocol.episodes)
-                for run, (cell, _) in zip(methods, same_protocol, strict=True):
+                for run, (cell, _) in going:
                     run([(cell, replace(protocol, episodes=there))])
-                widest = max(_half_width(store, cell, there, protocol.runs) for cell, _ in same_protocol)
+                going = [(run, one) for run, one in going if store.done(one[0])]  # one that fails on all has no say
+                widest = max((_half_width(store, cell, there, protocol.runs) for _, (cell, _) in going), default=0.0)
                 step.advance(there - before, f"±{widest:.2f} after {there:,} a run")
                 before = there
                 if there < episodes or widest <= rule.half_width:
