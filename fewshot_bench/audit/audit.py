@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
@@ -15,43 +14,10 @@ from fewshot_bench.audit.pretraining import check_pretraining
 from fewshot_bench.audit.stored import check_counts, read_parts
 from fewshot_bench.audit.tasks import TASKS, check_digest, check_tasks, class_sizes, draw_again
 from fewshot_bench.episodes import Episodes
-from fewshot_bench.errors import AuditError, FewshotBenchError
+from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.paths import Place
 from fewshot_bench.progress import SILENT, Progress
-from fewshot_bench.stored_files import folders_in, is_file
-
-
-def cell_folders(result: Place, results: Place = Path("results")) -> list[Place]:
-    """The folders of the cells that somebody means.
-
-    Args:
-        result: a folder of results, of outcomes or of one cell; or the key of a cell, or the start of one.
-        results: the folder of results that has the cell of a key.
-
-    Raises:
-        AuditError: there is none, or several begin like the key.
-    """
-    if is_file(result / "cell.json"):
-        return [result]
-    if result.is_dir():
-        outcomes = result / "outcomes" if (result / "outcomes").is_dir() else result
-        found = _cells_in(outcomes)
-        if found:
-            return found
-        raise AuditError(f"there are no outcomes in {outcomes}; an audit takes a folder of results, or one cell of it.")
-    matches = [folder for folder in _cells_in(results / "outcomes") if folder.name.startswith(str(result))]
-    if len(matches) != 1:
-        finding = "several cells begin like this" if matches else "it is no folder, and no cell begins like this"
-        raise AuditError(
-            f"{result} is not one cell of {results / 'outcomes'}: {finding}. Give a folder, or more of a key."
-        )
-    return matches
-
-
-def _cells_in(outcomes: Place) -> list[Place]:
-    """The folders with a description, by name."""
-    return [outcomes / name for name in folders_in(outcomes) if is_file(outcomes / name / "cell.json")]
 
 
 def audit_cell(folder: Place, options: AuditOptions | None = None, *, progress: Progress = SILENT) -> CellAudit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
@@ -40,6 +41,17 @@ BaselineOption = Annotated[
 ]
 CorrectOption = Annotated[
     str, typer.Option("--correct", help="Correct p for the number of tests on a protocol: holm, bh or none.")
+]
+
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option("--dataset", help="Where the images lie, if they are not stored under the dataset's name."),
+]
+WeightsOption = Annotated[Path | None, typer.Option("--weights", help="The file of weights that the result names.")]
+TrustCodeOption = Annotated[bool, typer.Option("--trust-code", help="Import what the result names as module:callable.")]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="Fetch pretrained weights that the result names from their model hub.")
 ]
 
 LeastImagesOption = Annotated[
