@@ -26,6 +26,7 @@ from types import TracebackType
 from fewshot_bench.atomic import create_exclusively
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone, owner
+from fewshot_bench.stored_files import files_under, is_file, overwrite, read_bytes, remove
 
 EXPIRY = 60.0
 """Seconds that a lease of another machine has to be seen unchanged before it is taken over."""
@@ -82,7 +83,7 @@ class Lease:
         """Whether it is still this process's: nobody took it for lost, and nobody removed it."""
         with suppress(OSError, ValueError):
             newest = self._leases.generations().get(self.stretch)
-            told = json.loads(self.place.read_bytes()[:_LARGEST])
+            told = json.loads(read_bytes(self.place)[:_LARGEST])
             return newest == self._generation and isinstance(told, dict) and told.get("token") == self._token
         return False
 
@@ -91,7 +92,7 @@ class Lease:
         self._leases.forget(self)
         for generation in range(self._generation + 1):
             with suppress(OSError):
-                self._leases.place(self.stretch, generation).unlink()
+                remove(self._leases.place(self.stretch, generation))
 
 
 class Leases:
@@ -119,12 +120,10 @@ class Leases:
     def generations(self) -> dict[Stretch, int]:
         """The highest generation of every lease."""
         newest: dict[Stretch, int] = {}
-        with suppress(FileNotFoundError):
-            for path in self.folder.iterdir():
-                if match := _NAME.fullmatch(path.name):
-                    run, first, end, generation = map(int, match.groups())
-                    stretch = Stretch(run, first, end)
-                    newest[stretch] = max(generation, newest.get(stretch, 0))
+        for match in filter(None, map(_NAME.fullmatch, files_under(self.folder))):
+            run, first, end, generation = map(int, match.groups())
+            stretch = Stretch(run, first, end)
+            newest[stretch] = max(generation, newest.get(stretch, 0))
         return newest
 
     def take(self, stretch: Stretch, generations: dict[Stretch, int] | None = None) -> Lease | None:
@@ -163,14 +162,14 @@ class Leases:
             if is_gone(_owner_in(self._content(stretch, generation) or b"")):
                 for each in range(generation + 1):
                     with suppress(OSError):
-                        self.place(stretch, each).unlink()
+                        remove(self.place(stretch, each))
 
     def beat(self) -> None:
         """Give a sign of life for every lease that this process holds; a disk that is away is no reason to stop."""
         for lease in tuple(self._held):
             with self._lock, suppress(OSError):  # nobody lets go of it between the question and the answer
-                if lease in self._held and lease.place.exists():
-                    lease.place.write_bytes(lease.content())
+                if lease in self._held and is_file(lease.place):
+                    overwrite(lease.place, lease.content())
 
     def forget(self, lease: Lease) -> None:
         """Give no more signs of life for a lease."""
@@ -192,7 +191,7 @@ class Leases:
 
     def _content(self, stretch: Stretch, generation: int) -> bytes | None:
         try:
-            return self.place(stretch, generation).read_bytes()[:_LARGEST]
+            return read_bytes(self.place(stretch, generation))[:_LARGEST]
         except FileNotFoundError:
             return None
 
