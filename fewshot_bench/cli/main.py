@@ -11,6 +11,7 @@ import typer
 
 from fewshot_bench import __version__
 from fewshot_bench.cli.audit import audit
+from fewshot_bench.cli.cache import cache
 from fewshot_bench.cli.compare import compare
 from fewshot_bench.cli.data import data
 from fewshot_bench.cli.episodes import episodes
@@ -20,6 +21,7 @@ from fewshot_bench.cli.power import power
 from fewshot_bench.cli.report import report
 from fewshot_bench.cli.run import run
 from fewshot_bench.cli.signals import TERMINATED, sigterm_interrupts
+from fewshot_bench.cli.study import study
 from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
 from fewshot_bench.errors import FewshotBenchError
@@ -35,6 +37,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(train)
 app.command()(sweep)
+app.command()(study)
 app.command()(compare)
 app.command()(leaderboard)
 app.command()(power)
@@ -42,6 +45,7 @@ app.command()(report)
 app.command()(audit)
 app.command()(ls)
 app.add_typer(data, name="data")
+app.add_typer(cache, name="cache")
 app.add_typer(episodes, name="episodes")
 
 # Newer releases of Typer carry their own copy of Click, so its base exception is found through Typer's.
