@@ -2,10 +2,13 @@
 
     python benchmarks/chaos.py --kills 200 --processes 1
 
-A study on the built-in glyphs runs from the command line; its process, or one of several that work on one folder, gets SIGKILL at a random
-moment and is started again. When the study has come to its end, its outcomes, its leaderboard and its folder are
-compared with those of a run that nobody disturbed, and it starts anew, until there were enough kills. The exit code is 1
-if anything differs.
+A study on the built-in glyphs runs from the command line; its process, or one of several that work on one folder, gets
+SIGKILL at a random moment and is started again. When the study has come to its end, its outcomes, its leaderboard and
+its folder are compared with those of a run that nobody disturbed, and it starts anew, until there were enough kills.
+The exit code is 1 if anything differs.
+
+One process in five is a new interpreter; the others are forked from one that has imported everything, since to import
+takes longer than the study.
 """
 
 from __future__ import annotations
@@ -21,14 +24,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos_compare import Comparison, compared, raw_episodes
-from chaos_kills import PHASES, Life, Moment, command
+from chaos_compare import Comparison, RowsOfParts, compared
+from chaos_forks import ForkServer
+from chaos_kills import PHASES, Life, Moment, environment_of, started
 
 STUDY = [
     *("run", "--device", "cpu", "--base-loss", "ce,ce+schane", "--base-epochs", "1"),
     *("--adapt", "centroid,logistic,finetune-head", "--set", "steps=5", "--loss", "ce,ce+schane"),
     *("--shots", "1,5", "--runs", "2", "--episodes", "100", "--chunk", "5"),
 ]
+_NEW_INTERPRETER = 0.2
+"""How often a process is not forked."""
 _ALL_AT_ONCE = 0.25
 """How often every process is killed, not one of them."""
 _LONGEST = 900.0  # seconds for a study to come to its end
@@ -79,17 +85,18 @@ class Tally:
 class Chaos:
     """Processes of one study on one folder, killed at random."""
 
-    def __init__(self, folder: Path, processes: int, dice: random.Random, arguments: Sequence[str]) -> None:
-        self.folder, self.processes, self.dice, self.arguments = folder, processes, dice, list(arguments)
+    def __init__(self, folder: Path, processes: int, dice: random.Random, forks: ForkServer) -> None:
+        self.folder, self.processes, self.dice, self.forks = folder, processes, dice, forks
         self.home, self.results, self.undisturbed = folder / "home", folder / "results", folder / "undisturbed"
         self.tally = Tally()
         self._started = 0
         self._expected = 0
+        self._rows = RowsOfParts()
 
     def run(self, kills: int, tell: Callable[[str], None]) -> Tally:
         """Kill until there were so many kills, and compare every study that comes to its end."""
         self._let_end([self._start(self.undisturbed)])
-        self._expected = sum(1 for _ in raw_episodes(self.undisturbed / "outcomes"))
+        self._expected = self._rows.in_folder(self.undisturbed)
         while sum(self.tally.kills.values()) < kills and not self.tally.errors:
             if self.dice.random() < 0.5:
                 shutil.rmtree(self.home / "cache")  # base stages are trained, and embeddings made, among kills too
@@ -97,6 +104,7 @@ class Chaos:
             self.tally.add(compared(self.results, self.undisturbed))
             tell(f"{sum(self.tally.kills.values())} kills, {self.tally.studies} studies")
             shutil.rmtree(self.results)
+            self._rows = RowsOfParts()
         return self.tally
 
     def _one_study(self, kills: int) -> None:
@@ -116,8 +124,10 @@ class Chaos:
 
     def _start(self, results: Path) -> Life:
         self._started += 1
-        start = command([*self.arguments, "--results", str(results)], self.home)
-        return start(self.folder / f"log-{self._started:04d}.txt")
+        arguments, log = [*STUDY, "--results", str(results)], self.folder / f"log-{self._started:04d}.txt"
+        if self.dice.random() < _NEW_INTERPRETER:
+            return started(arguments, environment_of(self.home), log)
+        return Life(self.forks.start(arguments, log, environment_of(self.home)), log)
 
     def _kill(self, life: Life) -> None:
         if life.process.poll() is not None:
@@ -137,7 +147,7 @@ class Chaos:
 
     def _is_complete(self) -> bool:
         """Whether as many episodes are stored as the undisturbed run has."""
-        return sum(1 for _ in raw_episodes(self.results / "outcomes")) >= self._expected
+        return self._rows.in_folder(self.results) >= self._expected
 
 
 def _unfinished(folder: Path) -> set[str]:
@@ -166,8 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        chaos = Chaos(folder, options.processes, random.Random(options.seed), STUDY)
-        tally = chaos.run(options.kills, lambda line: print(line, file=sys.stderr, flush=True))
+        with ForkServer() as forks:
+            chaos = Chaos(folder, options.processes, random.Random(options.seed), forks)
+            tally = chaos.run(options.kills, lambda line: print(line, file=sys.stderr, flush=True))
     print(table(tally, options.processes, options.seed, time.monotonic() - began))
     for line in [*tally.errors, *tally.left_over]:
         print(line)

@@ -72,6 +72,21 @@ def raw_episodes(outcomes: Path) -> Iterator[Episode]:
                 yield key, int(run), int(episode)
 
 
+class RowsOfParts:
+    """Counts the rows of all parts again and again, each part once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, int] = {}
+
+    def in_folder(self, results: Path) -> int:
+        """How many rows are stored."""
+        parts = [path for path in results.rglob("*.parquet") if not path.name.startswith(".")]
+        for path in parts:
+            if path not in self._known:
+                self._known[path] = pq.ParquetFile(path).metadata.num_rows
+        return sum(self._known[path] for path in parts)
+
+
 def left_over(folder: Path) -> list[str]:
     """Unfinished files and leases below a folder; locks that nobody holds may lie there for good."""
     files = [path for path in folder.rglob("*") if path.is_file()]

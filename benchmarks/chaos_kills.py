@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -48,10 +49,9 @@ class Life:
 
     def kill(self) -> None:
         """SIGKILL to it and its children; it has ended when this returns."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        for kill in (os.killpg, os.kill):  # the second for one that is not yet the first of its group
+            with suppress(ProcessLookupError):
+                kill(self.process.pid, signal.SIGKILL)
         self.process.wait(60)
 
     def at(self) -> str:
@@ -90,8 +90,8 @@ class Moment:
     def drawn(cls, dice: random.Random) -> Moment:
         """Any moment; the short phases come up as often as the long ones."""
         phase = dice.choice(PHASES)
-        longest = {"start": 6.0, "part": 0.03, "tables": 3.0}.get(phase, 1.5)
-        return cls(phase, dice.randint(1, 60), dice.uniform(0, longest), dice.uniform(3, 15))
+        longest = {"start": 4.0, "part": 0.02, "tables": 1.5}.get(phase, 1.0)
+        return cls(phase, dice.randint(1, 60), dice.uniform(0, longest), dice.uniform(10, 40))
 
     def wait(self, victim: Life, results: Path, is_complete: Callable[[], bool]) -> bool:
         """Wait for it; whether the process was still there then."""
@@ -109,25 +109,28 @@ class Moment:
         return is_complete() if self.phase == "tables" else victim.at() == self.phase
 
 
-def command(arguments: Sequence[str], home: Path) -> Callable[[Path], Life]:
-    """How to start a process of `fewshot-bench run`, given its log; its bars are drawn as on a terminal.
+def environment_of(home: Path) -> dict[str, str]:
+    """Variables of a process whose bars are drawn as on a terminal.
 
     Args:
-        arguments: of the command line.
         home: for datasets and caches.
     """
-    environment = {**os.environ, "FEWSHOT_BENCH_HOME": str(home), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    environment |= {"FORCE_COLOR": "1", "COLUMNS": "160"}
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    return {"FEWSHOT_BENCH_HOME": str(home), **threads, "FORCE_COLOR": "1", "COLUMNS": "160"}
 
-    def start(log: Path) -> Life:
-        with log.open("wb") as out:
-            line = [sys.executable, "-m", "fewshot_bench", *arguments]
-            process = subprocess.Popen(
-                line, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-            )
-        return Life(process, log)
 
-    return start
+def started(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Life:
+    """Start `python -m fewshot_bench`."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fewshot_bench", *arguments],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    return Life(process, log)
 
 
 def _parts(results: Path) -> int:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation, nearest_centroid
