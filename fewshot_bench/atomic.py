@@ -45,10 +45,15 @@ def create_exclusively(path: Path, content: bytes) -> bool:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with path.open("xb") as file:
-            file.write(content)
+        file = path.open("xb")
     except FileExistsError:
         return False
+    try:
+        with file:
+            file.write(content)
+    except BaseException:  # a full disk has room for a name
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 
