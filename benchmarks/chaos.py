@@ -29,9 +29,9 @@ from chaos_forks import ForkServer
 from chaos_kills import PHASES, Life, Moment, environment_of, started
 
 STUDY = [
-    *("run", "--device", "cpu", "--base-loss", "ce,ce+schane", "--base-epochs", "1"),
-    *("--adapt", "centroid,logistic,finetune-head", "--set", "steps=5", "--loss", "ce,ce+schane"),
-    *("--shots", "1,5", "--runs", "2", "--episodes", "100", "--chunk", "5"),
+    *("run", "--device", "cpu", "--base-loss", "ce", "--base-epochs", "1"),
+    *("--adapt", "centroid,logistic,finetune-head", "--set", "steps=5"),
+    *("--shots", "1,5", "--runs", "2", "--episodes", "80", "--chunk", "4"),
 ]
 _NEW_INTERPRETER = 0.2
 """How often a process is not forked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,5 +24,19 @@ class Slow(EmbeddingAdaptation):
     nap: float = 0.02
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
+        """See `EmbeddingAdaptation`."""
         time.sleep(self.nap)
         return nearest_centroid(split.embeddings[support], split.embeddings[query])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fails(EmbeddingAdaptation):
+    """Nearest centroid, but for what a test says."""
+
+    name: ClassVar[str] = "fails"
+    behaviour: ClassVar[Callable[[Tensor, Tensor], Tensor]] = staticmethod(lambda scores, query: scores)
+    """From the scores and the images of the queries, [E, M], to other scores, or to an exception."""
+
+    def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
+        """See `EmbeddingAdaptation`."""
+        return self.behaviour(nearest_centroid(split.embeddings[support], split.embeddings[query]), query)

@@ -16,7 +16,7 @@ from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.leases import Heart
 from fewshot_bench.progress import Progress, Step
 from fewshot_bench.study.chunk_queue import ChunkQueue, Job, Left, Taken, missing_episodes
-from fewshot_bench.study.pieces import Pieces, is_failure, reason_of
+from fewshot_bench.study.pieces import Experience, Pieces, is_failure, reason_of
 from fewshot_bench.study.shard import Shard
 from fewshot_bench.study.worker import WorkerRecipe
 
@@ -38,6 +38,7 @@ class MethodRun:
         peak_bytes: the most memory that it took, as far as is known.
         failed: how many episodes have failed.
         reason: why the first of these did.
+        experience: whether it ever succeeds.
     """
 
     recipe: Callable[[], WorkerRecipe]
@@ -52,6 +53,7 @@ class MethodRun:
     reason: str = ""
     _given_up: dict[tuple[str, int], NDArray[np.int64]] = field(default_factory=dict)
     _not_begun: list[tuple[Cell, int, NDArray[np.int64]]] = field(default_factory=list)
+    experience: Experience = field(default_factory=Experience)
     _crew: Crew | None = None
     _open: ExitStack = field(default_factory=ExitStack)
 
@@ -175,7 +177,7 @@ class _Shift:
             left = self._queue.still_missing(taken.job)
             self._step.advance(len(taken.job.chunk) - (len(left.chunk) if left is not None else 0))
             if left is not None:
-                self._pieces.append(Pieces(Taken(left, taken.lease)))
+                self._pieces.append(Pieces(Taken(left, taken.lease), self._method.experience))
                 return self._pieces[-1]
             taken.lease.release()
         return None
@@ -187,10 +189,10 @@ class _Shift:
         if finished.frame is not None:
             self._store(pieces, job, finished)
             self._step.advance(len(finished.chunk))
-        elif given_up := pieces.failed(finished):
-            numbers, reason = given_up
-            self._method.failed_on(job.cell, job.chunk.run, numbers, reason)
-            self._step.advance(len(numbers), "failed")
+        else:
+            for numbers, reason in pieces.failed(finished):
+                self._method.failed_on(job.cell, job.chunk.run, numbers, reason)
+                self._step.advance(len(numbers), "failed")
         if pieces.is_done:
             self._pieces.remove(pieces)
             pieces.taken.lease.release()
