@@ -163,14 +163,22 @@ class Leases:
         newest = (self.generations() if generations is None else generations).get(stretch)
         if newest is not None and not self._is_lost(stretch, newest):
             return None
-        if not self.folder.parent.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder.parent))
+        self.check_folder()
         lease = Lease(self, stretch, 0 if newest is None else newest + 1)
         if not create_exclusively(lease.place, lease.content()):
             return None
         with self._lock:
             self._held.add(lease)
         return lease
+
+    def check_folder(self) -> None:
+        """See that the cell's folder is there: a disk of the network that is away leaves nothing where it was.
+
+        Raises:
+            FileNotFoundError: it is not.
+        """
+        if not self.folder.parent.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder.parent))
 
     def listed(self) -> list[LeaseInfo]:
         """The leases that lie here, but for those whose holder is known to have ended; sorted."""
