@@ -23,7 +23,7 @@ from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import ReproductionError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.paths import caching_in
+from fewshot_bench.paths import Place, caching_in
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.reproduction.again import Again
 from fewshot_bench.reproduction.circumstances import other_circumstances
@@ -61,7 +61,7 @@ def everything_anew() -> Iterator[None]:
 
 
 def reproduce_cell(
-    folder: Path, options: ReproductionOptions | None = None, *, progress: Progress = SILENT
+    folder: Place, options: ReproductionOptions | None = None, *, progress: Progress = SILENT
 ) -> Reproduction:
     """Make the method of a cell again, put the stored episodes to it, and compare outcome by outcome.
 
