@@ -31,7 +31,7 @@ from chaos_kills import PHASES, Life, Moment, environment_of, started
 STUDY = [
     *("run", "--device", "cpu", "--base-loss", "ce", "--base-epochs", "1"),
     *("--adapt", "centroid,logistic,finetune-head", "--set", "steps=5"),
-    *("--shots", "1,5", "--runs", "2", "--episodes", "80", "--chunk", "4"),
+    *("--shots", "1,5", "--runs", "2", "--episodes", "150", "--chunk", "5"),
 ]
 _NEW_INTERPRETER = 0.2
 """How often a process is not forked."""
