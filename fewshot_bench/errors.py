@@ -61,3 +61,7 @@ class ComparisonError(FewshotBenchError):
 
 class AuditError(FewshotBenchError):
     """Stored results do not pass their audit, or there is nothing to audit."""
+
+
+class ReproductionError(FewshotBenchError):
+    """A stored result cannot be run again here."""

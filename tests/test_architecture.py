@@ -29,7 +29,8 @@ ALLOWED: dict[str, set[str]] = {
         "datasets", "episodes", "losses", "backbones", "adaptation", "training", "outcomes", "statistics", "report",
         "engine", "cache",
     },
-    "audit": {"datasets", "episodes", "adaptation", "outcomes", "report", "engine", "study"},
+    "audit": {"datasets", "episodes", "backbones", "adaptation", "outcomes", "report", "engine", "study"},
+    "reproduction": {"datasets", "episodes", "outcomes", "report", "engine", "study", "audit"},
 }  # fmt: skip
 
 
