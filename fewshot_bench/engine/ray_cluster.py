@@ -130,6 +130,11 @@ def room(needs: Needs) -> int:
     return sum(needs.room_on(node["Resources"]) for node in _nodes())
 
 
+def nodes_with_room(needs: Needs) -> int:
+    """How many nodes have room for a worker while nobody else uses them."""
+    return sum(needs.room_on(node["Resources"]) > 0 for node in _nodes())
+
+
 def cluster_has_gpus() -> bool:
     """Whether a node has one."""
     return any(node["Resources"].get("GPU", 0) for node in _nodes())

@@ -10,7 +10,7 @@ from typing import Any
 
 from fewshot_bench.engine.engine import Crew, P, T, Worker
 from fewshot_bench.engine.ray_actor import Answer, fetched, taken_out
-from fewshot_bench.engine.ray_cluster import Needs, cluster_has_gpus, connected
+from fewshot_bench.engine.ray_cluster import Needs, cluster_has_gpus, connected, nodes_with_room
 from fewshot_bench.engine.ray_crew import MOST_DEATHS, WORKER_DIED, RayCrew
 from fewshot_bench.engine.ray_package import ray
 from fewshot_bench.engine.ray_pool import DEATHS, Member, RayPool
@@ -126,13 +126,13 @@ class RayEngine:
             crew.close()
 
     def facts(self) -> dict[str, Any]:
-        """How many workers there are now, on how many nodes, and what each takes."""
+        """How many workers the cluster has room for now, on how many nodes, and what each takes."""
         pool = self._entered()
         return {
             "name": "ray",
             "version": ray.__version__,
-            "workers": len(pool.members),
-            "nodes": len({member.node for member in pool.members}),
+            "workers": pool.size,
+            "nodes": nodes_with_room(pool.needs),
             "cpus_per_worker": pool.needs.cpus,
             "gpus_per_worker": pool.needs.gpus,
         }

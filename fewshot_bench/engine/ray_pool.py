@@ -56,8 +56,14 @@ class RayPool:
     patience: float = 60
     members: list[Member] = field(default_factory=list)
     _starting: dict[Any, Any] = field(default_factory=dict)
+    _room: int = 0
     _stillborn: int = 0
     _looked: float = -_PAUSE
+
+    @property
+    def size(self) -> int:
+        """How many there are once those that have room now are ready."""
+        return max(1, min(self.workers or self._room, self._room))
 
     def wait(self, references: Sequence[Any], seconds: float = _PAUSE) -> list[Any]:
         """Wait until one of some answers is there, a new process is ready, or the time is over; who is there."""
@@ -80,7 +86,8 @@ class RayPool:
             self._welcome(reference, self._starting.pop(reference))
         if time.monotonic() - self._looked >= _PAUSE:
             self._looked = time.monotonic()
-            self._fit(room(self.needs) if self.workers is None else self.workers)
+            self._room = room(self.needs)
+            self._fit(self._room if self.workers is None else self.workers)
 
     def somebody(self) -> Member:
         """One that is ready, waiting for it if need be.
@@ -127,7 +134,7 @@ class RayPool:
         try:
             introduction: Introduction = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            raise StudyError(_last_line(error)) from error
+            raise StudyError(f"a worker of the Ray cluster says: {error.cause}") from error
         except DEATHS as error:
             self._stillborn += 1
             if self._stillborn >= _STILLBORN:
