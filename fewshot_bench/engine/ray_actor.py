@@ -6,14 +6,13 @@ import copy
 import gc
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.backbones import Backbone
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.engine import Chunk, Worker
 from fewshot_bench.engine.local import computed
@@ -197,10 +196,11 @@ def fetched(reference: Any) -> Answer:
 
 
 def _on_cpu(result: Any) -> Any:
-    """A result that a process without the device can take."""
-    if isinstance(result, (torch.Tensor, torch.nn.Module)):
-        return result.cpu()
-    return replace(result, network=result.network.cpu()) if isinstance(result, Backbone) else result
+    """A result that a process without the device can take; of a backbone the network is moved."""
+    network = getattr(result, "network", None)
+    if isinstance(network, torch.nn.Module):
+        network.cpu()
+    return result.cpu() if isinstance(result, (torch.Tensor, torch.nn.Module)) else result
 
 
 def taken_out(result: Any) -> Any:
