@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,7 +96,7 @@ class RayActor:
             StudyError: there is no such device.
         """
         node = ray.get_runtime_context().get_node_id()
-        return Introduction(node, chosen_device(device), comparable_versions())
+        return Introduction(node, chosen_device(device), installed_versions())
 
     def call(
         self, threads: int, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]
@@ -156,11 +155,6 @@ class RayActor:
             return Answer(is_lost=True)
         except Exception as error:
             return Answer(error=portable(error))
-
-
-def comparable_versions() -> dict[str, str]:
-    """Of everything that has to be the same in all processes of a study."""
-    return {**installed_versions(), "python": platform.python_version()}
 
 
 def portable(error: Exception) -> Exception:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fewshot_bench.engine.engine import Crew, P, T, Worker
 from fewshot_bench.engine.ray_actor import Answer, fetched, taken_out
-from fewshot_bench.engine.ray_cluster import Needs, cluster_has_gpus, connected, nodes_with_room
+from fewshot_bench.engine.ray_cluster import Needs, cluster_has_gpus, connected
 from fewshot_bench.engine.ray_crew import MOST_DEATHS, WORKER_DIED, RayCrew
 from fewshot_bench.engine.ray_package import ray
 from fewshot_bench.engine.ray_pool import DEATHS, Member, RayPool
@@ -132,7 +132,7 @@ class RayEngine:
             "name": "ray",
             "version": ray.__version__,
             "workers": pool.size,
-            "nodes": nodes_with_room(pool.needs),
+            "nodes": pool.nodes,
             "cpus_per_worker": pool.needs.cpus,
             "gpus_per_worker": pool.needs.gpus,
         }

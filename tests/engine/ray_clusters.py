@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 _STORE = 100 << 20
+_NOTICES_SOON = {"health_check_period_ms": 300}
+"""That a node is gone; Ray asks every three seconds by default, and several times."""
 
 
 class TwoNodes:
@@ -20,7 +22,8 @@ class TwoNodes:
 
         self._home = home
         with self._environment():
-            head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": _STORE}
+            head: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": _STORE}
+            head["_system_config"] = _NOTICES_SOON
             self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
         self.other: Any = None

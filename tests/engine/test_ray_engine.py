@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.progress import Step
 from fewshot_bench.study import Study, run_study
+from fewshot_bench.versions import installed_versions
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
@@ -26,6 +28,7 @@ from ray_clusters import TwoNodes  # noqa: E402
 from toy_workers import PROTOCOL, UNLUCKY, Make, chunks, put_into_the_store, refuse, unmakeable, work  # noqa: E402
 
 from fewshot_bench.engine.ray_engine import RayEngine  # noqa: E402
+from fewshot_bench.engine.ray_pool import check_versions  # noqa: E402
 
 LONG_ENOUGH = 120
 """Seconds after which something is not going to happen."""
@@ -148,6 +151,13 @@ def test_a_cluster_without_room_is_told_what_a_worker_needs(cluster):
         RayEngine(cluster.address, cpus_per_worker=64, patience=0),
     ):
         pass
+
+
+def test_a_worker_with_other_versions_is_refused():
+    same = installed_versions()
+    check_versions(same)
+    with pytest.raises(StudyError, match=f"has torch 1.0 and not {re.escape(same['torch'])}. Install the same"):
+        check_versions({**same, "torch": "1.0"})
 
 
 def test_a_cluster_stores_what_one_process_stores(engine, tmp_path, undisturbed):
