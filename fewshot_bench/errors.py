@@ -43,6 +43,10 @@ class EmbeddingError(FewshotBenchError):
     """Embeddings are not finite numbers or do not belong to the split."""
 
 
+class CacheError(FewshotBenchError):
+    """A bound of the cache cannot be read."""
+
+
 class StudyError(FewshotBenchError):
     """A study asks for something that cannot be done."""
 
@@ -57,3 +61,7 @@ class ComparisonError(FewshotBenchError):
 
 class AuditError(FewshotBenchError):
     """Stored results do not pass their audit, or there is nothing to audit."""
+
+
+class ReproductionError(FewshotBenchError):
+    """A stored result cannot be run again here."""

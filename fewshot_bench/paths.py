@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +15,7 @@ Place: TypeAlias = Path
 """A folder or a file."""
 
 HOME_VARIABLE = "FEWSHOT_BENCH_HOME"
+_OTHER_CACHE: ContextVar[Path | None] = ContextVar("_OTHER_CACHE", default=None)
 
 
 def datasets_folder() -> Path:
@@ -29,9 +33,26 @@ def checkpoints_folder() -> Path:
 
 def cache_folder() -> Path:
     """Folder of embeddings and base stages: `$FEWSHOT_BENCH_HOME/cache`, or the platform's cache folder."""
+    other = _OTHER_CACHE.get()
+    if other is not None:
+        return other
     if HOME_VARIABLE in os.environ:
         return Path(os.environ[HOME_VARIABLE]).expanduser() / "cache"
     return platformdirs.user_cache_path("fewshot-bench")
+
+
+@contextmanager
+def caching_in(folder: Path) -> Iterator[None]:
+    """Have another folder of caches for a while, such as an empty one to make everything anew.
+
+    Args:
+        folder: that `cache_folder` names until the end.
+    """
+    token = _OTHER_CACHE.set(folder)
+    try:
+        yield
+    finally:
+        _OTHER_CACHE.reset(token)
 
 
 def _home(default: Path) -> Path:

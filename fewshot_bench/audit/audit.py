@@ -15,37 +15,9 @@ from fewshot_bench.audit.pretraining import check_pretraining
 from fewshot_bench.audit.stored import check_counts, read_parts
 from fewshot_bench.audit.tasks import TASKS, check_digest, check_tasks, class_sizes, draw_again
 from fewshot_bench.episodes import Episodes
-from fewshot_bench.errors import AuditError, FewshotBenchError
+from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress
-
-
-def cell_folders(result: Path, results: Path = Path("results")) -> list[Path]:
-    """The folders of the cells that somebody means.
-
-    Args:
-        result: a folder of results, of outcomes or of one cell; or the key of a cell, or the start of one.
-        results: the folder of results that has the cell of a key.
-
-    Raises:
-        AuditError: there is none, or several begin like the key.
-    """
-    if (result / "cell.json").is_file():
-        return [result]
-    if result.is_dir():
-        outcomes = result / "outcomes" if (result / "outcomes").is_dir() else result
-        found = sorted(path.parent for path in outcomes.glob("*/cell.json"))
-        if found:
-            return found
-        raise AuditError(f"there are no outcomes in {outcomes}; an audit takes a folder of results, or one cell of it.")
-    matches = sorted(path.parent for path in (results / "outcomes").glob("*/cell.json"))
-    matches = [folder for folder in matches if folder.name.startswith(str(result))]
-    if len(matches) != 1:
-        finding = "several cells begin like this" if matches else "it is no folder, and no cell begins like this"
-        raise AuditError(
-            f"{result} is not one cell of {results / 'outcomes'}: {finding}. Give a folder, or more of a key."
-        )
-    return matches
 
 
 def audit_cell(folder: Path, options: AuditOptions | None = None, *, progress: Progress = SILENT) -> CellAudit:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fewshot_bench.audit.brought import Brought
 from fewshot_bench.audit.finding import Finding
 from fewshot_bench.audit.images import ImagesHere
 from fewshot_bench.audit.record import recorded_study
@@ -29,27 +29,17 @@ NUMBERS = "image numbers"
 CHECKS = (SAME, ORDER, LABELS, BATCHING, NUMBERS)
 
 
-@dataclass(frozen=True)
-class AuditOptions:
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions(Brought):
     """What an auditor brings along.
 
     Attributes:
         episodes: how many stored episodes of each cell to run again; none to leave the method alone.
         seed: which ones, and of the disturbances.
-        device: a torch device, or "auto".
-        dataset: where the images lie, if not under the dataset's name.
-        weights: the file of weights that the study names.
-        trusts_code: whether what the study names as `module:callable` may be imported.
-        downloads: whether weights that the study names may be fetched from a model hub.
     """
 
     episodes: int = 8
     seed: int = 0
-    device: str = "auto"
-    dataset: Path | None = None
-    weights: Path | None = None
-    trusts_code: bool = False
-    downloads: bool = False
 
 
 def run_again(
@@ -121,8 +111,8 @@ def _with_method(
     return Rerun(cell, method, groups, present, options.seed, is_same_machine(cell, device)).findings()
 
 
-def own_options(cell: Cell, options: AuditOptions) -> OwnOptions:
-    """How the auditor's own images become the cell's dataset, as far as the study says it.
+def own_options(cell: Cell, options: Brought) -> OwnOptions:
+    """How somebody's own images become the cell's dataset, as far as the study says it.
 
     Args:
         cell: whose dataset.

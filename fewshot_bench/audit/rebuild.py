@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.audit.contradiction import contradictions, differences_of, differences_of_adaptations
+from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classifier import Classifier
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import WeightsError
-from fewshot_bench.outcomes import Cell
+from fewshot_bench.outcomes import Cell, MethodCard
 from fewshot_bench.progress import Progress
 from fewshot_bench.study import Study
-from fewshot_bench.study.classifiers import ClassifierSource
+from fewshot_bench.study.classifiers import ClassifierSource, OnEmbeddings, OnImages
 from fewshot_bench.study.execute import method_card as card_of
 from fewshot_bench.study.methods import planned_adaptations
 from fewshot_bench.study.provenance import hardware, source_commit
@@ -25,17 +27,28 @@ _OF_TRAINING = ("weights",)
 _SHOWN = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rebuilt:
-    """A method that is the cell's by its fingerprint.
+    """A method that is the cell's by its fingerprint; or but for the weights, where those may be others.
 
     Attributes:
+        card: its description.
+        backbone: with its weights.
         adaptation: what it does with each support set.
-        classifier: the whole of it.
+        recipe: makes its classifier.
+        device: of the classifier.
     """
 
+    card: MethodCard
+    backbone: Backbone
     adaptation: Adaptation
-    classifier: Classifier
+    recipe: OnEmbeddings | OnImages
+    device: str
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The whole of it."""
+        return self.recipe(self.device)
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,14 @@ class Mismatch:
 
 
 def rebuild(
-    cell: Cell, study: Study, dataset: Dataset, device: str, progress: Progress, *, downloads: bool = False
+    cell: Cell,
+    study: Study,
+    dataset: Dataset,
+    device: str,
+    progress: Progress,
+    *,
+    downloads: bool = False,
+    takes_trained: bool = False,
 ) -> Rebuilt | Mismatch:
     """Find the cell's method among those of a study, by its fingerprint.
 
@@ -66,6 +86,7 @@ def rebuild(
         device: a torch device.
         progress: shown the training and the embedding.
         downloads: whether weights may be fetched from a model hub.
+        takes_trained: whether a base stage may be taken that was trained here and gave other weights.
 
     Raises:
         FewshotBenchError: the study cannot be run here.
@@ -84,7 +105,7 @@ def rebuild(
     nearest: list[str] | None = None
     for stage in planned_stages(study, dataset):
         for adaptation in adaptations:
-            found = _of_stage(cell, study, dataset, stage, adaptation, device, progress)
+            found = _of_stage(cell, study, dataset, stage, adaptation, device, progress, takes_trained)
             if isinstance(found, Rebuilt):
                 return found
             if nearest is None or len(found) < len(nearest):
@@ -100,6 +121,7 @@ def _of_stage(
     adaptation: Adaptation,
     device: str,
     progress: Progress,
+    takes_trained: bool,
 ) -> Rebuilt | list[str]:
     """The cell's method, if one base stage and one adaptation give it; otherwise in what theirs differs."""
     name = cell.method.name
@@ -109,10 +131,10 @@ def _of_stage(
         return known
     backbone = stage.done(dataset, LocalEngine(device), progress)
     card = card_of(name, backbone, stage.base, adaptation)
-    if card.fingerprint != cell.method.fingerprint:
+    if card.fingerprint != cell.method.fingerprint and not takes_trained:
         return differences_of(cell.method, card)
     source = ClassifierSource(study, dataset, backbone, device, progress)
-    return Rebuilt(adaptation, source(adaptation))
+    return Rebuilt(card, backbone, adaptation, source.recipe(adaptation), device)
 
 
 def _mismatch(cell: Cell, differences: Sequence[str]) -> Mismatch:

@@ -21,14 +21,13 @@ from fewshot_bench.audit.disturbance import (
 from fewshot_bench.audit.finding import Finding
 from fewshot_bench.audit.method import BATCHING, CHECKS, LABELS, NUMBERS, ORDER, SAME
 from fewshot_bench.audit.rebuild import Rebuilt
+from fewshot_bench.audit.ties import explanation
 from fewshot_bench.engine.classifier import Classifier, EmbeddingClassifier
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.outcomes import Cell
 
 _NOISE = 0.005
 """Share of the queries that a tie may turn when sums are taken in another order."""
-_NOISE_ELSEWHERE = 0.02
-"""And on other hardware or versions, where training rounds differently in every step."""
 _ALONE = 3
 """Queries of each episode that are asked one by one of a method that trains; of others all are."""
 
@@ -87,11 +86,8 @@ class Rerun:
         if not differ:
             return Finding(SAME, "pass", f"all {total:,} of {episodes:,} episodes, run again")
         told = f"{differ:,} of {total:,} predictions of {episodes:,} episodes differ from those stored"
-        if self.is_same_machine:
-            return Finding(SAME, "fail", f"{told}, by the same versions on the same kind of machine")
-        if differ <= _NOISE_ELSEWHERE * total:
-            return Finding(SAME, "pass", f"{told}: ties, by other versions or on another kind of machine")
-        return Finding(SAME, "fail", f"{told}; other versions or machines explain {_NOISE_ELSEWHERE:.0%} at most")
+        are_ties, why = explanation(differ, total, is_same_machine=self.is_same_machine)
+        return Finding(SAME, "pass" if are_ties else "fail", f"{told}: {why}")
 
     def _undisturbed(
         self,

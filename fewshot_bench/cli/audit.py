@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_bench.cli.options import JsonOption, ResultsOption
+from fewshot_bench.cli.options import (
+    DeviceOption,
+    DownloadOption,
+    ImagesOption,
+    JsonOption,
+    ResultsOption,
+    TrustCodeOption,
+    WeightsOption,
+)
 
 if TYPE_CHECKING:
     from fewshot_bench.audit import CellAudit
@@ -23,17 +31,11 @@ def audit(
         int, typer.Option(min=0, help="Stored episodes of each cell to run again; 0 leaves the methods alone.")
     ] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Chooses which episodes, and how they are disturbed.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dataset: Annotated[
-        Path | None, typer.Option(help="Where the images lie, if they are not stored under the dataset's name.")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="The file of weights that the result names.")] = None,
-    trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Import what the result names as module:callable.")
-    ] = False,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch pretrained weights that the result names from their model hub.")
-    ] = False,
+    device: DeviceOption = "auto",
+    dataset: ImagesOption = None,
+    weights: WeightsOption = None,
+    trust_code: TrustCodeOption = False,
+    download: DownloadOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check stored results: complete, counted right, on the tasks they name, without leaks, and coming out again.
@@ -45,7 +47,15 @@ def audit(
     from fewshot_bench.audit import AuditOptions, audit_cell, cell_folders, print_audit
     from fewshot_bench.cli.progress import ProgressBars
 
-    options = AuditOptions(episodes, seed, device, dataset, weights, trust_code, download)
+    options = AuditOptions(
+        episodes=episodes,
+        seed=seed,
+        device=device,
+        dataset=dataset,
+        weights=weights,
+        trusts_code=trust_code,
+        downloads=download,
+    )
     with ProgressBars() as progress:
         audits = [audit_cell(folder, options, progress=progress) for folder in cell_folders(result, results)]
     if as_json:

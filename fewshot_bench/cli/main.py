@@ -11,6 +11,7 @@ import typer
 
 from fewshot_bench import __version__
 from fewshot_bench.cli.audit import audit
+from fewshot_bench.cli.cache import cache
 from fewshot_bench.cli.compare import compare
 from fewshot_bench.cli.data import data
 from fewshot_bench.cli.episodes import episodes
@@ -18,8 +19,10 @@ from fewshot_bench.cli.leaderboard import leaderboard
 from fewshot_bench.cli.ls import ls
 from fewshot_bench.cli.power import power
 from fewshot_bench.cli.report import report
+from fewshot_bench.cli.reproduce import reproduce
 from fewshot_bench.cli.run import run
 from fewshot_bench.cli.signals import TERMINATED, sigterm_interrupts
+from fewshot_bench.cli.status import status
 from fewshot_bench.cli.study import study
 from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
@@ -37,13 +40,16 @@ app.command()(run)
 app.command()(train)
 app.command()(sweep)
 app.command()(study)
+app.command()(status)
 app.command()(compare)
 app.command()(leaderboard)
 app.command()(power)
 app.command()(report)
 app.command()(audit)
+app.command()(reproduce)
 app.command()(ls)
 app.add_typer(data, name="data")
+app.add_typer(cache, name="cache")
 app.add_typer(episodes, name="episodes")
 
 # Newer releases of Typer carry their own copy of Click, so its base exception is found through Typer's.
@@ -51,7 +57,7 @@ _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ 
 _NO_MORE_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _USER_ERROR = 2
 _INTERRUPTED = 130
-_GO_ON = {"run", "sweep", "train"}
+_GO_ON = {"reproduce", "run", "sweep", "train"}
 """Commands that go on where they were stopped."""
 
 

@@ -19,6 +19,17 @@ CorrectOption = Annotated[
     str, typer.Option("--correct", help="Correct p for the number of tests on a protocol: holm, bh or none.")
 ]
 
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option("--dataset", help="Where the images lie, if they are not stored under the dataset's name."),
+]
+WeightsOption = Annotated[Path | None, typer.Option("--weights", help="The file of weights that the result names.")]
+TrustCodeOption = Annotated[bool, typer.Option("--trust-code", help="Import what the result names as module:callable.")]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="Fetch pretrained weights that the result names from their model hub.")
+]
+
 LeastImagesOption = Annotated[
     int, typer.Option("--min-images", min=1, help="Leave out classes of your own images that have fewer.")
 ]

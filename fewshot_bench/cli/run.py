@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewshot_bench.cli.engines import (
+    AddressOption,
+    CpusOption,
+    EngineOption,
+    GpusOption,
+    WaitOption,
+    WorkersOption,
+    chosen_engine,
+)
 from fewshot_bench.cli.options import (
     AlphaOption,
     BaselineOption,
@@ -119,6 +128,12 @@ def run(
     training_seed: Annotated[int, typer.Option(help="Seed of the base stage.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     chunk: Annotated[int | None, typer.Option(help="Episodes at once; never changes a result.")] = None,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    cpus_per_worker: CpusOption = None,
+    gpus_per_worker: GpusOption = None,
+    ray_wait: WaitOption = None,
     results: ResultsOption = Path("results"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew in a new folder beside RESULTS: RESULTS-2, and so on.")
@@ -145,8 +160,10 @@ def run(
     if fresh:
         plan = plan.into(fresh_folder(plan.results))
     part = None if shard is None else Shard.read(shard)
-    with ProgressBars() as progress:
-        run_one = partial(run_study, progress=progress, arguments=typed_arguments(context), shard=part)
+    asked = {**context.params, "device": plan.studies[0].device}
+    with ProgressBars() as progress, chosen_engine(asked, progress) as computing:
+        arguments = typed_arguments(context)
+        run_one = partial(run_study, progress=progress, arguments=arguments, engine=computing, shard=part)
         result = run_plan(plan, progress=progress, run=run_one)
     if result.missing:
         typer.echo(f"shard {part}: its episodes are stored; {result.missing:,} of other shards are not yet.")

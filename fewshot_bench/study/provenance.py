@@ -48,7 +48,7 @@ def provenance(study: Study, backbone: Backbone, engine: Engine, arguments: Sequ
         **({"git_commit": commit} if commit else {}),
         "hardware": engine.call(hardware, engine.device),
         **({"engine": facts} if (facts := engine.facts()) else {}),
-        "platform": f"{platform.system()} {platform.machine()}",
+        "platform": platform_name(),
         "python": platform.python_version(),
         "pretraining": backbone.pretraining,
     }
@@ -85,6 +85,11 @@ def study_record(study: Study) -> dict[str, Any]:
         if isinstance(record[name], str):
             record[name] = without_folders(record[name])
     return record
+
+
+def platform_name() -> str:
+    """The system and the kind of processor, such as "Linux x86_64"."""
+    return f"{platform.system()} {platform.machine()}"
 
 
 def hardware(device: str) -> dict[str, Any]:

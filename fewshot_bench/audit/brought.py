@@ -1,0 +1,25 @@
+"""What somebody brings along to run a stored method again, which the record itself may not decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brought:
+    """Where the method is run, with what, and what the record may have done for it.
+
+    Attributes:
+        device: a torch device, or "auto".
+        dataset: where the images lie, if not under the dataset's name.
+        weights: the file of weights that the study names.
+        trusts_code: whether what the study names as `module:callable` may be imported.
+        downloads: whether weights that the study names may be fetched from a model hub.
+    """
+
+    device: str = "auto"
+    dataset: Path | None = None
+    weights: Path | None = None
+    trusts_code: bool = False
+    downloads: bool = False

@@ -1,0 +1,48 @@
+"""From what somebody types to the folders of the stored cells that are meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewshot_bench.errors import AuditError
+
+
+def cell_folders(result: Path, results: Path = Path("results")) -> list[Path]:
+    """The folders of the cells that somebody means.
+
+    Args:
+        result: a folder of results, of outcomes or of one cell; or the key of a cell, or the start of one.
+        results: the folder of results that has the cell of a key.
+
+    Raises:
+        AuditError: there is none, or several begin like the key.
+    """
+    if (result / "cell.json").is_file():
+        return [result]
+    if result.is_dir():
+        outcomes = result / "outcomes" if (result / "outcomes").is_dir() else result
+        found = _cells_in(outcomes)
+        if found:
+            return found
+        raise AuditError(f"there are no outcomes in {outcomes}; give a folder of results, or of one cell.")
+    matches = cells_of_key(str(result), results)
+    if len(matches) != 1:
+        finding = "several cells begin like this" if matches else "it is no folder, and no cell begins like this"
+        raise AuditError(
+            f"{result} is not one cell of {results / 'outcomes'}: {finding}. Give a folder, or more of a key."
+        )
+    return matches
+
+
+def cells_of_key(start: str, results: Path) -> list[Path]:
+    """The folders of the stored cells whose key begins so.
+
+    Args:
+        start: of a key.
+        results: a folder of results.
+    """
+    return [folder for folder in _cells_in(results / "outcomes") if folder.name.startswith(start)]
+
+
+def _cells_in(outcomes: Path) -> list[Path]:
+    return sorted(path.parent for path in outcomes.glob("*/cell.json"))

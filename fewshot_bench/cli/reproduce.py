@@ -1,0 +1,138 @@
+"""`fewshot-bench reproduce`: does a stored result come out again, outcome by outcome?"""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fewshot_bench.cli.options import (
+    DeviceOption,
+    DownloadOption,
+    ImagesOption,
+    JsonOption,
+    ResultsOption,
+    TrustCodeOption,
+    WeightsOption,
+    numbers,
+)
+
+if TYPE_CHECKING:
+    from fewshot_bench.reproduction import Reproduction, ReproductionOptions
+
+
+def reproduce(
+    context: typer.Context,
+    result: Annotated[
+        str,
+        typer.Argument(
+            metavar="RESULT", help="A folder of results or of one cell, a cell's key, or a method's name or part of it."
+        ),
+    ],
+    results: ResultsOption = Path("results"),
+    shots: Annotated[str | None, typer.Option(help="Only the cells of these shots, e.g. 1,5.")] = None,
+    episodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stored episodes of each cell to run again, drawn at random; all by default."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses which episodes.")] = 0,
+    device: DeviceOption = "auto",
+    into: Annotated[
+        Path | None, typer.Option(help="Keep the new outcomes in this results folder; the same command then goes on.")
+    ] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train base stages and embed images anew, whatever the caches hold.")
+    ] = False,
+    dataset: ImagesOption = None,
+    weights: WeightsOption = None,
+    trust_code: TrustCodeOption = False,
+    download: DownloadOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a stored result again from its record, and compare every outcome with the stored one.
+
+    Exit code 0: all are equal; 1: some differ; 2: a result cannot be run again here. Nothing is written into RESULT.
+    """
+    from fewshot_bench.cli.study_options import typed_arguments
+    from fewshot_bench.reproduction import ReproductionOptions, cells_meant
+
+    folders = cells_meant(result, results, numbers(shots, "--shots") if shots else ())
+    options = ReproductionOptions(
+        episodes=episodes,
+        seed=seed,
+        into=into,
+        arguments=tuple(typed_arguments(context)),
+        device=device,
+        dataset=dataset,
+        weights=weights,
+        trusts_code=trust_code,
+        downloads=download,
+    )
+    try:
+        done, failures = _reproduced(folders, options, retrain)
+    except KeyboardInterrupt:
+        if into is not None:
+            raise
+        raise typer.Abort("stopped, and nothing was kept. With --into DIR, reproduce goes on later.") from None
+    _show(done, failures, as_json)
+    _conclude(done, failures, len(folders), as_json)
+
+
+def _reproduced(
+    folders: list[Path], options: ReproductionOptions, retrain: bool
+) -> tuple[list[Reproduction], dict[str, str]]:
+    """What came of each cell, and of those that cannot be run again why."""
+    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.errors import FewshotBenchError
+    from fewshot_bench.reproduction import everything_anew, reproduce_cell
+
+    done, failures = [], {}
+    with everything_anew() if retrain else nullcontext(), ProgressBars() as progress:
+        for folder in folders:
+            try:
+                done.append(reproduce_cell(folder, options, progress=progress))
+            except FewshotBenchError as error:
+                failures[folder.name] = str(error)
+    return done, failures
+
+
+def _show(done: list[Reproduction], failures: dict[str, str], as_json: bool) -> None:
+    from rich.console import Console
+
+    from fewshot_bench.reproduction import print_reproduction
+
+    if as_json:
+        records: list[dict[str, Any]] = [one.as_dict() for one in done]
+        records += [{"key": key, "error": reason} for key, reason in failures.items()]
+        typer.echo(json.dumps(records, indent=1))
+        return
+    console = Console()
+    for one in done:
+        print_reproduction(one, console)
+
+
+def _conclude(done: list[Reproduction], failures: dict[str, str], cells: int, as_json: bool) -> None:
+    """Say what it comes to.
+
+    Raises:
+        ReproductionError: no outcome differs, but a cell could not be run again.
+        typer.Exit: outcomes differ.
+    """
+    from fewshot_bench.errors import ReproductionError
+    from fewshot_bench.printable import printable
+
+    differing = [one.key for one in done if not one.is_equal]
+    reasons = [reason if cells == 1 else f"{key}: {reason}" for key, reason in failures.items()]
+    if differing:
+        for reason in reasons:
+            typer.echo(printable(f"not run again: {reason}"), err=True)
+        typer.echo(f"{len(differing)} of {cells} cells: outcomes differ ({', '.join(differing)})", err=as_json)
+        raise typer.Exit(1)
+    if reasons:
+        several = f"{len(reasons)} of {cells} cells were not run again; " if cells > 1 else ""
+        raise ReproductionError(several + " ".join(reasons))
+    if not as_json:
+        typer.echo(f"{'1 cell' if cells == 1 else f'{cells} cells'}: every outcome is the one stored")

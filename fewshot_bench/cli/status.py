@@ -1,0 +1,38 @@
+"""`fewshot-bench status`: how far a study is, and who works at it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewshot_bench.cli.options import JsonOption, ResultsOption
+
+
+def status(
+    results: ResultsOption = Path("results"),
+    watch: Annotated[
+        bool | None,
+        typer.Option("--watch/--once", help="Show it until it is complete, or once. Default: --watch on a terminal."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how far the studies of a results folder are: episodes, failures, speed, time left, who is at work.
+
+    It only looks, from any machine that sees the folder. Ctrl-C ends it, and nothing else.
+    """
+    from rich.console import Console
+
+    from fewshot_bench.report.status import Watch, show_live, status_text
+
+    console, seen = Console(), Watch(results)
+    if as_json:
+        typer.echo(json.dumps(seen.look().as_dict(), indent=1))
+    elif console.is_terminal if watch is None else watch:
+        with suppress(KeyboardInterrupt):
+            show_live(seen, str(results), console)
+    else:
+        console.print(status_text(seen.look(), str(results), width=console.width))

@@ -1,0 +1,157 @@
+"""The records of studies as somebody else finds them: checked, since a stranger may have written them."""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from fewshot_bench.errors import OutcomeError
+from fewshot_bench.outcomes.kinds import TEXT, Kind, whole
+from fewshot_bench.outcomes.study_record import FINISHED, FOLDER, VERSION, PlannedCell
+from fewshot_bench.paths import Place
+from fewshot_bench.processes import is_gone
+
+_STUDY = re.compile(r"([0-9a-f]{16})\.json")
+_CELL = re.compile(r"cell-(\d{5})-([0-9a-f]{16})")
+_PROCESS = re.compile(r"process-([0-9a-f]{12}-\d{1,10}-\w{1,20})\.json")
+_LARGEST_STUDY = 32_000_000  # bytes
+_LARGEST_PROCESS = 100_000
+_COUNT = whole(1, 1_000_000_000)
+_KINDS = {"dataset": TEXT, "task": TEXT, "method": TEXT, "runs": _COUNT, "episodes": _COUNT}
+_FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+_CELLS = Kind("a list", lambda value: isinstance(value, list))
+
+
+@dataclass(frozen=True)
+class RecordedProcess:
+    """A process that has worked at a study.
+
+    Attributes:
+        owner: see `processes.owner`.
+        began: when, as ISO 8601; a stranger's text.
+        command: that it was started with; likewise.
+        ended: how; empty where it did not say.
+    """
+
+    owner: str
+    began: str
+    command: str
+    ended: str
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it may still be at work: it has not said that it ended, and is not known to be gone."""
+        return not self.ended and not is_gone(self.owner)
+
+
+@dataclass(frozen=True)
+class RecordedStudy:
+    """A study as it was written down.
+
+    Attributes:
+        id: its name on the disk.
+        cells: as planned.
+        stops_early: whether their episodes are the most that there may be.
+        keys: of the stored cells that are known by now, by number of the planned one; more than one where its base
+            stage was trained with several results.
+        processes: that work at it or did, the one that began last at the end.
+    """
+
+    id: str
+    cells: tuple[PlannedCell, ...]
+    stops_early: bool
+    keys: Mapping[int, tuple[str, ...]]
+    processes: tuple[RecordedProcess, ...]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a process has said that nothing is left to do."""
+        return any(process.ended == FINISHED for process in self.processes)
+
+
+def study_ids(results: Place) -> list[str]:
+    """The ids of the studies that are written down in a folder of results, sorted."""
+    return sorted(match[1] for name in names_in(results / FOLDER) if (match := _STUDY.fullmatch(name)) is not None)
+
+
+def recorded_study(results: Place, study_id: str) -> RecordedStudy:
+    """A study with what is known of it by now.
+
+    Args:
+        results: the folder of results.
+        study_id: one of `study_ids`.
+
+    Raises:
+        OutcomeError: its record is damaged or of a later release.
+    """
+    place = results / FOLDER / f"{study_id}.json"
+    try:
+        content = _content(place, _LARGEST_STUDY)
+        cells = tuple(_planned(cell) for cell in _value(content, "cells", _CELLS))
+        stops_early = _value(content, "stops_early", _FLAG)
+    except OutcomeError as error:
+        raise OutcomeError(f"{place} is damaged ({error}). Delete it; no outcome is lost.") from error
+    folder = results / FOLDER / study_id
+    names = sorted(names_in(folder))
+    return RecordedStudy(study_id, cells, stops_early, _keys(names), _processes(folder, names))
+
+
+def _planned(content: Any) -> PlannedCell:
+    if not isinstance(content, dict):
+        raise OutcomeError(f"a cell should be a mapping, not {reprlib.repr(content)}")
+    return PlannedCell(**{field.name: _value(content, field.name, _KINDS[field.name]) for field in fields(PlannedCell)})
+
+
+def _value(content: Mapping[str, Any], name: str, kind: Kind) -> Any:
+    if not kind.holds(content.get(name)):
+        raise OutcomeError(f"{name} should be {kind.words}, not {reprlib.repr(content.get(name))}")
+    return content[name]
+
+
+def _content(place: Place, largest: int) -> dict[str, Any]:
+    """The mapping that a file of JSON holds."""
+    try:
+        if place.stat().st_size > largest:
+            raise OutcomeError(f"it should have at most {largest:,} bytes")
+        content = json.loads(place.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise OutcomeError(f"it should be JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise OutcomeError(f"it should be a mapping, not {reprlib.repr(content)}")
+    version = content.get("version", VERSION)
+    if version != VERSION:
+        raise OutcomeError(f"version {reprlib.repr(version)} is of another release; this one knows {VERSION}")
+    return content
+
+
+def _keys(names: Iterable[str]) -> dict[int, tuple[str, ...]]:
+    keys: dict[int, tuple[str, ...]] = {}
+    for match in filter(None, map(_CELL.fullmatch, names)):
+        number = int(match[1])
+        keys[number] = (*keys.get(number, ()), match[2])
+    return keys
+
+
+def _processes(folder: Place, names: Iterable[str]) -> tuple[RecordedProcess, ...]:
+    """Those whose files can be read: what they say is told and nothing else."""
+    found = []
+    for match in filter(None, map(_PROCESS.fullmatch, names)):
+        try:
+            content = _content(folder / match[0], _LARGEST_PROCESS)
+            told = [_value(content, name, TEXT) for name in ("began", "command", "ended")]
+        except OutcomeError:
+            continue
+        found.append(RecordedProcess(match[1], *told))
+    return tuple(sorted(found, key=lambda process: process.began))
+
+
+def names_in(folder: Place) -> list[str]:
+    """Names of what a folder holds, in no order; none where there is no folder."""
+    try:
+        return [path.name for path in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []

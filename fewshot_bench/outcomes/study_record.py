@@ -1,0 +1,132 @@
+"""What a study is going to do, written down when it begins, so that somebody else can see how far it is.
+
+<results>/studies/<id>.json                     its cells, before anybody knows their keys
+<results>/studies/<id>/cell-<number>-<key>      the key of one of them, once it is known; the file is empty
+<results>/studies/<id>/process-<owner>.json     a process that works at it: its command, when it began, how it ended
+
+The id is a digest of the content, so processes and restarts of one study share the file. Each fact has a file
+of its own, so that none of them writes over another's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import Any
+
+from fewshot_bench.atomic import write_atomically
+from fewshot_bench.outcomes.cell import Cell
+from fewshot_bench.paths import Place
+from fewshot_bench.processes import owner
+
+FOLDER = "studies"
+VERSION = 1
+FINISHED = "finished"
+"""How a process ended that has nothing left to do."""
+DID_ITS_PART = "did its part"
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell as a study plans it: its method is not known by its fingerprint before the base stage is trained.
+
+    Attributes:
+        dataset: its name.
+        task: dataset, split and size of the tasks, see `ProtocolCard.task`.
+        method: name of the method.
+        runs: how many there are to be.
+        episodes: of each run; the most of them where an interval says when to stop.
+    """
+
+    dataset: str
+    task: str
+    method: str
+    runs: int
+    episodes: int
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What is written down of a study, for the processes that work at it.
+
+    Attributes:
+        results: the folder of results.
+        cells: as planned, in the order in which they are done.
+        settings: what else tells this study from others, as plain data.
+        stops_early: whether the episodes of a cell are the most that there may be.
+    """
+
+    results: Place
+    cells: tuple[PlannedCell, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    stops_early: bool = False
+
+    @cached_property
+    def id(self) -> str:
+        """16 hexadecimal digits: the digest of what is planned."""
+        canonical = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def write(self) -> None:
+        """Write down what is going to be done.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        text = json.dumps(self._content(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        write_atomically(self.results / FOLDER / f"{self.id}.json", text.encode())
+
+    @contextmanager
+    def at_work(self, command: str = "", *, is_all: bool = True) -> Iterator[None]:
+        """Say that this process works at the study, and in the end how it ended.
+
+        Args:
+            command: that the process was started with, without absolute paths; empty for Python.
+            is_all: whether nothing is left to do when it has ended by itself.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.write()
+        self._tell(began, command, "")
+        try:
+            yield
+        except BaseException as error:
+            with suppress(OSError):  # what went wrong first is what counts
+                self._tell(began, command, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        self._tell(began, command, FINISHED if is_all else DID_ITS_PART)
+
+    def cell_known(self, cell: Cell) -> None:
+        """Write down which stored cell a planned one is; one that was not planned is passed over.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        for number, planned in enumerate(self.cells):
+            if (planned.task, planned.method) == (cell.protocol.task, cell.method.name):
+                place = self._folder / f"cell-{number:05d}-{cell.key}"
+                if not place.exists():
+                    write_atomically(place, b"")
+
+    @property
+    def _folder(self) -> Place:
+        return self.results / FOLDER / self.id
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "stops_early": self.stops_early,
+            "settings": dict(self.settings),
+            "cells": [asdict(cell) for cell in self.cells],
+        }
+
+    def _tell(self, began: str, command: str, ended: str) -> None:
+        content = {"began": began, "command": command, "ended": ended}
+        write_atomically(self._folder / f"process-{owner()}.json", (json.dumps(content) + "\n").encode())

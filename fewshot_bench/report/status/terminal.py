@@ -1,0 +1,141 @@
+"""How far studies are, as a table of at most 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from fewshot_bench.printable import printable
+from fewshot_bench.report.short_names import short_names
+from fewshot_bench.report.status.state import CellState, StudyState
+
+_NARROWEST, _WIDEST = 60, 120
+_WITHOUT_METHOD = 50  # columns of all others with their margins
+_AROUND = 10  # lines beside the cells'
+
+
+def status_text(state: StudyState, results: str, *, width: int = 80, height: int | None = None) -> Group:
+    """A table of the cells with a line of totals, then what to do next.
+
+    Args:
+        state: at one moment.
+        results: the folder, as the user wrote it.
+        width: columns of the terminal.
+        height: its lines, if only so many may be used: cells where nothing happens are left out first.
+    """
+    shown = _fitting(state.cells, height)
+    lines = list(_lines(state, results, len(state.cells) - len(shown)))
+    width = min(_WIDEST, max(_NARROWEST, width))
+    return Group(_table(state, shown, width), *(Text(line, overflow="fold") for line in lines))
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: "45 s", "12 min", "3 h 20", "2 d 4 h"."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d}" if hours < 48 else f"{hours // 24:,} d {hours % 24} h"
+
+
+def _table(state: StudyState, shown: Sequence[CellState], width: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, width=width)
+    table.add_column("method", no_wrap=True, ratio=1)
+    for name in ("episodes", "%", "failed", "ep/s", "left", "at work"):
+        table.add_column(name, justify="right", no_wrap=True)
+    names = iter(short_names([printable(cell.method) for cell in shown], width - _WITHOUT_METHOD))
+    for task, cells in groupby(shown, key=lambda cell: cell.task):
+        table.add_row(Text(printable(task), "bold"))
+        for cell in cells:
+            table.add_row(Text(f"  {next(names)}", _style(cell)), *_numbers(cell))
+    if len(state.cells) > 1:
+        table.add_section()
+        table.add_row(Text("all", "bold"), *_totals(state))
+    return table
+
+
+def _style(cell: CellState) -> str:
+    if cell.problem or cell.failed:
+        return "red"
+    return "green" if cell.workers else "" if cell.left else "dim"
+
+
+def _numbers(cell: CellState) -> list[str]:
+    if cell.problem:
+        return ["damaged", "", "", "", "", ""]
+    workers = str(len(cell.workers)) if cell.workers else ""
+    if cell.planned is None:
+        return [f"{cell.done:,}", "", _count(cell.failed), "", "", workers]
+    of_them = f"{cell.done:,}/{'<=' if cell.stops_early and cell.left else ''}{cell.planned:,}"
+    rate = "" if cell.rate is None or not cell.left else _rate(cell.rate)
+    left = "" if not cell.left else "?" if cell.seconds_left is None else duration(cell.seconds_left)
+    return [of_them, _percent(cell.done, cell.planned), _count(cell.failed), rate, left, workers]
+
+
+def _totals(state: StudyState) -> list[str]:
+    done, failed = sum(cell.done for cell in state.cells), sum(cell.failed for cell in state.cells)
+    workers = str(state.processes) if state.processes else ""
+    if any(cell.planned is None for cell in state.cells):
+        return [f"{done:,}", "", _count(failed), "", "", workers]
+    planned = sum(cell.planned or 0 for cell in state.cells)
+    seconds = state.seconds_left
+    left = "" if state.is_complete else "?" if seconds is None else duration(seconds)
+    return [f"{done:,}/{planned:,}", _percent(done, planned), _count(failed), "", left, workers]
+
+
+def _lines(state: StudyState, results: str, left_out: int) -> Iterator[str]:
+    if left_out:
+        yield f"{left_out} more cells, where nothing happens, are not shown; --once shows all"
+    for cell in state.cells:
+        if cell.problem:
+            yield printable(f"{cell.key}: {cell.problem}")
+    yield from map(printable, state.problems)
+    if state.others:
+        yield f"{state.others} more stored cells belong to no study that is written down here"
+    yield _next(state, results)
+
+
+def _next(state: StudyState, results: str) -> str:
+    folder = "" if results == "results" else f" --results {results}"
+    table = printable(f"fewshot-bench leaderboard{folder}")
+    if state.is_complete:
+        failed = sum(cell.failed for cell in state.cells)
+        again = f"; {failed:,} episodes failed: the same command tries them again" if failed else ""
+        return f"complete{again}. next: {table}"
+    if state.processes:
+        some = "1 process is" if state.processes == 1 else f"{state.processes} processes are"
+        return f"{some} at work; the table so far: {table}"
+    how = f"; the last process: {printable(state.ended)}" if state.ended else ""
+    command = printable(state.command) or f"the same fewshot-bench run{folder}"
+    return f"nobody is at work{how}. to go on: {command}"
+
+
+def _fitting(cells: Sequence[CellState], height: int | None) -> Sequence[CellState]:
+    """Those that there is room for, in their order: where somebody is at work first, then what is not complete."""
+    tasks = len(list(groupby(cells, key=lambda cell: cell.task)))
+    if height is None or len(cells) + tasks + _AROUND <= height:
+        return cells
+    by_interest = sorted(cells, key=lambda cell: (not cell.workers, not cell.problem, not cell.left))
+    chosen = {id(cell) for cell in by_interest[: max(1, (height - _AROUND) // 2)]}  # half the lines may be tasks
+    return [cell for cell in cells if id(cell) in chosen]
+
+
+def _percent(done: int, planned: int) -> str:
+    """Rounded down, since 100 means that everything is there."""
+    return f"{100 * done // planned}" if planned else ""
+
+
+def _count(count: int) -> str:
+    return f"{count:,}" if count else ""
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 0.1 else f"{rate:.2g}"
