@@ -61,9 +61,7 @@ def create_exclusively(place: Place, content: bytes) -> bool:
     """
     try:
         if isinstance(place, Path):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("xb") as file:
-                file.write(content)
+            _create_locally(place, content)
         else:
             _create_remotely(place, content)
     except FileExistsError:
@@ -123,6 +121,17 @@ def _write_locally(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # of a disk that is gone; what went wrong first is what counts
             temporary.unlink(missing_ok=True)
+
+
+def _create_locally(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("xb")
+    try:
+        with file:
+            file.write(content)
+    except BaseException:  # a full disk has room for a name
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _create_remotely(place: Place, content: bytes) -> None:
