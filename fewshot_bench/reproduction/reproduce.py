@@ -18,7 +18,7 @@ from fewshot_bench.audit.record import recorded_study
 from fewshot_bench.audit.rerun import chosen_episodes
 from fewshot_bench.audit.ties import explanation
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.engine.device import chosen_device, installed_versions
+from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import ReproductionError
@@ -33,6 +33,7 @@ from fewshot_bench.reproduction.outcome import Reproduction
 from fewshot_bench.study import Study
 from fewshot_bench.study.provenance import provenance
 from fewshot_bench.study.worker import WorkerRecipe
+from fewshot_bench.versions import installed_versions
 
 
 @dataclass(frozen=True, kw_only=True)

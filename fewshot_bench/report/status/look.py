@@ -55,6 +55,7 @@ class Watch:
         stored = self._stored(problems)
         known = {cell.key for cell in cells}
         if not studies:
+            stored.sort(key=lambda cell: (cell.method.name, cell.protocol.task, cell.key))
             cells = [self._state(_unplanned(cell), cell.key, None) for cell in stored]
         if not cells and not problems:
             raise OutcomeError(
@@ -71,12 +72,11 @@ class Watch:
             for number, planned in enumerate(study.cells):
                 for key in study.keys.get(number, ("",)):
                     state = self._state(planned, key, study)
-                    name = (key,) if key else (planned.task, planned.method)
+                    name = (key,) if key else (study.id, str(number))
                     before = states.get(name)
                     if before is None or (before.planned or 0) < (state.planned or 0):
                         states[name] = state
-        named = {(state.task, state.method) for name, state in states.items() if state.key}
-        return [state for state in states.values() if state.key or (state.task, state.method) not in named]
+        return list(states.values())
 
     def _stored(self, problems: list[str]) -> list[Cell]:
         """Every cell that is described there, by key."""
@@ -120,7 +120,7 @@ class Watch:
             return state
         done = _counted(self._store.done(cell), planned)
         failures: dict[int, list[NDArray[np.int64]]] = {}
-        for failure in self._store.failures(cell):
+        for failure in getattr(self._store, "failures", lambda _: [])(cell):
             failures.setdefault(failure.run, []).append(failure.episodes)
         failed = _counted({run: np.unique(np.concatenate(numbers)) for run, numbers in failures.items()}, planned)
         owners = sorted({lease.owner for lease in leases_of(self._store.folder / state.key)})
