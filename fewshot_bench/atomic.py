@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -48,3 +50,24 @@ def create_exclusively(path: Path, content: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+@contextmanager
+def whole_or_not(path: Path) -> Iterator[Path]:
+    """Name a temporary file for a library to write; flush it to the disk and rename it when the block ends well.
+
+    Args:
+        path: the target on a local disk; its folder is made if needed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        with temporary.open("xb") as file:
+            mode = os.stat(file.fileno()).st_mode  # as the user wishes; libraries may have another opinion
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

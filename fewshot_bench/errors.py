@@ -43,6 +43,10 @@ class EmbeddingError(FewshotBenchError):
     """Embeddings are not finite numbers or do not belong to the split."""
 
 
+class CacheError(FewshotBenchError):
+    """A bound of the cache cannot be read."""
+
+
 class StudyError(FewshotBenchError):
     """A study asks for something that cannot be done."""
 

@@ -17,7 +17,8 @@ ALLOWED: dict[str, set[str]] = {
     "datasets": set(),
     "episodes": {"datasets"},
     "losses": set(),
-    "backbones": {"datasets"},
+    "cache": set(),
+    "backbones": {"datasets", "cache"},
     "adaptation": {"losses", "training"},
     "training": {"datasets", "losses", "backbones"},
     "outcomes": set(),
@@ -26,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"adaptation", "episodes", "outcomes", "backbones", "datasets", "training"},
     "study": {
         "datasets", "episodes", "losses", "backbones", "adaptation", "training", "outcomes", "statistics", "report",
-        "engine",
+        "engine", "cache",
     },
     "audit": {"datasets", "episodes", "backbones", "adaptation", "outcomes", "report", "engine", "study"},
     "reproduction": {"datasets", "episodes", "outcomes", "report", "engine", "study", "audit"},

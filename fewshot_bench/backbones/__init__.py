@@ -4,6 +4,7 @@ from fewshot_bench.backbones import small_networks
 from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest
 from fewshot_bench.backbones.blocks import last_blocks, parameter_blocks
 from fewshot_bench.backbones.embedding import check_embeddings, embed
+from fewshot_bench.backbones.embedding_key import network_identity
 from fewshot_bench.backbones.preprocessing import Preprocessing
 from fewshot_bench.backbones.timm_backbones import create_backbone, model_of_hub
 
@@ -17,6 +18,7 @@ __all__ = [
     "embed",
     "last_blocks",
     "model_of_hub",
+    "network_identity",
     "parameter_blocks",
     "small_networks",
 ]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewshot_bench.atomic import write_atomically
 from fewshot_bench.backbones.backbone import Backbone
+from fewshot_bench.backbones.embedding_key import embedding_key
+from fewshot_bench.cache import EMBEDDINGS, made_once
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.paths import cache_folder
 from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.tensor_file import DamagedFileError, read_tensors, write_tensors
 
-EMBEDDING_VERSION = 1
+_NAME = "embeddings"
+_ASKED_AGAIN = 2
+_ROUNDING = 0.01
 _BLOCK = 256
 _AUGMENTED_VALUES = 1 << 23
 Augment = Callable[[Tensor, slice], Tensor]
@@ -47,50 +49,111 @@ def embed(
         batch_size: images at once; by default what suits the input size.
         augment: applied to the uint8 images first, on the device, for an augmented view. It is told which images it
             gets, so that a view need not depend on how many come at once.
-        augmentation_name: identifies the augmentation and its seed in the cache.
-        use_cache: whether to look the result up, and store it, under its content key.
+        augmentation_name: identifies the augmentation and its seed in the cache; one without a name is not cached.
+        use_cache: whether to look the result up, and store it, under its content key. Of several processes that
+            want the same, one computes and the others wait.
         progress: shown one unit per image.
 
     Returns:
-        float32 [I, D].
+        float32 [I, D]; from the cache it is mapped into memory, and to write to it never changes the file.
 
     Raises:
         EmbeddingError: an embedding is not finite.
+        CacheError: the bound of the cache cannot be read.
     """
-    path = cache_folder() / "embeddings" / f"{_content_key(split, backbone, augmentation_name)}.npy"
-    if use_cache and path.is_file():
-        cached = _read(path, len(split), backbone.embedding_size)
-        if cached is not None:
-            return cached
-    batch_size = batch_size or _batch_size(backbone.preprocessing.image_size, device)
-    embeddings = np.empty((len(split), backbone.embedding_size), dtype=np.float32)
-    with progress.step(f"embedding {split.dataset} {split.name}", len(split)) as step, torch.inference_mode():
-        done = 0
-        for batch in _embedded_batches(split, backbone, device, batch_size, augment):
-            embeddings[done : done + len(batch)] = batch
-            done += len(batch)
-            step.advance(len(batch))
-    check_embeddings(embeddings, split, backbone.name)
-    if use_cache:
-        _write(path, embeddings)
-    return embeddings
+    use = _Use(split, backbone, device, batch_size, augment)
+
+    if not use_cache or (augment is not None and not augmentation_name):
+        return use.computed(progress)
+    key = embedding_key(split, backbone, augmentation_name, device)
+    facts = _facts(split, backbone, augmentation_name)
+    return made_once(
+        cache_folder() / EMBEDDINGS / f"{key}.safetensors",
+        facts["what"],
+        read=use.read,
+        make=lambda: use.computed(progress),
+        write=lambda path, embeddings: write_tensors(path, {_NAME: torch.from_numpy(embeddings)}, facts),
+        progress=progress,
+    )
 
 
-def _embedded_batches(
-    split: ImageSplit, backbone: Backbone, device: str, batch_size: int, augment: Augment | None
-) -> Iterator[NDArray[np.float32]]:
-    # The layout changes speed only: channels last is faster for the depthwise networks on a CPU and for all on a GPU.
-    network = backbone.network.to(device).to(memory_format=torch.channels_last).eval()
-    at_once = _BLOCK if augment is None else max(_BLOCK, _AUGMENTED_VALUES // split.images[0].size)
-    for start in range(0, len(split), at_once):
-        some = slice(start, min(start + at_once, len(split)))
-        block = torch.from_numpy(np.array(split.images[some])).permute(0, 3, 1, 2)
-        if augment is not None:
-            block = augment(block.to(device), some)
-        for first in range(0, len(block), batch_size):
-            images = block[first : first + batch_size]
-            pixels = backbone.preprocessing(images.to(device)).contiguous(memory_format=torch.channels_last)
-            yield network(pixels).float().cpu().numpy()
+def _facts(split: ImageSplit, backbone: Backbone, augmentation_name: str) -> dict[str, str]:
+    """What embeddings are, for the person who lists the cache."""
+    view = f", {augmentation_name}" if augmentation_name else ""
+    return {
+        "what": f"embeddings of {split.dataset} {split.name} by {backbone.name} {backbone.weights[:8]}{view}",
+        "dataset": split.dataset,
+        "split": split.name,
+        "images": str(len(split)),
+        "backbone": backbone.name,
+        "weights": backbone.weights,
+        "view": augmentation_name or "plain",
+    }
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A network asked about the images of a split."""
+
+    split: ImageSplit
+    backbone: Backbone
+    device: str
+    batch_size: int | None
+    augment: Augment | None
+
+    def computed(self, progress: Progress) -> NDArray[np.float32]:
+        split = self.split
+        embeddings = np.empty((len(split), self.backbone.embedding_size), dtype=np.float32)
+        with progress.step(f"embedding {split.dataset} {split.name}", len(split)) as step:
+            done = 0
+            for batch in self._batches(len(split)):
+                embeddings[done : done + len(batch)] = batch
+                done += len(batch)
+                step.advance(len(batch))
+        check_embeddings(embeddings, split, self.backbone.name)
+        return embeddings
+
+    def read(self, path: Path) -> NDArray[np.float32] | None:
+        """Cached embeddings; None where the file is damaged, or the network no longer gives what it holds."""
+        try:
+            tensor = read_tensors(path)[0][_NAME]
+        except (DamagedFileError, KeyError):
+            return None
+        if tensor.dtype != torch.float32 or tensor.shape != (len(self.split), self.backbone.embedding_size):
+            return None
+        cached: NDArray[np.float32] = tensor.numpy()
+        return cached if self._still_gives(cached[:_ASKED_AGAIN]) else None
+
+    def _still_gives(self, cached: NDArray[np.float32]) -> bool:
+        """Whether the network, asked again about a few images, says the same but for rounding.
+
+        The key holds what can be named; this finds what cannot: code that a network calls, an attribute, a buffer that
+        is not saved, weights that were changed after their digest was taken.
+        """
+        now = np.concatenate(list(self._batches(len(cached))))
+        return bool(np.linalg.norm(now - cached) <= _ROUNDING * np.linalg.norm(now))
+
+    @torch.inference_mode()
+    def _batches(self, images: int) -> Iterator[NDArray[np.float32]]:
+        """Embeddings of the first images, some at a time, in float32 whatever autocast the caller is in."""
+        network, split, augment = self.backbone.network, self.split, self.augment
+        # The layout changes speed only: channels last is faster for the depthwise networks on a CPU, all on a GPU.
+        network.to(self.device).to(memory_format=torch.channels_last).eval()
+        batch_size = self.batch_size or _batch_size(self.backbone.preprocessing.image_size, self.device)
+        at_once = _BLOCK if augment is None else max(_BLOCK, _AUGMENTED_VALUES // split.images[0].size)
+        for start in range(0, images, at_once):
+            some = slice(start, min(start + at_once, images))
+            block = torch.from_numpy(np.array(split.images[some])).permute(0, 3, 1, 2)
+            if augment is not None:
+                block = augment(block.to(self.device), some)
+            for first in range(0, len(block), batch_size):
+                yield self._of_batch(block[first : first + batch_size])
+
+    def _of_batch(self, images: Tensor) -> NDArray[np.float32]:
+        with torch.autocast(torch.device(self.device).type, enabled=False):
+            pixels = self.backbone.preprocessing(images.to(self.device)).contiguous(memory_format=torch.channels_last)
+            embeddings: NDArray[np.float32] = self.backbone.network(pixels).float().cpu().numpy()
+        return embeddings
 
 
 def _batch_size(image_size: int, device: str) -> int:
@@ -118,31 +181,3 @@ def check_embeddings(embeddings: NDArray[np.float32], split: ImageSplit, backbon
             f"{backbone} gave NaN or infinite embeddings for {int((~finite).sum())} images of the {split.name} split "
             f"of {split.dataset}, first {split.image_id(first)}. Check the weights and the input size."
         )
-
-
-def _content_key(split: ImageSplit, backbone: Backbone, augmentation_name: str) -> str:
-    content = {
-        "version": EMBEDDING_VERSION,
-        "split": split.fingerprint,
-        "weights": backbone.weights,
-        "network": type(backbone.network).__qualname__,
-        "preprocessing": backbone.preprocessing.as_dict(),
-        "augmentation": augmentation_name,
-        "dtype": "float32",
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _read(path: Path, images: int, embedding_size: int) -> NDArray[np.float32] | None:
-    """A cached array, or None where the file is damaged: then it is made again."""
-    try:
-        cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return cached if cached.shape == (images, embedding_size) and np.isfinite(cached).all() else None
-
-
-def _write(path: Path, embeddings: NDArray[np.float32]) -> None:
-    content = io.BytesIO()
-    np.save(content, embeddings, allow_pickle=False)
-    write_atomically(path, content.getvalue())

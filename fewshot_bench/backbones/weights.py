@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewshot_bench.errors import WeightsError
+from fewshot_bench.tensor_file import tensors_digest
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -77,9 +77,4 @@ def fit_by_order(network: nn.Module, weights: Mapping[str, Tensor], source: str)
 
 def weights_digest(network: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and bytes of all tensors of a network."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        array = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
-        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_digest(network.state_dict())

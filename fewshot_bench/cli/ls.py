@@ -10,14 +10,14 @@ import typer
 from fewshot_bench.cli.options import JsonOption
 from fewshot_bench.errors import UnknownNameError
 
-_KINDS = ("datasets", "backbones", "adaptations", "losses", "checkpoints")
+_KINDS = ("datasets", "backbones", "adaptations", "losses", "checkpoints", "studies")
 
 
 def ls(
-    kind: Annotated[str, typer.Argument(help="datasets, backbones, adaptations, losses or checkpoints.")],
+    kind: Annotated[str, typer.Argument(help="datasets, backbones, adaptations, losses, checkpoints or studies.")],
     as_json: JsonOption = False,
 ) -> None:
-    """List datasets, backbones, adaptations, losses or checkpoints."""
+    """List datasets, backbones, adaptations, losses, checkpoints or studies."""
     rows = [
         {"name": entry.name, "summary": entry.summary, **entry.facts, **_state(kind, entry.name)}
         for entry in _registry(kind)
@@ -36,6 +36,8 @@ def ls(
             typer.echo(f"{'':<{width}}  {row['paper']}")
     if kind == "backbones":
         typer.echo(f"{'timm:NAME':<{width}}  any model of timm, from the hub or with --weights FILE")
+    if kind == "studies":
+        typer.echo("run one: fewshot-bench run NAME    a copy to edit: fewshot-bench study NAME > study.toml")
 
 
 def _registry(kind: str) -> Any:
@@ -59,6 +61,10 @@ def _registry(kind: str) -> Any:
         from fewshot_bench.study.checkpoints import checkpoint_entries
 
         return checkpoint_entries()
+    if kind == "studies":
+        from fewshot_bench.study.presets import preset_entries
+
+        return preset_entries()
     raise UnknownNameError("list", kind, _KINDS)
 
 

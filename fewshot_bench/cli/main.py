@@ -11,6 +11,7 @@ import typer
 
 from fewshot_bench import __version__
 from fewshot_bench.cli.audit import audit
+from fewshot_bench.cli.cache import cache
 from fewshot_bench.cli.compare import compare
 from fewshot_bench.cli.data import data
 from fewshot_bench.cli.episodes import episodes
@@ -22,6 +23,7 @@ from fewshot_bench.cli.reproduce import reproduce
 from fewshot_bench.cli.run import run
 from fewshot_bench.cli.signals import TERMINATED, sigterm_interrupts
 from fewshot_bench.cli.status import status
+from fewshot_bench.cli.study import study
 from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
 from fewshot_bench.errors import FewshotBenchError
@@ -38,6 +40,7 @@ app.command()(run)
 app.command()(train)
 app.command()(sweep)
 app.command()(status)
+app.command()(study)
 app.command()(compare)
 app.command()(leaderboard)
 app.command()(power)
@@ -46,6 +49,7 @@ app.command()(audit)
 app.command()(reproduce)
 app.command()(ls)
 app.add_typer(data, name="data")
+app.add_typer(cache, name="cache")
 app.add_typer(episodes, name="episodes")
 
 # Newer releases of Typer carry their own copy of Click, so its base exception is found through Typer's.

@@ -92,10 +92,20 @@ def setting(text: str, option: str = "--set") -> tuple[str, Any]:
     Raises:
         typer.BadParameter: there is no name or no value.
     """
+    name, value = assignment(text, option)
+    return name, value_of(value)
+
+
+def assignment(text: str, option: str = "--set") -> tuple[str, str]:
+    """The two sides of `name=value`, as they were typed.
+
+    Raises:
+        typer.BadParameter: there is no name or no value.
+    """
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise typer.BadParameter(f"{option} takes NAME=VALUE, not '{text}'.")
-    return name, value_of(value)
+    return name, value
 
 
 def value_of(text: str) -> Any:

@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewshot_bench.cli.engines import (
+    AddressOption,
+    CpusOption,
+    EngineOption,
+    GpusOption,
+    WaitOption,
+    WorkersOption,
+    chosen_engine,
+)
 from fewshot_bench.cli.options import (
     AlphaOption,
     BaselineOption,
@@ -20,7 +29,8 @@ from fewshot_bench.cli.options import (
 from fewshot_bench.printable import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.study import Study, StudyResult
+    from fewshot_bench.study.plan import StudyPlan
+    from fewshot_bench.study.run_all import PlanResult
 
 _SOME_FAILED = 1
 """Exit code of a study that went to its end, where episodes failed."""
@@ -28,6 +38,10 @@ _SOME_FAILED = 1
 
 def run(
     context: typer.Context,
+    study: Annotated[
+        str | None,
+        typer.Argument(help="A study file or a preset (fewshot-bench ls studies) instead of options."),
+    ] = None,
     dataset: Annotated[
         str,
         typer.Option(help="See: fewshot-bench data ls; or your own images: a folder, archive or manifest, or hf:NAME."),
@@ -102,7 +116,11 @@ def run(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A hyper-parameter of the adaptations, e.g. --set C=10 --set metric=euclidean."),
+        typer.Option(
+            "--set",
+            help="A hyper-parameter of the adaptations, e.g. --set C=10 --set metric=euclidean; with STUDY, any key of "
+            "the file, e.g. --set episodes=100 --set methods.0.lambda=0.5.",
+        ),
     ] = None,
     setting: Annotated[
         Path | None, typer.Option(help="Use what a sweep chose: its best.toml. Other options may add, not contradict.")
@@ -110,6 +128,12 @@ def run(
     training_seed: Annotated[int, typer.Option(help="Seed of the base stage.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     chunk: Annotated[int | None, typer.Option(help="Episodes at once; never changes a result.")] = None,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    cpus_per_worker: CpusOption = None,
+    gpus_per_worker: GpusOption = None,
+    ray_wait: WaitOption = None,
     results: ResultsOption = Path("results"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew in a new folder beside RESULTS: RESULTS-2, and so on.")
@@ -123,62 +147,66 @@ def run(
 ) -> None:
     """Run a study: embed, sample episodes, adapt, store every outcome, test, and write leaderboard.csv and report.html.
 
-    Without options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
+    Without STUDY and options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
     """
-    from fewshot_bench.cli.progress import ProgressBars
-    from fewshot_bench.cli.study_options import chosen_fields, typed_arguments, validated_study
-    from fewshot_bench.study import Shard, fresh_folder, run_study
+    from functools import partial
 
-    study = validated_study(chosen_fields(context, setting))
+    from fewshot_bench.cli.planned_study import planned_study
+    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.cli.study_options import typed_arguments
+    from fewshot_bench.study import Shard, fresh_folder, run_plan, run_study
+
+    plan = planned_study(context, study, setting, set_)
     if fresh:
-        study = study.model_copy(update={"results": fresh_folder(study.results)})
+        plan = plan.into(fresh_folder(plan.results))
     part = None if shard is None else Shard.read(shard)
-    with ProgressBars() as progress:
-        result = run_study(study, progress=progress, arguments=typed_arguments(context), shard=part)
+    with ProgressBars() as progress, chosen_engine(context.params, progress) as computing:
+        arguments = typed_arguments(context)
+        run_one = partial(run_study, progress=progress, arguments=arguments, engine=computing, shard=part)
+        result = run_plan(plan, progress=progress, run=run_one)
     if result.missing:
         typer.echo(f"shard {part}: its episodes are stored; {result.missing:,} of other shards are not yet.")
         typer.echo("next         the other shards; then the same command without --shard for the table")
     else:
-        _report(study, result, as_json)
+        _report(plan, result, as_json)
     if result.failures:
         _tell_failures(result)
         raise typer.Exit(_SOME_FAILED)
 
 
-def _tell_failures(result: StudyResult) -> None:
+def _tell_failures(result: PlanResult) -> None:
     """Say which methods failed on how many episodes, and why the first did."""
     for name, count, reason in result.failures:
         typer.echo(f"failed       {count:,} episodes of {name}: {printable(reason)}", err=True)
     typer.echo("             what is stored stays; the same command tries these again", err=True)
 
 
-def _report(study: Study, result: StudyResult, as_json: bool) -> None:
+def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     """Write the leaderboard and the page, print this study's part of it, and say where everything is."""
     from fewshot_bench.cli.data import report_notes
     from fewshot_bench.cli.leaderboard import show
     from fewshot_bench.datasets.recipe import recipe_line
-    from fewshot_bench.outcomes import OutcomeStore
-    from fewshot_bench.report import current_leaderboard, rows_of_cells, write_leaderboard
-    from fewshot_bench.report.page import write_page
+    from fewshot_bench.report import rows_of_cells
+    from fewshot_bench.study.outputs import write_outputs
 
-    path, page = study.results / "leaderboard.csv", study.results / "report.html"
-    store = OutcomeStore(study.results / "outcomes")
-    frame = current_leaderboard(store, path, result.baseline, cells=result.cells)
-    write_leaderboard(frame, path)
-    write_page(study.results, page, frame=frame)
-    recipe = dict(result.dataset.recipe)
-    report_notes(recipe)
+    frame, places, why_no_figures = write_outputs(plan.outputs, plan.results, result.cells, result.baselines)
+    for dataset in result.datasets.values():
+        report_notes(dict(dataset.recipe))
+    if why_no_figures:
+        typer.echo(why_no_figures, err=True)
     methods = list(dict.fromkeys(cell.method.name for cell in result.cells))
     show(rows_of_cells(frame, result.cells), as_json)
     if as_json:
         return
-    typer.echo(f"dataset      {result.dataset.name}: {recipe_line(recipe)}")
+    for dataset in result.datasets.values():
+        typer.echo(f"dataset      {dataset.name}: {recipe_line(dict(dataset.recipe))}")
     typer.echo(
-        f"outcomes     {study.results / 'outcomes'}  ({result.seconds:.0f} s, peak memory "
+        f"outcomes     {plan.results / 'outcomes'}  ({result.seconds:.0f} s, peak memory "
         f"{result.peak_bytes / 2**30:.1f} GiB, one row per episode)"
     )
-    typer.echo(f"leaderboard  {path}")
-    typer.echo(f"report       {page}  (open it, or: fewshot-bench report --open)")
+    for kind, place in places.items():
+        hint = "  (open it, or: fewshot-bench report --open)" if kind == "report" else ""
+        typer.echo(f"{kind:<12} {place}{hint}")
     if len(methods) > 1:
         typer.echo(f"next         fewshot-bench compare '{methods[1]}' '{methods[0]}'")
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fewshot_bench.cli.engines import ENGINE_OPTIONS
 from fewshot_bench.cli.options import JsonOption, value_of, words
 from fewshot_bench.cli.run import run
 from fewshot_bench.cli.study_options import (
@@ -22,7 +23,7 @@ from fewshot_bench.cli.study_options import (
 if TYPE_CHECKING:
     from fewshot_bench.study import Axis, Grid, Study, Sweep, SweepResult
 
-_WITHOUT = ("split", "baseline", "setting", "fresh")
+_WITHOUT = ("study", "split", "baseline", "setting", "fresh", *ENGINE_OPTIONS)
 _DEFAULTS = {"shots": "1", "episodes": 600, "runs": 1}
 
 

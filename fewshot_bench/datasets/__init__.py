@@ -2,7 +2,7 @@
 
 from fewshot_bench.datasets.dataset import SPLIT_NAMES, Dataset, ImageSplit, SplitName
 from fewshot_bench.datasets.obtain import import_dataset
-from fewshot_bench.datasets.own_images import OwnOptions, import_own_images, open_own_images
+from fewshot_bench.datasets.own_images import OwnOptions, import_own_images, looks_like_a_place, open_own_images
 from fewshot_bench.datasets.registry import DATASETS, is_available, is_named, open_dataset
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "import_own_images",
     "is_available",
     "is_named",
+    "looks_like_a_place",
     "open_dataset",
     "open_own_images",
 ]

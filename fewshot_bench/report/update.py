@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -61,7 +61,7 @@ def rows_of_cells(frame: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
 def current_leaderboard(
     store: OutcomeStore,
     path: Path,
-    baseline: str | None = None,
+    baseline: str | Mapping[str, str] | None = None,
     *,
     cells: Sequence[Cell] | None = None,
     correct: Correction = "holm",
@@ -69,7 +69,8 @@ def current_leaderboard(
 ) -> pd.DataFrame:
     """The leaderboard of everything that is stored, each protocol with the baseline it was given last; writes nothing.
 
-    Args and errors are those of `update_leaderboard`, whose `path` need not be there.
+    Args and errors are those of `update_leaderboard`, whose `path` need not be there; `baseline` may also
+    be the label of a method for each of some protocols, by their fingerprints.
     """
     stored = store.cells()
     results = store.folder.parent
@@ -78,7 +79,7 @@ def current_leaderboard(
     for cell in stored:
         by_protocol.setdefault(cell.protocol.fingerprint, []).append(cell)
     groups: dict[str | None, list[Cell]] = {}
-    named = {} if baseline is None else _labels(list(cells or stored), baseline)
+    named = _labels(list(cells or stored), baseline) if isinstance(baseline, str) else baseline or {}
     for protocol, same in by_protocol.items():
         groups.setdefault(named.get(protocol) or _still_there(kept.get(protocol), same), []).extend(same)
     published = published_results(results) if with_published else []

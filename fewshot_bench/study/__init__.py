@@ -4,9 +4,12 @@ from fewshot_bench.study.checkpoint import Checkpoint
 from fewshot_bench.study.checkpoints import read_checkpoint
 from fewshot_bench.study.execute import StudyResult, fresh_folder, run_study
 from fewshot_bench.study.grid import PAPER_GRID, Axis, Grid
+from fewshot_bench.study.plan import StudyPlan
+from fewshot_bench.study.run_all import PlanResult, run_plan
 from fewshot_bench.study.setting import Setting, read_setting
 from fewshot_bench.study.shard import Shard
 from fewshot_bench.study.study import Study
+from fewshot_bench.study.study_source import plan_of_file
 from fewshot_bench.study.sweep import Sweep, plan_sweep
 from fewshot_bench.study.sweep_result import SweepResult, run_sweep
 from fewshot_bench.study.train import train_backbone
@@ -17,17 +20,21 @@ __all__ = [
     "Axis",
     "Checkpoint",
     "Grid",
+    "PlanResult",
     "Setting",
     "Shard",
     "Study",
+    "StudyPlan",
     "StudyResult",
     "Sweep",
     "SweepResult",
     "TrainingPlan",
     "fresh_folder",
+    "plan_of_file",
     "plan_sweep",
     "read_checkpoint",
     "read_setting",
+    "run_plan",
     "run_study",
     "run_sweep",
     "train_backbone",

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 
-from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone
+from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone, network_identity
+from fewshot_bench.cache import BASE_STAGES, kept, made_once
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.paths import cache_folder
@@ -78,18 +78,21 @@ def fine_tuned_on_base(
     Raises:
         StudyError: a batch does not fit into memory, or training diverged.
     """
-    path = checkpoint_path(backbone, split, recipe)
-    if not _load(path, backbone):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not _load(path, backbone):
-                _train_and_save(path, backbone, split, recipe, device, progress)
+    made_once(
+        checkpoint_path(backbone, split, recipe),
+        _words(backbone, split, recipe),
+        read=lambda path: _load(path, backbone),
+        make=lambda: _train(backbone, split, recipe, device, progress),
+        write=lambda path, metadata: save_checkpoint(path, backbone.network, metadata),
+        progress=progress,
+    )
     return _trained(backbone)
 
 
 def from_checkpoint(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Backbone | None:
     """The backbone after the base stage where its checkpoint is here; None where it is not, or is damaged."""
-    return _trained(backbone) if _load(checkpoint_path(backbone, split, recipe), backbone) else None
+    found = kept(checkpoint_path(backbone, split, recipe), lambda path: _load(path, backbone))
+    return None if found is None else _trained(backbone)
 
 
 def _trained(backbone: Backbone) -> Backbone:
@@ -97,22 +100,25 @@ def _trained(backbone: Backbone) -> Backbone:
     return replace(backbone, is_pretrained=True)
 
 
-def _train_and_save(
-    path: Path, backbone: Backbone, split: ImageSplit, recipe: Recipe, device: str, progress: Progress
-) -> None:
+def _train(backbone: Backbone, split: ImageSplit, recipe: Recipe, device: str, progress: Progress) -> dict[str, str]:
+    """Train a backbone in place, and say what its checkpoint is."""
     four = four_inputs(backbone, split, device)
     refuse_batches_that_do_not_fit(backbone.network, four, min(recipe.batch_size, len(split)))
     result = train_on_base(
         backbone.network, split, recipe, normalise=backbone.preprocessing, device=device, progress=progress
     )
-    metadata = {
+    backbone.network.load_state_dict(result.backbone.state_dict())
+    return {
+        "what": _words(backbone, split, recipe),
         "backbone": backbone.name,
         "recipe": json.dumps(recipe.hyper_parameters(), sort_keys=True),
         "base_split": split.fingerprint,
         "history": json.dumps(result.history),
     }
-    save_checkpoint(path, result.backbone, metadata)
-    backbone.network.load_state_dict(result.backbone.state_dict())
+
+
+def _words(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> str:
+    return f"{backbone.name} trained on {split.dataset} {split.name} with {recipe.loss}"
 
 
 def four_inputs(backbone: Backbone, split: ImageSplit, device: str) -> torch.Tensor:
@@ -127,22 +133,21 @@ def checkpoint_path(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Pa
         "version": TRAINING_VERSION,
         "backbone": backbone.name,
         "weights": starting_weights(backbone),
+        "network": network_identity(backbone.network),
         "preprocessing": backbone.preprocessing.as_dict(),
         "recipe": recipe.hyper_parameters(),
         "split": split.fingerprint,
     }
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
     readable = f"{split.dataset}-{backbone.name}-base-{recipe.loss}".replace("/", "-").replace(":", "-")
-    return cache_folder() / "checkpoints" / f"{readable}-{key}.safetensors"
+    return cache_folder() / BASE_STAGES / f"{readable}-{key}.safetensors"
 
 
-def _load(path: Path, backbone: Backbone) -> bool:
-    """Load a checkpoint if it is there and whole; a damaged one is trained again."""
-    if not path.is_file():
-        return False
+def _load(path: Path, backbone: Backbone) -> dict[str, str] | None:
+    """Load a checkpoint and say what it is; None where it is damaged, and trained again."""
     try:
-        weights, _ = load_checkpoint(path)
+        weights, metadata = load_checkpoint(path)
         backbone.network.load_state_dict(weights)
     except (WeightsError, RuntimeError):
-        return False
-    return True
+        return None
+    return metadata

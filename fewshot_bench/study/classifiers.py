@@ -49,11 +49,19 @@ class Ingredients:
     def on(self, device: str) -> EmbeddedSplit:
         """The embeddings on a device, with their features."""
         if device not in self._made:
-            rows = torch.from_numpy(np.concatenate(self.views)).to(device)  # a copy, which may be written to
+            rows = torch.from_numpy(self._rows()).to(device)
             center = None if self.center is None else torch.from_numpy(np.array(self.center)).to(device)
             made = EmbeddedSplit(rows, len(self.views[0])).with_features(self.features, center)
             self._made[device] = made.with_gram() if self.with_gram else made
         return self._made[device]
+
+    def _rows(self) -> NDArray[np.float32]:
+        """All views in one array, [(1 + V) * I, D]: mapped from the cache as it is, or a copy.
+
+        PyTorch warns of arrays that cannot be written to, as those are that another process has put into shared memory.
+        """
+        is_mapped = len(self.views) == 1 and self.views[0].flags.writeable
+        return self.views[0] if is_mapped else np.concatenate(self.views)
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: the arrays alone, which processes of one machine may share."""

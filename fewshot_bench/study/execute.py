@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, open_dataset
@@ -17,7 +15,6 @@ from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
-from fewshot_bench.episodes import sample_by_shape
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.paths import Place
@@ -25,6 +22,7 @@ from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
 from fewshot_bench.study.chunk_queue import missing_episodes
 from fewshot_bench.study.classifiers import ClassifierSource
+from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.method_run import MethodRun
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.provenance import PeakMemory, provenance
@@ -95,8 +93,7 @@ def run_study(
     dataset = opened_dataset(study, progress)
     study = study.model_copy(update={"dataset": dataset.name})
     images = dataset.split(study.split)
-    for protocol in study.protocols():
-        sample_by_shape(images, protocol, numbers=np.arange(0))  # refuses what does not fit, and names the classes
+    fitting_protocols(study, images)  # refuses what does not fit, and names the classes
     rule = stopping_rule(study)
     if rule is not None and shard is not None:
         raise StudyError("--until-ci looks at all episodes, and --shard has a part of them. Leave one of the two out.")

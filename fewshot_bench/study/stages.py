@@ -74,19 +74,35 @@ def planned_stages(study: Study, dataset: Dataset) -> Iterator[PlannedStage]:
             yield PlannedStage(tuned, settings, BaseStage(stage, hyper_parameters, checkpoint.card.backbone))
         return
     backbone = initial_backbone(study, dataset)
-    settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
+    for number, (base, recipe) in enumerate(base_stages(study, backbone)):
+        fresh = backbone if number == 0 else initial_backbone(study, dataset)
+        yield PlannedStage(fresh, backbone_settings(study, backbone), base, recipe)
+
+
+def backbone_settings(study: Study, backbone: Backbone) -> dict[str, Any]:
+    """What of a study's backbone is not its default, for the method's name."""
+    return dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
+
+
+def base_stages(study: Study, backbone: Backbone) -> list[tuple[BaseStage, Recipe | None]]:
+    """What a study does to its backbone on the base split, each with the recipe of its training.
+
+    Args:
+        study: without named checkpoints.
+        backbone: as it starts; it is left as it is.
+
+    Raises:
+        UnknownNameError: a loss is not known.
+    """
     losses = study.base_losses
     if losses is None:
         losses = () if backbone.is_pretrained else ("ce", "ce+schane")
-    if not losses:
-        yield PlannedStage(backbone, settings, BaseStage("", {}))
-        return
     for loss in losses:
         LOSSES[loss]
-    for number, loss in enumerate(losses):
-        fresh = backbone if number == 0 else initial_backbone(study, dataset)
+    stages: list[tuple[BaseStage, Recipe | None]] = []
+    for loss in losses:
         recipe = base_recipe(
-            fresh,
+            backbone,
             loss,
             epochs=study.base_epochs,
             batch_size=study.base_batch,
@@ -95,8 +111,9 @@ def planned_stages(study: Study, dataset: Dataset) -> Iterator[PlannedStage]:
             tau=study.tau,
             reading=study.reading,
         )
-        stage = base_stage_name(recipe, base_recipe(fresh, loss))
-        yield PlannedStage(fresh, settings, BaseStage(stage, recipe.hyper_parameters()), recipe)
+        stage = base_stage_name(recipe, base_recipe(backbone, loss))
+        stages.append((BaseStage(stage, recipe.hyper_parameters()), recipe))
+    return stages or [(BaseStage("", {}), None)]
 
 
 def study_backbones(

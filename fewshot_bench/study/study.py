@@ -3,66 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from fewshot_bench.datasets.dataset import SplitName
 from fewshot_bench.episodes import Protocol, settled
-from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, SamplerName
+from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT
+from fewshot_bench.study.options import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Tau
 
 MOST_EPISODES = 30_000
 """Of each run under `until_ci`, where nobody names another limit."""
 
 
-class Study(BaseModel):
+class Study(EpisodeOptions, MethodOptions, ComputingOptions):
     """Everything that `fewshot-bench run` needs to know; the defaults are the built-in first study.
 
     Fields that are None take a default that depends on the others: the backbone on the dataset, the base
     losses on whether the backbone is pretrained, the hyper-parameters on the adaptation.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
     dataset: str = "glyphs"
-    split: SplitName = "novel"
-    fractions: tuple[float, float, float] | None = None
-    least_images: int = Field(default=1, ge=1)
-    backbone: str | None = None
-    weights: Path | None = None
-    checkpoints: tuple[str, ...] | None = None
-    image_size: int | None = Field(default=None, ge=16, le=1024)
-    interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
-
-    base_losses: tuple[str, ...] | None = None
-    base_epochs: int | None = Field(default=None, ge=1)
-    base_batch: int | None = Field(default=None, ge=2)
-    training_seed: int = Field(default=0, ge=-(1 << 63), lt=1 << 63)
-
-    adaptations: tuple[str, ...] = ("centroid",)
-    losses: tuple[str, ...] = ("ce",)
-    hyper_parameters: dict[str, Any] = Field(default_factory=dict)
-    lambda_: float = Field(default=0.9, ge=0, le=1, alias="lambda")
-    tau: float = Field(default=0.5, gt=0)
-    reading: Literal["in", "out"] = "in"
-
-    way: int = 5
-    shots: tuple[int, ...] = (1, 5)
-    query: int = 15
-    episodes: int = Field(default=3000, ge=1)
-    runs: int = Field(default=3, ge=1)
-    until_ci: float | None = Field(default=None, gt=0, le=50)
-    max_episodes: int | None = Field(default=None, ge=1)
-    seed: int = 0
-    sampler: SamplerName = "standard"
-    alpha: float | None = None
-    least_way: int | None = None
-    least_shot: int | None = None
-
-    device: str = "auto"
-    chunk: int | None = Field(default=None, ge=1)
-    results: Path = Path("results")
+    lambda_: Lambda = Field(default=0.9, alias="lambda")
+    tau: Tau = 0.5
     baseline: str | None = None
 
     @property

@@ -8,11 +8,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.device import chosen_device
-from fewshot_bench.episodes import Protocol, sample_by_shape
+from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.outcomes import OutcomeStore
@@ -20,6 +18,7 @@ from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.checkpoints import checkpoint_file, checkpoint_stages
 from fewshot_bench.study.execute import opened_dataset
+from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.grid import PAPER_GRID, Grid, Value, check_names, text_of, with_values
 from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations
 from fewshot_bench.study.stages import initial_backbone
@@ -113,9 +112,7 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
     study = _with_base_losses(study, dataset)
     for axis in grid.axes:
         _check_it_acts(axis.name, study, grid)
-    for protocol in study.protocols():
-        sample_by_shape(dataset.validation, protocol, numbers=np.arange(0))
-    study.protocols(dataset.validation.class_sizes)
+    fitting_protocols(study, dataset.validation)
     chosen_device(study.device)
     name = _checked_name(name) if name is not None else _default_name(study, dataset.name)
     folder = study.results / "sweeps" / name

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
-import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from fewshot_bench.errors import WeightsError
-
-_DIGEST = "tensors_sha256"
+from fewshot_bench.tensor_file import DamagedFileError, ForeignFileError, read_metadata, read_tensors, write_tensors
 
 
 def save_checkpoint(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
@@ -38,16 +31,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         metadata: what they are.
     """
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    content = save(plain, metadata={**metadata, _DIGEST: _digest(plain)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_tensors(path, plain, metadata)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -65,15 +49,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint {path}. Train on the base split first.")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            names = file.keys()
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"the checkpoint {path} cannot be read ({error}). Delete it and train again.") from error
-    if metadata.pop(_DIGEST, None) != _digest(tensors):
-        raise WeightsError(f"the checkpoint {path} does not match its digest. Delete it and train again.")
-    return tensors, metadata
+        return read_tensors(path)
+    except DamagedFileError as error:
+        raise WeightsError(f"the checkpoint {path} {error}. Delete it and train again.") from error
 
 
 def checkpoint_metadata(path: Path) -> dict[str, str]:
@@ -83,19 +61,8 @@ def checkpoint_metadata(path: Path) -> dict[str, str]:
         WeightsError: the file cannot be read, or is no checkpoint.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"the checkpoint {path} cannot be read ({error}). Delete it and train again.") from error
-    if metadata.pop(_DIGEST, None) is None:
-        raise WeightsError(f"{path} is no checkpoint of a training; it has no digest.")
-    return metadata
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        return read_metadata(path)
+    except ForeignFileError as error:
+        raise WeightsError(f"{path} is no checkpoint of a training; it {error}.") from error
+    except DamagedFileError as error:
+        raise WeightsError(f"the checkpoint {path} {error}. Delete it and train again.") from error

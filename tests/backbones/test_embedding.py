@@ -41,39 +41,6 @@ def test_batch_size_never_changes_an_embedding():
     assert np.allclose(*(embed(split, backbone(), batch_size=size, use_cache=False) for size in (3, 300)), atol=1e-6)
 
 
-def test_the_second_time_nothing_is_computed():
-    first, second = backbone(), backbone()
-    split = toy_split()
-    assert (embed(split, first) == embed(split, second)).all()
-    assert first.network.calls > 0
-    assert second.network.calls == 0
-
-
-@pytest.mark.parametrize("change", ["weights", "preprocessing", "pixels", "augmentation"])
-def test_a_changed_input_never_meets_a_stale_cache(change):
-    split, other = toy_split(), backbone()
-    embed(split, backbone())
-    options = {}
-    if change == "weights":
-        torch.nn.init.constant_(other.network.scale, 2.0)
-    elif change == "preprocessing":
-        other = backbone(image_size=24)
-    elif change == "pixels":
-        split = toy_split(seed=5)
-    else:
-        options = {"augment": lambda images, which: images.clone(), "augmentation_name": "a view"}
-    embed(split, other, **options)
-    assert other.network.calls > 0
-
-
-def test_a_damaged_cache_file_is_made_again(home):
-    split = toy_split()
-    good = embed(split, backbone())
-    (path,) = (home / "cache" / "embeddings").glob("*.npy")
-    path.write_bytes(path.read_bytes()[:300])
-    assert (embed(split, backbone()) == good).all()
-
-
 def test_nan_embeddings_are_refused_with_the_image():
     broken = backbone()
     torch.nn.init.constant_(broken.network.scale, float("nan"))

@@ -1,0 +1,109 @@
+"""Remove from the cache: everything, what matches, or the least recently used until the rest fits."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from filelock import FileLock
+
+from fewshot_bench.cache.entries import FOLDERS, LEFTOVER, Entry, cache_entries, target_of
+from fewshot_bench.cache.locks import unused
+from fewshot_bench.paths import cache_folder
+
+_BEING_WRITTEN = 60
+"""Seconds after which nobody is writing to a temporary file any more, where no lock tells."""
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What has become of entries that were to be removed.
+
+    Attributes:
+        removed: those that are gone.
+        in_use: those that another process makes, or that could not be removed.
+    """
+
+    removed: list[Entry]
+    in_use: list[Entry]
+
+
+def to_be_removed(
+    entries: Sequence[Entry], pattern: str = "", *, max_bytes: int | None = None, unused_for: float | None = None
+) -> list[Entry]:
+    """Which entries should go; each argument leaves fewer to choose from.
+
+    Args:
+        entries: the least recently used first.
+        pattern: part of the words or of the name, or with wildcards; only these go.
+        max_bytes: only until what matches fits into so many bytes.
+        unused_for: only what was not used for so many seconds.
+    """
+    matching = [entry for entry in entries if _matches(entry, pattern)]
+    total = sum(entry.bytes for entry in matching)
+    oldest = time.time() - (unused_for or 0)
+    chosen: list[Entry] = []
+    for entry in sorted(matching, key=lambda entry: entry.kind != LEFTOVER):  # useless, so first
+        if max_bytes is not None and total <= max_bytes and entry.kind != LEFTOVER:
+            break
+        if unused_for is None or entry.last_used <= oldest:
+            chosen.append(entry)
+            total -= entry.bytes
+    return chosen
+
+
+def clear_cache(entries: Sequence[Entry]) -> Cleared:
+    """Remove entries, but none that another process makes or writes; then the locks of entries that are gone."""
+    cleared = Cleared([], [])
+    for entry in entries:
+        (cleared.removed if _remove(entry) else cleared.in_use).append(entry)
+    _remove_locks()
+    return cleared
+
+
+def keep_within(limit: int, written: Path) -> None:
+    """Remove the least recently used entries until all fit; what is too large by itself is not kept.
+
+    Args:
+        limit: bytes.
+        written: the newest entry.
+    """
+    with suppress(OSError):
+        if written.stat().st_size > limit:
+            written.unlink()
+    clear_cache(to_be_removed(cache_entries(), max_bytes=limit))
+
+
+def _matches(entry: Entry, pattern: str) -> bool:
+    wanted = f"*{pattern.lower()}*"
+    return any(fnmatchcase(text.lower(), wanted) for text in (entry.what, entry.name))
+
+
+def _remove(entry: Entry) -> bool:
+    is_leftover = entry.kind == LEFTOVER
+    if is_leftover and time.time() - entry.last_used < _BEING_WRITTEN:
+        return False
+    with unused(target_of(entry.path) if is_leftover else entry.path) as is_unused:
+        if not is_unused:
+            return False
+        try:
+            shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink(missing_ok=True)
+        except OSError:
+            return False
+    return True
+
+
+def _remove_locks() -> None:
+    """Remove locks that nobody holds of entries that are not there; who waits for one takes the next of its name."""
+    for folder in FOLDERS:
+        for path in (cache_folder() / folder).glob("*.lock"):
+            entry = path.with_name(path.name.removeprefix(".").removesuffix(".lock"))
+            if entry.exists() or entry.with_suffix(".safetensors").exists():
+                continue
+            with suppress(OSError, NotImplementedError), FileLock(path, timeout=0):
+                path.unlink()

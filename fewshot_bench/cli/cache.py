@@ -1,0 +1,100 @@
+"""`fewshot-bench cache`: what is kept to save time, and how to be rid of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.printable import printable
+
+if TYPE_CHECKING:
+    from fewshot_bench.cache import Entry
+
+cache = typer.Typer(
+    help="List and remove what is kept to save time; all of it can be made again.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@cache.command("ls")
+def ls(as_json: JsonOption = False) -> None:
+    """List embeddings, networks of base stages, own images and downloads, the least recently used first."""
+    from fewshot_bench.cache import cache_entries
+    from fewshot_bench.paths import cache_folder
+
+    entries = cache_entries()
+    if as_json:
+        facts = [entry.as_dict() for entry in entries]
+        total = sum(entry.bytes for entry in entries)
+        typer.echo(json.dumps({"folder": str(cache_folder()), "bytes": total, "entries": facts}, indent=1))
+        return
+    _print(entries)
+    typer.echo(f"{_count(entries)} in {cache_folder()}")
+
+
+@cache.command("clear")
+def clear(
+    pattern: Annotated[
+        str, typer.Argument(help="Only what has this in its words or its name; * and ? stand for anything.")
+    ] = "",
+    max_size: Annotated[
+        str | None, typer.Option(help="Only until the rest fits, e.g. 10GB; the least recently used goes first.")
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option(help="Only what was not used for so long, e.g. 30d (min, h, d, w).")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before everything is removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove everything, or what the options say; never what another process is making."""
+    from fewshot_bench.cache import cache_entries, clear_cache, parse_age, parse_bytes, to_be_removed
+
+    entries = to_be_removed(
+        cache_entries(),
+        pattern,
+        max_bytes=None if max_size is None else parse_bytes(max_size, "--max-size"),
+        unused_for=None if older_than is None else parse_age(older_than, "--older-than"),
+    )
+    if entries and not (pattern or max_size or older_than or yes) and not _is_confirmed(entries):
+        typer.echo("nothing is removed.")
+        return
+    cleared = clear_cache(entries)
+    left = cache_entries()
+    if as_json:
+        groups = {"removed": cleared.removed, "in_use": cleared.in_use, "left": left}
+        typer.echo(json.dumps({name: [entry.as_dict() for entry in group] for name, group in groups.items()}, indent=1))
+        return
+    typer.echo(f"removed {_count(cleared.removed)}; left {_count(left)}")
+    for entry in cleared.in_use:
+        typer.echo(f"left alone, in use or not to be removed: {entry.name} ({printable(entry.what)})")
+
+
+def _is_confirmed(entries: list[Entry]) -> bool:
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("nobody is here to confirm that everything is removed; add --yes.")
+    _print(entries)
+    return typer.confirm(f"Remove all {_count(entries)}?")
+
+
+def _print(entries: list[Entry]) -> None:
+    from datetime import datetime
+
+    from fewshot_bench.datasets.disk_space import readable_bytes
+
+    names = [printable(entry.what) for entry in entries]
+    width = max(map(len, names), default=0)
+    for entry, name in zip(entries, names, strict=True):
+        used = datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M")
+        typer.echo(f"{name:<{width}}  {readable_bytes(entry.bytes):>10}  last used {used}")
+
+
+def _count(entries: list[Entry]) -> str:
+    from fewshot_bench.datasets.disk_space import readable_bytes
+
+    noun = "entry" if len(entries) == 1 else "entries"
+    return f"{len(entries)} {noun}, {readable_bytes(sum(entry.bytes for entry in entries))}"

@@ -1,0 +1,89 @@
+"""From the command line of `run` to what it runs: a study file or preset with its changes, or options alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from fewshot_bench.cli.options import assignment
+from fewshot_bench.cli.study_options import chosen_fields, study_fields, typed_options, validated_study
+
+if TYPE_CHECKING:
+    from fewshot_bench.study.overrides import Override
+    from fewshot_bench.study.plan import StudyPlan
+
+_WITH_A_FILE = ("results", "device", "chunk", "baseline")
+"""Options that say where a study runs, or how it is looked at, and so go with a file that describes it."""
+
+_KEYS = {
+    "dataset": "datasets",
+    "adapt": "adaptations",
+    "loss": "losses",
+    "base_loss": "base_losses",
+    "checkpoint": "checkpoints",
+    "lambda_": "lambda",
+}
+
+
+def planned_study(context: typer.Context, study: str | None, setting: Path | None, set_: list[str] | None) -> StudyPlan:
+    """What a command line asks to be run.
+
+    Args:
+        context: of the command.
+        study: a file or a preset; None where the options describe the study.
+        setting: what a sweep chose.
+        set_: `key=value` texts.
+
+    Raises:
+        FewshotBenchError: a value is refused, or an option says what the file says already.
+    """
+    from fewshot_bench.study.plan import StudyPlan
+
+    if study is None:
+        return StudyPlan.of_one(validated_study(chosen_fields(context, setting)))
+    from fewshot_bench.study.overrides import Override
+    from fewshot_bench.study.study_source import plan_of_file
+
+    _refuse_descriptions(context, study)
+    overrides = [Override.from_text(*assignment(text)) for text in set_ or []]
+    return plan_of_file(study, [*overrides, *_options(context)])
+
+
+def _options(context: typer.Context) -> list[Override]:
+    """The options that were typed beside a file, as changes of its keys."""
+    from fewshot_bench.study.overrides import Override
+
+    typed = [name for name in typed_options(context) if name in _WITH_A_FILE]
+    values = {name: context.params[name] for name in typed}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return [Override((name,), value, f"--{name} {value}") for name, value in plain.items()]
+
+
+def _refuse_descriptions(context: typer.Context, study: str) -> None:
+    """See that nothing but the file describes the study.
+
+    Raises:
+        StudyError: an option does.
+    """
+    from fewshot_bench.errors import StudyError
+
+    for name in typed_options(context):
+        value = context.params[name]
+        option = f"--{name.rstrip('_').replace('_', '-')}"
+        if name == "setting":
+            raise StudyError(f"{option} describes a study, and {study} describes it already. Leave one of them out.")
+        if name != "set_" and study_fields({name: value}).keys() - set(_WITH_A_FILE):
+            raise StudyError(
+                f"{option} describes a study, and {study} describes it already. Change the file, or use "
+                f"--set {_key(name, value)}={value}."
+            )
+
+
+def _key(option: str, value: object) -> str:
+    """What an option is called in a file."""
+    fields = study_fields({option: value})
+    if "hyper_parameters" in fields:
+        return f"hyper_parameters.{option}"
+    return _KEYS.get(option) or ("fractions" if "fractions" in fields and "split" not in fields else next(iter(fields)))

@@ -1,0 +1,211 @@
+"""One process of a Ray cluster at work: it makes the workers of methods once each, and computes chunks."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fewshot_bench.backbones import Backbone
+from fewshot_bench.engine.device import chosen_device
+from fewshot_bench.engine.engine import Chunk, Worker
+from fewshot_bench.engine.local import computed
+from fewshot_bench.engine.ray_package import ray
+from fewshot_bench.engine.ray_progress import Recorder, Told
+from fewshot_bench.episodes.protocol import Protocol
+from fewshot_bench.errors import FewshotBenchError, StudyError
+from fewshot_bench.versions import installed_versions
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """What a new process says of itself.
+
+    Attributes:
+        node: id of its node.
+        device: that it computes on.
+        versions: of the packages that can change a result.
+    """
+
+    node: str
+    device: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that workers are made for.
+
+    Attributes:
+        number: unique among those of an engine.
+        make: a reference to what makes the worker, in a list, because Ray would fetch a plain one every time.
+    """
+
+    number: int
+    make: list[Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What has become of something that was asked for.
+
+    Attributes:
+        value: if it went well.
+        error: if not.
+        peak_bytes: see `Worker.peak_bytes`.
+        is_lost: whether what makes the worker is in the object store no more.
+        told: of its progress.
+    """
+
+    value: Any = None
+    error: Exception | None = None
+    peak_bytes: int = 0
+    is_lost: bool = False
+    told: Sequence[Told] = field(default=())
+
+
+class RayActor:
+    """The process. What others may ask of it returns an `Answer`, never raises: a method is anybody's code."""
+
+    def __init__(self, threads: int, gpus: float) -> None:
+        """Take a share of the node.
+
+        Args:
+            threads: of torch.
+            gpus: the share of its GPU, whose memory it keeps to.
+        """
+        self._threads = threads
+        torch.set_num_threads(threads)
+        if 0 < gpus < 1 and torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(gpus)
+        self._workers: dict[int, Worker] = {}
+        self._recorder = Recorder()
+
+    def introduce(self, device: str) -> Introduction:
+        """Who it is.
+
+        Args:
+            device: a torch device, or "auto".
+
+        Raises:
+            StudyError: there is no such device.
+        """
+        node = ray.get_runtime_context().get_node_id()
+        return Introduction(node, chosen_device(device), comparable_versions())
+
+    def call(
+        self, threads: int, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]
+    ) -> Answer:
+        """Call a function with more threads, while nobody else on the node has anything to do.
+
+        Args:
+            threads: of torch.
+            function: to be called.
+            arguments: of the function.
+            named: likewise; `progress` is replaced by one that others can ask for, see `told`.
+        """
+        self._recorder = Recorder()
+        if "progress" in named:
+            named = {**named, "progress": self._recorder}
+        torch.set_num_threads(threads)
+        try:
+            return Answer(_on_cpu(function(*arguments, **named)), told=self._recorder.told())
+        except Exception as error:
+            return Answer(error=portable(error), told=self._recorder.told())
+        finally:
+            torch.set_num_threads(self._threads)
+
+    @ray.method(concurrency_group="telling")
+    def told(self) -> Sequence[Told]:
+        """How far the function is that is being called."""
+        return self._recorder.told()
+
+    def chunk_size(self, method: Method, protocol: Protocol) -> Answer:
+        """See `Worker.chunk`."""
+        return self._with_worker(method, lambda worker: Answer(worker.chunk(protocol)))
+
+    def compute(self, method: Method, chunk: Chunk) -> Answer:
+        """The outcomes of a chunk."""
+
+        def answer(worker: Worker) -> Answer:
+            finished = computed(worker, chunk)
+            error = None if finished.error is None else portable(finished.error)
+            return Answer(finished.frame, error, finished.peak_bytes)
+
+        return self._with_worker(method, answer)
+
+    def forget(self, number: int) -> None:
+        """Let a method's worker go."""
+        if self._workers.pop(number, None) is not None:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _with_worker(self, method: Method, ask: Callable[[Worker], Answer]) -> Answer:
+        try:
+            if method.number not in self._workers:
+                self._workers[method.number] = ray.get(method.make[0])()
+            return ask(self._workers[method.number])
+        except ray.exceptions.ObjectLostError:
+            return Answer(is_lost=True)
+        except Exception as error:
+            return Answer(error=portable(error))
+
+
+def comparable_versions() -> dict[str, str]:
+    """Of everything that has to be the same in all processes of a study."""
+    return {**installed_versions(), "python": platform.python_version()}
+
+
+def portable(error: Exception) -> Exception:
+    """An error that another process can be told: itself, or one with the same sentence.
+
+    Args:
+        error: whose class may ask for more than its message, or hold what cannot be pickled.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    try:
+        copy.copy(error)
+        ray.cloudpickle.dumps(error)
+    except Exception:
+        kind = f"{type(error).__name__}: "
+        return StudyError(str(error)) if isinstance(error, FewshotBenchError) else RuntimeError(f"{kind}{error}")
+    return error
+
+
+def fetched(reference: Any) -> Answer:
+    """What a process answered, or why it could not even read the question.
+
+    Args:
+        reference: Ray's, of an answer that is there or will be.
+
+    Raises:
+        RayError: the process is no more.
+    """
+    try:
+        answer: Answer = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        return Answer(error=error.cause if isinstance(error.cause, Exception) else error)
+    return answer
+
+
+def _on_cpu(result: Any) -> Any:
+    """A result that a process without the device can take."""
+    if isinstance(result, (torch.Tensor, torch.nn.Module)):
+        return result.cpu()
+    return replace(result, network=result.network.cpu()) if isinstance(result, Backbone) else result
+
+
+def taken_out(result: Any) -> Any:
+    """A result that does not end with the object store, where arrays lie that were not copied."""
+    if isinstance(result, np.ndarray) and not result.flags.writeable:
+        copied: NDArray[Any] = result.copy()
+        return copied
+    return result

@@ -1,0 +1,150 @@
+"""The Ray cluster that a study runs on: one that is there already, or one of this machine for as long as it runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fewshot_bench.engine.ray_package import ray
+from fewshot_bench.errors import StudyError
+
+_PATIENCE = 5  # seconds for an address to answer
+_HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_SETTINGS = 4  # the type of the frame that an HTTP/2 server sends first
+_HOW = "Start a cluster with: ray start --head"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a worker takes of a node.
+
+    Attributes:
+        cpus: cores, which are its threads too.
+        gpus: GPUs, or a part of one, which workers share.
+    """
+
+    cpus: int = 1
+    gpus: float = 0
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+
+    def room_on(self, resources: dict[str, float]) -> int:
+        """How many workers a node has room for while nobody else uses it."""
+        rooms = [resources.get("CPU", 0) / self.cpus]
+        if self.gpus:
+            each = resources.get("GPU", 0)
+            rooms.append(each // self.gpus if self.gpus >= 1 else int(each) * (1 // self.gpus))
+        return int(min(rooms))
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Be connected to a cluster: to the one at an address, or to one of this machine that ends with the context.
+
+    Where this process is connected already, it stays so.
+
+    Args:
+        address: host and port of the head node, "auto" for the cluster that this machine belongs to, None for none.
+
+    Raises:
+        StudyError: there is no cluster at the address, or it cannot be joined.
+    """
+    is_connected = ray.is_initialized()
+    try:
+        if not is_connected:
+            _connect(address)
+        # Ray shares plain arrays between the processes of a node, but would copy a memory map into each message.
+        ray.util.register_serializer(np.memmap, serializer=np.asarray, deserializer=_as_it_is)
+        yield
+    finally:
+        if not is_connected:
+            ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        address, quiet = "local", {**quiet, "include_dashboard": False}
+    else:
+        address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+        _check_that_it_answers(address)
+    try:
+        with _own_sigterm():
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, ImportError, AssertionError) as error:
+        told = " ".join(str(error).split())
+        raise StudyError(f"the Ray cluster at '{address}' cannot be joined: {told} {_HOW}") from error
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM, which Ray replaces."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if is_main else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _check_that_it_answers(address: str) -> None:
+    """Ask once, and briefly: Ray itself would try for minutes, and write a page about it.
+
+    Raises:
+        StudyError: nobody answers, or it is no server of Ray's protocol.
+    """
+    if address in ("auto", "local"):
+        return
+    is_client = address.startswith("ray://")
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and host and port.isdigit()):
+        raise StudyError(f"--ray-address takes HOST:PORT or auto, not '{address}'. {_HOW}")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE) as connection:
+            if not is_client and os.environ.get("RAY_USE_TLS", "0") in ("", "0") and not _speaks_http2(connection):
+                raise StudyError(f"what answers at '{address}' is no Ray cluster. {_HOW}")
+    except (OSError, OverflowError) as error:
+        raise StudyError(f"no Ray cluster answers at '{address}': {error}. {_HOW}") from error
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    connection.sendall(_HTTP2)
+    start = connection.recv(9)
+    return len(start) > 3 and start[3] == _SETTINGS
+
+
+def room(needs: Needs) -> int:
+    """How many workers the nodes have room for while nobody else uses them."""
+    return sum(needs.room_on(node["Resources"]) for node in _nodes())
+
+
+def cluster_has_gpus() -> bool:
+    """Whether a node has one."""
+    return any(node["Resources"].get("GPU", 0) for node in _nodes())
+
+
+def described() -> str:
+    """What the cluster has, in words."""
+    nodes = _nodes()
+    cpus, gpus = (sum(node["Resources"].get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    return f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {cpus:g} CPUs and {gpus:g} GPUs"
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _as_it_is(array: Any) -> Any:
+    return array

@@ -1,0 +1,168 @@
+"""The workers of a study on a Ray cluster: as many processes as there is room for, those that die replaced."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fewshot_bench.engine.ray_actor import Introduction, RayActor, comparable_versions
+from fewshot_bench.engine.ray_cluster import Needs, described, room
+from fewshot_bench.engine.ray_package import ray
+from fewshot_bench.errors import StudyError
+
+DEATHS = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.ObjectLostError,
+)
+"""What Ray raises where a process, or its node, or what it answered, is no more."""
+
+_STILLBORN = 3
+_PAUSE = 1.0  # seconds between two looks at what the cluster has
+
+
+@dataclass(eq=False)
+class Member:
+    """A process that is ready to work.
+
+    Attributes:
+        actor: Ray's handle of it.
+        node: id of its node.
+    """
+
+    actor: Any
+    node: str
+
+
+@dataclass
+class RayPool:
+    """The processes.
+
+    Attributes:
+        needs: of each.
+        device: that they are to compute on; after the first is ready, the one they do compute on.
+        workers: how many are wanted; as many as there is room for by default.
+        patience: seconds to wait for the first, and for another when all have died.
+        members: those that are ready.
+    """
+
+    needs: Needs
+    device: str
+    workers: int | None = None
+    patience: float = 60
+    members: list[Member] = field(default_factory=list)
+    _starting: dict[Any, Any] = field(default_factory=dict)
+    _stillborn: int = 0
+    _looked: float = -_PAUSE
+
+    def wait(self, references: Sequence[Any], seconds: float = _PAUSE) -> list[Any]:
+        """Wait until one of some answers is there, a new process is ready, or the time is over; who is there."""
+        everything = [*references, *self._starting]
+        if everything:
+            ray.wait(everything, timeout=seconds)
+        else:
+            time.sleep(seconds)
+        self.tend()
+        return list(ray.wait(list(references), num_returns=len(references), timeout=0)[0]) if references else []
+
+    def tend(self) -> None:
+        """Welcome processes that are ready, and start others where there is room.
+
+        Raises:
+            StudyError: processes do not start, or are not like this one.
+        """
+        ready = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=0)[0] if self._starting else []
+        for reference in ready:
+            self._welcome(reference, self._starting.pop(reference))
+        if time.monotonic() - self._looked >= _PAUSE:
+            self._looked = time.monotonic()
+            self._fit(room(self.needs) if self.workers is None else self.workers)
+
+    def somebody(self) -> Member:
+        """One that is ready, waiting for it if need be.
+
+        Raises:
+            StudyError: there is none after a while.
+        """
+        began = time.monotonic()
+        self.tend()
+        while not self.members:
+            if time.monotonic() - began >= self.patience:
+                raise StudyError(
+                    f"the Ray cluster had no room for a worker in {self.patience:g} s: a worker needs {self.needs} on "
+                    f"one node, the cluster has {described()}{', all in use' if room(self.needs) else ''}. "
+                    "Use a smaller --cpus-per-worker or --gpus-per-worker, or a longer --ray-wait."
+                )
+            self.wait([])
+        return self.members[0]
+
+    def lost(self, member: Member) -> None:
+        """Take note that one is no more, or is no longer wanted: another will take its place."""
+        if member in self.members:
+            self.members.remove(member)
+        ray.kill(member.actor)
+        self._looked = -_PAUSE
+
+    def close(self) -> None:
+        """End all of them."""
+        for actor in [*(member.actor for member in self.members), *self._starting.values()]:
+            ray.kill(actor)
+        self.members.clear()
+        self._starting.clear()
+
+    def _fit(self, wanted: int) -> None:
+        """Start what is missing, or stop waiting for what no longer has room."""
+        missing = wanted - len(self.members) - len(self._starting)
+        for _ in range(missing):
+            actor = _started(self.needs)
+            self._starting[actor.introduce.remote(self.device)] = actor
+        for reference in list(self._starting)[::-1][: max(0, -missing)]:
+            ray.kill(self._starting.pop(reference))
+
+    def _welcome(self, reference: Any, actor: Any) -> None:
+        try:
+            introduction: Introduction = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise StudyError(_last_line(error)) from error
+        except DEATHS as error:
+            self._stillborn += 1
+            if self._stillborn >= _STILLBORN:
+                raise StudyError(
+                    f"workers of the Ray cluster end before they begin: {_last_line(error)} "
+                    "Has every node the same fewshot-bench installed?"
+                ) from error
+            return
+        self._stillborn = 0
+        _check_versions(introduction.versions)
+        self.device = introduction.device
+        self.members.append(Member(actor, introduction.node))
+
+
+def _started(needs: Needs) -> Any:
+    decorate: Any = ray.remote
+    kind = decorate(
+        num_cpus=needs.cpus,
+        num_gpus=needs.gpus,
+        scheduling_strategy="SPREAD",
+        concurrency_groups={"telling": 1},
+    )(RayActor)
+    return kind.remote(needs.cpus, needs.gpus)
+
+
+def _check_versions(theirs: Any) -> None:
+    differing = [
+        f"{package} {theirs.get(package)} and not {version}"
+        for package, version in comparable_versions().items()
+        if theirs.get(package) != version
+    ]
+    if differing:
+        raise StudyError(f"a worker of the Ray cluster has {', '.join(differing)}. Install the same on every node.")
+
+
+def _last_line(error: Exception) -> str:
+    """The end of what Ray tells, where the cause stands."""
+    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]

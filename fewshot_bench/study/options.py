@@ -1,0 +1,72 @@
+"""What can be said about episodes, methods and computing, each field with its type and bounds in this one place.
+
+A study has all of them; a study file has the first and the last once, and the second once per method.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fewshot_bench.datasets.dataset import SplitName
+from fewshot_bench.episodes.protocol import SamplerName
+
+Lambda = Annotated[float, Field(ge=0, le=1)]
+"""Weight of the contrastive term."""
+
+Tau = Annotated[float, Field(gt=0)]
+"""Temperature of the contrastive term."""
+
+
+class Options(BaseModel):
+    """Known fields only; those that need a trailing underscore in Python are written without it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class EpisodeOptions(Options):
+    """Which episodes are drawn from a dataset."""
+
+    split: SplitName = "novel"
+    fractions: tuple[float, float, float] | None = None
+    least_images: int = Field(default=1, ge=1)
+    way: int = 5
+    shots: tuple[int, ...] = (1, 5)
+    query: int = 15
+    episodes: int = Field(default=3000, ge=1)
+    runs: int = Field(default=3, ge=1)
+    until_ci: float | None = Field(default=None, gt=0, le=50)
+    max_episodes: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    sampler: SamplerName = "standard"
+    alpha: float | None = None
+    least_way: int | None = None
+    least_shot: int | None = None
+
+
+class MethodOptions(Options):
+    """What is done with each episode, apart from the contrastive term's weight and temperature."""
+
+    backbone: str | None = None
+    weights: Path | None = None
+    checkpoints: tuple[str, ...] | None = None
+    image_size: int | None = Field(default=None, ge=16, le=1024)
+    interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
+    base_losses: tuple[str, ...] | None = None
+    base_epochs: int | None = Field(default=None, ge=1)
+    base_batch: int | None = Field(default=None, ge=2)
+    training_seed: int = Field(default=0, ge=-(1 << 63), lt=1 << 63)
+    adaptations: tuple[str, ...] = ("centroid",)
+    losses: tuple[str, ...] = ("ce",)
+    hyper_parameters: dict[str, Any] = Field(default_factory=dict)
+    reading: Literal["in", "out"] = "in"
+
+
+class ComputingOptions(Options):
+    """Where it is computed and kept; never changes an outcome."""
+
+    device: str = "auto"
+    chunk: int | None = Field(default=None, ge=1)
+    results: Path = Path("results")

@@ -1,0 +1,115 @@
+"""What a study leaves beside its outcomes: the leaderboard, the page, tables and figures for a paper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import pandas as pd
+from pydantic import BeforeValidator
+
+from fewshot_bench.atomic import write_atomically
+from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.paths import Place
+from fewshot_bench.report import NoPictureError, as_latex, as_markdown, current_leaderboard, write_leaderboard
+from fewshot_bench.study.options import Options
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 _.+-]*")
+_OF_THE_STORE = ("outcomes", "sweeps", "published")
+
+
+def _file_choice(value: object) -> object:
+    """Refuse what is neither yes or no nor a name within the results folder: a study may be somebody else's.
+
+    Raises:
+        ValueError: it is.
+    """
+    is_name = isinstance(value, str) and _PLAIN_NAME.fullmatch(value) and value not in _OF_THE_STORE
+    if not isinstance(value, bool) and not is_name:
+        raise ValueError("should be true, false, or a file name without folders: it goes into the results folder")
+    return value
+
+
+FileChoice = Annotated[bool | str, BeforeValidator(_file_choice)]
+"""Whether to write a file, or what to call it."""
+
+
+class Outputs(Options):
+    """What to write into the results folder; `true` takes the usual name."""
+
+    leaderboard: FileChoice = True
+    report: FileChoice = True
+    markdown: FileChoice = False
+    latex: FileChoice = False
+    figures: FileChoice = False
+
+    def place(self, kind: str, results: Place) -> Place | None:
+        """Where an output goes; None where it is not wanted.
+
+        Args:
+            kind: name of a field.
+            results: the results folder.
+        """
+        choice = getattr(self, kind)
+        return None if choice is False else results / (_USUAL_NAMES[kind] if choice is True else choice)
+
+
+_USUAL_NAMES = {
+    "leaderboard": "leaderboard.csv",
+    "report": "report.html",
+    "markdown": "table.md",
+    "latex": "table.tex",
+    "figures": "figures",
+}
+
+
+def write_outputs(
+    outputs: Outputs, results: Place, cells: Sequence[Cell], baselines: Mapping[str, str]
+) -> tuple[pd.DataFrame, dict[str, Place], str]:
+    """Write what a study asked for, from everything that its results folder holds.
+
+    Args:
+        outputs: what to write.
+        results: the folder with `outcomes`.
+        cells: of the study.
+        baselines: label of the method that the others are tested against, by protocol fingerprint.
+
+    Returns:
+        The whole leaderboard; where each output is, by its kind; and why there are no figures, if they failed.
+
+    Raises:
+        OutcomeError: nothing is stored, or something is damaged.
+        OSError: a file cannot be written.
+    """
+    places = {kind: outputs.place(kind, results) for kind in _USUAL_NAMES}
+    store = OutcomeStore(results / "outcomes")
+    csv = places["leaderboard"] or results / _USUAL_NAMES["leaderboard"]  # read in any case: it keeps baselines
+    frame = current_leaderboard(store, csv, baselines, cells=cells)
+    if places["leaderboard"] is not None:
+        write_leaderboard(frame, csv)
+    for place, table in ((places["markdown"], as_markdown), (places["latex"], as_latex)):
+        if place is not None:
+            write_atomically(place, table(frame).encode())
+    why_not = _write_page(places, results, frame)
+    return frame, {kind: place for kind, place in places.items() if place is not None}, why_not
+
+
+def _write_page(places: dict[str, Place | None], results: Place, frame: pd.DataFrame) -> str:
+    """Write the page and draw the figures of a frame; figures that cannot be drawn are struck out, with the reason."""
+    from fewshot_bench.report.figures import draw_figures
+    from fewshot_bench.report.page import gather, write_page
+
+    page, figures = places["report"], places["figures"]
+    if page is None and figures is None:
+        return ""
+    store = OutcomeStore(results / "outcomes")
+    content = gather(store, frame, results) if page is None else write_page(results, page, frame=frame)
+    if figures is None:
+        return ""
+    try:
+        draw_figures(content, figures)
+    except NoPictureError as error:
+        places["figures"] = None
+        return str(error)
+    return ""

@@ -1,0 +1,154 @@
+"""The study file: a grid of datasets, shots, methods and runs, as `study.toml` says it, and the studies it stands for.
+
+docs/studies.md describes it for those who write one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field
+
+from fewshot_bench.adaptation import ADAPTATIONS
+from fewshot_bench.datasets import looks_like_a_place
+from fewshot_bench.errors import UnknownNameError
+from fewshot_bench.losses import LOSSES
+from fewshot_bench.registry import Registry
+from fewshot_bench.study.methods import hyper_parameters_of
+from fewshot_bench.study.options import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Options, Tau
+from fewshot_bench.study.outputs import Outputs
+from fewshot_bench.study.positions import KeyPath
+from fewshot_bench.study.study import Study
+
+MOST_STUDIES = 2_000
+"""Of a file; more are a slip, or somebody's mischief."""
+
+_NETWORK = ("backbone", "weights", "checkpoints")
+_SAID_BY_A_CHECKPOINT = ("image_size", "interpolation", "base_losses", "base_epochs", "base_batch")
+
+
+class MethodTable(MethodOptions):
+    """One `[[methods]]` table; several values of lambda or tau are so many methods."""
+
+    datasets: tuple[str, ...] | None = None
+    lambda_: tuple[Lambda, ...] = Field(default=(0.9,), alias="lambda", min_length=1)
+    tau: tuple[Tau, ...] = Field(default=(0.5,), min_length=1)
+
+
+class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
+    """The whole file. What it says of methods holds for every table that does not say otherwise."""
+
+    name: str = ""
+    description: str = ""
+    datasets: tuple[str, ...] = Field(default=("glyphs",), min_length=1)
+    baseline: str | dict[str, str] | None = None
+    outputs: Outputs = Outputs()
+    methods: tuple[MethodTable, ...] = ()
+
+    def baselines(self) -> dict[str, str]:
+        """What was named as the baseline, by dataset."""
+        if isinstance(self.baseline, dict):
+            return self.baseline
+        return {} if self.baseline is None else dict.fromkeys(self.datasets, self.baseline)
+
+    def studies(self) -> Iterator[tuple[Study, KeyPath]]:
+        """The study of every dataset and method, dataset by dataset, and where in the file its method is."""
+        shared = _said(self, EpisodeOptions) | _said(self, ComputingOptions)
+        for dataset in dict.fromkeys(self.datasets):
+            for path, table in self._tables():
+                if table.datasets is None or dataset in table.datasets:
+                    method = self._method_fields(table)
+                    for contrast in _contrasts(method):
+                        yield Study(**{"dataset": dataset, **shared, **method, **contrast}), path
+
+    def problem(self) -> tuple[KeyPath, str] | None:
+        """The first thing that is wrong with the file as a whole: where, and in words."""
+        for path, registry, name in self.names():
+            try:
+                _ = registry[name]
+            except UnknownNameError as error:
+                return path, str(error)
+        for path, table in self._tables():
+            foreign = next((name for name in table.datasets or () if name not in self.datasets), None)
+            if foreign is not None:
+                return (*path, "datasets"), f"{foreign} is none of the study's datasets; add it to these."
+        for dataset in self.baselines():
+            if dataset not in self.datasets:
+                return ("baseline", dataset), f"{dataset} is none of the study's datasets."
+        for name in self.hyper_parameters:
+            if not any(name in self._accepted(table) for _, table in self._tables()):
+                return ("hyper_parameters", name), f"no adaptation of this study has a hyper-parameter '{name}'."
+        return self._problem_of_size()
+
+    def _problem_of_size(self) -> tuple[KeyPath, str] | None:
+        methods = sum(1 for _, table in self._tables() for _ in _contrasts(self._method_fields(table)))
+        if methods * len(self.datasets) > MOST_STUDIES:
+            return (), f"{methods:,} methods on {len(self.datasets)} datasets are more than {MOST_STUDIES:,} studies."
+        if self.until_ci is not None and methods > 1:
+            return ("until_ci",), (
+                "until_ci stops the methods of one network together, so that they share their episodes; this file has "
+                f"{methods} tables or values of lambda and tau. Say episodes instead, or divide the file."
+            )
+        return None
+
+    def names(self) -> Iterator[tuple[KeyPath, Registry[Any], str]]:
+        """Every adaptation and loss that is named, with where it is and the registry that should know it."""
+        kinds: dict[str, Registry[Any]] = {"adaptations": ADAPTATIONS, "losses": LOSSES, "base_losses": LOSSES}
+        for path, table in (((), self), *self._tables()):
+            for kind, registry in kinds.items():
+                if kind in table.model_fields_set:
+                    for number, name in enumerate(getattr(table, kind) or ()):
+                        yield (*path, kind, number), registry, name
+
+    def code_paths(self) -> Iterator[tuple[KeyPath, str]]:
+        """Every name of the form `module:callable`, which would be imported, with where it is."""
+        named = [(path, name) for path, _, name in self.names()]
+        for path, table in (((), self), *self._tables()):
+            named += [((*path, "backbone"), table.backbone or "")]
+        named += [
+            (("datasets", number), name) for number, name in enumerate(self.datasets) if not looks_like_a_place(name)
+        ]
+        for path, name in named:
+            if ":" in name and not name.startswith("timm:"):
+                yield path, name
+
+    def _tables(self) -> list[tuple[KeyPath, MethodTable]]:
+        """The methods with their places; a file without tables is one method."""
+        if not self.methods:
+            return [((), MethodTable())]
+        return [(("methods", number), table) for number, table in enumerate(self.methods)]
+
+    def _method_fields(self, table: MethodTable) -> dict[str, Any]:
+        """What a table says, and what the file says for all tables where this one is silent."""
+        own, common = _said(table, MethodTable), _said(self, MethodTable)
+        if own.keys() & set(_NETWORK):  # another network: the file's weights are not for it
+            common = {name: value for name, value in common.items() if name not in _NETWORK}
+        if "checkpoints" in own:
+            common = {name: value for name, value in common.items() if name not in _SAID_BY_A_CHECKPOINT}
+        accepted = self._accepted(table)
+        shared = {name: value for name, value in self.hyper_parameters.items() if name in accepted}
+        fields = {**common, **own, "hyper_parameters": {**shared, **table.hyper_parameters}}
+        fields.pop("datasets", None)
+        return fields
+
+    def _accepted(self, table: MethodTable) -> set[str]:
+        """The hyper-parameters of a table's adaptations."""
+        source = table if "adaptations" in table.model_fields_set else self
+        return set().union(*(hyper_parameters_of(name) for name in source.adaptations))
+
+
+def _said(options: Options, kind: type[Options]) -> dict[str, Any]:
+    """The fields of a kind that were given, by their names in Python."""
+    return {name: getattr(options, name) for name in kind.model_fields if name in options.model_fields_set}
+
+
+def _contrasts(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every combination of lambda and tau; with lambda = 0 the loss is cross-entropy, which knows no tau.
+
+    What was not given stays away, so that a study can tell.
+    """
+    for weight in method.get("lambda_", (None,)):
+        for temperature in method.get("tau", (None,))[: 1 if weight == 0 else None]:
+            pair = {"lambda_": weight, "tau": temperature}
+            yield {name: value for name, value in pair.items() if value is not None}
