@@ -11,13 +11,12 @@ from typing import Any
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes.kinds import TEXT, Kind, whole
-from fewshot_bench.outcomes.study_record import FINISHED, FOLDER, VERSION, PlannedCell
+from fewshot_bench.outcomes.study_record import FINISHED, FOLDER, PROCESS, VERSION, PlannedCell
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone
 
 _STUDY = re.compile(r"([0-9a-f]{16})\.json")
 _CELL = re.compile(r"cell-(\d{5})-([0-9a-f]{16})")
-_PROCESS = re.compile(r"process-([0-9a-f]{12}-\d{1,10}-\w{1,20})\.json")
 _LARGEST_STUDY = 32_000_000  # bytes
 _LARGEST_PROCESS = 100_000
 _COUNT = whole(1, 1_000_000_000)
@@ -139,7 +138,7 @@ def _keys(names: Iterable[str]) -> dict[int, tuple[str, ...]]:
 def _processes(folder: Place, names: Iterable[str]) -> tuple[RecordedProcess, ...]:
     """Those whose files can be read: what they say is told and nothing else."""
     found = []
-    for match in filter(None, map(_PROCESS.fullmatch, names)):
+    for match in filter(None, map(PROCESS.fullmatch, names)):
         try:
             content = _content(folder / match[0], _LARGEST_PROCESS)
             told = [_value(content, name, TEXT) for name in ("began", "command", "ended")]

@@ -95,7 +95,9 @@ class Watch:
         state = CellState(planned.dataset, planned.task, planned.method, key, 0, count)
         if study is not None:
             is_over = study.is_finished and (study.stops_early or not key)
-            state = replace(state, stops_early=study.stops_early, is_over=is_over)
+            gave_none = is_over and not key  # its base stage came to nothing
+            failed = planned.runs * planned.episodes if gave_none else 0
+            state = replace(state, stops_early=study.stops_early, is_over=is_over, failed=failed)
         if not key:
             return state
         name = (key, planned.runs, planned.episodes)

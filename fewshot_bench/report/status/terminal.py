@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -101,24 +102,25 @@ def _lines(state: StudyState, results: str, left_out: int) -> Iterator[str]:
     yield from map(printable, state.problems)
     if state.others:
         yield f"{state.others} more stored cells belong to no study that is written down here"
-    yield _next(state, results)
+    yield from _next(state, results)
 
 
-def _next(state: StudyState, results: str) -> str:
-    folder = "" if results == "results" else f" --results {results}"
-    table = printable(f"fewshot-bench leaderboard{folder}")
+def _next(state: StudyState, results: str) -> Iterator[str]:
+    """How it stands, and what to type."""
+    folder = "" if results == "results" else f" --results {shlex.quote(results)}"
+    command = f"fewshot-bench leaderboard{folder}"
     if all(cell.planned is None for cell in state.cells):
-        return f"how many there are to be is not written down here. next: {table}"
-    if state.is_complete:
+        yield "how many there are to be is not written down here"
+    elif state.is_complete:
         failed = sum(cell.failed for cell in state.cells)
-        again = f"; {failed:,} episodes failed: the same command tries them again" if failed else ""
-        return f"complete{again}. next: {table}"
-    if state.processes:
-        some = "1 process is" if state.processes == 1 else f"{state.processes} processes are"
-        return f"{some} at work; the table so far: {table}"
-    how = f"; the last process: {printable(state.ended)}" if state.ended else ""
-    command = printable(state.command) or f"the same fewshot-bench run{folder}"
-    return f"nobody is at work{how}. to go on: {command}"
+        yield f"complete, but {failed:,} episodes failed: run tries them again" if failed else "complete"
+    elif state.processes:
+        yield "1 process is at work" if state.processes == 1 else f"{state.processes} processes are at work"
+    else:
+        how = f"; the last process: {state.ended}" if state.ended else ""
+        yield printable(f"nobody is at work{how}")
+        command = state.command or f"the same fewshot-bench run{folder}"
+    yield printable(f"next         {command}")
 
 
 def _fitting(cells: Sequence[CellState], height: int | None) -> Sequence[CellState]:
