@@ -11,12 +11,11 @@ from typing import Any
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes.kinds import TEXT, Kind, whole
-from fewshot_bench.outcomes.study_record import FINISHED, FOLDER, PROCESS, VERSION, PlannedCell
+from fewshot_bench.outcomes.study_record import CELL, FINISHED, FOLDER, PROCESS, VERSION, PlannedCell
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone
 
 _STUDY = re.compile(r"([0-9a-f]{16})\.json")
-_CELL = re.compile(r"cell-(\d{5})-([0-9a-f]{16})")
 _LARGEST_STUDY = 32_000_000  # bytes
 _LARGEST_PROCESS = 100_000
 _COUNT = whole(1, 1_000_000_000)
@@ -129,7 +128,7 @@ def _content(place: Place, largest: int) -> dict[str, Any]:
 
 def _keys(names: Iterable[str]) -> dict[int, tuple[str, ...]]:
     keys: dict[int, tuple[str, ...]] = {}
-    for match in filter(None, map(_CELL.fullmatch, names)):
+    for match in filter(None, map(CELL.fullmatch, names)):
         number = int(match[1])
         keys[number] = (*keys.get(number, ()), match[2])
     return keys

@@ -27,6 +27,7 @@ from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone, owner
 
 FOLDER = "studies"
+CELL = re.compile(r"cell-(\d{5})-([0-9a-f]{16})")
 PROCESS = re.compile(r"process-([0-9a-f]{12}-\d{1,10}-\w{1,20})\.json")
 VERSION = 1
 FINISHED = "finished"
@@ -127,10 +128,12 @@ class StudyRecord:
 
     def _forget_if_nothing_came_of_it(self) -> None:
         """Leave nothing of a study that could not begin, unless another process is at it."""
-        mine = self._process
-        if {place.name for place in self._folder.iterdir()} == {mine.name}:
-            mine.unlink()
-            (self.results / FOLDER / f"{self.id}.json").unlink(missing_ok=True)
+        places = list(self._folder.iterdir())
+        keys = [match[2] for place in places if (match := CELL.fullmatch(place.name)) is not None]
+        are_mine = len(places) == len(keys) + 1
+        if are_mine and not any((self.results / "outcomes" / key).exists() for key in keys):
+            for place in (*places, self.results / FOLDER / f"{self.id}.json"):
+                place.unlink(missing_ok=True)
             for folder in (self._folder, self._folder.parent, self.results):
                 folder.rmdir()
 
