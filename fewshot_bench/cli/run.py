@@ -160,7 +160,8 @@ def run(
     if fresh:
         plan = plan.into(fresh_folder(plan.results))
     part = None if shard is None else Shard.read(shard)
-    with ProgressBars() as progress, chosen_engine(context.params, progress) as computing:
+    asked = {**context.params, "device": plan.studies[0].device}
+    with ProgressBars() as progress, chosen_engine(asked, progress) as computing:
         arguments = typed_arguments(context)
         run_one = partial(run_study, progress=progress, arguments=arguments, engine=computing, shard=part)
         result = run_plan(plan, progress=progress, run=run_one)

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from fewshot_bench.atomic import write_atomically
@@ -25,6 +26,7 @@ from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone, owner
+from fewshot_bench.stored_files import files_under, is_file, remove
 
 FOLDER = "studies"
 CELL = re.compile(r"cell-(\d{5})-([0-9a-f]{16})")
@@ -123,27 +125,28 @@ class StudyRecord:
         for number, planned in enumerate(self.cells):
             key = keys.get((planned.task, planned.method))
             place = self._folder / f"cell-{number:05d}-{key}"
-            if key is not None and not place.exists():
+            if key is not None and not is_file(place):
                 write_atomically(place, b"")
 
     def _forget_if_nothing_came_of_it(self) -> None:
         """Leave nothing of a study that could not begin, unless another process is at it."""
-        places = list(self._folder.iterdir())
-        keys = [match[2] for place in places if (match := CELL.fullmatch(place.name)) is not None]
-        are_mine = len(places) == len(keys) + 1
-        if are_mine and not any((self.results / "outcomes" / key).exists() for key in keys):
-            for place in (*places, self.results / FOLDER / f"{self.id}.json"):
-                place.unlink(missing_ok=True)
-            for folder in (self._folder, self._folder.parent, self.results):
-                folder.rmdir()
+        names = files_under(self._folder)
+        keys = [match[2] for name in names if (match := CELL.fullmatch(name)) is not None]
+        are_mine = len(names) == len(keys) + 1
+        if are_mine and not any(files_under(self.results / "outcomes" / key) for key in keys):
+            for name in (f"{self.id}.json", *(f"{self.id}/{name}" for name in names)):
+                remove(self.results / FOLDER / name)
+            if isinstance(self.results, Path):
+                for folder in (self._folder, self._folder.parent, self.results):
+                    folder.rmdir()
 
     def _clean(self) -> None:
         """Remove what processes that are known to have ended said of themselves."""
         with suppress(OSError):
-            for place in self._folder.iterdir():
-                match = PROCESS.fullmatch(place.name)
+            for name in files_under(self._folder):
+                match = PROCESS.fullmatch(name)
                 if match is not None and is_gone(match[1]):
-                    place.unlink(missing_ok=True)
+                    remove(self._folder / name)
 
     @property
     def _folder(self) -> Place:

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.description import description_text
 from fewshot_bench.outcomes.leases import leases_of
-from fewshot_bench.outcomes.recorded_studies import RecordedStudy, names_in, recorded_study, study_ids
+from fewshot_bench.outcomes.manifest import read_manifest
+from fewshot_bench.outcomes.recorded_studies import RecordedStudy, recorded_studies
 from fewshot_bench.outcomes.study_record import PlannedCell
 from fewshot_bench.paths import Place
 from fewshot_bench.report.status.rate import Rates
 from fewshot_bench.report.status.state import CellState, StudyState
+from fewshot_bench.stored_files import folders_in
 
 _KEY = re.compile(r"[0-9a-f]{16}")
 
@@ -45,12 +46,7 @@ class Watch:
         Raises:
             OutcomeError: there is nothing in the folder to look at.
         """
-        studies, problems = [], []
-        for study_id in study_ids(self.results):
-            try:
-                studies.append(recorded_study(self.results, study_id))
-            except OutcomeError as error:
-                problems.append(str(error))
+        studies, problems = recorded_studies(self.results)
         cells = self._of_studies(studies)
         stored = self._stored(problems)
         known = {cell.key for cell in cells}
@@ -81,11 +77,11 @@ class Watch:
     def _stored(self, problems: list[str]) -> list[Cell]:
         """Every cell that is described there, by key."""
         found = []
-        for key in sorted(name for name in names_in(self._store.folder) if _KEY.fullmatch(name)):
+        for key in filter(_KEY.fullmatch, folders_in(self._store.folder)):
             try:
                 cell = self._cell(key)
             except OutcomeError as error:
-                problems.append(f"{self._store.folder / key}: {error}")
+                problems.append(str(error))
                 continue
             found += [] if cell is None else [cell]
         return found
@@ -122,7 +118,7 @@ class Watch:
             return state
         done = _counted(self._store.done(cell), planned)
         failures: dict[int, list[NDArray[np.int64]]] = {}
-        for failure in getattr(self._store, "failures", lambda _: [])(cell):
+        for failure in self._store.failures(cell):
             failures.setdefault(failure.run, []).append(failure.episodes)
         failed = _counted({run: np.unique(np.concatenate(numbers)) for run, numbers in failures.items()}, planned)
         owners = sorted({lease.owner for lease in leases_of(self._store.folder / state.key)})
@@ -132,9 +128,8 @@ class Watch:
     def _cell(self, key: str) -> Cell | None:
         """A stored cell; None where there is nothing of it yet."""
         if key not in self._described:
-            place = self._store.folder / key / "cell.json"
             try:
-                self._described[key] = Cell.from_json(description_text(place))
+                self._described[key] = read_manifest(self._store.folder / key).cell
             except FileNotFoundError:
                 return None
         return self._described[key]
