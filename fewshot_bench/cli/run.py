@@ -218,8 +218,9 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
         report_notes(dict(dataset.recipe))
     if why_no_figures:
         typer.echo(why_no_figures, err=True)
-    methods = list(dict.fromkeys(cell.method.name for cell in result.cells))
-    show(rows_of_cells(frame, result.cells), as_json)
+    rows = rows_of_cells(frame, result.cells)
+    methods = [name for name in dict.fromkeys(cell.method.name for cell in result.cells) if name in set(rows["method"])]
+    show(rows, as_json)
     if as_json:
         return
     for dataset in result.datasets.values():
