@@ -125,9 +125,9 @@ def _speaks_http2(connection: socket.socket) -> bool:
     return len(start) > 3 and start[3] == _SETTINGS
 
 
-def room(needs: Needs) -> int:
-    """How many workers the nodes have room for while nobody else uses them."""
-    return sum(needs.room_on(node["Resources"]) for node in _nodes())
+def rooms(needs: Needs) -> dict[str, int]:
+    """How many workers each node has room for while nobody else uses it, by the node's id."""
+    return {node["NodeID"]: needs.room_on(node["Resources"]) for node in _nodes()}
 
 
 def cluster_has_gpus() -> bool:
