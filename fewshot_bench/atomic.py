@@ -1,52 +1,69 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all, on a disk or behind a URL."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fewshot_bench.errors import PlaceError
+from fewshot_bench.paths import Place
+from fewshot_bench.processes import is_gone, owner
+from fewshot_bench.stored_files import reaching
+
 TEMPORARY_SUFFIX = ".tmp"
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
+"""File systems of fsspec in which a file appears whole or not at all."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target, flush to the disk, then rename over it.
+def write_atomically(place: Place, content: bytes) -> None:
+    """Write beside the target, flush to the disk, then rename over it; in an object store, one object at once.
 
     The folder itself is not flushed: a power failure may then lose the newest file, which the next run makes again,
     but never leaves half of one under its final name.
 
     Args:
-        path: the target; its folder is made if needed.
+        place: the target; its folder is made if needed.
         content: all of it.
+
+    Raises:
+        OSError: the disk is full, read-only, gone, ...; what was there before is as it was.
+        PlaceError: the same behind a URL.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if isinstance(place, Path):
+        _write_locally(place, content)
+        return
+    with reaching(place):
+        if _is_object_store(place):
+            place.fs.pipe_file(place.path, content)
+            return
+        place.fs.makedirs(place.parent.path, exist_ok=True)
+        temporary = place.parent / temporary_name(place.name)
+        place.fs.pipe_file(temporary.path, content)
+        place.fs.mv(temporary.path, place.path)
 
 
-def create_exclusively(path: Path, content: bytes) -> bool:
+def create_exclusively(place: Place, content: bytes) -> bool:
     """Make a small file unless there is one of that name; of several processes that try, one succeeds.
 
     Args:
-        path: the target; its folder is made if needed.
+        place: the target; its folder is made if needed.
         content: all of it, small enough to be written at once.
 
     Returns:
         Whether this call has made it.
+
+    Raises:
+        OSError: the disk cannot be written to.
+        PlaceError: the same behind a URL, or that file system cannot promise it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with path.open("xb") as file:
-            file.write(content)
+        if isinstance(place, Path):
+            _create_locally(place, content)
+        else:
+            _create_remotely(place, content)
     except FileExistsError:
         return False
     return True
@@ -60,7 +77,7 @@ def whole_or_not(path: Path) -> Iterator[Path]:
         path: the target on a local disk; its folder is made if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         with temporary.open("xb") as file:
             mode = os.stat(file.fileno()).st_mode  # as the user wishes; libraries may have another opinion
@@ -71,3 +88,62 @@ def whole_or_not(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(name: str) -> str:
+    """A name for the unfinished content of a file, which says whose it is."""
+    return f".{name}.{owner()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether a file is unfinished content of a process that is known to have ended.
+
+    Args:
+        name: of the file.
+    """
+    writer, _, _ = name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[2].rpartition("-")
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and is_gone(writer)
+
+
+def _write_locally(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # as of a disk that is full
+            error.filename = str(path)
+        raise
+    finally:
+        with suppress(OSError):  # of a disk that is gone; what went wrong first is what counts
+            temporary.unlink(missing_ok=True)
+
+
+def _create_locally(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("xb")
+    try:
+        with file:
+            file.write(content)
+    except BaseException:  # a full disk has room for a name
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _create_remotely(place: Place, content: bytes) -> None:
+    assert not isinstance(place, Path)
+    if not _is_object_store(place):
+        raise PlaceError(
+            f"{place}: fsspec's file system {place.protocol} cannot make a file only where there is none, which "
+            "processes need to share a study. Use a folder, or an object store such as s3://."
+        )
+    with reaching(place):
+        place.fs.pipe_file(place.path, content, mode="create")  # a conditional PUT
+
+
+def _is_object_store(place: Place) -> bool:
+    return not isinstance(place, Path) and place.protocol in _OBJECT_STORES

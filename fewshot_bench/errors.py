@@ -51,6 +51,10 @@ class StudyError(FewshotBenchError):
     """A study asks for something that cannot be done."""
 
 
+class PlaceError(FewshotBenchError):
+    """A folder or file behind a URL cannot be opened, reached or written."""
+
+
 class OutcomeError(FewshotBenchError):
     """Stored outcomes are damaged, absent, or belong to something else."""
 

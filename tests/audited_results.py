@@ -16,7 +16,9 @@ from fewshot_bench import Study, run_study
 from fewshot_bench.adaptation import Centroid, EmbeddingAdaptation
 from fewshot_bench.audit import AuditOptions, audit_cell
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.parts import Part, parts_in
+from fewshot_bench.outcomes.columns import Identity
+from fewshot_bench.outcomes.part import new_part
+from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_in
 
 
 def small_result(folder: Path, **fields: Any) -> Path:
@@ -47,20 +49,34 @@ def stored(folder: Path) -> Cell:
 
 
 def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """Change cell.json; the folder gets the name that the changed cell has, as a forger would see to."""
+    """Change cell.json; folder and parts are those that the changed cell has, as a forger would see to."""
     content = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    parts = [(part, rows_of(folder, part)) for part in parts_in(folder)]
     change(content)
     (folder / "cell.json").write_text(json.dumps(content), encoding="utf-8")
+    for part, frame in parts:
+        part.place.unlink()
+        write_part(folder, frame, part.stretch[0])
     return folder.rename(folder.parent / Cell.from_json(json.dumps(content)).key)
 
 
 def with_part(folder: Path, number: int, change: Callable[[pd.DataFrame], None]) -> None:
     """Change the rows of one part and write it again, whole and readable."""
-    part = parts_in(folder / "parts")[number]
-    frame = part.read([75])
+    part = parts_in(folder)[number]
+    frame = rows_of(folder, part)
     change(frame)
-    part.path.unlink()
-    part.write(frame)
+    part.place.unlink()
+    write_part(folder, frame, part.stretch[0])
+
+
+def rows_of(folder: Path, part: AnyPart) -> pd.DataFrame:
+    return episodes_of([part], Identity.of(stored(folder)))
+
+
+def write_part(folder: Path, frame: pd.DataFrame, run: int) -> None:
+    """Store rows as they are, under the name that fits them."""
+    name, content = new_part(frame, Identity.of(stored(folder)), run)
+    (folder / name).write_bytes(content)
 
 
 def another_prediction(frame: pd.DataFrame, query: int = 0) -> None:
@@ -79,10 +95,9 @@ def better_predictions(frame: pd.DataFrame) -> None:
 
 def overlapping_part(folder: Path, change: Callable[[pd.DataFrame], None]) -> None:
     """A second part with the first two episodes of run 0."""
-    first = parts_in(folder / "parts")[0]
-    frame = first.read([75]).iloc[:2].copy()
+    frame = rows_of(folder, parts_in(folder)[0]).iloc[:2].copy()
     change(frame)
-    Part.place(folder / "parts", 0, 0, 2).write(frame)
+    write_part(folder, frame, 0)
 
 
 def cell_of(store: OutcomeStore) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
@@ -17,10 +16,11 @@ from fewshot_bench.audit.tasks import TASKS, check_digest, check_tasks, class_si
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
+from fewshot_bench.paths import Place
 from fewshot_bench.progress import SILENT, Progress
 
 
-def audit_cell(folder: Path, options: AuditOptions | None = None, *, progress: Progress = SILENT) -> CellAudit:
+def audit_cell(folder: Place, options: AuditOptions | None = None, *, progress: Progress = SILENT) -> CellAudit:
     """Check one cell.
 
     Nothing that its files name is executed, unless the options trust code.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from fewshot_bench.errors import AuditError
+from fewshot_bench.paths import Place
+from fewshot_bench.stored_files import folders_in, is_file
 
 
-def cell_folders(result: Path, results: Path = Path("results")) -> list[Path]:
+def cell_folders(result: Place, results: Place = Path("results")) -> list[Place]:
     """The folders of the cells that somebody means.
 
     Args:
@@ -17,7 +19,7 @@ def cell_folders(result: Path, results: Path = Path("results")) -> list[Path]:
     Raises:
         AuditError: there is none, or several begin like the key.
     """
-    if (result / "cell.json").is_file():
+    if is_file(result / "cell.json"):
         return [result]
     if result.is_dir():
         outcomes = result / "outcomes" if (result / "outcomes").is_dir() else result
@@ -34,7 +36,7 @@ def cell_folders(result: Path, results: Path = Path("results")) -> list[Path]:
     return matches
 
 
-def cells_of_key(start: str, results: Path) -> list[Path]:
+def cells_of_key(start: str, results: Place) -> list[Place]:
     """The folders of the stored cells whose key begins so.
 
     Args:
@@ -44,5 +46,6 @@ def cells_of_key(start: str, results: Path) -> list[Path]:
     return [folder for folder in _cells_in(results / "outcomes") if folder.name.startswith(start)]
 
 
-def _cells_in(outcomes: Path) -> list[Path]:
-    return sorted(path.parent for path in outcomes.glob("*/cell.json"))
+def _cells_in(outcomes: Place) -> list[Place]:
+    """The folders with a description, by name."""
+    return [outcomes / name for name in folders_in(outcomes) if is_file(outcomes / name / "cell.json")]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from fewshot_bench.audit.finding import Finding
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.outcomes.description import description_text, read_description
+from fewshot_bench.paths import Place
 
 CHECK = "description"
 _KEY = re.compile(r"[0-9a-f]{16}")
 _SHOWN = 3
 
 
-def check_description(folder: Path) -> tuple[Cell | None, Finding]:
+def check_description(folder: Place) -> tuple[Cell | None, Finding]:
     """Read cell.json.
 
     Args:

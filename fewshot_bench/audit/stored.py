@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,14 +13,17 @@ from fewshot_bench.audit.finding import Finding
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell
+from fewshot_bench.outcomes.columns import Identity
 from fewshot_bench.outcomes.episode_frame import even_truth
-from fewshot_bench.outcomes.parts import parts_in
+from fewshot_bench.outcomes.parts import episodes_of, parts_in
+from fewshot_bench.paths import Place
+from fewshot_bench.stored_files import read_bytes
 
 PARTS = "stored parts"
 COUNTS = "counts"
 
 
-def read_parts(cell: Cell, folder: Path) -> tuple[pd.DataFrame | None, Finding]:
+def read_parts(cell: Cell, folder: Place) -> tuple[pd.DataFrame | None, Finding]:
     """Read every part, and see that no episode is missing between others or stored in two ways.
 
     Args:
@@ -30,24 +33,18 @@ def read_parts(cell: Cell, folder: Path) -> tuple[pd.DataFrame | None, Finding]:
     Returns:
         One row per episode, by run and number, if every part can be read; and the finding.
     """
-    parts = parts_in(folder / "parts")
+    parts = parts_in(folder)
     if not parts:
         return None, Finding(PARTS, "fail", "there are no outcomes")
     try:
-        rows = pd.concat([part.read(cell.protocol.queries_per_episode) for part in parts], ignore_index=True)
+        frame = episodes_of(parts, Identity.of(cell))
+        rows = sum(part.rows(read_bytes(part.place)) for part in parts)
     except OutcomeError as error:
-        return None, Finding(PARTS, "fail", str(error).partition(". Delete")[0])
-    frame = rows.drop_duplicates(["run", "episode"]).sort_values(["run", "episode"], ignore_index=True)
-    return frame, _completeness(rows, frame, len(parts))
+        return None, Finding(PARTS, "fail", re.split(r"\. (Delete|Move) ", str(error))[0])
+    return frame, _completeness(frame, rows, len(parts))
 
 
-def _completeness(rows: pd.DataFrame, frame: pd.DataFrame, parts: int) -> Finding:
-    contradictions = rows.drop_duplicates(["run", "episode", "predictions", "correct"])
-    twice = contradictions[contradictions.duplicated(["run", "episode"])]
-    if len(twice):
-        return Finding(
-            PARTS, "fail", f"{len(twice)} episodes are stored twice and differently, first {_name(twice.iloc[0])}"
-        )
+def _completeness(frame: pd.DataFrame, rows: int, parts: int) -> Finding:
     runs = frame["run"].unique()
     if list(runs) != list(range(len(runs))):
         return Finding(PARTS, "fail", f"there are the runs {', '.join(map(str, runs[:9]))}; one is missing")
@@ -58,7 +55,7 @@ def _completeness(rows: pd.DataFrame, frame: pd.DataFrame, parts: int) -> Findin
             return Finding(PARTS, "fail", f"run {run} has {len(numbers):,} episodes, but not episode {missing}")
     counts = sorted({len(numbers) for _, numbers in frame.groupby("run")["episode"]})
     each = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-    copies = len(rows) - len(frame)
+    copies = rows - len(frame)
     note = f"; {copies:,} are stored twice alike" if copies else ""
     return Finding(PARTS, "pass", f"{parts} readable, {len(runs)} runs of {each} episodes without a gap{note}")
 

@@ -21,6 +21,7 @@ from fewshot_bench.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from fewshot_bench.paths import Place
     from fewshot_bench.reproduction import Reproduction, ReproductionOptions
 
 
@@ -82,7 +83,7 @@ def reproduce(
 
 
 def _reproduced(
-    folders: list[Path], options: ReproductionOptions, retrain: bool
+    folders: list[Place], options: ReproductionOptions, retrain: bool
 ) -> tuple[list[Reproduction], dict[str, str]]:
     """What came of each cell, and of those that cannot be run again why."""
     from fewshot_bench.cli.progress import ProgressBars

@@ -1,8 +1,18 @@
-"""What happened: one row per episode, kept on disk in append-only parts."""
+"""What happened: one row per episode, kept in parts that never change."""
 
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER, Cell, MethodCard, ProtocolCard
 from fewshot_bench.outcomes.episode_frame import episode_frame
+from fewshot_bench.outcomes.failures import Failure
 from fewshot_bench.outcomes.outcomes import Outcomes
 from fewshot_bench.outcomes.store import OutcomeStore
 
-__all__ = ["STANDARD_SAMPLER", "Cell", "MethodCard", "OutcomeStore", "Outcomes", "ProtocolCard", "episode_frame"]
+__all__ = [
+    "STANDARD_SAMPLER",
+    "Cell",
+    "Failure",
+    "MethodCard",
+    "OutcomeStore",
+    "Outcomes",
+    "ProtocolCard",
+    "episode_frame",
+]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fewshot_bench.errors import OutcomeError
-from fewshot_bench.outcomes.description import read_description
+from fewshot_bench.outcomes.description import FORMAT, description_as_json, read_description
 from fewshot_bench.outcomes.kinds import is_plain
 
 STANDARD_SAMPLER = "standard"
@@ -139,7 +139,7 @@ class Cell:
 
     def as_json(self) -> str:
         """The content of cell.json."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        return description_as_json({"format": FORMAT, **asdict(self)})
 
     @classmethod
     def from_json(cls, text: str) -> Cell:

@@ -2,9 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 from fewshot_bench.outcomes.cell import Cell
+from fewshot_bench.outcomes.description import FORMAT, description_as_json
+from fewshot_bench.outcomes.kinds import RECORDED
+
+SET_ASIDE = "set_aside"
+
+
+def continued_text(content: Mapping[str, Any], stored: Cell, new: Cell) -> str | None:
+    """The text of a stored description with what a run that goes on adds to it.
+
+    What could not be read, because it is of another kind than it should be, stays where it is; where the run brings a
+    value of that name, the old one goes to `set_aside`.
+
+    Args:
+        content: of the stored file.
+        stored: the cell that was made of it.
+        new: the cell as the run describes it.
+
+    Returns:
+        None where it cannot be written as it was read.
+    """
+    merged: dict[str, Any] = {**asdict(continued(stored, new)), "format": FORMAT}
+    aside = content.get(SET_ASIDE)
+    set_aside: dict[str, Any] = dict(aside) if isinstance(aside, dict) else {}
+    for path, value in _unread(content, stored):
+        inner = merged
+        for name in path[:-1]:
+            inner = inner[name]
+        if inner.get(path[-1]):
+            set_aside.setdefault(".".join(path), value)
+        else:
+            inner[path[-1]] = value
+    try:
+        text = description_as_json({**content, **merged, **({SET_ASIDE: set_aside} if set_aside else {})})
+        text.encode()
+    except (ValueError, RecursionError):
+        return None
+    return text
+
+
+def _unread(content: Mapping[str, Any], stored: Cell) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """What a description says beside the method and the protocol that counts as not recorded: where, and the value."""
+    for name, kind in RECORDED.items():
+        found, read = content.get(name), getattr(stored, name)
+        if name in content and not kind.holds(found):
+            yield (name,), found
+        elif isinstance(found, dict):
+            yield from (((name, key), value) for key, value in found.items() if key not in read)
 
 
 def continued(stored: Cell, new: Cell) -> Cell:

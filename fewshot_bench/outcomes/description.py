@@ -7,10 +7,10 @@ told beside the outcomes only; a value of another kind counts as not recorded.
 from __future__ import annotations
 
 import json
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fewshot_bench.errors import OutcomeError
@@ -26,8 +26,19 @@ from fewshot_bench.outcomes.kinds import (
     is_plain,
     whole,
 )
+from fewshot_bench.paths import Place
+from fewshot_bench.stored_files import read_bytes, size_of
+
+FORMAT = 2
+"""Of cell.json and of the parts beside it, raised when older releases would read them wrongly; absent means 1."""
 
 _LARGEST_FILE = 32_000_000  # bytes
+_LARGEST_FORMAT = 1_000_000
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]{0,40}")
+
+
+class NewerFormatError(OutcomeError):
+    """A description is of a format that only a later release knows."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +58,33 @@ class Description:
     left_out: tuple[str, ...]
 
 
-def description_text(path: Path) -> str:
+def description_text(place: Place) -> str:
     """The text of a file cell.json.
 
     Raises:
         OSError: it cannot be read.
         OutcomeError: it is larger than any description, or no text.
     """
-    size = path.stat().st_size
+    size = size_of(place)
     if size > _LARGEST_FILE:
         raise OutcomeError(f"it should have at most {_LARGEST_FILE:,} bytes, not {size:,}")
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bytes(place).decode()
     except UnicodeDecodeError as error:
         raise OutcomeError(f"it should be text in UTF-8: {error}") from error
 
 
-def read_description(text: str) -> Description:
-    """Read the content of cell.json as data.
+def description_as_json(content: Mapping[str, Any]) -> str:
+    """The text of a file cell.json that says this."""
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def description_content(text: str) -> dict[str, Any]:
+    """What cell.json says, whatever that is.
 
     Raises:
-        OutcomeError: it is no JSON, or a value of the method or the protocol is missing, unknown or of another kind.
+        NewerFormatError: a later release wrote it.
+        OutcomeError: it is no mapping in JSON.
     """
     try:
         content = json.loads(text)
@@ -75,6 +92,33 @@ def read_description(text: str) -> Description:
         raise OutcomeError(f"it should be JSON of at most {DEEPEST} levels: {error}") from error
     if not isinstance(content, dict):
         raise OutcomeError(f"it should be a mapping, not {reprlib.repr(content)}")
+    _check_format(content)
+    return content
+
+
+def _check_format(content: Mapping[str, Any]) -> None:
+    kind, found = whole(1, _LARGEST_FORMAT), content.get("format", 1)
+    if not kind.holds(found):
+        raise OutcomeError(f"format should be {kind.words}, not {reprlib.repr(found)}")
+    if found > FORMAT:
+        versions = content.get("versions")
+        told = versions.get("fewshot-bench") if isinstance(versions, dict) else None
+        newest = told.split(" and ")[-1] if isinstance(told, str) else ""
+        wanted = f"fewshot-bench {newest}" if _VERSION.fullmatch(newest) else "the newest fewshot-bench"
+        raise NewerFormatError(
+            f"was written by a newer fewshot-bench (format {found}; this one knows up to {FORMAT}). Install {wanted} "
+            "or later to use it; nothing of it has been changed."
+        )
+
+
+def read_description(text: str) -> Description:
+    """Read the content of cell.json as data.
+
+    Raises:
+        NewerFormatError: a later release wrote it.
+        OutcomeError: it is no JSON, or a value of the method or the protocol is missing, unknown or of another kind.
+    """
+    content = description_content(text)
     method = _identity("method", content, METHOD, optional=("hyper_parameters", "is_transductive"))
     protocol = _identity("protocol", content, PROTOCOL, optional=("sampler", "sampler_settings"))
     _check_least_way(protocol)

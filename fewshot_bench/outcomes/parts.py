@@ -1,130 +1,122 @@
-"""One part of a cell's outcomes: a Parquet file that holds some consecutive episodes of one run."""
+"""The parts of a cell, and what they hold together."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import errno
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from fewshot_bench.atomic import write_atomically
 from fewshot_bench.errors import OutcomeError
-from fewshot_bench.outcomes.episode_frame import COLUMNS
+from fewshot_bench.outcomes.columns import Columns, Identity, frame_of, joined
+from fewshot_bench.outcomes.old_part import OldPart
+from fewshot_bench.outcomes.part import Part
+from fewshot_bench.paths import Place
+from fewshot_bench.stored_files import files_under, read_all
 
-_NAME = re.compile(r"run-(\d+)-episodes-(\d+)-(\d+)\.parquet")
-_UNREADABLE = (pa.ArrowException, OSError, ValueError)
-_OTHER_ROWS = "its rows are not those that its name says"
+AnyPart = Part | OldPart
+T = TypeVar("T")
+_WAITS = (0.0, 0.05, 0.2, 1.0, 3.0)  # seconds; a listing of a network disk may be old for a while
+_MOVED = (errno.ENOENT, errno.ESTALE)
 
 
-@dataclass(frozen=True, order=True)
-class Part:
-    """Episodes `first` up to but not including `end` of one run; the name of the file says which."""
+def parts_among(folder: Place, names: Iterable[str]) -> list[AnyPart]:
+    """Those of a cell's files that are parts, by name; what an interrupted write has left is none.
 
-    run: int
-    first: int
-    end: int
-    path: Path
+    Args:
+        folder: of the cell.
+        names: of its files, relative to it.
+    """
+    found = [Part.named(folder, name) or OldPart.named(folder, name) for name in sorted(names)]
+    return [part for part in found if part is not None]
 
-    @classmethod
-    def place(cls, folder: Path, run: int, first: int, end: int) -> Part:
-        """The part of those episodes, wherever it is going to be written."""
-        return cls(run, first, end, folder / f"run-{run:03d}-episodes-{first:05d}-{end:05d}.parquet")
 
-    def write(self, frame: pd.DataFrame) -> None:
-        """Write the rows, all or nothing.
+def parts_in(folder: Place) -> list[AnyPart]:
+    """The parts of a cell, by name.
 
-        Args:
-            frame: as `episode_frame` makes it, one row per episode of this part.
-        """
-        table = pa.Table.from_pandas(frame, schema=_schema(set(frame["predictions"].map(len))), preserve_index=False)
-        content = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(None), content, compression="zstd", write_page_checksum=True)
-        write_atomically(self.path, content.getvalue().to_pybytes())
+    Args:
+        folder: of the cell.
+    """
+    return parts_among(folder, files_under(folder))
 
-    def check(self) -> None:
-        """Read the part's own summary, at the end of the file, which a truncated file has not.
 
-        Raises:
-            OutcomeError: the file is damaged.
-        """
-        self._open().close()
+def with_parts(folder: Place, use: Callable[[list[AnyPart]], T]) -> T:
+    """Do something with the parts of a cell, again if a compaction removes them meanwhile.
 
-    def read(self, queries: Collection[int], *, with_predictions: bool = True) -> pd.DataFrame:
-        """All rows, page checksums verified.
-
-        Args:
-            queries: how many predictions an episode can have.
-            with_predictions: without them no object is made per row; they are checked all the same.
-
-        Raises:
-            OutcomeError: the file is damaged.
-        """
-        with self._open() as file:
-            try:
-                table: pa.Table = file.read()
-                fits = self._fits(table, queries)
-            except _UNREADABLE as error:
-                raise self._damaged(error) from error
-        if not fits:
-            raise self._damaged(_OTHER_ROWS)
-        frame: pd.DataFrame = (table if with_predictions else table.drop_columns(["predictions"])).to_pandas()
-        return frame
-
-    def _open(self) -> Any:
+    Args:
+        folder: of the cell.
+        use: raises FileNotFoundError where one of them is gone.
+    """
+    for wait in _WAITS:
+        time.sleep(wait)
         try:
-            file = pq.ParquetFile(self.path, page_checksum_verification=True)
-            is_ours = file.schema_arrow.names == list(COLUMNS) and file.metadata.num_rows == self.end - self.first
-        except _UNREADABLE as error:
-            raise self._damaged(error) from error
-        if not is_ours:
-            file.close()
-            raise self._damaged(_OTHER_ROWS)
-        return file
-
-    def _fits(self, table: pa.Table, queries: Collection[int]) -> bool:
-        """Whether the rows agree with the file's name and with each other; page headers have no checksum."""
-        found = pc.binary_length(table["predictions"]).to_numpy()
-        run, episode, correct, accuracy = (table[name].to_numpy() for name in ("run", "episode", "correct", "accuracy"))
-        return bool(
-            len(table) == self.end - self.first
-            and (run == self.run).all()
-            and (episode == np.arange(self.first, self.end)).all()
-            and all(int(length) in queries for length in np.unique(found))
-            and (accuracy == correct / found).all()
-        )
-
-    def _damaged(self, finding: object) -> OutcomeError:
-        return OutcomeError(
-            f"stored outcomes in {self.path} are damaged ({finding}). Delete that file and run again: only its "
-            f"{self.end - self.first:,} episodes are repeated."
-        )
+            return use(parts_in(folder))
+        except OSError as error:
+            if error.errno not in _MOVED and not isinstance(error, FileNotFoundError):
+                raise
+            gone = error
+    raise gone
 
 
-def parts_in(folder: Path) -> list[Part]:
-    """The parts of a cell, by run and first episode; what an interrupted write has left is no part."""
-    if not folder.is_dir():
-        return []
-    matches = [(path, _NAME.fullmatch(path.name)) for path in folder.iterdir()]
-    return sorted(Part(int(match[1]), int(match[2]), int(match[3]), path) for path, match in matches if match)
+def episodes_of(parts: Sequence[AnyPart], identity: Identity, *, with_predictions: bool = True) -> pd.DataFrame:
+    """All episodes of some parts of one cell, by run and episode, each once: of copies, that of the first part.
+
+    Args:
+        parts: at least one, by name.
+        identity: of the cell.
+        with_predictions: statistics of accuracies can do without them.
+
+    Returns:
+        The columns of `episode_frame`, [E].
+
+    Raises:
+        FileNotFoundError: a part is gone.
+        OutcomeError: a part is damaged, or two disagree about an episode in anything but the seconds.
+    """
+    contents = read_all([part.place for part in parts])
+    columns = [
+        part.read(content, identity, with_predictions=with_predictions)
+        for part, content in zip(parts, contents, strict=True)
+    ]
+    together = joined(columns)
+    order = np.lexsort((together["episode"], together["run"]))  # stable: copies stay in the order of the parts
+    rows = {name: values[order] for name, values in together.items()}
+    again = _is_copy(rows)
+    if again.any():
+        if not with_predictions:  # they too have to agree
+            return episodes_of(parts, identity).drop(columns="predictions")
+        of_part = np.repeat(np.arange(len(parts)), [len(part["run"]) for part in columns])[order]
+        _check_copies(rows, again, [parts[number] for number in of_part[again | np.append(again[1:], False)]])
+        rows = {name: values[~again] for name, values in rows.items()}
+    return frame_of(rows)
 
 
-def _schema(queries: Collection[int]) -> pa.Schema:
-    """Columns for episodes with these numbers of queries; where it is one number, it is part of the type."""
-    predictions = pa.binary(*queries) if len(queries) == 1 else pa.binary()
-    return pa.schema(
-        [
-            pa.field("run", pa.int16()),
-            pa.field("episode", pa.int32()),
-            pa.field("correct", pa.int32()),
-            pa.field("accuracy", pa.float64()),
-            pa.field("predictions", predictions),
-            pa.field("seconds", pa.float64()),
-        ]
-    )
+def _is_copy(rows: Columns) -> NDArray[np.bool_]:
+    """Whether a row is about the same episode as the one before it, [E]."""
+    same = (rows["run"][1:] == rows["run"][:-1]) & (rows["episode"][1:] == rows["episode"][:-1])
+    return np.concatenate([[False], same])
+
+
+def _check_copies(rows: Columns, again: NDArray[np.bool_], parts: Sequence[AnyPart]) -> None:
+    """See that copies agree.
+
+    Args:
+        rows: sorted by run and episode, [E].
+        again: whether a row is a copy of the one before it, [E].
+        parts: of each row that is a copy or has one, in their order.
+
+    Raises:
+        OutcomeError: two disagree.
+    """
+    involved = np.flatnonzero(again | np.append(again[1:], False))
+    place = {int(row): part.place for row, part in zip(involved, parts, strict=True)}
+    for row in np.flatnonzero(again):
+        if any(rows[name][row] != rows[name][row - 1] for name in ("correct", "accuracy", "predictions")):
+            raise OutcomeError(
+                f"run {rows['run'][row]}, episode {rows['episode'][row]} is stored twice and differently, in "
+                f"{place[int(row) - 1]} and in {place[int(row)]}. Delete the one that is wrong and run again."
+            )

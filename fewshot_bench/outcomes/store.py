@@ -1,48 +1,65 @@
-"""Outcomes on disk: append-only, readable after a kill at any moment.
+"""Outcomes on a disk or behind a URL: parts that never change, readable after a kill at any moment.
 
 <folder>/<cell key>/cell.json
-<folder>/<cell key>/parts/run-000-episodes-00000-00512.parquet
+<folder>/<cell key>/run=0/episodes-00000-00512-<digest>.parquet
+<folder>/<cell key>/failures/run=0-episodes-00512-01024.json
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench.atomic import write_atomically
+from fewshot_bench.atomic import is_abandoned, write_atomically
 from fewshot_bench.errors import OutcomeError, ShapeError
+from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.continued import continued
-from fewshot_bench.outcomes.description import description_text
+from fewshot_bench.outcomes.columns import Identity
 from fewshot_bench.outcomes.episode_frame import episode_frame, stretches
+from fewshot_bench.outcomes.failures import Failure
+from fewshot_bench.outcomes.manifest import MANIFEST, describe, manifest_like, read_manifest
 from fewshot_bench.outcomes.outcomes import Outcomes
-from fewshot_bench.outcomes.parts import Part, parts_in
+from fewshot_bench.outcomes.part import new_part
+from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_among, with_parts
+from fewshot_bench.paths import Place, is_local
+from fewshot_bench.stored_files import files_under, folders_in, read_all, remove
+
+_HIDDEN = re.compile(r"\..*")
 
 
 class OutcomeStore:
     """The outcomes of many cells in one folder.
 
     Nothing is ever overwritten, so processes may append to different cells, or to different episodes of one
-    cell, at once. An episode that is stored twice counts once.
+    cell, at once. An episode that is stored twice counts once, and must be stored alike.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
         self._opened: set[str] = set()
+        self._held: dict[str, dict[str, list[tuple[int, Any]]]] = {}  # by cell and part, once it was looked at
+
+    def cell_folder(self, cell_or_key: Cell | str) -> Place:
+        """Everything that is stored of a cell."""
+        return self.folder / (cell_or_key if isinstance(cell_or_key, str) else cell_or_key.key)
 
     def check_folder(self) -> None:
         """See that the folder can be made or written to, before any time is spent on outcomes; makes nothing.
 
         Raises:
             OSError: a file is in the way, or the folder cannot be written to.
+            PlaceError: a URL cannot be reached.
         """
+        if not isinstance(self.folder, Path):
+            folders_in(self.folder)
+            return
         folder = self.folder.absolute()
         there = next(place for place in (folder, *folder.parents) if place.exists())
         if not there.is_dir():
@@ -51,33 +68,38 @@ class OutcomeStore:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
     def open_cell(self, cell: Cell) -> None:
-        """Make room for a cell, or check that the stored one is the same.
+        """Make room for a cell, or check that the stored one is the same; clean up after processes that died.
 
         A cell that goes on under other versions of the packages records both; what an older release did not record
         is added.
 
         Raises:
-            OutcomeError: the stored description is damaged, or has another name for the method.
+            OutcomeError: the stored description is damaged, of a later release, or has another name for the method.
         """
-        stored = self._stored_like(cell)
-        if stored is None:
-            write_atomically(self._description(cell.key), cell.as_json().encode())
-        elif (merged := continued(stored, cell)) != stored:
-            write_atomically(self._description(cell.key), merged.as_json().encode())
+        folder = self.cell_folder(cell)
+        describe(folder, cell)
+        if cell.key not in self._opened:
+            for name in files_under(folder):
+                if is_abandoned(name.rpartition("/")[2]):
+                    remove(folder / name)
         self._opened.add(cell.key)
 
     def done(self, cell: Cell) -> dict[int, NDArray[np.int64]]:
         """The sorted numbers of the stored episodes of each run that has any.
 
+        A part is looked at once, whole or not: on a disk its digest is taken, behind a URL, where no file is ever
+        there in part, its name is enough.
+
         Raises:
             OutcomeError: a part is damaged, or the method is stored under another name.
         """
-        self._stored_like(cell)
+        folder = self.cell_folder(cell)
+        manifest_like(folder, cell)
+        held = with_parts(folder, lambda parts: self._numbers(cell, parts))
         episodes: dict[int, list[NDArray[np.int64]]] = {}
-        for part in parts_in(self._parts(cell.key)):
-            part.check()
-            episodes.setdefault(part.run, []).append(np.arange(part.first, part.end))
-        return {run: np.unique(np.concatenate(numbers)) for run, numbers in episodes.items()}
+        for run, numbers in held:
+            episodes.setdefault(run, []).append(numbers)
+        return {run: np.unique(np.concatenate(episodes[run])) for run in sorted(episodes)}
 
     def append(
         self,
@@ -118,30 +140,17 @@ class OutcomeStore:
 
         Raises:
             ShapeError: the predictions are not those of the cell's protocol.
+            OSError: the disk is full, gone, ...; what is stored is as it was.
         """
         _check_queries(cell, frame)
         if cell.key not in self._opened:
             self.open_cell(cell)
+        identity = Identity.of(cell)
         for run in frame["run"].unique():
             rows = frame[frame["run"] == run]
             for stretch in stretches(rows.sort_values("episode", kind="stable").drop_duplicates("episode")):
-                first, end = int(stretch["episode"].iloc[0]), int(stretch["episode"].iloc[-1]) + 1
-                part = Part.place(self._parts(cell.key), int(run), first, end)
-                if not part.path.exists():
-                    part.write(stretch)
-
-    def record_failure(self, cell: Cell, run: int, numbers: NDArray[np.int64], reason: str) -> None:
-        """Store that episodes failed, and why.
-
-        Args:
-            cell: the method and the protocol.
-            run: number of the run, from 0.
-            numbers: which episodes of the run, [E].
-            reason: one line.
-        """
-        content = json.dumps({"run": run, "episodes": [int(number) for number in numbers], "reason": reason})
-        name = hashlib.sha256(content.encode()).hexdigest()[:16]
-        write_atomically(self.cell_folder(cell) / "failed" / f"{name}.json", content.encode())
+                name, content = new_part(stretch, identity, int(run))
+                write_atomically(self.cell_folder(cell) / name, content)
 
     def read(self, cell_or_key: Cell | str, *, with_predictions: bool = True) -> pd.DataFrame:
         """All episodes of a cell, sorted by run and episode, each once (of copies, that of the first part).
@@ -151,17 +160,17 @@ class OutcomeStore:
             with_predictions: statistics of accuracies can do without them.
 
         Raises:
-            OutcomeError: nothing is stored for that cell, or a part is damaged.
+            OutcomeError: nothing is stored for that cell, a part is damaged, or two disagree about an episode.
         """
-        key = cell_or_key if isinstance(cell_or_key, str) else cell_or_key.key
-        parts = parts_in(self._parts(key))
-        if not parts:
-            raise OutcomeError(f"there are no outcomes in {self.folder / key}. Run that study first.")
-        cell = self._stored_cell(key) if isinstance(cell_or_key, str) else cell_or_key
-        queries = cell.protocol.queries_per_episode
-        frames = [part.read(queries, with_predictions=with_predictions) for part in parts]
-        together = pd.concat(frames, ignore_index=True).drop_duplicates(["run", "episode"], keep="first")
-        return together.sort_values(["run", "episode"], ignore_index=True)
+        folder = self.cell_folder(cell_or_key)
+
+        def read(parts: list[AnyPart]) -> pd.DataFrame:
+            if not parts:
+                raise OutcomeError(f"there are no outcomes in {folder}. Run that study first.")
+            cell = read_manifest(folder).cell if isinstance(cell_or_key, str) else cell_or_key
+            return episodes_of(parts, Identity.of(cell), with_predictions=with_predictions)
+
+        return with_parts(folder, read)
 
     def outcomes(self, cell: Cell) -> Outcomes:
         """A cell with all of its episodes.
@@ -175,48 +184,54 @@ class OutcomeStore:
         """Every cell that has outcomes, by key.
 
         Raises:
-            OutcomeError: a description is damaged.
+            OutcomeError: a description is damaged, or of a later release.
         """
-        keys = sorted(path.parent.name for path in self.folder.glob("*/cell.json"))
-        return [self._stored_cell(key) for key in keys if parts_in(self._parts(key))]
+        files: dict[str, list[str]] = {}
+        for name in files_under(self.folder):
+            key, _, rest = name.partition("/")
+            if rest and not _HIDDEN.fullmatch(key):
+                files.setdefault(key, []).append(rest)
+        described = sorted(key for key, names in files.items() if MANIFEST in names)
+        stored = [read_manifest(self.folder / key).cell for key in described]
+        return [cell for cell in stored if parts_among(self.folder / cell.key, files[cell.key])]
 
-    def _stored_like(self, cell: Cell) -> Cell | None:
-        """The stored description of a cell, if there is one; it must name the method alike."""
-        path = self._description(cell.key)
-        if not path.is_file():
-            return None
-        stored = self._stored_cell(cell.key)
-        if stored.method.name != cell.method.name:
-            raise OutcomeError(
-                f"{path.parent} holds the outcomes of the same method under the name {stored.method.name}, not "
-                f"{cell.method.name}. Leave out the settings that only repeat a default, change the name in {path}, or "
-                "use another results folder."
-            )
-        return stored
+    def record_failure(self, cell: Cell, run: int, numbers: NDArray[np.int64], reason: str) -> None:
+        """Write down that episodes could not be computed; outcomes that are stored for them later make that void.
 
-    def _stored_cell(self, key: str) -> Cell:
-        path = self._description(key)
-        try:
-            cell = Cell.from_json(description_text(path))
-        except (OSError, OutcomeError) as error:
-            raise OutcomeError(f"{path} is damaged ({error}). {_delete(path.parent)}") from error
-        if cell.key != key:
-            raise OutcomeError(f"{path} describes another cell than its folder is named after. {_delete(path.parent)}")
-        return cell
+        Args:
+            cell: the method and the protocol.
+            run: number of the run, from 0.
+            numbers: of the episodes, [E].
+            reason: why; one line of it is kept.
+        """
+        if cell.key not in self._opened:
+            self.open_cell(cell)
+        failures.record(self.cell_folder(cell), run, numbers, reason)
 
-    def _description(self, key: str) -> Path:
-        return self.folder / key / "cell.json"
+    def failures(self, cell_or_key: Cell | str) -> list[Failure]:
+        """What could not be computed and has no outcomes yet, by run and first episode.
 
-    def cell_folder(self, cell: Cell) -> Path:
-        """Everything that is stored of a cell."""
-        return self.folder / cell.key
+        Raises:
+            OutcomeError: a record or a part is damaged.
+        """
+        folder = self.cell_folder(cell_or_key)
+        recorded = failures.recorded(folder, files_under(folder))
+        if not recorded:
+            return []
+        cell = read_manifest(folder).cell if isinstance(cell_or_key, str) else cell_or_key
+        return failures.still_open(recorded.values(), self.done(cell))
 
-    def _parts(self, key: str) -> Path:
-        return self.folder / key / "parts"
-
-
-def _delete(folder: Path) -> str:
-    return f"Delete the folder {folder} and run that study again."
+    def _numbers(self, cell: Cell, parts: list[AnyPart]) -> list[tuple[int, Any]]:
+        """Runs and numbers of the episodes in some parts of a cell."""
+        identity = Identity.of(cell)
+        held = self._held.setdefault(cell.key, {})
+        new = [part for part in parts if part.name not in held]
+        by_name = [] if is_local(self.folder) else [part for part in new if part.stretch is not None]
+        held.update({part.name: [part.claimed] for part in by_name})
+        by_content = [part for part in new if part.name not in held]
+        for part, content in zip(by_content, read_all([part.place for part in by_content]), strict=True):
+            held[part.name] = part.numbers(content, identity)
+        return [entry for part in parts for entry in held[part.name]]
 
 
 def _check_queries(cell: Cell, frame: pd.DataFrame) -> None:

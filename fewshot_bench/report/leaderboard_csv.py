@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from fewshot_bench.atomic import write_atomically
+from fewshot_bench.paths import Place
 from fewshot_bench.report.spreadsheet_text import guarded
 
 TIMING_COLUMNS = ("episodes_per_second", "peak_bytes")
@@ -42,7 +42,7 @@ _DECIMALS = {
 _SIGNIFICANT = ("p", "p_corrected")
 
 
-def write_leaderboard(frame: pd.DataFrame, path: Path) -> None:
+def write_leaderboard(frame: pd.DataFrame, path: Place) -> None:
     """Write a leaderboard as CSV, all or nothing, with fixed decimals and line ends.
 
     Text that a spreadsheet would run as a formula gets an apostrophe in front; numbers keep their minus.

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fewshot_bench.errors import OutcomeError
+from fewshot_bench.paths import Place
+from fewshot_bench.stored_files import files_under, is_file, read_bytes, size_of
 
 ACCURACY_COLUMNS = (
     "table", "backbone", "method", "dataset", "split", "way", "shot", "queries", "accuracy", "ci95", "episodes",
@@ -72,7 +74,7 @@ class PublishedResult:
 
 
 def published_rows(
-    dataset: str, split: str, way: int, shot: int, *, results: Path | None = None
+    dataset: str, split: str, way: int, shot: int, *, results: Place | None = None
 ) -> list[PublishedResult]:
     """The published accuracies on tasks of one kind, in the order of the tables.
 
@@ -90,7 +92,7 @@ def published_rows(
     return [row for row in published_results(results) if (row.dataset, row.split, row.way, row.shot) == wanted]
 
 
-def published_results(results: Path | None = None) -> list[PublishedResult]:
+def published_results(results: Place | None = None) -> list[PublishedResult]:
     """Every published accuracy, each once, whatever it was measured on.
 
     Args:
@@ -99,14 +101,22 @@ def published_results(results: Path | None = None) -> list[PublishedResult]:
     Raises:
         OutcomeError: a table cannot be read.
     """
-    folders = [published_tables_folder()]
-    if results is not None and (results / "published").is_dir():
+    folders: list[Place] = [published_tables_folder()]
+    if results is not None:
         folders.append(results / "published")
-    paths = {path.resolve(): path for folder in folders for path in sorted(folder.glob("*.csv"))}
-    return list(dict.fromkeys(row for path in paths.values() for row in read_table(path)))
+    tables = {place.resolve(): place for folder in folders for place in _tables_in(folder)}
+    return list(dict.fromkeys(row for place in tables.values() for row in read_table(place)))
 
 
-def read_table(path: Path) -> list[PublishedResult]:
+def _tables_in(folder: Place) -> list[Place]:
+    """The tables in a folder, by name; none where there is no folder."""
+    if isinstance(folder, Path):
+        return list[Place](sorted(folder.glob("*.csv")))
+    names = [name for name in files_under(folder) if "/" not in name and name.endswith(".csv")]
+    return [folder / name for name in sorted(names)]
+
+
+def read_table(path: Place) -> list[PublishedResult]:
     """The accuracies of one table; none where it is a table of other numbers.
 
     Raises:
@@ -134,14 +144,14 @@ def published_tables_folder() -> Path:
     return shipped if shipped.is_dir() else Path(__file__).parents[2] / "results" / "published"
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _lines(path: Place) -> Iterator[tuple[int, list[str]]]:
     """The fields of each line that is not empty, with its number."""
     try:
-        if not path.is_file():
+        if not is_file(path):
             raise _refused(path, 1, "it is no file")
-        if path.stat().st_size > _LARGEST:
+        if size_of(path) > _LARGEST:
             raise _refused(path, 1, f"the file has more than {_LARGEST:,} bytes")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _refused(path, error.object[: error.start].count(b"\n") + 1, "it is not UTF-8") from error
     except OSError as error:
@@ -157,7 +167,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 @dataclass(frozen=True)
 class _Row:
-    path: Path
+    path: Place
     number: int
     cells: dict[str, str]
 
@@ -231,7 +241,7 @@ def _one_of(text: str, allowed: tuple[str, ...]) -> str:
     return text
 
 
-def _refused(path: Path, line: int, finding: Any) -> OutcomeError:
+def _refused(path: Place, line: int, finding: Any) -> OutcomeError:
     return OutcomeError(
         f"line {line} of {path} is no row of published numbers: {finding}. Correct the file or take it out of the "
         "folder."

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.paths import Place
 from fewshot_bench.report.leaderboard import leaderboard, sorted_rows
 from fewshot_bench.report.leaderboard_csv import write_leaderboard
 from fewshot_bench.report.method_names import cells_of_method, the_only
 from fewshot_bench.report.published import published_results
 from fewshot_bench.report.spreadsheet_text import unguarded
 from fewshot_bench.statistics import Correction
+from fewshot_bench.stored_files import read_bytes
 
 
 def update_leaderboard(
     store: OutcomeStore,
-    path: Path,
+    path: Place,
     baseline: str | None = None,
     *,
     cells: Sequence[Cell] | None = None,
@@ -60,7 +62,7 @@ def rows_of_cells(frame: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
 
 def current_leaderboard(
     store: OutcomeStore,
-    path: Path,
+    path: Place,
     baseline: str | Mapping[str, str] | None = None,
     *,
     cells: Sequence[Cell] | None = None,
@@ -89,10 +91,11 @@ def current_leaderboard(
     return sorted_rows(pd.concat(frames, ignore_index=True) if frames else leaderboard(store))
 
 
-def _baselines_in(path: Path) -> dict[str, str]:
+def _baselines_in(path: Place) -> dict[str, str]:
     """Baseline of each protocol in an existing leaderboard; none where it cannot be read."""
     try:
-        rows = pd.read_csv(path, dtype=str, usecols=["protocol_fingerprint", "baseline"]).dropna()
+        content = io.BytesIO(read_bytes(path))
+        rows = pd.read_csv(content, dtype=str, usecols=["protocol_fingerprint", "baseline"]).dropna()
     except (OSError, ValueError):
         return {}
     return dict(zip(rows["protocol_fingerprint"], rows["baseline"].map(unguarded), strict=True))

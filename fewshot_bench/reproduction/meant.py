@@ -10,13 +10,14 @@ from fewshot_bench.audit.cells import cell_folders, cells_of_key
 from fewshot_bench.audit.description import check_description
 from fewshot_bench.errors import ReproductionError
 from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.paths import Place, place_of
 from fewshot_bench.report import cells_of_method
 
 _KEY = re.compile(r"[0-9a-f]{4,16}")
 """A shorter start of a key may as well be a part of a method's name, such as "ce"."""
 
 
-def cells_meant(result: str, results: Path = Path("results"), shots: Sequence[int] = ()) -> list[Path]:
+def cells_meant(result: str, results: Place = Path("results"), shots: Sequence[int] = ()) -> list[Place]:
     """The folders of the cells that should be run again.
 
     Args:
@@ -39,7 +40,7 @@ def cells_meant(result: str, results: Path = Path("results"), shots: Sequence[in
     return fitting
 
 
-def described(folder: Path) -> Cell:
+def described(folder: Place) -> Cell:
     """The cell that a folder says it holds.
 
     Raises:
@@ -51,9 +52,10 @@ def described(folder: Path) -> Cell:
     return cell
 
 
-def _fitting(result: str, results: Path) -> list[Path]:
-    if Path(result).exists():
-        return [folder.absolute() for folder in cell_folders(Path(result))]  # "." has no name
+def _fitting(result: str, results: Place) -> list[Place]:
+    place = place_of(result)
+    if place.exists():
+        return [folder.absolute() for folder in cell_folders(place)]  # "." has no name
     if _KEY.fullmatch(result) and cells_of_key(result, results):
         return cell_folders(Path(result), results)
     store = OutcomeStore(results / "outcomes")

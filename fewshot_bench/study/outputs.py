@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
@@ -107,6 +108,9 @@ def _write_page(places: dict[str, Place | None], results: Place, frame: pd.DataF
     content = gather(store, frame, results) if page is None else write_page(results, page, frame=frame)
     if figures is None:
         return ""
+    if not isinstance(figures, Path):
+        places["figures"] = None
+        return f"figures are drawn on a disk, not at {figures}: fewshot-bench report --figures FOLDER draws them"
     try:
         draw_figures(content, figures)
     except NoPictureError as error:

@@ -105,7 +105,7 @@ def _counted_again(frame):
 
 
 def test_a_damaged_part_is_found(cell):
-    path = parts_in(cell / "parts")[0].path
+    path = parts_in(cell)[0].place
     path.write_bytes(path.read_bytes()[:-100])
     found = verdicts(cell)
     assert found["stored parts"] == "fail"
@@ -113,20 +113,20 @@ def test_a_damaged_part_is_found(cell):
 
 
 def test_an_episode_that_is_missing_between_others_is_found(cell):
-    parts_in(cell / "parts")[1].path.unlink()
+    parts_in(cell)[1].place.unlink()
     assert "stored parts" in failures(cell)
     assert detail(cell, "stored parts") == "run 0 has 7 episodes, but not episode 5"
 
 
 def test_a_run_that_is_missing_is_found(cell):
-    for part in parts_in(cell / "parts"):
-        if part.run == 0:
-            part.path.unlink()
+    for part in parts_in(cell):
+        if part.stretch[0] == 0:
+            part.place.unlink()
     assert "one is missing" in detail(cell, "stored parts")
 
 
 def test_an_unfinished_last_run_is_no_failure(cell):
-    parts_in(cell / "parts")[-1].path.unlink()
+    parts_in(cell)[-1].place.unlink()
     assert failures(cell) == []
     assert "2 runs of 10 to 12 episodes" in detail(cell, "stored parts")
 
@@ -135,12 +135,12 @@ def test_copies_are_counted_and_contradictions_are_found(cell):
     overlapping_part(cell, lambda frame: None)
     assert failures(cell) == []
     assert "2 are stored twice alike" in detail(cell, "stored parts")
-    for part in parts_in(cell / "parts"):
-        if (part.run, part.first, part.end) == (0, 0, 2):
-            part.path.unlink()
+    for part in parts_in(cell):
+        if part.stretch == (0, 0, 2):
+            part.place.unlink()
     overlapping_part(cell, lambda frame: another_prediction(frame.reset_index(drop=True)) or _change_first(frame))
     assert "stored parts" in failures(cell)
-    assert "1 episodes are stored twice and differently, first run 0, episode 0" in detail(cell, "stored parts")
+    assert "run 0, episode 0 is stored twice and differently" in detail(cell, "stored parts")
 
 
 def _change_first(frame):
@@ -150,8 +150,8 @@ def _change_first(frame):
 
 
 def test_no_outcomes_at_all_are_a_failure(cell):
-    for part in parts_in(cell / "parts"):
-        part.path.unlink()
+    for part in parts_in(cell):
+        part.place.unlink()
     assert "there are no outcomes" in detail(cell, "stored parts")
 
 

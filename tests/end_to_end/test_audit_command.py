@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.outcomes import Cell
-from fewshot_bench.outcomes.parts import parts_in
+from fewshot_bench.outcomes import Cell, OutcomeStore
 
 STUDY = [
     "--base-loss",
@@ -75,11 +74,12 @@ def test_one_cell_by_its_key_as_json(results, capsys):
 
 def test_a_falsified_result_ends_with_one_line_and_code_2(results, capsys):
     first, second = cells(results)
-    part = parts_in(first / "parts")[0]
-    frame = part.read([75])
+    store = OutcomeStore(first.parent)
+    frame = store.read(first.name)
     frame["predictions"] = [bytes([(said[0] + 1) % 5]) + said[1:] for said in frame["predictions"]]
-    part.path.unlink()
-    part.write(frame)
+    for part in first.rglob("*.parquet"):
+        part.unlink()
+    store.append_frame(Cell.from_json((first / "cell.json").read_text(encoding="utf-8")), frame)
     capsys.readouterr()
     assert exit_code(["audit", "results"]) == 2
     captured = capsys.readouterr()
@@ -109,8 +109,9 @@ def test_weights_of_a_model_hub_are_fetched_only_with_download(results, capsys, 
     folder = cells(results)[0]
     content = json.loads((folder / "cell.json").read_text())
     content["method"]["backbone"] = content["provenance"]["study"]["backbone"] = "timm:resnet18"
-    (folder / "cell.json").write_text(json.dumps(content))
-    folder = folder.rename(folder.parent / Cell.from_json(json.dumps(content)).key)
+    store, other = OutcomeStore(folder.parent), Cell.from_json(json.dumps(content))
+    store.append_frame(other, store.read(folder.name))
+    folder = folder.parent / other.key
     asked = []
 
     def no_hub(model, **_):

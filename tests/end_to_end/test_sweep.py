@@ -177,7 +177,9 @@ def test_sweep_takes_the_options_of_run_except_those_that_make_no_sense(capsys):
     for command in ("run", "sweep"):
         assert exit_code([command, "--help"]) == 0
         texts[command] = {word for word in capsys.readouterr().out.split() if word.startswith("--")}
-    assert texts["run"] - texts["sweep"] <= {"--split", "--baseline", "--setting", "--split.", "--fresh"}
+    of_engines = {"--engine", "--ray-address", "--workers", "--cpus-per-worker", "--gpus-per-worker", "--ray-wait"}
+    of_studies = {"--split", "--baseline", "--setting", "--split.", "--fresh"}
+    assert texts["run"] - texts["sweep"] <= of_studies | of_engines
     assert {"--grid", "--name", "--jobs"} <= texts["sweep"] - texts["run"]
     assert "--worker" not in texts["sweep"]
 

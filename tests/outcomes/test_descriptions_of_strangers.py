@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
+from fewshot_bench.outcomes.columns import Identity
 from fewshot_bench.outcomes.description import read_description
 from fewshot_bench.outcomes.parts import parts_in
 
@@ -197,19 +199,77 @@ def test_a_study_goes_on_in_a_cell_whose_provenance_is_of_another_kind(tmp_path)
     store.open_cell(CELL)
     (again,) = OutcomeStore(tmp_path).cells()
     assert again.provenance == TOLD
+    assert json.loads((tmp_path / CELL.key / "cell.json").read_text())["set_aside"] == {"provenance.stopping": 5}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("provenance", "peak_bytes"), "lots"),
+        (("provenance", "from nobody knows where"), float("inf")),
+        (("versions", "numpy"), 5),
+        (("dataset_recipe",), [1]),
+        (("provenance", "python"), {"deep": nested(100)}),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_read_is_still_there_after_a_study_went_on(tmp_path, path, value):
+    """The run that goes on brings nothing of that name."""
+    brought = replace(CELL, provenance={"commands": ["again"]}, dataset_recipe={})
+    store = OutcomeStore(tmp_path)
+    store.append(CELL, 0, np.arange(2), PREDICTIONS, 0.1, truth=PREDICTIONS)
+    (tmp_path / CELL.key / "cell.json").write_text(changed(*path, value=value))
+    for _ in range(2):
+        OutcomeStore(tmp_path).open_cell(brought)
+    found = json.loads((tmp_path / CELL.key / "cell.json").read_text())
+    assert found["provenance"]["commands"] == ["fewshot-bench run", "again"]
+    for name in path:
+        found = found[name]
+    assert found == value
+
+
+@pytest.mark.parametrize("format_", ["2", 0, True, None, 1.5, 10**9])
+def test_a_format_that_is_no_number_of_one_is_damage(format_):
+    with pytest.raises(OutcomeError, match=r"format should be a whole number from 1"):
+        Cell.from_json(changed("format", value=format_))
+
+
+@pytest.mark.parametrize(
+    ("versions", "told"),
+    [
+        ({"fewshot-bench": "0.1.0 and 0.9.2"}, "Install fewshot-bench 0.9.2 or later"),
+        ({"fewshot-bench": "x; rm -rf"}, "Install the newest fewshot-bench or later"),
+        ("x", "Install the newest fewshot-bench or later"),
+    ],
+    ids=str,
+)
+def test_a_manifest_of_a_newer_release_is_never_rewritten_and_says_which_one_to_get(tmp_path, versions, told):
+    store = OutcomeStore(tmp_path)
+    store.append(CELL, 0, np.arange(2), PREDICTIONS, 0.1, truth=PREDICTIONS)
+    path = tmp_path / CELL.key / "cell.json"
+    content = {**json.loads(path.read_text()), "format": 3, "versions": versions, "method": "unheard of"}
+    path.write_text(json.dumps(content))
+    before = sorted((file, file.read_bytes()) for file in tmp_path.rglob("*.*"))
+    for use in (store.open_cell, OutcomeStore(tmp_path).open_cell, store.done, lambda _: store.cells()):
+        with pytest.raises(OutcomeError, match=r"cell\.json was written by a newer fewshot-bench \(format 3") as caught:
+            use(CELL)
+        assert told in str(caught.value)
+    with pytest.raises(OutcomeError, match="newer fewshot-bench"):
+        OutcomeStore(tmp_path).append(CELL, 1, np.arange(2), PREDICTIONS, 0.1, truth=PREDICTIONS)
+    assert sorted((file, file.read_bytes()) for file in tmp_path.rglob("*.*")) == before
 
 
 def test_how_many_queries_there_can_be_is_no_list_in_memory(tmp_path):
     """A card made in Python may say anything; reading its parts takes as much memory as the parts do."""
     store = OutcomeStore(tmp_path)
     store.append(CELL, 0, np.arange(2), PREDICTIONS, 0.1, truth=PREDICTIONS)
-    (path,) = (tmp_path / CELL.key / "parts").iterdir()
-    (part,) = parts_in(path.parent)
+    (part,) = parts_in(tmp_path / CELL.key)
+    identity, content = replace(Identity.of(CELL), queries=range(-2 * 10**6, 7, 2)), part.place.read_bytes()
     tracemalloc.start()
-    frame = part.read(range(-2 * 10**6, 7, 2))
+    rows = part.read(content, identity, with_predictions=True)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(frame) == 2
+    assert len(rows["correct"]) == 2
     assert peak < 5_000_000
 
 

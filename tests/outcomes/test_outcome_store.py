@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fewshot_bench.atomic import temporary_name
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
 
@@ -30,7 +31,11 @@ def filled(store: OutcomeStore, cell: Cell = CELL) -> OutcomeStore:
 
 
 def parts(store: OutcomeStore) -> list[Path]:
-    return sorted((store.folder / CELL.key / "parts").glob("*.parquet"))
+    return sorted((store.folder / CELL.key).rglob("*.parquet"))
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def test_outcomes_come_back_as_they_were_stored(tmp_path):
@@ -45,22 +50,29 @@ def test_outcomes_come_back_as_they_were_stored(tmp_path):
 
 def test_the_layout_on_disk_is_the_documented_one(tmp_path):
     store = filled(OutcomeStore(tmp_path))
-    assert [path.name for path in parts(store)] == [
-        "run-000-episodes-00000-00012.parquet",
-        "run-001-episodes-00000-00012.parquet",
+    assert [path.relative_to(tmp_path / CELL.key).as_posix() for path in parts(store)] == [
+        f"run={run}/episodes-00000-00012-{digest_of(path)}.parquet" for run, path in enumerate(parts(store))
     ]
     description = json.loads((tmp_path / CELL.key / "cell.json").read_text())
     assert description["method"]["name"] == "conv/centroid"
     assert description["protocol"]["shot"] == 1
+    assert description["format"] == 2
     file = pq.ParquetFile(parts(store)[0])
     assert [(field.name, str(field.type)) for field in file.schema_arrow] == [
+        ("protocol", "string"),
+        ("method", "string"),
+        ("seed", "string"),
         ("run", "int16"),
         ("episode", "int32"),
+        ("queries", "int32"),
         ("correct", "int32"),
         ("accuracy", "double"),
-        ("predictions", "fixed_size_binary[6]"),
+        ("predictions", "fixed_size_binary[2]"),
         ("seconds", "double"),
     ]
+    (row,) = file.read().slice(3, 1).to_pylist()
+    assert (row["protocol"], row["method"], row["seed"]) == (PROTOCOL.fingerprint, CELL.method.fingerprint, "0")
+    assert (row["run"], row["episode"], row["queries"]) == (0, 3, 6)
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
 
 
@@ -101,9 +113,32 @@ def test_of_overlapping_parts_an_episode_counts_once(tmp_path):
 
 def test_nothing_stored_is_overwritten(tmp_path):
     store = filled(OutcomeStore(tmp_path))
-    before = {path: path.read_bytes() for path in parts(store)}
-    store.append(CELL, 0, np.arange(EPISODES), np.zeros((EPISODES, 6), np.uint8), 9.0)
-    assert {path: path.read_bytes() for path in parts(store)} == before
+    before, frame = {path: path.read_bytes() for path in parts(store)}, store.read(CELL)
+    store.append(CELL, 0, np.arange(EPISODES), PREDICTIONS[0], 9.0)
+    assert {path: content for path in parts(store) if (content := path.read_bytes()) in before.values()} == before
+    again = store.read(CELL)
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), frame.drop(columns="seconds"))
+
+
+@pytest.mark.parametrize("with_predictions", [True, False])
+def test_an_episode_that_is_stored_twice_and_differently_names_both_parts(tmp_path, with_predictions):
+    store = filled(OutcomeStore(tmp_path))
+    other = PREDICTIONS[0][4:6].copy()
+    other[1] = (other[1] + 1) % 3  # of episode 5; as many may be correct
+    store.append(CELL, 0, np.arange(4, 6), other, 0.25)
+    names = [path.name for path in parts(store) if "run=0" in str(path)]
+    with pytest.raises(
+        OutcomeError, match=r"run 0, episode 5 is stored twice and differently, in .* and in "
+    ) as caught:
+        store.read(CELL, with_predictions=with_predictions)
+    assert all(name in str(caught.value) for name in names)
+
+
+def test_predictions_are_read_only_where_they_are_wanted(tmp_path):
+    store = filled(OutcomeStore(tmp_path))
+    pd.testing.assert_frame_equal(
+        store.read(CELL, with_predictions=False), store.read(CELL).drop(columns="predictions")
+    )
 
 
 def test_done_says_which_episodes_are_missing(tmp_path):
@@ -181,7 +216,7 @@ class TestDamage:
         part = parts(store)[1]
         for length in (0, 3, len(part.read_bytes()) // 2, len(part.read_bytes()) - 1):
             part.write_bytes(part.read_bytes()[:length])
-            for use in (store.done, store.read):
+            for use in (OutcomeStore(tmp_path).done, store.read):
                 with pytest.raises(OutcomeError, match=rf"{part.name} are damaged .* Delete that file and run again"):
                     use(CELL)
 
@@ -200,16 +235,39 @@ class TestDamage:
         content = bytearray(part.read_bytes())
         content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
         part.write_bytes(content)
-        with suppress(OutcomeError):
-            pd.testing.assert_frame_equal(store.read(CELL), whole, check_dtype=False)
+        for use in (store.read, OutcomeStore(store.folder).done):
+            with pytest.raises(OutcomeError, match=rf"{part.name} are damaged"):
+                use(CELL)
+        part.unlink()
+        pd.testing.assert_frame_equal(store.read(CELL), whole[whole["run"] == 1].reset_index(drop=True))
 
-    def test_a_part_under_the_name_of_other_episodes_is_refused(self, tmp_path):
+    @pytest.mark.parametrize("with_predictions", [True, False])
+    def test_a_part_under_the_name_of_other_episodes_is_refused(self, tmp_path, with_predictions):
         store = filled(OutcomeStore(tmp_path))
         part = parts(store)[0]
-        for name in ("run-002-episodes-00000-00012.parquet", "run-000-episodes-00100-00112.parquet"):
-            part = part.rename(part.with_name(name))
+        end = f"-{digest_of(part)}.parquet"
+        for name in (f"run=2/episodes-00000-00012{end}", f"run=0/episodes-00100-00112{end}", f"together{end}"):
+            (tmp_path / CELL.key / name).parent.mkdir(exist_ok=True)
+            part = part.rename(tmp_path / CELL.key / name)
             with pytest.raises(OutcomeError, match="not those that its name says"):
-                store.read(CELL)
+                store.read(CELL, with_predictions=with_predictions)
+
+    @pytest.mark.parametrize("with_predictions", [True, False])
+    def test_a_part_of_another_cell_is_refused(self, tmp_path, with_predictions):
+        other = replace(CELL, method=replace(CELL.method, weights="11ee"))
+        filled(OutcomeStore(tmp_path), other)
+        store = filled(OutcomeStore(tmp_path))
+        for part in (tmp_path / other.key).rglob("*.parquet"):
+            part.rename(tmp_path / CELL.key / part.relative_to(tmp_path / other.key))
+        with pytest.raises(OutcomeError, match=r"holds outcomes of another method or protocol than its folder\. Move"):
+            store.read(CELL, with_predictions=with_predictions)
+
+    def test_a_name_of_more_episodes_than_there_can_be_takes_no_memory(self, tmp_path):
+        store = filled(OutcomeStore(tmp_path))
+        part = parts(store)[0]
+        part.rename(part.with_name(f"episodes-00000-999999999-{digest_of(part)}.parquet"))
+        with pytest.raises(OutcomeError, match="not those that its name says"):
+            store.done(CELL)
 
 
 DIES_WHILE_WRITING = """
@@ -247,13 +305,17 @@ class TestInterruption:
     def test_a_kill_in_the_middle_of_a_write_leaves_the_store_readable(self, tmp_path):
         killed = subprocess.run([sys.executable, "-c", DIES_WHILE_WRITING, str(tmp_path), CELL.as_json()])
         assert killed.returncode == 9
-        left = [path for path in (tmp_path / CELL.key / "parts").iterdir() if path.suffix == ".tmp"]
+        left = [path for path in (tmp_path / CELL.key / "run=0").iterdir() if path.suffix == ".tmp"]
         assert len(left) == 1
+        own = left[0].with_name(temporary_name("episodes.parquet"))
+        own.touch()
         store = OutcomeStore(tmp_path)
         assert store.done(CELL)[0].tolist() == [*range(8)]
         assert len(store.read(CELL)) == 8
         store.append(CELL, 0, np.arange(8, 12), PREDICTIONS[0][8:], 0.1)
         assert store.read(CELL)["episode"].tolist() == [*range(12)]
+        assert not left[0].exists(), "what a dead process has left is removed"
+        assert own.exists(), "and nothing of a living one"
 
     def test_an_exception_while_writing_leaves_no_file(self, tmp_path, monkeypatch):
         def interrupted(*_):
@@ -264,7 +326,7 @@ class TestInterruption:
         monkeypatch.setattr("os.replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             filled(store)
-        assert list((tmp_path / CELL.key / "parts").iterdir()) == []
+        assert list((tmp_path / CELL.key / "run=0").iterdir()) == []
 
     def test_two_processes_may_append_at_once(self, tmp_path):
         other = replace(CELL, protocol=replace(PROTOCOL, shot=5))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.paths import Place
 from fewshot_bench.report.page.content import PageContent, ProtocolResults, Quantiles, correction_of
 from fewshot_bench.report.page.pair_tests import pairs_of
 from fewshot_bench.report.page.protocols import Identity, completed, identities, protocol_names, rows_by_protocol
@@ -21,7 +21,7 @@ MOST_CARDS = 400
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def gather(store: OutcomeStore, frame: pd.DataFrame, results: Path) -> PageContent:
+def gather(store: OutcomeStore, frame: pd.DataFrame, results: Place) -> PageContent:
     """Collect everything that the page shows.
 
     Args:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
 import pandas as pd
 
 from fewshot_bench.errors import OutcomeError
+from fewshot_bench.paths import Place
 from fewshot_bench.report.page.content import SweepResults
 from fewshot_bench.report.spreadsheet_text import unguarded
+from fewshot_bench.stored_files import folders_in, is_file, read_bytes
 
 _NEEDED = {"shot", "mean", "ci95", "is_best"}
 
 
-def stored_sweeps(folder: Path) -> list[SweepResults]:
+def stored_sweeps(folder: Place) -> list[SweepResults]:
     """Every complete sweep below RESULTS/sweeps, by name.
 
     Raises:
         OutcomeError: a table cannot be read, or is none of a sweep.
     """
-    return [SweepResults(path.parent.name, _table(path)) for path in sorted(folder.glob("*/sweep.csv"))]
+    places = [folder / name / "sweep.csv" for name in folders_in(folder)]
+    return [SweepResults(place.parent.name, _table(place)) for place in places if is_file(place)]
 
 
-def _table(path: Path) -> pd.DataFrame:
+def _table(path: Place) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path)
+        frame = pd.read_csv(io.BytesIO(read_bytes(path)))
     except (OSError, ValueError) as error:
         raise OutcomeError(f"{path} cannot be read ({error}). Repeat that sweep, which writes it again.") from error
     if not len(frame) or not set(frame.columns) >= _NEEDED or frame["is_best"].dtype != bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
 from fewshot_bench.atomic import write_atomically
 from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.paths import Place
 from fewshot_bench.report.page.content import PageContent
 from fewshot_bench.report.page.gather import gather
 from fewshot_bench.report.page.render import page_html
@@ -18,8 +17,8 @@ TITLE = "Few-shot results"
 
 
 def write_page(
-    results: Path,
-    path: Path,
+    results: Place,
+    path: Place,
     *,
     baseline: str | None = None,
     correct: Correction = "holm",

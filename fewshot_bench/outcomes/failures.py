@@ -1,0 +1,116 @@
+"""Episodes whose computation failed, with the reason: small files beside the parts, void once there are outcomes.
+
+<cell>/failures/run=0-episodes-00000-00512.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot_bench.atomic import write_atomically
+from fewshot_bench.errors import OutcomeError
+from fewshot_bench.outcomes.kinds import TEXT
+from fewshot_bench.paths import Place
+from fewshot_bench.printable import printable
+from fewshot_bench.stored_files import read_bytes, size_of
+
+FOLDER = "failures"
+LONGEST_REASON = 1_000  # characters
+_LARGEST_FILE = 100_000  # bytes
+_NAME = re.compile(rf"{FOLDER}/run=(\d{{1,5}})-episodes-(\d{{5,9}})-(\d{{5,9}})\.json")
+
+
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """Episodes of one run that have no outcomes because their computation failed.
+
+    Attributes:
+        run: number of the run, from 0.
+        episodes: their numbers, sorted, [E].
+        reason: why, in one line.
+    """
+
+    run: int
+    episodes: NDArray[np.int64]
+    reason: str
+
+
+def record(folder: Place, run: int, numbers: NDArray[np.int64], reason: str) -> None:
+    """Write down why some episodes have no outcomes; a later reason for the same ones replaces an earlier one.
+
+    Args:
+        folder: of the cell.
+        run: number of the run, from 0.
+        numbers: of the episodes, [E].
+        reason: any text; one line of it is kept.
+    """
+    line = printable(" ".join(reason.split()))[:LONGEST_REASON]
+    unique = np.unique(numbers)
+    cuts = [0, *(np.flatnonzero(np.diff(unique) != 1) + 1), len(unique)]
+    for start, stop in pairwise(cuts):
+        if stop > start:
+            name = f"{FOLDER}/run={run}-episodes-{unique[start]:05d}-{unique[stop - 1] + 1:05d}.json"
+            write_atomically(folder / name, (json.dumps({"reason": line}, ensure_ascii=False) + "\n").encode())
+
+
+def recorded(folder: Place, names: Iterable[str]) -> dict[str, Failure]:
+    """Every failure that is written down, by the name of its file, those of few episodes first.
+
+    Args:
+        folder: of the cell.
+        names: of its files, relative to it.
+
+    Raises:
+        OutcomeError: a file is damaged.
+    """
+    found = {name: match for name in names if (match := _NAME.fullmatch(name)) is not None}
+    failures = {name: _read(folder / name, *map(int, match.groups())) for name, match in found.items()}
+    return dict(sorted(failures.items(), key=lambda item: (item[1].run, len(item[1].episodes), item[0])))
+
+
+def still_open(failures: Iterable[Failure], done: Mapping[int, NDArray[np.int64]]) -> list[Failure]:
+    """What of some failures is about episodes without outcomes, each episode in one of them.
+
+    Args:
+        failures: where several are about an episode, the first counts.
+        done: the episodes that are stored, by run.
+    """
+    told: dict[int, NDArray[np.int64]] = {run: np.asarray(numbers) for run, numbers in done.items()}
+    left = []
+    for failure in failures:
+        known = told.get(failure.run, failure.episodes[:0])
+        episodes = np.setdiff1d(failure.episodes, known)
+        told[failure.run] = np.union1d(known, episodes)
+        if len(episodes):
+            left.append(Failure(failure.run, episodes, failure.reason))
+    return sorted(left, key=lambda failure: (failure.run, int(failure.episodes[0])))
+
+
+def _read(place: Place, run: int, first: int, end: int) -> Failure:
+    try:
+        size = size_of(place)
+        if size > _LARGEST_FILE:
+            raise OutcomeError(f"it should have at most {_LARGEST_FILE:,} bytes, not {size:,}")
+        reason = _reason(json.loads(read_bytes(place).decode()))
+        if not 0 < end - first <= _LARGEST_FILE:
+            raise OutcomeError("its name says too many episodes, or none")
+    except (UnicodeDecodeError, ValueError, RecursionError, OutcomeError) as error:
+        raise OutcomeError(f"{place} is damaged ({error}). Delete that file; no outcome is lost.") from error
+    return Failure(run, np.arange(first, end), reason)
+
+
+def _reason(content: Any) -> str:
+    reason = content.get("reason") if isinstance(content, dict) else None
+    if not (TEXT.holds(reason) and len(str(reason)) <= LONGEST_REASON):
+        found = reprlib.repr(reason)
+        raise OutcomeError(f"reason should be text of at most {LONGEST_REASON:,} characters, not {found}")
+    return printable(str(reason))

@@ -1,0 +1,96 @@
+"""The manifest of a cell, cell.json, on a disk or behind a URL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fewshot_bench.atomic import write_atomically
+from fewshot_bench.errors import OutcomeError
+from fewshot_bench.outcomes.cell import Cell
+from fewshot_bench.outcomes.continued import continued_text
+from fewshot_bench.outcomes.description import NewerFormatError, description_content, description_text
+from fewshot_bench.paths import Place
+
+MANIFEST = "cell.json"
+_TRIES = 5  # of processes that describe a cell at the same time
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest as it is stored.
+
+    Attributes:
+        cell: that it describes.
+        text: of the file.
+    """
+
+    cell: Cell
+    text: str
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the file says, values of a wrong kind included."""
+        return description_content(self.text)
+
+
+def read_manifest(folder: Place) -> Manifest:
+    """The manifest in the folder of a cell.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OutcomeError: it is damaged, describes another cell, or was written by a later release.
+    """
+    place = folder / MANIFEST
+    try:
+        text = description_text(place)
+        cell = Cell.from_json(text)
+    except FileNotFoundError:
+        raise
+    except NewerFormatError as error:
+        raise NewerFormatError(f"{place} {error}") from error
+    except (OSError, OutcomeError) as error:
+        raise OutcomeError(f"{place} is damaged ({error}). {_delete(folder)}") from error
+    if cell.key != folder.name:
+        raise OutcomeError(f"{place} describes another cell than its folder is named after. {_delete(folder)}")
+    return Manifest(cell, text)
+
+
+def manifest_like(folder: Place, cell: Cell) -> Manifest | None:
+    """The stored manifest of a cell, if there is one; it must name the method alike.
+
+    Raises:
+        OutcomeError: it does not, or cannot be read.
+    """
+    try:
+        found = read_manifest(folder)
+    except FileNotFoundError:
+        return None
+    stored = found.cell.method.name
+    if stored != cell.method.name:
+        raise OutcomeError(
+            f"{folder} holds the outcomes of the same method under the name {stored}, not {cell.method.name}. Leave "
+            f"out the settings that only repeat a default, change the name in {folder / MANIFEST}, or use another "
+            "results folder."
+        )
+    return found
+
+
+def describe(folder: Place, cell: Cell) -> None:
+    """Write the manifest of a cell, or add to the stored one what a run that goes on brings.
+
+    Another process may do the same at that moment, so the file is looked at again after it was written.
+
+    Raises:
+        OutcomeError: the stored manifest is damaged, of a later release, or has another name for the method.
+    """
+    for _ in range(_TRIES):
+        stored = manifest_like(folder, cell)
+        text = cell.as_json() if stored is None else continued_text(stored.content, stored.cell, cell)
+        if text is None or (stored is not None and text == stored.text):
+            return
+        write_atomically(folder / MANIFEST, text.encode())
+
+
+def _delete(folder: Place) -> str:
+    return f"Delete the folder {folder} and run that study again."

@@ -1,0 +1,88 @@
+"""Predictions of an episode in few bytes: several digits of base N in each, for 5-way episodes three.
+
+Stored like this and compressed, predictions of 75 queries take 16 bytes where one byte each takes 20 and three bits
+each 19, all of them compressed too; benchmarks/README.md has the table.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot_bench.errors import ShapeError
+
+_VALUES = 256  # of a byte
+
+
+def digits_per_byte(way: int) -> int:
+    """How many predictions of N-way episodes fit into one byte."""
+    digits = 1
+    while max(2, way) ** (digits + 1) <= _VALUES:
+        digits += 1
+    return digits
+
+
+def packed_size(queries: int, way: int) -> int:
+    """Bytes that the predictions of an episode take.
+
+    Args:
+        queries: M, of the episode.
+        way: N, of the protocol.
+    """
+    return -(-queries // digits_per_byte(way))
+
+
+def packed(predictions: NDArray[np.uint8], way: int) -> NDArray[np.uint8]:
+    """Pack predictions.
+
+    Args:
+        predictions: position of the predicted class of every query, uint8 [E, M].
+        way: N, the largest of the protocol.
+
+    Returns:
+        Bytes, the first prediction in the lowest digit of the first, uint8 [E, packed_size].
+
+    Raises:
+        ShapeError: a prediction is of no class of N.
+    """
+    if predictions.size and int(predictions.max()) >= way:
+        raise ShapeError(f"a prediction names class {int(predictions.max())} of {way}-way episodes, counted from 0.")
+    episodes, queries = predictions.shape
+    digits, size = digits_per_byte(way), packed_size(queries, way)
+    filled = np.zeros((episodes, size * digits), dtype=np.uint8)
+    filled[:, :queries] = predictions
+    values: NDArray[np.uint8] = (filled.reshape(episodes, size, digits) @ _powers(way)).astype(np.uint8)
+    return values
+
+
+def unpacked(content: NDArray[np.uint8], queries: int, way: int) -> NDArray[np.uint8] | None:
+    """Unpack predictions.
+
+    Args:
+        content: as `packed` makes it, uint8 [E, packed_size].
+        queries: M, of these episodes.
+        way: N, the largest of the protocol.
+
+    Returns:
+        Position of the predicted class of every query, uint8 [E, M]; None where the bytes are none that `packed` makes.
+    """
+    digits = digits_per_byte(way)
+    if content.shape[1] != packed_size(queries, way) or (content.size and int(content.max()) >= max(2, way) ** digits):
+        return None
+    every = _digits_of_every_byte(way)[content].reshape(len(content), -1)
+    if every[:, queries:].any():
+        return None
+    return np.ascontiguousarray(every[:, :queries])
+
+
+def _powers(way: int) -> NDArray[np.int64]:
+    return max(2, way) ** np.arange(digits_per_byte(way))
+
+
+@cache
+def _digits_of_every_byte(way: int) -> NDArray[np.uint8]:
+    """The digits of each value of a byte, uint8 [256, digits]."""
+    values: NDArray[np.uint8] = (np.arange(_VALUES)[:, None] // _powers(way) % max(2, way)).astype(np.uint8)
+    return values

@@ -1,0 +1,155 @@
+"""Files of a folder on a disk or behind a URL: list, read and remove them.
+
+What goes wrong behind a URL is one `PlaceError`; what goes wrong on a disk stays the OSError that it is. A file that is
+not there is a FileNotFoundError in both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from fewshot_bench.errors import FewshotBenchError, PlaceError
+from fewshot_bench.paths import Place
+
+_LONGEST = 300  # characters of somebody else's message
+_NO_BUCKET = "The specified bucket does not exist"
+
+
+def files_under(folder: Place) -> list[str]:
+    """The files below a folder, by their names relative to it with "/", in no order; none where there is no folder.
+
+    The files of a folder are listed after those of the folders in it. Who moves several into one file further up, and
+    removes them afterwards, is never seen with neither.
+    """
+    if isinstance(folder, Path):
+        return list(_local_files(str(folder), ""))
+    with reaching(folder):
+        return _remote_files(folder)
+
+
+def folders_in(folder: Place) -> list[str]:
+    """Names of the folders in a folder, sorted; none where there is no such folder."""
+    if isinstance(folder, Path):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        return []
+    with reaching(folder), suppress(FileNotFoundError):
+        entries = folder.fs.ls(folder.path, detail=True)
+        return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory")
+    return []
+
+
+def is_file(place: Place) -> bool:
+    """Whether there is a file."""
+    with reaching(place):
+        return place.is_file()
+
+
+def read_bytes(place: Place) -> bytes:
+    """All of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if isinstance(place, Path):
+        return place.read_bytes()
+    with reaching(place):
+        return bytes(place.fs.cat_file(place.path))
+
+
+def read_all(places: Sequence[Place]) -> Iterable[bytes]:
+    """All of several files of one folder, in their order; those behind a URL are fetched at the same time.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+    """
+    if all(isinstance(place, Path) for place in places):
+        return (read_bytes(place) for place in places)
+    first = places[0]
+    assert not isinstance(first, Path)
+    paths = [place.path for place in places if not isinstance(place, Path)]
+    with reaching(first):
+        found = first.fs.cat(paths, on_error="raise")
+        return [bytes(found[path]) for path in paths] if isinstance(found, dict) else [bytes(found)]
+
+
+def size_of(place: Place) -> int:
+    """Bytes of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if isinstance(place, Path):
+        return place.stat().st_size
+    with reaching(place):
+        return int(place.fs.info(place.path)["size"])
+
+
+def remove(place: Place) -> None:
+    """Remove a file, if it is still there."""
+    if isinstance(place, Path):
+        place.unlink(missing_ok=True)
+        return
+    with reaching(place), suppress(FileNotFoundError):
+        place.fs.rm_file(place.path)
+
+
+@contextmanager
+def reaching(place: Place) -> Iterator[None]:
+    """Whatever a file system behind a URL raises, as one sentence; a disk's errors are left as they are.
+
+    Raises:
+        PlaceError: the place cannot be reached.
+        FileNotFoundError: the file is not there; of what else is not there, such as a bucket, it is a PlaceError.
+    """
+    try:
+        yield
+    except (FewshotBenchError, FileExistsError):
+        raise
+    except Exception as error:
+        if isinstance(place, Path) or _is_only_absent(error):
+            raise
+        raise PlaceError(f"{place} {_finding(error)} What is stored already is as it was.") from error
+
+
+def _is_only_absent(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError) and not str(error).startswith(_NO_BUCKET)
+
+
+def _finding(error: Exception) -> str:
+    """What somebody else's exception says, and what to do about it."""
+    told = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+    kind = type(error).__name__
+    if kind in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"):
+        return (
+            f"needs credentials, and none were found ({told}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "AWS_PROFILE."
+        )
+    if isinstance(error, FileNotFoundError):
+        return f"is not there ({told}). Make the bucket, or correct its name."
+    if isinstance(error, PermissionError):
+        return f"is closed to these credentials ({told}). Check them, and what they may do there."
+    if isinstance(error, NotImplementedError):
+        return f"cannot be written by fsspec, or not in this way ({told or kind}). Use a folder, or an object store."
+    return f"cannot be reached ({kind}: {told}). Check the network, the address and the credentials."
+
+
+def _local_files(folder: str, prefix: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        for name in below:
+            yield from _local_files(os.path.join(folder, name), f"{prefix}{name}/")
+        with os.scandir(folder) as entries:
+            yield from [prefix + entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):  # removed meanwhile, or never there
+        return
+
+
+def _remote_files(folder: Place) -> list[str]:
+    assert not isinstance(folder, Path)
+    root = folder.path.rstrip("/") + "/"
+    return [path[len(root) :] for path in folder.fs.find(folder.path) if path.startswith(root)]
