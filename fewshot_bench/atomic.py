@@ -69,9 +69,31 @@ def create_exclusively(place: Place, content: bytes) -> bool:
     return True
 
 
+@contextmanager
+def whole_or_not(path: Path) -> Iterator[Path]:
+    """Name a temporary file for a library to write; flush it to the disk and rename it when the block ends well.
+
+    Args:
+        path: the target on a local disk; its folder is made if needed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned_beside(path)
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        with temporary.open("xb") as file:
+            mode = os.stat(file.fileno()).st_mode  # as the user wishes; libraries may have another opinion
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def temporary_name(name: str) -> str:
     """A name for the unfinished content of a file, which says whose it is."""
-    return f".{name}.{owner()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    return f".{name}.{owner()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
 
 
 def is_abandoned(name: str) -> bool:
@@ -80,8 +102,8 @@ def is_abandoned(name: str) -> bool:
     Args:
         name: of the file.
     """
-    parts = name.rsplit(".", 3)
-    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and len(parts) == 4 and is_gone(parts[1])
+    writer, _, _ = name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[2].rpartition("-")
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and is_gone(writer)
 
 
 def remove_abandoned(folder: Place) -> None:
@@ -118,17 +140,6 @@ def _write_locally(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _create_remotely(place: Place, content: bytes) -> None:
-    assert not isinstance(place, Path)
-    if not _is_object_store(place):
-        raise PlaceError(
-            f"{place}: fsspec's file system {place.protocol} cannot make a file only where there is none, which "
-            "processes need to share a study. Use a folder, or an object store such as s3://."
-        )
-    with reaching(place):
-        place.fs.pipe_file(place.path, content, mode="create")  # a conditional PUT
-
-
 def _create_locally(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("xb")
@@ -140,27 +151,16 @@ def _create_locally(path: Path, content: bytes) -> None:
         raise
 
 
+def _create_remotely(place: Place, content: bytes) -> None:
+    assert not isinstance(place, Path)
+    if not _is_object_store(place):
+        raise PlaceError(
+            f"{place}: fsspec's file system {place.protocol} cannot make a file only where there is none, which "
+            "processes need to share a study. Use a folder, or an object store such as s3://."
+        )
+    with reaching(place):
+        place.fs.pipe_file(place.path, content, mode="create")  # a conditional PUT
+
+
 def _is_object_store(place: Place) -> bool:
     return not isinstance(place, Path) and place.protocol in _OBJECT_STORES
-
-
-@contextmanager
-def whole_or_not(path: Path) -> Iterator[Path]:
-    """Name a temporary file for a library to write; flush it to the disk and rename it when the block ends well.
-
-    Args:
-        path: the target on a local disk; its folder is made if needed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned_beside(path)
-    temporary = path.with_name(temporary_name(path.name))
-    try:
-        with temporary.open("xb") as file:
-            mode = os.stat(file.fileno()).st_mode  # as the user wishes; libraries may have another opinion
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(mode)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

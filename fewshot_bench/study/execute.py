@@ -26,7 +26,9 @@ from fewshot_bench.study.classifiers import ClassifierSource
 from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.method_run import MethodRun
 from fewshot_bench.study.methods import method_name, planned_adaptations
-from fewshot_bench.study.provenance import PeakMemory, provenance
+from fewshot_bench.study.named_stages import Networks
+from fewshot_bench.study.provenance import PeakMemory, command_line, provenance
+from fewshot_bench.study.recording import record_of
 from fewshot_bench.study.shard import Shard
 from fewshot_bench.study.stages import BaseStage, PlannedStage, study_backbones
 from fewshot_bench.study.study import Study
@@ -104,23 +106,25 @@ def run_study(
     store.check_folder()
     engine = engine or LocalEngine(chosen_device(study.device))
     memory = PeakMemory(engine.device)
+    record = record_of(study, dataset, Networks().stages(study, dataset), adaptations)
     methods: list[MethodRun] = []
     failed: list[tuple[PlannedStage, str]] = []
-    with ExitStack() as opened:
+    with record.at_work(command_line(arguments) if arguments else "", is_all=shard is None), ExitStack() as opened:
         for method in _planned_methods(study, dataset, adaptations, store, engine, progress, arguments, shard, failed):
             methods.append(method)
             opened.callback(method.forget)
             memory.note()
+            record.cells_known([cell for cell, _ in method.planned])
             if rule is None:
                 method.run(method.planned)
                 method.forget()
         if rule is not None:
             run_until(rule, [method.run for method in methods], [method.planned for method in methods], store, progress)
-    peak = max([memory.of_study(), *(method.peak_bytes for method in methods)])
-    seconds = time.perf_counter() - started
-    return _result(
-        study, dataset, methods, _failures(study, images, adaptations, methods, failed), seconds, peak, shard
-    )
+        peak = max([memory.of_study(), *(method.peak_bytes for method in methods)])
+        seconds = time.perf_counter() - started
+        return _result(
+            study, dataset, methods, _failures(study, images, adaptations, methods, failed), seconds, peak, shard
+        )
 
 
 def _planned_methods(

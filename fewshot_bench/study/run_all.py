@@ -81,7 +81,8 @@ def run_plan(
     started = time.perf_counter()
     run = run or partial(run_study, progress=progress, arguments=arguments)
     if len(plan.studies) > 1 or plan.baselines:  # one study checks itself, but for its baseline
-        check_plan(plan, progress)
+        for record in check_plan(plan, progress):
+            record.write()
     results: list[StudyResult] = []
     broken: list[tuple[str, int, str]] = []
     typed: dict[str, str] = {}
