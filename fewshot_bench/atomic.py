@@ -61,62 +61,12 @@ def create_exclusively(place: Place, content: bytes) -> bool:
     """
     try:
         if isinstance(place, Path):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("xb") as file:
-                file.write(content)
+            _create_locally(place, content)
         else:
             _create_remotely(place, content)
     except FileExistsError:
         return False
     return True
-
-
-def temporary_name(name: str) -> str:
-    """A name for the unfinished content of a file, which says whose it is."""
-    return f".{name}.{owner()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
-
-
-def is_abandoned(name: str) -> bool:
-    """Whether a file is unfinished content of a process that is known to have ended.
-
-    Args:
-        name: of the file.
-    """
-    parts = name.rsplit(".", 3)
-    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and len(parts) == 4 and is_gone(parts[1])
-
-
-def _write_locally(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(temporary_name(path.name))
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.filename is None:  # as of a disk that is full
-            error.filename = str(path)
-        raise
-    finally:
-        with suppress(OSError):  # of a disk that is gone; what went wrong first is what counts
-            temporary.unlink(missing_ok=True)
-
-
-def _create_remotely(place: Place, content: bytes) -> None:
-    assert not isinstance(place, Path)
-    if not _is_object_store(place):
-        raise PlaceError(
-            f"{place}: fsspec's file system {place.protocol} cannot make a file only where there is none, which "
-            "processes need to share a study. Use a folder, or an object store such as s3://."
-        )
-    with reaching(place):
-        place.fs.pipe_file(place.path, content, mode="create")  # a conditional PUT
-
-
-def _is_object_store(place: Place) -> bool:
-    return not isinstance(place, Path) and place.protocol in _OBJECT_STORES
 
 
 @contextmanager
@@ -138,3 +88,62 @@ def whole_or_not(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(name: str) -> str:
+    """A name for the unfinished content of a file, which says whose it is."""
+    return f".{name}.{owner()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether a file is unfinished content of a process that is known to have ended.
+
+    Args:
+        name: of the file.
+    """
+    writer, _, _ = name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[2].rpartition("-")
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and is_gone(writer)
+
+
+def _write_locally(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # as of a disk that is full
+            error.filename = str(path)
+        raise
+    finally:
+        with suppress(OSError):  # of a disk that is gone; what went wrong first is what counts
+            temporary.unlink(missing_ok=True)
+
+
+def _create_locally(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("xb")
+    try:
+        with file:
+            file.write(content)
+    except BaseException:  # a full disk has room for a name
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _create_remotely(place: Place, content: bytes) -> None:
+    assert not isinstance(place, Path)
+    if not _is_object_store(place):
+        raise PlaceError(
+            f"{place}: fsspec's file system {place.protocol} cannot make a file only where there is none, which "
+            "processes need to share a study. Use a folder, or an object store such as s3://."
+        )
+    with reaching(place):
+        place.fs.pipe_file(place.path, content, mode="create")  # a conditional PUT
+
+
+def _is_object_store(place: Place) -> bool:
+    return not isinstance(place, Path) and place.protocol in _OBJECT_STORES

@@ -13,6 +13,7 @@ from fewshot_bench.cli.options import (
     DownloadOption,
     ImagesOption,
     JsonOption,
+    ResultArgument,
     ResultsOption,
     TrustCodeOption,
     WeightsOption,
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 
 
 def audit(
-    result: Annotated[
-        Path, typer.Argument(metavar="RESULT", help="A folder of results or of one cell, or a cell's key.")
-    ] = Path("results"),
+    result: ResultArgument = Path("results"),
     results: ResultsOption = Path("results"),
     episodes: Annotated[
         int, typer.Option(min=0, help="Stored episodes of each cell to run again; 0 leaves the methods alone.")

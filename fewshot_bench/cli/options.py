@@ -8,9 +8,33 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 if TYPE_CHECKING:
+    from fewshot_bench.paths import Place
     from fewshot_bench.statistics import Correction
+else:
+    Place = str  # Typer takes no union of types; the value is what the parser makes
 
-ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of outcomes and the leaderboard.")]
+
+def place(text: str | Place) -> Place:
+    """The folder of a path or a URL.
+
+    Raises:
+        PlaceError: a URL cannot be opened.
+    """
+    from fewshot_bench.paths import place_of
+
+    return place_of(text)
+
+
+ResultsOption = Annotated[
+    Place,
+    typer.Option(
+        "--results", parser=place, metavar="FOLDER", help="Folder or URL (s3://...) of outcomes and the leaderboard."
+    ),
+]
+ResultArgument = Annotated[
+    Place,
+    typer.Argument(metavar="RESULT", parser=place, help="A folder of results or of one cell, or a cell's key."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 BaselineOption = Annotated[
     str | None, typer.Option("--baseline", help="Method that the others are tested against (name or part of it).")

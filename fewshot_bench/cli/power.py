@@ -11,6 +11,7 @@ import typer
 from fewshot_bench.cli.options import JsonOption, ResultsOption
 
 if TYPE_CHECKING:
+    from fewshot_bench.paths import Place
     from fewshot_bench.report.power import Spread
 
 
@@ -54,7 +55,7 @@ def power(
         print_plan(one, console)
 
 
-def _spreads(methods: list[str], results: Path, sd: float | None, correlation: float | None) -> list[Spread]:
+def _spreads(methods: list[str], results: Place, sd: float | None, correlation: float | None) -> list[Spread]:
     """From the pilot or from the numbers, whichever is given."""
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report.power import given_spread, stored_spreads

@@ -41,7 +41,7 @@ def report(
     if is_opened:
         import webbrowser
 
-        if not webbrowser.open(path.resolve().as_uri()):
+        if not webbrowser.open(path.resolve().as_uri() if isinstance(path, Path) else str(path)):
             typer.echo("no browser was found; open the page yourself", err=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,9 +20,10 @@ from fewshot_bench.cli.study_options import (
 )
 
 if TYPE_CHECKING:
+    from fewshot_bench.paths import Place
     from fewshot_bench.study import Axis, Grid, Study, Sweep, SweepResult
 
-_WITHOUT = ("study", "split", "baseline", "setting", "fresh", *ENGINE_OPTIONS)
+_WITHOUT = ("study", "split", "baseline", "setting", "fresh", *ENGINE_OPTIONS, "dry_run")
 _DEFAULTS = {"shots": "1", "episodes": 600, "runs": 1}
 
 
@@ -134,7 +134,7 @@ def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
     from fewshot_bench.report import NoPictureError, draw_sweep, leaderboard_records, print_sweep
 
     task = f"{planned.dataset} (validation split) {planned.study.way}-way"
-    pictures: list[Path] = []
+    pictures: list[Place] = []
     try:
         pictures = draw_sweep(result.frame, f"{task}\n{planned.name}", planned.folder / "sweep")
     except NoPictureError as error:

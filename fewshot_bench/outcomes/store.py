@@ -46,6 +46,10 @@ class OutcomeStore:
         self._opened: set[str] = set()
         self._held: dict[str, dict[str, list[tuple[int, Any]]]] = {}  # by cell and part, once it was looked at
 
+    def cell_folder(self, cell_or_key: Cell | str) -> Place:
+        """Everything that is stored of a cell."""
+        return self.folder / (cell_or_key if isinstance(cell_or_key, str) else cell_or_key.key)
+
     def check_folder(self) -> None:
         """See that the folder can be made or written to, before any time is spent on outcomes; makes nothing.
 
@@ -72,7 +76,7 @@ class OutcomeStore:
         Raises:
             OutcomeError: the stored description is damaged, of a later release, or has another name for the method.
         """
-        folder = self.folder / cell.key
+        folder = self.cell_folder(cell)
         describe(folder, cell)
         if cell.key not in self._opened:
             for name in files_under(folder):
@@ -89,7 +93,7 @@ class OutcomeStore:
         Raises:
             OutcomeError: a part is damaged, or the method is stored under another name.
         """
-        folder = self.folder / cell.key
+        folder = self.cell_folder(cell)
         manifest_like(folder, cell)
         held = with_parts(folder, lambda parts: self._numbers(cell, parts))
         episodes: dict[int, list[NDArray[np.int64]]] = {}
@@ -146,7 +150,7 @@ class OutcomeStore:
             rows = frame[frame["run"] == run]
             for stretch in stretches(rows.sort_values("episode", kind="stable").drop_duplicates("episode")):
                 name, content = new_part(stretch, identity, int(run))
-                write_atomically(self.folder / cell.key / name, content)
+                write_atomically(self.cell_folder(cell) / name, content)
 
     def read(self, cell_or_key: Cell | str, *, with_predictions: bool = True) -> pd.DataFrame:
         """All episodes of a cell, sorted by run and episode, each once (of copies, that of the first part).
@@ -158,7 +162,7 @@ class OutcomeStore:
         Raises:
             OutcomeError: nothing is stored for that cell, a part is damaged, or two disagree about an episode.
         """
-        folder = self.folder / (cell_or_key if isinstance(cell_or_key, str) else cell_or_key.key)
+        folder = self.cell_folder(cell_or_key)
 
         def read(parts: list[AnyPart]) -> pd.DataFrame:
             if not parts:
@@ -202,7 +206,7 @@ class OutcomeStore:
         """
         if cell.key not in self._opened:
             self.open_cell(cell)
-        failures.record(self.folder / cell.key, run, numbers, reason)
+        failures.record(self.cell_folder(cell), run, numbers, reason)
 
     def failures(self, cell_or_key: Cell | str) -> list[Failure]:
         """What could not be computed and has no outcomes yet, by run and first episode.
@@ -210,16 +214,12 @@ class OutcomeStore:
         Raises:
             OutcomeError: a record or a part is damaged.
         """
-        key = cell_or_key if isinstance(cell_or_key, str) else cell_or_key.key
-        recorded = failures.recorded(self.folder / key, files_under(self.folder / key))
+        folder = self.cell_folder(cell_or_key)
+        recorded = failures.recorded(folder, files_under(folder))
         if not recorded:
             return []
-        cell = read_manifest(self.folder / key).cell if isinstance(cell_or_key, str) else cell_or_key
+        cell = read_manifest(folder).cell if isinstance(cell_or_key, str) else cell_or_key
         return failures.still_open(recorded.values(), self.done(cell))
-
-    def cell_folder(self, cell: Cell) -> Place:
-        """Everything that is stored of a cell."""
-        return self.folder / cell.key
 
     def _numbers(self, cell: Cell, parts: list[AnyPart]) -> list[tuple[int, Any]]:
         """Runs and numbers of the episodes in some parts of a cell."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from fewshot_bench.atomic import write_atomically
+from fewshot_bench.paths import Place
 
 FONT_SIZE = 11
 
@@ -47,7 +47,7 @@ def drawing(width: float, height: float) -> Iterator[Any]:
         yield figure
 
 
-def save_picture(figure: Any, stem: Path) -> list[Path]:
+def save_picture(figure: Any, stem: Place) -> list[Place]:
     """Write a figure as SVG and as PNG, each all or nothing, without dates or versions.
 
     Args:
@@ -60,7 +60,7 @@ def save_picture(figure: Any, stem: Path) -> list[Path]:
     return [_save(figure, stem.with_name(stem.name + suffix)) for suffix in (".svg", ".png")]
 
 
-def _save(figure: Any, path: Path) -> Path:
+def _save(figure: Any, path: Place) -> Place:
     content = io.BytesIO()
     metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
     figure.savefig(content, format=path.suffix[1:], dpi=160, metadata=metadata)

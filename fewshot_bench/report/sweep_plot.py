@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from fewshot_bench.paths import Place
 from fewshot_bench.report.picture import FONT_SIZE, NoPictureError, drawing, save_picture
 from fewshot_bench.report.sweep_table import axes_of, mean_over_shots
 from fewshot_bench.report.wording import value_text
@@ -22,7 +22,7 @@ _MARKERS = "osD^vP*X"
 _SPREAD = 0.012  # of the axis: how far apart the lines stand, so that intervals do not hide each other
 
 
-def draw_sweep(frame: pd.DataFrame, title: str, stem: Path) -> list[Path]:
+def draw_sweep(frame: pd.DataFrame, title: str, stem: Place) -> list[Place]:
     """Draw a sweep as SVG and PNG: a panel per number of shots, a line per combination of the other axes.
 
     The horizontal axis is lambda where the grid has it, otherwise the first axis whose values are numbers. The same

@@ -15,6 +15,7 @@ from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.paths import Place
@@ -49,6 +50,7 @@ class StudyResult:
         failures: the methods that failed on episodes: name, number of episodes, first reason.
         shard: the part of every run that was computed; None for all of it.
         missing: episodes that are not stored and did not fail: those of other shards.
+        without_outcomes: keys of the cells of which nothing is stored.
     """
 
     dataset: Dataset
@@ -59,6 +61,7 @@ class StudyResult:
     failures: tuple[tuple[str, int, str], ...] = ()
     shard: Shard | None = None
     missing: int = 0
+    without_outcomes: frozenset[str] = frozenset()
 
     @property
     def failed(self) -> int:
@@ -189,14 +192,22 @@ def _result(
     planned = [one for method in methods for one in method.planned]
     cells = [cell for cell, _ in planned]
     store = OutcomeStore(study.results / "outcomes")
-    if failures and not any(store.done(cell) for cell in cells):
+    with_outcomes = [cell for cell in cells if store.done(cell)]
+    if failures and not with_outcomes:
         raise StudyError(failures[0][2])
     for method in methods:
         method.record_not_begun()
     missing = 0
     if shard is not None:
-        missing = sum(len(numbers) for one in planned for numbers in missing_episodes(store, *one))
-    return StudyResult(dataset, cells, _baseline(study, cells), seconds, peak, failures, shard, missing)
+        missing = sum(_count(store, *one) - _count(store, *one, shard) for one in planned)
+    empty = frozenset(cell.key for cell in cells) - {cell.key for cell in with_outcomes}
+    baseline = _baseline(study, cells, with_outcomes)
+    return StudyResult(dataset, cells, baseline, seconds, peak, failures, shard, missing, empty)
+
+
+def _count(store: OutcomeStore, cell: Cell, protocol: Protocol, shard: Shard | None = None) -> int:
+    """How many episodes of a cell are missing."""
+    return sum(len(numbers) for numbers in missing_episodes(store, cell, protocol, shard))
 
 
 def fresh_folder(results: Place) -> Place:
@@ -239,9 +250,10 @@ def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adap
     )
 
 
-def _baseline(study: Study, cells: list[Cell]) -> str | None:
-    """The label of the method that a user named, or of the first of several."""
+def _baseline(study: Study, cells: list[Cell], with_outcomes: list[Cell]) -> str | None:
+    """The label of the method that a user named, or of the first of several; nothing is tested against no outcomes."""
     labels = {cell.method.name: cell.method.label for cell in reversed(cells)}
+    there = {cell.method.name: cell.method.label for cell in reversed(with_outcomes)}
     if study.baseline is not None:
-        return labels[resolve_method(labels, study.baseline)]
-    return cells[0].method.label if len(labels) > 1 else None
+        return there.get(resolve_method(labels, study.baseline))
+    return with_outcomes[0].method.label if len(there) > 1 else None

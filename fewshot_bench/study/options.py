@@ -8,16 +8,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
 
 from fewshot_bench.datasets.dataset import SplitName
 from fewshot_bench.episodes.protocol import SamplerName
+from fewshot_bench.paths import Place, place_of
 
 Lambda = Annotated[float, Field(ge=0, le=1)]
 """Weight of the contrastive term."""
 
 Tau = Annotated[float, Field(gt=0)]
 """Temperature of the contrastive term."""
+
+
+def _results(value: object) -> Place:
+    """The folder that a text names, or what is a folder already.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, str | Path) and not hasattr(value, "fs"):
+        raise ValueError("Input should be a folder, or a URL such as s3://bucket/folder")
+    return place_of(value)  # type: ignore[arg-type]  # what has a file system is a UPath, which is not imported here
+
+
+ResultsPlace = Annotated[Place, PlainValidator(_results), PlainSerializer(str, when_used="json")]
+"""Where results are kept: a folder, or a URL that fsspec knows."""
 
 
 class Options(BaseModel):
@@ -69,4 +85,4 @@ class ComputingOptions(Options):
 
     device: str = "auto"
     chunk: int | None = Field(default=None, ge=1)
-    results: Path = Path("results")
+    results: ResultsPlace = Path("results")

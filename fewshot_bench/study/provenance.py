@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -28,6 +29,7 @@ NOT_RECORDED = ("results", "device", "chunk", "baseline")
 """Fields of a study that never change an outcome."""
 
 _COUNTS = ("episodes", "runs")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 _PACKAGE = Path(fewshot_bench.__file__).parent
 _PATIENCE = 10  # seconds for git to answer
 
@@ -64,11 +66,14 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def without_folders(text: str) -> str:
-    """An argument with only the last part of an absolute path, which else may name a person or a machine.
+    """An argument with only the last part of an absolute path or a URL, which else may name a person or a machine.
 
     Args:
-        text: such as "--weights=/somewhere/mine.safetensors".
+        text: such as "--weights=/somewhere/mine.safetensors" or "s3://bucket/results".
     """
+    if found := _URL.search(text):
+        url = urlsplit(found[0])
+        return text[: found.start()] + (PurePosixPath(url.path).name or f"{url.scheme}://")
     option, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
     is_absolute = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith("~")
     return f"{option}{equals}{PureWindowsPath(value).name or value}" if is_absolute else text

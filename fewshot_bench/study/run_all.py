@@ -100,8 +100,10 @@ def run_plan(
     cells = list({cell.key: cell for result in results for cell in result.cells}.values())
     named = {name: plan.baselines.get(dataset) for name, dataset in typed.items()}
     datasets = {result.dataset.name: result.dataset for result in results}
+    empty = {key for result in results for key in result.without_outcomes}
+    baselines = _baselines([cell for cell in cells if cell.key not in empty], named)
     seconds = time.perf_counter() - started
-    return PlanResult(datasets, cells, _baselines(cells, named), results, broken, seconds)
+    return PlanResult(datasets, cells, baselines, results, broken, seconds)
 
 
 def _episodes(study: Study) -> int:
@@ -119,6 +121,6 @@ def _baselines(cells: Sequence[Cell], named: Mapping[str, str | None]) -> dict[s
         if len(labels) > 1:
             baselines[protocol] = same[0].method.label
         if wanted is not None:
-            with suppress(UnknownNameError):  # checked before: its base stage has failed
+            with suppress(UnknownNameError):  # checked before: it has failed
                 baselines[protocol] = labels[resolve_method(labels, wanted)]
     return baselines

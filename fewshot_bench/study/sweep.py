@@ -72,6 +72,7 @@ class Sweep:
     @property
     def folder(self) -> Path:
         """Everything about this sweep."""
+        assert isinstance(self.study.results, Path), "plan_sweep refuses URLs"
         return self.study.results / "sweeps" / self.name
 
     @property
@@ -115,6 +116,8 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
     fitting_protocols(study, dataset.validation)
     chosen_device(study.device)
     name = _checked_name(name) if name is not None else _default_name(study, dataset.name)
+    if not isinstance(study.results, Path):
+        raise StudyError(f"a sweep locks files, and none can be locked in {study.results}. Use a folder for --results.")
     folder = study.results / "sweeps" / name
     OutcomeStore(folder / "outcomes").check_folder()
     points = tuple(_point(study, values, grid, folder, dataset) for values in grid.points())

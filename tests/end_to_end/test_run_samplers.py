@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from fewshot_bench.cli.main import exit_code
+from fewshot_bench.outcomes import OutcomeStore
 
 OTHERS = ("disjoint", "dirichlet", "varied")
 BASE = ["--base-loss", "ce", "--base-epochs", "1", "--query", "5"]
@@ -21,9 +22,9 @@ def run(results: Path, *options: str) -> int:
 
 def stored(results: Path) -> pd.DataFrame:
     """All outcomes but for their times, with the cell they belong to."""
-    frames = [pd.read_parquet(path).assign(cell=path.parts[-3]) for path in results.glob("outcomes/*/parts/*.parquet")]
-    frame = pd.concat(frames).sort_values(["cell", "run", "episode"], ignore_index=True)
-    return frame.drop(columns="seconds")
+    store = OutcomeStore(results / "outcomes")
+    frames = [store.read(cell).assign(cell=cell.key) for cell in store.cells()]
+    return pd.concat(frames, ignore_index=True).drop(columns="seconds")
 
 
 def cells(results: Path) -> list[dict[str, object]]:

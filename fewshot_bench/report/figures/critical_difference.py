@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from fewshot_bench.paths import Place
 from fewshot_bench.report.page.content import Ranking
 from fewshot_bench.report.picture import NoPictureError, drawing, save_picture
 from fewshot_bench.report.short_names import short_names
@@ -17,7 +17,7 @@ _LETTERS = 100
 _LONGEST = 32
 
 
-def draw_critical_difference(ranking: Ranking, stem: Path) -> list[Path]:
+def draw_critical_difference(ranking: Ranking, stem: Place) -> list[Place]:
     """Draw mean ranks on a line; bars join methods that are not further apart than the critical difference.
 
     Args:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from fewshot_bench.paths import Place
 from fewshot_bench.report.figures.rows import BLUE, MOST_ROWS, finish_rows, row_height
 from fewshot_bench.report.page.content import ProtocolResults, Quantiles
 from fewshot_bench.report.picture import drawing, save_picture
 
 
-def draw_distributions(protocol: ProtocolResults, stem: Path) -> list[Path]:
+def draw_distributions(protocol: ProtocolResults, stem: Place) -> list[Place]:
     """Draw how the episodes of each method spread: quartiles, 5% and 95%, median (line) and mean (diamond).
 
     Args:

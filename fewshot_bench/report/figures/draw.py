@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pandas as pd
 
+from fewshot_bench.paths import Place
 from fewshot_bench.report.figures.critical_difference import draw_critical_difference
 from fewshot_bench.report.figures.distributions import draw_distributions
 from fewshot_bench.report.figures.forest import draw_forest
@@ -15,7 +15,7 @@ from fewshot_bench.report.picture import NoPictureError
 from fewshot_bench.report.sweep_plot import draw_sweep, horizontal_axis
 
 
-def draw_figures(content: PageContent, folder: Path) -> list[Path]:
+def draw_figures(content: PageContent, folder: Place) -> list[Place]:
     """Draw everything that the page shows as SVG and PNG; the same content gives the same bytes.
 
     Args:
@@ -28,7 +28,7 @@ def draw_figures(content: PageContent, folder: Path) -> list[Path]:
     Raises:
         NoPictureError: Matplotlib or scikit-posthocs is not installed.
     """
-    files: list[Path] = []
+    files: list[Place] = []
     for number, protocol in enumerate(content.protocols, 1):
         name = f"{number}-{_file_name(protocol.name)}"
         if protocol.rows["difference"].notna().any():

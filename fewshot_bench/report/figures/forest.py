@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from fewshot_bench.paths import Place
 from fewshot_bench.report.figures.rows import BLUE, GREY, MOST_ROWS, ORANGE, finish_rows, row_height
 from fewshot_bench.report.page.content import ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
@@ -23,7 +23,7 @@ _LOOKS = {
 }
 
 
-def draw_forest(protocol: ProtocolResults, stem: Path) -> list[Path]:
+def draw_forest(protocol: ProtocolResults, stem: Place) -> list[Place]:
     """Draw the differences of a protocol to its baseline: thick over tasks, thin over data.
 
     Args:
