@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+_OWNER = re.compile(r"(?P<place>[0-9a-f]+)-(?P<number>[1-9][0-9]{0,18})-(?P<began>[0-9]{1,20})")
 
 
 def owner() -> str:
@@ -24,17 +27,16 @@ def is_gone(owner: str) -> bool:
     Args:
         owner: what `owner` said in that process.
     """
-    place, _, rest = owner.partition("-")
-    number, _, began = rest.partition("-")
-    if place != _place() or not number.isdigit():
+    told = _OWNER.fullmatch(owner)
+    if told is None or told["place"] != _place() or os.name != "posix":  # elsewhere os.kill does more than to ask
         return False
     try:
-        os.kill(int(number), 0)
+        os.kill(int(told["number"]), 0)
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):  # it belongs to somebody else, or is no number of a process
         return False
-    return _began(int(number)) != began
+    return _began(int(told["number"])) != told["began"]
 
 
 @cache

@@ -92,15 +92,6 @@ def size_of(place: Place) -> int:
         return int(place.fs.info(place.path)["size"])
 
 
-def overwrite(place: Place, content: bytes) -> None:
-    """Write a small file over the one that is there, not even flushed: for what is only of use while it is new."""
-    if isinstance(place, Path):
-        place.write_bytes(content)
-        return
-    with reaching(place):
-        place.fs.pipe_file(place.path, content)
-
-
 def remove(place: Place) -> None:
     """Remove a file, if it is still there."""
     if isinstance(place, Path):

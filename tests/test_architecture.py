@@ -65,10 +65,20 @@ def test_statistics_report_and_the_command_line_load_without_torch():
 
 
 def test_the_command_line_itself_loads_no_heavy_library():
-    heavy = ("torch", "numpy", "pandas", "scipy", "pydantic", "timm")
+    heavy = ("torch", "numpy", "pandas", "scipy", "pydantic", "timm", "ray")
     program = f"import sys, fewshot_bench.cli.main; sys.exit(str([m for m in {heavy} if m in sys.modules] or ''))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stderr.strip() == ""
+
+
+def test_ray_is_imported_only_where_its_engine_is_asked_for():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        is_of_the_engine = path.parent.name == "engine" and path.name.startswith("ray_")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:  # not those within functions
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert is_of_the_engine or not [name for name in names if "engine.ray_" in name], path
+            assert not [name for name in names if name.partition(".")[0] == "ray"], path
 
 
 def test_everything_promised_at_the_top_can_be_imported():

@@ -3,10 +3,10 @@
 from fewshot_bench.backbones import small_networks
 from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest
 from fewshot_bench.backbones.blocks import last_blocks, parameter_blocks
-from fewshot_bench.backbones.embedding import check_embeddings, embed
+from fewshot_bench.backbones.embedding import check_embeddings, embed, embeddings_file
 from fewshot_bench.backbones.embedding_key import network_identity
 from fewshot_bench.backbones.preprocessing import Preprocessing
-from fewshot_bench.backbones.timm_backbones import create_backbone, model_of_hub
+from fewshot_bench.backbones.timm_backbones import create_backbone, is_fetched_already, model_of_hub
 
 __all__ = [
     "BACKBONES",
@@ -16,6 +16,8 @@ __all__ = [
     "check_embeddings",
     "create_backbone",
     "embed",
+    "embeddings_file",
+    "is_fetched_already",
     "last_blocks",
     "model_of_hub",
     "network_identity",

@@ -65,16 +65,20 @@ def embed(
 
     if not use_cache or (augment is not None and not augmentation_name):
         return use.computed(progress)
-    key = embedding_key(split, backbone, augmentation_name, device)
     facts = _facts(split, backbone, augmentation_name)
     return made_once(
-        cache_folder() / EMBEDDINGS / f"{key}.safetensors",
+        embeddings_file(split, backbone, augmentation_name, device),
         facts["what"],
         read=use.read,
         make=lambda: use.computed(progress),
         write=lambda path, embeddings: write_tensors(path, {_NAME: torch.from_numpy(embeddings)}, facts),
         progress=progress,
     )
+
+
+def embeddings_file(split: ImageSplit, backbone: Backbone, augmentation_name: str, device: str) -> Path:
+    """Where `embed` keeps the embeddings of a split, whether they are there or not; see there for the arguments."""
+    return cache_folder() / EMBEDDINGS / f"{embedding_key(split, backbone, augmentation_name, device)}.safetensors"
 
 
 def _facts(split: ImageSplit, backbone: Backbone, augmentation_name: str) -> dict[str, str]:

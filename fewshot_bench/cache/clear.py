@@ -26,11 +26,11 @@ class Cleared:
 
     Attributes:
         removed: those that are gone.
-        in_use: those that another process makes, or that could not be removed.
+        left_alone: those that another process makes or writes, or that cannot be removed, each with the reason.
     """
 
     removed: list[Entry]
-    in_use: list[Entry]
+    left_alone: list[tuple[Entry, str]]
 
 
 def to_be_removed(
@@ -61,7 +61,11 @@ def clear_cache(entries: Sequence[Entry]) -> Cleared:
     """Remove entries, but none that another process makes or writes; then the locks of entries that are gone."""
     cleared = Cleared([], [])
     for entry in entries:
-        (cleared.removed if _remove(entry) else cleared.in_use).append(entry)
+        reason = _remove(entry)
+        if reason:
+            cleared.left_alone.append((entry, reason))
+        else:
+            cleared.removed.append(entry)
     _remove_locks()
     return cleared
 
@@ -84,18 +88,19 @@ def _matches(entry: Entry, pattern: str) -> bool:
     return any(fnmatchcase(text.lower(), wanted) for text in (entry.what, entry.name))
 
 
-def _remove(entry: Entry) -> bool:
+def _remove(entry: Entry) -> str:
+    """Why an entry is still there; empty where it is gone."""
     is_leftover = entry.kind == LEFTOVER
     if is_leftover and time.time() - entry.last_used < _BEING_WRITTEN:
-        return False
+        return "perhaps being written"
     with unused(target_of(entry.path) if is_leftover else entry.path) as is_unused:
         if not is_unused:
-            return False
+            return "in use by another process"
         try:
             shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink(missing_ok=True)
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
 
 
 def _remove_locks() -> None:

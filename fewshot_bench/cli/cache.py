@@ -66,12 +66,16 @@ def clear(
     cleared = clear_cache(entries)
     left = cache_entries()
     if as_json:
-        groups = {"removed": cleared.removed, "in_use": cleared.in_use, "left": left}
-        typer.echo(json.dumps({name: [entry.as_dict() for entry in group] for name, group in groups.items()}, indent=1))
+        told = {
+            "removed": [entry.as_dict() for entry in cleared.removed],
+            "left_alone": [{**entry.as_dict(), "reason": reason} for entry, reason in cleared.left_alone],
+            "left": [entry.as_dict() for entry in left],
+        }
+        typer.echo(json.dumps(told, indent=1))
         return
     typer.echo(f"removed {_count(cleared.removed)}; left {_count(left)}")
-    for entry in cleared.in_use:
-        typer.echo(f"left alone, in use or not to be removed: {entry.name} ({printable(entry.what)})")
+    for entry, reason in cleared.left_alone:
+        typer.echo(f"left alone: {printable(entry.what)} ({printable(reason)})")
 
 
 def _is_confirmed(entries: list[Entry]) -> bool:

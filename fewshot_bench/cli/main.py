@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shlex
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ from fewshot_bench.cli.power import power
 from fewshot_bench.cli.report import report
 from fewshot_bench.cli.reproduce import reproduce
 from fewshot_bench.cli.run import run
-from fewshot_bench.cli.signals import TERMINATED, sigterm_interrupts
+from fewshot_bench.cli.signals import INTERRUPTED, signals_interrupt
 from fewshot_bench.cli.status import status
 from fewshot_bench.cli.store import store
 from fewshot_bench.cli.study import study
@@ -56,9 +57,15 @@ app.add_typer(episodes, name="episodes")
 
 # Newer releases of Typer carry their own copy of Click, so its base exception is found through Typer's.
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-_NO_MORE_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_OF_A_DISK = {
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EROFS", "EFBIG"),  # no more room
+        *("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO", "ENODEV", "ENXIO"),  # not there any more
+    )
+    if hasattr(errno, name)
+}
 _USER_ERROR = 2
-_INTERRUPTED = 130
 _GO_ON = {"reproduce", "run", "sweep", "train"}
 """Commands that go on where they were stopped."""
 
@@ -84,26 +91,29 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: without the program's name; those of the process by default.
     """
-    sys.exit(exit_code(arguments))
+    try:
+        code = exit_code(arguments)
+    except KeyboardInterrupt:  # once more, during the last words
+        code = INTERRUPTED
+    sys.exit(code)
 
 
 def exit_code(arguments: list[str] | None = None) -> int:
     """Run the command line; errors that a user can mend become one line on stderr and code 2."""
     typed = sys.argv[1:] if arguments is None else arguments
-    with sigterm_interrupts() as received:
+    with signals_interrupt() as received:
         try:
             result = _outcome(typed)
+            is_stopped = result == INTERRUPTED or (received.came and result != 0)  # a closed terminal is an error, too
         except (KeyboardInterrupt, typer.Abort) as error:
             if str(error):
-                return _complain(str(error), _INTERRUPTED)
-            result = _INTERRUPTED
-    if result != _INTERRUPTED:
+                return _complain(str(error), received.exit_code)
+            is_stopped = True
+    if not is_stopped:
         return result
     command = f": {shlex.join(['fewshot-bench', *typed])}" if set(typed) & _GO_ON else "."
-    typer.echo(
-        f"\nstopped. What is finished is on disk; run the same command again to go on from there{command}", err=True
-    )
-    return TERMINATED if received.sigterm else _INTERRUPTED
+    _tell(f"\nstopped. What is finished is on disk; run the same command again to go on from there{command}")
+    return received.exit_code
 
 
 def _outcome(typed: list[str]) -> int:
@@ -122,7 +132,7 @@ def _outcome(typed: list[str]) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        if error.filename is None and error.errno not in _NO_MORE_ROOM:
+        if error.filename is None and error.errno not in _OF_A_DISK:
             raise
         place = f"{error.filename}: " if error.filename is not None else ""
         return _complain(
@@ -133,5 +143,11 @@ def _outcome(typed: list[str]) -> int:
 
 
 def _complain(sentence: str, code: int = _USER_ERROR) -> int:
-    typer.echo("error: " + printable(" ".join(sentence.split())), err=True)
+    _tell("error: " + printable(" ".join(sentence.split())))
     return code
+
+
+def _tell(line: str) -> None:
+    """Say something on stderr, if somebody is there to hear it."""
+    with suppress(OSError):
+        typer.echo(line, err=True)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _SOME_FAILED = 1
 """Exit code of a study that went to its end, where episodes failed."""
 
+_CANNOT_RUN = 2
+"""Exit code of a dry run that has found what keeps the study from running."""
+
 
 def run(
     context: typer.Context,
@@ -143,6 +146,10 @@ def run(
         typer.Option(metavar="I/N", help="Only the I-th of N parts of every run, e.g. 1/4 to 4/4 on four machines."),
     ] = None,
     baseline: BaselineOption = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be done, what is done already, and what the rest takes."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a study: embed, sample episodes, adapt, store every outcome, test, and write leaderboard.csv and report.html.
@@ -159,6 +166,9 @@ def run(
     plan = planned_study(context, study, setting, set_)
     if fresh:
         plan = plan.into(fresh_folder(plan.results))
+    if dry_run:
+        _look_ahead(plan, as_json)
+        return
     part = None if shard is None else Shard.read(shard)
     asked = {**context.params, "device": plan.studies[0].device}
     with ProgressBars() as progress, chosen_engine(asked, progress) as computing:
@@ -173,6 +183,19 @@ def run(
     if result.failures:
         _tell_failures(result)
         raise typer.Exit(_SOME_FAILED)
+
+
+def _look_ahead(plan: StudyPlan, as_json: bool) -> None:
+    """Print what the studies are going to do and take; exit code 2 where something is missing."""
+    from fewshot_bench.cli.dry_run import show_forecast
+    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.study.dry_run import forecast
+
+    with ProgressBars() as progress:
+        ahead = forecast(plan, progress=progress)
+    show_forecast(ahead, as_json)
+    if ahead.missing:
+        raise typer.Exit(_CANNOT_RUN)
 
 
 def _tell_failures(result: PlanResult) -> None:
@@ -195,8 +218,9 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
         report_notes(dict(dataset.recipe))
     if why_no_figures:
         typer.echo(why_no_figures, err=True)
-    methods = list(dict.fromkeys(cell.method.name for cell in result.cells))
-    show(rows_of_cells(frame, result.cells), as_json)
+    rows = rows_of_cells(frame, result.cells)
+    methods = [name for name in dict.fromkeys(cell.method.name for cell in result.cells) if name in set(rows["method"])]
+    show(rows, as_json)
     if as_json:
         return
     for dataset in result.datasets.values():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fewshot_bench.paths import Place
     from fewshot_bench.study import Axis, Grid, Study, Sweep, SweepResult
 
-_WITHOUT = ("study", "split", "baseline", "setting", "fresh", *ENGINE_OPTIONS)
+_WITHOUT = ("study", "split", "baseline", "setting", "fresh", *ENGINE_OPTIONS, "dry_run")
 _DEFAULTS = {"shots": "1", "episodes": 600, "runs": 1}
 
 

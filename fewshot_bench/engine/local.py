@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,4 +57,14 @@ def computed(worker: Worker, chunk: Chunk) -> Finished:
         return Finished(chunk, worker(chunk), peak_bytes=worker.peak_bytes())
     except Exception as error:
         _LOG.debug("a chunk failed", exc_info=True)
+        _let_go(error)
         return Finished(chunk, None, error, worker.peak_bytes())
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the calls of a failed attempt hold: it may be the memory that a smaller one needs."""
+    chain: BaseException | None = error
+    while chain is not None and chain.__traceback__ is not None:  # each once, even where they run in a circle
+        traceback.clear_frames(chain.__traceback__)
+        chain.__traceback__ = None
+        chain = chain.__cause__ or chain.__context__

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import copy
 import gc
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.backbones import Backbone
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.engine import Chunk, Worker
 from fewshot_bench.engine.local import computed
@@ -98,7 +96,7 @@ class RayActor:
             StudyError: there is no such device.
         """
         node = ray.get_runtime_context().get_node_id()
-        return Introduction(node, chosen_device(device), comparable_versions())
+        return Introduction(node, chosen_device(device), installed_versions())
 
     def call(
         self, threads: int, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]
@@ -159,11 +157,6 @@ class RayActor:
             return Answer(error=portable(error))
 
 
-def comparable_versions() -> dict[str, str]:
-    """Of everything that has to be the same in all processes of a study."""
-    return {**installed_versions(), "python": platform.python_version()}
-
-
 def portable(error: Exception) -> Exception:
     """An error that another process can be told: itself, or one with the same sentence.
 
@@ -197,10 +190,11 @@ def fetched(reference: Any) -> Answer:
 
 
 def _on_cpu(result: Any) -> Any:
-    """A result that a process without the device can take."""
-    if isinstance(result, (torch.Tensor, torch.nn.Module)):
-        return result.cpu()
-    return replace(result, network=result.network.cpu()) if isinstance(result, Backbone) else result
+    """A result that a process without the device can take; of a backbone the network is moved."""
+    network = getattr(result, "network", None)
+    if isinstance(network, torch.nn.Module):
+        network.cpu()
+    return result.cpu() if isinstance(result, (torch.Tensor, torch.nn.Module)) else result
 
 
 def taken_out(result: Any) -> Any:

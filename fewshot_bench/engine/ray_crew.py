@@ -42,8 +42,7 @@ class RayCrew:
     def chunk(self, protocol: Protocol) -> int:
         """What a worker asks for, or less, so that all have a few."""
         asked: int = self._asked("chunk_size", protocol)
-        workers = max(1, self._pool.workers or len(self._pool.members))
-        fair = math.ceil(protocol.runs * protocol.episodes / (_CHUNKS_PER_WORKER * workers))
+        fair = math.ceil(protocol.runs * protocol.episodes / (_CHUNKS_PER_WORKER * self._pool.size))
         return max(1, min(asked, fair))
 
     def start(self, chunk: Chunk) -> None:

@@ -126,13 +126,13 @@ class RayEngine:
             crew.close()
 
     def facts(self) -> dict[str, Any]:
-        """How many workers there are now, on how many nodes, and what each takes."""
+        """How many workers the cluster has room for now, on how many nodes, and what each takes."""
         pool = self._entered()
         return {
             "name": "ray",
             "version": ray.__version__,
-            "workers": len(pool.members),
-            "nodes": len({member.node for member in pool.members}),
+            "workers": pool.size,
+            "nodes": pool.nodes,
             "cpus_per_worker": pool.needs.cpus,
             "gpus_per_worker": pool.needs.gpus,
         }

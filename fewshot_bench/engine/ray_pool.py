@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fewshot_bench.engine.ray_actor import Introduction, RayActor, comparable_versions
-from fewshot_bench.engine.ray_cluster import Needs, described, room
+from fewshot_bench.engine.ray_actor import Introduction, RayActor
+from fewshot_bench.engine.ray_cluster import Needs, described, rooms
 from fewshot_bench.engine.ray_package import ray
 from fewshot_bench.errors import StudyError
+from fewshot_bench.versions import installed_versions
 
 DEATHS = (
     ray.exceptions.RayActorError,
@@ -56,8 +57,20 @@ class RayPool:
     patience: float = 60
     members: list[Member] = field(default_factory=list)
     _starting: dict[Any, Any] = field(default_factory=dict)
+    _rooms: dict[str, int] = field(default_factory=dict)
     _stillborn: int = 0
     _looked: float = -_PAUSE
+
+    @property
+    def size(self) -> int:
+        """How many there are once those that have room now are ready."""
+        room = sum(self._rooms.values())
+        return max(1, min(self.workers or room, room))
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes have room for a worker."""
+        return sum(room > 0 for room in self._rooms.values())
 
     def wait(self, references: Sequence[Any], seconds: float = _PAUSE) -> list[Any]:
         """Wait until one of some answers is there, a new process is ready, or the time is over; who is there."""
@@ -80,7 +93,9 @@ class RayPool:
             self._welcome(reference, self._starting.pop(reference))
         if time.monotonic() - self._looked >= _PAUSE:
             self._looked = time.monotonic()
-            self._fit(room(self.needs) if self.workers is None else self.workers)
+            self._rooms = rooms(self.needs)
+            self.members = [member for member in self.members if member.node in self._rooms]
+            self._fit(sum(self._rooms.values()) if self.workers is None else self.workers)
 
     def somebody(self) -> Member:
         """One that is ready, waiting for it if need be.
@@ -94,7 +109,7 @@ class RayPool:
             if time.monotonic() - began >= self.patience:
                 raise StudyError(
                     f"the Ray cluster had no room for a worker in {self.patience:g} s: a worker needs {self.needs} on "
-                    f"one node, the cluster has {described()}{', all in use' if room(self.needs) else ''}. "
+                    f"one node, the cluster has {described()}{', all in use' if self.nodes else ''}. "
                     "Use a smaller --cpus-per-worker or --gpus-per-worker, or a longer --ray-wait."
                 )
             self.wait([])
@@ -127,7 +142,7 @@ class RayPool:
         try:
             introduction: Introduction = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            raise StudyError(_last_line(error)) from error
+            raise StudyError(f"a worker of the Ray cluster says: {error.cause}") from error
         except DEATHS as error:
             self._stillborn += 1
             if self._stillborn >= _STILLBORN:
@@ -137,7 +152,7 @@ class RayPool:
                 ) from error
             return
         self._stillborn = 0
-        _check_versions(introduction.versions)
+        check_versions(introduction.versions)
         self.device = introduction.device
         self.members.append(Member(actor, introduction.node))
 
@@ -153,10 +168,18 @@ def _started(needs: Needs) -> Any:
     return kind.remote(needs.cpus, needs.gpus)
 
 
-def _check_versions(theirs: Any) -> None:
+def check_versions(theirs: Mapping[str, str]) -> None:
+    """Refuse a worker whose outcomes would not be those of this process.
+
+    Args:
+        theirs: versions of its packages.
+
+    Raises:
+        StudyError: one differs.
+    """
     differing = [
         f"{package} {theirs.get(package)} and not {version}"
-        for package, version in comparable_versions().items()
+        for package, version in installed_versions().items()
         if theirs.get(package) != version
     ]
     if differing:

@@ -6,14 +6,18 @@ A lease is a file that one process alone can create. Its holder changes it every
 is has lost its holder, and the next generation of it may be taken: the highest generation counts, and of several
 processes that try, one succeeds. What an observer measures is how long it has seen a lease unchanged, on its own
 monotonic clock, so that no two machines need to agree on the time and no clock that goes backwards matters. On one
-machine a holder that was killed is known to be gone at once.
+machine a holder that was killed is known to be gone at once. How long that is, $FEWSHOT_BENCH_LEASE_SECONDS says, alike
+for all who work at a folder.
 
 Leases save work and nothing else: outcomes are the same whoever computes them, so two holders would do no harm.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
 import re
 import secrets
 import threading
@@ -21,20 +25,36 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 from fewshot_bench.atomic import create_exclusively
+from fewshot_bench.errors import StudyError
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone, owner
-from fewshot_bench.stored_files import files_under, is_file, overwrite, read_bytes, remove
+from fewshot_bench.stored_files import files_under, read_bytes, remove
 
 EXPIRY = 60.0
-"""Seconds that a lease of another machine has to be seen unchanged before it is taken over."""
-BEAT = 5.0
-"""Seconds between two signs of life."""
+"""Seconds that a lease of another machine has to be seen unchanged before it is taken over, by default."""
+EXPIRY_VARIABLE = "FEWSHOT_BENCH_LEASE_SECONDS"
+_BEATS = 12
+"""Signs of life that a holder gives before its lease expires."""
 
 _NAME = re.compile(r"run-(\d{1,9})-episodes-(\d{1,9})-(\d{1,9})\.(\d{1,9})\.lease")
 _LARGEST = 1000  # bytes
+
+
+def expiry_seconds() -> float:
+    """How long a lease has to be seen unchanged before it is taken over.
+
+    Raises:
+        StudyError: the environment says something else than a number of seconds.
+    """
+    text = os.environ.get(EXPIRY_VARIABLE, str(EXPIRY))
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise StudyError(f"{EXPIRY_VARIABLE} should be a number of seconds such as {EXPIRY:g}, not '{text}'.")
 
 
 @dataclass(frozen=True, order=True)
@@ -75,9 +95,9 @@ class Lease:
         return self._leases.place(self.stretch, self._generation)
 
     def content(self) -> bytes:
-        """The next sign of life."""
+        """The next sign of life, always as long as the one before."""
         self._beats += 1
-        return json.dumps({"owner": owner(), "token": self._token, "beat": self._beats}).encode()
+        return json.dumps({"owner": owner(), "token": self._token, "beat": f"{self._beats:012d}"}).encode()
 
     def is_held(self) -> bool:
         """Whether it is still this process's: nobody took it for lost, and nobody removed it."""
@@ -98,16 +118,18 @@ class Lease:
 class Leases:
     """The leases of one cell, as one process sees them."""
 
-    def __init__(self, folder: Place, *, expiry: float = EXPIRY, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, folder: Place, *, expiry: float | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
         """Look at no file yet.
 
         Args:
             folder: of the cell.
-            expiry: seconds that a lease has to be seen unchanged before it is taken over.
+            expiry: seconds that a lease has to be seen unchanged before it is taken over; see `expiry_seconds`.
             now: seconds of a clock that never goes back.
         """
         self.folder = folder / "leases"
-        self._expiry, self._now = expiry, now
+        self._expiry, self._now = expiry_seconds() if expiry is None else expiry, now
         self._seen: dict[tuple[Stretch, int], tuple[bytes, float]] = {}
         self._held: set[Lease] = set()
         self._lock = threading.Lock()
@@ -134,17 +156,28 @@ class Leases:
             generations: as seen a moment ago; looked up by default.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written, or the cell's folder is gone, as with a disk of the network: nothing is made
+                where that would be.
         """
         newest = (self.generations() if generations is None else generations).get(stretch)
         if newest is not None and not self._is_lost(stretch, newest):
             return None
+        self.check_folder()
         lease = Lease(self, stretch, 0 if newest is None else newest + 1)
         if not create_exclusively(lease.place, lease.content()):
             return None
         with self._lock:
             self._held.add(lease)
         return lease
+
+    def check_folder(self) -> None:
+        """See that the cell's folder is there: a disk of the network that is away leaves nothing where it was.
+
+        Raises:
+            FileNotFoundError: it is not.
+        """
+        if not self.folder.parent.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder.parent))
 
     def listed(self) -> list[LeaseInfo]:
         """The leases that lie here, but for those whose holder is known to have ended; sorted."""
@@ -157,19 +190,22 @@ class Leases:
         return found
 
     def clean(self) -> None:
-        """Remove what holders that have ended have left; for a cell of which nothing is missing any more."""
+        """Remove what holders that have ended have left, and what says of no holder."""
         for stretch, generation in self.generations().items():
-            if is_gone(_owner_in(self._content(stretch, generation) or b"")):
+            holder = _owner_in(self._content(stretch, generation) or b"")
+            if not holder or is_gone(holder):
                 for each in range(generation + 1):
                     with suppress(OSError):
                         remove(self.place(stretch, each))
 
     def beat(self) -> None:
         """Give a sign of life for every lease that this process holds; a disk that is away is no reason to stop."""
-        for lease in tuple(self._held):
-            with self._lock, suppress(OSError):  # nobody lets go of it between the question and the answer
-                if lease in self._held and is_file(lease.place):
-                    overwrite(lease.place, lease.content())
+        with self._lock:
+            held = tuple(self._held)
+        for lease in held:
+            with self._lock, suppress(Exception):  # of a URL's file system it may be any; nobody lets go meanwhile
+                if lease in self._held:
+                    _overwrite(lease.place, lease.content())
 
     def forget(self, lease: Lease) -> None:
         """Give no more signs of life for a lease."""
@@ -187,7 +223,8 @@ class Leases:
         if known != content:
             self._seen[stretch, generation] = (content, self._now())
             return False
-        return self._now() - since >= self._expiry
+        expiry = self._expiry if _owner_in(content) else self._expiry / _BEATS  # its holder ended while it wrote
+        return self._now() - since >= expiry
 
     def _content(self, stretch: Stretch, generation: int) -> bytes | None:
         try:
@@ -204,8 +241,8 @@ def leases_of(cell_folder: Place) -> list[LeaseInfo]:
 class Heart:
     """Gives signs of life for some leases, from a thread of its own, while it is entered."""
 
-    def __init__(self, leases: list[Leases], *, every: float = BEAT) -> None:
-        self._leases, self._every = leases, every
+    def __init__(self, leases: list[Leases], *, every: float | None = None) -> None:
+        self._leases, self._every = leases, every or expiry_seconds() / _BEATS
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="signs of life", daemon=True)
 
@@ -223,6 +260,15 @@ class Heart:
         while not self._stop.wait(self._every):
             for leases in self._leases:
                 leases.beat()
+
+
+def _overwrite(place: Place, content: bytes) -> None:
+    """Change a file that is there, and make none; no reader meets an empty one."""
+    if isinstance(place, Path):
+        with place.open("r+b", buffering=0) as file:
+            file.write(content)
+    elif place.exists():
+        place.write_bytes(content)  # one object at once
 
 
 def _owner_in(content: bytes) -> str:

@@ -39,8 +39,8 @@ def read_manifest(folder: Place) -> Manifest:
 
     Raises:
         FileNotFoundError: there is none.
-        OSError: it cannot be read.
         OutcomeError: it is damaged, describes another cell, or was written by a later release.
+        OSError: it cannot be reached; that is no reason to delete anything.
     """
     place = folder / MANIFEST
     try:
@@ -48,7 +48,7 @@ def read_manifest(folder: Place) -> Manifest:
         cell = Cell.from_json(text)
     except NewerFormatError as error:
         raise NewerFormatError(f"{place} {error}") from error
-    except OutcomeError as error:
+    except (IsADirectoryError, OutcomeError) as error:
         raise OutcomeError(f"{place} is damaged ({error}). {_delete(folder)}") from error
     if cell.key != folder.name:
         raise OutcomeError(f"{place} describes another cell than its folder is named after. {_delete(folder)}")

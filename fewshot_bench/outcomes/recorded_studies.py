@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes.kinds import TEXT, Kind, whole
-from fewshot_bench.outcomes.study_record import FINISHED, FOLDER, VERSION, PlannedCell
+from fewshot_bench.outcomes.study_record import CELL, FINISHED, FOLDER, PROCESS, VERSION, PlannedCell
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone
+from fewshot_bench.stored_files import files_under, read_bytes, size_of
 
-_STUDY = re.compile(r"([0-9a-f]{16})\.json")
-_CELL = re.compile(r"cell-(\d{5})-([0-9a-f]{16})")
-_PROCESS = re.compile(r"process-([0-9a-f]{12}-\d{1,10}-\w{1,20})\.json")
+_ID = re.compile(r"[0-9a-f]{16}")
 _LARGEST_STUDY = 32_000_000  # bytes
 _LARGEST_PROCESS = 100_000
 _COUNT = whole(1, 1_000_000_000)
@@ -73,31 +72,43 @@ class RecordedStudy:
         return any(process.ended == FINISHED for process in self.processes)
 
 
-def study_ids(results: Place) -> list[str]:
-    """The ids of the studies that are written down in a folder of results, sorted."""
-    return sorted(match[1] for name in names_in(results / FOLDER) if (match := _STUDY.fullmatch(name)) is not None)
-
-
-def recorded_study(results: Place, study_id: str) -> RecordedStudy:
-    """A study with what is known of it by now.
+def recorded_studies(results: Place) -> tuple[list[RecordedStudy], list[str]]:
+    """The studies that are written down in a folder of results, with what is known of them by now.
 
     Args:
-        results: the folder of results.
-        study_id: one of `study_ids`.
+        results: the folder.
+
+    Returns:
+        The studies, by id; and of each that cannot be read why, in one sentence.
+    """
+    folder = results / FOLDER
+    names: dict[str, list[str]] = {}
+    for name in sorted(files_under(folder)):
+        study_id, _, rest = name.partition("/")
+        names.setdefault(study_id.removesuffix(".json"), []).append(rest)
+    found, problems = [], []
+    for study_id in names:
+        if _ID.fullmatch(study_id):
+            try:
+                found.append(_study(folder, study_id, names[study_id]))
+            except FileNotFoundError:  # somebody removed it, or removes it now
+                continue
+            except OutcomeError as error:
+                problems.append(f"{folder / study_id}.json is damaged ({error}). Delete it; no outcome is lost.")
+    return found, problems
+
+
+def _study(folder: Place, study_id: str, names: Sequence[str]) -> RecordedStudy:
+    """One study.
 
     Raises:
+        FileNotFoundError: it is not there.
         OutcomeError: its record is damaged or of a later release.
     """
-    place = results / FOLDER / f"{study_id}.json"
-    try:
-        content = _content(place, _LARGEST_STUDY)
-        cells = tuple(_planned(cell) for cell in _value(content, "cells", _CELLS))
-        stops_early = _value(content, "stops_early", _FLAG)
-    except OutcomeError as error:
-        raise OutcomeError(f"{place} is damaged ({error}). Delete it; no outcome is lost.") from error
-    folder = results / FOLDER / study_id
-    names = sorted(names_in(folder))
-    return RecordedStudy(study_id, cells, stops_early, _keys(names), _processes(folder, names))
+    content = _content(folder / f"{study_id}.json", _LARGEST_STUDY)
+    cells = tuple(_planned(cell) for cell in _value(content, "cells", _CELLS))
+    stops_early = _value(content, "stops_early", _FLAG)
+    return RecordedStudy(study_id, cells, stops_early, _keys(names), _processes(folder / study_id, names))
 
 
 def _planned(content: Any) -> PlannedCell:
@@ -115,10 +126,10 @@ def _value(content: Mapping[str, Any], name: str, kind: Kind) -> Any:
 def _content(place: Place, largest: int) -> dict[str, Any]:
     """The mapping that a file of JSON holds."""
     try:
-        if place.stat().st_size > largest:
+        if size_of(place) > largest:
             raise OutcomeError(f"it should have at most {largest:,} bytes")
-        content = json.loads(place.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(read_bytes(place))
+    except (ValueError, RecursionError) as error:
         raise OutcomeError(f"it should be JSON: {error}") from error
     if not isinstance(content, dict):
         raise OutcomeError(f"it should be a mapping, not {reprlib.repr(content)}")
@@ -130,7 +141,7 @@ def _content(place: Place, largest: int) -> dict[str, Any]:
 
 def _keys(names: Iterable[str]) -> dict[int, tuple[str, ...]]:
     keys: dict[int, tuple[str, ...]] = {}
-    for match in filter(None, map(_CELL.fullmatch, names)):
+    for match in filter(None, map(CELL.fullmatch, names)):
         number = int(match[1])
         keys[number] = (*keys.get(number, ()), match[2])
     return keys
@@ -139,19 +150,11 @@ def _keys(names: Iterable[str]) -> dict[int, tuple[str, ...]]:
 def _processes(folder: Place, names: Iterable[str]) -> tuple[RecordedProcess, ...]:
     """Those whose files can be read: what they say is told and nothing else."""
     found = []
-    for match in filter(None, map(_PROCESS.fullmatch, names)):
+    for match in filter(None, map(PROCESS.fullmatch, names)):
         try:
             content = _content(folder / match[0], _LARGEST_PROCESS)
             told = [_value(content, name, TEXT) for name in ("began", "command", "ended")]
-        except OutcomeError:
+        except (FileNotFoundError, OutcomeError):
             continue
         found.append(RecordedProcess(match[1], *told))
     return tuple(sorted(found, key=lambda process: process.began))
-
-
-def names_in(folder: Place) -> list[str]:
-    """Names of what a folder holds, in no order; none where there is no folder."""
-    try:
-        return [path.name for path in folder.iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -12,19 +12,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from fewshot_bench.atomic import write_atomically
+from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.paths import Place
-from fewshot_bench.processes import owner
+from fewshot_bench.processes import is_gone, owner
+from fewshot_bench.stored_files import files_under, is_file, remove
 
 FOLDER = "studies"
+CELL = re.compile(r"cell-(\d{5})-([0-9a-f]{16})")
+PROCESS = re.compile(r"process-([0-9a-f]{12}-\d{1,10}-\w{1,20})\.json")
 VERSION = 1
 FINISHED = "finished"
 """How a process ended that has nothing left to do."""
@@ -92,6 +98,7 @@ class StudyRecord:
         Raises:
             OSError: it cannot be written.
         """
+        self._clean()
         began = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.write()
         self._tell(began, command, "")
@@ -100,24 +107,54 @@ class StudyRecord:
         except BaseException as error:
             with suppress(OSError):  # what went wrong first is what counts
                 self._tell(began, command, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+                if isinstance(error, FewshotBenchError):
+                    self._forget_if_nothing_came_of_it()
             raise
         self._tell(began, command, FINISHED if is_all else DID_ITS_PART)
 
-    def cell_known(self, cell: Cell) -> None:
-        """Write down which stored cell a planned one is; one that was not planned is passed over.
+    def cells_known(self, cells: Sequence[Cell]) -> None:
+        """Write down which stored cells planned ones are; those that were not planned are passed over.
+
+        Args:
+            cells: some of them, whose methods are known by now.
 
         Raises:
             OSError: it cannot be written.
         """
+        keys = {(cell.protocol.task, cell.method.name): cell.key for cell in cells}
         for number, planned in enumerate(self.cells):
-            if (planned.task, planned.method) == (cell.protocol.task, cell.method.name):
-                place = self._folder / f"cell-{number:05d}-{cell.key}"
-                if not place.exists():
-                    write_atomically(place, b"")
+            key = keys.get((planned.task, planned.method))
+            place = self._folder / f"cell-{number:05d}-{key}"
+            if key is not None and not is_file(place):
+                write_atomically(place, b"")
+
+    def _forget_if_nothing_came_of_it(self) -> None:
+        """Leave nothing of a study that could not begin, unless another process is at it."""
+        names = files_under(self._folder)
+        keys = [match[2] for name in names if (match := CELL.fullmatch(name)) is not None]
+        are_mine = len(names) == len(keys) + 1
+        if are_mine and not any(files_under(self.results / "outcomes" / key) for key in keys):
+            for name in (f"{self.id}.json", *(f"{self.id}/{name}" for name in names)):
+                remove(self.results / FOLDER / name)
+            if isinstance(self.results, Path):
+                for folder in (self._folder, self._folder.parent, self.results):
+                    folder.rmdir()
+
+    def _clean(self) -> None:
+        """Remove what processes that are known to have ended said of themselves."""
+        with suppress(OSError):
+            for name in files_under(self._folder):
+                match = PROCESS.fullmatch(name)
+                if match is not None and is_gone(match[1]):
+                    remove(self._folder / name)
 
     @property
     def _folder(self) -> Place:
         return self.results / FOLDER / self.id
+
+    @property
+    def _process(self) -> Place:
+        return self._folder / f"process-{owner()}.json"
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -129,4 +166,4 @@ class StudyRecord:
 
     def _tell(self, began: str, command: str, ended: str) -> None:
         content = {"began": began, "command": command, "ended": ended}
-        write_atomically(self._folder / f"process-{owner()}.json", (json.dumps(content) + "\n").encode())
+        write_atomically(self._process, (json.dumps(content) + "\n").encode())

@@ -49,7 +49,7 @@ class ReproductionOptions(Brought):
 
     episodes: int | None = None
     seed: int = 0
-    into: Path | None = None
+    into: Place | None = None
     arguments: tuple[str, ...] = ()
 
 
@@ -100,7 +100,7 @@ def reproduce_cell(
     return _compared(cell, made, len(stored), wanted, new, engine.device)
 
 
-def _kept(store: OutcomeStore, into: Path | None) -> OutcomeStore | None:
+def _kept(store: OutcomeStore, into: Place | None) -> OutcomeStore | None:
     """Where the new outcomes are kept.
 
     Raises:
@@ -109,10 +109,15 @@ def _kept(store: OutcomeStore, into: Path | None) -> OutcomeStore | None:
     if into is None:
         return None
     kept = OutcomeStore(into / "outcomes")
-    if kept.folder.resolve() == store.folder.resolve():
+    if _whole(kept.folder) == _whole(store.folder):
         raise ReproductionError(f"--into {into} holds the result itself, which stays as it is. Use another folder.")
     kept.check_folder()
     return kept
+
+
+def _whole(place: Place) -> str:
+    """A place by the one name that it has."""
+    return str(place.resolve()) if isinstance(place, Path) else str(place)
 
 
 def _images(cell: Cell, options: Brought) -> Dataset:

@@ -50,10 +50,16 @@ def base_stage_name(recipe: Recipe, default: Recipe, **settings: Any) -> str:
     return f"base-{recipe.loss}{suffix}"
 
 
-def initialised_backbone(request: BackboneRequest, seed: int) -> Backbone:
-    """A backbone whose initial weights, where it has no others, depend on the seed alone."""
+def initialised_backbone(request: BackboneRequest, seed: int, *, is_stand_in: bool = False) -> Backbone:
+    """A backbone whose initial weights, where it has no others, depend on the seed alone.
+
+    Args:
+        request: what a user asked for.
+        seed: of the initial weights.
+        is_stand_in: see `create_backbone`.
+    """
     with seeded_randomness(seed):
-        return create_backbone(request)
+        return create_backbone(request, is_stand_in=is_stand_in)
 
 
 def starting_weights(backbone: Backbone) -> str:

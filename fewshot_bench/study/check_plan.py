@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from fewshot_bench.backbones import Backbone
-from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.errors import FewshotBenchError, StudyError
 from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.outcomes.study_record import StudyRecord
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
-from fewshot_bench.study.checkpoints import checkpoint_stages
 from fewshot_bench.study.execute import opened_dataset
 from fewshot_bench.study.fitting import fitting_protocols
-from fewshot_bench.study.methods import method_name, planned_adaptations
+from fewshot_bench.study.methods import planned_adaptations
+from fewshot_bench.study.named_stages import Networks
 from fewshot_bench.study.plan import StudyPlan
-from fewshot_bench.study.stages import backbone_settings, base_stages, initial_backbone
+from fewshot_bench.study.recording import record_of
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.until import stopping_rule
 
@@ -41,7 +39,7 @@ def located(place: str) -> Iterator[None]:
         raise StudyError(f"{place}: {error}") from error
 
 
-def check_plan(plan: StudyPlan, progress: Progress = SILENT) -> None:
+def check_plan(plan: StudyPlan, progress: Progress = SILENT) -> list[StudyRecord]:
     """Find what is wrong in any study of a plan, without computing anything.
 
     Datasets are opened, networks are made, and weights may be fetched; nothing is trained, embedded or written.
@@ -50,6 +48,9 @@ def check_plan(plan: StudyPlan, progress: Progress = SILENT) -> None:
         plan: the studies.
         progress: shown the import of a user's own images.
 
+    Returns:
+        What each of them is going to do.
+
     Raises:
         FewshotBenchError: a name is unknown, the data is absent, the protocol does not fit the split, or no method is
             called like the baseline.
@@ -57,44 +58,23 @@ def check_plan(plan: StudyPlan, progress: Progress = SILENT) -> None:
     """
     OutcomeStore(plan.results / "outcomes").check_folder()
     names: dict[str, list[str]] = {}
-    networks = Networks()
+    records, networks = [], Networks()
     for study, place in zip(plan.studies, plan.places, strict=True):
         with located(place):
-            names.setdefault(study.dataset, []).extend(_checked_methods(study, networks, progress))
+            records.append(_checked(study, networks, progress))
+            names.setdefault(study.dataset, []).extend(cell.method for cell in records[-1].cells)
     for dataset, baseline in plan.baselines.items():
         with located(f"baseline of {dataset}" if plan.name else ""):
             resolve_method(names[dataset], baseline)
+    return records
 
 
-def _checked_methods(study: Study, networks: Networks, progress: Progress) -> list[str]:
-    """The names of a study's methods, where nothing is wrong with it."""
+def _checked(study: Study, networks: Networks, progress: Progress) -> StudyRecord:
+    """The record of a study, where nothing is wrong with it."""
     stopping_rule(study)
     chosen_device(study.device)
     adaptations = planned_adaptations(study)
     dataset = opened_dataset(study, progress)
-    fitting_protocols(study.model_copy(update={"dataset": dataset.name}), dataset.split(study.split))
-    return [method_name(*stage, adaptation) for stage in networks.stages(study, dataset) for adaptation in adaptations]
-
-
-class Networks:
-    """The networks that studies start from; the last one is kept, since those of a file mostly share theirs."""
-
-    def __init__(self) -> None:
-        self._key: object = None
-        self._backbone: Backbone | None = None
-
-    def stages(self, study: Study, dataset: Dataset) -> list[tuple[str, dict[str, Any], str]]:
-        """The name of the backbone, its settings, and the base stage of every method's name."""
-        if study.checkpoints is not None:
-            stages = checkpoint_stages(study, dataset)
-            return [(checkpoint.card.backbone, settings, stage) for checkpoint, _, settings, stage, _ in stages]
-        backbone = self._made(study, dataset)
-        settings = backbone_settings(study, backbone)
-        return [(study.backbone_name, settings, base.stage) for base, _ in base_stages(study, backbone)]
-
-    def _made(self, study: Study, dataset: Dataset) -> Backbone:
-        asked = (study.backbone_name, study.weights, study.image_size, study.interpolation)
-        key = (*asked, dataset.split(study.split).images.shape[1:])
-        if self._backbone is None or key != self._key:
-            self._key, self._backbone = key, initial_backbone(study, dataset)
-        return self._backbone
+    study = study.model_copy(update={"dataset": dataset.name})
+    fitting_protocols(study, dataset.split(study.split))
+    return record_of(study, dataset, networks.stages(study, dataset), adaptations)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -92,23 +92,36 @@ class ChunkQueue:
 
     def still_missing(self, job: Job) -> Job | None:
         """A job without the episodes that others have stored meanwhile; None if these are all."""
-        stored = self._store.done(job.cell).get(job.chunk.run)
-        if stored is None:
-            return job
-        numbers = np.setdiff1d(job.chunk.numbers, stored)
-        return replace(job, chunk=replace(job.chunk, numbers=numbers)) if len(numbers) else None
+        return _without(job, self._store.done(job.cell))
 
     def drop_stored(self) -> int:
         """Forget the chunks that others have stored meanwhile; how many episodes these are."""
         before = sum(len(job.chunk) for job in self._waiting)
-        left = [self.still_missing(job) for job in self._waiting]
+        stored = {
+            cell.key: self._store.done(cell) for cell in {job.cell.key: job.cell for job in self._waiting}.values()
+        }
+        left = [_without(job, stored[job.cell.key]) for job in self._waiting]
         self._waiting = [job for job in left if job is not None]
         return before - sum(len(job.chunk) for job in self._waiting)
+
+    def check_folder(self, job: Job) -> None:
+        """See that the folder of a job's cell is still there.
+
+        Raises:
+            FileNotFoundError: it is not.
+        """
+        self._leases[job.cell.key].check_folder()
 
     def clean(self) -> None:
         """Remove the leases that processes which have ended left; called when nothing is missing any more."""
         for leases in self._leases.values():
             leases.clean()
+
+
+def _without(job: Job, stored: Mapping[int, NDArray[np.int64]]) -> Job | None:
+    """A job without the episodes of each run that are stored; None if these are all."""
+    numbers = np.setdiff1d(job.chunk.numbers, stored.get(job.chunk.run, ()))
+    return replace(job, chunk=replace(job.chunk, numbers=numbers)) if len(numbers) else None
 
 
 def missing_episodes(

@@ -15,6 +15,7 @@ from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.paths import Place
@@ -25,7 +26,9 @@ from fewshot_bench.study.classifiers import ClassifierSource
 from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.method_run import MethodRun
 from fewshot_bench.study.methods import method_name, planned_adaptations
-from fewshot_bench.study.provenance import PeakMemory, provenance
+from fewshot_bench.study.named_stages import Networks
+from fewshot_bench.study.provenance import PeakMemory, command_line, provenance
+from fewshot_bench.study.recording import record_of
 from fewshot_bench.study.shard import Shard
 from fewshot_bench.study.stages import BaseStage, PlannedStage, study_backbones
 from fewshot_bench.study.study import Study
@@ -47,6 +50,7 @@ class StudyResult:
         failures: the methods that failed on episodes: name, number of episodes, first reason.
         shard: the part of every run that was computed; None for all of it.
         missing: episodes that are not stored and did not fail: those of other shards.
+        without_outcomes: keys of the cells of which nothing is stored.
     """
 
     dataset: Dataset
@@ -57,6 +61,7 @@ class StudyResult:
     failures: tuple[tuple[str, int, str], ...] = ()
     shard: Shard | None = None
     missing: int = 0
+    without_outcomes: frozenset[str] = frozenset()
 
     @property
     def failed(self) -> int:
@@ -101,23 +106,25 @@ def run_study(
     store.check_folder()
     engine = engine or LocalEngine(chosen_device(study.device))
     memory = PeakMemory(engine.device)
+    record = record_of(study, dataset, Networks().stages(study, dataset), adaptations)
     methods: list[MethodRun] = []
     failed: list[tuple[PlannedStage, str]] = []
-    with ExitStack() as opened:
+    with record.at_work(command_line(arguments) if arguments else "", is_all=shard is None), ExitStack() as opened:
         for method in _planned_methods(study, dataset, adaptations, store, engine, progress, arguments, shard, failed):
             methods.append(method)
             opened.callback(method.forget)
             memory.note()
+            record.cells_known([cell for cell, _ in method.planned])
             if rule is None:
                 method.run(method.planned)
                 method.forget()
         if rule is not None:
             run_until(rule, [method.run for method in methods], [method.planned for method in methods], store, progress)
-    peak = max([memory.of_study(), *(method.peak_bytes for method in methods)])
-    seconds = time.perf_counter() - started
-    return _result(
-        study, dataset, methods, _failures(study, images, adaptations, methods, failed), seconds, peak, shard
-    )
+        peak = max([memory.of_study(), *(method.peak_bytes for method in methods)])
+        seconds = time.perf_counter() - started
+        return _result(
+            study, dataset, methods, _failures(study, images, adaptations, methods, failed), seconds, peak, shard
+        )
 
 
 def _planned_methods(
@@ -185,14 +192,22 @@ def _result(
     planned = [one for method in methods for one in method.planned]
     cells = [cell for cell, _ in planned]
     store = OutcomeStore(study.results / "outcomes")
-    if failures and not any(store.done(cell) for cell in cells):
+    with_outcomes = [cell for cell in cells if store.done(cell)]
+    if failures and not with_outcomes:
         raise StudyError(failures[0][2])
     for method in methods:
         method.record_not_begun()
     missing = 0
     if shard is not None:
-        missing = sum(len(numbers) for one in planned for numbers in missing_episodes(store, *one))
-    return StudyResult(dataset, cells, _baseline(study, cells), seconds, peak, failures, shard, missing)
+        missing = sum(_count(store, *one) - _count(store, *one, shard) for one in planned)
+    empty = frozenset(cell.key for cell in cells) - {cell.key for cell in with_outcomes}
+    baseline = _baseline(study, cells, with_outcomes)
+    return StudyResult(dataset, cells, baseline, seconds, peak, failures, shard, missing, empty)
+
+
+def _count(store: OutcomeStore, cell: Cell, protocol: Protocol, shard: Shard | None = None) -> int:
+    """How many episodes of a cell are missing."""
+    return sum(len(numbers) for numbers in missing_episodes(store, cell, protocol, shard))
 
 
 def fresh_folder(results: Place) -> Place:
@@ -235,9 +250,10 @@ def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adap
     )
 
 
-def _baseline(study: Study, cells: list[Cell]) -> str | None:
-    """The label of the method that a user named, or of the first of several."""
+def _baseline(study: Study, cells: list[Cell], with_outcomes: list[Cell]) -> str | None:
+    """The label of the method that a user named, or of the first of several; nothing is tested against no outcomes."""
     labels = {cell.method.name: cell.method.label for cell in reversed(cells)}
+    there = {cell.method.name: cell.method.label for cell in reversed(with_outcomes)}
     if study.baseline is not None:
-        return labels[resolve_method(labels, study.baseline)]
-    return cells[0].method.label if len(labels) > 1 else None
+        return there.get(resolve_method(labels, study.baseline))
+    return with_outcomes[0].method.label if len(there) > 1 else None

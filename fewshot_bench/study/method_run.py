@@ -10,13 +10,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot_bench.atomic import remove_abandoned
 from fewshot_bench.engine.engine import Crew, Engine, Finished
 from fewshot_bench.episodes import Protocol
+from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.leases import Heart
+from fewshot_bench.outcomes.leases import Heart, Leases
 from fewshot_bench.progress import Progress, Step
 from fewshot_bench.study.chunk_queue import ChunkQueue, Job, Left, Taken, missing_episodes
-from fewshot_bench.study.pieces import Pieces, is_failure, reason_of
+from fewshot_bench.study.pieces import Experience, Pieces, is_failure, reason_of
 from fewshot_bench.study.shard import Shard
 from fewshot_bench.study.worker import WorkerRecipe
 
@@ -38,6 +40,7 @@ class MethodRun:
         peak_bytes: the most memory that it took, as far as is known.
         failed: how many episodes have failed.
         reason: why the first of these did.
+        experience: whether it ever succeeds.
     """
 
     recipe: Callable[[], WorkerRecipe]
@@ -52,6 +55,7 @@ class MethodRun:
     reason: str = ""
     _given_up: dict[tuple[str, int], NDArray[np.int64]] = field(default_factory=dict)
     _not_begun: list[tuple[Cell, int, NDArray[np.int64]]] = field(default_factory=list)
+    experience: Experience = field(default_factory=Experience)
     _crew: Crew | None = None
     _open: ExitStack = field(default_factory=ExitStack)
 
@@ -63,7 +67,10 @@ class MethodRun:
     def run(self, some: Sequence[tuple[Cell, Protocol]]) -> None:
         """Run the missing episodes of some cells, beside other processes that do the same; wait for theirs."""
         left = [(cell, protocol, self._missing(cell, protocol)) for cell, protocol in some]
-        left = [one for one in left if any(len(numbers) for numbers in one[2])]
+        for cell, _, missing in left:
+            if not any(map(len, missing)):
+                self._clean(cell)
+        left = [one for one in left if any(map(len, one[2]))]
         if not left:
             return
         try:
@@ -77,6 +84,7 @@ class MethodRun:
         with self.progress.step(_described(left), queue.episodes) as step, Heart(queue.leases):
             _Shift(self, crew, queue, step).work()
         queue.clean()
+        self._check_all_is_there(left)
         for cell, _, _ in left:
             self.store.open_cell(replace(cell, provenance={**cell.provenance, "peak_bytes": self.peak_bytes}))
 
@@ -90,6 +98,25 @@ class MethodRun:
         missing = missing_episodes(self.store, cell, protocol, self.shard)
         nothing = np.arange(0)
         return [np.setdiff1d(some, self._given_up.get((cell.key, run), nothing)) for run, some in enumerate(missing)]
+
+    def _clean(self, cell: Cell) -> None:
+        """Remove what a process has left of a complete cell that was killed after it had stored its last outcomes."""
+        folder = self.store.cell_folder(cell)
+        Leases(folder).clean()
+        remove_abandoned(folder)
+
+    def _check_all_is_there(self, left: Sequence[Left]) -> None:
+        """See that what was stored meanwhile still is.
+
+        Raises:
+            OutcomeError: files have vanished.
+        """
+        for cell, protocol, _ in left:
+            if count := sum(map(len, self._missing(cell, protocol))):
+                raise OutcomeError(
+                    f"{count:,} episodes of {cell.method.name} have vanished from {self.store.cell_folder(cell)} while "
+                    "others were computed. See that the disk is there and nothing removes files; then run again."
+                )
 
     def _give_up(self, left: Sequence[Left], error: Exception) -> None:
         """Note that a method cannot even begin: its embeddings are no numbers, or do not fit into the memory.
@@ -175,9 +202,10 @@ class _Shift:
             left = self._queue.still_missing(taken.job)
             self._step.advance(len(taken.job.chunk) - (len(left.chunk) if left is not None else 0))
             if left is not None:
-                self._pieces.append(Pieces(Taken(left, taken.lease)))
+                self._pieces.append(Pieces(Taken(left, taken.lease), self._method.experience))
                 return self._pieces[-1]
             taken.lease.release()
+            self._step.advance(self._queue.drop_stored())  # where there is one that others stored there are more
         return None
 
     def _settle(self, finished: Finished) -> None:
@@ -187,10 +215,10 @@ class _Shift:
         if finished.frame is not None:
             self._store(pieces, job, finished)
             self._step.advance(len(finished.chunk))
-        elif given_up := pieces.failed(finished):
-            numbers, reason = given_up
-            self._method.failed_on(job.cell, job.chunk.run, numbers, reason)
-            self._step.advance(len(numbers), "failed")
+        else:
+            for numbers, reason in pieces.failed(finished):
+                self._method.failed_on(job.cell, job.chunk.run, numbers, reason)
+                self._step.advance(len(numbers), "failed")
         if pieces.is_done:
             self._pieces.remove(pieces)
             pieces.taken.lease.release()
@@ -201,6 +229,7 @@ class _Shift:
         frame = finished.frame
         assert frame is not None
         if not pieces.taken.lease.is_held():
+            self._queue.check_folder(job)
             left = self._queue.still_missing(replace(job, chunk=finished.chunk))
             frame = frame[frame["episode"].isin([] if left is None else left.chunk.numbers)]
         if len(frame):

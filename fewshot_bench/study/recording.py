@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.outcomes.study_record import PlannedCell, StudyRecord
 from fewshot_bench.study.methods import method_name
+from fewshot_bench.study.named_stages import NamedStage
 from fewshot_bench.study.provenance import study_record
 from fewshot_bench.study.study import Study
-
-NamedStage = tuple[str, dict[str, Any], str]
-"""The name of a backbone, its settings, and its base stage, as they are in a method's name."""
 
 
 def record_of(

@@ -81,7 +81,8 @@ def run_plan(
     started = time.perf_counter()
     run = run or partial(run_study, progress=progress, arguments=arguments)
     if len(plan.studies) > 1 or plan.baselines:  # one study checks itself, but for its baseline
-        check_plan(plan, progress)
+        for record in check_plan(plan, progress):
+            record.write()
     results: list[StudyResult] = []
     broken: list[tuple[str, int, str]] = []
     typed: dict[str, str] = {}
@@ -99,8 +100,10 @@ def run_plan(
     cells = list({cell.key: cell for result in results for cell in result.cells}.values())
     named = {name: plan.baselines.get(dataset) for name, dataset in typed.items()}
     datasets = {result.dataset.name: result.dataset for result in results}
+    empty = {key for result in results for key in result.without_outcomes}
+    baselines = _baselines([cell for cell in cells if cell.key not in empty], named)
     seconds = time.perf_counter() - started
-    return PlanResult(datasets, cells, _baselines(cells, named), results, broken, seconds)
+    return PlanResult(datasets, cells, baselines, results, broken, seconds)
 
 
 def _episodes(study: Study) -> int:
@@ -118,6 +121,6 @@ def _baselines(cells: Sequence[Cell], named: Mapping[str, str | None]) -> dict[s
         if len(labels) > 1:
             baselines[protocol] = same[0].method.label
         if wanted is not None:
-            with suppress(UnknownNameError):  # checked before: its base stage has failed
+            with suppress(UnknownNameError):  # checked before: it has failed
                 baselines[protocol] = labels[resolve_method(labels, wanted)]
     return baselines

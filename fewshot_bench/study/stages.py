@@ -23,6 +23,9 @@ from fewshot_bench.study.pieces import is_failure, reason_of
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
 
+_IMAGES = (32, 32, 3)
+"""Height, width and channels of the images of a dataset that is not here."""
+
 
 @dataclass(frozen=True)
 class BaseStage:
@@ -147,10 +150,17 @@ def backbone_of_hub(study: Study) -> str | None:
     return None if model is None else f"timm:{model}"
 
 
-def initial_backbone(study: Study, dataset: Dataset) -> Backbone:
-    """The study's backbone; its initial weights, where it has no others, depend on the training seed alone."""
-    height, _, channels = dataset.split(study.split).images.shape[1:]
+def initial_backbone(study: Study, dataset: Dataset | None, *, is_stand_in: bool = False) -> Backbone:
+    """The study's backbone; its initial weights, where it has no others, depend on the training seed alone.
+
+    Args:
+        study: without named checkpoints.
+        dataset: whose images it sees; None where they are not here, and only the backbone's name matters.
+        is_stand_in: see `create_backbone`.
+    """
+    shape = _IMAGES if dataset is None else dataset.split(study.split).images.shape[1:]
+    height, _, channels = shape
     request = BackboneRequest(
         study.backbone_name, channels, height, study.image_size, study.interpolation, study.weights
     )
-    return initialised_backbone(request, study.training_seed)
+    return initialised_backbone(request, study.training_seed, is_stand_in=is_stand_in)

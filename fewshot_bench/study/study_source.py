@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_LARGEST = 200_000  # bytes
+_LARGEST = 64_000  # bytes
+_DEEPEST = 64  # parts of a key; the time that TOML's parser takes grows with their square
+_TOO_DEEP = "has too many tables within each other."
+_PART, _BETWEEN = re.compile(r"[\w\"'-]\s*\."), re.compile(r"[,=\[\]\n]")
 _LONGEST = 60  # characters of a value in a sentence
 
 
@@ -78,8 +82,7 @@ class _Source:
 
     def plan(self) -> StudyPlan:
         """What it stands for."""
-        data = with_overrides(self._parsed(), self.overrides)
-        file = self._validated(data)
+        file = self._validated(self._parsed())
         self._refuse_code(file)
         problem = file.problem()
         if problem is not None:
@@ -96,6 +99,8 @@ class _Source:
         )
 
     def _parsed(self) -> dict[str, Any]:
+        if any(len(_PART.findall(piece)) > _DEEPEST for piece in _BETWEEN.split(self.text)):
+            raise StudyError(f"{self.name} {_TOO_DEEP}")
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
@@ -108,10 +113,13 @@ class _Source:
     def _validated(self, data: dict[str, Any]) -> StudyFile:
         """The model, by way of JSON: there lists are tuples and text is paths, but "5" is no number."""
         try:
-            return StudyFile.model_validate_json(json.dumps(normalised(data), default=str), strict=True)
+            changed = normalised(with_overrides(data, self.overrides))
+            return StudyFile.model_validate_json(json.dumps(changed, default=str), strict=True)
         except RecursionError as error:
-            raise StudyError(f"{self.name} has too many tables within each other.") from error
+            raise StudyError(f"{self.name} {_TOO_DEEP}") from error
         except ValidationError as error:
+            if error.errors()[0]["type"] == "json_invalid":
+                raise StudyError(f"{self.name} {_TOO_DEEP}") from error
             path, details = min(
                 ((_path(found), found) for found in error.errors()), key=lambda pair: self._order(pair[0])
             )
@@ -131,8 +139,12 @@ class _Source:
 
     def _place(self, path: KeyPath) -> str:
         shown = self._shown(path)
-        line = line_of(key_lines(self.text), path)
+        line = line_of(self._lines, path)
         return shown or (self.name if line is None else f"{self.name}, line {line}")
+
+    @cached_property
+    def _lines(self) -> dict[KeyPath, int]:
+        return key_lines(self.text)
 
     def _shown(self, path: KeyPath) -> str:
         """The part of the command line that has set a key; the last one counts."""
@@ -140,7 +152,7 @@ class _Source:
 
     def _order(self, path: KeyPath) -> tuple[bool, int]:
         """What is typed comes first, then the file from top to bottom."""
-        return not self._shown(path), line_of(key_lines(self.text), path) or 0
+        return not self._shown(path), line_of(self._lines, path) or 0
 
 
 def _path(details: ErrorDetails) -> KeyPath:

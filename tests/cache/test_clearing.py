@@ -97,7 +97,7 @@ def test_what_a_dead_process_left_goes_first_but_not_what_is_being_written(cache
     (cache / "checkpoints" / "older.lock").touch()
     cleared = clear_cache(to_be_removed(cache_entries(), max_bytes=10**6))
     assert [entry.path.name for entry in cleared.removed] == [".d.safetensors.0123.tmp"]
-    assert [entry.path.name for entry in cleared.in_use] == [".e.safetensors.0123.tmp"]
+    assert [entry.path.name for entry, _ in cleared.left_alone] == [".e.safetensors.0123.tmp"]
     assert {path.name for path in cache.rglob("*.lock")} == {".a.safetensors.lock"}
 
 

@@ -117,7 +117,9 @@ def test_clearing_leaves_alone_what_another_process_is_making(entry, start, tmp_
     everything = cache_entries()
     cleared = clear_cache(everything)
     assert cleared.removed == []
-    assert sorted(item.path for item in cleared.in_use) == sorted([entry, unfinished])
+    assert {item.path: reason for item, reason in cleared.left_alone} == dict.fromkeys(
+        [entry, unfinished], "in use by another process"
+    )
     assert entry.exists()
     assert unfinished.exists()
     assert entry.with_name(f".{entry.name}.lock").exists()

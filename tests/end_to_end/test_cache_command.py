@@ -76,7 +76,7 @@ def test_what_went_is_told_as_json(names, capsys):
     exit_code(["cache", "clear", "first", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert {group: [entry["name"] for entry in entries] for group, entries in told.items()} == {
-        "removed": ["embeddings/first.safetensors"], "in_use": [], "left": ["embeddings/second.safetensors"]
+        "removed": ["embeddings/first.safetensors"], "left_alone": [], "left": ["embeddings/second.safetensors"]
     }  # fmt: skip
 
 

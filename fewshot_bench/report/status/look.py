@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.description import description_text
 from fewshot_bench.outcomes.leases import leases_of
-from fewshot_bench.outcomes.recorded_studies import RecordedStudy, names_in, recorded_study, study_ids
+from fewshot_bench.outcomes.manifest import read_manifest
+from fewshot_bench.outcomes.recorded_studies import RecordedStudy, recorded_studies
 from fewshot_bench.outcomes.study_record import PlannedCell
 from fewshot_bench.paths import Place
 from fewshot_bench.report.status.rate import Rates
 from fewshot_bench.report.status.state import CellState, StudyState
+from fewshot_bench.stored_files import folders_in
 
 _KEY = re.compile(r"[0-9a-f]{16}")
 
@@ -45,16 +46,12 @@ class Watch:
         Raises:
             OutcomeError: there is nothing in the folder to look at.
         """
-        studies, problems = [], []
-        for study_id in study_ids(self.results):
-            try:
-                studies.append(recorded_study(self.results, study_id))
-            except OutcomeError as error:
-                problems.append(str(error))
+        studies, problems = recorded_studies(self.results)
         cells = self._of_studies(studies)
         stored = self._stored(problems)
         known = {cell.key for cell in cells}
         if not studies:
+            stored.sort(key=lambda cell: (cell.method.name, cell.protocol.task, cell.key))
             cells = [self._state(_unplanned(cell), cell.key, None) for cell in stored]
         if not cells and not problems:
             raise OutcomeError(
@@ -71,21 +68,20 @@ class Watch:
             for number, planned in enumerate(study.cells):
                 for key in study.keys.get(number, ("",)):
                     state = self._state(planned, key, study)
-                    name = (key,) if key else (planned.task, planned.method)
+                    name = (key,) if key else (study.id, str(number))
                     before = states.get(name)
                     if before is None or (before.planned or 0) < (state.planned or 0):
                         states[name] = state
-        named = {(state.task, state.method) for name, state in states.items() if state.key}
-        return [state for state in states.values() if state.key or (state.task, state.method) not in named]
+        return list(states.values())
 
     def _stored(self, problems: list[str]) -> list[Cell]:
         """Every cell that is described there, by key."""
         found = []
-        for key in sorted(name for name in names_in(self._store.folder) if _KEY.fullmatch(name)):
+        for key in filter(_KEY.fullmatch, folders_in(self._store.folder)):
             try:
                 cell = self._cell(key)
             except OutcomeError as error:
-                problems.append(f"{self._store.folder / key}: {error}")
+                problems.append(str(error))
                 continue
             found += [] if cell is None else [cell]
         return found
@@ -95,7 +91,9 @@ class Watch:
         state = CellState(planned.dataset, planned.task, planned.method, key, 0, count)
         if study is not None:
             is_over = study.is_finished and (study.stops_early or not key)
-            state = replace(state, stops_early=study.stops_early, is_over=is_over)
+            gave_none = is_over and not key  # its base stage came to nothing
+            failed = planned.runs * planned.episodes if gave_none else 0
+            state = replace(state, stops_early=study.stops_early, is_over=is_over, failed=failed)
         if not key:
             return state
         name = (key, planned.runs, planned.episodes)
@@ -130,9 +128,8 @@ class Watch:
     def _cell(self, key: str) -> Cell | None:
         """A stored cell; None where there is nothing of it yet."""
         if key not in self._described:
-            place = self._store.folder / key / "cell.json"
             try:
-                self._described[key] = Cell.from_json(description_text(place))
+                self._described[key] = read_manifest(self._store.folder / key).cell
             except FileNotFoundError:
                 return None
         return self._described[key]

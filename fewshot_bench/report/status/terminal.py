@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from rich import box
-from rich.console import Group
-from rich.table import Table
+from rich.cells import set_cell_size
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fewshot_bench.printable import printable
-from fewshot_bench.report.short_names import short_names
+from fewshot_bench.report.short_names import short_name
 from fewshot_bench.report.status.state import CellState, StudyState
 
-_NARROWEST, _WIDEST = 60, 120
-_WITHOUT_METHOD = 50  # columns of all others with their margins
-_AROUND = 10  # lines beside the cells'
+_NARROWEST, _WIDEST = 70, 120
+_COLUMNS = {"episodes": 15, "%": 3, "failed": 6, "ep/s": 6, "left": 8, "at work": 7}
+_AROUND = 8  # lines beside those of methods and cells
 
 
 def status_text(state: StudyState, results: str, *, width: int = 80, height: int | None = None) -> Group:
-    """A table of the cells with a line of totals, then what to do next.
+    """A table of the cells, method by method, with a line of totals, then what to do next.
 
     Args:
         state: at one moment.
@@ -28,10 +28,17 @@ def status_text(state: StudyState, results: str, *, width: int = 80, height: int
         width: columns of the terminal.
         height: its lines, if only so many may be used: cells where nothing happens are left out first.
     """
-    shown = _fitting(state.cells, height)
-    lines = list(_lines(state, results, len(state.cells) - len(shown)))
     width = min(_WIDEST, max(_NARROWEST, width))
-    return Group(_table(state, shown, width), *(Text(line, overflow="fold") for line in lines))
+    shown = _fitting(state.cells, height)
+    rule = Text("-" * width, "dim")
+    parts: list[RenderableType] = [_row("", "", list(_COLUMNS), width), rule]
+    for method, cells in groupby(shown, key=lambda cell: cell.method):
+        parts.append(Text(short_name(printable(method), width), "bold"))
+        parts += [_row(f"  {cell.task}", _style(cell), _numbers(cell), width) for cell in cells]
+    if len(state.cells) > 1:
+        parts += [rule, _row("all", "bold", _totals(state), width)]
+    lines = _lines(state, results, len(state.cells) - len(shown))
+    return Group(*parts, Text(), *(Text(line, overflow="fold") for line in lines))
 
 
 def duration(seconds: float) -> str:
@@ -46,20 +53,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d}" if hours < 48 else f"{hours // 24:,} d {hours % 24} h"
 
 
-def _table(state: StudyState, shown: Sequence[CellState], width: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, width=width)
-    table.add_column("method", no_wrap=True, ratio=1)
-    for name in ("episodes", "%", "failed", "ep/s", "left", "at work"):
-        table.add_column(name, justify="right", no_wrap=True)
-    names = iter(short_names([printable(cell.method) for cell in shown], width - _WITHOUT_METHOD))
-    for task, cells in groupby(shown, key=lambda cell: cell.task):
-        table.add_row(Text(printable(task), "bold"))
-        for cell in cells:
-            table.add_row(Text(f"  {next(names)}", _style(cell)), *_numbers(cell))
-    if len(state.cells) > 1:
-        table.add_section()
-        table.add_row(Text("all", "bold"), *_totals(state))
-    return table
+def _row(about: str, style: str, texts: Sequence[str], width: int) -> Text:
+    """A line of the table: what it is about, as far as the numbers leave room, and a text for every column."""
+    numbers = "".join(f" {text:>{columns}}" for text, columns in zip(texts, _COLUMNS.values(), strict=True))
+    room = max(0, width - len(numbers))
+    return Text.assemble((set_cell_size(short_name(printable(about), room), room), style), numbers, no_wrap=True)
 
 
 def _style(cell: CellState) -> str:
@@ -93,38 +91,43 @@ def _totals(state: StudyState) -> list[str]:
 
 def _lines(state: StudyState, results: str, left_out: int) -> Iterator[str]:
     if left_out:
-        yield f"{left_out} more cells, where nothing happens, are not shown; --once shows all"
+        yield f"not shown for want of room: {left_out} cells where nothing happens; --once shows all"
     for cell in state.cells:
         if cell.problem:
             yield printable(f"{cell.key}: {cell.problem}")
     yield from map(printable, state.problems)
     if state.others:
         yield f"{state.others} more stored cells belong to no study that is written down here"
-    yield _next(state, results)
+    yield from _next(state, results)
 
 
-def _next(state: StudyState, results: str) -> str:
-    folder = "" if results == "results" else f" --results {results}"
-    table = printable(f"fewshot-bench leaderboard{folder}")
-    if state.is_complete:
+def _next(state: StudyState, results: str) -> Iterator[str]:
+    """How it stands, and what to type."""
+    folder = "" if results == "results" else f" --results {shlex.quote(results)}"
+    command = f"fewshot-bench leaderboard{folder}"
+    if all(cell.planned is None for cell in state.cells):
+        yield "how many there are to be is not written down here"
+    elif state.is_complete:
         failed = sum(cell.failed for cell in state.cells)
-        again = f"; {failed:,} episodes failed: the same command tries them again" if failed else ""
-        return f"complete{again}. next: {table}"
-    if state.processes:
-        some = "1 process is" if state.processes == 1 else f"{state.processes} processes are"
-        return f"{some} at work; the table so far: {table}"
-    how = f"; the last process: {printable(state.ended)}" if state.ended else ""
-    command = printable(state.command) or f"the same fewshot-bench run{folder}"
-    return f"nobody is at work{how}. to go on: {command}"
+        yield f"complete, but {failed:,} episodes failed: run tries them again" if failed else "complete"
+    elif state.processes:
+        yield "1 process is at work" if state.processes == 1 else f"{state.processes} processes are at work"
+    else:
+        how = f"; the last process: {state.ended}" if state.ended else ""
+        yield printable(f"nobody is at work{how}")
+        command = state.command or f"the same fewshot-bench run{folder}"
+    yield printable(f"next         {command}")
 
 
 def _fitting(cells: Sequence[CellState], height: int | None) -> Sequence[CellState]:
     """Those that there is room for, in their order: where somebody is at work first, then what is not complete."""
-    tasks = len(list(groupby(cells, key=lambda cell: cell.task)))
-    if height is None or len(cells) + tasks + _AROUND <= height:
+    methods = len(list(groupby(cells, key=lambda cell: cell.method)))
+    if height is None or len(cells) + methods + _AROUND <= height:
         return cells
     by_interest = sorted(cells, key=lambda cell: (not cell.workers, not cell.problem, not cell.left))
-    chosen = {id(cell) for cell in by_interest[: max(1, (height - _AROUND) // 2)]}  # half the lines may be tasks
+    chosen = {
+        id(cell) for cell in by_interest[: max(1, (height - _AROUND) // 2)]
+    }  # half the lines may be names of methods
     return [cell for cell in cells if id(cell) in chosen]
 
 

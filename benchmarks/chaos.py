@@ -1,0 +1,208 @@
+"""Kill a study again and again, at random moments, and compare what it ends with with an undisturbed run.
+
+    python benchmarks/chaos.py --kills 200 --processes 1
+
+A study on the built-in glyphs runs from the command line; its process, or one of several that work on one folder, gets
+SIGKILL at a random moment and is started again. When the study has come to its end, its outcomes, its leaderboard and
+its folder are compared with those of a run that nobody disturbed, and it starts anew, until there were enough kills.
+The exit code is 1 if anything differs.
+
+One process in five is a new interpreter; the others are forked from one that has imported everything, since to import
+takes longer than the study.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chaos_compare import Comparison, RowsOfParts, compared
+from chaos_forks import ForkServer
+from chaos_kills import PHASES, Life, Moment, environment_of, started
+
+STUDY = [
+    *("run", "--device", "cpu", "--base-loss", "ce", "--base-epochs", "1"),
+    *("--adapt", "centroid,logistic,finetune-head", "--set", "steps=5"),
+    *("--shots", "1,5", "--runs", "2", "--episodes", "150", "--chunk", "5"),
+]
+_ALL_AT_ONCE = 0.25
+"""How often every process is killed, not one of them."""
+_LONGEST = 900.0  # seconds for a study to come to its end
+
+
+@dataclass
+class Tally:
+    """What came of the kills so far.
+
+    Attributes:
+        kills: processes killed, by what they were at.
+        studies: how many came to their end.
+        episodes: how many were compared.
+        lost: episodes that were not there.
+        twice: episodes that were stored twice.
+        changed: episodes with other predictions.
+        tables: leaderboards that differed.
+        left_over: unfinished files and leases.
+        errors: processes that ended otherwise than well, by their last words.
+    """
+
+    kills: Counter[str] = field(default_factory=Counter)
+    studies: int = 0
+    episodes: int = 0
+    lost: int = 0
+    twice: int = 0
+    changed: int = 0
+    tables: int = 0
+    left_over: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing differed from the undisturbed run."""
+        return not (self.lost or self.twice or self.changed or self.tables or self.left_over or self.errors)
+
+    def add(self, found: Comparison) -> None:
+        """Count a study that has come to its end."""
+        self.studies += 1
+        self.episodes += found.episodes
+        self.lost += len(found.lost)
+        self.twice += len(found.twice)
+        self.changed += len(found.changed)
+        self.tables += bool(found.tables)
+        self.left_over += found.left_over
+
+
+class Chaos:
+    """Processes of one study on one folder, killed at random.
+
+    Args:
+        folder: to work in.
+        processes: at once.
+        dice: that decide who is killed, and when.
+        forks: makes most processes.
+        arguments: of the command line.
+        pace: how long that takes beside the study of the benchmark.
+        new_interpreters: how often a process is not forked.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        processes: int,
+        dice: random.Random,
+        forks: ForkServer,
+        arguments: Sequence[str] = STUDY,
+        *,
+        pace: float = 1.0,
+        new_interpreters: float = 0.2,
+    ) -> None:
+        self.folder, self.processes, self.dice, self.forks = folder, processes, dice, forks
+        self.arguments, self.pace, self.new_interpreters = arguments, pace, new_interpreters
+        self.home, self.results, self.undisturbed = folder / "home", folder / "results", folder / "undisturbed"
+        self.tally = Tally()
+        self._started = 0
+        self._expected = 0
+        self._rows = RowsOfParts()
+
+    def run(self, kills: int, tell: Callable[[str], None]) -> Tally:
+        """Kill until there were so many kills, and compare every study that comes to its end."""
+        self._let_end([self._start(self.undisturbed)])
+        self._expected = self._rows.in_folder(self.undisturbed)
+        while sum(self.tally.kills.values()) < kills and not self.tally.errors:
+            if self.dice.random() < 0.5:
+                shutil.rmtree(self.home / "cache")  # base stages are trained, and embeddings made, among kills too
+            self._one_study(kills)
+            self.tally.add(compared(self.results, self.undisturbed))
+            tell(f"{sum(self.tally.kills.values())} kills, {self.tally.studies} studies")
+            shutil.rmtree(self.results)
+            self._rows = RowsOfParts()
+        return self.tally
+
+    def _one_study(self, kills: int) -> None:
+        """Until all processes have come to the end of the study by themselves."""
+        lives = [self._start(self.results) for _ in range(self.processes)]
+        while sum(self.tally.kills.values()) < kills and all(life.process.poll() is None for life in lives):
+            victim = self.dice.randrange(len(lives))
+            if Moment.drawn(self.dice, self.pace).wait(lives[victim], self.results, self._is_complete):
+                for number in range(len(lives)) if self.dice.random() < _ALL_AT_ONCE else [victim]:
+                    self._kill(lives[number])
+                    lives[number] = self._start(self.results)
+        self._let_end(lives)
+        if self.processes > 1:
+            self._let_end(
+                [self._start(self.results)]
+            )  # leases of a process that was killed last are cleaned by the next
+
+    def _start(self, results: Path) -> Life:
+        self._started += 1
+        arguments, log = [*self.arguments, "--results", str(results)], self.folder / f"log-{self._started:04d}.txt"
+        if self.dice.random() < self.new_interpreters:
+            return started(arguments, environment_of(self.home), log)
+        return Life(self.forks.start(arguments, log, environment_of(self.home)), log)
+
+    def _kill(self, life: Life) -> None:
+        if life.process.poll() is not None:
+            return
+        before = _unfinished(self.results)
+        life.kill()
+        new = _unfinished(self.results) - before
+        at = "tables" if self._is_complete() else life.at()
+        self.tally.kills["part" if any(".parquet." in name for name in new) else at] += 1
+
+    def _let_end(self, lives: Sequence[Life]) -> None:
+        deadline = time.monotonic() + _LONGEST
+        for life in lives:
+            code = life.process.wait(max(1.0, deadline - time.monotonic()))
+            if code != 0:
+                self.tally.errors.append(f"exit code {code}: {life.words()[-500:]}")
+
+    def _is_complete(self) -> bool:
+        """Whether as many episodes are stored as the undisturbed run has."""
+        return self._rows.in_folder(self.results) >= self._expected
+
+
+def _unfinished(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob(".*.tmp")}
+
+
+def table(tally: Tally, processes: int, seed: int, seconds: float) -> str:
+    """What came of it, as Markdown."""
+    where = " | ".join(str(tally.kills[phase]) for phase in PHASES)
+    heads = f"| processes | seed | kills | {' | '.join(PHASES)} | studies | episodes compared | lost | stored twice |"
+    heads += " other predictions | leaderboards that differ | left over | errors | minutes |"
+    numbers = [tally.studies, tally.episodes, tally.lost, tally.twice, tally.changed, tally.tables]
+    counts = " | ".join(f"{number:,}" for number in [*numbers, len(tally.left_over), len(tally.errors)])
+    row = f"| {processes} | {seed} | {sum(tally.kills.values())} | {where} | {counts} | {seconds / 60:.0f} |"
+    return "\n".join([heads, "|" + " ---: |" * (heads.count("|") - 1), row])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="how many processes to kill")
+    parser.add_argument("--processes", type=int, default=1, help="at once on one folder")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--folder", type=Path, help="where to work; kept. A temporary one by default")
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        with ForkServer() as forks:
+            chaos = Chaos(folder, options.processes, random.Random(options.seed), forks)
+            tally = chaos.run(options.kills, lambda line: print(line, file=sys.stderr, flush=True))
+    print(table(tally, options.processes, options.seed, time.monotonic() - began))
+    for line in [*tally.errors, *tally.left_over]:
+        print(line)
+    return 0 if tally.is_clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

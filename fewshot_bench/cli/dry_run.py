@@ -1,0 +1,110 @@
+"""What `run --dry-run` prints."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import typer
+
+from fewshot_bench.printable import printable
+
+if TYPE_CHECKING:
+    from fewshot_bench.study.forecast import CellForecast, Forecast, Room
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+
+
+def show_forecast(forecast: Forecast, as_json: bool) -> None:
+    """Print what a plan is going to do and what it will take, as tables or as JSON."""
+    if as_json:
+        typer.echo(json.dumps(forecast.as_dict(), indent=1))
+        return
+    _show_cells(forecast)
+    _show_work(forecast)
+    _show_totals(forecast)
+    for note in forecast.notes:
+        typer.echo(f"note         {printable(note)}")
+    for missing in forecast.missing:
+        typer.echo(f"missing      {printable(missing)}")
+    if forecast.missing:
+        typer.echo("             The study does not run before this is mended.")
+
+
+def _show_cells(forecast: Forecast) -> None:
+    """One line per method below its task."""
+    width = max((len(cell.method) for cell in forecast.cells), default=0)
+    for task in dict.fromkeys(cell.task for cell in forecast.cells):
+        typer.echo(task)
+        for cell in forecast.cells:
+            if cell.task == task:
+                typer.echo(f"  {printable(cell.method):<{width}}  {_cell(cell)}")
+
+
+def _cell(cell: CellForecast) -> str:
+    episodes = "as many episodes as there are" if cell.episodes is None else f"{cell.episodes:,} episodes"
+    stored = f"{cell.done:,} stored" if cell.done is not None else f"stored: known {cell.why}" if cell.why else ""
+    time = "" if cell.seconds is None or not cell.left else f"the rest {_span(cell.seconds)}"
+    return ", ".join(part for part in (episodes, stored, time) if part)
+
+
+def _show_work(forecast: Forecast) -> None:
+    """What comes before the episodes; what takes less than a second is not worth a line."""
+    for one in forecast.work:
+        if one.kind == "preparing" and one.seconds is not None and one.seconds.high < 1:
+            continue
+        units = {"training": "steps", "embeddings": "images"}.get(one.kind)
+        many = f", {one.units:,} {units}" if units else ""
+        room = f", {_bytes(one.bytes)}" if one.bytes else ""
+        typer.echo(f"{one.kind:<12} {printable(one.what)}{many}: {_span(one.seconds)} (timed on {one.measured}){room}")
+
+
+def _show_totals(forecast: Forecast) -> None:
+    left = sum(cell.left or 0 for cell in forecast.cells)
+    where = f"{left:,} episodes left, one process on {forecast.device}"
+    if forecast.is_whole:
+        typer.echo(f"time         {_span(forecast.seconds)}: {where}")
+    elif forecast.seconds.high:
+        typer.echo(f"time         {_span(forecast.seconds)} for what could be timed, which is not all: {where}")
+    else:
+        typer.echo(f"time         not known: {where}")
+    if forecast.seconds.high:
+        typer.echo(
+            "             (the fastest and the slowest of a few short measurements; other work on this machine, or"
+        )
+        typer.echo("             episodes that are harder than these, can make it half or twice as long)")
+    free = "" if forecast.free_bytes is None else f"; {_bytes(forecast.free_bytes)} are free"
+    typer.echo(f"memory       about {_bytes(forecast.peak_bytes)}{free}")
+    is_known = all(cell.bytes is not None for cell in forecast.cells)
+    _show_room("outcomes", forecast.results, "at most" if is_known else "not known for all cells: at least")
+    _show_room("cache", forecast.cache, "about" if is_known else "at least")
+
+
+def _show_room(name: str, room: Room, bound: str) -> None:
+    free = "" if room.free is None else f"; {_bytes(room.free)} are free"
+    warning = "  NOT ENOUGH" if room.free is not None and room.needed > room.free else ""
+    typer.echo(f"{name:<12} {bound} {_bytes(room.needed)} more in {room.place}{free}{warning}")
+
+
+def _span(seconds: tuple[float, float] | None) -> str:
+    """From the fastest to the slowest, e.g. "3 to 4 min"."""
+    if seconds is None:
+        return "not timed"
+    low, high = (_duration(one) for one in seconds)
+    if low == high:
+        return f"about {low}"
+    (number, unit), (_, other) = low.split(), high.split()
+    return f"{number} to {high}" if unit == other else f"{low} to {high}"
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((_DAY, "days"), (_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 or seconds == 0 else f"{seconds:.2g} s"
+
+
+def _bytes(count: int) -> str:
+    from rich import filesize
+
+    return filesize.decimal(count)

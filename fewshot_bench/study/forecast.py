@@ -1,0 +1,143 @@
+"""What a plan is going to do, and what it will take: the answer of `run --dry-run`, as data."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fewshot_bench.paths import Place
+from fewshot_bench.study.measuring import NO_TIME, Span
+
+
+@dataclass(frozen=True)
+class CellForecast:
+    """One method on one protocol.
+
+    Attributes:
+        task: dataset, split, ways and shots.
+        method: its name.
+        episodes: of all runs, at most; None where only the dataset can tell.
+        done: how many of them are stored; None where that cannot be known yet.
+        why: what has to come before that can be known; empty where it is known.
+        seconds: for those that are left; None where they were not timed.
+        bytes: of outcomes for those that are left, at most; None where they are not known.
+    """
+
+    task: str
+    method: str
+    episodes: int | None
+    done: int | None
+    why: str = ""
+    seconds: Span | None = None
+    bytes: int | None = None
+
+    @property
+    def left(self) -> int | None:
+        """Episodes that are to be computed; all of them where nobody knows what is stored."""
+        return None if self.episodes is None else self.episodes - (self.done or 0)
+
+
+@dataclass(frozen=True)
+class WorkForecast:
+    """Something that is done once for several cells: a training, or the embeddings of a split.
+
+    Attributes:
+        kind: "training", "embeddings" or "preparing".
+        what: in words.
+        units: steps of a training, or images.
+        seconds: None where it was not timed.
+        bytes: on the disk.
+        measured: on how much it was timed, in words.
+    """
+
+    kind: str
+    what: str
+    units: int
+    seconds: Span | None
+    bytes: int
+    measured: str = ""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Space on a disk.
+
+    Attributes:
+        place: the folder that is written to.
+        needed: bytes.
+        free: bytes; None where nobody says.
+    """
+
+    place: str
+    needed: int
+    free: int | None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a plan is going to do, and what it will take in one process.
+
+    Attributes:
+        name: of the plan.
+        device: that everything was timed on.
+        cells: in the order of the plan, each once.
+        work: what comes before them.
+        missing: what is not here and keeps the plan from running, in sentences.
+        notes: what else one should know.
+        results: space for outcomes.
+        cache: space for embeddings and networks.
+        peak_bytes: of memory, as far as the measurements took or counted it.
+        free_bytes: of memory; None where the system does not say.
+    """
+
+    name: str
+    device: str
+    cells: list[CellForecast]
+    work: list[WorkForecast]
+    missing: list[str]
+    notes: list[str]
+    results: Room
+    cache: Room
+    peak_bytes: int
+    free_bytes: int | None
+
+    @property
+    def seconds(self) -> Span:
+        """Of everything that was timed."""
+        return total([*(one.seconds for one in self.work), *(one.seconds for one in self.cells)])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything that is left was timed."""
+        parts: list[WorkForecast | CellForecast] = [*self.work, *(cell for cell in self.cells if cell.left != 0)]
+        return all(part.seconds is not None for part in parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        cells = [{**asdict(cell), "left": cell.left} for cell in self.cells]
+        return {**asdict(self), "cells": cells, "seconds": self.seconds, "is_whole": self.is_whole}
+
+
+def total(spans: Sequence[Span | None]) -> Span:
+    """One after the other; what was not timed is left out."""
+    whole = NO_TIME
+    for span in spans:
+        whole = whole.plus(span or NO_TIME)
+    return whole
+
+
+def room(place: Place, needed: int) -> Room:
+    """Space in a folder that need not be there yet.
+
+    Args:
+        place: the folder; what is not on a local disk has no end that anybody knows.
+        needed: bytes.
+    """
+    try:
+        folder = place.absolute()
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+        return Room(str(place), needed, shutil.disk_usage(there).free)
+    except (OSError, TypeError, NotImplementedError, StopIteration):
+        return Room(str(place), needed, None)

@@ -1,0 +1,167 @@
+"""Processes that take chunks of one queue compute what is missing, together, and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewshot_bench.episodes import Protocol
+from fewshot_bench.errors import StudyError
+from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
+from fewshot_bench.outcomes.leases import Stretch
+from fewshot_bench.study.chunk_queue import ChunkQueue, missing_episodes
+from fewshot_bench.study.shard import Shard
+
+CELL = Cell(MethodCard("m", "b", "w", "a"), ProtocolCard("toy", "ab" * 32, "novel", 2, 1, 1, 0, 1))
+
+
+def store_some(store: OutcomeStore, run: int, numbers) -> None:
+    """Store episodes, whatever is predicted of them."""
+    numbers = np.array(sorted(numbers), dtype=np.int64)
+    if len(numbers):
+        store.append(CELL, run, numbers, np.zeros((len(numbers), 2), np.uint8), 0.1)
+
+
+class Remembered(OutcomeStore):
+    """A store that keeps which episodes there are in memory, for many small trials."""
+
+    def __init__(self, folder: Path, numbers: dict[int, set[int]]) -> None:
+        super().__init__(folder)
+        self.numbers = numbers
+        self.cell_folder(CELL).mkdir(parents=True, exist_ok=True)
+
+    def done(self, cell: Cell) -> dict[int, np.ndarray]:
+        return {run: np.array(sorted(numbers), dtype=np.int64) for run, numbers in self.numbers.items() if numbers}
+
+
+def queue_of(store: OutcomeStore, protocol: Protocol, size: int, shard: Shard | None = None) -> ChunkQueue:
+    return ChunkQueue(store, [(CELL, protocol, missing_episodes(store, CELL, protocol, shard))], lambda _: size)
+
+
+@pytest.fixture
+def store(tmp_path) -> OutcomeStore:
+    made = OutcomeStore(tmp_path / "outcomes")
+    made.open_cell(CELL)
+    return made
+
+
+def test_chunks_lie_on_a_grid_whatever_is_stored_already(store):
+    store_some(store, 0, [*range(3, 9), 13])
+    queue = queue_of(store, Protocol("toy", episodes=22, runs=2), 8)
+    taken = [queue.take() for _ in range(6)]
+    assert [(one.job.stretch, one.job.chunk.numbers.tolist()) for one in taken] == [
+        (Stretch(0, 0, 8), [0, 1, 2]),
+        (Stretch(0, 8, 16), [9, 10, 11, 12, 14, 15]),
+        (Stretch(0, 16, 24), [16, 17, 18, 19, 20, 21]),
+        (Stretch(1, 0, 8), list(range(8))),
+        (Stretch(1, 8, 16), list(range(8, 16))),
+        (Stretch(1, 16, 24), list(range(16, 22))),
+    ]
+    assert queue.episodes == 44 - 7
+    assert queue.take() is None
+    assert queue.is_empty
+
+
+def test_a_run_whose_episodes_are_all_stored_has_no_chunk(store):
+    store_some(store, 0, range(20))
+    queue = queue_of(store, Protocol("toy", episodes=20, runs=1), 8)
+    assert queue.is_empty
+    assert queue.episodes == 0
+
+
+def test_what_another_process_holds_waits_and_what_it_lets_go_can_be_taken(store):
+    protocol = Protocol("toy", episodes=16, runs=1)
+    mine, yours = queue_of(store, protocol, 8), queue_of(store, protocol, 8)
+    first, second = mine.take(), yours.take()
+    assert [one.job.stretch for one in (first, second)] == [Stretch(0, 0, 8), Stretch(0, 8, 16)]
+    assert mine.take() is None
+    assert not mine.is_empty
+    second.lease.release()
+    assert mine.take().job.stretch == Stretch(0, 8, 16)
+    first.lease.release()
+
+
+def test_what_others_have_stored_meanwhile_is_dropped_wholly_or_in_part(store):
+    queue = queue_of(store, Protocol("toy", episodes=24, runs=1), 8)
+    other = OutcomeStore(store.folder)
+    store_some(other, 0, range(12))
+    assert queue.drop_stored() == 12
+    taken = queue.take()
+    assert taken.job.chunk.numbers.tolist() == [12, 13, 14, 15]
+    store_some(other, 0, [12, 14])
+    assert queue.still_missing(taken.job).chunk.numbers.tolist() == [13, 15]
+    store_some(other, 0, [13, 15])
+    assert queue.still_missing(taken.job) is None
+
+
+@given(
+    episodes=st.integers(1, 60),
+    runs=st.integers(1, 3),
+    sizes=st.lists(st.integers(1, 25), min_size=1, max_size=4),
+    stored=st.sets(st.tuples(st.integers(0, 2), st.integers(0, 70)), max_size=60),
+    order=st.randoms(use_true_random=False),
+    count=st.integers(1, 4),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_number_of_processes_compute_exactly_what_is_missing(episodes, runs, sizes, stored, order, count):
+    folder = Path(tempfile.mkdtemp())
+    try:
+        there = {run: {number for of, number in stored if of == run} for run in range(3)}
+        store = Remembered(folder, there)
+        protocol = Protocol("toy", episodes=episodes, runs=runs)
+        missing = {(run, n) for run in range(runs) for n in range(episodes)} - stored
+        queues = [queue_of(store, protocol, size) for size in sizes * count]
+        computed: list[tuple[int, int]] = []
+        while queues:
+            queue = order.choice(queues)
+            taken = queue.take()
+            if taken is None:
+                queues.remove(queue)
+                continue
+            left = queue.still_missing(taken.job)
+            if left is not None:
+                computed += [(left.chunk.run, int(number)) for number in left.chunk.numbers]
+                there[left.chunk.run] |= set(left.chunk.numbers.tolist())
+            if order.random() < 0.8:
+                taken.lease.release()
+        assert sorted(computed) == sorted(missing)
+    finally:
+        shutil.rmtree(folder)
+
+
+@given(episodes=st.integers(0, 5000), count=st.integers(1, 60))
+def test_shards_are_a_division_of_every_run(episodes, count):
+    parts = [Shard(number, count).of(episodes) for number in range(1, count + 1)]
+    assert list(itertools.chain.from_iterable(parts)) == list(range(episodes))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_shards_together_compute_everything_once(store):
+    protocol = Protocol("toy", episodes=25, runs=2)
+    store_some(store, 1, [0, 7, 24])
+    taken = []
+    for number in (1, 2, 3):
+        queue = queue_of(store, protocol, 4, Shard(number, 3))
+        while (one := queue.take()) is not None:
+            taken += [(one.job.chunk.run, int(number)) for number in one.job.chunk.numbers]
+            one.lease.release()
+    everything = {(run, number) for run in range(2) for number in range(25)}
+    assert sorted(taken) == sorted(everything - {(1, 0), (1, 7), (1, 24)})
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "1/0", "-1/2", "1/2/3", "a/b", "1 / 2", "²/3", "1/2\n"])
+def test_a_text_that_is_no_shard_is_refused(text):
+    with pytest.raises(StudyError, match="--shard takes I/N"):
+        Shard.read(text)
+
+
+def test_a_shard_is_read_as_it_is_written():
+    assert Shard.read("2/4") == Shard(2, 4)
+    assert str(Shard(2, 4)) == "2/4"

@@ -1,0 +1,65 @@
+"""The studies that come with the package are valid, say what they are, and are what the paper did."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+
+from fewshot_bench.study import PAPER_GRID, Study, plan_of_file
+from fewshot_bench.study.overrides import Override
+from fewshot_bench.study.presets import known_preset, preset_entries, preset_names
+from fewshot_bench.training import paper_recipe
+
+
+def test_the_presets_that_are_promised_are_there_each_with_a_line():
+    assert preset_names() == ["quickstart", "schane-ablation", "schane-lambda", "schane-table1"]
+    assert all(20 < len(entry.summary) < 100 for entry in preset_entries())
+
+
+def test_quickstart_is_what_run_does_without_options():
+    (study,) = plan_of_file("quickstart").studies
+    default = Study()
+    decided = {"backbone": default.backbone_name, "base_losses": ("ce", "ce+schane")}
+    assert study == default.model_copy(update=decided)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_copy_of_a_preset_is_the_preset(name, tmp_path):
+    copy = tmp_path / "mine.toml"
+    copy.write_text(known_preset(name), encoding="utf-8")
+    assert plan_of_file(str(copy)).studies == plan_of_file(name).studies
+
+
+@pytest.mark.parametrize("name", ["schane-ablation", "schane-lambda", "schane-table1"])
+def test_the_papers_studies_have_its_backbone_and_its_recipe(name):
+    recipe = paper_recipe("ce+schane")
+    for study in plan_of_file(name).studies:
+        assert timm.is_model_pretrained(study.backbone_name.removeprefix("timm:"))
+        assert (study.base_epochs, study.base_batch) == (recipe.epochs, recipe.batch_size) == (100, 1024)
+        assert (study.way, study.query) == (5, 15)
+
+
+def test_table_1_has_four_datasets_two_shots_and_two_losses():
+    studies = plan_of_file("schane-table1").studies
+    assert [s.dataset for s in studies] == ["cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet"]
+    assert {(s.shots, s.episodes, s.runs, s.base_losses) for s in studies} == {((1, 5), 3000, 3, ("ce", "ce+schane"))}
+    assert {(s.lambda_, s.tau, s.split) for s in studies} == {(0.9, 0.5, "novel")}
+
+
+def test_the_ablation_has_the_four_losses_of_table_3():
+    (study,) = plan_of_file("schane-ablation").studies
+    assert study.base_losses == ("ce", "ce+simclr", "ce+supcon", "ce+schane")
+    assert (study.dataset, study.shots) == ("cifar-fs", (1,))
+
+
+def test_the_search_has_every_point_of_the_papers_grid_on_the_validation_split():
+    studies = plan_of_file("schane-lambda").studies
+    points = [(point["lambda"], point["tau"]) for point in PAPER_GRID.points()]
+    assert [(s.lambda_, s.tau) for s in studies] == [p for p in points if p[0] or p[1] == 0.1]
+    assert {s.split for s in studies} == {"validation"}
+
+
+def test_the_ablation_can_be_scaled_down_by_set():
+    changes = [Override.from_text("base_epochs", "1"), Override.from_text("backbone", "conv4_32")]
+    (study,) = plan_of_file("schane-ablation", changes).studies
+    assert (study.base_epochs, study.backbone) == (1, "conv4_32")
