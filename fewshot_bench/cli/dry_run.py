@@ -92,7 +92,7 @@ def _span(seconds: tuple[float, float] | None) -> str:
         return "not timed"
     low, high = (_duration(one) for one in seconds)
     if low == high:
-        return low
+        return f"about {low}"
     (number, unit), (_, other) = low.split(), high.split()
     return f"{number} to {high}" if unit == other else f"{low} to {high}"
 
