@@ -31,10 +31,8 @@ from chaos_kills import PHASES, Life, Moment, environment_of, started
 STUDY = [
     *("run", "--device", "cpu", "--base-loss", "ce", "--base-epochs", "1"),
     *("--adapt", "centroid,logistic,finetune-head", "--set", "steps=5"),
-    *("--shots", "1,5", "--runs", "2", "--episodes", "80", "--chunk", "4"),
+    *("--shots", "1,5", "--runs", "2", "--episodes", "150", "--chunk", "5"),
 ]
-_NEW_INTERPRETER = 0.2
-"""How often a process is not forked."""
 _ALL_AT_ONCE = 0.25
 """How often every process is killed, not one of them."""
 _LONGEST = 900.0  # seconds for a study to come to its end
@@ -83,10 +81,31 @@ class Tally:
 
 
 class Chaos:
-    """Processes of one study on one folder, killed at random."""
+    """Processes of one study on one folder, killed at random.
 
-    def __init__(self, folder: Path, processes: int, dice: random.Random, forks: ForkServer) -> None:
+    Args:
+        folder: to work in.
+        processes: at once.
+        dice: that decide who is killed, and when.
+        forks: makes most processes.
+        arguments: of the command line.
+        pace: how long that takes beside the study of the benchmark.
+        new_interpreters: how often a process is not forked.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        processes: int,
+        dice: random.Random,
+        forks: ForkServer,
+        arguments: Sequence[str] = STUDY,
+        *,
+        pace: float = 1.0,
+        new_interpreters: float = 0.2,
+    ) -> None:
         self.folder, self.processes, self.dice, self.forks = folder, processes, dice, forks
+        self.arguments, self.pace, self.new_interpreters = arguments, pace, new_interpreters
         self.home, self.results, self.undisturbed = folder / "home", folder / "results", folder / "undisturbed"
         self.tally = Tally()
         self._started = 0
@@ -112,7 +131,7 @@ class Chaos:
         lives = [self._start(self.results) for _ in range(self.processes)]
         while sum(self.tally.kills.values()) < kills and all(life.process.poll() is None for life in lives):
             victim = self.dice.randrange(len(lives))
-            if Moment.drawn(self.dice).wait(lives[victim], self.results, self._is_complete):
+            if Moment.drawn(self.dice, self.pace).wait(lives[victim], self.results, self._is_complete):
                 for number in range(len(lives)) if self.dice.random() < _ALL_AT_ONCE else [victim]:
                     self._kill(lives[number])
                     lives[number] = self._start(self.results)
@@ -124,8 +143,8 @@ class Chaos:
 
     def _start(self, results: Path) -> Life:
         self._started += 1
-        arguments, log = [*STUDY, "--results", str(results)], self.folder / f"log-{self._started:04d}.txt"
-        if self.dice.random() < _NEW_INTERPRETER:
+        arguments, log = [*self.arguments, "--results", str(results)], self.folder / f"log-{self._started:04d}.txt"
+        if self.dice.random() < self.new_interpreters:
             return started(arguments, environment_of(self.home), log)
         return Life(self.forks.start(arguments, log, environment_of(self.home)), log)
 

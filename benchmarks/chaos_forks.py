@@ -135,21 +135,21 @@ def _become(request: Mapping[str, Any]) -> int:
     code = 1
     try:
         os.setsid()
-        nothing, log = os.open(os.devnull, os.O_RDONLY), os.open(request["log"], os.O_WRONLY | os.O_CREAT, 0o666)
+        nothing, log = os.open(os.devnull, os.O_RDONLY), os.open(request["log"], os.O_WRONLY | os.O_APPEND)
         for stream, target in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(stream, target)
         os.environ.update(request["environment"])
         if request["before"]:
             resolve_name(request["before"])()
-        main(request["arguments"])
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        try:
+            main(request["arguments"])
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        sys.stdout.flush()
+        sys.stderr.flush()
     except BaseException:
         traceback.print_exc()
     finally:
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
         os._exit(code)
 
 

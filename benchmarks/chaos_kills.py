@@ -54,6 +54,10 @@ class Life:
                 kill(self.process.pid, signal.SIGKILL)
         self.process.wait(60)
 
+    def ends(self, timeout: float = 120.0) -> int:
+        """Wait for its exit code."""
+        return self.process.wait(timeout)
+
     def at(self) -> str:
         """What its last bar says that it does."""
         bars = [line.strip() for line in self.words().splitlines() if line.strip()]
@@ -87,11 +91,17 @@ class Moment:
     latest: float
 
     @classmethod
-    def drawn(cls, dice: random.Random) -> Moment:
-        """Any moment; the short phases come up as often as the long ones."""
+    def drawn(cls, dice: random.Random, pace: float = 1.0) -> Moment:
+        """Any moment; the short phases come up as often as the long ones.
+
+        Args:
+            dice: that decide.
+            pace: how long a study takes beside that of the benchmark.
+        """
         phase = dice.choice(PHASES)
         longest = {"start": 4.0, "part": 0.02, "tables": 1.5}.get(phase, 1.0)
-        return cls(phase, dice.randint(1, 60), dice.uniform(0, longest), dice.uniform(10, 40))
+        parts = dice.randint(1, max(1, round(60 * pace)))
+        return cls(phase, parts, dice.uniform(0, longest * pace), dice.uniform(10, 40))
 
     def wait(self, victim: Life, results: Path, is_complete: Callable[[], bool]) -> bool:
         """Wait for it; whether the process was still there then."""
@@ -106,7 +116,9 @@ class Moment:
     def _has_come(self, victim: Life, results: Path, before: int, is_complete: Callable[[], bool]) -> bool:
         if self.phase == "part":
             return _parts(results) >= before + self.parts
-        return is_complete() if self.phase == "tables" else victim.at() == self.phase
+        if self.phase == "tables":
+            return is_complete()
+        return PHASES.index(victim.at()) >= PHASES.index(self.phase)  # what is cached already is passed over
 
 
 def environment_of(home: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from fewshot_bench.errors import PlaceError
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone, owner
-from fewshot_bench.stored_files import reaching
+from fewshot_bench.stored_files import files_under, reaching, remove
 
 TEMPORARY_SUFFIX = ".tmp"
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
@@ -77,6 +77,7 @@ def whole_or_not(path: Path) -> Iterator[Path]:
         path: the target on a local disk; its folder is made if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned_beside(path)
     temporary = path.with_name(temporary_name(path.name))
     try:
         with temporary.open("xb") as file:
@@ -105,8 +106,24 @@ def is_abandoned(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and is_gone(writer)
 
 
+def remove_abandoned(folder: Place) -> None:
+    """Remove, in a folder and those below it, what processes that are known to have ended have left unfinished."""
+    for name in files_under(folder):
+        if is_abandoned(name.rpartition("/")[2]):
+            remove(folder / name)
+
+
+def _remove_abandoned_beside(path: Path) -> None:
+    """The same of one file: whoever writes it cleans up after those who could not."""
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if entry.name.startswith(f".{path.name}.") and is_abandoned(entry.name):
+                os.unlink(entry.path)
+
+
 def _write_locally(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned_beside(path)
     temporary = path.with_name(temporary_name(path.name))
     try:
         with temporary.open("xb") as file:

@@ -36,10 +36,14 @@ def folders_in(folder: Place) -> list[str]:
         with suppress(FileNotFoundError, NotADirectoryError):
             return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
         return []
-    with reaching(folder), suppress(FileNotFoundError):
-        entries = folder.fs.ls(folder.path, detail=True)
+    with reaching(folder):
+        try:
+            entries = folder.fs.ls(folder.path, detail=True)
+        except FileNotFoundError as error:
+            if _is_only_absent(error):
+                return []
+            raise
         return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory")
-    return []
 
 
 def is_file(place: Place) -> bool:

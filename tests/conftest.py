@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked_commands import forks  # noqa: F401  # a fixture
 from tiny_benchmarks import tiny  # noqa: F401  # a fixture
 
 from fewshot_bench.datasets.dataset import Dataset, ImageSplit, SplitName, split_fingerprint

@@ -24,6 +24,7 @@ from fewshot_bench.cli.reproduce import reproduce
 from fewshot_bench.cli.run import run
 from fewshot_bench.cli.signals import INTERRUPTED, signals_interrupt
 from fewshot_bench.cli.status import status
+from fewshot_bench.cli.store import store
 from fewshot_bench.cli.study import study
 from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
@@ -51,6 +52,7 @@ app.command()(reproduce)
 app.command()(ls)
 app.add_typer(data, name="data")
 app.add_typer(cache, name="cache")
+app.add_typer(store, name="store")
 app.add_typer(episodes, name="episodes")
 
 # Newer releases of Typer carry their own copy of Click, so its base exception is found through Typer's.

@@ -83,8 +83,19 @@ def _connect(address: str | None) -> None:
         with _own_sigterm():
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, ImportError, AssertionError) as error:
-        told = " ".join(str(error).split())
-        raise StudyError(f"the Ray cluster at '{address}' cannot be joined: {told} {_HOW}") from error
+        raise StudyError(f"the Ray cluster at '{address}' cannot be joined: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """What kept this process from joining a cluster, in one line; of a missing token Ray tells only deep below."""
+    chain: list[str] = []
+    link: BaseException | None = error
+    while link is not None:
+        chain.append(" ".join(str(link).split()))
+        link = link.__cause__ or link.__context__
+    if "AuthToken" in "".join(chain):
+        return "it wants a token. Set RAY_AUTH_MODE=token here too, and see: ray get-auth-token"
+    return f"{chain[0].rstrip('.')}. {_HOW}"
 
 
 @contextmanager

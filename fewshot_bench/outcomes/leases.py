@@ -141,7 +141,7 @@ class Leases:
     def generations(self) -> dict[Stretch, int]:
         """The highest generation of every lease."""
         newest: dict[Stretch, int] = {}
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):  # the second behind a URL
             for path in self.folder.iterdir():
                 if match := _NAME.fullmatch(path.name):
                     run, first, end, generation = map(int, match.groups())

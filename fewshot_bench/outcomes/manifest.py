@@ -40,16 +40,15 @@ def read_manifest(folder: Place) -> Manifest:
     Raises:
         FileNotFoundError: there is none.
         OutcomeError: it is damaged, describes another cell, or was written by a later release.
+        OSError: it cannot be reached; that is no reason to delete anything.
     """
     place = folder / MANIFEST
     try:
         text = description_text(place)
         cell = Cell.from_json(text)
-    except FileNotFoundError:
-        raise
     except NewerFormatError as error:
         raise NewerFormatError(f"{place} {error}") from error
-    except (OSError, OutcomeError) as error:
+    except (IsADirectoryError, OutcomeError) as error:
         raise OutcomeError(f"{place} is damaged ({error}). {_delete(folder)}") from error
     if cell.key != folder.name:
         raise OutcomeError(f"{place} describes another cell than its folder is named after. {_delete(folder)}")

@@ -71,7 +71,7 @@ def unpacked(content: NDArray[np.uint8], queries: int, way: int) -> NDArray[np.u
     digits = digits_per_byte(way)
     if content.shape[1] != packed_size(queries, way) or (content.size and int(content.max()) >= max(2, way) ** digits):
         return None
-    every = _digits_of_every_byte(way)[content].reshape(len(content), -1)
+    every = _digits_of_every_byte(way)[content].reshape(len(content), content.shape[1] * digits)
     if every[:, queries:].any():
         return None
     return np.ascontiguousarray(every[:, :queries])

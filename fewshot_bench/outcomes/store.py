@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench.atomic import is_abandoned, write_atomically
+from fewshot_bench.atomic import remove_abandoned, write_atomically
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
@@ -29,7 +29,7 @@ from fewshot_bench.outcomes.outcomes import Outcomes
 from fewshot_bench.outcomes.part import new_part
 from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_among, with_parts
 from fewshot_bench.paths import Place, is_local
-from fewshot_bench.stored_files import files_under, folders_in, read_all, remove
+from fewshot_bench.stored_files import files_under, folders_in, read_all
 
 _HIDDEN = re.compile(r"\..*")
 
@@ -79,9 +79,7 @@ class OutcomeStore:
         folder = self.cell_folder(cell)
         describe(folder, cell)
         if cell.key not in self._opened:
-            for name in files_under(folder):
-                if is_abandoned(name.rpartition("/")[2]):
-                    remove(folder / name)
+            remove_abandoned(folder)
         self._opened.add(cell.key)
 
     def done(self, cell: Cell) -> dict[int, NDArray[np.int64]]:

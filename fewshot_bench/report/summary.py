@@ -104,6 +104,7 @@ def protocol_rows(
     for test, p in zip(tests, corrected([test["p"] for test in tests], correct), strict=True):
         test["p_corrected"] = float(p)
     numbers, wrong = [_numbers(scores, row) for row in range(len(scores.cells))], scores.why_no_classes
+    failed = scores.failed or [0] * len(scores.cells)
     letters, data = letters_of(scores, correct), data_half_widths_of(scores, scores.accuracy)
     baseline_name = None if baseline is None else names[scores.cells[baseline].key]
     return [
@@ -118,7 +119,7 @@ def protocol_rows(
             "test": PAIRED if test["p"] == test["p"] else None,
             "correction": correct,
             **_identity(cell),
-            "flags": "; ".join([*_flags(cell, numbers[row]), *([wrong] if wrong else [])]) or None,
+            "flags": "; ".join([*_flags(cell, numbers[row], failed[row]), *([wrong] if wrong else [])]) or None,
             "episodes_per_second": _per_second(int(scores.of(row).sum()), scores.seconds[row]),
         }
         for row, (cell, test) in enumerate(zip(scores.cells, tests, strict=True))
@@ -140,14 +141,19 @@ def _identity(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _flags(cell: Cell, numbers: Mapping[str, Any]) -> list[str]:
+def _flags(cell: Cell, numbers: Mapping[str, Any], failed: int) -> list[str]:
     """What a reader should know before believing the row."""
     overlap = overlap_flag(cell.provenance.get("pretraining"), cell.protocol.dataset)
     stopping = []
     for rule in cell.provenance.get("stopping", []):
         reached = "" if numbers["ci95"] <= rule["half_width"] else ", not reached"
         stopping.append(f"until ±{rule['half_width']:g}{reached}")
-    return [*(["transductive"] if cell.method.is_transductive else []), *([overlap] if overlap else []), *stopping]
+    return [
+        *([f"{failed:,} failed"] if failed else []),
+        *(["transductive"] if cell.method.is_transductive else []),
+        *([overlap] if overlap else []),
+        *stopping,
+    ]
 
 
 def _numbers(scores: TaskScores, row: int) -> dict[str, Any]:

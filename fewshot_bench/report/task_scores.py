@@ -26,6 +26,7 @@ class TaskScores:
         episode: its number within the run, [E].
         accuracy: fraction of queries classified correctly, NaN where a method lacks the episode, [A, E].
         seconds: what all stored episodes of each method took, NaN where nobody measured it, [A].
+        failed: how many episodes of each method could not be computed, [A]; empty where nobody looked.
     """
 
     cells: Sequence[Cell]
@@ -33,6 +34,7 @@ class TaskScores:
     episode: NDArray[np.int64]
     accuracy: NDArray[np.float64]
     seconds: NDArray[np.float64]
+    failed: Sequence[int] = ()
 
     @property
     def protocol(self) -> ProtocolCard:
@@ -71,12 +73,13 @@ class TaskScores:
         return self.of(a) & self.of(b)
 
 
-def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell]) -> TaskScores:
+def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell], failed: Sequence[int] = ()) -> TaskScores:
     """Match the episodes of some cells.
 
     Args:
         frames: of each cell, with the columns run, episode, accuracy and seconds; an episode counts once.
         cells: all on one protocol.
+        failed: how many episodes of each could not be computed; empty where nobody looked.
     """
     tables = [frame.drop_duplicates(["run", "episode"]) for frame in frames]
     identities = [_identity(table) for table in tables]
@@ -85,7 +88,7 @@ def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell]) -> TaskSc
     for row, (table, identity) in enumerate(zip(tables, identities, strict=True)):
         accuracy[row, np.searchsorted(everything, identity)] = table["accuracy"].to_numpy(np.float64)
     seconds = np.array([float(table["seconds"].sum(skipna=False)) for table in tables])
-    return TaskScores(list(cells), everything >> _BITS, everything & _MASK, accuracy, seconds)
+    return TaskScores(list(cells), everything >> _BITS, everything & _MASK, accuracy, seconds, failed)
 
 
 def stored_scores(store: OutcomeStore, cells: Sequence[Cell]) -> TaskScores:
@@ -94,7 +97,9 @@ def stored_scores(store: OutcomeStore, cells: Sequence[Cell]) -> TaskScores:
     Raises:
         OutcomeError: nothing is stored for a cell, or a part is damaged.
     """
-    return task_scores([store.read(cell, with_predictions=False) for cell in cells], cells)
+    frames = [store.read(cell, with_predictions=False) for cell in cells]
+    failed = [sum(len(failure.episodes) for failure in store.failures(cell)) for cell in cells]
+    return task_scores(frames, cells, failed)
 
 
 def data_half_widths_of(scores: TaskScores, values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot_bench.atomic import remove_abandoned
 from fewshot_bench.engine.engine import Crew, Engine, Finished
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import OutcomeError
@@ -68,9 +69,7 @@ class MethodRun:
         left = [(cell, protocol, self._missing(cell, protocol)) for cell, protocol in some]
         for cell, _, missing in left:
             if not any(map(len, missing)):
-                Leases(
-                    self.store.cell_folder(cell)
-                ).clean()  # of a process that was killed between storing and letting go
+                self._clean(cell)
         left = [one for one in left if any(map(len, one[2]))]
         if not left:
             return
@@ -99,6 +98,12 @@ class MethodRun:
         missing = missing_episodes(self.store, cell, protocol, self.shard)
         nothing = np.arange(0)
         return [np.setdiff1d(some, self._given_up.get((cell.key, run), nothing)) for run, some in enumerate(missing)]
+
+    def _clean(self, cell: Cell) -> None:
+        """Remove what a process has left of a complete cell that was killed after it had stored its last outcomes."""
+        folder = self.store.cell_folder(cell)
+        Leases(folder).clean()
+        remove_abandoned(folder)
 
     def _check_all_is_there(self, left: Sequence[Left]) -> None:
         """See that what was stored meanwhile still is.

@@ -82,7 +82,8 @@ def test_sigterm_leaves_parts_but_neither_leases_nor_processes(tmp_path, home):
     results, mark = tmp_path / "results", f"FEWSHOT_BENCH_HOME={home}"
     options = ["--adapt", "finetune", "--set", "epochs=1", "--episodes", "3000", "--chunk", "5", "--workers", "1"]
     command = [sys.executable, "-m", "fewshot_bench", *RUN, *options, "--results", str(results), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    own = {**os.environ, "HOME": str(tmp_path)}  # where Ray leaves a token
+    with subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: any(results.rglob("*.parquet")) or process.poll() is not None)
         assert len(processes_with(mark)) > 1
         process.send_signal(signal.SIGTERM)

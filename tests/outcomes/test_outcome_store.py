@@ -13,25 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_cells import CELL, EPISODES, PREDICTIONS, PROTOCOL, filled, parts
 
 from fewshot_bench.atomic import temporary_name
 from fewshot_bench.errors import OutcomeError, ShapeError
-from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
-
-PROTOCOL = ProtocolCard("toy", "ab" * 32, "novel", 3, 1, 2, 0, 1)
-CELL = Cell(MethodCard("conv/centroid", "conv4", "00ff", "centroid", {"C": 1.0}), PROTOCOL, {"torch": "2.3.0"})
-EPISODES = 12
-PREDICTIONS = np.random.default_rng(0).integers(0, 3, size=(2, EPISODES, 6)).astype(np.uint8)
-
-
-def filled(store: OutcomeStore, cell: Cell = CELL) -> OutcomeStore:
-    for run in range(2):
-        store.append(cell, run, np.arange(EPISODES), PREDICTIONS[run], 0.25)
-    return store
-
-
-def parts(store: OutcomeStore) -> list[Path]:
-    return sorted((store.folder / CELL.key).rglob("*.parquet"))
+from fewshot_bench.outcomes import Cell, OutcomeStore
 
 
 def digest_of(path: Path) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from stored_cells import cell, fill, study
+from stored_cells import cell, fill, predictions, study
 
 from fewshot_bench.errors import ComparisonError, OutcomeError, UnknownNameError
 from fewshot_bench.outcomes import OutcomeStore
@@ -311,3 +311,12 @@ class TestPublished:
         flags = board.set_index("method")["flags"]
         assert flags["net odd"].str.contains("implies a standard deviation of 22.3 points").all()
         assert flags["net CE"].isna().all()
+
+
+def test_a_row_says_how_many_episodes_failed_until_they_succeed(tmp_path):
+    store, method = OutcomeStore(tmp_path), cell()
+    fill(store, method, np.full((1, 20), 40))
+    store.record_failure(method, 0, np.arange(20, 23), "the loss is no number")
+    assert leaderboard(store)["flags"].tolist() == ["3 failed"]
+    store.append(method, 0, np.arange(20, 22), predictions([40, 41]), 0.001)
+    assert leaderboard(store)["flags"].tolist() == ["1 failed"]

@@ -82,8 +82,6 @@ def stored(result: StudyResult) -> set[tuple[int, int]]:
 
 def recorded(result: StudyResult) -> dict[tuple[int, int], str]:
     """The reason of each failure that is still open."""
-    if not hasattr(OutcomeStore, "failures"):
-        pytest.skip("STORE")
     failures = OutcomeStore(Path("results/outcomes")).failures(result.cells[0])
     return {(failure.run, int(number)): failure.reason for failure in failures for number in failure.episodes}
 

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from rich.cells import set_cell_size
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from fewshot_bench.printable import printable
@@ -16,7 +16,6 @@ from fewshot_bench.report.status.state import CellState, StudyState
 
 _NARROWEST, _WIDEST = 70, 120
 _COLUMNS = {"episodes": 15, "%": 3, "failed": 6, "ep/s": 6, "left": 8, "at work": 7}
-_OTHERS = sum(_COLUMNS.values()) + len(_COLUMNS)  # with a space before each
 _AROUND = 8  # lines beside those of methods and cells
 
 
@@ -31,12 +30,13 @@ def status_text(state: StudyState, results: str, *, width: int = 80, height: int
     """
     width = min(_WIDEST, max(_NARROWEST, width))
     shown = _fitting(state.cells, height)
-    parts: list[RenderableType] = [_rows([("", "dim", list(_COLUMNS))], width), Text("-" * width, "dim")]
+    rule = Text("-" * width, "dim")
+    parts: list[RenderableType] = [_row("", "", list(_COLUMNS), width), rule]
     for method, cells in groupby(shown, key=lambda cell: cell.method):
         parts.append(Text(short_name(printable(method), width), "bold"))
-        parts.append(_rows([(f"  {cell.task}", _style(cell), _numbers(cell)) for cell in cells], width))
+        parts += [_row(f"  {cell.task}", _style(cell), _numbers(cell), width) for cell in cells]
     if len(state.cells) > 1:
-        parts += [Text("-" * width, "dim"), _rows([("all", "bold", _totals(state))], width)]
+        parts += [rule, _row("all", "bold", _totals(state), width)]
     lines = _lines(state, results, len(state.cells) - len(shown))
     return Group(*parts, Text(), *(Text(line, overflow="fold") for line in lines))
 
@@ -53,15 +53,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d}" if hours < 48 else f"{hours // 24:,} d {hours % 24} h"
 
 
-def _rows(rows: Sequence[tuple[str, str, Sequence[str]]], width: int) -> Table:
-    """Some lines of the table: what each is about, its style, and a text for every column."""
-    table = Table.grid(padding=(0, 1, 0, 0))
-    table.add_column(width=width - _OTHERS, no_wrap=True)
-    for columns in _COLUMNS.values():
-        table.add_column(width=columns, justify="right", no_wrap=True)
-    for about, style, texts in rows:
-        table.add_row(Text(short_name(printable(about), width - _OTHERS), style), *texts)
-    return table
+def _row(about: str, style: str, texts: Sequence[str], width: int) -> Text:
+    """A line of the table: what it is about, as far as the numbers leave room, and a text for every column."""
+    numbers = "".join(f" {text:>{columns}}" for text, columns in zip(texts, _COLUMNS.values(), strict=True))
+    room = max(0, width - len(numbers))
+    return Text.assemble((set_cell_size(short_name(printable(about), room), room), style), numbers, no_wrap=True)
 
 
 def _style(cell: CellState) -> str:

@@ -1,0 +1,121 @@
+"""`fewshot-bench store`: look after stored outcomes: compact, check, merge, prune."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewshot_bench.cli.options import JsonOption, ResultsOption
+from fewshot_bench.printable import printable
+
+if TYPE_CHECKING:
+    from fewshot_bench.outcomes.checking import CellCheck
+
+store = typer.Typer(help="Look after stored outcomes.", no_args_is_help=True)
+
+_DAMAGED = 1
+"""Exit code of a check that found damage."""
+_REFUSED = 1
+
+
+@store.command()
+def compact(results: ResultsOption = Path("results"), as_json: JsonOption = False) -> None:
+    """Put all parts of each cell into one; an old part goes only when the new one has been read back."""
+    from fewshot_bench.outcomes.compaction import compact as compacted
+    from fewshot_bench.outcomes.merging import outcomes_of
+    from fewshot_bench.outcomes.store import OutcomeStore
+
+    folder = outcomes_of(results)
+    done = [compacted(folder / cell.key) for cell in OutcomeStore(folder).cells()]
+    if as_json:
+        fields = [(one.cell.key, one.parts, one.bytes_before, one.bytes_after, one.void) for one in done]
+        names = ("cell", "parts", "bytes_before", "bytes_after", "void_failures")
+        typer.echo(json.dumps([dict(zip(names, values, strict=True)) for values in fields], indent=1))
+        return
+    for one in done:
+        size = f"{one.bytes_before:>12,} -> {one.bytes_after:>11,} bytes"
+        typer.echo(printable(f"{one.cell.key}  {one.parts:>5,} -> 1 parts  {size}  {one.cell.method.name}"))
+    typer.echo(f"{len(done)} cells; nothing else has changed")
+
+
+@store.command()
+def check(results: ResultsOption = Path("results"), as_json: JsonOption = False) -> None:
+    """Read every byte that is stored: digests, descriptions, copies that disagree, and what is missing.
+
+    Exit code 0: all is whole; 1: something is damaged.
+    """
+    from fewshot_bench.outcomes.checking import check_store
+    from fewshot_bench.outcomes.merging import outcomes_of
+
+    found = check_store(outcomes_of(results))
+    if as_json:
+        typer.echo(json.dumps([one.as_dict() for one in found], indent=1))
+    else:
+        for one in found:
+            _show(one)
+        damaged = sum(bool(one.damage) for one in found)
+        typer.echo(f"{len(found)} cells, {damaged} of them damaged" if damaged else f"{len(found)} cells, all whole")
+    if any(one.damage for one in found):
+        raise typer.Exit(_DAMAGED)
+
+
+def _show(found: CellCheck) -> None:
+    """One line for a cell, and one for each thing that is to be said about it."""
+    about = "?" if found.cell is None else f"{found.cell.method.name}, {found.cell.protocol.task}"
+    verdict = "damaged" if found.damage else "whole"
+    episodes = f"{sum(found.episodes.values()):,} episodes of {len(found.episodes)} runs"
+    typer.echo(printable(f"{found.key}  {verdict:<8} {found.parts:>5,} parts, {episodes}  {about}"))
+    for kind, told in (("damage", found.damage), ("note", found.notes)):
+        for sentence in told:
+            typer.echo(printable(f"  {kind:<7} {sentence}"))
+
+
+@store.command()
+def merge(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="FOLDER...", help="Folders or URLs of results, of other machines.")
+    ],
+    results: ResultsOption = Path("results"),
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the outcomes of other folders into RESULTS; where they contradict each other, nothing is copied."""
+    from fewshot_bench.outcomes.merging import merge as merged
+    from fewshot_bench.paths import place_of
+
+    cells = merged([place_of(source) for source in sources], results / "outcomes")
+    if as_json:
+        told = [{"cell": one.cell.key, "copied": one.copied, "known": one.known} for one in cells]
+        typer.echo(json.dumps(told, indent=1))
+        return
+    for one in cells:
+        counts = f"{one.copied:>5,} parts copied, {one.known:,} there already"
+        typer.echo(printable(f"{one.cell.key}  {counts}  {one.cell.method.name}, {one.cell.protocol.task}"))
+    typer.echo(f"{len(cells)} cells are in {results / 'outcomes'}")
+    typer.echo("next         fewshot-bench leaderboard")
+
+
+@store.command()
+def prune(
+    cell: Annotated[str, typer.Argument(help="A cell's key or its start, or a method's name or label.")],
+    results: ResultsOption = Path("results"),
+    is_sure: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove one cell and all of its outcomes, for good."""
+    from fewshot_bench.outcomes.pruning import cell_named
+    from fewshot_bench.outcomes.pruning import prune as pruned
+
+    folder, described = cell_named(results / "outcomes", cell)
+    about = "" if described is None else printable(f" ({described.method.name}, {described.protocol.task})")
+    if not is_sure and not typer.confirm(f"Remove {folder}{about} and all of its outcomes?", err=True):
+        typer.echo("nothing was removed", err=True)
+        raise typer.Exit(_REFUSED)
+    files = pruned(folder)
+    if as_json:
+        typer.echo(json.dumps({"cell": folder.name, "files": files}))
+    else:
+        typer.echo(f"removed      {folder}{about}, {files:,} files")
+        typer.echo("next         fewshot-bench leaderboard")

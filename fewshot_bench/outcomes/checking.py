@@ -1,0 +1,156 @@
+"""Look at everything that is stored of a cell: every byte of every part, the description, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fewshot_bench.atomic import is_abandoned
+from fewshot_bench.errors import OutcomeError
+from fewshot_bench.outcomes import failures
+from fewshot_bench.outcomes.cell import Cell
+from fewshot_bench.outcomes.columns import Identity
+from fewshot_bench.outcomes.description import read_description
+from fewshot_bench.outcomes.manifest import MANIFEST, read_manifest
+from fewshot_bench.outcomes.old_part import OldPart
+from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_among, with_parts
+from fewshot_bench.paths import Place
+from fewshot_bench.stored_files import files_under, folders_in, read_bytes
+
+_SHOWN = 5
+
+
+@dataclass
+class CellCheck:
+    """What was found.
+
+    Attributes:
+        key: of the cell, the name of its folder.
+        cell: its description; None where that cannot be read.
+        parts: how many there are.
+        episodes: how many are stored of each run, by run.
+        damage: what is wrong, one sentence each.
+        notes: what is not as it could be.
+    """
+
+    key: str
+    cell: Cell | None = None
+    parts: int = 0
+    episodes: dict[int, int] = field(default_factory=dict)
+    damage: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        method, task = (self.cell.method.name, self.cell.protocol.task) if self.cell else (None, None)
+        counts = {str(run): count for run, count in self.episodes.items()}
+        found = {"parts": self.parts, "episodes": counts, "damage": self.damage, "notes": self.notes}
+        return {"cell": self.key, "method": method, "task": task, **found}
+
+
+def check_store(folder: Place) -> list[CellCheck]:
+    """Check every cell of a folder of outcomes, by key.
+
+    Raises:
+        OutcomeError: there is none.
+    """
+    keys = [name for name in folders_in(folder) if not name.startswith(".")]
+    if not keys:
+        raise OutcomeError(f"there are no outcomes in {folder}. Run a study first, or name its folder by --results.")
+    return [check_cell(folder / key) for key in keys]
+
+
+def check_cell(folder: Place) -> CellCheck:
+    """Check one cell; a part that a compaction removes meanwhile is no damage.
+
+    Args:
+        folder: of the cell.
+    """
+    return with_parts(folder, lambda _: _check(folder))
+
+
+def _check(folder: Place) -> CellCheck:
+    names = files_under(folder)
+    parts = parts_among(folder, names)
+    found = CellCheck(folder.name, parts=len(parts))
+    try:
+        manifest = read_manifest(folder)
+    except FileNotFoundError:
+        found.damage.append(f"{folder / MANIFEST} is not there. Run that study again, or prune the cell.")
+        return found
+    except OutcomeError as error:
+        found.damage.append(str(error))
+        return found
+    found.cell = manifest.cell
+    found.notes += [f"not recorded, as it cannot be read: {told}" for told in read_description(manifest.text).left_out]
+    identity = Identity.of(manifest.cell)
+    whole = [part for part in parts if not _caught(found, partial(_read, part, identity))]
+    frames: list[pd.DataFrame] = []
+    if whole and not _caught(found, lambda: frames.append(episodes_of(whole, identity))):
+        _note_gaps(found, frames[0])
+    _note_files(found, folder, names, parts)
+    _caught(found, lambda: _note_failures(found, folder, names, frames))
+    return found
+
+
+def _caught(found: CellCheck, look: Callable[[], Any]) -> bool:
+    """Whether looking found damage, which is noted."""
+    try:
+        look()
+    except OutcomeError as error:
+        found.damage.append(str(error))
+        return True
+    return False
+
+
+def _read(part: AnyPart, identity: Identity) -> None:
+    part.read(read_bytes(part.place), identity, with_predictions=True)
+
+
+def _note_gaps(found: CellCheck, frame: pd.DataFrame) -> None:
+    """Say how many episodes there are, and which are missing between others or in one of the runs."""
+    numbers = _by_run(frame)
+    found.episodes = {run: len(some) for run, some in numbers.items()}
+    end = int(frame["episode"].max()) + 1
+    for run in range(max(numbers) + 1):
+        missing = np.setdiff1d(np.arange(end), numbers.get(run, np.arange(0)))
+        if len(missing):
+            first = f"{len(missing):,} of {end:,} episodes, the first of them {missing[0]}"
+            found.notes.append(f"run {run} lacks {first}. Run that study again.")
+
+
+def _note_files(found: CellCheck, folder: Place, names: Sequence[str], parts: Sequence[AnyPart]) -> None:
+    """Say which files are old, left over, or look like parts and are none."""
+    if old := sum(isinstance(part, OldPart) for part in parts):
+        found.notes.append(f"{old} parts are of the old layout, without digests: fewshot-bench store compact.")
+    if left := sum(is_abandoned(name.rpartition("/")[2]) for name in names):
+        found.notes.append(f"{left} files of interrupted writes; they are removed when the study goes on.")
+    known = {part.name for part in parts}
+    odd = [name for name in names if name.endswith(".parquet") and name not in known]
+    found.damage += [f"{folder / name} is no part by its name. Move it away." for name in odd[:_SHOWN]]
+    if len(odd) > _SHOWN:
+        found.damage.append(f"{len(odd) - _SHOWN} more files of {folder} are no parts by their names.")
+
+
+def _note_failures(found: CellCheck, folder: Place, names: Sequence[str], frames: Sequence[pd.DataFrame]) -> None:
+    """Say which episodes failed.
+
+    Raises:
+        OutcomeError: a record is damaged.
+    """
+    done = _by_run(frames[0]) if frames else {}
+    for failure in failures.still_open(failures.recorded(folder, names).values(), done):
+        first = f"{len(failure.episodes):,} episodes of run {failure.run}, from {failure.episodes[0]}"
+        found.notes.append(f"{first}, failed: {failure.reason}")
+
+
+def _by_run(frame: pd.DataFrame) -> dict[int, NDArray[np.int64]]:
+    """The numbers of the episodes of each run."""
+    runs, numbers = frame["run"].to_numpy(), frame["episode"].to_numpy(np.int64)
+    return {int(run): numbers[runs == run] for run in np.unique(runs)}

@@ -1,0 +1,104 @@
+"""All parts of a cell in one: fewer files to open, the same outcomes.
+
+The new part is written and read back before an old one goes, so a kill at any moment leaves every episode in at least
+one part, and what is there twice is there alike. Parts that another process adds meanwhile are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fewshot_bench.atomic import is_abandoned, write_atomically
+from fewshot_bench.errors import OutcomeError, ShapeError
+from fewshot_bench.outcomes import failures
+from fewshot_bench.outcomes.cell import Cell
+from fewshot_bench.outcomes.columns import Identity
+from fewshot_bench.outcomes.manifest import describe, read_manifest
+from fewshot_bench.outcomes.part import Part, new_part
+from fewshot_bench.outcomes.parts import AnyPart, episodes_of, with_parts
+from fewshot_bench.paths import Place
+from fewshot_bench.stored_files import files_under, remove, size_of
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What a compaction has done to a cell.
+
+    Attributes:
+        cell: which.
+        parts: how many there were.
+        bytes_before: of these.
+        bytes_after: of the one that is left.
+        void: records of failures that were removed, because there are outcomes.
+    """
+
+    cell: Cell
+    parts: int
+    bytes_before: int
+    bytes_after: int
+    void: int
+
+
+def compact(folder: Place) -> Compacted:
+    """Put all parts of a cell into one, and remove what has become void; a cell that is compact stays as it is.
+
+    Args:
+        folder: of the cell.
+
+    Raises:
+        FileNotFoundError: it has no description.
+        OutcomeError: a part or the description is damaged, or two parts disagree; nothing is removed then.
+    """
+    cell = read_manifest(folder).cell
+    parts, before, after = with_parts(folder, lambda found: _into_one(folder, cell, found))
+    return Compacted(cell, parts, before, after, _clean(folder, cell))
+
+
+def _into_one(folder: Place, cell: Cell, parts: Sequence[AnyPart]) -> tuple[int, int, int]:
+    """How many parts there were, their bytes, and the bytes of the one that is left."""
+    before = sum(size_of(part.place) for part in parts)
+    if not parts or (len(parts) == 1 and isinstance(parts[0], Part)):
+        return len(parts), before, before
+    identity = Identity.of(cell)
+    frame = episodes_of(parts, identity)
+    try:
+        name, content = new_part(frame, identity, None)
+    except ShapeError as error:  # an old part can say that
+        raise OutcomeError(f"stored outcomes in {folder} are damaged: {error}") from error
+    describe(folder, cell)  # an older release is not to read what is left without the new part
+    write_atomically(folder / name, content)
+    written = Part.named(folder, name)
+    if written is None or not episodes_of([written], identity).equals(frame):
+        raise OutcomeError(f"{folder / name} is not read back as it was written. Check the disk; nothing was removed.")
+    for part in parts:
+        if part.name != name:
+            remove(part.place)
+    if isinstance(folder, Path):
+        with suppress(OSError):  # of the old layout: nobody writes there any more
+            (folder / "parts").rmdir()
+    return len(parts), before, len(content)
+
+
+def _clean(folder: Place, cell: Cell) -> int:
+    """Remove failures of episodes that have outcomes, and what dead processes have left; how many of the first."""
+    names = files_under(folder)
+    for name in names:
+        if is_abandoned(name.rpartition("/")[2]):
+            remove(folder / name)
+    recorded = failures.recorded(folder, names)
+    if not recorded:
+        return 0
+    stored = with_parts(folder, lambda parts: episodes_of(parts, Identity.of(cell), with_predictions=False))
+    void = []
+    for name, failure in recorded.items():
+        there = stored["episode"][stored["run"] == failure.run]
+        if np.isin(failure.episodes, there).all():
+            void.append(name)
+    for name in void:
+        remove(folder / name)
+    return len(void)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from toy_cells import CELL, PREDICTIONS, PROTOCOL, everything, filled, old_layout, parts
+
+from fewshot_bench.errors import OutcomeError
+from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.outcomes.checking import check_cell, check_store
+
+
+def test_what_is_whole_passes_and_is_only_read(tmp_path):
+    filled(filled(OutcomeStore(tmp_path), chunk=5), replace(CELL, protocol=replace(PROTOCOL, shot=5)))
+    before = everything(tmp_path)
+    found = check_store(tmp_path)
+    assert [(one.damage, one.notes, one.episodes) for one in found] == [([], [], {0: 12, 1: 12})] * 2
+    assert sorted(one.parts for one in found) == [2, 6]
+    assert everything(tmp_path) == before
+
+
+def test_every_kind_of_damage_is_one_sentence_of_its_own(tmp_path):
+    store = filled(OutcomeStore(tmp_path), chunk=4)
+    flipped, shortened, renamed, *_ = parts(store)
+    content = bytearray(flipped.read_bytes())
+    content[50] ^= 4
+    flipped.write_bytes(content)
+    shortened.write_bytes(shortened.read_bytes()[:-1])
+    renamed.rename(renamed.with_name("a copy.parquet"))
+    store.append(CELL, 1, np.arange(1), (PREDICTIONS[1][:1] + 1) % 3, 0.1)
+    found = check_cell(tmp_path / CELL.key)
+    assert [sum(name in told for told in found.damage) for name in (flipped.name, shortened.name, "a copy")] == [
+        1,
+        1,
+        1,
+    ]
+    assert sum("run 1, episode 0 is stored twice and differently" in told for told in found.damage) == 1
+    assert len(found.damage) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "cell.json is not there"), ("{", "is damaged"), ('{"format": 99}', "newer fewshot-bench")],
+)
+def test_a_description_that_is_not_as_it_should_be_is_damage(tmp_path, content, told):
+    filled(OutcomeStore(tmp_path))
+    path = tmp_path / CELL.key / "cell.json"
+    path.unlink() if content is None else path.write_text(content)
+    (sentence,) = check_cell(tmp_path / CELL.key).damage
+    assert told in sentence
+
+
+def test_what_is_missing_failed_left_over_or_old_is_told_and_no_damage(tmp_path):
+    folder = old_layout(tmp_path)
+    store = OutcomeStore(tmp_path)
+    parts(store)[1].unlink()
+    store.record_failure(CELL, 0, np.arange(5, 7), "the loss is NaN")
+    content = json.loads((folder / "cell.json").read_text())
+    (folder / "cell.json").write_text(json.dumps({**content, "versions": {"torch": 5}}))
+    (folder / "leases").mkdir()
+    (folder / "leases" / "run-000-episodes-00000-00512.0.lease").touch()
+    found = check_cell(folder)
+    assert found.damage == []
+    assert [sentence[:40] for sentence in found.notes] == [
+        "not recorded, as it cannot be read: vers",
+        "run 0 lacks 5 of 12 episodes, the first ",
+        "5 parts are of the old layout, without d",
+        "2 episodes of run 0, from 5, failed: the",
+    ]
+
+
+def test_an_empty_folder_is_no_store(tmp_path):
+    with pytest.raises(OutcomeError, match="no outcomes in"):
+        check_store(tmp_path)
