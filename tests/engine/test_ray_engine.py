@@ -24,11 +24,11 @@ from fewshot_bench.versions import installed_versions
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
 import toy_workers  # noqa: E402  # below the line that may skip all of this
-from ray_clusters import TwoNodes  # noqa: E402
-from toy_workers import PROTOCOL, UNLUCKY, Make, chunks, put_into_the_store, refuse, unmakeable, work  # noqa: E402
+from ray_clusters import TwoNodes  # noqa: E402  # likewise
+from toy_workers import PROTOCOL, UNLUCKY, Make, chunks, put_into_the_store, refuse, unmakeable, work  # noqa: E402  # likewise
 
-from fewshot_bench.engine.ray_engine import RayEngine  # noqa: E402
-from fewshot_bench.engine.ray_pool import check_versions  # noqa: E402
+from fewshot_bench.engine.ray_engine import RayEngine  # noqa: E402  # likewise
+from fewshot_bench.engine.ray_pool import check_versions  # noqa: E402  # likewise
 
 LONG_ENOUGH = 300
 """Seconds after which something is not going to happen."""
