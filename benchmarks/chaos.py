@@ -14,19 +14,22 @@ takes longer than the study.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos_compare import Comparison, RowsOfParts, compared
 from chaos_forks import ForkServer
-from chaos_kills import PHASES, Life, Moment, environment_of, started
+from chaos_kills import PHASES, WORKER, Life, Moment, environment_of, started
 
 STUDY = [
     *("run", "--device", "cpu", "--base-loss", "ce", "--base-epochs", "1"),
@@ -35,6 +38,9 @@ STUDY = [
 ]
 _ALL_AT_ONCE = 0.25
 """How often every process is killed, not one of them."""
+_WORKERS = 0.8
+"""How often it is a worker of Ray, where there is one, and not its driver."""
+_RAY = ["--engine", "ray", "--workers", "2"]
 _LONGEST = 900.0  # seconds for a study to come to its end
 
 
@@ -132,6 +138,8 @@ class Chaos:
         while sum(self.tally.kills.values()) < kills and all(life.process.poll() is None for life in lives):
             victim = self.dice.randrange(len(lives))
             if Moment.drawn(self.dice, self.pace).wait(lives[victim], self.results, self._is_complete):
+                if self._killed_a_worker_of(lives[victim]):
+                    continue
                 for number in range(len(lives)) if self.dice.random() < _ALL_AT_ONCE else [victim]:
                     self._kill(lives[number])
                     lives[number] = self._start(self.results)
@@ -147,6 +155,16 @@ class Chaos:
         if self.dice.random() < self.new_interpreters:
             return started(arguments, environment_of(self.home), log)
         return Life(self.forks.start(arguments, log, environment_of(self.home)), log)
+
+    def _killed_a_worker_of(self, life: Life) -> bool:
+        """Whether it was a worker of Ray that was hit; its driver lives on."""
+        workers = life.workers() if self.dice.random() < _WORKERS else []
+        if not workers:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(self.dice.choice(workers), signal.SIGKILL)
+            self.tally.kills[WORKER] += 1
+        return True
 
     def _kill(self, life: Life) -> None:
         if life.process.poll() is not None:
@@ -175,8 +193,9 @@ def _unfinished(folder: Path) -> set[str]:
 
 def table(tally: Tally, processes: int, seed: int, seconds: float) -> str:
     """What came of it, as Markdown."""
-    where = " | ".join(str(tally.kills[phase]) for phase in PHASES)
-    heads = f"| processes | seed | kills | {' | '.join(PHASES)} | studies | episodes compared | lost | stored twice |"
+    columns = [*PHASES, *([WORKER] if tally.kills[WORKER] else [])]
+    where = " | ".join(str(tally.kills[phase]) for phase in columns)
+    heads = f"| processes | seed | kills | {' | '.join(columns)} | studies | episodes compared | lost | stored twice |"
     heads += " other predictions | leaderboards that differ | left over | errors | minutes |"
     numbers = [tally.studies, tally.episodes, tally.lost, tally.twice, tally.changed, tally.tables]
     counts = " | ".join(f"{number:,}" for number in [*numbers, len(tally.left_over), len(tally.errors)])
@@ -189,6 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=200, help="how many processes to kill")
     parser.add_argument("--processes", type=int, default=1, help="at once on one folder")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="whose workers are killed, too")
     parser.add_argument("--folder", type=Path, help="where to work; kept. A temporary one by default")
     options = parser.parse_args(arguments)
     began = time.monotonic()
@@ -196,7 +216,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         with ForkServer() as forks:
-            chaos = Chaos(folder, options.processes, random.Random(options.seed), forks)
+            is_ray = options.engine == "ray"  # which is not made to be forked
+            chaos = Chaos(
+                folder,
+                options.processes,
+                random.Random(options.seed),
+                forks,
+                [*STUDY, *(_RAY if is_ray else [])],
+                new_interpreters=1.0 if is_ray else 0.2,
+            )
             tally = chaos.run(options.kills, lambda line: print(line, file=sys.stderr, flush=True))
     print(table(tally, options.processes, options.seed, time.monotonic() - began))
     for line in [*tally.errors, *tally.left_over]:

@@ -21,6 +21,8 @@ _PAUSE = 0.005
 PHASES = ("start", "training", "embedding", "chunks", "part", "tables")
 """What a process may be at: everything before the first bar, base stages, embeddings, chunks, writing outcomes, and
 the leaderboard and the page."""
+WORKER = "worker"
+"""Of Ray, whatever its driver is at."""
 
 
 class Running(Protocol):
@@ -53,6 +55,15 @@ class Life:
             with suppress(ProcessLookupError):
                 kill(self.process.pid, signal.SIGKILL)
         self.process.wait(60)
+
+    def workers(self) -> list[int]:
+        """Numbers of the processes that work for it by Ray."""
+        told = [(int(path.name), _parent(path), _name(path)) for path in Path("/proc").glob("[0-9]*")]
+        family, size = {self.process.pid}, 0
+        while len(family) > size:
+            size = len(family)
+            family |= {number for number, parent, _ in told if parent in family}
+        return sorted(number for number, _, name in told if number in family and name.startswith("ray::"))
 
     def ends(self, timeout: float = 120.0) -> int:
         """Wait for its exit code."""
@@ -147,3 +158,17 @@ def started(arguments: Sequence[str], environment: Mapping[str, str], log: Path)
 
 def _parts(results: Path) -> int:
     return sum(1 for path in results.rglob("*.parquet") if not path.name.startswith("."))
+
+
+def _parent(process: Path) -> int:
+    try:
+        return int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _name(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
