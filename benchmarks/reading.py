@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import platform
 import statistics
 import sys
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,7 @@ class Shape:
 
     @property
     def words(self) -> str:
+        """What it is, for a table."""
         parts = self.cells * self.runs * -(-self.episodes // self.chunk)
         several = f"{self.cells} cells x " if self.cells > 1 else "1 cell, "
         return f"{several}{self.runs * self.episodes:,} outcomes, {parts:,} parts"
@@ -58,9 +61,8 @@ FINISHED = Shape(10, 3, 3_000, 16)
 
 def main() -> None:
     options = _options()
-    print(
-        f"Python {platform.python_version()}, pyarrow {pa.__version__}, numpy {np.__version__}, {platform.machine()}."
-    )
+    versions = f"pyarrow {pa.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
+    print(f"{versions}, {os.cpu_count()} cores ({platform.machine()}), load {os.getloadavg()[0]:.0f}.")
     print("\n| what | wall s | processor s |\n| --- | ---: | ---: |")
     for shape in MILLION:
         with tempfile.TemporaryDirectory() as folder:
@@ -69,9 +71,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for line in _finished(Path(folder), FINISHED, options.repeats):
             print(line, flush=True)
-    print(
-        "\n| predictions, per episode of 75 queries | bytes | to write, us | to read, us |\n| --- | ---: | ---: | ---: |"
-    )
+    print("\n| predictions, per episode of 75 | bytes | to write, us | to read, us |\n| --- | ---: | ---: | ---: |")
     for line in _packing(options.repeats):
         print(line)
 
@@ -116,7 +116,7 @@ def stored(store: OutcomeStore, shape: Shape) -> list[Cell]:
 
 
 def predictions(generator: np.random.Generator, episodes: int, accuracy: float = 0.75) -> NDArray[np.uint8]:
-    """Predictions as a method makes them: right at a rate that varies by episode, wrong with a taste for some classes."""
+    """Predictions as methods make them: right at a rate that varies by episode, wrong with a taste for some classes."""
     truth = np.repeat(np.arange(WAY, dtype=np.uint8), QUERY)
     rate = np.clip(generator.normal(accuracy, 0.08, (episodes, 1)), 0.2, 1)
     taste = generator.dirichlet(np.ones(WAY), episodes).cumsum(1)[:, None, :]
@@ -164,8 +164,8 @@ def _packing(repeats: int) -> Iterator[str]:
     ways = {"one byte each": plain, "three bits each": bits, "three in a byte, as stored": packed(plain, WAY)}
     for name, content in ways.items():
         file = _column(content)
-        write, _ = _timed(repeats, lambda content=content: _column(content))
-        read, _ = _timed(repeats, lambda file=file: pq.read_table(pa.BufferReader(file)))
+        write, _ = _timed(repeats, partial(_column, content))
+        read, _ = _timed(repeats, partial(_table, file))
         each = 1e6 / len(plain)
         yield f"| {name} | {len(file) / len(plain):.1f} | {write * each:.2f} | {read * each:.2f} |"
 
@@ -177,6 +177,10 @@ def _column(content: NDArray[np.uint8]) -> bytes:
     stream = pa.BufferOutputStream()
     pq.write_table(pa.table({"predictions": rows}), stream, compression="zstd", use_dictionary=False)
     return bytes(stream.getvalue().to_pybytes())
+
+
+def _table(file: bytes) -> pa.Table:
+    return pq.read_table(pa.BufferReader(file))
 
 
 if __name__ == "__main__":
