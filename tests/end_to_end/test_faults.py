@@ -343,3 +343,11 @@ def test_a_terminal_that_is_closed_loses_nothing(bench, results):
     assert 0 < len(stored(results)) < EPISODES
     assert list(results.rglob("*.lease")) == []
     bench.completes(results)
+
+
+def test_a_command_of_nohup_goes_on_without_its_terminal(bench, results):
+    life = bench.start(results, before="faults:terminal_does_not_matter")
+    wait_until(lambda: len(parts(results)) >= 2, life)
+    os.kill(life.process.pid, signal.SIGHUP)
+    assert life.ends() == 0, life.words()
+    assert stored(results) == set(range(EPISODES))
