@@ -159,17 +159,27 @@ def measure_resuming(folder: Path, options: argparse.Namespace) -> Times:
     """Print how long a finished study takes that is started again, beyond the import of what it imports."""
     command = [*_command("--adapt", "centroid,logistic"), "--results", str(folder / "finished")]
     _run([command])
-    again, imports, listing = [], [], []
+    commands = {
+        "finished study again": command,
+        "its imports": [sys.executable, "-c", IMPORTS],
+        "ls datasets": [sys.executable, "-m", "fewshot_bench", "ls", "datasets"],
+    }
+    times: Times = {f"{kind}{name}": [] for kind in ("", "CPU of ") for name in commands}
     for _ in range(options.repeats):
-        again.append(_run([command]))
-        imports.append(_run([[sys.executable, "-c", IMPORTS]]))
-        listing.append(_run([[sys.executable, "-m", "fewshot_bench", "ls", "datasets"]]))
-    beyond = statistics.median(a - b for a, b in zip(again, imports, strict=True))
-    print("\n| finished study again, s | its imports, s | `ls datasets`, s | beyond the imports, s | bar |")
-    print("| ---: | ---: | ---: | ---: | --- |")
-    bar = _verdict(beyond < BEYOND, f"under {BEYOND:.0f} s")
-    print(f"| {_spread(again)} | {_spread(imports)} | {_spread(listing)} | {beyond:.2f} | {bar} |", flush=True)
-    return {"finished study again": again, "imports": imports, "ls datasets": listing}
+        for name, one in commands.items():
+            before = _cpu_seconds()
+            times[name].append(_run([one]))
+            times[f"CPU of {name}"].append(_cpu_seconds() - before)
+    print("\n| what | s | CPU s |\n| --- | ---: | ---: |")
+    for name in commands:
+        print(f"| {name} | {_spread(times[name])} | {_spread(times[f'CPU of {name}'])} |")
+    again, imports, _, cpu_again, cpu_imports, _ = times.values()
+    beyond, cpu = (
+        statistics.median(a - b for a, b in zip(*pair, strict=True))
+        for pair in ((again, imports), (cpu_again, cpu_imports))
+    )
+    print(f"| beyond the imports: {_verdict(beyond < BEYOND, f'under {BEYOND:.0f} s')} | {beyond:.2f} | {cpu:.2f} |")
+    return times
 
 
 def _command(*arguments: str) -> list[str]:

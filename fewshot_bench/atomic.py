@@ -88,7 +88,8 @@ def whole_or_not(path: Path) -> Iterator[Path]:
         temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that is gone; what went wrong first is what counts
+            temporary.unlink(missing_ok=True)
 
 
 def temporary_name(name: str) -> str:

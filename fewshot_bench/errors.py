@@ -51,8 +51,8 @@ class StudyError(FewshotBenchError):
     """A study asks for something that cannot be done."""
 
 
-class PlaceError(FewshotBenchError):
-    """A folder or file behind a URL cannot be opened, reached or written."""
+class PlaceError(FewshotBenchError, OSError):
+    """A folder or file behind a URL cannot be opened, reached or written: what an OSError is on a disk."""
 
 
 class OutcomeError(FewshotBenchError):

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from fewshot_bench.atomic import is_abandoned
 from fewshot_bench.cache.entries import FOLDERS, LEFTOVER, Entry, cache_entries, target_of
 from fewshot_bench.cache.locks import unused
 from fewshot_bench.paths import cache_folder
 
 _BEING_WRITTEN = 60
-"""Seconds after which nobody is writing to a temporary file any more, where no lock tells."""
+"""Seconds after which nobody is writing to a temporary file any more, where neither a lock nor its name tells."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def _matches(entry: Entry, pattern: str) -> bool:
 def _remove(entry: Entry) -> str:
     """Why an entry is still there; empty where it is gone."""
     is_leftover = entry.kind == LEFTOVER
-    if is_leftover and time.time() - entry.last_used < _BEING_WRITTEN:
+    is_recent = time.time() - entry.last_used < _BEING_WRITTEN
+    if is_leftover and is_recent and not is_abandoned(entry.path.name):
         return "perhaps being written"
     with unused(target_of(entry.path) if is_leftover else entry.path) as is_unused:
         if not is_unused:

@@ -62,7 +62,9 @@ def _show_work(forecast: Forecast) -> None:
 def _show_totals(forecast: Forecast) -> None:
     left = sum(cell.left or 0 for cell in forecast.cells)
     where = f"{left:,} episodes left, one process on {forecast.device}"
-    if forecast.is_whole:
+    if forecast.cells and not left and not forecast.seconds.high:
+        typer.echo("time         nothing is left to be computed")
+    elif forecast.is_whole:
         typer.echo(f"time         {_span(forecast.seconds)}: {where}")
     elif forecast.seconds.high:
         typer.echo(f"time         {_span(forecast.seconds)} for what could be timed, which is not all: {where}")

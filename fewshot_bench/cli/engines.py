@@ -33,7 +33,8 @@ GpusOption = Annotated[
     typer.Option(min=0, help="Of --engine ray: GPUs of a worker, e.g. 0.5. Default: 1 where the cluster has any."),
 ]
 WaitOption = Annotated[
-    float | None, typer.Option(min=0, help="Of --engine ray: seconds to wait for room for a worker. Default: 60.")
+    float | None,
+    typer.Option(min=0, help="Of --engine ray: seconds to wait for a node with room for a worker. Default: 60."),
 ]
 
 RAY_OPTIONS = ("ray_address", "workers", "cpus_per_worker", "gpus_per_worker", "ray_wait")

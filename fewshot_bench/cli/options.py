@@ -31,6 +31,15 @@ ResultsOption = Annotated[
         "--results", parser=place, metavar="FOLDER", help="Folder or URL (s3://...) of outcomes and the leaderboard."
     ),
 ]
+IntoOption = Annotated[
+    Place | None,
+    typer.Option(
+        "--into",
+        parser=place,
+        metavar="FOLDER",
+        help="Keep the new outcomes in this results folder, or URL; the same command then goes on.",
+    ),
+]
 ResultArgument = Annotated[
     Place,
     typer.Argument(metavar="RESULT", parser=place, help="A folder of results or of one cell, or a cell's key."),

@@ -13,6 +13,7 @@ from fewshot_bench.cli.options import (
     DeviceOption,
     DownloadOption,
     ImagesOption,
+    IntoOption,
     JsonOption,
     ResultsOption,
     TrustCodeOption,
@@ -41,9 +42,7 @@ def reproduce(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses which episodes.")] = 0,
     device: DeviceOption = "auto",
-    into: Annotated[
-        Path | None, typer.Option(help="Keep the new outcomes in this results folder; the same command then goes on.")
-    ] = None,
+    into: IntoOption = None,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train base stages and embed images anew, whatever the caches hold.")
     ] = False,

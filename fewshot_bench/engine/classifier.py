@@ -12,6 +12,8 @@ from fewshot_bench.engine.classify import chunk_size, classify
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
 
+_STORED_TOGETHER = 10
+
 
 class Classifier(Interface):
     """One method on one split."""
@@ -44,9 +46,12 @@ class EmbeddingClassifier:
         self.adaptation, self.split = adaptation, split
 
     def chunk(self, protocol: Protocol) -> int:
-        """See `Classifier`."""
-        return chunk_size(self.adaptation, protocol, self.split.embeddings.shape[1])
+        """See `Classifier`: several times what is in memory at once, since a file takes as long as many episodes."""
+        return _STORED_TOGETHER * self._at_once(protocol)
 
     def __call__(self, episodes: Episodes, chunk: int) -> NDArray[np.uint8]:
         """See `Classifier`."""
-        return classify(self.adaptation, self.split, episodes, chunk=chunk)
+        return classify(self.adaptation, self.split, episodes, chunk=min(chunk, self._at_once(episodes.protocol)))
+
+    def _at_once(self, protocol: Protocol) -> int:
+        return chunk_size(self.adaptation, protocol, self.split.embeddings.shape[1])

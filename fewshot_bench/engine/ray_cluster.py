@@ -6,9 +6,10 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from fewshot_bench.errors import StudyError
 _PATIENCE = 5  # seconds for an address to answer
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS = 4  # the type of the frame that an HTTP/2 server sends first
+_STDERR = 2  # the number of the file
 _HOW = "Start a cluster with: ray start --head"
 
 
@@ -73,14 +75,16 @@ def connected(address: str | None) -> Iterator[None]:
 
 def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    silence: AbstractContextManager[None] = nullcontext()
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         address, quiet = "local", {**quiet, "include_dashboard": False}
     else:
         address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
         _check_that_it_answers(address)
+        silence = _silence()
     try:
-        with _own_sigterm():
+        with _own_sigterm(), silence:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, ImportError, AssertionError) as error:
         raise StudyError(f"the Ray cluster at '{address}' cannot be joined: {_why(error)}") from error
@@ -108,6 +112,20 @@ def _own_sigterm() -> Iterator[None]:
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep back what Ray's core writes line by line while it fails to join; the error says it too."""
+    sys.stderr.flush()
+    kept = os.dup(_STDERR)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), _STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
 
 
 def _check_that_it_answers(address: str) -> None:

@@ -50,7 +50,7 @@ class RayEngine:
             cpus_per_worker: cores that each takes, which are its threads.
             gpus_per_worker: GPUs that each takes, or a part of one; by default 1 if the cluster has GPUs and the
                 device may be one, and otherwise 0.
-            patience: seconds to wait for room.
+            patience: seconds to wait for a node with room; five times that where others use the room.
 
         Raises:
             StudyError: these contradict each other.

@@ -6,7 +6,6 @@ import os
 
 from fewshot_bench.errors import StudyError
 
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # read once, when Ray is imported, as the next
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or its news of dead workers would go to standard output
 
 try:

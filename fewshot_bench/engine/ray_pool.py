@@ -23,6 +23,7 @@ DEATHS = (
 """What Ray raises where a process, or its node, or what it answered, is no more."""
 
 _STILLBORN = 3
+_MORE_PATIENCE = 5  # times as long where there is room, which others use, or a machine is slow to start a process
 _PAUSE = 1.0  # seconds between two looks at what the cluster has
 
 
@@ -47,7 +48,8 @@ class RayPool:
         needs: of each.
         device: that they are to compute on; after the first is ready, the one they do compute on.
         workers: how many are wanted; as many as there is room for by default.
-        patience: seconds to wait for the first, and for another when all have died.
+        patience: seconds to wait for the first, and for another when all have died, while no node has room; five
+            times that while one has.
         members: those that are ready.
     """
 
@@ -106,9 +108,10 @@ class RayPool:
         began = time.monotonic()
         self.tend()
         while not self.members:
-            if time.monotonic() - began >= self.patience:
+            limit = self.patience * (_MORE_PATIENCE if self.nodes else 1)
+            if time.monotonic() - began >= limit:
                 raise StudyError(
-                    f"the Ray cluster had no room for a worker in {self.patience:g} s: a worker needs {self.needs} on "
+                    f"the Ray cluster had no room for a worker in {limit:g} s: a worker needs {self.needs} on "
                     f"one node, the cluster has {described()}{', all in use' if self.nodes else ''}. "
                     "Use a smaller --cpus-per-worker or --gpus-per-worker, or a longer --ray-wait."
                 )

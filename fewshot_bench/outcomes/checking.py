@@ -90,6 +90,8 @@ def _check(folder: Place) -> CellCheck:
     found.cell = manifest.cell
     found.notes += [f"not recorded, as it cannot be read: {told}" for told in read_description(manifest.text).left_out]
     identity = Identity.of(manifest.cell)
+    if not parts:
+        found.notes.append("there are no outcomes. Run that study, or prune the cell.")
     whole = [part for part in parts if not _caught(found, partial(_read, part, identity))]
     frames: list[pd.DataFrame] = []
     if whole and not _caught(found, lambda: frames.append(episodes_of(whole, identity))):

@@ -32,6 +32,7 @@ from fewshot_bench.atomic import create_exclusively
 from fewshot_bench.errors import StudyError
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone, owner
+from fewshot_bench.stored_files import files_under, read_bytes, remove
 
 EXPIRY = 60.0
 """Seconds that a lease of another machine has to be seen unchanged before it is taken over, by default."""
@@ -102,7 +103,7 @@ class Lease:
         """Whether it is still this process's: nobody took it for lost, and nobody removed it."""
         with suppress(OSError, ValueError):
             newest = self._leases.generations().get(self.stretch)
-            told = json.loads(self.place.read_bytes()[:_LARGEST])
+            told = json.loads(read_bytes(self.place)[:_LARGEST])
             return newest == self._generation and isinstance(told, dict) and told.get("token") == self._token
         return False
 
@@ -111,7 +112,7 @@ class Lease:
         self._leases.forget(self)
         for generation in range(self._generation + 1):
             with suppress(OSError):
-                self._leases.place(self.stretch, generation).unlink()
+                remove(self._leases.place(self.stretch, generation))
 
 
 class Leases:
@@ -141,12 +142,10 @@ class Leases:
     def generations(self) -> dict[Stretch, int]:
         """The highest generation of every lease."""
         newest: dict[Stretch, int] = {}
-        with suppress(FileNotFoundError, NotADirectoryError):  # the second behind a URL
-            for path in self.folder.iterdir():
-                if match := _NAME.fullmatch(path.name):
-                    run, first, end, generation = map(int, match.groups())
-                    stretch = Stretch(run, first, end)
-                    newest[stretch] = max(generation, newest.get(stretch, 0))
+        for match in filter(None, map(_NAME.fullmatch, files_under(self.folder))):
+            run, first, end, generation = map(int, match.groups())
+            stretch = Stretch(run, first, end)
+            newest[stretch] = max(generation, newest.get(stretch, 0))
         return newest
 
     def take(self, stretch: Stretch, generations: dict[Stretch, int] | None = None) -> Lease | None:
@@ -197,7 +196,7 @@ class Leases:
             if not holder or is_gone(holder):
                 for each in range(generation + 1):
                     with suppress(OSError):
-                        self.place(stretch, each).unlink()
+                        remove(self.place(stretch, each))
 
     def beat(self) -> None:
         """Give a sign of life for every lease that this process holds; a disk that is away is no reason to stop."""
@@ -229,7 +228,7 @@ class Leases:
 
     def _content(self, stretch: Stretch, generation: int) -> bytes | None:
         try:
-            return self.place(stretch, generation).read_bytes()[:_LARGEST]
+            return read_bytes(self.place(stretch, generation))[:_LARGEST]
         except FileNotFoundError:
             return None
 

@@ -155,7 +155,7 @@ def _lines(path: Place) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         raise _refused(path, error.object[: error.start].count(b"\n") + 1, "it is not UTF-8") from error
     except OSError as error:
-        raise OutcomeError(f"{path} cannot be read ({error.strerror}). Correct or remove it.") from error
+        raise OutcomeError(f"{path} cannot be read ({error.strerror or error}). Correct or remove it.") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for cells in reader:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from fewshot_bench.errors import PlaceError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.paths import Place
 from fewshot_bench.report.leaderboard import leaderboard, sorted_rows
@@ -96,6 +97,8 @@ def _baselines_in(path: Place) -> dict[str, str]:
     try:
         content = io.BytesIO(read_bytes(path))
         rows = pd.read_csv(content, dtype=str, usecols=["protocol_fingerprint", "baseline"]).dropna()
+    except PlaceError:
+        raise
     except (OSError, ValueError):
         return {}
     return dict(zip(rows["protocol_fingerprint"], rows["baseline"].map(unguarded), strict=True))

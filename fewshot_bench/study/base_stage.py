@@ -14,6 +14,8 @@ import torch
 from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone, network_identity
 from fewshot_bench.cache import BASE_STAGES, kept, made_once
 from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.engine.engine import Engine
+from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.paths import cache_folder
 from fewshot_bench.progress import SILENT, Progress
@@ -68,10 +70,17 @@ def starting_weights(backbone: Backbone) -> str:
 
 
 def fine_tuned_on_base(
-    backbone: Backbone, split: ImageSplit, recipe: Recipe, *, device: str, progress: Progress = SILENT
+    backbone: Backbone,
+    split: ImageSplit,
+    recipe: Recipe,
+    *,
+    device: str,
+    engine: Engine | None = None,
+    progress: Progress = SILENT,
 ) -> Backbone:
     """The backbone after the base stage; its checkpoint is kept under a key of everything that went in.
 
+    It is kept where this process runs, wherever it was trained: a study that goes on elsewhere needs the same network.
     Of several processes that want the same checkpoint, one trains and the others wait for it.
 
     Args:
@@ -79,16 +88,24 @@ def fine_tuned_on_base(
         split: the base split.
         recipe: how to train.
         device: a torch device.
+        engine: who trains; this process by default.
         progress: shown one unit per optimiser step.
 
     Raises:
         StudyError: a batch does not fit into memory, or training diverged.
     """
+    call = (engine or LocalEngine(device)).call
+
+    def trained() -> dict[str, str]:
+        weights, told = call(_train, backbone, split, recipe, device, progress=progress)
+        backbone.network.load_state_dict(weights)
+        return told
+
     made_once(
         checkpoint_path(backbone, split, recipe),
         _words(backbone, split, recipe),
         read=lambda path: _load(path, backbone),
-        make=lambda: _train(backbone, split, recipe, device, progress),
+        make=trained,
         write=lambda path, metadata: save_checkpoint(path, backbone.network, metadata),
         progress=progress,
     )
@@ -106,15 +123,17 @@ def _trained(backbone: Backbone) -> Backbone:
     return replace(backbone, is_pretrained=True)
 
 
-def _train(backbone: Backbone, split: ImageSplit, recipe: Recipe, device: str, progress: Progress) -> dict[str, str]:
-    """Train a backbone in place, and say what its checkpoint is."""
+def _train(
+    backbone: Backbone, split: ImageSplit, recipe: Recipe, device: str, *, progress: Progress
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The weights after training, on the CPU, and what their checkpoint is."""
     four = four_inputs(backbone, split, device)
     refuse_batches_that_do_not_fit(backbone.network, four, min(recipe.batch_size, len(split)))
     result = train_on_base(
         backbone.network, split, recipe, normalise=backbone.preprocessing, device=device, progress=progress
     )
-    backbone.network.load_state_dict(result.backbone.state_dict())
-    return {
+    weights = {name: tensor.cpu() for name, tensor in result.backbone.state_dict().items()}
+    return weights, {
         "what": _words(backbone, split, recipe),
         "backbone": backbone.name,
         "recipe": json.dumps(recipe.hyper_parameters(), sort_keys=True),

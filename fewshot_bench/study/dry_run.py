@@ -20,7 +20,7 @@ from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.forecast import Forecast, room
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.methods_ahead import MethodsAhead
-from fewshot_bench.study.networks_ahead import Networks, is_fetched
+from fewshot_bench.study.networks_ahead import NetworksAhead, is_fetched
 from fewshot_bench.study.plan import StudyPlan
 from fewshot_bench.study.provenance import PeakMemory
 from fewshot_bench.study.study import Study
@@ -58,7 +58,7 @@ class _Ahead:
         self._plan, self._device = plan, chosen_device(plan.studies[0].device)
         self._store = OutcomeStore(plan.results / "outcomes")
         self._store.check_folder()
-        self._networks = Networks()
+        self._networks = NetworksAhead()
         self._methods = MethodsAhead(self._store, self._device)
         self._memory = PeakMemory(self._device)
         self._at_first = self._memory.of_study()
@@ -80,7 +80,10 @@ class _Ahead:
         Raises:
             FewshotBenchError: it could not be run as it is.
         """
-        stopping_rule(study)
+        if stopping_rule(study) is not None:
+            self._notes["until_ci may stop sooner: numbers of episodes, times and space are the most there can be."] = (
+                None
+            )
         adaptations = planned_adaptations(study)
         if not is_fetched(study):
             self._notes[

@@ -143,9 +143,10 @@ class MethodsAhead:
             dataset: on the base split of this.
             step: told what is being timed.
         """
-        recipe, backbone, base = network.stage.recipe, network.stage.backbone, dataset.base
+        recipe, backbone = network.stage.recipe, network.stage.backbone
         if recipe is None or not network.unknown:
             return
+        base = dataset.base
         step.advance(0, f"training {backbone.name} with {recipe.loss}")
         needs = self._measured.training(base, backbone, recipe)
         self.training_bytes = max(self.training_bytes, needs.memory)

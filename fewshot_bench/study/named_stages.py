@@ -26,13 +26,18 @@ class Networks:
         if study.checkpoints is not None:
             stages = checkpoint_stages(study, dataset)
             return [(checkpoint.card.backbone, settings, stage) for checkpoint, _, settings, stage, _ in stages]
-        backbone = self._made(study, dataset)
+        backbone = self.backbone(study, dataset)
         settings = backbone_settings(study, backbone)
         return [(study.backbone_name, settings, base.stage) for base, _ in base_stages(study, backbone)]
 
-    def _made(self, study: Study, dataset: Dataset) -> Backbone:
-        asked = (study.backbone_name, study.weights, study.image_size, study.interpolation)
-        key = (*asked, dataset.split(study.split).images.shape[1:])
+    def backbone(self, study: Study, dataset: Dataset | None, *, is_stand_in: bool = False) -> Backbone:
+        """The backbone of a study before anything is done to it; see `initial_backbone`.
+
+        It may be that of the study before, so nobody should change it.
+        """
+        shape = None if dataset is None else dataset.split(study.split).images.shape[1:]
+        asked = (study.backbone_name, study.weights, study.image_size, study.interpolation, study.training_seed)
+        key = (*asked, shape, is_stand_in)
         if self._backbone is None or key != self._key:
-            self._key, self._backbone = key, initial_backbone(study, dataset)
+            self._key, self._backbone = key, initial_backbone(study, dataset, is_stand_in=is_stand_in)
         return self._backbone

@@ -6,15 +6,15 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from fewshot_bench.backbones import Backbone, is_fetched_already
+from fewshot_bench.backbones import is_fetched_already
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.study.base_stage import checkpoint_path, from_checkpoint
+from fewshot_bench.study.named_stages import Networks
 from fewshot_bench.study.stages import (
     PlannedStage,
     backbone_of_hub,
     backbone_settings,
     base_stages,
-    initial_backbone,
     planned_stages,
 )
 from fewshot_bench.study.study import Study
@@ -38,12 +38,11 @@ class NetworkAhead:
     identity: str
 
 
-class Networks:
-    """Makes the networks of studies; the last one is kept, since those of a file mostly share theirs."""
+class NetworksAhead:
+    """Makes the networks of studies."""
 
     def __init__(self) -> None:
-        self._key: object = None
-        self._backbone: Backbone | None = None
+        self._networks = Networks()
 
     def ahead(self, study: Study, dataset: Dataset | None) -> Iterator[NetworkAhead]:
         """The networks of a study, each as it will be where that is known.
@@ -61,7 +60,7 @@ class Networks:
                     yield NetworkAhead(stage, "", stage.backbone.weights)
             return
         is_here = is_fetched(study)
-        backbone = self._made(study, dataset, is_stand_in=not is_here)
+        backbone = self._networks.backbone(study, dataset, is_stand_in=not is_here)
         unknown = "" if is_here else NOT_FETCHED
         for base, recipe in base_stages(study, backbone):
             stage = PlannedStage(backbone, backbone_settings(study, backbone), base, recipe)
@@ -69,14 +68,6 @@ class Networks:
                 yield NetworkAhead(stage, unknown, backbone.weights)
             else:
                 yield _trained(stage, dataset, unknown)
-
-    def _made(self, study: Study, dataset: Dataset | None, *, is_stand_in: bool) -> Backbone:
-        shape = None if dataset is None else dataset.split(study.split).images.shape[1:]
-        key = (study.backbone_name, study.weights, study.image_size, study.interpolation, study.training_seed, shape)
-        if self._backbone is None or key != self._key:
-            self._backbone = initial_backbone(study, dataset, is_stand_in=is_stand_in)
-            self._key = key
-        return self._backbone
 
 
 def is_fetched(study: Study) -> bool:

@@ -15,7 +15,6 @@ from fewshot_bench.study.base_stage import (
     base_recipe,
     base_stage_name,
     fine_tuned_on_base,
-    from_checkpoint,
     initialised_backbone,
 )
 from fewshot_bench.study.checkpoints import checkpoint_stages
@@ -62,11 +61,8 @@ class PlannedStage:
         """The backbone after the stage, trained unless its checkpoint is here."""
         if self.recipe is None:
             return self.backbone
-        kept = from_checkpoint(self.backbone, dataset.base, self.recipe)
-        if kept is not None:
-            return kept
-        return engine.call(
-            fine_tuned_on_base, self.backbone, dataset.base, self.recipe, device=engine.device, progress=progress
+        return fine_tuned_on_base(
+            self.backbone, dataset.base, self.recipe, device=engine.device, engine=engine, progress=progress
         )
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fewshot_bench.atomic import temporary_name
 from fewshot_bench.cache import Entry, cache_entries, clear_cache, to_be_removed
 from fewshot_bench.tensor_file import write_tensors
 
@@ -99,6 +102,16 @@ def test_what_a_dead_process_left_goes_first_but_not_what_is_being_written(cache
     assert [entry.path.name for entry in cleared.removed] == [".d.safetensors.0123.tmp"]
     assert [entry.path.name for entry, _ in cleared.left_alone] == [".e.safetensors.0123.tmp"]
     assert {path.name for path in cache.rglob("*.lock")} == {".a.safetensors.lock"}
+
+
+def test_what_a_process_was_writing_that_is_known_to_be_dead_goes_at_once(cache):
+    program = "from fewshot_bench.atomic import temporary_name; print(temporary_name('d.safetensors'))"
+    name = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    leftovers = [cache / "embeddings" / name, cache / "embeddings" / temporary_name("d.safetensors")]
+    for path in leftovers:
+        path.write_bytes(b"half")
+    clear_cache(to_be_removed(cache_entries(), max_bytes=10**6))
+    assert [path.exists() for path in leftovers] == [False, True]
 
 
 def test_folders_of_images_and_downloads_are_entries(home):

@@ -19,7 +19,7 @@ from fewshot_bench.errors import StudyError
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
 RUN = ("run", "--backbone", "conv4_32", "--base-loss", "none", "--shots", "1", "--runs", "1", "--engine", "ray")
-LONG_ENOUGH = 120
+LONG_ENOUGH = 300
 """Seconds after which something is not going to happen."""
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")

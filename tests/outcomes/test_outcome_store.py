@@ -213,7 +213,7 @@ class TestDamage:
         assert set(store.done(CELL)) == {0}
         pd.testing.assert_frame_equal(filled(store).read(CELL), whole)
 
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=60)
     @given(st.data())
     def test_a_flipped_bit_never_changes_an_outcome_unnoticed(self, tmp_path_factory, data):
         store = filled(OutcomeStore(tmp_path_factory.mktemp("flipped")))

@@ -9,10 +9,11 @@ import pytest
 import toy_sweeps
 
 from fewshot_bench.backbones import BackboneRequest, create_backbone
+from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.paths import cache_folder
-from fewshot_bench.study import StudyPlan, run_plan, run_study
+from fewshot_bench.study import Study, StudyPlan, run_plan, run_study
 from fewshot_bench.study.dry_run import forecast
 from fewshot_bench.study.stored_size import outcome_bytes, part_bytes
 
@@ -146,6 +147,21 @@ def test_what_is_missing_is_said_for_each_study_and_the_others_are_looked_at(tmp
     assert len(ahead.notes) == 1
     assert "timm:test_vit.r160_in1k come from the Hugging Face hub" in ahead.notes[0]
     assert not ahead.is_whole
+
+
+def test_images_without_a_base_split_need_none_unless_a_network_is_trained(tmp_path, monkeypatch, toy):
+    toy_sweeps.use(Dataset("toy", {"novel": toy.novel}), monkeypatch)
+    assert [cell.done for cell in forecast(plan_of(tmp_path, UNTRAINED)).cells] == [0, 0]
+    ahead = forecast(plan_of(tmp_path, TRAINED))
+    assert "base split" in ahead.missing[0]
+
+
+def test_a_rule_that_stops_sooner_is_said(tmp_path):
+    study = toy_sweeps.study(tmp_path, **UNTRAINED, until_ci=1.0, max_episodes=9)
+    study = Study(**study.model_dump(exclude_unset=True, exclude={"episodes"}))
+    ahead = forecast(StudyPlan.of_one(study))
+    assert [cell.episodes for cell in ahead.cells] == [9, 9]
+    assert "until_ci may stop sooner" in ahead.notes[0]
 
 
 def test_a_batch_that_does_not_fit_is_found_without_training(tmp_path, monkeypatch):

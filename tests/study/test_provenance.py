@@ -75,9 +75,13 @@ def test_the_machine_is_described_by_its_kind(tmp_path):
         ("0.6,0.2,0.2", "0.6,0.2,0.2"),
         ("--base-loss", "--base-loss"),
         ("/", "/"),
+        ("s3://bucket/somewhere/thesis", "thesis"),
+        ("--results=s3://key:secret@bucket/thesis/?token=secret#part", "--results=thesis"),
+        ("s3://bucket", "s3://"),
+        ("weights=https://bob:secret@host/w.safetensors?X-Amz-Signature=secret", "weights=w.safetensors"),
     ],
 )
-def test_of_an_absolute_path_the_last_part_is_kept(argument, kept):
+def test_of_an_absolute_path_or_a_url_the_last_part_is_kept(argument, kept):
     assert room.without_folders(argument) == kept
 
 
