@@ -214,6 +214,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     from fewshot_bench.report import rows_of_cells
     from fewshot_bench.study.outputs import write_outputs
 
+    gc.collect()
     gc.freeze()  # statsmodels collects garbage in every correction of p values; what is here by now stays to the end
     frame, places, why_no_figures = write_outputs(plan.outputs, plan.results, result.cells, result.baselines)
     for dataset in result.datasets.values():
