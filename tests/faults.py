@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import resource
+import signal
 import time
 from typing import Any, NoReturn
 
@@ -58,3 +59,8 @@ def clock_goes_back() -> None:
     now, looks = time.time(), itertools.count()
     time.time = lambda: now - 3600.0 * next(looks)
     time.time_ns = lambda: int(1e9 * time.time())
+
+
+def terminal_does_not_matter() -> None:
+    """As nohup has it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)

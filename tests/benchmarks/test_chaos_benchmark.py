@@ -82,8 +82,8 @@ def test_what_is_left_over_is_found_and_locks_are_not(tmp_path, undisturbed):
 
 
 def test_a_table_says_where_the_kills_fell_and_a_difference_is_no_success():
-    from chaos import Tally, table
     from chaos_compare import Comparison
+    from chaos_tally import Tally, table
 
     tally = Tally()
     tally.kills.update(start=3, part=2)
