@@ -34,6 +34,10 @@ def test_the_wheel_holds_what_the_product_needs_at_run_time(wheel):
         "fewshot_bench/episodes/locks/cifar-fs-5way-5shot.toml",
         "fewshot_bench/report/published_tables/schane-table1.csv",
         "fewshot_bench/report/published_tables/schane-table4.csv",
+        "fewshot_bench/study/preset_files/quickstart.toml",
+        "fewshot_bench/study/preset_files/schane-ablation.toml",
+        "fewshot_bench/study/preset_files/schane-lambda.toml",
+        "fewshot_bench/study/preset_files/schane-table1.toml",
     } <= names
 
 
@@ -44,4 +48,5 @@ def test_the_built_in_dataset_is_at_most_three_megabytes(wheel):
 
 def test_the_wheel_holds_no_tests_results_or_caches(wheel):
     assert all(name.startswith(("fewshot_bench/", "fewshot_bench-")) for name in wheel.namelist())
-    assert not [name for name in wheel.namelist() if "__pycache__" in name or "cache/" in name]
+    caches = ("__pycache__/", "_cache/", "/.cache/", ".egg-info/")  # fewshot_bench/cache/ is code
+    assert not [name for name in wheel.namelist() if any(part in name for part in caches)]

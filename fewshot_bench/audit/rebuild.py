@@ -17,8 +17,8 @@ from fewshot_bench.outcomes import Cell, MethodCard
 from fewshot_bench.progress import Progress
 from fewshot_bench.study import Study
 from fewshot_bench.study.classifiers import ClassifierSource, OnEmbeddings, OnImages
-from fewshot_bench.study.execute import method_card as card_of
 from fewshot_bench.study.methods import planned_adaptations
+from fewshot_bench.study.planned_methods import method_card as card_of
 from fewshot_bench.study.provenance import hardware, source_commit
 from fewshot_bench.study.stages import PlannedStage, backbone_of_hub, planned_stages
 from fewshot_bench.versions import installed_versions

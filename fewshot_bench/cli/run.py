@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -213,6 +214,8 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     from fewshot_bench.report import rows_of_cells
     from fewshot_bench.study.outputs import write_outputs
 
+    gc.collect()
+    gc.freeze()  # statsmodels collects garbage in every correction of p values; what is here by now stays to the end
     frame, places, why_no_figures = write_outputs(plan.outputs, plan.results, result.cells, result.baselines)
     for dataset in result.datasets.values():
         report_notes(dict(dataset.recipe))

@@ -132,6 +132,7 @@ class Leases:
         self._expiry, self._now = expiry_seconds() if expiry is None else expiry, now
         self._seen: dict[tuple[Stretch, int], tuple[bytes, float]] = {}
         self._held: set[Lease] = set()
+        self._being_taken: Lease | None = None
         self._lock = threading.Lock()
 
     def place(self, stretch: Stretch, generation: int) -> Place:
@@ -164,11 +165,22 @@ class Leases:
             return None
         self.check_folder()
         lease = Lease(self, stretch, 0 if newest is None else newest + 1)
-        if not create_exclusively(lease.place, lease.content()):
-            return None
+        self._being_taken = lease
+        is_ours = create_exclusively(lease.place, lease.content())
+        if is_ours:
+            with self._lock:
+                self._held.add(lease)
+        self._being_taken = None
+        return lease if is_ours else None
+
+    def release_all(self) -> None:
+        """Let go of whatever is held: an interruption may come between taking a lease and taking note of it."""
         with self._lock:
-            self._held.add(lease)
-        return lease
+            held = set(self._held)
+        if self._being_taken is not None and self._being_taken.is_held():
+            held.add(self._being_taken)
+        for lease in held:
+            lease.release()
 
     def check_folder(self) -> None:
         """See that the cell's folder is there: a disk of the network that is away leaves nothing where it was.

@@ -52,7 +52,8 @@ def with_parts(folder: Place, use: Callable[[list[AnyPart]], T]) -> T:
         use: raises FileNotFoundError where one of them is gone.
     """
     for wait in _WAITS:
-        time.sleep(wait)
+        if wait:
+            time.sleep(wait)
         try:
             return use(parts_in(folder))
         except OSError as error:

@@ -2,13 +2,14 @@
 
 from fewshot_bench.study.checkpoint import Checkpoint
 from fewshot_bench.study.checkpoints import read_checkpoint
-from fewshot_bench.study.execute import StudyResult, fresh_folder, run_study
+from fewshot_bench.study.execute import fresh_folder, run_study
 from fewshot_bench.study.grid import PAPER_GRID, Axis, Grid
 from fewshot_bench.study.plan import StudyPlan
 from fewshot_bench.study.run_all import PlanResult, run_plan
 from fewshot_bench.study.setting import Setting, read_setting
 from fewshot_bench.study.shard import Shard
 from fewshot_bench.study.study import Study
+from fewshot_bench.study.study_result import StudyResult
 from fewshot_bench.study.study_source import plan_of_file
 from fewshot_bench.study.sweep import Sweep, plan_sweep
 from fewshot_bench.study.sweep_result import SweepResult, run_sweep

@@ -81,9 +81,7 @@ class _Ahead:
             FewshotBenchError: it could not be run as it is.
         """
         if stopping_rule(study) is not None:
-            self._notes["until_ci may stop sooner: numbers of episodes, times and space are the most there can be."] = (
-                None
-            )
+            self._notes["until_ci may stop sooner: episodes, times and space are the most that there can be."] = None
         adaptations = planned_adaptations(study)
         if not is_fetched(study):
             self._notes[

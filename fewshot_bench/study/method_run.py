@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -11,18 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.atomic import remove_abandoned
-from fewshot_bench.engine.engine import Crew, Engine, Finished
+from fewshot_bench.engine.engine import Crew, Engine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.leases import Heart, Leases
-from fewshot_bench.progress import Progress, Step
-from fewshot_bench.study.chunk_queue import ChunkQueue, Job, Left, Taken, missing_episodes
-from fewshot_bench.study.pieces import Experience, Pieces, is_failure, reason_of
+from fewshot_bench.progress import Progress
+from fewshot_bench.study.chunk_queue import ChunkQueue, Left, missing_episodes
+from fewshot_bench.study.pieces import Experience, is_failure, reason_of
 from fewshot_bench.study.shard import Shard
+from fewshot_bench.study.shift import Shift
 from fewshot_bench.study.worker import WorkerRecipe
-
-_PAUSE = 0.2  # seconds between two looks at chunks that others work on
 
 
 @dataclass
@@ -82,7 +80,7 @@ class MethodRun:
             self.store.open_cell(cell)
         queue = ChunkQueue(self.store, left, lambda protocol: self.chunk or crew.chunk(protocol))
         with self.progress.step(_described(left), queue.episodes) as step, Heart(queue.leases):
-            _Shift(self, crew, queue, step).work()
+            Shift(self, crew, queue, step).work()
         queue.clean()
         self._check_all_is_there(left)
         for cell, _, _ in left:
@@ -160,85 +158,6 @@ class MethodRun:
         if self._crew is None:
             self._crew = self._open.enter_context(self.engine.method(self.recipe()))
         return self._crew
-
-
-class _Shift:
-    """One stretch of work at a queue: takes chunks, stores what comes back, tries again what failed."""
-
-    def __init__(self, method: MethodRun, crew: Crew, queue: ChunkQueue, step: Step) -> None:
-        self._method, self._crew, self._queue, self._step = method, crew, queue, step
-        self._under_way: dict[int, Pieces] = {}
-        self._pieces: list[Pieces] = []
-
-    def work(self) -> None:
-        """Until nothing is missing that can be computed."""
-        try:
-            while True:
-                self._fill()
-                if self._under_way:
-                    for finished in self._crew.finished():
-                        self._settle(finished)
-                elif self._queue.is_empty:
-                    return
-                else:
-                    self._wait_for_others()
-        finally:
-            for pieces in self._pieces:
-                pieces.taken.lease.release()
-
-    def _fill(self) -> None:
-        """Have as many chunks under way as there is room for; what is left of a failed one comes first."""
-        while len(self._under_way) < self._crew.room:
-            pieces = next((one for one in self._pieces if one.waiting), None) or self._take()
-            if pieces is None:
-                return
-            chunk = pieces.next()
-            self._under_way[id(chunk)] = pieces
-            self._crew.start(chunk)
-
-    def _take(self) -> Pieces | None:
-        """A chunk that nobody has stored or is at."""
-        while (taken := self._queue.take()) is not None:
-            left = self._queue.still_missing(taken.job)
-            self._step.advance(len(taken.job.chunk) - (len(left.chunk) if left is not None else 0))
-            if left is not None:
-                self._pieces.append(Pieces(Taken(left, taken.lease), self._method.experience))
-                return self._pieces[-1]
-            taken.lease.release()
-            self._step.advance(self._queue.drop_stored())  # where there is one that others stored there are more
-        return None
-
-    def _settle(self, finished: Finished) -> None:
-        pieces = self._under_way.pop(id(finished.chunk))
-        self._method.peak_bytes = max(self._method.peak_bytes, finished.peak_bytes)
-        job = pieces.taken.job
-        if finished.frame is not None:
-            self._store(pieces, job, finished)
-            self._step.advance(len(finished.chunk))
-        else:
-            for numbers, reason in pieces.failed(finished):
-                self._method.failed_on(job.cell, job.chunk.run, numbers, reason)
-                self._step.advance(len(numbers), "failed")
-        if pieces.is_done:
-            self._pieces.remove(pieces)
-            pieces.taken.lease.release()
-
-    def _store(self, pieces: Pieces, job: Job, finished: Finished) -> None:
-        """Store outcomes, but for those of a process that took this one for lost and was faster."""
-        pieces.succeeded()
-        frame = finished.frame
-        assert frame is not None
-        if not pieces.taken.lease.is_held():
-            self._queue.check_folder(job)
-            left = self._queue.still_missing(replace(job, chunk=finished.chunk))
-            frame = frame[frame["episode"].isin([] if left is None else left.chunk.numbers)]
-        if len(frame):
-            self._method.store.append_frame(job.cell, frame)
-
-    def _wait_for_others(self) -> None:
-        self._step.advance(0, "waiting for other processes")
-        time.sleep(_PAUSE)
-        self._step.advance(self._queue.drop_stored())
 
 
 def _described(left: Sequence[Left]) -> str:

@@ -12,12 +12,12 @@ from fewshot_bench.episodes import Protocol
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.progress import Step
 from fewshot_bench.study.chunk_queue import missing_episodes
-from fewshot_bench.study.execute import method_card
 from fewshot_bench.study.forecast import CellForecast, WorkForecast
 from fewshot_bench.study.looking_ahead import Measurements, network_bytes
 from fewshot_bench.study.measuring import NO_TIME
 from fewshot_bench.study.networks_ahead import NetworkAhead
 from fewshot_bench.study.pieces import is_failure, reason_of
+from fewshot_bench.study.planned_methods import method_card
 from fewshot_bench.study.stored_size import outcome_bytes
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.timed_method import ChunkTime, View

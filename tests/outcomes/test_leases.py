@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import fewshot_bench.outcomes.leases
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import leases as leases_module
 from fewshot_bench.outcomes.leases import (
@@ -399,3 +400,19 @@ def test_an_environment_that_says_no_number_of_seconds_is_refused(cell, monkeypa
     monkeypatch.setenv(EXPIRY_VARIABLE, text)
     with pytest.raises(StudyError, match=f"{EXPIRY_VARIABLE} should be a number of seconds such as 60, not '{text}'"):
         Leases(cell)
+
+
+def test_an_interruption_while_a_lease_is_taken_leaves_none(tmp_path, monkeypatch):
+    leases = Leases(tmp_path)
+    create = fewshot_bench.outcomes.leases.create_exclusively
+
+    def interrupted(place, content):
+        create(place, content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fewshot_bench.outcomes.leases, "create_exclusively", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        leases.take(Stretch(0, 0, 8))
+    assert leases.generations()
+    leases.release_all()
+    assert not leases.generations()

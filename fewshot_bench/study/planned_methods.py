@@ -1,0 +1,75 @@
+"""The methods of a study, as they are going to be run: each one's cells, and what makes its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from fewshot_bench.adaptation import Adaptation
+from fewshot_bench.backbones import Backbone
+from fewshot_bench.datasets import Dataset, ImageSplit
+from fewshot_bench.engine.adapt import protocol_card
+from fewshot_bench.engine.engine import Engine
+from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
+from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.study.classifiers import ClassifierSource
+from fewshot_bench.study.method_run import MethodRun
+from fewshot_bench.study.methods import method_name
+from fewshot_bench.study.provenance import provenance
+from fewshot_bench.study.shard import Shard
+from fewshot_bench.study.stages import BaseStage, PlannedStage, study_backbones
+from fewshot_bench.study.study import Study
+from fewshot_bench.study.until import stopping_rule
+from fewshot_bench.study.worker import WorkerRecipe
+from fewshot_bench.versions import installed_versions
+
+
+def planned_methods(
+    study: Study,
+    dataset: Dataset,
+    adaptations: Sequence[Adaptation],
+    store: OutcomeStore,
+    engine: Engine,
+    progress: Progress,
+    arguments: Sequence[str],
+    shard: Shard | None,
+    failed: list[tuple[PlannedStage, str]],
+) -> Iterator[MethodRun]:
+    """The methods of a study, each after the base stage of its backbone."""
+    images = dataset.split(study.split)
+    protocols = study.protocols(images.class_sizes)
+    rule = stopping_rule(study)
+    for backbone, settings, base in study_backbones(study, dataset, engine, progress, failed):
+        source = ClassifierSource(study, dataset, backbone, engine.device, progress, engine)
+        told = provenance(study, backbone, engine, arguments)
+        if rule is not None:
+            told["stopping"] = [rule.as_record()]
+        for adaptation in adaptations:
+            name = method_name(base.backbone or study.backbone_name, settings, base.stage, adaptation)
+            card = method_card(name, backbone, base, adaptation)
+            recorded = (installed_versions(), dict(dataset.recipe), images.class_sizes, told)
+            cards = [protocol_card(protocol, dataset.fingerprint) for protocol in protocols]
+            planned = [(Cell(card, one, *recorded), protocol) for one, protocol in zip(cards, protocols, strict=True)]
+            recipe = partial(_worker_recipe, source, adaptation, images, engine.device)
+            shown = progress if rule is None else SILENT
+            yield MethodRun(recipe, planned, store, engine, shown, study.chunk, shard)
+
+
+def _worker_recipe(source: ClassifierSource, adaptation: Adaptation, images: ImageSplit, device: str) -> WorkerRecipe:
+    return WorkerRecipe.of(source.recipe(adaptation), images, device)
+
+
+def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adaptation) -> MethodCard:
+    """Everything that identifies a method."""
+    return MethodCard(
+        name=name,
+        backbone=backbone.name,
+        weights=backbone.weights,
+        adaptation=adaptation.name,
+        hyper_parameters={
+            "preprocessing": backbone.preprocessing.as_dict(),
+            "base": base.hyper_parameters,
+            "adaptation": adaptation.hyper_parameters(),
+        },
+        is_transductive=adaptation.is_transductive,
+    )
