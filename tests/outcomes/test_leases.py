@@ -16,7 +16,6 @@ import pytest
 
 import fewshot_bench.outcomes.leases
 from fewshot_bench.errors import StudyError
-from fewshot_bench.outcomes import leases as leases_module
 from fewshot_bench.outcomes.leases import (
     EXPIRY,
     EXPIRY_VARIABLE,
@@ -150,33 +149,22 @@ def test_a_holder_that_was_taken_for_lost_notices_and_its_release_leaves_the_new
     assert files(cell) == []
 
 
-@pytest.mark.parametrize("moment", ["before it is there", "when it is there", "while it is let go"])
-def test_an_interrupt_at_any_moment_leaves_no_lease_behind(cell, gone, monkeypatch, moment):
+def test_an_interrupt_while_one_is_let_go_leaves_it_to_the_end(cell, gone, monkeypatch):
     left_by(gone, cell)
     leases = Leases(cell)
-    others = Leases(cell).take(Stretch(1, 0, 512))
+    others, lease = Leases(cell).take(Stretch(1, 0, 512)), leases.take(STRETCH)
     assert others is not None
-    create = leases_module.create_exclusively
+    assert lease is not None
 
-    def interrupted_create(place, content):
-        if moment == "when it is there":
-            create(place, content)
+    def interrupted(path, **options):
         raise KeyboardInterrupt
 
-    def interrupted_unlink(path, **options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        if moment == "while it is let go":
-            lease = leases.take(STRETCH)
-            assert lease is not None
-            patch.setattr(Path, "unlink", interrupted_unlink)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", interrupted)
+        with pytest.raises(KeyboardInterrupt):
             lease.release()
-        patch.setattr(leases_module, "create_exclusively", interrupted_create)
-        leases.take(STRETCH)
     leases.release_all()
-    mine = [name for name in files(cell) if name != others.place.name]
-    assert mine == (["run-000-episodes-00000-00512.0.lease"] if moment == "before it is there" else [])
+    assert files(cell) == [others.place.name]
     assert others.is_held()
 
 
