@@ -79,10 +79,12 @@ class Chaos:
         """Kill until there were so many kills, and compare every study that comes to its end."""
         self._let_end([self._start(self.undisturbed)])
         self._expected = self._rows.in_folder(self.undisturbed)
-        while sum(self.tally.kills.values()) < kills and not self.tally.errors:
+        while sum(self.tally.kills.values()) < kills:
             if self.dice.random() < 0.5:
                 shutil.rmtree(self.home / "cache")  # base stages are trained, and embeddings made, among kills too
             self._one_study(kills)
+            if self.tally.errors:
+                break
             self.tally.add(compared(self.results, self.undisturbed))
             tell(f"{sum(self.tally.kills.values())} kills, {self.tally.studies} studies")
             shutil.rmtree(self.results)

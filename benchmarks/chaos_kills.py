@@ -110,7 +110,7 @@ class Moment:
             pace: how long a study takes beside that of the benchmark.
         """
         phase = dice.choice(PHASES)
-        longest = {"start": 4.0, "part": 0.02, "tables": 1.5}.get(phase, 1.0)
+        longest = {"start": 4.0, "embedding": 0.2, "part": 0.02, "tables": 1.5}.get(phase, 1.0)
         parts = dice.randint(1, max(1, round(60 * pace)))
         return cls(phase, parts, dice.uniform(0, longest * pace), dice.uniform(10, 40))
 

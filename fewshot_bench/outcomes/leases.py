@@ -109,10 +109,11 @@ class Lease:
 
     def release(self) -> None:
         """Let go of it, stored or not; those of earlier generations go first, so that it counts to the last."""
-        self._leases.forget(self)
-        for generation in range(self._generation + 1):
-            with suppress(OSError):
-                remove(self._leases.place(self.stretch, generation))
+        with self._leases.without_beats():
+            for generation in range(self._generation + 1):
+                with suppress(OSError):
+                    remove(self._leases.place(self.stretch, generation))
+            self._leases.forget(self)  # last, so that an interruption leaves it to `release_all`
 
 
 class Leases:
@@ -219,10 +220,13 @@ class Leases:
                 if lease in self._held:
                     _overwrite(lease.place, lease.content())
 
+    def without_beats(self) -> threading.Lock:
+        """While it is held, nobody gives a sign of life."""
+        return self._lock
+
     def forget(self, lease: Lease) -> None:
         """Give no more signs of life for a lease."""
-        with self._lock:
-            self._held.discard(lease)
+        self._held.discard(lease)
 
     def _is_lost(self, stretch: Stretch, generation: int) -> bool:
         """Whether a lease's holder is gone, or was not heard of for too long."""

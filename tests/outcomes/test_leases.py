@@ -149,6 +149,25 @@ def test_a_holder_that_was_taken_for_lost_notices_and_its_release_leaves_the_new
     assert files(cell) == []
 
 
+def test_an_interrupt_while_one_is_let_go_leaves_it_to_the_end(cell, gone, monkeypatch):
+    left_by(gone, cell)
+    leases = Leases(cell)
+    others, lease = Leases(cell).take(Stretch(1, 0, 512)), leases.take(STRETCH)
+    assert others is not None
+    assert lease is not None
+
+    def interrupted(path, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lease.release()
+    leases.release_all()
+    assert files(cell) == [others.place.name]
+    assert others.is_held()
+
+
 def test_a_release_removes_the_newest_generation_last(cell, gone, monkeypatch):
     left_by(gone, cell)
     leases = Leases(cell)
