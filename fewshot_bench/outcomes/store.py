@@ -26,7 +26,7 @@ from fewshot_bench.outcomes.outcomes import Outcomes
 from fewshot_bench.outcomes.part import new_part
 from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_among, with_parts
 from fewshot_bench.paths import Place, is_local
-from fewshot_bench.stored_files import files_under, read_all
+from fewshot_bench.stored_files import check_writable, files_under, read_all
 
 _HIDDEN = re.compile(r"\..*")
 
