@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from fewshot_bench.printable import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.outcomes.checking import CellCheck
+    from fewshot_bench.paths import Place
 
 store = typer.Typer(help="Look after stored outcomes.", no_args_is_help=True)
 
@@ -94,7 +96,7 @@ def merge(
         counts = f"{one.copied:>5,} parts copied, {one.known:,} there already"
         typer.echo(printable(f"{one.cell.key}  {counts}  {one.cell.method.name}, {one.cell.protocol.task}"))
     typer.echo(f"{len(cells)} cells are in {results / 'outcomes'}")
-    typer.echo("next         fewshot-bench leaderboard")
+    _tell_next(results)
 
 
 @store.command()
@@ -118,4 +120,9 @@ def prune(
         typer.echo(json.dumps({"cell": folder.name, "files": files}))
     else:
         typer.echo(f"removed      {folder}{about}, {files:,} files")
-        typer.echo("next         fewshot-bench leaderboard")
+        _tell_next(results)
+
+
+def _tell_next(results: Place) -> None:
+    folder = "" if str(results) == "results" else f" --results {shlex.quote(str(results))}"
+    typer.echo(f"next         fewshot-bench leaderboard{folder}")
