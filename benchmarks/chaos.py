@@ -120,13 +120,17 @@ class Chaos:
         return Life(self.forks.start(arguments, log, environment_of(self.home)), log)
 
     def _killed_a_worker_of(self, life: Life) -> bool:
-        """Whether it was a worker of Ray that was hit; its driver lives on."""
-        workers = life.workers() if self.dice.random() < _WORKERS else []
-        if not workers:
+        """Whether it was a worker of Ray that was hit, as soon as there is one; its driver lives on."""
+        if _RAY[1] not in self.arguments or self.dice.random() > _WORKERS:
             return False
-        with suppress(ProcessLookupError):
-            os.kill(self.dice.choice(workers), signal.SIGKILL)
-            self.tally.kills[WORKER] += 1
+        while life.process.poll() is None:
+            if workers := life.workers():
+                time.sleep(self.dice.uniform(0, 1))  # it may be starting, training, embedding or classifying by then
+                with suppress(ProcessLookupError):
+                    os.kill(self.dice.choice(workers), signal.SIGKILL)
+                    self.tally.kills[WORKER] += 1
+                return True
+            time.sleep(0.05)
         return True
 
     def _kill(self, life: Life) -> None:

@@ -23,6 +23,7 @@ PHASES = ("start", "training", "embedding", "chunks", "part", "tables")
 the leaderboard and the page."""
 WORKER = "worker"
 """Of Ray, whatever its driver is at."""
+_ACTOR = "ray::RayActor"  # what Ray calls the process of a worker
 
 
 class Running(Protocol):
@@ -63,7 +64,7 @@ class Life:
         while len(family) > size:
             size = len(family)
             family |= {number for number, parent, _ in told if parent in family}
-        return sorted(number for number, _, name in told if number in family and name.startswith("ray::"))
+        return sorted(number for number, _, name in told if number in family and name.startswith(_ACTOR))
 
     def ends(self, timeout: float = 120.0) -> int:
         """Wait for its exit code."""
@@ -72,7 +73,7 @@ class Life:
     def at(self) -> str:
         """What its last bar says that it does."""
         bars = [line.strip() for line in self.words().splitlines() if line.strip()]
-        if not bars:
+        if not bars or bars[-1].startswith("waiting for workers"):
             return "start"
         if bars[-1].startswith("training"):
             return "training"
