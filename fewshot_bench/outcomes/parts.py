@@ -64,7 +64,9 @@ def with_parts(folder: Place, use: Callable[[list[AnyPart]], T]) -> T:
 
 
 def episodes_of(parts: Sequence[AnyPart], identity: Identity, *, with_predictions: bool = True) -> pd.DataFrame:
-    """All episodes of some parts of one cell, by run and episode, each once: of copies, that of the first part.
+    """All episodes of some parts of one cell, by run and episode, each once: of copies, the one that took least time.
+
+    Which copy counts depends on the copies alone, not on the parts that hold them: see `compaction`.
 
     Args:
         parts: at least one, by name.
@@ -84,7 +86,7 @@ def episodes_of(parts: Sequence[AnyPart], identity: Identity, *, with_prediction
         for part, content in zip(parts, contents, strict=True)
     ]
     together = joined(columns)
-    order = np.lexsort((together["episode"], together["run"]))  # stable: copies stay in the order of the parts
+    order = np.lexsort((together["seconds"], together["episode"], together["run"]))  # NaN comes last
     rows = {name: values[order] for name, values in together.items()}
     again = _is_copy(rows)
     if again.any():
