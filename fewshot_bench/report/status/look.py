@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.errors import OutcomeError
+from fewshot_bench.going_on import command_in
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.leases import leases_of
 from fewshot_bench.outcomes.manifest import read_manifest
@@ -59,7 +60,8 @@ class Watch:
                 f"{self.results}; or name another folder with --results."
             )
         others = sum(cell.key not in known for cell in stored) if studies else 0
-        return _with_processes(StudyState(tuple(cells), others, problems=tuple(problems)), studies)
+        state = _with_processes(StudyState(tuple(cells), others, problems=tuple(problems)), studies)
+        return replace(state, command=command_in(state.command, self.results) if state.command else "")
 
     def _of_studies(self, studies: list[RecordedStudy]) -> list[CellState]:
         """The cells of all studies, each once: of a cell that several plan, the plan with the most episodes."""
