@@ -164,6 +164,14 @@ def test_how_to_go_on_names_the_folder_that_is_looked_at(tmp_path, typed):
     assert command == f"fewshot-bench run --shots 1 --results {tmp_path / 'study'}"
 
 
+@pytest.mark.parametrize("shard", ["--shard 1/2", "--shard=1/2"])
+def test_after_a_shard_what_goes_on_is_the_command_for_all_of_them(tmp_path, shard):
+    known = stored(tmp_path)
+    with written(tmp_path, [planned()], [known]).at_work(f"fewshot-bench run {shard} --shots 1", is_all=False):
+        assert shard in Watch(tmp_path).look().command
+    assert Watch(tmp_path).look().command == f"fewshot-bench run --shots 1 --results {tmp_path}"
+
+
 def test_a_recorded_command_that_no_shell_takes_is_shown_as_it_is(tmp_path):
     record = written(tmp_path, [planned()])
     with pytest.raises(KeyboardInterrupt), record.at_work("fewshot-bench run '"):

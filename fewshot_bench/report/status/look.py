@@ -16,7 +16,7 @@ from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.leases import leases_of
 from fewshot_bench.outcomes.manifest import read_manifest
 from fewshot_bench.outcomes.recorded_studies import RecordedStudy, recorded_studies
-from fewshot_bench.outcomes.study_record import PlannedCell
+from fewshot_bench.outcomes.study_record import DID_ITS_PART, PlannedCell
 from fewshot_bench.paths import Place
 from fewshot_bench.report.status.rate import Rates
 from fewshot_bench.report.status.state import CellState, StudyState
@@ -61,7 +61,9 @@ class Watch:
             )
         others = sum(cell.key not in known for cell in stored) if studies else 0
         state = _with_processes(StudyState(tuple(cells), others, problems=tuple(problems)), studies)
-        return replace(state, command=command_in(state.command, self.results) if state.command else "")
+        did_its_part = state.ended == DID_ITS_PART
+        command = command_in(state.command, self.results, did_its_part=did_its_part) if state.command else ""
+        return replace(state, command=command)
 
     def _of_studies(self, studies: list[RecordedStudy]) -> list[CellState]:
         """The cells of all studies, each once: of a cell that several plan, the plan with the most episodes."""
