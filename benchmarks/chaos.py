@@ -35,6 +35,8 @@ STUDY = [
     *("--adapt", "centroid,logistic,finetune-head", "--set", "steps=5"),
     *("--shots", "1,5", "--runs", "2", "--episodes", "150", "--chunk", "5"),
 ]
+_CACHE_CLEARED = 0.25
+"""How often the cache is emptied before a process starts."""
 _ALL_AT_ONCE = 0.25
 """How often every process is killed, not one of them."""
 _WORKERS = 0.8
@@ -80,8 +82,6 @@ class Chaos:
         self._let_end([self._start(self.undisturbed)])
         self._expected = self._rows.in_folder(self.undisturbed)
         while sum(self.tally.kills.values()) < kills:
-            if self.dice.random() < 0.5:
-                shutil.rmtree(self.home / "cache")  # base stages are trained, and embeddings made, among kills too
             self._one_study(kills)
             if self.tally.errors:
                 break
@@ -109,6 +109,10 @@ class Chaos:
             )  # leases of a process that was killed last are cleaned by the next
 
     def _start(self, results: Path) -> Life:
+        if self.dice.random() < _CACHE_CLEARED:  # base stages are trained, and embeddings made, among kills too
+            for path in (self.home / "cache").rglob("*"):
+                if path.is_file() and path.suffix != ".lock":
+                    path.unlink(missing_ok=True)
         self._started += 1
         arguments, log = [*self.arguments, "--results", str(results)], self.folder / f"log-{self._started:04d}.txt"
         if self.dice.random() < self.new_interpreters:

@@ -6,6 +6,7 @@ not there is a FileNotFoundError in both.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +17,24 @@ from fewshot_bench.paths import Place
 
 _LONGEST = 300  # characters of somebody else's message
 _NO_BUCKET = "The specified bucket does not exist"
+
+
+def check_writable(folder: Place) -> None:
+    """See that a folder can be made or written to; makes nothing.
+
+    Raises:
+        OSError: a file is in the way, or the folder cannot be written to.
+        PlaceError: a URL cannot be reached.
+    """
+    if not isinstance(folder, Path):
+        folders_in(folder)
+        return
+    folder = folder.absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 def files_under(folder: Place) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +11,13 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fewshot_bench.errors import ShapeError
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.description import FORMAT
 from fewshot_bench.outcomes.packing import packed, unpacked
 
 METADATA = b"fewshot-bench"
+"""Under which a file says what it holds."""
 CONSTANTS = ("protocol", "method", "seed")
 STORED = (*CONSTANTS, "run", "episode", "queries", "correct", "accuracy", "predictions", "seconds")
 
@@ -57,7 +58,7 @@ class Identity:
         card = cell.protocol
         return cls(card.fingerprint, cell.method.fingerprint, str(card.seed), card.way, card.queries_per_episode)
 
-    def metadata(self, run: int | None, first: int, end: int) -> dict[bytes, bytes]:
+    def claims(self, run: int | None, first: int, end: int) -> dict[str, Any]:
         """What a file says of itself, so that nobody has to read columns that are the same in every row.
 
         Args:
@@ -67,7 +68,7 @@ class Identity:
         """
         told = {"format": FORMAT, "protocol": self.protocol, "method": self.method, "seed": self.seed}
         where = {} if run is None else {"run": run, "first": first, "end": end}
-        return {METADATA: json.dumps(told | where, sort_keys=True).encode()}
+        return told | where
 
 
 def table_of(frame: pd.DataFrame, identity: Identity) -> pa.Table:
@@ -116,6 +117,23 @@ def unpacked_rows(column: pa.ChunkedArray, queries: NDArray[np.int32], way: int)
         whole = found.tobytes()
         rows[which] = [whole[start : start + int(count)] for start in range(0, len(whole), int(count))]
     return rows
+
+
+def check_queries(cell: Cell, frame: pd.DataFrame) -> None:
+    """See that every episode has as many predictions as the protocol of its cell lets it have.
+
+    Raises:
+        ShapeError: one has another number.
+    """
+    card = cell.protocol
+    expected = card.queries_per_episode
+    found = next((count for count in frame["predictions"].map(len) if count not in expected), None)
+    if found is not None:
+        several = f" to {expected[-1]}" if len(expected) > 1 else ""
+        raise ShapeError(
+            f"{card.task} with {card.query} queries per class has {expected[0]}{several} predictions per episode, not "
+            f"{found}."
+        )
 
 
 def _packed_rows(predictions: pd.Series, queries: NDArray[np.int32], way: int) -> pa.Array:

@@ -137,10 +137,8 @@ class Part:
         Raises:
             OutcomeError: it is of another cell, or not what its name says.
         """
-        told = (file.metadata.metadata or {}).get(METADATA, b"")
-        expected = identity.metadata(*(self.stretch or (None, 0, 0)))[METADATA]
-        if told != expected:
-            theirs = _as_mapping(told)
+        theirs = _as_mapping((file.metadata.metadata or {}).get(METADATA, b""))
+        if theirs != identity.claims(*(self.stretch or (None, 0, 0))):
             if any(theirs.get(name) != getattr(identity, name) for name in CONSTANTS):
                 raise OutcomeError(
                     f"{self.place} holds outcomes of another method or protocol than its folder. Move that file to the "
@@ -194,7 +192,7 @@ def new_part(frame: pd.DataFrame, identity: Identity, run: int | None) -> tuple[
     options = {"compression": "zstd", "use_dictionary": few, "write_statistics": False, "store_schema": False}
     with pq.ParquetWriter(stream, table.schema, **options) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata(identity.metadata(run, first, end))
+        writer.add_key_value_metadata({METADATA: json.dumps(identity.claims(run, first, end), sort_keys=True)})
     content: bytes = stream.getvalue().to_pybytes()
     if run is None:
         return f"together-{digest(content)}.parquet", content

@@ -63,7 +63,13 @@ def with_parts(folder: Place, use: Callable[[list[AnyPart]], T]) -> T:
     raise gone
 
 
-def episodes_of(parts: Sequence[AnyPart], identity: Identity, *, with_predictions: bool = True) -> pd.DataFrame:
+def episodes_of(
+    parts: Sequence[AnyPart],
+    identity: Identity,
+    *,
+    with_predictions: bool = True,
+    known: dict[str, Columns] | None = None,
+) -> pd.DataFrame:
     """All episodes of some parts of one cell, by run and episode, each once: of copies, the one that took least time.
 
     Which copy counts depends on the copies alone, not on the parts that hold them: see `compaction`.
@@ -72,6 +78,7 @@ def episodes_of(parts: Sequence[AnyPart], identity: Identity, *, with_prediction
         parts: at least one, by name.
         identity: of the cell.
         with_predictions: statistics of accuracies can do without them.
+        known: rows without predictions of parts that were read before, by name; those that are read now are added.
 
     Returns:
         The columns of `episode_frame`, [E].
@@ -80,11 +87,15 @@ def episodes_of(parts: Sequence[AnyPart], identity: Identity, *, with_prediction
         FileNotFoundError: a part is gone.
         OutcomeError: a part is damaged, or two disagree about an episode in anything but the seconds.
     """
-    contents = read_all([part.place for part in parts])
-    columns = [
-        part.read(content, identity, with_predictions=with_predictions)
-        for part, content in zip(parts, contents, strict=True)
-    ]
+    before = {} if known is None or with_predictions else known
+    new = [part for part in parts if part.name not in before]
+    contents = read_all([part.place for part in new])
+    read = {
+        part.place: part.read(content, identity, with_predictions=with_predictions)
+        for part, content in zip(new, contents, strict=True)
+    }
+    columns = [before[part.name] if part.name in before else read[part.place] for part in parts]
+    before.update({part.name: read[part.place] for part in new})
     together = joined(columns)
     order = np.lexsort((together["seconds"], together["episode"], together["run"]))  # NaN comes last
     rows = {name: values[order] for name, values in together.items()}

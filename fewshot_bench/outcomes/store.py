@@ -7,10 +7,7 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,7 @@ from fewshot_bench.atomic import remove_abandoned, write_atomically
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.columns import Identity
+from fewshot_bench.outcomes.columns import Columns, Identity, check_queries
 from fewshot_bench.outcomes.episode_frame import episode_frame, stretches
 from fewshot_bench.outcomes.failures import Failure
 from fewshot_bench.outcomes.manifest import MANIFEST, describe, manifest_like, read_manifest
@@ -29,7 +26,7 @@ from fewshot_bench.outcomes.outcomes import Outcomes
 from fewshot_bench.outcomes.part import new_part
 from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_among, with_parts
 from fewshot_bench.paths import Place, is_local
-from fewshot_bench.stored_files import files_under, folders_in, read_all
+from fewshot_bench.stored_files import check_writable, files_under, read_all
 
 _HIDDEN = re.compile(r"\..*")
 
@@ -44,6 +41,7 @@ class OutcomeStore:
     def __init__(self, folder: Place) -> None:
         self.folder = folder
         self._opened: set[str] = set()
+        self._rows: dict[str, dict[str, Columns]] = {}  # without predictions, by cell and part: parts never change
         self._held: dict[str, dict[str, list[tuple[int, Any]]]] = {}  # by cell and part, once it was looked at
 
     def cell_folder(self, cell_or_key: Cell | str) -> Place:
@@ -57,15 +55,7 @@ class OutcomeStore:
             OSError: a file is in the way, or the folder cannot be written to.
             PlaceError: a URL cannot be reached.
         """
-        if not isinstance(self.folder, Path):
-            folders_in(self.folder)
-            return
-        folder = self.folder.absolute()
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-        if not there.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
-        if not os.access(there, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+        check_writable(self.folder)
 
     def open_cell(self, cell: Cell) -> None:
         """Make room for a cell, or check that the stored one is the same; clean up after processes that died.
@@ -140,7 +130,7 @@ class OutcomeStore:
             ShapeError: the predictions are not those of the cell's protocol.
             OSError: the disk is full, gone, ...; what is stored is as it was.
         """
-        _check_queries(cell, frame)
+        check_queries(cell, frame)
         if cell.key not in self._opened:
             self.open_cell(cell)
         identity = Identity.of(cell)
@@ -166,7 +156,8 @@ class OutcomeStore:
             if not parts:
                 raise OutcomeError(f"there are no outcomes in {folder}. Run that study first.")
             cell = read_manifest(folder).cell if isinstance(cell_or_key, str) else cell_or_key
-            return episodes_of(parts, Identity.of(cell), with_predictions=with_predictions)
+            known = self._rows.setdefault(cell.key, {})
+            return episodes_of(parts, Identity.of(cell), with_predictions=with_predictions, known=known)
 
         return with_parts(folder, read)
 
@@ -230,15 +221,3 @@ class OutcomeStore:
         for part, content in zip(by_content, read_all([part.place for part in by_content]), strict=True):
             held[part.name] = part.numbers(content, identity)
         return [entry for part in parts for entry in held[part.name]]
-
-
-def _check_queries(cell: Cell, frame: pd.DataFrame) -> None:
-    card = cell.protocol
-    expected = card.queries_per_episode
-    found = next((count for count in frame["predictions"].map(len) if count not in expected), None)
-    if found is not None:
-        several = f" to {expected[-1]}" if len(expected) > 1 else ""
-        raise ShapeError(
-            f"{card.task} with {card.query} queries per class has {expected[0]}{several} predictions per episode, not "
-            f"{found}."
-        )

@@ -92,11 +92,11 @@ def write_outputs(
     for place, table in ((places["markdown"], as_markdown), (places["latex"], as_latex)):
         if place is not None:
             write_atomically(place, table(frame).encode())
-    why_not = _write_page(places, results, frame)
+    why_not = _write_page(places, results, frame, store)
     return frame, {kind: place for kind, place in places.items() if place is not None}, why_not
 
 
-def _write_page(places: dict[str, Place | None], results: Place, frame: pd.DataFrame) -> str:
+def _write_page(places: dict[str, Place | None], results: Place, frame: pd.DataFrame, store: OutcomeStore) -> str:
     """Write the page and draw the figures of a frame; figures that cannot be drawn are struck out, with the reason."""
     from fewshot_bench.report.figures import draw_figures
     from fewshot_bench.report.page import gather, write_page
@@ -104,8 +104,7 @@ def _write_page(places: dict[str, Place | None], results: Place, frame: pd.DataF
     page, figures = places["report"], places["figures"]
     if page is None and figures is None:
         return ""
-    store = OutcomeStore(results / "outcomes")
-    content = gather(store, frame, results) if page is None else write_page(results, page, frame=frame)
+    content = gather(store, frame, results) if page is None else write_page(results, page, frame=frame, store=store)
     if figures is None:
         return ""
     if not isinstance(figures, Path):

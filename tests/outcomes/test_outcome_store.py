@@ -97,6 +97,22 @@ def test_of_overlapping_parts_an_episode_counts_once(tmp_path):
     assert frame["seconds"].tolist() == [1.0] * 8 + [2.0] * 4
 
 
+def test_what_was_read_before_is_not_read_again_and_what_is_new_is(tmp_path, monkeypatch):
+    store = filled(OutcomeStore(tmp_path), chunk=4)
+    read = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or real(path))
+    first = store.read(CELL, with_predictions=False)
+    first["accuracy"] = 0.0  # the frame is the caller's own
+    assert len(read) == 6
+    store.append(CELL, 2, np.arange(2), PREDICTIONS[0][:2], 0.25)
+    read.clear()
+    again = store.read(CELL, with_predictions=False)
+    assert [name for name in read if name.endswith(".parquet")] == [parts(store)[-1].name]
+    monkeypatch.undo()
+    pd.testing.assert_frame_equal(again, OutcomeStore(tmp_path).read(CELL).drop(columns="predictions"))
+
+
 def test_nothing_stored_is_overwritten(tmp_path):
     store = filled(OutcomeStore(tmp_path))
     before, frame = {path: path.read_bytes() for path in parts(store)}, store.read(CELL)

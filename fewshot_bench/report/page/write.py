@@ -24,6 +24,7 @@ def write_page(
     correct: Correction = "holm",
     title: str = TITLE,
     frame: pd.DataFrame | None = None,
+    store: OutcomeStore | None = None,
 ) -> PageContent:
     """Write everything that a results folder holds as one HTML file, all or nothing.
 
@@ -36,6 +37,7 @@ def write_page(
         correct: how p is corrected for the number of tests on one protocol.
         title: the page's heading.
         frame: the current leaderboard, where it has been computed already.
+        store: of these results, where it has been read already.
 
     Returns:
         What the page shows, for instance to draw it for a paper.
@@ -45,7 +47,7 @@ def write_page(
         UnknownNameError: no method is called like the baseline.
         ComparisonError: the baseline's name fits several methods.
     """
-    store = OutcomeStore(results / "outcomes")
+    store = store or OutcomeStore(results / "outcomes")
     if frame is None:
         frame = current_leaderboard(store, results / "leaderboard.csv", baseline, correct=correct)
     content = gather(store, frame, results)
