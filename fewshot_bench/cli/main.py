@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def exit_code(arguments: list[str] | None = None) -> int:
     """Run the command line; errors that a user can mend become one line on stderr and code 2."""
-    typed = sys.argv[1:] if arguments is None else arguments
+    typed = list(sys.argv[1:] if arguments is None else arguments)  # a command may change what is told in the end
     with signals_interrupt() as received:
         try:
             result = _outcome(typed)

@@ -162,11 +162,15 @@ def run(
     from fewshot_bench.cli.planned_study import planned_study
     from fewshot_bench.cli.progress import ProgressBars
     from fewshot_bench.cli.study_options import typed_arguments
+    from fewshot_bench.going_on import goes_on_in
     from fewshot_bench.study import Shard, fresh_folder, run_plan, run_study
 
     plan = planned_study(context, study, setting, set_)
     if fresh:
         plan = plan.into(fresh_folder(plan.results))
+        context.find_root().obj[:] = goes_on_in(
+            typed_arguments(context), plan.results
+        )  # as recorded, and told at the end
     if dry_run:
         _look_ahead(plan, as_json)
         return

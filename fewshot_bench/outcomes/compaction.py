@@ -2,6 +2,9 @@
 
 The new part is written and read back before an old one goes, so a kill at any moment leaves every episode in at least
 one part, and what is there twice is there alike. Parts that another process adds meanwhile are left alone.
+
+Several compactions of one cell may run at once. A part goes only where one is kept that holds more: further episodes,
+or a shorter time of one; of two that hold the same, the first by name is kept. No two can thus remove each other's.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from fewshot_bench.atomic import is_abandoned, write_atomically
 from fewshot_bench.errors import OutcomeError, ShapeError
@@ -21,6 +25,7 @@ from fewshot_bench.outcomes.columns import Identity
 from fewshot_bench.outcomes.manifest import describe, read_manifest
 from fewshot_bench.outcomes.part import Part, new_part
 from fewshot_bench.outcomes.parts import AnyPart, episodes_of, with_parts
+from fewshot_bench.outcomes.store import OutcomeStore
 from fewshot_bench.paths import Place
 from fewshot_bench.stored_files import files_under, remove, size_of
 
@@ -66,6 +71,30 @@ def _into_one(folder: Place, cell: Cell, parts: Sequence[AnyPart]) -> tuple[int,
         return len(parts), before, before
     identity = Identity.of(cell)
     frame = episodes_of(parts, identity)
+    name = _holder(parts, frame, identity) or _written(folder, cell, frame)
+    after = size_of(folder / name)
+    for part in parts:
+        if part.name != name:
+            remove(part.place)
+    if isinstance(folder, Path):
+        with suppress(OSError):  # of the old layout: nobody writes there any more
+            (folder / "parts").rmdir()
+    return len(parts), before, after
+
+
+def _holder(parts: Sequence[AnyPart], frame: pd.DataFrame, identity: Identity) -> str | None:
+    """The first part of all runs that holds everything already, by name; None where none does."""
+    of_all_runs = [part for part in parts if isinstance(part, Part) and part.stretch is None]
+    return next((part.name for part in of_all_runs if episodes_of([part], identity).equals(frame)), None)
+
+
+def _written(folder: Place, cell: Cell, frame: pd.DataFrame) -> str:
+    """The name of a new part with some episodes, which has been read back.
+
+    Raises:
+        OutcomeError: it is not read back as it was written, or the episodes cannot be written.
+    """
+    identity = Identity.of(cell)
     try:
         name, content = new_part(frame, identity, None)
     except ShapeError as error:  # an old part can say that
@@ -75,13 +104,7 @@ def _into_one(folder: Place, cell: Cell, parts: Sequence[AnyPart]) -> tuple[int,
     written = Part.named(folder, name)
     if written is None or not episodes_of([written], identity).equals(frame):
         raise OutcomeError(f"{folder / name} is not read back as it was written. Check the disk; nothing was removed.")
-    for part in parts:
-        if part.name != name:
-            remove(part.place)
-    if isinstance(folder, Path):
-        with suppress(OSError):  # of the old layout: nobody writes there any more
-            (folder / "parts").rmdir()
-    return len(parts), before, len(content)
+    return name
 
 
 def _clean(folder: Place, cell: Cell) -> int:
@@ -93,12 +116,8 @@ def _clean(folder: Place, cell: Cell) -> int:
     recorded = failures.recorded(folder, names)
     if not recorded:
         return 0
-    stored = with_parts(folder, lambda parts: episodes_of(parts, Identity.of(cell), with_predictions=False))
-    void = []
-    for name, failure in recorded.items():
-        there = stored["episode"][stored["run"] == failure.run]
-        if np.isin(failure.episodes, there).all():
-            void.append(name)
+    done = OutcomeStore(folder.parent).done(cell)
+    void = [name for name, failure in recorded.items() if np.isin(failure.episodes, done.get(failure.run, ())).all()]
     for name in void:
         remove(folder / name)
     return len(void)

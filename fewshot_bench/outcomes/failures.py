@@ -26,6 +26,7 @@ from fewshot_bench.stored_files import read_bytes, size_of
 FOLDER = "failures"
 LONGEST_REASON = 1_000  # characters
 _LARGEST_FILE = 100_000  # bytes
+_MOST_EPISODES = 100_000  # of one file, whose name can claim any number
 _NAME = re.compile(rf"{FOLDER}/run=(\d{{1,5}})-episodes-(\d{{5,9}})-(\d{{5,9}})\.json")
 
 
@@ -57,8 +58,9 @@ def record(folder: Place, run: int, numbers: NDArray[np.int64], reason: str) -> 
     unique = np.unique(numbers)
     cuts = [0, *(np.flatnonzero(np.diff(unique) != 1) + 1), len(unique)]
     for start, stop in pairwise(cuts):
-        if stop > start:
-            name = f"{FOLDER}/run={run}-episodes-{unique[start]:05d}-{unique[stop - 1] + 1:05d}.json"
+        for first in range(start, stop, _MOST_EPISODES):
+            last = min(first + _MOST_EPISODES, stop) - 1
+            name = f"{FOLDER}/run={run}-episodes-{unique[first]:05d}-{unique[last] + 1:05d}.json"
             write_atomically(folder / name, (json.dumps({"reason": line}, ensure_ascii=False) + "\n").encode())
 
 
@@ -101,7 +103,7 @@ def _read(place: Place, run: int, first: int, end: int) -> Failure:
         if size > _LARGEST_FILE:
             raise OutcomeError(f"it should have at most {_LARGEST_FILE:,} bytes, not {size:,}")
         reason = _reason(json.loads(read_bytes(place).decode()))
-        if not 0 < end - first <= _LARGEST_FILE:
+        if not 0 < end - first <= _MOST_EPISODES:
             raise OutcomeError("its name says too many episodes, or none")
     except (UnicodeDecodeError, ValueError, RecursionError, OutcomeError) as error:
         raise OutcomeError(f"{place} is damaged ({error}). Delete that file; no outcome is lost.") from error

@@ -70,7 +70,9 @@ def episodes_of(
     with_predictions: bool = True,
     known: dict[str, Columns] | None = None,
 ) -> pd.DataFrame:
-    """All episodes of some parts of one cell, by run and episode, each once: of copies, that of the first part.
+    """All episodes of some parts of one cell, by run and episode, each once: of copies, the one that took least time.
+
+    Which copy counts depends on the copies alone, not on the parts that hold them: see `compaction`.
 
     Args:
         parts: at least one, by name.
@@ -95,7 +97,7 @@ def episodes_of(
     columns = [before[part.name] if part.name in before else read[part.place] for part in parts]
     before.update({part.name: read[part.place] for part in new})
     together = joined(columns)
-    order = np.lexsort((together["episode"], together["run"]))  # stable: copies stay in the order of the parts
+    order = np.lexsort((together["seconds"], together["episode"], together["run"]))  # NaN comes last
     rows = {name: values[order] for name, values in together.items()}
     again = _is_copy(rows)
     if again.any():

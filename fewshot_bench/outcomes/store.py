@@ -141,7 +141,7 @@ class OutcomeStore:
                 write_atomically(self.cell_folder(cell) / name, content)
 
     def read(self, cell_or_key: Cell | str, *, with_predictions: bool = True) -> pd.DataFrame:
-        """All episodes of a cell, sorted by run and episode, each once (of copies, that of the first part).
+        """All episodes of a cell, sorted by run and episode, each once (of copies, the one that took least time).
 
         Args:
             cell_or_key: which cell.

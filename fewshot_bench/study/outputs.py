@@ -17,7 +17,7 @@ from fewshot_bench.report import NoPictureError, as_latex, as_markdown, current_
 from fewshot_bench.study.options import Options
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 _.+-]*")
-_OF_THE_STORE = ("outcomes", "sweeps", "published")
+_OF_THE_STORE = ("outcomes", "studies", "sweeps", "published")
 
 
 def _file_choice(value: object) -> object:

@@ -39,7 +39,8 @@ def test_a_study_is_shown_from_its_beginning_to_its_end(here, capsys):
     code, out, _ = typed(capsys, "--once")
     assert "8/12  66" in out
     assert "nobody is at work; the last process: did its part" in out
-    assert "--episodes 12 --shard 1/2" in " ".join(out.split())
+    assert "--episodes 12" in " ".join(out.split())
+    assert "--shard" not in out, "nothing is left of that shard; what goes on is the command for all"
 
 
 def test_json_is_plain_data(here, capsys):

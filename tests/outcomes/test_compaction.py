@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from toy_cells import CELL, EPISODES, PREDICTIONS, everything, filled, parts
 
@@ -15,6 +18,7 @@ from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.compaction import compact
 
 FOLDER = Path(CELL.key)
+WRITER = pq.ParquetWriter
 
 
 def test_one_part_is_left_and_the_outcomes_are_the_same(tmp_path):
@@ -154,3 +158,54 @@ def test_who_appends_and_who_reads_meanwhile_loses_nothing(tmp_path):
         thread.join()
     assert problems == []
     assert len(store.read(CELL)) == 60
+
+
+@pytest.mark.parametrize("seconds", np.arange(1, 13) / 100)
+def test_two_at_once_over_copies_of_other_seconds_lose_nothing(tmp_path, monkeypatch, seconds):
+    """The second begins when the first has one file left to remove: what each keeps, the other has seen."""
+    store = OutcomeStore(tmp_path)
+    for start in (0, 4):
+        store.append(CELL, 0, np.arange(start, start + 4), PREDICTIONS[0][start : start + 4], 0.06)
+    compact(tmp_path / FOLDER)
+    store.append(CELL, 0, np.arange(4), PREDICTIONS[0][:4], seconds)
+    pending = [True]
+
+    def remove(place: Path) -> None:
+        if pending and place.name.startswith("together"):
+            pending.clear()
+            compact(tmp_path / FOLDER)
+        place.unlink(missing_ok=True)
+
+    monkeypatch.setattr("fewshot_bench.outcomes.compaction.remove", remove)
+    compact(tmp_path / FOLDER)
+    assert store.read(CELL)["episode"].tolist() == [*range(8)]
+    assert len(parts(store)) == 1
+
+
+def test_of_two_parts_that_hold_the_same_the_same_one_is_kept_whatever_writes_here(tmp_path, monkeypatch):
+    """Another release of the file format's library writes other bytes of the same outcomes."""
+    store = filled(OutcomeStore(tmp_path), chunk=5)
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for copy, compression in ((ours, "zstd"), (theirs, "gzip")):
+        with monkeypatch.context() as patch:
+            patch.setattr("fewshot_bench.outcomes.part.pq.ParquetWriter", _writer_with(compression))
+            shutil.copytree(tmp_path / FOLDER, copy / FOLDER)
+            compact(copy / FOLDER)
+    left = [parts(OutcomeStore(copy))[0] for copy in (ours, theirs)]
+    assert left[0].name != left[1].name
+    for copy, (one, other) in ((ours, left), (theirs, left[::-1])):
+        shutil.copy(other, one.with_name(other.name))
+        compact(copy / FOLDER)
+    assert [one.name for copy in (ours, theirs) for one in parts(OutcomeStore(copy))] == [min(p.name for p in left)] * 2
+    pd.testing.assert_frame_equal(OutcomeStore(theirs).read(CELL), store.read(CELL))
+
+
+def _writer_with(compression: str) -> Callable[..., pq.ParquetWriter]:
+    return lambda *arguments, **options: WRITER(*arguments, **{**options, "compression": compression})
+
+
+def test_failures_of_a_cell_without_outcomes_are_left(tmp_path):
+    store = OutcomeStore(tmp_path)
+    store.record_failure(CELL, 0, np.arange(3), "no memory")
+    assert compact(tmp_path / FOLDER).void == 0
+    assert len(store.failures(CELL)) == 1

@@ -81,3 +81,12 @@ def test_a_record_of_impossibly_many_episodes_takes_no_memory(tmp_path):
     with pytest.raises(OutcomeError, match="too many episodes"):
         store.failures(CELL)
     assert json.loads(path.with_name("run=0-episodes-00000-999999999.json").read_text()) == {"reason": "x"}
+
+
+def test_a_failure_of_more_episodes_than_one_file_may_tell_is_told_by_several(tmp_path):
+    store = OutcomeStore(tmp_path)
+    numbers = np.arange(5, 250_003)
+    store.record_failure(CELL, 0, numbers, "no memory")
+    failures = store.failures(CELL)
+    assert [failure.reason for failure in failures] == ["no memory"] * 3
+    np.testing.assert_array_equal(np.concatenate([failure.episodes for failure in failures]), numbers)

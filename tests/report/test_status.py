@@ -150,7 +150,33 @@ def test_how_to_go_on_is_the_command_of_the_process_that_was_there_last(tmp_path
         raise KeyboardInterrupt
     text = shown(Watch(tmp_path).look())
     assert "nobody is at work; the last process: interrupted" in text
-    assert "next         fewshot-bench run --episodes 50" in text
+    assert "next         fewshot-bench run --episodes 50 --results" in text
+
+
+@pytest.mark.parametrize("typed", ["run --results study --shots 1", "run --results=study --shots 1 --fresh"])
+def test_how_to_go_on_names_the_folder_that_is_looked_at(tmp_path, typed):
+    """A record has only the last part of a path, and --fresh would begin another folder."""
+    known = stored(tmp_path / "study")
+    record = written(tmp_path / "study", [planned()], [known])
+    with pytest.raises(KeyboardInterrupt), record.at_work(f"fewshot-bench {typed}"):
+        raise KeyboardInterrupt
+    command = Watch(tmp_path / "study").look().command
+    assert command == f"fewshot-bench run --shots 1 --results {tmp_path / 'study'}"
+
+
+@pytest.mark.parametrize("shard", ["--shard 1/2", "--shard=1/2"])
+def test_after_a_shard_what_goes_on_is_the_command_for_all_of_them(tmp_path, shard):
+    known = stored(tmp_path)
+    with written(tmp_path, [planned()], [known]).at_work(f"fewshot-bench run {shard} --shots 1", is_all=False):
+        assert shard in Watch(tmp_path).look().command
+    assert Watch(tmp_path).look().command == f"fewshot-bench run --shots 1 --results {tmp_path}"
+
+
+def test_a_recorded_command_that_no_shell_takes_is_shown_as_it_is(tmp_path):
+    record = written(tmp_path, [planned()])
+    with pytest.raises(KeyboardInterrupt), record.at_work("fewshot-bench run '"):
+        raise KeyboardInterrupt
+    assert Watch(tmp_path).look().command == "fewshot-bench run '"
 
 
 def test_a_folder_without_records_shows_what_is_stored(tmp_path):

@@ -119,6 +119,7 @@ WRONG = {
     "datasets = ['os:system']": "line 1: os:system would import code",
     "[outputs]\nmarkdown = '../../.profile'": "line 2: markdown should be true, false, or a file name without folders",
     "[outputs]\nlatex = 'outcomes'": "line 2: latex should be true, false, or a file name",
+    "[outputs]\nfigures = 'studies'": "line 2: figures should be true, false, or a file name",
     "a = 1\nb = = 2": "line 2, column 5: this is no TOML (Invalid value).",
     "a = [": "last line: this is no TOML",
     f"lambda = {[n / 1e4 for n in range(100)]}\ntau = {[1 + n for n in range(100)]}": "more than 2,000 studies",

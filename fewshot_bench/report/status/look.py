@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.errors import OutcomeError
+from fewshot_bench.going_on import command_in
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.leases import leases_of
 from fewshot_bench.outcomes.manifest import read_manifest
 from fewshot_bench.outcomes.recorded_studies import RecordedStudy, recorded_studies
-from fewshot_bench.outcomes.study_record import PlannedCell
+from fewshot_bench.outcomes.study_record import DID_ITS_PART, PlannedCell
 from fewshot_bench.paths import Place
 from fewshot_bench.report.status.rate import Rates
 from fewshot_bench.report.status.state import CellState, StudyState
@@ -59,7 +60,10 @@ class Watch:
                 f"{self.results}; or name another folder with --results."
             )
         others = sum(cell.key not in known for cell in stored) if studies else 0
-        return _with_processes(StudyState(tuple(cells), others, problems=tuple(problems)), studies)
+        state = _with_processes(StudyState(tuple(cells), others, problems=tuple(problems)), studies)
+        did_its_part = state.ended == DID_ITS_PART
+        command = command_in(state.command, self.results, did_its_part=did_its_part) if state.command else ""
+        return replace(state, command=command)
 
     def _of_studies(self, studies: list[RecordedStudy]) -> list[CellState]:
         """The cells of all studies, each once: of a cell that several plan, the plan with the most episodes."""

@@ -1,0 +1,46 @@
+"""The command that goes on in a folder of results, from the one that began there."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from fewshot_bench.paths import Place
+
+_USUAL = "results"
+
+
+def goes_on_in(arguments: Sequence[str], results: Place) -> list[str]:
+    """The arguments of a command with another folder of results, and without --fresh, which would begin yet another.
+
+    Args:
+        arguments: of the command.
+        results: the folder.
+    """
+    kept = [text for text in _without("--results", arguments) if text != "--fresh"]
+    return kept if str(results) == _USUAL else [*kept, "--results", str(results)]
+
+
+def command_in(command: str, results: Place, *, did_its_part: bool = False) -> str:
+    """The same of a recorded command, which says only the last part of a path or URL.
+
+    Args:
+        command: as one line; a stranger's text. What no shell would take is left as it is.
+        results: the folder, as it is called here.
+        did_its_part: whether nothing is left of its shard: what goes on is the command for all of them.
+    """
+    try:
+        arguments = goes_on_in(shlex.split(command), results)
+    except ValueError:
+        return command
+    return shlex.join(_without("--shard", arguments) if did_its_part else arguments)
+
+
+def _without(option: str, arguments: Sequence[str]) -> list[str]:
+    """Arguments without an option and its value."""
+    before = ["", *arguments]
+    return [
+        text
+        for text, previous in zip(arguments, before, strict=False)
+        if option not in (text, previous) and not text.startswith(f"{option}=")
+    ]
