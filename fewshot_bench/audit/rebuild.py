@@ -14,6 +14,7 @@ from fewshot_bench.engine.classifier import Classifier
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.outcomes import Cell, MethodCard
+from fewshot_bench.outcomes.continued import places_of
 from fewshot_bench.progress import Progress
 from fewshot_bench.study import Study
 from fewshot_bench.study.classifiers import ClassifierSource, OnEmbeddings, OnImages
@@ -152,10 +153,12 @@ def _listed(differences: Sequence[str]) -> str:
 
 
 def is_same_code(cell: Cell) -> bool:
-    """Whether the outcomes were made by what is installed here."""
-    return cell.versions == installed_versions() and cell.provenance.get("git_commit", "") == source_commit()
+    """Whether all outcomes were made by what is installed here."""
+    commits = {place.get("git_commit", "") for place in places_of(cell)}
+    return cell.versions == installed_versions() and commits == {source_commit()}
 
 
 def is_same_machine(cell: Cell, device: str) -> bool:
-    """Whether the outcomes were made by the same versions on the same kind of machine."""
-    return cell.versions == installed_versions() and cell.provenance.get("hardware") == hardware(device)
+    """Whether all outcomes were made by the same versions on the same kind of machine."""
+    here = hardware(device)
+    return cell.versions == installed_versions() and all(place.get("hardware") == here for place in places_of(cell))

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from fewshot_bench.atomic import is_abandoned
-from fewshot_bench.cache.entries import FOLDERS, LEFTOVER, Entry, cache_entries, target_of
+from fewshot_bench.cache.entries import EMBEDDINGS, FOLDERS, LEFTOVER, Entry, cache_entries, target_of
 from fewshot_bench.cache.locks import unused
 from fewshot_bench.paths import cache_folder
 
@@ -72,16 +72,22 @@ def clear_cache(entries: Sequence[Entry]) -> Cleared:
 
 
 def keep_within(limit: int, written: Path) -> None:
-    """Remove the least recently used entries until all fit; what is too large by itself is not kept.
+    """Remove the least recently used embeddings until all fit; those that are too large by themselves are not kept.
+
+    Networks of base stages and images of the user's count, but stay: a network that is trained again on a GPU may be
+    another one, whose study would begin anew in the middle.
 
     Args:
         limit: bytes.
         written: the newest entry.
     """
     with suppress(OSError):
-        if written.stat().st_size > limit:
+        if written.parent.name == EMBEDDINGS and written.stat().st_size > limit:
             written.unlink()
-    clear_cache(to_be_removed(cache_entries(), max_bytes=limit))
+    entries = cache_entries()
+    removable = [entry for entry in entries if entry.kind in (EMBEDDINGS, LEFTOVER)]
+    others = sum(entry.bytes for entry in entries) - sum(entry.bytes for entry in removable)
+    clear_cache(to_be_removed(removable, max_bytes=max(0, limit - others)))
 
 
 def _matches(entry: Entry, pattern: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -166,6 +167,8 @@ def run(
     from fewshot_bench.study import Shard, fresh_folder, run_plan, run_study
 
     plan = planned_study(context, study, setting, set_)
+    if fresh and shard is not None:
+        raise typer.BadParameter("--fresh takes a folder of its own for every shard; name one with --results instead.")
     if fresh:
         plan = plan.into(fresh_folder(plan.results))
         context.find_root().obj[:] = goes_on_in(
@@ -181,13 +184,22 @@ def run(
         run_one = partial(run_study, progress=progress, arguments=arguments, engine=computing, shard=part)
         result = run_plan(plan, progress=progress, run=run_one)
     if result.missing:
-        typer.echo(f"shard {part}: its episodes are stored; {result.missing:,} of other shards are not yet.")
-        typer.echo("next         the other shards; then the same command without --shard for the table")
+        _tell_shard(shard, result, as_json)
     else:
         _report(plan, result, as_json)
     if result.failures:
         _tell_failures(result)
         raise typer.Exit(_SOME_FAILED)
+
+
+def _tell_shard(shard: str | None, result: PlanResult, as_json: bool) -> None:
+    """Say that a part is done, where others are not."""
+    if as_json:
+        failed = sum(count for _, count, _ in result.failures)
+        typer.echo(json.dumps({"shard": shard, "missing": result.missing, "failed": failed}))
+        return
+    typer.echo(f"shard {shard}: its episodes are stored; {result.missing:,} of other shards are not yet.")
+    typer.echo("next         the other shards; then the same command without --shard for the table")
 
 
 def _look_ahead(plan: StudyPlan, as_json: bool) -> None:

@@ -11,6 +11,9 @@ from fewshot_bench.outcomes.description import FORMAT, description_as_json
 from fewshot_bench.outcomes.kinds import RECORDED
 
 SET_ASIDE = "set_aside"
+ELSEWHERE = "continued"
+"""Under which the provenance lists where else a cell went on."""
+_WHERE = ("git_commit", "hardware", "platform", "python", "engine")
 
 
 def continued_text(content: Mapping[str, Any], stored: Cell, new: Cell) -> str | None:
@@ -64,12 +67,33 @@ def continued(stored: Cell, new: Cell) -> Cell:
         more = [entry for entry in new.provenance.get(several, []) if entry not in known]
         if known or more:
             provenance[several] = [*known, *more]
+    provenance.pop(ELSEWHERE, None)
+    if elsewhere := _elsewhere(stored, new):
+        provenance[ELSEWHERE] = elsewhere
+    if "peak_bytes" in stored.provenance:
+        provenance["peak_bytes"] = max(stored.provenance["peak_bytes"], new.provenance.get("peak_bytes", 0))
     return replace(
         stored,
         versions=_both(stored.versions, new.versions),
         class_sizes=stored.class_sizes or new.class_sizes,
         provenance=provenance,
     )
+
+
+def places_of(cell: Cell) -> list[dict[str, Any]]:
+    """Where a cell was made (commit, hardware, platform, Python, engine): where it began, then where it went on."""
+    first = {name: cell.provenance[name] for name in _WHERE if name in cell.provenance}
+    return [first, *cell.provenance.get(ELSEWHERE, [])]
+
+
+def _elsewhere(stored: Cell, new: Cell) -> list[dict[str, Any]]:
+    """Where a cell went on, but for where it began; what that place did not record is no difference."""
+    first, *others = places_of(stored)
+    for place in places_of(new):
+        is_first = all(place[name] == first.get(name, place[name]) for name in place)
+        if not is_first and place not in others:
+            others.append(place)
+    return others
 
 
 def _both(old: dict[str, str], new: dict[str, str]) -> dict[str, str]:

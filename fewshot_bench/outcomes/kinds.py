@@ -118,6 +118,9 @@ PROVENANCE = {
     "python": TEXT,
     "pretraining": TEXT,
     "peak_bytes": whole(0, _LARGEST_COUNT),
+    "continued": Kind(
+        "a list of mappings", lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value)
+    ),
     "stopping": Kind(
         "a list of rules with half_width, episodes_between_looks, max_episodes and rule",
         lambda value: isinstance(value, list) and all(map(_is_stopping_rule, value)),

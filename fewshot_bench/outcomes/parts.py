@@ -55,7 +55,8 @@ def with_parts(folder: Place, use: Callable[[list[AnyPart]], T]) -> T:
         if wait:
             time.sleep(wait)
         try:
-            return use(parts_in(folder))
+            # While one part takes the place of another, a listing may show neither; a second one shows the new one.
+            return use(parts_in(folder) or parts_in(folder))
         except OSError as error:
             if error.errno not in _MOVED and not isinstance(error, FileNotFoundError):
                 raise

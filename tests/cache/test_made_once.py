@@ -162,3 +162,13 @@ def test_the_bound_is_kept_while_another_entry_is_being_made(entry, monkeypatch)
 
     assert made_once(entry, "", read=Path.read_bytes, make=make, write=write_atomically, progress=SILENT) == bytes(800)
     assert [item.path for item in cache_entries()] == [entry]
+
+
+def test_a_bound_removes_embeddings_and_no_network(entry, monkeypatch):
+    network = entry.parent.parent / "checkpoints" / "trained.safetensors"
+    keep(network, bytes(900))
+    os.utime(network, (1, 1))
+    monkeypatch.setenv("FEWSHOT_BENCH_CACHE_SIZE", "1KB")
+    keep(entry.with_name("other.safetensors"), bytes(90))
+    keep(entry, bytes(50))
+    assert {item.path for item in cache_entries()} == {network, entry}

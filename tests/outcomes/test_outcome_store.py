@@ -349,4 +349,20 @@ def test_a_cell_that_goes_on_keeps_what_was_recorded_and_adds_what_was_not(tmp_p
     store.open_cell(replace(CELL, class_sizes=(3, 4), provenance={"commands": ["first"]}))
     stored = Cell.from_json((tmp_path / CELL.key / "cell.json").read_text(encoding="utf-8"))
     assert stored.class_sizes == (3, 4)
-    assert stored.provenance == {"commands": ["first", "second"], "git_commit": "aa"}
+    assert stored.provenance == {
+        "commands": ["first", "second"],
+        "git_commit": "aa",
+        "continued": [{"git_commit": "bb"}],
+    }
+
+
+def test_a_cell_that_goes_on_elsewhere_says_where(tmp_path):
+    laptop = {"git_commit": "a" * 40, "hardware": {"device": "cpu"}, "peak_bytes": 5}
+    cluster = {"git_commit": "b" * 40, "hardware": {"device": "H100"}, "engine": {"name": "ray"}, "peak_bytes": 3}
+    store = OutcomeStore(tmp_path)
+    for told in (laptop, cluster, laptop, cluster):
+        store.open_cell(replace(CELL, provenance=told))
+    store.append(CELL, 0, np.arange(2), PREDICTIONS[0][:2], 0.1)
+    (stored,) = store.cells()
+    assert {name: stored.provenance[name] for name in laptop} == laptop
+    assert stored.provenance["continued"] == [{name: cluster[name] for name in ("git_commit", "hardware", "engine")}]
