@@ -33,16 +33,35 @@ def write_atomically(place: Place, content: bytes) -> None:
         PlaceError: the same behind a URL.
     """
     if isinstance(place, Path):
-        _write_locally(place, content)
+        _remove_abandoned_beside(place)
+    write_once(place, content)
+
+
+def write_once(place: Place, content: bytes) -> None:
+    """The same of a file whose name comes with its content: nobody has left an unfinished one, so none is looked for.
+
+    Args:
+        place: the target; its folder is made if needed.
+        content: all of it.
+
+    Raises:
+        OSError: the disk is full, read-only, gone, ...
+        PlaceError: the same behind a URL.
+    """
+    if isinstance(place, Path):
+        with _unfinished(place) as temporary, temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         return
     with reaching(place):
         if _is_object_store(place):
             place.fs.pipe_file(place.path, content)
             return
         place.fs.makedirs(place.parent.path, exist_ok=True)
-        temporary = place.parent / temporary_name(place.name)
-        place.fs.pipe_file(temporary.path, content)
-        place.fs.mv(temporary.path, place.path)
+        unfinished = place.parent / temporary_name(place.name)
+        place.fs.pipe_file(unfinished.path, content)
+        place.fs.mv(unfinished.path, place.path)
 
 
 def create_exclusively(place: Place, content: bytes) -> bool:
@@ -76,20 +95,14 @@ def whole_or_not(path: Path) -> Iterator[Path]:
     Args:
         path: the target on a local disk; its folder is made if needed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned_beside(path)
-    temporary = path.with_name(temporary_name(path.name))
-    try:
+    with _unfinished(path) as temporary:
         with temporary.open("xb") as file:
             mode = os.stat(file.fileno()).st_mode  # as the user wishes; libraries may have another opinion
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(mode)
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):  # of a disk that is gone; what went wrong first is what counts
-            temporary.unlink(missing_ok=True)
 
 
 def temporary_name(name: str) -> str:
@@ -122,18 +135,16 @@ def _remove_abandoned_beside(path: Path) -> None:
                 os.unlink(entry.path)
 
 
-def _write_locally(path: Path, content: bytes) -> None:
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """Name a temporary file, which becomes the target when the block has written and flushed it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned_beside(path)
     temporary = path.with_name(temporary_name(path.name))
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None:  # as of a disk that is full
+        if error.errno is not None and error.filename is None:  # as of a disk that is full
             error.filename = str(path)
         raise
     finally:

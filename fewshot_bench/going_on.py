@@ -18,7 +18,17 @@ def goes_on_in(arguments: Sequence[str], results: Place) -> list[str]:
         results: the folder.
     """
     kept = [text for text in _without("--results", arguments) if text != "--fresh"]
-    return kept if str(results) == _USUAL else [*kept, "--results", str(results)]
+    return [*kept, *_naming(results)]
+
+
+def command_for(arguments: Sequence[str], results: Place | str) -> str:
+    """A command of this program as one line, for a folder of results.
+
+    Args:
+        arguments: without the folder.
+        results: the folder, as it is called here.
+    """
+    return shlex.join(["fewshot-bench", *arguments, *_naming(results)])
 
 
 def command_in(command: str, results: Place, *, did_its_part: bool = False) -> str:
@@ -34,6 +44,11 @@ def command_in(command: str, results: Place, *, did_its_part: bool = False) -> s
     except ValueError:
         return command
     return shlex.join(_without("--shard", arguments) if did_its_part else arguments)
+
+
+def _naming(results: Place | str) -> list[str]:
+    """What names a folder of results; nothing for the usual one."""
+    return [] if str(results) == _USUAL else ["--results", str(results)]
 
 
 def _without(option: str, arguments: Sequence[str]) -> list[str]:

@@ -7,10 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that can change a result."""
-    versions = {}
-    for package in ("fewshot-bench", "torch", "torchvision", "timm", "numpy", "scipy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "unknown"
-    return versions
+    packages = ("fewshot-bench", "torch", "torchvision", "timm", "numpy", "scipy")
+    return {package: installed_version(package) for package in packages}
+
+
+def installed_version(package: str) -> str:
+    """The version of a package; "unknown" where it was not installed as one."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fewshot_bench.errors import AuditError
+from fewshot_bench.outcomes.manifest import MANIFEST, described_in
 from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import folders_in, is_file
+from fewshot_bench.stored_files import is_file
 
 
 def cell_folders(result: Place, results: Place = Path("results")) -> list[Place]:
@@ -19,11 +20,11 @@ def cell_folders(result: Place, results: Place = Path("results")) -> list[Place]
     Raises:
         AuditError: there is none, or several begin like the key.
     """
-    if is_file(result / "cell.json"):
+    if is_file(result / MANIFEST):
         return [result]
     if result.is_dir():
         outcomes = result / "outcomes" if (result / "outcomes").is_dir() else result
-        found = _cells_in(outcomes)
+        found = described_in(outcomes)
         if found:
             return found
         raise AuditError(f"there are no outcomes in {outcomes}; give a folder of results, or of one cell.")
@@ -43,9 +44,4 @@ def cells_of_key(start: str, results: Place) -> list[Place]:
         start: of a key.
         results: a folder of results.
     """
-    return [folder for folder in _cells_in(results / "outcomes") if folder.name.startswith(start)]
-
-
-def _cells_in(outcomes: Place) -> list[Place]:
-    """The folders with a description, by name."""
-    return [outcomes / name for name in folders_in(outcomes) if is_file(outcomes / name / "cell.json")]
+    return [folder for folder in described_in(results / "outcomes") if folder.name.startswith(start)]

@@ -15,7 +15,7 @@ from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.outcomes.columns import Identity
 from fewshot_bench.outcomes.episode_frame import even_truth
-from fewshot_bench.outcomes.parts import episodes_of, parts_in
+from fewshot_bench.outcomes.parts import merged, parts_in
 from fewshot_bench.paths import Place
 from fewshot_bench.stored_files import read_bytes
 
@@ -37,11 +37,12 @@ def read_parts(cell: Cell, folder: Place) -> tuple[pd.DataFrame | None, Finding]
     if not parts:
         return None, Finding(PARTS, "fail", "there are no outcomes")
     try:
-        frame = episodes_of(parts, Identity.of(cell))
-        rows = sum(part.rows(read_bytes(part.place)) for part in parts)
+        columns = [part.read(read_bytes(part.place), Identity.of(cell), with_predictions=True) for part in parts]
+        frame = merged(parts, columns)
     except OutcomeError as error:
         return None, Finding(PARTS, "fail", re.split(r"\. (Delete|Move) ", str(error))[0])
-    return frame, _completeness(frame, rows, len(parts))
+    assert frame is not None
+    return frame, _completeness(frame, sum(len(part["run"]) for part in columns), len(parts))
 
 
 def _completeness(frame: pd.DataFrame, rows: int, parts: int) -> Finding:

@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import nn
 
 from fewshot_bench.backbones.backbone import Backbone
 from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.versions import installed_version
 
 EMBEDDING_VERSION = 2
 _PACKAGES = ("torch", "torchvision", "timm")
@@ -43,7 +43,7 @@ def embedding_key(split: ImageSplit, backbone: Backbone, augmentation_name: str,
         "augmentation": augmentation_name,
         "dtype": "float32",
         "precision": _precision(device),
-        "packages": {package: _version(package) for package in _PACKAGES},
+        "packages": {package: installed_version(package) for package in _PACKAGES},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -81,10 +81,3 @@ def _precision(device: str) -> list[str]:
     except AttributeError:  # before torch 2.9
         told += [torch.backends.cudnn.allow_tf32] if is_cuda else []
     return [str(setting) for setting in told]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

@@ -118,5 +118,5 @@ def _remove_locks() -> None:
             entry = path.with_name(path.name.removeprefix(".").removesuffix(".lock"))
             if entry.exists() or entry.with_suffix(".safetensors").exists():
                 continue
-            with suppress(OSError, NotImplementedError), FileLock(path, timeout=0):
+            with suppress(OSError, NotImplementedError), FileLock(path, timeout=0):  # file systems may know no locks
                 path.unlink()

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fewshot_bench.progress import Progress
+from fewshot_bench.waiting import holding
 
 
 def lock_file(path: Path) -> Path:
@@ -31,24 +32,10 @@ def alone(path: Path, what: str, progress: Progress) -> Iterator[None]:
     with ExitStack() as held:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_lock(path, what, progress))
+            held.enter_context(holding(lock_file(path), f"waiting for another process: {what}", progress))
         except (OSError, NotImplementedError):
             pass
         yield
-
-
-@contextmanager
-def _lock(path: Path, what: str, progress: Progress) -> Iterator[None]:
-    lock = FileLock(lock_file(path))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        with progress.step(f"waiting for another process: {what}", 0):
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

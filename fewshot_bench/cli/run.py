@@ -171,9 +171,8 @@ def run(
         raise typer.BadParameter("--fresh takes a folder of its own for every shard; name one with --results instead.")
     if fresh:
         plan = plan.into(fresh_folder(plan.results))
-        context.find_root().obj[:] = goes_on_in(
-            typed_arguments(context), plan.results
-        )  # as recorded, and told at the end
+        # As recorded with every cell, and told at the end.
+        context.find_root().obj[:] = goes_on_in(typed_arguments(context), plan.results)
     if dry_run:
         _look_ahead(plan, as_json)
         return

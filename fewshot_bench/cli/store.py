@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,5 +123,6 @@ def prune(
 
 
 def _tell_next(results: Place) -> None:
-    folder = "" if str(results) == "results" else f" --results {shlex.quote(str(results))}"
-    typer.echo(f"next         fewshot-bench leaderboard{folder}")
+    from fewshot_bench.going_on import command_for
+
+    typer.echo(f"next         {command_for(['leaderboard'], results)}")

@@ -19,7 +19,7 @@ def check_disk_space(folder: Path, needed: int, what: str) -> None:
     Raises:
         DatasetError: fewer bytes are free.
     """
-    existing = next((place for place in (folder, *folder.parents) if place.is_dir()), None)
+    existing = nearest_folder(folder)
     if existing is None:
         return
     free = shutil.disk_usage(existing).free
@@ -28,6 +28,11 @@ def check_disk_space(folder: Path, needed: int, what: str) -> None:
             f"{what} need {readable_bytes(needed)}, but {existing} has {readable_bytes(free)} free. Make room, "
             "or set FEWSHOT_BENCH_HOME to a folder on another disk."
         )
+
+
+def nearest_folder(folder: Path) -> Path | None:
+    """The folder itself, or the first of those around it that is there; its disk is where it would be made."""
+    return next((place for place in (folder, *folder.parents) if place.is_dir()), None)
 
 
 def readable_bytes(count: int) -> str:

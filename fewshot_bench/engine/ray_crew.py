@@ -32,7 +32,7 @@ class RayCrew:
         self._method = Method(next(_NUMBERS), [ray.put(make)])
         self._waiting: deque[Chunk] = deque()
         self._under_way: dict[Any, tuple[Member, Chunk]] = {}
-        self._deaths: Counter[int] = Counter()
+        self._deaths: Counter[Chunk] = Counter()
 
     @property
     def room(self) -> int:
@@ -92,16 +92,16 @@ class RayCrew:
             self._put_again()
             self._waiting.appendleft(chunk)
             return None
-        self._deaths.pop(id(chunk), None)
+        self._deaths.pop(chunk, None)
         return Finished(chunk, answer.value, answer.error, answer.peak_bytes)
 
     def _died(self, member: Member, chunk: Chunk, error: Exception) -> Finished | None:
         self._pool.lost(member)
-        self._deaths[id(chunk)] += 1
-        if self._deaths[id(chunk)] < MOST_DEATHS:
+        self._deaths[chunk] += 1
+        if self._deaths[chunk] < MOST_DEATHS:
             self._waiting.appendleft(chunk)
             return None
-        del self._deaths[id(chunk)]
+        del self._deaths[chunk]
         reason = StudyError(WORKER_DIED)
         reason.__cause__ = error
         return Finished(chunk, None, reason)

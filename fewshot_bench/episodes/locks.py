@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,7 @@ from fewshot_bench.episodes.drawing import settled
 from fewshot_bench.episodes.protocol import SAMPLER_VERSION, Protocol
 from fewshot_bench.episodes.sampler import draw
 from fewshot_bench.errors import EpisodeError, UnknownNameError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+from fewshot_bench.toml import tomllib
 
 _NO_LOCK = (
     *(OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError),

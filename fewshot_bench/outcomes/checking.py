@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,14 +15,15 @@ from fewshot_bench.atomic import is_abandoned
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.columns import Identity
+from fewshot_bench.outcomes.columns import Columns, Identity
 from fewshot_bench.outcomes.description import read_description
 from fewshot_bench.outcomes.manifest import MANIFEST, read_manifest
 from fewshot_bench.outcomes.old_part import OldPart
-from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_among, with_parts
+from fewshot_bench.outcomes.parts import AnyPart, merged, parts_among, with_parts
 from fewshot_bench.paths import Place
 from fewshot_bench.stored_files import files_under, folders_in, read_bytes
 
+T = TypeVar("T")
 _SHOWN = 5
 
 
@@ -92,27 +93,37 @@ def _check(folder: Place) -> CellCheck:
     identity = Identity.of(manifest.cell)
     if not parts:
         found.notes.append("there are no outcomes. Run that study, or prune the cell.")
-    whole = [part for part in parts if not _caught(found, partial(_read, part, identity))]
-    frames: list[pd.DataFrame] = []
-    if whole and not _caught(found, lambda: frames.append(episodes_of(whole, identity))):
-        _note_gaps(found, frames[0])
+    frame = _episodes(found, parts, identity)
+    if frame is not None:
+        _note_gaps(found, frame)
     _note_files(found, folder, names, parts)
-    _caught(found, lambda: _note_failures(found, folder, names, frames))
+    _caught(found, lambda: _note_failures(found, folder, names, frame))
     return found
 
 
-def _caught(found: CellCheck, look: Callable[[], Any]) -> bool:
-    """Whether looking found damage, which is noted."""
+def _episodes(found: CellCheck, parts: Sequence[AnyPart], identity: Identity) -> pd.DataFrame | None:
+    """The episodes of the parts that are whole; None where there are none, or parts disagree."""
+    whole: list[AnyPart] = []
+    columns: list[Columns] = []
+    for part in parts:
+        read = _caught(found, partial(_read, part, identity))
+        if read is not None:
+            whole.append(part)
+            columns.append(read)
+    return _caught(found, lambda: merged(whole, columns)) if whole else None
+
+
+def _caught(found: CellCheck, look: Callable[[], T]) -> T | None:
+    """What looking gives; None where it found damage, which is noted."""
     try:
-        look()
+        return look()
     except OutcomeError as error:
         found.damage.append(str(error))
-        return True
-    return False
+        return None
 
 
-def _read(part: AnyPart, identity: Identity) -> None:
-    part.read(read_bytes(part.place), identity, with_predictions=True)
+def _read(part: AnyPart, identity: Identity) -> Columns:
+    return part.read(read_bytes(part.place), identity, with_predictions=True)
 
 
 def _note_gaps(found: CellCheck, frame: pd.DataFrame) -> None:
@@ -140,13 +151,13 @@ def _note_files(found: CellCheck, folder: Place, names: Sequence[str], parts: Se
         found.damage.append(f"{len(odd) - _SHOWN} more files of {folder} are no parts by their names.")
 
 
-def _note_failures(found: CellCheck, folder: Place, names: Sequence[str], frames: Sequence[pd.DataFrame]) -> None:
+def _note_failures(found: CellCheck, folder: Place, names: Sequence[str], frame: pd.DataFrame | None) -> None:
     """Say which episodes failed.
 
     Raises:
         OutcomeError: a record is damaged.
     """
-    done = _by_run(frames[0]) if frames else {}
+    done = {} if frame is None else _by_run(frame)
     for failure in failures.still_open(failures.recorded(folder, names).values(), done):
         first = f"{len(failure.episodes):,} episodes of run {failure.run}, from {failure.episodes[0]}"
         found.notes.append(f"{first}, failed: {failure.reason}")

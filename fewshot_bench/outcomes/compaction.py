@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fewshot_bench.atomic import is_abandoned, write_atomically
+from fewshot_bench.atomic import remove_abandoned, write_once
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
@@ -100,7 +100,7 @@ def _written(folder: Place, cell: Cell, frame: pd.DataFrame) -> str:
     except ShapeError as error:  # an old part can say that
         raise OutcomeError(f"stored outcomes in {folder} are damaged: {error}") from error
     describe(folder, cell)  # an older release is not to read what is left without the new part
-    write_atomically(folder / name, content)
+    write_once(folder / name, content)
     written = Part.named(folder, name)
     if written is None or not episodes_of([written], identity).equals(frame):
         raise OutcomeError(f"{folder / name} is not read back as it was written. Check the disk; nothing was removed.")
@@ -109,11 +109,8 @@ def _written(folder: Place, cell: Cell, frame: pd.DataFrame) -> str:
 
 def _clean(folder: Place, cell: Cell) -> int:
     """Remove failures of episodes that have outcomes, and what dead processes have left; how many of the first."""
-    names = files_under(folder)
-    for name in names:
-        if is_abandoned(name.rpartition("/")[2]):
-            remove(folder / name)
-    recorded = failures.recorded(folder, names)
+    remove_abandoned(folder)
+    recorded = failures.recorded(folder, files_under(folder))
     if not recorded:
         return 0
     done = OutcomeStore(folder.parent).done(cell)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,9 +76,13 @@ def episode_frame(
 
 def stretches(frame: pd.DataFrame) -> list[pd.DataFrame]:
     """Cut a frame, sorted by episode, wherever the numbers are not consecutive."""
-    episode = frame["episode"].to_numpy()
-    cuts = [0, *(np.flatnonzero(np.diff(episode) != 1) + 1), len(frame)]
-    return [frame.iloc[start:end] for start, end in pairwise(cuts) if end > start]
+    return [frame.iloc[start:end] for start, end in consecutive(frame["episode"].to_numpy())]
+
+
+def consecutive(numbers: NDArray[np.integer[Any]]) -> list[tuple[int, int]]:
+    """From where to where in sorted numbers, [E], each follows the one before."""
+    cuts = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1), len(numbers)]
+    return [(int(start), int(end)) for start, end in pairwise(cuts) if end > start]
 
 
 def _check(numbers: NDArray[np.int64], predictions: NDArray[np.uint8], way: int) -> None:

@@ -10,7 +10,6 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from fewshot_bench.atomic import write_atomically
 from fewshot_bench.errors import OutcomeError
+from fewshot_bench.outcomes.episode_frame import consecutive
 from fewshot_bench.outcomes.kinds import TEXT
 from fewshot_bench.paths import Place
 from fewshot_bench.printable import printable
@@ -56,8 +56,7 @@ def record(folder: Place, run: int, numbers: NDArray[np.int64], reason: str) -> 
     """
     line = printable(" ".join(reason.split()))[:LONGEST_REASON]
     unique = np.unique(numbers)
-    cuts = [0, *(np.flatnonzero(np.diff(unique) != 1) + 1), len(unique)]
-    for start, stop in pairwise(cuts):
+    for start, stop in consecutive(unique):
         for first in range(start, stop, _MOST_EPISODES):
             last = min(first + _MOST_EPISODES, stop) - 1
             name = f"{FOLDER}/run={run}-episodes-{unique[first]:05d}-{unique[last] + 1:05d}.json"

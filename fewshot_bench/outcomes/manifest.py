@@ -11,6 +11,7 @@ from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.continued import continued_text
 from fewshot_bench.outcomes.description import NewerFormatError, description_content, description_text
 from fewshot_bench.paths import Place
+from fewshot_bench.stored_files import folders_in, is_file
 
 MANIFEST = "cell.json"
 _TRIES = 5  # of processes that describe a cell at the same time
@@ -53,6 +54,11 @@ def read_manifest(folder: Place) -> Manifest:
     if cell.key != folder.name:
         raise OutcomeError(f"{place} describes another cell than its folder is named after. {_delete(folder)}")
     return Manifest(cell, text)
+
+
+def described_in(outcomes: Place) -> list[Place]:
+    """The folders of cells in a folder of outcomes: those with a manifest, by name."""
+    return [outcomes / name for name in folders_in(outcomes) if is_file(outcomes / name / MANIFEST)]
 
 
 def manifest_like(folder: Place, cell: Cell) -> Manifest | None:

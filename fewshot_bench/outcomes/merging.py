@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fewshot_bench.atomic import write_atomically
+from fewshot_bench.atomic import write_once
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.manifest import MANIFEST, manifest_like, read_manifest
+from fewshot_bench.outcomes.manifest import described_in, manifest_like, read_manifest
 from fewshot_bench.outcomes.old_part import OldPart
 from fewshot_bench.outcomes.part import new_part
 from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_in
 from fewshot_bench.outcomes.store import OutcomeStore
 from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import files_under, folders_in, is_file, read_bytes
+from fewshot_bench.stored_files import files_under, read_bytes
 
 _SHOWN = 5
 
@@ -76,7 +76,7 @@ def outcomes_of(results: Place) -> Place:
         OutcomeError: there are no outcomes in either.
     """
     for folder in (results / "outcomes", results):
-        if any(is_file(folder / name / MANIFEST) for name in folders_in(folder)):
+        if described_in(folder):
             return folder
     raise OutcomeError(f"there are no outcomes in {results}. Name a folder of results that has some.")
 
@@ -87,10 +87,8 @@ def _gathered(sources: Sequence[Place], target: Place) -> list[MergedCell]:
     for source in sources:
         if source.resolve() == target.resolve():
             raise OutcomeError(f"{source} cannot be merged into itself. Name another folder.")
-        for key in folders_in(source):
-            if is_file(source / key / MANIFEST):
-                cell = read_manifest(source / key).cell
-                cells.setdefault(key, MergedCell(cell)).folders.append(source / key)
+        for folder in described_in(source):
+            cells.setdefault(folder.name, MergedCell(read_manifest(folder).cell)).folders.append(folder)
     return [cells[key] for key in sorted(cells)]
 
 
@@ -120,7 +118,7 @@ def _copy(merged: MergedCell, store: OutcomeStore) -> None:
                 merged.known += 1
                 continue
             name, content = _present(part, content, identity)
-            write_atomically(folder / name, content)
+            write_once(folder / name, content)
             merged.copied += 1
         for failure in failures.recorded(source, files_under(source)).values():
             store.record_failure(merged.cell, failure.run, failure.episodes, failure.reason)

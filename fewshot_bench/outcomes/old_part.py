@@ -72,14 +72,6 @@ class OldPart:
         self._open(content)
         return [self.claimed]
 
-    def rows(self, content: bytes) -> int:
-        """How many rows the file has, as it says.
-
-        Raises:
-            OutcomeError: the file is damaged.
-        """
-        return int(self._open(content).metadata.num_rows)
-
     @property
     def claimed(self) -> tuple[int, Any]:
         """Run and numbers of the episodes, by the name alone."""

@@ -102,18 +102,6 @@ class Part:
         found = self.read(content, identity, with_predictions=False)
         return [(int(run), found["episode"][found["run"] == run]) for run in np.unique(found["run"])]
 
-    def rows(self, content: bytes) -> int:
-        """How many rows the file has, as it says.
-
-        Raises:
-            OutcomeError: the file is damaged.
-        """
-        self.check(content)
-        try:
-            return int(pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows)
-        except _UNREADABLE as error:
-            raise self.damaged(error) from error
-
     @property
     def claimed(self) -> tuple[int, Any]:
         """Run and numbers of the episodes, by the name alone, of a part of one run.

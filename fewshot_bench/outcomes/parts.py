@@ -97,13 +97,30 @@ def episodes_of(
     }
     columns = [before[part.name] if part.name in before else read[part.place] for part in parts]
     before.update({part.name: read[part.place] for part in new})
+    frame = merged(parts, columns)
+    return episodes_of(parts, identity).drop(columns="predictions") if frame is None else frame
+
+
+def merged(parts: Sequence[AnyPart], columns: Sequence[Columns]) -> pd.DataFrame | None:
+    """The same of parts that have been read.
+
+    Args:
+        parts: at least one, by name.
+        columns: of each.
+
+    Returns:
+        The columns of `episode_frame`, [E]; None where there are copies without predictions, which have to agree too.
+
+    Raises:
+        OutcomeError: two disagree about an episode in anything but the seconds.
+    """
     together = joined(columns)
     order = np.lexsort((together["seconds"], together["episode"], together["run"]))  # NaN comes last
     rows = {name: values[order] for name, values in together.items()}
     again = _is_copy(rows)
     if again.any():
-        if not with_predictions:  # they too have to agree
-            return episodes_of(parts, identity).drop(columns="predictions")
+        if "predictions" not in rows:
+            return None
         of_part = np.repeat(np.arange(len(parts)), [len(part["run"]) for part in columns])[order]
         _check_copies(rows, again, [parts[number] for number in of_part[again | np.append(again[1:], False)]])
         rows = {name: values[~again] for name, values in rows.items()}

@@ -7,14 +7,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench.atomic import remove_abandoned, write_atomically
+from fewshot_bench.atomic import remove_abandoned, write_once
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
@@ -27,8 +26,6 @@ from fewshot_bench.outcomes.part import new_part
 from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_among, with_parts
 from fewshot_bench.paths import Place, is_local
 from fewshot_bench.stored_files import check_writable, files_under, read_all
-
-_HIDDEN = re.compile(r"\..*")
 
 
 class OutcomeStore:
@@ -75,8 +72,8 @@ class OutcomeStore:
     def done(self, cell: Cell) -> dict[int, NDArray[np.int64]]:
         """The sorted numbers of the stored episodes of each run that has any.
 
-        A part is looked at once, whole or not: on a disk its digest is taken, behind a URL, where no file is ever
-        there in part, its name is enough.
+        A part is looked at once, unless this store wrote it, whole or not: on a disk its digest is taken, behind a
+        URL, where no file is ever there in part, its name is enough.
 
         Raises:
             OutcomeError: a part is damaged, or the method is stored under another name.
@@ -138,7 +135,8 @@ class OutcomeStore:
             rows = frame[frame["run"] == run]
             for stretch in stretches(rows.sort_values("episode", kind="stable").drop_duplicates("episode")):
                 name, content = new_part(stretch, identity, int(run))
-                write_atomically(self.cell_folder(cell) / name, content)
+                write_once(self.cell_folder(cell) / name, content)
+                self._held.setdefault(cell.key, {})[name] = [(int(run), stretch["episode"].to_numpy())]
 
     def read(self, cell_or_key: Cell | str, *, with_predictions: bool = True) -> pd.DataFrame:
         """All episodes of a cell, sorted by run and episode, each once (of copies, the one that took least time).
@@ -178,7 +176,7 @@ class OutcomeStore:
         files: dict[str, list[str]] = {}
         for name in files_under(self.folder):
             key, _, rest = name.partition("/")
-            if rest and not _HIDDEN.fullmatch(key):
+            if rest and not key.startswith("."):
                 files.setdefault(key, []).append(rest)
         described = sorted(key for key, names in files.items() if MANIFEST in names)
         stored = [read_manifest(self.folder / key).cell for key in described]

@@ -33,7 +33,7 @@ def checkpoint_stages(
         WeightsError: a checkpoint is damaged.
     """
     names = study.checkpoints or ()
-    given = [option for option in _SAID_BY_A_CHECKPOINT if getattr(study, option) is not None]
+    given = [option for option in SAID_BY_A_CHECKPOINT if getattr(study, option) is not None]
     if given:
         option = {"base_losses": "base-loss"}.get(given[0], given[0].replace("_", "-"))
         raise StudyError(f"--checkpoint {','.join(names)} says what --{option} would say. Leave one of the two out.")
@@ -46,7 +46,7 @@ def checkpoint_stages(
         yield checkpoint, backbone, settings, *checkpoint.stage(dataset)
 
 
-_SAID_BY_A_CHECKPOINT = (
+SAID_BY_A_CHECKPOINT = (
     "backbone", "weights", "image_size", "interpolation", "base_losses", "base_epochs", "base_batch"
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ from fewshot_bench.study.planned_methods import planned_methods
 from fewshot_bench.study.provenance import PeakMemory, command_line
 from fewshot_bench.study.recording import record_of
 from fewshot_bench.study.shard import Shard
-from fewshot_bench.study.stages import PlannedStage
+from fewshot_bench.study.stages import PlannedStage, planned_stages
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.study_result import StudyResult, failures_of, result_of
 from fewshot_bench.study.until import run_until, stopping_rule
@@ -65,11 +65,15 @@ def run_study(
     store.check_folder()
     engine = engine or LocalEngine(chosen_device(study.device))
     memory = PeakMemory(engine.device)
-    record = record_of(study, dataset, Networks().stages(study, dataset), adaptations)
+    networks = Networks()
+    record = record_of(study, dataset, networks.stages(study, dataset), adaptations)
+    stages = planned_stages(study, dataset, networks.taken(study, dataset))
     methods: list[MethodRun] = []
     failed: list[tuple[PlannedStage, str]] = []
     with record.at_work(command_line(arguments) if arguments else "", is_all=shard is None), ExitStack() as opened:
-        for method in planned_methods(study, dataset, adaptations, store, engine, progress, arguments, shard, failed):
+        for method in planned_methods(
+            study, dataset, stages, adaptations, store, engine, progress, arguments, shard, failed
+        ):
             methods.append(method)
             opened.callback(method.forget)
             memory.note()
@@ -81,9 +85,8 @@ def run_study(
             run_until(rule, [method.run for method in methods], [method.planned for method in methods], store, progress)
         peak = max([memory.of_study(), *(method.peak_bytes for method in methods)])
         seconds = time.perf_counter() - started
-        return result_of(
-            study, dataset, methods, failures_of(study, images, adaptations, methods, failed), seconds, peak, shard
-        )
+        failures = failures_of(study, images, adaptations, methods, failed)
+        return result_of(study, dataset, methods, store, failures, seconds, peak, shard)
 
 
 def fresh_folder(results: Place) -> Place:

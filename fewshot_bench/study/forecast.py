@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from fewshot_bench.datasets.disk_space import nearest_folder
 from fewshot_bench.paths import Place
 from fewshot_bench.study.measuring import NO_TIME, Span
 
@@ -135,9 +138,8 @@ def room(place: Place, needed: int) -> Room:
         place: the folder; what is not on a local disk has no end that anybody knows.
         needed: bytes.
     """
-    try:
-        folder = place.absolute()
-        there = next(one for one in (folder, *folder.parents) if one.exists())
-        return Room(str(place), needed, shutil.disk_usage(there).free)
-    except (OSError, TypeError, NotImplementedError, StopIteration):
-        return Room(str(place), needed, None)
+    there = nearest_folder(place.absolute()) if isinstance(place, Path) else None
+    free = None
+    with suppress(OSError):  # a disk that does not answer
+        free = None if there is None else shutil.disk_usage(there).free
+    return Room(str(place), needed, free)

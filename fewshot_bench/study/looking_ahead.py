@@ -22,10 +22,9 @@ from fewshot_bench.study.measuring import (
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.timed_method import ChunkTime, TimedMethod, View
 from fewshot_bench.training import Recipe, refuse_batches_that_do_not_fit
-from fewshot_bench.training.memory import activation_bytes, free_bytes
+from fewshot_bench.training.memory import COPIES_OF_A_WEIGHT, free_bytes, step_bytes_per_image
 
 T = TypeVar("T")
-_COPIES_OF_A_WEIGHT = 4  # the weight, its gradient, and two moments of Adam
 _OF_FREE_MEMORY = 0.4
 _NOT_FOR_TIME = ("lambda_", "tau", "reading")
 
@@ -87,7 +86,7 @@ class Measurements:
     def _training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
         batch = min(recipe.batch_size, len(split))
         four = four_inputs(backbone, split, self.device)
-        per_image = 2 * activation_bytes(backbone.network, four)
+        per_image = step_bytes_per_image(backbone.network, four)
         free = free_bytes(torch.device(self.device))
         problem = ""
         try:
@@ -96,7 +95,7 @@ class Measurements:
             problem = str(error)
         most = batch if free is None else min(batch, max(2, int(_OF_FREE_MEMORY * free / per_image)))
         seconds, timed = seconds_per_trained_image(split, backbone, recipe, self.device, most=most)
-        memory = int(batch * per_image) + _COPIES_OF_A_WEIGHT * network_bytes(backbone)
+        memory = int(batch * per_image) + COPIES_OF_A_WEIGHT * network_bytes(backbone)
         return TrainingNeeds(seconds, timed, memory, problem)
 
 

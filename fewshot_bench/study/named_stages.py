@@ -30,6 +30,13 @@ class Networks:
         settings = backbone_settings(study, backbone)
         return [(study.backbone_name, settings, base.stage) for base, _ in base_stages(study, backbone)]
 
+    def taken(self, study: Study, dataset: Dataset) -> Backbone | None:
+        """The backbone of a study, to be changed: it is not kept any longer; None for named checkpoints."""
+        if study.checkpoints is not None:
+            return None
+        backbone, self._backbone = self.backbone(study, dataset), None
+        return backbone
+
     def backbone(self, study: Study, dataset: Dataset | None, *, is_stand_in: bool = False) -> Backbone:
         """The backbone of a study before anything is done to it; see `initial_backbone`.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +10,7 @@ from typing import Any
 from fewshot_bench.errors import StudyError
 from fewshot_bench.study.file_keys import known_keys, takes_several
 from fewshot_bench.study.positions import KeyPath
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from fewshot_bench.toml import tomllib
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from fewshot_bench.adaptation import Adaptation
@@ -27,6 +27,7 @@ from fewshot_bench.versions import installed_versions
 def planned_methods(
     study: Study,
     dataset: Dataset,
+    stages: Iterable[PlannedStage],
     adaptations: Sequence[Adaptation],
     store: OutcomeStore,
     engine: Engine,
@@ -39,7 +40,7 @@ def planned_methods(
     images = dataset.split(study.split)
     protocols = study.protocols(images.class_sizes)
     rule = stopping_rule(study)
-    for backbone, settings, base in study_backbones(study, dataset, engine, progress, failed):
+    for backbone, settings, base in study_backbones(stages, dataset, engine, progress, failed):
         source = ClassifierSource(study, dataset, backbone, engine.device, progress, engine)
         told = provenance(study, backbone, engine, arguments)
         if rule is not None:

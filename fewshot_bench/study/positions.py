@@ -7,14 +7,10 @@ never the study.
 from __future__ import annotations
 
 import re
-import sys
 from bisect import bisect_left
 from contextlib import suppress
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from fewshot_bench.toml import tomllib
 
 KeyPath = tuple[str | int, ...]
 """Keys and, within lists, positions from 0: ("methods", 0, "lambda")."""

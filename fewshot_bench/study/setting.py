@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +14,7 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.report.wording import value_text
 from fewshot_bench.study.grid import NOT_OF_THE_METHOD, Value, swept_fields
 from fewshot_bench.study.study import Study
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from fewshot_bench.toml import tomllib
 
 RULE = "highest mean accuracy over the shots on the validation split; ties go to the earlier point of the grid"
 _LARGEST = 1_000_000  # bytes

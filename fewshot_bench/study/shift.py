@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fewshot_bench.engine.engine import Crew, Finished
+from fewshot_bench.engine.engine import Chunk, Crew, Finished
 from fewshot_bench.progress import Step
 from fewshot_bench.study.chunk_queue import ChunkQueue, Job, Taken
 from fewshot_bench.study.pieces import Pieces
@@ -22,7 +22,7 @@ class Shift:
 
     def __init__(self, method: MethodRun, crew: Crew, queue: ChunkQueue, step: Step) -> None:
         self._method, self._crew, self._queue, self._step = method, crew, queue, step
-        self._under_way: dict[int, Pieces] = {}
+        self._under_way: dict[Chunk, Pieces] = {}
         self._pieces: list[Pieces] = []
 
     def work(self) -> None:
@@ -48,7 +48,7 @@ class Shift:
             if pieces is None:
                 return
             chunk = pieces.next()
-            self._under_way[id(chunk)] = pieces
+            self._under_way[chunk] = pieces
             self._crew.start(chunk)
 
     def _take(self) -> Pieces | None:
@@ -64,7 +64,7 @@ class Shift:
         return None
 
     def _settle(self, finished: Finished) -> None:
-        pieces = self._under_way.pop(id(finished.chunk))
+        pieces = self._under_way.pop(finished.chunk)
         self._method.peak_bytes = max(self._method.peak_bytes, finished.peak_bytes)
         job = pieces.taken.job
         if finished.frame is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,13 +66,19 @@ class PlannedStage:
         )
 
 
-def planned_stages(study: Study, dataset: Dataset) -> Iterator[PlannedStage]:
-    """The study's backbone before each of its base stages, or as it is; or its named checkpoints."""
+def planned_stages(study: Study, dataset: Dataset, first: Backbone | None = None) -> Iterator[PlannedStage]:
+    """The study's backbone before each of its base stages, or as it is; or its named checkpoints.
+
+    Args:
+        study: whose backbones.
+        dataset: that they are for.
+        first: what `initial_backbone` would make, where that has been done; it may be changed.
+    """
     if study.checkpoints is not None:
         for checkpoint, tuned, settings, stage, hyper_parameters in checkpoint_stages(study, dataset):
             yield PlannedStage(tuned, settings, BaseStage(stage, hyper_parameters, checkpoint.card.backbone))
         return
-    backbone = initial_backbone(study, dataset)
+    backbone = first or initial_backbone(study, dataset)
     for number, (base, recipe) in enumerate(base_stages(study, backbone)):
         fresh = backbone if number == 0 else initial_backbone(study, dataset)
         yield PlannedStage(fresh, backbone_settings(study, backbone), base, recipe)
@@ -116,18 +122,22 @@ def base_stages(study: Study, backbone: Backbone) -> list[tuple[BaseStage, Recip
 
 
 def study_backbones(
-    study: Study, dataset: Dataset, engine: Engine, progress: Progress, failed: list[tuple[PlannedStage, str]]
+    stages: Iterable[PlannedStage],
+    dataset: Dataset,
+    engine: Engine,
+    progress: Progress,
+    failed: list[tuple[PlannedStage, str]],
 ) -> Iterator[tuple[Backbone, dict[str, Any], BaseStage]]:
-    """The same after their base stages.
+    """The backbones of planned stages after these.
 
     Args:
-        study: whose backbones.
+        stages: as planned.
         dataset: that they are trained on.
         engine: who trains.
         progress: shown the training.
         failed: a stage that cannot be done is added with the reason, and the others go on.
     """
-    for planned in planned_stages(study, dataset):
+    for planned in stages:
         try:
             backbone = planned.done(dataset, engine, progress)
         except Exception as error:

@@ -15,6 +15,7 @@ from fewshot_bench.datasets import looks_like_a_place
 from fewshot_bench.errors import UnknownNameError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.registry import Registry
+from fewshot_bench.study.checkpoints import SAID_BY_A_CHECKPOINT
 from fewshot_bench.study.methods import hyper_parameters_of
 from fewshot_bench.study.options import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Options, Tau
 from fewshot_bench.study.outputs import Outputs
@@ -25,7 +26,6 @@ MOST_STUDIES = 2_000
 """Of a file; more are a slip, or somebody's mischief."""
 
 _NETWORK = ("backbone", "weights", "checkpoints")
-_SAID_BY_A_CHECKPOINT = ("image_size", "interpolation", "base_losses", "base_epochs", "base_batch")
 
 
 class MethodTable(MethodOptions):
@@ -125,7 +125,7 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         if own.keys() & set(_NETWORK):  # another network: the file's weights are not for it
             common = {name: value for name, value in common.items() if name not in _NETWORK}
         if "checkpoints" in own:
-            common = {name: value for name, value in common.items() if name not in _SAID_BY_A_CHECKPOINT}
+            common = {name: value for name, value in common.items() if name not in SAID_BY_A_CHECKPOINT}
         accepted = self._accepted(table)
         shared = {name: value for name, value in self.hyper_parameters.items() if name in accepted}
         fields = {**common, **own, "hyper_parameters": {**shared, **table.hyper_parameters}}

@@ -73,6 +73,7 @@ def result_of(
     study: Study,
     dataset: Dataset,
     methods: Sequence[MethodRun],
+    store: OutcomeStore,
     failures: tuple[tuple[str, int, str], ...],
     seconds: float,
     peak: int,
@@ -85,7 +86,6 @@ def result_of(
     """
     planned = [one for method in methods for one in method.planned]
     cells = [cell for cell, _ in planned]
-    store = OutcomeStore(study.results / "outcomes")
     with_outcomes = [cell for cell in cells if store.done(cell)]
     if failures and not with_outcomes:
         raise StudyError(failures[0][2])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,11 +21,7 @@ from fewshot_bench.study.plan import StudyPlan
 from fewshot_bench.study.positions import KeyPath, key_lines, line_of
 from fewshot_bench.study.presets import MAKE_ONE, preset_text
 from fewshot_bench.study.study_file import StudyFile
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from fewshot_bench.toml import tomllib
 
 _LARGEST = 64_000  # bytes
 _DEEPEST = 64  # parts of a key; the time that TOML's parser takes grows with their square

@@ -16,6 +16,8 @@ from fewshot_bench.training.recipe import PrecisionName
 
 _MEMINFO = Path("/proc/meminfo")
 _VIEWS = 2
+COPIES_OF_A_WEIGHT = 4
+"""While it is trained: the weight, its gradient, and two moments of Adam."""
 
 
 def refuse_batches_that_do_not_fit(backbone: nn.Module, four_images: Tensor, batch_size: int) -> None:
@@ -32,7 +34,7 @@ def refuse_batches_that_do_not_fit(backbone: nn.Module, four_images: Tensor, bat
         StudyError: the activations of one step need more memory than is free.
     """
     free = free_bytes(four_images.device)
-    per_image = _VIEWS * activation_bytes(backbone, four_images)
+    per_image = step_bytes_per_image(backbone, four_images)
     if free is None or batch_size * per_image <= free:
         return
     raise StudyError(
@@ -75,6 +77,11 @@ def fitting_micro_batch(
             f"{free / 1e9:,.1f} GB are free on {four_images.device.type}. Use a smaller --image-size or backbone."
         )
     return min(batch_size, _power_of_two(0.9 * left / per_image))
+
+
+def step_bytes_per_image(backbone: nn.Module, four_images: Tensor) -> float:
+    """Bytes that a step of a base stage keeps for each image of its batch, which it sees in two views."""
+    return _VIEWS * activation_bytes(backbone, four_images)
 
 
 def activation_bytes(backbone: nn.Module, four_images: Tensor, *, precision: PrecisionName = "float32") -> float:

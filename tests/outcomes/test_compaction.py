@@ -76,7 +76,7 @@ def test_a_part_that_is_not_read_back_as_written_costs_no_other(tmp_path, monkey
     def other_bytes(place: Path, content: bytes) -> None:
         place.write_bytes(content[:-1])
 
-    monkeypatch.setattr("fewshot_bench.outcomes.compaction.write_atomically", other_bytes)
+    monkeypatch.setattr("fewshot_bench.outcomes.compaction.write_once", other_bytes)
     with pytest.raises(OutcomeError, match=r"together-.* are damaged"):
         compact(tmp_path / FOLDER)
     assert before.items() <= everything(tmp_path).items()

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import http.client
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from fewshot_bench.datasets.download.checks import (
     check_announced_size,
@@ -31,6 +27,7 @@ from fewshot_bench.datasets.download.part import Origin, Part
 from fewshot_bench.datasets.download.remote_file import OTHER_WAY, RemoteFile, host, shown, wrong_size
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.waiting import holding
 
 _CONTENT_RANGE = re.compile(r"\s*bytes\s+([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)\s*", re.IGNORECASE)
 
@@ -59,28 +56,14 @@ def fetch(file: RemoteFile, folder: Path, *, progress: Progress = SILENT) -> Pat
     if is_here(target, file, progress):
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, file.name, progress):
+    waiting = f"waiting for another process that fetches {file.name}"
+    with holding(folder / f".{file.name}.lock", waiting, progress):
         if not is_here(target, file, progress):  # the process that was waited for may have fetched it
             with progress.step(f"fetching {file.name}", file.size or 0, unit="bytes") as step:
                 part = Part(file, folder, step)
                 _transfer(file, part)
                 _finish(file, part, target)
     return target
-
-
-@contextmanager
-def _alone(folder: Path, name: str, progress: Progress) -> Iterator[None]:
-    """Be the only process that fetches this file; wait for another as long as it lives."""
-    lock = FileLock(folder / f".{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        with progress.step(f"waiting for another process that fetches {name}", 0):
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()  # the lock file stays: to delete it would let two others hold "the" lock
 
 
 def _transfer(file: RemoteFile, part: Part) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -10,6 +9,7 @@ from rich.cells import set_cell_size
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fewshot_bench.going_on import command_for
 from fewshot_bench.printable import printable
 from fewshot_bench.report.short_names import short_name
 from fewshot_bench.report.status.state import CellState, StudyState
@@ -103,8 +103,7 @@ def _lines(state: StudyState, results: str, left_out: int) -> Iterator[str]:
 
 def _next(state: StudyState, results: str) -> Iterator[str]:
     """How it stands, and what to type."""
-    folder = "" if results == "results" else f" --results {shlex.quote(results)}"
-    command = f"fewshot-bench leaderboard{folder}"
+    command = command_for(["leaderboard"], results)
     if all(cell.planned is None for cell in state.cells):
         yield "how many there are to be is not written down here"
     elif state.is_complete:
@@ -115,7 +114,7 @@ def _next(state: StudyState, results: str) -> Iterator[str]:
     else:
         how = f"; the last process: {state.ended}" if state.ended else ""
         yield printable(f"nobody is at work{how}")
-        command = state.command or f"the same fewshot-bench run{folder}"
+        command = state.command or f"the same {command_for(['run'], results)}"
     yield printable(f"next         {command}")
 
 

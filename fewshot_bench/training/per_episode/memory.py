@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewshot_bench.training.memory import free_bytes, kept_bytes
+from fewshot_bench.training.memory import COPIES_OF_A_WEIGHT, free_bytes, kept_bytes
 from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
 
 _STATUS = Path("/proc/self/status")
-_COPIES_OF_A_WEIGHT = 4  # the weight, its gradient, and two moments of Adam
 
 
 def bytes_per_episode(trainer: EpisodeTrainer, inputs: Tensor) -> int:
@@ -27,7 +26,7 @@ def bytes_per_episode(trainer: EpisodeTrainer, inputs: Tensor) -> int:
         for_backward = kept_bytes(lambda: trainer.try_step(inputs))
     weights = sum(weight.numel() * weight.element_size() for weight in trainer.weights.values())
     # Gradients of activations live beside them for a moment: what the largest layers need once more.
-    return inputs.numel() * inputs.element_size() + for_backward + for_backward // 2 + _COPIES_OF_A_WEIGHT * weights
+    return inputs.numel() * inputs.element_size() + for_backward + for_backward // 2 + COPIES_OF_A_WEIGHT * weights
 
 
 def episodes_that_fit(per_episode: int, device: torch.device, *, largest: int) -> int:
