@@ -103,10 +103,8 @@ class Chaos:
                     self._kill(lives[number])
                     lives[number] = self._start(self.results)
         self._let_end(lives)
-        if self.processes > 1:
-            self._let_end(
-                [self._start(self.results)]
-            )  # leases of a process that was killed last are cleaned by the next
+        if self.processes > 1:  # leases of a process that was killed last are cleaned by the next
+            self._let_end([self._start(self.results)])
 
     def _start(self, results: Path) -> Life:
         if self.dice.random() < _CACHE_CLEARED:  # base stages are trained, and embeddings made, among kills too

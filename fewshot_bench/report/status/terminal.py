@@ -124,9 +124,8 @@ def _fitting(cells: Sequence[CellState], height: int | None) -> Sequence[CellSta
     if height is None or len(cells) + methods + _AROUND <= height:
         return cells
     by_interest = sorted(cells, key=lambda cell: (not cell.workers, not cell.problem, not cell.left))
-    chosen = {
-        id(cell) for cell in by_interest[: max(1, (height - _AROUND) // 2)]
-    }  # half the lines may be names of methods
+    room = max(1, (height - _AROUND) // 2)  # half the lines may be names of methods
+    chosen = {id(cell) for cell in by_interest[:room]}
     return [cell for cell in cells if id(cell) in chosen]
 
 
