@@ -126,7 +126,7 @@ def test_a_view_is_kept_under_its_name_and_without_a_name_not_at_all():
     ("place", "value"),
     [
         ("fewshot_bench.backbones.embedding_key.EMBEDDING_VERSION", 99),
-        ("fewshot_bench.backbones.embedding_key.version", lambda package: "99.0"),
+        ("fewshot_bench.backbones.embedding_key.installed_version", lambda package: "99.0"),
         ("torch.get_float32_matmul_precision", lambda: "medium"),
     ],
 )
