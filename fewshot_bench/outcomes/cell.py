@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from fewshot_bench.errors import OutcomeError
@@ -40,7 +41,7 @@ class MethodCard:
         # A round trip through JSON turns tuples into lists, so that a card equals itself after reading it back.
         object.__setattr__(self, "hyper_parameters", _plain(self.hyper_parameters, self.name))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Digest of everything but the name."""
         return _digest({key: value for key, value in asdict(self).items() if key != "name"})
@@ -79,7 +80,7 @@ class ProtocolCard:
     sampler: str = STANDARD_SAMPLER
     sampler_settings: dict[str, Any] = field(default_factory=dict, hash=False)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Digest of all fields; those of the standard sampler are left out, as they were before there were others."""
         fields = asdict(self)
@@ -132,7 +133,7 @@ class Cell:
     class_sizes: tuple[int, ...] = field(default=(), hash=False)
     provenance: dict[str, Any] = field(default_factory=dict, hash=False)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hexadecimal digits that name the cell's folder."""
         return hashlib.sha256(f"{self.method.fingerprint} {self.protocol.fingerprint}".encode()).hexdigest()[:16]
