@@ -1,5 +1,19 @@
-"""`python -m fewshot_bench` is the command `fewshot-bench`."""
+"""The command `fewshot-bench`, also as `python -m fewshot_bench`."""
 
-from fewshot_bench.cli.main import main
+from __future__ import annotations
 
-main()
+import signal
+import sys
+
+
+def main() -> None:
+    """Import the command line and run it; Ctrl-C during the import ends as quietly as later."""
+    try:
+        from fewshot_bench.cli.main import main as run
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,10 @@ from tiny_benchmarks import tiny  # noqa: F401  # a fixture
 
 from fewshot_bench.datasets.dataset import Dataset, ImageSplit, SplitName, split_fingerprint
 
-torch.set_num_threads(2)
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:  # each test process is one of several: neither it nor the commands it starts take the others' cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1 if WORKERS > 1 else 2)
 
 
 def pytest_collection_finish() -> None:
