@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from fewshot_bench.engine.engine import Chunk
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.leases import Lease, Leases, Stretch
+from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.outcomes.leases import Lease, Leases
 from fewshot_bench.study.shard import Shard
 
 Left: TypeAlias = tuple[Cell, Protocol, list[NDArray[np.int64]]]

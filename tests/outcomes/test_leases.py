@@ -16,16 +16,9 @@ import pytest
 
 import fewshot_bench.outcomes.leases
 from fewshot_bench.errors import StudyError
-from fewshot_bench.outcomes.leases import (
-    EXPIRY,
-    EXPIRY_VARIABLE,
-    Heart,
-    Lease,
-    Leases,
-    Stretch,
-    expiry_seconds,
-    leases_of,
-)
+from fewshot_bench.outcomes.heart import EXPIRY, EXPIRY_VARIABLE, Heart, expiry_seconds
+from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.outcomes.leases import Lease, Leases, leases_of
 from fewshot_bench.processes import owner
 
 STRETCH = Stretch(0, 0, 512)

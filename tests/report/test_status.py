@@ -13,7 +13,8 @@ from upath import UPath
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.leases import Leases, Stretch
+from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.outcomes.study_record import PlannedCell, StudyRecord
 from fewshot_bench.processes import owner
 from fewshot_bench.report.status import CellState, StudyState, Watch, status_text

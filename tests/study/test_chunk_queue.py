@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
-from fewshot_bench.outcomes.leases import Stretch
+from fewshot_bench.outcomes.lease_file import Stretch
 from fewshot_bench.study.chunk_queue import ChunkQueue, missing_episodes
 from fewshot_bench.study.shard import Shard
 
