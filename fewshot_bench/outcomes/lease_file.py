@@ -27,6 +27,10 @@ class Stretch:
     first: int
     end: int
 
+    def overlaps(self, other: Stretch) -> bool:
+        """Whether some episode is in both."""
+        return self.run == other.run and self.first < other.end and other.first < self.end
+
 
 def lease_name(stretch: Stretch, generation: int) -> str:
     """What the file of a lease is called."""

@@ -9,6 +9,9 @@ monotonic clock, so that no two machines need to agree on the time and no clock 
 machine a holder that was killed is known to be gone at once. How long that is, $FEWSHOT_BENCH_LEASE_SECONDS says, alike
 for all who work at a folder.
 
+Processes may cut a run into stretches of other sizes: a lease is for whoever holds it against all that overlap it. Who
+has made one looks again, and lets go where another was made at that moment.
+
 Leases save work and nothing else: outcomes are the same whoever computes them, so two holders would do no harm.
 """
 
@@ -20,7 +23,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -58,9 +61,18 @@ class LeaseInfo:
 class Lease:
     """A lease that this process holds, and keeps alive until it lets go."""
 
-    def __init__(self, leases: Leases, stretch: Stretch, generation: int) -> None:
+    def __init__(self, leases: Leases, stretch: Stretch, generation: int, lost: Mapping[Stretch, int]) -> None:
+        """Make no file yet.
+
+        Args:
+            leases: of the cell.
+            stretch: what it is for.
+            generation: of this lease.
+            lost: generations of the leases that it takes the place of, and that overlap it.
+        """
         self.stretch = stretch
         self._leases, self._generation = leases, generation
+        self._replaced = {other: newest for other, newest in lost.items() if other != stretch} | {stretch: generation}
         self._token, self._beats = secrets.token_hex(8), 0
 
     @property
@@ -81,12 +93,18 @@ class Lease:
             return newest == self._generation and token == self._token
         return False
 
+    def is_alone(self) -> bool:
+        """Whether no other process has made one that overlaps it since this one was begun."""
+        newest = self._leases.generations()
+        return all(self._replaced.get(other) == generation for other, generation in _near(self.stretch, newest).items())
+
     def release(self) -> None:
-        """Let go of it, stored or not; those of earlier generations go first, so that it counts to the last."""
+        """Let go of it, stored or not; those that it took the place of go first, so that it counts to the last."""
         with self._leases.without_beats():
-            for generation in range(self._generation + 1):
-                with suppress(OSError):
-                    remove(self._leases.place(self.stretch, generation))
+            for stretch, newest in self._replaced.items():  # its own is the last of them
+                for generation in range(newest + 1):
+                    with suppress(OSError):
+                        remove(self._leases.place(stretch, generation))
             self._leases.forget(self)  # last, so that an interruption leaves it to `release_all`
 
 
@@ -121,8 +139,8 @@ class Leases:
             newest[stretch] = max(generation, newest.get(stretch, 0))
         return newest
 
-    def take(self, stretch: Stretch, generations: dict[Stretch, int] | None = None) -> Lease | None:
-        """Take a lease, unless another process holds it.
+    def take(self, stretch: Stretch, generations: Mapping[Stretch, int] | None = None) -> Lease | None:
+        """Take a lease, unless another process holds one that overlaps it.
 
         Args:
             stretch: what it is for.
@@ -132,18 +150,31 @@ class Leases:
             OSError: it cannot be written, or the cell's folder is gone, as with a disk of the network: nothing is made
                 where that would be.
         """
-        newest = (self.generations() if generations is None else generations).get(stretch)
-        if newest is not None and not self._is_lost(stretch, newest):
+        generations = self.generations() if generations is None else generations
+        if self.held(stretch, generations):
             return None
         self.check_folder()
-        lease = Lease(self, stretch, 0 if newest is None else newest + 1)
+        lease = Lease(self, stretch, generations.get(stretch, -1) + 1, _near(stretch, generations))
         self._being_taken = lease
         is_ours = create_exclusively(lease.place, lease.content())
         if is_ours:
             with self._lock:
                 self._held.add(lease)
         self._being_taken = None
+        if is_ours and not lease.is_alone():
+            lease.release()
+            return None
         return lease if is_ours else None
+
+    def held(self, stretch: Stretch, generations: Mapping[Stretch, int]) -> list[Stretch]:
+        """What of a stretch others are at: the stretches of leases that overlap it and are not lost, sorted.
+
+        Args:
+            stretch: of the same run as these.
+            generations: as seen a moment ago.
+        """
+        near = _near(stretch, generations)
+        return sorted(other for other, generation in near.items() if not self._is_lost(other, generation))
 
     def release_all(self) -> None:
         """Let go of whatever is held: an interruption may come between taking a lease and taking note of it."""
@@ -218,6 +249,11 @@ class Leases:
             return lease_content(self.place(stretch, generation))
         except FileNotFoundError:
             return None
+
+
+def _near(stretch: Stretch, generations: Mapping[Stretch, int]) -> dict[Stretch, int]:
+    """The leases that overlap a stretch, itself included."""
+    return {other: generation for other, generation in generations.items() if other.overlaps(stretch)}
 
 
 def leases_of(cell_folder: Place) -> list[LeaseInfo]:
