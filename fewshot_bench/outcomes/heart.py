@@ -1,18 +1,16 @@
-"""How long a lease lasts without a sign of life from its holder, and what gives these signs."""
+"""How long a lease lasts without a sign of life from its holder, and what gives such signs."""
 
 from __future__ import annotations
 
 import math
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from fewshot_bench.errors import StudyError
-
-if TYPE_CHECKING:
-    from fewshot_bench.outcomes.leases import Leases
 
 EXPIRY = 60.0
 """Seconds that a lease of another machine has to be seen unchanged before it is taken over, by default."""
@@ -34,11 +32,24 @@ def expiry_seconds() -> float:
     raise StudyError(f"{EXPIRY_VARIABLE} should be a number of seconds such as {EXPIRY:g}, not '{text}'.")
 
 
-class Heart:
-    """Gives signs of life for some leases, from a thread of its own, while it is entered."""
+class Beating(Protocol):
+    """What others have to see alive."""
 
-    def __init__(self, leases: list[Leases], *, every: float | None = None) -> None:
-        self._leases, self._every = leases, every or expiry_seconds() / BEATS
+    def beat(self) -> None:
+        """Give a sign of life; never raises what a disk may."""
+
+
+class Heart:
+    """Gives signs of life, for leases above all, from a thread of its own, while it is entered."""
+
+    def __init__(self, alive: Sequence[Beating], *, every: float | None = None) -> None:
+        """Begin with nothing yet.
+
+        Args:
+            alive: what the signs are for.
+            every: so many seconds; as often as leases need it by default.
+        """
+        self._alive, self._every = alive, every or expiry_seconds() / BEATS
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="signs of life", daemon=True)
 
@@ -54,5 +65,5 @@ class Heart:
 
     def _beat(self) -> None:
         while not self._stop.wait(self._every):
-            for leases in self._leases:
-                leases.beat()
+            for one in self._alive:
+                one.beat()
