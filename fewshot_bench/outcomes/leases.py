@@ -18,17 +18,16 @@ Leases save work and nothing else: outcomes are the same whoever computes them, 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from fewshot_bench.atomic import create_exclusively
 from fewshot_bench.outcomes.heart import BEATS, expiry_seconds
+from fewshot_bench.outcomes.lease import Lease
 from fewshot_bench.outcomes.lease_file import (
     Stretch,
     lease_content,
@@ -36,10 +35,10 @@ from fewshot_bench.outcomes.lease_file import (
     lease_named,
     overwrite,
     owner_in,
-    told_by,
 )
+from fewshot_bench.outcomes.lease_look import Look
 from fewshot_bench.paths import Place
-from fewshot_bench.processes import is_gone, owner
+from fewshot_bench.processes import is_gone
 from fewshot_bench.stored_files import files_under, remove
 
 
@@ -56,56 +55,6 @@ class LeaseInfo:
     stretch: Stretch
     generation: int
     owner: str
-
-
-class Lease:
-    """A lease that this process holds, and keeps alive until it lets go."""
-
-    def __init__(self, leases: Leases, stretch: Stretch, generation: int, lost: Mapping[Stretch, int]) -> None:
-        """Make no file yet.
-
-        Args:
-            leases: of the cell.
-            stretch: what it is for.
-            generation: of this lease.
-            lost: generations of the leases that it takes the place of, and that overlap it.
-        """
-        self.stretch = stretch
-        self._leases, self._generation = leases, generation
-        self._replaced = {other: newest for other, newest in lost.items() if other != stretch} | {stretch: generation}
-        self._token, self._beats = secrets.token_hex(8), 0
-
-    @property
-    def place(self) -> Place:
-        """Where it lies."""
-        return self._leases.place(self.stretch, self._generation)
-
-    def content(self) -> bytes:
-        """The next sign of life, always as long as the one before."""
-        self._beats += 1
-        return json.dumps({"owner": owner(), "token": self._token, "beat": f"{self._beats:012d}"}).encode()
-
-    def is_held(self) -> bool:
-        """Whether it is still this process's: nobody took it for lost, and nobody removed it."""
-        with suppress(OSError):
-            newest = self._leases.generations().get(self.stretch)
-            token = told_by(lease_content(self.place)).get("token")
-            return newest == self._generation and token == self._token
-        return False
-
-    def is_alone(self) -> bool:
-        """Whether no other process has made one that overlaps it since this one was begun."""
-        newest = self._leases.generations()
-        return all(self._replaced.get(other) == generation for other, generation in _near(self.stretch, newest).items())
-
-    def release(self) -> None:
-        """Let go of it, stored or not; those that it took the place of go first, so that it counts to the last."""
-        with self._leases.without_beats():
-            for stretch, newest in self._replaced.items():  # its own is the last of them
-                for generation in range(newest + 1):
-                    with suppress(OSError):
-                        remove(self._leases.place(stretch, generation))
-            self._leases.forget(self)  # last, so that an interruption leaves it to `release_all`
 
 
 class Leases:
@@ -139,22 +88,27 @@ class Leases:
             newest[stretch] = max(generation, newest.get(stretch, 0))
         return newest
 
-    def take(self, stretch: Stretch, generations: Mapping[Stretch, int] | None = None) -> Lease | None:
+    def look(self) -> Look:
+        """The leases as they are now."""
+        return Look(self.generations(), self._is_lost)
+
+    def take(self, stretch: Stretch, look: Look | None = None) -> Lease | None:
         """Take a lease, unless another process holds one that overlaps it.
 
         Args:
             stretch: what it is for.
-            generations: as seen a moment ago; looked up by default.
+            look: a moment ago; now by default.
 
         Raises:
             OSError: it cannot be written, or the cell's folder is gone, as with a disk of the network: nothing is made
                 where that would be.
         """
-        generations = self.generations() if generations is None else generations
-        if self.held(stretch, generations):
+        look = look or self.look()
+        if look.held(stretch):
             return None
         self.check_folder()
-        lease = Lease(self, stretch, generations.get(stretch, -1) + 1, _near(stretch, generations))
+        lost = look.near(stretch)
+        lease = Lease(self, stretch, lost.get(stretch, -1) + 1, lost)
         self._being_taken = lease
         is_ours = create_exclusively(lease.place, lease.content())
         if is_ours:
@@ -165,16 +119,6 @@ class Leases:
             lease.release()
             return None
         return lease if is_ours else None
-
-    def held(self, stretch: Stretch, generations: Mapping[Stretch, int]) -> list[Stretch]:
-        """What of a stretch others are at: the stretches of leases that overlap it and are not lost, sorted.
-
-        Args:
-            stretch: of the same run as these.
-            generations: as seen a moment ago.
-        """
-        near = _near(stretch, generations)
-        return sorted(other for other, generation in near.items() if not self._is_lost(other, generation))
 
     def release_all(self) -> None:
         """Let go of whatever is held: an interruption may come between taking a lease and taking note of it."""
@@ -231,7 +175,10 @@ class Leases:
         self._held.discard(lease)
 
     def _is_lost(self, stretch: Stretch, generation: int) -> bool:
-        """Whether a lease's holder is gone, or was not heard of for too long."""
+        """Whether a lease's holder is gone, or was not heard of for too long; nobody reads his own."""
+        with self._lock:
+            if any(lease.stretch == stretch for lease in self._held):
+                return False
         content = self._content(stretch, generation)
         if content is None:
             return False  # released a moment ago
@@ -249,11 +196,6 @@ class Leases:
             return lease_content(self.place(stretch, generation))
         except FileNotFoundError:
             return None
-
-
-def _near(stretch: Stretch, generations: Mapping[Stretch, int]) -> dict[Stretch, int]:
-    """The leases that overlap a stretch, itself included."""
-    return {other: generation for other, generation in generations.items() if other.overlaps(stretch)}
 
 
 def leases_of(cell_folder: Place) -> list[LeaseInfo]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from fewshot_bench.engine.engine import Chunk
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.outcomes.lease import Lease
 from fewshot_bench.outcomes.lease_file import Stretch
-from fewshot_bench.outcomes.leases import Lease, Leases
+from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.study.shard import Shard
 
 Left: TypeAlias = tuple[Cell, Protocol, list[NDArray[np.int64]]]
@@ -92,14 +93,14 @@ class ChunkQueue:
         Raises:
             OSError: its lease cannot be written.
         """
-        seen = {key: leases.generations() for key, leases in self._leases.items()}
+        looks = {key: leases.look() for key, leases in self._leases.items()}
         in_part: list[tuple[Job, list[Stretch]]] = []
         for job in self._waiting:
-            leases, generations = self._leases[job.cell.key], seen[job.cell.key]
-            held = leases.held(job.stretch, generations)
+            look = looks[job.cell.key]
+            held = look.held(job.stretch)
             if held:
                 in_part.append((job, held))
-            elif (lease := leases.take(job.stretch, generations)) is not None:
+            elif (lease := self._leases[job.cell.key].take(job.stretch, look)) is not None:
                 self._waiting.remove(job)
                 return Taken(job, lease)
         return next(filter(None, (self._take_part(job, held) for job, held in in_part)), None)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fewshot_bench.outcomes.leases
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
@@ -117,6 +118,18 @@ def test_processes_that_cut_otherwise_share_what_is_left(store):
     assert (small.drop_stored(), large.drop_stored()) == (12, 4)  # of small: 8 to 19; of large: 4 to 7
     first.lease.release()
     assert large.take().job.chunk.numbers.tolist() == [0, 1, 2, 3]
+
+
+def test_one_lease_over_many_chunks_is_read_once_a_look(store, monkeypatch):
+    protocol = Protocol("toy", episodes=100, runs=1)
+    large, small = queue_of(store, protocol, 100), queue_of(store, protocol, 1)
+    assert large.take() is not None
+    read, content = [], fewshot_bench.outcomes.leases.lease_content
+    monkeypatch.setattr("fewshot_bench.outcomes.leases.lease_content", lambda place: read.append(0) or content(place))
+    assert small.take() is None
+    assert len(read) == 1
+    assert large.take() is None
+    assert len(read) == 1, "nobody has to read his own"
 
 
 @given(
