@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -158,24 +159,34 @@ def run(
 
     Without STUDY and options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
     """
-    from functools import partial
-
     from fewshot_bench.cli.planned_study import planned_study
-    from fewshot_bench.cli.progress import ProgressBars
     from fewshot_bench.cli.study_options import typed_arguments
     from fewshot_bench.going_on import goes_on_in
-    from fewshot_bench.study import Shard, fresh_folder, run_plan, run_study
+    from fewshot_bench.study import free_folder, fresh_folder
 
     plan = planned_study(context, study, setting, set_)
     if fresh and shard is not None:
         raise typer.BadParameter("--fresh takes a folder of its own for every shard; name one with --results instead.")
-    if fresh:
-        plan = plan.into(fresh_folder(plan.results))
-        # As recorded with every cell, and told at the end.
-        context.find_root().obj[:] = goes_on_in(typed_arguments(context), plan.results)
-    if dry_run:
-        _look_ahead(plan, as_json)
-        return
+    with ExitStack() as made:
+        if fresh:
+            folder = free_folder(plan.results) if dry_run else made.enter_context(fresh_folder(plan.results))
+            plan = plan.into(folder)
+            # As recorded with every cell, and told at the end.
+            context.find_root().obj[:] = goes_on_in(typed_arguments(context), plan.results)
+        if dry_run:
+            _look_ahead(plan, as_json)
+        else:
+            _work(context, plan, shard, as_json)
+
+
+def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: bool) -> None:
+    """Run the studies, and say what they have found; exit code 1 where episodes failed."""
+    from functools import partial
+
+    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.cli.study_options import typed_arguments
+    from fewshot_bench.study import Shard, run_plan, run_study
+
     part = None if shard is None else Shard.read(shard)
     asked = {**context.params, "device": plan.studies[0].device}
     with ProgressBars() as progress, chosen_engine(asked, progress) as computing:

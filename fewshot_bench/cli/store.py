@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,33 +13,56 @@ from fewshot_bench.printable import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.outcomes.checking import CellCheck
+    from fewshot_bench.outcomes.compaction import Compacted, Damaged
     from fewshot_bench.paths import Place
 
 store = typer.Typer(help="Look after stored outcomes.", no_args_is_help=True)
 
 _DAMAGED = 1
-"""Exit code of a check that found damage."""
+"""Exit code of a check or a compaction that found damage."""
 _REFUSED = 1
+_COMPACTED = ("cell", "parts", "bytes_before", "bytes_after", "void_failures", "damage")
 
 
 @store.command()
 def compact(results: ResultsOption = Path("results"), as_json: JsonOption = False) -> None:
-    """Put all parts of each cell into one; an old part goes only when the new one has been read back."""
-    from fewshot_bench.outcomes.compaction import compact as compacted
-    from fewshot_bench.outcomes.merging import outcomes_of
-    from fewshot_bench.outcomes.store import OutcomeStore
+    """Put all parts of each cell into one; an old part goes only when the new one has been read back.
 
-    folder = outcomes_of(results)
-    done = [compacted(folder / cell.key) for cell in OutcomeStore(folder).cells()]
+    Exit code 0: all are compact; 1: something is damaged, and the cells without damage are compact.
+    """
+    from fewshot_bench.outcomes.compaction import Damaged, compact_store
+    from fewshot_bench.outcomes.merging import outcomes_of
+
+    found = compact_store(outcomes_of(results))
+    damaged = sum(isinstance(one, Damaged) for one in found)
     if as_json:
-        fields = [(one.cell.key, one.parts, one.bytes_before, one.bytes_after, one.void) for one in done]
-        names = ("cell", "parts", "bytes_before", "bytes_after", "void_failures")
-        typer.echo(json.dumps([dict(zip(names, values, strict=True)) for values in fields], indent=1))
-        return
-    for one in done:
-        size = f"{one.bytes_before:>12,} -> {one.bytes_after:>11,} bytes"
-        typer.echo(printable(f"{one.cell.key}  {one.parts:>5,} -> 1 parts  {size}  {one.cell.method.name}"))
-    typer.echo(f"{len(done)} cells; nothing else has changed")
+        typer.echo(json.dumps([_as_dict(one) for one in found], indent=1))
+    else:
+        for one in found:
+            typer.echo(printable(_line(one)))
+        typer.echo(f"{len(found)} cells{f', {damaged} of them damaged' if damaged else ''}; nothing else has changed")
+    if damaged:
+        raise typer.Exit(_DAMAGED)
+
+
+def _as_dict(one: Compacted | Damaged) -> dict[str, Any]:
+    """What a compaction has done to a cell, for JSON."""
+    from fewshot_bench.outcomes.compaction import Damaged
+
+    if isinstance(one, Damaged):
+        return {**dict.fromkeys(_COMPACTED), "cell": one.key, "damage": [one.damage]}
+    values: tuple[Any, ...] = (one.cell.key, one.parts, one.bytes_before, one.bytes_after, one.void, [])
+    return dict(zip(_COMPACTED, values, strict=True))
+
+
+def _line(one: Compacted | Damaged) -> str:
+    """The same for people."""
+    from fewshot_bench.outcomes.compaction import Damaged
+
+    if isinstance(one, Damaged):
+        return f"{one.key}  damaged: {one.damage}"
+    size = f"{one.bytes_before:>12,} -> {one.bytes_after:>11,} bytes"
+    return f"{one.cell.key}  {one.parts:>5,} -> 1 parts  {size}  {one.cell.method.name}"
 
 
 @store.command()

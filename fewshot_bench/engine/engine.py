@@ -44,7 +44,7 @@ class Finished:
 
     Attributes:
         chunk: as it was started.
-        frame: one row per episode, as `episode_frame` makes it; None where it failed.
+        frame: one row per episode, as `episode_frame` makes it; None where it failed. Any other frame is a failure too.
         error: what the method raised; None where it did not fail.
         peak_bytes: the most memory that the process which computed it took so far; 0 where nobody knows.
     """

@@ -17,11 +17,11 @@ from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.columns import Columns, Identity
 from fewshot_bench.outcomes.description import read_description
-from fewshot_bench.outcomes.manifest import MANIFEST, read_manifest
+from fewshot_bench.outcomes.manifest import cell_folders, not_described, read_manifest
 from fewshot_bench.outcomes.old_part import OldPart
 from fewshot_bench.outcomes.parts import AnyPart, merged, parts_among, with_parts
 from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import files_under, folders_in, read_bytes
+from fewshot_bench.stored_files import files_under, read_bytes
 
 T = TypeVar("T")
 _SHOWN = 5
@@ -61,10 +61,10 @@ def check_store(folder: Place) -> list[CellCheck]:
     Raises:
         OutcomeError: there is none.
     """
-    keys = [name for name in folders_in(folder) if not name.startswith(".")]
-    if not keys:
+    cells = cell_folders(folder)
+    if not cells:
         raise OutcomeError(f"there are no outcomes in {folder}. Run a study first, or name its folder by --results.")
-    return [check_cell(folder / key) for key in keys]
+    return [check_cell(cell) for cell in cells]
 
 
 def check_cell(folder: Place) -> CellCheck:
@@ -83,7 +83,7 @@ def _check(folder: Place) -> CellCheck:
     try:
         manifest = read_manifest(folder)
     except FileNotFoundError:
-        found.damage.append(f"{folder / MANIFEST} is not there. Run that study again, or prune the cell.")
+        found.damage.append(not_described(folder))
         return found
     except OutcomeError as error:
         found.damage.append(str(error))

@@ -11,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fewshot_bench.errors import ShapeError
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.description import FORMAT
 from fewshot_bench.outcomes.packing import packed, unpacked
@@ -117,23 +116,6 @@ def unpacked_rows(column: pa.ChunkedArray, queries: NDArray[np.int32], way: int)
         whole = found.tobytes()
         rows[which] = [whole[start : start + int(count)] for start in range(0, len(whole), int(count))]
     return rows
-
-
-def check_queries(cell: Cell, frame: pd.DataFrame) -> None:
-    """See that every episode has as many predictions as the protocol of its cell lets it have.
-
-    Raises:
-        ShapeError: one has another number.
-    """
-    card = cell.protocol
-    expected = card.queries_per_episode
-    found = next((count for count in frame["predictions"].map(len) if count not in expected), None)
-    if found is not None:
-        several = f" to {expected[-1]}" if len(expected) > 1 else ""
-        raise ShapeError(
-            f"{card.task} with {card.query} queries per class has {expected[0]}{several} predictions per episode, not "
-            f"{found}."
-        )
 
 
 def _packed_rows(predictions: pd.Series, queries: NDArray[np.int32], way: int) -> pa.Array:

@@ -22,12 +22,12 @@ from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.manifest import describe, read_manifest
+from fewshot_bench.outcomes.manifest import MANIFEST, cell_folders, describe, not_described, read_manifest
 from fewshot_bench.outcomes.part import Part, new_part
-from fewshot_bench.outcomes.parts import AnyPart, episodes_of, with_parts
+from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_in, with_parts
 from fewshot_bench.outcomes.store import OutcomeStore
 from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import files_under, remove, size_of
+from fewshot_bench.stored_files import files_under, is_file, remove, size_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,40 @@ class Compacted:
     bytes_before: int
     bytes_after: int
     void: int
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A cell that could not be compacted.
+
+    Attributes:
+        key: of the cell, the name of its folder.
+        damage: what is wrong, in one sentence.
+    """
+
+    key: str
+    damage: str
+
+
+def compact_store(outcomes: Place) -> list[Compacted | Damaged]:
+    """Compact every cell of a folder of outcomes that has some, by key; one that is damaged keeps no other from it.
+
+    Raises:
+        OSError: the disk is full, gone, ...
+    """
+    found: list[Compacted | Damaged] = []
+    for folder in cell_folders(outcomes):
+        try:
+            done = compact(folder)
+        except FileNotFoundError:
+            if is_file(folder / MANIFEST):
+                raise
+            found += [Damaged(folder.name, not_described(folder))] if parts_in(folder) else []
+        except OutcomeError as error:
+            found.append(Damaged(folder.name, str(error)))
+        else:
+            found += [done] if done.parts else []
+    return found
 
 
 def compact(folder: Place) -> Compacted:

@@ -9,6 +9,7 @@ import json
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,8 @@ def record(folder: Place, run: int, numbers: NDArray[np.int64], reason: str) -> 
 def recorded(folder: Place, names: Iterable[str]) -> dict[str, Failure]:
     """Every failure that is written down, by the name of its file, those of few episodes first.
 
+    A file that is gone is passed over: there are outcomes now, and a compaction has removed it.
+
     Args:
         folder: of the cell.
         names: of its files, relative to it.
@@ -74,7 +77,10 @@ def recorded(folder: Place, names: Iterable[str]) -> dict[str, Failure]:
         OutcomeError: a file is damaged.
     """
     found = {name: match for name in names if (match := _NAME.fullmatch(name)) is not None}
-    failures = {name: _read(folder / name, *map(int, match.groups())) for name, match in found.items()}
+    failures = {}
+    for name, match in found.items():
+        with suppress(FileNotFoundError):
+            failures[name] = _read(folder / name, *map(int, match.groups()))
     return dict(sorted(failures.items(), key=lambda item: (item[1].run, len(item[1].episodes), item[0])))
 
 

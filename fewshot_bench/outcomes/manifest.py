@@ -56,9 +56,19 @@ def read_manifest(folder: Place) -> Manifest:
     return Manifest(cell, text)
 
 
+def cell_folders(outcomes: Place) -> list[Place]:
+    """The folders of cells in a folder of outcomes, by name, whether they have a manifest or not."""
+    return [outcomes / name for name in folders_in(outcomes) if not name.startswith(".")]
+
+
 def described_in(outcomes: Place) -> list[Place]:
-    """The folders of cells in a folder of outcomes: those with a manifest, by name."""
-    return [outcomes / name for name in folders_in(outcomes) if is_file(outcomes / name / MANIFEST)]
+    """Those of them that have a manifest."""
+    return [folder for folder in cell_folders(outcomes) if is_file(folder / MANIFEST)]
+
+
+def not_described(folder: Place) -> str:
+    """What to say of a cell that has no manifest."""
+    return f"{folder / MANIFEST} is not there. Run that study again, or prune the cell."
 
 
 def manifest_like(folder: Place, cell: Cell) -> Manifest | None:

@@ -2,12 +2,16 @@
 
 Everything is read and compared before the first file is written, so a contradiction leaves the target as it was; a
 merge that is killed has copied some of the parts, and the same command copies the others.
+
+Others may add to the folders or compact them meanwhile: what is copied is what a source holds then, and a part that was
+not there before is compared like the others before it is copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -16,10 +20,10 @@ from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.manifest import described_in, manifest_like, read_manifest
+from fewshot_bench.outcomes.manifest import cell_folders, described_in, manifest_like, not_described, read_manifest
 from fewshot_bench.outcomes.old_part import OldPart
 from fewshot_bench.outcomes.part import new_part
-from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_in
+from fewshot_bench.outcomes.parts import AnyPart, again_where_moved, episodes_of, parts_in
 from fewshot_bench.outcomes.store import OutcomeStore
 from fewshot_bench.paths import Place
 from fewshot_bench.stored_files import files_under, read_bytes
@@ -42,6 +46,45 @@ class MergedCell:
     folders: list[Place] = field(default_factory=list)
     copied: int = 0
     known: int = 0
+    _compared: set[Place] = field(default_factory=set)
+    _done_with: set[Place] = field(default_factory=set)
+
+    def compare(self, target: Place) -> None:
+        """See that the parts of all folders and of the target agree.
+
+        Raises:
+            OutcomeError: they do not, or something is damaged.
+        """
+        folders = [target / self.cell.key, *self.folders]
+        for folder in folders:
+            manifest_like(folder, self.cell)
+        parts = [part for folder in folders for part in parts_in(folder)]
+        if parts:
+            episodes_of(sorted(parts, key=lambda part: part.name), Identity.of(self.cell))
+        self._compared |= {part.place for part in parts}
+
+    def copy_from(self, source: Place, store: OutcomeStore) -> None:
+        """Copy the parts that one of the folders holds now; those that were copied before are passed over.
+
+        Raises:
+            FileNotFoundError: one of them is gone.
+            OutcomeError: one that was added meanwhile contradicts others, or is damaged.
+        """
+        parts, identity = parts_in(source), Identity.of(self.cell)
+        if not self._compared.issuperset(part.place for part in parts):
+            self.compare(store.folder)
+        done = store.done(self.cell)
+        for part in parts:
+            if part.place in self._done_with:
+                continue
+            content = read_bytes(part.place)
+            if all(np.isin(numbers, done.get(run, [])).all() for run, numbers in part.numbers(content, identity)):
+                self.known += 1
+            else:
+                name, content = _present(part, content, identity)
+                write_once(store.cell_folder(self.cell) / name, content)
+                self.copied += 1
+            self._done_with.add(part.place)
 
 
 def merge(sources: Sequence[Place], target: Place) -> list[MergedCell]:
@@ -55,17 +98,23 @@ def merge(sources: Sequence[Place], target: Place) -> list[MergedCell]:
         The cells of the sources, by key.
 
     Raises:
-        OutcomeError: a source has no outcomes or is damaged, or cells contradict each other; nothing was copied then.
+        OutcomeError: a source has no outcomes or is damaged, or cells contradict each other; nothing was copied then,
+            unless they came to that while others were copied.
     """
     store = OutcomeStore(target)
     store.check_folder()
-    cells = _gathered([outcomes_of(source) for source in sources], target)
-    conflicts = [conflict for merged in cells for conflict in _conflicts(merged, target)]
-    if conflicts:
-        more = f" And {len(conflicts) - _SHOWN} more." if len(conflicts) > _SHOWN else ""
-        raise OutcomeError(f"nothing was merged: {' '.join(conflicts[:_SHOWN])}{more}")
+    cells, problems = _gathered([outcomes_of(source) for source in sources], target)
     for merged in cells:
-        _copy(merged, store)
+        problems += _problem(partial(merged.compare, target), merged.cell.key)
+    if problems:
+        raise OutcomeError(f"nothing was merged: {_shown(problems)}")
+    for merged in cells:
+        problems += _problem(partial(_copy, merged, store), merged.cell.key)
+    if problems:
+        raise OutcomeError(
+            f"{len(problems)} of {len(cells)} cells changed meanwhile and were not merged, or not wholly: "
+            f"{_shown(problems)}"
+        )
     return cells
 
 
@@ -81,45 +130,44 @@ def outcomes_of(results: Place) -> Place:
     raise OutcomeError(f"there are no outcomes in {results}. Name a folder of results that has some.")
 
 
-def _gathered(sources: Sequence[Place], target: Place) -> list[MergedCell]:
-    """The cells of the sources with the folders that have them."""
+def _gathered(sources: Sequence[Place], target: Place) -> tuple[list[MergedCell], list[str]]:
+    """The cells of the sources with the folders that have them; and what is wrong with the others, a sentence each."""
     cells: dict[str, MergedCell] = {}
+    problems = []
     for source in sources:
         if source.resolve() == target.resolve():
             raise OutcomeError(f"{source} cannot be merged into itself. Name another folder.")
-        for folder in described_in(source):
-            cells.setdefault(folder.name, MergedCell(read_manifest(folder).cell)).folders.append(folder)
-    return [cells[key] for key in sorted(cells)]
+        for folder in cell_folders(source):
+            try:
+                cells.setdefault(folder.name, MergedCell(read_manifest(folder).cell)).folders.append(folder)
+            except FileNotFoundError:
+                problems += [not_described(folder)] if parts_in(folder) else []
+            except OutcomeError as error:
+                problems.append(str(error))
+    return [cells[key] for key in sorted(cells)], problems
 
 
-def _conflicts(merged: MergedCell, target: Place) -> list[str]:
-    """What speaks against merging a cell, one sentence each."""
-    folders = [target / merged.cell.key, *merged.folders]
+def _problem(use: Callable[[], None], key: str) -> list[str]:
+    """What is wrong with a cell, if doing something with its parts does not succeed."""
     try:
-        for folder in folders:
-            manifest_like(folder, merged.cell)
-        parts = [part for folder in folders for part in parts_in(folder)]
-        if parts:
-            episodes_of(sorted(parts, key=lambda part: part.name), Identity.of(merged.cell))
+        again_where_moved(use)
     except OutcomeError as error:
         return [str(error)]
+    except FileNotFoundError as error:
+        return [f"files of the cell {key} keep vanishing ({error.filename or error}). Merge again when that has ended."]
     return []
 
 
+def _shown(problems: Sequence[str]) -> str:
+    """The first of some sentences, and how many there are besides."""
+    more = f" And {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
+    return f"{' '.join(problems[:_SHOWN])}{more}"
+
+
 def _copy(merged: MergedCell, store: OutcomeStore) -> None:
-    folder, identity = store.cell_folder(merged.cell), Identity.of(merged.cell)
     for source in merged.folders:
         store.open_cell(read_manifest(source).cell)
-        done = store.done(merged.cell)
-        for part in parts_in(source):
-            content = read_bytes(part.place)
-            there = [np.isin(numbers, done.get(run, [])).all() for run, numbers in part.numbers(content, identity)]
-            if all(there):
-                merged.known += 1
-                continue
-            name, content = _present(part, content, identity)
-            write_once(folder / name, content)
-            merged.copied += 1
+        merged.copy_from(source, store)
         for failure in failures.recorded(source, files_under(source)).values():
             store.record_failure(merged.cell, failure.run, failure.episodes, failure.reason)
 

@@ -41,7 +41,8 @@ def parts_in(folder: Place) -> list[AnyPart]:
     Args:
         folder: of the cell.
     """
-    return parts_among(folder, files_under(folder))
+    # While one part takes the place of another, a listing may show neither; a second one shows the new one.
+    return parts_among(folder, files_under(folder)) or parts_among(folder, files_under(folder))
 
 
 def with_parts(folder: Place, use: Callable[[list[AnyPart]], T]) -> T:
@@ -51,12 +52,20 @@ def with_parts(folder: Place, use: Callable[[list[AnyPart]], T]) -> T:
         folder: of the cell.
         use: raises FileNotFoundError where one of them is gone.
     """
+    return again_where_moved(lambda: use(parts_in(folder)))
+
+
+def again_where_moved(use: Callable[[], T]) -> T:
+    """Do something with the parts of some cells, again if a compaction removes them meanwhile.
+
+    Args:
+        use: looks which there are, and raises FileNotFoundError where one of them is gone.
+    """
     for wait in _WAITS:
         if wait:
             time.sleep(wait)
         try:
-            # While one part takes the place of another, a listing may show neither; a second one shows the new one.
-            return use(parts_in(folder) or parts_in(folder))
+            return use()
         except OSError as error:
             if error.errno not in _MOVED and not isinstance(error, FileNotFoundError):
                 raise

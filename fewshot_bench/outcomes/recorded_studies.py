@@ -7,11 +7,12 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes.kinds import TEXT, Kind, whole
-from fewshot_bench.outcomes.study_record import CELL, FINISHED, FOLDER, PROCESS, VERSION, PlannedCell
+from fewshot_bench.outcomes.study_record import CELL, FINISHED, FOLDER, PROCESS, SIGN, VERSION, PlannedCell
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone
 from fewshot_bench.stored_files import files_under, read_bytes, size_of
@@ -19,6 +20,8 @@ from fewshot_bench.stored_files import files_under, read_bytes, size_of
 _ID = re.compile(r"[0-9a-f]{16}")
 _LARGEST_STUDY = 32_000_000  # bytes
 _LARGEST_PROCESS = 100_000
+_LONG = timedelta(seconds=10 * SIGN)
+"""More than the clocks of two machines differ by; where they do, it is only told wrongly who is at work."""
 _COUNT = whole(1, 1_000_000_000)
 _KINDS = {"dataset": TEXT, "task": TEXT, "method": TEXT, "runs": _COUNT, "episodes": _COUNT}
 _FLAG = Kind("true or false", lambda value: isinstance(value, bool))
@@ -34,17 +37,27 @@ class RecordedProcess:
         began: when, as ISO 8601; a stranger's text.
         command: that it was started with; likewise.
         ended: how; empty where it did not say.
+        heard: when it gave its last sign of life, as ISO 8601, by its own clock; likewise. Earlier releases gave none.
     """
 
     owner: str
     began: str
     command: str
     ended: str
+    heard: str = ""
 
     @property
     def is_there(self) -> bool:
-        """Whether it may still be at work: it has not said that it ended, and is not known to be gone."""
-        return not self.ended and not is_gone(self.owner)
+        """Whether it may still be at work: it has not said that it ended, is not known to be gone, and not silent."""
+        return not self.ended and not is_gone(self.owner) and not self.is_silent
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has given no sign of life for long: killed on another machine, or with this one."""
+        try:
+            return datetime.now(timezone.utc) - datetime.fromisoformat(self.heard) > _LONG
+        except (ValueError, TypeError):  # no time, or one of nobody knows where
+            return False
 
 
 @dataclass(frozen=True)
@@ -153,7 +166,7 @@ def _processes(folder: Place, names: Iterable[str]) -> tuple[RecordedProcess, ..
     for match in filter(None, map(PROCESS.fullmatch, names)):
         try:
             content = _content(folder / match[0], _LARGEST_PROCESS)
-            told = [_value(content, name, TEXT) for name in ("began", "command", "ended")]
+            told = [_value({"heard": "", **content}, name, TEXT) for name in ("began", "command", "ended", "heard")]
         except (FileNotFoundError, OutcomeError):
             continue
         found.append(RecordedProcess(match[1], *told))

@@ -17,9 +17,10 @@ from fewshot_bench.atomic import remove_abandoned, write_once
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.columns import Columns, Identity, check_queries
+from fewshot_bench.outcomes.columns import Columns, Identity
 from fewshot_bench.outcomes.episode_frame import episode_frame, stretches
 from fewshot_bench.outcomes.failures import Failure
+from fewshot_bench.outcomes.frame_check import check_frame
 from fewshot_bench.outcomes.manifest import MANIFEST, describe, manifest_like, read_manifest
 from fewshot_bench.outcomes.outcomes import Outcomes
 from fewshot_bench.outcomes.part import new_part
@@ -124,10 +125,10 @@ class OutcomeStore:
             frame: as `episode_frame` makes it, or several of them together, [E].
 
         Raises:
-            ShapeError: the predictions are not those of the cell's protocol.
+            ShapeError: it is no such frame, or the predictions are not those of the cell's protocol.
             OSError: the disk is full, gone, ...; what is stored is as it was.
         """
-        check_queries(cell, frame)
+        check_frame(cell, frame)
         if cell.key not in self._opened:
             self.open_cell(cell)
         identity = Identity.of(cell)

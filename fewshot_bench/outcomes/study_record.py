@@ -2,7 +2,8 @@
 
 <results>/studies/<id>.json                     its cells, before anybody knows their keys
 <results>/studies/<id>/cell-<number>-<key>      the key of one of them, once it is known; the file is empty
-<results>/studies/<id>/process-<owner>.json     a process that works at it: its command, when it began, how it ended
+<results>/studies/<id>/process-<owner>.json     a process that works at it: its command, when it began, that it lives,
+                                                how it ended
 
 The id is a digest of the content, so processes and restarts of one study share the file. Each fact has a file
 of its own, so that none of them writes over another's.
@@ -24,6 +25,8 @@ from typing import Any
 from fewshot_bench.atomic import write_atomically
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes.cell import Cell
+from fewshot_bench.outcomes.heart import Heart
+from fewshot_bench.outcomes.lease_file import overwrite
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone, owner
 from fewshot_bench.stored_files import files_under, is_file, remove
@@ -35,6 +38,8 @@ VERSION = 1
 FINISHED = "finished"
 """How a process ended that has nothing left to do."""
 DID_ITS_PART = "did its part"
+SIGN = 60.0
+"""Seconds between two signs of life of a process, for those who cannot see whether it is there."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +104,19 @@ class StudyRecord:
             OSError: it cannot be written.
         """
         self._clean()
-        began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        said = _Said(self._folder / f"process-{owner()}.json", _now(), command)
         self.write()
-        self._tell(began, command, "")
+        said.tell("")
         try:
-            yield
+            with Heart([said], every=SIGN):
+                yield
         except BaseException as error:
             with suppress(OSError):  # what went wrong first is what counts
-                self._tell(began, command, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+                said.tell("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
                 if isinstance(error, FewshotBenchError):
                     self._forget_if_nothing_came_of_it()
             raise
-        self._tell(began, command, FINISHED if is_all else DID_ITS_PART)
+        said.tell(FINISHED if is_all else DID_ITS_PART)
 
     def cells_known(self, cells: Sequence[Cell]) -> None:
         """Write down which stored cells planned ones are; those that were not planned are passed over.
@@ -152,10 +158,6 @@ class StudyRecord:
     def _folder(self) -> Place:
         return self.results / FOLDER / self.id
 
-    @property
-    def _process(self) -> Place:
-        return self._folder / f"process-{owner()}.json"
-
     def _content(self) -> dict[str, Any]:
         return {
             "version": VERSION,
@@ -164,6 +166,42 @@ class StudyRecord:
             "cells": [asdict(cell) for cell in self.cells],
         }
 
-    def _tell(self, began: str, command: str, ended: str) -> None:
-        content = {"began": began, "command": command, "ended": ended}
-        write_atomically(self._process, (json.dumps(content) + "\n").encode())
+
+@dataclass(frozen=True)
+class _Said:
+    """What a process says of itself.
+
+    Attributes:
+        place: of its file.
+        began: when, as ISO 8601.
+        command: that it was started with.
+    """
+
+    place: Place
+    began: str
+    command: str
+
+    def tell(self, ended: str) -> None:
+        """Write it down.
+
+        Args:
+            ended: how; empty while it is at work.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_atomically(self.place, self._content(ended))
+
+    def beat(self) -> None:
+        """Say that it is still at work, unless somebody removed the file; a disk that is away is no reason to stop."""
+        with suppress(Exception):  # of a URL's file system it may be any
+            overwrite(self.place, self._content(""))
+
+    def _content(self, ended: str) -> bytes:
+        told = {"began": self.began, "heard": _now(), "command": self.command, "ended": ended}
+        return (json.dumps(told) + "\n").encode()
+
+
+def _now() -> str:
+    """By the clock of this machine, always as long."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

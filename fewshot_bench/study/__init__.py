@@ -2,7 +2,8 @@
 
 from fewshot_bench.study.checkpoint import Checkpoint
 from fewshot_bench.study.checkpoints import read_checkpoint
-from fewshot_bench.study.execute import fresh_folder, run_study
+from fewshot_bench.study.execute import run_study
+from fewshot_bench.study.fresh import free_folder, fresh_folder
 from fewshot_bench.study.grid import PAPER_GRID, Axis, Grid
 from fewshot_bench.study.plan import StudyPlan
 from fewshot_bench.study.run_all import PlanResult, run_plan
@@ -30,6 +31,7 @@ __all__ = [
     "Sweep",
     "SweepResult",
     "TrainingPlan",
+    "free_folder",
     "fresh_folder",
     "plan_of_file",
     "plan_sweep",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from fewshot_bench.engine.engine import Chunk
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.leases import Lease, Leases, Stretch
+from fewshot_bench.outcomes.lease import Lease
+from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.study.shard import Shard
 
 Left: TypeAlias = tuple[Cell, Protocol, list[NDArray[np.int64]]]
@@ -33,6 +36,13 @@ class Job:
     chunk: Chunk
     stretch: Stretch
 
+    def between(self, first: int, end: int) -> Job | None:
+        """The part of it from one episode to before another; None if nothing of that is missing."""
+        numbers = self.chunk.numbers
+        some = numbers[(numbers >= first) & (numbers < end)]
+        part = replace(self.chunk, numbers=some)
+        return Job(self.cell, part, Stretch(self.chunk.run, first, end)) if len(some) else None
+
 
 @dataclass(frozen=True, eq=False)
 class Taken:
@@ -46,6 +56,7 @@ class ChunkQueue:
     """What is left of some cells, as one process sees it.
 
     Chunks lie on a grid that depends on their size alone, so that processes of the same command take the same ones.
+    Where another process cuts otherwise, what it is at is left out of the last chunks that there are.
     """
 
     def __init__(
@@ -77,17 +88,32 @@ class ChunkQueue:
         return not self._waiting
 
     def take(self) -> Taken | None:
-        """The first chunk that no other process is at; None if there is none now.
+        """The first chunk that no other process is at, or else a part of one; None if there is none now.
 
         Raises:
             OSError: its lease cannot be written.
         """
-        seen = {key: leases.generations() for key, leases in self._leases.items()}
-        for place, job in enumerate(self._waiting):
-            lease = self._leases[job.cell.key].take(job.stretch, seen[job.cell.key])
-            if lease is not None:
-                del self._waiting[place]
+        looks = {key: leases.look() for key, leases in self._leases.items()}
+        in_part: list[tuple[Job, list[Stretch]]] = []
+        for job in self._waiting:
+            look = looks[job.cell.key]
+            held = look.held(job.stretch)
+            if held:
+                in_part.append((job, held))
+            elif (lease := self._leases[job.cell.key].take(job.stretch, look)) is not None:
+                self._waiting.remove(job)
                 return Taken(job, lease)
+        return next(filter(None, (self._take_part(job, held) for job, held in in_part)), None)
+
+    def _take_part(self, job: Job, held: Sequence[Stretch]) -> Taken | None:
+        """What nobody is at of a job of which others hold some; the rest of it waits."""
+        parts, free = _cut_around(job, held)
+        for part in free:
+            lease = self._leases[job.cell.key].take(part.stretch)
+            if lease is not None:
+                place = self._waiting.index(job)
+                self._waiting[place : place + 1] = [one for one in parts if one is not part]
+                return Taken(part, lease)
         return None
 
     def still_missing(self, job: Job) -> Job | None:
@@ -116,6 +142,14 @@ class ChunkQueue:
         """Remove the leases that processes which have ended left; called when nothing is missing any more."""
         for leases in self._leases.values():
             leases.clean()
+
+
+def _cut_around(job: Job, held: Sequence[Stretch]) -> tuple[list[Job], list[Job]]:
+    """A job cut where the stretches that others hold begin and end: all parts, and those that nobody holds."""
+    first, end = job.stretch.first, job.stretch.end
+    edges = {first, end, *(edge for one in held for edge in (one.first, one.end) if first < edge < end)}
+    parts = [part for pair in pairwise(sorted(edges)) if (part := job.between(*pair)) is not None]
+    return parts, [part for part in parts if not any(part.stretch.overlaps(one) for one in held)]
 
 
 def _without(job: Job, stored: Mapping[int, NDArray[np.int64]]) -> Job | None:

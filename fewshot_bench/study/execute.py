@@ -12,7 +12,6 @@ from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.paths import Place
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.method_run import MethodRun
@@ -87,15 +86,6 @@ def run_study(
         seconds = time.perf_counter() - started
         failures = failures_of(study, images, adaptations, methods, failed)
         return result_of(study, dataset, methods, store, failures, seconds, peak, shard)
-
-
-def fresh_folder(results: Place) -> Place:
-    """The first folder beside one that does not exist yet: itself, results-2, results-3, and so on."""
-    folder, number = results, 1
-    while folder.exists():
-        number += 1
-        folder = results.with_name(f"{results.name}-{number}")
-    return folder
 
 
 def opened_dataset(study: Study, progress: Progress) -> Dataset:

@@ -14,7 +14,8 @@ from fewshot_bench.engine.engine import Crew, Engine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.leases import Heart, Leases
+from fewshot_bench.outcomes.heart import Heart
+from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.progress import Progress
 from fewshot_bench.study.chunk_queue import ChunkQueue, Left, missing_episodes
 from fewshot_bench.study.pieces import Experience, is_failure, reason_of

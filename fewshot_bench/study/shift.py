@@ -7,6 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fewshot_bench.engine.engine import Chunk, Crew, Finished
+from fewshot_bench.errors import ShapeError
+from fewshot_bench.outcomes import Cell
+from fewshot_bench.outcomes.frame_check import check_episodes, check_frame
 from fewshot_bench.progress import Step
 from fewshot_bench.study.chunk_queue import ChunkQueue, Job, Taken
 from fewshot_bench.study.pieces import Pieces
@@ -67,6 +70,7 @@ class Shift:
         pieces = self._under_way.pop(finished.chunk)
         self._method.peak_bytes = max(self._method.peak_bytes, finished.peak_bytes)
         job = pieces.taken.job
+        finished = _checked(finished, job.cell)
         if finished.frame is not None:
             self._store(pieces, job, finished)
             self._step.advance(len(finished.chunk))
@@ -94,3 +98,16 @@ class Shift:
         self._step.advance(0, "waiting for other processes")
         time.sleep(_PAUSE)
         self._step.advance(self._queue.drop_stored())
+
+
+def _checked(finished: Finished, cell: Cell) -> Finished:
+    """What came back; as a failure where it is not what was asked for, since engine and worker may be anybody's."""
+    try:
+        if finished.frame is not None:
+            check_frame(cell, finished.frame)
+            check_episodes(finished.frame, finished.chunk.run, finished.chunk.numbers)
+        elif finished.error is None:
+            raise ShapeError("neither outcomes nor a reason came back.")
+    except ShapeError as error:
+        return replace(finished, frame=None, error=error)
+    return finished

@@ -15,7 +15,9 @@ import pytest
 from filelock import FileLock
 
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.leases import EXPIRY_VARIABLE, Leases, Stretch
+from fewshot_bench.outcomes.heart import EXPIRY_VARIABLE
+from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.outcomes.leases import Leases
 
 EPISODES, CHUNK = 60, 5
 STUDY = [
@@ -349,3 +351,13 @@ def test_a_command_of_nohup_goes_on_without_its_terminal(bench, results):
     os.kill(life.process.pid, signal.SIGHUP)
     assert life.ends() == 0, life.words()
     assert stored(results) == set(range(EPISODES))
+
+
+@pytest.mark.parametrize("chunks", [(4, 6), (5, 100)])
+def test_two_commands_with_other_chunks_store_no_episode_twice(bench, results, chunks):
+    lives = [bench.start(results, "--chunk", str(chunk), "--set", "nap=0.2") for chunk in chunks]
+    for life in lives:
+        assert life.ends() == 0, life.words()
+    numbers = [number for part in parts(results) for number in range(*map(int, part.name.split("-")[1:3]))]
+    assert sorted(numbers) == list(range(EPISODES))
+    assert not list(results.rglob("*.lease"))

@@ -48,6 +48,48 @@ def test_compact_says_what_it_did_and_then_has_nothing_to_do(results, capsys):
     assert [(one["parts"], one["bytes_before"] - one["bytes_after"]) for one in told] == [(1, 0)] * 2
 
 
+def damaged_part(results: Path) -> str:
+    part = parts(results)[0]
+    part.write_bytes(part.read_bytes()[:-1])
+    return part.name
+
+
+def damaged_manifest(results: Path) -> str:
+    (results / "outcomes" / CELL.key / "cell.json").write_text("{")
+    return "cell.json is damaged"
+
+
+def no_manifest(results: Path) -> str:
+    (results / "outcomes" / CELL.key / "cell.json").unlink()
+    return "cell.json is not there"
+
+
+@pytest.mark.parametrize("damage", [damaged_part, damaged_manifest, no_manifest])
+def test_compact_goes_on_after_a_damaged_cell_and_ends_with_1(results, capsys, damage):
+    told = damage(results)
+    key = parts(results)[0].relative_to(results / "outcomes").parts[0] if damage is damaged_part else CELL.key
+    (other,) = {CELL.key, OTHER.key} - {key}
+    assert exit_code(["store", "compact"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(told in line and line.startswith(f"{key}  damaged: ") for line in lines) == 1
+    assert sum("3 -> 1 parts" in line and line.startswith(other) for line in lines) == 1
+    assert lines[-1] == "2 cells, 1 of them damaged; nothing else has changed"
+    assert len(parts(results / "outcomes" / other)) == 1
+    assert len(parts(results / "outcomes" / key)) == 3
+    assert exit_code(["store", "compact", "--json"]) == 1
+    found = {one["cell"]: one for one in json.loads(capsys.readouterr().out)}
+    assert found[key].keys() == found[other].keys()
+    assert told in found[key]["damage"][0]
+    assert (found[key]["parts"], found[other]["parts"], found[other]["damage"]) == (None, 1, [])
+
+
+def test_folders_without_parts_are_none_of_compactions_business(results, capsys):
+    (results / "outcomes" / "of mine").mkdir()
+    OutcomeStore(results / "outcomes").open_cell(replace(CELL, protocol=replace(CELL.protocol, seed=3)))
+    assert exit_code(["store", "compact"]) == 0
+    assert "2 cells; nothing else" in capsys.readouterr().out
+
+
 def test_check_ends_with_1_where_a_part_is_damaged_and_names_it(results, capsys):
     assert exit_code(["store", "check"]) == 0
     assert "2 cells, all whole" in capsys.readouterr().out

@@ -16,16 +16,10 @@ import pytest
 
 import fewshot_bench.outcomes.leases
 from fewshot_bench.errors import StudyError
-from fewshot_bench.outcomes.leases import (
-    EXPIRY,
-    EXPIRY_VARIABLE,
-    Heart,
-    Lease,
-    Leases,
-    Stretch,
-    expiry_seconds,
-    leases_of,
-)
+from fewshot_bench.outcomes.heart import EXPIRY, EXPIRY_VARIABLE, Heart, expiry_seconds
+from fewshot_bench.outcomes.lease import Lease
+from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.outcomes.leases import Leases, leases_of
 from fewshot_bench.processes import owner
 
 STRETCH = Stretch(0, 0, 512)
@@ -184,6 +178,65 @@ def test_a_release_removes_the_newest_generation_last(cell, gone, monkeypatch):
     monkeypatch.setattr(Path, "unlink", watched)
     lease.release()
     assert [name.rsplit(".", 2)[1] for name in removed] == ["0", "1"]
+
+
+PART = Stretch(0, 500, 600)
+
+
+@pytest.mark.parametrize("other", [PART, Stretch(0, 0, 511), Stretch(0, 10, 20), Stretch(0, 0, 1024)])
+def test_of_two_that_overlap_one_is_held_at_a_time(cell, other):
+    mine, yours = Leases(cell), Leases(cell)
+    lease = mine.take(STRETCH)
+    assert lease is not None
+    assert yours.take(other) is None
+    assert mine.look().held(other) == yours.look().held(other) == [STRETCH]
+    lease.release()
+    assert yours.take(other) is not None
+
+
+def test_neighbours_and_other_runs_do_not_overlap(cell):
+    assert Leases(cell).take(STRETCH) is not None
+    for other in (Stretch(0, 512, 600), Stretch(1, 0, 512)):
+        assert Leases(cell).take(other) is not None
+
+
+def test_a_lost_one_is_no_hindrance_to_those_that_overlap_it_and_goes_with_them(cell, gone, clock):
+    left_by(gone, cell)
+    left_by(ELSEWHERE, cell, generation=1)
+    leases = Leases(cell, expiry=60, now=clock)
+    assert leases.take(PART) is None
+    clock.seconds += 60
+    lease = leases.take(PART)
+    assert lease is not None
+    assert lease.is_held()
+    assert Leases(cell).take(STRETCH) is None
+    lease.release()
+    assert files(cell) == []
+
+
+def test_what_took_the_place_of_a_lost_one_meanwhile_stays(cell, gone):
+    left_by(gone, cell)
+    lease = Leases(cell).take(PART)
+    assert lease is not None
+    newer = left_by(owner(), cell, generation=1)  # it has not seen ours
+    lease.release()
+    assert files(cell) == [newer.name]
+
+
+@pytest.mark.parametrize("other", [STRETCH, PART])
+def test_of_two_that_are_made_at_the_same_moment_at_most_one_is_kept(cell, monkeypatch, other):
+    create, taken = fewshot_bench.outcomes.leases.create_exclusively, []
+
+    def second_comes_first(place, content):
+        monkeypatch.undo()
+        taken.append(Leases(cell).take(other))
+        return create(place, content)
+
+    monkeypatch.setattr(fewshot_bench.outcomes.leases, "create_exclusively", second_comes_first)
+    assert Leases(cell).take(STRETCH) is None
+    (theirs,) = taken
+    assert theirs.is_held()
+    assert files(cell) == [theirs.place.name]
 
 
 def take_many(cell: str, worker: int, barrier, taken) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -115,3 +117,110 @@ def test_nothing_to_merge_is_said(tmp_path):
     one = half(tmp_path / "one", 0)
     with pytest.raises(OutcomeError, match="cannot be merged into itself"):
         merge([one], one / "outcomes")
+
+
+def undescribed(folder):
+    filled(OutcomeStore(folder / "outcomes"))
+    (folder / "outcomes" / CELL.key / "cell.json").unlink()
+
+
+def spoiled_description(folder):
+    filled(OutcomeStore(folder / "outcomes"))
+    (folder / "outcomes" / CELL.key / "cell.json").write_text("{")
+
+
+@pytest.mark.parametrize("spoil", [contradiction, another_name, damage, newer, undescribed, spoiled_description])
+def test_one_damaged_cell_hides_no_other(tmp_path, spoil):
+    one, two = half(tmp_path / "one", 0), tmp_path / "two"
+    spoil(two)
+    filled(OutcomeStore(two / "outcomes"), replace(CELL, protocol=replace(PROTOCOL, shot=7)))
+    filled(OutcomeStore(one / "outcomes"), OTHER)
+    (other,) = parts(OutcomeStore(one / "outcomes"), OTHER)[:1]
+    other.write_bytes(other.read_bytes()[:-1])
+    before = everything(tmp_path)
+    with pytest.raises(OutcomeError, match="nothing was merged: ") as told:
+        merge([one, two], tmp_path / "all")
+    assert other.name in str(told.value)
+    assert CELL.key in str(told.value)
+    assert everything(tmp_path) == before
+
+
+def reads_before(monkeypatch, count, folder, do):
+    """Do something once, just before the reading of so many files of a folder; whether that many were read."""
+    read, left = Path.read_bytes, [count]
+
+    def counted(path):
+        if path.is_relative_to(folder) and path.name != "cell.json":
+            left[0] -= 1
+            if left[0] == -1:
+                do()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    return lambda: left[0] < 0
+
+
+@pytest.mark.parametrize("is_target", [False, True])
+@pytest.mark.parametrize("adds", [False, True])
+def test_a_compaction_at_any_moment_is_gone_along_with(tmp_path, monkeypatch, is_target, adds):
+    whole = filled(OutcomeStore(tmp_path / "whole")).read(CELL)
+    for moment in range(30):
+        one, target = OutcomeStore(tmp_path / f"one {moment}"), OutcomeStore(tmp_path / f"all {moment}")
+        filled(one, chunk=5)
+        one.append(CELL, 0, np.arange(3), PREDICTIONS[0][:3], 9.0)
+        one.record_failure(CELL, 0, np.arange(3), "void")
+        for start in (0, 2):
+            target.append(CELL, 1, np.arange(start, start + 2), PREDICTIONS[1][start : start + 2], 0.25)
+        changed = target if is_target else one
+
+        def change(store=changed):
+            if adds:
+                store.append(CELL, 1, np.arange(EPISODES), PREDICTIONS[1], 0.25)
+            compact(store.folder / CELL.key)
+
+        with monkeypatch.context() as patch:
+            was_met = reads_before(patch, moment, changed.folder, change)
+            merge([one.folder], target.folder)
+        pd.testing.assert_frame_equal(target.read(CELL).drop(columns="seconds"), whole.drop(columns="seconds"))
+        before = everything(target.folder)
+        assert merge([one.folder], target.folder)[0].copied == 0
+        assert everything(target.folder) == before
+        if not was_met():
+            break
+    assert moment >= (4 if is_target else 8)
+    assert not was_met(), "every moment was tried"
+
+
+def test_what_is_added_meanwhile_and_contradicts_is_not_copied_and_the_other_cells_are(tmp_path, monkeypatch):
+    first, second = sorted((CELL, OTHER), key=lambda cell: cell.key)
+    right = filled(OutcomeStore(tmp_path / "whole")).read(CELL)["correct"].tolist()[:4]
+    for moment in range(30):
+        one, target = tmp_path / f"one {moment}", OutcomeStore(tmp_path / f"all {moment}")
+        for cell in (first, second):
+            OutcomeStore(one).append(cell, 0, np.arange(4), PREDICTIONS[0][:4], 0.25)
+        OutcomeStore(tmp_path / "two").append(first, 0, np.arange(4), PREDICTIONS[0][:4], 0.25)
+
+        def contradict(store=one):
+            OutcomeStore(store).append(first, 0, np.arange(5), (PREDICTIONS[0][:5] + 1) % 3, 0.25)
+            compacted = [path for path in parts(OutcomeStore(store), first) if "00000-00004" in path.name]
+            compacted[0].unlink()
+
+        with monkeypatch.context() as patch:
+            was_met = reads_before(patch, moment, one, contradict)
+            with pytest.raises(OutcomeError, match="twice and differently") if moment < 3 else nullcontext():
+                merge([one, tmp_path / "two"], target.folder)
+        found = [cell.key for cell in target.cells()]
+        assert found == {0: [], 1: [second.key], 2: [second.key]}.get(moment, [first.key, second.key])
+        for key in found:
+            assert target.read(key)["correct"].tolist() == right
+        if not was_met():
+            break
+    assert moment == 4
+
+
+def test_a_cell_that_keeps_changing_is_said_in_one_sentence(tmp_path, monkeypatch):
+    one = half(tmp_path / "one", 0)
+    monkeypatch.setattr("fewshot_bench.outcomes.parts._WAITS", (0.0, 0.0))
+    monkeypatch.setattr("fewshot_bench.outcomes.merging.read_bytes", lambda place: (place.parent / "gone").read_bytes())
+    with pytest.raises(OutcomeError, match=r"1 of 1 cells changed meanwhile.* keep vanishing .*gone.* Merge again"):
+        merge([one], tmp_path / "all")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from fewshot_bench.outcomes.merging import merge
 from fewshot_bench.outcomes.pruning import cell_named, prune
 from fewshot_bench.paths import place_of
 from fewshot_bench.stored_files import files_under, read_bytes, remove
+from fewshot_bench.study import free_folder, fresh_folder
 
 OTHER = replace(CELL, protocol=replace(PROTOCOL, shot=5))
 BUCKET = "bucket"
@@ -98,6 +100,29 @@ def test_what_another_process_adds_is_seen_at_once(folder):
         first.append(CELL, 0, np.array([number]), PREDICTIONS[0][[number]], 0.1)
         assert second.done(CELL)[0].tolist() == [*range(number + 1)]
         assert len(second.read(CELL)) == number + 1
+
+
+def test_of_several_fresh_folders_no_two_are_the_same_and_nothing_of_them_stays(folder):
+    barrier, names, problems = threading.Barrier(5), [], []
+    OutcomeStore(folder / "outcomes").open_cell(CELL)
+
+    def take_one() -> None:
+        try:
+            barrier.wait()
+            with fresh_folder(folder) as made:
+                names.append(made.name)
+                barrier.wait()
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=take_one) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert sorted(names) == [f"results-{number}" for number in range(2, 7)]
+    assert free_folder(folder).name == "results-2"
 
 
 def test_nothing_there_yet_is_no_error(folder):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from fewshot_bench.outcomes.study_record import FINISHED, PlannedCell, StudyReco
 from fewshot_bench.processes import owner
 
 PROTOCOL = ProtocolCard("toy", "ab" * 32, "novel", 3, 1, 2, 0, 1)
+ELSEWHERE = "0123456789ab-17-4711"
 METHODS = ("conv/centroid", "conv/logistic")
 PLANNED = tuple(PlannedCell("toy", PROTOCOL.task, name, 2, 10) for name in METHODS)
 
@@ -110,6 +113,59 @@ def test_a_process_that_was_killed_is_not_there_and_is_forgotten_by_the_next(tmp
     assert not process.is_there
     with record(tmp_path).at_work():
         assert [process.owner for process in found(tmp_path).processes] == [owner()]
+
+
+def said(results, owner, **told):
+    """What a process has left of itself."""
+    place = results / "studies" / record(results).id / f"process-{owner}.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps({"began": "2026", "command": "", "ended": "", **told}))
+
+
+@pytest.mark.parametrize(
+    ("heard", "is_there"),
+    [
+        (timedelta(minutes=8), True),
+        (timedelta(minutes=12), False),
+        (timedelta(days=400), False),
+        (timedelta(hours=-5), True),
+        ("", True),
+        ("yesterday", True),
+        ("2020-01-01T00:00:00", True),
+        ("2020-01-01T00:00:00+00:00", False),
+    ],
+)
+def test_one_of_another_machine_is_there_until_it_was_silent_for_long(tmp_path, heard, is_there):
+    if isinstance(heard, timedelta):
+        heard = (datetime.now(timezone.utc) - heard).isoformat(timespec="seconds")
+    record(tmp_path).write()
+    said(tmp_path, ELSEWHERE, heard=heard)
+    (process,) = found(tmp_path).processes
+    assert process.is_there == is_there
+
+
+def test_one_of_an_earlier_release_that_gave_no_signs_is_there(tmp_path):
+    record(tmp_path).write()
+    said(tmp_path, ELSEWHERE)
+    assert [process.is_there for process in found(tmp_path).processes] == [True]
+
+
+@pytest.mark.parametrize("place", [None, memory], ids=["disk", "url"])
+def test_a_process_gives_signs_of_life_until_it_ends_and_none_where_its_file_was_removed(tmp_path, place, monkeypatch):
+    results = tmp_path if place is None else place("signs")
+    monkeypatch.setattr("fewshot_bench.outcomes.study_record.SIGN", 0.01)
+    times = iter(range(10, 60))
+    monkeypatch.setattr("fewshot_bench.outcomes.study_record._now", lambda: f"2026-01-01T00:00:{next(times, 59)}+00:00")
+    with record(results).at_work("fewshot-bench run"):
+        deadline = time.monotonic() + 60
+        while not found(results).processes[0].heard.endswith(":59+00:00") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (process,) = found(results).processes
+        assert (process.command, process.ended) == ("fewshot-bench run", "")
+        assert process.heard == "2026-01-01T00:00:59+00:00"
+        (results / "studies" / record(results).id / f"process-{owner()}.json").unlink()
+        time.sleep(0.05)
+        assert found(results).processes == ()
 
 
 def stopped(results, work):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +14,14 @@ from upath import UPath
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.leases import Leases, Stretch
+from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.outcomes.study_record import PlannedCell, StudyRecord
 from fewshot_bench.processes import owner
 from fewshot_bench.report.status import CellState, StudyState, Watch, status_text
 from fewshot_bench.report.status.terminal import duration
 
+ELSEWHERE = "0123456789ab-17-4711"
 CE, SCHANE = "conv/base-ce/centroid", "conv/base-ce+schane/centroid"
 
 
@@ -104,6 +107,24 @@ def test_who_holds_leases_is_at_work_and_sets_the_rate(tmp_path):
     for lease in held:
         lease.release()
     assert Watch(tmp_path).look().cells[0].workers == ()
+
+
+def test_one_that_was_killed_with_its_machine_is_not_at_work_for_ever(tmp_path):
+    known = stored(tmp_path)
+    record = written(tmp_path, [planned()], [known])
+    told = {"began": "2026-01-01T00:00:00+00:00", "heard": "2026-01-01T00:00:00+00:00", "ended": ""}
+    process = tmp_path / "studies" / record.id / f"process-{ELSEWHERE}.json"
+    process.write_text(json.dumps({**told, "command": "fewshot-bench run --episodes 50"}))
+    lease = Leases(tmp_path / "outcomes" / known.key).place(Stretch(0, 30, 40), 0)
+    lease.parent.mkdir()
+    lease.write_text(json.dumps({"owner": ELSEWHERE, "token": "ab" * 8, "beat": "000000000001"}))
+    state = Watch(tmp_path).look()
+    assert (state.processes, state.cells[0].workers) == (0, ())
+    assert "nobody is at work" in shown(state)
+    assert "fewshot-bench run --episodes 50" in shown(state)
+    process.write_text(process.read_text().replace("2026-01-01T", "9999-01-01T"))
+    state = Watch(tmp_path).look()
+    assert (state.processes, state.cells[0].workers) == (1, (ELSEWHERE,))
 
 
 def test_a_rate_is_measured_between_looks_once_there_are_two(tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fewshot_bench.outcomes.leases
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
-from fewshot_bench.outcomes.leases import Stretch
-from fewshot_bench.study.chunk_queue import ChunkQueue, missing_episodes
+from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.study.chunk_queue import ChunkQueue, Taken, missing_episodes
 from fewshot_bench.study.shard import Shard
 
 CELL = Cell(MethodCard("m", "b", "w", "a"), ProtocolCard("toy", "ab" * 32, "novel", 2, 1, 1, 0, 1))
@@ -101,6 +104,34 @@ def test_what_others_have_stored_meanwhile_is_dropped_wholly_or_in_part(store):
     assert queue.still_missing(taken.job) is None
 
 
+def test_processes_that_cut_otherwise_share_what_is_left(store):
+    protocol = Protocol("toy", episodes=20, runs=1)
+    small, large = queue_of(store, protocol, 4), queue_of(store, protocol, 10)
+    first, other = small.take(), large.take()
+    assert [one.job.stretch for one in (first, other)] == [Stretch(0, 0, 4), Stretch(0, 10, 20)]
+    assert small.take().job.stretch == Stretch(0, 4, 8)
+    rest = large.take().job
+    assert (rest.stretch, rest.chunk.numbers.tolist()) == (Stretch(0, 8, 10), [8, 9])
+    assert small.take() is None
+    assert large.take() is None
+    store_some(OutcomeStore(store.folder), 0, range(4, 20))
+    assert (small.drop_stored(), large.drop_stored()) == (12, 4)  # of small: 8 to 19; of large: 4 to 7
+    first.lease.release()
+    assert large.take().job.chunk.numbers.tolist() == [0, 1, 2, 3]
+
+
+def test_one_lease_over_many_chunks_is_read_once_a_look(store, monkeypatch):
+    protocol = Protocol("toy", episodes=100, runs=1)
+    large, small = queue_of(store, protocol, 100), queue_of(store, protocol, 1)
+    assert large.take() is not None
+    read, content = [], fewshot_bench.outcomes.leases.lease_content
+    monkeypatch.setattr("fewshot_bench.outcomes.leases.lease_content", lambda place: read.append(0) or content(place))
+    assert small.take() is None
+    assert len(read) == 1
+    assert large.take() is None
+    assert len(read) == 1, "nobody has to read his own"
+
+
 @given(
     episodes=st.integers(1, 60),
     runs=st.integers(1, 3),
@@ -119,21 +150,58 @@ def test_any_number_of_processes_compute_exactly_what_is_missing(episodes, runs,
         missing = {(run, n) for run in range(runs) for n in range(episodes)} - stored
         queues = [queue_of(store, protocol, size) for size in sizes * count]
         computed: list[tuple[int, int]] = []
-        while queues:
-            queue = order.choice(queues)
-            taken = queue.take()
-            if taken is None:
+        under_way: list[Taken] = []
+        while queues or under_way:
+            queue = order.choice(queues) if queues and (not under_way or order.random() < 0.6) else None
+            taken = None if queue is None else queue.take()
+            if taken is not None:
+                left = queue.still_missing(taken.job)
+                computed += [] if left is None else [(left.chunk.run, int(number)) for number in left.chunk.numbers]
+                under_way.append(taken)
+            elif under_way:
+                ended = under_way.pop(order.randrange(len(under_way)))
+                there[ended.job.chunk.run] |= set(ended.job.chunk.numbers.tolist())
+                ended.lease.release()
+            else:
                 queues.remove(queue)
-                continue
-            left = queue.still_missing(taken.job)
-            if left is not None:
-                computed += [(left.chunk.run, int(number)) for number in left.chunk.numbers]
-                there[left.chunk.run] |= set(left.chunk.numbers.tolist())
-            if order.random() < 0.8:
-                taken.lease.release()
         assert sorted(computed) == sorted(missing)
     finally:
         shutil.rmtree(folder)
+
+
+def work_through(folder: Path, size: int, computed) -> None:
+    """What a process does until nothing is missing."""
+    store = OutcomeStore(folder)
+    queue = queue_of(store, Protocol("toy", episodes=300, runs=2), size)
+    while not queue.is_empty:
+        taken = queue.take()
+        if taken is None:
+            time.sleep(0.001)
+            queue.drop_stored()
+            continue
+        left = queue.still_missing(taken.job)
+        if left is not None:
+            time.sleep(0.0002 * len(left.chunk))
+            store_some(store, left.chunk.run, left.chunk.numbers)
+            computed.put([(left.chunk.run, int(number)) for number in left.chunk.numbers])
+        taken.lease.release()
+    computed.put(None)
+
+
+@pytest.mark.parametrize("sizes", [(7, 50), (10, 11), (1000, 12)])
+def test_two_processes_that_cut_otherwise_compute_no_episode_twice(store, sizes):
+    fork = multiprocessing.get_context("fork")
+    computed, numbers, ended = fork.SimpleQueue(), [], 0
+    workers = [fork.Process(target=work_through, args=(store.folder, size, computed)) for size in sizes]
+    for worker in workers:
+        worker.start()
+    while ended < len(workers):
+        some = computed.get()
+        ended += some is None
+        numbers += some or []
+    for worker in workers:
+        worker.join(60)
+    assert sorted(numbers) == [(run, number) for run in range(2) for number in range(300)]
 
 
 @given(episodes=st.integers(0, 5000), count=st.integers(1, 60))

@@ -19,6 +19,7 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import TIMING_COLUMNS
 from fewshot_bench.study import Study, StudyResult, run_study
+from fewshot_bench.study.worker import MethodWorker
 
 EPISODES, RUNS, CHUNK = 60, 2, 16
 TOLD = {
@@ -202,6 +203,48 @@ def test_what_a_failed_attempt_held_is_let_go_before_the_next(behaviour):
         gc.enable()
     assert len(alive) > 5
     assert max(alive) == 0
+
+
+def with_other(**columns) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """The frame with other values in some columns."""
+    return lambda frame: frame.assign(**columns)
+
+
+SPOILED = {
+    "no frame": (lambda frame: frame.to_dict(), "pandas DataFrame, not dict"),
+    "nothing": (lambda frame: None, "neither outcomes nor a reason"),
+    "a column too few": (lambda frame: frame.drop(columns="seconds"), "column seconds once"),
+    "a column twice": (lambda frame: pd.concat([frame, frame[["run"]]], axis=1), "column run once"),
+    "an episode too few": (lambda frame: frame.iloc[:-1], "these 0 are others"),
+    "an episode twice": (lambda frame: pd.concat([frame, frame]), "these 2 are others"),
+    "another episode": (with_other(episode=lambda frame: frame["episode"] + 1000), "these 1 are others"),
+    "another run": (with_other(run=1), "these 1 are others"),
+    "no such run": (with_other(run=40_000), "run should be 0 to 32,767"),
+    "episodes in words": (with_other(episode="seven"), "episode should be whole numbers"),
+    "no whole number": (with_other(correct=2.5), "correct should be whole numbers, not float64"),
+    "seconds in words": (with_other(seconds="none"), "seconds should be numbers"),
+    "text": (with_other(predictions="0" * 75), "predictions should be bytes"),
+    "too few queries": (with_other(predictions=b"\0" * 74), "75 predictions per episode, not 74"),
+    "no such class": (with_other(predictions=b"\5" * 75), "names class 5 of 5-way episodes"),
+    "too many correct": (with_other(correct=76), "correct should be how many"),
+    "another accuracy": (with_other(accuracy=0.123), "accuracy should be correct divided by"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "reason"), SPOILED.values(), ids=SPOILED.keys())
+def test_outcomes_that_are_none_are_a_failure_of_their_episodes_alone(monkeypatch, spoil, reason):
+    compute = MethodWorker.__call__
+
+    def spoiled(self, chunk):
+        frame = compute(self, chunk)
+        return spoil(frame[frame["episode"] == 7]) if chunk.run == 0 and 7 in chunk.numbers else frame
+
+    monkeypatch.setattr(MethodWorker, "__call__", spoiled)
+    result = run_study(study())
+    assert stored(result) == ALL - {(0, 7)}
+    assert list(recorded(result)) == [(0, 7)]
+    assert reason in recorded(result)[0, 7]
+    assert OutcomeStore(Path("results/outcomes")).read(result.cells[0])["correct"].between(0, 75).all()
 
 
 def run(*options: str) -> int:

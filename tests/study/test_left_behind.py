@@ -13,7 +13,8 @@ import pytest
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.leases import Leases, Stretch
+from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.study import Study, run_study
 
 COMMAND = [
@@ -24,7 +25,8 @@ LEAVE = """
 import os, sys
 from pathlib import Path
 from fewshot_bench.atomic import temporary_name, create_exclusively
-from fewshot_bench.outcomes.leases import Leases, Stretch
+from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.outcomes.leases import Leases
 cell = Path(sys.argv[1])
 assert Leases(cell).take(Stretch(0, 15, 20))
 for name in ("run=0/episodes-00015-00020-0123456789abcdef.parquet", "cell.json"):

@@ -40,6 +40,7 @@ class Watch:
         self._described: dict[str, Cell] = {}
         self._complete: dict[tuple[str, int, int], CellState] = {}
         self._rates = Rates(self._store, now)
+        self._silent: set[str] = set()
 
     def look(self) -> StudyState:
         """How far everything is now.
@@ -48,6 +49,7 @@ class Watch:
             OutcomeError: there is nothing in the folder to look at.
         """
         studies, problems = recorded_studies(self.results)
+        self._silent = {process.owner for study in studies for process in study.processes if process.is_silent}
         cells = self._of_studies(studies)
         stored = self._stored(problems)
         known = {cell.key for cell in cells}
@@ -125,7 +127,7 @@ class Watch:
         for failure in self._store.failures(cell):
             failures.setdefault(failure.run, []).append(failure.episodes)
         failed = _counted({run: np.unique(np.concatenate(numbers)) for run, numbers in failures.items()}, planned)
-        owners = sorted({lease.owner for lease in leases_of(self._store.folder / state.key)})
+        owners = sorted({lease.owner for lease in leases_of(self._store.folder / state.key)} - self._silent)
         state = replace(state, done=done, failed=failed, workers=tuple(owners))
         return replace(state, rate=self._rates.of(cell, state))
 
