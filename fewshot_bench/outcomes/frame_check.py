@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench.errors import ShapeError
-from fewshot_bench.outcomes.cell import Cell
+from fewshot_bench.outcomes.cell import Cell, ProtocolCard
 from fewshot_bench.outcomes.episode_frame import COLUMNS
 
 _KINDS = {"run": "iu", "episode": "iu", "correct": "iu", "accuracy": "f", "seconds": "fiu"}
@@ -36,10 +36,12 @@ def check_frame(cell: Cell, frame: object) -> None:
     for name, largest in _LARGEST.items():
         if not frame[name].between(0, largest).all():
             raise ShapeError(f"{name} should be 0 to {largest:,}.")
-    if not all(isinstance(one, bytes) for one in frame["predictions"]):
+    predictions = frame["predictions"].tolist()
+    if set(map(type, predictions)) - {bytes}:
         raise ShapeError("predictions should be bytes, one for each query.")
-    _check_queries(cell, frame)
-    _check_classes(cell, frame)
+    queries = np.fromiter(map(len, predictions), np.int32, len(predictions))
+    _check_queries(cell.protocol, queries)
+    _check_classes(cell.protocol, frame, queries)
 
 
 def check_episodes(frame: pd.DataFrame, run: int, numbers: NDArray[np.int64]) -> None:
@@ -61,15 +63,14 @@ def check_episodes(frame: pd.DataFrame, run: int, numbers: NDArray[np.int64]) ->
         )
 
 
-def _check_queries(cell: Cell, frame: pd.DataFrame) -> None:
-    """See that every episode has as many predictions as the protocol of its cell lets it have.
+def _check_queries(card: ProtocolCard, queries: NDArray[np.int32]) -> None:
+    """See that every episode has as many predictions as its protocol lets it have.
 
     Raises:
         ShapeError: one has another number.
     """
-    card = cell.protocol
     expected = card.queries_per_episode
-    found = next((count for count in frame["predictions"].map(len) if count not in expected), None)
+    found = next((count for count in np.unique(queries).tolist() if count not in expected), None)
     if found is not None:
         several = f" to {expected[-1]}" if len(expected) > 1 else ""
         raise ShapeError(
@@ -78,16 +79,16 @@ def _check_queries(cell: Cell, frame: pd.DataFrame) -> None:
         )
 
 
-def _check_classes(cell: Cell, frame: pd.DataFrame) -> None:
+def _check_classes(card: ProtocolCard, frame: pd.DataFrame, queries: NDArray[np.int32]) -> None:
     """See that predictions are of the protocol's classes, and that no more are correct than there are.
 
     Raises:
         ShapeError: they are not.
     """
-    way, largest = cell.protocol.way, max(b"".join(frame["predictions"]), default=0)
-    if largest >= way:
-        raise ShapeError(f"a prediction names class {largest} of {way}-way episodes, counted from 0.")
-    queries, correct = frame["predictions"].map(len).to_numpy(np.int32), frame["correct"].to_numpy()
+    largest = int(np.frombuffer(b"".join(frame["predictions"]), np.uint8).max(initial=0))
+    if largest >= card.way:
+        raise ShapeError(f"a prediction names class {largest} of {card.way}-way episodes, counted from 0.")
+    correct = frame["correct"].to_numpy()
     if ((correct < 0) | (correct > queries)).any():
         raise ShapeError("correct should be how many of the queries were classified correctly, and is another number.")
     if (frame["accuracy"].to_numpy(np.float64) != correct / queries).any():
