@@ -124,7 +124,7 @@ _HEAD = (
 
 
 def measured(version: str, rounds: int, folder: Path, dice: random.Random) -> tuple[list[str], list[str]]:
-    """Rows of the table for one version of NFS, and what is to be said besides: errors, and whatever differs.
+    """Rows of the table for one version of NFS, and the errors.
 
     Args:
         version: of NFS.
@@ -162,7 +162,7 @@ def measured(version: str, rounds: int, folder: Path, dice: random.Random) -> tu
                 errors += one.errors
                 print(version, one.name, f"{seconds[-1]:.0f} s", file=sys.stderr, flush=True)
             rows.append(_row(version, kind, found, errors, seconds))
-            told += errors + [f"NFS {version}, {kind}: {one}" for one in found if one]
+            told += errors
     return rows, told
 
 
