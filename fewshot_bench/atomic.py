@@ -10,10 +10,12 @@ from pathlib import Path
 
 from fewshot_bench.errors import PlaceError
 from fewshot_bench.paths import Place
-from fewshot_bench.processes import is_gone, owner
+from fewshot_bench.processes import is_gone, is_owner, owner
 from fewshot_bench.stored_files import files_under, reaching, remove
 
 TEMPORARY_SUFFIX = ".tmp"
+_LONGEST_SILENCE = 86_400.0
+"""Seconds after which nobody is taken to write at unfinished content, whichever machine began it."""
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
 """File systems of fsspec in which a file appears whole or not at all."""
 
@@ -116,15 +118,66 @@ def is_abandoned(name: str) -> bool:
     Args:
         name: of the file.
     """
-    writer, _, _ = name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[2].rpartition("-")
-    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and is_gone(writer)
+    return is_unfinished(name) and is_gone(_writer(name))
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file is unfinished content of some process, which may be at it still.
+
+    Args:
+        name: of the file.
+    """
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and is_owner(_writer(name))
 
 
 def remove_abandoned(folder: Place) -> None:
-    """Remove, in a folder and those below it, what processes that are known to have ended have left unfinished."""
+    """Remove, in a folder and those below it, what processes have left unfinished.
+
+    Of this machine's they are known to have ended; what those of another have begun has not changed for a day.
+    """
     for name in files_under(folder):
-        if is_abandoned(name.rpartition("/")[2]):
+        last = name.rpartition("/")[2]
+        if is_abandoned(last) or (is_unfinished(last) and is_unchanged_for(folder / name, _LONGEST_SILENCE)):
             remove(folder / name)
+
+
+def is_unchanged_for(place: Place, seconds: float) -> bool:
+    """Whether a file has not changed for so long, by the clock of the disk on which it lies.
+
+    A file that is made beside it says what time that is: on a disk of the network it is the server's, and no machine's
+    time of day counts.
+
+    Args:
+        place: of the file.
+        seconds: how long.
+
+    Returns:
+        False also where it cannot be told, as behind a URL.
+    """
+    if not isinstance(place, Path):
+        return False
+    with suppress(OSError), place.open("rb") as file:  # what is opened anew is not answered from memory, as on NFS
+        changed = os.fstat(file.fileno()).st_mtime
+        return _now_on_the_disk(place.parent) - changed >= seconds
+    return False
+
+
+def _writer(name: str) -> str:
+    """The owner that the name of an unfinished file says."""
+    return name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[2].rpartition("-")[0]
+
+
+def _now_on_the_disk(folder: Path) -> float:
+    """Seconds since 1970 by the clock that dates the files of a folder."""
+    probe = folder / temporary_name("now")
+    try:
+        with probe.open("xb") as file:
+            file.write(b".")
+            file.flush()
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _remove_abandoned_beside(path: Path) -> None:

@@ -21,6 +21,11 @@ def owner() -> str:
     return _owner(os.getpid())  # not cached without the number: a forked process is another one
 
 
+def is_owner(text: str) -> bool:
+    """Whether a text is what `owner` says in some process, on whichever machine."""
+    return _OWNER.fullmatch(text) is not None
+
+
 def is_gone(owner: str) -> bool:
     """Whether a process is known to have ended; False where it may live on, or on another machine.
 

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from fewshot_bench.errors import FewshotBenchError, PlaceError
 from fewshot_bench.paths import Place
 
+_TRIES = 4  # of reading a file that is replaced meanwhile
 _LONGEST = 300  # characters of somebody else's message
 _NO_BUCKET = "The specified bucket does not exist"
 
@@ -76,9 +77,10 @@ def read_bytes(place: Place) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
+        OSError: it cannot be read; which one is said.
     """
     if isinstance(place, Path):
-        return place.read_bytes()
+        return _read_locally(place)
     with reaching(place):
         return bytes(place.fs.cat_file(place.path))
 
@@ -158,6 +160,25 @@ def _finding(error: Exception) -> str:
     if isinstance(error, NotImplementedError):
         return f"cannot be written by fsspec, or not in this way ({told or kind}). Use a folder, or an object store."
     return f"cannot be reached ({kind}: {told}). Check the network, the address and the credentials."
+
+
+def _read_locally(path: Path) -> bytes:
+    """All of a file, opened anew where another machine removed or replaced it between opening and reading, as on NFS.
+
+    Raises:
+        FileNotFoundError: there is none, or none any more.
+        OSError: it cannot be read; which one is said.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno == errno.ESTALE and tries_left:
+                continue
+            if error.errno is not None and error.filename is None:  # as of what was open already
+                error.filename = str(path)
+            raise
+    raise AssertionError("the last try returns or raises")
 
 
 def _local_files(folder: str, prefix: str) -> Iterator[str]:

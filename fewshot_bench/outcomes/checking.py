@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench.atomic import is_abandoned
+from fewshot_bench.atomic import is_abandoned, is_unfinished
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
@@ -142,8 +142,14 @@ def _note_files(found: CellCheck, folder: Place, names: Sequence[str], parts: Se
     """Say which files are old, left over, or look like parts and are none."""
     if old := sum(isinstance(part, OldPart) for part in parts):
         found.notes.append(f"{old} parts are of the old layout, without digests: fewshot-bench store compact.")
-    if left := sum(is_abandoned(name.rpartition("/")[2]) for name in names):
+    unfinished = [last for name in names if is_unfinished(last := name.rpartition("/")[2])]
+    if left := sum(map(is_abandoned, unfinished)):
         found.notes.append(f"{left} files of interrupted writes; they are removed when the study goes on.")
+    if others := len(unfinished) - left:
+        found.notes.append(
+            f"{others} unfinished files of processes that may be at work; what is left of another machine's is removed "
+            "when the study goes on a day later."
+        )
     known = {part.name for part in parts}
     odd = [name for name in names if name.endswith(".parquet") and name not in known]
     found.damage += [f"{folder / name} is no part by its name. Move it away." for name in odd[:_SHOWN]]

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from fewshot_bench.atomic import create_exclusively
+from fewshot_bench.atomic import create_exclusively, is_unchanged_for
 from fewshot_bench.outcomes.heart import BEATS, expiry_seconds
 from fewshot_bench.outcomes.lease import Lease
 from fewshot_bench.outcomes.lease_file import (
@@ -149,10 +149,14 @@ class Leases:
         return found
 
     def clean(self) -> None:
-        """Remove what holders that have ended have left, and what says of no holder."""
+        """Remove what holders that have ended have left, and what says of no holder.
+
+        A holder of another machine has ended where it gave no sign of life, by the clock of the disk, for as long as it
+        takes to be taken for lost: as a machine that went down after it had stored its chunk.
+        """
         for stretch, generation in self.generations().items():
             holder = owner_in(self._content(stretch, generation) or b"")
-            if not holder or is_gone(holder):
+            if not holder or is_gone(holder) or is_unchanged_for(self.place(stretch, generation), self._expiry):
                 for each in range(generation + 1):
                     with suppress(OSError):
                         remove(self.place(stretch, each))

@@ -174,6 +174,18 @@ def test_how_to_go_on_is_the_command_of_the_process_that_was_there_last(tmp_path
     assert "next         fewshot-bench run --episodes 50 --results" in text
 
 
+def test_a_machine_that_went_down_is_at_work_no_more_once_another_has_finished_the_study(tmp_path):
+    known = stored(tmp_path, episodes=50)
+    record = written(tmp_path, [planned()], [known])
+    silent = tmp_path / "studies" / record.id / "process-0123456789ab-17-4711.json"
+    silent.parent.mkdir(exist_ok=True)
+    silent.write_text('{"began": "2026-01-01T00:00:00+00:00", "command": "fewshot-bench run", "ended": ""}')
+    assert Watch(tmp_path).look().processes == 1, "it may be training, for all that is known"
+    with record.at_work("fewshot-bench run"):
+        assert Watch(tmp_path).look().processes == 2
+    assert Watch(tmp_path).look().processes == 0
+
+
 @pytest.mark.parametrize("typed", ["run --results study --shots 1", "run --results=study --shots 1 --fresh"])
 def test_how_to_go_on_names_the_folder_that_is_looked_at(tmp_path, typed):
     """A record has only the last part of a path, and --fresh would begin another folder."""

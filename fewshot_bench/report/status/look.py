@@ -154,9 +154,9 @@ def _unplanned(cell: Cell) -> PlannedCell:
 
 def _with_processes(state: StudyState, studies: list[RecordedStudy]) -> StudyState:
     """With who is at work, how to go on, and how it ended."""
-    there = {process.owner for study in studies for process in study.processes if process.is_there}
-    there |= {owner for cell in state.cells for owner in cell.workers}
     unfinished = [study for study in studies if not study.is_finished]
+    there = {process.owner for study in unfinished for process in study.processes if process.is_there}
+    there |= {owner for cell in state.cells for owner in cell.workers}
     past = sorted((one for study in unfinished for one in study.processes), key=lambda process: process.began)
     last = past[-1] if past else None
     return replace(

@@ -1,0 +1,78 @@
+"""What runs on a machine of network_disk.py: it takes requests from a folder that the host sees too.
+
+    python network_agent.py DESK ROLE
+
+A request is a file `<name>.request` of JSON: {"shell": "a command"}, or {"arguments": [...], "environment": {...}} of
+the command line, which is forked from a process that has imported everything. What it prints lands in `<name>.log`, the
+number of its process in `<name>.process`, and its exit code in `<name>.code`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+_PAUSE = 0.05
+
+
+def serve(desk: Path, role: str) -> None:
+    """Answer requests for ever."""
+    if role == "client":
+        import fewshot_bench.cli.progress
+        import fewshot_bench.report.page
+        import fewshot_bench.study  # noqa: F401  # what `run` imports, once for all
+    _say(desk / "ready", "")
+    running: dict[int, str] = {}
+    while True:
+        for path in sorted(desk.glob("*.request")):
+            request = json.loads(path.read_text())
+            path.unlink()
+            number = os.fork() or _become(request, path.with_suffix(".log"))
+            running[number] = path.stem
+            _say(path.with_suffix(".process"), str(number))
+        for number in list(running):
+            ended, status = os.waitpid(number, os.WNOHANG)
+            if ended:
+                _say(desk / f"{running.pop(number)}.code", str(os.waitstatus_to_exitcode(status)))
+        time.sleep(_PAUSE)
+
+
+def _become(request: dict[str, Any], log: Path) -> int:
+    """Be the process that was asked for; never returns."""
+    code = 1
+    try:
+        os.setsid()
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        os.environ.update(request.get("environment", {}))
+        if "shell" in request:
+            os.execv("/bin/bash", ["bash", "-c", request["shell"]])
+        from fewshot_bench.cli.main import main
+
+        try:
+            main(request["arguments"])
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _say(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text)
+    unfinished.rename(path)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), sys.argv[2])
