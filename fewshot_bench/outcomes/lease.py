@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from fewshot_bench.stored_files import remove
 
 if TYPE_CHECKING:
     from fewshot_bench.outcomes.leases import Leases
+
+_PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2)  # seconds before each look at leases that were made at the same moment
 
 
 class Lease:
@@ -52,10 +55,21 @@ class Lease:
             return newest == self._generation and token == self._token
         return False
 
-    def is_alone(self) -> bool:
-        """Whether no other process has made one that overlaps it since this one was begun."""
-        near = self._leases.look().near(self.stretch)
-        return all(self._replaced.get(other) == generation for other, generation in near.items())
+    def prevails(self) -> bool:
+        """Whether no other process has one that overlaps it.
+
+        Of several processes that make theirs at one moment the first by stretch keeps it and waits until the others,
+        who look too, have let go; if all let go, they might do so for ever.
+        """
+        for pause in _PAUSES:
+            time.sleep(pause)
+            near = self._leases.look().near(self.stretch)
+            others = [other for other, generation in near.items() if self._replaced.get(other) != generation]
+            if not others:
+                return True
+            if min(others) <= self.stretch:
+                return False
+        return False  # they looked before this one was made, or are slow
 
     def release(self) -> None:
         """Let go of it, stored or not; those that it took the place of go first, so that it counts to the last."""

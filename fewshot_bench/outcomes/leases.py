@@ -10,7 +10,7 @@ machine a holder that was killed is known to be gone at once. How long that is, 
 for all who work at a folder.
 
 Processes may cut a run into stretches of other sizes: a lease is for whoever holds it against all that overlap it. Who
-has made one looks again, and lets go where another was made at that moment.
+has made one looks again, and of several that were made at that moment all but one are let go.
 
 Leases save work and nothing else: outcomes are the same whoever computes them, so two holders would do no harm.
 """
@@ -115,7 +115,7 @@ class Leases:
             with self._lock:
                 self._held.add(lease)
         self._being_taken = None
-        if is_ours and not lease.is_alone():
+        if is_ours and not lease.prevails():
             lease.release()
             return None
         return lease if is_ours else None

@@ -4,7 +4,7 @@ Everything is read and compared before the first file is written, so a contradic
 merge that is killed has copied some of the parts, and the same command copies the others.
 
 Others may add to the folders or compact them meanwhile: what is copied is what a source holds then, and a part that was
-not there before is compared like the others before it is copied.
+not there before, in a source or in the target, is compared like the others before more is copied.
 """
 
 from __future__ import annotations
@@ -68,10 +68,11 @@ class MergedCell:
 
         Raises:
             FileNotFoundError: one of them is gone.
-            OutcomeError: one that was added meanwhile contradicts others, or is damaged.
+            OutcomeError: one that was added meanwhile, there or in the target, contradicts others, or is damaged.
         """
+        target = store.cell_folder(self.cell)
         parts, identity = parts_in(source), Identity.of(self.cell)
-        if not self._compared.issuperset(part.place for part in parts):
+        if not self._compared.issuperset(part.place for part in [*parts, *parts_in(target)]):
             self.compare(store.folder)
         done = store.done(self.cell)
         for part in parts:
@@ -82,7 +83,8 @@ class MergedCell:
                 self.known += 1
             else:
                 name, content = _present(part, content, identity)
-                write_once(store.cell_folder(self.cell) / name, content)
+                write_once(target / name, content)
+                self._compared.add(target / name)
                 self.copied += 1
             self._done_with.add(part.place)
 

@@ -15,11 +15,13 @@ from fewshot_bench.episodes import Protocol
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.lease import Lease
 from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.outcomes.lease_look import Look
 from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.study.shard import Shard
 
 Left: TypeAlias = tuple[Cell, Protocol, list[NDArray[np.int64]]]
 """A cell with its protocol and the episodes of each run that are missing."""
+_NONE = np.arange(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +95,15 @@ class ChunkQueue:
         Raises:
             OSError: its lease cannot be written.
         """
-        looks = {key: leases.look() for key, leases in self._leases.items()}
+        looks: dict[str, Look] = {}  # a listing each, made when it comes to a job of that cell
         in_part: list[tuple[Job, list[Stretch]]] = []
         for job in self._waiting:
-            look = looks[job.cell.key]
+            leases = self._leases[job.cell.key]
+            look = looks.get(job.cell.key) or looks.setdefault(job.cell.key, leases.look())
             held = look.held(job.stretch)
             if held:
                 in_part.append((job, held))
-            elif (lease := self._leases[job.cell.key].take(job.stretch, look)) is not None:
+            elif (lease := leases.take(job.stretch, look)) is not None:
                 self._waiting.remove(job)
                 return Taken(job, lease)
         return next(filter(None, (self._take_part(job, held) for job, held in in_part)), None)
@@ -153,9 +156,13 @@ def _cut_around(job: Job, held: Sequence[Stretch]) -> tuple[list[Job], list[Job]
 
 
 def _without(job: Job, stored: Mapping[int, NDArray[np.int64]]) -> Job | None:
-    """A job without the episodes of each run that are stored; None if these are all."""
-    numbers = np.setdiff1d(job.chunk.numbers, stored.get(job.chunk.run, ()))
-    return replace(job, chunk=replace(job.chunk, numbers=numbers)) if len(numbers) else None
+    """A job without the episodes of each run that are stored, sorted; None if these are all."""
+    numbers, there = job.chunk.numbers, stored.get(job.chunk.run, _NONE)
+    start, stop = np.searchsorted(there, (numbers[0], numbers[-1] + 1))  # few: a study may have thousands of jobs
+    if start == stop:
+        return job
+    left = np.setdiff1d(numbers, there[start:stop])
+    return replace(job, chunk=replace(job.chunk, numbers=left)) if len(left) else None
 
 
 def missing_episodes(

@@ -40,10 +40,10 @@ def fresh_folder(results: Place) -> Iterator[Place]:
     try:
         yield made
     finally:
-        if not isinstance(made, Path):
-            remove(made / FOLDER / _CLAIM)  # what was stored by now keeps others off
-        with suppress(OSError):
-            if isinstance(made, Path) and _state(made) == before:
+        with suppress(OSError):  # what went wrong first is what counts
+            if not isinstance(made, Path):
+                remove(made / FOLDER / _CLAIM)  # what was stored by now keeps others off
+            elif _state(made) == before:
                 made.rmdir()
 
 

@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
 from fewshot_bench.cli.main import exit_code
+from fewshot_bench.errors import PlaceError
 from fewshot_bench.study import free_folder, fresh_folder
 
 
@@ -83,3 +85,12 @@ def test_a_folder_that_another_has_made_in_its_place_stays(tmp_path):
         os.rmdir(folder)
         os.mkdir(folder)
     assert folder.exists()
+
+
+def test_a_network_that_is_away_in_the_end_hides_no_interruption(monkeypatch):
+    def away(place):
+        raise PlaceError(f"{place} cannot be reached")
+
+    monkeypatch.setattr("fewshot_bench.study.fresh.remove", away)
+    with pytest.raises(KeyboardInterrupt), fresh_folder(UPath("memory://interrupted/results")):
+        raise KeyboardInterrupt

@@ -19,6 +19,7 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes.heart import EXPIRY, EXPIRY_VARIABLE, Heart, expiry_seconds
 from fewshot_bench.outcomes.lease import Lease
 from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.outcomes.lease_look import Look
 from fewshot_bench.outcomes.leases import Leases, leases_of
 from fewshot_bench.processes import owner
 
@@ -237,6 +238,42 @@ def test_of_two_that_are_made_at_the_same_moment_at_most_one_is_kept(cell, monke
     (theirs,) = taken
     assert theirs.is_held()
     assert files(cell) == [theirs.place.name]
+
+
+def test_of_many_that_overlap_and_are_made_at_the_same_moment_exactly_one_is_kept(cell, monkeypatch):
+    """If all let go where they see others, they might do so for ever."""
+    stretches = [Stretch(0, first, 512) for first in range(8)]
+    create, listed = fewshot_bench.outcomes.leases.create_exclusively, fewshot_bench.outcomes.leases.files_under
+    barrier, taken, looked = threading.Barrier(len(stretches)), [], set()
+
+    def all_at_once(place, content):
+        made = create(place, content)
+        barrier.wait(30)
+        return made
+
+    def by_all_before_any_lets_go(folder):
+        found = listed(folder)
+        if threading.get_ident() not in looked:
+            looked.add(threading.get_ident())
+            barrier.wait(30)
+        return found
+
+    def take(stretch: Stretch, leases: Leases, look: Look) -> None:
+        taken.append(leases.take(stretch, look))
+
+    monkeypatch.setattr(fewshot_bench.outcomes.leases, "create_exclusively", all_at_once)
+    seen = [(stretch, leases, leases.look()) for stretch in stretches for leases in [Leases(cell)]]
+    monkeypatch.setattr(fewshot_bench.outcomes.leases, "files_under", by_all_before_any_lets_go)
+    threads = [threading.Thread(target=take, args=one) for one in seen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.undo()
+    (kept,) = filter(None, taken)
+    assert kept.stretch == stretches[0]
+    assert kept.is_held()
+    assert files(cell) == [kept.place.name]
 
 
 def take_many(cell: str, worker: int, barrier, taken) -> None:

@@ -13,7 +13,7 @@ from toy_cells import CELL, EPISODES, PREDICTIONS, PROTOCOL, everything, filled,
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.compaction import compact
-from fewshot_bench.outcomes.merging import merge
+from fewshot_bench.outcomes.merging import MergedCell, merge
 
 OTHER = replace(CELL, protocol=replace(PROTOCOL, shot=5))
 
@@ -216,6 +216,30 @@ def test_what_is_added_meanwhile_and_contradicts_is_not_copied_and_the_other_cel
         if not was_met():
             break
     assert moment == 4
+
+
+def test_what_the_target_gets_meanwhile_and_contradicts_keeps_a_part_from_being_copied(tmp_path, monkeypatch):
+    one, target = OutcomeStore(tmp_path / "one"), OutcomeStore(tmp_path / "all")
+    one.append(CELL, 0, np.arange(8), PREDICTIONS[0][:8], 0.25)
+    copy_from = MergedCell.copy_from
+
+    def with_another_at_work(merged, source, store):
+        OutcomeStore(target.folder).append(CELL, 0, np.arange(4), (PREDICTIONS[0][:4] + 1) % 3, 0.25)
+        copy_from(merged, source, store)
+
+    monkeypatch.setattr(MergedCell, "copy_from", with_another_at_work)
+    with pytest.raises(OutcomeError, match=r"1 of 1 cells changed meanwhile.* twice and differently"):
+        merge([one.folder], target.folder)
+    assert len(target.read(CELL)) == 4
+
+
+def test_nothing_is_compared_again_where_nothing_but_the_merge_changes_the_target(tmp_path, monkeypatch):
+    folders = [half(tmp_path / str(run), run) for run in (0, 1)]
+    compare, compared = MergedCell.compare, []
+    monkeypatch.setattr(MergedCell, "compare", lambda cell, target: compared.append(cell) or compare(cell, target))
+    (merged,) = merge(folders, tmp_path / "all")
+    assert merged.copied == 2
+    assert len(compared) == 1
 
 
 def test_a_cell_that_keeps_changing_is_said_in_one_sentence(tmp_path, monkeypatch):

@@ -127,6 +127,22 @@ def test_one_that_was_killed_with_its_machine_is_not_at_work_for_ever(tmp_path):
     assert (state.processes, state.cells[0].workers) == (1, (ELSEWHERE,))
 
 
+def test_a_process_that_ended_one_study_long_ago_may_be_at_work_at_the_next(tmp_path):
+    known = stored(tmp_path)
+    past, present = written(tmp_path, [planned(SCHANE)]), written(tmp_path, [planned()], [known])
+    told = {"began": "2026-01-01T00:00:00+00:00", "command": ""}
+    for record, heard, ended in ((past, "2026-01-01", "finished"), (present, "9999-01-01", "")):
+        process = tmp_path / "studies" / record.id / f"process-{ELSEWHERE}.json"
+        process.parent.mkdir(exist_ok=True)
+        process.write_text(json.dumps({**told, "heard": f"{heard}T00:00:00+00:00", "ended": ended}))
+    lease = Leases(tmp_path / "outcomes" / known.key).place(Stretch(0, 30, 40), 0)
+    lease.parent.mkdir()
+    lease.write_text(json.dumps({"owner": ELSEWHERE, "token": "ab" * 8, "beat": "000000000001"}))
+    state = Watch(tmp_path).look()
+    assert state.processes == 1
+    assert [one.workers for one in state.cells if one.key == known.key] == [(ELSEWHERE,)]
+
+
 def test_a_rate_is_measured_between_looks_once_there_are_two(tmp_path):
     now = [0.0]
     known = stored(tmp_path, episodes=10, seconds=0.5)

@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.study.chunk_queue import ChunkQueue, Taken, missing_episodes
 from fewshot_bench.study.shard import Shard
 
@@ -130,6 +132,31 @@ def test_one_lease_over_many_chunks_is_read_once_a_look(store, monkeypatch):
     assert len(read) == 1
     assert large.take() is None
     assert len(read) == 1, "nobody has to read his own"
+
+
+def test_a_chunk_is_compared_with_the_stored_episodes_near_it_alone(store, monkeypatch):
+    """A study may have thousands of chunks, and more than a thousand times as many stored episodes."""
+    queue = queue_of(store, Protocol("toy", episodes=1000, runs=2), 10)
+    store_some(OutcomeStore(store.folder), 0, [*range(495), 505])
+    compared, without = [], np.setdiff1d
+    monkeypatch.setattr(np, "setdiff1d", lambda some, stored: compared.append(len(stored)) or without(some, stored))
+    assert queue.drop_stored() == 496
+    assert sum(compared) == 496
+    assert queue.take().job.chunk.numbers.tolist() == [495, 496, 497, 498, 499]
+    assert queue.take().job.chunk.numbers.tolist() == [500, 501, 502, 503, 504, 506, 507, 508, 509]
+
+
+def test_the_leases_of_a_cell_are_listed_when_it_comes_to_its_chunks(store, monkeypatch):
+    """Behind a URL a listing is a request, and a method may have many cells."""
+    protocol, other = Protocol("toy", episodes=8, runs=1), replace(CELL, method=MethodCard("other", "b", "w", "b"))
+    store.open_cell(other)
+    left = [(cell, protocol, missing_episodes(store, cell, protocol)) for cell in (CELL, other)]
+    queue, listed, look = ChunkQueue(store, left, lambda _: 8), [], Leases.look
+    monkeypatch.setattr(Leases, "look", lambda leases: listed.append(leases.folder.parent.name) or look(leases))
+    queue.take()
+    assert set(listed) == {CELL.key}
+    queue.take()
+    assert set(listed) == {CELL.key, other.key}
 
 
 @given(

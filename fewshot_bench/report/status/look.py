@@ -49,7 +49,9 @@ class Watch:
             OutcomeError: there is nothing in the folder to look at.
         """
         studies, problems = recorded_studies(self.results)
-        self._silent = {process.owner for study in studies for process in study.processes if process.is_silent}
+        processes = [process for study in studies for process in study.processes]
+        there = {process.owner for process in processes if process.is_there}  # at one of its studies
+        self._silent = {process.owner for process in processes if process.is_silent} - there
         cells = self._of_studies(studies)
         stored = self._stored(problems)
         known = {cell.key for cell in cells}
