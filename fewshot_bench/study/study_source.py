@@ -162,6 +162,8 @@ def _sentence(path: KeyPath, details: ErrorDetails) -> str:
         return _unknown(path, key)
     if details["type"] in ("missing", "too_long"):
         return f"{key} has another number of values than it takes."
+    if details["type"] == "too_short":
+        return f"{key} should have one value or more, not none."
     message = details["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     message = message.replace("valid array", "list").replace("an object", "a table").replace("valid boolean", "boolean")
     value = repr(details["input"])
