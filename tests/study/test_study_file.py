@@ -204,6 +204,7 @@ def test_set_changes_any_key(plan, change, field, value):
         ("methods.1.tau=1", "--set methods.1.tau=1: the study has methods.0 alone."),
         ("methods.tau=1", "--set methods.tau=1: say which of the 1 methods, as in methods.0.tau."),
         ("methods.0.tua=1", "--set methods.0.tua=1: there is no key 'tua' in methods. Did you mean tau?"),
+        ("outputz.latex=true", "--set outputz.latex=true: there is no key 'outputz'. Did you mean outputs?"),
         ("name.x=1", "--set name.x=1: name is no table, so it has no keys."),
         ("backbone=a", "--set backbone=a changes nothing: every method of the study says its own backbone."),
     ],
