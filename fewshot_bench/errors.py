@@ -19,7 +19,8 @@ class UnknownNameError(FewshotBenchError):
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
         nearest = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-        offer = f"Did you mean {' or '.join(nearest)}?" if nearest else f"Known: {', '.join(known)}."
+        others = f"Known: {', '.join(known)}." if known else "There is none."
+        offer = f"Did you mean {' or '.join(nearest)}?" if nearest else others
         super().__init__(f"there is no {kind} called '{name}'. {offer}{' ' + hint if hint else ''}")
 
 

@@ -61,7 +61,7 @@ def clear(
         unused_for=None if older_than is None else parse_age(older_than, "--older-than"),
     )
     if entries and not (pattern or max_size or older_than or yes) and not _is_confirmed(entries):
-        typer.echo("nothing is removed.")
+        typer.echo("nothing is removed.", err=True)
         return
     cleared = clear_cache(entries)
     left = cache_entries()
@@ -81,11 +81,11 @@ def clear(
 def _is_confirmed(entries: list[Entry]) -> bool:
     if not sys.stdin.isatty():
         raise typer.BadParameter("nobody is here to confirm that everything is removed; add --yes.")
-    _print(entries)
-    return typer.confirm(f"Remove all {_count(entries)}?")
+    _print(entries, err=True)
+    return typer.confirm(f"Remove all {_count(entries)}?", err=True)
 
 
-def _print(entries: list[Entry]) -> None:
+def _print(entries: list[Entry], *, err: bool = False) -> None:
     from datetime import datetime
 
     from fewshot_bench.datasets.disk_space import readable_bytes
@@ -94,7 +94,7 @@ def _print(entries: list[Entry]) -> None:
     width = max(map(len, names), default=0)
     for entry, name in zip(entries, names, strict=True):
         used = datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M")
-        typer.echo(f"{name:<{width}}  {readable_bytes(entry.bytes):>10}  last used {used}")
+        typer.echo(f"{name:<{width}}  {readable_bytes(entry.bytes):>10}  last used {used}", err=err)
 
 
 def _count(entries: list[Entry]) -> str:

@@ -131,6 +131,10 @@ def _outcome(typed: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        return 0  # Rich makes it a 1, which would say that episodes failed
     except OSError as error:
         if error.filename is None and error.errno not in _OF_A_DISK:
             raise

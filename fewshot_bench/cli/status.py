@@ -35,4 +35,4 @@ def status(
         with suppress(KeyboardInterrupt):
             show_live(seen, str(results), console)
     else:
-        console.print(status_text(seen.look(), str(results), width=console.width))
+        console.print(status_text(seen.look(), str(results), width=console.width), soft_wrap=True)

@@ -134,7 +134,7 @@ def prune(
 
     folder, described = cell_named(results / "outcomes", cell)
     about = "" if described is None else printable(f" ({described.method.name}, {described.protocol.task})")
-    if not is_sure and not typer.confirm(f"Remove {folder}{about} and all of its outcomes?", err=True):
+    if not is_sure and not _is_confirmed(f"Remove {folder}{about} and all of its outcomes?"):
         typer.echo("nothing was removed", err=True)
         raise typer.Exit(_REFUSED)
     files = pruned(folder)
@@ -143,6 +143,17 @@ def prune(
     else:
         typer.echo(f"removed      {folder}{about}, {files:,} files")
         _tell_next(results)
+
+
+def _is_confirmed(question: str) -> bool:
+    """Ask. Where nobody is there to answer, as in a script, say so instead of ending as if Ctrl-C had been typed."""
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort as error:
+        if not isinstance(error.__context__, EOFError):
+            raise
+        typer.echo("", err=True)
+        raise typer.BadParameter("nobody is here to confirm that it is removed; add --yes.") from error
 
 
 def _tell_next(results: Place) -> None:

@@ -101,8 +101,14 @@ def validated_study(fields: Mapping[str, Any]) -> Study:
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0]).rstrip("_").replace("_", "-")
-        option = "--" + {"fractions": "split", "least-images": "min-images"}.get(field, field)
+        option = "--" + _OPTIONS.get(field, field)
+        if first["type"] == "too_short":
+            raise StudyError(f"{option} takes one value or more; none was given.") from error
         raise StudyError(f"{option}: {first['msg']}, not {first['input']!r}.") from error
+
+
+_OPTIONS = {"fractions": "split", "least-images": "min-images", "adaptations": "adapt", "losses": "loss"}
+"""What a field of a study is called on a command line, where that is another word."""
 
 
 def takes_options_of(

@@ -38,7 +38,23 @@ def open_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: P
         return open_own_images(name, own or OwnOptions(), taken_names=taken, progress=progress)
     if ":" in name:
         return DATASETS[name].factory()
-    raise UnknownNameError("dataset", name, {*DATASETS.names(), *stored_names()}, "A folder of your own is ./NAME.")
+    raise _unknown(name)
+
+
+def check_name(name: str) -> None:
+    """See that a dataset has that name, or that something lies there; nothing is opened or imported.
+
+    Raises:
+        UnknownNameError: neither.
+    """
+    is_place = bool(name.strip()) and looks_like_a_place(name)
+    if not (is_named(name) or is_place or ":" in name):
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> UnknownNameError:
+    known = {*DATASETS.names(), *stored_names()}
+    return UnknownNameError("dataset", name, known, "A folder of your own is ./NAME.")
 
 
 def is_named(name: str) -> bool:

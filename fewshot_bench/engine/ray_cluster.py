@@ -70,7 +70,8 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         if not is_connected:
-            ray.shutdown()
+            with _undisturbed():
+                ray.shutdown()
 
 
 def _connect(address: str | None) -> None:
@@ -100,6 +101,20 @@ def _why(error: Exception) -> str:
     if "AuthToken" in "".join(chain):
         return "it wants a token. Set RAY_AUTH_MODE=token here too, and see: ray get-auth-token"
     return f"{chain[0].rstrip('.')}. {_HOW}"
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no second Ctrl-C, nor SIGTERM, in: Ray that is interrupted while it ends may take the process with it."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
+    for number in before:
+        signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

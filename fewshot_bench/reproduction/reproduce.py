@@ -130,7 +130,8 @@ def _images(cell: Cell, options: Brought) -> Dataset:
     name = cell.protocol.dataset
     if here.dataset is None:
         raise ReproductionError(
-            f"{here.reason}. See: fewshot-bench data check {name}; or say where they lie with --dataset PATH."
+            f"{here.reason.rstrip('.')}. See: fewshot-bench data check {name}; or say where they lie with --dataset "
+            "PATH."
         )
     if not here.are_the_same:
         raise ReproductionError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from typing import Any
 
 from fewshot_bench.adaptation import ADAPTATIONS, Adaptation
@@ -41,8 +43,23 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
     unused = sorted(set(study.hyper_parameters) - used)
     if unused:
         names = ", ".join(study.adaptations)
-        raise StudyError(f"no adaptation of this study ({names}) has a hyper-parameter '{unused[0]}'; leave it out.")
+        accepted = set().union(*(hyper_parameters_of(name) for name in study.adaptations))
+        raise StudyError(unknown_hyper_parameter(unused[0], accepted, f"of this study ({names})"))
     return planned
+
+
+def unknown_hyper_parameter(name: str, accepted: Collection[str], whose: str) -> str:
+    """What to say of a hyper-parameter that no adaptation has.
+
+    Args:
+        name: of the hyper-parameter.
+        accepted: those there are.
+        whose: adaptations these are, in words.
+    """
+    offered = {known.casefold(): known for known in accepted if known not in _OPTIONS_OF_THEIR_OWN}
+    nearest = get_close_matches(name.casefold(), offered, n=1, cutoff=0.5)
+    offer = f"Did you mean {offered[nearest[0]]}?" if nearest else f"Known: {', '.join(sorted(offered.values()))}."
+    return f"no adaptation {whose} has a hyper-parameter '{name}'. {offer}"
 
 
 def hyper_parameters_of(name: str) -> set[str]:
@@ -58,12 +75,29 @@ def hyper_parameters_of(name: str) -> set[str]:
 
 
 def _build(factory: Any, hyper_parameters: dict[str, Any], name: str) -> Adaptation:
+    _refuse_what_is_no_number(factory, hyper_parameters, name)
     try:
         adaptation = factory(**hyper_parameters)
     except (TypeError, ValueError) as error:
         raise StudyError(f"{name} refuses its hyper-parameters: {error}.") from error
     assert isinstance(adaptation, Adaptation)
     return adaptation
+
+
+def _refuse_what_is_no_number(adaptation: type[Adaptation], values: dict[str, Any], name: str) -> None:
+    """See that what is a number by default stays one, and a whole one whole.
+
+    Raises:
+        StudyError: it does not.
+    """
+    for field in fields(adaptation):
+        if field.name not in values:
+            continue
+        value = values[field.name]
+        if field.type in ("float", float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise StudyError(f"{field.name} of {name} should be a number, not {value!r}.")
+        if field.type in ("int", int) and type(value) is not int:
+            raise StudyError(f"{field.name} of {name} should be a whole number, not {value!r}.")
 
 
 def method_name(backbone: str, backbone_settings: dict[str, Any], base: str, adaptation: Adaptation) -> str:

@@ -49,7 +49,7 @@ class EpisodeOptions(Options):
     fractions: tuple[float, float, float] | None = None
     least_images: int = Field(default=1, ge=1)
     way: int = 5
-    shots: tuple[int, ...] = (1, 5)
+    shots: tuple[int, ...] = Field(default=(1, 5), min_length=1)
     query: int = 15
     episodes: int = Field(default=3000, ge=1)
     runs: int = Field(default=3, ge=1)
@@ -74,8 +74,8 @@ class MethodOptions(Options):
     base_epochs: int | None = Field(default=None, ge=1)
     base_batch: int | None = Field(default=None, ge=2)
     training_seed: int = Field(default=0, ge=-(1 << 63), lt=1 << 63)
-    adaptations: tuple[str, ...] = ("centroid",)
-    losses: tuple[str, ...] = ("ce",)
+    adaptations: tuple[str, ...] = Field(default=("centroid",), min_length=1)
+    losses: tuple[str, ...] = Field(default=("ce",), min_length=1)
     hyper_parameters: dict[str, Any] = Field(default_factory=dict)
     reading: Literal["in", "out"] = "in"
 

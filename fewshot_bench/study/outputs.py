@@ -45,6 +45,21 @@ class Outputs(Options):
     latex: FileChoice = False
     figures: FileChoice = False
 
+    def problem(self) -> tuple[str, str] | None:
+        """The output that was given the name of another, which it would replace, and what is wrong in words."""
+        kinds: dict[str, str] = {}
+        for kind in sorted(_USUAL_NAMES, key=lambda kind: isinstance(getattr(self, kind), str)):
+            name = self._name(kind)
+            other = kinds.setdefault(name.lower(), kind) if name else kind  # some disks know no upper case
+            if other != kind:
+                return kind, f"{kind} and {other} are both called {name}; give one of them another name."
+        return None
+
+    def _name(self, kind: str) -> str:
+        """What an output is called; empty where it is not wanted."""
+        choice = getattr(self, kind)
+        return choice if isinstance(choice, str) else _USUAL_NAMES[kind] if choice else ""
+
     def place(self, kind: str, results: Place) -> Place | None:
         """Where an output goes; None where it is not wanted.
 
@@ -52,8 +67,8 @@ class Outputs(Options):
             kind: name of a field.
             results: the results folder.
         """
-        choice = getattr(self, kind)
-        return None if choice is False else results / (_USUAL_NAMES[kind] if choice is True else choice)
+        name = self._name(kind)
+        return results / name if name else None
 
 
 _USUAL_NAMES = {

@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import Field
 
 from fewshot_bench.adaptation import ADAPTATIONS
-from fewshot_bench.datasets import looks_like_a_place
+from fewshot_bench.backbones import BACKBONES, BackboneRequest, model_of_hub
+from fewshot_bench.datasets import check_name, looks_like_a_place
 from fewshot_bench.errors import UnknownNameError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.registry import Registry
 from fewshot_bench.study.checkpoints import SAID_BY_A_CHECKPOINT
-from fewshot_bench.study.methods import hyper_parameters_of
+from fewshot_bench.study.methods import hyper_parameters_of, unknown_hyper_parameter
 from fewshot_bench.study.options import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Options, Tau
 from fewshot_bench.study.outputs import Outputs
 from fewshot_bench.study.positions import KeyPath
@@ -69,6 +70,11 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
                 _ = registry[name]
             except UnknownNameError as error:
                 return path, str(error)
+        for number, name in enumerate(self.datasets):
+            try:
+                check_name(name)
+            except UnknownNameError as error:
+                return ("datasets", number), str(error)
         for path, table in self._tables():
             foreign = next((name for name in table.datasets or () if name not in self.datasets), None)
             if foreign is not None:
@@ -76,10 +82,21 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         for dataset in self.baselines():
             if dataset not in self.datasets:
                 return ("baseline", dataset), f"{dataset} is none of the study's datasets."
-        for name in self.hyper_parameters:
-            if not any(name in self._accepted(table) for _, table in self._tables()):
-                return ("hyper_parameters", name), f"no adaptation of this study has a hyper-parameter '{name}'."
-        return self._problem_of_size()
+        output = self.outputs.problem()
+        if output is not None:
+            return ("outputs", output[0]), output[1]
+        return self._problem_of_hyper_parameters() or self._problem_of_size()
+
+    def _problem_of_hyper_parameters(self) -> tuple[KeyPath, str] | None:
+        """The first that no adaptation has: of a table its own, of the file those of any table."""
+        known = {path: self._accepted(table) for path, table in self._tables()}
+        known[()] = set().union(*known.values())
+        for path, table in (((), self), *self._tables()):
+            for name in table.hyper_parameters:
+                if name not in known[path]:
+                    whose = "of this table" if path else "of this study"
+                    return (*path, "hyper_parameters", name), unknown_hyper_parameter(name, known[path], whose)
+        return None
 
     def _problem_of_size(self) -> tuple[KeyPath, str] | None:
         methods = sum(1 for _, table in self._tables() for _ in _contrasts(self._method_fields(table)))
@@ -93,9 +110,11 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         return None
 
     def names(self) -> Iterator[tuple[KeyPath, Registry[Any], str]]:
-        """Every adaptation and loss that is named, with where it is and the registry that should know it."""
+        """Every adaptation, loss and registered backbone that is named: where it is, and what should know it."""
         kinds: dict[str, Registry[Any]] = {"adaptations": ADAPTATIONS, "losses": LOSSES, "base_losses": LOSSES}
         for path, table in (((), self), *self._tables()):
+            if table.backbone is not None and model_of_hub(BackboneRequest(table.backbone)) is None:
+                yield (*path, "backbone"), BACKBONES, table.backbone
             for kind, registry in kinds.items():
                 if kind in table.model_fields_set:
                     for number, name in enumerate(getattr(table, kind) or ()):

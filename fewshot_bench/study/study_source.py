@@ -143,7 +143,10 @@ class _Source:
 
     def _shown(self, path: KeyPath) -> str:
         """The part of the command line that has set a key; the last one counts."""
-        return next((one.shown for one in reversed(self.overrides) if path[: len(one.path)] == one.path), "")
+        sets = [one for one in reversed(self.overrides) if path[: len(one.path)] == one.path]
+        if not sets and path and path not in self._lines:  # a table that is there for the sake of the key in it
+            sets = [one for one in reversed(self.overrides) if one.path[: len(path)] == path]
+        return sets[0].shown if sets else ""
 
     def _order(self, path: KeyPath) -> tuple[bool, int]:
         """What is typed comes first, then the file from top to bottom."""
@@ -162,6 +165,8 @@ def _sentence(path: KeyPath, details: ErrorDetails) -> str:
         return _unknown(path, key)
     if details["type"] in ("missing", "too_long"):
         return f"{key} has another number of values than it takes."
+    if details["type"] == "too_short":
+        return f"{key} should have one value or more, not none."
     message = details["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     message = message.replace("valid array", "list").replace("an object", "a table").replace("valid boolean", "boolean")
     value = repr(details["input"])

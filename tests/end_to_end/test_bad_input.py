@@ -28,6 +28,24 @@ BAD = {
     "unknown option": (["run", "--shot", "1"], "--shot"),
     "unknown hyper-parameter": (["run", "--set", "k=3"], "no adaptation of this study (centroid)"),
     "hyper-parameter of a wrong kind": (["run", "--set", "metric=manhattan"], "cosine or euclidean, not manhattan"),
+    "hyper-parameter that is nearly one": (
+        ["run", "--adapt", "logistic", "--set", "c=3"],
+        "no adaptation of this study (logistic) has a hyper-parameter 'c'. Did you mean C?",
+    ),
+    "hyper-parameter that is no number": (
+        ["run", "--adapt", "logistic", "--set", "C=ten"],
+        "C of logistic should be a number, not 'ten'.",
+    ),
+    "truth for a number": (
+        ["run", "--adapt", "finetune-head", "--set", "scale=true"],
+        "scale of finetune-head should be a number, not True.",
+    ),
+    "half a step": (
+        ["run", "--adapt", "logistic", "--set", "max_iterations=2.5"],
+        "max_iterations of logistic should be a whole number, not 2.5.",
+    ),
+    "no adaptation": (["run", "--adapt", ","], "--adapt takes one value or more; none was given."),
+    "no loss": (["run", "--loss", ""], "--loss takes one value or more; none was given."),
     "hyper-parameter without a value": (["run", "--set", "metric"], "--set takes NAME=VALUE"),
     "shots that are no numbers": (["run", "--shots", "one"], "whole numbers such as 1,5"),
     "too many ways": (["run", "--way", "25"], "has 20 classes; 25-way episodes need 25. Use --way 20 or fewer"),

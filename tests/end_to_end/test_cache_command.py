@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -50,9 +51,23 @@ def test_everything_goes_only_when_somebody_says_yes(names, capsys, monkeypatch)
     assert "add --yes" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     for answer, left in [("n", ["first", "second"]), ("y", [])]:
-        monkeypatch.setattr("typer.confirm", lambda question, answer=answer: answer == "y")
+        monkeypatch.setattr("typer.confirm", lambda question, answer=answer, **_: answer == "y")
         assert exit_code(["cache", "clear"]) == 0
         assert names() == left
+
+
+@pytest.mark.parametrize("answer", ["n", "y"])
+def test_the_question_is_no_part_of_the_json(names, capsys, monkeypatch, answer):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{answer}\n"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert exit_code(["cache", "clear", "--json"]) == 0
+    told = capsys.readouterr()
+    assert "embeddings called first" in told.err
+    assert "Remove all 2 entries" in told.err
+    if answer == "n":
+        assert not told.out.strip()
+    else:
+        assert len(json.loads(told.out)["removed"]) == 2
 
 
 @pytest.mark.parametrize(

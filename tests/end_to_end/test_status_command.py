@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 
@@ -41,6 +43,22 @@ def test_a_study_is_shown_from_its_beginning_to_its_end(here, capsys):
     assert "nobody is at work; the last process: did its part" in out
     assert "--episodes 12" in " ".join(out.split())
     assert "--shard" not in out, "nothing is left of that shard; what goes on is the command for all"
+
+
+def test_the_command_that_goes_on_is_one_line_however_long(here, capsys):
+    command = [*RUN, "--shard", "1/2", "--results", "a folder with quite a long name"]
+    assert exit_code(command) == 0
+    _, out, _ = typed(capsys, "--results", command[-1])
+    assert shlex.split(out.splitlines()[-1])[1:] == ["fewshot-bench", *RUN, *command[-2:]]
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(here):
+    assert exit_code(RUN) == 0
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "fewshot_bench", "status"]
+    assert subprocess.run(command, stdout=writing, check=False).returncode == 0
+    os.close(writing)
 
 
 def test_json_is_plain_data(here, capsys):

@@ -121,6 +121,21 @@ def test_prune_asks_first_and_refuses_what_means_several(results, capsys, monkey
     assert OutcomeStore(results / "outcomes").cells() == [OTHER]
 
 
+def test_prune_where_nobody_can_answer_says_so(results, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    before = parts(results)
+    assert exit_code(["store", "prune", CELL.key]) == 2
+    err = capsys.readouterr().err
+    assert "nobody is here to confirm that it is removed; add --yes." in err
+    assert "stopped" not in err
+    assert parts(results) == before
+
+
+def test_prune_of_an_empty_folder_lists_nothing_as_known(results, capsys):
+    assert exit_code(["store", "prune", "x", "--results", "nowhere"]) == 2
+    assert "there is no cell called 'x'. There is none. Give" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

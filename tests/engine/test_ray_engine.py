@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from fewshot_bench.cli.signals import signals_interrupt
 from fewshot_bench.engine.engine import Crew, Finished
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import OutcomeStore
@@ -27,6 +28,7 @@ import toy_workers  # noqa: E402  # below the line that may skip all of this
 from ray_clusters import TwoNodes  # noqa: E402  # likewise
 from toy_workers import PROTOCOL, UNLUCKY, Make, chunks, put_into_the_store, refuse, unmakeable, work  # noqa: E402  # likewise
 
+from fewshot_bench.engine.ray_cluster import connected  # noqa: E402  # likewise
 from fewshot_bench.engine.ray_engine import RayEngine  # noqa: E402  # likewise
 from fewshot_bench.engine.ray_pool import check_versions  # noqa: E402  # likewise
 
@@ -158,6 +160,26 @@ def test_a_worker_with_other_versions_is_refused():
     check_versions(same)
     with pytest.raises(StudyError, match=f"has torch 1.0 and not {re.escape(same['torch'])}. Install the same"):
         check_versions({**same, "torch": "1.0"})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_break_off_the_end_of_ray(monkeypatch, number):
+    ended = []
+
+    def shutdown() -> None:
+        signal.raise_signal(number)
+        ended.append(True)
+
+    monkeypatch.setattr("fewshot_bench.engine.ray_cluster._connect", lambda address: None)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.util.register_serializer", lambda *_, **__: None)
+    monkeypatch.setattr("ray.shutdown", shutdown)
+    with signals_interrupt():
+        before = signal.getsignal(number)
+        with pytest.raises(KeyboardInterrupt, match="the first"), connected(None):
+            raise KeyboardInterrupt("the first")
+        assert ended
+        assert signal.getsignal(number) is before
 
 
 def test_a_cluster_stores_what_one_process_stores(engine, tmp_path, undisturbed):

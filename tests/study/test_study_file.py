@@ -107,7 +107,21 @@ WRONG = {
     "\n[[methods]]\nbase_losses = ['ce',\n 'ce+shane']": (
         "line 4: there is no loss called 'ce+shane'. Did you mean ce+schane"
     ),
-    "name = 'x'\nhyper_parameters.D = 1": "line 2: no adaptation of this study has a hyper-parameter 'D'.",
+    "adaptations = 'logistic'\nhyper_parameters.c = 1": (
+        "line 2: no adaptation of this study has a hyper-parameter 'c'. Did you mean C?"
+    ),
+    "[[methods]]\nadaptations = 'logistic'\n[[methods]]\nhyper_parameters.C = 1": (
+        "line 4: no adaptation of this table has a hyper-parameter 'C'. Known: features, metric."
+    ),
+    "[[methods]]\nadaptations = 'centroid'\n[methods.hyper_parameters]\nmetrik = 'euclidean'": (
+        "line 4: no adaptation of this table has a hyper-parameter 'metrik'. Did you mean metric?"
+    ),
+    "shots = [1]\ndatasets = ['glyphs',\n'glyph']": "line 3: there is no dataset called 'glyph'. Did you mean glyphs?",
+    "[[methods]]\nbackbone = 'conv4_23'": "line 2: there is no backbone called 'conv4_23'. Did you mean conv4_32",
+    "shots = []": "line 1: shots should have one value or more, not none.",
+    "datasets = []": "line 1: datasets should have one value or more, not none.",
+    "[[methods]]\nadaptations = []": "line 2: adaptations should have one value or more, not none.",
+    "[[methods]]\n\nlosses = []": "line 3: losses should have one value or more, not none.",
     "datasets = ['glyphs']\n[[methods]]\ndatasets = ['fc100']": "line 3: fc100 is none of the study's datasets",
     "baseline.fc100 = 'x'": "line 1: fc100 is none of the study's datasets.",
     "[[methods]]\ndatasets = []": "line 1: no method is for any of the study's datasets.",
@@ -120,6 +134,10 @@ WRONG = {
     "[outputs]\nmarkdown = '../../.profile'": "line 2: markdown should be true, false, or a file name without folders",
     "[outputs]\nlatex = 'outcomes'": "line 2: latex should be true, false, or a file name",
     "[outputs]\nfigures = 'studies'": "line 2: figures should be true, false, or a file name",
+    "[outputs]\n\nlatex = 'leaderboard.csv'": (
+        "line 3: latex and leaderboard are both called leaderboard.csv; give one of them another name."
+    ),
+    "[outputs]\nmarkdown = 'Table'\nlatex = 'table'": "line 3: latex and markdown are both called table;",
     "a = 1\nb = = 2": "line 2, column 5: this is no TOML (Invalid value).",
     "a = [": "last line: this is no TOML",
     f"lambda = {[n / 1e4 for n in range(100)]}\ntau = {[1 + n for n in range(100)]}": "more than 2,000 studies",
@@ -186,6 +204,7 @@ def test_set_changes_any_key(plan, change, field, value):
         ("methods.1.tau=1", "--set methods.1.tau=1: the study has methods.0 alone."),
         ("methods.tau=1", "--set methods.tau=1: say which of the 1 methods, as in methods.0.tau."),
         ("methods.0.tua=1", "--set methods.0.tua=1: there is no key 'tua' in methods. Did you mean tau?"),
+        ("outputz.latex=true", "--set outputz.latex=true: there is no key 'outputz'. Did you mean outputs?"),
         ("name.x=1", "--set name.x=1: name is no table, so it has no keys."),
         ("backbone=a", "--set backbone=a changes nothing: every method of the study says its own backbone."),
     ],

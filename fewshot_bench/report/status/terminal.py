@@ -38,7 +38,7 @@ def status_text(state: StudyState, results: str, *, width: int = 80, height: int
     if len(state.cells) > 1:
         parts += [rule, _row("all", "bold", _totals(state), width)]
     lines = _lines(state, results, len(state.cells) - len(shown))
-    return Group(*parts, Text(), *(Text(line, overflow="fold") for line in lines))
+    return Group(*parts, Text(), *(Text(line) for line in lines))
 
 
 def duration(seconds: float) -> str:
