@@ -15,11 +15,11 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 _PAUSE = 0.01
 
@@ -128,21 +128,36 @@ def _exit_code(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
-def _become(request: Mapping[str, Any]) -> int:
-    """Be the process that was asked for; never returns."""
-    from fewshot_bench.cli.main import main
+def _become(request: Mapping[str, Any]) -> NoReturn:
+    """Be the process that was asked for."""
 
-    code = 1
-    try:
-        os.setsid()
-        nothing, log = os.open(os.devnull, os.O_RDONLY), os.open(request["log"], os.O_WRONLY | os.O_APPEND)
-        for stream, target in ((nothing, 0), (log, 1), (log, 2)):
-            os.dup2(stream, target)
+    def work() -> None:
+        from fewshot_bench.cli.main import main
+
+        take_streams(Path(request["log"]))
         os.environ.update(request["environment"])
         if request["before"]:
             resolve_name(request["before"])()
+        main(request["arguments"])
+
+    end_after(work)
+
+
+def take_streams(log: Path) -> None:
+    """Lead a group of its own, with nothing to read, and write into a file."""
+    os.setsid()
+    nothing, out = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream, target in ((nothing, 0), (out, 1), (out, 2)):
+        os.dup2(stream, target)
+
+
+def end_after(work: Callable[[], None]) -> NoReturn:
+    """End a forked process as a command ends, without what its parent does at its own end."""
+    code = 1
+    try:
         try:
-            main(request["arguments"])
+            work()
+            code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         sys.stdout.flush()

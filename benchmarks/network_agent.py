@@ -13,9 +13,10 @@ import json
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from chaos_forks import end_after, take_streams
 
 _PAUSE = 0.05
 
@@ -42,30 +43,19 @@ def serve(desk: Path, role: str) -> None:
         time.sleep(_PAUSE)
 
 
-def _become(request: dict[str, Any], log: Path) -> int:
-    """Be the process that was asked for; never returns."""
-    code = 1
-    try:
-        os.setsid()
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
+def _become(request: dict[str, Any], log: Path) -> NoReturn:
+    """Be the process that was asked for."""
+
+    def work() -> None:
+        take_streams(log)
         os.environ.update(request.get("environment", {}))
         if "shell" in request:
             os.execv("/bin/bash", ["bash", "-c", request["shell"]])
         from fewshot_bench.cli.main import main
 
-        try:
-            main(request["arguments"])
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+        main(request["arguments"])
+
+    end_after(work)
 
 
 def _say(path: Path, text: str) -> None:

@@ -22,8 +22,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.atomic import write_atomically
-from fewshot_bench.errors import FewshotBenchError
+from fewshot_bench.atomic import remove_abandoned, write_atomically
+from fewshot_bench.errors import FewshotBenchError, PlaceError
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.heart import Heart
 from fewshot_bench.outcomes.lease_file import overwrite
@@ -117,6 +117,7 @@ class StudyRecord:
                     self._forget_if_nothing_came_of_it()
             raise
         said.tell(FINISHED if is_all else DID_ITS_PART)
+        self._remove_unfinished()
 
     def cells_known(self, cells: Sequence[Cell]) -> None:
         """Write down which stored cells planned ones are; those that were not planned are passed over.
@@ -147,12 +148,17 @@ class StudyRecord:
                     folder.rmdir()
 
     def _clean(self) -> None:
-        """Remove what processes that are known to have ended said of themselves."""
+        """Remove what processes that are known to have ended said of themselves, whole or not."""
+        self._remove_unfinished()
         with suppress(OSError):
             for name in files_under(self._folder):
                 match = PROCESS.fullmatch(name)
                 if match is not None and is_gone(match[1]):
                     remove(self._folder / name)
+
+    def _remove_unfinished(self) -> None:
+        with suppress(OSError, PlaceError):
+            remove_abandoned(self._folder)
 
     @property
     def _folder(self) -> Place:

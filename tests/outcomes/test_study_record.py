@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from upath import UPath
 
+from fewshot_bench.atomic import temporary_name
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard, episode_frame
 from fewshot_bench.outcomes.recorded_studies import recorded_studies
@@ -65,6 +66,23 @@ def test_processes_of_one_study_share_its_record_and_lose_nothing(tmp_path):
         one.cells_known([cell(METHODS[0], weights="11")])
     study = found(tmp_path)
     assert {number: len(keys) for number, keys in study.keys.items()} == {0: 2, 1: 1}
+
+
+@pytest.mark.parametrize("dies", ["before", "meanwhile"])
+def test_what_a_process_left_half_written_when_it_was_killed_is_removed(tmp_path, dies):
+    folder = tmp_path / "studies" / record(tmp_path).id
+    folder.mkdir(parents=True)
+    code = "from fewshot_bench.atomic import temporary_name; print(temporary_name('process-x.json'))"
+    of_another = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    mine = temporary_name("process-x.json")
+    (folder / mine).write_bytes(b"{")
+    if dies == "before":
+        (folder / of_another).write_bytes(b"{")
+    with record(tmp_path).at_work():
+        assert not (folder / of_another).exists()
+        (folder / of_another).write_bytes(b"{")
+    assert not (folder / of_another).exists()
+    assert (folder / mine).exists()
 
 
 @pytest.mark.parametrize(
