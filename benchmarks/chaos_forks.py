@@ -101,12 +101,16 @@ class ForkServer:
         return json.loads(self._process.stdout.readline())
 
 
-def serve() -> None:
-    """Answer requests until there are no more; processes that still run are killed."""
+def import_what_run_needs() -> None:
+    """Once for all processes that are forked."""
     import fewshot_bench.cli.progress
     import fewshot_bench.report.page
-    import fewshot_bench.study  # noqa: F401  # what `run` imports, once for all
+    import fewshot_bench.study  # noqa: F401  # only that it is imported counts
 
+
+def serve() -> None:
+    """Answer requests until there are no more; processes that still run are killed."""
+    import_what_run_needs()
     codes: dict[int, int | None] = {}
     for line in sys.stdin:
         request = json.loads(line)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from chaos_forks import end_after, take_streams
+from chaos_forks import end_after, import_what_run_needs, take_streams
 
 _PAUSE = 0.05
 
@@ -24,9 +24,7 @@ _PAUSE = 0.05
 def serve(desk: Path, role: str) -> None:
     """Answer requests for ever."""
     if role == "client":
-        import fewshot_bench.cli.progress
-        import fewshot_bench.report.page
-        import fewshot_bench.study  # noqa: F401  # what `run` imports, once for all
+        import_what_run_needs()
     _say(desk / "ready", "")
     running: dict[int, str] = {}
     while True:

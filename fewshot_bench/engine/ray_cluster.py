@@ -85,7 +85,7 @@ def _connect(address: str | None) -> None:
         _check_that_it_answers(address)
         silence = _silence()
     try:
-        with _own_sigterm(), silence:
+        with _keeping_handlers(signal.SIGTERM), silence:  # Ray replaces that one
             ray.init(address=address, **quiet)
     except Exception as error:  # a plain one where a node is slow to start
         raise StudyError(f"the Ray cluster at '{address}' cannot be joined: {_why(error)}") from error
@@ -106,27 +106,23 @@ def _why(error: Exception) -> str:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Let no second Ctrl-C, nor SIGTERM, in: Ray that is interrupted while it ends may take the process with it."""
-    is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
-    for number in before:
-        signal.signal(number, lambda *_: None)
-    try:
+    with _keeping_handlers(signal.SIGINT, signal.SIGTERM) as kept:
+        for number in kept:
+            signal.signal(number, lambda *_: None)
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the handler of SIGTERM, which Ray replaces."""
+def _keeping_handlers(*numbers: signal.Signals) -> Iterator[tuple[signal.Signals, ...]]:
+    """Put the handlers of signals back that are replaced meanwhile; gives those of which this thread may do so."""
     is_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM) if is_main else None
+    found = {number: signal.getsignal(number) for number in numbers if is_main}
+    before = {number: handler for number, handler in found.items() if handler is not None}  # set from Python
     try:
-        yield
+        yield tuple(before)
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

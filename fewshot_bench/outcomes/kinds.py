@@ -1,7 +1,8 @@
-"""The kinds of values that cell.json may hold."""
+"""The kinds of values that cell.json may hold, and JSON that may be of no kind at all."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,15 @@ class Kind:
 
     words: str
     holds: Callable[[Any], bool]
+
+
+def mapping_in(content: bytes) -> dict[str, Any]:
+    """The mapping that somebody's JSON is; an empty one where it is anything else."""
+    try:
+        told = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def is_plain(value: Any, levels: int = DEEPEST) -> bool:

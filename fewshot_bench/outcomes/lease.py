@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from fewshot_bench.outcomes.lease_file import Stretch, lease_content, told_by
+from fewshot_bench.outcomes.kinds import mapping_in
+from fewshot_bench.outcomes.lease_file import Stretch, lease_content
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import owner
 from fewshot_bench.stored_files import remove
@@ -51,7 +52,7 @@ class Lease:
         """Whether it is still this process's: nobody took it for lost, and nobody removed it."""
         with suppress(OSError):
             newest = self._leases.generations().get(self.stretch)
-            token = told_by(lease_content(self.place)).get("token")
+            token = mapping_in(lease_content(self.place)).get("token")
             return newest == self._generation and token == self._token
         return False
 

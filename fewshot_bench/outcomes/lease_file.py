@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from fewshot_bench.outcomes.kinds import mapping_in
 from fewshot_bench.paths import Place
 from fewshot_bench.stored_files import read_bytes
 
@@ -55,18 +53,9 @@ def lease_content(place: Place) -> bytes:
     return read_bytes(place)[:_LARGEST]
 
 
-def told_by(content: bytes) -> Mapping[str, Any]:
-    """What a lease says, whatever that is; nothing where it cannot be read."""
-    try:
-        told = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
 def owner_in(content: bytes) -> str:
     """What a lease says of its holder; empty where it says nothing that can be read."""
-    holder = told_by(content).get("owner")
+    holder = mapping_in(content).get("owner")
     return holder if isinstance(holder, str) else ""
 
 

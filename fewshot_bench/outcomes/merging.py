@@ -20,13 +20,13 @@ from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.manifest import cell_folders, described_in, manifest_like, not_described, read_manifest
+from fewshot_bench.outcomes.manifest import MANIFEST, cell_folders, manifest_like, not_described, read_manifest
 from fewshot_bench.outcomes.old_part import OldPart
 from fewshot_bench.outcomes.part import new_part
 from fewshot_bench.outcomes.parts import AnyPart, again_where_moved, episodes_of, parts_in
 from fewshot_bench.outcomes.store import OutcomeStore
 from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import files_under, read_bytes
+from fewshot_bench.stored_files import files_under, is_file, read_bytes
 
 _SHOWN = 5
 
@@ -127,7 +127,7 @@ def outcomes_of(results: Place) -> Place:
         OutcomeError: there are no outcomes in either.
     """
     for folder in (results / "outcomes", results):
-        if described_in(folder):
+        if any(is_file(cell / MANIFEST) for cell in cell_folders(folder)):  # one is enough
             return folder
     raise OutcomeError(f"there are no outcomes in {results}. Name a folder of results that has some.")
 

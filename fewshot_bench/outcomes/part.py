@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes.columns import CONSTANTS, METADATA, STORED, Columns, Identity, table_of, unpacked_rows
 from fewshot_bench.outcomes.damage import OTHER_ROWS, damaged
+from fewshot_bench.outcomes.kinds import mapping_in
 from fewshot_bench.paths import Place
 
 _DIGEST = "[0-9a-f]{16}"
@@ -125,7 +126,7 @@ class Part:
         Raises:
             OutcomeError: it is of another cell, or not what its name says.
         """
-        theirs = _as_mapping((file.metadata.metadata or {}).get(METADATA, b""))
+        theirs = mapping_in((file.metadata.metadata or {}).get(METADATA, b""))
         if theirs != identity.claims(*(self.stretch or (None, 0, 0))):
             if any(theirs.get(name) != getattr(identity, name) for name in CONSTANTS):
                 raise OutcomeError(
@@ -197,11 +198,3 @@ def _agree(table: pa.Table, found: Columns, queries: Any, identity: Identity) ->
     constants = all(table[name].unique().to_pylist() == [getattr(identity, name)] for name in CONSTANTS)
     expected = {**{name: found[name] for name in ("run", "episode", "accuracy")}, "queries": queries}
     return constants and all((table[name].to_numpy() == values).all() for name, values in expected.items())
-
-
-def _as_mapping(text: bytes) -> dict[str, Any]:
-    try:
-        told = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return told if isinstance(told, dict) else {}

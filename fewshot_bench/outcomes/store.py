@@ -117,18 +117,20 @@ class OutcomeStore:
         way = card.way if len(card.queries_per_episode) == 1 else predictions.shape[-1] // card.query
         self.append_frame(cell, episode_frame(run, numbers, predictions, way, seconds_per_episode, truth=truth))
 
-    def append_frame(self, cell: Cell, frame: pd.DataFrame) -> None:
+    def append_frame(self, cell: Cell, frame: pd.DataFrame, *, is_checked: bool = False) -> None:
         """Store what a method did on episodes that may differ in their number of queries.
 
         Args:
             cell: the method and the protocol.
             frame: as `episode_frame` makes it, or several of them together, [E].
+            is_checked: whether `check_frame` has found it well.
 
         Raises:
             ShapeError: it is no such frame, or the predictions are not those of the cell's protocol.
             OSError: the disk is full, gone, ...; what is stored is as it was.
         """
-        check_frame(cell, frame)
+        if not is_checked:
+            check_frame(cell, frame)
         if cell.key not in self._opened:
             self.open_cell(cell)
         identity = Identity.of(cell)

@@ -98,12 +98,13 @@ class ChunkQueue:
         looks: dict[str, Look] = {}  # a listing each, made when it comes to a job of that cell
         in_part: list[tuple[Job, list[Stretch]]] = []
         for job in self._waiting:
-            leases = self._leases[job.cell.key]
-            look = looks.get(job.cell.key) or looks.setdefault(job.cell.key, leases.look())
-            held = look.held(job.stretch)
+            key = job.cell.key
+            if key not in looks:
+                looks[key] = self._leases[key].look()
+            held = looks[key].held(job.stretch)
             if held:
                 in_part.append((job, held))
-            elif (lease := leases.take(job.stretch, look)) is not None:
+            elif (lease := self._leases[key].take(job.stretch, looks[key])) is not None:
                 self._waiting.remove(job)
                 return Taken(job, lease)
         return next(filter(None, (self._take_part(job, held) for job, held in in_part)), None)

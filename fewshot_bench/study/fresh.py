@@ -36,7 +36,7 @@ def fresh_folder(results: Place) -> Iterator[Place]:
         PlaceError: the same behind a URL, or nobody can have a folder alone there.
     """
     made = next(folder for folder in _folders(results) if _is_made(folder))
-    before = _state(made)
+    before = _state(made) if isinstance(made, Path) else None
     try:
         yield made
     finally:
@@ -72,9 +72,7 @@ def _is_made(folder: Place) -> bool:
     return True
 
 
-def _state(folder: Place) -> tuple[int, int]:
+def _state(folder: Path) -> tuple[int, int]:
     """What changes as soon as anything is made in a folder, or another takes its place."""
-    if not isinstance(folder, Path):
-        return 0, 0
     found = folder.stat()
     return found.st_ino, found.st_mtime_ns

@@ -92,7 +92,7 @@ class Shift:
             left = self._queue.still_missing(replace(job, chunk=finished.chunk))
             frame = frame[frame["episode"].isin([] if left is None else left.chunk.numbers)]
         if len(frame):
-            self._method.store.append_frame(job.cell, frame)
+            self._method.store.append_frame(job.cell, frame, is_checked=True)
 
     def _wait_for_others(self) -> None:
         self._step.advance(0, "waiting for other processes")

@@ -65,10 +65,10 @@ def test_a_study_that_was_complete_when_its_process_was_killed_is_cleaned():
 def test_outcomes_that_vanish_during_a_run_are_missed(monkeypatch):
     append = OutcomeStore.append_frame
 
-    def removes_others(self, cell, frame):
+    def removes_others(self, cell, frame, **said):
         for path in self.cell_folder(cell).rglob("*.parquet"):
             os.unlink(path)
-        append(self, cell, frame)
+        append(self, cell, frame, **said)
 
     study = Study(base_losses=(), shots=(1,), episodes=20, runs=1, chunk=5, device="cpu")
     with monkeypatch.context() as patch:
