@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -48,7 +49,7 @@ def _become(request: dict[str, Any], log: Path) -> NoReturn:
         take_streams(log)
         os.environ.update(request.get("environment", {}))
         if "shell" in request:
-            os.execv("/bin/bash", ["bash", "-c", request["shell"]])
+            sys.exit(subprocess.run(["bash", "-c", request["shell"]]).returncode)
         from fewshot_bench.cli.main import main
 
         main(request["arguments"])
