@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from fewshot_bench.cli.options import BaselineOption, CorrectOption, JsonOption, ResultsOption, correction
+from fewshot_bench.cli.options import (
+    BaselineOption,
+    ClaimOption,
+    CorrectOption,
+    JsonOption,
+    ResultsOption,
+    claim_of,
+    correction,
+)
 
 
 def compare(
@@ -22,6 +30,11 @@ def compare(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse methods with different episodes, instead of using the common ones.")
     ] = False,
+    simultaneous: Annotated[
+        bool,
+        typer.Option("--simultaneous", help="Widen the intervals so that all hold together in 95% of studies."),
+    ] = False,
+    claim: ClaimOption = "beyond",
     as_json: JsonOption = False,
 ) -> None:
     """Compare methods on the episodes that both of a pair have seen, by paired tests.
@@ -41,8 +54,16 @@ def compare(
 
     if methods is not None and len(methods) == 1 and baseline is None:
         raise typer.BadParameter("compare takes two methods or more, or one and a --baseline, or none for all.")
+    claim_of(claim)
     store = OutcomeStore(results / "outcomes")
-    tasks = compare_tasks(store, methods or (), baseline=baseline, correct=correction(correct), strict=strict)
+    tasks = compare_tasks(
+        store,
+        methods or (),
+        baseline=baseline,
+        correct=correction(correct),
+        strict=strict,
+        simultaneous=simultaneous,
+    )
     datasets = over_datasets(tasks)
     if as_json:
         content = {
@@ -54,4 +75,4 @@ def compare(
         return
     from rich.console import Console
 
-    print_comparisons(tasks, datasets, Console())
+    print_comparisons(tasks, datasets, Console(), claim_of(claim))

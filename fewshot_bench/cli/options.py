@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from fewshot_bench.paths import Place
+    from fewshot_bench.report.verdicts import Claim
     from fewshot_bench.statistics import Correction
 else:
     Place = str  # Typer takes no union of types; the value is what the parser makes
@@ -50,6 +51,13 @@ BaselineOption = Annotated[
 ]
 CorrectOption = Annotated[
     str, typer.Option("--correct", help="Correct p for the number of tests on a protocol: holm, bh or none.")
+]
+ClaimOption = Annotated[
+    str,
+    typer.Option(
+        "--claim",
+        help="What letters, bold and underline say: differences beyond this split (beyond), or on it alone (split).",
+    ),
 ]
 
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
@@ -117,6 +125,17 @@ def correction(text: str) -> Correction:
     if text in get_args(Correction):
         return cast("Correction", text)
     raise typer.BadParameter(f"--correct takes {', '.join(get_args(Correction))}, not '{text}'.")
+
+
+def claim_of(text: str) -> Claim:
+    """Which claim letters, bold and underline are to come from.
+
+    Raises:
+        typer.BadParameter: there is no such claim.
+    """
+    if text in ("beyond", "split"):
+        return cast("Claim", text)
+    raise typer.BadParameter(f"--claim takes beyond or split, not '{text}'.")
 
 
 def setting(text: str, option: str = "--set") -> tuple[str, Any]:

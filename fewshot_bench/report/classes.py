@@ -1,4 +1,4 @@
-"""Which classes are in which episode, from what a cell records: no images are needed."""
+"""Which classes and images are in which episode, from what a cell records: the images themselves are not needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.episodes.drawing import episode_classes
+from fewshot_bench.episodes.drawing import draw_groups, episode_classes
+from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.outcomes import ProtocolCard
 
 
@@ -33,3 +34,34 @@ def classes_of_episodes(
         rows = run == number
         classes[rows] = episode_classes(protocol, class_sizes, int(number), episode[rows])
     return classes
+
+
+def images_of_episodes(
+    protocol: ProtocolCard, class_sizes: Sequence[int], run: NDArray[np.int64], episode: NDArray[np.int64]
+) -> NDArray[np.int32]:
+    """The images of episodes that have all classes of the split, the classes in canonical order.
+
+    Args:
+        protocol: what fixes the episodes; its way is C.
+        class_sizes: images per class of the split, in canonical order, [C].
+        run: of each episode, [E].
+        episode: its number within the run, [E].
+
+    Returns:
+        Image numbers, [E, C, K + Q]; [E, C, K + C * Q] with -1 after the last query where classes have other numbers
+        of them.
+
+    Raises:
+        EpisodeError: the sizes are not those of a split that has such episodes, or another version drew them.
+    """
+    ends, drawn = np.cumsum(class_sizes), Protocol.of(protocol)
+    images: NDArray[np.int32] | None = None
+    for number in np.unique(run):
+        rows = np.flatnonzero(run == number)
+        for some, found in draw_groups(drawn, class_sizes, int(number), episode[rows]):
+            order = np.argsort(np.searchsorted(ends, found[:, :, 0], side="right"), axis=1)
+            if images is None:
+                images = np.empty((len(run), *found.shape[1:]), dtype=np.int32)
+            images[rows[some]] = np.take_along_axis(found, order[:, :, None], axis=1)
+    assert images is not None
+    return images

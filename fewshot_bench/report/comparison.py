@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
 
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import Outcomes, ProtocolCard
 from fewshot_bench.report.method_names import shown_names
 from fewshot_bench.report.task_scores import TaskScores, task_scores
-from fewshot_bench.report.wording import p_text
-from fewshot_bench.statistics import PairedComparison, PairedTest, compare_pairs, data_interval
+from fewshot_bench.report.verdicts import headline, verdict
+from fewshot_bench.report.wording import p_equals
+from fewshot_bench.statistics import DataInterval, PairedComparison, PairedTest, compare_pairs, data_intervals
 
 FEWEST_PAIRS = 2
 
@@ -25,33 +28,53 @@ class Comparison:
         b: name of the other.
         protocol: that both were run on.
         paired: what the accuracies (as fractions) on the common episodes show.
-        data_half_width: of the interval of the mean difference that covers classes and images too; NaN if unknown.
+        data: the interval of the mean difference that covers classes and images too, with its p.
+        confidence: of both intervals.
         left_out_of_a: episodes of A that B has not seen.
         left_out_of_b: episodes of B that A has not seen.
-        p_corrected: p of the t-test, corrected for the number of tests that were made together.
+        p_corrected: p of the t-test over episodes, corrected for the number of tests that were made together.
+        p_beyond_corrected: p over classes and images, corrected over the same family; NaN where it is unknown.
     """
 
     a: str
     b: str
     protocol: ProtocolCard
     paired: PairedComparison
-    data_half_width: float = math.nan
+    data: DataInterval
+    confidence: float = 0.95
     left_out_of_a: int = 0
     left_out_of_b: int = 0
     p_corrected: float = math.nan
+    p_beyond_corrected: float = math.nan
 
     @property
     def test(self) -> PairedTest:
         """The paired t-test, with the mean difference and its interval over episodes."""
         return self.paired.test
 
+    @property
+    def verdict(self) -> str:
+        """What the corrected tests show, in words; see `fewshot_bench.report.verdicts.verdict`."""
+        return verdict(self.test.mean_difference, self.p_corrected, self.p_beyond_corrected, self.data.covers)
+
+    @property
+    def headline(self) -> str:
+        """The difference with its intervals and the verdict, in one sentence."""
+        data = self.data
+        in_points = replace(data, mean=100 * data.mean, low=100 * data.low, high=100 * data.high)
+        level = "95%" if self.confidence == 0.95 else "simultaneous 95%"
+        return headline(in_points, 100 * (self.test.ci_high - self.test.mean_difference), self.verdict, level=level)
+
+    @property
+    def p_sentence(self) -> str:
+        """Both corrected p values, such as "p < 0.001 on this split, p = 0.051 beyond it"."""
+        on_it = f"{p_equals(self.p_corrected)} on this split"
+        if math.isnan(self.p_beyond_corrected):
+            return on_it
+        return f"{on_it}, {p_equals(self.p_beyond_corrected)} beyond it"
+
     def __str__(self) -> str:
-        test = self.test
-        sentence = (
-            f"{self.a} - {self.b} = {100 * test.mean_difference:+.2f} points "
-            f"(95% CI {100 * test.ci_low:.2f} to {100 * test.ci_high:.2f}{self._over_classes}), "
-            f"paired t-test p {'' if test.p < 1e-300 else '= '}{p_text(test.p)}, {test.n:,} episodes"
-        )
+        sentence = f"{self.a} - {self.b}: {self.headline} ({self.p_sentence}; {self.test.n:,} episodes)"
         return f"{sentence}; {self.left_out}" if self.left_out else sentence
 
     @property
@@ -59,14 +82,7 @@ class Comparison:
         """Which episodes could not be paired, in words; empty if all could."""
         counts = ((self.left_out_of_a, self.a), (self.left_out_of_b, self.b))
         parts = [f"{count:,} of {name}" for count, name in counts if count]
-        return f"left out, for want of a partner: {' and '.join(parts)}" if parts else ""
-
-    @property
-    def _over_classes(self) -> str:
-        if math.isnan(self.data_half_width):
-            return ""
-        low, high = (self.test.mean_difference + side * self.data_half_width for side in (-1, 1))
-        return f"; over classes and images {100 * low:.2f} to {100 * high:.2f}"
+        return f"unpaired episodes dropped: {' and '.join(parts)}" if parts else ""
 
 
 def compare(a: Outcomes, b: Outcomes) -> Comparison:
@@ -87,7 +103,7 @@ def compare(a: Outcomes, b: Outcomes) -> Comparison:
     return comparison_of(task_scores([a.frame, b.frame], [a.cell, b.cell]), 0, 1, names)
 
 
-def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str]) -> Comparison:
+def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str], confidence: float = 0.95) -> Comparison:
     """Compare two of the methods of one protocol.
 
     Args:
@@ -95,6 +111,7 @@ def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str]) 
         a: position of one.
         b: position of the other.
         names: what to call each, by the key of its cell.
+        confidence: of the intervals.
 
     Raises:
         ComparisonError: fewer than two episodes are common.
@@ -110,16 +127,21 @@ def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str]) 
             f"a paired test needs two episodes or more; {name_a} and {name_b} share 1 of {scores.protocol.task}."
         )
     first, second = scores.accuracy[a, both], scores.accuracy[b, both]
-    paired = compare_pairs(first, second)
+    paired = compare_pairs(first, second, confidence=confidence)
+    (data,) = data_intervals((first - second)[None], scores.overlap(both)).each(confidence)
+    # An interval over classes and images is never narrower than that over episodes, but for rounding.
+    data = replace(data, mean=paired.mean_difference, p=float(np.maximum(data.p, paired.test.p)))
     return Comparison(
         name_a,
         name_b,
         scores.protocol,
         paired,
-        math.nan if scores.classes is None else data_interval(first - second, scores.classes[both]).half_width,
+        data,
+        confidence,
         int(scores.of(a).sum() - both.sum()),
         int(scores.of(b).sum() - both.sum()),
         paired.test.p,
+        data.p,
     )
 
 

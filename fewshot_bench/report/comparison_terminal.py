@@ -13,25 +13,39 @@ from fewshot_bench.printable import printable
 from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
-from fewshot_bench.report.terminal import broken, coloured, new_table, plus_minus_of, print_table
-from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, plus_minus_points, protocol_names, verdict
+from fewshot_bench.report.terminal import (
+    VERDICT_WIDTH,
+    broken,
+    claim_headers,
+    coloured,
+    effect_header,
+    interval_notes,
+    new_table,
+    plus_minus_of,
+    print_table,
+    verdict_notes,
+)
+from fewshot_bench.report.verdicts import Claim
+from fewshot_bench.report.wording import CORRECTIONS, difference_text, p_header, p_text, protocol_names
 from fewshot_bench.statistics import FriedmanTest
 
 _MOST_PAIRS = 45
 
 
-def print_comparisons(tasks: Sequence[TaskComparison], datasets: Sequence[OverDatasets], console: Console) -> None:
-    """Print comparisons as `compare_tasks` and `over_datasets` return them."""
+def print_comparisons(
+    tasks: Sequence[TaskComparison], datasets: Sequence[OverDatasets], console: Console, claim: Claim = "beyond"
+) -> None:
+    """Print comparisons as `compare_tasks` and `over_datasets` return them, with the letters of one claim."""
     pairs = {(comparison.a, comparison.b) for task in tasks for comparison in task.comparisons}
     if len(pairs) == 1:
         _print_two(tasks, console)
     else:
         names = protocol_names([task.protocol for task in tasks])
         for task in tasks:
-            _print_many(task, names[task.protocol.fingerprint], console)
+            _print_many(task, names[task.protocol.fingerprint], console, claim)
     for result in datasets:
         _print_datasets(result, console)
-    for note in _notes(tasks, is_one_pair=len(pairs) == 1):
+    for note in _notes(tasks, claim, is_one_pair=len(pairs) == 1):
         console.print(Text(note, "dim"))
     _print_left_out(tasks, console)
 
@@ -52,18 +66,12 @@ def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
     console.print(Text.assemble("A: ", (printable(first.a), "bold")))
     console.print(Text.assemble("B: ", (printable(first.b), "bold")))
     names = protocol_names([task.protocol for task in tasks])
-    table = new_table()
-    table.add_column("task", overflow="fold")
-    for header in ("episodes", _effect_header(comparisons, console), "p"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("A at 5%")
     for comparison in comparisons:
-        p, test = comparison.p_corrected, comparison.test
-        words = coloured(_verdict(comparison))
-        table.add_row(
-            names[comparison.protocol.fingerprint], f"{test.n:,}", _effect(comparison, console), p_text(p), words
-        )
-    print_table(console, "A - B, paired t-test on the same episodes", table)
+        title = f"{names[comparison.protocol.fingerprint]}, {comparison.test.n:,} common episodes, A - B"
+        console.print(Text(f"\n{title}"))
+        console.print(coloured(comparison.headline, comparison.verdict, plus_minus_of(console)))
+        console.print(Text(comparison.p_sentence))
+    console.print()
     print_table(console, "the same episodes by other measures", _checks(comparisons, names))
 
 
@@ -87,28 +95,30 @@ def _checks(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> Tabl
     return table
 
 
-def _print_many(task: TaskComparison, title: str, console: Console) -> None:
+def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim) -> None:
+    letters = task.letters if claim == "beyond" else task.letters_split
     table = new_table()
     table.add_column("method")
     table.add_column("mean %", justify="right", no_wrap=True)
-    if task.letters:
+    if letters:
         table.add_column("same", no_wrap=True)
     for name, mean in task.means.items():
-        letters = [task.letters[name]] if task.letters else []
-        table.add_row(Text("\n".join(broken(name, console.width - 24))), f"{100 * mean:.2f}", *letters)
+        own = [letters[name]] if letters else []
+        table.add_row(Text("\n".join(broken(name, console.width - 24))), f"{100 * mean:.2f}", *own)
     print_table(console, title, table)
     if len(task.comparisons) > _MOST_PAIRS:
         console.print(f"{len(task.comparisons)} pairs; see them with --json, or name a --baseline\n")
         return
     pairs = new_table()
     pairs.add_column("A - B")
-    for header in (_effect_header(task.comparisons, console), p_header(task.correction)):
+    for header in (effect_header(console), *claim_headers(task.correction)):
         pairs.add_column(header, justify="right", no_wrap=True)
-    pairs.add_column("A at 5%", no_wrap=True)
-    for comparison in task.comparisons:
-        words = _verdict(comparison)
-        names = "\n".join([*broken(comparison.a, console.width - 60), *broken(f"- {comparison.b}", console.width - 60)])
-        pairs.add_row(Text(names), _effect(comparison, console), p_text(comparison.p_corrected), coloured(words))
+    pairs.add_column("A at 5%", max_width=VERDICT_WIDTH)
+    for one in task.comparisons:
+        width = console.width - 72
+        names = "\n".join([*broken(one.a, width), *broken(f"- {one.b}", width)])
+        p = (p_text(one.p_corrected), p_text(one.p_beyond_corrected))
+        pairs.add_row(Text(names), _effect(one, console), *p, coloured(one.verdict, one.verdict))
     console.print(pairs)
     console.print()
 
@@ -124,7 +134,7 @@ def _print_datasets(result: OverDatasets, console: Console) -> None:
     for (a, b), paired in list(result.pairs.items())[:_MOST_PAIRS]:
         test = paired.test
         half_width = 100 * (test.ci_high - test.mean_difference)
-        effect = plus_minus_points(100 * test.mean_difference, half_width, math.nan, plus_minus_of(console))
+        effect = f"{100 * test.mean_difference + 0.0:+.2f} {plus_minus_of(console)} {half_width:.2f}"
         names = "\n".join([*broken(a, console.width - 68), *broken(f"- {b}", console.width - 68)])
         tests = (p_text(result.p_corrected[a, b]), p_text(paired.wilcoxon_p), p_text(paired.smallest_p))
         table.add_row(Text(names), Text(effect), *tests)
@@ -146,35 +156,28 @@ def _print_ranks(result: OverDatasets, ranks: FriedmanTest, console: Console) ->
     print_table(console, title, table)
 
 
-def _effect_header(comparisons: Sequence[Comparison], console: Console) -> str:
-    with_data = any(not math.isnan(comparison.data_half_width) for comparison in comparisons)
-    sign = plus_minus_of(console)
-    return f"points {sign} task" + (f" {sign} data" if with_data else "")
-
-
 def _effect(comparison: Comparison, console: Console) -> str:
-    test = comparison.test
-    task, data = 100 * (test.ci_high - test.mean_difference), 100 * comparison.data_half_width
-    return plus_minus_points(100 * test.mean_difference, task, data, plus_minus_of(console))
-
-
-def _verdict(comparison: Comparison) -> str:
-    return verdict(comparison.test.mean_difference, comparison.p_corrected, comparison.data_half_width)
+    test, data = comparison.test, comparison.data
+    task = 100 * (test.ci_high - test.mean_difference)
+    ends = (100 * test.mean_difference, 100 * data.low, 100 * data.high)
+    return difference_text(*ends, task, plus_minus_of(console))
 
 
 def _number(value: float, digits: int = 2) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _notes(tasks: Sequence[TaskComparison], *, is_one_pair: bool) -> list[str]:
-    with_data = any(c.data_half_width == c.data_half_width for task in tasks for c in task.comparisons)
-    notes = ["task: 95% CI over episodes" + ("; data: over classes and images too" if with_data else "")]
+def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) -> list[str]:
+    comparisons = [comparison for task in tasks for comparison in task.comparisons]
+    covers = {comparison.data.covers for comparison in comparisons if not comparison.data.why_unknown}
+    why = {comparison.data.why_unknown for comparison in comparisons if comparison.data.why_unknown}
+    is_simultaneous = any(comparison.confidence != 0.95 for comparison in comparisons)
+    notes = [] if is_one_pair else interval_notes(covers, why, "simultaneous 95%" if is_simultaneous else "95%")
     if is_one_pair:
         notes.append("flip: exact sign-flip test; W/T/L: episodes that A wins, ties, loses")
         notes.append("d_z: difference / its sd; r: correlation; pairing: times fewer episodes needed")
-    elif any(task.letters for task in tasks):
+    elif any(task.letters_split for task in tasks):
+        where = "beyond this split" if claim == "beyond" else "on this split"
         how = CORRECTIONS[tasks[0].correction]
-        notes.append(f"same: methods that share a letter are not shown to differ (paired t, {how}, 5%)")
-    if any(_verdict(comparison).endswith("here") for task in tasks for comparison in task.comparisons):
-        notes.append(HERE)
-    return notes
+        notes.append(f"same: methods that share a letter are not shown to differ {where} ({how}, 5%)")
+    return notes + verdict_notes([comparison.verdict for comparison in comparisons])

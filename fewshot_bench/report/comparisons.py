@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from typing import get_args
 
 import numpy as np
 
@@ -13,8 +14,8 @@ from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
 from fewshot_bench.report.comparison import FEWEST_PAIRS, Comparison, check_same_protocol, comparison_of
 from fewshot_bench.report.method_names import cells_of_method, shown_names, the_only
 from fewshot_bench.report.task_scores import TaskScores, stored_scores
-from fewshot_bench.report.wording import SIGNIFICANCE
-from fewshot_bench.statistics import Correction, compact_letters, corrected
+from fewshot_bench.report.verdicts import SIGNIFICANCE, Claim, corrected_claims
+from fewshot_bench.statistics import Correction, compact_letters
 
 _MOST_METHODS = 100
 
@@ -27,7 +28,9 @@ class TaskComparison:
         protocol: that all were run on.
         means: mean accuracy of each method on its episodes (as a fraction), by name, best first.
         comparisons: all pairs, or all others against the baseline.
-        letters: of each method, by name; those that share one are not shown to differ. Empty against a baseline.
+        letters: of each method, by name; those that share one are not shown to differ beyond this split. Empty against
+            a baseline, and where no pair can be tested for that claim.
+        letters_split: the same for differences on this split.
         correction: of the p values, over the comparisons of this protocol.
         unpaired: pairs that share fewer than two episodes, by their names; nothing can be said of them.
     """
@@ -36,6 +39,7 @@ class TaskComparison:
     means: Mapping[str, float]
     comparisons: Sequence[Comparison]
     letters: Mapping[str, str]
+    letters_split: Mapping[str, str]
     correction: Correction
     unpaired: Sequence[tuple[str, str]] = ()
 
@@ -47,6 +51,7 @@ def compare_tasks(
     baseline: str | None = None,
     correct: Correction = "holm",
     strict: bool = False,
+    simultaneous: bool = False,
 ) -> list[TaskComparison]:
     """Compare stored methods on every protocol that two of them share.
 
@@ -56,6 +61,8 @@ def compare_tasks(
         baseline: compare the others with this one alone, instead of all pairs.
         correct: how p is corrected for the number of comparisons on one protocol.
         strict: refuse to leave out episodes that only one method of a pair has.
+        simultaneous: widen the intervals of a protocol's comparisons so that all of them hold together in 95% of the
+            studies (Bonferroni); by default each does.
 
     Returns:
         One entry per protocol, sorted by dataset, way and shot.
@@ -79,7 +86,7 @@ def compare_tasks(
     for protocol in _common_protocols(found):
         chosen = [the_only(of_method[protocol]) for of_method in found if protocol in of_method]
         _check_distinct(chosen, wanted)
-        task = _compared(stored_scores(store, chosen), names, reference, correct)
+        task = _compared(stored_scores(store, chosen), names, reference, correct, simultaneous=simultaneous)
         if task is not None:
             tasks.append(task)
     if not tasks:
@@ -128,7 +135,7 @@ def stored_pairs(store: OutcomeStore, a: str, b: str) -> list[TaskScores]:
 
 
 def _compared(
-    scores: TaskScores, names: Mapping[str, str], baseline: str | None, correct: Correction
+    scores: TaskScores, names: Mapping[str, str], baseline: str | None, correct: Correction, *, simultaneous: bool
 ) -> TaskComparison | None:
     """The comparisons on one protocol; None where the baseline was not run on it."""
     positions = range(len(scores.cells))
@@ -146,23 +153,39 @@ def _compared(
         pairs = [(position, at[0]) for position in positions if position != at[0]]
     shared = [(a, b) for a, b in pairs if scores.pair(a, b).sum() >= FEWEST_PAIRS]
     unpaired = [(names[scores.cells[a].key], names[scores.cells[b].key]) for a, b in pairs if (a, b) not in shared]
-    made = [comparison_of(scores, a, b, names) for a, b in shared]
-    p = corrected([comparison.test.p for comparison in made], correct)
-    made = [replace(comparison, p_corrected=float(value)) for comparison, value in zip(made, p, strict=True)]
+    confidence = 1 - SIGNIFICANCE / len(shared) if simultaneous and shared else 1 - SIGNIFICANCE
+    made = [comparison_of(scores, a, b, names, confidence) for a, b in shared]
+    claims = corrected_claims([one.p_corrected for one in made], [one.p_beyond_corrected for one in made], correct)
+    made = [
+        replace(comparison, p_corrected=float(split), p_beyond_corrected=float(beyond))
+        for comparison, split, beyond in zip(made, *claims, strict=True)
+    ]
     means = {names[cell.key]: float(np.nanmean(scores.accuracy[row])) for row, cell in enumerate(scores.cells)}
     means = dict(sorted(means.items(), key=lambda item: -item[1]))
     letters = _letters(list(means), made) if baseline is None else {}
-    return TaskComparison(scores.protocol, means, made, letters, correct, unpaired)
+    return TaskComparison(
+        scores.protocol,
+        means,
+        made,
+        letters["beyond"] if letters else {},
+        letters["split"] if letters else {},
+        correct,
+        unpaired,
+    )
 
 
-def _letters(names: Sequence[str], comparisons: Sequence[Comparison]) -> dict[str, str]:
-    """Compact letters, names from the best to the worst."""
+def _letters(names: Sequence[str], comparisons: Sequence[Comparison]) -> dict[Claim, dict[str, str]]:
+    """Compact letters of both claims, names from the best to the worst; empty for a claim that no pair can test."""
     row = {name: number for number, name in enumerate(names)}
-    significant = np.zeros((len(names), len(names)), dtype=bool)
-    for comparison in comparisons:
-        a, b = row[comparison.a], row[comparison.b]
-        significant[a, b] = significant[b, a] = comparison.p_corrected < SIGNIFICANCE
-    return dict(zip(names, compact_letters(significant), strict=True))
+    found: dict[Claim, dict[str, str]] = {}
+    for claim in get_args(Claim):
+        p = np.ones((len(names),) * 2)
+        for comparison in comparisons:
+            a, b = row[comparison.a], row[comparison.b]
+            p[a, b] = p[b, a] = comparison.p_beyond_corrected if claim == "beyond" else comparison.p_corrected
+        has_tests = bool((~np.isnan(p[np.triu_indices(len(names), 1)])).any())
+        found[claim] = dict(zip(names, compact_letters(p < SIGNIFICANCE), strict=True)) if has_tests else {}
+    return found
 
 
 def _named(cells: Sequence[Cell], wanted: Sequence[str]) -> list[dict[str, list[Cell]]]:

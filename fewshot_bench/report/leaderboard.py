@@ -16,7 +16,7 @@ from fewshot_bench.report.summary import COLUMNS, protocol_rows
 from fewshot_bench.report.task_scores import stored_scores
 from fewshot_bench.statistics import Correction
 
-_TEXTS = ("group", "baseline", "test", "correction", "flags", "adaptation")
+_TEXTS = ("group", "group_split", "baseline", "test", "beyond", "verdict", "correction", "flags", "adaptation")
 _PROTOCOL = ["dataset", "split", "way", "shot", "queries", "sampler", "seed", "protocol_fingerprint"]
 
 

@@ -39,7 +39,7 @@ _DECIMALS = {
     "episodes": 0,
     "runs": 0,
 }
-_SIGNIFICANT = ("p", "p_corrected")
+_SIGNIFICANT = ("p", "p_corrected", "p_beyond", "p_beyond_corrected")
 
 
 def write_leaderboard(frame: pd.DataFrame, path: Place) -> None:

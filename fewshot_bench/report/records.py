@@ -13,7 +13,6 @@ from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.task_columns import task_columns
-from fewshot_bench.report.wording import verdict
 
 _WHOLE = (
     "way", "shot", "queries", "seed", "episodes", "runs", "paired_episodes", "wins", "ties", "losses", "peak_bytes"
@@ -28,7 +27,7 @@ def leaderboard_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def comparison_record(comparison: Comparison) -> dict[str, Any]:
     """A comparison as a mapping; differences are in percentage points, what is infinite or unknown is None."""
     test, paired, protocol = comparison.test, comparison.paired, comparison.protocol
-    data = comparison.data_half_width
+    data = comparison.data
     return {
         "method_a": comparison.a,
         "method_b": comparison.b,
@@ -39,12 +38,17 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
         "difference": 100 * test.mean_difference,
         "diff_ci95_low": 100 * test.ci_low,
         "diff_ci95_high": 100 * test.ci_high,
-        "diff_data_ci95_low": _finite(100 * (test.mean_difference - data)),
-        "diff_data_ci95_high": _finite(100 * (test.mean_difference + data)),
+        "diff_data_ci95_low": _finite(100 * data.low),
+        "diff_data_ci95_high": _finite(100 * data.high),
+        "intervals": "95% each" if comparison.confidence == 0.95 else "simultaneous 95%",
         "sd_difference": 100 * test.sd_difference,
         "t": _finite(test.t),
         "p": test.p,
         "p_corrected": _finite(comparison.p_corrected),
+        "p_beyond": _finite(data.p),
+        "p_beyond_corrected": _finite(comparison.p_beyond_corrected),
+        "beyond": None if data.why_unknown else data.covers,
+        "why_unknown": data.why_unknown or None,
         "wilcoxon_p": paired.wilcoxon_p,
         "sign_flip_p": paired.permutation_p,
         "effect_size": _finite(paired.effect_size),
@@ -54,7 +58,8 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
         "wins": test.wins,
         "losses": test.losses,
         "ties": test.ties,
-        "verdict": verdict(test.mean_difference, comparison.p_corrected, data),
+        "verdict": comparison.verdict,
+        "headline": comparison.headline,
     }
 
 
@@ -65,7 +70,13 @@ def task_record(task: TaskComparison) -> dict[str, Any]:
         "correction": task.correction,
         "unpaired": [list(pair) for pair in task.unpaired],
         "methods": [
-            {"method": name, "mean": 100 * mean, "group": task.letters.get(name)} for name, mean in task.means.items()
+            {
+                "method": name,
+                "mean": 100 * mean,
+                "group": task.letters.get(name),
+                "group_split": task.letters_split.get(name),
+            }
+            for name, mean in task.means.items()
         ],
     }
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
 
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.report.flags import overlap_flag
-from fewshot_bench.report.letters import letters_of
 from fewshot_bench.report.task_columns import task_columns
-from fewshot_bench.report.task_scores import TaskScores, data_half_widths_of
+from fewshot_bench.report.task_scores import TaskScores, data_intervals_of
+from fewshot_bench.report.verdicts import Claim, beyond_text, corrected_claims, letters_of, verdict
 from fewshot_bench.statistics import (
     Correction,
     PairedTest,
-    corrected,
     episode_median,
     paired_t_test,
     summarise,
@@ -40,6 +41,7 @@ COLUMNS = (
     "episode_median_low",
     "episode_median_high",
     "group",
+    "group_split",
     "baseline",
     "difference",
     "diff_ci95_low",
@@ -49,6 +51,10 @@ COLUMNS = (
     "test",
     "p",
     "p_corrected",
+    "p_beyond",
+    "p_beyond_corrected",
+    "beyond",
+    "verdict",
     "correction",
     "effect_size",
     "wins",
@@ -77,6 +83,8 @@ _TEST = (
     "diff_data_ci95_high",
     "p",
     "p_corrected",
+    "p_beyond",
+    "p_beyond_corrected",
     "effect_size",
     "wins",
     "ties",
@@ -94,36 +102,49 @@ def protocol_rows(
         scores: of the cells.
         names: what to call each method, by the key of its cell.
         baseline: position of the cell that the others are tested against; None for no test.
-        correct: how p is corrected for the number of tests against the baseline, and of the pairs behind the letters.
+        correct: how both p are corrected for the number of tests against the baseline, and of the pairs behind the
+            letters.
 
     Returns:
         For each cell, in order, a value for each of `COLUMNS`; None or NaN for what does not exist.
     """
     tests = [_tested(scores, row, baseline) for row in range(len(scores.cells))]
     _add_data_intervals(tests, scores, baseline)
-    for test, p in zip(tests, corrected([test["p"] for test in tests], correct), strict=True):
-        test["p_corrected"] = float(p)
+    claims = corrected_claims([test["p"] for test in tests], [test["p_beyond"] for test in tests], correct)
+    for test, split, beyond in zip(tests, *claims, strict=True):
+        test |= {"p_corrected": float(split), "p_beyond_corrected": float(beyond)}
     numbers, wrong = [_numbers(scores, row) for row in range(len(scores.cells))], scores.why_no_classes
     failed = scores.failed or [0] * len(scores.cells)
-    letters, data = letters_of(scores, correct), data_half_widths_of(scores, scores.accuracy)
+    letters = {claim: letters_of(scores, correct, claim) for claim in get_args(Claim)}
+    data = data_intervals_of(scores, scores.accuracy)
     baseline_name = None if baseline is None else names[scores.cells[baseline].key]
     return [
         {
             "method": names[cell.key],
             **task_columns(cell.protocol),
             **numbers[row],
-            "data_ci95": 100 * float(data[row]),
-            "group": letters[row],
+            "data_ci95": math.nan if interval is None else 100 * interval.half_width,
+            "group": letters["beyond"][row],
+            "group_split": letters["split"][row],
             "baseline": baseline_name,
             **test,
             "test": PAIRED if test["p"] == test["p"] else None,
+            "beyond": beyond_text(interval),
+            "verdict": _verdict(test, "" if interval is None else interval.covers),
             "correction": correct,
             **_identity(cell),
             "flags": "; ".join([*_flags(cell, numbers[row], failed[row]), *([wrong] if wrong else [])]) or None,
             "episodes_per_second": _per_second(int(scores.of(row).sum()), scores.seconds[row]),
         }
-        for row, (cell, test) in enumerate(zip(scores.cells, tests, strict=True))
+        for row, (cell, test, interval) in enumerate(zip(scores.cells, tests, data, strict=True))
     ]
+
+
+def _verdict(test: Mapping[str, Any], covers: str) -> str | None:
+    """What the tests of a row show; None where there is none."""
+    if test["p"] != test["p"]:
+        return None
+    return verdict(test["difference"], test["p_corrected"], test["p_beyond_corrected"], covers)
 
 
 def _identity(cell: Cell) -> dict[str, Any]:
@@ -185,18 +206,19 @@ def _tested(scores: TaskScores, row: int, baseline: int | None) -> dict[str, Any
     test = paired_t_test(first, second)
     ends = (test.mean_difference, test.ci_low, test.ci_high, math.nan, math.nan)
     counts = (test.wins, test.ties, test.losses, test.n)
-    values = (*(100 * end for end in ends), test.p, math.nan, _effect_size(test), *counts)
+    values = (*(100 * end for end in ends), test.p, *(math.nan,) * 3, _effect_size(test), *counts)
     return dict(zip(_TEST, values, strict=True))
 
 
 def _add_data_intervals(tests: list[dict[str, Any]], scores: TaskScores, baseline: int | None) -> None:
-    """Fill in the data intervals of the differences, all at once."""
+    """Fill in the data intervals of the differences and their p, all at once."""
     if baseline is None:
         return
-    data = data_half_widths_of(scores, scores.accuracy - scores.accuracy[baseline])
-    for test, half_width in zip(tests, data, strict=True):
-        test["diff_data_ci95_low"] = test["difference"] - 100 * float(half_width)
-        test["diff_data_ci95_high"] = test["difference"] + 100 * float(half_width)
+    found = data_intervals_of(scores, scores.accuracy - scores.accuracy[baseline])
+    for test, interval in zip(tests, found, strict=True):
+        if interval is not None and test["p"] == test["p"]:
+            test["diff_data_ci95_low"], test["diff_data_ci95_high"] = 100 * interval.low, 100 * interval.high
+            test["p_beyond"] = float(np.maximum(interval.p, test["p"]))
 
 
 def _effect_size(test: PairedTest) -> float:

@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fewshot_bench.report.sweep_frame import SWEEP_COLUMNS
-from fewshot_bench.report.wording import SIGNIFICANCE, p_text, points, value_text
+from fewshot_bench.report.verdicts import SIGNIFICANCE
+from fewshot_bench.report.wording import p_text, points, value_text
+from fewshot_bench.statistics import corrected
 
 _MARK = "*"
 _ANY_WIDTH = 10_000
@@ -108,8 +110,9 @@ def _remark(rows: pd.DataFrame) -> str:
     tested = rows[rows["p"].notna()].drop_duplicates("method_fingerprint")
     if not len(tested):
         return f"{_MARK} the chosen point"
-    worse = int(((tested["p"] < SIGNIFICANCE) & (tested["difference"] < 0)).sum())
-    return f"{_MARK} the chosen point; {worse} of {len(tested)} others are shown to be worse (paired t-test, 5%)"
+    p = corrected(tested["p"].to_numpy(float))
+    worse = int(((p < SIGNIFICANCE) & (tested["difference"] < 0)).sum())
+    return f"{_MARK} the chosen point; {worse} of {len(tested)} others are worse on this split (paired t, Holm, 5%)"
 
 
 def _budget(rows: pd.DataFrame) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations_with_replacement
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,17 @@ from numpy.typing import NDArray
 
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
-from fewshot_bench.report.classes import classes_of_episodes
-from fewshot_bench.statistics import data_half_widths
+from fewshot_bench.report.classes import classes_of_episodes, images_of_episodes
+from fewshot_bench.statistics import (
+    DataInterval,
+    Overlap,
+    all_pairs,
+    class_overlap,
+    data_intervals,
+    data_p_of_all_pairs,
+    image_overlap,
+    pairs_with_gaps,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +73,73 @@ class TaskScores:
         except FewshotBenchError:
             return None, "classes of the episodes unknown, see fewshot-bench audit"
 
+    @cached_property
+    def has_fixed_classes(self) -> bool:
+        """Whether every episode has all classes of the split, so that only its images are a sample."""
+        sizes = next((cell.class_sizes for cell in self.cells if cell.class_sizes), ())
+        return self.classes is not None and len(sizes) == self.protocol.way and bool((self.classes >= 0).all())
+
+    def overlap(self, episodes: NDArray[np.bool_]) -> Overlap:
+        """What pairs of episodes share: classes, or images where the classes are fixed.
+
+        Args:
+            episodes: which of them, [E].
+        """
+        key = episodes.tobytes()
+        if key not in self._overlaps:
+            self._overlaps[key] = self._overlap(episodes)
+        return self._overlaps[key]
+
+    @cached_property
+    def _overlaps(self) -> dict[bytes, Overlap]:
+        return {}
+
+    def _overlap(self, episodes: NDArray[np.bool_]) -> Overlap:
+        if self.classes is None:
+            why = self.why_no_classes or "the class sizes are not recorded"
+            return Overlap(int(episodes.sum()), "classes and images", why_unknown=why)
+        if not self.has_fixed_classes:
+            return class_overlap(self.classes[episodes])
+        sizes = next(cell.class_sizes for cell in self.cells if cell.class_sizes)
+        return image_overlap(images_of_episodes(self.protocol, sizes, self.run[episodes], self.episode[episodes]))
+
+    @cached_property
+    def p_of_all_pairs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """P of every pair of methods on the episodes that both have, on this split and beyond it, each [A, A].
+
+        They are not corrected; 1 on the diagonal, NaN where a pair shares fewer than two episodes, or where the claim
+        beyond the split cannot be tested. None if no pair shares two.
+        """
+        has_gaps = bool(np.isnan(self.accuracy).any())
+        if not has_gaps and self.accuracy.shape[1] < 2:
+            return None
+        split = pairs_with_gaps(self.accuracy) if has_gaps else all_pairs(self.accuracy).p
+        if np.isnan(split[np.triu_indices(len(split), 1)]).all():
+            return None
+        # An interval over classes and images is never narrower than that over episodes, but for rounding.
+        return split, np.maximum(self._beyond_of_all_pairs(), split)
+
+    def _beyond_of_all_pairs(self) -> NDArray[np.float64]:
+        """P of every pair beyond the split; methods with the same episodes are taken together."""
+        result = np.full((len(self.cells),) * 2, np.nan)
+        patterns, of_row = np.unique(~np.isnan(self.accuracy), axis=0, return_inverse=True)
+        groups = [np.flatnonzero(np.ravel(of_row) == number) for number in range(len(patterns))]
+        for first, second in combinations_with_replacement(range(len(patterns)), 2):
+            both = patterns[first] & patterns[second]
+            if both.sum() < 2:
+                continue
+            rows = np.union1d(groups[first], groups[second])
+            if first == second or len(rows) == 2:
+                result[np.ix_(rows, rows)] = data_p_of_all_pairs(self.accuracy[np.ix_(rows, both)], self.overlap(both))
+            else:
+                for row in groups[first]:
+                    others = groups[second]
+                    differences = self.accuracy[row, both] - self.accuracy[np.ix_(others, both)]
+                    result[row, others] = data_intervals(differences, self.overlap(both)).p
+                    result[others, row] = result[row, others]
+        np.fill_diagonal(result, 1.0)
+        return result
+
     def of(self, position: int) -> NDArray[np.bool_]:
         """Which episodes a method has, [E]."""
         there: NDArray[np.bool_] = ~np.isnan(self.accuracy[position])
@@ -102,25 +179,27 @@ def stored_scores(store: OutcomeStore, cells: Sequence[Cell]) -> TaskScores:
     return task_scores(frames, cells, failed)
 
 
-def data_half_widths_of(scores: TaskScores, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Half-widths of the data intervals of several rows of values on the same episodes.
+def data_intervals_of(
+    scores: TaskScores, values: NDArray[np.float64], confidence: float = 0.95
+) -> list[DataInterval | None]:
+    """Data intervals of several rows of values on the same episodes.
 
     Args:
         scores: what the episodes are.
         values: accuracies or differences, NaN where an episode is lacking, [A, E].
+        confidence: between 0 and 1.
 
     Returns:
-        Half-widths, NaN where they cannot be had, [A].
+        The interval of each row, [A]; None where it has no episode.
     """
-    result = np.full(len(values), np.nan)
-    if scores.classes is None:
-        return result
-    there = ~np.isnan(values)
-    patterns, of_row = np.unique(there, axis=0, return_inverse=True)
+    result: list[DataInterval | None] = [None] * len(values)
+    patterns, of_row = np.unique(~np.isnan(values), axis=0, return_inverse=True)
     for number, pattern in enumerate(patterns):
         rows = np.flatnonzero(np.ravel(of_row) == number)
         if pattern.any():
-            result[rows] = data_half_widths(values[np.ix_(rows, pattern)], scores.classes[pattern])
+            found = data_intervals(values[np.ix_(rows, pattern)], scores.overlap(pattern)).each(confidence)
+            for row, interval in zip(rows, found, strict=True):
+                result[row] = interval
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,38 +15,45 @@ from rich.text import Text
 from fewshot_bench.printable import printable
 from fewshot_bench.report.published_summary import WELCH
 from fewshot_bench.report.summary import MEASURED, PAIRED
-from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, plus_minus_points, task_text, verdict
+from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, ON_THIS_SPLIT, UNKNOWN, Claim
+from fewshot_bench.report.wording import CORRECTIONS, difference_text, p_text, task_text
+from fewshot_bench.statistics import Correction
 
 PUBLISHED, ODD = " *", " ?"
 """Marks of published numbers, and of intervals that cannot be right."""
 DISJOINT = "disjoint"
+_GROUPS: Mapping[Claim, str] = {"beyond": "group", "split": "group_split"}
+VERDICT_WIDTH = 13
+"""Of the column of verdicts, which are set in two lines."""
 _NARROWEST_NAME = 16
 
 
-def print_leaderboard(frame: pd.DataFrame, console: Console) -> None:
+def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "beyond") -> None:
     """Print a leaderboard: per protocol the accuracies, best first and bold, then the tests against the baseline.
 
     Args:
         frame: as `leaderboard` returns it.
         console: where to.
+        claim: what letters say: who differs beyond this split, or on it.
     """
     for _, rows in frame.groupby("protocol_fingerprint", sort=False):
-        print_table(console, _title(rows), _results_table(rows, console))
+        print_table(console, _title(rows), _results_table(rows, console, claim))
         for test, how in ((PAIRED, "paired t-test on the same episodes"), (WELCH, "Welch's t-test, other episodes")):
             tested = rows[rows["test"] == test]
             if len(tested):
                 title = f"against {printable(tested.iloc[0]['baseline'])}, {how}"
                 print_table(console, title, _tests_table(tested, console))
-    for note in _notes(frame):
+    for note in _notes(frame, claim):
         console.print(Text(note, "dim"))
 
 
-def _results_table(rows: pd.DataFrame, console: Console) -> Table:
+def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
+    group = _GROUPS[claim]
     plus_minus = plus_minus_of(console)
     table = new_table()
     with_data = bool(rows["data_ci95"].notna().any())
     measured = rows[rows["source"] == MEASURED]
-    with_letters = len(measured) > 1 and bool(rows["group"].notna().any())
+    with_letters = len(measured) > 1 and bool(rows[group].notna().any())
     interval = _interval_name(rows)
     headers = ["median %", f"mean % {plus_minus} {interval}{f' {plus_minus} data' if with_data else ''}"]
     _add_columns(table, *headers, *(["same"] if with_letters else []), "episodes/s")
@@ -57,28 +64,36 @@ def _results_table(rows: pd.DataFrame, console: Console) -> Table:
         widths = [width for width in (row["ci95"], row["data_ci95"]) if width == width]
         odd = ODD if is_published and row["flags"] else ""
         mean = "".join([f"{row['mean']:.2f}", *(f" {plus_minus} {width:.2f}" for width in widths), odd])
-        letters = [Text(row["group"] or "", style)] if with_letters else []
+        letters = [Text(row[group] or "", style)] if with_letters else []
         numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, Text(_speed(row))]
         lines.append((f"{row['method']}{PUBLISHED if is_published else ''}", _note(row, rows), numbers))
     return _filled(table, console, lines)
 
 
 def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
-    plus_minus = plus_minus_of(console)
     table = new_table()
-    with_data = bool(tested["diff_data_ci95_low"].notna().any())
-    header = f"points {plus_minus} {_interval_name(tested)}{f' {plus_minus} data' if with_data else ''}"
-    _add_columns(table, header, p_header(tested["correction"].iloc[0]))
-    table.add_column("at 5%", no_wrap=True)
+    _add_columns(table, effect_header(console, _interval_name(tested)), *claim_headers(tested["correction"].iloc[0]))
+    table.add_column("at 5%", max_width=VERDICT_WIDTH)
     lines: list[tuple[str, str, list[Text]]] = []
     for row in tested.to_dict("records"):
-        data = row["diff_data_ci95_high"] - row["difference"]
-        effect = plus_minus_points(row["difference"], row["diff_ci95_high"] - row["difference"], data, plus_minus)
+        ends = (row["difference"], row["diff_data_ci95_low"], row["diff_data_ci95_high"])
+        effect = difference_text(*ends, row["diff_ci95_high"] - row["difference"], plus_minus_of(console))
         is_odd = row["source"] != MEASURED and bool(row["flags"])
-        words = Text(f"{_verdict(row)}{ODD}") if is_odd else coloured(_verdict(row))
-        numbers = [Text(effect), Text(p_text(row["p_corrected"])), words]
+        words = Text(f"{row['verdict']}{ODD}") if is_odd else coloured(row["verdict"], row["verdict"])
+        numbers = [Text(effect), Text(p_text(row["p_corrected"])), Text(p_text(row["p_beyond_corrected"])), words]
         lines.append((row["method"], _test_note(row), numbers))
     return _filled(table, console, lines)
+
+
+def effect_header(console: Console, interval: str = "task") -> str:
+    """What stands above differences with both of their intervals."""
+    return f"points (data) {plus_minus_of(console)} {interval}"
+
+
+def claim_headers(correction: Correction) -> tuple[str, str]:
+    """What stands above the p values of both claims; how they are corrected stands in the notes."""
+    mark = "" if correction == "none" else "'"
+    return f"p{mark} split", f"p{mark} beyond"
 
 
 def _test_note(row: Mapping[Any, Any]) -> str:
@@ -99,27 +114,44 @@ def _note(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
     return f"({'; '.join(parts)})" if parts else ""
 
 
-def _notes(frame: pd.DataFrame) -> list[str]:
+def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
     """What the columns mean, in as many lines as there are columns to explain."""
-    notes = ["task: 95% CI over episodes"]
-    if frame["data_ci95"].notna().any():
-        notes[0] += "; data: over classes and images too"
+    measured = frame[frame["source"] == MEASURED]
+    tested = measured["p"].notna().any()
+    beyond = set(measured["beyond"])
+    unknown = {words.removeprefix(UNKNOWN) for words in beyond if words.startswith(UNKNOWN)}
+    notes = interval_notes({words for words in beyond if not words.startswith(UNKNOWN)}, unknown)
     if (frame["sampler"] == DISJOINT).any():
         notes.append("open: 95% CI over episodes that share no image; it covers the images too")
-    if frame["group"].notna().any():
-        notes.append(f"same: methods that share a letter are not shown to differ ({_correction(frame)})")
+    if tested and (correction := _correction(frame)) != "none":
+        notes.append(f"p': corrected for the number of tests ({CORRECTIONS[correction]})")
+    if frame[_GROUPS[claim]].notna().any():
+        where = "beyond this split" if claim == "beyond" else "on this split"
+        how = CORRECTIONS[_correction(frame)]
+        notes.append(f"same: methods that share a letter are not shown to differ {where} ({how}, 5%)")
     published = frame[frame["source"] != MEASURED]
     if len(published):
         notes.append(f"{PUBLISHED.strip()}: as papers report it, on other episodes; the CSV names the table")
     if published["flags"].notna().any():
         notes.append(f"{ODD.strip()}: no such tasks give so wide or narrow an interval; the CSV says why")
-    if any(_verdict(row).endswith("here") for row in frame.to_dict("records")):
-        notes.append(HERE)
+    return notes + verdict_notes(frame["verdict"].dropna())
+
+
+def interval_notes(covers: Collection[str], why_unknown: Collection[str], level: str = "95%") -> list[str]:
+    """What the two intervals cover, and why there is no data interval where there is none."""
+    notes = [f"task: {level} CI over episodes" + "".join(f"; data: over {words}" for words in sorted(covers))]
+    notes += [f"no data interval: {why}" for why in sorted(why_unknown)]
     return notes
 
 
-def _verdict(row: Mapping[Any, Any]) -> str:
-    return verdict(row["difference"], row["p_corrected"], row["diff_data_ci95_high"] - row["difference"])
+def verdict_notes(verdicts: Collection[str]) -> list[str]:
+    """What the qualified verdicts among some claim."""
+    notes = []
+    if any(words.endswith(ON_THIS_SPLIT) for words in verdicts):
+        notes.append("on this split: shown for these classes and images, and not beyond them")
+    if any(words.endswith(FOR_THESE_CLASSES) for words in verdicts):
+        notes.append("for these classes: shown for new images of the same classes")
+    return notes
 
 
 def _interval_name(rows: pd.DataFrame) -> str:
@@ -127,9 +159,9 @@ def _interval_name(rows: pd.DataFrame) -> str:
     return "open" if (rows["sampler"] == DISJOINT).all() else "task"
 
 
-def _correction(frame: pd.DataFrame) -> str:
-    corrections = frame["correction"].dropna()
-    return f"paired t, {CORRECTIONS[corrections.iloc[0] if len(corrections) else 'holm']}, 5%"
+def _correction(frame: pd.DataFrame) -> Correction:
+    corrections: list[Correction] = frame["correction"].dropna().tolist()
+    return corrections[0] if corrections else "holm"
 
 
 def _speed(row: Mapping[Any, Any]) -> str:
@@ -188,9 +220,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def coloured(words: str) -> Text:
-    """A verdict in its colour."""
-    return Text(words, {"better": "green", "worse": "red"}.get(words.split()[0], ""))
+def coloured(text: str, verdict: str, plus_minus: str = "±") -> Text:
+    """A text in the colour of its verdict; a claim that does not go beyond the split has a fainter one."""
+    style = {"better": "green", "worse": "red"}.get(verdict.split()[0], "")
+    faint = " dim" if style and verdict.endswith(ON_THIS_SPLIT) else ""
+    return Text(printable(text.replace("±", plus_minus)), style + faint)
 
 
 def plus_minus_of(console: Console) -> str:

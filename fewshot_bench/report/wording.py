@@ -9,24 +9,7 @@ from typing import Any
 from fewshot_bench.outcomes import ProtocolCard
 from fewshot_bench.printable import printable
 
-SIGNIFICANCE = 0.05
 CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
-HERE = "here: shown for these classes and images; the data interval includes 0"
-NOTHING_SHOWN = "no difference shown"
-
-
-def verdict(difference: float, p: float, data_half_width: float = 0.0) -> str:
-    """What a test shows at the 5% level, in words.
-
-    Args:
-        difference: of the means.
-        p: of the test, corrected where there are several.
-        data_half_width: of the interval of the difference that covers classes and images too; NaN where unknown. Where
-            it reaches beyond 0, what is shown is shown for these classes and images, "here".
-    """
-    if not p < SIGNIFICANCE or difference == 0:
-        return NOTHING_SHOWN
-    return ("better" if difference > 0 else "worse") + (" here" if data_half_width >= abs(difference) else "")
 
 
 def task_text(row: Mapping[Any, Any]) -> str:
@@ -39,6 +22,12 @@ def task_text(row: Mapping[Any, Any]) -> str:
 def p_text(p: float) -> str:
     """A p-value; one too small for a double is not called 0."""
     return "< 1e-300" if p < 1e-300 else f"{p:.2g}"
+
+
+def p_equals(p: float) -> str:
+    """A p-value in a sentence: "p = 0.051" or "p < 0.001"."""
+    text = p_text(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def points(difference: float, low: float, high: float) -> str:
@@ -60,10 +49,10 @@ def protocol_names(protocols: Sequence[ProtocolCard]) -> dict[str, str]:
     }
 
 
-def plus_minus_points(difference: float, task: float, data: float, plus_minus: str = "±") -> str:
-    """A difference in percentage points with the half-widths of its intervals; an unknown one is left out."""
-    widths = "".join(f" {plus_minus} {width:.2f}" for width in (task, data) if width == width)
-    return f"{round(difference, 2) + 0.0:+.2f}{widths}"  # + 0.0: never "-0.00"
+def difference_text(difference: float, low: float, high: float, task: float, plus_minus: str = "±") -> str:
+    """A difference in percentage points with its data interval, a dash where it is unknown, and its task half-width."""
+    data = f"{low:+.2f} to {high:+.2f}" if low == low else "-"
+    return f"{round(difference, 2) + 0.0:+.2f} ({data}) {plus_minus} {task:.2f}"  # + 0.0: never "-0.00"
 
 
 def p_header(correction: str) -> str:

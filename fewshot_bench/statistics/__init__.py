@@ -2,7 +2,17 @@
 
 from fewshot_bench.statistics.comparison import PairedComparison, compare_pairs, wilcoxon_p
 from fewshot_bench.statistics.corrections import Correction, corrected
-from fewshot_bench.statistics.data_interval import data_half_widths, data_interval
+from fewshot_bench.statistics.data_interval import (
+    Covered,
+    DataInterval,
+    DataIntervals,
+    Overlap,
+    class_overlap,
+    data_interval,
+    data_intervals,
+    data_p_of_all_pairs,
+    image_overlap,
+)
 from fewshot_bench.statistics.datasets import FriedmanTest, critical_difference, friedman, paired_over_datasets
 from fewshot_bench.statistics.intervals import (
     Interval,
@@ -37,10 +47,14 @@ from fewshot_bench.statistics.welch import (
 
 __all__ = [
     "Correction",
+    "Covered",
+    "DataInterval",
+    "DataIntervals",
     "FriedmanTest",
     "Interval",
     "Look",
     "MedianInterval",
+    "Overlap",
     "PairMatrix",
     "PairedComparison",
     "PairedTest",
@@ -48,16 +62,19 @@ __all__ = [
     "Summary",
     "WelchTest",
     "all_pairs",
+    "class_overlap",
     "compact_letters",
     "compare_pairs",
     "corrected",
     "critical_difference",
-    "data_half_widths",
     "data_interval",
+    "data_intervals",
+    "data_p_of_all_pairs",
     "detectable_difference",
     "episode_median",
     "episodes_needed",
     "friedman",
+    "image_overlap",
     "implied_sd",
     "is_plausible_sd",
     "letter_sets",

@@ -12,19 +12,21 @@ from fewshot_bench.report.page.content import ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
 from fewshot_bench.report.picture import drawing, save_picture
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.wording import HERE, NOTHING_SHOWN
+from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, NOTHING_SHOWN, ON_THIS_SPLIT
 
 _LOOKS = {
     "better": (BLUE, ">"),
-    "better here": (BLUE, "D"),
+    f"better{FOR_THESE_CLASSES}": (BLUE, ">"),
+    f"better{ON_THIS_SPLIT}": (BLUE, "D"),
     "worse": (ORANGE, "<"),
-    "worse here": (ORANGE, "D"),
+    f"worse{FOR_THESE_CLASSES}": (ORANGE, "<"),
+    f"worse{ON_THIS_SPLIT}": (ORANGE, "D"),
     NOTHING_SHOWN: (GREY, "o"),
 }
 
 
 def draw_forest(protocol: ProtocolResults, stem: Place) -> list[Place]:
-    """Draw the differences of a protocol to its baseline: thick over tasks, thin over data.
+    """Draw the differences of a protocol to its baseline: thick over episodes, thin over classes and images.
 
     Args:
         protocol: whose rows are tested against a baseline, at least one of them.
@@ -46,8 +48,7 @@ def draw_forest(protocol: ProtocolResults, stem: Place) -> list[Place]:
                 _task_intervals(axes, group, word, colour, marker)
         figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
         some = f", the best {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
-        here = f". {HERE.capitalize()}" if kept["verdict"].isin(["better here", "worse here"]).any() else ""
-        finish_rows(axes, kept["method"].tolist(), f"{protocol.name}{some}: points above or below {baseline}{here}")
+        finish_rows(axes, kept["method"].tolist(), f"{protocol.name}{some}: points above or below {baseline}")
         return save_picture(figure, stem)
 
 
@@ -62,4 +63,5 @@ def _data_intervals(axes: Any, rows: pd.DataFrame) -> None:
     known = rows[rows["diff_data_ci95_low"].notna()]
     if len(known):
         ends = (known["diff_data_ci95_low"], known["diff_data_ci95_high"])
-        axes.hlines(known.index, *ends, color=GREY, linewidth=1, label="thin: over classes and images")
+        covers = " or ".join(sorted(set(known["beyond"])))
+        axes.hlines(known.index, *ends, color=GREY, linewidth=1, label=f"thin: over {covers}")

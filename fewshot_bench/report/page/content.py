@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.statistics import Correction
+from fewshot_bench.report.verdicts import verdict
+from fewshot_bench.statistics import Correction, DataInterval
 
 
 @dataclass(frozen=True)
@@ -34,20 +35,31 @@ class Pairs:
     Attributes:
         methods: their names, best first, [A].
         difference: mean of the row's method minus the column's, in points, NaN for fewer than two episodes, [A, A].
-        p: of the paired t-test, corrected over all pairs of the protocol, NaN where there is no difference, [A, A].
+        p: of the paired t-test over episodes, corrected over all pairs of the protocol, NaN where there is no
+            difference, [A, A].
+        p_beyond: over classes and images, corrected over the same pairs, NaN where it is unknown, [A, A].
         episodes: how many a pair has in common, [A, A].
         correction: of p.
-        data_half_width: of the difference of the two best, over classes and images too, in points; NaN if unknown.
+        best_two: the difference of the two best with its data interval, in points; None where they cannot be compared.
+        best_two_task: half-width of its interval over episodes, in points.
         left_out: methods of the protocol that are not among them.
     """
 
     methods: Sequence[str]
     difference: NDArray[np.float64]
     p: NDArray[np.float64]
+    p_beyond: NDArray[np.float64]
     episodes: NDArray[np.int64]
     correction: Correction = "holm"
-    data_half_width: float = math.nan
+    best_two: DataInterval | None = None
+    best_two_task: float = math.nan
     left_out: int = 0
+
+    def verdict(self, row: int, column: int) -> str:
+        """What the tests of a pair show of the row's method, in words."""
+        covers = "" if self.best_two is None else self.best_two.covers
+        difference, p, p_beyond = (float(of[row, column]) for of in (self.difference, self.p, self.p_beyond))
+        return verdict(difference, p, p_beyond, covers)
 
 
 def correction_of(frame: pd.DataFrame) -> Correction:

@@ -9,10 +9,11 @@ import pandas as pd
 from fewshot_bench.report.page.content import PageContent, ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.wording import NOTHING_SHOWN, p_header, p_text, verdict
+from fewshot_bench.report.verdicts import NOTHING_SHOWN, ON_THIS_SPLIT, UNKNOWN, headline
+from fewshot_bench.report.wording import p_equals
+from fewshot_bench.statistics import Covered, DataInterval
 
-_ALONE = "on these classes and images alone"
-_OTHERWISE = " The data interval includes 0: with other classes and images it may be otherwise."
+_OTHERWISE = " With other classes and images it may be otherwise."
 Tested = tuple[ProtocolResults, dict[Any, Any]]
 
 
@@ -30,40 +31,41 @@ def main_finding(content: PageContent) -> str:
 
 
 def _best_tested(protocol: ProtocolResults) -> Tested | None:
-    """The measured row that is shown to be better, here or at all, else the one that comes closest."""
+    """The measured row with the strongest claim to be better, else the one that comes closest."""
     measured = _measured(protocol).to_dict("records")
     return (protocol, max(measured, key=_merit)) if measured else None
 
 
 def _merit(row: dict[Any, Any]) -> tuple[int, float]:
-    order = ("better here", "better")
-    return order.index(row["verdict"]) if row["verdict"] in order else -1, float(row["difference"])
+    claims = row["verdict"].startswith("better")
+    return claims + (claims and not row["verdict"].endswith(ON_THIS_SPLIT)), float(row["difference"])
 
 
 def _against_baselines(best: list[Tested]) -> str:
-    better = [found for found in best if _merit(found[1])[0] >= 0]
+    better = [found for found in best if _merit(found[1])[0]]
     if not better:
         return _none_better(best)
     protocol, row = max(better, key=lambda found: _merit(found[1]))
-    named = f"{row['method']} is {_words(row['verdict'])} than {row['baseline']} on {protocol.name}"
-    first = f"{named}: {_numbers(row)}.{_reservation(row)}"
+    first = f"{row['method']} against {row['baseline']} on {protocol.name}: {_answer(row)}.{_reservation(row)}"
     if len(best) == 1:
         return first
-    here = sum(found[1]["verdict"] == "better here" for found in better)
-    how = {0: "", len(better): ", on these classes and images"}.get(here, f", on {here} of them {_ALONE}")
+    on_split = sum(found[1]["verdict"].endswith(ON_THIS_SPLIT) for found in better)
+    how = {0: "", len(better): ", on these classes and images"}.get(
+        on_split, f", on {on_split} of them on these classes and images alone"
+    )
     return f"{first} On {len(better)} of {len(best)} protocols a method is better than the baseline{how}."
 
 
 def _none_better(best: list[Tested]) -> str:
     where = f"on {len(best)} protocols" if len(best) > 1 else f"on {best[0][0].name}"
     protocol, row = max(best, key=lambda found: float(found[1]["difference"]))
-    closest = f"{row['method']} comes closest{f' on {protocol.name}' if len(best) > 1 else ''}: {_numbers(row)}"
+    closest = f"{row['method']} comes closest{f' on {protocol.name}' if len(best) > 1 else ''}: {_answer(row)}"
     names = {found[1]["baseline"] for found in best}
     baseline = names.pop() if len(names) == 1 else "the baseline"
     verdicts = {word for found, _ in best for word in _measured(found)["verdict"]}
-    if verdicts <= {"worse", "worse here"}:
-        word = "better here" if "worse here" in verdicts else "better"
-        return f"{baseline} is {_words(word)} than every other method {where}; {closest}.{_reservation(row)}"
+    if verdicts and all(word.startswith("worse") for word in verdicts):
+        on_split = ON_THIS_SPLIT if any(word.endswith(ON_THIS_SPLIT) for word in verdicts) else ""
+        return f"Every other method is worse than {baseline} {where}{on_split}; {closest}.{_reservation(row)}"
     return f"No method is shown to be better than {baseline} {where}; {closest}."
 
 
@@ -72,41 +74,37 @@ def _measured(protocol: ProtocolResults) -> pd.DataFrame:
     return rows[rows["source"] == MEASURED]
 
 
-def _words(found: str) -> str:
-    return "better here, on these classes and images," if found == "better here" else found
-
-
 def _reservation(row: dict[Any, Any]) -> str:
-    """What a difference means that the test shows on these classes, and the data interval not for others."""
-    return _OTHERWISE if row["verdict"].endswith(" here") else ""
+    """What a difference means that is shown on this split alone."""
+    return _OTHERWISE if row["verdict"].endswith(ON_THIS_SPLIT) else ""
 
 
-def _numbers(row: dict[Any, Any]) -> str:
-    p = row["p_shown"]
-    test = f", {row['p_name']} {'' if p < 1e-300 else '= '}{p_text(p)}" if p == p else ""
-    interval = f"95% interval {row['diff_ci95_low']:+.2f} to {row['diff_ci95_high']:+.2f} over tasks"
-    if row["diff_data_ci95_low"] == row["diff_data_ci95_low"]:
-        interval += f", {row['diff_data_ci95_low']:+.2f} to {row['diff_data_ci95_high']:+.2f} over data"
-    return f"{row['difference']:+.2f} points ({interval}{test})"
+def _answer(row: dict[Any, Any]) -> str:
+    """The headline of a row of the leaderboard, with the p of both claims."""
+    beyond, p = row["beyond"], row["p_beyond_corrected"]
+    why = beyond.removeprefix(UNKNOWN) if beyond.startswith(UNKNOWN) else "" if beyond else "no class sizes are known"
+    covers: Covered = "images of these classes" if beyond == "images of these classes" else "classes and images"
+    interval = DataInterval(row["difference"], row["diff_data_ci95_low"], row["diff_data_ci95_high"], p, covers, why)
+    sentence = headline(interval, row["diff_ci95_high"] - row["difference"], row["verdict"])
+    return f"{sentence} ({_p_of_both(row['p_corrected'], p)})"
+
+
+def _p_of_both(split: float, beyond: float) -> str:
+    return f"{p_equals(split)} on this split" + (f", {p_equals(beyond)} beyond it" if beyond == beyond else "")
 
 
 def _of_the_two_best(protocol: ProtocolResults) -> str:
     pairs = protocol.pairs
     assert pairs is not None
     first, second = pairs.methods[:2]
-    difference, p = float(pairs.difference[0, 1]), float(pairs.p[0, 1])
-    if p != p:
+    p, interval, found = float(pairs.p[0, 1]), pairs.best_two, pairs.verdict(0, 1)
+    if p != p or interval is None:
         return f"The two best on {protocol.name}, {first} and {second}, share too few episodes to be tested."
-    test = f"paired t-test, {p_header(pairs.correction)} {'' if p < 1e-300 else '= '}{p_text(p)}"
-    found = verdict(difference, p, pairs.data_half_width)
+    answer = f"{headline(interval, pairs.best_two_task, found)} ({_p_of_both(p, float(pairs.p_beyond[0, 1]))})"
     if found == NOTHING_SHOWN:
-        return f"Of the two best on {protocol.name}, {first} and {second}, neither is shown to be better ({test})."
-    if difference < 0:  # on the episodes they share, against their means over all of their own
-        first, second, difference = second, first, -difference
-    word = found.replace("worse", "better")
-    otherwise = _OTHERWISE if word == "better here" else ""
-    named = f"Of the two best on {protocol.name}, {first} is {_words(word)} than {second}"
-    return f"{named}: {difference:+.2f} points ({test}).{otherwise}"
+        return f"Of the two best on {protocol.name}, {first} and {second}, neither is shown to be better: {answer}."
+    otherwise = _OTHERWISE if found.endswith(ON_THIS_SPLIT) else ""
+    return f"The two best on {protocol.name}, {first} against {second}: {answer}.{otherwise}"
 
 
 def _alone(protocol: ProtocolResults) -> str:

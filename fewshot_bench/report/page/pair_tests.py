@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.report.letters import p_of_all_pairs
 from fewshot_bench.report.page.content import Pairs
-from fewshot_bench.report.task_scores import TaskScores, data_half_widths_of
-from fewshot_bench.statistics import Correction
+from fewshot_bench.report.task_scores import TaskScores, data_intervals_of
+from fewshot_bench.report.verdicts import claims_of_all_pairs
+from fewshot_bench.statistics import Correction, DataInterval, mean_interval
 
 MOST_PAIRED = 25
 
@@ -28,19 +29,30 @@ def pairs_of(scores: TaskScores, names: Sequence[str], correct: Correction = "ho
     """
     accuracy = scores.accuracy[:MOST_PAIRED]
     difference, episodes = _differences(accuracy)
-    p = p_of_all_pairs(scores, correct) if (episodes[np.triu_indices(len(accuracy), 1)] > 1).any() else None
-    if p is None:
+    has_pairs = bool((episodes[np.triu_indices(len(accuracy), 1)] > 1).any())
+    claims = claims_of_all_pairs(scores, correct) if has_pairs else None
+    if claims is None:
         return None
-    data = data_half_widths_of(scores, accuracy[:1] - accuracy[1:2])
+    split, beyond = (np.where(episodes > 1, p[:MOST_PAIRED, :MOST_PAIRED], np.nan) for p in claims)
+    best_two, task = _best_two(scores, accuracy[0] - accuracy[1])
     return Pairs(
         names[:MOST_PAIRED],
         100 * difference,
-        np.where(episodes > 1, p[:MOST_PAIRED, :MOST_PAIRED], np.nan),
+        split,
+        beyond,
         episodes,
         correction=correct,
-        data_half_width=100 * float(data[0]),
+        best_two=best_two,
+        best_two_task=task,
         left_out=len(names) - len(accuracy),
     )
+
+
+def _best_two(scores: TaskScores, difference: NDArray[np.float64]) -> tuple[DataInterval | None, float]:
+    """The data interval of the two best methods' difference and the half-width over episodes, in points."""
+    there = ~np.isnan(difference)
+    (found,) = data_intervals_of(scores, 100 * difference[None])
+    return found, mean_interval(100 * difference[there]).half_width if there.any() else math.nan
 
 
 def _differences(accuracy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -13,11 +13,12 @@ from fewshot_bench.report.wording import task_text
 
 _NUMBERS = (
     "median", "median_ci95", "mean", "ci95", "data_ci95", "difference", "diff_ci95_low", "diff_ci95_high",
-    "diff_data_ci95_low", "diff_data_ci95_high", "p", "p_corrected", "episodes_per_second", "peak_bytes",
+    "diff_data_ci95_low", "diff_data_ci95_high", "p", "p_corrected", "p_beyond", "p_beyond_corrected",
+    "episodes_per_second", "peak_bytes",
 )  # fmt: skip
 _TEXTS = (
-    "method", "dataset", "baseline", "group", "flags", "test", "backbone", "adaptation", "protocol_fingerprint",
-    "method_fingerprint",
+    "method", "dataset", "baseline", "group", "group_split", "beyond", "verdict", "flags", "test", "backbone",
+    "adaptation", "protocol_fingerprint", "method_fingerprint",
 )  # fmt: skip
 _USUAL = {"source": MEASURED, "split": "novel", "sampler": STANDARD_SAMPLER, "correction": "holm"}
 Identity = tuple[str, str]

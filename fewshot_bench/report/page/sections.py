@@ -65,10 +65,9 @@ SECTIONS = (
         "differences",
         "Differences to the baseline",
         "The mark is the mean difference on the episodes that both have seen. The thick line is the 95% interval over "
-        "tasks: other episodes from the same images. The thin line, where it is known, also covers other classes and "
-        "images. Open marks are published numbers. Colour and direction say what the test shows at 5%, {correction} "
-        "for the number of methods; at a diamond it is shown for these classes and images alone, for the data interval "
-        "includes 0.",
+        "episodes of this split. The thin line, where it is known, covers other classes and images too. Open marks are "
+        "published numbers. Triangles: shown at 5%, {correction} for the number of methods, beyond this split; "
+        "diamonds: shown on this split alone, for these classes and images.",
         forest_figure,
     ),
     Section(
@@ -83,9 +82,9 @@ SECTIONS = (
         "pairs",
         "Every method against every other",
         "Points by which the method of the row is better than that of the column. A star, or in a large matrix a "
-        "colour: the paired t-test shows a difference at 5%, {correction} over all pairs of the protocol, as for the "
-        "letters of the leaderboard. A number without a star, or an empty cell: none is shown, or a pair has no common "
-        "episodes.",
+        "colour: a difference is shown beyond this split at 5%, {correction} over all pairs of the protocol, as in the "
+        "letters of the leaderboard. A ring: it is shown on this split alone. A bare number: none is shown. An empty "
+        "cell: the pair has no common episodes.",
         pair_matrix_figure,
     ),
     Section(

@@ -24,32 +24,24 @@ from fewshot_bench.report.page.plots.style import (
 )
 from fewshot_bench.report.short_names import short_name
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.wording import NOTHING_SHOWN, p_header, p_text, verdict
+from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, NOTHING_SHOWN, ON_THIS_SPLIT
+from fewshot_bench.report.wording import p_text
 
 MOST_ROWS = 30
 _LOOKS = {
     "better": (BLUE, "triangle-right"),
-    "better here": (BLUE, "diamond"),
+    f"better{FOR_THESE_CLASSES}": (BLUE, "triangle-right"),
+    f"better{ON_THIS_SPLIT}": (BLUE, "diamond"),
     "worse": (ORANGE, "triangle-left"),
-    "worse here": (ORANGE, "diamond"),
+    f"worse{FOR_THESE_CLASSES}": (ORANGE, "triangle-left"),
+    f"worse{ON_THIS_SPLIT}": (ORANGE, "diamond"),
     NOTHING_SHOWN: (GREY, "circle"),
 }
 
 
 def tested_rows(protocol: ProtocolResults) -> pd.DataFrame:
-    """The rows of a protocol that are tested against its baseline, best difference first.
-
-    The verdict of the terminal is in a column `verdict`, the p that it goes by in `p_shown`, what that p is called in
-    `p_name`.
-    """
-    rows = protocol.rows[protocol.rows["difference"].notna()].copy()
-    is_corrected = rows["p_corrected"].notna()
-    rows["p_shown"] = rows["p_corrected"].where(is_corrected, rows["p"])
-    rows["p_name"] = [p_header(how) for how in rows["correction"].where(is_corrected, "none")]
-    half_widths = rows["diff_data_ci95_high"] - rows["difference"]
-    rows["verdict"] = [
-        verdict(*numbers) for numbers in zip(rows["difference"], rows["p_shown"], half_widths, strict=True)
-    ]
+    """The rows of a protocol that are tested against its baseline, best difference first."""
+    rows = protocol.rows[protocol.rows["difference"].notna()]
     return rows.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -121,12 +113,14 @@ def _words(row: dict[Any, Any]) -> str:
     lines = [
         f"<b>{shown(row['method'])}</b>",
         f"{row['difference']:+.2f} points: {row['verdict']}",
-        f"95% over tasks: {row['diff_ci95_low']:+.2f} to {row['diff_ci95_high']:+.2f}",
+        f"95% over episodes: {row['diff_ci95_low']:+.2f} to {row['diff_ci95_high']:+.2f}",
     ]
     if row["diff_data_ci95_low"] == row["diff_data_ci95_low"]:
-        lines.append(f"95% over data: {row['diff_data_ci95_low']:+.2f} to {row['diff_data_ci95_high']:+.2f}")
-    if row["p_shown"] == row["p_shown"]:
-        lines.append(f"{row['p_name']}: {shown(p_text(row['p_shown']))}")
+        ends = f"{row['diff_data_ci95_low']:+.2f} to {row['diff_data_ci95_high']:+.2f}"
+        lines.append(f"95% over {shown(row['beyond'])}: {ends}")
+    for name, where in (("p_corrected", "on this split"), ("p_beyond_corrected", "beyond it")):
+        if row[name] == row[name]:
+            lines.append(f"p {shown(p_text(row[name]))} {where}")
     if row["source"] != MEASURED:
         lines.append(f"published: {shown(row['source'])}")
     return "<br>".join(lines)

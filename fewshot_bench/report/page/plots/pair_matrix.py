@@ -9,7 +9,8 @@ import numpy as np
 from fewshot_bench.report.page.content import Pairs, ProtocolResults
 from fewshot_bench.report.page.plots.style import Figure, empty_figure, figure, rounded, shown
 from fewshot_bench.report.short_names import short_names
-from fewshot_bench.report.wording import SIGNIFICANCE, p_header, p_text
+from fewshot_bench.report.verdicts import NOTHING_SHOWN, ON_THIS_SPLIT
+from fewshot_bench.report.wording import p_text
 
 _NUMBERS_UP_TO = 10
 _COLOUR_BAR = {
@@ -26,8 +27,9 @@ _WORSE, _BETTER = "rgba(210,97,12,{})", "rgba(43,127,192,{})"
 def pair_matrix_figure(protocol: ProtocolResults) -> Figure:
     """Draw the pairs of a protocol; the title says if methods are left out.
 
-    A small matrix has its numbers, starred where a difference is shown; a pair without common episodes is blank. In a
-    large one a cell where none is shown is blank too, for hundreds of numbers can neither be read nor drawn in no time.
+    A small matrix has its numbers, starred where a difference is shown beyond this split; a pair without common
+    episodes is blank. In a large one a cell without a star is blank too: hundreds of numbers can neither be read nor
+    drawn quickly.
     """
     pairs = protocol.pairs
     if pairs is None:
@@ -83,35 +85,51 @@ def _cells(pairs: Pairs, places: list[int]) -> dict[str, Any]:
             [1, _BETTER.format(0.95)],
         ],
         "colorbar": _COLOUR_BAR,
-        "customdata": [["" if p != p else p_text(float(p)) for p in row] for row in pairs.p],
-        "hovertemplate": "%{y}<br>against %{x}: %{z:+.2f} points<br>"
-        f"{p_header(pairs.correction)}: %{{customdata}}<extra></extra>",
+        "customdata": [[_words(pairs, row, column) for column in range(len(places))] for row in range(len(places))],
+        "hovertemplate": "%{y}<br>against %{x}: %{z:+.2f} points<br>%{customdata}<extra></extra>",
         "hoverongaps": False,
         "xgap": 2,
         "ygap": 2,
     }
 
 
+def _words(pairs: Pairs, row: int, column: int) -> str:
+    """What a cell says when it is pointed at."""
+    split, beyond = float(pairs.p[row, column]), float(pairs.p_beyond[row, column])
+    if split != split or row == column:
+        return ""
+    return f"{pairs.verdict(row, column)}<br>{shown(f'p {p_text(split)} on this split, {p_text(beyond)} beyond it')}"
+
+
+def _marks(pairs: Pairs) -> list[list[str]]:
+    """A star where a difference is shown beyond this split, a ring where on this split alone, else nothing."""
+    places = range(len(pairs.methods))
+    verdicts = [[pairs.verdict(row, column) for column in places] for row in places]
+    return [
+        ["" if words == NOTHING_SHOWN else "°" if words.endswith(ON_THIS_SPLIT) else "*" for words in row]
+        for row in verdicts
+    ]
+
+
 def _with_numbers(pairs: Pairs) -> dict[str, Any]:
     others = pairs.difference.copy()
     np.fill_diagonal(others, np.nan)
     texts = [
-        [_number(value, is_shown) for value, is_shown in zip(row, marks, strict=True)]
-        for row, marks in zip(others.tolist(), (pairs.p < SIGNIFICANCE).tolist(), strict=True)
+        [_number(value, mark) for value, mark in zip(row, marks, strict=True)]
+        for row, marks in zip(others.tolist(), _marks(pairs), strict=True)
     ]
     return {"z": [rounded(row, 2) for row in pairs.difference], "text": texts, "texttemplate": "%{text}"}
 
 
-def _number(value: float, is_shown: bool) -> str:
-    return "" if value != value else f"{value:+.1f}{'*' if is_shown else ''}"
+def _number(value: float, mark: str) -> str:
+    return "" if value != value else f"{value:+.1f}{mark}"
 
 
 def _with_gaps(pairs: Pairs) -> dict[str, Any]:
-    is_shown = pairs.p < SIGNIFICANCE
     kept = [rounded(row, 2) for row in pairs.difference]
     return {
         "z": [
-            [value if mark else None for value, mark in zip(row, marks, strict=True)]
-            for row, marks in zip(kept, is_shown.tolist(), strict=True)
+            [value if mark == "*" else None for value, mark in zip(row, marks, strict=True)]
+            for row, marks in zip(kept, _marks(pairs), strict=True)
         ]
     }

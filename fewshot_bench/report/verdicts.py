@@ -1,0 +1,143 @@
+"""What a comparison claims: two claims, a test for each, and the one function that puts them into words.
+
+- On this split: would other episodes of the same classes and images show the same? Tested over episodes.
+- Beyond it: would other classes and images of the same kind? Tested by inverting the data interval. Where every episode
+  has all classes, the classes are fixed and the claim is about new images of them.
+
+Both p values are corrected over the same family. A claim beyond the split that cannot be tested counts in its family
+as a test that shows nothing, so that an unknown interval never helps a verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fewshot_bench.report.task_scores import TaskScores
+from fewshot_bench.statistics import Correction, DataInterval, compact_letters, corrected
+
+SIGNIFICANCE = 0.05
+NOTHING_SHOWN = "no difference shown"
+ON_THIS_SPLIT = " on this split"
+FOR_THESE_CLASSES = " for these classes"
+UNKNOWN = "unknown: "
+"""How a text begins that says why there is no data interval."""
+Claim = Literal["beyond", "split"]
+"""Which claim letters, bold and underline come from."""
+
+
+def verdict(difference: float, p_split: float, p_beyond: float = math.nan, covers: str = "") -> str:
+    """What the tests show at the 5% level, in words.
+
+    Args:
+        difference: of the means.
+        p_split: over episodes, corrected where there are several tests.
+        p_beyond: over classes and images, corrected over the same family; NaN where it is unknown.
+        covers: what the data interval covers, "classes and images" or "images of these classes".
+
+    Returns:
+        "better" holds beyond these classes; "better for these classes" holds for new images of them; "better on this
+        split" holds for these classes and images. "worse" has the same three; else "no difference shown".
+
+    >>> verdict(0.28, 0.0001, 0.051, "classes and images")
+    'better on this split'
+    """
+    if not abs(difference) > 0:
+        return NOTHING_SHOWN
+    side = "better" if difference > 0 else "worse"
+    if p_beyond < SIGNIFICANCE:
+        return side + (FOR_THESE_CLASSES if covers == "images of these classes" else "")
+    return side + ON_THIS_SPLIT if p_split < SIGNIFICANCE else NOTHING_SHOWN
+
+
+def corrected_claims(
+    p_split: ArrayLike, p_beyond: ArrayLike, correct: Correction = "holm"
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Correct both claims of a family of comparisons for their number.
+
+    Args:
+        p_split: over episodes, of any shape; NaN where there was no test.
+        p_beyond: over classes and images, of the same shape; NaN where it is unknown.
+        correct: how.
+
+    Returns:
+        Both corrected; NaN stays NaN.
+    """
+    split, beyond = np.asarray(p_split, dtype=np.float64), np.asarray(p_beyond, dtype=np.float64)
+    family = np.where(np.isnan(split), np.nan, np.where(np.isnan(beyond), 1.0, beyond))
+    return corrected(split, correct), np.where(np.isnan(beyond), np.nan, corrected(family, correct))
+
+
+def claims_of_all_pairs(
+    scores: TaskScores, correct: Correction = "holm"
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Corrected p of every pair of methods for both claims, each [A, A]; a pair is tested on the episodes both have.
+
+    Args:
+        scores: of the methods.
+        correct: how the p values are corrected for the number of pairs.
+
+    Returns:
+        On this split and beyond it: 1 on the diagonal, NaN where there is no test. None if no pair has any.
+    """
+    found = scores.p_of_all_pairs
+    if found is None:
+        return None
+    upper = np.triu_indices(len(scores.cells), 1)
+    claims = []
+    for p in corrected_claims(found[0][upper], found[1][upper], correct):
+        matrix = np.ones((len(scores.cells),) * 2)
+        matrix[upper] = p
+        matrix.T[upper] = p
+        claims.append(matrix)
+    return claims[0], claims[1]
+
+
+def letters_of(scores: TaskScores, correct: Correction = "holm", claim: Claim = "beyond") -> list[str | None]:
+    """Compact letters of all pairs, "a" for the best: methods that share one are not shown to differ.
+
+    Args:
+        scores: of the methods.
+        correct: how the p values of all pairs are corrected for their number.
+        claim: whether they differ beyond this split, or on it.
+
+    Returns:
+        For each method its letters; None for all where no pair can be tested for that claim.
+    """
+    methods = len(scores.cells)
+    claims = claims_of_all_pairs(scores, correct) if methods > 1 else None
+    p = None if claims is None else claims[claim == "beyond"]
+    if p is None or np.isnan(p[np.triu_indices(methods, 1)]).all():
+        return [None] * methods
+    best_first = np.argsort(-np.nanmean(scores.accuracy, axis=1), kind="stable")
+    return [letters or None for letters in compact_letters(p < SIGNIFICANCE, [int(row) for row in best_first])]
+
+
+def headline(interval: DataInterval, task_half_width: float, found: str, *, level: str = "95%") -> str:
+    """The answer in one sentence, the interval that answers the reader's question first; all numbers are in points.
+
+    Args:
+        interval: of the difference, with its mean.
+        task_half_width: of the interval over episodes.
+        found: the verdict.
+        level: what the intervals are, such as "95%".
+
+    >>> headline(DataInterval(0.28, -0.004, 0.56, 0.051), 0.04, "better on this split")
+    '+0.28 points, 95% interval -0.00 to +0.56 over classes and images (±0.04 over episodes): better on this split'
+    """
+    points, over_episodes = f"{interval.mean + 0.0:+.2f} points", f"±{task_half_width:.2f} over episodes"
+    if interval.why_unknown:
+        why = f"none over {interval.covers}, as {interval.why_unknown}"
+        return f"{points}, {level} interval {over_episodes} ({why}): {found}"
+    ends = f"{interval.low:+.2f} to {interval.high:+.2f} over {interval.covers}"
+    return f"{points}, {level} interval {ends} ({over_episodes}): {found}"
+
+
+def beyond_text(interval: DataInterval | None) -> str:
+    """What a data interval covers, or why there is none: "classes and images", "unknown: every episode has ..."."""
+    if interval is None:
+        return f"{UNKNOWN}there is no episode"
+    return f"{UNKNOWN}{interval.why_unknown}" if interval.why_unknown else interval.covers
