@@ -14,7 +14,6 @@ from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.terminal import (
-    VERDICT_WIDTH,
     broken,
     claim_headers,
     coloured,
@@ -24,6 +23,7 @@ from fewshot_bench.report.terminal import (
     plus_minus_of,
     print_table,
     verdict_notes,
+    verdict_width,
 )
 from fewshot_bench.report.verdicts import Claim
 from fewshot_bench.report.wording import CORRECTIONS, difference_text, p_header, p_text, protocol_names
@@ -113,7 +113,7 @@ def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim
     pairs.add_column("A - B")
     for header in (effect_header(console), *claim_headers(task.correction)):
         pairs.add_column(header, justify="right", no_wrap=True)
-    pairs.add_column("A at 5%", max_width=VERDICT_WIDTH)
+    pairs.add_column("A at 5%", max_width=verdict_width(console))
     for one in task.comparisons:
         width = console.width - 72
         names = "\n".join([*broken(one.a, width), *broken(f"- {one.b}", width)])

@@ -23,8 +23,7 @@ PUBLISHED, ODD = " *", " ?"
 """Marks of published numbers, and of intervals that cannot be right."""
 DISJOINT = "disjoint"
 _GROUPS: Mapping[Claim, str] = {"beyond": "group", "split": "group_split"}
-VERDICT_WIDTH = 13
-"""Of the column of verdicts, which are set in two lines."""
+_WIDE, _NARROW_VERDICT = 100, 13
 _NARROWEST_NAME = 16
 
 
@@ -73,7 +72,7 @@ def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
 def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
     table = new_table()
     _add_columns(table, effect_header(console, _interval_name(tested)), *claim_headers(tested["correction"].iloc[0]))
-    table.add_column("at 5%", max_width=VERDICT_WIDTH)
+    table.add_column("at 5%", max_width=verdict_width(console))
     lines: list[tuple[str, str, list[Text]]] = []
     for row in tested.to_dict("records"):
         ends = (row["difference"], row["diff_data_ci95_low"], row["diff_data_ci95_high"])
@@ -88,6 +87,11 @@ def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
 def effect_header(console: Console, interval: str = "task") -> str:
     """What stands above differences with both of their intervals."""
     return f"points (data) {plus_minus_of(console)} {interval}"
+
+
+def verdict_width(console: Console) -> int | None:
+    """How wide a column of verdicts may be: in a narrow terminal they take two lines."""
+    return None if console.width >= _WIDE else _NARROW_VERDICT
 
 
 def claim_headers(correction: Correction) -> tuple[str, str]:
@@ -178,7 +182,10 @@ def _add_columns(table: Table, *numbers: str) -> None:
 def _filled(table: Table, console: Console, lines: Sequence[tuple[str, str, list[Text]]]) -> Table:
     """Add rows of a name, a note below it and further cells; names get the width that the other cells leave."""
     headers = [str(column.header) for column in table.columns[1:]]
-    widths = [max(len(header), *(len(cells[i]) for _, _, cells in lines)) for i, header in enumerate(headers)]
+    limits = [column.max_width or console.width for column in table.columns[1:]]
+    widths = [
+        min(limits[i], max(len(header), *(len(cells[i]) for _, _, cells in lines))) for i, header in enumerate(headers)
+    ]
     for_names = console.width - sum(widths) - 2 * len(table.columns)
     for name, note, cells in lines:
         style = cells[0].style

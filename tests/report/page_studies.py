@@ -15,6 +15,7 @@ from stored_cells import cell, fill
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report.page import PageContent, ProtocolResults, Quantiles
 from fewshot_bench.report.page.protocols import completed
+from fewshot_bench.report.verdicts import verdict
 
 BASE = "conv/ce/centroid"
 BETTER = "conv/ce+schane/centroid"
@@ -90,8 +91,12 @@ def frame_of(methods: int, **columns: Any) -> pd.DataFrame:
 
 
 def with_tests(frame: pd.DataFrame, differences: list[float], p: list[float], baseline: str) -> pd.DataFrame:
-    """The frame with tests against a baseline, whose intervals are half a point wide on each side."""
+    """The frame with tests against a baseline, whose intervals reach half a point, and one point over data."""
     values = np.array(differences, dtype=float)
+    beyond = [min(1.0, 3 * value) if abs(gap) > 1 else 0.5 for gap, value in zip(values, p, strict=True)]
+    words = [
+        verdict(gap, value, other) if gap == gap else "" for gap, value, other in zip(values, p, beyond, strict=True)
+    ]
     return frame.assign(
         baseline=baseline,
         difference=values,
@@ -101,6 +106,10 @@ def with_tests(frame: pd.DataFrame, differences: list[float], p: list[float], ba
         diff_data_ci95_high=values + 1,
         p=p,
         p_corrected=p,
+        p_beyond=beyond,
+        p_beyond_corrected=beyond,
+        beyond="classes and images",
+        verdict=words,
     )
 
 

@@ -17,7 +17,11 @@ TRUTH = np.repeat(np.arange(5, dtype=np.uint8), 15)
 def cell(name: str = "conv/ce/centroid", *, weights: str = "", **protocol: object) -> Cell:
     method = MethodCard(name, "conv", weights or f"weights of {name}", "centroid")
     return Cell(
-        method, replace(PROTOCOL, **protocol), {"torch": "2.3.0", "numpy": "1.26.4"}, provenance={"pretraining": ""}
+        method,
+        replace(PROTOCOL, **protocol),
+        {"torch": "2.3.0", "numpy": "1.26.4"},
+        class_sizes=(600,) * 20,
+        provenance={"pretraining": ""},
     )
 
 

@@ -44,6 +44,8 @@ def test_p_is_corrected_over_the_pairs_of_a_protocol(tmp_path):
         (task, *_) = compare_tasks(store, correct=correct)
         raw = [pair.test.p for pair in task.comparisons]
         assert [pair.p_corrected for pair in task.comparisons] == pytest.approx(list(expected(raw)))
+        raw = [pair.data.p for pair in task.comparisons]
+        assert [pair.p_beyond_corrected for pair in task.comparisons] == pytest.approx(list(expected(raw)))
 
 
 def holm_by_hand(p):
@@ -57,8 +59,8 @@ def holm_by_hand(p):
 def test_letters_agree_with_the_corrected_tests(tmp_path):
     for task in compare_tasks(four_datasets(tmp_path)):
         for pair in task.comparisons:
-            shares = bool(set(task.letters[pair.a]) & set(task.letters[pair.b]))
-            assert shares == (pair.p_corrected >= 0.05)
+            for letters, p in ((task.letters, pair.p_beyond_corrected), (task.letters_split, pair.p_corrected)):
+                assert bool(set(letters[pair.a]) & set(letters[pair.b])) == (p >= 0.05)
         assert task.letters["a"].startswith("a")
         assert not set(task.letters["a"]) & set(task.letters["c"])
 
@@ -76,7 +78,7 @@ def test_methods_with_other_episodes_are_refused_if_strict(tmp_path):
     store = study(tmp_path)
     fill(store, cell("longer", shot=1), np.full((3, 41), 41))
     assert compare_tasks(store, ["logistic", "longer"])[0].comparisons[0].left_out_of_b == 3
-    with pytest.raises(ComparisonError, match=r"1-shot: left out, for want of a partner: 3 of longer.*--strict"):
+    with pytest.raises(ComparisonError, match=r"1-shot: unpaired episodes dropped: 3 of longer.*--strict"):
         compare_tasks(store, ["logistic", "longer"], strict=True)
     assert compare_tasks(store, ["logistic", "conv/ce/centroid"], strict=True)
 

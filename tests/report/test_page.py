@@ -67,8 +67,8 @@ class TestContent:
 
     def test_the_first_paragraph_says_what_was_found(self, page):
         (finding,) = re.findall(r'<p class="finding">(.*?)</p>', page)
-        assert re.search(rf"{re.escape(BETTER)} is better than {re.escape(BASE)} on .* points \(95% interval", finding)
-        assert "over data" in finding
+        assert re.search(rf"{re.escape(BETTER)} against {re.escape(BASE)} on .* points, 95% interval", finding)
+        assert re.search(r"over classes and images \(±[\d.]+ over episodes\): better \(p", finding)
         assert "On 4 of 4 protocols a method is better than the baseline" in finding
 
     def test_the_figures_hold_both_intervals_of_every_tested_method(self, folder, page):
@@ -213,7 +213,14 @@ def large_content(methods, cards=0):
     frame = frame_of(methods, method=names, peak_bytes=2.0**30 + np.arange(methods), group="abc", adaptation="head")
     frame = with_tests(frame, [gone, *np.linspace(-0.1, -9, methods - 1)], [gone, *[0.03] * (methods - 1)], names[0])
     apart = np.subtract.outer(np.arange(25.0), np.arange(25.0)) / 7
-    pairs = Pairs(names[:25], apart, np.full((25, 25), 1.2e-9), np.full((25, 25), 600), left_out=methods - 25)
+    pairs = Pairs(
+        names[:25],
+        apart,
+        np.full((25, 25), 0.012),
+        np.full((25, 25), 0.03),
+        np.full((25, 25), 600),
+        left_out=methods - 25,
+    )
     shown = PageContent(frame, [protocol_of(frame, quantiles=dict.fromkeys(names[:30], BOX), pairs=pairs)])
     return replace(shown, cells=[(names[0], cell(names[0]))] * cards)
 

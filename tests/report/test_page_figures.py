@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,6 @@ from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import NoPictureError, compare_tasks, over_datasets
 from fewshot_bench.report.figures import draw_figures
 from fewshot_bench.report.figures.forest import draw_forest
-from fewshot_bench.report.letters import letters_of
 from fewshot_bench.report.page import PageContent, Pairs, SweepResults, write_page
 from fewshot_bench.report.page.finding import main_finding
 from fewshot_bench.report.page.gather import quantiles_of
@@ -35,7 +33,8 @@ from fewshot_bench.report.page.protocols import completed
 from fewshot_bench.report.page.ranks import rankings
 from fewshot_bench.report.task_scores import task_scores
 from fewshot_bench.report.update import current_leaderboard
-from fewshot_bench.statistics import corrected, critical_difference, paired_t_test, read_letters
+from fewshot_bench.report.verdicts import letters_of
+from fewshot_bench.statistics import DataInterval, corrected, critical_difference, paired_t_test, read_letters
 
 NAN = float("nan")
 
@@ -45,18 +44,20 @@ def episodes(accuracy, first=0):
     return pd.DataFrame({"run": 0, "episode": numbers, "accuracy": accuracy})
 
 
-def two_best(p, **parts):
+def two_best(p, beyond, half_width=1.0, **parts):
     """Two methods, 1.5 points apart."""
-    both = np.array([[1, p], [p, 1]])
-    return Pairs(["m0", "m1"], np.array([[0, 1.5], [-1.5, 0]]), both, np.full((2, 2), 100), **parts)
+    split, wider = (np.array([[1, value], [value, 1]]) for value in (p, beyond))
+    interval = DataInterval(1.5, 1.5 - half_width, 1.5 + half_width, beyond)
+    apart = np.array([[0, 1.5], [-1.5, 0]])
+    return Pairs(["m0", "m1"], apart, split, wider, np.full((2, 2), 100), best_two=interval, best_two_task=0.2, **parts)
 
 
 class TestFinding:
     def test_a_better_method_is_named_with_its_intervals(self):
-        frame = with_tests(frame_of(3), [NAN, 2.5, -1], [NAN, 1e-9, 0.2], "m0")
+        frame = with_tests(frame_of(3), [NAN, 2.5, -1], [NAN, 0.004, 0.2], "m0")
         assert main_finding(content_of(frame)) == (
-            "m1 is better than m0 on cifar-fs 5-way 1-shot: +2.50 points (95% interval +2.00 to +3.00 over tasks, "
-            "+1.50 to +3.50 over data, p (Holm) = 1e-09)."
+            "m1 against m0 on cifar-fs 5-way 1-shot: +2.50 points, 95% interval +1.50 to +3.50 over classes and images "
+            "(±0.50 over episodes): better (p = 0.004 on this split, p = 0.012 beyond it)."
         )
 
     def test_no_better_method_is_said_not_to_be_shown(self):
@@ -68,24 +69,24 @@ class TestFinding:
     def test_a_baseline_that_beats_all_is_said_to(self):
         frame = with_tests(frame_of(3), [NAN, -2, -1.5], [NAN, 0.001, 0.001], "m0")
         assert main_finding(content_of(frame)).startswith(
-            "m0 is better than every other method on cifar-fs 5-way 1-shot; m2 comes closest: -1.50 points"
+            "Every other method is worse than m0 on cifar-fs 5-way 1-shot; m2 comes closest: -1.50 points"
         )
 
     def test_a_difference_that_other_classes_may_not_show_comes_with_a_reservation(self):
         frame = with_tests(frame_of(2), [NAN, 0.7], [NAN, 1e-9], "m0")
         finding = main_finding(content_of(frame))
-        assert finding.startswith("m1 is better here, on these classes and images, than m0")
-        assert finding.endswith("The data interval includes 0: with other classes and images it may be otherwise.")
+        assert ": better on this split (p" in finding
+        assert finding.endswith("With other classes and images it may be otherwise.")
 
     def test_a_baseline_that_beats_all_on_these_classes_alone_is_said_to_as_well(self):
         frame = with_tests(frame_of(3), [NAN, -2, -0.7], [NAN, 0.001, 0.001], "m0")
         assert main_finding(content_of(frame)).startswith(
-            "m0 is better here, on these classes and images, than every other method on cifar-fs 5-way 1-shot; m2"
+            "Every other method is worse than m0 on cifar-fs 5-way 1-shot on this split; m2"
         )
 
     def test_what_is_shown_goes_before_a_larger_difference_that_is_not(self):
         frame = with_tests(frame_of(4), [NAN, 4, 0.7, 1.5], [NAN, 0.3, 1e-9, 1e-9], "m0")
-        assert main_finding(content_of(frame)).startswith("m3 is better than m0 on")
+        assert main_finding(content_of(frame)).startswith("m3 against m0 on")
 
     def test_one_method_that_is_not_shown_to_be_worse_keeps_the_baseline_from_beating_all(self):
         frame = with_tests(frame_of(3), [NAN, -1.5, -3], [NAN, 0.001, 0.3], "m0")
@@ -99,12 +100,12 @@ class TestFinding:
         )
 
     def test_without_a_baseline_the_two_best_are_compared(self):
-        content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=two_best(p=0.01))])
+        content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=two_best(0.01, 0.03))])
         assert main_finding(content) == (
-            "Of the two best on cifar-fs 5-way 1-shot, m0 is better than m1: +1.50 points "
-            "(paired t-test, p (Holm) = 0.01)."
+            "The two best on cifar-fs 5-way 1-shot, m0 against m1: +1.50 points, 95% interval +0.50 to +2.50 over "
+            "classes and images (±0.20 over episodes): better (p = 0.01 on this split, p = 0.03 beyond it)."
         )
-        content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=two_best(p=0.5))])
+        content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=two_best(0.5, 0.7))])
         assert "neither is shown to be better" in main_finding(content)
 
     def test_one_method_alone_has_nothing_to_be_tested_against(self):
@@ -139,10 +140,11 @@ class TestPairs:
         scores = scores_of([(row, 0) for row in accuracy])
         pairs = pairs_of(scores, [f"m{number}" for number in range(30)], correct)
         assert (len(pairs.methods), pairs.left_out, pairs.correction) == (25, 5, correct)
-        letters = read_letters(letters_of(scores, correct))
+        letters, on_split = (read_letters(letters_of(scores, correct, claim)) for claim in ("beyond", "split"))
         for a in range(25):
             for b in range(a):
-                assert (pairs.p[a, b] >= 0.05) == bool(letters[a] & letters[b]), (a, b)
+                assert (pairs.p_beyond[a, b] >= 0.05) == bool(letters[a] & letters[b]), (a, b)
+                assert (pairs.p[a, b] >= 0.05) == bool(on_split[a] & on_split[b]), (a, b)
 
     def test_a_pair_without_common_episodes_is_blank_and_the_others_stay(self):
         accuracy = np.random.default_rng(2).normal(0.5, 0.1, (3, 20))
@@ -160,40 +162,42 @@ class TestPairs:
         assert pairs_of(scores_of([(accuracy, 0), (accuracy, 3)]), ["a", "b"]) is None
         assert pairs_of(scores_of([(accuracy, 0)]), ["a"]) is None
 
-    def test_the_two_best_are_better_here_where_the_data_interval_includes_0(self):
-        pairs = two_best(p=0.01, data_half_width=2.0)
+    def test_the_two_best_may_differ_on_this_split_alone(self):
+        pairs = two_best(0.01, 0.14, half_width=2.0)
         content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=pairs)])
         finding = main_finding(content)
-        assert "m0 is better here, on these classes and images, than m1: +1.50 points" in finding
-        assert finding.endswith("The data interval includes 0: with other classes and images it may be otherwise.")
+        assert "better on this split (p = 0.01 on this split, p = 0.14 beyond it)" in finding
+        assert finding.endswith("With other classes and images it may be otherwise.")
 
     def test_two_best_without_common_episodes_are_said_to_have_none(self):
         frame = frame_of(3)
         gap = np.array([[0, NAN, 1], [NAN, 0, 1], [-1, -1, 0]])
-        pairs = Pairs(["m0", "m1", "m2"], gap, gap * 0 + 0.01, np.full((3, 3), 9))
+        pairs = Pairs(["m0", "m1", "m2"], gap, gap * 0 + 0.01, gap * 0 + 0.01, np.full((3, 3), 9))
         assert "share too few episodes" in main_finding(PageContent(frame, [protocol_of(frame, pairs=pairs)]))
 
-    @pytest.mark.parametrize(("correct", "words"), [("holm", "p (Holm)"), ("bh", "p (BH)"), ("none", "p")])
-    def test_texts_name_the_correction(self, correct, words):
-        pairs = replace(two_best(p=0.01), correction=correct)
-        template = pair_matrix_figure(protocol_of(frame_of(2), pairs=pairs))["data"][0]["hovertemplate"]
-        assert f"<br>{words}: %{{customdata}}" in template
-        assert f"{words} = 0.01" in main_finding(PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=pairs)]))
+    def test_a_cell_says_the_verdict_and_both_p(self):
+        figure = pair_matrix_figure(protocol_of(frame_of(2), pairs=two_best(0.01, 0.14)))
+        assert figure["data"][0]["customdata"] == [
+            ["", "better on this split<br>p 0.01 on this split, 0.14 beyond it"],
+            ["worse on this split<br>p 0.01 on this split, 0.14 beyond it", ""],
+        ]
 
     def test_the_matrix_stars_what_is_shown_and_nothing_else(self):
         difference, p = np.array([[0, 2.04, 3], [-2.04, 0, 1], [-3, -1, 0]]), np.ones((3, 3))
         p[0, 2] = p[2, 0] = 0.049
-        pairs = Pairs(["a", "b", "c"], difference, p, np.full((3, 3), 100))
+        split = p.copy()
+        split[1, 2] = split[2, 1] = 0.001
+        pairs = Pairs(["a", "b", "c"], difference, split, p, np.full((3, 3), 100))
         figure = pair_matrix_figure(protocol_of(frame_of(3), pairs=pairs))
         go.Figure(figure)
-        assert figure["data"][0]["text"] == [["", "+2.0", "+3.0*"], ["-2.0", "", "+1.0"], ["-3.0*", "-1.0", ""]]
+        assert figure["data"][0]["text"] == [["", "+2.0", "+3.0*"], ["-2.0", "", "+1.0°"], ["-3.0*", "-1.0°", ""]]
         assert figure["data"][0]["z"][0] == [0, 2.04, 3]
 
     def test_a_large_matrix_leaves_empty_what_is_not_shown(self):
         difference, p = np.subtract.outer(-np.arange(12.0), -np.arange(12.0)), np.full((12, 12), 0.01)
         p[0, 3] = p[3, 0] = 0.051
         np.fill_diagonal(p, 1)
-        pairs = Pairs([f"m{row}" for row in range(12)], difference, p, np.full((12, 12), 100), left_out=30)
+        pairs = Pairs([f"m{row}" for row in range(12)], difference, p, p, np.full((12, 12), 100), left_out=30)
         figure = pair_matrix_figure(protocol_of(frame_of(12), pairs=pairs))
         go.Figure(figure)
         assert figure["data"][0]["z"][0] == [None, 1, 2, None, *range(4, 12)]
@@ -209,21 +213,30 @@ class TestFigures:
         assert figure["data"][0]["q1"] == [40, 40]
 
     def test_verdicts_use_the_corrected_p(self):
-        frame = with_tests(frame_of(3), [NAN, 2, -2], [NAN, 0.001, 0.001], "m0").assign(p_corrected=[NAN, 0.2, 0.01])
+        frame = with_tests(frame_of(3), [NAN, 2, -2], [NAN, 0.2, 0.01], "m0").assign(p=[NAN, 0.001, 0.001])
         names = [trace["name"] for trace in forest_figure(protocol_of(frame))["data"] if "name" in trace]
         assert names == ["worse", "no difference shown"]
 
     def test_verdicts_are_those_of_the_terminal_also_where_the_data_interval_includes_0(self):
         frame = with_tests(frame_of(5), [NAN, 2, 0.7, -0.7, -2], [NAN, *[0.001] * 4], "m0")
         names = {trace["name"]: trace["x"] for trace in forest_figure(protocol_of(frame))["data"] if "name" in trace}
-        assert names == {"better": [2.0], "better here": [0.7], "worse": [-2.0], "worse here": [-0.7]}
-        figure = forest_figure(protocol_of(frame.assign(diff_data_ci95_low=NAN, diff_data_ci95_high=NAN)))
-        assert [trace["name"] for trace in figure["data"] if "name" in trace] == ["better", "worse"]
+        assert names == {
+            "better": [2.0],
+            "better on this split": [0.7],
+            "worse": [-2.0],
+            "worse on this split": [-0.7],
+        }
 
     def test_the_picture_for_a_paper_has_the_same_verdicts(self, tmp_path):
         frame = with_tests(frame_of(5), [NAN, 2, 0.7, -0.7, -2], [NAN, *[0.001] * 4], "m0")
         svg = draw_forest(protocol_of(frame), tmp_path / "forest")[0].read_text(encoding="utf-8")
-        for words in ("better", "better here", "worse", "worse here", "the data interval includes 0"):
+        for words in (
+            "better",
+            "better on this split",
+            "worse",
+            "worse on this split",
+            "thin: over classes and images",
+        ):
             assert f"<!-- {words}" in svg or words in svg, words
 
     def test_a_protocol_without_baseline_says_what_to_do(self):

@@ -104,7 +104,7 @@ def test_lambda_stands_down_and_tau_across(tmp_path):
         means = [float(number) for number in re.findall(r"(\d+\.\d+) ±", line)]
         np.testing.assert_allclose(means, rows["mean"], atol=0.006)
     assert [line.count("*") for line in lines[3:6]] == [0, 1, 0]
-    assert lines[6] == "* the chosen point; 3 of 4 others are shown to be worse (paired t-test, 5%)"
+    assert lines[6] == "* the chosen point; 3 of 4 others are worse on this split (paired t, Holm, 5%)"
 
 
 def test_what_decides_over_several_shots_has_a_table_of_its_own(tmp_path):

@@ -53,7 +53,7 @@ def test_the_classes_of_the_episodes_come_from_the_sizes_alone():
 
 
 def test_a_cell_that_knows_the_sizes_is_enough():
-    one, other = cell("one"), known("other")
+    one, other = replace(cell("one"), class_sizes=()), known("other")
     scores = task_scores([outcomes(one, [1, 2]).frame, outcomes(other, [3, 4]).frame], [one, other])
     assert scores.classes.shape == (2, 5)
 
@@ -73,26 +73,28 @@ def test_data_intervals_are_those_of_the_statistics(tmp_path):
         assert board.loc[name, "data_ci95"] == pytest.approx(100 * expected)
     for name in ("other", "short"):
         difference = values[name] - values["one"][: len(values[name])]
-        half_width = 100 * data_interval(difference, classes[: len(difference)]).half_width
+        expected = data_interval(difference, classes[: len(difference)])
         row = board.loc[name]
-        assert row["diff_data_ci95_high"] == pytest.approx(row["difference"] + half_width)
-        assert row["diff_data_ci95_low"] == pytest.approx(row["difference"] - half_width)
+        assert row["diff_data_ci95_high"] == pytest.approx(100 * expected.high)
+        assert row["diff_data_ci95_low"] == pytest.approx(100 * expected.low)
+        assert row["p_beyond"] == pytest.approx(expected.p)
     (pair,) = compare_tasks(store, ["other", "one"])[0].comparisons
-    assert 100 * pair.data_half_width == pytest.approx(
-        board.loc["other", "diff_data_ci95_high"] - board.loc["other", "difference"]
-    )
+    assert 100 * pair.data.high == pytest.approx(board.loc["other", "diff_data_ci95_high"])
+    assert pair.data.p == board.loc["other", "p_beyond"]
 
 
 def test_without_sizes_there_is_no_data_interval(tmp_path):
     store = OutcomeStore(tmp_path)
-    fill(store, cell("one"), np.array([[10, 20, 30]]))
-    assert leaderboard(store)["data_ci95"].isna().all()
+    fill(store, replace(cell("one"), class_sizes=()), np.array([[10, 20, 30]]))
+    board = leaderboard(store)
+    assert board["data_ci95"].isna().all()
+    assert set(board["beyond"]) == {"unknown: the class sizes are not recorded"}
 
 
 def test_a_sentence_names_both_intervals():
     counts = np.random.default_rng(3).integers(20, 60, size=(2, 40))
     sentence = str(compare(outcomes(known("one"), counts[0]), outcomes(known("other"), counts[1])))
-    assert "; over classes and images " in sentence
+    assert " over classes and images (±" in sentence
 
 
 def test_scores_of_a_store_keep_the_order_of_the_cells(tmp_path):
@@ -123,4 +125,6 @@ def test_sizes_that_cannot_be_right_cost_the_data_interval_and_nothing_else(tmp_
     assert board["flags"].str.contains(words).all()
     assert board["p"].notna().sum() == 1
     (pair,) = compare_tasks(store)[0].comparisons
-    assert np.isnan(pair.data_half_width)
+    assert np.isnan(pair.data.p)
+    assert words in pair.data.why_unknown
+    assert pair.verdict.endswith(" on this split")

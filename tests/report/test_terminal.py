@@ -9,7 +9,8 @@ from stored_cells import cell, fill, study
 
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import compare_tasks, leaderboard, print_comparisons, print_leaderboard
-from fewshot_bench.report.wording import p_text, verdict
+from fewshot_bench.report.verdicts import verdict
+from fewshot_bench.report.wording import p_text
 
 LONG = "efficientnet_lite0@image_size=128/base-ce+schane/finetune-head@lambda=0.5,steps=300,tau=0.1"
 
@@ -56,7 +57,7 @@ def test_paired_tests_say_in_words_what_they_show(tmp_path):
     assert text.count("against conv/ce/centroid, paired t-test on the same episodes") == 2
     assert "at 5%" in text
     (row, *_) = [line for line in text.splitlines() if line.rstrip().endswith(" better")]
-    assert "conv/ce+schane/centroid" in row
+    assert "conv/ce+schane/" in row
     assert "no difference shown" in text
     assert "worse" in text
     assert "(3 common episodes)" not in text  # it has no other episodes
@@ -81,7 +82,7 @@ def test_long_names_break_between_their_parts_and_nothing_else_breaks(tmp_path, 
     start = next(number for number, piece in enumerate(pieces) if piece.startswith("efficientnet"))
     assert LONG.startswith("".join(pieces[start : start + 2]))
     assert pieces[start][-1] in "/," or pieces[start + 1][0] == "@"
-    assert text.count("median %  mean % ± task  same  episodes/s") == 2
+    assert text.count("median %  mean % ± task ± data  same  episodes/s") == 2
 
 
 def test_without_a_terminal_there_are_no_control_characters(tmp_path):
@@ -109,11 +110,10 @@ def test_a_comparison_shows_both_names_and_a_row_per_protocol(tmp_path):
     text = shown(lambda console: print_comparisons(tasks, [], console), width=80)
     assert text.splitlines()[:2] == ["A: conv/ce+schane/centroid", "B: conv/ce/centroid"]
     for comparison in comparisons:
-        effect = f"{100 * comparison.test.mean_difference:+.2f} ± "
-        (line,) = [line for line in text.splitlines() if comparison.protocol.task in line and effect in line]
-        assert line.rstrip().endswith("better")
-        assert " 120 " in line
-    assert "left out" not in text
+        assert f"{comparison.protocol.task}, 120 common episodes, A - B" in text
+        assert comparison.headline in " ".join(text.split())
+        assert comparison.verdict == "better"
+    assert "dropped" not in text
 
 
 def test_a_comparison_says_what_was_left_out(tmp_path):
@@ -121,7 +121,7 @@ def test_a_comparison_says_what_was_left_out(tmp_path):
     fill(store, cell("a"), np.array([[10, 20, 30]]))
     fill(store, cell("b"), np.array([[11, 22, 30, 40]]))
     text = shown(lambda console: print_comparisons(compare_tasks(store, ["a", "b"]), [], console))
-    assert "cifar-fs 5-way 1-shot: left out, for want of a partner: 1 of b." in text
+    assert "cifar-fs 5-way 1-shot: unpaired episodes dropped: 1 of b." in text
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,11 @@ def test_a_comparison_says_what_was_left_out(tmp_path):
     ],
 )
 def test_a_verdict_is_at_the_5_percent_level(difference, p, words):
-    assert verdict(difference, p) == words
+    assert verdict(difference, p, p, "classes and images") == words
+    on_split = words.replace("better", "better on this split").replace("worse", "worse on this split")
+    assert verdict(difference, p) == on_split
+    of_classes = words.replace("better", "better for these classes").replace("worse", "worse for these classes")
+    assert verdict(difference, p, p, "images of these classes") == of_classes
 
 
 @pytest.mark.parametrize(("p", "text"), [(0.0, "< 1e-300"), (3.21e-11, "3.2e-11"), (0.0123, "0.012"), (1.0, "1")])

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fewshot_bench.errors import ShapeError
-from fewshot_bench.statistics import data_half_widths, data_interval, mean_interval
+from fewshot_bench.statistics import (
+    class_overlap,
+    data_interval,
+    data_intervals,
+    data_p_of_all_pairs,
+    image_overlap,
+    mean_interval,
+)
 
 T_2 = 4.302653  # quantile of Student's t from printed tables, two-sided 95%, 2 degrees of freedom
 
@@ -25,8 +32,8 @@ def drawn_episodes(seed: int, episodes: int, classes: int, way: int) -> np.ndarr
     return np.array([generator.permutation(classes)[:way] for _ in range(episodes)])
 
 
-def by_a_double_loop(values: np.ndarray, classes: np.ndarray) -> float:
-    """The half-width straight from its definition: a line through all pairs of episodes."""
+def by_a_double_loop(values: np.ndarray, classes: np.ndarray) -> tuple[float, float]:
+    """Both ends straight from their definition: a line through all pairs of episodes."""
     centred = values - values.mean()
     sets = [set(row[row >= 0].tolist()) for row in classes]
     pairs = list(itertools.permutations(range(len(sets)), 2))
@@ -39,10 +46,14 @@ def by_a_double_loop(values: np.ndarray, classes: np.ndarray) -> float:
     weights = weights[weights.any(axis=1)]
     sums, count = weights @ centred, len(weights)
     between = (sums**2).sum() * np.mean(shares) / (len(pairs) * np.var(shares))
-    excess = max(stats.kurtosis(sums / weights.sum(axis=1), bias=False), 0)
-    of_classes = 2 / (excess / count + 2 / (count - 1))
-    freedom = max(of_classes * min((unit + task) / between, 1), min(of_classes, 4))
-    return float(stats.t.ppf(0.975, min(freedom, len(values) - 1)) * math.sqrt(unit + task))
+    left = min((unit + task) / between, 1)
+    freedom = min(max((count - 1) * left, min(count - 1, 4)), len(values) - 1)
+    skewness = stats.skew(sums / weights.sum(axis=1), bias=False) / math.sqrt(count)
+    skewness *= left**1.5 / (left**3 + 6 / (count / 2) ** 2)
+    t = stats.t.ppf(0.975, freedom)
+    shift = np.clip(skewness, -1, 1) * (1 / 6 + 4 / 3 * t**2)
+    error = math.sqrt(unit + task)
+    return values.mean() - error * (t - min(shift, 0)), values.mean() + error * (t + max(shift, 0))
 
 
 # What it is worth
@@ -51,11 +62,12 @@ def by_a_double_loop(values: np.ndarray, classes: np.ndarray) -> float:
 @pytest.mark.parametrize(("classes", "way"), [(6, 2), (7, 3), (6, 4), (9, 3), (20, 3)])
 def test_effects_that_add_up_give_the_textbook_variance(classes, way):
     # Y = sum of the effects of the classes, and every episode once: the mean is N times the mean effect, whose variance
-    # for other classes is s^2 / C. Evenly spaced effects have light tails, hence at most C - 1 degrees of freedom.
+    # for other classes is s^2 / C. Evenly spaced effects are symmetric, so both arms are Student's.
     effects = np.arange(classes) / 10
     episodes = every_episode(classes, way)
     variance = way**2 * effects.var(ddof=1) / classes
-    freedom = max((classes - 1) * min(variance / between_every_episode(effects, way), 1), 4)
+    left = min(variance / between_every_episode(effects, way), 1)
+    freedom = max((classes - 1) * left, 4)
     interval = data_interval(effects[episodes].sum(axis=1), episodes)
     assert interval.mean == pytest.approx(way * effects.mean())
     assert interval.half_width == pytest.approx(stats.t.ppf(0.975, freedom) * math.sqrt(variance), rel=1e-9)
@@ -108,15 +120,16 @@ def test_more_episodes_of_the_same_classes_hardly_narrow_it():
     assert mean_interval(np.tile(values, 10)).half_width < 0.4 * mean_interval(values).half_width
 
 
-def test_one_odd_class_among_many_costs_degrees_of_freedom():
+def test_one_odd_class_among_many_lengthens_the_arm_on_its_side():
     effects = np.zeros(20)
     effects[3] = 1
     classes = drawn_episodes(1, 400, 20, 5)
     values = effects[classes].mean(axis=1)
-    task = values.var(ddof=1) / 400
-    width = data_interval(values, classes).half_width
-    assert width == pytest.approx(by_a_double_loop(values, classes))
-    assert width > 1.2 * stats.t.ppf(0.975, 19) * math.sqrt(effects.var(ddof=1) / 20 + task)
+    up, down = data_interval(values, classes), data_interval(-values, classes)
+    assert (up.low, up.high) == pytest.approx(by_a_double_loop(values, classes))
+    assert (down.low, down.high) == pytest.approx((-up.high, -up.low))
+    assert up.high - up.mean > 2 * (up.mean - up.low)
+    assert up.half_width == up.high - up.mean
 
 
 # What it does not depend on
@@ -135,10 +148,10 @@ def test_it_is_what_a_double_loop_over_pairs_finds(case, is_varying):
     if len(np.unique(drawn[drawn >= 0])) < 4:
         return
     values = generator.integers(0, 76, episodes) / 75
-    found = data_interval(values, drawn).half_width
-    if math.isnan(found):
+    found = data_interval(values, drawn)
+    if math.isnan(found.half_width):
         return
-    assert found == pytest.approx(by_a_double_loop(values, drawn), rel=1e-6, abs=1e-9)
+    assert (found.low, found.high) == pytest.approx(by_a_double_loop(values, drawn), rel=1e-6, abs=1e-9)
 
 
 @settings(deadline=None, max_examples=60)
@@ -159,15 +172,20 @@ def test_order_names_shift_and_scale_do_not_matter(case, shift, scale, is_negati
 def test_it_is_never_narrower_than_the_task_interval(case):
     seed, episodes, classes, way = case
     drawn, values = drawn_episodes(seed, episodes, classes, way), np.random.default_rng(seed).random(episodes)
-    width = data_interval(values, drawn).half_width
-    assert math.isnan(width) or width >= mean_interval(values).half_width * (1 - 1e-9)
+    found, task = data_interval(values, drawn), mean_interval(values)
+    if math.isnan(found.half_width):
+        return
+    assert found.low <= task.low + 1e-9 * task.half_width
+    assert found.high >= task.high - 1e-9 * task.half_width
 
 
 def test_rows_on_the_same_episodes_are_worth_what_each_is_alone():
     classes = drawn_episodes(3, 200, 20, 5)
     rows = np.random.default_rng(3).random((4, 200)) + np.arange(20)[classes].mean(axis=1) / 20
-    alone = [data_interval(row, classes).half_width for row in rows]
-    assert data_half_widths(rows, classes) == pytest.approx(alone)
+    together = data_intervals(rows, class_overlap(classes)).each()
+    for row, found in zip(rows, together, strict=True):
+        alone = data_interval(row, classes)
+        assert (found.low, found.high, found.p) == pytest.approx((alone.low, alone.high, alone.p))
 
 
 def test_a_column_of_absent_classes_changes_nothing():
@@ -192,14 +210,12 @@ def test_more_confidence_is_wider_and_the_number_of_classes_only_a_check():
         ([0.5], [[0, 1]]),
         ([0.5, 0.7], [[0, 1], [1, 2]]),
         ([0.5, 0.7, 0.4], [[0, 1], [1, 0], [0, 1]]),
-        ([0.5, 0.7, 0.4], [[0, 1], [2, 3], [4, 5]]),
         ([0.5, 0.7, 0.4], [[0, 1], [0, 2], [1, 2]]),
     ],
     ids=[
         "one episode",
         "one pair",
         "all classes in all episodes",
-        "no class in two episodes",
         "all but one, each once",
     ],
 )
@@ -222,8 +238,8 @@ def test_equal_values_have_an_interval_of_no_width():
         ([0.5, math.inf], [[0, 1], [1, 2]], "infinite"),
         ([], np.empty((0, 2), dtype=int), "at least one episode"),
         ([[0.5, 0.7]], [[0, 1], [1, 2]], r"values \[E\]"),
-        ([0.5, 0.7], [[0, 1]], r"\[2, N\]"),
-        ([0.5, 0.7], [0, 1], r"\[2, N\]"),
+        ([0.5, 0.7], [[0, 1]], "values of 2 episodes, but classes or images of 1"),
+        ([0.5, 0.7], [0, 1], r"\[E, N\]"),
         ([0.5, 0.7], [[0.0, 1.0], [1.0, 2.0]], "float64"),
         ([0.5, 0.7], [[0, 1], [1, 1]], "twice"),
         ([0.5, 0.7], [[0, 1], [-1, -1]], "has none"),
@@ -236,3 +252,135 @@ def test_what_does_not_fit_is_refused_in_one_line(values, classes, said):
     with pytest.raises(ShapeError, match=said) as refusal:
         data_interval(values, classes, class_count=20)
     assert "\n" not in str(refusal.value)
+
+
+# p, by inverting it
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases, st.floats(-0.3, 0.3))
+def test_p_is_the_smallest_alpha_at_which_the_interval_leaves_out_0(case, shift):
+    seed, episodes, classes, way = case
+    drawn = drawn_episodes(seed, episodes, classes, way)
+    values = np.random.default_rng(seed).random(episodes) - 0.5 + shift
+    found = data_intervals(values[None], class_overlap(drawn))
+    p = float(found.p[0])
+    if math.isnan(p) or not 1e-6 < p < 0.999:
+        return
+    for alpha, holds in ((0.99 * p, True), (1.01 * p, False)):
+        low, high = found.ends(1 - alpha)
+        assert bool(low[0] <= 0 <= high[0]) == holds
+
+
+def test_swapping_the_methods_mirrors_everything():
+    classes = drawn_episodes(6, 300, 20, 5)
+    generator = np.random.default_rng(6)
+    values = generator.exponential(size=20)[classes].mean(axis=1) / 20 + generator.normal(size=300) / 50
+    one, other = data_interval(values, classes), data_interval(-values, classes)
+    assert (one.low, one.high, one.p) == pytest.approx((-other.high, -other.low, other.p))
+
+
+def test_p_of_all_pairs_is_that_of_each_difference():
+    classes = drawn_episodes(7, 300, 12, 4)
+    rows = np.random.default_rng(7).integers(40, 60, size=(5, 300)) / 75
+    rows[4] = rows[3]
+    overlap = class_overlap(classes)
+    p = data_p_of_all_pairs(rows, overlap)
+    for a, b in itertools.combinations(range(5), 2):
+        assert p[a, b] == p[b, a] == pytest.approx(data_intervals((rows[a] - rows[b])[None], overlap).p[0])
+    assert p[3, 4] == 1
+    assert (np.diag(p) == 1).all()
+
+
+def test_equal_differences_are_as_certain_as_the_classes_allow():
+    classes = drawn_episodes(0, 30, 8, 3)
+    assert data_interval([0.1] * 30, classes).p == 2.0 ** (1 - 8)
+    assert data_interval([0.0] * 30, classes).p == 1
+
+
+def test_an_unknown_interval_has_no_p_and_says_why():
+    found = data_interval([0.5, 0.7, 0.4], [[0, 1], [1, 0], [0, 1]])
+    assert math.isnan(found.p)
+    assert found.why_unknown == "every episode has all classes"
+
+
+def test_episodes_that_share_no_class_are_independent():
+    classes = np.arange(60).reshape(20, 3)
+    values = np.random.default_rng(8).random(20)
+    found, task = data_interval(values, classes), mean_interval(values)
+    assert found.half_width >= task.half_width
+    assert found.covers == "classes and images"
+
+
+# Fixed classes: every episode has all of them, and the images are the sample
+
+
+def drawn_images(seed: int, episodes: int, classes: int, images: int, size: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.permuted(np.tile(np.arange(images), (episodes, classes, 1)), axis=2)[:, :, :size]
+
+
+def images_by_a_double_loop(values: np.ndarray, images: np.ndarray) -> float:
+    """The variance of the mean: per class a line through the products of all pairs against their common images."""
+    centred = values - values.mean()
+    pairs = list(itertools.permutations(range(len(values)), 2))
+    products = np.array([centred[e] * centred[f] for e, f in pairs])
+    total = 0.0
+    for of_class in images.transpose(1, 0, 2):
+        sets = [set(row[row >= 0].tolist()) for row in of_class]
+        shares = np.array([len(sets[e] & sets[f]) for e, f in pairs])
+        total += stats.linregress(shares, products).slope * shares.mean()
+    return max(total, 0) + values.var(ddof=1) / len(values)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.integers(8, 30), st.integers(1, 4), st.integers(2, 5))
+def test_the_variance_over_images_is_what_a_double_loop_finds(seed, episodes, classes, size):
+    images = drawn_images(seed, episodes, classes, 9, size)
+    values = np.random.default_rng(seed).random(episodes)
+    found = data_intervals(values[None], image_overlap(images))
+    assert found.standard_errors[0] ** 2 == pytest.approx(images_by_a_double_loop(values, images))
+
+
+def test_it_covers_other_images_of_the_same_classes_where_the_task_interval_does_not():
+    covered = {"task": 0, "data": 0}
+    for replicate in range(300):
+        generator = np.random.default_rng(replicate)
+        images = drawn_images(replicate, 200, 3, 40, 10)
+        effects = generator.normal(size=(3, 40))
+        values = np.take_along_axis(effects[None], images, axis=2).mean(axis=(1, 2)) + generator.normal(size=200) / 5
+        found = data_intervals(values[None], image_overlap(images)).each()[0]
+        task = mean_interval(values)
+        covered["data"] += found.low <= 0 <= found.high
+        covered["task"] += task.low <= 0 <= task.high
+    assert 0.92 <= covered["data"] / 300 <= 0.98
+    assert covered["task"] / 300 < 0.6
+
+
+def test_where_every_episode_has_all_images_the_variance_over_images_is_unknown():
+    images = np.tile(np.arange(6), (20, 2, 1))
+    found = data_intervals(np.random.default_rng(0).random((1, 20)), image_overlap(images)).each()[0]
+    assert math.isnan(found.half_width)
+    assert "all images" in found.why_unknown
+
+
+def test_episodes_that_share_no_image_give_the_interval_over_episodes():
+    images = np.arange(240).reshape(20, 2, 6)
+    values = np.random.default_rng(1).random(20)
+    found = data_intervals(values[None], image_overlap(images)).each()[0]
+    assert found.half_width == pytest.approx(mean_interval(values).half_width)
+    assert found.covers == "images of these classes"
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (np.zeros((3, 2), int), r"\[E, N, K \+ Q\]"),
+        (np.zeros((3, 2, 2)), "float64"),
+        (np.zeros((3, 2, 2), int), "twice"),
+        (np.zeros((0, 2, 2), int), r"\[E, N, K \+ Q\]"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(images, said):
+    with pytest.raises(ShapeError, match=said):
+        image_overlap(images)
