@@ -10,7 +10,7 @@ from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import Outcomes, ProtocolCard
 from fewshot_bench.report.method_names import shown_names
 from fewshot_bench.report.task_scores import TaskScores, task_scores
-from fewshot_bench.report.wording import p_text
+from fewshot_bench.report.wording import p_equation
 from fewshot_bench.statistics import PairedComparison, PairedTest, compare_pairs, data_interval
 
 FEWEST_PAIRS = 2
@@ -50,7 +50,7 @@ class Comparison:
         sentence = (
             f"{self.a} - {self.b} = {100 * test.mean_difference:+.2f} points "
             f"(95% CI {100 * test.ci_low:.2f} to {100 * test.ci_high:.2f}{self._over_classes}), "
-            f"paired t-test p {'' if test.p < 1e-300 else '= '}{p_text(test.p)}, {test.n:,} episodes"
+            f"paired t-test {p_equation(test.p)}, {test.n:,} episodes"
         )
         return f"{sentence}; {self.left_out}" if self.left_out else sentence
 

@@ -13,6 +13,7 @@ SIGNIFICANCE = 0.05
 CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
 HERE = "here: shown for these classes and images; the data interval includes 0"
 NOTHING_SHOWN = "no difference shown"
+_SMALLEST_SHOWN_P = 0.001
 
 
 def verdict(difference: float, p: float, data_half_width: float = 0.0) -> str:
@@ -37,8 +38,20 @@ def task_text(row: Mapping[Any, Any]) -> str:
 
 
 def p_text(p: float) -> str:
-    """A p-value; one too small for a double is not called 0."""
-    return "< 1e-300" if p < 1e-300 else f"{p:.2g}"
+    """A p-value for people: two significant digits, or "< 0.001"; how far below says nothing more about a difference.
+
+    More digits are shown where two would round p across the 5% level, so that p never contradicts a verdict.
+    """
+    if p < _SMALLEST_SHOWN_P:
+        return f"< {_SMALLEST_SHOWN_P}"
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return next((text for text in texts if (float(text) < SIGNIFICANCE) == (p < SIGNIFICANCE)), f"{p:.17g}")
+
+
+def p_equation(p: float, name: str = "p") -> str:
+    """A p-value in a sentence, e.g. "p = 0.023" or "p < 0.001"."""
+    text = p_text(p)
+    return f"{name} {text}" if text.startswith("<") else f"{name} = {text}"
 
 
 def points(difference: float, low: float, high: float) -> str:

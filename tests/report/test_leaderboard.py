@@ -132,8 +132,16 @@ def test_a_written_leaderboard_has_fixed_decimals_and_empty_cells(tmp_path):
     base, same = sorted(rows, key=lambda row: row["method"])
     assert (base["mean"], base["median"]) == ("66.6667", "60.0000")
     assert (base["difference"], base["p"], base["paired_episodes"]) == ("", "", "")
-    assert (same["difference"], same["p"], same["paired_episodes"]) == ("0.0000", "1", "9")
+    assert (same["difference"], same["p"], same["paired_episodes"]) == ("0.0000", "1.0", "9")
     assert base["episodes_per_second"] == "1000.0"
+
+
+def test_the_csv_keeps_every_digit_of_p(tmp_path):
+    store = study(tmp_path / "store")
+    rows = list(csv.DictReader(written(store, tmp_path / "l.csv", baseline="logistic").decode().splitlines()))
+    frame = leaderboard(store, "logistic")
+    for name in ("p", "p_corrected"):
+        assert [row[name] for row in rows if row[name]] == [repr(p) for p in frame[name].dropna().tolist()]
 
 
 def test_an_interrupted_write_leaves_the_old_leaderboard(tmp_path, monkeypatch):

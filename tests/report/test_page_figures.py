@@ -56,7 +56,7 @@ class TestFinding:
         frame = with_tests(frame_of(3), [NAN, 2.5, -1], [NAN, 1e-9, 0.2], "m0")
         assert main_finding(content_of(frame)) == (
             "m1 is better than m0 on cifar-fs 5-way 1-shot: +2.50 points (95% interval +2.00 to +3.00 over tasks, "
-            "+1.50 to +3.50 over data, p (Holm) = 1e-09)."
+            "+1.50 to +3.50 over data, p (Holm) < 0.001)."
         )
 
     def test_no_better_method_is_said_not_to_be_shown(self):

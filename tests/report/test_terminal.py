@@ -9,7 +9,7 @@ from stored_cells import cell, fill, study
 
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import compare_tasks, leaderboard, print_comparisons, print_leaderboard
-from fewshot_bench.report.wording import p_text, verdict
+from fewshot_bench.report.wording import p_equation, p_text, verdict
 
 LONG = "efficientnet_lite0@image_size=128/base-ce+schane/finetune-head@lambda=0.5,steps=300,tau=0.1"
 
@@ -138,9 +138,22 @@ def test_a_verdict_is_at_the_5_percent_level(difference, p, words):
     assert verdict(difference, p) == words
 
 
-@pytest.mark.parametrize(("p", "text"), [(0.0, "< 1e-300"), (3.21e-11, "3.2e-11"), (0.0123, "0.012"), (1.0, "1")])
-def test_a_p_value_has_two_digits(p, text):
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0, "< 0.001"), (3.21e-11, "< 0.001"), (0.00099999, "< 0.001"), (0.001, "0.001"), (0.0123, "0.012"), (1.0, "1")],
+)
+def test_a_p_value_has_two_digits_or_is_below_a_thousandth(p, text):
     assert p_text(p) == text
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0496, "0.0496"), (0.049999, "0.049999"), (0.05, "0.05"), (0.0504, "0.05")])
+def test_a_p_value_is_never_rounded_across_the_level_of_the_verdict(p, text):
+    assert p_text(p) == text
+
+
+@pytest.mark.parametrize(("p", "text"), [(1e-200, "p (Holm) < 0.001"), (0.234, "p (Holm) = 0.23")])
+def test_a_p_value_in_a_sentence_has_one_sign_before_it(p, text):
+    assert p_equation(p, "p (Holm)") == text
 
 
 def test_numbers_of_thousands_of_episodes_are_not_broken(tmp_path):

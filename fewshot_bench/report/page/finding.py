@@ -9,7 +9,7 @@ import pandas as pd
 from fewshot_bench.report.page.content import PageContent, ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.wording import NOTHING_SHOWN, p_header, p_text, verdict
+from fewshot_bench.report.wording import NOTHING_SHOWN, p_equation, p_header, verdict
 
 _ALONE = "on these classes and images alone"
 _OTHERWISE = " The data interval includes 0: with other classes and images it may be otherwise."
@@ -83,7 +83,7 @@ def _reservation(row: dict[Any, Any]) -> str:
 
 def _numbers(row: dict[Any, Any]) -> str:
     p = row["p_shown"]
-    test = f", {row['p_name']} {'' if p < 1e-300 else '= '}{p_text(p)}" if p == p else ""
+    test = f", {p_equation(p, row['p_name'])}" if p == p else ""
     interval = f"95% interval {row['diff_ci95_low']:+.2f} to {row['diff_ci95_high']:+.2f} over tasks"
     if row["diff_data_ci95_low"] == row["diff_data_ci95_low"]:
         interval += f", {row['diff_data_ci95_low']:+.2f} to {row['diff_data_ci95_high']:+.2f} over data"
@@ -97,7 +97,7 @@ def _of_the_two_best(protocol: ProtocolResults) -> str:
     difference, p = float(pairs.difference[0, 1]), float(pairs.p[0, 1])
     if p != p:
         return f"The two best on {protocol.name}, {first} and {second}, share too few episodes to be tested."
-    test = f"paired t-test, {p_header(pairs.correction)} {'' if p < 1e-300 else '= '}{p_text(p)}"
+    test = f"paired t-test, {p_equation(p, p_header(pairs.correction))}"
     found = verdict(difference, p, pairs.data_half_width)
     if found == NOTHING_SHOWN:
         return f"Of the two best on {protocol.name}, {first} and {second}, neither is shown to be better ({test})."

@@ -24,7 +24,7 @@ from fewshot_bench.report.page.plots.style import (
 )
 from fewshot_bench.report.short_names import short_name
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.wording import NOTHING_SHOWN, p_header, p_text, verdict
+from fewshot_bench.report.wording import NOTHING_SHOWN, p_equation, p_header, verdict
 
 MOST_ROWS = 30
 _LOOKS = {
@@ -126,7 +126,7 @@ def _words(row: dict[Any, Any]) -> str:
     if row["diff_data_ci95_low"] == row["diff_data_ci95_low"]:
         lines.append(f"95% over data: {row['diff_data_ci95_low']:+.2f} to {row['diff_data_ci95_high']:+.2f}")
     if row["p_shown"] == row["p_shown"]:
-        lines.append(f"{row['p_name']}: {shown(p_text(row['p_shown']))}")
+        lines.append(shown(p_equation(row["p_shown"], row["p_name"])))
     if row["source"] != MEASURED:
         lines.append(f"published: {shown(row['source'])}")
     return "<br>".join(lines)

@@ -83,7 +83,7 @@ def _cells(pairs: Pairs, places: list[int]) -> dict[str, Any]:
             [1, _BETTER.format(0.95)],
         ],
         "colorbar": _COLOUR_BAR,
-        "customdata": [["" if p != p else p_text(float(p)) for p in row] for row in pairs.p],
+        "customdata": [["" if p != p else shown(p_text(float(p))) for p in row] for row in pairs.p],
         "hovertemplate": "%{y}<br>against %{x}: %{z:+.2f} points<br>"
         f"{p_header(pairs.correction)}: %{{customdata}}<extra></extra>",
         "hoverongaps": False,
