@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -114,9 +115,18 @@ def correction(text: str) -> Correction:
     """
     from fewshot_bench.statistics import Correction
 
-    if text in get_args(Correction):
-        return cast("Correction", text)
-    raise typer.BadParameter(f"--correct takes {', '.join(get_args(Correction))}, not '{text}'.")
+    return cast("Correction", choice(text, "--correct", get_args(Correction)))
+
+
+def choice(text: str, option: str, choices: Sequence[str]) -> str:
+    """One of the words that an option takes.
+
+    Raises:
+        typer.BadParameter: it is another.
+    """
+    if text in choices:
+        return text
+    raise typer.BadParameter(f"{option} takes {', '.join(choices)}, not '{text}'.")
 
 
 def setting(text: str, option: str = "--set") -> tuple[str, Any]:

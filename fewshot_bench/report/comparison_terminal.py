@@ -14,7 +14,17 @@ from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.terminal import broken, coloured, new_table, plus_minus_of, print_table
-from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, plus_minus_points, protocol_names, verdict
+from fewshot_bench.report.wording import (
+    CORRECTIONS,
+    HERE,
+    p_equation,
+    p_header,
+    p_text,
+    plus_minus_points,
+    protocol_names,
+    ranks_text,
+    verdict,
+)
 from fewshot_bench.statistics import FriedmanTest
 
 _MOST_PAIRS = 45
@@ -139,11 +149,8 @@ def _print_ranks(result: OverDatasets, ranks: FriedmanTest, console: Console) ->
     table.add_column("mean rank", justify="right", no_wrap=True)
     for name, rank in zip(result.accuracies.columns, ranks.mean_ranks, strict=True):
         table.add_row(Text("\n".join(broken(str(name), console.width - 14))), f"{rank:.2f}")
-    title = (
-        f"Friedman p {p_text(ranks.p)} (Iman-Davenport {p_text(ranks.iman_davenport_p)}); "
-        f"ranks {ranks.critical_difference:.2f} apart differ (Nemenyi)"
-    )
-    print_table(console, title, table)
+    title = f"Friedman {p_equation(ranks.p)}, Iman-Davenport {p_equation(ranks.iman_davenport_p)}"
+    print_table(console, f"{title}; {ranks_text(len(ranks.mean_ranks), ranks.critical_difference)}", table)
 
 
 def _effect_header(comparisons: Sequence[Comparison], console: Console) -> str:

@@ -15,7 +15,16 @@ from rich.text import Text
 from fewshot_bench.printable import printable
 from fewshot_bench.report.published_summary import WELCH
 from fewshot_bench.report.summary import MEASURED, PAIRED
-from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, plus_minus_points, task_text, verdict
+from fewshot_bench.report.wording import (
+    CORRECTIONS,
+    HERE,
+    p_header,
+    p_text,
+    plus_minus_points,
+    task_text,
+    told_apart,
+    verdict,
+)
 
 PUBLISHED, ODD = " *", " ?"
 """Marks of published numbers, and of intervals that cannot be right."""
@@ -30,8 +39,10 @@ def print_leaderboard(frame: pd.DataFrame, console: Console) -> None:
         frame: as `leaderboard` returns it.
         console: where to.
     """
-    for _, rows in frame.groupby("protocol_fingerprint", sort=False):
-        print_table(console, _title(rows), _results_table(rows, console))
+    groups = {str(key): rows for key, rows in frame.groupby("protocol_fingerprint", sort=False)}
+    titles = told_apart({key: _title(rows) for key, rows in groups.items()}, {key: f" ({key[:8]})" for key in groups})
+    for key, rows in groups.items():
+        print_table(console, titles[key], _results_table(rows, console))
         for test, how in ((PAIRED, "paired t-test on the same episodes"), (WELCH, "Welch's t-test, other episodes")):
             tested = rows[rows["test"] == test]
             if len(tested):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from fewshot_bench.statistics import read_letters
 
 TABLE_ID = "leaderboard-table"
 _BEST = ("median", "mean")
+_LETTERS = ("group", "group_split")
 _ALWAYS = ("method", "dataset", "shot", "median", "mean", "ci95", "backbone")
 _STATIC_ROWS, _PAGE = 10, 25
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -64,13 +65,13 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     columns = [column for column in known if column.name in frame and not _is_empty(frame[column.name])]
     if (frame["source"] == MEASURED).all():
         columns = [column for column in columns if column.name != "source"]
-    if all(column.name != "p_corrected" for column in columns):
-        columns = [replace(column, is_shown=True) if column.name == "p" else column for column in columns]
+    if not _needs_fingerprints(frame, columns):
+        columns = [column for column in columns if column.kind != "digest"]
     texts = {column.name: [number_text(value, column.kind) for value in frame[column.name]] for column in columns}
     same = [
         column for column in columns if column.name not in _ALWAYS and len(set(texts[column.name])) == 1 < len(frame)
     ]
-    columns = [column for column in columns if column not in same]
+    columns = [_shown_if_needed(column, columns, texts) for column in columns if column not in same]
     for rows in protocols:
         _mark_best(frame, texts, rows)
     texts["method"] = [_method(row) for row in frame.to_dict("records")]
@@ -86,6 +87,20 @@ def _is_empty(column: pd.Series) -> bool:
     return all(is_missing(value) or value == "" for value in column)
 
 
+def _needs_fingerprints(frame: pd.DataFrame, columns: Sequence[Column]) -> bool:
+    """Whether protocols agree in all that the other columns say of their tasks."""
+    names = [column.name for column in columns if column.tells_apart and column.kind != "digest"]
+    measured = frame.loc[frame["source"] == MEASURED, [*names, "protocol_fingerprint"]].fillna("")
+    return len(measured.drop_duplicates()) > len(measured.drop_duplicates(names))
+
+
+def _shown_if_needed(column: Column, columns: Sequence[Column], texts: Mapping[str, Sequence[Markup]]) -> Column:
+    """The column, shown where rows that differ in it could be taken for alike, or where it is the only p."""
+    is_needed = column.tells_apart and len({text for text in texts[column.name] if text}) > 1
+    is_only_p = column.kind == "p" and all(other.name != f"{column.name}_corrected" for other in columns)
+    return replace(column, is_shown=column.is_shown or is_needed or is_only_p)
+
+
 def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequence[int]) -> None:
     """Bold for the best of a protocol that was measured here; underlined what shares a letter with it."""
     measured = [
@@ -95,11 +110,11 @@ def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequen
         values = frame[name].iloc[measured]
         for row in (measured[place] for place in (values == values.max()).to_numpy().nonzero()[0]):
             texts[name][row] = Markup("<b>{}</b>").format(texts[name][row])
-    if "group" in texts and measured:
-        letters = read_letters([str(texts["group"][row]) for row in measured])
+    for name in (name for name in _LETTERS if name in texts and measured):
+        letters = read_letters([str(texts[name][row]) for row in measured])
         best = letters[int(frame["mean"].iloc[measured].to_numpy().argmax())]
         for row in (row for row, own in zip(measured, letters, strict=True) if own & best):
-            texts["group"][row] = Markup("<u>{}</u>").format(texts["group"][row])
+            texts[name][row] = Markup("<u>{}</u>").format(texts[name][row])
 
 
 def _method(row: dict[Any, Any]) -> Markup:
@@ -145,7 +160,7 @@ def _script(cells: pd.DataFrame, columns: Sequence[Column]) -> str:
     from itables import to_html_datatable
 
     p_values = [place for place, column in enumerate(columns) if column.kind == "p"]
-    numeric = [place for place, column in enumerate(columns) if column.kind != "text"]
+    numeric = [place for place, column in enumerate(columns) if column.kind not in ("text", "digest")]
     filters = [place for place, column in enumerate(columns) if column.is_filter]
     hidden = [place for place, column in enumerate(columns) if not column.is_shown]
     choose = {"extend": "dropdown", "content": ["searchClear", "searchList"], "icon": "search"}

@@ -21,6 +21,8 @@ def number_text(value: Any, kind: Kind) -> Markup:
         return Markup("")
     if kind == "text":
         return escape({True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value)
+    if kind == "digest":
+        return escape(value[:8])
     if kind == "count":
         return Markup(str(int(value)))
     if kind == "p":
