@@ -251,9 +251,9 @@ def _marks(
 
 
 def _with_exceptions(found: Mapping[str, Sequence[str]]) -> str:
-    """What holds for most tasks, with those for which something else does: "here (a, b: there)"."""
+    """What holds for most tasks, and for which something else does: "here; on a and b, there"."""
     first, *others = sorted(found, key=lambda words: -len(found[words])) or [""]
-    return first + "".join(f" ({_listed(found[words])}: {words})" for words in others)
+    return first + "".join(f"; on {_listed(found[words])}, {words}" for words in others)
 
 
 def _listed(tasks: Sequence[str]) -> str:

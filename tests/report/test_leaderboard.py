@@ -282,6 +282,8 @@ class TestPublished:
         PublishedResult("CE", "net", "cifar-fs", "novel", 5, 1, 15, 62.0, 0.36, 3000, 0.005, "S 2024", "Table 1"),
         PublishedResult("odd", "net", "cifar-fs", "novel", 5, 1, 15, 70.0, 0.80, 3000, 0.005, "S 2024", "Table 1"),
         PublishedResult("bare", "net", "cifar-fs", "novel", 5, 1, None, 65.0, None, None, 0.0, "O 2020", "Table 1"),
+        PublishedResult("brief", "net", "cifar-fs", "novel", 5, 1, None, 66.0, 0.7, None, 0.05, "O 2020", "Table 1"),
+        PublishedResult("flat", "net", "cifar-fs", "novel", 5, 1, None, 66.0, 0.0, None, 0.5, "O 2020", "Table 1"),
         PublishedResult("far", "net", "fc100", "novel", 5, 1, 15, 65.0, 0.4, 3000, 0.005, "O 2020", "Table 1"),
     )  # fmt: skip
 
@@ -296,7 +298,7 @@ class TestPublished:
     def test_they_stand_on_the_protocols_that_they_fit(self, tmp_path):
         _, board = self.board(tmp_path)
         rows = board[board["source"] != "measured"]
-        assert sorted(rows["method"]) == sorted(2 * ["net CE", "net odd", "net bare"])
+        assert sorted(rows["method"]) == sorted(2 * ["net CE", "net odd", "net bare", "net brief", "net flat"])
         assert set(rows["seed"]) == {0, 1}
         assert set(rows["split"]) == {"novel"}
         assert set(rows["sampler"]) == {"standard"}
@@ -310,9 +312,26 @@ class TestPublished:
         assert row["test"] == "Welch"
         assert row["p"] == pytest.approx(expected.pvalue)
         assert row["difference"] == pytest.approx(62 - accuracy.mean())
-        assert row["p"] <= row["p_corrected"] <= 2 * row["p"]
+        assert row["p"] <= row["p_corrected"] <= 3 * row["p"]
         bare = board[board["method"] == "net bare"].iloc[0]
         assert math.isnan(bare["p"])
+
+    def test_an_interval_without_a_number_of_episodes_is_enough_for_a_test(self, tmp_path):
+        store, board = self.board(tmp_path)
+        accuracy = 100 * store.read(cell("base"))["accuracy"]
+        row = board[(board["method"] == "net brief") & (board["seed"] == 0)].iloc[0]
+        errors = np.array([0.7 / stats.norm.ppf(0.975), accuracy.std() / math.sqrt(150)])
+        df = (errors**2).sum() ** 2 / (errors[1] ** 4 / 149)
+        t = (66 - accuracy.mean()) / math.sqrt((errors**2).sum())
+        assert row["test"] == "Welch"
+        assert row["p"] == pytest.approx(2 * stats.t.sf(abs(t), df))
+        assert math.isnan(row["diff_data_ci95_low"])
+
+    def test_an_interval_of_no_width_is_flagged_and_not_tested(self, tmp_path):
+        _, board = self.board(tmp_path)
+        rows = board[board["method"] == "net flat"]
+        assert rows["p"].isna().all()
+        assert rows["flags"].str.contains("not tested").all()
 
     def test_an_interval_that_cannot_be_right_is_flagged(self, tmp_path):
         _, board = self.board(tmp_path)

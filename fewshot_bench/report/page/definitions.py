@@ -97,21 +97,21 @@ COLUMNS = (
     Column(
         "group",
         "Group",
-        "Methods of a protocol that share a letter are not shown to differ beyond this split (see Beyond): tests of all "
-        "pairs on the same episodes, {correction}, 5%.",
+        "Methods of a protocol that share a letter are not shown to differ beyond this split (see Beyond): tests of "
+        "all pairs on the same episodes, {correction}, 5%.",
     ),
     Column(
         "group_split",
         "Group, split",
-        "Methods of a protocol that share a letter are not shown to differ on this split, its classes and images: paired "
-        "t-tests of all pairs over episodes, {correction}, 5%.",
+        "Methods of a protocol that share a letter are not shown to differ on this split, its classes and images: "
+        "paired t-tests of all pairs over episodes, {correction}, 5%.",
         is_shown=False,
     ),
     Column(
         "verdict",
         "Verdict",
-        "What the corrected tests show at 5%. Better: with other classes and images too. Better for these classes: with "
-        "other images of them. Better on this split: with these classes and images. Worse likewise.",
+        "What the corrected tests show at 5%. Better: with other classes and images too. Better for these classes: "
+        "with other images of them. Better on this split: with these classes and images. The same for worse.",
     ),
     Column(
         "difference",
@@ -149,8 +149,8 @@ COLUMNS = (
     Column(
         "beyond",
         "Beyond",
-        "What the data intervals and the tests beyond this split cover beside the episodes: classes and images, or images "
-        "of these classes.",
+        "What the data intervals and the tests beyond this split cover beside the episodes: classes and images, or "
+        "images of these classes.",
         is_shown=False,
         tells_apart=True,
     ),

@@ -103,7 +103,8 @@ _SWEEPS = (
 )
 _RANKS = (
     "The mean rank of each method over the datasets, 1 for the best. Two methods differ (Nemenyi, 5%) where their "
-    "lines, each as long as the critical difference, do not overlap. With few datasets only large differences show, and with two none can."
+    "lines, each as long as the critical difference, do not overlap. With few datasets only large differences show, "
+    "with two datasets none."
 )
 
 
