@@ -65,7 +65,6 @@ def leaderboard(
         as_latex,
         as_markdown,
         labels_of_texts,
-        names_in,
         update_leaderboard,
         with_labels,
     )
@@ -75,7 +74,7 @@ def leaderboard(
     path = out or results / "leaderboard.csv"
     store = OutcomeStore(results / "outcomes")
     frame = update_leaderboard(store, path, baseline, correct=correction(correct), with_published=published)
-    labelled = with_labels(frame, labels_of_texts(names_in(frame), label or []))
+    labelled = with_labels(frame, labels_of_texts(frame, label or []))
     show(frame, as_json, svg, labelled)
     for place, table in ((markdown, as_markdown), (latex, as_latex)):
         if place is not None:

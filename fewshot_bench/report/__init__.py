@@ -5,7 +5,7 @@ from fewshot_bench.report.comparison_terminal import print_comparisons
 from fewshot_bench.report.comparisons import TaskComparison, compare_methods, compare_tasks
 from fewshot_bench.report.leaderboard import leaderboard
 from fewshot_bench.report.leaderboard_csv import TIMING_COLUMNS, write_leaderboard
-from fewshot_bench.report.method_labels import labels_of_texts, method_labels, names_in, with_labels
+from fewshot_bench.report.method_labels import labels_of_texts, method_labels, with_labels
 from fewshot_bench.report.method_names import cells_of_method, resolve_method
 from fewshot_bench.report.over_datasets import OverDatasets, over_datasets
 from fewshot_bench.report.picture import NoPictureError
@@ -40,7 +40,6 @@ __all__ = [
     "leaderboard",
     "leaderboard_records",
     "method_labels",
-    "names_in",
     "over_datasets",
     "print_comparisons",
     "print_leaderboard",

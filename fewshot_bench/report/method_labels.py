@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,67 +11,68 @@ from fewshot_bench.errors import ComparisonError, UnknownNameError
 from fewshot_bench.report.method_names import resolve_method
 from fewshot_bench.report.wording import task_text
 
-_WITH_FINGERPRINT = re.compile("#[0-9a-f]{8}$")
 
-
-def method_labels(names: Iterable[str], wanted: Iterable[tuple[str, str]]) -> dict[str, str]:
+def method_labels(
+    names: Iterable[str], wanted: Iterable[tuple[str, str]], *, only_whole: Iterable[str] = ()
+) -> dict[str, str]:
     """The labels of methods, by their whole names.
 
     Args:
-        names: of the methods there are, also in the form `name#fingerprint`.
-        wanted: a method and its label; the method is a name, a part that no other name has, or `name#fingerprint`.
+        names: of the methods there are.
+        wanted: a method, by its name or a part that no other name has, and its label.
+        only_whole: further names, of which no part is enough.
 
     Raises:
         UnknownNameError: no method is called so.
         ComparisonError: a part fits several methods, or a method has two labels.
     """
-    known = set(names)
-    plain = {name for name in known if not _WITH_FINGERPRINT.search(name)}
+    names, whole = set(names), set(only_whole)
     found: dict[str, str] = {}
     for method, label in wanted:
-        name = method if method in known else resolve_method(plain, method)
+        name = method if method in whole else resolve_method(names, method)
         if found.setdefault(name, label) != label:
             raise ComparisonError(f"{name} would be called both '{found[name]}' and '{label}'. Give it one label.")
     return found
 
 
-def labels_of_texts(names: Iterable[str], texts: Sequence[str]) -> dict[str, str]:
-    """What texts of the form METHOD=LABEL say.
+def labels_of_texts(frame: pd.DataFrame, texts: Sequence[str]) -> dict[str, str]:
+    """What texts of the form METHOD=LABEL say about the methods of a leaderboard.
 
-    Names and labels may hold equals signs: the longest left side that names a method counts.
+    METHOD is a name, a part that no other measured method has, or `name#fingerprint`. It and the label may hold equals
+    signs: the longest left side that names a method counts.
 
     Args:
-        names: as `method_labels` takes them.
+        frame: as `leaderboard` returns it.
         texts: e.g. "lite0/logistic=Ours".
 
     Raises:
         UnknownNameError, ComparisonError: as `method_labels`, or a text lacks a side.
     """
-    known = set(names)
-    return method_labels(known, [_sides(known, text) for text in texts])
+    names: set[str] = set()
+    whole: set[str] = set()
+    for row in frame.to_dict("records"):
+        name, *with_fingerprint = _names_of(row)
+        (names if with_fingerprint else whole).add(name)
+        whole.update(with_fingerprint)
+    return method_labels(names, [_sides(names, whole, text) for text in texts], only_whole=whole)
 
 
-def _sides(names: set[str], text: str) -> tuple[str, str]:
+def _sides(names: set[str], whole: set[str], text: str) -> tuple[str, str]:
     splits = [(text[:at].strip(), text[at + 1 :].strip()) for at, sign in enumerate(text) if sign == "="]
     splits = [(method, label) for method, label in reversed(splits) if method and label]
     if not splits:
         raise ComparisonError(f"a label is given as METHOD=LABEL, not '{text}'.")
-    return next((split for split in splits if _is_known(names, split)), splits[0])
+    return next((split for split in splits if _is_known(names, whole, split)), splits[0])
 
 
-def _is_known(names: set[str], split: tuple[str, str]) -> bool:
+def _is_known(names: set[str], whole: set[str], split: tuple[str, str]) -> bool:
     try:
-        method_labels(names, [split])
+        method_labels(names, [split], only_whole=whole)
     except UnknownNameError:
         return False
     except ComparisonError:  # it is a part of several names, which is said where all labels are read
         return True
     return True
-
-
-def names_in(frame: pd.DataFrame) -> list[str]:
-    """The names of the methods of a leaderboard, also in the form `name#fingerprint`."""
-    return [name for row in frame.to_dict("records") for name in _names_of(row)]
 
 
 def with_labels(frame: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:

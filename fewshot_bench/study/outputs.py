@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from fewshot_bench.atomic import write_atomically
 from fewshot_bench.errors import UnknownNameError
@@ -48,7 +48,18 @@ FileChoice = Annotated[bool | str, BeforeValidator(_file_choice)]
 """Whether to write a file, or what to call it."""
 
 
-Label = Annotated[str, Field(pattern=r"\S")]
+def _label(text: str) -> str:
+    """Refuse a label that nobody could read.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not text.strip():
+        raise ValueError("should be the name that a table shows")
+    return text
+
+
+Label = Annotated[str, AfterValidator(_label)]
 """What the tables for papers call a method."""
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from stored_cells import cell, fill, study
 
 from fewshot_bench.errors import ComparisonError, UnknownNameError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.report import as_latex, as_markdown, labels_of_texts, leaderboard, names_in, with_labels
+from fewshot_bench.report import as_latex, as_markdown, labels_of_texts, leaderboard, with_labels
 
 NAMES = ("lite0/logistic", "lite0/centroid", "lite0/finetune@lambda=0.9,tau=0.5")
+
+BOARD = pd.DataFrame(
+    {"method": [*NAMES, "BEiT-3 logistic"], "method_fingerprint": [*(f"{n:064d}" for n in range(3)), None]}
+)
 
 
 @pytest.mark.parametrize(
@@ -20,10 +25,12 @@ NAMES = ("lite0/logistic", "lite0/centroid", "lite0/finetune@lambda=0.9,tau=0.5"
         ("logis = Ours, at last", {"lite0/logistic": "Ours, at last"}),
         ("lite0/finetune@lambda=0.9,tau=0.5=Ours (λ=0.9)", {NAMES[2]: "Ours (λ=0.9)"}),
         ("lambda=0.9=x", {NAMES[2]: "x"}),
+        ("lite0/logistic#00000000=x", {"lite0/logistic#00000000": "x"}),
+        ("BEiT-3 logistic=Long et al.", {"BEiT-3 logistic": "Long et al."}),
     ],
 )
 def test_the_left_side_is_the_longest_that_names_a_method(text, labels):
-    assert labels_of_texts(NAMES, [text]) == labels
+    assert labels_of_texts(BOARD, [text]) == labels
 
 
 @pytest.mark.parametrize(
@@ -39,12 +46,12 @@ def test_the_left_side_is_the_longest_that_names_a_method(text, labels):
 )
 def test_a_wrong_label_is_one_sentence(texts, error, sentence):
     with pytest.raises(error, match=sentence):
-        labels_of_texts(NAMES, texts)
+        labels_of_texts(BOARD, texts)
 
 
 def test_methods_and_their_baseline_are_called_by_labels_and_the_leaderboard_stays(tmp_path):
     board = leaderboard(study(tmp_path), "logistic")
-    labelled = with_labels(board, labels_of_texts(names_in(board), ["logistic=Base & 1", "schane=Ours_2"]))
+    labelled = with_labels(board, labels_of_texts(board, ["logistic=Base & 1", "schane=Ours_2"]))
     assert set(labelled["method"]) == {"Base & 1", "Ours_2", "conv/ce/centroid"}
     assert set(labelled["baseline"]) == {"Base & 1"}
     assert "conv/ce/logistic" in set(board["method"])
@@ -59,10 +66,10 @@ def test_a_fingerprint_tells_methods_of_one_name_apart(tmp_path):
         fill(store, of, np.array([[30 + number, 40]]))
     board = leaderboard(store)
     first, second = (of.method.label for of in cells)
-    labels = labels_of_texts(names_in(board), [f"{first}=One"])
+    labels = labels_of_texts(board, [f"{first}=One"])
     assert set(with_labels(board, labels)["method"]) == {"One", second}
     with pytest.raises(ComparisonError, match="two methods on cifar-fs 5-way 1-shot would be called 'Both': same#"):
-        with_labels(board, labels_of_texts(names_in(board), ["same=Both"]))
+        with_labels(board, labels_of_texts(board, ["same=Both"]))
 
 
 def test_a_label_that_another_method_of_the_protocol_is_called_is_refused(tmp_path):
@@ -76,7 +83,7 @@ def test_methods_of_different_protocols_may_have_one_label_and_then_share_a_row(
     fill(store, cell("a-cifar", dataset="cifar-fs"), np.array([[30, 40]]))
     fill(store, cell("a-coins", dataset="coins"), np.array([[30, 40]]))
     board = leaderboard(store)
-    labelled = with_labels(board, labels_of_texts(names_in(board), ["a-cifar=Ours", "a-coins=Ours"]))
+    labelled = with_labels(board, labels_of_texts(board, ["a-cifar=Ours", "a-coins=Ours"]))
     text = as_markdown(labelled)
     assert text.count("Ours") == 1
     assert "–" not in text
