@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fewshot_bench.statistics import class_overlap, data_intervals
-
 RESAMPLES = 200
 Floats = NDArray[np.float64]
 Classes = NDArray[np.int64]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -14,7 +14,7 @@ from fewshot_bench.cli.options import (
     CorrectOption,
     JsonOption,
     ResultsOption,
-    claim_of,
+    choice,
     correction,
 )
 
@@ -44,6 +44,7 @@ def compare(
     """
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import (
+        Claim,
         compare_tasks,
         comparison_record,
         datasets_record,
@@ -54,7 +55,7 @@ def compare(
 
     if methods is not None and len(methods) == 1 and baseline is None:
         raise typer.BadParameter("compare takes two methods or more, or one and a --baseline, or none for all.")
-    claim_of(claim)
+    claimed = cast("Claim", choice(claim, "--claim", get_args(Claim)))
     store = OutcomeStore(results / "outcomes")
     tasks = compare_tasks(
         store,
@@ -75,4 +76,4 @@ def compare(
         return
     from rich.console import Console
 
-    print_comparisons(tasks, datasets, Console(), claim_of(claim))
+    print_comparisons(tasks, datasets, Console(), claimed)

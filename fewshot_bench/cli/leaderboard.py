@@ -5,16 +5,25 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from fewshot_bench.cli.options import BaselineOption, CorrectOption, JsonOption, ResultsOption, correction
+from fewshot_bench.cli.options import (
+    BaselineOption,
+    ClaimOption,
+    CorrectOption,
+    JsonOption,
+    ResultsOption,
+    choice,
+    correction,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from fewshot_bench.outcomes import OutcomeStore
+    from fewshot_bench.report import Claim
 
 
 def leaderboard(
@@ -26,6 +35,21 @@ def leaderboard(
     svg: Annotated[Path | None, typer.Option(help="Save the printed tables as a picture.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table of a paper in Markdown here.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write the table of a paper in LaTeX (booktabs) here.")] = None,
+    plus_minus: Annotated[
+        str,
+        typer.Option(
+            help="What ± covers in the tables of a paper: task (episodes, as papers do), data (classes and images "
+            "too), both or none."
+        ),
+    ] = "task",
+    claim: ClaimOption = "beyond",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD=LABEL",
+            help="What to call a method in the tables, given its name or a part of it; may be repeated.",
+        ),
+    ] = None,
     correct: CorrectOption = "holm",
     published: Annotated[
         bool, typer.Option(help="Show numbers that papers report on the same kind of tasks, marked as such.")
@@ -38,15 +62,26 @@ def leaderboard(
     """
     from fewshot_bench.atomic import write_atomically
     from fewshot_bench.outcomes import OutcomeStore
-    from fewshot_bench.report import as_latex, as_markdown, update_leaderboard
+    from fewshot_bench.report import (
+        Claim,
+        PlusMinus,
+        as_latex,
+        as_markdown,
+        labels_of_texts,
+        update_leaderboard,
+        with_labels,
+    )
 
+    covered = cast("PlusMinus", choice(plus_minus, "--plus-minus", get_args(PlusMinus)))
+    claimed = cast("Claim", choice(claim, "--claim", get_args(Claim)))
     path = out or results / "leaderboard.csv"
     store = OutcomeStore(results / "outcomes")
     frame = update_leaderboard(store, path, baseline, correct=correction(correct), with_published=published)
-    show(frame, as_json, svg)
+    labelled = with_labels(frame, labels_of_texts(frame, label or []))
+    show(frame, as_json, svg, labelled, claimed)
     for place, table in ((markdown, as_markdown), (latex, as_latex)):
         if place is not None:
-            write_atomically(place, table(frame).encode())
+            write_atomically(place, table(labelled, plus_minus=covered, claim=claimed).encode())
             typer.echo(f"table        {place}", err=as_json)
     if not as_json:
         _show_datasets(store)
@@ -65,8 +100,18 @@ def _show_datasets(store: OutcomeStore) -> None:
         typer.echo(printable(f"dataset      {dataset} {fingerprint[:12]}: {recipe_line(cell.dataset_recipe)}"))
 
 
-def show(frame: pd.DataFrame, as_json: bool, svg: Path | None = None) -> None:
-    """Print a leaderboard, as JSON or as tables, and save the tables as a picture if asked."""
+def show(
+    frame: pd.DataFrame,
+    as_json: bool,
+    svg: Path | None = None,
+    labelled: pd.DataFrame | None = None,
+    claim: Claim = "beyond",
+) -> None:
+    """Print a leaderboard, as JSON or as tables, and save the tables as a picture if asked.
+
+    The tables call methods as `labelled` does, if that is given, and have the letters of one claim; JSON keeps the
+    names and has both.
+    """
     from rich.console import Console
 
     from fewshot_bench.atomic import write_atomically
@@ -75,6 +120,6 @@ def show(frame: pd.DataFrame, as_json: bool, svg: Path | None = None) -> None:
     if as_json:
         typer.echo(json.dumps(leaderboard_records(frame), indent=1))
     console = Console(record=svg is not None, file=io.StringIO() if as_json else None)
-    print_leaderboard(frame, console)
+    print_leaderboard(frame if labelled is None else labelled, console, claim)
     if svg is not None:
         write_atomically(svg, console.export_svg(title="fewshot-bench leaderboard").encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -9,7 +10,6 @@ import typer
 
 if TYPE_CHECKING:
     from fewshot_bench.paths import Place
-    from fewshot_bench.report.verdicts import Claim
     from fewshot_bench.statistics import Correction
 else:
     Place = str  # Typer takes no union of types; the value is what the parser makes
@@ -122,20 +122,18 @@ def correction(text: str) -> Correction:
     """
     from fewshot_bench.statistics import Correction
 
-    if text in get_args(Correction):
-        return cast("Correction", text)
-    raise typer.BadParameter(f"--correct takes {', '.join(get_args(Correction))}, not '{text}'.")
+    return cast("Correction", choice(text, "--correct", get_args(Correction)))
 
 
-def claim_of(text: str) -> Claim:
-    """Which claim letters, bold and underline are to come from.
+def choice(text: str, option: str, choices: Sequence[str]) -> str:
+    """One of the words that an option takes.
 
     Raises:
-        typer.BadParameter: there is no such claim.
+        typer.BadParameter: it is another.
     """
-    if text in ("beyond", "split"):
-        return cast("Claim", text)
-    raise typer.BadParameter(f"--claim takes beyond or split, not '{text}'.")
+    if text in choices:
+        return text
+    raise typer.BadParameter(f"{option} takes {', '.join(choices)}, not '{text}'.")
 
 
 def setting(text: str, option: str = "--set") -> tuple[str, Any]:

@@ -5,22 +5,26 @@ from fewshot_bench.report.comparison_terminal import print_comparisons
 from fewshot_bench.report.comparisons import TaskComparison, compare_methods, compare_tasks
 from fewshot_bench.report.leaderboard import leaderboard
 from fewshot_bench.report.leaderboard_csv import TIMING_COLUMNS, write_leaderboard
+from fewshot_bench.report.method_labels import labels_of_texts, method_labels, with_labels
 from fewshot_bench.report.method_names import cells_of_method, resolve_method
 from fewshot_bench.report.over_datasets import OverDatasets, over_datasets
 from fewshot_bench.report.picture import NoPictureError
-from fewshot_bench.report.publication import as_latex, as_markdown
+from fewshot_bench.report.publication import PlusMinus, as_latex, as_markdown
 from fewshot_bench.report.records import comparison_record, datasets_record, leaderboard_records, task_record
 from fewshot_bench.report.sweep_frame import SweptPoint, sweep_frame
 from fewshot_bench.report.sweep_plot import draw_sweep
 from fewshot_bench.report.sweep_table import print_sweep
 from fewshot_bench.report.terminal import print_leaderboard
 from fewshot_bench.report.update import current_leaderboard, rows_of_cells, update_leaderboard
+from fewshot_bench.report.verdicts import Claim
 
 __all__ = [
     "TIMING_COLUMNS",
+    "Claim",
     "Comparison",
     "NoPictureError",
     "OverDatasets",
+    "PlusMinus",
     "SweptPoint",
     "TaskComparison",
     "as_latex",
@@ -33,8 +37,10 @@ __all__ = [
     "current_leaderboard",
     "datasets_record",
     "draw_sweep",
+    "labels_of_texts",
     "leaderboard",
     "leaderboard_records",
+    "method_labels",
     "over_datasets",
     "print_comparisons",
     "print_leaderboard",
@@ -44,5 +50,6 @@ __all__ = [
     "sweep_frame",
     "task_record",
     "update_leaderboard",
+    "with_labels",
     "write_leaderboard",
 ]

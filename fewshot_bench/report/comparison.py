@@ -13,7 +13,7 @@ from fewshot_bench.outcomes import Outcomes, ProtocolCard
 from fewshot_bench.report.method_names import shown_names
 from fewshot_bench.report.task_scores import TaskScores, task_scores
 from fewshot_bench.report.verdicts import headline, verdict
-from fewshot_bench.report.wording import p_equals
+from fewshot_bench.report.wording import p_equation
 from fewshot_bench.statistics import DataInterval, PairedComparison, PairedTest, compare_pairs, data_intervals
 
 FEWEST_PAIRS = 2
@@ -68,10 +68,10 @@ class Comparison:
     @property
     def p_sentence(self) -> str:
         """Both corrected p values, such as "p < 0.001 on this split, p = 0.051 beyond it"."""
-        on_it = f"{p_equals(self.p_corrected)} on this split"
+        on_it = f"{p_equation(self.p_corrected)} on this split"
         if math.isnan(self.p_beyond_corrected):
             return on_it
-        return f"{on_it}, {p_equals(self.p_beyond_corrected)} beyond it"
+        return f"{on_it}, {p_equation(self.p_beyond_corrected)} beyond it"
 
     def __str__(self) -> str:
         sentence = f"{self.a} - {self.b}: {self.headline} ({self.p_sentence}; {self.test.n:,} episodes)"

@@ -26,7 +26,15 @@ from fewshot_bench.report.terminal import (
     verdict_width,
 )
 from fewshot_bench.report.verdicts import Claim
-from fewshot_bench.report.wording import CORRECTIONS, difference_text, p_header, p_text, protocol_names
+from fewshot_bench.report.wording import (
+    CORRECTIONS,
+    difference_text,
+    p_equation,
+    p_header,
+    p_text,
+    protocol_names,
+    ranks_text,
+)
 from fewshot_bench.statistics import FriedmanTest
 
 _MOST_PAIRS = 45
@@ -149,11 +157,8 @@ def _print_ranks(result: OverDatasets, ranks: FriedmanTest, console: Console) ->
     table.add_column("mean rank", justify="right", no_wrap=True)
     for name, rank in zip(result.accuracies.columns, ranks.mean_ranks, strict=True):
         table.add_row(Text("\n".join(broken(str(name), console.width - 14))), f"{rank:.2f}")
-    title = (
-        f"Friedman p {p_text(ranks.p)} (Iman-Davenport {p_text(ranks.iman_davenport_p)}); "
-        f"ranks {ranks.critical_difference:.2f} apart differ (Nemenyi)"
-    )
-    print_table(console, title, table)
+    title = f"Friedman {p_equation(ranks.p)}, Iman-Davenport {p_equation(ranks.iman_davenport_p)}"
+    print_table(console, f"{title}; {ranks_text(len(ranks.mean_ranks), ranks.critical_difference)}", table)
 
 
 def _effect(comparison: Comparison, console: Console) -> str:

@@ -14,7 +14,8 @@ from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
 from fewshot_bench.report.comparison import FEWEST_PAIRS, Comparison, check_same_protocol, comparison_of
 from fewshot_bench.report.method_names import cells_of_method, shown_names, the_only
 from fewshot_bench.report.task_scores import TaskScores, stored_scores
-from fewshot_bench.report.verdicts import SIGNIFICANCE, Claim, corrected_claims
+from fewshot_bench.report.verdicts import Claim, corrected_claims
+from fewshot_bench.report.wording import SIGNIFICANCE
 from fewshot_bench.statistics import Correction, compact_letters
 
 _MOST_METHODS = 100

@@ -39,7 +39,7 @@ _DECIMALS = {
     "episodes": 0,
     "runs": 0,
 }
-_SIGNIFICANT = ("p", "p_corrected", "p_beyond", "p_beyond_corrected")
+_EVERY_DIGIT = ("p", "p_corrected", "p_beyond", "p_beyond_corrected")
 
 
 def write_leaderboard(frame: pd.DataFrame, path: Place) -> None:
@@ -62,8 +62,8 @@ def write_leaderboard(frame: pd.DataFrame, path: Place) -> None:
 def _written(column: str, value: Any) -> str:
     if value is None or value != value:
         return ""
-    if column in _SIGNIFICANT:
-        return f"{value:.6g}"
+    if column in _EVERY_DIGIT:
+        return repr(float(value))
     if column in _DECIMALS:
         return f"{round(value, _DECIMALS[column]) + 0.0:.{_DECIMALS[column]}f}"  # + 0.0: never "-0.0000"
     return guarded(value) if isinstance(value, str) else str(value)

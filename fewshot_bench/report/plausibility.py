@@ -11,11 +11,14 @@ def interval_flag(result: PublishedResult) -> str:
 
     An interval and a number of episodes imply a standard deviation over episodes. ±0.80 at 3,000 episodes implies 22
     points, which no method has on episodes of 5 classes with 15 queries each; ±0.36, about 10, is usual. A likely
-    reason for too much is an interval over fewer episodes than the protocol names.
+    reason for too much is an interval over fewer episodes than the protocol names. Without a number of episodes any
+    interval may be right but one of no width.
 
     Args:
         result: one row of a published table.
     """
+    if result.half_width == 0:
+        return "±0 is no interval over episodes; the row is not tested"
     if result.half_width is None or result.episodes is None or result.way is None or result.queries is None:
         return ""
     sd = implied_sd(result.half_width / 100, result.episodes)

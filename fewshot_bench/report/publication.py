@@ -1,30 +1,61 @@
 """The leaderboard as papers print it: a row per method, a column per task, in Markdown and in LaTeX (booktabs).
 
-The best of each column is bold; those that are not significantly worse than it are underlined.
+The best of each column is bold; those that are not shown to be worse than it are underlined. The caption says what the
+numbers, the half-widths and the marks of this very table claim.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from fewshot_bench.printable import printable
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.wording import CORRECTIONS, task_text
+from fewshot_bench.report.verdicts import Claim
+from fewshot_bench.report.wording import correction_words, task_names
 from fewshot_bench.statistics import read_letters
 
-NOTE = (
-    "Median over the runs of their mean accuracy in %, with the 95% t interval of the median run over its episodes. "
-    "Bold: the best; underlined: not significantly worse than the best (paired t-tests of the means of all pairs on "
-    "the same episodes, {}, 5%)."
-)
-PUBLISHED_NOTE = "†: as published, on other episodes; not ranked."
-_TASK = ("dataset", "split", "way", "shot", "sampler")
+PlusMinus = Literal["task", "data", "both", "none"]
+"""What ± covers: which episodes were drawn; also which classes and images the split holds; both, side by side."""
+
+_WIDTHS: dict[PlusMinus, tuple[str, tuple[str, ...]]] = {
+    "task": ("median", ("median_ci95",)),
+    "data": ("mean", ("data_ci95",)),  # the data interval is that of the mean
+    "both": ("mean", ("ci95", "data_ci95")),
+    "none": ("median", ()),
+}
+_LETTERS: dict[Claim, str] = {"beyond": "group", "split": "group_split"}
+_WHERE = {
+    "classes and images": "beyond this split (other classes and images)",
+    "images of these classes": "beyond this split (other images of these classes)",
+}
+_ON_THIS_SPLIT = "on this split (these classes and images)"
+_ABSENT = "–"
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "†": r"$^\dagger$", _ABSENT: "--",
+    "\N{REPLACEMENT CHARACTER}": "?",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How a format writes what a cell holds."""
+
+    bold: str
+    underlined: str
+    plus_minus: str
+    dagger: str
+    absent: str
+
+
+_MARKDOWN = _Style("**{}**", "<u>{}</u>", "±", "†", _ABSENT)
+_IN_LATEX = _Style(r"\textbf{{{}}}", r"\underline{{{}}}", *(_LATEX[sign] for sign in ("±", "†", _ABSENT)))
 
 
 @dataclass(frozen=True)
@@ -33,86 +64,115 @@ class Entry:
 
     Attributes:
         accuracy: in %.
-        half_width: of its 95% interval, in points; NaN where there is none.
+        half_widths: of its 95% intervals, in points; those that are unknown are left out.
         is_best: of the methods measured on this task.
-        is_not_worse: shares a letter with the best, and is not the best.
+        is_not_worse: not shown to be worse than the best, and not the best.
         is_published: taken from a paper, not measured here.
     """
 
     accuracy: float
-    half_width: float
+    half_widths: tuple[float, ...]
     is_best: bool
     is_not_worse: bool
     is_published: bool
 
 
-def publication_table(frame: pd.DataFrame) -> tuple[list[str], dict[str, dict[str, Entry]]]:
+@dataclass(frozen=True)
+class PublicationTable:
+    """The table of a paper.
+
+    Attributes:
+        tasks: the columns.
+        methods: the rows, each with its entries by task; a method may lack a task.
+        caption: what the table shows and claims, in sentences without markup.
+    """
+
+    tasks: Sequence[str]
+    methods: Mapping[str, Mapping[str, Entry]]
+    caption: str
+
+
+def publication_table(
+    frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Claim = "beyond"
+) -> PublicationTable:
     """Arrange a leaderboard by method and task.
 
     Args:
         frame: as `leaderboard` returns it.
+        plus_minus: which half-widths stand beside the numbers. With "task", as papers do, and "none" a number is the
+            median over the runs; with "data" and "both" it is the mean, whose data interval is known.
+        claim: what an underline claims.
 
     Returns:
-        The tasks in the order of the leaderboard, and for each method its entries by task; methods that have the most
-        tasks come first, of these the best in the mean over tasks, and published ones last.
+        The tasks in the order of the leaderboard; methods that have the most tasks come first, of these the best in the
+        mean over tasks, and published ones last.
     """
-    tasks: list[str] = []
+    rows_of = {str(key): rows.to_dict("records") for key, rows in frame.groupby("protocol_fingerprint", sort=False)}
+    names = task_names({key: rows[0] for key, rows in rows_of.items()})
+    groups = {names[key]: rows for key, rows in rows_of.items()}
+    number, widths = _WIDTHS[plus_minus]
     entries: dict[str, dict[str, Entry]] = {}
-    for _, rows in frame.groupby("protocol_fingerprint", sort=False):
-        records = rows.to_dict("records")
-        task = _distinct(task_text(records[0]), tasks)
-        tasks.append(task)
-        measured = [row for row in records if row["source"] == MEASURED]
-        best = max(measured, key=lambda row: float(row["median"]), default=None)
-        not_worse = _not_worse(measured, best)
-        for row in records:
-            entries.setdefault(row["method"], {})[task] = _entry(row, best, row["method"] in not_worse)
-    order = sorted(entries, key=lambda method: _rank(entries[method]))
-    return tasks, {method: entries[method] for method in order}
+    reach: dict[str, str] = {}
+    for task, rows in groups.items():
+        measured = [row for row in rows if row["source"] == MEASURED]
+        best = max(measured, key=lambda row: float(row[number]), default=None)
+        reach[task] = _reach(best, claim)
+        not_worse = _not_worse(measured, best, _LETTERS[claim]) if best is not None and reach[task] else set()
+        for row in rows:
+            is_measured = row["source"] == MEASURED
+            is_best = is_measured and best is not None and row[number] == best[number]
+            entries.setdefault(row["method"], {})[task] = Entry(
+                accuracy=float(row[number]),
+                half_widths=tuple(float(row[name]) for name in widths if _is_known(row[name])),
+                is_best=is_best,
+                is_not_worse=is_measured and not is_best and row["method"] in not_worse,
+                is_published=not is_measured,
+            )
+    methods = {method: entries[method] for method in sorted(entries, key=lambda method: _rank(entries[method]))}
+    every = [entry for row in methods.values() for entry in row.values()]
+    caption = [_what_is_shown(groups, plus_minus, every), *_marks(groups, reach, claim, methods)]
+    return PublicationTable(list(groups), methods, " ".join(caption))
 
 
-def as_markdown(frame: pd.DataFrame) -> str:
-    """The table in GitHub's Markdown, with a note below it."""
-    tasks, methods = publication_table(frame)
-    lines = [_line(["method", *map(_markdown, tasks)]), _line(["---", *["---:"] * len(tasks)])]
-    for method, entries in methods.items():
-        cells = [_text(entries.get(task), "**{}**", "<u>{}</u>", "±", "†") for task in tasks]
-        lines.append(_line([_markdown(method), *cells]))
-    return "\n".join([*lines, "", *_notes(frame), ""])
+def as_markdown(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Claim = "beyond") -> str:
+    """The table in GitHub's Markdown, with its caption below; the arguments are those of `publication_table`."""
+    table = publication_table(frame, plus_minus=plus_minus, claim=claim)
+    lines = [_line(["method", *map(_markdown, table.tasks)]), _line(["---", *["---:"] * len(table.tasks)])]
+    for method, entries in table.methods.items():
+        lines.append(_line([_markdown(method), *(_text(entries.get(task), _MARKDOWN) for task in table.tasks)]))
+    return "\n".join([*lines, "", _markdown(table.caption), ""])
 
 
-def as_latex(frame: pd.DataFrame) -> str:
-    """The table in LaTeX; it needs the package booktabs and nothing else."""
-    tasks, methods = publication_table(frame)
-    rows = [
-        [_text(entries.get(task), r"\textbf{{{}}}", r"\underline{{{}}}", r"$\pm$", r"$^\dagger$") for task in tasks]
-        for entries in methods.values()
-    ]
-    table = pd.DataFrame(rows, index=[printable(name) for name in methods], columns=[printable(task) for task in tasks])
-    styler = table.style.format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
-    content = styler.to_latex(hrules=True, column_format="l" + "r" * len(tasks))
-    notes = "\n".join("% " + note for note in _notes(frame))
-    return f"{notes}\n{content}"
+def as_latex(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Claim = "beyond") -> str:
+    """The table in LaTeX, with its caption; the arguments are those of `publication_table`.
 
-
-def _entry(row: Mapping[Hashable, Any], best: Mapping[Hashable, Any] | None, is_not_worse: bool) -> Entry:
-    is_published = row["source"] != MEASURED
-    is_best = not is_published and best is not None and row["median"] == best["median"]
-    return Entry(
-        accuracy=float(row["median"]),
-        half_width=float(row["median_ci95"]),
-        is_best=is_best,
-        is_not_worse=is_not_worse and not is_published and not is_best,
-        is_published=is_published,
+    It needs the package booktabs and nothing else.
+    """
+    table = publication_table(frame, plus_minus=plus_minus, claim=claim)
+    rows = [[_text(entries.get(task), _IN_LATEX) for task in table.tasks] for entries in table.methods.values()]
+    content = pd.DataFrame(
+        rows, index=[_latex(name) for name in table.methods], columns=[_latex(t) for t in table.tasks]
     )
+    text = content.style.to_latex(
+        hrules=True,
+        column_format="l" + "r" * len(table.tasks),
+        position_float="centering",
+        caption=_latex(table.caption),
+    )
+    return f"% needs \\usepackage{{booktabs}}\n{text}"
 
 
-def _not_worse(measured: Sequence[Mapping[Hashable, Any]], best: Mapping[Hashable, Any] | None) -> set[str]:
-    """The methods that share a letter with the best, or have a higher mean: the best is so by its median."""
-    if best is None:
-        return set()
+def _reach(best: Mapping[Hashable, Any] | None, claim: Claim) -> str:
+    """Where the best is compared with the others, in words; empty where no test reaches that far."""
+    if best is None or not _word(best, _LETTERS[claim]):
+        return ""
+    return _ON_THIS_SPLIT if claim == "split" else _WHERE.get(_word(best, "beyond"), "")
+
+
+def _not_worse(measured: Sequence[Mapping[Hashable, Any]], best: Mapping[Hashable, Any], column: str) -> set[str]:
+    """The methods that share a letter with the best, or have a higher mean: the best may be so by its median."""
     names = [row["method"] for row in measured]
-    letters = dict(zip(names, read_letters([row["group"] or "" for row in measured]), strict=True))
+    letters = dict(zip(names, read_letters([_word(row, column) for row in measured]), strict=True))
     higher = {row["method"] for row in measured if row["mean"] >= best["mean"]}
     return higher | {name for name, own in letters.items() if own & letters[best["method"]]}
 
@@ -122,31 +182,111 @@ def _rank(entries: Mapping[str, Entry]) -> tuple[bool, int, float]:
     return all(entry.is_published for entry in entries.values()), -len(values), -sum(values) / len(values)
 
 
-def _distinct(task: str, tasks: list[str]) -> str:
-    """Two protocols of one task, with other seeds or images, are told apart by a number."""
-    count = sum(other == task or other.startswith(f"{task} (") for other in tasks)
-    return task if not count else f"{task} ({count + 1})"
+def _what_is_shown(
+    groups: Mapping[str, Sequence[Mapping[Hashable, Any]]], plus_minus: PlusMinus, entries: Sequence[Entry]
+) -> str:
+    """The sentence on the numbers and on what their half-widths cover."""
+    measured = [row for rows in groups.values() for row in rows if row["source"] == MEASURED]
+    is_one_run = all(row["runs"] == 1 for row in measured)
+    number, _ = _WIDTHS[plus_minus]
+    is_median = number == "median" and not is_one_run
+    shown = f"{'Median over the runs of their mean' if is_median else 'Mean'} accuracy in %."
+    if not any(entry.half_widths for entry in entries):
+        return shown if plus_minus == "none" else f"{shown} No interval is known."
+    width, here = "half-width of the 95% interval over", "for these classes and images"
+    sentences = {
+        "task": f"±: {width} {'the episodes of the median run' if is_median else 'episodes'}, {here}.",
+        "data": f"±: {width} {_data_coverage(groups)}.",
+        "both": f"First ±: {width} episodes, {here}. Second ±, where it is known: over {_data_coverage(groups)}.",
+    }
+    return f"{shown} {sentences[plus_minus]}"
 
 
-def _text(entry: Entry | None, bold: str, underlined: str, plus_minus: str, dagger: str) -> str:
+def _data_coverage(groups: Mapping[str, Sequence[Mapping[Hashable, Any]]]) -> str:
+    """What the data intervals cover, with the tasks on which that is something else."""
+    words = {"classes and images": "episodes, classes and images"}
+    words["images of these classes"] = "episodes and images of these classes"
+    found: dict[str, list[str]] = {}
+    for task, rows in groups.items():
+        known = [_word(row, "beyond") for row in rows if _is_known(row["data_ci95"])]
+        if known:
+            found.setdefault(words.get(known[0], words["classes and images"]), []).append(task)
+    return _with_exceptions(found) or words["classes and images"]
+
+
+def _marks(
+    groups: Mapping[str, Sequence[Mapping[Hashable, Any]]],
+    reach: Mapping[str, str],
+    claim: Claim,
+    methods: Mapping[str, Mapping[str, Entry]],
+) -> list[str]:
+    """The sentences on bold and underlined numbers, daggers and dashes, as far as they are in the table."""
+    entries = [entry for row in methods.values() for entry in row.values()]
+    rows = [row for same in groups.values() for row in same if row["source"] == MEASURED]
+    with_rivals = [task for task, same in groups.items() if sum(row["source"] == MEASURED for row in same) > 1]
+    sentences = ["Bold: the best."] if with_rivals else []
+    tested: dict[str, list[str]] = {}
+    for task in with_rivals:
+        tested.setdefault(reach[task], []).append(task)
+    untested = tested.pop("", [])
+    if tested:
+        correction = next((_word(row, "correction") for row in rows if _word(row, "correction")), "holm")
+        is_underlined = any(entry.is_not_worse for entry in entries)
+        claimed = (
+            "Underlined: not shown to be worse than the best" if is_underlined else "All others: shown to be worse"
+        )
+        sentences.append(f"{claimed} {_with_exceptions(tested)}.")
+        sentences.append(f"All pairs are tested on the same episodes at 5%, {correction_words(correction)}.")
+    if untested:
+        where = f" for {_listed(untested)}" if tested else ""
+        why = "the methods share too few episodes" if claim == "split" else "no test reaches beyond this split"
+        sentences.append(f"Nothing is underlined{where}: {why}.")
+    if any(entry.is_published for entry in entries):
+        sentences.append("†: as published, on other episodes; not ranked.")
+    if any(len(row) < len(groups) for row in methods.values()):
+        sentences.append(f"{_ABSENT}: no result.")
+    return sentences
+
+
+def _with_exceptions(found: Mapping[str, Sequence[str]]) -> str:
+    """What holds for most tasks, and for which something else does: "here; on a and b, there"."""
+    first, *others = sorted(found, key=lambda words: -len(found[words])) or [""]
+    return first + "".join(f"; on {_listed(found[words])}, {words}" for words in others)
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    return ", ".join(tasks)
+
+
+def _word(row: Mapping[Hashable, Any], column: str) -> str:
+    """A text of a row; empty where there is none."""
+    value = row.get(column)
+    return value if isinstance(value, str) else ""
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None and value == value
+
+
+def _text(entry: Entry | None, style: _Style) -> str:
     if entry is None:
-        return ""
+        return style.absent
     number = f"{entry.accuracy:.2f}"
-    number = bold.format(number) if entry.is_best else underlined.format(number) if entry.is_not_worse else number
-    width = "" if math.isnan(entry.half_width) else f" {plus_minus} {entry.half_width:.2f}"
-    return number + width + (dagger if entry.is_published else "")
+    if entry.is_best or entry.is_not_worse:
+        number = (style.bold if entry.is_best else style.underlined).format(number)
+    widths = "".join(f" {style.plus_minus} {width:.2f}" for width in entry.half_widths)
+    return number + widths + (style.dagger if entry.is_published else "")
 
 
-def _notes(frame: pd.DataFrame) -> list[str]:
-    corrections = frame["correction"].dropna()
-    note = NOTE.format(CORRECTIONS[str(corrections.iloc[0]) if len(corrections) else "holm"])
-    return [note, *([PUBLISHED_NOTE] if (frame["source"] != MEASURED).any() else [])]
-
-
-def _line(cells: list[str]) -> str:
+def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _markdown(name: str) -> str:
-    """A name without meaning to Markdown or HTML, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", printable(name))
+def _markdown(text: str) -> str:
+    """A text without meaning to Markdown or HTML, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", printable(text))
+
+
+def _latex(text: str) -> str:
+    """A text without meaning to LaTeX, on one line."""
+    return "".join(_LATEX.get(character, character) for character in printable(text))

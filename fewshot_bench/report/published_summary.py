@@ -12,7 +12,8 @@ from fewshot_bench.report.plausibility import interval_flag
 from fewshot_bench.report.published import PublishedResult
 from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.report.task_scores import TaskScores
-from fewshot_bench.statistics import Correction, corrected, implied_sd, welch_from_summaries
+from fewshot_bench.report.verdicts import verdict
+from fewshot_bench.statistics import Correction, corrected, implied_standard_error, welch_from_standard_errors
 
 WELCH = "Welch"
 
@@ -26,8 +27,8 @@ def published_rows_of(
 ) -> list[dict[str, Any]]:
     """The rows of the published numbers on tasks like those of a protocol.
 
-    Their episodes are others, so they are tested by Welch's unpaired test, where an interval and a number of episodes
-    are printed; p is corrected for the number of these tests.
+    Their episodes are others, so they are tested by Welch's unpaired test, where an interval is printed; p is corrected
+    for the number of these tests. A printed mean has no outcomes, so it cannot be compared beyond the split.
 
     Args:
         scores: of the cells of the protocol.
@@ -45,6 +46,7 @@ def published_rows_of(
     for test, p in zip(tests, corrected([test.get("p", math.nan) for test in tests], correct), strict=True):
         if "p" in test:
             test |= {"p_corrected": float(p), "test": WELCH, "baseline": baseline_name, "correction": correct}
+            test["verdict"] = verdict(test["difference"], float(p))
     return [
         {**_row(result, scores.protocol), "method": name, **test}
         for result, name, test in zip(fitting, names, tests, strict=True)
@@ -93,13 +95,16 @@ def _row(result: PublishedResult, protocol: ProtocolCard) -> dict[str, Any]:
 
 
 def _tested(scores: TaskScores, baseline: int | None, result: PublishedResult) -> dict[str, Any]:
-    """Welch's test of a published mean against the episodes of the baseline; empty where too little is printed."""
-    if baseline is None or result.half_width is None or result.episodes is None:
+    """Welch's test of a published mean against the episodes of the baseline; empty where too little is printed.
+
+    An interval of no width, which no accuracy over episodes has, says nothing of their spread.
+    """
+    if baseline is None or not result.half_width:
         return {}
     accuracy = 100 * scores.accuracy[baseline, scores.of(baseline)]
     if len(accuracy) < 2:
         return {}
-    sd = implied_sd(result.half_width, result.episodes)
-    own = (float(accuracy.mean()), float(accuracy.std(ddof=1)), len(accuracy))
-    test = welch_from_summaries(result.accuracy, sd, result.episodes, *own)
+    error, df = implied_standard_error(result.half_width, result.episodes)
+    own = float(accuracy.std(ddof=1)) / math.sqrt(len(accuracy))
+    test = welch_from_standard_errors(result.accuracy, error, df, float(accuracy.mean()), own, len(accuracy) - 1)
     return {"difference": test.difference, "diff_ci95_low": test.ci_low, "diff_ci95_high": test.ci_high, "p": test.p}

@@ -116,6 +116,7 @@ def datasets_record(result: OverDatasets) -> dict[str, Any]:
             "iman_davenport_p": ranks.iman_davenport_p,
             "mean_ranks": dict(zip(map(str, result.accuracies.columns), map(float, ranks.mean_ranks), strict=True)),
             "critical_difference": ranks.critical_difference,
+            "can_differ": ranks.can_differ,
         },
     }
 

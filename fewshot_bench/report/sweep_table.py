@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fewshot_bench.report.sweep_frame import SWEEP_COLUMNS
-from fewshot_bench.report.verdicts import SIGNIFICANCE
-from fewshot_bench.report.wording import p_text, points, value_text
+from fewshot_bench.report.wording import SIGNIFICANCE, p_text, points, value_text
 from fewshot_bench.statistics import corrected
 
 _MARK = "*"

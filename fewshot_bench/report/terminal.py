@@ -16,7 +16,7 @@ from fewshot_bench.printable import printable
 from fewshot_bench.report.published_summary import WELCH
 from fewshot_bench.report.summary import MEASURED, PAIRED
 from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, ON_THIS_SPLIT, UNKNOWN, Claim
-from fewshot_bench.report.wording import CORRECTIONS, difference_text, p_text, task_text
+from fewshot_bench.report.wording import CORRECTIONS, difference_text, p_text, task_text, told_apart
 from fewshot_bench.statistics import Correction
 
 PUBLISHED, ODD = " *", " ?"
@@ -35,8 +35,10 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
         console: where to.
         claim: what letters say: who differs beyond this split, or on it.
     """
-    for _, rows in frame.groupby("protocol_fingerprint", sort=False):
-        print_table(console, _title(rows), _results_table(rows, console, claim))
+    groups = {str(key): rows for key, rows in frame.groupby("protocol_fingerprint", sort=False)}
+    titles = told_apart({key: _title(rows) for key, rows in groups.items()}, {key: f" ({key[:8]})" for key in groups})
+    for key, rows in groups.items():
+        print_table(console, titles[key], _results_table(rows, console, claim))
         for test, how in ((PAIRED, "paired t-test on the same episodes"), (WELCH, "Welch's t-test, other episodes")):
             tested = rows[rows["test"] == test]
             if len(tested):

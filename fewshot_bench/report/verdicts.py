@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fewshot_bench.report.task_scores import TaskScores
+from fewshot_bench.report.wording import SIGNIFICANCE
 from fewshot_bench.statistics import Correction, DataInterval, compact_letters, corrected
 
-SIGNIFICANCE = 0.05
 NOTHING_SHOWN = "no difference shown"
 ON_THIS_SPLIT = " on this split"
 FOR_THESE_CLASSES = " for these classes"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.outcomes import ProtocolCard
 from fewshot_bench.printable import printable
+from fewshot_bench.report.task_columns import task_columns
 
 CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
+SIGNIFICANCE = 0.05
+_SMALLEST_SHOWN_P = 0.001
 
 
 def task_text(row: Mapping[Any, Any]) -> str:
@@ -20,14 +22,20 @@ def task_text(row: Mapping[Any, Any]) -> str:
 
 
 def p_text(p: float) -> str:
-    """A p-value; one too small for a double is not called 0."""
-    return "< 1e-300" if p < 1e-300 else f"{p:.2g}"
+    """A p-value for people: two significant digits, or "< 0.001"; how far below says nothing more about a difference.
+
+    More digits are shown where two would round p across the 5% level, so that p never contradicts a verdict.
+    """
+    if p < _SMALLEST_SHOWN_P:
+        return f"< {_SMALLEST_SHOWN_P}"
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return next((text for text in texts if (float(text) < SIGNIFICANCE) == (p < SIGNIFICANCE)), f"{p:.17g}")
 
 
-def p_equals(p: float) -> str:
-    """A p-value in a sentence: "p = 0.051" or "p < 0.001"."""
+def p_equation(p: float, name: str = "p") -> str:
+    """A p-value in a sentence, e.g. "p = 0.023" or "p < 0.001"."""
     text = p_text(p)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
+    return f"{name} {text}" if text.startswith("<") else f"{name} = {text}"
 
 
 def points(difference: float, low: float, high: float) -> str:
@@ -36,17 +44,31 @@ def points(difference: float, low: float, high: float) -> str:
 
 
 def protocol_names(protocols: Sequence[ProtocolCard]) -> dict[str, str]:
-    """What to call protocols, by fingerprint: the task, with the seed or the fingerprint where tasks are the same."""
-    tasks = {protocol.fingerprint: printable(protocol.task) for protocol in protocols}
-    seeds = {protocol.fingerprint: f"{tasks[protocol.fingerprint]}, seed {protocol.seed}" for protocol in protocols}
-    full = {fingerprint: f"{name} ({fingerprint[:8]})" for fingerprint, name in seeds.items()}
-    same_task, same_seed = Counter(tasks.values()), Counter(seeds.values())
-    return {
-        fingerprint: task
-        if same_task[task] == 1
-        else (seeds if same_seed[seeds[fingerprint]] == 1 else full)[fingerprint]
-        for fingerprint, task in tasks.items()
-    }
+    """What to call protocols, by fingerprint; see `task_names`."""
+    return task_names({protocol.fingerprint: task_columns(protocol) for protocol in protocols})
+
+
+def task_names(rows: Mapping[str, Mapping[Any, Any]]) -> dict[str, str]:
+    """What to call the tasks of protocols: dataset and size, and where several are called so, what tells them apart.
+
+    Args:
+        rows: with the columns of `task_columns`, by the fingerprint of the protocol.
+
+    Returns:
+        By fingerprint, e.g. "cifar-fs 5-way 1-shot, seed 1"; no two are the same.
+    """
+    names = {key: task_text(row) for key, row in rows.items()}
+    names = told_apart(names, {key: f", {row.get('queries')} queries per class" for key, row in rows.items()})
+    names = told_apart(names, {key: f", seed {row.get('seed')}" for key, row in rows.items()})
+    return told_apart(names, {key: f" ({key[:8]})" for key in rows})
+
+
+def told_apart(names: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """The names, those that are equal with something more if that differs between them."""
+    differing: dict[str, set[str]] = {}
+    for key, name in names.items():
+        differing.setdefault(name, set()).add(more[key])
+    return {key: name + more[key] if len(differing[name]) > 1 else name for key, name in names.items()}
 
 
 def difference_text(difference: float, low: float, high: float, task: float, plus_minus: str = "±") -> str:
@@ -55,9 +77,29 @@ def difference_text(difference: float, low: float, high: float, task: float, plu
     return f"{round(difference, 2) + 0.0:+.2f} ({data}) {plus_minus} {task:.2f}"  # + 0.0: never "-0.00"
 
 
-def p_header(correction: str) -> str:
+def p_header(correction: str, name: str = "p") -> str:
     """The header of a column of p values: how they are corrected for their number."""
-    return "p" if correction == "none" else f"p ({CORRECTIONS[correction]})"
+    return name if correction == "none" else f"{name} ({CORRECTIONS[correction]})"
+
+
+def ranks_text(methods: int, critical_difference: float) -> str:
+    """Which mean ranks differ, or that none can; for methods that were ranked over datasets.
+
+    Args:
+        methods: A.
+        critical_difference: Nemenyi's, at 5%.
+    """
+    if critical_difference < methods - 1:
+        return f"mean ranks {critical_difference:.2f} apart differ (Nemenyi, 5%)"
+    return (
+        f"no mean ranks can differ over so few datasets: that takes {critical_difference:.2f} (Nemenyi, 5%), and "
+        f"{methods} methods are at most {methods - 1} apart"
+    )
+
+
+def correction_words(correction: str) -> str:
+    """What is said of a p value: how it is corrected, if it is."""
+    return CORRECTIONS[correction] if correction == "none" else f"corrected by {CORRECTIONS[correction]}"
 
 
 def value_text(value: object) -> str:

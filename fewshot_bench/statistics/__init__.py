@@ -40,8 +40,10 @@ from fewshot_bench.statistics.sign_flip import sign_flip_p
 from fewshot_bench.statistics.welch import (
     WelchTest,
     implied_sd,
+    implied_standard_error,
     is_plausible_sd,
     plausible_sd_range,
+    welch_from_standard_errors,
     welch_from_summaries,
 )
 
@@ -76,6 +78,7 @@ __all__ = [
     "friedman",
     "image_overlap",
     "implied_sd",
+    "implied_standard_error",
     "is_plausible_sd",
     "letter_sets",
     "look",
@@ -92,6 +95,7 @@ __all__ = [
     "sign_flip_p",
     "summarise",
     "unpaired_episodes_needed",
+    "welch_from_standard_errors",
     "welch_from_summaries",
     "wilcoxon_p",
 ]

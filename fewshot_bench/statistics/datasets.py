@@ -39,6 +39,11 @@ class FriedmanTest:
     critical_difference: float
 
     @property
+    def can_differ(self) -> bool:
+        """Whether any ranks could: the first and the last of A methods are at most A - 1 mean ranks apart."""
+        return self.critical_difference < len(self.mean_ranks) - 1
+
+    @property
     def significant(self) -> NDArray[np.bool_]:
         """Whether methods i and j are further apart than the critical difference, [A, A]."""
         apart: NDArray[np.bool_] = np.abs(self.mean_ranks[:, None] - self.mean_ranks) > self.critical_difference

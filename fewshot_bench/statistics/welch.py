@@ -41,33 +41,55 @@ class WelchTest:
 def implied_sd(half_width: float, episodes: int, confidence: float = 0.95) -> float:
     """Standard deviation over episodes that a published interval implies: half-width * sqrt(n) / quantile.
 
-    The quantile is Student's for n - 1 degrees of freedom, as this package computes intervals. Papers often take 1.96;
-    from 600 episodes on, that is less than 0.3% away, less than the rounding of what they print.
-
     Args:
         half_width: of the interval of a mean, the number after ±.
         episodes: that the mean is over.
         confidence: of the interval.
 
     Raises:
+        ShapeError, ComparisonError: as `implied_standard_error`.
+    """
+    return implied_standard_error(half_width, episodes, confidence)[0] * math.sqrt(episodes)
+
+
+def implied_standard_error(
+    half_width: float, episodes: int | None = None, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Standard error of a mean that its published interval implies: half-width / quantile.
+
+    The quantile is Student's for n - 1 degrees of freedom, as this package computes intervals, and the normal one where
+    n is unknown. Papers often take 1.96; from 600 episodes on, the two are less than 0.3% apart, less than the rounding
+    of what papers print.
+
+    Args:
+        half_width: of the interval of a mean, the number after ±.
+        episodes: that the mean is over; None where the paper does not say.
+        confidence: of the interval.
+
+    Returns:
+        The standard error, and its degrees of freedom: n - 1, infinite where n is unknown.
+
+    Raises:
         ShapeError: the half-width is negative, or the confidence not between 0 and 1.
         ComparisonError: there are fewer than two episodes.
+
+    >>> error, df = implied_standard_error(0.98)
+    >>> round(error, 3), df
+    (0.5, inf)
     """
     require_probability(confidence=confidence)
     if not 0 <= half_width < math.inf:
         raise ShapeError(f"a half-width must be a finite number of at least 0, not {half_width}.")
-    if episodes < 2:
+    if episodes is not None and episodes < 2:
         raise ComparisonError(f"an interval needs two episodes or more; there are {episodes}.")
-    return half_width * math.sqrt(episodes) / float(stats.t.ppf((1 + confidence) / 2, episodes - 1))
+    df = math.inf if episodes is None else episodes - 1.0
+    return half_width / float(stats.t.ppf((1 + confidence) / 2, df)), df
 
 
 def welch_from_summaries(
     mean_a: float, sd_a: float, n_a: int, mean_b: float, sd_b: float, n_b: int, confidence: float = 0.95
 ) -> WelchTest:
-    """Test whether two means over different episodes differ, from their summaries.
-
-    It takes the episodes for independent. Two methods on the same episodes belong into a paired test, which needs the
-    outcomes; here they would make p too large.
+    """Test whether two means over different episodes differ, from their standard deviations and numbers of episodes.
 
     Args:
         mean_a: mean accuracy of one method.
@@ -79,24 +101,49 @@ def welch_from_summaries(
         confidence: of the interval of the difference.
 
     Raises:
-        ShapeError: a mean or a standard deviation is not a finite number, or that is negative.
-        ComparisonError: one has fewer than two episodes.
+        ShapeError, ComparisonError: as `welch_from_standard_errors`.
     """
-    require_probability(confidence=confidence)
-    if not all(map(math.isfinite, (mean_a, mean_b))) or not all(0 <= sd < math.inf for sd in (sd_a, sd_b)):
-        raise ShapeError("Welch's test needs finite means, and standard deviations of at least 0.")
     if min(n_a, n_b) < 2:
         raise ComparisonError(f"Welch's test needs two episodes or more of each method; there are {n_a} and {n_b}.")
-    difference = mean_a - mean_b
-    variance_a, variance_b = sd_a**2 / n_a, sd_b**2 / n_b
-    if not variance_a + variance_b:
+    errors = sd_a / math.sqrt(n_a), sd_b / math.sqrt(n_b)
+    return welch_from_standard_errors(mean_a, errors[0], n_a - 1, mean_b, errors[1], n_b - 1, confidence)
+
+
+def welch_from_standard_errors(
+    mean_a: float, error_a: float, df_a: float, mean_b: float, error_b: float, df_b: float, confidence: float = 0.95
+) -> WelchTest:
+    """Test whether two means over different episodes differ, from their standard errors.
+
+    It takes the episodes for independent. Two methods on the same episodes belong into a paired test, which needs the
+    outcomes; here they would make p too large.
+
+    Args:
+        mean_a: mean accuracy of one method.
+        error_a: its standard error.
+        df_a: degrees of freedom of that error, one less than the episodes; infinite where their number is unknown.
+        mean_b: of the other.
+        error_b: of the other.
+        df_b: of the other.
+        confidence: of the interval of the difference.
+
+    Raises:
+        ShapeError: a mean or a standard error is not a finite number, or that is negative.
+        ComparisonError: one has less than one degree of freedom.
+    """
+    require_probability(confidence=confidence)
+    if not all(map(math.isfinite, (mean_a, mean_b))) or not all(0 <= error < math.inf for error in (error_a, error_b)):
+        raise ShapeError("Welch's test needs finite means, and standard deviations of at least 0.")
+    if not min(df_a, df_b) >= 1:
+        raise ComparisonError(f"Welch's test needs two episodes or more of each method, not {df_a + 1} and {df_b + 1}.")
+    difference, error = mean_a - mean_b, math.hypot(error_a, error_b)
+    if not error:
         t = math.copysign(math.inf, difference) if difference else 0.0
         return WelchTest(difference, difference, difference, t, math.nan, math.nan if difference else 1.0)
-    df = (variance_a + variance_b) ** 2 / (variance_a**2 / (n_a - 1) + variance_b**2 / (n_b - 1))
-    test = stats.ttest_ind_from_stats(mean_a, sd_a, n_a, mean_b, sd_b, n_b, equal_var=False)
-    half_width = float(stats.t.ppf((1 + confidence) / 2, df)) * math.sqrt(variance_a + variance_b)
-    p = max(float(test.pvalue), SMALLEST_P)
-    return WelchTest(difference, difference - half_width, difference + half_width, float(test.statistic), df, p)
+    share_a, share_b = (error_a / error) ** 4 / df_a, (error_b / error) ** 4 / df_b
+    df = 1 / (share_a + share_b) if share_a + share_b else math.inf
+    half_width = float(stats.t.ppf((1 + confidence) / 2, df)) * error
+    p = max(2 * float(stats.t.sf(abs(difference) / error, df)), SMALLEST_P)
+    return WelchTest(difference, difference - half_width, difference + half_width, difference / error, df, p)
 
 
 def plausible_sd_range(accuracy: float, *, way: int = 5, query: int = 15) -> tuple[float, float]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from fewshot_bench.engine.device import chosen_device
-from fewshot_bench.errors import FewshotBenchError, StudyError
+from fewshot_bench.errors import ComparisonError, FewshotBenchError, StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.study_record import StudyRecord
 from fewshot_bench.progress import SILENT, Progress
-from fewshot_bench.report import resolve_method
+from fewshot_bench.report import method_labels, resolve_method
 from fewshot_bench.study.execute import opened_dataset
 from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.methods import planned_adaptations
@@ -53,7 +53,7 @@ def check_plan(plan: StudyPlan, progress: Progress = SILENT) -> list[StudyRecord
 
     Raises:
         FewshotBenchError: a name is unknown, the data is absent, the protocol does not fit the split, or no method is
-            called like the baseline.
+            called like the baseline or like one that has a label.
         OSError: the folder of the results cannot be written to.
     """
     OutcomeStore(plan.results / "outcomes").check_folder()
@@ -66,7 +66,28 @@ def check_plan(plan: StudyPlan, progress: Progress = SILENT) -> list[StudyRecord
     for dataset, baseline in plan.baselines.items():
         with located(f"baseline of {dataset}" if plan.name else ""):
             resolve_method(names[dataset], baseline)
+    with located("labels of outputs"):
+        check_labels(plan, names)
     return records
+
+
+def check_labels(plan: StudyPlan, names: Mapping[str, Sequence[str]]) -> None:
+    """Refuse labels of methods that are not there, and one label for two methods of a dataset.
+
+    Args:
+        plan: with the labels.
+        names: of the methods of each dataset.
+
+    Raises:
+        UnknownNameError, ComparisonError: see `method_labels`.
+    """
+    labels = method_labels([name for same in names.values() for name in same], plan.outputs.labels.items())
+    for same in names.values():
+        owners: dict[str, str] = {}
+        for name in dict.fromkeys(same):
+            label = labels.get(name, name)
+            if owners.setdefault(label, name) != name:
+                raise ComparisonError(f"{owners[label]} and {name} would both be called '{label}'.")
 
 
 def _checked(study: Study, networks: Networks, progress: Progress) -> StudyRecord:

@@ -14,7 +14,7 @@ from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.paths import cache_folder
 from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.report import resolve_method
-from fewshot_bench.study.check_plan import located
+from fewshot_bench.study.check_plan import check_labels, located
 from fewshot_bench.study.execute import opened_dataset
 from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.forecast import Forecast, room
@@ -123,6 +123,9 @@ class _Ahead:
             if self._names.get(dataset):
                 with self.noting(f"baseline of {dataset}"):
                     resolve_method(self._names[dataset], baseline)
+        if not self._methods.problems:  # a study that could not be looked at has methods too
+            with self.noting("labels of outputs"):
+                check_labels(self._plan, self._names)
         cells, work = list(self._methods.cells.values()), list(self._methods.work.values())
         return Forecast(
             name=self._plan.name,

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from fewshot_bench.atomic import write_atomically
+from fewshot_bench.errors import UnknownNameError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.paths import Place
-from fewshot_bench.report import NoPictureError, as_latex, as_markdown, current_leaderboard, write_leaderboard
+from fewshot_bench.report import (
+    Claim,
+    NoPictureError,
+    PlusMinus,
+    as_latex,
+    as_markdown,
+    current_leaderboard,
+    method_labels,
+    with_labels,
+    write_leaderboard,
+)
 from fewshot_bench.study.options import Options
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 _.+-]*")
@@ -36,14 +48,35 @@ FileChoice = Annotated[bool | str, BeforeValidator(_file_choice)]
 """Whether to write a file, or what to call it."""
 
 
+def _label(text: str) -> str:
+    """Refuse a label that nobody could read.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not text.strip():
+        raise ValueError("should be the name that a table shows")
+    return text
+
+
+Label = Annotated[str, AfterValidator(_label)]
+"""What the tables for papers call a method."""
+
+
 class Outputs(Options):
-    """What to write into the results folder; `true` takes the usual name."""
+    """What to write into the results folder; `true` takes the usual name.
+
+    What ± covers, what an underline claims and the labels are those of the tables in Markdown and LaTeX.
+    """
 
     leaderboard: FileChoice = True
     report: FileChoice = True
     markdown: FileChoice = False
     latex: FileChoice = False
     figures: FileChoice = False
+    plus_minus: PlusMinus = "task"
+    claim: Claim = "beyond"
+    labels: dict[str, Label] = Field(default_factory=dict)
 
     def problem(self) -> tuple[str, str] | None:
         """The output that was given the name of another, which it would replace, and what is wrong in words."""
@@ -96,6 +129,7 @@ def write_outputs(
 
     Raises:
         OutcomeError: nothing is stored, or something is damaged.
+        ComparisonError: two methods of one protocol would be called alike; all but the tables is written.
         OSError: a file cannot be written.
     """
     places = {kind: outputs.place(kind, results) for kind in _USUAL_NAMES}
@@ -104,11 +138,23 @@ def write_outputs(
     frame = current_leaderboard(store, csv, baselines, cells=cells)
     if places["leaderboard"] is not None:
         write_leaderboard(frame, csv)
+    why_not = _write_page(places, results, frame, store)
+    labelled = with_labels(frame, _labels(outputs, cells))
     for place, table in ((places["markdown"], as_markdown), (places["latex"], as_latex)):
         if place is not None:
-            write_atomically(place, table(frame).encode())
-    why_not = _write_page(places, results, frame, store)
+            text = table(labelled, plus_minus=outputs.plus_minus, claim=outputs.claim)
+            write_atomically(place, text.encode())
     return frame, {kind: place for kind, place in places.items() if place is not None}, why_not
+
+
+def _labels(outputs: Outputs, cells: Sequence[Cell]) -> dict[str, str]:
+    """The labels of a study's methods; one that has no outcomes has none, and names were checked beforehand."""
+    names = [cell.method.name for cell in cells]
+    found: dict[str, str] = {}
+    for pair in outputs.labels.items():
+        with suppress(UnknownNameError):
+            found |= method_labels(names, [pair])
+    return found
 
 
 def _write_page(places: dict[str, Place | None], results: Place, frame: pd.DataFrame, store: OutcomeStore) -> str:

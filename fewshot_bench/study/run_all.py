@@ -81,7 +81,7 @@ def run_plan(
     """
     started = time.perf_counter()
     run = run or partial(run_study, progress=progress, arguments=arguments)
-    if len(plan.studies) > 1 or plan.baselines:  # one study checks itself, but for its baseline
+    if len(plan.studies) > 1 or plan.baselines or plan.outputs.labels:  # one study checks itself, but for these
         for record in check_plan(plan, progress):
             record.write()
     results: list[StudyResult] = []

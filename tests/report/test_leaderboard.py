@@ -132,8 +132,16 @@ def test_a_written_leaderboard_has_fixed_decimals_and_empty_cells(tmp_path):
     base, same = sorted(rows, key=lambda row: row["method"])
     assert (base["mean"], base["median"]) == ("66.6667", "60.0000")
     assert (base["difference"], base["p"], base["paired_episodes"]) == ("", "", "")
-    assert (same["difference"], same["p"], same["paired_episodes"]) == ("0.0000", "1", "9")
+    assert (same["difference"], same["p"], same["paired_episodes"]) == ("0.0000", "1.0", "9")
     assert base["episodes_per_second"] == "1000.0"
+
+
+def test_the_csv_keeps_every_digit_of_p(tmp_path):
+    store = study(tmp_path / "store")
+    rows = list(csv.DictReader(written(store, tmp_path / "l.csv", baseline="logistic").decode().splitlines()))
+    frame = leaderboard(store, "logistic")
+    for name in ("p", "p_corrected"):
+        assert [row[name] for row in rows if row[name]] == [repr(p) for p in frame[name].dropna().tolist()]
 
 
 def test_an_interrupted_write_leaves_the_old_leaderboard(tmp_path, monkeypatch):
@@ -274,6 +282,8 @@ class TestPublished:
         PublishedResult("CE", "net", "cifar-fs", "novel", 5, 1, 15, 62.0, 0.36, 3000, 0.005, "S 2024", "Table 1"),
         PublishedResult("odd", "net", "cifar-fs", "novel", 5, 1, 15, 70.0, 0.80, 3000, 0.005, "S 2024", "Table 1"),
         PublishedResult("bare", "net", "cifar-fs", "novel", 5, 1, None, 65.0, None, None, 0.0, "O 2020", "Table 1"),
+        PublishedResult("brief", "net", "cifar-fs", "novel", 5, 1, None, 66.0, 0.7, None, 0.05, "O 2020", "Table 1"),
+        PublishedResult("flat", "net", "cifar-fs", "novel", 5, 1, None, 66.0, 0.0, None, 0.5, "O 2020", "Table 1"),
         PublishedResult("far", "net", "fc100", "novel", 5, 1, 15, 65.0, 0.4, 3000, 0.005, "O 2020", "Table 1"),
     )  # fmt: skip
 
@@ -288,7 +298,7 @@ class TestPublished:
     def test_they_stand_on_the_protocols_that_they_fit(self, tmp_path):
         _, board = self.board(tmp_path)
         rows = board[board["source"] != "measured"]
-        assert sorted(rows["method"]) == sorted(2 * ["net CE", "net odd", "net bare"])
+        assert sorted(rows["method"]) == sorted(2 * ["net CE", "net odd", "net bare", "net brief", "net flat"])
         assert set(rows["seed"]) == {0, 1}
         assert set(rows["split"]) == {"novel"}
         assert set(rows["sampler"]) == {"standard"}
@@ -302,9 +312,26 @@ class TestPublished:
         assert row["test"] == "Welch"
         assert row["p"] == pytest.approx(expected.pvalue)
         assert row["difference"] == pytest.approx(62 - accuracy.mean())
-        assert row["p"] <= row["p_corrected"] <= 2 * row["p"]
+        assert row["p"] <= row["p_corrected"] <= 3 * row["p"]
         bare = board[board["method"] == "net bare"].iloc[0]
         assert math.isnan(bare["p"])
+
+    def test_an_interval_without_a_number_of_episodes_is_enough_for_a_test(self, tmp_path):
+        store, board = self.board(tmp_path)
+        accuracy = 100 * store.read(cell("base"))["accuracy"]
+        row = board[(board["method"] == "net brief") & (board["seed"] == 0)].iloc[0]
+        errors = np.array([0.7 / stats.norm.ppf(0.975), accuracy.std() / math.sqrt(150)])
+        df = (errors**2).sum() ** 2 / (errors[1] ** 4 / 149)
+        t = (66 - accuracy.mean()) / math.sqrt((errors**2).sum())
+        assert row["test"] == "Welch"
+        assert row["p"] == pytest.approx(2 * stats.t.sf(abs(t), df))
+        assert math.isnan(row["diff_data_ci95_low"])
+
+    def test_an_interval_of_no_width_is_flagged_and_not_tested(self, tmp_path):
+        _, board = self.board(tmp_path)
+        rows = board[board["method"] == "net flat"]
+        assert rows["p"].isna().all()
+        assert rows["flags"].str.contains("not tested").all()
 
     def test_an_interval_that_cannot_be_right_is_flagged(self, tmp_path):
         _, board = self.board(tmp_path)

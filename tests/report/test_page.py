@@ -25,13 +25,15 @@ from page_studies import (
     table_rows,
     with_tests,
 )
-from stored_cells import cell, fill
+from stored_cells import PROTOCOL, cell, fill
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report.page import PageContent, Pairs, Quantiles, gather, page_html, write_page
 from fewshot_bench.report.page.definitions import COLUMNS
 from fewshot_bench.report.page.gather import MOST_CARDS
+from fewshot_bench.report.page.leaderboard_table import leaderboard_table
+from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.report.update import current_leaderboard
 
 BOX = Quantiles(20.1, 40.2, 50.3, 60.4, 80.5, 51.6)
@@ -232,6 +234,84 @@ def size_with(methods, cards):
     return len(page_html(replace(one, frame=frame, protocols=list(one.protocols) * 8), "t").encode())
 
 
+TASK_COLUMNS = list(task_columns(PROTOCOL))
+
+
+class TestColumnsThatTellRowsApart:
+    def test_every_column_that_says_what_the_tasks_are_is_one_of_them(self):
+        marked = {column.name for column in COLUMNS if column.tells_apart}
+        assert set(TASK_COLUMNS) <= marked
+
+    @pytest.mark.parametrize("name", [*TASK_COLUMNS, "baseline", "beyond"])
+    def test_one_is_shown_exactly_where_rows_differ_in_it(self, name):
+        alike = frame_of(2, group=["a", "b"]).assign(sampler="standard", baseline="m0", beyond="classes and images")
+        first, other = alike[name].iloc[0], 7 if name in ("way", "shot", "queries", "seed") else "another"
+        table = leaderboard_table(alike.assign(**{name: [first, other]}), [[0, 1]])
+        (column,) = [column for column in table.columns if column.name == name]
+        assert column.is_shown
+        place = table.columns.index(column)
+        assert [row[place] for row in table.rows] == [str(first), str(other)]
+        same = leaderboard_table(alike, [[0, 1]])
+        assert all(column.name not in {name} - {"dataset", "shot"} for column in same.columns)
+
+    def test_they_stand_before_the_numbers(self):
+        frame = frame_of(2).assign(way=[5, 12], seed=[0, 1])
+        names = [column.name for column in leaderboard_table(frame, [[0], [1]]).columns]
+        assert names.index("way") < names.index("seed") < names.index("median")
+
+    def test_protocols_that_differ_in_nothing_else_have_the_start_of_their_fingerprints(self):
+        frame = frame_of(2).assign(protocol_fingerprint=["a1" * 32, "b2" * 32])
+        table = leaderboard_table(frame, [[0], [1]])
+        (place,) = [place for place, column in enumerate(table.columns) if column.header == "Protocol"]
+        assert table.columns[place].is_shown
+        assert [row[place] for row in table.rows] == ["a1a1a1a1", "b2b2b2b2"]
+        told_by_way = leaderboard_table(frame.assign(way=[5, 12]), [[0], [1]])
+        assert "Protocol" not in [column.header for column in told_by_way.columns]
+
+    def test_run_cards_of_one_method_are_told_apart_by_the_names_of_the_protocols(self, tmp_path):
+        store = OutcomeStore(tmp_path / "outcomes")
+        for seed in (0, 1):
+            fill(store, cell("mine", dataset="birds", seed=seed), np.array([[30, 31, 32]]))
+        write_page(tmp_path, tmp_path / "page.html")
+        titles = re.findall(r"<summary>(.*?)</summary>", (tmp_path / "page.html").read_text(encoding="utf-8"))
+        assert titles == ["mine, birds 5-way 1-shot, seed 0", "mine, birds 5-way 1-shot, seed 1"]
+
+
+class TestColumnsOfTheTwoClaims:
+    def frame(self):
+        frame = with_tests(frame_of(3, group=["a", "a", "b"]), [np.nan, -1, -3], [np.nan, 1e-9, 0.0421], "m0")
+        words = ["", "worse on this split", "worse"]
+        return frame.assign(group_split=["a", "b", "b"], verdict=words, p_beyond=[np.nan, 0.31, 1e-5]).assign(
+            p_beyond_corrected=[np.nan, 0.62, 2e-5]
+        )
+
+    def test_both_corrected_p_and_the_verdict_are_shown_and_the_rest_is_a_click_away(self):
+        columns = {column.header: column for column in leaderboard_table(self.frame(), [[0, 1, 2]]).columns}
+        shown = {name for name, column in columns.items() if column.is_shown}
+        assert {"Group", "Verdict", "p (Holm)", "p beyond (Holm)"} <= shown
+        assert not {"p", "p beyond", "Group, split"} & shown
+        assert {"p", "p beyond", "Group, split"} <= set(columns)
+
+    def test_without_a_correction_each_p_stands_for_itself(self):
+        table = leaderboard_table(self.frame().assign(correction="none"), [[0, 1, 2]])
+        shown = {column.header for column in table.columns if column.is_shown}
+        assert {"p", "p beyond"} <= shown
+        assert not any("(" in header for header in shown)
+
+    def test_both_sets_of_letters_are_underlined_where_they_are_those_of_the_best(self):
+        rows = table_rows(page_html(content_of(self.frame()), "t"))
+        assert [[text for text in row if "<u>" in text] for row in rows] == [
+            ["<u>a</u>", "<u>a</u>"],
+            ["<u>a</u>"],
+            [],
+        ]
+
+    def test_p_is_text_for_people_with_the_number_to_sort_by(self):
+        rows = table_rows(page_html(content_of(self.frame()), "t"))
+        assert '<span data-p="1e-09">&lt; 0.001</span>' in rows[1]
+        assert '<span data-p="0.0421">0.042</span>' in rows[2]
+
+
 class TestNamesStayNames:
     def test_no_name_is_markup_in_the_page(self, page):
         shown = body_of(page)
@@ -248,7 +328,7 @@ class TestNamesStayNames:
         assert page.count("</script") == 5
 
     def test_no_name_is_markup_in_a_cell_of_the_table(self, page):
-        allowed = re.compile(r'</?(b|u|i|span)( class="(published|tag|below)")?>')
+        allowed = re.compile(r'</?(b|u|i|span)( class="(published|tag)"| data-p="[\d.e-]+")?>')
         for row in table_rows(page):
             for text in row:
                 assert "<" not in allowed.sub("", text)

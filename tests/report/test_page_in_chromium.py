@@ -161,9 +161,18 @@ def test_a_click_on_a_header_sorts_numbers_as_numbers(opened):
     numbers = [float(text) for text in values(page, "Difference") if text]
     assert numbers == sorted(numbers, reverse=True)
     assert values(page, "Method")[0] == BETTER
+
+
+def test_p_is_sorted_by_itself_where_people_read_that_it_is_below_a_thousandth(opened):
+    page = opened()
     sort_by(page, "p (Holm)")
-    numbers = [float(text) for text in values(page, "p (Holm)") if text]
+    place = column_of(page, "p (Holm)") + 1
+    cells = page.locator(f".dt-container tbody td:nth-child({place}):has([data-p])")
+    numbers = [float(text) for text in cells.locator("[data-p]").evaluate_all("all => all.map(one => one.dataset.p)")]
     assert numbers == sorted(numbers)
+    shown = [text for text in values(page, "p (Holm)") if text]
+    assert {text for text, p in zip(shown, numbers, strict=True) if p < 0.001} == {"< 0.001"}
+    assert len({p for p in numbers if p < 0.001}) > 2
 
 
 def test_the_keyboard_sorts_and_says_so_to_a_screen_reader(opened):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from pathlib import Path
+
+import pytest
 
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import compare_methods, leaderboard, update_leaderboard
+from fewshot_bench.report.wording import p_text
 
 FOLDER = Path(__file__).parents[2] / "results" / "cifar-fs-conv4-finetune"
 
@@ -19,7 +24,7 @@ def test_the_page_about_conv4_says_what_its_outcomes_say():
         said = f"| {row['mean']:.2f} ± {row['ci95']:.2f} ± {row['data_ci95']:.2f} |"
         if row["p"] == row["p"]:
             task, data = (row[end] - row["difference"] for end in ("diff_ci95_high", "diff_data_ci95_high"))
-            said += f" {row['difference']:.2f} ± {task:.2f} ± {data:.2f} | {row['p_corrected']:.2g} |"
+            said += f" {row['difference']:.2f} ± {task:.2f} ± {data:.2f} | {p_text(row['p_corrected'])} |"
         assert said in page
 
 
@@ -27,4 +32,19 @@ def test_its_leaderboard_is_what_its_outcomes_give(tmp_path):
     again = tmp_path / "leaderboard.csv"
     store = OutcomeStore(FOLDER / "outcomes")
     update_leaderboard(store, again, "episode-ce/", with_published=False)
-    assert again.read_bytes() == (FOLDER / "leaderboard.csv").read_bytes()
+    (found, p), (stored, stored_p) = (_text_and_p(path) for path in (again, FOLDER / "leaderboard.csv"))
+    assert found == stored
+    assert p == pytest.approx(stored_p, rel=1e-9, nan_ok=True)  # the last digits are those of the machine
+
+
+def _text_and_p(path: Path) -> tuple[list[dict[str, str]], list[float]]:
+    """A leaderboard's cells, and its p values as numbers."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    p = [
+        float(row.pop(column) or "nan")
+        for row in rows
+        for column in list(row)
+        if re.fullmatch("p(_corrected|_beyond.*)?", column)
+    ]
+    return rows, p

@@ -8,9 +8,18 @@ from rich.console import Console
 from stored_cells import cell, fill, study
 
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.report import compare_tasks, leaderboard, print_comparisons, print_leaderboard
+from fewshot_bench.report import (
+    compare_tasks,
+    datasets_record,
+    leaderboard,
+    over_datasets,
+    print_comparisons,
+    print_leaderboard,
+)
+from fewshot_bench.report.page.plots import ranking_figure
+from fewshot_bench.report.page.ranks import rankings
 from fewshot_bench.report.verdicts import verdict
-from fewshot_bench.report.wording import p_text
+from fewshot_bench.report.wording import p_equation, p_text, protocol_names
 
 LONG = "efficientnet_lite0@image_size=128/base-ce+schane/finetune-head@lambda=0.5,steps=300,tau=0.1"
 
@@ -142,9 +151,22 @@ def test_a_verdict_is_at_the_5_percent_level(difference, p, words):
     assert verdict(difference, p, p, "images of these classes") == of_classes
 
 
-@pytest.mark.parametrize(("p", "text"), [(0.0, "< 1e-300"), (3.21e-11, "3.2e-11"), (0.0123, "0.012"), (1.0, "1")])
-def test_a_p_value_has_two_digits(p, text):
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0, "< 0.001"), (3.21e-11, "< 0.001"), (0.00099999, "< 0.001"), (0.001, "0.001"), (0.0123, "0.012"), (1.0, "1")],
+)
+def test_a_p_value_has_two_digits_or_is_below_a_thousandth(p, text):
     assert p_text(p) == text
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0496, "0.0496"), (0.049999, "0.049999"), (0.05, "0.05"), (0.0504, "0.05")])
+def test_a_p_value_is_never_rounded_across_the_level_of_the_verdict(p, text):
+    assert p_text(p) == text
+
+
+@pytest.mark.parametrize(("p", "text"), [(1e-200, "p (Holm) < 0.001"), (0.234, "p (Holm) = 0.23")])
+def test_a_p_value_in_a_sentence_has_one_sign_before_it(p, text):
+    assert p_equation(p, "p (Holm)") == text
 
 
 def test_numbers_of_thousands_of_episodes_are_not_broken(tmp_path):
@@ -157,3 +179,45 @@ def test_numbers_of_thousands_of_episodes_are_not_broken(tmp_path):
     test = tasks[0].comparisons[0].test
     assert f" {test.wins}/{test.ties}/{test.losses} " in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"dataset": "coins"}, {"split": "validation"}, {"seed": 1}, {"dataset_fingerprint": "cd" * 32},
+        {"sampler": "disjoint"}, {"sampler_version": 2}, {"shot": 5},
+        {"sampler": "varied", "sampler_settings": {"least_way": 5}},
+    ],
+)  # fmt: skip
+def test_no_two_protocols_have_one_title(tmp_path, own):
+    store = OutcomeStore(tmp_path)
+    for cells in ([cell("a"), cell("b")], [cell("a", **own), cell("b", **own)]):
+        for of in cells:
+            fill(store, of, np.array([[10, 20, 31]]))
+    titles = [line for line in board(store).splitlines() if "queries per class" in line]
+    assert len(set(titles)) == 2
+    names = protocol_names([task.protocol for task in compare_tasks(store)])
+    assert len(set(names.values())) == 2
+
+
+@pytest.mark.parametrize(
+    ("datasets", "words"),
+    [
+        (
+            2,
+            "no mean ranks can differ over so few datasets: that takes 2.34 (Nemenyi, 5%), and 3 methods are at most 2",
+        ),
+        (3, "mean ranks 1.91 apart differ (Nemenyi, 5%)"),
+    ],
+)
+def test_ranks_over_too_few_datasets_are_said_not_to_differ(tmp_path, datasets, words):
+    store = OutcomeStore(tmp_path)
+    for number in range(datasets):
+        for gain, name in enumerate(("a", "b", "c")):
+            fill(store, cell(name, dataset=f"set{number}"), np.array([[10 + gain, 20, 31 + gain]]))
+    tasks = compare_tasks(store)
+    results = over_datasets(tasks)
+    assert words in shown(lambda console: print_comparisons(tasks, results, console), width=200)
+    assert datasets_record(results[0])["friedman"]["can_differ"] == (datasets > 2)
+    (ranking,) = rankings(leaderboard(store))
+    assert words in ranking_figure(ranking)["layout"]["title"]["text"]

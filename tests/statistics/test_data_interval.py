@@ -129,7 +129,7 @@ def test_one_odd_class_among_many_lengthens_the_arm_on_its_side():
     assert (up.low, up.high) == pytest.approx(by_a_double_loop(values, classes))
     assert (down.low, down.high) == pytest.approx((-up.high, -up.low))
     assert up.high - up.mean > 2 * (up.mean - up.low)
-    assert up.half_width == up.high - up.mean
+    assert up.half_width == up.mean - up.low
 
 
 # What it does not depend on

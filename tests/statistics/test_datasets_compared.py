@@ -56,6 +56,23 @@ def test_demsars_example():
     assert np.argwhere(np.triu(looser.significant)).tolist() == [[0, 1], [0, 3]]
 
 
+@pytest.mark.parametrize("methods", [3, 4, 5, 6])
+@pytest.mark.parametrize("datasets", [2, 3, 4, 5])
+def test_ranks_can_differ_only_where_agreement_on_every_dataset_shows_it(methods, datasets):
+    """No ranks lie further apart than where every dataset puts the same method first and the same one last."""
+    test = friedman(np.tile(np.arange(methods), (datasets, 1)))
+    assert np.ptp(test.mean_ranks) == methods - 1
+    assert test.can_differ == test.significant.any()
+    # Demsar (2006), table 5a: q = 2.343, 2.569, 2.728, 2.850 for 3 to 6 methods.
+    q = {3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850}[methods]
+    assert test.can_differ == (q * math.sqrt(methods * (methods + 1) / (6 * datasets)) < methods - 1)
+    assert test.can_differ == (datasets > 2)
+
+
+def test_over_two_datasets_no_number_of_methods_is_enough():
+    assert not any(friedman(np.tile(np.arange(methods), (2, 1))).can_differ for methods in range(3, 26))
+
+
 @pytest.mark.parametrize(
     ("alpha", "quantiles"),
     # Demsar (2006), table 5a, for 2 to 10 classifiers.

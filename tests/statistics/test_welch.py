@@ -12,9 +12,11 @@ from scipy import stats
 from fewshot_bench.errors import ComparisonError, ShapeError
 from fewshot_bench.statistics import (
     implied_sd,
+    implied_standard_error,
     is_plausible_sd,
     mean_interval,
     plausible_sd_range,
+    welch_from_standard_errors,
     welch_from_summaries,
 )
 
@@ -84,6 +86,34 @@ def test_a_summary_that_allows_no_test_is_refused(summary, error):
         welch_from_summaries(*summary, 0.5, 0.1, 10)
     with pytest.raises(error, match="Welch's test needs"):
         welch_from_summaries(0.5, 0.1, 10, *summary)
+
+
+def test_a_standard_error_of_unknown_degrees_of_freedom_worked_by_hand():
+    # Errors 0.7 / 1.959964 = 0.357149 and 0.4 with 99 degrees of freedom: together 0.536242, and Welch-Satterthwaite
+    # df = 0.536242^4 / (0 + 0.4^4 / 99) = 319.8.
+    error, df = implied_standard_error(0.7)
+    assert (error, df) == (pytest.approx(0.357149, abs=1e-6), math.inf)
+    test = welch_from_standard_errors(62.0, error, df, 60.5, 0.4, 99)
+    assert test.df == pytest.approx(319.8, abs=0.1)
+    assert test.t == pytest.approx(1.5 / 0.536242, abs=1e-5)
+    assert test.p == pytest.approx(2 * stats.t.sf(2.797244, 319.77), rel=1e-4)
+    assert test.ci_high - 1.5 == pytest.approx(0.536242 * stats.t.ppf(0.975, 319.77), abs=1e-5)
+
+
+def test_two_errors_of_unknown_degrees_of_freedom_make_a_normal_test():
+    test = welch_from_standard_errors(1.96, 0.6, math.inf, 0.0, 0.8, math.inf)
+    assert test.df == math.inf
+    assert test.p == pytest.approx(2 * stats.norm.sf(1.96))
+    assert test.ci_low == pytest.approx(1.96 - stats.norm.ppf(0.975))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(2, 100_000), st.floats(0.01, 5), st.floats(0.1, 2))
+def test_an_unknown_number_of_episodes_is_that_of_very_many(episodes, half_width, own):
+    unknown = welch_from_standard_errors(60, *implied_standard_error(half_width), 61, own, 599)
+    many = welch_from_standard_errors(60, *implied_standard_error(half_width, 10**8), 61, own, 599)
+    assert unknown.p == pytest.approx(many.p, rel=1e-5)
+    assert implied_standard_error(half_width, episodes)[0] <= implied_standard_error(half_width)[0]
 
 
 def test_the_papers_interval_implies_22_points():

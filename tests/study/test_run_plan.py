@@ -9,6 +9,7 @@ import toy_sweeps
 from fewshot_bench.errors import FewshotBenchError, StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.study import Study, StudyPlan, StudyResult, run_plan, run_study
+from fewshot_bench.study.dry_run import forecast
 from fewshot_bench.study.outputs import Outputs, write_outputs
 
 
@@ -94,6 +95,43 @@ def test_outputs_go_where_the_file_says(tmp_path):
     assert list(places["figures"].glob("*.svg"))
     assert not (tmp_path / "report.html").exists()
     assert not (tmp_path / "leaderboard.csv").exists()
+
+
+def test_the_tables_call_methods_as_the_file_does(tmp_path):
+    outputs = Outputs(report=False, markdown=True, latex=True, plus_minus="none", labels={"64": "Ours & more"})
+    plan = plan_of(tmp_path, {}, {"backbone": "conv4_64"}, outputs=outputs)
+    result = run_plan(plan)
+    _, places, _ = write_outputs(outputs, tmp_path, result.cells, result.baselines)
+    assert r"| Ours \& more |" in places["markdown"].read_text(encoding="utf-8")
+    assert "±" not in places["markdown"].read_text(encoding="utf-8")
+    assert r"Ours \& more &" in places["latex"].read_text(encoding="utf-8")
+    assert set(pd.read_csv(places["leaderboard"])["method"]) == {"conv4_32/centroid", "conv4_64/centroid"}
+
+
+def test_a_label_of_a_method_without_outcomes_spoils_no_table(tmp_path):
+    outputs = Outputs(report=False, markdown=True, labels={"64": "Ours", "conv4_32": "Theirs"})
+    result = run_plan(plan_of(tmp_path, {}))
+    _, places, _ = write_outputs(outputs, tmp_path, result.cells, result.baselines)
+    assert "| Theirs |" in places["markdown"].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ({"conv4_23/centroid": "Ours"}, "labels of outputs: there is no method called 'conv4_23/centroid'"),
+        ({"centroid": "Ours"}, "labels of outputs: 'centroid' fits 2 methods"),
+        (
+            {"conv4_32": "Ours", "conv4_64": "Ours"},
+            "labels of outputs: conv4_32/centroid and conv4_64/centroid would both be called 'Ours'",
+        ),
+    ],
+)
+def test_a_label_that_cannot_be_is_found_before_anything_is_computed(tmp_path, labels, sentence):
+    plan = plan_of(tmp_path, {}, {"backbone": "conv4_64"}, outputs=Outputs(labels=labels))
+    with pytest.raises(StudyError, match=sentence):
+        run_plan(plan)
+    assert OutcomeStore(tmp_path / "outcomes").cells() == []
+    assert any(sentence in problem for problem in forecast(plan).missing)
 
 
 def test_the_same_plan_again_computes_nothing(tmp_path):

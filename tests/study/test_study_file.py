@@ -132,6 +132,8 @@ WRONG = {
     "[[methods]]\nadaptations = ['centroid', 'os:system']": "Type it: --set methods.0.adaptations=os:system",
     "datasets = ['os:system']": "line 1: os:system would import code",
     "[outputs]\nmarkdown = '../../.profile'": "line 2: markdown should be true, false, or a file name without folders",
+    "[outputs]\nplus_minus = 'all'": "line 2: plus_minus should be 'task', 'data', 'both' or 'none', not 'all'.",
+    "[outputs.labels]\na = 'A'\nb = ' '": "line 3: b should be the name that a table shows, not ' '.",
     "[outputs]\nlatex = 'outcomes'": "line 2: latex should be true, false, or a file name",
     "[outputs]\nfigures = 'studies'": "line 2: figures should be true, false, or a file name",
     "[outputs]\n\nlatex = 'leaderboard.csv'": (

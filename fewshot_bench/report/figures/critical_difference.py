@@ -11,7 +11,7 @@ from fewshot_bench.paths import Place
 from fewshot_bench.report.page.content import Ranking
 from fewshot_bench.report.picture import NoPictureError, drawing, save_picture
 from fewshot_bench.report.short_names import short_names
-from fewshot_bench.report.wording import p_text
+from fewshot_bench.report.wording import p_equation, ranks_text
 
 _LETTERS = 100
 _LONGEST = 32
@@ -44,7 +44,7 @@ def draw_critical_difference(ranking: Ranking, stem: Place) -> list[Place]:
             label_fmt_right="  {label} ({rank:.2f})",
             label_props={"fontsize": 9},
         )
-        p = f"p {'' if ranking.p < 1e-300 else '= '}{p_text(ranking.p)}"
-        words = f"{ranking.name}: mean ranks, critical difference {ranking.critical_difference:.2f}, Friedman {p}"
+        p = p_equation(ranking.p)
+        words = f"{ranking.name}: {ranks_text(len(names), ranking.critical_difference)}; Friedman {p}"
         axes.set_title(textwrap.fill(words, _LETTERS), fontsize=10)
         return save_picture(figure, stem)

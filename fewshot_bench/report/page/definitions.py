@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fewshot_bench.report.wording import CORRECTIONS, p_header
+from fewshot_bench.report.wording import correction_words, p_header
 from fewshot_bench.statistics import Correction
 
-Kind = Literal["text", "count", "percent", "points", "p", "number", "bytes"]
+Kind = Literal["text", "digest", "count", "percent", "points", "p", "number", "bytes"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Column:
         kind: how its values are written.
         is_shown: at first; the others are one click away.
         is_filter: a list of its values to choose from stands in its header.
+        tells_apart: rows that differ in it are about something else, so it is shown wherever they do.
     """
 
     name: str
@@ -30,13 +31,26 @@ class Column:
     kind: Kind = "text"
     is_shown: bool = True
     is_filter: bool = False
+    tells_apart: bool = False
 
 
 COLUMNS = (
     Column("method", "Method", "Backbone, how it was trained, and what is done with each support set."),
-    Column("dataset", "Dataset", "Where the images come from.", is_filter=True),
-    Column("shot", "Shot", "Labelled images per class of an episode.", "count", is_filter=True),
-    Column("way", "Way", "Classes of an episode.", "count", is_shown=False),
+    Column("dataset", "Dataset", "Where the images come from.", is_filter=True, tells_apart=True),
+    Column("split", "Split", "The classes that the episodes come from.", is_shown=False, tells_apart=True),
+    Column("way", "Way", "Classes of an episode.", "count", is_shown=False, tells_apart=True),
+    Column("shot", "Shot", "Labelled images per class of an episode.", "count", is_filter=True, tells_apart=True),
+    Column("queries", "Queries", "Query images per class of an episode.", "count", is_shown=False, tells_apart=True),
+    Column("sampler", "Sampler", "Which guarantee the episodes have.", is_shown=False, tells_apart=True),
+    Column("seed", "Seed", "Of the episodes.", "count", is_shown=False, tells_apart=True),
+    Column(
+        "protocol_fingerprint",
+        "Protocol",
+        "Start of the fingerprint of images and episodes, where nothing else tells protocols apart.",
+        "digest",
+        is_shown=False,
+        tells_apart=True,
+    ),
     Column(
         "median",
         "Median %",
@@ -83,8 +97,21 @@ COLUMNS = (
     Column(
         "group",
         "Group",
-        "Methods of a protocol that share a letter are not shown to differ: paired t-tests of all pairs, {correction} "
-        "for their number, 5%.",
+        "Methods of a protocol that share a letter are not shown to differ beyond this split (see Beyond): tests of "
+        "all pairs on the same episodes, {correction}, 5%.",
+    ),
+    Column(
+        "group_split",
+        "Group, split",
+        "Methods of a protocol that share a letter are not shown to differ on this split, its classes and images: "
+        "paired t-tests of all pairs over episodes, {correction}, 5%.",
+        is_shown=False,
+    ),
+    Column(
+        "verdict",
+        "Verdict",
+        "What the corrected tests show at 5%. Better: with other classes and images too. Better for these classes: "
+        "with other images of them. Better on this split: with these classes and images. The same for worse.",
     ),
     Column(
         "difference",
@@ -96,8 +123,37 @@ COLUMNS = (
     Column("diff_ci95_high", "high", "Upper end of the 95% task interval of the difference.", "points"),
     Column("diff_data_ci95_low", "low, data", "Lower end of the 95% data interval of the difference.", "points"),
     Column("diff_data_ci95_high", "high, data", "Upper end of the 95% data interval of the difference.", "points"),
-    Column("p", "p", "Two-sided p of the test against the baseline, for this row alone.", "p", is_shown=False),
-    Column("p_corrected", "p corrected", "The same p, {correction} for the number of methods on the protocol.", "p"),
+    Column(
+        "p",
+        "p",
+        "Two-sided p of the test against the baseline over episodes, for this row alone: whether there is a difference "
+        "on this split.",
+        "p",
+        is_shown=False,
+    ),
+    Column("p_corrected", "p", "The same p, {correction} for the number of methods on the protocol.", "p"),
+    Column(
+        "p_beyond",
+        "p beyond",
+        "Two-sided p of the same difference over classes and images as well, for this row alone: whether there is a "
+        "difference beyond this split.",
+        "p",
+        is_shown=False,
+    ),
+    Column(
+        "p_beyond_corrected",
+        "p beyond",
+        "The same p beyond this split, {correction} for the number of methods on the protocol.",
+        "p",
+    ),
+    Column(
+        "beyond",
+        "Beyond",
+        "What the data intervals and the tests beyond this split cover beside the episodes: classes and images, or "
+        "images of these classes.",
+        is_shown=False,
+        tells_apart=True,
+    ),
     Column(
         "test",
         "Test",
@@ -114,7 +170,7 @@ COLUMNS = (
     Column("wins", "Wins", "Episodes on which the method is better than the baseline.", "count", is_shown=False),
     Column("ties", "Ties", "Episodes on which both have the same accuracy.", "count", is_shown=False),
     Column("losses", "Losses", "Episodes on which the method is worse than the baseline.", "count", is_shown=False),
-    Column("baseline", "Baseline", "What the method is tested against.", is_shown=False),
+    Column("baseline", "Baseline", "What the method is tested against.", is_shown=False, tells_apart=True),
     Column("source", "Source", "Measured here, or the paper that published the number.", is_filter=True),
     Column("backbone", "Backbone", "The network that turns an image into an embedding.", is_filter=True),
     Column("adaptation", "Adaptation", "What is done with the support set of an episode.", is_filter=True),
@@ -127,10 +183,6 @@ COLUMNS = (
     ),
     Column("episodes_per_second", "Episodes/s", "Speed of the adaptation; differs when a study is repeated.", "number"),
     Column("peak_bytes", "Peak GiB", "Most memory that the run took.", "bytes", is_shown=False),
-    Column("split", "Split", "The classes that the episodes come from.", is_shown=False),
-    Column("queries", "Queries", "Query images per class of an episode.", "count", is_shown=False),
-    Column("sampler", "Sampler", "Which guarantee the episodes have.", is_shown=False),
-    Column("seed", "Seed", "Of the episodes.", "count", is_shown=False),
     Column("episodes", "Episodes", "Stored episodes of the shortest run.", "count", is_shown=False),
     Column("runs", "Runs", "Seeded sequences of episodes.", "count", is_shown=False),
     Column("paired_episodes", "Paired", "Episodes that both the method and its baseline have seen.", "count", False),
@@ -139,17 +191,12 @@ COLUMNS = (
 
 def columns_under(correction: Correction) -> list[Column]:
     """The columns in the words of a correction; without one there is no corrected p."""
-    kept = [column for column in COLUMNS if column.name != "p_corrected" or correction != "none"]
+    kept = [column for column in COLUMNS if not column.name.endswith("_corrected") or correction != "none"]
     return [
         replace(
             column,
-            header=p_header(correction) if column.name == "p_corrected" else column.header,
+            header=p_header(correction, column.header) if column.name.endswith("_corrected") else column.header,
             definition=column.definition.replace("{correction}", correction_words(correction)),
         )
         for column in kept
     ]
-
-
-def correction_words(correction: Correction) -> str:
-    """What is said of a p value: how it is corrected, if it is."""
-    return CORRECTIONS[correction] if correction == "none" else f"corrected by {CORRECTIONS[correction]}"

@@ -10,7 +10,7 @@ from fewshot_bench.report.page.content import PageContent, ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import NOTHING_SHOWN, ON_THIS_SPLIT, UNKNOWN, headline
-from fewshot_bench.report.wording import p_equals
+from fewshot_bench.report.wording import p_equation
 from fewshot_bench.statistics import Covered, DataInterval
 
 _OTHERWISE = " With other classes and images it may be otherwise."
@@ -90,7 +90,7 @@ def _answer(row: dict[Any, Any]) -> str:
 
 
 def _p_of_both(split: float, beyond: float) -> str:
-    return f"{p_equals(split)} on this split" + (f", {p_equals(beyond)} beyond it" if beyond == beyond else "")
+    return f"{p_equation(split)} on this split" + (f", {p_equation(beyond)} beyond it" if beyond == beyond else "")
 
 
 def _of_the_two_best(protocol: ProtocolResults) -> str:

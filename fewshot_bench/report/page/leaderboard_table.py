@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +18,18 @@ from fewshot_bench.statistics import read_letters
 
 TABLE_ID = "leaderboard-table"
 _BEST = ("median", "mean")
+_LETTERS = ("group", "group_split")
 _ALWAYS = ("method", "dataset", "shot", "median", "mean", "ci95", "backbone")
 _STATIC_ROWS, _PAGE = 10, 25
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _LOADED = re.compile(r"window\._itables_\w+")
+_P_TYPE = "p"
+# What people read of a small p is "< 0.001"; the table sorts by p itself, which the cell holds as well. A `render`
+# function would do it too, but itables hands functions over as text, and the page's policy forbids to evaluate text.
+_SORTED_BY_P = """(await {library}).default.type("{name}", {
+  order: { pre: (cell) => Number((/data-p="([^"]+)"/.exec(cell) || [0, -1])[1]) },
+});
+"""
 _MODULE = re.compile(r'.*<script type="module">(.*?)</script>', re.DOTALL)
 
 
@@ -57,13 +65,13 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     columns = [column for column in known if column.name in frame and not _is_empty(frame[column.name])]
     if (frame["source"] == MEASURED).all():
         columns = [column for column in columns if column.name != "source"]
-    if all(column.name != "p_corrected" for column in columns):
-        columns = [replace(column, is_shown=True) if column.name == "p" else column for column in columns]
+    if not _needs_fingerprints(frame, columns):
+        columns = [column for column in columns if column.kind != "digest"]
     texts = {column.name: [number_text(value, column.kind) for value in frame[column.name]] for column in columns}
     same = [
         column for column in columns if column.name not in _ALWAYS and len(set(texts[column.name])) == 1 < len(frame)
     ]
-    columns = [column for column in columns if column not in same]
+    columns = [_shown_if_needed(column, columns, texts) for column in columns if column not in same]
     for rows in protocols:
         _mark_best(frame, texts, rows)
     texts["method"] = [_method(row) for row in frame.to_dict("records")]
@@ -71,11 +79,26 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     first = [[texts[column.name][row] for column in columns] for row in range(min(_STATIC_ROWS, len(frame)))]
     agreed = [(column, texts[column.name][0]) for column in same]
     library, page = _library(), min(_PAGE, len(frame))
-    return LeaderboardTable(library, _script(cells, columns) + _dark_mode(library), columns, agreed, first, page)
+    script = _p_type(library) + _script(cells, columns) + _dark_mode(library)
+    return LeaderboardTable(library, script, columns, agreed, first, page)
 
 
 def _is_empty(column: pd.Series) -> bool:
     return all(is_missing(value) or value == "" for value in column)
+
+
+def _needs_fingerprints(frame: pd.DataFrame, columns: Sequence[Column]) -> bool:
+    """Whether protocols agree in all that the other columns say of their tasks."""
+    names = [column.name for column in columns if column.tells_apart and column.kind != "digest"]
+    measured = frame.loc[frame["source"] == MEASURED, [*names, "protocol_fingerprint"]].fillna("")
+    return len(measured.drop_duplicates()) > len(measured.drop_duplicates(names))
+
+
+def _shown_if_needed(column: Column, columns: Sequence[Column], texts: Mapping[str, Sequence[Markup]]) -> Column:
+    """The column, shown where rows that differ in it could be taken for alike, or where it is the only p."""
+    is_needed = column.tells_apart and len({text for text in texts[column.name] if text}) > 1
+    is_only_p = column.kind == "p" and all(other.name != f"{column.name}_corrected" for other in columns)
+    return replace(column, is_shown=column.is_shown or is_needed or is_only_p)
 
 
 def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequence[int]) -> None:
@@ -87,11 +110,11 @@ def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequen
         values = frame[name].iloc[measured]
         for row in (measured[place] for place in (values == values.max()).to_numpy().nonzero()[0]):
             texts[name][row] = Markup("<b>{}</b>").format(texts[name][row])
-    if "group" in texts and measured:
-        letters = read_letters([str(texts["group"][row]) for row in measured])
+    for name in (name for name in _LETTERS if name in texts and measured):
+        letters = read_letters([str(texts[name][row]) for row in measured])
         best = letters[int(frame["mean"].iloc[measured].to_numpy().argmax())]
         for row in (row for row, own in zip(measured, letters, strict=True) if own & best):
-            texts["group"][row] = Markup("<u>{}</u>").format(texts["group"][row])
+            texts[name][row] = Markup("<u>{}</u>").format(texts[name][row])
 
 
 def _method(row: dict[Any, Any]) -> Markup:
@@ -115,16 +138,29 @@ def _library() -> str:
     return found[1]
 
 
+def _p_type(library: str) -> str:
+    """How a column of p values is sorted, said before the table is made."""
+    return _SORTED_BY_P.replace("{library}", _loaded(library)).replace("{name}", _P_TYPE)
+
+
 def _dark_mode(library: str) -> str:
     """What itables does in a notebook: its style follows the light or dark of the browser."""
-    loaded = _LOADED.search(library)
-    return f"(await {loaded[0]}).set_or_remove_dark_class();\n" if loaded else ""
+    return f"(await {_loaded(library)}).set_or_remove_dark_class();\n"
+
+
+def _loaded(library: str) -> str:
+    """The promise of the loaded library."""
+    found = _LOADED.search(library)
+    if found is None:
+        raise RuntimeError("itables loads its library in a way that this version of the report does not know.")
+    return found[0]
 
 
 def _script(cells: pd.DataFrame, columns: Sequence[Column]) -> str:
     from itables import to_html_datatable
 
-    numeric = [place for place, column in enumerate(columns) if column.kind != "text"]
+    p_values = [place for place, column in enumerate(columns) if column.kind == "p"]
+    numeric = [place for place, column in enumerate(columns) if column.kind not in ("text", "digest")]
     filters = [place for place, column in enumerate(columns) if column.is_filter]
     hidden = [place for place, column in enumerate(columns) if not column.is_shown]
     choose = {"extend": "dropdown", "content": ["searchClear", "searchList"], "icon": "search"}
@@ -152,6 +188,7 @@ def _script(cells: pd.DataFrame, columns: Sequence[Column]) -> str:
             "bottomEnd": "paging",
         },
         columnDefs=[
+            {"targets": p_values, "type": _P_TYPE, "className": "dt-right"},
             {"targets": numeric, "type": "html-num", "className": "dt-right"},
             {"targets": "_all", "type": "html"},  # said, not guessed from all rows; the first definition wins
             {"targets": hidden, "visible": False},

@@ -7,8 +7,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from fewshot_bench.report.page.definitions import Kind
-
-_SMALLEST_P = 1e-300
+from fewshot_bench.report.wording import p_text
 
 
 def is_missing(value: Any) -> bool:
@@ -22,10 +21,12 @@ def number_text(value: Any, kind: Kind) -> Markup:
         return Markup("")
     if kind == "text":
         return escape({True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value)
+    if kind == "digest":
+        return escape(value[:8])
     if kind == "count":
         return Markup(str(int(value)))
     if kind == "p":
-        return Markup('<span class="below">1e-300</span>') if value < _SMALLEST_P else Markup(f"{value:.2g}")
+        return Markup('<span data-p="{}">{}</span>').format(f"{value:.6g}", p_text(value))
     if kind == "number":
         return Markup(f"{value:.3g}")
     if kind == "bytes":

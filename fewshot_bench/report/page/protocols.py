@@ -9,7 +9,7 @@ import pandas as pd
 
 from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.wording import task_text
+from fewshot_bench.report.wording import task_names
 
 _NUMBERS = (
     "median", "median_ci95", "mean", "ci95", "data_ci95", "difference", "diff_ci95_low", "diff_ci95_high",
@@ -76,18 +76,7 @@ def protocol_names(frame: pd.DataFrame, rows: Mapping[str, Sequence[int]]) -> di
         key: next(records[place] for place in places if records[place]["source"] == MEASURED)
         for key, places in rows.items()
     }
-    names = {key: task_text(row) for key, row in first.items()}
-    names = _told_apart(names, {key: f", {row.get('queries')} queries per class" for key, row in first.items()})
-    names = _told_apart(names, {key: f", seed {row.get('seed')}" for key, row in first.items()})
-    return _told_apart(names, {key: f" ({key[:8]})" for key in first})
-
-
-def _told_apart(names: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
-    """The names, those that are equal with something more if that differs between them."""
-    differing: dict[str, set[str]] = {}
-    for key, name in names.items():
-        differing.setdefault(name, set()).add(more[key])
-    return {key: name + more[key] if len(differing[name]) > 1 else name for key, name in names.items()}
+    return task_names(first)
 
 
 def _worst_first(mean: float) -> float:

@@ -60,6 +60,7 @@ def page_html(content: PageContent, title: str) -> str:
     plots = protocol_plots(content)
     fixed = fixed_plots(content)
     table = leaderboard_table(content.frame, list(rows_by_protocol(content.frame).values()))
+    tasks = {protocol.rows["protocol_fingerprint"].iloc[0]: protocol.name for protocol in content.protocols}
     scripts = [
         Script(table.library),
         Script(_plotly(), "text/plain", "plotly"),  # draw.js starts it when a figure comes near
@@ -82,7 +83,7 @@ def page_html(content: PageContent, title: str) -> str:
         protocols=[protocol.name for protocol in content.protocols],
         plots=plots.sections,
         fixed_plots=fixed,
-        cards=[run_card(name, cell) for name, cell in content.cells],
+        cards=[run_card(name, cell, tasks.get(cell.protocol.fingerprint)) for name, cell in content.cells],
         cards_left_out=content.cells_left_out,
         scripts=scripts,
     )

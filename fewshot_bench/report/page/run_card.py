@@ -28,12 +28,13 @@ class RunCard:
     text: str
 
 
-def run_card(name: str, cell: Cell) -> RunCard:
+def run_card(name: str, cell: Cell, task: str | None = None) -> RunCard:
     """The card of a cell.
 
     Args:
         name: what the leaderboard calls the method.
         cell: with whatever it records; what it does not record is said to be missing.
+        task: what the page calls the protocol; by default its own name, which others may share.
     """
     provenance = dict(cell.provenance)
     commands = [str(command) for command in provenance.pop("commands", [])]
@@ -62,7 +63,7 @@ def run_card(name: str, cell: Cell) -> RunCard:
     }
     lines = [_line("command", "\n".join(commands) or _UNKNOWN)]
     lines += [_line(key, _text(value)) for key, value in entries.items()]
-    return RunCard(f"{name}, {cell.protocol.task}", "\n".join(lines))
+    return RunCard(f"{name}, {task or cell.protocol.task}", "\n".join(lines))
 
 
 def _line(name: str, value: str) -> str:

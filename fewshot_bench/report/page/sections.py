@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fewshot_bench.report.page.content import PageContent, ProtocolResults
-from fewshot_bench.report.page.definitions import correction_words
 from fewshot_bench.report.page.plots import (
     cost_figure,
     distribution_figure,
@@ -16,6 +15,7 @@ from fewshot_bench.report.page.plots import (
     ranking_figure,
     sweep_figure,
 )
+from fewshot_bench.report.wording import correction_words
 
 Figure = dict[str, Any]
 
@@ -102,7 +102,8 @@ _SWEEPS = (
 )
 _RANKS = (
     "The mean rank of each method over the datasets, 1 for the best. Two methods differ (Nemenyi, 5%) where their "
-    "lines, each as long as the critical difference, do not overlap. With few datasets only large differences show."
+    "lines, each as long as the critical difference, do not overlap. With few datasets only large differences show, "
+    "with two datasets none."
 )
 
 

@@ -14,7 +14,7 @@ from fewshot_bench.report.page.plots.style import (
     rows_axis,
     shown,
 )
-from fewshot_bench.report.wording import p_text
+from fewshot_bench.report.wording import p_equation, ranks_text
 
 
 def ranking_figure(ranking: Ranking) -> Figure:
@@ -35,7 +35,7 @@ def ranking_figure(ranking: Ranking) -> Figure:
         ],
         "hovertemplate": "%{text}<extra></extra>",
     }
-    p = f"p {'' if ranking.p < 1e-300 else '= '}{p_text(ranking.p)}"
+    p = p_equation(ranking.p)
     return figure(
         [trace, names_above(ranking.methods)],
         ranking.name,
@@ -43,6 +43,6 @@ def ranking_figure(ranking: Ranking) -> Figure:
         {"title": {"text": f"mean rank{some}"}},
         rows_axis(count),
         xaxis2=NAMES_AXIS,
-        note=f"critical difference {ranking.critical_difference:.2f}, Friedman {p}",
+        note=f"{ranks_text(count, ranking.critical_difference)}; Friedman {p}",
         margin={"l": 8, "r": 12, "t": 46, "b": 48},
     )
