@@ -17,7 +17,9 @@ _LARGEST = {"run": np.iinfo(np.int16).max, "episode": np.iinfo(np.int32).max - 1
 
 
 def check_frame(cell: Cell, frame: object) -> None:
-    """See that a frame is one of `episode_frame` (`claimed_frame` where they are claimed), or several together, and that its episodes are the protocol's.
+    """See that a frame is one of `episode_frame`, or several together, and that its episodes are the protocol's.
+
+    That of a claimed cell is one of `claimed_frame`.
 
     Args:
         cell: where it is to be stored.

@@ -180,7 +180,8 @@ def new_part(frame: pd.DataFrame, identity: Identity, run: int | None) -> tuple[
     """Name and content of the part that holds some rows.
 
     Args:
-        frame: as `episode_frame` or `claimed_frame` makes it, by run and episode; consecutive episodes of one run, or of several runs.
+        frame: as `episode_frame` or `claimed_frame` makes it, by run and episode; consecutive episodes of one run, or
+            episodes of several runs.
         identity: of the cell.
         run: of all rows; None for several.
 

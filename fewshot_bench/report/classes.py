@@ -9,6 +9,38 @@ from numpy.typing import NDArray
 
 from fewshot_bench.episodes.drawing import episode_classes
 from fewshot_bench.outcomes import ProtocolCard
+from fewshot_bench.outcomes.claimed import NO_CLASSES, SEPARATOR
+
+
+NO_CLAIMED_CLASSES = "no classes are known of claimed episodes"
+CONTRADICTING_CLASSES = "methods claim different classes of the same episodes"
+
+
+def claimed_classes(
+    rows: Sequence[NDArray[np.int64]], texts: Sequence[NDArray[np.object_]], episodes: int, way: int
+) -> tuple[NDArray[np.int64] | None, str]:
+    """The classes that files claim of some episodes.
+
+    Args:
+        rows: which of the episodes each method has, [A] of [e].
+        texts: their classes as they are stored, "" where unknown, [A] of [e].
+        episodes: E.
+        way: N.
+
+    Returns:
+        Class numbers, [E, N], or None and the reason. Numbers count the classes in the order of their names.
+    """
+    known = np.full(episodes, NO_CLASSES, dtype=object)
+    for mine, own in zip(rows, texts, strict=True):
+        there = known[mine]
+        if ((there != own) & (there != NO_CLASSES) & (own != NO_CLASSES)).any():
+            return None, CONTRADICTING_CLASSES
+        known[mine] = np.where(own == NO_CLASSES, there, own)
+    if (known == NO_CLASSES).any():
+        return None, NO_CLAIMED_CLASSES
+    names = [name for text in known for name in text.split(SEPARATOR)]
+    numbers = np.unique(np.array(names), return_inverse=True)[1]
+    return numbers.reshape(episodes, way).astype(np.int64), ""
 
 
 def classes_of_episodes(

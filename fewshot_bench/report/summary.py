@@ -149,6 +149,7 @@ def _flags(cell: Cell, numbers: Mapping[str, Any], failed: int) -> list[str]:
         reached = "" if numbers["ci95"] <= rule["half_width"] else ", not reached"
         stopping.append(f"until ±{rule['half_width']:g}{reached}")
     return [
+        *(["claimed episodes"] if cell.protocol.is_claimed else []),
         *([f"{failed:,} failed"] if failed else []),
         *(["transductive"] if cell.method.is_transductive else []),
         *([overlap] if overlap else []),
