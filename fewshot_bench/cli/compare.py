@@ -31,6 +31,7 @@ def compare(
     """
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import (
+        check_no_files,
         compare_tasks,
         comparison_record,
         datasets_record,
@@ -39,9 +40,10 @@ def compare(
         task_record,
     )
 
+    store = OutcomeStore(results / "outcomes")
+    check_no_files([*(methods or []), *([baseline] if baseline else [])], store)
     if methods is not None and len(methods) == 1 and baseline is None:
         raise typer.BadParameter("compare takes two methods or more, or one and a --baseline, or none for all.")
-    store = OutcomeStore(results / "outcomes")
     tasks = compare_tasks(store, methods or (), baseline=baseline, correct=correction(correct), strict=strict)
     datasets = over_datasets(tasks)
     if as_json:

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from fewshot_bench.errors import AccuracyFileError
 from fewshot_bench.interop.accuracy_table import (
     MOST_BYTES,
-    MOST_COLUMNS,
     AccuracyTable,
     Column,
     check_bounds,
     texts_of,
 )
-from fewshot_bench.outcomes.claimed import SEPARATOR
+from fewshot_bench.outcomes.claimed import ACCURACY_FILES, SEPARATOR
 from fewshot_bench.report.spreadsheet_text import unguarded
 
 CLASSES = "classes"
@@ -42,12 +41,12 @@ def read_accuracy_file(path: Path, methods: Sequence[str] = ()) -> AccuracyTable
         AccuracyFileError: it is not there, of another kind, damaged, too large, or would have to be executed.
     """
     if not path.is_file():
-        raise AccuracyFileError(f"{path} is not a file. Name a file of accuracies: {', '.join(SUFFIXES)}.")
+        raise AccuracyFileError(f"{path} is not a file. Name a file of accuracies: {', '.join(ACCURACY_FILES)}.")
     if path.stat().st_size > MOST_BYTES:
         raise AccuracyFileError(f"{path} has {path.stat().st_size:,} bytes; at most {MOST_BYTES:,} are read.")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise AccuracyFileError(f"{path} is none of the kinds that can be read: {', '.join(SUFFIXES)}.")
+        raise AccuracyFileError(f"{path} is none of the kinds that can be read: {', '.join(ACCURACY_FILES)}.")
     return reader(path, methods)
 
 
@@ -74,7 +73,7 @@ def _read_text(path: Path, methods: Sequence[str]) -> AccuracyTable:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     check_bounds(path, found.num_rows, len(names))
-    columns = {name: _text_column(found.column(number)) for number, name in enumerate(names)}
+    columns = {name: _text_column(found.column(number), unguarded) for number, name in enumerate(names)}
     return AccuracyTable(path, columns)
 
 
@@ -113,14 +112,14 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _text_column(column: Any) -> Column:
+def _text_column(column: Any, read: Callable[[str], str] = str) -> Column:
     """A column of text of an Arrow table; what is empty or missing is ""."""
     import pyarrow as pa
 
     column = column.combine_chunks()
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
-    values = [unguarded(value or "") for value in column.dictionary.to_pylist()]
+    values = [read(value or "") for value in column.dictionary.to_pylist()]
     codes = column.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
     return texts_of([*values, ""], codes)
 
@@ -265,7 +264,9 @@ def _read_safetensors(path: Path, methods: Sequence[str]) -> AccuracyTable:
 def _of_array(path: Path, array: NDArray[Any], methods: Sequence[str]) -> AccuracyTable:
     """An array without names, [E] or [E, A]."""
     if array.ndim not in (1, 2):
-        raise AccuracyFileError(f"{path} has shape {list(array.shape)}; it should be [episodes] or [episodes, methods].")
+        raise AccuracyFileError(
+            f"{path} has shape {list(array.shape)}; it should be [episodes] or [episodes, methods]."
+        )
     columns = array[:, None] if array.ndim == 1 else array
     if columns.shape[1] != len(methods) or not methods:
         given = f"{len(methods)} {'is' if len(methods) == 1 else 'are'} named"
@@ -327,4 +328,3 @@ _READERS: Mapping[str, Callable[[Path, Sequence[str]], AccuracyTable]] = {
     ".pth": _read_torch,
     ".safetensors": _read_safetensors,
 }
-SUFFIXES = tuple(_READERS)

@@ -1,7 +1,7 @@
 """What the rows of a file of accuracies say: of which methods, on which tasks and episodes.
 
-A table is long if it has a column `accuracy` or `correct`: a row for each method and episode. Otherwise it is wide: a row
-for each episode, and a column for each method.
+A table is long if it has a column `accuracy` or `correct`: a row for each method and episode. Otherwise it is wide: a
+row for each episode, and a column for each method.
 """
 
 from __future__ import annotations
@@ -152,7 +152,9 @@ class AccuracyRows:
             if name in self._named and getattr(options, name) is not None:
                 table.refuse(f"it has a column '{self._named[name]}'. Leave out --{name}, or the column")
         wanted = {"dataset": "--dataset NAME", "way": "--way N", "shot": "--shot K"}
-        missing = [words for name, words in wanted.items() if name not in self._named and getattr(options, name) is None]
+        missing = [
+            words for name, words in wanted.items() if name not in self._named and getattr(options, name) is None
+        ]
         if missing:
             table.refuse(f"it does not say which tasks these are. Add {' '.join(missing)}, or columns of these names")
         if self.is_long and "episode" not in self._named:
@@ -334,7 +336,7 @@ class AccuracyRows:
         for code in np.unique(split.codes):
             if split.values[code] not in ALL_SPLIT_NAMES:
                 self._table.refuse(
-                    f"there is no split '{split.values[code][:40]}'. A split is {', '.join(ALL_SPLIT_NAMES)} (meta-test)"
+                    f"there is no split '{split.values[code][:40]}', but {', '.join(ALL_SPLIT_NAMES)} (meta-test)"
                 )
         way, shot = self._sizes
         names = np.stack([dataset.codes, split.codes, way, shot, tasks.codes], axis=1)
@@ -371,8 +373,10 @@ class AccuracyRows:
         """The number of each row's episode, [R]; without such a column, its place among the rows of its run."""
         if "episode" in self._named:
             return self._table.whole(self._named["episode"], 0, LARGEST_EPISODE)
-        counted = pd.Series(of_row).groupby([of_row, self._runs]).cumcount()
-        return counted.to_numpy(np.int64)
+        counted: NDArray[np.int64] = (
+            pd.Series(of_row).groupby([of_row, self._runs]).cumcount().to_numpy().astype(np.int64)
+        )
+        return counted
 
 
 def _check_once(

@@ -105,7 +105,7 @@ class AccuracyTable:
         if odd.any():
             row = int(np.argmax(odd))
             self.refuse(
-                f"'{name}' is {values[row]:.12g} in row {row + 1}, and should be a whole number from {least} to {most:,}"
+                f"'{name}' is {values[row]:.12g} in row {row + 1}, and should be a whole number, {least} to {most:,}"
             )
         return values.astype(np.int64)
 
@@ -151,7 +151,7 @@ def check_bounds(path: Path, rows: int, columns: int) -> None:
         (rows * columns, MOST_VALUES, "values"),
     ):
         if found > most:
-            raise AccuracyFileError(f"{path} has {found:,} {what}; at most {most:,} are read. Cut it into several files.")
+            raise AccuracyFileError(f"{path} has {found:,} {what}; at most {most:,} are read. Cut it into several.")
 
 
 def _length(column: Column) -> int:

@@ -126,7 +126,7 @@ def _together(path: Path, first: ClaimedRows, second: ClaimedRows) -> ClaimedRow
     if again.any():
         row = frame.iloc[int(np.argmax(again))]
         raise AccuracyFileError(
-            f"{path}: '{second.method}' has episode {row['episode']} of run {row['run']}, which an earlier file has too. "
+            f"{path}: '{second.method}' has episode {row['episode']} of run {row['run']}, as an earlier file has. "
             "Number the runs in a column 'run'. Nothing was imported."
         )
     return replace(first, frame=frame)
@@ -149,8 +149,8 @@ def _refuse_silent_pairs(claims: Sequence[ClaimedRows], stored: Sequence[Cell]) 
             tasks = cell.protocol.sampler_settings["tasks"]
             raise AccuracyFileError(
                 f"{new[name[0]].method} would be paired with {cell.method.name}, which was imported as tasks '{tasks}' "
-                f"before. If the episodes are the same, say so with --tasks {tasks}; if not, give another name. Nothing "
-                "was imported."
+                f"before. If the episodes are the same, say so with --tasks {tasks}; if not, give another name. "
+                "Nothing was imported."
             )
 
 
@@ -186,8 +186,8 @@ def _planned(claim: ClaimedRows, frames: dict[str, pd.DataFrame]) -> tuple[Claim
             row = both.iloc[int(np.argmax(differs))]
             raise AccuracyFileError(
                 f"{claim.method} is stored with another {name} of episode {row['episode']} of run {row['run']}, "
-                f"{_told(row[f'{name}_'])} and not {_told(row[name])}. Import it under another name, or remove the stored "
-                f"one: fewshot-bench store prune {_cell(claim).key}. Nothing was imported."
+                f"{_told(row[f'{name}_'])} and not {_told(row[name])}. Import it under another name, or remove the "
+                f"stored one: fewshot-bench store prune {_cell(claim).key}. Nothing was imported."
             )
     return claim, claim.frame[~known]
 
@@ -198,9 +198,7 @@ def _told(value: object) -> str:
     return repr(str(value)[:40]) if isinstance(value, str) else "unknown" if value == UNKNOWN_CORRECT else str(value)
 
 
-def _check_classes(
-    claims: Sequence[ClaimedRows], stored: Sequence[Cell], frames: dict[str, pd.DataFrame]
-) -> None:
+def _check_classes(claims: Sequence[ClaimedRows], stored: Sequence[Cell], frames: dict[str, pd.DataFrame]) -> None:
     """See that all methods of a protocol claim the same classes of an episode, those that are stored included.
 
     Raises:

@@ -4,10 +4,12 @@ from fewshot_bench.outcomes.cell import STANDARD_SAMPLER, Cell, MethodCard, Prot
 from fewshot_bench.outcomes.claimed import claimed_frame, claimed_method, claimed_protocol
 from fewshot_bench.outcomes.episode_frame import episode_frame
 from fewshot_bench.outcomes.failures import Failure
+from fewshot_bench.outcomes.kinds import CLAIMED_SAMPLER
 from fewshot_bench.outcomes.outcomes import Outcomes
 from fewshot_bench.outcomes.store import OutcomeStore
 
 __all__ = [
+    "CLAIMED_SAMPLER",
     "STANDARD_SAMPLER",
     "Cell",
     "Failure",

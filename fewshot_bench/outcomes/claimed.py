@@ -19,6 +19,9 @@ from fewshot_bench.errors import ShapeError
 from fewshot_bench.outcomes.cell import MethodCard, ProtocolCard
 from fewshot_bench.outcomes.kinds import CLAIMED_SAMPLER
 
+ACCURACY_FILES = (".csv", ".tsv", ".parquet", ".npy", ".npz", ".pt", ".pth", ".safetensors")
+"""Suffixes of files that can be imported."""
+
 CLAIMED_COLUMNS = ("run", "episode", "accuracy", "correct", "queries", "classes")
 UNKNOWN_CORRECT = -1
 UNKNOWN_QUERIES = 0

@@ -135,7 +135,7 @@ class OutcomeStore:
             self.open_cell(cell)
         identity = Identity.of(cell)
         ordered = frame.sort_values(["run", "episode"], kind="stable").drop_duplicates(["run", "episode"])
-        by_run = [(int(run), rows) for run, rows in ordered.groupby("run")]
+        by_run = [(int(run), ordered[ordered["run"] == run]) for run in ordered["run"].unique()]
         if cell.protocol.is_claimed:  # its numbers need not be consecutive, and nothing computes it chunk by chunk
             self._write(cell, *new_part(ordered, identity, None), by_run)
             return

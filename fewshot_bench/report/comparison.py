@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from shlex import quote
 
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import Outcomes, ProtocolCard
 from fewshot_bench.report.method_names import shown_names
 from fewshot_bench.report.task_scores import TaskScores, task_scores
-from fewshot_bench.report.wording import p_text
+from fewshot_bench.report.wording import CLAIMED_FLAG, p_text
 from fewshot_bench.statistics import PairedComparison, PairedTest, compare_pairs, data_interval
 
 FEWEST_PAIRS = 2
@@ -52,7 +53,8 @@ class Comparison:
             f"(95% CI {100 * test.ci_low:.2f} to {100 * test.ci_high:.2f}{self._over_classes}), "
             f"paired t-test p {'' if test.p < 1e-300 else '= '}{p_text(test.p)}, {test.n:,} episodes"
         )
-        return f"{sentence}; {self.left_out}" if self.left_out else sentence
+        claimed = CLAIMED_FLAG if self.protocol.is_claimed else ""
+        return "; ".join(part for part in (sentence, claimed, self.left_out) if part)
 
     @property
     def left_out(self) -> str:
@@ -129,6 +131,18 @@ def check_same_protocol(a: ProtocolCard, name_a: str, b: ProtocolCard, name_b: s
     Raises:
         ComparisonError: they do.
     """
+    if a.is_claimed != b.is_claimed:
+        claimed, drawn = (name_a, name_b) if a.is_claimed else (name_b, name_a)
+        raise ComparisonError(
+            f"{claimed} was imported, and a file claims which episodes it saw; those of {drawn} were drawn here. Nothing "
+            "shows that any two are the same, so they are never paired. Import the accuracies of both as one --tasks."
+        )
+    if a.is_claimed and a.sampler_settings != b.sampler_settings:
+        tasks_a, tasks_b = a.sampler_settings.get("tasks"), b.sampler_settings.get("tasks")
+        raise ComparisonError(
+            f"{name_a} was imported as tasks '{tasks_a}' and {name_b} as tasks '{tasks_b}', so no episode is claimed to "
+            f"be the same. If they are, import one again with the other's name: --tasks {quote(str(tasks_a))}"
+        )
     fields_a, fields_b = asdict(a), asdict(b)
     different = [name for name in fields_a if fields_a[name] != fields_b[name]]
     if not different:

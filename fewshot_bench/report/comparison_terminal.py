@@ -14,7 +14,16 @@ from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.terminal import broken, coloured, new_table, plus_minus_of, print_table
-from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, plus_minus_points, protocol_names, verdict
+from fewshot_bench.report.wording import (
+    CLAIMED,
+    CORRECTIONS,
+    HERE,
+    p_header,
+    p_text,
+    plus_minus_points,
+    protocol_names,
+    verdict,
+)
 from fewshot_bench.statistics import FriedmanTest
 
 _MOST_PAIRS = 45
@@ -177,4 +186,6 @@ def _notes(tasks: Sequence[TaskComparison], *, is_one_pair: bool) -> list[str]:
         notes.append(f"same: methods that share a letter are not shown to differ (paired t, {how}, 5%)")
     if any(_verdict(comparison).endswith("here") for task in tasks for comparison in task.comparisons):
         notes.append(HERE)
+    if any(task.protocol.is_claimed for task in tasks):
+        notes.append(CLAIMED)
     return notes

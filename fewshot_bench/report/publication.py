@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
+from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.printable import printable
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.wording import CORRECTIONS, task_text
+from fewshot_bench.report.wording import CLAIMED, CORRECTIONS, task_text
 from fewshot_bench.statistics import read_letters
 
 NOTE = (
@@ -140,7 +141,12 @@ def _text(entry: Entry | None, bold: str, underlined: str, plus_minus: str, dagg
 def _notes(frame: pd.DataFrame) -> list[str]:
     corrections = frame["correction"].dropna()
     note = NOTE.format(CORRECTIONS[str(corrections.iloc[0]) if len(corrections) else "holm"])
-    return [note, *([PUBLISHED_NOTE] if (frame["source"] != MEASURED).any() else [])]
+    is_claimed = frame["sampler"].str.startswith(CLAIMED_SAMPLER)
+    return [
+        note,
+        *([PUBLISHED_NOTE] if (frame["source"] != MEASURED).any() else []),
+        *([f"{CLAIMED[0].upper()}{CLAIMED[1:]}."] if is_claimed.any() else []),
+    ]
 
 
 def _line(cells: list[str]) -> str:

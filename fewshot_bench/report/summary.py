@@ -11,6 +11,7 @@ from fewshot_bench.report.flags import overlap_flag
 from fewshot_bench.report.letters import letters_of
 from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.report.task_scores import TaskScores, data_half_widths_of
+from fewshot_bench.report.wording import CLAIMED_FLAG
 from fewshot_bench.statistics import (
     Correction,
     PairedTest,
@@ -149,7 +150,7 @@ def _flags(cell: Cell, numbers: Mapping[str, Any], failed: int) -> list[str]:
         reached = "" if numbers["ci95"] <= rule["half_width"] else ", not reached"
         stopping.append(f"until ±{rule['half_width']:g}{reached}")
     return [
-        *(["claimed episodes"] if cell.protocol.is_claimed else []),
+        *([CLAIMED_FLAG] if cell.protocol.is_claimed else []),
         *([f"{failed:,} failed"] if failed else []),
         *(["transductive"] if cell.method.is_transductive else []),
         *([overlap] if overlap else []),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
-from fewshot_bench.report.classes import claimed_classes, classes_of_episodes
+from fewshot_bench.report.classes import ClaimedClasses, claimed_classes, classes_of_episodes
 from fewshot_bench.statistics import data_half_widths
 
 
@@ -27,7 +27,7 @@ class TaskScores:
         accuracy: fraction of queries classified correctly, NaN where a method lacks the episode, [A, E].
         seconds: what all stored episodes of each method took, NaN where nobody measured it, [A].
         failed: how many episodes of each method could not be computed, [A]; empty where nobody looked.
-        claims: the classes of each episode if they are claimed, [E, N]; or None, and why they are not known.
+        claims: the classes of each episode, where files claim them.
     """
 
     cells: Sequence[Cell]
@@ -36,7 +36,7 @@ class TaskScores:
     accuracy: NDArray[np.float64]
     seconds: NDArray[np.float64]
     failed: Sequence[int] = ()
-    claims: tuple[NDArray[np.int64] | None, str] = (None, "")
+    claims: ClaimedClasses = field(default_factory=ClaimedClasses)
 
     @property
     def protocol(self) -> ProtocolCard:
@@ -56,7 +56,7 @@ class TaskScores:
     @cached_property
     def _classes_or_why(self) -> tuple[NDArray[np.int64] | None, str]:
         if self.protocol.is_claimed:
-            return self.claims
+            return self.claims.numbers, self.claims.why_not
         recorded = sorted({cell.class_sizes for cell in self.cells if cell.class_sizes})
         if not recorded:
             return None, ""
@@ -92,7 +92,7 @@ def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell], failed: S
     places = [np.searchsorted(everything, identity) for identity in identities]
     for row, (table, place) in enumerate(zip(tables, places, strict=True)):
         accuracy[row, place] = table["accuracy"].to_numpy(np.float64)
-    claims: tuple[NDArray[np.int64] | None, str] = (None, "")
+    claims = ClaimedClasses()
     if cells[0].protocol.is_claimed:
         texts = [table["classes"].to_numpy(object) for table in tables]
         claims = claimed_classes(places, texts, len(everything), cells[0].protocol.way)

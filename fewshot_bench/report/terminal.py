@@ -12,10 +12,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.printable import printable
 from fewshot_bench.report.published_summary import WELCH
 from fewshot_bench.report.summary import MEASURED, PAIRED
-from fewshot_bench.report.wording import CORRECTIONS, HERE, p_header, p_text, plus_minus_points, task_text, verdict
+from fewshot_bench.report.wording import (
+    CLAIMED,
+    CORRECTIONS,
+    HERE,
+    p_header,
+    p_text,
+    plus_minus_points,
+    task_text,
+    verdict,
+)
 
 PUBLISHED, ODD = " *", " ?"
 """Marks of published numbers, and of intervals that cannot be right."""
@@ -115,6 +125,8 @@ def _notes(frame: pd.DataFrame) -> list[str]:
         notes.append(f"{ODD.strip()}: no such tasks give so wide or narrow an interval; the CSV says why")
     if any(_verdict(row).endswith("here") for row in frame.to_dict("records")):
         notes.append(HERE)
+    if frame["sampler"].str.startswith(CLAIMED_SAMPLER).any():
+        notes.append(CLAIMED)
     return notes
 
 
@@ -169,7 +181,8 @@ def print_table(console: Console, title: str, table: Table) -> None:
 def _title(rows: pd.DataFrame) -> str:
     first = rows.to_dict("records")[0]
     seed = f", seed {first['seed']}" if first["seed"] else ""
-    return f"{task_text(first)}, {first['queries']} queries per class, {_length(rows)}{seed}"
+    queries = f"{first['queries']} queries per class, " if first["queries"] else ""  # claimed episodes do not say
+    return f"{task_text(first)}, {queries}{_length(rows)}{seed}"
 
 
 def _is_uneven(rows: pd.DataFrame) -> bool:

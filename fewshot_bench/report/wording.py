@@ -12,6 +12,7 @@ from fewshot_bench.printable import printable
 SIGNIFICANCE = 0.05
 CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
 HERE = "here: shown for these classes and images; the data interval includes 0"
+CLAIMED_FLAG = "episodes claimed, not verified"
 CLAIMED = "claimed: files say which episodes are the same; their identity is not verified"
 NOTHING_SHOWN = "no difference shown"
 
