@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.errors import AccuracyFileError
+from fewshot_bench.errors import AccuracyFileError, FewshotBenchError
 from fewshot_bench.interop.accuracy_table import (
     MOST_BYTES,
     AccuracyTable,
@@ -26,6 +26,7 @@ from fewshot_bench.report.spreadsheet_text import unguarded
 
 CLASSES = "classes"
 _LONGEST_HEADER = 1_000_000  # bytes
+_LONGEST_MESSAGE = 200  # characters of somebody else's message
 _DELIMITERS = ",;\t"
 _INDEX = "__index_level_"  # what pandas calls the index of a frame in a Parquet file
 
@@ -47,7 +48,18 @@ def read_accuracy_file(path: Path, methods: Sequence[str] = ()) -> AccuracyTable
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise AccuracyFileError(f"{path} is none of the kinds that can be read: {', '.join(ACCURACY_FILES)}.")
-    return reader(path, methods)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that Python 2 wrote, and of odd pickles
+            return reader(path, methods)
+    except FewshotBenchError:
+        raise
+    except Exception as error:  # whatever a stranger's bytes make of five libraries
+        told = " ".join(str(error).split())[:_LONGEST_MESSAGE] or type(error).__name__
+        raise AccuracyFileError(
+            f"{path} cannot be read ({told}): it is damaged, not what its name says, or holds more than numbers, which "
+            "is never executed. Nothing was imported."
+        ) from error
 
 
 def _read_text(path: Path, methods: Sequence[str]) -> AccuracyTable:
@@ -56,22 +68,16 @@ def _read_text(path: Path, methods: Sequence[str]) -> AccuracyTable:
 
     header = _header(path)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=header.count)
-    try:
-        first = next(csv.reader([header], delimiter=delimiter), [])
-    except csv.Error as error:
-        raise _unreadable(path, error) from error
+    first = next(csv.reader([header], delimiter=delimiter), [])
     names = _distinct(path, [unguarded(name.strip()) for name in first])
     check_bounds(path, 0, len(names))
     fields = [str(number) for number in range(len(names))]
-    try:
-        found = pc.read_csv(
-            path,
-            pc.ReadOptions(column_names=fields, skip_rows=1),
-            pc.ParseOptions(delimiter=delimiter),
-            pc.ConvertOptions(column_types=dict.fromkeys(fields, pa.string()), strings_can_be_null=False),
-        )
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    found = pc.read_csv(
+        path,
+        pc.ReadOptions(column_names=fields, skip_rows=1),
+        pc.ParseOptions(delimiter=delimiter),
+        pc.ConvertOptions(column_types=dict.fromkeys(fields, pa.string()), strings_can_be_null=False),
+    )
     check_bounds(path, found.num_rows, len(names))
     columns = {name: _text_column(found.column(number), unguarded) for number, name in enumerate(names)}
     return AccuracyTable(path, columns)
@@ -128,23 +134,20 @@ def _read_parquet(path: Path, methods: Sequence[str]) -> AccuracyTable:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        file = pq.ParquetFile(path)
-        schema = file.schema_arrow
-        check_bounds(path, file.metadata.num_rows, len(schema))
-        kinds = {item.name: _kind(item.type) for item in schema if not item.name.startswith(_INDEX)}
-        names = _distinct(path, [name for name in schema.names if not name.startswith(_INDEX)])
-        texts = [name for name in names if kinds[name] == "text"]
-        wanted = [name for name in names if kinds[name]]
-        table = pq.ParquetFile(path, read_dictionary=texts).read(columns=wanted, use_threads=False)
-        columns: dict[str, Column] = {
-            name: _text_column(table[name])
-            if kinds[name] == "text"
-            else table[name].cast(pa.float64()).to_numpy().astype(np.float64)
-            for name in wanted
-        }
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise _unreadable(path, error) from error
+    file = pq.ParquetFile(path)
+    schema = file.schema_arrow
+    check_bounds(path, file.metadata.num_rows, len(schema))
+    kinds = {item.name: _kind(item.type) for item in schema if not item.name.startswith(_INDEX)}
+    names = _distinct(path, [name for name in schema.names if not name.startswith(_INDEX)])
+    texts = [name for name in names if kinds[name] == "text"]
+    wanted = [name for name in names if kinds[name]]
+    table = pq.ParquetFile(path, read_dictionary=texts).read(columns=wanted, use_threads=False)
+    columns: dict[str, Column] = {
+        name: _text_column(table[name])
+        if kinds[name] == "text"
+        else table[name].cast(pa.float64()).to_numpy().astype(np.float64)
+        for name in wanted
+    }
     return AccuracyTable(path, columns, {name: str(schema.field(name).type) for name in names if not kinds[name]})
 
 
@@ -166,15 +169,12 @@ def _read_npy(path: Path, methods: Sequence[str]) -> AccuracyTable:
 
 def _read_npz(path: Path, methods: Sequence[str]) -> AccuracyTable:
     arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            _check_members(path, members)
-            for member in members:
-                with archive.open(member) as file:
-                    arrays[member.filename.removesuffix(".npy")] = _array(path, file, member.file_size)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
-        raise _unreadable(path, error) from error
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_members(path, members)
+        for member in members:
+            with archive.open(member) as file:
+                arrays[member.filename.removesuffix(".npy")] = _array(path, file, member.file_size)
     return _of_arrays(path, arrays)
 
 
@@ -194,23 +194,19 @@ def _array(path: Path, file: IO[bytes], size: int) -> NDArray[Any]:
     """An array in the format of NumPy, after a look at what its header announces.
 
     Raises:
-        AccuracyFileError: it is damaged, or holds Python objects.
+        AccuracyFileError: it holds Python objects.
+        ValueError: it is damaged.
     """
-    try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers that Python 2 wrote
-            shape, is_fortran, dtype = read(file)
-        if dtype.hasobject:
-            raise AccuracyFileError(f"{path} holds Python objects, which are never unpickled. Save plain numbers.")
-        needed = math.prod(shape) * dtype.itemsize
-        if version > (3, 0) or dtype.kind not in "biufcSU" or not 0 <= needed <= size:
-            raise ValueError(f"an array of type {dtype} and shape {shape} does not fit into {size:,} bytes")
-        flat = np.frombuffer(file.read(needed), dtype)
-        return flat.reshape(shape, order="F" if is_fortran else "C")
-    except (ValueError, TypeError, EOFError, OverflowError, SyntaxError, MemoryError, RecursionError) as error:
-        raise _unreadable(path, error) from error
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise AccuracyFileError(f"{path} holds Python objects, which are never unpickled. Save plain numbers.")
+    needed = math.prod(shape) * dtype.itemsize
+    if version > (3, 0) or dtype.kind not in "biufcSU" or not 0 <= needed <= size:
+        raise ValueError(f"an array of type {dtype} and shape {shape} does not fit into {size:,} bytes")
+    flat = np.frombuffer(file.read(needed), dtype)
+    return flat.reshape(shape, order="F" if is_fortran else "C")
 
 
 def _read_torch(path: Path, methods: Sequence[str]) -> AccuracyTable:
@@ -221,13 +217,7 @@ def _read_torch(path: Path, methods: Sequence[str]) -> AccuracyTable:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             _check_members(path, archive.infolist())
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever somebody's bytes make of it
-        raise AccuracyFileError(
-            f"{path} cannot be read as tensors: it is damaged, or holds more than tensors, which is never unpickled. "
-            "Save a tensor, or a dict of tensors by method."
-        ) from error
+    content = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, torch.Tensor):
         return _of_array(path, _numpy(path, content), methods)
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
@@ -251,13 +241,10 @@ def _numpy(path: Path, tensor: Any) -> NDArray[Any]:
 def _read_safetensors(path: Path, methods: Sequence[str]) -> AccuracyTable:
     import safetensors
 
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            names = list(file.keys())
-            check_bounds(path, 0, len(names))
-            arrays = {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
-        raise _unreadable(path, error) from error
+    with safetensors.safe_open(path, framework="np") as file:
+        names = list(file.keys())
+        check_bounds(path, 0, len(names))
+        arrays = {name: file.get_tensor(name) for name in names}
     return _of_arrays(path, arrays)
 
 
@@ -292,30 +279,17 @@ def _of_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> AccuracyTable:
             raise AccuracyFileError(f"{path}: '{name}' has shape {list(array.shape)}; it should be [episodes].")
         elif array.dtype.kind == "U":
             values, codes = np.unique(array, return_inverse=True)
-            columns[name] = texts_of(_characters(path, values), codes)
+            columns[name] = texts_of(values.tolist(), codes)
         else:
             columns[name] = _of_numbers(path, name, array)
     check_bounds(path, max(map(len, arrays.values())), len(arrays))
     return AccuracyTable(path, columns)
 
 
-def _characters(path: Path, texts: NDArray[Any]) -> list[str]:
-    try:
-        found: list[str] = texts.tolist()
-    except ValueError as error:
-        raise _unreadable(path, error) from error
-    return found
-
-
 def _of_numbers(path: Path, name: str, array: NDArray[Any]) -> NDArray[np.float64]:
     if array.dtype.kind not in "iuf":
         raise AccuracyFileError(f"{path}: '{name}' is of type {array.dtype}; it should be numbers.")
     return array.astype(np.float64)
-
-
-def _unreadable(path: Path, error: Exception) -> AccuracyFileError:
-    told = " ".join(str(error).split())[:200]
-    return AccuracyFileError(f"{path} cannot be read: it is damaged, or not what its name says ({told}).")
 
 
 _READERS: Mapping[str, Callable[[Path, Sequence[str]], AccuracyTable]] = {

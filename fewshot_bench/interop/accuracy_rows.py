@@ -335,9 +335,7 @@ class AccuracyRows:
         dataset, split, tasks = self._text("dataset"), self._text("split", "novel"), self._text("tasks", self._tasks)
         for code in np.unique(split.codes):
             if split.values[code] not in ALL_SPLIT_NAMES:
-                self._table.refuse(
-                    f"there is no split '{split.values[code][:40]}', but {', '.join(ALL_SPLIT_NAMES)} (meta-test)"
-                )
+                self._table.refuse(f"no split is called '{split.values[code][:40]}', but {', '.join(ALL_SPLIT_NAMES)}")
         way, shot = self._sizes
         names = np.stack([dataset.codes, split.codes, way, shot, tasks.codes], axis=1)
         unique, of_row = np.unique(names, axis=0, return_inverse=True)

@@ -134,14 +134,14 @@ def check_same_protocol(a: ProtocolCard, name_a: str, b: ProtocolCard, name_b: s
     if a.is_claimed != b.is_claimed:
         claimed, drawn = (name_a, name_b) if a.is_claimed else (name_b, name_a)
         raise ComparisonError(
-            f"{claimed} was imported, and a file claims which episodes it saw; those of {drawn} were drawn here. Nothing "
-            "shows that any two are the same, so they are never paired. Import the accuracies of both as one --tasks."
+            f"{claimed} was imported, and a file claims which episodes it saw; those of {drawn} were drawn here. "
+            "Nothing shows that any two are the same, so they are never paired. Import both with one --tasks NAME."
         )
     if a.is_claimed and a.sampler_settings != b.sampler_settings:
         tasks_a, tasks_b = a.sampler_settings.get("tasks"), b.sampler_settings.get("tasks")
         raise ComparisonError(
-            f"{name_a} was imported as tasks '{tasks_a}' and {name_b} as tasks '{tasks_b}', so no episode is claimed to "
-            f"be the same. If they are, import one again with the other's name: --tasks {quote(str(tasks_a))}"
+            f"{name_a} was imported as tasks '{tasks_a}' and {name_b} as tasks '{tasks_b}', so no episode is claimed "
+            f"to be the same. If they are, import one again with the other's name: --tasks {quote(str(tasks_a))}"
         )
     fields_a, fields_b = asdict(a), asdict(b)
     different = [name for name in fields_a if fields_a[name] != fields_b[name]]
