@@ -25,7 +25,7 @@ def import_(
     ],
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Name of a column without one; or a method to import, of several. May be given again."),
+        typer.Option(help="Name for a column of an array; or import only this method of a file. May be given again."),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Dataset of the episodes.")] = None,
     way: Annotated[int | None, typer.Option(help="Classes per episode.")] = None,

@@ -45,6 +45,9 @@ def read_accuracy_file(path: Path, methods: Sequence[str] = ()) -> AccuracyTable
         raise AccuracyFileError(f"{path} is not a file. Name a file of accuracies: {', '.join(ACCURACY_FILES)}.")
     if path.stat().st_size > MOST_BYTES:
         raise AccuracyFileError(f"{path} has {path.stat().st_size:,} bytes; at most {MOST_BYTES:,} are read.")
+    twice = next((name for name in methods if list(methods).count(name) > 1), None)
+    if twice is not None:
+        raise AccuracyFileError(f"the method '{twice}' is named twice. Give every column a name of its own.")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise AccuracyFileError(f"{path} is none of the kinds that can be read: {', '.join(ACCURACY_FILES)}.")

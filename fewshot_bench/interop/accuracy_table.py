@@ -60,6 +60,8 @@ class AccuracyTable:
                 f"'{shortest}' has {lengths[shortest]:,} values and '{longest}' {lengths[longest]:,}. Every method "
                 "needs one accuracy for each episode"
             )
+        for name in self.unreadable if not lengths else ():
+            self._column(name)  # refuses it
         if not lengths or not lengths[longest]:
             self.refuse("it has no rows")
 

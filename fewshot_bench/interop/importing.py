@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import join, quote
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,12 @@ from fewshot_bench.outcomes.claimed import NO_CLASSES, UNKNOWN_CORRECT
 from fewshot_bench.outcomes.kinds import NAME
 from fewshot_bench.versions import installed_version
 
+_OTHERS = {
+    "accuracy": "another accuracy",
+    "correct": "another number of correct answers",
+    "queries": "another number of queries",
+    "classes": "other classes",
+}
 __all__ = ["ImportOptions", "Imported", "import_outcomes"]
 
 
@@ -149,7 +156,7 @@ def _refuse_silent_pairs(claims: Sequence[ClaimedRows], stored: Sequence[Cell]) 
             tasks = cell.protocol.sampler_settings["tasks"]
             raise AccuracyFileError(
                 f"{new[name[0]].method} would be paired with {cell.method.name}, which was imported as tasks '{tasks}' "
-                f"before. If the episodes are the same, say so with --tasks {tasks}; if not, give another name. "
+                f"before. If the episodes are the same, say so with --tasks {quote(tasks)}; if not, give another name. "
                 "Nothing was imported."
             )
 
@@ -161,8 +168,6 @@ def _involved(claims: Iterable[ClaimedRows], stored: Sequence[Cell]) -> list[Cel
 
 
 def _cell(claim: ClaimedRows, arguments: Sequence[str] = ()) -> Cell:
-    from shlex import join
-
     provenance = {"commands": [join(["fewshot-bench", *arguments])]} if arguments else {}
     versions = {"fewshot-bench": installed_version("fewshot-bench")}
     return Cell(claimed_method(claim.method), claim.protocol, versions, provenance=provenance)
@@ -177,7 +182,7 @@ def _planned(claim: ClaimedRows, frames: dict[str, pd.DataFrame]) -> tuple[Claim
     stored = frames.get(_cell(claim).key)
     if stored is None:
         return claim, claim.frame
-    values = ["accuracy", "correct", "queries", "classes"]
+    values = list(_OTHERS)
     both = claim.frame.merge(stored[["run", "episode", *values]], "left", on=["run", "episode"], suffixes=("", "_"))
     known = both["accuracy_"].notna().to_numpy()
     for name in values:
@@ -185,7 +190,7 @@ def _planned(claim: ClaimedRows, frames: dict[str, pd.DataFrame]) -> tuple[Claim
         if differs.any():
             row = both.iloc[int(np.argmax(differs))]
             raise AccuracyFileError(
-                f"{claim.method} is stored with another {name} of episode {row['episode']} of run {row['run']}, "
+                f"{claim.method} is stored with {_OTHERS[name]} of episode {row['episode']} of run {row['run']}, "
                 f"{_told(row[f'{name}_'])} and not {_told(row[name])}. Import it under another name, or remove the "
                 f"stored one: fewshot-bench store prune {_cell(claim).key}. Nothing was imported."
             )
@@ -195,7 +200,9 @@ def _planned(claim: ClaimedRows, frames: dict[str, pd.DataFrame]) -> tuple[Claim
 def _told(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.12g}"
-    return repr(str(value)[:40]) if isinstance(value, str) else "unknown" if value == UNKNOWN_CORRECT else str(value)
+    if isinstance(value, str):
+        return repr(value[:40]) if value else "none"
+    return "none" if value == UNKNOWN_CORRECT else str(value)
 
 
 def _check_classes(claims: Sequence[ClaimedRows], stored: Sequence[Cell], frames: dict[str, pd.DataFrame]) -> None:

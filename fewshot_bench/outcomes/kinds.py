@@ -15,6 +15,7 @@ LARGEST_WAY = 255  # class positions are stored in one byte
 LARGEST_SIZE = 1_000_000
 _LARGEST_CLASS = 1 << 20
 _LARGEST_SEED = 1 << 128
+_LONGEST_NAME = 200
 _LARGEST_COUNT = (1 << 63) - 1
 DEEPEST = 64  # levels of lists and mappings, far from where Python gives up
 
@@ -64,7 +65,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _is_name(text: str) -> bool:
-    return 0 < len(text) <= 100 and text.isprintable() and text == text.strip()
+    return 0 < len(text) <= _LONGEST_NAME and text.isprintable() and text == text.strip()
 
 
 def whole(least: int, most: int) -> Kind:
@@ -91,7 +92,9 @@ def _is_stopping_rule(value: Any) -> bool:
 
 
 TEXT = Kind("text", lambda value: isinstance(value, str) and is_plain(value))
-NAME = Kind("printable text of 1 to 100 characters", lambda value: isinstance(value, str) and _is_name(value))
+NAME = Kind(
+    f"printable text of 1 to {_LONGEST_NAME} characters", lambda value: isinstance(value, str) and _is_name(value)
+)
 PLAIN = Kind("finite numbers, Unicode text, lists and mappings", is_plain)
 _MAPPING = Kind("a mapping", lambda value: isinstance(value, dict))
 _SETTINGS = Kind(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
+from fewshot_bench.outcomes.claimed import NO_CLASSES
 from fewshot_bench.report.classes import ClaimedClasses, claimed_classes, classes_of_episodes
 from fewshot_bench.statistics import data_half_widths
 
@@ -94,7 +95,8 @@ def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell], failed: S
         accuracy[row, place] = table["accuracy"].to_numpy(np.float64)
     claims = ClaimedClasses()
     if cells[0].protocol.is_claimed:
-        texts = [table["classes"].to_numpy(object) for table in tables]
+        unknown = [pd.Series(NO_CLASSES, table.index) for table in tables]
+        texts = [table.get("classes", none).to_numpy(object) for table, none in zip(tables, unknown, strict=True)]
         claims = claimed_classes(places, texts, len(everything), cells[0].protocol.way)
     seconds = np.array([float(table["seconds"].sum(skipna=False)) for table in tables])
     return TaskScores(list(cells), everything >> _BITS, everything & _MASK, accuracy, seconds, failed, claims)

@@ -35,7 +35,7 @@ from fewshot_bench.interop import accuracy_files as readers
 from fewshot_bench.interop import accuracy_table as bounds
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.claimed import ACCURACY_FILES
-from fewshot_bench.report import compare_tasks
+from fewshot_bench.report import compare, compare_tasks
 from fewshot_bench.report.task_scores import stored_scores
 from fewshot_bench.statistics import paired_t_test
 
@@ -241,7 +241,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda d: (
             pd.DataFrame({"a": pd.to_datetime(["2020-01-01"])}).to_parquet(d / "acc.parquet") or d / "acc.parquet"
         ),
-        "no rows",
+        "'a' holds timestamp",
     ),
 }
 
@@ -285,22 +285,22 @@ def test_nothing_in_a_file_is_executed(suffix, store, tmp_path):
         assert trace.exists()
 
 
-def test_bounds_come_before_the_content(store, tmp_path, monkeypatch):
-    path = LAYOUTS["npy"](tmp_path)
-    with monkeypatch.context() as patched:
-        patched.setattr(readers, "MOST_BYTES", 100)
-        with pytest.raises(AccuracyFileError, match="at most 100 are read"):
-            imported(store, path, methods=("proto", "maml"))
-    for name, most in (("MOST_EPISODES", 39), ("MOST_COLUMNS", 1), ("MOST_VALUES", 79)):
-        for layout, make in LAYOUTS.items():
-            with monkeypatch.context() as patched:
-                patched.setattr(bounds, name, most)
-                if "long" in layout and name != "MOST_COLUMNS":
-                    patched.setattr(bounds, name, 2 * most)
-                if "CSV without" in layout or layout in (*UNNAMED, "npz", "pt", "safetensors") or "wide" in layout:
-                    with pytest.raises(AccuracyFileError, match="are read"):
-                        imported(store, make(tmp_path), methods=("proto", "maml"))
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("bound", "most"), [("MOST_EPISODES", EPISODES - 1), ("MOST_COLUMNS", 1), ("MOST_VALUES", 2 * EPISODES - 1)]
+)
+def test_a_file_of_any_layout_is_bounded(layout, bound, most, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(bounds, bound, most)
+    with pytest.raises(AccuracyFileError, match=f"at most {most} are read"):
+        imported(store, LAYOUTS[layout](tmp_path), methods=("proto", "maml"))
     assert not store.folder.exists()
+
+
+def test_a_file_that_is_too_large_is_not_opened(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MOST_BYTES", 100)
+    monkeypatch.setattr(Path, "open", None)
+    with pytest.raises(AccuracyFileError, match="at most 100 are read"):
+        imported(store, LAYOUTS["npy"](tmp_path), methods=("proto", "maml"))
 
 
 def test_a_file_must_say_which_tasks_it_is_about(store, tmp_path):
@@ -349,6 +349,40 @@ def test_other_numbers_of_a_stored_method_are_refused(store, tmp_path):
         imported(store, tmp_path / "acc.csv")
     assert "store prune" in str(caught.value)
     assert {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()} == before
+
+
+def test_classes_cannot_be_added_to_stored_episodes(store, tmp_path):
+    imported(store, LAYOUTS["wide CSV"](tmp_path))
+    wide().assign(classes=CLASSES).to_csv(tmp_path / "acc.csv", index=False)
+    with pytest.raises(
+        AccuracyFileError, match="proto is stored with other classes of episode 0 of run 0, none and not '"
+    ):
+        imported(store, tmp_path / "acc.csv")
+
+
+def test_an_array_has_no_two_methods_of_one_name(store, tmp_path):
+    with pytest.raises(AccuracyFileError, match="named twice"):
+        imported(store, LAYOUTS["npy"](tmp_path), methods=("a", "a"))
+
+
+def test_what_is_stored_of_an_interrupted_import_is_completed_by_the_same_command(store, tmp_path):
+    path = LAYOUTS["wide CSV"](tmp_path)
+    imported(store, path)
+    for file in (store.folder / sorted(cell.key for cell in store.cells())[0]).rglob("*.parquet"):
+        file.unlink()
+    again = OutcomeStore(store.folder)
+    report = import_outcomes([path], again, TASKS)
+    assert sorted(one.episodes for one in report.imported) == [0, EPISODES]
+    assert difference(again)[2] == EPISODES
+
+
+def test_outcomes_in_memory_are_compared_like_stored_ones(store, tmp_path):
+    wide().assign(classes=CLASSES).to_csv(tmp_path / "acc.csv", index=False)
+    imported(store, tmp_path / "acc.csv")
+    by_name = {cell.method.name: store.outcomes(cell) for cell in store.cells()}
+    compared = compare(by_name["proto"], by_name["maml"])
+    assert compared.test.n == EPISODES
+    assert "episodes claimed, not verified" in str(compared)
 
 
 def test_more_episodes_of_a_stored_method_are_added(store, tmp_path):
