@@ -112,6 +112,7 @@ class AccuracyRows:
         others = [name for name in every if name not in self._named.values()]
         self.ignored = others if self.is_long else []
         self._wide = [] if self.is_long else others
+        self.names_tasks = "tasks" in self._named or options.tasks is not None
         self._check_options()
 
     def claims(self) -> Iterator[ClaimedRows]:

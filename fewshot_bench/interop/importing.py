@@ -83,10 +83,9 @@ def import_outcomes(
     """
     options = options or ImportOptions()
     store.check_folder()
-    claims, ignored = _read(paths, options)
+    claims, unnamed, ignored = _read(paths, options)
     stored = [cell for cell in store.cells() if cell.protocol.is_claimed]
-    if options.tasks is None:
-        _refuse_silent_pairs(claims, stored)
+    _refuse_silent_pairs([claim for claim in claims if claim.protocol.fingerprint in unnamed], stored)
     frames = {cell.key: store.read(cell) for cell in _involved(claims, stored)}
     planned = [_planned(one, frames) for one in claims]
     _check_classes(claims, stored, frames)
@@ -100,8 +99,12 @@ def import_outcomes(
     return ImportReport(imported, ignored)
 
 
-def _read(paths: Sequence[Path], options: ImportOptions) -> tuple[list[ClaimedRows], dict[str, list[str]]]:
+def _read(paths: Sequence[Path], options: ImportOptions) -> tuple[list[ClaimedRows], set[str], dict[str, list[str]]]:
     """What all files claim together.
+
+    Returns:
+        The claims; the fingerprints of protocols whose tasks are named after a file alone; and the columns of each file
+        that mean nothing.
 
     Raises:
         AccuracyFileError: one of them is refused, or two have the same episode of a method.
@@ -112,14 +115,15 @@ def _read(paths: Sequence[Path], options: ImportOptions) -> tuple[list[ClaimedRo
     if not NAME.holds(tasks):
         raise AccuracyFileError(f"{tasks[:40]!r} is not a name for the tasks, which is {NAME.words}. Add --tasks NAME.")
     claims: dict[tuple[str, str], ClaimedRows] = {}
-    ignored = {}
+    ignored, unnamed = {}, set()
     for path in paths:
         rows = AccuracyRows(read_accuracy_file(path, options.methods), options, tasks)
         ignored.update({str(path): rows.ignored} if rows.ignored else {})
         for claim in rows.claims():
+            unnamed |= set() if rows.names_tasks else {claim.protocol.fingerprint}
             name = (claim.protocol.fingerprint, claim.method)
             claims[name] = _together(path, claims[name], claim) if name in claims else claim
-    return list(claims.values()), ignored
+    return list(claims.values()), unnamed, ignored
 
 
 def _together(path: Path, first: ClaimedRows, second: ClaimedRows) -> ClaimedRows:

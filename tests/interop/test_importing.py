@@ -419,6 +419,13 @@ def test_separate_imports_are_paired_only_if_somebody_says_so(store, tmp_path):
     assert difference(store)[2] == EPISODES
 
 
+def test_a_column_of_tasks_says_so_too(store, tmp_path):
+    for name in ACCURACY:
+        wide({name: ACCURACY[name]}).assign(tasks="seed 0").to_csv(tmp_path / "acc.csv", index=False)
+        imported(store, tmp_path / "acc.csv")
+    assert difference(store)[2] == EPISODES
+
+
 def test_methods_of_other_tasks_are_not_compared_and_the_reason_is_given(store, tmp_path):
     for name in ACCURACY:
         wide({name: ACCURACY[name]}).to_csv(tmp_path / f"{name}.csv", index=False)
