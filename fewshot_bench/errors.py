@@ -60,6 +60,10 @@ class OutcomeError(FewshotBenchError):
     """Stored outcomes are damaged, absent, or belong to something else."""
 
 
+class AccuracyFileError(FewshotBenchError):
+    """A file of accuracies cannot be read, or its rows do not say what they should."""
+
+
 class ComparisonError(FewshotBenchError):
     """Two methods have no episodes in common, so no paired test exists."""
 

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "outcomes": set(),
     "statistics": set(),
     "report": {"episodes", "outcomes", "statistics"},
+    "interop": {"datasets", "outcomes", "report"},
     "engine": {"adaptation", "episodes", "outcomes", "backbones", "datasets", "training"},
     "study": {
         "datasets", "episodes", "losses", "backbones", "adaptation", "training", "outcomes", "statistics", "report",

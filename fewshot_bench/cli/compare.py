@@ -45,6 +45,7 @@ def compare(
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import (
         Claim,
+        check_no_files,
         compare_tasks,
         comparison_record,
         datasets_record,
@@ -53,6 +54,8 @@ def compare(
         task_record,
     )
 
+    store = OutcomeStore(results / "outcomes")
+    check_no_files([*(methods or []), *([baseline] if baseline else [])], store)
     if methods is not None and len(methods) == 1 and baseline is None:
         raise typer.BadParameter("compare takes two methods or more, or one and a --baseline, or none for all.")
     claimed = cast("Claim", choice(claim, "--claim", get_args(Claim)))

@@ -95,7 +95,8 @@ def _show_datasets(store: OutcomeStore) -> None:
     from fewshot_bench.datasets.recipe import recipe_line
     from fewshot_bench.printable import printable
 
-    cells = {(cell.protocol.dataset, cell.protocol.dataset_fingerprint): cell for cell in store.cells()}
+    drawn = [cell for cell in store.cells() if not cell.protocol.is_claimed]
+    cells = {(cell.protocol.dataset, cell.protocol.dataset_fingerprint): cell for cell in drawn}
     for (dataset, fingerprint), cell in sorted(cells.items()):
         typer.echo(printable(f"dataset      {dataset} {fingerprint[:12]}: {recipe_line(cell.dataset_recipe)}"))
 

@@ -18,6 +18,7 @@ from fewshot_bench.cli.data import data
 from fewshot_bench.cli.episodes import episodes
 from fewshot_bench.cli.leaderboard import leaderboard
 from fewshot_bench.cli.ls import ls
+from fewshot_bench.cli.outcomes import outcomes
 from fewshot_bench.cli.power import power
 from fewshot_bench.cli.report import report
 from fewshot_bench.cli.reproduce import reproduce
@@ -52,6 +53,7 @@ app.command()(reproduce)
 app.command()(ls)
 app.add_typer(data, name="data")
 app.add_typer(cache, name="cache")
+app.add_typer(outcomes, name="outcomes")
 app.add_typer(store, name="store")
 app.add_typer(episodes, name="episodes")
 

@@ -40,9 +40,12 @@ def power(
 
     From a pilot, two stored methods, or from --sd and --correlation.
     """
+    from fewshot_bench.outcomes import OutcomeStore
+    from fewshot_bench.report import check_no_files
     from fewshot_bench.report.power import plan
     from fewshot_bench.report.power_terminal import plan_record, print_plan
 
+    check_no_files(methods or [], OutcomeStore(results / "outcomes"))
     spreads = _spreads(methods or [], results, sd, correlation)
     plans = [plan(spread, difference or (), episodes=episodes, power=chance, alpha=alpha) for spread in spreads]
     if as_json:

@@ -1,12 +1,15 @@
 """What happened: one row per episode, kept in parts that never change."""
 
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER, Cell, MethodCard, ProtocolCard
+from fewshot_bench.outcomes.claimed import claimed_frame, claimed_method, claimed_protocol
 from fewshot_bench.outcomes.episode_frame import episode_frame
 from fewshot_bench.outcomes.failures import Failure
+from fewshot_bench.outcomes.kinds import CLAIMED_SAMPLER
 from fewshot_bench.outcomes.outcomes import Outcomes
 from fewshot_bench.outcomes.store import OutcomeStore
 
 __all__ = [
+    "CLAIMED_SAMPLER",
     "STANDARD_SAMPLER",
     "Cell",
     "Failure",
@@ -14,5 +17,8 @@ __all__ = [
     "OutcomeStore",
     "Outcomes",
     "ProtocolCard",
+    "claimed_frame",
+    "claimed_method",
+    "claimed_protocol",
     "episode_frame",
 ]

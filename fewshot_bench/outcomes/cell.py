@@ -11,7 +11,7 @@ from typing import Any
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes.description import FORMAT, description_as_json, read_description
-from fewshot_bench.outcomes.kinds import is_plain
+from fewshot_bench.outcomes.kinds import CLAIMED_SAMPLER, is_plain
 
 STANDARD_SAMPLER = "standard"
 _WITH_EVEN_QUERIES = (STANDARD_SAMPLER, "disjoint", "varied")
@@ -62,10 +62,11 @@ class ProtocolCard:
         split: "base", "validation" or "novel".
         way: N.
         shot: K.
-        query: Q, queries per class.
+        query: Q, queries per class; 0 where the episodes are claimed.
         seed: of the episodes.
         sampler_version: of the sampler.
-        sampler: which guarantee the tasks have; "standard" draws every task anew from the whole split.
+        sampler: which guarantee the tasks have; "standard" draws every task anew from the whole split, and of "claimed"
+            ones only a file says which they are.
         sampler_settings: what the other samplers can be told.
     """
 
@@ -94,6 +95,11 @@ class ProtocolCard:
         return self.sampler in _WITH_EVEN_QUERIES
 
     @property
+    def is_claimed(self) -> bool:
+        """Whether a file claims which episodes these are, so that nothing can verify it."""
+        return self.sampler == CLAIMED_SAMPLER
+
+    @property
     def queries_per_episode(self) -> range:
         """How many queries an episode can have: one number, or several where the way varies.
 
@@ -108,6 +114,8 @@ class ProtocolCard:
         """The dataset and the size of its tasks, e.g. "cifar-fs 5-way 1-shot"."""
         split = "" if self.split == "novel" else f" ({self.split} split)"
         sampler = "" if self.sampler == STANDARD_SAMPLER else f" {self.sampler}"
+        if self.is_claimed:
+            sampler += f" ({self.sampler_settings.get('tasks', '')})"
         return f"{self.dataset}{split} {self.way}-way {self.shot}-shot{sampler}"
 
 

@@ -95,7 +95,9 @@ def _check(folder: Place) -> CellCheck:
         found.notes.append("there are no outcomes. Run that study, or prune the cell.")
     frame = _episodes(found, parts, identity)
     if frame is not None:
-        _note_gaps(found, frame)
+        found.episodes = {run: len(some) for run, some in _by_run(frame).items()}
+        if not manifest.cell.protocol.is_claimed:  # whose numbers may be any
+            _note_gaps(found, frame)
     _note_files(found, folder, names, parts)
     _caught(found, lambda: _note_failures(found, folder, names, frame))
     return found
@@ -127,9 +129,8 @@ def _read(part: AnyPart, identity: Identity) -> Columns:
 
 
 def _note_gaps(found: CellCheck, frame: pd.DataFrame) -> None:
-    """Say how many episodes there are, and which are missing between others or in one of the runs."""
+    """Say which episodes are missing between others or in one of the runs."""
     numbers = _by_run(frame)
-    found.episodes = {run: len(some) for run, some in numbers.items()}
     end = int(frame["episode"].max()) + 1
     for run in range(max(numbers) + 1):
         missing = np.setdiff1d(np.arange(end), numbers.get(run, np.arange(0)))

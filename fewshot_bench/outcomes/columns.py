@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fewshot_bench.outcomes.cell import Cell
+from fewshot_bench.outcomes.claimed import claimed_table
 from fewshot_bench.outcomes.description import FORMAT
 from fewshot_bench.outcomes.packing import packed, unpacked
 
@@ -21,7 +22,10 @@ CONSTANTS = ("protocol", "method", "seed")
 STORED = (*CONSTANTS, "run", "episode", "queries", "correct", "accuracy", "predictions", "seconds")
 
 Columns = dict[str, NDArray[Any]]
-"""run, episode, correct, accuracy, seconds and, where they are wanted, predictions (bytes), each [E]."""
+"""run, episode, correct, accuracy, seconds and, where they are wanted, predictions (bytes), each [E].
+
+Those of a claimed cell have queries and classes (text) besides, and no byte in their predictions.
+"""
 
 _DTYPES: Mapping[str, Any] = {
     "run": np.int16,
@@ -30,6 +34,8 @@ _DTYPES: Mapping[str, Any] = {
     "accuracy": np.float64,
     "predictions": object,
     "seconds": np.float64,
+    "queries": np.int32,
+    "classes": object,
 }
 
 
@@ -43,6 +49,7 @@ class Identity:
         seed: of the episodes, in digits.
         way: N, the largest of the protocol.
         queries: how many queries an episode can have.
+        is_claimed: whether a file claims which episodes there are.
     """
 
     protocol: str
@@ -50,12 +57,14 @@ class Identity:
     seed: str
     way: int
     queries: range
+    is_claimed: bool = False
 
     @classmethod
     def of(cls, cell: Cell) -> Identity:
         """The identity of a cell."""
         card = cell.protocol
-        return cls(card.fingerprint, cell.method.fingerprint, str(card.seed), card.way, card.queries_per_episode)
+        queries = card.queries_per_episode
+        return cls(card.fingerprint, cell.method.fingerprint, str(card.seed), card.way, queries, card.is_claimed)
 
     def claims(self, run: int | None, first: int, end: int) -> dict[str, Any]:
         """What a file says of itself, so that nobody has to read columns that are the same in every row.
@@ -71,13 +80,15 @@ class Identity:
 
 
 def table_of(frame: pd.DataFrame, identity: Identity) -> pa.Table:
-    """The rows that are stored of a frame, as `episode_frame` makes it, [E].
+    """The rows that are stored of a frame, as `episode_frame` or `claimed_frame` makes it, [E].
 
     Raises:
         ShapeError: a prediction is of no class of the protocol.
     """
-    queries = frame["predictions"].map(len).to_numpy(np.int32)
     columns: dict[str, Any] = {name: _constant(getattr(identity, name), len(frame)) for name in CONSTANTS}
+    if identity.is_claimed:
+        return claimed_table(frame, columns)
+    queries = frame["predictions"].map(len).to_numpy(np.int32)
     columns |= {name: frame[name].to_numpy(_DTYPES[name]) for name in ("run", "episode", "correct", "accuracy")}
     columns |= {"queries": queries, "predictions": _packed_rows(frame["predictions"], queries, identity.way)}
     columns["seconds"] = frame["seconds"].to_numpy(np.float64)
@@ -93,7 +104,7 @@ def frame_of(columns: Columns) -> pd.DataFrame:
     """The frame that the rest of the package works with: the columns of `episode_frame`, [E]."""
     return pd.DataFrame(
         {
-            name: pd.Series(columns[name], dtype=object) if name == "predictions" else columns[name].astype(dtype)
+            name: pd.Series(columns[name], dtype=object) if dtype is object else columns[name].astype(dtype)
             for name, dtype in _DTYPES.items()
             if name in columns
         }

@@ -15,11 +15,14 @@ from typing import Any
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes.kinds import (
+    CLAIMED_SAMPLER,
     DEEPEST,
     METHOD,
+    NAME,
     PLAIN,
     PROTOCOL,
     PROVENANCE,
+    QUERY,
     RECORDED,
     TEXT,
     Kind,
@@ -121,7 +124,7 @@ def read_description(text: str) -> Description:
     content = description_content(text)
     method = _identity("method", content, METHOD, optional=("hyper_parameters", "is_transductive"))
     protocol = _identity("protocol", content, PROTOCOL, optional=("sampler", "sampler_settings"))
-    _check_least_way(protocol)
+    _check_sampler(protocol)
     left_out: list[str] = []
     recorded = _kept("", content, RECORDED, left_out, only_known=True)
     for name, kinds in (("provenance", PROVENANCE), ("versions", {}), ("dataset_recipe", {})):
@@ -154,8 +157,14 @@ def _identity(
     return dict(values)
 
 
-def _check_least_way(protocol: Mapping[str, Any]) -> None:
+def _check_sampler(protocol: Mapping[str, Any]) -> None:
     settings = protocol.get("sampler_settings", {})
+    if protocol.get("sampler") == CLAIMED_SAMPLER:
+        if set(settings) != {"tasks"} or not NAME.holds(settings["tasks"]):
+            found = reprlib.repr(settings)
+            raise OutcomeError(f"protocol.sampler_settings should be tasks, {NAME.words}, not {found}")
+    elif not QUERY.holds(protocol["query"]):
+        raise OutcomeError(f"protocol.query should be {QUERY.words}, not {protocol['query']}")
     kind = whole(2, protocol["way"])
     if "least_way" in settings and not kind.holds(settings["least_way"]):
         found = reprlib.repr(settings["least_way"])

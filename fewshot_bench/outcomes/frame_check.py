@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fewshot_bench.errors import ShapeError
 from fewshot_bench.outcomes.cell import Cell, ProtocolCard
+from fewshot_bench.outcomes.claimed import check_claimed
 from fewshot_bench.outcomes.episode_frame import COLUMNS
 
 _KINDS = {"run": "iu", "episode": "iu", "correct": "iu", "accuracy": "f", "seconds": "fiu"}
@@ -18,6 +19,8 @@ _LARGEST = {"run": np.iinfo(np.int16).max, "episode": np.iinfo(np.int32).max - 1
 def check_frame(cell: Cell, frame: object) -> None:
     """See that a frame is one of `episode_frame`, or several together, and that its episodes are the protocol's.
 
+    That of a claimed cell is one of `claimed_frame`.
+
     Args:
         cell: where it is to be stored.
         frame: whatever is said to be one.
@@ -25,6 +28,9 @@ def check_frame(cell: Cell, frame: object) -> None:
     Raises:
         ShapeError: it is none, with what is wrong.
     """
+    if cell.protocol.is_claimed:
+        check_claimed(cell.protocol, frame)
+        return
     if not isinstance(frame, pd.DataFrame):
         raise ShapeError(f"outcomes should be a pandas DataFrame, not {type(frame).__name__}.")
     if missing := [name for name in COLUMNS if list(frame.columns).count(name) != 1]:

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+CLAIMED_SAMPLER = "claimed"
+"""What a protocol calls its sampler where a file says which episodes there are: see `claimed`."""
+
 LARGEST_WAY = 255  # class positions are stored in one byte
+LARGEST_SIZE = 1_000_000
 _LARGEST_CLASS = 1 << 20
-_LARGEST_SIZE = 1_000_000
 _LARGEST_SEED = 1 << 128
+_LONGEST_NAME = 200
 _LARGEST_COUNT = (1 << 63) - 1
 DEEPEST = 64  # levels of lists and mappings, far from where Python gives up
 
@@ -60,6 +64,10 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_NAME and text.isprintable() and text == text.strip()
+
+
 def whole(least: int, most: int) -> Kind:
     """Whole numbers of a range, both ends included; true and false are none."""
     return Kind(f"a whole number from {least:,} to {most:,}", lambda value: _is_whole(value, least, most))
@@ -84,12 +92,16 @@ def _is_stopping_rule(value: Any) -> bool:
 
 
 TEXT = Kind("text", lambda value: isinstance(value, str) and is_plain(value))
+NAME = Kind(
+    f"printable text of 1 to {_LONGEST_NAME} characters", lambda value: isinstance(value, str) and _is_name(value)
+)
 PLAIN = Kind("finite numbers, Unicode text, lists and mappings", is_plain)
 _MAPPING = Kind("a mapping", lambda value: isinstance(value, dict))
 _SETTINGS = Kind(
     "a mapping to finite numbers and text",
     lambda value: isinstance(value, dict) and all(is_plain(inner, 0) for inner in value.values()),
 )
+QUERY = whole(1, LARGEST_SIZE)
 METHOD = {
     "name": TEXT,
     "backbone": TEXT,
@@ -103,10 +115,10 @@ PROTOCOL = {
     "dataset_fingerprint": TEXT,
     "split": TEXT,
     "way": whole(1, LARGEST_WAY),
-    "shot": whole(1, _LARGEST_SIZE),
-    "query": whole(1, _LARGEST_SIZE),
+    "shot": whole(1, LARGEST_SIZE),
+    "query": Kind(QUERY.words, whole(0, LARGEST_SIZE).holds),  # 0 only where the episodes are claimed
     "seed": whole(-_LARGEST_SEED, _LARGEST_SEED),
-    "sampler_version": whole(1, _LARGEST_SIZE),
+    "sampler_version": whole(1, LARGEST_SIZE),
     "sampler": TEXT,
     "sampler_settings": _SETTINGS,
 }

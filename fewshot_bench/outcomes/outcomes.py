@@ -45,7 +45,7 @@ class Outcomes:
         """Position of the predicted class of every query, [E, M]; 255 after the last of an episode with fewer."""
         most = self.cell.protocol.queries_per_episode[-1]
         padded = (row.ljust(most, _NONE) for row in self.frame["predictions"])
-        return np.frombuffer(b"".join(padded), dtype=np.uint8).reshape(-1, most)
+        return np.frombuffer(b"".join(padded), dtype=np.uint8).reshape(len(self.frame), most)
 
     def __len__(self) -> int:
         return len(self.frame)

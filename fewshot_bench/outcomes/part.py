@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fewshot_bench.errors import OutcomeError
+from fewshot_bench.outcomes.claimed import claimed_columns
 from fewshot_bench.outcomes.columns import CONSTANTS, METADATA, STORED, Columns, Identity, table_of, unpacked_rows
 from fewshot_bench.outcomes.damage import OTHER_ROWS, damaged
 from fewshot_bench.outcomes.kinds import mapping_in
@@ -84,7 +85,10 @@ class Part:
         try:
             file = pq.ParquetFile(pa.BufferReader(content))
             self._check_claims(file, identity)
-            columns = self._columns(file, identity, with_predictions)
+            if identity.is_claimed:
+                columns = self._claimed(content, identity, with_predictions)
+            else:
+                columns = self._columns(file, identity, with_predictions)
         except _UNREADABLE as error:
             raise self.damaged(error) from error
         if columns is None:
@@ -138,6 +142,15 @@ class Part:
         if not 0 < rows <= _MOST_EPISODES or (self.stretch and rows != self.stretch[2] - self.stretch[1]):
             raise self.damaged(OTHER_ROWS)
 
+    def _claimed(self, content: bytes, identity: Identity, with_predictions: bool) -> Columns | None:
+        """The rows of a claimed cell, if they are what such a cell stores."""
+        if self.stretch is not None:
+            return None
+        found = claimed_columns(content, identity.way, {name: getattr(identity, name) for name in CONSTANTS})
+        if found is not None and with_predictions:
+            found["predictions"] = np.full(len(found["run"]), b"", dtype=object)
+        return found
+
     def _columns(self, file: Any, identity: Identity, with_predictions: bool) -> Columns | None:
         """The rows, if they agree with the name and with each other."""
         has_several = len(identity.queries) > 1
@@ -167,7 +180,8 @@ def new_part(frame: pd.DataFrame, identity: Identity, run: int | None) -> tuple[
     """Name and content of the part that holds some rows.
 
     Args:
-        frame: as `episode_frame` makes it, by run and episode; consecutive episodes of one run, or of several runs.
+        frame: as `episode_frame` or `claimed_frame` makes it, by run and episode; consecutive episodes of one run, or
+            episodes of several runs.
         identity: of the cell.
         run: of all rows; None for several.
 
@@ -176,7 +190,7 @@ def new_part(frame: pd.DataFrame, identity: Identity, run: int | None) -> tuple[
     """
     first, end = int(frame["episode"].iloc[0]), int(frame["episode"].iloc[-1]) + 1
     table, stream = table_of(frame, identity), pa.BufferOutputStream()
-    few = [name for name in STORED if name not in ("episode", "predictions")]
+    few = [name for name in table.column_names if name not in ("episode", "predictions")]
     # Statistics, and the schema of Arrow, would double a small part.
     options = {"compression": "zstd", "use_dictionary": few, "write_statistics": False, "store_schema": False}
     with pq.ParquetWriter(stream, table.schema, **options) as writer:

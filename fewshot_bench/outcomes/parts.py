@@ -21,6 +21,7 @@ from fewshot_bench.stored_files import files_under, read_all
 AnyPart = Part | OldPart
 T = TypeVar("T")
 _WAITS = (0.0, 0.05, 0.2, 1.0, 3.0)  # seconds; a listing of a network disk may be old for a while
+_MAY_DIFFER = ("run", "episode", "seconds")  # between two rows about one episode; the first two are the same
 _MOVED = (errno.ENOENT, errno.ESTALE)
 
 
@@ -156,7 +157,7 @@ def _check_copies(rows: Columns, again: NDArray[np.bool_], parts: Sequence[AnyPa
     involved = np.flatnonzero(again | np.append(again[1:], False))
     place = {int(row): part.place for row, part in zip(involved, parts, strict=True)}
     for row in np.flatnonzero(again):
-        if any(rows[name][row] != rows[name][row - 1] for name in ("correct", "accuracy", "predictions")):
+        if any(rows[name][row] != rows[name][row - 1] for name in rows if name not in _MAY_DIFFER):
             raise OutcomeError(
                 f"run {rows['run'][row]}, episode {rows['episode'][row]} is stored twice and differently, in "
                 f"{place[int(row) - 1]} and in {place[int(row)]}. Delete the one that is wrong and run again."

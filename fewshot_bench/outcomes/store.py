@@ -122,7 +122,7 @@ class OutcomeStore:
 
         Args:
             cell: the method and the protocol.
-            frame: as `episode_frame` makes it, or several of them together, [E].
+            frame: as `episode_frame` makes it, or several of them together; `claimed_frame` if they are claimed, [E].
             is_checked: whether `check_frame` has found it well.
 
         Raises:
@@ -134,12 +134,18 @@ class OutcomeStore:
         if cell.key not in self._opened:
             self.open_cell(cell)
         identity = Identity.of(cell)
-        for run in frame["run"].unique():
-            rows = frame[frame["run"] == run]
-            for stretch in stretches(rows.sort_values("episode", kind="stable").drop_duplicates("episode")):
-                name, content = new_part(stretch, identity, int(run))
-                write_once(self.cell_folder(cell) / name, content)
-                self._held.setdefault(cell.key, {})[name] = [(int(run), stretch["episode"].to_numpy())]
+        ordered = frame.sort_values(["run", "episode"], kind="stable").drop_duplicates(["run", "episode"])
+        by_run = [(int(run), ordered[ordered["run"] == run]) for run in ordered["run"].unique()]
+        if cell.protocol.is_claimed:  # its numbers need not be consecutive, and nothing computes it chunk by chunk
+            self._write(cell, *new_part(ordered, identity, None), by_run)
+            return
+        for run, rows in by_run:
+            for stretch in stretches(rows):
+                self._write(cell, *new_part(stretch, identity, run), [(run, stretch)])
+
+    def _write(self, cell: Cell, name: str, content: bytes, by_run: list[tuple[int, pd.DataFrame]]) -> None:
+        write_once(self.cell_folder(cell) / name, content)
+        self._held.setdefault(cell.key, {})[name] = [(run, rows["episode"].to_numpy()) for run, rows in by_run]
 
     def read(self, cell_or_key: Cell | str, *, with_predictions: bool = True) -> pd.DataFrame:
         """All episodes of a cell, sorted by run and episode, each once (of copies, the one that took least time).

@@ -6,7 +6,7 @@ from fewshot_bench.report.comparisons import TaskComparison, compare_methods, co
 from fewshot_bench.report.leaderboard import leaderboard
 from fewshot_bench.report.leaderboard_csv import TIMING_COLUMNS, write_leaderboard
 from fewshot_bench.report.method_labels import labels_of_texts, method_labels, with_labels
-from fewshot_bench.report.method_names import cells_of_method, resolve_method
+from fewshot_bench.report.method_names import cells_of_method, check_no_files, resolve_method
 from fewshot_bench.report.over_datasets import OverDatasets, over_datasets
 from fewshot_bench.report.picture import NoPictureError
 from fewshot_bench.report.publication import PlusMinus, as_latex, as_markdown
@@ -30,6 +30,7 @@ __all__ = [
     "as_latex",
     "as_markdown",
     "cells_of_method",
+    "check_no_files",
     "compare",
     "compare_methods",
     "compare_tasks",

@@ -3,13 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench.episodes.drawing import draw_groups, episode_classes
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.outcomes import ProtocolCard
+from fewshot_bench.outcomes.claimed import NO_CLASSES, SEPARATOR
+
+
+@dataclass(frozen=True, eq=False)
+class ClaimedClasses:
+    """The classes that files claim of some episodes.
+
+    Attributes:
+        numbers: of the classes of each episode, [E, N]; None where they are not known.
+        names: of the classes, by number, [C].
+        why_not: why they are not known; empty where they are.
+    """
+
+    numbers: NDArray[np.int64] | None = None
+    names: Sequence[str] = ()
+    why_not: str = ""
+
+
+NO_CLAIMED_CLASSES = "no classes are known of claimed episodes"
+CONTRADICTING_CLASSES = "methods claim different classes of the same episodes"
+
+
+def claimed_classes(
+    rows: Sequence[NDArray[np.int64]], texts: Sequence[NDArray[np.object_]], episodes: int, way: int
+) -> ClaimedClasses:
+    """Put together what methods claim of the classes of some episodes.
+
+    Args:
+        rows: which of the episodes each method has, [A] of [e].
+        texts: their classes as they are stored, "" where unknown, [A] of [e].
+        episodes: E.
+        way: N.
+    """
+    known = np.full(episodes, NO_CLASSES, dtype=object)
+    for mine, own in zip(rows, texts, strict=True):
+        there = known[mine]
+        if ((there != own) & (there != NO_CLASSES) & (own != NO_CLASSES)).any():
+            return ClaimedClasses(why_not=CONTRADICTING_CLASSES)
+        known[mine] = np.where(own == NO_CLASSES, there, own)
+    if (known == NO_CLASSES).any():
+        return ClaimedClasses(why_not=NO_CLAIMED_CLASSES)
+    named = np.array([name for text in known for name in text.split(SEPARATOR)], dtype=object)
+    numbers, names = pd.factorize(named, sort=True)
+    return ClaimedClasses(numbers.reshape(episodes, way).astype(np.int64), tuple(names))
 
 
 def classes_of_episodes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from shlex import quote
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from fewshot_bench.outcomes import Outcomes, ProtocolCard
 from fewshot_bench.report.method_names import shown_names
 from fewshot_bench.report.task_scores import TaskScores, task_scores
 from fewshot_bench.report.verdicts import headline, verdict
-from fewshot_bench.report.wording import p_equation
+from fewshot_bench.report.wording import CLAIMED_FLAG, p_equation
 from fewshot_bench.statistics import DataInterval, PairedComparison, PairedTest, compare_pairs, data_intervals
 
 FEWEST_PAIRS = 2
@@ -75,7 +76,8 @@ class Comparison:
 
     def __str__(self) -> str:
         sentence = f"{self.a} - {self.b}: {self.headline} ({self.p_sentence}; {self.test.n:,} episodes)"
-        return f"{sentence}; {self.left_out}" if self.left_out else sentence
+        claimed = CLAIMED_FLAG if self.protocol.is_claimed else ""
+        return "; ".join(part for part in (sentence, claimed, self.left_out) if part)
 
     @property
     def left_out(self) -> str:
@@ -151,6 +153,18 @@ def check_same_protocol(a: ProtocolCard, name_a: str, b: ProtocolCard, name_b: s
     Raises:
         ComparisonError: they do.
     """
+    if a.is_claimed != b.is_claimed:
+        claimed, drawn = (name_a, name_b) if a.is_claimed else (name_b, name_a)
+        raise ComparisonError(
+            f"{claimed} was imported, and a file claims which episodes it saw; those of {drawn} were drawn here. "
+            "Nothing shows that any two are the same, so they are never paired. Import both with one --tasks NAME."
+        )
+    if a.is_claimed and a.sampler_settings != b.sampler_settings:
+        tasks_a, tasks_b = a.sampler_settings.get("tasks"), b.sampler_settings.get("tasks")
+        raise ComparisonError(
+            f"{name_a} was imported as tasks '{tasks_a}' and {name_b} as tasks '{tasks_b}', so no episode is claimed "
+            f"to be the same. If they are, import one again with the other's name: --tasks {quote(str(tasks_a))}"
+        )
     fields_a, fields_b = asdict(a), asdict(b)
     different = [name for name in fields_a if fields_a[name] != fields_b[name]]
     if not different:

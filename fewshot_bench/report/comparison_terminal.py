@@ -15,8 +15,10 @@ from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.terminal import (
     broken,
-    claim_headers,
+    claims_header,
+    claims_text,
     coloured,
+    correction_note,
     effect_header,
     interval_notes,
     new_table,
@@ -27,6 +29,7 @@ from fewshot_bench.report.terminal import (
 )
 from fewshot_bench.report.verdicts import Claim
 from fewshot_bench.report.wording import (
+    CLAIMED,
     CORRECTIONS,
     difference_text,
     p_equation,
@@ -119,14 +122,14 @@ def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim
         return
     pairs = new_table()
     pairs.add_column("A - B")
-    for header in (effect_header(console), *claim_headers(task.correction)):
+    for header in (effect_header(console), claims_header(task.correction)):
         pairs.add_column(header, justify="right", no_wrap=True)
     pairs.add_column("A at 5%", max_width=verdict_width(console))
     for one in task.comparisons:
-        width = console.width - 72
+        width = console.width - 66
         names = "\n".join([*broken(one.a, width), *broken(f"- {one.b}", width)])
-        p = (p_text(one.p_corrected), p_text(one.p_beyond_corrected))
-        pairs.add_row(Text(names), _effect(one, console), *p, coloured(one.verdict, one.verdict))
+        p = claims_text(one.p_corrected, one.p_beyond_corrected)
+        pairs.add_row(Text(names), _effect(one, console), p, coloured(one.verdict, one.verdict))
     console.print(pairs)
     console.print()
 
@@ -185,4 +188,8 @@ def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) 
         where = "beyond this split" if claim == "beyond" else "on this split"
         how = CORRECTIONS[tasks[0].correction]
         notes.append(f"same: methods that share a letter are not shown to differ {where} ({how}, 5%)")
+    if not is_one_pair:
+        notes += correction_note(tasks[0].correction)
+    if any(task.protocol.is_claimed for task in tasks):
+        notes.append(CLAIMED)
     return notes + verdict_notes([comparison.verdict for comparison in comparisons])

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from shlex import quote
 
 from fewshot_bench.errors import ComparisonError, UnknownNameError
-from fewshot_bench.outcomes import Cell
+from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.outcomes.claimed import ACCURACY_FILES
+
+
+def check_no_files(wanted: Iterable[str], store: OutcomeStore) -> None:
+    """Say what to type to those who name a file where a method is expected.
+
+    Raises:
+        ComparisonError: one of the names ends like a file of accuracies, and no stored method is called so.
+    """
+    file = next((name for name in wanted if name.lower().endswith(ACCURACY_FILES)), None)
+    if file is not None and file not in {cell.method.name for cell in store.cells()}:
+        raise ComparisonError(
+            f"{file} is a file, not a method. Import it first, then compare its methods: "
+            f"fewshot-bench outcomes import {quote(file)} --dataset NAME --way N --shot K"
+        )
 
 
 def resolve_method(names: Iterable[str], wanted: str) -> str:

@@ -62,7 +62,8 @@ def size_text(row: Mapping[Any, Any]) -> str:
     """The size of the tasks of a row with the columns of `task_columns`, e.g. "5-way 1-shot, 15 queries per class"."""
     split = "" if row["split"] == "novel" else f" ({row['split']} split)"
     sampler = "" if row["sampler"] == STANDARD_SAMPLER else f" {row['sampler']}"
-    return f"{row['way']}-way {row['shot']}-shot{sampler}{split}, {row['queries']} queries per class"
+    queries = f", {row['queries']} queries per class" if row["queries"] else ""  # claimed episodes do not say
+    return f"{row['way']}-way {row['shot']}-shot{sampler}{split}{queries}"
 
 
 def accuracies_by_dataset(tasks: Sequence[tuple[str, Mapping[str, float]]]) -> pd.DataFrame | None:

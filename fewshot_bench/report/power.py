@@ -33,6 +33,7 @@ class Spread:
         correlation: of the two methods over the same episodes; NaN where one is constant.
         episodes: of the pilot; None where the spreads are given.
         difference: mean difference of the pilot; None likewise.
+        is_claimed: whether files claim which episodes of the pilot are the same.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Spread:
     correlation: float
     episodes: int | None = None
     difference: float | None = None
+    is_claimed: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def stored_spreads(store: OutcomeStore, a: str, b: str) -> list[Spread]:
                 found.correlation,
                 found.episodes,
                 _POINTS * found.difference,
+                scores.protocol.is_claimed,
             )
         )
     return spreads

@@ -11,6 +11,7 @@ from rich.text import Text
 from fewshot_bench.printable import printable
 from fewshot_bench.report.power import Plan
 from fewshot_bench.report.terminal import new_table, print_table
+from fewshot_bench.report.wording import CLAIMED
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -31,6 +32,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         table.add_row(f"{_points(need.difference)} points", f"{need.paired:,}", f"{need.unpaired:,}", mark)
     print_table(console, f"episodes to find a difference ({plan.power:.0%} power, two-sided {plan.alpha:.0%})", table)
     console.print(_detectable(plan), highlight=False)
+    if spread.is_claimed:
+        console.print(Text(CLAIMED, "dim"))
 
 
 def _detectable(plan: Plan) -> str:
@@ -48,6 +51,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     spread = plan.spread
     return {
         "from": spread.name,
+        "note": CLAIMED if spread.is_claimed else None,
         "sd": spread.sd,
         "sd_difference": spread.sd_difference,
         "correlation": None if math.isnan(spread.correlation) else spread.correlation,

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.printable import printable
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import Claim
-from fewshot_bench.report.wording import correction_words, task_names
+from fewshot_bench.report.wording import CLAIMED, correction_words, task_names
 from fewshot_bench.statistics import read_letters
 
 PlusMinus = Literal["task", "data", "both", "none"]
@@ -131,6 +132,8 @@ def publication_table(
     methods = {method: entries[method] for method in sorted(entries, key=lambda method: _rank(entries[method]))}
     every = [entry for row in methods.values() for entry in row.values()]
     caption = [_what_is_shown(groups, plus_minus, every), *_marks(groups, reach, claim, methods)]
+    if frame["sampler"].str.startswith(CLAIMED_SAMPLER).any():
+        caption.append(f"{CLAIMED[0].upper()}{CLAIMED[1:]}.")
     return PublicationTable(list(groups), methods, " ".join(caption))
 
 

@@ -13,6 +13,7 @@ from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.task_columns import task_columns
+from fewshot_bench.report.wording import CLAIMED
 
 _WHOLE = (
     "way", "shot", "queries", "seed", "episodes", "runs", "paired_episodes", "wins", "ties", "losses", "peak_bytes"
@@ -126,6 +127,7 @@ def _protocol_record(protocol: ProtocolCard) -> dict[str, Any]:
         **task_columns(protocol),
         "dataset_fingerprint": protocol.dataset_fingerprint,
         "protocol_fingerprint": protocol.fingerprint,
+        "note": CLAIMED if protocol.is_claimed else None,
     }
 
 

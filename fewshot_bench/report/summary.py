@@ -13,6 +13,7 @@ from fewshot_bench.report.flags import overlap_flag
 from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.report.task_scores import TaskScores, data_intervals_of
 from fewshot_bench.report.verdicts import Claim, beyond_text, corrected_claims, letters_of, verdict
+from fewshot_bench.report.wording import CLAIMED_FLAG
 from fewshot_bench.statistics import (
     Correction,
     PairedTest,
@@ -170,6 +171,7 @@ def _flags(cell: Cell, numbers: Mapping[str, Any], failed: int) -> list[str]:
         reached = "" if numbers["ci95"] <= rule["half_width"] else ", not reached"
         stopping.append(f"until ±{rule['half_width']:g}{reached}")
     return [
+        *([CLAIMED_FLAG] if cell.protocol.is_claimed else []),
         *([f"{failed:,} failed"] if failed else []),
         *(["transductive"] if cell.method.is_transductive else []),
         *([overlap] if overlap else []),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations_with_replacement
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
-from fewshot_bench.report.classes import classes_of_episodes, images_of_episodes
+from fewshot_bench.outcomes.claimed import NO_CLASSES
+from fewshot_bench.report.classes import ClaimedClasses, claimed_classes, classes_of_episodes, images_of_episodes
 from fewshot_bench.statistics import (
     DataInterval,
     Overlap,
@@ -37,6 +38,7 @@ class TaskScores:
         accuracy: fraction of queries classified correctly, NaN where a method lacks the episode, [A, E].
         seconds: what all stored episodes of each method took, NaN where nobody measured it, [A].
         failed: how many episodes of each method could not be computed, [A]; empty where nobody looked.
+        claims: the classes of each episode, where files claim them.
     """
 
     cells: Sequence[Cell]
@@ -45,6 +47,7 @@ class TaskScores:
     accuracy: NDArray[np.float64]
     seconds: NDArray[np.float64]
     failed: Sequence[int] = ()
+    claims: ClaimedClasses = field(default_factory=ClaimedClasses)
 
     @property
     def protocol(self) -> ProtocolCard:
@@ -58,11 +61,13 @@ class TaskScores:
 
     @property
     def why_no_classes(self) -> str:
-        """What is wrong with the recorded class sizes; empty where nothing is, or none are recorded."""
+        """Why they are not known; empty where they are, or where no class sizes are recorded."""
         return self._classes_or_why[1]
 
     @cached_property
     def _classes_or_why(self) -> tuple[NDArray[np.int64] | None, str]:
+        if self.protocol.is_claimed:
+            return self.claims.numbers, self.claims.why_not
         recorded = sorted({cell.class_sizes for cell in self.cells if cell.class_sizes})
         if not recorded:
             return None, ""
@@ -162,10 +167,16 @@ def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell], failed: S
     identities = [_identity(table) for table in tables]
     everything = np.unique(np.concatenate(identities))
     accuracy = np.full((len(cells), len(everything)), np.nan)
-    for row, (table, identity) in enumerate(zip(tables, identities, strict=True)):
-        accuracy[row, np.searchsorted(everything, identity)] = table["accuracy"].to_numpy(np.float64)
+    places = [np.searchsorted(everything, identity) for identity in identities]
+    for row, (table, place) in enumerate(zip(tables, places, strict=True)):
+        accuracy[row, place] = table["accuracy"].to_numpy(np.float64)
+    claims = ClaimedClasses()
+    if cells[0].protocol.is_claimed:
+        unknown = [pd.Series(NO_CLASSES, table.index) for table in tables]
+        texts = [table.get("classes", none).to_numpy(object) for table, none in zip(tables, unknown, strict=True)]
+        claims = claimed_classes(places, texts, len(everything), cells[0].protocol.way)
     seconds = np.array([float(table["seconds"].sum(skipna=False)) for table in tables])
-    return TaskScores(list(cells), everything >> _BITS, everything & _MASK, accuracy, seconds, failed)
+    return TaskScores(list(cells), everything >> _BITS, everything & _MASK, accuracy, seconds, failed, claims)
 
 
 def stored_scores(store: OutcomeStore, cells: Sequence[Cell]) -> TaskScores:

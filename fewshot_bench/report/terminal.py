@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.printable import printable
 from fewshot_bench.report.published_summary import WELCH
 from fewshot_bench.report.summary import MEASURED, PAIRED
 from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, ON_THIS_SPLIT, UNKNOWN, Claim
-from fewshot_bench.report.wording import CORRECTIONS, difference_text, p_text, task_text, told_apart
+from fewshot_bench.report.wording import CLAIMED, CORRECTIONS, difference_text, p_text, task_text, told_apart
 from fewshot_bench.statistics import Correction
 
 PUBLISHED, ODD = " *", " ?"
@@ -24,6 +25,7 @@ PUBLISHED, ODD = " *", " ?"
 DISJOINT = "disjoint"
 _GROUPS: Mapping[Claim, str] = {"beyond": "group", "split": "group_split"}
 _WIDE, _NARROW_VERDICT = 100, 13
+_CORRECTED = "'"
 _NARROWEST_NAME = 16
 
 
@@ -73,7 +75,7 @@ def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
 
 def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
     table = new_table()
-    _add_columns(table, effect_header(console, _interval_name(tested)), *claim_headers(tested["correction"].iloc[0]))
+    _add_columns(table, effect_header(console, _interval_name(tested)), claims_header(tested["correction"].iloc[0]))
     table.add_column("at 5%", max_width=verdict_width(console))
     lines: list[tuple[str, str, list[Text]]] = []
     for row in tested.to_dict("records"):
@@ -81,14 +83,14 @@ def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
         effect = difference_text(*ends, row["diff_ci95_high"] - row["difference"], plus_minus_of(console))
         is_odd = row["source"] != MEASURED and bool(row["flags"])
         words = Text(f"{row['verdict']}{ODD}") if is_odd else coloured(row["verdict"], row["verdict"])
-        numbers = [Text(effect), Text(p_text(row["p_corrected"])), Text(p_text(row["p_beyond_corrected"])), words]
+        numbers = [Text(effect), Text(claims_text(row["p_corrected"], row["p_beyond_corrected"])), words]
         lines.append((row["method"], _test_note(row), numbers))
     return _filled(table, console, lines)
 
 
 def effect_header(console: Console, interval: str = "task") -> str:
     """What stands above differences with both of their intervals."""
-    return f"points (data) {plus_minus_of(console)} {interval}"
+    return f"points (data) {plus_minus_of(console)}{interval}"
 
 
 def verdict_width(console: Console) -> int | None:
@@ -96,10 +98,23 @@ def verdict_width(console: Console) -> int | None:
     return None if console.width >= _WIDE else _NARROW_VERDICT
 
 
-def claim_headers(correction: Correction) -> tuple[str, str]:
+def claims_header(correction: Correction) -> str:
     """What stands above the p values of both claims; how they are corrected stands in the notes."""
-    mark = "" if correction == "none" else "'"
-    return f"p{mark} split", f"p{mark} beyond"
+    return f"p{'' if correction == 'none' else _CORRECTED} split/beyond"
+
+
+def claims_text(p_split: float, p_beyond: float) -> str:
+    """The p values of both claims in one cell."""
+    return f"{p_text(p_split)}/{p_text(p_beyond)}"
+
+
+def correction_note(correction: Correction) -> list[str]:
+    """What the mark of corrected p values says; nothing where they are not corrected."""
+    return (
+        []
+        if correction == "none"
+        else [f"p{_CORRECTED}: corrected for the number of tests ({CORRECTIONS[correction]})"]
+    )
 
 
 def _test_note(row: Mapping[Any, Any]) -> str:
@@ -123,14 +138,13 @@ def _note(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
 def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
     """What the columns mean, in as many lines as there are columns to explain."""
     measured = frame[frame["source"] == MEASURED]
-    tested = measured["p"].notna().any()
     beyond = set(measured["beyond"])
     unknown = {words.removeprefix(UNKNOWN) for words in beyond if words.startswith(UNKNOWN)}
     notes = interval_notes({words for words in beyond if not words.startswith(UNKNOWN)}, unknown)
     if (frame["sampler"] == DISJOINT).any():
         notes.append("open: 95% CI over episodes that share no image; it covers the images too")
-    if tested and (correction := _correction(frame)) != "none":
-        notes.append(f"p': corrected for the number of tests ({CORRECTIONS[correction]})")
+    if frame["p"].notna().any():
+        notes += correction_note(_correction(frame))
     if frame[_GROUPS[claim]].notna().any():
         where = "beyond this split" if claim == "beyond" else "on this split"
         how = CORRECTIONS[_correction(frame)]
@@ -140,6 +154,8 @@ def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
         notes.append(f"{PUBLISHED.strip()}: as papers report it, on other episodes; the CSV names the table")
     if published["flags"].notna().any():
         notes.append(f"{ODD.strip()}: no such tasks give so wide or narrow an interval; the CSV says why")
+    if frame["sampler"].str.startswith(CLAIMED_SAMPLER).any():
+        notes.append(CLAIMED)
     return notes + verdict_notes(frame["verdict"].dropna())
 
 
@@ -210,7 +226,8 @@ def print_table(console: Console, title: str, table: Table) -> None:
 def _title(rows: pd.DataFrame) -> str:
     first = rows.to_dict("records")[0]
     seed = f", seed {first['seed']}" if first["seed"] else ""
-    return f"{task_text(first)}, {first['queries']} queries per class, {_length(rows)}{seed}"
+    queries = f"{first['queries']} queries per class, " if first["queries"] else ""  # claimed episodes do not say
+    return f"{task_text(first)}, {queries}{_length(rows)}{seed}"
 
 
 def _is_uneven(rows: pd.DataFrame) -> bool:
@@ -244,7 +261,7 @@ def plus_minus_of(console: Console) -> str:
 def broken(name: str, width: int) -> list[str]:
     """A method's name in lines, broken between its stages and settings rather than within a word."""
     lines = [""]
-    for piece in re.split(r"(?<=[/,])|(?=@)", printable(name)):
+    for piece in re.split(r"(?<=[/,])|(?=[@+])", printable(name)):
         if lines[-1] and len(lines[-1]) + len(piece) > max(width, _NARROWEST_NAME):
             lines.append("")
         lines[-1] += piece

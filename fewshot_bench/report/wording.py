@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from fewshot_bench.printable import printable
 from fewshot_bench.report.task_columns import task_columns
 
 CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
+CLAIMED_FLAG = "episodes claimed, not verified"
+CLAIMED = "claimed: files say which episodes are the same; their identity is not verified"
 SIGNIFICANCE = 0.05
 _SMALLEST_SHOWN_P = 0.001
 
@@ -22,10 +25,12 @@ def task_text(row: Mapping[Any, Any]) -> str:
 
 
 def p_text(p: float) -> str:
-    """A p-value for people: two significant digits, or "< 0.001"; how far below says nothing more about a difference.
+    """A p-value for people: two significant digits, "< 0.001" below that, a dash where it is unknown.
 
     More digits are shown where two would round p across the 5% level, so that p never contradicts a verdict.
     """
+    if math.isnan(p):
+        return "-"
     if p < _SMALLEST_SHOWN_P:
         return f"< {_SMALLEST_SHOWN_P}"
     texts = (f"{p:.{digits}g}" for digits in range(2, 18))
@@ -74,7 +79,7 @@ def told_apart(names: Mapping[str, str], more: Mapping[str, str]) -> dict[str, s
 def difference_text(difference: float, low: float, high: float, task: float, plus_minus: str = "±") -> str:
     """A difference in percentage points with its data interval, a dash where it is unknown, and its task half-width."""
     data = f"{low:+.2f} to {high:+.2f}" if low == low else "-"
-    return f"{round(difference, 2) + 0.0:+.2f} ({data}) {plus_minus} {task:.2f}"  # + 0.0: never "-0.00"
+    return f"{round(difference, 2) + 0.0:+.2f} ({data}) {plus_minus}{task:.2f}"  # + 0.0: never "-0.00"
 
 
 def p_header(correction: str, name: str = "p") -> str:

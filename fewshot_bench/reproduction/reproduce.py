@@ -79,6 +79,11 @@ def reproduce_cell(
     """
     options, folder = options or ReproductionOptions(), folder.absolute()
     cell, store = described(folder), OutcomeStore(folder.parent)
+    if cell.protocol.is_claimed:
+        raise ReproductionError(
+            f"{cell.method.name} cannot be run again: its accuracies were imported, and its episodes are claimed, not "
+            "verified."
+        )
     kept = _kept(store, options.into)
     dataset = _images(cell, options)
     stored = store.read(cell)

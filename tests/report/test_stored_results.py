@@ -10,7 +10,7 @@ import pytest
 
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import compare_methods, leaderboard, update_leaderboard
-from fewshot_bench.report.wording import p_text
+from fewshot_bench.report.wording import difference_text, p_text
 
 FOLDER = Path(__file__).parents[2] / "results" / "cifar-fs-conv4-finetune"
 
@@ -19,12 +19,13 @@ def test_the_page_about_conv4_says_what_its_outcomes_say():
     store, page = OutcomeStore(FOLDER / "outcomes"), (FOLDER / "README.md").read_text(encoding="utf-8")
     (comparison,) = compare_methods(store, "schane", "episode-ce/finetune")
     assert comparison.test.n == 600
-    assert f"{100 * comparison.test.mean_difference:.2f} ± " in page
+    assert comparison.headline in " ".join(page.split())
     for row in leaderboard(store, "episode-ce/").to_dict("records"):
         said = f"| {row['mean']:.2f} ± {row['ci95']:.2f} ± {row['data_ci95']:.2f} |"
         if row["p"] == row["p"]:
-            task, data = (row[end] - row["difference"] for end in ("diff_ci95_high", "diff_data_ci95_high"))
-            said += f" {row['difference']:.2f} ± {task:.2f} ± {data:.2f} | {p_text(row['p_corrected'])} |"
+            ends = (row["difference"], row["diff_data_ci95_low"], row["diff_data_ci95_high"])
+            said += f" {difference_text(*ends, row['diff_ci95_high'] - row['difference'])} |"
+            said += f" {p_text(row['p_corrected'])} | {p_text(row['p_beyond_corrected'])} | {row['verdict']} |"
         assert said in page
 
 

@@ -40,7 +40,14 @@ COLUMNS = (
     Column("split", "Split", "The classes that the episodes come from.", is_shown=False, tells_apart=True),
     Column("way", "Way", "Classes of an episode.", "count", is_shown=False, tells_apart=True),
     Column("shot", "Shot", "Labelled images per class of an episode.", "count", is_filter=True, tells_apart=True),
-    Column("queries", "Queries", "Query images per class of an episode.", "count", is_shown=False, tells_apart=True),
+    Column(
+        "queries",
+        "Queries",
+        "Query images per class; 0 where claimed episodes do not say.",
+        "count",
+        is_shown=False,
+        tells_apart=True,
+    ),
     Column("sampler", "Sampler", "Which guarantee the episodes have.", is_shown=False, tells_apart=True),
     Column("seed", "Seed", "Of the episodes.", "count", is_shown=False, tells_apart=True),
     Column(

@@ -1,0 +1,126 @@
+"""`fewshot-bench outcomes`: bring accuracies from elsewhere, and take all outcomes elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fewshot_bench.cli.options import JsonOption, ResultsOption
+
+if TYPE_CHECKING:
+    from fewshot_bench.interop import Imported, ImportReport
+    from fewshot_bench.paths import Place
+
+outcomes = typer.Typer(help="Import accuracies from elsewhere; export all outcomes.", no_args_is_help=True)
+
+
+@outcomes.command("import")
+def import_(
+    context: typer.Context,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="CSV, TSV, Parquet, .npy, .npz, .pt, .safetensors.")
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Name for a column of an array; or import only this method of a file. May be given again."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset of the episodes.")] = None,
+    way: Annotated[int | None, typer.Option(help="Classes per episode.")] = None,
+    shot: Annotated[int | None, typer.Option(help="Labelled images per class.")] = None,
+    query: Annotated[int | None, typer.Option(min=1, help="Queries per class, for counts of correct answers.")] = None,
+    split: Annotated[str | None, typer.Option(help="base, validation or novel (meta-test). Default: novel.")] = None,
+    run: Annotated[int | None, typer.Option(help="Run of all rows. Default: 0.")] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the episodes; methods imported under one name are paired. Default: name of the first file."
+        ),
+    ] = None,
+    percent: Annotated[
+        bool | None, typer.Option("--percent/--fractions", help="What accuracies are. Default: recognised.")
+    ] = None,
+    results: ResultsOption = Path("results"),
+    as_json: JsonOption = False,
+) -> None:
+    """Import per-episode accuracies that other code computed, so that they can be compared.
+
+    One column per method, or a long table with the columns method, episode and accuracy (or correct). Rows of the same
+    episode are paired; every report says that this is claimed, not verified.
+    """
+    from fewshot_bench.cli.study_options import typed_arguments
+    from fewshot_bench.interop import ImportOptions, import_outcomes
+    from fewshot_bench.outcomes import OutcomeStore
+
+    options = ImportOptions(
+        methods=method or (),
+        dataset=dataset,
+        split=split,
+        way=way,
+        shot=shot,
+        query=query,
+        run=run,
+        tasks=tasks,
+        is_percent=percent,
+    )
+    report = import_outcomes(files, OutcomeStore(results / "outcomes"), options, arguments=typed_arguments(context))
+    if as_json:
+        typer.echo(json.dumps(_record(report), indent=1))
+    else:
+        _show(report, results)
+
+
+def _record(report: ImportReport) -> dict[str, Any]:
+    imported = [
+        {
+            "method": one.cell.method.name,
+            "task": one.cell.protocol.task,
+            "cell": one.cell.key,
+            "episodes": one.episodes,
+            "already_there": one.known,
+            "has_classes": one.has_classes,
+        }
+        for one in report.imported
+    ]
+    return {"imported": imported, "ignored_columns": report.ignored}
+
+
+def _show(report: ImportReport, results: Place) -> None:
+    """One line for each method and task, then what to know and what to do next."""
+    from fewshot_bench.going_on import command_for
+    from fewshot_bench.printable import printable
+    from fewshot_bench.report.wording import CLAIMED
+
+    for one in report.imported:
+        typer.echo(printable(f"imported     {_counts(one)} of {one.cell.method.name}, {one.cell.protocol.task}"))
+    for file, columns in report.ignored.items():
+        typer.echo(printable(f"ignored      columns of {file}: {', '.join(columns)}"))
+    typer.echo(f"note         {CLAIMED}")
+    if not all(one.has_classes for one in report.imported):
+        typer.echo("note         without a column 'classes', intervals cover these classes and images only")
+    typer.echo(f"next         {command_for(['compare'], results)}")
+
+
+def _counts(one: Imported) -> str:
+    if not one.episodes:
+        return f"nothing new, {one.known:,} episodes are already there"
+    return f"{one.episodes:,} episodes" + (f" ({one.known:,} more are already there)" if one.known else "")
+
+
+@outcomes.command("export")
+def export(
+    file: Annotated[Path, typer.Argument(help="The table to write, .csv or .parquet.")],
+    method: Annotated[
+        list[str] | None, typer.Option(help="A method's name, or a part of it; all by default. May be given again.")
+    ] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="A dataset; all by default. May be given again.")] = None,
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Write all outcomes as a tidy table, a row for each method and episode, for pandas and R."""
+    from fewshot_bench.interop import export_outcomes
+    from fewshot_bench.outcomes import OutcomeStore
+
+    rows = export_outcomes(OutcomeStore(results / "outcomes"), file, methods=method or (), datasets=dataset or ())
+    typer.echo(f"exported     {file}, {rows:,} rows")
