@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"datasets", "losses", "backbones"},
     "outcomes": set(),
     "statistics": set(),
-    "report": {"episodes", "outcomes", "statistics"},
+    "report": {"datasets", "episodes", "outcomes", "statistics"},
     "interop": {"datasets", "outcomes", "report"},
     "engine": {"adaptation", "episodes", "outcomes", "backbones", "datasets", "training"},
     "study": {

@@ -35,6 +35,9 @@ def compare(
         typer.Option("--simultaneous", help="Widen the intervals so that all hold together in 95% of studies."),
     ] = False,
     claim: ClaimOption = "beyond",
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Show each difference class by class, the largest first.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare methods on the episodes that both of a pair have seen, by paired tests.
@@ -71,7 +74,9 @@ def compare(
     datasets = over_datasets(tasks)
     if as_json:
         content = {
-            "comparisons": [comparison_record(comparison) for task in tasks for comparison in task.comparisons],
+            "comparisons": [
+                comparison_record(comparison, per_class=per_class) for task in tasks for comparison in task.comparisons
+            ],
             "tasks": [task_record(task) for task in tasks],
             "over_datasets": [datasets_record(result) for result in datasets],
         }
@@ -79,4 +84,4 @@ def compare(
         return
     from rich.console import Console
 
-    print_comparisons(tasks, datasets, Console(), claimed)
+    print_comparisons(tasks, datasets, Console(), claimed, per_class=per_class)

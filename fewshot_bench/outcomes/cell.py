@@ -132,6 +132,7 @@ class Cell:
             are in which episode, so that statistics over classes need no images. Empty where nobody recorded them.
         provenance: how the outcomes came about, as plain data: the command line, the study's fields, the git commit,
             the hardware, what the backbone was pretrained on.
+        class_names: of the split, in canonical order, [C]; empty where they are not recorded.
     """
 
     method: MethodCard
@@ -140,6 +141,7 @@ class Cell:
     dataset_recipe: dict[str, Any] = field(default_factory=dict, hash=False)
     class_sizes: tuple[int, ...] = field(default=(), hash=False)
     provenance: dict[str, Any] = field(default_factory=dict, hash=False)
+    class_names: tuple[str, ...] = field(default=(), hash=False)
 
     @cached_property
     def key(self) -> str:
@@ -158,7 +160,8 @@ class Cell:
             OutcomeError: it is no such content, or a value of the method or the protocol is not of its kind.
         """
         found = read_description(text)
-        recorded = {**found.recorded, "class_sizes": tuple(found.recorded.get("class_sizes", ()))}
+        lists = {name: tuple(found.recorded.get(name, ())) for name in ("class_sizes", "class_names")}
+        recorded = {**found.recorded, **lists}
         return cls(MethodCard(**found.method), ProtocolCard(**found.protocol), **recorded)
 
 

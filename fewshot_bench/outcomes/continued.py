@@ -76,6 +76,7 @@ def continued(stored: Cell, new: Cell) -> Cell:
         stored,
         versions=_both(stored.versions, new.versions),
         class_sizes=stored.class_sizes or new.class_sizes,
+        class_names=stored.class_names or new.class_names,
         provenance=provenance,
     )
 

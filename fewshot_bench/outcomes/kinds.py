@@ -129,6 +129,7 @@ RECORDED = {
         f"a list of whole numbers from 1 to {_LARGEST_CLASS:,}",
         lambda value: isinstance(value, list) and all(_is_whole(size, 1, _LARGEST_CLASS) for size in value),
     ),
+    "class_names": Kind("a list of texts", lambda value: isinstance(value, list) and all(map(TEXT.holds, value))),
     "provenance": _MAPPING,
 }
 PROVENANCE = {

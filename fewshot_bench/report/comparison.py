@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from shlex import quote
 
 import numpy as np
@@ -12,8 +12,9 @@ import numpy as np
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import Outcomes, ProtocolCard
 from fewshot_bench.report.method_names import shown_names
+from fewshot_bench.report.per_class import ClassDifferences, class_differences
 from fewshot_bench.report.task_scores import TaskScores, task_scores
-from fewshot_bench.report.verdicts import headline, verdict
+from fewshot_bench.report.verdicts import NOTHING_SHOWN, headline, verdict
 from fewshot_bench.report.wording import CLAIMED_FLAG, p_equation
 from fewshot_bench.statistics import DataInterval, PairedComparison, PairedTest, compare_pairs, data_intervals
 
@@ -35,6 +36,7 @@ class Comparison:
         left_out_of_b: episodes of B that A has not seen.
         p_corrected: p of the t-test over episodes, corrected for the number of tests that were made together.
         p_beyond_corrected: p over classes and images, corrected over the same family; NaN where it is unknown.
+        by_class: the difference class by class; None where it is unknown or was not asked for.
     """
 
     a: str
@@ -47,6 +49,7 @@ class Comparison:
     left_out_of_b: int = 0
     p_corrected: float = math.nan
     p_beyond_corrected: float = math.nan
+    by_class: ClassDifferences | None = field(default=None, compare=False)
 
     @property
     def test(self) -> PairedTest:
@@ -57,6 +60,11 @@ class Comparison:
     def verdict(self) -> str:
         """What the corrected tests show, in words; see `fewshot_bench.report.verdicts.verdict`."""
         return verdict(self.test.mean_difference, self.p_corrected, self.p_beyond_corrected, self.data.covers)
+
+    @property
+    def few_classes(self) -> str:
+        """Which few classes carry a difference that is shown on this split; empty where many do, or it is unknown."""
+        return self.by_class.warning if self.by_class is not None and self.verdict != NOTHING_SHOWN else ""
 
     @property
     def headline(self) -> str:
@@ -144,6 +152,7 @@ def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str], 
         int(scores.of(b).sum() - both.sum()),
         paired.test.p,
         data.p,
+        class_differences(scores, a, b),
     )
 
 

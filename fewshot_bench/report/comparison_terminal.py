@@ -44,9 +44,22 @@ _MOST_PAIRS = 45
 
 
 def print_comparisons(
-    tasks: Sequence[TaskComparison], datasets: Sequence[OverDatasets], console: Console, claim: Claim = "beyond"
+    tasks: Sequence[TaskComparison],
+    datasets: Sequence[OverDatasets],
+    console: Console,
+    claim: Claim = "beyond",
+    *,
+    per_class: bool = False,
 ) -> None:
-    """Print comparisons as `compare_tasks` and `over_datasets` return them, with the letters of one claim."""
+    """Print comparisons as `compare_tasks` and `over_datasets` return them.
+
+    Args:
+        tasks: the comparisons of each protocol.
+        datasets: the tests over datasets.
+        console: where to.
+        claim: what letters say: who differs beyond this split, or on it.
+        per_class: whether to print each comparison class by class too.
+    """
     pairs = {(comparison.a, comparison.b) for task in tasks for comparison in task.comparisons}
     if len(pairs) == 1:
         _print_two(tasks, console)
@@ -54,6 +67,8 @@ def print_comparisons(
         names = protocol_names([task.protocol for task in tasks])
         for task in tasks:
             _print_many(task, names[task.protocol.fingerprint], console, claim)
+    if per_class:
+        _print_classes(tasks, console)
     for result in datasets:
         _print_datasets(result, console)
     for note in _notes(tasks, claim, is_one_pair=len(pairs) == 1):
@@ -82,6 +97,8 @@ def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
         console.print(Text(f"\n{title}"))
         console.print(coloured(comparison.headline, comparison.verdict, plus_minus_of(console)))
         console.print(Text(comparison.p_sentence))
+        if comparison.few_classes:
+            console.print(Text(printable(comparison.few_classes), "yellow"))
     console.print()
     print_table(console, "the same episodes by other measures", _checks(comparisons, names))
 
@@ -131,7 +148,35 @@ def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim
         p = claims_text(one.p_corrected, one.p_beyond_corrected)
         pairs.add_row(Text(names), _effect(one, console), p, coloured(one.verdict, one.verdict))
     console.print(pairs)
+    for one in task.comparisons:
+        if one.few_classes:
+            console.print(Text(printable(f"{one.a} - {one.b}: {one.few_classes}"), "yellow"))
     console.print()
+
+
+def _print_classes(tasks: Sequence[TaskComparison], console: Console) -> None:
+    """Each comparison class by class, the largest differences first."""
+    names = protocol_names([task.protocol for task in tasks])
+    for comparison in (comparison for task in tasks for comparison in task.comparisons):
+        title = f"{names[comparison.protocol.fingerprint]}: {comparison.a} - {comparison.b}, class by class"
+        classes = comparison.by_class
+        if classes is None:
+            console.print(Text(printable(f"{title}: unknown, as predictions or classes are not known\n")))
+            continue
+        table = new_table()
+        table.add_column("class")
+        for header in ("A %", "B %", f"A - B {plus_minus_of(console)}task", "episodes"):
+            table.add_column(header, justify="right", no_wrap=True)
+        for one in classes.order.tolist():
+            difference, width = 100 * classes.differences[one], 100 * classes.half_widths[one]
+            table.add_row(
+                Text(printable(classes.names[one])),
+                f"{100 * classes.accuracy_a[one]:.1f}",
+                f"{100 * classes.accuracy_b[one]:.1f}",
+                f"{round(difference, 1) + 0.0:+.1f} {plus_minus_of(console)}{width:.1f}",
+                f"{classes.episodes[one]:,}",
+            )
+        print_table(console, printable(title), table)
 
 
 def _print_datasets(result: OverDatasets, console: Console) -> None:

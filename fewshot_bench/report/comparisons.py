@@ -19,6 +19,8 @@ from fewshot_bench.report.wording import SIGNIFICANCE
 from fewshot_bench.statistics import Correction, compact_letters
 
 _MOST_METHODS = 100
+_MOST_BY_CLASS = 25
+"""Methods whose predictions are read, to see which classes carry a difference."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,13 @@ def compare_tasks(
     for protocol in _common_protocols(found):
         chosen = [the_only(of_method[protocol]) for of_method in found if protocol in of_method]
         _check_distinct(chosen, wanted)
-        task = _compared(stored_scores(store, chosen), names, reference, correct, simultaneous=simultaneous)
+        task = _compared(
+            stored_scores(store, chosen, by_class=len(chosen) <= _MOST_BY_CLASS),
+            names,
+            reference,
+            correct,
+            simultaneous=simultaneous,
+        )
         if task is not None:
             tasks.append(task)
     if not tasks:

@@ -12,6 +12,7 @@ from fewshot_bench.outcomes import ProtocolCard
 from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
+from fewshot_bench.report.per_class import ClassDifferences
 from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.report.wording import CLAIMED
 
@@ -25,8 +26,13 @@ def leaderboard_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(column): _plain(str(column), value) for column, value in row.items()} for row in _rows(frame)]
 
 
-def comparison_record(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as a mapping; differences are in percentage points, what is infinite or unknown is None."""
+def comparison_record(comparison: Comparison, *, per_class: bool = False) -> dict[str, Any]:
+    """A comparison as a mapping; differences are in percentage points, what is infinite or unknown is None.
+
+    Args:
+        comparison: of two methods.
+        per_class: add the differences class by class.
+    """
     test, paired, protocol = comparison.test, comparison.paired, comparison.protocol
     data = comparison.data
     return {
@@ -61,7 +67,26 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
         "ties": test.ties,
         "verdict": comparison.verdict,
         "headline": comparison.headline,
+        "few_classes": comparison.few_classes or None,
+        **({"per_class": class_records(comparison.by_class)} if per_class else {}),
     }
+
+
+def class_records(classes: ClassDifferences | None) -> list[dict[str, Any]] | None:
+    """Two methods class by class, the largest differences first; None where they are unknown."""
+    if classes is None:
+        return None
+    return [
+        {
+            "class": classes.names[one],
+            "accuracy_a": 100 * float(classes.accuracy_a[one]),
+            "accuracy_b": 100 * float(classes.accuracy_b[one]),
+            "difference": 100 * float(classes.differences[one]),
+            "half_width": _finite(100 * float(classes.half_widths[one])),
+            "episodes": int(classes.episodes[one]),
+        }
+        for one in classes.order.tolist()
+    ]
 
 
 def task_record(task: TaskComparison) -> dict[str, Any]:

@@ -39,6 +39,9 @@ class TaskScores:
         seconds: what all stored episodes of each method took, NaN where nobody measured it, [A].
         failed: how many episodes of each method could not be computed, [A]; empty where nobody looked.
         claims: the classes of each episode, where files claim them.
+        class_accuracy: fraction of the queries of each class that are classified correctly, the classes in the order of
+            `classes`, NaN where a method lacks the episode, [A, E, N]; None where the predictions were not read, or do
+            not say it.
     """
 
     cells: Sequence[Cell]
@@ -48,6 +51,7 @@ class TaskScores:
     seconds: NDArray[np.float64]
     failed: Sequence[int] = ()
     claims: ClaimedClasses = field(default_factory=ClaimedClasses)
+    class_accuracy: NDArray[np.float32] | None = None
 
     @property
     def protocol(self) -> ProtocolCard:
@@ -176,16 +180,38 @@ def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell], failed: S
         texts = [table.get("classes", none).to_numpy(object) for table, none in zip(tables, unknown, strict=True)]
         claims = claimed_classes(places, texts, len(everything), cells[0].protocol.way)
     seconds = np.array([float(table["seconds"].sum(skipna=False)) for table in tables])
-    return TaskScores(list(cells), everything >> _BITS, everything & _MASK, accuracy, seconds, failed, claims)
+    by_class = None
+    if cells[0].protocol.has_even_queries and all("predictions" in table for table in tables):
+        by_class = np.full((len(cells), len(everything), cells[0].protocol.way), np.nan, dtype=np.float32)
+        for row, (table, place) in enumerate(zip(tables, places, strict=True)):
+            by_class[row, place] = _class_accuracy(table["predictions"], cells[0].protocol)
+    return TaskScores(list(cells), everything >> _BITS, everything & _MASK, accuracy, seconds, failed, claims, by_class)
 
 
-def stored_scores(store: OutcomeStore, cells: Sequence[Cell]) -> TaskScores:
+def _class_accuracy(predictions: pd.Series, protocol: ProtocolCard) -> NDArray[np.float32]:
+    """Fraction of the queries of each class that are classified correctly, [E, N].
+
+    Queries come class by class, as many of each. Where an episode has fewer classes, 255 fills up, so the rest is 0.
+    """
+    most = protocol.way * protocol.query
+    content = np.frombuffer(b"".join(row.ljust(most, b"\xff") for row in predictions), dtype=np.uint8)
+    is_right = content.reshape(-1, protocol.way, protocol.query) == np.arange(protocol.way)[:, None]
+    fractions: NDArray[np.float32] = is_right.mean(axis=2, dtype=np.float32)
+    return fractions
+
+
+def stored_scores(store: OutcomeStore, cells: Sequence[Cell], *, by_class: bool = False) -> TaskScores:
     """Match the episodes of some stored cells.
+
+    Args:
+        store: where they are.
+        cells: all on one protocol.
+        by_class: read the predictions too, for what each class contributes.
 
     Raises:
         OutcomeError: nothing is stored for a cell, or a part is damaged.
     """
-    frames = [store.read(cell, with_predictions=False) for cell in cells]
+    frames = [store.read(cell, with_predictions=by_class) for cell in cells]
     failed = [sum(len(failure.episodes) for failure in store.failures(cell)) for cell in cells]
     return task_scores(frames, cells, failed)
 

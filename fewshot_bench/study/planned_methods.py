@@ -48,7 +48,7 @@ def planned_methods(
         for adaptation in adaptations:
             name = method_name(base.backbone or study.backbone_name, settings, base.stage, adaptation)
             card = method_card(name, backbone, base, adaptation)
-            recorded = (installed_versions(), dict(dataset.recipe), images.class_sizes, told)
+            recorded = (installed_versions(), dict(dataset.recipe), images.class_sizes, told, images.class_names)
             cards = [protocol_card(protocol, dataset.fingerprint) for protocol in protocols]
             planned = [(Cell(card, one, *recorded), protocol) for one, protocol in zip(cards, protocols, strict=True)]
             recipe = partial(_worker_recipe, source, adaptation, images, engine.device)
