@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -87,31 +87,36 @@ def _print_left_out(tasks: Sequence[TaskComparison], console: Console) -> None:
 
 
 def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
-    comparisons = [comparison for task in tasks for comparison in task.comparisons]
-    first = comparisons[0]
+    first = tasks[0].comparisons[0]
     console.print(Text.assemble("A: ", (printable(first.a), "bold")))
     console.print(Text.assemble("B: ", (printable(first.b), "bold")))
-    names = protocol_names([task.protocol for task in tasks])
-    for comparison in comparisons:
-        title = f"{names[comparison.protocol.fingerprint]}, {comparison.test.n:,} common episodes, A - B"
+    named = _named(tasks)
+    for name, comparison in named:
+        title = f"{name}, {comparison.test.n:,} common episodes, A - B"
         console.print(Text(f"\n{title}"))
         console.print(coloured(comparison.headline, comparison.verdict, plus_minus_of(console)))
         console.print(Text(comparison.p_sentence))
         if comparison.few_classes:
             console.print(Text(printable(comparison.few_classes), "yellow"))
     console.print()
-    print_table(console, "the same episodes by other measures", _checks(comparisons, names))
+    print_table(console, "the same episodes by other measures", _checks(named))
 
 
-def _checks(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> Table:
+def _named(tasks: Sequence[TaskComparison]) -> list[tuple[str, Comparison]]:
+    """Every comparison with the name of its task."""
+    names = protocol_names([task.protocol for task in tasks])
+    return [(names[task.protocol.fingerprint], comparison) for task in tasks for comparison in task.comparisons]
+
+
+def _checks(named: Sequence[tuple[str, Comparison]]) -> Table:
     table = new_table()
     table.add_column("task", overflow="fold")
     for header in ("Wilcoxon p", "flip p", "d_z", "W/T/L", "P(A>B)", "r", "pairing"):
         table.add_column(header, justify="right", no_wrap=True)
-    for comparison in comparisons:
+    for name, comparison in named:
         paired, test = comparison.paired, comparison.test
         table.add_row(
-            names[comparison.protocol.fingerprint],
+            name,
             p_text(paired.wilcoxon_p),
             p_text(paired.permutation_p),
             f"{paired.effect_size:.2f}",
@@ -156,9 +161,8 @@ def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim
 
 def _print_classes(tasks: Sequence[TaskComparison], console: Console) -> None:
     """Each comparison class by class, the largest differences first."""
-    names = protocol_names([task.protocol for task in tasks])
-    for comparison in (comparison for task in tasks for comparison in task.comparisons):
-        title = f"{names[comparison.protocol.fingerprint]}: {comparison.a} - {comparison.b}, class by class"
+    for name, comparison in _named(tasks):
+        title = f"{name}: {comparison.a} - {comparison.b}, class by class"
         classes = comparison.by_class
         if classes is None:
             console.print(Text(printable(f"{title}: unknown, as predictions or classes are not known\n")))

@@ -38,7 +38,7 @@ def comparison_record(comparison: Comparison, *, per_class: bool = False) -> dic
     return {
         "method_a": comparison.a,
         "method_b": comparison.b,
-        **_protocol_record(protocol),
+        **({} if protocol is None else _protocol_record(protocol)),
         "episodes": test.n,
         "left_out_of_a": comparison.left_out_of_a,
         "left_out_of_b": comparison.left_out_of_b,

@@ -1,5 +1,6 @@
 """Pure functions from arrays of outcomes to numbers: intervals, tests of two methods and of many, power."""
 
+from fewshot_bench.statistics.arrays import accuracies_as_fractions
 from fewshot_bench.statistics.comparison import PairedComparison, compare_pairs, wilcoxon_p
 from fewshot_bench.statistics.corrections import Correction, corrected
 from fewshot_bench.statistics.data_interval import (
@@ -63,6 +64,7 @@ __all__ = [
     "Pilot",
     "Summary",
     "WelchTest",
+    "accuracies_as_fractions",
     "all_pairs",
     "class_overlap",
     "compact_letters",

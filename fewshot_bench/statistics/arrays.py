@@ -49,6 +49,31 @@ def paired_values(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDAr
     return first, second
 
 
+def accuracies_as_fractions(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Accuracies of two methods, [E], both in percent or both as fractions; a value above 1 makes both percentages.
+
+    Raises:
+        ShapeError: they do not pair up, hold NaN, are out of range, or one seems to be in percent and the other not.
+        ComparisonError: there are fewer than two pairs.
+    """
+    first, second = paired_values(a, b)
+    lowest, highest = min(first.min(), second.min()), max(first.max(), second.max())
+    if lowest < 0 or highest > 100:
+        raise ShapeError(
+            f"accuracies lie between 0 and 1, or 0 and 100%, not at {lowest if lowest < 0 else highest:g}."
+        )
+    if highest <= 1:
+        return first, second
+    for values in (first, second):
+        small = (values > 0) & (values <= 1)
+        if small.any():
+            raise ShapeError(
+                f"accuracies mix percent and fractions: {highest:g} is a percentage, and {values[small][0]:g} is not. "
+                "Convert one of them."
+            )
+    return first / 100, second / 100
+
+
 def rounding_error(*values: NDArray[np.float64]) -> float:
     """How much of a difference between such values may be rounding."""
     return ROUNDING * max(float(np.abs(array).max()) for array in values)

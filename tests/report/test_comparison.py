@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from stored_cells import cell, fill, outcomes, study
 
-from fewshot_bench.errors import ComparisonError, UnknownNameError
+from fewshot_bench.errors import ComparisonError, ShapeError, UnknownNameError
 from fewshot_bench.outcomes import Outcomes, OutcomeStore
 from fewshot_bench.report import cells_of_method, compare, compare_methods, comparison_record, resolve_method
 
@@ -164,3 +164,48 @@ def test_a_store_is_enough_to_compare(tmp_path):
     fill(store, SCHANE, np.array([[12, 21, 33]]))
     (comparison,) = compare_methods(store, "SCHaNe", "CE")
     assert (comparison.test.n, comparison.left_out_of_a, comparison.left_out_of_b) == (3, 0, 3)
+
+
+class TestArrays:
+    def test_accuracies_give_the_sentence_of_outcomes(self):
+        a, b = np.array([60, 63, 57, 60]), np.array([57, 57, 57, 57])
+        of_outcomes, of_arrays = compare(outcomes(SCHANE, a), outcomes(CE, b)), compare(a / 75, b / 75)
+        assert of_arrays.test == of_outcomes.test
+        assert of_arrays.verdict == "no difference shown"
+        assert "none over classes and images, as no classes are given" in str(of_arrays)
+        assert str(of_arrays).endswith("claimed, not verified")
+        assert comparison_record(of_arrays)["p"] == of_outcomes.test.p
+
+    def test_percent_and_fractions_are_the_same(self):
+        a, b = np.array([0.4, 0.5, 0.7]), np.array([0.4, 0.45, 0.6])
+        assert compare(100 * a, 100 * b).test.mean_difference == pytest.approx(compare(a, b).test.mean_difference)
+
+    def test_classes_by_name_or_number_give_the_interval_over_classes(self):
+        generator = np.random.default_rng(0)
+        numbers = np.array([generator.permutation(12)[:3] for _ in range(60)])
+        a, b = generator.integers(30, 45, 60) / 45, generator.integers(25, 45, 60) / 45
+        by_number = compare(a, b, classes=numbers)
+        by_name = compare(a, b, classes=np.array(list("abcdefghijkl"))[numbers], names=("ours", "theirs"))
+        assert not np.isnan(by_number.data.p)
+        assert (by_name.data, by_name.a) == (by_number.data, "ours")
+
+    @pytest.mark.parametrize(
+        ("a", "b", "words"),
+        [
+            ([0.5, 0.6], [0.5], "two arrays"),
+            ([0.5, np.nan], [0.5, 0.6], "finite"),
+            ([50, 60], [0.5, 0.6], "mix percent and fractions: 60 is a percentage, and 0.5 is not"),
+            ([50, 0.6], [50, 60], "mix percent and fractions"),
+            ([-0.1, 0.6], [0.5, 0.6], "not at -0.1"),
+            ([101, 60], [50, 60], "not at 101"),
+            ([[0.5], [0.6]], [[0.5], [0.6]], "two arrays"),
+        ],
+    )
+    def test_bad_accuracies_are_refused_in_one_line(self, a, b, words):
+        with pytest.raises(ShapeError, match=words) as refusal:
+            compare(a, b)
+        assert "\n" not in str(refusal.value)
+
+    def test_outcomes_and_an_array_are_refused(self):
+        with pytest.raises(ComparisonError, match="two outcomes, or two arrays"):
+            compare(outcomes(SCHANE, [1, 2]), [0.1, 0.2])
