@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench.outcomes import Cell
+from fewshot_bench.report.per_class import ClassDifferences
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import verdict
 from fewshot_bench.statistics import Correction, DataInterval
@@ -68,6 +69,15 @@ def correction_of(frame: pd.DataFrame) -> Correction:
     return found[0] if found else "holm"
 
 
+@dataclass(frozen=True, eq=False)
+class ClassPair:
+    """The methods whose difference is shown class by class, A - B."""
+
+    a: str
+    b: str
+    classes: ClassDifferences
+
+
 @dataclass(frozen=True)
 class ProtocolResults:
     """Everything about one protocol.
@@ -77,12 +87,14 @@ class ProtocolResults:
         rows: of the leaderboard, measured and published, best first.
         quantiles: by name, of the best methods.
         pairs: of the best methods; None where no two share episodes.
+        by_class: the best method against the baseline, or the two best; None where it is unknown.
     """
 
     name: str
     rows: pd.DataFrame
     quantiles: Mapping[str, Quantiles] = field(default_factory=dict)
     pairs: Pairs | None = None
+    by_class: ClassPair | None = None
 
     @property
     def measured(self) -> pd.DataFrame:

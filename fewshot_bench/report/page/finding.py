@@ -47,6 +47,7 @@ def _against_baselines(best: list[Tested]) -> str:
         return _none_better(best)
     protocol, row = max(better, key=lambda found: _merit(found[1]))
     first = f"{row['method']} against {row['baseline']} on {protocol.name}: {_answer(row)}.{_reservation(row)}"
+    first += _few_classes(protocol, row["method"], row["baseline"])
     if len(best) == 1:
         return first
     on_split = sum(found[1]["verdict"].endswith(ON_THIS_SPLIT) for found in better)
@@ -67,6 +68,14 @@ def _none_better(best: list[Tested]) -> str:
         on_split = ON_THIS_SPLIT if any(word.endswith(ON_THIS_SPLIT) for word in verdicts) else ""
         return f"Every other method is worse than {baseline} {where}{on_split}; {closest}.{_reservation(row)}"
     return f"No method is shown to be better than {baseline} {where}; {closest}."
+
+
+def _few_classes(protocol: ProtocolResults, a: str, b: str) -> str:
+    """Which few classes carry a difference, as a sentence; empty where many do, or it is unknown."""
+    pair = protocol.by_class
+    if pair is None or (pair.a, pair.b) != (a, b) or not pair.classes.warning:
+        return ""
+    return f" {pair.classes.warning}."
 
 
 def _measured(protocol: ProtocolResults) -> pd.DataFrame:
@@ -104,7 +113,8 @@ def _of_the_two_best(protocol: ProtocolResults) -> str:
     if found == NOTHING_SHOWN:
         return f"Of the two best on {protocol.name}, {first} and {second}, neither is shown to be better: {answer}."
     otherwise = _OTHERWISE if found.endswith(ON_THIS_SPLIT) else ""
-    return f"The two best on {protocol.name}, {first} against {second}: {answer}.{otherwise}"
+    few = _few_classes(protocol, first, second)
+    return f"The two best on {protocol.name}, {first} against {second}: {answer}.{otherwise}{few}"
 
 
 def _alone(protocol: ProtocolResults) -> str:

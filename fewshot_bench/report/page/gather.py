@@ -9,11 +9,12 @@ import pandas as pd
 
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.paths import Place
-from fewshot_bench.report.page.content import PageContent, ProtocolResults, Quantiles, correction_of
+from fewshot_bench.report.page.content import ClassPair, PageContent, ProtocolResults, Quantiles, correction_of
 from fewshot_bench.report.page.pair_tests import pairs_of
 from fewshot_bench.report.page.protocols import Identity, completed, identities, protocol_names, rows_by_protocol
 from fewshot_bench.report.page.ranks import rankings
 from fewshot_bench.report.page.sweeps import stored_sweeps
+from fewshot_bench.report.per_class import class_differences
 from fewshot_bench.report.task_scores import stored_scores
 
 MOST_SHOWN = 30
@@ -65,7 +66,26 @@ def _protocol(store: OutcomeStore, name: str, rows: pd.DataFrame, cells: Mapping
         method: quantiles_of(scores.accuracy[row, scores.of(row)]) for row, method in enumerate(names[:MOST_SHOWN])
     }
     pairs = pairs_of(scores, names, correction_of(rows))
-    return ProtocolResults(name, rows.reset_index(drop=True), quantiles, pairs)
+    baseline = next((text for text in rows["baseline"] if text), "")
+    by_class = _by_class(store, dict(stored), baseline)
+    return ProtocolResults(name, rows.reset_index(drop=True), quantiles, pairs, by_class)
+
+
+def _by_class(store: OutcomeStore, cells: Mapping[str, Cell], baseline: str) -> ClassPair | None:
+    """The best method against the baseline, class by class; without one, or if it is the best, the two best.
+
+    Args:
+        store: where the outcomes are.
+        cells: by the names of their methods, best first.
+        baseline: name of a method; empty where there is none.
+    """
+    if len(cells) < 2:
+        return None
+    best, *others = cells
+    pair = (best, baseline if baseline in others else others[0])
+    a, b = pair[::-1] if best == baseline else pair
+    found = class_differences(stored_scores(store, [cells[a], cells[b]], by_class=True), 0, 1)
+    return None if found is None else ClassPair(a, b, found)
 
 
 def _cards(protocols: Sequence[ProtocolResults], cells: Mapping[Identity, Cell]) -> list[tuple[str, Cell]]:

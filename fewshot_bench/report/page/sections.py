@@ -8,6 +8,7 @@ from typing import Any
 
 from fewshot_bench.report.page.content import PageContent, ProtocolResults
 from fewshot_bench.report.page.plots import (
+    class_figure,
     cost_figure,
     distribution_figure,
     forest_figure,
@@ -86,6 +87,14 @@ SECTIONS = (
         "letters of the leaderboard. A ring: it is shown on this split alone. A bare number: none is shown. An empty "
         "cell: the pair has no common episodes.",
         pair_matrix_figure,
+    ),
+    Section(
+        "classes",
+        "Class by class",
+        "How much better one method classifies the queries of each class: the best method against the baseline, or the "
+        "two best. Lines are 95% intervals over the episodes that have the class. Where a few classes carry the "
+        "difference, another split may hold none of them.",
+        class_figure,
     ),
     Section(
         "cost",
