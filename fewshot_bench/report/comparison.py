@@ -73,8 +73,13 @@ class Comparison:
 
     @property
     def few_classes(self) -> str:
-        """Which few classes carry a difference that is shown on this split; empty where many do, or it is unknown."""
-        return self.by_class.warning if self.by_class is not None and self.verdict != NOTHING_SHOWN else ""
+        """Which few classes carry a difference that is shown on this split; empty where many do, or it is unknown.
+
+        It warns of intervals over classes, so it is empty where the classes are fixed.
+        """
+        is_over_classes = self.data.covers == "classes and images"
+        is_shown = self.verdict != NOTHING_SHOWN
+        return self.by_class.warning if self.by_class is not None and is_over_classes and is_shown else ""
 
     @property
     def headline(self) -> str:

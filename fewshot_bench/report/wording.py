@@ -78,7 +78,7 @@ def told_apart(names: Mapping[str, str], more: Mapping[str, str]) -> dict[str, s
 
 def difference_text(difference: float, low: float, high: float, task: float, plus_minus: str = "±") -> str:
     """A difference in percentage points with its data interval, a dash where it is unknown, and its task half-width."""
-    data = f"{low:+.2f} to {high:+.2f}" if low == low else "-"
+    data = f"{low:+.2f}, {high:+.2f}" if low == low else "-"
     return f"{round(difference, 2) + 0.0:+.2f} ({data}) {plus_minus}{task:.2f}"  # + 0.0: never "-0.00"
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from fewshot_bench.report.page.content import PageContent, ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.verdicts import NOTHING_SHOWN, ON_THIS_SPLIT, UNKNOWN, headline
+from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, NOTHING_SHOWN, ON_THIS_SPLIT, UNKNOWN, headline
 from fewshot_bench.report.wording import p_equation
 from fewshot_bench.statistics import Covered, DataInterval
 
@@ -37,8 +37,8 @@ def _best_tested(protocol: ProtocolResults) -> Tested | None:
 
 
 def _merit(row: dict[Any, Any]) -> tuple[int, float]:
-    claims = row["verdict"].startswith("better")
-    return claims + (claims and not row["verdict"].endswith(ON_THIS_SPLIT)), float(row["difference"])
+    order = (f"better{ON_THIS_SPLIT}", f"better{FOR_THESE_CLASSES}", "better")
+    return order.index(row["verdict"]) + 1 if row["verdict"] in order else 0, float(row["difference"])
 
 
 def _against_baselines(best: list[Tested]) -> str:
@@ -73,7 +73,8 @@ def _none_better(best: list[Tested]) -> str:
 def _few_classes(protocol: ProtocolResults, a: str, b: str) -> str:
     """Which few classes carry a difference, as a sentence; empty where many do, or it is unknown."""
     pair = protocol.by_class
-    if pair is None or (pair.a, pair.b) != (a, b) or not pair.classes.warning:
+    is_over_classes = "classes and images" in protocol.rows["beyond"].tolist()
+    if pair is None or (pair.a, pair.b) != (a, b) or not (pair.classes.warning and is_over_classes):
         return ""
     return f" {pair.classes.warning}."
 

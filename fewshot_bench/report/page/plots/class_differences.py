@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fewshot_bench.report.page.content import ProtocolResults
-from fewshot_bench.report.page.plots.style import BLUE, ORANGE, Figure, empty_figure, figure, rounded, shown
+from fewshot_bench.report.page.plots.style import BLUE, GREY, ORANGE, Figure, empty_figure, figure, rounded, shown
 from fewshot_bench.report.short_names import short_name, short_names
 
 MOST_CLASSES = 40
@@ -24,7 +24,7 @@ def class_figure(protocol: ProtocolResults) -> Figure:
         "mode": "markers",
         "x": rounded(differences, 2),
         "y": list(range(len(order))),
-        "error_x": {"type": "data", "array": rounded(widths, 2), "thickness": 1.5, "width": 0},
+        "error_x": {"type": "data", "array": rounded(widths, 2), "thickness": 1.5, "width": 0, "color": GREY},
         "marker": {"color": [BLUE if difference >= 0 else ORANGE for difference in differences], "size": 8},
         "text": [
             f"<b>{shown(classes.names[one])}</b><br>{100 * classes.accuracy_a[one]:.1f}% against "
