@@ -27,6 +27,7 @@ from scipy import sparse, stats
 
 from fewshot_bench.errors import ShapeError
 from fewshot_bench.statistics.arrays import SMALLEST_P, require_probability
+from fewshot_bench.statistics.many import all_pairs
 from fewshot_bench.statistics.paired import p_of_equal_differences
 
 ABSENT = -1
@@ -120,7 +121,14 @@ class Overlap:
     @cached_property
     def squares(self) -> NDArray[np.float64]:
         """Sums of squared weights of every stratum, [E, S]."""
+        if not self.strata:
+            return np.zeros((self.episodes, 0))
         return np.stack([stratum.squares for stratum in self.strata], axis=1)
+
+    @property
+    def weighs_alike(self) -> bool:
+        """Whether every episode has the same sum of squared weights in each stratum."""
+        return bool(np.allclose(self.squares, self.squares[:1], rtol=1e-12))
 
     def class_sums(self, values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         """Sums of centred values, [A, E], over the episodes that have a class (an image), [C, A] of each stratum."""
@@ -288,13 +296,15 @@ def data_intervals(values: ArrayLike, overlap: Overlap) -> DataIntervals:
     rows = _checked_values(values, overlap)
     centred = rows - rows[:, :1]  # equal values become exact zeros
     centred -= centred.mean(axis=1, keepdims=True)
-    return _intervals(rows.mean(axis=1), centred, overlap.class_sums(centred), overlap)
+    means = rows.mean(axis=1)
+    return _intervals(means, *_squares(means, centred, overlap), overlap.class_sums(centred), overlap)
 
 
 def data_p_of_all_pairs(values: ArrayLike, overlap: Overlap) -> NDArray[np.float64]:
     """P of the difference of every two rows beyond the split, [A, A]; 1 on the diagonal, NaN where it is unknown.
 
-    Sums over classes are made once per row, so a pair costs a few passes over its differences.
+    Sums over classes are made once per row. Where all episodes weigh alike, as they do unless the way varies, the
+    variances of all differences come from one covariance matrix; else each pair takes a few passes over its episodes.
 
     Args:
         values: one per row and episode, [A, E].
@@ -302,41 +312,60 @@ def data_p_of_all_pairs(values: ArrayLike, overlap: Overlap) -> NDArray[np.float
 
     Raises:
         ShapeError: the values are not [A, E] finite numbers on these episodes.
+        ComparisonError: there are fewer than two episodes.
     """
     rows = _checked_values(values, overlap)
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    sums = overlap.class_sums(centred)
+    sums = overlap.class_sums(rows - rows.mean(axis=1, keepdims=True))
+    pairs = all_pairs(rows) if overlap.weighs_alike else None
     result = np.ones((len(rows), len(rows)))
     for first in range(len(rows) - 1):
-        differences = rows[first] - rows[first + 1 :]
-        means = differences.mean(axis=1)
-        found = _intervals(
-            means, differences - means[:, None], [of[:, [first]] - of[:, first + 1 :] for of in sums], overlap
-        )
-        result[first, first + 1 :] = result[first + 1 :, first] = found.p
+        others = slice(first + 1, None)
+        if pairs is not None:
+            means, task = pairs.mean_differences[first, others], pairs.standard_errors[first, others] ** 2
+            own = overlap.pairs * task[:, None] * overlap.squares[:1]
+        else:
+            differences = rows[first] - rows[others]
+            means = differences.mean(axis=1)
+            task, own = _squares(means, differences - means[:, None], overlap)
+        found = _intervals(means, task, own, [of[:, [first]] - of[:, others] for of in sums], overlap)
+        result[first, others] = result[others, first] = found.p
     return result
+
+
+def _squares(
+    means: NDArray[np.float64], centred: NDArray[np.float64], overlap: Overlap
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Variances of means from the drawing of episodes, [A], and what each episode has in common with itself, [A, S]."""
+    flat = np.ptp(centred, axis=1) <= EQUAL * np.abs(means)
+    squares = np.where(flat[:, None], 0.0, centred**2)
+    task = squares.sum(axis=1) / max(overlap.episodes - 1, 1) / overlap.episodes
+    return task, squares @ overlap.squares
 
 
 def _intervals(
     means: NDArray[np.float64],
-    centred: NDArray[np.float64],
+    task: NDArray[np.float64],
+    own: NDArray[np.float64],
     sums: list[NDArray[np.float64]],
     overlap: Overlap,
 ) -> DataIntervals:
-    """The intervals of means, [A], from centred values, [A, E], and their sums over each class or image, [C, A]."""
-    episodes = overlap.episodes
-    flat = np.ptp(centred, axis=1) <= EQUAL * np.abs(means)
-    squares = np.where(flat[:, None], 0.0, centred**2)
-    task = squares.sum(axis=1) / max(episodes - 1, 1) / episodes
+    """The intervals of some means.
+
+    Args:
+        means: [A].
+        task: their variances from the drawing of episodes; 0 where all values are equal, [A].
+        own: squared values weighted by `Overlap.squares`: an episode with itself is not a pair, [A, S].
+        sums: of centred values over the episodes that have a class (an image), [C, A] of each stratum.
+        overlap: what the episodes share.
+    """
     if not overlap.strata:
         nothing = np.full(len(means), math.nan)
         return DataIntervals(means, task, nothing, nothing, nothing, overlap)
-    own = squares @ overlap.squares  # an episode with itself is not a pair, [A, S]
     explained, noisy = np.zeros(len(means)), np.zeros(len(means))
     for number, (stratum, of_classes) in enumerate(zip(overlap.strata, sums, strict=True)):
         if not stratum.spread:
             continue  # no two episodes share anything
-        together = np.where(flat, 0.0, (of_classes**2).sum(axis=0))
+        together = np.where(task == 0, 0.0, (of_classes**2).sum(axis=0))
         # Centred values add up to nothing, so the mean product of a pair is -task.
         slope = (together - own[:, number] + overlap.pairs * stratum.mean * task) / stratum.spread
         explained += slope * stratum.mean
@@ -349,7 +378,8 @@ def _intervals(
         # Satterthwaite (1946), for the error of a variance that is a difference of two; many images allow it.
         freedom = np.maximum((overlap.sample_size - len(overlap.strata)) * left**2, LEAST_FREEDOM)
         skewness = np.zeros_like(task)
-    return DataIntervals(means, task, unit, np.minimum(freedom, episodes - 1), np.where(flat, 0.0, skewness), overlap)
+    freedom = np.minimum(freedom, overlap.episodes - 1)
+    return DataIntervals(means, task, unit, freedom, np.where(task == 0, 0.0, skewness), overlap)
 
 
 def _class_freedom(classes: int, left: NDArray[np.float64]) -> NDArray[np.float64]:

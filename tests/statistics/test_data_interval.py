@@ -280,11 +280,15 @@ def test_swapping_the_methods_mirrors_everything():
     assert (one.low, one.high, one.p) == pytest.approx((-other.high, -other.low, other.p))
 
 
-def test_p_of_all_pairs_is_that_of_each_difference():
+@pytest.mark.parametrize("is_varying", [False, True])
+def test_p_of_all_pairs_is_that_of_each_difference(is_varying):
     classes = drawn_episodes(7, 300, 12, 4)
+    if is_varying:
+        classes[::3, -1] = -1
     rows = np.random.default_rng(7).integers(40, 60, size=(5, 300)) / 75
     rows[4] = rows[3]
     overlap = class_overlap(classes)
+    assert overlap.weighs_alike is not is_varying
     p = data_p_of_all_pairs(rows, overlap)
     for a, b in itertools.combinations(range(5), 2):
         assert p[a, b] == p[b, a] == pytest.approx(data_intervals((rows[a] - rows[b])[None], overlap).p[0])
