@@ -1,25 +1,39 @@
-"""How many episodes a comparison needs: rows of differences and episode counts, from a pilot or from given spreads."""
+"""How many episodes a comparison needs on a split and beyond it, from a pilot or from given spreads."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.report.classes import images_of_episodes
 from fewshot_bench.report.comparisons import stored_pairs
+from fewshot_bench.report.task_scores import TaskScores
+from fewshot_bench.report.wording import protocol_names
 from fewshot_bench.statistics import (
+    BeyondSplit,
+    VarianceParts,
+    beyond_split,
     detectable_difference,
     paired_episodes_needed,
     pilot,
     sd_of_difference,
     unpaired_episodes_needed,
+    variance_parts,
 )
+from fewshot_bench.statistics.variance_parts import Source
 
 USUAL_DIFFERENCES = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Percentage points that are looked at where nobody names one."""
 _POINTS = 100
+_UNKNOWN_OF_SPREADS = "--sd and --correlation say nothing of the classes"
+_HELPS, _HARDLY_HELPS = 0.25, 0.1
+"""Shares of the uncertainty from which, and below which, more of its source helps, or hardly does."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +46,11 @@ class Spread:
         sd_difference: standard deviation of the paired differences.
         correlation: of the two methods over the same episodes; NaN where one is constant.
         episodes: of the pilot; None where the spreads are given.
-        difference: mean difference of the pilot; None likewise.
+        difference: mean difference of the pilot; None where the spreads are given.
         is_claimed: whether files claim which episodes of the pilot are the same.
+        beyond: the test of the claim beyond the split, in points; None where there is none.
+        parts: the variance of the difference beyond the split by its source, in squared points; None without `beyond`.
+        why_no_beyond: why there is none; empty where there is one.
     """
 
     name: str
@@ -43,15 +60,27 @@ class Spread:
     episodes: int | None = None
     difference: float | None = None
     is_claimed: bool = False
+    beyond: BeyondSplit | None = None
+    parts: VarianceParts | None = None
+    why_no_beyond: str = _UNKNOWN_OF_SPREADS
 
 
 @dataclass(frozen=True)
 class Need:
-    """Episodes that it takes to find one difference (in points) with tests on the same episodes, and on others."""
+    """Episodes that it takes to find one difference.
+
+    Attributes:
+        difference: in points.
+        paired: with a test on this split, on the same episodes.
+        unpaired: with a test of each method on other episodes.
+        beyond: with the test beyond this split, on the same episodes; None where no number of episodes finds it, or
+            that test is unknown.
+    """
 
     difference: float
     paired: int
     unpaired: int
+    beyond: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +94,9 @@ class Plan:
         needs: episodes for each difference.
         detectable: smallest difference (in points) that the episodes at hand find with this power, paired and unpaired;
             None where no number of episodes is given.
+        detectable_beyond: the same beyond the split; None where that is unknown as well.
+        floor: smallest difference (in points) that any number of episodes finds beyond the split, and the highest that
+            it may be for all the pilot shows; None where unknown.
     """
 
     spread: Spread
@@ -73,6 +105,8 @@ class Plan:
     needs: Sequence[Need]
     episodes: int | None
     detectable: tuple[float, float] | None
+    detectable_beyond: float | None = None
+    floor: tuple[float, float] | None = None
 
 
 def given_spread(sd: float, correlation: float) -> Spread:
@@ -86,24 +120,49 @@ def stored_spreads(store: OutcomeStore, a: str, b: str) -> list[Spread]:
     Raises:
         UnknownNameError, ComparisonError: as `compare_tasks`.
     """
+    pairs = stored_pairs(store, a, b)
+    names = protocol_names([scores.protocol for scores in pairs])
     spreads = []
-    for scores in stored_pairs(store, a, b):
-        both = scores.pair(0, 1)
+    for scores in pairs:
+        name, both = names[scores.protocol.fingerprint], scores.pair(0, 1)
         if both.sum() < 2:
-            raise ComparisonError(f"a pilot needs two episodes that both methods have; {scores.protocol.task} has not.")
+            raise ComparisonError(f"a pilot needs two episodes that both methods have; {name} has not.")
         found = pilot(*scores.accuracy[:, both])
+        sd_difference = _POINTS * found.sd_difference
+        beyond, parts, why_not = _beyond(scores, both, sd_difference)
         spreads.append(
             Spread(
-                scores.protocol.task,
+                name,
                 _POINTS * math.hypot(found.sd_a, found.sd_b) / math.sqrt(2),
-                _POINTS * found.sd_difference,
+                sd_difference,
                 found.correlation,
                 found.episodes,
                 _POINTS * found.difference,
                 scores.protocol.is_claimed,
+                beyond,
+                parts,
+                why_not,
             )
         )
     return spreads
+
+
+def _beyond(
+    scores: TaskScores, both: NDArray[np.bool_], sd_difference: float
+) -> tuple[BeyondSplit | None, VarianceParts | None, str]:
+    """The test beyond the split and where its variance comes from, in points; or why there is none."""
+    overlap = scores.overlap(both)
+    if not overlap.strata:
+        return None, None, overlap.why_unknown
+    if not sd_difference:
+        return None, None, "the differences do not vary"
+    classes = images = None
+    sizes = next((cell.class_sizes for cell in scores.cells if cell.class_sizes), None)
+    if sizes and not overlap.is_fixed:
+        classes, images = images_of_episodes(scores.protocol, sizes, scores.run[both], scores.episode[both])
+    differences = _POINTS * (scores.accuracy[0, both] - scores.accuracy[1, both])
+    parts = variance_parts(differences, overlap, classes, images)
+    return beyond_split(differences, overlap), parts, ""
 
 
 def plan(
@@ -126,6 +185,7 @@ def plan(
     Raises:
         ShapeError, ComparisonError: a number is out of its range.
     """
+    beyond = spread.beyond
     own = [abs(spread.difference)] if spread.difference else []
     wanted = sorted(differences or {*USUAL_DIFFERENCES, *own})
     needs = [
@@ -133,14 +193,66 @@ def plan(
             difference,
             paired_episodes_needed(difference, spread.sd_difference, power=power, alpha=alpha),
             unpaired_episodes_needed(difference, spread.sd, power=power, alpha=alpha),
+            None if beyond is None else beyond.episodes_needed(difference, power=power, alpha=alpha),
         )
         for difference in wanted
     ]
     count = episodes or spread.episodes
-    detectable = None
+    detectable = detectable_beyond = floor = None
     if count:
         detectable = (
             detectable_difference(count, spread.sd_difference, power=power, alpha=alpha),
             detectable_difference(count, spread.sd, power=power, alpha=alpha, paired=False),
         )
-    return Plan(spread, power, alpha, needs, count, detectable)
+    if beyond is not None:
+        detectable_beyond = beyond.detectable(count, power=power, alpha=alpha) if count else None
+        floor = beyond.floor(power=power, alpha=alpha), beyond.highest.floor(power=power, alpha=alpha)
+    return Plan(spread, power, alpha, needs, count, detectable, detectable_beyond, floor)
+
+
+_TOGETHER = "the classes and their images"
+_NAMES: Mapping[Source, str] = {
+    "episodes": "the episodes",
+    "images": "the images",
+    "classes": "the classes",
+    "classes and images": _TOGETHER,
+    "episodes and images": "the episodes and their images",
+}
+_MORE: Mapping[Source, tuple[str, ...]] = {
+    "episodes": ("episodes",),
+    "images": ("images per class",),
+    "classes": ("classes", "datasets"),
+    "classes and images": ("classes", "images per class", "datasets"),
+    "episodes and images": ("episodes with images of their own",),
+}
+
+
+def what_helps(spread: Spread) -> str:
+    """Where the uncertainty beyond the split comes from and what would lessen it, in a sentence; empty if unknown."""
+    if spread.parts is None or spread.beyond is None:
+        return ""
+    shares = spread.parts.shares
+    sample, highest = spread.beyond.sample_variance, spread.beyond.highest_variance
+    if sample < _HARDLY_HELPS * spread.parts.total and highest > spread.parts.total:
+        sample_name = "images" if spread.beyond.overlap.is_fixed else "classes and their images"
+        return (
+            f"The episodes are too few to tell what the {sample_name} add to the uncertainty: more episodes would help."
+        )
+    first, *others = (f"{share:.0%}" for share in shares.values())
+    sources = [_NAMES[source] for source in shares]
+    if spread.parts.image_error is not None:
+        sources = [
+            source.replace(_TOGETHER, f"{_TOGETHER} (too few episodes to tell them apart)") for source in sources
+        ]
+    texts = [f"{first} comes from {sources[0]}"]
+    texts += [f"{share} from {source}" for share, source in zip(others, sources[1:], strict=True)]
+    limit = "about other images of these classes" if spread.beyond.overlap.is_fixed else "beyond this split"
+    helps = [f"more {more}" for source, share in shares.items() if share >= _HELPS for more in _MORE[source]]
+    hardly = [more for source, share in shares.items() if share < _HARDLY_HELPS for more in _MORE[source]]
+    sentence = f"Of the uncertainty {limit}, {_joined(texts, 'and')}: {_joined(helps, 'or')} would help"
+    return sentence + (f", more {_joined(hardly, 'or')} hardly." if hardly else ".")
+
+
+def _joined(texts: Sequence[str], conjunction: str) -> str:
+    *others, last = texts
+    return f"{', '.join(others)} {conjunction} {last}" if others else last

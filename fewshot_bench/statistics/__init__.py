@@ -28,7 +28,9 @@ from fewshot_bench.statistics.looks import Look, look
 from fewshot_bench.statistics.many import PairMatrix, all_pairs, pairs_with_gaps
 from fewshot_bench.statistics.paired import PairedTest, paired_t_test
 from fewshot_bench.statistics.power import (
+    BeyondSplit,
     Pilot,
+    beyond_split,
     detectable_difference,
     episodes_needed,
     paired_episodes_needed,
@@ -37,6 +39,7 @@ from fewshot_bench.statistics.power import (
     unpaired_episodes_needed,
 )
 from fewshot_bench.statistics.sign_flip import sign_flip_p
+from fewshot_bench.statistics.variance_parts import VarianceParts, variance_parts
 from fewshot_bench.statistics.welch import (
     WelchTest,
     implied_sd,
@@ -48,6 +51,7 @@ from fewshot_bench.statistics.welch import (
 )
 
 __all__ = [
+    "BeyondSplit",
     "Correction",
     "Covered",
     "DataInterval",
@@ -62,8 +66,10 @@ __all__ = [
     "PairedTest",
     "Pilot",
     "Summary",
+    "VarianceParts",
     "WelchTest",
     "all_pairs",
+    "beyond_split",
     "class_overlap",
     "compact_letters",
     "compare_pairs",
@@ -95,6 +101,7 @@ __all__ = [
     "sign_flip_p",
     "summarise",
     "unpaired_episodes_needed",
+    "variance_parts",
     "welch_from_standard_errors",
     "welch_from_summaries",
     "wilcoxon_p",

@@ -129,8 +129,12 @@ class Overlap:
         It is what the variance of the draw has more before the noise of drawing episodes is subtracted; hardly another
         one for more episodes of the same protocol.
         """
-        strata = zip(self.strata, self.squares.mean(axis=0).tolist() if self.strata else [], strict=True)
-        return sum(self.pairs * each.mean * (own - each.mean) / each.spread for each, own in strata if each.spread)
+        factors = [
+            self.pairs * stratum.mean * (float(stratum.squares.mean()) - stratum.mean) / stratum.spread
+            for stratum in self.strata
+            if stratum.spread
+        ]
+        return math.fsum(factors)
 
     @cached_property
     def squares(self) -> NDArray[np.float64]:
@@ -431,8 +435,18 @@ def _skewness(stratum: _Stratum, sums: NDArray[np.float64], left: NDArray[np.flo
 def shrunk_skewness(of_mean: ArrayLike, classes: int, left: ArrayLike) -> NDArray[np.float64]:
     """The skewness of a mean over classes that the interval takes, from its estimate; see `_skewness`."""
     without_noise = np.power(left, 1.5)
-    shrunk = np.asarray(of_mean) * without_noise / (without_noise**2 + 6 / (classes * LIKELY_SKEWNESS) ** 2)
+    shrunk = np.asarray(of_mean) * without_noise / (without_noise**2 + _skewness_noise(classes))
     return np.asarray(np.clip(shrunk, -1, 1))
+
+
+def most_skewed(classes: int) -> float:
+    """The share of the variance left without noise at which the interval takes most of an estimated skewness."""
+    return float(min(_skewness_noise(classes) ** (1 / 3), 1.0))
+
+
+def _skewness_noise(classes: int) -> float:
+    """Variance of an estimate of the skewness of a mean over normal classes, beside that of the skewness itself."""
+    return 6 / (classes * LIKELY_SKEWNESS) ** 2
 
 
 def _stratum(numbers: NDArray[np.int64], weights: NDArray[np.float64], counts: NDArray[np.int64]) -> _Stratum | None:

@@ -6,51 +6,46 @@ a class: the more of its images two of them share, the more alike they are, beyo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fewshot_bench.errors import ShapeError
-from fewshot_bench.statistics.data_interval import (
-    ABSENT,
-    Overlap,
-    data_intervals,
-    explained_variance,
-    image_overlap,
-)
+from fewshot_bench.statistics.data_interval import ABSENT, Overlap, data_intervals, explained_variance, image_overlap
 
 MOST_IMAGE_ERROR = 1 / 8
-"""Standard error of the images' share above which images and classes are not told apart."""
+"""Standard error of the images' share of the total above which images and classes are not told apart."""
+
+Source = Literal["episodes", "images", "classes", "classes and images", "episodes and images"]
 
 
 @dataclass(frozen=True)
 class VarianceParts:
-    """Variances of a mean over episodes, by what is drawn.
+    """Variance of a mean over episodes as an estimate beyond the split, by what is drawn.
 
     Attributes:
-        episodes: from the drawing of episodes alone.
-        sample: from the draw of classes and images; of images alone where the classes are fixed.
-        images: from the draw of images; None where images cannot be told from classes.
-        classes: the rest of `sample`; None as before, and where the classes are fixed.
-        image_error: standard error of `images`, from the noise of drawing episodes; None where nothing is known of
-            the images, or the classes are fixed.
+        variances: by source; they add up to the variance of the data interval. Images count with the classes where the
+            two cannot be told apart, and with the episodes where no two episodes share an image.
+        image_error: standard error of the variance that comes from images, or would come from them if it were told from
+            that of classes; None where it was not estimated.
     """
 
-    episodes: float
-    sample: float
-    images: float | None = None
-    classes: float | None = None
+    variances: Mapping[Source, float]
     image_error: float | None = None
 
     @property
     def total(self) -> float:
-        """Of the mean as an estimate beyond the split."""
-        return self.episodes + self.sample
+        """Variance of the mean."""
+        return sum(self.variances.values())
 
-    def share(self, part: float) -> float:
-        """What a part is of the total; 0 where nothing varies."""
-        return part / self.total if self.total else 0.0
+    @property
+    def shares(self) -> dict[Source, float]:
+        """Of the total, the largest first; empty where nothing varies."""
+        ordered = sorted(self.variances.items(), key=lambda item: -item[1])
+        return {source: variance / self.total for source, variance in ordered} if self.total else {}
 
 
 def variance_parts(
@@ -71,35 +66,35 @@ def variance_parts(
     >>> from fewshot_bench.statistics import class_overlap
     >>> classes = [[0, 1], [0, 2], [1, 2], [0, 3], [1, 3], [2, 3]]
     >>> parts = variance_parts([0.5, 0.6, 0.7, 0.5, 0.6, 0.8], class_overlap(classes))
-    >>> print(f"{parts.share(parts.episodes):.0%} of the variance comes from the episodes")
-    15% of the variance comes from the episodes
+    >>> print(", ".join(f"{share:.0%} {source}" for source, share in parts.shares.items()))
+    78% classes and images, 22% episodes
     """
     row = np.asarray(values, dtype=np.float64)
     if not overlap.strata:
         raise ShapeError(f"the variance beyond the split is unknown: {overlap.why_unknown}.")
     found = data_intervals(row[None], overlap)
-    episodes, sample = float(found.task_variances[0]), float(found.sample_variances[0])
+    task, sample = float(found.task_variances[0]), float(found.sample_variances[0])
     if overlap.is_fixed:
-        return VarianceParts(episodes, sample, images=sample)
-    together = VarianceParts(episodes, sample)
+        shares_any = any(stratum.spread for stratum in overlap.strata)
+        return VarianceParts({"episodes": task, "images": sample} if shares_any else {"episodes and images": task})
     estimate = None if classes is None or images is None else _image_variance(row, classes, images)
     if estimate is None:
-        return together
+        return VarianceParts({"episodes": task, "classes and images": sample})
     variance, error = estimate
-    if error > MOST_IMAGE_ERROR * together.total:
-        return VarianceParts(episodes, sample, image_error=error)
+    if not error:
+        return VarianceParts({"episodes and images": task, "classes": sample}, error)
+    if error > MOST_IMAGE_ERROR * (task + sample):
+        return VarianceParts({"episodes": task, "classes and images": sample}, error)
     of_images = min(max(variance, 0.0), sample)
-    return VarianceParts(episodes, sample, of_images, sample - of_images, error)
+    return VarianceParts({"episodes": task, "images": of_images, "classes": sample - of_images}, error)
 
 
-def _image_variance(
-    values: NDArray[np.float64], classes: ArrayLike, images: ArrayLike
-) -> tuple[float, float] | None:
+def _image_variance(values: NDArray[np.float64], classes: ArrayLike, images: ArrayLike) -> tuple[float, float] | None:
     """Variance of the mean from the draw of images, and its standard error; None where it cannot be known.
 
     For every class a line through the products of pairs that both have it, against their number of common images: its
     slope times the mean number over all pairs of episodes is what that class's images contribute. The error is that of
-    a slope where the values are independent.
+    slopes where values are independent; 0 where no two episodes share an image.
     """
     numbers, given = np.asarray(classes), np.asarray(images)
     if given.ndim != 3 or given.shape[:2] != numbers.shape or len(numbers) != len(values):
@@ -107,7 +102,7 @@ def _image_variance(
             f"images [E, N, K + Q] must fit classes [E, N] and values [E], not {list(given.shape)}, "
             f"{list(numbers.shape)} and {list(values.shape)}."
         )
-    pairs = len(values) * (len(values) - 1)
+    pairs = float(len(values)) * (len(values) - 1)
     variance = squared_error = 0.0
     for number in np.unique(numbers[numbers != ABSENT]):
         rows, places = np.nonzero(numbers == number)
