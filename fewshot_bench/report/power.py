@@ -32,8 +32,8 @@ USUAL_DIFFERENCES = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Percentage points that are looked at where nobody names one."""
 _POINTS = 100
 _UNKNOWN_OF_SPREADS = "--sd and --correlation say nothing of the classes"
-_HELPS, _HARDLY_HELPS = 0.25, 0.1
-"""Shares of the uncertainty from which, and below which, more of its source helps, or hardly does."""
+_HELPS, _HARDLY_HELPS, _MOST = 0.25, 0.1, 0.5
+"""Shares of the uncertainty: from which more of its source helps, below which it hardly does, above which most is."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class Plan:
         detectable: smallest difference (in points) that the episodes at hand find with this power, paired and unpaired;
             None where no number of episodes is given.
         detectable_beyond: the same beyond the split; None where that is unknown as well.
-        floor: smallest difference (in points) that any number of episodes finds beyond the split, and the highest that
-            it may be for all the pilot shows; None where unknown.
+        floor: smallest difference (in points) that any number of episodes finds beyond the split; None where unknown.
+        floor_limits: its 90% interval, as far as the pilot knows the variance between classes; None where unknown.
     """
 
     spread: Spread
@@ -106,7 +106,8 @@ class Plan:
     episodes: int | None
     detectable: tuple[float, float] | None
     detectable_beyond: float | None = None
-    floor: tuple[float, float] | None = None
+    floor: float | None = None
+    floor_limits: tuple[float, float] | None = None
 
 
 def given_spread(sd: float, correlation: float) -> Spread:
@@ -198,7 +199,7 @@ def plan(
         for difference in wanted
     ]
     count = episodes or spread.episodes
-    detectable = detectable_beyond = floor = None
+    detectable = detectable_beyond = floor = limits = None
     if count:
         detectable = (
             detectable_difference(count, spread.sd_difference, power=power, alpha=alpha),
@@ -206,16 +207,16 @@ def plan(
         )
     if beyond is not None:
         detectable_beyond = beyond.detectable(count, power=power, alpha=alpha) if count else None
-        floor = beyond.floor(power=power, alpha=alpha), beyond.highest.floor(power=power, alpha=alpha)
-    return Plan(spread, power, alpha, needs, count, detectable, detectable_beyond, floor)
+        floor = beyond.floor(power=power, alpha=alpha)
+        limits = beyond.floor_limits(power=power, alpha=alpha)
+    return Plan(spread, power, alpha, needs, count, detectable, detectable_beyond, floor, limits)
 
 
-_TOGETHER = "the classes and their images"
 _NAMES: Mapping[Source, str] = {
     "episodes": "the episodes",
     "images": "the images",
     "classes": "the classes",
-    "classes and images": _TOGETHER,
+    "classes and images": "the classes and their images",
     "episodes and images": "the episodes and their images",
 }
 _MORE: Mapping[Source, tuple[str, ...]] = {
@@ -232,20 +233,21 @@ def what_helps(spread: Spread) -> str:
     if spread.parts is None or spread.beyond is None:
         return ""
     shares = spread.parts.shares
-    sample, highest = spread.beyond.sample_variance, spread.beyond.highest_variance
-    if sample < _HARDLY_HELPS * spread.parts.total and highest > spread.parts.total:
+    task = spread.beyond.sd_difference**2 / spread.beyond.overlap.episodes
+    low, high = (limit / (limit + task) for limit in spread.beyond.variance_limits)
+    if low < _HARDLY_HELPS and high > _MOST:
         sample_name = "images" if spread.beyond.overlap.is_fixed else "classes and their images"
         return (
             f"The episodes are too few to tell what the {sample_name} add to the uncertainty: more episodes would help."
         )
-    first, *others = (f"{share:.0%}" for share in shares.values())
-    sources = [_NAMES[source] for source in shares]
-    if spread.parts.image_error is not None:
-        sources = [
-            source.replace(_TOGETHER, f"{_TOGETHER} (too few episodes to tell them apart)") for source in sources
-        ]
-    texts = [f"{first} comes from {sources[0]}"]
-    texts += [f"{share} from {source}" for share, source in zip(others, sources[1:], strict=True)]
+    names = dict(_NAMES)
+    if spread.parts.image_error is not None and shares.get("classes and images", 0) >= _HARDLY_HELPS:
+        names["classes and images"] += " (too few episodes to tell them apart)"
+    (largest, share), *others = shares.items()
+    texts = [
+        f"{share:.0%} comes from {names[largest]}",
+        *(f"{share:.0%} from {names[source]}" for source, share in others),
+    ]
     limit = "about other images of these classes" if spread.beyond.overlap.is_fixed else "beyond this split"
     helps = [f"more {more}" for source, share in shares.items() if share >= _HELPS for more in _MORE[source]]
     hardly = [more for source, share in shares.items() if share < _HARDLY_HELPS for more in _MORE[source]]

@@ -56,27 +56,27 @@ def _detectable(plan: Plan) -> str:
 def _floor(plan: Plan) -> str:
     """What no number of episodes can find beyond the split, in a sentence, or why that is unknown."""
     beyond, floor = plan.spread.beyond, plan.floor
-    if beyond is None or floor is None:
+    if beyond is None or floor is None or plan.floor_limits is None:
         return f"Beyond the split: unknown, {plan.spread.why_no_beyond}." if plan.spread.sd_difference else ""
-    count, least, most = beyond.overlap.sample_size, *map(_points, floor)
+    count, (low, high) = beyond.overlap.sample_size, map(_points, plan.floor_limits)
     sample, others = (
         (f"{count:,} images", "other images of these classes")
         if beyond.overlap.is_fixed
         else (f"{count:,} classes", "other classes and images")
     )
-    if not floor[0]:
-        return f"Beyond this split ({others}), no limit shows so far; its {sample} may set one of up to {most} points."
+    if not floor:
+        possible = f"; its {sample} may set one of up to {high} points" if plan.floor_limits[1] else ""
+        return f"Beyond this split ({others}), no limit shows so far{possible}."
     return (
-        f"Beyond this split ({others}), no number of episodes of its {sample} finds less than {least} points "
-        f"(a rough limit; at most {most})."
+        f"Beyond this split ({others}), no number of episodes of its {sample} finds less than "
+        f"{_points(floor)} points (90% interval {low} to {high})."
     )
 
 
 def _beyond(need: Need, plan: Plan) -> str:
     if need.beyond is None:
         return "never"
-    is_least = plan.floor is not None and plan.floor[0] == 0 < plan.floor[1]
-    return f"≥ {need.beyond:,}" if is_least else f"{need.beyond:,}"
+    return f"{need.beyond:,}" if plan.floor else f"≥ {need.beyond:,}"
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:
@@ -118,8 +118,8 @@ def _beyond_record(plan: Plan) -> dict[str, Any] | None:
     return {
         "covers": beyond.overlap.covers,
         "sample_size": beyond.overlap.sample_size,
-        "floor": None if plan.floor is None else plan.floor[0],
-        "floor_highest": None if plan.floor is None else plan.floor[1],
+        "floor": plan.floor,
+        "floor_ci90": plan.floor_limits,
         "variances": dict(parts.variances),
         "image_variance_error": parts.image_error,
         "what_helps": what_helps(plan.spread) or None,

@@ -27,7 +27,7 @@ FEWEST = 2
 MOST = 1_000_000_000_000
 # Quantiles of the skewness of a sample of classes that power is averaged over.
 _SKEWNESS_GRID = 32
-_HIGHEST = 0.95
+_LIMITS = np.array([0.05, 0.95])
 # Gauss and Legendre's rule over the quantiles of the estimated variance.
 _NODES, _DOUBLE_WEIGHTS = np.polynomial.legendre.leggauss(64)
 _CHANCES, _WEIGHTS = (_NODES + 1) / 2, _DOUBLE_WEIGHTS / 2
@@ -78,8 +78,7 @@ class BeyondSplit:
         sample_variance: of the mean difference, from the draw of classes and images.
         sd_difference: standard deviation of the differences over episodes, above 0.
         overlap: what the pilot's episodes share.
-        highest_variance: upper limit of the sample variance, which exceeds it in 5% of pilots; as `sample_variance` if
-            that is known.
+        variance_limits: lower and upper limit of the sample variance; it is beyond each of them in 5% of pilots.
 
     >>> from fewshot_bench.statistics import class_overlap
     >>> episodes = np.random.default_rng(0).random((600, 20)).argsort(axis=1)[:, :5]
@@ -93,12 +92,7 @@ class BeyondSplit:
     sample_variance: float
     sd_difference: float
     overlap: Overlap
-    highest_variance: float = math.nan
-
-    @property
-    def highest(self) -> BeyondSplit:
-        """The same with the highest sample variance that the pilot allows."""
-        return self if math.isnan(self.highest_variance) else replace(self, sample_variance=self.highest_variance)
+    variance_limits: tuple[float, float] = (0.0, math.inf)
 
     def floor(self, *, power: float = 0.8, alpha: float = 0.05) -> float:
         """The smallest true difference that any number of episodes finds with the given probability.
@@ -107,6 +101,11 @@ class BeyondSplit:
             In the unit of the standard deviation; 0 where the classes show no variance of their own.
         """
         return self._detectable(math.inf, power, alpha)
+
+    def floor_limits(self, *, power: float = 0.8, alpha: float = 0.05) -> tuple[float, float]:
+        """The lowest and the highest floor that the pilot allows, a 90% interval."""
+        low, high = (replace(self, sample_variance=limit) for limit in self.variance_limits)
+        return low.floor(power=power, alpha=alpha), high.floor(power=power, alpha=alpha)
 
     def detectable(self, episodes: int, *, power: float = 0.8, alpha: float = 0.05) -> float:
         """The smallest true difference that so many episodes find with the given probability.
@@ -202,8 +201,9 @@ def beyond_split(differences: ArrayLike, overlap: Overlap) -> BeyondSplit:
     noise = overlap.noise * sd**2 / overlap.episodes
     # With the noise of episodes the variance is that of as many normal numbers as there are classes or images.
     freedom = float(freedom_left(overlap, np.ones(1))[0])
-    highest = max(explained + noise, 0.0) * freedom / float(stats.chi2.isf(_HIGHEST, freedom)) - noise
-    return BeyondSplit(max(explained, 0.0), sd, overlap, max(highest, 0.0))
+    ratios = freedom / stats.chi2.isf(_LIMITS, freedom)
+    low, high = np.maximum(max(explained + noise, 0.0) * ratios - noise, 0.0).tolist()
+    return BeyondSplit(max(explained, 0.0), sd, overlap, (low, high))
 
 
 def pilot(a: ArrayLike, b: ArrayLike) -> Pilot:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -249,17 +250,21 @@ def test_more_episodes_never_find_less_beyond_the_split_nor_less_than_the_floor(
 
 def test_a_pilot_takes_the_variance_of_the_data_interval_and_limits_it():
     drawn = drawn_classes(600, 20, 5)
-    overlap, below = class_overlap(drawn), 0
+    overlap, outside = class_overlap(drawn), np.zeros(2)
     for replicate in range(400):
         generator = np.random.default_rng(replicate)
         values = memberships(drawn) @ generator.normal(size=20) + 3 * generator.normal(size=600)
         found = beyond_split(values, overlap)
-        below += found.highest_variance < 1 / 20
+        low, high = found.variance_limits
+        outside += [low > 1 / 20, high < 1 / 20]
         if replicate < 20:
             assert found.sample_variance == pytest.approx(data_intervals(values[None], overlap).sample_variances[0])
             assert found.sd_difference == pytest.approx(values.std(ddof=1))
-            assert found.highest.sample_variance == found.highest_variance >= found.sample_variance
-    assert 0.01 <= below / 400 <= 0.08
+            assert low <= found.sample_variance <= high
+            assert found.floor_limits() == pytest.approx(
+                [replace(found, sample_variance=v).floor() for v in (low, high)]
+            )
+    assert (np.abs(outside / 400 - 0.05) <= 0.035).all()
 
 
 def test_where_classes_show_no_variance_there_is_no_floor():
