@@ -86,7 +86,7 @@ class BeyondSplit:
     >>> print(f"no number of episodes finds less than {beyond.floor():.2f} points")
     no number of episodes finds less than 0.98 points
     >>> beyond.episodes_needed(1.5), beyond.episodes_needed(0.5)
-    (525, None)
+    (526, None)
     """
 
     sample_variance: float
@@ -126,6 +126,8 @@ class BeyondSplit:
             ComparisonError: the difference is 0, or takes more than a trillion episodes on this split already.
         """
         enough = paired_episodes_needed(difference, self.sd_difference, power=power, alpha=alpha)
+        if abs(difference) < self.floor(power=power, alpha=alpha):
+            return None
         few = enough - 1  # the interval beyond the split is never narrower than that of the paired test
         while self._power(abs(difference), enough, alpha) < power:
             few, enough = enough, enough * 2
@@ -140,8 +142,8 @@ class BeyondSplit:
     def _detectable(self, episodes: float, power: float, alpha: float) -> float:
         _check(power, alpha)
         error = self._standard_error(episodes)
-        if not error:
-            return 0.0
+        if not 0 < error < math.inf:
+            return error
         largest = error
         while self._power(largest, episodes, alpha) < power:
             largest *= 2
@@ -169,8 +171,8 @@ class BeyondSplit:
     def _likely_skewness(self, left: float) -> NDArray[np.float64]:
         """Skewness towards 0 that the means of normal classes appear to have, its quantiles; half of them are 0.
 
-        Where much noise makes the interval take little skewness for real, it takes more as episodes are added. The most
-        of it counts, so that more episodes never find less.
+        Where noise is most of what is seen, how much of it the interval takes for skewness varies between samples.
+        The most that it takes counts: less would promise too much power, and more episodes could find less.
         """
         classes = self.overlap.sample_size
         if classes < 3:

@@ -186,7 +186,7 @@ def memberships(classes: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("classes", "way", "noise"), [(20, 5, 0.0), (20, 5, 5.0), (5, 2, 1.0), (10, 5, 5.0), (64, 5, 5.0)]
+    ("classes", "way", "noise"), [(20, 5, 0.0), (20, 5, 5.0), (20, 5, 10.0), (5, 2, 1.0), (10, 5, 5.0), (64, 5, 5.0)]
 )
 def test_four_of_five_studies_find_beyond_the_split_what_the_plan_says(classes, way, noise):
     generator, drawn = np.random.default_rng(0), drawn_classes(1000, classes, way)
