@@ -219,13 +219,6 @@ _NAMES: Mapping[Source, str] = {
     "classes and images": "the classes and their images",
     "episodes and images": "the episodes and their images",
 }
-_MORE: Mapping[Source, tuple[str, ...]] = {
-    "episodes": ("episodes",),
-    "images": ("images per class",),
-    "classes": ("classes", "datasets"),
-    "classes and images": ("classes", "images per class", "datasets"),
-    "episodes and images": ("episodes with images of their own",),
-}
 
 
 def what_helps(spread: Spread) -> str:
@@ -245,14 +238,30 @@ def what_helps(spread: Spread) -> str:
         names["classes and images"] += " (too few episodes to tell them apart)"
     (largest, share), *others = shares.items()
     texts = [
-        f"{share:.0%} comes from {names[largest]}",
+        f"about {share:.0%} comes from {names[largest]}",
         *(f"{share:.0%} from {names[source]}" for source, share in others),
     ]
     limit = "about other images of these classes" if spread.beyond.overlap.is_fixed else "beyond this split"
-    helps = [f"more {more}" for source, share in shares.items() if share >= _HELPS for more in _MORE[source]]
-    hardly = [more for source, share in shares.items() if share < _HARDLY_HELPS for more in _MORE[source]]
+    lessened = _lessened_by_more(shares, is_fixed=spread.beyond.overlap.is_fixed)
+    helps = [f"more {name}" for name, share in lessened.items() if share >= _HELPS]
+    hardly = [name for name, share in lessened.items() if share < _HARDLY_HELPS]
     sentence = f"Of the uncertainty {limit}, {_joined(texts, 'and')}: {_joined(helps, 'or')} would help"
     return sentence + (f", more {_joined(hardly, 'or')} hardly." if hardly else ".")
+
+
+def _lessened_by_more(shares: Mapping[Source, float], *, is_fixed: bool) -> dict[str, float]:
+    """What share of the uncertainty there is less of with more of something, the largest first.
+
+    The variance from images is that of all images, so more classes with as many images each lessen it as well.
+    """
+    of_sample = sum(share for source, share in shares.items() if "episodes" not in source)
+    found = {} if is_fixed else {"classes": of_sample, "datasets": of_sample}
+    for source, share in shares.items():
+        if source == "images" or (source == "classes and images" and share < _HARDLY_HELPS):
+            found["images per class"] = share
+        elif "episodes" in source:
+            found["episodes" if source == "episodes" else "episodes with images of their own"] = share
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def _joined(texts: Sequence[str], conjunction: str) -> str:

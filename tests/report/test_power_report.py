@@ -145,10 +145,13 @@ def test_the_floor_beyond_the_split_is_that_of_its_data_interval(tmp_path):
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"of_class": 6}, r"9\d% comes from the classes.*: more classes or more datasets would help, more"),
+        (
+            {"of_class": 6},
+            r"9\d% comes from the classes.*: more classes or more datasets would help, more .*episodes.* hardly",
+        ),
         (
             {"of_class": 0, "of_image": 40, "noise": 0, "sizes": (40,) * 6, "episodes": 900},
-            r"from the images.*: more images per class would help, more",
+            r"from the images.*: more classes, more datasets or more images per class would help, more episodes hardly",
         ),
         ({"of_class": 0.5, "noise": 15, "episodes": 300}, r"too few to tell what the classes and their images add"),
         (
@@ -170,23 +173,33 @@ def test_one_sentence_says_what_would_help(tmp_path, parts, said):
     [
         (
             {"episodes": 9, "images": 20, "classes": 71},
-            "Of the uncertainty beyond this split, 71% comes from the classes, 20% from the images and 9% from the "
-            "episodes: more classes or more datasets would help, more episodes hardly.",
+            "Of the uncertainty beyond this split, about 71% comes from the classes, 20% from the images and 9% from "
+            "the episodes: more classes or more datasets would help, more episodes hardly.",
         ),
         (
             {"episodes": 40, "images": 35, "classes": 25},
-            "Of the uncertainty beyond this split, 40% comes from the episodes, 35% from the images and 25% from the "
-            "classes: more episodes, more images per class, more classes or more datasets would help.",
+            "Of the uncertainty beyond this split, about 40% comes from the episodes, 35% from the images and 25% from "
+            "the classes: more classes, more datasets, more episodes or more images per class would help.",
+        ),
+        (
+            {"episodes": 2, "images": 98, "classes": 0},
+            "Of the uncertainty beyond this split, about 98% comes from the images, 2% from the episodes and 0% from "
+            "the classes: more classes, more datasets or more images per class would help, more episodes hardly.",
+        ),
+        (
+            {"episodes": 30, "classes and images": 70},
+            "Of the uncertainty beyond this split, about 70% comes from the classes and their images and 30% from "
+            "the episodes: more classes, more datasets or more episodes would help.",
         ),
         (
             {"episodes and images": 4, "classes": 96},
-            "Of the uncertainty beyond this split, 96% comes from the classes and 4% from the episodes and their "
+            "Of the uncertainty beyond this split, about 96% comes from the classes and 4% from the episodes and their "
             "images: more classes or more datasets would help, more episodes with images of their own hardly.",
         ),
         (
             {"episodes": 92, "classes and images": 8},
-            "Of the uncertainty beyond this split, 92% comes from the episodes and 8% from the classes and their "
-            "images: more episodes would help, more classes, images per class or datasets hardly.",
+            "Of the uncertainty beyond this split, about 92% comes from the episodes and 8% from the classes and their "
+            "images: more episodes would help, more classes, datasets or images per class hardly.",
         ),
     ],
 )
