@@ -1,4 +1,4 @@
-"""`fewshot-bench power`: how many episodes a comparison needs, and what the present ones can find."""
+"""`fewshot-bench power`: how many episodes a comparison needs, what the present ones can find, and what would help."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def power(
     alpha: Annotated[float, typer.Option(help="Significance level, two-sided.")] = 0.05,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how many episodes a difference needs, paired and unpaired, and what the present episodes can find.
+    """Say how many episodes a difference needs, on this split and beyond it, and what the present episodes can find.
 
-    From a pilot, two stored methods, or from --sd and --correlation.
+    From a pilot, two stored methods, or from --sd and --correlation, which say nothing of other classes. A pilot also
+    tells what would help: more episodes, images per class, classes or datasets.
     """
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import check_no_files

@@ -13,6 +13,7 @@ from fewshot_bench.episodes.drawing import draw_groups, episode_classes
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.outcomes import ProtocolCard
 from fewshot_bench.outcomes.claimed import NO_CLASSES, SEPARATOR
+from fewshot_bench.statistics.data_interval import ABSENT
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,30 +85,34 @@ def classes_of_episodes(
 
 def images_of_episodes(
     protocol: ProtocolCard, class_sizes: Sequence[int], run: NDArray[np.int64], episode: NDArray[np.int64]
-) -> NDArray[np.int32]:
-    """The images of episodes that have all classes of the split, the classes in canonical order.
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The classes and images of some episodes.
 
     Args:
-        protocol: what fixes the episodes; its way is C.
+        protocol: what fixes the episodes.
         class_sizes: images per class of the split, in canonical order, [C].
         run: of each episode, [E].
         episode: its number within the run, [E].
 
     Returns:
-        Image numbers, [E, C, K + Q]; [E, C, K + C * Q] with -1 after the last query where classes have other numbers
-        of them.
+        Class numbers in ascending order, then -1 where an episode has fewer, [E, N]; and the image numbers of each
+        class, then -1 where a class has fewer, [E, N, K + Q].
 
     Raises:
         EpisodeError: the sizes are not those of a split that has such episodes, or another version drew them.
     """
     ends, drawn = np.cumsum(class_sizes), Protocol.of(protocol)
-    images: NDArray[np.int32] | None = None
+    groups = []
     for number in np.unique(run):
         rows = np.flatnonzero(run == number)
         for some, found in draw_groups(drawn, class_sizes, int(number), episode[rows]):
-            order = np.argsort(np.searchsorted(ends, found[:, :, 0], side="right"), axis=1)
-            if images is None:
-                images = np.empty((len(run), *found.shape[1:]), dtype=np.int32)
-            images[rows[some]] = np.take_along_axis(found, order[:, :, None], axis=1)
-    assert images is not None
-    return images
+            classes = np.searchsorted(ends, found[:, :, 0], side="right")
+            order = np.argsort(classes, axis=1)
+            in_order = np.take_along_axis(found, order[:, :, None], axis=1)
+            groups.append((rows[some], np.take_along_axis(classes, order, axis=1), in_order))
+    shape = [len(run), *np.max([found.shape[1:] for _, _, found in groups], axis=0)]
+    every_class, every_image = np.full(shape[:2], ABSENT), np.full(shape, ABSENT)
+    for rows, classes, found in groups:
+        every_class[rows, : classes.shape[1]] = classes
+        every_image[rows, : found.shape[1], : found.shape[2]] = found
+    return every_class, every_image

@@ -1,25 +1,39 @@
-"""How many episodes a comparison needs: rows of differences and episode counts, from a pilot or from given spreads."""
+"""How many episodes a comparison needs on a split and beyond it, from a pilot or from given spreads."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.report.classes import images_of_episodes
 from fewshot_bench.report.comparisons import stored_pairs
+from fewshot_bench.report.task_scores import TaskScores
+from fewshot_bench.report.wording import protocol_names
 from fewshot_bench.statistics import (
+    BeyondSplit,
+    VarianceParts,
+    beyond_split,
     detectable_difference,
     paired_episodes_needed,
     pilot,
     sd_of_difference,
     unpaired_episodes_needed,
+    variance_parts,
 )
+from fewshot_bench.statistics.variance_parts import Source
 
 USUAL_DIFFERENCES = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Percentage points that are looked at where nobody names one."""
 _POINTS = 100
+_UNKNOWN_OF_SPREADS = "--sd and --correlation say nothing of the classes"
+_HELPS, _HARDLY_HELPS, _MOST = 0.25, 0.1, 0.5
+"""Shares of the uncertainty: from which more of its source helps, below which it hardly does, above which most is."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +46,11 @@ class Spread:
         sd_difference: standard deviation of the paired differences.
         correlation: of the two methods over the same episodes; NaN where one is constant.
         episodes: of the pilot; None where the spreads are given.
-        difference: mean difference of the pilot; None likewise.
+        difference: mean difference of the pilot; None where the spreads are given.
         is_claimed: whether files claim which episodes of the pilot are the same.
+        beyond: the test of the claim beyond the split, in points; None where there is none.
+        parts: the variance of the difference beyond the split by its source, in squared points; None without `beyond`.
+        why_no_beyond: why there is none; empty where there is one.
     """
 
     name: str
@@ -43,15 +60,27 @@ class Spread:
     episodes: int | None = None
     difference: float | None = None
     is_claimed: bool = False
+    beyond: BeyondSplit | None = None
+    parts: VarianceParts | None = None
+    why_no_beyond: str = _UNKNOWN_OF_SPREADS
 
 
 @dataclass(frozen=True)
 class Need:
-    """Episodes that it takes to find one difference (in points) with tests on the same episodes, and on others."""
+    """Episodes that it takes to find one difference.
+
+    Attributes:
+        difference: in points.
+        paired: with a test on this split, on the same episodes.
+        unpaired: with a test of each method on other episodes.
+        beyond: with the test beyond this split, on the same episodes; None where no number of episodes finds it, or
+            that test is unknown.
+    """
 
     difference: float
     paired: int
     unpaired: int
+    beyond: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +94,9 @@ class Plan:
         needs: episodes for each difference.
         detectable: smallest difference (in points) that the episodes at hand find with this power, paired and unpaired;
             None where no number of episodes is given.
+        detectable_beyond: the same beyond the split; None where that is unknown as well.
+        floor: smallest difference (in points) that any number of episodes finds beyond the split; None where unknown.
+        floor_limits: its 90% interval, as far as the pilot knows the variance between classes; None where unknown.
     """
 
     spread: Spread
@@ -73,6 +105,9 @@ class Plan:
     needs: Sequence[Need]
     episodes: int | None
     detectable: tuple[float, float] | None
+    detectable_beyond: float | None = None
+    floor: float | None = None
+    floor_limits: tuple[float, float] | None = None
 
 
 def given_spread(sd: float, correlation: float) -> Spread:
@@ -86,24 +121,49 @@ def stored_spreads(store: OutcomeStore, a: str, b: str) -> list[Spread]:
     Raises:
         UnknownNameError, ComparisonError: as `compare_tasks`.
     """
+    pairs = stored_pairs(store, a, b)
+    names = protocol_names([scores.protocol for scores in pairs])
     spreads = []
-    for scores in stored_pairs(store, a, b):
-        both = scores.pair(0, 1)
+    for scores in pairs:
+        name, both = names[scores.protocol.fingerprint], scores.pair(0, 1)
         if both.sum() < 2:
-            raise ComparisonError(f"a pilot needs two episodes that both methods have; {scores.protocol.task} has not.")
+            raise ComparisonError(f"a pilot needs two episodes that both methods have; {name} has not.")
         found = pilot(*scores.accuracy[:, both])
+        sd_difference = _POINTS * found.sd_difference
+        beyond, parts, why_not = _beyond(scores, both, sd_difference)
         spreads.append(
             Spread(
-                scores.protocol.task,
+                name,
                 _POINTS * math.hypot(found.sd_a, found.sd_b) / math.sqrt(2),
-                _POINTS * found.sd_difference,
+                sd_difference,
                 found.correlation,
                 found.episodes,
                 _POINTS * found.difference,
                 scores.protocol.is_claimed,
+                beyond,
+                parts,
+                why_not,
             )
         )
     return spreads
+
+
+def _beyond(
+    scores: TaskScores, both: NDArray[np.bool_], sd_difference: float
+) -> tuple[BeyondSplit | None, VarianceParts | None, str]:
+    """The test beyond the split and where its variance comes from, in points; or why there is none."""
+    overlap = scores.overlap(both)
+    if not overlap.strata:
+        return None, None, overlap.why_unknown
+    if not sd_difference:
+        return None, None, "the differences do not vary"
+    classes = images = None
+    sizes = next((cell.class_sizes for cell in scores.cells if cell.class_sizes), None)
+    if sizes and not overlap.is_fixed:
+        classes, images = images_of_episodes(scores.protocol, sizes, scores.run[both], scores.episode[both])
+    differences = _POINTS * (scores.accuracy[0, both] - scores.accuracy[1, both])
+    parts = variance_parts(differences, overlap, classes, images)
+    return beyond_split(differences, overlap), parts, ""
 
 
 def plan(
@@ -126,6 +186,7 @@ def plan(
     Raises:
         ShapeError, ComparisonError: a number is out of its range.
     """
+    beyond = spread.beyond
     own = [abs(spread.difference)] if spread.difference else []
     wanted = sorted(differences or {*USUAL_DIFFERENCES, *own})
     needs = [
@@ -133,14 +194,76 @@ def plan(
             difference,
             paired_episodes_needed(difference, spread.sd_difference, power=power, alpha=alpha),
             unpaired_episodes_needed(difference, spread.sd, power=power, alpha=alpha),
+            None if beyond is None else beyond.episodes_needed(difference, power=power, alpha=alpha),
         )
         for difference in wanted
     ]
     count = episodes or spread.episodes
-    detectable = None
+    detectable = detectable_beyond = floor = limits = None
     if count:
         detectable = (
             detectable_difference(count, spread.sd_difference, power=power, alpha=alpha),
             detectable_difference(count, spread.sd, power=power, alpha=alpha, paired=False),
         )
-    return Plan(spread, power, alpha, needs, count, detectable)
+    if beyond is not None:
+        detectable_beyond = beyond.detectable(count, power=power, alpha=alpha) if count else None
+        floor = beyond.floor(power=power, alpha=alpha)
+        limits = beyond.floor_limits(power=power, alpha=alpha)
+    return Plan(spread, power, alpha, needs, count, detectable, detectable_beyond, floor, limits)
+
+
+_NAMES: Mapping[Source, str] = {
+    "episodes": "the episodes",
+    "images": "the images",
+    "classes": "the classes",
+    "classes and images": "the classes and their images",
+    "episodes and images": "the episodes and their images",
+}
+
+
+def what_helps(spread: Spread) -> str:
+    """Where the uncertainty beyond the split comes from and what would lessen it, in a sentence; empty if unknown."""
+    if spread.parts is None or spread.beyond is None:
+        return ""
+    shares = spread.parts.shares
+    task = spread.beyond.sd_difference**2 / spread.beyond.overlap.episodes
+    low, high = (limit / (limit + task) for limit in spread.beyond.variance_limits)
+    if low < _HARDLY_HELPS and high > _MOST:
+        sample_name = "images" if spread.beyond.overlap.is_fixed else "classes and their images"
+        return (
+            f"The episodes are too few to tell what the {sample_name} add to the uncertainty: more episodes would help."
+        )
+    names = dict(_NAMES)
+    if spread.parts.image_error is not None and shares.get("classes and images", 0) >= _HARDLY_HELPS:
+        names["classes and images"] += " (too few episodes to tell them apart)"
+    (largest, share), *others = shares.items()
+    texts = [
+        f"about {share:.0%} comes from {names[largest]}",
+        *(f"{share:.0%} from {names[source]}" for source, share in others),
+    ]
+    limit = "about other images of these classes" if spread.beyond.overlap.is_fixed else "beyond this split"
+    lessened = _lessened_by_more(shares, is_fixed=spread.beyond.overlap.is_fixed)
+    helps = [f"more {name}" for name, share in lessened.items() if share >= _HELPS]
+    hardly = [name for name, share in lessened.items() if share < _HARDLY_HELPS]
+    sentence = f"Of the uncertainty {limit}, {_joined(texts, 'and')}: {_joined(helps, 'or')} would help"
+    return sentence + (f", more {_joined(hardly, 'or')} hardly." if hardly else ".")
+
+
+def _lessened_by_more(shares: Mapping[Source, float], *, is_fixed: bool) -> dict[str, float]:
+    """What share of the uncertainty there is less of with more of something, the largest first.
+
+    The variance from images is that of all images, so more classes with as many images each lessen it as well.
+    """
+    of_sample = sum(share for source, share in shares.items() if "episodes" not in source)
+    found = {} if is_fixed else {"classes": of_sample, "datasets": of_sample}
+    for source, share in shares.items():
+        if source == "images" or (source == "classes and images" and share < _HARDLY_HELPS):
+            found["images per class"] = share
+        elif "episodes" in source:
+            found["episodes" if source == "episodes" else "episodes with images of their own"] = share
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _joined(texts: Sequence[str], conjunction: str) -> str:
+    *others, last = texts
+    return f"{', '.join(others)} {conjunction} {last}" if others else last

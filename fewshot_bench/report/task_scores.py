@@ -110,7 +110,8 @@ class TaskScores:
         if not self.has_fixed_classes:
             return class_overlap(self.classes[episodes])
         sizes = next(cell.class_sizes for cell in self.cells if cell.class_sizes)
-        return image_overlap(images_of_episodes(self.protocol, sizes, self.run[episodes], self.episode[episodes]))
+        _, images = images_of_episodes(self.protocol, sizes, self.run[episodes], self.episode[episodes])
+        return image_overlap(images)
 
     @cached_property
     def p_of_all_pairs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

@@ -29,7 +29,9 @@ from fewshot_bench.statistics.looks import Look, look
 from fewshot_bench.statistics.many import PairMatrix, all_pairs, pairs_with_gaps
 from fewshot_bench.statistics.paired import PairedTest, paired_t_test
 from fewshot_bench.statistics.power import (
+    BeyondSplit,
     Pilot,
+    beyond_split,
     detectable_difference,
     episodes_needed,
     paired_episodes_needed,
@@ -38,6 +40,7 @@ from fewshot_bench.statistics.power import (
     unpaired_episodes_needed,
 )
 from fewshot_bench.statistics.sign_flip import sign_flip_p
+from fewshot_bench.statistics.variance_parts import VarianceParts, variance_parts
 from fewshot_bench.statistics.welch import (
     WelchTest,
     implied_sd,
@@ -49,6 +52,7 @@ from fewshot_bench.statistics.welch import (
 )
 
 __all__ = [
+    "BeyondSplit",
     "Correction",
     "Covered",
     "DataInterval",
@@ -63,9 +67,11 @@ __all__ = [
     "PairedTest",
     "Pilot",
     "Summary",
+    "VarianceParts",
     "WelchTest",
     "accuracies_as_fractions",
     "all_pairs",
+    "beyond_split",
     "class_overlap",
     "compact_letters",
     "compare_pairs",
@@ -97,6 +103,7 @@ __all__ = [
     "sign_flip_p",
     "summarise",
     "unpaired_episodes_needed",
+    "variance_parts",
     "welch_from_standard_errors",
     "welch_from_summaries",
     "wilcoxon_p",

@@ -114,9 +114,28 @@ class Overlap:
         return float(self.episodes) * (self.episodes - 1)
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether the classes are fixed, so that images are the sample."""
+        return self.covers == "images of these classes"
+
+    @property
     def sample_size(self) -> int:
         """How many classes, or images, the episodes have."""
         return sum(stratum.membership.shape[1] for stratum in self.strata)
+
+    @cached_property
+    def noise(self) -> float:
+        """How many times the variance of a mean over episodes the differences between classes (images) contain of it.
+
+        It is what the variance of the draw has more before the noise of drawing episodes is subtracted; hardly another
+        one for more episodes of the same protocol.
+        """
+        factors = [
+            self.pairs * stratum.mean * (float(stratum.squares.mean()) - stratum.mean) / stratum.spread
+            for stratum in self.strata
+            if stratum.spread
+        ]
+        return math.fsum(factors)
 
     @cached_property
     def squares(self) -> NDArray[np.float64]:
@@ -170,7 +189,7 @@ class DataIntervals:
         """
         require_probability(confidence=confidence)
         t = stats.t.ppf((1 + confidence) / 2, self.freedom)
-        shift = self.skewness * (JOHNSON_OFFSET + JOHNSON_SLOPE * t**2)
+        shift = extension(self.skewness, t)
         errors = self.standard_errors
         return self.means - errors * (t - np.minimum(shift, 0)), self.means + errors * (t + np.maximum(shift, 0))
 
@@ -361,36 +380,67 @@ def _intervals(
     if not overlap.strata:
         nothing = np.full(len(means), math.nan)
         return DataIntervals(means, task, nothing, nothing, nothing, overlap)
-    explained, noisy = np.zeros(len(means)), np.zeros(len(means))
-    for number, (stratum, of_classes) in enumerate(zip(overlap.strata, sums, strict=True)):
-        if not stratum.spread:
-            continue  # no two episodes share anything
-        together = np.where(task == 0, 0.0, (of_classes**2).sum(axis=0))
-        # Centred values add up to nothing, so the mean product of a pair is -task.
-        slope = (together - own[:, number] + overlap.pairs * stratum.mean * task) / stratum.spread
-        explained += slope * stratum.mean
-        noisy += together * stratum.mean / stratum.spread
+    together = np.stack([np.where(task == 0, 0.0, (of_classes**2).sum(axis=0)) for of_classes in sums], axis=1)
+    explained, noisy = _explained(own, together, task, overlap)
     unit = np.maximum(explained, 0.0)
     left = np.divide(unit + task, noisy, out=np.ones_like(task), where=noisy > unit + task)
-    if overlap.covers == "classes and images":
-        freedom, skewness = _class_freedom(overlap.sample_size, left), _skewness(overlap.strata[0], sums[0], left)
-    else:
-        # Satterthwaite (1946), for the error of a variance that is a difference of two; many images allow it.
-        freedom = np.maximum((overlap.sample_size - len(overlap.strata)) * left**2, LEAST_FREEDOM)
-        skewness = np.zeros_like(task)
-    freedom = np.minimum(freedom, overlap.episodes - 1)
+    skewness = np.zeros_like(task) if overlap.is_fixed else _skewness(overlap.strata[0], sums[0], left)
+    freedom = np.minimum(freedom_left(overlap, left), overlap.episodes - 1)
     return DataIntervals(means, task, unit, freedom, np.where(task == 0, 0.0, skewness), overlap)
 
 
-def _class_freedom(classes: int, left: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Degrees of freedom of the total variance, [A].
+def _explained(
+    own: NDArray[np.float64], together: NDArray[np.float64], task: NDArray[np.float64], overlap: Overlap
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What the shares of pairs explain of the variance of means, and the same with the noise of episodes, each [A].
+
+    Args:
+        own: products of centred values of an episode with itself, which is not a pair, times its share, [A, S].
+        together: those of all episodes with all, [A, S].
+        task: variances of the means over episodes, [A].
+        overlap: what the episodes share.
+    """
+    explained, noisy = np.zeros_like(task), np.zeros_like(task)
+    for number, stratum in enumerate(overlap.strata):
+        if not stratum.spread:
+            continue  # no two episodes share anything
+        # Centred values add up to nothing, so the mean product of a pair is -task.
+        slope = (together[:, number] - own[:, number] + overlap.pairs * stratum.mean * task) / stratum.spread
+        explained += slope * stratum.mean
+        noisy += together[:, number] * stratum.mean / stratum.spread
+    return explained, noisy
+
+
+def explained_variance(values: NDArray[np.float64], overlap: Overlap) -> tuple[float, float]:
+    """The variance of one mean from the draw of classes or images, which may come out below 0, and its standard error.
+
+    The error is that where values are independent of what the episodes share.
+    """
+    centred = _checked_values(values[None], overlap)
+    centred = centred - centred.mean()
+    together = np.stack([(sums**2).sum(axis=0) for sums in overlap.class_sums(centred)], axis=1)
+    task = np.array([centred.var(ddof=1) / overlap.episodes])
+    explained, _ = _explained(centred**2 @ overlap.squares, together, task, overlap)
+    slopes = [stratum.mean / math.sqrt(stratum.spread) for stratum in overlap.strata if stratum.spread]
+    return float(explained[0]), math.sqrt(2) * overlap.episodes * float(task[0]) * math.hypot(*slopes)
+
+
+def freedom_left(overlap: Overlap, left: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Degrees of freedom of the total variance, where a share of it is left without the noise of episodes, [A].
 
     The total is what lies between classes, less what the drawing of episodes adds to that. The difference has the
     error of its minuend, so freedom shrinks with the share that is left, down to a floor. Satterthwaite (1946) would
-    take the share squared; where little is left of 20 classes that gives quantiles beyond use.
+    take the share squared; where little is left of 20 classes that gives quantiles beyond use. Many images allow it.
     """
-    most = float(max(classes - 1, 1))
+    if overlap.is_fixed:
+        return np.maximum((overlap.sample_size - len(overlap.strata)) * left**2, LEAST_FREEDOM)
+    most = float(max(overlap.sample_size - 1, 1))
     return np.maximum(most * left, min(most, LEAST_FREEDOM))
+
+
+def extension(skewness: ArrayLike, t: ArrayLike) -> NDArray[np.float64]:
+    """How much longer than t standard errors the arm is on the side of the skewness, with its sign."""
+    return np.asarray(skewness) * (JOHNSON_OFFSET + JOHNSON_SLOPE * np.square(t))
 
 
 def _skewness(stratum: _Stratum, sums: NDArray[np.float64], left: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -409,8 +459,24 @@ def _skewness(stratum: _Stratum, sums: NDArray[np.float64], left: NDArray[np.flo
     second, third = (deviations**2).mean(axis=0), (deviations**3).mean(axis=0)
     biased = np.divide(third, second**1.5, out=np.zeros_like(second), where=second > 0)
     of_mean = biased * math.sqrt(count * (count - 1)) / (count - 2) / math.sqrt(count)
-    shrunk = of_mean * left**1.5 / (left**3 + 6 / (count * LIKELY_SKEWNESS) ** 2)
+    return shrunk_skewness(of_mean, count, left)
+
+
+def shrunk_skewness(of_mean: ArrayLike, classes: int, left: ArrayLike) -> NDArray[np.float64]:
+    """The skewness of a mean over classes that the interval takes, from its estimate; see `_skewness`."""
+    without_noise = np.power(left, 1.5)
+    shrunk = np.asarray(of_mean) * without_noise / (without_noise**2 + _skewness_noise(classes))
     return np.asarray(np.clip(shrunk, -1, 1))
+
+
+def most_skewed(classes: int) -> float:
+    """The share of the variance left without noise at which the interval takes most of an estimated skewness."""
+    return float(min(_skewness_noise(classes) ** (1 / 3), 1.0))
+
+
+def _skewness_noise(classes: int) -> float:
+    """Variance of an estimate of the skewness of a mean over normal classes, beside that of the skewness itself."""
+    return 6 / (classes * LIKELY_SKEWNESS) ** 2
 
 
 def _stratum(numbers: NDArray[np.int64], weights: NDArray[np.float64], counts: NDArray[np.int64]) -> _Stratum | None:

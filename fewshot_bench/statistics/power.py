@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from numpy.typing import ArrayLike
-from scipy import optimize
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, special, stats
 
 from fewshot_bench.errors import ComparisonError, ShapeError
 from fewshot_bench.statistics.arrays import paired_values, require_positive, require_probability
 from fewshot_bench.statistics.comparison import compare_pairs
+from fewshot_bench.statistics.data_interval import (
+    Overlap,
+    explained_variance,
+    extension,
+    freedom_left,
+    most_skewed,
+    shrunk_skewness,
+)
 
 # Two pairs are the least that a paired t-test takes, and the least per method that an unpaired one takes.
 FEWEST = 2
 MOST = 1_000_000_000_000
+# Quantiles of the skewness of a sample of classes that power is averaged over.
+_SKEWNESS_GRID = 32
+_LIMITS = np.array([0.05, 0.95])
+# Gauss and Legendre's rule over the quantiles of the estimated variance.
+_NODES, _DOUBLE_WEIGHTS = np.polynomial.legendre.leggauss(64)
+_CHANCES, _WEIGHTS = (_NODES + 1) / 2, _DOUBLE_WEIGHTS / 2
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,148 @@ class Pilot:
 
     def _target(self, difference: float | None) -> float:
         return self.difference if difference is None else difference
+
+
+@dataclass(frozen=True)
+class BeyondSplit:
+    """What a comparison on the episodes of one split can find beyond it: the test of the claim on other classes.
+
+    The test is that of `data_intervals`: Student's with the degrees of freedom that the classes allow, and an arm
+    towards 0 that is longer where a sample of classes looks skewed. Classes are taken to be normal, whose skewness is
+    independent of their mean and variance, and power is averaged over it.
+
+    Attributes:
+        sample_variance: of the mean difference, from the draw of classes and images.
+        sd_difference: standard deviation of the differences over episodes, above 0.
+        overlap: what the pilot's episodes share.
+        variance_limits: lower and upper limit of the sample variance; it is beyond each of them in 5% of pilots.
+
+    >>> from fewshot_bench.statistics import class_overlap
+    >>> episodes = np.random.default_rng(0).random((600, 20)).argsort(axis=1)[:, :5]
+    >>> beyond = BeyondSplit(0.3**2, 4.6, class_overlap(episodes))
+    >>> print(f"no number of episodes finds less than {beyond.floor():.2f} points")
+    no number of episodes finds less than 0.98 points
+    >>> beyond.episodes_needed(1.5), beyond.episodes_needed(0.5)
+    (526, None)
+    """
+
+    sample_variance: float
+    sd_difference: float
+    overlap: Overlap
+    variance_limits: tuple[float, float] = (0.0, math.inf)
+
+    def floor(self, *, power: float = 0.8, alpha: float = 0.05) -> float:
+        """The smallest true difference that any number of episodes finds with the given probability.
+
+        Returns:
+            In the unit of the standard deviation; 0 where the classes show no variance of their own.
+        """
+        return self._detectable(math.inf, power, alpha)
+
+    def floor_limits(self, *, power: float = 0.8, alpha: float = 0.05) -> tuple[float, float]:
+        """The lowest and the highest floor that the pilot allows, a 90% interval."""
+        low, high = (replace(self, sample_variance=limit) for limit in self.variance_limits)
+        return low.floor(power=power, alpha=alpha), high.floor(power=power, alpha=alpha)
+
+    def detectable(self, episodes: int, *, power: float = 0.8, alpha: float = 0.05) -> float:
+        """The smallest true difference that so many episodes find with the given probability.
+
+        Raises:
+            ShapeError: a number is out of its range.
+            ComparisonError: there are fewer than two episodes.
+        """
+        if episodes < FEWEST:
+            raise ComparisonError(f"a t-test needs two episodes or more; there are {episodes}.")
+        return self._detectable(episodes, power, alpha)
+
+    def episodes_needed(self, difference: float, *, power: float = 0.8, alpha: float = 0.05) -> int | None:
+        """Episodes that find a true difference with the given probability; None where no number of them does.
+
+        Raises:
+            ShapeError: a number is out of its range.
+            ComparisonError: the difference is 0, or takes more than a trillion episodes on this split already.
+        """
+        enough = paired_episodes_needed(difference, self.sd_difference, power=power, alpha=alpha)
+        if abs(difference) < self.floor(power=power, alpha=alpha):
+            return None
+        few = enough - 1  # the interval beyond the split is never narrower than that of the paired test
+        while self._power(abs(difference), enough, alpha) < power:
+            few, enough = enough, enough * 2
+            if enough > MOST:
+                return None
+        while enough - few > 1:
+            middle = (few + enough) // 2
+            reached = self._power(abs(difference), middle, alpha) >= power
+            few, enough = (few, middle) if reached else (middle, enough)
+        return enough
+
+    def _detectable(self, episodes: float, power: float, alpha: float) -> float:
+        _check(power, alpha)
+        error = self._standard_error(episodes)
+        if not 0 < error < math.inf:
+            return error
+        largest = error
+        while self._power(largest, episodes, alpha) < power:
+            largest *= 2
+        found = optimize.brentq(
+            lambda size: self._power(size, episodes, alpha) - power, 0.0, largest, xtol=1e-9 * error
+        )
+        return float(found)
+
+    def _power(self, difference: float, episodes: float, alpha: float) -> float:
+        """Probability that the test finds a difference in the right direction."""
+        task = self.sd_difference**2 / episodes
+        total, noisy = self.sample_variance + task, self.sample_variance + self.overlap.noise * task
+        left = min(total / noisy, 1.0) if noisy else 1.0
+        freedom = min(float(freedom_left(self.overlap, np.array([left]))[0]), episodes - 1)
+        t = float(stats.t.isf(alpha / 2, freedom))
+        critical = np.array([t]) if self.overlap.is_fixed else t + extension(self._likely_skewness(left), t)
+        # The noncentral t, given the estimate of the variance: SciPy's own takes minutes for few degrees of freedom.
+        errors = np.sqrt(special.chdtri(freedom, 1 - _CHANCES) / freedom)
+        found = special.ndtr(difference / self._standard_error(episodes) - np.outer(critical, errors))
+        return float((found @ _WEIGHTS).mean())
+
+    def _standard_error(self, episodes: float) -> float:
+        return math.sqrt(self.sample_variance + self.sd_difference**2 / episodes)
+
+    def _likely_skewness(self, left: float) -> NDArray[np.float64]:
+        """Skewness towards 0 that the means of normal classes appear to have, its quantiles; half of them are 0.
+
+        Where noise is most of what is seen, how much of it the interval takes for skewness varies between samples.
+        The most that it takes counts: less would promise too much power, and more episodes could find less.
+        """
+        classes = self.overlap.sample_size
+        if classes < 3:
+            return np.zeros(1)
+        # The variance of a sample's skewness (Fisher, 1930), that of their mean being 1 / sqrt(C) of it.
+        variance = 6 * (classes - 1) / ((classes - 2) * (classes + 1) * (classes + 3))
+        chances = (np.arange(_SKEWNESS_GRID) + 0.5) / _SKEWNESS_GRID
+        quantiles = math.sqrt(variance) * stats.norm.ppf(chances)
+        return np.maximum(shrunk_skewness(quantiles, classes, max(left, most_skewed(classes))), 0)
+
+
+def beyond_split(differences: ArrayLike, overlap: Overlap) -> BeyondSplit:
+    """Take from paired differences what planning a claim beyond the split needs.
+
+    Args:
+        differences: of two methods on the same episodes, [E].
+        overlap: what the episodes share, from `class_overlap` or `image_overlap`.
+
+    Raises:
+        ShapeError: the differences do not fit the episodes, do not vary, or the draw of classes cannot be known.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if not overlap.strata:
+        raise ShapeError(f"the variance beyond the split is unknown: {overlap.why_unknown}.")
+    explained, _ = explained_variance(values, overlap)
+    sd = float(values.std(ddof=1))
+    require_positive(standard_deviation=sd)
+    noise = overlap.noise * sd**2 / overlap.episodes
+    # With the noise of episodes the variance is that of as many normal numbers as there are classes or images.
+    freedom = float(freedom_left(overlap, np.ones(1))[0])
+    ratios = freedom / stats.chi2.isf(_LIMITS, freedom)
+    low, high = np.maximum(max(explained + noise, 0.0) * ratios - noise, 0.0).tolist()
+    return BeyondSplit(max(explained, 0.0), sd, overlap, (low, high))
 
 
 def pilot(a: ArrayLike, b: ArrayLike) -> Pilot:

@@ -88,6 +88,20 @@ def test_every_file_says_that_the_episodes_are_claimed(imported, capsys):
     assert FLAG in (imported / "report.html").read_text()
 
 
+def test_power_answers_beyond_the_split_where_a_file_has_the_classes(imported, table, capsys):
+    assert exit_code(["power", "proto", "maml"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Beyond this split (other classes and images)" in told
+    assert "class sizes" not in told
+    pd.read_csv(table).drop(columns="classes").to_csv("bare.csv", index=False)
+    assert exit_code(["outcomes", "import", "bare.csv", *TASK, "--results", "bare"]) == 0
+    capsys.readouterr()
+    assert exit_code(["power", "proto", "maml", "--results", "bare"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Beyond the split: unknown, no classes are known of claimed episodes." in told
+    assert "never" not in told
+
+
 def test_audit_checks_the_parts_and_nothing_else(imported, capsys):
     assert exit_code(["audit", "results", "--json"]) == 0
     for cell in json.loads(capsys.readouterr().out):

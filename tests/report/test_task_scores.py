@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 from stored_cells import PROTOCOL, cell, fill, outcomes
 
-from fewshot_bench.episodes import sample_indices
+from fewshot_bench.episodes import Protocol, sample_indices
+from fewshot_bench.episodes.drawing import draw_groups
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import compare, compare_tasks, leaderboard
-from fewshot_bench.report.task_scores import stored_scores, task_scores
+from fewshot_bench.report.classes import images_of_episodes
+from fewshot_bench.report.task_scores import TaskScores, data_intervals_of, stored_scores, task_scores
 from fewshot_bench.statistics import data_interval
 
 SIZES = (30, 25, 40, 20, 22, 31, 28)
@@ -128,3 +130,38 @@ def test_sizes_that_cannot_be_right_cost_the_data_interval_and_nothing_else(tmp_
     assert np.isnan(pair.data.p)
     assert words in pair.data.why_unknown
     assert pair.verdict.endswith(" on this split")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "settings"),
+    [("standard", {}), ("disjoint", {}), ("dirichlet", {"alpha": 1.0}), ("varied", {"least_way": 2, "least_shot": 1})],
+)
+def test_the_images_of_every_sampler_are_those_that_it_draws(sampler, settings):
+    card = replace(PROTOCOL, way=4, shot=3, query=2, sampler=sampler, sampler_settings=settings)
+    run, episode = np.zeros(6, int), np.array([4, 0, 2, 3, 1, 5])
+    classes, images = images_of_episodes(card, SIZES, run, episode)
+    drawn = {
+        int(episode[row]): found
+        for rows, group in draw_groups(Protocol.of(card), SIZES, 0, episode)
+        for row, found in zip(rows, group, strict=True)
+    }
+    ends = np.cumsum(SIZES)
+    for number, mine, of_classes in zip(episode.tolist(), classes, images, strict=True):
+        assert set(of_classes[of_classes >= 0].tolist()) == set(drawn[number][drawn[number] >= 0].tolist())
+        there = mine[mine >= 0]
+        assert there.tolist() == sorted(there)
+        for position, label in enumerate(mine.tolist()):
+            own = of_classes[position][of_classes[position] >= 0]
+            assert (np.searchsorted(ends, own, side="right") == label).all()
+            assert (len(own) > 0) == (label >= 0)
+
+
+def test_fixed_classes_whose_shots_vary_have_a_data_interval():
+    settings = {"least_way": 7, "least_shot": 1}
+    one = known("one", way=7, shot=5, query=5, sampler="varied", sampler_settings=settings)
+    accuracy = np.random.default_rng(0).random((1, 60))
+    scores = TaskScores([one], np.zeros(60, int), np.arange(60), accuracy, np.ones(1))
+    (interval,) = data_intervals_of(scores, accuracy)
+    assert scores.has_fixed_classes
+    assert interval.covers == "images of these classes"
+    assert interval.half_width > 0

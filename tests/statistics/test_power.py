@@ -2,17 +2,24 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.power import TTestPower
 
 from fewshot_bench.errors import ComparisonError, ShapeError
 from fewshot_bench.statistics import (
+    BeyondSplit,
+    beyond_split,
+    class_overlap,
+    data_intervals,
     detectable_difference,
     episodes_needed,
+    image_overlap,
     paired_episodes_needed,
     pilot,
     sd_of_difference,
@@ -162,3 +169,120 @@ def test_numbers_out_of_range_are_refused(call, message):
 def test_one_episode_detects_nothing():
     with pytest.raises(ComparisonError, match="two episodes or more; there are 1"):
         detectable_difference(1, 0.1)
+
+
+# Beyond the split: classes and images are a sample
+
+
+def drawn_classes(episodes: int, classes: int, way: int) -> np.ndarray:
+    return np.random.default_rng(0).random((episodes, classes)).argsort(axis=1)[:, :way]
+
+
+def memberships(classes: np.ndarray) -> np.ndarray:
+    """1 / N where an episode has a class, else 0, [E, C]."""
+    found = np.zeros((len(classes), classes.max() + 1))
+    np.put_along_axis(found, classes, 1 / classes.shape[1], axis=1)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("classes", "way", "noise"), [(20, 5, 0.0), (20, 5, 5.0), (20, 5, 10.0), (5, 2, 1.0), (10, 5, 5.0), (64, 5, 5.0)]
+)
+def test_four_of_five_studies_find_beyond_the_split_what_the_plan_says(classes, way, noise):
+    generator, drawn = np.random.default_rng(0), drawn_classes(1000, classes, way)
+    values = generator.normal(size=(2000, classes)) @ memberships(drawn).T
+    values += noise * generator.normal(size=values.shape)
+    overlap = class_overlap(drawn)
+    plan = BeyondSplit(1 / classes, math.sqrt(values.var(axis=1, ddof=1).mean()), overlap)
+    difference = plan.detectable(1000)
+    found = data_intervals(values + difference, overlap)
+    assert 0.77 <= np.mean((found.p < 0.05) & (found.means > 0)) <= 0.83
+    assert plan.episodes_needed(difference * (1 + 1e-6)) == pytest.approx(1000, abs=1)
+    assert plan.episodes_needed(plan.floor() * 0.99) is None
+
+
+def test_four_of_five_studies_of_fixed_classes_find_for_other_images_what_the_plan_says():
+    generator = np.random.default_rng(1)
+    images = generator.random((600, 5, 60)).argsort(axis=2)[:, :, :16] + 60 * np.arange(5)[:, None]
+    values = generator.normal(size=(1500, 300)) @ memberships(images.reshape(600, -1)).T
+    values += 0.2 * generator.normal(size=values.shape)
+    overlap = image_overlap(images)
+    plan = BeyondSplit(1 / 300, math.sqrt(values.var(axis=1, ddof=1).mean()), overlap)
+    found = data_intervals(values + plan.detectable(600), overlap)
+    assert 0.77 <= np.mean((found.p < 0.05) & (found.means > 0)) <= 0.85
+
+
+def test_the_floor_of_fixed_classes_is_that_of_a_t_test_of_their_images():
+    images = np.random.default_rng(2).random((50, 2, 9)).argsort(axis=2)[:, :, :4]
+    floor = BeyondSplit(0.3**2, 2.0, image_overlap(images)).floor(power=0.9, alpha=0.01)
+    assert TTestPower().power(floor / 0.3, 1, 0.005, df=2 * 9 - 2, alternative="larger") == pytest.approx(0.9, abs=1e-4)
+
+
+def test_the_floor_of_classes_is_above_that_of_a_t_test_of_as_many_pairs():
+    # The interval is longer where a sample looks skewed by chance: the fewer the classes, the more.
+    ratios = []
+    for classes in (8, 20, 200):
+        plan = BeyondSplit(0.3**2, 2.0, class_overlap(drawn_classes(2000, classes, 5)))
+        ratios.append(plan.floor() / detectable_difference(classes, 0.3 * math.sqrt(classes)))
+    assert ratios[0] > ratios[1] > ratios[2] > 1
+    assert ratios[1] == pytest.approx(1.10, abs=0.01)
+    assert ratios[2] < 1.02
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from([4, 6, 20, 160]),
+    st.floats(0, 2),
+    st.floats(0.1, 10),
+    st.sampled_from([0.5, 0.8, 0.95]),
+    st.sampled_from([0.001, 0.05, 0.2]),
+)
+def test_more_episodes_never_find_less_beyond_the_split_nor_less_than_the_floor(classes, variance, sd, power, alpha):
+    plan = BeyondSplit(variance, sd, class_overlap(drawn_classes(300, classes, 3)))
+    found = [plan.detectable(episodes, power=power, alpha=alpha) for episodes in (2, 5, 50, 600, 10**7)]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] * (1 + 1e-6) >= plan.floor(power=power, alpha=alpha)
+    needed = plan.episodes_needed(found[3] * (1 + 1e-6), power=power, alpha=alpha)
+    assert needed <= 601
+    assert needed >= paired_episodes_needed(found[3] * (1 + 1e-6), sd, power=power, alpha=alpha)
+    assert plan.detectable(needed, power=power, alpha=alpha) <= found[3] * (1 + 1e-5)
+
+
+def test_a_pilot_takes_the_variance_of_the_data_interval_and_limits_it():
+    drawn = drawn_classes(600, 20, 5)
+    overlap, outside = class_overlap(drawn), np.zeros(2)
+    for replicate in range(400):
+        generator = np.random.default_rng(replicate)
+        values = memberships(drawn) @ generator.normal(size=20) + 3 * generator.normal(size=600)
+        found = beyond_split(values, overlap)
+        low, high = found.variance_limits
+        outside += [low > 1 / 20, high < 1 / 20]
+        if replicate < 20:
+            assert found.sample_variance == pytest.approx(data_intervals(values[None], overlap).sample_variances[0])
+            assert found.sd_difference == pytest.approx(values.std(ddof=1))
+            assert low <= found.sample_variance <= high
+            assert found.floor_limits() == pytest.approx(
+                [replace(found, sample_variance=v).floor() for v in (low, high)]
+            )
+    assert (np.abs(outside / 400 - 0.05) <= 0.035).all()
+
+
+def test_where_classes_show_no_variance_there_is_no_floor():
+    plan = BeyondSplit(0.0, 2.0, class_overlap(drawn_classes(300, 20, 5)))
+    assert plan.floor() == 0
+    assert plan.episodes_needed(0.01) > paired_episodes_needed(0.01, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: beyond_split([1.0, 2, 4], class_overlap([[0, 1]] * 3)), "unknown: every episode has all classes"),
+        (lambda: beyond_split([1.0] * 300, class_overlap(drawn_classes(300, 20, 5))), "standard deviation"),
+        (lambda: beyond_split([1.0, 2.0], class_overlap(drawn_classes(300, 20, 5))), "values of 2 episodes"),
+        (lambda: BeyondSplit(1, 1, class_overlap(drawn_classes(300, 20, 5))).floor(power=0.01), "greater than alpha"),
+        (lambda: BeyondSplit(1, 1, class_overlap(drawn_classes(300, 20, 5))).detectable(1), "two episodes or more"),
+    ],
+)
+def test_what_cannot_be_planned_beyond_the_split_is_refused(call, message):
+    with pytest.raises((ShapeError, ComparisonError), match=message):
+        call()
