@@ -282,8 +282,8 @@ def _cells(results: Results, place: int) -> list[str]:
     low, high = results.ends[counts, :, 0, place], results.ends[counts, :, 1, place]
     below, above = 100 * (truth < low).mean(axis=0), 100 * (truth > high).mean(axis=0)
     needed, given = 1.96 * 100 * means.std(ddof=1), 100 * (high - low)[:, 0].mean() / 2
-    unknown = np.isnan(low).any(axis=0)
-    covers = ["none" if unknown[i] else f"{100 - below[i] - above[i]:.1f}" for i in range(len(unknown))]
+    rows = zip(low.T, below, above, strict=True)
+    covers = ["none" if np.isnan(ends).any() else f"{100 - under - over:.1f}" for ends, under, over in rows]
     return [f"{needed:.2f}", f"{given:.2f}", covers[0], f"{below[0]:.1f}, {above[0]:.1f}", *covers[1:]]
 
 
