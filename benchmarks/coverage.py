@@ -25,6 +25,8 @@ import scipy
 from coverage_candidates import CANDIDATES, FIXED_CANDIDATES, Candidate, Drawn, kurtosis, shipped
 from gaussian_classes import (
     QUERIES,
+    REPAIRED,
+    SHARE_OF_CLASSES,
     Features,
     Floats,
     Images,
@@ -33,6 +35,7 @@ from gaussian_classes import (
     hits,
     in_canonical_order,
     normal,
+    repaired_images,
     replicates,
     scattered,
     spreads,
@@ -48,9 +51,6 @@ CONDITIONAL = "gain, splits that hold such a class"
 SPARSE_QUANTITIES = ("gain, all splits", CONDITIONAL, "no gain")
 AS_GOOD = QUANTITIES.index("difference, as good")
 
-SHARE_OF_CLASSES = 0.1
-REPAIRED = 0.25
-"""Share of the images of such a class that the better method always gets right; the mean, where shares vary."""
 NOISE = 0.2
 """Standard deviation of the noise on each feature that two methods with a sparse gain have of their own."""
 NESTED = range(2000, 9001, 1000)
@@ -189,7 +189,7 @@ def replicate(setting: Setting, number: int) -> Iterator[tuple[Drawn, Floats, ND
     generator = np.random.default_rng([number, setting.classes])
     methods = population(setting, generator)
     gains = sparse_gains(setting, generator) if setting.group == "sparse" else np.zeros(0)
-    repaired = np.asarray(generator.random((len(gains), setting.images)) < gains[:, None]).ravel()
+    repaired = repaired_images(generator, gains, setting.images)
     share, widest = math.ceil(setting.episodes / len(setting.ways)), max(setting.ways)
     sizes = [setting.images] * setting.classes
     drawn = [episodes_of(sizes, way=way, shot=max(SHOTS), seed=number, episodes=share) for way in setting.ways]

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from fewshot_bench.episodes import sample_indices
 
 QUERIES = 15
+SHARE_OF_CLASSES = 0.1
+"""On how many classes a method with a sparse gain is better."""
+REPAIRED = 0.25
+"""Share of the images of such a class that it always gets right; the mean, where shares vary."""
 
 Features = NDArray[np.float32]
 Images = NDArray[np.int32]
@@ -43,6 +47,11 @@ def scattered(generator: np.random.Generator, centres: Features, spread: Feature
 def with_noise(generator: np.random.Generator, features: Features, sd: float) -> Features:
     """The features with noise of their own on every image."""
     return features + np.float32(sd) * normal(generator, *features.shape)
+
+
+def repaired_images(generator: np.random.Generator, gains: Floats, images: int) -> Hits:
+    """Which images are always classified correctly, [C * I]; gains are their shares in each class, [C]."""
+    return np.asarray(generator.random((len(gains), images)) < gains[:, None]).ravel()
 
 
 def episodes_of(sizes: Sequence[int], *, way: int, shot: int, seed: int, episodes: int) -> Images:

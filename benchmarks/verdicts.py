@@ -24,12 +24,15 @@ import scipy
 from coverage_candidates import Drawn, kurtosis
 from gaussian_classes import (
     QUERIES,
+    REPAIRED,
+    SHARE_OF_CLASSES,
     Features,
     Floats,
     episodes_of,
     hits,
     in_canonical_order,
     normal,
+    repaired_images,
     replicates,
     scattered,
     spreads,
@@ -43,8 +46,6 @@ from fewshot_bench.statistics import all_pairs, data_p_of_all_pairs
 
 SHOT = 5
 DIMENSIONS, SHARED = 8, 6
-SHARE_OF_CLASSES, REPAIRED = 0.1, 0.25
-"""On how many classes a method of "gains" is better, and the share of their images that it always gets right."""
 LUCK = 0.2
 """Share of the queries that a method of "own luck" answers by guessing."""
 FAMILIES: tuple[tuple[int, bool], ...] = ((2, False), (6, False), (20, False), (6, True), (20, True))
@@ -271,10 +272,9 @@ def outcomes(population: Population, episodes: int, number: int) -> tuple[Floats
             guesses, lucky = (generator.random(correct.shape) < chance for chance in (LUCK, 1 / way))
             correct = np.where(guesses, lucky, correct)
         if population.own == "gains":
-            special = (generator.random((population.classes, 1)) < SHARE_OF_CLASSES) * REPAIRED
+            special = (generator.random(population.classes) < SHARE_OF_CLASSES) * REPAIRED
             gains = special if method else np.full_like(special, SHARE_OF_CLASSES * REPAIRED)
-            repaired = (generator.random((population.classes, population.images)) < gains).ravel()
-            correct |= repaired[images[:, :, -QUERIES:]]
+            correct |= repaired_images(generator, gains, population.images)[images[:, :, -QUERIES:]]
         rows.append(correct.mean(axis=(1, 2)))
     values = np.stack(rows)
     first, second = np.triu_indices(len(values), 1)
