@@ -76,7 +76,7 @@ def johnson(drawn: Drawn) -> tuple[Floats, Floats]:
 def hall(drawn: Drawn) -> tuple[Floats, Floats]:
     """Hall's (1992) cubic transformation, which can be inverted; the arms are never shorter than Student's."""
     found = drawn.found
-    t, errors = stats.t.ppf(QUANTILE, found.freedom), found.standard_errors
+    t, errors = np.asarray(stats.t.ppf(QUANTILE, found.freedom)), found.standard_errors
     skewness = np.where(np.abs(found.skewness) < 1e-6, 1e-6, found.skewness)
 
     def inverted(quantile: Floats) -> Floats:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import scipy
-from coverage_candidates import Drawn, Floats, shipped, task
-from gaussian_classes import QUERIES, episodes_of, in_canonical_order
+from coverage_candidates import Drawn, shipped, task
+from gaussian_classes import QUERIES, Floats, episodes_of, in_canonical_order
 from numpy.typing import NDArray
 
 from fewshot_bench.adaptation import Centroid, EmbeddingAdaptation, Logistic

@@ -35,7 +35,7 @@ def normal(generator: np.random.Generator, *shape: int) -> Features:
 
 def spreads(generator: np.random.Generator, classes: int, spread_sd: float = 0.25) -> Features:
     """Spread of the images of each class around its centre, [C, 1, 1]; their logarithm has a standard deviation."""
-    return np.exp(np.float32(spread_sd) * normal(generator, classes, 1, 1))
+    return np.asarray(np.exp(np.float32(spread_sd) * normal(generator, classes, 1, 1)), dtype=np.float32)
 
 
 def scattered(generator: np.random.Generator, centres: Features, spread: Features, images: int) -> Features:

@@ -272,9 +272,9 @@ def outcomes(population: Population, episodes: int, number: int) -> tuple[Floats
             guesses, lucky = (generator.random(correct.shape) < chance for chance in (LUCK, 1 / way))
             correct = np.where(guesses, lucky, correct)
         if population.own == "gains":
-            special = (generator.random(population.classes) < SHARE_OF_CLASSES) * REPAIRED
-            gains = special if method else np.full_like(special, SHARE_OF_CLASSES * REPAIRED)
-            correct |= repaired_images(generator, gains, population.images)[images[:, :, -QUERIES:]]
+            special = generator.random(population.classes) < SHARE_OF_CLASSES
+            share = np.where(special, 1.0, 0.0) if method else np.full(population.classes, SHARE_OF_CLASSES)
+            correct |= repaired_images(generator, REPAIRED * share, population.images)[images[:, :, -QUERIES:]]
         rows.append(correct.mean(axis=(1, 2)))
     values = np.stack(rows)
     first, second = np.triu_indices(len(values), 1)
