@@ -265,7 +265,7 @@ def test_p_is_the_smallest_alpha_at_which_the_interval_leaves_out_0(case, shift)
     values = np.random.default_rng(seed).random(episodes) - 0.5 + shift
     found = data_intervals(values[None], class_overlap(drawn))
     p = float(found.p[0])
-    if math.isnan(p) or not 1e-6 < p < 0.999:
+    if math.isnan(p) or not 1e-6 < p < 0.99:
         return
     for alpha, holds in ((0.99 * p, True), (1.01 * p, False)):
         low, high = found.ends(1 - alpha)
