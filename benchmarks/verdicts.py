@@ -12,6 +12,7 @@ that are equal in the population; one of them is enough to make a study wrong.
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -192,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def replicate(population: Population, episodes: int, number: int) -> Counts:
     """Draw, classify, test, and count the verdicts."""
+    gc.freeze()  # statsmodels collects garbage in every correction; what is imported by now need not be looked at
     values, drawn = outcomes(population, episodes, number)
     first, second = np.triu_indices(len(values), 1)
     tests = tests_of(values, drawn)
