@@ -158,9 +158,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = [setting for name, setting in SETTINGS.items() if name in names and setting.group == group]
         if settings:
             print(f"\n{title}:\n\n{header(settings[0])}", flush=True)
+        notes = []
         for setting in settings:
             given = replace(setting, episodes=arguments.episodes)
-            print("\n".join(table_rows(given, simulate(given, arguments.replicates, arguments.processes))), flush=True)
+            results = simulate(given, arguments.replicates, arguments.processes)
+            print("\n".join(table_rows(given, results)), flush=True)
+            notes.append(too_short(given, results))
+        print("\n" + "\n".join(notes) if notes else "", flush=True)
     if "nested" in names:
         print(f"\n{nested_table(arguments.replicates, arguments.processes)}", flush=True)
 
@@ -285,6 +289,20 @@ def _cells(results: Results, place: int) -> list[str]:
     rows = zip(low.T, below, above, strict=True)
     covers = ["none" if np.isnan(ends).any() else f"{100 - under - over:.1f}" for ends, under, over in rows]
     return [f"{needed:.2f}", f"{given:.2f}", covers[0], f"{below[0]:.1f}, {above[0]:.1f}", *covers[1:]]
+
+
+def too_short(setting: Setting, results: Results) -> str:
+    """By how much an interval over episodes would have to be longer, for each quantity and number of shots."""
+    task = list(setting.candidates).index("task")
+    half = (results.ends[:, task, 1] - results.ends[:, task, 0]).mean(axis=0) / 2
+    times = 1.96 * results.means.std(axis=0, ddof=1) / half
+    shots = times.reshape(len(SHOTS), -1).T
+    cells = (
+        f"{quantity} {' · '.join(f'{of:.1f}' for of in row)}"
+        for quantity, row in zip(setting.quantities, shots, strict=True)
+        if quantity != CONDITIONAL
+    )
+    return f"{setting.title}: needed, in half-widths of the task interval: {'; '.join(cells)}."
 
 
 def nested_table(count: int, processes: int = 1) -> str:

@@ -93,6 +93,16 @@ def test_coverage_counts_the_misses_on_each_side(coverage):
     assert coverage._cells(some, 0)[2:] == ["50.0", "0.0, 50.0"]
 
 
+def test_the_task_interval_is_too_short_by_what_is_needed_over_its_half_width(coverage):
+    setting = coverage.Setting("tiny")
+    means = np.tile(np.array([[0.1], [0.3]]), 8)  # standard deviation 0.1414
+    half_widths = np.full((2, len(setting.candidates), 8), 0.5)
+    half_widths[:, -1] = 0.05
+    ends = np.stack([means[:, None] - half_widths, means[:, None] + half_widths], axis=2)
+    results = coverage.Results(means, means, np.ones((2, 8), dtype=bool), ends)
+    assert "accuracy 5.5 · 5.5; difference, a noisy copy 5.5" in coverage.too_short(setting, results)
+
+
 def test_a_sparse_gain_has_the_stated_truth_and_counts_where_the_split_holds_such_a_class(coverage):
     setting = replace(coverage.SETTINGS["sparse-exp-20"], classes=6, images=60, episodes=60)
     results = coverage.simulate(setting, 300)
