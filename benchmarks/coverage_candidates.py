@@ -3,75 +3,141 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from gaussian_classes import Floats, Images
 from numpy.typing import NDArray
 from scipy import stats
 
-RESAMPLES = 200
-Floats = NDArray[np.float64]
+from fewshot_bench.statistics import DataIntervals, Overlap, class_overlap, data_intervals, image_overlap
+
 Classes = NDArray[np.int64]
-Candidate = Callable[[Floats, Classes, int], Floats]
-"""Values [A, E], classes [E, N] with -1 where there is none, C -> half-widths [A]."""
+QUANTILE = 0.975
 
 
-def task(values: Floats, classes: Classes, class_count: int) -> Floats:
+@dataclass(frozen=True)
+class Drawn:
+    """What one replicate gives.
+
+    Attributes:
+        values: accuracies and differences, [A, E].
+        classes: class numbers of each episode, [E, N]; -1 where there is none.
+        class_count: C.
+        images: of each episode, the classes in the same order, [E, C, K + Q], where the classes are fixed; else None.
+    """
+
+    values: Floats
+    classes: Classes
+    class_count: int
+    images: Images | None = None
+
+    @cached_property
+    def overlap(self) -> Overlap:
+        """What the episodes share: classes, or images where the classes are fixed."""
+        if self.images is not None:
+            return image_overlap(self.images)
+        return class_overlap(self.classes, self.class_count)
+
+    @cached_property
+    def found(self) -> DataIntervals:
+        """What is shipped, before it becomes intervals."""
+        return data_intervals(self.values, self.overlap)
+
+
+Candidate = Callable[[Drawn], tuple[Floats, Floats]]
+"""Lower and upper ends of the 95% intervals, each [A]; NaN where there are none."""
+
+
+def task(drawn: Drawn) -> tuple[Floats, Floats]:
     """Student's t over episodes."""
-    return _half_widths(_task_variance(values), values.shape[1] - 1)
+    return _around(drawn, _task_variance(drawn.values), drawn.values.shape[1] - 1)
 
 
-def jackknife(values: Floats, classes: Classes, class_count: int) -> Floats:
-    """Leave out one class, with all the episodes that have it (Efron and Stein, 1981)."""
-    return _half_widths(_jackknife_variance(values, classes, class_count), class_count - 1)
+def shipped(drawn: Drawn) -> tuple[Floats, Floats]:
+    """`fewshot_bench.statistics.data_interval`."""
+    return drawn.found.ends()
 
 
-def jackknife_less_noise(values: Floats, classes: Classes, class_count: int) -> Floats:
-    """The jackknife without what the drawing of episodes adds to it, and with the variance of that drawing."""
-    way, drawing = float((classes >= 0).sum(axis=1).mean()), _task_variance(values)
-    noise = (class_count - 1) * way / (class_count - way) * drawing
-    variance = np.maximum(_jackknife_variance(values, classes, class_count) - noise, 0) + drawing
-    return _half_widths(variance, class_count - 1)
+def student(drawn: Drawn) -> tuple[Floats, Floats]:
+    """The shipped variance and degrees of freedom, without the skewness."""
+    return _around(drawn, drawn.found.standard_errors**2, drawn.found.freedom)
 
 
-def disjoint_pairs(values: Floats, classes: Classes, class_count: int) -> Floats:
+def johnson(drawn: Drawn) -> tuple[Floats, Floats]:
+    """The shipped interval, its longer arm by Johnson's own 1/6 and 1/3 (1978)."""
+    found = drawn.found
+    t = stats.t.ppf(QUANTILE, found.freedom)
+    shift, errors = found.skewness * (1 / 6 + t**2 / 3), found.standard_errors
+    return found.means - errors * (t - np.minimum(shift, 0)), found.means + errors * (t + np.maximum(shift, 0))
+
+
+def hall(drawn: Drawn) -> tuple[Floats, Floats]:
+    """Hall's (1992) cubic transformation, which can be inverted; the arms are never shorter than Student's."""
+    found = drawn.found
+    t, errors = np.asarray(stats.t.ppf(QUANTILE, found.freedom)), found.standard_errors
+    skewness = np.where(np.abs(found.skewness) < 1e-6, 1e-6, found.skewness)
+
+    def inverted(quantile: Floats) -> Floats:
+        return np.asarray(3 / skewness * (np.cbrt(1 + skewness * (quantile - skewness / 6)) - 1))
+
+    return found.means - errors * np.maximum(inverted(t), t), found.means - errors * np.minimum(inverted(-t), -t)
+
+
+def kurtosis(drawn: Drawn) -> tuple[Floats, Floats]:
+    """Student's t with fewer degrees of freedom where class effects have heavy tails (O'Neill, 2014).
+
+    This was shipped before skewness took its place.
+    """
+    found, count = drawn.found, drawn.overlap.sample_size
+    centred = drawn.values - drawn.values.mean(axis=1, keepdims=True)
+    (sums,) = drawn.overlap.class_sums(centred)
+    weights = np.asarray(drawn.overlap.strata[0].membership.sum(axis=0)).reshape(-1, 1)
+    excess = np.maximum(stats.kurtosis(sums / weights, bias=False), 0)
+    of_classes = 2 / (excess / count + 2 / (count - 1))
+    freedom = np.maximum(of_classes * found.freedom / (count - 1), np.minimum(of_classes, 4.0))
+    return _around(drawn, found.standard_errors**2, freedom)
+
+
+def jackknife_less_noise(drawn: Drawn) -> tuple[Floats, Floats]:
+    """The jackknife over classes (Efron and Stein, 1981), less what the drawing of episodes adds to it.
+
+    The variance of that drawing counts once.
+    """
+    count = drawn.class_count
+    without = 1 - _members(drawn.classes, count).astype(np.float64)
+    means = (drawn.values @ without) / without.sum(axis=0)
+    way, drawing = float((drawn.classes >= 0).sum(axis=1).mean()), _task_variance(drawn.values)
+    noise = (count - 1) * way / (count - way) * drawing
+    return _around(drawn, np.maximum((count - 1) * means.var(axis=1) - noise, 0) + drawing, count - 1)
+
+
+def disjoint_pairs(drawn: Drawn) -> tuple[Floats, Floats]:
     """Minus the mean product of centred values of two episodes without a common class (Wang and Lindsay, 2014)."""
-    centred = (values - values.mean(axis=1, keepdims=True)).astype(np.float32)
-    members = _members(classes, class_count)
+    centred = (drawn.values - drawn.values.mean(axis=1, keepdims=True)).astype(np.float32)
+    members = _members(drawn.classes, drawn.class_count)
     apart = (members @ members.T == 0).astype(np.float32)
     if not apart.any():
-        return np.full(len(values), np.nan)
+        nothing = np.full(len(centred), np.nan)
+        return nothing, nothing
     products = ((centred @ apart) * centred).sum(axis=1) / apart.sum()
-    variance = np.maximum(-products.astype(np.float64), _task_variance(values))
-    return _half_widths(variance, class_count - 1)
-
-
-def bootstrap(values: Floats, classes: Classes, class_count: int) -> Floats:
-    """Draw classes with replacement; an episode weighs the product of how often its classes came (Owen, 2007)."""
-    generator = np.random.default_rng(classes.shape[0])
-    counts = generator.multinomial(class_count, np.full(class_count, 1 / class_count), size=RESAMPLES)
-    padded = np.concatenate([counts, np.ones((RESAMPLES, 1), dtype=counts.dtype)], axis=1).astype(np.float32)
-    weights = np.ones((RESAMPLES, len(classes)), dtype=np.float32)
-    for column in classes.T:
-        weights *= padded[:, column]
-    total = weights.sum(axis=1)
-    usable = total > 0
-    means = (weights[usable] @ values.T.astype(np.float32)) / total[usable, None]
-    return _half_widths(means.astype(np.float64).var(axis=0, ddof=1), class_count - 1)
-
-
-def shipped(values: Floats, classes: Classes, class_count: int) -> Floats:
-    """`fewshot_bench.statistics.data_interval`."""
-    return data_half_widths(values, classes, class_count=class_count)
+    variance = np.maximum(-products.astype(np.float64), _task_variance(drawn.values))
+    return _around(drawn, variance, drawn.class_count - 1)
 
 
 CANDIDATES: dict[str, Candidate] = {
-    "task": task,
     "data": shipped,
-    "jackknife": jackknife,
-    "jackknife less noise": jackknife_less_noise,
+    "Student's t": student,
+    "Johnson's 1/3": johnson,
+    "Hall's cubic": hall,
+    "kurtosis": kurtosis,
+    "jackknife": jackknife_less_noise,
     "disjoint pairs": disjoint_pairs,
-    "bootstrap": bootstrap,
+    "task": task,
 }
+FIXED_CANDIDATES: dict[str, Candidate] = {"data": shipped, "task": task}
+"""Those for fixed classes, where only images are a sample."""
 
 
 def _task_variance(values: Floats) -> Floats:
@@ -85,11 +151,6 @@ def _members(classes: Classes, class_count: int) -> NDArray[np.float32]:
     return members[:, :-1]
 
 
-def _jackknife_variance(values: Floats, classes: Classes, class_count: int) -> Floats:
-    without = 1 - _members(classes, class_count).astype(np.float64)
-    means = (values @ without) / without.sum(axis=0)
-    return np.asarray((class_count - 1) * means.var(axis=1))
-
-
-def _half_widths(variance: Floats, freedom: float) -> Floats:
-    return np.asarray(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+def _around(drawn: Drawn, variance: Floats, freedom: float | Floats) -> tuple[Floats, Floats]:
+    means, half_widths = drawn.values.mean(axis=1), stats.t.ppf(QUANTILE, freedom) * np.sqrt(variance)
+    return means - half_widths, means + half_widths

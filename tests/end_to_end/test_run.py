@@ -119,7 +119,14 @@ assert "torch" not in sys.modules
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
-    for word in ("Wilcoxon p", "pairing", "beyond it", "over classes and images", "episodes to find a difference", "report.html"):
+    for word in (
+        "Wilcoxon p",
+        "pairing",
+        "beyond it",
+        "over classes and images",
+        "episodes to find a difference",
+        "report.html",
+    ):
         assert word in done.stdout
     assert "\\toprule" in Path("t.tex").read_text()
     assert Path("t.md").read_text().startswith("| method |")
