@@ -47,9 +47,8 @@ LIKELY_SKEWNESS = 0.5
 EQUAL = 1e-9
 """Values that differ by less than this share of their mean differ by rounding alone."""
 
-JOHNSON_OFFSET, JOHNSON_SLOPE = 1 / 6, 4 / 3
-"""How skewness lengthens an arm. Johnson (1978) has 1/6 and 1/3, for a skewness that is known. That of 20 classes is
-estimated too small where few of them are odd; benchmarks/coverage.py shows what each slope covers and costs."""
+NO_SKEWNESS = 1e-5
+"""A skewness below this is taken for none."""
 
 Covered = Literal["classes and images", "images of these classes"]
 
@@ -189,7 +188,7 @@ class DataIntervals:
         """Lower and upper ends, each [A]; NaN where they are unknown.
 
         The arm on the side to which the classes are skewed is longer than Student's: there lies what classes that the
-        split does not hold would add (Johnson, 1978). The other arm is not shortened: 20 classes do not know their
+        split does not hold would add (Hall, 1992). The other arm is not shortened: 20 classes do not know their
         skewness well enough for that.
         """
         require_probability(confidence=confidence)
@@ -203,12 +202,8 @@ class DataIntervals:
         """Two-sided p of each mean being 0, by inverting the interval, [A]; NaN where it is unknown."""
         with np.errstate(divide="ignore", invalid="ignore"):
             size = np.where(self.means == 0, 0.0, np.abs(self.means) / self.standard_errors)
-        # The t at which the arm towards 0 has that size: JOHNSON_SLOPE * longer * t^2 + t + JOHNSON_OFFSET * longer.
-        longer = np.maximum(-np.sign(self.means) * self.skewness, 0)
-        rest = np.maximum(size - JOHNSON_OFFSET * longer, 0)
-        with np.errstate(invalid="ignore"):
-            t = np.where(np.isinf(rest), np.inf, 2 * rest / (1 + np.sqrt(1 + 4 * JOHNSON_SLOPE * longer * rest)))
-            p = np.maximum(2 * stats.t.sf(t, self.freedom), SMALLEST_P)
+        t = _t_of_arm(np.maximum(-np.sign(self.means) * self.skewness, 0), size)
+        p = np.maximum(2 * stats.t.sf(t, self.freedom), SMALLEST_P)
         equal = p_of_equal_differences(min(self.overlap.sample_size, self.overlap.episodes))
         p = np.where(np.isinf(size), equal, np.minimum(p, 1.0))
         return np.where(np.isnan(self.sample_variances), np.nan, p)
@@ -451,8 +446,22 @@ def freedom_left(overlap: Overlap, left: NDArray[np.float64]) -> NDArray[np.floa
 
 
 def extension(skewness: ArrayLike, t: ArrayLike) -> NDArray[np.float64]:
-    """How much longer than t standard errors the arm is on the side of the skewness, with its sign."""
-    return np.asarray(skewness) * (JOHNSON_OFFSET + JOHNSON_SLOPE * np.square(t))
+    """How much longer than t standard errors the arm is on the side of the skewness, with its sign.
+
+    Hall (1992) transforms a mean of skewness g by t = T - g T^2 / 3 + g^2 T^3 / 27 - g / 6, so that t has Student's
+    distribution to the second order. It rises with T, so it can be inverted; the arm is T where that is longer than t.
+    """
+    given, quantile = np.broadcast_arrays(np.asarray(skewness, dtype=np.float64), np.asarray(t, dtype=np.float64))
+    size = np.maximum(np.abs(given), NO_SKEWNESS)
+    arm = 3 / size * (1 - np.cbrt(1 - size * (quantile + size / 6)))
+    return np.where(np.abs(given) < NO_SKEWNESS, 0.0, np.sign(given) * np.maximum(arm - quantile, 0))
+
+
+def _t_of_arm(skewness: NDArray[np.float64], arm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The t whose arm on the side of a skewness of at least 0 is so many standard errors long; see `extension`."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        hall = arm - skewness * arm**2 / 3 + skewness**2 * arm**3 / 27 - skewness / 6
+        return np.where(skewness < NO_SKEWNESS, arm, np.clip(hall, 0, arm))
 
 
 def _skewness(stratum: _Stratum, sums: NDArray[np.float64], left: NDArray[np.float64]) -> NDArray[np.float64]:

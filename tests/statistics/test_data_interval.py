@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from fewshot_bench.errors import ShapeError
 from fewshot_bench.statistics import (
@@ -51,9 +51,10 @@ def by_a_double_loop(values: np.ndarray, classes: np.ndarray) -> tuple[float, fl
     skewness = stats.skew(sums / weights.sum(axis=1), bias=False) / math.sqrt(count)
     skewness *= left**1.5 / (left**3 + 6 / (count / 2) ** 2)
     t = stats.t.ppf(0.975, freedom)
-    shift = np.clip(skewness, -1, 1) * (1 / 6 + 4 / 3 * t**2)
-    error = math.sqrt(unit + task)
-    return values.mean() - error * (t - min(shift, 0)), values.mean() + error * (t + max(shift, 0))
+    size, error = abs(np.clip(skewness, -1, 1)), math.sqrt(unit + task)
+    hall = optimize.brentq(lambda arm: arm - size * arm**2 / 3 + size**2 * arm**3 / 27 - size / 6 - t, 0, 1e6)
+    arms = (t, max(hall, t)) if skewness > 0 else (max(hall, t), t)
+    return values.mean() - error * arms[0], values.mean() + error * arms[1]
 
 
 # What it is worth
