@@ -36,10 +36,13 @@ def paired_values(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDAr
     """Two arrays of paired values, [E], as finite float64.
 
     Raises:
-        ShapeError: the arrays do not pair up, or hold NaN.
+        ShapeError: the arrays do not pair up, hold NaN or what is not a number.
         ComparisonError: there are fewer than two pairs.
     """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    try:
+        first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"paired values must be two arrays [E] of numbers: {error}.") from error
     if first.ndim != 1 or first.shape != second.shape:
         raise ShapeError(f"paired values must be two arrays [E], not {list(first.shape)} and {list(second.shape)}.")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):

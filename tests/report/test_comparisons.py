@@ -165,6 +165,8 @@ def test_a_pair_without_common_episodes_is_left_out_and_said(tmp_path):
 def test_a_method_named_twice_is_refused(tmp_path):
     with pytest.raises(ComparisonError, match="'a' is there twice"):
         compare_tasks(four_datasets(tmp_path), ["a", "a"])
+    with pytest.raises(ComparisonError, match="'a' is there twice"):
+        compare_tasks(OutcomeStore(tmp_path), ["a"], baseline="a")
 
 
 def test_p_over_datasets_is_corrected_over_the_pairs(tmp_path):
