@@ -245,6 +245,7 @@ def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) 
     is_simultaneous = any(comparison.confidence != 0.95 for comparison in comparisons)
     notes = [] if is_one_pair else interval_notes(covers, why, "simultaneous 95%" if is_simultaneous else "95%")
     if is_one_pair:
+        notes.append("p on this split: paired t-test; beyond it: by inverting the interval over classes and images")
         notes.append("flip: exact sign-flip test; W/T/L: episodes that A wins, ties, loses")
         notes.append("d_z: difference / its sd; r: correlation; pairing: times fewer episodes needed")
     elif any(_letters_of(task, claim) for task in tasks):
