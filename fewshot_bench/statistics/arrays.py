@@ -13,6 +13,8 @@ from fewshot_bench.errors import ComparisonError, ShapeError
 SMALLEST_P = sys.float_info.min
 # How far rounding moves a value, relative to the largest one: accuracies come from a division, differences from two.
 ROUNDING = 64 * sys.float_info.epsilon
+# A fraction may lie so much above 1 where a file was written in single precision.
+ABOVE_ONE = 1e-6
 
 
 def accuracies_of_episodes(accuracies: ArrayLike) -> NDArray[np.float64]:
@@ -65,8 +67,8 @@ def accuracies_as_fractions(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.floa
         raise ShapeError(
             f"accuracies lie between 0 and 1, or 0 and 100%, not at {lowest if lowest < 0 else highest:g}."
         )
-    if highest <= 1:
-        return first, second
+    if highest <= 1 + ABOVE_ONE:
+        return np.minimum(first, 1.0), np.minimum(second, 1.0)
     for values in (first, second):
         small = (values > 0) & (values <= 1)
         if small.any():

@@ -43,7 +43,7 @@ Where most of what varies is noise (few episodes, many images, a way near the nu
 many samples, and intervals that believe it are too short: in 15-way tasks of 20 classes, equal methods would be called
 different in 15% of the splits."""
 
-LIKELY_SKEWNESS = 0.5
+LIKELY_SKEWNESS = 0.3
 """Standard deviation that the skewness of a mean over classes is taken to have before any class is seen."""
 
 EQUAL = 1e-9

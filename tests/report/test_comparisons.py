@@ -32,9 +32,7 @@ def four_datasets(folder, episodes=60):
 def test_all_pairs_of_all_methods_are_compared_without_names(tmp_path):
     task, *others = compare_tasks(four_datasets(tmp_path))
     assert len(others) == 3
-    assert [(pair.a, pair.b) for pair in task.comparisons] == [("a", "b"), ("a", "c"), ("b", "c")] or len(
-        task.comparisons
-    ) == 3
+    assert {frozenset((pair.a, pair.b)) for pair in task.comparisons} == set(map(frozenset, ("ab", "ac", "bc")))
     assert list(task.means) == ["a", "b", "c"]
 
 

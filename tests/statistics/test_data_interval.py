@@ -49,7 +49,7 @@ def by_a_double_loop(values: np.ndarray, classes: np.ndarray) -> tuple[float, fl
     left = min((unit + task) / between, 1)
     freedom = min(max((count - 1) * left, min(count - 1, 4)), len(values) - 1)
     skewness = stats.skew(sums / weights.sum(axis=1), bias=False) / math.sqrt(count)
-    skewness *= left**1.5 / (left**3 + 6 / (count / 2) ** 2)
+    skewness *= left**1.5 / (left**3 + 6 / (0.3 * count) ** 2)
     t = stats.t.ppf(0.975, freedom)
     size, error = abs(np.clip(skewness, -1, 1)), math.sqrt(unit + task)
     hall = optimize.brentq(lambda arm: arm - size * arm**2 / 3 + size**2 * arm**3 / 27 - size / 6 - t, 0, 1e6)
