@@ -216,7 +216,7 @@ def test_classes_that_show_no_variance_by_chance_are_given_no_certainty(tmp_path
     one = plan(spread, [2])
     assert one.floor == 0 < one.floor_limits[1]
     text = printed(one)
-    assert f"no limit shows so far; its 20 classes may set one of up to {one.floor_limits[1]:.2f} points." in text
+    assert f"no limit shows so far; these 20 classes may set one of up to {one.floor_limits[1]:.2f} points." in text
     assert f"≥ {one.needs[0].beyond:,}" in text
 
 

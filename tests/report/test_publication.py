@@ -54,8 +54,8 @@ def test_an_underline_claims_what_holds_beyond_the_split(board):
     assert marked(table, ONE_SHOT) == {"good": "best", "similar": "not worse", "poor": "worse"}
     assert marked(table, FIVE_SHOT) == {"good": "best", "poor": "not worse"}
     assert (
-        "Underlined: not shown to be worse than the best beyond this split (other classes and images). All pairs are "
-        "tested on the same episodes at 5%, corrected by Holm."
+        "Underlined: not shown to be worse than the best beyond this split (other classes and images). Each pair is "
+        "tested on the episodes that both have, at 5%, corrected by Holm."
     ) in table.caption
 
 
