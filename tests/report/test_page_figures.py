@@ -97,7 +97,7 @@ class TestFinding:
     def test_a_baseline_that_beats_all_on_these_classes_alone_is_said_to_as_well(self):
         frame = with_tests(frame_of(3), [NAN, -2, -0.7], [NAN, 0.001, 0.001], "m0")
         assert main_finding(content_of(frame)).startswith(
-            "Every other method is worse than m0 on cifar-fs 5-way 1-shot on this split; m2"
+            "Every other method is worse than m0 on cifar-fs 5-way 1-shot, on this split; m2"
         )
 
     def test_what_is_shown_goes_before_a_larger_difference_that_is_not(self):

@@ -68,7 +68,7 @@ def _none_better(best: list[Tested]) -> str:
     baseline = names.pop() if len(names) == 1 else "the baseline"
     verdicts = {word for found, _ in best for word in _measured(found)["verdict"]}
     if verdicts and all(word.startswith("worse") for word in verdicts):
-        on_split = ON_THIS_SPLIT if any(word.endswith(ON_THIS_SPLIT) for word in verdicts) else ""
+        on_split = f",{ON_THIS_SPLIT}" if any(word.endswith(ON_THIS_SPLIT) for word in verdicts) else ""
         return f"Every other method is worse than {baseline} {where}{on_split}; {closest}.{_reservation(row)}"
     return f"No method is shown to be better than {baseline} {where}; {closest}."
 
