@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import pickle
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -220,7 +221,13 @@ def _read_torch(path: Path, methods: Sequence[str]) -> AccuracyTable:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             _check_members(path, archive.infolist())
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # PyTorch's words would advise to execute it
+        raise AccuracyFileError(
+            f"{path} is damaged, or holds Python objects, which are never unpickled. Save plain tensors. "
+            "Nothing was imported."
+        ) from error
     if isinstance(content, torch.Tensor):
         return _of_array(path, _numpy(path, content), methods)
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):

@@ -35,6 +35,8 @@ _OF_EPISODES = ("episode", "run", "dataset", "split", "way", "shot", "tasks", "c
 _OF_LONG_TABLES = ("method", "accuracy", "correct")
 _NEAR = 0.005
 """By how much an accuracy may differ from the fraction that is correct: tables round."""
+_ABOVE_ONE = 1e-6
+"""By how much a fraction may lie above 1 where a file was written in single precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +267,7 @@ class AccuracyRows:
             if odd.any():
                 table.refuse(f"{_at(one, odd)}; an accuracy is 0 to 1, or 0 to 100%")
         counted = self.is_long and "accuracy" not in self._named
-        above = [(one, one.accuracy > 1) for one in scores]
+        above = [(one, one.accuracy > 1 + _ABOVE_ONE) for one in scores]
         percent = next(((one, is_above) for one, is_above in above if is_above.any()), None)
         is_percent = (percent is not None and not counted) if options.is_percent is None else options.is_percent
         if percent is not None and not is_percent:
@@ -279,9 +281,8 @@ class AccuracyRows:
                         f"it mixes percent and fractions: {_at(*percent)}, and {_at(one, small)}. Convert one of them, "
                         "or add --percent if all are percentages"
                     )
-        if is_percent:
-            for one in scores:
-                one.accuracy[:] /= 100
+        for one in scores:
+            one.accuracy[:] = one.accuracy / 100 if is_percent else np.minimum(one.accuracy, 1.0)
         self._use_counts(scores)
 
     def _use_counts(self, scores: list[_Scores]) -> None:

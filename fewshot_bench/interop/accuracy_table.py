@@ -93,7 +93,8 @@ class AccuracyTable:
             row = int(np.argmax(odd))
             text = column.values[column.codes[row]] if isinstance(column, Texts) else ""
             found = repr(text[:_LONGEST]) if text else "inf" if math.isinf(values[row]) else "empty or NaN"
-            self.refuse(f"'{name}' is {found} in row {row + 1}, and should be a number")
+            how = " without %" if "%" in text else " with a decimal point" if "," in text else ""
+            self.refuse(f"'{name}' is {found} in row {row + 1}, and should be a number{how}")
         return values
 
     def whole(self, name: str, least: int, most: int) -> NDArray[np.int64]:

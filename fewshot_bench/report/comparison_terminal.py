@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -80,7 +80,8 @@ def _print_left_out(tasks: Sequence[TaskComparison], console: Console) -> None:
     for task in tasks:
         for comparison in task.comparisons:
             if comparison.left_out:
-                console.print(Text(printable(f"{task.protocol.task}: {comparison.left_out}.")))
+                pair = f" {comparison.a} - {comparison.b}:" if len(task.comparisons) > 1 else ""
+                console.print(Text(printable(f"{task.protocol.task}:{pair} {comparison.left_out}.")))
         for a, b in task.unpaired:
             sentence = f"{task.protocol.task}: {a} and {b} share too few episodes to be compared."
             console.print(Text(printable(sentence)))
@@ -129,7 +130,7 @@ def _checks(named: Sequence[tuple[str, Comparison]]) -> Table:
 
 
 def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim) -> None:
-    letters = task.letters if claim == "beyond" else task.letters_split
+    letters = _letters_of(task, claim)
     table = new_table()
     table.add_column("method")
     table.add_column("mean %", justify="right", no_wrap=True)
@@ -159,13 +160,17 @@ def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim
     console.print()
 
 
+def _letters_of(task: TaskComparison, claim: Claim) -> Mapping[str, str]:
+    return task.letters if claim == "beyond" else task.letters_split
+
+
 def _print_classes(tasks: Sequence[TaskComparison], console: Console) -> None:
     """Each comparison class by class, the largest differences first."""
     for name, comparison in _named(tasks):
         title = f"{name}: {comparison.a} - {comparison.b}, class by class"
         classes = comparison.by_class
         if classes is None:
-            console.print(Text(printable(f"{title}: unknown, as predictions or classes are not known\n")))
+            console.print(Text(printable(f"{title}: unknown, as {_why_no_classes(comparison)}.")), end="\n\n")
             continue
         table = new_table()
         table.add_column("class")
@@ -181,6 +186,15 @@ def _print_classes(tasks: Sequence[TaskComparison], console: Console) -> None:
                 f"{classes.episodes[one]:,}",
             )
         print_table(console, printable(title), table)
+
+
+def _why_no_classes(comparison: Comparison) -> str:
+    card = comparison.protocol
+    if card is not None and card.is_claimed:
+        return "imported accuracies hold no predictions"
+    if card is not None and not card.has_even_queries:
+        return "classes have different numbers of queries"
+    return "the classes are not known, or too many methods are compared"
 
 
 def _print_datasets(result: OverDatasets, console: Console) -> None:
@@ -231,9 +245,10 @@ def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) 
     is_simultaneous = any(comparison.confidence != 0.95 for comparison in comparisons)
     notes = [] if is_one_pair else interval_notes(covers, why, "simultaneous 95%" if is_simultaneous else "95%")
     if is_one_pair:
+        notes.append("p on this split: paired t-test; beyond it: by inverting the interval over classes and images")
         notes.append("flip: exact sign-flip test; W/T/L: episodes that A wins, ties, loses")
         notes.append("d_z: difference / its sd; r: correlation; pairing: times fewer episodes needed")
-    elif any(task.letters_split for task in tasks):
+    elif any(_letters_of(task, claim) for task in tasks):
         where = "beyond this split" if claim == "beyond" else "on this split"
         how = CORRECTIONS[tasks[0].correction]
         notes.append(f"same: methods that share a letter are not shown to differ {where} ({how}, 5%)")

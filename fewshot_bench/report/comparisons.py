@@ -79,7 +79,7 @@ def compare_tasks(
     if not cells:
         raise OutcomeError(f"there are no outcomes in {store.folder}. Make some with: fewshot-bench run")
     wanted = [*methods, *([baseline] if baseline is not None else [])] if methods else []
-    twice = next((name for name in methods if list(methods).count(name) > 1), None)
+    twice = next((name for name in methods if list(methods).count(name) > 1 or list(methods) == [baseline]), None)
     if twice is not None:
         raise ComparisonError(f"'{twice}' is there twice. Name two different methods.")
     found = _named(cells, wanted) if wanted else _all_methods(cells)

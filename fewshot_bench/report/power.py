@@ -31,6 +31,8 @@ from fewshot_bench.statistics.variance_parts import Source
 USUAL_DIFFERENCES = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Percentage points that are looked at where nobody names one."""
 _POINTS = 100
+_FEWEST_EPISODES = 30
+"""Of a pilot that says anything about classes and images."""
 _UNKNOWN_OF_SPREADS = "--sd and --correlation say nothing of the classes"
 _HELPS, _HARDLY_HELPS, _MOST = 0.25, 0.1, 0.5
 """Shares of the uncertainty: from which more of its source helps, below which it hardly does, above which most is."""
@@ -63,6 +65,7 @@ class Spread:
     beyond: BeyondSplit | None = None
     parts: VarianceParts | None = None
     why_no_beyond: str = _UNKNOWN_OF_SPREADS
+    is_partly_seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,9 +146,16 @@ def stored_spreads(store: OutcomeStore, a: str, b: str) -> list[Spread]:
                 beyond,
                 parts,
                 why_not,
+                beyond is not None and beyond.overlap.sample_size < _sample_size(scores),
             )
         )
     return spreads
+
+
+def _sample_size(scores: TaskScores) -> int:
+    """How many classes, or images where the classes are fixed, the split has; 0 where it is unknown."""
+    sizes = next((cell.class_sizes for cell in scores.cells if cell.class_sizes), ())
+    return sum(sizes) if scores.has_fixed_classes else len(sizes)
 
 
 def _beyond(
@@ -157,6 +167,8 @@ def _beyond(
         return None, None, overlap.why_unknown
     if not sd_difference:
         return None, None, "the differences do not vary"
+    if overlap.episodes < _FEWEST_EPISODES:
+        return None, None, f"that takes {_FEWEST_EPISODES} episodes or more; there are {overlap.episodes}"
     classes = images = None
     sizes = next((cell.class_sizes for cell in scores.cells if cell.class_sizes), None)
     if sizes and not overlap.is_fixed:
@@ -231,7 +243,7 @@ def what_helps(spread: Spread) -> str:
     if low < _HARDLY_HELPS and high > _MOST:
         sample_name = "images" if spread.beyond.overlap.is_fixed else "classes and their images"
         return (
-            f"The episodes are too few to tell what the {sample_name} add to the uncertainty: more episodes would help."
+            f"The episodes are too few to tell what the {sample_name} add to the uncertainty: more episodes would tell."
         )
     names = dict(_NAMES)
     if spread.parts.image_error is not None and shares.get("classes and images", 0) >= _HARDLY_HELPS:

@@ -65,11 +65,16 @@ def _floor(plan: Plan) -> str:
         else (f"{count:,} classes", "other classes and images")
     )
     if not floor:
-        possible = f"; its {sample} may set one of up to {high} points" if plan.floor_limits[1] else ""
+        possible = f"; these {sample} may set one of up to {high} points" if plan.floor_limits[1] else ""
         return f"Beyond this split ({others}), no limit shows so far{possible}."
+    partly = (
+        " These episodes do not have all of the split; more episodes bring new ones."
+        if plan.spread.is_partly_seen
+        else ""
+    )
     return (
-        f"Beyond this split ({others}), no number of episodes of its {sample} finds less than "
-        f"{_points(floor)} points (90% interval {low} to {high})."
+        f"Beyond this split ({others}), no number of episodes of these {sample} finds less than "
+        f"{_points(floor)} points (90% interval {low} to {high}).{partly}"
     )
 
 

@@ -239,7 +239,7 @@ def _marks(
             "Underlined: not shown to be worse than the best" if is_underlined else "All others: shown to be worse"
         )
         sentences.append(f"{claimed} {_with_exceptions(tested)}.")
-        sentences.append(f"All pairs are tested on the same episodes at 5%, {correction_words(correction)}.")
+        sentences.append(f"Each pair is tested on the episodes that both have, at 5%, {correction_words(correction)}.")
     if untested:
         where = f" for {_listed(untested)}" if tested else ""
         why = "the methods share too few episodes" if claim == "split" else "no test reaches beyond this split"

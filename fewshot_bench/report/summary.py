@@ -16,6 +16,7 @@ from fewshot_bench.report.verdicts import Claim, beyond_text, corrected_claims, 
 from fewshot_bench.report.wording import CLAIMED_FLAG
 from fewshot_bench.statistics import (
     Correction,
+    DataInterval,
     PairedTest,
     episode_median,
     paired_t_test,
@@ -110,7 +111,7 @@ def protocol_rows(
         For each cell, in order, a value for each of `COLUMNS`; None or NaN for what does not exist.
     """
     tests = [_tested(scores, row, baseline) for row in range(len(scores.cells))]
-    _add_data_intervals(tests, scores, baseline)
+    differences = _with_data_intervals(tests, scores, baseline)
     claims = corrected_claims([test["p"] for test in tests], [test["p_beyond"] for test in tests], correct)
     for test, split, beyond in zip(tests, *claims, strict=True):
         test |= {"p_corrected": float(split), "p_beyond_corrected": float(beyond)}
@@ -130,14 +131,14 @@ def protocol_rows(
             "baseline": baseline_name,
             **test,
             "test": PAIRED if test["p"] == test["p"] else None,
-            "beyond": beyond_text(interval),
-            "verdict": _verdict(test, "" if interval is None else interval.covers),
+            "beyond": beyond_text(interval if tested is None else tested),
+            "verdict": _verdict(test, "" if tested is None else tested.covers),
             "correction": correct,
             **_identity(cell),
             "flags": "; ".join([*_flags(cell, numbers[row], failed[row]), *([wrong] if wrong else [])]) or None,
             "episodes_per_second": _per_second(int(scores.of(row).sum()), scores.seconds[row]),
         }
-        for row, (cell, test, interval) in enumerate(zip(scores.cells, tests, data, strict=True))
+        for row, (cell, test, interval, tested) in enumerate(zip(scores.cells, tests, data, differences, strict=True))
     ]
 
 
@@ -212,15 +213,19 @@ def _tested(scores: TaskScores, row: int, baseline: int | None) -> dict[str, Any
     return dict(zip(_TEST, values, strict=True))
 
 
-def _add_data_intervals(tests: list[dict[str, Any]], scores: TaskScores, baseline: int | None) -> None:
-    """Fill in the data intervals of the differences and their p, all at once."""
+def _with_data_intervals(
+    tests: list[dict[str, Any]], scores: TaskScores, baseline: int | None
+) -> list[DataInterval | None]:
+    """Fill in the data intervals of the differences and their p, all at once; those of tested rows are returned too."""
     if baseline is None:
-        return
+        return [None] * len(tests)
     found = data_intervals_of(scores, scores.accuracy - scores.accuracy[baseline])
-    for test, interval in zip(tests, found, strict=True):
-        if interval is not None and test["p"] == test["p"]:
+    tested = [interval if test["p"] == test["p"] else None for test, interval in zip(tests, found, strict=True)]
+    for test, interval in zip(tests, tested, strict=True):
+        if interval is not None:
             test["diff_data_ci95_low"], test["diff_data_ci95_high"] = 100 * interval.low, 100 * interval.high
             test["p_beyond"] = float(np.maximum(interval.p, test["p"]))
+    return tested
 
 
 def _effect_size(test: PairedTest) -> float:

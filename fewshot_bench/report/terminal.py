@@ -140,8 +140,9 @@ def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
     measured = frame[frame["source"] == MEASURED]
     beyond = set(measured["beyond"])
     unknown = {words.removeprefix(UNKNOWN) for words in beyond if words.startswith(UNKNOWN)}
-    notes = interval_notes({words for words in beyond if not words.startswith(UNKNOWN)}, unknown)
-    if (frame["sampler"] == DISJOINT).any():
+    interval = "open" if len(measured) and (measured["sampler"] == DISJOINT).all() else "task"
+    notes = interval_notes({words for words in beyond if not words.startswith(UNKNOWN)}, unknown, interval=interval)
+    if interval == "task" and (frame["sampler"] == DISJOINT).any():
         notes.append("open: 95% CI over episodes that share no image; it covers the images too")
     if frame["p"].notna().any():
         notes += correction_note(_correction(frame))
@@ -159,9 +160,12 @@ def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
     return notes + verdict_notes(frame["verdict"].dropna())
 
 
-def interval_notes(covers: Collection[str], why_unknown: Collection[str], level: str = "95%") -> list[str]:
+def interval_notes(
+    covers: Collection[str], why_unknown: Collection[str], level: str = "95%", *, interval: str = "task"
+) -> list[str]:
     """What the two intervals cover, and why there is no data interval where there is none."""
-    notes = [f"task: {level} CI over episodes" + "".join(f"; data: over {words}" for words in sorted(covers))]
+    over = "episodes" if interval == "task" else "episodes that share no image; it covers the images too"
+    notes = [f"{interval}: {level} CI over {over}" + "".join(f"; data: over {words}" for words in sorted(covers))]
     notes += [f"no data interval: {why}" for why in sorted(why_unknown)]
     return notes
 

@@ -13,6 +13,8 @@ from fewshot_bench.errors import ComparisonError, ShapeError
 SMALLEST_P = sys.float_info.min
 # How far rounding moves a value, relative to the largest one: accuracies come from a division, differences from two.
 ROUNDING = 64 * sys.float_info.epsilon
+# A fraction may lie so much above 1 where a file was written in single precision.
+ABOVE_ONE = 1e-6
 
 
 def accuracies_of_episodes(accuracies: ArrayLike) -> NDArray[np.float64]:
@@ -36,10 +38,13 @@ def paired_values(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDAr
     """Two arrays of paired values, [E], as finite float64.
 
     Raises:
-        ShapeError: the arrays do not pair up, or hold NaN.
+        ShapeError: the arrays do not pair up, hold NaN or what is not a number.
         ComparisonError: there are fewer than two pairs.
     """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    try:
+        first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"paired values must be two arrays [E] of numbers: {error}.") from error
     if first.ndim != 1 or first.shape != second.shape:
         raise ShapeError(f"paired values must be two arrays [E], not {list(first.shape)} and {list(second.shape)}.")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
@@ -62,8 +67,8 @@ def accuracies_as_fractions(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.floa
         raise ShapeError(
             f"accuracies lie between 0 and 1, or 0 and 100%, not at {lowest if lowest < 0 else highest:g}."
         )
-    if highest <= 1:
-        return first, second
+    if highest <= 1 + ABOVE_ONE:
+        return np.minimum(first, 1.0), np.minimum(second, 1.0)
     for values in (first, second):
         small = (values > 0) & (values <= 1)
         if small.any():

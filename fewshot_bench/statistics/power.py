@@ -18,6 +18,7 @@ from fewshot_bench.statistics.data_interval import (
     explained_variance,
     extension,
     freedom_left,
+    least_variance,
     most_skewed,
     shrunk_skewness,
 )
@@ -155,14 +156,17 @@ class BeyondSplit:
     def _power(self, difference: float, episodes: float, alpha: float) -> float:
         """Probability that the test finds a difference in the right direction."""
         task = self.sd_difference**2 / episodes
-        total, noisy = self.sample_variance + task, self.sample_variance + self.overlap.noise * task
-        left = min(total / noisy, 1.0) if noisy else 1.0
+        noisy = self.sample_variance + self.overlap.noise * task
+        taken = max(self.sample_variance, float(least_variance(np.array([noisy]), self.overlap)[0])) + task
+        left = min(taken / noisy, 1.0) if noisy else 1.0
         freedom = min(float(freedom_left(self.overlap, np.array([left]))[0]), episodes - 1)
         t = float(stats.t.isf(alpha / 2, freedom))
         critical = np.array([t]) if self.overlap.is_fixed else t + extension(self._likely_skewness(left), t)
         # The noncentral t, given the estimate of the variance: SciPy's own takes minutes for few degrees of freedom.
         errors = np.sqrt(special.chdtri(freedom, 1 - _CHANCES) / freedom)
-        found = special.ndtr(difference / self._standard_error(episodes) - np.outer(critical, errors))
+        # The interval may take more variance than there is, see `LEAST_OF_ERROR`.
+        error = self._standard_error(episodes)
+        found = special.ndtr(difference / error - math.sqrt(taken) / error * np.outer(critical, errors))
         return float((found @ _WEIGHTS).mean())
 
     def _standard_error(self, episodes: float) -> float:

@@ -122,6 +122,8 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "NaN": (lambda: "a,b\n0.5,nan\n", "'b' is 'nan' in row 1"),
     "infinity": (lambda: "a,b\n0.5,inf\n", "'b' is 'inf' in row 1"),
     "text": (lambda: "a,b\n0.5,good\n", "'b' is 'good' in row 1"),
+    "a decimal comma": (lambda: "a;b\n0,5;0,6\n", "'a' is '0,5' in row 1, and should be a number with a decimal point"),
+    "a percent sign": (lambda: "a,b\n50%,60%\n", "'a' is '50%' in row 1, and should be a number without %"),
     "an odd way to write a number": (lambda: "a,b\n0.5,1_0\n", "'b' is '1_0' in row 1"),
     "a negative value": (lambda: "a,b\n0.5,-0.1\n", "'b' is -0.1 in row 1"),
     "more than 100": (lambda: "a,b\n50,100.5\n", "'b' is 100.5 in row 1"),
@@ -277,9 +279,10 @@ def test_nothing_in_a_file_is_executed(suffix, store, tmp_path):
         ".pt": lambda: torch.save({"a": evil}, path),
     }
     contents.get(suffix, lambda: path.write_bytes(pickle.dumps(evil)))()
-    with pytest.raises(AccuracyFileError):
+    with pytest.raises(AccuracyFileError) as refusal:
         imported(store, path, methods=("a",))
     assert not trace.exists()
+    assert "Re-running" not in str(refusal.value)  # PyTorch's advice to execute it
     if suffix == ".npz":  # what the file would do to a reader that trusts it
         np.load(path, allow_pickle=True)["a"]
         assert trace.exists()

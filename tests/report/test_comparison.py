@@ -199,6 +199,7 @@ class TestArrays:
             ([-0.1, 0.6], [0.5, 0.6], "not at -0.1"),
             ([101, 60], [50, 60], "not at 101"),
             ([[0.5], [0.6]], [[0.5], [0.6]], "two arrays"),
+            (["0.5", "good"], [0.5, 0.6], "of numbers: .*'good'"),
         ],
     )
     def test_bad_accuracies_are_refused_in_one_line(self, a, b, words):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -77,6 +78,21 @@ class TestFinding:
         finding = main_finding(content_of(frame))
         assert ": better on this split (p" in finding
         assert finding.endswith("With other classes and images it may be otherwise.")
+
+    def test_for_fixed_classes_the_reservation_is_about_other_images_of_them(self):
+        frame = with_tests(frame_of(2), [NAN, 0.7], [NAN, 1e-9], "m0").assign(beyond="images of these classes")
+        assert main_finding(content_of(frame)).endswith("With other images of these classes it may be otherwise.")
+        pairs = two_best(1e-9, 0.2)
+        pairs = replace(pairs, best_two=replace(pairs.best_two, covers="images of these classes"))
+        content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=pairs)])
+        assert main_finding(content).endswith("With other images of these classes it may be otherwise.")
+
+    def test_a_difference_over_too_few_common_episodes_has_no_interval_over_classes_and_says_why(self):
+        frame = with_tests(frame_of(2), [NAN, 0.7], [NAN, 1e-9], "m0")
+        unknown = dict.fromkeys(("diff_data_ci95_low", "diff_data_ci95_high", "p_beyond", "p_beyond_corrected"), NAN)
+        finding = main_finding(content_of(frame.assign(**unknown)))
+        assert "(none over classes and images, as there are too few common episodes): better on this split" in finding
+        assert "nan" not in finding
 
     def test_a_baseline_that_beats_all_on_these_classes_alone_is_said_to_as_well(self):
         frame = with_tests(frame_of(3), [NAN, -2, -0.7], [NAN, 0.001, 0.001], "m0")

@@ -120,7 +120,7 @@ def test_everything_is_drawn_and_nothing_complains(opened):
     assert page.locator(".dt-container tbody tr").count() == 25
     assert "of 64 entries" in page.locator(".dt-info").inner_text()
     see_all(page)
-    assert page.eval_on_selector_all(".plot", DRAWN) == [True] * (4 + 2 + 1)
+    assert page.eval_on_selector_all(".plot", DRAWN) == [True] * (5 + 2 + 1)
     keep(page, "desktop", full_page=True)
 
 
@@ -256,14 +256,14 @@ def test_another_protocol_is_drawn_when_it_is_chosen_by_keyboard(opened):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     page.wait_for_function("() => document.querySelector('.figures .gtitle').textContent.startsWith('coins')")
-    assert [text.startswith("coins 5-way 1-shot") for text in titles.all_text_contents()] == [True] * 4
+    assert [text.startswith("coins 5-way 1-shot") for text in titles.all_text_contents()] == [True] * 5
 
 
 def test_a_protocol_chosen_before_its_figures_are_drawn_is_the_one_that_is_drawn(opened):
     page = opened()
     page.get_by_label("Protocol of the figures").select_option("coins 5-way 5-shot")
     titles = see_all(page).locator(".figures .gtitle").all_text_contents()
-    assert [text.startswith("coins 5-way 5-shot") for text in titles] == [True] * 4
+    assert [text.startswith("coins 5-way 5-shot") for text in titles] == [True] * 5
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -107,6 +107,17 @@ def test_without_predictions_or_classes_they_are_unknown(store):
     assert class_differences(unknown, 0, 1) is None
 
 
+def test_the_command_says_why_they_are_unknown(tmp_path, capsys):
+    store = OutcomeStore(tmp_path / "outcomes")
+    uneven = {"sampler": "dirichlet", "sampler_settings": {"alpha": 2.0}}
+    for name, right in (("a", 3), ("b", 4)):
+        truth = np.tile(TRUTH, (8, 1))
+        store.append(cell(name, **uneven), 0, np.arange(8), (truth % right).astype(np.uint8), 0.001, truth=truth)
+    assert exit_code(["compare", "a", "b", "--per-class", "--results", str(tmp_path)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "class by class" in line]
+    assert line.endswith("class by class: unknown, as classes have different numbers of queries.")
+
+
 def test_the_command_shows_them_with_the_largest_first(store, capsys):
     assert exit_code(["compare", "a", "b", "--per-class", "--results", str(store.folder.parent)]) == 0
     lines = capsys.readouterr().out.splitlines()

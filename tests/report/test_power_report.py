@@ -130,7 +130,7 @@ def test_the_floor_beyond_the_split_is_that_of_its_data_interval(tmp_path):
     assert one.needs[0].paired < 100_000  # the split alone has an answer
     text = printed(one)
     assert re.search(r"0\.50 points [\d,]+ [\d,]+ never", text)
-    assert f"no number of episodes of its 20 classes finds less than {one.floor:.2f} points" in text
+    assert f"no number of episodes of these 20 classes finds less than {one.floor:.2f} points" in text
     assert f"; {one.detectable_beyond:.2f} beyond it." in text
     record = record_of(one)
     assert record["beyond"]["floor"] == one.floor
@@ -225,7 +225,7 @@ def test_fixed_classes_are_planned_for_other_images_of_them(tmp_path):
     (spread,) = stored_spreads(store, "conv/a", "conv/b")
     one = plan(spread, [0.1])
     text = printed(one)
-    assert "Beyond this split (other images of these classes), no number of episodes of its 300 images finds" in text
+    assert "Beyond this split (other images of these classes), no number of episodes of these 300 images finds" in text
     assert "Of the uncertainty about other images of these classes, " in text
     assert "more images per class would help" in text
     assert "more classes" not in text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,6 +132,22 @@ def test_a_comparison_says_what_was_left_out(tmp_path):
     fill(store, cell("b"), np.array([[11, 22, 30, 40]]))
     text = shown(lambda console: print_comparisons(compare_tasks(store, ["a", "b"]), [], console))
     assert "cifar-fs 5-way 1-shot: unpaired episodes dropped: 1 of b." in text
+    fill(store, cell("c"), np.array([[11, 20, 34, 40]]))
+    text = shown(lambda console: print_comparisons(compare_tasks(store), [], console))
+    dropped = [line.partition(": ")[2] for line in text.splitlines() if "dropped" in line]
+    pairs = {line.partition(":")[0] for line in dropped}
+    assert {frozenset(pair.split(" - ")) for pair in pairs} == {frozenset("ab"), frozenset("ac")}
+
+
+def test_letters_are_explained_only_where_there_are_some(tmp_path):
+    store = OutcomeStore(tmp_path)
+    for name, gain in (("a", 0), ("b", 3), ("c", 9)):
+        fill(store, replace(cell(name), class_sizes=()), np.arange(30, 60)[None] + gain)
+    tasks = compare_tasks(store)
+    for claim, are_there in (("beyond", False), ("split", True)):
+        text = shown(lambda console, claim=claim: print_comparisons(tasks, [], console, claim))
+        assert ("share a letter" in text) == are_there
+        assert (" same" in text.splitlines()[1]) == are_there
 
 
 @pytest.mark.parametrize(

@@ -41,15 +41,15 @@ def by_a_double_loop(values: np.ndarray, classes: np.ndarray) -> tuple[float, fl
     products = [centred[e] * centred[f] for e, f in pairs]
     line = stats.linregress(shares, products)
     task = values.var(ddof=1) / len(values)
-    unit = max(-line.intercept - task, 0)
     weights = np.array([[1 / len(members) if label in members else 0 for members in sets] for label in range(1000)])
     weights = weights[weights.any(axis=1)]
     sums, count = weights @ centred, len(weights)
     between = (sums**2).sum() * np.mean(shares) / (len(pairs) * np.var(shares))
+    unit = max(-line.intercept - task, math.sqrt(2 / (count - 1)) / 2 * between)
     left = min((unit + task) / between, 1)
     freedom = min(max((count - 1) * left, min(count - 1, 4)), len(values) - 1)
     skewness = stats.skew(sums / weights.sum(axis=1), bias=False) / math.sqrt(count)
-    skewness *= left**1.5 / (left**3 + 6 / (count / 2) ** 2)
+    skewness *= left**1.5 / (left**3 + 6 / (0.3 * count) ** 2)
     t = stats.t.ppf(0.975, freedom)
     size, error = abs(np.clip(skewness, -1, 1)), math.sqrt(unit + task)
     hall = optimize.brentq(lambda arm: arm - size * arm**2 / 3 + size**2 * arm**3 / 27 - size / 6 - t, 0, 1e6)
@@ -90,9 +90,11 @@ def between_every_episode(effects: np.ndarray, way: int) -> float:
 def test_one_class_per_episode_is_the_one_way_analysis_of_variance():
     # Three classes, two episodes each, worked by hand: grand mean 3, centred -3 -1, -1 1, 1 3. The pairs of a class
     # multiply to 3, -1, 3. The sum of squares is 22, so the 30 ordered pairs sum to -22, the 24 of two classes to -32,
-    # and their mean is -4/3. The variance of the mean is 4/3, the degrees of freedom 2.
+    # and their mean is -4/3. So the variance of the mean is 4/3, of which the drawing of episodes is 22/30. But the
+    # classes' part is taken to be at least half of its error, sqrt(2 / 2) of what it is with the noise of episodes: of
+    # the class sums -4, 0, 4 that is 32 * (1/5) / 4.8 = 4/3. The variance is 22/30 + 2/3, the degrees of freedom 2.
     values, classes = [0, 2, 2, 4, 4, 6], [[0], [0], [1], [1], [2], [2]]
-    assert data_interval(values, classes).half_width == pytest.approx(T_2 * math.sqrt(4 / 3), rel=1e-6)
+    assert data_interval(values, classes).half_width == pytest.approx(T_2 * math.sqrt(22 / 30 + 2 / 3), rel=1e-6)
 
 
 def test_it_covers_what_it_says_where_the_task_interval_does_not():
@@ -130,7 +132,7 @@ def test_one_odd_class_among_many_lengthens_the_arm_on_its_side():
     assert (up.low, up.high) == pytest.approx(by_a_double_loop(values, classes))
     assert (down.low, down.high) == pytest.approx((-up.high, -up.low))
     assert up.high - up.mean > 2 * (up.mean - up.low)
-    assert up.half_width == up.mean - up.low
+    assert up.half_width == up.high - up.mean
 
 
 # What it does not depend on
@@ -397,3 +399,14 @@ def test_episodes_that_share_no_image_give_the_interval_over_episodes():
 def test_images_that_do_not_fit_are_refused(images, said):
     with pytest.raises(ShapeError, match=said):
         image_overlap(images)
+
+
+@pytest.mark.parametrize("way", [5, 10, 15, 18])
+def test_equal_methods_are_rarely_told_apart_however_near_the_way_is_to_the_number_of_classes(way):
+    found = []
+    for replicate in range(300):
+        classes = drawn_episodes(replicate, 300, 20, way)
+        generator = np.random.default_rng(replicate)
+        values = generator.normal(size=20)[classes].mean(axis=1) + generator.normal(size=300)
+        found.append(data_interval(values, classes).p < 0.05)
+    assert np.mean(found) <= 0.08

@@ -196,7 +196,7 @@ def test_four_of_five_studies_find_beyond_the_split_what_the_plan_says(classes, 
     plan = BeyondSplit(1 / classes, math.sqrt(values.var(axis=1, ddof=1).mean()), overlap)
     difference = plan.detectable(1000)
     found = data_intervals(values + difference, overlap)
-    assert 0.77 <= np.mean((found.p < 0.05) & (found.means > 0)) <= 0.85
+    assert 0.75 <= np.mean((found.p < 0.05) & (found.means > 0)) <= 0.85
     assert plan.episodes_needed(difference * (1 + 1e-6)) == pytest.approx(1000, abs=1)
     assert plan.episodes_needed(plan.floor() * 0.99) is None
 
@@ -209,7 +209,7 @@ def test_four_of_five_studies_of_fixed_classes_find_for_other_images_what_the_pl
     overlap = image_overlap(images)
     plan = BeyondSplit(1 / 300, math.sqrt(values.var(axis=1, ddof=1).mean()), overlap)
     found = data_intervals(values + plan.detectable(600), overlap)
-    assert 0.77 <= np.mean((found.p < 0.05) & (found.means > 0)) <= 0.85
+    assert 0.75 <= np.mean((found.p < 0.05) & (found.means > 0)) <= 0.85
 
 
 def test_the_floor_of_fixed_classes_is_that_of_a_t_test_of_their_images():
@@ -258,7 +258,9 @@ def test_a_pilot_takes_the_variance_of_the_data_interval_and_limits_it():
         low, high = found.variance_limits
         outside += [low > 1 / 20, high < 1 / 20]
         if replicate < 20:
-            assert found.sample_variance == pytest.approx(data_intervals(values[None], overlap).sample_variances[0])
+            taken = data_intervals(values[None], overlap).sample_variances[0]
+            assert found.sample_variance <= taken * (1 + 1e-9)
+            assert found.sample_variance == pytest.approx(taken) or found.sample_variance < 1 / 60
             assert found.sd_difference == pytest.approx(values.std(ddof=1))
             assert low <= found.sample_variance <= high
             assert found.floor_limits() == pytest.approx(

@@ -13,7 +13,10 @@ from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, NOTHING_SHOWN, ON_T
 from fewshot_bench.report.wording import p_equation
 from fewshot_bench.statistics import Covered, DataInterval
 
-_OTHERWISE = " With other classes and images it may be otherwise."
+_OTHERWISE: dict[Covered, str] = {
+    "classes and images": " With other classes and images it may be otherwise.",
+    "images of these classes": " With other images of these classes it may be otherwise.",
+}
 Tested = tuple[ProtocolResults, dict[Any, Any]]
 
 
@@ -86,15 +89,21 @@ def _measured(protocol: ProtocolResults) -> pd.DataFrame:
 
 def _reservation(row: dict[Any, Any]) -> str:
     """What a difference means that is shown on this split alone."""
-    return _OTHERWISE if row["verdict"].endswith(ON_THIS_SPLIT) else ""
+    return _OTHERWISE[_covers(row)] if row["verdict"].endswith(ON_THIS_SPLIT) else ""
+
+
+def _covers(row: dict[Any, Any]) -> Covered:
+    return "images of these classes" if row["beyond"] == "images of these classes" else "classes and images"
 
 
 def _answer(row: dict[Any, Any]) -> str:
     """The headline of a row of the leaderboard, with the p of both claims."""
     beyond, p = row["beyond"], row["p_beyond_corrected"]
     why = beyond.removeprefix(UNKNOWN) if beyond.startswith(UNKNOWN) else "" if beyond else "no class sizes are known"
-    covers: Covered = "images of these classes" if beyond == "images of these classes" else "classes and images"
-    interval = DataInterval(row["difference"], row["diff_data_ci95_low"], row["diff_data_ci95_high"], p, covers, why)
+    low, high = row["diff_data_ci95_low"], row["diff_data_ci95_high"]
+    if low != low and not why:  # the row's own interval is known, from more episodes
+        why = "there are too few common episodes"
+    interval = DataInterval(row["difference"], low, high, p, _covers(row), why)
     sentence = headline(interval, row["diff_ci95_high"] - row["difference"], row["verdict"])
     return f"{sentence} ({_p_of_both(row['p_corrected'], p)})"
 
@@ -113,7 +122,7 @@ def _of_the_two_best(protocol: ProtocolResults) -> str:
     answer = f"{headline(interval, pairs.best_two_task, found)} ({_p_of_both(p, float(pairs.p_beyond[0, 1]))})"
     if found == NOTHING_SHOWN:
         return f"Of the two best on {protocol.name}, {first} and {second}, neither is shown to be better: {answer}."
-    otherwise = _OTHERWISE if found.endswith(ON_THIS_SPLIT) else ""
+    otherwise = _OTHERWISE[interval.covers] if found.endswith(ON_THIS_SPLIT) else ""
     few = _few_classes(protocol, first, second)
     return f"The two best on {protocol.name}, {first} against {second}: {answer}.{otherwise}{few}"
 
