@@ -134,7 +134,8 @@ def shipped(tests: Tests) -> tuple[Floats, Floats]:
 
 def before(tests: Tests) -> tuple[Floats, Floats]:
     """Holm over tasks, and an interval that nothing corrects."""
-    return corrected_claims(tests.p_split, tests.p_split)[0], np.where(tests.is_outside, 0.0, 1.0)
+    split, _ = corrected_claims(tests.p_split, tests.p_beyond)
+    return split, np.where(tests.is_outside, split, 1.0)
 
 
 def bonferroni(tests: Tests) -> tuple[Floats, Floats]:

@@ -45,6 +45,8 @@ def test_the_rule_before_asked_an_interval_that_nothing_corrects(verdicts):
     assert verdicts._counted(verdicts.bonferroni, tests, equal)[0] == 0
     inside = replace(tests, is_outside=np.zeros(3, dtype=bool))
     assert verdicts._counted(verdicts.before, inside, equal)[:2] == (0, 3)
+    unsure = replace(tests, p_split=np.full(3, 0.03))
+    assert verdicts._counted(verdicts.before, unsure, equal)[:2] == (0, 0)
 
 
 def test_a_family_against_a_baseline_has_fewer_tests_to_correct(verdicts, monkeypatch):
