@@ -114,6 +114,7 @@ SETTINGS = {
     "chance": Setting("nothing to learn", distance=0, spread_sd=0),
     "many": Setting("160 classes", classes=160),
     "ten-way": Setting("10-way", ways=(10,)),
+    "fifteen-way": Setting("15-way", ways=(15,)),
     "varying": Setting("2- to 10-way", ways=tuple(range(2, 11))),
     "sparse-20": Setting("20 classes, equal shares", group="sparse"),
     "sparse-exp-20": Setting("20 classes, exponential shares", group="sparse", is_exponential=True),

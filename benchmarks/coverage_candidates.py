@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fewshot_bench.statistics import DataIntervals, Overlap, class_overlap, data_intervals, image_overlap
+from fewshot_bench.statistics.data_interval import explained_variance
 
 Classes = NDArray[np.int64]
 QUANTILE = 0.975
@@ -66,38 +67,27 @@ def student(drawn: Drawn) -> tuple[Floats, Floats]:
 
 
 def johnson(drawn: Drawn) -> tuple[Floats, Floats]:
-    """The shipped interval, its longer arm by Johnson's own 1/6 and 1/3 (1978)."""
+    """The shipped interval, its longer arm by Johnson's (1978) first-order correction instead of Hall's."""
     found = drawn.found
     t = stats.t.ppf(QUANTILE, found.freedom)
     shift, errors = found.skewness * (1 / 6 + t**2 / 3), found.standard_errors
     return found.means - errors * (t - np.minimum(shift, 0)), found.means + errors * (t + np.maximum(shift, 0))
 
 
-def hall(drawn: Drawn) -> tuple[Floats, Floats]:
-    """Hall's (1992) cubic transformation, which can be inverted; the arms are never shorter than Student's."""
-    found = drawn.found
-    t, errors = np.asarray(stats.t.ppf(QUANTILE, found.freedom)), found.standard_errors
-    skewness = np.where(np.abs(found.skewness) < 1e-6, 1e-6, found.skewness)
-
-    def inverted(quantile: Floats) -> Floats:
-        return np.asarray(3 / skewness * (np.cbrt(1 + skewness * (quantile - skewness / 6)) - 1))
-
-    return found.means - errors * np.maximum(inverted(t), t), found.means - errors * np.minimum(inverted(-t), -t)
-
-
 def kurtosis(drawn: Drawn) -> tuple[Floats, Floats]:
-    """Student's t with fewer degrees of freedom where class effects have heavy tails (O'Neill, 2014).
+    """What was shipped before: no least variance, no skewness, and fewer degrees of freedom for heavy tails.
 
-    This was shipped before skewness took its place.
+    The tails are those of the class effects (O'Neill, 2014).
     """
-    found, count = drawn.found, drawn.overlap.sample_size
-    centred = drawn.values - drawn.values.mean(axis=1, keepdims=True)
-    (sums,) = drawn.overlap.class_sums(centred)
-    weights = np.asarray(drawn.overlap.strata[0].membership.sum(axis=0)).reshape(-1, 1)
+    found, count, (stratum,) = drawn.found, drawn.overlap.sample_size, drawn.overlap.strata
+    explained = np.array([explained_variance(row, drawn.overlap)[0] for row in drawn.values])
+    variance = np.maximum(explained, 0) + found.task_variances
+    (sums,) = drawn.overlap.class_sums(drawn.values - drawn.values.mean(axis=1, keepdims=True))
+    left = np.minimum(variance / ((sums**2).sum(axis=0) * stratum.mean / stratum.spread), 1)
+    weights = np.asarray(stratum.membership.sum(axis=0)).reshape(-1, 1)
     excess = np.maximum(stats.kurtosis(sums / weights, bias=False), 0)
     of_classes = 2 / (excess / count + 2 / (count - 1))
-    freedom = np.maximum(of_classes * found.freedom / (count - 1), np.minimum(of_classes, 4.0))
-    return _around(drawn, found.standard_errors**2, freedom)
+    return _around(drawn, variance, np.maximum(of_classes * left, np.minimum(of_classes, 4.0)))
 
 
 def jackknife_less_noise(drawn: Drawn) -> tuple[Floats, Floats]:
@@ -130,7 +120,6 @@ CANDIDATES: dict[str, Candidate] = {
     "data": shipped,
     "Student's t": student,
     "Johnson's 1/3": johnson,
-    "Hall's cubic": hall,
     "kurtosis": kurtosis,
     "jackknife": jackknife_less_noise,
     "disjoint pairs": disjoint_pairs,
