@@ -27,7 +27,7 @@ from fewshot_bench.report.spreadsheet_text import unguarded
 
 CLASSES = "classes"
 _LONGEST_HEADER = 1_000_000  # bytes
-_LONGEST_MESSAGE = 200  # characters of somebody else's message
+_LONGEST_MESSAGE = 200  # characters of a message from a library
 _DELIMITERS = ",;\t"
 _INDEX = "__index_level_"  # what pandas calls the index of a frame in a Parquet file
 
@@ -36,7 +36,7 @@ def read_accuracy_file(path: Path, methods: Sequence[str] = ()) -> AccuracyTable
     """Read a file of accuracies.
 
     Args:
-        path: its suffix says of which kind it is.
+        path: its suffix names its format.
         methods: names for the columns of an array that has none.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the rows of a file of accuracies say: of which methods, on which tasks and episodes.
+"""What the rows of a file of accuracies say: which methods they belong to, on which tasks and episodes.
 
 A table is long if it has a column `accuracy` or `correct`: a row for each method and episode. Otherwise it is wide: a
 row for each episode, and a column for each method.
@@ -271,7 +271,7 @@ class AccuracyRows:
         percent = next(((one, is_above) for one, is_above in above if is_above.any()), None)
         is_percent = (percent is not None and not counted) if options.is_percent is None else options.is_percent
         if percent is not None and not is_percent:
-            table.refuse(f"{_at(*percent)}, which is no fraction")
+            table.refuse(f"{_at(*percent)}, but a fraction is 1 at most")
         if is_percent and options.is_percent is None:
             assert percent is not None
             for one in scores:
@@ -398,7 +398,7 @@ def _check_once(
 
 
 def _at(one: _Scores, is_so: NDArray[np.bool_]) -> str:
-    """The first value of which something holds, and where it is."""
+    """The first value that is marked, and where it is."""
     at = int(np.argmax(is_so))
     return f"'{one.column}' is {one.accuracy[at]:.6g} in row {one.rows[at] + 1}"
 

@@ -17,7 +17,7 @@ from fewshot_bench.outcomes.claimed import MOST_EPISODES
 MOST_BYTES = 1_000_000_000
 MOST_COLUMNS = 2_000
 MOST_VALUES = 100_000_000
-_LONGEST = 40  # characters of somebody's text in a sentence
+_LONGEST = 40  # characters of a file's text in a sentence
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class AccuracyTable:
 
 
 def first_row(is_so: NDArray[np.bool_]) -> int:
-    """The number of the first row of which something holds, counted from 1 as in messages."""
+    """The number of the first row that is marked, counted from 1 as in messages."""
     return int(np.argmax(is_so)) + 1
 
 

@@ -120,7 +120,7 @@ def tasks_of(protocol: ProtocolCard) -> str:
 
 
 def _queries(protocol: ProtocolCard, frame: pd.DataFrame) -> NDArray[np.int32]:
-    """Queries of each episode, [E]; 0 where nobody knows."""
+    """Queries of each episode, [E]; 0 where they are unknown."""
     if "queries" in frame:
         return frame["queries"].to_numpy(np.int32)
     if len(protocol.queries_per_episode) == 1:

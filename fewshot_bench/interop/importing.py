@@ -1,4 +1,4 @@
-"""Store accuracies that somebody else's code computed. Everything is read and compared before anything is written."""
+"""Store accuracies that other code computed. Everything is read and compared before anything is written."""
 
 from __future__ import annotations
 

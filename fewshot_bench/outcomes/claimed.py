@@ -1,4 +1,4 @@
-"""Accuracies that somebody else's code computed: which episodes they belong to is claimed by a file, never verified.
+"""Accuracies that other code computed. A file claims which episodes they belong to; nothing verifies it.
 
 A claimed cell is a cell like any other. Its parts have other columns: an accuracy for each episode, no predictions, and
 the counts and the classes of the episode where the file gave them.

@@ -38,7 +38,7 @@ def long(accuracy: Mapping[str, np.ndarray] = ACCURACY) -> pd.DataFrame:
 def _csv(frame: Callable[[], pd.DataFrame], **options: object) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         path = folder / ("acc.tsv" if options.get("sep") == "\t" else "acc.csv")
-        frame().to_csv(path, index=False, **options)  # type: ignore[call-overload]
+        frame().to_csv(path, index=False, **options)  # type: ignore[call-overload]  # options vary by layout
         return path
 
     return write
