@@ -323,7 +323,7 @@ def test_an_option_never_overrules_a_column(store, tmp_path):
 def test_percent_can_be_stated_where_no_value_shows_it(store, tmp_path):
     imported(store, csv(tmp_path, "a,b\n0.5,1\n0.25,0.75\n"), is_percent=True)
     assert store.read(store.cells()[0])["accuracy"].max() <= 0.01
-    with pytest.raises(AccuracyFileError, match="no fraction"):
+    with pytest.raises(AccuracyFileError, match="but a fraction is 1 at most"):
         imported(store, csv(tmp_path, "a,b\n50,60\n", "b.csv"), is_percent=False)
 
 
