@@ -67,7 +67,7 @@ def variance_parts(
     >>> classes = [[0, 1], [0, 2], [1, 2], [0, 3], [1, 3], [2, 3]]
     >>> parts = variance_parts([0.5, 0.6, 0.7, 0.5, 0.6, 0.8], class_overlap(classes))
     >>> print(", ".join(f"{share:.0%} {source}" for source, share in parts.shares.items()))
-    78% classes and images, 22% episodes
+    80% classes and images, 20% episodes
     """
     row = np.asarray(values, dtype=np.float64)
     if not overlap.strata:
