@@ -62,7 +62,6 @@ def compare(
     if methods is not None and len(methods) == 1 and baseline is None:
         raise typer.BadParameter("compare takes two methods or more, or one and a --baseline, or none for all.")
     claimed = cast("Claim", choice(claim, "--claim", get_args(Claim)))
-    store = OutcomeStore(results / "outcomes")
     tasks = compare_tasks(
         store,
         methods or (),

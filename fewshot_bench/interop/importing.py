@@ -9,13 +9,13 @@ from shlex import join, quote
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from fewshot_bench.errors import AccuracyFileError
 from fewshot_bench.interop.accuracy_files import read_accuracy_file
 from fewshot_bench.interop.accuracy_rows import AccuracyRows, ClaimedRows, ImportOptions
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard, claimed_method
 from fewshot_bench.outcomes.claimed import NO_CLASSES, UNKNOWN_CORRECT
+from fewshot_bench.outcomes.episode_frame import episode_keys, run_and_episode
 from fewshot_bench.outcomes.kinds import NAME
 from fewshot_bench.versions import installed_version
 
@@ -87,11 +87,11 @@ def import_outcomes(
     stored = [cell for cell in store.cells() if cell.protocol.is_claimed]
     _refuse_silent_pairs([claim for claim in claims if claim.protocol.fingerprint in unnamed], stored)
     frames = {cell.key: store.read(cell) for cell in _involved(claims, stored)}
-    planned = [_planned(one, frames) for one in claims]
+    planned = [(_cell(claim, arguments), claim) for claim in claims]
+    new_rows = [_new_rows(cell, claim, frames) for cell, claim in planned]
     _check_classes(claims, stored, frames)
     imported = []
-    for claim, new in planned:
-        cell = _cell(claim, arguments)
+    for (cell, claim), new in zip(planned, new_rows, strict=True):
         if len(new):
             store.append_frame(cell, new)
         has_classes = bool((claim.frame["classes"] != NO_CLASSES).all())
@@ -171,21 +171,21 @@ def _involved(claims: Iterable[ClaimedRows], stored: Sequence[Cell]) -> list[Cel
     return [cell for cell in stored if cell.protocol.fingerprint in protocols]
 
 
-def _cell(claim: ClaimedRows, arguments: Sequence[str] = ()) -> Cell:
+def _cell(claim: ClaimedRows, arguments: Sequence[str]) -> Cell:
     provenance = {"commands": [join(["fewshot-bench", *arguments])]} if arguments else {}
     versions = {"fewshot-bench": installed_version("fewshot-bench")}
     return Cell(claimed_method(claim.method), claim.protocol, versions, provenance=provenance)
 
 
-def _planned(claim: ClaimedRows, frames: dict[str, pd.DataFrame]) -> tuple[ClaimedRows, pd.DataFrame]:
-    """A claim, and those of its rows that are not stored yet.
+def _new_rows(cell: Cell, claim: ClaimedRows, frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The rows of a claim that are not stored yet.
 
     Raises:
         AccuracyFileError: an episode is stored with other numbers.
     """
-    stored = frames.get(_cell(claim).key)
+    stored = frames.get(cell.key)
     if stored is None:
-        return claim, claim.frame
+        return claim.frame
     values = list(_OTHERS)
     both = claim.frame.merge(stored[["run", "episode", *values]], "left", on=["run", "episode"], suffixes=("", "_"))
     known = both["accuracy_"].notna().to_numpy()
@@ -196,9 +196,9 @@ def _planned(claim: ClaimedRows, frames: dict[str, pd.DataFrame]) -> tuple[Claim
             raise AccuracyFileError(
                 f"{claim.method} is stored with {_OTHERS[name]} of episode {row['episode']} of run {row['run']}, "
                 f"{_told(row[f'{name}_'])} and not {_told(row[name])}. Import it under another name, or remove the "
-                f"stored one: fewshot-bench store prune {_cell(claim).key}. Nothing was imported."
+                f"stored one: fewshot-bench store prune {cell.key}. Nothing was imported."
             )
-    return claim, claim.frame[~known]
+    return claim.frame[~known]
 
 
 def _told(value: object) -> str:
@@ -224,7 +224,7 @@ def _check_classes(claims: Sequence[ClaimedRows], stored: Sequence[Cell], frames
         named = frame[frame["classes"] != NO_CLASSES]
         if named.empty:
             continue
-        classes = pd.Series(named["classes"].to_numpy(), index=_identity(named))
+        classes = pd.Series(named["classes"].to_numpy(), index=episode_keys(named))
         if protocol.fingerprint not in known:
             known[protocol.fingerprint] = (method, classes)
             continue
@@ -232,20 +232,11 @@ def _check_classes(claims: Sequence[ClaimedRows], stored: Sequence[Cell], frames
         common = classes.index.intersection(theirs.index)
         differs = (classes[common] != theirs[common]).to_numpy()
         if differs.any():
-            which = int(common[int(np.argmax(differs))])
+            which = common[int(np.argmax(differs))]
+            (run,), (episode,) = run_and_episode(np.array([which]))
             raise AccuracyFileError(
                 f"{method} and {other} claim the same tasks '{protocol.sampler_settings['tasks']}', but episode "
-                f"{which & _MASK} of run {which >> _BITS} has classes {classes[which][:40]!r} of one and "
+                f"{episode} of run {run} has classes {classes[which][:40]!r} of one and "
                 f"{theirs[which][:40]!r} of the other. Give one of them another --tasks NAME. Nothing was imported."
             )
         known[protocol.fingerprint] = (other, pd.concat([theirs, classes[classes.index.difference(theirs.index)]]))
-
-
-_BITS = 32
-_MASK = (1 << _BITS) - 1
-
-
-def _identity(frame: pd.DataFrame) -> NDArray[np.int64]:
-    """Run and episode as one number, [E]."""
-    identity: NDArray[np.int64] = (frame["run"].to_numpy(np.int64) << _BITS) | frame["episode"].to_numpy(np.int64)
-    return identity

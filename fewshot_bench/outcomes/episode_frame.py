@@ -14,6 +14,18 @@ from fewshot_bench.errors import ShapeError
 from fewshot_bench.outcomes.kinds import LARGEST_WAY
 
 COLUMNS = ("run", "episode", "correct", "accuracy", "predictions", "seconds")
+_EPISODE_BITS = 32
+
+
+def episode_keys(frame: pd.DataFrame) -> NDArray[np.int64]:
+    """Run and episode of each row as one number, in the order of both, [E]."""
+    keys: NDArray[np.int64] = (frame["run"].to_numpy(np.int64) << _EPISODE_BITS) | frame["episode"].to_numpy(np.int64)
+    return keys
+
+
+def run_and_episode(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The runs and the episodes that `episode_keys` has put together, each [E]."""
+    return keys >> _EPISODE_BITS, keys & ((1 << _EPISODE_BITS) - 1)
 
 
 def even_truth(way: int, queries: int) -> NDArray[np.uint8]:

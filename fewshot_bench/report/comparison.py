@@ -16,7 +16,7 @@ from fewshot_bench.report.method_names import shown_names
 from fewshot_bench.report.per_class import ClassDifferences, class_differences
 from fewshot_bench.report.task_scores import TaskScores, task_scores
 from fewshot_bench.report.verdicts import NOTHING_SHOWN, headline, verdict
-from fewshot_bench.report.wording import CLAIMED_FLAG, p_equation
+from fewshot_bench.report.wording import CLAIMED_FLAG, p_of_both
 from fewshot_bench.statistics import (
     DataInterval,
     Overlap,
@@ -72,6 +72,11 @@ class Comparison:
         return verdict(self.test.mean_difference, self.p_corrected, self.p_beyond_corrected, self.data.covers)
 
     @property
+    def level(self) -> str:
+        """What the intervals are: "95%", or "simultaneous 95%" where all of a family hold together."""
+        return "95%" if self.confidence == 0.95 else "simultaneous 95%"
+
+    @property
     def few_classes(self) -> str:
         """Which few classes carry a difference that is shown on this split; empty where many do, or it is unknown.
 
@@ -86,16 +91,13 @@ class Comparison:
         """The difference with its intervals and the verdict, in one sentence."""
         data = self.data
         in_points = replace(data, mean=100 * data.mean, low=100 * data.low, high=100 * data.high)
-        level = "95%" if self.confidence == 0.95 else "simultaneous 95%"
-        return headline(in_points, 100 * (self.test.ci_high - self.test.mean_difference), self.verdict, level=level)
+        task = 100 * (self.test.ci_high - self.test.mean_difference)
+        return headline(in_points, task, self.verdict, level=self.level)
 
     @property
     def p_sentence(self) -> str:
-        """Both corrected p values, such as "p < 0.001 on this split, p = 0.051 beyond it"."""
-        on_it = f"{p_equation(self.p_corrected)} on this split"
-        if math.isnan(self.p_beyond_corrected):
-            return on_it
-        return f"{on_it}, {p_equation(self.p_beyond_corrected)} beyond it"
+        """Both corrected p values; see `fewshot_bench.report.wording.p_of_both`."""
+        return p_of_both(self.p_corrected, self.p_beyond_corrected)
 
     def __str__(self) -> str:
         sentence = f"{self.a} - {self.b}: {self.headline} ({self.p_sentence}; {self.test.n:,} episodes)"

@@ -21,6 +21,7 @@ from fewshot_bench.report.terminal import (
     correction_note,
     effect_header,
     interval_notes,
+    letters_note,
     new_table,
     plus_minus_of,
     print_table,
@@ -30,7 +31,6 @@ from fewshot_bench.report.terminal import (
 from fewshot_bench.report.verdicts import Claim
 from fewshot_bench.report.wording import (
     CLAIMED,
-    CORRECTIONS,
     difference_text,
     p_equation,
     p_header,
@@ -242,16 +242,14 @@ def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) 
     comparisons = [comparison for task in tasks for comparison in task.comparisons]
     covers = {comparison.data.covers for comparison in comparisons if not comparison.data.why_unknown}
     why = {comparison.data.why_unknown for comparison in comparisons if comparison.data.why_unknown}
-    is_simultaneous = any(comparison.confidence != 0.95 for comparison in comparisons)
-    notes = [] if is_one_pair else interval_notes(covers, why, "simultaneous 95%" if is_simultaneous else "95%")
+    level = next((comparison.level for comparison in comparisons if comparison.level != "95%"), "95%")
+    notes = [] if is_one_pair else interval_notes(covers, why, level)
     if is_one_pair:
         notes.append("p on this split: paired t-test; beyond it: by inverting the interval over classes and images")
         notes.append("flip: exact sign-flip test; W/T/L: episodes that A wins, ties, loses")
         notes.append("d_z: difference / its sd; r: correlation; pairing: times fewer episodes needed")
     elif any(_letters_of(task, claim) for task in tasks):
-        where = "beyond this split" if claim == "beyond" else "on this split"
-        how = CORRECTIONS[tasks[0].correction]
-        notes.append(f"same: methods that share a letter are not shown to differ {where} ({how}, 5%)")
+        notes.append(letters_note(claim, tasks[0].correction))
     if not is_one_pair:
         notes += correction_note(tasks[0].correction)
     if any(task.protocol.is_claimed for task in tasks):

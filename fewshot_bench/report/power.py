@@ -154,8 +154,7 @@ def stored_spreads(store: OutcomeStore, a: str, b: str) -> list[Spread]:
 
 def _sample_size(scores: TaskScores) -> int:
     """How many classes, or images where the classes are fixed, the split has; 0 where it is unknown."""
-    sizes = next((cell.class_sizes for cell in scores.cells if cell.class_sizes), ())
-    return sum(sizes) if scores.has_fixed_classes else len(sizes)
+    return sum(scores.class_sizes) if scores.has_fixed_classes else len(scores.class_sizes)
 
 
 def _beyond(
@@ -170,7 +169,7 @@ def _beyond(
     if overlap.episodes < _FEWEST_EPISODES:
         return None, None, f"that takes {_FEWEST_EPISODES} episodes or more; there are {overlap.episodes}"
     classes = images = None
-    sizes = next((cell.class_sizes for cell in scores.cells if cell.class_sizes), None)
+    sizes = scores.class_sizes
     if sizes and not overlap.is_fixed:
         classes, images = images_of_episodes(scores.protocol, sizes, scores.run[both], scores.episode[both])
     differences = _POINTS * (scores.accuracy[0, both] - scores.accuracy[1, both])

@@ -16,7 +16,7 @@ import pandas as pd
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.printable import printable
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.verdicts import Claim
+from fewshot_bench.report.verdicts import LETTER_COLUMNS, Claim
 from fewshot_bench.report.wording import CLAIMED, correction_words, task_names
 from fewshot_bench.statistics import read_letters
 
@@ -29,7 +29,6 @@ _WIDTHS: dict[PlusMinus, tuple[str, tuple[str, ...]]] = {
     "both": ("mean", ("ci95", "data_ci95")),
     "none": ("median", ()),
 }
-_LETTERS: dict[Claim, str] = {"beyond": "group", "split": "group_split"}
 _WHERE = {
     "classes and images": "beyond this split (other classes and images)",
     "images of these classes": "beyond this split (other images of these classes)",
@@ -118,7 +117,7 @@ def publication_table(
         measured = [row for row in rows if row["source"] == MEASURED]
         best = max(measured, key=lambda row: float(row[number]), default=None)
         reach[task] = _reach(best, claim)
-        not_worse = _not_worse(measured, best, _LETTERS[claim]) if best is not None and reach[task] else set()
+        not_worse = _not_worse(measured, best, LETTER_COLUMNS[claim]) if best is not None and reach[task] else set()
         for row in rows:
             is_measured = row["source"] == MEASURED
             is_best = is_measured and best is not None and row[number] == best[number]
@@ -167,7 +166,7 @@ def as_latex(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Clai
 
 def _reach(best: Mapping[Hashable, Any] | None, claim: Claim) -> str:
     """Where the best is compared with the others, in words; empty where no test reaches that far."""
-    if best is None or not _word(best, _LETTERS[claim]):
+    if best is None or not _word(best, LETTER_COLUMNS[claim]):
         return ""
     return _ON_THIS_SPLIT if claim == "split" else _WHERE.get(_word(best, "beyond"), "")
 

@@ -47,7 +47,7 @@ def comparison_record(comparison: Comparison, *, per_class: bool = False) -> dic
         "diff_ci95_high": 100 * test.ci_high,
         "diff_data_ci95_low": _finite(100 * data.low),
         "diff_data_ci95_high": _finite(100 * data.high),
-        "intervals": "95% each" if comparison.confidence == 0.95 else "simultaneous 95%",
+        "intervals": "95% each" if comparison.level == "95%" else comparison.level,
         "sd_difference": 100 * test.sd_difference,
         "t": _finite(test.t),
         "p": test.p,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.claimed import NO_CLASSES
+from fewshot_bench.outcomes.episode_frame import episode_keys, run_and_episode
 from fewshot_bench.report.classes import ClaimedClasses, claimed_classes, classes_of_episodes, images_of_episodes
 from fewshot_bench.statistics import (
     DataInterval,
@@ -82,11 +83,16 @@ class TaskScores:
         except FewshotBenchError:
             return None, "classes of the episodes unknown, see fewshot-bench audit"
 
+    @property
+    def class_sizes(self) -> tuple[int, ...]:
+        """Images of each class of the split, [C]; empty where they are not recorded."""
+        return next((cell.class_sizes for cell in self.cells if cell.class_sizes), ())
+
     @cached_property
     def has_fixed_classes(self) -> bool:
         """Whether every episode has all classes of the split, so that only its images are a sample."""
-        sizes = next((cell.class_sizes for cell in self.cells if cell.class_sizes), ())
-        return self.classes is not None and len(sizes) == self.protocol.way and bool((self.classes >= 0).all())
+        fits = len(self.class_sizes) == self.protocol.way
+        return self.classes is not None and fits and bool((self.classes >= 0).all())
 
     def overlap(self, episodes: NDArray[np.bool_]) -> Overlap:
         """What pairs of episodes share: classes, or images where the classes are fixed.
@@ -109,8 +115,7 @@ class TaskScores:
             return Overlap(int(episodes.sum()), "classes and images", why_unknown=why)
         if not self.has_fixed_classes:
             return class_overlap(self.classes[episodes])
-        sizes = next(cell.class_sizes for cell in self.cells if cell.class_sizes)
-        _, images = images_of_episodes(self.protocol, sizes, self.run[episodes], self.episode[episodes])
+        _, images = images_of_episodes(self.protocol, self.class_sizes, self.run[episodes], self.episode[episodes])
         return image_overlap(images)
 
     @cached_property
@@ -169,7 +174,7 @@ def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell], failed: S
         failed: how many episodes of each could not be computed; empty where nobody looked.
     """
     tables = [frame.drop_duplicates(["run", "episode"]) for frame in frames]
-    identities = [_identity(table) for table in tables]
+    identities = [episode_keys(table) for table in tables]
     everything = np.unique(np.concatenate(identities))
     accuracy = np.full((len(cells), len(everything)), np.nan)
     places = [np.searchsorted(everything, identity) for identity in identities]
@@ -186,7 +191,7 @@ def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell], failed: S
         by_class = np.full((len(cells), len(everything), cells[0].protocol.way), np.nan, dtype=np.float32)
         for row, (table, place) in enumerate(zip(tables, places, strict=True)):
             by_class[row, place] = _class_accuracy(table["predictions"], cells[0].protocol)
-    return TaskScores(list(cells), everything >> _BITS, everything & _MASK, accuracy, seconds, failed, claims, by_class)
+    return TaskScores(list(cells), *run_and_episode(everything), accuracy, seconds, failed, claims, by_class)
 
 
 def _class_accuracy(predictions: pd.Series, protocol: ProtocolCard) -> NDArray[np.float32]:
@@ -217,15 +222,12 @@ def stored_scores(store: OutcomeStore, cells: Sequence[Cell], *, by_class: bool 
     return task_scores(frames, cells, failed)
 
 
-def data_intervals_of(
-    scores: TaskScores, values: NDArray[np.float64], confidence: float = 0.95
-) -> list[DataInterval | None]:
-    """Data intervals of several rows of values on the same episodes.
+def data_intervals_of(scores: TaskScores, values: NDArray[np.float64]) -> list[DataInterval | None]:
+    """95% data intervals of several rows of values on the same episodes.
 
     Args:
         scores: what the episodes are.
         values: accuracies or differences, NaN where an episode is lacking, [A, E].
-        confidence: between 0 and 1.
 
     Returns:
         The interval of each row, [A]; None where it has no episode.
@@ -235,17 +237,7 @@ def data_intervals_of(
     for number, pattern in enumerate(patterns):
         rows = np.flatnonzero(np.ravel(of_row) == number)
         if pattern.any():
-            found = data_intervals(values[np.ix_(rows, pattern)], scores.overlap(pattern)).each(confidence)
+            found = data_intervals(values[np.ix_(rows, pattern)], scores.overlap(pattern)).each()
             for row, interval in zip(rows, found, strict=True):
                 result[row] = interval
     return result
-
-
-_BITS = 32
-_MASK = (1 << _BITS) - 1
-
-
-def _identity(table: pd.DataFrame) -> NDArray[np.int64]:
-    """Run and episode as one number."""
-    identity: NDArray[np.int64] = (table["run"].to_numpy(np.int64) << _BITS) | table["episode"].to_numpy(np.int64)
-    return identity

@@ -16,14 +16,13 @@ from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.printable import printable
 from fewshot_bench.report.published_summary import WELCH
 from fewshot_bench.report.summary import MEASURED, PAIRED
-from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, ON_THIS_SPLIT, UNKNOWN, Claim
+from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, LETTER_COLUMNS, ON_THIS_SPLIT, UNKNOWN, Claim
 from fewshot_bench.report.wording import CLAIMED, CORRECTIONS, difference_text, p_text, task_text, told_apart
 from fewshot_bench.statistics import Correction
 
 PUBLISHED, ODD = " *", " ?"
 """Marks of published numbers, and of intervals that cannot be right."""
 DISJOINT = "disjoint"
-_GROUPS: Mapping[Claim, str] = {"beyond": "group", "split": "group_split"}
 _WIDE, _NARROW_VERDICT = 100, 13
 _CORRECTED = "'"
 _NARROWEST_NAME = 16
@@ -51,7 +50,7 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
 
 
 def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
-    group = _GROUPS[claim]
+    group = LETTER_COLUMNS[claim]
     plus_minus = plus_minus_of(console)
     table = new_table()
     with_data = bool(rows["data_ci95"].notna().any())
@@ -117,6 +116,12 @@ def correction_note(correction: Correction) -> list[str]:
     )
 
 
+def letters_note(claim: Claim, correction: Correction) -> str:
+    """What the letters of a claim say."""
+    where = "beyond this split" if claim == "beyond" else "on this split"
+    return f"same: methods that share a letter are not shown to differ {where} ({CORRECTIONS[correction]}, 5%)"
+
+
 def _test_note(row: Mapping[Any, Any]) -> str:
     if row["test"] != PAIRED:
         return ""
@@ -146,10 +151,8 @@ def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
         notes.append("open: 95% CI over episodes that share no image; it covers the images too")
     if frame["p"].notna().any():
         notes += correction_note(_correction(frame))
-    if frame[_GROUPS[claim]].notna().any():
-        where = "beyond this split" if claim == "beyond" else "on this split"
-        how = CORRECTIONS[_correction(frame)]
-        notes.append(f"same: methods that share a letter are not shown to differ {where} ({how}, 5%)")
+    if frame[LETTER_COLUMNS[claim]].notna().any():
+        notes.append(letters_note(claim, _correction(frame)))
     published = frame[frame["source"] != MEASURED]
     if len(published):
         notes.append(f"{PUBLISHED.strip()}: as papers report it, on other episodes; the CSV names the table")

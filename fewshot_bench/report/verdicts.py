@@ -27,6 +27,8 @@ UNKNOWN = "unknown: "
 """How a text begins that says why there is no data interval."""
 Claim = Literal["beyond", "split"]
 """Which claim letters, bold and underline come from."""
+LETTER_COLUMNS: dict[Claim, str] = {"beyond": "group", "split": "group_split"}
+"""The columns of a leaderboard with the letters of each claim."""
 
 
 def verdict(difference: float, p_split: float, p_beyond: float = math.nan, covers: str = "") -> str:

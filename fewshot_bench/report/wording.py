@@ -43,6 +43,11 @@ def p_equation(p: float, name: str = "p") -> str:
     return f"{name} {text}" if text.startswith("<") else f"{name} = {text}"
 
 
+def p_of_both(split: float, beyond: float) -> str:
+    """The p values of both claims in a sentence, such as "p < 0.001 on this split, p = 0.051 beyond it"."""
+    return f"{p_equation(split)} on this split" + ("" if math.isnan(beyond) else f", {p_equation(beyond)} beyond it")
+
+
 def points(difference: float, low: float, high: float) -> str:
     """A difference in percentage points with its interval."""
     return f"{difference:+.2f} ({low:.2f} to {high:.2f})"

@@ -40,8 +40,8 @@ LEAST_OF_ERROR = 0.5
 """Share of its own standard error that the variance from drawing classes or images is taken to have at least.
 
 Where most of what varies is noise (few episodes, many images, a way near the number of classes), the estimate is 0 in
-many samples, and intervals that believe it are too short: in 15-way tasks of 20 classes, equal methods would be called
-different in 15% of the splits."""
+many samples, and intervals that believe it are too short: in 300 noisy 15-way tasks of 20 classes, one pair of equal
+methods in six would be called different."""
 
 LIKELY_SKEWNESS = 0.3
 """Standard deviation that the skewness of a mean over classes is taken to have before any class is seen."""

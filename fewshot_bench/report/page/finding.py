@@ -10,7 +10,7 @@ from fewshot_bench.report.page.content import PageContent, ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, NOTHING_SHOWN, ON_THIS_SPLIT, UNKNOWN, headline
-from fewshot_bench.report.wording import p_equation
+from fewshot_bench.report.wording import p_of_both
 from fewshot_bench.statistics import Covered, DataInterval
 
 _OTHERWISE: dict[Covered, str] = {
@@ -105,11 +105,7 @@ def _answer(row: dict[Any, Any]) -> str:
         why = "there are too few common episodes"
     interval = DataInterval(row["difference"], low, high, p, _covers(row), why)
     sentence = headline(interval, row["diff_ci95_high"] - row["difference"], row["verdict"])
-    return f"{sentence} ({_p_of_both(row['p_corrected'], p)})"
-
-
-def _p_of_both(split: float, beyond: float) -> str:
-    return f"{p_equation(split)} on this split" + (f", {p_equation(beyond)} beyond it" if beyond == beyond else "")
+    return f"{sentence} ({p_of_both(row['p_corrected'], p)})"
 
 
 def _of_the_two_best(protocol: ProtocolResults) -> str:
@@ -119,7 +115,7 @@ def _of_the_two_best(protocol: ProtocolResults) -> str:
     p, interval, found = float(pairs.p[0, 1]), pairs.best_two, pairs.verdict(0, 1)
     if p != p or interval is None:
         return f"The two best on {protocol.name}, {first} and {second}, share too few episodes to be tested."
-    answer = f"{headline(interval, pairs.best_two_task, found)} ({_p_of_both(p, float(pairs.p_beyond[0, 1]))})"
+    answer = f"{headline(interval, pairs.best_two_task, found)} ({p_of_both(p, float(pairs.p_beyond[0, 1]))})"
     if found == NOTHING_SHOWN:
         return f"Of the two best on {protocol.name}, {first} and {second}, neither is shown to be better: {answer}."
     otherwise = _OTHERWISE[interval.covers] if found.endswith(ON_THIS_SPLIT) else ""

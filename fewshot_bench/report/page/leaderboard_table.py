@@ -14,11 +14,11 @@ from fewshot_bench.report.page.content import correction_of
 from fewshot_bench.report.page.definitions import Column, columns_under
 from fewshot_bench.report.page.numbers import is_missing, number_text
 from fewshot_bench.report.summary import MEASURED
+from fewshot_bench.report.verdicts import LETTER_COLUMNS
 from fewshot_bench.statistics import read_letters
 
 TABLE_ID = "leaderboard-table"
 _BEST = ("median", "mean")
-_LETTERS = ("group", "group_split")
 _ALWAYS = ("method", "dataset", "shot", "median", "mean", "ci95", "backbone")
 _STATIC_ROWS, _PAGE = 10, 25
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -110,7 +110,7 @@ def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequen
         values = frame[name].iloc[measured]
         for row in (measured[place] for place in (values == values.max()).to_numpy().nonzero()[0]):
             texts[name][row] = Markup("<b>{}</b>").format(texts[name][row])
-    for name in (name for name in _LETTERS if name in texts and measured):
+    for name in (name for name in LETTER_COLUMNS.values() if name in texts and measured):
         letters = read_letters([str(texts[name][row]) for row in measured])
         best = letters[int(frame["mean"].iloc[measured].to_numpy().argmax())]
         for row in (row for row, own in zip(measured, letters, strict=True) if own & best):
