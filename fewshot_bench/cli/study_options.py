@@ -74,6 +74,17 @@ def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> d
     return read_setting(setting_path).applied_to(fields, typed, str(setting_path))
 
 
+def admit_typed(context: typer.Context) -> None:
+    """Import the code that somebody has typed the name of; names from a file are not among these.
+
+    Raises:
+        CodeError: it cannot be imported.
+    """
+    from fewshot_bench.study.admission import admit_fields
+
+    admit_fields(study_fields({name: context.params[name] for name in typed_options(context)}))
+
+
 def typed_options(context: typer.Context) -> list[str]:
     """The names of the parameters that stand on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}

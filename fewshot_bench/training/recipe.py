@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES, Reading
+from fewshot_bench.named_code import is_code
 
 Optimizer = Literal["adamw", "adam"]
 Schedule = Literal["constant", "cosine", "one-cycle"]
@@ -64,10 +65,11 @@ class Recipe:
         """Refuse what cannot be trained.
 
         Raises:
-            UnknownNameError: the loss is not known.
+            UnknownNameError: the loss is not known; one that is somebody's own code is asked for only to train with it.
             StudyError: a value is out of its range.
         """
-        LOSSES[self.loss]
+        if not is_code(self.loss):
+            LOSSES[self.loss]
         self._expect(self.epochs >= 1, "epochs", "1 or more")
         self._expect(abs(self.seed) < 1 << 63, "seed", "a whole number of 64 bits")
         self._expect(self.batch_size >= 2, "batch_size", "2 or more, since a contrast needs two images")
@@ -102,7 +104,8 @@ class Recipe:
         """
         later = {field.name: field.default for field in fields(self) if field.name in _LATER_FIELDS}
         values = {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
-        if not LOSSES[self.loss].facts.get("is_contrastive", True):
+        facts = LOSSES[self.loss].facts if self.loss in LOSSES else {}
+        if not facts.get("is_contrastive", True):
             values = {name: value for name, value in values.items() if name not in ("lambda_", "tau", "reading")}
         return values
 
