@@ -13,7 +13,7 @@ import inspect
 import json
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -21,7 +21,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 _WITH_VERSIONS = ("fewshot_bench", "torch", "torchvision", "timm", "numpy", "scipy")
 """Packages whose versions are recorded with every outcome."""
@@ -84,17 +84,20 @@ def _mapping(value: Any) -> dict[str, Any]:
 def code_of(thing: Any, *, module: str = "", installed: Distribution | None = None) -> CodeIdentity | None:
     """The identity of the code of a thing, or None where that has none of its own.
 
-    It is taken once for a thing as it is loaded, so that a file that changes later does not count.
+    It is that of the source which was loaded: a file that changes later counts once it is loaded again.
 
     Args:
         thing: a class, a function or another callable.
         module: that it was found in, which may be another than the one that defines it.
         installed: the distribution whose entry point it is.
     """
-    key = _key(thing)
-    if module or installed or key not in _FOUND:
-        _FOUND[key] = (thing, _identity(thing, module, installed))
-    return _FOUND[key][1]
+    asked = (module, installed)
+    found = _FOUND.get(id(thing))
+    is_another = found is None or found.loaded != _loaded(found.modules) or (any(asked) and found.asked != asked)
+    if found is None or is_another:
+        asked = asked if any(asked) or found is None else found.asked
+        found = _FOUND[id(thing)] = _found(thing, *asked)
+    return found.identity
 
 
 def source_digest(module: str) -> str:
@@ -106,36 +109,54 @@ def source_digest(module: str) -> str:
     Returns:
         64 hexadecimal digits; "unknown" where it has no source, as in a notebook.
     """
-    files = _files([module])
+    files = {source.path: source.digest for source in _sources(module)}
     return _digest(files) if files else _UNKNOWN
 
 
-_FOUND: dict[Any, tuple[Any, CodeIdentity | None]] = {}
-"""The things are held, so that no other one has the place in memory that their keys name."""
+@dataclass(frozen=True)
+class _Found:
+    """An identity, and how it was found; it holds the thing, so that no other one gets its place in memory."""
+
+    thing: Any
+    asked: tuple[str, Distribution | None]
+    identity: CodeIdentity | None
+    modules: tuple[str, ...] = ()
+    loaded: tuple[Any, ...] = ()
 
 
-def _key(thing: Any) -> Any:
-    """A thing as it is loaded: a class whose functions are replaced, as notebooks do it, is another one."""
-    members = vars(thing).values() if isinstance(thing, type) else [thing]
-    codes = tuple(member.__code__ for member in members if hasattr(member, "__code__"))
-    return (id(thing), getattr(thing, "__module__", ""), getattr(thing, "__qualname__", ""), codes)
+_FOUND: dict[int, _Found] = {}
 
 
-def _identity(thing: Any, module: str, installed: Distribution | None) -> CodeIdentity | None:
-    defining = [name for name in _modules_of(thing) if not _has_version(name)]
-    modules = list(dict.fromkeys([*defining, *([module] if module and not _has_version(module) else [])]))
+def _found(thing: Any, module: str, installed: Distribution | None) -> _Found:
+    asked = (module, installed)
+    defining = [*_modules_of(thing), *([module] if module else [])]
+    modules = [name for name in dict.fromkeys(defining) if not _has_version(name)]
     if not modules:
-        return None
+        return _Found(thing, asked, None)
     defined_in, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     told = f"{defined_in}:{name}" if defined_in and name else f"{module or modules[0]}:{type(thing).__qualname__}"
-    of_each = [_files([one]) for one in modules]
+    of_each = [_sources(one) for one in modules]
+    known = tuple(sorted({source.module for sources in of_each for source in sources} | set(modules)))
     if not all(of_each):
         # Nobody can say later whether it was the same code, so it is that of no other process.
-        return CodeIdentity(told, f"{_UNKNOWN} {secrets.token_hex(8)}")
-    files = dict(sorted(pair for some in of_each for pair in some.items()))
-    found = installed or _distribution_of(modules[0])
-    version = f"{found.metadata['Name']} {found.version}" if found is not None else ""
-    return CodeIdentity(told, _digest(files), version, {name: digest[:16] for name, digest in files.items()})
+        identity = CodeIdentity(told, f"{_UNKNOWN} {secrets.token_hex(8)}")
+        return _Found(thing, asked, identity, known, _loaded(known))
+    files = {source.path: source.digest for sources in of_each for source in sources}
+    of = installed or _distribution_of(modules[0])
+    version = f"{of.metadata['Name']} {of.version}" if of is not None else ""
+    starts = {path: digest[:16] for path, digest in sorted(files.items())}
+    return _Found(thing, asked, CodeIdentity(told, _digest(files), version, starts), known, _loaded(known))
+
+
+def _loaded(modules: Iterable[str]) -> tuple[Any, ...]:
+    """The functions and plain values of modules as they are loaded, to see whether they were loaded again."""
+    state: list[Any] = []
+    for name in modules:
+        for member in list(vars(sys.modules[name]).values()) if name in sys.modules else []:
+            inner = vars(member).values() if isinstance(member, type) else [member]
+            state += [one.__code__ for one in inner if inspect.isfunction(one)]
+            state += [one for one in inner if type(one) in (int, float, str, bool)]
+    return tuple(state)
 
 
 def _modules_of(thing: Any) -> list[str]:
@@ -192,16 +213,21 @@ def _digest(files: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()
 
 
-def _files(modules: list[str]) -> dict[str, str]:
-    """Digest of every file that modules are made of, by its path from the folder they are imported from."""
-    found: dict[str, str] = {}
-    for name in modules:
-        module = sys.modules.get(name)
-        file = getattr(module, "__file__", None)
-        if module is not None and isinstance(file, str):
-            for path, digest in _Folder(*_root(module, Path(file))).files():
-                found[path] = digest
-    return dict(sorted(found.items()))
+class _Source(NamedTuple):
+    """A file of a module: the module's name, its path from the folder it is imported from, its digest."""
+
+    module: str
+    path: str
+    digest: str
+
+
+def _sources(name: str) -> list[_Source]:
+    """Every file that a module is made of; none where it has no content that can be read."""
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    if module is None or not isinstance(file, str):
+        return []
+    return list(_Folder(*_root(module, Path(file))).sources())
 
 
 def _root(module: ModuleType, file: Path) -> tuple[Path, str, Path]:
@@ -222,8 +248,8 @@ class _Folder:
         is_installed = folder.name in ("site-packages", "dist-packages")
         self._only = name.partition(".")[0] if is_installed else ""
 
-    def files(self) -> Iterator[tuple[str, str]]:
-        """Path and digest of every file; none where the module itself has no content that can be read."""
+    def sources(self) -> Iterator[_Source]:
+        """Every file; none where the module itself has no content that can be read."""
         waiting, seen = [self._name], set[Path]()
         while waiting:
             for name, file in self._of_name(waiting.pop()):
@@ -234,7 +260,8 @@ class _Folder:
                     content = file.read_bytes()
                 except OSError:
                     continue
-                yield file.relative_to(self._folder).as_posix(), hashlib.sha256(content).hexdigest()
+                path = file.relative_to(self._folder).as_posix()
+                yield _Source(name, path, hashlib.sha256(content).hexdigest())
                 if file.suffix == ".py":
                     waiting += _imports(content, name, is_package=file.name == "__init__.py")
 

@@ -11,7 +11,6 @@ from fewshot_bench.cli.options import assignment
 from fewshot_bench.cli.study_options import admit_typed, chosen_fields, study_fields, typed_options, validated_study
 
 if TYPE_CHECKING:
-    from fewshot_bench.study.admission import admit_all
     from fewshot_bench.study.overrides import Override
     from fewshot_bench.study.plan import StudyPlan
 
@@ -48,6 +47,7 @@ def planned_study(
     Raises:
         FewshotBenchError: a value is refused, an option says what the file says already, or code cannot be imported.
     """
+    from fewshot_bench.study.admission import admit_all
     from fewshot_bench.study.plan import StudyPlan
 
     if study is None:

@@ -12,6 +12,7 @@ from typing import Any
 from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, known_backbone
 from fewshot_bench.backbones.preprocessing import Interpolation
 from fewshot_bench.backbones.pretraining import UNKNOWN, default_pretraining, then
+from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.study.base_stage import base_stage_name
@@ -79,10 +80,13 @@ class CheckpointCard:
 
     def difference(self, other: CheckpointCard) -> str:
         """The first thing in which another training differs, in words; empty where nothing does."""
-        mine, theirs = (_flat(asdict(card)) for card in (self, other))
+        mine, theirs = (_flat({**asdict(card), "code": {}}) for card in (self, other))
         for name in sorted(mine.keys() | theirs.keys(), key=lambda name: (name not in _FIRST, name)):
             if mine.get(name) != theirs.get(name):
                 return f"{name.rstrip('_')} {_short(theirs.get(name))} instead of {_short(mine.get(name))}"
+        for part in sorted(self.code.keys() | other.code.keys()):
+            if self.code.get(part) != other.code.get(part):
+                return f"other code of the {part} ({what_changed(self.code.get(part), other.code.get(part))})"
         return ""
 
 

@@ -124,7 +124,7 @@ def test_what_is_missing_is_said_for_each_study_and_the_others_are_looked_at(tmp
             return toy
         raise DatasetError(f"{name} has not been imported.")
 
-    monkeypatch.setattr("fewshot_bench.study.execute.open_dataset", opened)
+    monkeypatch.setattr("fewshot_bench.study.execute.known_dataset", opened)
     ahead = forecast(
         plan_of(
             tmp_path,

@@ -135,7 +135,6 @@ WRONG = {
     "datasets = ['glyphs', 'hf:a/b']": "line 1: hf:a/b names code, which a study file has imported only with",
     "losses = ['timm:resnet18']": "line 1: timm:resnet18 names code",
     "base_losses = ['hf:x']": "line 1: hf:x names code",
-    "backbone = 'timm:no_such_net'": "there is no timm model called 'no_such_net'",
     "backbone = 'evil:1'": "line 1: evil:1 names code",
     "[outputs]\nmarkdown = '../../.profile'": "line 2: markdown should be true, false, or a file name without folders",
     "[outputs]\nplus_minus = 'all'": "line 2: plus_minus should be 'task', 'data', 'both' or 'none', not 'all'.",
