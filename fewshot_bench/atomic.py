@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fewshot_bench.errors import PlaceError
+from fewshot_bench.errors import IrregularFileError, PlaceError
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone, is_owner, owner
-from fewshot_bench.stored_files import files_under, reaching, remove
+from fewshot_bench.stored_files import files_under, open_regular, reaching, remove
 
 TEMPORARY_SUFFIX = ".tmp"
 _LONGEST_SILENCE = 86_400.0
@@ -156,7 +157,8 @@ def is_unchanged_for(place: Place, seconds: float) -> bool:
     """
     if not isinstance(place, Path):
         return False
-    with suppress(OSError), place.open("rb") as file:  # what is opened anew is not answered from memory, as on NFS
+    # What is opened anew is not answered from memory, as on NFS.
+    with suppress(OSError, IrregularFileError), open_regular(place) as file:
         changed = os.fstat(file.fileno()).st_mtime
         return _now_on_the_disk(place.parent) - changed >= seconds
     return False
@@ -207,6 +209,8 @@ def _unfinished(path: Path) -> Iterator[Path]:
 
 def _create_locally(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():  # nobody's file, so nobody would ever give it up
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     file = path.open("xb")
     try:
         with file:

@@ -74,6 +74,18 @@ class OutcomeError(FewshotBenchError):
     """Stored outcomes are damaged, absent, or belong to something else."""
 
 
+class IrregularFileError(OutcomeError):
+    """A link, a pipe, a device or a folder lies where a stored file or folder should be.
+
+    Attributes:
+        finding: what is there, in words that follow "it is".
+    """
+
+    def __init__(self, place: object, finding: str, expected: str = "a regular file") -> None:
+        self.finding = finding
+        super().__init__(f"{place} is {finding}, and should be {expected}. Remove it, or put {expected} there.")
+
+
 class AccuracyFileError(FewshotBenchError):
     """A file of accuracies cannot be read, or its rows do not say what they should."""
 

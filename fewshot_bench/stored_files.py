@@ -1,5 +1,8 @@
 """Files of a folder on a disk or behind a URL: list, read and remove them.
 
+A stranger may have made the folder, so only regular files are read and only folders are entered: no link is followed,
+nothing waits for a pipe or reads a device, and no more is read than the size that the file had when it was opened.
+
 What goes wrong behind a URL is one `PlaceError`; what goes wrong on a disk stays the OSError that it is. A file that is
 not there is a FileNotFoundError in both.
 """
@@ -8,11 +11,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from fewshot_bench.errors import FewshotBenchError, PlaceError
+from fewshot_bench.errors import FewshotBenchError, IrregularFileError, OutcomeError, PlaceError
 from fewshot_bench.paths import Place
 
 _TRIES = 4  # of reading a file that is replaced meanwhile
@@ -42,19 +47,26 @@ def files_under(folder: Place) -> list[str]:
     """The files below a folder, by their names relative to it with "/", in no order; none where there is no folder.
 
     The files of a folder are listed after those of the folders in it. Who moves several into one file further up, and
-    removes them afterwards, is never seen with neither.
+    removes them afterwards, is never seen with neither. A link is listed and not followed.
+
+    Raises:
+        IrregularFileError: the folder itself is a link; see `checked_folder`.
     """
     if isinstance(folder, Path):
-        return list(_local_files(str(folder), ""))
+        return list(_local_files(str(checked_folder(folder)), ""))
     with reaching(folder):
         return _remote_files(folder)
 
 
 def folders_in(folder: Place) -> list[str]:
-    """Names of the folders in a folder, sorted; none where there is no such folder."""
+    """Names of the folders in a folder, and of what is neither file nor folder, sorted; none where it is not there.
+
+    Raises:
+        IrregularFileError: the folder itself is a link; see `checked_folder`.
+    """
     if isinstance(folder, Path):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(checked_folder(folder)) as entries:
+            return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
         return []
     with reaching(folder):
         try:
@@ -66,33 +78,70 @@ def folders_in(folder: Place) -> list[str]:
         return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory")
 
 
+def checked_folder(folder: Path) -> Path:
+    """A folder within somebody's results, if it is one or not there: what a link leads to is not entered.
+
+    A link that a user names is resolved by `own_folder` first.
+
+    Raises:
+        IrregularFileError: it is a link.
+    """
+    if folder.is_symlink():
+        raise IrregularFileError(folder, "a link", "a folder")
+    return folder
+
+
+def own_folder(folder: Place) -> Place:
+    """A folder that the user names, which may be a link, as it is on the disk."""
+    return folder.resolve() if isinstance(folder, Path) and folder.is_symlink() else folder
+
+
 def is_file(place: Place) -> bool:
-    """Whether there is a file."""
+    """Whether there is a file, or something else than a folder, which reading it will name."""
+    if isinstance(place, Path):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return not stat.S_ISDIR(os.lstat(place).st_mode)
+        return False
     with reaching(place):
         return place.is_file()
 
 
-def read_bytes(place: Place) -> bytes:
-    """All of a file.
+def read_bytes(place: Place, largest: int | None = None) -> bytes:
+    """All of a regular file.
+
+    Args:
+        place: of the file; no link is followed.
+        largest: how many bytes it may have.
 
     Raises:
         FileNotFoundError: there is none.
+        IrregularFileError: it is a link, a pipe, a device or a folder.
+        OutcomeError: it is larger; the sentence does not name the file.
         OSError: it cannot be read; which one is said.
     """
     if isinstance(place, Path):
-        return _read_locally(place)
+        return _read_locally(place, largest)
+    if largest is not None:
+        _check_size(size_of(place), largest)
     with reaching(place):
         return bytes(place.fs.cat_file(place.path))
 
 
-def read_all(places: Sequence[Place]) -> Iterable[bytes]:
+def read_all(places: Sequence[Place], largest: int | None = None) -> Iterable[bytes]:
     """All of several files of one folder, in their order; those behind a URL are fetched at the same time.
+
+    Args:
+        places: of the files.
+        largest: how many bytes each may have.
 
     Raises:
         FileNotFoundError: one of them is not there.
+        OutcomeError: as of `read_bytes`.
     """
     if all(isinstance(place, Path) for place in places):
-        return (read_bytes(place) for place in places)
+        return (read_bytes(place, largest) for place in places)
+    for place in places if largest is not None else ():
+        _check_size(size_of(place), largest)
     first = places[0]
     assert not isinstance(first, Path)
     paths = [place.path for place in places if not isinstance(place, Path)]
@@ -108,7 +157,7 @@ def size_of(place: Place) -> int:
         FileNotFoundError: there is none.
     """
     if isinstance(place, Path):
-        return place.stat().st_size
+        return os.lstat(place).st_size
     with reaching(place):
         return int(place.fs.info(place.path)["size"])
 
@@ -162,16 +211,52 @@ def _finding(error: Exception) -> str:
     return f"cannot be reached ({kind}: {told}). Check the network, the address and the credentials."
 
 
-def _read_locally(path: Path) -> bytes:
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file for reading, opened without following a link and without waiting for whoever writes to a pipe.
+
+    Raises:
+        FileNotFoundError: there is none.
+        IrregularFileError: it is something else.
+    """
+    _check_regular(path, os.lstat(path).st_mode)
+    flags = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
+    with os.fdopen(os.open(path, os.O_RDONLY | flags), "rb") as file:
+        _check_regular(path, os.fstat(file.fileno()).st_mode)  # it may have been replaced meanwhile
+        yield file
+
+
+_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise IrregularFileError(path, _KINDS.get(stat.S_IFMT(mode), "something else"))
+
+
+def _check_size(size: int, largest: int | None) -> None:
+    if largest is not None and size > largest:
+        raise OutcomeError(f"it should have at most {largest:,} bytes, not {size:,}")
+
+
+def _read_locally(path: Path, largest: int | None) -> bytes:
     """All of a file, opened anew where another machine removed or replaced it between opening and reading, as on NFS.
 
     Raises:
         FileNotFoundError: there is none, or none any more.
+        OutcomeError: it is no regular file, or larger.
         OSError: it cannot be read; which one is said.
     """
     for tries_left in reversed(range(_TRIES)):
         try:
-            return path.read_bytes()
+            return _read_once(path, largest)
         except OSError as error:
             if error.errno == errno.ESTALE and tries_left:
                 continue
@@ -179,6 +264,13 @@ def _read_locally(path: Path) -> bytes:
                 error.filename = str(path)
             raise
     raise AssertionError("the last try returns or raises")
+
+
+def _read_once(path: Path, largest: int | None) -> bytes:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        _check_size(size, largest)
+        return file.read(size)  # and no more, if it grows meanwhile
 
 
 def _local_files(folder: str, prefix: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from fewshot_bench.errors import AuditError
 from fewshot_bench.outcomes.manifest import MANIFEST, described_in
 from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import is_file
+from fewshot_bench.stored_files import is_file, own_folder
 
 
 def cell_folders(result: Place, results: Place = Path("results")) -> list[Place]:
@@ -20,6 +20,7 @@ def cell_folders(result: Place, results: Place = Path("results")) -> list[Place]
     Raises:
         AuditError: there is none, or several begin like the key.
     """
+    result = own_folder(result)
     if is_file(result / MANIFEST):
         return [result]
     if result.is_dir():

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from fewshot_bench.audit.brought import Brought
 from fewshot_bench.audit.finding import Finding
@@ -19,6 +17,8 @@ from fewshot_bench.datasets import OwnOptions
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
+from fewshot_bench.outcomes.episode_frame import positions_of, query_counts
+from fewshot_bench.outcomes.packing import Positions
 from fewshot_bench.progress import Progress
 
 SAME = "same predictions"
@@ -126,12 +126,13 @@ def own_options(cell: Cell, options: Brought) -> OwnOptions:
     return OwnOptions(fractions=study.fractions, seed=study.seed, least_images=study.least_images)
 
 
-def _predictions(frame: pd.DataFrame, episodes: Episodes) -> NDArray[np.uint8] | None:
-    """Stored predictions of some episodes, uint8 [E, M]; None where there are more or fewer than queries."""
+def _predictions(frame: pd.DataFrame, episodes: Episodes) -> Positions | None:
+    """Stored predictions of some episodes, [E, M]; None where there are more or fewer than queries."""
     rows = frame[frame["run"] == episodes.run].set_index("episode").loc[episodes.numbers, "predictions"]
-    if (rows.map(len) != episodes.queries.shape[1]).any():
+    way = episodes.protocol.way
+    if (query_counts(rows, way) != episodes.queries.shape[1]).any():
         return None
-    return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(episodes), -1)
+    return positions_of(rows, way).reshape(len(episodes), -1)
 
 
 def _unchecked(reason: str) -> list[Finding]:

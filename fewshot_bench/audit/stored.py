@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from fewshot_bench.audit.finding import Finding
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.episode_frame import even_truth
+from fewshot_bench.outcomes.episode_frame import even_truth, positions_of, query_counts
+from fewshot_bench.outcomes.packing import Positions
 from fewshot_bench.outcomes.parts import merged, parts_in
+from fewshot_bench.outcomes.stored_table import LARGEST_PART
 from fewshot_bench.paths import Place
 from fewshot_bench.stored_files import read_bytes
 
@@ -37,7 +38,8 @@ def read_parts(cell: Cell, folder: Place) -> tuple[pd.DataFrame | None, Finding]
     if not parts:
         return None, Finding(PARTS, "fail", "there are no outcomes")
     try:
-        columns = [part.read(read_bytes(part.place), Identity.of(cell), with_predictions=True) for part in parts]
+        contents = ((part, read_bytes(part.place, LARGEST_PART)) for part in parts)
+        columns = [part.read(content, Identity.of(cell), with_predictions=True) for part, content in contents]
         frame = merged(parts, columns)
     except OutcomeError as error:
         return None, Finding(PARTS, "fail", re.split(r"\. (Delete|Move) ", str(error))[0])
@@ -74,7 +76,7 @@ def check_counts(cell: Cell, frame: pd.DataFrame, groups: Sequence[Episodes] | N
     if groups is None and not cell.protocol.has_even_queries:
         return Finding(COUNTS, "not checked", "how many queries each class has differs by task, and is not known")
     for rows, truth, way in _with_truth(cell, frame, groups):
-        wrong = _first_wrong(rows, truth, way)
+        wrong = _first_wrong(rows, truth, way, cell.protocol.way)
         if wrong:
             return Finding(COUNTS, "fail", wrong)
     mean = 100 * float(frame["accuracy"].mean())
@@ -85,27 +87,28 @@ def check_counts(cell: Cell, frame: pd.DataFrame, groups: Sequence[Episodes] | N
 
 def _with_truth(
     cell: Cell, frame: pd.DataFrame, groups: Sequence[Episodes] | None
-) -> list[tuple[pd.DataFrame, NDArray[np.uint8], int]]:
+) -> list[tuple[pd.DataFrame, Positions, int]]:
     """Rows with as many predictions each, the true classes of their queries, [E, M], and N."""
     if groups is not None:
         by_name = frame.set_index(["run", "episode"], drop=False)
         names = [pd.MultiIndex.from_product([[episodes.run], episodes.numbers]) for episodes in groups]
         return [(by_name.loc[some], one.truth, one.way) for some, one in zip(names, groups, strict=True)]
-    lengths = frame["predictions"].map(len)
+    counts = query_counts(frame["predictions"], cell.protocol.way)
     found = []
-    for length, rows in frame.groupby(lengths):
-        queries = int(length)
+    for queries in np.unique(counts).tolist():
+        rows = frame[counts == queries]
         way = queries // cell.protocol.query
         found.append((rows, np.tile(even_truth(way, queries), (len(rows), 1)), way))
     return found
 
 
-def _first_wrong(rows: pd.DataFrame, truth: NDArray[np.uint8], way: int) -> str:
-    lengths = rows["predictions"].map(len).to_numpy()
+def _first_wrong(rows: pd.DataFrame, truth: Positions, way: int, most: int) -> str:
+    """What is wrong with rows of N-way episodes, where the protocol has at most so many classes."""
+    lengths = query_counts(rows["predictions"], most)
     if (lengths != truth.shape[1]).any():
-        bad = rows.iloc[int(np.argmax(lengths != truth.shape[1]))]
-        return f"{_name(bad)} has {len(bad['predictions'])} predictions for {truth.shape[1]} queries"
-    predictions = np.frombuffer(b"".join(rows["predictions"]), dtype=np.uint8).reshape(truth.shape)
+        first = int(np.argmax(lengths != truth.shape[1]))
+        return f"{_name(rows.iloc[first])} has {lengths[first]} predictions for {truth.shape[1]} queries"
+    predictions = positions_of(rows["predictions"], most).reshape(truth.shape)
     if predictions.max() >= way:
         bad = rows.iloc[int(np.argmax(predictions.max(axis=1) >= way))]
         return f"{_name(bad)} has predictions of other classes than the {way} of its task"

@@ -17,6 +17,7 @@ from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.outcomes import Cell, MethodCard, Outcomes, ProtocolCard, episode_frame
+from fewshot_bench.outcomes.packing import Positions
 
 
 def adapt(
@@ -62,12 +63,12 @@ def adapt(
     return Outcomes(Cell(method, card, {}), together(frames))
 
 
-def outcome_frame(episodes: Episodes, predictions: NDArray[np.uint8], seconds: float = math.nan) -> pd.DataFrame:
+def outcome_frame(episodes: Episodes, predictions: Positions, seconds: float = math.nan) -> pd.DataFrame:
     """What a method did on episodes of one shape, as `episode_frame` makes it.
 
     Args:
         episodes: what was classified.
-        predictions: in the order of `Episodes.queries`, uint8 [E, M].
+        predictions: in the order of `Episodes.queries`, [E, M].
         seconds: time per episode; NaN where nobody measured it.
     """
     return episode_frame(episodes.run, episodes.numbers, predictions, episodes.way, seconds, truth=episodes.truth)

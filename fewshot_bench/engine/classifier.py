@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol as Interface
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.engine.classify import chunk_size, classify
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
+from fewshot_bench.outcomes.packing import Positions
 
 _STORED_TOGETHER = 10
 
@@ -21,7 +19,7 @@ class Classifier(Interface):
     def chunk(self, protocol: Protocol) -> int:
         """How many episodes should be classified, and stored, together."""
 
-    def __call__(self, episodes: Episodes, chunk: int) -> NDArray[np.uint8]:
+    def __call__(self, episodes: Episodes, chunk: int) -> Positions:
         """Predict the class of every query.
 
         Args:
@@ -29,7 +27,7 @@ class Classifier(Interface):
             chunk: at most so many at once; never changes a prediction.
 
         Returns:
-            Position of the predicted class within the episode, uint8 [E, M], in the order of
+            Position of the predicted class within the episode, of `position_type`, [E, M], in the order of
             `Episodes.queries`.
         """
 
@@ -49,7 +47,7 @@ class EmbeddingClassifier:
         """See `Classifier`: several times what is in memory at once, since a file takes as long as many episodes."""
         return _STORED_TOGETHER * self._at_once(protocol)
 
-    def __call__(self, episodes: Episodes, chunk: int) -> NDArray[np.uint8]:
+    def __call__(self, episodes: Episodes, chunk: int) -> Positions:
         """See `Classifier`."""
         return classify(self.adaptation, self.split, episodes, chunk=min(chunk, self._at_once(episodes.protocol)))
 

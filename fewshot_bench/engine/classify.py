@@ -14,6 +14,7 @@ from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import EmbeddingError
+from fewshot_bench.outcomes.packing import Positions, position_type
 
 MEMORY_PER_CHUNK = 256 << 20
 LARGEST_GRAM = 1 << 30
@@ -44,7 +45,7 @@ def gram_is_worth_building(rows: int, products_per_episode: int, episodes: int) 
 @torch.no_grad()
 def classify(
     adaptation: EmbeddingAdaptation, split: EmbeddedSplit, episodes: Episodes, *, chunk: int | None = None
-) -> NDArray[np.uint8]:
+) -> Positions:
     """Predict the class of every query of some episodes.
 
     Args:
@@ -54,21 +55,22 @@ def classify(
         chunk: episodes at once; by default what fits `MEMORY_PER_CHUNK`.
 
     Returns:
-        Position of the predicted class within the episode, uint8 [E, M], in the order of `Episodes.queries`.
+        Position of the predicted class within the episode, of `position_type`, [E, M], in the order of
+        `Episodes.queries`.
 
     Raises:
         EmbeddingError: the adaptation gave scores that are not finite.
     """
     chunk = chunk or chunk_size(adaptation, episodes.protocol, split.embeddings.shape[1])
     queries = episodes.queries
-    predictions = np.empty(queries.shape, dtype=np.uint8)
+    predictions = np.empty(queries.shape, dtype=position_type(episodes.protocol.way))
     for start in range(0, len(episodes), chunk):
         support = _on_device(episodes.support[start : start + chunk], split)
         query = _on_device(queries[start : start + chunk], split)
         scores = adaptation.scores(split, support, query)
         if not bool(torch.isfinite(scores).all()):
             raise EmbeddingError(f"{adaptation.name} gave scores that are not finite; check the embeddings.")
-        predictions[start : start + chunk] = scores.argmax(dim=-1).to(torch.uint8).cpu().numpy()
+        predictions[start : start + chunk] = scores.argmax(dim=-1).cpu().numpy()
     return predictions
 
 
@@ -76,7 +78,7 @@ def _on_device(indices: NDArray[np.int32], split: EmbeddedSplit) -> torch.Tensor
     return torch.from_numpy(np.ascontiguousarray(indices)).to(split.embeddings.device, torch.int64)
 
 
-def accuracy(predictions: NDArray[np.uint8], way: int) -> NDArray[np.float64]:
+def accuracy(predictions: Positions, way: int) -> NDArray[np.float64]:
     """Fraction of the queries of each episode that are classified correctly, [E].
 
     Args:

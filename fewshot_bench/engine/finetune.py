@@ -17,6 +17,7 @@ from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import StudyError
+from fewshot_bench.outcomes.packing import Positions, position_type
 from fewshot_bench.training.augment import choose_augmentation
 from fewshot_bench.training.per_episode.memory import (
     bytes_per_episode,
@@ -112,7 +113,7 @@ class FinetuneClassifier:
         most = max(1, _NEAR_THE_CACHES // per_episode) if self._device.type == "cpu" else _MOST_AT_ONCE
         return episodes_that_fit(per_episode, self._device, largest=most)
 
-    def __call__(self, episodes: Episodes, chunk: int) -> NDArray[np.uint8]:
+    def __call__(self, episodes: Episodes, chunk: int) -> Positions:
         """See `Classifier`; where memory runs out, half as many go at once from then on."""
         way, shot = episodes.way, episodes.shot
         at_once = min(chunk, self._at_once(way, shot))
@@ -124,7 +125,7 @@ class FinetuneClassifier:
                 at_once = self._fitting[way, shot] = taken
             predictions.append(some)
             start += len(some)
-        return torch.cat(predictions).numpy()
+        return torch.cat(predictions).numpy().astype(position_type(episodes.protocol.way))
 
     def _fitted(self, wanted: int, attempt: Callable[[int], Tensor]) -> tuple[int, Tensor]:
         """What `halved_until_it_fits` gives.
@@ -143,12 +144,12 @@ class FinetuneClassifier:
             ) from error
 
     def _classify(self, episodes: Episodes, start: int, count: int) -> Tensor:
-        """Predictions of `count` episodes from a position on, uint8 [count, M]."""
+        """Predictions of `count` episodes from a position on, int32 [count, M]."""
         some = slice(start, start + count)
         keys = episode_keys(self._recipe.seed, episodes.run, episodes.numbers[some])
         task = self._make_task(episodes.support[some].reshape(count, -1), episodes.queries[some], keys)
         adapted = self._trainer(_Kind(count, episodes.way, episodes.shot)).adapt(task)
-        return adapted.logits.argmax(dim=-1).to(torch.uint8).cpu()
+        return adapted.logits.argmax(dim=-1).to(torch.int32).cpu()
 
     def _trainer(self, kind: _Kind) -> EpisodeTrainer:
         """The trainer of that many episodes; another size makes room by giving the last one up."""

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.random_words import EXTRAS, NEVER, random_key, raw_words, smallest
 from fewshot_bench.episodes.standard import first_rows
+from fewshot_bench.errors import EpisodeError
+from fewshot_bench.limits import MOST_WORDS
 
 
 @lru_cache(maxsize=8)
@@ -30,19 +32,27 @@ def disjoint_run(class_sizes: tuple[int, ...], protocol: Protocol) -> NDArray[np
 
     Returns:
         Image indices within the split, support first, int32 [E, N, K + Q], read-only.
+
+    Raises:
+        EpisodeError: the split has too many images for that.
     """
     sizes = np.asarray(class_sizes, dtype=np.int64)
+    if len(sizes) * int(sizes.max()) > MOST_WORDS:
+        raise EpisodeError(
+            f"disjoint tasks divide all images of a split at once; {len(sizes):,} classes of up to {sizes.max():,} "
+            "images are too many. Use another --sampler."
+        )
     per_class, way = protocol.shot + protocol.query, protocol.way
     key = random_key(protocol.dataset, protocol.split, protocol.seed)
     order = _shuffled(sizes, key)
     left = sizes // per_class
-    # The keys of the classes are those of the standard sampler: until a class is used up, so are the classes.
-    class_keys = raw_words(key, 0, np.arange(int(left.sum()) // way), len(sizes))
     rows = np.arange(per_class)
     episodes: list[NDArray[np.int32]] = []
-    for keys in class_keys:
+    for number in range(int(left.sum()) // way):
         if np.count_nonzero(left) < way:
             break
+        # The keys of the classes are those of the standard sampler: until a class is used up, so are the classes.
+        (keys,) = raw_words(key, 0, np.array([number]), len(sizes))
         classes = smallest(np.where(left > 0, keys, NEVER), way)
         first = (sizes[classes] // per_class - left[classes]) * per_class
         episodes.append(order[classes[:, None], first[:, None] + rows])

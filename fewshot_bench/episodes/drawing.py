@@ -15,6 +15,7 @@ from fewshot_bench.episodes.random_words import random_key
 from fewshot_bench.episodes.standard import check_sizes, sample_classes, sample_indices
 from fewshot_bench.episodes.varied import cut, shapes
 from fewshot_bench.errors import EpisodeError
+from fewshot_bench.limits import MOST_DRAWN, task_size
 
 
 def draw_groups(
@@ -40,6 +41,12 @@ def draw_groups(
         EpisodeError: the split has too few classes or images, or not that many episodes.
     """
     sizes = _checked(protocol, class_sizes, class_names)
+    size = task_size(protocol.way, protocol.shot, protocol.query, protocol.sampler)
+    if len(numbers) * size > MOST_DRAWN:
+        raise EpisodeError(
+            f"{len(numbers):,} episodes of {size:,} images each are too many to draw at once: at most "
+            f"{MOST_DRAWN // size:,} of them are possible."
+        )
     everything = np.arange(len(numbers))
     if protocol.sampler == "disjoint":
         return [(everything, _disjoint(protocol, class_sizes, run, numbers))]

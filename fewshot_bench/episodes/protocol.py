@@ -9,6 +9,15 @@ from typing import Protocol as Interface
 
 from fewshot_bench.datasets.dataset import SplitName, split_name
 from fewshot_bench.errors import EpisodeError, UnknownNameError
+from fewshot_bench.limits import (
+    LARGEST_SEED,
+    LARGEST_SIZE,
+    LARGEST_TASK,
+    LARGEST_WAY,
+    MOST_EPISODES,
+    MOST_RUNS,
+    task_size,
+)
 
 SAMPLER_VERSION = 1
 SamplerName = Literal["standard", "disjoint", "dirichlet", "varied"]
@@ -111,6 +120,7 @@ class Protocol:
     def __post_init__(self) -> None:
         sampler_name(self.sampler)
         self._fill_in()
+        self._check_bounds()
         if self.sampler == "disjoint" and self.runs != 1:
             raise EpisodeError(
                 f"disjoint tasks use the images of a split once, so there is one run of them, not {self.runs}; another "
@@ -141,6 +151,30 @@ class Protocol:
             object.__setattr__(self, "runs", 1 if self.sampler == "disjoint" else _RUNS)
         if self.episodes == SAMPLERS_DEFAULT and self.sampler != "disjoint":
             object.__setattr__(self, "episodes", _EPISODES)
+
+    def _check_bounds(self) -> None:
+        """Refuse what cannot be stored, before any memory is taken; what is too small is refused when it is drawn.
+
+        Raises:
+            EpisodeError: a number is too large, or is none.
+        """
+        for name, most in (("way", LARGEST_WAY), ("shot", LARGEST_SIZE), ("query", LARGEST_SIZE), ("runs", MOST_RUNS)):
+            if not _is_whole(value := getattr(self, name)) or value > most:
+                option = "shots" if name == "shot" else name
+                raise EpisodeError(f"--{option} should be a whole number of at most {most:,}, not {_shown(value)}.")
+        if not _is_whole(self.seed) or abs(self.seed) > LARGEST_SEED:
+            raise EpisodeError(f"--seed should be a whole number of at most 38 digits, not {_shown(self.seed)}.")
+        if not _is_whole(self.episodes) or max(1, self.runs) * self.episodes > MOST_EPISODES:
+            raise EpisodeError(
+                f"all runs together should have at most {MOST_EPISODES:,} episodes, and these are {_shown(self.runs)} "
+                f"runs of {_shown(self.episodes)}. Use fewer --episodes or --runs."
+            )
+        size = task_size(self.way, self.shot, self.query, self.sampler)
+        if size > LARGEST_TASK:
+            raise EpisodeError(
+                f"episodes of {self.way:,} classes with {self.shot:,} shots and {self.query:,} queries take "
+                f"{size:,} images; at most {LARGEST_TASK:,} are possible. Use a smaller --way, --shots or --query."
+            )
 
     def _check_least(self, name: str, least: int | None, smallest: int, largest: int) -> None:
         """Refuse an empty range; a task that would itself be empty is refused when it is drawn."""
@@ -225,6 +259,17 @@ def _checked_alpha(alpha: float) -> float:
     if not low <= alpha <= high or abs(1000 * alpha - round(1000 * alpha)) > 1e-6:
         raise EpisodeError(f"--alpha should be from {low} to {high:,} with at most three decimals, not {alpha}.")
     return round(1000 * alpha) / 1000
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """A value in a sentence; Python itself refuses to write the longest whole numbers."""
+    if isinstance(value, int) and abs(value) >= 10**50:
+        return "one of more than 50 digits"
+    return f"{value:,}" if isinstance(value, int) else repr(value)[:50]
 
 
 def _listed(settings: Mapping[str, Any]) -> str:

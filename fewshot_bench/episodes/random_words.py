@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.episodes.protocol import SAMPLER_VERSION
+from fewshot_bench.limits import LARGEST_CLASS
 
 # The low bits of a key hold the position it belongs to: keys are unique, and a partial sort of plain integers
 # gives the positions without argsort, which is three times slower. 44 random bits remain.
-_POSITION_BITS = 20
-_POSITION_MASK = np.uint64((1 << _POSITION_BITS) - 1)
-LARGEST_CLASS = 1 << _POSITION_BITS
+_POSITION_MASK = np.uint64(LARGEST_CLASS - 1)
 NEVER = np.uint64(np.iinfo(np.uint64).max)
 """The key of what must not be chosen."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,10 +60,11 @@ class Episodes:
         return self.query[self.query >= 0].reshape(len(self), self.way * self.protocol.query)
 
     @property
-    def truth(self) -> NDArray[np.uint8]:
-        """Position of the true class of each of the queries, [E, M]."""
+    def truth(self) -> NDArray[Any]:
+        """Position of the true class of each of the queries, in the smallest type for the protocol's N, [E, M]."""
         positions = np.nonzero(self.query >= 0)[1]
-        return positions.astype(np.uint8).reshape(len(self), self.way * self.protocol.query)
+        kind = np.min_scalar_type(max(1, self.protocol.way) - 1)  # uint8 up to 256 classes
+        return positions.astype(kind).reshape(len(self), self.way * self.protocol.query)
 
     def __len__(self) -> int:
         return len(self.numbers)

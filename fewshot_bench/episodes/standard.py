@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.episodes.random_words import LARGEST_CLASS, NEVER, random_key, raw_words, smallest
+from fewshot_bench.episodes.random_words import NEVER, random_key, raw_words, smallest
 from fewshot_bench.errors import EpisodeError
+from fewshot_bench.limits import LARGEST_CLASS, MOST_CLASSES, MOST_WORDS
 
 _WORDS_AT_ONCE = 1 << 21
 
@@ -106,7 +107,12 @@ def sample_classes(
         run: number of the run.
         numbers: episode numbers, [E].
     """
-    return smallest(raw_words(key, run, numbers, classes), way)
+    chosen = np.empty((len(numbers), way), dtype=np.int64)
+    chunk = max(1, _WORDS_AT_ONCE // classes)
+    for start in range(0, len(numbers), chunk):
+        some = slice(start, start + chunk)
+        chosen[some] = smallest(raw_words(key, run, numbers[some], classes), way)
+    return chosen
 
 
 def first_rows(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -136,8 +142,21 @@ def check_sizes(
             f"{split} split of {dataset} has {len(sizes)} classes; {way}-way episodes need {way}. "
             f"Use --way {len(sizes)} or fewer."
         )
+    if len(sizes) > MOST_CLASSES:
+        raise EpisodeError(f"{dataset} has {len(sizes):,} classes; the sampler takes up to {MOST_CLASSES:,}.")
     if sizes.max() > LARGEST_CLASS:
-        raise EpisodeError(f"a class of {dataset} has {sizes.max():,} images; the sampler takes up to 1,048,576.")
+        raise EpisodeError(
+            f"a class of {dataset} has {sizes.max():,} images; the sampler takes up to {LARGEST_CLASS:,}."
+        )
+    if int(sizes.sum()) > np.iinfo(np.int32).max:
+        raise EpisodeError(
+            f"{split} split of {dataset} has {sizes.sum():,} images; the sampler takes up to 2,147,483,647."
+        )
+    if len(sizes) + way * int(sizes.max()) > MOST_WORDS:
+        raise EpisodeError(
+            f"{way:,}-way episodes of classes of up to {sizes.max():,} images take too much memory to draw. Use --way "
+            f"{max(2, (MOST_WORDS - len(sizes)) // int(sizes.max())):,} or fewer."
+        )
     small = np.flatnonzero(sizes < shot + query)
     if len(small):
         named = ", ".join(f"'{class_names[label]}'" if class_names else f"number {label}" for label in small[:5])

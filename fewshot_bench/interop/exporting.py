@@ -18,6 +18,7 @@ from fewshot_bench.atomic import whole_or_not
 from fewshot_bench.errors import AccuracyFileError, FewshotBenchError, OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.claimed import NO_CLASSES, SEPARATOR, UNKNOWN_CORRECT, UNKNOWN_QUERIES
+from fewshot_bench.outcomes.episode_frame import query_counts
 from fewshot_bench.report.classes import classes_of_episodes
 from fewshot_bench.report.method_names import cells_of_method, shown_names
 from fewshot_bench.report.spreadsheet_text import guarded
@@ -125,7 +126,7 @@ def _queries(protocol: ProtocolCard, frame: pd.DataFrame) -> NDArray[np.int32]:
         return frame["queries"].to_numpy(np.int32)
     if len(protocol.queries_per_episode) == 1:
         return np.full(len(frame), protocol.queries_per_episode[0], np.int32)
-    return frame["predictions"].map(len).to_numpy(np.int32)
+    return query_counts(frame["predictions"], protocol.way)
 
 
 def _classes(cell: Cell, frame: pd.DataFrame) -> pa.Array:

@@ -20,6 +20,7 @@ from fewshot_bench.outcomes.description import read_description
 from fewshot_bench.outcomes.manifest import cell_folders, not_described, read_manifest
 from fewshot_bench.outcomes.old_part import OldPart
 from fewshot_bench.outcomes.parts import AnyPart, merged, parts_among, with_parts
+from fewshot_bench.outcomes.stored_table import LARGEST_PART
 from fewshot_bench.paths import Place
 from fewshot_bench.stored_files import files_under, read_bytes
 
@@ -125,7 +126,7 @@ def _caught(found: CellCheck, look: Callable[[], T]) -> T | None:
 
 
 def _read(part: AnyPart, identity: Identity) -> Columns:
-    return part.read(read_bytes(part.place), identity, with_predictions=True)
+    return part.read(read_bytes(part.place, LARGEST_PART), identity, with_predictions=True)
 
 
 def _note_gaps(found: CellCheck, frame: pd.DataFrame) -> None:

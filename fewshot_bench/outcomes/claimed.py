@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fewshot_bench.errors import ShapeError
+from fewshot_bench.limits import MOST_EPISODES as _MOST_EPISODES
+from fewshot_bench.limits import MOST_RUNS
 from fewshot_bench.outcomes.cell import MethodCard, ProtocolCard
 from fewshot_bench.outcomes.kinds import CLAIMED_SAMPLER
 
@@ -29,15 +30,15 @@ NO_CLASSES = ""
 SEPARATOR = ";"
 """Between the classes of an episode."""
 
-MOST_EPISODES = 10_000_000
-"""Of one part, and of one import."""
+MOST_EPISODES = _MOST_EPISODES
+"""Of one import."""
 
-LARGEST_RUN = int(np.iinfo(np.int16).max)
+LARGEST_RUN = MOST_RUNS - 1
 LARGEST_EPISODE = int(np.iinfo(np.int32).max) - 1
 MOST_QUERIES = 1_000_000
 _LONGEST_CLASS = 200  # characters
 _NOT_STATED = "not stated"
-_TYPES = {
+CLAIMED_TYPES = {
     "run": pa.int16(),
     "episode": pa.int32(),
     "accuracy": pa.float64(),
@@ -152,15 +153,15 @@ def claimed_table(frame: pd.DataFrame, constants: Mapping[str, pa.Array]) -> pa.
         frame: that `check_claimed` has found well.
         constants: columns that are the same in every row.
     """
-    columns = {name: pa.array(frame[name], type=kind) for name, kind in _TYPES.items()}
+    columns = {name: pa.array(frame[name], type=kind) for name, kind in CLAIMED_TYPES.items()}
     return pa.table({**constants, **columns})
 
 
-def claimed_columns(content: bytes, way: int, constants: Mapping[str, str]) -> dict[str, NDArray[Any]] | None:
+def claimed_columns(table: pa.Table, way: int, constants: Mapping[str, str]) -> dict[str, NDArray[Any]] | None:
     """The rows of a part; anybody may have written it, so every value is checked.
 
     Args:
-        content: of the file, whose number of rows is known to be bounded.
+        table: of a file, with the columns and types of `claimed_table`, no value missing.
         way: N.
         constants: what the columns that are the same in every row should say.
 
@@ -168,19 +169,9 @@ def claimed_columns(content: bytes, way: int, constants: Mapping[str, str]) -> d
         run, episode, accuracy, correct, seconds, queries, classes (text), each [E]; None where a value cannot be one
         that `claimed_table` stores.
     """
-    names = [*constants, *CLAIMED_COLUMNS]
-    # Dictionaries are kept: text that a few bytes repeat a million times is in memory once.
-    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=[*constants, "classes"])
-    if file.metadata.num_rows > MOST_EPISODES or file.schema_arrow.names != names:
-        return None
-    table = file.read(use_threads=False)
-    if any(column.null_count for column in table.columns):
-        return None
     texts = {name: table[name].combine_chunks() for name in (*constants, "classes")}
     unique = {name: _dictionary(column) for name, column in texts.items()}
     if any(unique[name] != [value] for name, value in constants.items()):
-        return None
-    if any(table.schema.field(name).type != kind for name, kind in _TYPES.items() if name != "classes"):
         return None
     found: dict[str, NDArray[Any]] = {name: table[name].to_numpy() for name in CLAIMED_COLUMNS if name != "classes"}
     classes = unique["classes"]

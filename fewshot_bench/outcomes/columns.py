@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.claimed import claimed_table
 from fewshot_bench.outcomes.description import FORMAT
-from fewshot_bench.outcomes.packing import packed, unpacked
+from fewshot_bench.outcomes.episode_frame import query_counts
+from fewshot_bench.outcomes.packing import is_packed, packed, packed_size, position_type, unpacked
 
 METADATA = b"fewshot-bench"
 """Under which a file says what it holds."""
@@ -36,6 +38,16 @@ _DTYPES: Mapping[str, Any] = {
     "seconds": np.float64,
     "queries": np.int32,
     "classes": object,
+}
+
+
+_ARROW = {
+    "run": pa.int16(),
+    "episode": pa.int32(),
+    "queries": pa.int32(),
+    "correct": pa.int32(),
+    "accuracy": pa.float64(),
+    "seconds": pa.float64(),
 }
 
 
@@ -66,6 +78,11 @@ class Identity:
         queries = card.queries_per_episode
         return cls(card.fingerprint, cell.method.fingerprint, str(card.seed), card.way, queries, card.is_claimed)
 
+    @property
+    def bytes_of_queries(self) -> int:
+        """What the predictions of an episode take in memory at most; 0 where there are none."""
+        return 0 if self.is_claimed else self.queries[-1] * position_type(self.way).itemsize
+
     def claims(self, run: int | None, first: int, end: int) -> dict[str, Any]:
         """What a file says of itself, so that nobody has to read columns that are the same in every row.
 
@@ -88,11 +105,19 @@ def table_of(frame: pd.DataFrame, identity: Identity) -> pa.Table:
     columns: dict[str, Any] = {name: _constant(getattr(identity, name), len(frame)) for name in CONSTANTS}
     if identity.is_claimed:
         return claimed_table(frame, columns)
-    queries = frame["predictions"].map(len).to_numpy(np.int32)
+    queries = query_counts(frame["predictions"], identity.way)
     columns |= {name: frame[name].to_numpy(_DTYPES[name]) for name in ("run", "episode", "correct", "accuracy")}
     columns |= {"queries": queries, "predictions": _packed_rows(frame["predictions"], queries, identity.way)}
     columns["seconds"] = frame["seconds"].to_numpy(np.float64)
     return pa.table({name: columns[name] for name in STORED})
+
+
+def stored_types(identity: Identity) -> dict[str, pa.DataType]:
+    """The type of each column of a part, beside those that are the same in every row."""
+    queries = identity.queries
+    return _ARROW | {
+        "predictions": pa.binary(packed_size(queries[0], identity.way)) if len(queries) == 1 else pa.binary()
+    }
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
@@ -111,22 +136,38 @@ def frame_of(columns: Columns) -> pd.DataFrame:
     )
 
 
+def rows_are_packed(column: pa.ChunkedArray, queries: NDArray[np.int32], way: int) -> bool:
+    """Whether predictions are some that `table_of` stores; see `unpacked_rows`, which takes longer."""
+    return all(is_packed(content, count, way) for _, content, count in _packs(column, queries))
+
+
 def unpacked_rows(column: pa.ChunkedArray, queries: NDArray[np.int32], way: int) -> NDArray[np.object_] | None:
-    """Predictions as bytes, one byte per query, [E]; None where they are none that `table_of` stores."""
+    """Predictions as bytes, `position_type` of each query, [E]; None where they are none that `table_of` stores."""
     rows = np.empty(len(queries), dtype=object)
-    stored = column.to_pylist()
-    for count in np.unique(queries):
-        which = np.flatnonzero(queries == count)
-        content = b"".join(stored[row] for row in which)
-        size, rest = divmod(len(content), len(which))
-        if rest or any(len(stored[row]) != size for row in which):
-            return None
-        found = unpacked(np.frombuffer(content, np.uint8).reshape(len(which), size), int(count), way)
+    for which, content, count in _packs(column, queries):
+        found = unpacked(content, count, way)
         if found is None:
             return None
-        whole = found.tobytes()
-        rows[which] = [whole[start : start + int(count)] for start in range(0, len(whole), int(count))]
+        whole, size = found.tobytes(), count * position_type(way).itemsize
+        rows[which] = [whole[start : start + size] for start in range(0, len(whole), size)]
     return rows
+
+
+def _packs(
+    column: pa.ChunkedArray, queries: NDArray[np.int32]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], int]]:
+    """The rows with as many queries each: which, their bytes, and the number; no bytes where they differ in size."""
+    for count in np.unique(queries):
+        which = np.flatnonzero(queries == count)
+        some = column if len(which) == len(column) else column.take(pa.array(which))
+        sizes = np.unique(pc.binary_length(some).to_numpy())
+        values = some.combine_chunks().cast(pa.binary(int(sizes[0]))) if len(sizes) == 1 and sizes[0] else None
+        if values is None:
+            yield which, np.empty((len(which), 0), np.uint8), int(count)
+        else:
+            first, size = values.offset * int(sizes[0]), len(which) * int(sizes[0])
+            content = np.frombuffer(values.buffers()[1], np.uint8)[first : first + size]
+            yield which, content.reshape(len(which), int(sizes[0])), int(count)
 
 
 def _packed_rows(predictions: pd.Series, queries: NDArray[np.int32], way: int) -> pa.Array:
@@ -134,7 +175,7 @@ def _packed_rows(predictions: pd.Series, queries: NDArray[np.int32], way: int) -
     sizes = set()
     for count in np.unique(queries):
         which = np.flatnonzero(queries == count)
-        content = np.frombuffer(b"".join(predictions.iloc[which]), np.uint8).reshape(len(which), int(count))
+        content = np.frombuffer(b"".join(predictions.iloc[which]), position_type(way)).reshape(len(which), int(count))
         some = packed(content, way)
         sizes.add(some.shape[1])
         whole, size = some.tobytes(), some.shape[1]

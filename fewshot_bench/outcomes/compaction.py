@@ -133,6 +133,8 @@ def _written(folder: Place, cell: Cell, frame: pd.DataFrame) -> str:
         name, content = new_part(frame, identity, None)
     except ShapeError as error:  # an old part can say that
         raise OutcomeError(f"stored outcomes in {folder} are damaged: {error}") from error
+    except OutcomeError as error:
+        raise OutcomeError(f"{folder} cannot be compacted and stays as it is: {error}.") from error
     describe(folder, cell)  # an older release is not to read what is left without the new part
     write_once(folder / name, content)
     written = Part.named(folder, name)

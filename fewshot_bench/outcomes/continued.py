@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.description import FORMAT, description_as_json
+from fewshot_bench.outcomes.description import FORMAT, LARGEST_FILE, description_as_json
 from fewshot_bench.outcomes.kinds import RECORDED
 
 SET_ASIDE = "set_aside"
@@ -28,7 +28,7 @@ def continued_text(content: Mapping[str, Any], stored: Cell, new: Cell) -> str |
         new: the cell as the run describes it.
 
     Returns:
-        None where it cannot be written as it was read.
+        None where it cannot be written as it was read, or would become larger than any description.
     """
     merged: dict[str, Any] = {**asdict(continued(stored, new)), "format": FORMAT}
     aside = content.get(SET_ASIDE)
@@ -43,10 +43,10 @@ def continued_text(content: Mapping[str, Any], stored: Cell, new: Cell) -> str |
             inner[path[-1]] = value
     try:
         text = description_as_json({**content, **merged, **({SET_ASIDE: set_aside} if set_aside else {})})
-        text.encode()
+        is_small = len(text.encode()) <= LARGEST_FILE
     except (ValueError, RecursionError):
         return None
-    return text
+    return text if is_small else None
 
 
 def _unread(content: Mapping[str, Any], stored: Cell) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewshot_bench.errors import OutcomeError
+from fewshot_bench.limits import LARGEST_TASK, task_size
 from fewshot_bench.outcomes.kinds import (
     CLAIMED_SAMPLER,
     DEEPEST,
@@ -30,12 +31,14 @@ from fewshot_bench.outcomes.kinds import (
     whole,
 )
 from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import read_bytes, size_of
+from fewshot_bench.stored_files import read_bytes
 
 FORMAT = 2
 """Of cell.json and of the parts beside it, raised when older releases would read them wrongly; absent means 1."""
 
-_LARGEST_FILE = 32_000_000  # bytes
+LARGEST_FILE = 8_000_000
+"""Bytes of a file cell.json."""
+
 _LARGEST_FORMAT = 1_000_000
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]{0,40}")
 
@@ -68,13 +71,24 @@ def description_text(place: Place) -> str:
         OSError: it cannot be read.
         OutcomeError: it is larger than any description, or no text.
     """
-    size = size_of(place)
-    if size > _LARGEST_FILE:
-        raise OutcomeError(f"it should have at most {_LARGEST_FILE:,} bytes, not {size:,}")
     try:
-        return read_bytes(place).decode()
+        return read_bytes(place, LARGEST_FILE).decode()
     except UnicodeDecodeError as error:
         raise OutcomeError(f"it should be text in UTF-8: {error}") from error
+
+
+def check_description(text: str) -> None:
+    """See that a reader takes all of a description, before it is written.
+
+    Raises:
+        OutcomeError: it would take it for damaged, or leave out a part of it.
+    """
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > LARGEST_FILE:
+        raise OutcomeError(f"it should have at most {LARGEST_FILE:,} bytes, not {size:,}")
+    left_out = read_description(text).left_out
+    if left_out:
+        raise OutcomeError(left_out[0])
 
 
 def description_as_json(content: Mapping[str, Any]) -> str:
@@ -165,6 +179,9 @@ def _check_sampler(protocol: Mapping[str, Any]) -> None:
             raise OutcomeError(f"protocol.sampler_settings should be tasks, {NAME.words}, not {found}")
     elif not QUERY.holds(protocol["query"]):
         raise OutcomeError(f"protocol.query should be {QUERY.words}, not {protocol['query']}")
+    way, shot, sampler = protocol["way"], protocol["shot"], protocol.get("sampler", "")
+    if task_size(way, shot, protocol["query"], sampler) > LARGEST_TASK:
+        raise OutcomeError(f"protocol.way, shot and query should make at most {LARGEST_TASK:,} images of an episode")
     kind = whole(2, protocol["way"])
     if "least_way" in settings and not kind.holds(settings["least_way"]):
         found = reprlib.repr(settings["least_way"])

@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench.errors import ShapeError
-from fewshot_bench.outcomes.kinds import LARGEST_WAY
+from fewshot_bench.limits import LARGEST_WAY
+from fewshot_bench.outcomes.packing import Positions, position_type
 
 COLUMNS = ("run", "episode", "correct", "accuracy", "predictions", "seconds")
 _EPISODE_BITS = 32
@@ -28,34 +29,75 @@ def run_and_episode(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray
     return keys >> _EPISODE_BITS, keys & ((1 << _EPISODE_BITS) - 1)
 
 
-def even_truth(way: int, queries: int) -> NDArray[np.uint8]:
+def query_counts(predictions: pd.Series, way: int) -> NDArray[np.int32]:
+    """How many queries each episode has, [E].
+
+    Args:
+        predictions: of a frame, as bytes, [E].
+        way: N, the largest of the protocol.
+    """
+    return predictions.map(len).to_numpy(np.int32) // np.int32(position_type(way).itemsize)
+
+
+def positions_of(predictions: pd.Series, way: int) -> Positions:
+    """The predicted classes of all queries of some episodes, one episode after the other, of `position_type`.
+
+    Args:
+        predictions: of a frame, as bytes, [E].
+        way: N, the largest of the protocol.
+    """
+    return np.frombuffer(b"".join(predictions), position_type(way))
+
+
+def padded_positions(predictions: pd.Series, way: int, most: int) -> Positions:
+    """The predicted classes of the queries of each episode, [E, M].
+
+    Args:
+        predictions: of a frame, as bytes, [E].
+        way: N, the largest of the protocol.
+        most: M, queries of the episode that has most.
+
+    Returns:
+        Positions in the smallest type that has a value besides; that value, its largest, where an episode has fewer.
+    """
+    counts = query_counts(predictions, way)
+    kind = position_type(way + 1)
+    if (counts == most).all():
+        return positions_of(predictions, way).reshape(len(counts), most).astype(kind, copy=False)
+    padded = np.full((len(counts), most), np.iinfo(kind).max, kind)
+    padded[np.arange(most) < counts[:, None]] = positions_of(predictions, way)
+    return padded
+
+
+def even_truth(way: int, queries: int) -> Positions:
     """Position of each query's true class, [M]; queries are ordered class by class, and every class has as many.
 
     Args:
         way: N.
         queries: M = N * Q, queries per episode.
     """
-    return np.repeat(np.arange(way, dtype=np.uint8), queries // way)
+    return np.repeat(np.arange(way).astype(position_type(way)), queries // way)
 
 
 def episode_frame(
     run: int,
     numbers: NDArray[np.int64],
-    predictions: NDArray[np.uint8],
+    predictions: Positions,
     way: int,
     seconds: float = math.nan,
     *,
-    truth: NDArray[np.uint8] | None = None,
+    truth: Positions | None = None,
 ) -> pd.DataFrame:
     """Say what a method did on each of some episodes of one run.
 
     Args:
         run: number of the run, from 0.
         numbers: which episodes of the run, [E].
-        predictions: position of the predicted class of every query, queries class by class, uint8 [E, M].
-        way: N.
+        predictions: position of the predicted class of every query, queries class by class, [E, M]; of
+            `position_type` of the protocol's largest N.
+        way: N of these episodes.
         seconds: time per episode; NaN where nobody measured it.
-        truth: position of the true class of every query, uint8 [E, M]; by default every class has as many.
+        truth: position of the true class of every query, [E, M]; by default every class has as many.
 
     Returns:
         A frame with the columns run, episode, correct, accuracy, predictions (bytes) and seconds, [E].
@@ -68,10 +110,10 @@ def episode_frame(
     _check(numbers, predictions, way)
     if truth is None:
         truth = even_truth(way, predictions.shape[1])
-    elif truth.dtype != np.uint8 or truth.shape != predictions.shape or (truth.size and int(truth.max()) >= way):
+    elif truth.dtype.kind != "u" or truth.shape != predictions.shape or (truth.size and int(truth.max()) >= way):
         raise ShapeError(
-            f"the truth must name classes of {way}-way episodes, uint8 {list(predictions.shape)}, not {truth.dtype} "
-            f"{list(truth.shape)}{f' up to class {int(truth.max())}' if truth.size else ''}."
+            f"the truth must name classes of {way}-way episodes, {position_type(way)} {list(predictions.shape)}, not "
+            f"{truth.dtype} {list(truth.shape)}{f' up to class {int(truth.max())}' if truth.size else ''}."
         )
     correct = (predictions == truth).sum(axis=1)
     return pd.DataFrame(
@@ -99,9 +141,13 @@ def consecutive(numbers: NDArray[np.integer[Any]]) -> list[tuple[int, int]]:
 
 def _check(numbers: NDArray[np.int64], predictions: NDArray[np.uint8], way: int) -> None:
     if not 1 <= way <= LARGEST_WAY:
-        raise ShapeError(f"outcomes hold class positions in one byte: way must be 1 to {LARGEST_WAY}, not {way}.")
-    if predictions.dtype != np.uint8 or predictions.ndim != 2:
-        raise ShapeError(f"predictions must be uint8 [E, N * Q], not {predictions.dtype} {list(predictions.shape)}.")
+        raise ShapeError(f"way must be 1 to {LARGEST_WAY:,}, not {way}.")
+    kinds = dict.fromkeys((position_type(way), position_type(LARGEST_WAY)))  # the larger for a protocol of a larger N
+    if predictions.dtype not in kinds or predictions.ndim != 2:
+        raise ShapeError(
+            f"predictions must be {' or '.join(map(str, kinds))} [E, N * Q], not {predictions.dtype} "
+            f"{list(predictions.shape)}."
+        )
     if numbers.shape != predictions.shape[:1]:
         raise ShapeError(f"there are {len(numbers)} episode numbers, but predictions of {len(predictions)} episodes.")
     if predictions.shape[1] == 0 or predictions.shape[1] % way:

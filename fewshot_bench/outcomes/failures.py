@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.atomic import write_atomically
-from fewshot_bench.errors import OutcomeError
+from fewshot_bench.errors import IrregularFileError, OutcomeError
 from fewshot_bench.outcomes.episode_frame import consecutive
 from fewshot_bench.outcomes.kinds import TEXT
 from fewshot_bench.paths import Place
 from fewshot_bench.printable import printable
-from fewshot_bench.stored_files import read_bytes, size_of
+from fewshot_bench.stored_files import read_bytes
 
 FOLDER = "failures"
 LONGEST_REASON = 1_000  # characters
@@ -61,6 +61,8 @@ def record(folder: Place, run: int, numbers: NDArray[np.int64], reason: str) -> 
         for first in range(start, stop, _MOST_EPISODES):
             last = min(first + _MOST_EPISODES, stop) - 1
             name = f"{FOLDER}/run={run}-episodes-{unique[first]:05d}-{unique[last] + 1:05d}.json"
+            if _NAME.fullmatch(name) is None:
+                raise OutcomeError(f"{name} cannot be recorded: runs have 1 to 5 digits, and episodes 5 to 9.")
             write_atomically(folder / name, (json.dumps({"reason": line}, ensure_ascii=False) + "\n").encode())
 
 
@@ -76,6 +78,9 @@ def recorded(folder: Place, names: Iterable[str]) -> dict[str, Failure]:
     Raises:
         OutcomeError: a file is damaged.
     """
+    names = list(names)
+    if FOLDER in names:
+        raise IrregularFileError(folder / FOLDER, "no folder", "a folder")
     found = {name: match for name in names if (match := _NAME.fullmatch(name)) is not None}
     failures = {}
     for name, match in found.items():
@@ -104,12 +109,11 @@ def still_open(failures: Iterable[Failure], done: Mapping[int, NDArray[np.int64]
 
 def _read(place: Place, run: int, first: int, end: int) -> Failure:
     try:
-        size = size_of(place)
-        if size > _LARGEST_FILE:
-            raise OutcomeError(f"it should have at most {_LARGEST_FILE:,} bytes, not {size:,}")
-        reason = _reason(json.loads(read_bytes(place).decode()))
+        reason = _reason(json.loads(read_bytes(place, _LARGEST_FILE).decode()))
         if not 0 < end - first <= _MOST_EPISODES:
             raise OutcomeError("its name says too many episodes, or none")
+    except IrregularFileError:
+        raise
     except (UnicodeDecodeError, ValueError, RecursionError, OutcomeError) as error:
         raise OutcomeError(f"{place} is damaged ({error}). Delete that file; no outcome is lost.") from error
     return Failure(run, np.arange(first, end), reason)

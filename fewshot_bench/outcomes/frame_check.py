@@ -7,13 +7,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench.errors import ShapeError
+from fewshot_bench.limits import LARGEST_EPISODE, MOST_RUNS
 from fewshot_bench.outcomes.cell import Cell, ProtocolCard
 from fewshot_bench.outcomes.claimed import check_claimed
-from fewshot_bench.outcomes.episode_frame import COLUMNS
+from fewshot_bench.outcomes.episode_frame import COLUMNS, positions_of, query_counts
+from fewshot_bench.outcomes.packing import position_type
 
 _KINDS = {"run": "iu", "episode": "iu", "correct": "iu", "accuracy": "f", "seconds": "fiu"}
 """Of the numbers in each column, as NumPy calls them."""
-_LARGEST = {"run": np.iinfo(np.int16).max, "episode": np.iinfo(np.int32).max - 1}
+_LARGEST = {"run": MOST_RUNS - 1, "episode": LARGEST_EPISODE}
 
 
 def check_frame(cell: Cell, frame: object) -> None:
@@ -45,9 +47,15 @@ def check_frame(cell: Cell, frame: object) -> None:
     predictions = frame["predictions"].tolist()
     if set(map(type, predictions)) - {bytes}:
         raise ShapeError("predictions should be bytes, one for each query.")
-    queries = np.fromiter(map(len, predictions), np.int32, len(predictions))
+    size = position_type(cell.protocol.way).itemsize
+    if any(len(row) % size for row in predictions):
+        raise ShapeError(f"predictions of {cell.protocol.task} should be {size} bytes for each query.")
+    queries = query_counts(frame["predictions"], cell.protocol.way)
     _check_queries(cell.protocol, queries)
     _check_classes(cell.protocol, frame, queries)
+    seconds = frame["seconds"].to_numpy(np.float64)
+    if not (np.isnan(seconds) | (np.isfinite(seconds) & (seconds >= 0))).all():  # NaN where nobody measured them
+        raise ShapeError("seconds should be finite and 0 or more.")
 
 
 def check_episodes(frame: pd.DataFrame, run: int, numbers: NDArray[np.int64]) -> None:
@@ -91,7 +99,7 @@ def _check_classes(card: ProtocolCard, frame: pd.DataFrame, queries: NDArray[np.
     Raises:
         ShapeError: they are not.
     """
-    largest = int(np.frombuffer(b"".join(frame["predictions"]), np.uint8).max(initial=0))
+    largest = int(positions_of(frame["predictions"], card.way).max(initial=0))
     if largest >= card.way:
         raise ShapeError(f"a prediction names class {largest} of {card.way}-way episodes, counted from 0.")
     correct = frame["correct"].to_numpy()

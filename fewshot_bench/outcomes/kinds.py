@@ -8,13 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fewshot_bench.limits import LARGEST_CLASS, LARGEST_SEED, LARGEST_SIZE, LARGEST_WAY, MOST_CLASSES
+
 CLAIMED_SAMPLER = "claimed"
 """What a protocol calls its sampler where a file says which episodes there are: see `claimed`."""
 
-LARGEST_WAY = 255  # class positions are stored in one byte
-LARGEST_SIZE = 1_000_000
-_LARGEST_CLASS = 1 << 20
-_LARGEST_SEED = 1 << 128
 _LONGEST_NAME = 200
 _LARGEST_COUNT = (1 << 63) - 1
 DEEPEST = 64  # levels of lists and mappings, far from where Python gives up
@@ -77,6 +75,10 @@ def _is_whole(value: Any, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_CLASSES
+
+
 def _is_stopping_rule(value: Any) -> bool:
     """As `study.until` records one."""
     if not isinstance(value, dict):
@@ -118,7 +120,7 @@ PROTOCOL = {
     "way": whole(1, LARGEST_WAY),
     "shot": whole(1, LARGEST_SIZE),
     "query": Kind(QUERY.words, whole(0, LARGEST_SIZE).holds),  # 0 only where the episodes are claimed
-    "seed": whole(-_LARGEST_SEED, _LARGEST_SEED),
+    "seed": whole(-LARGEST_SEED, LARGEST_SEED),
     "sampler_version": whole(1, LARGEST_SIZE),
     "sampler": TEXT,
     "sampler_settings": _SETTINGS,
@@ -127,10 +129,12 @@ RECORDED = {
     "versions": _MAPPING,
     "dataset_recipe": _MAPPING,
     "class_sizes": Kind(
-        f"a list of whole numbers from 1 to {_LARGEST_CLASS:,}",
-        lambda value: isinstance(value, list) and all(_is_whole(size, 1, _LARGEST_CLASS) for size in value),
+        f"a list of at most {MOST_CLASSES:,} whole numbers from 1 to {LARGEST_CLASS:,}",
+        lambda value: _is_list(value) and all(_is_whole(size, 1, LARGEST_CLASS) for size in value),
     ),
-    "class_names": Kind("a list of texts", lambda value: isinstance(value, list) and all(map(TEXT.holds, value))),
+    "class_names": Kind(
+        f"a list of at most {MOST_CLASSES:,} texts", lambda value: _is_list(value) and all(map(TEXT.holds, value))
+    ),
     "provenance": _MAPPING,
 }
 PROVENANCE = {

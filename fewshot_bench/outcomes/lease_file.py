@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes.kinds import mapping_in
 from fewshot_bench.paths import Place
 from fewshot_bench.stored_files import read_bytes
@@ -45,12 +46,15 @@ def lease_named(name: str) -> tuple[Stretch, int] | None:
 
 
 def lease_content(place: Place) -> bytes:
-    """What lies in a lease, or the start of it.
+    """What lies in a lease; nothing where that is no small regular file, so that it says of no holder.
 
     Raises:
         FileNotFoundError: it is not there.
     """
-    return read_bytes(place)[:_LARGEST]
+    try:
+        return read_bytes(place, _LARGEST)
+    except OutcomeError:
+        return b""
 
 
 def owner_in(content: bytes) -> str:

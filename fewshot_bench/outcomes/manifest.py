@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fewshot_bench.atomic import write_atomically
-from fewshot_bench.errors import OutcomeError
+from fewshot_bench.errors import IrregularFileError, OutcomeError
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.continued import continued_text
-from fewshot_bench.outcomes.description import NewerFormatError, description_content, description_text
+from fewshot_bench.outcomes.description import (
+    NewerFormatError,
+    check_description,
+    description_content,
+    description_text,
+)
 from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import folders_in, is_file
+from fewshot_bench.stored_files import checked_folder, folders_in, is_file
 
 MANIFEST = "cell.json"
 _TRIES = 5  # of processes that describe a cell at the same time
@@ -45,11 +51,15 @@ def read_manifest(folder: Place) -> Manifest:
     """
     place = folder / MANIFEST
     try:
-        text = description_text(place)
+        text = description_text(checked_folder(folder) / MANIFEST if isinstance(folder, Path) else place)
         cell = Cell.from_json(text)
+    except NotADirectoryError as error:
+        raise IrregularFileError(folder, "no folder", "a folder") from error
+    except IrregularFileError:
+        raise
     except NewerFormatError as error:
         raise NewerFormatError(f"{place} {error}") from error
-    except (IsADirectoryError, OutcomeError) as error:
+    except OutcomeError as error:
         raise OutcomeError(f"{place} is damaged ({error}). {_delete(folder)}") from error
     if cell.key != folder.name:
         raise OutcomeError(f"{place} describes another cell than its folder is named after. {_delete(folder)}")
@@ -97,13 +107,19 @@ def describe(folder: Place, cell: Cell) -> None:
     Another process may do the same at that moment, so the file is looked at again after it was written.
 
     Raises:
-        OutcomeError: the stored manifest is damaged, of a later release, or has another name for the method.
+        OutcomeError: the stored manifest is damaged, of a later release, or has another name for the method; or a
+            value of the cell is one that no reader takes.
     """
     for _ in range(_TRIES):
         stored = manifest_like(folder, cell)
         text = cell.as_json() if stored is None else continued_text(stored.content, stored.cell, cell)
         if text is None or (stored is not None and text == stored.text):
             return
+        if stored is None:
+            try:
+                check_description(text)
+            except OutcomeError as error:
+                raise OutcomeError(f"{folder / MANIFEST} was not written, as nobody could read it: {error}.") from error
         write_atomically(folder / MANIFEST, text.encode())
 
 

@@ -25,8 +25,9 @@ from fewshot_bench.outcomes.old_part import OldPart
 from fewshot_bench.outcomes.part import new_part
 from fewshot_bench.outcomes.parts import AnyPart, again_where_moved, episodes_of, parts_in
 from fewshot_bench.outcomes.store import OutcomeStore
+from fewshot_bench.outcomes.stored_table import LARGEST_PART
 from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import files_under, is_file, read_bytes
+from fewshot_bench.stored_files import files_under, is_file, own_folder, read_bytes
 
 _SHOWN = 5
 
@@ -78,7 +79,7 @@ class MergedCell:
         for part in parts:
             if part.place in self._done_with:
                 continue
-            content = read_bytes(part.place)
+            content = read_bytes(part.place, LARGEST_PART)
             if all(np.isin(numbers, done.get(run, [])).all() for run, numbers in part.numbers(content, identity)):
                 self.known += 1
             else:
@@ -126,6 +127,7 @@ def outcomes_of(results: Place) -> Place:
     Raises:
         OutcomeError: there are no outcomes in either.
     """
+    results = own_folder(results)
     for folder in (results / "outcomes", results):
         if any(is_file(cell / MANIFEST) for cell in cell_folders(folder)):  # one is enough
             return folder

@@ -12,16 +12,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from fewshot_bench.errors import OutcomeError
+from fewshot_bench.limits import MOST_EPISODES, MOST_RUNS
 from fewshot_bench.outcomes.columns import Columns, Identity
 from fewshot_bench.outcomes.damage import OTHER_ROWS, damaged
 from fewshot_bench.outcomes.episode_frame import COLUMNS
+from fewshot_bench.outcomes.stored_table import StoredTable
 from fewshot_bench.paths import Place
 
 _NAME = re.compile(r"parts/run-(\d{3,5})-episodes-(\d{5,9})-(\d{5,9})\.parquet")
 _UNREADABLE = (pa.ArrowException, OSError, ValueError)
+_TYPES = {
+    "run": pa.int16(),
+    "episode": pa.int32(),
+    "correct": pa.int32(),
+    "accuracy": pa.float64(),
+    "predictions": pa.binary(),
+    "seconds": pa.float64(),
+}
+_LARGEST_WAY = 255  # whose predictions these releases stored
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class OldPart:
             OutcomeError: the file is damaged.
         """
         try:
-            table = self._open(content).read(use_threads=False)
+            table = self._open(content).read(_TYPES, identity.bytes_of_queries)
             fits = self._fits(table, identity)
         except _UNREADABLE as error:
             raise self.damaged(error) from error
@@ -76,17 +86,19 @@ class OldPart:
     def claimed(self) -> tuple[int, Any]:
         """Run and numbers of the episodes, by the name alone."""
         run, first, end = self.stretch
+        if not (0 < end - first <= MOST_EPISODES and run < MOST_RUNS):
+            raise self.damaged(OTHER_ROWS)
         return run, np.arange(first, end, dtype=np.int32)
 
     def damaged(self, finding: object) -> OutcomeError:
         """The error that says what is wrong with this file, and the way out."""
         return damaged(self.place, finding, self.stretch)
 
-    def _open(self, content: bytes) -> Any:
+    def _open(self, content: bytes) -> StoredTable:
         _, first, end = self.stretch
         try:
-            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-            is_ours = file.schema_arrow.names == list(COLUMNS) and file.metadata.num_rows == end - first
+            file = StoredTable(content, COLUMNS, (), page_checksum_verification=True)
+            is_ours = file.rows == end - first
         except _UNREADABLE as error:
             raise self.damaged(error) from error
         if not is_ours:
@@ -96,7 +108,8 @@ class OldPart:
     def _fits(self, table: pa.Table, identity: Identity) -> bool:
         """Whether the rows agree with the file's name and with each other; page headers have no checksum."""
         found = pc.binary_length(table["predictions"]).to_numpy()
-        run, episode, correct, accuracy = (table[name].to_numpy() for name in ("run", "episode", "correct", "accuracy"))
+        names = ("run", "episode", "correct", "accuracy", "seconds")
+        run, episode, correct, accuracy, seconds = (table[name].to_numpy() for name in names)
         its_run, first, end = self.stretch
         return bool(
             len(table) == end - first
@@ -104,4 +117,8 @@ class OldPart:
             and (episode == np.arange(first, end)).all()
             and all(int(length) in identity.queries for length in np.unique(found))
             and (accuracy == correct / found).all()
+            and ((correct >= 0) & (correct <= found)).all()
+            and (np.isnan(seconds) | (np.isfinite(seconds) & (seconds >= 0))).all()
+            and identity.way <= _LARGEST_WAY
+            and max(map(max, table["predictions"].to_pylist())) < identity.way
         )

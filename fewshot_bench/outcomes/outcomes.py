@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench.outcomes.cell import Cell
-
-_NONE = bytes([255])  # positions of classes are below
+from fewshot_bench.outcomes.episode_frame import padded_positions
+from fewshot_bench.outcomes.packing import Positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +41,13 @@ class Outcomes:
         return self.frame["episode"].to_numpy(np.int64)
 
     @property
-    def predictions(self) -> NDArray[np.uint8]:
-        """Position of the predicted class of every query, [E, M]; 255 after the last of an episode with fewer."""
-        most = self.cell.protocol.queries_per_episode[-1]
-        padded = (row.ljust(most, _NONE) for row in self.frame["predictions"])
-        return np.frombuffer(b"".join(padded), dtype=np.uint8).reshape(len(self.frame), most)
+    def predictions(self) -> Positions:
+        """Position of the predicted class of every query, [E, M]; the largest value of the type where there is none.
+
+        That is 255, or 65,535 of more than 255 classes, after the last query of an episode with fewer.
+        """
+        card = self.cell.protocol
+        return padded_positions(self.frame["predictions"], card.way, card.queries_per_episode[-1])
 
     def __len__(self) -> int:
         return len(self.frame)

@@ -1,23 +1,36 @@
 """Predictions of an episode in few bytes: several digits of base N in each, for 5-way episodes three.
 
 Stored like this and compressed, predictions of 75 queries take 16 bytes where one byte each takes 20 and three bits
-each 19, all of them compressed too; benchmarks/README.md has the table.
+each 19, all of them compressed too; benchmarks/README.md has the table. Above 256 classes each takes two bytes.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.errors import ShapeError
 
+Positions: TypeAlias = NDArray[Any]
+"""Positions of classes within an episode, of `position_type`."""
+
 _VALUES = 256  # of a byte
 
 
+def position_type(way: int) -> np.dtype[Any]:
+    """The smallest type for the position of a class of N: one byte up to 256 classes, two above.
+
+    >>> position_type(256), position_type(257)
+    (dtype('uint8'), dtype('uint16'))
+    """
+    return np.dtype(np.uint8) if way <= _VALUES else np.dtype("<u2")
+
+
 def digits_per_byte(way: int) -> int:
-    """How many predictions of N-way episodes fit into one byte."""
+    """How many predictions of N-way episodes, of 256 classes at most, fit into one byte."""
     digits = 1
     while max(2, way) ** (digits + 1) <= _VALUES:
         digits += 1
@@ -31,14 +44,14 @@ def packed_size(queries: int, way: int) -> int:
         queries: M, of the episode.
         way: N, of the protocol.
     """
-    return -(-queries // digits_per_byte(way))
+    return 2 * queries if way > _VALUES else -(-queries // digits_per_byte(way))
 
 
-def packed(predictions: NDArray[np.uint8], way: int) -> NDArray[np.uint8]:
+def packed(predictions: Positions, way: int) -> NDArray[np.uint8]:
     """Pack predictions.
 
     Args:
-        predictions: position of the predicted class of every query, uint8 [E, M].
+        predictions: position of the predicted class of every query, [E, M].
         way: N, the largest of the protocol.
 
     Returns:
@@ -49,6 +62,8 @@ def packed(predictions: NDArray[np.uint8], way: int) -> NDArray[np.uint8]:
     """
     if predictions.size and int(predictions.max()) >= way:
         raise ShapeError(f"a prediction names class {int(predictions.max())} of {way}-way episodes, counted from 0.")
+    if way > _VALUES:
+        return np.ascontiguousarray(predictions, position_type(way)).view(np.uint8)
     episodes, queries = predictions.shape
     digits, size = digits_per_byte(way), packed_size(queries, way)
     filled = np.zeros((episodes, size * digits), dtype=np.uint8)
@@ -57,7 +72,26 @@ def packed(predictions: NDArray[np.uint8], way: int) -> NDArray[np.uint8]:
     return values
 
 
-def unpacked(content: NDArray[np.uint8], queries: int, way: int) -> NDArray[np.uint8] | None:
+def is_packed(content: NDArray[np.uint8], queries: int, way: int) -> bool:
+    """Whether bytes are some that `packed` makes.
+
+    Args:
+        content: of the episodes, uint8 [E, any size].
+        queries: M, of these episodes.
+        way: N, the largest of the protocol.
+    """
+    if content.shape[1] != packed_size(queries, way):
+        return False
+    if not content.size:
+        return True
+    if way > _VALUES:
+        return int(content.view(position_type(way)).max()) < way
+    digits = digits_per_byte(way)
+    in_last = queries - (content.shape[1] - 1) * digits
+    return bool((content < max(2, way) ** digits).all() and (content[:, -1] < max(2, way) ** in_last).all())
+
+
+def unpacked(content: NDArray[np.uint8], queries: int, way: int) -> Positions | None:
     """Unpack predictions.
 
     Args:
@@ -66,14 +100,14 @@ def unpacked(content: NDArray[np.uint8], queries: int, way: int) -> NDArray[np.u
         way: N, the largest of the protocol.
 
     Returns:
-        Position of the predicted class of every query, uint8 [E, M]; None where the bytes are none that `packed` makes.
+        Position of the predicted class of every query, of `position_type`, [E, M]; None where the bytes are none that
+        `packed` makes.
     """
-    digits = digits_per_byte(way)
-    if content.shape[1] != packed_size(queries, way) or (content.size and int(content.max()) >= max(2, way) ** digits):
+    if not is_packed(content, queries, way):
         return None
-    every = _digits_of_every_byte(way)[content].reshape(len(content), content.shape[1] * digits)
-    if every[:, queries:].any():
-        return None
+    if way > _VALUES:
+        return content.view(position_type(way))
+    every = _digits_of_every_byte(way)[content].reshape(len(content), content.shape[1] * digits_per_byte(way))
     return np.ascontiguousarray(every[:, :queries])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +19,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fewshot_bench.errors import OutcomeError
-from fewshot_bench.outcomes.claimed import claimed_columns
-from fewshot_bench.outcomes.columns import CONSTANTS, METADATA, STORED, Columns, Identity, table_of, unpacked_rows
+from fewshot_bench.limits import LARGEST_EPISODE, MOST_EPISODES, MOST_RUNS
+from fewshot_bench.outcomes.claimed import CLAIMED_COLUMNS, CLAIMED_TYPES, claimed_columns
+from fewshot_bench.outcomes.columns import (
+    CONSTANTS,
+    METADATA,
+    STORED,
+    Columns,
+    Identity,
+    rows_are_packed,
+    stored_types,
+    table_of,
+    unpacked_rows,
+)
 from fewshot_bench.outcomes.damage import OTHER_ROWS, damaged
 from fewshot_bench.outcomes.kinds import mapping_in
+from fewshot_bench.outcomes.stored_table import LARGEST_PART, StoredTable, fits, rows_that_fit
 from fewshot_bench.paths import Place
 
 _DIGEST = "[0-9a-f]{16}"
 _OF_ONE_RUN = re.compile(rf"run=(\d{{1,5}})/episodes-(\d{{5,9}})-(\d{{5,9}})-({_DIGEST})\.parquet")
 _OF_ALL_RUNS = re.compile(rf"together-({_DIGEST})\.parquet")
-_MOST_EPISODES = 50_000_000  # of one part; a file of a few bytes can claim any number
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
 
 
@@ -76,17 +88,16 @@ class Part:
         Args:
             content: of the file.
             identity: of the cell.
-            with_predictions: without them fewer columns are read; the digest guards the others all the same.
+            with_predictions: whether they are wanted; they are checked like all other columns in either case.
 
         Raises:
             OutcomeError: the file is damaged, or belongs to another cell.
         """
         self.check(content)
         try:
-            file = pq.ParquetFile(pa.BufferReader(content))
-            self._check_claims(file, identity)
+            file = self._opened(content, identity)
             if identity.is_claimed:
-                columns = self._claimed(content, identity, with_predictions)
+                columns = self._claimed(file, identity, with_predictions)
             else:
                 columns = self._columns(file, identity, with_predictions)
         except _UNREADABLE as error:
@@ -101,9 +112,6 @@ class Part:
         Raises:
             OutcomeError: the file is damaged, or belongs to another cell.
         """
-        if self.stretch is not None:
-            self.check(content)
-            return [self.claimed]
         found = self.read(content, identity, with_predictions=False)
         return [(int(run), found["episode"][found["run"] == run]) for run in np.unique(found["run"])]
 
@@ -116,7 +124,7 @@ class Part:
         """
         assert self.stretch is not None
         run, first, end = self.stretch
-        if not (0 < end - first <= _MOST_EPISODES and run <= np.iinfo(np.int16).max):
+        if not (0 < end - first <= MOST_EPISODES and run < MOST_RUNS and end - 1 <= LARGEST_EPISODE):
             raise self.damaged(OTHER_ROWS)
         return run, np.arange(first, end, dtype=np.int32)
 
@@ -124,13 +132,18 @@ class Part:
         """The error that says what is wrong with this file, and the way out."""
         return damaged(self.place, finding, self.stretch)
 
-    def _check_claims(self, file: Any, identity: Identity) -> None:
-        """See that the file is a part of this cell, by what it says of itself.
+    def _opened(self, content: bytes, identity: Identity) -> StoredTable:
+        """The file, if it is a part of this cell, by what it says of itself.
 
         Raises:
             OutcomeError: it is of another cell, or not what its name says.
+            ValueError: it is no file that was ever stored.
         """
-        theirs = mapping_in((file.metadata.metadata or {}).get(METADATA, b""))
+        if identity.is_claimed:
+            file = StoredTable(content, (*CONSTANTS, *CLAIMED_COLUMNS), (*CONSTANTS, "classes"))
+        else:
+            file = StoredTable(content, STORED, CONSTANTS)
+        theirs = mapping_in(file.metadata.get(METADATA, b""))
         if theirs != identity.claims(*(self.stretch or (None, 0, 0))):
             if any(theirs.get(name) != getattr(identity, name) for name in CONSTANTS):
                 raise OutcomeError(
@@ -138,42 +151,58 @@ class Part:
                     "cell it belongs to, or delete it."
                 )
             raise self.damaged(OTHER_ROWS)
-        rows = file.metadata.num_rows
-        if not 0 < rows <= _MOST_EPISODES or (self.stretch and rows != self.stretch[2] - self.stretch[1]):
+        if self.stretch is not None and file.rows != self.stretch[2] - self.stretch[1]:
             raise self.damaged(OTHER_ROWS)
+        return file
 
-    def _claimed(self, content: bytes, identity: Identity, with_predictions: bool) -> Columns | None:
+    def _claimed(self, file: StoredTable, identity: Identity, with_predictions: bool) -> Columns | None:
         """The rows of a claimed cell, if they are what such a cell stores."""
         if self.stretch is not None:
             return None
-        found = claimed_columns(content, identity.way, {name: getattr(identity, name) for name in CONSTANTS})
+        table = file.read(CLAIMED_TYPES, 0)
+        found = claimed_columns(table, identity.way, {name: getattr(identity, name) for name in CONSTANTS})
+        if found is not None and not _are_in_order(found):
+            return None
         if found is not None and with_predictions:
             found["predictions"] = np.full(len(found["run"]), b"", dtype=object)
         return found
 
-    def _columns(self, file: Any, identity: Identity, with_predictions: bool) -> Columns | None:
+    def _columns(self, file: StoredTable, identity: Identity, with_predictions: bool) -> Columns | None:
         """The rows, if they agree with the name and with each other."""
-        has_several = len(identity.queries) > 1
-        wanted = ["correct", "seconds"] + ["queries"] * has_several + ["run", "episode"] * (self.stretch is None)
-        table = file.read(columns=list(STORED) if with_predictions else wanted, use_threads=False)
-        if with_predictions and table.column_names != list(STORED):
+        table = file.read(stored_types(identity), identity.bytes_of_queries)
+        found = {name: table[name].to_numpy() for name in STORED if name not in (*CONSTANTS, "predictions")}
+        queries, predictions = found.pop("queries"), table["predictions"]
+        if not (_are_constant(table, identity) and self._are_ours(found) and _are_in_range(found, queries, identity)):
             return None
-        found = {name: table[name].to_numpy() for name in wanted}
-        if self.stretch is not None:
-            run, found["episode"] = self.claimed
-            found["run"] = np.full(len(table), run, np.int16)
-        queries = found.pop("queries") if has_several else np.full(len(table), identity.queries[0], np.int32)
-        if has_several and not all(int(count) in identity.queries for count in np.unique(queries)):
-            return None
-        if found["correct"].min() < 0 or (found["correct"] > queries).any():
-            return None
-        found["accuracy"] = found["correct"] / queries
-        if with_predictions:
-            predictions = unpacked_rows(table["predictions"], queries, identity.way)
-            if predictions is None or not _agree(table, found, queries, identity):
-                return None
-            found["predictions"] = predictions
-        return found
+        if not with_predictions:
+            return found if rows_are_packed(predictions, queries, identity.way) else None
+        unpacked = unpacked_rows(predictions, queries, identity.way)
+        return None if unpacked is None else {**found, "predictions": unpacked}
+
+    def _are_ours(self, found: Columns) -> bool:
+        """Whether the episodes are those of the name."""
+        if self.stretch is None:
+            least = min(int(found["run"].min()), int(found["episode"].min()))
+            return least >= 0 and int(found["episode"].max()) <= LARGEST_EPISODE and _are_in_order(found)
+        run, episodes = self.claimed
+        return bool((found["run"] == run).all() and np.array_equal(found["episode"], episodes))
+
+
+def new_parts(frame: pd.DataFrame, identity: Identity, run: int | None) -> Iterator[tuple[str, bytes, pd.DataFrame]]:
+    """Names, contents and rows of the parts that hold some rows: one, unless it would be refused for its size.
+
+    Args and errors are those of `new_part`.
+    """
+    most = rows_that_fit(identity.bytes_of_queries)
+    try:
+        yield *new_part(frame, identity, run), frame
+        return
+    except OutcomeError:
+        if len(frame) <= most:
+            raise
+    for start in range(0, len(frame), most):
+        some = frame.iloc[start : start + most]
+        yield *new_part(some, identity, run), some
 
 
 def new_part(frame: pd.DataFrame, identity: Identity, run: int | None) -> tuple[str, bytes]:
@@ -187,16 +216,20 @@ def new_part(frame: pd.DataFrame, identity: Identity, run: int | None) -> tuple[
 
     Raises:
         ShapeError: a prediction is of no class of the protocol.
+        OutcomeError: no reader would take it, since it is too large, or too large for what it takes on a disk.
     """
     first, end = int(frame["episode"].iloc[0]), int(frame["episode"].iloc[-1]) + 1
     table, stream = table_of(frame, identity), pa.BufferOutputStream()
     few = [name for name in table.column_names if name not in ("episode", "predictions")]
     # Statistics, and the schema of Arrow, would double a small part.
     options = {"compression": "zstd", "use_dictionary": few, "write_statistics": False, "store_schema": False}
+    options |= {"data_page_version": "1.0", "version": "2.6"}  # as readers expect it
     with pq.ParquetWriter(stream, table.schema, **options) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({METADATA: json.dumps(identity.claims(run, first, end), sort_keys=True)})
     content: bytes = stream.getvalue().to_pybytes()
+    if len(content) > LARGEST_PART or not fits(len(frame), identity.bytes_of_queries, len(content)):
+        raise OutcomeError(f"{len(frame):,} episodes are too many for one part")
     if run is None:
         return f"together-{digest(content)}.parquet", content
     return f"run={run}/episodes-{first:05d}-{end:05d}-{digest(content)}.parquet", content
@@ -207,8 +240,22 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _agree(table: pa.Table, found: Columns, queries: Any, identity: Identity) -> bool:
-    """Whether the columns that are only read with the predictions say what the others do."""
-    constants = all(table[name].unique().to_pylist() == [getattr(identity, name)] for name in CONSTANTS)
-    expected = {**{name: found[name] for name in ("run", "episode", "accuracy")}, "queries": queries}
-    return constants and all((table[name].to_numpy() == values).all() for name, values in expected.items())
+def _are_constant(table: pa.Table, identity: Identity) -> bool:
+    """Whether the columns that are the same in every row say what the cell does."""
+    return all(table[name].unique().to_pylist() == [getattr(identity, name)] for name in CONSTANTS)
+
+
+def _are_in_order(found: Columns) -> bool:
+    """Whether each episode is there once, by run and number."""
+    keys = (found["run"].astype(np.int64) << 32) + found["episode"]
+    return bool((np.diff(keys) > 0).all())
+
+
+def _are_in_range(found: Columns, queries: Any, identity: Identity) -> bool:
+    """Whether the numbers of all rows can be those of the protocol, and agree with each other."""
+    if not all(int(count) in identity.queries for count in np.unique(queries)):
+        return False
+    correct, seconds = found["correct"], found["seconds"]
+    if int(correct.min()) < 0 or (correct > queries).any() or (found["accuracy"] != correct / queries).any():
+        return False
+    return bool((np.isnan(seconds) | (np.isfinite(seconds) & (seconds >= 0))).all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -11,15 +12,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench.errors import OutcomeError
+from fewshot_bench.errors import IrregularFileError, OutcomeError
+from fewshot_bench.limits import MOST_EPISODES
 from fewshot_bench.outcomes.columns import Columns, Identity, frame_of, joined
 from fewshot_bench.outcomes.old_part import OldPart
 from fewshot_bench.outcomes.part import Part
+from fewshot_bench.outcomes.stored_table import LARGEST_PART
 from fewshot_bench.paths import Place
 from fewshot_bench.stored_files import files_under, read_all
 
 AnyPart = Part | OldPart
 T = TypeVar("T")
+_FOLDER = re.compile(r"run=\d{1,5}|parts")
+_MOST_CLAIMED = 4 * MOST_EPISODES  # episodes may be stored several times
 _WAITS = (0.0, 0.05, 0.2, 1.0, 3.0)  # seconds; a listing of a network disk may be old for a while
 _MAY_DIFFER = ("run", "episode", "seconds")  # between two rows about one episode; the first two are the same
 _MOVED = (errno.ENOENT, errno.ESTALE)
@@ -31,9 +36,21 @@ def parts_among(folder: Place, names: Iterable[str]) -> list[AnyPart]:
     Args:
         folder: of the cell.
         names: of its files, relative to it.
+
+    Raises:
+        OutcomeError: something else is where a folder of parts should be, or the names claim too many episodes.
     """
-    found = [Part.named(folder, name) or OldPart.named(folder, name) for name in sorted(names)]
-    return [part for part in found if part is not None]
+    ordered = sorted(names)
+    odd = next((name for name in ordered if _FOLDER.fullmatch(name)), None)
+    if odd is not None:
+        raise IrregularFileError(folder / odd, "no folder", "a folder")
+    found = [Part.named(folder, name) or OldPart.named(folder, name) for name in ordered]
+    parts = [part for part in found if part is not None]
+    counts = [part.stretch[2] - part.stretch[1] for part in parts if part.stretch is not None]
+    claimed = sum(count for count in counts if count <= MOST_EPISODES)  # of more, the part itself is refused
+    if claimed > _MOST_CLAIMED:
+        raise OutcomeError(f"{folder} is damaged (the names of its parts claim {claimed:,} episodes). Delete it.")
+    return parts
 
 
 def parts_in(folder: Place) -> list[AnyPart]:
@@ -100,7 +117,7 @@ def episodes_of(
     """
     before = {} if known is None or with_predictions else known
     new = [part for part in parts if part.name not in before]
-    contents = read_all([part.place for part in new])
+    contents = read_all([part.place for part in new], LARGEST_PART)
     read = {
         part.place: part.read(content, identity, with_predictions=with_predictions)
         for part, content in zip(new, contents, strict=True)

@@ -6,26 +6,36 @@ import json
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from fewshot_bench.errors import OutcomeError
-from fewshot_bench.outcomes.kinds import TEXT, Kind, whole
-from fewshot_bench.outcomes.study_record import CELL, FINISHED, FOLDER, PROCESS, SIGN, VERSION, PlannedCell
+from fewshot_bench.errors import IrregularFileError, OutcomeError
+from fewshot_bench.limits import MOST_CELLS
+from fewshot_bench.outcomes.kinds import TEXT, Kind
+from fewshot_bench.outcomes.study_record import (
+    CELL,
+    FINISHED,
+    FOLDER,
+    LARGEST_PROCESS,
+    LARGEST_STUDY,
+    PLANNED,
+    PROCESS,
+    SIGN,
+    VERSION,
+    PlannedCell,
+)
 from fewshot_bench.paths import Place
 from fewshot_bench.processes import is_gone
-from fewshot_bench.stored_files import files_under, read_bytes, size_of
+from fewshot_bench.stored_files import files_under, read_bytes
 
 _ID = re.compile(r"[0-9a-f]{16}")
-_LARGEST_STUDY = 32_000_000  # bytes
-_LARGEST_PROCESS = 100_000
 _LONG = timedelta(seconds=10 * SIGN)
 """More than the clocks of two machines differ by; where they do, it is only told wrongly who is at work."""
-_COUNT = whole(1, 1_000_000_000)
-_KINDS = {"dataset": TEXT, "task": TEXT, "method": TEXT, "runs": _COUNT, "episodes": _COUNT}
 _FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-_CELLS = Kind("a list", lambda value: isinstance(value, list))
+_CELLS = Kind(
+    f"a list of at most {MOST_CELLS:,} cells", lambda value: isinstance(value, list) and len(value) <= MOST_CELLS
+)
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,8 @@ def recorded_studies(results: Place) -> tuple[list[RecordedStudy], list[str]]:
                 found.append(_study(folder, study_id, names[study_id]))
             except FileNotFoundError:  # somebody removed it, or removes it now
                 continue
+            except IrregularFileError as error:
+                problems.append(str(error))
             except OutcomeError as error:
                 problems.append(f"{folder / study_id}.json is damaged ({error}). Delete it; no outcome is lost.")
     return found, problems
@@ -118,7 +130,7 @@ def _study(folder: Place, study_id: str, names: Sequence[str]) -> RecordedStudy:
         FileNotFoundError: it is not there.
         OutcomeError: its record is damaged or of a later release.
     """
-    content = _content(folder / f"{study_id}.json", _LARGEST_STUDY)
+    content = _content(folder / f"{study_id}.json", LARGEST_STUDY)
     cells = tuple(_planned(cell) for cell in _value(content, "cells", _CELLS))
     stops_early = _value(content, "stops_early", _FLAG)
     return RecordedStudy(study_id, cells, stops_early, _keys(names), _processes(folder / study_id, names))
@@ -127,7 +139,7 @@ def _study(folder: Place, study_id: str, names: Sequence[str]) -> RecordedStudy:
 def _planned(content: Any) -> PlannedCell:
     if not isinstance(content, dict):
         raise OutcomeError(f"a cell should be a mapping, not {reprlib.repr(content)}")
-    return PlannedCell(**{field.name: _value(content, field.name, _KINDS[field.name]) for field in fields(PlannedCell)})
+    return PlannedCell(**{name: _value(content, name, kind) for name, kind in PLANNED.items()})
 
 
 def _value(content: Mapping[str, Any], name: str, kind: Kind) -> Any:
@@ -139,9 +151,7 @@ def _value(content: Mapping[str, Any], name: str, kind: Kind) -> Any:
 def _content(place: Place, largest: int) -> dict[str, Any]:
     """The mapping that a file of JSON holds."""
     try:
-        if size_of(place) > largest:
-            raise OutcomeError(f"it should have at most {largest:,} bytes")
-        content = json.loads(read_bytes(place))
+        content = json.loads(read_bytes(place, largest))
     except (ValueError, RecursionError) as error:
         raise OutcomeError(f"it should be JSON: {error}") from error
     if not isinstance(content, dict):
@@ -165,7 +175,7 @@ def _processes(folder: Place, names: Iterable[str]) -> tuple[RecordedProcess, ..
     found = []
     for match in filter(None, map(PROCESS.fullmatch, names)):
         try:
-            content = _content(folder / match[0], _LARGEST_PROCESS)
+            content = _content(folder / match[0], LARGEST_PROCESS)
             told = [_value({"heard": "", **content}, name, TEXT) for name in ("began", "command", "ended", "heard")]
         except (FileNotFoundError, OutcomeError):
             continue

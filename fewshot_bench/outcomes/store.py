@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,14 @@ from fewshot_bench.outcomes.failures import Failure
 from fewshot_bench.outcomes.frame_check import check_frame
 from fewshot_bench.outcomes.manifest import MANIFEST, describe, manifest_like, read_manifest
 from fewshot_bench.outcomes.outcomes import Outcomes
-from fewshot_bench.outcomes.part import new_part
+from fewshot_bench.outcomes.packing import Positions, position_type
+from fewshot_bench.outcomes.part import new_parts
 from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_among, with_parts
+from fewshot_bench.outcomes.stored_table import LARGEST_PART
 from fewshot_bench.paths import Place, is_local
 from fewshot_bench.stored_files import check_writable, files_under, read_all
+
+_KEY = re.compile(r"[0-9a-f]{16}")
 
 
 class OutcomeStore:
@@ -92,10 +97,10 @@ class OutcomeStore:
         cell: Cell,
         run: int,
         numbers: NDArray[np.int64],
-        predictions: NDArray[np.uint8],
+        predictions: Positions,
         seconds_per_episode: float,
         *,
-        truth: NDArray[np.uint8] | None = None,
+        truth: Positions | None = None,
     ) -> None:
         """Store what a method did on some episodes of one run.
 
@@ -103,9 +108,9 @@ class OutcomeStore:
             cell: the method and the protocol.
             run: number of the run, from 0.
             numbers: which episodes of the run, [E]; each stretch of consecutive numbers becomes one part.
-            predictions: position of the predicted class of every query, queries class by class, uint8 [E, M].
+            predictions: position of the predicted class of every query, queries class by class, unsigned [E, M].
             seconds_per_episode: mean time that one episode took.
-            truth: position of the true class of every query, uint8 [E, M]; may be left out where the protocol has as
+            truth: position of the true class of every query, unsigned [E, M]; may be left out where the protocol has as
                 many queries of every class.
 
         Raises:
@@ -115,6 +120,8 @@ class OutcomeStore:
         if truth is None and not card.has_even_queries:
             raise ShapeError(f"{card.task} has other numbers of queries in each class: say which by their truth.")
         way = card.way if len(card.queries_per_episode) == 1 else predictions.shape[-1] // card.query
+        if predictions.dtype.kind == "u" and int(predictions.max(initial=0)) < card.way:
+            predictions = predictions.astype(position_type(card.way), copy=False)
         self.append_frame(cell, episode_frame(run, numbers, predictions, way, seconds_per_episode, truth=truth))
 
     def append_frame(self, cell: Cell, frame: pd.DataFrame, *, is_checked: bool = False) -> None:
@@ -135,17 +142,20 @@ class OutcomeStore:
             self.open_cell(cell)
         identity = Identity.of(cell)
         ordered = frame.sort_values(["run", "episode"], kind="stable").drop_duplicates(["run", "episode"])
-        by_run = [(int(run), ordered[ordered["run"] == run]) for run in ordered["run"].unique()]
         if cell.protocol.is_claimed:  # its numbers need not be consecutive, and nothing computes it chunk by chunk
-            self._write(cell, *new_part(ordered, identity, None), by_run)
+            self._write(cell, ordered, identity, None)
             return
-        for run, rows in by_run:
-            for stretch in stretches(rows):
-                self._write(cell, *new_part(stretch, identity, run), [(run, stretch)])
+        for run in ordered["run"].unique():
+            for stretch in stretches(ordered[ordered["run"] == run]):
+                self._write(cell, stretch, identity, int(run))
 
-    def _write(self, cell: Cell, name: str, content: bytes, by_run: list[tuple[int, pd.DataFrame]]) -> None:
-        write_once(self.cell_folder(cell) / name, content)
-        self._held.setdefault(cell.key, {})[name] = [(run, rows["episode"].to_numpy()) for run, rows in by_run]
+    def _write(self, cell: Cell, frame: pd.DataFrame, identity: Identity, run: int | None) -> None:
+        """Store rows, of one run or, where it is None, of several, in as many parts as they need."""
+        for name, content, rows in new_parts(frame, identity, run):
+            write_once(self.cell_folder(cell) / name, content)
+            runs = rows["run"].to_numpy()
+            held = [(int(one), rows["episode"].to_numpy()[runs == one]) for one in np.unique(runs)]
+            self._held.setdefault(cell.key, {})[name] = held
 
     def read(self, cell_or_key: Cell | str, *, with_predictions: bool = True) -> pd.DataFrame:
         """All episodes of a cell, sorted by run and episode, each once (of copies, the one that took least time).
@@ -185,6 +195,8 @@ class OutcomeStore:
         files: dict[str, list[str]] = {}
         for name in files_under(self.folder):
             key, _, rest = name.partition("/")
+            if not rest and _KEY.fullmatch(key):
+                read_manifest(self.folder / key)  # says what it is instead of a folder
             if rest and not key.startswith("."):
                 files.setdefault(key, []).append(rest)
         described = sorted(key for key, names in files.items() if MANIFEST in names)
@@ -225,6 +237,6 @@ class OutcomeStore:
         by_name = [] if is_local(self.folder) else [part for part in new if part.stretch is not None]
         held.update({part.name: [part.claimed] for part in by_name})
         by_content = [part for part in new if part.name not in held]
-        for part, content in zip(by_content, read_all([part.place for part in by_content]), strict=True):
+        for part, content in zip(by_content, read_all([part.place for part in by_content], LARGEST_PART), strict=True):
             held[part.name] = part.numbers(content, identity)
         return [entry for part in parts for entry in held[part.name]]

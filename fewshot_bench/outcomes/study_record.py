@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -23,11 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.atomic import remove_abandoned, write_atomically
-from fewshot_bench.errors import FewshotBenchError, PlaceError
+from fewshot_bench.errors import FewshotBenchError, OutcomeError, PlaceError
+from fewshot_bench.limits import MOST_CELLS
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.heart import Heart
+from fewshot_bench.outcomes.kinds import TEXT, whole
 from fewshot_bench.outcomes.lease_file import overwrite
 from fewshot_bench.paths import Place
+from fewshot_bench.printable import printable
 from fewshot_bench.processes import is_gone, owner
 from fewshot_bench.stored_files import files_under, is_file, remove
 
@@ -38,6 +42,14 @@ VERSION = 1
 FINISHED = "finished"
 """How a process ended that has nothing left to do."""
 DID_ITS_PART = "did its part"
+LARGEST_STUDY = 8_000_000
+"""Bytes of the record of a study."""
+LARGEST_PROCESS = 100_000
+"""Bytes of what a process says of itself."""
+_LONGEST_COMMAND = 10_000  # characters
+_COUNT = whole(1, 1_000_000_000)
+PLANNED = {"dataset": TEXT, "task": TEXT, "method": TEXT, "runs": _COUNT, "episodes": _COUNT}
+"""What each field of a `PlannedCell` should be."""
 SIGN = 60.0
 """Seconds between two signs of life of a process, for those who cannot see whether it is there."""
 
@@ -87,10 +99,23 @@ class StudyRecord:
         """Write down what is going to be done.
 
         Raises:
+            OutcomeError: no reader would take it.
             OSError: it cannot be written.
         """
+        for cell in self.cells:
+            wrong = next((name for name, kind in PLANNED.items() if not kind.holds(getattr(cell, name))), None)
+            if wrong is not None:
+                found = reprlib.repr(getattr(cell, wrong))
+                raise OutcomeError(f"{wrong} of a study should be {PLANNED[wrong].words}, not {found}.")
+        if len(self.cells) > MOST_CELLS:
+            raise OutcomeError(
+                f"a study has at most {MOST_CELLS:,} cells, and this one {len(self.cells):,}. Divide it."
+            )
         text = json.dumps(self._content(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        write_atomically(self.results / FOLDER / f"{self.id}.json", text.encode())
+        content = text.encode()
+        if len(content) > LARGEST_STUDY:
+            raise OutcomeError(f"the record of a study has at most {LARGEST_STUDY:,} bytes. Divide the study.")
+        write_atomically(self.results / FOLDER / f"{self.id}.json", content)
 
     @contextmanager
     def at_work(self, command: str = "", *, is_all: bool = True) -> Iterator[None]:
@@ -104,7 +129,7 @@ class StudyRecord:
             OSError: it cannot be written.
         """
         self._clean()
-        said = _Said(self._folder / f"process-{owner()}.json", _now(), command)
+        said = _Said(self._folder / f"process-{owner()}.json", _now(), printable(command)[:_LONGEST_COMMAND])
         self.write()
         said.tell("")
         try:

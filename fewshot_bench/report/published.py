@@ -16,9 +16,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fewshot_bench.errors import OutcomeError
+from fewshot_bench.errors import IrregularFileError, OutcomeError
 from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import files_under, is_file, read_bytes, size_of
+from fewshot_bench.stored_files import files_under, is_file, read_bytes
 
 ACCURACY_COLUMNS = (
     "table", "backbone", "method", "dataset", "split", "way", "shot", "queries", "accuracy", "ci95", "episodes",
@@ -149,9 +149,11 @@ def _lines(path: Place) -> Iterator[tuple[int, list[str]]]:
     try:
         if not is_file(path):
             raise _refused(path, 1, "it is no file")
-        if size_of(path) > _LARGEST:
-            raise _refused(path, 1, f"the file has more than {_LARGEST:,} bytes")
-        text = read_bytes(path).decode("utf-8-sig")
+        text = read_bytes(path, _LARGEST).decode("utf-8-sig")
+    except IrregularFileError:
+        raise
+    except OutcomeError as error:
+        raise _refused(path, 1, error) from error
     except UnicodeDecodeError as error:
         raise _refused(path, error.object[: error.start].count(b"\n") + 1, "it is not UTF-8") from error
     except OSError as error:

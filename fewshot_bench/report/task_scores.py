@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.claimed import NO_CLASSES
-from fewshot_bench.outcomes.episode_frame import episode_keys, run_and_episode
+from fewshot_bench.outcomes.episode_frame import episode_keys, padded_positions, run_and_episode
 from fewshot_bench.report.classes import ClaimedClasses, claimed_classes, classes_of_episodes, images_of_episodes
 from fewshot_bench.statistics import (
     DataInterval,
@@ -197,10 +197,9 @@ def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell], failed: S
 def _class_accuracy(predictions: pd.Series, protocol: ProtocolCard) -> NDArray[np.float32]:
     """Fraction of the queries of each class that are classified correctly, [E, N].
 
-    Queries come class by class, as many of each. Where an episode has fewer classes, 255 fills up, so the rest is 0.
+    Queries come class by class, as many of each. Where an episode has fewer classes, the rest is 0.
     """
-    most = protocol.way * protocol.query
-    content = np.frombuffer(b"".join(row.ljust(most, b"\xff") for row in predictions), dtype=np.uint8)
+    content = padded_positions(predictions, protocol.way, protocol.way * protocol.query)
     is_right = content.reshape(-1, protocol.way, protocol.query) == np.arange(protocol.way)[:, None]
     fractions: NDArray[np.float32] = is_right.mean(axis=2, dtype=np.float32)
     return fractions

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from fewshot_bench.errors import PlaceError
+from fewshot_bench.errors import OutcomeError, PlaceError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.paths import Place
 from fewshot_bench.report.leaderboard import leaderboard, sorted_rows
@@ -17,6 +17,8 @@ from fewshot_bench.report.published import published_results
 from fewshot_bench.report.spreadsheet_text import unguarded
 from fewshot_bench.statistics import Correction
 from fewshot_bench.stored_files import read_bytes
+
+_LARGEST = 64_000_000  # bytes of a leaderboard
 
 
 def update_leaderboard(
@@ -95,11 +97,11 @@ def current_leaderboard(
 def _baselines_in(path: Place) -> dict[str, str]:
     """Baseline of each protocol in an existing leaderboard; none where it cannot be read."""
     try:
-        content = io.BytesIO(read_bytes(path))
+        content = io.BytesIO(read_bytes(path, _LARGEST))
         rows = pd.read_csv(content, dtype=str, usecols=["protocol_fingerprint", "baseline"]).dropna()
     except PlaceError:
         raise
-    except (OSError, ValueError):
+    except (OSError, ValueError, OutcomeError):
         return {}
     return dict(zip(rows["protocol_fingerprint"], rows["baseline"].map(unguarded), strict=True))
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
+from fewshot_bench.outcomes.packing import position_type
 from fewshot_bench.reproduction.outcome import OtherOutcome
 
 
-def other_outcomes(stored: pd.DataFrame, new: pd.DataFrame) -> tuple[OtherOutcome, ...]:
+def other_outcomes(stored: pd.DataFrame, new: pd.DataFrame, way: int) -> tuple[OtherOutcome, ...]:
     """The episodes whose predictions, or whose number of correct ones, are not those stored.
 
     Args:
         stored: one row per episode, as `episode_frame` makes them, by run and number, [E].
         new: of the same episodes in the same order, [E].
+        way: N, the largest of the protocol.
 
     Raises:
         ValueError: the episodes are others.
@@ -29,12 +34,14 @@ def other_outcomes(stored: pd.DataFrame, new: pd.DataFrame) -> tuple[OtherOutcom
             int(numbers[place]),
             int(old_correct[place]),
             int(new_correct[place]),
-            _others(old_said[place], new_said[place]),
+            _others(old_said[place], new_said[place], position_type(way)),
         )
         for place in places
     )
 
 
-def _others(stored: bytes, new: bytes) -> int:
+def _others(stored: bytes, new: bytes, kind: np.dtype[Any]) -> int:
     """How many predictions differ; where there are more of one kind, these do."""
-    return sum(one != two for one, two in zip(stored, new, strict=False)) + abs(len(stored) - len(new))
+    old, again = np.frombuffer(stored, kind), np.frombuffer(new, kind)
+    both = min(len(old), len(again))
+    return int((old[:both] != again[:both]).sum()) + abs(len(old) - len(again))

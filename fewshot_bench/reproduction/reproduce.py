@@ -23,6 +23,7 @@ from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import ReproductionError
 from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.outcomes.episode_frame import query_counts
 from fewshot_bench.paths import Place, caching_in
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.reproduction.again import Again
@@ -174,8 +175,9 @@ def _method(cell: Cell, study: Study, dataset: Dataset, device: str, options: Br
 def _compared(
     cell: Cell, made: Cell, stored_episodes: int, stored: pd.DataFrame, new: pd.DataFrame, device: str
 ) -> Reproduction:
-    others = other_outcomes(stored, new)
-    queries, predictions = int(new["predictions"].map(len).sum()), sum(other.predictions for other in others)
+    way = cell.protocol.way
+    others = other_outcomes(stored, new, way)
+    queries, predictions = int(query_counts(new["predictions"], way).sum()), sum(other.predictions for other in others)
     why = ""
     if predictions:
         _, why = explanation(predictions, queries, is_same_machine=is_same_machine(cell, device))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard, episode_frame
+from fewshot_bench.outcomes.packing import position_type
 
 
 def outcome_bytes(cell: Cell, left: int, chunk: int) -> int:
@@ -36,7 +37,7 @@ def part_bytes(way: int, query: int, episodes: int) -> int:
         query: Q, queries per class.
         episodes: E.
     """
-    predictions = np.random.default_rng(0).integers(0, way, (episodes, way * query), dtype=np.uint8)
+    predictions = np.random.default_rng(0).integers(0, way, (episodes, way * query), dtype=position_type(way))
     cell = Cell(MethodCard("random", "", "", ""), ProtocolCard("none", "", "novel", way, 1, query, 0, 1))
     with tempfile.TemporaryDirectory() as folder:
         frame = episode_frame(0, np.arange(episodes), predictions, way, 0.001)

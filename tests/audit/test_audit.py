@@ -273,9 +273,9 @@ def test_which_episodes_are_run_again_is_decided_by_the_auditor(cell):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda c: c["protocol"].update(way="5"), "protocol.way should be a whole number from 1 to 255, not '5'"),
+        (lambda c: c["protocol"].update(way="5"), "protocol.way should be a whole number from 1 to 65,535, not '5'"),
         (lambda c: c["protocol"].update(way=True), "protocol.way should be a whole number"),
-        (lambda c: c["protocol"].update(way=10**9), "protocol.way should be a whole number from 1 to 255"),
+        (lambda c: c["protocol"].update(way=10**9), "protocol.way should be a whole number from 1 to 65,535"),
         (lambda c: c["protocol"].update(shot=0), "protocol.shot should be a whole number from 1 to"),
         (lambda c: c["method"].update(name=["x"]), "method.name should be text"),
         (lambda c: c["method"].update(is_transductive="no"), "is_transductive should be true or false"),

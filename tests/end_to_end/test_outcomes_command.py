@@ -168,7 +168,7 @@ REFUSED = {
     "no task": (["acc.csv"], "--dataset NAME --way N --shot K"),
     "no such file": (["nothing.csv", *TASK], "nothing.csv is not a file"),
     "another kind": (["acc.xlsx", *TASK], "is not a file"),
-    "a way too large": (["acc.csv", "--dataset", "d", "--way", "300", "--shot", "1"], "--way should be 1 to 255"),
+    "a way too large": (["acc.csv", "--dataset", "d", "--way", "70000", "--shot", "1"], "--way should be 1 to 65,535"),
     "no shot": (["acc.csv", "--dataset", "d", "--way", "5", "--shot", "0"], "--shot should be 1"),
     "a run below 0": (["acc.csv", *TASK, "--run", "-1"], "--run should be 0"),
     "a name of no letters": (["acc.csv", *TASK, "--tasks", " "], "not a name for the tasks"),

@@ -115,10 +115,10 @@ def test_a_disk_that_is_away_is_no_damage(tmp_path, monkeypatch):
     """Nobody is told to delete what cannot be reached for the moment."""
     store = filled(OutcomeStore(tmp_path))
 
-    def away(path):
+    def away(path, largest):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", away)
+    monkeypatch.setattr("fewshot_bench.stored_files._read_once", away)
     for use in (store.cells, lambda: store.read(CELL), lambda: OutcomeStore(tmp_path).done(CELL)):
         with pytest.raises(OSError, match="Input/output error") as caught:
             use()

@@ -139,9 +139,9 @@ def test_so_does_everything_else_that_is_no_part_of_the_identity(path, value, at
         (("method", "hyper_parameters"), {"a": nested(100)}, "method.hyper_parameters should be finite numbers"),
         (("method", "is_transductive"), "no", "method.is_transductive should be true or false, not 'no'"),
         (("method", "evil"), 1, "method has 'evil', which this version does not know"),
-        (("protocol", "way"), "5", "protocol.way should be a whole number from 1 to 255, not '5'"),
+        (("protocol", "way"), "5", "protocol.way should be a whole number from 1 to 65,535, not '5'"),
         (("protocol", "way"), True, "protocol.way should be a whole number"),
-        (("protocol", "way"), 10**9, "protocol.way should be a whole number from 1 to 255"),
+        (("protocol", "way"), 10**9, "protocol.way should be a whole number from 1 to 65,535"),
         (("protocol", "shot"), 0, "protocol.shot should be a whole number from 1 to 1,000,000, not 0"),
         (("protocol", "query"), 1_000_001, "protocol.query should be a whole number from 1 to 1,000,000"),
         (("protocol", "query"), 1.0, "protocol.query should be a whole number"),
@@ -293,6 +293,6 @@ def test_anything_anywhere_is_an_error_of_one_line_or_a_cell_that_can_be_used(pa
         assert len(cell.key) == 16
         assert Cell.from_json(cell.as_json()) == cell
         cell.as_json().encode()
-        assert len(cell.protocol.queries_per_episode) <= 255
+        assert len(cell.protocol.queries_per_episode) <= 65_535
         assert all(rule["half_width"] > 0 for rule in cell.provenance.get("stopping", []))
         assert all(isinstance(version, str) for version in cell.versions.values())

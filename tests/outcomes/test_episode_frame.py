@@ -46,11 +46,12 @@ def test_predictions_come_back_as_they_went_in(way, query, episodes, random):
     ("numbers", "predictions", "way", "message"),
     [
         (np.arange(3), PREDICTIONS.astype(np.int64), 3, "must be uint8"),
-        (np.arange(6), PREDICTIONS.ravel(), 3, r"must be uint8 \[E, N \* Q\], not uint8 \[18\]"),
+        (np.arange(6), PREDICTIONS.ravel(), 3, r"must be uint8 or uint16 \[E, N \* Q\], not uint8 \[18\]"),
         (np.arange(2), PREDICTIONS, 3, "2 episode numbers, but predictions of 3 episodes"),
         (np.arange(3), PREDICTIONS, 4, "6 queries per episode are not the same number for each of 4 classes"),
         (np.arange(3), PREDICTIONS, 2, "names class 2 of 2-way episodes"),
-        (np.arange(3), PREDICTIONS, 256, "way must be 1 to 255, not 256"),
+        (np.arange(3), PREDICTIONS, 257, "must be uint16"),
+        (np.arange(3), PREDICTIONS, 65_536, "way must be 1 to 65,535, not 65536"),
     ],
 )
 def test_predictions_of_other_episodes_are_refused(numbers, predictions, way, message):

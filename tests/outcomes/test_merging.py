@@ -3,13 +3,13 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from toy_cells import CELL, EPISODES, PREDICTIONS, PROTOCOL, everything, filled, old_layout, parts
 
+from fewshot_bench import stored_files
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.compaction import compact
@@ -147,16 +147,16 @@ def test_one_damaged_cell_hides_no_other(tmp_path, spoil):
 
 def reads_before(monkeypatch, count, folder, do):
     """Do something once, just before the reading of so many files of a folder; whether that many were read."""
-    read, left = Path.read_bytes, [count]
+    read, left = stored_files._read_once, [count]
 
-    def counted(path):
+    def counted(path, largest):
         if path.is_relative_to(folder) and path.name != "cell.json":
             left[0] -= 1
             if left[0] == -1:
                 do()
-        return read(path)
+        return read(path, largest)
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr(stored_files, "_read_once", counted)
     return lambda: left[0] < 0
 
 
@@ -245,6 +245,8 @@ def test_nothing_is_compared_again_where_nothing_but_the_merge_changes_the_targe
 def test_a_cell_that_keeps_changing_is_said_in_one_sentence(tmp_path, monkeypatch):
     one = half(tmp_path / "one", 0)
     monkeypatch.setattr("fewshot_bench.outcomes.parts._WAITS", (0.0, 0.0))
-    monkeypatch.setattr("fewshot_bench.outcomes.merging.read_bytes", lambda place: (place.parent / "gone").read_bytes())
+    monkeypatch.setattr(
+        "fewshot_bench.outcomes.merging.read_bytes", lambda place, _: (place.parent / "gone").read_bytes()
+    )
     with pytest.raises(OutcomeError, match=r"1 of 1 cells changed meanwhile.* keep vanishing .*gone.* Merge again"):
         merge([one], tmp_path / "all")

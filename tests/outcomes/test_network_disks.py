@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from toy_cells import CELL, EPISODES, filled
 
+from fewshot_bench import stored_files
 from fewshot_bench.atomic import TEMPORARY_SUFFIX, is_unchanged_for
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.checking import check_cell
@@ -23,17 +24,17 @@ DAY = 86_400
 
 def stale(patch: pytest.MonkeyPatch, times: int, then: type[OSError] | None = None) -> list[Path]:
     """Let reading fail as it does where another machine removes a file between opening and reading; what was read."""
-    read, asked = Path.read_bytes, []
+    read, asked = stored_files._read_once, []
 
-    def fails(path: Path) -> bytes:
+    def fails(path: Path, largest: int | None) -> bytes:
         asked.append(path)
         if len(asked) <= times:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         if then is not None:
             raise then(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-        return read(path)
+        return read(path, largest)
 
-    patch.setattr(Path, "read_bytes", fails)
+    patch.setattr(stored_files, "_read_once", fails)
     return asked
 
 
@@ -61,10 +62,10 @@ def test_a_lease_that_is_removed_between_opening_and_reading_was_let_go(tmp_path
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch, number):
-    def fails(path: Path) -> bytes:
+    def fails(path: Path, largest: int | None) -> bytes:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Path, "read_bytes", fails)
+    monkeypatch.setattr(stored_files, "_read_once", fails)
     with pytest.raises(OSError, match="part"):
         read_bytes(tmp_path / "part")
 

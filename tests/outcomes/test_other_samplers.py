@@ -115,7 +115,7 @@ def test_a_part_with_sizes_that_the_protocol_does_not_have_is_damaged(tmp_path):
     name, content = new_part(varied_frame(), identity, 0)
     part.unlink()
     (other.folder / EVEN.key / name).write_bytes(content)
-    with pytest.raises(OutcomeError, match="not those that its name says"):
+    with pytest.raises(OutcomeError, match="predictions should be of type fixed_size_binary"):
         other.read(EVEN)
 
 

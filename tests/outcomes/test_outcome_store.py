@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_cells import CELL, EPISODES, PREDICTIONS, PROTOCOL, filled, parts
 
+from fewshot_bench import stored_files
 from fewshot_bench.atomic import temporary_name
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
@@ -100,8 +101,8 @@ def test_of_overlapping_parts_an_episode_counts_once(tmp_path):
 def test_what_was_read_before_is_not_read_again_and_what_is_new_is(tmp_path, monkeypatch):
     store = filled(OutcomeStore(tmp_path), chunk=4)
     read = []
-    real = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or real(path))
+    real = stored_files._read_once
+    monkeypatch.setattr(stored_files, "_read_once", lambda path, most: read.append(path.name) or real(path, most))
     first = store.read(CELL, with_predictions=False)
     first["accuracy"] = 0.0  # the frame is the caller's own
     assert len(read) == 6

@@ -178,7 +178,7 @@ def test_garbage_is_refused_with_the_file_and_the_line(tmp_path, column, text, e
         (b"method,accuracy\nmine,50\n", "its columns should be table, backbone"),
         (f"{HEADER}\n{GOOD},more\n".encode(), "line 2 .* 14 fields instead of 13"),
         (f"{HEADER}\n{GOOD}\n\xff".encode("latin-1"), "line 3 .* not UTF-8"),
-        (b"x" * 1_000_001, "more than 1,000,000 bytes"),
+        (b"x" * 1_000_001, "it should have at most 1,000,000 bytes"),
         (",".join(METRIC_COLUMNS).encode() + b"\n1,n,m,d,isotropy,nan,s,r\n", "value should be a number"),
     ],
 )
