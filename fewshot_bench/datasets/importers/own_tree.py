@@ -55,9 +55,13 @@ def list_tree(tree: FileTree, *, class_depth: int | None = None, layout: Layout 
                 "--layout classes."
             )
         skipped += _outside(tree, within(top, folder))
-        found[split] = _list_classes(tree, within(top, folder), class_depth, skipped, notes)
+        found[split] = _list_classes(tree, within(top, folder), class_depth, skipped)
+        if class_depth is None:
+            notes += _check_depth(tree, within(top, folder), found[split])
     if not split_folders:
-        found[None] = _list_classes(tree, top, class_depth, skipped, notes)
+        found[None] = _list_classes(tree, top, class_depth, skipped)
+        if class_depth is None:
+            notes += _check_depth(tree, top, found[None], is_decided=layout == "classes")
     state = _state(tree, found, skipped)
     return OwnListing(str(tree.path), found, tree.read, skipped, state, notes=notes, clutter=tree.clutter)
 
@@ -121,9 +125,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else "")
 
 
-def _list_classes(
-    tree: FileTree, folder: str, class_depth: int | None, skipped: list[SkippedImage], notes: list[str]
-) -> Classes:
+def _list_classes(tree: FileTree, folder: str, class_depth: int | None, skipped: list[SkippedImage]) -> Classes:
     classes: Classes = {}
     for label, place in _class_folders(tree, folder, class_depth or 1, skipped):
         images = []
@@ -137,8 +139,6 @@ def _list_classes(
     if not classes:
         deep = f" {class_depth} folders deep" if class_depth is not None and class_depth > 1 else ""
         raise DatasetError(f"{tree.path / folder} holds no images in class folders{deep}.")
-    if class_depth is None:
-        _check_depth(tree, folder, classes, notes)
     return classes
 
 
@@ -158,8 +158,8 @@ def _class_folders(tree: FileTree, folder: str, depth: int, skipped: list[Skippe
                 yield f"{name}/{inner}", inner_place
 
 
-def _check_depth(tree: FileTree, folder: str, classes: Classes, notes: list[str]) -> None:
-    """Refuse to take folders of class folders for classes, and name classes that might be some.
+def _check_depth(tree: FileTree, folder: str, classes: Classes, *, is_decided: bool = False) -> list[str]:
+    """Refuse to take folders of class folders for classes, unless that is decided; name classes that might be some.
 
     Raises:
         DatasetError: no image lies directly in a class folder, and one of these holds several folders.
@@ -170,18 +170,18 @@ def _check_depth(tree: FileTree, folder: str, classes: Classes, notes: list[str]
         if len(inner) > 1:
             several[label] = inner
     if not several:
-        return
+        return []
     label, inner = next(iter(several.items()))
-    if all("/" in name for images in classes.values() for name, _ in images):
+    if not is_decided and all("/" in name for images in classes.values() for name, _ in images):
         raise DatasetError(
             f"{tree.path / folder} holds folders of folders. If {label}/{inner[0]} and {label}/{inner[1]} are two "
             "classes, add --class-depth 2; if they are one class, --class-depth 1."
         )
-    notes.append(
+    return [
         f"class {label} holds the images of its sub-folders {_listed(inner)}"
         + (f" (and {len(several) - 1:,} more classes do so)" if len(several) > 1 else "")
         + ". If these are classes, add --class-depth 2; if not, --class-depth 1."
-    )
+    ]
 
 
 def _all_files(tree: FileTree, folder: str, prefix: str = "") -> Iterator[tuple[str, str]]:
