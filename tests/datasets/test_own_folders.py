@@ -15,6 +15,7 @@ from fewshot_bench.datasets import OwnOptions, open_dataset
 from fewshot_bench.datasets.doctor import check_place
 from fewshot_bench.datasets.official_splits import published_split
 from fewshot_bench.datasets.recipe import left_out_lines
+from fewshot_bench.datasets.sources.clutter import CLUTTER as CLUTTER_NAMES
 from fewshot_bench.datasets.sources.clutter import clutter_in, clutter_kind
 from fewshot_bench.errors import DatasetError
 
@@ -389,3 +390,8 @@ def test_a_class_without_one_readable_image_is_told(tmp_path):
         "2 files: the file is empty (first: a/0.png)",
         "class a, which has 0 readable images",
     ]
+
+
+def test_the_documentation_lists_all_clutter():
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    assert [name for name in CLUTTER_NAMES if f"`{name.strip()}`" not in page] == []
