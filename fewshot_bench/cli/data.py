@@ -175,10 +175,15 @@ def check(
     from fewshot_bench.datasets.store import is_stored
     from fewshot_bench.errors import DatasetError
 
+    own = OwnOptions(class_depth=class_depth, layout=layout.value)
+    is_place = (
+        subject is not None and subject not in DATASETS and not is_stored(subject) and looks_like_a_place(subject)
+    )
+    if own != OwnOptions() and not is_place:
+        raise typer.BadParameter("--class-depth and --layout are for a folder or an archive of your own images.")
     if subject is None:
         diagnoses = check_everything(deep=deep)
-    elif subject not in DATASETS and not is_stored(subject) and looks_like_a_place(subject):
-        own = OwnOptions(class_depth=class_depth, layout=layout.value)
+    elif is_place:
         diagnoses = [check_place(Path(subject), own)]
     else:
         diagnoses = [check_dataset(subject, deep=deep)]

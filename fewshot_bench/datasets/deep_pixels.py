@@ -226,7 +226,7 @@ class UsedValues:
         if self.fractional or not self.deep or scale.black < 0:
             return False
         dark = max(0, int(scale.white).bit_length() - _UNUSED_BITS)
-        return scale.white > 255 and bool(self.by_bits[: dark + 1].sum() > _NEARLY_ALL * self.by_bits.sum())
+        return bool(self.by_bits[: dark + 1].sum() > _NEARLY_ALL * self.by_bits.sum())
 
 
 def _number(value: float) -> str:

@@ -31,6 +31,7 @@ from fewshot_bench.datasets.importers.own_listing import OwnListing, divide_by_c
 from fewshot_bench.datasets.importers.own_tree import Layout, list_tree
 from fewshot_bench.datasets.listed import DecodedSplit, ListedSplit
 from fewshot_bench.datasets.pixels import Filter, Fit, PixelRecipe, UndecidedDepthError, header_size
+from fewshot_bench.datasets.recipe import by_reason
 from fewshot_bench.datasets.sources import open_tree
 from fewshot_bench.datasets.sources.names import composed
 from fewshot_bench.datasets.store import is_stored, open_stored, store_dataset, stored_names
@@ -41,6 +42,8 @@ from fewshot_bench.progress import SILENT, Progress, Step
 DEFAULT_SIZE = 224
 _VERSION = 2
 _MOST_COPIES = 4  # of the images of one folder
+_MOST_SKIPPED = 1000  # named in the recipe, which every result carries; a table may have a million rows without a label
+_MOST_REASONS = 100
 
 
 @dataclass(frozen=True)
@@ -173,8 +176,10 @@ def list_own_images(source: str, stack: ExitStack, options: OwnOptions | None = 
     if not source.removeprefix(HUGGING_FACE_PREFIX).strip():
         raise DatasetError(f"'{source}' names no place of images; give a folder, an archive, a table, or hf:NAME.")
     if source.startswith(HUGGING_FACE_PREFIX) or looks_like_hugging_face(path):
+        _refuse_layout(source, options)
         return list_hugging_face(source)
     if looks_like_manifest(path):
+        _refuse_layout(path, options)
         return list_manifest(path)
     tree = stack.enter_context(open_tree(path))
     if tree.description == "file":
@@ -183,6 +188,14 @@ def list_own_images(source: str, stack: ExitStack, options: OwnOptions | None = 
             "images."
         )
     return list_tree(tree, class_depth=options.class_depth, layout=options.layout)
+
+
+def _refuse_layout(source: str | Path, options: OwnOptions) -> None:
+    if options.class_depth is not None or options.layout != "auto":
+        raise DatasetError(
+            f"--class-depth and --layout say what folders are; {source} is a table, which names the class of each "
+            "image. Leave them out."
+        )
 
 
 def _store(
@@ -218,13 +231,13 @@ def _store(
             for split, classes in kept.items()
         }
 
-    def stored(recipe: PixelRecipe, notes: list[str]) -> Dataset:
+    def stored(recipe: PixelRecipe, notes: list[str], depth: Mapping[str, str]) -> Dataset:
         with progress.step(f"reading {label}", total) as step:
             splits = decoded(recipe, step)
             return store_dataset(
                 name,
                 splits,
-                _facts(listing, options, recipe),
+                {**_facts(listing, options, recipe), **depth},
                 late_facts=lambda duplicates: _late_facts(listing, splits, small, [*notes, *_copies(duplicates)]),
                 replace=replace_stored,
                 folder=folder,
@@ -233,14 +246,15 @@ def _store(
 
     recipe = PixelRecipe(size, options.fit, options.interpolation, turns_by_exif=True, scale=None)
     try:
-        return stored(recipe, [])
+        return stored(recipe, [], {})
     except UndecidedDepthError:
         # Only the images say how deep they are. A second look costs time where some have more than 8 bits, and nothing
         # elsewhere; a look ahead of the first would read every dataset twice.
         with progress.step(f"comparing {label}", total) as step:
             used = UsedValues.together(split.used_values() for split in decoded(recipe, step).values())
         scale = used.scale(listing.place)
-        return stored(replace(recipe, scale=scale), used.notes(scale))
+        depth = {"more_than_8_bits": str(scale)} if used.deep else {}
+        return stored(replace(recipe, scale=scale), used.notes(scale), depth)
 
 
 def _facts(listing: OwnListing, options: OwnOptions, recipe: PixelRecipe) -> dict[str, Any]:
@@ -268,7 +282,8 @@ def _late_facts(
     skipped = [*listing.skipped, *(image for split in splits.values() for image in split.skipped)]
     unreadable = [_of_split(split, content.small, splits) for split, content in splits.items()]
     return {
-        "skipped": [[image.name, image.reason] for image in skipped],
+        "skipped": [[image.name, image.reason] for image in skipped[:_MOST_SKIPPED]],
+        "left_out": by_reason((image.name, image.reason) for image in skipped)[:_MOST_REASONS],
         "small_classes": dict(small),
         "unreadable_classes": {name: size for sizes in unreadable for name, size in sizes.items()},
         "warnings": [*listing.notes, *notes],

@@ -33,7 +33,8 @@ def left_out_lines(recipe: Mapping[str, Any]) -> list[str]:
         for key, images in (("small_classes", "images"), ("unreadable_classes", "readable images"))
         for name, size in recipe.get(key, {}).items()
     ]
-    return [*by_reason(recipe.get("skipped", [])), *clutter_lines(recipe.get("clutter", {})), *classes]
+    skipped = recipe.get("left_out", by_reason(recipe.get("skipped", [])))
+    return [*skipped, *clutter_lines(recipe.get("clutter", {})), *classes]
 
 
 def by_reason(skipped: Iterable[tuple[str, str]]) -> list[str]:

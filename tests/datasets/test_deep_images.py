@@ -115,7 +115,7 @@ def test_16_bits_that_use_8_are_the_images_of_8_bits(tmp_path):
 def test_images_that_use_all_16_bits_need_no_word(tmp_path):
     dataset = open_dataset(write(tmp_path / "deep", png_16, "png", 0, 65535))
     assert dataset.recipe["warnings"] == []
-    assert "more_than_8_bits" not in dataset.recipe
+    assert dataset.recipe["more_than_8_bits"] == "0 to 65,535"
     assert dataset.novel.images.min() == 0
     assert dataset.novel.images.max() == 255
 
@@ -200,6 +200,12 @@ def test_a_few_high_values_that_make_the_rest_black_are_told(tmp_path):
     (folder / "c0" / "0.png").write_bytes(png_16(invalid))
     dataset = open_dataset(folder)
     assert any("fewer than 1 in 1,000 of the pixels of more than 8 bits reach" in w for w in dataset.recipe["warnings"])
+
+
+def test_labels_of_a_few_values_are_told_to_be_dark(tmp_path):
+    dataset = open_dataset(write(tmp_path / "labels", png_16, "png", 0, 20))
+    assert dataset.novel.images.max() == 20
+    assert any("reach an eighth of 255: nearly all become black" in text for text in dataset.recipe["warnings"])
 
 
 @pytest.mark.parametrize(("high", "is_told"), [(4095, True), (65535, False)])

@@ -159,7 +159,7 @@ def test_folders_beside_splits_are_not_guessed_at(tmp_path, kind, case):
     for look in (open_dataset, check_place):
         with pytest.raises(DatasetError, match=r"is .* a split of class folders, or a class beside") as caught:
             look(place)
-        assert "--layout classes takes every folder as a class; --layout splits takes" in str(caught.value)
+        assert "takes every folder as a class; --layout splits takes" in str(caught.value)
     dataset = open_dataset(place, own=OwnOptions(layout="classes"))
     assert dataset.novel.class_names == tuple(sorted({path.partition("/")[0] for path in AMBIGUOUS[case]}))
     assert len(dataset.novel) == 3 * len(AMBIGUOUS[case])
@@ -209,9 +209,7 @@ ALPHABETS = ("Greek/alpha", "Greek/beta", "Latin/a", "Latin/b", "Latin/c")
 def test_nested_class_folders_are_refused_with_the_way_out_and_read_with_it(tmp_path, kind):
     place = written(kind, tmp_path, images(*ALPHABETS))
     for look in (open_dataset, check_place):
-        with pytest.raises(
-            DatasetError, match="If Greek/alpha and Greek/beta are two classes, add --class-depth 2; if"
-        ):
+        with pytest.raises(DatasetError, match="If Greek/alpha and Greek/beta are two classes, add --class-depth 2"):
             look(place)
     dataset = open_dataset(place, own=OwnOptions(class_depth=2))
     assert dataset.novel.class_names == ALPHABETS

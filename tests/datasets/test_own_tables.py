@@ -12,7 +12,7 @@ import pytest
 from archives import png
 from samples import class_images, write_folder
 
-from fewshot_bench.datasets import open_dataset
+from fewshot_bench.datasets import OwnOptions, open_dataset
 from fewshot_bench.datasets.importers.labels import class_names_of
 from fewshot_bench.datasets.recipe import left_out_lines
 from fewshot_bench.errors import DatasetError
@@ -48,7 +48,7 @@ BAD_ROWS = {
     "a path that is too long": ("x" * 300 + ",cat", "its path of 300 characters is too long"),
     "a far longer path": ("x/" * 3000 + ",cat", "its path of 6,000 characters is too long"),
     "a backslash": (r"cat\0.png,cat", "no such file; write / where the path has \\"),
-    "NUL": ("cat/0\0.png,cat", "its path has a character that no path can have"),
+    "NUL": ("cat/0\0.png,cat", "it has a NUL character"),
     "a file that is gone": ("cat/gone.png,cat", "no such file"),
     "a folder": ("cat,cat", "it is a folder, a pipe or a device, not a file"),
     "a file as a folder": ("cat/0.png/1.png,cat", "no such file"),
@@ -103,6 +103,27 @@ def test_quotes_and_lines_within_them_are_read_as_spreadsheets_write_them(folder
     dataset = open_dataset(table(folder, lines, header="\ufeffpath,label,caption"))
     assert dataset.novel.class_sizes == (4, 3, 3)
     assert dataset.recipe["skipped"] == []
+
+
+@pytest.mark.parametrize("bad", ["cat/\0.png", "x" * 300, r"cat\0.png", None, "", "gone.png"])
+def test_a_bad_row_of_parquet_is_left_out_and_named(folder, bad):
+    pd.DataFrame([*ROWS, (bad, "cat")], columns=["path", "label"]).to_parquet(folder / "t.parquet")
+    dataset = open_dataset(folder / "t.parquet")
+    assert dataset.novel.class_sizes == (3, 3, 3)
+    ((name, _),) = dataset.recipe["skipped"]
+    assert name.startswith("row 10")
+
+
+def test_a_million_rows_without_a_label_do_not_fill_every_result(folder):
+    dataset = open_dataset(table(folder, rows(*["cat/0.png,"] * 3000)))
+    assert len(dataset.recipe["skipped"]) == 1000
+    assert left_out_lines(dataset.recipe) == ["3,000 rows: no label (first: row 10, cat/0.png)"]
+
+
+@pytest.mark.parametrize("options", [OwnOptions(class_depth=2), OwnOptions(layout="classes")])
+def test_options_for_folders_are_refused_for_a_table(folder, options):
+    with pytest.raises(DatasetError, match=r"--class-depth and --layout say what folders are; .*t.csv is a table"):
+        open_dataset(table(folder, rows()), own=options)
 
 
 # One file under two labels or in two splits.

@@ -315,7 +315,7 @@ def test_the_layout_of_folders_travels_with_a_study(alphabets, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     study = ("--backbone", "conv4_32", "--base-loss", "none", "--shots", 1, "--query", 2, "--episodes", 5, "--runs", 1)
     assert run("data", "check", alphabets) == 2
-    assert "--layout classes takes every folder as a class" in capsys.readouterr().err
+    assert "takes every folder as a class" in capsys.readouterr().err
     assert run("data", "check", alphabets, "--layout", "classes", "--class-depth", 2) == 0
     printed = capsys.readouterr().out
     assert "6 classes, 24 images" in printed

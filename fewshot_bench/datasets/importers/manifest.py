@@ -156,7 +156,7 @@ def _parquet_rows(path: Path) -> list[_Row]:
         names = {ours_name: file.schema_arrow.names[place] for ours_name, place in ours.items()}
         table = file.read(columns=list(names.values()))
         columns = {name: table.column(theirs).to_pylist() for name, theirs in names.items()}
-    except (ValueError, OSError, pa.ArrowException) as error:
+    except (ValueError, KeyError, OverflowError, OSError, pa.ArrowException) as error:
         raise _no_table(path, error) from error
     if any(isinstance(value, dict | bytes) for value in columns["path"]):
         raise DatasetError(
@@ -228,6 +228,8 @@ def _records(lines: Sequence[str], separator: str) -> Iterator[_Record]:
 
 
 def _record(lines: Sequence[str], separator: str) -> _Record:
+    if any("\0" in line for line in lines):  # which Python 3.10 does not read, and later ones do
+        return _Record([], "it has a NUL character")
     try:
         (fields,) = csv.reader(["\n".join(lines)], delimiter=separator, skipinitialspace=True, strict=True)
     except (csv.Error, ValueError) as error:

@@ -109,8 +109,8 @@ def _split_folders(tree: FileTree, top: str, folders: Sequence[str], layout: Lay
         beside = others or flat
         raise DatasetError(
             f"{tree.path / top}: is {nested[0]} a split of class folders, or a class beside {_listed(beside)}? "
-            f"--layout classes takes every folder as a class; --layout splits takes {_listed(list(called))} as splits"
-            f"{' and leaves the others out' if others else ''}."
+            f"--layout classes (of run, sweep or data import) takes every folder as a class; --layout splits takes "
+            f"{_listed(list(called))} as splits{' and leaves the others out' if others else ''}."
         )
     if flat and not others:
         raise DatasetError(
@@ -175,7 +175,7 @@ def _check_depth(tree: FileTree, folder: str, classes: Classes, *, is_decided: b
     if not is_decided and all("/" in name for images in classes.values() for name, _ in images):
         raise DatasetError(
             f"{tree.path / folder} holds folders of folders. If {label}/{inner[0]} and {label}/{inner[1]} are two "
-            "classes, add --class-depth 2; if they are one class, --class-depth 1."
+            "classes, add --class-depth 2 (to run, sweep or data import); if they are one class, --class-depth 1."
         )
     return [
         f"class {label} holds the images of its sub-folders {_listed(inner)}"
