@@ -196,6 +196,21 @@ def test_folders_without_images_beside_splits_are_left_out_and_named(tmp_path):
     assert dict(dataset.recipe["skipped"]) == {"x.csv": "outside of a class folder", "docs": "not a split"}
 
 
+def test_a_text_beside_the_folder_around_everything_does_not_matter(tmp_path):
+    place = written("folder", tmp_path, [*images("data/train/cat", "data/test/dog"), ("README.md", b"read me")])
+    dataset = open_dataset(place)
+    assert list(dataset.splits) == ["base", "novel"]
+    assert dataset.recipe["skipped"] == [["README.md", "outside of a class folder"]]
+
+
+def test_splits_within_classes_are_not_guessed_at(tmp_path):
+    place = written("folder", tmp_path, images("cat/test", "cat/train", "dog/test", "dog/train"))
+    with pytest.raises(
+        DatasetError, match=r"If cat/test and cat/train are two classes.*if they are one class, --class-d"
+    ):
+        open_dataset(place)
+
+
 def test_two_folders_for_one_split_are_refused(tmp_path):
     place = written("folder", tmp_path, images("train/cat", "test/dog", "testing/owl"))
     with pytest.raises(DatasetError, match=r"two folders for its novel split.*--layout classes"):

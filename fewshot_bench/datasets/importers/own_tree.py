@@ -34,14 +34,15 @@ def list_tree(tree: FileTree, *, class_depth: int | None = None, layout: Layout 
     Raises:
         DatasetError: there are no images, or their arrangement says nothing, or two things, of classes.
     """
-    top = _top(tree, class_depth or 1)
+    skipped: list[SkippedImage] = []
+    top = _top(tree, class_depth or 1, skipped)
     folders = list(by_composed(tree.folders(top), str(tree.path / top)).values())
     if not folders:
         what = "images, but no folders that say which class each is of" if tree.files(top) else "no images"
         raise DatasetError(
             f"{tree.path} holds {what}. Make one sub-folder per class, or a manifest with the columns path,label."
         )
-    skipped = _outside(tree, top)
+    skipped += _outside(tree, top)
     notes: list[str] = []
     found: dict[SplitName | None, Classes] = {}
     split_folders = _split_folders(tree, top, folders, layout)
@@ -66,13 +67,14 @@ def list_tree(tree: FileTree, *, class_depth: int | None = None, layout: Layout 
     return OwnListing(str(tree.path), found, tree.read, skipped, state, notes=notes, clutter=tree.clutter)
 
 
-def _top(tree: FileTree, class_depth: int) -> str:
-    """The folder in which the first folders of classes or splits lie."""
+def _top(tree: FileTree, class_depth: int, skipped: list[SkippedImage]) -> str:
+    """The folder in which the first folders of classes or splits lie; texts and tables above it are named."""
     top = ""
-    while not tree.files(top) and len(tree.folders(top)) == 1:
+    while len(tree.folders(top)) == 1 and all(_NOT_IMAGES.fullmatch(name) for name in tree.files(top)):
         inner = within(top, tree.folders(top)[0])
         if not _has_levels(tree, inner, class_depth):
             break
+        skipped += _outside(tree, top)
         top = inner
     return top
 
