@@ -123,7 +123,7 @@ def own_options(cell: Cell, options: Brought) -> OwnOptions:
     study = recorded_study(cell, weights=options.weights, trusts_code=options.trusts_code).study
     if study is None:
         return OwnOptions()
-    return OwnOptions(fractions=study.fractions, seed=study.seed, least_images=study.least_images)
+    return study.own_options
 
 
 def _predictions(frame: pd.DataFrame, episodes: Episodes) -> Positions | None:

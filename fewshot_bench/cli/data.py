@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewshot_bench.cli.options import JsonOption, LeastImagesOption
+from fewshot_bench.cli.options import (
+    ClassDepthOption,
+    JsonOption,
+    LayoutChoice,
+    LayoutOption,
+    LeastImagesOption,
+)
 
 if TYPE_CHECKING:
-    from fewshot_bench.datasets import Dataset
+    from fewshot_bench.datasets import Dataset, OwnOptions
     from fewshot_bench.datasets.doctor import Diagnosis
 
 data = typer.Typer(help="Import, download, list and check datasets.", no_args_is_help=True, rich_markup_mode=None)
@@ -54,6 +60,8 @@ def import_(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of that division.")] = 0,
     least_images: LeastImagesOption = 1,
+    class_depth: ClassDepthOption = None,
+    layout: LayoutOption = LayoutChoice.auto,
     replace: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,10 +73,22 @@ def import_(
     if not source.strip():
         raise typer.BadParameter("--from names nothing; give a folder or a file.")
     if not is_benchmark(name):
-        _import_own(name, source, size, fit, interpolation, split, seed, least_images, replace, as_json)
+        from fewshot_bench.datasets import OwnOptions
+
+        options = OwnOptions(
+            size=size,
+            fit=fit.value if fit else OwnOptions.fit,
+            interpolation=interpolation.value if interpolation else OwnOptions.interpolation,
+            least_images=least_images,
+            class_depth=class_depth,
+            layout=layout.value,
+        )
+        _import_own(name, source, options, split, seed, replace, as_json)
         return
-    if split is not None or least_images != 1:
-        raise typer.BadParameter(f"--split and --min-images are for your own images; {name} has official splits.")
+    if split is not None or least_images != 1 or class_depth is not None or layout is not LayoutChoice.auto:
+        raise typer.BadParameter(
+            f"--split, --min-images, --class-depth and --layout are for your own images; {name} has official splits."
+        )
     with ProgressBars() as progress:
         dataset = import_dataset(
             name,
@@ -83,29 +103,14 @@ def import_(
 
 
 def _import_own(
-    name: str,
-    source: str,
-    size: int | None,
-    fit: FitChoice | None,
-    interpolation: FilterChoice | None,
-    split: str | None,
-    seed: int,
-    least_images: int,
-    replace: bool,
-    as_json: bool,
+    name: str, source: str, options: OwnOptions, split: str | None, seed: int, replace: bool, as_json: bool
 ) -> None:
     from fewshot_bench.cli.progress import ProgressBars
-    from fewshot_bench.datasets import OwnOptions, import_own_images
+    from fewshot_bench.datasets import import_own_images
     from fewshot_bench.datasets.obtain import check_is_free_for_own_images
     from fewshot_bench.datasets.own_images import with_fractions
 
     check_is_free_for_own_images(name)
-    options = OwnOptions(
-        size=size,
-        fit=fit.value if fit else OwnOptions.fit,
-        interpolation=interpolation.value if interpolation else OwnOptions.interpolation,
-        least_images=least_images,
-    )
     if split is not None:
         options = with_fractions(options, split, seed)
     with ProgressBars() as progress:
@@ -158,19 +163,28 @@ def check(
         str | None, typer.Argument(help="A dataset's name, or a path that might be one; everything by default.")
     ] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every stored byte and compare.")] = False,
+    class_depth: ClassDepthOption = None,
+    layout: LayoutOption = LayoutChoice.auto,
     as_json: JsonOption = False,
 ) -> None:
     """Say what is there, what is missing, under which terms it may be used, and what to type next."""
+    from fewshot_bench.datasets import OwnOptions
     from fewshot_bench.datasets.doctor import check_dataset, check_everything, check_place
     from fewshot_bench.datasets.own_images import looks_like_a_place
     from fewshot_bench.datasets.registry import DATASETS
     from fewshot_bench.datasets.store import is_stored
     from fewshot_bench.errors import DatasetError
 
+    own = OwnOptions(class_depth=class_depth, layout=layout.value)
+    is_place = (
+        subject is not None and subject not in DATASETS and not is_stored(subject) and looks_like_a_place(subject)
+    )
+    if own != OwnOptions() and not is_place:
+        raise typer.BadParameter("--class-depth and --layout are for a folder or an archive of your own images.")
     if subject is None:
         diagnoses = check_everything(deep=deep)
-    elif subject not in DATASETS and not is_stored(subject) and looks_like_a_place(subject):
-        diagnoses = [check_place(Path(subject))]
+    elif is_place:
+        diagnoses = [check_place(Path(subject), own)]
     else:
         diagnoses = [check_dataset(subject, deep=deep)]
     if as_json:
@@ -216,12 +230,12 @@ def _describe(dataset: Dataset, as_json: bool) -> None:
 
 def report_notes(recipe: Mapping[str, Any]) -> None:
     """Say on stderr what a user should know about a dataset: warnings, and all that was left out of own images."""
+    from fewshot_bench.datasets.recipe import left_out_lines
+
     for warning in recipe.get("warnings", []):
         typer.echo(f"note: {warning}", err=True)
-    skipped = recipe.get("skipped", [])
-    for file, reason in skipped[:_MOST_LINES]:
-        typer.echo(f"left out: {file}: {reason}", err=True)
-    if len(skipped) > _MOST_LINES:
-        typer.echo(f"left out: {len(skipped) - _MOST_LINES} more files; data import --json lists all", err=True)
-    for name, size in recipe.get("small_classes", {}).items():
-        typer.echo(f"left out: class {name}, which has {size} images", err=True)
+    lines = left_out_lines(recipe)
+    for line in lines[:_MOST_LINES]:
+        typer.echo(f"left out: {line}", err=True)
+    if len(lines) > _MOST_LINES:
+        typer.echo(f"left out: {len(lines) - _MOST_LINES} more reasons; data import --json lists all", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -77,7 +78,30 @@ DownloadOption = Annotated[
 ]
 
 LeastImagesOption = Annotated[
-    int, typer.Option("--min-images", min=1, help="Leave out classes of your own images that have fewer.")
+    int, typer.Option("--min-images", min=1, help="Leave out classes of your own images with fewer readable ones.")
+]
+
+
+class LayoutChoice(str, Enum):
+    """What the folders of one's own images are."""
+
+    auto = "auto"
+    classes = "classes"
+    splits = "splits"
+
+
+ClassDepthOption = Annotated[
+    int | None,
+    typer.Option(
+        "--class-depth", min=1, max=8, help="Folders that make a class of your own images: 2 for alphabet/character."
+    ),
+]
+LayoutOption = Annotated[
+    LayoutChoice,
+    typer.Option(
+        help="Your own folders called train, val or test are splits or classes; auto refuses to guess where both are "
+        "possible."
+    ),
 ]
 
 SamplerOption = Annotated[

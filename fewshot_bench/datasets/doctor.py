@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 from fewshot_bench.datasets.disk_space import readable_bytes
 from fewshot_bench.datasets.obtain import is_benchmark, layouts_at
-from fewshot_bench.datasets.own_images import list_own_images
-from fewshot_bench.datasets.recipe import recipe_line
+from fewshot_bench.datasets.own_images import OwnOptions, list_own_images
+from fewshot_bench.datasets.recipe import by_reason, clutter_lines, left_out_lines, recipe_line
 from fewshot_bench.datasets.registry import DATASETS, is_available, known_dataset
 from fewshot_bench.datasets.store import (
     damaged_splits,
@@ -25,6 +26,7 @@ from fewshot_bench.errors import DatasetError, UnknownNameError
 from fewshot_bench.paths import datasets_folder
 
 _MOST_EXAMPLES = 3
+_MOST_REASONS = 20
 
 
 @dataclass
@@ -138,10 +140,8 @@ def _describe_stored(name: str, diagnosis: Diagnosis) -> None:
     diagnosis.findings.append(("images", f"known {known[dataset.identified_by]}"))
     diagnosis.findings.append(("fingerprint", dataset.fingerprint))
     _describe_duplicates(description["duplicates"], diagnosis)
-    skipped = description["recipe"].get("skipped", [])
-    if skipped:
-        examples = "; ".join(f"{file}: {reason}" for file, reason in skipped[:_MOST_EXAMPLES])
-        diagnosis.findings.append(("left out", f"{len(skipped)} files ({examples})"))
+    diagnosis.findings += [("left out", line) for line in left_out_lines(description["recipe"])[:_MOST_REASONS]]
+    diagnosis.findings += [("note", warning) for warning in description["recipe"].get("warnings", [])]
     diagnosis.facts |= {
         "state": "ready",
         "bytes": size,
@@ -162,6 +162,11 @@ def _describe_duplicates(found: dict[str, Any], diagnosis: Diagnosis) -> None:
             more = ", for example" if len(found[f"{kind}_pairs"]) > _MOST_EXAMPLES else ""
             diagnosis.findings.append(("duplicates", f"{found[kind]:,} {meaning}{more}: {pairs}"))
 
+    if found.get("across_classes"):
+        first, second = found["class_pairs"][0]
+        diagnosis.findings.append(
+            ("", f"{found['across_classes']:,} images have equals in another class, for example: {first} = {second}")
+        )
     if found["within_splits"]:
         diagnosis.findings.append(("", f"{found['within_splits']:,} images have equals in their own split"))
 
@@ -178,8 +183,12 @@ def _compare_bytes(name: str, diagnosis: Diagnosis) -> None:
     diagnosis.findings.append(("bytes", "every one as it was stored"))
 
 
-def check_place(path: Path) -> Diagnosis:
+def check_place(path: Path, own: OwnOptions | None = None) -> Diagnosis:
     """Look at a folder or a file that might be a dataset.
+
+    Args:
+        path: of the folder or file.
+        own: how images of one's own become a dataset.
 
     Raises:
         DatasetError: nothing is there, or it is damaged or hostile.
@@ -208,27 +217,30 @@ def check_place(path: Path) -> Diagnosis:
             for one in found
         ]
     if not found:
-        _describe_own_images(path, diagnosis)
+        _describe_own_images(path, own or OwnOptions(), diagnosis)
     return diagnosis
 
 
-def _describe_own_images(path: Path, diagnosis: Diagnosis) -> None:
+def _describe_own_images(path: Path, own: OwnOptions, diagnosis: Diagnosis) -> None:
     with ExitStack() as stack:
-        listing = list_own_images(str(path), stack)
+        listing = list_own_images(str(path), stack, own)
     diagnosis.findings.append(("layout", f"no benchmark; {listing.kind} of your own"))
     for split, classes in listing.classes.items():
         sizes = [len(images) for images in classes.values()]
         counts = f"{len(sizes)} classes, {sum(sizes):,} images, {min(sizes):,} to {max(sizes):,} a class"
         diagnosis.findings.append((split or "no splits", counts))
-    if listing.skipped:
-        examples = "; ".join(f"{image.name}: {image.reason}" for image in listing.skipped[:_MOST_EXAMPLES])
-        diagnosis.findings.append(("left out", f"{len(listing.skipped)} files ({examples})"))
+    reasons = by_reason((image.name, image.reason) for image in listing.skipped)
+    clutter = clutter_lines(Counter(sorted(listing.clutter.values())))
+    diagnosis.findings += [("left out", line) for line in [*reasons[:_MOST_REASONS], *clutter]]
+    diagnosis.findings += [("note", note) for note in listing.notes]
     diagnosis.facts["own_images"] = {
         str(split or "all"): {name: len(images) for name, images in classes.items()}
         for split, classes in listing.classes.items()
     }
     names = [name for classes in listing.classes.values() for name in classes]
     shares = " --split test" if len(set(names)) < len(names) else ""
-    diagnosis.next_commands.append(f"fewshot-bench run --dataset {path}{shares}")
+    options = "" if own.class_depth is None else f" --class-depth {own.class_depth}"
+    options += "" if own.layout == "auto" else f" --layout {own.layout}"
+    diagnosis.next_commands.append(f"fewshot-bench run --dataset {path}{shares}{options}")
     if shares:
         diagnosis.findings.append(("note", "the splits share classes; --split 0.6,0.2,0.2 divides the classes instead"))

@@ -38,6 +38,8 @@ class Duplicates:
         within_splits: images whose pixels occur earlier in the same split.
         exact_pairs: up to a hundred of them, as "split/class/image".
         near_pairs: likewise.
+        across_classes: images whose pixels occur under another label as well, in whatever split.
+        class_pairs: likewise.
     """
 
     exact: int = 0
@@ -45,6 +47,8 @@ class Duplicates:
     within_splits: int = 0
     exact_pairs: list[tuple[str, str]] = field(default_factory=list)
     near_pairs: list[tuple[str, str]] = field(default_factory=list)
+    across_classes: int = 0
+    class_pairs: list[tuple[str, str]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the store."""
@@ -52,7 +56,7 @@ class Duplicates:
 
 
 def find_duplicates(splits: Mapping[SplitName, ImageSplit]) -> Duplicates:
-    """Look for images that occur in several splits.
+    """Look for images that occur in several splits or under several labels.
 
     Args:
         splits: of one dataset; each is read once, a few images at a time.
@@ -70,7 +74,13 @@ def find_duplicates(splits: Mapping[SplitName, ImageSplit]) -> Duplicates:
         return image
 
     digests = np.concatenate([_digests(split.images) for split in ordered])
+
+    def label(position: int) -> str:
+        split: ImageSplit = ordered[owners[position]]
+        return split.class_of(int(rows[position]))
+
     exact, within, exact_pairs = 0, 0, []
+    across, class_pairs = 0, []
     for group in _groups(digests):
         kinds = owners[group]
         within += len(group) - len(set(kinds.tolist()))
@@ -78,6 +88,11 @@ def find_duplicates(splits: Mapping[SplitName, ImageSplit]) -> Duplicates:
             exact += len(group)
             other = next(position for position in group if owners[position] != kinds[0])
             exact_pairs.append((name(group[0]), name(other)))
+        labels = [label(position) for position in group]
+        if len(set(labels)) > 1:
+            across += len(group)
+            other = next(position for position, its in zip(group, labels, strict=True) if its != labels[0])
+            class_pairs.append((name(group[0]), name(other)))
     near_pairs = _near(ordered, owners, digests, pixels)
     return Duplicates(
         exact,
@@ -85,6 +100,8 @@ def find_duplicates(splits: Mapping[SplitName, ImageSplit]) -> Duplicates:
         within,
         exact_pairs[:_MOST_PAIRS],
         [(name(a), name(b)) for a, b in near_pairs[:_MOST_PAIRS]],
+        across,
+        class_pairs[:_MOST_PAIRS],
     )
 
 

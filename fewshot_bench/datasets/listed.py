@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.datasets.pixels import PixelRecipe
+from fewshot_bench.datasets.deep_pixels import UsedValues
+from fewshot_bench.datasets.pixels import PixelRecipe, used_values
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.progress import Step
 
@@ -46,7 +47,7 @@ class ListedSplit:
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """An image that was left out, and why."""
+    """An image, a row or a folder that was left out, and why."""
 
     name: str
     reason: str
@@ -64,7 +65,9 @@ class DecodedSplit:
         image_shape: of every result.
         step: advanced by one per image.
         when_unreadable: "refuse" raises; "skip" records the image in `skipped` and goes on.
+        least_images: classes with fewer readable images are left out, into `small`.
         skipped: what was left out.
+        small: readable images of the classes that were left out.
     """
 
     listed: ListedSplit
@@ -72,7 +75,9 @@ class DecodedSplit:
     image_shape: tuple[int, int, int]
     step: Step
     when_unreadable: Literal["refuse", "skip"] = "refuse"
+    least_images: int = 1
     skipped: list[SkippedImage] = field(default_factory=list)
+    small: dict[str, int] = field(default_factory=dict)
     _read: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -101,18 +106,62 @@ class DecodedSplit:
         Raises:
             DatasetError: an image cannot be read or has another shape, and unreadable images are refused.
         """
-        images = ((label, name, place) for label, members in self.listed.classes.items() for name, place in members)
+        ready: list[NDArray[np.uint8]] = []
+        held: list[NDArray[np.uint8]] = []  # of a class that is not known to be large enough yet
+        current: str | None = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata in files that it reads well
-            for task in _in_order(images, self._decode):
-                pixels = [result for (label, name, _), result in task if self._accept(label, name, result)]
-                if pixels:
-                    yield np.stack([result for result in pixels if not isinstance(result, DatasetError)])
-        if self.skipped and not self._read:
+            for task in _in_order(self._images(), self._decode):
+                for (label, name, _), result in task:
+                    if label != current:
+                        self._leave_out_if_small(current)
+                        held, current = [], label
+                    if self._accept(label, name, result) and not isinstance(result, DatasetError):
+                        held.append(result)
+                        if len(self._read[label]) >= self.least_images:
+                            ready += held
+                            held = []
+                if ready:
+                    yield np.stack(ready)
+                    ready = []
+        self._leave_out_if_small(current)
+        if not self._read and (self.skipped or self.small):
+            raise self._nothing_left()
+
+    def used_values(self) -> UsedValues:
+        """What values the images use, to decide how those of more than 8 bits are scaled; reads all of them."""
+
+        def used(image: _Image) -> UsedValues:
+            try:
+                content = self.listed.load(image[2])
+            except (DatasetError, PermissionError):
+                content = b""
+            return used_values(content, f"{image[0]}/{image[1]}") if isinstance(content, bytes) else UsedValues(1)
+
+        parts = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for task in _in_order(self._images(), used):
+                parts.append(UsedValues.together(part for _, part in task))
+                self.step.advance(len(task))
+        return UsedValues.together(parts)
+
+    def _images(self) -> Iterator[_Image]:
+        return ((label, name, place) for label, members in self.listed.classes.items() for name, place in members)
+
+    def _leave_out_if_small(self, label: str | None) -> None:
+        if label is not None and len(self._read.get(label, [])) < self.least_images:
+            self.small[label] = len(self._read.pop(label, []))
+
+    def _nothing_left(self) -> DatasetError:
+        if self.skipped and not any(self.small.values()):
             first = self.skipped[0]
-            raise DatasetError(
+            return DatasetError(
                 f"none of {len(self.skipped):,} images can be read; the first is {first.name}: {first.reason}."
             )
+        return DatasetError(
+            f"no class has {self.least_images} readable images; the largest has {max(self.small.values(), default=0)}."
+        )
 
     def _decode(self, image: tuple[str, str, Place]) -> NDArray[np.uint8] | DatasetError:
         try:
@@ -143,14 +192,14 @@ class DecodedSplit:
 
 
 _Image = tuple[str, str, Place]
-_Result = NDArray[np.uint8] | DatasetError
+_Result = TypeVar("_Result")
 
 
-def _in_order(images: Iterator[_Image], decode: Callable[[_Image], _Result]) -> Iterator[list[tuple[_Image, _Result]]]:
-    """Decode on all cores, a bounded number of tasks ahead, and give the results back in the order of the images."""
+def _in_order(images: Iterator[_Image], work: Callable[[_Image], _Result]) -> Iterator[list[tuple[_Image, _Result]]]:
+    """Work on all cores, a bounded number of tasks ahead, and give the results back in the order of the images."""
 
     def run(task: list[_Image]) -> list[tuple[_Image, _Result]]:
-        return [(image, decode(image)) for image in task]
+        return [(image, work(image)) for image in task]
 
     first = list(islice(images, _AT_ONCE))
     began = time.perf_counter()

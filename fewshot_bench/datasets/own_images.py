@@ -7,16 +7,20 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.datasets.dataset import ALL_SPLIT_NAMES, Dataset, SplitName
+from fewshot_bench.datasets.deep_pixels import UsedValues
+from fewshot_bench.datasets.duplicates import Duplicates
 from fewshot_bench.datasets.importers.hugging_face import (
     HUGGING_FACE_PREFIX,
     list_hugging_face,
@@ -24,20 +28,22 @@ from fewshot_bench.datasets.importers.hugging_face import (
 )
 from fewshot_bench.datasets.importers.manifest import list_manifest, looks_like_manifest
 from fewshot_bench.datasets.importers.own_listing import OwnListing, divide_by_class
-from fewshot_bench.datasets.listed import DecodedSplit, ListedSplit, SkippedImage
-from fewshot_bench.datasets.official_splits import published_split
-from fewshot_bench.datasets.pixels import Filter, Fit, PixelRecipe, header_size
-from fewshot_bench.datasets.sources import FileTree, open_tree
-from fewshot_bench.datasets.sources.tree import within
+from fewshot_bench.datasets.importers.own_tree import Layout, list_tree
+from fewshot_bench.datasets.listed import DecodedSplit, ListedSplit
+from fewshot_bench.datasets.pixels import Filter, Fit, PixelRecipe, UndecidedDepthError, header_size
+from fewshot_bench.datasets.recipe import by_reason
+from fewshot_bench.datasets.sources import open_tree
+from fewshot_bench.datasets.sources.names import composed
 from fewshot_bench.datasets.store import is_stored, open_stored, store_dataset, stored_names
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.paths import cache_folder
-from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.progress import SILENT, Progress, Step
 
 DEFAULT_SIZE = 224
-_VERSION = 1
+_VERSION = 2
 _MOST_COPIES = 4  # of the images of one folder
-_NOT_IMAGES = re.compile(r".*\.(txt|csv|json|md|xml|html?|pdf|py|zip|tar|gz|ini|log|mat|parquet|ya?ml)", re.IGNORECASE)
+_MOST_SKIPPED = 1000  # named in the recipe, which every result carries; a table may have a million rows without a label
+_MOST_REASONS = 100
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,11 @@ class OwnOptions:
         interpolation: Pillow's filter.
         fractions: of the classes that become base, validation and novel; None leaves them as they lie, or all novel.
         seed: of that division.
-        least_images: classes with fewer are left out; 1 keeps all.
+        least_images: classes with fewer readable images are left out; 1 keeps all.
+        class_depth: how many folders make a class: 2 for alphabet/character/*.png. By default 1, and folders of class
+            folders are refused.
+        layout: "classes" takes every folder as a class, whatever it is called; "splits" takes folders that are called
+            like splits, and no others; "auto" refuses to guess where both are possible.
     """
 
     size: int | None = None
@@ -60,8 +70,14 @@ class OwnOptions:
     fractions: tuple[float, float, float] | None = None
     seed: int = 0
     least_images: int = 1
+    class_depth: int | None = None
+    layout: Layout = "auto"
 
     def __post_init__(self) -> None:
+        if self.class_depth is not None and self.class_depth < 1:
+            raise DatasetError(f"--class-depth is 1 or more, not {self.class_depth}.")
+        if self.layout not in get_args(Layout):
+            raise DatasetError(f"--layout is auto, classes or splits, not '{self.layout}'.")
         if self.fractions is None:
             return
         is_whole = abs(sum(self.fractions) - 1) < 1e-6
@@ -91,7 +107,7 @@ def open_own_images(
         DatasetError: there are no images, or their arrangement says nothing of classes.
     """
     with ExitStack() as stack:
-        listing = list_own_images(source, stack)
+        listing = list_own_images(source, stack, options)
         label = dataset_label(source)
         label = f"own-{label}" if label in taken_names else label
         key = hashlib.sha256(
@@ -101,7 +117,8 @@ def open_own_images(
         name = f"{label}-{key[:16]}"
         if is_stored(name, folder=folder):
             os.utime(folder / name / "dataset.json")
-            return open_stored(name, folder=folder)
+            stored = open_stored(name, folder=folder)
+            return replace(stored, recipe={**stored.recipe, **_clutter(listing)})
         _remove_oldest(folder, label)
         return _store(name, label, listing, options, folder=folder, replace_stored=True, progress=progress)
 
@@ -130,35 +147,39 @@ def import_own_images(
             f"'{name}' cannot name a dataset: letters, digits, '-', '_' and '.', not first, are allowed."
         )
     with ExitStack() as stack:
-        listing = list_own_images(source, stack)
+        listing = list_own_images(source, stack, options)
         return _store(name, name, listing, options, folder=None, replace_stored=replace_stored, progress=progress)
 
 
 def dataset_label(source: str) -> str:
     """What a folder, an archive, a manifest or a Hugging Face dataset is called in results."""
     plain = source.removeprefix(HUGGING_FACE_PREFIX)
-    name = PurePosixPath(plain).name if plain != source else Path(source).expanduser().resolve().name
+    name = composed(PurePosixPath(plain).name if plain != source else Path(source).expanduser().resolve().name)
     if plain == source and Path(source).expanduser().is_file():
         name = re.sub(r"(\.tar)?\.\w{1,7}$", "", name)
     return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or "own-images"
 
 
-def list_own_images(source: str, stack: ExitStack) -> OwnListing:
+def list_own_images(source: str, stack: ExitStack, options: OwnOptions | None = None) -> OwnListing:
     """What images there are, by split and class, before any is decoded.
 
     Args:
         source: a path, or "hf:" and the name of a Hugging Face dataset.
         stack: keeps what is open until the images have been read.
+        options: of which the layout of folders matters here.
 
     Raises:
         DatasetError: there are no images, or their arrangement says nothing of classes.
     """
     path = Path(source).expanduser()
+    options = options or OwnOptions()
     if not source.removeprefix(HUGGING_FACE_PREFIX).strip():
         raise DatasetError(f"'{source}' names no place of images; give a folder, an archive, a table, or hf:NAME.")
     if source.startswith(HUGGING_FACE_PREFIX) or looks_like_hugging_face(path):
+        _refuse_layout(source, options)
         return list_hugging_face(source)
     if looks_like_manifest(path):
+        _refuse_layout(path, options)
         return list_manifest(path)
     tree = stack.enter_context(open_tree(path))
     if tree.description == "file":
@@ -166,97 +187,15 @@ def list_own_images(source: str, stack: ExitStack) -> OwnListing:
             f"{path} is a file, but neither an archive nor a manifest (.csv, .tsv, .parquet). Give the folder of its "
             "images."
         )
-    return _list_tree(tree)
+    return list_tree(tree, class_depth=options.class_depth, layout=options.layout)
 
 
-def _list_tree(tree: FileTree) -> OwnListing:
-    """Class folders, or split folders of class folders; one folder around them does not matter."""
-    top = ""
-    while not tree.files(top) and len(tree.folders(top)) == 1 and tree.folders(within(top, tree.folders(top)[0])):
-        top = within(top, tree.folders(top)[0])
-    folders = tree.folders(top)
-    if not folders:
-        what = "images, but no folders that say which class each is of" if tree.files(top) else "no images"
+def _refuse_layout(source: str | Path, options: OwnOptions) -> None:
+    if options.class_depth is not None or options.layout != "auto":
         raise DatasetError(
-            f"{tree.path} holds {what}. Make one sub-folder per class, or a manifest with the columns path,label."
+            f"--class-depth and --layout say what folders are; {source} is a table, which names the class of each "
+            "image. Leave them out."
         )
-    split_folders = {name: split for name in folders if (split := published_split(name))}
-    skipped = [SkippedImage(within(top, name), "outside of a class folder") for name in tree.files(top)]
-    classes: dict[SplitName | None, dict[str, list[tuple[str, str]]]] = {}
-    if split_folders and all(tree.folders(within(top, name)) for name in split_folders):
-        skipped += [SkippedImage(within(top, name), "not a split") for name in folders if name not in split_folders]
-        for name, split in split_folders.items():
-            if split in classes:
-                raise DatasetError(f"{tree.path} has two folders for its {split} split. Leave one.")
-            classes[split] = _list_classes(tree, within(top, name), skipped)
-    else:
-        classes[None] = _list_classes(tree, top, skipped)
-    state = []
-    for split_classes in classes.values():
-        for label, images in split_classes.items():
-            there = [(image, place, found) for image, place in images if (found := _state(tree, place))]
-            gone = {place for _, place in images} - {place for _, place, _ in there}
-            skipped += [
-                SkippedImage(place, "it cannot be opened; a link that leads nowhere?") for place in sorted(gone)
-            ]
-            split_classes[label] = [(image, place) for image, place, _ in there]
-            state += [(place, found) for _, place, found in there]
-    return OwnListing(str(tree.path), classes, tree.read, skipped, state)
-
-
-def _state(tree: FileTree, place: str) -> tuple[int, int] | None:
-    """What changes when a file does; None for a link that leads nowhere."""
-    path = tree.path / place
-    if tree.description == "folder":
-        try:
-            status = path.stat()
-        except OSError:
-            return None
-        return status.st_size, status.st_mtime_ns
-    return tree.size(place), tree.path.stat().st_mtime_ns
-
-
-def _list_classes(tree: FileTree, folder: str, skipped: list[SkippedImage]) -> dict[str, list[tuple[str, str]]]:
-    classes: dict[str, list[tuple[str, str]]] = {}
-    for name in tree.folders(folder):
-        images = []
-        for file in _all_files(tree, within(folder, name)):
-            if _NOT_IMAGES.fullmatch(file):
-                skipped.append(SkippedImage(file, "not an image"))
-            else:
-                images.append((file.removeprefix(within(folder, name) + "/"), file))
-        if images:
-            classes[name] = images
-    if folder and tree.files(folder):
-        skipped += [SkippedImage(within(folder, name), "outside of a class folder") for name in tree.files(folder)]
-    if not classes:
-        raise DatasetError(f"{tree.path / folder} holds no images in class folders.")
-    _check_depth(tree, folder, classes)
-    return classes
-
-
-def _check_depth(tree: FileTree, folder: str, classes: dict[str, list[tuple[str, str]]]) -> None:
-    """Refuse to take folders of class folders for classes.
-
-    Raises:
-        DatasetError: no image lies directly in a class folder, and one of these holds several folders.
-    """
-    if any("/" not in name for images in classes.values() for name, _ in images):
-        return
-    for label in classes:
-        inner = tree.folders(within(folder, label))
-        if len(inner) > 1:
-            raise DatasetError(
-                f"{tree.path / folder} holds folders of folders: are {label}/{inner[0]} and {label}/{inner[1]} two "
-                f"classes, or one? Give the folder in which the class folders lie, or a table with path,label. "
-                f"Whether it is a benchmark, fewshot-bench data check {tree.path} says."
-            )
-
-
-def _all_files(tree: FileTree, folder: str) -> Iterator[str]:
-    yield from (within(folder, name) for name in tree.files(folder))
-    for name in tree.folders(folder):
-        yield from _all_files(tree, within(folder, name))
 
 
 def _store(
@@ -273,49 +212,101 @@ def _store(
     small: dict[str, int] = {}
     kept: dict[SplitName, dict[str, list[tuple[str, Any]]]] = {}
     for split, classes in divided.items():
-        small |= {name: len(images) for name, images in classes.items() if len(images) < options.least_images}
-        kept[split] = {name: images for name, images in classes.items() if len(images) >= options.least_images}
+        sizes = {label: len(images) for label, images in classes.items()}
+        small |= _of_split(split, {key: size for key, size in sizes.items() if size < options.least_images}, divided)
+        kept[split] = {key: images for key, images in classes.items() if sizes[key] >= options.least_images}
         if not kept[split]:
             raise DatasetError(
                 f"no class of the {split} split of {listing.place} has {options.least_images} images; the largest has "
-                f"{max(len(images) for images in classes.values())}."
+                f"{max(sizes.values())}."
             )
     size = options.size or _natural_size(kept, listing.load)
-    recipe = PixelRecipe(size, options.fit, options.interpolation, turns_by_exif=True)
     total = sum(len(images) for classes in kept.values() for images in classes.values())
-    with progress.step(f"reading {label}", total) as step:
-        splits = {
-            split: DecodedSplit(ListedSplit(classes, listing.load), recipe, (size, size, 3), step, "skip")
+
+    def decoded(recipe: PixelRecipe, step: Step) -> dict[SplitName, DecodedSplit]:
+        return {
+            split: DecodedSplit(
+                ListedSplit(classes, listing.load), recipe, (size, size, 3), step, "skip", options.least_images
+            )
             for split, classes in kept.items()
         }
-        skipped = _Skipped(listing.skipped, splits)
-        facts = {
-            "source": listing.kind,
-            **recipe.as_dict(),
-            "divided": f"{options.fractions} of the classes, seed {options.seed}" if options.fractions else "as it lay",
-            "least_images": options.least_images,
-            "small_classes": small,
-        }
-        return store_dataset(
-            name,
-            splits,
-            facts,
-            late_facts=lambda: {"skipped": [[image.name, image.reason] for image in skipped.all()]},
-            replace=replace_stored,
-            folder=folder,
-            label=label,
-        )
+
+    def stored(recipe: PixelRecipe, notes: list[str], depth: Mapping[str, str]) -> Dataset:
+        with progress.step(f"reading {label}", total) as step:
+            splits = decoded(recipe, step)
+            return store_dataset(
+                name,
+                splits,
+                {**_facts(listing, options, recipe), **depth},
+                late_facts=lambda duplicates: _late_facts(listing, splits, small, [*notes, *_copies(duplicates)]),
+                replace=replace_stored,
+                folder=folder,
+                label=label,
+            )
+
+    recipe = PixelRecipe(size, options.fit, options.interpolation, turns_by_exif=True, scale=None)
+    try:
+        return stored(recipe, [], {})
+    except UndecidedDepthError:
+        # Only the images say how deep they are. A second look costs time where some have more than 8 bits, and nothing
+        # elsewhere; a look ahead of the first would read every dataset twice.
+        with progress.step(f"comparing {label}", total) as step:
+            used = UsedValues.together(split.used_values() for split in decoded(recipe, step).values())
+        scale = used.scale(listing.place)
+        depth = {"more_than_8_bits": str(scale)} if used.deep else {}
+        return stored(replace(recipe, scale=scale), used.notes(scale), depth)
 
 
-@dataclass(frozen=True)
-class _Skipped:
-    """What was left out while listing, and will have been while reading."""
+def _facts(listing: OwnListing, options: OwnOptions, recipe: PixelRecipe) -> dict[str, Any]:
+    """The recipe, as far as it is known before the images are read."""
+    chosen = {"class_depth": options.class_depth, "layout": options.layout}
+    return {
+        "source": listing.kind,
+        **recipe.as_dict(),
+        "divided": f"{options.fractions} of the classes, seed {options.seed}" if options.fractions else "as it lay",
+        "least_images": options.least_images,
+        **{key: value for key, value in chosen.items() if value not in (None, "auto")},
+        **_clutter(listing),
+    }
 
-    before: list[SkippedImage]
-    splits: Mapping[SplitName, DecodedSplit]
 
-    def all(self) -> list[SkippedImage]:
-        return [*self.before, *(image for split in self.splits.values() for image in split.skipped)]
+def _clutter(listing: OwnListing) -> dict[str, dict[str, int]]:
+    """How much of each kind there is now; it comes and goes beside the images, and is no reason to read them again."""
+    return {"clutter": dict(Counter(sorted(listing.clutter.values())))}
+
+
+def _late_facts(
+    listing: OwnListing, splits: Mapping[SplitName, DecodedSplit], small: Mapping[str, int], notes: list[str]
+) -> dict[str, Any]:
+    """What was left out, and what else a user should know, when all images have been read."""
+    skipped = [*listing.skipped, *(image for split in splits.values() for image in split.skipped)]
+    unreadable = [_of_split(split, content.small, splits) for split, content in splits.items()]
+    return {
+        "skipped": [[image.name, image.reason] for image in skipped[:_MOST_SKIPPED]],
+        "left_out": by_reason((image.name, image.reason) for image in skipped)[:_MOST_REASONS],
+        "small_classes": dict(small),
+        "unreadable_classes": {name: size for sizes in unreadable for name, size in sizes.items()},
+        "warnings": [*listing.notes, *notes],
+    }
+
+
+def _of_split(split: SplitName, sizes: Mapping[str, int], splits: Container[SplitName]) -> dict[str, int]:
+    """Class sizes by names that are different in every split: those of classification share their classes."""
+    share_classes = "train" in splits or "test" in splits
+    return {f"{name} of the {split} split" if share_classes else name: size for name, size in sizes.items()}
+
+
+def _copies(duplicates: Duplicates) -> list[str]:
+    """What a user should know of equal images under two labels or in two splits."""
+    notes = []
+    for count, pairs, where in (
+        (duplicates.across_classes, duplicates.class_pairs, "another class"),
+        (duplicates.exact, duplicates.exact_pairs, "another split"),
+    ):
+        if count:
+            first, second = pairs[0]
+            notes.append(f"{count:,} images have exact copies in {where}, such as {first} and {second}.")
+    return notes
 
 
 def _divided(listing: OwnListing, options: OwnOptions) -> dict[SplitName, dict[str, list[tuple[str, Any]]]]:
@@ -332,7 +323,7 @@ def _divided(listing: OwnListing, options: OwnOptions) -> dict[SplitName, dict[s
     else:
         divided = _few_shot_or_not({split: dict(classes) for split, classes in listing.classes.items() if split})
     return {
-        split: {name: sorted(divided[split][name]) for name in sorted(divided[split])}
+        split: {name: sorted(divided[split][name], key=itemgetter(0)) for name in sorted(divided[split])}
         for split in ALL_SPLIT_NAMES
         if split in divided
     }

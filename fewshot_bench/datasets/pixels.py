@@ -13,6 +13,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from fewshot_bench.datasets.deep_pixels import ALL_16_BITS, UsedValues, ValueRange, eight_bits, is_deep, is_deep_colour
 from fewshot_bench.errors import DatasetError
 
 Fit = Literal["squash", "crop"]
@@ -42,6 +43,10 @@ class ImageError(DatasetError):
     """One image cannot be read; the message is the reason alone."""
 
 
+class UndecidedDepthError(Exception):
+    """An image has more than 8 bits, and the values of its whole dataset have not been looked at yet."""
+
+
 @dataclass(frozen=True)
 class PixelRecipe:
     """What is done to every image of a dataset.
@@ -51,22 +56,27 @@ class PixelRecipe:
         fit: "squash" changes the aspect ratio; "crop" resizes the shorter side and keeps the middle.
         interpolation: Pillow's filter.
         turns_by_exif: whether the orientation that a camera recorded is applied.
+        scale: of images of more than 8 bits, the same for all of a dataset; None where it is not decided yet, so that
+            such an image raises `UndecidedDepthError`.
     """
 
     size: int | None = None
     fit: Fit = "squash"
     interpolation: Filter = "lanczos"
     turns_by_exif: bool = False
+    scale: ValueRange | None = ALL_16_BITS
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as it is stored with a dataset and printed with its results."""
+        scaled = {} if self.scale in (None, ALL_16_BITS) else {"more_than_8_bits": str(self.scale)}
         if self.size is None:
-            return {"resize": "none", "pillow": PIL.__version__}
+            return {"resize": "none", **scaled, "pillow": PIL.__version__}
         return {
             "resize": f"{self.size} x {self.size}",
             "fit": self.fit,
             "interpolation": self.interpolation,
             "exif_orientation": "applied" if self.turns_by_exif else "ignored",
+            **scaled,
             "pillow": PIL.__version__,
         }
 
@@ -81,11 +91,15 @@ class PixelRecipe:
 
         Raises:
             ImageError: it is no image, is damaged or truncated, or has too many pixels.
+            UndecidedDepthError: it has more than 8 bits, and no scale was decided.
         """
         try:
             with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
                 check_pixel_count(image)
-                return self._bring_to_size(as_rgb(self._turned(image)))
+                if self.scale is None and (is_deep(image) or is_deep_colour(image)):
+                    raise UndecidedDepthError
+                flat = _flat(image, self.scale) if self.scale is not None and is_deep(image) else image
+                return self._bring_to_size(as_rgb(self._turned(flat)))
         except ImageError:
             raise
         except _DAMAGED as error:
@@ -127,26 +141,51 @@ def check_pixel_count(image: Image.Image) -> None:
         raise ImageError("it has no pixels")
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image, *, scale: ValueRange = ALL_16_BITS) -> Image.Image:
     """The first frame in three channels of eight bits; what is transparent becomes white.
 
+    Args:
+        image: of any mode.
+        scale: which values are black and white if it has more than 8 bits. One image does not say that; its dataset
+            does.
+
     Raises:
-        ImageError: the pixels are floating-point numbers, which have no agreed scale.
+        ImageError: the pixels are floating-point numbers and the scale is for integers, or the other way round.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        # "I;16" says that there are 16 bits; plain "I" has 32, of which a file may use 8 or 16.
-        has_16_bits = image.mode != "I" or values.max(initial=0) > 255
-        image = Image.fromarray((values.clip(0, 65535) >> 8 if has_16_bits else values).astype(np.uint8))
-    elif image.mode == "F":
-        raise ImageError("its pixels are floating-point numbers, which have no agreed scale")
+    if is_deep(image):
+        image = _flat(image, scale)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.new("RGBA", layer.size, "white")
         image.alpha_composite(layer)
     return image.convert("RGB")
+
+
+def _flat(image: Image.Image, scale: ValueRange) -> Image.Image:
+    image.load()
+    try:
+        return eight_bits(image, scale)
+    except ValueError as error:
+        raise ImageError(str(error)) from error
+
+
+def used_values(encoded: bytes, name: str) -> UsedValues:
+    """What values an image file uses; none if it cannot be read, which decoding says.
+
+    Args:
+        encoded: the file's bytes.
+        name: of the image, for messages.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            check_pixel_count(image)
+            if not (is_deep(image) or is_deep_colour(image)):
+                return UsedValues(images=1)
+            return UsedValues.of_image(image, name)
+    except (ImageError, *_DAMAGED):
+        return UsedValues()
 
 
 def header_size(encoded: bytes) -> tuple[int, int] | None:

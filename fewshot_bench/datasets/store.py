@@ -250,7 +250,7 @@ def store_dataset(
     *,
     replace: bool = False,
     identified_by: IdentifiedBy = "pixels",
-    late_facts: Callable[[], Mapping[str, Any]] = dict,
+    late_facts: Callable[[Duplicates], Mapping[str, Any]] = lambda _: {},
     folder: Path | None = None,
     label: str = "",
 ) -> Dataset:
@@ -262,7 +262,7 @@ def store_dataset(
         recipe: how the pixels came about, kept with them.
         replace: whether a stored dataset with other pixels may be replaced.
         identified_by: see `Dataset`.
-        late_facts: more of the recipe, known when all images have been read.
+        late_facts: more of the recipe, known when all images have been read and compared.
         folder: where to store it; the folder of imported datasets by default.
         label: what the dataset calls itself, if not its name.
 
@@ -275,8 +275,16 @@ def store_dataset(
         check_disk_space(writer.place, needed, f"the images of {name}")
         for split, content in splits.items():
             writer.add(split, content)
-        facts = {"name": label or name, "recipe": {**recipe, **late_facts()}, "identified_by": identified_by}
-        writer.install(facts, replace=replace)
+        writer.check_is_free(replace=replace)
+        duplicates = writer.duplicates()
+        writer.install(
+            {
+                "name": label or name,
+                "recipe": {**recipe, **late_facts(duplicates)},
+                "identified_by": identified_by,
+                "duplicates": duplicates.as_dict(),
+            }
+        )
     return open_stored(name, folder=folder)
 
 
@@ -391,8 +399,8 @@ class StoreWriter:
             "names": stored.names_digest(),
         }
 
-    def install(self, facts: Mapping[str, Any], *, replace: bool) -> None:
-        """Make this generation the dataset; the same pixels stored already are not an obstacle.
+    def check_is_free(self, *, replace: bool) -> None:
+        """See that nothing is in the way; the same pixels stored already are not.
 
         Raises:
             DatasetError: other pixels are stored under that name and `replace` is false.
@@ -404,14 +412,16 @@ class StoreWriter:
                     f"a {self.place.name} with other pixels is already stored in {self.place}. Add --replace to"
                     " replace it."
                 )
-        written = {split: _open_split(self.folder, self.place.name, split, self.splits[split]) for split in self.splits}
-        description = {
-            "format": _FORMAT,
-            "generation": self.generation,
-            **facts,
-            "duplicates": find_duplicates(written).as_dict(),
-            "splits": self.splits,
-        }
+
+    def duplicates(self) -> Duplicates:
+        """Images that occur more than once in what was written."""
+        return find_duplicates(
+            {split: _open_split(self.folder, self.place.name, split, facts) for split, facts in self.splits.items()}
+        )
+
+    def install(self, facts: Mapping[str, Any]) -> None:
+        """Make this generation the dataset."""
+        description = {"format": _FORMAT, "generation": self.generation, **facts, "splits": self.splits}
         description["digest"] = _digest(description)
         write_atomically(self.place / _DESCRIPTION, json.dumps(description, indent=1).encode())
 

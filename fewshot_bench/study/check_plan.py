@@ -97,5 +97,5 @@ def _checked(study: Study, networks: Networks, progress: Progress) -> StudyRecor
     adaptations = planned_adaptations(study)
     dataset = opened_dataset(study, progress)
     study = study.model_copy(update={"dataset": dataset.name})
-    fitting_protocols(study, dataset.split(study.split))
+    fitting_protocols(study, dataset)
     return record_of(study, dataset, networks.stages(study, dataset), adaptations)

@@ -91,7 +91,7 @@ class _Ahead:
         dataset, problem = self._dataset(study)
         if dataset is not None:
             study = study.model_copy(update={"dataset": dataset.name})
-            protocols = fitting_protocols(study, dataset.split(study.split))
+            protocols = fitting_protocols(study, dataset)
         else:
             protocols = study.protocols()
         names = self._names.setdefault(study.dataset, [])

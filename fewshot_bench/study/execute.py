@@ -86,7 +86,7 @@ def run_known_study(
     dataset = opened_dataset(study, progress)
     study = study.model_copy(update={"dataset": dataset.name})
     images = dataset.split(study.split)
-    fitting_protocols(study, images)  # refuses what does not fit, and names the classes
+    fitting_protocols(study, dataset)  # refuses what does not fit, and names the classes
     rule = stopping_rule(study)
     if rule is not None and shard is not None:
         raise StudyError("--until-ci looks at all episodes, and --shard has a part of them. Leave one of the two out.")
@@ -126,10 +126,11 @@ def opened_dataset(study: Study, progress: Progress) -> Dataset:
     Raises:
         StudyError: own images are to be divided, but the dataset has official splits.
     """
-    options = OwnOptions(fractions=study.fractions, seed=study.seed, least_images=study.least_images)
-    if is_named(study.dataset) and (study.fractions is not None or study.least_images != 1):
+    options = study.own_options
+    if is_named(study.dataset) and options != OwnOptions(seed=study.seed):
         raise StudyError(
-            f"{study.dataset} has its splits already; --split FRACTIONS and --min-images are for own images by path. "
-            "To keep another division under a name: fewshot-bench data import NAME --from PATH --split FRACTIONS"
+            f"{study.dataset} has its splits already; --split FRACTIONS, --min-images, --class-depth and --layout are "
+            "for own images by path. To keep another division under a name: fewshot-bench data import NAME --from PATH "
+            "--split FRACTIONS"
         )
     return known_dataset(study.dataset, own=options, progress=progress)

@@ -26,8 +26,8 @@ NOT_OF_THE_METHOD = frozenset(
 """Fields of a study that fix its episodes, or say where it runs: no part of what is done with an episode."""
 
 _NO_HYPER_PARAMETERS = NOT_OF_THE_METHOD | {
-    "dataset", "least_images", "backbone", "weights", "checkpoints", "training_seed", "base_losses", "adaptations",
-    "losses", "hyper_parameters",
+    "dataset", "least_images", "class_depth", "layout", "backbone", "weights", "checkpoints", "training_seed",
+    "base_losses", "adaptations", "losses", "hyper_parameters",
 }  # fmt: skip
 
 

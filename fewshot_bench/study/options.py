@@ -48,6 +48,8 @@ class EpisodeOptions(Options):
     split: SplitName = "novel"
     fractions: tuple[float, float, float] | None = None
     least_images: int = Field(default=1, ge=1)
+    class_depth: int | None = Field(default=None, ge=1, le=8)
+    layout: Literal["auto", "classes", "splits"] = "auto"
     way: int = 5
     shots: tuple[int, ...] = Field(default=(1, 5), min_length=1)
     query: int = 15

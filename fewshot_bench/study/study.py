@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from fewshot_bench.datasets import OwnOptions
 from fewshot_bench.episodes import Protocol, settled
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT
 from fewshot_bench.study.options import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Tau
@@ -30,6 +31,17 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
     def backbone_name(self) -> str:
         """The backbone, or the default for the dataset: Conv4 for glyphs, a pretrained network otherwise."""
         return self.backbone or ("conv4_32" if self.dataset == "glyphs" else "efficientnet_lite0")
+
+    @property
+    def own_options(self) -> OwnOptions:
+        """How the user's own images become the dataset, if they are some."""
+        return OwnOptions(
+            fractions=self.fractions,
+            seed=self.seed,
+            least_images=self.least_images,
+            class_depth=self.class_depth,
+            layout=self.layout,
+        )
 
     def protocols(self, class_sizes: Sequence[int] | None = None) -> list[Protocol]:
         """One protocol per number of shots.

@@ -120,7 +120,7 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
     study = _with_base_losses(study, dataset)
     for axis in grid.axes:
         _check_it_acts(axis.name, study, grid)
-    fitting_protocols(study, dataset.validation)
+    fitting_protocols(study, dataset)
     chosen_device(study.device)
     name = _checked_name(name) if name is not None else _default_name(study, dataset.name)
     if not isinstance(study.results, Path):

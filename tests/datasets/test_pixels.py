@@ -83,6 +83,30 @@ def test_what_is_transparent_becomes_white(mode, kind):
     assert KEEP.decode(encoded(image, kind)).tolist() == [[WHITE, [127, 127, 127]]]
 
 
+def test_a_palette_with_a_second_channel_of_transparency_is_laid_over_white():
+    image = Image.new("P", (3, 1))
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.putdata([0, 1, 2])
+    image = image.convert("PA")
+    image.putalpha(Image.fromarray(np.array([[255, 128, 0]], np.uint8)))
+    assert KEEP.decode(encoded(image, "TIFF")).tolist() == [[[255, 0, 0], [127, 255, 127], WHITE]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "depth", "row", "expected"),
+    [
+        (4, 16, struct.pack(">4H", 0x1000, 0xFFFF, 0x1000, 0), [16, 255]),  # gray and transparency, 16 bits each
+        (0, 1, bytes([0b01000000]), [0, 255]),
+        (0, 2, bytes([0b00011011]), [0, 85]),
+        (0, 4, bytes([0xF1]), [255, 17]),
+    ],
+)
+def test_pngs_of_other_depths_have_their_values(kind, depth, row, expected):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, kind, 0, 0, 0))
+    file = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    assert PixelRecipe(scale=None if depth < 16 else PixelRecipe().scale).decode(file)[0, :, 0].tolist() == expected
+
+
 def test_a_transparent_colour_of_an_image_without_palette_becomes_white():
     file = encoded(Image.new("RGB", (1, 1), (1, 2, 3)), transparency=(1, 2, 3))
     assert KEEP.decode(file).tolist() == [[WHITE]]
@@ -105,9 +129,9 @@ def test_sixteen_bits_keep_their_upper_eight(kind):
     assert (KEEP.decode(encoded(Image.fromarray(values), kind)) == gray(RAMP)).all()
 
 
-def test_a_dark_image_of_sixteen_bits_stays_dark():
+def test_an_image_of_sixteen_bits_without_a_dataset_is_scaled_by_all_that_it_could_hold():
     values = np.arange(256, dtype=np.uint16).reshape(16, 16)
-    assert (KEEP.decode(encoded(Image.fromarray(values), "PNG")) == 0).all()
+    assert (KEEP.decode(encoded(Image.fromarray(values), "PNG")) <= 1).all()
 
 
 def test_sixteen_bits_of_the_other_byte_order_are_the_same():

@@ -298,3 +298,53 @@ def test_a_zip_of_own_images_is_a_dataset(photos, tmp_path, capsys):
     assert run("data", "import", "my-photos", "--from", photos, "--min-images", 6) == 0
     assert open_dataset("zipped-photos").fingerprint == open_dataset("my-photos").fingerprint
     assert read_description("zipped-photos")["recipe"]["small_classes"] == {"class 0": 5}
+
+
+@pytest.fixture
+def alphabets(tmp_path):
+    """Characters of two alphabets, as Omniglot has them, beside a folder that is called like a split."""
+    for place in ("Greek/alpha", "Greek/beta", "Latin/a", "Latin/b", "test/one", "test/two"):
+        (tmp_path / "letters" / place).mkdir(parents=True)
+        for number in range(4):
+            image = np.random.default_rng([number, len(place)]).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            (tmp_path / "letters" / place / f"{number}.png").write_bytes(png(image))
+    return tmp_path / "letters"
+
+
+def test_the_layout_of_folders_travels_with_a_study(alphabets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    study = ("--backbone", "conv4_32", "--base-loss", "none", "--shots", 1, "--query", 2, "--episodes", 5, "--runs", 1)
+    assert run("data", "check", alphabets) == 2
+    assert "takes every folder as a class" in capsys.readouterr().err
+    assert run("data", "check", alphabets, "--layout", "classes", "--class-depth", 2) == 0
+    printed = capsys.readouterr().out
+    assert "6 classes, 24 images" in printed
+    assert f"fewshot-bench run --dataset {alphabets} --class-depth 2 --layout classes" in printed
+    options = ("--class-depth", 2, "--layout", "classes")
+    assert run("run", "--dataset", alphabets, *options, "--way", 6, *study, "--results", "typed") == 0
+    assert "classes 2 folders deep, folders taken as classes" in capsys.readouterr().out
+    run("audit", "typed", "--dataset", alphabets)
+    assert "is that of the images here" in " ".join(capsys.readouterr().out.split())
+    Path("study.toml").write_text(
+        f'datasets = ["{alphabets}"]\nclass_depth = 2\nlayout = "classes"\nway = 6\nshots = [1]\nquery = 2\n'
+        'episodes = 5\nruns = 1\nresults = "from-file"\n[[methods]]\nbackbone = "conv4_32"\nbase_losses = []\n'
+    )
+    assert run("run", "study.toml") == 0
+    cells = [json.loads(next(Path(place).rglob("cell.json")).read_text()) for place in ("typed", "from-file")]
+    assert cells[0]["protocol"] == cells[1]["protocol"]
+    assert cells[0]["dataset_recipe"]["class_depth"] == cells[1]["dataset_recipe"]["class_depth"] == 2
+    assert run("data", "import", "letters", "--from", alphabets, *options) == 0
+    assert open_dataset("letters").fingerprint == cells[0]["protocol"]["dataset_fingerprint"]
+    assert run("run", "--dataset", "letters", *options, *study) == 2
+    assert "--class-depth and --layout are for own images by path" in capsys.readouterr().err
+    assert run("data", "import", "cifar-fs", "--from", alphabets, "--layout", "classes") == 2
+
+
+def test_what_was_left_out_is_told_with_the_error_that_it_causes(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    study = ("--backbone", "conv4_32", "--base-loss", "none", "--shots", 1, "--query", 2, "--way", 50)
+    for more in ((), ("--dry-run",)):
+        assert run("run", "--dataset", photos, *study, *more) == 2
+        captured = capsys.readouterr()
+        assert "Use --way" in captured.err + captured.out
+        assert "What was left out: class 1/broken.jpg: not an image" in " ".join((captured.err + captured.out).split())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,8 @@ class OwnListing:
         skipped: what was seen and is no image of a class.
         state: whatever changes when an image does.
         kind: what sort of source it is, for the recipe.
+        notes: what a user should know, one sentence each.
+        clutter: what was passed over, its path and what it is; see `clutter_kind`.
     """
 
     place: str
@@ -34,15 +38,69 @@ class OwnListing:
     skipped: list[SkippedImage] = field(default_factory=list)
     state: object = None
     kind: str = "class folders"
+    notes: list[str] = field(default_factory=list)
+    clutter: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """What changes when an image, its class or its split does."""
+        """What changes when an image, its class or its split does, or what is told of those that were left out."""
         names = {
             str(split): {name: [image for image, _ in images] for name, images in classes.items()}
             for split, classes in self.classes.items()
         }
-        content = json.dumps([self.place, names, self.state], sort_keys=True)
+        left_out = [[image.name, image.reason] for image in self.skipped]
+        content = json.dumps([self.place, names, self.state, left_out, self.notes], sort_keys=True)
         return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def file_identity(path: Path, status: os.stat_result) -> Hashable:
+    """What two names of one file have in common: links, ./a, b/../a, and other cases where the disk knows none.
+
+    Args:
+        path: of the file.
+        status: of what it leads to.
+    """
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.normcase(os.path.realpath(path))
+
+
+class FileClaims:
+    """Which class and split each file belongs to, so that none is support and query of different classes.
+
+    Args:
+        place: where the images lie, for messages.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._claims: dict[Hashable, tuple[SplitName | None, str, str]] = {}
+
+    def first_name(self, identity: Hashable, name: str, split: SplitName | None, label: str) -> str | None:
+        """Under which name the same file is already in the same class and split; None if it is new.
+
+        Args:
+            identity: of the file.
+            name: of the file, for messages.
+            split: the split, if there are any.
+            label: the class.
+
+        Raises:
+            DatasetError: the file is already in another class or split.
+        """
+        earlier = self._claims.get(identity)
+        if earlier is None:
+            self._claims[identity] = (split, label, name)
+            return None
+        first_split, first_label, first_name = earlier
+        if (first_split, first_label) == (split, label):
+            return first_name
+        file = f"{name} is" if name == first_name else f"{first_name} and {name} are one file,"
+        homes = [f"class '{first_label}'", f"class '{label}'"] if first_label != label else []
+        if first_split != split:
+            homes = [f"{home} of the " for home in homes] or ["the ", "the "]
+            homes = [f"{home}{part} split" for home, part in zip(homes, (first_split, split), strict=True)]
+        raise DatasetError(
+            f"{self._place}: {file} in {homes[0]} and in {homes[1]}. An image needs one class and one split, so that "
+            "none is support and query of two classes. Leave one of them."
+        )
 
 
 def divide_by_class(

@@ -11,10 +11,12 @@ from fewshot_bench.datasets.dataset import SplitName
 
 _PUBLISHED_NAMES: dict[str, SplitName] = {"train": "base", "val": "validation", "test": "novel"}
 
-_SPELLINGS: dict[str, SplitName] = {
-    "train": "base", "base": "base", "val": "validation", "valid": "validation", "validation": "validation",
-    "test": "novel", "novel": "novel",
-}  # fmt: skip
+_NAMES_OF_SPLITS: dict[SplitName, tuple[str, ...]] = {
+    "base": ("train", "training", "trainset", "train-set", "trn", "base", "images-background"),
+    "validation": ("val", "valid", "validate", "validation", "valset", "val-set", "dev", "development"),
+    "novel": ("test", "testing", "testset", "test-set", "tst", "novel", "eval", "evaluation", "images-evaluation"),
+}
+_SPELLINGS: dict[str, SplitName] = {name: split for split, names in _NAMES_OF_SPLITS.items() for name in names}
 
 ClassSizes = dict[SplitName, dict[str, int]]
 """For each split the number of images of each class, classes in canonical (sorted) order."""
@@ -58,7 +60,7 @@ def cifar_class_names() -> tuple[str, ...]:
 
 
 def published_split(name: str) -> SplitName | None:
-    """Our name for what files and folders call "train", "val", "validation" or "test"; None for anything else."""
+    """Our name for what files and folders call "train", "val", "testing" and so on; None for anything else."""
     return _SPELLINGS.get(name.lower().replace("_", "-").removeprefix("meta-"))
 
 

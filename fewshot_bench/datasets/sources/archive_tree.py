@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO, Generic, TypeVar
 
 from fewshot_bench.datasets.disk_space import check_disk_space
-from fewshot_bench.datasets.sources.tree import FileTree, is_clutter
+from fewshot_bench.datasets.sources.clutter import clutter_in
+from fewshot_bench.datasets.sources.tree import FileTree
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.paths import datasets_folder
 
@@ -49,7 +50,9 @@ class ArchiveTree(FileTree, Generic[Member]):
             self._members[name] = member
             if len(self._members) > _MOST_MEMBERS:
                 raise DatasetError(f"{path} has more than {_MOST_MEMBERS:,} members. It is not read.")
-            if not is_clutter(name):
+            if clutter := clutter_in(name):
+                self.clutter |= dict([clutter])
+            else:
                 self._index(name)
         self._spellings.clear()
         for folders, files in self._contents.values():
@@ -130,7 +133,7 @@ def safe_member_name(name: str, archive: Path) -> str:
             f"{archive} holds a member whose name has {len(plain):,} characters and {len(parts):,} folders "
             f"({name[:40]!r}...). It is not read."
         )
-    if _CONTROL_CHARACTERS.search(plain) and not is_clutter(plain):
+    if _CONTROL_CHARACTERS.search(plain) and not clutter_in(plain):
         raise DatasetError(f"{archive} holds a member called {name!r}, with control characters. It is not read.")
     return "/".join(parts)
 

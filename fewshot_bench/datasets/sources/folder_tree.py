@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 from typing import IO
 
-from fewshot_bench.datasets.sources.tree import FileTree, is_clutter
+from fewshot_bench.datasets.sources.clutter import clutter_kind
+from fewshot_bench.datasets.sources.tree import FileTree, within
 from fewshot_bench.errors import DatasetError
 
 
@@ -63,7 +64,8 @@ class FolderTree(FileTree):
             files: list[str] = []
             with os.scandir(place) as entries:
                 for entry in entries:
-                    if is_clutter(entry.name):
+                    if kind := clutter_kind(entry.name):
+                        self.clutter[within(folder, entry.name)] = kind
                         continue
                     if entry.is_symlink() and _leads_up(entry.path):
                         raise DatasetError(f"{entry.path} is a link to a folder that holds it. Remove it.")

@@ -23,6 +23,7 @@ class FileTree(ABC):
         description: what kind of thing it is, e.g. "zip".
         closing: what is to be closed with the tree.
         known: what readers have found out about files, so that each is opened once.
+        clutter: what was passed over so far, its path and what it is; see `clutter_kind`.
     """
 
     path: Path
@@ -31,6 +32,7 @@ class FileTree(ABC):
     def __init__(self) -> None:
         self.closing = ExitStack()
         self.known: dict[str, object] = {}
+        self.clutter: dict[str, str] = {}
 
     @abstractmethod
     def folders(self, folder: str = "") -> list[str]:
@@ -107,7 +109,7 @@ class Subtree(FileTree):
     def __init__(self, tree: FileTree, folder: str) -> None:
         self.path = tree.path / folder
         self.description = tree.description
-        self.closing, self.known = tree.closing, {}
+        self.closing, self.known, self.clutter = tree.closing, {}, tree.clutter
         self._tree, self._folder = tree, folder
 
     def _within(self, name: str) -> str:
@@ -140,9 +142,3 @@ class Subtree(FileTree):
 def within(folder: str, name: str) -> str:
     """The path of a file in a folder, which may be the top."""
     return f"{folder}/{name}" if folder else name
-
-
-def is_clutter(path: str) -> bool:
-    """Whether a file is what operating systems leave behind, not content."""
-    name = path.rpartition("/")[2]
-    return name.startswith(".") or name in {"Thumbs.db", "desktop.ini", "Icon\r"} or "__MACOSX" in path.split("/")
