@@ -28,6 +28,7 @@ class Backbone:
         changes: settings of the preprocessing that differ from the backbone's own, for the method's name.
         pretraining: what the weights have seen before, e.g. "ImageNet-1k"; empty for an initialisation, "unknown" where
             nobody said. Recorded with the outcomes; see `pretraining`.
+        fit: how a file of weights was fitted into the network, see `weights.fit_by_name`; recorded with the outcomes.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Backbone:
     is_pretrained: bool
     changes: Mapping[str, Any] = field(default_factory=dict)
     pretraining: str = ""
+    fit: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> str:

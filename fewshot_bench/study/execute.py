@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from fewshot_bench.datasets import Dataset, OwnOptions, is_named, open_dataset
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import StudyError
-from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.method_run import MethodRun
@@ -76,7 +77,7 @@ def run_study(
             methods.append(method)
             opened.callback(method.forget)
             memory.note()
-            record.cells_known([cell for cell, _ in method.planned])
+            record.cells_known([_as_asked(cell, method.asked_name) for cell, _ in method.planned])
             if rule is None:
                 method.run(method.planned)
                 method.forget()
@@ -86,6 +87,11 @@ def run_study(
         seconds = time.perf_counter() - started
         failures = failures_of(study, images, adaptations, methods, failed)
         return result_of(study, dataset, methods, store, failures, seconds, peak, shard)
+
+
+def _as_asked(cell: Cell, name: str) -> Cell:
+    """A cell under the name that the study plans it under."""
+    return replace(cell, method=replace(cell.method, name=name))
 
 
 def opened_dataset(study: Study, progress: Progress) -> Dataset:
