@@ -217,6 +217,8 @@ def _as(tensor: Tensor, like: Tensor, name: str, source: str) -> Tensor:
             f"{_quoted(name)} in {source} is {_type(tensor)}; the backbone takes floating-point weights "
             "(float32, float16, bfloat16 or float64). Save them before they are quantised."
         )
+    if name.endswith(_COUNTER) and tensor.dtype in _FLOATS and bool((tensor == tensor.round()).all()):
+        return tensor.detach().to(like.dtype)  # averages of weights average these too
     if like.dtype not in _FLOATS and (
         tensor.is_floating_point() or tensor.is_complex() or (tensor.dtype == torch.bool) != (like.dtype == torch.bool)
     ):
