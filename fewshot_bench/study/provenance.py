@@ -53,15 +53,20 @@ def provenance(study: Study, backbone: Backbone, engine: Engine, arguments: Sequ
         "platform": platform_name(),
         "python": platform.python_version(),
         "pretraining": backbone.pretraining,
-        **({"weights": {"file": study.weights.name, **backbone.fit}} if study.weights and backbone.fit else {}),
+        **weights_record(study.weights, backbone),
     }
 
 
+def weights_record(file: Path | None, backbone: Backbone) -> dict[str, Any]:
+    """What was taken from a file of weights, to be recorded under "weights"; nothing where there is nothing to say."""
+    return {"weights": {"file": file.name, **backbone.fit}} if file is not None and backbone.fit else {}
+
+
 def weights_note(recorded: Mapping[str, Any]) -> str:
-    """What was taken from a file of weights, in one line; empty where that is nothing to speak of.
+    """What was taken from a file of weights, in one line; empty where there is nothing to say.
 
     Args:
-        recorded: what `provenance` returned.
+        recorded: with what `weights_record` returned.
     """
     fit = recorded.get("weights")
     words = fit_words(fit) if isinstance(fit, dict) else ""
