@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
-import threading
-import urllib.error
-import urllib.request
-from urllib.parse import urlsplit
-
 import timm
 
+from fewshot_bench.hub import why_hub_is_away, why_not_reachable
+
 _FILES = ("model.safetensors", "pytorch_model.bin")
-_PATIENCE = 5.0  # seconds
 
 
 def fetched_file(model: str) -> str | None:
@@ -45,42 +40,15 @@ def is_fetched_already(model: str) -> bool:
 
 
 def why_not_fetchable(model: str) -> str:
-    """Why the weights of a timm model cannot be fetched, in words; empty where they may be.
-
-    One short try, since a library that fetches tries for minutes. It goes where that library goes, proxies included.
+    """Why the weights of a timm model cannot be fetched, in words, after one short try; empty where they can.
 
     Args:
         model: as `model_of_hub` names it.
     """
-    from huggingface_hub import constants
-
     config = timm.get_pretrained_cfg(model)
     if config is None or not (config.hf_hub_id or config.url):
         return "timm has none"
     if not config.hf_hub_id:
-        return _why_not_reachable(str(config.url))
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set and they are not on this machine"
-    return _why_not_reachable(constants.ENDPOINT)
-
-
-def _why_not_reachable(url: str) -> str:
-    """Why a server cannot be reached, in words; empty where it answers, whatever it says."""
-    host = urlsplit(url).hostname or url
-    answers = [f"{host} did not answer within {_PATIENCE:.0f} s"]
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PATIENCE):
-                answers.append("")
-        except urllib.error.HTTPError:
-            answers.append("")
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            # Certificates are for the library to check, which may know others.
-            answers.append("" if isinstance(reason, ssl.SSLError) else f"{host} cannot be reached: {reason}")
-
-    asking = threading.Thread(target=ask, daemon=True)  # to look up a name takes as long as the system likes
-    asking.start()
-    asking.join(_PATIENCE)
-    return answers[-1]
+        return why_not_reachable(str(config.url))
+    away = why_hub_is_away()
+    return f"they are not on this machine, and {away}" if away else ""

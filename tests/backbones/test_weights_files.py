@@ -278,6 +278,29 @@ def test_flipped_bytes_end_in_weights_or_in_one_line(tmp_path, kind):
     assert not [line for line in lines if "\n" in line or "weights_only=False" in line]
 
 
+FOREIGN = {
+    "npz": lambda path: np.savez(path.open("wb"), weight=np.zeros(3)),
+    "npy": lambda path: np.save(path.open("wb"), np.zeros(3)),
+    "an empty file": lambda path: path.write_bytes(b""),
+    "a pointer of Git LFS": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"),
+    "a page of the web": lambda path: path.write_text("<!doctype html><html><body>404</body></html>"),
+    "HDF5": lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)),
+    "an empty zip": lambda path: zipfile.ZipFile(path, "w").close(),
+    "TorchScript": lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path),
+    "a list of numbers": lambda path: path.write_bytes(pickle.dumps([1, 2])),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_files_of_other_formats_are_refused_in_one_line(tmp_path, kind, suffix):
+    FOREIGN[kind](tmp_path / f"w{suffix}")
+    with pytest.raises(WeightsError, match=rf"w\{suffix} (cannot be read as weights|is compressed)") as refused:
+        read_weights(tmp_path / f"w{suffix}")
+    assert "\n" not in str(refused.value)
+
+
 def test_the_format_is_that_of_the_content_whatever_the_file_is_called(tmp_path):
     state = network().state_dict()
     save_file(state, tmp_path / "w.bin")
