@@ -5,8 +5,10 @@ from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneReques
 from fewshot_bench.backbones.blocks import last_blocks, parameter_blocks
 from fewshot_bench.backbones.embedding import check_embeddings, embed, embeddings_file
 from fewshot_bench.backbones.embedding_key import network_identity
+from fewshot_bench.backbones.hub import is_fetched_already
 from fewshot_bench.backbones.preprocessing import Preprocessing
-from fewshot_bench.backbones.timm_backbones import create_backbone, is_fetched_already, known_backbone, model_of_hub
+from fewshot_bench.backbones.timm_backbones import create_backbone, known_backbone, model_of_hub
+from fewshot_bench.backbones.weights import fit_words
 
 __all__ = [
     "BACKBONES",
@@ -17,6 +19,7 @@ __all__ = [
     "create_backbone",
     "embed",
     "embeddings_file",
+    "fit_words",
     "is_fetched_already",
     "known_backbone",
     "last_blocks",

@@ -30,6 +30,7 @@ class Backbone:
         pretraining: what the weights have seen before, e.g. "ImageNet-1k"; empty for an initialisation, "unknown" where
             nobody said. Recorded with the outcomes; see `pretraining`.
         code: which code made it, where that is somebody's own.
+        fit: how a file of weights was fitted into the network, see `weights.fit_by_name`; recorded with the outcomes.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Backbone:
     changes: Mapping[str, Any] = field(default_factory=dict)
     pretraining: str = ""
     code: CodeIdentity | None = None
+    fit: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> str:

@@ -19,6 +19,10 @@ class Conv4(LiteratureNetwork):
 
     halvings = 4
     own_pool = "flatten"
+    spellings = (
+        ((r"^blocks\.", ""),),  # Snell et al., 2017; FEAT and Meta-Baseline, whose encoders lie in each other
+        ((r"^blocks\.(\d)\.0", r"trunk.\1.C"), (r"^blocks\.(\d)\.1", r"trunk.\1.BN")),  # Chen et al., 2019
+    )
 
     def __init__(
         self,

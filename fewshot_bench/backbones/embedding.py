@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def embed(
         float32 [I, D]; from the cache it is mapped into memory, and to write to it never changes the file.
 
     Raises:
-        EmbeddingError: an embedding is not finite.
+        EmbeddingError: an embedding is not finite, or none of D numbers.
         CacheError: the bound of the cache cannot be read.
     """
     use = _Use(split, backbone, device, batch_size, augment)
@@ -156,7 +157,16 @@ class _Use:
     def _of_batch(self, images: Tensor) -> NDArray[np.float32]:
         with torch.autocast(torch.device(self.device).type, enabled=False):
             pixels = self.backbone.preprocessing(images.to(self.device)).contiguous(memory_format=torch.channels_last)
-            embeddings: NDArray[np.float32] = self.backbone.network(pixels).float().cpu().numpy()
+            given: Any = self.backbone.network(pixels)
+        wanted = (len(images), self.backbone.embedding_size)
+        if not isinstance(given, Tensor) or given.shape != wanted or not given.is_floating_point():
+            found = list(given.shape) if isinstance(given, Tensor) else f"a {type(given).__name__}"
+            kind = f" of {given.dtype}" if isinstance(given, Tensor) and given.shape == wanted else ""
+            raise EmbeddingError(
+                f"{self.backbone.name} gives {found}{kind} for {wanted[0]} images, not {list(wanted)} floating-point "
+                "numbers. A backbone's embedding_size should be what its network gives."
+            )
+        embeddings: NDArray[np.float32] = given.float().cpu().numpy()
         return embeddings
 
 

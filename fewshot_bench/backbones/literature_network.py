@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
+from fewshot_bench.backbones.weights import Spelling
 from fewshot_bench.errors import StudyError
 
 
@@ -27,6 +29,8 @@ class LiteratureNetwork(nn.Module, ABC):
     """How often the network halves the side of an image before it pools."""
     own_pool: str = "avg"
     """What `global_pool` is by default."""
+    spellings: Sequence[Spelling] = ()
+    """How the tensors of the same network are called by other codes."""
 
     def __init__(self, num_features: int, num_classes: int, global_pool: str | None, drop_rate: float) -> None:
         super().__init__()

@@ -9,7 +9,8 @@ from fewshot_bench.backbones.conv4 import conv4_32, conv4_64
 from fewshot_bench.backbones.literature_network import LiteratureNetwork
 from fewshot_bench.backbones.preprocessing import Preprocessing
 from fewshot_bench.backbones.resnet12 import resnet12
-from fewshot_bench.backbones.weights import fit_by_name, read_weights
+from fewshot_bench.backbones.weights import fit_by_name
+from fewshot_bench.backbones.weights_file import read_weights
 from fewshot_bench.backbones.wrn28_10 import wrn28_10
 
 _NETWORKS: dict[str, Callable[..., LiteratureNetwork]] = {
@@ -36,10 +37,11 @@ def literature_backbone(request: BackboneRequest) -> Backbone:
     """
     size = request.image_size or request.native_size
     network = _NETWORKS[request.name](in_chans=request.channels, img_size=size)
+    fit = {}
     if request.weights is not None:
-        fit_by_name(network, read_weights(request.weights), str(request.weights))
+        fit = fit_by_name(network, read_weights(request.weights), str(request.weights), network.spellings)
     half = (0.5,) * request.channels
     preprocessing = Preprocessing(size, half, half, request.interpolation or "bilinear")
     changes = preprocessing.changes_from(Preprocessing(request.native_size, half, half, "bilinear"))
     is_pretrained = request.weights is not None
-    return Backbone(request.name, network.eval(), preprocessing, network.num_features, is_pretrained, changes)
+    return Backbone(request.name, network.eval(), preprocessing, network.num_features, is_pretrained, changes, fit=fit)

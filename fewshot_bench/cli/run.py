@@ -240,6 +240,19 @@ def _tell_failures(result: PlanResult) -> None:
     typer.echo("             what is stored stays; the same command tries these again", err=True)
 
 
+def _tell_weights(result: PlanResult) -> None:
+    """Say what was taken from files of weights, and which methods are stored under other names."""
+    from fewshot_bench.study.provenance import weights_note
+
+    notes = [weights_note(cell.provenance) for cell in result.cells]
+    notes += [
+        f"{asked} is stored as {stored}: the weights and settings are the same. Its results go on under that name."
+        for stored, asked in result.asked_names.items()
+    ]
+    for note in dict.fromkeys(filter(None, notes)):
+        typer.echo(printable(f"note: {note}"), err=True)
+
+
 def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     """Write the leaderboard and the page, print this study's part of it, and say where everything is."""
     from fewshot_bench.cli.data import report_notes
@@ -250,9 +263,12 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
 
     gc.collect()
     gc.freeze()  # statsmodels collects garbage in every correction of p values; what is here by now stays to the end
-    frame, places, why_no_figures = write_outputs(plan.outputs, plan.results, result.cells, result.baselines)
+    frame, places, why_no_figures = write_outputs(
+        plan.outputs, plan.results, result.cells, result.baselines, result.asked_names
+    )
     for dataset in result.datasets.values():
         report_notes(dict(dataset.recipe))
+    _tell_weights(result)
     if why_no_figures:
         typer.echo(why_no_figures, err=True)
     rows = rows_of_cells(frame, result.cells)

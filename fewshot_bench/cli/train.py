@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.printable import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.study import Checkpoint
@@ -79,6 +80,7 @@ def train(
     """
     from fewshot_bench.cli.progress import ProgressBars
     from fewshot_bench.study import TrainingPlan, train_backbone
+    from fewshot_bench.study.provenance import weights_note
 
     recipe = {
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
@@ -94,6 +96,8 @@ def train(
     )  # fmt: skip
     with ProgressBars() as progress:
         checkpoint = train_backbone(plan, progress=progress)
+    if note := weights_note(checkpoint.computing):
+        typer.echo(printable(f"note: {note}"), err=True)
     if as_json:
         typer.echo(json.dumps({"name": checkpoint.name, **checkpoint.facts()}, indent=1))
         return

@@ -81,37 +81,32 @@ def not_described(folder: Place) -> str:
     return f"{folder / MANIFEST} is not there. Run that study again, or prune the cell."
 
 
-def manifest_like(folder: Place, cell: Cell) -> Manifest | None:
-    """The stored manifest of a cell, if there is one; it must name the method alike.
+def stored_manifest(folder: Place) -> Manifest | None:
+    """The manifest in the folder of a cell, if there is one.
+
+    Its method may have another name than the one that asks for it: that is no part of what the method is.
 
     Raises:
-        OutcomeError: it does not, or cannot be read.
+        OutcomeError: it cannot be read.
     """
     try:
-        found = read_manifest(folder)
+        return read_manifest(folder)
     except FileNotFoundError:
         return None
-    stored = found.cell.method.name
-    if stored != cell.method.name:
-        raise OutcomeError(
-            f"{folder} holds the outcomes of the same method under the name {stored}, not {cell.method.name}. Leave "
-            f"out the settings that only repeat a default, change the name in {folder / MANIFEST}, or use another "
-            "results folder."
-        )
-    return found
 
 
 def describe(folder: Place, cell: Cell) -> None:
     """Write the manifest of a cell, or add to the stored one what a run that goes on brings.
 
-    Another process may do the same at that moment, so the file is looked at again after it was written.
+    Another process may do the same at that moment, so the file is looked at again after it was written. The method
+    keeps the name under which it was stored first.
 
     Raises:
-        OutcomeError: the stored manifest is damaged, of a later release, or has another name for the method; or a
-            value of the cell is one that no reader takes.
+        OutcomeError: the stored manifest is damaged or of a later release, or a value of the cell is one that no
+            reader takes.
     """
     for _ in range(_TRIES):
-        stored = manifest_like(folder, cell)
+        stored = stored_manifest(folder)
         text = cell.as_json() if stored is None else continued_text(stored.content, stored.cell, cell)
         if text is None or (stored is not None and text == stored.text):
             return

@@ -20,7 +20,7 @@ from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.manifest import MANIFEST, cell_folders, manifest_like, not_described, read_manifest
+from fewshot_bench.outcomes.manifest import MANIFEST, cell_folders, not_described, read_manifest, stored_manifest
 from fewshot_bench.outcomes.old_part import OldPart
 from fewshot_bench.outcomes.part import new_part
 from fewshot_bench.outcomes.parts import AnyPart, again_where_moved, episodes_of, parts_in
@@ -58,7 +58,7 @@ class MergedCell:
         """
         folders = [target / self.cell.key, *self.folders]
         for folder in folders:
-            manifest_like(folder, self.cell)
+            stored_manifest(folder)
         parts = [part for folder in folders for part in parts_in(folder)]
         if parts:
             episodes_of(sorted(parts, key=lambda part: part.name), Identity.of(self.cell))

@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,12 @@ from numpy.typing import NDArray
 from fewshot_bench.atomic import remove_abandoned, write_once
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import failures
-from fewshot_bench.outcomes.cell import Cell
+from fewshot_bench.outcomes.cell import Cell, MethodCard
 from fewshot_bench.outcomes.columns import Columns, Identity
 from fewshot_bench.outcomes.episode_frame import episode_frame, stretches
 from fewshot_bench.outcomes.failures import Failure
 from fewshot_bench.outcomes.frame_check import check_frame
-from fewshot_bench.outcomes.manifest import MANIFEST, describe, manifest_like, read_manifest
+from fewshot_bench.outcomes.manifest import MANIFEST, describe, described_in, read_manifest, stored_manifest
 from fewshot_bench.outcomes.outcomes import Outcomes
 from fewshot_bench.outcomes.packing import Positions, position_type
 from fewshot_bench.outcomes.part import new_parts
@@ -60,6 +62,21 @@ class OutcomeStore:
         """
         check_writable(self.folder)
 
+    def names_of(self, method: MethodCard, keys: Iterable[str] | None = None) -> list[str]:
+        """The names under which a method is stored, by cell; descriptions that cannot be read are passed over.
+
+        Args:
+            method: whose name may be another.
+            keys: of the cells to look at; all by default.
+        """
+        names: dict[str, None] = {}
+        for folder in described_in(self.folder) if keys is None else map(self.cell_folder, keys):
+            with suppress(FileNotFoundError, OutcomeError):
+                found = read_manifest(folder).cell.method
+                if found.fingerprint == method.fingerprint:
+                    names[found.name] = None
+        return list(names)
+
     def open_cell(self, cell: Cell) -> None:
         """Make room for a cell, or check that the stored one is the same; clean up after processes that died.
 
@@ -67,7 +84,7 @@ class OutcomeStore:
         is added.
 
         Raises:
-            OutcomeError: the stored description is damaged, of a later release, or has another name for the method.
+            OutcomeError: the stored description is damaged, or of a later release.
         """
         folder = self.cell_folder(cell)
         describe(folder, cell)
@@ -82,10 +99,10 @@ class OutcomeStore:
         URL, where no file is ever there in part, its name is enough.
 
         Raises:
-            OutcomeError: a part is damaged, or the method is stored under another name.
+            OutcomeError: a part is damaged.
         """
         folder = self.cell_folder(cell)
-        manifest_like(folder, cell)
+        stored_manifest(folder)
         held = with_parts(folder, lambda parts: self._numbers(cell, parts))
         episodes: dict[int, list[NDArray[np.int64]]] = {}
         for run, numbers in held:

@@ -79,8 +79,13 @@ class CheckpointCard:
         return cls(**json.loads(text))
 
     def difference(self, other: CheckpointCard) -> str:
-        """The first thing in which another training differs, in words; empty where nothing does."""
+        """The first thing in which another training differs, in words; empty where nothing does.
+
+        Weights are what they hold, not what their file is called.
+        """
         mine, theirs = (_flat({**asdict(card), "code": {}}) for card in (self, other))
+        if self.weights == other.weights and None not in (self.initial_weights, other.initial_weights):
+            theirs["initial_weights"] = mine["initial_weights"]
         for name in sorted(mine.keys() | theirs.keys(), key=lambda name: (name not in _FIRST, name)):
             if mine.get(name) != theirs.get(name):
                 return f"{name.rstrip('_')} {_short(theirs.get(name))} instead of {_short(mine.get(name))}"

@@ -178,7 +178,7 @@ def missing_episodes(
         shard: which of them alone count; all by default.
 
     Raises:
-        OutcomeError: a part is damaged, or the method is stored under another name.
+        OutcomeError: a part is damaged.
     """
     done = store.done(cell)
     wanted = np.arange(protocol.episodes) if shard is None else shard.of(protocol.episodes)

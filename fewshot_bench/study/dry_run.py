@@ -22,7 +22,7 @@ from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.methods_ahead import MethodsAhead
 from fewshot_bench.study.networks_ahead import NetworksAhead, is_fetched
 from fewshot_bench.study.plan import StudyPlan
-from fewshot_bench.study.provenance import PeakMemory
+from fewshot_bench.study.provenance import PeakMemory, weights_note, weights_record
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.until import stopping_rule
 from fewshot_bench.training.memory import free_bytes
@@ -100,6 +100,8 @@ class _Ahead:
                 self._methods.look_at_training(network, dataset, step)
             for adaptation in adaptations:
                 stage = network.stage
+                if note := weights_note(weights_record(study.weights, stage.backbone)):
+                    self._notes[note] = None
                 backbone = stage.base.backbone or study.backbone_name
                 names.append(method_name(backbone, stage.settings, stage.base.stage, adaptation))
                 step.advance(0, names[-1])

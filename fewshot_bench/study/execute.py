@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from fewshot_bench.datasets import Dataset, OwnOptions, is_named, known_dataset
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import StudyError
-from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.admission import admit_fields
 from fewshot_bench.study.changed_code import changed_code
@@ -108,7 +109,7 @@ def run_known_study(
                 _LOG.warning("note: %s", sentence)
             opened.callback(method.forget)
             memory.note()
-            record.cells_known([cell for cell, _ in method.planned])
+            record.cells_known([_as_asked(cell, method.asked_name) for cell, _ in method.planned])
             if rule is None:
                 method.run(method.planned)
                 method.forget()
@@ -118,6 +119,11 @@ def run_known_study(
         seconds = time.perf_counter() - started
         failures = failures_of(study, images, adaptations, methods, failed)
         return result_of(study, dataset, methods, store, failures, seconds, peak, shard)
+
+
+def _as_asked(cell: Cell, name: str) -> Cell:
+    """A cell under the name that the study plans it under."""
+    return replace(cell, method=replace(cell.method, name=name))
 
 
 def opened_dataset(study: Study, progress: Progress) -> Dataset:

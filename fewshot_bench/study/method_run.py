@@ -36,6 +36,7 @@ class MethodRun:
         progress: shown one stage for what is missing.
         chunk: episodes of a chunk; as many as the engine wants by default.
         shard: the part of every run that is to be computed here; all of it by default.
+        asked_name: what the study calls the method; it may be stored under another name.
         peak_bytes: the most memory that it took, as far as is known.
         failed: how many episodes have failed.
         reason: why the first of these did.
@@ -49,6 +50,7 @@ class MethodRun:
     progress: Progress
     chunk: int | None = None
     shard: Shard | None = None
+    asked_name: str = ""
     peak_bytes: int = 0
     failed: int = 0
     reason: str = ""

@@ -114,7 +114,11 @@ _USUAL_NAMES = {
 
 
 def write_outputs(
-    outputs: Outputs, results: Place, cells: Sequence[Cell], baselines: Mapping[str, str]
+    outputs: Outputs,
+    results: Place,
+    cells: Sequence[Cell],
+    baselines: Mapping[str, str],
+    asked_names: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Place], str]:
     """Write what a study asked for, from everything that its results folder holds.
 
@@ -123,6 +127,7 @@ def write_outputs(
         results: the folder with `outcomes`.
         cells: of the study.
         baselines: label of the method that the others are tested against, by protocol fingerprint.
+        asked_names: what the study calls methods that are stored under other names, by these.
 
     Returns:
         The whole leaderboard; where each output is, by its kind; and why there are no figures, if they failed.
@@ -139,7 +144,7 @@ def write_outputs(
     if places["leaderboard"] is not None:
         write_leaderboard(frame, csv)
     why_not = _write_page(places, results, frame, store)
-    labelled = with_labels(frame, _labels(outputs, cells))
+    labelled = with_labels(frame, _labels(outputs, cells, asked_names or {}))
     for place, table in ((places["markdown"], as_markdown), (places["latex"], as_latex)):
         if place is not None:
             text = table(labelled, plus_minus=outputs.plus_minus, claim=outputs.claim)
@@ -147,14 +152,14 @@ def write_outputs(
     return frame, {kind: place for kind, place in places.items() if place is not None}, why_not
 
 
-def _labels(outputs: Outputs, cells: Sequence[Cell]) -> dict[str, str]:
+def _labels(outputs: Outputs, cells: Sequence[Cell], asked_names: Mapping[str, str]) -> dict[str, str]:
     """The labels of a study's methods; one that has no outcomes has none, and names were checked beforehand."""
-    names = [cell.method.name for cell in cells]
+    stored = {asked_names.get(cell.method.name, cell.method.name): cell.method.name for cell in cells}
     found: dict[str, str] = {}
     for pair in outputs.labels.items():
         with suppress(UnknownNameError):
-            found |= method_labels(names, [pair])
-    return found
+            found |= method_labels(list(stored), [pair])
+    return {stored[name]: label for name, label in found.items()}
 
 
 def _write_page(places: dict[str, Place | None], results: Place, frame: pd.DataFrame, store: OutcomeStore) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.engine.engine import Engine
-from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
+from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.base_stage import code_record
 from fewshot_bench.study.classifiers import ClassifierSource
@@ -49,13 +50,23 @@ def planned_methods(
             told["stopping"] = [rule.as_record()]
         for adaptation in adaptations:
             name = method_name(base.backbone or study.backbone_name, settings, base.stage, adaptation)
-            card = method_card(name, backbone, base, adaptation)
-            recorded = (installed_versions(), dict(dataset.recipe), images.class_sizes, told, images.class_names)
             cards = [protocol_card(protocol, dataset.fingerprint) for protocol in protocols]
+            card = _named_as_stored(method_card(name, backbone, base, adaptation), cards, store, study)
+            recorded = (installed_versions(), dict(dataset.recipe), images.class_sizes, told, images.class_names)
             planned = [(Cell(card, one, *recorded), protocol) for one, protocol in zip(cards, protocols, strict=True)]
             recipe = partial(_worker_recipe, source, adaptation, images, engine.device)
             shown = progress if rule is None else SILENT
-            yield MethodRun(recipe, planned, store, engine, shown, study.chunk, shard)
+            yield MethodRun(recipe, planned, store, engine, shown, study.chunk, shard, asked_name=name)
+
+
+def _named_as_stored(
+    card: MethodCard, protocols: Sequence[ProtocolCard], store: OutcomeStore, study: Study
+) -> MethodCard:
+    """A method under the name that it is stored under, if it is: the same weights may be in a file of another name."""
+    # Only a file of weights is renamed so often that other protocols are worth a look: that reads every description.
+    keys = [Cell(card, protocol).key for protocol in protocols] if study.weights is None else None
+    names = store.names_of(card, keys)
+    return card if not names or card.name in names else replace(card, name=names[0])
 
 
 def _worker_recipe(source: ClassifierSource, adaptation: Adaptation, images: ImageSplit, device: str) -> WorkerRecipe:

@@ -10,7 +10,7 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import torch
 
 import fewshot_bench
-from fewshot_bench.backbones import Backbone
+from fewshot_bench.backbones import Backbone, fit_words
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.study.study import Study
 from fewshot_bench.training.per_episode.memory import peak_bytes
@@ -53,7 +53,24 @@ def provenance(study: Study, backbone: Backbone, engine: Engine, arguments: Sequ
         "platform": platform_name(),
         "python": platform.python_version(),
         "pretraining": backbone.pretraining,
+        **weights_record(study.weights, backbone),
     }
+
+
+def weights_record(file: Path | None, backbone: Backbone) -> dict[str, Any]:
+    """What was taken from a file of weights, to be recorded under "weights"; nothing where there is nothing to say."""
+    return {"weights": {"file": file.name, **backbone.fit}} if file is not None and backbone.fit else {}
+
+
+def weights_note(recorded: Mapping[str, Any]) -> str:
+    """What was taken from a file of weights, in one line; empty where there is nothing to say.
+
+    Args:
+        recorded: with what `weights_record` returned.
+    """
+    fit = recorded.get("weights")
+    words = fit_words(fit) if isinstance(fit, dict) else ""
+    return f"weights {fit['file']}: {words}" if fit and words else ""
 
 
 def command_line(arguments: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from fewshot_bench.datasets import Dataset
@@ -17,7 +17,7 @@ from fewshot_bench.study.check_plan import check_plan, located
 from fewshot_bench.study.execute import run_known_study
 from fewshot_bench.study.plan import StudyPlan
 from fewshot_bench.study.study import Study
-from fewshot_bench.study.study_result import StudyResult
+from fewshot_bench.study.study_result import StudyResult, labels_by_name
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class PlanResult:
         results: of each study that came to an end.
         broken: the studies that did not: where each is described, its number of episodes per method, and why.
         seconds: wall time of all.
+        asked_names: what the studies call methods that are stored under other names, by these.
     """
 
     datasets: Mapping[str, Dataset]
@@ -40,6 +41,7 @@ class PlanResult:
     results: list[StudyResult]
     broken: list[tuple[str, int, str]]
     seconds: float
+    asked_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failures(self) -> list[tuple[str, int, str]]:
@@ -102,9 +104,10 @@ def run_plan(
     named = {name: plan.baselines.get(dataset) for name, dataset in typed.items()}
     datasets = {result.dataset.name: result.dataset for result in results}
     empty = {key for result in results for key in result.without_outcomes}
-    baselines = _baselines([cell for cell in cells if cell.key not in empty], named)
+    asked_names = {stored: asked for result in results for stored, asked in result.asked_names.items()}
+    baselines = _baselines([cell for cell in cells if cell.key not in empty], named, asked_names)
     seconds = time.perf_counter() - started
-    return PlanResult(datasets, cells, baselines, results, broken, seconds)
+    return PlanResult(datasets, cells, baselines, results, broken, seconds, asked_names)
 
 
 def _episodes(study: Study) -> int:
@@ -112,12 +115,14 @@ def _episodes(study: Study) -> int:
     return sum(max(0, protocol.runs * protocol.episodes) for protocol in study.protocols())
 
 
-def _baselines(cells: Sequence[Cell], named: Mapping[str, str | None]) -> dict[str, str]:
+def _baselines(
+    cells: Sequence[Cell], named: Mapping[str, str | None], asked_names: Mapping[str, str]
+) -> dict[str, str]:
     """The label of the method that was named for a dataset, or of its first method, by protocol."""
     baselines = {}
     for protocol in dict.fromkeys(cell.protocol.fingerprint for cell in cells):
         same = [cell for cell in cells if cell.protocol.fingerprint == protocol]
-        labels = {cell.method.name: cell.method.label for cell in reversed(same)}
+        labels = labels_by_name(same, asked_names)
         wanted = named.get(same[0].protocol.dataset)
         if len(labels) > 1:
             baselines[protocol] = same[0].method.label

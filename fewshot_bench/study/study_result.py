@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.datasets import Dataset, ImageSplit
@@ -33,6 +33,7 @@ class StudyResult:
         shard: the part of every run that was computed; None for all of it.
         missing: episodes that are not stored and did not fail: those of other shards.
         without_outcomes: keys of the cells of which nothing is stored.
+        asked_names: what the study calls a method that is stored under another name, by that name.
     """
 
     dataset: Dataset
@@ -44,6 +45,7 @@ class StudyResult:
     shard: Shard | None = None
     missing: int = 0
     without_outcomes: frozenset[str] = frozenset()
+    asked_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -95,8 +97,9 @@ def result_of(
     if shard is not None:
         missing = sum(_count(store, *one) - _count(store, *one, shard) for one in planned)
     empty = frozenset(cell.key for cell in cells) - {cell.key for cell in with_outcomes}
-    baseline = _baseline(study, cells, with_outcomes)
-    return StudyResult(dataset, cells, baseline, seconds, peak, failures, shard, missing, empty)
+    asked = {method.name: method.asked_name for method in methods if method.asked_name != method.name}
+    baseline = _baseline(study, cells, with_outcomes, asked)
+    return StudyResult(dataset, cells, baseline, seconds, peak, failures, shard, missing, empty, asked)
 
 
 def _count(store: OutcomeStore, cell: Cell, protocol: Protocol, shard: Shard | None = None) -> int:
@@ -104,10 +107,14 @@ def _count(store: OutcomeStore, cell: Cell, protocol: Protocol, shard: Shard | N
     return sum(len(numbers) for numbers in missing_episodes(store, cell, protocol, shard))
 
 
-def _baseline(study: Study, cells: list[Cell], with_outcomes: list[Cell]) -> str | None:
+def labels_by_name(cells: Sequence[Cell], asked_names: Mapping[str, str]) -> dict[str, str]:
+    """Labels of methods by what the study calls them, the first of each name."""
+    return {asked_names.get(cell.method.name, cell.method.name): cell.method.label for cell in reversed(cells)}
+
+
+def _baseline(study: Study, cells: list[Cell], with_outcomes: list[Cell], asked_names: Mapping[str, str]) -> str | None:
     """The label of the method that a user named, or of the first of several; nothing is tested against no outcomes."""
-    labels = {cell.method.name: cell.method.label for cell in reversed(cells)}
-    there = {cell.method.name: cell.method.label for cell in reversed(with_outcomes)}
+    labels, there = labels_by_name(cells, asked_names), labels_by_name(with_outcomes, asked_names)
     if study.baseline is not None:
         return there.get(resolve_method(labels, study.baseline))
     return with_outcomes[0].method.label if len(there) > 1 else None

@@ -29,6 +29,7 @@ from fewshot_bench.study.base_stage import (
 )
 from fewshot_bench.study.checkpoint import Checkpoint, CheckpointCard
 from fewshot_bench.study.checkpoints import LAST, checkpoint_file, read_card, read_checkpoint, state_file
+from fewshot_bench.study.provenance import weights_record
 from fewshot_bench.study.training_plan import TrainingPlan
 from fewshot_bench.study.validation import selection_card, validation, validation_protocols
 from fewshot_bench.training import (
@@ -173,6 +174,7 @@ class _Training:
 
     def _finished(self, result: TrainingResult, used: list[int]) -> Checkpoint:
         computing = {"device": self.device, "is_compiled": self.plan.is_compiled, "versions": installed_versions()}
+        computing |= weights_record(self.plan.weights, self.backbone)
         kept: Callable[..., Checkpoint] = partial(
             Checkpoint, card=self.card, micro_batches=used, computing=computing, history=result.history
         )

@@ -163,7 +163,7 @@ def test_weights_of_the_papers_codes_fit_by_name(tmp_path):
     for norm in ("bn1", "bn2", "bn3", "downsample.1"):
         tensors += [f"{norm}.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
     published = {
-        name: torch.randn_like(tensor)
+        name: torch.rand_like(tensor)
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }

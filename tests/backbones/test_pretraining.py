@@ -65,6 +65,7 @@ def test_the_packaged_lite0_has_seen_imagenet():
 
 def test_timm_weights_say_it_by_their_tag(monkeypatch):
     create = timm.create_model
+    monkeypatch.setattr("fewshot_bench.backbones.timm_backbones.why_not_fetchable", lambda model: "")
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
     assert create_backbone("timm:resnet18.fb_swsl_ig1b_ft_in1k").pretraining == "Instagram-1B, ImageNet-1k"
 

@@ -63,10 +63,6 @@ def contradiction(folder):
     store.append(CELL, 0, np.arange(4), (PREDICTIONS[0][:4] + 1) % 3, 0.1)
 
 
-def another_name(folder):
-    filled(OutcomeStore(folder / "outcomes"), replace(CELL, method=replace(CELL.method, name="other")))
-
-
 def damage(folder):
     (path, *_) = parts(filled(OutcomeStore(folder / "outcomes")))
     path.write_bytes(path.read_bytes()[:-1])
@@ -82,7 +78,6 @@ def newer(folder):
     ("spoil", "told"),
     [
         (contradiction, "run 0, episode 0 is stored twice and differently"),
-        (another_name, "under the name"),
         (damage, "are damaged"),
         (newer, "newer fewshot-bench"),
     ],
@@ -98,6 +93,16 @@ def test_a_conflict_is_named_and_nothing_is_half_merged(tmp_path, spoil, told, i
     with pytest.raises(OutcomeError, match=told):
         merge(sources, target)
     assert everything(tmp_path) == before
+
+
+def test_a_method_that_was_stored_under_two_names_is_merged_under_the_first(tmp_path):
+    renamed = replace(CELL, method=replace(CELL.method, name="other"))
+    one, two = half(tmp_path / "one", 0), tmp_path / "two"
+    OutcomeStore(two / "outcomes").append(renamed, 1, np.arange(2), PREDICTIONS[1][:2], 0.1)
+    merge([one, two], tmp_path / "all")
+    (cell,) = OutcomeStore(tmp_path / "all").cells()
+    assert cell.method.name == CELL.method.name
+    assert set(OutcomeStore(tmp_path / "all").done(CELL)) == {0, 1}
 
 
 def test_failures_are_merged_unless_another_machine_has_the_outcomes(tmp_path):
@@ -129,7 +134,7 @@ def spoiled_description(folder):
     (folder / "outcomes" / CELL.key / "cell.json").write_text("{")
 
 
-@pytest.mark.parametrize("spoil", [contradiction, another_name, damage, newer, undescribed, spoiled_description])
+@pytest.mark.parametrize("spoil", [contradiction, damage, newer, undescribed, spoiled_description])
 def test_one_damaged_cell_hides_no_other(tmp_path, spoil):
     one, two = half(tmp_path / "one", 0), tmp_path / "two"
     spoil(two)

@@ -181,14 +181,20 @@ def test_predictions_of_another_protocol_are_refused(tmp_path):
 
 
 class TestAnotherDescription:
-    def test_another_name_for_the_same_method_is_refused(self, tmp_path):
-        filled(OutcomeStore(tmp_path))
+    def test_the_same_method_goes_on_under_the_name_that_it_was_stored_under_first(self, tmp_path):
+        done = filled(OutcomeStore(tmp_path)).done(CELL)
         renamed = replace(CELL, method=replace(CELL.method, name="conv@image_size=32/centroid"))
         store = OutcomeStore(tmp_path)
-        for touch in (store.open_cell, store.done, lambda cell: store.append(cell, 0, [99], PREDICTIONS[0][:1], 0.1)):
-            with pytest.raises(OutcomeError, match=r"under the name conv/centroid, not conv@image_size=32/centroid"):
-                touch(renamed)
+        store.open_cell(renamed)
+        assert {run: list(numbers) for run, numbers in store.done(renamed).items()} == {
+            run: list(numbers) for run, numbers in done.items()
+        }
+        store.append(renamed, 0, np.array([99]), PREDICTIONS[0][:1], 0.1)
         assert store.cells() == [CELL]
+        assert 99 in OutcomeStore(tmp_path).done(CELL)[0]
+        assert store.names_of(renamed.method) == [CELL.method.name]
+        assert store.names_of(replace(CELL.method, weights="other")) == []
+        assert store.names_of(renamed.method, ["0123456789abcdef"]) == []
 
     def test_a_cell_that_goes_on_under_other_versions_records_both(self, tmp_path):
         filled(OutcomeStore(tmp_path))

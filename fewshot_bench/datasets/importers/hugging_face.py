@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fewshot_bench.datasets.official_splits import published_split
 from fewshot_bench.datasets.sources.names import composed
 from fewshot_bench.datasets.sources.tree import LARGEST_IMAGE_FILE
 from fewshot_bench.errors import DatasetError
+from fewshot_bench.hub import nothing_asked, why_hub_is_away
 
 HUGGING_FACE_PREFIX = "hf:"
 _INSTALL = "It needs an optional package: pip install 'fewshot-bench[huggingface]'"
@@ -47,15 +49,18 @@ def list_hugging_face(source: str) -> OwnListing:
         import datasets
     except ImportError as error:
         raise DatasetError(f"{source} is a Hugging Face dataset. {_INSTALL}") from error
+    away = ""
     try:
         if source.startswith(HUGGING_FACE_PREFIX):
             name, _, configuration = source.removeprefix(HUGGING_FACE_PREFIX).partition(":")
-            loaded = datasets.load_dataset(name, configuration or None)
+            away = why_hub_is_away()
+            with nothing_asked() if away else nullcontext():
+                loaded = datasets.load_dataset(name, configuration or None)
         else:
             loaded = datasets.load_from_disk(str(Path(source).expanduser()))
     # The package raises whatever its many parts raise; all of it means that this dataset cannot be had.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = away or (str(error).splitlines() or [type(error).__name__])[0]
         raise DatasetError(f"{source} cannot be loaded as a Hugging Face dataset ({reason[:300]}).") from error
     parts = dict(loaded) if isinstance(loaded, dict) else {None: loaded}
     rows: dict[Any, Any] = {}
