@@ -142,7 +142,7 @@ def _finish(request: BackboneRequest, network: Any, fit: Mapping[str, Any], pret
     if size != made_for and hasattr(network, "set_input_size"):
         fit = {**fit, "weights_size": made_for}
     changes = preprocessing.changes_from(own)
-    return Backbone(request.name, network.eval(), preprocessing, width, True, changes, pretraining, fit)
+    return Backbone(request.name, network.eval(), preprocessing, width, True, changes, pretraining, fit=fit)
 
 
 def create_backbone(request: BackboneRequest | str, *, is_stand_in: bool = False) -> Backbone:
