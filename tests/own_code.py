@@ -64,16 +64,15 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setattr(one, "_admitted", {})
     monkeypatch.setattr(registry, "_ADMITTED", {})
     monkeypatch.setattr(code_identity, "_FOUND", {})
-    before = set(sys.modules)
     yield folder
-    forget(before)
+    files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
+    forget({name for name, file in files.items() if not file.startswith(str(tmp_path))})
 
 
-def forget(before: set[str]) -> None:
-    """Have modules imported anew, as the next process would."""
-    for name in set(sys.modules) - before:
-        if not name.startswith(("fewshot_bench", "torch", "numpy", "scipy", "pandas")):
-            del sys.modules[name]
+def forget(others: set[str]) -> None:
+    """Have modules imported anew, as the next process would, but for others."""
+    for name in set(sys.modules) - others:
+        del sys.modules[name]
 
 
 def write(folder: Path, **files: str) -> None:
