@@ -28,6 +28,7 @@ class ResNet12(LiteratureNetwork):
     """
 
     halvings = 4
+    spellings = (((r"^(layer\d)\.0\.", r"\1."),),)  # "resnet12-wide" of Meta-Baseline (Chen et al., 2021)
 
     def __init__(
         self,

@@ -61,7 +61,10 @@ def _is_safetensors(path: Path) -> bool:
 
 def _unpickled(path: Path) -> Any:
     """The content of a file of PyTorch, with something empty for whatever is not of PyTorch."""
-    stand_ins: list[Any] = [_stand_in(module, name) for module, name in sorted(_foreign_names(path))]
+    names = _foreign_names(path)
+    if ("builtins", "bytearray") in names:  # which torch would make, of any size
+        raise WeightsError("holds a bytearray, which no state dict does. Save model.state_dict() alone.")
+    stand_ins: list[Any] = [_stand_in(module, name) for module, name in sorted(names)]
     with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of protocols: what cannot be read is an error
         return torch.load(path, map_location="cpu", weights_only=True)

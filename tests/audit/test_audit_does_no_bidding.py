@@ -100,6 +100,7 @@ def test_a_model_hub_is_asked_only_where_the_auditor_wants_it(trained, monkeypat
         asked.append(model)
         raise OSError("no network")
 
+    monkeypatch.setattr("fewshot_bench.backbones.timm_backbones.why_not_fetchable", lambda model: "")
     monkeypatch.setattr("timm.create_model", no_hub)
     assert "could not be fetched (no network)" in detail(cell, CHECK, downloads=True)
     assert asked == ["resnet18"]

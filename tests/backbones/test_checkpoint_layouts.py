@@ -275,6 +275,16 @@ def test_resnet12_has_the_names_of_the_codes_that_use_it(tmp_path, layout):
     assert_loaded(create_backbone(BackboneRequest("resnet12", 3, 32, weights=tmp_path / "w.pth")), state)
 
 
+def test_the_wide_resnet12_of_meta_baseline_fits_and_the_narrow_one_does_not(tmp_path):
+    state = state_of("resnet12")
+    theirs = {f"encoder.{name.replace('.0.', '.', 1)}": tensor for name, tensor in state.items()}
+    assert {"encoder.layer1.conv1.weight", "encoder.layer1.downsample.0.weight"} <= theirs.keys()
+    assert_loaded(load("resnet12", {"model_sd": theirs}, tmp_path / "w.pth", native_size=32), state)
+    narrow = {**theirs, "encoder.layer2.conv1.weight": torch.zeros(128, 64, 3, 3)}
+    with pytest.raises(WeightsError, match="not for this backbone"):
+        load("resnet12", {"model_sd": narrow}, tmp_path / "w.pth", native_size=32)
+
+
 def test_equal_tensors_are_equal_weights_whatever_holds_them(tmp_path):
     state = state_of(RESNET)
     save_file(state, tmp_path / "a.safetensors")

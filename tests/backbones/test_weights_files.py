@@ -197,6 +197,14 @@ def test_a_compressed_file_is_refused_before_it_grows(tmp_path):
         read_weights(tmp_path / "small.pth")
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_bytearray_of_any_size_is_not_made(tmp_path, monkeypatch, legacy):
+    torch.save({"a": bytearray(3)}, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(WeightsError, match="holds a bytearray"):
+        read_weights(tmp_path / "w.pth")
+
+
 def test_a_header_that_lies_about_its_tensors_is_damage(tmp_path):
     header = b'{"w":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
     (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))

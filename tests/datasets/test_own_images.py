@@ -379,6 +379,7 @@ def test_the_splits_of_a_hugging_face_dataset_are_kept(tmp_path, hugging_face):
 
 
 def test_a_hugging_face_dataset_that_cannot_be_had_is_one_line(tmp_path, hugging_face, monkeypatch):
+    monkeypatch.setattr("fewshot_bench.datasets.importers.hugging_face.why_hub_is_away", lambda: "")
     monkeypatch.setattr(hugging_face, "load_dataset", _no_internet)
     with pytest.raises(DatasetError, match=r"hf:somebody/something cannot be loaded .*no way out") as caught:
         open_dataset("hf:somebody/something")

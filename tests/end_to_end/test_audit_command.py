@@ -118,6 +118,7 @@ def test_weights_of_a_model_hub_are_fetched_only_with_download(results, capsys, 
         asked.append(model)
         raise OSError("no network")
 
+    monkeypatch.setattr("fewshot_bench.backbones.timm_backbones.why_not_fetchable", lambda model: "")
     monkeypatch.setattr("timm.create_model", no_hub)
     for options, told in (([], "only with --download"), (["--download"], "could not be fetched (no network)")):
         capsys.readouterr()

@@ -72,10 +72,11 @@ BAD = {
     "nothing to show": (["leaderboard"], "there are no outcomes in"),
     "no lock file": (["episodes", "verify", "cut.zip"], "is not a lock file"),
     "weights of another network": (["run", "--weights", "other.pth"], "it is not for this backbone"),
+    "weights that are integers": (["run", "--weights", "int8.pth"], "in int8.pth is int8"),
     "weights that are missing": (["run", "--weights", "no.pth"], "no.pth is not a file"),
     "results in a file": (["run", "--results", "cut.zip"], "cut.zip: Not a directory. Check the path"),
     "picture in no folder": (["episodes", "show", "--png", "cut.zip/a.png"], "cut.zip/a.png: Not a directory"),
-    "NaN weights": (["run", "--weights", "nan.pth", "--base-loss", "none"], "NaN or infinite embeddings for 1200"),
+    "NaN weights": (["run", "--weights", "nan.pth", "--base-loss", "none"], "in nan.pth holds NaN or infinite values"),
 }
 
 
@@ -87,6 +88,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("cut.zip").write_bytes(b"PK\x03\x04 and then nothing")
     torch.save({"weight": torch.zeros(2)}, "other.pth")
     network = create_backbone(BackboneRequest("conv4_32", 1, 28)).network
+    torch.save({name: value.to(torch.int8) for name, value in network.state_dict().items()}, "int8.pth")
     torch.save({name: value * float("nan") for name, value in network.state_dict().items()}, "nan.pth")
 
 
