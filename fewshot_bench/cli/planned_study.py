@@ -39,10 +39,14 @@ def planned_study(context: typer.Context, study: str | None, setting: Path | Non
     Raises:
         FewshotBenchError: a value is refused, or an option says what the file says already.
     """
-    from fewshot_bench.study.plan import StudyPlan
+    from fewshot_bench.study.presets import preset_text
 
     if study is None:
-        return StudyPlan.of_one(validated_study(chosen_fields(context, setting)))
+        described = validated_study(chosen_fields(context, setting))
+        from fewshot_bench.study.plan import StudyPlan  # which imports pandas; a misspelt name should not wait for it
+
+        return StudyPlan.of_one(described)
+    preset_text(study)  # a name or a file that is not there is found before pandas is imported
     from fewshot_bench.study.overrides import Override
     from fewshot_bench.study.study_source import plan_of_file
 

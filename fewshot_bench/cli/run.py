@@ -162,9 +162,10 @@ def run(
     from fewshot_bench.cli.planned_study import planned_study
     from fewshot_bench.cli.study_options import typed_arguments
     from fewshot_bench.going_on import goes_on_in
-    from fewshot_bench.study import free_folder, fresh_folder
 
     plan = planned_study(context, study, setting, set_)
+    from fewshot_bench.study import free_folder, fresh_folder  # after the names have been looked at
+
     if fresh and shard is not None:
         raise typer.BadParameter("--fresh takes a folder of its own for every shard; name one with --results instead.")
     with ExitStack() as made:
@@ -185,11 +186,13 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
 
     from fewshot_bench.cli.progress import ProgressBars
     from fewshot_bench.cli.study_options import typed_arguments
-    from fewshot_bench.study import Shard, run_plan, run_study
+    from fewshot_bench.study import Shard
 
     part = None if shard is None else Shard.read(shard)
     asked = {**context.params, "device": plan.studies[0].device}
     with ProgressBars() as progress, chosen_engine(asked, progress) as computing:
+        from fewshot_bench.study import run_plan, run_study  # which imports torch; not for an engine that there is not
+
         arguments = typed_arguments(context)
         run_one = partial(run_study, progress=progress, arguments=arguments, engine=computing, shard=part)
         result = run_plan(plan, progress=progress, run=run_one)
