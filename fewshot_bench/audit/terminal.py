@@ -84,8 +84,8 @@ def _sampled(audit: Audit) -> str:
         return f"all {worst.stored:,} episodes of each cell; {drawn}"
     least = worst.found_with(_SURELY)
     return (
-        f"{worst.checked:,} of {worst.stored:,} episodes of each cell; whoever has forged {least:.1%} of them is found "
-        f"with {worst.chance_of_finding(round(least * worst.stored)):.0%}, more with --episodes; {drawn}"
+        f"{worst.checked:,} of {worst.stored:,} episodes of each cell; if {least:.1%} of them were forged, this would "
+        f"show with {worst.chance_of_finding(round(least * worst.stored)):.0%}, and more with --episodes; {drawn}"
     )
 
 

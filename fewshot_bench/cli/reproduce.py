@@ -143,4 +143,5 @@ def _conclude(done: list[Reproduction], failures: dict[str, str], cells: int, as
         several = f"{len(reasons)} of {cells} cells were not run again; " if cells > 1 else ""
         raise ReproductionError(several + " ".join(reasons))
     if not as_json:
-        typer.echo(f"{'1 cell' if cells == 1 else f'{cells} cells'}: every outcome is the one stored")
+        which = "every outcome" if all(one.seed is None for one in done) else "every outcome that was run again"
+        typer.echo(f"{'1 cell' if cells == 1 else f'{cells} cells'}: {which} is the one stored")

@@ -110,7 +110,7 @@ def test_a_failure_counts_for_more_and_what_was_not_checked_is_still_told(tmp_pa
 
 def test_the_conclusion_tells_the_sample_and_how_to_draw_it_again(tmp_path):
     told = concluded(audited(small_result(tmp_path), seed=123, episodes=8))
-    assert "8 of 24 episodes of each cell; whoever has forged 29.2% of them is found with 97%" in told
+    assert "8 of 24 episodes of each cell; if 29.2% of them were forged, this would show with 97%" in told
     assert "--seed 123 draws the same again" in told
     assert "all 24 episodes of each cell" in concluded(audited(small_result(tmp_path), episodes=100))
 

@@ -161,3 +161,24 @@ def test_published_outcomes_of_this_project_pass_what_can_be_checked(capsys):
     for record in json.loads(capsys.readouterr().out)["cells"]:
         found = {finding["check"]: finding["verdict"] for finding in record["findings"]}
         assert found["stored parts"] == found["counts"] == found["tasks"] == found["published tasks"] == "pass"
+
+
+def test_the_seed_that_was_drawn_is_told_and_draws_the_same_again(results, capsys):
+    capsys.readouterr()
+    assert exit_code(["audit", "--json", "--episodes", "3"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["outcome"] == "passed"
+    assert exit_code(["audit", "--episodes", "3", "--seed", str(record["seed"])]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "3 of 30 episodes of each cell" in told
+    assert f"--seed {record['seed']} draws the same again" in told
+
+
+def test_what_was_not_run_again_is_told_at_the_end_and_is_no_success(results, capsys):
+    capsys.readouterr()
+    assert exit_code(["audit", "--episodes", "0"]) == NOT_CONFIRMED
+    printed = capsys.readouterr().out
+    assert "no check failed" not in printed
+    end = printed[printed.index("could not be checked") :]
+    assert "to check it: --episodes N" in end
+    assert end.rstrip().endswith("2 cells: 0 passed, 2 not confirmed, 0 failed; 10 checks could not be made")
