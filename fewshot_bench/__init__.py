@@ -12,8 +12,9 @@ print(fb.compare(logistic, centroid))
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fewshot_bench.lazy import lazily
 
 if TYPE_CHECKING:
     from fewshot_bench.adaptation import Centroid as Centroid
@@ -67,10 +68,7 @@ _ROOMS = {
 __all__ = sorted(_ROOMS)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
-        raise AttributeError(f"module 'fewshot_bench' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"fewshot_bench.{_ROOMS[name]}"), name)
+__getattr__ = lazily(__name__, _ROOMS)
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,10 +15,17 @@ import torch
 from fewshot_bench import Study, run_study
 from fewshot_bench.adaptation import Centroid, EmbeddingAdaptation
 from fewshot_bench.audit import AuditOptions, audit_cell
+from fewshot_bench.audit.rebuild import Rebuilt, rebuild
+from fewshot_bench.audit.record import recorded_study
+from fewshot_bench.audit.rerun import how_far_behind
+from fewshot_bench.audit.tasks import draw_again
+from fewshot_bench.datasets import open_dataset
+from fewshot_bench.engine.classifier import EmbeddingClassifier
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.columns import Identity
 from fewshot_bench.outcomes.part import new_part
 from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_in
+from fewshot_bench.progress import SILENT
 
 
 def small_result(folder: Path, **fields: Any) -> Path:
@@ -91,6 +98,79 @@ def better_predictions(frame: pd.DataFrame) -> None:
     frame.at[0, "predictions"] = np.repeat(np.arange(5, dtype=np.uint8), 15).tobytes()
     frame.at[0, "correct"] = 75
     frame.at[0, "accuracy"] = 1.0
+
+
+def elsewhere(folder: Path) -> Path:
+    """Say that a cell was made on another kind of machine, where ties may have turned otherwise."""
+    return rewritten(folder, lambda content: content["provenance"]["hardware"].update(device="another GPU"))
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A prediction that is not the method's own.
+
+    Attributes:
+        run: of the episode.
+        episode: its number.
+        query: position of the query.
+        said: the class that is said instead.
+        gain: 1 if that is right, -1 if the method was right, 0 if both are wrong.
+        behind: how far its score is behind, see `how_far_behind`.
+    """
+
+    run: int
+    episode: int
+    query: int
+    said: int
+    gain: int
+    behind: float
+
+
+def nearest_ties(folder: Path) -> list[Tie]:
+    """Every prediction that the method of a cell does not make, the nearest ones first."""
+    cell = stored(folder)
+    study = recorded_study(cell, weights=None, trusts_code=False).study
+    assert study is not None
+    method = rebuild(cell, study, open_dataset(cell.protocol.dataset), "cpu", SILENT)
+    assert isinstance(method, Rebuilt)
+    assert isinstance(method.classifier, EmbeddingClassifier)
+    frame = OutcomeStore(folder.parent).read(cell)
+    ties = []
+    for group in draw_again(cell.protocol, cell.class_sizes, frame):
+        own, behind = method.classifier(group, 10), how_far_behind(method.classifier, group)
+        for said in range(group.way):
+            gains = (group.truth == said).astype(int) - (group.truth == own)
+            ties += [
+                Tie(
+                    group.run,
+                    int(group.numbers[row]),
+                    int(query),
+                    said,
+                    int(gains[row, query]),
+                    behind[row, query, said],
+                )
+                for row, query in zip(*np.nonzero(own != said), strict=True)
+            ]
+    return sorted(ties, key=lambda tie: tie.behind)
+
+
+def forge(folder: Path, ties: Sequence[Tie]) -> None:
+    """Store other predictions than the method's own, with the counts that fit them."""
+    cell = stored(folder)
+    store = OutcomeStore(folder.parent)
+    frame = store.read(cell)
+    rows = {(run, episode): row for row, (run, episode) in enumerate(zip(frame["run"], frame["episode"], strict=True))}
+    for tie in ties:
+        row = rows[tie.run, tie.episode]
+        said = bytearray(frame.at[row, "predictions"])
+        said[tie.query] = tie.said
+        frame.at[row, "predictions"] = bytes(said)
+        frame.at[row, "correct"] += tie.gain
+    frame["accuracy"] = frame["correct"] / frame["predictions"].map(len)
+    for part in parts_in(folder):
+        part.place.unlink()
+    for run, rows_of_run in frame.groupby("run"):
+        write_part(folder, rows_of_run.reset_index(drop=True), int(run))
 
 
 def overlapping_part(folder: Path, change: Callable[[pd.DataFrame], None]) -> None:

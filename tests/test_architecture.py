@@ -30,7 +30,9 @@ ALLOWED: dict[str, set[str]] = {
         "datasets", "episodes", "losses", "backbones", "adaptation", "training", "outcomes", "statistics", "report",
         "engine", "cache",
     },
-    "audit": {"datasets", "episodes", "backbones", "adaptation", "outcomes", "report", "engine", "study"},
+    "audit": {
+        "datasets", "episodes", "backbones", "adaptation", "outcomes", "statistics", "report", "engine", "study",
+    },
     "reproduction": {"datasets", "episodes", "outcomes", "report", "engine", "study", "audit"},
 }  # fmt: skip
 

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from fewshot_bench.audit.description import check_description
-from fewshot_bench.audit.finding import CellAudit, Finding
+from fewshot_bench.audit.finding import SEE_ABOVE, CellAudit, Finding
 from fewshot_bench.audit.images import CHECK as IMAGES
 from fewshot_bench.audit.images import check_images, images_here
 from fewshot_bench.audit.method import CHECKS as METHOD_CHECKS
-from fewshot_bench.audit.method import AuditOptions, own_options, run_again
+from fewshot_bench.audit.method import AuditOptions, run_again
 from fewshot_bench.audit.pretraining import CHECK as PRETRAINING
 from fewshot_bench.audit.pretraining import check_pretraining
 from fewshot_bench.audit.stored import COUNTS, check_counts, read_parts
+from fewshot_bench.audit.summary import Audit, pooled_findings
 from fewshot_bench.audit.tasks import DIGEST, SIZES, TASKS, check_digest, check_tasks, class_sizes, draw_again
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.paths import Place
 from fewshot_bench.progress import SILENT, Progress
+
+
+def audit_cells(folders: Sequence[Place], options: AuditOptions | None = None, *, progress: Progress = SILENT) -> Audit:
+    """Check several cells, each alone and what differs in all of them together.
+
+    Args:
+        folders: of the cells.
+        options: see `audit_cell`.
+        progress: see `audit_cell`.
+    """
+    options = replace(options or AuditOptions(), cells=max(1, len(folders)))
+    cells = tuple(audit_cell(folder, options, progress=progress) for folder in folders)
+    return Audit(options.seed, cells, pooled_findings(cells))
 
 
 def audit_cell(folder: Place, options: AuditOptions | None = None, *, progress: Progress = SILENT) -> CellAudit:
@@ -40,7 +55,7 @@ def audit_cell(folder: Place, options: AuditOptions | None = None, *, progress: 
     frame, parts = read_parts(cell, folder)
     if cell.protocol.is_claimed:
         return CellAudit(folder.name, cell.protocol.task, cell.method.name, (described, parts, *_claimed()))
-    here = images_here(cell, options.dataset, own_options(cell, options))
+    here = images_here(cell, options, folder)
     known, sizes = class_sizes(cell, here)
     groups, tasks = _tasks(cell, frame, known.sizes, known.source)
     if groups is not None:
@@ -49,16 +64,17 @@ def audit_cell(folder: Place, options: AuditOptions | None = None, *, progress: 
     if frame is not None:
         findings.append(check_counts(cell, frame, groups))
     findings += [sizes, tasks, check_digest(cell, known), check_images(cell, here)]
-    findings += run_again(cell, frame, here, known.sizes, options, progress)
-    findings.append(check_pretraining(cell))
-    return CellAudit(folder.name, cell.protocol.task, cell.method.name, tuple(findings))
+    again = run_again(cell, frame, here, known.sizes, options, progress)
+    findings += [*again.findings, check_pretraining(cell)]
+    task, method = cell.protocol.task, cell.method.name
+    return CellAudit(folder.name, task, method, tuple(findings), again.sample, again.turned)
 
 
 def _claimed() -> list[Finding]:
     """What cannot be checked of accuracies that were imported."""
     reason = "the accuracies were imported; a file claims which episodes they are of, and nothing verifies it"
     first, *others = (COUNTS, SIZES, TASKS, DIGEST, IMAGES, *METHOD_CHECKS, PRETRAINING)
-    return [Finding(first, "not checked", reason), *(Finding(name, "not checked", "see above") for name in others)]
+    return [Finding(first, "not checked", reason), *(Finding(name, "not checked", SEE_ABOVE) for name in others)]
 
 
 def _tasks(

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 from pathlib import Path
+
+_SEED_BITS = 32
+
+
+def unforeseeable_seed() -> int:
+    """A seed from the operating system: whoever stored a result cannot have known it."""
+    return secrets.randbits(_SEED_BITS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,6 +19,7 @@ class Brought:
     """Where the method is run, with what, and what the record may have done for it.
 
     Attributes:
+        seed: chooses which of the stored episodes are run again, and disturbances; unforeseeable by default.
         device: a torch device, or "auto".
         dataset: where the images lie, if not under the dataset's name.
         weights: the file of weights that the study names.
@@ -18,6 +27,7 @@ class Brought:
         downloads: whether weights that the study names may be fetched from a model hub.
     """
 
+    seed: int = field(default_factory=unforeseeable_seed)
     device: str = "auto"
     dataset: Path | None = None
     weights: Path | None = None

@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from fewshot_bench.audit.sample import Sample
+from fewshot_bench.audit.ties import Turned
 from fewshot_bench.printable import printable
 
 Verdict = Literal["pass", "fail", "not checked"]
+Outcome = Literal["passed", "failed", "not confirmed"]
+CONFIRMS = "same predictions"
+"""The check that has run the method again; without it nothing confirms what is stored."""
+SEE_ABOVE = "see above"
+"""The reason of a check that could not be made for the reason of the one before."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +45,16 @@ class CellAudit:
         task: dataset, split and size of its tasks; empty where the description cannot be read.
         method: name of its method, likewise.
         findings: in the order of the checks.
+        sample: how many of the stored episodes were run again; None where none was.
+        turned: their predictions beside the stored ones, likewise.
     """
 
     key: str
     task: str
     method: str
     findings: tuple[Finding, ...]
+    sample: Sample | None = None
+    turned: Turned | None = None
 
     def __post_init__(self) -> None:
         # The name of a stranger's folder is shown, also where nothing else of it can be read.
@@ -54,7 +65,23 @@ class CellAudit:
         """Names of the checks that failed."""
         return [finding.check for finding in self.findings if finding.verdict == "fail"]
 
+    @property
+    def outcome(self) -> Outcome:
+        """What it comes to: a cell passes only if its method was run again and said the same."""
+        if self.failures:
+            return "failed"
+        is_confirmed = any(finding.check == CONFIRMS and finding.verdict == "pass" for finding in self.findings)
+        return "passed" if is_confirmed else "not confirmed"
+
     def as_dict(self) -> dict[str, Any]:
         """The findings as plain data."""
-        findings = [finding.as_dict() for finding in self.findings]
-        return {"cell": self.key, "task": self.task, "method": self.method, "findings": findings}
+        sample = self.sample or Sample(0, 0)
+        return {
+            "cell": self.key,
+            "task": self.task,
+            "method": self.method,
+            "outcome": self.outcome,
+            "stored_episodes": sample.stored,
+            "checked_episodes": sample.checked,
+            "findings": [finding.as_dict() for finding in self.findings],
+        }

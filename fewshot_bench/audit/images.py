@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from fewshot_bench.audit.brought import Brought
 from fewshot_bench.audit.finding import Finding
-from fewshot_bench.datasets import Dataset, OwnOptions, is_available, known_dataset
+from fewshot_bench.datasets import Dataset, OwnOptions, is_available, kept_copies, known_dataset
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
+from fewshot_bench.paths import Place
 
 CHECK = "images"
+_OPTION = "say where they lie with --dataset PATH"
+_ALL_IN_CELLS_OF = 3
+"""Folders from results/outcomes/<cell> up to the one that results lie in."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,7 @@ class ImagesHere:
 
     Attributes:
         dataset: its images; None where they are not here.
-        reason: why not.
+        reason: why not, with the option that says where they are.
         are_the_same: whether they have the fingerprint that the outcomes name.
     """
 
@@ -28,26 +35,100 @@ class ImagesHere:
     are_the_same: bool = False
 
 
-def images_here(cell: Cell, place: Path | None, own: OwnOptions) -> ImagesHere:
-    """Open the dataset by its name among those that are here; nothing is downloaded, and no code of a name is run.
+def images_here(cell: Cell, options: Brought, folder: Place) -> ImagesHere:
+    """Find the images of a cell among those that are here; nothing is downloaded, and no code of a name is run.
+
+    They are looked for by the name of the dataset, among the stored copies of somebody's own images, and where the
+    record says that own images were. The first with the fingerprint of the outcomes is taken.
 
     Args:
         cell: whose dataset.
-        place: where the auditor's own images lie, instead.
-        own: how those become a dataset.
+        options: which may say where the images lie; then they are looked for there alone.
+        folder: of the cell.
     """
+    wrong: ImagesHere | None = None
     name = cell.protocol.dataset
+    if options.dataset is not None:
+        found = _opened(cell, options.dataset)
+        return found if isinstance(found, ImagesHere) else ImagesHere(None, f"{found.rstrip('.')}; {_OPTION}")
+    for place in _candidates(cell, folder):
+        found = _opened(cell, place)
+        if isinstance(found, str):
+            continue
+        if found.are_the_same:
+            return found
+        wrong = wrong or found
+    recorded = _recorded_place(cell)
+    there = f" ({recorded} in the record)" if recorded not in ("", name) else ""
+    return wrong or ImagesHere(None, f"the images of {name}{there} are not here; {_OPTION}")
+
+
+def _opened(cell: Cell, place: str | Path | Dataset) -> ImagesHere | str:
+    """The images of one place; in words, why there are none."""
     try:
-        if place is not None:
-            dataset = known_dataset(place, own=own)
-        elif is_available(name):
-            dataset = known_dataset(name)
-        else:
-            return ImagesHere(None, f"the images of {name} are not here")
+        dataset = place if isinstance(place, Dataset) else known_dataset(place, own=own_options(cell))
         dataset.split(cell.protocol.split)  # type: ignore[arg-type]  # any text is answered by an error
     except FewshotBenchError as error:
-        return ImagesHere(None, str(error))
+        return str(error)
     return ImagesHere(dataset, "", dataset.fingerprint == cell.protocol.dataset_fingerprint)
+
+
+def _candidates(cell: Cell, folder: Place) -> Iterator[str | Path | Dataset]:
+    name = cell.protocol.dataset
+    if is_available(name):
+        yield name
+    yield from kept_copies(name)
+    yield from _where_the_record_says(cell, folder)
+
+
+def _where_the_record_says(cell: Cell, folder: Place) -> Iterator[Path]:
+    """Where own images may lie: at the recorded path from this folder, or from that in which the results lie.
+
+    A stranger's record may say anything, so only what lies below these folders is opened, and never a hub. Of an
+    absolute path the last part is recorded.
+    """
+    recorded = _recorded_place(cell)
+    path = PurePosixPath(recorded)
+    if not path.parts or ":" in recorded or path.is_absolute() or ".." in path.parts or "\\" in recorded:
+        return
+    tops = [Path.cwd()]
+    if isinstance(folder, Path) and len(folder.parents) >= _ALL_IN_CELLS_OF:
+        tops.append(folder.parents[_ALL_IN_CELLS_OF - 1])
+    for top in dict.fromkeys(tops):
+        with suppress(OSError, ValueError):  # no name that a file could have
+            if (place := top / path).exists() and place.resolve().is_relative_to(top.resolve()):
+                yield place
+
+
+def _recorded_place(cell: Cell) -> str:
+    """Where own images were, as it was typed, without the folders of an absolute path; empty where none is recorded."""
+    typed = cell.provenance.get("images")
+    return typed if isinstance(typed, str) else ""
+
+
+def own_options(cell: Cell) -> OwnOptions:
+    """How somebody's own images become the cell's dataset, as far as the record says it."""
+    record = cell.provenance.get("study")
+    if not isinstance(record, Mapping):
+        return OwnOptions()
+    try:
+        fractions = record.get("fractions")
+        return OwnOptions(
+            fractions=None if fractions is None else _three(fractions),
+            seed=max(0, int(record.get("seed", 0))),
+            least_images=int(record.get("least_images", 1)),
+            class_depth=record.get("class_depth"),
+            layout=record.get("layout", "auto"),
+        )
+    except (FewshotBenchError, TypeError, ValueError, OverflowError):  # the study itself is refused where it is read
+        return OwnOptions()
+
+
+def _three(fractions: object) -> tuple[float, float, float]:
+    if not isinstance(fractions, list | tuple):
+        raise TypeError(fractions)
+    base, validation, novel = (float(fraction) for fraction in fractions)
+    return base, validation, novel
 
 
 def check_images(cell: Cell, here: ImagesHere) -> Finding:

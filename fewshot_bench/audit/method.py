@@ -9,11 +9,12 @@ from importlib.util import find_spec
 import pandas as pd
 
 from fewshot_bench.audit.brought import Brought
-from fewshot_bench.audit.finding import Finding
+from fewshot_bench.audit.finding import CONFIRMS, SEE_ABOVE, Finding
 from fewshot_bench.audit.images import ImagesHere
 from fewshot_bench.audit.record import recorded_study
+from fewshot_bench.audit.sample import Sample, chosen_episodes
 from fewshot_bench.audit.tasks import draw_again
-from fewshot_bench.datasets import OwnOptions
+from fewshot_bench.audit.ties import Turned
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
@@ -21,7 +22,7 @@ from fewshot_bench.outcomes.episode_frame import positions_of, query_counts
 from fewshot_bench.outcomes.packing import Positions
 from fewshot_bench.progress import Progress
 
-SAME = "same predictions"
+SAME = CONFIRMS
 ORDER = "query order"
 LABELS = "query labels"
 BATCHING = "query batching"
@@ -34,12 +35,28 @@ class AuditOptions(Brought):
     """What an auditor brings along.
 
     Attributes:
-        episodes: how many stored episodes of each cell to run again; none to leave the method alone.
-        seed: which ones, and of the disturbances.
+        episodes: how many stored episodes of each cell to run again; none to leave the method alone. Of 100, a
+            forger of 3% of the episodes is found with 95%, see `Sample`.
+        cells: how many cells the audit has, for which the level of its tests is divided.
     """
 
-    episodes: int = 8
-    seed: int = 0
+    episodes: int = 100
+    cells: int = 1
+
+
+@dataclass(frozen=True)
+class MethodChecks:
+    """What came of running a method again.
+
+    Attributes:
+        findings: one for each of `CHECKS`.
+        sample: how many episodes were run again; None where none was.
+        turned: their predictions beside the stored ones, likewise.
+    """
+
+    findings: list[Finding]
+    sample: Sample | None = None
+    turned: Turned | None = None
 
 
 def run_again(
@@ -49,7 +66,7 @@ def run_again(
     sizes: Sequence[int] | None,
     options: AuditOptions,
     progress: Progress,
-) -> list[Finding]:
+) -> MethodChecks:
     """Make the method of a cell again and put some of the stored episodes to it.
 
     Args:
@@ -59,18 +76,15 @@ def run_again(
         sizes: images per class of the split, [C], if they are known.
         options: what the auditor brings along.
         progress: shown the training and the embedding.
-
-    Returns:
-        One finding for each of `CHECKS`.
     """
     if frame is None or sizes is None:
         return _unchecked("it is not known which tasks are stored")
     if options.episodes < 1:
-        return _unchecked("no episode should be run again")
+        return _unchecked("no episode should be run again; --episodes says how many")
     if here.dataset is None:
         return _unchecked(here.reason)
     if not here.are_the_same:
-        return _unchecked("the images here are not those of the outcomes")
+        return _unchecked("the images here are not those of the outcomes; say where those lie with --dataset PATH")
     if find_spec("torch") is None:
         return _unchecked("PyTorch is not installed here")
     try:
@@ -86,9 +100,9 @@ def _with_method(
     sizes: Sequence[int],
     options: AuditOptions,
     progress: Progress,
-) -> list[Finding]:
+) -> MethodChecks:
     from fewshot_bench.audit.rebuild import Mismatch, is_same_machine, rebuild
-    from fewshot_bench.audit.rerun import Rerun, chosen_episodes
+    from fewshot_bench.audit.rerun import Rerun
     from fewshot_bench.engine.device import chosen_device
 
     assert here.dataset is not None
@@ -99,31 +113,20 @@ def _with_method(
     method = rebuild(cell, record.study, here.dataset, device, progress, downloads=options.downloads)
     if isinstance(method, Mismatch):
         reason = f"the recorded study makes another method: {method.text}"
-        return (
-            [Finding(SAME, "fail", reason), *_unchecked(reason)[1:]] if method.is_contradiction else _unchecked(reason)
-        )
-    some = chosen_episodes(frame, options.episodes, options.seed)
+        if method.is_of_training:
+            reason += "; fewshot-bench reproduce compares the outcomes all the same"
+        unchecked = _unchecked(reason)
+        if method.is_contradiction:
+            return MethodChecks([Finding(SAME, "fail", reason), *unchecked.findings[1:]])
+        return unchecked
+    some = chosen_episodes(frame, options.episodes, options.seed, cell.key)
     groups = draw_again(cell.protocol, sizes, some)
     stored = [_predictions(some, episodes) for episodes in groups]
     present = [one for one in stored if one is not None]
     if len(present) < len(stored):
         return _unchecked("the stored predictions are not those of these tasks")
-    return Rerun(cell, method, groups, present, options.seed, is_same_machine(cell, device)).findings()
-
-
-def own_options(cell: Cell, options: Brought) -> OwnOptions:
-    """How somebody's own images become the cell's dataset, as far as the study says it.
-
-    Args:
-        cell: whose dataset.
-        options: which may say where the images lie.
-    """
-    if options.dataset is None or find_spec("torch") is None:  # a study knows of torch
-        return OwnOptions()
-    study = recorded_study(cell, weights=options.weights, trusts_code=options.trusts_code).study
-    if study is None:
-        return OwnOptions()
-    return study.own_options
+    rerun = Rerun(cell, method, groups, present, options.seed, is_same_machine(cell, device), len(frame), options.cells)
+    return rerun.checks()
 
 
 def _predictions(frame: pd.DataFrame, episodes: Episodes) -> Positions | None:
@@ -135,6 +138,7 @@ def _predictions(frame: pd.DataFrame, episodes: Episodes) -> Positions | None:
     return positions_of(rows, way).reshape(len(episodes), -1)
 
 
-def _unchecked(reason: str) -> list[Finding]:
+def _unchecked(reason: str) -> MethodChecks:
     first, *others = CHECKS
-    return [Finding(first, "not checked", reason), *(Finding(name, "not checked", "see above") for name in others)]
+    see_above = [Finding(name, "not checked", SEE_ABOVE) for name in others]
+    return MethodChecks([Finding(first, "not checked", reason), *see_above])

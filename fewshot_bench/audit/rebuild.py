@@ -59,10 +59,12 @@ class Mismatch:
     Attributes:
         text: in what it differs from the cell's.
         is_contradiction: whether the same code should have given the same method.
+        is_of_training: whether nothing but the weights that a training gave differs.
     """
 
     text: str
     is_contradiction: bool
+    is_of_training: bool = False
 
 
 def rebuild(
@@ -141,7 +143,7 @@ def _of_stage(
 def _mismatch(cell: Cell, differences: Sequence[str]) -> Mismatch:
     subjects = {_subject(text) for text in differences}
     of_more = bool(subjects - set(_OF_TRAINING)) and "code" not in subjects  # which is not this project's
-    return Mismatch(_listed(differences), of_more and is_same_code(cell))
+    return Mismatch(_listed(differences), of_more and is_same_code(cell), is_of_training=not of_more)
 
 
 def _subject(difference: str) -> str:

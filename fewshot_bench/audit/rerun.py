@@ -1,15 +1,16 @@
-"""A handful of stored episodes once more: the same predictions, and none that a disturbance changes."""
+"""Some of the stored episodes once more: the same predictions, and none that a disturbance changes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-import pandas as pd
+import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.adaptation import EmbeddingAdaptation
+from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.audit.disturbance import (
     in_parts,
     predictions_of,
@@ -19,10 +20,12 @@ from fewshot_bench.audit.disturbance import (
     with_numbers,
 )
 from fewshot_bench.audit.finding import Finding
-from fewshot_bench.audit.method import BATCHING, CHECKS, LABELS, NUMBERS, ORDER, SAME
+from fewshot_bench.audit.method import BATCHING, CHECKS, LABELS, NUMBERS, ORDER, SAME, MethodChecks
 from fewshot_bench.audit.rebuild import Rebuilt
-from fewshot_bench.audit.ties import explanation
+from fewshot_bench.audit.sample import Sample
+from fewshot_bench.audit.ties import explanation, turned
 from fewshot_bench.engine.classifier import Classifier, EmbeddingClassifier
+from fewshot_bench.engine.classify import chunk_size
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.outcomes import Cell
 
@@ -30,18 +33,13 @@ _NOISE = 0.005
 """Share of the queries that a tie may turn when sums are taken in another order."""
 _ALONE = 3
 """Queries of each episode that are asked one by one of a method that trains; of others all are."""
-
-
-def chosen_episodes(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """Some of the stored episodes, drawn at random so that nobody knows which, in their order.
-
-    Args:
-        frame: outcomes, one row per episode.
-        count: how many; all of them if there are fewer.
-        seed: of the choice.
-    """
-    picked = np.random.default_rng(seed).permutation(len(frame))[:count]
-    return frame.iloc[np.sort(picked)]
+_DISTURBED = 8
+"""Episodes that are disturbed: each once for every query, and a method that looks where it should not mostly does."""
+_ROUNDING, _ROUNDINGS = 1e-3, 16
+"""A relative change of the embeddings that is larger than what any arithmetic in use rounds to, and how often it is
+tried; TF32 keeps 11 bits, float32 24."""
+_NEAR = 5.0
+"""A difference of scores up to so many times what such a change typically does is a near tie."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,8 @@ class Rerun:
         stored: the stored predictions of each group, uint8 [E, M].
         seed: of the disturbances.
         is_same_machine: whether the outcomes were made by the same versions on the same kind of machine.
+        stored_episodes: how many the cell has.
+        cells: how many the audit has.
     """
 
     cell: Cell
@@ -63,31 +63,78 @@ class Rerun:
     stored: Sequence[NDArray[np.uint8]]
     seed: int
     is_same_machine: bool
+    stored_episodes: int
+    cells: int = 1
 
-    def findings(self) -> list[Finding]:
+    def checks(self) -> MethodChecks:
         """All checks that need the method."""
         try:
             plain = [_plain(self.method.classifier, episodes) for episodes in self.groups]
         except Exception as error:  # a method is anybody's code
             reason = f"the method failed: {type(error).__name__}: {error}"
-            return [Finding(check, "fail", reason) for check in CHECKS]
-        return [
-            self._same_as_stored(plain),
+            return MethodChecks([Finding(check, "fail", reason) for check in CHECKS])
+        same = self._same_as_stored(plain)
+        plain = [said[some] for said, some in zip(plain, self._are_disturbed, strict=True) if some.any()]
+        disturbances = [
             self._undisturbed(ORDER, plain, self._shuffled, "queries in another order, classes mixed"),
             self._undisturbed(LABELS, plain, self._relabelled, "queries in the places of another class"),
             self._batching(plain),
             self._numbers(plain),
         ]
+        return replace(same, findings=[*same.findings, *disturbances])
 
-    def _same_as_stored(self, plain: Sequence[NDArray[np.uint8]]) -> Finding:
-        differ = sum(int((one != two).sum()) for one, two in zip(plain, self.stored, strict=True))
-        total = sum(one.size for one in plain)
-        episodes = sum(len(group) for group in self.groups)
-        if not differ:
-            return Finding(SAME, "pass", f"all {total:,} of {episodes:,} episodes, run again")
-        told = f"{differ:,} of {total:,} predictions of {episodes:,} episodes differ from those stored"
-        are_ties, why = explanation(differ, total, is_same_machine=self.is_same_machine)
-        return Finding(SAME, "pass" if are_ties else "fail", f"{told}: {why}")
+    @cached_property
+    def _are_disturbed(self) -> list[NDArray[np.bool_]]:
+        """Which episodes of each group are disturbed, [E]."""
+        sizes = [len(group) for group in self.groups]
+        some = np.zeros(sum(sizes), dtype=np.bool_)
+        some[np.random.default_rng(self.seed).permutation(len(some))[:_DISTURBED]] = True
+        return np.split(some, np.cumsum(sizes)[:-1])
+
+    @cached_property
+    def _disturbed(self) -> list[Episodes]:
+        """The episodes that are disturbed."""
+        return [
+            replace(group, numbers=group.numbers[some], images=group.images[some])
+            for group, some in zip(self.groups, self._are_disturbed, strict=True)
+            if some.any()
+        ]
+
+    def _same_as_stored(self, plain: Sequence[NDArray[np.uint8]]) -> MethodChecks:
+        sample = Sample(self.stored_episodes, sum(len(group) for group in self.groups))
+        found = turned(
+            self.stored,
+            plain,
+            [group.truth for group in self.groups],
+            far=0 if self.is_same_machine else self._far(plain),
+            is_same_machine=self.is_same_machine,
+        )
+        part = "" if sample.checked == sample.stored else f"{sample.checked:,} of "
+        episodes = f"{part}{sample.stored:,} episodes"
+        if not found.others:
+            return MethodChecks([Finding(SAME, "pass", f"all {found.total:,} of {episodes}, run again")], sample, found)
+        told = f"{found.others:,} of {found.total:,} predictions of {episodes} differ from those stored"
+        are_ties, why = explanation(found, tests=self.cells)
+        return MethodChecks([Finding(SAME, "pass" if are_ties else "fail", f"{told}: {why}")], sample, found)
+
+    def _far(self, plain: Sequence[NDArray[np.uint8]]) -> int:
+        """How many of the predictions that differ are no near ties; 0 where a method has no scores to tell by.
+
+        A training carries a rounding far, so methods that train a network are judged by their predictions alone.
+        """
+        classifier = self.method.classifier
+        if not isinstance(classifier, EmbeddingClassifier):
+            return 0
+        far = 0
+        for episodes, stored, now in zip(self.groups, self.stored, plain, strict=True):
+            some = (stored != now).any(axis=1)
+            if some.any():
+                few = replace(episodes, numbers=episodes.numbers[some], images=episodes.images[some])
+                behind = how_far_behind(classifier, few)
+                said = np.minimum(stored[some], behind.shape[2] - 1).astype(np.int64)
+                is_far = np.take_along_axis(behind, said[:, :, np.newaxis], axis=2)[:, :, 0] > _NEAR
+                far += int(((stored[some] != now[some]) & is_far).sum())
+        return far
 
     def _undisturbed(
         self,
@@ -98,7 +145,7 @@ class Rerun:
     ) -> Finding:
         """Whether a disturbance changes no prediction."""
         try:
-            said = [disturb(episodes) for episodes in self.groups]
+            said = [disturb(episodes) for episodes in self._disturbed]
         except Exception as error:  # a method is anybody's code
             return Finding(check, "fail", f"{what}: the method failed: {type(error).__name__}: {error}")
         return self._compared(check, plain, said, what)
@@ -121,11 +168,11 @@ class Rerun:
 
     def _batching(self, plain: Sequence[NDArray[np.uint8]]) -> Finding:
         what = "queries in halves and alone"
-        positions = [self._parts(episodes) for episodes in self.groups]
+        positions = [self._parts(episodes) for episodes in self._disturbed]
         try:
             said = [
                 in_parts(self.method.classifier, episodes, parts)
-                for episodes, parts in zip(self.groups, positions, strict=True)
+                for episodes, parts in zip(self._disturbed, positions, strict=True)
             ]
         except Exception as error:  # a method is anybody's code
             if self.cell.method.is_transductive:
@@ -158,6 +205,47 @@ class Rerun:
             lambda episodes: _plain(other, with_numbers(episodes, new)),
             "images under other numbers",
         )
+
+
+@torch.no_grad()
+def how_far_behind(classifier: EmbeddingClassifier, episodes: Episodes) -> NDArray[np.float64]:
+    """How far the score of each class is behind the best score of a query.
+
+    Args:
+        classifier: the method.
+        episodes: of one shape.
+
+    Returns:
+        [E, M, N], in multiples of what a change of the embeddings by a thousandth typically does to that difference. So
+        it is taken into account how far a method carries a rounding; one that trains carries it far.
+    """
+    embeddings = classifier.split.embeddings
+    length = embeddings.norm(dim=1, keepdim=True) / embeddings.shape[1] ** 0.5
+    scores = _scores(classifier, embeddings, episodes)
+    best = scores.argmax(axis=2)[:, :, np.newaxis]
+
+    def behind(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.take_along_axis(scores, best, axis=2) - scores
+
+    squares = np.zeros(scores.shape)
+    for number in range(_ROUNDINGS):
+        noise = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(number)).to(embeddings)
+        rounded = _scores(classifier, embeddings + _ROUNDING * length * noise, episodes)
+        squares += (behind(rounded) - behind(scores)) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(behind(scores) / np.sqrt(squares / _ROUNDINGS), nan=0.0, posinf=np.inf)
+
+
+def _scores(classifier: EmbeddingClassifier, embeddings: torch.Tensor, episodes: Episodes) -> NDArray[np.float64]:
+    """The scores of a method on other embeddings of the same images, [E, M, N]."""
+    split = EmbeddedSplit(embeddings, classifier.split.images)
+    at_once = chunk_size(classifier.adaptation, episodes.protocol, embeddings.shape[1])
+    found = []
+    for start in range(0, len(episodes), at_once):
+        images = (np.ascontiguousarray(of[start : start + at_once]) for of in (episodes.support, episodes.queries))
+        support, query = (torch.from_numpy(indices).to(embeddings.device, torch.int64) for indices in images)
+        found.append(classifier.adaptation.scores(split, support, query).double().cpu().numpy())
+    return np.concatenate(found)
 
 
 def _plain(classifier: Classifier, episodes: Episodes) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""An audit as a table that fits 80 columns."""
+"""An audit as tables that fit 80 columns, and what it comes to at its end."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from fewshot_bench.audit.finding import CellAudit, Finding
+from fewshot_bench.audit.summary import Audit
 from fewshot_bench.printable import printable
 
 _STYLES = {"pass": "green", "fail": "bold red", "not checked": "yellow"}
+_SURELY = 0.95
 
 
 def print_audit(audit: CellAudit, console: Console, *, in_full: bool = True) -> None:
@@ -34,6 +36,64 @@ def print_audit(audit: CellAudit, console: Console, *, in_full: bool = True) -> 
         console.print(_table(shown, console))
     elif not in_full:
         console.print()
+
+
+def print_conclusion(audit: Audit, console: Console) -> None:
+    """Print what an audit comes to, and above all else what could not be checked.
+
+    Args:
+        audit: whose cells have been printed.
+        console: where to.
+    """
+    unchecked = audit.unchecked()
+    if unchecked:
+        console.print(Text("could not be checked", style="bold yellow"))
+        table = _facts(console)
+        for one in unchecked:
+            cells = "" if len(audit.cells) == 1 else f" of {len(one.cells)} of {len(audit.cells)} cells"
+            table.add_row("", _plain(f"{', '.join(one.checks)}{cells}: {one.reason}"))
+            if one.options:
+                table.add_row("", Text(f"to check it: {' or '.join(one.options)}", style="bold"))
+        console.print(table)
+    if audit.pooled:
+        console.print(_table(audit.pooled, console))
+    sampled = _sampled(audit)
+    if sampled:
+        table = _facts(console)
+        table.add_row("sample", _plain(sampled))
+        console.print(table)
+    counts = {outcome: sum(cell.outcome == outcome for cell in audit.cells) for outcome in ("passed", "failed")}
+    cells = "1 cell" if len(audit.cells) == 1 else f"{len(audit.cells)} cells"
+    made = f"{sum(finding.verdict == 'not checked' for cell in audit.cells for finding in cell.findings)}"
+    if audit.outcome == "passed":
+        console.print(f"{cells}: no check failed, {made} could not be made", highlight=False)
+    else:
+        unsure = len(audit.cells) - sum(counts.values())
+        told = f"{counts['passed']} passed, {unsure} not confirmed, {counts['failed']} failed"
+        console.print(f"{cells}: {told}; {made} checks could not be made", highlight=False)
+
+
+def _sampled(audit: Audit) -> str:
+    """How many episodes were run again, and how surely they give a forger away."""
+    samples = [cell.sample for cell in audit.cells if cell.sample is not None]
+    if not samples:
+        return ""
+    worst = max(samples, key=lambda sample: sample.found_with(_SURELY))
+    drawn = f"--seed {audit.seed} draws the same again"
+    if worst.checked == worst.stored:
+        return f"all {worst.stored:,} episodes of each cell; {drawn}"
+    least = worst.found_with(_SURELY)
+    return (
+        f"{worst.checked:,} of {worst.stored:,} episodes of each cell; if {least:.1%} of them were forged, this would "
+        f"show with {worst.chance_of_finding(round(least * worst.stored)):.0%}, and more with --episodes; {drawn}"
+    )
+
+
+def _facts(console: Console) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False, width=min(80, console.width))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold", ratio=1)
+    return table
 
 
 def _table(findings: Sequence[Finding], console: Console) -> Table:

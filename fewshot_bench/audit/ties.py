@@ -1,21 +1,127 @@
-"""How many predictions may differ from those stored, and by what."""
+"""Predictions that differ from those stored: whether ties can explain how many there are, where, and in whose favour.
+
+Sums taken in another order, by other versions or on another kind of machine, turn predictions whose scores are nearly
+equal. Such a turn is as likely to make a stored prediction right as wrong. So there are few of them, they are spread
+over the episodes, and they favour nobody; a forger's are not.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot_bench.statistics.sign_flip import sign_flip_p
+
 _NOISE_ELSEWHERE = 0.02
-"""Share of the queries that a tie may turn on other hardware or versions, where training rounds differently."""
+"""Share of all queries that a tie may turn on other hardware or versions, where training rounds differently."""
+_OF_ONE_EPISODE = 0.1
+"""The same of the queries of one episode; one full of them was not turned by ties."""
+_FEW = 2
+"""So many in one episode may always turn: with five queries, one is a fifth already."""
+LEVEL = 0.001
+"""Of the test that differences favour nobody. An audit has many, and an accusation should be no accident."""
 
 
-def explanation(differ: int, total: int, *, is_same_machine: bool) -> tuple[bool, str]:
+@dataclass(frozen=True)
+class Turned:
+    """The predictions of some episodes beside those stored.
+
+    Attributes:
+        queries: of each episode, [E].
+        differ: how many of them are others than those stored, [E].
+        gained: correct ones as they are stored less correct ones now, [E].
+        far: how many that differ are no near ties by the scores of the method, where these are known.
+        is_same_machine: whether the outcomes were made by the same versions on the same kind of machine.
+    """
+
+    queries: NDArray[np.int64]
+    differ: NDArray[np.int64]
+    gained: NDArray[np.int64]
+    far: int = 0
+    is_same_machine: bool = False
+
+    @property
+    def total(self) -> int:
+        """Predictions that were compared."""
+        return int(self.queries.sum())
+
+    @property
+    def others(self) -> int:
+        """How many of them differ."""
+        return int(self.differ.sum())
+
+
+def explanation(turned: Turned, *, tests: int = 1) -> tuple[bool, str]:
     """Whether ties explain that a method run again says other things, and that in words.
 
     Args:
-        differ: predictions that are others than those stored; at least one.
-        total: predictions that were compared.
-        is_same_machine: whether the outcomes were made by the same versions on the same kind of machine.
+        turned: with at least one prediction that differs.
+        tests: how many cells are tested for a direction in this audit.
     """
-    if is_same_machine:
+    if turned.is_same_machine:
         return False, "by the same versions on the same kind of machine"
-    if differ <= _NOISE_ELSEWHERE * total:
-        return True, "ties, by other versions or on another kind of machine"
-    return False, f"other versions or machines explain {_NOISE_ELSEWHERE:.0%} at most"
+    if turned.far:
+        return False, f"{turned.far:,} of them are no ties: the method's scores for the two classes are far apart"
+    if turned.others > max(1, _NOISE_ELSEWHERE * turned.total):
+        return False, f"other versions or machines explain {_NOISE_ELSEWHERE:.0%} at most"
+    if (turned.differ > np.maximum(_FEW, _OF_ONE_EPISODE * turned.queries)).any():
+        most = int(turned.differ.max())
+        return False, f"{most} of them in one episode, where ties explain {_OF_ONE_EPISODE:.0%} at most"
+    one_sided = direction([turned], tests=tests)
+    if one_sided:
+        return False, f"ties favour nobody, and {one_sided}"
+    return True, "ties, by other versions or on another kind of machine"
+
+
+def direction(several: Iterable[Turned], *, tests: int = 1) -> str:
+    """In whose favour the differences are, in words; empty where chance explains it.
+
+    The test is exact and two-sided: a forger raises the accuracy of one method or lowers that of another. Its unit is
+    the episode, whose differences share a support set: under ties each episode's gain could have had the other sign.
+
+    Args:
+        several: the cells that are taken together.
+        tests: how many such tests this audit makes, for which the level is divided (Bonferroni).
+    """
+    gains = np.concatenate([one.gained for one in several] or [np.zeros(0, dtype=np.int64)])
+    gains = gains[gains != 0]
+    if not len(gains):
+        return ""
+    p = sign_flip_p(gains, unit=1)
+    if p >= LEVEL / tests:
+        return ""
+    ups, downs = int(gains[gains > 0].sum()), int(-gains[gains < 0].sum())
+    return (
+        f"of these {ups:,} make the stored accuracy higher and {downs:,} lower, net by episode "
+        f"(p = {p:.1g}, below {LEVEL / tests:.1g})"
+    )
+
+
+def turned(
+    stored: Sequence[NDArray[np.uint8]],
+    new: Sequence[NDArray[np.uint8]],
+    truth: Sequence[NDArray[np.uint8]],
+    *,
+    far: int = 0,
+    is_same_machine: bool,
+) -> Turned:
+    """Stored and new predictions of the same queries, group by group.
+
+    Args:
+        stored: [E, M] of each group.
+        new: the same.
+        truth: the true classes, [E, M] of each group.
+        far: see `Turned`.
+        is_same_machine: see `Turned`.
+    """
+    groups = list(zip(stored, new, truth, strict=True))
+    return Turned(
+        np.concatenate([np.full(len(old), old.shape[1]) for old, _, _ in groups]),
+        np.concatenate([(old != now).sum(axis=1) for old, now, _ in groups]),
+        np.concatenate([(old == true).sum(axis=1) - (now == true).sum(axis=1) for old, now, true in groups]),
+        far,
+        is_same_machine,
+    )

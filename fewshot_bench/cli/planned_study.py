@@ -47,15 +47,20 @@ def planned_study(
     Raises:
         FewshotBenchError: a value is refused, an option says what the file says already, or code cannot be imported.
     """
-    from fewshot_bench.study.admission import admit_all
-    from fewshot_bench.study.plan import StudyPlan
+    from fewshot_bench.study.presets import preset_text
 
     if study is None:
         described = validated_study(chosen_fields(context, setting))
+        from fewshot_bench.study.plan import StudyPlan  # which imports pandas; a misspelt name should not wait for it
+
         admit_typed(context)
         if trusts_code:
+            from fewshot_bench.study.admission import admit_all
+
             admit_all(described)
         return StudyPlan.of_one(described)
+    preset_text(study)  # a name or a file that is not there is found before pandas is imported
+    from fewshot_bench.study.admission import admit_all
     from fewshot_bench.study.overrides import Override
     from fewshot_bench.study.study_source import plan_of_file
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,9 @@ def reproduce(
         int | None,
         typer.Option(min=1, help="Stored episodes of each cell to run again, drawn at random; all by default."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses which episodes.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Chooses which episodes. Default: one that nobody can foresee.")
+    ] = None,
     device: DeviceOption = "auto",
     into: IntoOption = None,
     retrain: Annotated[
@@ -57,20 +60,25 @@ def reproduce(
     Exit code 0: all are equal; 1: some differ; 2: a result cannot be run again here. Nothing is written into RESULT.
     """
     from fewshot_bench.cli.study_options import typed_arguments
-    from fewshot_bench.reproduction import ReproductionOptions, cells_meant
+    from fewshot_bench.reproduction import cells_meant
 
     folders = cells_meant(result, results, numbers(shots, "--shots") if shots else ())
+    from fewshot_bench.reproduction import ReproductionOptions  # which imports torch
+
+    seeded: dict[str, Any] = {} if seed is None else {"seed": seed}
     options = ReproductionOptions(
         episodes=episodes,
-        seed=seed,
         into=into,
-        arguments=tuple(typed_arguments(context)),
         device=device,
         dataset=dataset,
         weights=weights,
         trusts_code=trust_code,
         downloads=download,
+        **seeded,
     )
+    if episodes is not None and seed is None:  # as recorded with the new outcomes, and told where this is stopped
+        context.find_root().obj.extend(["--seed", str(options.seed)])
+    options = replace(options, arguments=tuple(typed_arguments(context)))
     try:
         done, failures = _reproduced(folders, options, retrain)
     except KeyboardInterrupt:
@@ -135,4 +143,5 @@ def _conclude(done: list[Reproduction], failures: dict[str, str], cells: int, as
         several = f"{len(reasons)} of {cells} cells were not run again; " if cells > 1 else ""
         raise ReproductionError(several + " ".join(reasons))
     if not as_json:
-        typer.echo(f"{'1 cell' if cells == 1 else f'{cells} cells'}: every outcome is the one stored")
+        which = "every outcome" if all(one.seed is None for one in done) else "every outcome that was run again"
+        typer.echo(f"{'1 cell' if cells == 1 else f'{cells} cells'}: {which} is the one stored")

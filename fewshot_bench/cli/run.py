@@ -169,9 +169,10 @@ def run(
     from fewshot_bench.cli.planned_study import planned_study
     from fewshot_bench.cli.study_options import typed_arguments
     from fewshot_bench.going_on import goes_on_in
-    from fewshot_bench.study import free_folder, fresh_folder
 
     plan = planned_study(context, study, setting, set_, trusts_code=trust_code)
+    from fewshot_bench.study import free_folder, fresh_folder  # after the names have been looked at
+
     if fresh and shard is not None:
         raise typer.BadParameter("--fresh takes a folder of its own for every shard; name one with --results instead.")
     with ExitStack() as made:
@@ -192,12 +193,14 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
 
     from fewshot_bench.cli.progress import ProgressBars
     from fewshot_bench.cli.study_options import typed_arguments
-    from fewshot_bench.study import Shard, run_plan
-    from fewshot_bench.study.execute import run_known_study
+    from fewshot_bench.study import Shard
 
     part = None if shard is None else Shard.read(shard)
     asked = {**context.params, "device": plan.studies[0].device}
     with ProgressBars() as progress, chosen_engine(asked, progress) as computing:
+        from fewshot_bench.study import run_plan  # which imports torch; not for an engine that there is not
+        from fewshot_bench.study.execute import run_known_study
+
         arguments = typed_arguments(context)
         run_one = partial(run_known_study, progress=progress, arguments=arguments, engine=computing, shard=part)
         result = run_plan(plan, progress=progress, run=run_one)

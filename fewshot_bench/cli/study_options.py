@@ -101,14 +101,18 @@ def validated_study(fields: Mapping[str, Any]) -> Study:
 
     Raises:
         StudyError: a value is refused.
+        UnknownNameError: a name is not known.
     """
     from pydantic import ValidationError
 
     from fewshot_bench.errors import StudyError
     from fewshot_bench.study import Study
+    from fewshot_bench.study.known_names import refuse_misspelt_of
 
     try:
-        return Study.model_validate(dict(fields))
+        study = Study.model_validate(dict(fields))
+        refuse_misspelt_of(study)
+        return study
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0]).rstrip("_").replace("_", "-")

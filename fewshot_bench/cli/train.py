@@ -79,8 +79,7 @@ def train(
     After a stop, the same command goes on from the last epoch that was saved.
     """
     from fewshot_bench.cli.progress import ProgressBars
-    from fewshot_bench.study import TrainingPlan, train_backbone
-    from fewshot_bench.study.provenance import weights_note
+    from fewshot_bench.study.known_names import refuse_misspelt_training
 
     recipe = {
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
@@ -88,6 +87,10 @@ def train(
         "label_smoothing": label_smoothing, "lambda_": lambda_, "tau": tau, "reading": reading,
         "augmentation": augmentation, "precision": precision, "seed": seed, "threads": threads,
     }  # fmt: skip
+    refuse_misspelt_training(dataset, backbone, loss, recipe)
+    from fewshot_bench.study import TrainingPlan, train_backbone  # after the names have been looked at
+    from fewshot_bench.study.provenance import weights_note
+
     plan = TrainingPlan(
         name=name, dataset=dataset, backbone=backbone, loss=loss, recipe=recipe, weights=weights,
         image_size=image_size, interpolation=interpolation, device=device, micro_batch=micro_batch,

@@ -2,7 +2,13 @@
 
 from fewshot_bench.datasets.dataset import SPLIT_NAMES, Dataset, ImageSplit, SplitName
 from fewshot_bench.datasets.obtain import import_dataset
-from fewshot_bench.datasets.own_images import OwnOptions, import_own_images, looks_like_a_place, open_own_images
+from fewshot_bench.datasets.own_images import (
+    OwnOptions,
+    import_own_images,
+    kept_copies,
+    looks_like_a_place,
+    open_own_images,
+)
 from fewshot_bench.datasets.registry import (
     DATASETS,
     admit_dataset,
@@ -26,6 +32,7 @@ __all__ = [
     "import_own_images",
     "is_available",
     "is_named",
+    "kept_copies",
     "known_dataset",
     "looks_like_a_place",
     "open_dataset",

@@ -97,12 +97,14 @@ class Dataset:
         recipe: where the pixels came from and what was done to them.
         identified_by: how an image is known whatever copy it comes from: by its pixels; by its official file name;
             or only by its rank among its class in this copy, where the source has kept no names.
+        place: where own images lie, as it was typed; empty for a dataset that was opened by its name.
     """
 
     name: str
     splits: Mapping[SplitName, ImageSplit]
     recipe: Mapping[str, Any] = field(default_factory=dict)
     identified_by: IdentifiedBy = "pixels"
+    place: str = ""
 
     @cached_property
     def fingerprint(self) -> str:

@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
@@ -41,6 +41,7 @@ from fewshot_bench.progress import SILENT, Progress, Step
 
 DEFAULT_SIZE = 224
 _VERSION = 2
+_FOLDER = "own-images"
 _MOST_COPIES = 4  # of the images of one folder
 _MOST_SKIPPED = 1000  # named in the recipe, which every result carries; a table may have a million rows without a label
 _MOST_REASONS = 100
@@ -113,7 +114,7 @@ def open_own_images(
         key = hashlib.sha256(
             json.dumps([_VERSION, label, asdict(options), listing.digest(), PixelRecipe(1).as_dict()]).encode()
         ).hexdigest()
-        folder = cache_folder() / "own-images"
+        folder = cache_folder() / _FOLDER
         name = f"{label}-{key[:16]}"
         if is_stored(name, folder=folder):
             os.utime(folder / name / "dataset.json")
@@ -123,11 +124,26 @@ def open_own_images(
         return _store(name, label, listing, options, folder=folder, replace_stored=True, progress=progress)
 
 
+def kept_copies(label: str) -> Iterator[Dataset]:
+    """The copies of own images of that name in the cache, each as it was when it was opened where it lay.
+
+    Args:
+        label: what the images are called in results.
+    """
+    folder = cache_folder() / _FOLDER
+    for place in _copies(folder, label):
+        with suppress(DatasetError):
+            yield open_stored(place.name, folder=folder)
+
+
+def _copies(folder: Path, label: str) -> list[Path]:
+    pattern = rf"{re.escape(label)}-\w{{16}}"
+    return [folder / name for name in stored_names(folder=folder) if re.fullmatch(pattern, name)]
+
+
 def _remove_oldest(folder: Path, label: str) -> None:
     """Make room for another copy of a folder's images: files change, and divisions are tried, and each is a copy."""
-    copies = [
-        folder / name for name in stored_names(folder=folder) if re.fullmatch(rf"{re.escape(label)}-\w{{16}}", name)
-    ]
+    copies = _copies(folder, label)
     copies.sort(key=lambda place: (place / "dataset.json").stat().st_mtime)
     for place in copies[: max(0, len(copies) - _MOST_COPIES + 1)]:
         shutil.rmtree(place, ignore_errors=True)

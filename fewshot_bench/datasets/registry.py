@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fewshot_bench.datasets.dataset import Dataset
@@ -68,7 +69,8 @@ def known_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: 
         raise CodeNotTrustedError("dataset", name)
     if name.strip() and looks_like_a_place(name):
         taken = set(DATASETS.names())
-        return open_own_images(name, own or OwnOptions(), taken_names=taken, progress=progress)
+        images = open_own_images(name, own or OwnOptions(), taken_names=taken, progress=progress)
+        return replace(images, place=name)
     if ":" in name:
         return DATASETS[name].factory()
     raise _unknown(name)

@@ -58,6 +58,7 @@ class Reproduction:
         circumstances: what is not as it is recorded.
         weights: digest of the weights that the base stage gave here, where they are not those of the result.
         explanation: in words, whether ties by other versions or hardware explain what differs; empty if nothing does.
+        seed: has drawn the episodes; None where all of them were run again.
     """
 
     key: str
@@ -73,6 +74,7 @@ class Reproduction:
     circumstances: tuple[Circumstance, ...] = ()
     weights: str = ""
     explanation: str = ""
+    seed: int | None = None
 
     @property
     def is_equal(self) -> bool:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from fewshot_bench.audit.brought import Brought
 from fewshot_bench.audit.images import images_here
-from fewshot_bench.audit.method import own_options
 from fewshot_bench.audit.rebuild import Mismatch, Rebuilt, is_same_machine, rebuild
 from fewshot_bench.audit.record import recorded_study
-from fewshot_bench.audit.rerun import chosen_episodes
-from fewshot_bench.audit.ties import explanation
+from fewshot_bench.audit.sample import chosen_episodes
+from fewshot_bench.audit.ties import Turned, explanation
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.local import LocalEngine
@@ -30,7 +30,7 @@ from fewshot_bench.reproduction.again import Again
 from fewshot_bench.reproduction.circumstances import other_circumstances
 from fewshot_bench.reproduction.comparing import other_outcomes
 from fewshot_bench.reproduction.meant import described
-from fewshot_bench.reproduction.outcome import Reproduction
+from fewshot_bench.reproduction.outcome import OtherOutcome, Reproduction
 from fewshot_bench.study import Study
 from fewshot_bench.study.provenance import provenance
 from fewshot_bench.study.worker import WorkerRecipe
@@ -43,13 +43,11 @@ class ReproductionOptions(Brought):
 
     Attributes:
         episodes: how many of the stored episodes of each cell, drawn at random; all of them where it is None.
-        seed: which ones.
         into: a folder of results that keeps the new outcomes, and from which an interrupted reproduction goes on.
         arguments: of the command line that asks for it, to be recorded with these.
     """
 
     episodes: int | None = None
-    seed: int = 0
     into: Place | None = None
     arguments: tuple[str, ...] = ()
 
@@ -86,9 +84,9 @@ def reproduce_cell(
             "verified."
         )
     kept = _kept(store, options.into)
-    dataset = _images(cell, options)
+    dataset = _images(cell, options, folder)
     stored = store.read(cell)
-    wanted = stored if options.episodes is None else chosen_episodes(stored, options.episodes, options.seed)
+    wanted = stored if options.episodes is None else chosen_episodes(stored, options.episodes, options.seed, cell.key)
     engine = LocalEngine(chosen_device(options.device))
     study = _study(cell, options)
     method = _method(cell, study, dataset, engine.device, options, progress)
@@ -99,11 +97,12 @@ def reproduce_cell(
         installed_versions(),
         dict(dataset.recipe),
         images.class_sizes,
-        provenance(study, method.backbone, engine, options.arguments),
+        provenance(study, method.backbone, engine, options.arguments, place=dataset.place),
     )
     worker = WorkerRecipe.of(method.recipe, images, engine.device)()
     new = Again(made, worker, kept).outcomes(wanted, progress)
-    return _compared(cell, made, len(stored), wanted, new, engine.device)
+    seed = None if options.episodes is None else options.seed
+    return _compared(cell, made, len(stored), wanted, new, engine.device, seed)
 
 
 def _kept(store: OutcomeStore, into: Place | None) -> OutcomeStore | None:
@@ -126,19 +125,16 @@ def _whole(place: Place) -> str:
     return str(place.resolve()) if isinstance(place, Path) else str(place)
 
 
-def _images(cell: Cell, options: Brought) -> Dataset:
+def _images(cell: Cell, options: Brought, folder: Place) -> Dataset:
     """The images of the result.
 
     Raises:
         ReproductionError: they are not here, or others are.
     """
-    here = images_here(cell, options.dataset, own_options(cell, options))
+    here = images_here(cell, options, folder)
     name = cell.protocol.dataset
     if here.dataset is None:
-        raise ReproductionError(
-            f"{here.reason.rstrip('.')}. See: fewshot-bench data check {name}; or say where they lie with --dataset "
-            "PATH."
-        )
+        raise ReproductionError(f"{here.reason}. What to obtain: fewshot-bench data check {name}.")
     if not here.are_the_same:
         raise ReproductionError(
             f"the images of {here.dataset.name} here have another fingerprint, {here.dataset.fingerprint[:12]} and not "
@@ -173,14 +169,14 @@ def _method(cell: Cell, study: Study, dataset: Dataset, device: str, options: Br
 
 
 def _compared(
-    cell: Cell, made: Cell, stored_episodes: int, stored: pd.DataFrame, new: pd.DataFrame, device: str
+    cell: Cell, made: Cell, stored_episodes: int, stored: pd.DataFrame, new: pd.DataFrame, device: str, seed: int | None
 ) -> Reproduction:
     way = cell.protocol.way
     others = other_outcomes(stored, new, way)
     queries, predictions = int(query_counts(new["predictions"], way).sum()), sum(other.predictions for other in others)
     why = ""
     if predictions:
-        _, why = explanation(predictions, queries, is_same_machine=is_same_machine(cell, device))
+        _, why = explanation(_turned(stored, new, others, is_same_machine=is_same_machine(cell, device)))
     elif others:
         why = "the predictions are the same, but the stored counts are not those that they give"
     return Reproduction(
@@ -197,4 +193,20 @@ def _compared(
         circumstances=other_circumstances(cell, device),
         weights=made.method.weights if made.method.weights != cell.method.weights else "",
         explanation=why,
+        seed=seed,
+    )
+
+
+def _turned(
+    stored: pd.DataFrame, new: pd.DataFrame, others: Sequence[OtherOutcome], *, is_same_machine: bool
+) -> Turned:
+    """What differs, episode by episode."""
+    gained = stored["correct"].to_numpy(np.int64) - new["correct"].to_numpy(np.int64)
+    differ = {(other.run, other.episode): other.predictions for other in others}
+    names = zip(new["run"], new["episode"], strict=True)
+    return Turned(
+        new["predictions"].map(len).to_numpy(np.int64),
+        np.array([differ.get((int(run), int(episode)), 0) for run, episode in names], dtype=np.int64),
+        gained,
+        is_same_machine=is_same_machine,
     )

@@ -37,7 +37,8 @@ def _facts(result: Reproduction, console: Console) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold", ratio=1)
     of_them = "all" if result.episodes == result.stored_episodes else f"{result.episodes:,} of the"
-    table.add_row("episodes", f"{of_them} {result.stored_episodes:,} stored, run again")
+    drawn = "" if result.seed is None else f", drawn by --seed {result.seed}"
+    table.add_row("episodes", f"{of_them} {result.stored_episodes:,} stored, run again{drawn}")
     table.add_row("predictions", _told(result.predictions, result.queries, result.explanation), style=_style(result))
     table.add_row("accuracy", _told(result.other_accuracies, result.episodes, ""))
     change = result.new_mean - result.stored_mean

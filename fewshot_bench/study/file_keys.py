@@ -6,8 +6,6 @@ from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from fewshot_bench.adaptation import ADAPTATIONS
-from fewshot_bench.study.methods import hyper_parameters_of
 from fewshot_bench.study.options import Options
 from fewshot_bench.study.outputs import Outputs
 from fewshot_bench.study.positions import KeyPath
@@ -40,11 +38,15 @@ def known_keys(path: KeyPath, *, with_hyper_parameters: bool = False) -> list[st
     model = model_at(path)
     keys = [] if model is None else list(fields_of(model))
     if with_hyper_parameters and "hyper_parameters" in keys:
+        from fewshot_bench.adaptation import ADAPTATIONS
+
         keys += sorted({f"hyper_parameters.{name}" for adaptation in ADAPTATIONS.names() for name in _own(adaptation)})
     return keys
 
 
 def _own(adaptation: str) -> set[str]:
+    from fewshot_bench.study.methods import hyper_parameters_of
+
     return {name for name in hyper_parameters_of(adaptation) if name != "loss" and not name.endswith("_")}
 
 

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.limits import MOST_CELLS
 from fewshot_bench.report.wording import value_text
-from fewshot_bench.study.methods import hyper_parameters_of
 from fewshot_bench.study.study import Study
 
 Value = bool | int | float | str
@@ -93,6 +92,8 @@ def check_names(names: Iterable[str], adaptation: str) -> None:
         UnknownNameError: an axis is neither a field of a study nor a hyper-parameter of the adaptation, or the
             adaptation is not known.
     """
+    from fewshot_bench.study.methods import hyper_parameters_of  # which imports torch
+
     own = {name for name in hyper_parameters_of(adaptation) if not name.endswith("_") and name != "loss"}
     known = own | set(swept_fields())
     for name in names:

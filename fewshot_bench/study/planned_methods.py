@@ -45,7 +45,7 @@ def planned_methods(
     rule = stopping_rule(study)
     for backbone, settings, base in study_backbones(stages, dataset, engine, progress, failed):
         source = ClassifierSource(study, dataset, backbone, engine.device, progress, engine)
-        told = provenance(study, backbone, engine, arguments)
+        told = provenance(study, backbone, engine, arguments, place=dataset.place)
         if rule is not None:
             told["stopping"] = [rule.as_record()]
         for adaptation in adaptations:

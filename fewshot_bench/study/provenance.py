@@ -34,7 +34,9 @@ _PACKAGE = Path(fewshot_bench.__file__).parent
 _PATIENCE = 10  # seconds for git to answer
 
 
-def provenance(study: Study, backbone: Backbone, engine: Engine, arguments: Sequence[str] = ()) -> dict[str, Any]:
+def provenance(
+    study: Study, backbone: Backbone, engine: Engine, arguments: Sequence[str] = (), *, place: str = ""
+) -> dict[str, Any]:
     """What is recorded with every cell of a study, by the keys that `docs/audit.md` explains.
 
     Args:
@@ -42,11 +44,13 @@ def provenance(study: Study, backbone: Backbone, engine: Engine, arguments: Sequ
         backbone: of these cells.
         engine: that computes them.
         arguments: of the command line that started it; none where it was started from Python.
+        place: where own images lie; of an absolute path or a URL the last part is recorded.
     """
     commit = source_commit()
     return {
         "commands": [command_line(arguments)] if arguments else [],
         "study": study_record(study),
+        **({"images": without_folders(place)} if place else {}),
         **({"git_commit": commit} if commit else {}),
         "hardware": engine.call(hardware, engine.device),
         **({"engine": facts} if (facts := engine.facts()) else {}),

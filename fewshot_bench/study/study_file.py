@@ -11,16 +11,12 @@ from typing import Any
 
 from pydantic import Field
 
-from fewshot_bench.adaptation import ADAPTATIONS
-from fewshot_bench.backbones import BACKBONES, BackboneRequest, model_of_hub
 from fewshot_bench.datasets import admit_dataset, check_name
 from fewshot_bench.errors import CodeNotTrustedError, UnknownNameError
 from fewshot_bench.limits import MOST_CELLS, MOST_EPISODES
-from fewshot_bench.losses import LOSSES
 from fewshot_bench.named_code import is_code
 from fewshot_bench.registry import Registry
-from fewshot_bench.study.checkpoints import SAID_BY_A_CHECKPOINT
-from fewshot_bench.study.methods import hyper_parameters_of, unknown_hyper_parameter
+from fewshot_bench.study.known_names import Kind, refuse_misspelt
 from fewshot_bench.study.options import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Options, Tau
 from fewshot_bench.study.outputs import Outputs
 from fewshot_bench.study.positions import KeyPath
@@ -66,6 +62,34 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
                     for contrast in _contrasts(method):
                         yield Study(**{"dataset": dataset, **shared, **method, **contrast}), path
 
+    def misspelt(self) -> tuple[KeyPath, str] | None:
+        """The first name that nothing can have, where and in words, before anything heavy is imported."""
+        kinds: dict[str, Kind] = {"adaptations": "adaptation", "losses": "loss", "base_losses": "loss"}
+        named: list[tuple[KeyPath, Kind, str]] = []
+        for path, table in (((), self), *self._tables()):
+            if table.backbone is not None:
+                named.append(((*path, "backbone"), "backbone", table.backbone))
+            for field, kind in kinds.items():
+                if field in table.model_fields_set:
+                    names = getattr(table, field) or ()
+                    named += [((*path, field, number), kind, name) for number, name in enumerate(names)]
+        for place, kind, name in named:
+            try:
+                refuse_misspelt(kind, name)
+            except UnknownNameError as error:
+                return place, str(error)
+        return self._unknown_dataset()
+
+    def _unknown_dataset(self) -> tuple[KeyPath, str] | None:
+        for number, name in enumerate(self.datasets):
+            try:
+                check_name(name)
+            except CodeNotTrustedError:  # see `code`
+                continue
+            except UnknownNameError as error:
+                return ("datasets", number), str(error)
+        return None
+
     def problem(self) -> tuple[KeyPath, str] | None:
         """The first thing that is wrong with the file as a whole: where, and in words."""
         for path, registry, name in self.names():
@@ -73,11 +97,9 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
                 _ = registry[name]
             except UnknownNameError as error:
                 return path, str(error)
-        for number, name in enumerate(self.datasets):
-            try:
-                check_name(name)
-            except UnknownNameError as error:
-                return ("datasets", number), str(error)
+        unknown = self._unknown_dataset()
+        if unknown is not None:
+            return unknown
         for path, table in self._tables():
             foreign = next((name for name in table.datasets or () if name not in self.datasets), None)
             if foreign is not None:
@@ -92,6 +114,8 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
 
     def _problem_of_hyper_parameters(self) -> tuple[KeyPath, str] | None:
         """The first that no adaptation has: of a table its own, of the file those of any table."""
+        from fewshot_bench.study.methods import unknown_hyper_parameter
+
         known = {path: self._accepted(table) for path, table in self._tables()}
         known[()] = set().union(*known.values())
         for path, table in (((), self), *self._tables()):
@@ -127,6 +151,10 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
 
     def names(self) -> Iterator[tuple[KeyPath, Registry[Any], str]]:
         """Every adaptation, loss and registered backbone that is named: where it is, and what should know it."""
+        from fewshot_bench.adaptation import ADAPTATIONS
+        from fewshot_bench.backbones import BACKBONES, BackboneRequest, model_of_hub
+        from fewshot_bench.losses import LOSSES
+
         kinds: dict[str, Registry[Any]] = {"adaptations": ADAPTATIONS, "losses": LOSSES, "base_losses": LOSSES}
         for path, table in (((), self), *self._tables()):
             if table.backbone is not None and model_of_hub(BackboneRequest(table.backbone)) is None:
@@ -157,6 +185,8 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
 
     def _method_fields(self, table: MethodTable) -> dict[str, Any]:
         """What a table says, and what the file says for all tables where this one is silent."""
+        from fewshot_bench.study.checkpoints import SAID_BY_A_CHECKPOINT
+
         own, common = _said(table, MethodTable), _said(self, MethodTable)
         if own.keys() & set(_NETWORK):  # another network: the file's weights are not for it
             common = {name: value for name, value in common.items() if name not in _NETWORK}
@@ -170,6 +200,8 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
 
     def _accepted(self, table: MethodTable) -> set[str]:
         """The hyper-parameters of a table's adaptations."""
+        from fewshot_bench.study.methods import hyper_parameters_of
+
         source = table if "adaptations" in table.model_fields_set else self
         return set().union(*(hyper_parameters_of(name) for name in source.adaptations))
 

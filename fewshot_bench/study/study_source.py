@@ -82,6 +82,9 @@ class _Source:
     def plan(self) -> StudyPlan:
         """What it stands for."""
         file = self._validated(self._parsed())
+        misspelt = file.misspelt()
+        if misspelt is not None:
+            raise self._error(*misspelt)
         self._admit_code(file)
         problem = file.problem()
         if problem is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES, Reading
 from fewshot_bench.named_code import is_code
+
+if TYPE_CHECKING:
+    from fewshot_bench.losses import Reading
 
 Optimizer = Literal["adamw", "adam"]
 Schedule = Literal["constant", "cosine", "one-cycle"]
@@ -68,6 +70,8 @@ class Recipe:
             UnknownNameError: the loss is not known; one that is somebody's own code is asked for only to train with it.
             StudyError: a value is out of its range.
         """
+        from fewshot_bench.losses import LOSSES, Reading
+
         if not is_code(self.loss):
             LOSSES[self.loss]
         self._expect(self.epochs >= 1, "epochs", "1 or more")
@@ -79,8 +83,8 @@ class Recipe:
         self._expect(self.threads is None or self.threads >= 1, "threads", "1 or more")
         self._expect(0 <= self.lambda_ <= 1, "lambda_", "between 0 and 1")
         self._expect(self.tau > 0, "tau", "positive")
-        for name, choices in _CHOICES.items():
-            self._expect(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
+        refuse_unknown_choices(asdict(self))
+        self._expect(self.reading in get_args(Reading), "reading", f"one of {', '.join(get_args(Reading))}")
         self._expect(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and less than 1")
         self._expect(
             0 <= self.warmup_epochs < self.epochs, "warmup_epochs", f"from 0 to less than {self.epochs} epochs"
@@ -93,9 +97,7 @@ class Recipe:
 
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
         if not is_right:
-            raise StudyError(
-                f"{name} of a training on the base split should be {expectation}, not {getattr(self, name)}."
-            )
+            raise StudyError(_refusal(name, expectation, getattr(self, name)))
 
     def hyper_parameters(self) -> dict[str, Any]:
         """Everything that matters for the result; a loss without a contrastive term has no lambda, tau or reading.
@@ -104,6 +106,8 @@ class Recipe:
         """
         later = {field.name: field.default for field in fields(self) if field.name in _LATER_FIELDS}
         values = {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
+        from fewshot_bench.losses import LOSSES
+
         facts = LOSSES[self.loss].facts if self.loss in LOSSES else {}
         if not facts.get("is_contrastive", True):
             values = {name: value for name, value in values.items() if name not in ("lambda_", "tau", "reading")}
@@ -137,12 +141,32 @@ class Recipe:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "reading": get_args(Reading),
     "optimizer": get_args(Optimizer),
     "schedule": get_args(Schedule),
     "augmentation": get_args(AugmentationName),
     "precision": get_args(PrecisionName),
 }
+
+
+def refuse_unknown_choices(settings: Mapping[str, Any]) -> None:
+    """See that settings which are one of several words are; needs no torch.
+
+    Args:
+        settings: of a recipe, any of them; None says nothing.
+
+    Raises:
+        StudyError: one is another word.
+    """
+    for name, choices in _CHOICES.items():
+        value = settings.get(name)
+        if value is not None and value not in choices:
+            raise StudyError(_refusal(name, f"one of {', '.join(choices)}", value))
+
+
+def _refusal(name: str, expectation: str, value: Any) -> str:
+    return f"{name} of a training on the base split should be {expectation}, not {value}."
+
+
 _LATER_FIELDS = ("warmup_epochs", "label_smoothing", "precision")
 
 

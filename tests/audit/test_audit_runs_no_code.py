@@ -81,7 +81,7 @@ def test_the_name_of_a_dataset_is_no_code_and_no_path(tmp_path, trap):
     for name in ("trapped:dataset", "../../somewhere", str(tmp_path), "hf:somebody/something"):
         cell = small_result(tmp_path / "results")
         forged = rewritten(cell, lambda content, name=name: content["protocol"].update(dataset=name))
-        assert detail(forged, "images") == f"the images of {name} are not here"
+        assert detail(forged, "images").startswith(f"the images of {name} are not here")
         assert not trap.exists()
 
 

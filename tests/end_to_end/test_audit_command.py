@@ -30,6 +30,8 @@ STUDY = [
     "cpu",
 ]
 
+NOT_CONFIRMED = 1
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
@@ -66,7 +68,7 @@ def test_what_run_stored_passes_in_a_table_of_80_columns(results, capsys):
 def test_one_cell_by_its_key_as_json(results, capsys):
     capsys.readouterr()
     assert exit_code(["audit", cells(results)[0].name, "--json", "--episodes", "2"]) == 0
-    (record,) = json.loads(capsys.readouterr().out)
+    (record,) = json.loads(capsys.readouterr().out)["cells"]
     assert record["cell"] == cells(results)[0].name
     assert record["task"] == "glyphs 5-way 1-shot"
     assert {finding["verdict"] for finding in record["findings"]} == {"pass"}
@@ -99,7 +101,7 @@ def test_control_characters_and_markup_of_a_stranger_stay_text(results, capsys):
     content["method"]["name"] = "[red]mine\x1b[31m"
     (folder / "cell.json").write_text(json.dumps(content))
     capsys.readouterr()
-    assert exit_code(["audit", folder.name, "--episodes", "0"]) == 0
+    assert exit_code(["audit", folder.name, "--episodes", "0"]) == NOT_CONFIRMED
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert "[red]mine" in printed
@@ -122,8 +124,8 @@ def test_weights_of_a_model_hub_are_fetched_only_with_download(results, capsys, 
     monkeypatch.setattr("timm.create_model", no_hub)
     for options, told in (([], "only with --download"), (["--download"], "could not be fetched (no network)")):
         capsys.readouterr()
-        assert exit_code(["audit", folder.name, "--json", *options]) == 0
-        (record,) = json.loads(capsys.readouterr().out)
+        assert exit_code(["audit", folder.name, "--json", *options]) == NOT_CONFIRMED
+        (record,) = json.loads(capsys.readouterr().out)["cells"]
         (finding,) = [one for one in record["findings"] if one["check"] == "same predictions"]
         assert finding["verdict"] == "not checked"
         assert told in finding["detail"]
@@ -145,8 +147,8 @@ def test_without_torch_everything_but_the_method_is_checked(results):
         "from fewshot_bench.cli.main import main; main(['audit', '--json'])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ.copy())
-    assert result.returncode == 0, result.stderr
-    frame = pd.DataFrame(json.loads(result.stdout)[0]["findings"]).set_index("check")
+    assert result.returncode == NOT_CONFIRMED, result.stderr
+    frame = pd.DataFrame(json.loads(result.stdout)["cells"][0]["findings"]).set_index("check")
     unchecked = frame[frame["verdict"] == "not checked"]
     assert unchecked.index.tolist() == [
         "same predictions", "query order", "query labels", "query batching", "image numbers"
@@ -156,7 +158,28 @@ def test_without_torch_everything_but_the_method_is_checked(results):
 
 def test_published_outcomes_of_this_project_pass_what_can_be_checked(capsys):
     published = Path(__file__).parents[2] / "results" / "cifar-fs-conv4-finetune"
-    assert exit_code(["audit", str(published), "--json"]) == 0
-    for record in json.loads(capsys.readouterr().out):
+    assert exit_code(["audit", str(published), "--json"]) == NOT_CONFIRMED
+    for record in json.loads(capsys.readouterr().out)["cells"]:
         found = {finding["check"]: finding["verdict"] for finding in record["findings"]}
         assert found["stored parts"] == found["counts"] == found["tasks"] == found["published tasks"] == "pass"
+
+
+def test_the_seed_that_was_drawn_is_told_and_draws_the_same_again(results, capsys):
+    capsys.readouterr()
+    assert exit_code(["audit", "--json", "--episodes", "3"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["outcome"] == "passed"
+    assert exit_code(["audit", "--episodes", "3", "--seed", str(record["seed"])]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "3 of 30 episodes of each cell" in told
+    assert f"--seed {record['seed']} draws the same again" in told
+
+
+def test_what_was_not_run_again_is_told_at_the_end_and_is_no_success(results, capsys):
+    capsys.readouterr()
+    assert exit_code(["audit", "--episodes", "0"]) == NOT_CONFIRMED
+    printed = capsys.readouterr().out
+    assert "no check failed" not in printed
+    end = printed[printed.index("could not be checked") :]
+    assert "to check it: --episodes N" in end
+    assert end.rstrip().endswith("2 cells: 0 passed, 2 not confirmed, 0 failed; 10 checks could not be made")

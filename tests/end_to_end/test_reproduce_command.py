@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from audited_results import another_prediction, rewritten, small_result, with_part
@@ -99,3 +100,22 @@ def test_an_interruption_says_whether_anything_was_kept(cells, capsys, monkeypat
     assert code == 130
     assert ("nothing was kept. With --into DIR" in err) == (not into)
     assert ("run the same command again to go on from there: fewshot-bench reproduce centroid" in err) == bool(into)
+
+
+def test_a_sample_is_told_and_the_command_that_goes_on_draws_it_again(cells, capsys, monkeypatch):
+    code, out, _ = typed(capsys, "centroid", "--episodes", "4")
+    seed = re.search(r"4 of the 12 stored, run again, drawn by --seed (\d+)", out)[1]
+    assert code == 0
+    assert out.rstrip().endswith("1 cell: every outcome that was run again is the one stored")
+    (record,) = json.loads(typed(capsys, "centroid", "--episodes", "4", "--seed", seed, "--json")[1])
+    assert record["seed"] == int(seed)
+    assert json.loads(typed(capsys, "centroid", "--json")[1])[0]["seed"] is None
+
+    def stop(worker, chunk):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MethodWorker, "__call__", stop)
+    _, _, err = typed(capsys, "centroid", "--episodes", "4", "--into", "again")
+    assert re.search(
+        r"fewshot-bench reproduce centroid --episodes 4 --into again --device cpu --seed \d+$", err.strip()
+    )

@@ -211,8 +211,9 @@ def test_other_images_are_found_before_anything_is_trained(trained, monkeypatch)
     other = rewritten(trained, lambda told: told["protocol"].update(dataset_fingerprint="cd" * 32))
     assert "the images of glyphs here have another fingerprint" in refused(other)
     absent = rewritten(other, lambda told: told["protocol"].update(dataset="fc100"))
-    assert "the images of fc100 are not here. See: fewshot-bench data check fc100" in refused(absent)
-    assert "was expected. See: fewshot-bench data check fc100" in refused(absent, dataset=trained / "nowhere")
+    told = "; say where they lie with --dataset PATH. What to obtain: fewshot-bench data check fc100."
+    assert f"the images of fc100 are not here{told}" in refused(absent)
+    assert f"was expected{told}" in refused(absent, dataset=trained / "nowhere")
 
 
 def test_a_record_that_lacks_the_study_or_contradicts_it_is_refused(trained, monkeypatch):

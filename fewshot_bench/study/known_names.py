@@ -1,0 +1,143 @@
+"""The names of adaptations, backbones and losses, without importing what they stand for.
+
+A registry is filled where its things are defined, and these import torch, which takes seconds. A slip of the pen should
+not wait for it. A test holds this list against the registries.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from fewshot_bench.datasets import check_name
+from fewshot_bench.errors import CodeNotTrustedError, UnknownNameError
+from fewshot_bench.paths import checkpoints_folder
+from fewshot_bench.study.study import Study
+from fewshot_bench.training.recipe import refuse_unknown_choices
+
+Kind = Literal["adaptation", "backbone", "loss"]
+
+OWN_NAMES: dict[Kind, tuple[str, ...]] = {
+    "adaptation": ("centroid", "finetune", "finetune-head", "logistic"),
+    "backbone": ("conv4_32", "conv4_64", "efficientnet_lite0", "resnet12", "wrn28_10"),
+    "loss": ("ce", "ce+schane", "ce+simclr", "ce+supcon"),
+}
+"""Those that come with this package."""
+
+_ROOMS: dict[Kind, str] = {"adaptation": "adaptation", "backbone": "backbones", "loss": "losses"}
+_GROUPS: dict[Kind, str] = {kind: f"fewshot_bench.{kind}{'es' if kind == 'loss' else 's'}" for kind in OWN_NAMES}
+_TIMM = "timm:"
+_MODEL = re.compile(r"@register_model\s+def (\w+)\(")
+
+
+def refuse_misspelt(kind: Kind, name: str) -> None:
+    """See that a registry could know a name; what names code is left to the registry.
+
+    Args:
+        kind: of thing.
+        name: as it was typed.
+
+    Raises:
+        UnknownNameError: it cannot.
+    """
+    if f"fewshot_bench.{_ROOMS[kind]}" in sys.modules:  # the registry is here, and knows better
+        return
+    known = known_names(kind)
+    if name in known:
+        return
+    if kind == "backbone" and (name.startswith(_TIMM) or ":" not in name):
+        model = name.removeprefix(_TIMM).partition(".")[0]  # what follows a dot names weights of the model
+        if _timm_may_know(model):
+            return
+        if name.startswith(_TIMM):
+            raise UnknownNameError("timm model", model, timm_models())
+    if ":" not in name:
+        raise UnknownNameError(kind, name, known)
+
+
+def refuse_misspelt_of(study: Study) -> None:
+    """See that every name in a study could be known, before anything heavy is imported.
+
+    Raises:
+        UnknownNameError: one cannot.
+    """
+    _refuse_misspelt_dataset(study.dataset)
+    for checkpoint in study.checkpoints or ():
+        _refuse_missing(checkpoint)
+    if study.backbone is not None:
+        refuse_misspelt("backbone", study.backbone)
+    for adaptation in study.adaptations:
+        refuse_misspelt("adaptation", adaptation)
+    for loss in (*study.losses, *(study.base_losses or ())):
+        refuse_misspelt("loss", loss)
+
+
+def refuse_misspelt_training(dataset: str, backbone: str, loss: str, settings: Mapping[str, Any]) -> None:
+    """The same of a training.
+
+    Args:
+        dataset: as it was typed, as are the others.
+        backbone: its name.
+        loss: its name.
+        settings: of the recipe.
+
+    Raises:
+        UnknownNameError: a name is not known.
+        StudyError: a setting is a word that it does not take.
+    """
+    _refuse_misspelt_dataset(dataset)
+    refuse_misspelt("backbone", backbone)
+    refuse_misspelt("loss", loss)
+    refuse_unknown_choices(settings)
+
+
+def _refuse_misspelt_dataset(name: str) -> None:
+    with suppress(CodeNotTrustedError):  # whether it is, is decided where it would be imported
+        check_name(name)
+
+
+def _refuse_missing(checkpoint: str) -> None:
+    """See that a network of that name was trained, or is being trained; what cannot be a name is left to the reader."""
+    if "/" in checkpoint or "\\" in checkpoint or not checkpoint:
+        return
+    folder = checkpoints_folder()
+    if any((folder / f"{checkpoint}{end}").is_file() for end in (".safetensors", ".state.safetensors")):
+        return
+    stems = [path.stem for path in folder.glob("*.safetensors") if not path.name.startswith(".")]
+    known = [stem for stem in stems if not stem.endswith(".state")]
+    raise UnknownNameError("checkpoint", checkpoint, known, "See: fewshot-bench train --help")
+
+
+def known_names(kind: Kind) -> list[str]:
+    """The names that come with this package, and those of entry points, which are not loaded for it."""
+    return sorted({*OWN_NAMES[kind], *(point.name for point in entry_points(group=_GROUPS[kind]))})
+
+
+@cache
+def timm_models() -> tuple[str, ...]:
+    """The models that the source of timm registers, sorted."""
+    return tuple(sorted({name for text in _timm_sources() for name in _MODEL.findall(text)}))
+
+
+def _timm_may_know(model: str) -> bool:
+    """Whether timm has a model, or had one of that name; true where its source cannot be read."""
+    if not timm_models() or model in timm_models():
+        return True
+    if not model:
+        return False
+    former = re.compile(rf"""['"]{re.escape(model)}['"]\s*:""")  # a key of a table of former names
+    return any(former.search(text) for text in _timm_sources())
+
+
+def _timm_sources() -> Iterator[str]:
+    spec = find_spec("timm")
+    for folder in (spec.submodule_search_locations if spec is not None else None) or ():
+        for path in sorted(Path(folder, "models").glob("*.py")):
+            yield path.read_text(encoding="utf-8", errors="replace")
