@@ -131,19 +131,19 @@ def kept_copies(label: str) -> Iterator[Dataset]:
         label: what the images are called in results.
     """
     folder = cache_folder() / _FOLDER
-    for place in _copies(folder, label):
+    for place in _kept_in(folder, label):
         with suppress(DatasetError):
             yield open_stored(place.name, folder=folder)
 
 
-def _copies(folder: Path, label: str) -> list[Path]:
+def _kept_in(folder: Path, label: str) -> list[Path]:
     pattern = rf"{re.escape(label)}-\w{{16}}"
     return [folder / name for name in stored_names(folder=folder) if re.fullmatch(pattern, name)]
 
 
 def _remove_oldest(folder: Path, label: str) -> None:
     """Make room for another copy of a folder's images: files change, and divisions are tried, and each is a copy."""
-    copies = _copies(folder, label)
+    copies = _kept_in(folder, label)
     copies.sort(key=lambda place: (place / "dataset.json").stat().st_mtime)
     for place in copies[: max(0, len(copies) - _MOST_COPIES + 1)]:
         shutil.rmtree(place, ignore_errors=True)

@@ -213,8 +213,9 @@ def _said(options: Options, kind: type[Options]) -> dict[str, Any]:
 
 def _count_of_contrasts(method: dict[str, Any]) -> int:
     """How many `_contrasts` there are."""
-    weights, temperatures = method.get("lambda_", (None,)), method.get("tau", (None,))
-    without = sum(weight == 0 for weight in weights)
+    weights: tuple[float | None, ...] = method.get("lambda_", (None,))
+    temperatures: tuple[float | None, ...] = method.get("tau", (None,))
+    without = sum(1 for weight in weights if weight == 0)
     return without + (len(weights) - without) * len(temperatures)
 
 
