@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,15 +31,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="families, separated by commas")
     only = [name for name in parser.parse_args().only.split(",") if name]
     print(f"timm {timm.__version__}, torch {torch.__version__}, Python {platform.python_version()}; weights random.\n")
-    print(f"| family | network | parameters | own size | D | num_features | at {OTHER_SIZE} px | s |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | --- | ---: |")
+    print(f"| family | network | parameters | own size | D | num_features | at {OTHER_SIZE} px |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | --- |")
     own = ("conv4", "resnet12", "wrn28_10")  # which this package registers
     for family in only or [module for module in list_modules() if module not in own]:
         for name, count in smallest(family):
-            began = time.perf_counter()
-            cells = row(name)
-            seconds = time.perf_counter() - began
-            print(f"| {family} | `{name}` | {count:,} | {' | '.join(cells)} | {seconds:.1f} |", flush=True)
+            print(f"| {family} | `{name}` | {count:,} | {' | '.join(row(name))} |", flush=True)
 
 
 def smallest(family: str) -> Iterator[tuple[str, int]]:
