@@ -101,7 +101,9 @@ def run(
     loss: Annotated[str, typer.Option(help="Losses of adaptations that train, e.g. ce,ce+schane.")] = "ce",
     lambda_: Annotated[float, typer.Option("--lambda", help="Weight of the contrastive term.")] = 0.9,
     tau: Annotated[float, typer.Option(help="Temperature of the contrastive term.")] = 0.5,
-    reading: Annotated[str, typer.Option(help="Reading of Equation 4: in or out.")] = "in",
+    reading: Annotated[
+        str | None, typer.Option(help="Of ce+schane, Equation 4 of its paper: in or out. Default: in.")
+    ] = None,
     tune: Annotated[
         str | None,
         typer.Option(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from inspect import signature
+from typing import Protocol, get_args
 
 from torch import Tensor
 
+from fewshot_bench.errors import StudyError
 from fewshot_bench.losses.contrastive import Reading
 from fewshot_bench.registry import Registry
 
@@ -37,7 +39,7 @@ class Loss(Protocol):
             images: id of the image that each view comes from, [..., B] or anything that broadcasts to it.
             lambda_: share of the contrastive term, 0 to 1.
             tau: temperature of the contrastive term.
-            reading: how the mean over positives is taken, see `contrastive_loss`.
+            reading: how the mean over positives is taken, see `contrastive_loss`; one of `readings_of` the loss.
             label_smoothing: of the cross-entropy, see `cross_entropy`.
 
         Returns:
@@ -46,6 +48,74 @@ class Loss(Protocol):
 
 
 LOSSES: Registry[Loss] = Registry("loss")
+
+
+def readings_of(loss: str) -> tuple[Reading, ...]:
+    """The readings that a loss offers, its default first; none where it takes no mean over positives.
+
+    The losses of this project say them where they are registered. A loss of the user's own takes both; its default is
+    that of its argument `reading`, or "in".
+
+    Args:
+        loss: its name.
+
+    Raises:
+        UnknownNameError: the loss is not known.
+
+    Examples:
+        >>> readings_of("ce+schane"), readings_of("ce+supcon"), readings_of("ce")
+        (('in', 'out'), ('out',), ())
+    """
+    entry = LOSSES[loss]
+    if "readings" in entry.facts:
+        offered: tuple[Reading, ...] = entry.facts["readings"]
+        return offered
+    return ("out", "in") if _default_of(entry.factory, "reading") == "out" else ("in", "out")
+
+
+def reading_of(loss: str, asked: Reading | None = None) -> Reading:
+    """How a loss takes the mean over positives.
+
+    Args:
+        loss: its name.
+        asked: what somebody wants instead of the loss's default.
+
+    Raises:
+        UnknownNameError: the loss is not known.
+        StudyError: the loss has no such reading.
+    """
+    offered = readings_of(loss)
+    if asked is None:
+        return offered[0] if offered else "out"
+    if asked not in get_args(Reading):
+        raise StudyError(f"reading should be one of {', '.join(get_args(Reading))}, not {asked}.")
+    if asked not in offered:
+        own = f"always takes '{offered[0]}', as its paper defines it" if offered else "has none"
+        raise StudyError(f"the reading '{asked}' belongs to ce+schane; {loss} {own}. Do not set reading for it.")
+    return asked
+
+
+def other_reading(loss: str, asked: Reading | None) -> Reading | None:
+    """The reading that somebody wants, or None where it is the loss's default, so that one thing is said in one way.
+
+    Args:
+        loss: its name.
+        asked: None for the default.
+
+    Raises:
+        UnknownNameError: the loss is not known.
+        StudyError: the loss has no such reading.
+    """
+    reading = reading_of(loss, asked)
+    return None if reading == reading_of(loss) else reading
+
+
+def _default_of(function: Loss, argument: str) -> object:
+    """The default of an argument; None where there is none, or the function does not say what it takes."""
+    try:
+        return signature(function).parameters[argument].default
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def mixture(cross_entropy: Tensor, contrastive: Tensor, lambda_: float) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Any
 
 from fewshot_bench.adaptation import ADAPTATIONS, Adaptation
 from fewshot_bench.errors import StudyError, UnknownNameError
-from fewshot_bench.losses import LOSSES
+from fewshot_bench.losses import LOSSES, Reading, reading_of, readings_of
 from fewshot_bench.study.study import Study
 
 _OPTIONS_OF_THEIR_OWN = {"loss": "--loss", "lambda_": "--lambda", "tau": "--tau", "reading": "--reading"}
@@ -35,9 +35,15 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
         if taken and "loss" in accepted:
             raise StudyError(f"--set {taken[0]} is not taken; use {_OPTIONS_OF_THEIR_OWN[taken[0]]} instead.")
         if "loss" in accepted:
-            shared = {"lambda_": study.lambda_, "tau": study.tau, "reading": study.reading}
-            shared = {key: value for key, value in shared.items() if key in accepted}
-            planned += [_build(factory, {**chosen, **shared, "loss": loss}, name) for loss in study.losses]
+            for loss in study.losses:
+                shared = {
+                    "lambda_": study.lambda_,
+                    "tau": study.tau,
+                    "reading": chosen_reading(study, loss),
+                    "loss": loss,
+                }
+                shared = {key: value for key, value in shared.items() if key in accepted}
+                planned.append(_build(factory, chosen | shared, name))
         else:
             planned.append(_build(factory, chosen, name))
     unused = sorted(set(study.hyper_parameters) - used)
@@ -46,6 +52,27 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
         accepted = set().union(*(hyper_parameters_of(name) for name in study.adaptations))
         raise StudyError(unknown_hyper_parameter(unused[0], accepted, f"of this study ({names})"))
     return planned
+
+
+def chosen_reading(study: Study, loss: str) -> Reading | None:
+    """What a study says of the reading, for a loss that can be read in several ways; None for the loss's own."""
+    return study.reading if len(readings_of(loss)) > 1 else None
+
+
+def refuse_reading_without_effect(study: Study, base_losses: Iterable[str]) -> None:
+    """See that a reading which a study names is one that a loss of it can have.
+
+    Args:
+        study: whose reading and losses.
+        base_losses: that it trains with on the base split.
+
+    Raises:
+        StudyError: no loss can be read so.
+    """
+    trains = any("loss" in hyper_parameters_of(name) for name in study.adaptations)
+    used = list(dict.fromkeys([*base_losses, *(study.losses if trains else ())]))
+    if study.reading is not None and used and not any(study.reading in readings_of(loss) for loss in used):
+        reading_of(used[-1], study.reading)
 
 
 def unknown_hyper_parameter(name: str, accepted: Collection[str], whose: str) -> str:

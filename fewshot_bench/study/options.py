@@ -77,7 +77,7 @@ class MethodOptions(Options):
     adaptations: tuple[str, ...] = Field(default=("centroid",), min_length=1)
     losses: tuple[str, ...] = Field(default=("ce",), min_length=1)
     hyper_parameters: dict[str, Any] = Field(default_factory=dict)
-    reading: Literal["in", "out"] = "in"
+    reading: Literal["in", "out"] | None = None
 
 
 class ComputingOptions(Options):

@@ -14,7 +14,7 @@ from fewshot_bench.adaptation import ADAPTATIONS
 from fewshot_bench.backbones import BACKBONES, BackboneRequest, model_of_hub
 from fewshot_bench.datasets import check_name, looks_like_a_place
 from fewshot_bench.errors import UnknownNameError
-from fewshot_bench.losses import LOSSES
+from fewshot_bench.losses import LOSSES, readings_of
 from fewshot_bench.registry import Registry
 from fewshot_bench.study.checkpoints import SAID_BY_A_CHECKPOINT
 from fewshot_bench.study.methods import hyper_parameters_of, unknown_hyper_parameter
@@ -145,11 +145,23 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
             common = {name: value for name, value in common.items() if name not in _NETWORK}
         if "checkpoints" in own:
             common = {name: value for name, value in common.items() if name not in SAID_BY_A_CHECKPOINT}
+        if not self._can_be_read_so(own) and any(self._can_be_read_so(_said(one, MethodTable)) for one in self.methods):
+            common.pop("reading", None)
         accepted = self._accepted(table)
         shared = {name: value for name, value in self.hyper_parameters.items() if name in accepted}
         fields = {**common, **own, "hyper_parameters": {**shared, **table.hyper_parameters}}
         fields.pop("datasets", None)
         return fields
+
+    def _can_be_read_so(self, table: dict[str, Any]) -> bool:
+        """Whether the reading that the file names for all tables is one that a loss of this table may have."""
+        method = _said(self, MethodTable) | table
+        losses = (*method.get("losses", ()), *(method.get("base_losses") or ()))
+        return (
+            self.reading is None
+            or method.get("base_losses") is None  # which losses these are is for the backbone to say
+            or any(self.reading in readings_of(loss) for loss in losses)
+        )
 
     def _accepted(self, table: MethodTable) -> set[str]:
         """The hyper-parameters of a table's adaptations."""

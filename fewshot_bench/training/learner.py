@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES
+from fewshot_bench.losses import LOSSES, reading_of
 from fewshot_bench.losses.precision import at_least_float32
 from fewshot_bench.training.augment import choose_augmentation, two_views
 from fewshot_bench.training.gradients import (
@@ -174,7 +174,8 @@ class Learner:
 
     def _loss(self) -> Callable[..., Tensor]:
         recipe, loss = self.recipe, LOSSES[self.recipe.loss].factory
-        settings: dict[str, Any] = {"lambda_": recipe.lambda_, "tau": recipe.tau, "reading": recipe.reading}
+        settings: dict[str, Any] = {"lambda_": recipe.lambda_, "tau": recipe.tau}
+        settings["reading"] = reading_of(recipe.loss, recipe.reading)
         if recipe.label_smoothing:  # a loss of the user's own need not know it
             settings["label_smoothing"] = recipe.label_smoothing
             if "label_smoothing" not in signature(loss).parameters:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES, Reading
+from fewshot_bench.losses import LOSSES, Reading, other_reading, reading_of
 
 Optimizer = Literal["adamw", "adam"]
 Schedule = Literal["constant", "cosine", "one-cycle"]
@@ -23,7 +23,7 @@ class Recipe:
         loss: name of a loss.
         lambda_: share of the contrastive term.
         tau: temperature of the contrastive term.
-        reading: how the contrastive term takes the mean over positives.
+        reading: how the contrastive term takes the mean over positives; None for the default of the loss.
         epochs: passes over the split.
         batch_size: images per step; each is seen in two views, whatever the loss.
         optimizer: "adamw" decouples the weight decay, "adam" adds it to the gradient. The paper writes Adam with
@@ -45,7 +45,7 @@ class Recipe:
     loss: str = "ce"
     lambda_: float = 0.9
     tau: float = 0.5
-    reading: Reading = "in"
+    reading: Reading | None = None
     epochs: int = 100
     batch_size: int = 1024
     optimizer: Optimizer = "adamw"
@@ -65,9 +65,9 @@ class Recipe:
 
         Raises:
             UnknownNameError: the loss is not known.
-            StudyError: a value is out of its range.
+            StudyError: a value is out of its range, or the loss has no such reading.
         """
-        LOSSES[self.loss]
+        object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
         self._expect(self.epochs >= 1, "epochs", "1 or more")
         self._expect(abs(self.seed) < 1 << 63, "seed", "a whole number of 64 bits")
         self._expect(self.batch_size >= 2, "batch_size", "2 or more, since a contrast needs two images")
@@ -104,6 +104,8 @@ class Recipe:
         values = {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
         if not LOSSES[self.loss].facts.get("is_contrastive", True):
             values = {name: value for name, value in values.items() if name not in ("lambda_", "tau", "reading")}
+        else:
+            values["reading"] = reading_of(self.loss, self.reading)
         return values
 
     def changes_from(self, other: Recipe) -> dict[str, Any]:
@@ -112,7 +114,7 @@ class Recipe:
         Args:
             other: usually the default for the same loss.
         """
-        theirs = asdict(other)
+        theirs = asdict(other) | other.hyper_parameters()
         return {
             name: value for name, value in self.hyper_parameters().items() if value != theirs[name] and name != "loss"
         }
@@ -134,7 +136,6 @@ class Recipe:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "reading": get_args(Reading),
     "optimizer": get_args(Optimizer),
     "schedule": get_args(Schedule),
     "augmentation": get_args(AugmentationName),

@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.losses import LOSSES
+from fewshot_bench.losses import LOSSES, reading_of
 from fewshot_bench.training.per_episode.batch_norm import use_batch_statistics, use_statistics_of
 from fewshot_bench.training.per_episode.head import StackedHead, dropped
 from fewshot_bench.training.per_episode.network_parts import NetworkParts
@@ -66,7 +66,7 @@ def adapt_one(
             images,
             lambda_=recipe.lambda_,
             tau=recipe.tau,
-            reading=recipe.reading,
+            reading=reading_of(recipe.loss, recipe.reading),
         )
         optimizer.zero_grad()
         torch.autograd.backward(loss)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES
+from fewshot_bench.losses import LOSSES, reading_of
 from fewshot_bench.training.per_episode.batch_norm import has_batch_norm, use_batch_statistics, use_statistics_of
 from fewshot_bench.training.per_episode.early_stopping import EarlyStopping
 from fewshot_bench.training.per_episode.head import StackedHead, dropped
@@ -186,7 +186,7 @@ class EpisodeTrainer:
             images,
             lambda_=self.recipe.lambda_,
             tau=self.recipe.tau,
-            reading=self.recipe.reading,
+            reading=reading_of(self.recipe.loss, self.recipe.reading),
             **smoothing,
         )
         self.optimizer.zero_grad(set_to_none=True)
