@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from fewshot_bench.cli.options import assignment
-from fewshot_bench.cli.study_options import chosen_fields, study_fields, typed_options, validated_study
+from fewshot_bench.cli.study_options import (
+    chosen_fields,
+    named_backbones,
+    study_fields,
+    typed_options,
+    validated_study,
+)
 
 if TYPE_CHECKING:
     from fewshot_bench.study.overrides import Override
@@ -42,7 +48,11 @@ def planned_study(context: typer.Context, study: str | None, setting: Path | Non
     from fewshot_bench.study.plan import StudyPlan
 
     if study is None:
-        return StudyPlan.of_one(validated_study(chosen_fields(context, setting)))
+        fields = chosen_fields(context, setting)
+        backbones = named_backbones(fields)
+        return StudyPlan.of_options(
+            validated_study({**fields, "backbone": backbones[0] if backbones else None}), backbones
+        )
     from fewshot_bench.study.overrides import Override
     from fewshot_bench.study.study_source import plan_of_file
 

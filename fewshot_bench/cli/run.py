@@ -53,7 +53,8 @@ def run(
         typer.Option(help="See: fewshot-bench data ls; or your own images: a folder, archive or manifest, or hf:NAME."),
     ] = "glyphs",
     backbone: Annotated[
-        str | None, typer.Option(help="See: fewshot-bench ls backbones; or timm:NAME for any timm model.")
+        str | None,
+        typer.Option(help="See: fewshot-bench ls backbones; or timm:NAME for any timm model; e.g. conv4_64,resnet12."),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights for the backbone: safetensors or state dict.")] = None,
     checkpoint: Annotated[

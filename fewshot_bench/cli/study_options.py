@@ -74,6 +74,24 @@ def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> d
     return read_setting(setting_path).applied_to(fields, typed, str(setting_path))
 
 
+def named_backbones(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The backbones that `--backbone` lists; none where the option is not there.
+
+    Args:
+        fields: as `chosen_fields` gives them.
+
+    Raises:
+        StudyError: it lists none.
+    """
+    from fewshot_bench.errors import StudyError
+
+    text = fields.get("backbone")
+    backbones = () if text is None else words(text)
+    if text is not None and not backbones:
+        raise StudyError("--backbone takes one value or more; none was given.")
+    return backbones
+
+
 def typed_options(context: typer.Context) -> list[str]:
     """The names of the parameters that stand on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}

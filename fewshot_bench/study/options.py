@@ -63,9 +63,8 @@ class EpisodeOptions(Options):
 
 
 class MethodOptions(Options):
-    """What is done with each episode, apart from the contrastive term's weight and temperature."""
+    """What is done with each episode, apart from the backbone and the contrastive term's weight and temperature."""
 
-    backbone: str | None = None
     weights: Path | None = None
     checkpoints: tuple[str, ...] | None = None
     image_size: int | None = Field(default=None, ge=16, le=1024)

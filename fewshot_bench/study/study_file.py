@@ -30,9 +30,10 @@ _NETWORK = ("backbone", "weights", "checkpoints")
 
 
 class MethodTable(MethodOptions):
-    """One `[[methods]]` table; several values of lambda or tau are so many methods."""
+    """One `[[methods]]` table; several backbones or values of lambda or tau are so many methods."""
 
     datasets: tuple[str, ...] | None = None
+    backbone: tuple[str, ...] | None = Field(default=None, min_length=1)
     lambda_: tuple[Lambda, ...] = Field(default=(0.9,), alias="lambda", min_length=1)
     tau: tuple[Tau, ...] = Field(default=(0.5,), min_length=1)
 
@@ -60,8 +61,8 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
             for path, table in self._tables():
                 if table.datasets is None or dataset in table.datasets:
                     method = self._method_fields(table)
-                    for contrast in _contrasts(method):
-                        yield Study(**{"dataset": dataset, **shared, **method, **contrast}), path
+                    for variant in _variants(method):
+                        yield Study(**{"dataset": dataset, **shared, **method, **variant}), path
 
     def problem(self) -> tuple[KeyPath, str] | None:
         """The first thing that is wrong with the file as a whole: where, and in words."""
@@ -99,13 +100,13 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         return None
 
     def _problem_of_size(self) -> tuple[KeyPath, str] | None:
-        methods = sum(1 for _, table in self._tables() for _ in _contrasts(self._method_fields(table)))
+        methods = sum(1 for _, table in self._tables() for _ in _variants(self._method_fields(table)))
         if methods * len(self.datasets) > MOST_STUDIES:
             return (), f"{methods:,} methods on {len(self.datasets)} datasets are more than {MOST_STUDIES:,} studies."
         if self.until_ci is not None and methods > 1:
             return ("until_ci",), (
                 "until_ci stops the methods of one network together, so that they share their episodes; this file has "
-                f"{methods} tables or values of lambda and tau. Say episodes instead, or divide the file."
+                f"{methods} tables, backbones or values of lambda and tau. Say episodes instead, or divide the file."
             )
         return None
 
@@ -113,8 +114,9 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         """Every adaptation, loss and registered backbone that is named: where it is, and what should know it."""
         kinds: dict[str, Registry[Any]] = {"adaptations": ADAPTATIONS, "losses": LOSSES, "base_losses": LOSSES}
         for path, table in (((), self), *self._tables()):
-            if table.backbone is not None and model_of_hub(BackboneRequest(table.backbone)) is None:
-                yield (*path, "backbone"), BACKBONES, table.backbone
+            for number, name in enumerate(table.backbone or ()):
+                if model_of_hub(BackboneRequest(name)) is None:
+                    yield (*path, "backbone", number), BACKBONES, name
             for kind, registry in kinds.items():
                 if kind in table.model_fields_set:
                     for number, name in enumerate(getattr(table, kind) or ()):
@@ -124,7 +126,7 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         """Every name of the form `module:callable`, which would be imported, with where it is."""
         named = [(path, name) for path, _, name in self.names()]
         for path, table in (((), self), *self._tables()):
-            named += [((*path, "backbone"), table.backbone or "")]
+            named += [((*path, "backbone", number), name) for number, name in enumerate(table.backbone or ())]
         named += [
             (("datasets", number), name) for number, name in enumerate(self.datasets) if not looks_like_a_place(name)
         ]
@@ -174,12 +176,13 @@ def _said(options: Options, kind: type[Options]) -> dict[str, Any]:
     return {name: getattr(options, name) for name in kind.model_fields if name in options.model_fields_set}
 
 
-def _contrasts(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every combination of lambda and tau; with lambda = 0 the loss is cross-entropy, which knows no tau.
+def _variants(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every combination of backbone, lambda and tau; with lambda = 0 the loss is cross-entropy, which knows no tau.
 
     What was not given stays away, so that a study can tell.
     """
-    for weight in method.get("lambda_", (None,)):
-        for temperature in method.get("tau", (None,))[: 1 if weight == 0 else None]:
-            pair = {"lambda_": weight, "tau": temperature}
-            yield {name: value for name, value in pair.items() if value is not None}
+    for backbone in dict.fromkeys(method.get("backbone") or (None,)):
+        for weight in method.get("lambda_", (None,)):
+            for temperature in method.get("tau", (None,))[: 1 if weight == 0 else None]:
+                variant = {"backbone": backbone, "lambda_": weight, "tau": temperature}
+                yield {name: value for name, value in variant.items() if value is not None}
