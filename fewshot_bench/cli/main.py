@@ -31,6 +31,7 @@ from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.printable import printable
+from fewshot_bench.saved import SAVED, begin, is_anything_saved
 
 app = typer.Typer(
     name="fewshot-bench",
@@ -103,6 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
 def exit_code(arguments: list[str] | None = None) -> int:
     """Run the command line; errors that a user can mend become one line on stderr and code 2."""
     typed = list(sys.argv[1:] if arguments is None else arguments)  # a command may change what is told in the end
+    begin()
     with signals_interrupt() as received:
         try:
             result = _outcome(typed)
@@ -113,9 +115,18 @@ def exit_code(arguments: list[str] | None = None) -> int:
             is_stopped = True
     if not is_stopped:
         return result
-    command = f": {shlex.join(['fewshot-bench', *typed])}" if set(typed) & _GO_ON else "."
-    _tell(f"\nstopped. What is finished is on disk; run the same command again to go on from there{command}")
+    _tell(f"\n{_last_words(typed)}")
     return received.exit_code
+
+
+def _last_words(typed: list[str]) -> str:
+    """What a stopped command leaves, and how to go on."""
+    if not set(typed) & _GO_ON:
+        return "stopped."
+    command = shlex.join(["fewshot-bench", *typed])
+    if is_anything_saved():
+        return f"stopped. {SAVED}; run the same command again to go on from there: {command}"
+    return f"stopped before anything new was saved. To start again: {command}"
 
 
 def _outcome(typed: list[str]) -> int:

@@ -26,6 +26,7 @@ from fewshot_bench.outcomes.outcomes import Outcomes
 from fewshot_bench.outcomes.part import new_part
 from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_among, with_parts
 from fewshot_bench.paths import Place, is_local
+from fewshot_bench.saved import note_saved
 from fewshot_bench.stored_files import check_writable, files_under, read_all
 
 
@@ -145,6 +146,7 @@ class OutcomeStore:
 
     def _write(self, cell: Cell, name: str, content: bytes, by_run: list[tuple[int, pd.DataFrame]]) -> None:
         write_once(self.cell_folder(cell) / name, content)
+        note_saved()
         self._held.setdefault(cell.key, {})[name] = [(run, rows["episode"].to_numpy()) for run, rows in by_run]
 
     def read(self, cell_or_key: Cell | str, *, with_predictions: bool = True) -> pd.DataFrame:
