@@ -140,7 +140,8 @@ def _outcome(typed: list[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help of a command without its sub-command
             typer.echo(message, err=True)
             return _USER_ERROR
-        return _complain(f"{message} See: fewshot-bench --help") if message else _USER_ERROR
+        advice = _on_files(message, typed) or "See: fewshot-bench --help"
+        return _complain(f"{message.rstrip('.')}. {advice}") if message else _USER_ERROR
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -157,6 +158,17 @@ def _outcome(typed: list[str]) -> int:
             " what is stored already is as it was."
         )
     return result if isinstance(result, int) else 0
+
+
+def _on_files(message: str, typed: list[str]) -> str:
+    """What to type to those who give a file of accuracies to a command that takes none; empty for the others."""
+    if "unexpected extra argument" not in message:
+        return ""
+    from fewshot_bench.outcomes.claimed import ACCURACY_FILES
+    from fewshot_bench.report.method_names import import_first
+
+    file = next((text for text in typed if text in message and text.lower().endswith(ACCURACY_FILES)), None)
+    return "" if file is None else import_first(file)
 
 
 def _complain(sentence: str, code: int = _USER_ERROR) -> int:

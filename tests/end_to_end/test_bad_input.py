@@ -73,7 +73,10 @@ BAD = {
     "no lock file": (["episodes", "verify", "cut.zip"], "is not a lock file"),
     "weights of another network": (["run", "--weights", "other.pth"], "it is not for this backbone"),
     "weights that are missing": (["run", "--weights", "no.pth"], "no.pth is not a file"),
-    "results in a file": (["run", "--results", "cut.zip"], "cut.zip: Not a directory. Check the path"),
+    "results in a file": (
+        ["run", "--results", "cut.zip"],
+        "cut.zip is a file, not a folder of results. Name the folder.",
+    ),
     "picture in no folder": (["episodes", "show", "--png", "cut.zip/a.png"], "cut.zip/a.png: Not a directory"),
     "NaN weights": (["run", "--weights", "nan.pth", "--base-loss", "none"], "NaN or infinite embeddings for 1200"),
 }
