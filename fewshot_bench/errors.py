@@ -24,6 +24,20 @@ class UnknownNameError(FewshotBenchError):
         super().__init__(f"there is no {kind} called '{name}'. {offer}{' ' + hint if hint else ''}")
 
 
+class CodeError(FewshotBenchError):
+    """What a user names as `module:callable` cannot be imported, or is not what is asked for."""
+
+
+class CodeNotTrustedError(FewshotBenchError):
+    """A name means code, or data that runs code, and nobody has said that it may be imported."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        registry = f"{kind}{'es' if kind.endswith('s') else 's'}".upper()
+        super().__init__(
+            f"the {kind} {name} names code, which is imported only with --trust-code (in Python: {registry}.admit)."
+        )
+
+
 class DatasetError(FewshotBenchError):
     """A dataset is absent, incomplete, damaged, or its source cannot be read."""
 

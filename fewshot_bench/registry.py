@@ -3,17 +3,25 @@
 Each registry is filled by a decorator beside the thing it names. Other packages add to it through entry
 points of the groups `fewshot_bench.datasets`, `.backbones`, `.adaptations` and `.losses`; a user can name anything
 importable as `module:callable`.
+
+To look a name up never imports what is named `module:callable`: names also come from files, which strangers write. Who
+knows that a name is the user's own admits it first.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
-from fewshot_bench.errors import UnknownNameError
+from fewshot_bench.code_identity import CodeIdentity, code_of
+from fewshot_bench.errors import CodeError, CodeNotTrustedError, UnknownNameError
+from fewshot_bench.named_code import failure_of, importable_from, imported, is_code
 
 T = TypeVar("T")
 
@@ -27,64 +35,157 @@ class Entry(Generic[T]):
     summary: str
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def code(self) -> CodeIdentity | None:
+        """Which code it is; None for a part of this project."""
+        return code_of(self.factory)
+
 
 class Registry(Generic[T]):
     """A mapping from names to factories of one kind of thing, open to entry points."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(
+        self, kind: str, *, check: Callable[[str, T], None] | None = None, schemes: Iterable[str] = ()
+    ) -> None:
+        """Begin empty.
+
+        Args:
+            kind: what it names.
+            check: refuses a factory that is not what it should be; called with its name, and with itself.
+            schemes: what may stand before a colon in a name of this kind and is no module.
+        """
         self.kind = kind
         self.group = f"fewshot_bench.{kind}{'es' if kind.endswith('s') else 's'}"
+        self._check, self._schemes = check, tuple(schemes)
         self._entries: dict[str, Entry[T]] = {}
-        self._entry_points_are_loaded = False
+        self._admitted: dict[str, None] = {}
 
     def register(self, name: str, summary: str, **facts: Any) -> Callable[[T], T]:
         """Decorate a factory to make it known as `name`."""
 
         def add(factory: T) -> T:
-            self._entries[name] = Entry(name, factory, summary, facts)
+            self._add(name, factory, summary, facts)
             return factory
 
         return add
 
     def __getitem__(self, name: str) -> Entry[T]:
-        """Find an entry.
+        """Find an entry; nothing is imported for it but the installed entry point of that name.
 
         Raises:
             UnknownNameError: nothing is registered under that name.
+            CodeNotTrustedError: the name means code that nobody has admitted.
+            CodeError: the entry point cannot be imported.
         """
-        self._load_entry_points()
         if name in self._entries:
             return self._entries[name]
-        if ":" in name:
-            return self._import(name)
-        raise UnknownNameError(self.kind, name, self._entries)
+        if name in self._points:
+            return self._loaded(self._points[name])
+        if is_code(name):
+            raise CodeNotTrustedError(self.kind, name)
+        raise UnknownNameError(self.kind, name, self.names())
 
     def __iter__(self) -> Iterator[Entry[T]]:
-        self._load_entry_points()
-        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+        for name in self.names():
+            try:
+                yield self[name]
+            except CodeError as error:
+                yield Entry(name, None, f"broken: {error}")  # type: ignore[arg-type]  # there is none to be had
 
     def __contains__(self, name: str) -> bool:
-        self._load_entry_points()
-        return name in self._entries
+        return name in self._entries or name in self._points
 
     def names(self) -> list[str]:
         """All registered names, sorted."""
-        return [entry.name for entry in self]
+        return sorted(self._entries.keys() | self._points.keys())
 
-    def _import(self, name: str) -> Entry[T]:
-        module_name, _, attribute = name.partition(":")
-        try:
-            factory = getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
-            raise UnknownNameError(self.kind, name, self._entries, hint=f"({error})") from error
-        return Entry(name, factory, f"{attribute} of {module_name}")
+    def admit(self, name: str) -> None:
+        """Import what a name of the form `module:callable` means, so that it can be looked up in this process.
 
-    def _load_entry_points(self) -> None:
-        if self._entry_points_are_loaded:
+        It is for names that come from the user's own hand, or that the user trusts by `--trust-code`; never for what a
+        file says. Names of another form need no admission and are left alone.
+
+        Raises:
+            CodeError: it cannot be imported, is not what it should be, or has no source to be told by later.
+        """
+        if not is_code(name) or (name in self and name not in self._admitted):
             return
-        self._entry_points_are_loaded = True
-        for point in entry_points(group=self.group):
-            if point.name not in self._entries:
-                factory = point.load()
-                summary = (getattr(factory, "__doc__", None) or point.value).strip().splitlines()[0]
-                self._entries[point.name] = Entry(point.name, factory, summary, {"from": point.value})
+        scheme, _, _ = name.partition(":")
+        if scheme not in self._schemes:
+            factory, module = imported(name)
+            code = code_of(factory, module=module)
+            if code is not None and not code.is_known:
+                raise CodeError(
+                    f"{name} has no file with its source, so nobody could tell later which code it was. Put it into a "
+                    "module of its own."
+                )
+            self._add(name, factory, f"{name.partition(':')[2]} of {module}", {})
+        self._admitted[name] = None
+        _ADMITTED[self.kind, name] = None
+
+    def is_admitted(self, name: str) -> bool:
+        """Whether somebody has admitted a name in this process."""
+        return name in self._admitted
+
+    def _add(self, name: str, factory: T, summary: str, facts: dict[str, Any]) -> Entry[T]:
+        if self._check is not None:
+            self._check(name, factory)
+        code_of(factory)  # now, for its file may be edited later
+        self._entries[name] = Entry(name, factory, summary, facts)
+        return self._entries[name]
+
+    @cached_property
+    def _points(self) -> dict[str, EntryPoint]:
+        """The entry points of other packages by name; those of this project come first."""
+        return {point.name: point for point in reversed(list(entry_points(group=self.group)))}
+
+    def _loaded(self, point: EntryPoint) -> Entry[T]:
+        try:
+            factory = point.load()
+        except (Exception, SystemExit) as error:  # somebody's module may raise anything
+            raise failure_of(error, f"{point.name} ({point.value})") from error
+        code_of(factory, module=point.value.partition(":")[0], installed=getattr(point, "dist", None))
+        summary = (getattr(factory, "__doc__", None) or point.value).strip().splitlines()[0]
+        return self._add(point.name, factory, summary, {"from": point.value})
+
+
+_ADMITTED: dict[tuple[str, str], None] = {}
+_REGISTRIES = {
+    "dataset": "fewshot_bench.datasets:DATASETS",
+    "backbone": "fewshot_bench.backbones:BACKBONES",
+    "adaptation": "fewshot_bench.adaptation:ADAPTATIONS",
+    "loss": "fewshot_bench.losses:LOSSES",
+}
+
+
+class WithCode:
+    """A value for another process, which first admits the code that was admitted in this one.
+
+    Unpickled, it is the value. The names come first in the pickle, so the modules can be imported by the time the value
+    asks for them.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it is made elsewhere."""
+        return _second, (_Admission(), self._value)
+
+
+class _Admission:
+    def __reduce__(self) -> tuple[Any, ...]:
+        folder = os.getcwd()
+        return _admit_again, (folder if folder in sys.path else "", list(_ADMITTED))
+
+
+def _second(first: object, second: Any) -> Any:
+    return second
+
+
+def _admit_again(folder: str, names: list[tuple[str, str]]) -> None:
+    """Admit what another process, in a folder of this machine or of one like it, has admitted."""
+    if folder and names:
+        importable_from(folder)
+    for kind, name in names:
+        resolve_name(_REGISTRIES[kind]).admit(name)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from fewshot_bench import registry
-from fewshot_bench.errors import UnknownNameError
+from fewshot_bench.errors import CodeError, CodeNotTrustedError, UnknownNameError
 from fewshot_bench.registry import Registry
 
 
@@ -35,11 +35,37 @@ def test_a_wrong_name_is_answered_with_the_nearest(animals):
         animals["elephant"]
 
 
-def test_anything_importable_can_be_named(animals):
+def test_anything_importable_can_be_named_once_it_is_admitted(animals):
+    with pytest.raises(CodeNotTrustedError, match=r"math:hypot names code, which is imported only with --trust-code"):
+        animals["math:hypot"]
+    animals.admit("math:hypot")
     assert animals["math:hypot"].factory(3, 4) == 5
-    for wrong in ("math:nothing", "no_such_module:x"):
-        with pytest.raises(UnknownNameError):
-            animals[wrong]
+    assert "math:hypot" in animals
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("math:nothing", "math .* has no 'nothing'"),
+        ("no_such_module:x", "there is no module 'no_such_module'"),
+        ("math.deeper:x", "math.deeper"),
+        *(
+            (name, "should be module:callable")
+            for name in ("math:", ":hypot", "math:1", "1math:x", "math:a.b", "a b:c")
+        ),
+        *(
+            (name, "should be module:callable")
+            for name in (" math:hypot", "math:hypot ", "math::hypot", "..math:hypot")
+        ),
+        *((name, "stands for datasets alone") for name in ("hf:x", "HF:x", "torchvision:ops")),
+        ("timm:create_model", "stands for backbones alone"),
+    ],
+)
+def test_what_cannot_be_admitted_is_said_in_one_line(animals, name, told):
+    with pytest.raises(CodeError, match=told) as raised:
+        animals.admit(name)
+    assert "\n" not in str(raised.value)
+    assert name not in animals
 
 
 def test_other_packages_extend_a_registry_through_entry_points(animals, monkeypatch):

@@ -1,6 +1,6 @@
 """Support set to predictions: one file per method, all batched over episodes."""
 
-from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation, EmbeddingAdaptation
+from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation, EmbeddingAdaptation, check_fields, code_of_adaptation
 from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.adaptation.finetune import Finetune
@@ -17,6 +17,8 @@ __all__ = [
     "Finetune",
     "FinetuneHead",
     "Logistic",
+    "check_fields",
+    "code_of_adaptation",
     "logistic_in_span",
     "nearest_centroid",
 ]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, get_args
+from dataclasses import KW_ONLY, asdict, dataclass, fields, is_dataclass
+from inspect import Parameter, get_annotations, signature
+from typing import Any, ClassVar, get_args, get_origin
 
 from torch import Tensor
 
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
-from fewshot_bench.errors import StudyError
+from fewshot_bench.code_identity import code_of
+from fewshot_bench.errors import CodeError, StudyError
+from fewshot_bench.losses import LOSSES
 from fewshot_bench.registry import Registry
 
 
@@ -84,4 +87,65 @@ class EmbeddingAdaptation(Adaptation):
         return 2 * (way * shot + queries) * embedding_size + 4 * queries * way * shot
 
 
-ADAPTATIONS: Registry[Callable[..., Adaptation]] = Registry("adaptation")
+def check_fields(name: str, adaptation: object) -> None:
+    """Refuse a class of adaptations with settings that are not among the fields which are recorded.
+
+    Args:
+        name: what to call it in a sentence.
+        adaptation: the class; anything else is answered where an adaptation is made of it.
+
+    Raises:
+        CodeError: a setting of the class would not be recorded, or is not what it looks like.
+    """
+    if not isinstance(adaptation, type) or not issubclass(adaptation, Adaptation):
+        return
+    recorded = {field.name for field in fields(adaptation)}
+    advice = "Write @dataclass(frozen=True, kw_only=True) above the class, and below a line that registers it."
+    for kind in adaptation.__mro__:
+        if kind.__module__.partition(".")[0] in ("fewshot_bench", "abc", "builtins"):
+            continue
+        annotations = get_annotations(kind)
+        told = f"{name} ({kind.__name__})" if kind is not adaptation else name
+        for setting, annotation in annotations.items():
+            if setting not in recorded and not _is_no_setting(annotation):
+                raise CodeError(f"the setting '{setting}' of {told} would not be recorded. {advice}")
+        for setting in recorded & vars(kind).keys() - annotations.keys():
+            if not _is_kept_for_slots(vars(kind)[setting]):
+                raise CodeError(
+                    f"'{setting} = ...' in {told} changes nothing, for {setting} is a field of a class above it. "
+                    f"Give it its type again: {setting}: TYPE = ... {advice}"
+                )
+    if not isinstance(getattr(adaptation, "name", None), str):
+        raise CodeError(f"{name} has no name for its methods. Add to the class: name: ClassVar[str] = ...")
+    if not is_dataclass(adaptation) or not adaptation.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise CodeError(f"the settings of {name} could be changed after they were recorded. {advice}")
+    for parameter in list(signature(adaptation.__init__).parameters.values())[1:]:
+        if parameter.name not in recorded or parameter.kind in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL):
+            raise CodeError(
+                f"{name} takes '{parameter.name}' in an __init__ of its own, which would not be recorded. Make it a "
+                f"field, and leave __init__ out. {advice}"
+            )
+
+
+def code_of_adaptation(adaptation: Adaptation) -> dict[str, Any]:
+    """The records of somebody's own code in an adaptation, by what it is to a method; empty where there is none."""
+    loss = adaptation.hyper_parameters().get("loss")
+    parts = {
+        "adaptation": code_of(type(adaptation)),
+        "loss": LOSSES[loss].code if isinstance(loss, str) and loss in LOSSES else None,
+    }
+    return {part: code.as_record() for part, code in parts.items() if code is not None}
+
+
+def _is_no_setting(annotation: object) -> bool:
+    """Whether an annotation says ClassVar or KW_ONLY, as a type or as text."""
+    if isinstance(annotation, str):
+        return annotation.partition("[")[0].rpartition(".")[2].strip() in ("ClassVar", "KW_ONLY")
+    return annotation in (ClassVar, KW_ONLY) or get_origin(annotation) is ClassVar
+
+
+def _is_kept_for_slots(value: object) -> bool:
+    return type(value).__name__ == "member_descriptor"
+
+
+ADAPTATIONS: Registry[Callable[..., Adaptation]] = Registry("adaptation", check=check_fields)

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from fewshot_bench.adaptation import Adaptation
+from fewshot_bench.code_identity import what_changed
 from fewshot_bench.outcomes import Cell, MethodCard
 from fewshot_bench.study import Study
 from fewshot_bench.study.stages import backbone_of_hub
@@ -65,12 +66,21 @@ def differences_of_adaptations(stored: MethodCard, adaptations: Sequence[Adaptat
 
 def differences_of(stored: MethodCard, here: MethodCard) -> list[str]:
     """Everything in which two methods differ but for their names, e.g. "weights is 0a.. here and 1b.. in ..."."""
-    mine, theirs = _flat(asdict(stored)), _flat(asdict(here))
+    mine, theirs = (_flat({**asdict(card), "code": {}}) for card in (stored, here))
     names = [name for name in sorted(mine.keys() | theirs.keys()) if name != "name"]
-    return [
+    return differences_of_code(stored, here) + [
         told(name, theirs.get(name, "absent"), mine.get(name, "absent"))
         for name in names
         if mine.get(name, "absent") != theirs.get(name, "absent")
+    ]
+
+
+def differences_of_code(stored: MethodCard, here: MethodCard) -> list[str]:
+    """The parts of a method whose code here is not that which made the outcomes, in words that begin with "code"."""
+    return [
+        f"code of the {part} here is not that which made the outcomes ({what_changed(stored.code.get(part), now)})"
+        for part in sorted(stored.code.keys() | here.code.keys())
+        if (now := here.code.get(part)) != stored.code.get(part)
     ]
 
 

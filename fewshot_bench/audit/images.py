@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench.audit.finding import Finding
-from fewshot_bench.datasets import Dataset, OwnOptions, is_available, open_dataset
+from fewshot_bench.datasets import Dataset, OwnOptions, is_available, known_dataset
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
 
@@ -39,9 +39,9 @@ def images_here(cell: Cell, place: Path | None, own: OwnOptions) -> ImagesHere:
     name = cell.protocol.dataset
     try:
         if place is not None:
-            dataset = open_dataset(place, own=own)
+            dataset = known_dataset(place, own=own)
         elif is_available(name):
-            dataset = open_dataset(name)
+            dataset = known_dataset(name)
         else:
             return ImagesHere(None, f"the images of {name} are not here")
         dataset.split(cell.protocol.split)  # type: ignore[arg-type]  # any text is answered by an error

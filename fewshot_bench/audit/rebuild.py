@@ -139,7 +139,8 @@ def _of_stage(
 
 
 def _mismatch(cell: Cell, differences: Sequence[str]) -> Mismatch:
-    of_more = any(_subject(text) not in _OF_TRAINING for text in differences)
+    subjects = {_subject(text) for text in differences}
+    of_more = bool(subjects - set(_OF_TRAINING)) and "code" not in subjects  # which is not this project's
     return Mismatch(_listed(differences), of_more and is_same_code(cell))
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
 
 if TYPE_CHECKING:
     from fewshot_bench.study import Study
-
-_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-"""What a registry would import. `last:2` and `lora:4` are settings, and `timm:` is followed by the name of a model."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +38,22 @@ def recorded_study(cell: Cell, *, weights: Path | None, trusts_code: bool) -> St
     from pydantic import ValidationError
 
     from fewshot_bench.study import Study
+    from fewshot_bench.study.admission import admit_checkpoints, admit_fields
 
     record = cell.provenance.get("study")
     if not isinstance(record, Mapping):
         return StudyRecord(None, "the outcomes do not record the study that made them")
-    named = next(_code_in(record), None)
-    if named and not trusts_code:
-        return StudyRecord(None, f"the study names code, {named}, which is imported only with --trust-code")
     try:
         study = Study.model_validate({**record, **_of_this_cell(cell, record)})
     except ValidationError as error:
         first = error.errors()[0]
         return StudyRecord(None, f"the recorded study is none: {'.'.join(map(str, first['loc']))}: {first['msg']}")
+    if trusts_code:
+        try:
+            admit_fields(study.model_dump(exclude={"dataset"}))  # images are those that are here
+            admit_checkpoints(study.checkpoints or ())
+        except FewshotBenchError as error:
+            return StudyRecord(None, str(error))
     if study.weights is None:
         return StudyRecord(study)
     name = PurePath(study.weights).name
@@ -84,16 +85,3 @@ def _own_settings(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(chosen, Mapping) or not isinstance(own, Mapping):
         return {}
     return {name: value for name, value in chosen.items() if name in own}
-
-
-def _code_in(value: Any) -> Iterator[str]:
-    """Every text in a record that names something to import."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _code_in(name)
-            yield from _code_in(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _code_in(inner)
-    elif isinstance(value, str) and _CODE.search(value) and not value.startswith("timm:"):
-        yield value

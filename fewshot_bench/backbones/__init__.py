@@ -6,7 +6,7 @@ from fewshot_bench.backbones.blocks import last_blocks, parameter_blocks
 from fewshot_bench.backbones.embedding import check_embeddings, embed, embeddings_file
 from fewshot_bench.backbones.embedding_key import network_identity
 from fewshot_bench.backbones.preprocessing import Preprocessing
-from fewshot_bench.backbones.timm_backbones import create_backbone, is_fetched_already, model_of_hub
+from fewshot_bench.backbones.timm_backbones import create_backbone, is_fetched_already, known_backbone, model_of_hub
 
 __all__ = [
     "BACKBONES",
@@ -18,6 +18,7 @@ __all__ = [
     "embed",
     "embeddings_file",
     "is_fetched_already",
+    "known_backbone",
     "last_blocks",
     "model_of_hub",
     "network_identity",

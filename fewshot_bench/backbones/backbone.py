@@ -12,6 +12,7 @@ from torch import nn
 
 from fewshot_bench.backbones.preprocessing import Interpolation, Preprocessing
 from fewshot_bench.backbones.weights import weights_digest
+from fewshot_bench.code_identity import CodeIdentity
 from fewshot_bench.registry import Registry
 
 
@@ -28,6 +29,7 @@ class Backbone:
         changes: settings of the preprocessing that differ from the backbone's own, for the method's name.
         pretraining: what the weights have seen before, e.g. "ImageNet-1k"; empty for an initialisation, "unknown" where
             nobody said. Recorded with the outcomes; see `pretraining`.
+        code: which code made it, where that is somebody's own.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Backbone:
     is_pretrained: bool
     changes: Mapping[str, Any] = field(default_factory=dict)
     pretraining: str = ""
+    code: CodeIdentity | None = None
 
     @cached_property
     def weights(self) -> str:
@@ -66,4 +69,4 @@ class BackboneRequest:
 
 
 BackboneFactory = Callable[[BackboneRequest], Backbone]
-BACKBONES: Registry[BackboneFactory] = Registry("backbone")
+BACKBONES: Registry[BackboneFactory] = Registry("backbone", schemes=("timm",))

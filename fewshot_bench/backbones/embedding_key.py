@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from fewshot_bench.backbones.backbone import Backbone
+from fewshot_bench.code_identity import source_digest
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.versions import installed_version
 
@@ -32,7 +30,7 @@ def embedding_key(split: ImageSplit, backbone: Backbone, augmentation_name: str,
         augmentation_name: identifies the augmentation and its seed; empty for the plain images.
         device: a torch device.
     """
-    content = {
+    content: dict[str, Any] = {
         "version": EMBEDDING_VERSION,
         "split": split.fingerprint,
         "backbone": backbone.name,
@@ -45,6 +43,8 @@ def embedding_key(split: ImageSplit, backbone: Backbone, augmentation_name: str,
         "precision": _precision(device),
         "packages": {package: installed_version(package) for package in _PACKAGES},
     }
+    if backbone.code is not None:
+        content["code"] = backbone.code.as_record()
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -60,15 +60,8 @@ def network_identity(network: nn.Module) -> dict[str, str]:
     identity = {"layers": hashlib.sha256("\n".join([layers, *names]).encode()).hexdigest()}
     for module in sorted({kind.__module__ for kind in classes}):
         if module.partition(".")[0] not in (*_PACKAGES, "fewshot_bench"):
-            identity[module] = _source_digest(module)
+            identity[module] = source_digest(module)
     return identity
-
-
-def _source_digest(module: str) -> str:
-    """Of the file that a module was imported from; "unknown" where it has none, as in a notebook."""
-    with suppress(OSError, TypeError):
-        return hashlib.sha256(Path(getattr(sys.modules.get(module), "__file__", None) or "").read_bytes()).hexdigest()
-    return "unknown"
 
 
 def _precision(device: str) -> list[str]:

@@ -94,18 +94,37 @@ def create_backbone(request: BackboneRequest | str, *, is_stand_in: bool = False
 
     Args:
         request: its name is registered, `timm:NAME`, or `module:callable`; a name alone takes the defaults.
+            It should be your own: code that it names is imported.
         is_stand_in: fetch nothing from a hub: weights that would be are random. To measure time and memory only.
 
     Raises:
         UnknownNameError: there is no such backbone.
         WeightsError: its weights cannot be had or do not fit.
+        CodeError: it names code that cannot be imported.
     """
     if isinstance(request, str):
         request = BackboneRequest(request)
+    BACKBONES.admit(request.name)
+    return known_backbone(request, is_stand_in=is_stand_in)
+
+
+def known_backbone(request: BackboneRequest, *, is_stand_in: bool = False) -> Backbone:
+    """Make a backbone whose name may come from a file: nothing is imported for it but installed entry points.
+
+    Args:
+        request: see `create_backbone`.
+        is_stand_in: likewise.
+
+    Raises:
+        UnknownNameError: there is no such backbone.
+        WeightsError: its weights cannot be had or do not fit.
+        CodeNotTrustedError: its name means code that nobody has admitted.
+    """
     model = _timm_model(request.name)
     if model is not None:
         return timm_backbone(model, replace(request, name=f"timm:{model}"), is_stand_in=is_stand_in)
-    return _with_pretraining(BACKBONES[request.name].factory(request), request)
+    entry = BACKBONES[request.name]
+    return _with_pretraining(replace(entry.factory(request), code=entry.code), request)
 
 
 def model_of_hub(request: BackboneRequest) -> str | None:
@@ -141,7 +160,7 @@ def _timm_model(name: str) -> str | None:
     prefix, _, model = name.partition(":")
     if prefix == "timm":
         return model
-    return name if name not in BACKBONES and timm.is_model(name) else None
+    return name if ":" not in name and name not in BACKBONES and timm.is_model(name) else None
 
 
 def _with_pretraining(backbone: Backbone, request: BackboneRequest) -> Backbone:

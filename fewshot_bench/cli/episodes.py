@@ -28,14 +28,14 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Draw the episodes of lock files again and compare their digests."""
-    from fewshot_bench.datasets import is_available, open_dataset
+    from fewshot_bench.datasets import is_available, known_dataset
     from fewshot_bench.episodes.locks import lock_files, read_lock, verify_lock
     from fewshot_bench.errors import EpisodeError
 
     verdicts = []
     for path in lock_files(locks):
         name = read_lock(path).protocol.dataset
-        dataset = open_dataset(name) if is_available(name) else None
+        dataset = known_dataset(name) if is_available(name) else None
         verdicts.append(verify_lock(path, dataset))
     if as_json:
         typer.echo(json.dumps([verdict.as_dict() for verdict in verdicts], indent=1))

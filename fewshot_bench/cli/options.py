@@ -100,7 +100,12 @@ ImagesOption = Annotated[
     typer.Option("--dataset", help="Where the images lie, if they are not stored under the dataset's name."),
 ]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="The file of weights that the result names.")]
-TrustCodeOption = Annotated[bool, typer.Option("--trust-code", help="Import what the result names as module:callable.")]
+TrustCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code", help="Import what a file (a result, study, setting or checkpoint) names as module:callable."
+    ),
+]
 DownloadOption = Annotated[
     bool, typer.Option("--download", help="Fetch pretrained weights that the result names from their model hub.")
 ]

@@ -9,6 +9,7 @@ import typer
 
 from fewshot_bench.cli.options import assignment
 from fewshot_bench.cli.study_options import (
+    admit_typed,
     chosen_fields,
     named_backbones,
     study_fields,
@@ -33,32 +34,50 @@ _KEYS = {
 }
 
 
-def planned_study(context: typer.Context, study: str | None, setting: Path | None, set_: list[str] | None) -> StudyPlan:
-    """What a command line asks to be run.
+def planned_study(
+    context: typer.Context,
+    study: str | None,
+    setting: Path | None,
+    set_: list[str] | None,
+    *,
+    trusts_code: bool = False,
+) -> StudyPlan:
+    """What a command line asks to be run; code that it names is imported, code that a file names only if trusted.
 
     Args:
         context: of the command.
         study: a file or a preset; None where the options describe the study.
         setting: what a sweep chose.
         set_: `key=value` texts.
+        trusts_code: whether code that a file, a setting or a checkpoint names may be imported.
 
     Raises:
-        FewshotBenchError: a value is refused, or an option says what the file says already.
+        FewshotBenchError: a value is refused, an option says what the file says already, or code cannot be imported.
     """
+    from fewshot_bench.study.admission import admit_all
     from fewshot_bench.study.plan import StudyPlan
 
     if study is None:
         fields = chosen_fields(context, setting)
         backbones = named_backbones(fields)
-        return StudyPlan.of_options(
+        plan = StudyPlan.of_options(
             validated_study({**fields, "backbone": backbones[0] if backbones else None}), backbones
         )
+        admit_typed(context)
+        if trusts_code:
+            for described in plan.studies:
+                admit_all(described)
+        return plan
     from fewshot_bench.study.overrides import Override
     from fewshot_bench.study.study_source import plan_of_file
 
     _refuse_descriptions(context, study)
     overrides = [Override.from_text(*assignment(text)) for text in set_ or []]
-    return plan_of_file(study, [*overrides, *_options(context)])
+    plan = plan_of_file(study, [*overrides, *_options(context)], trusts_code=trusts_code)
+    if trusts_code:
+        for described in plan.studies:
+            admit_all(described)
+    return plan
 
 
 def _options(context: typer.Context) -> list[Override]:

@@ -28,6 +28,7 @@ from fewshot_bench.cli.options import (
     LeastWayOption,
     ResultsOption,
     SamplerOption,
+    TrustCodeOption,
 )
 from fewshot_bench.printable import printable
 
@@ -152,6 +153,7 @@ def run(
         typer.Option(metavar="I/N", help="Only the I-th of N parts of every run, e.g. 1/4 to 4/4 on four machines."),
     ] = None,
     baseline: BaselineOption = None,
+    trust_code: TrustCodeOption = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say what would be done, what is done already, and what the rest takes."),
@@ -167,7 +169,7 @@ def run(
     from fewshot_bench.going_on import goes_on_in
     from fewshot_bench.study import free_folder, fresh_folder
 
-    plan = planned_study(context, study, setting, set_)
+    plan = planned_study(context, study, setting, set_, trusts_code=trust_code)
     if fresh and shard is not None:
         raise typer.BadParameter("--fresh takes a folder of its own for every shard; name one with --results instead.")
     with ExitStack() as made:
@@ -188,13 +190,14 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
 
     from fewshot_bench.cli.progress import ProgressBars
     from fewshot_bench.cli.study_options import typed_arguments
-    from fewshot_bench.study import Shard, run_plan, run_study
+    from fewshot_bench.study import Shard, run_plan
+    from fewshot_bench.study.execute import run_known_study
 
     part = None if shard is None else Shard.read(shard)
     asked = {**context.params, "device": plan.studies[0].device}
     with ProgressBars() as progress, chosen_engine(asked, progress) as computing:
         arguments = typed_arguments(context)
-        run_one = partial(run_study, progress=progress, arguments=arguments, engine=computing, shard=part)
+        run_one = partial(run_known_study, progress=progress, arguments=arguments, engine=computing, shard=part)
         result = run_plan(plan, progress=progress, run=run_one)
     if result.missing:
         _tell_shard(shard, result, as_json)

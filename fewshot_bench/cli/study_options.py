@@ -92,6 +92,19 @@ def named_backbones(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return backbones
 
 
+def admit_typed(context: typer.Context) -> None:
+    """Import the code that somebody has typed the name of; names from a file are not among these.
+
+    Raises:
+        CodeError: it cannot be imported.
+    """
+    from fewshot_bench.study.admission import admit_fields
+
+    fields = study_fields({name: context.params[name] for name in typed_options(context)})
+    for backbone in named_backbones(fields) or (None,):
+        admit_fields({**fields, "backbone": backbone})
+
+
 def typed_options(context: typer.Context) -> list[str]:
     """The names of the parameters that stand on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}

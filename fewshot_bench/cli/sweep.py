@@ -65,11 +65,15 @@ def sweep(
     from fewshot_bench.cli.progress import ProgressBars
     from fewshot_bench.progress import SILENT
     from fewshot_bench.study import plan_sweep
+    from fewshot_bench.study.admission import admit_checkpoints
     from fewshot_bench.study.sweep_points import work_through
     from fewshot_bench.study.sweep_result import conclude, unfinished_points
 
+    study = _study(context)
     with ProgressBars() as progress:
-        planned = plan_sweep(_study(context), _grid(context, grid), name=name, progress=progress)
+        if context.params["trust_code"]:
+            admit_checkpoints(study.checkpoints or ())
+        planned = plan_sweep(study, _grid(context, grid), name=name, progress=progress)
         points = _part(planned.distinct_points(), shard)
         if is_worker:
             arguments = [argument for argument in typed_arguments(context) if argument != "--worker"]

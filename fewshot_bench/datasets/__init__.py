@@ -3,7 +3,15 @@
 from fewshot_bench.datasets.dataset import SPLIT_NAMES, Dataset, ImageSplit, SplitName
 from fewshot_bench.datasets.obtain import import_dataset
 from fewshot_bench.datasets.own_images import OwnOptions, import_own_images, looks_like_a_place, open_own_images
-from fewshot_bench.datasets.registry import DATASETS, check_name, is_available, is_named, open_dataset
+from fewshot_bench.datasets.registry import (
+    DATASETS,
+    admit_dataset,
+    check_name,
+    is_available,
+    is_named,
+    known_dataset,
+    open_dataset,
+)
 
 __all__ = [
     "DATASETS",
@@ -12,11 +20,13 @@ __all__ = [
     "ImageSplit",
     "OwnOptions",
     "SplitName",
+    "admit_dataset",
     "check_name",
     "import_dataset",
     "import_own_images",
     "is_available",
     "is_named",
+    "known_dataset",
     "looks_like_a_place",
     "open_dataset",
     "open_own_images",

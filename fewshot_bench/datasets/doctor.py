@@ -11,7 +11,7 @@ from fewshot_bench.datasets.disk_space import readable_bytes
 from fewshot_bench.datasets.obtain import is_benchmark, layouts_at
 from fewshot_bench.datasets.own_images import list_own_images
 from fewshot_bench.datasets.recipe import recipe_line
-from fewshot_bench.datasets.registry import DATASETS, is_available, open_dataset
+from fewshot_bench.datasets.registry import DATASETS, is_available, known_dataset
 from fewshot_bench.datasets.store import (
     damaged_splits,
     is_stored,
@@ -95,12 +95,12 @@ def check_dataset(name: str, *, deep: bool = False) -> Diagnosis:
         raise UnknownNameError("dataset", name, {*DATASETS.names(), *stored_names()}, "A folder of your own is ./NAME.")
     diagnosis = Diagnosis(name)
     if name in DATASETS and DATASETS[name].facts.get("is_built_in"):
-        open_dataset(name)
+        known_dataset(name)
     if is_stored(name):
         _describe_stored(name, diagnosis)
         if deep:
             _compare_bytes(name, diagnosis)
-        split = "" if open_dataset(name).is_few_shot else " --split test"
+        split = "" if known_dataset(name).is_few_shot else " --split test"
         diagnosis.next_commands.append(f"fewshot-bench run --dataset {name}{split}")
     else:
         diagnosis.findings.append(("state", f"not here; it would lie in {datasets_folder() / name}"))
@@ -120,7 +120,7 @@ def check_dataset(name: str, *, deep: bool = False) -> Diagnosis:
 
 
 def _describe_stored(name: str, diagnosis: Diagnosis) -> None:
-    dataset = open_dataset(name)
+    dataset = known_dataset(name)
     description = read_description(name)
     size = stored_bytes(name)
     diagnosis.findings.append(("state", f"ready in {datasets_folder() / name}, {readable_bytes(size)}"))

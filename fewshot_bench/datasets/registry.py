@@ -6,26 +6,57 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fewshot_bench.datasets.dataset import Dataset
+from fewshot_bench.datasets.importers.hugging_face import HUGGING_FACE_PREFIX
 from fewshot_bench.datasets.own_images import OwnOptions, looks_like_a_place, open_own_images
 from fewshot_bench.datasets.store import WholeSplit, is_stored, open_stored, store_dataset, stored_names
-from fewshot_bench.errors import DatasetError, UnknownNameError
+from fewshot_bench.errors import CodeNotTrustedError, DatasetError, UnknownNameError
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.registry import Registry
 
-DATASETS: Registry[Callable[[], Dataset]] = Registry("dataset")
+DATASETS: Registry[Callable[[], Dataset]] = Registry("dataset", schemes=("hf",))
 
 
 def open_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: Progress = SILENT) -> Dataset:
     """Open a dataset; its images are memory-mapped.
 
     Args:
-        name: a registered or imported dataset; or a folder, archive or manifest of your own images, or "hf:NAME".
+        name: a registered or imported dataset; or a folder, archive or manifest of your own images, "hf:NAME" or
+            `module:callable`. It should be your own: what it means is imported or fetched.
         own: how own images become a dataset.
         progress: shown one unit per own image, the first time.
 
     Raises:
         UnknownNameError: no dataset has that name, and nothing lies there.
         DatasetError: it has not been imported yet, or its files are damaged.
+        CodeError: it names code that cannot be imported.
+    """
+    if isinstance(name, str):
+        admit_dataset(name)
+    return known_dataset(name, own=own, progress=progress)
+
+
+def admit_dataset(name: str) -> None:
+    """Let a dataset that a user names, or trusts, be opened in this process, whatever it runs or fetches.
+
+    Raises:
+        CodeError: see `Registry.admit`.
+    """
+    if name.startswith(HUGGING_FACE_PREFIX) or not (is_stored(name) or looks_like_a_place(name)):
+        DATASETS.admit(name)
+
+
+def known_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: Progress = SILENT) -> Dataset:
+    """Open a dataset whose name may come from a file: what is neither here nor admitted is not.
+
+    Args:
+        name: see `open_dataset`.
+        own: how own images become a dataset.
+        progress: shown one unit per own image, the first time.
+
+    Raises:
+        UnknownNameError: no dataset has that name, and nothing lies there.
+        DatasetError: it has not been imported yet, or its files are damaged.
+        CodeNotTrustedError: it would run code or be fetched, and nobody has admitted it.
     """
     if isinstance(name, Path):
         name = str(name.absolute())
@@ -33,6 +64,8 @@ def open_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: P
         return DATASETS[name].factory()
     if is_stored(name):
         return open_stored(name)
+    if name.startswith(HUGGING_FACE_PREFIX) and not DATASETS.is_admitted(name):
+        raise CodeNotTrustedError("dataset", name)
     if name.strip() and looks_like_a_place(name):
         taken = set(DATASETS.names())
         return open_own_images(name, own or OwnOptions(), taken_names=taken, progress=progress)
@@ -46,10 +79,14 @@ def check_name(name: str) -> None:
 
     Raises:
         UnknownNameError: neither.
+        CodeNotTrustedError: it would run code or be fetched, and nobody has admitted it.
     """
-    is_place = bool(name.strip()) and looks_like_a_place(name)
-    if not (is_named(name) or is_place or ":" in name):
-        raise _unknown(name)
+    is_place = bool(name.strip()) and looks_like_a_place(name) and not name.startswith(HUGGING_FACE_PREFIX)
+    if is_named(name) or is_place or DATASETS.is_admitted(name):
+        return
+    if ":" in name:
+        raise CodeNotTrustedError("dataset", name)
+    raise _unknown(name)
 
 
 def _unknown(name: str) -> UnknownNameError:

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation
+from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation, check_fields, code_of_adaptation
 from fewshot_bench.engine.classify import classify
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
@@ -40,7 +40,9 @@ def adapt(
 
     Raises:
         EmbeddingError: the embeddings are not finite, too few, or lack what the adaptation needs.
+        CodeError: the adaptation's class has settings that would not be recorded.
     """
+    check_fields(type(adaptation).__name__, type(adaptation))
     groups = [episodes] if isinstance(episodes, Episodes) else list(episodes)
     for group in groups:
         _check(embeddings, group, adaptation)
@@ -54,6 +56,7 @@ def adapt(
         adaptation=adaptation.name,
         hyper_parameters=adaptation.hyper_parameters(),
         is_transductive=adaptation.is_transductive,
+        code=code_of_adaptation(adaptation),
     )
     card = protocol_card(groups[0].protocol, groups[0].dataset_fingerprint)
     return Outcomes(Cell(method, card, {}), together(frames))

@@ -14,6 +14,7 @@ from fewshot_bench.engine.ray_package import ray
 from fewshot_bench.engine.ray_pool import DEATHS, Member, RayPool
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.errors import StudyError
+from fewshot_bench.registry import WithCode
 
 MOST_DEATHS = 3
 """Workers that may die at one chunk before it counts as failed."""
@@ -29,7 +30,7 @@ class RayCrew:
     def __init__(self, pool: RayPool, make: Callable[[], Worker]) -> None:
         """Put what makes workers into the object store, once for all of them."""
         self._pool, self._make = pool, make
-        self._method = Method(next(_NUMBERS), [ray.put(make)])
+        self._method = Method(next(_NUMBERS), [ray.put(WithCode(make))])
         self._waiting: deque[Chunk] = deque()
         self._under_way: dict[Any, tuple[Member, Chunk]] = {}
         self._deaths: Counter[Chunk] = Counter()
@@ -129,4 +130,4 @@ class RayCrew:
 
     def _put_again(self) -> None:
         """What makes workers went with a node."""
-        self._method = Method(self._method.number, [ray.put(self._make)])
+        self._method = Method(self._method.number, [ray.put(WithCode(self._make))])

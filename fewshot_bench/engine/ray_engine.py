@@ -17,6 +17,7 @@ from fewshot_bench.engine.ray_pool import DEATHS, Member, RayPool
 from fewshot_bench.engine.ray_progress import Replayed
 from fewshot_bench.errors import StudyError
 from fewshot_bench.progress import SILENT
+from fewshot_bench.registry import WithCode
 
 _LOOK = 0.5  # seconds between two looks at how far a function is
 
@@ -107,7 +108,7 @@ class RayEngine:
             member = pool.somebody()
             threads = pool.needs.cpus * Counter(each.node for each in pool.members)[member.node]
             with Replayed(progress) as shown, suppress(*DEATHS):
-                answer = _followed(member, member.actor.call.remote(threads, function, args, named), shown)
+                answer = _followed(member, member.actor.call.remote(threads, function, WithCode(args), named), shown)
                 if answer.error is not None:
                     raise answer.error
                 result: T = taken_out(answer.value)

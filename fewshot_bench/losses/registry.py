@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses.contrastive import Reading
+from fewshot_bench.named_code import is_code
 from fewshot_bench.registry import Registry
 
 
@@ -54,7 +55,7 @@ def readings_of(loss: str) -> tuple[Reading, ...]:
     """The readings that a loss offers, its default first; none where it takes no mean over positives.
 
     The losses of this project say them where they are registered. A loss of the user's own takes both; its default is
-    that of its argument `reading`, or "in".
+    that of its argument `reading`, or "in", also while nobody has admitted its code.
 
     Args:
         loss: its name.
@@ -66,6 +67,8 @@ def readings_of(loss: str) -> tuple[Reading, ...]:
         >>> readings_of("ce+schane"), readings_of("ce+supcon"), readings_of("ce")
         (('in', 'out'), ('out',), ())
     """
+    if _is_not_admitted(loss):
+        return ("in", "out")
     entry = LOSSES[loss]
     if "readings" in entry.facts:
         offered: tuple[Reading, ...] = entry.facts["readings"]
@@ -107,7 +110,13 @@ def other_reading(loss: str, asked: Reading | None) -> Reading | None:
         StudyError: the loss has no such reading.
     """
     reading = reading_of(loss, asked)
+    if _is_not_admitted(loss):  # its default will be known when it is
+        return asked
     return None if reading == reading_of(loss) else reading
+
+
+def _is_not_admitted(loss: str) -> bool:
+    return is_code(loss) and loss not in LOSSES
 
 
 def _default_of(function: Loss, argument: str) -> object:

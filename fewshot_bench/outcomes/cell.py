@@ -28,6 +28,8 @@ class MethodCard:
         adaptation: name of the adaptation.
         hyper_parameters: everything that was chosen, as numbers, text, lists and mappings.
         is_transductive: whether queries may inform each other's predictions.
+        code: of the parts that are somebody's own code, by what they are to the method, such as "adaptation": records
+            of `CodeIdentity`. Empty for a method that this project and its dependencies make.
     """
 
     name: str
@@ -36,15 +38,22 @@ class MethodCard:
     adaptation: str
     hyper_parameters: dict[str, Any] = field(default_factory=dict, hash=False)
     is_transductive: bool = False
+    code: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         # A round trip through JSON turns tuples into lists, so that a card equals itself after reading it back.
         object.__setattr__(self, "hyper_parameters", _plain(self.hyper_parameters, self.name))
+        object.__setattr__(self, "code", _plain(self.code, self.name))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of everything but the name."""
-        return _digest({key: value for key, value in asdict(self).items() if key != "name"})
+        """Digest of everything but the name; without code, as it was before methods had any."""
+        return _digest({key: value for key, value in self.as_dict().items() if key != "name"})
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields by name; code only where there is some."""
+        fields = asdict(self)
+        return fields if self.code else {name: value for name, value in fields.items() if name != "code"}
 
     @property
     def label(self) -> str:
@@ -150,7 +159,7 @@ class Cell:
 
     def as_json(self) -> str:
         """The content of cell.json."""
-        return description_as_json({"format": FORMAT, **asdict(self)})
+        return description_as_json({"format": FORMAT, **asdict(self), "method": self.method.as_dict()})
 
     @classmethod
     def from_json(cls, text: str) -> Cell:

@@ -122,7 +122,7 @@ def read_description(text: str) -> Description:
         OutcomeError: it is no JSON, or a value of the method or the protocol is missing, unknown or of another kind.
     """
     content = description_content(text)
-    method = _identity("method", content, METHOD, optional=("hyper_parameters", "is_transductive"))
+    method = _identity("method", content, METHOD, optional=("hyper_parameters", "is_transductive", "code"))
     protocol = _identity("protocol", content, PROTOCOL, optional=("sampler", "sampler_settings"))
     _check_sampler(protocol)
     left_out: list[str] = []

@@ -109,6 +109,7 @@ METHOD = {
     "adaptation": TEXT,
     "hyper_parameters": _MAPPING,
     "is_transductive": Kind("true or false", lambda value: isinstance(value, bool)),
+    "code": _MAPPING,
 }
 PROTOCOL = {
     "dataset": TEXT,

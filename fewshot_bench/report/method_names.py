@@ -104,8 +104,8 @@ def the_only(cells: Sequence[Cell]) -> Cell:
     if len(cells) > 1:
         labels = ", ".join(sorted(cell.method.label for cell in cells))
         raise ComparisonError(
-            f"{cells[0].method.name} names {len(cells)} methods on {cells[0].protocol.task} that differ in weights or "
-            f"hyper-parameters: {labels}. Name one of these, or delete the outcomes of the others."
+            f"{cells[0].method.name} names {len(cells)} methods on {cells[0].protocol.task} that differ in weights, "
+            f"hyper-parameters or code: {labels}. Name one of these, or delete the outcomes of the others."
         )
     return cells[0]
 

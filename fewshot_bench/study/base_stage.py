@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone, network_identity
+from fewshot_bench.backbones import Backbone, BackboneRequest, known_backbone, network_identity
 from fewshot_bench.cache import BASE_STAGES, kept, made_once
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import WeightsError
+from fewshot_bench.losses import LOSSES
 from fewshot_bench.paths import cache_folder
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.training import (
@@ -58,10 +59,10 @@ def initialised_backbone(request: BackboneRequest, seed: int, *, is_stand_in: bo
     Args:
         request: what a user asked for.
         seed: of the initial weights.
-        is_stand_in: see `create_backbone`.
+        is_stand_in: see `known_backbone`.
     """
     with seeded_randomness(seed):
-        return create_backbone(request, is_stand_in=is_stand_in)
+        return known_backbone(request, is_stand_in=is_stand_in)
 
 
 def starting_weights(backbone: Backbone) -> str:
@@ -162,10 +163,18 @@ def checkpoint_path(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Pa
         "preprocessing": backbone.preprocessing.as_dict(),
         "recipe": recipe.hyper_parameters(),
         "split": split.fingerprint,
+        **code_record(backbone, recipe.loss),
     }
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
     readable = f"{split.dataset}-{backbone.name}-base-{recipe.loss}".replace("/", "-").replace(":", "-")
     return cache_folder() / BASE_STAGES / f"{readable}-{key}.safetensors"
+
+
+def code_record(backbone: Backbone, loss: str) -> dict[str, Any]:
+    """Somebody's own code in a training, as plain data under "code"; nothing where there is none."""
+    parts = {"backbone": backbone.code, "loss": LOSSES[loss].code if loss in LOSSES else None}
+    record = {part: code.as_record() for part, code in parts.items() if code is not None}
+    return {"code": record} if record else {}
 
 
 def _load(path: Path, backbone: Backbone) -> dict[str, str] | None:

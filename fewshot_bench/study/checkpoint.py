@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, create_backbone
+from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, known_backbone
 from fewshot_bench.backbones.preprocessing import Interpolation
 from fewshot_bench.backbones.pretraining import UNKNOWN, default_pretraining, then
 from fewshot_bench.datasets import Dataset
@@ -40,6 +40,7 @@ class CheckpointCard:
         base_split: fingerprint of the images that were trained on.
         selection: the validation episodes that chose the epoch; empty where it is the last.
         version: of the training's code.
+        code: somebody's own code of the backbone and the loss, as plain data; empty where there is none.
     """
 
     backbone: str
@@ -56,10 +57,11 @@ class CheckpointCard:
     base_split: str
     selection: dict[str, Any]
     version: int
+    code: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # A round trip through JSON turns tuples into lists, so that a card equals itself after reading it back.
-        for name in ("preprocessing", "recipe", "selection"):
+        for name in ("preprocessing", "recipe", "selection", "code"):
             object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name))))
 
     def as_json(self) -> str:
@@ -150,7 +152,7 @@ class Checkpoint:
         request = BackboneRequest(
             card.backbone, card.channels, card.native_size, card.image_size, card.interpolation, self.path
         )
-        backbone = create_backbone(request)
+        backbone = known_backbone(request)
         try:
             backbone.network.load_state_dict(tensors)
         except RuntimeError as error:

@@ -133,7 +133,7 @@ class _Ahead:
             cells=cells,
             work=work,
             missing=list(self._methods.problems),
-            notes=list(self._notes),
+            notes=[*self._notes, *self._methods.notes],
             results=room(self._plan.results, sum(cell.bytes or 0 for cell in cells)),
             cache=room(cache_folder(), sum(one.bytes for one in work)),
             peak_bytes=max(self._memory.of_study(), self._at_first + self._methods.training_bytes),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from fewshot_bench.datasets import Dataset, OwnOptions, is_named, open_dataset
+from fewshot_bench.datasets import Dataset, OwnOptions, is_named, known_dataset
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.study.admission import admit_fields
+from fewshot_bench.study.changed_code import changed_code
 from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.method_run import MethodRun
 from fewshot_bench.study.methods import planned_adaptations
@@ -25,6 +28,8 @@ from fewshot_bench.study.stages import PlannedStage, planned_stages
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.study_result import StudyResult, failures_of, result_of
 from fewshot_bench.study.until import run_until, stopping_rule
+
+_LOG = logging.getLogger(__name__)
 
 
 def run_study(
@@ -40,7 +45,7 @@ def run_study(
     Everything a user can get wrong is checked before the first second is spent on training.
 
     Args:
-        study: what to run.
+        study: what to run. It should be your own: code that it names as `module:callable` is imported.
         progress: shown one unit per episode, and those of the stages before.
         arguments: of the command line that asks for it, to be recorded.
         engine: who computes; this process on the study's device by default.
@@ -49,6 +54,31 @@ def run_study(
     Raises:
         FewshotBenchError: a name is unknown, the data is absent, the protocol does not fit the split, or no episode
             at all could be computed.
+        OSError: the folder of the results cannot be written to.
+    """
+    admit_fields(study.model_dump())
+    return run_known_study(study, progress=progress, arguments=arguments, engine=engine, shard=shard)
+
+
+def run_known_study(
+    study: Study,
+    *,
+    progress: Progress = SILENT,
+    arguments: Sequence[str] = (),
+    engine: Engine | None = None,
+    shard: Shard | None = None,
+) -> StudyResult:
+    """Run a study that may come from a file: of the code that it names only what has been admitted is run.
+
+    Args:
+        study: what to run.
+        progress: see `run_study`, as for the others.
+        arguments: likewise.
+        engine: likewise.
+        shard: likewise.
+
+    Raises:
+        FewshotBenchError: see `run_study`; or it names code that nobody has admitted.
         OSError: the folder of the results cannot be written to.
     """
     started = time.perf_counter()
@@ -74,6 +104,8 @@ def run_study(
             study, dataset, stages, adaptations, store, engine, progress, arguments, shard, failed
         ):
             methods.append(method)
+            for sentence in changed_code(store, [cell for cell, _ in method.planned]):
+                _LOG.warning("note: %s", sentence)
             opened.callback(method.forget)
             memory.note()
             record.cells_known([cell for cell, _ in method.planned])
@@ -100,4 +132,4 @@ def opened_dataset(study: Study, progress: Progress) -> Dataset:
             f"{study.dataset} has its splits already; --split FRACTIONS and --min-images are for own images by path. "
             "To keep another division under a name: fewshot-bench data import NAME --from PATH --split FRACTIONS"
         )
-    return open_dataset(study.dataset, own=options, progress=progress)
+    return known_dataset(study.dataset, own=options, progress=progress)

@@ -11,6 +11,7 @@ from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.progress import Step
+from fewshot_bench.study.changed_code import changed_code
 from fewshot_bench.study.chunk_queue import missing_episodes
 from fewshot_bench.study.forecast import CellForecast, WorkForecast
 from fewshot_bench.study.looking_ahead import Measurements, network_bytes
@@ -32,6 +33,7 @@ class MethodsAhead:
         cells: by task, name and network.
         work: by kind and what identifies it.
         problems: sentences, in the order in which they were found.
+        notes: sentences that a user should hear, likewise.
         training_bytes: of memory, for the largest training.
     """
 
@@ -40,6 +42,7 @@ class MethodsAhead:
         self.cells: dict[tuple[str, str, str], CellForecast] = {}
         self.work: dict[tuple[str, ...], WorkForecast] = {}
         self.problems: dict[str, None] = {}
+        self.notes: dict[str, None] = {}
         self.training_bytes = 0
 
     def add_unseen(self, name: str, protocols: Sequence[Protocol]) -> None:
@@ -77,6 +80,7 @@ class MethodsAhead:
         stage = network.stage
         card = method_card(name, stage.backbone, stage.base, adaptation)
         cells = [Cell(card, protocol_card(protocol, dataset.fingerprint)) for protocol in protocols]
+        self.notes |= dict.fromkeys(changed_code(self._store, cells))
         stored = [self._stored(cell, one, network) for cell, one in zip(cells, protocols, strict=True)]
         everything = [one.runs * one.episodes for one in protocols]
         left = [whole - (done or 0) for whole, done in zip(everything, stored, strict=True)]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
-from fewshot_bench.adaptation import Adaptation
+from fewshot_bench.adaptation import Adaptation, code_of_adaptation
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.study.base_stage import code_record
 from fewshot_bench.study.classifiers import ClassifierSource
 from fewshot_bench.study.method_run import MethodRun
 from fewshot_bench.study.methods import method_name
@@ -73,4 +75,15 @@ def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adap
             "adaptation": adaptation.hyper_parameters(),
         },
         is_transductive=adaptation.is_transductive,
+        code=method_code(backbone, base, adaptation),
     )
+
+
+def method_code(backbone: Backbone, base: BaseStage, adaptation: Adaptation) -> dict[str, Any]:
+    """The records of somebody's own code in a method, by what it is to the method.
+
+    A network that was trained under a name is told by its weights, whatever loss gave them.
+    """
+    of_training = code_record(backbone, "" if base.backbone is not None else str(base.hyper_parameters.get("loss")))
+    parts = {"base loss" if part == "loss" else part: record for part, record in of_training.get("code", {}).items()}
+    return {**parts, **code_of_adaptation(adaptation)}

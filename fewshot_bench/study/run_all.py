@@ -14,7 +14,7 @@ from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
 from fewshot_bench.study.check_plan import check_plan, located
-from fewshot_bench.study.execute import run_study
+from fewshot_bench.study.execute import run_known_study
 from fewshot_bench.study.plan import StudyPlan
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.study_result import StudyResult
@@ -72,7 +72,7 @@ def run_plan(
     Args:
         plan: what to run.
         progress: shown the stages of every study.
-        run: runs one study; `run_study` by default.
+        run: runs one study; `run_known_study` by default.
         arguments: of the command line that asks for it, to be recorded.
 
     Raises:
@@ -80,7 +80,7 @@ def run_plan(
         OSError: the folder of the results cannot be written to.
     """
     started = time.perf_counter()
-    run = run or partial(run_study, progress=progress, arguments=arguments)
+    run = run or partial(run_known_study, progress=progress, arguments=arguments)
     if len(plan.studies) > 1 or plan.baselines or plan.outputs.labels:  # one study checks itself, but for these
         for record in check_plan(plan, progress):
             record.write()

@@ -165,7 +165,7 @@ def initial_backbone(study: Study, dataset: Dataset | None, *, is_stand_in: bool
     Args:
         study: without named checkpoints.
         dataset: whose images it sees; None where they are not here, and only the backbone's name matters.
-        is_stand_in: see `create_backbone`.
+        is_stand_in: see `known_backbone`.
     """
     shape = _IMAGES if dataset is None else dataset.split(study.split).images.shape[1:]
     height, _, channels = shape

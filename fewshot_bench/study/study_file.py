@@ -5,16 +5,17 @@ docs/studies.md describes it for those who write one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import Field
 
 from fewshot_bench.adaptation import ADAPTATIONS
 from fewshot_bench.backbones import BACKBONES, BackboneRequest, model_of_hub
-from fewshot_bench.datasets import check_name, looks_like_a_place
-from fewshot_bench.errors import UnknownNameError
+from fewshot_bench.datasets import admit_dataset, check_name
+from fewshot_bench.errors import CodeNotTrustedError, UnknownNameError
 from fewshot_bench.losses import LOSSES, readings_of
+from fewshot_bench.named_code import is_code
 from fewshot_bench.registry import Registry
 from fewshot_bench.study.checkpoints import SAID_BY_A_CHECKPOINT
 from fewshot_bench.study.methods import hyper_parameters_of, unknown_hyper_parameter
@@ -122,17 +123,18 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
                     for number, name in enumerate(getattr(table, kind) or ()):
                         yield (*path, kind, number), registry, name
 
-    def code_paths(self) -> Iterator[tuple[KeyPath, str]]:
-        """Every name of the form `module:callable`, which would be imported, with where it is."""
-        named = [(path, name) for path, _, name in self.names()]
-        for path, table in (((), self), *self._tables()):
-            named += [((*path, "backbone", number), name) for number, name in enumerate(table.backbone or ())]
-        named += [
-            (("datasets", number), name) for number, name in enumerate(self.datasets) if not looks_like_a_place(name)
-        ]
-        for path, name in named:
-            if ":" in name and not name.startswith("timm:"):
-                yield path, name
+    def code(self) -> Iterator[tuple[KeyPath, Callable[[str], None], str]]:
+        """Every name that runs code or is fetched, and nobody has admitted: where it is, and what admits it."""
+        for path, registry, name in self.names():
+            if is_code(name) and name not in registry:
+                yield path, registry.admit, name
+        for number, name in enumerate(self.datasets):
+            try:
+                check_name(name)
+            except CodeNotTrustedError:
+                yield ("datasets", number), admit_dataset, name
+            except UnknownNameError:
+                continue
 
     def _tables(self) -> list[tuple[KeyPath, MethodTable]]:
         """The methods with their places; a file without tables is one method."""

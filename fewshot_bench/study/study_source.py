@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from fewshot_bench.errors import StudyError
+from fewshot_bench.errors import CodeError, StudyError
 from fewshot_bench.study.file_keys import known_keys, normalised
 from fewshot_bench.study.overrides import Override, with_overrides
 from fewshot_bench.study.plan import StudyPlan
@@ -30,20 +30,22 @@ _PART, _BETWEEN = re.compile(r"[\w\"'-]\s*\."), re.compile(r"[,=\[\]\n]")
 _LONGEST = 60  # characters of a value in a sentence
 
 
-def plan_of_file(name: str, overrides: Sequence[Override] = ()) -> StudyPlan:
+def plan_of_file(name: str, overrides: Sequence[Override] = (), *, trusts_code: bool = False) -> StudyPlan:
     """The studies of a file or of a preset, with what a command line changes in it.
 
     Args:
         name: a preset, or the path of a TOML file.
-        overrides: applied in order.
+        overrides: applied in order; code that they name is imported.
+        trusts_code: whether code that the file names is imported too.
 
     Raises:
+        CodeError: code cannot be imported.
         StudyError: the file is missing or too large, is no TOML, or says something that cannot be; the sentence names
             the file and the line.
         UnknownNameError: there is neither such a file nor such a preset.
     """
     text = preset_text(name)
-    return _Source(name, _read(Path(name)) if text is None else text, overrides).plan()
+    return _Source(name, _read(Path(name)) if text is None else text, overrides, trusts_code).plan()
 
 
 def _read(path: Path) -> str:
@@ -69,16 +71,18 @@ class _Source:
         name: what to call it.
         text: TOML.
         overrides: of its keys.
+        trusts_code: whether code that the text names may be imported.
     """
 
     name: str
     text: str
     overrides: Sequence[Override]
+    trusts_code: bool = False
 
     def plan(self) -> StudyPlan:
         """What it stands for."""
         file = self._validated(self._parsed())
-        self._refuse_code(file)
+        self._admit_code(file)
         problem = file.problem()
         if problem is not None:
             raise self._error(*problem)
@@ -120,13 +124,20 @@ class _Source:
             )
             raise self._error(path, _sentence(path, details)) from error
 
-    def _refuse_code(self, file: StudyFile) -> None:
-        typed = {override.path for override in self.overrides}
-        for path, name in file.code_paths():
-            if path not in typed and path[:-1] not in typed:
+    def _admit_code(self, file: StudyFile) -> None:
+        """Have code imported that somebody has typed or trusts; of other code say how to do either."""
+        for path, admit, name in file.code():
+            if self.trusts_code or any(path[: len(override.path)] == override.path for override in self.overrides):
+                try:
+                    admit(name)
+                except CodeError as error:
+                    raise self._error(path, str(error)) from error
+            else:
                 key = ".".join(str(part) for part in path if part != path[-1] or isinstance(part, str))
                 raise self._error(
-                    path, f"{name} would import code, which a study file may not. Type it: --set {key}={name}"
+                    path,
+                    f"{name} names code, which a study file has imported only with --trust-code. Or type it: "
+                    f"--set {key}={name}",
                 )
 
     def _error(self, path: KeyPath, sentence: str) -> StudyError:

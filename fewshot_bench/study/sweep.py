@@ -7,7 +7,10 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from fewshot_bench.adaptation import ADAPTATIONS
+from fewshot_bench.backbones import BACKBONES
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.episodes import Protocol
@@ -16,7 +19,9 @@ from fewshot_bench.losses import LOSSES, readings_of
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.progress import SILENT, Progress
-from fewshot_bench.study.checkpoints import checkpoint_file, checkpoint_stages
+from fewshot_bench.registry import Entry
+from fewshot_bench.study.admission import admit_fields
+from fewshot_bench.study.checkpoints import checkpoint_file, checkpoint_stages, read_checkpoint
 from fewshot_bench.study.execute import opened_dataset
 from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.grid import PAPER_GRID, Grid, Value, check_names, text_of, with_values
@@ -93,8 +98,9 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
     """Check everything that a user can get wrong before any time is spent, and lay out the points.
 
     Args:
-        study: one adaptation, one loss, at most one base loss. Where no base losses are given, a backbone without
-            pretrained weights is trained with CE if the adaptation trains with the loss, and with the loss otherwise.
+        study: one adaptation, one loss, at most one base loss; your own, for code that it names is imported. Where no
+            base losses are given, a backbone without pretrained weights is trained with CE if the adaptation trains
+            with the loss, and with the loss otherwise.
         grid: the settings to try.
         name: of the sweep's folder; made of dataset, backbone, base loss, adaptation and loss by default.
         progress: shown the import of a user's own images.
@@ -104,6 +110,7 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
             protocol does not fit the validation split.
         OSError: the folder of the results cannot be written to.
     """
+    admit_fields(study.model_dump())
     study = study.model_copy(update={"split": "validation", "fractions": None, "baseline": None})
     _check_is_one_method(study)
     check_names([axis.name for axis in grid.axes], study.adaptations[0])
@@ -208,12 +215,24 @@ def _key(study: Study, dataset_fingerprint: str) -> str:
     files = {name: _digest_of_file(value) for name, value in fields.items() if isinstance(value, Path)}
     trained = [_digest_of_file(checkpoint_file(name)) for name in study.checkpoints or ()]
     content = {
+        **_code(study),
         "study": fields | files,
         "trained": trained,
         "dataset": dataset_fingerprint,
         "versions": installed_versions(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _code(study: Study) -> dict[str, Any]:
+    """Somebody's own code in a study, as plain data under "code"; nothing where there is none."""
+    of_losses = [*study.losses, *(study.base_losses or ())]
+    entries: list[Entry[Any]] = [ADAPTATIONS[name] for name in study.adaptations] + [LOSSES[name] for name in of_losses]
+    cards = [read_checkpoint(name).card for name in study.checkpoints or ()]
+    networks = [card.backbone for card in cards] if study.checkpoints is not None else [study.backbone_name]
+    entries += [BACKBONES[name] for name in networks if name in BACKBONES]
+    records = [entry.code.as_record() for entry in entries if entry.code is not None]
+    return {"code": records} if records else {}
 
 
 def _digest_of_file(path: Path) -> str:

@@ -22,7 +22,7 @@ from fewshot_bench.errors import EpisodeError, FewshotBenchError, OutcomeError, 
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.study.chunk_queue import missing_episodes
-from fewshot_bench.study.execute import run_study
+from fewshot_bench.study.execute import run_known_study
 from fewshot_bench.study.sweep import Point, Sweep
 
 _PAUSE = 0.5  # seconds between two looks at points that others work on
@@ -117,7 +117,7 @@ def _is_settled(sweep: Sweep, point: Point, failures: list[str], step: Step, arg
 
 def _run(sweep: Sweep, point: Point, step: Step, arguments: Sequence[str]) -> None:
     step.advance(0, str(point))
-    result = run_study(point.study, progress=_Notes(step, str(point)), arguments=arguments)
+    result = run_known_study(point.study, progress=_Notes(step, str(point)), arguments=arguments)
     if result.failures:
         raise StudyError(f"{result.failed:,} episodes failed: {result.failures[0][2]}")
     record = {

@@ -13,14 +13,16 @@ from filelock import FileLock, Timeout
 
 from fewshot_bench.backbones import Backbone, BackboneRequest
 from fewshot_bench.backbones.preprocessing import Interpolation
-from fewshot_bench.datasets import Dataset, open_dataset
+from fewshot_bench.datasets import Dataset, known_dataset
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.study.admission import admit_fields
 from fewshot_bench.study.base_stage import (
     TRAINING_VERSION,
     base_recipe,
+    code_record,
     four_inputs,
     initialised_backbone,
     starting_weights,
@@ -51,7 +53,7 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT) -> Checkp
     """Train a backbone under a name, go on with a training that was stopped, or find that it is done.
 
     Args:
-        plan: what to train, and how.
+        plan: what to train, and how. It should be your own: code that it names as `module:callable` is imported.
         progress: shown one unit per optimiser step.
 
     Raises:
@@ -60,6 +62,7 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT) -> Checkp
         DatasetError: the dataset is absent or has no base split.
         WeightsError: weights do not fit, or the state of the stopped training is damaged.
     """
+    admit_fields({"dataset": plan.dataset, "backbone": plan.backbone, "base_losses": (plan.loss,)})
     board = TensorBoardLog(plan.tensorboard / plan.name) if plan.tensorboard is not None else None
     path = checkpoint_file(plan.name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +83,7 @@ class _Training:
     def __init__(self, plan: TrainingPlan, board: TensorBoardLog | None, progress: Progress) -> None:
         self.plan, self.board, self.progress = plan, board, progress
         self.device = chosen_device(plan.device)
-        self.dataset = open_dataset(plan.dataset, progress=progress)
+        self.dataset = known_dataset(plan.dataset, progress=progress)
         self.base = self.dataset.base
         self.request = _request(plan, self.dataset)
         seed = plan.recipe.get("seed") or 0
@@ -224,6 +227,7 @@ def _card(
         base_split=dataset.base.fingerprint,
         selection=selection,
         version=TRAINING_VERSION,
+        **code_record(backbone, recipe.loss),
     )
 
 

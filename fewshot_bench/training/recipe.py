@@ -64,7 +64,7 @@ class Recipe:
         """Refuse what cannot be trained.
 
         Raises:
-            UnknownNameError: the loss is not known.
+            UnknownNameError: the loss is not known; one that is somebody's own code is asked for only to train with it.
             StudyError: a value is out of its range, or the loss has no such reading.
         """
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
@@ -102,7 +102,8 @@ class Recipe:
         """
         later = {field.name: field.default for field in fields(self) if field.name in _LATER_FIELDS}
         values = {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
-        if not LOSSES[self.loss].facts.get("is_contrastive", True):
+        facts = LOSSES[self.loss].facts if self.loss in LOSSES else {}
+        if not facts.get("is_contrastive", True):
             values = {name: value for name, value in values.items() if name not in ("lambda_", "tau", "reading")}
         else:
             values["reading"] = reading_of(self.loss, self.reading)

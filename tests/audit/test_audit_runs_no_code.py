@@ -9,6 +9,10 @@ from audited_results import detail, rewritten, small_result, verdicts
 from safetensors.torch import save_file
 
 from fewshot_bench import BackboneRequest, create_backbone
+from fewshot_bench.adaptation import ADAPTATIONS
+from fewshot_bench.backbones import BACKBONES
+from fewshot_bench.datasets import DATASETS
+from fewshot_bench.losses import LOSSES
 
 
 @pytest.fixture
@@ -20,6 +24,9 @@ def trap(tmp_path, monkeypatch):
         "from fewshot_bench.backbones.small_networks import literature_backbone as backbone\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    for registry in (ADAPTATIONS, BACKBONES, LOSSES, DATASETS):  # what is admitted here is not for other tests
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+        monkeypatch.setattr(registry, "_admitted", {})
     yield mark
     sys.modules.pop("trapped", None)
 
@@ -35,9 +42,6 @@ def recorded(cell, **fields):
         {"backbone": "trapped:backbone"},
         {"losses": ["trapped:loss"]},
         {"base_losses": ["trapped:loss"]},
-        {"hyper_parameters": {"metric": "trapped:metric"}},
-        {"hyper_parameters": {"deep": [{"trapped:metric": 1}]}},
-        {"dataset": "trapped:dataset"},
     ],
     ids=str,
 )
@@ -47,10 +51,26 @@ def test_code_that_a_study_names_is_not_imported(tmp_path, trap, fields):
     assert not trap.exists()
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hyper_parameters": {"metric": "trapped:metric"}},
+        {"hyper_parameters": {"deep": [{"trapped:metric": 1}]}},
+        {"dataset": "trapped:dataset"},
+    ],
+    ids=str,
+)
+def test_nor_is_what_only_looks_like_it(tmp_path, trap, fields):
+    for trusts_code in (False, True):
+        detail(recorded(small_result(tmp_path / "results"), **fields), "same predictions", trusts_code=trusts_code)
+        assert not trap.exists()
+
+
 def test_code_that_the_auditor_trusts_is(tmp_path, trap):
     cell = small_result(tmp_path / "results", adaptations=("trapped:adaptation",))
     trap.unlink()
     sys.modules.pop("trapped")
+    ADAPTATIONS._entries.pop("trapped:adaptation")
     assert verdicts(cell)["same predictions"] == "not checked"
     assert not trap.exists()
     assert verdicts(cell, trusts_code=True)["same predictions"] == "pass"

@@ -44,6 +44,13 @@ def without_default(logits: Tensor, *_: Tensor, reading: Reading, **__: float) -
 OWN = {"test_readings:own_loss": "out", "test_readings:without_default": "in"}
 
 
+@pytest.fixture(autouse=True)
+def own_losses() -> None:
+    """They are admitted, as by the one who types their names."""
+    for name in OWN:
+        LOSSES.admit(name)
+
+
 @pytest.fixture
 def views() -> tuple[Tensor, Tensor, Tensor]:
     """Two views of six images of three classes: logits, embeddings, labels."""
@@ -71,6 +78,12 @@ def test_each_loss_has_its_own_reading_in_every_recipe(loss: str, reading: Readi
     for made in (Recipe(loss=loss), Finetune(loss=loss), FinetuneHead(loss=loss)):
         assert made.hyper_parameters()["reading"] == reading
         assert made == type(made)(loss=loss, reading=reading), "the default is one recipe, however it is said"
+
+
+def test_a_recipe_from_a_file_keeps_its_reading_while_nobody_has_admitted_its_loss() -> None:
+    """The default of that loss may be the other one."""
+    for reading in ("in", "out"):
+        assert Recipe(loss="nobody_knows:loss", reading=reading).hyper_parameters()["reading"] == reading
 
 
 def test_cross_entropy_has_none() -> None:

@@ -232,12 +232,12 @@ def test_a_record_that_lacks_the_study_or_contradicts_it_is_refused(trained, mon
     assert "the outcomes do not record the study that made them" in refused(bare)
 
 
-@pytest.mark.parametrize("field", ["backbone", "dataset"])
-def test_code_that_a_record_names_is_not_imported(cell, tmp_path, monkeypatch, field):
+@pytest.mark.parametrize("fields", [{"backbone": "trapped:thing"}, {"adaptations": ["trapped:thing"]}], ids=str)
+def test_code_that_a_record_names_is_not_imported(cell, tmp_path, monkeypatch, fields):
     mark = tmp_path / "mark"
     (tmp_path / "trapped.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    forged = rewritten(cell, lambda told: told["provenance"]["study"].update({field: "trapped:thing"}))
+    forged = rewritten(cell, lambda told: told["provenance"]["study"].update(fields))
     assert "imported only with --trust-code" in refused(forged)
     assert not mark.exists()
     assert "trapped" not in sys.modules

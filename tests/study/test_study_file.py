@@ -154,12 +154,18 @@ WRONG = {
     "backbone = ['conv4_32',\n'conv4_23']": "line 2: there is no backbone called 'conv4_23'. Did you mean conv4_32",
     "backbone = []": "line 1: backbone should have one value or more, not none.",
     "backbone = ['conv4_32', 'conv4_64']\nuntil_ci = 0.2": "line 2: until_ci stops the methods of one network together",
-    "backbone = ['conv4_32', 'os:system']": "line 1: os:system would import code",
+    "backbone = ['conv4_32', 'os:system']": "Or type it: --set backbone=os:system",
     "backbone = 'os:system'": (
-        "line 1: os:system would import code, which a study file may not. Type it: --set backbone=os:system"
+        "line 1: os:system names code, which a study file has imported only with --trust-code. Or type it: "
+        "--set backbone=os:system"
     ),
-    "[[methods]]\nadaptations = ['centroid', 'os:system']": "Type it: --set methods.0.adaptations=os:system",
-    "datasets = ['os:system']": "line 1: os:system would import code",
+    "[[methods]]\nadaptations = ['centroid', 'os:system']": "Or type it: --set methods.0.adaptations=os:system",
+    "datasets = ['os:system']": "line 1: os:system names code",
+    "datasets = ['glyphs', 'hf:a/b']": "line 1: hf:a/b names code, which a study file has imported only with",
+    "losses = ['timm:resnet18']": "line 1: timm:resnet18 names code",
+    "base_losses = ['hf:x']": "line 1: hf:x names code",
+    "backbone = 'timm:no_such_net'": "there is no timm model called 'no_such_net'",
+    "backbone = 'evil:1'": "line 1: evil:1 names code",
     "[outputs]\nmarkdown = '../../.profile'": "line 2: markdown should be true, false, or a file name without folders",
     "[outputs]\nplus_minus = 'all'": "line 2: plus_minus should be 'task', 'data', 'both' or 'none', not 'all'.",
     "[outputs.labels]\na = 'A'\nb = ' '": "line 3: b should be the name that a table shows, not ' '.",

@@ -38,7 +38,7 @@ def run_card(name: str, cell: Cell, task: str | None = None) -> RunCard:
     """
     provenance = dict(cell.provenance)
     commands = [str(command) for command in provenance.pop("commands", [])]
-    method, protocol = asdict(cell.method), asdict(cell.protocol)
+    method, protocol = cell.method.as_dict(), asdict(cell.protocol)
     entries = {
         "git commit": provenance.pop("git_commit", None),
         "hardware": provenance.pop("hardware", None),

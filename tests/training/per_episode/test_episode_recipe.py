@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.errors import StudyError, UnknownNameError
+from fewshot_bench.losses import LOSSES
 from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
 
 WRONG: list[tuple[str, Any, str]] = [
@@ -106,6 +107,7 @@ def test_what_cross_entropy_does_not_use_is_not_recorded() -> None:
 
 
 def test_a_loss_that_says_nothing_of_contrast_counts_as_contrastive() -> None:
+    LOSSES.admit("test_episode_recipe:own_loss")
     assert EpisodeRecipe(loss="test_episode_recipe:own_loss").is_contrastive
     assert "tau" in EpisodeRecipe(loss="test_episode_recipe:own_loss").recorded()
 

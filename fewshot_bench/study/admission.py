@@ -1,0 +1,59 @@
+"""Which code a study names, and the one way in which it gets imported: by a user who has typed it, or trusts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fewshot_bench.adaptation import ADAPTATIONS
+from fewshot_bench.backbones import BACKBONES
+from fewshot_bench.datasets import admit_dataset
+from fewshot_bench.losses import LOSSES
+from fewshot_bench.registry import Registry
+from fewshot_bench.study.checkpoints import read_checkpoint
+from fewshot_bench.study.study import Study
+
+_LISTS: dict[str, Registry[Any]] = {"adaptations": ADAPTATIONS, "losses": LOSSES, "base_losses": LOSSES}
+
+
+def admit_fields(fields: Mapping[str, Any]) -> None:
+    """Import the code that fields of a study name, because they are a user's own or trusted.
+
+    Args:
+        fields: any of a study, by name.
+
+    Raises:
+        CodeError: something that is named cannot be imported.
+    """
+    for field, registry in _LISTS.items():
+        for name in fields.get(field) or ():
+            registry.admit(name)
+    if fields.get("backbone") is not None:
+        BACKBONES.admit(fields["backbone"])
+    if fields.get("dataset") is not None:
+        admit_dataset(fields["dataset"])
+
+
+def admit_checkpoints(names: Iterable[str]) -> None:
+    """Import the code that the cards of checkpoints name, because a user trusts them.
+
+    Raises:
+        CodeError: something that is named cannot be imported.
+        UnknownNameError: there is no such checkpoint.
+        WeightsError: a checkpoint is damaged.
+    """
+    for name in names:
+        card = read_checkpoint(name).card
+        BACKBONES.admit(card.backbone)
+        if isinstance(card.recipe.get("loss"), str):
+            LOSSES.admit(card.recipe["loss"])
+
+
+def admit_all(study: Study) -> None:
+    """Import everything that a study names, itself and by its checkpoints, because a user trusts it.
+
+    Raises:
+        FewshotBenchError: see `admit_fields` and `admit_checkpoints`.
+    """
+    admit_fields(study.model_dump())
+    admit_checkpoints(study.checkpoints or ())
