@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.errors import EmbeddingError, StudyError
-from fewshot_bench.losses import LOSSES, Reading, other_reading, reading_of
+from fewshot_bench.losses import LOSSES, Reading, loss_function, other_reading, reading_of
 
 HeadKind = Literal["linear", "cosine", "projection"]
 Start = Literal["centroid", "zero"]
@@ -156,7 +156,7 @@ class FinetuneHead(EmbeddingAdaptation):
             return logits
 
     def _optimise(self, head: _Head, features: Tensor, labels: Tensor, images: Tensor) -> None:
-        loss, reading = LOSSES[self.loss].factory, reading_of(self.loss, self.reading)
+        loss, reading = loss_function(self.loss), reading_of(self.loss, self.reading)
         adam = torch.optim.Adam(head.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, foreach=True)
         for step in range(self.steps):
             logits, contrasted = head(_views_of_step(features, step, len(labels)))
@@ -164,6 +164,10 @@ class FinetuneHead(EmbeddingAdaptation):
             adam.zero_grad(set_to_none=True)
             torch.autograd.backward(losses.sum())
             adam.step()
+        if not bool(torch.isfinite(losses).all()):
+            raise StudyError(
+                f"training a head with {self.loss} gave a loss that is not finite. Use a smaller learning_rate."
+            )
 
     def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
         """Gathered embeddings, and the parameters and activations of the optimisation."""

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewshot_bench.backbones.backbone import Backbone
+from fewshot_bench.backbones.backbone import Backbone, checked_embeddings
 from fewshot_bench.backbones.embedding_key import embedding_key
 from fewshot_bench.cache import EMBEDDINGS, made_once
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.paths import cache_folder
+from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.tensor_file import DamagedFileError, read_tensors, write_tensors
 
@@ -156,7 +157,11 @@ class _Use:
     def _of_batch(self, images: Tensor) -> NDArray[np.float32]:
         with torch.autocast(torch.device(self.device).type, enabled=False):
             pixels = self.backbone.preprocessing(images.to(self.device)).contiguous(memory_format=torch.channels_last)
-            embeddings: NDArray[np.float32] = self.backbone.network(pixels).float().cpu().numpy()
+            network = self.backbone.network
+            with plugin_errors(network, "forward"):
+                given = network(pixels)
+            checked = checked_embeddings(given, network, len(images), self.backbone.embedding_size)
+            embeddings: NDArray[np.float32] = checked.float().cpu().numpy()
         return embeddings
 
 

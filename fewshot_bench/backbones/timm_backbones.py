@@ -10,7 +10,7 @@ from typing import Any
 import timm
 from timm.data.config import resolve_model_data_config
 
-from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest
+from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest, checked_backbone
 from fewshot_bench.backbones.preprocessing import from_timm_config
 from fewshot_bench.backbones.pretraining import UNKNOWN, default_pretraining, pretraining_of_tag
 from fewshot_bench.backbones.weights import fit_by_name, fit_by_order, read_weights
@@ -124,7 +124,7 @@ def known_backbone(request: BackboneRequest, *, is_stand_in: bool = False) -> Ba
     if model is not None:
         return timm_backbone(model, replace(request, name=f"timm:{model}"), is_stand_in=is_stand_in)
     entry = BACKBONES[request.name]
-    return _with_pretraining(replace(entry.factory(request), code=entry.code), request)
+    return _with_pretraining(replace(checked_backbone(entry.factory, request), code=entry.code), request)
 
 
 def model_of_hub(request: BackboneRequest) -> str | None:

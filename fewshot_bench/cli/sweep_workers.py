@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 import typer
 
 from fewshot_bench.cli.study_options import typed_options
+from fewshot_bench.debugging import is_debugging
 from fewshot_bench.errors import StudyError
 from fewshot_bench.saved import SAVED, note_saved
 
@@ -58,6 +59,8 @@ def work_in_processes(
             step.advance(len(pending))
         for worker in workers:
             if worker.process.returncode:
+                if is_debugging():
+                    typer.echo(_words(worker), err=True)
                 raise StudyError(_last_words(worker))
 
 

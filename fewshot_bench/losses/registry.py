@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from inspect import signature
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
+import torch
 from torch import Tensor
 
-from fewshot_bench.errors import StudyError
+from fewshot_bench.errors import PluginError, StudyError
 from fewshot_bench.losses.contrastive import Reading
 from fewshot_bench.named_code import is_code
+from fewshot_bench.plugins import described, is_plugin, is_raised_in_plugin, place_of, plugin_errors
 from fewshot_bench.registry import Registry
 
 
@@ -125,6 +128,61 @@ def _default_of(function: Loss, argument: str) -> object:
         return signature(function).parameters[argument].default
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def loss_function(name: str) -> Loss:
+    """The function of a loss, to be called; what somebody's own returns is checked on every call.
+
+    Args:
+        name: of the loss.
+
+    Raises:
+        UnknownNameError: the loss is not known.
+    """
+    loss = LOSSES[name].factory
+    if not is_plugin(loss):
+        return loss
+
+    @wraps(loss)
+    def checked(logits: Tensor, embeddings: Tensor, *arguments: Tensor, **settings: Any) -> Tensor:
+        with plugin_errors(loss):
+            try:
+                losses = loss(logits, embeddings, *arguments, **settings)
+            except TypeError as error:
+                if is_raised_in_plugin(error):
+                    raise
+                raise PluginError(f"{place_of(loss)}the loss {name} cannot be called: {error}. {_ARGUMENTS}") from error
+        _check(losses, logits, embeddings, name, loss)
+        return losses
+
+    return checked
+
+
+_ARGUMENTS = "A loss takes (logits, embeddings, labels, images, *, lambda_, tau, reading)."
+
+
+def _check(losses: object, logits: Tensor, embeddings: Tensor, name: str, loss: Loss) -> None:
+    """See that what somebody's loss returned can be minimised.
+
+    Whether it is finite is seen where the losses of many steps are, since to look at one waits for the device.
+
+    Raises:
+        PluginError: it cannot.
+    """
+    expected = list(logits.shape[:-2])
+    finding = ""
+    is_number = isinstance(losses, Tensor) and losses.layout == torch.strided and losses.dtype.is_floating_point
+    if not isinstance(losses, Tensor) or not is_number or list(losses.shape) != expected:
+        finding = described(losses)
+    elif losses.device != logits.device:
+        finding = f"a loss on {losses.device}"
+    elif torch.is_grad_enabled() and (logits.requires_grad or embeddings.requires_grad) and not losses.requires_grad:
+        finding = "a loss without a gradient (was it detached, or computed outside torch?)"
+    if finding:
+        raise PluginError(
+            f"{place_of(loss)}the loss {name} returned {finding}; one floating-point number per "
+            f"batch, {expected}, on {logits.device} and with its gradient, is expected."
+        )
 
 
 def mixture(cross_entropy: Tensor, contrastive: Tensor, lambda_: float) -> Tensor:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from inspect import isabstract
 from typing import Any
 
 from fewshot_bench.adaptation import ADAPTATIONS, Adaptation
-from fewshot_bench.errors import StudyError, UnknownNameError
+from fewshot_bench.adaptation.returned import HOW_TO_WRITE_ONE, check_adaptation
+from fewshot_bench.errors import PluginError, StudyError
 from fewshot_bench.losses import LOSSES, Reading, reading_of, readings_of
+from fewshot_bench.plugins import described, is_raised_in_plugin, place_of, plugin_errors
 from fewshot_bench.study.study import Study
 
 _OPTIONS_OF_THEIR_OWN = {"loss": "--loss", "lambda_": "--lambda", "tau": "--tau", "reading": "--reading"}
@@ -94,21 +97,27 @@ def hyper_parameters_of(name: str) -> set[str]:
 
     Raises:
         UnknownNameError: the adaptation is not known.
+        PluginError: it is no class of adaptations.
     """
     factory = ADAPTATIONS[name].factory
     if isinstance(factory, type) and issubclass(factory, Adaptation):
         return {field.name for field in fields(factory)}
-    raise UnknownNameError("adaptation", name, ADAPTATIONS.names(), hint="(an adaptation is a class)")
+    raise PluginError(f"{place_of(factory)}{name} is {described(factory)}, not a class. {HOW_TO_WRITE_ONE}")
 
 
 def _build(factory: Any, hyper_parameters: dict[str, Any], name: str) -> Adaptation:
     _refuse_what_is_no_number(factory, hyper_parameters, name)
-    try:
-        adaptation = factory(**hyper_parameters)
-    except (TypeError, ValueError) as error:
-        raise StudyError(f"{name} refuses its hyper-parameters: {error}.") from error
-    assert isinstance(adaptation, Adaptation)
-    return adaptation
+    if isabstract(factory):
+        missing = " and ".join(sorted(factory.__abstractmethods__))
+        raise PluginError(f"{place_of(factory)}{name} lacks {missing}. {HOW_TO_WRITE_ONE}")
+    with plugin_errors(factory):
+        try:
+            adaptation = factory(**hyper_parameters)
+        except (TypeError, ValueError) as error:
+            if is_raised_in_plugin(error):
+                raise
+            raise StudyError(f"{name} refuses its hyper-parameters: {error}.") from error
+    return check_adaptation(adaptation, name)
 
 
 def _refuse_what_is_no_number(adaptation: type[Adaptation], values: dict[str, Any], name: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, model_of_hub
 from fewshot_bench.datasets import Dataset
+from fewshot_bench.debugging import show_traceback
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import Progress
@@ -146,6 +147,7 @@ def study_backbones(
         except Exception as error:
             if not is_failure(error):
                 raise
+            show_traceback(error)
             failed.append((planned, reason_of(error)))
             continue
         yield backbone, planned.settings, planned.base
