@@ -28,6 +28,10 @@ class CodeError(FewshotBenchError):
     """What a user names as `module:callable` cannot be imported, or is not what is asked for."""
 
 
+class PluginError(FewshotBenchError):
+    """Somebody's own code raised an error, or returned what it should not; the sentence names its file and line."""
+
+
 class CodeNotTrustedError(FewshotBenchError):
     """A name means code, or data that runs code, and nobody has said that it may be imported."""
 

@@ -33,6 +33,7 @@ class Finetune(EpisodeRecipe, Adaptation):
             UnknownNameError: the loss is not known.
             StudyError: a value is not what it should be.
         """
+        super().__post_init__()
         parse_tuning(self.tune)
         self.check()
         if self.trains_on_embeddings and self.precision != "float32":

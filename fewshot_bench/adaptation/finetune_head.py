@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.errors import EmbeddingError, StudyError
-from fewshot_bench.losses import LOSSES, Reading
+from fewshot_bench.losses import LOSSES, Reading, loss_function, other_reading, reading_of
 
 HeadKind = Literal["linear", "cosine", "projection"]
 Start = Literal["centroid", "zero"]
@@ -46,7 +46,7 @@ class FinetuneHead(EmbeddingAdaptation):
         loss: name of a loss; a contrastive one trains on two augmented views of every support image.
         lambda_: share of the contrastive term.
         tau: temperature of the contrastive term.
-        reading: how the contrastive term takes the mean over positives.
+        reading: how the contrastive term takes the mean over positives; None for the default of the loss.
         steps: Adam steps, each on the whole support set.
         learning_rate: of Adam.
         weight_decay: added to the gradient, as in Adam, not decoupled.
@@ -66,7 +66,7 @@ class FinetuneHead(EmbeddingAdaptation):
     loss: str = "ce"
     lambda_: float = 0.9
     tau: float = 0.5
-    reading: Reading = "in"
+    reading: Reading | None = None
     steps: int = 100
     learning_rate: float = 1e-2
     weight_decay: float = 0.0
@@ -77,8 +77,8 @@ class FinetuneHead(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        LOSSES[self.loss]
-        choices = {"head": HeadKind, "start": Start, "coordinates": Coordinates, "reading": Reading}
+        object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
+        choices = {"head": HeadKind, "start": Start, "coordinates": Coordinates}
         for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 allowed = ", ".join(get_args(kind))
@@ -116,7 +116,8 @@ class FinetuneHead(EmbeddingAdaptation):
     def hyper_parameters(self) -> dict[str, Any]:
         """Every hyper-parameter that matters for the loss."""
         values = super().hyper_parameters()
-        unused = [] if self.is_contrastive else ["lambda_", "tau", "reading"]
+        values["reading"] = reading_of(self.loss, self.reading)
+        unused = [] if LOSSES[self.loss].facts.get("is_contrastive", True) else ["lambda_", "tau", "reading"]
         unused += ["views"] if self.views is None else []
         return {name: value for name, value in values.items() if name not in unused}
 
@@ -155,14 +156,18 @@ class FinetuneHead(EmbeddingAdaptation):
             return logits
 
     def _optimise(self, head: _Head, features: Tensor, labels: Tensor, images: Tensor) -> None:
-        loss = LOSSES[self.loss].factory
+        loss, reading = loss_function(self.loss), reading_of(self.loss, self.reading)
         adam = torch.optim.Adam(head.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, foreach=True)
         for step in range(self.steps):
             logits, contrasted = head(_views_of_step(features, step, len(labels)))
-            losses = loss(logits, contrasted, labels, images, lambda_=self.lambda_, tau=self.tau, reading=self.reading)
+            losses = loss(logits, contrasted, labels, images, lambda_=self.lambda_, tau=self.tau, reading=reading)
             adam.zero_grad(set_to_none=True)
             torch.autograd.backward(losses.sum())
             adam.step()
+        if not bool(torch.isfinite(losses).all()):
+            raise StudyError(
+                f"training a head with {self.loss} gave a loss that is not finite. Use a smaller learning_rate."
+            )
 
     def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
         """Gathered embeddings, and the parameters and activations of the optimisation."""

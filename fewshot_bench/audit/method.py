@@ -111,6 +111,8 @@ def _with_method(
         return _unchecked(record.reason)
     device = chosen_device(options.device)
     method = rebuild(cell, record.study, here.dataset, device, progress, downloads=options.downloads)
+    if isinstance(method, Mismatch) and record.renamed:  # of another cell, say
+        return _unchecked(f"{record.renamed}, which makes another method: {method.text}")
     if isinstance(method, Mismatch):
         reason = f"the recorded study makes another method: {method.text}"
         if method.is_of_training:

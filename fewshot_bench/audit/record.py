@@ -21,10 +21,13 @@ class StudyRecord:
     Attributes:
         study: as it can be run again; None where it cannot.
         reason: why not.
+        renamed: that the weights have another name than in the record, in words; empty where they have the same. What
+            they hold decides whether they are those of the method.
     """
 
     study: Study | None
     reason: str = ""
+    renamed: str = ""
 
 
 def recorded_study(cell: Cell, *, weights: Path | None, trusts_code: bool) -> StudyRecord:
@@ -59,9 +62,8 @@ def recorded_study(cell: Cell, *, weights: Path | None, trusts_code: bool) -> St
     name = PurePath(study.weights).name
     if weights is None:
         return StudyRecord(None, f"the file of weights, {name}, is not part of the outcomes; give it with --weights")
-    if weights.name != name:
-        return StudyRecord(None, f"the study used the weights {name}, and --weights is {weights.name}")
-    return StudyRecord(study.model_copy(update={"weights": weights}))
+    renamed = f"the study used the weights {name}, and --weights is {weights.name}" if weights.name != name else ""
+    return StudyRecord(study.model_copy(update={"weights": weights}), renamed=renamed)
 
 
 def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fewshot_bench.backbones.preprocessing import Interpolation, Preprocessing
 from fewshot_bench.backbones.weights import weights_digest
 from fewshot_bench.code_identity import CodeIdentity
+from fewshot_bench.errors import EmbeddingError, PluginError
+from fewshot_bench.plugins import described, place_of, plugin_errors
 from fewshot_bench.registry import Registry
 
 
@@ -71,4 +74,70 @@ class BackboneRequest:
 
 
 BackboneFactory = Callable[[BackboneRequest], Backbone]
+_HOW_TO_MAKE_ONE = (
+    "The factory of a backbone takes a BackboneRequest and returns a Backbone, such as: Backbone(name=request.name, "
+    "network=network, preprocessing=Preprocessing(84, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), embedding_size=640, "
+    "is_pretrained=True)."
+)
+_FIELDS: dict[str, tuple[type, str]] = {
+    "network": (nn.Module, "a torch.nn.Module"),
+    "preprocessing": (Preprocessing, "a Preprocessing"),
+    "embedding_size": (Integral, "a whole number of 1 or more"),
+    "is_pretrained": (bool, "True or False"),
+    "name": (str, "text"),
+}
+
+
+def checked_backbone(factory: BackboneFactory, request: BackboneRequest) -> Backbone:
+    """What the factory of a backbone makes, if it is one.
+
+    Args:
+        factory: perhaps somebody's own.
+        request: what a user asked for.
+
+    Raises:
+        PluginError: the factory raised, or returned something else.
+    """
+    with plugin_errors(factory):
+        made: object = factory(request)
+    if not isinstance(made, Backbone):
+        raise PluginError(
+            f"{place_of(factory)}the factory of the backbone {request.name} returned {described(made)}. "
+            f"{_HOW_TO_MAKE_ONE}"
+        )
+    for name, (kind, expected) in _FIELDS.items():
+        value: Any = getattr(made, name)
+        is_right = isinstance(value, kind)
+        if is_right and kind is Integral:
+            is_right = value >= 1
+        if not is_right:
+            raise PluginError(
+                f"{place_of(factory)}{name} of the backbone {request.name} should be {expected}, not "
+                f"{described(value)}. {_HOW_TO_MAKE_ONE}"
+            )
+    return made
+
+
+def checked_embeddings(embeddings: object, network: nn.Module, images: int, size: int | None = None) -> Tensor:
+    """What a network gave of some images, if that is embeddings.
+
+    Args:
+        embeddings: that it gave.
+        network: the backbone's.
+        images: how many there were, B.
+        size: D, as the backbone declares it; None for any.
+
+    Raises:
+        EmbeddingError: it is not [B, D] in floating point.
+    """
+    expected = f"[{images}, {size or 'D'}]"
+    is_matrix = isinstance(embeddings, Tensor) and embeddings.dtype.is_floating_point and embeddings.ndim == 2
+    if isinstance(embeddings, Tensor) and is_matrix and embeddings.shape == (images, size or embeddings.shape[1]):
+        return embeddings
+    raise EmbeddingError(
+        f"{place_of(network, 'forward')}the network {type(network).__name__} gave {described(embeddings)}; embeddings "
+        f"[B, D] = {expected} in floating point are expected, with the D that its backbone declares."
+    )
+
+
 BACKBONES: Registry[BackboneFactory] = Registry("backbone", schemes=("timm",))

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewshot_bench.backbones.backbone import Backbone
+from fewshot_bench.backbones.backbone import Backbone, checked_embeddings
 from fewshot_bench.backbones.embedding_key import embedding_key
 from fewshot_bench.cache import EMBEDDINGS, made_once
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.paths import cache_folder
+from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.tensor_file import DamagedFileError, read_tensors, write_tensors
 
@@ -157,16 +157,11 @@ class _Use:
     def _of_batch(self, images: Tensor) -> NDArray[np.float32]:
         with torch.autocast(torch.device(self.device).type, enabled=False):
             pixels = self.backbone.preprocessing(images.to(self.device)).contiguous(memory_format=torch.channels_last)
-            given: Any = self.backbone.network(pixels)
-        wanted = (len(images), self.backbone.embedding_size)
-        if not isinstance(given, Tensor) or given.shape != wanted or not given.is_floating_point():
-            found = list(given.shape) if isinstance(given, Tensor) else f"a {type(given).__name__}"
-            kind = f" of {given.dtype}" if isinstance(given, Tensor) and given.shape == wanted else ""
-            raise EmbeddingError(
-                f"{self.backbone.name} gives {found}{kind} for {wanted[0]} images, not {list(wanted)} floating-point "
-                "numbers. A backbone's embedding_size should be what its network gives."
-            )
-        embeddings: NDArray[np.float32] = given.float().cpu().numpy()
+            network = self.backbone.network
+            with plugin_errors(network, "forward"):
+                given = network(pixels)
+            checked = checked_embeddings(given, network, len(images), self.backbone.embedding_size)
+            embeddings: NDArray[np.float32] = checked.float().cpu().numpy()
         return embeddings
 
 

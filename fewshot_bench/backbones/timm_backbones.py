@@ -14,7 +14,7 @@ import timm
 from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
-from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest
+from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest, checked_backbone
 from fewshot_bench.backbones.hub import fetched_file, why_not_fetchable
 from fewshot_bench.backbones.input_size import embedding_size
 from fewshot_bench.backbones.preprocessing import from_timm_config
@@ -180,7 +180,7 @@ def known_backbone(request: BackboneRequest, *, is_stand_in: bool = False) -> Ba
     if model is not None:
         return timm_backbone(model, replace(request, name=f"timm:{model}"), is_stand_in=is_stand_in)
     entry = BACKBONES[request.name]
-    return _with_pretraining(replace(entry.factory(request), code=entry.code), request)
+    return _with_pretraining(replace(checked_backbone(entry.factory, request), code=entry.code), request)
 
 
 def model_of_hub(request: BackboneRequest) -> str | None:

@@ -13,6 +13,7 @@ from fewshot_bench.cache.clear import keep_within
 from fewshot_bench.cache.locks import alone
 from fewshot_bench.cache.units import size_limit
 from fewshot_bench.progress import Progress
+from fewshot_bench.saved import note_saved
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -95,4 +96,5 @@ def _write(path: Path, what: str, made: T, write: Callable[[Path, T], None]) -> 
             reason = error.strerror or error
             _LOG.warning("note: %s: not kept in %s (%s); made again next time", what, path.parent, reason)
         return False
+    note_saved()
     return True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -29,8 +31,11 @@ from fewshot_bench.cli.store import store
 from fewshot_bench.cli.study import study
 from fewshot_bench.cli.sweep import sweep
 from fewshot_bench.cli.train import train
-from fewshot_bench.errors import FewshotBenchError
+from fewshot_bench.debugging import DEBUG_VARIABLE, is_debugging, show_traceback
+from fewshot_bench.errors import FewshotBenchError, PluginError
+from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.printable import printable
+from fewshot_bench.saved import SAVED, begin, is_anything_saved
 
 app = typer.Typer(
     name="fewshot-bench",
@@ -68,6 +73,7 @@ _OF_A_DISK = {
     if hasattr(errno, name)
 }
 _USER_ERROR = 2
+_DEBUG = "--debug"
 _GO_ON = {"reproduce", "run", "sweep", "train"}
 """Commands that go on where they were stopped."""
 
@@ -82,6 +88,12 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", help=f"Show the whole traceback of an error, before its line; so does {DEBUG_VARIABLE}=1."
+        ),
     ] = False,
 ) -> None:
     """Is one few-shot image-classification method really better than another, on the same tasks?"""
@@ -103,6 +115,33 @@ def main(arguments: list[str] | None = None) -> None:
 def exit_code(arguments: list[str] | None = None) -> int:
     """Run the command line; errors that a user can mend become one line on stderr and code 2."""
     typed = list(sys.argv[1:] if arguments is None else arguments)  # a command may change what is told in the end
+    with _debugging(typed):
+        return _exit_code(typed)
+
+
+@contextmanager
+def _debugging(typed: list[str]) -> Iterator[None]:
+    """Have tracebacks shown, here and by processes that are started, where --debug stands anywhere in a command.
+
+    It is taken out, so that it is in no command that is recorded or told.
+    """
+    if _DEBUG not in typed:
+        yield
+        return
+    typed[:] = [text for text in typed if text != _DEBUG]
+    before = os.environ.get(DEBUG_VARIABLE)
+    os.environ[DEBUG_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[DEBUG_VARIABLE]
+        else:
+            os.environ[DEBUG_VARIABLE] = before
+
+
+def _exit_code(typed: list[str]) -> int:
+    begin()
     with signals_interrupt() as received:
         try:
             result = _outcome(typed)
@@ -113,23 +152,36 @@ def exit_code(arguments: list[str] | None = None) -> int:
             is_stopped = True
     if not is_stopped:
         return result
-    command = f": {shlex.join(['fewshot-bench', *typed])}" if set(typed) & _GO_ON else "."
-    _tell(f"\nstopped. What is finished is on disk; run the same command again to go on from there{command}")
+    _tell(f"\n{_last_words(typed)}")
     return received.exit_code
+
+
+def _last_words(typed: list[str]) -> str:
+    """What a stopped command leaves, and how to go on."""
+    if not set(typed) & _GO_ON:
+        return "stopped."
+    command = shlex.join(["fewshot-bench", *typed])
+    if is_anything_saved():
+        return f"stopped. {SAVED}; run the same command again to go on from there: {command}"
+    return f"stopped before anything new was saved. To start again: {command}"
 
 
 def _outcome(typed: list[str]) -> int:
     """The exit code of a command that nobody interrupts."""
     try:
-        result = app(args=typed, standalone_mode=False, obj=typed)
+        with plugin_errors():
+            result = app(args=typed, standalone_mode=False, obj=typed)
     except FewshotBenchError as error:
-        return _complain(str(error))
+        show_traceback(error)
+        has_more = isinstance(error, PluginError) and hasattr(error, "traceback_text") and not is_debugging()
+        return _complain(f"{str(error).rstrip('.')}. For the whole traceback add --debug." if has_more else str(error))
     except _UsageError as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help of a command without its sub-command
             typer.echo(message, err=True)
             return _USER_ERROR
-        return _complain(f"{message} See: fewshot-bench --help") if message else _USER_ERROR
+        advice = _on_files(message, typed) or "See: fewshot-bench --help"
+        return _complain(f"{message.rstrip('.')}. {advice}") if message else _USER_ERROR
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -140,12 +192,24 @@ def _outcome(typed: list[str]) -> int:
     except OSError as error:
         if error.filename is None and error.errno not in _OF_A_DISK:
             raise
+        show_traceback(error)
         place = f"{error.filename}: " if error.filename is not None else ""
         return _complain(
             f"{place}{error.strerror or error}. Check the path, its permissions and the space that is left;"
             " what is stored already is as it was."
         )
     return result if isinstance(result, int) else 0
+
+
+def _on_files(message: str, typed: list[str]) -> str:
+    """What to type to those who give a file of accuracies to a command that takes none; empty for the others."""
+    if "unexpected extra argument" not in message:
+        return ""
+    from fewshot_bench.outcomes.claimed import ACCURACY_FILES
+    from fewshot_bench.report.method_names import import_first
+
+    file = next((text for text in typed if text in message and text.lower().endswith(ACCURACY_FILES)), None)
+    return "" if file is None else import_first(file)
 
 
 def _complain(sentence: str, code: int = _USER_ERROR) -> int:

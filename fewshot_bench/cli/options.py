@@ -27,10 +27,42 @@ def place(text: str | Place) -> Place:
     return place_of(text)
 
 
+def results_folder(text: str | Place) -> Place:
+    """The folder of results of a path or a URL.
+
+    Raises:
+        PlaceError: a URL cannot be opened.
+        OutcomeError: it is a file.
+    """
+    return _no_file(place(text), "a folder of results")
+
+
+def results_or_cell(text: str | Place) -> Place:
+    """A folder of results or of one cell, or a cell's key.
+
+    Raises:
+        PlaceError: a URL cannot be opened.
+        OutcomeError: it is a file.
+    """
+    return _no_file(place(text), "a folder of results or of one cell")
+
+
+def _no_file(found: Place, expected: str) -> Place:
+    """The place, unless it is a file; what says so is imported for those alone."""
+    if isinstance(found, Path) and found.is_file():
+        from fewshot_bench.report.method_names import check_no_file
+
+        return check_no_file(found, expected)
+    return found
+
+
 ResultsOption = Annotated[
     Place,
     typer.Option(
-        "--results", parser=place, metavar="FOLDER", help="Folder or URL (s3://...) of outcomes and the leaderboard."
+        "--results",
+        parser=results_folder,
+        metavar="FOLDER",
+        help="Folder or URL (s3://...) of outcomes and the leaderboard.",
     ),
 ]
 IntoOption = Annotated[
@@ -44,7 +76,9 @@ IntoOption = Annotated[
 ]
 ResultArgument = Annotated[
     Place,
-    typer.Argument(metavar="RESULT", parser=place, help="A folder of results or of one cell, or a cell's key."),
+    typer.Argument(
+        metavar="RESULT", parser=results_or_cell, help="A folder of results or of one cell, or a cell's key."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 BaselineOption = Annotated[

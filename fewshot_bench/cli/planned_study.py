@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from fewshot_bench.cli.options import assignment
-from fewshot_bench.cli.study_options import admit_typed, chosen_fields, study_fields, typed_options, validated_study
+from fewshot_bench.cli.study_options import (
+    admit_typed,
+    chosen_fields,
+    named_backbones,
+    study_fields,
+    typed_options,
+    validated_study,
+)
 
 if TYPE_CHECKING:
     from fewshot_bench.study.overrides import Override
@@ -47,18 +54,25 @@ def planned_study(
     Raises:
         FewshotBenchError: a value is refused, an option says what the file says already, or code cannot be imported.
     """
+    from fewshot_bench.study.known_names import refuse_misspelt
     from fewshot_bench.study.presets import preset_text
 
     if study is None:
-        described = validated_study(chosen_fields(context, setting))
+        fields = chosen_fields(context, setting)
+        backbones = named_backbones(fields)
+        described = validated_study({**fields, "backbone": backbones[0] if backbones else None})
+        for backbone in backbones[1:]:
+            refuse_misspelt("backbone", backbone)
         from fewshot_bench.study.plan import StudyPlan  # which imports pandas; a misspelt name should not wait for it
 
+        plan = StudyPlan.of_options(described, backbones)
         admit_typed(context)
         if trusts_code:
             from fewshot_bench.study.admission import admit_all
 
-            admit_all(described)
-        return StudyPlan.of_one(described)
+            for described in plan.studies:
+                admit_all(described)
+        return plan
     preset_text(study)  # a name or a file that is not there is found before pandas is imported
     from fewshot_bench.study.admission import admit_all
     from fewshot_bench.study.overrides import Override

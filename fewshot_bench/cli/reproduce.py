@@ -20,6 +20,7 @@ from fewshot_bench.cli.options import (
     TrustCodeOption,
     WeightsOption,
     numbers,
+    results_or_cell,
 )
 
 if TYPE_CHECKING:
@@ -60,9 +61,14 @@ def reproduce(
     Exit code 0: all are equal; 1: some differ; 2: a result cannot be run again here. Nothing is written into RESULT.
     """
     from fewshot_bench.cli.study_options import typed_arguments
+    from fewshot_bench.errors import FewshotBenchError
     from fewshot_bench.reproduction import cells_meant
 
-    folders = cells_meant(result, results, numbers(shots, "--shots") if shots else ())
+    try:
+        folders = cells_meant(result, results, numbers(shots, "--shots") if shots else ())
+    except FewshotBenchError:
+        results_or_cell(result)  # a file? That is said first
+        raise
     from fewshot_bench.reproduction import ReproductionOptions  # which imports torch
 
     seeded: dict[str, Any] = {} if seed is None else {"seed": seed}

@@ -57,7 +57,8 @@ def run(
         typer.Option(help="See: fewshot-bench data ls; or your own images: a folder, archive or manifest, or hf:NAME."),
     ] = "glyphs",
     backbone: Annotated[
-        str | None, typer.Option(help="See: fewshot-bench ls backbones; or timm:NAME for any timm model.")
+        str | None,
+        typer.Option(help="See: fewshot-bench ls backbones; or timm:NAME for any timm model; e.g. conv4_64,resnet12."),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights for the backbone: safetensors or state dict.")] = None,
     checkpoint: Annotated[
@@ -107,7 +108,9 @@ def run(
     loss: Annotated[str, typer.Option(help="Losses of adaptations that train, e.g. ce,ce+schane.")] = "ce",
     lambda_: Annotated[float, typer.Option("--lambda", help="Weight of the contrastive term.")] = 0.9,
     tau: Annotated[float, typer.Option(help="Temperature of the contrastive term.")] = 0.5,
-    reading: Annotated[str, typer.Option(help="Reading of Equation 4: in or out.")] = "in",
+    reading: Annotated[
+        str | None, typer.Option(help="Of ce+schane, Equation 4 of its paper: in or out. Default: in.")
+    ] = None,
     tune: Annotated[
         str | None,
         typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewshot_bench.cli.options import JsonOption, ResultsOption
+from fewshot_bench.cli.options import JsonOption, ResultsOption, results_folder
 from fewshot_bench.printable import printable
 
 if TYPE_CHECKING:
@@ -107,9 +107,8 @@ def merge(
 ) -> None:
     """Copy the outcomes of other folders into RESULTS; where they contradict each other, nothing is copied."""
     from fewshot_bench.outcomes.merging import merge as merged
-    from fewshot_bench.paths import place_of
 
-    cells = merged([place_of(source) for source in sources], results / "outcomes")
+    cells = merged([results_folder(source) for source in sources], results / "outcomes")
     if as_json:
         told = [{"cell": one.cell.key, "copied": one.copied, "known": one.known} for one in cells]
         typer.echo(json.dumps(told, indent=1))

@@ -74,6 +74,24 @@ def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> d
     return read_setting(setting_path).applied_to(fields, typed, str(setting_path))
 
 
+def named_backbones(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The backbones that `--backbone` lists; none where the option is not there.
+
+    Args:
+        fields: as `chosen_fields` gives them.
+
+    Raises:
+        StudyError: it lists none.
+    """
+    from fewshot_bench.errors import StudyError
+
+    text = fields.get("backbone")
+    backbones = () if text is None else words(text)
+    if text is not None and not backbones:
+        raise StudyError("--backbone takes one value or more; none was given.")
+    return backbones
+
+
 def admit_typed(context: typer.Context) -> None:
     """Import the code that somebody has typed the name of; names from a file are not among these.
 
@@ -82,7 +100,9 @@ def admit_typed(context: typer.Context) -> None:
     """
     from fewshot_bench.study.admission import admit_fields
 
-    admit_fields(study_fields({name: context.params[name] for name in typed_options(context)}))
+    fields = study_fields({name: context.params[name] for name in typed_options(context)})
+    for backbone in named_backbones(fields) or (None,):
+        admit_fields({**fields, "backbone": backbone})
 
 
 def typed_options(context: typer.Context) -> list[str]:

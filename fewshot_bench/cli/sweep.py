@@ -12,6 +12,7 @@ from fewshot_bench.cli.options import JsonOption, value_of, words
 from fewshot_bench.cli.run import run
 from fewshot_bench.cli.study_options import (
     chosen_fields,
+    named_backbones,
     study_fields,
     takes_options_of,
     typed_arguments,
@@ -95,7 +96,16 @@ def sweep(
 
 
 def _study(context: typer.Context) -> Study:
-    return validated_study({**chosen_fields(context), "split": "validation", "fractions": None})
+    from fewshot_bench.errors import StudyError
+
+    fields = chosen_fields(context)
+    backbones = named_backbones(fields)
+    if len(backbones) > 1:
+        raise StudyError(
+            f"a sweep varies the settings of one method: --backbone takes one name, not {len(backbones)}. "
+            "Run a sweep for each of them."
+        )
+    return validated_study({**fields, "split": "validation", "fractions": None})
 
 
 def _grid(context: typer.Context, texts: list[str] | None) -> Grid:

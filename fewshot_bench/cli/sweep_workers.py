@@ -15,7 +15,9 @@ from typing import IO, TYPE_CHECKING
 import typer
 
 from fewshot_bench.cli.study_options import typed_options
+from fewshot_bench.debugging import is_debugging
 from fewshot_bench.errors import StudyError
+from fewshot_bench.saved import SAVED, note_saved
 
 if TYPE_CHECKING:
     from fewshot_bench.progress import Progress
@@ -50,11 +52,15 @@ def work_in_processes(
             while any(worker.process.poll() is None for worker in workers):
                 left = [point for point in pending if finished_point(sweep, point) is None]
                 step.advance(len(pending) - len(left))
+                if len(left) < len(pending):
+                    note_saved()
                 pending = left
                 time.sleep(_PAUSE)
             step.advance(len(pending))
         for worker in workers:
             if worker.process.returncode:
+                if is_debugging():
+                    typer.echo(_words(worker), err=True)
                 raise StudyError(_last_words(worker))
 
 
@@ -103,6 +109,8 @@ def _workers(arguments: list[str], devices: list[str]) -> Iterator[list[_Worker]
                 worker.process.terminate()
             for worker in workers:
                 worker.end()
+                if SAVED in _words(worker):
+                    note_saved()
 
 
 @dataclass(frozen=True)
@@ -119,9 +127,14 @@ class _Worker:
             self.process.wait()
 
 
-def _last_words(worker: _Worker) -> str:
+def _words(worker: _Worker) -> str:
+    """What it said on stderr."""
     worker.errors.seek(0)
-    code, lines = worker.process.returncode, worker.errors.read().decode(errors="replace").strip().splitlines()
+    return worker.errors.read().decode(errors="replace")
+
+
+def _last_words(worker: _Worker) -> str:
+    code, lines = worker.process.returncode, _words(worker).strip().splitlines()
     if code < 0 or not lines:
         return (
             f"a process of the sweep was ended by signal {-code}, perhaps for want of memory. What is finished is "

@@ -48,7 +48,9 @@ def train(
     label_smoothing: Annotated[float | None, typer.Option(help="Of the cross-entropy.")] = None,
     lambda_: Annotated[float | None, typer.Option("--lambda", help="Weight of the contrastive term.")] = None,
     tau: Annotated[float | None, typer.Option(help="Temperature of the contrastive term.")] = None,
-    reading: Annotated[str | None, typer.Option(help="Reading of Equation 4: in or out.")] = None,
+    reading: Annotated[
+        str | None, typer.Option(help="Of ce+schane, Equation 4 of its paper: in or out. Default: in.")
+    ] = None,
     augmentation: Annotated[str | None, typer.Option(help="auto, autoaugment, affine or none.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16 (autocast).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the first weights, the batches, the views and dropout.")] = None,

@@ -10,7 +10,8 @@ from fewshot_bench.datasets.dataset import Dataset
 from fewshot_bench.datasets.importers.hugging_face import HUGGING_FACE_PREFIX
 from fewshot_bench.datasets.own_images import OwnOptions, looks_like_a_place, open_own_images
 from fewshot_bench.datasets.store import WholeSplit, is_stored, open_stored, store_dataset, stored_names
-from fewshot_bench.errors import CodeNotTrustedError, DatasetError, UnknownNameError
+from fewshot_bench.errors import CodeNotTrustedError, DatasetError, PluginError, UnknownNameError
+from fewshot_bench.plugins import described, place_of, plugin_errors
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.registry import Registry
 
@@ -62,7 +63,7 @@ def known_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: 
     if isinstance(name, Path):
         name = str(name.absolute())
     if name in DATASETS:
-        return DATASETS[name].factory()
+        return _made(name)
     if is_stored(name):
         return open_stored(name)
     if name.startswith(HUGGING_FACE_PREFIX) and not DATASETS.is_admitted(name):
@@ -72,8 +73,26 @@ def known_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: 
         images = open_own_images(name, own or OwnOptions(), taken_names=taken, progress=progress)
         return replace(images, place=name)
     if ":" in name:
-        return DATASETS[name].factory()
+        return _made(name)
     raise _unknown(name)
+
+
+def _made(name: str) -> Dataset:
+    """What the factory of a dataset makes, if it is one.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+        PluginError: the factory raised, or returned something else.
+    """
+    factory = DATASETS[name].factory
+    with plugin_errors(factory):
+        made: object = factory()
+    if not isinstance(made, Dataset):
+        raise PluginError(
+            f"{place_of(factory)}the factory of the dataset {name} returned {described(made)}. It takes no arguments "
+            "and returns a fewshot_bench.datasets.Dataset, as store_dataset and open_stored give it."
+        )
+    return made
 
 
 def check_name(name: str) -> None:

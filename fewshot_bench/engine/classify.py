@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from fewshot_bench.adaptation.base import EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.returned import checked_scores
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
-from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.outcomes.packing import Positions, position_type
+from fewshot_bench.plugins import plugin_errors
 
 MEMORY_PER_CHUNK = 256 << 20
 LARGEST_GRAM = 1 << 30
@@ -24,8 +25,9 @@ _LARGEST_CHUNK = 1000
 def chunk_size(adaptation: EmbeddingAdaptation, protocol: Protocol, embedding_size: int) -> int:
     """How many episodes of a protocol fit into the memory of a chunk."""
     queries = protocol.way * protocol.query
-    floats = adaptation.floats_per_episode(protocol.way, protocol.shot, queries, embedding_size)
-    return int(np.clip(MEMORY_PER_CHUNK // (4 * floats), 1, _LARGEST_CHUNK))
+    with plugin_errors(adaptation, "floats_per_episode"):
+        floats = adaptation.floats_per_episode(protocol.way, protocol.shot, queries, embedding_size)
+        return int(np.clip(MEMORY_PER_CHUNK // (4 * floats), 1, _LARGEST_CHUNK))
 
 
 def gram_is_worth_building(rows: int, products_per_episode: int, episodes: int) -> bool:
@@ -67,9 +69,7 @@ def classify(
     for start in range(0, len(episodes), chunk):
         support = _on_device(episodes.support[start : start + chunk], split)
         query = _on_device(queries[start : start + chunk], split)
-        scores = adaptation.scores(split, support, query)
-        if not bool(torch.isfinite(scores).all()):
-            raise EmbeddingError(f"{adaptation.name} gave scores that are not finite; check the embeddings.")
+        scores = checked_scores(adaptation, split, support, query)
         predictions[start : start + chunk] = scores.argmax(dim=-1).cpu().numpy()
     return predictions
 

@@ -18,6 +18,7 @@ from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes.packing import Positions, position_type
+from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.training.augment import choose_augmentation
 from fewshot_bench.training.per_episode.memory import (
     bytes_per_episode,
@@ -67,7 +68,8 @@ class FinetuneClassifier:
         where = torch.device(device)
         network = backbone.network.to(where).eval()
         two = torch.from_numpy(np.array(split.images[:2])).permute(0, 3, 1, 2).to(where)
-        parts = network_parts(network, recipe, backbone.preprocessing(two))
+        with plugin_errors(network, "forward"):
+            parts = network_parts(network, recipe, backbone.preprocessing(two))
         _, height, width, channels = split.images.shape
         augmentation = choose_augmentation(recipe.augmentation, channels=channels, image_size=min(height, width))
         tasks = ImageTasks(split.images, backbone.preprocessing, augmentation, parts, recipe, where)
@@ -148,7 +150,8 @@ class FinetuneClassifier:
         some = slice(start, start + count)
         keys = episode_keys(self._recipe.seed, episodes.run, episodes.numbers[some])
         task = self._make_task(episodes.support[some].reshape(count, -1), episodes.queries[some], keys)
-        adapted = self._trainer(_Kind(count, episodes.way, episodes.shot)).adapt(task)
+        with plugin_errors(self._parts.rest, "forward"):
+            adapted = self._trainer(_Kind(count, episodes.way, episodes.shot)).adapt(task)
         return adapted.logits.argmax(dim=-1).to(torch.int32).cpu()
 
     def _trainer(self, kind: _Kind) -> EpisodeTrainer:

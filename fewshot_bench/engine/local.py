@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fewshot_bench.debugging import keep_traceback
 from fewshot_bench.engine.engine import Chunk, Crew, Finished, P, T, Worker
 from fewshot_bench.episodes.protocol import Protocol
-
-_LOG = logging.getLogger(__name__)
 
 
 class LocalEngine:
@@ -56,7 +54,7 @@ def computed(worker: Worker, chunk: Chunk) -> Finished:
     try:
         return Finished(chunk, worker(chunk), peak_bytes=worker.peak_bytes())
     except Exception as error:
-        _LOG.debug("a chunk failed", exc_info=True)
+        keep_traceback(error)
         _let_go(error)
         return Finished(chunk, None, error, worker.peak_bytes())
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fewshot_bench.debugging import keep_traceback
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.engine.engine import Chunk, Worker
 from fewshot_bench.engine.local import computed
@@ -163,13 +164,16 @@ def portable(error: Exception) -> Exception:
     Args:
         error: whose class may ask for more than its message, or hold what cannot be pickled.
     """
+    keep_traceback(error)
     error.__traceback__ = error.__cause__ = error.__context__ = None
     try:
         copy.copy(error)
         ray.cloudpickle.dumps(error)
     except Exception:
         kind = f"{type(error).__name__}: "
-        return StudyError(str(error)) if isinstance(error, FewshotBenchError) else RuntimeError(f"{kind}{error}")
+        same = StudyError(str(error)) if isinstance(error, FewshotBenchError) else RuntimeError(f"{kind}{error}")
+        keep_traceback(same, error)
+        return same
     return error
 
 

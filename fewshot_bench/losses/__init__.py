@@ -2,7 +2,7 @@
 
 from fewshot_bench.losses.contrastive import Beta, Reading, contrastive_loss
 from fewshot_bench.losses.cross_entropy import cross_entropy
-from fewshot_bench.losses.registry import LOSSES, Loss
+from fewshot_bench.losses.registry import LOSSES, Loss, loss_function, other_reading, reading_of, readings_of
 from fewshot_bench.losses.schane import hard_negative_weights, schane
 from fewshot_bench.losses.simclr import simclr
 from fewshot_bench.losses.supcon import supcon
@@ -15,6 +15,10 @@ __all__ = [
     "contrastive_loss",
     "cross_entropy",
     "hard_negative_weights",
+    "loss_function",
+    "other_reading",
+    "reading_of",
+    "readings_of",
     "schane",
     "simclr",
     "supcon",

@@ -41,7 +41,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
     return -likelihood.mean(-1)
 
 
-@LOSSES.register("ce", "cross-entropy alone", is_contrastive=False)
+@LOSSES.register("ce", "cross-entropy alone", is_contrastive=False, readings=())
 def ce(
     logits: Tensor,
     embeddings: Tensor,
@@ -50,7 +50,7 @@ def ce(
     *,
     lambda_: float,
     tau: float,
-    reading: Reading,
+    reading: Reading = "out",
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """Cross-entropy with the arguments of every loss, [...]."""

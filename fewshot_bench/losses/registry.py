@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from functools import wraps
+from inspect import signature
+from typing import Any, Protocol, get_args
 
+import torch
 from torch import Tensor
 
+from fewshot_bench.errors import PluginError, StudyError
 from fewshot_bench.losses.contrastive import Reading
+from fewshot_bench.named_code import is_code
+from fewshot_bench.plugins import described, is_plugin, is_raised_in_plugin, place_of, plugin_errors
 from fewshot_bench.registry import Registry
 
 
@@ -37,7 +43,7 @@ class Loss(Protocol):
             images: id of the image that each view comes from, [..., B] or anything that broadcasts to it.
             lambda_: share of the contrastive term, 0 to 1.
             tau: temperature of the contrastive term.
-            reading: how the mean over positives is taken, see `contrastive_loss`.
+            reading: how the mean over positives is taken, see `contrastive_loss`; one of `readings_of` the loss.
             label_smoothing: of the cross-entropy, see `cross_entropy`.
 
         Returns:
@@ -46,6 +52,137 @@ class Loss(Protocol):
 
 
 LOSSES: Registry[Loss] = Registry("loss")
+
+
+def readings_of(loss: str) -> tuple[Reading, ...]:
+    """The readings that a loss offers, its default first; none where it takes no mean over positives.
+
+    The losses of this project say them where they are registered. A loss of the user's own takes both; its default is
+    that of its argument `reading`, or "in", also while nobody has admitted its code.
+
+    Args:
+        loss: its name.
+
+    Raises:
+        UnknownNameError: the loss is not known.
+
+    Examples:
+        >>> readings_of("ce+schane"), readings_of("ce+supcon"), readings_of("ce")
+        (('in', 'out'), ('out',), ())
+    """
+    if _is_not_admitted(loss):
+        return ("in", "out")
+    entry = LOSSES[loss]
+    if "readings" in entry.facts:
+        offered: tuple[Reading, ...] = entry.facts["readings"]
+        return offered
+    return ("out", "in") if _default_of(entry.factory, "reading") == "out" else ("in", "out")
+
+
+def reading_of(loss: str, asked: Reading | None = None) -> Reading:
+    """How a loss takes the mean over positives.
+
+    Args:
+        loss: its name.
+        asked: what somebody wants instead of the loss's default.
+
+    Raises:
+        UnknownNameError: the loss is not known.
+        StudyError: the loss has no such reading.
+    """
+    offered = readings_of(loss)
+    if asked is None:
+        return offered[0] if offered else "out"
+    if asked not in get_args(Reading):
+        raise StudyError(f"reading should be one of {', '.join(get_args(Reading))}, not {asked}.")
+    if asked not in offered:
+        own = f"always takes '{offered[0]}', as its paper defines it" if offered else "has none"
+        raise StudyError(f"the reading '{asked}' belongs to ce+schane; {loss} {own}. Do not set reading for it.")
+    return asked
+
+
+def other_reading(loss: str, asked: Reading | None) -> Reading | None:
+    """The reading that somebody wants, or None where it is the loss's default, so that one thing is said in one way.
+
+    Args:
+        loss: its name.
+        asked: None for the default.
+
+    Raises:
+        UnknownNameError: the loss is not known.
+        StudyError: the loss has no such reading.
+    """
+    reading = reading_of(loss, asked)
+    if _is_not_admitted(loss):  # its default will be known when it is
+        return asked
+    return None if reading == reading_of(loss) else reading
+
+
+def _is_not_admitted(loss: str) -> bool:
+    return is_code(loss) and loss not in LOSSES
+
+
+def _default_of(function: Loss, argument: str) -> object:
+    """The default of an argument; None where there is none, or the function does not say what it takes."""
+    try:
+        return signature(function).parameters[argument].default
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def loss_function(name: str) -> Loss:
+    """The function of a loss, to be called; what somebody's own returns is checked on every call.
+
+    Args:
+        name: of the loss.
+
+    Raises:
+        UnknownNameError: the loss is not known.
+    """
+    loss = LOSSES[name].factory
+    if not is_plugin(loss):
+        return loss
+
+    @wraps(loss)
+    def checked(logits: Tensor, embeddings: Tensor, *arguments: Tensor, **settings: Any) -> Tensor:
+        with plugin_errors(loss):
+            try:
+                losses = loss(logits, embeddings, *arguments, **settings)
+            except TypeError as error:
+                if is_raised_in_plugin(error):
+                    raise
+                raise PluginError(f"{place_of(loss)}the loss {name} cannot be called: {error}. {_ARGUMENTS}") from error
+        _check(losses, logits, embeddings, name, loss)
+        return losses
+
+    return checked
+
+
+_ARGUMENTS = "A loss takes (logits, embeddings, labels, images, *, lambda_, tau, reading)."
+
+
+def _check(losses: object, logits: Tensor, embeddings: Tensor, name: str, loss: Loss) -> None:
+    """See that what somebody's loss returned can be minimised.
+
+    Whether it is finite is seen where the losses of many steps are, since to look at one waits for the device.
+
+    Raises:
+        PluginError: it cannot.
+    """
+    expected = list(logits.shape[:-2])
+    finding = ""
+    is_number = isinstance(losses, Tensor) and losses.layout == torch.strided and losses.dtype.is_floating_point
+    if not isinstance(losses, Tensor) or not is_number or list(losses.shape) != expected:
+        finding = described(losses)
+    elif losses.device != logits.device:
+        finding = f"a loss on {losses.device}"
+    elif torch.is_grad_enabled() and (logits.requires_grad or embeddings.requires_grad) and not losses.requires_grad:
+        finding = "a loss without a gradient (was it detached, or computed outside torch?)"
+    if finding:
+        raise PluginError(
+            f"{place_of(loss)}the loss {name} returned {finding}; one floating-point number per "
+            f"batch, {expected}, on {logits.device} and with its gradient, is expected."
+        )
 
 
 def mixture(cross_entropy: Tensor, contrastive: Tensor, lambda_: float) -> Tensor:

@@ -51,6 +51,7 @@ def hard_negative_weights(embeddings: Tensor, labels: Tensor, *, tau: float = 0.
     "cross-entropy and supervised contrast with weighted hard negatives",
     paper="Long et al., 2023, When hard negative sampling meets supervised contrastive learning",
     is_contrastive=True,
+    readings=("in", "out"),
 )
 def ce_and_schane(
     logits: Tensor,
@@ -60,7 +61,7 @@ def ce_and_schane(
     *,
     lambda_: float,
     tau: float,
-    reading: Reading,
+    reading: Reading = "in",
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """(1 - lambda) CE + lambda SCHaNe, [...]."""

@@ -31,6 +31,7 @@ def simclr(embeddings: Tensor, images: Tensor, *, tau: float = 0.5) -> Tensor:
     "cross-entropy and contrast between images, without labels",
     paper="Chen et al., 2020, A Simple Framework for Contrastive Learning of Visual Representations",
     is_contrastive=True,
+    readings=("out",),
 )
 def ce_and_simclr(
     logits: Tensor,
@@ -40,7 +41,7 @@ def ce_and_simclr(
     *,
     lambda_: float,
     tau: float,
-    reading: Reading,
+    reading: Reading = "out",
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """(1 - lambda) CE + lambda NT-Xent, [...]; with one positive both readings are the same."""

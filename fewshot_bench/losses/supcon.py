@@ -29,6 +29,7 @@ def supcon(embeddings: Tensor, labels: Tensor, *, tau: float = 0.1, reading: Rea
     "cross-entropy and supervised contrast",
     paper="Khosla et al., 2020, Supervised Contrastive Learning",
     is_contrastive=True,
+    readings=("out",),
 )
 def ce_and_supcon(
     logits: Tensor,
@@ -38,7 +39,7 @@ def ce_and_supcon(
     *,
     lambda_: float,
     tau: float,
-    reading: Reading,
+    reading: Reading = "out",
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """(1 - lambda) CE + lambda SupCon, [...]."""

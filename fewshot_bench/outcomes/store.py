@@ -31,6 +31,7 @@ from fewshot_bench.outcomes.part import new_parts
 from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_among, with_parts
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 from fewshot_bench.paths import Place, is_local
+from fewshot_bench.saved import note_saved
 from fewshot_bench.stored_files import check_writable, files_under, is_file, read_all
 
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -170,6 +171,7 @@ class OutcomeStore:
         """Store rows, of one run or, where it is None, of several, in as many parts as they need."""
         for name, content, rows in new_parts(frame, identity, run):
             write_once(self.cell_folder(cell) / name, content)
+            note_saved()
             runs = rows["run"].to_numpy()
             held = [(int(one), rows["episode"].to_numpy()[runs == one]) for one in np.unique(runs)]
             self._held.setdefault(cell.key, {})[name] = held

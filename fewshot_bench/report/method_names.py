@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from shlex import quote
 
-from fewshot_bench.errors import ComparisonError, UnknownNameError
+from fewshot_bench.errors import ComparisonError, OutcomeError, UnknownNameError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.claimed import ACCURACY_FILES
+from fewshot_bench.paths import Place
 
 
 def check_no_files(wanted: Iterable[str], store: OutcomeStore) -> None:
@@ -19,10 +21,31 @@ def check_no_files(wanted: Iterable[str], store: OutcomeStore) -> None:
     """
     file = next((name for name in wanted if name.lower().endswith(ACCURACY_FILES)), None)
     if file is not None and file not in {cell.method.name for cell in store.cells()}:
-        raise ComparisonError(
-            f"{file} is a file, not a method. Import it first, then compare its methods: "
-            f"fewshot-bench outcomes import {quote(file)} --dataset NAME --way N --shot K"
-        )
+        raise ComparisonError(f"{file} is a file, not a method. {import_first(file)}")
+
+
+def import_first(file: str) -> str:
+    """What to type to those who give a file of accuracies where stored outcomes are expected."""
+    return (
+        "Import it first, then compare its methods: "
+        f"fewshot-bench outcomes import {quote(file)} --dataset NAME --way N --shot K"
+    )
+
+
+def check_no_file(place: Place, expected: str) -> Place:
+    """The place of results, unless it is a file on this disk.
+
+    Args:
+        place: that somebody named.
+        expected: what it should be.
+
+    Raises:
+        OutcomeError: it is a file; the sentence says how to import one of accuracies.
+    """
+    if isinstance(place, Path) and place.is_file():
+        advice = import_first(str(place)) if place.name.lower().endswith(ACCURACY_FILES) else "Name the folder."
+        raise OutcomeError(f"{place} is a file, not {expected}. {advice}")
+    return place
 
 
 def resolve_method(names: Iterable[str], wanted: str) -> str:

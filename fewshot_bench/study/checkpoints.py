@@ -14,6 +14,7 @@ from fewshot_bench.errors import StudyError, UnknownNameError, WeightsError
 from fewshot_bench.paths import checkpoints_folder
 from fewshot_bench.registry import Entry
 from fewshot_bench.study.checkpoint import Checkpoint, CheckpointCard
+from fewshot_bench.study.methods import refuse_reading_without_effect
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import checkpoint_metadata
 
@@ -28,7 +29,7 @@ def checkpoint_stages(
     """The checkpoints of a study with their backbones, settings of these, base stages and hyper-parameters.
 
     Raises:
-        StudyError: an option says otherwise what the checkpoint says already.
+        StudyError: an option says otherwise what the checkpoint says already, or names a reading that no loss has.
         UnknownNameError: no checkpoint has that name.
         WeightsError: a checkpoint is damaged.
     """
@@ -39,6 +40,7 @@ def checkpoint_stages(
         raise StudyError(f"--checkpoint {','.join(names)} says what --{option} would say. Leave one of the two out.")
     if not names:
         raise StudyError("--checkpoint names none. See: fewshot-bench ls checkpoints")
+    refuse_reading_without_effect(study, ())
     for checkpoint in [read_checkpoint(name) for name in names]:
         backbone = checkpoint.backbone()
         start = checkpoint.card.initial_weights

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.atomic import remove_abandoned
+from fewshot_bench.debugging import show_traceback
 from fewshot_bench.engine.engine import Crew, Engine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import OutcomeError
@@ -127,6 +128,7 @@ class MethodRun:
         """
         if not is_failure(error):
             raise error
+        show_traceback(error)
         for cell, _, missing in left:
             for run, numbers in enumerate(missing):
                 if len(numbers):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from inspect import isabstract
 from typing import Any
 
 from fewshot_bench.adaptation import ADAPTATIONS, Adaptation
-from fewshot_bench.errors import StudyError, UnknownNameError
-from fewshot_bench.losses import LOSSES
+from fewshot_bench.adaptation.returned import HOW_TO_WRITE_ONE, check_adaptation
+from fewshot_bench.errors import PluginError, StudyError
+from fewshot_bench.losses import LOSSES, Reading, reading_of, readings_of
+from fewshot_bench.plugins import described, is_raised_in_plugin, place_of, plugin_errors
 from fewshot_bench.study.study import Study
 
 _OPTIONS_OF_THEIR_OWN = {"loss": "--loss", "lambda_": "--lambda", "tau": "--tau", "reading": "--reading"}
@@ -35,9 +38,15 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
         if taken and "loss" in accepted:
             raise StudyError(f"--set {taken[0]} is not taken; use {_OPTIONS_OF_THEIR_OWN[taken[0]]} instead.")
         if "loss" in accepted:
-            shared = {"lambda_": study.lambda_, "tau": study.tau, "reading": study.reading}
-            shared = {key: value for key, value in shared.items() if key in accepted}
-            planned += [_build(factory, {**chosen, **shared, "loss": loss}, name) for loss in study.losses]
+            for loss in study.losses:
+                shared = {
+                    "lambda_": study.lambda_,
+                    "tau": study.tau,
+                    "reading": chosen_reading(study, loss),
+                    "loss": loss,
+                }
+                shared = {key: value for key, value in shared.items() if key in accepted}
+                planned.append(_build(factory, chosen | shared, name))
         else:
             planned.append(_build(factory, chosen, name))
     unused = sorted(set(study.hyper_parameters) - used)
@@ -46,6 +55,27 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
         accepted = set().union(*(hyper_parameters_of(name) for name in study.adaptations))
         raise StudyError(unknown_hyper_parameter(unused[0], accepted, f"of this study ({names})"))
     return planned
+
+
+def chosen_reading(study: Study, loss: str) -> Reading | None:
+    """What a study says of the reading, for a loss that can be read in several ways; None for the loss's own."""
+    return study.reading if len(readings_of(loss)) > 1 else None
+
+
+def refuse_reading_without_effect(study: Study, base_losses: Iterable[str]) -> None:
+    """See that a reading which a study names is one that a loss of it can have.
+
+    Args:
+        study: whose reading and losses.
+        base_losses: that it trains with on the base split.
+
+    Raises:
+        StudyError: no loss can be read so.
+    """
+    trains = any("loss" in hyper_parameters_of(name) for name in study.adaptations)
+    used = list(dict.fromkeys([*base_losses, *(study.losses if trains else ())]))
+    if study.reading is not None and used and not any(study.reading in readings_of(loss) for loss in used):
+        reading_of(used[-1], study.reading)
 
 
 def unknown_hyper_parameter(name: str, accepted: Collection[str], whose: str) -> str:
@@ -67,21 +97,27 @@ def hyper_parameters_of(name: str) -> set[str]:
 
     Raises:
         UnknownNameError: the adaptation is not known.
+        PluginError: it is no class of adaptations.
     """
     factory = ADAPTATIONS[name].factory
     if isinstance(factory, type) and issubclass(factory, Adaptation):
         return {field.name for field in fields(factory)}
-    raise UnknownNameError("adaptation", name, ADAPTATIONS.names(), hint="(an adaptation is a class)")
+    raise PluginError(f"{place_of(factory)}{name} is {described(factory)}, not a class. {HOW_TO_WRITE_ONE}")
 
 
 def _build(factory: Any, hyper_parameters: dict[str, Any], name: str) -> Adaptation:
     _refuse_what_is_no_number(factory, hyper_parameters, name)
-    try:
-        adaptation = factory(**hyper_parameters)
-    except (TypeError, ValueError) as error:
-        raise StudyError(f"{name} refuses its hyper-parameters: {error}.") from error
-    assert isinstance(adaptation, Adaptation)
-    return adaptation
+    if isabstract(factory):
+        missing = " and ".join(sorted(factory.__abstractmethods__))
+        raise PluginError(f"{place_of(factory)}{name} lacks {missing}. {HOW_TO_WRITE_ONE}")
+    with plugin_errors(factory):
+        try:
+            adaptation = factory(**hyper_parameters)
+        except (TypeError, ValueError) as error:
+            if is_raised_in_plugin(error):
+                raise
+            raise StudyError(f"{name} refuses its hyper-parameters: {error}.") from error
+    return check_adaptation(adaptation, name)
 
 
 def _refuse_what_is_no_number(adaptation: type[Adaptation], values: dict[str, Any], name: str) -> None:

@@ -66,9 +66,8 @@ class EpisodeOptions(Options):
 
 
 class MethodOptions(Options):
-    """What is done with each episode, apart from the contrastive term's weight and temperature."""
+    """What is done with each episode, apart from the backbone and the contrastive term's weight and temperature."""
 
-    backbone: str | None = None
     weights: Path | None = None
     checkpoints: tuple[str, ...] | None = None
     image_size: int | None = Field(default=None, ge=16, le=1024)
@@ -80,7 +79,7 @@ class MethodOptions(Options):
     adaptations: tuple[str, ...] = Field(default=("centroid",), min_length=1)
     losses: tuple[str, ...] = Field(default=("ce",), min_length=1)
     hyper_parameters: dict[str, Any] = Field(default_factory=dict)
-    reading: Literal["in", "out"] = "in"
+    reading: Literal["in", "out"] | None = None
 
 
 class ComputingOptions(Options):

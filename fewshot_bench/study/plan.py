@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from fewshot_bench.errors import StudyError
 from fewshot_bench.paths import Place
 from fewshot_bench.study.outputs import Outputs
 from fewshot_bench.study.study import Study
@@ -29,10 +30,24 @@ class StudyPlan:
     outputs: Outputs = field(default_factory=Outputs)
 
     @classmethod
-    def of_one(cls, study: Study) -> StudyPlan:
-        """What the options of a command line describe."""
+    def of_options(cls, study: Study, backbones: Sequence[str] = ()) -> StudyPlan:
+        """What the options of a command line describe: one study, or one per backbone.
+
+        Args:
+            study: the whole but for the backbones.
+            backbones: each counts once; the study's own where there is none.
+
+        Raises:
+            StudyError: an interval is to stop several networks, which would not share their episodes.
+        """
         baselines = {} if study.baseline is None else {study.dataset: study.baseline}
-        return cls(name="", studies=(study,), places=("",), baselines=baselines)
+        studies = [study.model_copy(update={"backbone": name}) for name in dict.fromkeys(backbones)] or [study]
+        if len(studies) > 1 and study.until_ci is not None:
+            raise StudyError(
+                "--until-ci stops the methods of one network together, so that they share their episodes; --backbone "
+                f"names {len(studies)}. Say --episodes instead, or name one backbone at a time."
+            )
+        return cls(name="", studies=tuple(studies), places=("",) * len(studies), baselines=baselines)
 
     def into(self, results: Place) -> StudyPlan:
         """The same studies with another results folder."""

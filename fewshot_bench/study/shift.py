@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fewshot_bench.debugging import show_traceback
 from fewshot_bench.engine.engine import Chunk, Crew, Finished
 from fewshot_bench.errors import ShapeError
 from fewshot_bench.outcomes import Cell
@@ -71,6 +72,8 @@ class Shift:
         self._method.peak_bytes = max(self._method.peak_bytes, finished.peak_bytes)
         job = pieces.taken.job
         finished = _checked(finished, job.cell)
+        if finished.error is not None:
+            show_traceback(finished.error)
         if finished.frame is not None:
             self._store(pieces, job, finished)
             self._step.advance(len(finished.chunk))

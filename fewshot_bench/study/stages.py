@@ -8,6 +8,7 @@ from typing import Any
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, model_of_hub
 from fewshot_bench.datasets import Dataset
+from fewshot_bench.debugging import show_traceback
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import Progress
@@ -18,6 +19,7 @@ from fewshot_bench.study.base_stage import (
     initialised_backbone,
 )
 from fewshot_bench.study.checkpoints import checkpoint_stages
+from fewshot_bench.study.methods import chosen_reading, refuse_reading_without_effect
 from fewshot_bench.study.pieces import is_failure, reason_of
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
@@ -98,12 +100,14 @@ def base_stages(study: Study, backbone: Backbone) -> list[tuple[BaseStage, Recip
 
     Raises:
         UnknownNameError: a loss is not known.
+        StudyError: a reading is named that no loss of the study has.
     """
     losses = study.base_losses
     if losses is None:
         losses = () if backbone.is_pretrained else ("ce", "ce+schane")
     for loss in losses:
         LOSSES[loss]
+    refuse_reading_without_effect(study, losses)
     stages: list[tuple[BaseStage, Recipe | None]] = []
     for loss in losses:
         recipe = base_recipe(
@@ -114,7 +118,7 @@ def base_stages(study: Study, backbone: Backbone) -> list[tuple[BaseStage, Recip
             seed=study.training_seed,
             lambda_=study.lambda_,
             tau=study.tau,
-            reading=study.reading,
+            reading=chosen_reading(study, loss),
         )
         stage = base_stage_name(recipe, base_recipe(backbone, loss))
         stages.append((BaseStage(stage, recipe.hyper_parameters()), recipe))
@@ -143,6 +147,7 @@ def study_backbones(
         except Exception as error:
             if not is_failure(error):
                 raise
+            show_traceback(error)
             failed.append((planned, reason_of(error)))
             continue
         yield backbone, planned.settings, planned.base

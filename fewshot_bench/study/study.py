@@ -27,6 +27,7 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
     """
 
     dataset: str = "glyphs"
+    backbone: str | None = None
     lambda_: Lambda = Field(default=0.9, alias="lambda")
     tau: Tau = 0.5
     baseline: str | None = None

@@ -29,9 +29,10 @@ _NETWORK = ("backbone", "weights", "checkpoints")
 
 
 class MethodTable(MethodOptions):
-    """One `[[methods]]` table; several values of lambda or tau are so many methods."""
+    """One `[[methods]]` table; several backbones or values of lambda or tau are so many methods."""
 
     datasets: tuple[str, ...] | None = None
+    backbone: tuple[str, ...] | None = Field(default=None, min_length=1)
     lambda_: tuple[Lambda, ...] = Field(default=(0.9,), alias="lambda", min_length=1)
     tau: tuple[Tau, ...] = Field(default=(0.5,), min_length=1)
 
@@ -59,16 +60,17 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
             for path, table in self._tables():
                 if table.datasets is None or dataset in table.datasets:
                     method = self._method_fields(table)
-                    for contrast in _contrasts(method):
-                        yield Study(**{"dataset": dataset, **shared, **method, **contrast}), path
+                    for variant in _variants(method):
+                        yield Study(**{"dataset": dataset, **shared, **method, **variant}), path
 
     def misspelt(self) -> tuple[KeyPath, str] | None:
         """The first name that nothing can have, where and in words, before anything heavy is imported."""
         kinds: dict[str, Kind] = {"adaptations": "adaptation", "losses": "loss", "base_losses": "loss"}
         named: list[tuple[KeyPath, Kind, str]] = []
         for path, table in (((), self), *self._tables()):
-            if table.backbone is not None:
-                named.append(((*path, "backbone"), "backbone", table.backbone))
+            named += [
+                ((*path, "backbone", number), "backbone", name) for number, name in enumerate(table.backbone or ())
+            ]
             for field, kind in kinds.items():
                 if field in table.model_fields_set:
                     names = getattr(table, field) or ()
@@ -127,12 +129,12 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
 
     def _problem_of_size(self) -> tuple[KeyPath, str] | None:
         tables = [self._method_fields(table) for _, table in self._tables()]
-        methods = sum(map(_count_of_contrasts, tables))
+        methods = sum(map(_count_of_variants, tables))
         if methods * len(self.datasets) > MOST_STUDIES:
             return (), f"{methods:,} methods on {len(self.datasets)} datasets are more than {MOST_STUDIES:,} studies."
         lists = ("checkpoints", "base_losses", "adaptations", "losses")
         each = [math.prod(len(table[name]) for name in lists if table.get(name)) for table in tables]
-        cells = sum(_count_of_contrasts(table) * count for table, count in zip(tables, each, strict=True))
+        cells = sum(_count_of_variants(table) * count for table, count in zip(tables, each, strict=True))
         cells *= len(self.shots) * len(self.datasets)
         if cells > MOST_CELLS:
             return (), f"a study has at most {MOST_CELLS:,} cells, and this one {cells:,}. Divide it."
@@ -145,7 +147,7 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         if self.until_ci is not None and methods > 1:
             return ("until_ci",), (
                 "until_ci stops the methods of one network together, so that they share their episodes; this file has "
-                f"{methods} tables or values of lambda and tau. Say episodes instead, or divide the file."
+                f"{methods} tables, backbones or values of lambda and tau. Say episodes instead, or divide the file."
             )
         return None
 
@@ -157,8 +159,9 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
 
         kinds: dict[str, Registry[Any]] = {"adaptations": ADAPTATIONS, "losses": LOSSES, "base_losses": LOSSES}
         for path, table in (((), self), *self._tables()):
-            if table.backbone is not None and model_of_hub(BackboneRequest(table.backbone)) is None:
-                yield (*path, "backbone"), BACKBONES, table.backbone
+            for number, name in enumerate(table.backbone or ()):
+                if model_of_hub(BackboneRequest(name)) is None:
+                    yield (*path, "backbone", number), BACKBONES, name
             for kind, registry in kinds.items():
                 if kind in table.model_fields_set:
                     for number, name in enumerate(getattr(table, kind) or ()):
@@ -192,11 +195,25 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
             common = {name: value for name, value in common.items() if name not in _NETWORK}
         if "checkpoints" in own:
             common = {name: value for name, value in common.items() if name not in SAID_BY_A_CHECKPOINT}
+        if not self._can_be_read_so(own) and any(self._can_be_read_so(_said(one, MethodTable)) for one in self.methods):
+            common.pop("reading", None)
         accepted = self._accepted(table)
         shared = {name: value for name, value in self.hyper_parameters.items() if name in accepted}
         fields = {**common, **own, "hyper_parameters": {**shared, **table.hyper_parameters}}
         fields.pop("datasets", None)
         return fields
+
+    def _can_be_read_so(self, table: dict[str, Any]) -> bool:
+        """Whether the reading that the file names for all tables is one that a loss of this table may have."""
+        from fewshot_bench.losses import readings_of
+
+        method = _said(self, MethodTable) | table
+        losses = (*method.get("losses", ()), *(method.get("base_losses") or ()))
+        return (
+            self.reading is None
+            or method.get("base_losses") is None  # which losses these are is for the backbone to say
+            or any(self.reading in readings_of(loss) for loss in losses)
+        )
 
     def _accepted(self, table: MethodTable) -> set[str]:
         """The hyper-parameters of a table's adaptations."""
@@ -211,20 +228,22 @@ def _said(options: Options, kind: type[Options]) -> dict[str, Any]:
     return {name: getattr(options, name) for name in kind.model_fields if name in options.model_fields_set}
 
 
-def _count_of_contrasts(method: dict[str, Any]) -> int:
-    """How many `_contrasts` there are."""
+def _count_of_variants(method: dict[str, Any]) -> int:
+    """How many `_variants` there are."""
     weights: tuple[float | None, ...] = method.get("lambda_", (None,))
     temperatures: tuple[float | None, ...] = method.get("tau", (None,))
     without = sum(1 for weight in weights if weight == 0)
-    return without + (len(weights) - without) * len(temperatures)
+    contrasts = without + (len(weights) - without) * len(temperatures)
+    return len(dict.fromkeys(method.get("backbone") or (None,))) * contrasts
 
 
-def _contrasts(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every combination of lambda and tau; with lambda = 0 the loss is cross-entropy, which knows no tau.
+def _variants(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every combination of backbone, lambda and tau; with lambda = 0 the loss is cross-entropy, which knows no tau.
 
     What was not given stays away, so that a study can tell.
     """
-    for weight in method.get("lambda_", (None,)):
-        for temperature in method.get("tau", (None,))[: 1 if weight == 0 else None]:
-            pair = {"lambda_": weight, "tau": temperature}
-            yield {name: value for name, value in pair.items() if value is not None}
+    for backbone in dict.fromkeys(method.get("backbone") or (None,)):
+        for weight in method.get("lambda_", (None,)):
+            for temperature in method.get("tau", (None,))[: 1 if weight == 0 else None]:
+                variant = {"backbone": backbone, "lambda_": weight, "tau": temperature}
+                yield {name: value for name, value in variant.items() if value is not None}

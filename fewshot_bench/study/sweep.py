@@ -15,7 +15,7 @@ from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.device import chosen_device
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES
+from fewshot_bench.losses import LOSSES, readings_of
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.progress import SILENT, Progress
@@ -25,7 +25,7 @@ from fewshot_bench.study.checkpoints import checkpoint_file, checkpoint_stages, 
 from fewshot_bench.study.execute import opened_dataset
 from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.grid import PAPER_GRID, Grid, Value, check_names, text_of, with_values
-from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations
+from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations, refuse_reading_without_effect
 from fewshot_bench.study.stages import initial_backbone
 from fewshot_bench.study.study import Study
 from fewshot_bench.versions import installed_versions
@@ -118,6 +118,7 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
         planned_adaptations(with_values(study, values))
     dataset = opened_dataset(study, progress)
     study = _with_base_losses(study, dataset)
+    refuse_reading_without_effect(study, study.base_losses or ())
     for axis in grid.axes:
         _check_it_acts(axis.name, study, grid)
     fitting_protocols(study, dataset)
@@ -179,8 +180,19 @@ def _check_it_acts(name: str, study: Study, grid: Grid) -> None:
             "Add --base-loss ce+schane, or --adapt finetune-head --loss ce+schane, or name other hyper-parameters "
             "with --grid."
         )
+    if name == "reading" and not any(len(readings_of(loss)) > 1 for loss in _contrasted(study)):
+        raise StudyError(
+            f"reading acts nowhere in this sweep: {' and '.join(_contrasted(study))} cannot be read in two ways. It "
+            "belongs to ce+schane."
+        )
     if name != "lambda" and study.lambda_ == 0 and "lambda" not in [axis.name for axis in grid.axes]:
         raise StudyError(f"{name} acts nowhere in this sweep: with --lambda 0 the loss is cross-entropy alone.")
+
+
+def _contrasted(study: Study) -> list[str]:
+    """The losses that the method of a sweep trains with."""
+    trains = "loss" in hyper_parameters_of(study.adaptations[0])
+    return list(dict.fromkeys([*(study.base_losses or ()), *(study.losses if trains else ())]))
 
 
 def _point(study: Study, values: dict[str, Value], grid: Grid, folder: Path, dataset: Dataset) -> Point:

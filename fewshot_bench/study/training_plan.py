@@ -63,6 +63,8 @@ class TrainingPlan:
         checkpoint_file(self.name)
         if self.name.endswith(LAST):
             raise StudyError(f"names that end with {LAST} are those of last epochs; choose another than {self.name}.")
+        if "," in self.backbone:
+            raise StudyError(f"a training makes one network: --backbone takes one name, not {self.backbone}.")
         if self.interpolation not in (None, *get_args(Interpolation)):
             choices = ", ".join(get_args(Interpolation))
             raise StudyError(f"an interpolation should be one of {choices}, not {self.interpolation}.")

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from fewshot_bench.errors import StudyError, WeightsError
+from fewshot_bench.saved import note_saved
 from fewshot_bench.training.checkpoints import load_checkpoint, save_tensors
 from fewshot_bench.training.gradients import Measured
 from fewshot_bench.training.learner import Learner, load_weights, weights_of
@@ -152,6 +153,7 @@ class Course:
             "best": {"epoch": self.best_epoch, "score": self.best_score},
         }
         save_tensors(file.path, self.learner.tensors() | best, {**file.metadata, "course": json.dumps(content)})
+        note_saved()
 
     def restore(self, path: Path) -> None:
         """Go on from a file that `save` wrote for the same recipe.

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fewshot_bench.backbones.backbone import checked_embeddings
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES
+from fewshot_bench.losses import LOSSES, loss_function, reading_of
 from fewshot_bench.losses.precision import at_least_float32
+from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.training.augment import choose_augmentation, two_views
 from fewshot_bench.training.gradients import (
     Batch,
@@ -163,7 +165,7 @@ class Learner:
         return in_parts(self._network, batch, self._micro_batch, refuse)
 
     def _encode(self, views: Tensor) -> Tensor:
-        with autocast(self.recipe.precision, self.device):
+        with autocast(self.recipe.precision, self.device), plugin_errors(self.backbone, "forward"):
             embeddings: Tensor = self._forward(self.normalise(views))
         return at_least_float32(embeddings)
 
@@ -173,8 +175,9 @@ class Learner:
         return at_least_float32(logits)
 
     def _loss(self) -> Callable[..., Tensor]:
-        recipe, loss = self.recipe, LOSSES[self.recipe.loss].factory
-        settings: dict[str, Any] = {"lambda_": recipe.lambda_, "tau": recipe.tau, "reading": recipe.reading}
+        recipe, loss = self.recipe, loss_function(self.recipe.loss)
+        settings: dict[str, Any] = {"lambda_": recipe.lambda_, "tau": recipe.tau}
+        settings["reading"] = reading_of(recipe.loss, recipe.reading)
         if recipe.label_smoothing:  # a loss of the user's own need not know it
             settings["label_smoothing"] = recipe.label_smoothing
             if "label_smoothing" not in signature(loss).parameters:
@@ -189,12 +192,9 @@ class Learner:
 
     @torch.no_grad()
     def _embedding_size(self) -> int:
-        embeddings = self.backbone.eval()(self.normalise(self._images(torch.arange(2)).to(self.device)))
-        if embeddings.ndim != 2:
-            raise StudyError(
-                f"a backbone should give embeddings [B, D] to be trained; this one gives {list(embeddings.shape)}."
-            )
-        return int(embeddings.shape[1])
+        with plugin_errors(self.backbone, "forward"):
+            embeddings = self.backbone.eval()(self.normalise(self._images(torch.arange(2)).to(self.device)))
+        return int(checked_embeddings(embeddings, self.backbone, 2).shape[1])
 
     def _refuse_divergence(self, loss: float, epoch: int) -> None:
         if not math.isfinite(loss):

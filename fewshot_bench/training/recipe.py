@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.named_code import is_code
 
 if TYPE_CHECKING:
     from fewshot_bench.losses import Reading
@@ -26,7 +25,7 @@ class Recipe:
         loss: name of a loss.
         lambda_: share of the contrastive term.
         tau: temperature of the contrastive term.
-        reading: how the contrastive term takes the mean over positives.
+        reading: how the contrastive term takes the mean over positives; None for the default of the loss.
         epochs: passes over the split.
         batch_size: images per step; each is seen in two views, whatever the loss.
         optimizer: "adamw" decouples the weight decay, "adam" adds it to the gradient. The paper writes Adam with
@@ -48,7 +47,7 @@ class Recipe:
     loss: str = "ce"
     lambda_: float = 0.9
     tau: float = 0.5
-    reading: Reading = "in"
+    reading: Reading | None = None
     epochs: int = 100
     batch_size: int = 1024
     optimizer: Optimizer = "adamw"
@@ -68,12 +67,11 @@ class Recipe:
 
         Raises:
             UnknownNameError: the loss is not known; one that is somebody's own code is asked for only to train with it.
-            StudyError: a value is out of its range.
+            StudyError: a value is out of its range, or the loss has no such reading.
         """
-        from fewshot_bench.losses import LOSSES, Reading
+        from fewshot_bench.losses import Reading, other_reading
 
-        if not is_code(self.loss):
-            LOSSES[self.loss]
+        object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
         self._expect(self.epochs >= 1, "epochs", "1 or more")
         self._expect(abs(self.seed) < 1 << 63, "seed", "a whole number of 64 bits")
         self._expect(self.batch_size >= 2, "batch_size", "2 or more, since a contrast needs two images")
@@ -106,11 +104,13 @@ class Recipe:
         """
         later = {field.name: field.default for field in fields(self) if field.name in _LATER_FIELDS}
         values = {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
-        from fewshot_bench.losses import LOSSES
+        from fewshot_bench.losses import LOSSES, reading_of
 
         facts = LOSSES[self.loss].facts if self.loss in LOSSES else {}
         if not facts.get("is_contrastive", True):
             values = {name: value for name, value in values.items() if name not in ("lambda_", "tau", "reading")}
+        else:
+            values["reading"] = reading_of(self.loss, self.reading)
         return values
 
     def changes_from(self, other: Recipe) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Recipe:
         Args:
             other: usually the default for the same loss.
         """
-        theirs = asdict(other)
+        theirs = asdict(other) | other.hyper_parameters()
         return {
             name: value for name, value in self.hyper_parameters().items() if value != theirs[name] and name != "loss"
         }

@@ -39,7 +39,7 @@ def one_episode(settings, split, support, query):
         loss = cross_entropy(logits, labels)
         if settings.loss == "ce+schane":
             contrasted = projected if settings.head == "projection" else logits
-            term = schane(contrasted, labels, tau=settings.tau, reading=settings.reading)
+            term = schane(contrasted, labels, tau=settings.tau, reading=settings.reading or "in")
             loss = (1 - settings.lambda_) * loss + settings.lambda_ * term
         adam.zero_grad()
         loss.backward()
@@ -246,7 +246,7 @@ def test_it_trains_where_gradients_are_switched_off():
         ({"head": "deep"}, "head of finetune-head should be one of linear, cosine, projection, not deep"),
         ({"start": "random"}, "start of finetune-head should be one of centroid, zero, not random"),
         ({"coordinates": "polar"}, "coordinates of finetune-head should be one of span, full, not polar"),
-        ({"reading": "between"}, "reading of finetune-head should be one of"),
+        ({"reading": "between"}, "reading should be one of in, out, not between"),
         ({"steps": 0}, "steps of finetune-head should be a whole number of 1 or more"),
         ({"steps": 1.5}, "steps of finetune-head should be a whole number of 1 or more"),
         ({"learning_rate": 0}, "learning_rate of finetune-head should be positive"),

@@ -74,7 +74,10 @@ BAD = {
     "weights of another network": (["run", "--weights", "other.pth"], "it is not for this backbone"),
     "weights that are integers": (["run", "--weights", "int8.pth"], "in int8.pth is int8"),
     "weights that are missing": (["run", "--weights", "no.pth"], "no.pth is not a file"),
-    "results in a file": (["run", "--results", "cut.zip"], "cut.zip: Not a directory. Check the path"),
+    "results in a file": (
+        ["run", "--results", "cut.zip"],
+        "cut.zip is a file, not a folder of results. Name the folder.",
+    ),
     "picture in no folder": (["episodes", "show", "--png", "cut.zip/a.png"], "cut.zip/a.png: Not a directory"),
     "NaN weights": (["run", "--weights", "nan.pth", "--base-loss", "none"], "in nan.pth holds NaN or infinite values"),
 }

@@ -99,7 +99,7 @@ def test_an_interruption_says_whether_anything_was_kept(cells, capsys, monkeypat
     code, _, err = typed(capsys, "centroid", *into)
     assert code == 130
     assert ("nothing was kept. With --into DIR" in err) == (not into)
-    assert ("run the same command again to go on from there: fewshot-bench reproduce centroid" in err) == bool(into)
+    assert ("before anything new was saved. To start again: fewshot-bench reproduce centroid" in err) == bool(into)
 
 
 def test_a_sample_is_told_and_the_command_that_goes_on_draws_it_again(cells, capsys, monkeypatch):

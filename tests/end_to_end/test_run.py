@@ -44,6 +44,38 @@ def without_timing(path: Path) -> str:
     return pd.read_csv(path, dtype=str).drop(columns=list(TIMING_COLUMNS)).to_csv(index=False)
 
 
+def test_several_backbones_are_compared_with_the_first(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "--backbone", "conv4_64, conv4_32", "--base-loss", "none", "--episodes", "20", "--shots", "1"]
+    assert exit_code([*command, "--dry-run"]) == 0
+    looked_ahead = capsys.readouterr().out
+    assert "conv4_64/centroid" in looked_ahead
+    assert "conv4_32/centroid" in looked_ahead
+    assert exit_code(command) == 0
+    frame = pd.read_csv("results/leaderboard.csv")
+    assert sorted(frame["method"]) == ["conv4_32/centroid", "conv4_64/centroid"]
+    assert set(frame["baseline"].dropna()) == {"conv4_64/centroid"}
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["run", "--backbone", "conv4_32,conv4_46"], "there is no backbone called 'conv4_46'. Did you mean conv4_64"),
+        (["run", "--backbone", ","], "--backbone takes one value or more; none was given."),
+        (["run", "--backbone", "conv4_32,conv4_64", "--until-ci", "1"], "--backbone names 2."),
+        (["sweep", "--backbone", "conv4_32,conv4_64"], "--backbone takes one name, not 2."),
+        (
+            ["train", "--name", "net", "--backbone", "conv4_32,conv4_64"],
+            "--backbone takes one name, not conv4_32,conv4",
+        ),
+    ],
+)
+def test_backbones_that_cannot_be_are_named(home, tmp_path, monkeypatch, capsys, command, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(command) == 2
+    assert sentence in capsys.readouterr().err
+
+
 def test_run_without_arguments_ends_with_a_tested_leaderboard(folder, capsys):
     assert exit_code(["run", *SMALL]) == 0
     printed = capsys.readouterr().out

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fewshot_bench.datasets.registry import DATASETS
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.report.published import (
     ACCURACY_COLUMNS,
@@ -100,6 +101,44 @@ def test_numbers_of_table_4():
     assert table["CE + SCHaNe", "places365"] == ("isotropy", "0.9338")
 
 
+@pytest.mark.parametrize(
+    ("method", "backbone", "dataset", "measured_by"),
+    [
+        ("Prototypical Networks", "64-64-64-64", "cifar-fs", "Bertinetto et al. 2019"),
+        ("Prototypical Networks", "64-64-64-64", "fc100", "Oreshkin et al. 2018"),
+        (
+            "Prototypical Networks",
+            "64-64-64-64",
+            "mini-imagenet",
+            "Snell, Swersky, and Zemel 2017, trained on base + validation",
+        ),
+        (
+            "Prototypical Networks",
+            "64-64-64-64",
+            "tiered-imagenet",
+            "Liu et al. 2019, quoted by Lee et al. 2019, trained on base + validation",
+        ),
+        ("MetaOptNet", "ResNet-12", "cifar-fs", "Lee et al. 2019, ridge variant"),
+        ("MetaOptNet", "ResNet-12", "fc100", "Lee et al. 2019, SVM variant"),
+        ("MetaOptNet", "ResNet-12", "mini-imagenet", "Lee et al. 2019, SVM variant"),
+        ("MetaOptNet", "ResNet-12", "tiered-imagenet", "Lee et al. 2019, SVM variant"),
+        ("CE", "WRN-28-10", "fc100", "Dhillon et al. 2020"),
+        ("Transductive fine-tuning", "WRN-28-10", "cifar-fs", "Dhillon et al. 2020"),
+        ("Distillation", "ResNet-12", "mini-imagenet", "Tian et al. 2020"),
+        ("CE", "BEiT-3", "cifar-fs", "Long et al. 2023"),
+    ],
+)
+def test_a_number_is_credited_to_whoever_measured_it(method, backbone, dataset, measured_by):
+    wanted = {"method": method, "backbone": backbone, "dataset": dataset}
+    found = [row for row in rows(1) if all(row[key] == value for key, value in wanted.items())]
+    assert [row["source"] for row in found] == [measured_by] * 2
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_dataset_is_called_as_in_the_registry(number):
+    assert {row["dataset"] for row in rows(number)} <= set(DATASETS.names())
+
+
 def test_published_rows_are_those_of_one_kind_of_task():
     found = published_rows("mini-imagenet", "novel", 5, 1)
     assert len(found) == 7
@@ -108,7 +147,8 @@ def test_published_rows_are_those_of_one_kind_of_task():
     assert (own.backbone, own.source, own.table) == ("BEiT-3", "Long et al. 2023", "Long et al. 2023, Table 1")
     assert own.rounding == pytest.approx(0.005)
     (cited,) = [row for row in found if row.method == "Prototypical Networks"]
-    assert (cited.source, cited.episodes) == ("Snell, Swersky, and Zemel 2017", None)
+    assert cited.source == "Snell, Swersky, and Zemel 2017, trained on base + validation"
+    assert cited.episodes is None
     assert published_rows("mini-imagenet", "validation", 5, 1) == []
     assert published_rows("mini-imagenet", "novel", 10, 1) == []
     assert len(published_rows("cifar-fs", "novel", 5, 1)) == 7 + 4, "with the ablation"

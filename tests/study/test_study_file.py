@@ -63,6 +63,31 @@ def test_a_grid_has_a_study_for_every_dataset_method_lambda_and_tau(plan):
     assert planned.places[-1] == "study.toml, line 13"
 
 
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [
+        ('backbone = ["conv4_64", "conv4_32", "conv4_64"]', None),
+        ('[[methods]]\nbackbone = ["conv4_64", "conv4_32"]', None),
+        ('backbone = ["conv4_64", "conv4_32"]\n[[methods]]\nadaptations = ["centroid"]', None),
+        ("", "backbone=conv4_64,conv4_32"),
+        ("[[methods]]", "methods.0.backbone=conv4_64,conv4_32"),
+    ],
+)
+def test_several_backbones_are_so_many_studies_in_their_order(plan, text, change):
+    studies = plan(text, *([] if change is None else [change])).studies
+    assert [study.backbone for study in studies] == ["conv4_64", "conv4_32"]
+
+
+def test_backbones_are_combined_with_every_lambda(plan):
+    studies = plan('backbone = ["conv4_64", "conv4_32"]\nlambda = [0.1, 0.9]').studies
+    assert [(study.backbone, study.lambda_) for study in studies] == [
+        ("conv4_64", 0.1),
+        ("conv4_64", 0.9),
+        ("conv4_32", 0.1),
+        ("conv4_32", 0.9),
+    ]
+
+
 def test_hyper_parameters_of_the_file_go_to_the_methods_that_have_them(plan):
     studies = plan(GRID).studies
     assert studies[0].hyper_parameters == {"C": 10, "metric": "euclidean"}
@@ -126,6 +151,10 @@ WRONG = {
     "baseline.fc100 = 'x'": "line 1: fc100 is none of the study's datasets.",
     "[[methods]]\ndatasets = []": "line 1: no method is for any of the study's datasets.",
     "lambda = [0.1, 0.9]\nuntil_ci = 0.2": "line 2: until_ci stops the methods of one network together",
+    "backbone = ['conv4_32',\n'conv4_23']": "line 2: there is no backbone called 'conv4_23'. Did you mean conv4_32",
+    "backbone = []": "line 1: backbone should have one value or more, not none.",
+    "backbone = ['conv4_32', 'conv4_64']\nuntil_ci = 0.2": "line 2: until_ci stops the methods of one network together",
+    "backbone = ['conv4_32', 'os:system']": "Or type it: --set backbone=os:system",
     "backbone = 'os:system'": (
         "line 1: os:system names code, which a study file has imported only with --trust-code. Or type it: "
         "--set backbone=os:system"

@@ -42,7 +42,7 @@ def test_cross_entropy_records_no_temperature() -> None:
         ({"lambda_": 1.5}, "lambda_ .* between 0 and 1, not 1.5"),
         ({"tau": 0.0}, "tau .* positive"),
         ({"threads": 0}, "threads .* 1 or more"),
-        ({"reading": "inside"}, "reading .* one of in, out, not inside"),
+        ({"reading": "inside"}, "reading should be one of in, out, not inside"),
         ({"optimizer": "sgd"}, "optimizer .* one of adamw, adam"),
         ({"schedule": "step"}, "schedule .* one of"),
         ({"augmentation": "crop"}, "augmentation .* one of"),

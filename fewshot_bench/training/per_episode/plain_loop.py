@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.losses import LOSSES
+from fewshot_bench.losses import loss_function, reading_of
 from fewshot_bench.training.per_episode.batch_norm import use_batch_statistics, use_statistics_of
 from fewshot_bench.training.per_episode.head import StackedHead, dropped
 from fewshot_bench.training.per_episode.network_parts import NetworkParts
@@ -59,14 +59,14 @@ def adapt_one(
         if recipe.dropout:
             uniform = keyed_uniform(task.keys.on_device, (step, FOR_DROPOUT), embeddings.numel())
             seen = dropped(embeddings.unsqueeze(0), uniform, recipe.dropout)[0]
-        loss = LOSSES[recipe.loss].factory(
+        loss = loss_function(recipe.loss)(
             head(seen),
             embeddings,
             images // shot,
             images,
             lambda_=recipe.lambda_,
             tau=recipe.tau,
-            reading=recipe.reading,
+            reading=reading_of(recipe.loss, recipe.reading),
         )
         optimizer.zero_grad()
         torch.autograd.backward(loss)

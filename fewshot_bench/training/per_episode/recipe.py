@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES, Reading
+from fewshot_bench.losses import LOSSES, Reading, other_reading, reading_of
 from fewshot_bench.training.recipe import AugmentationName
 
 BatchNormMode = Literal["frozen", "support", "transductive"]
@@ -33,7 +33,7 @@ class EpisodeRecipe:
             episodes they are the positive pair.
         lambda_: share of the contrastive term.
         tau: temperature of the contrastive term.
-        reading: how the contrastive term takes the mean over positives.
+        reading: how the contrastive term takes the mean over positives; None for the default of the loss.
         tune: which weights of the backbone are trained beside the head: "all", "last:N" blocks, "norm", "bias",
             "lora[:rank]", "head" for none; "norm+last:2", "bias+last:2" and "lora:8+last:2" within the last blocks.
         bn: what batch normalisation normalises with. "frozen": the statistics of the pretrained network. "support":
@@ -65,7 +65,7 @@ class EpisodeRecipe:
     loss: str = "ce"
     lambda_: float = 0.9
     tau: float = 0.5
-    reading: Reading = "in"
+    reading: Reading | None = None
     tune: str = "all"
     bn: BatchNormMode = "frozen"
     views: int | None = None
@@ -85,14 +85,21 @@ class EpisodeRecipe:
     precision: EpisodePrecision = "float32"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Say the default reading of the loss as None.
+
+        Raises:
+            UnknownNameError: the loss is not known.
+            StudyError: the loss has no such reading.
+        """
+        object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
+
     def check(self) -> None:
         """Refuse what cannot be trained.
 
         Raises:
-            UnknownNameError: the loss is not known.
             StudyError: a value is out of its range.
         """
-        LOSSES[self.loss]
         for name, choices in _CHOICES.items():
             self._expect(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
         for name, least in (("epochs", 0), ("batch_size", 1), ("warmup_epochs", 0), ("patience", 0)):
@@ -143,11 +150,11 @@ class EpisodeRecipe:
         """Everything that matters for the result, by name."""
         unused = () if self.is_contrastive else ("lambda_", "tau", "reading")
         version = {} if TRAINING_VERSION == 1 else {"version": TRAINING_VERSION}
-        return {name: value for name, value in asdict(self).items() if name not in unused} | version
+        values = asdict(self) | {"reading": reading_of(self.loss, self.reading)}
+        return {name: value for name, value in values.items() if name not in unused} | version
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "reading": get_args(Reading),
     "bn": get_args(BatchNormMode),
     "optimizer": get_args(Decay),
     "schedule": get_args(EpisodeSchedule),

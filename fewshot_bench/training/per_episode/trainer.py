@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES
+from fewshot_bench.losses import loss_function, reading_of
 from fewshot_bench.training.per_episode.batch_norm import has_batch_norm, use_batch_statistics, use_statistics_of
 from fewshot_bench.training.per_episode.early_stopping import EarlyStopping
 from fewshot_bench.training.per_episode.head import StackedHead, dropped
@@ -81,7 +81,7 @@ class EpisodeTrainer:
         trained = {**self.stack.trainable, "head.weight": self.head.weight, "head.bias": self.head.bias}
         decayed = frozenset({name for name, first in self._initial.items() if first.ndim > 1} | {"head.weight"})
         self.optimizer = stacked_optimizer(recipe, trained, decayed, self.device)
-        self._loss = LOSSES[recipe.loss].factory
+        self._loss = loss_function(recipe.loss)
         self._capture: Capture | None = cuda_graph if self.device.type == "cuda" else None
         self._replayed: ReplayedStep | None = None
 
@@ -186,7 +186,7 @@ class EpisodeTrainer:
             images,
             lambda_=self.recipe.lambda_,
             tau=self.recipe.tau,
-            reading=self.recipe.reading,
+            reading=reading_of(self.recipe.loss, self.recipe.reading),
             **smoothing,
         )
         self.optimizer.zero_grad(set_to_none=True)
