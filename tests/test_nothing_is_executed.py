@@ -129,6 +129,42 @@ def test_a_sweep_starts_nothing_but_this_program():
     assert commands == ["[sys.executable, '-m', 'fewshot_bench', *arguments, '--device', device]"]
 
 
+ADMITTING = {
+    "admit": {
+        "fewshot_bench/registry.py", "fewshot_bench/study/admission.py", "fewshot_bench/datasets/registry.py",
+        "fewshot_bench/backbones/timm_backbones.py", "fewshot_bench/study/study_file.py",
+        "fewshot_bench/study/study_source.py",
+    },
+    "admit_dataset": {
+        "fewshot_bench/datasets/registry.py", "fewshot_bench/study/admission.py", "fewshot_bench/study/study_file.py",
+    },
+    "admit_fields": {
+        "fewshot_bench/study/admission.py", "fewshot_bench/study/execute.py", "fewshot_bench/study/sweep.py",
+        "fewshot_bench/study/train.py", "fewshot_bench/audit/record.py", "fewshot_bench/cli/study_options.py",
+    },
+    "admit_checkpoints": {
+        "fewshot_bench/study/admission.py", "fewshot_bench/audit/record.py", "fewshot_bench/cli/sweep.py",
+    },
+    "admit_all": {"fewshot_bench/cli/planned_study.py"},
+    "run_study": {"fewshot_bench/study/sweep_points.py"},
+    "open_dataset": {"fewshot_bench/cli/episodes.py"},
+    "create_backbone": set(),
+}  # fmt: skip
+"""What imports or fetches what it is told to, and the files that may use it: with names that a user has typed, handed
+over in Python, or trusts."""
+
+
+def test_only_those_who_have_names_from_a_user_import_what_is_named():
+    used: dict[str, set[str]] = {name: set() for name in ADMITTING}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node, "attr", getattr(node, "id", "")) if isinstance(node, ast.Attribute | ast.Name) else ""
+            if name in used:
+                used[name].add(path.relative_to(PACKAGE.parent).as_posix())
+    for name, files in used.items():
+        assert files <= ADMITTING[name], name
+
+
 def test_the_reader_of_pickles_restricts_one_class_and_makes_none_of_it():
     tree = ast.parse((PACKAGE / "datasets" / "safe_pickle" / "unpickler.py").read_text(encoding="utf-8"))
     uses = {node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "_Unpickler"}

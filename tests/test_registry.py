@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import pickle
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from fewshot_bench import registry
 from fewshot_bench.errors import CodeError, CodeNotTrustedError, UnknownNameError
+from fewshot_bench.losses import LOSSES
 from fewshot_bench.registry import Registry
 
 
@@ -78,3 +81,25 @@ def test_other_packages_extend_a_registry_through_entry_points(animals, monkeypa
     monkeypatch.setattr(registry, "entry_points", lambda group: groups[group])
     assert animals["dog"].summary == "Barks."
     assert animals["cat"].summary == "purrs"
+
+
+def test_another_process_admits_what_was_admitted_before_it_reads_the_value(monkeypatch, tmp_path):
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "shipped.py").write_text("class Loss:\n    def __call__(self, *_, **__): return 1\n\nloss = Loss()\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(registry, "_ADMITTED", {})
+    monkeypatch.setattr(LOSSES, "_entries", dict(LOSSES._entries))
+    monkeypatch.setattr(LOSSES, "_admitted", {})
+    LOSSES.admit("shipped:loss")
+    pickled = pickle.dumps(registry.WithCode({"method": LOSSES["shipped:loss"].factory}))
+    for path in (str(folder), ""):
+        sys.path.remove(path) if path in sys.path else None
+    monkeypatch.delitem(sys.modules, "shipped")
+    monkeypatch.chdir(tmp_path)
+    LOSSES._entries.pop("shipped:loss")
+    made = pickle.loads(pickled)
+    assert made["method"]() == 1
+    assert "shipped:loss" in LOSSES
+    monkeypatch.delitem(sys.modules, "shipped")

@@ -340,13 +340,13 @@ def test_in_a_lock_file_and_a_stored_dataset(trap, home):
             trap(*command, planted=what)
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("option", ["--adapt", "--loss", "--base-loss", "--backbone", "--dataset"])
-def test_the_trap_is_sprung_by_what_a_user_types(trap, option, spelling, monkeypatch):
-    """Or the tests above would show nothing; names that are no names of modules never are."""
-    is_module = spelling.strip() in ("evil:Thing", "évil:x", "evil.deep:x")
-    if is_module or (option == "--dataset" and spelling == "hf:evil/x"):
-        with pytest.raises(AssertionError, match="vil"):
-            trap("run", *STUDY, option, spelling)
-    elif spelling.strip() not in ("evil :x", "evil;evil:x"):
-        trap("run", *STUDY, option, spelling)
+def test_the_trap_is_sprung_by_what_a_user_types(trap, option):
+    """Or the tests above would show nothing."""
+    with pytest.raises(AssertionError, match="evil"):
+        trap("run", option, "evil:Thing", "--way", "1000")
+
+
+def test_a_hub_is_asked_by_who_types_it(trap):
+    with pytest.raises(AssertionError, match="hf:evil/x"):
+        trap("run", "--dataset", "hf:evil/x")
