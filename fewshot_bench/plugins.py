@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import os
+import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -148,8 +149,10 @@ def _in_function(step: TracebackType) -> str:
 
 
 def _place(file: str, line: int) -> str:
-    inside = os.path.relpath(file) if file and not file.startswith("<") else file
-    return f"{file if inside.startswith('..') else inside}, line {line}: "
+    """A file from the current folder, or from where its module was found: a record with it is read elsewhere too."""
+    found = [Path(folder) for folder in (os.getcwd(), *sys.path) if folder and Path(folder) in Path(file).parents]
+    shown = Path(file).relative_to(found[0]) if found else file
+    return f"{shown}, line {line}: "
 
 
 def _reason(error: BaseException, step: TracebackType | None) -> str:
