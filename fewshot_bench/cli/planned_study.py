@@ -68,13 +68,9 @@ def planned_study(
         plan = StudyPlan.of_options(described, backbones)
         admit_typed(context)
         if trusts_code:
-            from fewshot_bench.study.admission import admit_all
-
-            for described in plan.studies:
-                admit_all(described)
+            _admit(plan)
         return plan
     preset_text(study)  # a name or a file that is not there is found before pandas is imported
-    from fewshot_bench.study.admission import admit_all
     from fewshot_bench.study.overrides import Override
     from fewshot_bench.study.study_source import plan_of_file
 
@@ -82,9 +78,16 @@ def planned_study(
     overrides = [Override.from_text(*assignment(text)) for text in set_ or []]
     plan = plan_of_file(study, [*overrides, *_options(context)], trusts_code=trusts_code)
     if trusts_code:
-        for described in plan.studies:
-            admit_all(described)
+        _admit(plan)
     return plan
+
+
+def _admit(plan: StudyPlan) -> None:
+    """Import all code that the studies name."""
+    from fewshot_bench.study.admission import admit_all
+
+    for described in plan.studies:
+        admit_all(described)
 
 
 def _options(context: typer.Context) -> list[Override]:

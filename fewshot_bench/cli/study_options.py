@@ -98,9 +98,11 @@ def admit_typed(context: typer.Context) -> None:
     Raises:
         CodeError: it cannot be imported.
     """
+    fields = study_fields({name: context.params[name] for name in typed_options(context)})
+    if not any(":" in str(value) for value in fields.values()):
+        return  # no code is named, so torch need not be imported for it
     from fewshot_bench.study.admission import admit_fields
 
-    fields = study_fields({name: context.params[name] for name in typed_options(context)})
     for backbone in named_backbones(fields) or (None,):
         admit_fields({**fields, "backbone": backbone})
 

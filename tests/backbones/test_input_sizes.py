@@ -11,7 +11,7 @@ from conftest import toy_split
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, create_backbone, embed
 from fewshot_bench.backbones.input_size import embedding_size, probed
-from fewshot_bench.errors import EmbeddingError, StudyError, WeightsError
+from fewshot_bench.errors import PluginError, StudyError, WeightsError
 
 
 def with_file(name: str, folder: Path, **options) -> Backbone:
@@ -210,5 +210,8 @@ def test_a_network_of_ones_own_that_gives_other_embeddings_than_it_says_is_named
 
     for size in (2, 4):
         backbone = Backbone("mine", Own(), Preprocessing(16, (0.5,) * 3, (0.5,) * 3), size, is_pretrained=True)
-        with pytest.raises(EmbeddingError, match=rf"mine gives \[8, 3\] for 8 images, not \[8, {size}\]"):
+        expected = (
+            rf"the network Own gave a tensor \[8, 3\] of float32; embeddings \[B, D\] = \[8, {size}\] in floating"
+        )
+        with pytest.raises(PluginError, match=expected):
             embed(toy_split(classes=2, images=4), backbone, use_cache=False)
