@@ -22,6 +22,7 @@ from fewshot_bench.paths import Place
 
 _TRIES = 4  # of reading a file that is replaced meanwhile
 _LONGEST = 300  # characters of somebody else's message
+_FILES = (".parquet", ".json", ".lease")  # ends of the names of stored files
 _NO_BUCKET = "The specified bucket does not exist"
 
 
@@ -47,7 +48,8 @@ def files_under(folder: Place) -> list[str]:
     """The files below a folder, by their names relative to it with "/", in no order; none where there is no folder.
 
     The files of a folder are listed after those of the folders in it. Who moves several into one file further up, and
-    removes them afterwards, is never seen with neither. A link is listed and not followed.
+    removes them afterwards, is never seen with neither. A link is listed and not followed, and so is a folder that is
+    called as a file is, which reading it will name.
 
     Raises:
         IrregularFileError: the folder itself is a link; see `checked_folder`.
@@ -84,10 +86,12 @@ def checked_folder(folder: Path) -> Path:
     A link that a user names is resolved by `own_folder` first.
 
     Raises:
-        IrregularFileError: it is a link.
+        IrregularFileError: it is a link, or no folder.
     """
-    if folder.is_symlink():
-        raise IrregularFileError(folder, "a link", "a folder")
+    with suppress(FileNotFoundError, NotADirectoryError):
+        mode = os.lstat(folder).st_mode
+        if not stat.S_ISDIR(mode):
+            raise IrregularFileError(folder, _KINDS.get(stat.S_IFMT(mode), "something else"), "a folder")
     return folder
 
 
@@ -97,11 +101,9 @@ def own_folder(folder: Place) -> Place:
 
 
 def is_file(place: Place) -> bool:
-    """Whether there is a file, or something else than a folder, which reading it will name."""
+    """Whether there is a file, or something else in its place, which reading it will name."""
     if isinstance(place, Path):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            return not stat.S_ISDIR(os.lstat(place).st_mode)
-        return False
+        return os.path.lexists(place)
     with reaching(place):
         return place.is_file()
 
@@ -165,7 +167,8 @@ def size_of(place: Place) -> int:
 def remove(place: Place) -> None:
     """Remove a file, if it is still there."""
     if isinstance(place, Path):
-        place.unlink(missing_ok=True)
+        if place.is_symlink() or not place.is_dir():
+            place.unlink(missing_ok=True)
         return
     with reaching(place), suppress(FileNotFoundError):
         place.fs.rm_file(place.path)
@@ -227,6 +230,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 
 _KINDS = {
+    stat.S_IFREG: "a file",
     stat.S_IFLNK: "a link",
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -278,6 +282,8 @@ def _local_files(folder: str, prefix: str) -> Iterator[str]:
         with os.scandir(folder) as entries:
             below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
         for name in below:
+            if name.endswith(_FILES):
+                yield prefix + name
             yield from _local_files(os.path.join(folder, name), f"{prefix}{name}/")
         with os.scandir(folder) as entries:
             yield from [prefix + entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]

@@ -93,10 +93,10 @@ def _with_truth(
         by_name = frame.set_index(["run", "episode"], drop=False)
         names = [pd.MultiIndex.from_product([[episodes.run], episodes.numbers]) for episodes in groups]
         return [(by_name.loc[some], one.truth, one.way) for some, one in zip(names, groups, strict=True)]
-    lengths = query_counts(frame["predictions"], cell.protocol.way)
+    counts = query_counts(frame["predictions"], cell.protocol.way)
     found = []
-    for length, rows in frame.groupby(lengths):
-        queries = int(length)
+    for queries in np.unique(counts).tolist():
+        rows = frame[counts == queries]
         way = queries // cell.protocol.query
         found.append((rows, np.tile(even_truth(way, queries), (len(rows), 1)), way))
     return found
@@ -106,8 +106,8 @@ def _first_wrong(rows: pd.DataFrame, truth: Positions, way: int, most: int) -> s
     """What is wrong with rows of N-way episodes, where the protocol has at most so many classes."""
     lengths = query_counts(rows["predictions"], most)
     if (lengths != truth.shape[1]).any():
-        bad = int(np.argmax(lengths != truth.shape[1]))
-        return f"{_name(rows.iloc[bad])} has {lengths[bad]} predictions for {truth.shape[1]} queries"
+        first = int(np.argmax(lengths != truth.shape[1]))
+        return f"{_name(rows.iloc[first])} has {lengths[first]} predictions for {truth.shape[1]} queries"
     predictions = positions_of(rows["predictions"], most).reshape(truth.shape)
     if predictions.max() >= way:
         bad = rows.iloc[int(np.argmax(predictions.max(axis=1) >= way))]

@@ -112,13 +112,6 @@ class Part:
         Raises:
             OutcomeError: the file is damaged, or belongs to another cell.
         """
-        if self.stretch is not None:
-            self.check(content)
-            try:
-                self._opened(content, identity)
-            except _UNREADABLE as error:
-                raise self.damaged(error) from error
-            return [self.claimed]
         found = self.read(content, identity, with_predictions=False)
         return [(int(run), found["episode"][found["run"] == run]) for run in np.unique(found["run"])]
 
@@ -168,6 +161,8 @@ class Part:
             return None
         table = file.read(CLAIMED_TYPES, 0)
         found = claimed_columns(table, identity.way, {name: getattr(identity, name) for name in CONSTANTS})
+        if found is not None and not _are_in_order(found):
+            return None
         if found is not None and with_predictions:
             found["predictions"] = np.full(len(found["run"]), b"", dtype=object)
         return found
@@ -187,8 +182,8 @@ class Part:
     def _are_ours(self, found: Columns) -> bool:
         """Whether the episodes are those of the name."""
         if self.stretch is None:
-            run, episode = found["run"], found["episode"]
-            return int(run.min()) >= 0 and int(episode.min()) >= 0 and int(episode.max()) <= LARGEST_EPISODE
+            least = min(int(found["run"].min()), int(found["episode"].min()))
+            return least >= 0 and int(found["episode"].max()) <= LARGEST_EPISODE and _are_in_order(found)
         run, episodes = self.claimed
         return bool((found["run"] == run).all() and np.array_equal(found["episode"], episodes))
 
@@ -248,6 +243,12 @@ def digest(content: bytes) -> str:
 def _are_constant(table: pa.Table, identity: Identity) -> bool:
     """Whether the columns that are the same in every row say what the cell does."""
     return all(table[name].unique().to_pylist() == [getattr(identity, name)] for name in CONSTANTS)
+
+
+def _are_in_order(found: Columns) -> bool:
+    """Whether each episode is there once, by run and number."""
+    keys = (found["run"].astype(np.int64) << 32) + found["episode"]
+    return bool((np.diff(keys) > 0).all())
 
 
 def _are_in_range(found: Columns, queries: Any, identity: Identity) -> bool:

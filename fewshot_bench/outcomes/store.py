@@ -29,7 +29,7 @@ from fewshot_bench.outcomes.part import new_parts
 from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_among, with_parts
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 from fewshot_bench.paths import Place, is_local
-from fewshot_bench.stored_files import check_writable, files_under, read_all
+from fewshot_bench.stored_files import check_writable, files_under, is_file, read_all
 
 _KEY = re.compile(r"[0-9a-f]{16}")
 
@@ -199,7 +199,9 @@ class OutcomeStore:
                 read_manifest(self.folder / key)  # says what it is instead of a folder
             if rest and not key.startswith("."):
                 files.setdefault(key, []).append(rest)
-        described = sorted(key for key, names in files.items() if MANIFEST in names)
+        described = sorted(
+            key for key, names in files.items() if MANIFEST in names or is_file(self.folder / key / MANIFEST)
+        )
         stored = [read_manifest(self.folder / key).cell for key in described]
         return [cell for cell in stored if parts_among(self.folder / cell.key, files[cell.key])]
 

@@ -25,6 +25,7 @@ _LEAST_ALLOWED, _GROWTH = 8 << 20, 256  # bytes, and bytes for each of the file
 _BYTES_OF_A_ROW = 64  # of everything but its predictions, in memory
 _ROWS_OF_A_GROUP = 1 << 16  # as few as any writer puts into one
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2
+_FIELDS: dict[Any, int] = {_DATA_PAGE: 5, _DICTIONARY_PAGE: 7}
 _PLAIN, _ENCODINGS = 0, (0, 2, 8)  # the others mean a dictionary
 _MAGIC = b"PAR1"
 _DEEPEST = 8
@@ -130,7 +131,7 @@ class StoredTable:
             kind, unpacked, stored = (header.get(number) for number in (1, 2, 3))
             if not (isinstance(unpacked, int) and isinstance(stored, int) and unpacked >= 0 and stored >= 0):
                 raise StoredTableError("a page has no size")
-            inner = header.get({_DATA_PAGE: 5, _DICTIONARY_PAGE: 7}.get(kind, 0))
+            inner = header.get(_FIELDS.get(kind, 0))
             encoding = inner.get(2) if isinstance(inner, dict) else None
             if encoding not in (_ENCODINGS if may_repeat else (_PLAIN,)) or kind not in (
                 (_DATA_PAGE, _DICTIONARY_PAGE) if may_repeat else (_DATA_PAGE,)

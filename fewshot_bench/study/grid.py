@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fewshot_bench.errors import StudyError, UnknownNameError
+from fewshot_bench.limits import MOST_CELLS
 from fewshot_bench.report.wording import value_text
 from fewshot_bench.study.methods import hyper_parameters_of
 from fewshot_bench.study.study import Study
@@ -46,7 +48,7 @@ class Axis:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name.replace("-", "_").rstrip("_"))
         if not self.values or len(set(self.values)) < len(self.values):
-            listed = ",".join(str(value) for value in self.values)
+            listed = ",".join(str(value) for value in self.values[:9]) + ("" if len(self.values) < 10 else ",...")
             raise StudyError(f"--grid {self.name} takes different values such as {self.name}=0.1,0.5, not '{listed}'.")
 
 
@@ -61,9 +63,12 @@ class Grid:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise StudyError(f"{twice[0]} is in the grid twice; give all of its values in one --grid.")
+        if len(self) > MOST_CELLS:
+            sizes = " x ".join(f"{len(axis.values):,}" for axis in self.axes)
+            raise StudyError(f"the grid has {sizes} = {len(self):,} points; at most {MOST_CELLS:,} are possible.")
 
     def __len__(self) -> int:
-        return len(self.points())
+        return math.prod(len(axis.values) for axis in self.axes)
 
     def points(self) -> list[dict[str, Value]]:
         """The value on each axis, for every point in order."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 
 from fewshot_bench.datasets.dataset import SplitName
 from fewshot_bench.episodes.protocol import SamplerName
+from fewshot_bench.limits import LARGEST_SEED, LARGEST_SIZE, LARGEST_WAY, MOST_EPISODES, MOST_RUNS
 from fewshot_bench.paths import Place, place_of
 
 Lambda = Annotated[float, Field(ge=0, le=1)]
@@ -48,14 +49,14 @@ class EpisodeOptions(Options):
     split: SplitName = "novel"
     fractions: tuple[float, float, float] | None = None
     least_images: int = Field(default=1, ge=1)
-    way: int = 5
-    shots: tuple[int, ...] = Field(default=(1, 5), min_length=1)
-    query: int = 15
-    episodes: int = Field(default=3000, ge=1)
-    runs: int = Field(default=3, ge=1)
+    way: int = Field(default=5, le=LARGEST_WAY)
+    shots: tuple[Annotated[int, Field(le=LARGEST_SIZE)], ...] = Field(default=(1, 5), min_length=1)
+    query: int = Field(default=15, le=LARGEST_SIZE)
+    episodes: int = Field(default=3000, ge=1, le=MOST_EPISODES)
+    runs: int = Field(default=3, ge=1, le=MOST_RUNS)
     until_ci: float | None = Field(default=None, gt=0, le=50)
-    max_episodes: int | None = Field(default=None, ge=1)
-    seed: int = 0
+    max_episodes: int | None = Field(default=None, ge=1, le=MOST_EPISODES)
+    seed: int = Field(default=0, ge=-LARGEST_SEED, le=LARGEST_SEED)
     sampler: SamplerName = "standard"
     alpha: float | None = None
     least_way: int | None = None

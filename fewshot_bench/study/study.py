@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fewshot_bench.episodes import Protocol, settled
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT
+from fewshot_bench.errors import StudyError
+from fewshot_bench.limits import MOST_CELLS
+from fewshot_bench.limits import MOST_EPISODES as MOST_OF_A_CELL
 from fewshot_bench.study.options import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Tau
 
 MOST_EPISODES = 30_000
@@ -25,6 +29,25 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
     lambda_: Lambda = Field(default=0.9, alias="lambda")
     tau: Tau = 0.5
     baseline: str | None = None
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Study:
+        """Refuse more than can be stored, before any memory is taken.
+
+        Raises:
+            StudyError: there are too many cells, or episodes of one.
+        """
+        lists = (self.shots, self.checkpoints, self.base_losses, self.adaptations, self.losses)
+        cells = math.prod(len(values) for values in lists if values)
+        if cells > MOST_CELLS:
+            raise StudyError(f"a study has at most {MOST_CELLS:,} cells, and this one {cells:,}. Divide it.")
+        runs, episodes = self._asked("runs"), self._most_episodes()
+        if runs * episodes > MOST_OF_A_CELL:
+            raise StudyError(
+                f"all runs together should have at most {MOST_OF_A_CELL:,} episodes, and these are {runs:,} runs of "
+                f"{episodes:,}. Use fewer --episodes or --runs."
+            )
+        return self
 
     @property
     def backbone_name(self) -> str:

@@ -5,6 +5,7 @@ docs/studies.md describes it for those who write one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from fewshot_bench.adaptation import ADAPTATIONS
 from fewshot_bench.backbones import BACKBONES, BackboneRequest, model_of_hub
 from fewshot_bench.datasets import check_name, looks_like_a_place
 from fewshot_bench.errors import UnknownNameError
+from fewshot_bench.limits import MOST_CELLS, MOST_EPISODES
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.registry import Registry
 from fewshot_bench.study.checkpoints import SAID_BY_A_CHECKPOINT
@@ -99,9 +101,22 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         return None
 
     def _problem_of_size(self) -> tuple[KeyPath, str] | None:
-        methods = sum(1 for _, table in self._tables() for _ in _contrasts(self._method_fields(table)))
+        tables = [self._method_fields(table) for _, table in self._tables()]
+        methods = sum(map(_count_of_contrasts, tables))
         if methods * len(self.datasets) > MOST_STUDIES:
             return (), f"{methods:,} methods on {len(self.datasets)} datasets are more than {MOST_STUDIES:,} studies."
+        lists = ("checkpoints", "base_losses", "adaptations", "losses")
+        each = [math.prod(len(table[name]) for name in lists if table.get(name)) for table in tables]
+        cells = sum(_count_of_contrasts(table) * count for table, count in zip(tables, each, strict=True))
+        cells *= len(self.shots) * len(self.datasets)
+        if cells > MOST_CELLS:
+            return (), f"a study has at most {MOST_CELLS:,} cells, and this one {cells:,}. Divide it."
+        episodes = (self.max_episodes or 1) if self.until_ci is not None else self.episodes
+        if self.runs * episodes > MOST_EPISODES:
+            return ("runs",), (
+                f"all runs together should have at most {MOST_EPISODES:,} episodes, and these are {self.runs:,} runs "
+                f"of {episodes:,}."
+            )
         if self.until_ci is not None and methods > 1:
             return ("until_ci",), (
                 "until_ci stops the methods of one network together, so that they share their episodes; this file has "
@@ -160,6 +175,13 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
 def _said(options: Options, kind: type[Options]) -> dict[str, Any]:
     """The fields of a kind that were given, by their names in Python."""
     return {name: getattr(options, name) for name in kind.model_fields if name in options.model_fields_set}
+
+
+def _count_of_contrasts(method: dict[str, Any]) -> int:
+    """How many `_contrasts` there are."""
+    weights, temperatures = method.get("lambda_", (None,)), method.get("tau", (None,))
+    without = sum(weight == 0 for weight in weights)
+    return without + (len(weights) - without) * len(temperatures)
 
 
 def _contrasts(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
