@@ -16,7 +16,7 @@ from fewshot_bench.outcomes import OutcomeStore
 CLASSES = 300
 RUN = [
     *("run", "--dataset", "many", "--backbone", "conv4_32", "--base-loss", "none", "--adapt", "centroid,logistic"),
-    *("--shots", "1", "--query", "1", "--episodes", "6", "--runs", "2", "--device", "cpu", "--chunk", "2"),
+    *("--shots", "1", "--query", "1", "--episodes", "2", "--runs", "2", "--device", "cpu", "--chunk", "2"),
 ]
 
 
@@ -34,9 +34,9 @@ def folder(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("FEWSHOT_BENCH_HOME", str(folder / "home"))
-        for way in (5, 255, 256, 257, 300):
+        for way in (5, 256, 300):
             assert exit_code([*RUN, "--way", str(way), "--results", f"r{way}"]) == 0
-            assert exit_code([*RUN, "--way", str(way), "--results", "all"]) == 0
+        assert exit_code(["store", "merge", "r5", "r256", "r300", "--results", "all"]) == 0
     return folder
 
 
@@ -47,12 +47,12 @@ def here(folder, monkeypatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("way", [255, 256, 257, 300])
+@pytest.mark.parametrize("way", [256, 300])
 def test_predictions_are_those_that_were_made_in_the_smallest_type_that_holds_them(here, way):
     store = OutcomeStore(Path(f"r{way}") / "outcomes")
     for cell in store.cells():
         outcomes = store.outcomes(cell)
-        assert outcomes.predictions.shape == (12, way)
+        assert outcomes.predictions.shape == (4, way)
         rows = outcomes.frame["predictions"].map(len)
         assert set(rows) == {way if way <= 256 else 2 * way}
         correct = (outcomes.predictions == np.arange(way)).sum(axis=1)
@@ -68,7 +68,6 @@ def test_predictions_are_those_that_were_made_in_the_smallest_type_that_holds_th
         ["leaderboard"],
         ["compare"],
         ["compare", "--per-class"],
-        ["power"],
         ["report"],
         ["status"],
         ["store", "check"],
@@ -106,7 +105,7 @@ def test_an_export_is_imported_again(here, tmp_path, capsys, way):
     assert exit_code(["outcomes", "export", str(table), "--results", f"r{way}"]) == 0
     assert exit_code(["outcomes", "import", str(table), "--results", str(tmp_path / "other")]) == 0
     assert exit_code(["compare", "--results", str(tmp_path / "other"), "--json"]) == 0
-    assert '"episodes": 12' in capsys.readouterr().out
+    assert '"episodes": 4' in capsys.readouterr().out
     exported = pd.read_csv(table)
     assert set(exported["queries"]) == {way}
     if way == CLASSES:
@@ -116,14 +115,14 @@ def test_an_export_is_imported_again(here, tmp_path, capsys, way):
 def test_outcomes_of_many_ways_lie_beside_each_other(here, capsys):
     assert exit_code(["leaderboard", "--results", "all", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert sorted({row["way"] for row in rows}) == [5, 255, 256, 257, 300]
-    assert len(rows) == 10
+    assert sorted({row["way"] for row in rows}) == [5, 256, 300]
+    assert len(rows) == 6
 
 
 def test_a_run_that_goes_on_adds_to_them(here, capsys):
-    assert exit_code([*RUN, "--way", "300", "--results", "r300", "--episodes", "7"]) == 0
+    assert exit_code([*RUN, "--way", "300", "--results", "r300", "--episodes", "3"]) == 0
     store = OutcomeStore(Path("r300/outcomes"))
-    assert [len(store.read(cell)) for cell in store.cells()] == [14, 14]
+    assert [len(store.read(cell)) for cell in store.cells()] == [6, 6]
 
 
 def test_more_ways_than_can_be_stored_are_refused_before_anything_is_written(here, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,10 @@ import pytest
 from forged_parts import CLAIMED, forged, whole_table, written
 from toy_cells import CELL
 
+from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
+from fewshot_bench.outcomes.checking import check_store
+from fewshot_bench.outcomes.compaction import Damaged, compact_store
 
 MOST_GROWTH = 150  # MB
 LARGEST_FILE = 400_000  # bytes
@@ -141,3 +145,58 @@ def test_a_part_takes_no_more_memory_than_its_file_can_stand_for(tmp_path, bomb)
     assert len(lines) == 3
     assert all(part.name in line and "damaged" in line for line in lines), lines
     assert megabytes < MOST_GROWTH
+
+
+def described(content: dict) -> str:
+    return json.dumps({**json.loads(CELL.as_json()), **content})
+
+
+LONG_LISTS: dict[str, Callable[[], str]] = {
+    "three million class sizes": lambda: described({"class_sizes": [1] * 3_000_000}),
+    "three million class names": lambda: described({"class_names": [""] * 1_900_000}),
+    "empty lists": lambda: described({"provenance": {"a": [[]] * 1_900_000}}),
+    "empty mappings": lambda: described({"more": [{}] * 1_900_000}),
+    "lists in each other": lambda: '{"a": ' + "[" * 4_000_000 + "]" * 3_900_000 + "}",
+    "mappings in each other": lambda: '{"a":' * 1_500_000,
+    "a number of many digits": lambda: described({}).replace('"seed": 0', '"seed": 1' + "0" * 7_000_000),
+    "a number of a large exponent": lambda: described({}).replace('"seed": 0', '"seed": 1e999999'),
+    "more than any description has": lambda: described({"more": "x" * 31_000_000}),
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from /proc")
+@pytest.mark.parametrize("what", LONG_LISTS)
+def test_a_description_takes_no_more_memory_than_a_description_can(tmp_path, what):
+    store = OutcomeStore(tmp_path / "outcomes")
+    store.open_cell(CELL)
+    forged(store.cell_folder(CELL), written(whole_table(), CELL, None), None)
+    (store.cell_folder(CELL) / "cell.json").write_text(LONG_LISTS[what]())
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / f"{CELL.key}.json").write_text(LONG_LISTS[what]())
+    megabytes, lines = growth(store.folder, tmp_path)
+    assert all(len(line) < 1000 for line in lines)
+    assert megabytes < 2 * MOST_GROWTH
+
+
+@pytest.mark.parametrize("protocol", [{"shot": 1_000_000}, {"way": 60_000, "query": 1000}], ids=str)
+def test_an_episode_of_more_images_than_can_be_drawn_is_a_damaged_description(tmp_path, protocol):
+    store = OutcomeStore(tmp_path)
+    store.open_cell(CELL)
+    changed = {**json.loads(CELL.as_json())["protocol"], **protocol}
+    (store.cell_folder(CELL) / "cell.json").write_text(described({"protocol": changed}))
+    with pytest.raises(OutcomeError, match="at most 4,000,000 images of an episode"):
+        OutcomeStore(tmp_path).done(CELL)
+
+
+def test_rows_that_would_not_fit_into_one_part_are_stored_in_several(tmp_path):
+    """A method that always says the same compresses so well that no reader would believe a single part."""
+    wide = Cell(MethodCard("wide", "b", "w", "a"), ProtocolCard("toy", "ab", "novel", 1000, 1, 15, 0, 1))
+    store = OutcomeStore(tmp_path)
+    store.append(wide, 0, np.arange(600), np.zeros((600, 15_000), np.uint16), 0.5)
+    assert len([*tmp_path.rglob("*.parquet")]) > 1
+    assert len(OutcomeStore(tmp_path).read(wide, with_predictions=False)) == 600
+    assert check_store(tmp_path)[0].damage == []
+    (left,) = compact_store(tmp_path)
+    assert isinstance(left, Damaged)
+    assert "stays as it is" in left.damage
+    assert len(OutcomeStore(tmp_path).read(wide, with_predictions=False)) == 600
