@@ -8,7 +8,7 @@ LARGEST_WAY = 65_535
 LARGEST_SIZE = 1_000_000
 """Shots, and queries per class."""
 
-LARGEST_TASK = 4_000_000
+LARGEST_TASK = 2_000_000
 """Images of an episode, its queries counted as often as the sampler has room for them."""
 
 MOST_CLASSES = 1 << 18
@@ -32,7 +32,7 @@ LARGEST_EPISODE = 999_999_998
 MOST_CELLS = 10_000
 """Of a study, and points of a grid."""
 
-MOST_DRAWN = 1 << 26
+MOST_DRAWN = 1 << 25
 """Images of all episodes that are drawn at once."""
 
 MOST_WORDS = 1 << 24

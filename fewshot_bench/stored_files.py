@@ -223,12 +223,18 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
         IrregularFileError: it is something else.
     """
     _check_regular(path, os.lstat(path).st_mode)
-    flags = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
-    with os.fdopen(os.open(path, os.O_RDONLY | flags), "rb") as file:
+    with os.fdopen(os.open(path, _READING), "rb") as file:
         _check_regular(path, os.fstat(file.fileno()).st_mode)  # it may have been replaced meanwhile
         yield file
 
 
+_READING = (  # some systems lack some of them
+    os.O_RDONLY
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_BINARY", 0)
+)
 _KINDS = {
     stat.S_IFREG: "a file",
     stat.S_IFLNK: "a link",

@@ -14,12 +14,14 @@ from fewshot_bench.audit.finding import Finding
 from fewshot_bench.audit.images import ImagesHere
 from fewshot_bench.episodes import Episodes, Protocol, draw
 from fewshot_bench.episodes.locks import Lock, episode_digests, lock_files, read_lock
-from fewshot_bench.errors import FewshotBenchError
+from fewshot_bench.errors import AuditError, FewshotBenchError
+from fewshot_bench.limits import MOST_DRAWN, task_size
 from fewshot_bench.outcomes import Cell, ProtocolCard
 
 SIZES = "class sizes"
 TASKS = "tasks"
 DIGEST = "published tasks"
+_IMAGES_AT_ONCE = 1 << 22  # of the tasks that are checked together
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def class_sizes(cell: Cell, here: ImagesHere) -> tuple[ClassSizes, Finding]:
 
 
 def draw_again(card: ProtocolCard, sizes: Sequence[int], frame: pd.DataFrame) -> list[Episodes]:
-    """The tasks of stored outcomes, those of one run and one shape together.
+    """The tasks of stored outcomes, those of one run and one shape together, unless they are too many.
 
     Args:
         card: the protocol.
@@ -68,10 +70,16 @@ def draw_again(card: ProtocolCard, sizes: Sequence[int], frame: pd.DataFrame) ->
         FewshotBenchError: the protocol does not fit these classes.
     """
     protocol = Protocol.of(card)
+    size = task_size(protocol.way, protocol.shot, protocol.query, protocol.sampler)
+    if len(frame) * size > 2 * MOST_DRAWN:
+        raise AuditError(f"{len(frame):,} episodes of {size:,} images each are too many to draw again")
+    at_once = max(1, _IMAGES_AT_ONCE // size)
     groups = []
     for run in frame["run"].unique():
         numbers = frame.loc[frame["run"] == run, "episode"].to_numpy(np.int64)
-        groups += draw(protocol, sizes, int(run), numbers, dataset_fingerprint=card.dataset_fingerprint)
+        for start in range(0, len(numbers), at_once):
+            some = numbers[start : start + at_once]
+            groups += draw(protocol, sizes, int(run), some, dataset_fingerprint=card.dataset_fingerprint)
     return groups
 
 

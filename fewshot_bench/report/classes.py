@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fewshot_bench.episodes.drawing import draw_groups, episode_classes
 from fewshot_bench.episodes.protocol import Protocol
+from fewshot_bench.limits import MOST_DRAWN
 from fewshot_bench.outcomes import ProtocolCard
 from fewshot_bench.outcomes.claimed import NO_CLASSES, SEPARATOR
 from fewshot_bench.statistics.data_interval import ABSENT
@@ -32,6 +33,7 @@ class ClaimedClasses:
 
 
 NO_CLAIMED_CLASSES = "no classes are known of claimed episodes"
+TOO_MANY_CLASSES = "there are too many classes to look at in claimed episodes"
 CONTRADICTING_CLASSES = "methods claim different classes of the same episodes"
 
 
@@ -54,6 +56,8 @@ def claimed_classes(
         known[mine] = np.where(own == NO_CLASSES, there, own)
     if (known == NO_CLASSES).any():
         return ClaimedClasses(why_not=NO_CLAIMED_CLASSES)
+    if episodes * way > MOST_DRAWN:
+        return ClaimedClasses(why_not=TOO_MANY_CLASSES)
     named = np.array([name for text in known for name in text.split(SEPARATOR)], dtype=object)
     numbers, names = pd.factorize(named, sort=True)
     return ClaimedClasses(numbers.reshape(episodes, way).astype(np.int64), tuple(names))

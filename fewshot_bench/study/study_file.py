@@ -6,7 +6,7 @@ docs/studies.md describes it for those who write one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -179,8 +179,9 @@ def _said(options: Options, kind: type[Options]) -> dict[str, Any]:
 
 def _count_of_contrasts(method: dict[str, Any]) -> int:
     """How many `_contrasts` there are."""
-    weights, temperatures = method.get("lambda_", (None,)), method.get("tau", (None,))
-    without = sum(weight == 0 for weight in weights)
+    weights: Sequence[float | None] = method.get("lambda_", (None,))
+    temperatures: Sequence[float | None] = method.get("tau", (None,))
+    without = sum(1 for weight in weights if weight == 0)
     return without + (len(weights) - without) * len(temperatures)
 
 

@@ -178,13 +178,15 @@ def test_a_description_takes_no_more_memory_than_a_description_can(tmp_path, wha
     assert megabytes < 2 * MOST_GROWTH
 
 
-@pytest.mark.parametrize("protocol", [{"shot": 1_000_000}, {"way": 60_000, "query": 1000}], ids=str)
+@pytest.mark.parametrize(
+    "protocol", [{"shot": 1_000_000}, {"way": 60_000, "query": 1000}, {"shot": 500_000, "query": 500_000}], ids=str
+)
 def test_an_episode_of_more_images_than_can_be_drawn_is_a_damaged_description(tmp_path, protocol):
     store = OutcomeStore(tmp_path)
     store.open_cell(CELL)
     changed = {**json.loads(CELL.as_json())["protocol"], **protocol}
     (store.cell_folder(CELL) / "cell.json").write_text(described({"protocol": changed}))
-    with pytest.raises(OutcomeError, match="at most 4,000,000 images of an episode"):
+    with pytest.raises(OutcomeError, match="at most 2,000,000 images of an episode"):
         OutcomeStore(tmp_path).done(CELL)
 
 

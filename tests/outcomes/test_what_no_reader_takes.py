@@ -43,7 +43,7 @@ REFUSED: dict[str, tuple[Cell, str]] = {
     "a negative shot": (protocol(shot=-1), "protocol.shot should be a whole number"),
     "no query": (protocol(query=0), "protocol.query should be a whole number"),
     "too many queries": (protocol(query=1_000_001), "protocol.query should be a whole number"),
-    "too many images of an episode": (protocol(way=1000, shot=4000), "at most 4,000,000 images of an episode"),
+    "too many images of an episode": (protocol(way=1000, shot=4000), "at most 2,000,000 images of an episode"),
     "a seed of 60 digits": (protocol(seed=10**60), "protocol.seed should be a whole number"),
     "a negative seed of 60 digits": (protocol(seed=-(10**60)), "protocol.seed should be a whole number"),
     "a setting that is no number": (protocol(sampler="varied", sampler_settings={"a": [1]}), "sampler_settings should"),
