@@ -296,7 +296,10 @@ def test_a_description_of_other_kinds_of_values_is_a_failure_and_no_crash(cell, 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda c: c.update(class_sizes=[0, 60]), "class_sizes should be a list of at most 262,144 whole numbers from 1"),
+        (
+            lambda c: c.update(class_sizes=[0, 60]),
+            "class_sizes should be a list of at most 262,144 whole numbers from 1",
+        ),
         (lambda c: c.update(class_sizes="many"), "class_sizes should be a list"),
         (lambda c: c.update(provenance="none"), "provenance should be a mapping, not 'none'"),
         (lambda c: c["provenance"].update(stopping=5), "provenance.stopping should be a list of rules"),

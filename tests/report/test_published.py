@@ -191,7 +191,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, content, expected):
 
 def test_what_is_no_file_is_refused(tmp_path):
     (tmp_path / "published" / "folder.csv").mkdir(parents=True)
-    with pytest.raises(OutcomeError, match="no file"):
+    with pytest.raises(OutcomeError, match="is a folder, and should be a regular file"):
         published_results(tmp_path)
 
 
