@@ -11,7 +11,7 @@ from conftest import toy_split
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, create_backbone, embed
 from fewshot_bench.backbones.input_size import embedding_size, probed
-from fewshot_bench.errors import PluginError, StudyError, WeightsError
+from fewshot_bench.errors import EmbeddingError, StudyError, WeightsError
 
 
 def with_file(name: str, folder: Path, **options) -> Backbone:
@@ -213,5 +213,5 @@ def test_a_network_of_ones_own_that_gives_other_embeddings_than_it_says_is_named
         expected = (
             rf"the network Own gave a tensor \[8, 3\] of float32; embeddings \[B, D\] = \[8, {size}\] in floating"
         )
-        with pytest.raises(PluginError, match=expected):
+        with pytest.raises(EmbeddingError, match=expected):
             embed(toy_split(classes=2, images=4), backbone, use_cache=False)
