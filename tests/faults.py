@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 _SOME = 9  # calls that go well: enough for manifests and a few parts
@@ -39,14 +40,18 @@ def rename_fails_after_a_while() -> None:
 
 def nothing_can_be_opened_after_a_while() -> None:
     """A mount that hangs, then gives up, for everything below the results."""
-    opened, calls = io.open, itertools.count()
+    calls = itertools.count()
 
-    def unreachable(file: Any, *rest: Any, **more: Any) -> Any:
-        if "outcomes" in str(file) and next(calls) >= 6 * _SOME:
-            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(file))
-        return opened(file, *rest, **more)
+    def unreachable(opened: Callable[..., Any]) -> Callable[..., Any]:
+        def answered(file: Any, *rest: Any, **more: Any) -> Any:
+            if "outcomes" in str(file) and next(calls) >= 6 * _SOME:
+                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(file))
+            return opened(file, *rest, **more)
 
-    io.open = builtins.open = unreachable
+        return answered
+
+    io.open = builtins.open = unreachable(io.open)
+    os.open = unreachable(os.open)
 
 
 def files_stay_small() -> None:
