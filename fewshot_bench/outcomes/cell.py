@@ -157,9 +157,13 @@ class Cell:
         """16 hexadecimal digits that name the cell's folder."""
         return hashlib.sha256(f"{self.method.fingerprint} {self.protocol.fingerprint}".encode()).hexdigest()[:16]
 
+    def as_dict(self) -> dict[str, Any]:
+        """The content of cell.json, as plain data."""
+        return {**asdict(self), "method": self.method.as_dict(), "format": FORMAT}
+
     def as_json(self) -> str:
         """The content of cell.json."""
-        return description_as_json({"format": FORMAT, **asdict(self), "method": self.method.as_dict()})
+        return description_as_json(self.as_dict())
 
     @classmethod
     def from_json(cls, text: str) -> Cell:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.description import FORMAT, LARGEST_FILE, description_as_json
+from fewshot_bench.outcomes.description import LARGEST_FILE, description_as_json
 from fewshot_bench.outcomes.kinds import RECORDED
 
 SET_ASIDE = "set_aside"
@@ -30,7 +30,7 @@ def continued_text(content: Mapping[str, Any], stored: Cell, new: Cell) -> str |
     Returns:
         None where it cannot be written as it was read, or would become larger than any description.
     """
-    merged: dict[str, Any] = {**asdict(continued(stored, new)), "format": FORMAT}
+    merged = continued(stored, new).as_dict()
     aside = content.get(SET_ASIDE)
     set_aside: dict[str, Any] = dict(aside) if isinstance(aside, dict) else {}
     for path, value in _unread(content, stored):

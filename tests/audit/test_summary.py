@@ -195,7 +195,7 @@ def test_a_record_leads_to_nothing_above_or_beside_the_folder(birds, tmp_path, m
     (birds / "birds").rename(tmp_path / "secret")
     (birds / "link").symlink_to(tmp_path / "secret")
     opened = []
-    monkeypatch.setattr("fewshot_bench.audit.images.open_dataset", lambda place, **_: opened.append(place))
+    monkeypatch.setattr("fewshot_bench.audit.images.known_dataset", lambda place, **_: opened.append(place))
     place = named.format(folder=tmp_path) if isinstance(named, str) else named
     forged = rewritten(cell, lambda content: content["provenance"].update(images=place))
     assert audited(forged).outcome == "not confirmed"

@@ -14,7 +14,7 @@ from bars import SIZE, are_equal, bars, conv4, normalise, train
 from torch import Tensor, nn
 
 from fewshot_bench.datasets.dataset import ImageSplit
-from fewshot_bench.errors import StudyError
+from fewshot_bench.errors import EmbeddingError, StudyError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.training import Computing, Recipe, scratch_recipe, train_on_base
 
@@ -129,7 +129,7 @@ def test_a_split_with_one_class_is_refused() -> None:
 
 
 def test_a_backbone_that_gives_feature_maps_is_refused() -> None:
-    with pytest.raises(StudyError, match=r"embeddings \[B, D\]"):
+    with pytest.raises(EmbeddingError, match=r"embeddings \[B, D\]"):
         train_on_base(nn.Conv2d(1, 2, 3), bars(), scratch_recipe("ce"), normalise=normalise)
 
 
