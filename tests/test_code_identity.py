@@ -254,3 +254,10 @@ def test_the_version_of_a_distribution_is_part_of_the_identity(tmp_path, monkeyp
 def test_what_changed_takes_whatever_a_stranger_has_recorded(record):
     assert isinstance(what_changed(record, {"files": {"a.py": "12"}}), str)
     assert isinstance(what_changed({"files": {"a.py": "12"}}, record), str)
+
+
+def test_a_class_of_this_project_stays_one_under_a_name_of_somebodys_module(code):  # noqa: F811
+    write(Path(), renamed="from fewshot_bench.adaptation import Centroid as Mine\n")
+    ADAPTATIONS.admit("renamed:Mine")
+    assert ADAPTATIONS["renamed:Mine"].code is None
+    assert ADAPTATIONS["centroid"].code is None

@@ -69,8 +69,9 @@ def refuse_misspelt_of(study: Study) -> None:
         UnknownNameError: one cannot.
     """
     _refuse_misspelt_dataset(study.dataset)
-    for checkpoint in study.checkpoints or ():
-        _refuse_missing(checkpoint)
+    if study.backbone is None:  # where both are named, that is what is wrong
+        for checkpoint in study.checkpoints or ():
+            _refuse_missing(checkpoint)
     if study.backbone is not None:
         refuse_misspelt("backbone", study.backbone)
     for adaptation in study.adaptations:

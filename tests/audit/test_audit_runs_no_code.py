@@ -98,6 +98,10 @@ def test_a_file_of_weights_is_only_that_of_the_auditor(tmp_path):
     assert "mine.safetensors, is not part of the outcomes" in detail(cell, "same predictions")
     assert verdicts(cell, weights=tmp_path / "mine.safetensors")["same predictions"] == "pass"
     (tmp_path / "other.safetensors").write_bytes((tmp_path / "mine.safetensors").read_bytes())
-    assert "--weights is other.safetensors" in detail(cell, "same predictions", weights=tmp_path / "other.safetensors")
+    other = tmp_path / "other.safetensors"
+    assert verdicts(cell, weights=other)["same predictions"] == "pass", "what it holds counts, not its name"
+    save_file({name: tensor + 1 for name, tensor in network.state_dict().items()}, other)
+    assert verdicts(cell, weights=other)["same predictions"] == "not checked"
+    assert "--weights is other.safetensors, which makes another" in detail(cell, "same predictions", weights=other)
     forged = recorded(cell, weights="/etc/passwd")
     assert "passwd, is not part of the outcomes" in detail(forged, "same predictions")

@@ -63,5 +63,6 @@ def test_a_method_that_says_something_else_each_time_is_caught(tmp_path):
 def test_a_method_that_breaks_on_fewer_queries_fails_and_the_audit_goes_on(tmp_path):
     cell = result(tmp_path, "wants-all")
     assert failures(cell) == ["query batching"]
-    assert "the method failed: RuntimeError" in detail(cell, "query batching")
+    assert "the method failed: PluginError: " in detail(cell, "query batching")
+    assert "in scores: RuntimeError: " in detail(cell, "query batching")
     assert verdicts(cell)["pretraining"] == "pass"

@@ -254,7 +254,7 @@ hyper_parameters.metric = "cosine"
 [[methods]]
 datasets = ["glyphs"]
 adaptations = ["finetune-head"]
-losses = ["ce"]
+losses = ["ce+schane"]
 hyper_parameters.steps = 1
 
 [outputs]

@@ -10,7 +10,7 @@ from bars import are_equal, conv4, train, weights
 from torch import Tensor, nn
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import cross_entropy
+from fewshot_bench.losses import LOSSES, cross_entropy
 from fewshot_bench.training import Computing
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,6 +52,7 @@ def test_micro_batches_work_in_half_the_bits(precision: str) -> None:
 
 def test_a_loss_that_knows_no_label_smoothing_is_not_asked_for_it() -> None:
     assert not are_equal(train(), train(label_smoothing=0.1))
+    LOSSES.admit("test_precision:plain")
     assert are_equal(train("test_precision:plain"), train("ce"))
     with pytest.raises(StudyError, match="test_precision:plain takes no label_smoothing"):
         train("test_precision:plain", label_smoothing=0.1)
