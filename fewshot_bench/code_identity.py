@@ -23,6 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from fewshot_bench.source_loading import loaded_source
+
 _WITH_VERSIONS = ("fewshot_bench", "torch", "torchvision", "timm", "numpy", "scipy")
 """Packages whose versions are recorded with every outcome."""
 
@@ -259,7 +261,7 @@ class _Folder:
                     continue
                 seen.add(file)
                 try:
-                    content = file.read_bytes()
+                    content = loaded_source(name, file)
                 except OSError:
                     continue
                 path = file.relative_to(self._folder).as_posix()

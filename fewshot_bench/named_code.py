@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from fewshot_bench.errors import CodeError
+from fewshot_bench.source_loading import load_from_source
 
 DATA_SCHEMES = ("timm", "hf", "torchvision")
 """What may stand before a colon and is no module: `timm:` names a network, `hf:` and `torchvision:` a dataset."""
@@ -70,6 +71,7 @@ def failure_of(error: BaseException, name: str) -> CodeError:
 
 def _module(module_name: str, name: str) -> ModuleType:
     importlib.invalidate_caches()
+    load_from_source()
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:

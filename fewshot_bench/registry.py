@@ -19,9 +19,10 @@ from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
-from fewshot_bench.code_identity import CodeIdentity, code_of
+from fewshot_bench.code_identity import CodeIdentity, code_of, what_changed
 from fewshot_bench.errors import CodeError, CodeNotTrustedError, UnknownNameError
 from fewshot_bench.named_code import failure_of, importable_from, imported, is_code
+from fewshot_bench.source_loading import load_from_source
 
 T = TypeVar("T")
 
@@ -121,7 +122,8 @@ class Registry(Generic[T]):
                 )
             self._add(name, factory, f"{name.partition(':')[2]} of {module}", {})
         self._admitted[name] = None
-        _ADMITTED[self.kind, name] = None
+        code = self[name].code if name in self else None
+        _ADMITTED[self.kind, name] = code.as_record() if code is not None else {}
 
     def is_admitted(self, name: str) -> bool:
         """Whether somebody has admitted a name in this process."""
@@ -140,6 +142,7 @@ class Registry(Generic[T]):
         return {point.name: point for point in reversed(list(entry_points(group=self.group)))}
 
     def _loaded(self, point: EntryPoint) -> Entry[T]:
+        load_from_source()
         try:
             factory = point.load()
         except (Exception, SystemExit) as error:  # somebody's module may raise anything
@@ -149,7 +152,9 @@ class Registry(Generic[T]):
         return self._add(point.name, factory, summary, {"from": point.value})
 
 
-_ADMITTED: dict[tuple[str, str], None] = {}
+_ADMITTED: dict[tuple[str, str], dict[str, Any]] = {}
+"""Kind and name of what was admitted in this process, and the record of its code."""
+
 _REGISTRIES = {
     "dataset": "fewshot_bench.datasets:DATASETS",
     "backbone": "fewshot_bench.backbones:BACKBONES",
@@ -176,16 +181,27 @@ class WithCode:
 class _Admission:
     def __reduce__(self) -> tuple[Any, ...]:
         folder = os.getcwd()
-        return _admit_again, (folder if folder in sys.path else "", list(_ADMITTED))
+        return _admit_again, (folder if folder in sys.path else "", [(*name, code) for name, code in _ADMITTED.items()])
 
 
 def _second(first: object, second: Any) -> Any:
     return second
 
 
-def _admit_again(folder: str, names: list[tuple[str, str]]) -> None:
-    """Admit what another process, in a folder of this machine or of one like it, has admitted."""
+def _admit_again(folder: str, names: list[tuple[str, str, dict[str, Any]]]) -> None:
+    """Admit what another process, in a folder of this machine or of one like it, has admitted.
+
+    Raises:
+        CodeError: it is other code here: a file was edited since, or that machine has another copy.
+    """
     if folder and names:
         importable_from(folder)
-    for kind, name in names:
-        resolve_name(_REGISTRIES[kind]).admit(name)
+    for kind, name, record in names:
+        registry = resolve_name(_REGISTRIES[kind])
+        registry.admit(name)
+        here = _ADMITTED[kind, name]
+        if here.get("digest") != record.get("digest"):
+            raise CodeError(
+                f"a worker finds other code of {name} than the command that started it ({what_changed(record, here)}). "
+                "Give all machines the same files, leave them alone while it runs, and run the same command again."
+            )

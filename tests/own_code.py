@@ -58,7 +58,8 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # or an edit within a second would not be seen
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # as of a user, whose edits within a second count, too
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     for one in (ADAPTATIONS, BACKBONES, LOSSES, DATASETS):
         monkeypatch.setattr(one, "_entries", dict(one._entries))
         monkeypatch.setattr(one, "_admitted", {})

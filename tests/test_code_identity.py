@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import py_compile
 import sys
 import types
 from functools import partial
@@ -261,3 +263,40 @@ def test_a_class_of_this_project_stays_one_under_a_name_of_somebodys_module(code
     ADAPTATIONS.admit("renamed:Mine")
     assert ADAPTATIONS["renamed:Mine"].code is None
     assert ADAPTATIONS["centroid"].code is None
+
+
+# How a file changes while its size and the second of its time stay; `load` imports it as another command would.
+UNSEEN_EDITS = {
+    "the module itself": {"thing": "def f(): return {}\n"},
+    "a module beside it": {"thing": "import other\ndef f(): return other.f()\n", "other": "def f(): return {}\n"},
+    "within a function": {"thing": "def f():\n    import other\n    return other.x\n", "other": "x = {}\n"},
+    "a module of a package": {"thing": "from pack.inner import f\n", "pack__inner": "def f(): return {}\n"},
+}
+
+
+@pytest.mark.parametrize("case", UNSEEN_EDITS)
+def test_what_runs_is_the_source_though_python_keeps_bytecode_of_the_same_size_and_time(case, tmp_path):
+    folder = tmp_path / "code"
+    first, second = ({name: text.format(value) for name, text in UNSEEN_EDITS[case].items()} for value in (1, 2))
+    write(folder, **first)
+    for path in folder.rglob("*.py"):
+        os.utime(path, (1e9, 1e9))
+        py_compile.compile(str(path))
+    before = identity()
+    assert LOSSES["thing:f"].factory() == 1
+    write(folder, **second)
+    for path in folder.rglob("*.py"):
+        os.utime(path, (1e9, 1e9))
+    forget({name for name in sys.modules if name.partition(".")[0] not in ("thing", "other", "pack")})
+    assert identity() != before
+    assert LOSSES["thing:f"].factory() == 2
+
+
+def test_an_identity_is_that_of_the_source_that_was_loaded_though_the_file_has_changed_since(tmp_path):
+    source = "def f(): return 1\n"
+    write(tmp_path / "code", thing=source)
+    before = identity()
+    write(tmp_path / "code", thing=f"open(__file__, 'w').write({source!r})\ndef f(): return 2\n")
+    edited_while_it_was_imported = identity()
+    assert LOSSES["thing:f"].factory() == 2
+    assert edited_while_it_was_imported.digest != before.digest

@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from own_code import code, forget, write  # noqa: F401  # a fixture
 
 from fewshot_bench import registry
 from fewshot_bench.errors import CodeError, CodeNotTrustedError, UnknownNameError
@@ -103,3 +104,16 @@ def test_another_process_admits_what_was_admitted_before_it_reads_the_value(monk
     assert made["method"]() == 1
     assert "shipped:loss" in LOSSES
     monkeypatch.delitem(sys.modules, "shipped")
+
+
+@pytest.mark.parametrize("edited", ["distributed", "beside"])
+def test_another_process_refuses_code_that_was_edited_since_or_differs_on_its_machine(edited, code):  # noqa: F811
+    write(code, distributed="import beside\ndef loss(*_, **__): return 1\n", beside="")
+    LOSSES.admit("distributed:loss")
+    pickled = pickle.dumps(registry.WithCode("the value"))
+    forget({name for name in sys.modules if name not in ("distributed", "beside")})
+    LOSSES._entries.pop("distributed:loss")
+    registry._ADMITTED.clear()
+    write(code, **{edited: "import beside\ndef loss(*_, **__): return 2\n"})
+    with pytest.raises(CodeError, match=rf"other code of distributed:loss than .* \({edited}\.py\)"):
+        pickle.loads(pickled)
