@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
+
+_IS_SAFE = getattr(sys.flags, "safe_path", False)  # since Python 3.11
+if __name__ == "__main__" and not _IS_SAFE and sys.path[0] != os.path.dirname(os.path.dirname(__file__)):
+    # `python -m` looks for modules in the current folder first, which may be a stranger's; a checkout is not.
+    del sys.path[0]
+
+import signal  # noqa: E402
 
 
 def main() -> None:

@@ -31,8 +31,9 @@ from fewshot_bench.outcomes import Cell
 
 _NOISE = 0.005
 """Share of the queries that a tie may turn when sums are taken in another order."""
-_ALONE = 3
-"""Queries of each episode that are asked one by one of a method that trains; of others all are."""
+_ALONE, _ALONE_OF_FROZEN = 3, 75
+"""Queries of each episode that are asked one by one of a method that trains, and of one of frozen embeddings, for which
+75 are all of a usual episode; with hundreds of classes there are more queries, and each takes longer."""
 _DISTURBED = 8
 """Episodes that are disturbed: each once for every query, and a method that looks where it should not mostly does."""
 _ROUNDING, _ROUNDINGS = 1e-3, 16
@@ -189,7 +190,7 @@ class Rerun:
     def _parts(self, episodes: Episodes) -> list[NDArray[np.int64]]:
         """Every other query, the others, and single ones."""
         positions = np.arange(episodes.queries.shape[1])
-        count = len(positions) if isinstance(self.method.adaptation, EmbeddingAdaptation) else _ALONE
+        count = _ALONE_OF_FROZEN if isinstance(self.method.adaptation, EmbeddingAdaptation) else _ALONE
         alone = np.sort(np.random.default_rng(self.seed).permutation(positions)[:count])
         halves = [part for part in (positions[::2], positions[1::2]) if len(part)]
         return [*halves, *(np.array([one]) for one in alone)]

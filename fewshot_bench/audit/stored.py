@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from fewshot_bench.audit.finding import Finding
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell
+from fewshot_bench.outcomes.checking import first_missing
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.episode_frame import even_truth, positions_of, query_counts
+from fewshot_bench.outcomes.counts import even_rows, first_wrong
 from fewshot_bench.outcomes.packing import Positions
 from fewshot_bench.outcomes.parts import merged, parts_in
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
@@ -54,9 +54,8 @@ def _completeness(frame: pd.DataFrame, rows: int, parts: int) -> Finding:
     if list(runs) != list(range(len(runs))):
         return Finding(PARTS, "fail", f"there are the runs {', '.join(map(str, runs[:9]))}; one is missing")
     for run, numbers in frame.groupby("run")["episode"]:
-        expected = np.arange(len(numbers))
-        if not np.array_equal(numbers.to_numpy(), expected):
-            missing = int(np.setdiff1d(np.arange(int(numbers.max())), numbers)[0])
+        missing = first_missing(numbers.to_numpy())
+        if missing < len(numbers):
             return Finding(PARTS, "fail", f"run {run} has {len(numbers):,} episodes, but not episode {missing}")
     counts = sorted({len(numbers) for _, numbers in frame.groupby("run")["episode"]})
     each = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
@@ -76,7 +75,7 @@ def check_counts(cell: Cell, frame: pd.DataFrame, groups: Sequence[Episodes] | N
     if groups is None and not cell.protocol.has_even_queries:
         return Finding(COUNTS, "not checked", "how many queries each class has differs by task, and is not known")
     for rows, truth, way in _with_truth(cell, frame, groups):
-        wrong = _first_wrong(rows, truth, way, cell.protocol.way)
+        wrong = first_wrong(rows, truth, way, cell.protocol.way)
         if wrong:
             return Finding(COUNTS, "fail", wrong)
     mean = 100 * float(frame["accuracy"].mean())
@@ -93,36 +92,4 @@ def _with_truth(
         by_name = frame.set_index(["run", "episode"], drop=False)
         names = [pd.MultiIndex.from_product([[episodes.run], episodes.numbers]) for episodes in groups]
         return [(by_name.loc[some], one.truth, one.way) for some, one in zip(names, groups, strict=True)]
-    counts = query_counts(frame["predictions"], cell.protocol.way)
-    found = []
-    for queries in np.unique(counts).tolist():
-        rows = frame[counts == queries]
-        way = queries // cell.protocol.query
-        found.append((rows, np.tile(even_truth(way, queries), (len(rows), 1)), way))
-    return found
-
-
-def _first_wrong(rows: pd.DataFrame, truth: Positions, way: int, most: int) -> str:
-    """What is wrong with rows of N-way episodes, where the protocol has at most so many classes."""
-    lengths = query_counts(rows["predictions"], most)
-    if (lengths != truth.shape[1]).any():
-        first = int(np.argmax(lengths != truth.shape[1]))
-        return f"{_name(rows.iloc[first])} has {lengths[first]} predictions for {truth.shape[1]} queries"
-    predictions = positions_of(rows["predictions"], most).reshape(truth.shape)
-    if predictions.max() >= way:
-        bad = rows.iloc[int(np.argmax(predictions.max(axis=1) >= way))]
-        return f"{_name(bad)} has predictions of other classes than the {way} of its task"
-    correct = (predictions == truth).sum(axis=1)
-    stored = rows["correct"].to_numpy()
-    differs = (correct != stored) | (rows["accuracy"].to_numpy() != correct / truth.shape[1])
-    if not differs.any():
-        return ""
-    first = int(np.argmax(differs))
-    return (
-        f"{int(differs.sum()):,} episodes, first {_name(rows.iloc[first])}: {correct[first]} of {truth.shape[1]} "
-        f"predictions are correct, and {stored[first]} is stored"
-    )
-
-
-def _name(row: pd.Series) -> str:
-    return f"run {row['run']}, episode {row['episode']}"
+    return even_rows(cell, frame)

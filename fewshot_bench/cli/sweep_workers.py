@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 _NOT_FOR_WORKERS = ("jobs", "as_json", "device")
 _PAUSE = 0.5  # seconds between two looks at what is finished
 _PATIENCE = 20  # seconds that a worker has to end after it was asked to
+_BEGIN = """import sys
+sys.path[:] = sys.argv.pop(1).split("\\n")
+from fewshot_bench.__main__ import main
+main()"""
+"""What a worker runs. `python -m` would look for modules in the current folder first, which may be a stranger's."""
 
 
 def work_in_processes(
@@ -100,7 +105,8 @@ def _workers(arguments: list[str], devices: list[str]) -> Iterator[list[_Worker]
         try:
             for device in devices:
                 errors = files.enter_context(tempfile.TemporaryFile())
-                command = [sys.executable, "-m", "fewshot_bench", *arguments, "--device", device]
+                command = [sys.executable, "-c", _BEGIN, "\n".join(filter(None, sys.path)), *arguments]
+                command += ["--device", device]
                 process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
                 workers.append(_Worker(process, errors))
             yield workers

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,10 +86,24 @@ def _connect(address: str | None) -> None:
         _check_that_it_answers(address)
         silence = _silence()
     try:
-        with _keeping_handlers(signal.SIGTERM), silence:  # Ray replaces that one
+        with _keeping_handlers(signal.SIGTERM), silence, _away():  # Ray replaces that one
             ray.init(address=address, **quiet)
     except Exception as error:  # a plain one where a node is slow to start
         raise StudyError(f"the Ray cluster at '{address}' cannot be joined: {_why(error)}") from error
+
+
+@contextmanager
+def _away() -> Iterator[None]:
+    """Another current folder, for Ray has every worker look for modules in it first, and it may be a stranger's.
+
+    A folder in which code of the user's own was found is handed to the workers with its name; see `WithCode`.
+    """
+    here = os.getcwd()
+    os.chdir(Path(sys.executable).parent)
+    try:
+        yield
+    finally:
+        os.chdir(here)
 
 
 def _why(error: Exception) -> str:

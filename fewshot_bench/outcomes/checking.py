@@ -16,6 +16,7 @@ from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.columns import Columns, Identity
+from fewshot_bench.outcomes.counts import even_rows, first_wrong
 from fewshot_bench.outcomes.description import read_description
 from fewshot_bench.outcomes.manifest import cell_folders, not_described, read_manifest
 from fewshot_bench.outcomes.old_part import OldPart
@@ -99,6 +100,7 @@ def _check(folder: Place) -> CellCheck:
         found.episodes = {run: len(some) for run, some in _by_run(frame).items()}
         if not manifest.cell.protocol.is_claimed:  # whose numbers may be any
             _note_gaps(found, frame)
+            _note_counts(found, manifest.cell, frame)
     _note_files(found, folder, names, parts)
     _caught(found, lambda: _note_failures(found, folder, names, frame))
     return found
@@ -134,10 +136,26 @@ def _note_gaps(found: CellCheck, frame: pd.DataFrame) -> None:
     numbers = _by_run(frame)
     end = int(frame["episode"].max()) + 1
     for run in range(max(numbers) + 1):
-        missing = np.setdiff1d(np.arange(end), numbers.get(run, np.arange(0)))
-        if len(missing):
-            first = f"{len(missing):,} of {end:,} episodes, the first of them {missing[0]}"
+        there = numbers.get(run, np.arange(0))
+        if len(there) < end:
+            first = f"{end - len(there):,} of {end:,} episodes, the first of them {first_missing(there)}"
             found.notes.append(f"run {run} lacks {first}. Run that study again.")
+
+
+def _note_counts(found: CellCheck, cell: Cell, frame: pd.DataFrame) -> None:
+    """Say where the predictions are right otherwise than is stored; where tasks are uneven, only an audit can."""
+    if cell.protocol.has_even_queries:
+        wrong = [first_wrong(*group, cell.protocol.way) for group in even_rows(cell, frame)]
+        found.damage += [f"{told}. Do not believe this cell." for told in wrong if told]
+
+
+def first_missing(numbers: NDArray[np.int64]) -> int:
+    """The smallest number that is not among the episodes of a run, which may have any numbers.
+
+    Args:
+        numbers: of the episodes, sorted, each once, [E].
+    """
+    return int(np.argmax(np.append(numbers, -1) != np.arange(len(numbers) + 1)))
 
 
 def _note_files(found: CellCheck, folder: Place, names: Sequence[str], parts: Sequence[AnyPart]) -> None:

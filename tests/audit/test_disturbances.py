@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from audited_results import detail, small_result
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
@@ -118,3 +119,10 @@ def test_too_many_labels_are_found():
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_tasks_of_every_sampler_are_in_order(sampler):
     assert [task_problem(episodes, SIZES) for episodes in groups(**sampler)] == [""] * len(groups(**sampler))
+
+
+@pytest.mark.parametrize(("query", "alone"), [(4, 20), (15, 75), (20, 75)])
+def test_so_many_queries_are_asked_alone_as_a_usual_episode_has(tmp_path, query, alone):
+    """Or a cell of hundreds of classes would take hours."""
+    cell = small_result(tmp_path, query=query, episodes=4)
+    assert f"queries in halves and alone: the same {8 * (5 * query + alone):,} " in detail(cell, "query batching")

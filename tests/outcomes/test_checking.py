@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 from toy_cells import CELL, PREDICTIONS, PROTOCOL, everything, filled, old_layout, parts
 
 from fewshot_bench.errors import OutcomeError
-from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.limits import LARGEST_EPISODE
+from fewshot_bench.outcomes import OutcomeStore, episode_frame
 from fewshot_bench.outcomes.checking import check_cell, check_store
+from fewshot_bench.outcomes.columns import Identity
+from fewshot_bench.outcomes.part import new_part
 
 
 def test_what_is_whole_passes_and_is_only_read(tmp_path):
@@ -69,6 +73,45 @@ def test_what_is_missing_failed_left_over_or_old_is_told_and_no_damage(tmp_path)
         "5 parts are of the old layout, without d",
         "2 episodes of run 0, from 5, failed: the",
     ]
+
+
+@pytest.mark.parametrize("sampler", ["standard", "disjoint"])
+@pytest.mark.parametrize("gain", [1, -1])
+def test_counts_that_the_predictions_do_not_give_are_damage(tmp_path, sampler, gain):
+    """Whoever reads accuracies alone takes what is stored for them."""
+    cell = replace(CELL, protocol=replace(PROTOCOL, sampler=sampler))
+    frame = episode_frame(0, np.arange(3), np.array([[0, 0, 1, 2, 1, 2]] * 3, dtype=np.uint8), 3, 0.1)
+    frame.loc[1, "correct"] += gain
+    frame["accuracy"] = frame["correct"] / 6
+    filled(OutcomeStore(tmp_path), cell)
+    for part in parts(OutcomeStore(tmp_path), cell):
+        part.unlink()
+    name, content = new_part(frame, Identity.of(cell), 0)
+    (tmp_path / cell.key / name).write_bytes(content)
+    told = f"1 episodes, first run 0, episode 1: 4 of 6 predictions are correct, and {4 + gain} is stored"
+    assert check_cell(tmp_path / cell.key).damage == [f"{told}. Do not believe this cell."]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "gap"),
+    [
+        ([0, 1, 2], ""),
+        ([0, 2], "1 of 3 episodes, the first of them 1"),
+        ([1, 2], "1 of 3 episodes, the first of them 0"),
+        ([0, LARGEST_EPISODE], f"{LARGEST_EPISODE - 1:,} of {LARGEST_EPISODE + 1:,} episodes, the first of them 1"),
+    ],
+)
+def test_a_gap_costs_no_memory_however_wide_it_is(tmp_path, numbers, gap):
+    store = OutcomeStore(tmp_path)
+    for number in numbers:
+        store.append(CELL, 0, np.array([number]), PREDICTIONS[0][:1], 0.1)
+    tracemalloc.start()
+    try:
+        notes = check_cell(tmp_path / CELL.key).notes
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert notes == ([f"run 0 lacks {gap}. Run that study again."] if gap else [])
 
 
 def test_an_empty_folder_is_no_store(tmp_path):
