@@ -175,4 +175,5 @@ def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
     if pictures:
         typer.echo(f"picture      {pictures[0]}  and .png")
     typer.echo(f"setting      {result.setting_path}")
-    typer.echo(f"next         fewshot-bench run --setting {result.setting_path}")
+    trust = " --trust-code" if result.setting.names_code() else ""
+    typer.echo(f"next         fewshot-bench run --setting {result.setting_path}{trust}")

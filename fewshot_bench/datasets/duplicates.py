@@ -40,6 +40,8 @@ class Duplicates:
         near_pairs: likewise.
         across_classes: images whose pixels occur under another label as well, in whatever split.
         class_pairs: likewise.
+        within_classes: images whose pixels occur earlier in the same class.
+        equal_pairs: likewise.
     """
 
     exact: int = 0
@@ -49,6 +51,8 @@ class Duplicates:
     near_pairs: list[tuple[str, str]] = field(default_factory=list)
     across_classes: int = 0
     class_pairs: list[tuple[str, str]] = field(default_factory=list)
+    within_classes: int = 0
+    equal_pairs: list[tuple[str, str]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the store."""
@@ -81,6 +85,7 @@ def find_duplicates(splits: Mapping[SplitName, ImageSplit]) -> Duplicates:
 
     exact, within, exact_pairs = 0, 0, []
     across, class_pairs = 0, []
+    equal, equal_pairs = 0, []
     for group in _groups(digests):
         kinds = owners[group]
         within += len(group) - len(set(kinds.tolist()))
@@ -93,6 +98,12 @@ def find_duplicates(splits: Mapping[SplitName, ImageSplit]) -> Duplicates:
             across += len(group)
             other = next(position for position, its in zip(group, labels, strict=True) if its != labels[0])
             class_pairs.append((name(group[0]), name(other)))
+        first_of: dict[tuple[int, str], int] = {}
+        for position, its in zip(group.tolist(), labels, strict=True):
+            first = first_of.setdefault((int(owners[position]), its), position)
+            if first != position:
+                equal += 1
+                equal_pairs.append((name(first), name(position)))
     near_pairs = _near(ordered, owners, digests, pixels)
     return Duplicates(
         exact,
@@ -102,6 +113,8 @@ def find_duplicates(splits: Mapping[SplitName, ImageSplit]) -> Duplicates:
         [(name(a), name(b)) for a, b in near_pairs[:_MOST_PAIRS]],
         across,
         class_pairs[:_MOST_PAIRS],
+        equal,
+        equal_pairs[:_MOST_PAIRS],
     )
 
 

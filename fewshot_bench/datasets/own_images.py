@@ -29,7 +29,7 @@ from fewshot_bench.datasets.importers.hugging_face import (
 from fewshot_bench.datasets.importers.manifest import list_manifest, looks_like_manifest
 from fewshot_bench.datasets.importers.own_listing import OwnListing, divide_by_class
 from fewshot_bench.datasets.importers.own_tree import Layout, list_tree
-from fewshot_bench.datasets.listed import DecodedSplit, ListedSplit
+from fewshot_bench.datasets.listed import DecodedSplit, ListedSplit, SkippedImage
 from fewshot_bench.datasets.pixels import Filter, Fit, PixelRecipe, UndecidedDepthError, header_size
 from fewshot_bench.datasets.recipe import by_reason
 from fewshot_bench.datasets.sources import open_tree
@@ -40,7 +40,7 @@ from fewshot_bench.paths import cache_folder
 from fewshot_bench.progress import SILENT, Progress, Step
 
 DEFAULT_SIZE = 224
-_VERSION = 2
+_VERSION = 3
 _FOLDER = "own-images"
 _MOST_COPIES = 4  # of the images of one folder
 _MOST_SKIPPED = 1000  # named in the recipe, which every result carries; a table may have a million rows without a label
@@ -295,7 +295,8 @@ def _late_facts(
     listing: OwnListing, splits: Mapping[SplitName, DecodedSplit], small: Mapping[str, int], notes: list[str]
 ) -> dict[str, Any]:
     """What was left out, and what else a user should know, when all images have been read."""
-    skipped = [*listing.skipped, *(image for split in splits.values() for image in split.skipped)]
+    found = [*listing.skipped, *(image for split in splits.values() for image in split.skipped)]
+    skipped = [SkippedImage(composed(image.name), composed(image.reason)) for image in found]
     unreadable = [_of_split(split, content.small, splits) for split, content in splits.items()]
     return {
         "skipped": [[image.name, image.reason] for image in skipped[:_MOST_SKIPPED]],
@@ -313,11 +314,12 @@ def _of_split(split: SplitName, sizes: Mapping[str, int], splits: Container[Spli
 
 
 def _copies(duplicates: Duplicates) -> list[str]:
-    """What a user should know of equal images under two labels or in two splits."""
+    """What a user should know of equal images under two labels, in two splits, or twice in a class."""
     notes = []
     for count, pairs, where in (
         (duplicates.across_classes, duplicates.class_pairs, "another class"),
         (duplicates.exact, duplicates.exact_pairs, "another split"),
+        (duplicates.within_classes, duplicates.equal_pairs, "their own class, so that one can be support of the other"),
     ):
         if count:
             first, second = pairs[0]

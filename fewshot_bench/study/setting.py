@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fewshot_bench.atomic import write_atomically
 from fewshot_bench.errors import StudyError
+from fewshot_bench.named_code import is_code
 from fewshot_bench.report.wording import value_text
 from fewshot_bench.study.grid import NOT_OF_THE_METHOD, Value, swept_fields
 from fewshot_bench.study.study import Study
@@ -47,6 +48,16 @@ class Setting(BaseModel):
     grid: dict[str, list[Value]]
     protocol: dict[str, Any]
     versions: dict[str, str]
+
+    def names_code(self) -> bool:
+        """Whether it names code, which `run` imports only where it is trusted."""
+        named = [self.method.get(name) for name in ("backbone", "adaptations", "losses", "base_losses")]
+        texts = [
+            text
+            for value in (*named, *self.chosen.values())
+            for text in (value if isinstance(value, list) else [value])
+        ]
+        return any(isinstance(text, str) and is_code(text) and not text.startswith("timm:") for text in texts)
 
     def applied_to(self, fields: Mapping[str, Any], typed: Mapping[str, Any], source: str) -> dict[str, Any]:
         """Fields of a study with the chosen values in them.

@@ -50,6 +50,14 @@ def test_equal_images_in_one_split_are_only_counted():
     assert (found.exact, found.within_splits) == (0, 1)
 
 
+def test_equal_images_of_one_class_are_named_with_the_first():
+    novel = scenes(20, seed=1)
+    novel[5] = novel[8] = novel[2]
+    found = find_duplicates({"novel": split("novel", novel)})
+    assert (found.within_classes, found.across_classes) == (2, 0)
+    assert found.equal_pairs == [("novel/a/0002", "novel/a/0005"), ("novel/a/0002", "novel/a/0008")]
+
+
 def test_a_recompressed_copy_in_another_split_is_a_near_duplicate():
     base, novel = scenes(40, seed=1), scenes(40, seed=2)
     for place in (4, 11, 30):

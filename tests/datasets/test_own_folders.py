@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 from pathlib import Path
@@ -408,3 +409,26 @@ def test_a_class_without_one_readable_image_is_told(tmp_path):
 def test_the_documentation_lists_all_clutter():
     page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
     assert [name for name in CLUTTER_NAMES if f"`{name.strip()}`" not in page] == []
+
+
+@pytest.mark.parametrize("place", ["class", "image", "no image"])
+def test_names_that_are_no_text_are_written_out_wherever_they_are_stored(tmp_path, place):
+    folder = written("folder", tmp_path, images("cat", "dog"))
+    name = os.fsdecode(b"caf\xe9")
+    try:
+        (folder / "dog" / f"{name}.png").write_bytes(png(np.full((12, 12, 3), 9, np.uint8)))
+    except OSError:
+        pytest.skip("this file system takes only text as names")
+    if place == "class":
+        (folder / "dog").rename(folder / name)
+    elif place == "no image":
+        (folder / "dog" / f"{name}.png").rename(folder / "dog" / f"{name}.txt")
+    dataset = open_dataset(folder)
+    novel = dataset.novel
+    shown = r"caf\xe9"
+    assert novel.class_names == (("caf\\xe9", "cat") if place == "class" else ("cat", "dog"))
+    assert ([f"dog/{shown}.txt", "not an image"] in dataset.recipe["skipped"]) is (place == "no image")
+    assert len(novel) == (6 if place == "no image" else 7)
+    names = [novel.image_id(row) for row in range(len(novel))]
+    json.dumps([dataset.recipe, novel.class_names, names], ensure_ascii=False).encode()
+    assert any(shown in text for text in [*names, *novel.class_names]) is (place != "no image")

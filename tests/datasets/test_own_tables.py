@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from archives import png
 from samples import class_images, write_folder
@@ -191,9 +193,44 @@ def test_copies_of_pixels_in_two_splits_are_told(folder):
     assert any("2 images have exact copies in another split" in text for text in dataset.recipe["warnings"])
 
 
-def test_copies_within_a_class_need_no_word(folder):
-    (folder / "copy.png").write_bytes((folder / "cat/0.png").read_bytes())
-    assert open_dataset(table(folder, rows("copy.png,cat"))).recipe["warnings"] == []
+def test_copies_within_a_class_are_told_since_one_can_be_support_of_the_other(folder):
+    for name in ("copy.png", "another.png"):
+        (folder / name).write_bytes((folder / "cat/0.png").read_bytes())
+    (warning,) = open_dataset(table(folder, rows("copy.png,cat", "another.png,cat"))).recipe["warnings"]
+    assert warning.startswith("2 images have exact copies in their own class")
+    assert warning.endswith("such as novel/cat/another.png and novel/cat/cat/0.png.")
+
+
+@pytest.mark.parametrize("name", ["two.csv", "two.tsv", "two.parquet"])
+@pytest.mark.parametrize("twice", ["path", "label", "split", "Label "])
+def test_a_column_that_is_there_twice_is_refused(folder, name, twice):
+    columns = ["path", "label", "split", twice]
+    values = [[path, label, "test", "other"] for path, label in ROWS]
+    if name.endswith("parquet"):
+        arrays = [pa.array(column) for column in zip(*values, strict=True)]
+        pq.write_table(pa.Table.from_arrays(arrays, names=columns), folder / name)
+    else:
+        mark = "\t" if name.endswith("tsv") else ","
+        table(folder, [mark.join(row) for row in values], header=mark.join(columns), name=name)
+    with pytest.raises(DatasetError, match=f"several columns '{twice.strip().lower()}'. Rename or remove"):
+        open_dataset(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "told"),
+    [("a.csv", ";", "semicolons"), ("a.csv", "|", "bars"), ("a.csv", "\t", "tabs"), ("a.tsv", ",", "commas")],
+)
+def test_a_table_with_another_separator_is_refused_with_a_hint(folder, name, mark, told):
+    path = table(folder, [line.replace(",", mark) for line in rows()], header=f"path{mark}label", name=name)
+    with pytest.raises(DatasetError, match=f"Are its fields separated by {told}\\? A .csv is read with commas"):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_in_another_encoding_is_refused_with_the_way_out(folder, encoding):
+    (folder / "t.csv").write_text("\n".join(["path,label", *rows("cat/0.png,\u00e9")]), encoding=encoding)
+    with pytest.raises(DatasetError, match=r"Save it as UTF-8\.$"):
+        open_dataset(folder / "t.csv")
 
 
 # Labels of every type.
@@ -238,6 +275,7 @@ COLUMNS = {
     "floats that are whole": ([1.0, float("nan"), 10.0], ["1", None, "10"]),
     "NumPy's": ([np.float32(1), np.int64(2), np.float64("nan")], ["1", "2", None]),
     "text of whole numbers with a point": (["1.0", "", "10.0"], ["1", None, "10"]),
+    "text of whole numbers, some with a point": (["1.0", "1", "2"], ["1", "1", "2"]),
     "versions": (["1.0", "1.5", "2.0"], ["1.0", "1.5", "2.0"]),
     "large numbers": ([2**60 + 1, None], [str(2**60 + 1), None]),
     "texts": (["a", None, " b "], ["a", None, "b"]),

@@ -205,6 +205,24 @@ def test_an_audit_says_that_the_code_is_another_and_does_not_fail(capsys):
     assert "not that which made the outcomes (helping.py)" in capsys.readouterr().err
 
 
+NEXT = {
+    "an adaptation of one's own": (("--adapt", "mine:Mine", "--grid", "image_size=16,20"), True),
+    "a loss of one's own": (("--adapt", "finetune-head", "--loss", "losing:loss", "--grid", "steps=1,2"), True),
+    "nothing of one's own": (("--adapt", "centroid", "--grid", "metric=cosine,euclidean"), False),
+}
+
+
+@pytest.mark.parametrize("case", NEXT)
+def test_the_command_that_a_sweep_names_next_is_one_that_runs(case, capsys):
+    own, trusts_code = NEXT[case]
+    assert command("sweep", "--device", "cpu", "--episodes", "4", "--base-loss", "none", "--name", "s", *own) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next ")]
+    assert line.endswith(" --trust-code") is trusts_code
+    LOSSES._entries.pop("losing:loss", None), ADAPTATIONS._entries.pop("mine:Mine", None)
+    following = line.partition("fewshot-bench ")[2].split()
+    assert command(*following, "--device", "cpu", "--episodes", "4", "--runs", "1") == 0
+
+
 def test_a_sweep_runs_its_points_again_with_other_code():
     sweep = ("sweep", "--device", "cpu", "--episodes", "4", "--base-loss", "none", "--adapt", "finetune-head")
     sweep = (*sweep, "--set", "steps=2", "--loss", "losing:loss", "--name", "s", "--grid", "learning_rate=0.1,0.2")

@@ -39,13 +39,12 @@ def class_names_of(labels: Sequence[Any], what: str) -> tuple[list[str | None], 
     counts = Counter(text for text in texts if text is not None)
     classes = [text for text in counts if text.lower() not in _PERHAPS_A_CLASS | _NEVER_A_CLASS]
     are_numbers = bool(classes) and all(_WHOLE.fullmatch(text) or _WHOLE_WITH_POINT.fullmatch(text) for text in classes)
-    are_written_with_point = are_numbers and not any(_WHOLE.fullmatch(text) for text in classes)
     missing = _NEVER_A_CLASS | (_PERHAPS_A_CLASS - {"-1"} if are_numbers else set())
     names: list[str | None] = []
     for text in texts:
         if text is None or text.lower() in missing:
             names.append(None)
-        elif are_written_with_point and (whole := _WHOLE_WITH_POINT.fullmatch(text)):
+        elif are_numbers and (whole := _WHOLE_WITH_POINT.fullmatch(text)):
             names.append(whole[1])
         else:
             names.append(text)

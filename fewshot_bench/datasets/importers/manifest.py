@@ -26,6 +26,8 @@ _SPELLINGS = {
     "label": ("label", "class", "class_name", "category"),
     "split": ("split", "set", "subset"),
 }
+_SEPARATORS = {";": "semicolons", "|": "bars", "\t": "tabs", ",": "commas"}
+_TO_SEPARATE = "A .csv is read with commas, a .tsv with tabs."
 _MOST_LINES_OF_A_ROW = 50  # of a caption, say; a quote that is never closed would take all that follow
 
 
@@ -131,17 +133,22 @@ def _our_columns(columns: Sequence[str], path: Path) -> dict[str, int]:
     """At which place each of our columns is.
 
     Raises:
-        DatasetError: one that is needed is absent.
+        DatasetError: one that is needed is absent, or there twice.
     """
-    named = {name.strip().lower(): place for place, name in reversed(list(enumerate(columns)))}
+    named = {name.strip().lower(): place for place, name in enumerate(columns)}
     ours: dict[str, int] = {}
     for name, spellings in _SPELLINGS.items():
         place = next((named[spelling] for spelling in spellings if spelling in named), None)
         if place is not None:
+            title = columns[place].strip().lower()
+            if [column.strip().lower() for column in columns].count(title) > 1:
+                raise DatasetError(f"{path} has several columns '{title}'. Rename or remove those that are not meant.")
             ours[name] = place
         elif name != "split":
             found = ", ".join(columns[:6])
-            raise DatasetError(f"{path} has no column '{name}'; path,label[,split] are expected, it has {found}.")
+            other = next((mark for mark in (";", "|", "\t", ",") if len(columns) == 1 and mark in columns[0]), "")
+            hint = f" Are its fields separated by {_SEPARATORS[other]}? {_TO_SEPARATE}" if other else ""
+            raise DatasetError(f"{path} has no column '{name}'; path,label[,split] are expected, it has {found}.{hint}")
     return ours
 
 
@@ -242,4 +249,5 @@ def _no_table(path: Path, error: Exception) -> Exception:
     """One line about a damaged table; the error itself if it is the disk's, which has a number."""
     if isinstance(error, DatasetError) or (isinstance(error, OSError) and error.errno is not None):
         return error
-    return DatasetError(f"{path} is no table that can be read ({' '.join(str(error).split())[:200]}).")
+    way_out = " Save it as UTF-8." if isinstance(error, UnicodeDecodeError) else ""
+    return DatasetError(f"{path} is no table that can be read ({' '.join(str(error).split())[:200]}).{way_out}")

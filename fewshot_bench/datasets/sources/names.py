@@ -7,6 +7,7 @@ NFC; what is opened is the name on the disk.
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,8 +16,22 @@ from fewshot_bench.errors import DatasetError
 
 
 def composed(name: str) -> str:
-    """The name in NFC."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
+    r"""The name in NFC; bytes that are no text, as names from other systems may hold, are written out.
+
+    >>> composed("e\u0301cole"), composed(b"caf\xe9".decode(errors="surrogateescape"))
+    ('école', 'caf\\xe9')
+    """
+    if name.isascii():
+        return name
+    return unicodedata.normalize("NFC", _NO_TEXT.sub(_written_out, name))
+
+
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # how Python keeps them
+
+
+def _written_out(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 def by_composed(names: Iterable[str], place: str) -> dict[str, str]:
