@@ -27,7 +27,7 @@ _NOT_CONFIRMED = 1
 
 
 def audit(
-    result: ResultArgument = Path("results"),
+    result: ResultArgument = None,
     results: ResultsOption = Path("results"),
     episodes: Annotated[
         int, typer.Option(min=0, help="Stored episodes of each cell to run again; 0 leaves the methods alone.")
@@ -66,7 +66,7 @@ def audit(
         **({} if seed is None else {"seed": seed}),
     )
     with ProgressBars() as progress:
-        done = audit_cells(cell_folders(result, results), options, progress=progress)
+        done = audit_cells(cell_folders(result or results, results), options, progress=progress)
     if as_json:
         typer.echo(json.dumps(done.as_dict(), indent=1))
     else:

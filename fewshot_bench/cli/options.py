@@ -75,9 +75,11 @@ IntoOption = Annotated[
     ),
 ]
 ResultArgument = Annotated[
-    Place,
+    Place | None,
     typer.Argument(
-        metavar="RESULT", parser=results_or_cell, help="A folder of results or of one cell, or a cell's key."
+        metavar="RESULT",
+        parser=results_or_cell,
+        help="A folder of results or of one cell, or a cell's key. Default: the folder of --results.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

@@ -74,6 +74,17 @@ def test_one_cell_by_its_key_as_json(results, capsys):
     assert {finding["verdict"] for finding in record["findings"]} == {"pass"}
 
 
+def test_the_folder_of_results_is_checked_and_not_another_one_that_is_called_results(results, capsys):
+    other = results.with_name("other")
+    (other / "outcomes").mkdir(parents=True)
+    kept = cells(results)[0]
+    kept.rename(other / "outcomes" / kept.name)
+    for arguments in (["--results", "other"], ["other"], [kept.name, "--results", "other"]):
+        capsys.readouterr()
+        assert exit_code(["audit", *arguments, "--json", "--episodes", "2"]) == 0
+        assert [cell["cell"] for cell in json.loads(capsys.readouterr().out)["cells"]] == [kept.name]
+
+
 def test_a_falsified_result_ends_with_one_line_and_code_2(results, capsys):
     first, second = cells(results)
     store = OutcomeStore(first.parent)
