@@ -129,6 +129,22 @@ def read_bytes(place: Place, largest: int | None = None) -> bytes:
         return bytes(place.fs.cat_file(place.path))
 
 
+def read_named(path: Path, largest: int) -> bytes:
+    """All of a regular file that a user names, by a link too; anything else would be waited for, or never end.
+
+    Args:
+        path: of the file.
+        largest: how many bytes it may have.
+
+    Raises:
+        FileNotFoundError: there is none.
+        IrregularFileError: it is a pipe, a device or a folder.
+        OutcomeError: it is larger; the sentence does not name the file.
+        OSError: it cannot be read.
+    """
+    return read_bytes(Path(os.path.realpath(path)), largest)
+
+
 def read_all(places: Sequence[Place], largest: int | None = None) -> Iterable[bytes]:
     """All of several files of one folder, in their order; those behind a URL are fetched at the same time.
 

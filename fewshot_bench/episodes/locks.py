@@ -15,13 +15,15 @@ from fewshot_bench.datasets.dataset import Dataset
 from fewshot_bench.episodes.drawing import settled
 from fewshot_bench.episodes.protocol import SAMPLER_VERSION, Protocol
 from fewshot_bench.episodes.sampler import draw
-from fewshot_bench.errors import EpisodeError, UnknownNameError
+from fewshot_bench.errors import EpisodeError, IrregularFileError, OutcomeError, UnknownNameError
+from fewshot_bench.stored_files import read_named
 from fewshot_bench.toml import tomllib
 
 _NO_LOCK = (
     *(OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError),
-    *(EpisodeError, UnknownNameError),
+    *(EpisodeError, UnknownNameError, RecursionError),
 )
+_LARGEST = 8_000_000  # bytes; the sizes of as many classes as a split may have, and the digests of as many runs
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,14 @@ def read_lock(path: Path) -> Lock:
         EpisodeError: the file is no lock file, or of a sampler this version does not have.
     """
     try:
-        fields: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        fields: dict[str, Any] = tomllib.loads(read_named(path, _LARGEST).decode())
         images = str(fields.pop("images"))
         sizes = tuple(int(size) for size in fields.pop("class_sizes"))
         sha256 = tuple(str(digest) for digest in fields.pop("sha256"))
         protocol = Protocol(**fields)
-    except _NO_LOCK as error:
+    except IrregularFileError as error:
+        raise EpisodeError(f"{path} is not a lock file of episodes: it is {error.finding}.") from error
+    except (OutcomeError, *_NO_LOCK) as error:
         raise EpisodeError(f"{path} is not a lock file of episodes: {error}.") from error
     if protocol.sampler_version != SAMPLER_VERSION:
         raise EpisodeError(
@@ -175,7 +179,8 @@ def lock_files(places: Sequence[Path] | None) -> list[Path]:
             raise EpisodeError(f"{place} does not exist; give lock files (.toml) or a folder of them.")
         found += sorted(place.glob("*.toml")) if place.is_dir() else [place]
     if not found:
-        raise EpisodeError("no lock files (.toml) were found there.")
+        shown = ", ".join(str(place) for place in places or [published_locks_folder()])
+        raise EpisodeError(f"there are no lock files (.toml) in {shown}. Make some with: fewshot-bench episodes freeze")
     return found
 
 

@@ -75,7 +75,10 @@ def check_cell(folder: Place) -> CellCheck:
     Args:
         folder: of the cell.
     """
-    return with_parts(folder, lambda _: _check(folder))
+    try:
+        return with_parts(folder, lambda _: _check(folder))
+    except OutcomeError as error:  # of the folder as a whole; the other cells are checked all the same
+        return CellCheck(folder.name, damage=[str(error)])
 
 
 def _check(folder: Place) -> CellCheck:

@@ -10,9 +10,10 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fewshot_bench.atomic import write_atomically
-from fewshot_bench.errors import StudyError
+from fewshot_bench.errors import IrregularFileError, OutcomeError, StudyError
 from fewshot_bench.named_code import is_code
 from fewshot_bench.report.wording import value_text
+from fewshot_bench.stored_files import read_named
 from fewshot_bench.study.grid import NOT_OF_THE_METHOD, Value, swept_fields
 from fewshot_bench.study.study import Study
 from fewshot_bench.toml import tomllib
@@ -111,9 +112,7 @@ def read_setting(path: Path) -> Setting:
         StudyError: the file is missing, damaged, or something else.
     """
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST:,} bytes")
-        setting = Setting.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        setting = Setting.model_validate(tomllib.loads(read_named(path, _LARGEST).decode()))
         foreign = sorted(set(setting.method) - (set(Study.model_fields) - NOT_OF_THE_METHOD))
         if foreign:
             raise ValueError(f"'{foreign[0]}' is no part of a method")
@@ -125,7 +124,9 @@ def read_setting(path: Path) -> Setting:
         raise _no_setting(path, f"{place}: {first['msg']}") from error
     except FileNotFoundError as error:
         raise StudyError(f"there is no setting {path}. Make one with: fewshot-bench sweep") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except IrregularFileError as error:
+        raise _no_setting(path, f"it is {error.finding}") from error
+    except (OSError, OutcomeError, ValueError, RecursionError) as error:
         raise _no_setting(path, str(error)) from error
     return setting
 

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from fewshot_bench.errors import CodeError, StudyError
+from fewshot_bench.errors import CodeError, IrregularFileError, OutcomeError, StudyError
+from fewshot_bench.stored_files import read_named
 from fewshot_bench.study.file_keys import known_keys, normalised
 from fewshot_bench.study.overrides import Override, with_overrides
 from fewshot_bench.study.plan import StudyPlan
@@ -50,12 +51,11 @@ def plan_of_file(name: str, overrides: Sequence[Override] = (), *, trusts_code: 
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
-    except IsADirectoryError as error:
-        raise StudyError(f"{path} is a folder; a study is a TOML file. {MAKE_ONE}") from error
-    if len(content) > _LARGEST:
-        raise StudyError(f"{path} has more than {_LARGEST:,} bytes; no study needs so many. {MAKE_ONE}")
+        content = read_named(path, _LARGEST)
+    except IrregularFileError as error:
+        raise StudyError(f"{path} is {error.finding}; a study is a TOML file. {MAKE_ONE}") from error
+    except OutcomeError as error:
+        raise StudyError(f"{path} has more than {_LARGEST:,} bytes; no study needs so many. {MAKE_ONE}") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -21,11 +21,13 @@ from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import EpisodeError, FewshotBenchError, OutcomeError, StudyError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress, Step
+from fewshot_bench.stored_files import read_bytes
 from fewshot_bench.study.chunk_queue import missing_episodes
 from fewshot_bench.study.execute import run_study
 from fewshot_bench.study.sweep import Point, Sweep
 
 _PAUSE = 0.5  # seconds between two looks at points that others work on
+_LARGEST = 64_000_000  # bytes of a record; each of its cells may list the sizes of many classes
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,11 @@ def finished_point(sweep: Sweep, point: Point) -> FinishedPoint | None:
         OutcomeError: stored outcomes are damaged.
     """
     try:
-        record = json.loads(_place(sweep, point, ".json").read_text(encoding="utf-8"))
+        record = json.loads(read_bytes(_place(sweep, point, ".json"), _LARGEST).decode())
         cells = tuple(Cell.from_json(json.dumps(cell)) for cell in record["cells"])
         finished = FinishedPoint(cells, float(record["seconds"]))
         planned = list(zip(cells, _protocols(point, cells), strict=True))
-    except (OSError, ValueError, KeyError, TypeError, EpisodeError, OutcomeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, EpisodeError, OutcomeError):
         return None  # absent, or damaged: the study finds again what is stored
     missing = sum(
         len(numbers) for cell, protocol in planned for numbers in missing_episodes(sweep.store, cell, protocol)

@@ -75,6 +75,17 @@ def test_what_is_missing_failed_left_over_or_old_is_told_and_no_damage(tmp_path)
     ]
 
 
+def test_a_folder_whose_names_claim_too_much_is_damage_and_the_others_are_checked(tmp_path):
+    store = filled(filled(OutcomeStore(tmp_path)), replace(CELL, protocol=replace(PROTOCOL, shot=5)))
+    for first in range(0, 50_000_000, 10_000_000):
+        name = f"episodes-{first:05d}-{first + 10_000_000:05d}-{first:016x}.parquet"
+        parts(store)[0].with_name(name).touch()
+    found = {one.key: one.damage for one in check_store(tmp_path)}
+    (sentence,) = found.pop(CELL.key)
+    assert "the names of its parts claim" in sentence
+    assert list(found.values()) == [[]]
+
+
 @pytest.mark.parametrize("sampler", ["standard", "disjoint"])
 @pytest.mark.parametrize("gain", [1, -1])
 def test_counts_that_the_predictions_do_not_give_are_damage(tmp_path, sampler, gain):
