@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fewshot_bench
+from fewshot_bench.cli.sweep_workers import _BEGIN
 
 PACKAGE = Path(fewshot_bench.__file__).parent
 PLACES = [place for place in (PACKAGE, PACKAGE.parent / "benchmarks") if place.is_dir()]
@@ -126,7 +127,8 @@ def test_a_sweep_starts_nothing_but_this_program():
         for node in ast.walk(tree)
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "command"
     ]
-    assert commands == ["[sys.executable, '-m', 'fewshot_bench', *arguments, '--device', device]"]
+    assert commands == ["[sys.executable, '-c', _BEGIN, _module_folders(), *arguments, '--device', device]"]
+    assert "import" not in _BEGIN.replace("import sys\n", "").replace("from fewshot_bench.__main__ import main\n", "")
 
 
 ADMITTING = {

@@ -105,8 +105,7 @@ def _workers(arguments: list[str], devices: list[str]) -> Iterator[list[_Worker]
         try:
             for device in devices:
                 errors = files.enter_context(tempfile.TemporaryFile())
-                command = [sys.executable, "-c", _BEGIN, "\n".join(filter(None, sys.path)), *arguments]
-                command += ["--device", device]
+                command = [sys.executable, "-c", _BEGIN, _module_folders(), *arguments, "--device", device]
                 process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
                 workers.append(_Worker(process, errors))
             yield workers
@@ -117,6 +116,11 @@ def _workers(arguments: list[str], devices: list[str]) -> Iterator[list[_Worker]
                 worker.end()
                 if SAVED in _words(worker):
                     note_saved()
+
+
+def _module_folders() -> str:
+    """Where this process looks for modules, a line each; never the current folder by its empty name."""
+    return "\n".join(filter(None, sys.path))
 
 
 @dataclass(frozen=True)

@@ -106,5 +106,5 @@ def test_an_absent_file_and_an_enormous_one_are_said_to_be_so(tmp_path):
     with pytest.raises(StudyError, match="there is no setting"):
         read_setting(tmp_path / "best.toml")
     (tmp_path / "best.toml").write_bytes(b"#" * 1_000_001)
-    with pytest.raises(StudyError, match="more than 1,000,000 bytes"):
+    with pytest.raises(StudyError, match="at most 1,000,000 bytes"):
         read_setting(tmp_path / "best.toml")
