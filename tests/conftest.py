@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,12 @@ import torch
 from forked_commands import forks  # noqa: F401  # a fixture
 from tiny_benchmarks import tiny  # noqa: F401  # a fixture
 
+from fewshot_bench import registry
+from fewshot_bench.adaptation import ADAPTATIONS
+from fewshot_bench.backbones import BACKBONES
+from fewshot_bench.datasets import DATASETS
 from fewshot_bench.datasets.dataset import Dataset, ImageSplit, SplitName, split_fingerprint
+from fewshot_bench.losses import LOSSES
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:  # each test process is one of several: neither it nor the commands it starts take the others' cores
@@ -32,6 +38,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("FEWSHOT_BENCH_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registries() -> Iterator[None]:
+    """Code that the tests of a file admit is unknown to those of the next."""
+    several = (ADAPTATIONS, BACKBONES, DATASETS, LOSSES)
+    entries, names = [(dict(one._entries), dict(one._admitted)) for one in several], dict(registry._ADMITTED)
+    yield
+    for one, (known, admitted) in zip(several, entries, strict=True):
+        one._entries, one._admitted = known, admitted
+    registry._ADMITTED.clear()
+    registry._ADMITTED.update(names)
 
 
 @pytest.fixture(scope="session")

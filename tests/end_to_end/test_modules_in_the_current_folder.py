@@ -48,7 +48,10 @@ def test_nor_do_the_workers_of_a_ray_cluster(strangers, tmp_path):
 def test_nor_does_python_m(strangers, tmp_path):
     (strangers / "fewshot_bench" / "__init__.py").unlink()  # that one is not ours to keep out
     (strangers / "fewshot_bench").rmdir()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    before = [
+        path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path
+    ]  # an empty one is this folder
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *before])}
     for name in ("losses", "backbones"):
         listed = subprocess.run(
             [sys.executable, "-m", "fewshot_bench", "ls", name], env=environment, capture_output=True, text=True

@@ -18,6 +18,7 @@ from toy_cells import CELL
 from fewshot_bench.outcomes import Cell, claimed_method, claimed_protocol
 from fewshot_bench.outcomes.claimed import CLAIMED_COLUMNS
 from fewshot_bench.outcomes.columns import CONSTANTS, METADATA, STORED, Identity
+from fewshot_bench.outcomes.packing import packed
 from fewshot_bench.outcomes.part import digest
 
 ROWS = 4
@@ -34,7 +35,9 @@ def whole_table(cell: Cell = CELL) -> pa.Table:
     columns["queries"] = pa.array([6] * ROWS, pa.int32())
     columns["correct"] = pa.array([0, 3, 6, 3], pa.int32())
     columns["accuracy"] = pa.array([0.0, 0.5, 1.0, 0.5])
-    columns["predictions"] = pa.array([b"\0\1"] * ROWS, pa.binary(2))
+    half = [0, 0, 1, 2, 0, 0]
+    predictions = packed(np.array([[1, 1, 2, 2, 0, 0], half, [0, 0, 1, 1, 2, 2], half], np.uint8), 3)
+    columns["predictions"] = pa.array([row.tobytes() for row in predictions], pa.binary(2))
     columns["seconds"] = pa.array([0.25, 0.0, float("nan"), 1.0])
     columns["classes"] = pa.array(["1;2;3", "", "2;3;4", "1;2;3"])
     return pa.table({name: columns[name] for name in ((*CONSTANTS, *CLAIMED_COLUMNS) if cell is CLAIMED else STORED)})

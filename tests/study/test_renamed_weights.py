@@ -22,7 +22,7 @@ from fewshot_bench.study.outputs import Outputs, write_outputs
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     toy_sweeps.use(toy_sweeps.toy_dataset(), monkeypatch)
-    monkeypatch.setattr("fewshot_bench.study.train.open_dataset", lambda *_, **__: toy_sweeps.toy_dataset())
+    monkeypatch.setattr("fewshot_bench.study.train.known_dataset", lambda *_, **__: toy_sweeps.toy_dataset())
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -133,9 +133,10 @@ def test_a_training_goes_on_from_the_same_weights_whatever_their_file_is_called(
 
 
 def test_the_command_says_what_was_taken_and_under_which_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save(state(), tmp_path / "a.pth")
+    monkeypatch.setattr("fewshot_bench.study.known_names.check_name", lambda name: None)
     command = ["run", "--dataset", "toy", "--backbone", "conv4_32", "--shots", "1", "--query", "5", "--episodes", "4"]
     command += ["--runs", "1", "--results", str(tmp_path / "results"), "--weights"]
     assert exit_code([*command, str(tmp_path / "a.pth")]) == 0
