@@ -10,7 +10,7 @@ if __name__ == "__main__" and not _IS_SAFE and sys.path[0] != os.path.dirname(os
     # `python -m` looks for modules in the current folder first, which may be a stranger's; a checkout is not.
     del sys.path[0]
 
-import signal  # noqa: E402
+import signal  # noqa: E402  # a module of that name in the current folder must not be taken
 
 
 def main() -> None:

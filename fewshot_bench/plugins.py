@@ -72,6 +72,7 @@ def place_of(thing: object, called: str = "") -> str:
     """
     if not is_plugin(thing):
         return ""
+    # An instance or a class is no function, and unwrap gives it back as it is.
     function = inspect.unwrap(getattr(thing, called, thing) if called else thing)  # type: ignore[arg-type]
     code = getattr(function, "__code__", None)
     with suppress(OSError, TypeError):

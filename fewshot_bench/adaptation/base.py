@@ -117,6 +117,7 @@ def check_fields(name: str, adaptation: object) -> None:
                 )
     if not isinstance(getattr(adaptation, "name", None), str):
         raise CodeError(f"{name} has no name for its methods. Add to the class: name: ClassVar[str] = ...")
+    # Whether a dataclass is frozen is in an attribute that type checkers do not know.
     if not is_dataclass(adaptation) or not adaptation.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise CodeError(f"the settings of {name} could be changed after they were recorded. {advice}")
     for parameter in list(signature(adaptation.__init__).parameters.values())[1:]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from fewshot_bench.audit.description import check_description
-from fewshot_bench.audit.finding import SEE_ABOVE, CellAudit, Finding
+from fewshot_bench.audit.finding import CellAudit, Finding, not_checked
 from fewshot_bench.audit.images import CHECK as IMAGES
 from fewshot_bench.audit.images import check_images, images_here
 from fewshot_bench.audit.method import CHECKS as METHOD_CHECKS
@@ -73,8 +73,7 @@ def audit_cell(folder: Place, options: AuditOptions | None = None, *, progress: 
 def _claimed() -> list[Finding]:
     """What cannot be checked of accuracies that were imported."""
     reason = "the accuracies were imported; a file claims which episodes they are of, and nothing verifies it"
-    first, *others = (COUNTS, SIZES, TASKS, DIGEST, IMAGES, *METHOD_CHECKS, PRETRAINING)
-    return [Finding(first, "not checked", reason), *(Finding(name, "not checked", SEE_ABOVE) for name in others)]
+    return not_checked((COUNTS, SIZES, TASKS, DIGEST, IMAGES, *METHOD_CHECKS, PRETRAINING), reason)
 
 
 def _tasks(

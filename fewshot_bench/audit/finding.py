@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from fewshot_bench.printable import printable
 
 Verdict = Literal["pass", "fail", "not checked"]
 Outcome = Literal["passed", "failed", "not confirmed"]
-CONFIRMS = "same predictions"
+SAME = "same predictions"
 """The check that has run the method again; without it nothing confirms what is stored."""
 SEE_ABOVE = "see above"
 """The reason of a check that could not be made for the reason of the one before."""
@@ -34,6 +35,11 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         """The finding as plain data."""
         return asdict(self)
+
+
+def not_checked(checks: Sequence[str], reason: str) -> list[Finding]:
+    """A finding for each of several checks that could not be made for one reason, which the first one tells."""
+    return [Finding(check, "not checked", SEE_ABOVE if number else reason) for number, check in enumerate(checks)]
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class CellAudit:
         """What it comes to: a cell passes only if its method was run again and said the same."""
         if self.failures:
             return "failed"
-        is_confirmed = any(finding.check == CONFIRMS and finding.verdict == "pass" for finding in self.findings)
+        is_confirmed = any(finding.check == SAME and finding.verdict == "pass" for finding in self.findings)
         return "passed" if is_confirmed else "not confirmed"
 
     def as_dict(self) -> dict[str, Any]:

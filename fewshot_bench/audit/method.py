@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pandas as pd
 
 from fewshot_bench.audit.brought import Brought
-from fewshot_bench.audit.finding import CONFIRMS, SEE_ABOVE, Finding
+from fewshot_bench.audit.finding import SAME, Finding, not_checked
 from fewshot_bench.audit.images import ImagesHere
 from fewshot_bench.audit.record import recorded_study
 from fewshot_bench.audit.sample import Sample, chosen_episodes
@@ -22,7 +22,6 @@ from fewshot_bench.outcomes.episode_frame import positions_of, query_counts
 from fewshot_bench.outcomes.packing import Positions
 from fewshot_bench.progress import Progress
 
-SAME = CONFIRMS
 ORDER = "query order"
 LABELS = "query labels"
 BATCHING = "query batching"
@@ -141,6 +140,4 @@ def _predictions(frame: pd.DataFrame, episodes: Episodes) -> Positions | None:
 
 
 def _unchecked(reason: str) -> MethodChecks:
-    first, *others = CHECKS
-    see_above = [Finding(name, "not checked", SEE_ABOVE) for name in others]
-    return MethodChecks([Finding(first, "not checked", reason), *see_above])
+    return MethodChecks(not_checked(CHECKS, reason))

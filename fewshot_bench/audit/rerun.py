@@ -19,8 +19,8 @@ from fewshot_bench.audit.disturbance import (
     shuffled,
     with_numbers,
 )
-from fewshot_bench.audit.finding import Finding
-from fewshot_bench.audit.method import BATCHING, CHECKS, LABELS, NUMBERS, ORDER, SAME, MethodChecks
+from fewshot_bench.audit.finding import SAME, Finding
+from fewshot_bench.audit.method import BATCHING, CHECKS, LABELS, NUMBERS, ORDER, MethodChecks
 from fewshot_bench.audit.rebuild import Rebuilt
 from fewshot_bench.audit.sample import Sample
 from fewshot_bench.audit.ties import explanation, turned

@@ -80,6 +80,7 @@ def _fitted(name: str, request: BackboneRequest) -> tuple[Any, dict[str, Any]]:
     try:
         return network, fit_by_name(network, weights, source)
     except WeightsError as error:
+        # timm has no types
         own_size = int(resolve_model_data_config(network)["input_size"][-1])  # type: ignore[no-untyped-call]
         for size in _sizes_of_weights(network, weights, request.image_size):
             with suppress(Exception):  # not every network can be made for every size
