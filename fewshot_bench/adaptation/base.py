@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, fields, is_dataclass
 from inspect import Parameter, get_annotations, signature
 from typing import Any, ClassVar, get_args, get_origin
@@ -33,6 +33,11 @@ class Adaptation(ABC):
         return False
 
     @property
+    def assumes_balanced_queries(self) -> bool:
+        """Whether the predictions rest on every class having as many queries as the others."""
+        return False
+
+    @property
     def stage(self) -> str:
         """The part of the method's name before the adaptation, e.g. "episode-ce"; empty for none."""
         return ""
@@ -47,8 +52,11 @@ class EmbeddingAdaptation(Adaptation):
     """Support embeddings -> query scores, for a whole chunk of episodes at once, on frozen embeddings.
 
     Attributes:
-        features: what is done with the embeddings first, see `EmbeddedSplit.with_features`.
+        features: what is done with the embeddings first: raw, l2, cl2, power or signed-power.
     """
+
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Values worth trying for a hyper-parameter, by its name; the first one is the default."""
 
     features: Features = "l2"
 
@@ -59,7 +67,8 @@ class EmbeddingAdaptation(Adaptation):
             StudyError: a hyper-parameter is not what it should be.
         """
         if self.features not in get_args(Features):
-            raise StudyError(f"features of {self.name} should be raw, l2 or cl2, not {self.features}.")
+            known = ", ".join(get_args(Features))
+            raise StudyError(f"features of {self.name} should be one of {known}, not {self.features}.")
 
     @property
     def augmented_views(self) -> int:

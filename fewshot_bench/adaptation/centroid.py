@@ -60,6 +60,7 @@ def _nearness(products: Tensor, centroids: Tensor, queries: Tensor, metric: Metr
     "centroid",
     "nearest class centroid, cosine or Euclidean, on raw, L2 or centred-and-L2 features",
     paper="Snell et al., 2017, Prototypical Networks; Wang et al., 2019, SimpleShot",
+    family="nearest neighbour",
 )
 @dataclass(frozen=True, kw_only=True)
 class Centroid(EmbeddingAdaptation):

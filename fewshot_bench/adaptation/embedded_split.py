@@ -12,9 +12,11 @@ from torch import Tensor
 
 from fewshot_bench.errors import EmbeddingError
 
-Features = Literal["raw", "l2", "cl2"]
+Features = Literal["raw", "l2", "cl2", "power", "signed-power"]
 
 _EPISODES_AT_ONCE = 8
+_POWER = 0.5
+_POWER_OFFSET = 1e-6
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,31 @@ class EmbeddedSplit:
         """The same split with transformed embeddings; a Gram matrix is dropped.
 
         Args:
-            features: "raw" leaves them alone, "l2" divides by the norm, "cl2" subtracts `center` first
-                (Wang et al., 2019, "SimpleShot": the mean embedding of the base split).
+            features: "raw" leaves them alone. "l2" divides by the norm. "cl2" subtracts `center`, then divides by the
+                norm (Wang et al., 2019, "SimpleShot": the center is the mean embedding of the base split). "power" is
+                the square root of embeddings of 0 or more, divided by its norm (Hu et al., 2021, "Leveraging the
+                feature distribution in transfer-based few-shot learning"). "signed-power" takes the root of the
+                absolute value and keeps the sign, for networks whose embeddings can be negative.
             center: [D], needed by "cl2".
+
+        Raises:
+            EmbeddingError: "cl2" without a center, or "power" of negative embeddings.
         """
         embeddings = self.embeddings
         if features == "cl2":
             if center is None:
                 raise EmbeddingError("cl2 features need the mean embedding of the base split.")
             embeddings = embeddings - center
+        if features == "power":
+            lowest = float(embeddings.min()) if embeddings.numel() else 0.0
+            if lowest < 0:
+                raise EmbeddingError(
+                    f"power features are roots, and these embeddings go down to {lowest:.3g}. "
+                    "Use --set features=signed-power, which keeps the sign."
+                )
+            embeddings = (embeddings + _POWER_OFFSET) ** _POWER
+        if features == "signed-power":
+            embeddings = embeddings.sign() * embeddings.abs() ** _POWER
         if features != "raw":
             embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
         return replace(self, embeddings=embeddings, gram=None)

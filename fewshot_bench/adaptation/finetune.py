@@ -19,6 +19,7 @@ from fewshot_bench.training.per_episode.tuning import parse_tuning
     "finetune",
     "the whole backbone, its last blocks, norms, biases, adapters or a head, trained on each support set",
     paper="Dhillon et al., 2020, A Baseline for Few-Shot Image Classification; Long et al., 2023",
+    family="fine-tuning",
 )
 @dataclass(frozen=True, kw_only=True)
 class Finetune(EpisodeRecipe, Adaptation):

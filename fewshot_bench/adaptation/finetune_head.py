@@ -32,6 +32,7 @@ _VIEWS_PER_STEP = 2
     "finetune-head",
     "a linear, cosine or projection head trained on each support set with Adam and a loss of choice",
     paper="Chen et al., 2019, A Closer Look at Few-shot Classification",
+    family="fine-tuning",
 )
 @dataclass(frozen=True, kw_only=True)
 class FinetuneHead(EmbeddingAdaptation):

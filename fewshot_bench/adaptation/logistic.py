@@ -31,6 +31,7 @@ _LARGEST_HALVINGS = 40
     "logistic",
     "multinomial logistic regression with L2 penalty, solved to convergence",
     paper="Tian et al., 2020, Rethinking Few-Shot Image Classification",
+    family="linear",
 )
 @dataclass(frozen=True, kw_only=True)
 class Logistic(EmbeddingAdaptation):

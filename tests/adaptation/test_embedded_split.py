@@ -88,3 +88,20 @@ def test_a_split_without_augmented_views_has_none():
 def test_squared_norms_cover_every_row():
     split = clustered_split(views=1)
     torch.testing.assert_close(split.squared_norms, split.embeddings.norm(dim=1) ** 2)
+
+
+def test_power_features_are_roots_of_norm_one():
+    features = EmbeddedSplit(torch.tensor([[4.0, 9.0], [0.0, 16.0]]), 2).with_features("power").embeddings
+    torch.testing.assert_close(features[0], torch.tensor([2.0, 3.0]) / 13**0.5)
+    torch.testing.assert_close(features[1], torch.tensor([0.0, 1.0]), atol=1e-3, rtol=0)
+
+
+def test_power_features_of_negative_embeddings_are_refused():
+    split = EmbeddedSplit(torch.tensor([[4.0, -0.25]]), 1)
+    with pytest.raises(EmbeddingError, match=r"go down to -0\.25\. Use --set features=signed-power"):
+        split.with_features("power")
+
+
+def test_signed_power_features_keep_the_sign():
+    features = EmbeddedSplit(torch.tensor([[4.0, -9.0]]), 1).with_features("signed-power").embeddings
+    torch.testing.assert_close(features, torch.tensor([[2.0, -3.0]]) / 13**0.5)

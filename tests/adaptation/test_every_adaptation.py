@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+from adaptations_to_test import ADAPTATIONS, INDUCTIVE, TRANSDUCTIVE
 from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench.adaptation import Centroid, FinetuneHead, Logistic
+from fewshot_bench.adaptation import EmbeddedSplit
 from fewshot_bench.engine.classify import classify
 
-ADAPTATIONS = {
-    "centroid-cosine": Centroid(),
-    "centroid-euclidean": Centroid(metric="euclidean", features="raw"),
-    "logistic": Logistic(),
-    "logistic-raw": Logistic(features="raw", C=0.1),
-    "linear": FinetuneHead(steps=8),
-    "cosine": FinetuneHead(head="cosine", steps=8),
-    "projection": FinetuneHead(head="projection", steps=3),
-    "linear-full": FinetuneHead(steps=8, coordinates="full"),
-    "linear-zero": FinetuneHead(steps=8, start="zero"),
-    "projection-schane": FinetuneHead(head="projection", loss="ce+schane", steps=3),
-    "linear-schane": FinetuneHead(loss="ce+schane", steps=3),
-}
 SPLIT = clustered_split(views=2)
-every_adaptation = pytest.mark.parametrize("adaptation", ADAPTATIONS.values(), ids=ADAPTATIONS.keys())
+
+
+def one_of(adaptations):
+    return pytest.mark.parametrize("adaptation", adaptations.values(), ids=adaptations.keys())
+
+
+every_adaptation, inductive, transductive = (one_of(some) for some in (ADAPTATIONS, INDUCTIVE, TRANSDUCTIVE))
 
 
 def embedded(adaptation):
@@ -90,7 +84,7 @@ def test_query_order_never_changes_an_outcome(adaptation):
     scores_differ_by_rounding_only(reordered, adaptation.scores(split, support, query)[:, order])
 
 
-@every_adaptation
+@inductive
 def test_a_query_scores_the_same_whatever_else_is_asked(adaptation):
     support, query = support_and_query(drawn_episodes(8, shot=2))
     split = embedded(adaptation)
@@ -134,3 +128,39 @@ def test_adapting_leaves_the_embeddings_alone(adaptation):
 def test_an_episode_of_more_queries_is_never_thought_smaller(adaptation):
     few, many = (adaptation.floats_per_episode(5, 1, queries, 64) for queries in (10, 1000))
     assert 0 < few < many
+
+
+@every_adaptation
+@pytest.mark.parametrize(
+    ("way", "shot", "query", "size"), [(2, 1, 1, 2), (5, 1, 1, 40), (2, 20, 3, 2), (3, 2, 4, 2000)]
+)
+def test_any_size_of_an_episode_gives_finite_scores(adaptation, way, shot, query, size):
+    support, query_images = support_and_query(drawn_episodes(3, way=way, shot=shot, query=query))
+    split = clustered_split(size=size, views=2).with_features(adaptation.features)
+    scores = adaptation.scores(split, support, query_images)
+    assert scores.shape == (3, way * query, way)
+    assert torch.isfinite(scores).all()
+
+
+@every_adaptation
+@pytest.mark.parametrize("shot", [1, 3])
+def test_identical_images_give_finite_scores(adaptation, shot):
+    support, query = support_and_query(drawn_episodes(3, shot=shot))
+    same = clustered_split(views=2).embeddings[:1].expand(3 * SPLIT.images, -1).clone()
+    split = EmbeddedSplit(same, SPLIT.images).with_features(adaptation.features)
+    assert torch.isfinite(adaptation.scores(split, support, query)).all()
+
+
+@every_adaptation
+def test_a_support_image_twice_gives_finite_scores(adaptation):
+    support, query = support_and_query(drawn_episodes(3, shot=3))
+    support[:, :, 1] = support[:, :, 0]
+    assert torch.isfinite(adaptation.scores(embedded(adaptation), support, query)).all()
+
+
+@transductive
+def test_a_transductive_adaptation_looks_at_the_other_queries(adaptation):
+    support, query = support_and_query(drawn_episodes(8, shot=1))
+    alone = adaptation.scores(embedded(adaptation), support, query[:, :1])
+    together = adaptation.scores(embedded(adaptation), support, query)[:, :1]
+    assert not torch.allclose(alone.double(), together.double(), rtol=1e-3, atol=1e-5)

@@ -255,7 +255,7 @@ def test_it_trains_where_gradients_are_switched_off():
         ({"lambda_": 1.1}, "lambda of finetune-head should be between 0 and 1"),
         ({"tau": 0.0}, "tau of finetune-head should be positive"),
         ({"head": "cosine", "start": "zero"}, "start of finetune-head should be centroid for a cosine head"),
-        ({"features": "l3"}, "features of finetune-head should be raw, l2 or cl2, not l3"),
+        ({"features": "l3"}, "features of finetune-head should be one of raw, l2, cl2, power, signed-power, not l3"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, message):

@@ -1,0 +1,23 @@
+"""Every adaptation of embeddings, in the variants that tests of all of them go through."""
+
+from __future__ import annotations
+
+from fewshot_bench.adaptation import Centroid, FinetuneHead, Logistic
+
+INDUCTIVE = {
+    "centroid-cosine": Centroid(),
+    "centroid-euclidean": Centroid(metric="euclidean", features="raw"),
+    "logistic": Logistic(),
+    "logistic-raw": Logistic(features="raw", C=0.1),
+    "linear": FinetuneHead(steps=8),
+    "cosine": FinetuneHead(head="cosine", steps=8),
+    "projection": FinetuneHead(head="projection", steps=3),
+    "linear-full": FinetuneHead(steps=8, coordinates="full"),
+    "linear-zero": FinetuneHead(steps=8, start="zero"),
+    "projection-schane": FinetuneHead(head="projection", loss="ce+schane", steps=3),
+    "linear-schane": FinetuneHead(loss="ce+schane", steps=3),
+}
+
+TRANSDUCTIVE = {}
+
+ADAPTATIONS = INDUCTIVE | TRANSDUCTIVE
