@@ -101,7 +101,5 @@ def test_an_unknown_metric_is_refused():
 
 
 def test_unknown_features_are_refused():
-    with pytest.raises(
-        StudyError, match="features of centroid should be one of raw, l2, cl2, .*, not l3"
-    ):
+    with pytest.raises(StudyError, match=r"features of centroid should be one of raw, l2, cl2, .*, not l3"):
         Centroid(features="l3")
