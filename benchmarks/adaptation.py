@@ -1,14 +1,15 @@
-"""Time the adaptations side by side with easyfsl and scikit-learn, on the same episodes, in one run.
+"""Time the adaptations side by side with easyfsl and scikit-learn, on the same episodes, in one process.
 
     pip install '.[benchmark]'
-    python benchmarks/adaptation.py                     # CIFAR-FS novel split, efficientnet_lite0 at 128 pixels
-    python benchmarks/adaptation.py --synthetic         # 12,000 made-up embeddings, nothing to import
-    python benchmarks/adaptation.py --all               # compare predictions on every episode; takes minutes
-    python benchmarks/adaptation.py --json times.json   # the numbers beside the table
+    python benchmarks/adaptation.py                          # CIFAR-FS novel split, efficientnet_lite0 at 128 pixels
+    python benchmarks/adaptation.py --only ridge --only svm  # some of the methods
+    python benchmarks/adaptation.py --synthetic              # 12,000 made-up embeddings, nothing to import
+    python benchmarks/adaptation.py --seconds 10             # more episodes for everybody
+    python benchmarks/adaptation.py --memory                 # peak memory of each method, twice as many episodes beside
 
-Every time is the median over the repeats and includes everything from image indices to predictions. Repeats
-alternate between ours and theirs, so that a busy machine slows both. The other libraries have no batched path and
-run on the first few episodes, whose number is stated; times are per 1,000 episodes.
+A time covers everything from image indices to predictions. Repeats alternate between ours and theirs, so that a busy
+machine slows both; the table shows medians. Every contender runs on as many episodes as fit into its share of the time.
+The other libraries work on one episode after another.
 """
 
 from __future__ import annotations
@@ -23,123 +24,145 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from fewshot_bench.adaptation import Centroid, EmbeddedSplit, EmbeddingAdaptation, FinetuneHead, Logistic
+from fewshot_bench.adaptation import ADAPTATIONS, EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.engine.classify import classify
 from fewshot_bench.episodes import Episodes, Protocol, sample_indices
 
 try:
-    from easyfsl.methods import Finetune, PrototypicalNetworks
-    from sklearn.linear_model import LogisticRegression
+    from easyfsl import methods as easyfsl
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.semi_supervised import LabelSpreading
+    from sklearn.svm import LinearSVC
 except ImportError as missing:
     sys.exit(f"{missing.name} is not installed; run: pip install '.[benchmark]'")
 
-WAY, QUERY, EPISODES = 5, 15, 3000
+WAY, QUERY, EPISODES, FEWEST = 5, 15, 3000, 3
 SYNTHETIC_CLASSES, SYNTHETIC_IMAGES, SYNTHETIC_SIZE = 20, 600, 1280
 SYNTHETIC_SPREAD = 3.7
-Made = TypeVar("Made")
-Predict = Callable[[EmbeddedSplit, Episodes], NDArray[np.uint8]]
-
-
-@dataclass(frozen=True)
-class Contender:
-    """Something that turns episodes into predictions.
-
-    Attributes:
-        label: its name in the table.
-        features: "raw" or "l2".
-        has_gram: whether it looks inner products up.
-        episodes: how many of the episodes it runs on.
-        predict: embeddings and episodes to predictions, [E, N * Q].
-    """
-
-    label: str
-    features: str
-    has_gram: bool
-    episodes: int
-    predict: Predict
+Answer = Callable[[Tensor, Tensor, Tensor], Tensor | NDArray[Any]]
+"""Support embeddings [N * K, D], their labels and query embeddings [M, D] to predictions [M]."""
 
 
 @dataclass(frozen=True)
 class Race:
-    """Ours against theirs: the last contender is the reference."""
+    """One of our methods against another implementation of it.
 
-    title: str
-    contenders: tuple[Contender, ...]
+    Attributes:
+        method: name of the adaptation.
+        label: of the row; the method's name and the settings that matter.
+        settings: hyper-parameters.
+        reference: name of the other implementation; empty where there is none.
+        answer: what it does with one episode.
+        raw: whether it transforms the features itself.
+        shots: at which it can run.
+        known: episodes/s of an implementation that is not here, by shots.
+    """
 
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table; seconds are the median over the repeats."""
-
-    shot: int
-    race: str
+    method: str
     label: str
-    episodes: int
-    seconds: float
-    seconds_per_1000: float
-    times_faster: float
-    accuracy: float
-    compared: int
-    different: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    reference: str = ""
+    answer: Answer | None = None
+    raw: bool = False
+    shots: tuple[int, ...] = (1, 5)
+    known: dict[int, float] = field(default_factory=dict)
+
+
+def races() -> list[Race]:
+    """All of them, in the order of the table."""
+    return [
+        Race(
+            "centroid",
+            "centroid, Euclidean",
+            {"metric": "euclidean"},
+            "easyfsl PrototypicalNetworks",
+            _easyfsl(easyfsl.PrototypicalNetworks),
+        ),
+        Race("logistic", "logistic", {}, "scikit-learn LogisticRegression", _sklearn_logistic),
+        Race("ridge", "ridge", {}, "scikit-learn RidgeClassifier", _sklearn_ridge),
+        Race("svm", "svm", {}, "scikit-learn LinearSVC, Crammer and Singer", _sklearn_svm),
+        Race("knn", "knn", {}, "scikit-learn KNeighborsClassifier", _sklearn_neighbours),
+        Race("lda", "lda", {}, "scikit-learn LinearDiscriminantAnalysis", _sklearn_lda, shots=(5,)),
+        Race("matching", "matching", {}),
+        Race(
+            "finetune-head",
+            "finetune-head, 200 steps, full coordinates",
+            {"head": "cosine", "scale": 1.0, "steps": 200, "learning_rate": 1e-4, "coordinates": "full"},
+            "easyfsl Finetune",
+            _easyfsl(easyfsl.Finetune, fine_tuning_steps=200),
+        ),
+        Race("baseline++", "baseline++", {}),
+        Race("bd-cspn", "bd-cspn", {}, "easyfsl BDCSPN", _easyfsl(easyfsl.BDCSPN)),
+        Race("laplacian-shot", "laplacian-shot", {}, "easyfsl LaplacianShot", _easyfsl(easyfsl.LaplacianShot)),
+        Race("label-propagation", "label-propagation", {}, "scikit-learn LabelSpreading", _sklearn_spreading),
+        Race(
+            "tim",
+            "tim, gradient descent, 50 steps",
+            {"solver": "gd", "iterations": 50},
+            "easyfsl TIM, 50 steps",
+            _easyfsl(easyfsl.TIM, fine_tuning_steps=50),
+        ),
+        Race("tim", "tim, ADM, 150 iterations", {"solver": "adm", "iterations": 150}, known={1: 12.9, 5: 10.1}),
+        Race("entropy", "entropy", {}, "easyfsl TransductiveFinetuning", _easyfsl(easyfsl.TransductiveFinetuning)),
+        Race("pt-map", "pt-map", {}, "easyfsl PTMAP", _easyfsl(easyfsl.PTMAP), raw=True),
+        Race("ilpc", "ilpc", {}),
+    ]
 
 
 def main() -> None:
+    """Parse the arguments, race, print."""
     arguments = _arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
-        print(json.dumps(_peak_memory(Path(arguments.embeddings), arguments.memory_of, arguments.episodes)))
+        print(json.dumps(_peak_memory(arguments.embeddings, arguments.memory_of, arguments.episodes)))
         return
+    chosen = [race for race in races() if not arguments.only or race.method in arguments.only]
+    unknown = sorted(set(arguments.only) - {race.method for race in races()})
+    if unknown:
+        sys.exit(f"there is no race of {unknown[0]}; there are {', '.join(dict.fromkeys(r.method for r in races()))}.")
     embeddings, class_sizes, source = _synthetic() if arguments.synthetic else _cifar_fs()
-    splits = _splits(embeddings)
     print(_heading(source, arguments), flush=True)
-    rows: list[Row] = []
-    sampling: dict[str, float] = {}
-    for shot in arguments.shots:
-        sampling[str(shot)], episodes = _sample(class_sizes, shot, arguments)
-        for race in _races(arguments):
-            rows += _run(race, splits, episodes, arguments.repeats)
-            print(f"  {shot}-shot {race.title} done", file=sys.stderr, flush=True)
-    gram = _gram_seconds(splits["l2", False], arguments.repeats)
-    memory = _memory(embeddings, arguments.episodes)
-    print(_table(rows, sampling, gram, memory))
-    if arguments.json:
-        content = {
-            "rows": [asdict(row) for row in rows],
-            "sampling_seconds": sampling,
-            "gram_seconds": gram,
-            "peak_mib": memory,
-        }
-        Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n")
+    if arguments.memory:
+        _print_memory(embeddings, chosen, arguments.episodes)
+        return
+    print("| shots | what | episodes timed | episodes/s | times faster | accuracy | predictions that differ |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    raw = EmbeddedSplit(torch.from_numpy(embeddings), len(embeddings))
+    splits = Splits(raw)
+    for race in chosen:
+        for shot in arguments.shots:
+            if shot in race.shots:
+                for line in _run(race, splits, _episodes(class_sizes, shot, arguments.episodes), arguments):
+                    print(line, flush=True)
+    print(f"\nThe Gram matrix is built once per split and kind of features: {splits.gram_seconds:.1f} s.")
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Time the adaptations beside easyfsl and scikit-learn.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this method; can be repeated")
     parser.add_argument("--synthetic", action="store_true", help="made-up embeddings instead of CIFAR-FS")
     parser.add_argument("--repeats", type=int, default=3, help="alternating repeats; medians are reported")
-    parser.add_argument("--episodes", type=int, default=EPISODES, help="episodes of ours")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each contender in each repeat, about")
+    parser.add_argument("--episodes", type=int, default=EPISODES, help="that a contender runs on at most")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--easyfsl", type=int, default=300, help="episodes of easyfsl's PrototypicalNetworks")
-    parser.add_argument("--finetune", type=int, default=10, help="episodes of easyfsl's Finetune")
-    parser.add_argument("--sklearn", type=int, default=60, help="episodes of scikit-learn")
-    parser.add_argument("--all", action="store_true", help="the other libraries run on all episodes")
     parser.add_argument("--threads", type=int, help="threads of torch; its default otherwise")
-    parser.add_argument("--json", metavar="OUT", help="also write the numbers to this file")
-    parser.add_argument("--memory-of", choices=["centroid", "logistic", "finetune-head"], help=argparse.SUPPRESS)
-    parser.add_argument("--embeddings", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.all:
-        arguments.easyfsl = arguments.finetune = arguments.sklearn = arguments.episodes
-    return arguments
+    parser.add_argument("--memory", action="store_true", help="peak memory instead of times")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--embeddings", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 # What is classified
@@ -163,16 +186,30 @@ def _cifar_fs() -> tuple[NDArray[np.float32], list[int], str]:
     return embed(split, backbone), list(split.class_sizes), "CIFAR-FS novel split, efficientnet_lite0 at 128 pixels"
 
 
-def _splits(embeddings: NDArray[np.float32]) -> dict[tuple[str, bool], EmbeddedSplit]:
-    """The embeddings by (features, whether there is a Gram matrix)."""
-    plain = EmbeddedSplit(torch.from_numpy(embeddings), len(embeddings))
-    normalised = plain.with_features("l2")
-    return {
-        ("raw", False): plain,
-        ("raw", True): plain.with_gram(),
-        ("l2", False): normalised,
-        ("l2", True): normalised.with_gram(),
-    }
+class Splits:
+    """The embeddings with each kind of features, and with its Gram matrix; made when first asked for.
+
+    Only the last one is kept, since a Gram matrix of 12,000 images takes 576 MB.
+    """
+
+    def __init__(self, raw: EmbeddedSplit) -> None:
+        self.raw, self.gram_seconds = raw, 0.0
+        self._features, self._plain, self._with_gram = "", raw, raw
+
+    def plain(self, features: str) -> EmbeddedSplit:
+        """The split with features, without a Gram matrix."""
+        if features != self._features:
+            self._features = features
+            self._plain = self.raw.with_features(features)  # type: ignore[arg-type]
+            start = time.perf_counter()
+            self._with_gram = self._plain.with_gram()
+            self.gram_seconds = time.perf_counter() - start
+        return self._plain
+
+    def with_gram(self, features: str) -> EmbeddedSplit:
+        """The split with features and the inner products of all images."""
+        self.plain(features)
+        return self._with_gram
 
 
 def _episodes(class_sizes: list[int], shot: int, count: int) -> Episodes:
@@ -192,166 +229,6 @@ def _episodes(class_sizes: list[int], shot: int, count: int) -> Episodes:
     return Episodes(protocol, "benchmark", 0, numbers, images)
 
 
-def _sample(class_sizes: list[int], shot: int, arguments: argparse.Namespace) -> tuple[float, Episodes]:
-    """Median seconds of drawing the episodes, and the episodes."""
-    return _median_seconds(lambda: _episodes(class_sizes, shot, arguments.episodes), arguments.repeats)
-
-
-def _gram_seconds(split: EmbeddedSplit, repeats: int) -> float:
-    """Median seconds of building the Gram matrix, which the rows that look products up do not contain."""
-    return _median_seconds(split.with_gram, repeats)[0]
-
-
-def _median_seconds(work: Callable[[], Made], repeats: int) -> tuple[float, Made]:
-    """Median seconds of some work, and what it made."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        made = work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), made
-
-
-# Who classifies
-
-
-def _races(arguments: argparse.Namespace) -> list[Race]:
-    everything = arguments.episodes
-    centroid = Centroid(metric="euclidean", features="raw")
-    finetune = [
-        contender
-        for coordinates in ("span", "full")
-        for contender in _ours(_finetune_head(coordinates), everything, f", {coordinates}")
-        if not (coordinates == "full" and contender.has_gram)
-    ]
-    return [
-        Race(
-            "nearest centroid",
-            (
-                *_ours(centroid, everything),
-                Contender("easyfsl PrototypicalNetworks", "raw", False, arguments.easyfsl, _easyfsl_prototypes),
-            ),
-        ),
-        Race(
-            "logistic regression",
-            (
-                *_ours(Logistic(), everything),
-                Contender("scikit-learn LogisticRegression", "l2", False, arguments.sklearn, _sklearn),
-            ),
-        ),
-        Race(
-            "logistic regression, raw features",
-            (
-                *_ours(Logistic(features="raw"), everything, ", raw"),
-                Contender("scikit-learn LogisticRegression, raw", "raw", False, arguments.sklearn, _sklearn),
-            ),
-        ),
-        Race(
-            "fine-tuning, 200 steps",
-            (*finetune, Contender("easyfsl Finetune", "l2", False, arguments.finetune, _easyfsl_finetune)),
-        ),
-    ]
-
-
-def _finetune_head(coordinates: str) -> FinetuneHead:
-    """The settings of easyfsl's Finetune; "span" trains them in other coordinates."""
-    if coordinates == "span":
-        return FinetuneHead(head="cosine", scale=1.0, steps=200, learning_rate=1e-4, coordinates="span")
-    return FinetuneHead(head="cosine", scale=1.0, steps=200, learning_rate=1e-4, coordinates="full")
-
-
-def _ours(adaptation: EmbeddingAdaptation, episodes: int, suffix: str = "") -> tuple[Contender, Contender]:
-    def predict(split: EmbeddedSplit, some: Episodes) -> NDArray[np.uint8]:
-        return classify(adaptation, split, some)
-
-    label = f"fewshot-bench {adaptation.name}{suffix}"
-    return (
-        Contender(label, adaptation.features, False, episodes, predict),
-        Contender(f"{label}, Gram matrix", adaptation.features, True, episodes, predict),
-    )
-
-
-def _easyfsl_prototypes(split: EmbeddedSplit, episodes: Episodes) -> NDArray[np.uint8]:
-    return _easyfsl(PrototypicalNetworks(torch.nn.Identity()), split, episodes)
-
-
-def _easyfsl_finetune(split: EmbeddedSplit, episodes: Episodes) -> NDArray[np.uint8]:
-    return _easyfsl(Finetune(torch.nn.Identity(), fine_tuning_steps=200), split, episodes)
-
-
-def _easyfsl(method: PrototypicalNetworks | Finetune, split: EmbeddedSplit, episodes: Episodes) -> NDArray[np.uint8]:
-    """An evaluation loop as easyfsl's users write it, on embeddings that are there already."""
-    labels = torch.arange(WAY).repeat_interleave(episodes.protocol.shot)
-    predictions = np.empty((len(episodes), WAY * QUERY), dtype=np.uint8)
-    with torch.no_grad():
-        for number, (support, query) in enumerate(zip(episodes.support, episodes.query, strict=True)):
-            method.process_support_set(split.embeddings[torch.from_numpy(support.flatten())], labels)
-            scores = method(split.embeddings[torch.from_numpy(query.flatten())])
-            predictions[number] = scores.argmax(dim=-1).numpy()
-    return predictions
-
-
-def _sklearn(split: EmbeddedSplit, episodes: Episodes) -> NDArray[np.uint8]:
-    # In double precision: given float32, scikit-learn optimises in float32 and stops far from the optimum.
-    rows = split.embeddings.numpy()
-    labels = np.repeat(np.arange(WAY), episodes.protocol.shot)
-    predictions = np.empty((len(episodes), WAY * QUERY), dtype=np.uint8)
-    for number, (support, query) in enumerate(zip(episodes.support, episodes.query, strict=True)):
-        head = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(
-            rows[support.flatten()].astype(np.float64), labels
-        )
-        predictions[number] = head.predict(rows[query.flatten()].astype(np.float64))
-    return predictions
-
-
-# The race
-
-
-def _run(race: Race, splits: dict[tuple[str, bool], EmbeddedSplit], episodes: Episodes, repeats: int) -> list[Row]:
-    times: dict[str, list[float]] = {contender.label: [] for contender in race.contenders}
-    predictions: dict[str, NDArray[np.uint8]] = {}
-    for contender in race.contenders:
-        contender.predict(splits[contender.features, contender.has_gram], _first(episodes, 5))
-    for _ in range(repeats):
-        for contender in race.contenders:
-            some = _first(episodes, contender.episodes)
-            start = time.perf_counter()
-            predictions[contender.label] = contender.predict(splits[contender.features, contender.has_gram], some)
-            times[contender.label].append(time.perf_counter() - start)
-    reference = race.contenders[-1]
-    medians = {label: statistics.median(some) for label, some in times.items()}
-    per_episode = medians[reference.label] / len(predictions[reference.label])
-    return [
-        _row(race, contender, medians[contender.label], per_episode, predictions, episodes.protocol.shot)
-        for contender in race.contenders
-    ]
-
-
-def _row(
-    race: Race,
-    contender: Contender,
-    seconds: float,
-    seconds_of_reference: float,
-    predictions: dict[str, NDArray[np.uint8]],
-    shot: int,
-) -> Row:
-    own, reference = predictions[contender.label], predictions[race.contenders[-1].label]
-    common = min(len(own), len(reference))
-    truth = np.repeat(np.arange(WAY), QUERY)
-    return Row(
-        shot=shot,
-        race=race.title,
-        label=contender.label,
-        episodes=len(own),
-        seconds=seconds,
-        seconds_per_1000=1000 * seconds / len(own),
-        times_faster=seconds_of_reference * len(own) / seconds,
-        accuracy=float((own == truth).mean()),
-        compared=common * WAY * QUERY,
-        different=int((own[:common] != reference[:common]).sum()),
-    )
-
-
 def _first(episodes: Episodes, count: int) -> Episodes:
     return Episodes(
         episodes.protocol,
@@ -362,18 +239,130 @@ def _first(episodes: Episodes, count: int) -> Episodes:
     )
 
 
+# The other implementations: one episode each
+
+
+def _easyfsl(method: Callable[..., Any], **settings: Any) -> Answer:
+    made: list[Any] = []
+
+    def answer(support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        if not made:
+            made.append(method(backbone=torch.nn.Identity(), **settings))
+        made[0].process_support_set(support, labels)
+        predicted: Tensor = made[0](query).argmax(dim=-1)
+        return predicted
+
+    return answer
+
+
+def _sklearn(make: Callable[[Tensor], Any]) -> Answer:
+    # In double precision: given float32, scikit-learn optimises in float32 and stops far from the optimum.
+    def answer(support: Tensor, labels: Tensor, query: Tensor) -> NDArray[Any]:
+        fitted = make(labels).fit(support.double().numpy(), labels.numpy())
+        predicted: NDArray[Any] = fitted.predict(query.double().numpy())
+        return predicted
+
+    return answer
+
+
+def _sklearn_spreading_of(support: Tensor, labels: Tensor, query: Tensor) -> NDArray[Any]:
+    rows = torch.cat([support, query]).double().numpy()
+    known = np.concatenate([labels.numpy(), np.full(len(query), -1)])
+    fitted = LabelSpreading(kernel="rbf", gamma=20.0, alpha=0.2, max_iter=1000).fit(rows, known)
+    predicted: NDArray[Any] = fitted.transduction_[len(support) :]
+    return predicted
+
+
+_sklearn_logistic = _sklearn(lambda _: LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000))
+_sklearn_ridge = _sklearn(lambda _: RidgeClassifier(alpha=1.0, fit_intercept=False))
+_sklearn_svm = _sklearn(
+    lambda _: LinearSVC(multi_class="crammer_singer", fit_intercept=False, C=1.0, tol=1e-4, max_iter=100_000)
+)
+_sklearn_neighbours = _sklearn(lambda _: KNeighborsClassifier(1))
+_sklearn_lda = _sklearn(lambda _: LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.5))
+_sklearn_spreading = _sklearn_spreading_of
+
+
+# The race
+
+
+def _run(race: Race, splits: Splits, episodes: Episodes, arguments: argparse.Namespace) -> Iterator[str]:
+    """The lines of the table about one method at one number of shots."""
+    adaptation = ADAPTATIONS[race.method].factory(**race.settings)
+    assert isinstance(adaptation, EmbeddingAdaptation)
+    plain, with_gram = splits.plain(adaptation.features), splits.with_gram(adaptation.features)
+    contenders: dict[str, Callable[[Episodes], NDArray[Any]]] = {
+        race.label: lambda some: classify(adaptation, plain, some),
+        f"{race.label}, Gram matrix": lambda some: classify(adaptation, with_gram, some),
+    }
+    if race.answer is not None:
+        answer, split = race.answer, splits.raw if race.raw else plain
+        contenders[race.reference] = lambda some: _one_by_one(answer, split, some)
+    counts = {label: _count(predict, episodes, arguments.seconds) for label, predict in contenders.items()}
+    times: dict[str, list[float]] = {label: [] for label in contenders}
+    predictions: dict[str, NDArray[Any]] = {}
+    for _ in range(arguments.repeats):
+        for label, predict in contenders.items():
+            some = _first(episodes, counts[label])
+            start = time.perf_counter()
+            predictions[label] = predict(some)
+            times[label].append((time.perf_counter() - start) / len(some))
+    rates = {label: 1 / statistics.median(some) for label, some in times.items()}
+    shot = episodes.protocol.shot
+    known = race.known.get(shot)
+    slowest = rates.get(race.reference, known or 0.0)
+    truth = np.repeat(np.arange(WAY), QUERY)
+    for label, predicted in predictions.items():
+        other = predictions.get(race.reference)
+        common = 0 if other is None or label == race.reference else min(len(predicted), len(other))
+        different = int((predicted[:common] != other[:common]).sum()) if other is not None else 0
+        yield (
+            f"| {shot} | {label} | {len(predicted):,} | {rates[label]:,.1f} | "
+            f"{f'{rates[label] / slowest:,.1f}' if slowest and label != race.reference else ''} | "
+            f"{(predicted == truth).mean():.2%} | {f'{different:,} of {common * len(truth):,}' if common else ''} |"
+        )
+    if known:
+        yield f"| {shot} | its authors' code, measured apart | | {known} | 1 | | |"
+
+
+def _count(predict: Callable[[Episodes], NDArray[Any]], episodes: Episodes, seconds: float) -> int:
+    """How many episodes a contender does in that time, from a few that also warm it up."""
+    predict(_first(episodes, FEWEST))
+    count = FEWEST
+    while count < len(episodes):
+        start = time.perf_counter()
+        predict(_first(episodes, count))
+        passed = time.perf_counter() - start
+        if passed > seconds / 8:
+            return int(np.clip(count * seconds / passed, FEWEST, len(episodes)))
+        count *= 8
+    return len(episodes)
+
+
+def _one_by_one(answer: Answer, split: EmbeddedSplit, episodes: Episodes) -> NDArray[np.uint8]:
+    """An evaluation loop as users of the other libraries write it, on embeddings that are there already."""
+    labels = torch.arange(WAY).repeat_interleave(episodes.protocol.shot)
+    predictions = np.empty((len(episodes), WAY * QUERY), dtype=np.uint8)
+    with torch.no_grad():
+        for number, (support, query) in enumerate(zip(episodes.support, episodes.query, strict=True)):
+            rows = split.embeddings[torch.from_numpy(support.flatten())]
+            predictions[number] = np.asarray(answer(rows, labels, split.embeddings[torch.from_numpy(query.flatten())]))
+    return predictions
+
+
 # Peak memory
 
 
-def _memory(embeddings: NDArray[np.float32], episodes: int) -> dict[str, dict[str, float]]:
-    """Peak resident MiB of a process of its own, by adaptation and number of episodes."""
-    peaks: dict[str, dict[str, float]] = {}
+def _print_memory(embeddings: NDArray[np.float32], chosen: list[Race], episodes: int) -> None:
+    """Peak resident MiB of a process of its own for each method, at 5 shots."""
+    print(f"| peak memory, 5 shots, MiB | {episodes:,} episodes | {2 * episodes:,} episodes |")
+    print("| --- | ---: | ---: |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "embeddings.npy"
         np.save(path, embeddings)
-        for name in ("centroid", "logistic", "finetune-head"):
-            peaks[name] = {str(count): _in_subprocess(path, name, count) for count in (episodes, 3 * episodes)}
-    return peaks
+        for name in dict.fromkeys(race.method for race in chosen):
+            peaks = [_in_subprocess(path, name, count) for count in (episodes, 2 * episodes)]
+            print(f"| {name} | {peaks[0]:,.0f} | {peaks[1]:,.0f} |", flush=True)
 
 
 def _in_subprocess(path: Path, name: str, count: int) -> float:
@@ -383,16 +372,13 @@ def _in_subprocess(path: Path, name: str, count: int) -> float:
 
 
 def _peak_memory(path: Path, name: str, count: int) -> float:
-    adaptations: dict[str, EmbeddingAdaptation] = {
-        "centroid": Centroid(metric="euclidean", features="raw"),
-        "logistic": Logistic(),
-        "finetune-head": FinetuneHead(head="cosine", scale=1.0, steps=2, learning_rate=1e-4),
-    }
+    adaptation = ADAPTATIONS[name].factory()
+    assert isinstance(adaptation, EmbeddingAdaptation)
     embeddings = np.load(path, allow_pickle=False)
     classes = SYNTHETIC_CLASSES
     episodes = _episodes([len(embeddings) // classes] * classes, 5, count)
-    split = EmbeddedSplit(torch.from_numpy(embeddings), len(embeddings)).with_features(adaptations[name].features)
-    classify(adaptations[name], split, episodes)
+    split = EmbeddedSplit(torch.from_numpy(embeddings), len(embeddings)).with_features(adaptation.features)
+    classify(adaptation, split, episodes)
     return _peak_mebibytes()
 
 
@@ -411,43 +397,15 @@ def _peak_mebibytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-# The table
-
-
 def _heading(source: str, arguments: argparse.Namespace) -> str:
     packages = ("torch", "easyfsl", "scikit-learn", "numpy")
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     return (
-        f"{source}; {WAY}-way, {QUERY} queries per class, {arguments.episodes:,} episodes; "
+        f"{source}; {WAY}-way, {QUERY} queries per class, at most {arguments.episodes:,} episodes; "
         f"median of {arguments.repeats} alternating repeats.\n"
         f"{versions}, Python {platform.python_version()}; {torch.get_num_threads()} threads of torch, "
         f"{os.cpu_count()} cores ({platform.machine()}).\n"
     )
-
-
-def _table(rows: list[Row], sampling: dict[str, float], gram: float, memory: dict[str, dict[str, float]]) -> str:
-    lines = [
-        "| shots | what | episodes timed | median s | s per 1,000 episodes | times faster | accuracy | "
-        "predictions that differ |",
-        "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    reference = {(row.shot, row.race): row.label for row in rows}
-    for row in rows:
-        is_reference = reference[row.shot, row.race] == row.label
-        ratio = "1" if is_reference else f"{row.times_faster:,.1f}"
-        differ = "" if is_reference else f"{row.different:,} of {row.compared:,}"
-        lines.append(
-            f"| {row.shot} | {row.label} | {row.episodes:,} | {row.seconds:.3f} | {row.seconds_per_1000:.3f} | "
-            f"{ratio} | {row.accuracy:.2%} | {differ} |"
-        )
-    lines.append("")
-    lines += [f"Sampling the {shot}-shot episodes: {seconds:.3f} s (median)." for shot, seconds in sampling.items()]
-    lines += [f"Building the Gram matrix, once per split: {gram:.2f} s (median); the rows above do not contain it.", ""]
-    lines += ["| peak memory, 5 shots | episodes | MiB |", "| --- | ---: | ---: |"]
-    lines += [
-        f"| {name} | {int(count):,} | {peak:,.0f} |" for name, some in memory.items() for count, peak in some.items()
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
