@@ -23,8 +23,8 @@ from fewshot_bench.datasets import open_dataset
 from fewshot_bench.engine.classifier import EmbeddingClassifier
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.part import new_part
-from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_in
+from fewshot_bench.outcomes.part import Part, new_part
+from fewshot_bench.outcomes.parts import episodes_of, parts_in
 from fewshot_bench.progress import SILENT
 
 
@@ -76,7 +76,7 @@ def with_part(folder: Path, number: int, change: Callable[[pd.DataFrame], None])
     write_part(folder, frame, part.stretch[0])
 
 
-def rows_of(folder: Path, part: AnyPart) -> pd.DataFrame:
+def rows_of(folder: Path, part: Part) -> pd.DataFrame:
     return episodes_of([part], Identity.of(stored(folder)))
 
 

@@ -19,8 +19,8 @@ from fewshot_bench.outcomes.columns import Columns, Identity
 from fewshot_bench.outcomes.counts import even_rows, first_wrong
 from fewshot_bench.outcomes.description import read_description
 from fewshot_bench.outcomes.manifest import cell_folders, not_described, read_manifest
-from fewshot_bench.outcomes.old_part import OldPart
-from fewshot_bench.outcomes.parts import AnyPart, merged, parts_among, with_parts
+from fewshot_bench.outcomes.part import Part
+from fewshot_bench.outcomes.parts import merged, parts_among, with_parts
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 from fewshot_bench.paths import Place
 from fewshot_bench.stored_files import files_under, read_bytes
@@ -109,9 +109,9 @@ def _check(folder: Place) -> CellCheck:
     return found
 
 
-def _episodes(found: CellCheck, parts: Sequence[AnyPart], identity: Identity) -> pd.DataFrame | None:
+def _episodes(found: CellCheck, parts: Sequence[Part], identity: Identity) -> pd.DataFrame | None:
     """The episodes of the parts that are whole; None where there are none, or parts disagree."""
-    whole: list[AnyPart] = []
+    whole: list[Part] = []
     columns: list[Columns] = []
     for part in parts:
         read = _caught(found, partial(_read, part, identity))
@@ -130,7 +130,7 @@ def _caught(found: CellCheck, look: Callable[[], T]) -> T | None:
         return None
 
 
-def _read(part: AnyPart, identity: Identity) -> Columns:
+def _read(part: Part, identity: Identity) -> Columns:
     return part.read(read_bytes(part.place, LARGEST_PART), identity, with_predictions=True)
 
 
@@ -161,10 +161,8 @@ def first_missing(numbers: NDArray[np.int64]) -> int:
     return int(np.argmax(np.append(numbers, -1) != np.arange(len(numbers) + 1)))
 
 
-def _note_files(found: CellCheck, folder: Place, names: Sequence[str], parts: Sequence[AnyPart]) -> None:
-    """Say which files are old, left over, or look like parts and are none."""
-    if old := sum(isinstance(part, OldPart) for part in parts):
-        found.notes.append(f"{old} parts are of the old layout, without digests: fewshot-bench store compact.")
+def _note_files(found: CellCheck, folder: Place, names: Sequence[str], parts: Sequence[Part]) -> None:
+    """Say which files are left over, or look like parts and are none."""
     unfinished = [last for name in names if is_unfinished(last := name.rpartition("/")[2])]
     if left := sum(map(is_abandoned, unfinished)):
         found.notes.append(f"{left} files of interrupted writes; they are removed when the study goes on.")

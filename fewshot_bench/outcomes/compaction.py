@@ -10,9 +10,7 @@ or a shorter time of one; of two that hold the same, the first by name is kept. 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,7 +22,7 @@ from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.columns import Identity
 from fewshot_bench.outcomes.manifest import MANIFEST, cell_folders, describe, not_described, read_manifest
 from fewshot_bench.outcomes.part import Part, new_part
-from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_in, with_parts
+from fewshot_bench.outcomes.parts import episodes_of, parts_in, with_parts
 from fewshot_bench.outcomes.store import OutcomeStore
 from fewshot_bench.paths import Place
 from fewshot_bench.stored_files import files_under, is_file, remove, size_of
@@ -98,10 +96,10 @@ def compact(folder: Place) -> Compacted:
     return Compacted(cell, parts, before, after, _clean(folder, cell))
 
 
-def _into_one(folder: Place, cell: Cell, parts: Sequence[AnyPart]) -> tuple[int, int, int]:
+def _into_one(folder: Place, cell: Cell, parts: Sequence[Part]) -> tuple[int, int, int]:
     """How many parts there were, their bytes, and the bytes of the one that is left."""
     before = sum(size_of(part.place) for part in parts)
-    if not parts or (len(parts) == 1 and isinstance(parts[0], Part)):
+    if len(parts) < 2:
         return len(parts), before, before
     identity = Identity.of(cell)
     frame = episodes_of(parts, identity)
@@ -110,15 +108,12 @@ def _into_one(folder: Place, cell: Cell, parts: Sequence[AnyPart]) -> tuple[int,
     for part in parts:
         if part.name != name:
             remove(part.place)
-    if isinstance(folder, Path):
-        with suppress(OSError):  # of the old layout: nobody writes there any more
-            (folder / "parts").rmdir()
     return len(parts), before, after
 
 
-def _holder(parts: Sequence[AnyPart], frame: pd.DataFrame, identity: Identity) -> str | None:
+def _holder(parts: Sequence[Part], frame: pd.DataFrame, identity: Identity) -> str | None:
     """The first part of all runs that holds everything already, by name; None where none does."""
-    of_all_runs = [part for part in parts if isinstance(part, Part) and part.stretch is None]
+    of_all_runs = [part for part in parts if part.stretch is None]
     return next((part.name for part in of_all_runs if episodes_of([part], identity).equals(frame)), None)
 
 

@@ -21,9 +21,7 @@ from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.columns import Identity
 from fewshot_bench.outcomes.manifest import MANIFEST, cell_folders, not_described, read_manifest, stored_manifest
-from fewshot_bench.outcomes.old_part import OldPart
-from fewshot_bench.outcomes.part import new_part
-from fewshot_bench.outcomes.parts import AnyPart, again_where_moved, episodes_of, parts_in
+from fewshot_bench.outcomes.parts import again_where_moved, episodes_of, parts_in
 from fewshot_bench.outcomes.store import OutcomeStore
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 from fewshot_bench.paths import Place
@@ -83,9 +81,8 @@ class MergedCell:
             if all(np.isin(numbers, done.get(run, [])).all() for run, numbers in part.numbers(content, identity)):
                 self.known += 1
             else:
-                name, content = _present(part, content, identity)
-                write_once(target / name, content)
-                self._compared.add(target / name)
+                write_once(target / part.name, content)
+                self._compared.add(target / part.name)
                 self.copied += 1
             self._done_with.add(part.place)
 
@@ -174,10 +171,3 @@ def _copy(merged: MergedCell, store: OutcomeStore) -> None:
         merged.copy_from(source, store)
         for failure in failures.recorded(source, files_under(source)).values():
             store.record_failure(merged.cell, failure.run, failure.episodes, failure.reason)
-
-
-def _present(part: AnyPart, content: bytes, identity: Identity) -> tuple[str, bytes]:
-    """Name and content of a part in the present layout."""
-    if isinstance(part, OldPart):
-        return new_part(episodes_of([part], identity), identity, part.stretch[0])
-    return part.name, content

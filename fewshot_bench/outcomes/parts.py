@@ -15,22 +15,20 @@ from numpy.typing import NDArray
 from fewshot_bench.errors import IrregularFileError, OutcomeError
 from fewshot_bench.limits import MOST_EPISODES
 from fewshot_bench.outcomes.columns import Columns, Identity, frame_of, joined
-from fewshot_bench.outcomes.old_part import OldPart
 from fewshot_bench.outcomes.part import Part
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 from fewshot_bench.paths import Place
 from fewshot_bench.stored_files import files_under, read_all
 
-AnyPart = Part | OldPart
 T = TypeVar("T")
-_FOLDER = re.compile(r"run=\d{1,5}|parts")
+_FOLDER = re.compile(r"run=\d{1,5}")
 _MOST_CLAIMED = 4 * MOST_EPISODES  # episodes may be stored several times
 _WAITS = (0.0, 0.05, 0.2, 1.0, 3.0)  # seconds; a listing of a network disk may be old for a while
 _MAY_DIFFER = ("run", "episode", "seconds")  # between two rows about one episode; the first two are the same
 _MOVED = (errno.ENOENT, errno.ESTALE)
 
 
-def parts_among(folder: Place, names: Iterable[str]) -> list[AnyPart]:
+def parts_among(folder: Place, names: Iterable[str]) -> list[Part]:
     """Those of a cell's files that are parts, by name; what an interrupted write has left is none.
 
     Args:
@@ -44,7 +42,7 @@ def parts_among(folder: Place, names: Iterable[str]) -> list[AnyPart]:
     odd = next((name for name in ordered if _FOLDER.fullmatch(name)), None)
     if odd is not None:
         raise IrregularFileError(folder / odd, "no folder", "a folder")
-    found = [Part.named(folder, name) or OldPart.named(folder, name) for name in ordered]
+    found = [Part.named(folder, name) for name in ordered]
     parts = [part for part in found if part is not None]
     counts = [part.stretch[2] - part.stretch[1] for part in parts if part.stretch is not None]
     claimed = sum(count for count in counts if count <= MOST_EPISODES)  # of more, the part itself is refused
@@ -53,7 +51,7 @@ def parts_among(folder: Place, names: Iterable[str]) -> list[AnyPart]:
     return parts
 
 
-def parts_in(folder: Place) -> list[AnyPart]:
+def parts_in(folder: Place) -> list[Part]:
     """The parts of a cell, by name.
 
     Args:
@@ -63,7 +61,7 @@ def parts_in(folder: Place) -> list[AnyPart]:
     return parts_among(folder, files_under(folder)) or parts_among(folder, files_under(folder))
 
 
-def with_parts(folder: Place, use: Callable[[list[AnyPart]], T]) -> T:
+def with_parts(folder: Place, use: Callable[[list[Part]], T]) -> T:
     """Do something with the parts of a cell, again if a compaction removes them meanwhile.
 
     Args:
@@ -92,7 +90,7 @@ def again_where_moved(use: Callable[[], T]) -> T:
 
 
 def episodes_of(
-    parts: Sequence[AnyPart],
+    parts: Sequence[Part],
     identity: Identity,
     *,
     with_predictions: bool = True,
@@ -128,7 +126,7 @@ def episodes_of(
     return episodes_of(parts, identity).drop(columns="predictions") if frame is None else frame
 
 
-def merged(parts: Sequence[AnyPart], columns: Sequence[Columns]) -> pd.DataFrame | None:
+def merged(parts: Sequence[Part], columns: Sequence[Columns]) -> pd.DataFrame | None:
     """The same of parts that have been read.
 
     Args:
@@ -160,7 +158,7 @@ def _is_copy(rows: Columns) -> NDArray[np.bool_]:
     return np.concatenate([[False], same])
 
 
-def _check_copies(rows: Columns, again: NDArray[np.bool_], parts: Sequence[AnyPart]) -> None:
+def _check_copies(rows: Columns, again: NDArray[np.bool_], parts: Sequence[Part]) -> None:
     """See that copies agree.
 
     Args:

@@ -27,8 +27,8 @@ from fewshot_bench.outcomes.frame_check import check_frame
 from fewshot_bench.outcomes.manifest import MANIFEST, describe, described_in, read_manifest, stored_manifest
 from fewshot_bench.outcomes.outcomes import Outcomes
 from fewshot_bench.outcomes.packing import Positions, position_type
-from fewshot_bench.outcomes.part import new_parts
-from fewshot_bench.outcomes.parts import AnyPart, episodes_of, parts_among, with_parts
+from fewshot_bench.outcomes.part import Part, new_parts
+from fewshot_bench.outcomes.parts import episodes_of, parts_among, with_parts
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 from fewshot_bench.paths import Place, is_local
 from fewshot_bench.saved import note_saved
@@ -188,7 +188,7 @@ class OutcomeStore:
         """
         folder = self.cell_folder(cell_or_key)
 
-        def read(parts: list[AnyPart]) -> pd.DataFrame:
+        def read(parts: list[Part]) -> pd.DataFrame:
             if not parts:
                 raise OutcomeError(f"there are no outcomes in {folder}. Run that study first.")
             cell = read_manifest(folder).cell if isinstance(cell_or_key, str) else cell_or_key
@@ -250,7 +250,7 @@ class OutcomeStore:
         cell = read_manifest(folder).cell if isinstance(cell_or_key, str) else cell_or_key
         return failures.still_open(recorded.values(), self.done(cell))
 
-    def _numbers(self, cell: Cell, parts: list[AnyPart]) -> list[tuple[int, Any]]:
+    def _numbers(self, cell: Cell, parts: list[Part]) -> list[tuple[int, Any]]:
         """Runs and numbers of the episodes in some parts of a cell."""
         identity = Identity.of(cell)
         held = self._held.setdefault(cell.key, {})

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy_cells import CELL, PREDICTIONS, PROTOCOL, everything, filled, old_layout, parts
+from toy_cells import CELL, PREDICTIONS, PROTOCOL, everything, filled, parts
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.limits import LARGEST_EPISODE
@@ -56,9 +56,9 @@ def test_a_description_that_is_not_as_it_should_be_is_damage(tmp_path, content, 
     assert told in sentence
 
 
-def test_what_is_missing_failed_left_over_or_old_is_told_and_no_damage(tmp_path):
-    folder = old_layout(tmp_path)
-    store = OutcomeStore(tmp_path)
+def test_what_is_missing_failed_or_left_over_is_told_and_no_damage(tmp_path):
+    store = filled(OutcomeStore(tmp_path), chunk=5)
+    folder = tmp_path / CELL.key
     parts(store)[1].unlink()
     store.record_failure(CELL, 0, np.arange(5, 7), "the loss is NaN")
     content = json.loads((folder / "cell.json").read_text())
@@ -70,7 +70,6 @@ def test_what_is_missing_failed_left_over_or_old_is_told_and_no_damage(tmp_path)
     assert [sentence[:40] for sentence in found.notes] == [
         "not recorded, as it cannot be read: vers",
         "run 0 lacks 5 of 12 episodes, the first ",
-        "5 parts are of the old layout, without d",
         "2 episodes of run 0, from 5, failed: the",
     ]
 

@@ -57,7 +57,6 @@ FILES = {
     "cell": f"outcomes/{KEY}/cell.json",
     "part": f"outcomes/{KEY}/run=0/episodes-00000-00012-0123456789abcdef.parquet",
     "part of all runs": f"outcomes/{KEY}/together-0123456789abcdef.parquet",
-    "old part": f"outcomes/{KEY}/parts/run-000-episodes-00000-00012.parquet",
     "failure": f"outcomes/{KEY}/failures/run=0-episodes-00020-00025.json",
     "study": "studies/0123456789abcdef.json",
 }

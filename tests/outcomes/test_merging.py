@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from toy_cells import CELL, EPISODES, PREDICTIONS, PROTOCOL, everything, filled, old_layout, parts
+from toy_cells import CELL, EPISODES, PREDICTIONS, PROTOCOL, everything, filled, parts
 
 from fewshot_bench import stored_files
 from fewshot_bench.errors import OutcomeError
@@ -48,14 +48,6 @@ def test_merging_again_copies_nothing_not_even_after_a_compaction(tmp_path):
         assert [(found.copied, found.known) for found in merge([one, tmp_path / "two"], target)] == [(0, 2)]
         assert everything(target) == before
         compact(target / CELL.key)
-
-
-def test_the_old_layout_is_merged_in_the_present_one(tmp_path):
-    old_layout(tmp_path / "old" / "outcomes")
-    merge([tmp_path / "old"], tmp_path / "new")
-    assert all(path.parent.name.startswith("run=") for path in parts(OutcomeStore(tmp_path / "new")))
-    whole = filled(OutcomeStore(tmp_path / "whole")).read(CELL)
-    pd.testing.assert_frame_equal(OutcomeStore(tmp_path / "new").read(CELL), whole)
 
 
 def contradiction(folder):
