@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fewshot_bench.datasets.dataset import SPLIT_NAMES
-from fewshot_bench.datasets.glyphs import GLYPHS_FILE, GLYPHS_SHA256, load_glyphs
-from fewshot_bench.datasets.glyphs.mosaic import read_mosaic, write_mosaic
-from fewshot_bench.datasets.glyphs.scripts import SCRIPTS, SEED, character_of, class_name, class_names
+from fewshot_bench.datasets.glyphs import GLYPHS_FILE, GLYPHS_SHA256, load_glyphs, read_mosaic
 from fewshot_bench.errors import DatasetError
+from glyphs.mosaic import write_mosaic
+from glyphs.scripts import SCRIPTS, SEED, character_of, class_name, class_names
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_mosaic_gives_back_what_was_packed(classes, per_class, seed):
 
 
 def test_the_maker_still_draws_the_shipped_images(glyphs, fonts):
-    from fewshot_bench.datasets.glyphs.vary import image_of
+    from glyphs.vary import image_of
 
     for split, row in (("base", 0), ("validation", 500), ("novel", 777), ("novel", 1199)):
         images, names, _ = glyphs[split]
@@ -129,7 +129,7 @@ def test_the_maker_still_draws_the_shipped_images(glyphs, fonts):
 
 
 def test_an_image_depends_only_on_its_seed_and_number(fonts):
-    from fewshot_bench.datasets.glyphs.vary import image_of
+    from glyphs.vary import image_of
 
     alone = image_of("ж", 3, 7)
     in_sequence = [image_of("ж", 3, number) for number in range(8)]
@@ -140,7 +140,7 @@ def test_an_image_depends_only_on_its_seed_and_number(fonts):
 
 
 def test_strength_makes_the_images_of_a_class_differ_more(fonts):
-    from fewshot_bench.datasets.glyphs.vary import Strength, image_of
+    from glyphs.vary import Strength, image_of
 
     still = Strength(0, 0, 0, 0, 0, pressure=0, contrast=0, paper=0, grain=0)
 
@@ -151,7 +151,7 @@ def test_strength_makes_the_images_of_a_class_differ_more(fonts):
 
 
 def test_the_chosen_classes_hold_no_look_alikes(fonts):
-    from fewshot_bench.datasets.glyphs.make import check_look_alikes
+    from glyphs.make import check_look_alikes
 
     check_look_alikes({split: class_names(split) for split in SPLIT_NAMES})
 
@@ -161,7 +161,7 @@ def test_the_chosen_classes_hold_no_look_alikes(fonts):
     [("О", "Ο", False), ("Ս", "Ո", True), ("С", "ᑕ", True), ("ᑎ", "ი", True), ("ᐁ", "ᐌ", True)],
 )
 def test_look_alikes_are_found(first, second, across_splits, fonts):
-    from fewshot_bench.datasets.glyphs.look_alikes import ACROSS_LIMIT, look_alikes
+    from glyphs.look_alikes import ACROSS_LIMIT, look_alikes
 
     splits = {"base": first, "novel": second} if across_splits else {"base": first + second}
     ((_, _, value),) = look_alikes(splits)
@@ -169,7 +169,7 @@ def test_look_alikes_are_found(first, second, across_splits, fonts):
 
 
 def test_mirror_images_are_look_alikes_only_across_splits(fonts):
-    from fewshot_bench.datasets.glyphs.look_alikes import similarities
+    from glyphs.look_alikes import similarities
 
     (across,) = similarities("И", "N", across_splits=True)
     (within,) = similarities("И", "N", across_splits=False)
@@ -177,15 +177,15 @@ def test_mirror_images_are_look_alikes_only_across_splits(fonts):
 
 
 def test_choosing_skips_whatever_resembles_a_class_already_chosen(fonts):
-    from fewshot_bench.datasets.glyphs.look_alikes import choose
-    from fewshot_bench.datasets.glyphs.scripts import Script
+    from glyphs.look_alikes import choose
+    from glyphs.scripts import Script
 
     scripts = {"cyrillic": Script("novel", 2, ()), "greek": Script("base", 2, ())}
     assert choose({"cyrillic": "ЖОЫ", "greek": "ΟΞΣΨ"}, scripts) == {"cyrillic": "ЖО", "greek": "ΞΣ"}
 
 
 def test_classes_that_look_alike_are_refused_by_the_maker(fonts):
-    from fewshot_bench.datasets.glyphs.make import check_look_alikes
+    from glyphs.make import check_look_alikes
 
     names = {"base": (class_name("О"),), "novel": (class_name("Ο"),)}
     with pytest.raises(DatasetError, match="look alike"):
@@ -193,7 +193,7 @@ def test_classes_that_look_alike_are_refused_by_the_maker(fonts):
 
 
 def test_the_command_writes_a_file_and_a_contact_sheet(tmp_path, monkeypatch, capsys, fonts):
-    from fewshot_bench.datasets.glyphs import make
+    from glyphs import make
 
     few = {split: class_names(split)[:2] for split in SPLIT_NAMES}
     monkeypatch.setattr(make, "class_names", few.__getitem__)

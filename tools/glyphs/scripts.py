@@ -9,7 +9,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.datasets.glyphs.classes import CLASSES
+from glyphs.classes import CLASSES
 
 SEED = 1
 

@@ -1,4 +1,4 @@
-"""Make the built-in dataset: `python -m fewshot_bench.datasets.glyphs.make`.
+"""Make the built-in dataset: `PYTHONPATH=tools python -m glyphs.make`.
 
 Needs Matplotlib's fonts (`pip install 'fewshot-bench[glyphs]'`). Another version of FreeType may draw single pixels
 differently, so what counts is the shipped file, whose digest is frozen in `fewshot_bench.datasets.glyphs`.
@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from fewshot_bench.datasets.dataset import SPLIT_NAMES, SplitName
-from fewshot_bench.datasets.glyphs import GLYPHS_SHA256
-from fewshot_bench.datasets.glyphs.look_alikes import choose, look_alikes
-from fewshot_bench.datasets.glyphs.mosaic import read_mosaic, write_mosaic
-from fewshot_bench.datasets.glyphs.render import fonts_with
-from fewshot_bench.datasets.glyphs.scripts import SCRIPTS, SEED, character_of, class_name, class_names
-from fewshot_bench.datasets.glyphs.sheet import save_sheet
-from fewshot_bench.datasets.glyphs.vary import image_of
+from fewshot_bench.datasets.glyphs import GLYPHS_SHA256, read_mosaic
 from fewshot_bench.errors import DatasetError, FewshotBenchError
+from glyphs.look_alikes import choose, look_alikes
+from glyphs.mosaic import write_mosaic
+from glyphs.render import fonts_with
+from glyphs.scripts import SCRIPTS, SEED, character_of, class_name, class_names
+from glyphs.sheet import save_sheet
+from glyphs.vary import image_of
 
 IMAGES_PER_CLASS = 60
 _TOLERANCE = 0.02
@@ -106,9 +106,7 @@ def _make(out: Path, sheet: Path | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fewshot_bench.datasets.glyphs.make", description="Make the built-in dataset glyphs."
-    )
+    parser = argparse.ArgumentParser(prog="python -m glyphs.make", description="Make the built-in dataset glyphs.")
     parser.add_argument("--out", type=Path, default=Path("glyphs.png"), help="the file to write (glyphs.png)")
     parser.add_argument("--sheet", type=Path, help="also write a contact sheet, a PNG, here")
     parser.add_argument("--choose", action="store_true", help="only choose the classes anew and print them")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fewshot_bench.datasets.glyphs.render import draw, fonts_with
+from glyphs.render import draw, fonts_with
 
 SIZE = 28
 LEVELS = 16

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.datasets.glyphs.mosaic import GlyphSplit, paletted
+from fewshot_bench.datasets.glyphs import GlyphSplit
+from glyphs.mosaic import paletted
 
 _CLASSES_PER_ROW = 6
 _IMAGES_PER_CLASS = 5

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.datasets.glyphs.render import draw, fonts_with
-from fewshot_bench.datasets.glyphs.scripts import Script
+from glyphs.render import draw, fonts_with
+from glyphs.scripts import Script
 
 WITHIN_LIMIT = 0.84
 ACROSS_LIMIT = 0.84

@@ -1,4 +1,4 @@
-"""The file that glyphs is shipped in: one PNG that any image viewer shows, a row per class, 4 bits per pixel.
+"""Write the file that glyphs is shipped in: one PNG that any image viewer shows, a row per class, 4 bits per pixel.
 
 A PNG was the smallest of the lossless forms tried; packed nibbles in an npz take 5% more. Splits and class names are
 in its text chunk, so the file describes itself.
@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from fewshot_bench.datasets.dataset import SPLIT_NAMES, SplitName
+from fewshot_bench.datasets.glyphs import STEP
 
-GlyphSplit = tuple[NDArray[np.uint8], tuple[str, ...], tuple[int, ...]]
-_STEP = 17  # 16 gray levels, spread over 0 to 255
-_PALETTE = [level * _STEP for level in range(16) for _ in "rgb"]
+_PALETTE = [level * STEP for level in range(16) for _ in "rgb"]
 
 
 def write_mosaic(levels: Mapping[SplitName, NDArray[np.uint8]], names: Mapping[SplitName, tuple[str, ...]]) -> bytes:
@@ -39,30 +38,6 @@ def write_mosaic(levels: Mapping[SplitName, NDArray[np.uint8]], names: Mapping[S
     mosaic = stacked.transpose(0, 2, 1, 3).reshape(classes * height, per_class * width)
     paletted(mosaic).save(file, "PNG", bits=4, optimize=True, pnginfo=text)
     return file.getvalue()
-
-
-def read_mosaic(content: bytes) -> dict[SplitName, GlyphSplit]:
-    """Unpack what `write_mosaic` packed.
-
-    Args:
-        content: the file's bytes.
-
-    Returns:
-        For each split: images uint8 [I, 28, 28, 1] grouped by class, class names [C], class sizes [C].
-    """
-    with Image.open(BytesIO(content)) as picture:
-        description = json.loads(picture.info["Description"])
-        mosaic = np.asarray(picture)
-    height, width = description["size"]
-    tiles = mosaic.reshape(len(mosaic) // height, height, -1, width).transpose(0, 2, 1, 3) * np.uint8(_STEP)
-    splits: dict[SplitName, GlyphSplit] = {}
-    first = 0
-    for split in SPLIT_NAMES:
-        names = tuple(description["classes"][split])
-        images = tiles[first : first + len(names)].reshape(-1, height, width, 1)
-        splits[split] = (images, names, (tiles.shape[1],) * len(names))
-        first += len(names)
-    return splits
 
 
 def paletted(levels: NDArray[np.uint8]) -> Image.Image:
