@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fewshot_bench.lazy import lazily
+from fewshot_bench.versions import __version__ as __version__
 
 if TYPE_CHECKING:
     from fewshot_bench.adaptation import Centroid as Centroid
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from fewshot_bench.study import TrainingPlan as TrainingPlan
     from fewshot_bench.study import run_study as run_study
     from fewshot_bench.study import train_backbone as train_backbone
-
-__version__ = "0.1.0"
 
 # Imported on first use: `import fewshot_bench` and `fewshot-bench --help` must not wait for torch.
 _ROOMS = {

@@ -1,8 +1,10 @@
-"""Which packages computed a result."""
+"""The version of this package, and of those that computed a result."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+
+__version__ = "0.1.0"
 
 
 def installed_versions() -> dict[str, str]:

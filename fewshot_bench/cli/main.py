@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from fewshot_bench import __version__
 from fewshot_bench.cli.audit import audit
 from fewshot_bench.cli.cache import cache
 from fewshot_bench.cli.compare import compare
@@ -36,6 +35,7 @@ from fewshot_bench.errors import FewshotBenchError, PluginError
 from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.printable import printable
 from fewshot_bench.saved import SAVED, begin, is_anything_saved
+from fewshot_bench.versions import __version__
 
 app = typer.Typer(
     name="fewshot-bench",

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from fewshot_bench import __version__
 from fewshot_bench.report.page.content import PageContent
 from fewshot_bench.report.page.finding import main_finding
 from fewshot_bench.report.page.leaderboard_table import TABLE_ID, leaderboard_table
@@ -18,6 +17,7 @@ from fewshot_bench.report.page.protocols import rows_by_protocol
 from fewshot_bench.report.page.run_card import run_card
 from fewshot_bench.report.page.sections import FixedPlot, fixed_plots, protocol_plots
 from fewshot_bench.report.summary import MEASURED
+from fewshot_bench.versions import __version__
 
 _CONFIG = {"responsive": True, "displayModeBar": False, "displaylogo": False, "doubleClick": False}
 
