@@ -14,9 +14,13 @@ mean of few images, and diminish both (BD) in front of a cosine classifier (CSPN
 
 Queries are then classified by the cosine between x' and P'_n. Everything is made of inner products.
 
-Public code departs from the paper; each departure is an option. easyfsl has temperature=1 and classifies queries that
-are not shifted (classified="unshifted"). The code of LaplacianShot (Ziko et al., 2020) weighs an image by the softmax
-of t cos over the classes instead of the images of a class (weighting="classes").
+Public code departs from the paper; each departure is an option. easyfsl lets all queries join a class
+(pseudo_labels=0), has temperature=1 and shifts queries for the prototypes alone (shift="prototypes"). The code of
+LaplacianShot (Ziko et al., 2020) weighs an image by the softmax of t cos over the classes instead of the images of a
+class (weighting="classes"), and lets all queries join.
+
+The shift takes the means of the support set and of the queries for comparable, which they are where the queries have
+the mix of classes of the support set. Where one class has most of the queries, it moves them towards the others.
 """
 
 from __future__ import annotations
@@ -35,9 +39,9 @@ from fewshot_bench.adaptation.episode_graph import episode_gram
 from fewshot_bench.errors import ShapeError, StudyError
 
 Weighting = Literal["images", "classes"]
-Classified = Literal["shifted", "unshifted"]
+Shift = Literal["everywhere", "prototypes", "nowhere"]
 
-_EPISODES_AT_ONCE = 32
+_EPISODES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def rectified_prototypes(
     temperature: float = 10.0,
     weighting: Weighting = "images",
     pseudo_labels: int = 0,
-    classified: Classified = "shifted",
+    shift: Shift = "everywhere",
 ) -> Rectified:
     """Rectify prototypes from inner products alone (Liu et al., 2020).
 
@@ -86,7 +90,8 @@ def rectified_prototypes(
         weighting: weights sum to one over the "images" of a class, or are the softmax over "classes" divided by the
             number of images of the class.
         pseudo_labels: the most confident queries per class that join it; 0 for all.
-        classified: whether the queries that are classified are the "shifted" ones or the "unshifted" ones.
+        shift: whether queries are shifted "everywhere", for the "prototypes" but not where they are compared with
+            them in the end, or "nowhere".
 
     Returns:
         The rectified prototypes as queries see them.
@@ -108,6 +113,8 @@ def rectified_prototypes(
         )
     # <x, shift> for every image, and |shift|^2, where shift = mean(support) - mean(queries).
     along_shift = products[:, :images].mean(1) - products[:, images:].mean(1)
+    if shift == "nowhere":
+        along_shift = torch.zeros_like(along_shift)
     shift_squared = (along_shift[:, :images].mean(1) - along_shift[:, images:].mean(1)).unsqueeze(1)
     unshifted = products.diagonal(dim1=1, dim2=2)
     norms = unshifted.clone()
@@ -128,7 +135,7 @@ def rectified_prototypes(
     # Now <P', x> for images as they are; |P'|^2 and shifted queries count the shift of the image too.
     squares = (weights * of_rectified).sum(2) + (shifted_share * along).squeeze(2)
     of_queries = of_rectified[:, :, images:]
-    if classified == "unshifted":
+    if shift == "prototypes":
         return Rectified(of_queries, squares, unshifted[:, images:])
     return Rectified(of_queries + along, squares, norms[:, images:])
 
@@ -175,7 +182,7 @@ def _weights(cosines: Tensor, members: Tensor, temperature: float, weighting: We
 )
 @dataclass(frozen=True, kw_only=True)
 class BDCSPN(EmbeddingAdaptation):
-    """Prototype rectification; transductive, and free of any assumption on how many queries a class has.
+    """Prototypes rectified by the queries.
 
     Attributes:
         temperature: factor of the cosines that weigh the images of a class. The paper has 10, for networks trained with
@@ -185,7 +192,8 @@ class BDCSPN(EmbeddingAdaptation):
             softmax over the classes, as in the code of LaplacianShot.
         pseudo_labels: the most confident queries per class that rectify its prototype, as in the paper; 0 for all, as
             in public code.
-        classified: "shifted" classifies queries after the shift, as in the paper; "unshifted" before it, as in easyfsl.
+        shift: queries are shifted "everywhere", as in the paper; for the "prototypes" alone, as in easyfsl; or
+            "nowhere", which loses least where some classes have many more queries than others.
     """
 
     name: ClassVar[str] = "bd-cspn"
@@ -193,11 +201,11 @@ class BDCSPN(EmbeddingAdaptation):
     temperature: float = 1.0
     weighting: Weighting = "images"
     pseudo_labels: int = 8
-    classified: Classified = "shifted"
+    shift: Shift = "everywhere"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_rectification(self.name, self.temperature, self.weighting, self.classified)
+        check_rectification(self.name, self.temperature, self.weighting, self.shift)
         if not (type(self.pseudo_labels) is int and self.pseudo_labels >= 0):
             raise StudyError(
                 f"pseudo_labels of bd-cspn should be a whole number of 0 or more, not {self.pseudo_labels}."
@@ -220,7 +228,7 @@ class BDCSPN(EmbeddingAdaptation):
                 temperature=self.temperature,
                 weighting=self.weighting,
                 pseudo_labels=self.pseudo_labels,
-                classified=self.classified,
+                shift=self.shift,
             )
             parts.append(rectified.cosines.transpose(1, 2))
         return torch.cat(parts)
@@ -231,14 +239,14 @@ class BDCSPN(EmbeddingAdaptation):
         return 2 * images * embedding_size + 4 * images**2 + 10 * way * images
 
 
-def check_rectification(name: str, temperature: float, weighting: str, classified: str) -> None:
+def check_rectification(name: str, temperature: float, weighting: str, shift: str) -> None:
     """Refuse settings of the rectification that are out of range.
 
     Args:
         name: of the adaptation.
         temperature: as `rectified_prototypes` takes it, as are the others.
         weighting: "images" or "classes".
-        classified: "shifted" or "unshifted".
+        shift: "everywhere", "prototypes" or "nowhere".
 
     Raises:
         StudyError: one is.
@@ -247,5 +255,5 @@ def check_rectification(name: str, temperature: float, weighting: str, classifie
         raise StudyError(f"temperature of {name} should be positive, not {temperature}.")
     if weighting not in get_args(Weighting):
         raise StudyError(f"weighting of {name} should be images or classes, not {weighting}.")
-    if classified not in get_args(Classified):
-        raise StudyError(f"classified of {name} should be shifted or unshifted, not {classified}.")
+    if shift not in get_args(Shift):
+        raise StudyError(f"shift of {name} should be everywhere, prototypes or nowhere, not {shift}.")

@@ -8,7 +8,8 @@ from torch import Tensor
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
 from fewshot_bench.errors import ShapeError
 
-_BLOCKS = 6
+_BLOCKS = 8
+_FEW = 4
 # Rounding errors of an inner product, in units of the last place of the largest squared norm.
 _ROUNDING = 16
 
@@ -92,5 +93,15 @@ def nearest_neighbours(products: Tensor, count: int) -> Tensor:
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
-    """The `count`-th largest value of each row, [E, T, 1]."""
+    """The `count`-th largest value of each row, [E, T, 1].
+
+    Few maxima, one after the other, take a quarter of the time of `topk`. They pass over equal values at once; where
+    there are such, `topk` counts them.
+    """
+    if count <= _FEW:
+        last = values.amax(2, keepdim=True)
+        for _ in range(count - 1):
+            last = values.masked_fill(values >= last, -torch.inf).amax(2, keepdim=True)
+        if bool(((values > last).sum(2) < count).all()):
+            return last
     return values.topk(count, dim=2, sorted=False).values.amin(2, keepdim=True)

@@ -16,7 +16,7 @@ The number of queries per class is free: labels follow distances and neighbours,
 The authors' code takes a query for one of its own neighbours before it leaves it out, so that its knn=3 are two
 neighbours; `knn` here counts other queries. Its prototype is the mean over a class of images that are weighed by a
 softmax over the classes (weighting="classes"); easyfsl weighs the images of a class against each other with temperature
-1, and does not shift the queries (weighting="images", temperature=1, classified="unshifted", knn=2).
+1, and shifts queries for the prototypes alone (weighting="images", temperature=1, shift="prototypes", knn=2).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.bd_cspn import Classified, Weighting, check_rectification, rectified_prototypes
+from fewshot_bench.adaptation.bd_cspn import Shift, Weighting, check_rectification, rectified_prototypes
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.adaptation.episode_graph import episode_gram, nearest_neighbours
 from fewshot_bench.errors import ShapeError, StudyError
@@ -107,23 +107,24 @@ class LaplacianShot(EmbeddingAdaptation):
         prototypes: "rectified" by the queries, as in BD-CSPN, or the "mean" of the support images.
         weighting: of images in rectified prototypes, over "classes" or "images"; see bd-cspn.
         temperature: factor of the cosines in these weights.
-        classified: "shifted" or "unshifted" queries are compared with rectified prototypes; see bd-cspn.
+        shift: with rectified prototypes, queries are shifted "everywhere", for the "prototypes" or "nowhere"; see
+            bd-cspn.
         iterations: most steps of the bound optimisation.
     """
 
     name: ClassVar[str] = "laplacian-shot"
-    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"laplacian_weight": (0.7, 0.1, 0.3, 1.0, 1.5)}
-    laplacian_weight: float = 0.7
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"laplacian_weight": (0.3, 0.1, 0.5, 0.7, 1.0)}
+    laplacian_weight: float = 0.3
     knn: int = 3
     prototypes: Prototypes = "rectified"
     weighting: Weighting = "classes"
     temperature: float = 10.0
-    classified: Classified = "shifted"
+    shift: Shift = "everywhere"
     iterations: int = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_rectification(self.name, self.temperature, self.weighting, self.classified)
+        check_rectification(self.name, self.temperature, self.weighting, self.shift)
         if not self.laplacian_weight >= 0:
             raise StudyError(f"laplacian_weight of laplacian-shot should be 0 or more, not {self.laplacian_weight}.")
         if self.prototypes not in get_args(Prototypes):
@@ -163,7 +164,7 @@ class LaplacianShot(EmbeddingAdaptation):
                 shot,
                 temperature=self.temperature,
                 weighting=self.weighting,
-                classified=self.classified,
+                shift=self.shift,
             ).squared_distances
         images = way * shot
         norms = products.diagonal(dim1=1, dim2=2)[:, images:].unsqueeze(1)

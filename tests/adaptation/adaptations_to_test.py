@@ -20,7 +20,7 @@ INDUCTIVE = {
 
 TRANSDUCTIVE = {
     "bd-cspn": BDCSPN(),
-    "bd-cspn-classes": BDCSPN(weighting="classes", temperature=10.0, pseudo_labels=0, classified="unshifted"),
+    "bd-cspn-classes": BDCSPN(weighting="classes", temperature=10.0, pseudo_labels=0, shift="prototypes"),
     "bd-cspn-raw": BDCSPN(features="raw", pseudo_labels=2),
     "label-propagation": LabelPropagation(),
     "label-propagation-full": LabelPropagation(knn=0, features="raw"),
