@@ -64,13 +64,19 @@ def test_on_a_graph_of_neighbours_no_prediction_differs_from_scikit_learn(knn):
 
 
 def test_three_images_give_the_shares_worked_out_by_hand():
-    # One edge of weight w from the query to each of two labelled images, where gamma = 0 makes all weights 1.
-    products = torch.eye(3, dtype=torch.float64).unsqueeze(0)
-    shares = propagated_labels(products, torch.tensor([0, 1]), alpha=0.5, gamma=0.0, knn=0)
-    torch.testing.assert_close(shares, torch.full((1, 1, 2), 0.5, dtype=torch.float64))
-    # S = [[0, 1/2, 1/2], ...] and alpha = 1/2: (I - S / 2)^-1 [1, 0, 0] = [6, 2, 2] / 5 for one labelled image of three.
-    one = propagated_labels(products, torch.tensor([0, 0]), alpha=0.5, gamma=0.0, knn=0)
-    torch.testing.assert_close(one, torch.ones(1, 1, 1, dtype=torch.float64))
+    # Labelled at 0 and 3, the query at 1: squared distances 9, 1 and 4, their mean 14 / 3, weights 2^-9, 2^-1 and 2^-4.
+    images = torch.tensor([[[0.0], [3.0], [1.0]]], dtype=torch.float64)
+    gamma, alpha = 14 / 3 * math.log(2), 0.5
+    shares = propagated_labels(images @ images.mT, torch.tensor([0, 1]), alpha=alpha, gamma=gamma, knn=0)
+    degrees = 2**-9 + 2**-1, 2**-9 + 2**-4, 2**-1 + 2**-4
+    between, to_first, to_second = (
+        weight / (degrees[one] * degrees[other]) ** 0.5
+        for weight, one, other in ((2**-9, 0, 1), (2**-1, 0, 2), (2**-4, 1, 2))
+    )
+    # The last row of the inverse of I - alpha S, up to the determinant.
+    first = alpha * to_first + alpha**2 * to_second * between
+    second = alpha * to_second + alpha**2 * to_first * between
+    assert shares[0, 0].tolist() == pytest.approx([first / (first + second), second / (first + second)])
 
 
 def test_a_label_follows_a_chain_past_a_nearer_image_of_another_class():
