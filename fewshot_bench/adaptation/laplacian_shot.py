@@ -36,7 +36,7 @@ from fewshot_bench.errors import ShapeError, StudyError
 
 Prototypes = Literal["rectified", "mean"]
 
-_EPISODES_AT_ONCE = 32
+_EPISODES_AT_ONCE = 64
 
 
 def laplacian_assignments(
@@ -54,7 +54,7 @@ def laplacian_assignments(
         tolerance: relative change of the bound that ends the steps.
 
     Returns:
-        Probabilities of the classes, float64 [E, N, M].
+        Probabilities of the classes, [E, N, M].
 
     Raises:
         ShapeError: distances and neighbours do not fit.
@@ -71,17 +71,17 @@ def laplacian_assignments(
             f"distances [E, N, M] and neighbours [E, M, M] do not fit: {list(distances.shape)} and "
             f"{list(neighbours.shape)}."
         )
-    attraction, graph = -distances.double(), laplacian_weight * neighbours.double().transpose(1, 2)
+    attraction, graph = -distances, laplacian_weight * neighbours.transpose(1, 2).to(distances.dtype)
     assignments = torch.softmax(attraction, dim=1)
     agreement = assignments @ graph
-    before = torch.full_like(attraction[:, 0, 0], torch.inf)
+    before = torch.full_like(attraction[:, 0, 0], torch.inf, dtype=torch.float64)
     is_running = torch.ones_like(before, dtype=torch.bool)
     for step in range(iterations):
         logits = attraction + agreement
         renewed = torch.log_softmax(logits, dim=1)
         assignments = torch.where(is_running.view(-1, 1, 1), renewed.exp(), assignments)
         agreement = assignments @ graph
-        bound = (assignments * (renewed - attraction - agreement)).sum((1, 2))
+        bound = (assignments * (renewed - attraction - agreement)).sum((1, 2), dtype=torch.float64)
         if step > 1:
             is_running &= (bound - before).abs() > tolerance * before.abs()
             if not bool(is_running.any()):

@@ -36,7 +36,7 @@ def spread_by_scikit_learn(rows, shot, *, alpha, kernel=None, gamma=None):
 @pytest.mark.parametrize("features", ["l2", "raw"])
 def test_on_the_full_graph_no_prediction_differs_from_scikit_learn(shot, alpha, features):
     split = double_split(features, spread=3.0)
-    support, query = support_and_query(drawn_episodes(20, shot=shot))
+    support, query = support_and_query(drawn_episodes(12, shot=shot))
     scores = LabelPropagation(alpha=alpha, knn=0, features=features).scores(split, support, query).numpy()
     for images, queries, found in zip(support, query, scores, strict=True):
         rows = torch.cat([split.rows(images.flatten()), split.rows(queries)]).numpy()

@@ -42,7 +42,7 @@ def as_in_the_paper(prototypes, query, *, laplacian_weight, knn, steps):
 @pytest.mark.parametrize("laplacian_weight", [0.0, 0.3, 1.0])
 def test_assignments_are_those_of_the_paper_computed_episode_by_episode(shot, knn, laplacian_weight):
     split = double_split(spread=3.0)
-    support, query = support_and_query(drawn_episodes(20, shot=shot))
+    support, query = support_and_query(drawn_episodes(12, shot=shot))
     method = LaplacianShot(prototypes="mean", knn=knn, laplacian_weight=laplacian_weight, iterations=7)
     scores = method.scores(split, support, query).numpy()
     for images, queries, found in zip(support, query, scores, strict=True):
@@ -106,6 +106,7 @@ def test_an_episode_that_has_converged_stays_as_it_is():
     easy = torch.tensor([[9.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
     hard = torch.rand(2, 3, generator=generator)
     graph = torch.ones(2, 3, 3) - torch.eye(3)
+    easy, hard = easy.double(), hard.double()
     together = laplacian_assignments(torch.stack([easy, hard]), graph, laplacian_weight=0.9, iterations=50)
     for number, distances in enumerate((easy, hard)):
         alone = laplacian_assignments(distances.unsqueeze(0), graph[:1], laplacian_weight=0.9, iterations=50)
@@ -143,6 +144,14 @@ def test_identical_queries_are_labelled_alike_in_any_order():
     scores = LaplacianShot().scores(split, support, query)
     torch.testing.assert_close(scores[:, ::2], scores[:, 1::2])
     torch.testing.assert_close(LaplacianShot().scores(split, support, query[:, order]), scores[:, order])
+
+
+def test_single_precision_gives_the_predictions_of_double_precision():
+    support, query = support_and_query(drawn_episodes(200, shot=1))
+    double = double_split(spread=3.0)
+    single = EmbeddedSplit(double.embeddings.float(), double.images)
+    expected = LaplacianShot().scores(double, support, query).argmax(-1)
+    assert torch.equal(LaplacianShot().scores(single.with_gram(), support, query).argmax(-1), expected)
 
 
 def test_it_is_better_than_its_prototypes_alone_where_neighbours_share_a_class():
