@@ -184,6 +184,8 @@ def _weights(cosines: Tensor, members: Tensor, temperature: float, weighting: We
 class BDCSPN(EmbeddingAdaptation):
     """Prototypes rectified by the queries.
 
+    The default temperature was chosen on the validation split of CIFAR-FS with L2 features of EfficientNet-Lite0.
+
     Attributes:
         temperature: factor of the cosines that weigh the images of a class. The paper has 10, for networks trained with
             cosines; 1, as in easyfsl, is better by up to 7 points on L2 features of other networks, where at 10 the one

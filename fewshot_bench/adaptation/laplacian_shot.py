@@ -100,6 +100,8 @@ def laplacian_assignments(
 class LaplacianShot(EmbeddingAdaptation):
     """Laplacian-regularised assignment of the queries.
 
+    The default weight was chosen on the validation split of CIFAR-FS with L2 features of EfficientNet-Lite0.
+
     Attributes:
         laplacian_weight: weight of the agreement between neighbouring queries, lambda in the paper, which chooses it on
             a validation split among 0.1, 0.3, 0.5, 0.7, 0.8, 1, 1.2 and 1.5; for L2 features.
