@@ -1,14 +1,18 @@
 """Support set to predictions: one file per method, all batched over episodes."""
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation, EmbeddingAdaptation, check_fields, code_of_adaptation
+from fewshot_bench.adaptation.bd_cspn import BDCSPN, rectified_prototypes
 from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
+from fewshot_bench.adaptation.label_propagation import LabelPropagation, propagated_labels
+from fewshot_bench.adaptation.laplacian_shot import LaplacianShot, laplacian_assignments
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
 
 __all__ = [
     "ADAPTATIONS",
+    "BDCSPN",
     "Adaptation",
     "Centroid",
     "EmbeddedSplit",
@@ -16,9 +20,14 @@ __all__ = [
     "Features",
     "Finetune",
     "FinetuneHead",
+    "LabelPropagation",
+    "LaplacianShot",
     "Logistic",
     "check_fields",
     "code_of_adaptation",
+    "laplacian_assignments",
     "logistic_in_span",
     "nearest_centroid",
+    "propagated_labels",
+    "rectified_prototypes",
 ]

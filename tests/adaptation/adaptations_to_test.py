@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewshot_bench.adaptation import Centroid, FinetuneHead, Logistic
+from fewshot_bench.adaptation import BDCSPN, Centroid, FinetuneHead, LabelPropagation, LaplacianShot, Logistic
 
 INDUCTIVE = {
     "centroid-cosine": Centroid(),
@@ -18,6 +18,14 @@ INDUCTIVE = {
     "linear-schane": FinetuneHead(loss="ce+schane", steps=3),
 }
 
-TRANSDUCTIVE = {}
+TRANSDUCTIVE = {
+    "bd-cspn": BDCSPN(),
+    "bd-cspn-classes": BDCSPN(weighting="classes", temperature=10.0, pseudo_labels=0, shift="prototypes"),
+    "bd-cspn-raw": BDCSPN(features="raw", pseudo_labels=2),
+    "label-propagation": LabelPropagation(),
+    "label-propagation-full": LabelPropagation(knn=0, features="raw"),
+    "laplacian-shot": LaplacianShot(),
+    "laplacian-shot-mean": LaplacianShot(prototypes="mean", knn=1),
+}
 
 ADAPTATIONS = INDUCTIVE | TRANSDUCTIVE
