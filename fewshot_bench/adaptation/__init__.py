@@ -6,6 +6,8 @@ from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
+from fewshot_bench.adaptation.pt_map import PtMap, map_assignment
+from fewshot_bench.adaptation.sinkhorn import transport_plan
 
 __all__ = [
     "ADAPTATIONS",
@@ -17,8 +19,11 @@ __all__ = [
     "Finetune",
     "FinetuneHead",
     "Logistic",
+    "PtMap",
     "check_fields",
     "code_of_adaptation",
     "logistic_in_span",
+    "map_assignment",
     "nearest_centroid",
+    "transport_plan",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewshot_bench.adaptation import Centroid, FinetuneHead, Logistic
+from fewshot_bench.adaptation import Centroid, FinetuneHead, Logistic, PtMap
 
 INDUCTIVE = {
     "centroid-cosine": Centroid(),
@@ -18,6 +18,10 @@ INDUCTIVE = {
     "linear-schane": FinetuneHead(loss="ce+schane", steps=3),
 }
 
-TRANSDUCTIVE = {}
+TRANSDUCTIVE = {
+    "pt-map": PtMap(features="signed-power"),
+    "pt-map-joint": PtMap(features="l2", centering="joint", alpha=0.3),
+    "pt-map-unbalanced": PtMap(features="l2", centering="none", balanced=False),
+}
 
 ADAPTATIONS = INDUCTIVE | TRANSDUCTIVE
