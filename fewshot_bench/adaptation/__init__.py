@@ -5,6 +5,7 @@ from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
+from fewshot_bench.adaptation.ilpc import Ilpc
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
 from fewshot_bench.adaptation.pt_map import PtMap, map_assignment
 from fewshot_bench.adaptation.sinkhorn import transport_plan
@@ -18,6 +19,7 @@ __all__ = [
     "Features",
     "Finetune",
     "FinetuneHead",
+    "Ilpc",
     "Logistic",
     "PtMap",
     "check_fields",

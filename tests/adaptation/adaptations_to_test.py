@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewshot_bench.adaptation import Centroid, FinetuneHead, Logistic, PtMap
+from fewshot_bench.adaptation import Centroid, FinetuneHead, Ilpc, Logistic, PtMap
 
 INDUCTIVE = {
     "centroid-cosine": Centroid(),
@@ -19,6 +19,8 @@ INDUCTIVE = {
 }
 
 TRANSDUCTIVE = {
+    "ilpc": Ilpc(features="signed-power", cleaning_steps=50),
+    "ilpc-unbalanced": Ilpc(features="l2", centering="none", balanced=False, neighbours=5, cleaning_steps=50),
     "pt-map": PtMap(features="signed-power"),
     "pt-map-joint": PtMap(features="l2", centering="joint", alpha=0.3),
     "pt-map-unbalanced": PtMap(features="l2", centering="none", balanced=False),
