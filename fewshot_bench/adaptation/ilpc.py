@@ -17,7 +17,8 @@ Rounds go on until every query has joined, or fewer of them are selected than th
 Facts that the paper leaves open come from the authors' code, which gives the published numbers: the totals of a class
 are what is left of M / N after each selection; three queries of a class join at a time; training takes 1,000 steps on
 all images, at a learning rate of 0.1 with momentum 0.9 and weight decay 5e-4. Their linear layer draws its first bias
-at random; here it starts at zero.
+at random; here it starts at zero. The last query alone fills the classes that are left, whatever it looks like: where
+totals leave such a tie, the propagated probabilities decide, not the order of the classes.
 
 Everything stays in the span of the episode's images: the classifier's logits of these images are what is trained, by
 inner products alone. Images that are equally near, or equally clean, are taken together: which comes first in the
@@ -38,16 +39,17 @@ from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.centered_products import Centering, centered_products
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features, in_parts
 from fewshot_bench.adaptation.sinkhorn import transport_plan
+from fewshot_bench.adaptation.training_losses import mean_training_losses
 from fewshot_bench.errors import StudyError
 
 _EPISODES_AT_ONCE = 32
 _SIMILARITY_POWER = 3
-_LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 5e-4
 
 # Cosines and losses closer than this are equal: float32 products tell no more.
 _SAME_COSINE = 1e-6
 _SAME_LOSS = 1e-6
 _LEAST_PROBABILITY = 1e-30
+_TIE_BREAK = 1e-5
 
 
 @ADAPTATIONS.register(
@@ -147,7 +149,9 @@ class _Rounds:
             pseudo = pseudo * undecided.unsqueeze(1)
             targets = torch.cat([labels[:, :, : self.labelled], labels[:, :, self.labelled :] + pseudo], dim=2)
             # Classifiers train in float32: their losses are only compared.
-            losses = mean_losses(self.cosines[active], labels.float(), targets.float(), self.settings.cleaning_steps)
+            losses = mean_training_losses(
+                self.cosines[active], labels.float(), targets.float(), steps=self.settings.cleaning_steps
+            )
             chosen = cleanest(losses[:, self.labelled :], pseudo > 0, self.settings.selected)
             chosen |= undecided & (chosen.sum(1) < self.way).unsqueeze(1)
             of_chosen = chosen.unsqueeze(1)
@@ -167,7 +171,9 @@ class _Rounds:
             return torch.softmax(affinities, dim=1)
         left = (self.queries / self.way - labels[:, :, self.labelled :].sum(2)).clamp_min(0)
         left = left * (undecided.sum(1) / left.sum(1).clamp_min(1e-300)).unsqueeze(1)
-        return transport_plan(affinities, left, counts=undecided)[0]
+        plan, _ = transport_plan(affinities, left, counts=undecided)
+        unbalanced = torch.softmax(affinities.masked_fill(left.unsqueeze(2) <= 0, -1e6), dim=1)
+        return (plan + _TIE_BREAK * unbalanced) / (1 + _TIE_BREAK)
 
 
 def _cosines(products: Tensor) -> Tensor:
@@ -199,39 +205,6 @@ def propagation(cosines: Tensor, *, neighbours: int, alpha: float) -> Tensor:
     system = -alpha * weights * inverse.unsqueeze(1) * inverse.unsqueeze(2)
     system.diagonal(dim1=1, dim2=2).add_(1)
     return torch.cholesky_inverse(torch.linalg.cholesky(system))
-
-
-def mean_losses(cosines: Tensor, labels: Tensor, targets: Tensor, steps: int) -> Tensor:
-    """Train a linear classifier on all images of an episode and average each image's loss over the training.
-
-    Args:
-        cosines: inner products of the images, [E, B, B].
-        labels: the images that the first weights are class means of, 0 or 1, [E, N, B].
-        targets: what the classifier is trained to say, one class for each image, [E, N, B].
-        steps: of gradient descent with momentum on the mean cross-entropy; the bias is trained too.
-
-    Returns:
-        The mean over the steps of the loss before each step, [E, B].
-    """
-    images = cosines.shape[1]
-    means = labels / labels.sum(2, keepdim=True)
-    logits = means @ cosines
-    squares = (logits * means).sum(2, keepdim=True)
-    logits = logits * torch.where(squares > 0, squares.clamp_min(1e-30).rsqrt(), 0)
-    # A step moves weights by cosines and the bias by ones; weight decay shrinks both, and so the logits.
-    kernel = (cosines + 1) / images
-    velocity = torch.zeros_like(logits)
-    summed_logits, summed_logs = torch.zeros_like(logits), torch.zeros_like(logits[:, :1])
-    for _ in range(steps):
-        largest = logits.amax(1, keepdim=True)
-        probabilities = (logits - largest).exp_()
-        sums = probabilities.sum(1, keepdim=True)
-        summed_logs += sums.log().add_(largest)
-        summed_logits += logits
-        slope = torch.baddbmm(logits, probabilities.div_(sums).sub_(targets), kernel, beta=_WEIGHT_DECAY)
-        velocity = slope.add_(velocity, alpha=_MOMENTUM)
-        logits = logits.sub(velocity, alpha=_LEARNING_RATE)
-    return (summed_logs.squeeze(1) - (summed_logits * targets).sum(1)) / steps
 
 
 def cleanest(losses: Tensor, pseudo: Tensor, selected: int) -> Tensor:

@@ -25,7 +25,7 @@ def positive_split(**settings) -> EmbeddedSplit:
 SPLIT = positive_split()
 
 
-def written_out(embeddings, support, query, *, alpha, centering, lambda_=10.0, steps=20):
+def written_out(support, query, *, alpha, centering, lambda_=10.0, steps=20):
     """The algorithm for one episode, on whole embeddings; the plan, [M, N]."""
     way, shot, _ = support.shape
     embeddings = np.concatenate([support.reshape(way * shot, -1), query])
@@ -60,7 +60,7 @@ def both(adaptation, *, alpha, shot, count=40, **settings):
     scores = adaptation.scores(SPLIT.with_features("power"), support, query)
     raw = SPLIT.embeddings.numpy()
     expected = [
-        written_out(raw, raw[some], raw[others], alpha=alpha, centering=adaptation.centering)
+        written_out(raw[some], raw[others], alpha=alpha, centering=adaptation.centering)
         for some, others in zip(support.numpy(), query.numpy(), strict=True)
     ]
     return scores.numpy(), np.stack(expected)
