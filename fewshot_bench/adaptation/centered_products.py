@@ -32,7 +32,7 @@ def centered_products(products: Tensor, support: int, centering: Centering) -> T
     sizes = [support, images - support] if centering == "separate" else [images]
     before = products.diagonal(dim1=1, dim2=2)
     for axis in (1, 2):
-        groups = products.split(sizes, dim=axis)
+        groups = torch.split(products, sizes, dim=axis)
         products = torch.cat([group - group.mean(dim=axis, keepdim=True) for group in groups], dim=axis)
     squares = products.diagonal(dim1=1, dim2=2)
     inverse = torch.where(squares > _NOTHING_LEFT * before, squares.clamp_min(1e-300).rsqrt(), 0)

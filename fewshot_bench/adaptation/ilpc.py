@@ -6,7 +6,7 @@ Each round has four steps, on the support images and the queries of an episode t
     propagation: W joins every image to its k nearest by cosine, with weight cosine^3, made symmetric and normalised by
         the square roots of the degrees; Z = (1 - alpha W)^-1 Y spreads the labels Y that there are (Zhou et al., 2004);
     balancing: the rows of Z that belong to queries are made probabilities, raised to a power and brought by Sinkhorn's
-        iteration to one for each query and to the same total for each class; the largest entry is a query's pseudo-label;
+        iteration to one for each query and the same total for each class; the largest entry is a query's pseudo-label;
     cleaning: a linear classifier starts at the class means of the labelled images and is trained on labels and
         pseudo-labels by plain gradient descent. It learns the clean ones first: what has the smallest loss, averaged
         over all of the training, is trusted;
@@ -39,7 +39,7 @@ from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.centered_products import Centering, centered_products
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features, in_parts
 from fewshot_bench.adaptation.sinkhorn import transport_plan
-from fewshot_bench.adaptation.training_losses import mean_training_losses
+from fewshot_bench.adaptation.training_losses import LONGEST_STRIDE, mean_training_losses
 from fewshot_bench.errors import StudyError
 
 _EPISODES_AT_ONCE = 32
@@ -50,6 +50,7 @@ _SAME_COSINE = 1e-6
 _SAME_LOSS = 1e-6
 _LEAST_PROBABILITY = 1e-30
 _TIE_BREAK = 1e-5
+_TOLERANCE = 1e-9
 
 
 @ADAPTATIONS.register(
@@ -69,6 +70,7 @@ class Ilpc(EmbeddingAdaptation):
         power: exponent of the propagated probabilities before balancing; larger is sharper.
         selected: queries of each class that join the support set in one round.
         cleaning_steps: training steps of the classifier that finds clean labels, in every round.
+        stride: training steps taken together at most, 1 to 128, where slopes change slowly; 1 takes each alone.
         centering: mean subtracted from each episode's images, "joint" (support and queries together), "separate" or
             "none".
         balanced: whether every class receives the same number of queries; without it, propagation alone decides.
@@ -82,6 +84,7 @@ class Ilpc(EmbeddingAdaptation):
     power: float = 3.0
     selected: int = 3
     cleaning_steps: int = 1000
+    stride: int = LONGEST_STRIDE
     centering: Centering = "joint"
     balanced: bool = True
 
@@ -94,6 +97,8 @@ class Ilpc(EmbeddingAdaptation):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise StudyError(f"{name} of ilpc should be a whole number of 1 or more, not {value}.")
+        if not isinstance(self.stride, int) or not 1 <= self.stride <= LONGEST_STRIDE:
+            raise StudyError(f"stride of ilpc should be a whole number from 1 to {LONGEST_STRIDE}, not {self.stride}.")
         if not 0 < self.alpha < 1:
             raise StudyError(f"alpha of ilpc should be between 0 and 1, not {self.alpha}.")
         if not 0 < self.power < math.inf:
@@ -150,7 +155,11 @@ class _Rounds:
             targets = torch.cat([labels[:, :, : self.labelled], labels[:, :, self.labelled :] + pseudo], dim=2)
             # Classifiers train in float32: their losses are only compared.
             losses = mean_training_losses(
-                self.cosines[active], labels.float(), targets.float(), steps=self.settings.cleaning_steps
+                self.cosines[active],
+                labels.float(),
+                targets.float(),
+                steps=self.settings.cleaning_steps,
+                stride=self.settings.stride,
             )
             chosen = cleanest(losses[:, self.labelled :], pseudo > 0, self.settings.selected)
             chosen |= undecided & (chosen.sum(1) < self.way).unsqueeze(1)
@@ -171,7 +180,7 @@ class _Rounds:
             return torch.softmax(affinities, dim=1)
         left = (self.queries / self.way - labels[:, :, self.labelled :].sum(2)).clamp_min(0)
         left = left * (undecided.sum(1) / left.sum(1).clamp_min(1e-300)).unsqueeze(1)
-        plan, _ = transport_plan(affinities, left, counts=undecided)
+        plan, _ = transport_plan(affinities, left, counts=undecided, tolerance=_TOLERANCE)
         unbalanced = torch.softmax(affinities.masked_fill(left.unsqueeze(2) <= 0, -1e6), dim=1)
         return (plan + _TIE_BREAK * unbalanced) / (1 + _TIE_BREAK)
 

@@ -10,7 +10,8 @@ that has these totals, and v minimises a convex function of one number per class
     f(v) = sum over queries i of log sum over classes j of exp(A[j, i] + v[j])  -  sum over j of total[j] * v[j].
 
 With a few classes and many queries Newton's method on v reaches that plan in about five passes over A, where scaling
-takes hundreds if the plan is sharp. Logarithms all the way: a plan of zeros and ones neither overflows nor divides by 0.
+takes hundreds if the plan is sharp. Logarithms all the way: a plan of zeros and ones neither overflows nor divides by
+zero.
 """
 
 from __future__ import annotations

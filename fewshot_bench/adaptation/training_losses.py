@@ -19,13 +19,17 @@ from functools import cache
 import torch
 from torch import Tensor
 
+LONGEST_STRIDE = 128
+"""The most steps that are ever taken together."""
+
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 5e-4
-_LONGEST = 128
 _ALLOWED_ERROR = 1e-3
 _FASTEST_GROWTH, _FASTEST_SHRINKING = 1.5, 0.3
 
 
-def mean_training_losses(products: Tensor, labels: Tensor, targets: Tensor, *, steps: int) -> Tensor:
+def mean_training_losses(
+    products: Tensor, labels: Tensor, targets: Tensor, *, steps: int, stride: int = LONGEST_STRIDE
+) -> Tensor:
     """Train a linear classifier on all images of each episode and average each image's loss over the training.
 
     Args:
@@ -33,6 +37,7 @@ def mean_training_losses(products: Tensor, labels: Tensor, targets: Tensor, *, s
         labels: the images whose class means, normalised, are the first weights, 0 or 1, [E, N, B].
         targets: what the classifier is trained to say, one class for each image, 0 or 1, [E, N, B].
         steps: of gradient descent on the mean cross-entropy; a bias is trained too, from zero.
+        stride: largest h, 1 to 128; 1 computes the slope of every step.
 
     Returns:
         The mean over the steps of the loss before each step, [E, B].
@@ -65,7 +70,7 @@ def mean_training_losses(products: Tensor, labels: Tensor, targets: Tensor, *, s
             return total / steps
         error = (slope - expected).abs().amax((1, 2)) * taken
         growth = (_ALLOWED_ERROR / error.clamp_min(1e-20)).pow(1 / 3).clamp(_FASTEST_SHRINKING, _FASTEST_GROWTH)
-        length = (length * growth).clamp(1, _LONGEST)
+        length = (length * growth).clamp(1, stride)
         trend = (slope - previous) / _shape(taken.clamp_min(1), slope)
         ahead = torch.minimum(length.long(), left)
         total = total + losses * _shape(torch.where(ahead > 0, ahead + 1, 0), losses) / 2
@@ -95,7 +100,7 @@ def _closed_forms() -> tuple[tuple[float, ...], ...]:
     velocity = [1.0, 0.0, 0.0]
     moved = [0.0, 0.0, 0.0]
     rows = [(*velocity, *moved)]
-    for step in range(_LONGEST):
+    for step in range(LONGEST_STRIDE):
         velocity = [_MOMENTUM * factor + added for factor, added in zip(velocity, (0.0, 1.0, step), strict=True)]
         moved = [so_far + factor for so_far, factor in zip(moved, velocity, strict=True)]
         rows.append((*velocity, *moved))

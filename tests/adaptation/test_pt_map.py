@@ -97,8 +97,8 @@ def test_every_class_receives_as_many_queries_unless_it_is_told_otherwise():
     torch.testing.assert_close(
         PtMap().scores(split, support, few).sum(1), torch.full((20, 5), 3.4).double(), rtol=1e-5, atol=0
     )
-    near = PtMap(balanced=False, centering="none", lambda_=200.0).scores(split, support, few)
-    assert (near.argmax(2) == torch.arange(3).repeat_interleave(6)[:17]).double().mean() > 0.9
+    shares = PtMap(balanced=False, centering="none").scores(split, support, few).sum(1)
+    assert ((shares - 3.4).abs().amax(1) > 0.5).all()
     assert PtMap().assumes_balanced_queries
     assert not PtMap(balanced=False).assumes_balanced_queries
 
