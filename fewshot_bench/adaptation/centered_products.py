@@ -20,7 +20,7 @@ def centered_products(products: Tensor, support: int, centering: Centering) -> T
         products: inner products of the support images and the queries, in this order, [E, n + M, n + M].
         support: n, the number of support images.
         centering: "separate" subtracts from the support images their mean and from the queries theirs. "joint"
-            subtracts the mean of all. "none" leaves the products alone.
+            subtracts the mean of all, as is done where there is one query. "none" leaves the products alone.
 
     Returns:
         float64 [E, n + M, n + M]. An image that is the centre itself has products of 0 with all.
@@ -29,7 +29,8 @@ def centered_products(products: Tensor, support: int, centering: Centering) -> T
     if centering == "none":
         return products
     images = products.shape[1]
-    sizes = [support, images - support] if centering == "separate" else [images]
+    is_joint = centering == "joint" or images - support == 1
+    sizes = [images] if is_joint else [support, images - support]
     before = products.diagonal(dim1=1, dim2=2)
     for axis in (1, 2):
         groups = torch.split(products, sizes, dim=axis)

@@ -38,18 +38,17 @@ from torch import Tensor
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.centered_products import Centering, centered_products
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features, in_parts
-from fewshot_bench.adaptation.sinkhorn import transport_plan
+from fewshot_bench.adaptation.sinkhorn import decide_ties, transport_plan
 from fewshot_bench.adaptation.training_losses import LONGEST_STRIDE, mean_training_losses
 from fewshot_bench.errors import StudyError
 
-_EPISODES_AT_ONCE = 32
+_EPISODES_AT_ONCE = 64
 _SIMILARITY_POWER = 3
 
 # Cosines and losses closer than this are equal: float32 products tell no more.
 _SAME_COSINE = 1e-6
 _SAME_LOSS = 1e-6
 _LEAST_PROBABILITY = 1e-30
-_TIE_BREAK = 1e-5
 _TOLERANCE = 1e-9
 
 
@@ -181,8 +180,7 @@ class _Rounds:
         left = (self.queries / self.way - labels[:, :, self.labelled :].sum(2)).clamp_min(0)
         left = left * (undecided.sum(1) / left.sum(1).clamp_min(1e-300)).unsqueeze(1)
         plan, _ = transport_plan(affinities, left, counts=undecided, tolerance=_TOLERANCE)
-        unbalanced = torch.softmax(affinities.masked_fill(left.unsqueeze(2) <= 0, -1e6), dim=1)
-        return (plan + _TIE_BREAK * unbalanced) / (1 + _TIE_BREAK)
+        return decide_ties(plan, affinities, left)
 
 
 def _cosines(products: Tensor) -> Tensor:

@@ -29,10 +29,10 @@ from torch import Tensor
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.centered_products import Centering, centered_products
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features, in_parts
-from fewshot_bench.adaptation.sinkhorn import transport_plan
+from fewshot_bench.adaptation.sinkhorn import decide_ties, transport_plan
 from fewshot_bench.errors import ShapeError, StudyError
 
-_EPISODES_AT_ONCE = 64
+_EPISODES_AT_ONCE = 128
 _ALPHA_AT_ONE_SHOT, _ALPHA = 0.2, 0.4
 
 
@@ -52,7 +52,7 @@ class PtMap(EmbeddingAdaptation):
         alpha: share of the way a centre moves in one step; None is 0.2 at one shot and 0.4 at more.
         steps: how often the centres move.
         centering: mean subtracted from each episode's images, "separate" (support and queries each their own), "joint"
-            or "none". A single query is its own mean: use "joint" or "none" then.
+            or "none". A single query has no mean of its own and is centred with the support.
         balanced: whether every class receives the same number of queries; without it, classes receive what lies near.
     """
 
@@ -165,4 +165,4 @@ def map_assignment(
         if step < steps:
             assigned = torch.cat([truth, plan], dim=2)
             centres = torch.lerp(centres, assigned / assigned.sum(2, keepdim=True), alpha)
-    return plan
+    return decide_ties(plan, affinities, totals) if balanced else plan

@@ -26,6 +26,7 @@ _LARGEST_STEPS = 200
 _LARGEST_HALVINGS = 30
 _LONGEST_STEP = 10.0
 _IMPOSSIBLE = -1e6
+_TIE_BREAK = 1e-5
 
 
 def transport_plan(
@@ -81,6 +82,21 @@ def transport_plan(
         found = _step(some, potentials[active], value[active], direction, (excess * direction).sum(1))
         potentials[active], plan[active], value[active] = found
     return plan, potentials
+
+
+def decide_ties(plan: Tensor, log_affinities: Tensor, totals: Tensor) -> Tensor:
+    """Let affinities decide where the totals alone make a plan: one query alone gets them, whatever it looks like.
+
+    Args:
+        plan: from `transport_plan`, [E, N, M].
+        log_affinities: what it was made of, [E, N, M].
+        totals: the same as for it, [E, N].
+
+    Returns:
+        The plan with a hundred-thousandth of the classes' own probabilities, [E, N, M].
+    """
+    open_to_all = log_affinities.double().masked_fill((totals <= 0).unsqueeze(2), _IMPOSSIBLE)
+    return torch.lerp(plan, torch.softmax(open_to_all, dim=1), _TIE_BREAK)
 
 
 def _plan(affinities: Tensor, totals: Tensor, counts: Tensor, potentials: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,6 +103,15 @@ def test_every_class_receives_as_many_queries_unless_it_is_told_otherwise():
     assert not PtMap(balanced=False).assumes_balanced_queries
 
 
+def test_one_query_alone_goes_to_the_class_it_looks_like():
+    support, query = support_and_query(drawn_episodes(30, shot=5))
+    split = SPLIT.with_features("power")
+    for centering in CENTERINGS:
+        alone = PtMap(centering=centering).scores(split, support, query[:, 13:14])
+        torch.testing.assert_close(alone, torch.full_like(alone, 0.2), rtol=0, atol=1e-4)
+        assert (alone.argmax(2) == 2).double().mean() > 0.4  # one in five by chance
+
+
 def test_without_a_step_and_without_balance_the_nearest_centroid_wins():
     support, query = support_and_query(drawn_episodes(20, shot=3))
     split = SPLIT.with_features("power")
