@@ -8,7 +8,10 @@ from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
 from fewshot_bench.adaptation.label_propagation import LabelPropagation, propagated_labels
 from fewshot_bench.adaptation.laplacian_shot import LaplacianShot, laplacian_assignments
+from fewshot_bench.adaptation.ilpc import Ilpc
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
+from fewshot_bench.adaptation.pt_map import PtMap, map_assignment
+from fewshot_bench.adaptation.sinkhorn import transport_plan
 
 __all__ = [
     "ADAPTATIONS",
@@ -22,12 +25,16 @@ __all__ = [
     "FinetuneHead",
     "LabelPropagation",
     "LaplacianShot",
+    "Ilpc",
     "Logistic",
+    "PtMap",
     "check_fields",
     "code_of_adaptation",
     "laplacian_assignments",
     "logistic_in_span",
+    "map_assignment",
     "nearest_centroid",
     "propagated_labels",
     "rectified_prototypes",
+    "transport_plan",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fewshot_bench.adaptation import BDCSPN, Centroid, FinetuneHead, LabelPropagation, LaplacianShot, Logistic
+from fewshot_bench.adaptation import Centroid, FinetuneHead, Ilpc, Logistic, PtMap
 
 INDUCTIVE = {
     "centroid-cosine": Centroid(),
@@ -26,6 +27,11 @@ TRANSDUCTIVE = {
     "label-propagation-full": LabelPropagation(knn=0, features="raw"),
     "laplacian-shot": LaplacianShot(),
     "laplacian-shot-mean": LaplacianShot(prototypes="mean", knn=1),
+    "ilpc": Ilpc(features="signed-power", cleaning_steps=50),
+    "ilpc-unbalanced": Ilpc(features="l2", centering="none", balanced=False, neighbours=5, cleaning_steps=50),
+    "pt-map": PtMap(features="signed-power"),
+    "pt-map-joint": PtMap(features="l2", centering="joint", alpha=0.3),
+    "pt-map-unbalanced": PtMap(features="l2", centering="none", balanced=False),
 }
 
 ADAPTATIONS = INDUCTIVE | TRANSDUCTIVE

@@ -1,0 +1,230 @@
+"""iLPC: labels spread over a graph, balanced, and added to the support set a few of the cleanest at a time.
+
+Lazarou, Stathaki, Avrithis (2021), "Iterative label cleaning for transductive and semi-supervised few-shot learning".
+Each round has four steps, on the support images and the queries of an episode together:
+
+    propagation: W joins every image to its k nearest by cosine, with weight cosine^3, made symmetric and normalised by
+        the square roots of the degrees; Z = (1 - alpha W)^-1 Y spreads the labels Y that there are (Zhou et al., 2004);
+    balancing: the rows of Z that belong to queries are made probabilities, raised to a power and brought by Sinkhorn's
+        iteration to one for each query and the same total for each class; the largest entry is a query's pseudo-label;
+    cleaning: a linear classifier starts at the class means of the labelled images and is trained on labels and
+        pseudo-labels by plain gradient descent. It learns the clean ones first: what has the smallest loss, averaged
+        over all of the training, is trusted;
+    selection: of each class, the queries of smallest loss join the support set with their pseudo-label.
+
+Rounds go on until every query has joined, or fewer of them are selected than there are classes.
+
+Facts that the paper leaves open come from the authors' code, which gives the published numbers: the totals of a class
+are what is left of M / N after each selection; three queries of a class join at a time; training takes 1,000 steps on
+all images, at a learning rate of 0.1 with momentum 0.9 and weight decay 5e-4. Their linear layer draws its first bias
+at random; here it starts at zero. The last query alone fills the classes that are left, whatever it looks like: where
+totals leave such a tie, the propagated probabilities decide, not the order of the classes.
+
+Everything stays in the span of the episode's images: the classifier's logits of these images are what is trained, by
+inner products alone. Images that are equally near, or equally clean, are taken together: which comes first in the
+episode never decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
+from fewshot_bench.adaptation.centered_products import Centering, centered_products
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features, in_parts
+from fewshot_bench.adaptation.sinkhorn import decide_ties, transport_plan
+from fewshot_bench.adaptation.training_losses import LONGEST_STRIDE, mean_training_losses
+from fewshot_bench.errors import StudyError
+
+_EPISODES_AT_ONCE = 64
+_SIMILARITY_POWER = 3
+
+# Cosines and losses closer than this are equal: float32 products tell no more.
+_SAME_COSINE = 1e-6
+_SAME_LOSS = 1e-6
+_LEAST_PROBABILITY = 1e-30
+_TOLERANCE = 1e-9
+
+
+@ADAPTATIONS.register(
+    "ilpc",
+    "labels spread over a nearest-neighbour graph, balanced, and added to the support set cleanest first",
+    paper="Lazarou et al., 2021, Iterative Label Cleaning for Transductive and Semi-Supervised Few-Shot Learning",
+    family="graph",
+)
+@dataclass(frozen=True, kw_only=True)
+class Ilpc(EmbeddingAdaptation):
+    """Iterative label propagation and cleaning.
+
+    Attributes:
+        features: "power" is the power transform of the paper; "signed-power" where embeddings can be negative.
+        neighbours: k of the graph; 20 is the authors' choice for wide residual networks, 15 for ResNet-12.
+        alpha: share of an image's label that comes from its neighbours, below 1.
+        power: exponent of the propagated probabilities before balancing; larger is sharper.
+        selected: queries of each class that join the support set in one round.
+        cleaning_steps: training steps of the classifier that finds clean labels, in every round.
+        stride: training steps taken together at most, 1 to 128, where slopes change slowly; 1 takes each alone.
+        centering: mean subtracted from each episode's images, "joint" (support and queries together), "separate" or
+            "none".
+        balanced: whether every class receives the same number of queries; without it, propagation alone decides.
+    """
+
+    name: ClassVar[str] = "ilpc"
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"neighbours": (20, 10, 15, 30), "alpha": (0.8, 0.5, 0.9)}
+    features: Features = "power"
+    neighbours: int = 20
+    alpha: float = 0.8
+    power: float = 3.0
+    selected: int = 3
+    cleaning_steps: int = 1000
+    stride: int = LONGEST_STRIDE
+    centering: Centering = "joint"
+    balanced: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.centering not in get_args(Centering):
+            known = ", ".join(get_args(Centering))
+            raise StudyError(f"centering of ilpc should be one of {known}, not {self.centering}.")
+        for name in ("neighbours", "selected", "cleaning_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise StudyError(f"{name} of ilpc should be a whole number of 1 or more, not {value}.")
+        if not isinstance(self.stride, int) or not 1 <= self.stride <= LONGEST_STRIDE:
+            raise StudyError(f"stride of ilpc should be a whole number from 1 to {LONGEST_STRIDE}, not {self.stride}.")
+        if not 0 < self.alpha < 1:
+            raise StudyError(f"alpha of ilpc should be between 0 and 1, not {self.alpha}.")
+        if not 0 < self.power < math.inf:
+            raise StudyError(f"power of ilpc should be positive, not {self.power}.")
+
+    @property
+    def is_transductive(self) -> bool:
+        """Labels spread from query to query."""
+        return True
+
+    @property
+    def assumes_balanced_queries(self) -> bool:
+        """Every class receives as many queries, unless `balanced` is off."""
+        return self.balanced
+
+    def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
+        """The balanced probabilities of each query in the round that it joined; see `EmbeddingAdaptation.scores`."""
+        parts = []
+        for some_support, some_query in in_parts(_EPISODES_AT_ONCE, support, query):
+            images = torch.cat([some_support.flatten(1), some_query], dim=1)
+            products = centered_products(split.products(images, images), support[0].numel(), self.centering)
+            parts.append(_Rounds(self, products, support.shape[1], support.shape[2]).probabilities())
+        return torch.cat(parts).transpose(1, 2)
+
+    def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
+        """Inner products, the graph and a handful of probabilities; embeddings are gathered for a few episodes."""
+        images = way * shot + queries
+        return 2 * images * embedding_size // 8 + 12 * images**2 + 24 * way * images
+
+
+class _Rounds:
+    """The rounds of some episodes: labels of all images [E, N, n + M] grow until every query has one."""
+
+    def __init__(self, settings: Ilpc, products: Tensor, way: int, shot: int) -> None:
+        self.settings, self.way, self.labelled = settings, way, way * shot
+        cosines = _cosines(products)
+        self.spreading = propagation(cosines, neighbours=settings.neighbours, alpha=settings.alpha)
+        self.cosines = cosines.float()
+        self.labels = cosines.new_zeros(len(cosines), way, cosines.shape[1])
+        self.labels[:, :, : self.labelled] = torch.eye(way).repeat_interleave(shot, dim=1)
+        self.queries = cosines.shape[1] - self.labelled
+
+    def probabilities(self) -> Tensor:
+        """Balanced probabilities of each query in the round that decided it, [E, N, M]."""
+        found = self.labels.new_zeros(len(self.labels), self.way, self.queries)
+        active = torch.arange(len(self.labels), device=found.device)
+        # Each round decides at least as many queries as there are classes, or all that are left.
+        while len(active):
+            labels = self.labels[active]
+            undecided = labels[:, :, self.labelled :].sum(1) == 0
+            plan = self._balanced(self.spreading[active], labels, undecided)
+            pseudo = torch.nn.functional.one_hot(plan.argmax(1), self.way).transpose(1, 2).to(plan.dtype)
+            pseudo = pseudo * undecided.unsqueeze(1)
+            targets = torch.cat([labels[:, :, : self.labelled], labels[:, :, self.labelled :] + pseudo], dim=2)
+            # Classifiers train in float32: their losses are only compared.
+            losses = mean_training_losses(
+                self.cosines[active],
+                labels.float(),
+                targets.float(),
+                steps=self.settings.cleaning_steps,
+                stride=self.settings.stride,
+            )
+            chosen = cleanest(losses[:, self.labelled :], pseudo > 0, self.settings.selected)
+            chosen |= undecided & (chosen.sum(1) < self.way).unsqueeze(1)
+            of_chosen = chosen.unsqueeze(1)
+            found[active] = torch.where(of_chosen, plan, found[active])
+            labels[:, :, self.labelled :] += pseudo * of_chosen
+            self.labels[active] = labels
+            active = active[(undecided & ~chosen).any(1)]
+        return found
+
+    def _balanced(self, spreading: Tensor, labels: Tensor, undecided: Tensor) -> Tensor:
+        """Probabilities of the queries with equal totals, where decided queries count for their class, [E, N, M]."""
+        spread = (labels @ spreading)[:, :, self.labelled :].clamp_min(0)
+        sums = spread.sum(1, keepdim=True)
+        spread = torch.where(sums > 0, spread / sums.clamp_min(1e-300), 1 / self.way)
+        affinities = self.settings.power * spread.clamp_min(_LEAST_PROBABILITY).log()
+        if not self.settings.balanced:
+            return torch.softmax(affinities, dim=1)
+        left = (self.queries / self.way - labels[:, :, self.labelled :].sum(2)).clamp_min(0)
+        left = left * (undecided.sum(1) / left.sum(1).clamp_min(1e-300)).unsqueeze(1)
+        plan, _ = transport_plan(affinities, left, counts=undecided, tolerance=_TOLERANCE)
+        return decide_ties(plan, affinities, left)
+
+
+def _cosines(products: Tensor) -> Tensor:
+    """Products divided by the norms; an image that is nothing has 0 with all."""
+    squares = products.diagonal(dim1=1, dim2=2)
+    inverse = torch.where(squares > 0, squares.clamp_min(1e-300).rsqrt(), 0)
+    return products * inverse.unsqueeze(1) * inverse.unsqueeze(2)
+
+
+def propagation(cosines: Tensor, *, neighbours: int, alpha: float) -> Tensor:
+    """(1 - alpha W)^-1 for the normalised graph W of nearest neighbours.
+
+    Args:
+        cosines: between all images of an episode, [E, B, B].
+        neighbours: k; images as near as the k-th are neighbours too.
+        alpha: share of a label that comes from the neighbours.
+
+    Returns:
+        What spreads labels [E, N, B] when they are multiplied by it, [E, B, B].
+    """
+    images = cosines.shape[1]
+    others = cosines.clone()
+    others.diagonal(dim1=1, dim2=2).fill_(-math.inf)
+    last = others.topk(min(neighbours, images - 1), dim=2).values[:, :, -1:]
+    weights = torch.where(others >= last - _SAME_COSINE, others.clamp_min(0) ** _SIMILARITY_POWER, 0)
+    weights = weights + weights.transpose(1, 2)
+    degrees = weights.sum(2)
+    inverse = torch.where(degrees > 0, degrees.clamp_min(1e-300).rsqrt(), 0)
+    system = -alpha * weights * inverse.unsqueeze(1) * inverse.unsqueeze(2)
+    system.diagonal(dim1=1, dim2=2).add_(1)
+    return torch.cholesky_inverse(torch.linalg.cholesky(system))
+
+
+def cleanest(losses: Tensor, pseudo: Tensor, selected: int) -> Tensor:
+    """The queries of smallest loss in each class.
+
+    Args:
+        losses: [E, M].
+        pseudo: whether a query is undecided and its pseudo-label is that class, [E, N, M].
+        selected: how many of each class; those with the same loss as the last one are taken too.
+
+    Returns:
+        Whether a query is among them, [E, M].
+    """
+    own = losses.unsqueeze(1).masked_fill(~pseudo, math.inf)
+    last = own.topk(min(selected, own.shape[2]), dim=2, largest=False).values[:, :, -1:]
+    return (pseudo & (own <= last * (1 + _SAME_LOSS))).any(1)
