@@ -5,7 +5,11 @@ from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
+from fewshot_bench.adaptation.knn import KNearestNeighbours, votes_of_nearest
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
+from fewshot_bench.adaptation.matching import Matching, log_attention
+from fewshot_bench.adaptation.ridge import Ridge, ridge_in_span
+from fewshot_bench.adaptation.svm import SupportVectorMachine, svm_in_span
 
 __all__ = [
     "ADAPTATIONS",
@@ -16,9 +20,17 @@ __all__ = [
     "Features",
     "Finetune",
     "FinetuneHead",
+    "KNearestNeighbours",
     "Logistic",
+    "Matching",
+    "Ridge",
+    "SupportVectorMachine",
     "check_fields",
     "code_of_adaptation",
+    "log_attention",
     "logistic_in_span",
     "nearest_centroid",
+    "ridge_in_span",
+    "svm_in_span",
+    "votes_of_nearest",
 ]
