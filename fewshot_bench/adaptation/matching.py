@@ -58,7 +58,7 @@ class Matching(EmbeddingAdaptation):
         parts = []
         for images, queries in in_parts(_EPISODES_AT_ONCE, support.flatten(1), query):
             cosines = support_nearness(split, images, queries, "cosine")
-            parts.append(log_attention(cosines.unflatten(1, (way, shot)), scale=self.scale))
+            parts.append(log_attention(cosines.view(-1, way, shot, query.shape[1]), scale=self.scale))
         return torch.cat(parts)
 
 
