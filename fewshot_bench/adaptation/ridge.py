@@ -38,7 +38,8 @@ class Ridge(EmbeddingAdaptation):
     """Ridge regression in the span of the support embeddings.
 
     Attributes:
-        penalty: strength of the L2 penalty. The default belongs to L2 features; MetaOptNet's 50 belongs to 16,000
+        penalty: strength of the L2 penalty. The default belongs to L2 features (best of 0.01 to 50 on the validation split of
+            CIFAR-FS at 1 to 20 shots, to within 0.1 points); MetaOptNet's 50 belongs to 16,000
             unnormalised numbers, and on L2 features it leaves little more than inner products with class means.
         intercept: whether an intercept is fitted, which is not penalised. R2D2 and MetaOptNet have none.
     """
@@ -110,7 +111,8 @@ def _solved(products: Tensor, targets: Tensor, penalty: float) -> Tensor:
     """(products + penalty * I)^-1 targets, [E, n, N].
 
     By Cholesky factors. Where a penalty far below the rounding of the products leaves a matrix that is not positive
-    definite, by eigenvalues, those below zero taken as zero; that is ten times slower.
+    definite, by eigenvalues, which is ten times slower. Directions whose eigenvalue is rounding are left out: the
+    support embeddings have no extent there, so they add nothing to W.
     """
     penalised = products.clone()
     penalised.diagonal(dim1=1, dim2=2).add_(penalty)
@@ -121,6 +123,8 @@ def _solved(products: Tensor, targets: Tensor, penalty: float) -> Tensor:
     factors[failed] = torch.eye(products.shape[1], dtype=products.dtype, device=products.device)
     solution = torch.cholesky_solve(targets, factors)
     values, vectors = torch.linalg.eigh(products[failed])
-    inverse = (vectors / (values.clamp_min(0) + penalty).unsqueeze(1)) @ vectors.transpose(1, 2)
+    rounding = products.shape[1] * torch.finfo(torch.float32).eps * values[:, -1:].clamp_min(0)
+    inverses = torch.where(values > rounding, 1 / (values.clamp_min(0) + penalty), 0)
+    inverse = (vectors * inverses.unsqueeze(1)) @ vectors.transpose(1, 2)
     solution[failed] = inverse @ targets[failed]
     return solution
