@@ -12,6 +12,11 @@ from fewshot_bench.adaptation.ilpc import Ilpc
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
 from fewshot_bench.adaptation.pt_map import PtMap, map_assignment
 from fewshot_bench.adaptation.sinkhorn import transport_plan
+from fewshot_bench.adaptation.knn import KNearestNeighbours, votes_of_nearest
+from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
+from fewshot_bench.adaptation.matching import Matching, log_attention
+from fewshot_bench.adaptation.ridge import Ridge, ridge_in_span
+from fewshot_bench.adaptation.svm import SupportVectorMachine, svm_in_span
 
 __all__ = [
     "ADAPTATIONS",
@@ -31,10 +36,21 @@ __all__ = [
     "check_fields",
     "code_of_adaptation",
     "laplacian_assignments",
+    "KNearestNeighbours",
+    "Logistic",
+    "Matching",
+    "Ridge",
+    "SupportVectorMachine",
+    "check_fields",
+    "code_of_adaptation",
+    "log_attention",
     "logistic_in_span",
     "map_assignment",
     "nearest_centroid",
     "propagated_labels",
     "rectified_prototypes",
     "transport_plan",
+    "ridge_in_span",
+    "svm_in_span",
+    "votes_of_nearest",
 ]

@@ -14,7 +14,7 @@ from fewshot_bench.errors import EmbeddingError
 
 Features = Literal["raw", "l2", "cl2", "power", "signed-power"]
 
-_EPISODES_AT_ONCE = 8
+_GATHERED_AT_ONCE = 1 << 20  # numbers, 4 MiB: rows of a few episodes, which stay in a core's cache
 _POWER = 0.5
 _POWER_OFFSET = 1e-6
 
@@ -99,12 +99,25 @@ class EmbeddedSplit:
             # One index into the flat matrix: indexing by rows and columns is the same and five times slower.
             places = rows.unsqueeze(2) * len(self.embeddings) + columns.unsqueeze(1)
             return self.gram.view(-1).index_select(0, places.view(-1)).view(places.shape)
-        # Gathered rows stay in a core's cache; for the whole chunk at once they would go through memory twice.
-        parts = [
-            self.rows(some) @ self.rows(others).transpose(1, 2)
-            for some, others in in_parts(_EPISODES_AT_ONCE, rows, columns)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return self._computed_products(rows, columns)
+
+    def _computed_products(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Products of gathered rows, a few episodes at a time; see `products`.
+
+        The rows of one part stay in a core's cache; those of a whole chunk would go through memory twice. Where the
+        columns begin with the rows, as for a fit and its queries, one gathering serves both.
+        """
+        (episodes, many), others, size = rows.shape, columns.shape[1], self.embeddings.shape[1]
+        begins_with_rows = many <= others and torch.equal(columns[:, :many], rows)
+        gathered = columns if begins_with_rows else torch.cat([rows, columns], dim=1)
+        at_once = max(1, _GATHERED_AT_ONCE // max(1, gathered.shape[1] * size))
+        products = self.embeddings.new_empty(episodes, many, others)
+        space = self.embeddings.new_empty(min(at_once, episodes) * gathered.shape[1], size)
+        for images, part in in_parts(at_once, gathered, products):
+            found = torch.index_select(self.embeddings, 0, images.reshape(-1), out=space[: images.numel()])
+            found = found.view(*images.shape, size)
+            torch.bmm(found[:, :many], found[:, -others:].transpose(1, 2), out=part)
+        return products
 
 
 def in_parts(episodes: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from fewshot_bench.adaptation import BDCSPN, Centroid, FinetuneHead, LabelPropagation, LaplacianShot, Logistic
 from fewshot_bench.adaptation import Centroid, FinetuneHead, Ilpc, Logistic, PtMap
+from fewshot_bench.adaptation import (
+    Centroid,
+    FinetuneHead,
+    KNearestNeighbours,
+    Logistic,
+    Matching,
+    Ridge,
+    SupportVectorMachine,
+)
 
 INDUCTIVE = {
     "centroid-cosine": Centroid(),
@@ -17,6 +26,17 @@ INDUCTIVE = {
     "linear-zero": FinetuneHead(steps=8, start="zero"),
     "projection-schane": FinetuneHead(head="projection", loss="ce+schane", steps=3),
     "linear-schane": FinetuneHead(loss="ce+schane", steps=3),
+    "ridge": Ridge(),
+    "ridge-raw": Ridge(features="raw", penalty=50.0),
+    "ridge-intercept": Ridge(intercept=True, penalty=0.1),
+    "svm": SupportVectorMachine(),
+    "svm-raw": SupportVectorMachine(features="raw", C=0.1),
+    "svm-diagonal": SupportVectorMachine(diagonal=1.0, C=0.1),
+    "knn": KNearestNeighbours(),
+    "knn-euclidean": KNearestNeighbours(metric="euclidean", features="raw"),
+    "knn-5": KNearestNeighbours(k=5),
+    "matching": Matching(),
+    "matching-100": Matching(scale=100.0),
 }
 
 TRANSDUCTIVE = {

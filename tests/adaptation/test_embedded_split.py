@@ -63,6 +63,24 @@ def test_products_are_inner_products_of_each_episode():
                 torch.testing.assert_close(products[episode, a, b], expected)
 
 
+@pytest.mark.parametrize("size", [3, 40, 9000])
+def test_products_of_many_episodes_are_those_of_each_alone(size):
+    """Gathered a few at a time: several parts, a part that is not full, and rows that are many or few."""
+    split = clustered_split(size=size, norm=1.0)
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = (torch.randint(split.images, (70, count), generator=generator) for count in (4, 9))
+    for others in (columns, torch.cat([rows, columns], dim=1), rows, columns[:, :2]):
+        products = split.products(rows, others)
+        for episode in (0, 1, 33, 69):
+            expected = split.embeddings[rows[episode]] @ split.embeddings[others[episode]].T
+            torch.testing.assert_close(products[episode], expected)
+
+
+def test_products_of_no_episode_are_empty():
+    empty = torch.zeros(0, 3, dtype=torch.int64)
+    assert clustered_split().products(empty, empty).shape == (0, 3, 3)
+
+
 def test_looked_up_products_are_the_computed_ones():
     split = clustered_split(norm=1.0)
     torch.testing.assert_close(split.with_gram().products(ROWS, COLUMNS), split.products(ROWS, COLUMNS))

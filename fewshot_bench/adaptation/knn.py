@@ -1,0 +1,124 @@
+"""The k nearest support images vote on the class of a query.
+
+With one shot, or k = 1 and one image per class, it is the nearest centroid. The vote must not depend on the order in
+which images happen to be stored, so ties are decided by similarity: where several images are equally near and not all
+of them belong to the k nearest, they share the remaining votes; where classes have equally many votes, the class
+whose voters are nearer on average wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
+from fewshot_bench.adaptation.centroid import Metric
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
+from fewshot_bench.errors import ShapeError, StudyError
+
+_EPISODES_AT_ONCE = 128
+
+
+@ADAPTATIONS.register(
+    "knn",
+    "majority vote of the k nearest support images",
+    paper="Cover and Hart, 1967, Nearest Neighbor Pattern Classification",
+    family="nearest neighbour",
+)
+@dataclass(frozen=True, kw_only=True)
+class KNearestNeighbours(EmbeddingAdaptation):
+    """Vote of the nearest support images; equal votes go to the class whose voters are nearer on average.
+
+    Attributes:
+        k: how many support images vote; all of them where an episode has fewer.
+        metric: "cosine" or "euclidean"; the same on L2 features.
+    """
+
+    name: ClassVar[str] = "knn"
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"k": (1, 3, 5)}
+    k: int = 1
+    metric: Metric = "cosine"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise StudyError(f"k of knn should be a whole number of 1 or more, not {self.k}.")
+        if self.metric not in ("cosine", "euclidean"):
+            raise StudyError(f"metric of knn should be cosine or euclidean, not {self.metric}.")
+
+    def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
+        """Share of the votes for every class; see `EmbeddingAdaptation.scores`."""
+        way, shot = support.shape[1:]
+        parts = []
+        for images, queries in in_parts(_EPISODES_AT_ONCE, support.flatten(1), query):
+            nearness = support_nearness(split, images, queries, self.metric)
+            parts.append(votes_of_nearest(nearness.view(-1, way, shot, query.shape[1]), k=self.k))
+        return torch.cat(parts)
+
+
+def support_nearness(split: EmbeddedSplit, images: Tensor, queries: Tensor, metric: Metric) -> Tensor:
+    """Cosine similarity, or minus the squared Euclidean distance, of each support image and query, [E, n, M].
+
+    Args:
+        split: embeddings of the split.
+        images: image indices of the support sets, [E, n].
+        queries: image indices of the queries, [E, M].
+        metric: "cosine" or "euclidean".
+    """
+    products = split.products(images, queries)
+    own, others = split.squared_norms[images].unsqueeze(2), split.squared_norms[queries].unsqueeze(1)
+    if metric == "euclidean":
+        return 2 * products - own - others
+    lowest = torch.finfo(products.dtype).tiny
+    return products * own.clamp_min(lowest).rsqrt() * others.clamp_min(lowest).rsqrt()
+
+
+def votes_of_nearest(nearness: Tensor, *, k: int = 1) -> Tensor:
+    """Let the nearest support images of each query vote.
+
+    Args:
+        nearness: of each support image and query, higher is closer, [E, N, K, M].
+        k: how many vote; all N * K where these are fewer.
+
+    Returns:
+        Share of the votes for each class, plus a part of it that is too small to outweigh a vote and grows with the
+        nearness of the voters, float64 [E, M, N].
+
+    Raises:
+        ShapeError: `nearness` has another number of dimensions.
+
+    Of three neighbours, two belong to the second class:
+
+    >>> nearness = torch.tensor([[0.9, 0.1], [0.8, 0.7]]).view(1, 2, 2, 1)
+    >>> votes_of_nearest(nearness, k=3).argmax(-1).tolist()
+    [[1]]
+    """
+    if nearness.ndim != 4:
+        raise ShapeError(f"nearness should be [E, N, K, M], not {list(nearness.shape)}.")
+    images = nearness.shape[1] * nearness.shape[2]
+    k = min(k, images)
+    farthest = _kth_nearest(nearness.flatten(1, 2), k).unsqueeze(1)
+    last = (nearness == farthest).to(nearness.dtype).sum(2).double()
+    if k == 1:  # a single vote, which images that are equally near share: classes with equal shares are equally near
+        return (last / last.sum(1, keepdim=True)).transpose(1, 2)
+    is_nearer = (nearness > farthest).to(nearness.dtype)
+    nearer = is_nearer.sum(2).double()
+    # Images as near as the k-th share the votes that are left.
+    shared = last * (k - nearer.sum(1, keepdim=True)) / last.sum(1, keepdim=True)
+    of_voters = (is_nearer * nearness).sum(2) + shared * farthest.squeeze(2)
+    largest = nearness.abs().flatten(1, 2).amax(1, keepdim=True).clamp_min(torch.finfo(nearness.dtype).tiny)
+    # Votes differ by 1 / (N * K) or more, if at all; the nearness of all voters adds up to less than half of that.
+    votes = nearer + shared + of_voters / largest / (4 * images * k)
+    return (votes / k).transpose(1, 2)
+
+
+def _kth_nearest(nearness: Tensor, k: int) -> Tensor:
+    """The k-th largest of each query, [E, 1, M]."""
+    if k == 1:
+        return nearness.amax(1, keepdim=True)
+    # The queries of one rank lie apart in memory; side by side, what follows is four times faster.
+    return nearness.topk(k, dim=1).values[:, -1:].contiguous()
