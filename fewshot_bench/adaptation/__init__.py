@@ -6,9 +6,11 @@ from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
+from fewshot_bench.adaptation.tim import TIM, alternating_information_maximisation
 
 __all__ = [
     "ADAPTATIONS",
+    "TIM",
     "Adaptation",
     "Centroid",
     "EmbeddedSplit",
@@ -17,6 +19,7 @@ __all__ = [
     "Finetune",
     "FinetuneHead",
     "Logistic",
+    "alternating_information_maximisation",
     "check_fields",
     "code_of_adaptation",
     "logistic_in_span",
