@@ -3,6 +3,7 @@
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation, EmbeddingAdaptation, check_fields, code_of_adaptation
 from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
+from fewshot_bench.adaptation.entropy import Entropy
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
@@ -15,6 +16,7 @@ __all__ = [
     "Centroid",
     "EmbeddedSplit",
     "EmbeddingAdaptation",
+    "Entropy",
     "Features",
     "Finetune",
     "FinetuneHead",

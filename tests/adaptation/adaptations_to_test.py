@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewshot_bench.adaptation import Centroid, FinetuneHead, Logistic
+from fewshot_bench.adaptation import TIM, Centroid, Entropy, FinetuneHead, Logistic
 
 INDUCTIVE = {
     "centroid-cosine": Centroid(),
@@ -18,6 +18,18 @@ INDUCTIVE = {
     "linear-schane": FinetuneHead(loss="ce+schane", steps=3),
 }
 
-TRANSDUCTIVE = {}
+TRANSDUCTIVE = {
+    "tim": TIM(),
+    "tim-raw": TIM(features="raw"),
+    "tim-gd": TIM(solver="gd", steps=60),
+    "tim-gd-cosine": TIM(solver="gd", steps=60, metric="cosine"),
+    "tim-gd-span": TIM(solver="gd", steps=60, coordinates="span"),
+    "alpha-tim": TIM(alpha=2.0, steps=60),
+    "alpha-tim-7": TIM(alpha=7.0, steps=60),
+    "entropy": Entropy(),
+    "entropy-span": Entropy(coordinates="span"),
+    "entropy-joint": Entropy(updates="joint"),
+    "entropy-distance": Entropy(head="distance", updates="joint"),
+}
 
 ADAPTATIONS = INDUCTIVE | TRANSDUCTIVE
