@@ -7,8 +7,10 @@ zero. They minimise
     mean cross-entropy of the support set + mean Shannon entropy of the predictions for the queries
 
 for 25 epochs of Adam. An epoch makes two updates: one for the cross-entropy, one for the entropy. They train the whole
-network; here the backbone stays frozen and the head is all there is to train. Its logits are cosines at the start,
-between -1 and 1, so a factor is needed for the entropy to matter: `temperature`.
+network. Here the backbone stays frozen and the head is all there is to train, which changes what to expect: with fixed
+embeddings the entropy is lowest where all queries are of one class, and nothing in this loss prevents it. TIM adds the
+term that does. On the validation split of CIFAR-FS (EfficientNet-Lite0, 120 episodes of 5 ways) no temperature and
+learning rate beat the nearest centroid at one shot. The defaults lose least.
 
 easyfsl's TransductiveFinetuning trains prototypes in place of a linear layer. Its logits are negative distances, and it
 makes one update per epoch for the sum of both losses: `head="distance"`, `updates="joint"`.
@@ -52,23 +54,24 @@ class Entropy(EmbeddingAdaptation):
 
     Attributes:
         head: "linear" for weights and biases, or "distance" for prototypes whose logits are negative distances.
-        temperature: factor of the logits.
+        temperature: factor of the logits. 60 belongs to embeddings of unit norm and was chosen on the validation split
+            of CIFAR-FS among 1, 5, 15, 30 and 60 (58.7, 57.2, 57.2, 58.4 and 59.5% at one shot). The paper has none.
         epochs: rounds over both losses.
         updates: "alternating" makes two updates per epoch, one for each loss; "joint" makes one for their sum.
-        learning_rate: of Adam. The published 5e-5 belongs to a whole network, where every layer moves; a head alone
-            needs larger steps.
+        learning_rate: of Adam. 5e-5 is published for a whole network; for a head, larger ones were worse on the
+            validation split of CIFAR-FS.
         coordinates: "full" runs Adam on the embedding's own D numbers; "span" on orthonormal coordinates of the
             span of the episode's images, which are fewer. Adam is not invariant to rotation, and a step in fewer
             coordinates is shorter, so "span" arrives elsewhere.
     """
 
     name: ClassVar[str] = "entropy"
-    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"learning_rate": (1e-3, 1e-4, 3e-4, 3e-3)}
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"temperature": (60.0, 15.0, 30.0, 120.0)}
     head: Head = "linear"
-    temperature: float = 15.0
+    temperature: float = 60.0
     epochs: int = 25
     updates: Updates = "alternating"
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-5
     coordinates: Coordinates = "full"
 
     def __post_init__(self) -> None:

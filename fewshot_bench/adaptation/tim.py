@@ -226,7 +226,7 @@ def alternating_information_maximisation(
         conditional_entropy_weight: a, the paper's alpha.
 
     Returns:
-        Logits of the queries up to what all classes share, [E, M, N].
+        Logits of the queries, [E, M, N].
 
     Raises:
         ShapeError: the products are not square, or there is no query.
@@ -263,7 +263,8 @@ def alternating_information_maximisation(
         kept = (probabilities @ share).unsqueeze(2)
         coefficients = ((soft_labels - probabilities) * share + kept * coefficients) / mass
         logits = _logits(coefficients, products, temperature)
-    return logits[:, :, support:].transpose(1, 2)
+    of_queries = logits[:, :, support:].transpose(1, 2)
+    return of_queries - temperature / 2 * products.diagonal(dim1=1, dim2=2)[:, support:].unsqueeze(2)
 
 
 def _logits(coefficients: Tensor, products: Tensor, temperature: float) -> Tensor:

@@ -19,17 +19,14 @@ INDUCTIVE = {
 }
 
 TRANSDUCTIVE = {
-    "tim": TIM(),
-    "tim-raw": TIM(features="raw"),
-    "tim-gd": TIM(solver="gd", steps=60),
-    "tim-gd-cosine": TIM(solver="gd", steps=60, metric="cosine"),
-    "tim-gd-span": TIM(solver="gd", steps=60, coordinates="span"),
-    "alpha-tim": TIM(alpha=2.0, steps=60),
-    "alpha-tim-7": TIM(alpha=7.0, steps=60),
     "entropy": Entropy(),
-    "entropy-span": Entropy(coordinates="span"),
-    "entropy-joint": Entropy(updates="joint"),
-    "entropy-distance": Entropy(head="distance", updates="joint"),
+    "entropy-distance": Entropy(head="distance", updates="joint", temperature=10.0),
+    "tim": TIM(steps=50),
+    "tim-raw": TIM(features="raw", steps=50),
+    "tim-gd": TIM(solver="gd", steps=20),
+    "tim-gd-cosine": TIM(solver="gd", steps=20, metric="cosine"),
+    "tim-gd-span": TIM(solver="gd", steps=20, coordinates="span"),
+    "alpha-tim": TIM(alpha=5.0, steps=20),
 }
 
 ADAPTATIONS = INDUCTIVE | TRANSDUCTIVE
