@@ -4,6 +4,7 @@ from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation, EmbeddingAdap
 from fewshot_bench.adaptation.bd_cspn import BDCSPN, rectified_prototypes
 from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
+from fewshot_bench.adaptation.entropy import Entropy
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
 from fewshot_bench.adaptation.label_propagation import LabelPropagation, propagated_labels
@@ -21,10 +22,16 @@ from fewshot_bench.adaptation.svm import SupportVectorMachine, svm_in_span
 __all__ = [
     "ADAPTATIONS",
     "BDCSPN",
+from fewshot_bench.adaptation.tim import TIM, alternating_information_maximisation
+
+__all__ = [
+    "ADAPTATIONS",
+    "TIM",
     "Adaptation",
     "Centroid",
     "EmbeddedSplit",
     "EmbeddingAdaptation",
+    "Entropy",
     "Features",
     "Finetune",
     "FinetuneHead",
@@ -33,6 +40,7 @@ __all__ = [
     "Ilpc",
     "Logistic",
     "PtMap",
+    "alternating_information_maximisation",
     "check_fields",
     "code_of_adaptation",
     "laplacian_assignments",

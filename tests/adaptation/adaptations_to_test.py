@@ -13,6 +13,7 @@ from fewshot_bench.adaptation import (
     Ridge,
     SupportVectorMachine,
 )
+from fewshot_bench.adaptation import TIM, Centroid, Entropy, FinetuneHead, Logistic
 
 INDUCTIVE = {
     "centroid-cosine": Centroid(),
@@ -52,6 +53,14 @@ TRANSDUCTIVE = {
     "pt-map": PtMap(features="signed-power"),
     "pt-map-joint": PtMap(features="l2", centering="joint", alpha=0.3),
     "pt-map-unbalanced": PtMap(features="l2", centering="none", balanced=False),
+    "entropy": Entropy(),
+    "entropy-distance": Entropy(head="distance", updates="joint", temperature=10.0),
+    "tim": TIM(steps=50),
+    "tim-raw": TIM(features="raw", steps=50),
+    "tim-gd": TIM(solver="gd", steps=20),
+    "tim-gd-cosine": TIM(solver="gd", steps=20, metric="cosine"),
+    "tim-gd-span": TIM(solver="gd", steps=20, coordinates="span"),
+    "alpha-tim": TIM(alpha=5.0, steps=20),
 }
 
 ADAPTATIONS = INDUCTIVE | TRANSDUCTIVE
