@@ -7,25 +7,21 @@ from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.adaptation.entropy import Entropy
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
+from fewshot_bench.adaptation.ilpc import Ilpc
+from fewshot_bench.adaptation.knn import KNearestNeighbours, votes_of_nearest
 from fewshot_bench.adaptation.label_propagation import LabelPropagation, propagated_labels
 from fewshot_bench.adaptation.laplacian_shot import LaplacianShot, laplacian_assignments
-from fewshot_bench.adaptation.ilpc import Ilpc
-from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
-from fewshot_bench.adaptation.pt_map import PtMap, map_assignment
-from fewshot_bench.adaptation.sinkhorn import transport_plan
-from fewshot_bench.adaptation.knn import KNearestNeighbours, votes_of_nearest
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
 from fewshot_bench.adaptation.matching import Matching, log_attention
+from fewshot_bench.adaptation.pt_map import PtMap, map_assignment
 from fewshot_bench.adaptation.ridge import Ridge, ridge_in_span
+from fewshot_bench.adaptation.sinkhorn import transport_plan
 from fewshot_bench.adaptation.svm import SupportVectorMachine, svm_in_span
-
-__all__ = [
-    "ADAPTATIONS",
-    "BDCSPN",
 from fewshot_bench.adaptation.tim import TIM, alternating_information_maximisation
 
 __all__ = [
     "ADAPTATIONS",
+    "BDCSPN",
     "TIM",
     "Adaptation",
     "Centroid",
@@ -35,30 +31,27 @@ __all__ = [
     "Features",
     "Finetune",
     "FinetuneHead",
+    "Ilpc",
+    "KNearestNeighbours",
     "LabelPropagation",
     "LaplacianShot",
-    "Ilpc",
     "Logistic",
+    "Matching",
     "PtMap",
+    "Ridge",
+    "SupportVectorMachine",
     "alternating_information_maximisation",
     "check_fields",
     "code_of_adaptation",
     "laplacian_assignments",
-    "KNearestNeighbours",
-    "Logistic",
-    "Matching",
-    "Ridge",
-    "SupportVectorMachine",
-    "check_fields",
-    "code_of_adaptation",
     "log_attention",
     "logistic_in_span",
     "map_assignment",
     "nearest_centroid",
     "propagated_labels",
     "rectified_prototypes",
-    "transport_plan",
     "ridge_in_span",
     "svm_in_span",
+    "transport_plan",
     "votes_of_nearest",
 ]

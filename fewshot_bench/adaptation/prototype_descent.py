@@ -140,9 +140,7 @@ def _gradient(
     return along.mul_(temperature)
 
 
-def placed_episodes(
-    split: EmbeddedSplit, support: Tensor, query: Tensor, coordinates: Coordinates
-) -> Iterator[Tensor]:
+def placed_episodes(split: EmbeddedSplit, support: Tensor, query: Tensor, coordinates: Coordinates) -> Iterator[Tensor]:
     """Embeddings of the images of some episodes at a time, support first, as many as fit a core's cache.
 
     Args:

@@ -103,7 +103,11 @@ class TIM(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choices = {"solver": (None, *get_args(Solver)), "metric": get_args(Metric), "coordinates": get_args(Coordinates)}
+        choices = {
+            "solver": (None, *get_args(Solver)),
+            "metric": get_args(Metric),
+            "coordinates": get_args(Coordinates),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 known = ", ".join(value for value in allowed if value)

@@ -25,7 +25,23 @@ from fewshot_bench.training.recipe import refuse_unknown_choices
 Kind = Literal["adaptation", "backbone", "loss"]
 
 OWN_NAMES: dict[Kind, tuple[str, ...]] = {
-    "adaptation": ("bd-cspn", "centroid", "entropy", "finetune", "finetune-head", "ilpc", "knn", "label-propagation", "laplacian-shot", "logistic", "matching", "pt-map", "ridge", "svm", "tim",),
+    "adaptation": (
+        "bd-cspn",
+        "centroid",
+        "entropy",
+        "finetune",
+        "finetune-head",
+        "ilpc",
+        "knn",
+        "label-propagation",
+        "laplacian-shot",
+        "logistic",
+        "matching",
+        "pt-map",
+        "ridge",
+        "svm",
+        "tim",
+    ),
     "backbone": ("conv4_32", "conv4_64", "efficientnet_lite0", "resnet12", "wrn28_10"),
     "loss": ("ce", "ce+schane", "ce+simclr", "ce+supcon"),
 }

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from fewshot_bench.adaptation import BDCSPN, Centroid, FinetuneHead, LabelPropagation, LaplacianShot, Logistic
-from fewshot_bench.adaptation import Centroid, FinetuneHead, Ilpc, Logistic, PtMap
 from fewshot_bench.adaptation import (
+    BDCSPN,
+    TIM,
     Centroid,
+    Entropy,
     FinetuneHead,
+    Ilpc,
     KNearestNeighbours,
+    LabelPropagation,
+    LaplacianShot,
     Logistic,
     Matching,
+    PtMap,
     Ridge,
     SupportVectorMachine,
 )
-from fewshot_bench.adaptation import TIM, Centroid, Entropy, FinetuneHead, Logistic
 
 INDUCTIVE = {
     "centroid-cosine": Centroid(),

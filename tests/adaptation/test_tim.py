@@ -121,7 +121,9 @@ def test_span_coordinates_start_where_full_ones_start(shot):
     torch.testing.assert_close(span, full, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{}, {"solver": "gd", "steps": 200, "learning_rate": 1e-3}, {"alpha": 2.0, "steps": 100}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"solver": "gd", "steps": 200, "learning_rate": 1e-3}, {"alpha": 2.0, "steps": 100}]
+)
 def test_information_about_the_queries_grows(settings):
     """Mutual information of queries and predictions, at the end against the class means."""
     split = unit_split()
@@ -152,7 +154,14 @@ def test_alpha_tim_loses_less_than_tim_on_skewed_queries():
     split = clustered_split(spread=2.5).with_features("l2")
     support, query, truth = skewed_episodes(60, shot=5, generator=torch.Generator().manual_seed(0))
     accuracy = {
-        alpha: float((TIM(solver="gd", alpha=alpha, steps=300, learning_rate=1e-3).scores(split, support, query).argmax(-1) == truth).float().mean())
+        alpha: float(
+            (
+                TIM(solver="gd", alpha=alpha, steps=300, learning_rate=1e-3).scores(split, support, query).argmax(-1)
+                == truth
+            )
+            .float()
+            .mean()
+        )
         for alpha in (1.0, 7.0)
     }
     assert accuracy[7.0] > accuracy[1.0] + 0.03
