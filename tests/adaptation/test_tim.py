@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import easyfsl.methods
 import pytest
 import torch
 from clustered_embeddings import IMAGES, clustered_split, drawn_episodes, support_and_query
-from easyfsl.methods import TIM as EasyfslTIM
 from torch.nn.functional import normalize
 
 from fewshot_bench.adaptation import TIM, EmbeddedSplit, alternating_information_maximisation
@@ -99,12 +99,12 @@ def test_cosine_prototypes_are_easyfsl_tim(shot):
     settings = {"cross_entropy_weight": 1.0, "marginal_entropy_weight": 1.0, "conditional_entropy_weight": 0.1}
     ours = TIM(solver="gd", metric="cosine", temperature=10.0, steps=50, **settings)
 
-    def easyfsl(some_support, labels, some_query):
-        method = EasyfslTIM(torch.nn.Identity(), temperature=10.0, fine_tuning_steps=50, **settings)
+    def of_easyfsl(some_support, labels, some_query):
+        method = easyfsl.methods.TIM(torch.nn.Identity(), temperature=10.0, fine_tuning_steps=50, **settings)
         method.process_support_set(some_support, labels)
         return 10.0 * method(some_query)
 
-    expected = one_by_one(easyfsl, split, support, query)
+    expected = one_by_one(of_easyfsl, split, support, query)
     scores = ours.scores(split, support, query)
     torch.testing.assert_close(scores, expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(scores.argmax(-1), expected.argmax(-1))
@@ -121,7 +121,9 @@ def test_span_coordinates_start_where_full_ones_start(shot):
     torch.testing.assert_close(span, full, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{}, {"solver": "gd", "steps": 200, "learning_rate": 1e-3}, {"alpha": 2.0, "steps": 100}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"solver": "gd", "steps": 200, "learning_rate": 1e-3}, {"alpha": 2.0, "steps": 100}]
+)
 def test_information_about_the_queries_grows(settings):
     """Mutual information of queries and predictions, at the end against the class means."""
     split = unit_split()
@@ -152,7 +154,14 @@ def test_alpha_tim_loses_less_than_tim_on_skewed_queries():
     split = clustered_split(spread=2.5).with_features("l2")
     support, query, truth = skewed_episodes(60, shot=5, generator=torch.Generator().manual_seed(0))
     accuracy = {
-        alpha: float((TIM(solver="gd", alpha=alpha, steps=300, learning_rate=1e-3).scores(split, support, query).argmax(-1) == truth).float().mean())
+        alpha: float(
+            (
+                TIM(solver="gd", alpha=alpha, steps=300, learning_rate=1e-3).scores(split, support, query).argmax(-1)
+                == truth
+            )
+            .float()
+            .mean()
+        )
         for alpha in (1.0, 7.0)
     }
     assert accuracy[7.0] > accuracy[1.0] + 0.03
