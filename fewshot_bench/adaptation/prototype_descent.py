@@ -170,12 +170,13 @@ def _root(products: Tensor) -> Tensor:
     """
     products = products.double()
     values, vectors = torch.linalg.eigh((products + products.transpose(1, 2)) / 2)
-    return (vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.transpose(1, 2)
+    root: Tensor = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.transpose(1, 2)
+    return root
 
 
 def class_means(features: Tensor, way: int, shot: int) -> Tensor:
     """Mean of each class's support images, which come first and class by class, [E, N, D]."""
-    return features[:, : way * shot].unflatten(1, (way, shot)).mean(dim=2)
+    return features[:, : way * shot].reshape(len(features), way, shot, -1).mean(dim=2)
 
 
 def cross_entropy_slope(log_probabilities: Tensor) -> Tensor:

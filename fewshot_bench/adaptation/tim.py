@@ -7,10 +7,10 @@ which start as the class means of the support set. The probability of class k fo
 
 The loss is the cross-entropy of the support set minus the mutual information between queries and predictions:
 
-    loss = cross_entropy_weight * CE - (marginal_entropy_weight * H(mean of p) - conditional_entropy_weight * mean of H(p))
+    loss = c * CE - (m * H(mean of p) - a * mean of H(p))
 
-TIM-GD descends with Adam. TIM-ADM alternates between two updates in closed form. With a for the weight of the
-conditional entropy, c for that of the cross-entropy and m for that of the marginal one, S support images and M queries:
+with the weights c of the cross-entropy, m of the marginal entropy and a of the conditional one. TIM-GD descends with
+Adam. TIM-ADM alternates between two updates in closed form, for S support images and M queries:
 
     q_ik ~ p_ik^(1 + a) / (sum over queries i of p_ik^(1 + a))^(m / (1 + m))
     w_k = [ c / (1 + a) * sum over the support set of (y_ik x_i + p_ik (w_k - x_i))
@@ -22,6 +22,9 @@ All of this stays in the span of an episode's images, so TIM-ADM needs their inn
 alpha-TIM (Veilleux et al., 2021, "Realistic evaluation of transductive few-shot learning") puts the entropy of order
 alpha, (1 - sum of p^alpha) / (alpha - 1), in place of both of Shannon's. A large alpha pulls less strongly towards
 classes of equal size. It has no closed form and is trained with Adam.
+
+The first term of the mutual information is largest where all classes have as many queries. On uneven queries the
+published weights lose much; Veilleux et al. run TIM with weights of 1 there.
 
 The authors' code agrees with the paper. easyfsl's TIM takes cosines to normalised prototypes in place of distances
 (`metric="cosine"`), a temperature of 10, weights of 1, 1 and 0.1, and 50 steps.

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import easyfsl.methods
 import pytest
 import torch
 from clustered_embeddings import IMAGES, clustered_split, drawn_episodes, support_and_query
-from easyfsl.methods import TIM as EasyfslTIM
 from torch.nn.functional import normalize
 
 from fewshot_bench.adaptation import TIM, EmbeddedSplit, alternating_information_maximisation
@@ -99,12 +99,12 @@ def test_cosine_prototypes_are_easyfsl_tim(shot):
     settings = {"cross_entropy_weight": 1.0, "marginal_entropy_weight": 1.0, "conditional_entropy_weight": 0.1}
     ours = TIM(solver="gd", metric="cosine", temperature=10.0, steps=50, **settings)
 
-    def easyfsl(some_support, labels, some_query):
-        method = EasyfslTIM(torch.nn.Identity(), temperature=10.0, fine_tuning_steps=50, **settings)
+    def of_easyfsl(some_support, labels, some_query):
+        method = easyfsl.methods.TIM(torch.nn.Identity(), temperature=10.0, fine_tuning_steps=50, **settings)
         method.process_support_set(some_support, labels)
         return 10.0 * method(some_query)
 
-    expected = one_by_one(easyfsl, split, support, query)
+    expected = one_by_one(of_easyfsl, split, support, query)
     scores = ours.scores(split, support, query)
     torch.testing.assert_close(scores, expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(scores.argmax(-1), expected.argmax(-1))
