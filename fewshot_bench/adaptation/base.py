@@ -75,6 +75,11 @@ class EmbeddingAdaptation(Adaptation):
         """How many augmented views of every image it needs beside the plain one."""
         return 0
 
+    @property
+    def needs_base_covariance(self) -> bool:
+        """Whether it needs the covariance within the classes of the base split, in the same features."""
+        return False
+
     @abstractmethod
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Score every query of every episode against every class.

@@ -25,7 +25,7 @@ from fewshot_bench.training.recipe import refuse_unknown_choices
 Kind = Literal["adaptation", "backbone", "loss"]
 
 OWN_NAMES: dict[Kind, tuple[str, ...]] = {
-    "adaptation": ("centroid", "finetune", "finetune-head", "logistic"),
+    "adaptation": ("baseline++", "centroid", "finetune", "finetune-head", "lda", "logistic", "simpleshot"),
     "backbone": ("conv4_32", "conv4_64", "efficientnet_lite0", "resnet12", "wrn28_10"),
     "loss": ("ce", "ce+schane", "ce+simclr", "ce+supcon"),
 }

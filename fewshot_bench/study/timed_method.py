@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.adaptation import Adaptation, Finetune
+from fewshot_bench.adaptation import Adaptation, Features, Finetune
 from fewshot_bench.backbones import Backbone, embeddings_file
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.engine import Chunk
@@ -69,6 +69,10 @@ class MeasuredSource(ClassifierSource):
     def _center(self) -> NDArray[np.float32]:
         self.views.append(View(self._dataset.base, None, ""))
         return np.zeros(self._backbone.embedding_size, dtype=np.float32)
+
+    def _base_covariance(self, features: Features, center: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        self.views.append(View(self._dataset.base, None, ""))
+        return np.eye(self._backbone.embedding_size, dtype=np.float32)
 
 
 @dataclass(frozen=True)
