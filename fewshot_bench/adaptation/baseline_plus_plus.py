@@ -94,7 +94,8 @@ class BaselinePlusPlus(EmbeddingAdaptation):
     def __post_init__(self) -> None:
         super().__post_init__()
         for field in ("epochs", "batch_size"):
-            self._expect(getattr(self, field) >= 1, field, "1 or more")
+            value = getattr(self, field)
+            self._expect(isinstance(value, int) and value >= 1, field, "a whole number of 1 or more")
         for field in ("scale", "learning_rate"):
             self._expect(getattr(self, field) > 0, field, "positive")
         self._expect(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")

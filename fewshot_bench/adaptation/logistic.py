@@ -62,8 +62,8 @@ class Logistic(EmbeddingAdaptation):
         for field in ("C", "tolerance", "max_iterations"):
             if not getattr(self, field) > 0:
                 raise StudyError(f"{field} of logistic should be positive, not {getattr(self, field)}.")
-        if self.views < 0:
-            raise StudyError(f"views of logistic should be 0 or more, not {self.views}.")
+        if not isinstance(self.views, int) or self.views < 0:
+            raise StudyError(f"views of logistic should be a whole number of 0 or more, not {self.views}.")
 
     @property
     def augmented_views(self) -> int:

@@ -18,7 +18,7 @@ from fewshot_bench.engine.classify import gram_is_worth_building
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.finetune import FinetuneClassifier
 from fewshot_bench.engine.local import LocalEngine
-from fewshot_bench.errors import StudyError
+from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.progress import Progress
 from fewshot_bench.study.augmented_views import augmented_view, name_of_view
 from fewshot_bench.study.study import Study
@@ -205,21 +205,34 @@ class ClassifierSource:
             self._views_made[key] = self._engine.call(embedded_view, *arguments, progress=self._progress)
         return self._views_made[key]
 
-    def _base(self) -> NDArray[np.float32]:
+    def _base_split(self, setting: str) -> ImageSplit:
+        """The base split, which a setting needs.
+
+        Raises:
+            DatasetError: there is none.
+        """
+        try:
+            return self._dataset.base
+        except DatasetError as error:
+            raise DatasetError(f"{setting} needs embeddings of the base split: {error}") from error
+
+    def _embedded(self, base: ImageSplit) -> NDArray[np.float32]:
         """Raw embeddings of the base split, [I, D]."""
-        base: NDArray[np.float32] = self._engine.call(
-            embed, self._dataset.base, self._backbone, device=self._device, progress=self._progress
+        embeddings: NDArray[np.float32] = self._engine.call(
+            embed, base, self._backbone, device=self._device, progress=self._progress
         )
-        return base
+        return embeddings
 
     def _center(self) -> NDArray[np.float32]:
-        center: NDArray[np.float32] = self._base().mean(axis=0, dtype=np.float64).astype(np.float32)
+        base = self._embedded(self._base_split("features=cl2"))
+        center: NDArray[np.float32] = base.mean(axis=0, dtype=np.float64).astype(np.float32)
         return center
 
     def _base_covariance(self, features: Features, center: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Covariance within the classes of the base split with these features, [D, D]."""
-        base = Ingredients([self._base()], features, center).on(self._device)
-        covariance: NDArray[np.float32] = base.covariance_within(self._dataset.base.class_sizes).cpu().numpy()
+        base = self._base_split("covariance=base")
+        embedded = Ingredients([self._embedded(base)], features, center).on(self._device)
+        covariance: NDArray[np.float32] = embedded.covariance_within(base.class_sizes).cpu().numpy()
         return covariance
 
 

@@ -67,11 +67,11 @@ class MeasuredSource(ClassifierSource):
         return made
 
     def _center(self) -> NDArray[np.float32]:
-        self.views.append(View(self._dataset.base, None, ""))
+        self.views.append(View(self._base_split("features=cl2"), None, ""))
         return np.zeros(self._backbone.embedding_size, dtype=np.float32)
 
     def _base_covariance(self, features: Features, center: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        self.views.append(View(self._dataset.base, None, ""))
+        self.views.append(View(self._base_split("covariance=base"), None, ""))
         return np.eye(self._backbone.embedding_size, dtype=np.float32)
 
 
