@@ -11,10 +11,10 @@ from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
 
 __all__ = [
     "ADAPTATIONS",
+    "LDA",
     "Adaptation",
     "BaselinePlusPlus",
     "Centroid",
-    "LDA",
     "EmbeddedSplit",
     "EmbeddingAdaptation",
     "Features",

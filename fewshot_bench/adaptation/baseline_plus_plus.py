@@ -148,7 +148,8 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         factors = self.scale * heads.norms / heads.weights.norm(dim=2).clamp_min(_SMALLEST)
         coefficients = (heads.weights @ inverse) * factors.unsqueeze(2)
         others = torch.cat([products[:, :, count:].transpose(1, 2), with_first[queries]], dim=2)
-        return others @ coefficients.transpose(1, 2)
+        logits: Tensor = others @ coefficients.transpose(1, 2)
+        return logits
 
     def train(self, features: Tensor, targets: Tensor, weights: Tensor) -> CosineHeads:
         """Train the heads of some episodes on their support sets.
@@ -183,7 +184,8 @@ class BaselinePlusPlus(EmbeddingAdaptation):
     def first_weights(self, way: int, size: int) -> Tensor:
         """Where the weights start, as those of a linear layer do: uniform within 1 / sqrt(D) of 0, [N, D]."""
         uniform = keyed_uniform(image_keys(self.seed, np.arange(way)), [_WEIGHTS], size)
-        return (2 * uniform - 1) / size**0.5
+        weights: Tensor = (2 * uniform - 1) / size**0.5
+        return weights
 
     def batches(self, images: int) -> Sequence[Tensor]:
         """Which images each step takes, by their place in the order of an episode: all epochs, one after the other."""

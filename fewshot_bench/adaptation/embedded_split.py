@@ -118,7 +118,7 @@ class EmbeddedSplit:
             class_sizes: images of each class; images come class by class.
         """
         scatter = self.embeddings.new_zeros(self.embeddings.shape[1], self.embeddings.shape[1], dtype=torch.float64)
-        for rows in self.embeddings[: self.images].split(list(class_sizes)):
+        for rows in torch.split(self.embeddings[: self.images], list(class_sizes)):
             centred = rows - rows.mean(dim=0)
             scatter += centred.T @ centred
         return (scatter / self.images).to(self.embeddings.dtype)

@@ -10,8 +10,8 @@ identity, as in Friedman (1989), "Regularized discriminant analysis", and in sci
 
     S = (1 - s) W + s (tr W / D) I,    W = 1/(N K) sum over images i of (x_i - mu_(y_i)) (x_i - mu_(y_i))'
 
-This is `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)` of scikit-learn, with its covariances divided by N K and
-not by N (K - 1). At one shot W is zero and scikit-learn raises an error. Here LDA is then defined by what S is shrunk
+This is `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)` of scikit-learn, which divides by N K as well, and not
+by N (K - 1). At one shot W is zero and scikit-learn raises an error. Here LDA is then defined by what S is shrunk
 towards, a multiple of the identity: it is the nearest centroid by Euclidean distance.
 
 W has rank N (K - 1) at most, so Woodbury's identity gives S^-1 from the inner products of N K images. An episode needs
@@ -78,7 +78,7 @@ def lda_in_span(products: Tensor, way: int, size: int, *, shrinkage: float = 0.9
 
 
 def _solve(scatter: Tensor, strength: Tensor, right: Tensor) -> Tensor:
-    """(I + strength * scatter)^-1 right for each episode, [E, n, N]; scatter has no negative eigenvalues but rounding."""
+    """(I + strength * scatter)^-1 right for each episode, [E, n, N]; scatter is positive but for rounding."""
     identity = torch.eye(scatter.shape[1], dtype=scatter.dtype, device=scatter.device)
     factor, failures = torch.linalg.cholesky_ex(identity + strength.view(-1, 1, 1) * scatter)
     failed = failures > 0

@@ -9,16 +9,15 @@ At the optimum W = C * sum over i of (onehot(y_i) - p_i) x_i^T lies in the span 
 an episode needs the inner products of its images and never the embeddings themselves: 25 numbers per class
 instead of 1,280 at 5 shots.
 
-Tian et al. fit it to five augmented copies of each support image, and not to the image itself: `views=5`. Their copies
-are cut out of the image padded by an eighth, jittered in colour and mirrored; the ones here are those that a study makes
-of all images, by AutoAugment for colour images, which pads, cuts and mirrors in the same way and draws stronger changes
-than jitter.
+Tian et al. fit it to five augmented copies of each support image, and not to the image itself: `views=5`. As in their
+code the copies are padded by an eighth, cut, changed in brightness, contrast and saturation, and mirrored. A study
+makes them of all images once, so an image has the same copies in every episode; their code draws new ones in each.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from torch import Tensor
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
+from fewshot_bench.training.recipe import AugmentationName
 
 _EPISODES_AT_ONCE = 256
 _PRODUCTS_AT_ONCE = 256 * 25**2
@@ -49,6 +49,7 @@ class Logistic(EmbeddingAdaptation):
         max_iterations: Newton steps; more than needed is an error, never a silent stop.
         views: augmented views of each support image that are trained on instead of the image; 0 is the image itself.
             The penalty is against a sum over all views, as in scikit-learn, so C counts V times as much.
+        augmentation: what makes the views; "jitter" is that of Tian et al., "auto" is AutoAugment for colour images.
     """
 
     name: ClassVar[str] = "logistic"
@@ -56,6 +57,7 @@ class Logistic(EmbeddingAdaptation):
     tolerance: float = 1e-8
     max_iterations: int = 100
     views: int = 0
+    augmentation: AugmentationName = "jitter"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,16 +66,25 @@ class Logistic(EmbeddingAdaptation):
                 raise StudyError(f"{field} of logistic should be positive, not {getattr(self, field)}.")
         if not isinstance(self.views, int) or self.views < 0:
             raise StudyError(f"views of logistic should be a whole number of 0 or more, not {self.views}.")
+        if self.augmentation not in get_args(AugmentationName):
+            known = ", ".join(get_args(AugmentationName))
+            raise StudyError(f"augmentation of logistic should be one of {known}, not {self.augmentation}.")
 
     @property
     def augmented_views(self) -> int:
         """As many as are trained on."""
         return self.views
 
+    @property
+    def augmentation_of_views(self) -> AugmentationName:
+        """The one that was chosen."""
+        return self.augmentation
+
     def hyper_parameters(self) -> dict[str, Any]:
         """Every hyper-parameter; without views as it was before there were any."""
         values = super().hyper_parameters()
-        return values if self.views else {name: value for name, value in values.items() if name != "views"}
+        unused = () if self.views else ("views", "augmentation")
+        return {name: value for name, value in values.items() if name not in unused}
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Logits of every query; see `EmbeddingAdaptation.scores`."""

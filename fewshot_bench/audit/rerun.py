@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation
+from fewshot_bench.adaptation import EmbeddingAdaptation
 from fewshot_bench.audit.disturbance import (
     in_parts,
     predictions_of,

@@ -167,7 +167,7 @@ class ClassifierSource:
             adaptation.features,
             views,
             self._study.seed,
-            "auto",
+            adaptation.augmentation_of_views if views else "auto",
             with_gram=is_worth_it and not needs_covariance,
             with_covariance=needs_covariance,
         )

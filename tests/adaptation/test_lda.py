@@ -131,7 +131,9 @@ class TestWithTheCovarianceOfTheBaseSplit:
         support, query = support_and_query(drawn_episodes(2))
         with pytest.raises(EmbeddingError, match="covariance=base needs the embeddings of the base split"):
             LDA(covariance="base").scores(clustered_split().with_features("l2"), support, query)
-        with pytest.raises(EmbeddingError, match="lda with these hyper-parameters needs more than the plain embeddings"):
+        with pytest.raises(
+            EmbeddingError, match="lda with these hyper-parameters needs more than the plain embeddings"
+        ):
             adapt(clustered_split().embeddings.numpy(), drawn_episodes(2), LDA(covariance="base"))
 
     def test_other_features_drop_the_covariance(self):

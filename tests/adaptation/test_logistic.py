@@ -84,8 +84,22 @@ def test_views_that_are_not_embedded_are_asked_for():
 
 
 def test_without_views_it_is_recorded_as_before_there_were_any():
-    assert "views" not in Logistic().hyper_parameters()
-    assert Logistic(views=5).hyper_parameters() == {**Logistic().hyper_parameters(), "views": 5}
+    assert set(Logistic().hyper_parameters()) == {"features", "C", "tolerance", "max_iterations"}
+    with_views = {**Logistic().hyper_parameters(), "views": 5, "augmentation": "jitter"}
+    assert Logistic(views=5).hyper_parameters() == with_views
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"views": -1}, "views of logistic should be a whole number of 0 or more, not -1"),
+        ({"views": 2.5}, "views of logistic should be a whole number of 0 or more, not 2.5"),
+        ({"augmentation": "crop"}, "augmentation of logistic should be one of auto, autoaugment, jitter, .* not crop"),
+    ],
+)
+def test_views_that_cannot_be_made_are_refused(settings, told):
+    with pytest.raises(StudyError, match=told):
+        Logistic(**settings)
 
 
 @pytest.mark.parametrize("has_gram", [False, True])
