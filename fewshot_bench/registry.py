@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -29,12 +29,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered thing: its factory, a one-line summary, and facts such as paper and year."""
+    """One registered thing: its factory, a one-line summary, and facts such as paper and year.
+
+    Attributes:
+        name: by which it is found.
+        factory: what makes it.
+        summary: one line.
+        facts: paper, family and so on.
+        preset: for an alias, the settings that it stands for.
+    """
 
     name: str
     factory: T
     summary: str
     facts: dict[str, Any] = field(default_factory=dict)
+    preset: dict[str, Any] = field(default_factory=dict)
 
     @property
     def code(self) -> CodeIdentity | None:
@@ -59,6 +68,7 @@ class Registry(Generic[T]):
         self.group = f"fewshot_bench.{kind}{'es' if kind.endswith('s') else 's'}"
         self._check, self._schemes = check, tuple(schemes)
         self._entries: dict[str, Entry[T]] = {}
+        self._aliases: dict[str, str] = {}
         self._admitted: dict[str, None] = {}
 
     def register(self, name: str, summary: str, **facts: Any) -> Callable[[T], T]:
@@ -69,6 +79,25 @@ class Registry(Generic[T]):
             return factory
 
         return add
+
+    def alias(self, name: str, target: str, *, preset: Mapping[str, Any], **facts: Any) -> None:
+        """Make a registered thing known by another name, which stands for some of its settings.
+
+        Args:
+            name: the other name.
+            target: the name under which the thing is registered.
+            preset: the settings that the other name stands for.
+            **facts: such as paper; family and others are the target's.
+        """
+        known = self._entries[target]
+        settings = " and ".join(f"{key}={value}" for key, value in preset.items())
+        summary = f"alias of {target} with {settings}"
+        self._entries[name] = Entry(name, known.factory, summary, {**known.facts, **facts}, dict(preset))
+        self._aliases[name] = target
+
+    def target_of(self, name: str) -> str:
+        """The name under which an alias is registered; any other name is its own target."""
+        return self._aliases.get(name, name)
 
     def __getitem__(self, name: str) -> Entry[T]:
         """Find an entry; nothing is imported for it but the installed entry point of that name.

@@ -117,3 +117,27 @@ def test_another_process_refuses_code_that_was_edited_since_or_differs_on_its_ma
     write(code, **{edited: "import beside\ndef loss(*_, **__): return 2\n"})
     with pytest.raises(CodeError, match=rf"other code of distributed:loss than .* \({edited}\.py\)"):
         pickle.loads(pickled)
+
+
+class TestAnAlias:
+    @pytest.fixture
+    def with_alias(self, animals):
+        animals.alias("kitten", "cat", preset={"age": 1, "colour": "black"}, paper="Bastet")
+        return animals
+
+    def test_finds_the_thing_and_says_what_it_stands_for(self, with_alias):
+        entry = with_alias["kitten"]
+        assert entry.factory is with_alias["cat"].factory
+        assert entry.preset == {"age": 1, "colour": "black"}
+        assert entry.summary == "alias of cat with age=1 and colour=black"
+        assert entry.facts["paper"] == "Bastet"
+        assert with_alias["cat"].preset == {}
+
+    def test_is_listed_and_knows_its_target(self, with_alias):
+        assert "kitten" in with_alias.names()
+        assert "kitten" in with_alias
+        assert [with_alias.target_of(name) for name in ("kitten", "cat", "anything")] == ["cat", "cat", "anything"]
+
+    def test_of_nothing_is_refused(self, animals):
+        with pytest.raises(KeyError):
+            animals.alias("puppy", "wolf", preset={})

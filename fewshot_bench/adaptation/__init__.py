@@ -1,6 +1,7 @@
 """Support set to predictions: one file per method, all batched over episodes."""
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation, EmbeddingAdaptation, check_fields, code_of_adaptation
+from fewshot_bench.adaptation.baseline_plus_plus import BaselinePlusPlus
 from fewshot_bench.adaptation.bd_cspn import BDCSPN, rectified_prototypes
 from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
@@ -11,6 +12,7 @@ from fewshot_bench.adaptation.ilpc import Ilpc
 from fewshot_bench.adaptation.knn import KNearestNeighbours, votes_of_nearest
 from fewshot_bench.adaptation.label_propagation import LabelPropagation, propagated_labels
 from fewshot_bench.adaptation.laplacian_shot import LaplacianShot, laplacian_assignments
+from fewshot_bench.adaptation.lda import LDA, lda_in_span
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
 from fewshot_bench.adaptation.matching import Matching, log_attention
 from fewshot_bench.adaptation.pt_map import PtMap, map_assignment
@@ -22,8 +24,10 @@ from fewshot_bench.adaptation.tim import TIM, alternating_information_maximisati
 __all__ = [
     "ADAPTATIONS",
     "BDCSPN",
+    "LDA",
     "TIM",
     "Adaptation",
+    "BaselinePlusPlus",
     "Centroid",
     "EmbeddedSplit",
     "EmbeddingAdaptation",
@@ -44,6 +48,7 @@ __all__ = [
     "check_fields",
     "code_of_adaptation",
     "laplacian_assignments",
+    "lda_in_span",
     "log_attention",
     "logistic_in_span",
     "map_assignment",

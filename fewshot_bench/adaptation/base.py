@@ -15,6 +15,7 @@ from fewshot_bench.code_identity import code_of
 from fewshot_bench.errors import CodeError, StudyError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.registry import Registry
+from fewshot_bench.training.recipe import AugmentationName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,16 @@ class EmbeddingAdaptation(Adaptation):
     def augmented_views(self) -> int:
         """How many augmented views of every image it needs beside the plain one."""
         return 0
+
+    @property
+    def augmentation_of_views(self) -> AugmentationName:
+        """What makes the augmented views."""
+        return "auto"
+
+    @property
+    def needs_base_covariance(self) -> bool:
+        """Whether it needs the covariance within the classes of the base split, in the same features."""
+        return False
 
     @abstractmethod
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:

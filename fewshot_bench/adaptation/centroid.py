@@ -101,3 +101,11 @@ class Centroid(EmbeddingAdaptation):
         within = split.products(support.flatten(0, 1), support.flatten(0, 1))
         squares = within.mean(dim=(1, 2)).view(episodes, 1, way)
         return _nearness(products, squares, split.squared_norms[query].unsqueeze(2), self.metric)
+
+
+ADAPTATIONS.alias(
+    "simpleshot",
+    "centroid",
+    preset={"features": "cl2", "metric": "euclidean"},
+    paper="Wang et al., 2019, SimpleShot",
+)

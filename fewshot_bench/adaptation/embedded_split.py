@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -28,11 +28,14 @@ class EmbeddedSplit:
             v-th augmented view (V is 0 unless a contrastive adaptation asked for views).
         images: I, the number of images.
         gram: [(1 + V) * I, (1 + V) * I] inner products of all rows, or None to compute products from the rows.
+        base_covariance: [D, D] covariance within the classes of the base split, in the same features; None where no
+            adaptation asked for it.
     """
 
     embeddings: Tensor
     images: int
     gram: Tensor | None = None
+    base_covariance: Tensor | None = None
 
     @property
     def views(self) -> int:
@@ -44,8 +47,35 @@ class EmbeddedSplit:
         """Squared norm of every row, [(1 + V) * I]."""
         return self.embeddings.square().sum(dim=1)
 
+    def inverse_base_covariance(self, shrinkage: float) -> Tensor:
+        """Inverse of the base split's covariance C, shrunk towards the identity; made once for each shrinkage.
+
+        Args:
+            shrinkage: s, above 0 and at most 1.
+
+        Returns:
+            The inverse of (1 - s) C + s (tr C / D) I, of the identity where C is zero, [D, D].
+
+        Raises:
+            EmbeddingError: the covariance of the base split is not there.
+        """
+        if self.base_covariance is None:
+            raise EmbeddingError("covariance=base needs the embeddings of the base split.")
+        if shrinkage not in self._inverses:
+            covariance = self.base_covariance.double()
+            mean = covariance.diagonal().mean()
+            identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+            shrunk = (1 - shrinkage) * covariance + shrinkage * mean * identity if bool(mean > 0) else identity
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(shrunk))
+            self._inverses[shrinkage] = inverse.to(self.embeddings.dtype)
+        return self._inverses[shrinkage]
+
+    @cached_property
+    def _inverses(self) -> dict[float, Tensor]:
+        return {}
+
     def with_features(self, features: Features, center: Tensor | None = None) -> EmbeddedSplit:
-        """The same split with transformed embeddings; a Gram matrix is dropped.
+        """The same split with transformed embeddings; a Gram matrix and a covariance of the base split are dropped.
 
         Args:
             features: "raw" leaves them alone. "l2" divides by the norm. "cl2" subtracts `center`, then divides by the
@@ -75,11 +105,23 @@ class EmbeddedSplit:
             embeddings = embeddings.sign() * embeddings.abs() ** _POWER
         if features != "raw":
             embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
-        return replace(self, embeddings=embeddings, gram=None)
+        return replace(self, embeddings=embeddings, gram=None, base_covariance=None)
 
     def with_gram(self) -> EmbeddedSplit:
         """The same split with the Gram matrix of its rows, as many floats as rows squared."""
         return replace(self, gram=self.embeddings @ self.embeddings.T)
+
+    def covariance_within(self, class_sizes: Sequence[int]) -> Tensor:
+        """Covariance of the images around the means of their classes, over all images, [D, D].
+
+        Args:
+            class_sizes: images of each class; images come class by class.
+        """
+        scatter = self.embeddings.new_zeros(self.embeddings.shape[1], self.embeddings.shape[1], dtype=torch.float64)
+        for rows in torch.split(self.embeddings[: self.images], list(class_sizes)):
+            centred = rows - rows.mean(dim=0)
+            scatter += centred.T @ centred
+        return (scatter / self.images).to(self.embeddings.dtype)
 
     def rows(self, indices: Tensor) -> Tensor:
         """Embeddings by row, [..., D]; copies whole rows, where plain indexing goes number by number."""

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.adaptation import EmbeddedSplit
 from fewshot_bench.engine.classifier import Classifier, EmbeddingClassifier
 from fewshot_bench.episodes import Episodes
 
@@ -116,7 +115,7 @@ def renumbered(classifier: EmbeddingClassifier, seed: int) -> tuple[EmbeddingCla
     new[old] = np.arange(split.images, dtype=np.int32)
     rows = np.concatenate([old + view * split.images for view in range(split.views + 1)])
     moved = split.embeddings[torch.from_numpy(rows).to(split.embeddings.device)]
-    other = EmbeddedSplit(moved, split.images)
+    other = replace(split, embeddings=moved, gram=None)
     return EmbeddingClassifier(classifier.adaptation, other.with_gram() if split.gram is not None else other), new
 
 

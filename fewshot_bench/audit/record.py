@@ -68,10 +68,14 @@ def recorded_study(cell: Cell, *, weights: Path | None, trusts_code: bool) -> St
 
 def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
     """Fields that leave the cell's own method of the study's several, so that no others are trained."""
+    from fewshot_bench.adaptation import ADAPTATIONS
+
     fields: dict[str, Any] = {}
     adaptations = record.get("adaptations")
-    if isinstance(adaptations, list) and cell.method.adaptation in adaptations:
-        fields["adaptations"] = [cell.method.adaptation]
+    named = [name for name in adaptations if isinstance(name, str)] if isinstance(adaptations, list) else []
+    own = [name for name in named if ADAPTATIONS.target_of(name) == cell.method.adaptation]
+    if own:
+        fields["adaptations"] = own
         fields["hyper_parameters"] = _own_settings(cell, record)
     base = cell.method.hyper_parameters.get("base")
     loss = base.get("loss") if isinstance(base, Mapping) else None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation
+from fewshot_bench.adaptation import EmbeddingAdaptation
 from fewshot_bench.audit.disturbance import (
     in_parts,
     predictions_of,
@@ -239,7 +239,7 @@ def how_far_behind(classifier: EmbeddingClassifier, episodes: Episodes) -> NDArr
 
 def _scores(classifier: EmbeddingClassifier, embeddings: torch.Tensor, episodes: Episodes) -> NDArray[np.float64]:
     """The scores of a method on other embeddings of the same images, [E, M, N]."""
-    split = EmbeddedSplit(embeddings, classifier.split.images)
+    split = replace(classifier.split, embeddings=embeddings, gram=None)
     at_once = chunk_size(classifier.adaptation, episodes.protocol, embeddings.shape[1])
     found = []
     for start in range(0, len(episodes), at_once):

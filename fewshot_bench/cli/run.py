@@ -124,7 +124,10 @@ def run(
     ] = None,
     views: Annotated[
         int | None,
-        typer.Option(help="Augmented views of each image that are made once; 0: new ones in every step of finetune."),
+        typer.Option(
+            help="Augmented views of each image that are made once; 0: new ones in every step of finetune, the plain "
+            "images for logistic."
+        ),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Of finetune: float32, bf16, or float64 for checking. Default: float32.")

@@ -51,7 +51,7 @@ def train(
     reading: Annotated[
         str | None, typer.Option(help="Of ce+schane, Equation 4 of its paper: in or out. Default: in.")
     ] = None,
-    augmentation: Annotated[str | None, typer.Option(help="auto, autoaugment, affine or none.")] = None,
+    augmentation: Annotated[str | None, typer.Option(help="auto, autoaugment, jitter, affine or none.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16 (autocast).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the first weights, the batches, the views and dropout.")] = None,
     threads: Annotated[

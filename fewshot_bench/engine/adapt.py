@@ -105,7 +105,7 @@ def _check(embeddings: NDArray[np.float32], episodes: Episodes, adaptation: Embe
         )
     if not np.isfinite(embeddings).all():
         raise EmbeddingError("the embeddings hold NaN or infinite values.")
-    if adaptation.augmented_views or adaptation.features == "cl2":
+    if adaptation.augmented_views or adaptation.features == "cl2" or adaptation.needs_base_covariance:
         raise EmbeddingError(
             f"{adaptation.name} with these hyper-parameters needs more than the plain embeddings of one split. "
             "Use fewshot_bench.run_study."

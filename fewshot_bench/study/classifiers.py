@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from fewshot_bench.engine.classify import gram_is_worth_building
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.finetune import FinetuneClassifier
 from fewshot_bench.engine.local import LocalEngine
-from fewshot_bench.errors import StudyError
+from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.progress import Progress
 from fewshot_bench.study.augmented_views import augmented_view, name_of_view
 from fewshot_bench.study.study import Study
@@ -32,6 +32,7 @@ class Ingredients:
         views: of the plain images, then of each augmented view, float32 [I, D] each.
         features: what is done to them.
         center: to be subtracted first, [D], where the features want it.
+        base_covariance: within the classes of the base split, [D, D], where the adaptation wants it.
         with_gram: whether inner products of all rows are computed at once.
     """
 
@@ -41,17 +42,20 @@ class Ingredients:
         features: Features = "raw",
         center: NDArray[np.float32] | None = None,
         *,
+        base_covariance: NDArray[np.float32] | None = None,
         with_gram: bool = False,
     ) -> None:
         self.views, self.features, self.center, self.with_gram = tuple(views), features, center, with_gram
+        self.base_covariance = base_covariance
         self._made: dict[str, EmbeddedSplit] = {}
 
     def on(self, device: str) -> EmbeddedSplit:
         """The embeddings on a device, with their features."""
         if device not in self._made:
             rows = torch.from_numpy(self._rows()).to(device)
-            center = None if self.center is None else torch.from_numpy(np.array(self.center)).to(device)
+            center, covariance = (_on(device, array) for array in (self.center, self.base_covariance))
             made = EmbeddedSplit(rows, len(self.views[0])).with_features(self.features, center)
+            made = replace(made, base_covariance=covariance)
             self._made[device] = made.with_gram() if self.with_gram else made
         return self._made[device]
 
@@ -66,6 +70,11 @@ class Ingredients:
     def __getstate__(self) -> dict[str, Any]:
         """For another process: the arrays alone, which processes of one machine may share."""
         return {**self.__dict__, "_made": {}}
+
+
+def _on(device: str, array: NDArray[np.float32] | None) -> torch.Tensor | None:
+    """A copy of an array on a device."""
+    return None if array is None else torch.from_numpy(np.array(array)).to(device)
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ class ClassifierSource:
         self._device, self._progress = device, progress
         self._engine = engine or LocalEngine(device)
         self._views_made: dict[tuple[int, int, AugmentationName], NDArray[np.float32]] = {}
-        self._ingredients: dict[tuple[Features, int, int, AugmentationName, bool], Ingredients] = {}
+        self._ingredients: dict[tuple[Features, int, int, AugmentationName, bool, bool], Ingredients] = {}
 
     def __call__(self, adaptation: Adaptation) -> Classifier:
         """The classifier of an adaptation, in this process.
@@ -152,16 +161,35 @@ class ClassifierSource:
         """
         views = adaptation.augmented_views
         is_worth_it = gram_is_worth_building((1 + views) * len(self._split), self._products(), 1)
-        return self._shared(adaptation.features, views, self._study.seed, "auto", with_gram=is_worth_it)
+        # What takes a covariance of all dimensions needs the embeddings themselves, and no inner products.
+        needs_covariance = adaptation.needs_base_covariance
+        return self._shared(
+            adaptation.features,
+            views,
+            self._study.seed,
+            adaptation.augmentation_of_views if views else "auto",
+            with_gram=is_worth_it and not needs_covariance,
+            with_covariance=needs_covariance,
+        )
 
     def _shared(
-        self, features: Features, views: int, seed: int, augmentation: AugmentationName, *, with_gram: bool = False
+        self,
+        features: Features,
+        views: int,
+        seed: int,
+        augmentation: AugmentationName,
+        *,
+        with_gram: bool = False,
+        with_covariance: bool = False,
     ) -> Ingredients:
-        key = (features, views, seed, augmentation, with_gram)
+        key = (features, views, seed, augmentation, with_gram, with_covariance)
         if key not in self._ingredients:
             arrays = [self._view(view, seed, augmentation) for view in range(views + 1)]
             center = self._center() if features == "cl2" else None
-            self._ingredients[key] = Ingredients(arrays, features, center, with_gram=with_gram)
+            covariance = self._base_covariance(features, center) if with_covariance else None
+            self._ingredients[key] = Ingredients(
+                arrays, features, center, base_covariance=covariance, with_gram=with_gram
+            )
         return self._ingredients[key]
 
     def _products(self) -> int:
@@ -177,12 +205,35 @@ class ClassifierSource:
             self._views_made[key] = self._engine.call(embedded_view, *arguments, progress=self._progress)
         return self._views_made[key]
 
-    def _center(self) -> NDArray[np.float32]:
-        base = self._engine.call(
-            embed, self._dataset.base, self._backbone, device=self._device, progress=self._progress
+    def _base_split(self, setting: str) -> ImageSplit:
+        """The base split, which a setting needs.
+
+        Raises:
+            DatasetError: there is none.
+        """
+        try:
+            return self._dataset.base
+        except DatasetError as error:
+            raise DatasetError(f"{setting} needs embeddings of the base split: {error}") from error
+
+    def _embedded(self, base: ImageSplit) -> NDArray[np.float32]:
+        """Raw embeddings of the base split, [I, D]."""
+        embeddings: NDArray[np.float32] = self._engine.call(
+            embed, base, self._backbone, device=self._device, progress=self._progress
         )
+        return embeddings
+
+    def _center(self) -> NDArray[np.float32]:
+        base = self._embedded(self._base_split("features=cl2"))
         center: NDArray[np.float32] = base.mean(axis=0, dtype=np.float64).astype(np.float32)
         return center
+
+    def _base_covariance(self, features: Features, center: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Covariance within the classes of the base split with these features, [D, D]."""
+        base = self._base_split("covariance=base")
+        embedded = Ingredients([self._embedded(base)], features, center).on(self._device)
+        covariance: NDArray[np.float32] = embedded.covariance_within(base.class_sizes).cpu().numpy()
+        return covariance
 
 
 def embedded_view(

@@ -26,6 +26,7 @@ Kind = Literal["adaptation", "backbone", "loss"]
 
 OWN_NAMES: dict[Kind, tuple[str, ...]] = {
     "adaptation": (
+        "baseline++",
         "bd-cspn",
         "centroid",
         "entropy",
@@ -35,10 +36,12 @@ OWN_NAMES: dict[Kind, tuple[str, ...]] = {
         "knn",
         "label-propagation",
         "laplacian-shot",
+        "lda",
         "logistic",
         "matching",
         "pt-map",
         "ridge",
+        "simpleshot",
         "svm",
         "tim",
     ),

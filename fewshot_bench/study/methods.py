@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from inspect import isabstract
@@ -30,9 +30,11 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
     planned: list[Adaptation] = []
     used: set[str] = set()
     for name in study.adaptations:
-        factory = ADAPTATIONS[name].factory
+        factory, preset = ADAPTATIONS[name].factory, ADAPTATIONS[name].preset
         accepted = hyper_parameters_of(name)
         chosen = {key: value for key, value in study.hyper_parameters.items() if key in accepted}
+        _refuse_contradiction(name, preset, chosen)
+        chosen = {**preset, **chosen}
         used |= set(chosen)
         taken = sorted(set(chosen) & _OPTIONS_OF_THEIR_OWN.keys())
         if taken and "loss" in accepted:
@@ -55,6 +57,20 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
         accepted = set().union(*(hyper_parameters_of(name) for name in study.adaptations))
         raise StudyError(unknown_hyper_parameter(unused[0], accepted, f"of this study ({names})"))
     return planned
+
+
+def _refuse_contradiction(name: str, preset: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+    """See that nothing is chosen against what an alias stands for.
+
+    Raises:
+        StudyError: something is.
+    """
+    for setting, value in preset.items():
+        if chosen.get(setting, value) != value:
+            raise StudyError(
+                f"{name} means {setting}={value}, so --set {setting}={chosen[setting]} contradicts it. "
+                f"Use --adapt {ADAPTATIONS.target_of(name)}."
+            )
 
 
 def chosen_reading(study: Study, loss: str) -> Reading | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.adaptation import Adaptation, Finetune
+from fewshot_bench.adaptation import Adaptation, Features, Finetune
 from fewshot_bench.backbones import Backbone, embeddings_file
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.engine import Chunk
@@ -67,8 +67,12 @@ class MeasuredSource(ClassifierSource):
         return made
 
     def _center(self) -> NDArray[np.float32]:
-        self.views.append(View(self._dataset.base, None, ""))
+        self.views.append(View(self._base_split("features=cl2"), None, ""))
         return np.zeros(self._backbone.embedding_size, dtype=np.float32)
+
+    def _base_covariance(self, features: Features, center: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        self.views.append(View(self._base_split("covariance=base"), None, ""))
+        return np.eye(self._backbone.embedding_size, dtype=np.float32)
 
 
 @dataclass(frozen=True)

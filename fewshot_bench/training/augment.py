@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewshot_bench.training.affine import RandomAffine
 from fewshot_bench.training.autoaugment import AutoAugment
+from fewshot_bench.training.crop_jitter_flip import CropJitterFlip
 from fewshot_bench.training.randomness import check_uniform
 from fewshot_bench.training.recipe import AugmentationName
 
@@ -55,12 +56,14 @@ def choose_augmentation(name: AugmentationName, *, channels: int, image_size: in
     Args:
         name: "auto" is AutoAugment for colour images and affine for gray ones.
         channels: C.
-        image_size: the smaller of H and W, which decides AutoAugment's policy and the crop's padding.
+        image_size: the smaller of H and W, which decides AutoAugment's policy and the padding of crops.
     """
     if name == "auto":
         name = "autoaugment" if channels == 3 else "affine"
     if name == "autoaugment":
         return AutoAugment(image_size)
+    if name == "jitter":
+        return CropJitterFlip(image_size)
     return RandomAffine() if name == "affine" else Unchanged()
 
 

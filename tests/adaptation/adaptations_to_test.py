@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fewshot_bench.adaptation import (
     BDCSPN,
+    LDA,
     TIM,
+    BaselinePlusPlus,
     Centroid,
     Entropy,
     FinetuneHead,
@@ -24,6 +26,12 @@ INDUCTIVE = {
     "centroid-euclidean": Centroid(metric="euclidean", features="raw"),
     "logistic": Logistic(),
     "logistic-raw": Logistic(features="raw", C=0.1),
+    "logistic-views": Logistic(views=2),
+    "lda": LDA(shrinkage=0.5),
+    "lda-raw": LDA(shrinkage=0.9, features="raw"),
+    "lda-base": LDA(shrinkage=0.9, covariance="base"),
+    "baseline++": BaselinePlusPlus(epochs=20),
+    "baseline++-learned": BaselinePlusPlus(epochs=20, class_norms="learned", learning_rate=0.05, features="raw"),
     "linear": FinetuneHead(steps=8),
     "cosine": FinetuneHead(head="cosine", steps=8),
     "projection": FinetuneHead(head="projection", steps=3),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_bench.adaptation import EmbeddedSplit
+from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.episodes import Episodes, Protocol, sample_indices
 
 CLASSES, IMAGES = 8, 24
@@ -22,6 +24,14 @@ def clustered_split(*, size: int = 40, norm: float = 30.0, spread: float = 1.5, 
     augmented = [plain + shift * generator.normal(size=plain.shape) for _ in range(views)]
     rows = np.concatenate([plain, *augmented]).astype(np.float32)
     return EmbeddedSplit(torch.from_numpy(rows), CLASSES * IMAGES)
+
+
+def as_wanted(split: EmbeddedSplit, adaptation: EmbeddingAdaptation) -> EmbeddedSplit:
+    """A clustered split as an adaptation wants it; itself stands for the base split."""
+    wanted = split.with_features(adaptation.features)
+    if not adaptation.needs_base_covariance:
+        return wanted
+    return replace(wanted, base_covariance=wanted.covariance_within([IMAGES] * CLASSES))
 
 
 def drawn_episodes(count: int = 30, *, way: int = 5, shot: int = 1, query: int = 6, seed: int = 0) -> Episodes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from adaptations_to_test import ADAPTATIONS, INDUCTIVE, TRANSDUCTIVE
-from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
+from clustered_embeddings import as_wanted, clustered_split, drawn_episodes, support_and_query
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ every_adaptation, inductive, transductive = (one_of(some) for some in (ADAPTATIO
 
 
 def embedded(adaptation):
-    return SPLIT.with_features(adaptation.features)
+    return as_wanted(SPLIT, adaptation)
 
 
 def scores_differ_by_rounding_only(some, others):
@@ -136,7 +136,7 @@ def test_an_episode_of_more_queries_is_never_thought_smaller(adaptation):
 )
 def test_any_size_of_an_episode_gives_finite_scores(adaptation, way, shot, query, size):
     support, query_images = support_and_query(drawn_episodes(3, way=way, shot=shot, query=query))
-    split = clustered_split(size=size, views=2).with_features(adaptation.features)
+    split = as_wanted(clustered_split(size=size, views=2), adaptation)
     scores = adaptation.scores(split, support, query_images)
     assert scores.shape == (3, way * query, way)
     assert torch.isfinite(scores).all()
@@ -147,7 +147,7 @@ def test_any_size_of_an_episode_gives_finite_scores(adaptation, way, shot, query
 def test_identical_images_give_finite_scores(adaptation, shot):
     support, query = support_and_query(drawn_episodes(3, shot=shot))
     same = clustered_split(views=2).embeddings[:1].expand(3 * SPLIT.images, -1).clone()
-    split = EmbeddedSplit(same, SPLIT.images).with_features(adaptation.features)
+    split = as_wanted(EmbeddedSplit(same, SPLIT.images), adaptation)
     assert torch.isfinite(adaptation.scores(split, support, query)).all()
 
 

@@ -59,6 +59,49 @@ class TestAgainstScikitLearn:
             assert (scores[episode].argmax(-1).numpy() == theirs.predict(queries)).all()
 
 
+@pytest.mark.parametrize("shot", [1, 3])
+@pytest.mark.parametrize("has_gram", [False, True])
+def test_with_views_it_is_fitted_to_all_of_them_and_not_to_the_images(has_gram, shot):
+    split = clustered_split(views=3).with_features("l2")
+    support, query = support_and_query(drawn_episodes(EPISODES, shot=shot))
+    scores = Logistic(views=2, C=2.0).scores(split.with_gram() if has_gram else split, support, query)
+    for episode in range(EPISODES):
+        first, second = (split.embeddings[support[episode].flatten() + view * split.images] for view in (1, 2))
+        labels = labels_of(shot).repeat(2).numpy()
+        theirs = LogisticRegression(C=2.0, tol=1e-10, max_iter=10_000)
+        theirs.fit(torch.cat([first, second]).double().numpy(), labels)
+        queries = split.embeddings[query[episode]].double().numpy()
+        ours = torch.softmax(scores[episode], dim=-1).numpy()
+        np.testing.assert_allclose(ours, theirs.predict_proba(queries), rtol=0, atol=1e-4)
+        assert (scores[episode].argmax(-1).numpy() == theirs.predict(queries)).all()
+
+
+def test_views_that_are_not_embedded_are_asked_for():
+    support, query = support_and_query(drawn_episodes(EPISODES))
+    assert Logistic(views=5).augmented_views == 5
+    with pytest.raises(EmbeddingError, match="logistic needs 5 augmented views; there are 2"):
+        Logistic(views=5).scores(clustered_split(views=2).with_features("l2"), support, query)
+
+
+def test_without_views_it_is_recorded_as_before_there_were_any():
+    assert set(Logistic().hyper_parameters()) == {"features", "C", "tolerance", "max_iterations"}
+    with_views = {**Logistic().hyper_parameters(), "views": 5, "augmentation": "jitter"}
+    assert Logistic(views=5).hyper_parameters() == with_views
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"views": -1}, "views of logistic should be a whole number of 0 or more, not -1"),
+        ({"views": 2.5}, "views of logistic should be a whole number of 0 or more, not 2.5"),
+        ({"augmentation": "crop"}, "augmentation of logistic should be one of auto, autoaugment, jitter, .* not crop"),
+    ],
+)
+def test_views_that_cannot_be_made_are_refused(settings, told):
+    with pytest.raises(StudyError, match=told):
+        Logistic(**settings)
+
+
 @pytest.mark.parametrize("has_gram", [False, True])
 def test_images_that_occur_twice_in_a_support_set_change_nothing_against_scikit_learn(has_gram):
     split = clustered_split().with_features("l2")

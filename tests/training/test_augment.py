@@ -27,7 +27,7 @@ def uniform(count: int, numbers: int, seed: int = 0) -> Tensor:
     return torch.rand(count, numbers, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", ["auto", "autoaugment", "affine"])
+@pytest.mark.parametrize("name", ["auto", "autoaugment", "jitter", "affine"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [28, 20])
 def test_views_keep_shape_and_type_and_differ_from_each_other(name: Any, channels: int, size: int) -> None:
@@ -56,7 +56,7 @@ def test_gray_images_are_moved() -> None:
     assert isinstance(choose_augmentation("auto", channels=1, image_size=28), RandomAffine)
 
 
-@pytest.mark.parametrize("name", ["none", "affine", "autoaugment"])
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "jitter"])
 @pytest.mark.parametrize("channels", [1, 3])
 @settings(max_examples=25, deadline=None)
 @given(some=st.lists(st.integers(0, 59), min_size=1, max_size=60), seed=st.integers(0, 99))
@@ -66,7 +66,7 @@ def test_a_view_depends_on_its_own_image_and_numbers_only(name: Any, channels: i
     assert torch.equal(augmentation(images[some], numbers[some]), augmentation(images, numbers)[some])
 
 
-@pytest.mark.parametrize("name", ["none", "affine", "autoaugment"])
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "jitter"])
 def test_images_are_left_as_they_are_and_may_lie_in_any_order_in_memory(name: Any) -> None:
     augmentation = choose_augmentation(name, channels=3, image_size=28)
     images, numbers = batch(3, count=40), uniform(40, augmentation.numbers)
@@ -77,13 +77,13 @@ def test_images_are_left_as_they_are_and_may_lie_in_any_order_in_memory(name: An
     assert torch.equal(augmentation(as_stored, numbers.T.contiguous().T), views)
 
 
-@pytest.mark.parametrize("name", ["none", "affine", "autoaugment"])
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "jitter"])
 def test_a_batch_may_be_empty(name: Any) -> None:
     augmentation = choose_augmentation(name, channels=3, image_size=28)
     assert augmentation(batch(3)[:0], uniform(0, augmentation.numbers)).shape == (0, 3, 28, 28)
 
 
-@pytest.mark.parametrize("name", ["none", "affine", "autoaugment"])
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "jitter"])
 def test_nothing_is_read_back_from_the_device_of_the_images(name: Any) -> None:
     augmentation = choose_augmentation(name, channels=3, image_size=28)
     images = batch(3, count=300).to("meta")  # meta tensors have no values: reading one is an error
@@ -91,7 +91,7 @@ def test_nothing_is_read_back_from_the_device_of_the_images(name: Any) -> None:
     assert (views.shape, views.dtype, views.device.type) == (images.shape, torch.uint8, "meta")
 
 
-@pytest.mark.parametrize("name", ["none", "affine", "autoaugment"])
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "jitter"])
 def test_numbers_of_other_images_are_refused(name: Any) -> None:
     augmentation = choose_augmentation(name, channels=3, image_size=28)
     with pytest.raises(ShapeError, match="of 6 images takes uniform numbers"):

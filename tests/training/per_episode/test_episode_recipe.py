@@ -16,7 +16,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("bn", "batch", "one of frozen, support, transductive"),
     ("optimizer", "sgd", "one of adamw, adam"),
     ("schedule", "one-cycle", "one of constant, cosine"),
-    ("augmentation", "crop", "one of auto, autoaugment, affine, none"),
+    ("augmentation", "crop", "one of auto, autoaugment, jitter, affine, none"),
     ("start", "random", "one of centroid, zero"),
     ("precision", "fp16", "one of float32, bf16, float64"),
     *[("epochs", value, "a whole number of 0 or more") for value in (-1, 1.0, True, "100", None)],

@@ -1,0 +1,151 @@
+"""Linear discriminant analysis: class means and one covariance that all classes share (Fisher, 1936; Friedman, 1989).
+
+The classes are taken for Gaussians with means mu_c and a common covariance S, all equally likely. Then the class with
+the largest
+
+    mu_c' S^-1 x - 1/2 mu_c' S^-1 mu_c
+
+is the most likely one. A support set has fewer images than dimensions, so S is shrunk towards a multiple of the
+identity, as in Friedman (1989), "Regularized discriminant analysis", and in scikit-learn:
+
+    S = (1 - s) W + s (tr W / D) I,    W = 1/(N K) sum over images i of (x_i - mu_(y_i)) (x_i - mu_(y_i))'
+
+This is `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)` of scikit-learn, which divides by N K as well, and not
+by N (K - 1). At one shot W is zero and scikit-learn raises an error. Here LDA is then defined by what S is shrunk
+towards, a multiple of the identity: it is the nearest centroid by Euclidean distance.
+
+W has rank N (K - 1) at most, so Woodbury's identity gives S^-1 from the inner products of N K images. An episode needs
+a matrix of 25 x 25 at 5-way 5-shot, however large D is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
+from fewshot_bench.errors import ShapeError, StudyError
+
+CovarianceSource = Literal["support", "base"]
+
+_EPISODES_AT_ONCE = 128
+# Scatter below this share of the squared norms is rounding of float32 inner products, not spread within classes.
+_ROUNDING = 1e-6
+
+
+def lda_in_span(products: Tensor, way: int, size: int, *, shrinkage: float = 0.99) -> tuple[Tensor, Tensor]:
+    """Fit LDA with a shrunk covariance from inner products alone.
+
+    Args:
+        products: inner products of the support embeddings of each episode, class by class, [E, N * K, N * K].
+        way: N.
+        size: D, the dimension of the embeddings; the target of the shrinkage is tr W / D times the identity.
+        shrinkage: s, above 0 and at most 1.
+
+    Returns:
+        Coefficients A, so that the weights of the classes are A^T X for the support embeddings X, float64
+        [E, N * K, N]; intercepts, [E, N]. Both are multiples of scikit-learn's, by s (tr W / D).
+
+    Raises:
+        ShapeError: the products are not those of N classes of the same size.
+
+    >>> coefficients, intercept = lda_in_span(torch.eye(2).unsqueeze(0), way=2, size=2)
+    >>> coefficients[0].tolist(), intercept[0].tolist()
+    ([[1.0, 0.0], [0.0, 1.0]], [-0.5, -0.5])
+    """
+    images = products.shape[-1]
+    if products.ndim != 3 or products.shape[1] != images or images % way:
+        raise ShapeError(f"products [E, N * K, N * K] of N = {way} classes do not fit: {list(products.shape)}.")
+    gram = (products + products.transpose(1, 2)).double() / 2
+    shot = images // way
+    averages = torch.eye(way, dtype=gram.dtype, device=gram.device).repeat_interleave(shot, dim=0) / shot  # [n, N]
+    centring = torch.eye(images, dtype=gram.dtype, device=gram.device) - shot * averages @ averages.T
+    of_means = gram @ averages
+    between, centred = averages.T @ of_means, centring @ of_means  # <mu_c, mu_d> and <x_i - mu_(y_i), mu_c>
+    scatter = centring @ gram @ centring
+    trace, whole = (matrix.diagonal(dim1=1, dim2=2).sum(1) for matrix in (scatter, gram))
+    is_spread = trace > _ROUNDING * whole
+    # S is s (tr W / D) times I + strength * (sum over images of the centred outer products).
+    strength = torch.where(is_spread, (1 - shrinkage) / shrinkage * size / torch.where(is_spread, trace, 1), 0)
+    solved = _solve(scatter, strength, centred)
+    coefficients = averages - strength.view(-1, 1, 1) * (centring @ solved)
+    squares = between - strength.view(-1, 1, 1) * (centred.transpose(1, 2) @ solved)
+    return coefficients, -squares.diagonal(dim1=1, dim2=2) / 2
+
+
+def _solve(scatter: Tensor, strength: Tensor, right: Tensor) -> Tensor:
+    """(I + strength * scatter)^-1 right for each episode, [E, n, N]; scatter is positive but for rounding."""
+    identity = torch.eye(scatter.shape[1], dtype=scatter.dtype, device=scatter.device)
+    factor, failures = torch.linalg.cholesky_ex(identity + strength.view(-1, 1, 1) * scatter)
+    failed = failures > 0
+    if bool(failed.any()):
+        values, vectors = torch.linalg.eigh(scatter[failed])
+        raised = (vectors * values.clamp_min(0).unsqueeze(1)) @ vectors.transpose(1, 2)
+        factor[failed] = torch.linalg.cholesky(identity + strength[failed].view(-1, 1, 1) * raised)
+    return torch.cholesky_solve(right, factor)
+
+
+@ADAPTATIONS.register(
+    "lda",
+    "linear discriminant analysis with a shrunk covariance that all classes share",
+    paper="Fisher, 1936, The Use of Multiple Measurements in Taxonomic Problems; Friedman, 1989, Regularized "
+    "Discriminant Analysis",
+    family="generative",
+)
+@dataclass(frozen=True, kw_only=True)
+class LDA(EmbeddingAdaptation):
+    """Linear discriminant analysis.
+
+    Attributes:
+        shrinkage: share of the identity in the covariance, above 0 and at most 1; 1 is the nearest Euclidean centroid.
+            The norm of the features cancels out. The default is for about 1,280 dimensions: the identity is divided
+            among all of them, and the support's covariance among N (K - 1), so fewer dimensions want a smaller share.
+        covariance: "support" estimates the covariance in each support set; "base" takes the one within the classes of
+            the base split, which is known at one shot as well, and shrinks it in the same way.
+    """
+
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"shrinkage": (0.99, 0.999, 0.9, 0.5)}
+
+    name: ClassVar[str] = "lda"
+    shrinkage: float = 0.99
+    covariance: CovarianceSource = "support"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.shrinkage <= 1:
+            raise StudyError(f"shrinkage of lda should be above 0 and at most 1, not {self.shrinkage}.")
+        if self.covariance not in get_args(CovarianceSource):
+            raise StudyError(f"covariance of lda should be support or base, not {self.covariance}.")
+
+    @property
+    def needs_base_covariance(self) -> bool:
+        """Whether the covariance is that of the base split."""
+        return self.covariance == "base"
+
+    def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
+        """Discriminant of every query and class; see `EmbeddingAdaptation.scores`."""
+        if self.covariance == "base":
+            return self._with_base_covariance(split, support, query)
+        way, count = support.shape[1], support[0].numel()
+        parts = []
+        for images, queries in in_parts(_EPISODES_AT_ONCE, support.flatten(1), query):
+            products = split.products(images, torch.cat([images, queries], dim=1)).double()
+            size = split.embeddings.shape[1]
+            coefficients, intercept = lda_in_span(products[:, :, :count], way, size, shrinkage=self.shrinkage)
+            parts.append(products[:, :, count:].transpose(1, 2) @ coefficients + intercept.unsqueeze(1))
+        return torch.cat(parts)
+
+    def _with_base_covariance(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
+        """The same with one covariance for all episodes, whose inverse is made once."""
+        inverse = split.inverse_base_covariance(self.shrinkage)
+        parts = []
+        for images, queries in in_parts(_EPISODES_AT_ONCE, support, query):
+            means = split.rows(images).mean(dim=2)
+            weights = (means.flatten(0, 1) @ inverse).view_as(means)
+            intercept = -(weights * means).sum(dim=2) / 2
+            parts.append(torch.baddbmm(intercept.unsqueeze(1), split.rows(queries), weights.transpose(1, 2)))
+        return torch.cat(parts)
