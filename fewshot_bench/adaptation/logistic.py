@@ -12,8 +12,9 @@ instead of 1,280 at 5 shots.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ class Logistic(EmbeddingAdaptation):
     """
 
     name: ClassVar[str] = "logistic"
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"C": (1.0, 0.1, 10.0, 100.0)}
     C: float = 1.0
     tolerance: float = 1e-8
     max_iterations: int = 100

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot_bench.adaptation import EmbeddedSplit, EmbeddingAdaptation
+from fewshot_bench.adaptation.choosing import scores_of
 from fewshot_bench.audit.disturbance import (
     in_parts,
     predictions_of,
@@ -245,7 +246,7 @@ def _scores(classifier: EmbeddingClassifier, embeddings: torch.Tensor, episodes:
     for start in range(0, len(episodes), at_once):
         images = (np.ascontiguousarray(of[start : start + at_once]) for of in (episodes.support, episodes.queries))
         support, query = (torch.from_numpy(indices).to(embeddings.device, torch.int64) for indices in images)
-        found.append(classifier.adaptation.scores(split, support, query).double().cpu().numpy())
+        found.append(scores_of(classifier.adaptation, split, support, query).double().cpu().numpy())
     return np.concatenate(found)
 
 

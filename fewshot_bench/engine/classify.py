@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot_bench.adaptation.base import EmbeddingAdaptation
+from fewshot_bench.adaptation.choosing import floats_per_episode
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
 from fewshot_bench.adaptation.returned import checked_scores
 from fewshot_bench.episodes.protocol import Protocol
@@ -26,7 +27,7 @@ def chunk_size(adaptation: EmbeddingAdaptation, protocol: Protocol, embedding_si
     """How many episodes of a protocol fit into the memory of a chunk."""
     queries = protocol.way * protocol.query
     with plugin_errors(adaptation, "floats_per_episode"):
-        floats = adaptation.floats_per_episode(protocol.way, protocol.shot, queries, embedding_size)
+        floats = floats_per_episode(adaptation, protocol.way, protocol.shot, queries, embedding_size)
         return int(np.clip(MEMORY_PER_CHUNK // (4 * floats), 1, _LARGEST_CHUNK))
 
 
