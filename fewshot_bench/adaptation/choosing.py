@@ -87,17 +87,17 @@ def nothing_to_choose(name: str, grid: Mapping[str, tuple[Any, ...]]) -> str:
     return f"{name} knows no values to choose between. Give them, such as --set NAME=0.1,1,10, or leave out --choose."
 
 
-def refuse_one_shot(name: str) -> StudyError:
-    """The error of support-cv where every class has one image."""
-    return StudyError(
-        f"support-cv chooses the hyper-parameters of {name} by holding out an image of each class, and at 1 shot none "
-        "would be left to learn from. Use --shots 5, or --choose ensemble."
-    )
+class OneShotError(StudyError):
+    """Support-cv, where every class has one image."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"support-cv chooses the hyper-parameters of {name} by holding out an image of each class, and at 1 shot "
+            "none would be left to learn from. Use --shots 5, or --choose ensemble."
+        )
 
 
-def floats_per_episode(
-    adaptation: EmbeddingAdaptation, way: int, shot: int, queries: int, embedding_size: int
-) -> int:
+def floats_per_episode(adaptation: EmbeddingAdaptation, way: int, shot: int, queries: int, embedding_size: int) -> int:
     """What `EmbeddingAdaptation.floats_per_episode` estimates, with the folds and values that are tried."""
     if adaptation.choose == "none":
         return adaptation.floats_per_episode(way, shot, queries, embedding_size)
@@ -165,7 +165,7 @@ def _chosen(
 def _best(members: list[EmbeddingAdaptation], split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
     """The member that classifies most held-out images correctly, [E]; between equals the first."""
     if support.shape[2] < 2:
-        raise refuse_one_shot(members[0].name)
+        raise OneShotError(members[0].name)
     right = torch.zeros(len(members), len(support), dtype=torch.float64, device=support.device)
     for learned, held_out, truth in folds_of(split, support):
         folds = len(learned) // len(support)
@@ -204,12 +204,12 @@ def folds_of(split: EmbeddedSplit, support: Tensor) -> Iterator[tuple[Tensor, Te
         Folds of one size together, F of them, fold by fold: what is learned from [F * E, N, K - h], what is held out
         [F * E, N * h], and the class of each image that is held out [F * E, N * h].
     """
-    episodes, way, shot = support.shape
+    way, shot = support.shape[1:]
     images = support.gather(2, split.order[support].argsort(dim=2))
     fold = torch.arange(shot, device=support.device) % MOST_FOLDS
     sizes = torch.bincount(fold)
     classes = torch.arange(way, device=support.device)
-    for size in sizes.unique().tolist():
+    for size in sorted(set(sizes.tolist())):
         which = torch.nonzero(sizes == size).flatten().tolist()
         learned = torch.cat([images[:, :, fold != number] for number in which])
         held_out = torch.cat([images[:, :, fold == number] for number in which]).flatten(1)

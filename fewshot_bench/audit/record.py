@@ -73,6 +73,9 @@ def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(adaptations, list) and cell.method.adaptation in adaptations:
         fields["adaptations"] = [cell.method.adaptation]
         fields["hyper_parameters"] = _own_settings(cell, record)
+        own = cell.method.hyper_parameters.get("adaptation")
+        if isinstance(own, Mapping) and "choose" not in own:  # in a list with others it was left as it is
+            fields["choose"] = "none"
     base = cell.method.hyper_parameters.get("base")
     loss = base.get("loss") if isinstance(base, Mapping) else None
     if isinstance(loss, str) and record.get("checkpoints") is None:
@@ -86,4 +89,6 @@ def _own_settings(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
     own = cell.method.hyper_parameters.get("adaptation")
     if not isinstance(chosen, Mapping) or not isinstance(own, Mapping):
         return {}
-    return {name: value for name, value in chosen.items() if name in own}
+    tried = own.get("grid")
+    names = {*own, *(tried if isinstance(tried, Mapping) else ())}
+    return {name: value for name, value in chosen.items() if name in names}

@@ -31,6 +31,9 @@ OWN_NAMES: dict[Kind, tuple[str, ...]] = {
 }
 """Those that come with this package."""
 
+GROUPS = ("all", "all-inductive", "all-transductive")
+"""What `--adapt` takes for several adaptations at once: heads on frozen embeddings."""
+
 _ROOMS: dict[Kind, str] = {"adaptation": "adaptation", "backbone": "backbones", "loss": "losses"}
 _GROUPS: dict[Kind, str] = {kind: f"fewshot_bench.{kind}{'es' if kind == 'loss' else 's'}" for kind in OWN_NAMES}
 _TIMM = "timm:"
@@ -118,7 +121,8 @@ def _refuse_missing(checkpoint: str) -> None:
 
 def known_names(kind: Kind) -> list[str]:
     """The names that come with this package, and those of entry points, which are not loaded for it."""
-    return sorted({*OWN_NAMES[kind], *(point.name for point in entry_points(group=_GROUPS[kind]))})
+    groups = GROUPS if kind == "adaptation" else ()
+    return sorted({*OWN_NAMES[kind], *groups, *(point.name for point in entry_points(group=_GROUPS[kind]))})
 
 
 @cache
