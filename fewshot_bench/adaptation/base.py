@@ -14,6 +14,7 @@ from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.code_identity import code_of
 from fewshot_bench.errors import CodeError, StudyError
 from fewshot_bench.losses import LOSSES
+from fewshot_bench.names_of_the_field import what_to_type
 from fewshot_bench.registry import Registry
 
 Choose = Literal["none", "support-cv", "ensemble"]
@@ -188,4 +189,4 @@ def _is_kept_for_slots(value: object) -> bool:
     return type(value).__name__ == "member_descriptor"
 
 
-ADAPTATIONS: Registry[Callable[..., Adaptation]] = Registry("adaptation", check=check_fields)
+ADAPTATIONS: Registry[Callable[..., Adaptation]] = Registry("adaptation", check=check_fields, answer=what_to_type)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from fewshot_bench.datasets import check_name
 from fewshot_bench.errors import CodeNotTrustedError, UnknownNameError
+from fewshot_bench.names_of_the_field import what_to_type
 from fewshot_bench.paths import checkpoints_folder
 from fewshot_bench.study.study import Study
 from fewshot_bench.training.recipe import refuse_unknown_choices
@@ -62,7 +63,8 @@ def refuse_misspelt(kind: Kind, name: str) -> None:
         if name.startswith(_TIMM):
             raise UnknownNameError("timm model", model, timm_models())
     if ":" not in name:
-        raise UnknownNameError(kind, name, known)
+        answer = what_to_type(name) if kind == "adaptation" else ""
+        raise UnknownNameError(kind, name, known, answer=answer)
 
 
 def refuse_misspelt_of(study: Study) -> None:

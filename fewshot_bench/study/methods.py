@@ -137,7 +137,7 @@ def members_of(group: str) -> tuple[str, ...]:
         factory = ADAPTATIONS[name].factory
         if isinstance(factory, type) and issubclass(factory, EmbeddingAdaptation):
             kind = "all-transductive" if factory().is_transductive else "all-inductive"
-            if group in (kind, "all") and not ADAPTATIONS[name].facts.get("alias_of"):
+            if group in (kind, "all") and not getattr(ADAPTATIONS[name], "preset", None):
                 members.append(name)
     return tuple(members)
 
