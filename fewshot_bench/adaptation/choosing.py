@@ -112,6 +112,25 @@ def floats_per_episode(adaptation: EmbeddingAdaptation, way: int, shot: int, que
     return int(max(at_the_end, in_folds) + kept)
 
 
+def products_per_episode(adaptation: EmbeddingAdaptation, way: int, shot: int, query: int) -> int:
+    """Inner products that one episode needs at most, with the folds and values that are tried.
+
+    Args:
+        adaptation: what is asked.
+        way: N.
+        shot: K.
+        query: Q, queries per class.
+    """
+    plain = way * shot * way * (shot + query)
+    if adaptation.choose == "none":
+        return plain
+    members = math.prod(map(len, adaptation.tried.values()))
+    if adaptation.choose == "ensemble":
+        return members * plain
+    asked = shot + (query if adaptation.is_transductive else 0)
+    return plain + members * min(shot, MOST_FOLDS) * way * (shot - 1) * way * asked
+
+
 def _ensemble(members: list[EmbeddingAdaptation], split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
     total = (1 + _OF_THE_DEFAULT) * standardised(members[0].scores(split, support, query))
     for member in members[1:]:
@@ -170,7 +189,7 @@ def _best(members: list[EmbeddingAdaptation], split: EmbeddedSplit, support: Ten
     for learned, held_out, truth in folds_of(split, support):
         folds = len(learned) // len(support)
         asked = held_out
-        if members[0].is_transductive:
+        if any(member.is_transductive for member in members):
             asked = torch.cat([held_out, query.repeat(folds, 1)], dim=1)
         for number, member in enumerate(members):
             scores = member.scores(split, learned, asked)[:, : held_out.shape[1]]
