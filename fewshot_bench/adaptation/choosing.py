@@ -9,7 +9,7 @@ the default first. Only a transductive head is shown the queries meanwhile, unla
 needs about as many of them as it will have.
 
 "ensemble" averages. Scores of different hyper-parameters have different scales, so those of each query are brought to
-mean 0 and standard deviation 1 over the classes first. Where the average is the same, the default decides.
+mean 0 and standard deviation 1 over the classes first. The default counts a thousandth more, which decides ties.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fewshot_bench.errors import StudyError
 MOST_FOLDS = 5
 MOST_COMBINATIONS = 64
 _TIED = 1e-6  # of the largest score of a query
-_OF_THE_DEFAULT = 1e-6  # weight in an ensemble beside its own, so that it decides ties
+_OF_THE_DEFAULT = 1e-3  # weight in an ensemble beside its own, so that it decides ties, those within rounding as well
 
 
 def scores_of(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
