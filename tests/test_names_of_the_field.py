@@ -11,7 +11,7 @@ from fewshot_bench.cli.main import exit_code
 from fewshot_bench.errors import UnknownNameError
 from fewshot_bench.names_of_the_field import answered_names, what_to_type
 from fewshot_bench.study import Study
-from fewshot_bench.study.known_names import known_names
+from fewshot_bench.study.known_names import OWN_NAMES
 from fewshot_bench.study.methods import planned_adaptations
 
 COMMAND = re.compile(r"--adapt (\S+)((?: --set \S+)*)")
@@ -36,8 +36,10 @@ def test_what_is_answered_can_be_typed(name):
         assert planned_adaptations(Study(adaptations=(adaptation,), hyper_parameters=settings))
 
 
-def test_no_name_of_this_package_is_answered_as_one_of_the_field():
-    assert not [name for name in known_names("adaptation") if what_to_type(name)]
+def test_names_of_this_package_are_known_though_a_paper_spells_them_otherwise():
+    assert [ADAPTATIONS[name].name for name in OWN_NAMES["adaptation"]] == list(OWN_NAMES["adaptation"])
+    with pytest.raises(UnknownNameError, match="It is called finetune"):
+        _ = ADAPTATIONS["Fine_Tune"]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ def _named(kind: str, known: Any, name: str) -> Any:
     Raises:
         UnknownNameError: there is none.
     """
+    if kind == "adaptations":
+        return known[name]
     entries = {entry.name: entry for entry in known}
     if name not in entries:
         raise UnknownNameError(_SINGULAR[kind], name, entries)

@@ -122,17 +122,10 @@ def episode_frame(
             "episode": numbers.astype(np.int32),
             "correct": correct.astype(np.int32),
             "accuracy": correct / predictions.shape[1],
-            "predictions": pd.Series(_bytes_of_rows(predictions), dtype=object),
+            "predictions": pd.Series([row.tobytes() for row in predictions], dtype=object),
             "seconds": np.full(len(numbers), seconds, dtype=np.float64),
         }
     )
-
-
-def _bytes_of_rows(predictions: Positions) -> list[bytes]:
-    """The bytes of each row, [E]; as voids, which become bytes all at once."""
-    size = predictions.shape[1] * predictions.itemsize
-    rows: list[bytes] = predictions.view(np.dtype((np.void, size))).ravel().tolist()
-    return rows
 
 
 def stretches(frame: pd.DataFrame) -> list[pd.DataFrame]:

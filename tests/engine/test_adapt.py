@@ -36,7 +36,7 @@ def test_a_gram_matrix_is_built_where_a_study_would_build_one(monkeypatch, count
 
 
 def test_what_is_tried_counts_when_a_gram_matrix_is_decided_about():
-    rows, work = 240, [(20, 5, 2, 3)]
+    rows, work = 240, [(25, 5, 2, 3)]
     assert not gram_pays(Logistic(), rows, work)
     assert gram_pays(Logistic(choose="support-cv"), rows, work)
 
