@@ -14,13 +14,13 @@ class FewshotBenchError(Exception):
 
 
 class UnknownNameError(FewshotBenchError):
-    """A name is in no registry; the message offers the nearest ones."""
+    """A name is in no registry; the message offers the nearest ones, or says what it is called here."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "", *, answer: str = "") -> None:
         known = sorted(known)
         nearest = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
         others = f"Known: {', '.join(known)}." if known else "There is none."
-        offer = f"Did you mean {' or '.join(nearest)}?" if nearest else others
+        offer = answer or (f"Did you mean {' or '.join(nearest)}?" if nearest else others)
         super().__init__(f"there is no {kind} called '{name}'. {offer}{' ' + hint if hint else ''}")
 
 

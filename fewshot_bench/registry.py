@@ -55,7 +55,12 @@ class Registry(Generic[T]):
     """A mapping from names to factories of one kind of thing, open to entry points."""
 
     def __init__(
-        self, kind: str, *, check: Callable[[str, T], None] | None = None, schemes: Iterable[str] = ()
+        self,
+        kind: str,
+        *,
+        check: Callable[[str, T], None] | None = None,
+        schemes: Iterable[str] = (),
+        answer: Callable[[str], str] = lambda name: "",
     ) -> None:
         """Begin empty.
 
@@ -63,10 +68,11 @@ class Registry(Generic[T]):
             kind: what it names.
             check: refuses a factory that is not what it should be; called with its name, and with itself.
             schemes: what may stand before a colon in a name of this kind and is no module.
+            answer: what to say of a name that is not known, in place of the nearest ones; empty for nothing.
         """
         self.kind = kind
         self.group = f"fewshot_bench.{kind}{'es' if kind.endswith('s') else 's'}"
-        self._check, self._schemes = check, tuple(schemes)
+        self._check, self._schemes, self._answer = check, tuple(schemes), answer
         self._entries: dict[str, Entry[T]] = {}
         self._aliases: dict[str, str] = {}
         self._admitted: dict[str, None] = {}
@@ -113,7 +119,7 @@ class Registry(Generic[T]):
             return self._loaded(self._points[name])
         if is_code(name):
             raise CodeNotTrustedError(self.kind, name)
-        raise UnknownNameError(self.kind, name, self.names())
+        raise UnknownNameError(self.kind, name, self.names(), answer=self._answer(name))
 
     def __iter__(self) -> Iterator[Entry[T]]:
         for name in self.names():

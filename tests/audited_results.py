@@ -198,6 +198,18 @@ class Peek(EmbeddingAdaptation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PeekIfAsked(EmbeddingAdaptation):
+    """Nearest centroid, or one that knows that queries come class by class; which of the two is to be chosen."""
+
+    name: ClassVar[str] = "peek-if-asked"
+    grid: ClassVar[dict[str, tuple[bool, ...]]] = {"peeks": (False, True)}
+    peeks: bool = False
+
+    def scores(self, split, support, query):
+        return (Peek() if self.peeks else Centroid()).scores(split, support, query)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadNumbers(EmbeddingAdaptation):
     """Knows that the images of a class have neighbouring numbers."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, fields, is_dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields, is_dataclass
 from inspect import Parameter, get_annotations, signature
-from typing import Any, ClassVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from torch import Tensor
 
@@ -14,8 +14,11 @@ from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.code_identity import code_of
 from fewshot_bench.errors import CodeError, StudyError
 from fewshot_bench.losses import LOSSES
+from fewshot_bench.names_of_the_field import what_to_type
 from fewshot_bench.registry import Registry
 from fewshot_bench.training.recipe import AugmentationName
+
+Choose = Literal["none", "support-cv", "ensemble"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +57,16 @@ class EmbeddingAdaptation(Adaptation):
 
     Attributes:
         features: what is done with the embeddings first: raw, l2, cl2, power or signed-power.
+        choose: how hyper-parameters are chosen in each episode: "none", "support-cv" or "ensemble"; see `choosing`.
+        candidates: values to choose between, by hyper-parameter; None for the grid of the class, without what is set.
     """
 
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """Values worth trying for a hyper-parameter, by its name; the first one is the default."""
 
     features: Features = "l2"
+    choose: Choose = "none"
+    candidates: Mapping[str, tuple[Any, ...]] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -70,6 +77,30 @@ class EmbeddingAdaptation(Adaptation):
         if self.features not in get_args(Features):
             known = ", ".join(get_args(Features))
             raise StudyError(f"features of {self.name} should be one of {known}, not {self.features}.")
+        if self.choose not in get_args(Choose):
+            known = ", ".join(get_args(Choose))
+            raise StudyError(f"choose of {self.name} should be one of {known}, not {self.choose}.")
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        """Every hyper-parameter by name; of those that are chosen in each episode the values that are tried, as "grid".
+
+        Where nothing is chosen, nothing is said of it: such methods are the same as before there was a choice.
+        """
+        values = super().hyper_parameters()
+        values.pop("candidates")
+        if self.choose == "none":
+            values.pop("choose")
+            return values
+        tried = {name: list(several) for name, several in self.tried.items()}
+        return {name: value for name, value in values.items() if name not in tried} | {"grid": tried}
+
+    @property
+    def tried(self) -> dict[str, tuple[Any, ...]]:
+        """The values that are tried where hyper-parameters are chosen, the preferred one first, by hyper-parameter."""
+        if self.candidates is not None:
+            return {name: tuple(several) for name, several in self.candidates.items()}
+        defaults = {one.name: one.default for one in fields(self)}
+        return {name: several for name, several in self.grid.items() if getattr(self, name) == defaults.get(name)}
 
     @property
     def augmented_views(self) -> int:
@@ -169,4 +200,4 @@ def _is_kept_for_slots(value: object) -> bool:
     return type(value).__name__ == "member_descriptor"
 
 
-ADAPTATIONS: Registry[Callable[..., Adaptation]] = Registry("adaptation", check=check_fields)
+ADAPTATIONS: Registry[Callable[..., Adaptation]] = Registry("adaptation", check=check_fields, answer=what_to_type)

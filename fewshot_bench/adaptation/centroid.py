@@ -5,8 +5,9 @@ With centred and L2-normalised features it is SimpleShot (Wang et al., 2019).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -71,6 +72,7 @@ class Centroid(EmbeddingAdaptation):
     """
 
     name: ClassVar[str] = "centroid"
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"metric": ("cosine", "euclidean")}
     metric: Metric = "cosine"
 
     def __post_init__(self) -> None:

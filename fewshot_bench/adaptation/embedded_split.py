@@ -15,6 +15,7 @@ from fewshot_bench.errors import EmbeddingError
 Features = Literal["raw", "l2", "cl2", "power", "signed-power"]
 
 _GATHERED_AT_ONCE = 1 << 20  # numbers, 4 MiB: rows of a few episodes, which stay in a core's cache
+_ROWS_AT_ONCE = 4096
 _POWER = 0.5
 _POWER_OFFSET = 1e-6
 
@@ -73,6 +74,18 @@ class EmbeddedSplit:
     @cached_property
     def _inverses(self) -> dict[float, Tensor]:
         return {}
+
+    @cached_property
+    def order(self) -> Tensor:
+        """The place of every row in an order that depends on what the embeddings are, not on their numbers, int64.
+
+        Rows are sorted by a fixed projection. Rows of augmented views have places as well.
+        """
+        weights = torch.arange(self.embeddings.shape[1], device=self.embeddings.device).double().add(1).cos()
+        parts = [part.double() @ weights for (part,) in in_parts(_ROWS_AT_ONCE, self.embeddings)]
+        places = torch.empty(len(self.embeddings), dtype=torch.int64, device=self.embeddings.device)
+        places[torch.cat(parts).argsort()] = torch.arange(len(places), device=places.device)
+        return places
 
     def with_features(self, features: Features, center: Tensor | None = None) -> EmbeddedSplit:
         """The same split with transformed embeddings; a Gram matrix and a covariance of the base split are dropped.

@@ -7,6 +7,7 @@ episode's head goes exactly where it would go alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -63,6 +64,7 @@ class FinetuneHead(EmbeddingAdaptation):
     """
 
     name: ClassVar[str] = "finetune-head"
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"learning_rate": (1e-2, 1e-3, 3e-2)}
     head: HeadKind = "linear"
     loss: str = "ce"
     lambda_: float = 0.9

@@ -16,6 +16,7 @@ makes them of all images once, so an image has the same copies in every episode;
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
@@ -53,6 +54,7 @@ class Logistic(EmbeddingAdaptation):
     """
 
     name: ClassVar[str] = "logistic"
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"C": (1.0, 0.1, 10.0, 100.0)}
     C: float = 1.0
     tolerance: float = 1e-8
     max_iterations: int = 100

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import Adaptation, EmbeddingAdaptation
+from fewshot_bench.adaptation.choosing import scores_of
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
 from fewshot_bench.errors import EmbeddingError, PluginError
 from fewshot_bench.plugins import described, is_plugin, place_of, plugin_errors
@@ -20,7 +21,7 @@ _TRANSPOSED = "Are two axes swapped?"
 
 
 def checked_scores(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
-    """What `EmbeddingAdaptation.scores` gives, if that is scores.
+    """What `scores_of` an adaptation gives, if that is scores.
 
     Where two of E, M and N are equal, swapped axes have the right shape; so somebody's own method is asked once more,
     about one episode with N more queries.
@@ -39,7 +40,7 @@ def checked_scores(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, suppor
         EmbeddingError: the scores are not finite.
     """
     with plugin_errors(adaptation, "scores"):
-        scores: Any = adaptation.scores(split, support, query)
+        scores: Any = scores_of(adaptation, split, support, query)
     checked = _checked(adaptation, scores, support, query)
     episodes, queries, way = checked.shape
     if is_plugin(adaptation) and len({episodes, queries, way}) < 3:
@@ -98,7 +99,7 @@ def _check_axes(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: 
     devices = [split.embeddings.device] if split.embeddings.is_cuda else []
     with torch.random.fork_rng(devices=devices):
         try:
-            scores = adaptation.scores(split, support, query)
+            scores = scores_of(adaptation, split, support, query)
         except Exception:
             return
     if isinstance(scores, Tensor) and list(scores.shape) != expected and sorted(scores.shape) == sorted(expected):

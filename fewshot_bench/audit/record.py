@@ -77,6 +77,9 @@ def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
     if own:
         fields["adaptations"] = own
         fields["hyper_parameters"] = _own_settings(cell, record)
+        settings = cell.method.hyper_parameters.get("adaptation")
+        if isinstance(settings, Mapping) and "choose" not in settings:  # in a list with others it was left as it is
+            fields["choose"] = "none"
     base = cell.method.hyper_parameters.get("base")
     loss = base.get("loss") if isinstance(base, Mapping) else None
     if isinstance(loss, str) and record.get("checkpoints") is None:
@@ -90,4 +93,6 @@ def _own_settings(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
     own = cell.method.hyper_parameters.get("adaptation")
     if not isinstance(chosen, Mapping) or not isinstance(own, Mapping):
         return {}
-    return {name: value for name, value in chosen.items() if name in own}
+    tried = own.get("grid")
+    names = {*own, *(tried if isinstance(tried, Mapping) else ())}
+    return {name: value for name, value in chosen.items() if name in names}

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot_bench.adaptation import EmbeddingAdaptation
+from fewshot_bench.adaptation.choosing import scores_of
 from fewshot_bench.audit.disturbance import (
     in_parts,
     predictions_of,
@@ -77,12 +78,21 @@ class Rerun:
         same = self._same_as_stored(plain)
         plain = [said[some] for said, some in zip(plain, self._are_disturbed, strict=True) if some.any()]
         disturbances = [
-            self._undisturbed(ORDER, plain, self._shuffled, "queries in another order, classes mixed"),
-            self._undisturbed(LABELS, plain, self._relabelled, "queries in the places of another class"),
+            self._undisturbed(ORDER, plain, self._shuffled, f"queries in another order, classes mixed{self._choice}"),
+            self._undisturbed(LABELS, plain, self._relabelled, f"queries in the places of another class{self._choice}"),
             self._batching(plain),
             self._numbers(plain),
         ]
         return replace(same, findings=[*same.findings, *disturbances])
+
+    @property
+    def _choice(self) -> str:
+        """Which hyper-parameters are chosen anew whenever an episode is disturbed, as part of a sentence."""
+        adaptation = self.method.adaptation
+        if not isinstance(adaptation, EmbeddingAdaptation) or adaptation.choose == "none":
+            return ""
+        names = " and ".join(adaptation.tried)
+        return f", {names} chosen anew" if adaptation.choose == "support-cv" else f", averaged over {names} anew"
 
     @cached_property
     def _are_disturbed(self) -> list[NDArray[np.bool_]]:
@@ -168,7 +178,7 @@ class Rerun:
         return predictions_of(self.method.classifier, episodes, relabelled(episodes))
 
     def _batching(self, plain: Sequence[NDArray[np.uint8]]) -> Finding:
-        what = "queries in halves and alone"
+        what = f"queries in halves and alone{self._choice}"
         positions = [self._parts(episodes) for episodes in self._disturbed]
         try:
             said = [
@@ -245,7 +255,7 @@ def _scores(classifier: EmbeddingClassifier, embeddings: torch.Tensor, episodes:
     for start in range(0, len(episodes), at_once):
         images = (np.ascontiguousarray(of[start : start + at_once]) for of in (episodes.support, episodes.queries))
         support, query = (torch.from_numpy(indices).to(embeddings.device, torch.int64) for indices in images)
-        found.append(classifier.adaptation.scores(split, support, query).double().cpu().numpy())
+        found.append(scores_of(classifier.adaptation, split, support, query).double().cpu().numpy())
     return np.concatenate(found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Annotated, Any
 
 import typer
@@ -11,22 +12,30 @@ from fewshot_bench.cli.options import JsonOption
 from fewshot_bench.errors import UnknownNameError
 
 _KINDS = ("datasets", "backbones", "adaptations", "losses", "checkpoints", "studies")
+_SINGULAR = dict(zip(_KINDS, ("dataset", "backbone", "adaptation", "loss", "checkpoint", "study"), strict=True))
 
 
 def ls(
     kind: Annotated[str, typer.Argument(help="datasets, backbones, adaptations, losses, checkpoints or studies.")],
+    name: Annotated[str | None, typer.Argument(help="Only the one of that name, in full.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List datasets, backbones, adaptations, losses, checkpoints or studies."""
-    rows = [
-        {"name": entry.name, "summary": entry.summary, **entry.facts, **_state(kind, entry.name)}
-        for entry in _registry(kind)
-    ]
+    """List datasets, backbones, adaptations with their hyper-parameters, losses, checkpoints or studies."""
+    if kind == "adaptations" and name is not None:
+        from fewshot_bench.study.known_names import refuse_misspelt
+
+        refuse_misspelt("adaptation", name)  # before torch is imported
+    known = _registry(kind)
+    entries = known if name is None else [_named(kind, known, name)]
+    rows = [{"name": entry.name, "summary": entry.summary, **entry.facts, **_state(kind, entry)} for entry in entries]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
     if not rows:
         typer.echo("there are no checkpoints yet. See: fewshot-bench train --help")
+        return
+    if kind == "adaptations":
+        _show_adaptations(rows, in_full=name is not None)
         return
     width = max(len(row["name"]) for row in rows)
     for row in rows:
@@ -34,10 +43,26 @@ def ls(
         typer.echo(f"{row['name']:<{width}}  {row['summary']}{state}")
         if "paper" in row:
             typer.echo(f"{'':<{width}}  {row['paper']}")
+    if name is not None:
+        return
     if kind == "backbones":
         typer.echo(f"{'timm:NAME':<{width}}  any model of timm, from the hub or with --weights FILE")
     if kind == "studies":
         typer.echo("run one: fewshot-bench run NAME    a copy to edit: fewshot-bench study NAME > study.toml")
+
+
+def _named(kind: str, known: Any, name: str) -> Any:
+    """The entry of a name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if kind == "adaptations":
+        return known[name]
+    entries = {entry.name: entry for entry in known}
+    if name not in entries:
+        raise UnknownNameError(_SINGULAR[kind], name, entries)
+    return entries[name]
 
 
 def _registry(kind: str) -> Any:
@@ -68,9 +93,57 @@ def _registry(kind: str) -> Any:
     raise UnknownNameError("list", kind, _KINDS)
 
 
-def _state(kind: str, name: str) -> dict[str, str]:
-    if kind != "datasets":
-        return {}
-    from fewshot_bench.datasets import is_available
+def _state(kind: str, entry: Any) -> dict[str, Any]:
+    """What else is known of an entry: whether a dataset is here, and what can be set of an adaptation."""
+    if kind == "datasets":
+        from fewshot_bench.datasets import is_available
 
-    return {"state": "ready" if is_available(name) else f"not imported: fewshot-bench data get {name}"}
+        return {"state": "ready" if is_available(entry.name) else f"not imported: fewshot-bench data get {entry.name}"}
+    if kind != "adaptations":
+        return {}
+    from dataclasses import asdict
+
+    from fewshot_bench.adaptation.described import described
+
+    found = described(entry.factory)
+    return {} if found is None else asdict(found)
+
+
+def _show_adaptations(rows: list[dict[str, Any]], *, in_full: bool) -> None:
+    """Print each adaptation with its kind, its paper and its hyper-parameters.
+
+    Args:
+        rows: as for JSON.
+        in_full: whether the meaning of each hyper-parameter is folded to the width of the terminal, or cut off there.
+    """
+    from shutil import get_terminal_size
+
+    width = max(60, min(get_terminal_size().columns, 120))
+    for row in rows:
+        kind = [str(row["family"])] if "family" in row else []
+        if "is_transductive" in row:
+            kind.append("transductive" if row["is_transductive"] else "inductive")
+        if row.get("assumes_balanced_queries"):
+            kind.append("assumes balanced queries")
+        typer.echo(row["name"] + (f"  ({', '.join(kind)})" if kind else ""))
+        for text in filter(None, (row["summary"], row.get("paper", ""))):
+            typer.echo(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="    "))
+        hyper_parameters = [
+            (f"{one['name'].rstrip('_')}={one['default']}", one)
+            for one in row.get("hyper_parameters", ())
+            if in_full or one["name"] != "features" or one["default"] != "l2"
+        ]
+        longest = max((len(setting) for setting, _ in hyper_parameters), default=0)
+        for setting, one in hyper_parameters:
+            tried = f"[--choose: {', '.join(map(str, one['tried']))}]" if one["tried"] and in_full else ""
+            text = " ".join(filter(None, (one["meaning"], tried)))
+            first = f"  {'*' if one['tried'] else ' '} {setting:<{longest}}  "
+            if in_full:
+                typer.echo(textwrap.fill(text or "-", width, initial_indent=first, subsequent_indent=" " * len(first)))
+            else:
+                typer.echo(first + textwrap.shorten(text or "-", max(20, width - len(first)), placeholder=" ..."))
+    if not in_full:
+        typer.echo("\nEach takes features as well: l2 where nothing else is said, or raw, cl2, power, signed-power.")
+        typer.echo("* is what --choose support-cv and --choose ensemble vary")
+        typer.echo("all, all-inductive, all-transductive: for --adapt, the heads on frozen embeddings among these")
+        typer.echo("in full: fewshot-bench ls adaptations NAME")

@@ -104,7 +104,20 @@ def run(
     least_images: LeastImagesOption = 1,
     class_depth: ClassDepthOption = None,
     layout: LayoutOption = LayoutChoice.auto,
-    adapt: Annotated[str, typer.Option(help="See: fewshot-bench ls adaptations; e.g. centroid,logistic.")] = "centroid",
+    adapt: Annotated[
+        str,
+        typer.Option(
+            help="See: fewshot-bench ls adaptations; e.g. centroid,logistic; or all-inductive, all-transductive, all: "
+            "heads on frozen embeddings."
+        ),
+    ] = "centroid",
+    choose: Annotated[
+        str,
+        typer.Option(
+            help="Choose hyper-parameters without a validation split: support-cv, in each episode by cross-validation "
+            "within its support set; ensemble, the average over the grid of values; none."
+        ),
+    ] = "none",
     loss: Annotated[str, typer.Option(help="Losses of adaptations that train, e.g. ce,ce+schane.")] = "ce",
     lambda_: Annotated[float, typer.Option("--lambda", help="Weight of the contrastive term.")] = 0.9,
     tau: Annotated[float, typer.Option(help="Temperature of the contrastive term.")] = 0.5,
@@ -277,6 +290,8 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     )
     for dataset in result.datasets.values():
         report_notes(dict(dataset.recipe))
+    for sentence in result.left_out:
+        typer.echo(printable(f"note: {sentence}"), err=True)
     _tell_weights(result)
     if why_no_figures:
         typer.echo(why_no_figures, err=True)

@@ -5,11 +5,14 @@ The chunk bounds memory and nothing else: an episode's scores never depend on it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fewshot_bench.adaptation.base import EmbeddingAdaptation
+from fewshot_bench.adaptation.choosing import floats_per_episode, products_per_episode
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
 from fewshot_bench.adaptation.returned import checked_scores
 from fewshot_bench.episodes.protocol import Protocol
@@ -26,8 +29,20 @@ def chunk_size(adaptation: EmbeddingAdaptation, protocol: Protocol, embedding_si
     """How many episodes of a protocol fit into the memory of a chunk."""
     queries = protocol.way * protocol.query
     with plugin_errors(adaptation, "floats_per_episode"):
-        floats = adaptation.floats_per_episode(protocol.way, protocol.shot, queries, embedding_size)
+        floats = floats_per_episode(adaptation, protocol.way, protocol.shot, queries, embedding_size)
         return int(np.clip(MEMORY_PER_CHUNK // (4 * floats), 1, _LARGEST_CHUNK))
+
+
+def gram_pays(adaptation: EmbeddingAdaptation, rows: int, work: Iterable[tuple[int, int, int, int]]) -> bool:
+    """Whether a Gram matrix is worth building for all episodes that a method is going to classify.
+
+    Args:
+        adaptation: the method.
+        rows: rows of the Gram matrix, the images and their augmented views.
+        work: number of episodes, way, shot and queries per class, for each kind of episode.
+    """
+    products = sum(count * products_per_episode(adaptation, *shape) for count, *shape in work)
+    return gram_is_worth_building(rows, products, 1)
 
 
 def gram_is_worth_building(rows: int, products_per_episode: int, episodes: int) -> bool:

@@ -13,6 +13,7 @@ from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import method_labels, resolve_method
 from fewshot_bench.study.execute import opened_dataset
 from fewshot_bench.study.fitting import fitting_protocols
+from fewshot_bench.study.method_groups import expanded
 from fewshot_bench.study.methods import planned_adaptations
 from fewshot_bench.study.named_stages import Networks
 from fewshot_bench.study.plan import StudyPlan
@@ -94,8 +95,9 @@ def _checked(study: Study, networks: Networks, progress: Progress) -> StudyRecor
     """The record of a study, where nothing is wrong with it."""
     stopping_rule(study)
     chosen_device(study.device)
-    adaptations = planned_adaptations(study)
+    planned_adaptations(expanded(study)[0])
     dataset = opened_dataset(study, progress)
-    study = study.model_copy(update={"dataset": dataset.name})
+    study, _ = expanded(study.model_copy(update={"dataset": dataset.name}), dataset)
+    adaptations = planned_adaptations(study)
     fitting_protocols(study, dataset)
     return record_of(study, dataset, networks.stages(study, dataset), adaptations)

@@ -14,7 +14,7 @@ from fewshot_bench.adaptation import Adaptation, EmbeddedSplit, EmbeddingAdaptat
 from fewshot_bench.backbones import Backbone, embed
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.classifier import Classifier, EmbeddingClassifier
-from fewshot_bench.engine.classify import gram_is_worth_building
+from fewshot_bench.engine.classify import gram_pays
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.finetune import FinetuneClassifier
 from fewshot_bench.engine.local import LocalEngine
@@ -160,7 +160,7 @@ class ClassifierSource:
         What is stored already makes no difference, so a study that goes on rounds as one that never stopped.
         """
         views = adaptation.augmented_views
-        is_worth_it = gram_is_worth_building((1 + views) * len(self._split), self._products(), 1)
+        is_worth_it = gram_pays(adaptation, (1 + views) * len(self._split), self._work())
         # What takes a covariance of all dimensions needs the embeddings themselves, and no inner products.
         needs_covariance = adaptation.needs_base_covariance
         return self._shared(
@@ -192,10 +192,10 @@ class ClassifierSource:
             )
         return self._ingredients[key]
 
-    def _products(self) -> int:
-        """Inner products that one method of the study needs."""
+    def _work(self) -> list[tuple[int, int, int, int]]:
+        """Number of episodes, way, shot and queries per class, for each protocol of the study."""
         protocols = self._study.protocols(self._split.class_sizes)
-        return sum(p.runs * p.episodes * p.way * p.shot * p.way * (p.shot + p.query) for p in protocols)
+        return [(p.runs * p.episodes, p.way, p.shot, p.query) for p in protocols]
 
     def _view(self, view: int, seed: int, augmentation: AugmentationName) -> NDArray[np.float32]:
         """Raw embeddings of the plain images, which are view 0, or of an augmented view, [I, D]."""

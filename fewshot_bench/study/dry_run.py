@@ -18,6 +18,7 @@ from fewshot_bench.study.check_plan import check_labels, located
 from fewshot_bench.study.execute import opened_dataset
 from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.forecast import Forecast, room
+from fewshot_bench.study.method_groups import expanded
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.methods_ahead import MethodsAhead
 from fewshot_bench.study.networks_ahead import NetworksAhead, is_fetched
@@ -82,7 +83,7 @@ class _Ahead:
         """
         if stopping_rule(study) is not None:
             self._notes["until_ci may stop sooner: episodes, times and space are the most that there can be."] = None
-        adaptations = planned_adaptations(study)
+        planned_adaptations(expanded(study)[0])
         if not is_fetched(study):
             self._notes[
                 f"the weights of {study.backbone_name} come from the Hugging Face hub and are not on this machine; "
@@ -91,9 +92,10 @@ class _Ahead:
         dataset, problem = self._dataset(study)
         if dataset is not None:
             study = study.model_copy(update={"dataset": dataset.name})
-            protocols = fitting_protocols(study, dataset)
-        else:
-            protocols = study.protocols()
+        study, left_out = expanded(study, dataset)
+        self._notes |= dict.fromkeys(left_out)
+        adaptations = planned_adaptations(study)
+        protocols = study.protocols() if dataset is None else fitting_protocols(study, dataset)
         names = self._names.setdefault(study.dataset, [])
         for network in self._networks.ahead(study, dataset):
             if dataset is not None:

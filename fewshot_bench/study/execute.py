@@ -18,6 +18,7 @@ from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.admission import admit_fields
 from fewshot_bench.study.changed_code import changed_code
 from fewshot_bench.study.fitting import fitting_protocols
+from fewshot_bench.study.method_groups import expanded
 from fewshot_bench.study.method_run import MethodRun
 from fewshot_bench.study.methods import planned_adaptations
 from fewshot_bench.study.named_stages import Networks
@@ -83,9 +84,10 @@ def run_known_study(
         OSError: the folder of the results cannot be written to.
     """
     started = time.perf_counter()
-    adaptations = planned_adaptations(study)
+    planned_adaptations(expanded(study)[0])  # what is wrong with them is said before any images are read
     dataset = opened_dataset(study, progress)
-    study = study.model_copy(update={"dataset": dataset.name})
+    study, left_out = expanded(study.model_copy(update={"dataset": dataset.name}), dataset)
+    adaptations = planned_adaptations(study)
     images = dataset.split(study.split)
     fitting_protocols(study, dataset)  # refuses what does not fit, and names the classes
     rule = stopping_rule(study)
@@ -118,7 +120,7 @@ def run_known_study(
         peak = max([memory.of_study(), *(method.peak_bytes for method in methods)])
         seconds = time.perf_counter() - started
         failures = failures_of(study, images, adaptations, methods, failed)
-        return result_of(study, dataset, methods, store, failures, seconds, peak, shard)
+        return replace(result_of(study, dataset, methods, store, failures, seconds, peak, shard), left_out=left_out)
 
 
 def _as_asked(cell: Cell, name: str) -> Cell:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from fewshot_bench.datasets import check_name
 from fewshot_bench.errors import CodeNotTrustedError, UnknownNameError
+from fewshot_bench.names_of_the_field import what_to_type
 from fewshot_bench.paths import checkpoints_folder
 from fewshot_bench.study.study import Study
 from fewshot_bench.training.recipe import refuse_unknown_choices
@@ -50,6 +51,9 @@ OWN_NAMES: dict[Kind, tuple[str, ...]] = {
 }
 """Those that come with this package."""
 
+GROUPS = ("all", "all-inductive", "all-transductive")
+"""What `--adapt` takes for several adaptations at once: heads on frozen embeddings."""
+
 _ROOMS: dict[Kind, str] = {"adaptation": "adaptation", "backbone": "backbones", "loss": "losses"}
 _GROUPS: dict[Kind, str] = {kind: f"fewshot_bench.{kind}{'es' if kind == 'loss' else 's'}" for kind in OWN_NAMES}
 _TIMM = "timm:"
@@ -78,7 +82,8 @@ def refuse_misspelt(kind: Kind, name: str) -> None:
         if name.startswith(_TIMM):
             raise UnknownNameError("timm model", model, timm_models())
     if ":" not in name:
-        raise UnknownNameError(kind, name, known)
+        answer = what_to_type(name) if kind == "adaptation" else ""
+        raise UnknownNameError(kind, name, known, answer=answer)
 
 
 def refuse_misspelt_of(study: Study) -> None:
@@ -137,7 +142,8 @@ def _refuse_missing(checkpoint: str) -> None:
 
 def known_names(kind: Kind) -> list[str]:
     """The names that come with this package, and those of entry points, which are not loaded for it."""
-    return sorted({*OWN_NAMES[kind], *(point.name for point in entry_points(group=_GROUPS[kind]))})
+    groups = GROUPS if kind == "adaptation" else ()
+    return sorted({*OWN_NAMES[kind], *groups, *(point.name for point in entry_points(group=_GROUPS[kind]))})
 
 
 @cache

@@ -8,18 +8,27 @@ from difflib import get_close_matches
 from inspect import isabstract
 from typing import Any
 
-from fewshot_bench.adaptation import ADAPTATIONS, Adaptation
+from fewshot_bench.adaptation import ADAPTATIONS, Adaptation, EmbeddingAdaptation
 from fewshot_bench.adaptation.returned import HOW_TO_WRITE_ONE, check_adaptation
 from fewshot_bench.errors import PluginError, StudyError
 from fewshot_bench.losses import LOSSES, Reading, reading_of, readings_of
 from fewshot_bench.plugins import described, is_raised_in_plugin, place_of, plugin_errors
+from fewshot_bench.study.choice import (
+    check_choice,
+    check_something_is_chosen,
+    hyper_parameter_fields,
+    settings_of_choice,
+    several_values,
+    with_choice,
+)
+from fewshot_bench.study.known_names import GROUPS, OWN_NAMES
 from fewshot_bench.study.study import Study
 
 _OPTIONS_OF_THEIR_OWN = {"loss": "--loss", "lambda_": "--lambda", "tau": "--tau", "reading": "--reading"}
 
 
 def planned_adaptations(study: Study) -> list[Adaptation]:
-    """Every adaptation of a study; those that train with a loss once per loss.
+    """Every adaptation of a study without groups; those that train with a loss once per loss.
 
     Raises:
         UnknownNameError: an adaptation or a loss is not known.
@@ -27,35 +36,43 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
     """
     for loss in study.losses:
         LOSSES[loss]
-    planned: list[Adaptation] = []
-    used: set[str] = set()
-    for name in study.adaptations:
-        factory, preset = ADAPTATIONS[name].factory, ADAPTATIONS[name].preset
-        accepted = hyper_parameters_of(name)
-        chosen = {key: value for key, value in study.hyper_parameters.items() if key in accepted}
-        _refuse_contradiction(name, preset, chosen)
-        chosen = {**preset, **chosen}
-        used |= set(chosen)
-        taken = sorted(set(chosen) & _OPTIONS_OF_THEIR_OWN.keys())
-        if taken and "loss" in accepted:
-            raise StudyError(f"--set {taken[0]} is not taken; use {_OPTIONS_OF_THEIR_OWN[taken[0]]} instead.")
-        if "loss" in accepted:
-            for loss in study.losses:
-                shared = {
-                    "lambda_": study.lambda_,
-                    "tau": study.tau,
-                    "reading": chosen_reading(study, loss),
-                    "loss": loss,
-                }
-                shared = {key: value for key, value in shared.items() if key in accepted}
-                planned.append(_build(factory, chosen | shared, name))
-        else:
-            planned.append(_build(factory, chosen, name))
-    unused = sorted(set(study.hyper_parameters) - used)
+    if "choose" in study.hyper_parameters:
+        raise StudyError("--set choose is not taken; use --choose instead.")
+    planned = [adaptation for name in study.adaptations for adaptation in adaptations_of(study, name)]
+    accepted = set().union(*(hyper_parameters_of(name) for name in study.adaptations))
+    unused = sorted(set(study.hyper_parameters) - accepted)
     if unused:
-        names = ", ".join(study.adaptations)
-        accepted = set().union(*(hyper_parameters_of(name) for name in study.adaptations))
-        raise StudyError(unknown_hyper_parameter(unused[0], accepted, f"of this study ({names})"))
+        whose = f"of this study ({', '.join(study.adaptations)})"
+        raise StudyError(unknown_hyper_parameter(unused[0], accepted, whose))
+    check_something_is_chosen(study, planned)
+    return planned
+
+
+def adaptations_of(study: Study, name: str) -> list[Adaptation]:
+    """One adaptation as a study has it; once per loss where it trains with one.
+
+    Raises:
+        FewshotBenchError: see `planned_adaptations`.
+    """
+    accepted, preset = hyper_parameters_of(name), ADAPTATIONS[name].preset
+    chosen = {key: value for key, value in study.hyper_parameters.items() if key in accepted}
+    _refuse_contradiction(name, preset, chosen)
+    chosen = {**preset, **chosen}
+    taken = sorted(set(chosen) & _OPTIONS_OF_THEIR_OWN.keys())
+    if taken and "loss" in accepted:
+        raise StudyError(f"--set {taken[0]} is not taken; use {_OPTIONS_OF_THEIR_OWN[taken[0]]} instead.")
+    if "loss" not in accepted:
+        return [_build(study, chosen, name)]
+    planned = []
+    for loss in study.losses:
+        shared = {
+            "lambda_": study.lambda_,
+            "tau": study.tau,
+            "reading": chosen_reading(study, loss),
+            "loss": loss,
+        }
+        shared = {key: value for key, value in shared.items() if key in accepted}
+        planned.append(_build(study, chosen | shared, name))
     return planned
 
 
@@ -109,26 +126,52 @@ def unknown_hyper_parameter(name: str, accepted: Collection[str], whose: str) ->
 
 
 def hyper_parameters_of(name: str) -> set[str]:
-    """Names of the hyper-parameters of an adaptation.
+    """Names of the hyper-parameters of an adaptation, or of all of a group.
 
     Raises:
         UnknownNameError: the adaptation is not known.
         PluginError: it is no class of adaptations.
     """
+    if name in GROUPS and name not in ADAPTATIONS:
+        return set().union(*map(hyper_parameters_of, members_of(name)))
     factory = ADAPTATIONS[name].factory
     if isinstance(factory, type) and issubclass(factory, Adaptation):
-        return {field.name for field in fields(factory)}
+        return hyper_parameter_fields(factory)
     raise PluginError(f"{place_of(factory)}{name} is {described(factory)}, not a class. {HOW_TO_WRITE_ONE}")
 
 
-def _build(factory: Any, hyper_parameters: dict[str, Any], name: str) -> Adaptation:
+def members_of(group: str) -> tuple[str, ...]:
+    """The adaptations of a group, sorted by name: those of this package that classify frozen embeddings.
+
+    Other packages' adaptations are named one by one. An alias is in no group, since its method is there already.
+
+    >>> "centroid" in members_of("all-inductive"), "finetune" in members_of("all")
+    (True, False)
+    """
+    members = []
+    for name in OWN_NAMES["adaptation"]:
+        factory = ADAPTATIONS[name].factory
+        if isinstance(factory, type) and issubclass(factory, EmbeddingAdaptation):
+            kind = "all-transductive" if factory().is_transductive else "all-inductive"
+            if group in (kind, "all") and not ADAPTATIONS[name].preset:
+                members.append(name)
+    return tuple(members)
+
+
+def _build(study: Study, hyper_parameters: dict[str, Any], name: str) -> Adaptation:
+    factory: Any = ADAPTATIONS[name].factory
+    hyper_parameters = with_choice(study, factory, hyper_parameters)
     _refuse_what_is_no_number(factory, hyper_parameters, name)
+    for candidate, values in hyper_parameters.get("candidates", {}).items():
+        for value in values:
+            _refuse_what_is_no_number(factory, {candidate: value}, name)
     if isabstract(factory):
         missing = " and ".join(sorted(factory.__abstractmethods__))
         raise PluginError(f"{place_of(factory)}{name} lacks {missing}. {HOW_TO_WRITE_ONE}")
     with plugin_errors(factory):
         try:
             adaptation = factory(**hyper_parameters)
+            check_choice(study, adaptation)
         except (TypeError, ValueError) as error:
             if is_raised_in_plugin(error):
                 raise
@@ -147,7 +190,8 @@ def _refuse_what_is_no_number(adaptation: type[Adaptation], values: dict[str, An
             continue
         value = values[field.name]
         if field.type in ("float", float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise StudyError(f"{field.name} of {name} should be a number, not {value!r}.")
+            several = " Several values are tried with --choose." if several_values(value) is not None else ""
+            raise StudyError(f"{field.name} of {name} should be a number, not {value!r}.{several}")
         if field.type in ("int", int) and type(value) is not int:
             raise StudyError(f"{field.name} of {name} should be a whole number, not {value!r}.")
 
@@ -173,6 +217,7 @@ def method_name(backbone: str, backbone_settings: dict[str, Any], base: str, ada
         and field.default is not MISSING
         and getattr(adaptation, field.name) != field.default
     }
+    changed |= settings_of_choice(adaptation)
     return "/".join([stage for stage in stages if stage] + [adaptation.name + _settings(changed)])
 
 

@@ -79,6 +79,7 @@ class MethodOptions(Options):
     adaptations: tuple[str, ...] = Field(default=("centroid",), min_length=1)
     losses: tuple[str, ...] = Field(default=("ce",), min_length=1)
     hyper_parameters: dict[str, Any] = Field(default_factory=dict)
+    choose: Literal["none", "support-cv", "ensemble"] = "none"
     reading: Literal["in", "out"] | None = None
 
 

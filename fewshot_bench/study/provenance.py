@@ -107,6 +107,8 @@ def study_record(study: Study) -> dict[str, Any]:
     for name in _COUNTS:
         if name not in study.model_fields_set:  # left to the sampler, or to a rule that says when to stop
             del record[name]
+    if study.choose == "none":  # records are as they were before there was a choice
+        del record["choose"]
     for name in ("weights", "dataset", "backbone"):
         if isinstance(record[name], str):
             record[name] = without_folders(record[name])

@@ -49,6 +49,11 @@ class PlanResult:
         return [failure for result in self.results for failure in result.failures] + self.broken
 
     @property
+    def left_out(self) -> list[str]:
+        """The adaptations of groups that could not run there, each with the reason, once."""
+        return list(dict.fromkeys(sentence for result in self.results for sentence in result.left_out))
+
+    @property
     def missing(self) -> int:
         """Episodes that are not stored and did not fail: those of other shards."""
         return sum(result.missing for result in self.results)

@@ -16,7 +16,7 @@ from fewshot_bench.errors import CodeNotTrustedError, UnknownNameError
 from fewshot_bench.limits import MOST_CELLS, MOST_EPISODES
 from fewshot_bench.named_code import is_code
 from fewshot_bench.registry import Registry
-from fewshot_bench.study.known_names import Kind, refuse_misspelt
+from fewshot_bench.study.known_names import GROUPS, Kind, refuse_misspelt
 from fewshot_bench.study.options import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Options, Tau
 from fewshot_bench.study.outputs import Outputs
 from fewshot_bench.study.positions import KeyPath
@@ -165,7 +165,8 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
             for kind, registry in kinds.items():
                 if kind in table.model_fields_set:
                     for number, name in enumerate(getattr(table, kind) or ()):
-                        yield (*path, kind, number), registry, name
+                        if kind != "adaptations" or name not in GROUPS:
+                            yield (*path, kind, number), registry, name
 
     def code(self) -> Iterator[tuple[KeyPath, Callable[[str], None], str]]:
         """Every name that runs code or is fetched, and nobody has admitted: where it is, and what admits it."""

@@ -34,6 +34,7 @@ class StudyResult:
         missing: episodes that are not stored and did not fail: those of other shards.
         without_outcomes: keys of the cells of which nothing is stored.
         asked_names: what the study calls a method that is stored under another name, by that name.
+        left_out: adaptations of a group that cannot run there, each with the reason in one sentence.
     """
 
     dataset: Dataset
@@ -46,6 +47,7 @@ class StudyResult:
     missing: int = 0
     without_outcomes: frozenset[str] = frozenset()
     asked_names: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def failed(self) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.adaptation import ADAPTATIONS
+from fewshot_bench.adaptation import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.backbones import BACKBONES
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.device import chosen_device
@@ -25,6 +25,7 @@ from fewshot_bench.study.checkpoints import checkpoint_file, checkpoint_stages, 
 from fewshot_bench.study.execute import opened_dataset
 from fewshot_bench.study.fitting import fitting_protocols
 from fewshot_bench.study.grid import PAPER_GRID, Grid, Value, check_names, text_of, with_values
+from fewshot_bench.study.known_names import GROUPS
 from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations, refuse_reading_without_effect
 from fewshot_bench.study.stages import initial_backbone
 from fewshot_bench.study.study import Study
@@ -114,6 +115,7 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
     study = study.model_copy(update={"split": "validation", "fractions": None, "baseline": None})
     _check_is_one_method(study)
     check_names([axis.name for axis in grid.axes], study.adaptations[0])
+    _refuse_what_is_chosen(study, grid)
     for values in grid.points():
         planned_adaptations(with_values(study, values))
     dataset = opened_dataset(study, progress)
@@ -140,10 +142,29 @@ def _check_is_one_method(study: Study) -> None:
         "--checkpoint": ("none",) if study.checkpoints is None else study.checkpoints,
     }
     for option, names in several.items():
-        if len(names) != 1:
+        if len(names) != 1 or names[0] in GROUPS:
+            if names and names[0] in GROUPS:
+                raise StudyError(f"a sweep varies the settings of one method, and {names[0]} means several.")
             raise StudyError(f"a sweep varies the settings of one method: {option} takes one name, not {len(names)}.")
     for loss in (*study.losses, *(study.base_losses or ())):
         LOSSES[loss]
+
+
+def _refuse_what_is_chosen(study: Study, grid: Grid) -> None:
+    """See that no hyper-parameter is both swept and chosen in each episode.
+
+    Raises:
+        StudyError: one is.
+    """
+    ways = next((axis.values for axis in grid.axes if axis.name == "choose"), (study.choose,))
+    factory = ADAPTATIONS[study.adaptations[0]].factory
+    tried = factory.grid if isinstance(factory, type) and issubclass(factory, EmbeddingAdaptation) else {}
+    for axis in grid.axes:
+        if axis.name in tried and set(ways) != {"none"}:
+            raise StudyError(
+                f"{axis.name} is both in the grid and chosen in each episode. Leave out --grid {axis.name}=..., or "
+                "--choose."
+            )
 
 
 def _with_base_losses(study: Study, dataset: Dataset) -> Study:
@@ -212,6 +233,8 @@ def _key(study: Study, dataset_fingerprint: str) -> str:
     fields = study.model_dump(exclude=_NOT_OF_A_POINT)
     if study.sampler == STANDARD_SAMPLER:  # keys are as they were before there were others
         fields = {name: value for name, value in fields.items() if name not in _OF_A_SAMPLER}
+    if study.choose == "none":  # as well
+        del fields["choose"]
     files = {name: _digest_of_file(value) for name, value in fields.items() if isinstance(value, Path)}
     trained = [_digest_of_file(checkpoint_file(name)) for name in study.checkpoints or ()]
     content = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from audited_results import (
     Chance,
     Peek,
+    PeekIfAsked,
     ReadNumbers,
     WantsAll,
     Whisper,
@@ -16,13 +18,13 @@ from audited_results import (
     verdicts,
 )
 
-from fewshot_bench.adaptation import ADAPTATIONS
+from fewshot_bench.adaptation import ADAPTATIONS, choosing
 
 
 @pytest.fixture(autouse=True)
 def cheats(monkeypatch):
     monkeypatch.setattr(ADAPTATIONS, "_entries", dict(ADAPTATIONS._entries))
-    for method in (Peek, ReadNumbers, Whisper, Chance, WantsAll):
+    for method in (Peek, PeekIfAsked, ReadNumbers, Whisper, Chance, WantsAll):
         ADAPTATIONS.register(method.name, "cheats")(method)
 
 
@@ -35,6 +37,41 @@ def test_a_method_that_reads_the_order_of_the_queries_is_caught(tmp_path):
     assert "100.00%" in detail(cell, "counts"), "it knows everything"
     assert {"query order", "query labels"} <= set(failures(cell))
     assert verdicts(cell)["same predictions"] == "pass"
+
+
+def test_an_ensemble_with_a_member_that_reads_the_order_of_the_queries_is_caught(tmp_path):
+    cell = small_result(tmp_path, adaptations=("peek-if-asked",), choose="ensemble")
+    assert {"query order", "query labels"} <= set(failures(cell))
+
+
+def test_cross_validation_does_not_hide_a_head_that_reads_the_order_of_the_queries(tmp_path):
+    cell = small_result(tmp_path, adaptations=("peek-if-asked",), choose="support-cv", shots=(3,))
+    assert {"query order", "query labels"} <= set(failures(cell)), "chosen by luck in some episodes"
+
+
+@pytest.mark.parametrize(("choose", "told"), [("support-cv", "C chosen anew"), ("ensemble", "averaged over C anew")])
+def test_an_honest_choice_passes_and_the_audit_says_that_it_was_made_anew(tmp_path, choose, told):
+    cell = small_result(tmp_path, adaptations=("logistic",), choose=choose, shots=(2,))
+    assert failures(cell) == []
+    assert detail(cell, "query labels").startswith(f"queries in the places of another class, {told}: the same")
+    assert detail(cell, "query order").startswith(f"queries in another order, classes mixed, {told}: the same")
+    assert detail(cell, "query batching").startswith(f"queries in halves and alone, {told}: the same")
+
+
+def by_the_labels_of_the_queries(members, split, support, query):
+    """The member that is right about most queries, whose classes it reads off their places."""
+    truth = torch.arange(query.shape[1]) * support.shape[1] // query.shape[1]
+    right = [(member.scores(split, support, query).argmax(-1) == truth).sum(dim=1) for member in members]
+    return torch.stack(right).argmax(dim=0)
+
+
+def test_a_choice_by_the_labels_of_the_queries_is_caught(tmp_path, monkeypatch):
+    monkeypatch.setattr(choosing, "_best", by_the_labels_of_the_queries)
+    options = {"adaptations": ("logistic",), "choose": "support-cv", "shots": (2,)}
+    cell = small_result(tmp_path, **options, hyper_parameters={"C": "1,0.001,1000", "features": "raw"})
+    found = set(failures(cell))
+    assert "query labels" in found
+    assert "query batching" in found, "an inductive method whose choice looks at the queries is no longer inductive"
 
 
 def test_a_method_that_reads_the_numbers_of_the_images_is_caught(tmp_path):
