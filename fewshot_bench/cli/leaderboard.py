@@ -107,20 +107,26 @@ def show(
     svg: Path | None = None,
     labelled: pd.DataFrame | None = None,
     claim: Claim = "beyond",
+    whole: pd.DataFrame | None = None,
 ) -> None:
     """Print a leaderboard, as JSON or as tables, and save the tables as a picture if asked.
 
     The tables call methods as `labelled` does, if that is given, and have the letters of one claim; JSON keeps the
-    names and has both.
+    names and has both. Which methods are best is said below the tables, of all methods of a protocol: `whole` has them
+    where `frame` does not.
     """
     from rich.console import Console
 
     from fewshot_bench.atomic import write_atomically
-    from fewshot_bench.report import leaderboard_records, print_leaderboard
+    from fewshot_bench.report import answer_lines, answers, leaderboard_records, print_answers, print_leaderboard
 
+    whole = frame if whole is None else whole
     if as_json:
-        typer.echo(json.dumps(leaderboard_records(frame), indent=1))
+        typer.echo(json.dumps(leaderboard_records(frame, answers(whole)), indent=1))
     console = Console(record=svg is not None, file=io.StringIO() if as_json else None)
     print_leaderboard(frame if labelled is None else labelled, console, claim)
+    shown = set(frame["protocol_fingerprint"])
+    found = [one for one in answers(whole if labelled is None else labelled) if one.protocol in shown]
+    print_answers(answer_lines(found), console)
     if svg is not None:
         write_atomically(svg, console.export_svg(title="fewshot-bench leaderboard").encode())

@@ -279,7 +279,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
         typer.echo(why_no_figures, err=True)
     rows = rows_of_cells(frame, result.cells)
     methods = [name for name in dict.fromkeys(cell.method.name for cell in result.cells) if name in set(rows["method"])]
-    show(rows, as_json)
+    show(rows, as_json, whole=frame)
     if as_json:
         return
     for dataset in result.datasets.values():
