@@ -241,8 +241,9 @@ def _look_ahead(plan: StudyPlan, as_json: bool) -> None:
 
 def _tell_failures(result: PlanResult) -> None:
     """Say which methods failed on how many episodes, and why the first did."""
+    shown = {cell.method.name: cell.method.marked_name for cell in result.cells}
     for name, count, reason in result.failures:
-        typer.echo(f"failed       {count:,} episodes of {name}: {printable(reason)}", err=True)
+        typer.echo(f"failed       {count:,} episodes of {shown.get(name, name)}: {printable(reason)}", err=True)
     typer.echo("             what is stored stays; the same command tries these again", err=True)
 
 

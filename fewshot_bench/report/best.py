@@ -139,7 +139,9 @@ def _highest(
     if not others:
         return f"{name} is the only one"
     is_known = not str(top["beyond"]).startswith(UNKNOWN)
-    wider = "other images of these classes" if top["beyond"] == "images of these classes" else "other classes and images"
+    wider = (
+        "other images of these classes" if top["beyond"] == "images of these classes" else "other classes and images"
+    )
     if top["against_best"] == BEST and not on_split:
         return f"{name} is the best, with {wider} too"
     if top["against_best"] == BEST:
@@ -184,7 +186,9 @@ def _listed(rows: Sequence[Mapping[Any, Any]]) -> str:
 def _reservations(top: Mapping[Any, Any]) -> str:
     """What else a reader should know of the method that is named first."""
     flags = str(top["flags"] or "").split("; ")
-    failed = next((f" {flag.removesuffix(_FAILED)} of its episodes failed." for flag in flags if flag.endswith(_FAILED)), "")
+    failed = next(
+        (f" {flag.removesuffix(_FAILED)} of its episodes failed." for flag in flags if flag.endswith(_FAILED)), ""
+    )
     is_claimed = str(top["sampler"]).startswith(CLAIMED_SAMPLER)
     return failed + (f" {CLAIMED_FLAG[0].upper()}{CLAIMED_FLAG[1:]}." if is_claimed else "")
 

@@ -85,7 +85,9 @@ def _print_left_out(tasks: Sequence[TaskComparison], console: Console) -> None:
                 pair = f" {comparison.shown_a} - {comparison.shown_b}:" if len(task.comparisons) > 1 else ""
                 console.print(Text(printable(f"{task.protocol.task}:{pair} {comparison.left_out}.")))
         for a, b in task.unpaired:
-            sentence = f"{task.protocol.task}: {task.shown(a)} and {task.shown(b)} share too few episodes to be compared."
+            sentence = (
+                f"{task.protocol.task}: {task.shown(a)} and {task.shown(b)} share too few episodes to be compared."
+            )
             console.print(Text(printable(sentence)))
 
 

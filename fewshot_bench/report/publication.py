@@ -113,7 +113,9 @@ class PublicationTable:
             return [("", list(self.methods))]
         found: dict[str, list[str]] = {}
         for name, entries in self.methods.items():
-            kind = "transductive" if _is_transductive(entries) else "published" if _is_published(entries) else "inductive"
+            kind = (
+                "transductive" if _is_transductive(entries) else "published" if _is_published(entries) else "inductive"
+            )
             found.setdefault(kind, []).append(name)
         return list(found.items())
 
@@ -214,7 +216,7 @@ def _reach(best: Mapping[Hashable, Any] | None, claim: Claim) -> str:
 def _not_worse(
     measured: Sequence[Mapping[Hashable, Any]], best: Mapping[bool, Mapping[Hashable, Any]], column: str
 ) -> set[str]:
-    """The methods that share a letter with the best of their kind, or have a higher mean: it may be best by its median."""
+    """The methods that share a letter with the best of their kind, or have a higher mean: that may be by its median."""
     names = [row["method"] for row in measured]
     letters = dict(zip(names, read_letters([_word(row, column) for row in measured]), strict=True))
     found = set()

@@ -121,6 +121,7 @@ def protocol_rows(
     letters = {claim: letters_of(scores, correct, claim) for claim in get_args(Claim)}
     against_best = against_the_best(scores, names, correct)
     data = data_intervals_of(scores, scores.accuracy)
+    across = [_across(scores, row, baseline, test) for row, test in enumerate(tests)]
     baseline_name = None if baseline is None else names[scores.cells[baseline].key]
     return [
         {
@@ -138,9 +139,7 @@ def protocol_rows(
             "verdict": _verdict(test, "" if tested is None else tested.covers),
             "correction": correct,
             **_identity(cell),
-            "flags": "; ".join(
-                [*_flags(cell, numbers[row], failed[row]), *_across(scores, row, baseline, test), *filter(None, [wrong])]
-            )
+            "flags": "; ".join([*_flags(cell, numbers[row], failed[row]), *across[row], *([wrong] if wrong else [])])
             or None,
             "episodes_per_second": _per_second(int(scores.of(row).sum()), scores.seconds[row]),
         }

@@ -39,7 +39,8 @@ def print_sweep(frame: pd.DataFrame, title: str, console: Console) -> None:
         console.print()
     if len(shots) > 1:
         rows = mean_over_shots(frame)
-        console.print(Text(f"{marked_line(title, frame)}, mean over {', '.join(str(shot) for shot in shots)} shots, which decides: %"))
+        several = ", ".join(str(shot) for shot in shots)
+        console.print(Text(f"{marked_line(title, frame)}, mean over {several} shots, which decides: %"))
         _print(rows, axes, [_cell(row, "", is_mixed=is_mixed) for row in rows.to_dict("records")], console)
         console.print()
 

@@ -64,7 +64,7 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
 
 
 def print_answers(lines: Sequence[str], console: Console) -> None:
-    """Print which methods are best, as `fewshot_bench.report.best.answer_lines` puts it, each sentence on lines of its own."""
+    """Print which methods are best, as `fewshot_bench.report.best.answer_lines` puts it."""
     for line in lines:
         console.print(Text(printable(line.replace("±", plus_minus_of(console)))))
     if lines:

@@ -123,9 +123,7 @@ BEST, HIGHEST, NOT_TESTED = "best", "highest mean", "not tested"
 """What `against_the_best` says of the method with the highest mean, and of one that shares too few episodes with it."""
 
 
-def against_the_best(
-    scores: TaskScores, names: Mapping[str, str], correct: Correction = "holm"
-) -> list[str | None]:
+def against_the_best(scores: TaskScores, names: Mapping[str, str], correct: Correction = "holm") -> list[str | None]:
     """What the tests of all pairs show of each method against the one of its kind that has the highest mean.
 
     Inductive and transductive methods each have their own best. All pairs of the protocol are one family, so it does

@@ -132,7 +132,7 @@ def _of_the_two_best(protocol: ProtocolResults) -> str:
 
 def _alone(protocol: ProtocolResults) -> str:
     rows = protocol.measured
-    row = rows.iloc[0]
+    row = rows.to_dict("records")[0]
     spread = f" ± {row['ci95']:.2f}" if row["ci95"] == row["ci95"] else ""
     reached = f"{row_name(row)} reaches {row['mean']:.2f}{spread} % on {protocol.name}"
     return f"{reached}; there is nothing to test it against."

@@ -105,7 +105,9 @@ def _needs_fingerprints(frame: pd.DataFrame, columns: Sequence[Column]) -> bool:
     """Whether protocols agree in all that the other columns say of their tasks."""
     others = ("is_transductive",)  # of methods, whatever protocol they are on
     names = [
-        column.name for column in columns if column.tells_apart and column.kind != "digest" and column.name not in others
+        column.name
+        for column in columns
+        if column.tells_apart and column.kind != "digest" and column.name not in others
     ]
     measured = frame.loc[frame["source"] == MEASURED, [*names, "protocol_fingerprint"]].fillna("")
     return len(measured.drop_duplicates()) > len(measured.drop_duplicates(names))

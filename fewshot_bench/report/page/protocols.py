@@ -73,7 +73,9 @@ def rows_by_protocol(frame: pd.DataFrame) -> dict[str, list[int]]:
         if fingerprint in found:
             found[fingerprint].append(place)
     means, kinds = frame["mean"].tolist(), kind_order(frame)
-    return {key: sorted(rows, key=lambda row: (kinds[row], _last_if_unknown(means[row]))) for key, rows in found.items()}
+    return {
+        key: sorted(rows, key=lambda row: (kinds[row], _last_if_unknown(means[row]))) for key, rows in found.items()
+    }
 
 
 def protocol_names(frame: pd.DataFrame, rows: Mapping[str, Sequence[int]]) -> dict[str, str]:

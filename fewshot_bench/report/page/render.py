@@ -129,7 +129,11 @@ def _facts(content: PageContent) -> str:
     methods, datasets = measured["method"].nunique(), measured["dataset"].nunique()
     transductive = measured.loc[measured["is_transductive"].astype(bool), "method"].nunique()
     kinds = f" ({transductive:,} transductive)" if transductive else ""
-    parts = [f"{_count(methods, 'method')}{kinds}", _count(datasets, "dataset"), _count(len(content.protocols), "protocol")]
+    parts = [
+        f"{_count(methods, 'method')}{kinds}",
+        _count(datasets, "dataset"),
+        _count(len(content.protocols), "protocol"),
+    ]
     published = len(content.frame) - len(measured)
     if published:
         parts.append(_count(published, "published row"))

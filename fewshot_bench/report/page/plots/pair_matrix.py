@@ -87,7 +87,9 @@ def _cells(pairs: Pairs, places: list[int], transductive: frozenset[str]) -> dic
             [1, _BETTER.format(0.95)],
         ],
         "colorbar": _COLOUR_BAR,
-        "customdata": [[_words(pairs, row, column, transductive) for column in range(len(places))] for row in range(len(places))],
+        "customdata": [
+            [_words(pairs, row, column, transductive) for column in range(len(places))] for row in range(len(places))
+        ],
         "hovertemplate": "%{y}<br>against %{x}: %{z:+.2f} points<br>%{customdata}<extra></extra>",
         "hoverongaps": False,
         "xgap": 2,

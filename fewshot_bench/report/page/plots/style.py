@@ -93,7 +93,8 @@ def empty_figure(title: str, reason: str) -> Figure:
 def names_above(names: Sequence[str], transductive: Collection[str] = ()) -> Figure:
     """The names of the methods, each above its row at the left end, where a phone has room for them too.
 
-    A transductive one says so behind its name, however short that is cut. They are a trace on an axis of their own, `NAMES_AXIS`, because Plotly takes much longer for annotations.
+    A transductive one says so behind its name, however short that is cut. They are a trace on an axis of their own,
+    `NAMES_AXIS`, because Plotly takes much longer for annotations.
     """
     return {
         "type": "scatter",
@@ -111,7 +112,7 @@ def names_above(names: Sequence[str], transductive: Collection[str] = ()) -> Fig
 
 
 def kind_rule(names: Sequence[str], transductive: Collection[str]) -> list[dict[str, Any]]:
-    """A line between the rows of inductive methods and those of transductive ones, as Plotly's shapes; none for one kind.
+    """A line between inductive and transductive methods, as Plotly's shapes; none where there is one kind.
 
     Args:
         names: of the methods, from top to bottom, inductive ones first.
