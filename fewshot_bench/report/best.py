@@ -15,13 +15,13 @@ import pandas as pd
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import BEST, HIGHEST, NOT_TESTED, NOTHING_SHOWN, ON_THIS_SPLIT, UNKNOWN
-from fewshot_bench.report.wording import CLAIMED_FLAG, CORRECTIONS, SEES_ALL, is_transductive, row_name, task_names
+from fewshot_bench.report.wording import CLAIMED_FLAG, CORRECTIONS, is_transductive, row_name, task_names
 
 _MOST_NAMED = 5
 _FAILED = " failed"
 _AMONG = {
     False: "among methods that classify each query alone",
-    True: f"among transductive ones, each of which {SEES_ALL}",
+    True: "among transductive ones",
 }
 
 
@@ -135,26 +135,26 @@ def _highest(
     on_split: Sequence[Mapping[Any, Any]],
 ) -> str:
     """What is shown of the method with the highest mean, no more than the tests of its pairs claim."""
-    name = f"{row_name(top)} ({top['mean']:.2f}%)"
+    name, mean = row_name(top), f"({top['mean']:.2f}%)"
     if not others:
-        return f"{name} is the only one"
+        return f"{name} is the only one {mean}"
     is_known = not str(top["beyond"]).startswith(UNKNOWN)
     wider = (
         "other images of these classes" if top["beyond"] == "images of these classes" else "other classes and images"
     )
     if top["against_best"] == BEST and not on_split:
-        return f"{name} is the best, with {wider} too"
+        return f"{name} is the best {mean}, also for {wider}"
     if top["against_best"] == BEST:
-        said = f"{name} is the best{ON_THIS_SPLIT}"
+        said = f"{name} is the best{ON_THIS_SPLIT} {mean}"
         if not is_known:
-            return f"{said}; whether it is with {wider} is unknown"
-        return f"{said}; with {wider}, {_cannot(on_split, others)}"
-    said = f"{name} has the highest mean"
+            return f"{said}; whether it is the best for {wider} is unknown"
+        return f"{said}; for {wider}, {_cannot(on_split, others)}"
+    said = f"{name} has the highest mean {mean}"
     if equals:
         said += f", but {_cannot(equals, others)}{ON_THIS_SPLIT}"
     if on_split and is_known:
         also = " either" if equals and len(on_split) < len(others) else ""
-        said += f"{';' if equals else ', but'} with {wider}, {_cannot(on_split, others)}{also}"
+        said += f"{';' if equals else ', but'} for {wider}, {_cannot(on_split, others)}{also}"
     return said
 
 
@@ -198,7 +198,7 @@ def _cost(top: Mapping[Any, Any], equals: Sequence[Mapping[Any, Any]]) -> str:
     speed = top["episodes_per_second"]
     if not speed > 0:
         return ""
-    told = f"It takes {_time(1 / speed)} per episode"
+    told = f"{row_name(top)} takes {_time(1 / speed)} per episode"
     fastest = max(equals, key=lambda row: _or_zero(row["episodes_per_second"]), default=top)
     times = _or_zero(fastest["episodes_per_second"]) / speed
     if times < 2:

@@ -14,6 +14,8 @@ from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.terminal import (
+    ACROSS_MARK,
+    ACROSS_NOTE,
     broken,
     claims_header,
     claims_text,
@@ -30,7 +32,6 @@ from fewshot_bench.report.terminal import (
 )
 from fewshot_bench.report.verdicts import Claim
 from fewshot_bench.report.wording import (
-    ACROSS,
     CLAIMED,
     TRANSDUCTIVE_NOTE,
     difference_text,
@@ -157,11 +158,10 @@ def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim
         pairs.add_column(header, justify="right", no_wrap=True)
     pairs.add_column("A at 5%", max_width=verdict_width(console))
     for one in task.comparisons:
-        width = console.width - 66
-        across = [f"({ACROSS})"] if one.is_across else []
-        names = "\n".join([*broken(one.shown_a, width), *broken(f"- {one.shown_b}", width), *across])
+        width, mark = console.width - 66, ACROSS_MARK if one.is_across else ""
+        names = "\n".join([*broken(one.shown_a, width), *broken(f"- {one.shown_b}", width)])
         p = claims_text(one.p_corrected, one.p_beyond_corrected)
-        pairs.add_row(Text(names), _effect(one, console), p, coloured(one.verdict, one.verdict))
+        pairs.add_row(Text(names), _effect(one, console), p, coloured(f"{one.verdict}{mark}", one.verdict))
     console.print(pairs)
     for one in task.comparisons:
         if one.few_classes:
@@ -218,9 +218,9 @@ def _print_datasets(result: OverDatasets, console: Console) -> None:
         test = paired.test
         half_width = 100 * (test.ci_high - test.mean_difference)
         effect = f"{100 * test.mean_difference + 0.0:+.2f} {plus_minus_of(console)} {half_width:.2f}"
-        across = [f"({ACROSS})"] if (a in result.transductive) != (b in result.transductive) else []
+        mark = ACROSS_MARK if (a in result.transductive) != (b in result.transductive) else ""
         width = console.width - 68
-        names = "\n".join([*broken(result.shown(a), width), *broken(f"- {result.shown(b)}", width), *across])
+        names = "\n".join([*broken(result.shown(a), width), *broken(f"- {result.shown(b)}{mark}", width)])
         tests = (p_text(result.p_corrected[a, b]), p_text(paired.wilcoxon_p), p_text(paired.smallest_p))
         table.add_row(Text(names), Text(effect), *tests)
     print_table(console, f"over {count} datasets, {result.task}: one pair per dataset", table)
@@ -265,6 +265,8 @@ def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) 
         notes += correction_note(tasks[0].correction)
     if any(task.transductive for task in tasks):
         notes.append(TRANSDUCTIVE_NOTE)
+    if not is_one_pair and any(comparison.is_across for comparison in comparisons):
+        notes.append(ACROSS_NOTE)
     if any(task.protocol.is_claimed for task in tasks):
         notes.append(CLAIMED)
     return notes + verdict_notes([comparison.verdict for comparison in comparisons])

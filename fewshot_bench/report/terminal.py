@@ -20,6 +20,7 @@ from fewshot_bench.report.summary import MEASURED, PAIRED
 from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, LETTER_COLUMNS, ON_THIS_SPLIT, UNKNOWN, Claim
 from fewshot_bench.report.wording import (
     ACROSS,
+    BASELINE_KINDS,
     CLAIMED,
     CORRECTIONS,
     TRANSDUCTIVE_NOTE,
@@ -34,8 +35,10 @@ from fewshot_bench.report.wording import (
 )
 from fewshot_bench.statistics import Correction
 
-PUBLISHED, ODD = " *", " ?"
-"""Marks of published numbers, and of intervals that cannot be right."""
+PUBLISHED, ODD, ACROSS_MARK = " *", " ?", " #"
+"""Marks of published numbers, of intervals that cannot be right, and of verdicts on an inductive and a transductive
+method."""
+ACROSS_NOTE = f"{ACROSS_MARK.strip()}: {ACROSS}"
 DISJOINT = "disjoint"
 _WIDE, _NARROW_VERDICT = 100, 13
 _CORRECTED = "'"
@@ -65,8 +68,10 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
 
 def print_answers(lines: Sequence[str], console: Console) -> None:
     """Print which methods are best, as `fewshot_bench.report.best.answer_lines` puts it."""
+    if lines:
+        console.print()
     for line in lines:
-        console.print(Text(printable(line.replace("±", plus_minus_of(console)))))
+        console.print(Text(printable(line)))
     if lines:
         console.print()
 
@@ -130,7 +135,8 @@ def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
         ends = (row["difference"], row["diff_data_ci95_low"], row["diff_data_ci95_high"])
         effect = difference_text(*ends, row["diff_ci95_high"] - row["difference"], plus_minus_of(console))
         is_odd = row["source"] != MEASURED and bool(row["flags"])
-        words = Text(f"{row['verdict']}{ODD}") if is_odd else coloured(row["verdict"], row["verdict"])
+        mark = ACROSS_MARK if is_across(row) else ""
+        words = Text(f"{row['verdict']}{ODD}") if is_odd else coloured(f"{row['verdict']}{mark}", row["verdict"])
         numbers = [Text(effect), Text(claims_text(row["p_corrected"], row["p_beyond_corrected"])), words]
         lines.append(_Line(_kind(row), row_name(row), _test_note(row), numbers))
     return _filled(table, console, lines)
@@ -175,9 +181,7 @@ def _test_note(row: Mapping[Any, Any]) -> str:
     if row["test"] != PAIRED:
         return ""
     is_whole = row["paired_episodes"] >= row["episodes"] * row["runs"]
-    common = "" if is_whole else _count(int(row["paired_episodes"]), "common episode")
-    parts = [part for part in (common, ACROSS if is_across(row) else "") if part]
-    return f"({'; '.join(parts)})" if parts else ""
+    return "" if is_whole else f"({_count(int(row['paired_episodes']), 'common episode')})"
 
 
 def _note(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
@@ -187,7 +191,8 @@ def _note(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
     uneven = (
         f"{_count(int(row['runs']), 'run')} of {_count(int(row['episodes']), 'episode')}" if _is_uneven(rows) else ""
     )
-    flags = [flag for flag in (row["flags"] or "").split("; ") if flag != "transductive"]  # which the name says
+    said = ("transductive", *BASELINE_KINDS.values())  # by the name, and in the table of the tests
+    flags = [flag for flag in (row["flags"] or "").split("; ") if flag not in said]
     parts = [part for part in (uneven, *flags) if part]
     return f"({'; '.join(parts)})" if parts else ""
 
@@ -207,6 +212,8 @@ def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
         notes.append(letters_note(claim, _correction(frame)))
     if any(is_transductive(row) for row in measured.to_dict("records")):
         notes.append(TRANSDUCTIVE_NOTE)
+    if any(is_across(row) for row in measured.to_dict("records")):
+        notes.append(ACROSS_NOTE)
     published = frame[frame["source"] != MEASURED]
     if len(published):
         notes.append(f"{PUBLISHED.strip()}: as papers report it, on other episodes; the CSV names the table")
@@ -337,8 +344,8 @@ def plus_minus_of(console: Console) -> str:
 def broken(name: str, width: int) -> list[str]:
     """A method's name in lines, broken between its stages and settings rather than within a word."""
     lines = [""]
-    for piece in re.split(r"(?<=[/,])|(?=[@+])", printable(name)):
+    for piece in re.split(r"(?<=[/,])|(?=[@+])|(?<= )(?=\(transductive\)$)", printable(name)):
         if lines[-1] and len(lines[-1]) + len(piece) > max(width, _NARROWEST_NAME):
             lines.append("")
         lines[-1] += piece
-    return lines
+    return [line.rstrip() for line in lines]

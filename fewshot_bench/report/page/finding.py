@@ -36,7 +36,12 @@ def main_finding(content: PageContent) -> str:
 def _best_tested(protocol: ProtocolResults) -> Tested | None:
     """The measured row with the strongest claim to be better, else the one that comes closest."""
     measured = _measured(protocol).to_dict("records")
-    return (protocol, max(measured, key=_merit)) if measured else None
+    return (protocol, max(measured, key=_preference)) if measured else None
+
+
+def _preference(row: dict[Any, Any]) -> tuple[bool, bool, int, float]:
+    """What makes a row the finding: that it is better, that it is of the baseline's kind, how far that is shown."""
+    return _merit(row)[0] > 0, not is_across(row), *_merit(row)
 
 
 def _merit(row: dict[Any, Any]) -> tuple[int, float]:
@@ -48,7 +53,7 @@ def _against_baselines(best: list[Tested]) -> str:
     better = [found for found in best if _merit(found[1])[0]]
     if not better:
         return _none_better(best)
-    protocol, row = max(better, key=lambda found: _merit(found[1]))
+    protocol, row = max(better, key=lambda found: _preference(found[1]))
     first = f"{row_name(row)} against {baseline_name(row)} on {protocol.name}: {_answer(row)}.{_reservation(row)}"
     first += _few_classes(protocol, row["method"], row["baseline"])
     if len(best) == 1:

@@ -53,7 +53,8 @@ def distribution_figure(protocol: ProtocolResults) -> Figure:
         "marker": {"size": 16, "opacity": 0},
         "text": [
             f"<b>{shown(protocol.shown(name))}</b><br>median {box.median:.1f}, mean {box.mean:.2f}<br>half of the "
-            f"episodes: {box.first_quartile:.1f} to {box.third_quartile:.1f}<br>nine in ten: {box.low:.1f} to {box.high:.1f}"
+            f"episodes: {box.first_quartile:.1f} to {box.third_quartile:.1f}<br>nine in ten: {box.low:.1f} to "
+            f"{box.high:.1f}"
             for name, box in protocol.quantiles.items()
         ],
         "hovertemplate": "%{text}<extra></extra>",
