@@ -109,15 +109,14 @@ class PublicationTable:
 
     def groups(self) -> list[tuple[str, list[str]]]:
         """The names of the rows by kind: inductive, transductive, published; one group where none is transductive."""
-        if not any(_is_transductive(entries) for entries in self.methods.values()):
-            return [("", list(self.methods))]
+        has_both = any(_is_transductive(entries) for entries in self.methods.values())
         found: dict[str, list[str]] = {}
         for name, entries in self.methods.items():
             kind = (
                 "transductive" if _is_transductive(entries) else "published" if _is_published(entries) else "inductive"
             )
             found.setdefault(kind, []).append(name)
-        return list(found.items())
+        return list(found.items()) if has_both and len(found) > 1 else [("", list(self.methods))]
 
 
 def publication_table(
