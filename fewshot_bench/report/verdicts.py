@@ -86,6 +86,14 @@ def claims_of_all_pairs(
     Returns:
         On this split and beyond it: 1 on the diagonal, NaN where there is no test. None if no pair has any.
     """
+    if correct not in scores.corrected_pairs:
+        scores.corrected_pairs[correct] = _claims_of_all_pairs(scores, correct)
+    return scores.corrected_pairs[correct]
+
+
+def _claims_of_all_pairs(
+    scores: TaskScores, correct: Correction
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     found = scores.p_of_all_pairs
     if found is None:
         return None
