@@ -263,7 +263,7 @@ def _tell_weights(result: PlanResult) -> None:
 def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     """Write the leaderboard and the page, print this study's part of it, and say where everything is."""
     from fewshot_bench.cli.data import report_notes
-    from fewshot_bench.cli.leaderboard import show
+    from fewshot_bench.cli.leaderboard import show, show_answers
     from fewshot_bench.datasets.recipe import recipe_line
     from fewshot_bench.report import rows_of_cells
     from fewshot_bench.study.outputs import write_outputs
@@ -297,3 +297,4 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     else:
         typer.echo("next         run another method on the same episodes, then: fewshot-bench compare A B")
     typer.echo("             fewshot-bench ls adaptations    fewshot-bench run --help")
+    show_answers(frame, rows)

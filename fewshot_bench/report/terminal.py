@@ -72,8 +72,6 @@ def print_answers(lines: Sequence[str], console: Console) -> None:
         console.print()
     for line in lines:
         console.print(Text(printable(line)))
-    if lines:
-        console.print()
 
 
 def _baseline(rows: pd.DataFrame, tested: pd.DataFrame) -> str:
