@@ -198,7 +198,7 @@ def _cost(top: Mapping[Any, Any], equals: Sequence[Mapping[Any, Any]]) -> str:
     speed = top["episodes_per_second"]
     if not speed > 0:
         return ""
-    told = f"{row_name(top)} takes {_time(1 / speed)} per episode"
+    told = f"{row_name(top) if equals else 'It'} takes {_time(1 / speed)} per episode"
     fastest = max(equals, key=lambda row: _or_zero(row["episodes_per_second"]), default=top)
     times = _or_zero(fastest["episodes_per_second"]) / speed
     if times < 2:

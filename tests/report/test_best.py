@@ -147,6 +147,11 @@ def test_the_cost_is_that_of_the_best_and_of_what_is_as_good_and_faster(tmp_path
     assert answer_lines([answer])[1] == f"{answer.sentence} {answer.cost}"
 
 
+def test_the_cost_of_a_method_that_is_the_best_is_said_of_it(tmp_path):
+    (answer,) = answers(leaderboard(store_of(tmp_path, {"a": 0, "b": 9})))
+    assert answer.cost == "It takes 4 ms per episode."
+
+
 def test_imported_methods_say_that_their_episodes_are_claimed_and_have_no_cost(tmp_path):
     store, card = OutcomeStore(tmp_path / "outcomes"), claimed_protocol("birds", "novel", 5, 1, "mine")
     base = np.random.default_rng(0).integers(30, 50, 40)
