@@ -93,8 +93,8 @@ SECTIONS = (
         "classes",
         "Class by class",
         "How much better one method classifies the queries of each class: the best method against the baseline, or the "
-        "two best. Lines are 95% intervals over the episodes that have the class. Where a few classes carry the "
-        "difference, another split may hold none of them.",
+        "two best; where there are both kinds, of the inductive ones. Lines are 95% intervals over the episodes that "
+        "have the class. Where a few classes carry the difference, another split may hold none of them.",
         class_figure,
     ),
     Section(
