@@ -226,10 +226,15 @@ class Whisper(EmbeddingAdaptation):
 
     name: ClassVar[str] = "whisper"
     admits_it: bool = False
+    is_balanced: bool = False
 
     @property
     def is_transductive(self) -> bool:
         return self.admits_it
+
+    @property
+    def assumes_balanced_queries(self) -> bool:
+        return self.is_balanced
 
     def scores(self, split, support, query):
         scores = Centroid().scores(split, support, query)

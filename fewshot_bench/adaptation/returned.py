@@ -123,7 +123,8 @@ def check_adaptation(adaptation: object, name: str) -> Adaptation:
         raise PluginError(f"{place_of(adaptation)}{name} is {described(adaptation)}. {HOW_TO_WRITE_ONE}")
     if not is_plugin(adaptation):
         return adaptation
-    _expect(adaptation, "is_transductive", lambda value: isinstance(value, bool), "True or False")
+    for claim in ("is_transductive", "assumes_balanced_queries"):
+        _expect(adaptation, claim, lambda value: isinstance(value, bool), "True or False")
     _expect(adaptation, "stage", lambda value: isinstance(value, str), "text")
     _expect(
         adaptation,

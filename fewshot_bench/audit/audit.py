@@ -54,7 +54,8 @@ def audit_cell(folder: Place, options: AuditOptions | None = None, *, progress: 
         return CellAudit(folder.name, "", "", (described,))
     frame, parts = read_parts(cell, folder)
     if cell.protocol.is_claimed:
-        return CellAudit(folder.name, cell.protocol.task, cell.method.name, (described, parts, *_claimed()))
+        findings = [described, parts, *_claimed()]
+        return CellAudit(folder.name, *_about(cell), tuple(findings), is_transductive=cell.method.is_transductive)
     here = images_here(cell, options, folder)
     known, sizes = class_sizes(cell, here)
     groups, tasks = _tasks(cell, frame, known.sizes, known.source)
@@ -66,8 +67,12 @@ def audit_cell(folder: Place, options: AuditOptions | None = None, *, progress: 
     findings += [sizes, tasks, check_digest(cell, known), check_images(cell, here)]
     again = run_again(cell, frame, here, known.sizes, options, progress)
     findings += [*again.findings, check_pretraining(cell)]
-    task, method = cell.protocol.task, cell.method.name
-    return CellAudit(folder.name, task, method, tuple(findings), again.sample, again.turned)
+    is_transductive = cell.method.is_transductive
+    return CellAudit(folder.name, *_about(cell), tuple(findings), again.sample, again.turned, is_transductive)
+
+
+def _about(cell: Cell) -> tuple[str, str]:
+    return cell.protocol.task, cell.method.name
 
 
 def _claimed() -> list[Finding]:

@@ -58,6 +58,7 @@ def differences_of_adaptations(stored: MethodCard, adaptations: Sequence[Adaptat
             adaptation=adaptation.name,
             hyper_parameters={**settings, "adaptation": adaptation.hyper_parameters()},
             is_transductive=adaptation.is_transductive,
+            assumes_balanced_queries=adaptation.assumes_balanced_queries,
         )
         for adaptation in adaptations
     ]

@@ -53,6 +53,7 @@ class CellAudit:
         findings: in the order of the checks.
         sample: how many of the stored episodes were run again; None where none was.
         turned: their predictions beside the stored ones, likewise.
+        is_transductive: whether the description marks the method as transductive.
     """
 
     key: str
@@ -61,6 +62,7 @@ class CellAudit:
     findings: tuple[Finding, ...]
     sample: Sample | None = None
     turned: Turned | None = None
+    is_transductive: bool = False
 
     def __post_init__(self) -> None:
         # The name of a stranger's folder is shown, also where nothing else of it can be read.
@@ -86,6 +88,7 @@ class CellAudit:
             "cell": self.key,
             "task": self.task,
             "method": self.method,
+            "is_transductive": self.is_transductive,
             "outcome": self.outcome,
             "stored_episodes": sample.stored,
             "checked_episodes": sample.checked,

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fewshot_bench.audit.finding import CellAudit, Finding
 from fewshot_bench.audit.summary import Audit
+from fewshot_bench.outcomes import marked
 from fewshot_bench.printable import printable
 
 _STYLES = {"pass": "green", "fail": "bold red", "not checked": "yellow"}
@@ -27,7 +28,7 @@ def print_audit(audit: CellAudit, console: Console, *, in_full: bool = True) -> 
     """
     console.print(_plain(f"{audit.key}  {audit.task}"), soft_wrap=True, style="bold")
     if audit.method:
-        console.print(_plain(audit.method), soft_wrap=True)
+        console.print(_plain(marked(audit.method, audit.is_transductive)), soft_wrap=True)
     passed = [finding.check for finding in audit.findings if finding.verdict == "pass"]
     shown = audit.findings if in_full else [finding for finding in audit.findings if finding.verdict != "pass"]
     if not in_full:

@@ -33,12 +33,15 @@ def show_forecast(forecast: Forecast, as_json: bool) -> None:
 
 def _show_cells(forecast: Forecast) -> None:
     """One line per method below its task."""
-    width = max((len(cell.method) for cell in forecast.cells), default=0)
+    from fewshot_bench.outcomes import marked
+
+    names = {cell.method: marked(cell.method, cell.is_transductive) for cell in forecast.cells}
+    width = max(map(len, names.values()), default=0)
     for task in dict.fromkeys(cell.task for cell in forecast.cells):
         typer.echo(task)
         for cell in forecast.cells:
             if cell.task == task:
-                typer.echo(f"  {printable(cell.method):<{width}}  {_cell(cell)}")
+                typer.echo(f"  {printable(names[cell.method]):<{width}}  {_cell(cell)}")
 
 
 def _cell(cell: CellForecast) -> str:

@@ -88,6 +88,7 @@ def leaderboard(
         typer.echo(f"leaderboard  {path}")
         if frame["baseline"].isna().all():
             typer.echo("next         add --baseline NAME for paired t-tests against that method")
+        show_answers(labelled, frame)
 
 
 def _show_datasets(store: OutcomeStore) -> None:
@@ -107,20 +108,36 @@ def show(
     svg: Path | None = None,
     labelled: pd.DataFrame | None = None,
     claim: Claim = "beyond",
+    whole: pd.DataFrame | None = None,
 ) -> None:
     """Print a leaderboard, as JSON or as tables, and save the tables as a picture if asked.
 
     The tables call methods as `labelled` does, if that is given, and have the letters of one claim; JSON keeps the
-    names and has both.
+    names, has both, and says which methods are best of all in `whole`, where `frame` does not have all of a protocol.
     """
     from rich.console import Console
 
     from fewshot_bench.atomic import write_atomically
-    from fewshot_bench.report import leaderboard_records, print_leaderboard
+    from fewshot_bench.report import answers, leaderboard_records, print_leaderboard
 
     if as_json:
-        typer.echo(json.dumps(leaderboard_records(frame), indent=1))
+        typer.echo(json.dumps(leaderboard_records(frame, answers(frame if whole is None else whole)), indent=1))
     console = Console(record=svg is not None, file=io.StringIO() if as_json else None)
     print_leaderboard(frame if labelled is None else labelled, console, claim)
     if svg is not None:
         write_atomically(svg, console.export_svg(title="fewshot-bench leaderboard").encode())
+
+
+def show_answers(whole: pd.DataFrame, frame: pd.DataFrame) -> None:
+    """Say which methods are best on the protocols of a leaderboard, of all methods that were run on these.
+
+    Args:
+        whole: a leaderboard with all methods of its protocols.
+        frame: the rows whose protocols are meant.
+    """
+    from rich.console import Console
+
+    from fewshot_bench.report import answer_lines, answers, print_answers
+
+    shown = set(frame["protocol_fingerprint"])
+    print_answers(answer_lines([one for one in answers(whole) if one.protocol in shown]), Console())

@@ -42,6 +42,12 @@ def import_(
     percent: Annotated[
         bool | None, typer.Option("--percent/--fractions", help="What accuracies are. Default: recognised.")
     ] = None,
+    transductive: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD", help="A method that sees all queries of an episode at once. May be given again."
+        ),
+    ] = None,
     results: ResultsOption = Path("results"),
     as_json: JsonOption = False,
 ) -> None:
@@ -64,6 +70,7 @@ def import_(
         run=run,
         tasks=tasks,
         is_percent=percent,
+        transductive=transductive or (),
     )
     report = import_outcomes(files, OutcomeStore(results / "outcomes"), options, arguments=typed_arguments(context))
     if as_json:
@@ -76,6 +83,7 @@ def _record(report: ImportReport) -> dict[str, Any]:
     imported = [
         {
             "method": one.cell.method.name,
+            "is_transductive": one.cell.method.is_transductive,
             "task": one.cell.protocol.task,
             "cell": one.cell.key,
             "episodes": one.episodes,
@@ -94,10 +102,12 @@ def _show(report: ImportReport, results: Place) -> None:
     from fewshot_bench.report.wording import CLAIMED
 
     for one in report.imported:
-        typer.echo(printable(f"imported     {_counts(one)} of {one.cell.method.name}, {one.cell.protocol.task}"))
+        typer.echo(printable(f"imported     {_counts(one)} of {one.cell.method.marked_name}, {one.cell.protocol.task}"))
     for file, columns in report.ignored.items():
         typer.echo(printable(f"ignored      columns of {file}: {', '.join(columns)}"))
     typer.echo(f"note         {CLAIMED}")
+    if not any(one.cell.method.is_transductive for one in report.imported):
+        typer.echo("note         all count as inductive; say which are not with --transductive METHOD")
     if not all(one.has_classes for one in report.imported):
         typer.echo("note         without a column 'classes', intervals cover these classes and images only")
     typer.echo(f"next         {command_for(['compare'], results)}")

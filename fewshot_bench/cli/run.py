@@ -257,8 +257,9 @@ def _look_ahead(plan: StudyPlan, as_json: bool) -> None:
 
 def _tell_failures(result: PlanResult) -> None:
     """Say which methods failed on how many episodes, and why the first did."""
+    shown = {cell.method.name: cell.method.marked_name for cell in result.cells}
     for name, count, reason in result.failures:
-        typer.echo(f"failed       {count:,} episodes of {name}: {printable(reason)}", err=True)
+        typer.echo(f"failed       {count:,} episodes of {shown.get(name, name)}: {printable(reason)}", err=True)
     typer.echo("             what is stored stays; the same command tries these again", err=True)
 
 
@@ -278,7 +279,7 @@ def _tell_weights(result: PlanResult) -> None:
 def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     """Write the leaderboard and the page, print this study's part of it, and say where everything is."""
     from fewshot_bench.cli.data import report_notes
-    from fewshot_bench.cli.leaderboard import show
+    from fewshot_bench.cli.leaderboard import show, show_answers
     from fewshot_bench.datasets.recipe import recipe_line
     from fewshot_bench.report import rows_of_cells
     from fewshot_bench.study.outputs import write_outputs
@@ -297,7 +298,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
         typer.echo(why_no_figures, err=True)
     rows = rows_of_cells(frame, result.cells)
     methods = [name for name in dict.fromkeys(cell.method.name for cell in result.cells) if name in set(rows["method"])]
-    show(rows, as_json)
+    show(rows, as_json, whole=frame)
     if as_json:
         return
     for dataset in result.datasets.values():
@@ -314,3 +315,4 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     else:
         typer.echo("next         run another method on the same episodes, then: fewshot-bench compare A B")
     typer.echo("             fewshot-bench ls adaptations    fewshot-bench run --help")
+    show_answers(frame, rows)

@@ -62,7 +62,7 @@ def _line(one: Compacted | Damaged) -> str:
     if isinstance(one, Damaged):
         return f"{one.key}  damaged: {one.damage}"
     size = f"{one.bytes_before:>12,} -> {one.bytes_after:>11,} bytes"
-    return f"{one.cell.key}  {one.parts:>5,} -> 1 parts  {size}  {one.cell.method.name}"
+    return f"{one.cell.key}  {one.parts:>5,} -> 1 parts  {size}  {one.cell.method.marked_name}"
 
 
 @store.command()
@@ -88,7 +88,7 @@ def check(results: ResultsOption = Path("results"), as_json: JsonOption = False)
 
 def _show(found: CellCheck) -> None:
     """One line for a cell, and one for each thing that is to be said about it."""
-    about = "?" if found.cell is None else f"{found.cell.method.name}, {found.cell.protocol.task}"
+    about = "?" if found.cell is None else f"{found.cell.method.marked_name}, {found.cell.protocol.task}"
     verdict = "damaged" if found.damage else "whole"
     episodes = f"{sum(found.episodes.values()):,} episodes of {len(found.episodes)} runs"
     typer.echo(printable(f"{found.key}  {verdict:<8} {found.parts:>5,} parts, {episodes}  {about}"))
@@ -115,7 +115,7 @@ def merge(
         return
     for one in cells:
         counts = f"{one.copied:>5,} parts copied, {one.known:,} there already"
-        typer.echo(printable(f"{one.cell.key}  {counts}  {one.cell.method.name}, {one.cell.protocol.task}"))
+        typer.echo(printable(f"{one.cell.key}  {counts}  {one.cell.method.marked_name}, {one.cell.protocol.task}"))
     typer.echo(f"{len(cells)} cells are in {results / 'outcomes'}")
     _tell_next(results)
 
@@ -132,7 +132,7 @@ def prune(
     from fewshot_bench.outcomes.pruning import prune as pruned
 
     folder, described = cell_named(results / "outcomes", cell)
-    about = "" if described is None else printable(f" ({described.method.name}, {described.protocol.task})")
+    about = "" if described is None else printable(f" ({described.method.marked_name}, {described.protocol.task})")
     if not is_sure and not _is_confirmed(f"Remove {folder}{about} and all of its outcomes?"):
         typer.echo("nothing was removed", err=True)
         raise typer.Exit(_REFUSED)

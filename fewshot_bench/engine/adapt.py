@@ -62,6 +62,7 @@ def adapt(
         hyper_parameters=adaptation.hyper_parameters(),
         is_transductive=adaptation.is_transductive,
         code=code_of_adaptation(adaptation),
+        assumes_balanced_queries=adaptation.assumes_balanced_queries,
     )
     card = protocol_card(groups[0].protocol, groups[0].dataset_fingerprint)
     return Outcomes(Cell(method, card, {}), together(frames))

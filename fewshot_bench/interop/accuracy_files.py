@@ -143,11 +143,12 @@ def _read_parquet(path: Path, methods: Sequence[str]) -> AccuracyTable:
     check_bounds(path, file.metadata.num_rows, len(schema))
     kinds = {item.name: _kind(item.type) for item in schema if not item.name.startswith(_INDEX)}
     names = _distinct(path, [name for name in schema.names if not name.startswith(_INDEX)])
-    texts = [name for name in names if kinds[name] == "text"]
+    flags = [name for name in names if pa.types.is_boolean(schema.field(name).type)]
+    texts = [name for name in names if kinds[name] == "text" and name not in flags]
     wanted = [name for name in names if kinds[name]]
     table = pq.ParquetFile(path, read_dictionary=texts).read(columns=wanted, use_threads=False)
     columns: dict[str, Column] = {
-        name: _text_column(table[name])
+        name: _text_column(table[name].cast(pa.string()) if name in flags else table[name])
         if kinds[name] == "text"
         else table[name].cast(pa.float64()).to_numpy().astype(np.float64)
         for name in wanted
@@ -156,12 +157,12 @@ def _read_parquet(path: Path, methods: Sequence[str]) -> AccuracyTable:
 
 
 def _kind(of: Any) -> str:
-    """What a column of a Parquet file holds: "text", "numbers", or "" for anything else."""
+    """What a column of a Parquet file holds: "text" (true and false too), "numbers", or "" for anything else."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(of):
         of = of.value_type
-    if pa.types.is_string(of) or pa.types.is_large_string(of):
+    if pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_boolean(of):
         return "text"
     return "numbers" if pa.types.is_integer(of) or pa.types.is_floating(of) or pa.types.is_null(of) else ""
 

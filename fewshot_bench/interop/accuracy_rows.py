@@ -33,7 +33,8 @@ from fewshot_bench.outcomes.claimed import (
 from fewshot_bench.outcomes.kinds import NAME
 
 _OF_EPISODES = ("episode", "run", "dataset", "split", "way", "shot", "tasks", "classes", "queries")
-_OF_LONG_TABLES = ("method", "accuracy", "correct")
+_OF_LONG_TABLES = ("method", "accuracy", "correct", "is_transductive")
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
 _NEAR = 0.005
 """By how much an accuracy may differ from the fraction that is correct: tables round."""
 _ABOVE_ONE = 1e-6
@@ -55,6 +56,8 @@ class ImportOptions:
         run: of all rows; 0 by default.
         tasks: the name of the claim; methods imported under one name claim the same episodes.
         is_percent: whether accuracies are percentages; by default, whether one is above 1.
+        transductive: methods that see all queries of an episode at once; long tables may say so in a column
+            `is_transductive`.
     """
 
     methods: Sequence[str] = ()
@@ -66,6 +69,7 @@ class ImportOptions:
     run: int | None = None
     tasks: str | None = None
     is_percent: bool | None = None
+    transductive: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,13 @@ class ClaimedRows:
         method: its name.
         protocol: that the rows claim.
         frame: as `claimed_frame` makes it, [E].
+        is_transductive: whether the file or the user says that it is.
     """
 
     method: str
     protocol: ProtocolCard
     frame: pd.DataFrame
+    is_transductive: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,7 @@ class AccuracyRows:
         run, episode = self._runs, self._episodes(of_row)
         for one in scores:
             _check_once(table, one, of_row, run, episode)
+            is_transductive = self._is_transductive(one)
             for number in np.unique(of_row[one.rows]):
                 mine = of_row[one.rows] == number
                 rows = one.rows[mine]
@@ -143,7 +150,26 @@ class AccuracyRows:
                     queries=None if queries is None else queries[rows],
                     classes=None if classes is None else classes[rows],
                 )
-                yield ClaimedRows(one.method, protocols[number], frame)
+                yield ClaimedRows(one.method, protocols[number], frame, is_transductive)
+
+    def _is_transductive(self, one: _Scores) -> bool:
+        """Whether the options or the rows of a method say that it sees all queries of an episode at once.
+
+        Raises:
+            AccuracyFileError: the rows say something else, or contradict each other or the options.
+        """
+        told = {True} if one.method in self._options.transductive else set[bool]()
+        if "is_transductive" in self._named:
+            column = self._table.texts(self._named["is_transductive"])
+            for text in {column.values[code] for code in np.unique(column.codes[one.rows])} - {""}:
+                if text.lower() not in _TRUTH:
+                    self._table.refuse(
+                        f"'is_transductive' of {one.method} is {text[:40]!r}, and should be true or false"
+                    )
+                told.add(_TRUTH[text.lower()])
+        if len(told) > 1:
+            self._table.refuse(f"{one.method} is said to be transductive, and not to be")
+        return True in told
 
     def _check_options(self) -> None:
         """See that nothing is said twice, and nothing is missing.

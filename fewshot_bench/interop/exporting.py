@@ -27,6 +27,7 @@ _NAME = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     {
         "method": _NAME,
+        "is_transductive": pa.bool_(),
         "dataset": _NAME,
         "split": _NAME,
         "way": pa.int32(),
@@ -98,9 +99,12 @@ def _table(cell: Cell, name: str, store: OutcomeStore) -> pa.Table:
         "split": protocol.split,
         "tasks": tasks_of(protocol),
     }
+    is_marked = cell.method.is_transductive
+    is_unknown = protocol.is_claimed and not is_marked  # an import need not say it
     correct = frame["correct"].to_numpy()
     columns: dict[str, Any] = {
         **{key: _constant(value, len(frame)) for key, value in constants.items()},
+        "is_transductive": pa.array(np.full(len(frame), is_marked), mask=np.full(len(frame), is_unknown)),
         "way": np.full(len(frame), protocol.way),
         "shot": np.full(len(frame), protocol.shot),
         "run": frame["run"].to_numpy(),

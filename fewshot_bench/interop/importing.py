@@ -85,6 +85,7 @@ def import_outcomes(
     store.check_folder()
     claims, unnamed, ignored = _read(paths, options)
     stored = [cell for cell in store.cells() if cell.protocol.is_claimed]
+    _refuse_contradicting_kinds(claims, stored, options)
     _refuse_silent_pairs([claim for claim in claims if claim.protocol.fingerprint in unnamed], stored)
     frames = {cell.key: store.read(cell) for cell in _involved(claims, stored)}
     planned = [(_cell(claim, arguments), claim) for claim in claims]
@@ -130,8 +131,13 @@ def _together(path: Path, first: ClaimedRows, second: ClaimedRows) -> ClaimedRow
     """The rows of two files about one method.
 
     Raises:
-        AccuracyFileError: an episode is in both.
+        AccuracyFileError: an episode is in both, or only one says that the method is transductive.
     """
+    if first.is_transductive != second.is_transductive:
+        raise AccuracyFileError(
+            f"{path}: only one of its files says that '{second.method}' is transductive. Add --transductive "
+            f"{quote(second.method)}. Nothing was imported."
+        )
     frame = pd.concat([first.frame, second.frame], ignore_index=True)
     again = frame.duplicated(["run", "episode"]).to_numpy()
     if again.any():
@@ -141,6 +147,29 @@ def _together(path: Path, first: ClaimedRows, second: ClaimedRows) -> ClaimedRow
             "Number the runs in a column 'run'. Nothing was imported."
         )
     return replace(first, frame=frame)
+
+
+def _refuse_contradicting_kinds(claims: Sequence[ClaimedRows], stored: Sequence[Cell], options: ImportOptions) -> None:
+    """See that a method is transductive wherever it is said to be, and that there is one of each name that is said so.
+
+    Raises:
+        AccuracyFileError: a name is no method's, or a method is stored as one of the other kind.
+    """
+    unknown = next((name for name in options.transductive if name not in {claim.method for claim in claims}), None)
+    if unknown is not None:
+        raise AccuracyFileError(f"--transductive {quote(unknown)}: no file has such a method. Nothing was imported.")
+    kinds = {(cell.protocol.fingerprint, cell.method.name): cell for cell in stored}
+    for claim in claims:
+        cell = kinds.get((claim.protocol.fingerprint, claim.method))
+        if cell is not None and cell.method.is_transductive != claim.is_transductive:
+            there, here = (
+                ("transductive", "inductive") if cell.method.is_transductive else ("inductive", "transductive")
+            )
+            raise AccuracyFileError(
+                f"{claim.method} is stored as {there} and would be imported as {here}. Say the same of it "
+                f"(--transductive {quote(claim.method)}), or remove the stored one: fewshot-bench store prune "
+                f"{cell.key}. Nothing was imported."
+            )
 
 
 def _refuse_silent_pairs(claims: Sequence[ClaimedRows], stored: Sequence[Cell]) -> None:
@@ -174,7 +203,12 @@ def _involved(claims: Iterable[ClaimedRows], stored: Sequence[Cell]) -> list[Cel
 def _cell(claim: ClaimedRows, arguments: Sequence[str]) -> Cell:
     provenance = {"commands": [join(["fewshot-bench", *arguments])]} if arguments else {}
     versions = {"fewshot-bench": installed_version("fewshot-bench")}
-    return Cell(claimed_method(claim.method), claim.protocol, versions, provenance=provenance)
+    return Cell(
+        claimed_method(claim.method, is_transductive=claim.is_transductive),
+        claim.protocol,
+        versions,
+        provenance=provenance,
+    )
 
 
 def _new_rows(cell: Cell, claim: ClaimedRows, frames: dict[str, pd.DataFrame]) -> pd.DataFrame:

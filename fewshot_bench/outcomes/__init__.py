@@ -1,6 +1,6 @@
 """What happened: one row per episode, kept in parts that never change."""
 
-from fewshot_bench.outcomes.cell import STANDARD_SAMPLER, Cell, MethodCard, ProtocolCard
+from fewshot_bench.outcomes.cell import STANDARD_SAMPLER, TRANSDUCTIVE, Cell, MethodCard, ProtocolCard, marked
 from fewshot_bench.outcomes.claimed import claimed_frame, claimed_method, claimed_protocol
 from fewshot_bench.outcomes.episode_frame import episode_frame
 from fewshot_bench.outcomes.failures import Failure
@@ -11,6 +11,7 @@ from fewshot_bench.outcomes.store import OutcomeStore
 __all__ = [
     "CLAIMED_SAMPLER",
     "STANDARD_SAMPLER",
+    "TRANSDUCTIVE",
     "Cell",
     "Failure",
     "MethodCard",
@@ -21,4 +22,5 @@ __all__ = [
     "claimed_method",
     "claimed_protocol",
     "episode_frame",
+    "marked",
 ]

@@ -14,7 +14,20 @@ from fewshot_bench.outcomes.description import FORMAT, description_as_json, read
 from fewshot_bench.outcomes.kinds import CLAIMED_SAMPLER, is_plain
 
 STANDARD_SAMPLER = "standard"
+_LEFT_OUT_WHERE_EMPTY = ("code", "assumes_balanced_queries")
+"""Fields of a method that older cards do not have."""
+TRANSDUCTIVE = " (transductive)"
+"""What stands behind the name of a transductive method wherever people read it."""
 _WITH_EVEN_QUERIES = (STANDARD_SAMPLER, "disjoint", "varied")
+
+
+def marked(name: str, is_transductive: bool) -> str:
+    """A method's name as people should read it.
+
+    >>> marked("conv4/tim", True)
+    'conv4/tim (transductive)'
+    """
+    return f"{name}{TRANSDUCTIVE}" if is_transductive else name
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,7 @@ class MethodCard:
         is_transductive: whether queries may inform each other's predictions.
         code: of the parts that are somebody's own code, by what they are to the method, such as "adaptation": records
             of `CodeIdentity`. Empty for a method that this project and its dependencies make.
+        assumes_balanced_queries: whether the predictions rest on every class having as many queries as the others.
     """
 
     name: str
@@ -39,6 +53,7 @@ class MethodCard:
     hyper_parameters: dict[str, Any] = field(default_factory=dict, hash=False)
     is_transductive: bool = False
     code: dict[str, Any] = field(default_factory=dict, hash=False)
+    assumes_balanced_queries: bool = False
 
     def __post_init__(self) -> None:
         # A round trip through JSON turns tuples into lists, so that a card equals itself after reading it back.
@@ -47,18 +62,22 @@ class MethodCard:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of everything but the name; without code, as it was before methods had any."""
+        """Digest of everything but the name; what older cards do not have is left out where it says nothing."""
         return _digest({key: value for key, value in self.as_dict().items() if key != "name"})
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields by name; code only where there is some."""
-        fields = asdict(self)
-        return fields if self.code else {name: value for name, value in fields.items() if name != "code"}
+        """All fields by name; code and an assumption about the queries only where there is one."""
+        return {name: value for name, value in asdict(self).items() if value or name not in _LEFT_OUT_WHERE_EMPTY}
 
     @property
     def label(self) -> str:
         """The name with the start of the fingerprint, for when two methods share a name."""
         return f"{self.name}#{self.fingerprint[:8]}"
+
+    @property
+    def marked_name(self) -> str:
+        """The name as people should read it: a transductive method says so."""
+        return marked(self.name, self.is_transductive)
 
 
 @dataclass(frozen=True)

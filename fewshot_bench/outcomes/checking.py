@@ -51,10 +51,13 @@ class CellCheck:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        method, task = (self.cell.method.name, self.cell.protocol.task) if self.cell else (None, None)
+        about: dict[str, Any] = {"method": None, "task": None}
+        if self.cell:
+            about = {"method": self.cell.method.name, "task": self.cell.protocol.task}
+            about["is_transductive"] = self.cell.method.is_transductive
         counts = {str(run): count for run, count in self.episodes.items()}
         found = {"parts": self.parts, "episodes": counts, "damage": self.damage, "notes": self.notes}
-        return {"cell": self.key, "method": method, "task": task, **found}
+        return {"cell": self.key, **about, **found}
 
 
 def check_store(folder: Place) -> list[CellCheck]:

@@ -48,9 +48,9 @@ CLAIMED_TYPES = {
 }
 
 
-def claimed_method(name: str) -> MethodCard:
-    """The card of a method that is known by its name alone."""
-    return MethodCard(name, _NOT_STATED, _NOT_STATED, _NOT_STATED, {"imported_as": name})
+def claimed_method(name: str, *, is_transductive: bool = False) -> MethodCard:
+    """The card of a method that is known by its name, and by whether somebody said that it is transductive."""
+    return MethodCard(name, _NOT_STATED, _NOT_STATED, _NOT_STATED, {"imported_as": name}, is_transductive)
 
 
 def claimed_protocol(dataset: str, split: str, way: int, shot: int, tasks: str) -> ProtocolCard:

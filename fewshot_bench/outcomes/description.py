@@ -40,6 +40,8 @@ LARGEST_FILE = 8_000_000
 """Bytes of a file cell.json."""
 
 _LARGEST_FORMAT = 1_000_000
+_LATER_FIELDS = ("hyper_parameters", "is_transductive", "code", "assumes_balanced_queries")
+"""Fields of a method that may be left out."""
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]{0,40}")
 
 
@@ -136,7 +138,7 @@ def read_description(text: str) -> Description:
         OutcomeError: it is no JSON, or a value of the method or the protocol is missing, unknown or of another kind.
     """
     content = description_content(text)
-    method = _identity("method", content, METHOD, optional=("hyper_parameters", "is_transductive", "code"))
+    method = _identity("method", content, METHOD, optional=_LATER_FIELDS)
     protocol = _identity("protocol", content, PROTOCOL, optional=("sampler", "sampler_settings"))
     _check_sampler(protocol)
     left_out: list[str] = []

@@ -104,13 +104,15 @@ _SETTINGS = Kind(
     lambda value: isinstance(value, dict) and all(is_plain(inner, 0) for inner in value.values()),
 )
 QUERY = whole(1, LARGEST_SIZE)
+YES_OR_NO = Kind("true or false", lambda value: isinstance(value, bool))
 METHOD = {
     "name": TEXT,
     "backbone": TEXT,
     "weights": TEXT,
     "adaptation": TEXT,
     "hyper_parameters": _MAPPING,
-    "is_transductive": Kind("true or false", lambda value: isinstance(value, bool)),
+    "is_transductive": YES_OR_NO,
+    "assumes_balanced_queries": YES_OR_NO,
     "code": _MAPPING,
 }
 PROTOCOL = {

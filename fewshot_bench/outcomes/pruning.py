@@ -69,4 +69,4 @@ def _described(folder: Place) -> Cell | None:
 
 
 def _about(cell: Cell | None) -> str:
-    return "its description cannot be read" if cell is None else f"{cell.method.name}, {cell.protocol.task}"
+    return "its description cannot be read" if cell is None else f"{cell.method.marked_name}, {cell.protocol.task}"

@@ -139,7 +139,8 @@ def _study(folder: Place, study_id: str, names: Sequence[str]) -> RecordedStudy:
 def _planned(content: Any) -> PlannedCell:
     if not isinstance(content, dict):
         raise OutcomeError(f"a cell should be a mapping, not {reprlib.repr(content)}")
-    return PlannedCell(**{name: _value(content, name, kind) for name, kind in PLANNED.items()})
+    fields = {name: _value(content, name, kind) for name, kind in PLANNED.items()}
+    return PlannedCell(**fields, is_transductive=content.get("is_transductive") is True)
 
 
 def _value(content: Mapping[str, Any], name: str, kind: Kind) -> Any:

@@ -64,6 +64,7 @@ class PlannedCell:
         method: name of the method.
         runs: how many there are to be.
         episodes: of each run; the most of them where an interval says when to stop.
+        is_transductive: whether queries may inform each other's predictions.
     """
 
     dataset: str
@@ -71,6 +72,12 @@ class PlannedCell:
     method: str
     runs: int
     episodes: int
+    is_transductive: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is written down; an inductive method is, as it was before there were others."""
+        fields = asdict(self)
+        return fields if self.is_transductive else {name: fields[name] for name in PLANNED}
 
 
 @dataclass(frozen=True)
@@ -194,7 +201,7 @@ class StudyRecord:
             "version": VERSION,
             "stops_early": self.stops_early,
             "settings": dict(self.settings),
-            "cells": [asdict(cell) for cell in self.cells],
+            "cells": [cell.as_dict() for cell in self.cells],
         }
 
 

@@ -1,5 +1,6 @@
 """Numbers to people: the leaderboard, comparisons, sweeps, and the terminal tables."""
 
+from fewshot_bench.report.best import Answer, answer_lines, answers
 from fewshot_bench.report.comparison import Comparison, compare
 from fewshot_bench.report.comparison_terminal import print_comparisons
 from fewshot_bench.report.comparisons import TaskComparison, compare_methods, compare_tasks
@@ -14,12 +15,13 @@ from fewshot_bench.report.records import comparison_record, datasets_record, lea
 from fewshot_bench.report.sweep_frame import SweptPoint, sweep_frame
 from fewshot_bench.report.sweep_plot import draw_sweep
 from fewshot_bench.report.sweep_table import print_sweep
-from fewshot_bench.report.terminal import print_leaderboard
+from fewshot_bench.report.terminal import print_answers, print_leaderboard
 from fewshot_bench.report.update import current_leaderboard, rows_of_cells, update_leaderboard
 from fewshot_bench.report.verdicts import Claim
 
 __all__ = [
     "TIMING_COLUMNS",
+    "Answer",
     "Claim",
     "Comparison",
     "NoPictureError",
@@ -27,6 +29,8 @@ __all__ = [
     "PlusMinus",
     "SweptPoint",
     "TaskComparison",
+    "answer_lines",
+    "answers",
     "as_latex",
     "as_markdown",
     "cells_of_method",
@@ -43,6 +47,7 @@ __all__ = [
     "leaderboard_records",
     "method_labels",
     "over_datasets",
+    "print_answers",
     "print_comparisons",
     "print_leaderboard",
     "print_sweep",

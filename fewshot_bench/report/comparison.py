@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fewshot_bench.errors import ComparisonError
-from fewshot_bench.outcomes import Outcomes, ProtocolCard
+from fewshot_bench.outcomes import Outcomes, ProtocolCard, marked
 from fewshot_bench.report.method_names import shown_names
 from fewshot_bench.report.per_class import ClassDifferences, class_differences
 from fewshot_bench.report.task_scores import TaskScores, task_scores
@@ -47,6 +47,8 @@ class Comparison:
         p_corrected: p of the t-test over episodes, corrected for the number of tests that were made together.
         p_beyond_corrected: p over classes and images, corrected over the same family; NaN where it is unknown.
         by_class: the difference class by class; None where it is unknown or was not asked for.
+        is_a_transductive: whether A sees all queries of an episode at once.
+        is_b_transductive: whether B does.
     """
 
     a: str
@@ -60,6 +62,23 @@ class Comparison:
     p_corrected: float = math.nan
     p_beyond_corrected: float = math.nan
     by_class: ClassDifferences | None = field(default=None, compare=False)
+    is_a_transductive: bool = False
+    is_b_transductive: bool = False
+
+    @property
+    def shown_a(self) -> str:
+        """The name of A as people should read it: a transductive method says so."""
+        return marked(self.a, self.is_a_transductive)
+
+    @property
+    def shown_b(self) -> str:
+        """The name of B as people should read it."""
+        return marked(self.b, self.is_b_transductive)
+
+    @property
+    def is_across(self) -> bool:
+        """Whether one of the two is transductive and the other is not."""
+        return self.is_a_transductive != self.is_b_transductive
 
     @property
     def test(self) -> PairedTest:
@@ -92,7 +111,7 @@ class Comparison:
         data = self.data
         in_points = replace(data, mean=100 * data.mean, low=100 * data.low, high=100 * data.high)
         task = 100 * (self.test.ci_high - self.test.mean_difference)
-        return headline(in_points, task, self.verdict, level=self.level)
+        return headline(in_points, task, self.verdict, level=self.level, is_across=self.is_across)
 
     @property
     def p_sentence(self) -> str:
@@ -100,14 +119,14 @@ class Comparison:
         return p_of_both(self.p_corrected, self.p_beyond_corrected)
 
     def __str__(self) -> str:
-        sentence = f"{self.a} - {self.b}: {self.headline} ({self.p_sentence}; {self.test.n:,} episodes)"
+        sentence = f"{self.shown_a} - {self.shown_b}: {self.headline} ({self.p_sentence}; {self.test.n:,} episodes)"
         claimed = CLAIMED_FLAG if self.protocol is None or self.protocol.is_claimed else ""
         return "; ".join(part for part in (sentence, claimed, self.left_out) if part)
 
     @property
     def left_out(self) -> str:
         """Which episodes could not be paired, in words; empty if all could."""
-        counts = ((self.left_out_of_a, self.a), (self.left_out_of_b, self.b))
+        counts = ((self.left_out_of_a, self.shown_a), (self.left_out_of_b, self.shown_b))
         parts = [f"{count:,} of {name}" for count, name in counts if count]
         return f"unpaired episodes dropped: {' and '.join(parts)}" if parts else ""
 
@@ -204,6 +223,8 @@ def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str], 
         paired.test.p,
         data.p,
         class_differences(scores, a, b),
+        scores.cells[a].method.is_transductive,
+        scores.cells[b].method.is_transductive,
     )
 
 

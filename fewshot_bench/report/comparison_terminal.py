@@ -14,6 +14,8 @@ from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.terminal import (
+    ACROSS_MARK,
+    ACROSS_NOTE,
     broken,
     claims_header,
     claims_text,
@@ -31,6 +33,7 @@ from fewshot_bench.report.terminal import (
 from fewshot_bench.report.verdicts import Claim
 from fewshot_bench.report.wording import (
     CLAIMED,
+    TRANSDUCTIVE_NOTE,
     difference_text,
     p_equation,
     p_header,
@@ -80,17 +83,19 @@ def _print_left_out(tasks: Sequence[TaskComparison], console: Console) -> None:
     for task in tasks:
         for comparison in task.comparisons:
             if comparison.left_out:
-                pair = f" {comparison.a} - {comparison.b}:" if len(task.comparisons) > 1 else ""
+                pair = f" {comparison.shown_a} - {comparison.shown_b}:" if len(task.comparisons) > 1 else ""
                 console.print(Text(printable(f"{task.protocol.task}:{pair} {comparison.left_out}.")))
         for a, b in task.unpaired:
-            sentence = f"{task.protocol.task}: {a} and {b} share too few episodes to be compared."
+            sentence = (
+                f"{task.protocol.task}: {task.shown(a)} and {task.shown(b)} share too few episodes to be compared."
+            )
             console.print(Text(printable(sentence)))
 
 
 def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
     first = tasks[0].comparisons[0]
-    console.print(Text.assemble("A: ", (printable(first.a), "bold")))
-    console.print(Text.assemble("B: ", (printable(first.b), "bold")))
+    console.print(Text.assemble("A: ", (printable(first.shown_a), "bold")))
+    console.print(Text.assemble("B: ", (printable(first.shown_b), "bold")))
     named = _named(tasks)
     for name, comparison in named:
         title = f"{name}, {comparison.test.n:,} common episodes, A - B"
@@ -130,15 +135,19 @@ def _checks(named: Sequence[tuple[str, Comparison]]) -> Table:
 
 
 def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim) -> None:
-    letters = _letters_of(task, claim)
+    letters, begun = _letters_of(task, claim), set[bool]()
     table = new_table()
     table.add_column("method")
     table.add_column("mean %", justify="right", no_wrap=True)
     if letters:
         table.add_column("same", no_wrap=True)
-    for name, mean in task.means.items():
+    has_both = 0 < len(task.transductive) < len(task.means)
+    for name, mean in sorted(task.means.items(), key=lambda item: item[0] in task.transductive):
+        if has_both and (name in task.transductive) not in begun:
+            begun.add(name in task.transductive)
+            table.add_row(Text("transductive" if name in task.transductive else "inductive", "italic"))
         own = [letters[name]] if letters else []
-        table.add_row(Text("\n".join(broken(name, console.width - 24))), f"{100 * mean:.2f}", *own)
+        table.add_row(Text("\n".join(broken(task.shown(name), console.width - 24))), f"{100 * mean:.2f}", *own)
     print_table(console, title, table)
     if len(task.comparisons) > _MOST_PAIRS:
         console.print(f"{len(task.comparisons)} pairs; see them with --json, or name a --baseline\n")
@@ -149,14 +158,14 @@ def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim
         pairs.add_column(header, justify="right", no_wrap=True)
     pairs.add_column("A at 5%", max_width=verdict_width(console))
     for one in task.comparisons:
-        width = console.width - 66
-        names = "\n".join([*broken(one.a, width), *broken(f"- {one.b}", width)])
+        width, mark = console.width - 66, ACROSS_MARK if one.is_across else ""
+        names = "\n".join([*broken(one.shown_a, width), *broken(f"- {one.shown_b}", width)])
         p = claims_text(one.p_corrected, one.p_beyond_corrected)
-        pairs.add_row(Text(names), _effect(one, console), p, coloured(one.verdict, one.verdict))
+        pairs.add_row(Text(names), _effect(one, console), p, coloured(f"{one.verdict}{mark}", one.verdict))
     console.print(pairs)
     for one in task.comparisons:
         if one.few_classes:
-            console.print(Text(printable(f"{one.a} - {one.b}: {one.few_classes}"), "yellow"))
+            console.print(Text(printable(f"{one.shown_a} - {one.shown_b}: {one.few_classes}"), "yellow"))
     console.print()
 
 
@@ -167,7 +176,7 @@ def _letters_of(task: TaskComparison, claim: Claim) -> Mapping[str, str]:
 def _print_classes(tasks: Sequence[TaskComparison], console: Console) -> None:
     """Each comparison class by class, the largest differences first."""
     for name, comparison in _named(tasks):
-        title = f"{name}: {comparison.a} - {comparison.b}, class by class"
+        title = f"{name}: {comparison.shown_a} - {comparison.shown_b}, class by class"
         classes = comparison.by_class
         if classes is None:
             console.print(Text(printable(f"{title}: unknown, as {_why_no_classes(comparison)}.")), end="\n\n")
@@ -209,7 +218,9 @@ def _print_datasets(result: OverDatasets, console: Console) -> None:
         test = paired.test
         half_width = 100 * (test.ci_high - test.mean_difference)
         effect = f"{100 * test.mean_difference + 0.0:+.2f} {plus_minus_of(console)} {half_width:.2f}"
-        names = "\n".join([*broken(a, console.width - 68), *broken(f"- {b}", console.width - 68)])
+        mark = ACROSS_MARK if (a in result.transductive) != (b in result.transductive) else ""
+        width = console.width - 68
+        names = "\n".join([*broken(result.shown(a), width), *broken(f"- {result.shown(b)}{mark}", width)])
         tests = (p_text(result.p_corrected[a, b]), p_text(paired.wilcoxon_p), p_text(paired.smallest_p))
         table.add_row(Text(names), Text(effect), *tests)
     print_table(console, f"over {count} datasets, {result.task}: one pair per dataset", table)
@@ -222,7 +233,7 @@ def _print_ranks(result: OverDatasets, ranks: FriedmanTest, console: Console) ->
     table.add_column("method")
     table.add_column("mean rank", justify="right", no_wrap=True)
     for name, rank in zip(result.accuracies.columns, ranks.mean_ranks, strict=True):
-        table.add_row(Text("\n".join(broken(str(name), console.width - 14))), f"{rank:.2f}")
+        table.add_row(Text("\n".join(broken(result.shown(str(name)), console.width - 14))), f"{rank:.2f}")
     title = f"Friedman {p_equation(ranks.p)}, Iman-Davenport {p_equation(ranks.iman_davenport_p)}"
     print_table(console, f"{title}; {ranks_text(len(ranks.mean_ranks), ranks.critical_difference)}", table)
 
@@ -252,6 +263,10 @@ def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) 
         notes.append(letters_note(claim, tasks[0].correction))
     if not is_one_pair:
         notes += correction_note(tasks[0].correction)
+    if any(task.transductive for task in tasks):
+        notes.append(TRANSDUCTIVE_NOTE)
+    if not is_one_pair and any(comparison.is_across for comparison in comparisons):
+        notes.append(ACROSS_NOTE)
     if any(task.protocol.is_claimed for task in tasks):
         notes.append(CLAIMED)
     return notes + verdict_notes([comparison.verdict for comparison in comparisons])

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 
 from fewshot_bench.errors import ComparisonError, OutcomeError
-from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
+from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard, marked
 from fewshot_bench.report.comparison import FEWEST_PAIRS, Comparison, check_same_protocol, comparison_of
 from fewshot_bench.report.method_names import cells_of_method, shown_names, the_only
 from fewshot_bench.report.task_scores import TaskScores, stored_scores
@@ -36,6 +36,7 @@ class TaskComparison:
         letters_split: the same for differences on this split.
         correction: of the p values, over the comparisons of this protocol.
         unpaired: pairs that share fewer than two episodes, by their names; nothing can be said of them.
+        transductive: names of the methods that see all queries of an episode at once.
     """
 
     protocol: ProtocolCard
@@ -45,6 +46,11 @@ class TaskComparison:
     letters_split: Mapping[str, str]
     correction: Correction
     unpaired: Sequence[tuple[str, str]] = ()
+    transductive: frozenset[str] = frozenset()
+
+    def shown(self, name: str) -> str:
+        """A method's name as people should read it."""
+        return marked(name, name in self.transductive)
 
 
 def compare_tasks(
@@ -180,6 +186,7 @@ def _compared(
         letters["split"] if letters else {},
         correct,
         unpaired,
+        frozenset(names[cell.key] for cell in scores.cells if cell.method.is_transductive),
     )
 
 

@@ -12,11 +12,14 @@ from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.report.method_names import cells_of_method, shown_names, the_only
 from fewshot_bench.report.published import PublishedResult
 from fewshot_bench.report.published_summary import published_rows_of
-from fewshot_bench.report.summary import COLUMNS, protocol_rows
+from fewshot_bench.report.summary import COLUMNS, MEASURED, protocol_rows
 from fewshot_bench.report.task_scores import stored_scores
+from fewshot_bench.report.wording import is_transductive
 from fewshot_bench.statistics import Correction
 
-_TEXTS = ("group", "group_split", "baseline", "test", "beyond", "verdict", "correction", "flags", "adaptation")
+_TEXTS = (
+    "group", "group_split", "against_best", "baseline", "test", "beyond", "verdict", "correction", "flags", "adaptation"
+)  # fmt: skip
 _PROTOCOL = ["dataset", "split", "way", "shot", "queries", "sampler", "seed", "protocol_fingerprint"]
 
 
@@ -70,11 +73,27 @@ def leaderboard(
 
 
 def sorted_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows by protocol, then from the best mean to the worst; a text that does not exist is None."""
+    """Rows by protocol, inductive methods before transductive ones, each from the best mean to the worst.
+
+    Published rows do not say which they are: beside transductive methods they come last, else they stand among the
+    others. A text that does not exist is None.
+    """
     for column in _TEXTS:
         frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
-    keys = [*_PROTOCOL, "mean", "method", "method_fingerprint"]
-    return frame.sort_values(keys, ascending=[key != "mean" for key in keys], kind="stable", ignore_index=True)
+    keys = [*_PROTOCOL, "kind", "mean", "method", "method_fingerprint"]
+    ascending = [key != "mean" for key in keys]
+    with_kind = frame.assign(kind=kind_order(frame))
+    return with_kind.sort_values(keys, ascending=ascending, kind="stable", ignore_index=True).drop(columns="kind")
+
+
+def kind_order(frame: pd.DataFrame) -> list[int]:
+    """Where the rows of each kind stand within their protocol: 0 inductive, 1 transductive, 2 published beside such."""
+    rows = frame.to_dict("records")
+    beside = {row["protocol_fingerprint"] for row in rows if is_transductive(row)}
+    return [
+        1 if is_transductive(row) else 2 * (row["source"] != MEASURED and row["protocol_fingerprint"] in beside)
+        for row in rows
+    ]
 
 
 def _baselines(cells: Sequence[Cell], wanted: str) -> dict[str, Cell]:

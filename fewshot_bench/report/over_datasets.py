@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from fewshot_bench.outcomes import STANDARD_SAMPLER
+from fewshot_bench.outcomes import STANDARD_SAMPLER, marked
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.statistics import (
@@ -32,6 +32,7 @@ class OverDatasets:
         p_corrected: of the t-test of each pair, corrected for their number.
         correction: how.
         ranks: Friedman's test with Nemenyi's critical difference; None for two methods.
+        transductive: names of the methods that see all queries of an episode at once.
     """
 
     task: str
@@ -40,6 +41,11 @@ class OverDatasets:
     p_corrected: dict[tuple[str, str], float]
     correction: Correction
     ranks: FriedmanTest | None
+    transductive: frozenset[str] = frozenset()
+
+    def shown(self, name: str) -> str:
+        """A method's name as people should read it."""
+        return marked(name, name in self.transductive)
 
 
 def over_datasets(tasks: Sequence[TaskComparison]) -> list[OverDatasets]:
@@ -97,4 +103,5 @@ def _tested(size: str, tasks: Sequence[TaskComparison]) -> OverDatasets | None:
         dict(zip(pairs, map(float, p), strict=True)),
         tasks[0].correction,
         friedman(table.to_numpy()) if table.shape[1] > 2 else None,
+        frozenset[str]().union(*(task.transductive for task in tasks)),
     )

@@ -1,7 +1,8 @@
 """The leaderboard as papers print it: a row per method, a column per task, in Markdown and in LaTeX (booktabs).
 
-The best of each column is bold; those that are not shown to be worse than it are underlined. The caption says what the
-numbers, the half-widths and the marks of this very table claim.
+The best of each column is bold; those that are not shown to be worse than it are underlined. Transductive methods stand
+below the others, marked, and have a best of their own. The caption says what the numbers, the half-widths and the marks
+of this very table claim.
 """
 
 from __future__ import annotations
@@ -15,9 +16,17 @@ import pandas as pd
 
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.printable import printable
+from fewshot_bench.report.best import answer_lines, answers
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import LETTER_COLUMNS, Claim
-from fewshot_bench.report.wording import CLAIMED, correction_words, task_names
+from fewshot_bench.report.wording import (
+    CLAIMED,
+    TRANSDUCTIVE_NOTE,
+    correction_words,
+    is_transductive,
+    row_name,
+    task_names,
+)
 from fewshot_bench.statistics import read_letters
 
 PlusMinus = Literal["task", "data", "both", "none"]
@@ -35,6 +44,8 @@ _WHERE = {
 }
 _ON_THIS_SPLIT = "on this split (these classes and images)"
 _ABSENT = "–"
+_MIDRULE = "\\midrule\n"
+"""Between inductive methods and transductive ones, and before published ones that follow such."""
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -65,9 +76,10 @@ class Entry:
     Attributes:
         accuracy: in %.
         half_widths: of its 95% intervals, in points; those that are unknown are left out.
-        is_best: of the methods measured on this task.
+        is_best: of the methods of its kind, inductive or transductive, that were measured on this task.
         is_not_worse: not shown to be worse than the best, and not the best.
         is_published: taken from a paper, not measured here.
+        is_transductive: whether the method sees all queries of an episode at once.
     """
 
     accuracy: float
@@ -75,6 +87,7 @@ class Entry:
     is_best: bool
     is_not_worse: bool
     is_published: bool
+    is_transductive: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,13 +96,27 @@ class PublicationTable:
 
     Attributes:
         tasks: the columns.
-        methods: the rows, each with its entries by task; a method may lack a task.
+        methods: the rows, by their names as people should read them, each with its entries by task; a method may lack
+            a task.
         caption: what the table shows and claims, in sentences without markup.
+        answers: which methods are best on each task, as `fewshot_bench.report.best.answer_lines` puts it.
     """
 
     tasks: Sequence[str]
     methods: Mapping[str, Mapping[str, Entry]]
     caption: str
+    answers: Sequence[str] = ()
+
+    def groups(self) -> list[tuple[str, list[str]]]:
+        """The names of the rows by kind: inductive, transductive, published; one group where none is transductive."""
+        has_both = any(_is_transductive(entries) for entries in self.methods.values())
+        found: dict[str, list[str]] = {}
+        for name, entries in self.methods.items():
+            kind = (
+                "transductive" if _is_transductive(entries) else "published" if _is_published(entries) else "inductive"
+            )
+            found.setdefault(kind, []).append(name)
+        return list(found.items()) if has_both and len(found) > 1 else [("", list(self.methods))]
 
 
 def publication_table(
@@ -104,8 +131,8 @@ def publication_table(
         claim: what an underline claims.
 
     Returns:
-        The tasks in the order of the leaderboard; methods that have the most tasks come first, of these the best in the
-        mean over tasks, and published ones last.
+        The tasks in the order of the leaderboard; inductive methods come first, then transductive, then published ones,
+        and within each group those that have the most tasks, of these the best in the mean over tasks.
     """
     rows_of = {str(key): rows.to_dict("records") for key, rows in frame.groupby("protocol_fingerprint", sort=False)}
     names = task_names({key: rows[0] for key, rows in rows_of.items()})
@@ -115,34 +142,46 @@ def publication_table(
     reach: dict[str, str] = {}
     for task, rows in groups.items():
         measured = [row for row in rows if row["source"] == MEASURED]
-        best = max(measured, key=lambda row: float(row[number]), default=None)
-        reach[task] = _reach(best, claim)
-        not_worse = _not_worse(measured, best, LETTER_COLUMNS[claim]) if best is not None and reach[task] else set()
+        reach[task] = _reach(max(measured, key=lambda row: float(row[number]), default=None), claim)
+        best = {kind: max(same, key=lambda row: float(row[number])) for kind, same in _by_kind(measured).items()}
+        not_worse = _not_worse(measured, best, LETTER_COLUMNS[claim]) if reach[task] else set()
         for row in rows:
             is_measured = row["source"] == MEASURED
-            is_best = is_measured and best is not None and row[number] == best[number]
-            entries.setdefault(row["method"], {})[task] = Entry(
+            is_best = is_measured and row[number] == best[is_transductive(row)][number]
+            entries.setdefault(row_name(row), {})[task] = Entry(
                 accuracy=float(row[number]),
                 half_widths=tuple(float(row[name]) for name in widths if _is_known(row[name])),
                 is_best=is_best,
                 is_not_worse=is_measured and not is_best and row["method"] in not_worse,
                 is_published=not is_measured,
+                is_transductive=is_transductive(row),
             )
     methods = {method: entries[method] for method in sorted(entries, key=lambda method: _rank(entries[method]))}
     every = [entry for row in methods.values() for entry in row.values()]
     caption = [_what_is_shown(groups, plus_minus, every), *_marks(groups, reach, claim, methods)]
+    if any(entry.is_transductive for entry in every):
+        caption.append(f"{TRANSDUCTIVE_NOTE[0].upper()}{TRANSDUCTIVE_NOTE[1:]}.")
     if frame["sampler"].str.startswith(CLAIMED_SAMPLER).any():
         caption.append(f"{CLAIMED[0].upper()}{CLAIMED[1:]}.")
-    return PublicationTable(list(groups), methods, " ".join(caption))
+    said = answer_lines(answers(frame), with_cost=False)
+    return PublicationTable(list(groups), methods, " ".join(caption), said)
 
 
 def as_markdown(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Claim = "beyond") -> str:
-    """The table in GitHub's Markdown, with its caption below; the arguments are those of `publication_table`."""
+    """The table in GitHub's Markdown, with its caption and which methods are best below.
+
+    The arguments are those of `publication_table`.
+    """
     table = publication_table(frame, plus_minus=plus_minus, claim=claim)
     lines = [_line(["method", *map(_markdown, table.tasks)]), _line(["---", *["---:"] * len(table.tasks)])]
-    for method, entries in table.methods.items():
-        lines.append(_line([_markdown(method), *(_text(entries.get(task), _MARKDOWN) for task in table.tasks)]))
-    return "\n".join([*lines, "", _markdown(table.caption), ""])
+    for kind, methods in table.groups():
+        lines += [_line([f"*{kind}*", *([""] * len(table.tasks))])] if kind else []
+        for method in methods:
+            entries = table.methods[method]
+            lines.append(_line([_markdown(method), *(_text(entries.get(task), _MARKDOWN) for task in table.tasks)]))
+    for paragraph in (table.caption, *table.answers):
+        lines += ["", _markdown(paragraph)]
+    return "\n".join([*lines, ""])
 
 
 def as_latex(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Claim = "beyond") -> str:
@@ -151,10 +190,12 @@ def as_latex(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Clai
     It needs the package booktabs and nothing else.
     """
     table = publication_table(frame, plus_minus=plus_minus, claim=claim)
-    rows = [[_text(entries.get(task), _IN_LATEX) for task in table.tasks] for entries in table.methods.values()]
-    content = pd.DataFrame(
-        rows, index=[_latex(name) for name in table.methods], columns=[_latex(t) for t in table.tasks]
-    )
+    groups = [methods for _, methods in table.groups()]
+    names = [name for methods in groups for name in methods]
+    rows = [[_text(table.methods[name].get(task), _IN_LATEX) for task in table.tasks] for name in names]
+    starts = {methods[0] for methods in groups[1:]}
+    index = [f"{_MIDRULE if name in starts else ''}{_latex(name)}" for name in names]
+    content = pd.DataFrame(rows, index=index, columns=[_latex(t) for t in table.tasks])
     text = content.style.to_latex(
         hrules=True,
         column_format="l" + "r" * len(table.tasks),
@@ -171,17 +212,39 @@ def _reach(best: Mapping[Hashable, Any] | None, claim: Claim) -> str:
     return _ON_THIS_SPLIT if claim == "split" else _WHERE.get(_word(best, "beyond"), "")
 
 
-def _not_worse(measured: Sequence[Mapping[Hashable, Any]], best: Mapping[Hashable, Any], column: str) -> set[str]:
-    """The methods that share a letter with the best, or have a higher mean: the best may be so by its median."""
+def _not_worse(
+    measured: Sequence[Mapping[Hashable, Any]], best: Mapping[bool, Mapping[Hashable, Any]], column: str
+) -> set[str]:
+    """The methods that share a letter with the best of their kind, or have a higher mean: that may be by its median."""
     names = [row["method"] for row in measured]
     letters = dict(zip(names, read_letters([_word(row, column) for row in measured]), strict=True))
-    higher = {row["method"] for row in measured if row["mean"] >= best["mean"]}
-    return higher | {name for name, own in letters.items() if own & letters[best["method"]]}
+    found = set()
+    for row in measured:
+        rival = best[is_transductive(row)]
+        if row["mean"] >= rival["mean"] or letters[row["method"]] & letters[rival["method"]]:
+            found.add(row["method"])
+    return found
 
 
-def _rank(entries: Mapping[str, Entry]) -> tuple[bool, int, float]:
+def _by_kind(rows: Sequence[Mapping[Hashable, Any]]) -> dict[bool, list[Mapping[Hashable, Any]]]:
+    """Rows by whether their methods are transductive."""
+    found: dict[bool, list[Mapping[Hashable, Any]]] = {}
+    for row in rows:
+        found.setdefault(is_transductive(row), []).append(row)
+    return found
+
+
+def _is_transductive(entries: Mapping[str, Entry]) -> bool:
+    return any(entry.is_transductive for entry in entries.values())
+
+
+def _is_published(entries: Mapping[str, Entry]) -> bool:
+    return all(entry.is_published for entry in entries.values())
+
+
+def _rank(entries: Mapping[str, Entry]) -> tuple[bool, bool, int, float]:
     values = [entry.accuracy for entry in entries.values()]
-    return all(entry.is_published for entry in entries.values()), -len(values), -sum(values) / len(values)
+    return _is_published(entries), _is_transductive(entries), -len(values), -sum(values) / len(values)
 
 
 def _what_is_shown(
@@ -225,8 +288,10 @@ def _marks(
     """The sentences on bold and underlined numbers, daggers and dashes, as far as they are in the table."""
     entries = [entry for row in methods.values() for entry in row.values()]
     rows = [row for same in groups.values() for row in same if row["source"] == MEASURED]
-    with_rivals = [task for task, same in groups.items() if sum(row["source"] == MEASURED for row in same) > 1]
-    sentences = ["Bold: the best."] if with_rivals else []
+    kinds = {task: _by_kind([row for row in same if row["source"] == MEASURED]) for task, same in groups.items()}
+    with_rivals = [task for task, found in kinds.items() if any(len(same) > 1 for same in found.values())]
+    of_its_kind = " of its kind, inductive or transductive" if any(len(found) > 1 for found in kinds.values()) else ""
+    sentences = [f"Bold: the best{of_its_kind}."] if with_rivals else []
     tested: dict[str, list[str]] = {}
     for task in with_rivals:
         tested.setdefault(reach[task], []).append(task)
@@ -235,7 +300,9 @@ def _marks(
         correction = next((_word(row, "correction") for row in rows if _word(row, "correction")), "holm")
         is_underlined = any(entry.is_not_worse for entry in entries)
         claimed = (
-            "Underlined: not shown to be worse than the best" if is_underlined else "All others: shown to be worse"
+            f"Underlined: not shown to be worse than the best{' of its kind' if of_its_kind else ''}"
+            if is_underlined
+            else "All others: shown to be worse"
         )
         sentences.append(f"{claimed} {_with_exceptions(tested)}.")
         sentences.append(f"Each pair is tested on the episodes that both have, at 5%, {correction_words(correction)}.")

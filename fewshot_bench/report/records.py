@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fewshot_bench.outcomes import ProtocolCard
+from fewshot_bench.report.best import Answer
 from fewshot_bench.report.comparison import Comparison
 from fewshot_bench.report.comparisons import TaskComparison
 from fewshot_bench.report.over_datasets import OverDatasets
 from fewshot_bench.report.per_class import ClassDifferences
+from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.task_columns import task_columns
-from fewshot_bench.report.wording import CLAIMED
+from fewshot_bench.report.wording import CLAIMED, is_transductive
 
 _WHOLE = (
     "way", "shot", "queries", "seed", "episodes", "runs", "paired_episodes", "wins", "ties", "losses", "peak_bytes"
 )  # fmt: skip
 
 
-def leaderboard_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """A leaderboard as one mapping per row; what does not exist is None."""
-    return [{str(column): _plain(str(column), value) for column, value in row.items()} for row in _rows(frame)]
+def leaderboard_records(frame: pd.DataFrame, best: Sequence[Answer] = ()) -> list[dict[str, Any]]:
+    """A leaderboard as one mapping per row; what does not exist is None.
+
+    Args:
+        frame: as `leaderboard` or `sweep_frame` returns it.
+        best: which methods are best; each measured row gets the answer for its protocol and kind as `best`.
+    """
+    found = {(one.protocol, one.is_transductive): one.as_dict() for one in best}
+    records = []
+    for row in _rows(frame):
+        record = {str(column): _plain(str(column), value) for column, value in row.items()}
+        if "source" in row:
+            kind = (row["protocol_fingerprint"], is_transductive(row))
+            record["best"] = found.get(kind) if row["source"] == MEASURED else None
+        records.append(record)
+    return records
 
 
 def comparison_record(comparison: Comparison, *, per_class: bool = False) -> dict[str, Any]:
@@ -38,6 +54,8 @@ def comparison_record(comparison: Comparison, *, per_class: bool = False) -> dic
     return {
         "method_a": comparison.a,
         "method_b": comparison.b,
+        "is_a_transductive": comparison.is_a_transductive,
+        "is_b_transductive": comparison.is_b_transductive,
         **({} if protocol is None else _protocol_record(protocol)),
         "episodes": test.n,
         "left_out_of_a": comparison.left_out_of_a,
@@ -98,6 +116,7 @@ def task_record(task: TaskComparison) -> dict[str, Any]:
         "methods": [
             {
                 "method": name,
+                "is_transductive": name in task.transductive,
                 "mean": 100 * mean,
                 "group": task.letters.get(name),
                 "group_split": task.letters_split.get(name),
@@ -112,6 +131,7 @@ def datasets_record(result: OverDatasets) -> dict[str, Any]:
     ranks = result.ranks
     return {
         "task": result.task,
+        "transductive": sorted(result.transductive & set(result.accuracies.columns)),
         "accuracies": {
             str(dataset): {str(method): 100 * float(value) for method, value in row.items()}
             for dataset, row in result.accuracies.to_dict("index").items()
@@ -120,6 +140,8 @@ def datasets_record(result: OverDatasets) -> dict[str, Any]:
             {
                 "method_a": a,
                 "method_b": b,
+                "is_a_transductive": a in result.transductive,
+                "is_b_transductive": b in result.transductive,
                 "datasets": paired.test.n,
                 "difference": 100 * paired.test.mean_difference,
                 "diff_ci95_low": 100 * paired.test.ci_low,

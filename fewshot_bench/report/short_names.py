@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+from fewshot_bench.outcomes import TRANSDUCTIVE
 
 _CUT = "…"
 
@@ -28,6 +30,22 @@ def short_names(names: Sequence[str], longest: int) -> list[str]:
             for place in alike:
                 short[place] = _window(names[place], start, longest)
     return [f"{text} #{place}" if short.count(text) > 1 else text for place, text in enumerate(short, 1)]
+
+
+def marked_names(
+    names: Sequence[str], transductive: Collection[str], longest: int, mark: str = TRANSDUCTIVE
+) -> list[str]:
+    """Names of at most `longest` letters in which transductive methods say so: the mark is never cut.
+
+    Args:
+        names: of the methods.
+        transductive: which of them are.
+        longest: of a name with its mark.
+        mark: what stands behind the name of a transductive one.
+    """
+    room = longest - len(mark) if any(name in transductive for name in names) else longest
+    short = short_names(names, room)
+    return [f"{text}{mark}" if name in transductive else text for name, text in zip(names, short, strict=True)]
 
 
 def _window(name: str, start: int, longest: int) -> str:

@@ -12,8 +12,8 @@ from fewshot_bench.outcomes import Cell
 from fewshot_bench.report.flags import overlap_flag
 from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.report.task_scores import TaskScores, data_intervals_of
-from fewshot_bench.report.verdicts import Claim, beyond_text, corrected_claims, letters_of, verdict
-from fewshot_bench.report.wording import CLAIMED_FLAG
+from fewshot_bench.report.verdicts import Claim, against_the_best, beyond_text, corrected_claims, letters_of, verdict
+from fewshot_bench.report.wording import BASELINE_KINDS, CLAIMED_FLAG
 from fewshot_bench.statistics import (
     Correction,
     DataInterval,
@@ -44,6 +44,7 @@ COLUMNS = (
     "episode_median_high",
     "group",
     "group_split",
+    "against_best",
     "baseline",
     "difference",
     "diff_ci95_low",
@@ -118,7 +119,9 @@ def protocol_rows(
     numbers, wrong = [_numbers(scores, row) for row in range(len(scores.cells))], scores.why_no_classes
     failed = scores.failed or [0] * len(scores.cells)
     letters = {claim: letters_of(scores, correct, claim) for claim in get_args(Claim)}
+    against_best = against_the_best(scores, names, correct)
     data = data_intervals_of(scores, scores.accuracy)
+    across = [_across(scores, row, baseline, test) for row, test in enumerate(tests)]
     baseline_name = None if baseline is None else names[scores.cells[baseline].key]
     return [
         {
@@ -128,6 +131,7 @@ def protocol_rows(
             "data_ci95": math.nan if interval is None else 100 * interval.half_width,
             "group": letters["beyond"][row],
             "group_split": letters["split"][row],
+            "against_best": against_best[row],
             "baseline": baseline_name,
             **test,
             "test": PAIRED if test["p"] == test["p"] else None,
@@ -135,7 +139,8 @@ def protocol_rows(
             "verdict": _verdict(test, "" if tested is None else tested.covers),
             "correction": correct,
             **_identity(cell),
-            "flags": "; ".join([*_flags(cell, numbers[row], failed[row]), *([wrong] if wrong else [])]) or None,
+            "flags": "; ".join([*_flags(cell, numbers[row], failed[row]), *across[row], *([wrong] if wrong else [])])
+            or None,
             "episodes_per_second": _per_second(int(scores.of(row).sum()), scores.seconds[row]),
         }
         for row, (cell, test, interval, tested) in enumerate(zip(scores.cells, tests, data, differences, strict=True))
@@ -167,7 +172,8 @@ def _identity(cell: Cell) -> dict[str, Any]:
 def _flags(cell: Cell, numbers: Mapping[str, Any], failed: int) -> list[str]:
     """What a reader should know before believing the row."""
     overlap = overlap_flag(cell.provenance.get("pretraining"), cell.protocol.dataset)
-    stopping = []
+    card, stopping = cell.protocol, []
+    uneven = "" if card.has_even_queries or card.is_claimed else ", which these episodes do not have"
     for rule in cell.provenance.get("stopping", []):
         reached = "" if numbers["ci95"] <= rule["half_width"] else ", not reached"
         stopping.append(f"until ±{rule['half_width']:g}{reached}")
@@ -175,9 +181,18 @@ def _flags(cell: Cell, numbers: Mapping[str, Any], failed: int) -> list[str]:
         *([CLAIMED_FLAG] if cell.protocol.is_claimed else []),
         *([f"{failed:,} failed"] if failed else []),
         *(["transductive"] if cell.method.is_transductive else []),
+        *([f"assumes balanced queries{uneven}"] if cell.method.assumes_balanced_queries else []),
         *([overlap] if overlap else []),
         *stopping,
     ]
+
+
+def _across(scores: TaskScores, row: int, baseline: int | None, test: Mapping[str, Any]) -> list[str]:
+    """That the baseline of a test is of the other kind, inductive or transductive."""
+    if baseline is None or test["p"] != test["p"]:
+        return []
+    mine, other = (scores.cells[place].method.is_transductive for place in (row, baseline))
+    return [BASELINE_KINDS[other]] if mine != other else []
 
 
 def _numbers(scores: TaskScores, row: int) -> dict[str, Any]:

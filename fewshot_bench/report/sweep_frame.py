@@ -28,6 +28,7 @@ SWEEP_COLUMNS = (
     "is_best",
     "method",
     "method_fingerprint",
+    "is_transductive",
 )
 _NUMBERS = ("difference", "diff_ci95_low", "diff_ci95_high", "p")
 
@@ -107,4 +108,5 @@ def _row(cell: Cell, frames: Mapping[str, pd.DataFrame], best: Cell) -> dict[str
         "paired_episodes": int(both.sum()) if tested["p"] is not None else None,
         "method": cell.method.name,
         "method_fingerprint": cell.method.fingerprint,
+        "is_transductive": cell.method.is_transductive,
     }

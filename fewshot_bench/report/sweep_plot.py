@@ -10,7 +10,7 @@ import pandas as pd
 
 from fewshot_bench.paths import Place
 from fewshot_bench.report.picture import FONT_SIZE, NoPictureError, drawing, save_picture
-from fewshot_bench.report.sweep_table import axes_of, mean_over_shots
+from fewshot_bench.report.sweep_table import axes_of, marked_line, mean_over_shots
 from fewshot_bench.report.wording import value_text
 
 MOST_LINES = 8
@@ -134,7 +134,8 @@ def _draw_panel(panel: Any, lines: Sequence[pd.DataFrame], across: str) -> None:
 def _label(line: pd.DataFrame, across: str) -> str:
     values = line.iloc[0]
     others = [axis for axis in axes_of(line) if axis != across]
-    return ", ".join(f"{_symbol(axis)} = {value_text(values[axis])}" for axis in others) or "mean, 95% CI"
+    label = ", ".join(f"{_symbol(axis)} = {value_text(values[axis])}" for axis in others) or "mean, 95% CI"
+    return marked_line(label, line)
 
 
 def _shifted(values: Sequence[float], shift: float, ticks: Sequence[float], is_logarithmic: bool) -> list[float]:

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fewshot_bench.outcomes import marked
 from fewshot_bench.report.sweep_frame import SWEEP_COLUMNS
-from fewshot_bench.report.wording import SIGNIFICANCE, p_text, points, value_text
+from fewshot_bench.report.wording import SIGNIFICANCE, is_transductive, p_text, points, value_text
 from fewshot_bench.statistics import corrected
 
 _MARK = "*"
@@ -27,20 +28,26 @@ def print_sweep(frame: pd.DataFrame, title: str, console: Console) -> None:
         title: what was swept on what, e.g. "cifar-fs (validation split) 5-way".
         console: where to.
     """
-    axes = axes_of(frame)
+    axes, is_mixed = axes_of(frame), "is_transductive" in frame and frame["is_transductive"].nunique() > 1
     plus_minus = "+/-" if console.options.ascii_only else "±"
     shots = list(dict.fromkeys(frame["shot"]))
     for shot in shots:
         rows = frame[frame["shot"] == shot]
-        console.print(Text(f"{title} {shot}-shot, {_budget(rows)}: mean % {plus_minus} 95% CI"))
-        _print(rows, axes, [_cell(row, plus_minus) for row in rows.to_dict("records")], console)
+        console.print(Text(f"{marked_line(title, frame)} {shot}-shot, {_budget(rows)}: mean % {plus_minus} 95% CI"))
+        _print(rows, axes, [_cell(row, plus_minus, is_mixed=is_mixed) for row in rows.to_dict("records")], console)
         console.print(Text(_remark(rows)))
         console.print()
     if len(shots) > 1:
         rows = mean_over_shots(frame)
-        console.print(Text(f"{title}, mean over {', '.join(str(shot) for shot in shots)} shots, which decides: %"))
-        _print(rows, axes, [_cell(row, "") for row in rows.to_dict("records")], console)
+        several = ", ".join(str(shot) for shot in shots)
+        console.print(Text(f"{marked_line(title, frame)}, mean over {several} shots, which decides: %"))
+        _print(rows, axes, [_cell(row, "", is_mixed=is_mixed) for row in rows.to_dict("records")], console)
         console.print()
+
+
+def marked_line(text: str, rows: pd.DataFrame) -> str:
+    """What is said of some points of a sweep, marked where all of them are of transductive methods."""
+    return marked(text, "is_transductive" in rows and bool(rows["is_transductive"].all()))
 
 
 def axes_of(frame: pd.DataFrame) -> list[str]:
@@ -51,7 +58,8 @@ def axes_of(frame: pd.DataFrame) -> list[str]:
 def mean_over_shots(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per point: its values, the mean accuracy over the shots, and whether it is the best."""
     shots = frame["shot"].nunique()
-    points_ = frame.iloc[::shots][[*axes_of(frame), "is_best"]].reset_index(drop=True)
+    kept = [*axes_of(frame), "is_best", *(name for name in ("is_transductive",) if name in frame)]
+    points_ = frame.iloc[::shots][kept].reset_index(drop=True)
     return points_.assign(mean=frame["mean"].to_numpy().reshape(-1, shots).mean(axis=1))
 
 
@@ -97,11 +105,14 @@ def _test(row: dict[Any, Any]) -> tuple[str, str]:
     return points(row["difference"], row["diff_ci95_low"], row["diff_ci95_high"]), p_text(row["p"])
 
 
-def _cell(row: dict[Any, Any], plus_minus: str) -> Text:
-    """A mean with its half-width; the best is bold and has a mark, on the left, so that all numbers end alike."""
+def _cell(row: dict[Any, Any], plus_minus: str, *, is_mixed: bool) -> Text:
+    """A mean with its half-width; the best is bold and has a mark, on the left, so that all numbers end alike.
+
+    In a sweep of both kinds, `is_mixed`, a transductive point says so.
+    """
     half_width = f" {plus_minus} {row['ci95']:.2f}" if plus_minus and row["ci95"] == row["ci95"] else ""
     mark, style = (_MARK, "bold") if row["is_best"] else ("", "")
-    return Text(f"{mark}{row['mean']:.2f}{half_width}", style)
+    return Text(marked(f"{mark}{row['mean']:.2f}{half_width}", is_mixed and is_transductive(row)), style)
 
 
 def _remark(rows: pd.DataFrame) -> str:

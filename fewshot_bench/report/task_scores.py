@@ -134,6 +134,11 @@ class TaskScores:
         # An interval over classes and images is never narrower than that over episodes, but for rounding.
         return split, np.maximum(self._beyond_of_all_pairs(), split)
 
+    @cached_property
+    def corrected_pairs(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]] | None]:
+        """What `claims_of_all_pairs` has found, by the correction; correcting thousands of p takes time."""
+        return {}
+
     def _beyond_of_all_pairs(self) -> NDArray[np.float64]:
         """P of every pair beyond the split; methods with the same episodes are taken together."""
         result = np.full((len(self.cells),) * 2, np.nan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -17,11 +18,27 @@ from fewshot_bench.printable import printable
 from fewshot_bench.report.published_summary import WELCH
 from fewshot_bench.report.summary import MEASURED, PAIRED
 from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, LETTER_COLUMNS, ON_THIS_SPLIT, UNKNOWN, Claim
-from fewshot_bench.report.wording import CLAIMED, CORRECTIONS, difference_text, p_text, task_text, told_apart
+from fewshot_bench.report.wording import (
+    ACROSS,
+    BASELINE_KINDS,
+    CLAIMED,
+    CORRECTIONS,
+    TRANSDUCTIVE_NOTE,
+    baseline_name,
+    difference_text,
+    is_across,
+    is_transductive,
+    p_text,
+    row_name,
+    task_text,
+    told_apart,
+)
 from fewshot_bench.statistics import Correction
 
-PUBLISHED, ODD = " *", " ?"
-"""Marks of published numbers, and of intervals that cannot be right."""
+PUBLISHED, ODD, ACROSS_MARK = " *", " ?", " #"
+"""Marks of published numbers, of intervals that cannot be right, and of verdicts on an inductive and a transductive
+method."""
+ACROSS_NOTE = f"{ACROSS_MARK.strip()}: {ACROSS}"
 DISJOINT = "disjoint"
 _WIDE, _NARROW_VERDICT = 100, 13
 _CORRECTED = "'"
@@ -43,10 +60,28 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
         for test, how in ((PAIRED, "paired t-test on the same episodes"), (WELCH, "Welch's t-test, other episodes")):
             tested = rows[rows["test"] == test]
             if len(tested):
-                title = f"against {printable(tested.iloc[0]['baseline'])}, {how}"
+                title = f"against {printable(_baseline(rows, tested))}, {how}"
                 print_table(console, title, _tests_table(tested, console))
     for note in _notes(frame, claim):
         console.print(Text(note, "dim"))
+
+
+def print_answers(lines: Sequence[str], console: Console) -> None:
+    """Print which methods are best, as `fewshot_bench.report.best.answer_lines` puts it."""
+    if lines:
+        console.print()
+    for line in lines:
+        console.print(Text(printable(line)))
+
+
+def _baseline(rows: pd.DataFrame, tested: pd.DataFrame) -> str:
+    """What to call the baseline of some rows; measured ones know of which kind it is, published ones do not."""
+    records = tested.to_dict("records")
+    measured = next((row for row in records if row["source"] == MEASURED), None)
+    if measured is not None:
+        return baseline_name(measured)
+    name = records[0]["baseline"]
+    return next((row_name(row) for row in rows.to_dict("records") if row["method"] == name), str(name))
 
 
 def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
@@ -59,31 +94,49 @@ def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
     interval = _interval_name(rows)
     headers = ["median %", f"mean % {plus_minus} {interval}{f' {plus_minus} data' if with_data else ''}"]
     _add_columns(table, *headers, *(["same"] if with_letters else []), "episodes/s")
-    lines: list[tuple[str, str, list[Text]]] = []
+    lines: list[_Line] = []
+    best = {kind: max(same) for kind, same in _means_by_kind(measured).items()}
     for row in rows.to_dict("records"):
         is_published = row["source"] != MEASURED
-        style = "dim" if is_published else "bold" if row["mean"] == measured["mean"].max() else ""
+        style = "dim" if is_published else "bold" if row["mean"] == best[is_transductive(row)] else ""
         widths = [width for width in (row["ci95"], row["data_ci95"]) if width == width]
         odd = ODD if is_published and row["flags"] else ""
         mean = "".join([f"{row['mean']:.2f}", *(f" {plus_minus} {width:.2f}" for width in widths), odd])
         letters = [Text(row[group] or "", style)] if with_letters else []
         numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, Text(_speed(row))]
-        lines.append((f"{row['method']}{PUBLISHED if is_published else ''}", _note(row, rows), numbers))
+        name = f"{row['method']}{PUBLISHED}" if is_published else row_name(row)
+        lines.append(_Line(_kind(row), name, _note(row, rows), numbers))
     return _filled(table, console, lines)
+
+
+def _means_by_kind(measured: pd.DataFrame) -> dict[bool, list[float]]:
+    """The means of the inductive and of the transductive methods."""
+    found: dict[bool, list[float]] = {}
+    for row in measured.to_dict("records"):
+        found.setdefault(is_transductive(row), []).append(float(row["mean"]))
+    return found
+
+
+def _kind(row: Mapping[Any, Any]) -> str:
+    """What stands above the rows of a kind where a table has several."""
+    if row["source"] != MEASURED:
+        return "published"
+    return "transductive" if is_transductive(row) else "inductive"
 
 
 def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
     table = new_table()
     _add_columns(table, effect_header(console, _interval_name(tested)), claims_header(tested["correction"].iloc[0]))
     table.add_column("at 5%", max_width=verdict_width(console))
-    lines: list[tuple[str, str, list[Text]]] = []
+    lines: list[_Line] = []
     for row in tested.to_dict("records"):
         ends = (row["difference"], row["diff_data_ci95_low"], row["diff_data_ci95_high"])
         effect = difference_text(*ends, row["diff_ci95_high"] - row["difference"], plus_minus_of(console))
         is_odd = row["source"] != MEASURED and bool(row["flags"])
-        words = Text(f"{row['verdict']}{ODD}") if is_odd else coloured(row["verdict"], row["verdict"])
+        mark = ACROSS_MARK if is_across(row) else ""
+        words = Text(f"{row['verdict']}{ODD}") if is_odd else coloured(f"{row['verdict']}{mark}", row["verdict"])
         numbers = [Text(effect), Text(claims_text(row["p_corrected"], row["p_beyond_corrected"])), words]
-        lines.append((row["method"], _test_note(row), numbers))
+        lines.append(_Line(_kind(row), row_name(row), _test_note(row), numbers))
     return _filled(table, console, lines)
 
 
@@ -136,7 +189,9 @@ def _note(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
     uneven = (
         f"{_count(int(row['runs']), 'run')} of {_count(int(row['episodes']), 'episode')}" if _is_uneven(rows) else ""
     )
-    parts = [part for part in (uneven, row["flags"]) if part]
+    said = ("transductive", *BASELINE_KINDS.values())  # by the name, and in the table of the tests
+    flags = [flag for flag in (row["flags"] or "").split("; ") if flag not in said]
+    parts = [part for part in (uneven, *flags) if part]
     return f"({'; '.join(parts)})" if parts else ""
 
 
@@ -153,6 +208,10 @@ def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
         notes += correction_note(_correction(frame))
     if frame[LETTER_COLUMNS[claim]].notna().any():
         notes.append(letters_note(claim, _correction(frame)))
+    if any(is_transductive(row) for row in measured.to_dict("records")):
+        notes.append(TRANSDUCTIVE_NOTE)
+    if any(is_across(row) for row in measured.to_dict("records")):
+        notes.append(ACROSS_NOTE)
     published = frame[frame["source"] != MEASURED]
     if len(published):
         notes.append(f"{PUBLISHED.strip()}: as papers report it, on other episodes; the CSV names the table")
@@ -204,17 +263,32 @@ def _add_columns(table: Table, *numbers: str) -> None:
         table.add_column(header, justify="right", no_wrap=True)
 
 
-def _filled(table: Table, console: Console, lines: Sequence[tuple[str, str, list[Text]]]) -> Table:
-    """Add rows of a name, a note below it and further cells; names get the width that the other cells leave."""
+@dataclass(frozen=True)
+class _Line:
+    """A row of a table of methods: its kind, its name, a note below that, and further cells."""
+
+    kind: str
+    name: str
+    note: str
+    cells: list[Text]
+
+
+def _filled(table: Table, console: Console, lines: Sequence[_Line]) -> Table:
+    """Add rows; names get the width that the other cells leave, and where transductive ones follow others, headings."""
     headers = [str(column.header) for column in table.columns[1:]]
     limits = [column.max_width or console.width for column in table.columns[1:]]
     widths = [
-        min(limits[i], max(len(header), *(len(cells[i]) for _, _, cells in lines))) for i, header in enumerate(headers)
+        min(limits[i], max(len(header), *(len(line.cells[i]) for line in lines))) for i, header in enumerate(headers)
     ]
     for_names = console.width - sum(widths) - 2 * len(table.columns)
-    for name, note, cells in lines:
-        style = cells[0].style
-        table.add_row(Text("\n".join([*broken(name, for_names), *([printable(note)] if note else [])]), style), *cells)
+    kinds = {line.kind for line in lines}
+    has_headings, before = len(kinds) > 1 and "transductive" in kinds, ""
+    for line in lines:
+        if has_headings and line.kind != before:
+            table.add_row(Text(line.kind, "italic"))
+        before = line.kind
+        names = [*broken(line.name, for_names), *([printable(line.note)] if line.note else [])]
+        table.add_row(Text("\n".join(names), line.cells[0].style), *line.cells)
     return table
 
 
@@ -268,8 +342,8 @@ def plus_minus_of(console: Console) -> str:
 def broken(name: str, width: int) -> list[str]:
     """A method's name in lines, broken between its stages and settings rather than within a word."""
     lines = [""]
-    for piece in re.split(r"(?<=[/,])|(?=[@+])", printable(name)):
+    for piece in re.split(r"(?<=[/,])|(?=[@+])|(?<= )(?=\(transductive\)$)", printable(name)):
         if lines[-1] and len(lines[-1]) + len(piece) > max(width, _NARROWEST_NAME):
             lines.append("")
         lines[-1] += piece
-    return lines
+    return [line.rstrip() for line in lines]

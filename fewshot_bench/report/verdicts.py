@@ -11,13 +11,14 @@ as a test that shows nothing, so that an unknown interval never helps a verdict.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fewshot_bench.report.task_scores import TaskScores
-from fewshot_bench.report.wording import SIGNIFICANCE
+from fewshot_bench.report.wording import ACROSS, SIGNIFICANCE
 from fewshot_bench.statistics import Correction, DataInterval, compact_letters, corrected
 
 NOTHING_SHOWN = "no difference shown"
@@ -85,6 +86,14 @@ def claims_of_all_pairs(
     Returns:
         On this split and beyond it: 1 on the diagonal, NaN where there is no test. None if no pair has any.
     """
+    if correct not in scores.corrected_pairs:
+        scores.corrected_pairs[correct] = _claims_of_all_pairs(scores, correct)
+    return scores.corrected_pairs[correct]
+
+
+def _claims_of_all_pairs(
+    scores: TaskScores, correct: Correction
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     found = scores.p_of_all_pairs
     if found is None:
         return None
@@ -118,7 +127,55 @@ def letters_of(scores: TaskScores, correct: Correction = "holm", claim: Claim = 
     return [letters or None for letters in compact_letters(p < SIGNIFICANCE, [int(row) for row in best_first])]
 
 
-def headline(interval: DataInterval, task_half_width: float, found: str, *, level: str = "95%") -> str:
+BEST, HIGHEST, NOT_TESTED = "best", "highest mean", "not tested"
+"""What `against_the_best` says of the method with the highest mean, and of one that shares too few episodes with it."""
+
+
+def against_the_best(scores: TaskScores, names: Mapping[str, str], correct: Correction = "holm") -> list[str | None]:
+    """What the tests of all pairs show of each method against the one of its kind that has the highest mean.
+
+    Inductive and transductive methods each have their own best. All pairs of the protocol are one family, so it does
+    not matter that the best was picked by its own result.
+
+    Args:
+        scores: of the methods.
+        names: what to call each, by the key of its cell; of equal means the first name counts as the highest.
+        correct: how the p values of all pairs are corrected for their number.
+
+    Returns:
+        For each method, in order, its `verdict` against the best; `BEST` for the best where each other one is shown to
+        be worse, on this split at least, else `HIGHEST`; `NOT_TESTED` for fewer than two common episodes; None for the
+        only one of its kind.
+    """
+    claims = claims_of_all_pairs(scores, correct) if len(scores.cells) > 1 else None
+    found: list[str | None] = [None] * len(scores.cells)
+    for kind in (False, True):
+        rows = [row for row, cell in enumerate(scores.cells) if cell.method.is_transductive == kind]
+        if len(rows) < 2:
+            continue
+        means = {row: float(np.nanmean(scores.accuracy[row])) for row in rows}
+        best = min(rows, key=lambda row: (-means[row], names[scores.cells[row].key]))
+        words = {row: _against(scores, claims, row, best) for row in rows if row != best}
+        is_best = all(word.startswith("worse") for word in words.values())
+        for row in rows:
+            found[row] = words.get(row, BEST if is_best else HIGHEST)
+    return found
+
+
+def _against(
+    scores: TaskScores, claims: tuple[NDArray[np.float64], NDArray[np.float64]] | None, row: int, best: int
+) -> str:
+    both = scores.pair(row, best)
+    if claims is None or both.sum() < 2:
+        return NOT_TESTED
+    difference = float((scores.accuracy[row, both] - scores.accuracy[best, both]).mean())
+    split, beyond = (float(p[row, best]) for p in claims)
+    return verdict(difference, split, beyond, "images of these classes" if scores.has_fixed_classes else "")
+
+
+def headline(
+    interval: DataInterval, task_half_width: float, found: str, *, level: str = "95%", is_across: bool = False
+) -> str:
     """The answer in one sentence, the interval that answers the reader's question first; all numbers are in points.
 
     Args:
@@ -126,11 +183,13 @@ def headline(interval: DataInterval, task_half_width: float, found: str, *, leve
         task_half_width: of the interval over episodes.
         found: the verdict.
         level: what the intervals are, such as "95%".
+        is_across: whether one of the two is inductive and the other transductive.
 
     >>> headline(DataInterval(0.28, -0.004, 0.56, 0.051), 0.04, "better on this split")
     '+0.28 points, 95% interval -0.00 to +0.56 over classes and images (±0.04 over episodes): better on this split'
     """
     points, over_episodes = f"{interval.mean + 0.0:+.2f} points", f"±{task_half_width:.2f} over episodes"
+    found += f"; {ACROSS}" if is_across else ""
     if interval.why_unknown:
         why = f"none over {interval.covers}, as {interval.why_unknown}"
         return f"{points}, {level} interval {over_episodes} ({why}): {found}"

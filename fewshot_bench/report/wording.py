@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fewshot_bench.outcomes import ProtocolCard
+from fewshot_bench.outcomes import ProtocolCard, marked
 from fewshot_bench.printable import printable
 from fewshot_bench.report.task_columns import task_columns
 
@@ -14,6 +14,12 @@ CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
 CLAIMED_FLAG = "episodes claimed, not verified"
 CLAIMED = "claimed: files say which episodes are the same; their identity is not verified"
 SIGNIFICANCE = 0.05
+SEES_ALL = "sees all queries of an episode at once"
+ACROSS = f"one of the two {SEES_ALL}"
+"""What a comparison of an inductive and a transductive method says of it."""
+TRANSDUCTIVE_NOTE = f"transductive: {SEES_ALL}; compare such a method with its own kind"
+BASELINE_KINDS = {False: "baseline is inductive", True: "baseline is transductive"}
+"""What the flags of a row say whose baseline is of the other kind."""
 _SMALLEST_SHOWN_P = 0.001
 
 
@@ -46,6 +52,27 @@ def p_equation(p: float, name: str = "p") -> str:
 def p_of_both(split: float, beyond: float) -> str:
     """The p values of both claims in a sentence, such as "p < 0.001 on this split, p = 0.051 beyond it"."""
     return f"{p_equation(split)} on this split" + ("" if math.isnan(beyond) else f", {p_equation(beyond)} beyond it")
+
+
+def is_transductive(row: Mapping[Any, Any]) -> bool:
+    """Whether a leaderboard's row is about a transductive method; a published row does not say, and counts as none."""
+    value = row.get("is_transductive")
+    return value is not None and value == value and bool(value)
+
+
+def row_name(row: Mapping[Any, Any]) -> str:
+    """The method of a leaderboard's row as people should read it."""
+    return marked(row["method"], is_transductive(row))
+
+
+def is_across(row: Mapping[Any, Any]) -> bool:
+    """Whether a leaderboard's row is tested against a baseline of the other kind."""
+    return BASELINE_KINDS[not is_transductive(row)] in str(row.get("flags") or "").split("; ")
+
+
+def baseline_name(row: Mapping[Any, Any]) -> str:
+    """The baseline of a measured row as people should read it."""
+    return marked(row["baseline"], is_transductive(row) != is_across(row))
 
 
 def points(difference: float, low: float, high: float) -> str:

@@ -59,6 +59,7 @@ class Reproduction:
         weights: digest of the weights that the base stage gave here, where they are not those of the result.
         explanation: in words, whether ties by other versions or hardware explain what differs; empty if nothing does.
         seed: has drawn the episodes; None where all of them were run again.
+        is_transductive: whether the method sees all queries of an episode at once.
     """
 
     key: str
@@ -75,6 +76,7 @@ class Reproduction:
     weights: str = ""
     explanation: str = ""
     seed: int | None = None
+    is_transductive: bool = False
 
     @property
     def is_equal(self) -> bool:

@@ -194,6 +194,7 @@ def _compared(
         weights=made.method.weights if made.method.weights != cell.method.weights else "",
         explanation=why,
         seed=seed,
+        is_transductive=cell.method.is_transductive,
     )
 
 

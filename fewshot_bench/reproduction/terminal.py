@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fewshot_bench.outcomes import marked
 from fewshot_bench.printable import printable
 from fewshot_bench.report.short_names import short_name
 from fewshot_bench.reproduction.outcome import OtherOutcome, Reproduction
@@ -23,7 +24,7 @@ def print_reproduction(result: Reproduction, console: Console) -> None:
         console: where to.
     """
     console.print(_plain(f"{result.key}  {result.task}"), soft_wrap=True, style="bold")
-    console.print(_plain(result.method), soft_wrap=True)
+    console.print(_plain(marked(result.method, result.is_transductive)), soft_wrap=True)
     console.print(_facts(result, console))
     if result.others:
         console.print(_table(result.others))

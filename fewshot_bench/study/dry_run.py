@@ -108,7 +108,7 @@ class _Ahead:
                 names.append(method_name(backbone, stage.settings, stage.base.stage, adaptation))
                 step.advance(0, names[-1])
                 if dataset is None:
-                    self._methods.add_unseen(names[-1], protocols)
+                    self._methods.add_unseen(names[-1], adaptation, protocols)
                 else:
                     self._methods.look_at_method(study, dataset, network, adaptation, names[-1], protocols)
         if problem is not None:

@@ -26,6 +26,7 @@ class CellForecast:
         why: what has to come before that can be known; empty where it is known.
         seconds: for those that are left; None where they were not timed.
         bytes: of outcomes for those that are left, at most; None where they are not known.
+        is_transductive: whether the method sees all queries of an episode at once.
     """
 
     task: str
@@ -35,6 +36,7 @@ class CellForecast:
     why: str = ""
     seconds: Span | None = None
     bytes: int | None = None
+    is_transductive: bool = False
 
     @property
     def left(self) -> int | None:

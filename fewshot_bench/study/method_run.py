@@ -168,4 +168,4 @@ class MethodRun:
 def _described(left: Sequence[Left]) -> str:
     cell, protocol, _ = left[0]
     shots = ",".join(dict.fromkeys(str(protocol.shot) for _, protocol, _ in left))
-    return f"{protocol.way}-way {shots}-shot, {cell.method.name}"
+    return f"{protocol.way}-way {shots}-shot, {cell.method.marked_name}"

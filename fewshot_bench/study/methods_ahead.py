@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.datasets import Dataset
@@ -45,18 +46,19 @@ class MethodsAhead:
         self.notes: dict[str, None] = {}
         self.training_bytes = 0
 
-    def add_unseen(self, name: str, protocols: Sequence[Protocol]) -> None:
+    def add_unseen(self, name: str, adaptation: Adaptation, protocols: Sequence[Protocol]) -> None:
         """Cells of a dataset that is not here.
 
         Args:
             name: of the method.
+            adaptation: what it does.
             protocols: as many as the study asks for.
         """
         for protocol in protocols:
             episodes = protocol.runs * protocol.episodes
             task = protocol_card(protocol, "").task
             cell = CellForecast(task, name, episodes if episodes > 0 else None, None, _NO_IMAGES)
-            self.cells[task, name, ""] = cell
+            self.cells[task, name, ""] = replace(cell, is_transductive=adaptation.is_transductive)
 
     def look_at_method(
         self,
@@ -92,7 +94,7 @@ class MethodsAhead:
             if timed is not None:
                 seconds, size = timed.per_episode.times(rest), outcome_bytes(cell, rest, timed.chunk)
             one = CellForecast(task, name, whole, done, network.unknown, seconds, size)
-            self.cells[task, name, network.identity] = one
+            self.cells[task, name, network.identity] = replace(one, is_transductive=adaptation.is_transductive)
 
     def _stored(self, cell: Cell, protocol: Protocol, network: NetworkAhead) -> int | None:
         if network.unknown:

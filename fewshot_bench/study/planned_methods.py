@@ -87,6 +87,7 @@ def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adap
         },
         is_transductive=adaptation.is_transductive,
         code=method_code(backbone, base, adaptation),
+        assumes_balanced_queries=adaptation.assumes_balanced_queries,
     )
 
 

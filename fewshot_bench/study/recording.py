@@ -32,6 +32,7 @@ def record_of(
             method_name(*stage, adaptation),
             protocol.runs,
             protocol.episodes,
+            adaptation.is_transductive,
         )
         for stage in stages
         for adaptation in adaptations

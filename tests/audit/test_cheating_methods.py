@@ -93,6 +93,20 @@ def test_a_card_that_hides_it_is_another_method(tmp_path):
     assert "is_transductive is True here and False in the outcomes" in detail(forged, "same predictions")
 
 
+def test_a_card_that_hides_what_a_method_assumes_about_the_queries_is_another_method(tmp_path):
+    honest = result(tmp_path, "whisper", admits_it=True, is_balanced=True)
+    assert failures(honest) == []
+    forged = rewritten(honest, lambda content: content["method"].update(assumes_balanced_queries=False))
+    assert failures(forged) == ["same predictions"]
+    assert "assumes_balanced_queries is True here and False in the outcomes" in detail(forged, "same predictions")
+
+
+def test_a_card_that_boasts_of_an_assumption_is_another_method(tmp_path):
+    honest = result(tmp_path, "whisper", admits_it=True)
+    forged = rewritten(honest, lambda content: content["method"].update(assumes_balanced_queries=True))
+    assert "assumes_balanced_queries is False here and True in the outcomes" in detail(forged, "same predictions")
+
+
 def test_a_method_that_says_something_else_each_time_is_caught(tmp_path):
     assert "same predictions" in failures(result(tmp_path, "chance"))
 

@@ -28,6 +28,14 @@ def test_options_alone_are_looked_at_and_nothing_is_written(folder, capsys):
     assert not (folder / "results").exists()
 
 
+def test_a_transductive_method_says_so_before_it_is_run(folder, capsys):
+    options = [*UNTRAINED, "--adapt", "centroid,finetune", "--bn", "transductive", "--set", "epochs=1"]
+    assert exit_code(["run", "--dry-run", *options]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "80 episodes, 0 stored" in line]
+    assert ["(transductive)  80 episodes" in line for line in lines] == ["finetune" in line for line in lines]
+    assert len(lines) == 2
+
+
 def test_what_is_stored_is_told_as_json(folder, capsys):
     assert exit_code(["run", *UNTRAINED]) == 0
     capsys.readouterr()

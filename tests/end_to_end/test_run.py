@@ -57,6 +57,21 @@ def test_several_backbones_are_compared_with_the_first(home, tmp_path, monkeypat
     assert set(frame["baseline"].dropna()) == {"conv4_64/centroid"}
 
 
+def test_it_ends_with_which_method_is_best(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    command = ["run", "--base-loss", "none", "--episodes", "20", "--shots", "1", "--adapt", "centroid,logistic"]
+    assert exit_code(command) == 0
+    question, answer = capsys.readouterr().out.splitlines()[-2:]
+    assert question == "Which method for glyphs 5-way 1-shot?"
+    assert exit_code([*command, "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)[0]["best"]
+    assert answer == f"{best['sentence']} {best['cost']}"
+    assert best["method"] in ("conv4_32/centroid", "conv4_32/logistic")
+    assert exit_code([*command[:-1], "centroid", "--results", "alone"]) == 0
+    assert "Which method" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [

@@ -72,7 +72,7 @@ def test_what_was_imported_is_exported_to_the_last_digit(suffix, tmp_path):
     assert export_outcomes(store, path) == 2 * EPISODES
     found = READERS[suffix](path)
     assert list(found.columns) == [
-        *("method", "dataset", "split", "way", "shot", "tasks"),
+        *("method", "is_transductive", "dataset", "split", "way", "shot", "tasks"),
         *("run", "episode", "accuracy", "correct", "queries", "classes"),
     ]
     by_name = found.set_index(["method", "episode"]).sort_index()
@@ -81,6 +81,7 @@ def test_what_was_imported_is_exported_to_the_last_digit(suffix, tmp_path):
     assert by_name["classes"].tolist() == expected["classes"].tolist()
     assert by_name["correct"].isna().all()
     assert by_name["queries"].isna().all()
+    assert by_name["is_transductive"].isna().all()  # an import need not say it
     assert set(found["tasks"]) == {"acc"}
 
 

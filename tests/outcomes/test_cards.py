@@ -27,6 +27,7 @@ def test_the_name_is_no_part_of_a_methods_identity():
         {"adaptation": "logistic"},
         {"hyper_parameters": {"features": "raw", "mean": (0.5, 0.25)}},
         {"is_transductive": True},
+        {"assumes_balanced_queries": True},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -43,6 +44,20 @@ def test_every_field_of_a_protocol_is_part_of_its_identity(field):
     changed = replace(PROTOCOL, **{field: other})
     assert changed.fingerprint != PROTOCOL.fingerprint
     assert Cell(METHOD, changed).key != CELL.key
+
+
+def test_a_card_that_assumes_nothing_about_the_queries_is_as_it_was_before_any_could():
+    assert "assumes_balanced_queries" not in METHOD.as_dict()
+    assert "assumes_balanced_queries" not in CELL.as_json()
+    told = replace(CELL, method=replace(METHOD, is_transductive=True, assumes_balanced_queries=True))
+    assert told.method.as_dict()["assumes_balanced_queries"] is True
+    assert Cell.from_json(told.as_json()) == told
+    assert Cell.from_json(CELL.as_json()) == CELL
+
+
+def test_a_transductive_method_has_a_marked_name():
+    assert METHOD.marked_name == "conv/centroid"
+    assert replace(METHOD, is_transductive=True).marked_name == "conv/centroid (transductive)"
 
 
 def test_the_key_of_a_published_cell_never_changes():

@@ -48,6 +48,23 @@ def shown(state, results="results", width=80, height=None):
     return console.export_text()
 
 
+def test_a_method_that_is_planned_says_that_it_is_transductive_before_anything_is_stored(tmp_path):
+    cells = [replace(planned(), is_transductive=True), planned(SCHANE)]
+    written(tmp_path, cells)
+    state = Watch(tmp_path).look()
+    assert [one.is_transductive for one in state.cells] == [True, False]
+    text = shown(state)
+    assert f"{CE} (transductive)" in text
+    assert f"{SCHANE} (transductive)" not in text
+    assert [one["is_transductive"] for one in state.as_dict()["cells"]] == [True, False]
+
+
+def test_a_study_without_transductive_methods_is_recorded_as_it_always_was(tmp_path):
+    record = StudyRecord(tmp_path, (planned(),))
+    assert "is_transductive" not in record.cells[0].as_dict()
+    assert StudyRecord(tmp_path, (replace(planned(), is_transductive=True),)).id != record.id
+
+
 def test_episodes_are_counted_of_those_that_were_planned(tmp_path):
     known = stored(tmp_path, runs=3, episodes=60)
     written(tmp_path, [planned(runs=2, episodes=50), planned(SCHANE)], [known])

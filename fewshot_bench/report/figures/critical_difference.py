@@ -10,7 +10,7 @@ import pandas as pd
 from fewshot_bench.paths import Place
 from fewshot_bench.report.page.content import Ranking
 from fewshot_bench.report.picture import NoPictureError, drawing, save_picture
-from fewshot_bench.report.short_names import short_names
+from fewshot_bench.report.short_names import marked_names
 from fewshot_bench.report.wording import p_equation, ranks_text
 
 _LETTERS = 100
@@ -34,7 +34,7 @@ def draw_critical_difference(ranking: Ranking, stem: Place) -> list[Place]:
             missing = "no picture: scikit-posthocs is missing. Install it with: pip install scikit-posthocs"
             raise NoPictureError(missing) from error
         axes = figure.subplots()
-        names, ranks = short_names(ranking.methods, _LONGEST), np.array(ranking.mean_ranks)
+        names, ranks = marked_names(ranking.methods, ranking.transductive, _LONGEST), np.array(ranking.mean_ranks)
         apart = np.abs(np.subtract.outer(ranks, ranks)) > ranking.critical_difference
         critical_difference_diagram(
             pd.Series(ranks, index=names),

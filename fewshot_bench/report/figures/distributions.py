@@ -37,7 +37,7 @@ def draw_distributions(protocol: ProtocolResults, stem: Place) -> list[Place]:
             capprops={"color": BLUE},
             meanprops={"marker": "D", "markersize": 4, "markerfacecolor": "white", "markeredgecolor": BLUE},
         )
-        finish_rows(axes, list(shown), f"{protocol.name}{some}: accuracy of an episode, %")
+        finish_rows(axes, list(shown), f"{protocol.name}{some}: accuracy of an episode, %", protocol.transductive)
         return save_picture(figure, stem)
 
 

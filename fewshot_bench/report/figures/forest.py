@@ -9,7 +9,7 @@ import pandas as pd
 from fewshot_bench.paths import Place
 from fewshot_bench.report.figures.rows import BLUE, GREY, MOST_ROWS, ORANGE, finish_rows, row_height
 from fewshot_bench.report.page.content import ProtocolResults
-from fewshot_bench.report.page.plots.forest import tested_rows
+from fewshot_bench.report.page.plots.forest import kept_by_kind, tested_rows
 from fewshot_bench.report.picture import drawing, save_picture
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, NOTHING_SHOWN, ON_THIS_SPLIT
@@ -36,8 +36,8 @@ def draw_forest(protocol: ProtocolResults, stem: Place) -> list[Place]:
         NoPictureError: Matplotlib is not installed.
     """
     rows = tested_rows(protocol)
-    kept = rows.head(MOST_ROWS)
-    baseline = next(name for name in rows["baseline"] if name)
+    kept = kept_by_kind(rows, MOST_ROWS)
+    baseline = protocol.shown(next(name for name in rows["baseline"] if name))
     with drawing(8.4, row_height(len(kept))) as figure:
         axes = figure.subplots()
         axes.axvline(0, color=GREY, linewidth=1, zorder=0)
@@ -48,7 +48,8 @@ def draw_forest(protocol: ProtocolResults, stem: Place) -> list[Place]:
                 _task_intervals(axes, group, word, colour, marker)
         figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
         some = f", the best {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
-        finish_rows(axes, kept["method"].tolist(), f"{protocol.name}{some}: points above or below {baseline}")
+        label = f"{protocol.name}{some}: points above or below {baseline}"
+        finish_rows(axes, kept["method"].tolist(), label, protocol.transductive)
         return save_picture(figure, stem)
 
 

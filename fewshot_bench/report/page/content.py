@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench.outcomes import Cell
+from fewshot_bench.outcomes import Cell, marked
 from fewshot_bench.report.per_class import ClassDifferences
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import verdict
+from fewshot_bench.report.wording import is_transductive
 from fewshot_bench.statistics import Correction, DataInterval
 
 
@@ -34,14 +36,14 @@ class Pairs:
     """The best methods of a protocol against each other, each pair on the episodes that both have.
 
     Attributes:
-        methods: their names, best first, [A].
+        methods: their names, inductive ones first, each kind best first, [A].
         difference: mean of the row's method minus the column's, in points, NaN for fewer than two episodes, [A, A].
         p: of the paired t-test over episodes, corrected over all pairs of the protocol, NaN where there is no
             difference, [A, A].
         p_beyond: over classes and images, corrected over the same pairs, NaN where it is unknown, [A, A].
         episodes: how many a pair has in common, [A, A].
         correction: of p.
-        best_two: the difference of the two best with its data interval, in points; None where they cannot be compared.
+        best_two: the difference of the first two with its data interval, in points; None where they cannot be compared.
         best_two_task: half-width of its interval over episodes, in points.
         left_out: methods of the protocol that are not among them.
     """
@@ -84,7 +86,7 @@ class ProtocolResults:
 
     Attributes:
         name: what people call it, e.g. "cifar-fs 5-way 1-shot".
-        rows: of the leaderboard, measured and published, best first.
+        rows: of the leaderboard, inductive, transductive and published methods, each best first.
         quantiles: by name, of the best methods.
         pairs: of the best methods; None where no two share episodes.
         by_class: the best method against the baseline, or the two best; None where it is unknown.
@@ -100,6 +102,15 @@ class ProtocolResults:
     def measured(self) -> pd.DataFrame:
         """The rows that have outcomes."""
         return self.rows[self.rows["source"] == MEASURED]
+
+    @cached_property
+    def transductive(self) -> frozenset[str]:
+        """Names of the methods that see all queries of an episode at once."""
+        return frozenset(row["method"] for row in self.rows.to_dict("records") if is_transductive(row))
+
+    def shown(self, name: str) -> str:
+        """A method's name as people should read it."""
+        return marked(name, name in self.transductive)
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,7 @@ class Ranking:
         critical_difference: mean ranks further apart than this differ (Nemenyi, 5%).
         p: of Friedman's test that all rank alike (Iman and Davenport).
         left_out: methods that are not among them.
+        transductive: names of those that see all queries of an episode at once.
     """
 
     name: str
@@ -129,6 +141,7 @@ class Ranking:
     critical_difference: float
     p: float
     left_out: int = 0
+    transductive: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,12 @@ COLUMNS = (
         is_shown=False,
     ),
     Column(
+        "against_best",
+        "Against the best",
+        "What the tests of all pairs, {correction}, show at 5% against the method with the highest mean of its kind, "
+        "inductive or transductive. Best: each other one of its kind is shown to be worse, on this split at least.",
+    ),
+    Column(
         "verdict",
         "Verdict",
         "What the corrected tests show at 5%. Better: with other classes and images too. Better for these classes: "
@@ -185,8 +191,10 @@ COLUMNS = (
     Column(
         "is_transductive",
         "Transductive",
-        "Whether the queries of an episode may inform each other's predictions.",
+        "Whether the method sees all queries of an episode at once, so that they inform each other's predictions.",
         is_shown=False,
+        is_filter=True,
+        tells_apart=True,
     ),
     Column("episodes_per_second", "Episodes/s", "Speed of the adaptation; differs when a study is repeated.", "number"),
     Column("peak_bytes", "Peak GiB", "Most memory that the run took.", "bytes", is_shown=False),

@@ -10,7 +10,7 @@ from fewshot_bench.report.page.content import PageContent, ProtocolResults
 from fewshot_bench.report.page.plots.forest import tested_rows
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, NOTHING_SHOWN, ON_THIS_SPLIT, UNKNOWN, headline
-from fewshot_bench.report.wording import p_of_both
+from fewshot_bench.report.wording import baseline_name, is_across, p_of_both, row_name
 from fewshot_bench.statistics import Covered, DataInterval
 
 _OTHERWISE: dict[Covered, str] = {
@@ -36,7 +36,12 @@ def main_finding(content: PageContent) -> str:
 def _best_tested(protocol: ProtocolResults) -> Tested | None:
     """The measured row with the strongest claim to be better, else the one that comes closest."""
     measured = _measured(protocol).to_dict("records")
-    return (protocol, max(measured, key=_merit)) if measured else None
+    return (protocol, max(measured, key=_preference)) if measured else None
+
+
+def _preference(row: dict[Any, Any]) -> tuple[bool, bool, int, float]:
+    """What makes a row the finding: that it is better, that it is of the baseline's kind, how far that is shown."""
+    return _merit(row)[0] > 0, not is_across(row), *_merit(row)
 
 
 def _merit(row: dict[Any, Any]) -> tuple[int, float]:
@@ -48,8 +53,8 @@ def _against_baselines(best: list[Tested]) -> str:
     better = [found for found in best if _merit(found[1])[0]]
     if not better:
         return _none_better(best)
-    protocol, row = max(better, key=lambda found: _merit(found[1]))
-    first = f"{row['method']} against {row['baseline']} on {protocol.name}: {_answer(row)}.{_reservation(row)}"
+    protocol, row = max(better, key=lambda found: _preference(found[1]))
+    first = f"{row_name(row)} against {baseline_name(row)} on {protocol.name}: {_answer(row)}.{_reservation(row)}"
     first += _few_classes(protocol, row["method"], row["baseline"])
     if len(best) == 1:
         return first
@@ -63,8 +68,8 @@ def _against_baselines(best: list[Tested]) -> str:
 def _none_better(best: list[Tested]) -> str:
     where = f"on {len(best)} protocols" if len(best) > 1 else f"on {best[0][0].name}"
     protocol, row = max(best, key=lambda found: float(found[1]["difference"]))
-    closest = f"{row['method']} comes closest{f' on {protocol.name}' if len(best) > 1 else ''}: {_answer(row)}"
-    names = {found[1]["baseline"] for found in best}
+    closest = f"{row_name(row)} comes closest{f' on {protocol.name}' if len(best) > 1 else ''}: {_answer(row)}"
+    names = {baseline_name(found[1]) for found in best}
     baseline = names.pop() if len(names) == 1 else "the baseline"
     verdicts = {word for found, _ in best for word in _measured(found)["verdict"]}
     if verdicts and all(word.startswith("worse") for word in verdicts):
@@ -104,7 +109,8 @@ def _answer(row: dict[Any, Any]) -> str:
     if low != low and not why:  # the row's own interval is known, from more episodes
         why = "there are too few common episodes"
     interval = DataInterval(row["difference"], low, high, p, _covers(row), why)
-    sentence = headline(interval, row["diff_ci95_high"] - row["difference"], row["verdict"])
+    task = row["diff_ci95_high"] - row["difference"]
+    sentence = headline(interval, task, row["verdict"], is_across=is_across(row))
     return f"{sentence} ({p_of_both(row['p_corrected'], p)})"
 
 
@@ -112,20 +118,26 @@ def _of_the_two_best(protocol: ProtocolResults) -> str:
     pairs = protocol.pairs
     assert pairs is not None
     first, second = pairs.methods[:2]
+    kinds = {name in protocol.transductive for name in (first, second)}
+    kind = "transductive" if True in kinds else "inductive"
+    two = f"two best {kind} methods" if protocol.transductive and len(kinds) == 1 else "two best"
+    named = f"{protocol.shown(first)} and {protocol.shown(second)}"
     p, interval, found = float(pairs.p[0, 1]), pairs.best_two, pairs.verdict(0, 1)
     if p != p or interval is None:
-        return f"The two best on {protocol.name}, {first} and {second}, share too few episodes to be tested."
-    answer = f"{headline(interval, pairs.best_two_task, found)} ({p_of_both(p, float(pairs.p_beyond[0, 1]))})"
+        return f"The {two} on {protocol.name}, {named}, share too few episodes to be tested."
+    said = headline(interval, pairs.best_two_task, found, is_across=len(kinds) > 1)
+    answer = f"{said} ({p_of_both(p, float(pairs.p_beyond[0, 1]))})"
     if found == NOTHING_SHOWN:
-        return f"Of the two best on {protocol.name}, {first} and {second}, neither is shown to be better: {answer}."
+        return f"Of the {two} on {protocol.name}, {named}, neither is shown to be better: {answer}."
     otherwise = _OTHERWISE[interval.covers] if found.endswith(ON_THIS_SPLIT) else ""
     few = _few_classes(protocol, first, second)
-    return f"The two best on {protocol.name}, {first} against {second}: {answer}.{otherwise}{few}"
+    against = f"{protocol.shown(first)} against {protocol.shown(second)}"
+    return f"The {two} on {protocol.name}, {against}: {answer}.{otherwise}{few}"
 
 
 def _alone(protocol: ProtocolResults) -> str:
     rows = protocol.measured
-    row = rows.iloc[0]
+    row = rows.to_dict("records")[0]
     spread = f" ± {row['ci95']:.2f}" if row["ci95"] == row["ci95"] else ""
-    reached = f"{row['method']} reaches {row['mean']:.2f}{spread} % on {protocol.name}"
+    reached = f"{row_name(row)} reaches {row['mean']:.2f}{spread} % on {protocol.name}"
     return f"{reached}; there is nothing to test it against."

@@ -10,7 +10,7 @@ import pandas as pd
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.paths import Place
 from fewshot_bench.report.page.content import ClassPair, PageContent, ProtocolResults, Quantiles, correction_of
-from fewshot_bench.report.page.pair_tests import pairs_of
+from fewshot_bench.report.page.pair_tests import highest, pairs_of
 from fewshot_bench.report.page.protocols import Identity, completed, identities, protocol_names, rows_by_protocol
 from fewshot_bench.report.page.ranks import rankings
 from fewshot_bench.report.page.sweeps import stored_sweeps
@@ -63,7 +63,7 @@ def _protocol(store: OutcomeStore, name: str, rows: pd.DataFrame, cells: Mapping
     names = [method for method, _ in stored]
     scores = stored_scores(store, [cell for _, cell in stored])
     quantiles = {
-        method: quantiles_of(scores.accuracy[row, scores.of(row)]) for row, method in enumerate(names[:MOST_SHOWN])
+        names[row]: quantiles_of(scores.accuracy[row, scores.of(row)]) for row in highest(scores.accuracy, MOST_SHOWN)
     }
     pairs = pairs_of(scores, names, correction_of(rows))
     baseline = next((text for text in rows["baseline"] if text), "")
@@ -72,11 +72,11 @@ def _protocol(store: OutcomeStore, name: str, rows: pd.DataFrame, cells: Mapping
 
 
 def _by_class(store: OutcomeStore, cells: Mapping[str, Cell], baseline: str) -> ClassPair | None:
-    """The best method against the baseline, class by class; without one, or if it is the best, the two best.
+    """The first method against the baseline, class by class; without one, or if it is the first, the first two.
 
     Args:
         store: where the outcomes are.
-        cells: by the names of their methods, best first.
+        cells: by the names of their methods, the best inductive ones first.
         baseline: name of a method; empty where there is none.
     """
     if len(cells) < 2:

@@ -10,11 +10,13 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
+from fewshot_bench.outcomes import marked
 from fewshot_bench.report.page.content import correction_of
 from fewshot_bench.report.page.definitions import Column, columns_under
 from fewshot_bench.report.page.numbers import is_missing, number_text
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import LETTER_COLUMNS
+from fewshot_bench.report.wording import is_transductive
 from fewshot_bench.statistics import read_letters
 
 TABLE_ID = "leaderboard-table"
@@ -68,6 +70,8 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     if not _needs_fingerprints(frame, columns):
         columns = [column for column in columns if column.kind != "digest"]
     texts = {column.name: [number_text(value, column.kind) for value in frame[column.name]] for column in columns}
+    if "baseline" in texts:
+        texts["baseline"] = _baselines(frame)
     same = [
         column for column in columns if column.name not in _ALWAYS and len(set(texts[column.name])) == 1 < len(frame)
     ]
@@ -83,13 +87,28 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     return LeaderboardTable(library, script, columns, agreed, first, page)
 
 
+def _baselines(frame: pd.DataFrame) -> list[Markup]:
+    """The baseline of each row as people should read it."""
+    rows = frame.to_dict("records")
+    marks = {(row["protocol_fingerprint"], row["method"]): is_transductive(row) for row in rows}
+    return [
+        escape(marked(row["baseline"] or "", marks.get((row["protocol_fingerprint"], row["baseline"]), False)))
+        for row in rows
+    ]
+
+
 def _is_empty(column: pd.Series) -> bool:
     return all(is_missing(value) or value == "" for value in column)
 
 
 def _needs_fingerprints(frame: pd.DataFrame, columns: Sequence[Column]) -> bool:
     """Whether protocols agree in all that the other columns say of their tasks."""
-    names = [column.name for column in columns if column.tells_apart and column.kind != "digest"]
+    others = ("is_transductive",)  # of methods, whatever protocol they are on
+    names = [
+        column.name
+        for column in columns
+        if column.tells_apart and column.kind != "digest" and column.name not in others
+    ]
     measured = frame.loc[frame["source"] == MEASURED, [*names, "protocol_fingerprint"]].fillna("")
     return len(measured.drop_duplicates()) > len(measured.drop_duplicates(names))
 
@@ -102,23 +121,34 @@ def _shown_if_needed(column: Column, columns: Sequence[Column], texts: Mapping[s
 
 
 def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequence[int]) -> None:
-    """Bold for the best of a protocol that was measured here; underlined what shares a letter with it."""
+    """Bold for the best of a protocol that was measured here; underlined what shares a letter with it.
+
+    Inductive and transductive methods each have their own best.
+    """
     measured = [
         row for row in rows if frame["source"].iloc[row] == MEASURED and not is_missing(frame["mean"].iloc[row])
     ]
-    for name in (name for name in _BEST if name in texts):
-        values = frame[name].iloc[measured]
-        for row in (measured[place] for place in (values == values.max()).to_numpy().nonzero()[0]):
-            texts[name][row] = Markup("<b>{}</b>").format(texts[name][row])
-    for name in (name for name in LETTER_COLUMNS.values() if name in texts and measured):
-        letters = read_letters([str(texts[name][row]) for row in measured])
-        best = letters[int(frame["mean"].iloc[measured].to_numpy().argmax())]
-        for row in (row for row, own in zip(measured, letters, strict=True) if own & best):
-            texts[name][row] = Markup("<u>{}</u>").format(texts[name][row])
+    letters = {
+        name: dict(zip(measured, read_letters([str(texts[name][row]) for row in measured]), strict=True))
+        for name in LETTER_COLUMNS.values()
+        if name in texts
+    }
+    for kind in (False, True):
+        same = [row for row in measured if frame["is_transductive"].iloc[row] == kind]
+        for name in (name for name in _BEST if name in texts and same):
+            values = frame[name].iloc[same]
+            for row in (same[place] for place in (values == values.max()).to_numpy().nonzero()[0]):
+                texts[name][row] = Markup("<b>{}</b>").format(texts[name][row])
+        for name in (name for name in letters if same):
+            best = letters[name][same[int(frame["mean"].iloc[same].to_numpy().argmax())]]
+            for row in (row for row in same if letters[name][row] & best):
+                texts[name][row] = Markup("<u>{}</u>").format(texts[name][row])
 
 
 def _method(row: dict[Any, Any]) -> Markup:
     name = escape(row["method"])
+    if is_transductive(row):
+        return Markup('{} <span class="tag transductive">transductive</span>').format(name)
     if row["source"] == MEASURED:
         return name
     return Markup('<i class="published">{}</i> <span class="tag">published</span>').format(name)

@@ -20,23 +20,24 @@ def pairs_of(scores: TaskScores, names: Sequence[str], correct: Correction = "ho
     """The best methods against each other, by the tests that stand behind the letters of the leaderboard.
 
     Args:
-        scores: of all methods of the protocol, best first.
+        scores: of all methods of the protocol, inductive ones first, each kind best first.
         names: of these methods.
         correct: how p is corrected for the number of all pairs, of those not shown too.
 
     Returns:
         None where no two of the best share two episodes.
     """
-    accuracy = scores.accuracy[:MOST_PAIRED]
+    best = highest(scores.accuracy, MOST_PAIRED)
+    accuracy = scores.accuracy[best]
     difference, episodes = _differences(accuracy)
     has_pairs = bool((episodes[np.triu_indices(len(accuracy), 1)] > 1).any())
     claims = claims_of_all_pairs(scores, correct) if has_pairs else None
     if claims is None:
         return None
-    split, beyond = (np.where(episodes > 1, p[:MOST_PAIRED, :MOST_PAIRED], np.nan) for p in claims)
+    split, beyond = (np.where(episodes > 1, p[np.ix_(best, best)], np.nan) for p in claims)
     best_two, task = _best_two(scores, accuracy[0] - accuracy[1])
     return Pairs(
-        names[:MOST_PAIRED],
+        [names[row] for row in best],
         100 * difference,
         split,
         beyond,
@@ -48,8 +49,18 @@ def pairs_of(scores: TaskScores, names: Sequence[str], correct: Correction = "ho
     )
 
 
+def highest(accuracy: NDArray[np.float64], most: int) -> list[int]:
+    """The rows with the highest means, at most so many, in their order.
+
+    Args:
+        accuracy: [A, E], NaN where a method lacks an episode.
+        most: how many.
+    """
+    return sorted(np.argsort(-np.nanmean(accuracy, axis=1), kind="stable")[:most].tolist())
+
+
 def _best_two(scores: TaskScores, difference: NDArray[np.float64]) -> tuple[DataInterval | None, float]:
-    """The data interval of the two best methods' difference and the half-width over episodes, in points."""
+    """The data interval of the first two methods' difference and the half-width over episodes, in points."""
     there = ~np.isnan(difference)
     (found,) = data_intervals_of(scores, 100 * difference[None])
     return found, mean_interval(100 * difference[there]).half_width if there.any() else math.nan

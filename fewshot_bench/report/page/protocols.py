@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell
+from fewshot_bench.report.leaderboard import kind_order
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.wording import task_names
+from fewshot_bench.report.wording import is_transductive, task_names
 
 _NUMBERS = (
     "median", "median_ci95", "mean", "ci95", "data_ci95", "difference", "diff_ci95_low", "diff_ci95_high",
@@ -43,6 +44,10 @@ def completed(frame: pd.DataFrame, cells: Mapping[Identity, Cell]) -> pd.DataFra
     whole["backbone"] = [value or other for value, other in zip(whole["backbone"], backbones, strict=True)]
     whole["adaptation"] = [value or other for value, other in zip(whole["adaptation"], adaptations, strict=True)]
     whole["mean"] = whole["mean"].fillna(whole["median"])
+    marks = [is_transductive(row) for row in whole.to_dict("records")]
+    whole["is_transductive"] = [
+        mark or (cell is not None and cell.method.is_transductive) for mark, cell in zip(marks, known, strict=True)
+    ]
     return whole
 
 
@@ -52,7 +57,9 @@ def identities(frame: pd.DataFrame) -> list[Identity]:
 
 
 def rows_by_protocol(frame: pd.DataFrame) -> dict[str, list[int]]:
-    """The positions of the rows of each protocol that was measured, best first; a published row names its protocol too.
+    """The positions of the rows of each protocol that was measured; a published row names its protocol too.
+
+    Inductive methods come first, then transductive ones, each best first, as in the leaderboard.
 
     Args:
         frame: a completed leaderboard.
@@ -65,8 +72,10 @@ def rows_by_protocol(frame: pd.DataFrame) -> dict[str, list[int]]:
     for place, fingerprint in enumerate(frame["protocol_fingerprint"]):
         if fingerprint in found:
             found[fingerprint].append(place)
-    means = frame["mean"].tolist()
-    return {key: sorted(rows, key=lambda row: _worst_first(means[row])) for key, rows in found.items()}
+    means, kinds = frame["mean"].tolist(), kind_order(frame)
+    return {
+        key: sorted(rows, key=lambda row: (kinds[row], _last_if_unknown(means[row]))) for key, rows in found.items()
+    }
 
 
 def protocol_names(frame: pd.DataFrame, rows: Mapping[str, Sequence[int]]) -> dict[str, str]:
@@ -79,5 +88,5 @@ def protocol_names(frame: pd.DataFrame, rows: Mapping[str, Sequence[int]]) -> di
     return task_names(first)
 
 
-def _worst_first(mean: float) -> float:
+def _last_if_unknown(mean: float) -> float:
     return -mean if mean == mean else float("inf")

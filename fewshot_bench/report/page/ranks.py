@@ -7,6 +7,7 @@ import pandas as pd
 from fewshot_bench.report.over_datasets import accuracies_by_dataset, size_text
 from fewshot_bench.report.page.content import Ranking
 from fewshot_bench.report.summary import MEASURED
+from fewshot_bench.report.wording import is_transductive
 from fewshot_bench.statistics import friedman
 
 MOST_RANKED = 25
@@ -30,11 +31,12 @@ def rankings(frame: pd.DataFrame) -> list[Ranking]:
         ]
         table = accuracies_by_dataset(tasks)
         if table is not None and table.shape[1] > 2:
-            found.append(_ranking(size_text(rows.iloc[0].to_dict()), table))
+            transductive = frozenset(row["method"] for row in rows.to_dict("records") if is_transductive(row))
+            found.append(_ranking(size_text(rows.iloc[0].to_dict()), table, transductive))
     return found
 
 
-def _ranking(size: str, table: pd.DataFrame) -> Ranking:
+def _ranking(size: str, table: pd.DataFrame, transductive: frozenset[str]) -> Ranking:
     best = table.iloc[:, :MOST_RANKED]
     test = friedman(best.to_numpy())
     by_rank = pd.Series(test.mean_ranks, index=best.columns).sort_values(kind="stable")
@@ -45,4 +47,5 @@ def _ranking(size: str, table: pd.DataFrame) -> Ranking:
         critical_difference=test.critical_difference,
         p=test.iman_davenport_p,
         left_out=table.shape[1] - best.shape[1],
+        transductive=transductive & set(best.columns),
     )

@@ -8,8 +8,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import groupby
 from typing import Any
 
+from fewshot_bench.report.best import Answer, answer_lines, answers
 from fewshot_bench.report.page.content import PageContent
 from fewshot_bench.report.page.finding import main_finding
 from fewshot_bench.report.page.leaderboard_table import TABLE_ID, leaderboard_table
@@ -74,11 +76,13 @@ def page_html(content: PageContent, title: str) -> str:
         policy=_policy(scripts),
         style=_own("style.css"),
         finding=main_finding(content),
+        answers=_by_task(answers(content.frame)),
         facts=_facts(content),
         sections=_sections(content, plots.sections, fixed),
         table=table,
         all_columns=[*table.columns, *(column for column, _ in table.same)],
         table_id=TABLE_ID,
+        has_transductive=bool(content.frame["is_transductive"].astype(bool).any()),
         has_published=bool((content.frame["source"] != MEASURED).any()),
         protocols=[protocol.name for protocol in content.protocols],
         plots=plots.sections,
@@ -87,6 +91,11 @@ def page_html(content: PageContent, title: str) -> str:
         cards_left_out=content.cells_left_out,
         scripts=scripts,
     )
+
+
+def _by_task(found: Sequence[Answer]) -> list[list[str]]:
+    """Which methods are best: for each protocol its question, then a sentence for each kind of method."""
+    return [answer_lines(list(same)) for _, same in groupby(found, key=lambda one: one.protocol)]
 
 
 def _plotly() -> str:
@@ -118,7 +127,13 @@ def _policy(scripts: Sequence[Script]) -> str:
 def _facts(content: PageContent) -> str:
     measured = content.frame[content.frame["source"] == MEASURED]
     methods, datasets = measured["method"].nunique(), measured["dataset"].nunique()
-    parts = [_count(methods, "method"), _count(datasets, "dataset"), _count(len(content.protocols), "protocol")]
+    transductive = measured.loc[measured["is_transductive"].astype(bool), "method"].nunique()
+    kinds = f" ({transductive:,} transductive)" if transductive else ""
+    parts = [
+        f"{_count(methods, 'method')}{kinds}",
+        _count(datasets, "dataset"),
+        _count(len(content.protocols), "protocol"),
+    ]
     published = len(content.frame) - len(measured)
     if published:
         parts.append(_count(published, "published row"))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fewshot_bench.outcomes import Cell
+from fewshot_bench.outcomes import Cell, marked
 
 _UNKNOWN = "not recorded"
 _NAMES = 22  # letters
@@ -63,7 +63,7 @@ def run_card(name: str, cell: Cell, task: str | None = None) -> RunCard:
     }
     lines = [_line("command", "\n".join(commands) or _UNKNOWN)]
     lines += [_line(key, _text(value)) for key, value in entries.items()]
-    return RunCard(f"{name}, {task or cell.protocol.task}", "\n".join(lines))
+    return RunCard(f"{marked(name, cell.method.is_transductive)}, {task or cell.protocol.task}", "\n".join(lines))
 
 
 def _line(name: str, value: str) -> str:

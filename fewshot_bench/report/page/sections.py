@@ -85,15 +85,16 @@ SECTIONS = (
         "Points by which the method of the row is better than that of the column. A star, or in a large matrix a "
         "colour: a difference is shown beyond this split at 5%, {correction} over all pairs of the protocol, as in the "
         "letters of the leaderboard. A ring: it is shown on this split alone. A bare number: none is shown. An empty "
-        "cell: the pair has no common episodes.",
+        "cell: the pair has no common episodes. [T] marks transductive methods, which see all queries of an episode at "
+        "once.",
         pair_matrix_figure,
     ),
     Section(
         "classes",
         "Class by class",
         "How much better one method classifies the queries of each class: the best method against the baseline, or the "
-        "two best. Lines are 95% intervals over the episodes that have the class. Where a few classes carry the "
-        "difference, another split may hold none of them.",
+        "two best; where there are both kinds, of the inductive ones. Lines are 95% intervals over the episodes that "
+        "have the class. Where a few classes carry the difference, another split may hold none of them.",
         class_figure,
     ),
     Section(

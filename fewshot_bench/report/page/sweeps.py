@@ -33,6 +33,7 @@ def _table(path: Place) -> pd.DataFrame:
         frame = pd.read_csv(io.BytesIO(read_bytes(path, _LARGEST)))
     except (OSError, ValueError) as error:
         raise OutcomeError(f"{path} cannot be read ({error}). Repeat that sweep, which writes it again.") from error
-    if not len(frame) or not set(frame.columns) >= _NEEDED or frame["is_best"].dtype != bool:
+    flags = [name for name in ("is_best", "is_transductive") if name in frame]
+    if not len(frame) or not set(frame.columns) >= _NEEDED or any(frame[name].dtype != bool for name in flags):
         raise OutcomeError(f"{path} is no table of a sweep. Repeat that sweep, which writes it again, or delete it.")
     return frame.map(lambda value: unguarded(value) if isinstance(value, str) else value)

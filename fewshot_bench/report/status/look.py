@@ -97,6 +97,7 @@ class Watch:
     def _state(self, planned: PlannedCell, key: str, study: RecordedStudy | None) -> CellState:
         count = None if study is None else planned.runs * planned.episodes
         state = CellState(planned.dataset, planned.task, planned.method, key, 0, count)
+        state = replace(state, is_transductive=planned.is_transductive)
         if study is not None:
             is_over = study.is_finished and (study.stops_early or not key)
             gave_none = is_over and not key  # its base stage came to nothing
@@ -130,7 +131,8 @@ class Watch:
             failures.setdefault(failure.run, []).append(failure.episodes)
         failed = _counted({run: np.unique(np.concatenate(numbers)) for run, numbers in failures.items()}, planned)
         owners = sorted({lease.owner for lease in leases_of(self._store.folder / state.key)} - self._silent)
-        state = replace(state, done=done, failed=failed, workers=tuple(owners))
+        is_transductive = cell.method.is_transductive
+        state = replace(state, done=done, failed=failed, workers=tuple(owners), is_transductive=is_transductive)
         return replace(state, rate=self._rates.of(cell, state))
 
     def _cell(self, key: str) -> Cell | None:
@@ -151,7 +153,7 @@ def _counted(numbers: Mapping[int, NDArray[np.int64]], planned: PlannedCell | No
 
 
 def _unplanned(cell: Cell) -> PlannedCell:
-    return PlannedCell(cell.protocol.dataset, cell.protocol.task, cell.method.name, 0, 0)
+    return PlannedCell(cell.protocol.dataset, cell.protocol.task, cell.method.name, 0, 0, cell.method.is_transductive)
 
 
 def _with_processes(state: StudyState, studies: list[RecordedStudy]) -> StudyState:

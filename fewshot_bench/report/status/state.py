@@ -23,6 +23,7 @@ class CellState:
         stops_early: whether fewer than planned may be enough.
         is_over: whether its study has nothing left to do, although fewer than planned are stored.
         problem: why nobody can say how far it is; empty where there is none.
+        is_transductive: whether the method sees all queries of an episode at once.
     """
 
     dataset: str
@@ -37,6 +38,7 @@ class CellState:
     stops_early: bool = False
     is_over: bool = False
     problem: str = ""
+    is_transductive: bool = False
 
     @property
     def left(self) -> int:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fewshot_bench.going_on import command_for
 from fewshot_bench.printable import printable
-from fewshot_bench.report.short_names import short_name
+from fewshot_bench.report.short_names import marked_names, short_name
 from fewshot_bench.report.status.state import CellState, StudyState
 
 _NARROWEST, _WIDEST = 70, 120
@@ -32,8 +32,9 @@ def status_text(state: StudyState, results: str, *, width: int = 80, height: int
     shown = _fitting(state.cells, height)
     rule = Text("-" * width, "dim")
     parts: list[RenderableType] = [_row("", "", list(_COLUMNS), width), rule]
-    for method, cells in groupby(shown, key=lambda cell: cell.method):
-        parts.append(Text(short_name(printable(method), width), "bold"))
+    for (method, is_transductive), cells in groupby(shown, key=lambda cell: (cell.method, cell.is_transductive)):
+        name = printable(method)
+        parts.append(Text(marked_names([name], [name] if is_transductive else [], width)[0], "bold"))
         parts += [_row(f"  {cell.task}", _style(cell), _numbers(cell), width) for cell in cells]
     if len(state.cells) > 1:
         parts += [rule, _row("all", "bold", _totals(state), width)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fewshot_bench.report.page.content import ProtocolResults
 from fewshot_bench.report.page.plots.style import BLUE, GREY, ORANGE, Figure, empty_figure, figure, rounded, shown
-from fewshot_bench.report.short_names import short_name, short_names
+from fewshot_bench.report.short_names import marked_names, short_names
+from fewshot_bench.report.wording import ACROSS
 
 MOST_CLASSES = 40
 _ROW, _LONGEST_CLASS, _LONGEST_METHOD = 19, 24, 40
@@ -34,7 +35,9 @@ def class_figure(protocol: ProtocolResults) -> Figure:
         "hovertemplate": "%{text}<extra></extra>",
     }
     some = f"the {len(order)} largest of {len(classes.names)} classes" if len(classes.names) > len(order) else ""
-    a, b = (shown(short_name(name, _LONGEST_METHOD)) for name in (pair.a, pair.b))
+    a, b = (shown(marked_names([name], protocol.transductive, _LONGEST_METHOD)[0]) for name in (pair.a, pair.b))
+    if (pair.a in protocol.transductive) != (pair.b in protocol.transductive):
+        some = "; ".join(filter(None, [some, ACROSS]))
     return figure(
         [trace],
         protocol.name,

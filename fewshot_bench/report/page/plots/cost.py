@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from fewshot_bench.outcomes import marked
 from fewshot_bench.report.page.content import ProtocolResults
 from fewshot_bench.report.page.plots.style import (
     MARKERS,
@@ -18,6 +19,7 @@ from fewshot_bench.report.page.plots.style import (
     shown,
 )
 from fewshot_bench.report.short_names import short_name
+from fewshot_bench.report.wording import is_transductive
 
 _MOST_KINDS = 7
 _OTHERS = "others"
@@ -60,16 +62,22 @@ def cost_figure(protocol: ProtocolResults) -> Figure:
         700 if has_memory else 420,
         {"title": {"text": "time per episode, logarithmic"}, "type": "log", "anchor": "y", **_ticks(rows["seconds"])},
         {"title": {"text": "accuracy, %"}, "domain": [0.58, 1] if has_memory else [0, 1]},
-        showlegend=rows["kind"].nunique() > 1,
+        showlegend=rows["kind"].nunique() > 1 or bool(protocol.transductive),
         margin={"l": 52, "r": 12, "t": 62, "b": 48},
         **below,
     )
 
 
 def _kinds(rows: pd.DataFrame) -> list[str]:
-    """The adaptation of each row; the rarer ones together if there are more than can be told apart."""
+    """The adaptation of each row; the rarer ones together if there are more than can be told apart.
+
+    Transductive ones say so, and are never together with others.
+    """
     common = rows["adaptation"].value_counts().index[:_MOST_KINDS].tolist()
-    return [kind if kind in common else _OTHERS for kind in rows["adaptation"]]
+    return [
+        marked(row["adaptation"] if row["adaptation"] in common else _OTHERS, is_transductive(row))
+        for row in rows.to_dict("records")
+    ]
 
 
 def _ticks(seconds: pd.Series) -> dict[str, Any]:
@@ -102,6 +110,8 @@ def _trace(
             "visible": has_intervals,
         },
         "marker": looks,
-        "text": [shown(short_name(name, _LONGEST)) for name in rows["method"]],
+        "text": [
+            shown(marked(short_name(row["method"], _LONGEST), is_transductive(row))) for row in rows.to_dict("records")
+        ],
         "hovertemplate": f"<b>%{{text}}</b><br>%{{y:.2f}} ± %{{error_y.array:.2f}} %<br>{unit}<extra></extra>",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fewshot_bench.outcomes import marked
 from fewshot_bench.report.page.content import Ranking
 from fewshot_bench.report.page.plots.style import (
     BLUE,
@@ -30,14 +31,14 @@ def ranking_figure(ranking: Ranking) -> Figure:
         "error_x": {"type": "data", "array": rounded([half] * count), "thickness": 3, "width": 0, "color": BLUE},
         "marker": {"color": BLUE, "size": 10},
         "text": [
-            f"<b>{shown(name)}</b><br>mean rank {rank:.2f}"
+            f"<b>{shown(marked(name, name in ranking.transductive))}</b><br>mean rank {rank:.2f}"
             for name, rank in zip(ranking.methods, ranking.mean_ranks, strict=True)
         ],
         "hovertemplate": "%{text}<extra></extra>",
     }
     p = p_equation(ranking.p)
     return figure(
-        [trace, names_above(ranking.methods)],
+        [trace, names_above(ranking.methods, ranking.transductive)],
         ranking.name,
         ROW * count + 106,
         {"title": {"text": f"mean rank{some}"}},

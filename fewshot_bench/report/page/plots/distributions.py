@@ -10,6 +10,7 @@ from fewshot_bench.report.page.plots.style import (
     Figure,
     empty_figure,
     figure,
+    kind_rule,
     names_above,
     rounded,
     rows_axis,
@@ -51,19 +52,21 @@ def distribution_figure(protocol: ProtocolResults) -> Figure:
         "y": list(range(len(names))),
         "marker": {"size": 16, "opacity": 0},
         "text": [
-            f"<b>{shown(name)}</b><br>median {box.median:.1f}, mean {box.mean:.2f}<br>half of the episodes: "
-            f"{box.first_quartile:.1f} to {box.third_quartile:.1f}<br>nine in ten: {box.low:.1f} to {box.high:.1f}"
+            f"<b>{shown(protocol.shown(name))}</b><br>median {box.median:.1f}, mean {box.mean:.2f}<br>half of the "
+            f"episodes: {box.first_quartile:.1f} to {box.third_quartile:.1f}<br>nine in ten: {box.low:.1f} to "
+            f"{box.high:.1f}"
             for name, box in protocol.quantiles.items()
         ],
         "hovertemplate": "%{text}<extra></extra>",
     }
     return figure(
-        [trace, numbers, names_above(names)],
+        [trace, numbers, names_above(names, protocol.transductive)],
         protocol.name,
         ROW * len(names) + 90,
         {"title": {"text": "accuracy of an episode, %"}},
         rows_axis(len(names)),
         note=some,
         xaxis2=NAMES_AXIS,
+        shapes=kind_rule(names, protocol.transductive),
         margin={"l": 8, "r": 12, "t": 46 if some else 30, "b": 48},
     )

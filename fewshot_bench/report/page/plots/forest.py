@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from fewshot_bench.report.leaderboard import kind_order
 from fewshot_bench.report.page.content import ProtocolResults
 from fewshot_bench.report.page.plots.style import (
     BLUE,
@@ -17,15 +19,16 @@ from fewshot_bench.report.page.plots.style import (
     Figure,
     empty_figure,
     figure,
+    kind_rule,
     names_above,
     rounded,
     rows_axis,
     shown,
 )
-from fewshot_bench.report.short_names import short_name
+from fewshot_bench.report.short_names import marked_names
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, NOTHING_SHOWN, ON_THIS_SPLIT
-from fewshot_bench.report.wording import p_text
+from fewshot_bench.report.wording import ACROSS, is_across, p_text, row_name
 
 MOST_ROWS = 30
 _LOOKS = {
@@ -45,12 +48,18 @@ def tested_rows(protocol: ProtocolResults) -> pd.DataFrame:
     return rows.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
 
 
+def kept_by_kind(rows: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The best rows of `tested_rows`, at most so many, those of inductive methods before those of transductive ones."""
+    kept = rows.head(most)
+    return kept.iloc[np.argsort(kind_order(kept), kind="stable")].reset_index(drop=True)
+
+
 def forest_figure(protocol: ProtocolResults) -> Figure:
     """Draw the differences of a protocol; at most `MOST_ROWS`, and the title says how many there are."""
     rows = tested_rows(protocol)
     if not len(rows):
         return empty_figure(protocol.name, "No baseline here. Name one with --baseline to see differences.")
-    kept = rows.head(MOST_ROWS)
+    kept = kept_by_kind(rows, MOST_ROWS)
     names = kept["method"].tolist()
     traces = [_data_intervals(kept)] if kept["diff_data_ci95_low"].notna().any() else []
     for word in _LOOKS:
@@ -58,17 +67,18 @@ def forest_figure(protocol: ProtocolResults) -> Figure:
         if len(group):
             traces.append(_task_intervals(group, word))
     baseline = next(name for name in rows["baseline"] if name)
+    named = marked_names([baseline], protocol.transductive, LONGEST)[0]
     some = f"the best {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
     zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": GREY, "width": 1.5}}
     return figure(
-        [*traces, names_above(names)],
+        [*traces, names_above(names, protocol.transductive)],
         protocol.name,
         ROW * len(names) + 150,
-        {"title": {"text": f"points above or below<br>{shown(short_name(baseline, LONGEST))}"}},
+        {"title": {"text": f"points above or below<br>{shown(named)}"}},
         rows_axis(len(names)),
         note=some,
         xaxis2=NAMES_AXIS,
-        shapes=[zero | {"layer": "below"}],
+        shapes=[zero | {"layer": "below"}, *kind_rule(names, protocol.transductive)],
         showlegend=True,
         margin={"l": 8, "r": 12, "t": 72, "b": 68},
     )
@@ -111,8 +121,9 @@ def _ends(rows: pd.DataFrame, name: str) -> dict[str, Any]:
 
 def _words(row: dict[Any, Any]) -> str:
     lines = [
-        f"<b>{shown(row['method'])}</b>",
+        f"<b>{shown(row_name(row))}</b>",
         f"{row['difference']:+.2f} points: {row['verdict']}",
+        *([ACROSS] if is_across(row) else []),
         f"95% over episodes: {row['diff_ci95_low']:+.2f} to {row['diff_ci95_high']:+.2f}",
     ]
     if row["diff_data_ci95_low"] == row["diff_data_ci95_low"]:

@@ -20,7 +20,7 @@ from fewshot_bench.report.page.plots.style import (
 )
 from fewshot_bench.report.picture import NoPictureError
 from fewshot_bench.report.sweep_plot import horizontal_axis, lines_of
-from fewshot_bench.report.sweep_table import axes_of
+from fewshot_bench.report.sweep_table import axes_of, marked_line
 from fewshot_bench.report.wording import value_text
 
 
@@ -82,7 +82,7 @@ def _label(rows: pd.DataFrame, across: str, shot: int, several: bool) -> str:
     parts = [f"{_symbol(axis)} = {value_text(first[axis])}" for axis in axes_of(rows) if axis != across]
     if several or not parts:
         parts.append(f"{shot}-shot")
-    return shown(", ".join(parts))
+    return shown(marked_line(", ".join(parts), rows))
 
 
 def _symbol(axis: str) -> str:

@@ -8,11 +8,13 @@ import numpy as np
 
 from fewshot_bench.report.page.content import Pairs, ProtocolResults
 from fewshot_bench.report.page.plots.style import Figure, empty_figure, figure, rounded, shown
-from fewshot_bench.report.short_names import short_names
+from fewshot_bench.report.short_names import marked_names
 from fewshot_bench.report.verdicts import NOTHING_SHOWN, ON_THIS_SPLIT
-from fewshot_bench.report.wording import p_text
+from fewshot_bench.report.wording import ACROSS, p_text
 
 _NUMBERS_UP_TO = 10
+_MARK = " [T]"
+"""Behind the name of a transductive method: a matrix has no room for the word, so the caption says what it means."""
 _COLOUR_BAR = {
     "title": {"text": "points", "side": "bottom"},
     "orientation": "h",
@@ -38,9 +40,9 @@ def pair_matrix_figure(protocol: ProtocolResults) -> Figure:
     is_small = count <= _NUMBERS_UP_TO
     some = f", the best {count} of {count + pairs.left_out}" if pairs.left_out else ""
     places = list(range(1, count + 1))
-    names = short_names(pairs.methods, 26 if is_small else 20)
+    names = marked_names(pairs.methods, protocol.transductive, 26 if is_small else 20, _MARK)
     return figure(
-        [{**_cells(pairs, places), **(_with_numbers(pairs) if is_small else _with_gaps(pairs))}],
+        [{**_cells(pairs, places, protocol.transductive), **(_with_numbers(pairs) if is_small else _with_gaps(pairs))}],
         protocol.name,
         (44 if is_small else 24) * count + 170,
         {"tickvals": places if is_small else [1, *range(5, count + 1, 5)], "side": "top", **_bare(0.5, count + 0.5)},
@@ -68,7 +70,7 @@ def _bare(start: float, end: float) -> dict[str, Any]:
     return {"range": [start, end], "showgrid": False, "ticks": ""}
 
 
-def _cells(pairs: Pairs, places: list[int]) -> dict[str, Any]:
+def _cells(pairs: Pairs, places: list[int], transductive: frozenset[str]) -> dict[str, Any]:
     """The cells, coloured by their difference: orange below 0, blue above, the paler the smaller."""
     limit = max(float(np.nanmax(np.abs(pairs.difference))), 0.01)
     pale = 0.05 if len(places) <= _NUMBERS_UP_TO else 0.3
@@ -85,7 +87,9 @@ def _cells(pairs: Pairs, places: list[int]) -> dict[str, Any]:
             [1, _BETTER.format(0.95)],
         ],
         "colorbar": _COLOUR_BAR,
-        "customdata": [[_words(pairs, row, column) for column in range(len(places))] for row in range(len(places))],
+        "customdata": [
+            [_words(pairs, row, column, transductive) for column in range(len(places))] for row in range(len(places))
+        ],
         "hovertemplate": "%{y}<br>against %{x}: %{z:+.2f} points<br>%{customdata}<extra></extra>",
         "hoverongaps": False,
         "xgap": 2,
@@ -93,12 +97,14 @@ def _cells(pairs: Pairs, places: list[int]) -> dict[str, Any]:
     }
 
 
-def _words(pairs: Pairs, row: int, column: int) -> str:
+def _words(pairs: Pairs, row: int, column: int, transductive: frozenset[str]) -> str:
     """What a cell says when it is pointed at."""
     split, beyond = float(pairs.p[row, column]), float(pairs.p_beyond[row, column])
     if split != split or row == column:
         return ""
-    return f"{pairs.verdict(row, column)}<br>{shown(f'p {p_text(split)} on this split, {p_text(beyond)} beyond it')}"
+    is_across = (pairs.methods[row] in transductive) != (pairs.methods[column] in transductive)
+    found = f"{pairs.verdict(row, column)}; {ACROSS}" if is_across else pairs.verdict(row, column)
+    return f"{found}<br>{shown(f'p {p_text(split)} on this split, {p_text(beyond)} beyond it')}"
 
 
 def _marks(pairs: Pairs) -> list[list[str]]:

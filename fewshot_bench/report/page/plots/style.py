@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from markupsafe import escape
 
-from fewshot_bench.report.short_names import short_names
+from fewshot_bench.report.short_names import marked_names
 
 Figure = dict[str, Any]
 
@@ -90,17 +90,18 @@ def empty_figure(title: str, reason: str) -> Figure:
     return figure([], title, 110, hidden, hidden, annotations=[words | {"xanchor": "left", "align": "left"}])
 
 
-def names_above(names: Sequence[str]) -> Figure:
+def names_above(names: Sequence[str], transductive: Collection[str] = ()) -> Figure:
     """The names of the methods, each above its row at the left end, where a phone has room for them too.
 
-    They are a trace on an axis of their own, `NAMES_AXIS`, because Plotly takes much longer for annotations.
+    A transductive one says so behind its name, however short that is cut. They are a trace on an axis of their own,
+    `NAMES_AXIS`, because Plotly takes much longer for annotations.
     """
     return {
         "type": "scatter",
         "mode": "text",
         "x": [0] * len(names),
         "y": [row - _NAME_ABOVE for row in range(len(names))],
-        "text": [shown(name) for name in short_names(names, LONGEST)],
+        "text": [shown(name) for name in marked_names(names, transductive, LONGEST)],
         "textposition": "top right",
         "textfont": {"size": 12},
         "xaxis": "x2",
@@ -108,6 +109,20 @@ def names_above(names: Sequence[str]) -> Figure:
         "hoverinfo": "skip",
         "showlegend": False,
     }
+
+
+def kind_rule(names: Sequence[str], transductive: Collection[str]) -> list[dict[str, Any]]:
+    """A line between inductive and transductive methods, as Plotly's shapes; none where there is one kind.
+
+    Args:
+        names: of the methods, from top to bottom, inductive ones first.
+        transductive: which of them are.
+    """
+    first = next((row for row, name in enumerate(names) if name in transductive), 0)
+    if not first:
+        return []
+    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": first - 0.6, "y1": first - 0.6, "layer": "below"}
+    return [{**line, "line": {"color": GREY, "width": 1, "dash": "dot"}}]
 
 
 def rows_axis(count: int) -> dict[str, Any]:
