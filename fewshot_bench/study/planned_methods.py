@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fewshot_bench.adaptation import Adaptation, code_of_adaptation
+from fewshot_bench.adaptation import Adaptation, Finetune, code_of_adaptation
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.adapt import protocol_card
@@ -74,7 +74,9 @@ def _worker_recipe(source: ClassifierSource, adaptation: Adaptation, images: Ima
 
 
 def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adaptation) -> MethodCard:
-    """Everything that identifies a method."""
+    """Everything that identifies a method; the classifier of the base training only where the method uses it."""
+    uses_head = isinstance(adaptation, Finetune) and adaptation.on == "logits"
+    head = backbone.base_head if uses_head else None
     return MethodCard(
         name=name,
         backbone=backbone.name,
@@ -84,6 +86,7 @@ def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adap
             "preprocessing": backbone.preprocessing.as_dict(),
             "base": base.hyper_parameters,
             "adaptation": adaptation.hyper_parameters(),
+            **({} if head is None else {"base_head": head.digest}),
         },
         is_transductive=adaptation.is_transductive,
         code=method_code(backbone, base, adaptation),
