@@ -21,9 +21,8 @@ def test_of_two_that_want_the_same_checkpoint_one_trains(monkeypatch):
         time.sleep(0.3)
         for parameter in network.parameters():
             parameter.data.fill_(0.5)
-        return SimpleNamespace(
-            backbone=network, head=nn.Linear(backbones[0].embedding_size, len(base.class_names)), history=[]
-        )
+        head = nn.Linear(backbones[0].embedding_size, len(base.class_names))
+        return SimpleNamespace(backbone=network, head=head, history=[])
 
     monkeypatch.setattr("fewshot_bench.study.base_stage.train_on_base", slow)
     base = toy_split("base")
