@@ -18,7 +18,7 @@ from fewshot_bench.training.per_episode.tasks import embedding_task
 from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
 from fewshot_bench.training.randomness import episode_keys
 
-EPOCHS, RATE, WAY = 25, 5e-5, 5
+EPOCHS, RATE, WAY = 8, 5e-5, 3
 
 DHILLON = EpisodeRecipe(
     epochs=EPOCHS,
@@ -93,10 +93,10 @@ def fine_tuned(network: nn.Module, support: Tensor, query: Tensor, *, is_transdu
 @pytest.mark.parametrize("shot", [1, 2])
 def test_episodes_at_once_give_the_scores_and_weights_of_the_papers_loop(network, shot, is_transductive):
     recipe = replace(DHILLON, query_entropy=float(is_transductive))
-    indices = drawn(3, shot=shot)
-    adapted = setup(network, recipe, shot=shot).adapted(indices)
+    indices = drawn(2, way=WAY, shot=shot, query=3)
+    adapted = setup(network, recipe, way=WAY, shot=shot).adapted(indices)
     weights = weights_of(adapted)
-    for episode in range(3):
+    for episode in range(2):
         support, query = images_of(indices.support[episode]), images_of(indices.query[episode])
         model = fine_tuned(network, support, query, is_transductive=is_transductive)
         expected = model(query)
@@ -111,59 +111,49 @@ def test_episodes_at_once_give_the_scores_and_weights_of_the_papers_loop(network
 
 
 def test_the_entropy_of_the_queries_falls_and_no_further_without_its_update(network):
-    indices = drawn(4, query=10)
+    indices = drawn(3, way=WAY, query=4)
     entropies = {}
     for weight in (0.0, 1.0):
-        recipe = replace(DHILLON, query_entropy=weight, learning_rate=1e-3)
-        logits = setup(network, recipe).adapted(indices).logits
+        recipe = replace(DHILLON, query_entropy=weight, learning_rate=1e-3, precision="float32")
+        logits = setup(network, recipe, way=WAY).adapted(indices).logits
         entropies[weight] = torch.distributions.Categorical(logits=logits).entropy().mean()
     assert entropies[1.0] < entropies[0.0]
 
 
 def test_queries_in_parts_are_queries_at_once(network):
     """A batch that is smaller than the queries bounds the memory and changes nothing but rounding."""
-    indices = drawn(2, query=6)
+    indices = drawn(2, way=WAY, query=4)
     whole, parts = (
-        setup(network, replace(DHILLON, batch_size=size, start="centroid")).adapted(indices) for size in (1024, 5)
+        setup(network, replace(DHILLON, batch_size=size, epochs=3), way=WAY).adapted(indices) for size in (1024, 5)
     )
     torch.testing.assert_close(parts.logits, whole.logits, rtol=0, atol=1e-9)
-
-
-def rows_and_episodes(seed: int = 0) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Normalised embeddings of 12 classes, twice as views, and 40 episodes of them."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(12, 24, generator=generator)
-    rows = centres.repeat_interleave(20, 0) + 1.6 * torch.randn(240, 24, generator=generator)
-    rows = functional.normalize(rows, dim=1)
-    random = np.random.default_rng(seed)
-    picked = np.stack(
-        [
-            np.stack([label * 20 + random.permutation(20)[:10] for label in random.permutation(12)[:WAY]])
-            for _ in range(40)
-        ]
-    ).astype(np.int32)
-    return rows, picked[:, :, :2].reshape(40, -1), picked[:, :, 2:].reshape(40, -1)
 
 
 def test_a_head_alone_agrees_with_easyfsl_where_the_two_mean_the_same():
     """easyfsl moves prototypes, scores by Euclidean distance, and adds both losses up in one step.
 
-    On embeddings of length one prototypes rank nearly as cosines do. The two go apart where a prototype's length or the
-    other order of the steps matters.
+    With one shot and embeddings of length one both begin with the same ranking; they go apart as the lengths of the
+    prototypes change, which moves queries that lie between two classes. With more shots the means are shorter than one
+    from the beginning, and easyfsl prefers the longer ones.
     """
     easyfsl = pytest.importorskip("easyfsl.methods")
-    rows, support, query = rows_and_episodes()
+    generator, random = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    rows = torch.randn(12, 24, generator=generator).repeat_interleave(20, 0)
+    rows = functional.normalize(rows + 1.2 * torch.randn(240, 24, generator=generator), dim=1)
+    picked = [[label * 20 + random.permutation(20)[:9] for label in random.permutation(12)[:WAY]] for _ in range(40)]
+    support, query = np.split(np.array(picked, dtype=np.int32), [1], axis=2)
+    support, query = support.reshape(40, -1), query.reshape(40, -1)
     recipe = replace(DHILLON, tune="head", on="embeddings", precision="float32", views=2, learning_rate=1e-3)
-    parts = embedding_parts(rows.shape[1], rows.device)
     task = embedding_task(torch.cat([rows] * 3), len(rows), support, query, episode_keys(0, 0, np.arange(40)))
-    found = EpisodeTrainer(parts, recipe, episodes=40, way=WAY, shot=2).adapt(task).logits.argmax(-1)
-    labels = torch.arange(WAY).repeat_interleave(2)
+    trainer = EpisodeTrainer(embedding_parts(24, rows.device), recipe, episodes=40, way=WAY, shot=1)
+    logits = trainer.adapt(task).logits
     theirs = easyfsl.TransductiveFinetuning(backbone=nn.Identity(), fine_tuning_steps=EPOCHS, fine_tuning_lr=1e-3)
     expected = []
     for one, other in zip(support, query, strict=True):
-        theirs.process_support_set(rows[one.astype(np.int64)], labels)
+        theirs.process_support_set(rows[one.astype(np.int64)], torch.arange(WAY))
         expected.append(theirs(rows[other.astype(np.int64)]).detach().argmax(-1))
-    assert (found == torch.stack(expected)).float().mean() > 0.97
-    truth = torch.arange(WAY).repeat_interleave(8)
-    accuracies = [(predicted == truth).float().mean() for predicted in (found, torch.stack(expected))]
-    assert abs(accuracies[0] - accuracies[1]) < 0.01
+    differs = logits.argmax(-1) != torch.stack(expected)
+    assert 0 < differs.float().mean() < 0.02
+    best = logits.topk(2).values
+    gaps = best[..., 0] - best[..., 1]
+    assert gaps[differs].max() < gaps.quantile(0.15)
