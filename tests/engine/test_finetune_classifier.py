@@ -121,10 +121,8 @@ def test_a_head_on_embeddings_made_before_is_a_head_on_a_backbone_that_stays_as_
 
 
 def test_a_head_on_cached_embeddings_sees_the_logits_that_the_backbone_gives():
-    recipe = Finetune(
-        tune="head", on="logits", start="support", epochs=4, learning_rate=1e-2, views=2, augmentation="none"
-    )
-    recipe = replace(recipe, query_entropy=1.0)
+    settings = {"tune": "head", "on": "logits", "start": "support", "query_entropy": 1.0}
+    recipe = Finetune(**settings, epochs=4, learning_rate=1e-2, views=2, augmentation="none")
     images = torch.from_numpy(SPLIT.images.copy()).permute(0, 3, 1, 2)
     with torch.no_grad():
         rows = BACKBONE.network(BACKBONE.preprocessing(images)).repeat(3, 1)
