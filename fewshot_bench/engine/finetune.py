@@ -184,7 +184,8 @@ def base_head_for(recipe: Finetune, backbone: Backbone) -> BaseHead | None:
         return None
     if backbone.base_head is None:
         raise StudyError(
-            f"on=logits needs the classifier that {backbone.name} was trained with on a base split, and there is none: "
-            "train it again (fewshot-bench train, or --base-loss ce), or use on=embeddings."
+            f"on=logits needs the classifier that {backbone.name} was trained with on a base split, and it was "
+            f"kept without one. Train it again: fewshot-bench cache clear '{backbone.name} trained on', then the same "
+            "command; or use on=embeddings."
         )
     return backbone.base_head

@@ -138,8 +138,9 @@ class ClassifierSource:
         if not isinstance(adaptation, Finetune):
             raise StudyError(f"{adaptation.name} should be an EmbeddingAdaptation or a Finetune to be run.")
         if adaptation.trains_on_embeddings:
+            head = base_head_for(adaptation, self._backbone)  # first, since embeddings take their time
             key = (adaptation.augmented_views, adaptation.seed, adaptation.augmentation)
-            return OnEmbeddings(adaptation, self._shared("raw", *key), base_head_for(adaptation, self._backbone))
+            return OnEmbeddings(adaptation, self._shared("raw", *key), head)
         return OnImages(adaptation, self._split, self._backbone)
 
     @property

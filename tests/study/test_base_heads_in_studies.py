@@ -12,8 +12,9 @@ from audited_results import stored, verdicts
 
 from fewshot_bench.audit.finding import SAME
 from fewshot_bench.datasets import DATASETS, Dataset
-from fewshot_bench.errors import FewshotBenchError, WeightsError
+from fewshot_bench.errors import FewshotBenchError, StudyError, WeightsError
 from fewshot_bench.outcomes import Cell
+from fewshot_bench.paths import cache_folder
 from fewshot_bench.registry import Entry
 from fewshot_bench.reproduction import ReproductionOptions, reproduce_cell
 from fewshot_bench.study import Study, TrainingPlan, read_checkpoint, run_study, train_backbone
@@ -42,12 +43,12 @@ def run(folder: Path, hyper_parameters: dict[str, Any], **settings: Any) -> list
     return run_study(Study(**{"dataset": "toy", **study, **settings}, results=folder)).cells
 
 
-def without_head(name: str = "mine") -> None:
+def without_head(path: Path) -> None:
     """What a version before this one would have written."""
-    tensors, metadata = load_checkpoint(checkpoint_file(name))
+    tensors, metadata = load_checkpoint(path)
     kept = {key: tensor.clone() for key, tensor in tensors.items() if not key.startswith("fewshot_bench.base_head.")}
     assert len(kept) == len(tensors) - 2
-    save_tensors(checkpoint_file(name), kept, {key: value for key, value in metadata.items() if key != "base_head"})
+    save_tensors(path, kept, {key: value for key, value in metadata.items() if key != "base_head"})
 
 
 def test_backbone_and_head_of_a_checkpoint_classify_the_base_classes(toy: Dataset) -> None:
@@ -79,15 +80,32 @@ def test_a_network_from_before_heads_were_kept_is_the_same_network_and_says_what
 ) -> None:
     train()
     (before,) = run(tmp_path / "with", {**DHILLON, "on": "embeddings"})
-    without_head()
+    without_head(checkpoint_file("mine"))
     (after,) = run(tmp_path / "without", {**DHILLON, "on": "embeddings"})
     assert before.key == after.key
     with pytest.raises(WeightsError, match=r"mine has no classifier .* Train it again: .* --name mine --fresh$"):
         read_checkpoint("mine").backbone_and_head()
-    with pytest.raises(FewshotBenchError) as error:
+    with pytest.raises(WeightsError, match=r"Train it again: .* --name mine --fresh$"):
         run(tmp_path / "logits", DHILLON)
-    assert "train it again" in str(error.value)
-    assert "\n" not in str(error.value)
+
+
+def test_logits_of_a_network_that_is_trained_on_nothing_are_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    with pytest.raises(
+        StudyError, match=r"^on=logits needs .* Use --base-loss ce, --checkpoint NAME, or on=embeddings\.$"
+    ):
+        run(tmp_path, DHILLON, checkpoints=None, backbone="conv4_32", base_losses=())
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_cached_base_stage_from_before_heads_were_kept_says_what_to_remove(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"backbone": "conv4_32", "checkpoints": None, "base_losses": ("ce",), "base_epochs": 1}
+    run(tmp_path, {**DHILLON, "on": "embeddings"}, **settings)
+    (path,) = (cache_folder() / "checkpoints").glob("*.safetensors")
+    without_head(path)
+    with pytest.raises(FewshotBenchError, match=r"cache clear 'conv4_32 trained on', then the same command"):
+        run(tmp_path, DHILLON, **settings)
+    path.unlink()
+    assert run(tmp_path, DHILLON, **settings)
 
 
 def test_a_forged_head_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
