@@ -75,8 +75,7 @@ def _worker_recipe(source: ClassifierSource, adaptation: Adaptation, images: Ima
 
 def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adaptation) -> MethodCard:
     """Everything that identifies a method; the classifier of the base training only where the method uses it."""
-    uses_head = isinstance(adaptation, Finetune) and adaptation.on == "logits"
-    head = backbone.base_head if uses_head else None
+    head = backbone.base_head if uses_base_head(adaptation) else None
     return MethodCard(
         name=name,
         backbone=backbone.name,
@@ -91,6 +90,11 @@ def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adap
         is_transductive=adaptation.is_transductive,
         code=method_code(backbone, base, adaptation),
     )
+
+
+def uses_base_head(adaptation: Adaptation) -> bool:
+    """Whether an adaptation sees the logits of the base classes, so that their classifier is a part of the method."""
+    return isinstance(adaptation, Finetune) and adaptation.on == "logits"
 
 
 def method_code(backbone: Backbone, base: BaseStage, adaptation: Adaptation) -> dict[str, Any]:
