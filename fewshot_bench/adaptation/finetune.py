@@ -2,6 +2,15 @@
 
 Dhillon et al. (2020), "A baseline for few-shot image classification", fine-tune with cross-entropy; Long et al. (2023)
 mix it with SCHaNe. What is trained, and how, is in `EpisodeRecipe`; the training itself in `training.per_episode`.
+
+Dhillon et al. put a new head on the logits z of the base-trained network, rectified and L2-normalised:
+p(y | x) = softmax(W normalize(relu(z(x))) + b). At the beginning b is 0, and row k of W is the mean of relu(z) over the
+support images of class k, scaled to length one. Transductive fine-tuning then takes two updates of Adam per epoch: one
+on the cross-entropy of the support set, one on the mean Shannon entropy of p(. | x) over the queries. Their recipe is
+start="support", on="logits", query_entropy=1, epochs=25, learning_rate=5e-5, optimizer="adam", weight_decay=0 and
+dropout=0.
+Their public code also augments the queries and moves the running statistics of batch normalisation; here the queries
+are seen as they are, and `bn` says what normalises.
 """
 
 from __future__ import annotations
@@ -44,8 +53,8 @@ class Finetune(EpisodeRecipe, Adaptation):
 
     @property
     def is_transductive(self) -> bool:
-        """Whether batch normalisation sees the queries together."""
-        return self.bn == "transductive"
+        """Whether batch normalisation sees the queries together, or their entropy is lowered."""
+        return self.bn == "transductive" or self.sees_queries
 
     @property
     def trains_on_embeddings(self) -> bool:

@@ -20,11 +20,13 @@ from fewshot_bench.study import Study
 from fewshot_bench.study.classifiers import ClassifierSource, OnEmbeddings, OnImages
 from fewshot_bench.study.methods import planned_adaptations
 from fewshot_bench.study.planned_methods import method_card as card_of
+from fewshot_bench.study.planned_methods import uses_base_head
 from fewshot_bench.study.provenance import hardware, source_commit
 from fewshot_bench.study.stages import PlannedStage, backbone_of_hub, planned_stages
 from fewshot_bench.versions import installed_versions
 
-_OF_TRAINING = ("weights",)
+_BASE_HEAD = "hyper_parameters.base_head"
+_OF_TRAINING = ("weights", _BASE_HEAD)
 _SHOWN = 3
 
 
@@ -129,7 +131,8 @@ def _of_stage(
     """The cell's method, if one base stage and one adaptation give it; otherwise in what theirs differs."""
     name = cell.method.name
     planned = differences_of(cell.method, card_of(name, stage.backbone, stage.base, adaptation))
-    known = [text for text in planned if stage.recipe is None or _subject(text) not in _OF_TRAINING]
+    of_training = set(_OF_TRAINING) if uses_base_head(adaptation) else set(_OF_TRAINING) - {_BASE_HEAD}
+    known = [text for text in planned if stage.recipe is None or _subject(text) not in of_training]
     if known:
         return known
     backbone = stage.done(dataset, LocalEngine(device), progress)
@@ -141,7 +144,8 @@ def _of_stage(
 
 
 def _mismatch(cell: Cell, differences: Sequence[str]) -> Mismatch:
-    subjects = {_subject(text) for text in differences}
+    # A method that has no base head here was not trained otherwise: it is another one.
+    subjects = {"another method" if " is absent here" in text else _subject(text) for text in differences}
     of_more = bool(subjects - set(_OF_TRAINING)) and "code" not in subjects  # which is not this project's
     return Mismatch(_listed(differences), of_more and is_same_code(cell), is_of_training=not of_more)
 

@@ -2,6 +2,7 @@
 
 from fewshot_bench.backbones import small_networks
 from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest
+from fewshot_bench.backbones.base_head import BaseHead, read_base_head, without_base_head
 from fewshot_bench.backbones.blocks import last_blocks, parameter_blocks
 from fewshot_bench.backbones.embedding import check_embeddings, embed, embeddings_file
 from fewshot_bench.backbones.embedding_key import network_identity
@@ -14,6 +15,7 @@ __all__ = [
     "BACKBONES",
     "Backbone",
     "BackboneRequest",
+    "BaseHead",
     "Preprocessing",
     "check_embeddings",
     "create_backbone",
@@ -26,5 +28,7 @@ __all__ = [
     "model_of_hub",
     "network_identity",
     "parameter_blocks",
+    "read_base_head",
     "small_networks",
+    "without_base_head",
 ]

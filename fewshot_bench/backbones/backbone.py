@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fewshot_bench.backbones.base_head import BaseHead
 from fewshot_bench.backbones.preprocessing import Interpolation, Preprocessing
 from fewshot_bench.backbones.weights import weights_digest
 from fewshot_bench.code_identity import CodeIdentity
@@ -34,6 +35,7 @@ class Backbone:
             nobody said. Recorded with the outcomes; see `pretraining`.
         code: which code made it, where that is somebody's own.
         fit: how a file of weights was fitted into the network, see `weights.fit_by_name`; recorded with the outcomes.
+        base_head: the classifier of its training on a base split; None where there was none, or it was not kept.
     """
 
     name: str
@@ -45,10 +47,11 @@ class Backbone:
     pretraining: str = ""
     code: CodeIdentity | None = None
     fit: Mapping[str, Any] = field(default_factory=dict)
+    base_head: BaseHead | None = None
 
     @cached_property
     def weights(self) -> str:
-        """Digest of the weights at the time of the first look."""
+        """Digest of the network's weights at the time of the first look; the base head is no part of it."""
         return weights_digest(self.network)
 
 

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fewshot_bench.backbones.base_head import without_base_head
 from fewshot_bench.errors import WeightsError
 
 _DEEPEST = 16  # mappings in each other
@@ -26,6 +27,8 @@ _LEGACY_PICKLES = 4
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read every tensor of a file, however deep it lies in mappings; `a.b.weight` lies at `b.weight` in `a`.
+
+    The base classifier that a checkpoint of `fewshot-bench train` keeps beside its backbone is left out.
 
     Whatever else a checkpoint holds (arguments, numbers of NumPy, logs) is neither imported nor made: something empty
     stands for it.
@@ -40,7 +43,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is not a file; --weights expects safetensors or a PyTorch state dict.")
     try:
         content = load_file(path) if _is_safetensors(path) else _unpickled(path)
-        tensors = _flat(content)
+        tensors = without_base_head(_flat(content))
     except WeightsError as error:
         raise WeightsError(f"{path} {error}") from error
     except Exception as error:  # a damaged file may raise anything

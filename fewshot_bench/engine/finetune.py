@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewshot_bench.adaptation import Finetune
-from fewshot_bench.backbones import Backbone
+from fewshot_bench.backbones import Backbone, BaseHead
 from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
@@ -56,35 +56,39 @@ class FinetuneClassifier:
         self._recipe, self._parts, self._make_task = recipe, parts, make_task
         self._device = parts.sample.device
         self._trainers: dict[_Kind, EpisodeTrainer] = {}
-        self._fitting: dict[tuple[int, int], int] = {}
+        self._fitting: dict[tuple[int, int, int], int] = {}
 
     @classmethod
     def on_images(cls, recipe: Finetune, split: ImageSplit, backbone: Backbone, device: str) -> FinetuneClassifier:
         """For methods that change the backbone.
 
         Raises:
-            StudyError: what should be tuned is not there.
+            StudyError: what should be tuned is not there, or the base classifier whose logits are wanted.
         """
         where = torch.device(device)
+        base_head = base_head_for(recipe, backbone)
         network = backbone.network.to(where).eval()
         two = torch.from_numpy(np.array(split.images[:2])).permute(0, 3, 1, 2).to(where)
         with plugin_errors(network, "forward"):
-            parts = network_parts(network, recipe, backbone.preprocessing(two))
+            parts = network_parts(network, recipe, backbone.preprocessing(two), base_head)
         _, height, width, channels = split.images.shape
         augmentation = choose_augmentation(recipe.augmentation, channels=channels, image_size=min(height, width))
         tasks = ImageTasks(split.images, backbone.preprocessing, augmentation, parts, recipe, where)
         return cls(recipe, parts, tasks)
 
     @classmethod
-    def on_embeddings(cls, recipe: Finetune, embeddings: Tensor, images: int) -> FinetuneClassifier:
+    def on_embeddings(
+        cls, recipe: Finetune, embeddings: Tensor, images: int, base_head: BaseHead | None = None
+    ) -> FinetuneClassifier:
         """For methods that train a head alone.
 
         Args:
             recipe: with tune="head".
             embeddings: [(1 + V) * I, D], the images as they are, then their augmented views.
             images: I.
+            base_head: from `base_head_for`.
         """
-        parts = embedding_parts(embeddings.shape[1], embeddings.device)
+        parts = embedding_parts(embeddings.shape[1], embeddings.device, base_head)
 
         def make_task(support: NDArray[np.int32], query: NDArray[np.int32], keys: Tensor) -> EpisodeTask:
             return embedding_task(embeddings, images, support, query, keys)
@@ -93,38 +97,44 @@ class FinetuneClassifier:
 
     def chunk(self, protocol: Protocol) -> int:
         """A number of episodes that keeps the device busy and a stop cheap; see `Classifier`."""
-        at_once = self._at_once(protocol.way, protocol.shot)
+        at_once = self._at_once(protocol.way, protocol.shot, protocol.way * protocol.query)
         return at_once * max(1, _STORED_AT_ONCE // at_once)
 
-    def _at_once(self, way: int, shot: int) -> int:
+    def _at_once(self, way: int, shot: int, queries: int) -> int:
         """How many episodes are trained together: as many as fit, measured on one."""
-        if (way, shot) not in self._fitting:
-            _, fitting = self._fitted(1, lambda _: torch.tensor(self._measured(way, shot)))
-            self._fitting[way, shot] = int(fitting)
-        return self._fitting[way, shot]
+        size = self._size(way, shot, queries)
+        if size not in self._fitting:
+            _, fitting = self._fitted(1, lambda _: torch.tensor(self._measured(*size)))
+            self._fitting[size] = int(fitting)
+        return self._fitting[size]
 
-    def _measured(self, way: int, shot: int) -> int:
+    def _size(self, way: int, shot: int, queries: int) -> tuple[int, int, int]:
+        """Way, shots, and the queries of an episode where they take part in the training."""
+        return way, shot, queries if self._recipe.sees_queries else 0
+
+    def _measured(self, way: int, shot: int, queries: int) -> int:
         self._trainers.clear()  # or what the last size of episodes needed would seem to be taken
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         trainer = EpisodeTrainer(self._parts, self._recipe, episodes=1, way=way, shot=shot)
         views = 2 * min(way * shot, self._recipe.batch_size)
         one = self._parts.sample[:1]
-        per_episode = bytes_per_episode(trainer, one.expand(views, *one.shape[1:]).unsqueeze(0))
+        inputs, questions = (one.expand(count, *one.shape[1:]).unsqueeze(0) for count in (views, queries))
+        per_episode = bytes_per_episode(trainer, inputs, questions if queries else None)
         per_episode += self._recipe.views_made_once * way * shot * one.numel() * one.element_size()
         most = max(1, _NEAR_THE_CACHES // per_episode) if self._device.type == "cpu" else _MOST_AT_ONCE
         return episodes_that_fit(per_episode, self._device, largest=most)
 
     def __call__(self, episodes: Episodes, chunk: int) -> Positions:
         """See `Classifier`; where memory runs out, half as many go at once from then on."""
-        way, shot = episodes.way, episodes.shot
-        at_once = min(chunk, self._at_once(way, shot))
+        size = self._size(episodes.way, episodes.shot, episodes.queries.shape[1])
+        at_once = min(chunk, self._at_once(*size))
         predictions, start = [], 0
         while start < len(episodes):
             wanted = min(at_once, len(episodes) - start)
             taken, some = self._fitted(wanted, partial(self._classify, episodes, start))
             if taken < wanted:
-                at_once = self._fitting[way, shot] = taken
+                at_once = self._fitting[size] = taken
             predictions.append(some)
             start += len(some)
         return torch.cat(predictions).numpy().astype(position_type(episodes.protocol.way))
@@ -162,3 +172,20 @@ class FinetuneClassifier:
                 self._parts, self._recipe, episodes=kind.episodes, way=kind.way, shot=kind.shot
             )
         return self._trainers[kind]
+
+
+def base_head_for(recipe: Finetune, backbone: Backbone) -> BaseHead | None:
+    """The classifier of the base training whose logits a method wants; None where it wants embeddings.
+
+    Raises:
+        StudyError: the backbone has none.
+    """
+    if recipe.on != "logits":
+        return None
+    if backbone.base_head is None:
+        raise StudyError(
+            f"on=logits needs the classifier that {backbone.name} was trained with on a base split, and it was "
+            f"kept without one. Train it again: fewshot-bench cache clear '{backbone.name} trained on', then the same "
+            "command; or use on=embeddings."
+        )
+    return backbone.base_head

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fewshot_bench.backbones import Backbone, BackboneRequest, known_backbone, network_identity
+from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, known_backbone, network_identity
 from fewshot_bench.cache import BASE_STAGES, kept, made_once
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.engine import Engine
@@ -22,7 +22,7 @@ from fewshot_bench.paths import cache_folder
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.training import (
     Recipe,
-    load_checkpoint,
+    load_network,
     paper_recipe,
     refuse_batches_that_do_not_fit,
     save_checkpoint,
@@ -97,50 +97,62 @@ def fine_tuned_on_base(
     """
     call = (engine or LocalEngine(device)).call
 
-    def trained() -> dict[str, str]:
-        weights, told = call(_train, backbone, split, recipe, device, progress=progress)
+    def trained() -> _Told:
+        weights, head, metadata = call(_train, backbone, split, recipe, device, progress=progress)
         backbone.network.load_state_dict(weights)
-        return told
+        return _Told(metadata, head)
 
-    made_once(
+    told = made_once(
         checkpoint_path(backbone, split, recipe),
         _words(backbone, split, recipe),
         read=lambda path: _load(path, backbone),
         make=trained,
-        write=lambda path, metadata: save_checkpoint(path, backbone.network, metadata),
+        write=lambda path, told: save_checkpoint(path, backbone.network, told.metadata, told.head),
         progress=progress,
     )
-    return _trained(backbone)
+    return _trained(backbone, told)
 
 
 def from_checkpoint(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Backbone | None:
     """The backbone after the base stage where its checkpoint is here; None where it is not, or is damaged."""
     found = kept(checkpoint_path(backbone, split, recipe), lambda path: _load(path, backbone))
-    return None if found is None else _trained(backbone)
+    return None if found is None else _trained(backbone, found)
 
 
-def _trained(backbone: Backbone) -> Backbone:
+@dataclass(frozen=True)
+class _Told:
+    """What a checkpoint holds beside the backbone: metadata, and the head unless it is from before heads were kept."""
+
+    metadata: dict[str, str]
+    head: BaseHead | None
+
+
+def _trained(backbone: Backbone, told: _Told) -> Backbone:
     """A new object, because the digest of the weights is taken once per object."""
-    return replace(backbone, is_pretrained=True)
+    return replace(backbone, is_pretrained=True, base_head=told.head)
 
 
 def _train(
     backbone: Backbone, split: ImageSplit, recipe: Recipe, device: str, *, progress: Progress
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The weights after training, on the CPU, and what their checkpoint is."""
+) -> tuple[dict[str, torch.Tensor], BaseHead, dict[str, str]]:
+    """The weights and the head after training, on the CPU, and what their checkpoint is."""
     four = four_inputs(backbone, split, device)
     refuse_batches_that_do_not_fit(backbone.network, four, min(recipe.batch_size, len(split)))
     result = train_on_base(
         backbone.network, split, recipe, normalise=backbone.preprocessing, device=device, progress=progress
     )
     weights = {name: tensor.cpu() for name, tensor in result.backbone.state_dict().items()}
-    return weights, {
-        "what": _words(backbone, split, recipe),
-        "backbone": backbone.name,
-        "recipe": json.dumps(recipe.hyper_parameters(), sort_keys=True),
-        "base_split": split.fingerprint,
-        "history": json.dumps(result.history),
-    }
+    return (
+        weights,
+        BaseHead.of(result.head, split.class_names),
+        {
+            "what": _words(backbone, split, recipe),
+            "backbone": backbone.name,
+            "recipe": json.dumps(recipe.hyper_parameters(), sort_keys=True),
+            "base_split": split.fingerprint,
+            "history": json.dumps(result.history),
+        },
+    )
 
 
 def _words(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> str:
@@ -177,11 +189,11 @@ def code_record(backbone: Backbone, loss: str) -> dict[str, Any]:
     return {"code": record} if record else {}
 
 
-def _load(path: Path, backbone: Backbone) -> dict[str, str] | None:
+def _load(path: Path, backbone: Backbone) -> _Told | None:
     """Load a checkpoint and say what it is; None where it is damaged, and trained again."""
     try:
-        weights, metadata = load_checkpoint(path)
+        weights, head, metadata = load_network(path, backbone.embedding_size)
         backbone.network.load_state_dict(weights)
     except (WeightsError, RuntimeError):
         return None
-    return metadata
+    return _Told(metadata, head)

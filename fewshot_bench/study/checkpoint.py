@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, known_backbone
+from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, Preprocessing, known_backbone
 from fewshot_bench.backbones.preprocessing import Interpolation
 from fewshot_bench.backbones.pretraining import UNKNOWN, default_pretraining, then
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.study.base_stage import base_stage_name
-from fewshot_bench.training import Recipe, load_checkpoint, paper_recipe, scratch_recipe
+from fewshot_bench.training import Recipe, load_network, paper_recipe, scratch_recipe
 
 _FIRST = ("backbone", "dataset", "loss")
 """What others follow from: a change of these is named first."""
@@ -152,23 +152,41 @@ class Checkpoint:
     def backbone(self) -> Backbone:
         """The network as it was trained, with the preprocessing it was trained with.
 
+        Its `base_head` is the classifier of the training, where the file has one.
+
         Raises:
             WeightsError: the file is damaged, or the backbone is no longer what it was.
         """
-        tensors, _ = load_checkpoint(self.path)
         card = self.card
         # Its own weights are named in the request, so that no others are looked for.
         request = BackboneRequest(
             card.backbone, card.channels, card.native_size, card.image_size, card.interpolation, self.path
         )
         backbone = known_backbone(request)
+        tensors, head, _ = load_network(self.path, backbone.embedding_size)
         try:
             backbone.network.load_state_dict(tensors)
         except RuntimeError as error:
             raise WeightsError(f"the checkpoint {self.name} does not fit {card.backbone} as it is today.") from error
         own = card.preprocessing
         preprocessing = Preprocessing(**{**own, "mean": tuple(own["mean"]), "std": tuple(own["std"])})
-        return replace(backbone, preprocessing=preprocessing, is_pretrained=True, pretraining=self.pretraining)
+        return replace(
+            backbone, preprocessing=preprocessing, is_pretrained=True, pretraining=self.pretraining, base_head=head
+        )
+
+    def backbone_and_head(self) -> tuple[Backbone, BaseHead]:
+        """The network and the classifier of its training: together they give the logits of the base classes.
+
+        Raises:
+            WeightsError: see `backbone`; or the network was trained before the classifier was kept.
+        """
+        backbone = self.backbone()
+        if backbone.base_head is None:
+            raise WeightsError(
+                f"the checkpoint {self.name} has no classifier of its base classes: it was trained before they were "
+                f"kept. Train it again: fewshot-bench train ... --name {self.name} --fresh"
+            )
+        return backbone, backbone.base_head
 
     @property
     def pretraining(self) -> str:

@@ -14,7 +14,7 @@ from fewshot_bench.errors import StudyError, UnknownNameError, WeightsError
 from fewshot_bench.paths import checkpoints_folder
 from fewshot_bench.registry import Entry
 from fewshot_bench.study.checkpoint import Checkpoint, CheckpointCard
-from fewshot_bench.study.methods import refuse_reading_without_effect
+from fewshot_bench.study.methods import refuse_reading_without_effect, wants_base_head
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import checkpoint_metadata
 
@@ -31,7 +31,7 @@ def checkpoint_stages(
     Raises:
         StudyError: an option says otherwise what the checkpoint says already, or names a reading that no loss has.
         UnknownNameError: no checkpoint has that name.
-        WeightsError: a checkpoint is damaged.
+        WeightsError: a checkpoint is damaged, or lacks the classifier of its training that a method needs.
     """
     names = study.checkpoints or ()
     given = [option for option in SAID_BY_A_CHECKPOINT if getattr(study, option) is not None]
@@ -42,7 +42,7 @@ def checkpoint_stages(
         raise StudyError("--checkpoint names none. See: fewshot-bench ls checkpoints")
     refuse_reading_without_effect(study, ())
     for checkpoint in [read_checkpoint(name) for name in names]:
-        backbone = checkpoint.backbone()
+        backbone = checkpoint.backbone_and_head()[0] if wants_base_head(study) else checkpoint.backbone()
         start = checkpoint.card.initial_weights
         settings = dict(backbone.changes) | ({"weights": start} if start else {})
         yield checkpoint, backbone, settings, *checkpoint.stage(dataset)

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot_bench.adaptation import Adaptation, EmbeddedSplit, EmbeddingAdaptation, Features, Finetune
-from fewshot_bench.backbones import Backbone, embed
+from fewshot_bench.backbones import Backbone, BaseHead, embed
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.classifier import Classifier, EmbeddingClassifier
 from fewshot_bench.engine.classify import gram_pays
 from fewshot_bench.engine.engine import Engine
-from fewshot_bench.engine.finetune import FinetuneClassifier
+from fewshot_bench.engine.finetune import FinetuneClassifier, base_head_for
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.progress import Progress
@@ -83,12 +83,13 @@ class OnEmbeddings:
 
     adaptation: EmbeddingAdaptation | Finetune
     ingredients: Ingredients
+    base_head: BaseHead | None = None
 
     def __call__(self, device: str) -> Classifier:
         """The classifier on a device."""
         split = self.ingredients.on(device)
         if isinstance(self.adaptation, Finetune):
-            return FinetuneClassifier.on_embeddings(self.adaptation, split.embeddings, split.images)
+            return FinetuneClassifier.on_embeddings(self.adaptation, split.embeddings, split.images, self.base_head)
         return EmbeddingClassifier(self.adaptation, split)
 
 
@@ -146,8 +147,9 @@ class ClassifierSource:
         if not isinstance(adaptation, Finetune):
             raise StudyError(f"{adaptation.name} should be an EmbeddingAdaptation or a Finetune to be run.")
         if adaptation.trains_on_embeddings:
+            head = base_head_for(adaptation, self._backbone)  # first, since embeddings take their time
             key = (adaptation.augmented_views, adaptation.seed, adaptation.augmentation)
-            return OnEmbeddings(adaptation, self._shared("raw", *key))
+            return OnEmbeddings(adaptation, self._shared("raw", *key), head)
         return OnImages(adaptation, self._split, self._backbone)
 
     @property

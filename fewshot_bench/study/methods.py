@@ -111,6 +111,11 @@ def refuse_reading_without_effect(study: Study, base_losses: Iterable[str]) -> N
         reading_of(used[-1], study.reading)
 
 
+def wants_base_head(study: Study) -> bool:
+    """Whether a method of a study sees the logits of the base classes."""
+    return "finetune" in study.adaptations and study.hyper_parameters.get("on") == "logits"
+
+
 def unknown_hyper_parameter(name: str, accepted: Collection[str], whose: str) -> str:
     """What to say of a hyper-parameter that no adaptation has.
 

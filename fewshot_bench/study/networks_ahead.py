@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from fewshot_bench.backbones import is_fetched_already
+from fewshot_bench.backbones import BaseHead, is_fetched_already
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.study.base_stage import checkpoint_path, from_checkpoint
 from fewshot_bench.study.named_stages import Networks
@@ -84,4 +84,6 @@ def _trained(stage: PlannedStage, dataset: Dataset, unknown: str) -> NetworkAhea
         trained = from_checkpoint(copy.deepcopy(stage.backbone), dataset.base, stage.recipe)
         if trained is not None:
             return NetworkAhead(replace(stage, backbone=trained), "", trained.weights)
-    return NetworkAhead(stage, unknown or AFTER_TRAINING, path.stem)
+    head = BaseHead.untrained(stage.backbone.embedding_size, dataset.base.class_names)
+    untrained = replace(stage, backbone=replace(stage.backbone, base_head=head))
+    return NetworkAhead(untrained, unknown or AFTER_TRAINING, path.stem)

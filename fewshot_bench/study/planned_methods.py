@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fewshot_bench.adaptation import Adaptation, code_of_adaptation
+from fewshot_bench.adaptation import Adaptation, Finetune, code_of_adaptation
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.adapt import protocol_card
@@ -74,7 +74,8 @@ def _worker_recipe(source: ClassifierSource, adaptation: Adaptation, images: Ima
 
 
 def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adaptation) -> MethodCard:
-    """Everything that identifies a method."""
+    """Everything that identifies a method; the classifier of the base training only where the method uses it."""
+    head = backbone.base_head if uses_base_head(adaptation) else None
     return MethodCard(
         name=name,
         backbone=backbone.name,
@@ -84,11 +85,17 @@ def method_card(name: str, backbone: Backbone, base: BaseStage, adaptation: Adap
             "preprocessing": backbone.preprocessing.as_dict(),
             "base": base.hyper_parameters,
             "adaptation": adaptation.hyper_parameters(),
+            **({} if head is None else {"base_head": head.digest}),
         },
         is_transductive=adaptation.is_transductive,
         code=method_code(backbone, base, adaptation),
         assumes_balanced_queries=adaptation.assumes_balanced_queries,
     )
+
+
+def uses_base_head(adaptation: Adaptation) -> bool:
+    """Whether an adaptation sees the logits of the base classes, so that their classifier is a part of the method."""
+    return isinstance(adaptation, Finetune) and adaptation.on == "logits"
 
 
 def method_code(backbone: Backbone, base: BaseStage, adaptation: Adaptation) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from fewshot_bench.backbones import Backbone, BackboneRequest, model_of_hub
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.debugging import show_traceback
 from fewshot_bench.engine.engine import Engine
+from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import Progress
 from fewshot_bench.study.base_stage import (
@@ -19,7 +20,7 @@ from fewshot_bench.study.base_stage import (
     initialised_backbone,
 )
 from fewshot_bench.study.checkpoints import checkpoint_stages
-from fewshot_bench.study.methods import chosen_reading, refuse_reading_without_effect
+from fewshot_bench.study.methods import chosen_reading, refuse_reading_without_effect, wants_base_head
 from fewshot_bench.study.pieces import is_failure, reason_of
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
@@ -100,7 +101,8 @@ def base_stages(study: Study, backbone: Backbone) -> list[tuple[BaseStage, Recip
 
     Raises:
         UnknownNameError: a loss is not known.
-        StudyError: a reading is named that no loss of the study has.
+        StudyError: a reading is named that no loss of the study has, or the logits of base classes are wanted where
+            nothing is trained on these.
     """
     losses = study.base_losses
     if losses is None:
@@ -122,6 +124,11 @@ def base_stages(study: Study, backbone: Backbone) -> list[tuple[BaseStage, Recip
         )
         stage = base_stage_name(recipe, base_recipe(backbone, loss))
         stages.append((BaseStage(stage, recipe.hyper_parameters()), recipe))
+    if not stages and backbone.base_head is None and wants_base_head(study):
+        raise StudyError(
+            f"on=logits needs a classifier of base classes, and {backbone.name} is not trained on any here. Use "
+            "--base-loss ce, --checkpoint NAME, or on=embeddings."
+        )
     return stages or [(BaseStage("", {}), None)]
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from filelock import FileLock, Timeout
 
-from fewshot_bench.backbones import Backbone, BackboneRequest
+from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead
 from fewshot_bench.backbones.preprocessing import Interpolation
 from fewshot_bench.datasets import Dataset, known_dataset
 from fewshot_bench.engine.device import chosen_device
@@ -184,10 +184,12 @@ class _Training:
             scores = _accuracies(result.history[-1])
             epochs = len(result.history)
             checkpoint = kept(name=f"{self.plan.name}{LAST}", path=last, epoch=epochs, accuracies=scores)
-            save_checkpoint(last, result.last, checkpoint.metadata())
+            head = BaseHead.of(result.last_head, self.base.class_names)
+            save_checkpoint(last, result.last, checkpoint.metadata(), head)
         scores = _accuracies(result.history[result.epoch - 1])
         checkpoint = kept(name=self.plan.name, path=self.path, epoch=result.epoch, accuracies=scores)
-        save_checkpoint(self.path, result.backbone, checkpoint.metadata())
+        head = BaseHead.of(result.head, self.base.class_names)
+        save_checkpoint(self.path, result.backbone, checkpoint.metadata(), head)
         return checkpoint
 
 

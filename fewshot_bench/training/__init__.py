@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fewshot_bench.training.base_split import train_on_base as train_on_base
     from fewshot_bench.training.checkpoints import checkpoint_metadata as checkpoint_metadata
     from fewshot_bench.training.checkpoints import load_checkpoint as load_checkpoint
+    from fewshot_bench.training.checkpoints import load_network as load_network
     from fewshot_bench.training.checkpoints import save_checkpoint as save_checkpoint
     from fewshot_bench.training.course import History as History
     from fewshot_bench.training.course import Selection as Selection
@@ -47,6 +48,7 @@ _HOMES = {
     "image_keys": "randomness",
     "keyed_uniform": "randomness",
     "load_checkpoint": "checkpoints",
+    "load_network": "checkpoints",
     "paper_recipe": "recipe",
     "refuse_batches_that_do_not_fit": "memory",
     "save_checkpoint": "checkpoints",

@@ -29,6 +29,7 @@ class TrainingResult:
             step, seconds, and the validation accuracies where it was looked at.
         epoch: the one whose weights these are, from 1: the best on the validation split, or the last.
         last: the network after the last epoch, which is `backbone` itself unless another epoch was chosen.
+        last_head: its head.
     """
 
     backbone: nn.Module
@@ -36,6 +37,7 @@ class TrainingResult:
     history: History
     epoch: int = 0
     last: nn.Module = field(default_factory=nn.Identity)
+    last_head: nn.Module = field(default_factory=nn.Identity)
 
 
 def train_on_base(
@@ -111,9 +113,9 @@ def _is_due(course: Course, every: int) -> bool:
 
 
 def _result(course: Course) -> TrainingResult:
-    backbone = course.learner.backbone.eval()
+    backbone, head = course.learner.backbone.eval(), course.learner.head.eval()
     is_last = course.best_epoch in (0, course.epochs)
-    last = backbone if is_last else copy.deepcopy(backbone)
+    last, last_head = (backbone, head) if is_last else (copy.deepcopy(backbone), copy.deepcopy(head))
     course.put_best_back()
     epoch = course.best_epoch or course.epochs
-    return TrainingResult(backbone, course.learner.head.eval(), course.history, epoch, last)
+    return TrainingResult(backbone, head, course.history, epoch, last, last_head)

@@ -7,19 +7,24 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from fewshot_bench.backbones.base_head import BaseHead, read_base_head, without_base_head
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.tensor_file import DamagedFileError, ForeignFileError, read_metadata, read_tensors, write_tensors
 
 
-def save_checkpoint(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
+def save_checkpoint(path: Path, module: nn.Module, metadata: Mapping[str, str], head: BaseHead | None = None) -> None:
     """Write a module's state to a safetensors file, in one go: a reader never meets half a file.
 
     Args:
         path: its folder is made if need be.
         module: whose state dict is saved.
         metadata: where the weights come from: recipe, dataset fingerprint, versions.
+        head: the classifier that it was trained with, kept beside it.
     """
-    save_tensors(path, module.state_dict(), metadata)
+    if head is None:
+        save_tensors(path, module.state_dict(), metadata)
+    else:
+        save_tensors(path, {**module.state_dict(), **head.tensors()}, {**metadata, **head.metadata()})
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -52,6 +57,33 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return read_tensors(path)
     except DamagedFileError as error:
         raise WeightsError(f"the checkpoint {path} {error}. Delete it and train again.") from error
+
+
+def load_network(path: Path, embedding_size: int) -> tuple[dict[str, Tensor], BaseHead | None, dict[str, str]]:
+    """Read a checkpoint whose backbone and head are wanted apart.
+
+    Args:
+        path: the file.
+        embedding_size: D of the backbone.
+
+    Returns:
+        The state dict of the backbone and its head, on the CPU, and the metadata; no head where the file was written
+        before heads were kept.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or is no checkpoint; or its head is not for this backbone.
+    """
+    tensors, metadata = load_checkpoint(path)
+    try:
+        head = read_base_head(tensors, metadata)
+        if head is not None and head.weight.shape[1] != embedding_size:
+            raise WeightsError(
+                f"has a base classifier for embeddings of {head.weight.shape[1]:,} numbers; the backbone's have "
+                f"{embedding_size:,}"
+            )
+    except WeightsError as error:
+        raise WeightsError(f"the checkpoint {path} {error}. Delete it and train again.") from error
+    return without_base_head(tensors), head, metadata
 
 
 def checkpoint_metadata(path: Path) -> dict[str, str]:

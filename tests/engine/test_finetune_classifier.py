@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from conftest import toy_split
 
 from fewshot_bench.adaptation import Finetune
-from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone
+from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, create_backbone
 from fewshot_bench.engine import finetune as engine
 from fewshot_bench.engine.classify import accuracy
-from fewshot_bench.engine.finetune import FinetuneClassifier
+from fewshot_bench.engine.finetune import FinetuneClassifier, base_head_for
 from fewshot_bench.episodes import Protocol, sample_episodes
 from fewshot_bench.errors import StudyError
 from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
@@ -27,7 +29,8 @@ def backbone() -> Backbone:
         for _ in range(30):
             made.network(made.preprocessing(torch.from_numpy(SPLIT.images[::2].copy()).permute(0, 3, 1, 2)))
     made.network.eval()
-    return made
+    weight = torch.randn(7, made.embedding_size) / made.embedding_size**0.5
+    return replace(made, base_head=BaseHead(weight, torch.zeros(7), tuple("abcdefg")))
 
 
 BACKBONE = backbone()
@@ -43,7 +46,16 @@ def episodes(numbers: object = range(10), *, shot: int = 1):
     return sample_episodes(SPLIT, protocol, numbers=np.asarray(numbers))
 
 
-@pytest.mark.parametrize("options", [{}, {"loss": "ce+schane", "tune": "last:2"}, {"bn": "support"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"loss": "ce+schane", "tune": "last:2"},
+        {"bn": "support"},
+        {"on": "logits", "start": "support", "query_entropy": 1.0},
+    ],
+    ids=str,
+)
 def test_the_chunk_never_changes_a_prediction(options):
     made = classifier(**options)
     whole = made(episodes(), 10)
@@ -106,6 +118,57 @@ def test_a_head_on_embeddings_made_before_is_a_head_on_a_backbone_that_stays_as_
     direct = FinetuneClassifier.on_images(recipe, SPLIT, BACKBONE, "cpu")
     found, expected = cached(episodes(shot=2), 10), direct(episodes(shot=2), 10)
     assert (found == expected).mean() > 0.99
+
+
+def test_a_head_on_cached_embeddings_sees_the_logits_that_the_backbone_gives():
+    settings = {"tune": "head", "on": "logits", "start": "support", "query_entropy": 1.0}
+    recipe = Finetune(**settings, epochs=4, learning_rate=1e-2, views=2, augmentation="none")
+    images = torch.from_numpy(SPLIT.images.copy()).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        rows = BACKBONE.network(BACKBONE.preprocessing(images)).repeat(3, 1)
+    cached = FinetuneClassifier.on_embeddings(recipe, rows, len(images), base_head_for(recipe, BACKBONE))
+    direct = FinetuneClassifier.on_images(recipe, SPLIT, BACKBONE, "cpu")
+    assert (cached(episodes(shot=2), 10) == direct(episodes(shot=2), 10)).mean() > 0.99
+    plain = FinetuneClassifier.on_embeddings(replace(recipe, on="embeddings"), rows, len(images))
+    assert (cached(episodes(shot=2), 10) != plain(episodes(shot=2), 10)).any()
+
+
+def test_logits_without_a_base_classifier_are_refused_in_one_line_that_says_what_to_do():
+    recipe = Finetune(on="logits")
+    for needs in (
+        lambda: base_head_for(recipe, replace(BACKBONE, base_head=None)),
+        lambda: FinetuneClassifier.on_images(recipe, SPLIT, replace(BACKBONE, base_head=None), "cpu"),
+    ):
+        with pytest.raises(StudyError, match=r"kept without one\. Train it again: .*; or use on=embeddings\.$"):
+            needs()
+    assert base_head_for(Finetune(), replace(BACKBONE, base_head=None)) is None
+
+
+def test_queries_that_are_trained_on_are_counted_as_memory(monkeypatch):
+    sizes = []
+    fit = engine.episodes_that_fit
+
+    def noted(per_episode, device, *, largest):
+        sizes.append(per_episode)
+        return fit(per_episode, device, largest=largest)
+
+    monkeypatch.setattr(engine, "episodes_that_fit", noted)
+    for options in ({}, {"query_entropy": 1.0}):
+        for query in (5, 40):
+            classifier(**options).chunk(Protocol("toy", shot=1, query=query))
+    inductive, same, few, many = sizes
+    assert inductive == same
+    assert inductive < few < many / 4
+
+
+def test_other_numbers_of_queries_are_measured_anew_only_where_they_are_trained_on(monkeypatch):
+    measured = []
+    monkeypatch.setattr(FinetuneClassifier, "_measured", lambda self, *size: measured.append(size) or 1)
+    for options in ({}, {"query_entropy": 1.0}):
+        made = classifier(**options)
+        for query in (5, 6, 5):
+            made.chunk(Protocol("toy", shot=1, query=query))
+    assert measured == [(5, 1, 0), (5, 1, 25), (5, 1, 30)]
 
 
 def test_the_backbone_itself_is_left_as_it_is():

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 from conftest import toy_split
+from torch import nn
 
 from fewshot_bench.backbones import BackboneRequest, create_backbone
 from fewshot_bench.study.base_stage import base_recipe, fine_tuned_on_base
@@ -20,7 +21,8 @@ def test_of_two_that_want_the_same_checkpoint_one_trains(monkeypatch):
         time.sleep(0.3)
         for parameter in network.parameters():
             parameter.data.fill_(0.5)
-        return SimpleNamespace(backbone=network, history=[])
+        head = nn.Linear(backbones[0].embedding_size, len(base.class_names))
+        return SimpleNamespace(backbone=network, head=head, history=[])
 
     monkeypatch.setattr("fewshot_bench.study.base_stage.train_on_base", slow)
     base = toy_split("base")

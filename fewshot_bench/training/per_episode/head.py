@@ -1,12 +1,15 @@
-"""The linear heads of many episodes, on the encoder's output."""
+"""The linear heads of many episodes, on the encoder's output or on the logits of the base classes."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
+
+from fewshot_bench.backbones.base_head import BaseHead
+from fewshot_bench.training.per_episode.recipe import HeadStart
 
 # As in torch's `normalize`: embeddings of nothing but zeros give a head of zeros.
 _SMALLEST_NORM = 1e-12
@@ -30,18 +33,22 @@ class StackedHead:
         return torch.baddbmm(self.bias.unsqueeze(1), embeddings, self.weight.transpose(1, 2))
 
     @torch.no_grad()
-    def start(self, how: Literal["centroid", "zero"], support: Tensor, scale: float) -> None:
+    def start(self, how: HeadStart, support: Tensor, scale: float) -> None:
         """Set the first weights.
 
         Args:
             how: "centroid" points each class at the mean of its normalised embeddings, so that the nearest centroid
-                by cosine wins (the first weights of Dhillon et al., 2020); "zero" prefers no class.
+                by cosine wins; "support" at the mean of its embeddings with length one, for normalised queries
+                (Dhillon et al., 2020); "zero" prefers no class.
             support: embeddings of the plain support images, [E, N, K, D].
-            scale: of the logits at the beginning: a cosine of one becomes about that much.
+            scale: of the logits at the beginning: a cosine of one becomes about that much. Not for "support".
         """
         self.bias.zero_()
         if how == "zero":
             self.weight.zero_()
+            return
+        if how == "support":
+            self.weight.copy_(normalize(support.mean(dim=2), dim=-1))
             return
         directions = normalize(normalize(support, dim=-1).mean(dim=2), dim=-1)
         norms = support.norm(dim=-1).mean(dim=(1, 2)).clamp_min(_SMALLEST_NORM)
@@ -58,3 +65,47 @@ def dropped(embeddings: Tensor, uniform: Tensor, rate: float) -> Tensor:
     """
     kept = (uniform >= rate).view_as(embeddings)
     return embeddings * kept / (1 - rate)
+
+
+class StackedBaseHead:
+    """The classifier of the base training, in front of the heads; each episode has its own where it is trained.
+
+    Attributes:
+        trainable: stacked leaf tensors that require gradients, "weight" [E, C, D] and "bias" [E, C], if any.
+    """
+
+    def __init__(self, head: BaseHead, tuned: Sequence[str], episodes: int, *, like: Tensor) -> None:
+        """Copy a head.
+
+        Args:
+            head: as the backbone was trained with it.
+            tuned: "weight", "bias", both or neither.
+            episodes: E.
+            like: of the device and type of the copies.
+        """
+        self._initial = {name: getattr(head, name).to(like) for name in ("weight", "bias")}
+        self.trainable = {
+            name: self._initial[name].expand(episodes, *self._initial[name].shape).clone().requires_grad_()
+            for name in tuned
+        }
+
+    @torch.no_grad()
+    def load(self) -> None:
+        """Start every episode with the head as it was trained."""
+        for name, weight in self.trainable.items():
+            weight.copy_(self._initial[name].expand_as(weight))
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Logits of the base classes, [E, B, C], of embeddings [E, B, D]."""
+        if "weight" in self.trainable:
+            products = embeddings @ self.trainable["weight"].transpose(1, 2)
+        else:  # one matrix for all is one large product instead of many small ones
+            products = linear(embeddings, self._initial["weight"])
+        bias = self.trainable["bias"].unsqueeze(1) if "bias" in self.trainable else self._initial["bias"]
+        logits: Tensor = products + bias
+        return logits
+
+
+def tuned_of_base_head(kind: str) -> tuple[str, ...]:
+    """What is trained of the base classifier, by the kind of `Tuning`: it lies behind the last block."""
+    return {"all": ("weight", "bias"), "bias": ("bias",)}.get(kind, ())

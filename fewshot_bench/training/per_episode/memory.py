@@ -15,18 +15,24 @@ from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
 _STATUS = Path("/proc/self/status")
 
 
-def bytes_per_episode(trainer: EpisodeTrainer, inputs: Tensor) -> int:
+def bytes_per_episode(trainer: EpisodeTrainer, inputs: Tensor, queries: Tensor | None = None) -> int:
     """Bytes that one more episode adds to a step: what the backward pass needs, inputs, weights and moments.
 
     Args:
         trainer: of one episode; its weights are changed.
         inputs: of one step, [1, 2B, ...].
+        queries: where they take part in the training, [1, M, ...]: they are held all the time, and their step, which
+            never runs beside the other, may need more.
     """
     with torch.enable_grad():
         for_backward = kept_bytes(lambda: trainer.try_step(inputs))
+        if queries is not None:
+            for_backward = max(for_backward, kept_bytes(lambda: trainer.try_query_step(queries)))
+    held = inputs.numel() * inputs.element_size()
+    held += 0 if queries is None else queries.numel() * queries.element_size()
     weights = sum(weight.numel() * weight.element_size() for weight in trainer.weights.values())
     # Gradients of activations live beside them for a moment: what the largest layers need once more.
-    return inputs.numel() * inputs.element_size() + for_backward + for_backward // 2 + COPIES_OF_A_WEIGHT * weights
+    return held + for_backward + for_backward // 2 + COPIES_OF_A_WEIGHT * weights
 
 
 def episodes_that_fit(per_episode: int, device: torch.device, *, largest: int) -> int:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from fewshot_bench.backbones.base_head import BaseHead
 from fewshot_bench.errors import StudyError
 from fewshot_bench.training.per_episode.batch_norm import has_batch_norm
+from fewshot_bench.training.per_episode.head import tuned_of_base_head
 from fewshot_bench.training.per_episode.prefix import as_if_trained, frozen_prefix
 from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
-from fewshot_bench.training.per_episode.tuning import TunedNetwork, tuned_network
+from fewshot_bench.training.per_episode.tuning import TunedNetwork, parse_tuning, tuned_network
 
 _IMAGES_AT_ONCE = 256
 
@@ -27,6 +29,8 @@ class NetworkParts:
         tuned: names of the trained parameters of `rest`.
         sample: two inputs of `rest`.
         embedding_size: D.
+        base_head: the classifier of the base training, where the heads see its logits.
+        tuned_of_base_head: "weight", "bias", both or neither.
     """
 
     first: Callable[[Tensor], Tensor] | None
@@ -34,6 +38,13 @@ class NetworkParts:
     tuned: tuple[str, ...]
     sample: Tensor
     embedding_size: int
+    base_head: BaseHead | None = None
+    tuned_of_base_head: tuple[str, ...] = ()
+
+    @property
+    def feature_size(self) -> int:
+        """How many numbers a head sees of an image: those of its embedding, or the logits of the base classes."""
+        return self.embedding_size if self.base_head is None else len(self.base_head.bias)
 
     @property
     def initial(self) -> dict[str, Tensor]:
@@ -51,17 +62,22 @@ class NetworkParts:
         return torch.cat([self.first(images[start : start + _IMAGES_AT_ONCE]) for start in starts])
 
 
-def network_parts(network: nn.Module, recipe: EpisodeRecipe, sample: Tensor) -> NetworkParts:
+def network_parts(
+    network: nn.Module, recipe: EpisodeRecipe, sample: Tensor, base_head: BaseHead | None = None
+) -> NetworkParts:
     """Prepare a backbone.
 
     Args:
         network: images to embeddings [B, D]; it is left as it is.
         recipe: what is tuned.
         sample: two normalised images, [2, C, S, S], on the device of the network.
+        base_head: the classifier that the network was trained with; used where the recipe's heads see its logits.
 
     Raises:
         StudyError: what should be tuned is not there, or there is no batch normalisation to be told how.
     """
+    used_head = base_head if recipe.on == "logits" else None
+    tuned = () if used_head is None else tuned_of_base_head(parse_tuning(recipe.tune).kind)
     dtype = torch.float64 if recipe.precision == "float64" else torch.float32
     chosen = tuned_network(network, recipe.tune, seed=recipe.seed)
     # A layout of its own, whatever was done with the network before.
@@ -76,9 +92,9 @@ def network_parts(network: nn.Module, recipe: EpisodeRecipe, sample: Tensor) -> 
     with torch.no_grad():
         size = int(chosen.network(sample).shape[-1])
         if prefix is None:
-            return NetworkParts(None, chosen.network, chosen.tuned, sample, size)
+            return NetworkParts(None, chosen.network, chosen.tuned, sample, size, used_head, tuned)
         names = tuple(f"network.{name}" for name in chosen.tuned)
-        return NetworkParts(prefix.first, prefix.rest, names, prefix.first(sample), size)
+        return NetworkParts(prefix.first, prefix.rest, names, prefix.first(sample), size, used_head, tuned)
 
 
 def _that_learn(chosen: TunedNetwork, sample: Tensor) -> tuple[str, ...]:
@@ -94,6 +110,7 @@ def _that_learn(chosen: TunedNetwork, sample: Tensor) -> tuple[str, ...]:
     return tuple(name for name, gradient in zip(chosen.tuned, gradients, strict=True) if gradient is not None)
 
 
-def embedding_parts(embedding_size: int, device: torch.device) -> NetworkParts:
-    """The parts of a method that trains a head on embeddings, which are there already."""
-    return NetworkParts(None, nn.Identity(), (), torch.zeros(2, embedding_size, device=device), embedding_size)
+def embedding_parts(embedding_size: int, device: torch.device, base_head: BaseHead | None = None) -> NetworkParts:
+    """The parts of a method that trains a head on embeddings, which are there already, or on their logits."""
+    sample = torch.zeros(2, embedding_size, device=device)
+    return NetworkParts(None, nn.Identity(), (), sample, embedding_size, base_head)

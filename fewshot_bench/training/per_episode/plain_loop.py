@@ -9,6 +9,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from fewshot_bench.losses import loss_function, reading_of
 from fewshot_bench.training.per_episode.batch_norm import use_batch_statistics, use_statistics_of
@@ -47,18 +48,27 @@ def adapt_one(
             embeddings: Tensor = network(inputs)
         return embeddings.to(parts.sample.dtype)
 
-    head = _head(parts, recipe, embed(task.support[0]).detach(), way, shot)
-    optimizer = _optimizer(recipe, network, head)
+    base_head = _base_head(parts)
+
+    def outputs(embeddings: Tensor) -> Tensor:
+        logits: Tensor = base_head(embeddings)
+        return logits.relu() if recipe.rectifies else logits
+
+    def features(embeddings: Tensor) -> Tensor:
+        return normalize(outputs(embeddings), dim=-1) if recipe.start == "support" else outputs(embeddings)
+
+    head = _head(parts, recipe, outputs(embed(task.support[0])).detach(), way, shot)
+    optimizer = _optimizer(recipe, network, base_head, head)
     images = torch.arange(way * shot, device=task.support.device).repeat(2)
     losses = []
     for step in range(recipe.epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, recipe.epochs, 1)
         embeddings = embed(task.views.at(step, None)[0])
-        seen = embeddings
+        seen = features(embeddings)
         if recipe.dropout:
-            uniform = keyed_uniform(task.keys.on_device, (step, FOR_DROPOUT), embeddings.numel())
-            seen = dropped(embeddings.unsqueeze(0), uniform, recipe.dropout)[0]
+            uniform = keyed_uniform(task.keys.on_device, (step, FOR_DROPOUT), seen.numel())
+            seen = dropped(seen.unsqueeze(0), uniform, recipe.dropout)[0]
         loss = loss_function(recipe.loss)(
             head(seen),
             embeddings,
@@ -72,24 +82,41 @@ def adapt_one(
         torch.autograd.backward(loss)
         optimizer.step()
         losses.append(loss.detach())
+        if recipe.sees_queries:
+            predicted = head(features(embed(task.query(slice(None))[0]))).softmax(dim=-1)
+            optimizer.zero_grad()
+            torch.autograd.backward(recipe.query_entropy * torch.special.entr(predicted).sum(dim=-1).mean())
+            optimizer.step()
     with torch.no_grad():
         if recipe.bn == "support":
             use_statistics_of(network, lambda: embed(task.support[0]))
-        logits = head(embed(task.query(slice(None))[0]))
+        logits = head(features(embed(task.query(slice(None))[0])))
     return logits, torch.stack(losses), network
 
 
+def _base_head(parts: NetworkParts) -> nn.Module:
+    """A copy of the classifier of the base training, if heads see its logits."""
+    if parts.base_head is None:
+        return nn.Identity()
+    classes, size = parts.base_head.weight.shape
+    head = nn.Linear(size, classes, device=parts.sample.device, dtype=parts.sample.dtype)
+    for name, parameter in head.named_parameters():
+        parameter.data.copy_(getattr(parts.base_head, name))
+        parameter.requires_grad_(name in parts.tuned_of_base_head)
+    return head
+
+
 def _head(parts: NetworkParts, recipe: EpisodeRecipe, support: Tensor, way: int, shot: int) -> nn.Linear:
-    start = StackedHead(1, way, parts.embedding_size, like=support)
+    start = StackedHead(1, way, parts.feature_size, like=support)
     start.start(recipe.start, support.view(1, way, shot, -1), recipe.scale)
-    head = nn.Linear(parts.embedding_size, way, device=support.device, dtype=support.dtype)
+    head = nn.Linear(parts.feature_size, way, device=support.device, dtype=support.dtype)
     head.weight.data.copy_(start.weight.detach()[0])
     head.bias.data.copy_(start.bias.detach()[0])
     return head
 
 
-def _optimizer(recipe: EpisodeRecipe, network: nn.Module, head: nn.Linear) -> torch.optim.Optimizer:
-    trained = [p for p in [*network.parameters(), *head.parameters()] if p.requires_grad]
+def _optimizer(recipe: EpisodeRecipe, *modules: nn.Module) -> torch.optim.Optimizer:
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},

@@ -11,7 +11,8 @@ from fewshot_bench.losses import LOSSES, Reading, other_reading, reading_of
 from fewshot_bench.training.recipe import AugmentationName
 
 BatchNormMode = Literal["frozen", "support", "transductive"]
-HeadStart = Literal["centroid", "zero"]
+HeadStart = Literal["centroid", "zero", "support"]
+HeadInput = Literal["embeddings", "logits"]
 Decay = Literal["adamw", "adam"]
 EpisodeSchedule = Literal["constant", "cosine"]
 EpisodePrecision = Literal["float32", "bf16", "float64"]
@@ -55,8 +56,17 @@ class EpisodeRecipe:
             it has; 0 never stops early. Nothing but the support set is looked at.
         augmentation: what makes the views; "auto" is AutoAugment for colour images and affine for gray ones.
         start: the head's first weights. "centroid" makes the untrained method the nearest class centroid by cosine,
-            "zero" leaves all classes alike.
-        scale: length of the head's first weights, in units of one over the mean norm of the support embeddings.
+            "zero" leaves all classes alike. "support" is the support-based initialisation of Dhillon et al. (2020):
+            the head sees L2-normalised features, also during training, and each class starts at the mean of its
+            support features before normalisation, scaled to length one.
+        on: what the head sees. "embeddings": the output of the encoder. "logits": those of the classifier that the
+            backbone was trained with on the base split, which stays in front of the head; rectified (ReLU) where
+            start is "support". It is trained with the backbone by tune="all" and "last:N", its biases by "bias".
+        scale: length of the head's first weights, in units of one over the mean norm of the support embeddings. Not
+            for start="support", whose weights have length one.
+        query_entropy: weight of the Shannon entropy of the predictions for the episode's queries; 0 leaves it out.
+            Above 0, each epoch ends with one more update that lowers it, on the queries as they are and without
+            dropout, which makes the method transductive. Dhillon et al. (2020) use 1.
         precision: "bf16" runs the network under autocast; weights, head, losses and optimiser stay in float32.
             "float64" is for checking: several times slower.
         seed: of the views, dropout and the order of the images; each episode draws numbers of its own from it.
@@ -81,7 +91,9 @@ class EpisodeRecipe:
     patience: int = 0
     augmentation: AugmentationName = "auto"
     start: HeadStart = "centroid"
+    on: HeadInput = "embeddings"
     scale: float = 10.0
+    query_entropy: float = 0.0
     precision: EpisodePrecision = "float32"
     seed: int = 0
 
@@ -111,7 +123,9 @@ class EpisodeRecipe:
         for name in ("learning_rate", "tau", "scale"):
             value = getattr(self, name)
             self._expect(_is_finite(value) and value > 0, name, "positive")
-        self._expect(_is_finite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "0 or more")
+        for name in ("weight_decay", "query_entropy"):
+            value = getattr(self, name)
+            self._expect(_is_finite(value) and value >= 0, name, "0 or more")
         self._expect(_is_finite(self.lambda_) and 0 <= self.lambda_ <= 1, "lambda_", "between 0 and 1")
         for name in ("dropout", "label_smoothing"):
             value = getattr(self, name)
@@ -121,6 +135,15 @@ class EpisodeRecipe:
                 f"--tune head leaves the encoder as it is, so the contrastive term of {self.loss} has nothing to move. "
                 "Use --tune last:1, or --adapt finetune-head, whose contrast acts on the head."
             )
+        if self.on == "logits" and self.is_contrastive:
+            raise StudyError(
+                f"on=logits puts the base classifier between encoder and head, and the contrastive term of {self.loss} "
+                "compares the encoder's embeddings. Use --loss ce, or on=embeddings."
+            )
+        if self.start == "support" and self.scale != EpisodeRecipe.scale:
+            raise StudyError("start=support starts with weights of length one. Leave scale out, or use start=centroid.")
+        if self.sees_queries and self.epochs == 0:
+            raise StudyError("query_entropy is lowered once per epoch, and there are 0 epochs. Use 1 or more.")
 
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
         if not is_right:
@@ -130,6 +153,16 @@ class EpisodeRecipe:
     def is_contrastive(self) -> bool:
         """Whether the loss compares embeddings with each other."""
         return bool(LOSSES[self.loss].facts.get("is_contrastive", True))
+
+    @property
+    def sees_queries(self) -> bool:
+        """Whether the queries take part in the training."""
+        return self.query_entropy > 0
+
+    @property
+    def rectifies(self) -> bool:
+        """Whether negative logits of the base classifier count as zero, as in support-based initialisation."""
+        return self.on == "logits" and self.start == "support"
 
     @property
     def views_made_once(self) -> int:
@@ -148,7 +181,11 @@ class EpisodeRecipe:
 
     def recorded(self) -> dict[str, Any]:
         """Everything that matters for the result, by name."""
-        unused = () if self.is_contrastive else ("lambda_", "tau", "reading")
+        unused = set() if self.is_contrastive else {"lambda_", "tau", "reading"}
+        # What came later than the first outcomes is recorded where it is used: other fingerprints stay as they are.
+        unused |= {"on"} if self.on == "embeddings" else set()
+        unused |= set() if self.sees_queries else {"query_entropy"}
+        unused |= {"scale"} if self.start == "support" else set()
         version = {} if TRAINING_VERSION == 1 else {"version": TRAINING_VERSION}
         values = asdict(self) | {"reading": reading_of(self.loss, self.reading)}
         return {name: value for name, value in values.items() if name not in unused} | version
@@ -160,6 +197,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": get_args(EpisodeSchedule),
     "augmentation": get_args(AugmentationName),
     "start": get_args(HeadStart),
+    "on": get_args(HeadInput),
     "precision": get_args(EpisodePrecision),
 }
 

@@ -1,7 +1,8 @@
 """Fine-tune a backbone on many support sets at once, and classify their queries.
 
 The loss is summed over the episodes and the weights are stacked, so one backward pass gives each episode its own
-gradient and nothing of another's.
+gradient and nothing of another's. Transductive fine-tuning (Dhillon et al., 2020) ends every epoch with one more
+update: it lowers the mean Shannon entropy of the predictions for the queries, with the same optimiser.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import log_softmax, normalize
 
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import loss_function, reading_of
 from fewshot_bench.training.per_episode.batch_norm import has_batch_norm, use_batch_statistics, use_statistics_of
 from fewshot_bench.training.per_episode.early_stopping import EarlyStopping
-from fewshot_bench.training.per_episode.head import StackedHead, dropped
+from fewshot_bench.training.per_episode.head import StackedBaseHead, StackedHead, dropped
 from fewshot_bench.training.per_episode.network_parts import NetworkParts
 from fewshot_bench.training.per_episode.optimisation import forget, learning_rate, set_learning_rate, stacked_optimizer
 from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
@@ -33,7 +35,7 @@ class Adapted:
     Attributes:
         logits: of the queries, [E, M, N].
         losses: of every step on the support set, [steps, E].
-        weights: of the backbone and the head after training, by name, as views that the next episodes overwrite,
+        weights: of the backbone and its heads after training, by name, as views that the next episodes overwrite,
             [E, *shape].
     """
 
@@ -77,19 +79,29 @@ class EpisodeTrainer:
                 f"{type(parts.rest).__name__} is another kind. Use --bn frozen."
             )
         self._initial = parts.initial
-        self.head = StackedHead(episodes, way, parts.embedding_size, like=parts.sample)
-        trained = {**self.stack.trainable, "head.weight": self.head.weight, "head.bias": self.head.bias}
-        decayed = frozenset({name for name, first in self._initial.items() if first.ndim > 1} | {"head.weight"})
+        self.head = StackedHead(episodes, way, parts.feature_size, like=parts.sample)
+        self.base_head = None
+        if parts.base_head is not None:
+            self.base_head = StackedBaseHead(parts.base_head, parts.tuned_of_base_head, episodes, like=parts.sample)
+        trained = {**self.stack.trainable, **self._trained_heads}
+        decayed = frozenset(name for name, first in self._initial.items() if first.ndim > 1)
+        decayed |= {"base_head.weight", "head.weight"}
         self.optimizer = stacked_optimizer(recipe, trained, decayed, self.device)
         self._loss = loss_function(recipe.loss)
         self._capture: Capture | None = cuda_graph if self.device.type == "cuda" else None
         self._replayed: ReplayedStep | None = None
+        self._replayed_queries: ReplayedStep | None = None
 
     @property
     def weights(self) -> dict[str, Tensor]:
         """Everything that is trained, as views [E, *shape]."""
-        own = {name: self.stack.weights(name) for name in self._initial}
-        return {**own, "head.weight": self.head.weight, "head.bias": self.head.bias}
+        return {**{name: self.stack.weights(name) for name in self._initial}, **self._trained_heads}
+
+    @property
+    def _trained_heads(self) -> dict[str, Tensor]:
+        base = {} if self.base_head is None else self.base_head.trainable
+        own = {"head.weight": self.head.weight, "head.bias": self.head.bias}
+        return {**{f"base_head.{name}": weight for name, weight in base.items()}, **own}
 
     def adapt(self, task: EpisodeTask) -> Adapted:
         """Train on the support sets and classify the queries.
@@ -100,12 +112,14 @@ class EpisodeTrainer:
         Raises:
             StudyError: a loss or a score is not finite.
         """
-        with torch.enable_grad():
-            self._record_step(task)
-            self._begin(task)
-            losses = self._train(task)
         with torch.no_grad():
-            logits = self._classify(task)
+            queries = task.query(slice(None)) if self.recipe.sees_queries else None
+        with torch.enable_grad():
+            self._record_step(task, queries)
+            self._begin(task)
+            losses = self._train(task, queries)
+        with torch.no_grad():
+            logits = self._classify(task, queries)
         # An episode that stopped early keeps its weights, whatever its losses were afterwards.
         self._refuse_divergence(losses[:0] if self.recipe.patience else losses, logits)
         return Adapted(logits, losses, self.weights)
@@ -116,11 +130,20 @@ class EpisodeTrainer:
         chosen = torch.arange(images, device=self.device).expand(len(inputs), -1) % (self.way * self.shot)
         self._step(inputs, chosen, torch.zeros(len(inputs), dtype=torch.int64, device=self.device), 0)
 
-    def _record_step(self, task: EpisodeTask) -> None:
-        """Record the step of a task, if this device replays steps and has not recorded it yet."""
+    def try_query_step(self, queries: Tensor) -> None:
+        """The same for the step that lowers the entropy of the queries, [E, M, ...]."""
+        self._query_step(queries, None, torch.zeros(len(queries), dtype=torch.int64, device=self.device), 0)
+
+    def _record_step(self, task: EpisodeTask, queries: Tensor | None) -> None:
+        """Record the steps of a task, if this device replays steps and has not recorded them yet."""
         images = self.way * self.shot
         if self._capture is None or not self.recipe.steps(images):
             return
+        if queries is not None and (self._replayed_queries is None or not self._replayed_queries.fits(queries)):
+            self._begin(task)
+            with self._autocast():
+                self.stack.prepare(queries)
+            self._replayed_queries = ReplayedStep(self._query_step, queries, None, task.keys.on_device, self._capture)
         chosen = self._chosen(task, 0, self.recipe.steps_per_epoch(images))
         inputs = task.views.at(0, chosen)
         if self._replayed is None or not self._replayed.fits(inputs):
@@ -131,15 +154,17 @@ class EpisodeTrainer:
 
     def _begin(self, task: EpisodeTask) -> None:
         self.stack.load(self._initial)
+        if self.base_head is not None:
+            self.base_head.load()
         forget(self.optimizer)
         if self._normalises_batches:
             use_batch_statistics(self.stack.module)
         with torch.no_grad():
-            plain = self._embed(task.support)
+            plain = self._outputs(self._embed(task.support))
             plain = plain.view(len(plain), self.way, self.shot, -1)
             self.head.start(self.recipe.start, plain, self.recipe.scale)
 
-    def _train(self, task: EpisodeTask) -> Tensor:
+    def _train(self, task: EpisodeTask, queries: Tensor | None) -> Tensor:
         recipe, images = self.recipe, self.way * self.shot
         per_epoch, steps = recipe.steps_per_epoch(images), recipe.steps(images)
         stopping = EarlyStopping(recipe.patience, self.weights) if recipe.patience else None
@@ -150,7 +175,12 @@ class EpisodeTrainer:
             set_learning_rate(self.optimizer, learning_rate(recipe, step, steps, per_epoch))
             run = self._step if self._replayed is None else self._replayed
             losses.append(run(inputs, chosen, task.keys.on_device, step))
-            if stopping is not None and (step + 1) % per_epoch == 0:
+            if (step + 1) % per_epoch:
+                continue
+            if queries is not None:
+                after = self._query_step if self._replayed_queries is None else self._replayed_queries
+                after(queries, None, task.keys.on_device, step)
+            if stopping is not None:
                 stopping.after_epoch(torch.stack(losses[-per_epoch:]).mean(dim=0))
         if stopping is not None:
             stopping.finish()
@@ -174,10 +204,10 @@ class EpisodeTrainer:
         images = torch.arange(self.way * self.shot, device=self.device) if chosen is None else chosen
         images = torch.cat([images, images], dim=-1)
         embeddings = self._embed(inputs)
-        seen = embeddings
+        seen = self._features(embeddings)
         if self.recipe.dropout:
-            count = embeddings.shape[1] * embeddings.shape[2]
-            seen = dropped(embeddings, keyed_uniform(keys, (step, FOR_DROPOUT), count), self.recipe.dropout)
+            count = seen.shape[1] * seen.shape[2]
+            seen = dropped(seen, keyed_uniform(keys, (step, FOR_DROPOUT), count), self.recipe.dropout)
         smoothing = {"label_smoothing": self.recipe.label_smoothing} if self.recipe.label_smoothing else {}
         losses = self._loss(
             self.head(seen),
@@ -194,6 +224,36 @@ class EpisodeTrainer:
         self.optimizer.step()
         return losses.detach()
 
+    def _query_step(self, queries: Tensor, chosen: Tensor | None, keys: Tensor, step: int | Tensor) -> Tensor:
+        """One step on the queries of all episodes [E, M, ...], which draws no random numbers; their entropies, [E].
+
+        The queries go through the network in parts where a batch is smaller than their number. Their entropy is a mean,
+        so the gradients of the parts add up. Batch normalisation over a batch needs them together.
+        """
+        del chosen, keys, step
+        self.optimizer.zero_grad(set_to_none=True)
+        at_once = queries.shape[1] if self._normalises_batches else 2 * self.recipe.batch_size
+        entropies = queries.new_zeros(len(queries), dtype=self.head.weight.dtype)
+        for some in torch.split(queries, at_once, dim=1):
+            logs = log_softmax(self.head(self._features(self._embed(some))), dim=-1)
+            share = -(logs.exp() * logs).sum(dim=(1, 2)) / queries.shape[1]
+            torch.autograd.backward((self.recipe.query_entropy * share).sum())
+            entropies += share.detach()
+        self.optimizer.step()
+        return entropies
+
+    def _outputs(self, embeddings: Tensor) -> Tensor:
+        """What the heads see before it is normalised: the embeddings, or the logits of the base classes, [E, B, D]."""
+        if self.base_head is None:
+            return embeddings
+        logits = self.base_head(embeddings)
+        return logits.relu() if self.recipe.rectifies else logits
+
+    def _features(self, embeddings: Tensor) -> Tensor:
+        """What the heads see, [E, B, D]."""
+        outputs = self._outputs(embeddings)
+        return normalize(outputs, dim=-1) if self.recipe.start == "support" else outputs
+
     def _embed(self, inputs: Tensor) -> Tensor:
         """Embeddings [E, B, D], in the type of the weights whatever the network computes in."""
         with self._autocast():
@@ -206,14 +266,15 @@ class EpisodeTrainer:
         # Without autocast's cache of weights, which a recorded step could not use again.
         return torch.autocast(self.device.type, torch.bfloat16, enabled=is_half, cache_enabled=False)
 
-    def _classify(self, task: EpisodeTask) -> Tensor:
+    def _classify(self, task: EpisodeTask, queries: Tensor | None) -> Tensor:
         """Logits of the queries, [E, M, N]; only transductive batch normalisation sees several of them together."""
         if self._normalises_batches and self.recipe.bn == "support":
             use_statistics_of(self.stack.module, lambda: self._embed(task.support))
         is_transductive = self._normalises_batches and self.recipe.bn == "transductive"
         at_once = task.queries if is_transductive else max(1, 2 * min(self.recipe.batch_size, self.way * self.shot))
         parts = [slice(start, start + at_once) for start in range(0, task.queries, at_once)]
-        return torch.cat([self.head(self._embed(task.query(part))) for part in parts], dim=1)
+        inputs = (task.query(part) if queries is None else queries[:, part] for part in parts)
+        return torch.cat([self.head(self._features(self._embed(some))) for some in inputs], dim=1)
 
     @staticmethod
     def _refuse_divergence(losses: Tensor, logits: Tensor) -> None:

@@ -29,6 +29,14 @@ CONVOLUTIONS = [
     {"views": 0, "tune": "last:2"},
     {"start": "zero", "dropout": 0.0, "schedule": "cosine", "warmup_epochs": 2},
     {"tune": "head", "views": 0},
+    {"start": "support"},
+    {"on": "logits", "start": "support", "query_entropy": 1.0, "optimizer": "adam"},
+    {"on": "logits", "tune": "last:1", "query_entropy": 0.5},
+    {"on": "logits", "tune": "bias", "start": "zero"},
+    {"on": "logits", "tune": "lora:2", "start": "support", "query_entropy": 1.0},
+    {"query_entropy": 1.0, "bn": "support", "start": "support"},
+    {"query_entropy": 1.0, "bn": "transductive", "loss": "ce+schane"},
+    {"tune": "head", "views": 0, "on": "logits", "query_entropy": 1.0, "start": "support"},
 ]
 
 
@@ -67,7 +75,15 @@ def test_convolutional_networks_agree_to_the_last_digits(conv4, options, shot):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"loss": "ce+schane", "tune": "last:1"}, {"tune": "norm+last:2"}, {"tune": "bias"}, {"tune": "lora:2+last:1"}],
+    [
+        {},
+        {"loss": "ce+schane", "tune": "last:1"},
+        {"tune": "norm+last:2"},
+        {"tune": "bias"},
+        {"tune": "lora:2+last:1"},
+        {"on": "logits", "start": "support", "query_entropy": 1.0},
+        {"tune": "norm", "on": "logits", "query_entropy": 1.0},
+    ],
     ids=str,
 )
 def test_transformers_agree_to_the_last_digits(transformer, options):

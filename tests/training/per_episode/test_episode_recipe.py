@@ -17,7 +17,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("optimizer", "sgd", "one of adamw, adam"),
     ("schedule", "one-cycle", "one of constant, cosine"),
     ("augmentation", "crop", "one of auto, autoaugment, jitter, affine, none"),
-    ("start", "random", "one of centroid, zero"),
+    ("start", "random", "one of centroid, zero, support"),
+    ("on", "features", "one of embeddings, logits"),
     ("precision", "fp16", "one of float32, bf16, float64"),
     *[("epochs", value, "a whole number of 0 or more") for value in (-1, 1.0, True, "100", None)],
     *[("batch_size", value, "a whole number of 1 or more") for value in (0, 16.0, None)],
@@ -27,6 +28,7 @@ WRONG: list[tuple[str, Any, str]] = [
     *[("learning_rate", value, "positive") for value in (0, -1e-4, math.nan, math.inf, "1e-4", True)],
     *[("tau", value, "positive") for value in (0, -0.5, math.nan)],
     *[("scale", value, "positive") for value in (0, -10.0, math.inf)],
+    *[("query_entropy", value, "0 or more") for value in (-1, math.nan, math.inf, None, True)],
     *[("weight_decay", value, "0 or more") for value in (-0.05, math.nan, None)],
     *[("lambda_", value, "between 0 and 1") for value in (-0.1, 1.1, math.nan, "0.9")],
     *[("dropout", value, "at least 0 and less than 1") for value in (-0.1, 1.0, math.nan)],
@@ -44,6 +46,10 @@ RIGHT: list[dict[str, Any]] = [
     {"lambda_": 0, "weight_decay": 0, "dropout": 0, "label_smoothing": 0},
     {"lambda_": 1, "dropout": 0.99, "label_smoothing": 0.99, "seed": -3},
     {"tune": "head"},
+    {"start": "support", "on": "logits", "query_entropy": 1, "epochs": 25},
+    *[{"on": "logits", "tune": tune} for tune in ("all", "last:1", "norm", "bias", "lora:4", "head")],
+    *[{"query_entropy": 0.1, "start": "support", "bn": bn} for bn in ("frozen", "support", "transductive")],
+    {"query_entropy": 1.0, "loss": "ce+schane", "start": "support"},
 ]
 
 
@@ -84,6 +90,33 @@ def test_a_contrastive_loss_has_nothing_to_move_in_a_head_alone(loss: str) -> No
     EpisodeRecipe(tune="last:1", loss=loss).check()
 
 
+REFUSED_TOGETHER: list[tuple[dict[str, Any], str]] = [
+    ({"on": "logits", "loss": "ce+schane"}, "compares the encoder's embeddings. Use --loss ce, or on=embeddings."),
+    ({"start": "support", "scale": 5.0}, "starts with weights of length one. Leave scale out"),
+    ({"query_entropy": 1.0, "epochs": 0}, "there are 0 epochs. Use 1 or more."),
+]
+
+
+@pytest.mark.parametrize(("values", "reason"), REFUSED_TOGETHER, ids=str)
+def test_values_that_make_no_sense_together_are_refused_in_one_line(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(StudyError) as error:
+        EpisodeRecipe(**values).check()
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+    for name in values:
+        EpisodeRecipe(**{other: value for other, value in values.items() if other != name}).check()
+
+
+def test_what_came_later_is_recorded_only_where_it_is_used() -> None:
+    """The fingerprints of outcomes that were stored before stay as they are."""
+    plain = EpisodeRecipe().recorded()
+    assert plain == EpisodeRecipe(on="embeddings", query_entropy=0.0).recorded()
+    assert (plain["start"], plain["scale"]) == ("centroid", 10.0)
+    used = EpisodeRecipe(on="logits", start="support", query_entropy=1.0).recorded()
+    assert (used["on"], used["start"], used["query_entropy"]) == ("logits", "support", 1.0)
+    assert "scale" not in used
+
+
 @pytest.mark.parametrize(
     ("images", "batch_size", "per_epoch"), [(5, 1024, 1), (25, 25, 1), (25, 24, 2), (25, 5, 5), (26, 5, 6), (1, 1, 1)]
 )
@@ -98,7 +131,7 @@ def test_steps_are_epochs_times_the_batches_that_cover_the_support_set(
 
 def test_what_cross_entropy_does_not_use_is_not_recorded() -> None:
     contrast = {"lambda_", "tau", "reading"}
-    names = {field.name for field in fields(EpisodeRecipe)}
+    names = {field.name for field in fields(EpisodeRecipe)} - {"on", "query_entropy"}
     assert set(EpisodeRecipe(loss="ce").recorded()) == names - contrast
     for loss in ("ce+schane", "ce+supcon", "ce+simclr"):
         assert set(EpisodeRecipe(loss=loss).recorded()) == names

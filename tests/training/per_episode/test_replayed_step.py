@@ -98,6 +98,8 @@ RECIPES: list[dict[str, Any]] = [
     {"bn": "support", "patience": 1},
     {"bn": "transductive"},
     {"precision": "bf16"},
+    {"query_entropy": 1.0},
+    {"query_entropy": 1.0, "batch_size": 2, "bn": "support", "patience": 1},
 ]
 
 

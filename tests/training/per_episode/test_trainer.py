@@ -21,6 +21,13 @@ INDUCTIVE = [
     {"views": 4},
     {"batch_size": 4},
     {"patience": 1},
+    {"start": "support", "on": "logits"},
+]
+TRANSDUCTIVE = [
+    {"bn": "transductive"},
+    {"query_entropy": 1.0, "start": "support", "on": "logits"},
+    {"query_entropy": 1.0, "bn": "support", "batch_size": 4},
+    {"query_entropy": 1.0, "patience": 1, "tune": "last:1"},
 ]
 
 
@@ -37,7 +44,7 @@ def same(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("options", [*INDUCTIVE, {"bn": "transductive"}], ids=str)
+@pytest.mark.parametrize("options", [*INDUCTIVE, *TRANSDUCTIVE], ids=str)
 def test_company_and_order_of_episodes_never_change_an_outcome(network, options):
     made, indices = setup(network, recipe(**options), shot=2), drawn(6, shot=2)
     whole = made.adapted(indices)
@@ -48,7 +55,7 @@ def test_company_and_order_of_episodes_never_change_an_outcome(network, options)
         same(made.adapted(alone).logits, whole.logits[: len(alone.support)])
 
 
-@pytest.mark.parametrize("options", [*INDUCTIVE, {"bn": "transductive"}], ids=str)
+@pytest.mark.parametrize("options", [*INDUCTIVE, *TRANSDUCTIVE], ids=str)
 def test_the_order_of_queries_never_changes_their_scores(network, options):
     made, indices = setup(network, recipe(**options)), drawn(3)
     order = torch.randperm(indices.query.shape[1], generator=torch.Generator().manual_seed(0))
@@ -72,8 +79,9 @@ def test_queries_of_noise_leave_the_weights_and_other_queries_of_an_inductive_me
     same(dirty.logits[untouched], clean.logits[untouched])
 
 
-def test_transductive_batch_normalisation_sees_the_other_queries(network):
-    made, indices = setup(network, recipe(bn="transductive")), drawn(2)
+@pytest.mark.parametrize("options", TRANSDUCTIVE, ids=str)
+def test_a_transductive_method_sees_the_other_queries(network, options):
+    made, indices = setup(network, recipe(**options)), drawn(2)
     fewer = type(indices)(indices.support, indices.query[:, :10], indices.keys)
     assert not torch.allclose(made.adapted(fewer).logits, made.adapted(indices).logits[:, :10])
 

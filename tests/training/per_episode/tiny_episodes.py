@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 import fewshot_bench.backbones  # noqa: F401  # registers the literature's networks with timm
+from fewshot_bench.backbones import BaseHead
 from fewshot_bench.training.augment import choose_augmentation
 from fewshot_bench.training.per_episode.network_parts import NetworkParts, network_parts
 from fewshot_bench.training.per_episode.plain_loop import adapt_one
@@ -100,11 +101,21 @@ class Setup:
         return torch.stack([one[0] for one in each]), torch.stack([one[1] for one in each], dim=1)
 
 
+def made_base_head(embedding_size: int, classes: int = 12) -> BaseHead:
+    """The classifier of a base training that never was."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(classes, embedding_size, generator=generator) / embedding_size**0.5
+    names = tuple(f"base {number}" for number in range(classes))
+    return BaseHead(weight, torch.randn(classes, generator=generator) / 10, names)
+
+
 def setup(
     network: nn.Module, recipe: EpisodeRecipe, *, way: int = 5, shot: int = 1, images: np.ndarray = IMAGES
 ) -> Setup:
     sample = normalise(torch.from_numpy(images[:2]).permute(0, 3, 1, 2))
-    return Setup(network_parts(network, recipe, sample), recipe, way, shot, images)
+    with torch.no_grad():
+        base_head = made_base_head(network(sample).shape[1])
+    return Setup(network_parts(network, recipe, sample, base_head), recipe, way, shot, images)
 
 
 def weights_of(adapted: Adapted) -> dict[str, torch.Tensor]:
