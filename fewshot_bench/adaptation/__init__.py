@@ -8,14 +8,14 @@ from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.adaptation.entropy import Entropy
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
-from fewshot_bench.adaptation.ilpc import Ilpc
+from fewshot_bench.adaptation.ilpc import ILPC
 from fewshot_bench.adaptation.knn import KNearestNeighbours, votes_of_nearest
 from fewshot_bench.adaptation.label_propagation import LabelPropagation, propagated_labels
 from fewshot_bench.adaptation.laplacian_shot import LaplacianShot, laplacian_assignments
 from fewshot_bench.adaptation.lda import LDA, lda_in_span
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
 from fewshot_bench.adaptation.matching import Matching, log_attention
-from fewshot_bench.adaptation.pt_map import PtMap, map_assignment
+from fewshot_bench.adaptation.pt_map import PTMAP, map_assignment
 from fewshot_bench.adaptation.ridge import Ridge, ridge_in_span
 from fewshot_bench.adaptation.sinkhorn import transport_plan
 from fewshot_bench.adaptation.svm import SupportVectorMachine, svm_in_span
@@ -24,7 +24,9 @@ from fewshot_bench.adaptation.tim import TIM, alternating_information_maximisati
 __all__ = [
     "ADAPTATIONS",
     "BDCSPN",
+    "ILPC",
     "LDA",
+    "PTMAP",
     "TIM",
     "Adaptation",
     "BaselinePlusPlus",
@@ -35,13 +37,11 @@ __all__ = [
     "Features",
     "Finetune",
     "FinetuneHead",
-    "Ilpc",
     "KNearestNeighbours",
     "LabelPropagation",
     "LaplacianShot",
     "Logistic",
     "Matching",
-    "PtMap",
     "Ridge",
     "SupportVectorMachine",
     "alternating_information_maximisation",

@@ -121,14 +121,20 @@ def products_per_episode(adaptation: EmbeddingAdaptation, way: int, shot: int, q
         shot: K.
         query: Q, queries per class.
     """
-    plain = way * shot * way * (shot + query)
+    plain = _products(adaptation, way * shot, way * query)
     if adaptation.choose == "none":
         return plain
     members = math.prod(map(len, adaptation.tried.values()))
     if adaptation.choose == "ensemble":
         return members * plain
     asked = shot + (query if adaptation.is_transductive else 0)
-    return plain + members * min(shot, MOST_FOLDS) * way * (shot - 1) * way * asked
+    return plain + members * min(shot, MOST_FOLDS) * _products(adaptation, way * (shot - 1), way * asked)
+
+
+def _products(adaptation: EmbeddingAdaptation, labelled: int, queries: int) -> int:
+    """Inner products of one episode: a transductive head compares the queries with each other too."""
+    rows = labelled + (queries if adaptation.is_transductive else 0)
+    return rows * (labelled + queries)
 
 
 def _ensemble(members: list[EmbeddingAdaptation], split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:

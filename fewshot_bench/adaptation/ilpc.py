@@ -59,7 +59,7 @@ _TOLERANCE = 1e-9
     family="graph",
 )
 @dataclass(frozen=True, kw_only=True)
-class Ilpc(EmbeddingAdaptation):
+class ILPC(EmbeddingAdaptation):
     """Iterative label propagation and cleaning.
 
     Attributes:
@@ -131,7 +131,7 @@ class Ilpc(EmbeddingAdaptation):
 class _Rounds:
     """The rounds of some episodes: labels of all images [E, N, n + M] grow until every query has one."""
 
-    def __init__(self, settings: Ilpc, products: Tensor, way: int, shot: int) -> None:
+    def __init__(self, settings: ILPC, products: Tensor, way: int, shot: int) -> None:
         self.settings, self.way, self.labelled = settings, way, way * shot
         cosines = _cosines(products)
         self.spreading = propagation(cosines, neighbours=settings.neighbours, alpha=settings.alpha)

@@ -43,12 +43,12 @@ _ALPHA_AT_ONE_SHOT, _ALPHA = 0.2, 0.4
     family="optimal transport",
 )
 @dataclass(frozen=True, kw_only=True)
-class PtMap(EmbeddingAdaptation):
+class PTMAP(EmbeddingAdaptation):
     """Class centres that follow an optimal-transport assignment of the queries.
 
     Attributes:
         features: "power" is the power transform of the paper; "signed-power" where embeddings can be negative.
-        lambda_: sharpness of the assignment, the inverse of the entropic penalty; for embeddings of norm one.
+        regularization: sharpness of the assignment, the inverse of the entropic penalty; for embeddings of norm one.
         alpha: share of the way a centre moves in one step; None is 0.2 at one shot and 0.4 at more.
         steps: how often the centres move.
         centering: mean subtracted from each episode's images, "separate" (support and queries each their own), "joint"
@@ -57,9 +57,9 @@ class PtMap(EmbeddingAdaptation):
     """
 
     name: ClassVar[str] = "pt-map"
-    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"lambda_": (10.0, 5.0, 20.0), "alpha": (None, 0.2, 0.4)}
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"regularization": (10.0, 5.0, 20.0), "alpha": (None, 0.2, 0.4)}
     features: Features = "power"
-    lambda_: float = 10.0
+    regularization: float = 10.0
     alpha: float | None = None
     steps: int = 20
     centering: Centering = "separate"
@@ -70,8 +70,8 @@ class PtMap(EmbeddingAdaptation):
         if self.centering not in get_args(Centering):
             known = ", ".join(get_args(Centering))
             raise StudyError(f"centering of pt-map should be one of {known}, not {self.centering}.")
-        if not self.lambda_ > 0:
-            raise StudyError(f"lambda of pt-map should be positive, not {self.lambda_}.")
+        if not self.regularization > 0:
+            raise StudyError(f"regularization of pt-map should be positive, not {self.regularization}.")
         if self.alpha is not None and not 0 < self.alpha <= 1:
             raise StudyError(f"alpha of pt-map should be above 0 and at most 1, not {self.alpha}.")
         if not isinstance(self.steps, int) or self.steps < 0:
@@ -101,7 +101,7 @@ class PtMap(EmbeddingAdaptation):
                 products,
                 way=support.shape[1],
                 shot=shot,
-                lambda_=self.lambda_,
+                regularization=self.regularization,
                 alpha=alpha,
                 steps=self.steps,
                 balanced=self.balanced,
@@ -120,7 +120,7 @@ def map_assignment(
     *,
     way: int,
     shot: int,
-    lambda_: float = 10.0,
+    regularization: float = 10.0,
     alpha: float = 0.2,
     steps: int = 20,
     balanced: bool = True,
@@ -131,7 +131,7 @@ def map_assignment(
         products: inner products of the support images, class by class, and then the queries, [E, N*K + M, N*K + M].
         way: N.
         shot: K.
-        lambda_: sharpness of the assignment.
+        regularization: sharpness of the assignment.
         alpha: share of the way a centre moves in one step.
         steps: how often the centres move.
         balanced: whether every class receives M / N queries.
@@ -156,7 +156,7 @@ def map_assignment(
     for step in range(steps + 1):
         along = centres @ products
         own = (along * centres).sum(2, keepdim=True)
-        affinities = lambda_ * (2 * along[:, :, labelled:] - own - squares)
+        affinities = regularization * (2 * along[:, :, labelled:] - own - squares)
         if balanced:
             # Centres move little in a step, and so do the potentials.
             plan, potentials = transport_plan(affinities, totals, potentials=potentials)

@@ -10,7 +10,7 @@ import scipy.sparse
 import torch
 from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 
-from fewshot_bench.adaptation import EmbeddedSplit, Ilpc
+from fewshot_bench.adaptation import ILPC, EmbeddedSplit
 from fewshot_bench.adaptation.ilpc import cleanest, propagation
 from fewshot_bench.adaptation.training_losses import mean_training_losses
 from fewshot_bench.errors import StudyError
@@ -113,7 +113,7 @@ def written_out(support, query, *, neighbours=20, alpha=0.8, power=3, selected=3
 def test_every_prediction_is_that_of_the_algorithm_written_out(shot, count, settings):
     support, query = support_and_query(drawn_episodes(count, shot=shot, query=8))
     named = {"cleaning_steps" if name == "steps" else name: value for name, value in settings.items()}
-    predictions = Ilpc(**named).scores(SPLIT.with_features("power"), support, query).argmax(2)
+    predictions = ILPC(**named).scores(SPLIT.with_features("power"), support, query).argmax(2)
     raw = SPLIT.embeddings.numpy()
     for found, some, others in zip(predictions.numpy(), support.numpy(), query.numpy(), strict=True):
         expected = written_out(raw[some], raw[others], **settings)
@@ -186,7 +186,7 @@ def test_identical_queries_of_different_classes_get_the_same_label():
         own = SPLIT.embeddings.clone()
         own[alike[episode]] = own[alike[episode, 0]].clone()
         split = EmbeddedSplit(own, SPLIT.images).with_features("power")
-        scores = Ilpc(cleaning_steps=100).scores(split, support[episode : episode + 1], query[episode : episode + 1])
+        scores = ILPC(cleaning_steps=100).scores(split, support[episode : episode + 1], query[episode : episode + 1])
         labels = scores[0, [0, 6, 12, 18, 24]].argmax(1)
         assert (labels == labels[0]).all()
 
@@ -197,12 +197,12 @@ def test_every_class_receives_about_as_many_queries_unless_it_is_told_otherwise(
     split = SPLIT.with_features("power")
     counts = [
         torch.nn.functional.one_hot(adaptation.scores(split, support, few).argmax(2), 5).sum(1)
-        for adaptation in (Ilpc(cleaning_steps=50), Ilpc(cleaning_steps=50, balanced=False))
+        for adaptation in (ILPC(cleaning_steps=50), ILPC(cleaning_steps=50, balanced=False))
     ]
     assert (counts[0] >= 1).all()
     assert counts[1][:, 3:].sum() < 0.8 * counts[0][:, 3:].sum()
-    assert Ilpc().assumes_balanced_queries
-    assert not Ilpc(balanced=False).assumes_balanced_queries
+    assert ILPC().assumes_balanced_queries
+    assert not ILPC(balanced=False).assumes_balanced_queries
 
 
 @pytest.mark.parametrize(
@@ -219,4 +219,4 @@ def test_every_class_receives_about_as_many_queries_unless_it_is_told_otherwise(
 )
 def test_hyper_parameters_out_of_range_are_refused(settings, said):
     with pytest.raises(StudyError, match=said):
-        Ilpc(**settings)
+        ILPC(**settings)

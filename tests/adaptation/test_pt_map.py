@@ -9,7 +9,7 @@ import pytest
 import torch
 from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 
-from fewshot_bench.adaptation import EmbeddedSplit, PtMap, map_assignment
+from fewshot_bench.adaptation import PTMAP, EmbeddedSplit, map_assignment
 from fewshot_bench.adaptation.centered_products import centered_products
 from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
 
@@ -25,7 +25,7 @@ def positive_split(**settings) -> EmbeddedSplit:
 SPLIT = positive_split()
 
 
-def written_out(support, query, *, alpha, centering, lambda_=10.0, steps=20):
+def written_out(support, query, *, alpha, centering, regularization=10.0, steps=20):
     """The algorithm for one episode, on whole embeddings; the plan, [M, N]."""
     way, shot, _ = support.shape
     embeddings = np.concatenate([support.reshape(way * shot, -1), query])
@@ -40,7 +40,7 @@ def written_out(support, query, *, alpha, centering, lambda_=10.0, steps=20):
     centres = truth.T @ labelled / shot
     for step in range(steps + 1):
         costs = np.square(queries[:, None] - centres[None]).sum(2)
-        plan = np.exp(-lambda_ * costs)
+        plan = np.exp(-regularization * costs)
         plan /= plan.sum()
         before = np.zeros(len(queries))
         for _ in range(1000):
@@ -69,7 +69,7 @@ def both(adaptation, *, alpha, shot, count=40, **settings):
 @pytest.mark.parametrize("centering", CENTERINGS)
 @pytest.mark.parametrize(("shot", "alpha"), [(1, 0.2), (5, 0.4)])
 def test_every_prediction_is_that_of_the_algorithm_written_out(shot, alpha, centering):
-    scores, expected = both(PtMap(centering=centering), shot=shot, alpha=alpha)
+    scores, expected = both(PTMAP(centering=centering), shot=shot, alpha=alpha)
     # Sinkhorn's iteration stops when a step changes a row by less than 1e-6, a little before its limit.
     np.testing.assert_allclose(scores, expected, atol=2e-3)
     assert (scores.argmax(2) == expected.argmax(2)).all()
@@ -82,7 +82,7 @@ def test_every_prediction_is_that_of_easyfsl(shot):
     theirs = methods.PTMAP(fine_tuning_steps=20, fine_tuning_lr=0.4, power_factor=1.0, backbone=torch.nn.Identity())
     split = SPLIT.with_features("power")
     support, query = support_and_query(drawn_episodes(40, shot=shot, query=4))
-    scores = PtMap(alpha=0.4, centering="none").scores(split, support, query)
+    scores = PTMAP(alpha=0.4, centering="none").scores(split, support, query)
     for found, some, others in zip(scores, support, query, strict=True):
         theirs.process_support_set(split.embeddings[some.flatten()], torch.arange(5).repeat_interleave(shot))
         expected = theirs(split.embeddings[others])
@@ -95,19 +95,19 @@ def test_every_class_receives_as_many_queries_unless_it_is_told_otherwise():
     few = query[:, :17]  # 6, 6 and 5 queries of three classes, and none of two
     split = SPLIT.with_features("power")
     torch.testing.assert_close(
-        PtMap().scores(split, support, few).sum(1), torch.full((20, 5), 3.4).double(), rtol=1e-5, atol=0
+        PTMAP().scores(split, support, few).sum(1), torch.full((20, 5), 3.4).double(), rtol=1e-5, atol=0
     )
-    shares = PtMap(balanced=False, centering="none").scores(split, support, few).sum(1)
+    shares = PTMAP(balanced=False, centering="none").scores(split, support, few).sum(1)
     assert ((shares - 3.4).abs().amax(1) > 0.5).all()
-    assert PtMap().assumes_balanced_queries
-    assert not PtMap(balanced=False).assumes_balanced_queries
+    assert PTMAP().assumes_balanced_queries
+    assert not PTMAP(balanced=False).assumes_balanced_queries
 
 
 def test_one_query_alone_goes_to_the_class_it_looks_like():
     support, query = support_and_query(drawn_episodes(30, shot=5))
     split = SPLIT.with_features("power")
     for centering in CENTERINGS:
-        alone = PtMap(centering=centering).scores(split, support, query[:, 13:14])
+        alone = PTMAP(centering=centering).scores(split, support, query[:, 13:14])
         torch.testing.assert_close(alone, torch.full_like(alone, 0.2), rtol=0, atol=1e-4)
         assert (alone.argmax(2) == 2).double().mean() > 0.4  # one in five by chance
 
@@ -115,16 +115,16 @@ def test_one_query_alone_goes_to_the_class_it_looks_like():
 def test_without_a_step_and_without_balance_the_nearest_centroid_wins():
     support, query = support_and_query(drawn_episodes(20, shot=3))
     split = SPLIT.with_features("power")
-    scores = PtMap(steps=0, balanced=False, centering="none").scores(split, support, query)
+    scores = PTMAP(steps=0, balanced=False, centering="none").scores(split, support, query)
     centroids = split.embeddings[support].mean(2)
     nearest = torch.cdist(split.embeddings[query], centroids).argmin(2)
     assert torch.equal(scores.argmax(2), nearest)
 
 
 def test_the_power_transform_is_the_default_and_refuses_negative_embeddings():
-    assert PtMap().features == "power"
+    assert PTMAP().features == "power"
     with pytest.raises(EmbeddingError, match="signed-power"):
-        clustered_split().with_features(PtMap().features)
+        clustered_split().with_features(PTMAP().features)
 
 
 @pytest.mark.parametrize("centering", CENTERINGS)
@@ -145,7 +145,7 @@ def test_an_image_that_is_its_own_centre_is_at_no_angle_to_any():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"lambda_": 0.0}, "lambda of pt-map should be positive"),
+        ({"regularization": 0.0}, "regularization of pt-map should be positive"),
         ({"alpha": 0.0}, "alpha of pt-map should be above 0"),
         ({"alpha": 1.5}, "alpha of pt-map should be above 0 and at most 1"),
         ({"steps": -1}, "steps of pt-map should be a whole number"),
@@ -155,7 +155,7 @@ def test_an_image_that_is_its_own_centre_is_at_no_angle_to_any():
 )
 def test_hyper_parameters_out_of_range_are_refused(settings, said):
     with pytest.raises(StudyError, match=said):
-        PtMap(**settings)
+        PTMAP(**settings)
 
 
 def test_products_without_a_query_are_refused():
