@@ -29,8 +29,8 @@ def backbone() -> Backbone:
         for _ in range(30):
             made.network(made.preprocessing(torch.from_numpy(SPLIT.images[::2].copy()).permute(0, 3, 1, 2)))
     made.network.eval()
-    weight = torch.randn(7, made.embedding_size) / made.embedding_size**0.5
-    return replace(made, base_head=BaseHead(weight, torch.zeros(7), tuple("abcdefg")))
+    weight = torch.randn(32, made.embedding_size) / made.embedding_size**0.5
+    return replace(made, base_head=BaseHead(weight, torch.zeros(32), tuple(map(str, range(32)))))
 
 
 BACKBONE = backbone()
@@ -52,7 +52,7 @@ def episodes(numbers: object = range(10), *, shot: int = 1):
         {},
         {"loss": "ce+schane", "tune": "last:2"},
         {"bn": "support"},
-        {"on": "logits", "start": "support", "query_entropy": 1.0},
+        {"on": "logits", "start": "support", "query_entropy": 1.0, "learning_rate": 5e-5},
     ],
     ids=str,
 )
