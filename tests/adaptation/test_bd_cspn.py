@@ -78,7 +78,7 @@ def test_with_the_settings_of_easyfsl_no_prediction_differs_from_its_own(shot, f
     for images, queries in zip(support, query, strict=True):
         method.process_support_set(split.rows(images.flatten()), labels)
         expected.append(method(split.rows(queries)))
-    ours = BDCSPN(temperature=1.0, pseudo_labels=0, shift="prototypes", features=features)
+    ours = BDCSPN(temperature=1.0, weighting="images", pseudo_labels=0, shift="prototypes", features=features)
     scores = ours.scores(split, support, query)
     torch.testing.assert_close(scores, torch.stack(expected), rtol=0, atol=1e-12)
     assert torch.equal(scores.argmax(-1), torch.stack(expected).argmax(-1))
