@@ -40,8 +40,8 @@ class Matching(EmbeddingAdaptation):
 
     Attributes:
         scale: what cosines are multiplied by before the softmax; 1 in the paper, 100 in the code of Chen et al. (2019).
-            A small scale compares with the mean of a class, a large one with its nearest image. With L2 features, 10 was
-            best on the validation split of CIFAR-FS.
+            A small scale compares with the mean of a class, a large one with its nearest image. With L2 features, 10
+            was best on the validation split of CIFAR-FS.
     """
 
     name: ClassVar[str] = "matching"
