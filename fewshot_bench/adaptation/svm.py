@@ -47,9 +47,9 @@ class SupportVectorMachine(EmbeddingAdaptation):
     """Support vector machine in the span of the support embeddings.
 
     Attributes:
-        C: weight of the hinge losses against the penalty. The default belongs to L2 features (best of 0.03 to 100 on
-            the validation split of CIFAR-FS, to within 0.1 points); MetaOptNet's 0.1 belongs to 16,000 unnormalised
-            numbers.
+        C: weight of the hinge losses against the penalty. The default belongs to L2 features: within 0.1 points of
+            the best from 0.03 to 100 on the validation split of CIFAR-FS. MetaOptNet's 0.1 belongs to 16,000
+            unnormalised numbers.
         diagonal: what is added to the inner product of each support image with itself. MetaOptNet's public code adds 1
             for the sake of its solver, which its paper does not mention.
         gap: largest difference of the primal and the dual objective at the end, relative to the primal objective. Use a
