@@ -110,11 +110,11 @@ def races() -> list[Race]:
         Race(
             "tim",
             "tim, gradient descent, 50 steps",
-            {"solver": "gd", "iterations": 50},
+            {"solver": "gd", "steps": 50, "metric": "cosine", "temperature": 10.0, "conditional_entropy_weight": 0.1, "cross_entropy_weight": 1.0},
             "easyfsl TIM, 50 steps",
             _easyfsl(easyfsl.TIM, fine_tuning_steps=50),
         ),
-        Race("tim", "tim, ADM, 150 iterations", {"solver": "adm", "iterations": 150}, known={1: 12.9, 5: 10.1}),
+        Race("tim", "tim, ADM, 150 iterations", {}, known={1: 12.9, 5: 10.1}),
         Race("entropy", "entropy", {}, "easyfsl TransductiveFinetuning", _easyfsl(easyfsl.TransductiveFinetuning)),
         Race("pt-map", "pt-map", {}, "easyfsl PTMAP", _easyfsl(easyfsl.PTMAP), raw=True),
         Race("ilpc", "ilpc", {}),

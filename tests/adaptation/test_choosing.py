@@ -311,5 +311,6 @@ def test_memory_and_products_count_folds_and_values():
     assert chunk_size(chosen, protocol, 1280) < chunk_size(plain, protocol, 1280)
     assert floats_per_episode(replace(plain, choose="ensemble"), 5, 1, 75, 64) > floats_per_episode(plain, 5, 1, 75, 64)
     assert products_per_episode(plain, 5, 5, 15) == 25 * 100
+    assert products_per_episode(BDCSPN(), 5, 5, 15) == 100 * 100
     assert products_per_episode(replace(plain, choose="ensemble"), 5, 5, 15) == 4 * 25 * 100
     assert products_per_episode(chosen, 5, 5, 15) == 25 * 100 + 4 * 5 * 20 * 25
