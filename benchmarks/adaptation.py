@@ -110,7 +110,14 @@ def races() -> list[Race]:
         Race(
             "tim",
             "tim, gradient descent, 50 steps",
-            {"solver": "gd", "steps": 50, "metric": "cosine", "temperature": 10.0, "conditional_entropy_weight": 0.1, "cross_entropy_weight": 1.0},
+            {
+                "solver": "gd",
+                "steps": 50,
+                "metric": "cosine",
+                "temperature": 10.0,
+                "conditional_entropy_weight": 0.1,
+                "cross_entropy_weight": 1.0,
+            },
             "easyfsl TIM, 50 steps",
             _easyfsl(easyfsl.TIM, fine_tuning_steps=50),
         ),

@@ -127,7 +127,7 @@ def products_per_episode(adaptation: EmbeddingAdaptation, way: int, shot: int, q
     members = math.prod(map(len, adaptation.tried.values()))
     if adaptation.choose == "ensemble":
         return members * plain
-    asked = shot + (query if adaptation.is_transductive else 0)
+    asked = 1 + (query if adaptation.is_transductive else 0)  # beside the support set of a fold
     return plain + members * min(shot, MOST_FOLDS) * _products(adaptation, way * (shot - 1), way * asked)
 
 

@@ -82,8 +82,25 @@ def answers(frame: pd.DataFrame) -> list[Answer]:
     for key, rows in groups.items():
         kinds = [[row for row in rows if is_transductive(row) == kind] for kind in (False, True)]
         if max(map(len, kinds)) > 1:
+            _name_briefly(rows, is_marked=not all(kinds))
             found += [_answer(key, tasks[key], same, has_both=all(kinds)) for same in kinds if same]
     return found
+
+
+def _name_briefly(rows: Sequence[dict[Any, Any]], *, is_marked: bool) -> None:
+    """Give each row the name that the sentences use: without the stages in front that all methods share.
+
+    Args:
+        rows: of one protocol; each gets a value for "brief".
+        is_marked: whether a transductive method says so; not where the sentence does.
+    """
+    stages = [str(row["method"]).split("/") for row in rows]
+    shared = 0
+    while all(len(some) > shared + 1 for some in stages) and len({some[shared] for some in stages}) == 1:
+        shared += 1
+    for row, some in zip(rows, stages, strict=True):
+        name = "/".join(some[shared:])
+        row["brief"] = row_name({**row, "method": name}) if is_marked else name
 
 
 def answer_lines(found: Sequence[Answer], *, with_cost: bool = True) -> list[str]:
@@ -135,7 +152,7 @@ def _highest(
     on_split: Sequence[Mapping[Any, Any]],
 ) -> str:
     """What is shown of the method with the highest mean, no more than the tests of its pairs claim."""
-    name, mean = row_name(top), f"({top['mean']:.2f}%)"
+    name, mean = top["brief"], f"({top['mean']:.2f}%)"
     if not others:
         return f"{name} is the only one {mean}"
     is_known = not str(top["beyond"]).startswith(UNKNOWN)
@@ -176,7 +193,7 @@ def _odd(above: Sequence[Mapping[Any, Any]], untested: Sequence[Mapping[Any, Any
 
 def _listed(rows: Sequence[Mapping[Any, Any]]) -> str:
     """The names of up to five methods, and how many more there are."""
-    names = [row_name(row) for row in rows[:_MOST_NAMED]]
+    names = [str(row["brief"]) for row in rows[:_MOST_NAMED]]
     more = len(rows) - len(names)
     if more:
         return f"{', '.join(names)} and {more} more"
@@ -198,12 +215,12 @@ def _cost(top: Mapping[Any, Any], equals: Sequence[Mapping[Any, Any]]) -> str:
     speed = top["episodes_per_second"]
     if not speed > 0:
         return ""
-    told = f"{row_name(top) if equals else 'It'} takes {_time(1 / speed)} per episode"
+    told = f"{top['brief'] if equals else 'It'} takes {_time(1 / speed)} per episode"
     fastest = max(equals, key=lambda row: _or_zero(row["episodes_per_second"]), default=top)
     times = _or_zero(fastest["episodes_per_second"]) / speed
     if times < 2:
         return f"{told}."
-    return f"{told}; {row_name(fastest)} is {times:,.0f} times as fast."
+    return f"{told}; {fastest['brief']} is {times:,.0f} times as fast."
 
 
 def _or_zero(speed: float) -> float:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 
-from fewshot_bench.adaptation import Centroid, EmbeddedSplit, EmbeddingAdaptation, FinetuneHead, Logistic
+from fewshot_bench.adaptation import BDCSPN, Centroid, EmbeddedSplit, EmbeddingAdaptation, FinetuneHead, Logistic
 from fewshot_bench.adaptation.choosing import (
     alternatives,
     floats_per_episode,
