@@ -33,6 +33,7 @@ from finetune_device import (
     wait_for,
 )
 from finetune_tables import Case, Row, augmentation_line, bars, bars_table, case_line, heading, row_line, table_head
+from plain_loop import adapt_one
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -40,7 +41,6 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.training.augment import choose_augmentation
 from fewshot_bench.training.per_episode.memory import bytes_per_episode, episodes_that_fit, is_out_of_memory
 from fewshot_bench.training.per_episode.network_parts import NetworkParts, network_parts
-from fewshot_bench.training.per_episode.plain_loop import adapt_one
 from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
 from fewshot_bench.training.per_episode.tasks import EpisodeTask, ImageTasks
 from fewshot_bench.training.per_episode.trainer import EpisodeTrainer

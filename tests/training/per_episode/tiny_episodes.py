@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import timm
 import torch
+from plain_loop import adapt_one
 from torch import nn
 from torch.nn.functional import interpolate
 
@@ -14,7 +15,6 @@ import fewshot_bench.backbones  # noqa: F401  # registers the literature's netwo
 from fewshot_bench.backbones import BaseHead
 from fewshot_bench.training.augment import choose_augmentation
 from fewshot_bench.training.per_episode.network_parts import NetworkParts, network_parts
-from fewshot_bench.training.per_episode.plain_loop import adapt_one
 from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
 from fewshot_bench.training.per_episode.tasks import EpisodeTask, ImageTasks
 from fewshot_bench.training.per_episode.trainer import Adapted, EpisodeTrainer

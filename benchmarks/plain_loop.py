@@ -1,6 +1,6 @@
 """The same fine-tuning the way everybody writes it: copy the network, train it, go on to the next episode.
 
-It is what the batched trainer is tested against and measured against; nothing else uses it.
+The batched trainer is tested and measured against it.
 """
 
 from __future__ import annotations
