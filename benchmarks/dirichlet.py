@@ -6,8 +6,8 @@
 
 Every episode has 75 queries. In balanced episodes each class has 15 of them; in the others their numbers follow a
 Dirichlet distribution with alpha = 2, as in Veilleux et al. (2021). The classes and the support sets are drawn in the
-same way, so an inductive method should not care. alpha-TIM runs Adam in the span of the episode's images, which is ten times
-faster; its alpha is 2 at one shot and 7 at more, as published.
+same way, so an inductive method should not care. alpha-TIM runs Adam in the span of the episode's images, which is ten
+times faster; its alpha is 2 at one shot and 7 at more, as published.
 """
 
 from __future__ import annotations
