@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
+from fewshot_bench.report.short_names import shared_stages
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import BEST, HIGHEST, NOT_TESTED, NOTHING_SHOWN, ON_THIS_SPLIT, UNKNOWN
 from fewshot_bench.report.wording import CLAIMED_FLAG, CORRECTIONS, is_transductive, row_name, task_names
@@ -94,12 +95,9 @@ def _name_briefly(rows: Sequence[dict[Any, Any]], *, is_marked: bool) -> None:
         rows: of one protocol; each gets a value for "brief".
         is_marked: whether a transductive method says so; not where the sentence does.
     """
-    stages = [str(row["method"]).split("/") for row in rows]
-    shared = 0
-    while all(len(some) > shared + 1 for some in stages) and len({some[shared] for some in stages}) == 1:
-        shared += 1
-    for row, some in zip(rows, stages, strict=True):
-        name = "/".join(some[shared:])
+    shared = shared_stages([str(row["method"]) for row in rows])
+    for row in rows:
+        name = str(row["method"]).removeprefix(shared)
         row["brief"] = row_name({**row, "method": name}) if is_marked else name
 
 

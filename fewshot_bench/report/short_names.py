@@ -10,6 +10,22 @@ from fewshot_bench.outcomes import TRANSDUCTIVE
 _CUT = "…"
 
 
+def shared_stages(names: Sequence[str]) -> str:
+    """What all methods begin with, whole stages with the slash behind them; empty for a single method.
+
+    Args:
+        names: of methods; those without stages, such as published ones, do not count.
+
+    >>> shared_stages(["lite0@image_size=128/knn", "lite0@image_size=128/tim@alpha=2", "ResNet-12 MetaOptNet"])
+    'lite0@image_size=128/'
+    """
+    stages = [name.split("/") for name in dict.fromkeys(names) if "/" in name]
+    shared = 0
+    while len(stages) > 1 and all(len(some) > shared + 1 and some[shared] == stages[0][shared] for some in stages):
+        shared += 1
+    return "".join(f"{stage}/" for stage in stages[0][:shared]) if stages else ""
+
+
 def short_name(name: str, longest: int) -> str:
     """A name with its middle left out if it has more than `longest` letters."""
     half = (longest - 1) // 2
@@ -19,8 +35,12 @@ def short_name(name: str, longest: int) -> str:
 def short_names(names: Sequence[str], longest: int) -> list[str]:
     """Names of at most `longest` letters; those that the middle tells apart are cut at the ends instead.
 
-    Where that does not help either, they get the numbers of their places, from 1.
+    Where one is longer, the stages that all methods share are left out first. Where nothing helps, names get the
+    numbers of their places, from 1.
     """
+    if any(len(name) > longest for name in names):
+        shared = shared_stages(names)
+        names = [name.removeprefix(shared) for name in names]
     short = [short_name(name, longest) for name in names]
     for text in {text for text in short if short.count(text) > 1}:
         alike = [place for place, other in enumerate(short) if other == text]

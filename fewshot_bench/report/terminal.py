@@ -16,6 +16,7 @@ from rich.text import Text
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.printable import printable
 from fewshot_bench.report.published_summary import WELCH
+from fewshot_bench.report.short_names import shared_stages
 from fewshot_bench.report.summary import MEASURED, PAIRED
 from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, LETTER_COLUMNS, ON_THIS_SPLIT, UNKNOWN, Claim
 from fewshot_bench.report.wording import (
@@ -281,13 +282,18 @@ def _filled(table: Table, console: Console, lines: Sequence[_Line]) -> Table:
         min(limits[i], max(len(header), *(len(line.cells[i]) for line in lines))) for i, header in enumerate(headers)
     ]
     for_names = console.width - sum(widths) - 2 * len(table.columns)
+    shared = shared_stages([line.name for line in lines])
+    if shared and max(len(line.name) for line in lines) > for_names:
+        table.columns[0].header = Text("\n".join(broken(f"{printable(shared)}…", for_names)))
+    else:
+        shared = ""
     kinds = {line.kind for line in lines}
     has_headings, before = len(kinds) > 1 and "transductive" in kinds, ""
     for line in lines:
         if has_headings and line.kind != before:
             table.add_row(Text(line.kind, "italic"))
         before = line.kind
-        names = [*broken(line.name, for_names), *([printable(line.note)] if line.note else [])]
+        names = [*broken(line.name.removeprefix(shared), for_names), *([printable(line.note)] if line.note else [])]
         table.add_row(Text("\n".join(names), line.cells[0].style), *line.cells)
     return table
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot_bench.report.short_names import short_name, short_names
+from fewshot_bench.report.short_names import shared_stages, short_name, short_names
 
 
 def test_a_long_name_keeps_both_ends():
@@ -25,3 +25,14 @@ def test_short_names_are_short_and_different(names, longest):
     short = short_names(names, longest)
     assert len(set(short)) == len(names)
     assert all(len(text.partition(" #")[0]) <= longest for text in short)
+
+
+def test_stages_that_all_methods_share_are_left_out_before_anything_is_cut():
+    names = ["network@image_size=128/knn", "network@image_size=128/tim@alpha=2.0", "ResNet-12 MetaOptNet"]
+    assert short_names(names, 20) == ["knn", "tim@alpha=2.0", "ResNet-12 MetaOptNet"]
+    assert short_names(names, 40) == names
+
+
+def test_a_single_method_and_methods_of_several_networks_keep_their_stages():
+    assert shared_stages(["network/knn"]) == shared_stages(["a/knn", "b/knn"]) == ""
+    assert shared_stages(["a/base-ce/knn", "a/base-ce/episode-ce/finetune"]) == "a/base-ce/"
