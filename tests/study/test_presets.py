@@ -12,7 +12,7 @@ from fewshot_bench.training import paper_recipe
 
 
 def test_the_presets_that_are_promised_are_there_each_with_a_line():
-    assert preset_names() == ["quickstart", "schane-ablation", "schane-lambda", "schane-table1"]
+    assert preset_names() == ["heads", "quickstart", "schane-ablation", "schane-lambda", "schane-table1"]
     assert all(20 < len(entry.summary) < 100 for entry in preset_entries())
 
 
