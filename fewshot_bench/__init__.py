@@ -18,10 +18,23 @@ from fewshot_bench.lazy import lazily
 from fewshot_bench.versions import __version__ as __version__
 
 if TYPE_CHECKING:
+    from fewshot_bench.adaptation import BDCSPN as BDCSPN
+    from fewshot_bench.adaptation import ILPC as ILPC
+    from fewshot_bench.adaptation import LDA as LDA
+    from fewshot_bench.adaptation import PTMAP as PTMAP
+    from fewshot_bench.adaptation import TIM as TIM
+    from fewshot_bench.adaptation import BaselinePlusPlus as BaselinePlusPlus
     from fewshot_bench.adaptation import Centroid as Centroid
+    from fewshot_bench.adaptation import Entropy as Entropy
     from fewshot_bench.adaptation import Finetune as Finetune
     from fewshot_bench.adaptation import FinetuneHead as FinetuneHead
+    from fewshot_bench.adaptation import KNearestNeighbours as KNearestNeighbours
+    from fewshot_bench.adaptation import LabelPropagation as LabelPropagation
+    from fewshot_bench.adaptation import LaplacianShot as LaplacianShot
     from fewshot_bench.adaptation import Logistic as Logistic
+    from fewshot_bench.adaptation import Matching as Matching
+    from fewshot_bench.adaptation import Ridge as Ridge
+    from fewshot_bench.adaptation import SupportVectorMachine as SupportVectorMachine
     from fewshot_bench.backbones import BackboneRequest as BackboneRequest
     from fewshot_bench.backbones import create_backbone as create_backbone
     from fewshot_bench.backbones import embed as embed
@@ -42,10 +55,23 @@ if TYPE_CHECKING:
 
 # Imported on first use: `import fewshot_bench` and `fewshot-bench --help` must not wait for torch.
 _ROOMS = {
+    "BDCSPN": "adaptation",
+    "BaselinePlusPlus": "adaptation",
     "Centroid": "adaptation",
+    "Entropy": "adaptation",
     "Finetune": "adaptation",
     "FinetuneHead": "adaptation",
+    "ILPC": "adaptation",
+    "KNearestNeighbours": "adaptation",
+    "LDA": "adaptation",
+    "LabelPropagation": "adaptation",
+    "LaplacianShot": "adaptation",
     "Logistic": "adaptation",
+    "Matching": "adaptation",
+    "PTMAP": "adaptation",
+    "Ridge": "adaptation",
+    "SupportVectorMachine": "adaptation",
+    "TIM": "adaptation",
     "BackboneRequest": "backbones",
     "create_backbone": "backbones",
     "embed": "backbones",

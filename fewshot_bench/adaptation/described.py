@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -46,8 +46,12 @@ class Description:
     hyper_parameters: tuple[HyperParameter, ...]
 
 
-def described(factory: Callable[..., Adaptation] | None) -> Description | None:
+def described(factory: Callable[..., Adaptation] | None, preset: Mapping[str, Any] | None = None) -> Description | None:
     """Describe an adaptation; None for what is no class of adaptations.
+
+    Args:
+        factory: its class.
+        preset: values that an alias fixes; they are shown as its defaults, and --choose leaves them alone.
 
     >>> from fewshot_bench.adaptation import Centroid
     >>> [(one.name, one.default) for one in described(Centroid).hyper_parameters]
@@ -55,16 +59,22 @@ def described(factory: Callable[..., Adaptation] | None) -> Description | None:
     """
     if not isinstance(factory, type) or not issubclass(factory, Adaptation):
         return None
-    meanings = meanings_of(factory)
+    meanings, fixed = meanings_of(factory), preset or {}
     grid = factory.grid if issubclass(factory, EmbeddingAdaptation) else {}
+    grid = {name: values for name, values in grid.items() if name not in fixed}
     shared = {field.name for field in fields(EmbeddingAdaptation)}
     hyper_parameters = [
-        HyperParameter(field.name, _default(field), meanings.get(field.name, ""), tuple(grid.get(field.name, ())))
+        HyperParameter(
+            field.name,
+            fixed.get(field.name, _default(field)),
+            meanings.get(field.name, ""),
+            tuple(grid.get(field.name, ())),
+        )
         for field in sorted(fields(factory), key=lambda field: field.name in shared)
         if field.name not in _NO_HYPER_PARAMETERS
     ]
     try:
-        plain = factory()
+        plain = factory(**fixed)
         kinds = (bool(plain.is_transductive), bool(plain.assumes_balanced_queries))
     except Exception:  # somebody's own class may need values, or be abstract
         kinds = (False, False)

@@ -19,22 +19,18 @@ AddressOption = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
-        help="Of a Ray cluster's head, or auto on a machine that is part of one. Default: start one.",
+        help="Address of a Ray cluster's head, or auto on a machine that is part of one. Default: start a cluster.",
     ),
 ]
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="Of --engine ray: how many. Default: as many as there is room for.")
-]
-CpusOption = Annotated[
-    int | None, typer.Option(min=1, help="Of --engine ray: cores, and threads, of a worker. Default: 1.")
-]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Ray workers. Default: as many as there is room for.")]
+CpusOption = Annotated[int | None, typer.Option(min=1, help="Cores and threads of each Ray worker. Default: 1.")]
 GpusOption = Annotated[
     float | None,
-    typer.Option(min=0, help="Of --engine ray: GPUs of a worker, e.g. 0.5. Default: 1 where the cluster has any."),
+    typer.Option(min=0, help="GPUs of each Ray worker, e.g. 0.5. Default: 1 where the cluster has any."),
 ]
 WaitOption = Annotated[
     float | None,
-    typer.Option(min=0, help="Of --engine ray: seconds to wait for a node with room for a worker. Default: 60."),
+    typer.Option(min=0, help="Seconds to wait for a Ray node with room for a worker. Default: 60."),
 ]
 
 RAY_OPTIONS = ("ray_address", "workers", "cpus_per_worker", "gpus_per_worker", "ray_wait")

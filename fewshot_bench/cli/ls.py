@@ -105,7 +105,7 @@ def _state(kind: str, entry: Any) -> dict[str, Any]:
 
     from fewshot_bench.adaptation.described import described
 
-    found = described(entry.factory)
+    found = described(entry.factory, entry.preset)
     return {} if found is None else asdict(found)
 
 

@@ -149,13 +149,15 @@ SamplerOption = Annotated[
 ]
 AlphaOption = Annotated[
     float | None,
-    typer.Option(help="Of the dirichlet sampler: the smaller, the less even are the queries. Default: 2."),
+    typer.Option(
+        help="Dirichlet concentration of --sampler dirichlet; smaller values make queries more uneven. Default: 2."
+    ),
 ]
 LeastWayOption = Annotated[
-    int | None, typer.Option(help="Of the varied sampler: ways from this to --way, each as likely. Default: 2.")
+    int | None, typer.Option(help="Fewest classes with --sampler varied; --way is the most. Default: 2.")
 ]
 LeastShotOption = Annotated[
-    int | None, typer.Option(help="Of the varied sampler: shots from this to the largest, each as likely. Default: 1.")
+    int | None, typer.Option(help="Fewest shots with --sampler varied; the largest of --shots is the most. Default: 1.")
 ]
 
 

@@ -77,7 +77,7 @@ def run(
         ),
     ] = None,
     base_epochs: Annotated[int | None, typer.Option(help="Epochs of that stage instead of the recipe's.")] = None,
-    base_batch: Annotated[int | None, typer.Option(help="Images per step of that stage, likewise.")] = None,
+    base_batch: Annotated[int | None, typer.Option(help="Batch size of that stage instead of the recipe's.")] = None,
     shots: Annotated[str, typer.Option(help="Labelled images per class, e.g. 1,5.")] = "1,5",
     way: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
     query: Annotated[int, typer.Option(help="Images per class to classify.")] = 15,
@@ -88,7 +88,7 @@ def run(
         float | None,
         typer.Option(help="Instead of --episodes: go on until every method's 95% CI is this narrow, ± points."),
     ] = None,
-    max_episodes: Annotated[int | None, typer.Option(help="Episodes per run at which --until-ci ends at last.")] = None,
+    max_episodes: Annotated[int | None, typer.Option(help="Most episodes per run with --until-ci.")] = None,
     runs: Annotated[int, typer.Option(help="Runs, each with episodes of its own; the disjoint sampler has one.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the episodes, and of a division by --split.")] = 0,
     sampler: SamplerOption = "standard",
@@ -122,7 +122,7 @@ def run(
     lambda_: Annotated[float, typer.Option("--lambda", help="Weight of the contrastive term.")] = 0.9,
     tau: Annotated[float, typer.Option(help="Temperature of the contrastive term.")] = 0.5,
     reading: Annotated[
-        str | None, typer.Option(help="Of ce+schane, Equation 4 of its paper: in or out. Default: in.")
+        str | None, typer.Option(help="How ce+schane reads Equation 4 of its paper: in or out. Default: in.")
     ] = None,
     tune: Annotated[
         str | None,
@@ -143,7 +143,8 @@ def run(
         ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Of finetune: float32, bf16, or float64 for checking. Default: float32.")
+        str | None,
+        typer.Option(help="Precision of finetune: float32, bf16, or float64 for checking. Default: float32."),
     ] = None,
     set_: Annotated[
         list[str] | None,

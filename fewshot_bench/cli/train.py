@@ -40,22 +40,26 @@ def train(
     optimizer: Annotated[
         str | None, typer.Option(help="adamw (weight decay decoupled) or adam (added to the gradient).")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="At its highest.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     schedule: Annotated[str | None, typer.Option(help="constant, cosine or one-cycle.")] = None,
-    warmup_epochs: Annotated[float | None, typer.Option(help="Of a constant or cosine schedule.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of weight matrices and filters.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="Before the linear head.")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="Of the cross-entropy.")] = None,
+    warmup_epochs: Annotated[
+        float | None, typer.Option(help="Epochs in which the learning rate rises, for a constant or cosine schedule.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay of weight matrices and filters.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Dropout before the linear head.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Label smoothing of the cross-entropy.")] = None,
     lambda_: Annotated[float | None, typer.Option("--lambda", help="Weight of the contrastive term.")] = None,
     tau: Annotated[float | None, typer.Option(help="Temperature of the contrastive term.")] = None,
     reading: Annotated[
-        str | None, typer.Option(help="Of ce+schane, Equation 4 of its paper: in or out. Default: in.")
+        str | None, typer.Option(help="How ce+schane reads Equation 4 of its paper: in or out. Default: in.")
     ] = None,
     augmentation: Annotated[str | None, typer.Option(help="auto, autoaugment, jitter, affine or none.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16 (autocast).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the first weights, the batches, the views and dropout.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the first weights, the batches, the views and dropout.")
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Of the CPU; the weights depend on it in their last bits.")
+        int | None, typer.Option(help="CPU threads; the last bits of the weights depend on their number.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     is_compiled: Annotated[

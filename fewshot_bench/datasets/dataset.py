@@ -46,6 +46,11 @@ class ImageSplit:
     dataset_fingerprint: str = ""
     image_names: NDArray[np.bytes_] | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"<ImageSplit: {self.name} of {self.dataset}, {len(self.images):,} images, {len(self.class_names)} classes>"
+        )
+
     def __post_init__(self) -> None:
         if not self.dataset_fingerprint:
             object.__setattr__(self, "dataset_fingerprint", self.fingerprint)

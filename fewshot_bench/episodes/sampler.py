@@ -34,6 +34,10 @@ class Episodes:
     numbers: NDArray[np.int64]
     images: NDArray[np.int32]
 
+    def __repr__(self) -> str:
+        task = f"{self.protocol.dataset} {self.way}-way {self.shot}-shot"
+        return f"<Episodes: {task}, {len(self.numbers):,} of run {self.run}>"
+
     @property
     def way(self) -> int:
         """N of these episodes."""

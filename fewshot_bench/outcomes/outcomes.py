@@ -25,6 +25,11 @@ class Outcomes:
     cell: Cell
     frame: pd.DataFrame
 
+    def __repr__(self) -> str:
+        protocol, accuracy = self.cell.protocol, 100 * self.frame["accuracy"].mean()
+        task = f"{protocol.dataset} {protocol.way}-way {protocol.shot}-shot"
+        return f"<Outcomes: {self.cell.method.marked_name}, {task}, {len(self.frame):,} episodes, {accuracy:.2f}%>"
+
     @property
     def accuracy(self) -> NDArray[np.float64]:
         """Fraction of the queries classified correctly, [E]."""

@@ -16,13 +16,13 @@ from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.report.short_names import shared_stages
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import BEST, HIGHEST, NOT_TESTED, NOTHING_SHOWN, ON_THIS_SPLIT, UNKNOWN
-from fewshot_bench.report.wording import CLAIMED_FLAG, CORRECTIONS, is_transductive, row_name, task_names
+from fewshot_bench.report.wording import BALANCED_FLAG, CLAIMED_FLAG, CORRECTIONS, is_transductive, row_name, task_names
 
 _MOST_NAMED = 5
 _FAILED = " failed"
 _AMONG = {
-    False: "among methods that classify each query alone",
-    True: "among transductive ones",
+    False: "among inductive methods",
+    True: "among transductive methods",
 }
 
 
@@ -205,7 +205,8 @@ def _reservations(top: Mapping[Any, Any]) -> str:
         (f" {flag.removesuffix(_FAILED)} of its episodes failed." for flag in flags if flag.endswith(_FAILED)), ""
     )
     is_claimed = str(top["sampler"]).startswith(CLAIMED_SAMPLER)
-    return failed + (f" {CLAIMED_FLAG[0].upper()}{CLAIMED_FLAG[1:]}." if is_claimed else "")
+    balanced = next((f" {top['brief']} {flag}." for flag in flags if flag.startswith(BALANCED_FLAG)), "")
+    return failed + balanced + (f" {CLAIMED_FLAG[0].upper()}{CLAIMED_FLAG[1:]}." if is_claimed else "")
 
 
 def _cost(top: Mapping[Any, Any], equals: Sequence[Mapping[Any, Any]]) -> str:

@@ -20,6 +20,7 @@ from fewshot_bench.report.best import answer_lines, answers
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import LETTER_COLUMNS, Claim
 from fewshot_bench.report.wording import (
+    BALANCED_FLAG,
     CLAIMED,
     TRANSDUCTIVE_NOTE,
     correction_words,
@@ -44,12 +45,14 @@ _WHERE = {
 }
 _ON_THIS_SPLIT = "on this split (these classes and images)"
 _ABSENT = "–"
+_BALANCED = "‡"
 _MIDRULE = "\\midrule\n"
 """Between inductive methods and transductive ones, and before published ones that follow such."""
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "†": r"$^\dagger$", _ABSENT: "--",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "†": r"$^\dagger$", _BALANCED: r"$^\ddagger$",
+    _ABSENT: "--",
     "\N{REPLACEMENT CHARACTER}": "?",
 }  # fmt: skip
 
@@ -148,7 +151,7 @@ def publication_table(
         for row in rows:
             is_measured = row["source"] == MEASURED
             is_best = is_measured and row[number] == best[is_transductive(row)][number]
-            entries.setdefault(row_name(row), {})[task] = Entry(
+            entries.setdefault(_table_name(row), {})[task] = Entry(
                 accuracy=float(row[number]),
                 half_widths=tuple(float(row[name]) for name in widths if _is_known(row[name])),
                 is_best=is_best,
@@ -161,6 +164,8 @@ def publication_table(
     caption = [_what_is_shown(groups, plus_minus, every), *_marks(groups, reach, claim, methods)]
     if any(entry.is_transductive for entry in every):
         caption.append(f"{TRANSDUCTIVE_NOTE[0].upper()}{TRANSDUCTIVE_NOTE[1:]}.")
+    if any(name.endswith(_BALANCED) for name in methods):
+        caption.append(f"{_BALANCED}: {BALANCED_FLAG}.")
     if frame["sampler"].str.startswith(CLAIMED_SAMPLER).any():
         caption.append(f"{CLAIMED[0].upper()}{CLAIMED[1:]}.")
     said = answer_lines(answers(frame), with_cost=False)
@@ -315,6 +320,11 @@ def _marks(
     if any(len(row) < len(groups) for row in methods.values()):
         sentences.append(f"{_ABSENT}: no result.")
     return sentences
+
+
+def _table_name(row: Mapping[Hashable, Any]) -> str:
+    """The method of a row as the table has it, with a mark where it assumes as many queries of every class."""
+    return row_name(row) + (_BALANCED if BALANCED_FLAG in str(row.get("flags") or "") else "")
 
 
 def _with_exceptions(found: Mapping[str, Sequence[str]]) -> str:

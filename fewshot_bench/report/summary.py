@@ -13,7 +13,7 @@ from fewshot_bench.report.flags import overlap_flag
 from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.report.task_scores import TaskScores, data_intervals_of
 from fewshot_bench.report.verdicts import Claim, against_the_best, beyond_text, corrected_claims, letters_of, verdict
-from fewshot_bench.report.wording import BASELINE_KINDS, CLAIMED_FLAG
+from fewshot_bench.report.wording import BALANCED_FLAG, BASELINE_KINDS, CLAIMED_FLAG
 from fewshot_bench.statistics import (
     Correction,
     DataInterval,
@@ -181,7 +181,7 @@ def _flags(cell: Cell, numbers: Mapping[str, Any], failed: int) -> list[str]:
         *([CLAIMED_FLAG] if cell.protocol.is_claimed else []),
         *([f"{failed:,} failed"] if failed else []),
         *(["transductive"] if cell.method.is_transductive else []),
-        *([f"assumes balanced queries{uneven}"] if cell.method.assumes_balanced_queries else []),
+        *([f"{BALANCED_FLAG}{uneven}"] if cell.method.assumes_balanced_queries else []),
         *([overlap] if overlap else []),
         *stopping,
     ]

@@ -11,6 +11,7 @@ from fewshot_bench.printable import printable
 from fewshot_bench.report.task_columns import task_columns
 
 CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
+BALANCED_FLAG = "assumes balanced queries"
 CLAIMED_FLAG = "episodes claimed, not verified"
 CLAIMED = "claimed: files say which episodes are the same; their identity is not verified"
 SIGNIFICANCE = 0.05

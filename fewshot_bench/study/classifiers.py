@@ -216,7 +216,8 @@ class ClassifierSource:
         try:
             return self._dataset.base
         except DatasetError as error:
-            raise DatasetError(f"{setting} needs embeddings of the base split: {error}") from error
+            instead = {"features=cl2": "features=l2", "covariance=base": "covariance=support"}[setting]
+            raise DatasetError(f"{setting} needs embeddings of the base split: {error} Use {instead}.") from error
 
     def _embedded(self, base: ImageSplit) -> NDArray[np.float32]:
         """Raw embeddings of the base split, [I, D]."""

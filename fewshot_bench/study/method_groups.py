@@ -41,7 +41,7 @@ def expanded(study: Study, dataset: Dataset | None = None) -> tuple[Study, tuple
             one: reason for one in members if one not in named and (reason := _why_not(study, one, dataset)) is not None
         }
         if members and len(why) == len(members):
-            raise StudyError(f"no adaptation of {name} can run here: {why[members[0]]}")
+            raise StudyError(f"none of the heads in '{name}' can run here: {why[members[0]]}")
         names |= dict.fromkeys(one for one in members if one not in why)
         left_out |= {one: f"{one} is left out of {name}: {reason}" for one, reason in why.items()}
         if not members:
@@ -58,15 +58,16 @@ def _why_not(study: Study, name: str, dataset: Dataset | None) -> str | None:
     if dataset is not None and "base" not in dataset.splits:
         needs = next((need for one in planned if (need := _need_of_base(one)) is not None), None)
         if needs is not None:
-            return f"it needs {needs} of the base split, and {dataset.name} has none."
+            setting, instead = needs
+            return f"{setting} needs a base split, which {dataset.name} does not have. Use {instead}."
     return None
 
 
-def _need_of_base(adaptation: object) -> str | None:
-    """What an adaptation needs of the base split."""
+def _need_of_base(adaptation: object) -> tuple[str, str] | None:
+    """The setting of an adaptation that needs the base split, and the one that does not."""
     if isinstance(adaptation, EmbeddingAdaptation):
         if adaptation.features == "cl2":
-            return "the mean embedding"
+            return "features=cl2", "features=l2"
         if adaptation.needs_base_covariance:
-            return "the covariance"
+            return "covariance=base", "covariance=support"
     return None

@@ -25,6 +25,7 @@ from fewshot_bench.study.known_names import GROUPS, OWN_NAMES
 from fewshot_bench.study.study import Study
 
 _OPTIONS_OF_THEIR_OWN = {"loss": "--loss", "lambda_": "--lambda", "tau": "--tau", "reading": "--reading"}
+_SIMPLEST = "centroid"
 
 
 def planned_adaptations(study: Study) -> list[Adaptation]:
@@ -146,7 +147,9 @@ def hyper_parameters_of(name: str) -> set[str]:
 
 
 def members_of(group: str) -> tuple[str, ...]:
-    """The adaptations of a group, sorted by name: those of this package that classify frozen embeddings.
+    """The adaptations of a group: those of this package that classify frozen embeddings.
+
+    The simplest comes first, since the first method of a study is its baseline; the others are sorted by name.
 
     Other packages' adaptations are named one by one. An alias is in no group, since its method is there already.
 
@@ -160,7 +163,7 @@ def members_of(group: str) -> tuple[str, ...]:
             kind = "all-transductive" if factory().is_transductive else "all-inductive"
             if group in (kind, "all") and not ADAPTATIONS[name].preset:
                 members.append(name)
-    return tuple(members)
+    return tuple(sorted(members, key=lambda name: name != _SIMPLEST))
 
 
 def _build(study: Study, hyper_parameters: dict[str, Any], name: str) -> Adaptation:

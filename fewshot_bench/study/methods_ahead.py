@@ -24,7 +24,7 @@ from fewshot_bench.study.stored_size import outcome_bytes
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.timed_method import ChunkTime, View
 
-_NO_IMAGES = "its images are not here"
+_NO_IMAGES = "once its images are here"
 
 
 class MethodsAhead:

@@ -10,7 +10,7 @@ from fewshot_bench.backbones import Backbone, BackboneRequest, model_of_hub
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.debugging import show_traceback
 from fewshot_bench.engine.engine import Engine
-from fewshot_bench.errors import StudyError
+from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import Progress
 from fewshot_bench.study.base_stage import (
@@ -64,6 +64,11 @@ class PlannedStage:
         """The backbone after the stage, trained unless its checkpoint is here."""
         if self.recipe is None:
             return self.backbone
+        if dataset.is_few_shot and "base" not in dataset.splits:
+            raise DatasetError(
+                f"{self.backbone.name} trains on a base split, which {dataset.name} does not have. "
+                "Use a pretrained network, e.g. --backbone efficientnet_lite0."
+            )
         return fine_tuned_on_base(
             self.backbone, dataset.base, self.recipe, device=engine.device, engine=engine, progress=progress
         )

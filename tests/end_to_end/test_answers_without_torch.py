@@ -80,7 +80,7 @@ def test_a_list_of_studies_is_without_torch(tmp_path):
         ("run quikstart", "no study called 'quikstart'. Did you mean quickstart?"),
         ("run missing.toml", "there is no file missing.toml"),
         ("run --dataset cifar-fss", "no dataset called 'cifar-fss'. Did you mean cifar-fs"),
-        ("run --adapt centriod", "no adaptation called 'centriod'. Did you mean centroid?"),
+        ("run --adapt centriod", "no adaptation called 'centriod'. Did you mean centroid or"),
         ("run --adapt centroid,centriod", "no adaptation called 'centriod'"),
         ("run --loss ce+shane", "no loss called 'ce+shane'. Did you mean ce+schane"),
         ("run --base-loss ce,ce+simclrr", "no loss called 'ce+simclrr'. Did you mean ce+simclr"),

@@ -29,9 +29,10 @@ def test_every_hyper_parameter_has_its_default_and_a_meaning(entry):
     assert {one["name"] for one in row["hyper_parameters"]} == expected
     for one in row["hyper_parameters"]:
         assert one["meaning"], f"{one['name']} of {entry.name} has no line in Attributes"
-        assert one["tried"] == list(getattr(entry.factory, "grid", {}).get(one["name"], ()))
+        tried = () if one["name"] in entry.preset else getattr(entry.factory, "grid", {}).get(one["name"], ())
+        assert one["tried"] == list(tried)
     defaults = {one["name"]: one["default"] for one in row["hyper_parameters"]}
-    assert defaults == {name: value for name, value in vars(entry.factory()).items() if name in expected}
+    assert defaults == {name: value for name, value in vars(entry.factory(**entry.preset)).items() if name in expected}
     assert row["is_transductive"] == entry.factory().is_transductive
     assert row["assumes_balanced_queries"] == entry.factory().assumes_balanced_queries
     assert row["family"]
@@ -45,6 +46,13 @@ def test_the_first_value_that_is_tried_is_the_default(entry):
         assert len(values) > 1
         for value in values:
             assert entry.factory(**{name: value})
+
+
+def test_an_alias_shows_what_it_fixes():
+    alone = " ".join(listed("simpleshot").split())
+    assert "metric=euclidean" in alone
+    assert "features=cl2" in alone
+    assert "--choose" not in alone
 
 
 def test_the_list_has_one_line_for_each_hyper_parameter_and_a_head_alone_has_all_of_it():

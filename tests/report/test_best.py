@@ -103,13 +103,13 @@ def test_inductive_and_transductive_methods_are_answered_apart(tmp_path):
     store = store_of(tmp_path, kinds, transductive=("tim", "pt-map"))
     inductive, transductive = answers(leaderboard(store))
     assert (inductive.best, transductive.best) == ("b", "pt-map")
-    assert inductive.sentence.startswith("Among methods that classify each query alone, b is the best (")
-    assert transductive.sentence.startswith("Among transductive ones, pt-map is the best (")
+    assert inductive.sentence.startswith("Among inductive methods, b is the best (")
+    assert transductive.sentence.startswith("Among transductive methods, pt-map is the best (")
 
 
 def test_a_kind_with_one_method_is_said_to_have_one(tmp_path):
     store = store_of(tmp_path, {"a": 0, "b": 9, "tim": 15}, transductive=("tim",))
-    assert sentences(store)[1].startswith("Among transductive ones, tim is the only one (")
+    assert sentences(store)[1].startswith("Among transductive methods, tim is the only one (")
 
 
 @pytest.mark.parametrize("names", [{"a": 0}, {"a": 0, "tim": 9}])

@@ -25,6 +25,7 @@ from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.checking import check_store
 from fewshot_bench.report import (
     SweptPoint,
+    answers,
     as_latex,
     as_markdown,
     compare,
@@ -266,6 +267,19 @@ def test_the_csv_is_one_table_with_inductive_methods_first_and_a_column(tmp_path
         assert same["method"].tolist()[3:] == [MAP, TIM]
         assert ["transductive" in str(flags) for flags in same["flags"]] == same["is_transductive"].tolist()
         assert not same["method"].str.contains("transductive").any()  # names are what `compare` takes
+
+
+def test_tables_of_papers_and_answers_say_which_method_assumes_balanced_queries(tmp_path):
+    store_both(tmp_path, datasets=("birds",))
+    frame = prepared(tmp_path)
+    markdown, latex = as_markdown(frame), as_latex(frame)
+    assert f"{MAP} (transductive)‡ |" in markdown
+    assert f"{TIM} (transductive) |" in markdown
+    assert "‡: assumes balanced queries." in markdown
+    assert rf"{MAP} (transductive)$^\ddagger$ &" in latex
+    assert r"$^\ddagger$: assumes balanced queries." in latex
+    (answer,) = [one for one in answers(frame) if one.is_transductive]
+    assert answer.sentence.endswith(" pt-map assumes balanced queries.")
 
 
 @pytest.mark.parametrize(

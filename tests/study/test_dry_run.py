@@ -140,7 +140,7 @@ def test_what_is_missing_is_said_for_each_study_and_the_others_are_looked_at(tmp
     ]  # fmt: skip
     assert "fc100 has not been imported." in ahead.missing[0]
     assert [(cell.task, cell.why) for cell in ahead.cells] == [
-        ("fc100 5-way 1-shot", "its images are not here"),
+        ("fc100 5-way 1-shot", "once its images are here"),
         ("toy 5-way 1-shot", "after training"),
         ("toy 5-way 1-shot", "after its weights are fetched"),
     ]

@@ -40,6 +40,22 @@ def test_a_group_is_all_heads_on_frozen_embeddings_of_its_kind():
     assert set(members_of("all-transductive")) == {name for name, is_transductive in heads.items() if is_transductive}
 
 
+def test_the_first_method_of_a_group_and_so_its_baseline_is_the_nearest_centroid():
+    for group in ("all", "all-inductive"):
+        first, *others = members_of(group)
+        assert first == "centroid"
+        assert others == sorted(others)
+
+
+def test_a_network_that_needs_a_base_split_is_refused_with_a_way_out_where_there_is_none(tmp_path, monkeypatch):
+    toy_sweeps.use(WITHOUT_BASE, monkeypatch)
+    study = toy_sweeps.study(
+        tmp_path, adaptations=("centroid",), base_losses=("ce",), losses=("ce",), hyper_parameters={}
+    )
+    with pytest.raises(StudyError, match=r"trains on a base split, which toy does not have\. Use a pretrained network"):
+        run_plan(StudyPlan.of_options(study, ["conv4_32"]))
+
+
 def test_what_is_named_beside_a_group_is_there_once():
     found, left_out = names("logistic", "all-inductive", "finetune")
     assert found[0] == "logistic"
@@ -56,11 +72,13 @@ def test_no_group_changes_nothing():
 def test_heads_that_need_the_base_split_are_left_out_where_there_is_none():
     everything = {"hyper_parameters": {"features": "cl2"}}
     assert "centroid" in names("all-inductive", dataset=DATASET, **everything)[0]
-    with pytest.raises(StudyError, match="no adaptation of all-inductive can run here: it needs the mean embedding of"):
+    with pytest.raises(
+        StudyError, match="none of the heads in 'all-inductive' can run here: features=cl2 needs a base split"
+    ):
         names("all-inductive", dataset=WITHOUT_BASE, **everything)
     found, left_out = names("centroid", "all-inductive", dataset=WITHOUT_BASE, **everything)
     assert found == ["centroid"], "what is named is not left out"
-    why = "it needs the mean embedding of the base split, and toy has none."
+    why = "features=cl2 needs a base split, which toy does not have. Use features=l2."
     assert f"logistic is left out of all-inductive: {why}" in left_out
 
 
@@ -93,11 +111,12 @@ def test_who_is_left_out_is_told_once_for_all_networks(tmp_path, monkeypatch):
     toy_sweeps.use(WITHOUT_BASE, monkeypatch)
     monkeypatch.setattr("fewshot_bench.study.methods.OWN_NAMES", {"adaptation": ("centroid", "logistic")})
     monkeypatch.setattr(
-        "fewshot_bench.study.method_groups._need_of_base", lambda one: "the mean" if one.name == "logistic" else None
+        "fewshot_bench.study.method_groups._need_of_base",
+        lambda one: ("C=2", "C=1") if one.name == "logistic" else None,
     )
     study = toy_sweeps.study(tmp_path, adaptations=("all",), losses=("ce",), hyper_parameters={})
     result = run_plan(StudyPlan.of_options(study, ["conv4_32", "conv4_64"]))
-    assert result.left_out == ["logistic is left out of all: it needs the mean of the base split, and toy has none."]
+    assert result.left_out == ["logistic is left out of all: C=2 needs a base split, which toy does not have. Use C=1."]
     assert [cell.method.name for cell in result.cells] == ["conv4_32/centroid", "conv4_64/centroid"]
 
 

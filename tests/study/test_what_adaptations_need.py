@@ -73,7 +73,9 @@ class TestTheCovarianceOfTheBaseSplit:
         _, source = source_of(tmp_path, without_base(toy))
         with pytest.raises(DatasetError, match="covariance=base needs embeddings of the base split: toy has no base"):
             source.recipe(LDA(covariance="base"))
-        with pytest.raises(DatasetError, match="features=cl2 needs embeddings of the base split: toy has no base"):
+        with pytest.raises(
+            DatasetError, match=r"features=cl2 needs embeddings of the base split: toy has no base.*Use features=l2"
+        ):
             source.recipe(Centroid(features="cl2"))
 
     def test_is_counted_by_a_dry_run(self, tmp_path, toy):
