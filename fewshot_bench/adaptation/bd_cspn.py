@@ -34,8 +34,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.adaptation.episode_graph import episode_gram
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.episode_graph import episode_grams
 from fewshot_bench.errors import ShapeError, StudyError
 
 Weighting = Literal["images", "classes"]
@@ -222,9 +222,10 @@ class BDCSPN(EmbeddingAdaptation):
         """Cosine of every query and every rectified prototype; see `EmbeddingAdaptation.scores`."""
         way, shot = support.shape[1:]
         parts = []
-        for (images,) in in_parts(_EPISODES_AT_ONCE, torch.cat([support.flatten(1), query], dim=1)):
+        images = torch.cat([support.flatten(1), query], dim=1)
+        for products in episode_grams(split, images, _EPISODES_AT_ONCE):
             rectified = rectified_prototypes(
-                episode_gram(split, images),
+                products,
                 way,
                 shot,
                 temperature=self.temperature,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.errors import ShapeError
 
 _BLOCKS = 8
 _FEW = 4
+_FAR = 1e30
 # Rounding errors of an inner product, in units of the last place of the largest squared norm.
 _ROUNDING = 16
 
 
-def episode_gram(split: EmbeddedSplit, images: Tensor) -> Tensor:
-    """Inner products of all images of each episode with each other.
+def episode_grams(split: EmbeddedSplit, images: Tensor, at_once: int) -> Iterator[Tensor]:
+    """Inner products of all images of each episode with each other, some episodes at a time.
 
     Looking numbers up in a large Gram matrix waits for memory. Blocks of rows look up what is right of the diagonal and
     copy the rest, which takes two thirds of the time of looking up everything.
@@ -23,21 +26,25 @@ def episode_gram(split: EmbeddedSplit, images: Tensor) -> Tensor:
     Args:
         split: embeddings of the split.
         images: image indices, [E, T].
+        at_once: most episodes at a time.
 
-    Returns:
-        [E, T, T].
+    Yields:
+        [E', T, T], valid until the next ones: fresh memory would take a third of the time again.
     """
-    if split.gram is None:
-        return split.products(images, images)
     count = images.shape[1]
-    products = split.embeddings.new_empty(len(images), count, count)
     height = -(-count // _BLOCKS)
-    for start in range(0, count, height):
-        end = min(start + height, count)
-        block = split.products(images[:, start:end], images[:, start:])
-        products[:, start:end, start:] = block
-        products[:, end:, start:end] = block[:, :, end - start :].transpose(1, 2)
-    return products
+    space = split.embeddings.new_empty(min(at_once, len(images)), count, count)
+    for (some,) in in_parts(at_once, images):
+        if split.gram is None:
+            yield split.products(some, some)
+            continue
+        products = space[: len(some)]
+        for start in range(0, count, height):
+            end = min(start + height, count)
+            block = split.products(some[:, start:end], some[:, start:])
+            products[:, start:end, start:] = block
+            products[:, end:, start:end] = block[:, :, end - start :].transpose(1, 2)
+        yield products
 
 
 def squared_distances(products: Tensor) -> Tensor:
@@ -80,28 +87,39 @@ def nearest_neighbours(products: Tensor, count: int) -> Tensor:
     count = min(count, products.shape[1] - 1)
     if count == 0:
         return torch.zeros_like(products)
-    norms = products.diagonal(dim1=1, dim2=2)
+    norms = products.diagonal(dim1=1, dim2=2).contiguous()
     # What a row has in common, its own norm, changes no order.
-    nearness = 2 * products - norms.unsqueeze(1)
+    nearness = torch.sub(products, norms.unsqueeze(1), alpha=0.5)
     nearness.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
-    slack = _ROUNDING * torch.finfo(products.dtype).eps * norms.amax(1).view(-1, 1, 1)
-    last = _largest(nearness, count)
+    slack = _ROUNDING / 2 * torch.finfo(products.dtype).eps * norms.amax(1).view(-1, 1, 1)
+    # In place, comparisons give numbers, which takes a sixth of the time of turning truth values into numbers.
+    neighbours = nearness.clone().ge_(_largest(nearness, count) - slack)
+    episodes, images = (neighbours.sum(2) != count).nonzero(as_tuple=True)
+    if len(episodes):
+        neighbours[episodes, images] = _with_shared_places(
+            nearness[episodes, images], slack.view(-1, 1)[episodes], count
+        )
+    return neighbours
+
+
+def _with_shared_places(nearness: Tensor, slack: Tensor, count: int) -> Tensor:
+    """The neighbours of images where several are equally far, up to the slack [R, 1], [R, T]."""
+    last = nearness.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
     is_nearer = nearness > last + slack
     is_last = (nearness >= last - slack) ^ is_nearer
-    places_left = count - is_nearer.sum(2, keepdim=True, dtype=products.dtype)
-    return is_nearer + is_last * (places_left / is_last.sum(2, keepdim=True, dtype=products.dtype))
+    places_left = count - is_nearer.sum(1, keepdim=True, dtype=nearness.dtype)
+    return is_nearer + is_last * (places_left / is_last.sum(1, keepdim=True, dtype=nearness.dtype))
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
-    """The `count`-th largest value of each row, [E, T, 1].
+    """The `count`-th largest value of each row, or a smaller one where values are equal, [E, T, 1].
 
-    Few maxima, one after the other, take a quarter of the time of `topk`. They pass over equal values at once; where
-    there are such, `topk` counts them.
+    Few maxima, one after the other, take a quarter of the time of `topk`. They pass over equal values at once.
     """
-    if count <= _FEW:
-        last = values.amax(2, keepdim=True)
-        for _ in range(count - 1):
-            last = values.masked_fill(values >= last, -torch.inf).amax(2, keepdim=True)
-        if bool(((values > last).sum(2) < count).all()):
-            return last
-    return values.topk(count, dim=2, sorted=False).values.amin(2, keepdim=True)
+    if count > _FEW:
+        return values.topk(count, dim=2, sorted=False).values.amin(2, keepdim=True)
+    last, left = values.amax(2, keepdim=True), values
+    for _ in range(count - 1):
+        left = torch.sub(left, values.clone().ge_(last), alpha=_FAR)
+        last = left.amax(2, keepdim=True)
+    return last

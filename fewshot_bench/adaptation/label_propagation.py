@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.adaptation.episode_graph import episode_gram, nearest_neighbours, squared_distances
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.episode_graph import episode_grams, nearest_neighbours, squared_distances
 from fewshot_bench.errors import ShapeError, StudyError
 
 _EPISODES_AT_ONCE = 32
@@ -131,8 +131,8 @@ class LabelPropagation(EmbeddingAdaptation):
         """Share of each class in the label of every query; see `EmbeddingAdaptation.scores`."""
         labels = torch.arange(support.shape[1], device=support.device).repeat_interleave(support.shape[2])
         parts = []
-        for images in in_parts(_EPISODES_AT_ONCE, torch.cat([support.flatten(1), query], dim=1)):
-            products = episode_gram(split, *images)
+        images = torch.cat([support.flatten(1), query], dim=1)
+        for products in episode_grams(split, images, _EPISODES_AT_ONCE):
             parts.append(propagated_labels(products, labels, alpha=self.alpha, gamma=self.gamma, knn=self.knn))
         return torch.cat(parts)
 

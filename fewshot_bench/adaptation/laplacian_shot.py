@@ -30,8 +30,8 @@ from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.bd_cspn import Shift, Weighting, check_rectification, rectified_prototypes
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.adaptation.episode_graph import episode_gram, nearest_neighbours
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.episode_graph import episode_grams, nearest_neighbours
 from fewshot_bench.errors import ShapeError, StudyError
 
 Prototypes = Literal["rectified", "mean"]
@@ -144,8 +144,8 @@ class LaplacianShot(EmbeddingAdaptation):
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Probabilities of every query; see `EmbeddingAdaptation.scores`."""
         parts = []
-        for images in in_parts(_EPISODES_AT_ONCE, torch.cat([support.flatten(1), query], dim=1)):
-            products = episode_gram(split, *images)
+        images = torch.cat([support.flatten(1), query], dim=1)
+        for products in episode_grams(split, images, _EPISODES_AT_ONCE):
             distances = self._distances(products, *support.shape[1:])
             of_queries = products[:, -query.shape[1] :, -query.shape[1] :]
             assignments = laplacian_assignments(

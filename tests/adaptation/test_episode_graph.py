@@ -6,7 +6,7 @@ from clustered_embeddings import clustered_split, drawn_episodes, support_and_qu
 from sklearn.neighbors import NearestNeighbors
 
 from fewshot_bench.adaptation import EmbeddedSplit
-from fewshot_bench.adaptation.episode_graph import episode_gram, nearest_neighbours, squared_distances
+from fewshot_bench.adaptation.episode_graph import episode_grams, nearest_neighbours, squared_distances
 from fewshot_bench.errors import ShapeError
 
 
@@ -18,14 +18,19 @@ def some_images(count=40, size=6, episodes=3, seed=0):
 def test_blocks_of_a_gram_matrix_give_every_product(count):
     split = clustered_split().with_features("l2").with_gram()
     images = torch.randint(0, split.images, (3, count), generator=torch.Generator().manual_seed(count))
-    products = episode_gram(split, images)
+    (products,) = episode_grams(split, images, 3)
     assert torch.equal(products, split.products(images, images))
 
 
 def test_products_are_the_same_with_and_without_a_gram_matrix():
     split = clustered_split().with_features("l2")
     _, query = support_and_query(drawn_episodes(4, shot=1))
-    torch.testing.assert_close(episode_gram(split, query), episode_gram(split.with_gram(), query))
+    several = zip(episode_grams(split, query, 3), episode_grams(split.with_gram(), query, 3), strict=True)
+    sizes = []
+    for computed, looked_up in several:
+        torch.testing.assert_close(computed, looked_up)
+        sizes.append(len(looked_up))
+    assert sizes == [3, 1]
 
 
 def test_squared_distances_are_those_of_cdist_and_never_negative():
@@ -90,4 +95,4 @@ def test_products_that_are_not_square_are_refused():
 def test_a_split_in_double_precision_stays_so():
     split = clustered_split()
     double = EmbeddedSplit(split.embeddings.double(), split.images).with_gram()
-    assert episode_gram(double, torch.tensor([[0, 1, 2]])).dtype == torch.float64
+    assert next(episode_grams(double, torch.tensor([[0, 1, 2]]), 1)).dtype == torch.float64
