@@ -245,3 +245,15 @@ def test_products_of_another_shape_are_refused(shape):
 
 def test_unit_embeddings_are_what_easyfsl_sees():
     assert torch.allclose(unit_split().embeddings, normalize(unit_split().embeddings, dim=1))
+
+
+@pytest.mark.parametrize("shot", [1, 3])
+def test_no_order_changes_so_much_as_a_rounding_error_of_alternating_updates(shot):
+    support, query = support_and_query(drawn_episodes(8, shot=shot))
+    alike = clustered_split().embeddings + 200  # cosines of nearly 1, as those of an untrained network
+    split = EmbeddedSplit(alike, len(alike)).with_features("l2")
+    expected = TIM(temperature=7.5).scores(split, support, query)
+    generator = torch.Generator().manual_seed(0)
+    queries, classes, images = (torch.randperm(count, generator=generator) for count in (query.shape[1], 5, shot))
+    reordered = TIM(temperature=7.5).scores(split, support[:, classes][:, :, images], query[:, queries])
+    assert torch.equal(reordered, expected[:, queries][:, :, classes])
