@@ -271,8 +271,9 @@ def alternating_information_maximisation(
         sharpened = sharpened - evening * sharpened.logsumexp(dim=2, keepdim=True)
         soft_labels[:, :, support:] = torch.softmax(sharpened, dim=1)
         probabilities = log_probabilities.exp()
-        mass = (soft_labels @ share).unsqueeze(2).clamp_min(torch.finfo(products.dtype).tiny)
-        kept = (probabilities @ share).unsqueeze(2)
+        # Row by row: one product with the vector for all episodes would round by their number.
+        mass = (soft_labels * share).sum(dim=2, keepdim=True).clamp_min(torch.finfo(products.dtype).tiny)
+        kept = (probabilities * share).sum(dim=2, keepdim=True)
         coefficients = ((soft_labels - probabilities) * share + kept * coefficients) / mass
         logits = _logits(coefficients, products, temperature)
     of_queries = logits[:, :, support:].transpose(1, 2)

@@ -7,6 +7,7 @@ from clustered_embeddings import IMAGES, clustered_split, drawn_episodes, suppor
 from torch.nn.functional import normalize
 
 from fewshot_bench.adaptation import TIM, EmbeddedSplit, alternating_information_maximisation
+from fewshot_bench.adaptation.embedded_split import in_parts
 from fewshot_bench.errors import ShapeError, StudyError
 
 EPISODES = 4
@@ -257,3 +258,16 @@ def test_no_order_changes_so_much_as_a_rounding_error_of_alternating_updates(sho
     queries, classes, images = (torch.randperm(count, generator=generator) for count in (query.shape[1], 5, shot))
     reordered = TIM(temperature=7.5).scores(split, support[:, classes][:, :, images], query[:, queries])
     assert torch.equal(reordered, expected[:, queries][:, :, classes])
+
+
+@pytest.mark.parametrize(("shot", "query"), [(1, 15), (5, 15)])
+def test_no_chunk_changes_so_much_as_a_rounding_error_of_alternating_updates(shot, query):
+    # 80 or 100 images: their products fill whole lines of the cache. Where they do not, matrix products may round by
+    # where they lie in memory.
+    support, query = support_and_query(drawn_episodes(8, shot=shot, query=query))
+    alike = clustered_split().embeddings + 200
+    split = EmbeddedSplit(alike, len(alike)).with_features("l2")
+    expected = TIM(temperature=7.5).scores(split, support, query)
+    for chunk in (1, 3):
+        parts = [TIM(temperature=7.5).scores(split, *some) for some in in_parts(chunk, support, query)]
+        assert torch.equal(torch.cat(parts), expected)
