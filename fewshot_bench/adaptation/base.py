@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field, fields, is_dataclass
@@ -80,6 +81,14 @@ class EmbeddingAdaptation(Adaptation):
         if self.choose not in get_args(Choose):
             known = ", ".join(get_args(Choose))
             raise StudyError(f"choose of {self.name} should be one of {known}, not {self.choose}.")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value is one.default:
+                continue
+            if one.type in ("bool", bool) and not isinstance(value, bool):
+                raise StudyError(f"{one.name} of {self.name} should be true or false, not {value!r}.")
+            if isinstance(value, float) and math.isinf(value):
+                raise StudyError(f"{one.name} of {self.name} should be finite, not {value}.")
 
     def hyper_parameters(self) -> dict[str, Any]:
         """Every hyper-parameter by name; of those that are chosen in each episode the values that are tried, as "grid".

@@ -134,7 +134,9 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         """Logits of queries [E, M] by heads that are trained on images [E, n] with labels [E, n], [E, M, N]."""
         episodes, count = images.shape
         products = split.products(images, torch.cat([images, queries], dim=1)).double()
-        products /= lengths[images].unsqueeze(2) * lengths[torch.cat([images, queries], dim=1)].unsqueeze(1)
+        # One after the other: the product of two tiny lengths is 0.
+        products /= lengths[images].unsqueeze(2)
+        products /= lengths[torch.cat([images, queries], dim=1)].unsqueeze(1)
         # Inner products of support images and first weights, all n + N of them.
         gram = products.new_empty(episodes, count + len(first), count + len(first))
         gram[:, :count, :count] = products[:, :, :count]

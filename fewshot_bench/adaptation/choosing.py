@@ -74,10 +74,36 @@ def alternatives(adaptation: EmbeddingAdaptation) -> list[EmbeddingAdaptation]:
     if math.prod(map(len, tried.values())) > MOST_COMBINATIONS:
         raise StudyError(f"{adaptation.name} can choose between {MOST_COMBINATIONS} combinations at most.")
     combinations = itertools.product(*tried.values())
-    return [
+    members = [
         replace(adaptation, choose="none", candidates=None, **dict(zip(tried, values, strict=True)))
         for values in combinations
     ]
+    for member in members:
+        _refuse_another_kind(adaptation, member)
+    return members
+
+
+_OF_THE_KIND = {
+    "augmented_views": "other augmented views",
+    "augmentation_of_views": "other augmented views",
+    "needs_base_covariance": "other statistics of the base split",
+}
+_CLAIMS = {"is_transductive": "transductive", "assumes_balanced_queries": "for balanced queries"}
+
+
+def _refuse_another_kind(adaptation: EmbeddingAdaptation, member: EmbeddingAdaptation) -> None:
+    """See that a value that is tried neither needs what is not there nor breaks what is said of the method.
+
+    Raises:
+        StudyError: it does.
+    """
+    advice = "Set that value without --choose."
+    for attribute, needs in _OF_THE_KIND.items():
+        if getattr(member, attribute) != getattr(adaptation, attribute):
+            raise StudyError(f"{adaptation.name} is given values to choose between that need {needs}. {advice}")
+    for attribute, kind in _CLAIMS.items():
+        if getattr(member, attribute) and not getattr(adaptation, attribute):
+            raise StudyError(f"{adaptation.name} is given values to choose between, and some make it {kind}. {advice}")
 
 
 def nothing_to_choose(name: str, grid: Mapping[str, tuple[Any, ...]]) -> str:

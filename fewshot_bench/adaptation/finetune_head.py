@@ -91,6 +91,7 @@ class FinetuneHead(EmbeddingAdaptation):
         self._expect(self.weight_decay >= 0, "weight_decay", "0 or more")
         self._expect(0 <= self.lambda_ <= 1, "lambda", "between 0 and 1")
         self._expect(self.tau > 0, "tau", "positive")
+        self._expect(self.scale > 0, "scale", "positive")
         is_number_of_views = self.views is None or (isinstance(self.views, int) and self.views >= 2)
         self._expect(is_number_of_views, "views", "a whole number of 2 or more")
         self._expect(not (self.head == "cosine" and self.start == "zero"), "start", "centroid for a cosine head")

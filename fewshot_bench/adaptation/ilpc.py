@@ -48,6 +48,7 @@ _SIMILARITY_POWER = 3
 # Cosines and losses closer than this are equal: float32 products tell no more.
 _SAME_COSINE = 1e-6
 _SAME_LOSS = 1e-6
+_SAME_LOGARITHM = 1e-6
 _LEAST_PROBABILITY = 1e-30
 _TOLERANCE = 1e-9
 
@@ -174,7 +175,10 @@ class _Rounds:
         spread = (labels @ spreading)[:, :, self.labelled :].clamp_min(0)
         sums = spread.sum(1, keepdim=True)
         spread = torch.where(sums > 0, spread / sums.clamp_min(1e-300), 1 / self.way)
-        affinities = self.settings.power * spread.clamp_min(_LEAST_PROBABILITY).log()
+        logarithms = spread.clamp_min(_LEAST_PROBABILITY).log()
+        # What is the same up to rounding is the same, or the places of a query and of a class would decide.
+        logarithms = (logarithms / _SAME_LOGARITHM).round() * _SAME_LOGARITHM
+        affinities = self.settings.power * logarithms
         if not self.settings.balanced:
             return torch.softmax(affinities, dim=1)
         left = (self.queries / self.way - labels[:, :, self.labelled :].sum(2)).clamp_min(0)

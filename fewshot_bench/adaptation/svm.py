@@ -123,7 +123,7 @@ def svm_in_span(
         if steps >= max_iterations:
             raise EmbeddingError(
                 f"the support vector machine did not reach a gap of {gap:g} in {max_iterations} steps for "
-                f"{len(active)} episodes. Use a smaller C, or a larger gap."
+                f"{len(active)} episodes. Use a smaller C, a larger gap, or features=l2."
             )
         for _ in range(min(_ITERATIONS_PER_CHECK, max_iterations - steps)):
             before = state.coefficients

@@ -161,10 +161,13 @@ class TIM(EmbeddingAdaptation):
         }
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """Every hyper-parameter of the solver, with the value that None stands for."""
+        """Every hyper-parameter of the solver, with the value that None stands for where it is the same throughout."""
         values = super().hyper_parameters()
-        values |= {name: published for name, published in self._published().items() if values[name] is None}
-        unused = _OF_DESCENT if values["solver"] == "adm" else ()
+        tried = self.tried if self.choose != "none" else {}
+        if tried.keys() & {"alpha", "solver"}:  # None stands for something else with each of them
+            return values
+        values |= {name: published for name, published in self._published().items() if values.get(name, 0) is None}
+        unused = _OF_DESCENT if self._solver == "adm" else ()
         return {name: value for name, value in values.items() if name not in unused}
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
@@ -174,14 +177,16 @@ class TIM(EmbeddingAdaptation):
         weights = {name: value for name, value in settings.items() if name.endswith("_weight")}
         steps = settings["steps"]
         if settings["solver"] == "adm":
-            images = torch.cat([support.flatten(1), query], dim=1)
+            images, queries, classes = _in_order(split, support, query)
             parts = [
                 alternating_information_maximisation(
                     split.products(some, some), way, shot, temperature=self.temperature, steps=steps, **weights
                 )
                 for (some,) in in_parts(_EPISODES_AT_ONCE, images)
             ]
-            return torch.cat(parts)
+            scores = torch.cat(parts)
+            scores = scores.gather(1, queries.unsqueeze(2).expand_as(scores))
+            return scores.gather(2, classes.unsqueeze(1).expand_as(scores))
         turn = Turn(slice(None), _Loss(way * shot, self.alpha, **weights))
         parts = []
         for features in placed_episodes(split, support, query, self.coordinates):
@@ -266,12 +271,34 @@ def alternating_information_maximisation(
         sharpened = sharpened - evening * sharpened.logsumexp(dim=2, keepdim=True)
         soft_labels[:, :, support:] = torch.softmax(sharpened, dim=1)
         probabilities = log_probabilities.exp()
-        mass = (soft_labels @ share).unsqueeze(2).clamp_min(torch.finfo(products.dtype).tiny)
-        kept = (probabilities @ share).unsqueeze(2)
+        # Row by row: one product with the vector for all episodes would round by their number.
+        mass = (soft_labels * share).sum(dim=2, keepdim=True).clamp_min(torch.finfo(products.dtype).tiny)
+        kept = (probabilities * share).sum(dim=2, keepdim=True)
         coefficients = ((soft_labels - probabilities) * share + kept * coefficients) / mass
         logits = _logits(coefficients, products, temperature)
     of_queries = logits[:, :, support:].transpose(1, 2)
     return of_queries - temperature / 2 * products.diagonal(dim1=1, dim2=2)[:, support:].unsqueeze(2)
+
+
+def _in_order(split: EmbeddedSplit, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The images of each episode in an order that what they show decides.
+
+    Where embeddings hardly differ, as those of an untrained network, the alternating updates make large differences of
+    rounding errors, in any precision. In one order there is one result.
+
+    Args:
+        split: whose embeddings put images in order.
+        support: image indices, [E, N, K].
+        query: image indices, [E, M].
+
+    Returns:
+        The images, support first, [E, N * K + M]; where each query went, [E, M], and where each class went, [E, N].
+    """
+    support = support.gather(2, split.order[support].argsort(dim=2))
+    classes = split.order[support[:, :, 0]].argsort(dim=1)
+    queries = split.order[query].argsort(dim=1)
+    ordered = support.gather(1, classes.unsqueeze(2).expand_as(support)).flatten(1)
+    return torch.cat([ordered, query.gather(1, queries)], dim=1), queries.argsort(dim=1), classes.argsort(dim=1)
 
 
 def _logits(coefficients: Tensor, products: Tensor, temperature: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from inspect import isabstract
@@ -188,7 +188,7 @@ def _build(study: Study, hyper_parameters: dict[str, Any], name: str) -> Adaptat
 
 
 def _refuse_what_is_no_number(adaptation: type[Adaptation], values: dict[str, Any], name: str) -> None:
-    """See that what is a number by default stays one, and a whole one whole.
+    """See that what is a number by default stays one, and a whole one whole; that what is true or false stays so.
 
     Raises:
         StudyError: it does not.
@@ -197,11 +197,24 @@ def _refuse_what_is_no_number(adaptation: type[Adaptation], values: dict[str, An
         if field.name not in values:
             continue
         value = values[field.name]
-        if field.type in ("float", float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+        kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+        if value is None and kind.endswith(" | None"):
+            continue
+        expected, is_right = _KINDS.get(kind.removesuffix(" | None"), ("", _anything))
+        if not is_right(value):
             several = " Several values are tried with --choose." if several_values(value) is not None else ""
-            raise StudyError(f"{field.name} of {name} should be a number, not {value!r}.{several}")
-        if field.type in ("int", int) and type(value) is not int:
-            raise StudyError(f"{field.name} of {name} should be a whole number, not {value!r}.")
+            raise StudyError(f"{field.name} of {name} should be {expected}, not {value!r}.{several}")
+
+
+def _anything(value: object) -> bool:
+    return True
+
+
+_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "float": ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    "int": ("a whole number", lambda value: type(value) is int),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+}
 
 
 def method_name(backbone: str, backbone_settings: dict[str, Any], base: str, adaptation: Adaptation) -> str:

@@ -10,7 +10,16 @@ import pytest
 import torch
 from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 
-from fewshot_bench.adaptation import BDCSPN, Centroid, EmbeddedSplit, EmbeddingAdaptation, FinetuneHead, Logistic
+from fewshot_bench.adaptation import (
+    BDCSPN,
+    LDA,
+    TIM,
+    Centroid,
+    EmbeddedSplit,
+    EmbeddingAdaptation,
+    FinetuneHead,
+    Logistic,
+)
 from fewshot_bench.adaptation.choosing import (
     alternatives,
     floats_per_episode,
@@ -314,3 +323,52 @@ def test_memory_and_products_count_folds_and_values():
     assert products_per_episode(BDCSPN(), 5, 5, 15) == 100 * 100
     assert products_per_episode(replace(plain, choose="ensemble"), 5, 5, 15) == 4 * 25 * 100
     assert products_per_episode(chosen, 5, 5, 15) == 25 * 100 + 4 * 5 * 20 * 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sometimes(EmbeddingAdaptation):
+    """Nearest centroid that looks at all queries where it is told to."""
+
+    name: ClassVar[str] = "sometimes"
+    grid: ClassVar = {"together": (False, True)}
+    together: bool = False
+
+    @property
+    def is_transductive(self):
+        return self.together
+
+    def scores(self, split, support, query):
+        return Centroid().scores(split, support, query)
+
+
+@pytest.mark.parametrize("choose", ["support-cv", "ensemble"])
+@pytest.mark.parametrize(
+    ("adaptation", "sentence"),
+    [
+        (Logistic(candidates={"views": (0, 5)}), "other augmented views"),
+        (Logistic(views=5, candidates={"augmentation": ("jitter", "auto")}), "other augmented views"),
+        (LDA(candidates={"covariance": ("support", "base")}), "other statistics of the base split"),
+        (Sometimes(), "some make it transductive"),
+    ],
+)
+def test_no_value_that_is_tried_makes_another_kind_of_method(adaptation, sentence, choose):
+    with pytest.raises(StudyError, match=sentence):
+        alternatives(replace(adaptation, choose=choose))
+
+
+def test_what_always_looks_at_all_queries_may_choose():
+    assert len(alternatives(BDCSPN(choose="support-cv"))) == 3
+    assert len(alternatives(Sometimes(together=True, choose="ensemble", candidates={"together": (True, False)}))) == 2
+
+
+@pytest.mark.parametrize("name", ["solver", "steps", "alpha", "cross_entropy_weight", "conditional_entropy_weight"])
+def test_a_record_says_nothing_fixed_of_what_depends_on_the_value_that_is_tried(name):
+    values = {"solver": ("adm", "gd"), "steps": (5, 9), "alpha": (1.0, 2.0)}.get(name, (0.1, 0.5))
+    recorded = TIM(choose="ensemble", candidates={name: values}).hyper_parameters()
+    assert recorded["grid"] == {name: list(values)}
+    assert name not in recorded
+    depends = name in ("solver", "alpha")
+    assert [recorded.get("solver", "tried"), recorded.get("steps", "tried")] == [
+        "tried" if name == "solver" else None if depends else "adm",
+        "tried" if name == "steps" else None if depends else 150,
+    ]

@@ -152,6 +152,16 @@ def test_identical_images_give_finite_scores(adaptation, shot):
 
 
 @every_adaptation
+@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("shot", [1, 3])
+def test_images_whose_embedding_is_zero_give_finite_scores(adaptation, shot, share):
+    support, query = support_and_query(drawn_episodes(3, shot=shot))
+    is_zero = torch.rand(SPLIT.images, generator=torch.Generator().manual_seed(0)).repeat(3) < share
+    split = as_wanted(EmbeddedSplit(SPLIT.embeddings.masked_fill(is_zero.unsqueeze(1), 0), SPLIT.images), adaptation)
+    assert torch.isfinite(adaptation.scores(split, support, query)).all()
+
+
+@every_adaptation
 def test_a_support_image_twice_gives_finite_scores(adaptation):
     support, query = support_and_query(drawn_episodes(3, shot=3))
     support[:, :, 1] = support[:, :, 0]

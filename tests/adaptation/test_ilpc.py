@@ -220,3 +220,13 @@ def test_every_class_receives_about_as_many_queries_unless_it_is_told_otherwise(
 def test_hyper_parameters_out_of_range_are_refused(settings, said):
     with pytest.raises(StudyError, match=said):
         ILPC(**settings)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize(("way", "shot", "queries"), [(5, 1, 75), (5, 3, 40), (2, 1, 30)])
+def test_queries_that_look_the_same_get_the_same_class(way, shot, queries, balanced):
+    split = EmbeddedSplit(torch.full((way * shot + queries, 8), 0.5), way * shot + queries).with_features("l2")
+    support, query = torch.arange(way * shot).view(1, way, shot), torch.arange(way * shot, len(split.embeddings))
+    adaptation = ILPC(features="l2", centering="none", balanced=balanced, neighbours=5, cleaning_steps=20)
+    predicted = adaptation.scores(split, support, query.unsqueeze(0)).argmax(-1)
+    assert (predicted == predicted[0, 0]).all()

@@ -7,6 +7,7 @@ from clustered_embeddings import IMAGES, clustered_split, drawn_episodes, suppor
 from torch.nn.functional import normalize
 
 from fewshot_bench.adaptation import TIM, EmbeddedSplit, alternating_information_maximisation
+from fewshot_bench.adaptation.embedded_split import in_parts
 from fewshot_bench.errors import ShapeError, StudyError
 
 EPISODES = 4
@@ -245,3 +246,36 @@ def test_products_of_another_shape_are_refused(shape):
 
 def test_unit_embeddings_are_what_easyfsl_sees():
     assert torch.allclose(unit_split().embeddings, normalize(unit_split().embeddings, dim=1))
+
+
+@pytest.mark.parametrize("shot", [1, 3])
+def test_no_order_changes_so_much_as_a_rounding_error_of_alternating_updates(shot):
+    support, query = support_and_query(drawn_episodes(8, shot=shot))
+    alike = clustered_split().embeddings + 200  # cosines of nearly 1, as those of an untrained network
+    split = EmbeddedSplit(alike, len(alike)).with_features("l2")
+    expected = TIM(temperature=7.5).scores(split, support, query)
+    generator = torch.Generator().manual_seed(0)
+    queries, classes, images = (torch.randperm(count, generator=generator) for count in (query.shape[1], 5, shot))
+    reordered = TIM(temperature=7.5).scores(split, support[:, classes][:, :, images], query[:, queries])
+    assert torch.equal(reordered, expected[:, queries][:, :, classes])
+
+
+@pytest.fixture
+def one_thread():
+    """Several threads divide a batch of matrix products by its size, and round by how they do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("shot", "query"), [(1, 15), (5, 15)])
+def test_no_chunk_changes_so_much_as_a_rounding_error_of_alternating_updates(shot, query):
+    support, query = support_and_query(drawn_episodes(8, shot=shot, query=query))
+    alike = clustered_split().embeddings + 200
+    split = EmbeddedSplit(alike, len(alike)).with_features("l2")
+    expected = TIM(temperature=7.5).scores(split, support, query)
+    for chunk in (1, 3):
+        parts = [TIM(temperature=7.5).scores(split, *some) for some in in_parts(chunk, support, query)]
+        assert torch.equal(torch.cat(parts), expected)

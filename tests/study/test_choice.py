@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
+
 import pytest
 import toy_sweeps
 
 from fewshot_bench import run_study
-from fewshot_bench.adaptation import Centroid, Finetune, FinetuneHead, Logistic
+from fewshot_bench.adaptation import ADAPTATIONS, Centroid, Finetune, FinetuneHead, Logistic
 from fewshot_bench.audit.record import recorded_study
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes.cell import MethodCard
 from fewshot_bench.study import Axis, Grid, Study, plan_of_file
+from fewshot_bench.study.known_names import OWN_NAMES
 from fewshot_bench.study.methods import method_name, planned_adaptations
 from fewshot_bench.study.overrides import Override
 from fewshot_bench.study.provenance import study_record
@@ -76,6 +80,9 @@ def test_different_choices_are_different_methods():
         (("finetune",), {}, "finetune does not work on frozen embeddings"),
         (("logistic",), {"hyper_parameters": {"C": "1,big"}}, "C of logistic should be a number, not 'big'"),
         (("logistic",), {"hyper_parameters": {"C": "1,-1"}}, "C of logistic should be positive"),
+        (("logistic",), {"hyper_parameters": {"views": "0,5"}}, "other augmented views"),
+        (("ilpc",), {"hyper_parameters": {"balanced": "true,perhaps"}}, "balanced of ilpc should be true or false"),
+        (("pt-map",), {"hyper_parameters": {"alpha": "0.2,most"}}, "alpha of pt-map should be a number, not 'most'"),
         (("logistic",), {"hyper_parameters": {"choose": "ensemble"}}, "use --choose instead"),
         (("logistic",), {"hyper_parameters": {"candidates": "1,2"}}, "has a hyper-parameter 'candidates'"),
     ],
@@ -133,3 +140,18 @@ def test_nothing_is_both_swept_and_chosen(tmp_path):
 def test_a_sweep_takes_no_group(tmp_path):
     with pytest.raises(StudyError, match="a sweep varies the settings of one method, and all means several"):
         toy_sweeps.planned(tmp_path, adaptations=("all",), hyper_parameters={})
+
+
+@pytest.mark.parametrize("name", OWN_NAMES["adaptation"])
+def test_no_hyper_parameter_takes_what_is_not_of_its_kind(name):
+    adaptation = ADAPTATIONS[name].factory
+    own = {"loss", "lambda_", "tau", "reading", "choose", "candidates"}
+    wrong = {"bool": ["False", "None", 0, math.nan], "float": ["much", True, [1.0], math.nan, math.inf, -math.inf]}
+    wrong |= {"int": ["many", True, 1.5, [1], math.nan, math.inf]}
+    tried = 0
+    for field in fields(adaptation):
+        for value in wrong.get(str(field.type).removesuffix(" | None"), []) if field.name not in own else []:
+            with pytest.raises(StudyError, match=rf"{field.name.rstrip('_')}\b"):
+                planned(name, hyper_parameters={field.name: value})
+            tried += 1
+    assert tried or name in ("centroid", "simpleshot")
