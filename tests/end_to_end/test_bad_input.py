@@ -15,7 +15,7 @@ BAD = {
     "unknown dataset": (["run", "--dataset", "glyps"], "no dataset called 'glyps'. Did you mean glyphs?"),
     "unknown backbone": (["run", "--backbone", "conv5_32"], "Did you mean conv4_32"),
     "unknown timm model": (["run", "--backbone", "timm:resnet19"], "no timm model called 'resnet19'"),
-    "unknown adaptation": (["run", "--adapt", "centriod"], "Did you mean centroid?"),
+    "unknown adaptation": (["run", "--adapt", "centriod"], "Did you mean centroid or entropy?"),
     "unknown loss": (["run", "--base-loss", "schane"], "no loss called 'schane'. Did you mean ce+schane"),
     "unknown split": (
         ["run", "--split", "tset"],

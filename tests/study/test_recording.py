@@ -17,7 +17,7 @@ SMALL = {"device": "cpu", "episodes": 2, "runs": 1, "base_epochs": 1, "base_batc
 def test_every_planned_cell_becomes_the_stored_one_of_its_name(tmp_path, monkeypatch):
     def untrained(network, split, recipe, **_):
         torch.nn.init.uniform_(next(network.parameters()), 0, 1 if recipe.loss == "ce" else 2)
-        return SimpleNamespace(backbone=network, history=[])
+        return SimpleNamespace(backbone=network, head=torch.nn.Linear(1600, 64), history=[])
 
     monkeypatch.setattr("fewshot_bench.study.base_stage.train_on_base", untrained)
     study = Study(results=tmp_path, adaptations=("centroid", "logistic"), **SMALL)

@@ -128,7 +128,7 @@ WRONG = {
         "line 2: methods should be a list, not {'backbone': 'x'}."
     ),
     "fractions = [0.5, 0.5]": "line 1: fractions has another number of values than it takes.",
-    "adaptations = ['centriod']": "line 1: there is no adaptation called 'centriod'. Did you mean centroid?",
+    "adaptations = ['centriod']": "line 1: there is no adaptation called 'centriod'. Did you mean centroid or entropy?",
     "\n[[methods]]\nbase_losses = ['ce',\n 'ce+shane']": (
         "line 4: there is no loss called 'ce+shane'. Did you mean ce+schane"
     ),
