@@ -42,6 +42,7 @@ Weighting = Literal["images", "classes"]
 Shift = Literal["everywhere", "prototypes", "nowhere"]
 
 _EPISODES_AT_ONCE = 64
+_ROUNDING = 16  # units in the last place of a cosine
 
 
 @dataclass(frozen=True)
@@ -150,19 +151,21 @@ def _cosines(products: Tensor, prototypes: Tensor, images: Tensor) -> Tensor:
 def _members(cosines: Tensor, shot: int, temperature: float, pseudo_labels: int) -> Tensor:
     """How much of each image belongs to each class, [E, N, T]; classes that tie for a query share it.
 
-    Queries that tie for the last place among the most confident ones of a class are all in.
+    Queries that tie for the last place among the most confident ones of a class are all in. What differs by rounding
+    alone is a tie: rounding depends on where a query stands, and queries stand by class.
     """
+    rounding = _ROUNDING * torch.finfo(cosines.dtype).eps
     way, images = cosines.shape[1], cosines.shape[1] * shot
     members = torch.empty_like(cosines)
     labels = torch.arange(way, device=cosines.device).repeat_interleave(shot)
     members[:, :, :images] = one_hot(labels, way).T
     of_queries = cosines[:, :, images:]
-    is_nearest = (of_queries == of_queries.amax(1, keepdim=True)).to(cosines.dtype)
+    is_nearest = (of_queries >= of_queries.amax(1, keepdim=True) - rounding).to(cosines.dtype)
     members[:, :, images:] = is_nearest / is_nearest.sum(1, keepdim=True)
     if 0 < pseudo_labels < of_queries.shape[2]:
         confidences = torch.softmax(temperature * of_queries, dim=1) * is_nearest
         last = confidences.topk(pseudo_labels, dim=2).values[:, :, -1:]
-        members[:, :, images:] *= confidences >= last
+        members[:, :, images:] *= confidences >= last - rounding
     return members
 
 

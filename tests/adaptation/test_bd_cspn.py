@@ -176,3 +176,15 @@ def test_products_that_do_not_fit_are_refused():
 def test_settings_out_of_range_are_refused(settings, sentence):
     with pytest.raises(StudyError, match=sentence):
         BDCSPN(**settings)
+
+
+@pytest.mark.parametrize("weighting", ["images", "classes"])
+@pytest.mark.parametrize("pseudo_labels", [0, 8])
+def test_identical_queries_are_told_apart_by_chance_alone(weighting, pseudo_labels):
+    split = clustered_split()
+    same = EmbeddedSplit(split.embeddings[:1].expand(split.images, -1).clone(), split.images).with_features("l2")
+    support, query = support_and_query(drawn_episodes(40, way=3, shot=3, query=15))
+    scores = BDCSPN(weighting=weighting, pseudo_labels=pseudo_labels).scores(same, support, query)
+    truth = torch.arange(3).repeat_interleave(15)
+    right = (scores.argmax(-1) == truth).float().mean()
+    torch.testing.assert_close(right, torch.tensor(1 / 3), rtol=0, atol=0.1)
