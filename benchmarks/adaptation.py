@@ -65,7 +65,6 @@ class Race:
         settings: hyper-parameters.
         reference: name of the other implementation; empty where there is none.
         answer: what it does with one episode.
-        raw: whether it transforms the features itself.
         shots: at which it can run.
         known: episodes/s of an implementation that is not here, by shots.
     """
@@ -75,7 +74,6 @@ class Race:
     settings: dict[str, Any] = field(default_factory=dict)
     reference: str = ""
     answer: Answer | None = None
-    raw: bool = False
     shots: tuple[int, ...] = (1, 5)
     known: dict[int, float] = field(default_factory=dict)
 
@@ -94,7 +92,14 @@ def races() -> list[Race]:
         Race("ridge", "ridge", {}, "scikit-learn RidgeClassifier", _sklearn_ridge),
         Race("svm", "svm", {}, "scikit-learn LinearSVC, Crammer and Singer", _sklearn_svm),
         Race("knn", "knn", {}, "scikit-learn KNeighborsClassifier", _sklearn_neighbours),
-        Race("lda", "lda", {}, "scikit-learn LinearDiscriminantAnalysis", _sklearn_lda, shots=(5,)),
+        Race(
+            "lda",
+            "lda, shrinkage 0.5",
+            {"shrinkage": 0.5},
+            "scikit-learn LinearDiscriminantAnalysis",
+            _sklearn_lda,
+            shots=(5,),
+        ),
         Race("matching", "matching", {}),
         Race(
             "finetune-head",
@@ -104,8 +109,20 @@ def races() -> list[Race]:
             _easyfsl(easyfsl.Finetune, fine_tuning_steps=200),
         ),
         Race("baseline++", "baseline++", {}),
-        Race("bd-cspn", "bd-cspn", {}, "easyfsl BDCSPN", _easyfsl(easyfsl.BDCSPN)),
-        Race("laplacian-shot", "laplacian-shot", {}, "easyfsl LaplacianShot", _easyfsl(easyfsl.LaplacianShot)),
+        Race(
+            "bd-cspn",
+            "bd-cspn, settings of easyfsl",
+            {"temperature": 1.0, "weighting": "images", "shift": "prototypes"},
+            "easyfsl BDCSPN",
+            _easyfsl(easyfsl.BDCSPN),
+        ),
+        Race(
+            "laplacian-shot",
+            "laplacian-shot, settings of easyfsl",
+            {"laplacian_weight": 0.7, "knn": 2, "weighting": "images", "temperature": 1.0, "shift": "prototypes"},
+            "easyfsl LaplacianShot",
+            _easyfsl(easyfsl.LaplacianShot),
+        ),
         Race("label-propagation", "label-propagation", {}, "scikit-learn LabelSpreading", _sklearn_spreading),
         Race(
             "tim",
@@ -122,8 +139,20 @@ def races() -> list[Race]:
             _easyfsl(easyfsl.TIM, fine_tuning_steps=50),
         ),
         Race("tim", "tim, ADM, 150 iterations", {}, known={1: 12.9, 5: 10.1}),
-        Race("entropy", "entropy", {}, "easyfsl TransductiveFinetuning", _easyfsl(easyfsl.TransductiveFinetuning)),
-        Race("pt-map", "pt-map", {}, "easyfsl PTMAP", _easyfsl(easyfsl.PTMAP), raw=True),
+        Race(
+            "entropy",
+            "entropy, settings of easyfsl",
+            {"head": "distance", "updates": "joint", "temperature": 1.0},
+            "easyfsl TransductiveFinetuning",
+            _easyfsl(easyfsl.TransductiveFinetuning),
+        ),
+        Race(
+            "pt-map",
+            "pt-map, settings of easyfsl",
+            {"centering": "none", "alpha": 0.2, "steps": 10},
+            "easyfsl PTMAP",
+            _easyfsl(easyfsl.PTMAP, power_factor=1.0),  # its features have had their power transform
+        ),
         Race("ilpc", "ilpc", {}),
     ]
 
@@ -303,7 +332,7 @@ def _run(race: Race, splits: Splits, episodes: Episodes, arguments: argparse.Nam
         f"{race.label}, Gram matrix": lambda some: classify(adaptation, with_gram, some),
     }
     if race.answer is not None:
-        answer, split = race.answer, splits.raw if race.raw else plain
+        answer, split = race.answer, plain
         contenders[race.reference] = lambda some: _one_by_one(answer, split, some)
     counts = {label: _count(predict, episodes, arguments.seconds) for label, predict in contenders.items()}
     times: dict[str, list[float]] = {label: [] for label in contenders}

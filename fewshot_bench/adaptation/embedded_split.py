@@ -176,11 +176,7 @@ class EmbeddedSplit:
         for images, part in in_parts(at_once, gathered, products):
             found = torch.index_select(self.embeddings, 0, images.reshape(-1), out=space[: images.numel()])
             found = found.view(*images.shape, size)
-            if begins_with_rows and many == others and found.device.type == "cpu":
-                # numpy sees that a product is symmetric and computes one half of it.
-                np.matmul(found.numpy(), found.transpose(1, 2).numpy(), out=part.numpy())
-            else:
-                torch.bmm(found[:, :many], found[:, -others:].transpose(1, 2), out=part)
+            torch.bmm(found[:, :many], found[:, -others:].transpose(1, 2), out=part)
         return products
 
 
