@@ -25,8 +25,11 @@ def expanded(study: Study, dataset: Dataset | None = None) -> tuple[Study, tuple
         The study, and for each member that is left out why, in one sentence.
 
     Raises:
-        StudyError: no member of a group can run.
+        StudyError: no member of a group can run, or what is named needs a base split that is not there.
     """
+    for name in study.adaptations:
+        if name not in GROUPS and (reason := _lacks_base(study, name, dataset)) is not None:
+            raise StudyError(f"{name} cannot run: {reason}")
     if not any(name in GROUPS for name in study.adaptations):
         return study, ()
     names: dict[str, None] = {}
@@ -52,15 +55,21 @@ def expanded(study: Study, dataset: Dataset | None = None) -> tuple[Study, tuple
 def _why_not(study: Study, name: str, dataset: Dataset | None) -> str | None:
     """Why an adaptation cannot run in a study, in one sentence; None where it can as far as is known."""
     try:
-        planned = adaptations_of(study, name)
+        adaptations_of(study, name)
     except OneShotError as error:
         return str(error)
-    if dataset is not None and "base" not in dataset.splits:
-        needs = next((need for one in planned if (need := _need_of_base(one)) is not None), None)
-        if needs is not None:
-            setting, instead = needs
-            return f"{setting} needs a base split, which {dataset.name} does not have. Use {instead}."
-    return None
+    return _lacks_base(study, name, dataset)
+
+
+def _lacks_base(study: Study, name: str, dataset: Dataset | None) -> str | None:
+    """What an adaptation needs of a base split that a dataset does not have, in one sentence."""
+    if dataset is None or "base" in dataset.splits:
+        return None
+    needs = next((need for one in adaptations_of(study, name) if (need := _need_of_base(one)) is not None), None)
+    if needs is None:
+        return None
+    setting, instead = needs
+    return f"{setting} needs a base split, which {dataset.name} does not have. Use {instead}."
 
 
 def _need_of_base(adaptation: object) -> tuple[str, str] | None:

@@ -76,10 +76,16 @@ def test_heads_that_need_the_base_split_are_left_out_where_there_is_none():
         StudyError, match="none of the heads in 'all-inductive' can run here: features=cl2 needs a base split"
     ):
         names("all-inductive", dataset=WITHOUT_BASE, **everything)
-    found, left_out = names("centroid", "all-inductive", dataset=WITHOUT_BASE, **everything)
-    assert found == ["centroid"], "what is named is not left out"
-    why = "features=cl2 needs a base split, which toy does not have. Use features=l2."
-    assert f"logistic is left out of all-inductive: {why}" in left_out
+    with pytest.raises(
+        StudyError, match="centroid cannot run: features=cl2 needs a base split, which toy does not have"
+    ):
+        names("centroid", "all-inductive", dataset=WITHOUT_BASE, **everything)
+    found, left_out = names("all-inductive", dataset=WITHOUT_BASE, hyper_parameters={"covariance": "base"})
+    assert "lda" not in found
+    assert left_out == (
+        "lda is left out of all-inductive: covariance=base needs a base split, which toy does not have. "
+        "Use covariance=support.",
+    )
 
 
 def test_at_one_shot_cross_validation_leaves_out_what_would_choose(monkeypatch):

@@ -78,6 +78,13 @@ class TestTheCovarianceOfTheBaseSplit:
         ):
             source.recipe(Centroid(features="cl2"))
 
+    @pytest.mark.parametrize("named", [SIMPLESHOT, CENTROID, BASE], ids=["simpleshot", "centroid", "lda"])
+    def test_is_missed_before_anything_is_computed(self, named, tmp_path, toy, monkeypatch):
+        toy_sweeps.use(without_base(toy), monkeypatch)
+        with pytest.raises(StudyError, match=r"cannot run: .* needs a base split, which toy does not have\. Use "):
+            run_study(toy_sweeps.study(tmp_path, **named))
+        assert OutcomeStore(tmp_path / "outcomes").cells() == []
+
     def test_is_counted_by_a_dry_run(self, tmp_path, toy):
         plan = StudyPlan(
             name="toy", studies=(toy_sweeps.study(tmp_path, **BASE),), places=("study.toml",), baselines={}
