@@ -82,10 +82,10 @@ def test_heads_that_need_the_base_split_are_left_out_where_there_is_none():
         names("centroid", "all-inductive", dataset=WITHOUT_BASE, **everything)
     found, left_out = names("all-inductive", dataset=WITHOUT_BASE, hyper_parameters={"covariance": "base"})
     assert "lda" not in found
-    assert left_out == (
+    assert left_out == [
         "lda is left out of all-inductive: covariance=base needs a base split, which toy does not have. "
         "Use covariance=support.",
-    )
+    ]
 
 
 def test_at_one_shot_cross_validation_leaves_out_what_would_choose(monkeypatch):
