@@ -45,7 +45,7 @@ def test_an_ensemble_with_a_member_that_reads_the_order_of_the_queries_is_caught
 
 
 def test_cross_validation_does_not_hide_a_head_that_reads_the_order_of_the_queries(tmp_path):
-    cell = small_result(tmp_path, adaptations=("peek-if-asked",), choose="support-cv", shots=(3,))
+    cell = small_result(tmp_path, adaptations=("peek-if-asked",), choose="support-cv", way=2, shots=(2,), episodes=40)
     assert {"query order", "query labels"} <= set(failures(cell)), "chosen by luck in some episodes"
 
 
