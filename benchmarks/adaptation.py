@@ -168,7 +168,7 @@ def main() -> None:
     chosen = [race for race in races() if not arguments.only or race.method in arguments.only]
     unknown = sorted(set(arguments.only) - {race.method for race in races()})
     if unknown:
-        sys.exit(f"there is no race of {unknown[0]}; there are {', '.join(dict.fromkeys(r.method for r in races()))}.")
+        sys.exit(f"unknown method {unknown[0]}; known: {', '.join(dict.fromkeys(r.method for r in races()))}.")
     embeddings, class_sizes, source = _synthetic() if arguments.synthetic else _cifar_fs()
     print(_heading(source, arguments), flush=True)
     if arguments.memory:
