@@ -34,7 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewshot_bench.adaptation import ADAPTATIONS, EmbeddedSplit, EmbeddingAdaptation
+from fewshot_bench.adaptation import ADAPTATIONS, EmbeddedSplit, EmbeddingAdaptation, Features
 from fewshot_bench.engine.classify import classify
 from fewshot_bench.episodes import Episodes, Protocol, sample_indices
 
@@ -232,17 +232,17 @@ class Splits:
         self.raw, self.gram_seconds = raw, 0.0
         self._features, self._plain, self._with_gram = "", raw, raw
 
-    def plain(self, features: str) -> EmbeddedSplit:
+    def plain(self, features: Features) -> EmbeddedSplit:
         """The split with features, without a Gram matrix."""
         if features != self._features:
             self._features = features
-            self._plain = self.raw.with_features(features)  # type: ignore[arg-type]
+            self._plain = self.raw.with_features(features)
             start = time.perf_counter()
             self._with_gram = self._plain.with_gram()
             self.gram_seconds = time.perf_counter() - start
         return self._plain
 
-    def with_gram(self, features: str) -> EmbeddedSplit:
+    def with_gram(self, features: Features) -> EmbeddedSplit:
         """The split with features and the inner products of all images."""
         self.plain(features)
         return self._with_gram

@@ -75,12 +75,10 @@ class EmbeddingAdaptation(Adaptation):
         Raises:
             StudyError: a hyper-parameter is not what it should be.
         """
-        if self.features not in get_args(Features):
-            known = ", ".join(get_args(Features))
-            raise StudyError(f"features of {self.name} should be one of {known}, not {self.features}.")
-        if self.choose not in get_args(Choose):
-            known = ", ".join(get_args(Choose))
-            raise StudyError(f"choose of {self.name} should be one of {known}, not {self.choose}.")
+        for setting, kind in (("features", Features), ("choose", Choose)):
+            value, known = getattr(self, setting), get_args(kind)
+            if value not in known:
+                raise StudyError(f"{setting} of {self.name} should be one of {', '.join(known)}, not {value}.")
         for one in fields(self):
             value = getattr(self, one.name)
             if value is one.default:

@@ -47,7 +47,7 @@ class Description:
 
 
 def described(factory: Callable[..., Adaptation] | None, preset: Mapping[str, Any] | None = None) -> Description | None:
-    """Describe an adaptation; None for what is no class of adaptations.
+    """Describe an adaptation; None if it is not a class of adaptations.
 
     Args:
         factory: its class.

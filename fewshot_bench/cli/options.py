@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
+from fewshot_bench.toml import value_of
+
 if TYPE_CHECKING:
     from fewshot_bench.paths import Place
     from fewshot_bench.statistics import Correction
@@ -223,13 +225,3 @@ def assignment(text: str, option: str = "--set") -> tuple[str, str]:
     if not equals or not name:
         raise typer.BadParameter(f"{option} takes NAME=VALUE, not '{text}'.")
     return name, value
-
-
-def value_of(text: str) -> Any:
-    """A number or a truth value where the text reads as one, the text itself otherwise."""
-    for convert in (int, float):
-        try:
-            return convert(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text.lower(), text)

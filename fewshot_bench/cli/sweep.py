@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewshot_bench.cli.engines import ENGINE_OPTIONS
-from fewshot_bench.cli.options import JsonOption, value_of, words
+from fewshot_bench.cli.options import JsonOption, words
 from fewshot_bench.cli.run import run
 from fewshot_bench.cli.study_options import (
     chosen_fields,
@@ -19,6 +19,7 @@ from fewshot_bench.cli.study_options import (
     typed_options,
     validated_study,
 )
+from fewshot_bench.toml import value_of
 
 if TYPE_CHECKING:
     from fewshot_bench.paths import Place

@@ -10,6 +10,7 @@ from fewshot_bench.adaptation import Adaptation, EmbeddingAdaptation
 from fewshot_bench.adaptation.choosing import OneShotError, alternatives, nothing_to_choose
 from fewshot_bench.errors import StudyError
 from fewshot_bench.study.study import Study
+from fewshot_bench.toml import value_of
 
 OF_A_CHOICE = frozenset({"choose", "candidates"})
 """Fields of an adaptation that say how the others are chosen; they are no hyper-parameters for --set."""
@@ -47,17 +48,8 @@ def several_values(value: Any) -> tuple[Any, ...] | None:
     if isinstance(value, list | tuple):
         return tuple(value)
     if isinstance(value, str) and "," in value:
-        return tuple(_number_or_text(part.strip()) for part in value.split(",") if part.strip())
+        return tuple(value_of(part.strip()) for part in value.split(",") if part.strip())
     return None
-
-
-def _number_or_text(text: str) -> Any:
-    for convert in (int, float):
-        try:
-            return convert(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def check_choice(study: Study, adaptation: Adaptation) -> None:
