@@ -34,8 +34,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from fewshot_bench._io.locations import HOME_VARIABLE
 from fewshot_bench.datasets import OwnOptions, import_dataset, import_own_images, open_dataset
-from fewshot_bench.paths import HOME_VARIABLE
 
 CLASSES = 20
 JPEG_SIZE = (500, 375)  # the usual size of an image of ILSVRC-2012
@@ -194,7 +194,7 @@ def write_png_pickle(path: Path, count: int) -> Path:
 
 def own_memory(path: Path) -> float:
     """MiB of its own, without mapped files, that a process holds when it has read every image of such a pickle."""
-    from fewshot_bench.datasets.pixels import PixelRecipe
+    from fewshot_bench.datasets.images import PixelRecipe
     from fewshot_bench.datasets.safe_pickle import read_pickle
 
     recipe = PixelRecipe()

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from fewshot_bench.finetuning.head import StackedHead, dropped, use_batch_statistics, use_statistics_of
+from fewshot_bench.finetuning.recipe import EpisodeRecipe, learning_rate
+from fewshot_bench.finetuning.trainer import EpisodeTask
+from fewshot_bench.finetuning.tuned_parameters import NetworkParts
+from fewshot_bench.finetuning.views import FOR_DROPOUT
 from fewshot_bench.losses import loss_function, reading_of
-from fewshot_bench.training.per_episode.batch_norm import use_batch_statistics, use_statistics_of
-from fewshot_bench.training.per_episode.head import StackedHead, dropped
-from fewshot_bench.training.per_episode.network_parts import NetworkParts
-from fewshot_bench.training.per_episode.optimisation import learning_rate
-from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
-from fewshot_bench.training.per_episode.tasks import EpisodeTask
-from fewshot_bench.training.per_episode.views import FOR_DROPOUT
 from fewshot_bench.training.randomness import keyed_uniform
 
 

@@ -28,8 +28,8 @@ import torch
 
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.engine.ray_cluster import ray
 from fewshot_bench.engine.ray_engine import RayEngine
-from fewshot_bench.engine.ray_package import ray
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.study import Study, run_study
 

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
-from fewshot_bench.outcomes.compaction import compact
+from fewshot_bench.outcomes.maintenance import compact
 from fewshot_bench.outcomes.packing import packed
 
 WAY, QUERY = 5, 15

@@ -30,10 +30,10 @@ from pathlib import Path
 
 import torch
 
+from fewshot_bench._io.locations import HOME_VARIABLE
 from fewshot_bench.engine.engine import Chunk, Crew, Finished, Worker
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.episodes import Protocol
-from fewshot_bench.paths import HOME_VARIABLE
 from fewshot_bench.study import Study, run_study
 
 EPISODES = 3000

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from fewshot_bench.code_identity import CodeIdentity, code_of, what_changed
 from fewshot_bench.errors import CodeError, CodeNotTrustedError, UnknownNameError
-from fewshot_bench.named_code import failure_of, importable_from, imported, is_code
+from fewshot_bench.plugins import failure_of, importable_from, imported, is_code
 from fewshot_bench.source_loading import load_from_source
 
 T = TypeVar("T")

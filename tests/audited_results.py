@@ -15,16 +15,15 @@ import torch
 from fewshot_bench import Study, run_study
 from fewshot_bench.adaptation import Centroid, EmbeddingAdaptation
 from fewshot_bench.audit import AuditOptions, audit_cell
-from fewshot_bench.audit.rebuild import Rebuilt, rebuild
-from fewshot_bench.audit.record import recorded_study
-from fewshot_bench.audit.rerun import how_far_behind
-from fewshot_bench.audit.tasks import draw_again
+from fewshot_bench.audit.method_checks import how_far_behind
+from fewshot_bench.audit.rebuild import Rebuilt, rebuild, recorded_study
+from fewshot_bench.audit.stored_checks import draw_again
 from fewshot_bench.datasets import open_dataset
-from fewshot_bench.engine.classifier import EmbeddingClassifier
+from fewshot_bench.engine.classify import EmbeddingClassifier
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.part import Part, new_part
-from fewshot_bench.outcomes.parts import episodes_of, parts_in
+from fewshot_bench.outcomes.part_file import Part, new_part
+from fewshot_bench.outcomes.store import episodes_of, parts_in
 from fewshot_bench.progress import SILENT
 
 

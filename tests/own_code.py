@@ -37,7 +37,7 @@ LOSS = dedent("""
         return {factor} * cross_entropy(logits, labels)
     """)
 BACKBONE = dedent("""
-    from fewshot_bench.backbones.small_networks import conv4_32, Preprocessing, Backbone
+    from fewshot_bench.backbones.networks import conv4_32, Preprocessing, Backbone
 
     def backbone(request):
         network = conv4_32(in_chans=request.channels, img_size=request.native_size)

@@ -133,22 +133,22 @@ def test_a_sweep_starts_nothing_but_this_program():
 
 ADMITTING = {
     "admit": {
-        "fewshot_bench/registry.py", "fewshot_bench/study/admission.py", "fewshot_bench/datasets/registry.py",
+        "fewshot_bench/registry.py", "fewshot_bench/study/admission.py", "fewshot_bench/datasets/catalogue.py",
         "fewshot_bench/backbones/timm_backbones.py", "fewshot_bench/study/study_file.py",
-        "fewshot_bench/study/study_source.py",
+        "fewshot_bench/study/study_parser.py",
     },
     "admit_dataset": {
-        "fewshot_bench/datasets/registry.py", "fewshot_bench/study/admission.py", "fewshot_bench/study/study_file.py",
+        "fewshot_bench/datasets/catalogue.py", "fewshot_bench/study/admission.py", "fewshot_bench/study/study_file.py",
     },
     "admit_fields": {
         "fewshot_bench/study/admission.py", "fewshot_bench/study/execute.py", "fewshot_bench/study/sweep.py",
-        "fewshot_bench/study/train.py", "fewshot_bench/audit/record.py", "fewshot_bench/cli/study_options.py",
+        "fewshot_bench/study/train.py", "fewshot_bench/audit/rebuild.py", "fewshot_bench/cli/study_options.py",
     },
     "admit_checkpoints": {
-        "fewshot_bench/study/admission.py", "fewshot_bench/audit/record.py", "fewshot_bench/cli/sweep.py",
+        "fewshot_bench/study/admission.py", "fewshot_bench/audit/rebuild.py", "fewshot_bench/cli/sweep.py",
     },
     "admit_all": {"fewshot_bench/cli/planned_study.py"},
-    "run_study": {"fewshot_bench/study/sweep_points.py"},
+    "run_study": {"fewshot_bench/study/sweep_run.py"},
     "open_dataset": {"fewshot_bench/cli/episodes.py"},
     "create_backbone": set(),
 }  # fmt: skip

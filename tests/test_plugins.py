@@ -249,7 +249,7 @@ def test_the_command_shows_the_whole_traceback_to_those_who_ask(
     folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, options: list[str], variable: str, is_shown: bool
 ) -> None:
     monkeypatch.setenv("FEWSHOT_BENCH_DEBUG", variable)
-    monkeypatch.setattr("fewshot_bench.debugging._shown", set())
+    monkeypatch.setattr("fewshot_bench.errors._shown", set())
     for place in (0, len(RUN) + 1):
         command = [*RUN, "how=KeyError: 'my_bug'"]
         command[place:place] = options

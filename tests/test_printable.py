@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fewshot_bench._io.text import printable
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.printable import printable
 
 
 @pytest.mark.parametrize(

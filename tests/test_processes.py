@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fewshot_bench.processes import is_gone, owner
+from fewshot_bench._io.locks import is_gone, owner
 
-TELL = "from fewshot_bench.processes import owner; print(owner(), flush=True); input()"
+TELL = "from fewshot_bench._io.locks import owner; print(owner(), flush=True); input()"
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_rubbish_is_not_gone(rest):
 
 def test_a_process_whose_clock_went_back_is_not_gone():
     """When a process began is counted from the start of the machine: setting the clock changes nothing."""
-    program = "import time; time.time = lambda: 0.0; from fewshot_bench.processes import owner; print(owner()); input()"
+    program = "import time; time.time = lambda: 0.0; from fewshot_bench._io.locks import owner; print(owner()); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

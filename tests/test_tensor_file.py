@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewshot_bench.tensor_file import DamagedFileError, ForeignFileError, read_metadata, read_tensors, write_tensors
+from fewshot_bench._io.tensors import DamagedFileError, ForeignFileError, read_metadata, read_tensors, write_tensors
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import safetensors
 
-from fewshot_bench.atomic import whole_or_not
+from fewshot_bench._io.storage import whole_or_not
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
 from fewshot_bench.errors import StudyError
-from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
-from fewshot_bench.training.per_episode.tuning import parse_tuning
+from fewshot_bench.finetuning.recipe import EpisodeRecipe
+from fewshot_bench.finetuning.tuned_parameters import parse_tuning
 
 
 @ADAPTATIONS.register(

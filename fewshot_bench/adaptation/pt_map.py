@@ -27,9 +27,8 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.centered_products import Centering, centered_products
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features, in_parts
-from fewshot_bench.adaptation.sinkhorn import decide_ties, transport_plan
+from fewshot_bench.adaptation.sinkhorn import Centering, centered_products, decide_ties, transport_plan
 from fewshot_bench.errors import ShapeError, StudyError
 
 _EPISODES_AT_ONCE = 128

@@ -12,9 +12,13 @@ that has these totals, and v minimises a convex function of one number per class
 With a few classes and many queries Newton's method on v reaches that plan in about five passes over A, where scaling
 takes hundreds if the plan is sharp. Logarithms all the way: a plan of zeros and ones neither overflows nor divides by
 zero.
+
+Centre the images of each episode and normalise them again, on their inner products alone.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -143,3 +147,36 @@ def _step(
         found = _plan(affinities[too_far], totals[too_far], counts[too_far], moved[too_far])
         plan[too_far], after[too_far] = found
     return moved, plan, after
+
+
+Centering = Literal["separate", "joint", "none"]
+
+# A square of a norm, relative to before: less is rounding of float32 products, and the image is the centre itself.
+_NOTHING_LEFT = 1e-6
+
+
+def centered_products(products: Tensor, support: int, centering: Centering) -> Tensor:
+    """Inner products of the images of each episode after centring and division by the norm.
+
+    Args:
+        products: inner products of the support images and the queries, in this order, [E, n + M, n + M].
+        support: n, the number of support images.
+        centering: "separate" subtracts from the support images their mean and from the queries theirs. "joint"
+            subtracts the mean of all, as is done where there is one query. "none" leaves the products alone.
+
+    Returns:
+        float64 [E, n + M, n + M]. An image that is the centre itself has products of 0 with all.
+    """
+    products = products.double()
+    if centering == "none":
+        return products
+    images = products.shape[1]
+    is_joint = centering == "joint" or images - support == 1
+    sizes = [images] if is_joint else [support, images - support]
+    before = products.diagonal(dim1=1, dim2=2)
+    for axis in (1, 2):
+        groups = torch.split(products, sizes, dim=axis)
+        products = torch.cat([group - group.mean(dim=axis, keepdim=True) for group in groups], dim=axis)
+    squares = products.diagonal(dim1=1, dim2=2)
+    inverse = torch.where(squares > _NOTHING_LEFT * before, squares.clamp_min(1e-300).rsqrt(), 0)
+    return products * inverse.unsqueeze(1) * inverse.unsqueeze(2)

@@ -1,21 +1,48 @@
-"""Can a stored result be believed: leaks, protocols, and whether it comes out again."""
+"""Stored results checked and run again: leaks, protocols, and whether every outcome comes out the same."""
 
-from fewshot_bench.audit.audit import audit_cell, audit_cells
-from fewshot_bench.audit.cells import cell_folders
-from fewshot_bench.audit.finding import CellAudit, Finding
-from fewshot_bench.audit.method import AuditOptions
-from fewshot_bench.audit.summary import Audit, Unchecked
-from fewshot_bench.audit.terminal import print_audit, print_conclusion
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Audit",
-    "AuditOptions",
-    "CellAudit",
-    "Finding",
-    "Unchecked",
-    "audit_cell",
-    "audit_cells",
-    "cell_folders",
-    "print_audit",
-    "print_conclusion",
-]
+from fewshot_bench._io.lazy import lazily
+
+if TYPE_CHECKING:
+    from fewshot_bench.audit.audit import audit_cell as audit_cell
+    from fewshot_bench.audit.audit import audit_cells as audit_cells
+    from fewshot_bench.audit.audit import cell_folders as cell_folders
+    from fewshot_bench.audit.audit import cells_meant as cells_meant
+    from fewshot_bench.audit.finding import Audit as Audit
+    from fewshot_bench.audit.finding import CellAudit as CellAudit
+    from fewshot_bench.audit.finding import Finding as Finding
+    from fewshot_bench.audit.finding import Unchecked as Unchecked
+    from fewshot_bench.audit.method_checks import AuditOptions as AuditOptions
+    from fewshot_bench.audit.reproduce import OtherOutcome as OtherOutcome
+    from fewshot_bench.audit.reproduce import Reproduction as Reproduction
+    from fewshot_bench.audit.reproduce import ReproductionOptions as ReproductionOptions
+    from fewshot_bench.audit.reproduce import everything_anew as everything_anew
+    from fewshot_bench.audit.reproduce import reproduce_cell as reproduce_cell
+    from fewshot_bench.audit.terminal import print_audit as print_audit
+    from fewshot_bench.audit.terminal import print_conclusion as print_conclusion
+    from fewshot_bench.audit.terminal import print_reproduction as print_reproduction
+
+# Imported on first use: a result that is not there must not wait for torch.
+_HOMES = {
+    "Audit": "finding",
+    "AuditOptions": "method_checks",
+    "CellAudit": "finding",
+    "Finding": "finding",
+    "OtherOutcome": "reproduce",
+    "Reproduction": "reproduce",
+    "ReproductionOptions": "reproduce",
+    "Unchecked": "finding",
+    "audit_cell": "audit",
+    "audit_cells": "audit",
+    "cell_folders": "audit",
+    "cells_meant": "audit",
+    "everything_anew": "reproduce",
+    "print_audit": "terminal",
+    "print_conclusion": "terminal",
+    "print_reproduction": "terminal",
+    "reproduce_cell": "reproduce",
+}
+__all__ = sorted(_HOMES)
+
+__getattr__ = lazily(__name__, _HOMES)

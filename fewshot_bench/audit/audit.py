@@ -1,28 +1,46 @@
-"""The audit of stored results: every check of every cell, from what is stored and what is here."""
+"""The audit of stored results: every check of every cell, from what is stored and what is here.
+
+From what somebody types to the folders of the stored cells that are meant.
+
+From what somebody types to the stored cells that should be run again.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
-from fewshot_bench.audit.description import check_description
-from fewshot_bench.audit.finding import CellAudit, Finding, not_checked
+from fewshot_bench._io.locations import Place, place_of
+from fewshot_bench._io.storage import is_file, own_folder
+from fewshot_bench.audit.finding import Audit, CellAudit, Finding, not_checked, pooled_findings
 from fewshot_bench.audit.images import CHECK as IMAGES
-from fewshot_bench.audit.images import check_images, images_here
-from fewshot_bench.audit.method import CHECKS as METHOD_CHECKS
-from fewshot_bench.audit.method import AuditOptions, run_again
-from fewshot_bench.audit.pretraining import CHECK as PRETRAINING
-from fewshot_bench.audit.pretraining import check_pretraining
-from fewshot_bench.audit.stored import COUNTS, check_counts, read_parts
-from fewshot_bench.audit.summary import Audit, pooled_findings
-from fewshot_bench.audit.tasks import DIGEST, SIZES, TASKS, check_digest, check_tasks, class_sizes, draw_again
+from fewshot_bench.audit.images import CHECK_PRETRAINING as PRETRAINING
+from fewshot_bench.audit.images import check_images, check_pretraining, images_here
+from fewshot_bench.audit.method_checks import CHECKS as METHOD_CHECKS
+from fewshot_bench.audit.method_checks import AuditOptions, run_again
+from fewshot_bench.audit.stored_checks import (
+    COUNTS,
+    DIGEST,
+    SIZES,
+    TASKS,
+    check_counts,
+    check_description,
+    check_digest,
+    check_tasks,
+    class_sizes,
+    draw_again,
+    read_parts,
+)
 from fewshot_bench.episodes import Episodes
-from fewshot_bench.errors import FewshotBenchError
-from fewshot_bench.outcomes import Cell
-from fewshot_bench.paths import Place
+from fewshot_bench.errors import AuditError, FewshotBenchError, ReproductionError
+from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.outcomes.manifest import MANIFEST, described_in
 from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.report import cells_of_method
 
 
 def audit_cells(folders: Sequence[Place], options: AuditOptions | None = None, *, progress: Progress = SILENT) -> Audit:
@@ -93,3 +111,94 @@ def _tasks(
         return draw_again(cell.protocol, sizes, frame), Finding(TASKS, "not checked", "")
     except FewshotBenchError as error:
         return None, Finding(TASKS, "fail", str(error))
+
+
+def cell_folders(result: Place, results: Place = Path("results")) -> list[Place]:
+    """The folders of the cells that somebody means.
+
+    Args:
+        result: a folder of results, of outcomes or of one cell; or the key of a cell, or the start of one.
+        results: the folder of results that has the cell of a key.
+
+    Raises:
+        AuditError: there is none, or several begin like the key.
+    """
+    result = own_folder(result)
+    if is_file(result / MANIFEST):
+        return [result]
+    if result.is_dir():
+        outcomes = result / "outcomes" if (result / "outcomes").is_dir() else result
+        found = described_in(outcomes)
+        if found:
+            return found
+        raise AuditError(f"there are no outcomes in {outcomes}; give a folder of results, or of one cell.")
+    matches = cells_of_key(str(result), results)
+    if len(matches) != 1:
+        finding = "several cells begin like this" if matches else "it is no folder, and no cell begins like this"
+        raise AuditError(
+            f"{result} is not one cell of {results / 'outcomes'}: {finding}. Give a folder, or more of a key."
+        )
+    return matches
+
+
+def cells_of_key(start: str, results: Place) -> list[Place]:
+    """The folders of the stored cells whose key begins so.
+
+    Args:
+        start: of a key.
+        results: a folder of results.
+    """
+    return [folder for folder in described_in(results / "outcomes") if folder.name.startswith(start)]
+
+
+_KEY = re.compile(r"[0-9a-f]{4,16}")
+"""A shorter start of a key may as well be a part of a method's name, such as "ce"."""
+
+
+def cells_meant(result: str, results: Place = Path("results"), shots: Sequence[int] = ()) -> list[Place]:
+    """The folders of the cells that should be run again.
+
+    Args:
+        result: a folder of results, of outcomes or of one cell; the key of a cell, or at least four digits of its
+            start; a method's name, its label, or a part of the name that no other method has.
+        results: the folder of results in which keys and methods are looked for.
+        shots: only the cells of these numbers of shots; of all where there is none.
+
+    Raises:
+        FewshotBenchError: there is no such cell, or several methods or keys fit.
+    """
+    folders = _fitting(result, results)
+    fitting = [folder for folder in folders if not shots or described(folder).protocol.shot in shots]
+    if not fitting:
+        there = sorted({described(folder).protocol.shot for folder in folders})
+        raise ReproductionError(
+            f"{result} has outcomes of {' and '.join(f'{shot}-shot' for shot in there)} tasks, not of "
+            f"{' or '.join(f'{shot}-shot' for shot in shots)} ones. Change --shots, or leave it out."
+        )
+    return fitting
+
+
+def described(folder: Place) -> Cell:
+    """The cell that a folder says it holds.
+
+    Raises:
+        ReproductionError: its description cannot be read, or is that of another cell.
+    """
+    cell, finding = check_description(folder)
+    if cell is None or cell.key != folder.name:
+        raise ReproductionError(f"{folder}: {finding.detail}. See: fewshot-bench audit {folder}")
+    return cell
+
+
+def _fitting(result: str, results: Place) -> list[Place]:
+    place = place_of(result)
+    if place.exists():
+        return [folder.absolute() for folder in cell_folders(place)]  # "." has no name
+    if _KEY.fullmatch(result) and cells_of_key(result, results):
+        return cell_folders(Path(result), results)
+    store = OutcomeStore(results / "outcomes")
+    cells = store.cells()
+    if not cells:
+        raise ReproductionError(f"{result} is no folder, and there are no outcomes in {store.folder}. Use --results.")
+    same = cells_of_method(cells, result)
+    return [store.folder / cell.key for of_protocol in same.values() for cell in of_protocol]

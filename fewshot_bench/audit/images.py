@@ -1,4 +1,7 @@
-"""The images on this machine, where they are, against those that the outcomes belong to."""
+"""The images on this machine, where they are, against those that the outcomes belong to.
+
+Whether the backbone has seen the classes that it is tested on.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fewshot_bench.audit.brought import Brought
-from fewshot_bench.audit.finding import Finding
+from fewshot_bench._io.locations import Place
+from fewshot_bench.audit.finding import Finding, Verdict
+from fewshot_bench.audit.rebuild import Brought
 from fewshot_bench.datasets import Dataset, OwnOptions, is_available, kept_copies, known_dataset
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
-from fewshot_bench.paths import Place
+from fewshot_bench.report.summary import overlap
 
 CHECK = "images"
 _OPTION = "say where they lie with --dataset PATH"
@@ -139,3 +143,22 @@ def check_images(cell: Cell, here: ImagesHere) -> Finding:
     if here.are_the_same:
         return Finding(CHECK, "pass", f"fingerprint {own} of {here.dataset.name} is that of the images here")
     return Finding(CHECK, "fail", f"the images of {here.dataset.name} here have fingerprint {own}, not {stored}")
+
+
+CHECK_PRETRAINING = "pretraining"
+_VERDICTS: dict[str, Verdict] = {"shared": "fail", "unknown": "not checked", "none": "pass"}
+_OTHER_IMAGES = ("cifar-fs", "fc100")
+
+
+def check_pretraining(cell: Cell) -> Finding:
+    """What is recorded of the pretraining, against the novel classes of the dataset."""
+    pretraining: str | None = cell.provenance.get("pretraining")
+    found = overlap(pretraining, cell.protocol.dataset)
+    if found.flag:
+        return Finding(CHECK_PRETRAINING, _VERDICTS[found.kind], found.flag)
+    detail = f"on {pretraining}: no novel class" if pretraining else "trained from an initialisation"
+    if pretraining is None:
+        detail = "not recorded, and no corpus holds these images"
+    if found.kind == "none" and cell.protocol.dataset in _OTHER_IMAGES and "ImageNet-" in (pretraining or ""):
+        detail = f"on {pretraining}: classes of the same kinds, such as a leopard, but other images"
+    return Finding(CHECK_PRETRAINING, _VERDICTS[found.kind], detail)

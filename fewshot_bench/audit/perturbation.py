@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewshot_bench.engine.classifier import Classifier, EmbeddingClassifier
+from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier
 from fewshot_bench.episodes import Episodes
 
 

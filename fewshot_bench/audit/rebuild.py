@@ -1,29 +1,141 @@
-"""The method of a cell, made again from its recorded study."""
+"""The method of a cell, made again from its recorded study.
+
+What a recorded study says otherwise than the method it is recorded with, seen before anything is made of it.
+
+The recorded study, which a stranger may have written: only known fields, and nothing that would be executed.
+
+What somebody brings along to run a stored method again, which the record itself may not decide.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
+from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import Adaptation
-from fewshot_bench.audit.contradiction import contradictions, differences_of, differences_of_adaptations
 from fewshot_bench.backbones import Backbone
+from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.engine.classifier import Classifier
+from fewshot_bench.engine.classify import Classifier
 from fewshot_bench.engine.local import LocalEngine
-from fewshot_bench.errors import WeightsError
+from fewshot_bench.errors import FewshotBenchError, WeightsError
 from fewshot_bench.outcomes import Cell, MethodCard
-from fewshot_bench.outcomes.continued import places_of
+from fewshot_bench.outcomes.manifest import places_of
 from fewshot_bench.progress import Progress
 from fewshot_bench.study import Study
-from fewshot_bench.study.classifiers import ClassifierSource, OnEmbeddings, OnImages
 from fewshot_bench.study.methods import planned_adaptations
+from fewshot_bench.study.networks import PlannedStage, backbone_of_hub, planned_stages
 from fewshot_bench.study.planned_methods import method_card as card_of
 from fewshot_bench.study.planned_methods import uses_base_head
 from fewshot_bench.study.provenance import hardware, source_commit
-from fewshot_bench.study.stages import PlannedStage, backbone_of_hub, planned_stages
-from fewshot_bench.versions import installed_versions
+from fewshot_bench.study.workers import ClassifierSource, OnEmbeddings, OnImages
+
+if TYPE_CHECKING:
+    from fewshot_bench.study import Study
+
+_OF_THE_STUDY = {"base_epochs": "epochs", "base_batch": "batch_size"}
+"""Fields that a base stage takes as they are, whichever version runs it, and what it calls them."""
+
+
+def contradictions(cell: Cell, study: Study) -> list[str]:
+    """Where the study itself says otherwise than the method, whichever version of this project made it.
+
+    Nothing is trained, fetched or imported for it.
+
+    Args:
+        cell: whose method.
+        study: that is recorded with it.
+
+    Returns:
+        Each in words; empty where there is none.
+    """
+    return list(_contradictions(cell.method, study))
+
+
+def _contradictions(card: MethodCard, study: Study) -> Iterator[str]:
+    named = backbone_of_hub(study)
+    if named not in (None, card.backbone):
+        yield told("backbone", named, card.backbone)
+    base = card.hyper_parameters.get("base")
+    if study.checkpoints is not None or not isinstance(base, Mapping) or not base:
+        return
+    for option, setting in _OF_THE_STUDY.items():
+        said = getattr(study, option)
+        if said is not None and base.get(setting) != said:
+            yield told(f"hyper_parameters.base.{setting}", said, base.get(setting, "absent"))
+
+
+def differences_of_adaptations(stored: MethodCard, adaptations: Sequence[Adaptation]) -> list[str]:
+    """In what the nearest adaptation of a study differs from that of a method; empty where one is the same.
+
+    Args:
+        stored: the method.
+        adaptations: of the study.
+    """
+    settings = stored.hyper_parameters
+    cards = [
+        replace(
+            stored,
+            adaptation=adaptation.name,
+            hyper_parameters={**settings, "adaptation": adaptation.hyper_parameters()},
+            is_transductive=adaptation.is_transductive,
+            assumes_balanced_queries=adaptation.assumes_balanced_queries,
+        )
+        for adaptation in adaptations
+    ]
+    return min((differences_of(stored, card) for card in cards), key=len, default=["it has no method"])
+
+
+def differences_of(stored: MethodCard, here: MethodCard) -> list[str]:
+    """Everything in which two methods differ but for their names, e.g. "weights is 0a.. here and 1b.. in ..."."""
+    mine, theirs = (_flat({**asdict(card), "code": {}}) for card in (stored, here))
+    names = [name for name in sorted(mine.keys() | theirs.keys()) if name != "name"]
+    return differences_of_code(stored, here) + [
+        told(name, theirs.get(name, "absent"), mine.get(name, "absent"))
+        for name in names
+        if mine.get(name, "absent") != theirs.get(name, "absent")
+    ]
+
+
+def differences_of_code(stored: MethodCard, here: MethodCard) -> list[str]:
+    """The parts of a method whose code here is not that which made the outcomes, in words that begin with "code"."""
+    return [
+        f"code of the {part} here is not that which made the outcomes ({what_changed(stored.code.get(part), now)})"
+        for part in sorted(stored.code.keys() | here.code.keys())
+        if (now := here.code.get(part)) != stored.code.get(part)
+    ]
+
+
+def told(name: str, here: Any, stored: Any) -> str:
+    """One difference in words.
+
+    Args:
+        name: of the setting.
+        here: as the study has it.
+        stored: as the outcomes have it.
+    """
+    return f"{name} is {_short(here)} here and {_short(stored)} in the outcomes"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."
+
 
 _BASE_HEAD = "hyper_parameters.base_head"
 _OF_TRAINING = ("weights", _BASE_HEAD)
@@ -169,3 +281,116 @@ def is_same_machine(cell: Cell, device: str) -> bool:
     """Whether all outcomes were made by the same versions on the same kind of machine."""
     here = hardware(device)
     return cell.versions == installed_versions() and all(place.get("hardware") == here for place in places_of(cell))
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """The study that a cell records.
+
+    Attributes:
+        study: as it can be run again; None where it cannot.
+        reason: why not.
+        renamed: that the weights have another name than in the record, in words; empty where they have the same. What
+            they hold decides whether they are those of the method.
+    """
+
+    study: Study | None
+    reason: str = ""
+    renamed: str = ""
+
+
+def recorded_study(cell: Cell, *, weights: Path | None, trusts_code: bool) -> StudyRecord:
+    """The study that made a cell, cut down to the one method of the cell.
+
+    Args:
+        cell: with its provenance.
+        weights: the auditor's copy of the file of weights, which the record only names.
+        trusts_code: whether what is named `module:callable` may be imported.
+    """
+    from pydantic import ValidationError
+
+    from fewshot_bench.study import Study
+    from fewshot_bench.study.admission import admit_checkpoints, admit_fields
+
+    record = cell.provenance.get("study")
+    if not isinstance(record, Mapping):
+        return StudyRecord(None, "the outcomes do not record the study that made them")
+    try:
+        study = Study.model_validate({**record, **_of_this_cell(cell, record)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        return StudyRecord(None, f"the recorded study is none: {'.'.join(map(str, first['loc']))}: {first['msg']}")
+    if trusts_code:
+        try:
+            admit_fields(study.model_dump(exclude={"dataset"}))  # images are those that are here
+            admit_checkpoints(study.checkpoints or ())
+        except FewshotBenchError as error:
+            return StudyRecord(None, str(error))
+    if study.weights is None:
+        return StudyRecord(study)
+    name = PurePath(study.weights).name
+    if weights is None:
+        return StudyRecord(None, f"the file of weights, {name}, is not part of the outcomes; give it with --weights")
+    renamed = f"the study used the weights {name}, and --weights is {weights.name}" if weights.name != name else ""
+    return StudyRecord(study.model_copy(update={"weights": weights}), renamed=renamed)
+
+
+def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that leave the cell's own method of the study's several, so that no others are trained."""
+    from fewshot_bench.adaptation import ADAPTATIONS
+
+    fields: dict[str, Any] = {}
+    adaptations = record.get("adaptations")
+    named = [name for name in adaptations if isinstance(name, str)] if isinstance(adaptations, list) else []
+    own = [name for name in named if ADAPTATIONS.target_of(name) == cell.method.adaptation]
+    if own:
+        fields["adaptations"] = own
+        fields["hyper_parameters"] = _own_settings(cell, record)
+        settings = cell.method.hyper_parameters.get("adaptation")
+        if isinstance(settings, Mapping) and "choose" not in settings:  # in a list with others it was left as it is
+            fields["choose"] = "none"
+    base = cell.method.hyper_parameters.get("base")
+    loss = base.get("loss") if isinstance(base, Mapping) else None
+    if isinstance(loss, str) and record.get("checkpoints") is None:
+        fields["base_losses"] = [loss]
+    return fields
+
+
+def _own_settings(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the hyper-parameters of all adaptations of a study those that this one has."""
+    chosen = record.get("hyper_parameters")
+    own = cell.method.hyper_parameters.get("adaptation")
+    if not isinstance(chosen, Mapping) or not isinstance(own, Mapping):
+        return {}
+    tried = own.get("grid")
+    names = {*own, *(tried if isinstance(tried, Mapping) else ())}
+    return {name: value for name, value in chosen.items() if name in names}
+
+
+_SEED_BITS = 32
+
+
+def unforeseeable_seed() -> int:
+    """A seed from the operating system: whoever stored a result cannot have known it."""
+    return secrets.randbits(_SEED_BITS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brought:
+    """Where the method is run, with what, and what the record may have done for it.
+
+    Attributes:
+        seed: chooses which of the stored episodes are run again, and disturbances; unforeseeable by default.
+        device: a torch device, or "auto".
+        dataset: where the images lie, if not under the dataset's name.
+        weights: the file of weights that the study names.
+        trusts_code: whether what the study names as `module:callable` may be imported.
+        downloads: whether weights that the study names may be fetched from a model hub.
+    """
+
+    seed: int = field(default_factory=unforeseeable_seed)
+    device: str = "auto"
+    dataset: Path | None = None
+    weights: Path | None = None
+    trusts_code: bool = False
+    downloads: bool = False

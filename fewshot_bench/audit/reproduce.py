@@ -1,40 +1,278 @@
-"""Run a stored result again from its record, and put the new outcomes beside the stored ones."""
+"""Run a stored result again from its record, and put the new outcomes beside the stored ones.
+
+The new outcomes of stored episodes: computed a chunk at a time, and kept where somebody wants them kept.
+
+Stored outcomes beside new ones of the same episodes.
+
+What is not here as it was when a result was made: versions, hardware, the commit of this project.
+
+What came of running a stored result again.
+"""
 
 from __future__ import annotations
 
+import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fewshot_bench.audit.brought import Brought
+from fewshot_bench._io.locations import Place, caching_in
+from fewshot_bench._io.versions import installed_versions
+from fewshot_bench.audit.audit import described
 from fewshot_bench.audit.images import images_here
-from fewshot_bench.audit.rebuild import Mismatch, Rebuilt, is_same_machine, rebuild
-from fewshot_bench.audit.record import recorded_study
-from fewshot_bench.audit.sample import chosen_episodes
-from fewshot_bench.audit.ties import Turned, explanation
+from fewshot_bench.audit.rebuild import Brought, Mismatch, Rebuilt, is_same_machine, rebuild, recorded_study
+from fewshot_bench.audit.ties import Turned, chosen_episodes, explanation
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.engine.device import chosen_device
-from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.engine.adapt import together
+from fewshot_bench.engine.engine import Chunk, Worker, chosen_device
+from fewshot_bench.engine.local import LocalEngine, computed
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import ReproductionError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.episode_frame import query_counts
-from fewshot_bench.paths import Place, caching_in
+from fewshot_bench.outcomes.frame import query_counts
+from fewshot_bench.outcomes.packing import position_type
 from fewshot_bench.progress import SILENT, Progress
-from fewshot_bench.reproduction.again import Again
-from fewshot_bench.reproduction.circumstances import other_circumstances
-from fewshot_bench.reproduction.comparing import other_outcomes
-from fewshot_bench.reproduction.meant import described
-from fewshot_bench.reproduction.outcome import OtherOutcome, Reproduction
 from fewshot_bench.study import Study
-from fewshot_bench.study.provenance import provenance
-from fewshot_bench.study.worker import WorkerRecipe
-from fewshot_bench.versions import installed_versions
+from fewshot_bench.study.provenance import hardware, platform_name, provenance, source_commit
+from fewshot_bench.study.scheduler import reason_of
+from fewshot_bench.study.workers import WorkerRecipe
+
+_NAMES = ["run", "episode"]
+
+
+@dataclass(frozen=True)
+class Again:
+    """A method that was made again.
+
+    Attributes:
+        cell: as it is made here.
+        worker: computes its outcomes.
+        store: where new outcomes are kept, and those of an earlier time taken from; None to keep none.
+    """
+
+    cell: Cell
+    worker: Worker
+    store: OutcomeStore | None = None
+
+    def outcomes(self, wanted: pd.DataFrame, progress: Progress) -> pd.DataFrame:
+        """The outcomes of some episodes, by run and number.
+
+        Args:
+            wanted: has their runs and numbers, [E].
+            progress: shown one unit per episode.
+
+        Returns:
+            As `episode_frame` makes them, [E].
+
+        Raises:
+            ReproductionError: the method failed.
+        """
+        kept = self._kept(wanted)
+        missing = _without(wanted, kept)
+        if missing.empty:
+            return kept
+        frames = [] if kept.empty else [kept]
+        with progress.step(f"{self.cell.protocol.task}, {self.cell.method.name}", len(missing)) as step:
+            for chunk in self._chunks(missing):
+                frames.append(self._computed(chunk))
+                step.advance(len(chunk))
+        return together(frames)
+
+    def _kept(self, wanted: pd.DataFrame) -> pd.DataFrame:
+        if self.store is None or not self.store.done(self.cell):
+            return wanted.iloc[:0]
+        return self.store.read(self.cell).merge(wanted[_NAMES], on=_NAMES)
+
+    def _chunks(self, missing: pd.DataFrame) -> Iterator[Chunk]:
+        protocol = Protocol.of(self.cell.protocol)
+        at_once = self.worker.chunk(protocol)
+        for run in missing["run"].unique():
+            numbers = missing.loc[missing["run"] == run, "episode"].to_numpy(np.int64)
+            for start in range(0, len(numbers), at_once):
+                yield Chunk(protocol, int(run), numbers[start : start + at_once], at_once)
+
+    def _computed(self, chunk: Chunk) -> pd.DataFrame:
+        finished = computed(self.worker, chunk)
+        if finished.frame is None:
+            assert finished.error is not None
+            raise ReproductionError(
+                f"{self.cell.method.name} failed on the episodes {chunk.numbers[0]} to {chunk.numbers[-1]} of run "
+                f"{chunk.run}: {reason_of(finished.error)}"
+            )
+        if self.store is not None:
+            self.store.append_frame(self.cell, finished.frame)
+        return finished.frame
+
+
+def _without(wanted: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
+    names = pd.MultiIndex.from_frame(wanted[_NAMES])
+    return wanted[~names.isin(pd.MultiIndex.from_frame(kept[_NAMES]))]
+
+
+@dataclass(frozen=True)
+class OtherOutcome:
+    """An episode whose outcome is not the one stored.
+
+    Attributes:
+        run: of the episode.
+        episode: its number within the run.
+        stored_correct: queries that are correct as it is stored.
+        new_correct: and now.
+        predictions: how many of its predictions are others.
+    """
+
+    run: int
+    episode: int
+    stored_correct: int
+    new_correct: int
+    predictions: int
+
+
+@dataclass(frozen=True)
+class Circumstance:
+    """Something around a result that is not here as its record says.
+
+    Attributes:
+        name: such as "torch", "commit" or "cpu".
+        recorded: when the outcomes were made.
+        here: now.
+    """
+
+    name: str
+    recorded: str
+    here: str
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The outcomes of one cell beside those that are stored.
+
+    Attributes:
+        key: of the cell.
+        task: dataset, split and size of its tasks.
+        method: its name.
+        stored_episodes: how many are stored.
+        episodes: how many of them were run again.
+        queries: predictions that were compared.
+        predictions: how many of these are others.
+        others: episodes that are not as they are stored, by run and number.
+        stored_mean: of the accuracies of the episodes that were run again, in %.
+        new_mean: the same of the new outcomes.
+        circumstances: what is not as it is recorded.
+        weights: digest of the weights that the base stage gave here, where they are not those of the result.
+        explanation: in words, whether ties by other versions or hardware explain what differs; empty if nothing does.
+        seed: has drawn the episodes; None where all of them were run again.
+        is_transductive: whether the method sees all queries of an episode at once.
+    """
+
+    key: str
+    task: str
+    method: str
+    stored_episodes: int
+    episodes: int
+    queries: int
+    predictions: int
+    others: tuple[OtherOutcome, ...]
+    stored_mean: float
+    new_mean: float
+    circumstances: tuple[Circumstance, ...] = ()
+    weights: str = ""
+    explanation: str = ""
+    seed: int | None = None
+    is_transductive: bool = False
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether every prediction, and every count of correct ones, is as it is stored."""
+        return not self.others
+
+    @property
+    def other_accuracies(self) -> int:
+        """How many episodes have another accuracy than the one stored."""
+        return sum(other.stored_correct != other.new_correct for other in self.others)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {**asdict(self), "is_equal": self.is_equal, "other_accuracies": self.other_accuracies}
+
+
+def other_outcomes(stored: pd.DataFrame, new: pd.DataFrame, way: int) -> tuple[OtherOutcome, ...]:
+    """The episodes whose predictions, or whose number of correct ones, are not those stored.
+
+    Args:
+        stored: one row per episode, as `episode_frame` makes them, by run and number, [E].
+        new: of the same episodes in the same order, [E].
+        way: N, the largest of the protocol.
+
+    Raises:
+        ValueError: the episodes are others.
+    """
+    if not stored[["run", "episode"]].reset_index(drop=True).equals(new[["run", "episode"]].reset_index(drop=True)):
+        raise ValueError("the two frames have other episodes")
+    old_said, new_said = stored["predictions"].to_numpy(), new["predictions"].to_numpy()
+    old_correct, new_correct = stored["correct"].to_numpy(), new["correct"].to_numpy()
+    places = ((old_said != new_said) | (old_correct != new_correct)).nonzero()[0]
+    runs, numbers = new["run"].to_numpy(), new["episode"].to_numpy()
+    return tuple(
+        OtherOutcome(
+            int(runs[place]),
+            int(numbers[place]),
+            int(old_correct[place]),
+            int(new_correct[place]),
+            _others(old_said[place], new_said[place], position_type(way)),
+        )
+        for place in places
+    )
+
+
+def _others(stored: bytes, new: bytes, kind: np.dtype[Any]) -> int:
+    """How many predictions differ; where there are more of one kind, these do."""
+    old, again = np.frombuffer(stored, kind), np.frombuffer(new, kind)
+    both = min(len(old), len(again))
+    return int((old[:both] != again[:both]).sum()) + abs(len(old) - len(again))
+
+
+_UNKNOWN = "not recorded"
+
+
+def other_circumstances(cell: Cell, device: str) -> tuple[Circumstance, ...]:
+    """Everything around a result that its record says otherwise, or does not say.
+
+    Args:
+        cell: with its record.
+        device: a torch device.
+    """
+    told = cell.provenance
+    recorded = {
+        **cell.versions,
+        "commit": told.get("git_commit", ""),
+        "python": told.get("python", ""),
+        "platform": told.get("platform", ""),
+        **told.get("hardware", {}),
+    }
+    here: Mapping[str, Any] = {
+        **installed_versions(),
+        "commit": source_commit(),
+        "python": platform.python_version(),
+        "platform": platform_name(),
+        **hardware(device),
+    }
+    names = list(dict.fromkeys([*here, *recorded]))
+    return tuple(
+        Circumstance(name, _text(recorded.get(name)), _text(here.get(name)))
+        for name in names
+        if _text(recorded.get(name)) != _text(here.get(name))
+    )
+
+
+def _text(value: Any) -> str:
+    return str(value) if value not in (None, "") else _UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,24 +1,36 @@
-"""The stored outcomes: readable, complete, and counted as their predictions say."""
+"""The stored outcomes: readable, complete, and counted as their predictions say.
+
+A cell's own description: whether it can be read, says what it should, and belongs to its folder.
+
+The tasks, drawn again from what the outcomes record, without images.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from fewshot_bench._io.locations import Place
+from fewshot_bench._io.storage import read_bytes
 from fewshot_bench.audit.finding import Finding
-from fewshot_bench.episodes import Episodes
-from fewshot_bench.errors import OutcomeError
-from fewshot_bench.outcomes import Cell
-from fewshot_bench.outcomes.checking import first_missing
+from fewshot_bench.audit.images import ImagesHere
+from fewshot_bench.episodes import Episodes, Protocol, draw
+from fewshot_bench.episodes.locks import Lock, episode_digests, lock_files, read_lock
+from fewshot_bench.errors import AuditError, FewshotBenchError, OutcomeError
+from fewshot_bench.limits import MOST_DRAWN, task_size
+from fewshot_bench.outcomes import Cell, ProtocolCard
+from fewshot_bench.outcomes.cell_schema import description_text, read_description
+from fewshot_bench.outcomes.checking import even_rows, first_missing, first_wrong
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.counts import even_rows, first_wrong
 from fewshot_bench.outcomes.packing import Positions
-from fewshot_bench.outcomes.parts import merged, parts_in
+from fewshot_bench.outcomes.store import merged, parts_in
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
-from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import read_bytes
 
 PARTS = "stored parts"
 COUNTS = "counts"
@@ -93,3 +105,206 @@ def _with_truth(
         names = [pd.MultiIndex.from_product([[episodes.run], episodes.numbers]) for episodes in groups]
         return [(by_name.loc[some], one.truth, one.way) for some, one in zip(names, groups, strict=True)]
     return even_rows(cell, frame)
+
+
+CHECK = "description"
+_KEY = re.compile(r"[0-9a-f]{16}")
+_SHOWN = 3
+
+
+def check_description(folder: Place) -> tuple[Cell | None, Finding]:
+    """Read cell.json.
+
+    Args:
+        folder: of the cell.
+
+    Returns:
+        The cell, if its method and protocol hold the kinds of values that they should, and the finding.
+    """
+    try:
+        text = description_text(folder / "cell.json")
+        cell, left_out = Cell.from_json(text), read_description(text).left_out
+    except (OSError, OutcomeError) as error:
+        return None, Finding(CHECK, "fail", f"cell.json cannot be read: {error}")
+    if _KEY.fullmatch(folder.name) is None or cell.key != folder.name:
+        return cell, Finding(CHECK, "fail", f"it describes the cell {cell.key}, and the folder is called {folder.name}")
+    if left_out:
+        more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
+        told = "; ".join(left_out[:_SHOWN])
+        return cell, Finding(CHECK, "fail", f"cell.json, taken as not recorded: {told}{more}")
+    return cell, Finding(CHECK, "pass", "method and protocol are those that the folder is named after")
+
+
+SIZES = "class sizes"
+TASKS = "tasks"
+DIGEST = "published tasks"
+_IMAGES_AT_ONCE = 1 << 22  # of the tasks that are checked together
+
+
+@dataclass(frozen=True)
+class ClassSizes:
+    """Images per class of the split, [C], and where they are known from; None where nobody knows them."""
+
+    sizes: tuple[int, ...] | None
+    source: str
+
+
+def class_sizes(cell: Cell, here: ImagesHere) -> tuple[ClassSizes, Finding]:
+    """What the cell says of its classes, or else the images here, or else a published lock file.
+
+    Returns:
+        The sizes, and whether what the cell says is what the images here say.
+    """
+    split = cell.protocol.split
+    own = here.dataset.split(split).class_sizes if here.dataset is not None else None  # type: ignore[arg-type]  # any text was answered in `images_here`
+    if cell.class_sizes:
+        known = ClassSizes(cell.class_sizes, "as recorded")
+        if own is None or not here.are_the_same:
+            return known, Finding(SIZES, "not checked", here.reason or "the images here are others")
+        if own != cell.class_sizes:
+            return known, Finding(
+                SIZES, "fail", f"recorded: {_told(cell.class_sizes)}; the images of the same fingerprint: {_told(own)}"
+            )
+        return known, Finding(SIZES, "pass", f"{_told(own)}, as the images here have")
+    unrecorded = Finding(SIZES, "not checked", "the outcomes do not record them")
+    if own is not None and here.are_the_same:
+        return ClassSizes(own, "of the images here"), unrecorded
+    published = [one.class_sizes for one in published_locks() if _is_of(one, cell.protocol)]
+    if published:
+        return ClassSizes(published[0], "of a published lock file"), unrecorded
+    return ClassSizes(None, "they are recorded neither in the outcomes nor in a lock file"), unrecorded
+
+
+def draw_again(card: ProtocolCard, sizes: Sequence[int], frame: pd.DataFrame) -> list[Episodes]:
+    """The tasks of stored outcomes, those of one run and one shape together, unless they are too many.
+
+    Args:
+        card: the protocol.
+        sizes: images per class of the split, [C].
+        frame: outcomes, one row per episode.
+
+    Raises:
+        FewshotBenchError: the protocol does not fit these classes.
+    """
+    protocol = Protocol.of(card)
+    size = task_size(protocol.way, protocol.shot, protocol.query, protocol.sampler)
+    if len(frame) * size > 2 * MOST_DRAWN:
+        raise AuditError(f"{len(frame):,} episodes of {size:,} images each are too many to draw again")
+    at_once = max(1, _IMAGES_AT_ONCE // size)
+    groups = []
+    for run in frame["run"].unique():
+        numbers = frame.loc[frame["run"] == run, "episode"].to_numpy(np.int64)
+        for start in range(0, len(numbers), at_once):
+            some = numbers[start : start + at_once]
+            groups += draw(protocol, sizes, int(run), some, dataset_fingerprint=card.dataset_fingerprint)
+    return groups
+
+
+def check_tasks(groups: Sequence[Episodes], known: ClassSizes) -> Finding:
+    """Whether support and queries are disjoint, with exactly N * K labels of N distinct classes."""
+    assert known.sizes is not None
+    count = 0
+    for episodes in groups:
+        problem = task_problem(episodes, known.sizes)
+        if problem:
+            return Finding(TASKS, "fail", problem)
+        count += len(episodes)
+    shapes = sorted({(episodes.way, episodes.shot) for episodes in groups})
+    labels = " or ".join(f"{way} x {shot}" for way, shot in shapes[:3]) + (", ..." if len(shapes) > 3 else "")
+    return Finding(
+        TASKS,
+        "pass",
+        f"{count:,} drawn again, class sizes {known.source}: no image is in support and queries, {labels} labels each",
+    )
+
+
+def task_problem(episodes: Episodes, sizes: Sequence[int]) -> str:
+    """The first thing that is wrong with episodes, in words; empty where nothing is.
+
+    Args:
+        episodes: of one shape.
+        sizes: images per class of the split, [C].
+    """
+    protocol = episodes.protocol
+    support, images = episodes.support, episodes.images.reshape(len(episodes), -1)
+    if not len(episodes):
+        return ""
+    if support.shape[1] > protocol.way or support.shape[2] > protocol.shot:
+        return f"there are {support.shape[1]} x {support.shape[2]} labels instead of {protocol.way} x {protocol.shot}"
+    if support.min() < 0 or images.max() >= sum(sizes):
+        return "a task has fewer labels than N x K, or names an image that the split does not have"
+    shared = _first(np.array([_share_images(one, two) for one, two in zip(support, episodes.queries, strict=True)]))
+    if shared is not None:
+        return f"{_name(episodes, shared)}: an image is both in the support set and a query"
+    repeated = _first(_has_duplicates(support.reshape(len(episodes), -1)) | _has_duplicates(episodes.queries))
+    if repeated is not None:
+        return f"{_name(episodes, repeated)}: an image is there twice"
+    classes = np.searchsorted(np.cumsum(sizes), episodes.images, side="right").astype(np.int64)
+    of_row = classes[:, :, :1]
+    mixed = _first(((classes != of_row) & (episodes.images >= 0)).any(axis=(1, 2)))
+    if mixed is not None:
+        return f"{_name(episodes, mixed)}: images of one class are called two"
+    doubled = _first(_has_duplicates(of_row[:, :, 0]))
+    return "" if doubled is None else f"{_name(episodes, doubled)}: a class is there twice"
+
+
+def check_digest(cell: Cell, known: ClassSizes) -> Finding:
+    """Whether the protocol, with these class sizes, gives the episodes of the published lock file."""
+    card = cell.protocol
+    locks = [one for one in published_locks() if _is_of(one, card) and _same_protocol(one.protocol, card)]
+    if not locks:
+        return Finding(DIGEST, "not checked", "there is no published lock file of this protocol")
+    if known.sizes is None:
+        return Finding(DIGEST, "not checked", known.source)
+    try:
+        drawn = _digests(known.sizes, locks[0].protocol)
+    except FewshotBenchError as error:
+        return Finding(DIGEST, "fail", str(error))
+    name = f"{locks[0].protocol.name}.toml"
+    if drawn != locks[0].sha256:
+        return Finding(DIGEST, "fail", f"with these class sizes the tasks are not those of {name}")
+    return Finding(DIGEST, "pass", f"digest {drawn[0][:12]} of run 0, and those of the others, are in {name}")
+
+
+@cache
+def published_locks() -> tuple[Lock, ...]:
+    """The lock files that come with this project."""
+    return tuple(read_lock(path) for path in lock_files(None))
+
+
+@lru_cache(maxsize=64)
+def _digests(sizes: tuple[int, ...], protocol: Protocol) -> tuple[str, ...]:
+    """Digests of a whole protocol: many cells of a study share it, and to draw it takes seconds."""
+    return episode_digests(sizes, protocol)
+
+
+def _is_of(one: Lock, card: ProtocolCard) -> bool:
+    return (one.protocol.dataset, one.protocol.split) == (card.dataset, card.split)
+
+
+def _same_protocol(one: Protocol, card: ProtocolCard) -> bool:
+    fields = ("way", "shot", "query", "seed", "sampler_version", "sampler", "sampler_settings")
+    return all(getattr(one, name) == getattr(card, name) for name in fields)
+
+
+def _told(sizes: Sequence[int]) -> str:
+    least, most = min(sizes), max(sizes)
+    return f"{len(sizes)} classes of {least if least == most else f'{least} to {most}'} images"
+
+
+def _share_images(support: NDArray[np.int32], query: NDArray[np.int32]) -> bool:
+    return bool(np.isin(query, support).any())
+
+
+def _has_duplicates(rows: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.bool_]:
+    ordered = np.sort(rows, axis=1)
+    found: NDArray[np.bool_] = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    return found
+
+
+def _first(is_so: NDArray[np.bool_]) -> int | None:
+    return int(np.argmax(is_so)) if is_so.any() else None
+
+
+def _name(episodes: Episodes, position: int) -> str:
+    return f"run {episodes.run}, episode {episodes.numbers[position]}"

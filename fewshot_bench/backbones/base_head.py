@@ -14,8 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from fewshot_bench._io.tensors import tensors_digest
 from fewshot_bench.errors import WeightsError
-from fewshot_bench.tensor_file import tensors_digest
 
 PREFIX = "fewshot_bench.base_head."
 """Begins the names of the head's tensors in a file, where no network has a tensor."""

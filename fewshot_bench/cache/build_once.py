@@ -9,11 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from fewshot_bench.cache.clear import keep_within
-from fewshot_bench.cache.locks import alone
-from fewshot_bench.cache.units import size_limit
+from fewshot_bench._io.resuming import note_saved
+from fewshot_bench.cache.entries import alone, keep_within, size_limit
 from fewshot_bench.progress import Progress
-from fewshot_bench.saved import note_saved
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)

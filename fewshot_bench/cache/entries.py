@@ -1,18 +1,35 @@
-"""What lies in the cache, in words."""
+"""What lies in the cache, in words.
+
+Remove from the cache: everything, what matches, or the least recently used until the rest fits.
+
+Sizes and ages as people write them, and nothing that could be read in two ways.
+
+One process at a time at one entry of the cache: to make it, or to remove it.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from fnmatch import fnmatchcase
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.atomic import TEMPORARY_SUFFIX
-from fewshot_bench.paths import cache_folder
-from fewshot_bench.tensor_file import DamagedFileError, read_metadata
+from filelock import FileLock, Timeout
+
+from fewshot_bench._io.locations import cache_folder
+from fewshot_bench._io.locks import holding
+from fewshot_bench._io.storage import TEMPORARY_SUFFIX, is_abandoned
+from fewshot_bench._io.tensors import DamagedFileError, read_metadata
+from fewshot_bench.errors import CacheError
+from fewshot_bench.progress import Progress
 
 EMBEDDINGS, BASE_STAGES, OWN_IMAGES, DOWNLOADS = "embeddings", "checkpoints", "own-images", "downloads"
 """Folders of the cache; nothing else below it is ever listed or removed."""
@@ -110,3 +127,210 @@ def target_of(leftover: Path) -> Path:
     """The entry that was being written when a temporary file was left."""
     name = leftover.name.removeprefix(".").removesuffix(TEMPORARY_SUFFIX)
     return leftover.with_name(name.rpartition(".")[0])
+
+
+SIZE_VARIABLE = "FEWSHOT_BENCH_CACHE_SIZE"
+
+_BYTES = {"B": 1} | {
+    f"{prefix}{kind}": base**power
+    for kind, base in (("B", 1000), ("iB", 1024))
+    for power, prefix in enumerate("KMGT", start=1)
+}
+_SECONDS = {"min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def parse_bytes(text: str, source: str) -> int:
+    """A size such as "10GB" in bytes.
+
+    Args:
+        text: a number and one of B, KB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (of 1024).
+        source: where the text comes from, for the message.
+
+    Raises:
+        CacheError: it is anything else.
+    """
+    return int(_parse(text, source, _BYTES, "10GB"))
+
+
+def parse_age(text: str, source: str) -> float:
+    """An age such as "30d" in seconds.
+
+    Args:
+        text: a number and one of min, h, d, w.
+        source: where the text comes from, for the message.
+
+    Raises:
+        CacheError: it is anything else.
+    """
+    return _parse(text, source, _SECONDS, "30d")
+
+
+def size_limit() -> int | None:
+    """The bound that the cache keeps by itself, in bytes: `$FEWSHOT_BENCH_CACHE_SIZE`; None where it has none.
+
+    Raises:
+        CacheError: the variable is no size.
+    """
+    text = os.environ.get(SIZE_VARIABLE, "")
+    return parse_bytes(text, SIZE_VARIABLE) if text else None
+
+
+def _parse(text: str, source: str, units: Mapping[str, int], example: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", text.strip(), re.ASCII)
+    value = float(found[1]) * units.get(found[2], 0) if found else 0.0
+    if found is None or found[2] not in units or not isfinite(value):
+        raise CacheError(f"{source} takes a number and a unit ({', '.join(units)}) such as {example}, not '{text}'.")
+    return value
+
+
+def lock_file(path: Path) -> Path:
+    """The lock of an entry. The system takes it back from a process that dies, however that comes about."""
+    return path.with_name(f".{path.name}.lock")
+
+
+@contextmanager
+def alone(path: Path, what: str, progress: Progress) -> Iterator[None]:
+    """Be the only process that makes an entry; wait for another as long as it lives.
+
+    Where no lock is to be had, because the folder cannot be written to or its file system knows none, the block runs
+    all the same: entries are written whole and by several processes alike, so a lock saves work, nothing more.
+
+    Args:
+        path: of the entry; its folder is made if need be.
+        what: it is, for the person who waits.
+        progress: shown that it waits.
+    """
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(holding(lock_file(path), f"waiting for another process: {what}", progress))
+        except (OSError, NotImplementedError):
+            pass
+        yield
+
+
+@contextmanager
+def unused(path: Path) -> Iterator[bool]:
+    """Hold all locks of an entry, unless another process holds one.
+
+    Args:
+        path: a file, or a folder that may have locks inside.
+
+    Yields:
+        Whether no other process holds one; where there are no locks at all, none does.
+    """
+    with ExitStack() as held:
+        is_unused = True
+        try:
+            for place in (lock_file(path), *path.glob(".*.lock")):
+                held.enter_context(FileLock(place, timeout=0))
+        except Timeout:
+            is_unused = False
+        except (OSError, NotImplementedError):
+            pass
+        yield is_unused
+
+
+_BEING_WRITTEN = 60
+"""Seconds after which nobody is writing to a temporary file any more, where neither a lock nor its name tells."""
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What has become of entries that were to be removed.
+
+    Attributes:
+        removed: those that are gone.
+        left_alone: those that another process makes or writes, or that cannot be removed, each with the reason.
+    """
+
+    removed: list[Entry]
+    left_alone: list[tuple[Entry, str]]
+
+
+def to_be_removed(
+    entries: Sequence[Entry], pattern: str = "", *, max_bytes: int | None = None, unused_for: float | None = None
+) -> list[Entry]:
+    """Which entries should go; each argument leaves fewer to choose from.
+
+    Args:
+        entries: the least recently used first.
+        pattern: part of the words or of the name, or with wildcards; only these go.
+        max_bytes: only until what matches fits into so many bytes.
+        unused_for: only what was not used for so many seconds.
+    """
+    matching = [entry for entry in entries if _matches(entry, pattern)]
+    total = sum(entry.bytes for entry in matching)
+    oldest = time.time() - (unused_for or 0)
+    chosen: list[Entry] = []
+    for entry in sorted(matching, key=lambda entry: entry.kind != LEFTOVER):  # useless, so first
+        if max_bytes is not None and total <= max_bytes and entry.kind != LEFTOVER:
+            break
+        if unused_for is None or entry.last_used <= oldest:
+            chosen.append(entry)
+            total -= entry.bytes
+    return chosen
+
+
+def clear_cache(entries: Sequence[Entry]) -> Cleared:
+    """Remove entries, but none that another process makes or writes; then the locks of entries that are gone."""
+    cleared = Cleared([], [])
+    for entry in entries:
+        reason = _remove(entry)
+        if reason:
+            cleared.left_alone.append((entry, reason))
+        else:
+            cleared.removed.append(entry)
+    _remove_locks()
+    return cleared
+
+
+def keep_within(limit: int, written: Path) -> None:
+    """Remove the least recently used embeddings until all fit; those that are too large by themselves are not kept.
+
+    Networks of base stages and images of the user's count, but stay: a network that is trained again on a GPU may be
+    another one, whose study would begin anew in the middle.
+
+    Args:
+        limit: bytes.
+        written: the newest entry.
+    """
+    with suppress(OSError):
+        if written.parent.name == EMBEDDINGS and written.stat().st_size > limit:
+            written.unlink()
+    entries = cache_entries()
+    removable = [entry for entry in entries if entry.kind in (EMBEDDINGS, LEFTOVER)]
+    others = sum(entry.bytes for entry in entries) - sum(entry.bytes for entry in removable)
+    clear_cache(to_be_removed(removable, max_bytes=max(0, limit - others)))
+
+
+def _matches(entry: Entry, pattern: str) -> bool:
+    wanted = f"*{pattern.lower()}*"
+    return any(fnmatchcase(text.lower(), wanted) for text in (entry.what, entry.name))
+
+
+def _remove(entry: Entry) -> str:
+    """Why an entry is still there; empty where it is gone."""
+    is_leftover = entry.kind == LEFTOVER
+    is_recent = time.time() - entry.last_used < _BEING_WRITTEN
+    if is_leftover and is_recent and not is_abandoned(entry.path.name):
+        return "perhaps being written"
+    with unused(target_of(entry.path) if is_leftover else entry.path) as is_unused:
+        if not is_unused:
+            return "in use by another process"
+        try:
+            shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink(missing_ok=True)
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
+
+
+def _remove_locks() -> None:
+    """Remove locks that nobody holds of entries that are not there; who waits for one takes the next of its name."""
+    for folder in FOLDERS:
+        for path in (cache_folder() / folder).glob("*.lock"):
+            entry = path.with_name(path.name.removeprefix(".").removesuffix(".lock"))
+            if entry.exists() or entry.with_suffix(".safetensors").exists():
+                continue
+            with suppress(OSError, NotImplementedError), FileLock(path, timeout=0):  # file systems may know no locks
+                path.unlink()

@@ -54,7 +54,7 @@ def audit(
     from rich.console import Console
 
     from fewshot_bench.audit import AuditOptions, audit_cells, cell_folders, print_audit, print_conclusion
-    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.cli.terminal import ProgressBars
 
     options = AuditOptions(
         episodes=episodes,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption
-from fewshot_bench.printable import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.cache import Entry
@@ -24,8 +24,8 @@ cache = typer.Typer(
 @cache.command("ls")
 def ls(as_json: JsonOption = False) -> None:
     """List embeddings, networks of base stages, own images and downloads, the least recently used first."""
+    from fewshot_bench._io.locations import cache_folder
     from fewshot_bench.cache import cache_entries
-    from fewshot_bench.paths import cache_folder
 
     entries = cache_entries()
     if as_json:
@@ -88,7 +88,7 @@ def _is_confirmed(entries: list[Entry]) -> bool:
 def _print(entries: list[Entry], *, err: bool = False) -> None:
     from datetime import datetime
 
-    from fewshot_bench.datasets.disk_space import readable_bytes
+    from fewshot_bench.datasets.store import readable_bytes
 
     names = [printable(entry.what) for entry in entries]
     width = max(map(len, names), default=0)
@@ -98,7 +98,7 @@ def _print(entries: list[Entry], *, err: bool = False) -> None:
 
 
 def _count(entries: list[Entry]) -> str:
-    from fewshot_bench.datasets.disk_space import readable_bytes
+    from fewshot_bench.datasets.store import readable_bytes
 
     noun = "entry" if len(entries) == 1 else "entries"
     return f"{len(entries)} {noun}, {readable_bytes(sum(entry.bytes for entry in entries))}"

@@ -20,7 +20,7 @@ from fewshot_bench.cli.options import (
 
 if TYPE_CHECKING:
     from fewshot_bench.datasets import Dataset, OwnOptions
-    from fewshot_bench.datasets.doctor import Diagnosis
+    from fewshot_bench.datasets.check import Diagnosis
 
 data = typer.Typer(help="Import, download, list and check datasets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -66,9 +66,9 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Build a dataset from files that you have; the layout is recognised by looking."""
-    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.cli.terminal import ProgressBars
     from fewshot_bench.datasets import import_dataset
-    from fewshot_bench.datasets.obtain import is_benchmark
+    from fewshot_bench.datasets.importing import is_benchmark
 
     if not source.strip():
         raise typer.BadParameter("--from names nothing; give a folder or a file.")
@@ -105,9 +105,9 @@ def import_(
 def _import_own(
     name: str, source: str, options: OwnOptions, split: str | None, seed: int, replace: bool, as_json: bool
 ) -> None:
-    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.cli.terminal import ProgressBars
     from fewshot_bench.datasets import import_own_images
-    from fewshot_bench.datasets.obtain import check_is_free_for_own_images
+    from fewshot_bench.datasets.importing import check_is_free_for_own_images
     from fewshot_bench.datasets.own_images import with_fractions
 
     check_is_free_for_own_images(name)
@@ -129,8 +129,8 @@ def get(
     as_json: JsonOption = False,
 ) -> None:
     """Download a dataset from its public link, check it, and build it; an interrupted download goes on."""
-    from fewshot_bench.cli.progress import ProgressBars
-    from fewshot_bench.datasets.obtain import download_dataset
+    from fewshot_bench.cli.terminal import ProgressBars
+    from fewshot_bench.datasets.importing import download_dataset
 
     with ProgressBars() as progress:
         dataset = download_dataset(
@@ -142,8 +142,8 @@ def get(
 @data.command("ls")
 def ls(as_json: JsonOption = False) -> None:
     """List all datasets with their state and size."""
-    from fewshot_bench.datasets.disk_space import readable_bytes
-    from fewshot_bench.datasets.doctor import dataset_rows
+    from fewshot_bench.datasets.check import dataset_rows
+    from fewshot_bench.datasets.store import readable_bytes
 
     rows = dataset_rows()
     if as_json:
@@ -169,9 +169,9 @@ def check(
 ) -> None:
     """Say what is there, what is missing, under which terms it may be used, and what to type next."""
     from fewshot_bench.datasets import OwnOptions
-    from fewshot_bench.datasets.doctor import check_dataset, check_everything, check_place
+    from fewshot_bench.datasets.catalogue import DATASETS
+    from fewshot_bench.datasets.check import check_dataset, check_everything, check_place
     from fewshot_bench.datasets.own_images import looks_like_a_place
-    from fewshot_bench.datasets.registry import DATASETS
     from fewshot_bench.datasets.store import is_stored
     from fewshot_bench.errors import DatasetError
 
@@ -209,8 +209,8 @@ def _print(diagnosis: Diagnosis) -> None:
 
 
 def _describe(dataset: Dataset, as_json: bool) -> None:
-    from fewshot_bench.datasets.recipe import recipe_line
-    from fewshot_bench.paths import datasets_folder
+    from fewshot_bench._io.locations import datasets_folder
+    from fewshot_bench.datasets.own_images import recipe_line
 
     splits = {name: {"classes": len(split.class_names), "images": len(split)} for name, split in dataset.splits.items()}
     folder = datasets_folder() / dataset.name
@@ -230,7 +230,7 @@ def _describe(dataset: Dataset, as_json: bool) -> None:
 
 def report_notes(recipe: Mapping[str, Any]) -> None:
     """Say on stderr what a user should know about a dataset: warnings, and all that was left out of own images."""
-    from fewshot_bench.datasets.recipe import left_out_lines
+    from fewshot_bench.datasets.own_images import left_out_lines
 
     for warning in recipe.get("warnings", []):
         typer.echo(f"note: {warning}", err=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from fewshot_bench.printable import printable
+from fewshot_bench._io.text import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.study.forecast import CellForecast, Forecast, Room
+    from fewshot_bench.study.estimates import CellForecast, Forecast, Room
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 

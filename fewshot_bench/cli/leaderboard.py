@@ -60,7 +60,7 @@ def leaderboard(
 
     A protocol keeps the baseline of the leaderboard that is already there until another is named.
     """
-    from fewshot_bench.atomic import write_atomically
+    from fewshot_bench._io.storage import write_atomically
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import (
         Claim,
@@ -93,8 +93,8 @@ def leaderboard(
 
 def _show_datasets(store: OutcomeStore) -> None:
     """Say where the pixels of each dataset came from, once per dataset and fingerprint."""
-    from fewshot_bench.datasets.recipe import recipe_line
-    from fewshot_bench.printable import printable
+    from fewshot_bench._io.text import printable
+    from fewshot_bench.datasets.own_images import recipe_line
 
     drawn = [cell for cell in store.cells() if not cell.protocol.is_claimed]
     cells = {(cell.protocol.dataset, cell.protocol.dataset_fingerprint): cell for cell in drawn}
@@ -117,7 +117,7 @@ def show(
     """
     from rich.console import Console
 
-    from fewshot_bench.atomic import write_atomically
+    from fewshot_bench._io.storage import write_atomically
     from fewshot_bench.report import answers, leaderboard_records, print_leaderboard
 
     if as_json:

@@ -1,4 +1,7 @@
-"""`fewshot-bench ls`: what can be named."""
+"""`fewshot-bench ls`: what can be named.
+
+`fewshot-bench study`: a study that comes with the package, as a file to edit.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ def _registry(kind: str) -> Any:
 
         return checkpoint_entries()
     if kind == "studies":
-        from fewshot_bench.study.presets import preset_entries
+        from fewshot_bench.study.study_file import preset_entries
 
         return preset_entries()
     raise UnknownNameError("list", kind, _KINDS)
@@ -103,7 +106,7 @@ def _state(kind: str, entry: Any) -> dict[str, Any]:
         return {}
     from dataclasses import asdict
 
-    from fewshot_bench.adaptation.described import described
+    from fewshot_bench.adaptation.base import described
 
     found = described(entry.factory, entry.preset)
     return {} if found is None else asdict(found)
@@ -147,3 +150,10 @@ def _show_adaptations(rows: list[dict[str, Any]], *, in_full: bool) -> None:
         typer.echo("* is what --choose support-cv and --choose ensemble vary")
         typer.echo("all, all-inductive, all-transductive: for --adapt, the heads on frozen embeddings among these")
         typer.echo("in full: fewshot-bench ls adaptations NAME")
+
+
+def study(name: Annotated[str, typer.Argument(help="See: fewshot-bench ls studies.")]) -> None:
+    """Print a study that comes with the package, to be edited: fewshot-bench study quickstart > mine.toml."""
+    from fewshot_bench.study.study_file import known_preset
+
+    typer.echo(known_preset(name), nl=False)

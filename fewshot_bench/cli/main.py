@@ -12,30 +12,28 @@ from typing import Annotated
 
 import typer
 
+from fewshot_bench._io.resuming import SAVED, begin, is_anything_saved
+from fewshot_bench._io.text import printable
+from fewshot_bench._io.versions import __version__
 from fewshot_bench.cli.audit import audit
 from fewshot_bench.cli.cache import cache
 from fewshot_bench.cli.compare import compare
 from fewshot_bench.cli.data import data
 from fewshot_bench.cli.episodes import episodes
 from fewshot_bench.cli.leaderboard import leaderboard
-from fewshot_bench.cli.ls import ls
+from fewshot_bench.cli.ls import ls, study
 from fewshot_bench.cli.outcomes import outcomes
 from fewshot_bench.cli.power import power
 from fewshot_bench.cli.report import report
 from fewshot_bench.cli.reproduce import reproduce
 from fewshot_bench.cli.run import run
-from fewshot_bench.cli.signals import INTERRUPTED, signals_interrupt
 from fewshot_bench.cli.status import status
 from fewshot_bench.cli.store import store
-from fewshot_bench.cli.study import study
 from fewshot_bench.cli.sweep import sweep
+from fewshot_bench.cli.terminal import INTERRUPTED, signals_interrupt
 from fewshot_bench.cli.train import train
-from fewshot_bench.debugging import DEBUG_VARIABLE, is_debugging, show_traceback
-from fewshot_bench.errors import FewshotBenchError, PluginError
+from fewshot_bench.errors import DEBUG_VARIABLE, FewshotBenchError, PluginError, is_debugging, show_traceback
 from fewshot_bench.plugins import plugin_errors
-from fewshot_bench.printable import printable
-from fewshot_bench.saved import SAVED, begin, is_anything_saved
-from fewshot_bench.versions import __version__
 
 app = typer.Typer(
     name="fewshot-bench",
@@ -206,7 +204,7 @@ def _on_files(message: str, typed: list[str]) -> str:
     if "unexpected extra argument" not in message:
         return ""
     from fewshot_bench.outcomes.claimed import ACCURACY_FILES
-    from fewshot_bench.report.method_names import import_first
+    from fewshot_bench.report.names import import_first
 
     file = next((text for text in typed if text in message and text.lower().endswith(ACCURACY_FILES)), None)
     return "" if file is None else import_first(file)

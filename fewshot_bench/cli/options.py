@@ -1,18 +1,26 @@
-"""Options that several commands share, and how their text becomes values."""
+"""Options that several commands share, and how their text becomes values.
+
+`--engine`: who computes a study, and what that asks for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from fewshot_bench.toml import value_of
+from fewshot_bench._io.toml import value_of
 
 if TYPE_CHECKING:
-    from fewshot_bench.paths import Place
+    from fewshot_bench.engine.engine import Engine
+    from fewshot_bench.progress import Progress
+
+if TYPE_CHECKING:
+    from fewshot_bench._io.locations import Place
     from fewshot_bench.statistics import Correction
 else:
     Place = str  # Typer takes no union of types; the value is what the parser makes
@@ -24,7 +32,7 @@ def place(text: str | Place) -> Place:
     Raises:
         PlaceError: a URL cannot be opened.
     """
-    from fewshot_bench.paths import place_of
+    from fewshot_bench._io.locations import place_of
 
     return place_of(text)
 
@@ -52,7 +60,7 @@ def results_or_cell(text: str | Place) -> Place:
 def _no_file(found: Place, expected: str) -> Place:
     """The place, unless it is a file; what says so is imported for those alone."""
     if isinstance(found, Path) and found.is_file():
-        from fewshot_bench.report.method_names import check_no_file
+        from fewshot_bench.report.names import check_no_file
 
         return check_no_file(found, expected)
     return found
@@ -225,3 +233,59 @@ def assignment(text: str, option: str = "--set") -> tuple[str, str]:
     if not equals or not name:
         raise typer.BadParameter(f"{option} takes NAME=VALUE, not '{text}'.")
     return name, value
+
+
+EngineOption = Annotated[
+    str, typer.Option(help="local: this process. ray: many, on this machine or on a cluster; the results are the same.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Address of a Ray cluster's head, or auto on a machine that is part of one. Default: start a cluster.",
+    ),
+]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Ray workers. Default: as many as there is room for.")]
+CpusOption = Annotated[int | None, typer.Option(min=1, help="Cores and threads of each Ray worker. Default: 1.")]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(min=0, help="GPUs of each Ray worker, e.g. 0.5. Default: 1 where the cluster has any."),
+]
+WaitOption = Annotated[
+    float | None,
+    typer.Option(min=0, help="Seconds to wait for a Ray node with room for a worker. Default: 60."),
+]
+
+RAY_OPTIONS = ("ray_address", "workers", "cpus_per_worker", "gpus_per_worker", "ray_wait")
+ENGINE_OPTIONS = ("engine", *RAY_OPTIONS)
+"""The parameters of a command that this file reads."""
+
+
+@contextmanager
+def chosen_engine(options: Mapping[str, Any], progress: Progress) -> Iterator[Engine | None]:
+    """The engine that options ask for; None for this process. What it starts ends with the context.
+
+    Args:
+        options: by the name of the parameter: those of `ENGINE_OPTIONS` and `device`.
+        progress: told that workers are waited for.
+
+    Raises:
+        typer.BadParameter: there is no such engine, or it takes no such option.
+        StudyError: Ray is not installed, or its cluster cannot be reached, or has no room.
+    """
+    given = {name: options[name] for name in RAY_OPTIONS if options[name] is not None}
+    if options["engine"] == "local":
+        if given:
+            raise typer.BadParameter(f"--{next(iter(given)).replace('_', '-')} is for --engine ray.")
+        yield None
+    elif options["engine"] == "ray":
+        from fewshot_bench.engine.ray_engine import RayEngine
+
+        names = {"ray_address": "address", "ray_wait": "patience"}
+        wanted = RayEngine(device=options["device"], **{names.get(name, name): given[name] for name in given})
+        with ExitStack() as opened:
+            with progress.step("waiting for workers", 0):
+                engine = opened.enter_context(wanted)
+            yield engine
+    else:
+        raise typer.BadParameter(f"--engine takes local or ray, not '{options['engine']}'.")

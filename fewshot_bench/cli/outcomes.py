@@ -11,8 +11,8 @@ import typer
 from fewshot_bench.cli.options import JsonOption, ResultsOption
 
 if TYPE_CHECKING:
+    from fewshot_bench._io.locations import Place
     from fewshot_bench.interop import Imported, ImportReport
-    from fewshot_bench.paths import Place
 
 outcomes = typer.Typer(help="Import accuracies from elsewhere; export all outcomes.", no_args_is_help=True)
 
@@ -97,8 +97,8 @@ def _record(report: ImportReport) -> dict[str, Any]:
 
 def _show(report: ImportReport, results: Place) -> None:
     """One line for each method and task, then what to know and what to do next."""
-    from fewshot_bench.going_on import command_for
-    from fewshot_bench.printable import printable
+    from fewshot_bench._io.resuming import command_for
+    from fewshot_bench._io.text import printable
     from fewshot_bench.report.wording import CLAIMED
 
     for one in report.imported:

@@ -18,8 +18,8 @@ from fewshot_bench.cli.study_options import (
 )
 
 if TYPE_CHECKING:
-    from fewshot_bench.study.overrides import Override
     from fewshot_bench.study.plan import StudyPlan
+    from fewshot_bench.study.study_parser import Override
 
 _WITH_A_FILE = ("results", "device", "chunk", "baseline")
 """Options that say where a study runs, or how it is looked at, and so go with a file that describes it."""
@@ -55,7 +55,7 @@ def planned_study(
         FewshotBenchError: a value is refused, an option says what the file says already, or code cannot be imported.
     """
     from fewshot_bench.study.known_names import refuse_misspelt
-    from fewshot_bench.study.presets import preset_text
+    from fewshot_bench.study.study_file import preset_text
 
     if study is None:
         fields = chosen_fields(context, setting)
@@ -71,8 +71,7 @@ def planned_study(
             _admit(plan)
         return plan
     preset_text(study)  # a name or a file that is not there is found before pandas is imported
-    from fewshot_bench.study.overrides import Override
-    from fewshot_bench.study.study_source import plan_of_file
+    from fewshot_bench.study.study_parser import Override, plan_of_file
 
     _refuse_descriptions(context, study)
     overrides = [Override.from_text(*assignment(text)) for text in set_ or []]
@@ -92,7 +91,7 @@ def _admit(plan: StudyPlan) -> None:
 
 def _options(context: typer.Context) -> list[Override]:
     """The options that were typed beside a file, as changes of its keys."""
-    from fewshot_bench.study.overrides import Override
+    from fewshot_bench.study.study_parser import Override
 
     typed = [name for name in typed_options(context) if name in _WITH_A_FILE]
     values = {name: context.params[name] for name in typed}

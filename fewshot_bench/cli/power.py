@@ -11,7 +11,7 @@ import typer
 from fewshot_bench.cli.options import JsonOption, ResultsOption
 
 if TYPE_CHECKING:
-    from fewshot_bench.paths import Place
+    from fewshot_bench._io.locations import Place
     from fewshot_bench.report.power import Spread
 
 
@@ -43,8 +43,7 @@ def power(
     """
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import check_no_files
-    from fewshot_bench.report.power import plan
-    from fewshot_bench.report.power_terminal import plan_record, print_plan
+    from fewshot_bench.report.power import plan, plan_record, print_plan
 
     check_no_files(methods or [], OutcomeStore(results / "outcomes"))
     spreads = _spreads(methods or [], results, sd, correlation)

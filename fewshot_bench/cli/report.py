@@ -47,7 +47,7 @@ def report(
 
 def _draw(content: PageContent, folder: Path) -> None:
     from fewshot_bench.report import NoPictureError
-    from fewshot_bench.report.figures import draw_figures
+    from fewshot_bench.report.paper_figures import draw_figures
 
     try:
         files = draw_figures(content, folder)

@@ -24,8 +24,8 @@ from fewshot_bench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from fewshot_bench.paths import Place
-    from fewshot_bench.reproduction import Reproduction, ReproductionOptions
+    from fewshot_bench._io.locations import Place
+    from fewshot_bench.audit import Reproduction, ReproductionOptions
 
 
 def reproduce(
@@ -60,16 +60,16 @@ def reproduce(
 
     Exit code 0: all are equal; 1: some differ; 2: a result cannot be run again here. Nothing is written into RESULT.
     """
+    from fewshot_bench.audit import cells_meant
     from fewshot_bench.cli.study_options import typed_arguments
     from fewshot_bench.errors import FewshotBenchError
-    from fewshot_bench.reproduction import cells_meant
 
     try:
         folders = cells_meant(result, results, numbers(shots, "--shots") if shots else ())
     except FewshotBenchError:
         results_or_cell(result)  # a file? That is said first
         raise
-    from fewshot_bench.reproduction import ReproductionOptions  # which imports torch
+    from fewshot_bench.audit import ReproductionOptions  # which imports torch
 
     seeded: dict[str, Any] = {} if seed is None else {"seed": seed}
     options = ReproductionOptions(
@@ -99,9 +99,9 @@ def _reproduced(
     folders: list[Place], options: ReproductionOptions, retrain: bool
 ) -> tuple[list[Reproduction], dict[str, str]]:
     """What came of each cell, and of those that cannot be run again why."""
-    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.audit import everything_anew, reproduce_cell
+    from fewshot_bench.cli.terminal import ProgressBars
     from fewshot_bench.errors import FewshotBenchError
-    from fewshot_bench.reproduction import everything_anew, reproduce_cell
 
     done, failures = [], {}
     with everything_anew() if retrain else nullcontext(), ProgressBars() as progress:
@@ -116,7 +116,7 @@ def _reproduced(
 def _show(done: list[Reproduction], failures: dict[str, str], as_json: bool) -> None:
     from rich.console import Console
 
-    from fewshot_bench.reproduction import print_reproduction
+    from fewshot_bench.audit import print_reproduction
 
     if as_json:
         records: list[dict[str, Any]] = [one.as_dict() for one in done]
@@ -135,8 +135,8 @@ def _conclude(done: list[Reproduction], failures: dict[str, str], cells: int, as
         ReproductionError: no outcome differs, but a cell could not be run again.
         typer.Exit: outcomes differ.
     """
+    from fewshot_bench._io.text import printable
     from fewshot_bench.errors import ReproductionError
-    from fewshot_bench.printable import printable
 
     differing = [one.key for one in done if not one.is_equal]
     reasons = [reason if cells == 1 else f"{key}: {reason}" for key, reason in failures.items()]

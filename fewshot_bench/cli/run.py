@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_bench.cli.engines import (
-    AddressOption,
-    CpusOption,
-    EngineOption,
-    GpusOption,
-    WaitOption,
-    WorkersOption,
-    chosen_engine,
-)
+from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import (
+    AddressOption,
     AlphaOption,
     BaselineOption,
     ClassDepthOption,
+    CpusOption,
+    EngineOption,
+    GpusOption,
     JsonOption,
     LayoutChoice,
     LayoutOption,
@@ -32,12 +28,14 @@ from fewshot_bench.cli.options import (
     ResultsOption,
     SamplerOption,
     TrustCodeOption,
+    WaitOption,
+    WorkersOption,
+    chosen_engine,
 )
-from fewshot_bench.printable import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.study.plan import StudyPlan
-    from fewshot_bench.study.run_all import PlanResult
+    from fewshot_bench.study.run import PlanResult
 
 _SOME_FAILED = 1
 """Exit code of a study that went to its end, where episodes failed."""
@@ -186,9 +184,9 @@ def run(
 
     Without STUDY and options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
     """
+    from fewshot_bench._io.resuming import goes_on_in
     from fewshot_bench.cli.planned_study import planned_study
     from fewshot_bench.cli.study_options import typed_arguments
-    from fewshot_bench.going_on import goes_on_in
 
     plan = planned_study(context, study, setting, set_, trusts_code=trust_code)
     from fewshot_bench.study import free_folder, fresh_folder  # after the names have been looked at
@@ -211,8 +209,8 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
     """Run the studies, and say what they have found; exit code 1 where episodes failed."""
     from functools import partial
 
-    from fewshot_bench.cli.progress import ProgressBars
     from fewshot_bench.cli.study_options import typed_arguments
+    from fewshot_bench.cli.terminal import ProgressBars
     from fewshot_bench.study import Shard
 
     part = None if shard is None else Shard.read(shard)
@@ -246,7 +244,7 @@ def _tell_shard(shard: str | None, result: PlanResult, as_json: bool) -> None:
 def _look_ahead(plan: StudyPlan, as_json: bool) -> None:
     """Print what the studies are going to do and take; exit code 2 where something is missing."""
     from fewshot_bench.cli.dry_run import show_forecast
-    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.cli.terminal import ProgressBars
     from fewshot_bench.study.dry_run import forecast
 
     with ProgressBars() as progress:
@@ -281,9 +279,9 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     """Write the leaderboard and the page, print this study's part of it, and say where everything is."""
     from fewshot_bench.cli.data import report_notes
     from fewshot_bench.cli.leaderboard import show, show_answers
-    from fewshot_bench.datasets.recipe import recipe_line
+    from fewshot_bench.datasets.own_images import recipe_line
     from fewshot_bench.report import rows_of_cells
-    from fewshot_bench.study.outputs import write_outputs
+    from fewshot_bench.study.plan import write_outputs
 
     gc.collect()
     gc.freeze()  # statsmodels collects garbage in every correction of p values; what is here by now stays to the end

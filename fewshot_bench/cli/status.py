@@ -26,7 +26,8 @@ def status(
     """
     from rich.console import Console
 
-    from fewshot_bench.report.status import Watch, show_live, status_text
+    from fewshot_bench.report.status_terminal import show_live, status_text
+    from fewshot_bench.report.study_status import Watch
 
     console, seen = Console(), Watch(results)
     if as_json:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, ResultsOption, results_folder
-from fewshot_bench.printable import printable
 
 if TYPE_CHECKING:
+    from fewshot_bench._io.locations import Place
     from fewshot_bench.outcomes.checking import CellCheck
-    from fewshot_bench.outcomes.compaction import Compacted, Damaged
-    from fewshot_bench.paths import Place
+    from fewshot_bench.outcomes.maintenance import Compacted, Damaged
 
 store = typer.Typer(help="Look after stored outcomes.", no_args_is_help=True)
 
@@ -30,8 +30,7 @@ def compact(results: ResultsOption = Path("results"), as_json: JsonOption = Fals
 
     Exit code 0: all are compact; 1: something is damaged, and the cells without damage are compact.
     """
-    from fewshot_bench.outcomes.compaction import Damaged, compact_store
-    from fewshot_bench.outcomes.merging import outcomes_of
+    from fewshot_bench.outcomes.maintenance import Damaged, compact_store, outcomes_of
 
     found = compact_store(outcomes_of(results))
     damaged = sum(isinstance(one, Damaged) for one in found)
@@ -47,7 +46,7 @@ def compact(results: ResultsOption = Path("results"), as_json: JsonOption = Fals
 
 def _as_dict(one: Compacted | Damaged) -> dict[str, Any]:
     """What a compaction has done to a cell, for JSON."""
-    from fewshot_bench.outcomes.compaction import Damaged
+    from fewshot_bench.outcomes.maintenance import Damaged
 
     if isinstance(one, Damaged):
         return {**dict.fromkeys(_COMPACTED), "cell": one.key, "damage": [one.damage]}
@@ -57,7 +56,7 @@ def _as_dict(one: Compacted | Damaged) -> dict[str, Any]:
 
 def _line(one: Compacted | Damaged) -> str:
     """The same for people."""
-    from fewshot_bench.outcomes.compaction import Damaged
+    from fewshot_bench.outcomes.maintenance import Damaged
 
     if isinstance(one, Damaged):
         return f"{one.key}  damaged: {one.damage}"
@@ -72,7 +71,7 @@ def check(results: ResultsOption = Path("results"), as_json: JsonOption = False)
     Exit code 0: all is whole; 1: something is damaged.
     """
     from fewshot_bench.outcomes.checking import check_store
-    from fewshot_bench.outcomes.merging import outcomes_of
+    from fewshot_bench.outcomes.maintenance import outcomes_of
 
     found = check_store(outcomes_of(results))
     if as_json:
@@ -106,7 +105,7 @@ def merge(
     as_json: JsonOption = False,
 ) -> None:
     """Copy the outcomes of other folders into RESULTS; where they contradict each other, nothing is copied."""
-    from fewshot_bench.outcomes.merging import merge as merged
+    from fewshot_bench.outcomes.maintenance import merge as merged
 
     cells = merged([results_folder(source) for source in sources], results / "outcomes")
     if as_json:
@@ -128,8 +127,8 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Remove one cell and all of its outcomes, for good."""
-    from fewshot_bench.outcomes.pruning import cell_named
-    from fewshot_bench.outcomes.pruning import prune as pruned
+    from fewshot_bench.outcomes.maintenance import cell_named
+    from fewshot_bench.outcomes.maintenance import prune as pruned
 
     folder, described = cell_named(results / "outcomes", cell)
     about = "" if described is None else printable(f" ({described.method.marked_name}, {described.protocol.task})")
@@ -156,6 +155,6 @@ def _is_confirmed(question: str) -> bool:
 
 
 def _tell_next(results: Place) -> None:
-    from fewshot_bench.going_on import command_for
+    from fewshot_bench._io.resuming import command_for
 
     typer.echo(f"next         {command_for(['leaderboard'], results)}")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewshot_bench.cli.engines import ENGINE_OPTIONS
-from fewshot_bench.cli.options import JsonOption, words
+from fewshot_bench._io.toml import value_of
+from fewshot_bench.cli.options import ENGINE_OPTIONS, JsonOption, words
 from fewshot_bench.cli.run import run
 from fewshot_bench.cli.study_options import (
     chosen_fields,
@@ -19,10 +19,9 @@ from fewshot_bench.cli.study_options import (
     typed_options,
     validated_study,
 )
-from fewshot_bench.toml import value_of
 
 if TYPE_CHECKING:
-    from fewshot_bench.paths import Place
+    from fewshot_bench._io.locations import Place
     from fewshot_bench.study import Axis, Grid, Study, Sweep, SweepResult
 
 _WITHOUT = ("study", "split", "baseline", "setting", "fresh", *ENGINE_OPTIONS, "dry_run")
@@ -63,14 +62,13 @@ def sweep(
 
     The novel split is never touched. The same command again, or on another machine at the same time, goes on.
     """
-    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.cli.terminal import ProgressBars
     from fewshot_bench.progress import SILENT
 
     study, axes = _study(context), _grid(context, grid)
     from fewshot_bench.study import plan_sweep  # after the names have been looked at
     from fewshot_bench.study.admission import admit_checkpoints
-    from fewshot_bench.study.sweep_points import work_through
-    from fewshot_bench.study.sweep_result import conclude, unfinished_points
+    from fewshot_bench.study.sweep_run import conclude, unfinished_points, work_through
 
     with ProgressBars() as progress:
         if context.params["trust_code"]:
@@ -167,7 +165,7 @@ def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from fewshot_bench.study.grid import text_of
+    from fewshot_bench.study.sweep import text_of
 
     print_sweep(result.frame, task, Console())
     seconds = result.setting.budget["seconds"]

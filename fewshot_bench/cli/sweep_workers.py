@@ -14,10 +14,9 @@ from typing import IO, TYPE_CHECKING
 
 import typer
 
+from fewshot_bench._io.resuming import SAVED, note_saved
 from fewshot_bench.cli.study_options import typed_options
-from fewshot_bench.debugging import is_debugging
-from fewshot_bench.errors import StudyError
-from fewshot_bench.saved import SAVED, note_saved
+from fewshot_bench.errors import StudyError, is_debugging
 
 if TYPE_CHECKING:
     from fewshot_bench.progress import Progress
@@ -49,7 +48,7 @@ def work_in_processes(
     Raises:
         StudyError: a worker failed; the sentence is its own.
     """
-    from fewshot_bench.study.sweep_points import finished_point
+    from fewshot_bench.study.sweep_run import finished_point
 
     with _workers(worker_arguments(context), devices(sweep.study.device, min(jobs, len(points)))) as workers:
         with progress.step(f"sweep {sweep.name}, {len(workers)} processes", len(points)) as step:

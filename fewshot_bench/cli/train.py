@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption
-from fewshot_bench.printable import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.study import Checkpoint
@@ -84,7 +84,7 @@ def train(
 
     After a stop, the same command goes on from the last epoch that was saved.
     """
-    from fewshot_bench.cli.progress import ProgressBars
+    from fewshot_bench.cli.terminal import ProgressBars
     from fewshot_bench.study.known_names import refuse_misspelt_training
 
     recipe = {

@@ -1,15 +1,6 @@
 """What images exist: registry, importers, the canonical store, fingerprints."""
 
-from fewshot_bench.datasets.dataset import SPLIT_NAMES, Dataset, ImageSplit, SplitName
-from fewshot_bench.datasets.obtain import import_dataset
-from fewshot_bench.datasets.own_images import (
-    OwnOptions,
-    import_own_images,
-    kept_copies,
-    looks_like_a_place,
-    open_own_images,
-)
-from fewshot_bench.datasets.registry import (
+from fewshot_bench.datasets.catalogue import (
     DATASETS,
     admit_dataset,
     check_name,
@@ -17,6 +8,15 @@ from fewshot_bench.datasets.registry import (
     is_named,
     known_dataset,
     open_dataset,
+)
+from fewshot_bench.datasets.dataset import SPLIT_NAMES, Dataset, ImageSplit, SplitName
+from fewshot_bench.datasets.importing import import_dataset
+from fewshot_bench.datasets.own_images import (
+    OwnOptions,
+    import_own_images,
+    kept_copies,
+    looks_like_a_place,
+    open_own_images,
 )
 
 __all__ = [

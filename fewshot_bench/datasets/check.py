@@ -8,22 +8,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.datasets.disk_space import readable_bytes
-from fewshot_bench.datasets.obtain import is_benchmark, layouts_at
-from fewshot_bench.datasets.own_images import OwnOptions, list_own_images
-from fewshot_bench.datasets.recipe import by_reason, clutter_lines, left_out_lines, recipe_line
-from fewshot_bench.datasets.registry import DATASETS, is_available, known_dataset
+from fewshot_bench._io.locations import datasets_folder
+from fewshot_bench.datasets.catalogue import DATASETS, TERMS, is_available, known_dataset
+from fewshot_bench.datasets.importing import is_benchmark, layouts_at
+from fewshot_bench.datasets.own_images import (
+    OwnOptions,
+    by_reason,
+    clutter_lines,
+    left_out_lines,
+    list_own_images,
+    recipe_line,
+)
 from fewshot_bench.datasets.store import (
     damaged_splits,
     is_stored,
     open_stored,
     read_description,
+    readable_bytes,
     stored_bytes,
     stored_names,
 )
-from fewshot_bench.datasets.terms import TERMS
 from fewshot_bench.errors import DatasetError, UnknownNameError
-from fewshot_bench.paths import datasets_folder
 
 _MOST_EXAMPLES = 3
 _MOST_REASONS = 20

@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot_bench._io.hub import nothing_asked, why_hub_is_away
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.datasets.importers.labels import class_names_of
-from fewshot_bench.datasets.importers.own_listing import FileClaims, OwnListing, file_identity
-from fewshot_bench.datasets.listed import SkippedImage
+from fewshot_bench.datasets.images import SkippedImage
 from fewshot_bench.datasets.official_splits import published_split
-from fewshot_bench.datasets.sources.names import composed
-from fewshot_bench.datasets.sources.tree import LARGEST_IMAGE_FILE
+from fewshot_bench.datasets.own_sources import FileClaims, OwnListing, class_names_of, file_identity
+from fewshot_bench.datasets.sources.tree import LARGEST_IMAGE_FILE, composed
 from fewshot_bench.errors import DatasetError
-from fewshot_bench.hub import nothing_asked, why_hub_is_away
 
 HUGGING_FACE_PREFIX = "hf:"
 _INSTALL = "It needs an optional package: pip install 'fewshot-bench[huggingface]'"

@@ -1,25 +1,78 @@
-"""How to come by a dataset: import what a user has, download what may be downloaded, say what else there is."""
+"""How to come by a dataset: import what a user has, download what may be downloaded, say what else there is.
+
+Which layout is it? Answered by looking into folders and files, never by the name that somebody gave an archive.
+"""
 
 from __future__ import annotations
 
 import difflib
 import shutil
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from fewshot_bench._io.locations import cache_folder
+from fewshot_bench.datasets.catalogue import DATASETS, TERMS
 from fewshot_bench.datasets.dataset import Dataset
 from fewshot_bench.datasets.download import fetch
-from fewshot_bench.datasets.importers.found import Found, Imported, ImportRequest
-from fewshot_bench.datasets.importers.recognise import recognise
-from fewshot_bench.datasets.pixels import Filter, Fit
-from fewshot_bench.datasets.registry import DATASETS
-from fewshot_bench.datasets.sources import open_tree
-from fewshot_bench.datasets.sources.archives_in_folder import MOST_ARCHIVES, ArchivesInFolder, archives_in
+from fewshot_bench.datasets.images import Filter, Fit
+from fewshot_bench.datasets.layouts.cifar import find_cifar_arrays, find_cifar_images
+from fewshot_bench.datasets.layouts.classification import CLASSIFICATION_LAYOUTS
+from fewshot_bench.datasets.layouts.imagenet_arrays import find_imagenet_arrays
+from fewshot_bench.datasets.layouts.imagenet_images import find_imagenet_flat, find_imagenet_images
+from fewshot_bench.datasets.layouts.layout import Found, Imported, ImportRequest
+from fewshot_bench.datasets.sources import FileTree, Subtree, open_tree
+from fewshot_bench.datasets.sources.open import MOST_ARCHIVES, ArchivesInFolder, archives_in
+from fewshot_bench.datasets.sources.tree import within
 from fewshot_bench.datasets.store import store_dataset
-from fewshot_bench.datasets.terms import TERMS
 from fewshot_bench.errors import DatasetError, UnknownNameError
-from fewshot_bench.paths import cache_folder
 from fewshot_bench.progress import SILENT, Progress
+
+LAYOUTS: tuple[Callable[[FileTree], Found | None], ...] = (
+    find_cifar_images,
+    find_cifar_arrays,
+    find_imagenet_arrays,
+    find_imagenet_images,
+    find_imagenet_flat,
+    *CLASSIFICATION_LAYOUTS,
+)
+_DEEPEST = 3
+_MOST_FOLDERS = 40  # a folder with more sub-folders holds classes, not layouts
+
+
+def recognise(tree: FileTree) -> list[Found]:
+    """Every layout in a tree or up to three folders below its top, complete ones first.
+
+    Raises:
+        DatasetError: a file that belongs to a layout is damaged or hostile, and nothing else was found.
+    """
+    found: list[Found] = []
+    damage: DatasetError | None = None
+    for place in _places(tree):
+        for find in LAYOUTS:
+            try:
+                one = find(place)
+            except DatasetError as error:
+                damage = damage or error
+                continue
+            if one is not None:
+                found.append(one)
+    if damage is not None and not any(not one.missing for one in found):
+        raise damage
+    return sorted(found, key=lambda one: bool(one.missing))
+
+
+def _places(tree: FileTree) -> Iterator[FileTree]:
+    """The tree and the folders in it, the upper ones first."""
+    level = [""]
+    for _ in range(_DEEPEST + 1):
+        below: list[str] = []
+        for folder in level:
+            yield Subtree(tree, folder) if folder else tree
+            names = tree.folders(folder)
+            if len(names) <= _MOST_FOLDERS:
+                below += [within(folder, name) for name in names]
+        level = below
 
 
 def import_dataset(

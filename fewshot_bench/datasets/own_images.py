@@ -1,4 +1,7 @@
-"""Anybody's own images: class folders, split folders of class folders, a manifest, or a Hugging Face dataset."""
+"""Anybody's own images: class folders, split folders of class folders, a manifest, or a Hugging Face dataset.
+
+How the pixels of a dataset came about, for people.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from operator import itemgetter
@@ -18,26 +21,89 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.datasets.dataset import ALL_SPLIT_NAMES, Dataset, SplitName
 from fewshot_bench.datasets.deep_pixels import UsedValues
 from fewshot_bench.datasets.duplicates import Duplicates
-from fewshot_bench.datasets.importers.hugging_face import (
+from fewshot_bench.datasets.hugging_face import (
     HUGGING_FACE_PREFIX,
     list_hugging_face,
     looks_like_hugging_face,
 )
-from fewshot_bench.datasets.importers.manifest import list_manifest, looks_like_manifest
-from fewshot_bench.datasets.importers.own_listing import OwnListing, divide_by_class
-from fewshot_bench.datasets.importers.own_tree import Layout, list_tree
-from fewshot_bench.datasets.listed import DecodedSplit, ListedSplit, SkippedImage
-from fewshot_bench.datasets.pixels import Filter, Fit, PixelRecipe, UndecidedDepthError, header_size
-from fewshot_bench.datasets.recipe import by_reason
+from fewshot_bench.datasets.images import (
+    DecodedSplit,
+    Filter,
+    Fit,
+    ListedSplit,
+    PixelRecipe,
+    SkippedImage,
+    UndecidedDepthError,
+    header_size,
+)
+from fewshot_bench.datasets.own_sources import OwnListing, divide_by_class, list_manifest, looks_like_manifest
+from fewshot_bench.datasets.own_tree import Layout, list_tree
 from fewshot_bench.datasets.sources import open_tree
-from fewshot_bench.datasets.sources.names import composed
+from fewshot_bench.datasets.sources.tree import composed
 from fewshot_bench.datasets.store import is_stored, open_stored, store_dataset, stored_names
 from fewshot_bench.errors import DatasetError
-from fewshot_bench.paths import cache_folder
 from fewshot_bench.progress import SILENT, Progress, Step
+
+
+def recipe_line(recipe: Mapping[str, Any]) -> str:
+    """How the pixels of a dataset came about, in one line."""
+    words = [str(recipe.get("source", "unknown source"))]
+    if recipe.get("resize", "none") != "none":
+        words += [f"resized to {recipe['resize']}", str(recipe.get("fit", "")), str(recipe.get("interpolation", ""))]
+    if recipe.get("divided", "as it lay") != "as it lay":
+        words.append(f"divided by {recipe['divided']}")
+    if recipe.get("least_images", 1) > 1:
+        words.append(f"classes of {recipe['least_images']} images and more")
+    if "more_than_8_bits" in recipe:
+        words.append(f"values {recipe['more_than_8_bits']} as black to white")
+    if "class_depth" in recipe:
+        words.append(f"classes {recipe['class_depth']} folders deep")
+    if "layout" in recipe:
+        words.append(f"folders taken as {recipe['layout']}")
+    if "pillow" in recipe:
+        words.append(f"Pillow {recipe['pillow']}")
+    return ", ".join(word for word in words if word)
+
+
+def left_out_lines(recipe: Mapping[str, Any]) -> list[str]:
+    """Everything that was left out of a dataset: one line for each reason, with the number and the first example."""
+    classes = [
+        f"class {name}, which has {size} {images}"
+        for key, images in (("small_classes", "images"), ("unreadable_classes", "readable images"))
+        for name, size in recipe.get(key, {}).items()
+    ]
+    skipped = recipe.get("left_out", by_reason(recipe.get("skipped", [])))
+    return [*skipped, *clutter_lines(recipe.get("clutter", {})), *classes]
+
+
+def by_reason(skipped: Iterable[tuple[str, str]]) -> list[str]:
+    """Files or rows that were left out, in a line for each reason.
+
+    >>> by_reason([("row 9", "no label"), ("a/x.png", "the file is empty"), ("row 10", "no label")])
+    ['2 rows: no label (first: row 9)', 'a/x.png: the file is empty']
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in skipped:
+        names.setdefault(reason, []).append(name)
+    return [
+        f"{found[0]}: {reason}"
+        if len(found) == 1
+        else f"{len(found):,} {'rows' if found[0].startswith('row ') else 'files'}: {reason} (first: {found[0]})"
+        for reason, found in names.items()
+    ]
+
+
+def clutter_lines(kinds: Mapping[str, int]) -> list[str]:
+    """What systems and synchronisers had left among the images, in one line, or none."""
+    if not kinds:
+        return []
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+    return [f"files and folders of systems and synchronisers ({counts}); docs/datasets.md lists them"]
+
 
 DEFAULT_SIZE = 224
 _VERSION = 3

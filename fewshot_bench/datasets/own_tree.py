@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.datasets.importers.own_listing import FileClaims, OwnListing, file_identity
-from fewshot_bench.datasets.listed import SkippedImage
+from fewshot_bench.datasets.images import SkippedImage
 from fewshot_bench.datasets.official_splits import published_split
+from fewshot_bench.datasets.own_sources import FileClaims, OwnListing, file_identity
 from fewshot_bench.datasets.sources import FileTree
-from fewshot_bench.datasets.sources.names import by_composed
-from fewshot_bench.datasets.sources.tree import within
+from fewshot_bench.datasets.sources.tree import by_composed, within
 from fewshot_bench.errors import DatasetError
 
 Layout = Literal["auto", "classes", "splits"]

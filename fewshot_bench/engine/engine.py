@@ -1,4 +1,7 @@
-"""Who computes which chunk of episodes: what a study asks of an engine, in this process or on many machines."""
+"""Who computes which chunk of episodes: what a study asks of an engine, in this process or on many machines.
+
+Which device of this process computes.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from typing import Protocol as Interface
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from fewshot_bench.episodes.protocol import Protocol
+from fewshot_bench.errors import StudyError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -109,3 +114,20 @@ class Engine(Interface):
 
     def facts(self) -> dict[str, Any]:
         """What is recorded of the engine with every cell, as plain data; empty for this process."""
+
+
+def chosen_device(name: str) -> str:
+    """The torch device for "auto", "cpu", "cuda", "cuda:1", "mps".
+
+    Raises:
+        StudyError: this machine has no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()  # "meta" can be made, but holds nothing
+        if torch.device(name).type == "cuda":
+            torch.cuda.set_device(name)  # what is recorded and timed there belongs to the current device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise StudyError(f"there is no device '{name}' here. Use --device cpu, or auto.") from error
+    return name

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fewshot_bench.debugging import keep_traceback
 from fewshot_bench.engine.engine import Chunk, Crew, Finished, P, T, Worker
 from fewshot_bench.episodes.protocol import Protocol
+from fewshot_bench.errors import keep_traceback
 
 
 class LocalEngine:

@@ -1,4 +1,7 @@
-"""The Ray cluster that a study runs on: one that is there already, or one of this machine for as long as it runs."""
+"""The Ray cluster that a study runs on: one that is there already, or one of this machine for as long as it runs.
+
+Ray itself, which only the files of its engine import, or one sentence that says how to get it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from fewshot_bench.engine.ray_package import ray
 from fewshot_bench.errors import StudyError
+
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or its news of dead workers would go to standard output
+
+try:
+    import ray
+except ImportError as error:
+    raise StudyError("--engine ray needs the package ray. Run: pip install 'fewshot-bench[ray]'") from error
+
+__all__ = ["ray"]
 
 _PATIENCE = 5  # seconds for an address to answer
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])

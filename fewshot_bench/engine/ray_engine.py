@@ -9,12 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from fewshot_bench.engine.engine import Crew, P, T, Worker
-from fewshot_bench.engine.ray_actor import Answer, fetched, taken_out
-from fewshot_bench.engine.ray_cluster import Needs, cluster_has_gpus, connected
-from fewshot_bench.engine.ray_crew import MOST_DEATHS, WORKER_DIED, RayCrew
-from fewshot_bench.engine.ray_package import ray
-from fewshot_bench.engine.ray_pool import DEATHS, Member, RayPool
-from fewshot_bench.engine.ray_progress import Replayed
+from fewshot_bench.engine.ray_actor import Answer, Replayed, fetched, taken_out
+from fewshot_bench.engine.ray_cluster import Needs, cluster_has_gpus, connected, ray
+from fewshot_bench.engine.ray_worker_pool import DEATHS, MOST_DEATHS, WORKER_DIED, Member, RayCrew, RayPool
 from fewshot_bench.errors import StudyError
 from fewshot_bench.progress import SILENT
 from fewshot_bench.registry import WithCode

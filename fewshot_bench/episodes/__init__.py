@@ -1,9 +1,8 @@
 """Which images form a task: the samplers, protocols, lock files."""
 
-from fewshot_bench.episodes.drawing import episode_classes, settled
 from fewshot_bench.episodes.protocol import SAMPLER_VERSION, SAMPLERS, Protocol, ProtocolFields
-from fewshot_bench.episodes.sampler import Episodes, draw, sample_by_shape, sample_episodes
-from fewshot_bench.episodes.standard import sample_indices
+from fewshot_bench.episodes.sampler import Episodes, draw, episode_classes, sample_by_shape, sample_episodes, settled
+from fewshot_bench.episodes.samplers import sample_indices
 
 __all__ = [
     "SAMPLERS",

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from fewshot_bench._io.storage import read_named
+from fewshot_bench._io.toml import tomllib
 from fewshot_bench.datasets.dataset import Dataset
-from fewshot_bench.episodes.drawing import settled
 from fewshot_bench.episodes.protocol import SAMPLER_VERSION, Protocol
-from fewshot_bench.episodes.sampler import draw
+from fewshot_bench.episodes.sampler import draw, settled
 from fewshot_bench.errors import EpisodeError, IrregularFileError, OutcomeError, UnknownNameError
-from fewshot_bench.stored_files import read_named
-from fewshot_bench.toml import tomllib
 
 _NO_LOCK = (
     *(OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError),

@@ -1,15 +1,21 @@
-"""The linear heads of many episodes, on the encoder's output or on the logits of the base classes."""
+"""The linear heads of many episodes, on the encoder's output or on the logits of the base classes.
+
+What batch normalisation normalises with: the pretrained statistics, the support set's, or the queries'.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fewshot_bench.backbones.base_head import BaseHead
-from fewshot_bench.training.per_episode.recipe import HeadStart
+from fewshot_bench.finetuning.recipe import HeadStart
 
 # As in torch's `normalize`: embeddings of nothing but zeros give a head of zeros.
 _SMALLEST_NORM = 1e-12
@@ -109,3 +115,50 @@ class StackedBaseHead:
 def tuned_of_base_head(kind: str) -> tuple[str, ...]:
     """What is trained of the base classifier, by the kind of `Tuning`: it lies behind the last block."""
     return {"all": ("weight", "bias"), "bias": ("bias",)}.get(kind, ())
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether any layer normalises over the batch."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def use_batch_statistics(network: nn.Module) -> None:
+    """Normalise with the mean and variance of each batch from now on, and remember none.
+
+    Without running statistics a layer in evaluation mode takes those of the batch; that holds for timm's layers too.
+    """
+    for module in _layers(network):
+        module.running_mean = module.running_var = None
+
+
+@torch.no_grad()
+def use_statistics_of(network: nn.Module, forward: Callable[[], Any]) -> None:
+    """Normalise with the mean and variance of one batch from now on, whatever comes next.
+
+    Args:
+        network: whose layers are changed.
+        forward: runs the network on that batch.
+    """
+
+    def remember(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
+        values = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
+        module.running_mean = values.mean(axes)
+        module.running_var = values.var(axes, unbiased=False)
+
+    with _hooked(network, remember):
+        forward()
+
+
+def _layers(network: nn.Module) -> Iterator[_BatchNorm]:
+    return (module for module in network.modules() if isinstance(module, _BatchNorm))
+
+
+@contextmanager
+def _hooked(network: nn.Module, hook: Callable[[nn.Module, tuple[Tensor, ...]], None]) -> Iterator[None]:
+    handles = [module.register_forward_pre_hook(hook) for module in _layers(network)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

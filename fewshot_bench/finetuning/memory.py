@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.training.memory import COPIES_OF_A_WEIGHT, free_bytes, kept_bytes
-from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
 
 _STATUS = Path("/proc/self/status")
 

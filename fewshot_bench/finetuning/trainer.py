@@ -3,29 +3,203 @@
 The loss is summed over the episodes and the weights are stacked, so one backward pass gives each episode its own
 gradient and nothing of another's. Transductive fine-tuning (Dhillon et al., 2020) ends every epoch with one more
 update: it lowers the mean Shannon entropy of the predictions for the queries, with the same optimiser.
+
+Stop training an episode when its own support set has nothing more to teach.
+
+Some episodes as a trainer wants them: support, views and queries as inputs of what is trained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
 from fewshot_bench.errors import StudyError
+from fewshot_bench.finetuning.cuda_graph import Capture, ReplayedStep, cuda_graph
+from fewshot_bench.finetuning.head import (
+    StackedBaseHead,
+    StackedHead,
+    dropped,
+    has_batch_norm,
+    use_batch_statistics,
+    use_statistics_of,
+)
+from fewshot_bench.finetuning.recipe import (
+    FRESH,
+    EpisodeRecipe,
+    forget,
+    learning_rate,
+    set_learning_rate,
+    stacked_optimizer,
+)
+from fewshot_bench.finetuning.stacked_networks import stacked
+from fewshot_bench.finetuning.tuned_parameters import NetworkParts
+from fewshot_bench.finetuning.views import (
+    FOR_DROPOUT,
+    EpisodeKeys,
+    FreshViews,
+    Normalise,
+    PooledViews,
+    StepViews,
+    by_episode,
+    order_of_images,
+)
 from fewshot_bench.losses import loss_function, reading_of
-from fewshot_bench.training.per_episode.batch_norm import has_batch_norm, use_batch_statistics, use_statistics_of
-from fewshot_bench.training.per_episode.early_stopping import EarlyStopping
-from fewshot_bench.training.per_episode.head import StackedBaseHead, StackedHead, dropped
-from fewshot_bench.training.per_episode.network_parts import NetworkParts
-from fewshot_bench.training.per_episode.optimisation import forget, learning_rate, set_learning_rate, stacked_optimizer
-from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
-from fewshot_bench.training.per_episode.replayed_step import Capture, ReplayedStep, cuda_graph
-from fewshot_bench.training.per_episode.stacks import stacked
-from fewshot_bench.training.per_episode.tasks import EpisodeTask
-from fewshot_bench.training.per_episode.views import FOR_DROPOUT, order_of_images
-from fewshot_bench.training.randomness import keyed_uniform
+from fewshot_bench.training.augmentation import Augmentation
+from fewshot_bench.training.randomness import image_keys, keyed_uniform
+
+
+class EarlyStopping:
+    """Keeps the weights of each episode from when its training loss last stopped falling.
+
+    The others go on, and nobody waits for the device to say who has stopped.
+    """
+
+    def __init__(self, patience: int, weights: Mapping[str, Tensor]) -> None:
+        """Watch some episodes.
+
+        Args:
+            patience: epochs without a lower loss after which an episode stops.
+            weights: stacked, as views that change with training, [E, *shape].
+        """
+        self._patience, self._weights = patience, weights
+        self._kept = {name: weight.detach().clone() for name, weight in weights.items()}
+        first = next(iter(weights.values()))
+        self._lowest = torch.full((len(first),), torch.inf, device=first.device)
+        self._waited = torch.zeros(len(first), dtype=torch.int64, device=first.device)
+        self.has_stopped = torch.zeros(len(first), dtype=torch.bool, device=first.device)
+
+    @torch.no_grad()
+    def after_epoch(self, losses: Tensor) -> None:
+        """Look at the mean training loss of each episode, [E]."""
+        self._waited = torch.where(losses < self._lowest, 0, self._waited + 1)
+        self._lowest = torch.minimum(self._lowest, losses)
+        stops = (self._waited >= self._patience) & ~self.has_stopped
+        self._choose(stops, self._weights, into=self._kept)
+        self.has_stopped |= stops
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Give the episodes that have stopped the weights they had then."""
+        self._choose(self.has_stopped, self._kept, into=self._weights)
+
+    @staticmethod
+    def _choose(episodes: Tensor, source: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
+        for name, weight in into.items():
+            mask = episodes.view(-1, *[1] * (weight.ndim - 1))
+            weight.copy_(torch.where(mask, source[name], weight))
+
+
+@dataclass(frozen=True)
+class EpisodeTask:
+    """Some episodes of one size.
+
+    Attributes:
+        keys: where each episode's random numbers come from.
+        support: inputs of the plain support images, class by class, [E, N * K, ...].
+        views: the augmented views of each step.
+        queries: M, queries per episode.
+        query: inputs of some of the queries, by position, [E, b, ...].
+    """
+
+    keys: EpisodeKeys
+    support: Tensor
+    views: StepViews
+    queries: int
+    query: Callable[[slice], Tensor]
+
+
+@dataclass(frozen=True)
+class ImageTasks:
+    """Makes tasks from the images of a split.
+
+    Attributes:
+        images: uint8 [I, H, W, C].
+        normalise: uint8 [B, C, H, W] -> float [B, C', S, S].
+        augmentation: makes a view from an image and random numbers.
+        parts: the backbone.
+        recipe: whose views and seed count.
+        device: where to train.
+    """
+
+    images: NDArray[np.uint8]
+    normalise: Normalise
+    augmentation: Augmentation
+    parts: NetworkParts
+    recipe: EpisodeRecipe
+    device: torch.device
+
+    def __call__(self, support: NDArray[np.int32], query: NDArray[np.int32], keys: Tensor) -> EpisodeTask:
+        """Prepare some episodes.
+
+        Args:
+            support: image indices, class by class, [E, N * K].
+            query: image indices, [E, M].
+            keys: of the episodes, int64 [E].
+        """
+        both = EpisodeKeys(keys, keys.to(self.device))
+        pixels, questions = self._pixels(support), self._pixels(query)
+        views = self.recipe.views_made_once
+        return EpisodeTask(
+            both,
+            self._inputs(pixels),
+            self._pooled(support, pixels, both, views)
+            if views != FRESH
+            else FreshViews(
+                pixels, both, self.augmentation, self._inputs_of_batch, steps=self.recipe.steps(support.shape[1])
+            ),
+            query.shape[1],
+            lambda some: self._inputs(questions[:, some]),
+        )
+
+    def _pooled(self, support: NDArray[np.int32], pixels: Tensor, keys: EpisodeKeys, views: int) -> StepViews:
+        """Views that are the same in whatever episode an image is."""
+        of_images = image_keys(self.recipe.seed, support.reshape(-1).astype(np.int64))
+        made = []
+        for view in range(1, views + 1):
+            uniform = keyed_uniform(of_images, (view,), self.augmentation.numbers)
+            images = self.augmentation(pixels.flatten(0, 1), uniform).view(pixels.shape)
+            made.append(images if self.parts.first is None else self._inputs(images))
+        pool = torch.stack(made, dim=1)
+        return PooledViews(pool, keys, self._inputs_of_batch if self.parts.first is None else None)
+
+    def _pixels(self, indices: NDArray[np.int32]) -> Tensor:
+        """uint8 [E, B, C, H, W]."""
+        rows = torch.from_numpy(np.asarray(self.images[indices.reshape(-1)])).to(self.device)
+        return rows.permute(0, 3, 1, 2).reshape(*indices.shape, rows.shape[3], *rows.shape[1:3])
+
+    def _inputs(self, pixels: Tensor) -> Tensor:
+        return by_episode(self._inputs_of_batch, pixels)
+
+    def _inputs_of_batch(self, pixels: Tensor) -> Tensor:
+        return self.parts.inputs(self.normalise(pixels))
+
+
+def embedding_task(
+    embeddings: Tensor, images: int, support: NDArray[np.int32], query: NDArray[np.int32], keys: Tensor
+) -> EpisodeTask:
+    """Some episodes of embeddings that were made before.
+
+    Args:
+        embeddings: [(1 + V) * I, D]: the images as they are, then their augmented views, V of 2 or more.
+        images: I.
+        support: image indices, class by class, [E, N * K].
+        query: image indices, [E, M].
+        keys: of the episodes, int64 [E].
+    """
+    both = EpisodeKeys(keys, keys.to(embeddings.device))
+    rows, questions = (torch.from_numpy(some.astype(np.int64)).to(embeddings.device) for some in (support, query))
+    views = len(embeddings) // images - 1
+    pool = torch.stack([embeddings[rows + view * images] for view in range(1, views + 1)], dim=1)
+    return EpisodeTask(
+        both, embeddings[rows], PooledViews(pool, both), query.shape[1], lambda some: embeddings[questions[:, some]]
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot_bench.training.augment import Augmentation
+from fewshot_bench.training.augmentation import Augmentation
 from fewshot_bench.training.randomness import keyed_uniform
 
 Normalise = Callable[[Tensor], Tensor]

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from fewshot_bench.datasets.dataset import ALL_SPLIT_NAMES
 from fewshot_bench.errors import ShapeError
-from fewshot_bench.interop.accuracy_table import AccuracyTable, Texts, first_row
+from fewshot_bench.interop.accuracy_files import AccuracyTable, Texts, first_row
 from fewshot_bench.limits import LARGEST_SIZE, LARGEST_WAY
 from fewshot_bench.outcomes import ProtocolCard, claimed_frame, claimed_protocol
+from fewshot_bench.outcomes.cell_schema import NAME
 from fewshot_bench.outcomes.claimed import (
     LARGEST_EPISODE,
     LARGEST_RUN,
@@ -30,7 +31,6 @@ from fewshot_bench.outcomes.claimed import (
     UNKNOWN_QUERIES,
     classes_text,
 )
-from fewshot_bench.outcomes.kinds import NAME
 
 _OF_EPISODES = ("episode", "run", "dataset", "split", "way", "shot", "tasks", "classes", "queries")
 _OF_LONG_TABLES = ("method", "accuracy", "correct", "is_transductive")

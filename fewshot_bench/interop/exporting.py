@@ -14,14 +14,14 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fewshot_bench.atomic import whole_or_not
+from fewshot_bench._io.storage import whole_or_not
+from fewshot_bench._io.text import guarded
 from fewshot_bench.errors import AccuracyFileError, FewshotBenchError, OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.claimed import NO_CLASSES, SEPARATOR, UNKNOWN_CORRECT, UNKNOWN_QUERIES
-from fewshot_bench.outcomes.episode_frame import query_counts
-from fewshot_bench.report.classes import classes_of_episodes
-from fewshot_bench.report.method_names import cells_of_method, shown_names
-from fewshot_bench.report.spreadsheet_text import guarded
+from fewshot_bench.outcomes.frame import query_counts
+from fewshot_bench.report.names import cells_of_method, shown_names
+from fewshot_bench.report.scores import classes_of_episodes
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(

@@ -10,14 +10,14 @@ from shlex import join, quote
 import numpy as np
 import pandas as pd
 
+from fewshot_bench._io.versions import installed_version
 from fewshot_bench.errors import AccuracyFileError
 from fewshot_bench.interop.accuracy_files import read_accuracy_file
 from fewshot_bench.interop.accuracy_rows import AccuracyRows, ClaimedRows, ImportOptions
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard, claimed_method
+from fewshot_bench.outcomes.cell_schema import NAME
 from fewshot_bench.outcomes.claimed import NO_CLASSES, UNKNOWN_CORRECT
-from fewshot_bench.outcomes.episode_frame import episode_keys, run_and_episode
-from fewshot_bench.outcomes.kinds import NAME
-from fewshot_bench.versions import installed_version
+from fewshot_bench.outcomes.frame import episode_keys, run_and_episode
 
 _OTHERS = {
     "accuracy": "another accuracy",

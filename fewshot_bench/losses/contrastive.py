@@ -1,4 +1,7 @@
-"""The part that SCHaNe, SupCon and SimCLR share: anchors, positives, negatives, in log space."""
+"""The part that SCHaNe, SupCon and SimCLR share: anchors, positives, negatives, in log space.
+
+In how many bits a loss computes, whatever the network does.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fewshot_bench.errors import ShapeError, StudyError
-from fewshot_bench.losses.precision import at_least_float32
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """The same values in float32 if they are in fewer bits: a loss at a small temperature needs them."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
 
 Reading = Literal["in", "out"]
 Beta = Literal["hard", "one"]

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.errors import ShapeError, StudyError
-from fewshot_bench.losses.contrastive import Reading
-from fewshot_bench.losses.precision import at_least_float32
+from fewshot_bench.losses.contrastive import Reading, at_least_float32
 from fewshot_bench.losses.registry import LOSSES
 
 

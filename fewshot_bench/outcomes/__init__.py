@@ -1,11 +1,10 @@
 """What happened: one row per episode, kept in parts that never change."""
 
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER, TRANSDUCTIVE, Cell, MethodCard, ProtocolCard, marked
+from fewshot_bench.outcomes.cell_schema import CLAIMED_SAMPLER
 from fewshot_bench.outcomes.claimed import claimed_frame, claimed_method, claimed_protocol
-from fewshot_bench.outcomes.episode_frame import episode_frame
 from fewshot_bench.outcomes.failures import Failure
-from fewshot_bench.outcomes.kinds import CLAIMED_SAMPLER
-from fewshot_bench.outcomes.outcomes import Outcomes
+from fewshot_bench.outcomes.frame import Outcomes, episode_frame
 from fewshot_bench.outcomes.store import OutcomeStore
 
 __all__ = [

@@ -10,8 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from fewshot_bench.errors import OutcomeError
-from fewshot_bench.outcomes.description import FORMAT, description_as_json, read_description
-from fewshot_bench.outcomes.kinds import CLAIMED_SAMPLER, is_plain
+from fewshot_bench.outcomes.cell_schema import CLAIMED_SAMPLER, FORMAT, description_as_json, is_plain, read_description
 
 STANDARD_SAMPLER = "standard"
 _LEFT_OUT_WHERE_EMPTY = ("code", "assumes_balanced_queries")

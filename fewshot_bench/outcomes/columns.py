@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fewshot_bench.outcomes.cell import Cell
+from fewshot_bench.outcomes.cell_schema import FORMAT
 from fewshot_bench.outcomes.claimed import claimed_table
-from fewshot_bench.outcomes.description import FORMAT
-from fewshot_bench.outcomes.episode_frame import query_counts
+from fewshot_bench.outcomes.frame import query_counts
 from fewshot_bench.outcomes.packing import is_packed, packed, packed_size, position_type, unpacked
 
 METADATA = b"fewshot-bench"

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.atomic import write_atomically
+from fewshot_bench._io.locations import Place
+from fewshot_bench._io.storage import read_bytes, write_atomically
+from fewshot_bench._io.text import printable
 from fewshot_bench.errors import IrregularFileError, OutcomeError
-from fewshot_bench.outcomes.episode_frame import consecutive
-from fewshot_bench.outcomes.kinds import TEXT
-from fewshot_bench.paths import Place
-from fewshot_bench.printable import printable
-from fewshot_bench.stored_files import read_bytes
+from fewshot_bench.outcomes.cell_schema import TEXT
+from fewshot_bench.outcomes.frame import consecutive
 
 FOLDER = "failures"
 LONGEST_REASON = 1_000  # characters

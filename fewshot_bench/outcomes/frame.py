@@ -1,16 +1,169 @@
-"""Outcomes in memory: what one method did on some episodes of one protocol."""
+"""Outcomes in memory: what one method did on some episodes of one protocol.
+
+The schema of outcomes: one row per episode.
+
+See that a frame can be stored: anybody may have written what computed it, and what is stored is there for good.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.episode_frame import padded_positions
-from fewshot_bench.outcomes.packing import Positions
+from fewshot_bench.errors import ShapeError
+from fewshot_bench.limits import LARGEST_EPISODE, LARGEST_WAY, MOST_RUNS
+from fewshot_bench.outcomes.cell import Cell, ProtocolCard
+from fewshot_bench.outcomes.claimed import check_claimed
+from fewshot_bench.outcomes.packing import Positions, position_type
+
+COLUMNS = ("run", "episode", "correct", "accuracy", "predictions", "seconds")
+_EPISODE_BITS = 32
+
+
+def episode_keys(frame: pd.DataFrame) -> NDArray[np.int64]:
+    """Run and episode of each row as one number, in the order of both, [E]."""
+    keys: NDArray[np.int64] = (frame["run"].to_numpy(np.int64) << _EPISODE_BITS) | frame["episode"].to_numpy(np.int64)
+    return keys
+
+
+def run_and_episode(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The runs and the episodes that `episode_keys` has put together, each [E]."""
+    return keys >> _EPISODE_BITS, keys & ((1 << _EPISODE_BITS) - 1)
+
+
+def query_counts(predictions: pd.Series, way: int) -> NDArray[np.int32]:
+    """How many queries each episode has, [E].
+
+    Args:
+        predictions: of a frame, as bytes, [E].
+        way: N, the largest of the protocol.
+    """
+    return predictions.map(len).to_numpy(np.int32) // np.int32(position_type(way).itemsize)
+
+
+def positions_of(predictions: pd.Series, way: int) -> Positions:
+    """The predicted classes of all queries of some episodes, one episode after the other, of `position_type`.
+
+    Args:
+        predictions: of a frame, as bytes, [E].
+        way: N, the largest of the protocol.
+    """
+    return np.frombuffer(b"".join(predictions), position_type(way))
+
+
+def padded_positions(predictions: pd.Series, way: int, most: int) -> Positions:
+    """The predicted classes of the queries of each episode, [E, M].
+
+    Args:
+        predictions: of a frame, as bytes, [E].
+        way: N, the largest of the protocol.
+        most: M, queries of the episode that has most.
+
+    Returns:
+        Positions in the smallest type that has a value besides; that value, its largest, where an episode has fewer.
+    """
+    counts = query_counts(predictions, way)
+    kind = position_type(way + 1)
+    if (counts == most).all():
+        return positions_of(predictions, way).reshape(len(counts), most).astype(kind, copy=False)
+    padded = np.full((len(counts), most), np.iinfo(kind).max, kind)
+    padded[np.arange(most) < counts[:, None]] = positions_of(predictions, way)
+    return padded
+
+
+def even_truth(way: int, queries: int) -> Positions:
+    """Position of each query's true class, [M]; queries are ordered class by class, and every class has as many.
+
+    Args:
+        way: N.
+        queries: M = N * Q, queries per episode.
+    """
+    return np.repeat(np.arange(way).astype(position_type(way)), queries // way)
+
+
+def episode_frame(
+    run: int,
+    numbers: NDArray[np.int64],
+    predictions: Positions,
+    way: int,
+    seconds: float = math.nan,
+    *,
+    truth: Positions | None = None,
+) -> pd.DataFrame:
+    """Say what a method did on each of some episodes of one run.
+
+    Args:
+        run: number of the run, from 0.
+        numbers: which episodes of the run, [E].
+        predictions: position of the predicted class of every query, queries class by class, [E, M]; of
+            `position_type` of the protocol's largest N.
+        way: N of these episodes.
+        seconds: time per episode; NaN where nobody measured it.
+        truth: position of the true class of every query, [E, M]; by default every class has as many.
+
+    Returns:
+        A frame with the columns run, episode, correct, accuracy, predictions (bytes) and seconds, [E].
+
+    Raises:
+        ShapeError: the predictions or the truth are not those of N-way episodes.
+    """
+    predictions = np.ascontiguousarray(predictions)
+    numbers = np.asarray(numbers)
+    _check(numbers, predictions, way)
+    if truth is None:
+        truth = even_truth(way, predictions.shape[1])
+    elif truth.dtype.kind != "u" or truth.shape != predictions.shape or (truth.size and int(truth.max()) >= way):
+        raise ShapeError(
+            f"the truth must name classes of {way}-way episodes, {position_type(way)} {list(predictions.shape)}, not "
+            f"{truth.dtype} {list(truth.shape)}{f' up to class {int(truth.max())}' if truth.size else ''}."
+        )
+    correct = (predictions == truth).sum(axis=1)
+    return pd.DataFrame(
+        {
+            "run": np.full(len(numbers), run, dtype=np.int16),
+            "episode": numbers.astype(np.int32),
+            "correct": correct.astype(np.int32),
+            "accuracy": correct / predictions.shape[1],
+            "predictions": pd.Series([row.tobytes() for row in predictions], dtype=object),
+            "seconds": np.full(len(numbers), seconds, dtype=np.float64),
+        }
+    )
+
+
+def stretches(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """Cut a frame, sorted by episode, wherever the numbers are not consecutive."""
+    return [frame.iloc[start:end] for start, end in consecutive(frame["episode"].to_numpy())]
+
+
+def consecutive(numbers: NDArray[np.integer[Any]]) -> list[tuple[int, int]]:
+    """From where to where in sorted numbers, [E], each follows the one before."""
+    cuts = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1), len(numbers)]
+    return [(int(start), int(end)) for start, end in pairwise(cuts) if end > start]
+
+
+def _check(numbers: NDArray[np.int64], predictions: NDArray[np.uint8], way: int) -> None:
+    if not 1 <= way <= LARGEST_WAY:
+        raise ShapeError(f"way must be 1 to {LARGEST_WAY:,}, not {way}.")
+    kinds = dict.fromkeys((position_type(way), position_type(LARGEST_WAY)))  # the larger for a protocol of a larger N
+    if predictions.dtype not in kinds or predictions.ndim != 2:
+        raise ShapeError(
+            f"predictions must be {' or '.join(map(str, kinds))} [E, N * Q], not {predictions.dtype} "
+            f"{list(predictions.shape)}."
+        )
+    if numbers.shape != predictions.shape[:1]:
+        raise ShapeError(f"there are {len(numbers)} episode numbers, but predictions of {len(predictions)} episodes.")
+    if predictions.shape[1] == 0 or predictions.shape[1] % way:
+        raise ShapeError(
+            f"{predictions.shape[1]} queries per episode are not the same number for each of {way} classes."
+        )
+    if predictions.size and int(predictions.max()) >= way:
+        raise ShapeError(f"a prediction names class {int(predictions.max())} of {way}-way episodes, counted from 0.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,3 +209,99 @@ class Outcomes:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+
+_KINDS = {"run": "iu", "episode": "iu", "correct": "iu", "accuracy": "f", "seconds": "fiu"}
+"""Of the numbers in each column, as NumPy calls them."""
+_LARGEST = {"run": MOST_RUNS - 1, "episode": LARGEST_EPISODE}
+
+
+def check_frame(cell: Cell, frame: object) -> None:
+    """See that a frame is one of `episode_frame`, or several together, and that its episodes are the protocol's.
+
+    That of a claimed cell is one of `claimed_frame`.
+
+    Args:
+        cell: where it is to be stored.
+        frame: whatever is said to be one.
+
+    Raises:
+        ShapeError: it is none, with what is wrong.
+    """
+    if cell.protocol.is_claimed:
+        check_claimed(cell.protocol, frame)
+        return
+    if not isinstance(frame, pd.DataFrame):
+        raise ShapeError(f"outcomes should be a pandas DataFrame, not {type(frame).__name__}.")
+    if missing := [name for name in COLUMNS if list(frame.columns).count(name) != 1]:
+        raise ShapeError(f"outcomes should have the column {missing[0]} once, besides {', '.join(COLUMNS)}.")
+    for name, kinds in _KINDS.items():
+        kind = frame[name].dtype
+        if not (isinstance(kind, np.dtype) and kind.kind in kinds):
+            raise ShapeError(f"{name} should be {'numbers' if 'f' in kinds else 'whole numbers'}, not {kind}.")
+    for name, largest in _LARGEST.items():
+        if not frame[name].between(0, largest).all():
+            raise ShapeError(f"{name} should be 0 to {largest:,}.")
+    predictions = frame["predictions"].tolist()
+    if set(map(type, predictions)) - {bytes}:
+        raise ShapeError("predictions should be bytes, one for each query.")
+    size = position_type(cell.protocol.way).itemsize
+    if any(len(row) % size for row in predictions):
+        raise ShapeError(f"predictions of {cell.protocol.task} should be {size} bytes for each query.")
+    queries = query_counts(frame["predictions"], cell.protocol.way)
+    _check_queries(cell.protocol, queries)
+    _check_classes(cell.protocol, frame, queries)
+    seconds = frame["seconds"].to_numpy(np.float64)
+    if not (np.isnan(seconds) | (np.isfinite(seconds) & (seconds >= 0))).all():  # NaN where nobody measured them
+        raise ShapeError("seconds should be finite and 0 or more.")
+
+
+def check_episodes(frame: pd.DataFrame, run: int, numbers: NDArray[np.int64]) -> None:
+    """See that a frame is about some episodes of one run, and about each of them once.
+
+    Args:
+        frame: that `check_frame` has found well.
+        run: number of the run.
+        numbers: of the episodes, sorted, [E].
+
+    Raises:
+        ShapeError: it is about others.
+    """
+    found = np.sort(frame["episode"].to_numpy())
+    if not ((frame["run"] == run).all() and np.array_equal(found, numbers)):
+        raise ShapeError(
+            f"outcomes should be of the {len(numbers):,} episodes of run {run} that were asked for, {numbers[0]} to "
+            f"{numbers[-1]}, each once; these {len(found):,} are others."
+        )
+
+
+def _check_queries(card: ProtocolCard, queries: NDArray[np.int32]) -> None:
+    """See that every episode has as many predictions as its protocol lets it have.
+
+    Raises:
+        ShapeError: one has another number.
+    """
+    expected = card.queries_per_episode
+    found = next((count for count in np.unique(queries).tolist() if count not in expected), None)
+    if found is not None:
+        several = f" to {expected[-1]}" if len(expected) > 1 else ""
+        raise ShapeError(
+            f"{card.task} with {card.query} queries per class has {expected[0]}{several} predictions per episode, not "
+            f"{found}."
+        )
+
+
+def _check_classes(card: ProtocolCard, frame: pd.DataFrame, queries: NDArray[np.int32]) -> None:
+    """See that predictions are of the protocol's classes, and that no more are correct than there are.
+
+    Raises:
+        ShapeError: they are not.
+    """
+    largest = int(positions_of(frame["predictions"], card.way).max(initial=0))
+    if largest >= card.way:
+        raise ShapeError(f"a prediction names class {largest} of {card.way}-way episodes, counted from 0.")
+    correct = frame["correct"].to_numpy()
+    if ((correct < 0) | (correct > queries)).any():
+        raise ShapeError("correct should be how many of the queries were classified correctly, and is another number.")
+    if (frame["accuracy"].to_numpy(np.float64) != correct / queries).any():
+        raise ShapeError("accuracy should be correct divided by the number of queries, in float64, and is not.")

@@ -5,27 +5,57 @@ one part, and what is there twice is there alike. Parts that another process add
 
 Several compactions of one cell may run at once. A part goes only where one is kept that holds more: further episodes,
 or a shorter time of one; of two that hold the same, the first by name is kept. No two can thus remove each other's.
+
+The outcomes of several machines in one folder.
+
+Everything is read and compared before the first file is written, so a contradiction leaves the target as it was; a
+merge that is killed has copied some of the parts, and the same command copies the others.
+
+Others may add to the folders or compact them meanwhile: what is copied is what a source holds then, and a part that was
+not there before, in a source or in the target, is compared like the others before more is copied.
+
+Remove a cell for good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from fewshot_bench.atomic import remove_abandoned, write_once
-from fewshot_bench.errors import OutcomeError, ShapeError
+from fewshot_bench._io.locations import Place
+from fewshot_bench._io.storage import (
+    files_under,
+    folders_in,
+    is_file,
+    own_folder,
+    read_bytes,
+    remove,
+    remove_abandoned,
+    size_of,
+    write_once,
+)
+from fewshot_bench.errors import OutcomeError, ShapeError, UnknownNameError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.manifest import MANIFEST, cell_folders, describe, not_described, read_manifest
-from fewshot_bench.outcomes.part import Part, new_part
-from fewshot_bench.outcomes.parts import episodes_of, parts_in, with_parts
-from fewshot_bench.outcomes.store import OutcomeStore
-from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import files_under, is_file, remove, size_of
+from fewshot_bench.outcomes.manifest import (
+    MANIFEST,
+    cell_folders,
+    describe,
+    not_described,
+    read_manifest,
+    stored_manifest,
+)
+from fewshot_bench.outcomes.part_file import Part, new_part
+from fewshot_bench.outcomes.store import OutcomeStore, again_where_moved, episodes_of, parts_in, with_parts
+from fewshot_bench.outcomes.stored_table import LARGEST_PART
 
 
 @dataclass(frozen=True)
@@ -149,3 +179,209 @@ def _clean(folder: Place, cell: Cell) -> int:
     for name in void:
         remove(folder / name)
     return len(void)
+
+
+_SHOWN = 5
+
+
+@dataclass
+class MergedCell:
+    """A cell that some sources have.
+
+    Attributes:
+        cell: as the first source describes it.
+        folders: of the cell, in the sources.
+        copied: parts with episodes that the target did not have.
+        known: parts whose episodes it had.
+    """
+
+    cell: Cell
+    folders: list[Place] = field(default_factory=list)
+    copied: int = 0
+    known: int = 0
+    _compared: set[Place] = field(default_factory=set)
+    _done_with: set[Place] = field(default_factory=set)
+
+    def compare(self, target: Place) -> None:
+        """See that the parts of all folders and of the target agree.
+
+        Raises:
+            OutcomeError: they do not, or something is damaged.
+        """
+        folders = [target / self.cell.key, *self.folders]
+        for folder in folders:
+            stored_manifest(folder)
+        parts = [part for folder in folders for part in parts_in(folder)]
+        if parts:
+            episodes_of(sorted(parts, key=lambda part: part.name), Identity.of(self.cell))
+        self._compared |= {part.place for part in parts}
+
+    def copy_from(self, source: Place, store: OutcomeStore) -> None:
+        """Copy the parts that one of the folders holds now; those that were copied before are passed over.
+
+        Raises:
+            FileNotFoundError: one of them is gone.
+            OutcomeError: one that was added meanwhile, there or in the target, contradicts others, or is damaged.
+        """
+        target = store.cell_folder(self.cell)
+        parts, identity = parts_in(source), Identity.of(self.cell)
+        if not self._compared.issuperset(part.place for part in [*parts, *parts_in(target)]):
+            self.compare(store.folder)
+        done = store.done(self.cell)
+        for part in parts:
+            if part.place in self._done_with:
+                continue
+            content = read_bytes(part.place, LARGEST_PART)
+            if all(np.isin(numbers, done.get(run, [])).all() for run, numbers in part.numbers(content, identity)):
+                self.known += 1
+            else:
+                write_once(target / part.name, content)
+                self._compared.add(target / part.name)
+                self.copied += 1
+            self._done_with.add(part.place)
+
+
+def merge(sources: Sequence[Place], target: Place) -> list[MergedCell]:
+    """Copy the cells of some folders of outcomes into another one; the sources are only read.
+
+    Args:
+        sources: folders of results or of outcomes.
+        target: a folder of outcomes; made if needed.
+
+    Returns:
+        The cells of the sources, by key.
+
+    Raises:
+        OutcomeError: a source has no outcomes or is damaged, or cells contradict each other; nothing was copied then,
+            unless they came to that while others were copied.
+    """
+    store = OutcomeStore(target)
+    store.check_folder()
+    cells, problems = _gathered([outcomes_of(source) for source in sources], target)
+    for merged in cells:
+        problems += _problem(partial(merged.compare, target), merged.cell.key)
+    if problems:
+        raise OutcomeError(f"nothing was merged: {_shown(problems)}")
+    for merged in cells:
+        problems += _problem(partial(_copy, merged, store), merged.cell.key)
+    if problems:
+        raise OutcomeError(
+            f"{len(problems)} of {len(cells)} cells changed meanwhile and were not merged, or not wholly: "
+            f"{_shown(problems)}"
+        )
+    return cells
+
+
+def outcomes_of(results: Place) -> Place:
+    """The folder of outcomes that a folder of results has, or the folder itself where it has none.
+
+    Raises:
+        OutcomeError: there are no outcomes in either.
+    """
+    results = own_folder(results)
+    for folder in (results / "outcomes", results):
+        if any(is_file(cell / MANIFEST) for cell in cell_folders(folder)):  # one is enough
+            return folder
+    raise OutcomeError(f"there are no outcomes in {results}. Name a folder of results that has some.")
+
+
+def _gathered(sources: Sequence[Place], target: Place) -> tuple[list[MergedCell], list[str]]:
+    """The cells of the sources with the folders that have them; and what is wrong with the others, a sentence each."""
+    cells: dict[str, MergedCell] = {}
+    problems = []
+    for source in sources:
+        if source.resolve() == target.resolve():
+            raise OutcomeError(f"{source} cannot be merged into itself. Name another folder.")
+        for folder in cell_folders(source):
+            try:
+                cells.setdefault(folder.name, MergedCell(read_manifest(folder).cell)).folders.append(folder)
+            except FileNotFoundError:
+                problems += [not_described(folder)] if parts_in(folder) else []
+            except OutcomeError as error:
+                problems.append(str(error))
+    return [cells[key] for key in sorted(cells)], problems
+
+
+def _problem(use: Callable[[], None], key: str) -> list[str]:
+    """What is wrong with a cell, if doing something with its parts does not succeed."""
+    try:
+        again_where_moved(use)
+    except OutcomeError as error:
+        return [str(error)]
+    except FileNotFoundError as error:
+        return [f"files of the cell {key} keep vanishing ({error.filename or error}). Merge again when that has ended."]
+    return []
+
+
+def _shown(problems: Sequence[str]) -> str:
+    """The first of some sentences, and how many there are besides."""
+    more = f" And {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
+    return f"{' '.join(problems[:_SHOWN])}{more}"
+
+
+def _copy(merged: MergedCell, store: OutcomeStore) -> None:
+    for source in merged.folders:
+        store.open_cell(read_manifest(source).cell)
+        merged.copy_from(source, store)
+        for failure in failures.recorded(source, files_under(source)).values():
+            store.record_failure(merged.cell, failure.run, failure.episodes, failure.reason)
+
+
+_KEY = re.compile(r"[0-9a-f]{4,16}")
+
+
+def cell_named(folder: Place, name: str) -> tuple[Place, Cell | None]:
+    """The one cell that somebody means.
+
+    Args:
+        folder: of outcomes.
+        name: the key of a cell or at least four digits of its start, or a method's name or label.
+
+    Returns:
+        The folder of the cell; and its description, None where that cannot be read.
+
+    Raises:
+        UnknownNameError: there is no such cell.
+        OutcomeError: there are several.
+    """
+    cells = {key: _described(folder / key) for key in folders_in(folder) if not key.startswith(".")}
+    names = {key: () if cell is None else (cell.method.name, cell.method.label) for key, cell in cells.items()}
+    by_key = [key for key in cells if _KEY.fullmatch(name) and key.startswith(name)]
+    found = by_key or [key for key in cells if name in names[key]]
+    if not found:
+        known = {*cells, *(one for some in names.values() for one in some)}
+        raise UnknownNameError("cell", name, known, "Give a method's name, or the start of a cell's key.")
+    if len(found) > 1:
+        several = ", ".join(f"{key} ({_about(cells[key])})" for key in found[:9])
+        raise OutcomeError(f"'{name}' means {len(found)} cells: {several}. Give the key of one of them.")
+    return folder / found[0], cells[found[0]]
+
+
+def prune(folder: Place) -> int:
+    """Remove everything that is stored of a cell.
+
+    The description goes first: what a kill may leave is no cell any more, and the same command removes the rest.
+
+    Args:
+        folder: of the cell.
+
+    Returns:
+        How many files there were.
+    """
+    names = sorted(files_under(folder), key=lambda name: name != MANIFEST)
+    for name in names:
+        remove(folder / name)
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)  # empty folders
+    return len(names)
+
+
+def _described(folder: Place) -> Cell | None:
+    try:
+        return read_manifest(folder).cell
+    except (OSError, OutcomeError):
+        return None
+
+
+def _about(cell: Cell | None) -> str:
+    return "its description cannot be read" if cell is None else f"{cell.method.marked_name}, {cell.protocol.task}"

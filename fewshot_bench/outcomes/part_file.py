@@ -18,8 +18,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fewshot_bench._io.locations import Place
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.limits import LARGEST_EPISODE, MOST_EPISODES, MOST_RUNS
+from fewshot_bench.outcomes.cell_schema import mapping_in
 from fewshot_bench.outcomes.claimed import CLAIMED_COLUMNS, CLAIMED_TYPES, claimed_columns
 from fewshot_bench.outcomes.columns import (
     CONSTANTS,
@@ -32,10 +34,8 @@ from fewshot_bench.outcomes.columns import (
     table_of,
     unpacked_rows,
 )
-from fewshot_bench.outcomes.damage import OTHER_ROWS, damaged
-from fewshot_bench.outcomes.kinds import mapping_in
+from fewshot_bench.outcomes.packing import OTHER_ROWS, damaged
 from fewshot_bench.outcomes.stored_table import LARGEST_PART, StoredTable, fits, rows_that_fit
-from fewshot_bench.paths import Place
 
 _DIGEST = "[0-9a-f]{16}"
 _OF_ONE_RUN = re.compile(rf"run=(\d{{1,5}})/episodes-(\d{{5,9}})-(\d{{5,9}})-({_DIGEST})\.parquet")

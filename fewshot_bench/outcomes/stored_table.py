@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fewshot_bench.limits import MOST_EPISODES
-from fewshot_bench.outcomes.damage import OTHER_ROWS
+from fewshot_bench.outcomes.packing import OTHER_ROWS
 
 LARGEST_PART = 1 << 28
 """Bytes of a file."""

@@ -3,20 +3,28 @@
 from fewshot_bench.report.best import Answer, answer_lines, answers
 from fewshot_bench.report.comparison import Comparison, compare
 from fewshot_bench.report.comparison_terminal import print_comparisons
-from fewshot_bench.report.comparisons import TaskComparison, compare_methods, compare_tasks
-from fewshot_bench.report.leaderboard import leaderboard
-from fewshot_bench.report.leaderboard_csv import TIMING_COLUMNS, write_leaderboard
-from fewshot_bench.report.method_labels import labels_of_texts, method_labels, with_labels
-from fewshot_bench.report.method_names import cells_of_method, check_no_files, resolve_method
-from fewshot_bench.report.over_datasets import OverDatasets, over_datasets
-from fewshot_bench.report.picture import NoPictureError
+from fewshot_bench.report.comparisons import OverDatasets, TaskComparison, compare_methods, compare_tasks, over_datasets
+from fewshot_bench.report.leaderboard import (
+    TIMING_COLUMNS,
+    current_leaderboard,
+    leaderboard,
+    rows_of_cells,
+    update_leaderboard,
+    write_leaderboard,
+)
+from fewshot_bench.report.names import (
+    cells_of_method,
+    check_no_files,
+    labels_of_texts,
+    method_labels,
+    resolve_method,
+    with_labels,
+)
+from fewshot_bench.report.pictures import NoPictureError, draw_sweep
 from fewshot_bench.report.publication import PlusMinus, as_latex, as_markdown
 from fewshot_bench.report.records import comparison_record, datasets_record, leaderboard_records, task_record
-from fewshot_bench.report.sweep_frame import SweptPoint, sweep_frame
-from fewshot_bench.report.sweep_plot import draw_sweep
-from fewshot_bench.report.sweep_table import print_sweep
+from fewshot_bench.report.sweeps import SweptPoint, print_sweep, sweep_frame
 from fewshot_bench.report.terminal import print_answers, print_leaderboard
-from fewshot_bench.report.update import current_leaderboard, rows_of_cells, update_leaderboard
 from fewshot_bench.report.verdicts import Claim
 
 __all__ = [

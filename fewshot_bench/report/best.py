@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
-from fewshot_bench.report.short_names import shared_stages
+from fewshot_bench.report.names import shared_stages
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import BEST, HIGHEST, NOT_TESTED, NOTHING_SHOWN, ON_THIS_SPLIT, UNKNOWN
 from fewshot_bench.report.wording import BALANCED_FLAG, CLAIMED_FLAG, CORRECTIONS, is_transductive, row_name, task_names

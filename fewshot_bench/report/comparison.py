@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import Outcomes, ProtocolCard, marked
-from fewshot_bench.report.method_names import shown_names
+from fewshot_bench.report.names import shown_names
 from fewshot_bench.report.per_class import ClassDifferences, class_differences
-from fewshot_bench.report.task_scores import TaskScores, task_scores
+from fewshot_bench.report.scores import TaskScores, task_scores
 from fewshot_bench.report.verdicts import NOTHING_SHOWN, headline, verdict
 from fewshot_bench.report.wording import CLAIMED_FLAG, p_of_both
 from fewshot_bench.statistics import (

@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fewshot_bench.printable import printable
+from fewshot_bench._io.text import printable
 from fewshot_bench.report.comparison import Comparison
-from fewshot_bench.report.comparisons import TaskComparison
-from fewshot_bench.report.over_datasets import OverDatasets
+from fewshot_bench.report.comparisons import OverDatasets, TaskComparison
 from fewshot_bench.report.terminal import (
     ACROSS_MARK,
     ACROSS_NOTE,

@@ -1,19 +1,28 @@
-"""The leaderboard: every stored cell as a row of one table, and as a CSV that only outcomes can change."""
+"""The leaderboard: every stored cell as a row of one table, and as a CSV that only outcomes can change.
+
+The leaderboard as a CSV: the same outcomes give the same bytes.
+
+Bring leaderboard.csv up to date with what is stored, each protocol with the baseline it was given last.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from fewshot_bench.errors import OutcomeError
+from fewshot_bench._io.locations import Place
+from fewshot_bench._io.storage import read_bytes, write_atomically
+from fewshot_bench._io.text import guarded, unguarded
+from fewshot_bench.errors import OutcomeError, PlaceError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.report.method_names import cells_of_method, shown_names, the_only
-from fewshot_bench.report.published import PublishedResult
-from fewshot_bench.report.published_summary import published_rows_of
+from fewshot_bench.report.names import cells_of_method, shown_names, the_only
+from fewshot_bench.report.published import PublishedResult, published_results, published_rows_of
+from fewshot_bench.report.scores import stored_scores
 from fewshot_bench.report.summary import COLUMNS, MEASURED, protocol_rows
-from fewshot_bench.report.task_scores import stored_scores
 from fewshot_bench.report.wording import is_transductive
 from fewshot_bench.statistics import Correction
 
@@ -101,3 +110,166 @@ def _baselines(cells: Sequence[Cell], wanted: str) -> dict[str, Cell]:
     found = cells_of_method(cells, wanted)
     clear = {protocol: same[0] for protocol, same in found.items() if len(same) == 1}
     return clear or {protocol: the_only(same) for protocol, same in found.items()}
+
+
+TIMING_COLUMNS = ("episodes_per_second", "peak_bytes")
+"""What differs between two identical studies; everything else is the same to the byte."""
+
+_DECIMALS = {
+    "median": 4,
+    "median_ci95": 4,
+    "mean": 4,
+    "ci95": 4,
+    "data_ci95": 4,
+    "episode_median": 4,
+    "episode_median_low": 4,
+    "episode_median_high": 4,
+    "difference": 4,
+    "diff_ci95_low": 4,
+    "diff_ci95_high": 4,
+    "diff_data_ci95_low": 4,
+    "diff_data_ci95_high": 4,
+    "effect_size": 4,
+    "wins": 0,
+    "ties": 0,
+    "losses": 0,
+    "paired_episodes": 0,
+    "episodes_per_second": 1,
+    "peak_bytes": 0,
+    "episodes": 0,
+    "runs": 0,
+}
+_EVERY_DIGIT = ("p", "p_corrected", "p_beyond", "p_beyond_corrected")
+
+
+def write_leaderboard(frame: pd.DataFrame, path: Place) -> None:
+    """Write a leaderboard as CSV, all or nothing, with fixed decimals and line ends.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe in front; numbers keep their minus.
+
+    Args:
+        frame: as `leaderboard` returns it.
+        path: the file; an older one is replaced.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([guarded(str(column)) for column in frame.columns])
+    for row in frame.to_dict("records"):
+        writer.writerow([_written(str(column), value) for column, value in row.items()])
+    write_atomically(path, text.getvalue().encode())
+
+
+def _written(column: str, value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    if column in _EVERY_DIGIT:
+        return repr(float(value))
+    if column in _DECIMALS:
+        return f"{round(value, _DECIMALS[column]) + 0.0:.{_DECIMALS[column]}f}"  # + 0.0: never "-0.0000"
+    return guarded(value) if isinstance(value, str) else str(value)
+
+
+_LARGEST = 64_000_000  # bytes of a leaderboard
+
+
+def update_leaderboard(
+    store: OutcomeStore,
+    path: Place,
+    baseline: str | None = None,
+    *,
+    cells: Sequence[Cell] | None = None,
+    correct: Correction = "holm",
+    with_published: bool = True,
+) -> pd.DataFrame:
+    """Write the leaderboard of everything that is stored.
+
+    Args:
+        store: where the outcomes are.
+        path: the CSV; the baselines of an older one stay in force where no new one is named.
+        baseline: name of the method that the others are tested against, on the protocols of `cells`.
+        cells: which rows to return; all by default.
+        correct: how p is corrected for the number of tests on one protocol.
+        with_published: whether numbers that papers report stand beside the cells, those of this project's tables and
+            of the folder `published` beside the outcomes.
+
+    Returns:
+        The rows of those cells, in the order of the file.
+
+    Raises:
+        OutcomeError: nothing is stored, or a part is damaged.
+        UnknownNameError: no method is called like the baseline.
+        ComparisonError: the baseline's name fits several methods.
+    """
+    frame = current_leaderboard(store, path, baseline, cells=cells, correct=correct, with_published=with_published)
+    write_leaderboard(frame, path)
+    return frame if cells is None else rows_of_cells(frame, cells)
+
+
+def rows_of_cells(frame: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
+    """The rows of a leaderboard that are about some cells, in its order."""
+    identities = {(cell.protocol.fingerprint, cell.method.fingerprint) for cell in cells}
+    chosen = [
+        pair in identities for pair in zip(frame["protocol_fingerprint"], frame["method_fingerprint"], strict=True)
+    ]
+    return frame[chosen].reset_index(drop=True)
+
+
+def current_leaderboard(
+    store: OutcomeStore,
+    path: Place,
+    baseline: str | Mapping[str, str] | None = None,
+    *,
+    cells: Sequence[Cell] | None = None,
+    correct: Correction = "holm",
+    with_published: bool = True,
+) -> pd.DataFrame:
+    """The leaderboard of everything that is stored, each protocol with the baseline it was given last; writes nothing.
+
+    Args and errors are those of `update_leaderboard`, whose `path` need not be there; `baseline` may also
+    be the label of a method for each of some protocols, by their fingerprints.
+    """
+    stored = store.cells()
+    results = store.folder.parent
+    kept = _baselines_in(results / path.name) | _baselines_in(path)
+    by_protocol: dict[str, list[Cell]] = {}
+    for cell in stored:
+        by_protocol.setdefault(cell.protocol.fingerprint, []).append(cell)
+    groups: dict[str | None, list[Cell]] = {}
+    named = _labels(list(cells or stored), baseline) if isinstance(baseline, str) else baseline or {}
+    for protocol, same in by_protocol.items():
+        groups.setdefault(named.get(protocol) or _still_there(kept.get(protocol), same), []).extend(same)
+    published = published_results(results) if with_published else []
+    frames = [
+        leaderboard(store, name, cells=group, correct=correct, published=published) for name, group in groups.items()
+    ]
+    return sorted_rows(pd.concat(frames, ignore_index=True) if frames else leaderboard(store))
+
+
+def _baselines_in(path: Place) -> dict[str, str]:
+    """Baseline of each protocol in an existing leaderboard; none where it cannot be read."""
+    try:
+        content = io.BytesIO(read_bytes(path, _LARGEST))
+        rows = pd.read_csv(content, dtype=str, usecols=["protocol_fingerprint", "baseline"]).dropna()
+    except PlaceError:
+        raise
+    except (OSError, ValueError, OutcomeError):
+        return {}
+    return dict(zip(rows["protocol_fingerprint"], rows["baseline"].map(unguarded), strict=True))
+
+
+def _labels(cells: Sequence[Cell], baseline: str) -> dict[str, str]:
+    """The label of the method that a name means, by protocol; protocols on which it means several are left out.
+
+    Raises:
+        UnknownNameError: no method is called so.
+        ComparisonError: the name means several methods everywhere.
+    """
+    found = cells_of_method(cells, baseline)
+    clear = {protocol: same[0].method.label for protocol, same in found.items() if len(same) == 1}
+    return clear or {protocol: the_only(same).method.label for protocol, same in found.items()}
+
+
+def _still_there(baseline: str | None, same: Sequence[Cell]) -> str | None:
+    """The label of a remembered baseline; None where it is gone, or where its name has come to mean several methods."""
+    meant = [cell.method.label for cell in same if baseline in (cell.method.name, cell.method.label)]
+    return meant[0] if len(meant) == 1 else None

@@ -1,16 +1,26 @@
-"""From what a user types to the cells that are meant."""
+"""From what a user types to the cells that are meant.
+
+What to call methods in the tables of a paper, instead of their names.
+
+Long names where there is little room: cut so that they stay different from each other.
+"""
 
 from __future__ import annotations
 
+import os.path
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
+import pandas as pd
+
+from fewshot_bench._io.locations import Place
 from fewshot_bench.errors import ComparisonError, OutcomeError, UnknownNameError
-from fewshot_bench.outcomes import Cell, OutcomeStore
+from fewshot_bench.outcomes import TRANSDUCTIVE, Cell, OutcomeStore
 from fewshot_bench.outcomes.claimed import ACCURACY_FILES
-from fewshot_bench.paths import Place
+from fewshot_bench.report.wording import task_text
 
 
 def check_no_files(wanted: Iterable[str], store: OutcomeStore) -> None:
@@ -117,3 +127,176 @@ def shown_names(cells: Sequence[Cell]) -> dict[str, str]:
         cell.key: cell.method.name if count[cell.protocol.fingerprint, cell.method.name] == 1 else cell.method.label
         for cell in cells
     }
+
+
+def method_labels(
+    names: Iterable[str], wanted: Iterable[tuple[str, str]], *, only_whole: Iterable[str] = ()
+) -> dict[str, str]:
+    """The labels of methods, by their whole names.
+
+    Args:
+        names: of the methods there are.
+        wanted: a method, by its name or a part that no other name has, and its label.
+        only_whole: further names, of which no part is enough.
+
+    Raises:
+        UnknownNameError: no method is called so.
+        ComparisonError: a part fits several methods, or a method has two labels.
+    """
+    names, whole = set(names), set(only_whole)
+    found: dict[str, str] = {}
+    for method, label in wanted:
+        name = method if method in whole else resolve_method(names, method)
+        if found.setdefault(name, label) != label:
+            raise ComparisonError(f"{name} would be called both '{found[name]}' and '{label}'. Give it one label.")
+    return found
+
+
+def labels_of_texts(frame: pd.DataFrame, texts: Sequence[str]) -> dict[str, str]:
+    """What texts of the form METHOD=LABEL say about the methods of a leaderboard.
+
+    METHOD is a name, a part that no other measured method has, or `name#fingerprint`. It and the label may hold equals
+    signs: the longest left side that names a method counts.
+
+    Args:
+        frame: as `leaderboard` returns it.
+        texts: e.g. "lite0/logistic=Ours".
+
+    Raises:
+        UnknownNameError, ComparisonError: as `method_labels`, or a text lacks a side.
+    """
+    names: set[str] = set()
+    whole: set[str] = set()
+    for row in frame.to_dict("records"):
+        name, *with_fingerprint = _names_of(row)
+        (names if with_fingerprint else whole).add(name)
+        whole.update(with_fingerprint)
+    return method_labels(names, [_sides(names, whole, text) for text in texts], only_whole=whole)
+
+
+def _sides(names: set[str], whole: set[str], text: str) -> tuple[str, str]:
+    splits = [(text[:at].strip(), text[at + 1 :].strip()) for at, sign in enumerate(text) if sign == "="]
+    splits = [(method, label) for method, label in reversed(splits) if method and label]
+    if not splits:
+        raise ComparisonError(f"a label is given as METHOD=LABEL, not '{text}'.")
+    return next((split for split in splits if _is_known(names, whole, split)), splits[0])
+
+
+def _is_known(names: set[str], whole: set[str], split: tuple[str, str]) -> bool:
+    try:
+        method_labels(names, [split], only_whole=whole)
+    except UnknownNameError:
+        return False
+    except ComparisonError:  # it is a part of several names, which is said where all labels are read
+        return True
+    return True
+
+
+def with_labels(frame: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """A leaderboard whose methods and baselines are called by labels.
+
+    Methods of different protocols may have one label, such as the networks that were trained for each dataset.
+
+    Args:
+        frame: as `leaderboard` returns it; it is not changed.
+        labels: as `method_labels` returns them.
+
+    Raises:
+        ComparisonError: two methods of one protocol would be called alike.
+    """
+    called: dict[tuple[str, str], str] = {}
+    owners: dict[tuple[str, str], str] = {}
+    for row in frame.to_dict("records"):
+        protocol, shown = row["protocol_fingerprint"], row["method"]
+        label = next((labels[name] for name in reversed(_names_of(row)) if name in labels), shown)
+        owner = owners.setdefault((protocol, label), shown)
+        if owner != shown:
+            raise ComparisonError(
+                f"two methods on {task_text(row)} would be called '{label}': {owner} and {shown}. "
+                "Give each its own label."
+            )
+        called[protocol, shown] = label
+    protocols = frame["protocol_fingerprint"].tolist()
+    return frame.assign(
+        **{
+            column: [called.get(pair, pair[1]) for pair in zip(protocols, frame[column].tolist(), strict=True)]
+            for column in ("method", "baseline")
+        }
+    )
+
+
+def _names_of(row: Mapping[Any, Any]) -> list[str]:
+    """The name of a row's method, and where it was measured also the name with the fingerprint."""
+    fingerprint = row["method_fingerprint"]
+    if not isinstance(fingerprint, str) or not fingerprint:
+        return [row["method"]]
+    end = f"#{fingerprint[:8]}"
+    name = row["method"].removesuffix(end)
+    return [name, f"{name}{end}"]
+
+
+_CUT = "…"
+
+
+def shared_stages(names: Sequence[str]) -> str:
+    """What all methods begin with, whole stages with the slash behind them; empty for a single method.
+
+    Args:
+        names: of methods; those without stages, such as published ones, do not count.
+
+    >>> shared_stages(["lite0@image_size=128/knn", "lite0@image_size=128/tim@alpha=2", "ResNet-12 MetaOptNet"])
+    'lite0@image_size=128/'
+    """
+    stages = [name.split("/") for name in dict.fromkeys(names) if "/" in name]
+    shared = 0
+    while len(stages) > 1 and all(len(some) > shared + 1 and some[shared] == stages[0][shared] for some in stages):
+        shared += 1
+    return "".join(f"{stage}/" for stage in stages[0][:shared]) if stages else ""
+
+
+def short_name(name: str, longest: int) -> str:
+    """A name with its middle left out if it has more than `longest` letters."""
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}{_CUT}{name[-half:]}"
+
+
+def short_names(names: Sequence[str], longest: int) -> list[str]:
+    """Names of at most `longest` letters; those that the middle tells apart are cut at the ends instead.
+
+    Where one is longer, the stages that all methods share are left out first. Where nothing helps, names get the
+    numbers of their places, from 1.
+    """
+    if any(len(name) > longest for name in names):
+        shared = shared_stages(names)
+        names = [name.removeprefix(shared) for name in names]
+    short = [short_name(name, longest) for name in names]
+    for text in {text for text in short if short.count(text) > 1}:
+        alike = [place for place, other in enumerate(short) if other == text]
+        if len({names[place] for place in alike}) > 1:
+            same = len(os.path.commonprefix([names[place] for place in alike]))  # noqa: RUF071  # letters are meant
+            start = max(0, same - longest // 3)
+            for place in alike:
+                short[place] = _window(names[place], start, longest)
+    return [f"{text} #{place}" if short.count(text) > 1 else text for place, text in enumerate(short, 1)]
+
+
+def marked_names(
+    names: Sequence[str], transductive: Collection[str], longest: int, mark: str = TRANSDUCTIVE
+) -> list[str]:
+    """Names of at most `longest` letters in which transductive methods say so: the mark is never cut.
+
+    Args:
+        names: of the methods.
+        transductive: which of them are.
+        longest: of a name with its mark.
+        mark: what stands behind the name of a transductive one.
+    """
+    room = longest - len(mark) if any(name in transductive for name in names) else longest
+    short = short_names(names, room)
+    return [f"{text}{mark}" if name in transductive else text for name, text in zip(names, short, strict=True)]
+
+
+def _window(name: str, start: int, longest: int) -> str:
+    room = longest - 1 if start else longest
+    rest = name[start:]
+    return (_CUT if start else "") + (rest if len(rest) <= room else f"{rest[: room - 1]}{_CUT}")

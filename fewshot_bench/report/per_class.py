@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fewshot_bench.datasets.official_splits import official_class_sizes
-from fewshot_bench.report.task_scores import TaskScores
+from fewshot_bench.report.scores import TaskScores
 
 _FEW = 6
 """Few classes carry a difference where fewer than one in so many would, if all of these contributed alike."""

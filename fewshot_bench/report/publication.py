@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from fewshot_bench._io.text import printable
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
-from fewshot_bench.printable import printable
 from fewshot_bench.report.best import answer_lines, answers
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import LETTER_COLUMNS, Claim

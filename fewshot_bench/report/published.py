@@ -2,6 +2,10 @@
 
 A table is a CSV file of text and numbers. It is read as data: whatever is not what its column should hold is refused
 with the file and the line.
+
+Published numbers as rows of the leaderboard: beside what was measured, marked, and tested from their summary.
+
+Whether a published interval can be one of its protocol.
 """
 
 from __future__ import annotations
@@ -10,15 +14,21 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fewshot_bench._io.locations import Place
+from fewshot_bench._io.storage import files_under, is_file, read_bytes
 from fewshot_bench.errors import IrregularFileError, OutcomeError
-from fewshot_bench.paths import Place
-from fewshot_bench.stored_files import files_under, is_file, read_bytes
+from fewshot_bench.outcomes import STANDARD_SAMPLER, ProtocolCard
+from fewshot_bench.report.scores import TaskScores, task_columns
+from fewshot_bench.report.verdicts import verdict
+from fewshot_bench.statistics import Correction, corrected, implied_standard_error, welch_from_standard_errors
+from fewshot_bench.statistics.welch import implied_sd, is_plausible_sd, plausible_sd_range
 
 ACCURACY_COLUMNS = (
     "table", "backbone", "method", "dataset", "split", "way", "shot", "queries", "accuracy", "ci95", "episodes",
@@ -248,3 +258,129 @@ def _refused(path: Place, line: int, finding: Any) -> OutcomeError:
         f"line {line} of {path} is no row of published numbers: {finding}. Correct the file or take it out of the "
         "folder."
     )
+
+
+def interval_flag(result: PublishedResult) -> str:
+    """What is odd about a published interval, in words; empty where it may be right, or where too little is said.
+
+    An interval and a number of episodes imply a standard deviation over episodes. ±0.80 at 3,000 episodes implies 22
+    points, which no method has on episodes of 5 classes with 15 queries each; ±0.36, about 10, is usual. A likely
+    reason for too much is an interval over fewer episodes than the protocol names. Without a number of episodes any
+    interval may be right but one of no width.
+
+    Args:
+        result: one row of a published table.
+    """
+    if result.half_width == 0:
+        return "±0 is no interval over episodes; the row is not tested"
+    if result.half_width is None or result.episodes is None or result.way is None or result.queries is None:
+        return ""
+    sd = implied_sd(result.half_width / 100, result.episodes)
+    rounding = implied_sd(result.rounding / 100, result.episodes)
+    accuracy = result.accuracy / 100
+    if is_plausible_sd(sd, accuracy, way=result.way, query=result.queries, rounding=rounding):
+        return ""
+    low, high = plausible_sd_range(accuracy, way=result.way, query=result.queries)
+    return (
+        f"±{result.half_width:.2f} over {result.episodes:,} episodes implies a standard deviation of {100 * sd:.1f} "
+        f"points; {100 * low:.1f} to {100 * high:.1f} is plausible"
+    )
+
+
+WELCH = "Welch"
+
+
+def published_rows_of(
+    scores: TaskScores,
+    published: Sequence[PublishedResult],
+    baseline: int | None,
+    baseline_name: str | None,
+    correct: Correction = "holm",
+) -> list[dict[str, Any]]:
+    """The rows of the published numbers on tasks like those of a protocol.
+
+    Their episodes are others, so they are tested by Welch's unpaired test, where an interval is printed; p is corrected
+    for the number of these tests. A printed mean has no outcomes, so it cannot be compared beyond the split.
+
+    Args:
+        scores: of the cells of the protocol.
+        published: numbers on whatever tasks.
+        baseline: position of the cell that they are tested against; None for no test.
+        baseline_name: what it is called.
+        correct: how p is corrected.
+
+    Returns:
+        Mappings with some of the columns of the leaderboard; the others do not exist for a published number.
+    """
+    fitting = _without_repeats([result for result in published if _fits(result, scores.protocol)])
+    names = _names(fitting)
+    tests = [_tested(scores, baseline, result) for result in fitting]
+    for test, p in zip(tests, corrected([test.get("p", math.nan) for test in tests], correct), strict=True):
+        if "p" in test:
+            test |= {"p_corrected": float(p), "test": WELCH, "baseline": baseline_name, "correction": correct}
+            test["verdict"] = verdict(test["difference"], float(p))
+    return [
+        {**_row(result, scores.protocol), "method": name, **test}
+        for result, name, test in zip(fitting, names, tests, strict=True)
+    ]
+
+
+def _fits(result: PublishedResult, protocol: ProtocolCard) -> bool:
+    task = (protocol.dataset, protocol.split, protocol.way, protocol.shot)
+    same = (result.dataset, result.split, result.way, result.shot) == task
+    return same and protocol.sampler == STANDARD_SAMPLER and result.queries in (None, protocol.query)
+
+
+def _without_repeats(results: Sequence[PublishedResult]) -> list[PublishedResult]:
+    """Without those that only repeat another table's number and leave its interval out."""
+    with_interval = {_number_published_summary(result) for result in results if result.half_width is not None}
+    return [
+        result
+        for result in results
+        if result.half_width is not None or _number_published_summary(result) not in with_interval
+    ]
+
+
+def _number_published_summary(result: PublishedResult) -> tuple[str, str, float]:
+    return result.backbone, result.method, result.accuracy
+
+
+def _names(results: Sequence[PublishedResult]) -> list[str]:
+    """Backbone and method, and the table where two tables print other numbers for them."""
+    names = [f"{result.backbone} {result.method}" for result in results]
+    count = Counter(names)
+    return [
+        name if count[name] == 1 else f"{name} ({result.table})" for name, result in zip(names, results, strict=True)
+    ]
+
+
+def _row(result: PublishedResult, protocol: ProtocolCard) -> dict[str, Any]:
+    half_width = math.nan if result.half_width is None else result.half_width
+    return {
+        **task_columns(protocol),
+        "episodes": result.episodes,
+        "median": result.accuracy,
+        "median_ci95": half_width,
+        "mean": result.accuracy,
+        "ci95": half_width,
+        "flags": interval_flag(result) or None,
+        "source": f"{result.source}; {result.table}",
+        "backbone": result.backbone,
+        "protocol_fingerprint": protocol.fingerprint,
+    }
+
+
+def _tested(scores: TaskScores, baseline: int | None, result: PublishedResult) -> dict[str, Any]:
+    """Welch's test of a published mean against the episodes of the baseline; empty where too little is printed.
+
+    An interval of no width, which no accuracy over episodes has, says nothing of their spread.
+    """
+    if baseline is None or not result.half_width:
+        return {}
+    accuracy = 100 * scores.accuracy[baseline, scores.of(baseline)]
+    if len(accuracy) < 2:
+        return {}
+    error, df = implied_standard_error(result.half_width, result.episodes)
+    own = float(accuracy.std(ddof=1)) / math.sqrt(len(accuracy))
+    test = welch_from_standard_errors(result.accuracy, error, df, float(accuracy.mean()), own, len(accuracy) - 1)
+    return {"difference": test.difference, "diff_ci95_low": test.ci_low, "diff_ci95_high": test.ci_high, "p": test.p}

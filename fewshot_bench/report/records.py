@@ -12,11 +12,10 @@ import pandas as pd
 from fewshot_bench.outcomes import ProtocolCard
 from fewshot_bench.report.best import Answer
 from fewshot_bench.report.comparison import Comparison
-from fewshot_bench.report.comparisons import TaskComparison
-from fewshot_bench.report.over_datasets import OverDatasets
+from fewshot_bench.report.comparisons import OverDatasets, TaskComparison
 from fewshot_bench.report.per_class import ClassDifferences
+from fewshot_bench.report.scores import task_columns
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.task_columns import task_columns
 from fewshot_bench.report.wording import CLAIMED, is_transductive
 
 _WHOLE = (

@@ -1,18 +1,23 @@
-"""How far studies are, as a table of at most 80 columns."""
+"""How far studies are, as a table of at most 80 columns.
+
+The table of studies that are under way, shown anew every second.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from rich.cells import set_cell_size
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.text import Text
 
-from fewshot_bench.going_on import command_for
-from fewshot_bench.printable import printable
-from fewshot_bench.report.short_names import marked_names, short_name
-from fewshot_bench.report.status.state import CellState, StudyState
+from fewshot_bench._io.resuming import command_for
+from fewshot_bench._io.text import printable
+from fewshot_bench.report.names import marked_names, short_name
+from fewshot_bench.report.study_status import CellState, StudyState, Watch
 
 _NARROWEST, _WIDEST = 70, 120
 _COLUMNS = {"episodes": 15, "%": 3, "failed": 6, "ep/s": 6, "left": 8, "at work": 7}
@@ -141,3 +146,30 @@ def _count(count: int) -> str:
 
 def _rate(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 0.1 else f"{rate:.2g}"
+
+
+_EVERY = 1.0  # seconds between two looks
+_SHARE = 10
+"""A look that takes long, as at a network disk, is taken so many times more seldom."""
+
+
+def show_live(watch: Watch, results: str, console: Console) -> None:
+    """Show how far everything is until it is complete, or somebody stops it.
+
+    Args:
+        watch: looks.
+        results: the folder, as the user wrote it.
+        console: of a terminal.
+
+    Raises:
+        OutcomeError: there is nothing in the folder to look at.
+    """
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            began = time.monotonic()
+            state = watch.look()
+            height = None if state.is_complete else console.height
+            live.update(status_text(state, results, width=console.width, height=height), refresh=True)
+            if state.is_complete:
+                return
+            time.sleep(max(_EVERY, _SHARE * (time.monotonic() - began)))

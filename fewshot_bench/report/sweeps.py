@@ -1,4 +1,7 @@
-"""The points of a sweep as rows: accuracies with intervals, and the paired test of each against the best."""
+"""The points of a sweep as rows: accuracies with intervals, and the paired test of each against the best.
+
+A sweep in a terminal: lambda down and tau across, or any other grid as a list, best first.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from fewshot_bench.errors import OutcomeError
-from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.report.task_scores import task_scores
-from fewshot_bench.statistics import paired_t_test, summarise
+from fewshot_bench.outcomes import Cell, OutcomeStore, marked
+from fewshot_bench.report.scores import task_scores
+from fewshot_bench.report.wording import SIGNIFICANCE, is_transductive, p_text, points, value_text
+from fewshot_bench.statistics import corrected, paired_t_test, summarise
 
 SWEEP_COLUMNS = (
     "shot",
@@ -110,3 +118,121 @@ def _row(cell: Cell, frames: Mapping[str, pd.DataFrame], best: Cell) -> dict[str
         "method_fingerprint": cell.method.fingerprint,
         "is_transductive": cell.method.is_transductive,
     }
+
+
+_MARK = "*"
+_ANY_WIDTH = 10_000
+
+
+def print_sweep(frame: pd.DataFrame, title: str, console: Console) -> None:
+    """Print a sweep per number of shots, and its mean over the shots where there are several.
+
+    Args:
+        frame: as `sweep_frame` returns it.
+        title: what was swept on what, e.g. "cifar-fs (validation split) 5-way".
+        console: where to.
+    """
+    axes, is_mixed = axes_of(frame), "is_transductive" in frame and frame["is_transductive"].nunique() > 1
+    plus_minus = "+/-" if console.options.ascii_only else "±"
+    shots = list(dict.fromkeys(frame["shot"]))
+    for shot in shots:
+        rows = frame[frame["shot"] == shot]
+        console.print(Text(f"{marked_line(title, frame)} {shot}-shot, {_budget(rows)}: mean % {plus_minus} 95% CI"))
+        _print(rows, axes, [_cell(row, plus_minus, is_mixed=is_mixed) for row in rows.to_dict("records")], console)
+        console.print(Text(_remark(rows)))
+        console.print()
+    if len(shots) > 1:
+        rows = mean_over_shots(frame)
+        several = ", ".join(str(shot) for shot in shots)
+        console.print(Text(f"{marked_line(title, frame)}, mean over {several} shots, which decides: %"))
+        _print(rows, axes, [_cell(row, "", is_mixed=is_mixed) for row in rows.to_dict("records")], console)
+        console.print()
+
+
+def marked_line(text: str, rows: pd.DataFrame) -> str:
+    """What is said of some points of a sweep, marked where all of them are of transductive methods."""
+    return marked(text, "is_transductive" in rows and bool(rows["is_transductive"].all()))
+
+
+def axes_of(frame: pd.DataFrame) -> list[str]:
+    """The columns of a sweep's frame that are axes of its grid."""
+    return [str(column) for column in frame.columns if column not in SWEEP_COLUMNS]
+
+
+def mean_over_shots(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per point: its values, the mean accuracy over the shots, and whether it is the best."""
+    shots = frame["shot"].nunique()
+    kept = [*axes_of(frame), "is_best", *(name for name in ("is_transductive",) if name in frame)]
+    points_ = frame.iloc[::shots][kept].reset_index(drop=True)
+    return points_.assign(mean=frame["mean"].to_numpy().reshape(-1, shots).mean(axis=1))
+
+
+def _print(rows: pd.DataFrame, axes: Sequence[str], cells: Sequence[Text], console: Console) -> None:
+    """As a grid where it is one of lambda and tau and fits the terminal, as a list otherwise."""
+    if set(axes) == {"lambda", "tau"}:
+        table = _crossed(rows, cells)
+        if console.measure(table, options=console.options.update(width=_ANY_WIDTH)).maximum <= console.width:
+            console.print(table)
+            return
+    console.print(_listed(rows, axes, cells))
+
+
+def _crossed(rows: pd.DataFrame, cells: Sequence[Text]) -> Table:
+    table = _table()
+    table.add_column("lambda \\ tau", no_wrap=True)
+    across = list(dict.fromkeys(rows["tau"]))
+    for tau in across:
+        table.add_column(value_text(tau), justify="right", no_wrap=True)
+    placed = dict(zip(zip(rows["lambda"], rows["tau"], strict=True), cells, strict=True))
+    for value in dict.fromkeys(rows["lambda"]):
+        table.add_row(value_text(value), *(placed[value, tau] for tau in across))
+    return table
+
+
+def _listed(rows: pd.DataFrame, axes: Sequence[str], cells: Sequence[Text]) -> Table:
+    table = _table()
+    for axis in axes:
+        table.add_column(axis, justify="right")
+    table.add_column("mean %", justify="right", no_wrap=True)
+    is_tested = "p" in rows
+    for header in ("points to best (95% CI)", "p") if is_tested else ():
+        table.add_column(header, justify="right", no_wrap=True)
+    lines = sorted(zip(rows.to_dict("records"), cells, strict=True), key=lambda line: -float(line[0]["mean"]))
+    for row, cell in lines:
+        table.add_row(*(value_text(row[axis]) for axis in axes), cell, *(_test(row) if is_tested else ()))
+    return table
+
+
+def _test(row: dict[Any, Any]) -> tuple[str, str]:
+    if row["p"] is None or row["p"] != row["p"]:
+        return "", ""
+    return points(row["difference"], row["diff_ci95_low"], row["diff_ci95_high"]), p_text(row["p"])
+
+
+def _cell(row: dict[Any, Any], plus_minus: str, *, is_mixed: bool) -> Text:
+    """A mean with its half-width; the best is bold and has a mark, on the left, so that all numbers end alike.
+
+    In a sweep of both kinds, `is_mixed`, a transductive point says so.
+    """
+    half_width = f" {plus_minus} {row['ci95']:.2f}" if plus_minus and row["ci95"] == row["ci95"] else ""
+    mark, style = (_MARK, "bold") if row["is_best"] else ("", "")
+    return Text(marked(f"{mark}{row['mean']:.2f}{half_width}", is_mixed and is_transductive(row)), style)
+
+
+def _remark(rows: pd.DataFrame) -> str:
+    """What the tests against the chosen point show; points that share their outcomes count once."""
+    tested = rows[rows["p"].notna()].drop_duplicates("method_fingerprint")
+    if not len(tested):
+        return f"{_MARK} the chosen point"
+    p = corrected(tested["p"].to_numpy(float))
+    worse = int(((p < SIGNIFICANCE) & (tested["difference"] < 0)).sum())
+    return f"{_MARK} the chosen point; {worse} of {len(tested)} others are worse on this split (paired t, Holm, 5%)"
+
+
+def _budget(rows: pd.DataFrame) -> str:
+    runs, episodes = int(rows["runs"].iloc[0]), int(rows["episodes"].iloc[0])
+    return f"{runs} run{'' if runs == 1 else 's'} of {episodes:,} episode{'' if episodes == 1 else 's'}"
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fewshot_bench._io.text import printable
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
-from fewshot_bench.printable import printable
-from fewshot_bench.report.published_summary import WELCH
-from fewshot_bench.report.short_names import shared_stages
+from fewshot_bench.report.names import shared_stages
+from fewshot_bench.report.published import WELCH
 from fewshot_bench.report.summary import MEASURED, PAIRED
 from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, LETTER_COLUMNS, ON_THIS_SPLIT, UNKNOWN, Claim
 from fewshot_bench.report.wording import (

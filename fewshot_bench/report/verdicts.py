@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fewshot_bench.report.task_scores import TaskScores
+from fewshot_bench.report.scores import TaskScores
 from fewshot_bench.report.wording import ACROSS, SIGNIFICANCE
 from fewshot_bench.statistics import Correction, DataInterval, compact_letters, corrected
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fewshot_bench._io.text import printable
 from fewshot_bench.outcomes import ProtocolCard, marked
-from fewshot_bench.printable import printable
-from fewshot_bench.report.task_columns import task_columns
+from fewshot_bench.report.scores import task_columns
 
 CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
 BALANCED_FLAG = "assumes balanced queries"

@@ -1,8 +1,5 @@
 """Pure functions from arrays of outcomes to numbers: intervals, tests of two methods and of many, power."""
 
-from fewshot_bench.statistics.arrays import accuracies_as_fractions
-from fewshot_bench.statistics.comparison import PairedComparison, compare_pairs, wilcoxon_p
-from fewshot_bench.statistics.corrections import Correction, corrected
 from fewshot_bench.statistics.data_interval import (
     Covered,
     DataInterval,
@@ -19,15 +16,23 @@ from fewshot_bench.statistics.intervals import (
     Interval,
     MedianInterval,
     Summary,
+    accuracies_as_fractions,
     episode_median,
     mean_interval,
     median_of_runs,
     summarise,
 )
-from fewshot_bench.statistics.letters import compact_letters, letter_sets, read_letters
-from fewshot_bench.statistics.looks import Look, look
-from fewshot_bench.statistics.many import PairMatrix, all_pairs, pairs_with_gaps
-from fewshot_bench.statistics.paired import PairedTest, paired_t_test
+from fewshot_bench.statistics.multiple import (
+    Correction,
+    PairMatrix,
+    all_pairs,
+    compact_letters,
+    corrected,
+    letter_sets,
+    pairs_with_gaps,
+    read_letters,
+)
+from fewshot_bench.statistics.paired import PairedComparison, PairedTest, compare_pairs, paired_t_test, wilcoxon_p
 from fewshot_bench.statistics.power import (
     BeyondSplit,
     Pilot,
@@ -40,6 +45,7 @@ from fewshot_bench.statistics.power import (
     unpaired_episodes_needed,
 )
 from fewshot_bench.statistics.sign_flip import sign_flip_p
+from fewshot_bench.statistics.stopping import Look, look
 from fewshot_bench.statistics.variance_parts import VarianceParts, variance_parts
 from fewshot_bench.statistics.welch import (
     WelchTest,

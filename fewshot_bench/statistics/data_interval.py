@@ -26,8 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, stats
 
 from fewshot_bench.errors import ShapeError
-from fewshot_bench.statistics.arrays import SMALLEST_P, require_probability
-from fewshot_bench.statistics.many import all_pairs
+from fewshot_bench.statistics.intervals import SMALLEST_P, require_probability
+from fewshot_bench.statistics.multiple import all_pairs
 from fewshot_bench.statistics.paired import p_of_equal_differences
 
 ABSENT = -1

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from fewshot_bench.errors import ComparisonError, ShapeError
-from fewshot_bench.statistics.arrays import SMALLEST_P, require_probability
-from fewshot_bench.statistics.comparison import PairedComparison, compare_pairs
+from fewshot_bench.statistics.intervals import SMALLEST_P, require_probability
+from fewshot_bench.statistics.paired import PairedComparison, compare_pairs
 
 
 @dataclass(frozen=True, eq=False)

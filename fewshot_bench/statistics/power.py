@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
 from fewshot_bench.errors import ComparisonError, ShapeError
-from fewshot_bench.statistics.arrays import paired_values, require_positive, require_probability
-from fewshot_bench.statistics.comparison import compare_pairs
 from fewshot_bench.statistics.data_interval import (
     Overlap,
     explained_variance,
@@ -22,6 +20,8 @@ from fewshot_bench.statistics.data_interval import (
     most_skewed,
     shrunk_skewness,
 )
+from fewshot_bench.statistics.intervals import paired_values, require_positive, require_probability
+from fewshot_bench.statistics.paired import compare_pairs
 
 # Two pairs are the least that a paired t-test takes, and the least per method that an unpaired one takes.
 FEWEST = 2

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft, optimize
 
 from fewshot_bench.errors import ShapeError
-from fewshot_bench.statistics.arrays import ROUNDING, SMALLEST_P
+from fewshot_bench.statistics.intervals import ROUNDING, SMALLEST_P
 
 # How far the grid reaches to either side of the observed sum, in standard deviations of the sum. What lies further out
 # falls on a wrong point of the grid; by Hoeffding's inequality that is less than 2 exp(-12^2 / 2) = 1e-31.

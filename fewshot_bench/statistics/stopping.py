@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fewshot_bench.statistics.arrays import require_positive
-from fewshot_bench.statistics.intervals import mean_interval
+from fewshot_bench.statistics.intervals import mean_interval, require_positive
 
 # A few dozen episodes can be equal by chance, and a first interval of no width would end the study.
 FEWEST_EPISODES = 100

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from fewshot_bench.errors import ComparisonError, ShapeError
-from fewshot_bench.statistics.arrays import SMALLEST_P, require_positive, require_probability
+from fewshot_bench.statistics.intervals import SMALLEST_P, require_positive, require_probability
 
 # How much alike two queries of one class in one episode are in being classified correctly (intraclass correlation).
 # Values measured and published lie at 0.09 to 0.29 (docs/statistics.md); at 1, a class is all right or all wrong.

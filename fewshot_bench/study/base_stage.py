@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, known_backbone, network_identity
 from fewshot_bench.cache import BASE_STAGES, kept, made_once
 from fewshot_bench.datasets.dataset import ImageSplit
@@ -18,7 +19,6 @@ from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.losses import LOSSES
-from fewshot_bench.paths import cache_folder
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.training import (
     Recipe,

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from fewshot_bench.engine.device import chosen_device
+from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.errors import ComparisonError, FewshotBenchError, StudyError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.study_record import StudyRecord
+from fewshot_bench.outcomes.study_log import StudyRecord
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import method_labels, resolve_method
-from fewshot_bench.study.execute import opened_dataset
-from fewshot_bench.study.fitting import fitting_protocols
+from fewshot_bench.study.execute import fitting_protocols, opened_dataset, record_of
 from fewshot_bench.study.method_groups import expanded
 from fewshot_bench.study.methods import planned_adaptations
-from fewshot_bench.study.named_stages import Networks
+from fewshot_bench.study.networks import Networks
 from fewshot_bench.study.plan import StudyPlan
-from fewshot_bench.study.recording import record_of
+from fewshot_bench.study.stopping import stopping_rule
 from fewshot_bench.study.study import Study
-from fewshot_bench.study.until import stopping_rule
 
 
 @contextmanager

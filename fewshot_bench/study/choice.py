@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from fewshot_bench._io.toml import value_of
 from fewshot_bench.adaptation import Adaptation, EmbeddingAdaptation
 from fewshot_bench.adaptation.choosing import OneShotError, alternatives, nothing_to_choose
 from fewshot_bench.errors import StudyError
 from fewshot_bench.study.study import Study
-from fewshot_bench.toml import value_of
 
 OF_A_CHOICE = frozenset({"choose", "candidates"})
 """Fields of an adaptation that say how the others are chosen; they are no hyper-parameters for --set."""

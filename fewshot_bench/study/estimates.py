@@ -1,17 +1,27 @@
-"""What a plan is going to do, and what it will take: the answer of `run --dry-run`, as data."""
+"""What a plan is going to do, and what it will take: the answer of `run --dry-run`, as data.
+
+How much room outcomes take on a disk, measured on a part that is written elsewhere.
+"""
 
 from __future__ import annotations
 
+import math
 import shutil
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.datasets.disk_space import nearest_folder
-from fewshot_bench.paths import Place
-from fewshot_bench.study.measuring import NO_TIME, Span
+import numpy as np
+
+from fewshot_bench._io.locations import Place
+from fewshot_bench.datasets.store import nearest_folder
+from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard, episode_frame
+from fewshot_bench.outcomes.packing import position_type
+from fewshot_bench.study.timing import NO_TIME, Span
 
 
 @dataclass(frozen=True)
@@ -145,3 +155,35 @@ def room(place: Place, needed: int) -> Room:
     with suppress(OSError):  # a disk that does not answer
         free = None if there is None else shutil.disk_usage(there).free
     return Room(str(place), needed, free)
+
+
+def outcome_bytes(cell: Cell, left: int, chunk: int) -> int:
+    """The most that episodes which are still to be computed add to a results folder.
+
+    Args:
+        cell: whose they are.
+        left: how many.
+        chunk: how many are stored together.
+    """
+    if not left:
+        return 0
+    card = cell.protocol
+    parts = math.ceil(left / chunk)
+    return parts * part_bytes(card.way, card.query, min(chunk, left)) + len(cell.as_json().encode())
+
+
+@cache
+def part_bytes(way: int, query: int, episodes: int) -> int:
+    """Bytes of a part of that many episodes whose predictions are random, which compress worst.
+
+    Args:
+        way: N.
+        query: Q, queries per class.
+        episodes: E.
+    """
+    predictions = np.random.default_rng(0).integers(0, way, (episodes, way * query), dtype=position_type(way))
+    cell = Cell(MethodCard("random", "", "", ""), ProtocolCard("none", "", "novel", way, 1, query, 0, 1))
+    with tempfile.TemporaryDirectory() as folder:
+        frame = episode_frame(0, np.arange(episodes), predictions, way, 0.001)
+        OutcomeStore(Path(folder)).append_frame(cell, frame)
+        return sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))

@@ -16,10 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from fewshot_bench._io.locations import checkpoints_folder
 from fewshot_bench.datasets import check_name
 from fewshot_bench.errors import CodeNotTrustedError, UnknownNameError
-from fewshot_bench.names_of_the_field import what_to_type
-from fewshot_bench.paths import checkpoints_folder
+from fewshot_bench.paper_names import what_to_type
 from fewshot_bench.study.study import Study
 from fewshot_bench.training.recipe import refuse_unknown_choices
 

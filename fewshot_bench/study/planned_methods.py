@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import Adaptation, Finetune, code_of_adaptation
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset, ImageSplit
@@ -15,16 +16,14 @@ from fewshot_bench.engine.engine import Engine
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.base_stage import code_record
-from fewshot_bench.study.classifiers import ClassifierSource
-from fewshot_bench.study.method_run import MethodRun
+from fewshot_bench.study.chunks import Shard
 from fewshot_bench.study.methods import method_name
+from fewshot_bench.study.networks import BaseStage, PlannedStage, study_backbones
 from fewshot_bench.study.provenance import provenance
-from fewshot_bench.study.shard import Shard
-from fewshot_bench.study.stages import BaseStage, PlannedStage, study_backbones
+from fewshot_bench.study.scheduler import MethodRun
+from fewshot_bench.study.stopping import stopping_rule
 from fewshot_bench.study.study import Study
-from fewshot_bench.study.until import stopping_rule
-from fewshot_bench.study.worker import WorkerRecipe
-from fewshot_bench.versions import installed_versions
+from fewshot_bench.study.workers import ClassifierSource, WorkerRecipe
 
 
 def planned_methods(

@@ -1,6 +1,8 @@
 """How outcomes came about: recorded beside them as plain data, never part of what they are.
 
 Nothing here names a person or a machine: of an absolute path only the last part is kept.
+
+What a user hears where somebody's own code has changed since a method of that name was stored.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -20,9 +22,11 @@ import torch
 
 import fewshot_bench
 from fewshot_bench.backbones import Backbone, fit_words
+from fewshot_bench.code_identity import what_changed
 from fewshot_bench.engine.engine import Engine
+from fewshot_bench.finetuning.memory import peak_bytes
+from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.study.study import Study
-from fewshot_bench.training.per_episode.memory import peak_bytes
 
 PROGRAM = "fewshot-bench"
 NOT_RECORDED = ("results", "device", "chunk", "baseline")
@@ -204,3 +208,27 @@ def _memory() -> int:
         return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, OSError, ValueError):  # Windows has no sysconf
         return 0
+
+
+def changed_code(store: OutcomeStore, cells: Sequence[Cell]) -> list[str]:
+    """A sentence for each part of methods whose code is not that of the outcomes that are stored under their names.
+
+    Args:
+        store: with the outcomes.
+        cells: of the methods as they are now; those that have outcomes already are passed over.
+    """
+    new = [cell for cell in cells if cell.method.code and not store.done(cell)]
+    stored = store.cells() if new else []
+    return list(dict.fromkeys(sentence for cell in new for sentence in _sentences(cell, stored)))
+
+
+def _sentences(cell: Cell, stored: Sequence[Cell]) -> Iterator[str]:
+    same = [other for other in stored if other.method.name == cell.method.name and other.protocol == cell.protocol]
+    for part, code in cell.method.code.items():
+        others = [other.method.code.get(part) for other in same]
+        if others and code not in others:
+            what = what_changed(others[-1], code)
+            yield (
+                f"the code of {code['name']} has changed since {cell.method.name} was stored ({what}). Its outcomes "
+                "are those of a new method; the stored ones were not changed."
+            )

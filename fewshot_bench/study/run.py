@@ -14,10 +14,9 @@ from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
 from fewshot_bench.study.check_plan import check_plan, located
-from fewshot_bench.study.execute import run_known_study
+from fewshot_bench.study.execute import StudyResult, labels_by_name, run_known_study
 from fewshot_bench.study.plan import StudyPlan
 from fewshot_bench.study.study import Study
-from fewshot_bench.study.study_result import StudyResult, labels_by_name
 
 
 @dataclass(frozen=True)

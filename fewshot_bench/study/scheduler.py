@@ -1,7 +1,14 @@
-"""One method of a study: whichever of its episodes are not stored yet, from images to outcomes."""
+"""One method of a study: whichever of its episodes are not stored yet, from images to outcomes.
+
+The loop over chunks: take one that is missing, have it computed, store what comes back, try again what failed.
+
+A chunk that failed, tried again in smaller pieces until what fails is known.
+"""
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -9,20 +16,214 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.atomic import remove_abandoned
-from fewshot_bench.debugging import show_traceback
-from fewshot_bench.engine.engine import Crew, Engine
+from fewshot_bench._io.storage import remove_abandoned
+from fewshot_bench.engine.engine import Chunk, Crew, Engine, Finished
 from fewshot_bench.episodes import Protocol
-from fewshot_bench.errors import OutcomeError
+from fewshot_bench.errors import FewshotBenchError, OutcomeError, ShapeError, show_traceback
+from fewshot_bench.finetuning.memory import is_out_of_memory
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.heart import Heart
-from fewshot_bench.outcomes.leases import Leases
-from fewshot_bench.progress import Progress
-from fewshot_bench.study.chunk_queue import ChunkQueue, Left, missing_episodes
-from fewshot_bench.study.pieces import Experience, is_failure, reason_of
-from fewshot_bench.study.shard import Shard
-from fewshot_bench.study.shift import Shift
-from fewshot_bench.study.worker import WorkerRecipe
+from fewshot_bench.outcomes.frame import check_episodes, check_frame
+from fewshot_bench.outcomes.leases import Heart, Leases
+from fewshot_bench.progress import Progress, Step
+from fewshot_bench.study.chunks import ChunkQueue, Job, Left, Shard, Taken, missing_episodes
+from fewshot_bench.study.workers import WorkerRecipe
+
+_IN_A_ROW = 3
+"""Single episodes that fail one after the other before pieces that fail are tried episode by episode, not in halves."""
+_HOPELESS = 32
+"""Single episodes that fail before a method of which none has succeeded is tried on one episode of each chunk only."""
+
+
+@dataclass
+class Experience:
+    """What is known of a method so far.
+
+    Attributes:
+        has_succeeded: whether any episode was computed.
+        failed_alone: how many single episodes have failed.
+    """
+
+    has_succeeded: bool = False
+    failed_alone: int = 0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether trying every episode by itself is a waste of time."""
+        return not self.has_succeeded and self.failed_alone >= _HOPELESS
+
+
+class Pieces:
+    """What is to be computed of one chunk that this process has taken.
+
+    Of a method that has ever succeeded, every episode is computed or has failed alone. Where all of a chunk fails that
+    costs at most four times the chunk.
+    """
+
+    def __init__(self, taken: Taken, experience: Experience) -> None:
+        self.taken = taken
+        self.waiting: deque[Chunk] = deque([taken.job.chunk])
+        self._experience = experience
+        self._under_way = 0
+        self._in_a_row = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every episode is computed or given up."""
+        return not self.waiting and not self._under_way
+
+    def next(self) -> Chunk:
+        """The next piece to compute."""
+        self._under_way += 1
+        chunk = self.waiting.popleft()
+        if self._experience.is_hopeless and len(chunk) > 1:
+            chunk, rest = _cut(chunk, 1)
+            self.waiting.appendleft(rest)
+        return chunk
+
+    def succeeded(self) -> None:
+        """Take note that a piece was computed."""
+        self._under_way -= 1
+        self._in_a_row = 0
+        self._experience.has_succeeded = True
+
+    def failed(self, finished: Finished) -> list[tuple[NDArray[np.int64], str]]:
+        """Take note that a piece failed; its parts are tried next, the first one first.
+
+        Returns:
+            Episodes that are given up, each with the reason; none where smaller pieces are still to be tried.
+        """
+        self._under_way -= 1
+        chunk = finished.chunk
+        if len(chunk) > 1:
+            cuts = range(1, len(chunk)) if self._in_a_row >= _IN_A_ROW else [len(chunk) // 2]
+            self.waiting.extendleft(reversed(_cut(chunk, *cuts)))
+            return []
+        assert finished.error is not None
+        self._in_a_row += 1
+        self._experience.failed_alone += 1
+        reason = reason_of(finished.error)
+        given_up = [(chunk.numbers, reason)]
+        if self._experience.is_hopeless and self.waiting:
+            rest = np.concatenate([piece.numbers for piece in self.waiting])
+            given_up.append((rest, f"not tried, as no episode succeeded before: {reason}"))
+            self.waiting.clear()
+        return given_up
+
+
+def reason_of(error: Exception) -> str:
+    """Why a computation failed, in one line; of what is no error of this project the type is told too."""
+    text = " ".join(str(error).split())
+    kind = "" if isinstance(error, FewshotBenchError) else type(error).__name__
+    return ": ".join(word for word in (kind, text) if word)
+
+
+def is_failure(error: Exception) -> bool:
+    """Whether an error before the first episode is the method's or the machine's, and not a defect of this program."""
+    return isinstance(error, FewshotBenchError) or is_out_of_memory(error)
+
+
+def _cut(chunk: Chunk, *cuts: int) -> list[Chunk]:
+    """The parts of a chunk between some places in it."""
+    parts = np.split(chunk.numbers, list(cuts))
+    return [replace(chunk, numbers=numbers, at_once=min(chunk.at_once, len(numbers))) for numbers in parts]
+
+
+_PAUSE = 0.2  # seconds between two looks at chunks that others work on
+
+
+class Shift:
+    """One stretch of work at a queue: takes chunks, stores what comes back, tries again what failed."""
+
+    def __init__(self, method: MethodRun, crew: Crew, queue: ChunkQueue, step: Step) -> None:
+        self._method, self._crew, self._queue, self._step = method, crew, queue, step
+        self._under_way: dict[Chunk, Pieces] = {}
+        self._pieces: list[Pieces] = []
+
+    def work(self) -> None:
+        """Until nothing is missing that can be computed."""
+        try:
+            while True:
+                self._fill()
+                if self._under_way:
+                    for finished in self._crew.finished():
+                        self._settle(finished)
+                elif self._queue.is_empty:
+                    return
+                else:
+                    self._wait_for_others()
+        finally:
+            for leases in self._queue.leases:
+                leases.release_all()
+
+    def _fill(self) -> None:
+        """Have as many chunks under way as there is room for; what is left of a failed one comes first."""
+        while len(self._under_way) < self._crew.room:
+            pieces = next((one for one in self._pieces if one.waiting), None) or self._take()
+            if pieces is None:
+                return
+            chunk = pieces.next()
+            self._under_way[chunk] = pieces
+            self._crew.start(chunk)
+
+    def _take(self) -> Pieces | None:
+        """A chunk that nobody has stored or is at."""
+        while (taken := self._queue.take()) is not None:
+            left = self._queue.still_missing(taken.job)
+            self._step.advance(len(taken.job.chunk) - (len(left.chunk) if left is not None else 0))
+            if left is not None:
+                self._pieces.append(Pieces(Taken(left, taken.lease), self._method.experience))
+                return self._pieces[-1]
+            taken.lease.release()
+            self._step.advance(self._queue.drop_stored())  # where there is one that others stored there are more
+        return None
+
+    def _settle(self, finished: Finished) -> None:
+        pieces = self._under_way.pop(finished.chunk)
+        self._method.peak_bytes = max(self._method.peak_bytes, finished.peak_bytes)
+        job = pieces.taken.job
+        finished = _checked(finished, job.cell)
+        if finished.error is not None:
+            show_traceback(finished.error)
+        if finished.frame is not None:
+            self._store(pieces, job, finished)
+            self._step.advance(len(finished.chunk))
+        else:
+            for numbers, reason in pieces.failed(finished):
+                self._method.failed_on(job.cell, job.chunk.run, numbers, reason)
+                self._step.advance(len(numbers), "failed")
+        if pieces.is_done:
+            self._pieces.remove(pieces)
+            pieces.taken.lease.release()
+
+    def _store(self, pieces: Pieces, job: Job, finished: Finished) -> None:
+        """Store outcomes, but for those of a process that took this one for lost and was faster."""
+        pieces.succeeded()
+        frame = finished.frame
+        assert frame is not None
+        if not pieces.taken.lease.is_held():
+            self._queue.check_folder(job)
+            left = self._queue.still_missing(replace(job, chunk=finished.chunk))
+            frame = frame[frame["episode"].isin([] if left is None else left.chunk.numbers)]
+        if len(frame):
+            self._method.store.append_frame(job.cell, frame, is_checked=True)
+
+    def _wait_for_others(self) -> None:
+        self._step.advance(0, "waiting for other processes")
+        time.sleep(_PAUSE)
+        self._step.advance(self._queue.drop_stored())
+
+
+def _checked(finished: Finished, cell: Cell) -> Finished:
+    """What came back; as a failure where it is not what was asked for, since engine and worker may be anybody's."""
+    try:
+        if finished.frame is not None:
+            check_frame(cell, finished.frame)
+            check_episodes(finished.frame, finished.chunk.run, finished.chunk.numbers)
+        elif finished.error is None:
+            raise ShapeError("neither outcomes nor a reason came back.")
+    except ShapeError as error:
+        return replace(finished, frame=None, error=error)
+    return finished
 
 
 @dataclass

@@ -16,7 +16,7 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.statistics import look
-from fewshot_bench.study.study import MOST_EPISODES, Study
+from fewshot_bench.study.study import MOST_EPISODES_BY_DEFAULT, Study
 
 EPISODES_BETWEEN_LOOKS = 250
 """Of each run; the first look comes after as many."""
@@ -61,7 +61,7 @@ def stopping_rule(study: Study) -> Rule | None:
         return None
     if "episodes" in study.model_fields_set:
         raise StudyError("--episodes and --until-ci both say when to stop. Use --max-episodes for a limit.")
-    return Rule(study.until_ci, study.max_episodes or MOST_EPISODES)
+    return Rule(study.until_ci, study.max_episodes or MOST_EPISODES_BY_DEFAULT)
 
 
 def run_until(

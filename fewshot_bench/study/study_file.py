@@ -1,26 +1,29 @@
 """The study file: a grid of datasets, shots, methods and runs, as `study.toml` says it, and the studies it stands for.
 
 docs/studies.md describes it for those who write one.
+
+Studies that come with the package, by name.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from fewshot_bench._io.toml import KeyPath
 from fewshot_bench.datasets import admit_dataset, check_name
-from fewshot_bench.errors import CodeNotTrustedError, UnknownNameError
+from fewshot_bench.errors import CodeNotTrustedError, StudyError, UnknownNameError
 from fewshot_bench.limits import MOST_CELLS, MOST_EPISODES
-from fewshot_bench.named_code import is_code
-from fewshot_bench.registry import Registry
+from fewshot_bench.plugins import is_code
+from fewshot_bench.registry import Entry, Registry
 from fewshot_bench.study.known_names import GROUPS, Kind, refuse_misspelt
-from fewshot_bench.study.options import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Options, Tau
-from fewshot_bench.study.outputs import Outputs
-from fewshot_bench.study.positions import KeyPath
-from fewshot_bench.study.study import Study
+from fewshot_bench.study.plan import Outputs
+from fewshot_bench.study.study import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Options, Study, Tau
 
 MOST_STUDIES = 2_000
 """Of a file; more are a slip, or somebody's mischief."""
@@ -248,3 +251,50 @@ def _variants(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
             for temperature in method.get("tau", (None,))[: 1 if weight == 0 else None]:
                 variant = {"backbone": backbone, "lambda_": weight, "tau": temperature}
                 yield {name: value for name, value in variant.items() if value is not None}
+
+
+_FOLDER = Path(__file__).with_name("preset_files")
+MAKE_ONE = "To start from one that works: fewshot-bench study quickstart > study.toml"
+_ADVICE = "A file of your own is a path that ends in .toml. See: fewshot-bench ls studies."
+
+
+def preset_names() -> list[str]:
+    """The names of all presets."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def preset_text(name: str) -> str | None:
+    """The text of a preset; None where the name is the path of a file.
+
+    Raises:
+        UnknownNameError: there is no such preset.
+        StudyError: there is no such file.
+    """
+    if name in preset_names():
+        return known_preset(name)
+    if Path(name).exists():
+        return None
+    if name.endswith(".toml") or Path(name).name != name:
+        raise StudyError(f"there is no file {name}. {MAKE_ONE}")
+    return known_preset(name)
+
+
+def known_preset(name: str) -> str:
+    """The text of a preset.
+
+    Raises:
+        UnknownNameError: there is no such preset.
+    """
+    if name not in preset_names():
+        raise UnknownNameError("study", name, preset_names(), _ADVICE)
+    return (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def preset_entries() -> list[Entry[None]]:
+    """Every preset with its description, for `fewshot-bench ls studies`."""
+    return [Entry(name, None, _description(known_preset(name))) for name in preset_names()]
+
+
+def _description(text: str) -> str:
+    found = re.search(r'^description = "(.*)"$', text, re.MULTILINE)
+    return found[1] if found else ""

@@ -1,7 +1,13 @@
-"""From the text of a study file, and what a command line changes in it, to studies; every complaint says where."""
+"""From the text of a study file, and what a command line changes in it, to studies; every complaint says where.
+
+What a command line changes in a study file: `--set key=value`, and options such as `--results`.
+
+The keys of a study file, read off its models: which there are, and which take several values.
+"""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import re
@@ -9,20 +15,195 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from fewshot_bench._io.storage import read_named
+from fewshot_bench._io.toml import KeyPath, key_lines, line_of, tomllib
 from fewshot_bench.errors import CodeError, IrregularFileError, OutcomeError, StudyError
-from fewshot_bench.stored_files import read_named
-from fewshot_bench.study.file_keys import known_keys, normalised
-from fewshot_bench.study.overrides import Override, with_overrides
-from fewshot_bench.study.plan import StudyPlan
-from fewshot_bench.study.positions import KeyPath, key_lines, line_of
-from fewshot_bench.study.presets import MAKE_ONE, preset_text
-from fewshot_bench.study.study_file import StudyFile
-from fewshot_bench.toml import tomllib
+from fewshot_bench.study.plan import Outputs, StudyPlan
+from fewshot_bench.study.study import Options
+from fewshot_bench.study.study_file import MAKE_ONE, MethodTable, StudyFile, preset_text
+
+_NONE = "none"
+
+
+def model_at(path: KeyPath) -> type[Options] | None:
+    """The model of the table that a path leads to; None where it leads to free keys or to a value."""
+    if not path:
+        return StudyFile
+    if path[0] == "methods" and len(path) == 2 and isinstance(path[1], int):
+        return MethodTable
+    return Outputs if path == ("outputs",) else None
+
+
+def fields_of(model: type[Options]) -> dict[str, FieldInfo]:
+    """The fields of a model by their names in a file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def known_keys(path: KeyPath, *, with_hyper_parameters: bool = False) -> list[str]:
+    """The keys of the table that a path leads to.
+
+    Args:
+        path: of the table.
+        with_hyper_parameters: also those of all adaptations, as `hyper_parameters.NAME`, where they may stand.
+    """
+    model = model_at(path)
+    keys = [] if model is None else list(fields_of(model))
+    if with_hyper_parameters and "hyper_parameters" in keys:
+        from fewshot_bench.adaptation import ADAPTATIONS
+
+        keys += sorted({f"hyper_parameters.{name}" for adaptation in ADAPTATIONS.names() for name in _own(adaptation)})
+    return keys
+
+
+def _own(adaptation: str) -> set[str]:
+    from fewshot_bench.study.methods import hyper_parameters_of
+
+    return {name for name in hyper_parameters_of(adaptation) if name != "loss" and not name.endswith("_")}
+
+
+def takes_several(path: KeyPath) -> bool:
+    """Whether the value of a key is a list."""
+    model = model_at(path[:-1])
+    field = None if model is None else fields_of(model).get(str(path[-1]))
+    return field is not None and _has_tuple(field.annotation)
+
+
+def _has_tuple(annotation: Any) -> bool:
+    return get_origin(annotation) is tuple or any(_has_tuple(part) for part in get_args(annotation))
+
+
+def normalised(data: dict[str, Any]) -> dict[str, Any]:
+    """What a file says, with a list of one where a value stands alone for it, and no base loss where it says "none".
+
+    Args:
+        data: as TOML gives it.
+    """
+    content = _with_lists(data, ())
+    if isinstance(content.get("methods"), list):
+        content["methods"] = [
+            _with_lists(table, ("methods", number)) if isinstance(table, dict) else table
+            for number, table in enumerate(content["methods"])
+        ]
+    return content
+
+
+def _with_lists(table: dict[str, Any], path: KeyPath) -> dict[str, Any]:
+    return {key: _as_list(key, value) if takes_several((*path, key)) else value for key, value in table.items()}
+
+
+def _as_list(key: str, value: Any) -> Any:
+    if key == "base_losses" and value in (_NONE, [_NONE]):
+        return []
+    return [value] if isinstance(value, str | int | float) and key != "methods" else value
+
+
+@dataclass(frozen=True)
+class Override:
+    """A key and its new value.
+
+    Attributes:
+        path: of the key.
+        value: as TOML would give it.
+        shown: how it was typed, for a complaint.
+    """
+
+    path: KeyPath
+    value: Any
+    shown: str
+
+    @classmethod
+    def from_text(cls, key: str, text: str, *, shown: str = "") -> Override:
+        """What `--set key=value` means.
+
+        Args:
+            key: keys and positions from 0, joined by dots: "methods.0.lambda".
+            text: a TOML value; with commas between them several, where the key takes a list; otherwise text as it is.
+            shown: how it was typed; `--set KEY=VALUE` by default.
+        """
+        parts = [part.strip() for part in key.split(".")]
+        path = tuple(int(part) if part.isdecimal() else _as_in_a_file(part) for part in parts[:2]) + tuple(parts[2:])
+        value = _value(text)
+        if isinstance(value, str) and takes_several(path) and value == text:
+            value = [_value(word.strip()) for word in text.split(",") if word.strip()]
+        return cls(path, value, shown or f"--set {key}={text}")
+
+
+def _as_in_a_file(key: str) -> str:
+    return key.replace("-", "_") if key.replace("-", "_") in known_keys(()) else key
+
+
+def _value(text: str) -> Any:
+    """What TOML makes of a value, or the text where it makes nothing of it."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return parsed["value"] if list(parsed) == ["value"] else text
+
+
+def with_overrides(data: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    """What a file says, changed.
+
+    Args:
+        data: as TOML gives it; it is left as it is.
+        overrides: applied in order.
+
+    Raises:
+        StudyError: a path leads through something that is no table, to a method that is not there, or sets what
+            every method says for itself.
+    """
+    changed = copy.deepcopy(data)
+    for override in overrides:
+        _apply(changed, override)
+    for override in overrides:
+        _refuse_without_effect(changed, override)
+    return changed
+
+
+def _apply(data: dict[str, Any], override: Override) -> None:
+    place: Any = data
+    for number, part in enumerate(override.path[:-1]):
+        if isinstance(place, list):
+            place = _element(place, part, override)
+        elif isinstance(place, dict):
+            following: Any = {} if override.path[0] != "methods" or number else []
+            place = place.setdefault(str(part), following)
+    last = override.path[-1]
+    if not isinstance(place, dict):
+        raise StudyError(_no_table(override, place))
+    place[str(last)] = override.value
+
+
+def _element(tables: list[Any], part: str | int, override: Override) -> Any:
+    if isinstance(part, int) and part < len(tables):
+        return tables[part]
+    last = len(tables) - 1
+    there = f"has methods.0{f' to methods.{last}' if last else ' alone'}"
+    raise StudyError(f"{override.shown}: the study {there if tables else 'has no [[methods]]; leave methods.N out'}.")
+
+
+def _no_table(override: Override, place: Any) -> str:
+    inner = ".".join(str(part) for part in override.path[:-1])
+    if isinstance(place, list) and override.path[0] == "methods":
+        return f"{override.shown}: say which of the {len(place)} methods, as in methods.0.{override.path[-1]}."
+    return f"{override.shown}: {inner} is no table, so it has no keys."
+
+
+def _refuse_without_effect(data: dict[str, Any], override: Override) -> None:
+    tables, key = data.get("methods"), str(override.path[0])
+    if len(override.path) > 1 or key == "datasets" or not isinstance(tables, list) or not tables:
+        return
+    if all(isinstance(table, dict) and key in table for table in tables):
+        raise StudyError(
+            f"{override.shown} changes nothing: every method of the study says its own {key}. Use methods.0.{key}."
+        )
+
 
 _LARGEST = 64_000  # bytes
 _DEEPEST = 64  # parts of a key; the time that TOML's parser takes grows with their square

@@ -1,25 +1,131 @@
-"""One method of a study, timed on a few chunks of episodes."""
+"""One method of a study, timed on a few chunks of episodes.
+
+How long the parts of a study take, measured on a few of each: images, steps of a training, chunks of episodes.
+
+What is measured once for all the studies of a plan that need it: networks, images, steps, episodes.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fewshot_bench.adaptation import Adaptation, Features, Finetune
-from fewshot_bench.backbones import Backbone, embeddings_file
+from fewshot_bench.backbones import Backbone, embed, embeddings_file
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.engine import Chunk
 from fewshot_bench.episodes import Protocol
+from fewshot_bench.errors import StudyError
 from fewshot_bench.progress import SILENT
-from fewshot_bench.study.augmented_views import name_of_view
-from fewshot_bench.study.classifiers import ClassifierSource
-from fewshot_bench.study.measuring import Span, per_unit
+from fewshot_bench.study.base_stage import four_inputs
 from fewshot_bench.study.study import Study
-from fewshot_bench.study.worker import MethodWorker, WorkerRecipe
+from fewshot_bench.study.workers import ClassifierSource, MethodWorker, WorkerRecipe, augmented_view, name_of_view
+from fewshot_bench.training import Recipe, refuse_batches_that_do_not_fit, seeded_randomness
+from fewshot_bench.training.learner import Computing, Learner
+from fewshot_bench.training.memory import COPIES_OF_A_WEIGHT, free_bytes, step_bytes_per_image
+from fewshot_bench.training.randomness import limited_threads
 from fewshot_bench.training.recipe import AugmentationName
+
+_ENOUGH = 0.4  # seconds that a measurement should take, for the clock and the caches
+_PATIENCE = 8.0  # seconds after which it is not repeated
+_MOST_IMAGES = 2048
+_TIMES = 3
+_ENOUGH_EPOCHS = 50
+
+
+class Span(NamedTuple):
+    """Seconds: the fastest and the slowest of a few measurements."""
+
+    low: float
+    high: float
+
+    def times(self, count: float) -> Span:
+        """As many times as long."""
+        return Span(self.low * count, self.high * count)
+
+    def plus(self, other: Span) -> Span:
+        """One after the other."""
+        return Span(self.low + other.low, self.high + other.high)
+
+
+NO_TIME = Span(0.0, 0.0)
+
+
+def per_unit(act: Callable[[int], object], most: int, *, first: int = 1) -> tuple[Span, int]:
+    """Time something that is done to several at once: a few more each time, until it takes long enough.
+
+    Args:
+        act: does it to that many.
+        most: never more than these.
+        first: to begin with; that round only warms up if it is quick.
+
+    Returns:
+        Seconds for one, and how many were done at once at last.
+    """
+    count, seconds = min(first, most), _seconds(act, min(first, most))
+    while seconds < _ENOUGH and count < most:
+        count = min(most, 4 * count)
+        seconds = _seconds(act, count)
+    rounds = [seconds]
+    while len(rounds) < _TIMES and sum(rounds) < _PATIENCE:
+        rounds.append(_seconds(act, count))
+    return Span(min(rounds) / count, max(rounds) / count), count
+
+
+def _seconds(act: Callable[[int], object], count: int) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    act(count)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def seconds_per_image(
+    split: ImageSplit, backbone: Backbone, device: str, augmentation: AugmentationName | None
+) -> tuple[Span, int]:
+    """What it takes to embed one image, and how many were embedded at once to find out.
+
+    Args:
+        split: some of whose images are embedded; nothing is kept.
+        backbone: the network.
+        device: a torch device.
+        augmentation: what makes a view of them first; None for plain images.
+    """
+    augment = None if augmentation is None else augmented_view(split, 0, 1, augmentation)
+
+    def some(count: int) -> None:
+        part = replace(split, images=split.images[:count], class_sizes=(count,), class_names=("",), image_names=None)
+        embed(part, backbone, device=device, augment=augment, use_cache=False)
+
+    return per_unit(some, min(_MOST_IMAGES, len(split)), first=8)
+
+
+def seconds_per_trained_image(
+    split: ImageSplit, backbone: Backbone, recipe: Recipe, device: str, *, most: int
+) -> tuple[Span, int]:
+    """What a training step takes per image, and the size of the batch that told; a batch may be smaller than asked for.
+
+    Args:
+        split: the base split.
+        backbone: a copy of it is trained for a few steps, and forgotten.
+        recipe: of the training.
+        device: a torch device.
+        most: images that fit into a batch.
+    """
+    longer = replace(recipe, epochs=max(recipe.epochs, _ENOUGH_EPOCHS))  # or the schedule might end before the timing
+    with limited_threads(recipe.threads), seeded_randomness(recipe.seed, device):
+        learner = Learner(backbone.network, split, longer, backbone.preprocessing, torch.device(device), Computing())
+        order = torch.randperm(len(split))
+        return per_unit(lambda count: learner.step(order[:count], 0), min(most, len(split)), first=2)
+
 
 _EPOCHS = 3
 
@@ -129,3 +235,88 @@ class TimedMethod:
 
 def _episodes(worker: MethodWorker, protocol: Protocol, most: int, *, first: int = 1) -> tuple[Span, int]:
     return per_unit(lambda count: worker(Chunk(protocol, 0, np.arange(count), count)), most, first=first)
+
+
+T = TypeVar("T")
+_OF_FREE_MEMORY = 0.4
+_NOT_FOR_TIME = ("lambda_", "tau", "reading")
+
+
+@dataclass(frozen=True)
+class TrainingNeeds:
+    """What one training on the base split takes.
+
+    Attributes:
+        per_image: seconds of a step for each image of its batch.
+        timed: images in the batch that was timed.
+        memory: bytes for the whole batch, weights and moments.
+        problem: why the batch does not fit; empty where it does.
+    """
+
+    per_image: Span
+    timed: int
+    memory: int
+    problem: str
+
+
+class Measurements:
+    """Measures what is asked for, each kind once."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._known: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, measure: Callable[[], T]) -> T:
+        """What was measured under a key, or is measured now."""
+        if key not in self._known:
+            self._known[key] = measure()
+        value: T = self._known[key]
+        return value
+
+    def image(self, view: View, backbone: Backbone) -> tuple[Span, int]:
+        """Seconds to embed one image of a view, and how many were embedded at once."""
+        key = ("image", _network(backbone), view.split.images.shape[1:], view.augmentation)
+        return self.once(key, lambda: seconds_per_image(view.split, backbone, self.device, view.augmentation))
+
+    def method(
+        self, study: Study, dataset: Dataset, backbone: Backbone, adaptation: Adaptation, protocols: Sequence[Protocol]
+    ) -> tuple[list[View], Span, list[ChunkTime]]:
+        """See `TimedMethod.measured`; methods that differ in lambda, tau or reading take the same time."""
+        settings = {name: value for name, value in asdict(adaptation).items() if name not in _NOT_FOR_TIME}
+        of_adaptation = (type(adaptation), *((name, str(value)) for name, value in sorted(settings.items())))
+        key = ("method", _network(backbone), dataset.fingerprint, study.split, *of_adaptation, *protocols)
+
+        def timed() -> tuple[list[View], Span, list[ChunkTime]]:
+            return TimedMethod(study, dataset, backbone, adaptation, self.device).measured(list(protocols))
+
+        return self.once(key, timed)
+
+    def training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
+        """What a training takes; those that differ in lambda, tau, reading, seed or epochs take the same per step."""
+        key = ("training", _network(backbone), split.fingerprint, recipe.loss, recipe.batch_size)
+        return self.once(key, lambda: self._training(split, backbone, recipe))
+
+    def _training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
+        batch = min(recipe.batch_size, len(split))
+        four = four_inputs(backbone, split, self.device)
+        per_image = step_bytes_per_image(backbone.network, four)
+        free = free_bytes(torch.device(self.device))
+        problem = ""
+        try:
+            refuse_batches_that_do_not_fit(backbone.network, four, batch)
+        except StudyError as error:
+            problem = str(error)
+        most = batch if free is None else min(batch, max(2, int(_OF_FREE_MEMORY * free / per_image)))
+        seconds, timed = seconds_per_trained_image(split, backbone, recipe, self.device, most=most)
+        memory = int(batch * per_image) + COPIES_OF_A_WEIGHT * network_bytes(backbone)
+        return TrainingNeeds(seconds, timed, memory, problem)
+
+
+def network_bytes(backbone: Backbone) -> int:
+    """Bytes of everything that a checkpoint of a backbone holds."""
+    return sum(tensor.nbytes for tensor in backbone.network.state_dict().values())
+
+
+def _network(backbone: Backbone) -> tuple[str, str]:
+    """What decides how fast a network is."""
+    return backbone.name, str(sorted(backbone.preprocessing.as_dict().items()))

@@ -1,21 +1,33 @@
-"""Train a backbone on the base split under a name, so that studies can use it."""
+"""Train a backbone on the base split under a name, so that studies can use it.
+
+What a user says about the training of a backbone.
+
+Validation episodes: how good a backbone that is being trained is at classes it is not trained on.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, cast, get_args
 
 import torch
 from filelock import FileLock, Timeout
+from torch import nn
 
-from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead
-from fewshot_bench.backbones.preprocessing import Interpolation
+from fewshot_bench._io.versions import installed_versions
+from fewshot_bench.adaptation import Centroid, EmbeddedSplit
+from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, embed
+from fewshot_bench.backbones.backbone import Interpolation
 from fewshot_bench.datasets import Dataset, known_dataset
-from fewshot_bench.engine.device import chosen_device
-from fewshot_bench.episodes import Protocol
+from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.engine.classify import accuracy, classify
+from fewshot_bench.engine.engine import chosen_device
+from fewshot_bench.episodes import Protocol, sample_episodes
 from fewshot_bench.errors import StudyError
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.admission import admit_fields
@@ -27,11 +39,16 @@ from fewshot_bench.study.base_stage import (
     initialised_backbone,
     starting_weights,
 )
-from fewshot_bench.study.checkpoint import Checkpoint, CheckpointCard
-from fewshot_bench.study.checkpoints import LAST, checkpoint_file, read_card, read_checkpoint, state_file
+from fewshot_bench.study.checkpoints import (
+    LAST,
+    Checkpoint,
+    CheckpointCard,
+    checkpoint_file,
+    read_card,
+    read_checkpoint,
+    state_file,
+)
 from fewshot_bench.study.provenance import weights_record
-from fewshot_bench.study.training_plan import TrainingPlan
-from fewshot_bench.study.validation import selection_card, validation, validation_protocols
 from fewshot_bench.training import (
     Computing,
     History,
@@ -44,8 +61,140 @@ from fewshot_bench.training import (
     save_checkpoint,
     train_on_base,
 )
-from fewshot_bench.training.log import TensorBoardLog, write_history
-from fewshot_bench.versions import installed_versions
+from fewshot_bench.training.fit import TensorBoardLog, Validate, write_history
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """Everything that `fewshot-bench train` needs to know.
+
+    Attributes:
+        name: what the network will be called.
+        dataset: name or place of a dataset with a base split.
+        backbone: name of a backbone.
+        loss: name of a loss.
+        recipe: settings that differ from the default, which is the paper's recipe for pretrained networks and the
+            one for small networks otherwise; None leaves a setting at its default.
+        weights: a file to start from instead of the backbone's own weights.
+        image_size: side in pixels instead of the backbone's own.
+        interpolation: instead of the backbone's own.
+        device: "auto", "cpu", "cuda", ...
+        micro_batch: images whose activations are kept at the same time; None for what fits into memory.
+        is_compiled: whether the network is compiled by torch.compile.
+        validate_every: epochs between two looks at the validation split; 0 for none, None for about ten looks.
+        validation_episodes: per number of shots.
+        save_every: epochs between two writes of the state.
+        keeps_last: whether the network after the last epoch is kept as `NAME.last` too.
+        is_fresh: whether to forget what was trained under that name before.
+        tensorboard: folder for TensorBoard.
+    """
+
+    name: str
+    dataset: str = "glyphs"
+    backbone: str = "conv4_64"
+    loss: str = "ce"
+    recipe: dict[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
+    image_size: int | None = None
+    interpolation: str | None = None
+    device: str = "auto"
+    micro_batch: int | None = None
+    is_compiled: bool = False
+    validate_every: int | None = None
+    validation_episodes: int = 200
+    save_every: int = 1
+    keeps_last: bool = False
+    is_fresh: bool = False
+    tensorboard: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a name that cannot be one, and another value that is out of its range.
+
+        Raises:
+            StudyError: a value is not what it should be.
+        """
+        checkpoint_file(self.name)
+        if self.name.endswith(LAST):
+            raise StudyError(f"names that end with {LAST} are those of last epochs; choose another than {self.name}.")
+        if "," in self.backbone:
+            raise StudyError(f"a training makes one network: --backbone takes one name, not {self.backbone}.")
+        if self.interpolation not in (None, *get_args(Interpolation)):
+            choices = ", ".join(get_args(Interpolation))
+            raise StudyError(f"an interpolation should be one of {choices}, not {self.interpolation}.")
+        for name in ("save_every", "validation_episodes"):
+            if getattr(self, name) < 1:
+                raise StudyError(f"--{name.replace('_', '-')} should be 1 or more, not {getattr(self, name)}.")
+
+
+SHOTS = (1, 5)
+_WAY, _QUERY = 5, 15
+
+
+def validation_protocols(split: ImageSplit, episodes: int) -> list[Protocol]:
+    """5-way episodes at 1 and 5 shots with 15 queries, or with as many classes and images as there are.
+
+    Args:
+        split: the validation split.
+        episodes: of each protocol.
+
+    Raises:
+        StudyError: the split has fewer than two classes, or a class of one image; or it is the novel split.
+    """
+    if split.name == "novel":
+        raise StudyError("a training is never validated on the novel split.")
+    way, smallest = min(_WAY, len(split.class_sizes)), min(split.class_sizes)
+    if way < 2 or smallest < 2:
+        raise StudyError(
+            f"the {split.name} split of {split.dataset} has {len(split.class_sizes)} classes of {smallest} or more "
+            "images; validation episodes need 2 classes of 2. Use --validate-every 0."
+        )
+    shots = [shot for shot in SHOTS if shot < smallest]
+    query = min(_QUERY, smallest - shots[-1])
+    return [Protocol(split.dataset, split.name, way, shot, query, episodes, runs=1) for shot in shots]
+
+
+def validation(backbone: Backbone, split: ImageSplit, protocols: list[Protocol], device: str) -> Validate:
+    """A look at the validation split, for `Selection`.
+
+    Args:
+        backbone: whose preprocessing is used.
+        split: the validation split.
+        protocols: of `validation_protocols`.
+        device: a torch device.
+
+    Returns:
+        Network -> mean accuracy of nearest centroids per number of shots, on the same episodes at every look.
+    """
+    drawn = [sample_episodes(split, protocol) for protocol in protocols]
+    centroid = Centroid()
+
+    def validate(network: nn.Module) -> Mapping[str, float]:
+        embeddings = embed(split, replace(backbone, network=network), device=device, use_cache=False)
+        embedded = EmbeddedSplit(torch.from_numpy(embeddings).to(device), len(split)).with_features(centroid.features)
+        return {
+            f"validation_{episodes.protocol.shot}shot": float(
+                accuracy(classify(centroid, embedded, episodes), episodes.protocol.way).mean()
+            )
+            for episodes in drawn
+        }
+
+    return validate
+
+
+def selection_card(protocols: list[Protocol], every: int) -> dict[str, Any]:
+    """What of a validation decides which epoch is chosen, as plain data."""
+    if not protocols:
+        return {}
+    one = protocols[0]
+    return {
+        "split": one.split,
+        "way": one.way,
+        "shots": [protocol.shot for protocol in protocols],
+        "query": one.query,
+        "episodes": one.episodes,
+        "every": every,
+    }
+
 
 _LOOKS = 10
 

@@ -1,28 +1,64 @@
-"""What classifies the episodes of a study: one backbone's embeddings, made once each, or the backbone itself."""
+"""What classifies the episodes of a study: one backbone's embeddings, made once each, or the backbone itself.
+
+Augmented views of a split, to be embedded beside the plain images.
+
+One method at work in one process, which need not be the one that a study was started in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fewshot_bench.adaptation import Adaptation, EmbeddedSplit, EmbeddingAdaptation, Features, Finetune
 from fewshot_bench.backbones import Backbone, BaseHead, embed
 from fewshot_bench.datasets import Dataset, ImageSplit
-from fewshot_bench.engine.classifier import Classifier, EmbeddingClassifier
-from fewshot_bench.engine.classify import gram_pays
-from fewshot_bench.engine.engine import Engine
+from fewshot_bench.engine.adapt import outcome_frame, together
+from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier, gram_pays
+from fewshot_bench.engine.engine import Chunk, Engine
 from fewshot_bench.engine.finetune import FinetuneClassifier, base_head_for
 from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.episodes import Episodes, Protocol, draw
 from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.progress import Progress
-from fewshot_bench.study.augmented_views import augmented_view, name_of_view
+from fewshot_bench.study.provenance import PeakMemory
 from fewshot_bench.study.study import Study
+from fewshot_bench.training import AUGMENTATION_VERSION, choose_augmentation, image_keys, keyed_uniform
 from fewshot_bench.training.recipe import AugmentationName
+
+
+def augmented_view(
+    split: ImageSplit, seed: int, view: int, augmentation_name: AugmentationName = "auto"
+) -> Callable[[Tensor, slice], Tensor]:
+    """What makes one view of every image of a split, in parts of any size.
+
+    Args:
+        split: the images.
+        seed: of the study.
+        view: number of the view, from 1.
+        augmentation_name: what makes it.
+
+    Returns:
+        A function from uint8 [B, C, H, W], and which images of the split these are, to their views, uint8
+        [B, C, H, W]. The view of an image depends on its pixels, the seed, the view and its position only.
+    """
+    _, height, width, channels = split.images.shape
+    augmentation = choose_augmentation(augmentation_name, channels=channels, image_size=min(height, width))
+    uniform = keyed_uniform(image_keys(seed, np.arange(len(split))), [view], augmentation.numbers)
+    return lambda images, which: augmentation(images, uniform[which])
+
+
+def name_of_view(seed: int, view: int, augmentation_name: AugmentationName = "auto") -> str:
+    """The name under which the embeddings of a view are cached; another seed, view or code has another."""
+    return f"{augmentation_name}, version {AUGMENTATION_VERSION}, view {view} of seed {seed}"
 
 
 class Ingredients:
@@ -258,3 +294,67 @@ def embedded_view(
         augmentation_name=name_of_view(seed, view, augmentation) if view else "",
         progress=progress,
     )
+
+
+@dataclass(frozen=True)
+class WorkerRecipe:
+    """Makes a worker in whichever process; see `Engine.method`.
+
+    Attributes:
+        classifier: makes the method's classifier.
+        class_sizes: images per class of the split, [C].
+        class_names: for error messages, [C].
+        dataset_fingerprint: of the dataset that the episodes index.
+        device: of the classifier.
+    """
+
+    classifier: OnEmbeddings | OnImages
+    class_sizes: tuple[int, ...]
+    class_names: tuple[str, ...]
+    dataset_fingerprint: str
+    device: str
+
+    @classmethod
+    def of(cls, classifier: OnEmbeddings | OnImages, images: ImageSplit, device: str) -> WorkerRecipe:
+        """The worker of a method on a split; it draws episodes without the images."""
+        return cls(classifier, images.class_sizes, images.class_names, images.dataset_fingerprint, device)
+
+    def __call__(self) -> MethodWorker:
+        """The worker, in this process."""
+        memory = PeakMemory(self.device)
+        memory.start_method()
+        return MethodWorker(self, self.classifier(self.device), memory)
+
+
+class MethodWorker:
+    """One method in one process; see `Worker`."""
+
+    def __init__(self, recipe: WorkerRecipe, classifier: Classifier, memory: PeakMemory) -> None:
+        self._recipe, self._classifier, self._memory = recipe, classifier, memory
+
+    def chunk(self, protocol: Protocol) -> int:
+        """How many episodes should be computed, and stored, together."""
+        return self._classifier.chunk(protocol)
+
+    def __call__(self, chunk: Chunk) -> pd.DataFrame:
+        """The outcomes of a chunk."""
+        recipe = self._recipe
+        groups = draw(
+            chunk.protocol,
+            recipe.class_sizes,
+            chunk.run,
+            chunk.numbers,
+            recipe.class_names,
+            dataset_fingerprint=recipe.dataset_fingerprint,
+        )
+        return together([self._timed(episodes, chunk.at_once) for episodes in groups])
+
+    def peak_bytes(self) -> int:
+        """The most memory since this method began, or of the process where only that is known."""
+        return self._memory.of_method()
+
+    def _timed(self, episodes: Episodes, at_once: int) -> pd.DataFrame:
+        """What the method did on episodes of one shape, with the time it took."""
+        began = time.perf_counter()
+        predictions = self._classifier(episodes, at_once)
+        return outcome_frame(episodes, predictions, (time.perf_counter() - began) / len(episodes))

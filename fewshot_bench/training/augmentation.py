@@ -1,17 +1,163 @@
-"""Random views of images, as functions of the images and of random numbers that are given."""
+"""Random views of images, as functions of the images and of random numbers that are given.
+
+Rotation, scale, shear and shift, each image by its own amounts.
+
+Padded random crop, colour jitter and horizontal flip of a batch, each image by its own amounts.
+
+The augmentation of MetaOptNet (Lee et al., 2019) and of RFS (Tian et al., 2020): `RandomCrop(32, padding=4)`,
+`ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4)` and `RandomHorizontalFlip()` of torchvision, whose pixels
+these are, image by image.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from itertools import permutations
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 
-from fewshot_bench.training.affine import RandomAffine
-from fewshot_bench.training.autoaugment import AutoAugment
-from fewshot_bench.training.crop_jitter_flip import CropJitterFlip
+from fewshot_bench.training.autoaugment import AutoAugment, crop_and_flip
 from fewshot_bench.training.randomness import check_uniform
 from fewshot_bench.training.recipe import AugmentationName
+
+# Chosen on the validation split of glyphs, where a quarter, half and three quarters of the rotation, shear and
+# scale were tried too: with those, contrastive losses collapse the base classes and are worse on new ones.
+MAX_ROTATION = math.radians(30)
+MAX_SHEAR = 0.4
+MAX_SHIFT = 0.15
+MAX_LOG_SCALE = 0.4
+
+
+class RandomAffine:
+    """Rotate, scale, shear and shift every image; what comes in from outside repeats the border."""
+
+    numbers = 5
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        """Move every image by its own amounts.
+
+        Args:
+            images: uint8 [B, C, H, W].
+            uniform: angle, log scale, shear, shift in x and in y, float32 [B, 5] in [0, 1).
+
+        Returns:
+            uint8 [B, C, H, W].
+
+        Raises:
+            ShapeError: the numbers do not belong to the images.
+        """
+        check_uniform(images, uniform, self.numbers)
+        if not len(images):
+            return images.clone()  # affine_grid refuses batches of none
+        # One grid_sample for the batch. torchvision's RandomAffine draws one transform per call, and a call per image
+        # costs more than the training step of a small network; it would win where its many options are needed.
+        transforms = _transforms(uniform).to(images.device, non_blocking=images.is_cuda)
+        grid = affine_grid(transforms, list(images.shape), align_corners=False)
+        moved = grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+        return moved.round().clamp(0, 255).to(torch.uint8)
+
+
+def _transforms(uniform: Tensor) -> Tensor:
+    """Maps from output to input coordinates, each half an image long, [B, 2, 3]."""
+    angle, log_scale, shear, shift_x, shift_y = uniform.T.contiguous() * 2 - 1
+    angle, scale, shear = angle * MAX_ROTATION, (log_scale * MAX_LOG_SCALE).exp(), shear * MAX_SHEAR
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    rows = [cos, shear * cos - sin, shift_x * 2 * MAX_SHIFT, sin, shear * sin + cos, shift_y * 2 * MAX_SHIFT]
+    return torch.stack(rows, dim=-1).view(len(uniform), 2, 3)
+
+
+_STRENGTH = 0.4
+_GRAY = (0.2989, 0.587, 0.114)
+
+
+class CropJitterFlip:
+    """Crops, jitters and flips.
+
+    Args:
+        image_size: the smaller of H and W; the crop's padding is an eighth of it.
+    """
+
+    numbers = 7
+
+    def __init__(self, image_size: int) -> None:
+        self.padding = image_size // 8
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        """Augment every image by its own numbers.
+
+        Args:
+            images: uint8 [B, 1 or 3, H, W], on any device.
+            uniform: crop in y and in x, flip, factors of brightness, contrast and saturation, and their order, float32
+                [B, 7] in [0, 1).
+
+        Returns:
+            uint8 [B, C, H, W], on the device of the images.
+
+        Raises:
+            ShapeError: the numbers do not belong to the images.
+        """
+        check_uniform(images, uniform, self.numbers)
+        uniform = uniform.to(images.device)
+        return jittered(crop_and_flip(images, uniform[:, :3], self.padding), uniform[:, 3:])
+
+
+def jittered(images: Tensor, uniform: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation by factors from 0.6 to 1.4, in one of six orders.
+
+    Args:
+        images: uint8 [B, 1 or 3, H, W].
+        uniform: the three factors, and the order, [B, 4] in [0, 1).
+
+    Returns:
+        uint8 [B, C, H, W].
+    """
+    factors = 1 + _STRENGTH * (2 * uniform[:, :3] - 1)
+    orders = torch.tensor(list(permutations(range(len(_CHANGES)))), device=images.device)
+    order = orders[(uniform[:, 3] * len(orders)).long().clamp(max=len(orders) - 1)]
+    for turn in range(len(_CHANGES)):
+        # Every change of every image, and one of them kept: to gather those that share an order would be fewer changes,
+        # but on a GPU it waits until it is known which these are.
+        now, changed = order[:, turn].view(-1, 1, 1, 1), images
+        for number, change in enumerate(_CHANGES):
+            changed = torch.where(now == number, change(images, factors[:, number].view(-1, 1, 1, 1)), changed)
+        images = changed
+    return images
+
+
+def _brightness(images: Tensor, factors: Tensor) -> Tensor:
+    return _blend(images, torch.zeros_like(factors), factors)
+
+
+def _contrast(images: Tensor, factors: Tensor) -> Tensor:
+    # A sum of whole numbers, exact in float64 whatever the batch.
+    means = _gray(images).double().mean(dim=(1, 2, 3), keepdim=True).float()
+    return _blend(images, means, factors)
+
+
+def _saturation(images: Tensor, factors: Tensor) -> Tensor:
+    return images if images.shape[1] == 1 else _blend(images, _gray(images), factors)
+
+
+def _gray(images: Tensor) -> Tensor:
+    """Brightness of each pixel, whole numbers in float32, [B, 1, H, W]."""
+    if images.shape[1] == 1:
+        return images.float()
+    red, green, blue = images.float().unbind(1)
+    # Products and sums one by one: fused, they round by where in a vector register a pixel lies.
+    gray: Tensor = red * _GRAY[0] + green * _GRAY[1] + blue * _GRAY[2]
+    return gray.floor().unsqueeze(1)
+
+
+def _blend(images: Tensor, others: Tensor, factors: Tensor) -> Tensor:
+    """Factors * images + (1 - factors) * others, cut to the range of pixels."""
+    return (images * factors + others * (1 - factors)).clamp(0, 255).to(torch.uint8)
+
+
+_CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (_brightness, _contrast, _saturation)
 
 AUGMENTATION_VERSION = 2
 """Raised when the same numbers give another view; part of the cache keys of what is made from views."""

@@ -1,21 +1,199 @@
-"""Fine-tuning on the base split: the backbone learns the base classes, then meets the novel ones."""
+"""Fine-tuning on the base split: the backbone learns the base classes, then meets the novel ones.
+
+How far a training has come: its history, its best epoch, and the file from which it can go on.
+
+The history of a training for people: a CSV file, and TensorBoard.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fewshot_bench._io.resuming import note_saved
+from fewshot_bench._io.storage import write_atomically
 from fewshot_bench.datasets.dataset import ImageSplit
-from fewshot_bench.errors import StudyError
+from fewshot_bench.errors import StudyError, WeightsError
 from fewshot_bench.progress import SILENT, Progress, Step
-from fewshot_bench.training.course import Course, EpochSums, History, Selection, StateFile
-from fewshot_bench.training.learner import Computing, Learner, Normalise
+from fewshot_bench.training.checkpoints import load_checkpoint, save_tensors
+from fewshot_bench.training.learner import Computing, Learner, Measured, Normalise, load_weights, weights_of
+from fewshot_bench.training.randomness import kept_random_numbers, limited_threads, seeded_randomness
 from fewshot_bench.training.recipe import Recipe
-from fewshot_bench.training.reproducibility import limited_threads, seeded_randomness
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+Validate = Callable[[nn.Module], Mapping[str, float]]
+"""A backbone in evaluation mode to its accuracies by name, such as validation_1shot; their mean is what counts."""
+
+History = list[dict[str, float]]
+_BEST = "best."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How the epoch whose weights are the result is chosen.
+
+    Attributes:
+        validate: looks at a backbone; must draw no episode of the novel split.
+        every: epochs between two looks; the last epoch is looked at in any case.
+    """
+
+    validate: Validate
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse to look more often than once per epoch.
+
+        Raises:
+            StudyError: every is less than one.
+        """
+        if self.every < 1:
+            raise StudyError(f"epochs between two looks at the validation split should be 1 or more, not {self.every}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateFile:
+    """Where the state of a training is kept, so that it can go on after a stop.
+
+    Attributes:
+        path: a safetensors file; the training goes on from it if it is there.
+        every: epochs between two writes; the last epoch is written in any case.
+        metadata: written with it: what is trained, to be compared before going on.
+    """
+
+    path: Path
+    every: int = 1
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class EpochSums:
+    """Sums over the steps of one epoch so far."""
+
+    loss: float = 0.0
+    hits: int = 0
+    views: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, measured: Measured, views: int) -> None:
+        """Count a step of that many views."""
+        self.loss += measured.loss * views
+        self.hits += measured.hits
+        self.views += views
+
+    @property
+    def images_per_second(self) -> float:
+        """Each image is two views."""
+        return self.views / 2 / (time.perf_counter() - self.started)
+
+    @property
+    def note(self) -> str:
+        """The epoch so far, for a progress bar."""
+        means = f"loss {self.loss / self.views:.3f}, accuracy {self.hits / self.views:.0%}"
+        return f"{means}, {self.images_per_second:,.0f} images/s"
+
+    def summary(self, learner: Learner, epochs: int) -> dict[str, float]:
+        """The epoch's row in the history.
+
+        Args:
+            learner: after the epoch.
+            epochs: how many are done with it.
+        """
+        return {
+            "step": float(epochs * learner.steps_per_epoch),
+            "loss": self.loss / self.views,
+            "accuracy": self.hits / self.views,
+            "images_per_second": self.images_per_second,
+            "learning_rate": learner.learning_rate,
+            "seconds": time.perf_counter() - self.started,
+        }
+
+
+@dataclass
+class Course:
+    """What a training has come to.
+
+    Attributes:
+        learner: the network as it is now.
+        history: a row per epoch.
+        best_epoch: the one with the best mean validation accuracy, from 1; 0 before the first look.
+        best_score: that mean.
+        best_weights: of backbone and head at that epoch, on the CPU.
+    """
+
+    learner: Learner
+    history: History = field(default_factory=list)
+    best_epoch: int = 0
+    best_score: float = -1.0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """How many are done."""
+        return len(self.history)
+
+    def look(self, validate: Validate) -> str:
+        """Validate the network as it is, and remember it if it is better than before; the first of equals stays.
+
+        Returns:
+            The accuracies, for a progress bar.
+        """
+        with kept_random_numbers(self.learner.device):
+            accuracies = validate(self.learner.backbone.eval())
+        self.learner.backbone.train()
+        self.history[-1].update(accuracies)
+        score = sum(accuracies.values()) / len(accuracies)
+        if score > self.best_score:
+            self.best_epoch, self.best_score = self.epochs, score
+            weights = weights_of(self.learner.backbone, self.learner.head)
+            self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+        return "validation " + ", ".join(f"{value:.1%}" for value in accuracies.values())
+
+    def save(self, file: StateFile) -> None:
+        """Write everything that going on needs, in one go."""
+        best = {_BEST + name: value for name, value in self.best_weights.items()}
+        content = {
+            "position": self.learner.position(),
+            "history": self.history,
+            "best": {"epoch": self.best_epoch, "score": self.best_score},
+        }
+        save_tensors(file.path, self.learner.tensors() | best, {**file.metadata, "course": json.dumps(content)})
+        note_saved()
+
+    def restore(self, path: Path) -> None:
+        """Go on from a file that `save` wrote for the same recipe.
+
+        Raises:
+            WeightsError: the file is damaged, or of another training.
+        """
+        tensors, metadata = load_checkpoint(path)
+        try:
+            content = json.loads(metadata["course"])
+            self.learner.restore(tensors, content["position"])
+            self.history = content["history"]
+            self.best_epoch, self.best_score = int(content["best"]["epoch"]), float(content["best"]["score"])
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise WeightsError(
+                f"{path} is no state that this training can go on from ({reason}). Delete it and train again."
+            ) from error
+        self.best_weights = {name.removeprefix(_BEST): t for name, t in tensors.items() if name.startswith(_BEST)}
+
+    def put_best_back(self) -> None:
+        """Give the learner the weights of the best epoch, if any was looked at."""
+        if self.best_weights:
+            load_weights(self.learner.backbone, self.learner.head, self.best_weights)
 
 
 @dataclass(frozen=True)
@@ -119,3 +297,67 @@ def _result(course: Course) -> TrainingResult:
     course.put_best_back()
     epoch = course.best_epoch or course.epochs
     return TrainingResult(backbone, head, course.history, epoch, last, last_head)
+
+
+_COLUMNS = ("epoch", "step", "loss", "accuracy", "images_per_second", "learning_rate")
+
+
+def write_history(path: Path, history: History) -> None:
+    """Write a row per epoch, whole or not at all, so that the file is right after any stop.
+
+    Args:
+        path: a CSV file; columns are epoch, step, loss, accuracy, images_per_second, learning_rate, then the
+            validation accuracies, empty where the epoch was not looked at, and seconds.
+        history: of a training.
+    """
+    known = dict.fromkeys(name for row in history for name in row)
+    measured = [name for name in known if name not in (*_COLUMNS, "seconds")]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_COLUMNS, *measured, "seconds"], lineterminator="\n")
+    writer.writeheader()
+    for epoch, row in enumerate(history, 1):
+        rounded = {name: f"{value:.6g}" for name, value in row.items()}
+        writer.writerow({**rounded, "epoch": epoch, "step": int(row["step"])})
+    write_atomically(path, text.getvalue().encode())
+
+
+class TensorBoardLog:
+    """Scalars of every epoch, in a folder that `tensorboard --logdir` shows."""
+
+    def __init__(self, folder: Path) -> None:
+        """Find out whether there is a TensorBoard before anything is trained.
+
+        Args:
+            folder: of this training alone.
+
+        Raises:
+            StudyError: the package tensorboard is not installed.
+        """
+        try:
+            import torch.utils.tensorboard  # noqa: F401  # whether it can be
+        except ImportError as error:
+            raise StudyError(
+                "--tensorboard needs the package tensorboard. Run: pip install 'fewshot-bench[tensorboard]'"
+            ) from error
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+
+    def write(self, history: History) -> None:
+        """Write the newest epoch; later ones, from before a stop, are forgotten.
+
+        Args:
+            history: of the training so far.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        epoch = len(history)
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self.folder), purge_step=epoch)
+        for name, value in history[-1].items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.training.precision import autocast
+from fewshot_bench.training.optimisation import autocast
 from fewshot_bench.training.recipe import PrecisionName
 
 _MEMINFO = Path("/proc/meminfo")

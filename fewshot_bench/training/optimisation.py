@@ -1,16 +1,20 @@
-"""The optimiser of a recipe and the course of its learning rate."""
+"""The optimiser of a recipe and the course of its learning rate.
+
+In how many bits a network computes: autocast, and what is needed for gradients in half precision.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
-from fewshot_bench.training.recipe import Recipe
+from fewshot_bench.training.recipe import PrecisionName, Recipe
 
 
 def build_optimizer(recipe: Recipe, modules: Sequence[nn.Module]) -> Optimizer:
@@ -97,3 +101,34 @@ def restore_optimizer(
             state.setdefault(int(number), {})[name] = kept
     groups = zip(content["param_groups"], rates, strict=True)
     optimizer.load_state_dict({"state": state, "param_groups": [{**group, **rate} for group, rate in groups]})
+
+
+_TYPES: dict[PrecisionName, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def autocast(precision: PrecisionName, device: torch.device) -> Iterator[None]:
+    """Compute products and convolutions in the bits of a precision.
+
+    Each forward pass should enter anew: autocast keeps its copies of the weights until it is left, and copies that
+    were made without gradients would cut those of a later pass off.
+
+    Args:
+        precision: "float32" changes nothing.
+        device: where the tensors are.
+    """
+    if precision == "float32":
+        yield
+        return
+    with torch.autocast(device.type, _TYPES[precision]):
+        yield
+
+
+def gradient_scaler(precision: PrecisionName, device: torch.device) -> torch.amp.GradScaler:
+    """What keeps gradients in the range of fp16 (Micikevicius et al., 2018); other precisions pass through it.
+
+    Args:
+        precision: of the network.
+        device: where it is trained.
+    """
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

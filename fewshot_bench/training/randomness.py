@@ -7,13 +7,16 @@ The function is SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudo
 the state h is mix(h + (j + 1) * GAMMA). Each counter c replaces the state by its word c. Philox (Salmon et al., 2011)
 would allow a proof of disjoint streams, but needs products of 64 bits, which torch does not have; with hashed keys
 streams overlap by chance alone: about once in 200,000 studies of 3,000 episodes, 100 steps and 1,000 numbers per step.
+
+What makes a training the same every time, without a trace in the caller's random numbers and threads.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -123,3 +126,85 @@ def _times_gamma(counter: int | Tensor) -> int | Tensor:
 def _signed(word: int) -> int:
     """The int64 with the same low 64 bits."""
     return (word + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+RandomState = dict[str, Tensor]
+"""The state of PyTorch's generators by device type, each uint8 [bytes]."""
+
+
+@contextmanager
+def seeded_randomness(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Draw PyTorch's random numbers from a seed, then go on as if nothing had been drawn.
+
+    A generator passed around would be cleaner, but dropout, initialisation and torchvision's transforms take none.
+
+    Args:
+        seed: any integer.
+        device: its numbers are seeded too, beside the CPU's.
+    """
+    device = torch.device(device)
+    gpus = [_index(device)] if device.type == "cuda" else []
+    with kept_random_numbers(device):
+        # torch.manual_seed would also seed the devices that are not put back.
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu].manual_seed(seed)
+        yield
+
+
+def random_state(device: torch.device) -> RandomState:
+    """Where the random numbers of the CPU and of a device are.
+
+    Args:
+        device: the CPU, or a GPU whose generator counts too.
+    """
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: RandomState, device: torch.device) -> None:
+    """Go on from where the random numbers were; generators that the state does not name stay as they are.
+
+    Args:
+        state: from `random_state`.
+        device: as there.
+    """
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextmanager
+def same_random_numbers(state: RandomState, device: torch.device) -> Iterator[None]:
+    """Draw the random numbers that were drawn from a state on, then go on as if nothing had been drawn."""
+    with kept_random_numbers(device):
+        set_random_state(state, device)
+        yield
+
+
+@contextmanager
+def kept_random_numbers(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn meanwhile, go on as if nothing had been."""
+    with torch.random.fork_rng(devices=[_index(device)] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def limited_threads(threads: int | None) -> Iterator[None]:
+    """Compute on that many CPU threads, then on as many as before.
+
+    Args:
+        threads: None leaves them as they are.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index

@@ -11,8 +11,7 @@ import torch
 from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 
 from fewshot_bench.adaptation import ILPC, EmbeddedSplit
-from fewshot_bench.adaptation.ilpc import cleanest, propagation
-from fewshot_bench.adaptation.training_losses import mean_training_losses
+from fewshot_bench.adaptation.ilpc import cleanest, mean_training_losses, propagation
 from fewshot_bench.errors import StudyError
 
 

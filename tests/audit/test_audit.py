@@ -25,7 +25,7 @@ from audited_results import (
 from fewshot_bench.audit import AuditOptions, audit_cell, cell_folders
 from fewshot_bench.errors import AuditError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.parts import parts_in
+from fewshot_bench.outcomes.store import parts_in
 
 EVERY_CHECK = [
     "description",

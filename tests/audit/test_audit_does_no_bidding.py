@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from audited_results import detail, failures, rewritten, small_result, stored, verdicts
 
-import fewshot_bench.audit.tasks
-from fewshot_bench.paths import cache_folder
+import fewshot_bench.audit.stored_checks
+from fewshot_bench._io.locations import cache_folder
 
 TRAINED = {"base_losses": ("ce",), "base_epochs": 1, "episodes": 3, "runs": 1}
 CHECK = "same predictions"
@@ -117,13 +117,13 @@ def test_a_base_stage_that_agrees_is_trained_where_its_checkpoint_is_not_here(tm
 def test_the_tasks_of_a_published_protocol_are_drawn_once_for_all_of_its_cells(tmp_path, monkeypatch):
     cells = [small_result(tmp_path, adaptations=(name,)) for name in ("centroid", "logistic")]
     assert stored(cells[0]).protocol == stored(cells[1]).protocol
-    draw, drawn = fewshot_bench.audit.tasks.episode_digests, []
+    draw, drawn = fewshot_bench.audit.stored_checks.episode_digests, []
 
     def counted(*arguments):
         drawn.append(arguments)
         return draw(*arguments)
 
-    monkeypatch.setattr(fewshot_bench.audit.tasks, "episode_digests", counted)
+    monkeypatch.setattr(fewshot_bench.audit.stored_checks, "episode_digests", counted)
     for cell in cells:
         assert verdicts(cell, episodes=0)["published tasks"] == "pass"
     assert len(drawn) <= 1  # none, where another test has drawn them

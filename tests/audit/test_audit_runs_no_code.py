@@ -21,7 +21,7 @@ def trap(tmp_path, monkeypatch):
     mark = tmp_path / "mark"
     (tmp_path / "trapped.py").write_text(
         f"open({str(mark)!r}, 'w').close()\nfrom fewshot_bench import Centroid as adaptation\n"
-        "from fewshot_bench.backbones.small_networks import literature_backbone as backbone\n"
+        "from fewshot_bench.backbones.networks import literature_backbone as backbone\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     for registry in (ADAPTATIONS, BACKBONES, LOSSES, DATASETS):  # what is admitted here is not for other tests

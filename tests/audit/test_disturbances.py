@@ -10,8 +10,8 @@ from audited_results import detail, small_result
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from fewshot_bench.audit.disturbance import predictions_of, relabelled, shuffled, with_numbers, with_queries
-from fewshot_bench.audit.tasks import task_problem
+from fewshot_bench.audit.perturbation import predictions_of, relabelled, shuffled, with_numbers, with_queries
+from fewshot_bench.audit.stored_checks import task_problem
 from fewshot_bench.episodes import Protocol, draw
 
 SIZES = (12, 15, 20, 13, 14, 12)

@@ -18,11 +18,9 @@ from audited_results import (
     with_part,
 )
 
-from fewshot_bench.audit import AuditOptions, CellAudit, Finding, audit_cells
-from fewshot_bench.audit.sample import Sample, chosen_episodes
-from fewshot_bench.audit.summary import Audit, pooled_findings
-from fewshot_bench.audit.ties import LEVEL, Turned, direction, explanation
-from fewshot_bench.reproduction import ReproductionOptions, reproduce_cell
+from fewshot_bench.audit import AuditOptions, CellAudit, Finding, ReproductionOptions, audit_cells, reproduce_cell
+from fewshot_bench.audit.finding import Audit, pooled_findings
+from fewshot_bench.audit.ties import LEVEL, Sample, Turned, chosen_episodes, direction, explanation
 
 SAME = "same predictions"
 KEY = "0123456789abcdef"

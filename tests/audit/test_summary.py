@@ -13,10 +13,17 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from fewshot_bench import BackboneRequest, Study, create_backbone, run_study
-from fewshot_bench.audit import AuditOptions, CellAudit, Finding, audit_cells, print_conclusion
-from fewshot_bench.audit.summary import Audit
-from fewshot_bench.paths import cache_folder
-from fewshot_bench.reproduction import ReproductionOptions, reproduce_cell
+from fewshot_bench._io.locations import cache_folder
+from fewshot_bench.audit import (
+    AuditOptions,
+    CellAudit,
+    Finding,
+    ReproductionOptions,
+    audit_cells,
+    print_conclusion,
+    reproduce_cell,
+)
+from fewshot_bench.audit.finding import Audit
 
 
 def audited(*folders, **options):

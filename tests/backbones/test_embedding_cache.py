@@ -125,8 +125,8 @@ def test_a_view_is_kept_under_its_name_and_without_a_name_not_at_all():
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        ("fewshot_bench.backbones.embedding_key.EMBEDDING_VERSION", 99),
-        ("fewshot_bench.backbones.embedding_key.installed_version", lambda package: "99.0"),
+        ("fewshot_bench.backbones.embedding.EMBEDDING_VERSION", 99),
+        ("fewshot_bench.backbones.embedding.installed_version", lambda package: "99.0"),
         ("torch.get_float32_matmul_precision", lambda: "medium"),
     ],
 )
@@ -138,13 +138,13 @@ def test_another_version_or_precision_never_meets_the_embeddings_of_this_one(mon
 
 
 def test_tf32_on_a_gpu_is_another_precision(monkeypatch):
-    from fewshot_bench.backbones import embedding_key
+    from fewshot_bench.backbones import embedding
 
     before = torch.backends.cudnn.allow_tf32
     keys = []
     for is_allowed in (True, False):
         torch.backends.cudnn.allow_tf32 = is_allowed
-        keys.append(embedding_key.embedding_key(toy_split(), backbone(), "", "cuda"))
+        keys.append(embedding.embedding_key(toy_split(), backbone(), "", "cuda"))
     torch.backends.cudnn.allow_tf32 = before
     assert keys[0] != keys[1]
 
@@ -196,7 +196,7 @@ def test_the_identity_of_a_network_does_not_depend_on_where_it_lies_in_memory():
 
 @pytest.mark.parametrize("damage", ["truncated", "a flipped byte of an embedding", "old format", "another shape"])
 def test_a_damaged_entry_is_made_again(home, damage):
-    from fewshot_bench.tensor_file import write_tensors
+    from fewshot_bench._io.tensors import write_tensors
 
     split = toy_split()
     embed(split, backbone())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fewshot_bench.atomic import write_atomically
+from fewshot_bench._io.storage import write_atomically
 from fewshot_bench.cache import made_once
 from fewshot_bench.progress import SILENT, Step
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot_bench.atomic import temporary_name
+from fewshot_bench._io.storage import temporary_name
+from fewshot_bench._io.tensors import write_tensors
 from fewshot_bench.cache import Entry, cache_entries, clear_cache, to_be_removed
-from fewshot_bench.tensor_file import write_tensors
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_what_a_dead_process_left_goes_first_but_not_what_is_being_written(cache
 
 
 def test_what_a_process_was_writing_that_is_known_to_be_dead_goes_at_once(cache):
-    program = "from fewshot_bench.atomic import temporary_name; print(temporary_name('d.safetensors'))"
+    program = "from fewshot_bench._io.storage import temporary_name; print(temporary_name('d.safetensors'))"
     name = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
     leftovers = [cache / "embeddings" / name, cache / "embeddings" / temporary_name("d.safetensors")]
     for path in leftovers:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.atomic import write_atomically
+from fewshot_bench._io.storage import write_atomically
 from fewshot_bench.cache import cache_entries, clear_cache, made_once
 from fewshot_bench.errors import CacheError
 from fewshot_bench.progress import SILENT

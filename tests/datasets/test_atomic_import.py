@@ -21,8 +21,8 @@ from samples import class_images, files_in, write_folder
 
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.datasets import open_dataset
-from fewshot_bench.datasets.doctor import check_dataset
-from fewshot_bench.datasets.pixels import PixelRecipe
+from fewshot_bench.datasets.check import check_dataset
+from fewshot_bench.datasets.images import PixelRecipe
 from fewshot_bench.datasets.store import is_stored, read_description
 from fewshot_bench.errors import DatasetError
 

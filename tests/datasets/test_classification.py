@@ -22,9 +22,9 @@ from scipy.io import savemat
 
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.datasets import import_dataset, open_dataset
-from fewshot_bench.datasets.importers.classification.flowers_102 import LIST_MD5
-from fewshot_bench.datasets.importers.classification.official import OFFICIAL
-from fewshot_bench.datasets.obtain import download_dataset, layouts_at
+from fewshot_bench.datasets.importing import download_dataset, layouts_at
+from fewshot_bench.datasets.layouts.classification import LIST_MD5
+from fewshot_bench.datasets.layouts.layout import OFFICIAL
 from fewshot_bench.errors import DatasetError
 
 Numbers = dict[str, dict[str, int]]

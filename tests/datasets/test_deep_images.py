@@ -14,7 +14,7 @@ from PIL import Image
 
 from fewshot_bench.datasets import OwnOptions, import_own_images, open_dataset
 from fewshot_bench.datasets.deep_pixels import ALL_16_BITS, UsedValues, ValueRange
-from fewshot_bench.datasets.pixels import ImageError, PixelRecipe, UndecidedDepthError, as_rgb
+from fewshot_bench.datasets.images import ImageError, PixelRecipe, UndecidedDepthError, as_rgb
 from fewshot_bench.errors import DatasetError
 
 SIDE = 16
@@ -223,8 +223,8 @@ def test_reading_with_several_threads_in_any_order_gives_the_same(tmp_path, monk
     folder = write(tmp_path / "deep", png_16, "png", 0, 3000, classes=20)
     (folder / "c19" / "3.png").write_bytes(png_16(picture(0, 0, 5000).round()))
     one = import_own_images("one", str(folder), OwnOptions())
-    monkeypatch.setattr("fewshot_bench.datasets.listed._QUICK", -1.0)
-    monkeypatch.setattr("fewshot_bench.datasets.listed._AT_ONCE", 3)
+    monkeypatch.setattr("fewshot_bench.datasets.images._QUICK", -1.0)
+    monkeypatch.setattr("fewshot_bench.datasets.images._AT_ONCE", 3)
     many = import_own_images("many", str(folder), OwnOptions())
     assert many.fingerprint == one.fingerprint
     assert many.recipe == one.recipe

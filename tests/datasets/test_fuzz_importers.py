@@ -29,7 +29,7 @@ from samples import (
 from tiny_benchmarks import RANKS, TinyBenchmarks
 
 from fewshot_bench.datasets import OwnOptions, import_dataset, import_own_images
-from fewshot_bench.datasets.doctor import check_dataset, check_place
+from fewshot_bench.datasets.check import check_dataset, check_place
 from fewshot_bench.errors import FewshotBenchError
 
 EXAMPLES = 72  # of each of the fourteen samples

@@ -10,7 +10,7 @@ import pytest
 from samples import files_in
 
 from fewshot_bench.datasets import import_dataset
-from fewshot_bench.datasets.doctor import check_place
+from fewshot_bench.datasets.check import check_place
 from fewshot_bench.errors import FewshotBenchError
 
 PICTURES, ROWS = np.zeros((4, 12, 12, 3), np.uint8), np.zeros((4, 3072), np.uint8)

@@ -13,11 +13,11 @@ from archives import png
 from samples import class_images, write_folder, write_tar, write_zip
 
 from fewshot_bench.datasets import OwnOptions, open_dataset
-from fewshot_bench.datasets.doctor import check_place
+from fewshot_bench.datasets.check import check_place
 from fewshot_bench.datasets.official_splits import published_split
-from fewshot_bench.datasets.recipe import left_out_lines
-from fewshot_bench.datasets.sources.clutter import CLUTTER as CLUTTER_NAMES
-from fewshot_bench.datasets.sources.clutter import clutter_in, clutter_kind
+from fewshot_bench.datasets.own_images import left_out_lines
+from fewshot_bench.datasets.sources.tree import CLUTTER as CLUTTER_NAMES
+from fewshot_bench.datasets.sources.tree import clutter_in, clutter_kind
 from fewshot_bench.errors import DatasetError
 
 FORMS = ("folder", "zip", "tar")
@@ -371,7 +371,7 @@ def test_two_names_that_differ_in_their_form_only_are_refused(tmp_path, what):
 @pytest.mark.parametrize("broken", [(0, 1, 2), (5, 6, 7), (0, 3, 7)])
 @pytest.mark.parametrize("label", ["000", "002", "005"])
 def test_readable_images_are_counted_and_not_files(tmp_path, monkeypatch, label, broken, at_once):
-    monkeypatch.setattr("fewshot_bench.datasets.listed._AT_ONCE", at_once)
+    monkeypatch.setattr("fewshot_bench.datasets.images._AT_ONCE", at_once)
     names = [f"{number:03d}" for number in range(6)]
     folder = write_folder(tmp_path / "six", class_images(names, images=8))
     expected = open_dataset(folder)

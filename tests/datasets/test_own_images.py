@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewshot_bench.datasets import OwnOptions, import_own_images, open_dataset, open_own_images
-from fewshot_bench.datasets.importers.own_listing import divide_by_class
 from fewshot_bench.datasets.own_images import dataset_label, with_fractions
+from fewshot_bench.datasets.own_sources import divide_by_class
 from fewshot_bench.errors import DatasetError
 
 CLASSES = ("ash", "birch", "cedar", "dogwood", "elm")
@@ -379,7 +379,7 @@ def test_the_splits_of_a_hugging_face_dataset_are_kept(tmp_path, hugging_face):
 
 
 def test_a_hugging_face_dataset_that_cannot_be_had_is_one_line(tmp_path, hugging_face, monkeypatch):
-    monkeypatch.setattr("fewshot_bench.datasets.importers.hugging_face.why_hub_is_away", lambda: "")
+    monkeypatch.setattr("fewshot_bench.datasets.hugging_face.why_hub_is_away", lambda: "")
     monkeypatch.setattr(hugging_face, "load_dataset", _no_internet)
     with pytest.raises(DatasetError, match=r"hf:somebody/something cannot be loaded .*no way out") as caught:
         open_dataset("hf:somebody/something")

@@ -15,8 +15,8 @@ from archives import png
 from samples import class_images, write_folder
 
 from fewshot_bench.datasets import OwnOptions, open_dataset
-from fewshot_bench.datasets.importers.labels import class_names_of
-from fewshot_bench.datasets.recipe import left_out_lines
+from fewshot_bench.datasets.own_images import left_out_lines
+from fewshot_bench.datasets.own_sources import class_names_of
 from fewshot_bench.errors import DatasetError
 
 ROWS = [(f"{name}/{number}.png", name) for name in ("cat", "dog", "owl") for number in range(3)]

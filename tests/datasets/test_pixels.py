@@ -13,8 +13,8 @@ import pytest
 from archives import png
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, features
 
-from fewshot_bench.datasets import pixels
-from fewshot_bench.datasets.pixels import FILTERS, MOST_PIXELS, ImageError, PixelRecipe, header_size
+from fewshot_bench.datasets import images
+from fewshot_bench.datasets.images import FILTERS, MOST_PIXELS, ImageError, PixelRecipe, header_size
 
 KEEP = PixelRecipe()
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -285,9 +285,9 @@ def test_too_many_pixels_are_refused_by_the_header(monkeypatch, bomb):
 
 
 def test_the_bound_is_where_it_is_said_to_be(monkeypatch):
-    monkeypatch.setattr(pixels, "MOST_PIXELS", 256)
+    monkeypatch.setattr(images, "MOST_PIXELS", 256)
     assert KEEP.decode(png(NOISE)).shape == (16, 16, 3)
-    monkeypatch.setattr(pixels, "MOST_PIXELS", 255)
+    monkeypatch.setattr(images, "MOST_PIXELS", 255)
     with pytest.raises(ImageError, match="16 x 16 pixels; at most 255"):
         KEEP.decode(png(NOISE))
 

@@ -8,9 +8,9 @@ import json
 import pytest
 import torch
 
+from fewshot_bench._io.tensors import write_tensors
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.datasets.disk_space import readable_bytes
-from fewshot_bench.tensor_file import write_tensors
+from fewshot_bench.datasets.store import readable_bytes
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from imagenet_files import write_category_splits, write_ilsvrc, write_mini_cache
 from tiny_benchmarks import IMAGES_PER_CLASS
 
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.datasets import open_dataset, terms
+from fewshot_bench.datasets import catalogue, open_dataset
 from fewshot_bench.datasets.download import RemoteFile
 from fewshot_bench.datasets.store import read_description
 
@@ -241,7 +241,7 @@ def test_other_images_under_the_same_name_are_noticed(tiny, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["mini-imagenet", "tiered-imagenet"])
 def test_terms_are_accepted_before_anything_is_downloaded(name, monkeypatch, capsys):
-    monkeypatch.setattr("fewshot_bench.datasets.terms.zenodo_files", None)
+    monkeypatch.setattr("fewshot_bench.datasets.catalogue.zenodo_files", None)
     assert run("data", "get", name) == 2
     message = capsys.readouterr().err
     assert "ImageNet's terms of access: non-commercial research" in message
@@ -268,8 +268,8 @@ def test_get_downloads_checks_and_imports(tiny, tmp_path, home, monkeypatch, cap
         (target / file.name).write_bytes((folder / file.name).read_bytes())
         fetched.append(file.name)
 
-    monkeypatch.setattr(terms, "zenodo_files", lambda record: files)
-    monkeypatch.setattr("fewshot_bench.datasets.obtain.fetch", fetch)
+    monkeypatch.setattr(catalogue, "zenodo_files", lambda record: files)
+    monkeypatch.setattr("fewshot_bench.datasets.importing.fetch", fetch)
     assert run("data", "get", "mini-imagenet", "--accept-terms") == 0
     assert sorted(fetched) == sorted(files)
     assert open_dataset("mini-imagenet").identified_by == "names"

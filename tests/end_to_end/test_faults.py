@@ -15,9 +15,7 @@ import pytest
 from filelock import FileLock
 
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.heart import EXPIRY_VARIABLE
-from fewshot_bench.outcomes.lease_file import Stretch
-from fewshot_bench.outcomes.leases import Leases
+from fewshot_bench.outcomes.leases import EXPIRY_VARIABLE, Leases, Stretch
 
 EPISODES, CHUNK = 60, 5
 STUDY = [

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fewshot_bench.adaptation import ADAPTATIONS, Centroid, EmbeddingAdaptation
-from fewshot_bench.adaptation.described import described
+from fewshot_bench.adaptation.base import described
 from fewshot_bench.cli.main import app, exit_code
 
 

@@ -9,7 +9,7 @@ import pytest
 from audited_results import another_prediction, rewritten, small_result, with_part
 
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.study.worker import MethodWorker
+from fewshot_bench.study.workers import MethodWorker
 
 
 @pytest.fixture

@@ -206,7 +206,7 @@ def test_every_adaptation_and_loss_runs_in_one_study_and_a_gram_matrix_changes_n
     grid = ["--base-loss", "ce", "--adapt", "centroid,logistic,finetune-head", "--set", "steps=5"]
     losses = ["--loss", "ce,ce+schane,ce+supcon,ce+simclr"]
     for name, is_built in (("with", True), ("without", False)):
-        monkeypatch.setattr("fewshot_bench.study.classifiers.gram_pays", lambda *_, built=is_built: built)
+        monkeypatch.setattr("fewshot_bench.study.workers.gram_pays", lambda *_, built=is_built: built)
         assert exit_code(["run", *SMALL, *grid, *losses, "--results", name]) == 0
     frames = [pd.read_csv(folder / name / "leaderboard.csv") for name in ("with", "without")]
     assert frames[0]["method"].nunique() == 6

@@ -91,6 +91,6 @@ def test_a_network_that_is_away_in_the_end_hides_no_interruption(monkeypatch):
     def away(place):
         raise PlaceError(f"{place} cannot be reached")
 
-    monkeypatch.setattr("fewshot_bench.study.fresh.remove", away)
+    monkeypatch.setattr("fewshot_bench.study.plan.remove", away)
     with pytest.raises(KeyboardInterrupt), fresh_folder(UPath("memory://interrupted/results")):
         raise KeyboardInterrupt

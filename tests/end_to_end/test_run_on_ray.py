@@ -27,9 +27,9 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 
 def test_without_ray_its_engine_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "fewshot_bench.engine.ray_package", raising=False)
+    monkeypatch.delitem(sys.modules, "fewshot_bench.engine.ray_cluster", raising=False)
     with pytest.raises(StudyError, match=r"pip install 'fewshot-bench\[ray\]'"):
-        importlib.import_module("fewshot_bench.engine.ray_package")
+        importlib.import_module("fewshot_bench.engine.ray_cluster")
 
 
 @pytest.mark.parametrize(

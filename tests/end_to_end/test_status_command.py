@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.outcomes.study_record import PlannedCell, StudyRecord
+from fewshot_bench.outcomes.study_log import PlannedCell, StudyRecord
 
 RUN = ["run", "--base-loss", "none", "--shots", "1", "--runs", "1", "--episodes", "8", "--device", "cpu"]
 
@@ -92,7 +92,7 @@ def test_ctrl_c_leaves_quietly(here, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     unfinished(here)
-    monkeypatch.setattr("fewshot_bench.report.status.live.time.sleep", stop)
+    monkeypatch.setattr("fewshot_bench.report.status_terminal.time.sleep", stop)
     code, out, err = typed(capsys, "--watch")
     assert (code, err) == (0, "")
     assert "nobody is at work" in out

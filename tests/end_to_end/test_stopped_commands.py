@@ -14,9 +14,9 @@ import pytest
 
 from fewshot_bench.backbones import embedding
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.study import sweep_points
-from fewshot_bench.study.worker import MethodWorker
-from fewshot_bench.training import base_split
+from fewshot_bench.study import sweep_run
+from fewshot_bench.study.workers import MethodWorker
+from fewshot_bench.training import fit
 
 RUN = ["run", "--backbone", "conv4_32", "--base-loss", "none", "--episodes", "40", "--runs", "1", "--shots", "1"]
 RUN += ["--chunk", "20"]
@@ -48,16 +48,16 @@ def stopping(function: Callable[..., Any], after: int) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("command", "where", "name", "after", "is_saved"),
     [
-        (TRAIN, base_split, "_train_epoch", 0, False),
-        (TRAIN, base_split, "_train_epoch", 1, True),
-        ([*TRAIN, "--save-every", "3"], base_split, "_train_epoch", 2, False),
-        ([*TRAIN, "--save-every", "3"], base_split, "_train_epoch", 3, True),
+        (TRAIN, fit, "_train_epoch", 0, False),
+        (TRAIN, fit, "_train_epoch", 1, True),
+        ([*TRAIN, "--save-every", "3"], fit, "_train_epoch", 2, False),
+        ([*TRAIN, "--save-every", "3"], fit, "_train_epoch", 3, True),
         (RUN, embedding._Use, "computed", 0, False),  # where the time goes
         (RUN, MethodWorker, "__call__", 0, True),  # the embeddings are kept
         (RUN, MethodWorker, "__call__", 1, True),
         (SWEEP, embedding._Use, "computed", 0, False),
-        (SWEEP, sweep_points, "run_study", 0, False),
-        (SWEEP, sweep_points, "run_study", 1, True),
+        (SWEEP, sweep_run, "run_study", 0, False),
+        (SWEEP, sweep_run, "run_study", 1, True),
     ],
 )
 def test_a_stopped_command_says_whether_anything_new_is_on_disk(
@@ -84,7 +84,7 @@ def test_a_command_that_is_stopped_again_before_it_saves_says_so(
 ) -> None:
     for after, is_saved in ((1, True), (0, False)):
         with monkeypatch.context() as patch:
-            patch.setattr(base_split, "_train_epoch", stopping(base_split._train_epoch, after))
+            patch.setattr(fit, "_train_epoch", stopping(fit._train_epoch, after))
             assert exit_code(TRAIN) == 130
         assert ("is on disk" in capsys.readouterr().err) == is_saved
 

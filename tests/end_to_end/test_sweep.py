@@ -15,7 +15,7 @@ from fewshot_bench.cli.main import exit_code
 from fewshot_bench.cli.sweep_workers import devices
 from fewshot_bench.datasets.store import WholeSplit, store_dataset
 from fewshot_bench.report import TIMING_COLUMNS
-from fewshot_bench.study import sweep_points
+from fewshot_bench.study import sweep_run
 
 METHOD = ["--dataset", "toy", "--backbone", "conv4_32", "--base-loss", "none", "--adapt", "finetune-head"]
 TASK = ["--query", "3", "--episodes", "8", "--device", "cpu"]
@@ -74,7 +74,7 @@ def test_processes_divide_the_points_and_the_result_is_that_of_one(folder, capsy
     )
     assert exit_code([*SWEEP, "--results", "one"]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_points, "run_study", lambda *_, **__: pytest.fail("the first process ran a point"))
+        patch.setattr(sweep_run, "run_study", lambda *_, **__: pytest.fail("the first process ran a point"))
         assert exit_code([*SWEEP, "--jobs", "2"]) == 0
     for name in ("sweep.csv", "sweep.svg"):
         assert (folder / name).read_bytes() == (Path("one/sweeps/toys") / name).read_bytes()
@@ -130,7 +130,7 @@ def test_without_matplotlib_everything_but_the_picture_is_there(folder, capsys, 
 
 
 def test_an_interrupted_sweep_says_how_to_go_on_and_does(folder, capsys, monkeypatch):
-    run_study, seen = sweep_points.run_study, []
+    run_study, seen = sweep_run.run_study, []
 
     def interrupted(study, **options):
         if seen:
@@ -139,7 +139,7 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_does(folder, capsys, monkeyp
         return run_study(study, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_points, "run_study", interrupted)
+        patch.setattr(sweep_run, "run_study", interrupted)
         assert exit_code(SWEEP) == 130
     assert "run the same command again to go on from there" in capsys.readouterr().err
     assert len(list(folder.glob("points/*.json"))) == 1

@@ -16,7 +16,7 @@ from fewshot_bench.engine.classify import accuracy
 from fewshot_bench.engine.finetune import FinetuneClassifier, base_head_for
 from fewshot_bench.episodes import Protocol, sample_episodes
 from fewshot_bench.errors import StudyError
-from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
+from fewshot_bench.finetuning.trainer import EpisodeTrainer
 
 SPLIT = toy_split()
 
@@ -107,7 +107,7 @@ def test_more_episodes_go_at_once_where_each_needs_less():
 
 def test_a_head_on_embeddings_made_before_is_a_head_on_a_backbone_that_stays_as_it_is():
     """The same views, embedded once for the split, or by the frozen backbone for each episode."""
-    from fewshot_bench.study.augmented_views import augmented_view
+    from fewshot_bench.study.workers import augmented_view
 
     recipe = Finetune(tune="head", epochs=5, learning_rate=1e-2, views=3)
     images = torch.from_numpy(SPLIT.images.copy()).permute(0, 3, 1, 2)

@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 import torch
 
-from fewshot_bench.cli.signals import signals_interrupt
+from fewshot_bench._io.versions import installed_versions
+from fewshot_bench.cli.terminal import signals_interrupt
 from fewshot_bench.engine.engine import Crew, Finished
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.progress import Step
 from fewshot_bench.study import Study, run_study
-from fewshot_bench.versions import installed_versions
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
@@ -30,7 +30,7 @@ from toy_workers import PROTOCOL, UNLUCKY, Make, chunks, put_into_the_store, ref
 
 from fewshot_bench.engine.ray_cluster import connected  # noqa: E402  # likewise
 from fewshot_bench.engine.ray_engine import RayEngine  # noqa: E402  # likewise
-from fewshot_bench.engine.ray_pool import check_versions  # noqa: E402  # likewise
+from fewshot_bench.engine.ray_worker_pool import check_versions  # noqa: E402  # likewise
 
 LONG_ENOUGH = 300
 """Seconds after which something is not going to happen."""

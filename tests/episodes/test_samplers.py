@@ -22,10 +22,8 @@ from fewshot_bench.episodes import (
     sample_episodes,
     settled,
 )
-from fewshot_bench.episodes.dirichlet import urn_counts
 from fewshot_bench.episodes.locks import episode_digests
-from fewshot_bench.episodes.random_words import EXTRAS, random_key, raw_words
-from fewshot_bench.episodes.varied import shapes
+from fewshot_bench.episodes.samplers import EXTRAS, random_key, raw_words, shapes, urn_counts
 from fewshot_bench.errors import EpisodeError
 from fewshot_bench.outcomes import ProtocolCard
 

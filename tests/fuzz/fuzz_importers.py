@@ -21,7 +21,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["fewshot_bench.datasets", "tarfile", "zipfile"]):
-    from fewshot_bench.datasets.pixels import PixelRecipe
+    from fewshot_bench.datasets.images import PixelRecipe
     from fewshot_bench.datasets.safe_pickle import read_pickle
     from fewshot_bench.datasets.sources import FileTree, open_tree
     from fewshot_bench.datasets.sources.arrays import read_arrays

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from accuracy_files import ACCURACY, CLASSES, EPISODES, imported, long, wide
 
-from fewshot_bench.episodes.drawing import episode_classes
+from fewshot_bench.episodes.sampler import episode_classes
 from fewshot_bench.errors import AccuracyFileError, OutcomeError, UnknownNameError
 from fewshot_bench.interop import export_outcomes, import_outcomes
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard

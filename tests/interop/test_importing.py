@@ -31,12 +31,12 @@ from hypothesis import strategies as st
 
 from fewshot_bench.errors import AccuracyFileError, ComparisonError
 from fewshot_bench.interop import ImportOptions, import_outcomes
+from fewshot_bench.interop import accuracy_files as bounds
 from fewshot_bench.interop import accuracy_files as readers
-from fewshot_bench.interop import accuracy_table as bounds
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.claimed import ACCURACY_FILES
 from fewshot_bench.report import compare, compare_tasks
-from fewshot_bench.report.task_scores import stored_scores
+from fewshot_bench.report.scores import stored_scores
 from fewshot_bench.statistics import paired_t_test
 
 

@@ -16,12 +16,11 @@ from fewshot_bench.cli.main import app
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES, Reading, cross_entropy, reading_of, readings_of
 from fewshot_bench.study.base_stage import base_recipe, base_stage_name
-from fewshot_bench.study.grid import Axis, Grid, with_values
 from fewshot_bench.study.methods import method_name, planned_adaptations
-from fewshot_bench.study.stages import base_stages
+from fewshot_bench.study.networks import base_stages
 from fewshot_bench.study.study import Study
-from fewshot_bench.study.study_source import plan_of_file
-from fewshot_bench.study.sweep import plan_sweep
+from fewshot_bench.study.study_parser import plan_of_file
+from fewshot_bench.study.sweep import Axis, Grid, plan_sweep, with_values
 from fewshot_bench.training import Recipe
 
 DEFAULTS: dict[str, Reading] = {"ce+schane": "in", "ce+supcon": "out", "ce+simclr": "out"}
@@ -198,7 +197,7 @@ def test_the_command_line_refuses_it_too(command: list[str], tmp_path: Any, monk
 
 
 def overrides_of(*readings: str) -> list[Any]:
-    from fewshot_bench.study.overrides import Override
+    from fewshot_bench.study.study_parser import Override
 
     return [Override.from_text("reading", reading) for reading in readings]
 

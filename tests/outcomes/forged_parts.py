@@ -19,7 +19,7 @@ from fewshot_bench.outcomes import Cell, claimed_method, claimed_protocol
 from fewshot_bench.outcomes.claimed import CLAIMED_COLUMNS
 from fewshot_bench.outcomes.columns import CONSTANTS, METADATA, STORED, Identity
 from fewshot_bench.outcomes.packing import packed
-from fewshot_bench.outcomes.part import digest
+from fewshot_bench.outcomes.part_file import digest
 
 ROWS = 4
 CLAIMED = Cell(claimed_method("proto"), claimed_protocol("cifar-fs", "novel", 3, 1, "acc"))

@@ -15,7 +15,7 @@ import pytest
 from toy_cells import CELL, EPISODES, PREDICTIONS, everything, filled
 
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.compaction import compact
+from fewshot_bench.outcomes.maintenance import compact
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_disk_that_is_away_is_no_damage(tmp_path, monkeypatch):
     def away(path, largest):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr("fewshot_bench.stored_files._read_once", away)
+    monkeypatch.setattr("fewshot_bench._io.storage._read_once", away)
     for use in (store.cells, lambda: store.read(CELL), lambda: OutcomeStore(tmp_path).done(CELL)):
         with pytest.raises(OSError, match="Input/output error") as caught:
             use()

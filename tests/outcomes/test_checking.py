@@ -13,7 +13,7 @@ from fewshot_bench.limits import LARGEST_EPISODE
 from fewshot_bench.outcomes import OutcomeStore, episode_frame
 from fewshot_bench.outcomes.checking import check_cell, check_store
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.part import new_part
+from fewshot_bench.outcomes.part_file import new_part
 
 
 def test_what_is_whole_passes_and_is_only_read(tmp_path):

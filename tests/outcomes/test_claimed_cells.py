@@ -22,9 +22,7 @@ from fewshot_bench.outcomes import Cell, OutcomeStore, claimed_frame, claimed_me
 from fewshot_bench.outcomes.checking import check_cell
 from fewshot_bench.outcomes.claimed import classes_text
 from fewshot_bench.outcomes.columns import CONSTANTS, METADATA, Identity
-from fewshot_bench.outcomes.compaction import compact
-from fewshot_bench.outcomes.merging import merge
-from fewshot_bench.outcomes.pruning import prune
+from fewshot_bench.outcomes.maintenance import compact, merge, prune
 
 CLAIMED = Cell(claimed_method("proto"), claimed_protocol("cifar-fs", "novel", 3, 1, "acc"))
 NUMBERS = np.array([0, 5, 7, 100_000])

@@ -15,7 +15,7 @@ from toy_cells import CELL, EPISODES, PREDICTIONS, everything, filled, parts
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.compaction import compact
+from fewshot_bench.outcomes.maintenance import compact
 
 FOLDER = Path(CELL.key)
 WRITER = pq.ParquetWriter
@@ -76,7 +76,7 @@ def test_a_part_that_is_not_read_back_as_written_costs_no_other(tmp_path, monkey
     def other_bytes(place: Path, content: bytes) -> None:
         place.write_bytes(content[:-1])
 
-    monkeypatch.setattr("fewshot_bench.outcomes.compaction.write_once", other_bytes)
+    monkeypatch.setattr("fewshot_bench.outcomes.maintenance.write_once", other_bytes)
     with pytest.raises(OutcomeError, match=r"together-.* are damaged"):
         compact(tmp_path / FOLDER)
     assert before.items() <= everything(tmp_path).items()
@@ -86,7 +86,7 @@ def test_a_part_that_is_not_read_back_as_written_costs_no_other(tmp_path, monkey
 DIES = """
 import os, shutil, sys
 from pathlib import Path
-from fewshot_bench.outcomes.compaction import compact
+from fewshot_bench.outcomes.maintenance import compact
 
 def dies_at(moment):
     def hook(event, arguments):
@@ -176,7 +176,7 @@ def test_two_at_once_over_copies_of_other_seconds_lose_nothing(tmp_path, monkeyp
             compact(tmp_path / FOLDER)
         place.unlink(missing_ok=True)
 
-    monkeypatch.setattr("fewshot_bench.outcomes.compaction.remove", remove)
+    monkeypatch.setattr("fewshot_bench.outcomes.maintenance.remove", remove)
     compact(tmp_path / FOLDER)
     assert store.read(CELL)["episode"].tolist() == [*range(8)]
     assert len(parts(store)) == 1
@@ -188,7 +188,7 @@ def test_of_two_parts_that_hold_the_same_the_same_one_is_kept_whatever_writes_he
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     for copy, compression in ((ours, "zstd"), (theirs, "gzip")):
         with monkeypatch.context() as patch:
-            patch.setattr("fewshot_bench.outcomes.part.pq.ParquetWriter", _writer_with(compression))
+            patch.setattr("fewshot_bench.outcomes.part_file.pq.ParquetWriter", _writer_with(compression))
             shutil.copytree(tmp_path / FOLDER, copy / FOLDER)
             compact(copy / FOLDER)
     left = [parts(OutcomeStore(copy))[0] for copy in (ours, theirs)]

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
+from fewshot_bench.outcomes.cell_schema import read_description
 from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.description import read_description
-from fewshot_bench.outcomes.parts import parts_in
+from fewshot_bench.outcomes.store import parts_in
 
 RULE = {"rule": "narrow enough", "half_width": 0.5, "episodes_between_looks": 250, "max_episodes": 3000}
 TOLD = {

@@ -9,7 +9,7 @@ from toy_cells import CELL, PREDICTIONS, filled
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.compaction import compact
+from fewshot_bench.outcomes.maintenance import compact
 
 
 def told(store: OutcomeStore) -> list[tuple[int, list[int], str]]:

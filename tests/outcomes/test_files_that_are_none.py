@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 from toy_cells import CELL, filled
 
-from fewshot_bench.atomic import is_unchanged_for, remove_abandoned
+from fewshot_bench._io.storage import files_under, is_unchanged_for, read_bytes, remove_abandoned
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.errors import IrregularFileError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.leases import Leases, Stretch
-from fewshot_bench.outcomes.study_record import PlannedCell, StudyRecord
-from fewshot_bench.stored_files import files_under, read_bytes
+from fewshot_bench.outcomes.study_log import PlannedCell, StudyRecord
 
 STRETCH = Stretch(0, 20, 25)
 

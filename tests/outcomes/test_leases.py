@@ -15,13 +15,19 @@ from pathlib import Path
 import pytest
 
 import fewshot_bench.outcomes.leases
+from fewshot_bench._io.locks import owner
 from fewshot_bench.errors import StudyError
-from fewshot_bench.outcomes.heart import EXPIRY, EXPIRY_VARIABLE, Heart, expiry_seconds
-from fewshot_bench.outcomes.lease import Lease
-from fewshot_bench.outcomes.lease_file import Stretch
-from fewshot_bench.outcomes.lease_look import Look
-from fewshot_bench.outcomes.leases import Leases, leases_of
-from fewshot_bench.processes import owner
+from fewshot_bench.outcomes.leases import (
+    EXPIRY,
+    EXPIRY_VARIABLE,
+    Heart,
+    Lease,
+    Leases,
+    Look,
+    Stretch,
+    expiry_seconds,
+    leases_of,
+)
 
 STRETCH = Stretch(0, 0, 512)
 ELSEWHERE = "0123456789ab-17-4711"
@@ -45,7 +51,7 @@ def clock() -> Clock:
 @pytest.fixture
 def gone() -> str:
     """A process of this machine that has ended."""
-    program = "from fewshot_bench.processes import owner; print(owner())"
+    program = "from fewshot_bench._io.locks import owner; print(owner())"
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 from toy_cells import CELL, EPISODES, PREDICTIONS, PROTOCOL, everything, filled, parts
 
-from fewshot_bench import stored_files
+from fewshot_bench._io import storage
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.compaction import compact
-from fewshot_bench.outcomes.merging import MergedCell, merge
+from fewshot_bench.outcomes.maintenance import MergedCell, compact, merge
 
 OTHER = replace(CELL, protocol=replace(PROTOCOL, shot=5))
 
@@ -144,7 +143,7 @@ def test_one_damaged_cell_hides_no_other(tmp_path, spoil):
 
 def reads_before(monkeypatch, count, folder, do):
     """Do something once, just before the reading of so many files of a folder; whether that many were read."""
-    read, left = stored_files._read_once, [count]
+    read, left = storage._read_once, [count]
 
     def counted(path, largest):
         if path.is_relative_to(folder) and path.name != "cell.json":
@@ -153,7 +152,7 @@ def reads_before(monkeypatch, count, folder, do):
                 do()
         return read(path, largest)
 
-    monkeypatch.setattr(stored_files, "_read_once", counted)
+    monkeypatch.setattr(storage, "_read_once", counted)
     return lambda: left[0] < 0
 
 
@@ -241,9 +240,9 @@ def test_nothing_is_compared_again_where_nothing_but_the_merge_changes_the_targe
 
 def test_a_cell_that_keeps_changing_is_said_in_one_sentence(tmp_path, monkeypatch):
     one = half(tmp_path / "one", 0)
-    monkeypatch.setattr("fewshot_bench.outcomes.parts._WAITS", (0.0, 0.0))
+    monkeypatch.setattr("fewshot_bench.outcomes.store._WAITS", (0.0, 0.0))
     monkeypatch.setattr(
-        "fewshot_bench.outcomes.merging.read_bytes", lambda place, _: (place.parent / "gone").read_bytes()
+        "fewshot_bench.outcomes.maintenance.read_bytes", lambda place, _: (place.parent / "gone").read_bytes()
     )
     with pytest.raises(OutcomeError, match=r"1 of 1 cells changed meanwhile.* keep vanishing .*gone.* Merge again"):
         merge([one], tmp_path / "all")

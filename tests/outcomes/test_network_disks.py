@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from toy_cells import CELL, EPISODES, filled
 
-from fewshot_bench import stored_files
-from fewshot_bench.atomic import TEMPORARY_SUFFIX, is_unchanged_for
+from fewshot_bench._io import storage
+from fewshot_bench._io.storage import TEMPORARY_SUFFIX, is_unchanged_for, read_bytes
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.checking import check_cell
 from fewshot_bench.outcomes.leases import Leases, Stretch
-from fewshot_bench.stored_files import read_bytes
 
 ELSEWHERE = "0123456789ab-17-4711"
 STRETCH = Stretch(0, 0, 512)
@@ -24,7 +23,7 @@ DAY = 86_400
 
 def stale(patch: pytest.MonkeyPatch, times: int, then: type[OSError] | None = None) -> list[Path]:
     """Let reading fail as it does where another machine removes a file between opening and reading; what was read."""
-    read, asked = stored_files._read_once, []
+    read, asked = storage._read_once, []
 
     def fails(path: Path, largest: int | None) -> bytes:
         asked.append(path)
@@ -34,7 +33,7 @@ def stale(patch: pytest.MonkeyPatch, times: int, then: type[OSError] | None = No
             raise then(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         return read(path, largest)
 
-    patch.setattr(stored_files, "_read_once", fails)
+    patch.setattr(storage, "_read_once", fails)
     return asked
 
 
@@ -65,7 +64,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch, number):
     def fails(path: Path, largest: int | None) -> bytes:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(stored_files, "_read_once", fails)
+    monkeypatch.setattr(storage, "_read_once", fails)
     with pytest.raises(OSError, match="part"):
         read_bytes(tmp_path / "part")
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_cells import CELL, EPISODES, PREDICTIONS, PROTOCOL, filled, parts
 
-from fewshot_bench import stored_files
-from fewshot_bench.atomic import temporary_name
+from fewshot_bench._io import storage
+from fewshot_bench._io.storage import temporary_name
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 
@@ -101,8 +101,8 @@ def test_of_overlapping_parts_an_episode_counts_once(tmp_path):
 def test_what_was_read_before_is_not_read_again_and_what_is_new_is(tmp_path, monkeypatch):
     store = filled(OutcomeStore(tmp_path), chunk=4)
     read = []
-    real = stored_files._read_once
-    monkeypatch.setattr(stored_files, "_read_once", lambda path, most: read.append(path.name) or real(path, most))
+    real = storage._read_once
+    monkeypatch.setattr(storage, "_read_once", lambda path, most: read.append(path.name) or real(path, most))
     first = store.read(CELL, with_predictions=False)
     first["accuracy"] = 0.0  # the frame is the caller's own
     assert len(read) == 6

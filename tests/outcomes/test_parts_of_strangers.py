@@ -12,7 +12,7 @@ from toy_cells import CELL
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.checking import check_cell
-from fewshot_bench.outcomes.merging import merge
+from fewshot_bench.outcomes.maintenance import merge
 
 KINDS = {"one run": (CELL, 0), "all runs": (CELL, None), "claimed": (CLAIMED, None)}
 

@@ -13,15 +13,12 @@ import pandas as pd
 import pytest
 from toy_cells import CELL, PREDICTIONS, PROTOCOL, filled
 
-from fewshot_bench.atomic import create_exclusively, write_atomically
+from fewshot_bench._io.locations import place_of
+from fewshot_bench._io.storage import create_exclusively, files_under, read_bytes, remove, write_atomically
 from fewshot_bench.errors import OutcomeError, PlaceError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.checking import check_store
-from fewshot_bench.outcomes.compaction import compact
-from fewshot_bench.outcomes.merging import merge
-from fewshot_bench.outcomes.pruning import cell_named, prune
-from fewshot_bench.paths import place_of
-from fewshot_bench.stored_files import files_under, read_bytes, remove
+from fewshot_bench.outcomes.maintenance import cell_named, compact, merge, prune
 from fewshot_bench.study import free_folder, fresh_folder
 
 OTHER = replace(CELL, protocol=replace(PROTOCOL, shot=5))

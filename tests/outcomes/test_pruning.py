@@ -8,7 +8,7 @@ from toy_cells import CELL, PROTOCOL, everything, filled
 
 from fewshot_bench.errors import OutcomeError, UnknownNameError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.pruning import cell_named, prune
+from fewshot_bench.outcomes.maintenance import cell_named, prune
 
 OTHER = replace(CELL, method=replace(CELL.method, name="conv/logistic", adaptation="logistic"))
 
@@ -52,7 +52,7 @@ def test_a_kill_leaves_no_cell_and_the_same_command_ends_it(store, tmp_path, mon
         removed.append(place)
         place.unlink()
 
-    monkeypatch.setattr("fewshot_bench.outcomes.pruning.remove", killed)
+    monkeypatch.setattr("fewshot_bench.outcomes.maintenance.remove", killed)
     with pytest.raises(KeyboardInterrupt):
         prune(tmp_path / CELL.key)
     monkeypatch.undo()

@@ -17,7 +17,7 @@ from toy_cells import CELL
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.checking import check_store
-from fewshot_bench.outcomes.compaction import Damaged, compact_store
+from fewshot_bench.outcomes.maintenance import Damaged, compact_store
 
 MOST_GROWTH = 150  # MB
 LARGEST_FILE = 400_000  # bytes
@@ -32,7 +32,7 @@ from pathlib import Path
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.checking import check_store
-from fewshot_bench.outcomes.recorded_studies import recorded_studies
+from fewshot_bench.outcomes.study_log import recorded_studies
 
 def status(name):
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line)

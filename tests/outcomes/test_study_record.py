@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from upath import UPath
 
-from fewshot_bench.atomic import temporary_name
+from fewshot_bench._io.locks import owner
+from fewshot_bench._io.storage import temporary_name
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard, episode_frame
-from fewshot_bench.outcomes.recorded_studies import recorded_studies
-from fewshot_bench.outcomes.study_record import FINISHED, PlannedCell, StudyRecord
-from fewshot_bench.processes import owner
+from fewshot_bench.outcomes.study_log import FINISHED, PlannedCell, StudyRecord, recorded_studies
 
 PROTOCOL = ProtocolCard("toy", "ab" * 32, "novel", 3, 1, 2, 0, 1)
 ELSEWHERE = "0123456789ab-17-4711"
@@ -72,7 +71,7 @@ def test_processes_of_one_study_share_its_record_and_lose_nothing(tmp_path):
 def test_what_a_process_left_half_written_when_it_was_killed_is_removed(tmp_path, dies):
     folder = tmp_path / "studies" / record(tmp_path).id
     folder.mkdir(parents=True)
-    code = "from fewshot_bench.atomic import temporary_name; print(temporary_name('process-x.json'))"
+    code = "from fewshot_bench._io.storage import temporary_name; print(temporary_name('process-x.json'))"
     of_another = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     mine = temporary_name("process-x.json")
     (folder / mine).write_bytes(b"{")
@@ -121,7 +120,7 @@ def test_how_a_process_ended_is_told(tmp_path, error, told):
 
 
 def test_a_process_that_was_killed_is_not_there_and_is_forgotten_by_the_next(tmp_path):
-    program = "from fewshot_bench.processes import owner; print(owner())"
+    program = "from fewshot_bench._io.locks import owner; print(owner())"
     dead = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
     record(tmp_path).write()
     place = tmp_path / "studies" / record(tmp_path).id / f"process-{dead}.json"
@@ -171,9 +170,9 @@ def test_one_of_an_earlier_release_that_gave_no_signs_is_there(tmp_path):
 @pytest.mark.parametrize("place", [None, memory], ids=["disk", "url"])
 def test_a_process_gives_signs_of_life_until_it_ends_and_none_where_its_file_was_removed(tmp_path, place, monkeypatch):
     results = tmp_path if place is None else place("signs")
-    monkeypatch.setattr("fewshot_bench.outcomes.study_record.SIGN", 0.01)
+    monkeypatch.setattr("fewshot_bench.outcomes.study_log.SIGN", 0.01)
     times = iter(range(10, 60))
-    monkeypatch.setattr("fewshot_bench.outcomes.study_record._now", lambda: f"2026-01-01T00:00:{next(times, 59)}+00:00")
+    monkeypatch.setattr("fewshot_bench.outcomes.study_log._now", lambda: f"2026-01-01T00:00:{next(times, 59)}+00:00")
     with record(results).at_work("fewshot-bench run"):
         deadline = time.monotonic() + 60
         while not found(results).processes[0].heard.endswith(":59+00:00") and time.monotonic() < deadline:

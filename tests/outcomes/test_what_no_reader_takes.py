@@ -13,8 +13,7 @@ from toy_cells import CELL, EPISODES, PREDICTIONS, everything, filled
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.limits import MOST_CELLS, MOST_CLASSES
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
-from fewshot_bench.outcomes.recorded_studies import recorded_studies
-from fewshot_bench.outcomes.study_record import PlannedCell, StudyRecord
+from fewshot_bench.outcomes.study_log import PlannedCell, StudyRecord, recorded_studies
 
 PLANNED = PlannedCell("toy", "toy 3-way 1-shot", "conv/centroid", 2, 12)
 

@@ -14,7 +14,7 @@ from stored_cells import cell, fill
 
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report.page import PageContent, ProtocolResults, Quantiles
-from fewshot_bench.report.page.protocols import completed
+from fewshot_bench.report.page.content import completed
 from fewshot_bench.report.verdicts import verdict
 
 BASE = "conv/ce/centroid"

@@ -18,7 +18,7 @@ from fewshot_bench.cli.main import exit_code
 from fewshot_bench.outcomes import Cell, OutcomeStore, claimed_frame, claimed_method, claimed_protocol
 from fewshot_bench.report import answer_lines, answers, as_markdown, leaderboard, leaderboard_records, print_answers
 from fewshot_bench.report.page import write_page
-from fewshot_bench.report.task_scores import TaskScores
+from fewshot_bench.report.scores import TaskScores
 from fewshot_bench.report.verdicts import (
     BEST,
     HIGHEST,
@@ -83,7 +83,7 @@ def test_where_the_classes_are_unknown_no_word_reaches_beyond_the_split(tmp_path
 
 def test_a_difference_that_classes_may_carry_is_said_for_this_split_alone(tmp_path):
     """One class of 20 makes the difference: over episodes it is plain, over classes it is not."""
-    from fewshot_bench.report.classes import classes_of_episodes
+    from fewshot_bench.report.scores import classes_of_episodes
 
     store, generator = OutcomeStore(tmp_path / "outcomes"), np.random.default_rng(2)
     run, numbers = np.zeros(400, np.int64), np.arange(400)

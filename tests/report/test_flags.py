@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from fewshot_bench.datasets.official_splits import cifar_class_names, ilsvrc_class_sizes, official_classes
-from fewshot_bench.report.flags import SHARED_NOVEL_CLASSES, overlap, overlap_flag
+from fewshot_bench.report.summary import SHARED_NOVEL_CLASSES, overlap, overlap_flag
 
 BENCHMARKS = ("cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet")
 

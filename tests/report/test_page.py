@@ -29,12 +29,11 @@ from stored_cells import PROTOCOL, cell, fill
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.report.leaderboard import current_leaderboard
 from fewshot_bench.report.page import PageContent, Pairs, Quantiles, gather, page_html, write_page
-from fewshot_bench.report.page.definitions import COLUMNS
-from fewshot_bench.report.page.gather import MOST_CARDS
-from fewshot_bench.report.page.leaderboard_table import leaderboard_table
-from fewshot_bench.report.task_columns import task_columns
-from fewshot_bench.report.update import current_leaderboard
+from fewshot_bench.report.page.content import MOST_CARDS
+from fewshot_bench.report.page.leaderboard_table import COLUMNS, leaderboard_table
+from fewshot_bench.report.scores import task_columns
 
 BOX = Quantiles(20.1, 40.2, 50.3, 60.4, 80.5, 51.6)
 

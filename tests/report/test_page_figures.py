@@ -16,12 +16,10 @@ from stored_cells import cell
 
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import NoPictureError, compare_tasks, over_datasets
-from fewshot_bench.report.figures import draw_figures
-from fewshot_bench.report.figures.forest import draw_forest
+from fewshot_bench.report.leaderboard import current_leaderboard
 from fewshot_bench.report.page import PageContent, Pairs, SweepResults, write_page
+from fewshot_bench.report.page.content import completed, pairs_of, quantiles_of, rankings
 from fewshot_bench.report.page.finding import main_finding
-from fewshot_bench.report.page.gather import quantiles_of
-from fewshot_bench.report.page.pair_tests import pairs_of
 from fewshot_bench.report.page.plots import (
     cost_figure,
     distribution_figure,
@@ -30,10 +28,8 @@ from fewshot_bench.report.page.plots import (
     ranking_figure,
     sweep_figure,
 )
-from fewshot_bench.report.page.protocols import completed
-from fewshot_bench.report.page.ranks import rankings
-from fewshot_bench.report.task_scores import task_scores
-from fewshot_bench.report.update import current_leaderboard
+from fewshot_bench.report.paper_figures import draw_figures, draw_forest
+from fewshot_bench.report.scores import task_scores
 from fewshot_bench.report.verdicts import letters_of
 from fewshot_bench.statistics import DataInterval, corrected, critical_difference, paired_t_test, read_letters
 

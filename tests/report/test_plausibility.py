@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fewshot_bench.report.plausibility import interval_flag
-from fewshot_bench.report.published import PublishedResult, published_results, published_rows
+from fewshot_bench.report.published import PublishedResult, interval_flag, published_results, published_rows
 
 USUAL = PublishedResult(
     "CE", "net", "cifar-fs", "novel", 5, 1, 15, 62.0, 0.36, 3000, 0.005, "Somebody 2024", "Somebody 2024, Table 1"

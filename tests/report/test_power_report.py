@@ -17,10 +17,9 @@ from stored_cells import cell, fill, study
 from fewshot_bench.errors import ComparisonError, ShapeError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import compare_tasks
-from fewshot_bench.report.classes import images_of_episodes
 from fewshot_bench.report.comparisons import stored_pairs
-from fewshot_bench.report.power import Spread, given_spread, plan, stored_spreads, what_helps
-from fewshot_bench.report.power_terminal import plan_record, print_plan
+from fewshot_bench.report.power import Spread, given_spread, plan, plan_record, print_plan, stored_spreads, what_helps
+from fewshot_bench.report.scores import images_of_episodes
 from fewshot_bench.statistics import BeyondSplit, VarianceParts, class_overlap, data_intervals
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.datasets.registry import DATASETS
+from fewshot_bench.datasets.catalogue import DATASETS
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.report.published import (
     ACCURACY_COLUMNS,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot_bench.report.short_names import shared_stages, short_name, short_names
+from fewshot_bench.report.names import shared_stages, short_name, short_names
 
 
 def test_a_long_name_keeps_both_ends():

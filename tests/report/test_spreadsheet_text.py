@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from stored_cells import cell, fill
 
+from fewshot_bench._io.text import guarded, unguarded
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import update_leaderboard
-from fewshot_bench.report.spreadsheet_text import guarded, unguarded
 
 FORMULAS = ["=cmd()", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1"]
 

@@ -12,14 +12,13 @@ from rich.console import Console
 from stored_cells import cell, fill
 from upath import UPath
 
+from fewshot_bench._io.locks import owner
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.lease_file import Stretch
-from fewshot_bench.outcomes.leases import Leases
-from fewshot_bench.outcomes.study_record import PlannedCell, StudyRecord
-from fewshot_bench.processes import owner
-from fewshot_bench.report.status import CellState, StudyState, Watch, status_text
-from fewshot_bench.report.status.terminal import duration
+from fewshot_bench.outcomes.leases import Leases, Stretch
+from fewshot_bench.outcomes.study_log import PlannedCell, StudyRecord
+from fewshot_bench.report.status_terminal import duration
+from fewshot_bench.report.study_status import CellState, StudyState, Watch, status_text
 
 ELSEWHERE = "0123456789ab-17-4711"
 CE, SCHANE = "conv/base-ce/centroid", "conv/base-ce+schane/centroid"

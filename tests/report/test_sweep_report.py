@@ -16,7 +16,7 @@ from stored_cells import cell, fill
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import NoPictureError, SweptPoint, compare, draw_sweep, print_sweep, sweep_frame
-from fewshot_bench.report.sweep_plot import MOST_LINES, horizontal_axis, lines_of
+from fewshot_bench.report.pictures import MOST_LINES, horizontal_axis, lines_of
 
 LEVELS = {(0, 0.1): 40, (0.5, 0.1): 44, (0.5, 0.5): 47, (1, 0.1): 41, (1, 0.5): 47}
 """Correct queries of 75 at each point that is run; (0.5, 0.5) and (1, 0.5) are exactly as good as each other."""

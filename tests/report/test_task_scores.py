@@ -10,11 +10,10 @@ import pytest
 from stored_cells import PROTOCOL, cell, fill, outcomes
 
 from fewshot_bench.episodes import Protocol, sample_indices
-from fewshot_bench.episodes.drawing import draw_groups
+from fewshot_bench.episodes.sampler import draw_groups
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import compare, compare_tasks, leaderboard
-from fewshot_bench.report.classes import images_of_episodes
-from fewshot_bench.report.task_scores import TaskScores, data_intervals_of, stored_scores, task_scores
+from fewshot_bench.report.scores import TaskScores, data_intervals_of, images_of_episodes, stored_scores, task_scores
 from fewshot_bench.statistics import data_interval
 
 SIZES = (30, 25, 40, 20, 22, 31, 28)

@@ -17,8 +17,8 @@ from fewshot_bench.report import (
     print_comparisons,
     print_leaderboard,
 )
+from fewshot_bench.report.page.content import rankings
 from fewshot_bench.report.page.plots import ranking_figure
-from fewshot_bench.report.page.ranks import rankings
 from fewshot_bench.report.verdicts import verdict
 from fewshot_bench.report.wording import p_equation, p_text, protocol_names
 

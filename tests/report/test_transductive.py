@@ -18,7 +18,8 @@ from rich.console import Console
 from stored_cells import TRUTH, cell, fill, predictions
 
 from fewshot_bench.audit import CellAudit
-from fewshot_bench.audit.terminal import print_audit
+from fewshot_bench.audit.reproduce import Reproduction
+from fewshot_bench.audit.terminal import print_audit, print_reproduction
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.interop import ImportOptions, export_outcomes, import_outcomes
 from fewshot_bench.outcomes import OutcomeStore
@@ -45,12 +46,10 @@ from fewshot_bench.report import (
     update_leaderboard,
     with_labels,
 )
-from fewshot_bench.report.figures import draw_figures, rows
 from fewshot_bench.report.page import write_page
 from fewshot_bench.report.page.finding import main_finding
+from fewshot_bench.report.paper_figures import draw_figures, finish_rows
 from fewshot_bench.report.wording import ACROSS
-from fewshot_bench.reproduction.outcome import Reproduction
-from fewshot_bench.reproduction.terminal import print_reproduction
 
 BASE, TIM, MAP = "conv/centroid", "conv/tim", "conv/pt-map"
 INDUCTIVE, TRANSDUCTIVE = ("conv/logistic", "conv/ridge", BASE), (MAP, TIM)
@@ -122,14 +121,12 @@ def figures_of(results, *places, baseline=BASE) -> str:
 def paper_figures(results, monkeypatch) -> str:
     """The names at the axis of each figure for a paper, and what stands below it."""
     seen = []
-    finish = rows.finish_rows
 
     def watched(axes, *others):
-        finish(axes, *others)
+        finish_rows(axes, *others)
         seen.extend([*(tick.get_text() for tick in axes.get_yticklabels()), axes.figure.get_supxlabel()])
 
-    for module in ("forest", "distributions"):
-        monkeypatch.setattr(f"fewshot_bench.report.figures.{module}.finish_rows", watched)
+    monkeypatch.setattr("fewshot_bench.report.paper_figures.finish_rows", watched)
     content = write_page(results, results / "report.html", baseline=TIM)
     draw_figures(content, results / "figures")
     return "\n".join(seen)
@@ -227,7 +224,7 @@ def test_legends_say_so_and_keep_the_kinds_apart(tmp_path):
 
 
 def test_a_mark_is_never_cut_from_a_long_name(tmp_path):
-    from fewshot_bench.report.short_names import marked_names
+    from fewshot_bench.report.names import marked_names
 
     names = [f"{'efficientnet' * 5}/tim@{number}" for number in range(3)]
     found = marked_names(names, names[1:], 40)
@@ -407,7 +404,7 @@ def test_the_curve_of_a_transductive_sweep_says_so(tmp_path, monkeypatch):
     frame = sweep_frame(store, points, episodes=30, runs=2)
     seen = []
     monkeypatch.setattr(
-        "fewshot_bench.report.sweep_plot.save_picture",
+        "fewshot_bench.report.pictures.save_picture",
         lambda figure, stem: seen.extend(text.get_text() for text in figure.axes[0].get_legend().get_texts()) or [],
     )
     draw_sweep(frame, "birds", tmp_path / "picture")

@@ -9,17 +9,17 @@ from dataclasses import replace
 import pytest
 from audited_results import another_prediction, better_predictions, rewritten, small_result, stored, with_part
 
-from fewshot_bench.errors import FewshotBenchError, ReproductionError
-from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.paths import HOME_VARIABLE, cache_folder
-from fewshot_bench.reproduction import (
+from fewshot_bench._io.locations import HOME_VARIABLE, cache_folder
+from fewshot_bench.audit import (
     OtherOutcome,
     ReproductionOptions,
     cells_meant,
     everything_anew,
     reproduce_cell,
 )
-from fewshot_bench.study.worker import MethodWorker
+from fewshot_bench.errors import FewshotBenchError, ReproductionError
+from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.study.workers import MethodWorker
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def refused(folder, **options):
 
 
 def test_other_images_are_found_before_anything_is_trained(trained, monkeypatch):
-    monkeypatch.setattr("fewshot_bench.reproduction.reproduce.rebuild", None)  # nobody gets there
+    monkeypatch.setattr("fewshot_bench.audit.reproduce.rebuild", None)  # nobody gets there
     other = rewritten(trained, lambda told: told["protocol"].update(dataset_fingerprint="cd" * 32))
     assert "the images of glyphs here have another fingerprint" in refused(other)
     absent = rewritten(other, lambda told: told["protocol"].update(dataset="fc100"))

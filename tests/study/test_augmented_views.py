@@ -7,7 +7,7 @@ import torch
 from conftest import toy_split
 from torch import Tensor
 
-from fewshot_bench.study.augmented_views import augmented_view, name_of_view
+from fewshot_bench.study.workers import augmented_view, name_of_view
 
 
 def images(channels: int) -> Tensor:

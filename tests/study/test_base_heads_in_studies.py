@@ -10,13 +10,13 @@ import pytest
 import torch
 from audited_results import stored, verdicts
 
+from fewshot_bench._io.locations import cache_folder
+from fewshot_bench.audit import ReproductionOptions, reproduce_cell
 from fewshot_bench.audit.finding import SAME
 from fewshot_bench.datasets import DATASETS, Dataset
 from fewshot_bench.errors import FewshotBenchError, StudyError, WeightsError
 from fewshot_bench.outcomes import Cell
-from fewshot_bench.paths import cache_folder
 from fewshot_bench.registry import Entry
-from fewshot_bench.reproduction import ReproductionOptions, reproduce_cell
 from fewshot_bench.study import Study, TrainingPlan, read_checkpoint, run_study, train_backbone
 from fewshot_bench.study.checkpoints import checkpoint_file
 from fewshot_bench.training import load_checkpoint

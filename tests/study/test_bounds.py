@@ -14,8 +14,7 @@ from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import EpisodeError, FewshotBenchError, StudyError
 from fewshot_bench.limits import LARGEST_SIZE, LARGEST_WAY, MOST_EPISODES, MOST_RUNS
 from fewshot_bench.study import Axis, Grid, Study
-from fewshot_bench.study.overrides import Override
-from fewshot_bench.study.study_source import plan_of_file
+from fewshot_bench.study.study_parser import Override, plan_of_file
 
 TOO_MUCH: dict[str, tuple[dict[str, Any], str]] = {
     "episodes": ({"episodes": 10**12}, str(MOST_EPISODES)),

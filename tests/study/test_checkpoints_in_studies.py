@@ -11,11 +11,11 @@ import torch
 from conftest import toy_split
 from safetensors.torch import save_file
 
+from fewshot_bench._io.locations import checkpoints_folder
 from fewshot_bench.backbones import BackboneRequest, create_backbone
 from fewshot_bench.datasets import DATASETS, Dataset
 from fewshot_bench.errors import StudyError, UnknownNameError, WeightsError
 from fewshot_bench.outcomes import Cell
-from fewshot_bench.paths import checkpoints_folder
 from fewshot_bench.registry import Entry
 from fewshot_bench.study import Study, TrainingPlan, read_checkpoint, run_study, train_backbone
 from fewshot_bench.study.checkpoints import checkpoint_entries, checkpoint_file

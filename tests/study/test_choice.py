@@ -10,14 +10,14 @@ import toy_sweeps
 
 from fewshot_bench import run_study
 from fewshot_bench.adaptation import ADAPTATIONS, Centroid, Finetune, FinetuneHead, Logistic
-from fewshot_bench.audit.record import recorded_study
+from fewshot_bench.audit.rebuild import recorded_study
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes.cell import MethodCard
 from fewshot_bench.study import Axis, Grid, Study, plan_of_file
 from fewshot_bench.study.known_names import OWN_NAMES
 from fewshot_bench.study.methods import method_name, planned_adaptations
-from fewshot_bench.study.overrides import Override
 from fewshot_bench.study.provenance import study_record
+from fewshot_bench.study.study_parser import Override
 
 
 def planned(*adaptations, **fields):

@@ -19,10 +19,8 @@ import fewshot_bench.outcomes.leases
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
-from fewshot_bench.outcomes.lease_file import Stretch
-from fewshot_bench.outcomes.leases import Leases
-from fewshot_bench.study.chunk_queue import ChunkQueue, Taken, missing_episodes
-from fewshot_bench.study.shard import Shard
+from fewshot_bench.outcomes.leases import Leases, Stretch
+from fewshot_bench.study.chunks import ChunkQueue, Shard, Taken, missing_episodes
 
 CELL = Cell(MethodCard("m", "b", "w", "a"), ProtocolCard("toy", "ab" * 32, "novel", 2, 1, 1, 0, 1))
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import toy_sweeps
 
+from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import BackboneRequest, create_backbone
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.paths import cache_folder
 from fewshot_bench.study import Study, StudyPlan, run_plan, run_study
 from fewshot_bench.study.dry_run import forecast
-from fewshot_bench.study.stored_size import outcome_bytes, part_bytes
+from fewshot_bench.study.estimates import outcome_bytes, part_bytes
 
 UNTRAINED = {"adaptations": ("centroid", "logistic"), "hyper_parameters": {}}
 TRAINED = {"adaptations": ("centroid",), "hyper_parameters": {}, "base_losses": ("ce",), "base_epochs": 1}

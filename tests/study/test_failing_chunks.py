@@ -20,7 +20,7 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import TIMING_COLUMNS
 from fewshot_bench.study import Study, StudyResult, run_study
-from fewshot_bench.study.worker import MethodWorker
+from fewshot_bench.study.workers import MethodWorker
 
 EPISODES, RUNS, CHUNK = 60, 2, 16
 TOLD = {

@@ -6,7 +6,7 @@ import pytest
 
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.study import PAPER_GRID, Axis, Grid, Study
-from fewshot_bench.study.grid import check_names, text_of, with_values
+from fewshot_bench.study.sweep import check_names, text_of, with_values
 
 
 def test_the_default_grid_is_that_of_the_paper():

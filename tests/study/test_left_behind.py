@@ -13,8 +13,7 @@ import pytest
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.lease_file import Stretch
-from fewshot_bench.outcomes.leases import Leases
+from fewshot_bench.outcomes.leases import Leases, Stretch
 from fewshot_bench.study import Study, run_study
 
 COMMAND = [
@@ -24,8 +23,8 @@ COMMAND = [
 LEAVE = """
 import os, sys
 from pathlib import Path
-from fewshot_bench.atomic import temporary_name, create_exclusively
-from fewshot_bench.outcomes.lease_file import Stretch
+from fewshot_bench._io.storage import temporary_name, create_exclusively
+from fewshot_bench.outcomes.leases import Stretch
 from fewshot_bench.outcomes.leases import Leases
 cell = Path(sys.argv[1])
 assert Leases(cell).take(Stretch(0, 15, 20))

@@ -14,7 +14,7 @@ from fewshot_bench.study import Study
 from fewshot_bench.study.method_groups import expanded
 from fewshot_bench.study.methods import members_of, planned_adaptations
 from fewshot_bench.study.plan import StudyPlan
-from fewshot_bench.study.run_all import run_plan
+from fewshot_bench.study.run import run_plan
 
 DATASET = toy_sweeps.toy_dataset()
 WITHOUT_BASE = replace(DATASET, splits={"novel": DATASET.splits["novel"]})

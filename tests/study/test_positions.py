@@ -12,7 +12,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench.study.positions import KeyPath, key_lines, line_of
+from fewshot_bench._io.toml import KeyPath, key_lines, line_of
 
 if sys.version_info >= (3, 11):
     import tomllib

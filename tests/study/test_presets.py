@@ -6,8 +6,8 @@ import pytest
 import timm
 
 from fewshot_bench.study import PAPER_GRID, Study, plan_of_file
-from fewshot_bench.study.overrides import Override
-from fewshot_bench.study.presets import known_preset, preset_entries, preset_names
+from fewshot_bench.study.study_file import known_preset, preset_entries, preset_names
+from fewshot_bench.study.study_parser import Override
 from fewshot_bench.training import paper_recipe
 
 

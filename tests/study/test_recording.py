@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 
 from fewshot_bench import Study, run_study
-from fewshot_bench.outcomes.recorded_studies import recorded_studies
+from fewshot_bench.outcomes.study_log import recorded_studies
 from fewshot_bench.study import StudyPlan, run_plan
 from fewshot_bench.study.check_plan import check_plan
 

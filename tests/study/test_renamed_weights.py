@@ -16,7 +16,7 @@ from fewshot_bench.cli.main import exit_code
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.study import Study, StudyPlan, TrainingPlan, run_plan, run_study, train_backbone
 from fewshot_bench.study.checkpoints import read_checkpoint
-from fewshot_bench.study.outputs import Outputs, write_outputs
+from fewshot_bench.study.plan import Outputs, write_outputs
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def another_file(kind: str, folder: Path) -> Path:
 def test_a_method_goes_on_under_its_first_name(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(state(), tmp_path / "a.pth")
     (first,) = run_study(study_of(tmp_path / "a.pth")).cells
-    monkeypatch.setattr("fewshot_bench.study.classifiers.embed", None)  # what is stored takes no embedding
+    monkeypatch.setattr("fewshot_bench.study.workers.embed", None)  # what is stored takes no embedding
     other = another_file(kind, tmp_path)
     result = run_study(study_of(other, results=tmp_path / "results"))
     (again,) = result.cells

@@ -10,7 +10,7 @@ from fewshot_bench.errors import FewshotBenchError, StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.study import Study, StudyPlan, StudyResult, run_plan, run_study
 from fewshot_bench.study.dry_run import forecast
-from fewshot_bench.study.outputs import Outputs, write_outputs
+from fewshot_bench.study.plan import Outputs, write_outputs
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from fewshot_bench.episodes import SAMPLERS, Protocol
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT
 from fewshot_bench.errors import EpisodeError
 from fewshot_bench.study import Study
-from fewshot_bench.study.grid import with_values
+from fewshot_bench.study.sweep import with_values
 
 SIZES = (30,) * 8
 

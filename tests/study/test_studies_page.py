@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from fewshot_bench.study import plan_of_file
-from fewshot_bench.study.file_keys import fields_of
-from fewshot_bench.study.outputs import Outputs
-from fewshot_bench.study.presets import preset_names
-from fewshot_bench.study.study_file import MethodTable, StudyFile
+from fewshot_bench.study.plan import Outputs
+from fewshot_bench.study.study_file import MethodTable, StudyFile, preset_names
+from fewshot_bench.study.study_parser import fields_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
 OF_METHODS = set(fields_of(MethodTable)) - {"datasets"}

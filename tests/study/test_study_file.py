@@ -9,7 +9,7 @@ import pytest
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.study import Study, StudyPlan, plan_of_file
-from fewshot_bench.study.overrides import Override
+from fewshot_bench.study.study_parser import Override
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from filelock import FileLock
 from toy_sweeps import planned
 
 from fewshot_bench.errors import FewshotBenchError, StudyError, UnknownNameError
-from fewshot_bench.study import Axis, Grid, run_sweep, sweep_points
-from fewshot_bench.study.sweep_points import finished_point, run_study
-from fewshot_bench.study.sweep_result import conclude, unfinished_points
+from fewshot_bench.study import Axis, Grid, run_sweep, sweep_run
+from fewshot_bench.study.sweep_run import conclude, finished_point, run_study, unfinished_points
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +33,7 @@ def runs(monkeypatch) -> list[str]:
         seen.append(f"{study.lambda_} {study.tau}")
         return run_study(study, **options)
 
-    monkeypatch.setattr(sweep_points, "run_study", counted)
+    monkeypatch.setattr(sweep_run, "run_study", counted)
     return seen
 
 
@@ -113,7 +112,7 @@ def test_a_damaged_record_of_a_point_is_made_again_from_its_outcomes(tmp_path, r
 
 
 def test_a_point_that_another_process_works_on_is_left_to_it_and_waited_for(tmp_path, runs, monkeypatch):
-    monkeypatch.setattr(sweep_points, "_PAUSE", 0.01)
+    monkeypatch.setattr(sweep_run, "_PAUSE", 0.01)
     sweep = planned(tmp_path)
     first, *others = sweep.distinct_points()
     (sweep.folder / "points").mkdir(parents=True)
@@ -137,7 +136,7 @@ def test_a_point_that_fails_keeps_no_other_from_running(tmp_path, monkeypatch):
             raise StudyError("the loss is nan.")
         return run_study(study, **options)
 
-    monkeypatch.setattr(sweep_points, "run_study", diverging)
+    monkeypatch.setattr(sweep_run, "run_study", diverging)
     sweep = planned(tmp_path)
     with pytest.raises(StudyError, match=r"1 of 3 points failed; .* lambda 0\.5, tau 0\.1: the loss is nan"):
         run_sweep(sweep)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from fewshot_bench._io.locations import cache_folder, checkpoints_folder
 from fewshot_bench.datasets import DATASETS, Dataset
 from fewshot_bench.errors import DatasetError, StudyError, UnknownNameError, WeightsError
-from fewshot_bench.paths import cache_folder, checkpoints_folder
 from fewshot_bench.registry import Entry
 from fewshot_bench.study import Checkpoint, TrainingPlan, read_checkpoint, train_backbone
 from fewshot_bench.study.checkpoints import checkpoint_entries, checkpoint_file, state_file

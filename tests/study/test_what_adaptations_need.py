@@ -9,16 +9,16 @@ import pytest
 import toy_sweeps
 
 from fewshot_bench.adaptation import LDA, Centroid, Logistic
-from fewshot_bench.audit.record import recorded_study
+from fewshot_bench.audit.rebuild import recorded_study
 from fewshot_bench.backbones import BackboneRequest, create_backbone, embed
 from fewshot_bench.datasets.dataset import Dataset
 from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study import StudyPlan, run_study
-from fewshot_bench.study.classifiers import ClassifierSource
 from fewshot_bench.study.dry_run import forecast
 from fewshot_bench.study.methods import planned_adaptations
+from fewshot_bench.study.workers import ClassifierSource
 
 SIMPLESHOT = {"adaptations": ("simpleshot",), "hyper_parameters": {}}
 CENTROID = {"adaptations": ("centroid",), "hyper_parameters": {"features": "cl2", "metric": "euclidean"}}

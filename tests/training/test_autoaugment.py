@@ -12,10 +12,15 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from fewshot_bench.training import autoaugment as module
-from fewshot_bench.training.autoaugment import AutoAugment, grouped
-from fewshot_bench.training.crop_and_flip import crop_and_flip
-from fewshot_bench.training.image_operations import is_signed
-from fewshot_bench.training.policies import CIFAR10_POLICY, IMAGENET_POLICY, Policy
+from fewshot_bench.training.autoaugment import (
+    CIFAR10_POLICY,
+    IMAGENET_POLICY,
+    AutoAugment,
+    Policy,
+    crop_and_flip,
+    grouped,
+    is_signed,
+)
 
 POLICIES = {32: v2.AutoAugmentPolicy.CIFAR10, 84: v2.AutoAugmentPolicy.IMAGENET}
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
-from fewshot_bench.training.crop_and_flip import crop_and_flip
+from fewshot_bench.training.autoaugment import crop_and_flip
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from fewshot_bench.training.crop_and_flip import crop_and_flip
-from fewshot_bench.training.crop_jitter_flip import CropJitterFlip, jittered
+from fewshot_bench.training.augmentation import CropJitterFlip, jittered
+from fewshot_bench.training.autoaugment import crop_and_flip
 
 CHANGES = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.training import Computing, batch_norms, seeded_randomness
-from fewshot_bench.training.gradients import (
+from fewshot_bench.training.learner import (
     Batch,
     Measured,
     Network,

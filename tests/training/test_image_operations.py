@@ -10,8 +10,15 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from fewshot_bench.training.image_operations import Operation, apply, is_signed, magnitudes
-from fewshot_bench.training.policies import CIFAR10_POLICY, IMAGENET_POLICY, Policy
+from fewshot_bench.training.autoaugment import (
+    CIFAR10_POLICY,
+    IMAGENET_POLICY,
+    Operation,
+    Policy,
+    apply,
+    is_signed,
+    magnitudes,
+)
 
 THEIRS: Any = v2.AutoAugment()
 NAMES = sorted(THEIRS._AUGMENTATION_SPACE)

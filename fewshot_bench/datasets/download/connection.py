@@ -15,10 +15,10 @@ from http import HTTPStatus
 from typing import IO, TypeVar
 from urllib.parse import quote
 
+from fewshot_bench._io.versions import __version__
 from fewshot_bench.datasets.download import limits
 from fewshot_bench.datasets.download.remote_file import OTHER_WAY, is_web_address, shown, wrong_size
 from fewshot_bench.errors import DatasetError
-from fewshot_bench.versions import __version__
 
 _MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _REDIRECTS = (301, 302, 303, 307, 308)

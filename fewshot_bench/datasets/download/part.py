@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from fewshot_bench.atomic import write_atomically
+from fewshot_bench._io.storage import write_atomically
 from fewshot_bench.datasets.download import limits
 from fewshot_bench.datasets.download.remote_file import RemoteFile
 from fewshot_bench.progress import Step

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
 
+from fewshot_bench._io.locks import holding
 from fewshot_bench.datasets.download.checks import (
     check_announced_size,
     check_limit,
@@ -27,7 +28,6 @@ from fewshot_bench.datasets.download.part import Origin, Part
 from fewshot_bench.datasets.download.remote_file import OTHER_WAY, RemoteFile, host, shown, wrong_size
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.progress import SILENT, Progress
-from fewshot_bench.waiting import holding
 
 _CONTENT_RANGE = re.compile(r"\s*bytes\s+([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)\s*", re.IGNORECASE)
 

@@ -19,16 +19,15 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from fewshot_bench.datasets.dataset import SPLIT_NAMES, SplitName
-from fewshot_bench.datasets.importers.found import Found, Imported, ImportRequest
-from fewshot_bench.datasets.importers.imagenet_arrays import check_class_sizes
-from fewshot_bench.datasets.listed import DecodedSplit, ListedSplit, Place
+from fewshot_bench.datasets.images import DecodedSplit, ListedSplit, PixelRecipe, Place
+from fewshot_bench.datasets.layouts.imagenet_arrays import check_class_sizes
+from fewshot_bench.datasets.layouts.layout import Found, Imported, ImportRequest
 from fewshot_bench.datasets.official_splits import (
     ilsvrc_class_sizes,
     mini_imagenet_ranks,
     official_class_sizes,
     published_split,
 )
-from fewshot_bench.datasets.pixels import PixelRecipe
 from fewshot_bench.datasets.sources import FileTree
 from fewshot_bench.datasets.sources.tree import within
 from fewshot_bench.errors import DatasetError

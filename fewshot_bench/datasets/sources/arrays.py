@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.datasets.safe_pickle import read_pickle
+from fewshot_bench.datasets.sources.archives import ZipTree
 from fewshot_bench.datasets.sources.open import check_is_no_web_page
 from fewshot_bench.datasets.sources.tree import FileTree
-from fewshot_bench.datasets.sources.zip_tree import ZipTree
 from fewshot_bench.errors import DatasetError
 
 _SUFFIXES = (".pkl", ".pickle", ".p", ".npz", ".npy")

@@ -1,14 +1,29 @@
-"""What a folder, a zip and a tar have in common for somebody who looks for images."""
+"""What a folder, a zip and a tar have in common for somebody who looks for images.
+
+Names of files and classes in one Unicode form: an é may be one character or an e with an accent behind it.
+
+macOS used to write the second form (NFD), most others write the first (NFC). Names are compared, sorted and stored in
+NFC; what is opened is the name on the disk.
+
+What operating systems, file managers, synchronisers and servers leave among files: thumbnails, indexes, waste.
+
+One list for folders and archives. What is on it is no content, is never opened, and what was passed over is told.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import unicodedata
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import ExitStack
+from fnmatch import translate
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from fewshot_bench.datasets.disk_space import readable_bytes
+from fewshot_bench.datasets.store import readable_bytes
 from fewshot_bench.errors import DatasetError
 
 LARGEST_IMAGE_FILE = 64 << 20
@@ -59,7 +74,7 @@ class FileTree(ABC):
 
     def nested(self, archive: str) -> FileTree:
         """A tar among the files as a tree of its own, to be closed by the caller."""
-        from fewshot_bench.datasets.sources.tar_tree import TarTree
+        from fewshot_bench.datasets.sources.archives import TarTree
 
         return TarTree(self.path / archive, self.local(archive))
 
@@ -142,3 +157,116 @@ class Subtree(FileTree):
 def within(folder: str, name: str) -> str:
     """The path of a file in a folder, which may be the top."""
     return f"{folder}/{name}" if folder else name
+
+
+def composed(name: str) -> str:
+    r"""The name in NFC; bytes that are no text, as names from other systems may hold, are written out.
+
+    >>> composed("e\u0301cole"), composed(b"caf\xe9".decode(errors="surrogateescape"))
+    ('école', 'caf\\xe9')
+    """
+    if name.isascii():
+        return name
+    return unicodedata.normalize("NFC", _NO_TEXT.sub(_written_out, name))
+
+
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # how Python keeps them
+
+
+def _written_out(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def by_composed(names: Iterable[str], place: str) -> dict[str, str]:
+    """Names on the disk by their NFC form, sorted by that.
+
+    Args:
+        names: in one folder.
+        place: the folder, for the message.
+
+    Raises:
+        DatasetError: two differ in nothing but their form.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        if found.setdefault(composed(name), name) != name:
+            raise DatasetError(
+                f"{place} holds {composed(name)!r} twice, in two Unicode forms that look alike. Rename or remove one."
+            )
+    return dict(sorted(found.items()))
+
+
+class NameFinder:
+    """Finds files whose names are written in another Unicode form than on the disk; each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, dict[str, str]] = {}
+
+    def find(self, path: Path) -> Path:
+        """The path as it is on the disk; the path itself where nothing like it is there."""
+        if str(path).isascii():
+            return path
+        found = Path(path.anchor) if path.is_absolute() else Path()
+        for part in path.parts[len(found.parts) :]:
+            found /= part if part == ".." else self._names(found).get(composed(part), part)
+        return found
+
+    def _names(self, folder: Path) -> dict[str, str]:
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = {composed(name): name for name in os.listdir(folder)}
+            except OSError:
+                self._listed[folder] = {}
+        return self._listed[folder]
+
+
+HIDDEN = "hidden"
+"""The kind of whatever begins with a dot: .DS_Store, ._photo.png, .thumbnails, .@__thumb, .git, .stversions, ..."""
+
+CLUTTER = (
+    # Windows
+    "Thumbs.db", "ehthumbs*.db", "desktop.ini", "$RECYCLE.BIN", "RECYCLER", "System Volume Information", "~$*",
+    # macOS
+    "__MACOSX", "Icon\r", "Network Trash Folder", "Temporary Items", "TheVolumeSettingsFolder", "Desktop DB",
+    "Desktop DF",
+    # Linux, editors, Python
+    "lost+found", "*~", "__pycache__",
+    # Network storage: Synology, QNAP
+    "@eaDir", "SYNOFILE_THUMB_*", "SYNOPHOTO_THUMB_*", "SYNOPHOTO:THUMB_*", "SYNOPHOTO_FILM_*", "SYNOVIDEO_*",
+    "@SynoResource", "@SynoEAStream", "@tmp", "@sharesnap", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot",
+    # Synchronisers
+    "~syncthing~*", "_gsdata_", "*.!sync",
+    # Picture managers
+    "Picasa.ini", "ZbThumbnail.info", "pspbrwse.jbf",
+)  # fmt: skip
+"""Names of files and folders, without regard to case; a star stands for anything."""
+
+_PATTERNS = [(name, re.compile(translate(name), re.IGNORECASE)) for name in CLUTTER]
+_ANY = re.compile("|".join(translate(name) for name in CLUTTER), re.IGNORECASE)
+
+
+def clutter_kind(name: str) -> str | None:
+    """What a file or folder of that name is: an entry of `CLUTTER`, or `HIDDEN`; None for content.
+
+    >>> clutter_kind("@eaDir"), clutter_kind("._1.png"), clutter_kind("thumbs")
+    ('@eaDir', 'hidden', None)
+    """
+    if name.startswith("."):
+        return HIDDEN
+    if not _ANY.match(name):
+        return None
+    return next(kind for kind, pattern in _PATTERNS if pattern.match(name)).strip()
+
+
+def clutter_in(path: str) -> tuple[str, str] | None:
+    """The outermost part of a path that is clutter, as a path, and what it is; None for content.
+
+    >>> clutter_in("cat/@eaDir/1.png/SYNOFILE_THUMB_M.png")
+    ('cat/@eaDir', '@eaDir')
+    """
+    parts = path.split("/")
+    for depth, part in enumerate(parts, 1):
+        if kind := clutter_kind(part):
+            return "/".join(parts[:depth]), kind
+    return None

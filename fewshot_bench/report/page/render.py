@@ -1,25 +1,266 @@
-"""From what the page shows to its HTML."""
+"""From what the page shows to its HTML.
+
+Write the page of a results folder.
+
+Which figures the page has, in which order, and what is said about them.
+
+A run card: everything that a cell records about how its outcomes came about.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
+import pandas as pd
+
+from fewshot_bench._io.locations import Place
+from fewshot_bench._io.storage import write_atomically
+from fewshot_bench._io.versions import __version__
+from fewshot_bench.outcomes import Cell, OutcomeStore, marked
 from fewshot_bench.report.best import Answer, answer_lines, answers
-from fewshot_bench.report.page.content import PageContent
+from fewshot_bench.report.leaderboard import current_leaderboard
+from fewshot_bench.report.page.content import PageContent, ProtocolResults, gather, rows_by_protocol
 from fewshot_bench.report.page.finding import main_finding
 from fewshot_bench.report.page.leaderboard_table import TABLE_ID, leaderboard_table
-from fewshot_bench.report.page.protocols import rows_by_protocol
-from fewshot_bench.report.page.run_card import run_card
-from fewshot_bench.report.page.sections import FixedPlot, fixed_plots, protocol_plots
+from fewshot_bench.report.page.plots import (
+    class_figure,
+    cost_figure,
+    distribution_figure,
+    forest_figure,
+    pair_matrix_figure,
+    ranking_figure,
+    sweep_figure,
+)
 from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.versions import __version__
+from fewshot_bench.report.wording import correction_words
+from fewshot_bench.statistics import Correction
+
+Figure = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A figure that changes with the chosen protocol.
+
+    Attributes:
+        anchor: its id in the page.
+        heading: above it.
+        caption: how to read it; `{correction}` stands for how p values are corrected.
+        draw: makes it for a protocol.
+    """
+
+    anchor: str
+    heading: str
+    caption: str
+    draw: Callable[[ProtocolResults], Figure]
+
+
+@dataclass(frozen=True)
+class ProtocolPlots:
+    """The sections, and the figures of each protocol by the id of the place where they are drawn."""
+
+    sections: Sequence[Section]
+    figures: Sequence[dict[str, Figure]]
+
+
+@dataclass(frozen=True)
+class FixedPlot:
+    """Figures that belong to no single protocol, by the id of their place."""
+
+    anchor: str
+    heading: str
+    caption: str
+    figures: Mapping[str, Figure]
+
+    @property
+    def places(self) -> list[str]:
+        """The ids, in order."""
+        return list(self.figures)
+
+
+SECTIONS = (
+    Section(
+        "differences",
+        "Differences to the baseline",
+        "The mark is the mean difference on the episodes that both have seen. The thick line is the 95% interval over "
+        "episodes of this split. The thin line, where it is known, covers other classes and images too. Open marks are "
+        "published numbers. Triangles: shown at 5%, {correction} for the number of methods, beyond this split; "
+        "diamonds: shown on this split alone, for these classes and images.",
+        forest_figure,
+    ),
+    Section(
+        "distributions",
+        "Accuracies of the episodes",
+        "Half of the episodes lie within the box, nine in ten within the whiskers; the line is the median, the dashed "
+        "line the mean. Episodes differ far more than methods do, which is why methods are compared episode by "
+        "episode.",
+        distribution_figure,
+    ),
+    Section(
+        "pairs",
+        "Every method against every other",
+        "Points by which the method of the row is better than that of the column. A star, or in a large matrix a "
+        "colour: a difference is shown beyond this split at 5%, {correction} over all pairs of the protocol, as in the "
+        "letters of the leaderboard. A ring: it is shown on this split alone. A bare number: none is shown. An empty "
+        "cell: the pair has no common episodes. [T] marks transductive methods, which see all queries of an episode at "
+        "once.",
+        pair_matrix_figure,
+    ),
+    Section(
+        "classes",
+        "Class by class",
+        "How much better one method classifies the queries of each class: the best method against the baseline, or the "
+        "two best; where there are both kinds, of the inductive ones. Lines are 95% intervals over the episodes that "
+        "have the class. Where a few classes carry the difference, another split may hold none of them.",
+        class_figure,
+    ),
+    Section(
+        "cost",
+        "Accuracy and cost",
+        "Mean accuracy, with its 95% task interval for up to 100 methods, against the time that one episode takes, and "
+        "against the most memory that the run took where that is recorded. Times are those of the machine of the run "
+        "card.",
+        cost_figure,
+    ),
+)
+_SWEEPS = (
+    "Accuracy on the validation split for each setting that was tried, with 95% intervals; the ring is the chosen "
+    "one. The best of many settings looks better than it is: that is what the novel split is for."
+)
+_RANKS = (
+    "The mean rank of each method over the datasets, 1 for the best. Two methods differ (Nemenyi, 5%) where their "
+    "lines, each as long as the critical difference, do not overlap. With few datasets only large differences show, "
+    "with two datasets none."
+)
+
+
+def protocol_plots(content: PageContent) -> ProtocolPlots:
+    """The figures of each protocol, with captions that say how p values are corrected."""
+    if not content.protocols:
+        return ProtocolPlots((), ())
+    words = correction_words(content.correction)
+    sections = [replace(section, caption=section.caption.replace("{correction}", words)) for section in SECTIONS]
+    figures = [
+        {f"{section.anchor}-plot": section.draw(protocol) for section in SECTIONS} for protocol in content.protocols
+    ]
+    return ProtocolPlots(sections, figures)
+
+
+def fixed_plots(content: PageContent) -> list[FixedPlot]:
+    """The figures that belong to no single protocol; empty ones are left out."""
+    plots = []
+    if content.rankings:
+        ranks = {f"ranking-{place}": ranking_figure(ranking) for place, ranking in enumerate(content.rankings)}
+        plots.append(FixedPlot("ranks", "Ranks over datasets", _RANKS, ranks))
+    if content.sweeps:
+        curves = {f"sweep-{place}": sweep_figure(sweep) for place, sweep in enumerate(content.sweeps)}
+        plots.append(FixedPlot("sweeps", "Sweeps", _SWEEPS, curves))
+    return plots
+
+
+_UNKNOWN = "not recorded"
+_NAMES = 22  # letters
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """The card of one cell.
+
+    Attributes:
+        title: the method and the protocol.
+        text: the command lines that made the outcomes, then name and value of everything else, aligned. One piece of
+            text, because hundreds of cards as lists of elements would make the page slow to open.
+    """
+
+    title: str
+    text: str
+
+
+def run_card(name: str, cell: Cell, task: str | None = None) -> RunCard:
+    """The card of a cell.
+
+    Args:
+        name: what the leaderboard calls the method.
+        cell: with whatever it records; what it does not record is said to be missing.
+        task: what the page calls the protocol; by default its own name, which others may share.
+    """
+    provenance = dict(cell.provenance)
+    commands = [str(command) for command in provenance.pop("commands", [])]
+    method, protocol = cell.method.as_dict(), asdict(cell.protocol)
+    entries = {
+        "git commit": provenance.pop("git_commit", None),
+        "hardware": provenance.pop("hardware", None),
+        "Python": provenance.pop("python", None),
+        "platform": provenance.pop("platform", None),
+        "versions": cell.versions,
+        "seeds": _seeds(cell),
+        "dataset": f"{cell.protocol.dataset}, fingerprint {cell.protocol.dataset_fingerprint}",
+        "dataset recipe": cell.dataset_recipe,
+        "images per class": _sizes(cell.class_sizes),
+        "protocol": {key: value for key, value in protocol.items() if value not in ("", {})},
+        "protocol fingerprint": cell.protocol.fingerprint,
+        "method": {key: value for key, value in method.items() if key != "hyper_parameters"},
+        "hyper-parameters": cell.method.hyper_parameters,
+        "method fingerprint": cell.method.fingerprint,
+        "pretraining": provenance.pop("pretraining", None),
+        "stopping rule": provenance.pop("stopping", None),
+        "peak memory": _gib(provenance.pop("peak_bytes", None)),
+        "study": provenance.pop("study", None),
+        **{key.replace("_", " "): value for key, value in sorted(provenance.items())},
+        "outcomes": f"outcomes/{cell.key}",
+    }
+    lines = [_line("command", "\n".join(commands) or _UNKNOWN)]
+    lines += [_line(key, _text(value)) for key, value in entries.items()]
+    return RunCard(f"{marked(name, cell.method.is_transductive)}, {task or cell.protocol.task}", "\n".join(lines))
+
+
+def _line(name: str, value: str) -> str:
+    """A name and its value; further lines of the value stand below the first."""
+    return f"{name:<{_NAMES}}" + value.replace("\n", f"\n{' ' * _NAMES}")
+
+
+def _text(value: Any) -> str:
+    """Mappings as `name: value` lines, nested ones as JSON."""
+    if value is None or value == "" or value == {} or value == []:
+        return _UNKNOWN
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {_flat(item)}" for key, item in sorted(value.items()))
+    return _flat(value)
+
+
+def _flat(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _seeds(cell: Cell) -> dict[str, Any]:
+    """Every seed that decides the outcomes: that of the episodes, and those among the hyper-parameters."""
+    found: dict[str, Any] = {"episodes": cell.protocol.seed}
+    for stage, settings in cell.method.hyper_parameters.items():
+        if isinstance(settings, Mapping) and "seed" in settings:
+            found[stage] = settings["seed"]
+    return found
+
+
+def _sizes(sizes: Sequence[int]) -> str | None:
+    if not sizes:
+        return None
+    counts = sorted(Counter(sizes).items(), reverse=True)
+    if len(counts) > 6:
+        return f"{len(sizes)} classes of {min(sizes)} to {max(sizes)} images"
+    return ", ".join(f"{count} classes of {size} images" for size, count in counts)
+
+
+def _gib(count: Any) -> str | None:
+    return f"{count / 2**30:.2f} GiB" if isinstance(count, (int, float)) and count else None
+
 
 _CONFIG = {"responsive": True, "displayModeBar": False, "displaylogo": False, "doubleClick": False}
 
@@ -150,3 +391,45 @@ def _sections(content: PageContent, plots: Sequence[Any], fixed: Sequence[FixedP
     if content.cells:
         anchors.append(("run-cards", "Run cards"))
     return [*anchors, ("definitions", "Definitions")]
+
+
+TITLE = "Few-shot results"
+
+
+def write_page(
+    results: Place,
+    path: Place,
+    *,
+    baseline: str | None = None,
+    correct: Correction = "holm",
+    title: str = TITLE,
+    frame: pd.DataFrame | None = None,
+    store: OutcomeStore | None = None,
+) -> PageContent:
+    """Write everything that a results folder holds as one HTML file, all or nothing.
+
+    The same outcomes give the same bytes; images, torch and a GPU are not needed.
+
+    Args:
+        results: the folder with `outcomes`; `leaderboard.csv` in it keeps baselines, `sweeps` are shown.
+        path: the file; an older one is replaced.
+        baseline: name of the method that the others are tested against.
+        correct: how p is corrected for the number of tests on one protocol.
+        title: the page's heading.
+        frame: the current leaderboard, where it has been computed already.
+        store: of these results, where it has been read already.
+
+    Returns:
+        What the page shows, for instance to draw it for a paper.
+
+    Raises:
+        OutcomeError: nothing is stored, or something is damaged.
+        UnknownNameError: no method is called like the baseline.
+        ComparisonError: the baseline's name fits several methods.
+    """
+    store = store or OutcomeStore(results / "outcomes")
+    if frame is None:
+        frame = current_leaderboard(store, results / "leaderboard.csv", baseline, correct=correct)
+    content = gather(store, frame, results)
+    write_atomically(path, page_html(content, title).encode())
+    return content

@@ -20,7 +20,7 @@ import pytest
 from samples import class_folder_tar, class_folder_zip, class_images, npy, state_of, write_folder, write_tar, write_zip
 
 from fewshot_bench.datasets import OwnOptions, import_dataset, import_own_images
-from fewshot_bench.datasets.doctor import check_place
+from fewshot_bench.datasets.check import check_place
 from fewshot_bench.datasets.sources import open_tree
 from fewshot_bench.datasets.sources.arrays import read_arrays
 from fewshot_bench.errors import DatasetError, FewshotBenchError

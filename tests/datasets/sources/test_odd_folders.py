@@ -9,7 +9,7 @@ import pytest
 from samples import class_images, write_folder
 
 from fewshot_bench.datasets import OwnOptions, import_own_images
-from fewshot_bench.datasets.doctor import check_place
+from fewshot_bench.datasets.check import check_place
 from fewshot_bench.datasets.sources import open_tree
 from fewshot_bench.errors import DatasetError
 

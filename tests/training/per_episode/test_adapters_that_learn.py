@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tiny_episodes import IMAGES, made_network, normalise, setup
 
-from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
+from fewshot_bench.finetuning.recipe import EpisodeRecipe
 
 
 def test_beit_has_adapters_everywhere_but_where_it_takes_the_matrix_by_hand():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_episodes import drawn, made_network, setup
 
-from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
+from fewshot_bench.finetuning.recipe import EpisodeRecipe
 
 STEPS = 20
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewshot_bench.training.per_episode.early_stopping import EarlyStopping
+from fewshot_bench.finetuning.trainer import EarlyStopping
 
 
 def weights_after(epoch: int, episodes: int) -> dict[str, Tensor]:

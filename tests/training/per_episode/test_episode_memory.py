@@ -11,16 +11,16 @@ from small_task import WAY, conv4, parts, recipe
 from torch import Tensor
 from torch.autograd.profiler import profile
 
-from fewshot_bench.training.per_episode import memory
-from fewshot_bench.training.per_episode.memory import (
+from fewshot_bench.finetuning import memory
+from fewshot_bench.finetuning.memory import (
     bytes_per_episode,
     episodes_that_fit,
     halved_until_it_fits,
     is_out_of_memory,
 )
-from fewshot_bench.training.per_episode.network_parts import NetworkParts
-from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
-from fewshot_bench.training.per_episode.trainer import EpisodeTrainer
+from fewshot_bench.finetuning.recipe import EpisodeRecipe
+from fewshot_bench.finetuning.trainer import EpisodeTrainer
+from fewshot_bench.finetuning.tuned_parameters import NetworkParts
 
 CPU = torch.device("cpu")
 
@@ -158,7 +158,7 @@ def test_the_last_blocks_alone_take_less() -> None:
 
 def test_the_peak_of_a_process_grows_with_what_it_touches() -> None:
     program = (
-        "import numpy, torch; from fewshot_bench.training.per_episode.memory import peak_bytes; "
+        "import numpy, torch; from fewshot_bench.finetuning.memory import peak_bytes; "
         "cpu = torch.device('cpu'); before = peak_bytes(cpu); numpy.ones(300_000_000, dtype=numpy.uint8); "
         "print(before, peak_bytes(cpu))"
     )

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fewshot_bench.errors import StudyError, UnknownNameError
+from fewshot_bench.finetuning.recipe import EpisodeRecipe
 from fewshot_bench.losses import LOSSES
-from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
 
 WRONG: list[tuple[str, Any, str]] = [
     ("bn", "batch", "one of frozen, support, transductive"),

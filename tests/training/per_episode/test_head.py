@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fewshot_bench.adaptation import nearest_centroid
-from fewshot_bench.training.per_episode.head import StackedHead, dropped
+from fewshot_bench.finetuning.head import StackedHead, dropped
 from fewshot_bench.training.randomness import keyed_uniform
 
 

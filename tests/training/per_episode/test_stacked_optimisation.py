@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
-from fewshot_bench.training.per_episode.optimisation import (
+from fewshot_bench.finetuning.recipe import (
+    EpisodeRecipe,
     forget,
     learning_rate,
     set_learning_rate,
     stacked_optimizer,
 )
-from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
 
 CPU = torch.device("cpu")
 SHAPES = {"filter": (3, 2), "bias": (3,)}

@@ -9,9 +9,8 @@ from torch import nn
 from torch.func import functional_call
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.training.per_episode.disturbance import disturbed
-from fewshot_bench.training.per_episode.prefix import frozen_prefix
-from fewshot_bench.training.per_episode.stacks import stacked
+from fewshot_bench.finetuning.stacked_networks import stacked
+from fewshot_bench.finetuning.tuned_parameters import disturbed, frozen_prefix
 
 NETWORKS = {
     "conv4_32": ({}, "channels"),

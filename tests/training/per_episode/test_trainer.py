@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from fewshot_bench.adaptation import nearest_centroid
 from fewshot_bench.errors import StudyError
-from fewshot_bench.training.per_episode.recipe import EpisodeRecipe
+from fewshot_bench.finetuning.recipe import EpisodeRecipe
 
 INDUCTIVE = [
     {},

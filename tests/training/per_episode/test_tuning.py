@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 import fewshot_bench.backbones  # noqa: F401  # registers the literature's networks with timm
 from fewshot_bench.errors import StudyError
-from fewshot_bench.training.per_episode.disturbance import disturbed
-from fewshot_bench.training.per_episode.tuning import DEFAULT_RANK, Tuning, parse_tuning, tuned_network
+from fewshot_bench.finetuning.tuned_parameters import DEFAULT_RANK, Tuning, disturbed, parse_tuning, tuned_network
 
 SIDE = 32
 BLOCKS = {

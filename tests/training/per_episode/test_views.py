@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewshot_bench.training.augment import Augmentation, choose_augmentation
-from fewshot_bench.training.per_episode import views
-from fewshot_bench.training.per_episode.views import EpisodeKeys, FreshViews, PooledViews, order_of_images
+from fewshot_bench.finetuning import views
+from fewshot_bench.finetuning.views import EpisodeKeys, FreshViews, PooledViews, order_of_images
+from fewshot_bench.training.augmentation import Augmentation, choose_augmentation
 
 EPISODES, IMAGES, SIDE, STEPS = 3, 4, 8, 7
 KEYS = torch.tensor([11, -7, 5 << 40])

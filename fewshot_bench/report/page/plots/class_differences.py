@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from fewshot_bench.report.names import marked_names, short_names
 from fewshot_bench.report.page.content import ProtocolResults
 from fewshot_bench.report.page.plots.style import BLUE, GREY, ORANGE, Figure, empty_figure, figure, rounded, shown
-from fewshot_bench.report.short_names import marked_names, short_names
 from fewshot_bench.report.wording import ACROSS
 
 MOST_CLASSES = 40

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from fewshot_bench.outcomes import marked
+from fewshot_bench.report.names import short_name
 from fewshot_bench.report.page.content import ProtocolResults
 from fewshot_bench.report.page.plots.style import (
     MARKERS,
@@ -18,7 +19,6 @@ from fewshot_bench.report.page.plots.style import (
     rounded,
     shown,
 )
-from fewshot_bench.report.short_names import short_name
 from fewshot_bench.report.wording import is_transductive
 
 _MOST_KINDS = 7

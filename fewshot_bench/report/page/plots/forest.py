@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fewshot_bench.report.leaderboard import kind_order
+from fewshot_bench.report.names import marked_names
 from fewshot_bench.report.page.content import ProtocolResults
 from fewshot_bench.report.page.plots.style import (
     BLUE,
@@ -25,7 +26,6 @@ from fewshot_bench.report.page.plots.style import (
     rows_axis,
     shown,
 )
-from fewshot_bench.report.short_names import marked_names
 from fewshot_bench.report.summary import MEASURED
 from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, NOTHING_SHOWN, ON_THIS_SPLIT
 from fewshot_bench.report.wording import ACROSS, is_across, p_text, row_name

@@ -18,9 +18,8 @@ from fewshot_bench.report.page.plots.style import (
     rounded,
     shown,
 )
-from fewshot_bench.report.picture import NoPictureError
-from fewshot_bench.report.sweep_plot import horizontal_axis, lines_of
-from fewshot_bench.report.sweep_table import axes_of, marked_line
+from fewshot_bench.report.pictures import NoPictureError, horizontal_axis, lines_of
+from fewshot_bench.report.sweeps import axes_of, marked_line
 from fewshot_bench.report.wording import value_text
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from fewshot_bench.report.names import marked_names
 from fewshot_bench.report.page.content import Pairs, ProtocolResults
 from fewshot_bench.report.page.plots.style import Figure, empty_figure, figure, rounded, shown
-from fewshot_bench.report.short_names import marked_names
 from fewshot_bench.report.verdicts import NOTHING_SHOWN, ON_THIS_SPLIT
 from fewshot_bench.report.wording import ACROSS, p_text
 

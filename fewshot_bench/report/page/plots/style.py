@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import escape
 
-from fewshot_bench.report.short_names import marked_names
+from fewshot_bench.report.names import marked_names
 
 Figure = dict[str, Any]
 

@@ -1,1 +1,0 @@
-"""Full-size classification datasets, one file each: their splits share their classes."""
