@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fewshot_bench.datasets.dataset import Dataset
-from fewshot_bench.datasets.download import RemoteFile, zenodo_files
+from fewshot_bench.datasets.fetch import RemoteFile, zenodo_files
 from fewshot_bench.datasets.hugging_face import HUGGING_FACE_PREFIX
 from fewshot_bench.datasets.own_images import OwnOptions, looks_like_a_place, open_own_images
 from fewshot_bench.datasets.store import WholeSplit, is_stored, open_stored, store_dataset, stored_names

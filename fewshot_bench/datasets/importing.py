@@ -14,7 +14,7 @@ from pathlib import Path
 from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.datasets.catalogue import DATASETS, TERMS
 from fewshot_bench.datasets.dataset import Dataset
-from fewshot_bench.datasets.download import fetch
+from fewshot_bench.datasets.fetch import fetch
 from fewshot_bench.datasets.images import Filter, Fit
 from fewshot_bench.datasets.layouts.cifar import find_cifar_arrays, find_cifar_images
 from fewshot_bench.datasets.layouts.classification import CLASSIFICATION_LAYOUTS

@@ -16,7 +16,7 @@ from tiny_benchmarks import IMAGES_PER_CLASS
 
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.datasets import catalogue, open_dataset
-from fewshot_bench.datasets.download import RemoteFile
+from fewshot_bench.datasets.fetch import RemoteFile
 from fewshot_bench.datasets.store import read_description
 
 
