@@ -110,7 +110,7 @@ def test_the_package_runs_nothing_that_it_reads():
     own_processes = {(file, danger) for file, danger in found if fnmatchcase(file, "benchmarks/*.py")}
     assert {danger for _, danger in own_processes} <= {"import subprocess"}
     assert found - own_processes == {
-        ("fewshot_bench/datasets/safe_pickle/unpickler.py", "pickle._Unpickler"),
+        ("fewshot_bench/datasets/sources/safe_pickle.py", "pickle._Unpickler"),
         ("fewshot_bench/cli/sweep_workers.py", "import subprocess"),
         ("fewshot_bench/study/provenance.py", "import subprocess"),
     }

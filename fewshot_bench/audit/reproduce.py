@@ -333,7 +333,7 @@ def reproduce_cell(
         method.card,
         cell.protocol,
         installed_versions(),
-        dict(dataset.recipe),
+        dict(dataset.preprocessing),
         images.class_sizes,
         provenance(study, method.backbone, engine, options.arguments, place=dataset.place),
     )

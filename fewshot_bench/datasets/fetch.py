@@ -33,7 +33,7 @@ from pydantic_core import from_json
 from fewshot_bench._io.locks import holding
 from fewshot_bench._io.storage import write_atomically
 from fewshot_bench._io.versions import __version__
-from fewshot_bench.datasets.web_page import is_web_page
+from fewshot_bench.datasets.sources.tree import is_web_page
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.progress import SILENT, Progress, Step
 

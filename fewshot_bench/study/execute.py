@@ -19,7 +19,7 @@ import numpy as np
 
 from fewshot_bench.adaptation import Adaptation
 from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, known_dataset
-from fewshot_bench.datasets.own_images import left_out_lines
+from fewshot_bench.datasets.dataset import left_out_lines
 from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.engine.engine import Engine, chosen_device
 from fewshot_bench.engine.local import LocalEngine
@@ -88,7 +88,7 @@ def fitting_protocols(study: Study, dataset: Dataset) -> list[Protocol]:
             sample_by_shape(images, protocol, numbers=np.arange(0))
         return study.protocols(images.class_sizes)
     except EpisodeError as error:
-        lines = left_out_lines(dataset.recipe)
+        lines = left_out_lines(dataset.preprocessing)
         if not lines:
             raise
         raise EpisodeError(f"{error} What was left out: {'; '.join(lines[:_MOST_LINES])}.") from error

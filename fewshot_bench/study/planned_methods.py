@@ -51,7 +51,7 @@ def planned_methods(
             name = method_name(base.backbone or study.backbone_name, settings, base.stage, adaptation)
             cards = [protocol_card(protocol, dataset.fingerprint) for protocol in protocols]
             card = _named_as_stored(method_card(name, backbone, base, adaptation), cards, store, study)
-            recorded = (installed_versions(), dict(dataset.recipe), images.class_sizes, told, images.class_names)
+            recorded = (installed_versions(), dict(dataset.preprocessing), images.class_sizes, told, images.class_names)
             planned = [(Cell(card, one, *recorded), protocol) for one, protocol in zip(cards, protocols, strict=True)]
             recipe = partial(_worker_recipe, source, adaptation, images, engine.device)
             shown = progress if rule is None else SILENT

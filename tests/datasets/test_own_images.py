@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fewshot_bench.datasets import OwnOptions, import_own_images, open_dataset, open_own_images
 from fewshot_bench.datasets.own_images import dataset_label, with_fractions
-from fewshot_bench.datasets.own_sources import divide_by_class
+from fewshot_bench.datasets.own_listing import divide_by_class
 from fewshot_bench.errors import DatasetError
 
 CLASSES = ("ash", "birch", "cedar", "dogwood", "elm")
@@ -157,7 +157,7 @@ def test_what_is_no_image_is_left_out_with_its_reason(tmp_path):
     (folder / "cedar" / ".DS_Store").write_bytes(b"clutter")
     (folder / "empty class").mkdir()
     dataset = open_dataset(str(folder))
-    reasons = dict(dataset.recipe["skipped"])
+    reasons = dict(dataset.preprocessing["skipped"])
     assert set(reasons) == {"ash/cut.jpg", "ash/notes.txt", "birch/empty.png", "stray.png"}
     assert reasons["ash/notes.txt"] == "not an image"
     assert reasons["birch/empty.png"] == "the file is empty"
@@ -249,7 +249,7 @@ def test_a_link_that_leads_nowhere_is_left_out(tmp_path):
     (folder / "ash" / "dead.png").symlink_to(tmp_path / "gone.png")
     dataset = open_dataset(folder)
     assert dataset.novel.class_sizes == (4,) * 5
-    ((name, reason),) = dataset.recipe["skipped"]
+    ((name, reason),) = dataset.preprocessing["skipped"]
     assert name == "ash/dead.png"
     assert "cannot be opened" in reason
 
@@ -327,13 +327,13 @@ def test_a_manifest_names_what_it_cannot_use(tmp_path):
     path = write_manifest(tmp_path, "trees.csv")
     with path.open("a", newline="") as file:
         csv.writer(file).writerows([["gone.png", "ash"], ["pictures/ash/0.png", ""], ["", "ash"]])
-    reasons = [reason for _, reason in open_dataset(str(path)).recipe["skipped"]]
+    reasons = [reason for _, reason in open_dataset(str(path)).preprocessing["skipped"]]
     assert reasons == ["no such file", "no label", "no path"]
     with path.open("a", newline="") as file:
         csv.writer(file).writerow(["pictures/ash/0.png", "ash"])
     again = open_dataset(str(path))
     assert again.novel.class_sizes == (4,) * 5
-    assert again.recipe["skipped"][-1] == ["row 24, pictures/ash/0.png", "the same row comes before"]
+    assert again.preprocessing["skipped"][-1] == ["row 24, pictures/ash/0.png", "the same row comes before"]
 
 
 def test_a_manifest_with_an_unknown_split_is_refused(tmp_path):
@@ -379,7 +379,7 @@ def test_the_splits_of_a_hugging_face_dataset_are_kept(tmp_path, hugging_face):
 
 
 def test_a_hugging_face_dataset_that_cannot_be_had_is_one_line(tmp_path, hugging_face, monkeypatch):
-    monkeypatch.setattr("fewshot_bench.datasets.hugging_face.why_hub_is_away", lambda: "")
+    monkeypatch.setattr("fewshot_bench.datasets.own_tables.why_hub_is_away", lambda: "")
     monkeypatch.setattr(hugging_face, "load_dataset", _no_internet)
     with pytest.raises(DatasetError, match=r"hf:somebody/something cannot be loaded .*no way out") as caught:
         open_dataset("hf:somebody/something")
