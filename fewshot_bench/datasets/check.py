@@ -189,7 +189,7 @@ def check_place(path: Path, own: OwnOptions | None = None) -> Diagnosis:
 
     Args:
         path: of the folder or file.
-        own: how images of one's own become a dataset.
+        own: how own images become a dataset.
 
     Raises:
         DatasetError: the path does not exist, or is damaged or hostile.

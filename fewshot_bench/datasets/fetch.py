@@ -268,7 +268,7 @@ class _Origin(BaseModel):
 
     @property
     def is_resumable(self) -> bool:
-        """Without validator or digest, nobody would notice that two versions of the file were joined."""
+        """Without validator or digest, joining two versions of the file would go unnoticed."""
         return self.validator is not None or self.digest is not None
 
     def is_version_of(self, headers: httpx.Headers) -> bool:

@@ -227,8 +227,8 @@ def _text(label: Any, number: int, what: str) -> str | None:
             return None
         if not label.is_integer():
             raise DatasetError(
-                f"row {number} of {what} has the label {label}, a fraction, which is no class. Write a name or a whole "
-                "number in each row."
+                f"row {number} of {what} has the label {label}, a fraction, which cannot be a class. Write a name or a "
+                "whole number in each row."
             )
         return str(int(label))
     return composed(str(label).strip())

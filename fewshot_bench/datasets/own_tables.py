@@ -273,7 +273,7 @@ def list_hugging_face(source: str) -> OwnListing:
         source: a folder, or "hf:NAME" or "hf:NAME:CONFIGURATION" as on the hub.
 
     Raises:
-        DatasetError: the package is absent, the dataset cannot be loaded, it has no column of images or classes, or it
+        DatasetError: the package is missing, the dataset cannot be loaded, lacks a column of images or classes, or
             gives one image several classes or splits.
     """
     try:
@@ -306,7 +306,7 @@ def list_hugging_face(source: str) -> OwnListing:
             raise DatasetError(
                 f"{source} has a split '{part}'; train, val and test (or base, validation, novel) are known."
             )
-        images = table.select_hub_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+        images = table.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
         rows[part] = images[image_column]
         by_class = classes.setdefault(split, {})
         labels, problems, more = _hub_labels(table, label_column, source)

@@ -191,7 +191,7 @@ def test_labels_that_do_not_fit_the_images_are_refused(tiny, tmp_path):
     content = pickle.loads((folder / "CIFAR_FS_val.pickle").read_bytes())
     for labels, complaint in (
         (content["labels"][:-1], "has 12 images but 11 labels"),
-        (["a"] * 12, "no list of whole numbers"),
+        (["a"] * 12, "should be a list of whole numbers"),
     ):
         (folder / "CIFAR_FS_val.pickle").write_bytes(pickle.dumps({**content, "labels": labels}))
         with pytest.raises(DatasetError, match=complaint):
@@ -234,7 +234,7 @@ def test_a_member_that_claims_to_be_huge_is_not_unpacked(tiny, tmp_path):
 def test_an_archive_of_something_else_is_answered_with_what_to_obtain(tiny, tmp_path):
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
         archive.writestr("photos/readme.txt", "hello")
-    with pytest.raises(DatasetError, match=r"no layout of cifar-fs that is known. Obtain CIFAR-100"):
+    with pytest.raises(DatasetError, match=r"no known layout of cifar-fs. Obtain CIFAR-100"):
         import_dataset("cifar-fs", tmp_path / "c.zip")
 
 

@@ -521,10 +521,10 @@ def test_the_published_matlab_files_are_those_that_torchvision_knows():
 def test_a_list_that_is_no_json_is_refused(tmp_path):
     source = as_folder("inaturalist-2017", tmp_path / "source")
     (source / "train_val2017" / "train2017.json").write_text('{"images": [')
-    with pytest.raises(DatasetError, match=r"train2017\.json is no list of images"):
+    with pytest.raises(DatasetError, match=r"train2017\.json is not a list of images"):
         import_dataset("inaturalist-2017", source)
     (source / "train_val2017" / "train2017.json").write_text('{"annotations": []}')
-    with pytest.raises(DatasetError, match=r"train2017\.json is no list of images"):
+    with pytest.raises(DatasetError, match=r"train2017\.json is not a list of images"):
         import_dataset("inaturalist-2017", source)
 
 
@@ -739,7 +739,7 @@ def test_class_folders_of_something_else_are_not_recognised(tmp_path):
     for label in CUB:
         for number in range(5):
             jpeg(source / "train" / label / f"more_{number}.jpg", str(number))
-    with pytest.raises(DatasetError, match="holds no layout of cub-200-2011"):
+    with pytest.raises(DatasetError, match="holds no known layout of cub-200-2011"):
         import_dataset("cub-200-2011", source)
 
 

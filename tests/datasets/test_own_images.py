@@ -181,7 +181,7 @@ def test_classes_that_are_too_small_are_left_out_only_when_asked(tmp_path):
     assert open_dataset(str(folder)).novel.class_sizes == (4, 4, 4, 4, 3)
     strict = open_dataset(str(folder), own=OwnOptions(least_images=4))
     assert strict.novel.class_names == CLASSES[:4]
-    assert strict.recipe["small_classes"] == {"elm": 3}
+    assert strict.preprocessing["small_classes"] == {"elm": 3}
     with pytest.raises(DatasetError, match=r"no class of the novel split of .* has 9 images; the largest has 4"):
         open_dataset(str(folder), own=OwnOptions(least_images=9))
 
@@ -193,7 +193,7 @@ def test_images_of_many_sizes_become_224_pixels_and_small_equal_ones_stay(tmp_pa
     assert open_dataset(str(folder)).novel.images.shape[1:] == (224, 224, 3)
     chosen = open_dataset(str(folder), own=OwnOptions(size=16, fit="squash", interpolation="box"))
     assert chosen.novel.images.shape[1:] == (16, 16, 3)
-    assert chosen.recipe["fit"] == "squash"
+    assert chosen.preprocessing["fit"] == "squash"
 
 
 def test_a_changed_file_is_read_again_and_an_unchanged_folder_is_not(tmp_path, monkeypatch):
@@ -287,8 +287,8 @@ def test_labels_are_plain_names(source, label):
     ("make", "complaint"),
     [
         (lambda at: at / "nothing", "does not exist"),
-        (lambda at: "", "names no place of images"),
-        (lambda at: "hf:", "names no place of images"),
+        (lambda at: "", "should be a folder, an archive or a table"),
+        (lambda at: "hf:", "should be a folder, an archive or a table"),
         (lambda at: _file(at / "page.zip", b"<!DOCTYPE html><html>"), "is a web page"),
         (lambda at: _file(at / "void.zip", b""), "is empty"),
         (lambda at: _embedded(at / "m.parquet"), "holds images, not their paths"),
@@ -297,8 +297,8 @@ def test_labels_are_plain_names(source, label):
         (lambda at: _file(_folder(at / "flat") / "a.png", png(picture(0))).parent, "no folders that say which class"),
         (lambda at: _file(at / "m.csv", b"image_id,kind\n1,2\n"), "has no column 'path'"),
         (lambda at: _file(at / "m.csv", b"path,label\nnot-there.png,a\n"), "not-there.png: no such file"),
-        (lambda at: _file(at / "m.csv", b""), "is no table that can be read"),
-        (lambda at: _file(at / "m.parquet", b"PAR1 and no more"), "is no table that can be read"),
+        (lambda at: _file(at / "m.csv", b""), "cannot be read as a table"),
+        (lambda at: _file(at / "m.parquet", b"PAR1 and no more"), "cannot be read as a table"),
         (lambda at: _file(at / "m.csv", b'path,label\n"unclosed,a\n'), "is no table|names no image"),
     ],
 )
@@ -385,7 +385,7 @@ def test_a_hugging_face_dataset_that_cannot_be_had_is_one_line(tmp_path, hugging
         open_dataset("hf:somebody/something")
     assert "\n" not in str(caught.value)
     hugging_face.Dataset.from_dict({"text": ["a"], "label": [0]}).save_to_disk(str(tmp_path / "texts"))
-    with pytest.raises(DatasetError, match="has no column of images or none of classes; its columns are text, label"):
+    with pytest.raises(DatasetError, match="lacks a column of images or one of classes; its columns are text, label"):
         open_dataset(str(tmp_path / "texts"))
 
 

@@ -302,7 +302,7 @@ def test_a_class_whose_name_may_mean_that_there_is_none_is_told(labels, name):
 
 @pytest.mark.parametrize("value", [0.5, float("inf"), np.float32(1.25)])
 def test_fractions_are_no_classes(value):
-    with pytest.raises(DatasetError, match="a fraction, which is no class"):
+    with pytest.raises(DatasetError, match="a fraction, which cannot be a class"):
         class_names_of([1.0, value], "here")
 
 

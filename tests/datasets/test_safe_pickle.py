@@ -785,7 +785,7 @@ def test_the_same_array_of_a_fitting_shape_is_read(read):
 def test_an_array_or_a_dtype_gets_its_state_once(refused):
     for content, what in ((raw_dtype(), "a dtype"), (raw_array(), "an array")):
         written, state = (pickle.dumps(part, 2)[2:-1] for part in (content, content.reduced[2]))
-        refused(written + state + b"b.", f"{what} whose state is not one", DatasetError)
+        refused(written + state + b"b.", f"{what} with a malformed state", DatasetError)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "rot13", "zlib", "latin-1", "LATIN1", 1, None])

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import IO
 
 from fewshot_bench.datasets.sources.archives import TarTree, ZipTree
-from fewshot_bench.datasets.sources.tree import FileTree, Subtree, check_is_no_web_page, clutter_kind, within
+from fewshot_bench.datasets.sources.tree import (
+    DelegatingTree,
+    FileTree,
+    Subtree,
+    check_is_no_web_page,
+    clutter_kind,
+    within,
+)
 from fewshot_bench.errors import DatasetError
 
 __all__ = ["MOST_ARCHIVES", "ArchivesInFolder", "FileTree", "Subtree", "archives_in", "open_tree"]
@@ -140,8 +147,8 @@ def archives_in(tree: FileTree) -> dict[str, str]:
     return {match[1]: name for match, name in matches if match}
 
 
-class ArchivesInFolder(FileTree):
-    """The archives of one folder: train.tar is the folder "train"."""
+class ArchivesInFolder(DelegatingTree):
+    """The archives of one folder, each seen as the folder that it would unpack to: train.tar is the folder "train"."""
 
     description = "folder of archives"
 
@@ -162,37 +169,12 @@ class ArchivesInFolder(FileTree):
 
     def folders(self, folder: str = "") -> list[str]:
         """Names of the folders in a folder, sorted."""
-        if not folder:
-            return sorted(self._trees)
-        archive, inside = self._within(folder)
-        return archive.folders(inside)
+        return super().folders(folder) if folder else sorted(self._trees)
 
     def files(self, folder: str = "") -> list[str]:
         """Names of the files in a folder, sorted."""
-        if not folder:
-            return []
-        archive, inside = self._within(folder)
-        return archive.files(inside)
+        return super().files(folder) if folder else []
 
-    def size(self, file: str) -> int:
-        """Bytes of a file."""
-        archive, inside = self._within(file)
-        return archive.size(inside)
-
-    def _read(self, file: str) -> bytes:
-        archive, inside = self._within(file)
-        return archive._read(inside)
-
-    def local(self, file: str) -> IO[bytes]:
-        """A file that can be sought and memory-mapped, open until the tree is closed."""
-        archive, inside = self._within(file)
-        return archive.local(inside)
-
-    def nested(self, archive: str) -> FileTree:
-        """A tar in an archive as a tree of its own, to be closed by the caller."""
-        outer, inside = self._within(archive)
-        return outer.nested(inside)
-
-    def _within(self, name: str) -> tuple[FileTree, str]:
-        first, _, rest = name.partition("/")
-        return self._trees[first], rest
+    def _located(self, name: str) -> tuple[FileTree, str]:
+        archive, _, inside = name.partition("/")
+        return self._trees[archive], inside

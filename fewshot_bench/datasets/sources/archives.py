@@ -78,7 +78,7 @@ class ArchiveTree(FileTree, Generic[Member]):
                 continue
             if name in self._members:
                 raise DatasetError(
-                    f"{path} holds two members called {name!r}: and it is unclear which one counts. It is not read."
+                    f"{path} holds two members called {name!r}; it is unclear which one counts. It is not read."
                 )
             self._check_spelling(name)
             self._members[name] = member

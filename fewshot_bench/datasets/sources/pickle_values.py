@@ -142,7 +142,7 @@ class LazyPython2String(LazyBytes):
 
     @staticmethod
     def decode(raw: bytes) -> str:
-        """LazyText in which every character is one byte."""
+        """Text in which every character is one byte."""
         return raw.decode("latin1")
 
 
@@ -168,7 +168,7 @@ class LazyText(LazyBytes):
 
     @staticmethod
     def decode(raw: bytes) -> str:
-        """LazyText in UTF-8."""
+        """Text in UTF-8."""
         return raw.decode("utf-8", "surrogatepass")
 
 
@@ -179,7 +179,7 @@ class LazyTextLine(LazyText):
 
     @staticmethod
     def decode(raw: bytes) -> str:
-        """LazyText with escapes for what is not latin-1."""
+        """Text with escapes for what is not latin-1."""
         return raw.decode("raw-unicode-escape")
 
 
@@ -190,7 +190,7 @@ class LazyPython2Line(LazyText):
 
     @staticmethod
     def decode(raw: bytes) -> str:
-        """LazyText between its quotes."""
+        """Text between its quotes."""
         if len(raw) < 2 or raw[:1] != raw[-1:] or raw[:1] not in (b"'", b'"'):
             raise DamagedError("a string without quotes")
         return codecs.escape_decode(raw[1:-1])[0].decode("latin1")
@@ -268,7 +268,7 @@ class Dtype(LazyValue):
     def set_state(self, source: Source, state: tuple[Any, ...]) -> None:
         """Take the byte order of (version, byte order, subarray, names, fields, item size, alignment, flags)."""
         if self._has_state or len(state) != 8 or state[1] not in ("<", ">", "|") or state[5] not in (-1, self._size):
-            raise DamagedError("a dtype whose state is not one")
+            raise DamagedError("a dtype with a malformed state")
         if any(part is not None for part in state[2:5]):
             raise UnsafeError("a structured dtype")
         self.dtype = self.dtype.newbyteorder(state[1])
@@ -296,7 +296,7 @@ class Array(LazyValue):
     def set_state(self, source: Source, state: tuple[Any, ...]) -> None:
         """Take (version, shape, dtype, whether in Fortran order, data)."""
         if self._array is not None or len(state) != 5 or state[0] != 1 or type(state[3]) not in (bool, int):
-            raise DamagedError("an array whose state is not one")
+            raise DamagedError("an array with a malformed state")
         self._array = array_of(source, state[4], state[2], state[1], "F" if state[3] else "C")
 
 
@@ -326,7 +326,7 @@ def _buffer(data: Any) -> Buffer:
 
 def _bytes_in(shape: tuple[Any, ...], itemsize: int) -> int:
     if len(shape) > _MOST_DIMENSIONS or any(type(extent) is not int or extent < 0 for extent in shape):
-        raise DamagedError("an array whose shape is not one")
+        raise DamagedError("an array with a malformed shape")
     # Empty arrays may have large extents too, but not such that their product overflows in NumPy.
     if itemsize * math.prod(max(extent, 1) for extent in shape) > _LARGEST_ARRAY:
         raise DamagedError("an array of an absurd shape")

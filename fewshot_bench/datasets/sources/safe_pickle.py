@@ -185,7 +185,7 @@ def _encode(source: Source, arguments: tuple[Any, ...]) -> bytes:
     if isinstance(text, LazyText):
         return text.latin1()
     if type(text) is not str:
-        raise DamagedError("bytes of something that is no text")
+        raise DamagedError("bytes of something that is not text")
     return text.encode("latin1")
 
 
@@ -211,7 +211,7 @@ def _ordered_dict(source: Source, arguments: tuple[Any, ...]) -> dict[Any, Any]:
         return {}
     (pairs,) = arguments  # Python 2
     if type(pairs) is not list or any(type(pair) not in (list, tuple) for pair in pairs):
-        raise DamagedError("a dictionary of something else than pairs")
+        raise DamagedError("a dictionary of something other than pairs")
     source.spend(len(pairs))
     return {checked_key(key): value for key, value in pairs}
 
@@ -245,7 +245,7 @@ FUNCTIONS = {tuple(name.rsplit(".", 1)): KnownFunction(name, call) for name, cal
 """The globals that are known, by module and name."""
 
 LAZY_FROM = 1024
-"""Byte strings and texts of so many bytes stay in the file until somebody needs them."""
+"""Byte strings and texts of so many bytes stay in the file until they are needed."""
 
 _LONGEST_INTEGER = 1024
 _LARGEST_MEMO_INDEX = 2**32
@@ -315,20 +315,18 @@ class Unpickler(pickle._Unpickler):
             raise UnsafeError(f"{module[:80]}.{name[:80]}")
         return function
 
-    def load_frame(self) -> None:
-        """Frames are transparent: their content is what follows, and a piece is found where it is in the file."""
+    def _load_frame(self) -> None:
+        # Frames are transparent: their content follows, and strings are found at their place in the file.
         (length,) = struct.unpack("<Q", self.read(8))
         self._source.check_is_left(length)
 
-    def load_long4(self) -> None:
-        """Push a long integer."""
+    def _load_long4(self) -> None:
         (length,) = struct.unpack("<i", self.read(4))
         if not 0 <= length <= _LONGEST_INTEGER:
             raise DamagedError(f"an integer of {length:,} bytes")
         self.append(int.from_bytes(self.read(length), "little", signed=True))
 
-    def load_string_after(self, kind: type[LazyBytes], format: str) -> None:
-        """Push a string whose length comes before it, or pass over it if it is long."""
+    def _load_string_after(self, kind: type[LazyBytes], format: str) -> None:
         (length,) = struct.unpack(format, self.read(struct.calcsize(format)))
         if length < 0:
             raise DamagedError("a string of negative length")
@@ -337,19 +335,16 @@ class Unpickler(pickle._Unpickler):
         else:
             self.append(kind(self._source, self._source.skip(length), length))
 
-    def load_line(self, kind: type[LazyBytes]) -> None:
-        """Push a string that ends with its line, or pass over it if it is long."""
+    def _load_line(self, kind: type[LazyBytes]) -> None:
         offset, length = self._source.skip_line()
         line = kind(self._source, offset, length)
         self.append(line if length >= LAZY_FROM else line.resolve())
 
-    def load_tuple(self) -> None:
-        """Replace everything above the last mark by a tuple of it."""
+    def _load_tuple(self) -> None:
         items = self.pop_mark()  # which changes what `self.append` is
         self.append(tuple_of(items))
 
-    def load_short_tuple(self, length: int) -> None:
-        """Replace the last one to three items by a tuple of them."""
+    def _load_short_tuple(self, length: int) -> None:
         if len(self.stack) < length:
             raise DamagedError("a tuple of more items than there are")
         self.stack[-length:] = [tuple_of(self.stack[-length:])]
@@ -361,53 +356,44 @@ class Unpickler(pickle._Unpickler):
         self.append = self.stack.append
         return items
 
-    def load_list(self) -> None:
-        """Replace everything above the last mark by a list of it."""
+    def _load_list(self) -> None:
         items = self.pop_mark()
         self.append([resolve(item) for item in items])
 
-    def load_dict(self) -> None:
-        """Replace everything above the last mark, keys and values, by a dictionary of it."""
+    def _load_dict(self) -> None:
         items = self.pop_mark()
         self.append({})
         self._set_items(items)
 
-    def load_append(self) -> None:
-        """Add the last item to the list below it."""
+    def _load_append(self) -> None:
         value = resolve(self.stack.pop())
         self._last(list).append(value)
 
-    def load_appends(self) -> None:
-        """Add everything above the last mark to the list below it."""
+    def _load_appends(self) -> None:
         items = self.pop_mark()
         self._last(list).extend([resolve(item) for item in items])
 
-    def load_setitem(self) -> None:
-        """Add the last key and value to the dictionary below them."""
+    def _load_setitem(self) -> None:
         value = self.stack.pop()
         self._set_items([self.stack.pop(), value])
 
-    def load_setitems(self) -> None:
-        """Add every key and value above the last mark to the dictionary below them."""
+    def _load_setitems(self) -> None:
         self._set_items(self.pop_mark())
 
-    def load_put(self) -> None:
-        """Remember the last item under a number."""
+    def _load_put(self) -> None:
         index = int(self.readline()[:-1])
         if not 0 <= index < _LARGEST_MEMO_INDEX:
             raise DamagedError("a memo of absurd size")
         self.memo[index] = self.stack[-1]
 
-    def load_reduce(self) -> None:
-        """Call one of our own functions."""
+    def _load_reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
         if type(function) is not KnownFunction:
             raise UnsafeError(f"a call of a {type_name(function)}")
         self.stack[-1] = function.call(self._source, items_of(arguments))
 
-    def load_build(self) -> None:
-        """Give an array its shape and data, or a dtype its byte order."""
+    def _load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
         if not isinstance(target, (Array, Dtype)):
@@ -427,32 +413,32 @@ class Unpickler(pickle._Unpickler):
             target[checked_key(resolve(items[index]))] = resolve(items[index + 1])
 
     _own_instructions: ClassVar[dict[bytes, Any]] = {
-        pickle.FRAME: load_frame,
-        pickle.LONG4: load_long4,
-        pickle.SHORT_BINBYTES: partial(load_string_after, kind=LazyBytes, format="<B"),
-        pickle.BINBYTES: partial(load_string_after, kind=LazyBytes, format="<I"),
-        pickle.BINBYTES8: partial(load_string_after, kind=LazyBytes, format="<Q"),
-        pickle.BYTEARRAY8: partial(load_string_after, kind=LazyBytes, format="<Q"),
-        pickle.SHORT_BINSTRING: partial(load_string_after, kind=LazyPython2String, format="<B"),
-        pickle.BINSTRING: partial(load_string_after, kind=LazyPython2String, format="<i"),
-        pickle.SHORT_BINUNICODE: partial(load_string_after, kind=LazyText, format="<B"),
-        pickle.BINUNICODE: partial(load_string_after, kind=LazyText, format="<I"),
-        pickle.BINUNICODE8: partial(load_string_after, kind=LazyText, format="<Q"),
-        pickle.STRING: partial(load_line, kind=LazyPython2Line),
-        pickle.UNICODE: partial(load_line, kind=LazyTextLine),
-        pickle.TUPLE: load_tuple,
-        pickle.TUPLE1: partial(load_short_tuple, length=1),
-        pickle.TUPLE2: partial(load_short_tuple, length=2),
-        pickle.TUPLE3: partial(load_short_tuple, length=3),
-        pickle.LIST: load_list,
-        pickle.DICT: load_dict,
-        pickle.APPEND: load_append,
-        pickle.APPENDS: load_appends,
-        pickle.SETITEM: load_setitem,
-        pickle.SETITEMS: load_setitems,
-        pickle.PUT: load_put,
-        pickle.REDUCE: load_reduce,
-        pickle.BUILD: load_build,
+        pickle.FRAME: _load_frame,
+        pickle.LONG4: _load_long4,
+        pickle.SHORT_BINBYTES: partial(_load_string_after, kind=LazyBytes, format="<B"),
+        pickle.BINBYTES: partial(_load_string_after, kind=LazyBytes, format="<I"),
+        pickle.BINBYTES8: partial(_load_string_after, kind=LazyBytes, format="<Q"),
+        pickle.BYTEARRAY8: partial(_load_string_after, kind=LazyBytes, format="<Q"),
+        pickle.SHORT_BINSTRING: partial(_load_string_after, kind=LazyPython2String, format="<B"),
+        pickle.BINSTRING: partial(_load_string_after, kind=LazyPython2String, format="<i"),
+        pickle.SHORT_BINUNICODE: partial(_load_string_after, kind=LazyText, format="<B"),
+        pickle.BINUNICODE: partial(_load_string_after, kind=LazyText, format="<I"),
+        pickle.BINUNICODE8: partial(_load_string_after, kind=LazyText, format="<Q"),
+        pickle.STRING: partial(_load_line, kind=LazyPython2Line),
+        pickle.UNICODE: partial(_load_line, kind=LazyTextLine),
+        pickle.TUPLE: _load_tuple,
+        pickle.TUPLE1: partial(_load_short_tuple, length=1),
+        pickle.TUPLE2: partial(_load_short_tuple, length=2),
+        pickle.TUPLE3: partial(_load_short_tuple, length=3),
+        pickle.LIST: _load_list,
+        pickle.DICT: _load_dict,
+        pickle.APPEND: _load_append,
+        pickle.APPENDS: _load_appends,
+        pickle.SETITEM: _load_setitem,
+        pickle.SETITEMS: _load_setitems,
+        pickle.PUT: _load_put,
+        pickle.REDUCE: _load_reduce,
+        pickle.BUILD: _load_build,
     }
     # Whatever is in neither table is refused.
     dispatch: ClassVar = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in _PLAIN_INSTRUCTIONS}

@@ -113,7 +113,44 @@ class FileTree(ABC):
         self.close()
 
 
-class Subtree(FileTree):
+class DelegatingTree(FileTree):
+    """Files that lie elsewhere in other trees."""
+
+    @abstractmethod
+    def _located(self, name: str) -> tuple[FileTree, str]:
+        """The tree that holds a file or folder, and its path there."""
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders in a folder, sorted."""
+        tree, place = self._located(folder)
+        return tree.folders(place)
+
+    def files(self, folder: str = "") -> list[str]:
+        """Names of the files in a folder, sorted."""
+        tree, place = self._located(folder)
+        return tree.files(place)
+
+    def size(self, file: str) -> int:
+        """Bytes of a file."""
+        tree, place = self._located(file)
+        return tree.size(place)
+
+    def _read(self, file: str) -> bytes:
+        tree, place = self._located(file)
+        return tree._read(place)
+
+    def local(self, file: str) -> IO[bytes]:
+        """A file that can be sought and memory-mapped, open until the tree is closed."""
+        tree, place = self._located(file)
+        return tree.local(place)
+
+    def nested(self, archive: str) -> FileTree:
+        """A tar among the files as a tree of its own, to be closed by the caller."""
+        tree, place = self._located(archive)
+        return tree.nested(place)
+
+
+class Subtree(DelegatingTree):
     """A folder of another tree, seen as a tree of its own."""
 
     def __init__(self, tree: FileTree, folder: str) -> None:
@@ -122,31 +159,8 @@ class Subtree(FileTree):
         self.closing, self.known, self.clutter = tree.closing, {}, tree.clutter
         self._tree, self._folder = tree, folder
 
-    def _within(self, name: str) -> str:
-        return within(self._folder, name) if name else self._folder
-
-    def folders(self, folder: str = "") -> list[str]:
-        """Names of the folders in a folder, sorted."""
-        return self._tree.folders(self._within(folder))
-
-    def files(self, folder: str = "") -> list[str]:
-        """Names of the files in a folder, sorted."""
-        return self._tree.files(self._within(folder))
-
-    def size(self, file: str) -> int:
-        """Bytes of a file."""
-        return self._tree.size(self._within(file))
-
-    def nested(self, archive: str) -> FileTree:
-        """A tar among the files as a tree of its own, to be closed by the caller."""
-        return self._tree.nested(self._within(archive))
-
-    def _read(self, file: str) -> bytes:
-        return self._tree._read(self._within(file))
-
-    def local(self, file: str) -> IO[bytes]:
-        """A file that can be sought and memory-mapped, open until the tree is closed."""
-        return self._tree.local(self._within(file))
+    def _located(self, name: str) -> tuple[FileTree, str]:
+        return self._tree, within(self._folder, name) if name else self._folder
 
 
 def is_web_page(head: bytes) -> bool:
