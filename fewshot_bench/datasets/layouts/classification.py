@@ -26,7 +26,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -187,14 +187,18 @@ class Parts:
             self._opened[key] = self._found[key].opened(self._stack)
         return self._opened[key]
 
-    def text(self, key: str, file: str) -> str:
+    def place(self, file: str, part: str = "") -> tuple[FileTree, str]:
+        """The tree that holds a list, and its path there; by default the part is called after the list."""
+        tree, folder = self[part or file]
+        return tree, within(folder, file)
+
+    def text(self, file: str, part: str = "") -> str:
         """A list in a part.
 
         Raises:
             DatasetError: it is missing, not text, or far too large.
         """
-        tree, folder = self[key]
-        place = within(folder, file)
+        tree, place = self.place(file, part)
         if not tree.has_file(place):
             raise DatasetError(f"{tree.path / place} is missing. Obtain the whole dataset.")
         try:
@@ -202,18 +206,19 @@ class Parts:
         except UnicodeDecodeError as error:
             raise DatasetError(f"{tree.path / place} is not text ({error.reason}). Obtain it again.") from error
 
-    def rows(self, key: str, file: str, columns: int) -> Iterator[list[str]]:
+    def rows(self, file: str, columns: int, part: str = "") -> Iterator[list[str]]:
         """The lines of a list, divided at white space.
 
         Raises:
             DatasetError: a line has another number of words.
         """
-        for number, line in enumerate(io.StringIO(self.text(key, file)), 1):
+        for number, line in enumerate(io.StringIO(self.text(file, part)), 1):
             words = line.split()
             if words and len(words) != columns:
+                tree, place = self.place(file, part)
                 raise DatasetError(
-                    f"line {number} of {self[key][0].path / within(self[key][1], file)} has {len(words)} words, not "
-                    f"{columns}: it is not the official list. Obtain it again."
+                    f"line {number} of {tree.path / place} has {len(words)} words, not {columns}: it is not the "
+                    "official list. Obtain it again."
                 )
             if words:
                 yield words
@@ -257,57 +262,41 @@ class ListedLayout:
             files.setdefault(split, {}).setdefault(label, (part, folder, []))[2].append(file)
 
         @lru_cache(maxsize=1)  # several classes may share a folder
-        def present(part: str, folder: str) -> Collection[str]:
-            images, top = parts[part]
-            return _present_files(images, within(top, folder) if folder else top)
+        def present(images: FileTree, place: str) -> Collection[str]:
+            try:
+                return set(images.files(place))
+            except DatasetError:  # it, or a folder above it, is missing
+                return set()
 
-        splits = {}
+        splits: dict[SplitName, Classes] = {}
         for split, classes in files.items():
-            splits[split] = {
-                label: _listed_images(*parts[part], folder, label, names, present(part, folder))
-                for label, (part, folder, names) in classes.items()
-            }
+            images_of: dict[str, ClassImages] = {}
+            for label, (part, folder, names) in classes.items():
+                images, top = parts[part]
+                place = within(top, folder) if folder else top
+                absent = sorted(name for name in names if name not in present(images, place))
+                if absent:
+                    raise DatasetError(
+                        f"class {label} has {len(names):,} images; the source lacks {len(absent):,} of them "
+                        f"({absent[0]} in {images.path / place}). Obtain the whole dataset."
+                    )
+                images_of[label] = ClassImages(images, place, sorted(names))
+            splits[split] = images_of
         return _imported(request, self.name, splits)
 
 
-def _present_files(tree: FileTree, folder: str) -> set[str]:
-    """The files of a folder; none where it, or one above it, is missing."""
-    try:
-        return set(tree.files(folder))
-    except DatasetError:
-        return set()
-
-
-def _listed_images(
-    tree: FileTree, top: str, folder: str, label: str, files: Collection[str], present: Collection[str]
-) -> ClassImages:
-    """The images of a class, in the order of their names.
-
-    Raises:
-        DatasetError: one is not present.
-    """
-    place = within(top, folder) if folder else top
-    absent = sorted(file for file in files if file not in present)
-    if absent:
-        raise DatasetError(
-            f"class {label} has {len(files):,} images; the source lacks {len(absent):,} of them ({absent[0]} in "
-            f"{tree.path / place}). Obtain the whole dataset."
-        )
-    return ClassImages(tree, place, sorted(files))
-
-
-def _file(name: str, missing: str = "") -> PartSpec:
-    return PartSpec(("",), holding=name, missing=missing)
+def _files_at_top(names: Iterable[str]) -> dict[str, PartSpec]:
+    return {name: PartSpec(("",), holding=name) for name in names}
 
 
 _CUB_LISTS = ("classes.txt", "image_class_labels.txt", "images.txt", "train_test_split.txt")
 
 
 def _cub_rows(parts: Parts) -> Iterator[Row]:
-    class_names = dict(parts.rows(_CUB_LISTS[0], _CUB_LISTS[0], 2))
-    labels = dict(parts.rows(_CUB_LISTS[1], _CUB_LISTS[1], 2))
-    is_train = {image: flag == "1" for image, flag in parts.rows(_CUB_LISTS[3], _CUB_LISTS[3], 2)}
-    for image, path in parts.rows(_CUB_LISTS[2], _CUB_LISTS[2], 2):
+    class_names = dict(parts.rows("classes.txt", 2))
+    labels = dict(parts.rows("image_class_labels.txt", 2))
+    is_train = {image: flag == "1" for image, flag in parts.rows("train_test_split.txt", 2)}
+    for image, path in parts.rows("images.txt", 2):
         folder = path.rpartition("/")[0]
         if image not in is_train or class_names.get(labels.get(image, "")) != folder:
             raise DatasetError(f"the lists in {parts.path} do not agree on image {image} ({path}). Obtain them again.")
@@ -342,7 +331,7 @@ def _pet_rows(parts: Parts) -> Iterator[Row]:
     numbers: dict[str, str] = {}
     lists: dict[SplitName, str] = {"train": "trainval.txt", "test": "test.txt"}
     for split, file in lists.items():
-        for image, number, _, _ in parts.rows("annotations", file, 4):
+        for image, number, _, _ in parts.rows(file, 4, part="annotations"):
             name = image.rpartition("_")[0]
             if numbers.setdefault(name, number) != number:
                 raise DatasetError(
@@ -357,11 +346,11 @@ def _inaturalist_rows(parts: Parts) -> Iterator[Row]:
     for split, file in lists.items():
         try:
             # Everything but the images' names is dropped while the list is read.
-            held = json.loads(parts.text(file, file), object_hook=_slim)
+            held = json.loads(parts.text(file), object_hook=_slim)
             paths = [str(name) for name in held["images"] if name is not None]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            place = parts[file][0].path / within(parts[file][1], file)
-            raise DatasetError(f"{place} is not a list of images ({error}). Obtain it again.") from error
+            tree, place = parts.place(file)
+            raise DatasetError(f"{tree.path / place} is not a list of images ({error}). Obtain it again.") from error
         for path in paths:
             # .../Aves/Accipiter badius/0b2e.jpg; species are told apart within their super-category only.
             inner = "/".join(path.split("/")[-3:])
@@ -376,14 +365,14 @@ _CATEGORIES, _TRAIN, _VALIDATION = "categories_places365.txt", "places365_train_
 
 
 def _places_rows(parts: Parts) -> Iterator[Row]:
-    categories = {number: path.strip("/") for path, number in parts.rows(_CATEGORIES, _CATEGORIES, 2)}
+    categories = {number: path.strip("/") for path, number in parts.rows(_CATEGORIES, 2)}
     names = {folder: "-".join(folder.split("/")[1:]) for folder in categories.values()}
-    for path, number in parts.rows(_TRAIN, _TRAIN, 2):
+    for path, number in parts.rows(_TRAIN, 2):
         folder = path.strip("/").rpartition("/")[0]
         if categories.get(number) != folder:
             raise _unknown_category(path, number)
         yield "train", names[folder], "train", path.strip("/")
-    for file, number in parts.rows(_VALIDATION, _VALIDATION, 2):
+    for file, number in parts.rows(_VALIDATION, 2):
         if number not in categories:
             raise _unknown_category(file, number)
         yield "test", names[categories[number]], "val", file
@@ -418,14 +407,14 @@ LISTED_LAYOUTS = (
     ListedLayout(
         "cub-200-2011",
         "CUB_200_2011",
-        {name: _file(name) for name in _CUB_LISTS} | {"images": PartSpec(("images",))},
+        _files_at_top(_CUB_LISTS) | {"images": PartSpec(("images",))},
         lambda found: {"images.txt", "image_class_labels.txt"} <= found.keys(),
         _cub_rows,
     ),
     ListedLayout(
         "flowers-102",
         "Oxford 102 Flowers",
-        {name: _file(name) for name in LIST_MD5}
+        _files_at_top(LIST_MD5)
         | {"jpg": PartSpec(("jpg",), ("102flowers.tgz", "102flowers.tar"), missing="jpg or 102flowers.tgz")},
         lambda found: len(found) >= 2,
         _flowers_rows,
