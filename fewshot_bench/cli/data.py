@@ -221,7 +221,7 @@ def _describe(dataset: Dataset, as_json: bool) -> None:
     report_notes(dataset.preprocessing)
     for name, counts in splits.items():
         typer.echo(f"{name:<11}{counts['classes']:>4} classes {counts['images']:>8,} images")
-    typer.echo(f"recipe      {preprocessing_line(dict(dataset.preprocessing))}")
+    typer.echo(f"pixels      {preprocessing_line(dict(dataset.preprocessing))}")
     typer.echo(f"fingerprint {dataset.fingerprint}")
     typer.echo(f"stored in   {folder}")
     split = "" if dataset.is_few_shot else " --split test"
