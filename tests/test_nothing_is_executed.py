@@ -141,7 +141,7 @@ ADMITTING = {
         "fewshot_bench/datasets/catalogue.py", "fewshot_bench/study/admission.py", "fewshot_bench/study/study_file.py",
     },
     "admit_fields": {
-        "fewshot_bench/study/admission.py", "fewshot_bench/study/execute.py", "fewshot_bench/study/sweep.py",
+        "fewshot_bench/study/admission.py", "fewshot_bench/study/run.py", "fewshot_bench/study/sweep.py",
         "fewshot_bench/study/train.py", "fewshot_bench/audit/rebuild.py", "fewshot_bench/cli/study_options.py",
     },
     "admit_checkpoints": {

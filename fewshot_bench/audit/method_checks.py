@@ -27,7 +27,7 @@ from fewshot_bench.audit.perturbation import (
     shuffled,
     with_numbers,
 )
-from fewshot_bench.audit.rebuild import Brought, Rebuilt, recorded_study
+from fewshot_bench.audit.rebuild import Brought, RebuiltMethod, recorded_study
 from fewshot_bench.audit.stored_checks import draw_again
 from fewshot_bench.audit.ties import Sample, Turned, chosen_episodes, explanation, turned
 from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier, chunk_size
@@ -188,7 +188,7 @@ class Rerun:
     """
 
     cell: Cell
-    method: Rebuilt
+    method: RebuiltMethod
     groups: Sequence[Episodes]
     stored: Sequence[NDArray[np.uint8]]
     seed: int

@@ -28,12 +28,10 @@ from fewshot_bench.outcomes import Cell, MethodCard
 from fewshot_bench.outcomes.manifest import places_of
 from fewshot_bench.progress import Progress
 from fewshot_bench.study import Study
-from fewshot_bench.study.methods import planned_adaptations
-from fewshot_bench.study.networks import PlannedStage, backbone_of_hub, planned_stages
-from fewshot_bench.study.planned_methods import method_card as card_of
-from fewshot_bench.study.planned_methods import uses_base_head
+from fewshot_bench.study.networks import backbone_of_hub
 from fewshot_bench.study.provenance import hardware, source_commit
-from fewshot_bench.study.workers import ClassifierSource, OnEmbeddings, OnImages
+from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, resolve_study
+from fewshot_bench.study.workers import ClassifierBuilder, WorkerFactory
 
 if TYPE_CHECKING:
     from fewshot_bench.study import Study
@@ -143,27 +141,32 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Rebuilt:
-    """A method that is the cell's by its fingerprint; or but for the weights, where those may be others.
+class RebuiltMethod:
+    """A method with the cell's fingerprint; or, where a base stage may be trained again, with other weights.
 
     Attributes:
-        card: its description.
+        resolved: the study.
+        method: of the study.
         backbone: with its weights.
-        adaptation: what it does with each support set.
-        recipe: makes its classifier.
-        device: of the classifier.
+        card: its description.
+        worker_factory: makes what computes it.
     """
 
-    card: MethodCard
+    resolved: ResolvedStudy
+    method: ResolvedMethod
     backbone: Backbone
-    adaptation: Adaptation
-    recipe: OnEmbeddings | OnImages
-    device: str
+    card: MethodCard
+    worker_factory: WorkerFactory
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """What it does with each support set."""
+        return self.method.adaptation
 
     @cached_property
     def classifier(self) -> Classifier:
-        """The whole of it."""
-        return self.recipe(self.device)
+        """Classifies episodes in this process."""
+        return self.worker_factory.classifier(self.worker_factory.device)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ def rebuild(
     *,
     downloads: bool = False,
     takes_trained: bool = False,
-) -> Rebuilt | Mismatch:
+) -> RebuiltMethod | Mismatch:
     """Find the cell's method among those of a study, by its fingerprint.
 
     What the record says is compared first: only a study that can give the method has weights fetched for it, and only a
@@ -208,51 +211,47 @@ def rebuild(
     Raises:
         FewshotBenchError: the study cannot be run here.
     """
-    study = study.model_copy(update={"dataset": dataset.name})
     contradicted = contradictions(cell, study)
     if contradicted:
         return Mismatch(_listed(contradicted), True)
-    adaptations = planned_adaptations(study)
-    differences = differences_of_adaptations(cell.method, adaptations)
+    resolved = resolve_study(study, dataset=dataset)
+    differences = differences_of_adaptations(cell.method, resolved.adaptations)
     if differences:
         return _mismatch(cell, differences)
     hub = backbone_of_hub(study)
     if hub is not None and not downloads:
         raise WeightsError(f"the weights of {hub} come from a model hub, which is asked only with --download")
     nearest: list[str] | None = None
-    for stage in planned_stages(study, dataset):
-        for adaptation in adaptations:
-            found = _of_stage(cell, study, dataset, stage, adaptation, device, progress, takes_trained)
-            if isinstance(found, Rebuilt):
-                return found
-            if nearest is None or len(found) < len(nearest):
-                nearest = found
+    for method in resolved.methods:
+        found = _rebuilt(cell, resolved, method, LocalEngine(device), progress, takes_trained)
+        if isinstance(found, RebuiltMethod):
+            return found
+        if nearest is None or len(found) < len(nearest):
+            nearest = found
     return _mismatch(cell, nearest or ["it has no method"])
 
 
-def _of_stage(
+def _rebuilt(
     cell: Cell,
-    study: Study,
-    dataset: Dataset,
-    stage: PlannedStage,
-    adaptation: Adaptation,
-    device: str,
+    resolved: ResolvedStudy,
+    method: ResolvedMethod,
+    engine: LocalEngine,
     progress: Progress,
     takes_trained: bool,
-) -> Rebuilt | list[str]:
-    """The cell's method, if one base stage and one adaptation give it; otherwise in what theirs differs."""
-    name = cell.method.name
-    planned = differences_of(cell.method, card_of(name, stage.backbone, stage.base, adaptation))
-    of_training = set(_OF_TRAINING) if uses_base_head(adaptation) else set(_OF_TRAINING) - {_BASE_HEAD}
-    known = [text for text in planned if stage.recipe is None or _subject(text) not in of_training]
+) -> RebuiltMethod | list[str]:
+    """The cell's method, if it is this one of the study; otherwise how the two differ."""
+    trains, start = method.network.recipe is not None, method.network.start()
+    of_training = set(_OF_TRAINING) if method.uses_base_head else set(_OF_TRAINING) - {_BASE_HEAD}
+    planned = differences_of(cell.method, method.card(start))
+    known = [text for text in planned if not trains or _subject(text) not in of_training]
     if known:
         return known
-    backbone = stage.done(dataset, LocalEngine(device), progress)
-    card = card_of(name, backbone, stage.base, adaptation)
+    backbone = method.network.trained(resolved.dataset, engine, progress)
+    card = replace(method.card(backbone), name=cell.method.name)
     if card.fingerprint != cell.method.fingerprint and not takes_trained:
         return differences_of(cell.method, card)
-    source = ClassifierSource(study, dataset, backbone, device, progress)
-    return Rebuilt(card, backbone, adaptation, source.recipe(adaptation), device)
+    builder = ClassifierBuilder(resolved, backbone, engine, progress)
+    return RebuiltMethod(resolved, method, backbone, card, builder.worker_factory(method.adaptation))
 
 
 def _mismatch(cell: Cell, differences: Sequence[str]) -> Mismatch:

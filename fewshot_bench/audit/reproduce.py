@@ -15,7 +15,7 @@ import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from fewshot_bench._io.locations import Place, caching_in
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.audit.audit import described
 from fewshot_bench.audit.images import images_here
-from fewshot_bench.audit.rebuild import Brought, Mismatch, Rebuilt, is_same_machine, rebuild, recorded_study
+from fewshot_bench.audit.rebuild import Brought, Mismatch, RebuiltMethod, is_same_machine, rebuild, recorded_study
 from fewshot_bench.audit.ties import Turned, chosen_episodes, explanation
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.adapt import together
@@ -39,9 +39,8 @@ from fewshot_bench.outcomes.frame import query_counts
 from fewshot_bench.outcomes.packing import position_type
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study import Study
-from fewshot_bench.study.provenance import hardware, platform_name, provenance, source_commit
+from fewshot_bench.study.provenance import hardware, platform_name, source_commit
 from fewshot_bench.study.scheduler import reason_of
-from fewshot_bench.study.workers import WorkerRecipe
 
 _NAMES = ["run", "episode"]
 
@@ -328,16 +327,9 @@ def reproduce_cell(
     engine = LocalEngine(chosen_device(options.device))
     study = _study(cell, options)
     method = _method(cell, study, dataset, engine.device, options, progress)
-    images = dataset.split(Protocol.of(cell.protocol).split)
-    made = Cell(
-        method.card,
-        cell.protocol,
-        installed_versions(),
-        dict(dataset.recipe),
-        images.class_sizes,
-        provenance(study, method.backbone, engine, options.arguments, place=dataset.place),
-    )
-    worker = WorkerRecipe.of(method.recipe, images, engine.device)()
+    record = method.resolved.provenance(method.backbone, engine, options.arguments)
+    made = replace(method.resolved.cells(method.card, record)[0][0], protocol=cell.protocol)
+    worker = method.worker_factory()
     new = Again(made, worker, kept).outcomes(wanted, progress)
     seed = None if options.episodes is None else options.seed
     return _compared(cell, made, len(stored), wanted, new, engine.device, seed)
@@ -394,7 +386,9 @@ def _study(cell: Cell, options: Brought) -> Study:
     return record.study
 
 
-def _method(cell: Cell, study: Study, dataset: Dataset, device: str, options: Brought, progress: Progress) -> Rebuilt:
+def _method(
+    cell: Cell, study: Study, dataset: Dataset, device: str, options: Brought, progress: Progress
+) -> RebuiltMethod:
     """The method of the result, but for weights of a base stage, which training may give others here.
 
     Raises:

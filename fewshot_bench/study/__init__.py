@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from fewshot_bench.study.checkpoints import Checkpoint as Checkpoint
     from fewshot_bench.study.checkpoints import read_checkpoint as read_checkpoint
     from fewshot_bench.study.chunks import Shard as Shard
-    from fewshot_bench.study.execute import StudyResult as StudyResult
-    from fewshot_bench.study.execute import run_study as run_study
     from fewshot_bench.study.plan import StudyPlan as StudyPlan
     from fewshot_bench.study.plan import free_folder as free_folder
     from fewshot_bench.study.plan import fresh_folder as fresh_folder
     from fewshot_bench.study.run import PlanResult as PlanResult
+    from fewshot_bench.study.run import StudyResult as StudyResult
     from fewshot_bench.study.run import run_plan as run_plan
+    from fewshot_bench.study.run import run_study as run_study
     from fewshot_bench.study.study import Study as Study
     from fewshot_bench.study.study_parser import plan_of_file as plan_of_file
     from fewshot_bench.study.sweep import PAPER_GRID as PAPER_GRID
@@ -40,7 +40,7 @@ _HOMES = {
     "Shard": "chunks",
     "Study": "study",
     "StudyPlan": "plan",
-    "StudyResult": "execute",
+    "StudyResult": "run",
     "Sweep": "sweep",
     "SweepResult": "sweep_run",
     "TrainingPlan": "train",
@@ -51,7 +51,7 @@ _HOMES = {
     "read_checkpoint": "checkpoints",
     "read_setting": "sweep_run",
     "run_plan": "run",
-    "run_study": "execute",
+    "run_study": "run",
     "run_sweep": "sweep_run",
     "train_backbone": "train",
 }

@@ -1,22 +1,257 @@
-"""Work through several studies that share a results folder, as one: checked as a whole before the first begins."""
+"""Run studies: every cell of each of them, from images to stored outcomes.
+
+The studies of a plan share a results folder. All of them are resolved, and so checked, before the first one begins.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.errors import FewshotBenchError, UnknownNameError
-from fewshot_bench.outcomes import Cell
+from fewshot_bench.engine.engine import Engine, chosen_device
+from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.episodes import Protocol
+from fewshot_bench.errors import ComparisonError, FewshotBenchError, StudyError, UnknownNameError, show_traceback
+from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
-from fewshot_bench.report import resolve_method
-from fewshot_bench.study.check_plan import check_plan, located
-from fewshot_bench.study.execute import StudyResult, labels_by_name, run_known_study
+from fewshot_bench.report import method_labels, resolve_method
+from fewshot_bench.study.admission import admit_fields
+from fewshot_bench.study.chunks import Shard, missing_episodes
+from fewshot_bench.study.networks import Backbones, Network
 from fewshot_bench.study.plan import StudyPlan
+from fewshot_bench.study.provenance import PeakMemory, changed_code, command_line
+from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, resolve_study
+from fewshot_bench.study.scheduler import MethodRun, is_failure, reason_of
+from fewshot_bench.study.stopping import run_until
 from fewshot_bench.study.study import Study
+from fewshot_bench.study.workers import ClassifierBuilder
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study has done.
+
+    Attributes:
+        dataset: the images that were used.
+        cells: the cells of the grid, all complete but for the episodes that failed.
+        baseline: label of the method that the others are tested against; None if there is only one.
+        seconds: wall time of the whole study.
+        peak_bytes: the most memory it took: on a GPU for tensors, on a CPU for the whole process.
+        failures: the methods that failed on episodes: name, number of episodes, first reason.
+        shard: the part of every run that was computed; None for all of it.
+        missing: episodes that are not stored and did not fail: those of other shards.
+        without_outcomes: keys of the cells without any stored outcome.
+        asked_names: what the study calls a method that is stored under another name, by that name.
+        left_out: adaptations of a group that cannot run there, each with the reason in one sentence.
+    """
+
+    dataset: Dataset
+    cells: list[Cell]
+    baseline: str | None
+    seconds: float
+    peak_bytes: int = 0
+    failures: tuple[tuple[str, int, str], ...] = ()
+    shard: Shard | None = None
+    missing: int = 0
+    without_outcomes: frozenset[str] = frozenset()
+    asked_names: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> int:
+        """How many episodes failed."""
+        return sum(count for _, count, _ in self.failures)
+
+
+def run_study(
+    study: Study,
+    *,
+    progress: Progress = SILENT,
+    arguments: Sequence[str] = (),
+    engine: Engine | None = None,
+    shard: Shard | None = None,
+) -> StudyResult:
+    """Run every cell of a study that is not stored yet, beside any number of processes that do the same.
+
+    Everything a user can get wrong is checked before the first second is spent on training.
+
+    Args:
+        study: what to run. It should be your own: code that it names as `module:callable` is imported.
+        progress: shown one unit per episode, and those of the stages before.
+        arguments: of the command line that asks for it, to be recorded.
+        engine: who computes; this process on the study's device by default.
+        shard: the part of every run to compute.
+
+    Raises:
+        FewshotBenchError: a name is unknown, the data is absent, the protocol does not fit the split, or no episode
+            at all could be computed.
+        OSError: the folder of the results cannot be written to.
+    """
+    admit_fields(study.model_dump())
+    resolved = resolve_study(study, progress=progress)
+    return run_resolved(resolved, progress=progress, arguments=arguments, engine=engine, shard=shard)
+
+
+def run_resolved(
+    resolved: ResolvedStudy,
+    *,
+    progress: Progress = SILENT,
+    arguments: Sequence[str] = (),
+    engine: Engine | None = None,
+    shard: Shard | None = None,
+) -> StudyResult:
+    """Run a resolved study; no code is imported for it.
+
+    Args:
+        resolved: what to run.
+        progress: see `run_study`, as for the others.
+        arguments: of the command line.
+        engine: who computes.
+        shard: the part of every run to compute.
+
+    Raises:
+        FewshotBenchError: see `run_study`.
+        OSError: the folder of the results cannot be written to.
+    """
+    started, study = time.perf_counter(), resolved.study
+    if resolved.rule is not None and shard is not None:
+        raise StudyError("--until-ci looks at all episodes, and --shard has a part of them. Leave one of the two out.")
+    store = OutcomeStore(study.results / "outcomes")
+    store.check_folder()
+    engine = engine or LocalEngine(chosen_device(study.device))
+    memory = PeakMemory(engine.device)
+    failures: list[tuple[str, int, str]] = []
+    runs: list[MethodRun] = []
+    command = command_line(arguments) if arguments else ""
+    with resolved.record.at_work(command, is_all=shard is None), ExitStack() as workers:
+        for network in resolved.networks:
+            try:
+                backbone = network.trained(resolved.dataset, engine, progress)
+            except Exception as error:
+                if not is_failure(error):
+                    raise
+                show_traceback(error)
+                failures += _failures_of_network(resolved, network, error)
+                continue
+            for run in _method_runs(resolved, network, backbone, store, engine, progress, arguments, shard):
+                runs.append(run)
+                workers.callback(run.forget)
+                for sentence in changed_code(store, [cell for cell, _ in run.planned]):
+                    _LOG.warning("note: %s", sentence)
+                memory.note()
+                resolved.record.cells_known([_as_asked(cell, run.asked_name) for cell, _ in run.planned])
+                if resolved.rule is None:
+                    run.run(run.planned)
+                    run.forget()
+        if resolved.rule is not None:
+            run_until(resolved.rule, [run.run for run in runs], [run.planned for run in runs], store, progress)
+        failures += [(run.name, run.failed, run.reason) for run in runs if run.failed]
+        result = _result(resolved, runs, store, failures, shard)
+    peak = max([memory.of_study(), *(run.peak_bytes for run in runs)])
+    return replace(result, seconds=time.perf_counter() - started, peak_bytes=peak)
+
+
+def _method_runs(
+    resolved: ResolvedStudy,
+    network: Network,
+    backbone: Backbone,
+    store: OutcomeStore,
+    engine: Engine,
+    progress: Progress,
+    arguments: Sequence[str],
+    shard: Shard | None,
+) -> Iterator[MethodRun]:
+    """The methods of a trained network, whose adaptations share its embeddings."""
+    builder = ClassifierBuilder(resolved, backbone, engine, progress)
+    provenance = resolved.provenance(backbone, engine, arguments)
+    shown = progress if resolved.rule is None else SILENT
+    for method in resolved.methods:
+        if method.network is network:
+            planned = resolved.cells(_stored_name(resolved, method.card(backbone), store), provenance)
+            make = partial(builder.worker_factory, method.adaptation)
+            yield MethodRun(make, planned, store, engine, shown, resolved.study.chunk, shard, asked_name=method.name)
+
+
+def _stored_name(resolved: ResolvedStudy, card: MethodCard, store: OutcomeStore) -> MethodCard:
+    """A method under the name that it is stored under, if it is: the same weights may be in a file of another name."""
+    # Only a file of weights is renamed so often that other protocols are worth a look: that reads every description.
+    is_by_name = resolved.study.weights is None
+    names = store.names_of(card, [cell.key for cell, _ in resolved.cells(card, {})] if is_by_name else None)
+    return card if not names or card.name in names else replace(card, name=names[0])
+
+
+def _as_asked(cell: Cell, name: str) -> Cell:
+    """A cell under the name that the study plans it under."""
+    return replace(cell, method=replace(cell.method, name=name))
+
+
+def _failures_of_network(resolved: ResolvedStudy, network: Network, error: Exception) -> list[tuple[str, int, str]]:
+    methods: list[ResolvedMethod] = [method for method in resolved.methods if method.network is network]
+    return [(method.name, resolved.episodes, reason_of(error)) for method in methods]
+
+
+def _result(
+    resolved: ResolvedStudy,
+    runs: Sequence[MethodRun],
+    store: OutcomeStore,
+    failures: list[tuple[str, int, str]],
+    shard: Shard | None,
+) -> StudyResult:
+    """What a study has done when it has ended; failures that came before the first episode are recorded now.
+
+    Raises:
+        StudyError: no method has any outcome.
+    """
+    planned = [pair for run in runs for pair in run.planned]
+    cells = [cell for cell, _ in planned]
+    stored = [cell for cell in cells if store.done(cell)]
+    if failures and not stored:
+        raise StudyError(failures[0][2])
+    for run in runs:
+        run.record_not_begun()
+    missing = 0
+    if shard is not None:
+        missing = sum(_missing(store, *pair) - _missing(store, *pair, shard) for pair in planned)
+    asked_names = {run.name: run.asked_name for run in runs if run.asked_name != run.name}
+    return StudyResult(
+        resolved.dataset,
+        cells,
+        _baseline(resolved.study.baseline, cells, stored, asked_names),
+        seconds=0.0,
+        failures=tuple(failures),
+        shard=shard,
+        missing=missing,
+        without_outcomes=frozenset(cell.key for cell in cells) - {cell.key for cell in stored},
+        asked_names=asked_names,
+        left_out=resolved.left_out,
+    )
+
+
+def _missing(store: OutcomeStore, cell: Cell, protocol: Protocol, shard: Shard | None = None) -> int:
+    return sum(len(numbers) for numbers in missing_episodes(store, cell, protocol, shard))
+
+
+def _labels_by_name(cells: Sequence[Cell], asked_names: Mapping[str, str]) -> dict[str, str]:
+    """Labels of methods by what the study calls them, the first of each name."""
+    return {asked_names.get(cell.method.name, cell.method.name): cell.method.label for cell in reversed(cells)}
+
+
+def _baseline(
+    named: str | None, cells: Sequence[Cell], stored: Sequence[Cell], asked_names: Mapping[str, str]
+) -> str | None:
+    """The label of the method that a user named, or of the first of several, where it has outcomes."""
+    labels = _labels_by_name(stored, asked_names)
+    if named is not None:
+        return labels.get(resolve_method(_labels_by_name(cells, asked_names), named))
+    return stored[0].method.label if len(labels) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -67,56 +302,120 @@ def run_plan(
     plan: StudyPlan,
     *,
     progress: Progress = SILENT,
-    run: Callable[[Study], StudyResult] | None = None,
     arguments: Sequence[str] = (),
+    engine: Engine | None = None,
+    shard: Shard | None = None,
 ) -> PlanResult:
-    """Run the studies of a plan one after the other.
+    """Run the studies of a plan one after the other; of the code that they name only what was admitted is used.
 
     Everything a user can get wrong in any of them is found before the first second is spent on training. A study that
-    breaks off all the same does not keep the others from running.
+    fails later does not keep the others from running.
 
     Args:
         plan: what to run.
         progress: shown the stages of every study.
-        run: runs one study; `run_known_study` by default.
         arguments: of the command line that asks for it, to be recorded.
+        engine: who computes; this process on the studies' device by default.
+        shard: the part of every run to compute.
 
     Raises:
         FewshotBenchError: see `run_study`, of all studies; one that is described in a file is named by its line.
         OSError: the folder of the results cannot be written to.
     """
     started = time.perf_counter()
-    run = run or partial(run_known_study, progress=progress, arguments=arguments)
-    if len(plan.studies) > 1 or plan.baselines or plan.outputs.labels:  # one study checks itself, but for these
-        for record in check_plan(plan, progress):
-            record.write()
+    studies = resolve_plan(plan, progress)
+    engine = engine or LocalEngine(chosen_device(plan.studies[0].device))
+    if len(studies) > 1:
+        for resolved in studies:
+            resolved.record.write()
     results: list[StudyResult] = []
     broken: list[tuple[str, int, str]] = []
-    typed: dict[str, str] = {}
-    for number, (study, place) in enumerate(zip(plan.studies, plan.places, strict=True), start=1):
+    for resolved, place in zip(studies, plan.places, strict=True):
         try:
             with located(place):
-                # Which method is the baseline is decided among the methods of all studies, below.
-                results.append(run(study.model_copy(update={"baseline": None})))
+                results.append(
+                    run_resolved(resolved, progress=progress, arguments=arguments, engine=engine, shard=shard)
+                )
         except FewshotBenchError as error:
-            if number == len(plan.studies) and not results:
+            if resolved is studies[-1] and not results:
                 raise
-            broken.append((place, _episodes(study), str(error)))
-        else:
-            typed[results[-1].dataset.name] = study.dataset
+            broken.append((place, resolved.episodes, str(error)))
+    named = {}
+    for resolved, study in zip(studies, plan.studies, strict=True):
+        named[resolved.dataset.name] = plan.baselines.get(study.dataset)
     cells = list({cell.key: cell for result in results for cell in result.cells}.values())
-    named = {name: plan.baselines.get(dataset) for name, dataset in typed.items()}
-    datasets = {result.dataset.name: result.dataset for result in results}
     empty = {key for result in results for key in result.without_outcomes}
     asked_names = {stored: asked for result in results for stored, asked in result.asked_names.items()}
     baselines = _baselines([cell for cell in cells if cell.key not in empty], named, asked_names)
-    seconds = time.perf_counter() - started
-    return PlanResult(datasets, cells, baselines, results, broken, seconds, asked_names)
+    datasets = {result.dataset.name: result.dataset for result in results}
+    return PlanResult(datasets, cells, baselines, results, broken, time.perf_counter() - started, asked_names)
 
 
-def _episodes(study: Study) -> int:
-    """Of each method of a study, as far as it says so itself."""
-    return sum(max(0, protocol.runs * protocol.episodes) for protocol in study.protocols())
+def resolve_plan(plan: StudyPlan, progress: Progress = SILENT) -> list[ResolvedStudy]:
+    """Resolve the studies of a plan, with their networks, and find what is wrong in any of them.
+
+    Datasets are opened, networks are made, and weights may be fetched; nothing is trained, embedded or written.
+
+    Args:
+        plan: the studies.
+        progress: shown the import of a user's own images.
+
+    Raises:
+        FewshotBenchError: see `resolve_study`; or no method is called like the baseline or like one that has a label.
+        OSError: the folder of the results cannot be written to.
+    """
+    OutcomeStore(plan.results / "outcomes").check_folder()
+    studies, backbones = [], Backbones()
+    names: dict[str, list[str]] = {}
+    for study, place in zip(plan.studies, plan.places, strict=True):
+        with located(place):
+            # Which method is the baseline is decided among the methods of all studies.
+            study = study.model_copy(update={"baseline": None})
+            studies.append(resolve_study(study, backbones=backbones, progress=progress))
+            names.setdefault(study.dataset, []).extend(method.name for method in studies[-1].methods)
+    for dataset, baseline in plan.baselines.items():
+        with located(f"baseline of {dataset}" if plan.name else ""):
+            resolve_method(names[dataset], baseline)
+    with located("labels of outputs"):
+        check_labels(plan, names)
+    return studies
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Say where in a file the study is that has an error.
+
+    Args:
+        place: such as "study.toml, line 12"; errors stay unchanged where it is empty.
+
+    Raises:
+        FewshotBenchError: as it was raised, or a StudyError that begins with the place.
+    """
+    try:
+        yield
+    except FewshotBenchError as error:
+        if not place:
+            raise
+        raise StudyError(f"{place}: {error}") from error
+
+
+def check_labels(plan: StudyPlan, names: Mapping[str, Sequence[str]]) -> None:
+    """Refuse labels of methods that are not there, and one label for two methods of a dataset.
+
+    Args:
+        plan: with the labels.
+        names: of the methods of each dataset.
+
+    Raises:
+        UnknownNameError, ComparisonError: see `method_labels`.
+    """
+    labels = method_labels([name for same in names.values() for name in same], plan.outputs.labels.items())
+    for same in names.values():
+        owners: dict[str, str] = {}
+        for name in dict.fromkeys(same):
+            label = labels.get(name, name)
+            if owners.setdefault(label, name) != name:
+                raise ComparisonError(f"{owners[label]} and {name} would both be called '{label}'.")
 
 
 def _baselines(
@@ -126,7 +425,7 @@ def _baselines(
     baselines = {}
     for protocol in dict.fromkeys(cell.protocol.fingerprint for cell in cells):
         same = [cell for cell in cells if cell.protocol.fingerprint == protocol]
-        labels = labels_by_name(same, asked_names)
+        labels = _labels_by_name(same, asked_names)
         wanted = named.get(same[0].protocol.dataset)
         if len(labels) > 1:
             baselines[protocol] = same[0].method.label

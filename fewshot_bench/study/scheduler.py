@@ -26,7 +26,7 @@ from fewshot_bench.outcomes.frame import check_episodes, check_frame
 from fewshot_bench.outcomes.leases import Heart, Leases
 from fewshot_bench.progress import Progress, Step
 from fewshot_bench.study.chunks import ChunkQueue, Job, Left, Shard, Taken, missing_episodes
-from fewshot_bench.study.workers import WorkerRecipe
+from fewshot_bench.study.workers import WorkerFactory
 
 _IN_A_ROW = 3
 """Single episodes that fail one after the other before pieces that fail are tried episode by episode, not in halves."""
@@ -245,7 +245,7 @@ class MethodRun:
         experience: whether it ever succeeds.
     """
 
-    recipe: Callable[[], WorkerRecipe]
+    recipe: Callable[[], WorkerFactory]
     planned: list[tuple[Cell, Protocol]]
     store: OutcomeStore
     engine: Engine

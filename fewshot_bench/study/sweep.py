@@ -32,11 +32,10 @@ from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.registry import Entry
 from fewshot_bench.report.wording import value_text
 from fewshot_bench.study.admission import admit_fields
-from fewshot_bench.study.checkpoints import checkpoint_file, checkpoint_stages, read_checkpoint
-from fewshot_bench.study.execute import fitting_protocols, opened_dataset
+from fewshot_bench.study.checkpoints import checkpoint_file, read_checkpoint
 from fewshot_bench.study.known_names import GROUPS
 from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations, refuse_reading_without_effect
-from fewshot_bench.study.networks import initial_backbone
+from fewshot_bench.study.resolved import ResolvedStudy, resolve_study
 from fewshot_bench.study.study import Study
 
 Value = bool | int | float | str
@@ -240,12 +239,12 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
     _refuse_what_is_chosen(study, grid)
     for values in grid.points():
         planned_adaptations(with_values(study, values))
-    dataset = opened_dataset(study, progress)
-    study = _with_base_losses(study, dataset)
+    resolved = resolve_study(with_values(study, grid.points()[0]), progress=progress)
+    dataset = resolved.dataset
+    study = _with_base_losses(study, resolved)
     refuse_reading_without_effect(study, study.base_losses or ())
     for axis in grid.axes:
         _check_it_acts(axis.name, study, grid)
-    fitting_protocols(study, dataset)
     chosen_device(study.device)
     name = _checked_name(name) if name is not None else _default_name(study, dataset.name)
     if not isinstance(study.results, Path):
@@ -289,15 +288,15 @@ def _refuse_what_is_chosen(study: Study, grid: Grid) -> None:
             )
 
 
-def _with_base_losses(study: Study, dataset: Dataset) -> Study:
+def _with_base_losses(study: Study, resolved: ResolvedStudy) -> Study:
     """The study with its base stage settled: at most one."""
     if study.checkpoints is not None:
-        list(checkpoint_stages(study, dataset))  # says what is wrong before anything is run
+        assert resolved.networks  # whose making says what is wrong before anything is run
         return study
     if study.base_losses is not None:
         return study
     losses: tuple[str, ...] = ()
-    if not initial_backbone(study, dataset).is_pretrained:
+    if not resolved.networks[0].start().is_pretrained:
         losses = ("ce",) if "loss" in hyper_parameters_of(study.adaptations[0]) else study.losses
     return study.model_copy(update={"base_losses": losses})
 

@@ -36,7 +36,7 @@ from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.report import SweptPoint, sweep_frame, write_leaderboard
 from fewshot_bench.report.wording import value_text
 from fewshot_bench.study.chunks import missing_episodes
-from fewshot_bench.study.execute import run_study
+from fewshot_bench.study.run import run_study
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.sweep import NOT_OF_THE_METHOD, Point, Sweep, Value, swept_fields
 

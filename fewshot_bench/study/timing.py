@@ -1,16 +1,11 @@
-"""One method of a study, timed on a few chunks of episodes.
-
-How long the parts of a study take, measured on a few of each: images, steps of a training, chunks of episodes.
-
-What is measured once for all the studies of a plan that need it: networks, images, steps, episodes.
-"""
+"""How long the parts of a study take, measured on a few of each: images, training steps, chunks of episodes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,14 +13,16 @@ from numpy.typing import NDArray
 
 from fewshot_bench.adaptation import Adaptation, Features, Finetune
 from fewshot_bench.backbones import Backbone, embed, embeddings_file
-from fewshot_bench.datasets import Dataset, ImageSplit
+from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.engine.engine import Chunk
+from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study.base_stage import four_inputs
-from fewshot_bench.study.study import Study
-from fewshot_bench.study.workers import ClassifierSource, MethodWorker, WorkerRecipe, augmented_view, name_of_view
+from fewshot_bench.study.estimates import TimeRange
+from fewshot_bench.study.resolved import ResolvedStudy
+from fewshot_bench.study.workers import ClassifierBuilder, MethodWorker, augmented_view, name_of_view
 from fewshot_bench.training import Recipe, refuse_batches_that_do_not_fit, seeded_randomness
 from fewshot_bench.training.learner import Computing, Learner
 from fewshot_bench.training.memory import COPIES_OF_A_WEIGHT, free_bytes, step_bytes_per_image
@@ -39,25 +36,7 @@ _TIMES = 3
 _ENOUGH_EPOCHS = 50
 
 
-class Span(NamedTuple):
-    """Seconds: the fastest and the slowest of a few measurements."""
-
-    low: float
-    high: float
-
-    def times(self, count: float) -> Span:
-        """As many times as long."""
-        return Span(self.low * count, self.high * count)
-
-    def plus(self, other: Span) -> Span:
-        """One after the other."""
-        return Span(self.low + other.low, self.high + other.high)
-
-
-NO_TIME = Span(0.0, 0.0)
-
-
-def per_unit(act: Callable[[int], object], most: int, *, first: int = 1) -> tuple[Span, int]:
+def per_unit(act: Callable[[int], object], most: int, *, first: int = 1) -> tuple[TimeRange, int]:
     """Time something that is done to several at once: a few more each time, until it takes long enough.
 
     Args:
@@ -75,7 +54,7 @@ def per_unit(act: Callable[[int], object], most: int, *, first: int = 1) -> tupl
     rounds = [seconds]
     while len(rounds) < _TIMES and sum(rounds) < _PATIENCE:
         rounds.append(_seconds(act, count))
-    return Span(min(rounds) / count, max(rounds) / count), count
+    return TimeRange(min(rounds) / count, max(rounds) / count), count
 
 
 def _seconds(act: Callable[[int], object], count: int) -> float:
@@ -90,7 +69,7 @@ def _seconds(act: Callable[[int], object], count: int) -> float:
 
 def seconds_per_image(
     split: ImageSplit, backbone: Backbone, device: str, augmentation: AugmentationName | None
-) -> tuple[Span, int]:
+) -> tuple[TimeRange, int]:
     """What it takes to embed one image, and how many were embedded at once to find out.
 
     Args:
@@ -110,7 +89,7 @@ def seconds_per_image(
 
 def seconds_per_trained_image(
     split: ImageSplit, backbone: Backbone, recipe: Recipe, device: str, *, most: int
-) -> tuple[Span, int]:
+) -> tuple[TimeRange, int]:
     """What a training step takes per image, and the size of the batch that told; a batch may be smaller than asked for.
 
     Args:
@@ -149,14 +128,14 @@ class View:
         return embeddings_file(self.split, backbone, self.name, device).is_file()
 
 
-class MeasuredSource(ClassifierSource):
-    """The source of a study's classifiers, with made-up embeddings where none are kept; it notes what it was asked for.
+class MeasuredBuilder(ClassifierBuilder):
+    """Makes classifiers on made-up embeddings where none are in the cache, and notes which were asked for.
 
     Made-up embeddings lie around a centre for each class, so that adaptations that stop early have something to do.
     """
 
-    def __init__(self, study: Study, dataset: Dataset, backbone: Backbone, device: str) -> None:
-        super().__init__(study, dataset, backbone, device, SILENT)
+    def __init__(self, resolved: ResolvedStudy, backbone: Backbone, device: str) -> None:
+        super().__init__(resolved, backbone, LocalEngine(device), SILENT)
         self.views: list[View] = []
 
     def _view(self, view: int, seed: int, augmentation: AugmentationName) -> NDArray[np.float32]:
@@ -192,48 +171,38 @@ class ChunkTime:
         is_extrapolated: whether a few epochs were timed and the others added.
     """
 
-    per_episode: Span
+    per_episode: TimeRange
     timed: int
     chunk: int
     is_extrapolated: bool = False
 
 
-class TimedMethod:
-    """One method of a study on a device, to be timed."""
+def time_method(
+    resolved: ResolvedStudy, backbone: Backbone, adaptation: Adaptation, device: str
+) -> tuple[list[View], TimeRange, list[ChunkTime]]:
+    """The embeddings that a method needs, the seconds to get ready with them, and the time of each protocol."""
+    builder = MeasuredBuilder(resolved, backbone, device)
+    make = builder.worker_factory(adaptation)  # makes up embeddings, which is not to be timed
+    began = time.perf_counter()
+    worker = make()
+    ready = time.perf_counter() - began
 
-    def __init__(self, study: Study, dataset: Dataset, backbone: Backbone, adaptation: Adaptation, device: str) -> None:
-        self._study, self._images, self._adaptation, self._device = (
-            study,
-            dataset.split(study.split),
-            adaptation,
-            device,
-        )
-        self._source = MeasuredSource(study, dataset, backbone, device)
-
-    def measured(self, protocols: list[Protocol]) -> tuple[list[View], Span, list[ChunkTime]]:
-        """The embeddings that it needs, the seconds to get ready with them, and the time of each protocol."""
-        self._source.recipe(self._adaptation)  # makes up embeddings, which is not to be timed
-        began = time.perf_counter()
-        worker = self._worker(self._adaptation)
-        ready = time.perf_counter() - began
-        return self._source.views, Span(ready, ready), [self._timed(worker, protocol) for protocol in protocols]
-
-    def _worker(self, adaptation: Adaptation) -> MethodWorker:
-        return WorkerRecipe.of(self._source.recipe(adaptation), self._images, self._device)()
-
-    def _timed(self, worker: MethodWorker, protocol: Protocol) -> ChunkTime:
-        chunk = min(self._study.chunk or worker.chunk(protocol), protocol.episodes)
-        if not isinstance(self._adaptation, Finetune) or self._adaptation.epochs <= _EPOCHS:
+    def timed(protocol: Protocol) -> ChunkTime:
+        chunk = min(resolved.study.chunk or worker.chunk(protocol), protocol.episodes)
+        if not isinstance(adaptation, Finetune) or adaptation.epochs <= _EPOCHS:
             return ChunkTime(*_episodes(worker, protocol, chunk), chunk)
-        one, timed = _episodes(self._worker(replace(self._adaptation, epochs=1)), protocol, chunk)
-        several, _ = _episodes(self._worker(replace(self._adaptation, epochs=_EPOCHS)), protocol, timed, first=timed)
-        more = (self._adaptation.epochs - 1) / (_EPOCHS - 1)
-        low = one.low + max(0.0, several.low - one.low) * more
-        high = one.high + max(0.0, several.high - one.low) * more
-        return ChunkTime(Span(low, high), timed, chunk, is_extrapolated=True)
+        short, longer = (builder.worker_factory(replace(adaptation, epochs=epochs))() for epochs in (1, _EPOCHS))
+        first, count = _episodes(short, protocol, chunk)
+        several, _ = _episodes(longer, protocol, count, first=count)
+        more = (adaptation.epochs - 1) / (_EPOCHS - 1)
+        low = first.low + max(0.0, several.low - first.low) * more
+        high = first.high + max(0.0, several.high - first.low) * more
+        return ChunkTime(TimeRange(low, high), count, chunk, is_extrapolated=True)
+
+    return builder.views, TimeRange(ready, ready), [timed(protocol) for protocol in resolved.protocols]
 
 
-def _episodes(worker: MethodWorker, protocol: Protocol, most: int, *, first: int = 1) -> tuple[Span, int]:
+def _episodes(worker: MethodWorker, protocol: Protocol, most: int, *, first: int = 1) -> tuple[TimeRange, int]:
     return per_unit(lambda count: worker(Chunk(protocol, 0, np.arange(count), count)), most, first=first)
 
 
@@ -253,7 +222,7 @@ class TrainingNeeds:
         problem: why the batch does not fit; empty where it does.
     """
 
-    per_image: Span
+    per_image: TimeRange
     timed: int
     memory: int
     problem: str
@@ -273,23 +242,20 @@ class Measurements:
         value: T = self._known[key]
         return value
 
-    def image(self, view: View, backbone: Backbone) -> tuple[Span, int]:
+    def image(self, view: View, backbone: Backbone) -> tuple[TimeRange, int]:
         """Seconds to embed one image of a view, and how many were embedded at once."""
         key = ("image", _network(backbone), view.split.images.shape[1:], view.augmentation)
         return self.once(key, lambda: seconds_per_image(view.split, backbone, self.device, view.augmentation))
 
     def method(
-        self, study: Study, dataset: Dataset, backbone: Backbone, adaptation: Adaptation, protocols: Sequence[Protocol]
-    ) -> tuple[list[View], Span, list[ChunkTime]]:
-        """See `TimedMethod.measured`; methods that differ in lambda, tau or reading take the same time."""
-        settings = {name: value for name, value in asdict(adaptation).items() if name not in _NOT_FOR_TIME}
-        of_adaptation = (type(adaptation), *((name, str(value)) for name, value in sorted(settings.items())))
-        key = ("method", _network(backbone), dataset.fingerprint, study.split, *of_adaptation, *protocols)
-
-        def timed() -> tuple[list[View], Span, list[ChunkTime]]:
-            return TimedMethod(study, dataset, backbone, adaptation, self.device).measured(list(protocols))
-
-        return self.once(key, timed)
+        self, resolved: ResolvedStudy, backbone: Backbone, adaptation: Adaptation
+    ) -> tuple[list[View], TimeRange, list[ChunkTime]]:
+        """See `time_method`; methods that differ in lambda, tau or reading take the same time."""
+        settings = {name: str(value) for name, value in asdict(adaptation).items() if name not in _NOT_FOR_TIME}
+        of_adaptation = (type(adaptation), *sorted(settings.items()))
+        images = (resolved.dataset.fingerprint, resolved.study.split)
+        key = ("method", _network(backbone), *images, *of_adaptation, *resolved.protocols)
+        return self.once(key, lambda: time_method(resolved, backbone, adaptation, self.device))
 
     def training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
         """What a training takes; those that differ in lambda, tau, reading, seed or epochs take the same per step."""
