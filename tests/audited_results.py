@@ -128,8 +128,7 @@ class Tie:
 def nearest_ties(folder: Path) -> list[Tie]:
     """Every prediction that the method of a cell does not make, the nearest ones first."""
     cell = stored(folder)
-    study = recorded_study(cell, weights=None, trusts_code=False).study
-    assert study is not None
+    study = recorded_study(cell)
     method = rebuild(cell, study, open_dataset(cell.protocol.dataset), "cpu", SILENT)
     assert isinstance(method, RebuiltMethod)
     assert isinstance(method.classifier, EmbeddingClassifier)

@@ -148,7 +148,6 @@ class TestSimpleShot:
         fields = SIMPLESHOT | {"adaptations": ("logistic", "simpleshot")}
         cells = run_study(toy_sweeps.study(tmp_path, **fields)).cells
         cell = next(cell for cell in cells if cell.method.adaptation == "centroid")
-        study = recorded_study(cell, weights=None, trusts_code=False).study
-        assert study is not None
+        study = recorded_study(cell)
         assert study.adaptations == ("simpleshot",)
         assert planned_adaptations(study) == [Centroid(features="cl2", metric="euclidean")]
