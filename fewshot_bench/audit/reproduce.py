@@ -286,10 +286,10 @@ def _outcomes(
 def _chunks(cell: Cell, worker: Worker, missing: pd.DataFrame) -> Iterator[Chunk]:
     protocol = Protocol.of(cell.protocol)
     at_once = worker.chunk(protocol)
-    for run, rows in missing.groupby("run"):
-        numbers = rows["episode"].to_numpy(np.int64)
+    for run in missing["run"].unique():
+        numbers = missing.loc[missing["run"] == run, "episode"].to_numpy(np.int64)
         for start in range(0, len(numbers), at_once):
-            yield Chunk(protocol, int(run), numbers[start : start + at_once], at_once)  # type: ignore[call-overload]
+            yield Chunk(protocol, int(run), numbers[start : start + at_once], at_once)
 
 
 def _compared(cell: Cell, stored: pd.DataFrame, new: pd.DataFrame, device: str, stored_episodes: int) -> Reproduction:
@@ -311,7 +311,7 @@ def _compared(cell: Cell, stored: pd.DataFrame, new: pd.DataFrame, device: str, 
         )
         for row in ((differ > 0) | (gained != 0)).nonzero()[0]
     ]
-    queries, why = query_counts(new["predictions"], way), ""
+    queries, why = query_counts(new["predictions"], way).astype(np.int64), ""
     if differ.any():
         same_machine = is_same_machine(cell, device)
         _, why = explanation(ChangedPredictions(queries, differ, gained, is_same_machine=same_machine))

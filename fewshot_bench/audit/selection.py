@@ -90,9 +90,8 @@ def _matching(result: str, results: Place) -> list[Place]:
     store = OutcomeStore(results / "outcomes")
     cells = store.cells()
     if not cells:
-        raise ReproductionError(
-            f"{result} is not a folder, and there are no outcomes in {store.folder}. Use --results."
-        )
+        finding = f"is not a folder, and there are no outcomes in {store.folder}"
+        raise ReproductionError(f"{result} {finding}. Use --results.")
     same = cells_of_method(cells, result)
     return [store.folder / cell.key for of_protocol in same.values() for cell in of_protocol]
 

@@ -115,9 +115,8 @@ def check_description(folder: Place) -> tuple[Cell | None, Finding]:
     except (OSError, OutcomeError) as error:
         return None, Finding(DESCRIPTION, "fail", f"cell.json cannot be read: {error}")
     if _KEY.fullmatch(folder.name) is None or cell.key != folder.name:
-        return cell, Finding(
-            DESCRIPTION, "fail", f"it describes the cell {cell.key}, and the folder is called {folder.name}"
-        )
+        finding = f"it describes the cell {cell.key}, and the folder is called {folder.name}"
+        return cell, Finding(DESCRIPTION, "fail", finding)
     if left_out:
         more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
         fields = "; ".join(left_out[:_SHOWN])
@@ -155,9 +154,9 @@ def class_sizes(cell: Cell, images: LocalImages) -> tuple[ClassSizes, Finding]:
             return known, Finding(
                 SIZES,
                 "fail",
-                f"recorded: {_described(cell.class_sizes)}; the images of the same fingerprint: {_described(own)}",
+                f"recorded: {_size(cell.class_sizes)}; the images of the same fingerprint: {_size(own)}",
             )
-        return known, Finding(SIZES, "pass", f"{_described(own)}, as the images here have")
+        return known, Finding(SIZES, "pass", f"{_size(own)}, as the images here have")
     unrecorded = Finding(SIZES, "not checked", "the outcomes do not record them")
     if own is not None and images.is_same:
         return ClassSizes(own, "of the images here"), unrecorded
@@ -280,7 +279,7 @@ def _is_protocol(protocol: Protocol, card: ProtocolCard) -> bool:
     return all(getattr(protocol, name) == getattr(card, name) for name in fields)
 
 
-def _described(sizes: Sequence[int]) -> str:
+def _size(sizes: Sequence[int]) -> str:
     least, most = min(sizes), max(sizes)
     return f"{len(sizes)} classes of {least if least == most else f'{least} to {most}'} images"
 
