@@ -28,19 +28,16 @@ from fewshot_bench.audit.perturbation import (
     with_numbers,
 )
 from fewshot_bench.audit.rebuild import (
-    Mismatch,
+    MismatchError,
     RebuiltMethod,
     RerunOptions,
     is_same_machine,
     rebuild,
-    recorded_study,
     renamed_weights,
 )
 from fewshot_bench.audit.stored_checks import draw_again
 from fewshot_bench.audit.ties import ChangedPredictions, Sample, changed_predictions, chosen_episodes, explanation
-from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier, chunk_size
-from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.errors import FewshotBenchError, ReproductionError
 from fewshot_bench.outcomes import Cell
@@ -127,9 +124,7 @@ def check_method(
     if find_spec("torch") is None:
         return _unchecked("PyTorch is not installed here")
     try:
-        method = _rebuilt(cell, images.dataset, options, progress)
-        if isinstance(method, MethodChecks):
-            return method
+        method = rebuild(cell, images.dataset, options, progress)
         sampled = chosen_episodes(frame, options.episodes, options.seed, cell.key)
         groups = draw_again(cell.protocol, sizes, sampled)
         stored = [_predictions(sampled, episodes) for episodes in groups]
@@ -137,32 +132,24 @@ def check_method(
         if len(present) < len(stored):
             return _unchecked("the stored predictions are not those of these tasks")
         return _Checker(method, groups, present, options, is_same_machine(cell, method.device), len(frame)).checks()
+    except MismatchError as error:
+        return _mismatched(error, renamed_weights(cell, options.weights))
+    except ReproductionError as error:
+        return _unchecked(str(error))
     except FewshotBenchError as error:
         return _unchecked(f"the method cannot be made here: {error}")
 
 
-def _rebuilt(cell: Cell, dataset: Dataset, options: AuditOptions, progress: Progress) -> RebuiltMethod | MethodChecks:
-    """The method; or the findings, where the recorded study does not give it."""
-    try:
-        study = recorded_study(cell, weights=options.weights, trusts_code=options.trusts_code)
-    except ReproductionError as error:
-        return _unchecked(str(error))
-    method = rebuild(cell, study, dataset, chosen_device(options.device), progress, downloads=options.downloads)
-    if isinstance(method, RebuiltMethod):
-        return method
-    if renamed := renamed_weights(cell, options.weights):  # of another cell, perhaps
-        return _unchecked(f"{renamed}, which makes another method: {method.text}")
-    return _contradicted(method)
-
-
-def _contradicted(method: Mismatch) -> MethodChecks:
-    reason = f"the recorded study makes another method: {method.text}"
-    if method.is_of_training:
+def _mismatched(error: MismatchError, renamed: str) -> MethodChecks:
+    if renamed:  # the weights may be those of another cell
+        return _unchecked(f"{renamed}, which makes another method: {error}")
+    reason = f"the recorded study makes another method: {error}"
+    if error.is_of_training:
         reason += "; fewshot-bench reproduce compares the outcomes all the same"
-    unchecked = _unchecked(reason)
-    if method.is_contradiction:
-        return MethodChecks([Finding(SAME, "fail", reason), *unchecked.findings[1:]])
-    return unchecked
+    findings = not_checked(METHOD_CHECKS, reason)
+    if error.is_contradiction:
+        findings[0] = Finding(SAME, "fail", reason)
+    return MethodChecks(findings)
 
 
 def _predictions(frame: pd.DataFrame, episodes: Episodes) -> Positions | None:

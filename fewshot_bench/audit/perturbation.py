@@ -34,14 +34,11 @@ class AskedEpisodes(Episodes):
 
 
 def with_queries(episodes: Episodes, order: NDArray[np.int64]) -> AskedEpisodes:
-    """The same support sets with some of the queries in another order.
+    """The same support sets with some of the queries, in another order; `images` no longer tells their classes.
 
     Args:
         episodes: of one shape, with M queries each.
-        order: which queries, by position, in the order in which a method gets them, [E, m] with m of at most M.
-
-    Returns:
-        Episodes with those `queries`. In `images` the row of a query no longer tells its class either.
+        order: positions of the queries, in the order in which a method gets them, [E, m] with m of at most M.
     """
     asked = np.take_along_axis(episodes.queries, order, axis=1)
     rows = np.full((len(episodes), episodes.way * episodes.query.shape[2]), -1, dtype=np.int32)
@@ -51,16 +48,7 @@ def with_queries(episodes: Episodes, order: NDArray[np.int64]) -> AskedEpisodes:
 
 
 def predictions_of(classifier: Classifier, episodes: Episodes, order: NDArray[np.int64]) -> Positions:
-    """Predictions for some queries that are asked in another order, in the order of the queries.
-
-    Args:
-        classifier: the method.
-        episodes: of one shape.
-        order: see `with_queries`, [E, m].
-
-    Returns:
-        [E, m], by position of the query.
-    """
+    """Predictions for queries that are asked in an order of `with_queries`; returned by position, [E, m]."""
     found = classifier(with_queries(episodes, order), classifier.chunk(episodes.protocol))
     if found.shape != order.shape:
         raise ValueError(f"{found.shape} predictions of {order.shape} queries")
@@ -86,30 +74,19 @@ def relabelled(episodes: Episodes) -> NDArray[np.int64]:
 
 
 def in_parts(classifier: Classifier, episodes: Episodes, parts: list[NDArray[np.int64]]) -> Positions:
-    """Predictions for queries that are asked a part at a time.
+    """Predictions for queries that are asked a part at a time, part after part, [E, sum of m].
 
     Args:
         classifier: the method.
         episodes: of one shape.
         parts: positions of the queries of each part, increasing, [m] each.
-
-    Returns:
-        [E, sum of m], part after part.
     """
     predictions = [predictions_of(classifier, episodes, np.tile(part, (len(episodes), 1))) for part in parts]
     return np.concatenate(predictions, axis=1)
 
 
 def renumbered(classifier: EmbeddingClassifier, seed: int) -> tuple[EmbeddingClassifier, NDArray[np.int32]]:
-    """The same method on the same embeddings, with other numbers for the images.
-
-    Args:
-        classifier: a method of frozen embeddings.
-        seed: of the numbers.
-
-    Returns:
-        The method, and the new number of each image, [I].
-    """
+    """The same method with other numbers for the same images, and the new number of each image, [I]."""
     split = classifier.split
     old = np.random.default_rng(seed).permutation(split.images)
     new = np.empty(split.images, dtype=np.int32)

@@ -21,6 +21,7 @@ from fewshot_bench.backbones import Backbone
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classify import Classifier
+from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import FewshotBenchError, ReproductionError, WeightsError
 from fewshot_bench.outcomes import Cell, MethodCard
@@ -98,19 +99,18 @@ class RebuiltMethod:
         return self.worker_factory.classifier(self.device)
 
 
-@dataclass(frozen=True)
-class Mismatch:
-    """The nearest method that the recorded study gives.
+class MismatchError(ReproductionError):
+    """The recorded study gives another method; the message says in what the nearest one differs.
 
     Attributes:
-        text: in what it differs from the cell's.
         is_contradiction: whether the same code should have given the same method.
         is_of_training: whether nothing but the weights that a training gave differs.
     """
 
-    text: str
-    is_contradiction: bool
-    is_of_training: bool = False
+    def __init__(self, differences: Sequence[str], *, is_contradiction: bool, is_of_training: bool = False) -> None:
+        more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        super().__init__("; ".join(differences[:_SHOWN]) + more)
+        self.is_contradiction, self.is_of_training = is_contradiction, is_of_training
 
 
 def recorded_study(cell: Cell, *, weights: Path | None = None, trusts_code: bool = False) -> Study:
@@ -122,7 +122,7 @@ def recorded_study(cell: Cell, *, weights: Path | None = None, trusts_code: bool
         trusts_code: whether what is named `module:callable` may be imported.
 
     Raises:
-        ReproductionError: the study cannot be run again; the message has no full stop.
+        ReproductionError: the study cannot be run again; the message is a part of a sentence.
     """
     record = cell.provenance.get("study")
     if not isinstance(record, Mapping):
@@ -187,50 +187,45 @@ def _own_settings(own: object, chosen: object) -> dict[str, Any]:
 
 
 def rebuild(
-    cell: Cell,
-    study: Study,
-    dataset: Dataset,
-    device: str,
-    progress: Progress,
-    *,
-    downloads: bool = False,
-    takes_trained: bool = False,
-) -> RebuiltMethod | Mismatch:
-    """Find the cell's method among those of a study, by its fingerprint.
+    cell: Cell, dataset: Dataset, options: RerunOptions, progress: Progress, *, takes_trained: bool = False
+) -> RebuiltMethod:
+    """Make the method of a cell: the one of the recorded study that has its fingerprint.
 
     The record is compared first: weights are fetched only for a study that can give the method, and a base stage is
     trained only if it differs from the cell's in nothing but its weights, unless those are in the cache.
 
     Args:
         cell: whose method.
-        study: that made it.
         dataset: the images.
-        device: a torch device.
+        options: what the record may cause, and the device.
         progress: shown the training and the embedding.
-        downloads: whether weights may be fetched from a model hub.
         takes_trained: whether a base stage that is trained here may give other weights.
 
     Raises:
+        MismatchError: the study gives another method.
+        ReproductionError: see `recorded_study`.
         FewshotBenchError: the study cannot be run here.
     """
+    study = recorded_study(cell, weights=options.weights, trusts_code=options.trusts_code)
     contradictions = list(_contradictions(cell.method, study))
     if contradictions:
-        return Mismatch(_listed(contradictions), True)
+        raise MismatchError(contradictions, is_contradiction=True)
     resolved = resolve_study(study, dataset=dataset)
     differences = _differences_of_adaptations(cell.method, resolved.adaptations)
     if differences:
-        return _mismatch(cell, differences)
+        raise _mismatch(cell, differences)
     hub = backbone_of_hub(study)
-    if hub is not None and not downloads:
+    if hub is not None and not options.downloads:
         raise WeightsError(f"the weights of {hub} come from a model hub, which is asked only with --download")
+    engine = LocalEngine(chosen_device(options.device))
     nearest: list[str] | None = None
     for method in resolved.methods:
-        found = _rebuilt(cell, resolved, method, LocalEngine(device), progress, takes_trained)
+        found = _rebuilt(cell, resolved, method, engine, progress, takes_trained)
         if isinstance(found, RebuiltMethod):
             return found
         if nearest is None or len(found) < len(nearest):
             nearest = found
-    return _mismatch(cell, nearest or ["it has no method"])
+    raise _mismatch(cell, nearest or ["it has no method"])
 
 
 def _rebuilt(
@@ -321,16 +316,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _mismatch(cell: Cell, differences: Sequence[str]) -> Mismatch:
+def _mismatch(cell: Cell, differences: Sequence[str]) -> MismatchError:
     # A method that has no base head here was not trained otherwise: it is another one.
     subjects = {"another method" if " is absent here" in text else _subject(text) for text in differences}
     of_more = bool(subjects - set(_WEIGHTS)) and "code" not in subjects  # which is not this project's
-    return Mismatch(_listed(differences), of_more and is_same_code(cell), is_of_training=not of_more)
-
-
-def _listed(differences: Sequence[str]) -> str:
-    more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
-    return "; ".join(differences[:_SHOWN]) + more
+    return MismatchError(differences, is_contradiction=of_more and is_same_code(cell), is_of_training=not of_more)
 
 
 def is_same_code(cell: Cell) -> bool:

@@ -16,19 +16,12 @@ import pandas as pd
 from fewshot_bench._io.locations import Place, caching_in
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.audit.images import find_images
-from fewshot_bench.audit.rebuild import (
-    Mismatch,
-    RebuiltMethod,
-    RerunOptions,
-    is_same_machine,
-    rebuild,
-    recorded_study,
-)
+from fewshot_bench.audit.rebuild import MismatchError, RerunOptions, is_same_machine, rebuild
 from fewshot_bench.audit.selection import described_cell
 from fewshot_bench.audit.ties import ChangedPredictions, chosen_episodes, explanation
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.adapt import together
-from fewshot_bench.engine.engine import Chunk, Worker, chosen_device
+from fewshot_bench.engine.engine import Chunk, Worker
 from fewshot_bench.engine.local import LocalEngine, computed
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import ReproductionError
@@ -180,8 +173,13 @@ def reproduce_cell(
     dataset = _same_images(cell, folder, options.dataset)
     stored = store.read(cell)
     wanted = stored if options.episodes is None else chosen_episodes(stored, options.episodes, options.seed, cell.key)
-    engine = LocalEngine(chosen_device(options.device))
-    method = _rebuilt(cell, dataset, engine.device, options, progress)
+    try:
+        method = rebuild(cell, dataset, options, progress, takes_trained=True)
+    except MismatchError as error:
+        raise ReproductionError(f"the study recorded with {cell.method.name} makes another method: {error}.") from error
+    except ReproductionError as error:
+        raise ReproductionError(f"{cell.method.name} cannot be run again: {error}.") from error
+    engine = LocalEngine(method.device)
     record = method.resolved.provenance(method.backbone, engine, options.arguments)
     described, _ = method.resolved.cells(method.card, record)[0]
     new_cell = replace(described, protocol=cell.protocol)
@@ -225,35 +223,10 @@ def _same_images(cell: Cell, folder: Place, place: Path | None) -> Dataset:
     return images.dataset
 
 
-def _rebuilt(
-    cell: Cell, dataset: Dataset, device: str, options: ReproductionOptions, progress: Progress
-) -> RebuiltMethod:
-    """The method of the result; a base stage that is trained here may give it other weights.
-
-    Raises:
-        ReproductionError: the record does not say it, or makes another one here.
-    """
-    try:
-        study = recorded_study(cell, weights=options.weights, trusts_code=options.trusts_code)
-    except ReproductionError as error:
-        raise ReproductionError(f"{cell.method.name} cannot be run again: {error}.") from error
-    method = rebuild(cell, study, dataset, device, progress, downloads=options.downloads, takes_trained=True)
-    if isinstance(method, Mismatch):
-        raise ReproductionError(f"the study recorded with {cell.method.name} makes another method here: {method.text}.")
-    return method
-
-
 def _outcomes(
     cell: Cell, worker: Worker, store: OutcomeStore | None, wanted: pd.DataFrame, progress: Progress
 ) -> pd.DataFrame:
-    """The new outcomes of some episodes, by run and number, [E].
-
-    Args:
-        cell: as it is made here.
-        worker: computes its outcomes.
-        store: keeps new outcomes, and may have some from an interrupted reproduction; None to keep none.
-        wanted: the episodes, by run and number, [E].
-        progress: shown one unit per episode.
+    """New outcomes of the wanted episodes; those that are stored already from an interrupted reproduction are read.
 
     Raises:
         ReproductionError: the method failed.
@@ -341,18 +314,13 @@ def _count_differing(stored: np.ndarray[Any, Any], new: np.ndarray[Any, Any]) ->
 
 
 def environment_diff(cell: Cell, device: str) -> tuple[EnvironmentDifference, ...]:
-    """Versions, commit, platform and hardware that are not as recorded, or not recorded.
-
-    Args:
-        cell: with its record.
-        device: a torch device.
-    """
+    """Versions, commit, platform and hardware that are not as recorded, or not recorded."""
     provenance = cell.provenance
     recorded = {
         **cell.versions,
-        "commit": provenance.get("git_commit", ""),
-        "python": provenance.get("python", ""),
-        "platform": provenance.get("platform", ""),
+        "commit": provenance.get("git_commit"),
+        "python": provenance.get("python"),
+        "platform": provenance.get("platform"),
         **provenance.get("hardware", {}),
     }
     here: Mapping[str, Any] = {

@@ -70,10 +70,7 @@ def _completeness(frame: pd.DataFrame, rows: int, parts: int) -> Finding:
 def check_counts(cell: Cell, frame: pd.DataFrame, groups: Sequence[Episodes] | None) -> Finding:
     """Whether the stored predictions give the stored numbers of correct answers and accuracies.
 
-    Args:
-        cell: whose outcomes.
-        frame: one row per episode.
-        groups: the tasks, which give the true classes; without them every class has as many queries.
+    Without the tasks, every class has equally many queries.
     """
     if groups is None and not cell.protocol.has_even_queries:
         return Finding(COUNTS, "not checked", "how many queries each class has differs by task, and is not known")
@@ -167,15 +164,10 @@ def class_sizes(cell: Cell, images: LocalImages) -> tuple[ClassSizes, Finding]:
 
 
 def draw_again(card: ProtocolCard, sizes: Sequence[int], frame: pd.DataFrame) -> list[Episodes]:
-    """The tasks of stored outcomes, grouped by run and shape.
-
-    Args:
-        card: the protocol.
-        sizes: images per class of the split, [C].
-        frame: outcomes, one row per episode.
+    """The tasks of stored outcomes (one row per episode), grouped by run and shape.
 
     Raises:
-        FewshotBenchError: the protocol does not fit these classes, or there are too many tasks.
+        FewshotBenchError: the protocol does not fit these class sizes, or there are too many tasks.
     """
     protocol = Protocol.of(card)
     size = task_size(protocol.way, protocol.shot, protocol.query, protocol.sampler)
@@ -210,12 +202,7 @@ def check_tasks(groups: Sequence[Episodes], known: ClassSizes) -> Finding:
 
 
 def task_problem(episodes: Episodes, sizes: Sequence[int]) -> str:
-    """The first problem of some episodes, in words; empty where there is none.
-
-    Args:
-        episodes: of one shape.
-        sizes: images per class of the split, [C].
-    """
+    """The first problem of episodes of one shape, in words; empty where there is none."""
     protocol = episodes.protocol
     support, images = episodes.support, episodes.images.reshape(len(episodes), -1)
     if not len(episodes):
@@ -266,7 +253,7 @@ def published_locks() -> tuple[Lock, ...]:
 
 @lru_cache(maxsize=64)
 def _digests(sizes: tuple[int, ...], protocol: Protocol) -> tuple[str, ...]:
-    """Digests of a whole protocol: many cells of a study share it, and to draw it takes seconds."""
+    """Digests of a whole protocol, which takes seconds to draw and is shared by many cells."""
     return episode_digests(sizes, protocol)
 
 

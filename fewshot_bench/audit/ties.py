@@ -112,15 +112,7 @@ def changed_predictions(
     far: int = 0,
     is_same_machine: bool,
 ) -> ChangedPredictions:
-    """Compare stored and new predictions of the same queries, group by group; arrays are [E, M] of each group.
-
-    Args:
-        stored: predictions.
-        new: predictions.
-        truth: the true classes.
-        far: see `ChangedPredictions`.
-        is_same_machine: see `ChangedPredictions`.
-    """
+    """Compare stored and new predictions of the same queries, given their true classes, [E, M] of each group."""
     groups = list(zip(stored, new, truth, strict=True))
     return ChangedPredictions(
         np.concatenate([np.full(len(old), old.shape[1]) for old, _, _ in groups]),
