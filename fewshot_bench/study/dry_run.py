@@ -32,10 +32,9 @@ from fewshot_bench.study.estimates import (
 )
 from fewshot_bench.study.methods import expand_groups, planned_adaptations
 from fewshot_bench.study.networks import Backbones, Network, is_fetched, resolve_networks
-from fewshot_bench.study.plan import StudyPlan
+from fewshot_bench.study.plan import StudyPlan, located
 from fewshot_bench.study.provenance import PeakMemory, changed_code, weights_note, weights_record
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, open_study_dataset, resolve_study
-from fewshot_bench.study.run import check_labels, located
 from fewshot_bench.study.scheduler import is_failure, reason_of
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.timing import ChunkTime, Measurements, View, network_bytes
@@ -138,11 +137,10 @@ class _DryRun:
             known = self._known(network, resolved.study, dataset)
             self._add_weights_note(study, known.backbone)
             self._add_training(known, dataset, step)
-            for method in resolved.methods:
-                if method.network is network:
-                    self._names.setdefault(study.dataset, []).append(method.name)
-                    step.advance(0, method.name)
-                    self._add_method(resolved, method, known)
+            for method in resolved.methods_of(network):
+                self._names.setdefault(study.dataset, []).append(method.name)
+                step.advance(0, method.name)
+                self._add_method(resolved, method, known)
 
     def _add_without_images(self, study: Study) -> None:
         """Cells of a dataset that is not here."""
@@ -266,7 +264,7 @@ class _DryRun:
                     resolve_method(self._names[dataset], baseline)
         if not self._problems:  # a study that could not be resolved has methods too
             with self.noting("labels of outputs"):
-                check_labels(self._plan, self._names)
+                self._plan.check_labels(self._names)
         cells, work = list(self._cells.values()), list(self._work.values())
         return Estimates(
             name=self._plan.name,

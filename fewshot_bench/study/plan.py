@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from fewshot_bench._io.locations import Place
 from fewshot_bench._io.locks import owner
 from fewshot_bench._io.storage import create_exclusively, reaching, remove, write_atomically
-from fewshot_bench.errors import StudyError, UnknownNameError
+from fewshot_bench.errors import ComparisonError, FewshotBenchError, StudyError, UnknownNameError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.study_log import FOLDER
 from fewshot_bench.report import (
@@ -216,6 +216,23 @@ class StudyPlan:
             )
         return cls(name="", studies=tuple(studies), places=("",) * len(studies), baselines=baselines)
 
+    def check_labels(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Refuse labels of unknown methods, and one label for two methods of a dataset.
+
+        Args:
+            names: of the methods of each dataset.
+
+        Raises:
+            UnknownNameError, ComparisonError: see `method_labels`.
+        """
+        labels = method_labels([name for same in names.values() for name in same], self.outputs.labels.items())
+        for same in names.values():
+            owners: dict[str, str] = {}
+            for name in dict.fromkeys(same):
+                label = labels.get(name, name)
+                if owners.setdefault(label, name) != name:
+                    raise ComparisonError(f"{owners[label]} and {name} would both be called '{label}'.")
+
     def into(self, results: Place) -> StudyPlan:
         """The same studies with another results folder."""
         return replace(self, studies=tuple(study.model_copy(update={"results": results}) for study in self.studies))
@@ -224,6 +241,21 @@ class StudyPlan:
     def results(self) -> Place:
         """The folder of outcomes and of everything that is written at the end."""
         return self.studies[0].results
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Begin the message of an error with the place of its study in a file, such as "study.toml, line 12", if any.
+
+    Raises:
+        FewshotBenchError: unchanged where the place is empty; a StudyError otherwise.
+    """
+    try:
+        yield
+    except FewshotBenchError as error:
+        if not place:
+            raise
+        raise StudyError(f"{place}: {error}") from error
 
 
 def free_folder(results: Place) -> Place:

@@ -122,6 +122,10 @@ class ResolvedStudy:
         pairs = itertools.product(self.networks, self.adaptations)
         return tuple(itertools.starmap(ResolvedMethod, pairs))
 
+    def methods_of(self, network: Network) -> list[ResolvedMethod]:
+        """The methods of one network."""
+        return [method for method in self.methods if method.network is network]
+
     @property
     def episodes(self) -> int:
         """Episodes of each method in all runs; the most of them where a rule says when to stop."""

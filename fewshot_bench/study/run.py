@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -17,16 +17,16 @@ from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.engine import Engine, chosen_device
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.episodes import Protocol
-from fewshot_bench.errors import ComparisonError, FewshotBenchError, StudyError, UnknownNameError, show_traceback
+from fewshot_bench.errors import FewshotBenchError, StudyError, UnknownNameError, show_traceback
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
-from fewshot_bench.report import method_labels, resolve_method
+from fewshot_bench.report import resolve_method
 from fewshot_bench.study.admission import admit_fields
 from fewshot_bench.study.chunks import Shard, missing_episodes
 from fewshot_bench.study.networks import Backbones, Network
-from fewshot_bench.study.plan import StudyPlan
+from fewshot_bench.study.plan import StudyPlan, located
 from fewshot_bench.study.provenance import PeakMemory, changed_code, command_line
-from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, resolve_study
+from fewshot_bench.study.resolved import ResolvedStudy, resolve_study
 from fewshot_bench.study.scheduler import MethodRun, is_failure, reason_of
 from fewshot_bench.study.stopping import run_until
 from fewshot_bench.study.study import Study
@@ -46,7 +46,6 @@ class StudyResult:
         seconds: wall time of the whole study.
         peak_bytes: the most memory it took: on a GPU for tensors, on a CPU for the whole process.
         failures: the methods that failed on episodes: name, number of episodes, first reason.
-        shard: the part of every run that was computed; None for all of it.
         missing: episodes that are not stored and did not fail: those of other shards.
         without_outcomes: keys of the cells without any stored outcome.
         asked_names: what the study calls a method that is stored under another name, by that name.
@@ -59,7 +58,6 @@ class StudyResult:
     seconds: float
     peak_bytes: int = 0
     failures: tuple[tuple[str, int, str], ...] = ()
-    shard: Shard | None = None
     missing: int = 0
     without_outcomes: frozenset[str] = frozenset()
     asked_names: Mapping[str, str] = field(default_factory=dict)
@@ -121,122 +119,116 @@ def run_resolved(
         FewshotBenchError: see `run_study`.
         OSError: the folder of the results cannot be written to.
     """
-    started, study = time.perf_counter(), resolved.study
     if resolved.rule is not None and shard is not None:
         raise StudyError("--until-ci looks at all episodes, and --shard has a part of them. Leave one of the two out.")
-    store = OutcomeStore(study.results / "outcomes")
+    store = OutcomeStore(resolved.study.results / "outcomes")
     store.check_folder()
-    engine = engine or LocalEngine(chosen_device(study.device))
-    memory = PeakMemory(engine.device)
-    failures: list[tuple[str, int, str]] = []
-    runs: list[MethodRun] = []
-    command = command_line(arguments) if arguments else ""
-    with resolved.record.at_work(command, is_all=shard is None), ExitStack() as workers:
-        for network in resolved.networks:
-            try:
-                backbone = network.trained(resolved.dataset, engine, progress)
-            except Exception as error:
-                if not is_failure(error):
-                    raise
-                show_traceback(error)
-                failures += _failures_of_network(resolved, network, error)
-                continue
-            for run in _method_runs(resolved, network, backbone, store, engine, progress, arguments, shard):
-                runs.append(run)
-                workers.callback(run.forget)
-                for sentence in changed_code(store, [cell for cell, _ in run.planned]):
-                    _LOG.warning("note: %s", sentence)
-                memory.note()
-                resolved.record.cells_known([_as_asked(cell, run.asked_name) for cell, _ in run.planned])
-                if resolved.rule is None:
-                    run.run(run.planned)
-                    run.forget()
-        if resolved.rule is not None:
-            run_until(resolved.rule, [run.run for run in runs], [run.planned for run in runs], store, progress)
-        failures += [(run.name, run.failed, run.reason) for run in runs if run.failed]
-        result = _result(resolved, runs, store, failures, shard)
-    peak = max([memory.of_study(), *(run.peak_bytes for run in runs)])
-    return replace(result, seconds=time.perf_counter() - started, peak_bytes=peak)
+    engine = engine or LocalEngine(chosen_device(resolved.study.device))
+    return _StudyRun(resolved, store, engine, progress, arguments, shard).run()
 
 
-def _method_runs(
-    resolved: ResolvedStudy,
-    network: Network,
-    backbone: Backbone,
-    store: OutcomeStore,
-    engine: Engine,
-    progress: Progress,
-    arguments: Sequence[str],
-    shard: Shard | None,
-) -> Iterator[MethodRun]:
-    """The methods of a trained network, whose adaptations share its embeddings."""
-    builder = ClassifierBuilder(resolved, backbone, engine, progress)
-    provenance = resolved.provenance(backbone, engine, arguments)
-    shown = progress if resolved.rule is None else SILENT
-    for method in resolved.methods:
-        if method.network is network:
-            planned = resolved.cells(_stored_name(resolved, method.card(backbone), store), provenance)
+@dataclass(frozen=True)
+class _StudyRun:
+    """A study that is running; see `run_study` for the attributes."""
+
+    resolved: ResolvedStudy
+    store: OutcomeStore
+    engine: Engine
+    progress: Progress
+    arguments: Sequence[str]
+    shard: Shard | None
+
+    def run(self) -> StudyResult:
+        """Train each network, run its methods, and say what came of them."""
+        started, memory = time.perf_counter(), PeakMemory(self.engine.device)
+        resolved, rule, store = self.resolved, self.resolved.rule, self.store
+        failures: list[tuple[str, int, str]] = []
+        runs: list[MethodRun] = []
+        command = command_line(self.arguments) if self.arguments else ""
+        with resolved.record.at_work(command, is_all=self.shard is None), ExitStack() as workers:
+            for network in resolved.networks:
+                try:
+                    backbone = network.trained(resolved.dataset, self.engine, self.progress)
+                except Exception as error:
+                    if not is_failure(error):
+                        raise
+                    show_traceback(error)
+                    names = [method.name for method in resolved.methods_of(network)]
+                    failures += [(name, resolved.episodes, reason_of(error)) for name in names]
+                    continue
+                for method in self._method_runs(network, backbone):
+                    runs.append(method)
+                    workers.callback(method.forget)
+                    cells = [cell for cell, _ in method.planned]
+                    for sentence in changed_code(store, cells):
+                        _LOG.warning("note: %s", sentence)
+                    memory.note()
+                    resolved.record.cells_known([_renamed(cell, method.asked_name) for cell in cells])
+                    if rule is None:
+                        method.run(method.planned)
+                        method.forget()
+            if rule is not None:
+                planned = [method.planned for method in runs]
+                run_until(rule, [method.run for method in runs], planned, store, self.progress)
+            failures += [(method.name, method.failed, method.reason) for method in runs if method.failed]
+            result = self._result(runs, failures)
+        peak = max([memory.of_study(), *(method.peak_bytes for method in runs)])
+        return replace(result, seconds=time.perf_counter() - started, peak_bytes=peak)
+
+    def _method_runs(self, network: Network, backbone: Backbone) -> Iterator[MethodRun]:
+        """The methods of a trained network, whose adaptations share its embeddings."""
+        resolved, store, engine = self.resolved, self.store, self.engine
+        builder = ClassifierBuilder(resolved, backbone, engine, self.progress)
+        provenance = resolved.provenance(backbone, engine, self.arguments)
+        shown = self.progress if resolved.rule is None else SILENT
+        for method in resolved.methods_of(network):
+            planned = resolved.cells(self._stored_name(method.card(backbone)), provenance)
             make = partial(builder.worker_factory, method.adaptation)
-            yield MethodRun(make, planned, store, engine, shown, resolved.study.chunk, shard, asked_name=method.name)
+            chunk = resolved.study.chunk
+            yield MethodRun(make, planned, store, engine, shown, chunk, self.shard, asked_name=method.name)
+
+    def _stored_name(self, card: MethodCard) -> MethodCard:
+        """A method under the name that it is stored under, if it is: a file of the same weights may be renamed."""
+        # Other protocols are searched only for a file of weights, which is often renamed: it reads every description.
+        keys = [cell.key for cell, _ in self.resolved.cells(card, {})]
+        names = self.store.names_of(card, keys if self.resolved.study.weights is None else None)
+        return card if not names or card.name in names else replace(card, name=names[0])
+
+    def _result(self, runs: Sequence[MethodRun], failures: list[tuple[str, int, str]]) -> StudyResult:
+        """What the study has done; failures that came before the first episode are recorded now.
+
+        Raises:
+            StudyError: no method has any outcome.
+        """
+        planned = [pair for run in runs for pair in run.planned]
+        cells = [cell for cell, _ in planned]
+        stored = [cell for cell in cells if self.store.done(cell)]
+        if failures and not stored:
+            raise StudyError(failures[0][2])
+        for run in runs:
+            run.record_not_begun()
+        asked_names = {run.name: run.asked_name for run in runs if run.asked_name != run.name}
+        missing = 0
+        if self.shard is not None:
+            missing = sum(self._missing(*pair) - self._missing(*pair, self.shard) for pair in planned)
+        return StudyResult(
+            self.resolved.dataset,
+            cells,
+            _baseline(self.resolved.study.baseline, cells, stored, asked_names),
+            seconds=0.0,
+            failures=tuple(failures),
+            missing=missing,
+            without_outcomes=frozenset(cell.key for cell in cells) - {cell.key for cell in stored},
+            asked_names=asked_names,
+            left_out=self.resolved.left_out,
+        )
+
+    def _missing(self, cell: Cell, protocol: Protocol, shard: Shard | None = None) -> int:
+        return sum(len(numbers) for numbers in missing_episodes(self.store, cell, protocol, shard))
 
 
-def _stored_name(resolved: ResolvedStudy, card: MethodCard, store: OutcomeStore) -> MethodCard:
-    """A method under the name that it is stored under, if it is: the same weights may be in a file of another name."""
-    # Only a file of weights is renamed so often that other protocols are worth a look: that reads every description.
-    is_by_name = resolved.study.weights is None
-    names = store.names_of(card, [cell.key for cell, _ in resolved.cells(card, {})] if is_by_name else None)
-    return card if not names or card.name in names else replace(card, name=names[0])
-
-
-def _as_asked(cell: Cell, name: str) -> Cell:
-    """A cell under the name that the study plans it under."""
+def _renamed(cell: Cell, name: str) -> Cell:
     return replace(cell, method=replace(cell.method, name=name))
-
-
-def _failures_of_network(resolved: ResolvedStudy, network: Network, error: Exception) -> list[tuple[str, int, str]]:
-    methods: list[ResolvedMethod] = [method for method in resolved.methods if method.network is network]
-    return [(method.name, resolved.episodes, reason_of(error)) for method in methods]
-
-
-def _result(
-    resolved: ResolvedStudy,
-    runs: Sequence[MethodRun],
-    store: OutcomeStore,
-    failures: list[tuple[str, int, str]],
-    shard: Shard | None,
-) -> StudyResult:
-    """What a study has done when it has ended; failures that came before the first episode are recorded now.
-
-    Raises:
-        StudyError: no method has any outcome.
-    """
-    planned = [pair for run in runs for pair in run.planned]
-    cells = [cell for cell, _ in planned]
-    stored = [cell for cell in cells if store.done(cell)]
-    if failures and not stored:
-        raise StudyError(failures[0][2])
-    for run in runs:
-        run.record_not_begun()
-    missing = 0
-    if shard is not None:
-        missing = sum(_missing(store, *pair) - _missing(store, *pair, shard) for pair in planned)
-    asked_names = {run.name: run.asked_name for run in runs if run.asked_name != run.name}
-    return StudyResult(
-        resolved.dataset,
-        cells,
-        _baseline(resolved.study.baseline, cells, stored, asked_names),
-        seconds=0.0,
-        failures=tuple(failures),
-        shard=shard,
-        missing=missing,
-        without_outcomes=frozenset(cell.key for cell in cells) - {cell.key for cell in stored},
-        asked_names=asked_names,
-        left_out=resolved.left_out,
-    )
-
-
-def _missing(store: OutcomeStore, cell: Cell, protocol: Protocol, shard: Shard | None = None) -> int:
-    return sum(len(numbers) for numbers in missing_episodes(store, cell, protocol, shard))
 
 
 def _labels_by_name(cells: Sequence[Cell], asked_names: Mapping[str, str]) -> dict[str, str]:
@@ -377,45 +369,8 @@ def resolve_plan(plan: StudyPlan, progress: Progress = SILENT) -> list[ResolvedS
         with located(f"baseline of {dataset}" if plan.name else ""):
             resolve_method(names[dataset], baseline)
     with located("labels of outputs"):
-        check_labels(plan, names)
+        plan.check_labels(names)
     return studies
-
-
-@contextmanager
-def located(place: str) -> Iterator[None]:
-    """Say where in a file the study is that has an error.
-
-    Args:
-        place: such as "study.toml, line 12"; errors stay unchanged where it is empty.
-
-    Raises:
-        FewshotBenchError: as it was raised, or a StudyError that begins with the place.
-    """
-    try:
-        yield
-    except FewshotBenchError as error:
-        if not place:
-            raise
-        raise StudyError(f"{place}: {error}") from error
-
-
-def check_labels(plan: StudyPlan, names: Mapping[str, Sequence[str]]) -> None:
-    """Refuse labels of methods that are not there, and one label for two methods of a dataset.
-
-    Args:
-        plan: with the labels.
-        names: of the methods of each dataset.
-
-    Raises:
-        UnknownNameError, ComparisonError: see `method_labels`.
-    """
-    labels = method_labels([name for same in names.values() for name in same], plan.outputs.labels.items())
-    for same in names.values():
-        owners: dict[str, str] = {}
-        for name in dict.fromkeys(same):
-            label = labels.get(name, name)
-            if owners.setdefault(label, name) != name:
-                raise ComparisonError(f"{owners[label]} and {name} would both be called '{label}'.")
 
 
 def _baselines(
