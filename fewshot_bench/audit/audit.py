@@ -29,13 +29,7 @@ _UNVERIFIED = "the accuracies were imported; a file claims which episodes they a
 
 
 def audit_cells(folders: Sequence[Place], options: AuditOptions | None = None, *, progress: Progress = SILENT) -> Audit:
-    """Check several cells, each alone and what differs in all of them together.
-
-    Args:
-        folders: of the cells.
-        options: see `audit_cell`.
-        progress: see `audit_cell`.
-    """
+    """Check several cells, each alone and what differs in all of them together; see `audit_cell`."""
     options = replace(options or AuditOptions(), cells=max(1, len(folders)))
     cells = tuple(audit_cell(folder, options, progress=progress) for folder in folders)
     return Audit(options.seed, cells, pooled_findings(cells))

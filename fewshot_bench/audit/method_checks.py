@@ -103,15 +103,9 @@ def check_method(
     options: AuditOptions,
     progress: Progress,
 ) -> MethodChecks:
-    """Make the method of a cell again and give it some of the stored episodes.
+    """Make the method of a cell again and give it some of the stored episodes, one row of the frame each.
 
-    Args:
-        cell: whose method.
-        frame: outcomes, one row per episode, if they can be read.
-        images: those on this machine.
-        sizes: images per class of the split, [C], if they are known.
-        options: how the method is run.
-        progress: shown the training and the embedding.
+    Frame and class sizes, [C], are None where they cannot be read or are not known.
     """
     if frame is None or sizes is None:
         return _unchecked("it is not known which tasks are stored")

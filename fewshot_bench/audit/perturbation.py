@@ -76,10 +76,7 @@ def relabelled(episodes: Episodes) -> NDArray[np.int64]:
 def in_parts(classifier: Classifier, episodes: Episodes, parts: list[NDArray[np.int64]]) -> Positions:
     """Predictions for queries that are asked a part at a time, part after part, [E, sum of m].
 
-    Args:
-        classifier: the method.
-        episodes: of one shape.
-        parts: positions of the queries of each part, increasing, [m] each.
+    Each part has the positions of its queries, increasing, [m].
     """
     predictions = [predictions_of(classifier, episodes, np.tile(part, (len(episodes), 1))) for part in parts]
     return np.concatenate(predictions, axis=1)

@@ -22,13 +22,7 @@ _LONGEST = 28
 
 
 def print_audit(audit: CellAudit, console: Console, *, in_full: bool = True) -> None:
-    """Print the findings of one cell.
-
-    Args:
-        audit: of the cell.
-        console: where to.
-        in_full: whether checks that passed have their findings too; otherwise one line names them.
-    """
+    """Print the findings of one cell; in short, one line names the checks that passed."""
     console.print(_plain(f"{audit.key}  {audit.task}"), soft_wrap=True, style="bold")
     if audit.method:
         console.print(_plain(marked(audit.method, audit.is_transductive)), soft_wrap=True)
@@ -43,12 +37,7 @@ def print_audit(audit: CellAudit, console: Console, *, in_full: bool = True) -> 
 
 
 def print_conclusion(audit: Audit, console: Console) -> None:
-    """Print the outcome of an audit, and before that what could not be checked.
-
-    Args:
-        audit: whose cells have been printed.
-        console: where to.
-    """
+    """Print the outcome of an audit whose cells have been printed, and before that what could not be checked."""
     count = len(audit.cells)
     unchecked = audit.unchecked()
     if unchecked:
@@ -94,12 +83,7 @@ def _sampled(audit: Audit) -> str:
 
 
 def print_reproduction(result: Reproduction, console: Console) -> None:
-    """Print how one cell came out again.
-
-    Args:
-        result: of running it again.
-        console: where to.
-    """
+    """Print how one cell came out again."""
     console.print(_plain(f"{result.key}  {result.task}"), soft_wrap=True, style="bold")
     console.print(_plain(marked(result.method, result.is_transductive)), soft_wrap=True)
     table = _facts(console)

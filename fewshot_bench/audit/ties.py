@@ -167,11 +167,7 @@ class Sample:
         return 1 - float(np.exp(missed))
 
     def found_with(self, chance: float) -> float:
-        """The smallest share of forged episodes that is found with at least this probability; more than 1 for none.
-
-        Args:
-            chance: below 1.
-        """
+        """The smallest share of forged episodes found with at least this chance, which is below 1; above 1 for none."""
         if self.checked < 1:
             return float("inf")
         low, high = 1, self.stored

@@ -17,10 +17,7 @@ _LISTS: dict[str, Registry[Any]] = {"adaptations": ADAPTATIONS, "losses": LOSSES
 
 
 def admit_fields(fields: Mapping[str, Any]) -> None:
-    """Import the code that fields of a study name, which the user typed or trusts.
-
-    Args:
-        fields: any of a study, by name.
+    """Import the code that fields of a study name, by field, which the user typed or trusts.
 
     Raises:
         CodeError: something that is named cannot be imported.

@@ -41,26 +41,14 @@ def base_recipe(backbone: Backbone, loss: str, **changes: Any) -> Recipe:
 
 
 def base_stage_name(recipe: Recipe, default: Recipe, **settings: Any) -> str:
-    """The base stage in a method's name, e.g. "base-ce@epochs=3".
-
-    Args:
-        recipe: how the backbone is trained.
-        default: the default recipe for the same loss.
-        **settings: further ones that are not the default.
-    """
+    """The base stage in a method's name, with what differs from the default recipe, e.g. "base-ce@epochs=3"."""
     changed = recipe.changes_from(default) | settings
     suffix = "@" + ",".join(f"{key.rstrip('_')}={changed[key]}" for key in sorted(changed)) if changed else ""
     return f"base-{recipe.loss}{suffix}"
 
 
 def initialised_backbone(request: BackboneRequest, seed: int, *, is_stand_in: bool = False) -> Backbone:
-    """A backbone whose random initial weights, if it has no others, depend on the seed alone.
-
-    Args:
-        request: what a user asked for.
-        seed: of the initial weights.
-        is_stand_in: see `known_backbone`.
-    """
+    """A backbone whose random initial weights, if it has no others, depend on the seed alone; see `known_backbone`."""
     with seeded_randomness(seed):
         return known_backbone(request, is_stand_in=is_stand_in)
 
@@ -79,18 +67,11 @@ def fine_tuned_on_base(
     engine: Engine | None = None,
     progress: Progress = SILENT,
 ) -> Backbone:
-    """The backbone after the base stage; its checkpoint is cached under a key of everything that went in.
+    """The backbone after the base stage; its network is changed, and its checkpoint cached by everything that went in.
 
     It is cached where this process runs, wherever it was trained: a study that is resumed needs the same network. Where
-    several processes want the same checkpoint, one trains and the others wait for it.
-
-    Args:
-        backbone: before the stage; its network is changed.
-        split: the base split.
-        recipe: how to train.
-        device: a torch device.
-        engine: who trains; this process by default.
-        progress: shown one unit per optimiser step.
+    several processes want the same checkpoint, one trains and the others wait for it. Without an engine, this process
+    trains on the device.
 
     Raises:
         StudyError: a batch does not fit into memory, or training diverged.

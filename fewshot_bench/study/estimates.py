@@ -155,13 +155,7 @@ def disk_space(place: Place, needed: int) -> DiskSpace:
 
 
 def outcome_bytes(cell: Cell, missing: int, chunk: int) -> int:
-    """The most that missing episodes add to a results folder.
-
-    Args:
-        cell: whose they are.
-        missing: how many.
-        chunk: how many are stored together.
-    """
+    """The most that missing episodes add to a results folder, where a chunk of them is stored together."""
     if not missing:
         return 0
     card = cell.protocol
@@ -171,13 +165,7 @@ def outcome_bytes(cell: Cell, missing: int, chunk: int) -> int:
 
 @cache
 def part_bytes(way: int, query: int, episodes: int) -> int:
-    """Bytes of a stored part whose predictions are random, which compress worst.
-
-    Args:
-        way: N.
-        query: Q, queries per class.
-        episodes: E.
-    """
+    """Bytes of a part of N-way episodes with Q queries per class and random predictions, which compress worst."""
     predictions = np.random.default_rng(0).integers(0, way, (episodes, way * query), dtype=position_type(way))
     cell = Cell(MethodCard("random", "", "", ""), ProtocolCard("none", "", "novel", way, 1, query, 0, 1))
     with tempfile.TemporaryDirectory() as folder:

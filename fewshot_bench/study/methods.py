@@ -170,11 +170,7 @@ def chosen_reading(study: Study, loss: str) -> Reading | None:
 
 
 def refuse_reading_without_effect(study: Study, base_losses: Iterable[str]) -> None:
-    """Refuse a reading that none of the losses of a study can have.
-
-    Args:
-        study: with the reading and the losses.
-        base_losses: that it trains with on the base split.
+    """Refuse a reading that none of the losses of a study can have, on the base split or in episodes.
 
     Raises:
         StudyError: no loss can be read so.
@@ -191,13 +187,7 @@ def wants_base_head(study: Study) -> bool:
 
 
 def unknown_hyper_parameter(name: str, accepted: Collection[str], whose: str) -> str:
-    """The message about a hyper-parameter that no adaptation has.
-
-    Args:
-        name: of the hyper-parameter.
-        accepted: those there are.
-        whose: adaptations these are, in words.
-    """
+    """The message about a hyper-parameter that no adaptation has, with the accepted ones; `whose` says of what."""
     offered = {known.casefold(): known for known in accepted if known not in _OPTIONS_OF_THEIR_OWN}
     nearest = get_close_matches(name.casefold(), offered, n=1, cutoff=0.5)
     offer = f"Did you mean {offered[nearest[0]]}?" if nearest else f"Known: {', '.join(sorted(offered.values()))}."

@@ -152,16 +152,11 @@ def _checkpoint_networks(study: Study, dataset: Dataset, backbones: Backbones) -
 
 
 def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
-    """How a study trains its backbone on the base split, once per loss.
-
-    Args:
-        study: without named checkpoints.
-        backbone: before the training; it is not changed.
+    """How a study without named checkpoints trains its backbone on the base split, once per loss.
 
     Raises:
         UnknownNameError: a loss is not known.
-        StudyError: no loss of the study can be read as it says, or logits of base classes are wanted where nothing is
-            trained on these.
+        StudyError: the reading fits no loss, or logits of base classes are wanted where nothing is trained on these.
     """
     losses = study.base_losses
     if losses is None:

@@ -217,10 +217,7 @@ class StudyPlan:
         return cls(name="", studies=tuple(studies), places=("",) * len(studies), baselines=baselines)
 
     def check_labels(self, names: Mapping[str, Sequence[str]]) -> None:
-        """Refuse labels of unknown methods, and one label for two methods of a dataset.
-
-        Args:
-            names: of the methods of each dataset.
+        """Refuse labels of unknown methods, and one label for two methods, given the names of each dataset.
 
         Raises:
             UnknownNameError, ComparisonError: see `method_labels`.

@@ -200,9 +200,7 @@ def _memory() -> int:
 def changed_code(store: OutcomeStore, cells: Sequence[Cell]) -> list[str]:
     """A sentence for each part of methods whose code has changed since outcomes were stored under their names.
 
-    Args:
-        store: with the outcomes.
-        cells: of the methods; those that have outcomes already are skipped.
+    Cells that have outcomes already are skipped.
     """
     new = [cell for cell in cells if cell.method.code and not store.done(cell)]
     stored = store.cells() if new else []

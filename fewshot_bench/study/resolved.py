@@ -51,11 +51,7 @@ class ResolvedMethod:
         return isinstance(self.adaptation, Finetune) and self.adaptation.on == "logits"
 
     def card(self, backbone: Backbone) -> MethodCard:
-        """Everything that identifies the method.
-
-        Args:
-            backbone: of its network, trained or not: its weights are part of the identity.
-        """
+        """Everything that identifies the method; the weights are those of the backbone that is given."""
         adaptation, network = self.adaptation, self.network
         head = backbone.base_head if self.uses_base_head else None
         loss = "" if network.is_checkpoint else str(network.hyper_parameters.get("loss"))
@@ -149,13 +145,7 @@ class ResolvedStudy:
         return StudyRecord(self.study.results, tuple(cells), study_record(self.study), self.rule is not None)
 
     def provenance(self, backbone: Backbone, engine: Engine, arguments: Sequence[str] = ()) -> dict[str, Any]:
-        """How the outcomes of a network's methods come about, to be recorded with their cells.
-
-        Args:
-            backbone: of the network, after its base stage.
-            engine: who computes.
-            arguments: of the command line.
-        """
+        """How the outcomes of a trained backbone come about, to be recorded with their cells."""
         stopping = {} if self.rule is None else {"stopping": [self.rule.as_record()]}
         return provenance(self.study, backbone, engine, arguments, place=self.dataset.place) | stopping
 

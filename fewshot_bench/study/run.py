@@ -106,18 +106,10 @@ def run_resolved(
     engine: Engine | None = None,
     shard: Shard | None = None,
 ) -> StudyResult:
-    """Run a resolved study; no code is imported for it.
-
-    Args:
-        resolved: what to run.
-        progress: see `run_study`, as for the others.
-        arguments: of the command line.
-        engine: who computes.
-        shard: the part of every run to compute.
+    """Run a resolved study; no code is imported for it. See `run_study`.
 
     Raises:
-        FewshotBenchError: see `run_study`.
-        OSError: the folder of the results cannot be written to.
+        FewshotBenchError, OSError: see `run_study`.
     """
     if resolved.rule is not None and shard is not None:
         raise StudyError("--until-ci looks at all episodes, and --shard has a part of them. Leave one of the two out.")
@@ -298,17 +290,10 @@ def run_plan(
     engine: Engine | None = None,
     shard: Shard | None = None,
 ) -> PlanResult:
-    """Run the studies of a plan one after the other; of the code that they name only what was admitted is used.
+    """Run the studies of a plan one after the other; code that they name must have been admitted. See `run_study`.
 
     Everything a user can get wrong in any of them is found before the first second is spent on training. A study that
     fails later does not keep the others from running.
-
-    Args:
-        plan: what to run.
-        progress: shown the stages of every study.
-        arguments: of the command line that asks for it, to be recorded.
-        engine: who computes; this process on the studies' device by default.
-        shard: the part of every run to compute.
 
     Raises:
         FewshotBenchError: see `run_study`, of all studies; one that is described in a file is named by its line.
@@ -348,12 +333,8 @@ def resolve_plan(plan: StudyPlan, progress: Progress = SILENT) -> list[ResolvedS
 
     Datasets are opened, networks are made, and weights may be fetched; nothing is trained, embedded or written.
 
-    Args:
-        plan: the studies.
-        progress: shown the import of a user's own images.
-
     Raises:
-        FewshotBenchError: see `resolve_study`; or no method is called like the baseline or like one that has a label.
+        FewshotBenchError: see `resolve_study`; or no method has the name of the baseline or of a label.
         OSError: the folder of the results cannot be written to.
     """
     OutcomeStore(plan.results / "outcomes").check_folder()

@@ -132,14 +132,7 @@ class OnEmbeddings:
 
 
 class ClassifierBuilder:
-    """Makes the classifiers of one backbone; adaptations that want the same embeddings share them.
-
-    Args:
-        resolved: the study.
-        backbone: one of its networks, after the base stage.
-        engine: who embeds.
-        progress: shown the embedding.
-    """
+    """Makes the classifiers of a trained backbone of a study; adaptations share embeddings."""
 
     def __init__(self, resolved: ResolvedStudy, backbone: Backbone, engine: Engine, progress: Progress) -> None:
         self._resolved, self._backbone = resolved, backbone
