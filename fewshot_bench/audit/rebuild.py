@@ -49,7 +49,7 @@ class RerunOptions:
 
     Attributes:
         seed: chooses which of the stored episodes are run again, and perturbations; from the operating system by
-            default, so that nobody who stored a result can have known it.
+            default, so that it cannot be known when a result is stored.
         device: a torch device, or "auto".
         dataset: where the images lie, if not under the dataset's name.
         weights: the file of weights that the study names.

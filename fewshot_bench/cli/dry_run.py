@@ -1,4 +1,4 @@
-"""What `run --dry-run` prints."""
+"""Print the estimates of `run --dry-run`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
 def show_estimates(estimates: Estimates, as_json: bool) -> None:
-    """Print what a plan is going to do and what it will take, as tables or as JSON."""
+    """Print the estimates of a plan, as tables or as JSON."""
     if as_json:
         typer.echo(json.dumps(estimates.as_dict(), indent=1))
         return
@@ -28,7 +28,7 @@ def show_estimates(estimates: Estimates, as_json: bool) -> None:
     for missing in estimates.missing:
         typer.echo(f"missing      {printable(missing)}")
     if estimates.missing:
-        typer.echo("             The study does not run before this is mended.")
+        typer.echo("             The study cannot run before this is fixed.")
 
 
 def _show_cells(estimates: Estimates) -> None:
@@ -47,19 +47,20 @@ def _show_cells(estimates: Estimates) -> None:
 def _cell(cell: CellEstimate) -> str:
     episodes = "as many episodes as there are" if cell.episodes is None else f"{cell.episodes:,} episodes"
     stored = f"{cell.done:,} stored" if cell.done is not None else f"stored: known {cell.why}" if cell.why else ""
-    time = "" if cell.seconds is None or not cell.left else f"the rest {_span(cell.seconds)}"
+    time = "" if cell.seconds is None or not cell.left else f"the rest {_time_range(cell.seconds)}"
     return ", ".join(part for part in (episodes, stored, time) if part)
 
 
 def _show_work(estimates: Estimates) -> None:
-    """What comes before the episodes; what takes less than a second is not worth a line."""
-    for one in estimates.work:
-        if one.kind == "preparing" and one.seconds is not None and one.seconds.high < 1:
+    """One line for each work that comes before the episodes, unless it is ready within a second."""
+    for work in estimates.work:
+        if work.kind == "preparing" and work.seconds.high < 1:
             continue
-        units = {"training": "steps", "embeddings": "images"}.get(one.kind)
-        many = f", {one.units:,} {units}" if units else ""
-        room = f", {_bytes(one.bytes)}" if one.bytes else ""
-        typer.echo(f"{one.kind:<12} {printable(one.what)}{many}: {_span(one.seconds)} (timed on {one.measured}){room}")
+        units = {"training": "steps", "embeddings": "images"}.get(work.kind)
+        count = f", {work.units:,} {units}" if units else ""
+        size = f", {_bytes(work.bytes)}" if work.bytes else ""
+        seconds = f"{_time_range(work.seconds)} (timed on {work.measured})"
+        typer.echo(f"{work.kind:<12} {printable(work.what)}{count}: {seconds}{size}")
 
 
 def _show_totals(estimates: Estimates) -> None:
@@ -68,9 +69,9 @@ def _show_totals(estimates: Estimates) -> None:
     if estimates.cells and not left and not estimates.seconds.high:
         typer.echo("time         nothing is left to be computed")
     elif estimates.is_whole:
-        typer.echo(f"time         {_span(estimates.seconds)}: {where}")
+        typer.echo(f"time         {_time_range(estimates.seconds)}: {where}")
     elif estimates.seconds.high:
-        typer.echo(f"time         {_span(estimates.seconds)} for what could be timed, which is not all: {where}")
+        typer.echo(f"time         {_time_range(estimates.seconds)} for what could be timed, which is not all: {where}")
     else:
         typer.echo(f"time         not known: {where}")
     if estimates.seconds.high:
@@ -91,11 +92,9 @@ def _show_space(name: str, space: DiskSpace, bound: str) -> None:
     typer.echo(f"{name:<12} {bound} {_bytes(space.needed)} more in {space.place}{free}{warning}")
 
 
-def _span(seconds: tuple[float, float] | None) -> str:
+def _time_range(seconds: tuple[float, float]) -> str:
     """From the fastest to the slowest, e.g. "3 to 4 min"."""
-    if seconds is None:
-        return "not timed"
-    low, high = (_duration(one) for one in seconds)
+    low, high = map(_duration, seconds)
     if low == high:
         return f"about {low}"
     (number, unit), (_, other) = low.split(), high.split()

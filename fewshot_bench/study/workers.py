@@ -94,9 +94,9 @@ class PreparedEmbeddings:
         return self._made[device]
 
     def _rows(self) -> NDArray[np.float32]:
-        """All views in one array, [(1 + V) * I, D]: mapped from the cache as it is, or a copy.
+        """All views in one array, [(1 + V) * I, D]: mapped from the cache, or a copy.
 
-        PyTorch warns of arrays that cannot be written to, as those are that another process has put into shared memory.
+        PyTorch warns of arrays that cannot be written to, such as those in another process's shared memory.
         """
         is_mapped = len(self.views) == 1 and self.views[0].flags.writeable
         return self.views[0] if is_mapped else np.concatenate(self.views)
@@ -257,7 +257,7 @@ def embedded_view(
     *,
     progress: Progress,
 ) -> NDArray[np.float32]:
-    """Embeddings of a split as it is, which is view 0, or of an augmented view of it, [I, D]."""
+    """Embeddings of the plain images of a split, which are view 0, or of an augmented view, [I, D]."""
     return embed(
         split,
         backbone,
