@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -59,10 +59,11 @@ def name_of_view(seed: int, view: int, augmentation_name: AugmentationName = "au
     return f"{augmentation_name}, version {AUGMENTATION_VERSION}, view {view} of seed {seed}"
 
 
+@dataclass(eq=False)
 class PreparedEmbeddings:
-    """The embeddings that methods work on, as arrays; what a process makes of them it makes once.
+    """The embeddings that methods work on, as arrays; each process puts them on its device once.
 
-    Args:
+    Attributes:
         views: of the plain images, then of each augmented view, float32 [I, D] each.
         features: what is done to them.
         center: to be subtracted first, [D], where the features want it.
@@ -70,28 +71,25 @@ class PreparedEmbeddings:
         with_gram: whether inner products of all rows are computed at once.
     """
 
-    def __init__(
-        self,
-        views: Sequence[NDArray[np.float32]],
-        features: Features = "raw",
-        center: NDArray[np.float32] | None = None,
-        *,
-        base_covariance: NDArray[np.float32] | None = None,
-        with_gram: bool = False,
-    ) -> None:
-        self.views, self.features, self.center, self.with_gram = tuple(views), features, center, with_gram
-        self.base_covariance = base_covariance
-        self._made: dict[str, EmbeddedSplit] = {}
+    views: Sequence[NDArray[np.float32]]
+    features: Features = "raw"
+    center: NDArray[np.float32] | None = None
+    base_covariance: NDArray[np.float32] | None = None
+    with_gram: bool = False
+    _on_device: dict[str, EmbeddedSplit] = field(default_factory=dict, init=False, repr=False)
 
     def on(self, device: str) -> EmbeddedSplit:
         """The embeddings on a device, with their features."""
-        if device not in self._made:
+
+        def copied(array: NDArray[np.float32] | None) -> Tensor | None:
+            return None if array is None else torch.from_numpy(np.array(array)).to(device)
+
+        if device not in self._on_device:
             rows = torch.from_numpy(self._rows()).to(device)
-            center, covariance = (_on(device, array) for array in (self.center, self.base_covariance))
-            made = EmbeddedSplit(rows, len(self.views[0])).with_features(self.features, center)
-            made = replace(made, base_covariance=covariance)
-            self._made[device] = made.with_gram() if self.with_gram else made
-        return self._made[device]
+            split = EmbeddedSplit(rows, len(self.views[0])).with_features(self.features, copied(self.center))
+            split = replace(split, base_covariance=copied(self.base_covariance))
+            self._on_device[device] = split.with_gram() if self.with_gram else split
+        return self._on_device[device]
 
     def _rows(self) -> NDArray[np.float32]:
         """All views in one array, [(1 + V) * I, D]: mapped from the cache, or a copy.
@@ -103,12 +101,7 @@ class PreparedEmbeddings:
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: the arrays alone, which processes of one machine may share."""
-        return {**self.__dict__, "_made": {}}
-
-
-def _on(device: str, array: NDArray[np.float32] | None) -> torch.Tensor | None:
-    """A copy of an array on a device."""
-    return None if array is None else torch.from_numpy(np.array(array)).to(device)
+        return {**self.__dict__, "_on_device": {}}
 
 
 ClassifierFactory = Callable[[str], Classifier]
@@ -173,16 +166,15 @@ class ClassifierBuilder:
 
         Stored outcomes make no difference, so a study that is resumed rounds like one that never stopped.
         """
-        views = adaptation.augmented_views
+        views, needs_covariance = adaptation.augmented_views, adaptation.needs_base_covariance
         work = [(p.runs * p.episodes, p.way, p.shot, p.query) for p in self._resolved.protocols]
         pays = gram_pays(adaptation, (1 + views) * len(self._split), work)
-        # A covariance of all dimensions is taken from the embeddings themselves, not from inner products.
-        needs_covariance = adaptation.needs_base_covariance
         return self._shared(
             adaptation.features,
             views,
             self._resolved.study.seed,
             adaptation.augmentation_of_views if views else "auto",
+            # A covariance of all dimensions is taken from the embeddings themselves, not from inner products.
             with_gram=pays and not needs_covariance,
             with_covariance=needs_covariance,
         )
@@ -202,9 +194,7 @@ class ClassifierBuilder:
             arrays = [self._view(view, seed, augmentation) for view in range(views + 1)]
             center = self._center() if features == "cl2" else None
             covariance = self._base_covariance(features, center) if with_covariance else None
-            self._prepared[key] = PreparedEmbeddings(
-                arrays, features, center, base_covariance=covariance, with_gram=with_gram
-            )
+            self._prepared[key] = PreparedEmbeddings(arrays, features, center, covariance, with_gram)
         return self._prepared[key]
 
     def _view(self, view: int, seed: int, augmentation: AugmentationName) -> NDArray[np.float32]:
