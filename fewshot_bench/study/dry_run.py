@@ -60,7 +60,7 @@ def estimate(plan: StudyPlan, *, progress: Progress = SILENT) -> Estimates:
         OSError: the folder of the results cannot be written to.
     """
     dry_run = _DryRun(plan)
-    with progress.step("looking ahead", len(plan.studies)) as step:
+    with progress.step("dry run", len(plan.studies)) as step:
         for study, place in zip(plan.studies, plan.places, strict=True):
             with dry_run.noting(place):
                 dry_run.add_study(study, step)
