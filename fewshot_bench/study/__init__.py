@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from fewshot_bench.study.plan import StudyPlan as StudyPlan
     from fewshot_bench.study.plan import free_folder as free_folder
     from fewshot_bench.study.plan import fresh_folder as fresh_folder
+    from fewshot_bench.study.resolved import ResolvedStudy as ResolvedStudy
+    from fewshot_bench.study.resolved import resolve_study as resolve_study
     from fewshot_bench.study.run import PlanResult as PlanResult
     from fewshot_bench.study.run import StudyResult as StudyResult
     from fewshot_bench.study.run import run_plan as run_plan
@@ -36,6 +38,7 @@ _HOMES = {
     "Checkpoint": "checkpoints",
     "Grid": "sweep",
     "PlanResult": "run",
+    "ResolvedStudy": "resolved",
     "Setting": "sweep_run",
     "Shard": "chunks",
     "Study": "study",
@@ -50,6 +53,7 @@ _HOMES = {
     "plan_sweep": "sweep",
     "read_checkpoint": "checkpoints",
     "read_setting": "sweep_run",
+    "resolve_study": "resolved",
     "run_plan": "run",
     "run_study": "run",
     "run_sweep": "sweep_run",
