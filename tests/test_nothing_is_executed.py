@@ -127,7 +127,7 @@ def test_a_sweep_starts_nothing_but_this_program():
         for node in ast.walk(tree)
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "command"
     ]
-    assert commands == ["[sys.executable, '-c', _BEGIN, _module_folders(), *arguments, '--device', device]"]
+    assert commands == ["[sys.executable, '-c', _BEGIN, module_folders, *arguments, '--worker', device]"]
     assert "import" not in _BEGIN.replace("import sys\n", "").replace("from fewshot_bench.__main__ import main\n", "")
 
 
