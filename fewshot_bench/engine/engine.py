@@ -103,11 +103,7 @@ class Engine(Interface):
         """
 
     def workers(self, make: Callable[[], Worker]) -> AbstractContextManager[WorkerPool]:
-        """The workers of one method.
-
-        Args:
-            make: makes a worker in each process that needs one; it can be pickled.
-        """
+        """The workers of one method; `make` makes one in each process that needs it, and can be pickled."""
 
     def facts(self) -> dict[str, Any]:
         """What every cell records about the engine, as plain data; empty for this process."""

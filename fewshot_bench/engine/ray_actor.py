@@ -7,7 +7,6 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -65,10 +64,11 @@ class _RecordedStep:
         self._stages[self._place] = replace(before, done=before.done + amount, note=note or before.note)
 
 
-class ProgressReplay:
-    """Shows the stages of a recorder in this process."""
+class ProgressReplay(ExitStack):
+    """Shows the stages of a recorder in this process while it is entered."""
 
     def __init__(self, progress: Progress) -> None:
+        super().__init__()
         self._progress = progress
         self._shown: list[tuple[StageProgress, Step, ExitStack]] = []
 
@@ -76,24 +76,15 @@ class ProgressReplay:
         """Show what has changed."""
         for place, now in enumerate(stages):
             if place == len(self._shown):
-                opened = ExitStack()
+                opened = self.enter_context(ExitStack())
                 step = opened.enter_context(self._progress.step(now.description, now.total, unit=now.unit))
-                self._shown.append((replace(now, done=0, note="", is_open=True), step, opened))
+                self._shown.append((StageProgress(now.description, now.total, now.unit), step, opened))
             before, step, opened = self._shown[place]
             if (now.done, now.note) != (before.done, before.note):
                 step.advance(now.done - before.done, now.note)
             if before.is_open and not now.is_open:
                 opened.close()
             self._shown[place] = (now, step, opened)
-
-    def __enter__(self) -> ProgressReplay:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for _, _, opened in reversed(self._shown):
-            opened.close()
 
 
 @dataclass(frozen=True)
@@ -120,15 +111,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of a process.
-
-    Attributes:
-        value: of the call.
-        error: that it raised instead.
-        peak_bytes: see `Worker.peak_bytes`.
-        is_lost: whether the worker factory has vanished from the object store.
-        progress: of the call.
-    """
+    """The value of a call or its error; it is lost if the worker factory has vanished from the object store."""
 
     value: Any = None
     error: Exception | None = None
@@ -161,14 +144,7 @@ class RayActor:
     def call(
         self, threads: int, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]
     ) -> Answer:
-        """Call a function with more threads, while the other processes of the node are idle.
-
-        Args:
-            threads: of torch.
-            function: what to call.
-            arguments: of the function.
-            named: keyword arguments; `progress` is replaced by a recorder, see `progress`.
-        """
+        """Call a function with more threads, while other processes of the node are idle; `progress` is recorded."""
         self._recorder = ProgressRecorder()
         if "progress" in named:
             named = {**named, "progress": self._recorder}

@@ -51,12 +51,9 @@ class EpisodeRange:
 
     def overlaps(self, other: LeaseKey) -> bool:
         """Whether an episode is in both."""
-        return (
-            isinstance(other, EpisodeRange)
-            and self.run == other.run
-            and self.first < other.end
-            and other.first < self.end
-        )
+        if not isinstance(other, EpisodeRange) or self.run != other.run:
+            return False
+        return self.first < other.end and other.first < self.end
 
     def __str__(self) -> str:
         return f"run-{self.run:03d}-episodes-{self.first:05d}-{self.end:05d}"
@@ -94,11 +91,7 @@ def _parsed(file_name: str) -> tuple[LeaseKey, int] | None:
 
 
 def lease_content(place: Place) -> bytes:
-    """The content of a lease; empty unless it is a small regular file.
-
-    Raises:
-        FileNotFoundError: the file is absent.
-    """
+    """The content of a lease; empty unless it is a small regular file. An absent one is a FileNotFoundError."""
     try:
         return read_bytes(place, _LARGEST)
     except OutcomeError:
@@ -126,18 +119,11 @@ _PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2)  # seconds before each listing of leases t
 class Lease:
     """A lease that this process holds until it releases it."""
 
-    def __init__(self, leases: Leases, key: LeaseKey, generation: int, lost: Mapping[LeaseKey, int]) -> None:
-        """Create no file yet.
-
-        Args:
-            leases: of the folder.
-            key: what the lease is for.
-            generation: of this lease.
-            lost: generations of the overlapping leases that it replaces.
-        """
+    def __init__(self, leases: Leases, key: LeaseKey, lost: Mapping[LeaseKey, int]) -> None:
+        """Create no file yet; `lost` are the generations of the overlapping leases that it replaces."""
         self.key = key
-        self._leases, self._generation = leases, generation
-        self._replaced = {other: newest for other, newest in lost.items() if other != key} | {key: generation}
+        self._leases, self._generation = leases, lost.get(key, -1) + 1
+        self._replaced = {other: newest for other, newest in lost.items() if other != key} | {key: self._generation}
         self._token, self._beats = secrets.token_hex(8), 0
 
     @property
@@ -176,12 +162,10 @@ class Lease:
 
     def release(self) -> None:
         """Remove it, after the leases that it replaced, so that it counts until the end."""
-        with self._leases.heartbeat_paused():
+        with self._leases.lock:
             for key, newest in self._replaced.items():  # its own is the last
-                for generation in range(newest + 1):
-                    with suppress(OSError):
-                        remove(self._leases.place(key, generation))
-            self._leases.forget(self)  # last, so that an interruption leaves it to `release_all`
+                self._leases.remove(key, newest)
+            self._leases.held.discard(self)  # last, so that an interruption leaves it to `release_all`
 
 
 class LeaseSnapshot:
@@ -267,23 +251,14 @@ class Heartbeat:
                 target.beat()
 
 
-@dataclass(frozen=True)
-class LeaseInfo:
-    """A lease in a folder.
+class Leases:
+    """The leases of one cell or sweep, as one process sees them.
 
     Attributes:
-        key: what it is for.
-        generation: how often it was taken over.
-        owner: the holder, see `locks.owner`; empty if the file does not say.
+        folder: of the leases.
+        held: those that this process holds.
+        lock: pauses the heartbeat while it is held.
     """
-
-    key: LeaseKey
-    generation: int
-    owner: str
-
-
-class Leases:
-    """The leases of one cell or sweep, as one process sees them."""
 
     def __init__(
         self, folder: Place, *, expiry: float | None = None, now: Callable[[], float] = time.monotonic
@@ -298,9 +273,9 @@ class Leases:
         self.folder = folder / "leases"
         self._expiry, self._now = expiry_seconds() if expiry is None else expiry, now
         self._seen: dict[tuple[LeaseKey, int], tuple[bytes, float]] = {}
-        self._held: set[Lease] = set()
+        self.held: set[Lease] = set()
+        self.lock = threading.Lock()
         self._being_taken: Lease | None = None
-        self._lock = threading.Lock()
 
     def place(self, key: LeaseKey, generation: int) -> Place:
         """The file of a lease."""
@@ -332,13 +307,11 @@ class Leases:
         if snapshot.held(key):
             return None
         self.check_folder()
-        lost = snapshot.near(key)
-        lease = Lease(self, key, lost.get(key, -1) + 1, lost)
-        self._being_taken = lease
+        self._being_taken = lease = Lease(self, key, snapshot.near(key))
         is_ours = create_exclusively(lease.place, lease.content())
         if is_ours:
-            with self._lock:
-                self._held.add(lease)
+            with self.lock:
+                self.held.add(lease)
         self._being_taken = None
         if is_ours and not lease.prevails():
             lease.release()
@@ -347,8 +320,8 @@ class Leases:
 
     def release_all(self) -> None:
         """Release whatever is held, even if an interruption came between creating a lease and noting it."""
-        with self._lock:
-            held = set(self._held)
+        with self.lock:
+            held = set(self.held)
         if self._being_taken is not None and self._being_taken.is_held():
             held.add(self._being_taken)
         for lease in held:
@@ -363,15 +336,11 @@ class Leases:
         if not self.folder.parent.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder.parent))
 
-    def listed(self) -> list[LeaseInfo]:
-        """The leases whose holder is not known to have ended, sorted."""
-        found = []
-        for key, generation in sorted(self.generations().items(), key=str):
-            content = self._content(key, generation)
-            holder = _owner_in(content or b"")
-            if content is not None and not is_gone(holder):
-                found.append(LeaseInfo(key, generation, holder))
-        return found
+    def owners(self) -> dict[LeaseKey, str]:
+        """The holder of every lease, see `locks.owner`, unless it is known to have ended; "" if the file is damaged."""
+        contents = {key: self._content(key, generation) for key, generation in self.generations().items()}
+        owners = {key: _owner_in(content) for key, content in contents.items() if content is not None}
+        return {key: holder for key, holder in owners.items() if not is_gone(holder)}
 
     def clean(self) -> None:
         """Remove the leases of processes that have ended, and those that name no holder.
@@ -381,31 +350,27 @@ class Leases:
         for key, generation in self.generations().items():
             holder = _owner_in(self._content(key, generation) or b"")
             if not holder or is_gone(holder) or is_unchanged_for(self.place(key, generation), self._expiry):
-                for each in range(generation + 1):
-                    with suppress(OSError):
-                        remove(self.place(key, each))
+                self.remove(key, generation)
+
+    def remove(self, key: LeaseKey, newest: int) -> None:
+        """Remove the generations of a lease up to the newest, which goes last."""
+        for generation in range(newest + 1):
+            with suppress(OSError):
+                remove(self.place(key, generation))
 
     def beat(self) -> None:
         """Give a heartbeat for every lease that this process holds, even while the disk is away."""
-        with self._lock:
-            held = tuple(self._held)
+        with self.lock:
+            held = tuple(self.held)
         for lease in held:
-            with self._lock, suppress(Exception):  # file systems behind URLs raise anything; no release meanwhile
-                if lease in self._held:
+            with self.lock, suppress(Exception):  # file systems behind URLs raise anything; no release meanwhile
+                if lease in self.held:
                     overwrite(lease.place, lease.content())
-
-    def heartbeat_paused(self) -> threading.Lock:
-        """While it is held, no heartbeat is given."""
-        return self._lock
-
-    def forget(self, lease: Lease) -> None:
-        """Give no more heartbeats for a lease."""
-        self._held.discard(lease)
 
     def _is_lost(self, key: LeaseKey, generation: int) -> bool:
         """Whether the holder of a lease is gone or has been silent for too long; a process never reads its own."""
-        with self._lock:
-            if any(lease.key == key for lease in self._held):
+        with self.lock:
+            if any(lease.key == key for lease in self.held):
                 return False
         content = self._content(key, generation)
         if content is None:
@@ -424,8 +389,3 @@ class Leases:
             return lease_content(self.place(key, generation))
         except FileNotFoundError:
             return None
-
-
-def leases_of(folder: Place) -> list[LeaseInfo]:
-    """The leases of a cell or a sweep."""
-    return Leases(folder).listed()

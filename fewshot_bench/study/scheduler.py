@@ -44,12 +44,7 @@ class Scheduler(ABC):
     pause = 0.2
 
     def __init__(self, leases: Sequence[Leases], step: Step) -> None:
-        """Claim nothing yet.
-
-        Args:
-            leases: of all the work.
-            step: shown how much is done.
-        """
+        """Claim nothing yet; `step` shows how much is done."""
         self._leases, self._step = leases, step
 
     def run(self) -> None:
@@ -83,12 +78,7 @@ class Scheduler(ABC):
 
 @dataclass
 class RetryState:
-    """What the attempts at a method have shown so far.
-
-    Attributes:
-        has_succeeded: whether any episode was computed.
-        failed_alone: how many single episodes have failed.
-    """
+    """What the attempts at a method have shown: any success, and how many single episodes have failed."""
 
     has_succeeded: bool = False
     failed_alone: int = 0

@@ -41,12 +41,7 @@ _LARGEST = 64_000_000  # bytes of a record; each of its cells may list the sizes
 
 @dataclass(frozen=True)
 class FinishedPoint:
-    """A complete point.
-
-    Attributes:
-        cells: one per number of shots, in the order of the study.
-        seconds: wall time of the run that completed it, including a base stage.
-    """
+    """A complete point: a cell per number of shots, and the wall time of the run that completed it."""
 
     cells: tuple[Cell, ...]
     seconds: float
@@ -302,14 +297,7 @@ def _not_a_configuration(path: Path, finding: str) -> StudyError:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """A complete sweep.
-
-    Attributes:
-        frame: a row per point and shot, see `sweep_frame`.
-        best: the best configuration.
-        csv: the file of the frame.
-        best_path: the file of the best configuration.
-    """
+    """A complete sweep: a row per point and shot, see `sweep_frame`, the best configuration, and their files."""
 
     frame: pd.DataFrame
     best: BestConfiguration
@@ -318,10 +306,10 @@ class SweepResult:
 
 
 def run_sweep(sweep: Sweep, *, progress: Progress = SILENT) -> SweepResult:
-    """Run every point that is not complete yet, choose the best, and write sweep.csv and best.toml.
+    """Run the points that are not complete, choose the best, and write sweep.csv and best.toml.
 
     Args:
-        sweep: as `plan_sweep` lays it out.
+        sweep: of `plan_sweep`.
         progress: shown one unit per point.
 
     Raises:

@@ -14,7 +14,7 @@ import toy_sweeps
 from toy_sweeps import planned
 
 from fewshot_bench.errors import FewshotBenchError, StudyError, UnknownNameError
-from fewshot_bench.outcomes.leases import Heartbeat, Leases, PointKey, leases_of
+from fewshot_bench.outcomes.leases import Heartbeat, Leases, PointKey
 from fewshot_bench.study import Axis, Grid, run_sweep, sweep_run
 from fewshot_bench.study.sweep_run import conclude, finished_point, run_study, unfinished_points
 
@@ -133,7 +133,7 @@ def test_a_point_that_another_process_works_on_is_left_to_it_and_waited_for(tmp_
     worker.join(60)
     assert runs[2:] == ["0.0 0.1"]
     assert unfinished_points(sweep) == 0
-    assert leases_of(sweep.folder) == []
+    assert Leases(sweep.folder).owners() == {}
 
 
 def test_a_point_whose_process_was_killed_is_taken_over_at_once(tmp_path, runs):
