@@ -45,7 +45,7 @@ CLAIMED_TYPES = {
 
 
 def claimed_method(name: str, *, is_transductive: bool = False) -> MethodCard:
-    """The card of a method of which only the name is known, and whether it is transductive."""
+    """The card of a method that is known by its name alone, and by whether it is transductive."""
     return MethodCard(name, _NOT_STATED, _NOT_STATED, _NOT_STATED, {"imported_as": name}, is_transductive)
 
 

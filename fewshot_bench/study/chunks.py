@@ -56,7 +56,7 @@ MissingEpisodes: TypeAlias = tuple[Cell, Protocol, list[NDArray[np.int64]]]
 
 @dataclass(frozen=True, eq=False)
 class CellChunk:
-    """A chunk of a cell that nobody has claimed.
+    """A chunk of a cell that this process has not claimed.
 
     Attributes:
         cell: of the episodes.

@@ -65,7 +65,7 @@ class Scheduler(ABC):
 
     @abstractmethod
     def work(self) -> bool:
-        """Compute some of what is free; False if there is nothing to compute now."""
+        """Compute free work; False if there is none now."""
 
     @abstractmethod
     def is_done(self) -> bool:

@@ -87,6 +87,7 @@ def work_through(
     with progress.step(f"sweep {sweep.name}", len(points)) as step:
         scheduler = _PointScheduler(sweep, points, step, arguments)
         scheduler.run()
+    Leases(sweep.folder).clean()
     if scheduler.failures:
         raise StudyError(
             f"{len(scheduler.failures)} of {len(points)} points failed; the others are stored, and a grid without "
@@ -100,9 +101,7 @@ class _PointScheduler(Scheduler):
     pause = 0.5
 
     def __init__(self, sweep: Sweep, points: Sequence[Point], step: Step, arguments: Sequence[str]) -> None:
-        leases = Leases(sweep.folder)
-        super().__init__([leases], step)
-        leases.clean()
+        super().__init__([Leases(sweep.folder)], step)
         self._sweep, self._arguments = sweep, arguments
         self._pending = list(points)
         self.failures: list[str] = []

@@ -159,7 +159,7 @@ def test_a_lease_that_is_none_says_of_no_holder(results, kind):
     leases = Leases(results / "outcomes" / KEY, expiry=0.0)
     path = leases.place(RANGE, 0)
     put(path, kind)
-    assert [lease.owner for lease in leases.listed()] == [""]
+    assert list(leases.owners().values()) == [""]
     assert leases.take(RANGE) is None  # seen for the first time
     assert leases.take(RANGE) is not None
     leases.release_all()
