@@ -104,8 +104,8 @@ class ForkServer:
 def import_what_run_needs() -> None:
     """Import what `fewshot-bench run` imports on its way to a report, which is most of a short command's time."""
     import itables  # noqa: F401  # only that it is imported counts, here and below
-    import pandas.io.formats.style
-    import timm
+    import pandas.io.formats.style  # noqa: F401
+    import timm  # noqa: F401
     import torchvision.transforms.v2  # noqa: F401
 
     import fewshot_bench.cli.terminal

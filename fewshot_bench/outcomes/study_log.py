@@ -33,7 +33,7 @@ from fewshot_bench.errors import FewshotBenchError, IrregularFileError, OutcomeE
 from fewshot_bench.limits import MOST_CELLS
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.cell_schema import TEXT, Kind, whole
-from fewshot_bench.outcomes.leases import Heart, overwrite
+from fewshot_bench.outcomes.leases import Heartbeat, overwrite
 
 FOLDER = "studies"
 CELL = re.compile(r"cell-(\d{5})-([0-9a-f]{16})")
@@ -140,7 +140,7 @@ class StudyRecord:
         self.write()
         said.tell("")
         try:
-            with Heart([said], every=SIGN):
+            with Heartbeat([said], every=SIGN):
                 yield
         except BaseException as error:
             with suppress(OSError):  # what went wrong first is what counts

@@ -23,7 +23,7 @@ from fewshot_bench._io.resuming import command_in
 from fewshot_bench._io.storage import folders_in
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.leases import leases_of
+from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.outcomes.manifest import read_manifest
 from fewshot_bench.outcomes.study_log import DID_ITS_PART, PlannedCell, RecordedStudy, recorded_studies
 
@@ -283,7 +283,7 @@ class Watch:
         for failure in self._store.failures(cell):
             failures.setdefault(failure.run, []).append(failure.episodes)
         failed = _counted({run: np.unique(np.concatenate(numbers)) for run, numbers in failures.items()}, planned)
-        owners = sorted({lease.owner for lease in leases_of(self._store.folder / state.key)} - self._silent)
+        owners = sorted({*Leases(self._store.folder / state.key).owners().values()} - self._silent)
         is_transductive = cell.method.is_transductive
         state = replace(state, done=done, failed=failed, workers=tuple(owners), is_transductive=is_transductive)
         return replace(state, rate=self._rates.of(cell, state))

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from fewshot_bench.study.sweep import Grid as Grid
     from fewshot_bench.study.sweep import Sweep as Sweep
     from fewshot_bench.study.sweep import plan_sweep as plan_sweep
-    from fewshot_bench.study.sweep_run import Setting as Setting
+    from fewshot_bench.study.sweep_run import BestConfiguration as BestConfiguration
     from fewshot_bench.study.sweep_run import SweepResult as SweepResult
-    from fewshot_bench.study.sweep_run import read_setting as read_setting
+    from fewshot_bench.study.sweep_run import read_best_configuration as read_best_configuration
     from fewshot_bench.study.sweep_run import run_sweep as run_sweep
     from fewshot_bench.study.train import TrainingPlan as TrainingPlan
     from fewshot_bench.study.train import train_backbone as train_backbone
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "PAPER_GRID": "sweep",
     "Axis": "sweep",
+    "BestConfiguration": "sweep_run",
     "Checkpoint": "checkpoints",
     "Grid": "sweep",
     "PlanResult": "run",
     "ResolvedStudy": "resolved",
-    "Setting": "sweep_run",
     "Shard": "chunks",
     "Study": "study",
     "StudyPlan": "plan",
@@ -51,8 +51,8 @@ _HOMES = {
     "fresh_folder": "plan",
     "plan_of_file": "study_parser",
     "plan_sweep": "sweep",
+    "read_best_configuration": "sweep_run",
     "read_checkpoint": "checkpoints",
-    "read_setting": "sweep_run",
     "resolve_study": "resolved",
     "run_plan": "run",
     "run_study": "run",
