@@ -11,8 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fewshot_bench.finetuning.stacked_convolutions import EpisodeConv2d, choose_faster
-from fewshot_bench.finetuning.stacked_networks import widened
+from fewshot_bench.finetuning.stacked_channels import EpisodeConv2d, choose_faster, widened
 
 
 def adopted(episodes: int, channels: int, filters: int, kernel: Any, **options: Any) -> EpisodeConv2d:

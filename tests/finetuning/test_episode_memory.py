@@ -18,9 +18,9 @@ from fewshot_bench.finetuning.memory import (
     halved_until_it_fits,
     is_out_of_memory,
 )
+from fewshot_bench.finetuning.network_parts import NetworkParts
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
-from fewshot_bench.finetuning.tuned_parameters import NetworkParts
 
 CPU = torch.device("cpu")
 

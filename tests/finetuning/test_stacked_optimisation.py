@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from fewshot_bench.finetuning.recipe import (
     EpisodeRecipe,
-    forget,
     learning_rate,
+    reset_optimizer,
     set_learning_rate,
     stacked_optimizer,
 )
@@ -138,10 +138,10 @@ def test_forgetting_makes_the_next_run_the_same_again(kind: str) -> None:
         return {name: weight.detach().clone() for name, weight in weights.items()}
 
     assert not all(torch.equal(value, expected[name]) for name, value in again().items()), "moments are remembered"
-    forget(optimizer)
+    reset_optimizer(optimizer)
     assert all(torch.equal(value, expected[name]) for name, value in again().items())
     assert [value.data_ptr() for state in optimizer.state.values() for value in state.values()] == places
-    forget(stacked_optimizer(recipe(), weights, frozenset(), CPU))  # one that has not begun has nothing to forget
+    reset_optimizer(stacked_optimizer(recipe(), weights, frozenset(), CPU))  # an unused optimiser has no state to reset
 
 
 def test_no_group_is_empty() -> None:

@@ -9,8 +9,9 @@ from torch import nn
 from torch.func import functional_call
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.finetuning.stacked_networks import stacked
-from fewshot_bench.finetuning.tuned_parameters import disturbed, frozen_prefix
+from fewshot_bench.finetuning.frozen_prefix import frozen_prefix
+from fewshot_bench.finetuning.stacking import stack_network
+from fewshot_bench.finetuning.tuned_parameters import perturbed
 
 NETWORKS = {
     "conv4_32": ({}, "channels"),
@@ -40,11 +41,11 @@ def test_every_copy_embeds_with_its_own_weights_and_the_fastest_faithful_way_is_
     network = network_of(name)
     names = [name for name, _ in network.named_parameters()]
     images = images_for(network, 6).view(3, 2, 3, network.side, network.side)
-    stack = stacked(network, names, 3, images[0])
+    stack = stack_network(network, names, 3, images[0])
     assert stack.layout == NETWORKS[name][1]
     generator = torch.Generator().manual_seed(2)
     weights = {
-        n: torch.stack([disturbed(p.detach(), generator) for _ in range(3)]) for n, p in network.named_parameters()
+        n: torch.stack([perturbed(p.detach(), generator) for _ in range(3)]) for n, p in network.named_parameters()
     }
     with torch.no_grad():
         for own, weight in weights.items():
@@ -60,11 +61,11 @@ def test_a_gradient_of_one_episode_reaches_no_other(name):
     network = network_of(name)
     names = [name for name, _ in network.named_parameters()][-6:]
     images = images_for(network, 4).view(2, 2, 3, network.side, network.side)
-    stack = stacked(network, names, 2, images[0])
+    stack = stack_network(network, names, 2, images[0])
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for own in names:  # some networks begin with zeros, behind which nothing learns
-            stack.weights(own).copy_(disturbed(stack.weights(own), generator))
+            stack.weights(own).copy_(perturbed(stack.weights(own), generator))
     stack(images)[1].square().sum().backward()
     for own in names:
         gradient = stack.trainable[own].grad
@@ -79,7 +80,7 @@ def test_load_gives_every_copy_the_weights_of_the_network(name):
     network = network_of(name)
     first = dict(network.named_parameters())
     names = list(first)[:4]
-    stack = stacked(network, names, 3, images_for(network, 2))
+    stack = stack_network(network, names, 3, images_for(network, 2))
     with torch.no_grad():
         for own in names:
             stack.weights(own).add_(1)
@@ -114,17 +115,17 @@ class ShufflesChannels(nn.Module):
 def test_a_network_whose_channels_meet_outside_of_layers_is_not_stacked_in_the_channels():
     network, sample = ShufflesChannels().eval(), torch.randn(2, 3, 8, 8)
     names = [name for name, _ in network.named_parameters()]
-    assert stacked(network, names, 2, sample).layout == "rows"
+    assert stack_network(network, names, 2, sample).layout == "rows"
     with pytest.raises(StudyError, match="in the layout channels"):
-        stacked(network, names, 2, sample, layout="channels")
+        stack_network(network, names, 2, sample, layout="channels")
 
 
 def test_a_network_that_mixes_its_batch_is_refused_in_one_sentence_unless_vmap_keeps_episodes_apart():
     network, sample = MixesItsBatch().eval(), torch.randn(2, 3, 2, 2)
     names = [name for name, _ in network.named_parameters()]
-    assert stacked(network, names, 2, sample).layout == "vmap"
+    assert stack_network(network, names, 2, sample).layout == "vmap"
     with pytest.raises(StudyError, match="MixesItsBatch cannot be fine-tuned for many episodes at once"):
-        stacked(network, names, 2, sample, layout="rows")
+        stack_network(network, names, 2, sample, layout="rows")
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from tiny_episodes import IMAGES, drawn, made_base_head, made_network, normalise
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewshot_bench.finetuning.episode_tasks import embedding_task
+from fewshot_bench.finetuning.network_parts import embedding_parts
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
-from fewshot_bench.finetuning.trainer import EpisodeTrainer, embedding_task
-from fewshot_bench.finetuning.tuned_parameters import embedding_parts
+from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.training.randomness import episode_keys
 
 EPOCHS, RATE, WAY = 8, 5e-5, 3

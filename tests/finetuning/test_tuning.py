@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fewshot_bench.backbones  # noqa: F401  # registers the literature's networks with timm
 from fewshot_bench.errors import StudyError
-from fewshot_bench.finetuning.tuned_parameters import DEFAULT_RANK, Tuning, disturbed, parse_tuning, tuned_network
+from fewshot_bench.finetuning.tuned_parameters import DEFAULT_RANK, Tuning, parse_tuning, perturbed, tuned_network
 
 SIDE = 32
 BLOCKS = {
@@ -215,7 +215,7 @@ def test_adapters_change_no_embedding_at_the_start_but_do_once_trained(
         generator = torch.Generator().manual_seed(0)
         for own in found.tuned:
             parameter = found.network.get_parameter(own)
-            parameter.copy_(disturbed(parameter, generator))
+            parameter.copy_(perturbed(parameter, generator))
         assert not torch.allclose(found.network(images()), expected, rtol=1e-3)
 
 
