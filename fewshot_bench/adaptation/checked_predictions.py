@@ -1,4 +1,4 @@
-"""What somebody's adaptation returns, checked before anything is made of it."""
+"""Checks of what adaptations declare and return, before anything is computed from it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import Adaptation, EmbeddingAdaptation
-from fewshot_bench.adaptation.choosing import scores_of
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.hyper_parameter_choice import scores_of
 from fewshot_bench.errors import EmbeddingError, PluginError
 from fewshot_bench.plugins import described, is_plugin, place_of, plugin_errors
 
@@ -21,16 +21,16 @@ _TRANSPOSED = "Are two axes swapped?"
 
 
 def checked_scores(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
-    """What `scores_of` an adaptation gives, if that is scores.
+    """The scores of an adaptation, see `scores_of`, checked.
 
-    Where two of E, M and N are equal, swapped axes have the right shape; so somebody's own method is asked once more,
-    about one episode with N more queries.
+    Where two of E, M and N are equal, swapped axes have the right shape. A plug-in is then asked a second time, about
+    one episode with N more queries.
 
     Args:
-        adaptation: what is asked.
+        adaptation: the method.
         split: see `EmbeddingAdaptation.scores`.
-        support: likewise, [E, N, K].
-        query: likewise, [E, M].
+        support: image indices of the support sets, [E, N, K].
+        query: image indices of the queries, [E, M].
 
     Returns:
         Finite floating-point numbers, [E, M, N].
@@ -68,13 +68,14 @@ def _checked(adaptation: EmbeddingAdaptation, scores: Any, support: Tensor, quer
 
 
 def _finding(scores: Any, expected: list[int]) -> str:
-    """What is wrong with scores, as a noun; empty where nothing is."""
-    if not isinstance(scores, Tensor) or scores.layout != torch.strided or scores.device.type == "meta":
-        is_other = isinstance(scores, Tensor)
-        return described(scores) + (f" ({scores.layout}, {scores.device})" if is_other else "")
+    """What was returned instead of scores, as a noun; empty if they are right."""
+    if not isinstance(scores, Tensor):
+        return described(scores)
+    if scores.layout != torch.strided or scores.device.type == "meta":
+        return f"{described(scores)} ({scores.layout}, {scores.device})"
     shape = list(scores.shape)
     if shape == expected[:2]:
-        return f"labels [E, M] = {shape} of {_type_of(scores)}"
+        return f"labels [E, M] = {shape} of {str(scores.dtype).removeprefix('torch.')}"
     if not scores.dtype.is_floating_point:
         return described(scores)
     if shape != expected:
@@ -83,14 +84,10 @@ def _finding(scores: Any, expected: list[int]) -> str:
     return ""
 
 
-def _type_of(scores: Tensor) -> str:
-    return str(scores.dtype).removeprefix("torch.")
-
-
 def _check_axes(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: Tensor, query: Tensor) -> None:
-    """See that scores of one episode, with more queries than classes, have their axes in order.
+    """Check the order of axes on one episode that has more queries than classes.
 
-    A method that cannot take such an episode, for whatever reason, is not judged by it.
+    A method that cannot take such an episode is not judged by it.
 
     Raises:
         PluginError: the axes are swapped.
@@ -110,14 +107,14 @@ def _check_axes(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: 
 
 
 def check_adaptation(adaptation: object, name: str) -> Adaptation:
-    """See that somebody's adaptation is one, and that what it says of itself can be used; before anything is computed.
+    """Check an adaptation and what it declares, before anything is computed.
 
     Args:
-        adaptation: as its class made it.
-        name: what the user calls it.
+        adaptation: as its factory made it.
+        name: as the user wrote it.
 
     Raises:
-        PluginError: it is none, or says something else than `Adaptation` promises.
+        PluginError: it is not an `Adaptation`, or declares something of the wrong type.
     """
     if not isinstance(adaptation, Adaptation):
         raise PluginError(f"{place_of(adaptation)}{name} is {described(adaptation)}. {HOW_TO_WRITE_ONE}")

@@ -1,15 +1,14 @@
 """Hyper-parameters without a validation split: chosen in each episode from its support set, or averaged over.
 
 "support-cv" is cross-validation within the support set. The K images of each class are dealt into min(K, 5) folds, one
-fold of every class is held out at a time (up to 5 shots that is leaving one image of each class out), and the values
-with which most held-out images are classified correctly then classify the queries. Images are dealt by what they show,
-not by their place or number, and are asked in that order too, classes mixed. A held-out image for which several classes
-share the highest score counts as a fraction. Between values that do equally well the earlier one of the grid is taken,
-the default first. Only a transductive head is shown the queries meanwhile, unlabelled, beside the held-out images: it
-needs about as many of them as it will have.
+fold of every class is held out at a time, and the values with which most held-out images are classified correctly then
+classify the queries. Images are dealt, and asked, in an order that their content decides. A held-out image for which
+several classes share the highest score counts as a fraction. Between equally good values the earlier one of the grid is
+taken, the default first. A transductive head also sees the unlabelled queries meanwhile, since it needs about as many
+images as it will have.
 
-"ensemble" averages. Scores of different hyper-parameters have different scales, so those of each query are brought to
-mean 0 and standard deviation 1 over the classes first. The default counts a thousandth more, which decides ties.
+"ensemble" averages the scores of all values, standardised over the classes of each query because their scales differ.
+The default counts a thousandth more, which decides ties.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ _OF_THE_DEFAULT = 1e-3  # weight in an ensemble beside its own, so that it decid
 
 
 def scores_of(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
-    """What `EmbeddingAdaptation.scores` gives, with hyper-parameters as the adaptation says they are chosen.
+    """The scores of an adaptation, with its hyper-parameters chosen as its `choose` says.
 
     Args:
-        adaptation: what is asked.
+        adaptation: the method.
         split: see `EmbeddingAdaptation.scores`.
         support: image indices of the support sets, int64 [E, N, K].
         query: image indices of the queries, int64 [E, M].
@@ -46,7 +45,7 @@ def scores_of(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: Te
         Scores, higher is closer, [E, M, N].
 
     Raises:
-        StudyError: there is nothing to choose between, or one image per class, which cannot be held out.
+        StudyError: there is nothing to choose between, or only one image per class.
     """
     if adaptation.choose == "none":
         return adaptation.scores(split, support, query)
@@ -57,10 +56,10 @@ def scores_of(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: Te
 
 
 def alternatives(adaptation: EmbeddingAdaptation) -> list[EmbeddingAdaptation]:
-    """The adaptation with every combination of the values that are tried, the preferred one first.
+    """The adaptation with every combination of the values to try, the preferred one first.
 
     Raises:
-        StudyError: a value is refused, or there is nothing to choose between, or too much.
+        StudyError: a value is refused, or there are no or too many combinations.
     """
     tried = adaptation.tried
     if not tried:
@@ -79,11 +78,11 @@ def alternatives(adaptation: EmbeddingAdaptation) -> list[EmbeddingAdaptation]:
         for values in combinations
     ]
     for member in members:
-        _refuse_another_kind(adaptation, member)
+        _check_same_kind(adaptation, member)
     return members
 
 
-_OF_THE_KIND = {
+_NEEDS = {
     "augmented_views": "other augmented views",
     "augmentation_of_views": "other augmented views",
     "needs_base_covariance": "other statistics of the base split",
@@ -91,14 +90,14 @@ _OF_THE_KIND = {
 _CLAIMS = {"is_transductive": "transductive", "assumes_balanced_queries": "for balanced queries"}
 
 
-def _refuse_another_kind(adaptation: EmbeddingAdaptation, member: EmbeddingAdaptation) -> None:
-    """See that a value that is tried neither needs what is not there nor breaks what is said of the method.
+def _check_same_kind(adaptation: EmbeddingAdaptation, member: EmbeddingAdaptation) -> None:
+    """Refuse a value that needs other inputs than the method, or makes it transductive or balanced.
 
     Raises:
         StudyError: it does.
     """
     advice = "Set that value without --choose."
-    for attribute, needs in _OF_THE_KIND.items():
+    for attribute, needs in _NEEDS.items():
         if getattr(member, attribute) != getattr(adaptation, attribute):
             raise StudyError(f"{adaptation.name} is given values to choose between that need {needs}. {advice}")
     for attribute, kind in _CLAIMS.items():
@@ -107,7 +106,7 @@ def _refuse_another_kind(adaptation: EmbeddingAdaptation, member: EmbeddingAdapt
 
 
 def nothing_to_choose(name: str, grid: Mapping[str, tuple[Any, ...]]) -> str:
-    """What to say of a head that has no hyper-parameter left to choose."""
+    """The message for a head without a hyper-parameter left to choose."""
     if grid:
         return f"nothing of {name} is left to choose: {' and '.join(grid)} is set. Leave out --choose, or --set."
     return f"{name} knows no values to choose between. Give them, such as --set NAME=0.1,1,10, or leave out --choose."
@@ -124,7 +123,7 @@ class OneShotError(StudyError):
 
 
 def floats_per_episode(adaptation: EmbeddingAdaptation, way: int, shot: int, queries: int, embedding_size: int) -> int:
-    """What `EmbeddingAdaptation.floats_per_episode` estimates, with the folds and values that are tried."""
+    """`EmbeddingAdaptation.floats_per_episode`, including the folds and values to try."""
     if adaptation.choose == "none":
         return adaptation.floats_per_episode(way, shot, queries, embedding_size)
     members = alternatives(adaptation)
@@ -139,10 +138,10 @@ def floats_per_episode(adaptation: EmbeddingAdaptation, way: int, shot: int, que
 
 
 def products_per_episode(adaptation: EmbeddingAdaptation, way: int, shot: int, query: int) -> int:
-    """Inner products that one episode needs at most, with the folds and values that are tried.
+    """The most inner products that one episode needs, including the folds and values to try.
 
     Args:
-        adaptation: what is asked.
+        adaptation: the method.
         way: N.
         shot: K.
         query: Q, queries per class.
@@ -158,7 +157,7 @@ def products_per_episode(adaptation: EmbeddingAdaptation, way: int, shot: int, q
 
 
 def _products(adaptation: EmbeddingAdaptation, labelled: int, queries: int) -> int:
-    """Inner products of one episode: a transductive head compares the queries with each other too."""
+    """Inner products of one episode; a transductive head also compares the queries with each other."""
     rows = labelled + (queries if adaptation.is_transductive else 0)
     return rows * (labelled + queries)
 
@@ -193,15 +192,7 @@ def standardised(scores: Tensor) -> Tensor:
 def _chosen(
     members: list[EmbeddingAdaptation], best: Tensor, split: EmbeddedSplit, support: Tensor, query: Tensor
 ) -> Tensor:
-    """Scores of every episode by the member that was chosen for it.
-
-    Args:
-        members: to choose between.
-        best: number of the member for each episode, [E].
-        split: see `scores_of`, as for the others.
-        support: see there.
-        query: see there.
-    """
+    """Scores of every episode by the member with the number in `best`, [E]."""
     parts, places = [], []
     for number, member in enumerate(members):
         mine = torch.nonzero(best == number).flatten()

@@ -23,7 +23,7 @@ from torch import Tensor
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.adaptation.knn import support_nearness
-from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.errors import ShapeError
 
 _EPISODES_AT_ONCE = 128
 
@@ -50,8 +50,7 @@ class Matching(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.scale < float("inf"):
-            raise StudyError(f"scale of matching should be positive and finite, not {self.scale}.")
+        self._expect_positive("scale")
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Logarithm of the attention that each class gets; see `EmbeddingAdaptation.scores`."""

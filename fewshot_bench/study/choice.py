@@ -8,7 +8,7 @@ from typing import Any
 
 from fewshot_bench._io.toml import value_of
 from fewshot_bench.adaptation import Adaptation, EmbeddingAdaptation
-from fewshot_bench.adaptation.choosing import OneShotError, alternatives, nothing_to_choose
+from fewshot_bench.adaptation.hyper_parameter_choice import OneShotError, alternatives, nothing_to_choose
 from fewshot_bench.errors import StudyError
 from fewshot_bench.study.study import Study
 

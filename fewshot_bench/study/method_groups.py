@@ -6,7 +6,7 @@ A group is expanded when a study is planned, and its members are what is recorde
 from __future__ import annotations
 
 from fewshot_bench.adaptation import EmbeddingAdaptation
-from fewshot_bench.adaptation.choosing import OneShotError
+from fewshot_bench.adaptation.hyper_parameter_choice import OneShotError
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import StudyError
 from fewshot_bench.study.known_names import GROUPS

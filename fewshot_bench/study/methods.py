@@ -9,7 +9,7 @@ from inspect import isabstract
 from typing import Any
 
 from fewshot_bench.adaptation import ADAPTATIONS, Adaptation, EmbeddingAdaptation
-from fewshot_bench.adaptation.returned import HOW_TO_WRITE_ONE, check_adaptation
+from fewshot_bench.adaptation.checked_predictions import HOW_TO_WRITE_ONE, check_adaptation
 from fewshot_bench.errors import PluginError, StudyError
 from fewshot_bench.losses import LOSSES, Reading, reading_of, readings_of
 from fewshot_bench.plugins import described, is_raised_in_plugin, place_of, plugin_errors

@@ -31,7 +31,6 @@ from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import EpisodeError, FewshotBenchError, IrregularFileError, OutcomeError, StudyError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
-from fewshot_bench.plugins import is_code
 from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.report import SweptPoint, sweep_frame, write_leaderboard
 from fewshot_bench.report.wording import value_text
@@ -39,6 +38,7 @@ from fewshot_bench.study.chunks import missing_episodes
 from fewshot_bench.study.execute import run_study
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.sweep import NOT_OF_THE_METHOD, Point, Sweep, Value, swept_fields
+from fewshot_bench.user_code import is_code
 
 _PAUSE = 0.5  # seconds between two looks at points that others work on
 _LARGEST = 64_000_000  # bytes of a record; each of its cells may list the sizes of many classes

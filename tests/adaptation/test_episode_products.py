@@ -6,7 +6,7 @@ from clustered_embeddings import clustered_split, drawn_episodes, support_and_qu
 from sklearn.neighbors import NearestNeighbors
 
 from fewshot_bench.adaptation import EmbeddedSplit
-from fewshot_bench.adaptation.episode_graph import episode_grams, nearest_neighbours, squared_distances
+from fewshot_bench.adaptation.transductive.episode_products import episode_grams, nearest_neighbours, squared_distances
 from fewshot_bench.errors import ShapeError
 
 

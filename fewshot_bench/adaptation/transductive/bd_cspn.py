@@ -19,15 +19,15 @@ Public code departs from the paper; each departure is an option. easyfsl lets al
 LaplacianShot (Ziko et al., 2020) weighs an image by the softmax of t cos over the classes instead of the images of a
 class (weighting="classes"), and lets all queries join.
 
-The shift takes the means of the support set and of the queries for comparable, which they are where the queries have
-the mix of classes of the support set. Where one class has most of the queries, it moves them towards the others.
+The shift is right where the queries have the class mix of the support set. Where one class has most of the queries, it
+moves them towards the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ from torch.nn.functional import one_hot
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
-from fewshot_bench.adaptation.episode_graph import episode_grams
-from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.adaptation.transductive.episode_products import episode_grams
+from fewshot_bench.errors import ShapeError
 
 Weighting = Literal["images", "classes"]
 Shift = Literal["everywhere", "prototypes", "nowhere"]
@@ -202,6 +202,7 @@ class BDCSPN(EmbeddingAdaptation):
     """
 
     name: ClassVar[str] = "bd-cspn"
+    is_transductive = True
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"temperature": (10.0, 3.0, 30.0)}
     temperature: float = 10.0
     weighting: Weighting = "classes"
@@ -210,24 +211,15 @@ class BDCSPN(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_rectification(self.name, self.temperature, self.weighting, self.shift)
-        if not (type(self.pseudo_labels) is int and self.pseudo_labels >= 0):
-            raise StudyError(
-                f"pseudo_labels of bd-cspn should be a whole number of 0 or more, not {self.pseudo_labels}."
-            )
-
-    @property
-    def is_transductive(self) -> bool:
-        """The queries of an episode move the prototypes."""
-        return True
+        self._expect_positive("temperature")
+        self._expect_whole(0, "pseudo_labels")
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Cosine of every query and every rectified prototype; see `EmbeddingAdaptation.scores`."""
         way, shot = support.shape[1:]
-        parts = []
         images = torch.cat([support.flatten(1), query], dim=1)
-        for products in episode_grams(split, images, _EPISODES_AT_ONCE):
-            rectified = rectified_prototypes(
+        cosines = [
+            rectified_prototypes(
                 products,
                 way,
                 shot,
@@ -235,31 +227,12 @@ class BDCSPN(EmbeddingAdaptation):
                 weighting=self.weighting,
                 pseudo_labels=self.pseudo_labels,
                 shift=self.shift,
-            )
-            parts.append(rectified.cosines.transpose(1, 2))
-        return torch.cat(parts)
+            ).cosines.transpose(1, 2)
+            for products in episode_grams(split, images, _EPISODES_AT_ONCE)
+        ]
+        return torch.cat(cosines)
 
     def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
         """Gathered embeddings, their inner products and the weights."""
         images = way * shot + queries
         return 2 * images * embedding_size + 4 * images**2 + 10 * way * images
-
-
-def check_rectification(name: str, temperature: float, weighting: str, shift: str) -> None:
-    """Refuse settings of the rectification that are out of range.
-
-    Args:
-        name: of the adaptation.
-        temperature: as `rectified_prototypes` takes it, as are the others.
-        weighting: "images" or "classes".
-        shift: "everywhere", "prototypes" or "nowhere".
-
-    Raises:
-        StudyError: one is.
-    """
-    if not temperature > 0:
-        raise StudyError(f"temperature of {name} should be positive, not {temperature}.")
-    if weighting not in get_args(Weighting):
-        raise StudyError(f"weighting of {name} should be images or classes, not {weighting}.")
-    if shift not in get_args(Shift):
-        raise StudyError(f"shift of {name} should be everywhere, prototypes or nowhere, not {shift}.")

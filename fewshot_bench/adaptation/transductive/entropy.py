@@ -6,11 +6,11 @@ zero. They minimise
 
     mean cross-entropy of the support set + mean Shannon entropy of the predictions for the queries
 
-for 25 epochs of Adam. An epoch makes two updates: one for the cross-entropy, one for the entropy. They train the whole
-network. Here the backbone stays frozen and the head is all there is to train, which changes what to expect: with fixed
-embeddings the entropy is lowest where all queries are of one class, and nothing in this loss prevents it. TIM adds the
-term that does. On the validation split of CIFAR-FS (EfficientNet-Lite0, 120 episodes of 5 ways) no temperature and
-learning rate beat the nearest centroid at one shot. The defaults lose least.
+for 25 epochs of Adam, each with one update for the cross-entropy and one for the entropy. They train the whole network.
+Here the backbone stays frozen and only the head is trained, which changes what to expect: with fixed embeddings the
+entropy is lowest where all queries are of one class, and nothing in this loss prevents it. (TIM adds the term that
+does.) On the validation split of CIFAR-FS (EfficientNet-Lite0, 120 episodes of 5 ways) no temperature and learning rate
+beat the nearest centroid at one shot; the defaults lose least.
 
 easyfsl's TransductiveFinetuning trains prototypes in place of a linear layer. Its logits are negative distances, and it
 makes one update per epoch for the sum of both losses: `head="distance"`, `updates="joint"`.
@@ -19,14 +19,14 @@ makes one update per epoch for the sum of both losses: `head="distance"`, `updat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
-from fewshot_bench.adaptation.prototype_descent import (
+from fewshot_bench.adaptation.transductive.prototype_descent import (
     Coordinates,
     Turn,
     class_means,
@@ -36,7 +36,6 @@ from fewshot_bench.adaptation.prototype_descent import (
     logits_of,
     placed_episodes,
 )
-from fewshot_bench.errors import StudyError
 
 Head = Literal["linear", "distance"]
 Updates = Literal["alternating", "joint"]
@@ -66,6 +65,7 @@ class Entropy(EmbeddingAdaptation):
     """
 
     name: ClassVar[str] = "entropy"
+    is_transductive = True
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"temperature": (60.0, 15.0, 30.0, 120.0)}
     head: Head = "linear"
     temperature: float = 60.0
@@ -76,22 +76,8 @@ class Entropy(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choices = {"head": Head, "updates": Updates, "coordinates": Coordinates}
-        for name, kind in choices.items():
-            if getattr(self, name) not in get_args(kind):
-                known = ", ".join(get_args(kind))
-                raise StudyError(f"{name} of entropy should be one of {known}, not {getattr(self, name)}.")
-        for name in ("temperature", "learning_rate"):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and 0 < value < float("inf")):
-                raise StudyError(f"{name} of entropy should be positive, not {value}.")
-        if type(self.epochs) is not int or self.epochs < 1:
-            raise StudyError(f"epochs of entropy should be a whole number of 1 or more, not {self.epochs}.")
-
-    @property
-    def is_transductive(self) -> bool:
-        """The queries of an episode move the head together."""
-        return True
+        self._expect_positive("temperature", "learning_rate")
+        self._expect_whole(1, "epochs")
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Logits of every query after the last update; see `EmbeddingAdaptation.scores`."""

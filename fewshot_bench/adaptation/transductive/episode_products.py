@@ -1,8 +1,9 @@
-"""What methods on a graph of an episode's images begin with: inner products of all with all, and nearest neighbours."""
+"""Inner products of all images of an episode, centred if asked for, and the distances and neighbours they give."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,13 +16,17 @@ _FEW = 4
 _FAR = 1e30
 # Rounding errors of an inner product, in units of the last place of the largest squared norm.
 _ROUNDING = 16
+# A square of a norm, relative to before: less is rounding of float32 products, and the image is the centre itself.
+_NOTHING_LEFT = 1e-6
+
+Centering = Literal["separate", "joint", "none"]
 
 
 def episode_grams(split: EmbeddedSplit, images: Tensor, at_once: int) -> Iterator[Tensor]:
     """Inner products of all images of each episode with each other, some episodes at a time.
 
-    Looking numbers up in a large Gram matrix waits for memory. Blocks of rows look up what is right of the diagonal and
-    copy the rest, which takes two thirds of the time of looking up everything.
+    Look-ups in a large Gram matrix wait for memory. Blocks of rows look up what is right of the diagonal and copy the
+    rest, in two thirds of the time of looking up everything.
 
     Args:
         split: embeddings of the split.
@@ -29,7 +34,7 @@ def episode_grams(split: EmbeddedSplit, images: Tensor, at_once: int) -> Iterato
         at_once: most episodes at a time.
 
     Yields:
-        [E', T, T], valid until the next ones: fresh memory would take a third of the time again.
+        [E', T, T], valid until the next one: fresh memory would cost another third of the time.
     """
     count = images.shape[1]
     height = -(-count // _BLOCKS)
@@ -45,6 +50,52 @@ def episode_grams(split: EmbeddedSplit, images: Tensor, at_once: int) -> Iterato
             products[:, start:end, start:] = block
             products[:, end:, start:end] = block[:, :, end - start :].transpose(1, 2)
         yield products
+
+
+def centered_products(products: Tensor, support: int, centering: Centering) -> Tensor:
+    """Inner products of the images of each episode after centring and division by the norm.
+
+    Args:
+        products: inner products of the support images and the queries, in this order, [E, n + M, n + M].
+        support: n, the number of support images.
+        centering: "separate" subtracts from the support images their mean and from the queries theirs. "joint"
+            subtracts the mean of all, as is done where there is one query. "none" leaves the products alone.
+
+    Returns:
+        float64 [E, n + M, n + M]. An image that is the centre itself has products of 0 with all.
+    """
+    products = products.double()
+    if centering == "none":
+        return products
+    images = products.shape[1]
+    is_joint = centering == "joint" or images - support == 1
+    sizes = [images] if is_joint else [support, images - support]
+    before = products.diagonal(dim1=1, dim2=2)
+    for axis in (1, 2):
+        groups = torch.split(products, sizes, dim=axis)
+        products = torch.cat([group - group.mean(dim=axis, keepdim=True) for group in groups], dim=axis)
+    squares = products.diagonal(dim1=1, dim2=2)
+    inverse = torch.where(squares > _NOTHING_LEFT * before, squares.clamp_min(1e-300).rsqrt(), 0)
+    return products * inverse.unsqueeze(1) * inverse.unsqueeze(2)
+
+
+def centered_grams(
+    split: EmbeddedSplit, support: Tensor, query: Tensor, centering: Centering, at_once: int
+) -> Iterator[Tensor]:
+    """Centred and normalised inner products of the images of each episode, some episodes at a time.
+
+    Args:
+        split: embeddings of the split.
+        support: image indices of the support sets, [E, N, K].
+        query: image indices of the queries, [E, M].
+        centering: see `centered_products`.
+        at_once: most episodes at a time.
+
+    Yields:
+        float64 [E', N * K + M, N * K + M], support images first.
+    """
+    for (images,) in in_parts(at_once, torch.cat([support.flatten(1), query], dim=1)):
+        yield centered_products(split.products(images, images), support[0].numel(), centering)
 
 
 def squared_distances(products: Tensor) -> Tensor:

@@ -4,38 +4,21 @@ Lazarou, Stathaki, Avrithis (2021), "Iterative label cleaning for transductive a
 Each round has four steps, on the support images and the queries of an episode together:
 
     propagation: W joins every image to its k nearest by cosine, with weight cosine^3, made symmetric and normalised by
-        the square roots of the degrees; Z = (1 - alpha W)^-1 Y spreads the labels Y that there are (Zhou et al., 2004);
-    balancing: the rows of Z that belong to queries are made probabilities, raised to a power and brought by Sinkhorn's
-        iteration to one for each query and the same total for each class; the largest entry is a query's pseudo-label;
+        the square roots of the degrees; Z = (1 - alpha W)^-1 Y spreads the known labels Y (Zhou et al., 2004);
+    balancing: Sinkhorn's iteration brings the query rows of Z, raised to a power, to one for each query and the same
+        total for each class; the largest entry is a query's pseudo-label;
     cleaning: a linear classifier starts at the class means of the labelled images and is trained on labels and
-        pseudo-labels by plain gradient descent. It learns the clean ones first: what has the smallest loss, averaged
-        over all of the training, is trusted;
+        pseudo-labels. It learns the clean ones first, so those of the smallest loss, averaged over the training, are
+        trusted (Huang et al., 2019, "O2U-Net");
     selection: of each class, the queries of smallest loss join the support set with their pseudo-label.
 
 Rounds go on until every query has joined, or fewer of them are selected than there are classes.
 
-Facts that the paper leaves open come from the authors' code, which gives the published numbers: the totals of a class
-are what is left of M / N after each selection; three queries of a class join at a time; training takes 1,000 steps on
-all images, at a learning rate of 0.1 with momentum 0.9 and weight decay 5e-4. Their linear layer draws its first bias
-at random; here it starts at zero. The last query alone fills the classes that are left, whatever it looks like: where
-totals leave such a tie, the propagated probabilities decide, not the order of the classes.
-
-Everything stays in the span of the episode's images: the classifier's logits of these images are what is trained, by
-inner products alone. Images that are equally near, or equally clean, are taken together: which comes first in the
-episode never decides.
-
-The loss of each image, averaged over the training of a linear classifier: what is learnt first is likely clean.
-
-Huang et al. (2019), "O2U-Net", and Lazarou et al. (2021), "Iterative label cleaning", rank noisy labels by it. The
-training is plain gradient descent with momentum on all images of an episode at once,
-
-    v <- momentum v + slope(w),    w <- w - rate v,
-
-a thousand steps of it. Here it is the path of the logits that is followed, for which inner products suffice, and most
-slopes are never computed: once they change slowly, the slopes of the next h steps are extrapolated along a line from
-the last two, and h steps of momentum along a line have a closed form. Every episode has an h of its own. It starts at
-one step and is set by how far the last extrapolation was off, so that the logits stay within about a thousandth of
-those of the descent step by step. A thousand steps then take about sixty slopes.
+What the paper leaves open follows the authors' code, which gives the published numbers: the totals of a class are what
+is left of M / N after each selection; three queries of a class join at a time; training takes 1,000 steps on all
+images, at a learning rate of 0.1 with momentum 0.9 and weight decay 5e-4. Their linear layer draws its first bias at
+random; here it starts at zero. Where the totals leave a tie, the propagated probabilities decide, and images that are
+equally near or equally clean are taken together: the order of images and classes never decides.
 """
 
 from __future__ import annotations
@@ -44,15 +27,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features, in_parts
-from fewshot_bench.adaptation.sinkhorn import Centering, centered_products, decide_ties, transport_plan
-from fewshot_bench.errors import StudyError
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
+from fewshot_bench.adaptation.transductive.episode_products import Centering, centered_grams
+from fewshot_bench.adaptation.transductive.sinkhorn import decide_ties, transport_plan
 
 LONGEST_STRIDE = 128
 """The most steps that are ever taken together."""
@@ -66,6 +49,12 @@ def mean_training_losses(
     products: Tensor, labels: Tensor, targets: Tensor, *, steps: int, stride: int = LONGEST_STRIDE
 ) -> Tensor:
     """Train a linear classifier on all images of each episode and average each image's loss over the training.
+
+    The training is gradient descent with momentum, v <- momentum v + slope(w), w <- w - rate v, on all images at once.
+    It follows the path of the logits, for which inner products suffice. Once slopes change slowly, the slopes of the
+    next h steps are extrapolated along a line from the last two, and h steps of momentum along a line have a closed
+    form. Each episode sets its own h by the error of its last extrapolation, so that the logits stay within about a
+    thousandth of those of single steps. A thousand steps then take about sixty slopes.
 
     Args:
         products: inner products of the images, which have norm one, [E, B, B].
@@ -177,6 +166,7 @@ class ILPC(EmbeddingAdaptation):
     """
 
     name: ClassVar[str] = "ilpc"
+    is_transductive = True
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"neighbours": (20, 10, 15, 30), "alpha": (0.8, 0.5, 0.9)}
     features: Features = "power"
     neighbours: int = 20
@@ -190,38 +180,23 @@ class ILPC(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.centering not in get_args(Centering):
-            known = ", ".join(get_args(Centering))
-            raise StudyError(f"centering of ilpc should be one of {known}, not {self.centering}.")
-        for name in ("neighbours", "selected", "cleaning_steps"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise StudyError(f"{name} of ilpc should be a whole number of 1 or more, not {value}.")
-        if not isinstance(self.stride, int) or not 1 <= self.stride <= LONGEST_STRIDE:
-            raise StudyError(f"stride of ilpc should be a whole number from 1 to {LONGEST_STRIDE}, not {self.stride}.")
-        if not 0 < self.alpha < 1:
-            raise StudyError(f"alpha of ilpc should be between 0 and 1, not {self.alpha}.")
-        if not 0 < self.power < math.inf:
-            raise StudyError(f"power of ilpc should be positive, not {self.power}.")
-
-    @property
-    def is_transductive(self) -> bool:
-        """Labels spread from query to query."""
-        return True
+        self._expect_whole(1, "neighbours", "selected", "cleaning_steps")
+        is_stride = type(self.stride) is int and 1 <= self.stride <= LONGEST_STRIDE
+        self._expect(is_stride, "stride", f"a whole number from 1 to {LONGEST_STRIDE}")
+        self._expect(0 < self.alpha < 1, "alpha", "between 0 and 1")
+        self._expect_positive("power")
 
     @property
     def assumes_balanced_queries(self) -> bool:
-        """Every class receives as many queries, unless `balanced` is off."""
+        """Every class receives the same number of queries, unless `balanced` is off."""
         return self.balanced
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """The balanced probabilities of each query in the round that it joined; see `EmbeddingAdaptation.scores`."""
-        parts = []
-        for some_support, some_query in in_parts(_EPISODES_AT_ONCE, support, query):
-            images = torch.cat([some_support.flatten(1), some_query], dim=1)
-            products = centered_products(split.products(images, images), support[0].numel(), self.centering)
-            parts.append(_Rounds(self, products, support.shape[1], support.shape[2]).probabilities())
-        return torch.cat(parts).transpose(1, 2)
+        way, shot = support.shape[1:]
+        grams = centered_grams(split, support, query, self.centering, _EPISODES_AT_ONCE)
+        found = [_Rounds(self, products, way, shot).probabilities() for products in grams]
+        return torch.cat(found).transpose(1, 2)
 
     def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
         """Inner products, the graph and a handful of probabilities; embeddings are gathered for a few episodes."""

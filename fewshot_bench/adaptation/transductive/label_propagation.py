@@ -12,8 +12,7 @@ iteration ends, up to a factor, in
     F = (I - alpha S)^(-1) Y
 
 which is solved for directly. scikit-learn's LabelSpreading iterates to the same F on the full graph. With `knn`, two
-images are joined only where one of them is among the nearest neighbours of the other. Images that are equally far share
-the places that are left, so the order of the images never decides.
+images are joined only where one is among the nearest neighbours of the other; images that tie share the last places.
 """
 
 from __future__ import annotations
@@ -28,8 +27,9 @@ from torch.nn.functional import one_hot
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
-from fewshot_bench.adaptation.episode_graph import episode_grams, nearest_neighbours, squared_distances
-from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.adaptation.span import support_labels
+from fewshot_bench.adaptation.transductive.episode_products import episode_grams, nearest_neighbours, squared_distances
+from fewshot_bench.errors import ShapeError
 
 _EPISODES_AT_ONCE = 32
 
@@ -108,6 +108,7 @@ class LabelPropagation(EmbeddingAdaptation):
     """
 
     name: ClassVar[str] = "label-propagation"
+    is_transductive = True
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"alpha": (0.8, 0.5, 0.9, 0.99), "gamma": (8.0, 4.0, 12.0)}
     alpha: float = 0.8
     gamma: float = 8.0
@@ -115,26 +116,18 @@ class LabelPropagation(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.alpha < 1:
-            raise StudyError(f"alpha of label-propagation should be between 0 and 1, not {self.alpha}.")
-        if not self.gamma >= 0:
-            raise StudyError(f"gamma of label-propagation should be 0 or more, not {self.gamma}.")
-        if not (type(self.knn) is int and self.knn >= 0):
-            raise StudyError(f"knn of label-propagation should be a whole number of 0 or more, not {self.knn}.")
-
-    @property
-    def is_transductive(self) -> bool:
-        """Labels reach a query over other queries."""
-        return True
+        self._expect(0 < self.alpha < 1, "alpha", "between 0 and 1")
+        self._expect_not_negative("gamma")
+        self._expect_whole(0, "knn")
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Share of each class in the label of every query; see `EmbeddingAdaptation.scores`."""
-        labels = torch.arange(support.shape[1], device=support.device).repeat_interleave(support.shape[2])
-        parts = []
-        images = torch.cat([support.flatten(1), query], dim=1)
-        for products in episode_grams(split, images, _EPISODES_AT_ONCE):
-            parts.append(propagated_labels(products, labels, alpha=self.alpha, gamma=self.gamma, knn=self.knn))
-        return torch.cat(parts)
+        images, labels = torch.cat([support.flatten(1), query], dim=1), support_labels(support)
+        shares = [
+            propagated_labels(products, labels, alpha=self.alpha, gamma=self.gamma, knn=self.knn)
+            for products in episode_grams(split, images, _EPISODES_AT_ONCE)
+        ]
+        return torch.cat(shares)
 
     def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
         """Gathered embeddings, their inner products, the graph and its factor."""

@@ -23,16 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.bd_cspn import Shift, Weighting, check_rectification, rectified_prototypes
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
-from fewshot_bench.adaptation.episode_graph import episode_grams, nearest_neighbours
-from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.adaptation.transductive.bd_cspn import Shift, Weighting, rectified_prototypes
+from fewshot_bench.adaptation.transductive.episode_products import episode_grams, nearest_neighbours
+from fewshot_bench.errors import ShapeError
 
 Prototypes = Literal["rectified", "mean"]
 
@@ -115,6 +115,7 @@ class LaplacianShot(EmbeddingAdaptation):
     """
 
     name: ClassVar[str] = "laplacian-shot"
+    is_transductive = True
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"laplacian_weight": (0.3, 0.1, 0.5, 0.7, 1.0)}
     laplacian_weight: float = 0.3
     knn: int = 3
@@ -126,20 +127,9 @@ class LaplacianShot(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_rectification(self.name, self.temperature, self.weighting, self.shift)
-        if not self.laplacian_weight >= 0:
-            raise StudyError(f"laplacian_weight of laplacian-shot should be 0 or more, not {self.laplacian_weight}.")
-        if self.prototypes not in get_args(Prototypes):
-            raise StudyError(f"prototypes of laplacian-shot should be rectified or mean, not {self.prototypes}.")
-        for name in ("knn", "iterations"):
-            value = getattr(self, name)
-            if not (type(value) is int and value >= 1):
-                raise StudyError(f"{name} of laplacian-shot should be a whole number of 1 or more, not {value}.")
-
-    @property
-    def is_transductive(self) -> bool:
-        """Neighbouring queries are labelled together."""
-        return True
+        self._expect_positive("temperature")
+        self._expect_not_negative("laplacian_weight")
+        self._expect_whole(1, "knn", "iterations")
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Probabilities of every query; see `EmbeddingAdaptation.scores`."""

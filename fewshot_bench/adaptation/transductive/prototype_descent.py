@@ -1,7 +1,7 @@
 """Adam on the class weights of many episodes at once, with gradients written by hand.
 
-Every step is two batched matrix products and Adam, element by element. Autograd would keep a graph of about thirty
-small operations per step. Losses are given by their slope: the derivative with respect to the logits.
+Every step is two batched matrix products and Adam; autograd would keep a graph of about thirty small operations. Losses
+are given by their slope: the derivative with respect to the logits.
 """
 
 from __future__ import annotations

@@ -8,28 +8,29 @@ posteriori estimation of the centres alternates between two steps:
         once, every class receives M / N queries, and lambda says how sharp the assignment is;
     c_j moves by the share alpha towards the mean of its support images and its assigned queries.
 
-A query's class is where the last plan sends most of it. Everything stays in the span of the episode's images: a centre
-is its coefficients over them, and inner products are all that is needed.
+A query's class is where the last plan sends most of it. A centre is its coefficients over the episode's images, so
+inner products are all that is needed.
 
-Where implementations differ: the paper's formulas end with the power transform and the norm. The authors' code, which
-gives the published numbers, then also subtracts the mean from the support images and from the queries, each their own,
-and normalises again (`centering="separate"`); iLPC's copy subtracts the mean of all (`joint`); easyfsl subtracts none
-and does not normalise at all.
+Implementations differ: the paper's formulas end with the power transform and the norm. The authors' code, which gives
+the published numbers, then also subtracts the mean from the support images and from the queries, each their own, and
+normalises again (`centering="separate"`); iLPC's copy subtracts the mean of all (`joint`); easyfsl subtracts none and
+does not normalise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features, in_parts
-from fewshot_bench.adaptation.sinkhorn import Centering, centered_products, decide_ties, transport_plan
-from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
+from fewshot_bench.adaptation.transductive.episode_products import Centering, centered_grams
+from fewshot_bench.adaptation.transductive.sinkhorn import decide_ties, transport_plan
+from fewshot_bench.errors import ShapeError
 
 _EPISODES_AT_ONCE = 128
 _ALPHA_AT_ONE_SHOT, _ALPHA = 0.2, 0.4
@@ -56,6 +57,7 @@ class PTMAP(EmbeddingAdaptation):
     """
 
     name: ClassVar[str] = "pt-map"
+    is_transductive = True
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"regularization": (10.0, 5.0, 20.0), "alpha": (None, 0.2, 0.4)}
     features: Features = "power"
     regularization: float = 10.0
@@ -66,47 +68,34 @@ class PTMAP(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.centering not in get_args(Centering):
-            known = ", ".join(get_args(Centering))
-            raise StudyError(f"centering of pt-map should be one of {known}, not {self.centering}.")
-        if not self.regularization > 0:
-            raise StudyError(f"regularization of pt-map should be positive, not {self.regularization}.")
-        if self.alpha is not None and not 0 < self.alpha <= 1:
-            raise StudyError(f"alpha of pt-map should be above 0 and at most 1, not {self.alpha}.")
-        if not isinstance(self.steps, int) or self.steps < 0:
-            raise StudyError(f"steps of pt-map should be a whole number of 0 or more, not {self.steps}.")
-
-    @property
-    def is_transductive(self) -> bool:
-        """The queries move the centres together."""
-        return True
+        self._expect_positive("regularization")
+        self._expect(self.alpha is None or 0 < self.alpha <= 1, "alpha", "above 0 and at most 1")
+        self._expect_whole(0, "steps")
 
     @property
     def assumes_balanced_queries(self) -> bool:
-        """The plan gives every class as many queries, unless `balanced` is off."""
+        """The plan gives every class the same number of queries, unless `balanced` is off."""
         return self.balanced
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """The share of each query that the plan sends to each class; see `EmbeddingAdaptation.scores`."""
-        shot = support.shape[2]
+        way, shot = support.shape[1:]
         alpha = self.alpha
         if alpha is None:
             alpha = _ALPHA_AT_ONE_SHOT if shot == 1 else _ALPHA
-        parts = []
-        for some_support, some_query in in_parts(_EPISODES_AT_ONCE, support, query):
-            images = torch.cat([some_support.flatten(1), some_query], dim=1)
-            products = centered_products(split.products(images, images), support[0].numel(), self.centering)
-            plan = map_assignment(
+        plans = [
+            map_assignment(
                 products,
-                way=support.shape[1],
+                way=way,
                 shot=shot,
                 regularization=self.regularization,
                 alpha=alpha,
                 steps=self.steps,
                 balanced=self.balanced,
-            )
-            parts.append(plan.transpose(1, 2))
-        return torch.cat(parts)
+            ).transpose(1, 2)
+            for products in centered_grams(split, support, query, self.centering, _EPISODES_AT_ONCE)
+        ]
+        return torch.cat(plans)
 
     def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
         """Inner products and a handful of assignments; embeddings are gathered for a few episodes at a time."""

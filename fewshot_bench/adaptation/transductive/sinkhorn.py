@@ -9,16 +9,11 @@ that has these totals, and v minimises a convex function of one number per class
 
     f(v) = sum over queries i of log sum over classes j of exp(A[j, i] + v[j])  -  sum over j of total[j] * v[j].
 
-With a few classes and many queries Newton's method on v reaches that plan in about five passes over A, where scaling
-takes hundreds if the plan is sharp. Logarithms all the way: a plan of zeros and ones neither overflows nor divides by
-zero.
-
-Centre the images of each episode and normalise them again, on their inner products alone.
+With a few classes and many queries Newton's method on v reaches that plan in about five passes over A; scaling takes
+hundreds if the plan is sharp. Everything is in logarithms, so a plan of zeros and ones cannot overflow.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -68,7 +63,7 @@ def transport_plan(
             f"affinities [E, N, M] and totals [E, N] do not fit: {list(log_affinities.shape)} and {list(totals.shape)}."
         )
     totals = totals.double()
-    # A class that receives nothing is out of the question, which its potential could say only at minus infinity.
+    # A class that receives nothing would need a potential of minus infinity.
     affinities = log_affinities.double().masked_fill((totals <= 0).unsqueeze(2), _IMPOSSIBLE)
     counts = totals.new_ones(len(totals), affinities.shape[2]) if counts is None else counts.double()
     potentials = torch.zeros_like(totals) if potentials is None else potentials.double().clone()
@@ -81,15 +76,15 @@ def transport_plan(
         if not bool(unfinished.any()):
             break
         active, excess = active[unfinished], excess[unfinished]
-        some = affinities[active], totals[active], counts[active]
-        direction = _direction(plan[active], excess, some[2])
-        found = _step(some, potentials[active], value[active], direction, (excess * direction).sum(1))
+        problem = affinities[active], totals[active], counts[active]
+        direction = _direction(plan[active], excess, problem[2])
+        found = _step(problem, potentials[active], value[active], direction, (excess * direction).sum(1))
         potentials[active], plan[active], value[active] = found
     return plan, potentials
 
 
 def decide_ties(plan: Tensor, log_affinities: Tensor, totals: Tensor) -> Tensor:
-    """Let affinities decide where the totals alone make a plan: one query alone gets them, whatever it looks like.
+    """Let affinities decide where the totals alone fix the plan, as for the last query of an episode.
 
     Args:
         plan: from `transport_plan`, [E, N, M].
@@ -147,36 +142,3 @@ def _step(
         found = _plan(affinities[too_far], totals[too_far], counts[too_far], moved[too_far])
         plan[too_far], after[too_far] = found
     return moved, plan, after
-
-
-Centering = Literal["separate", "joint", "none"]
-
-# A square of a norm, relative to before: less is rounding of float32 products, and the image is the centre itself.
-_NOTHING_LEFT = 1e-6
-
-
-def centered_products(products: Tensor, support: int, centering: Centering) -> Tensor:
-    """Inner products of the images of each episode after centring and division by the norm.
-
-    Args:
-        products: inner products of the support images and the queries, in this order, [E, n + M, n + M].
-        support: n, the number of support images.
-        centering: "separate" subtracts from the support images their mean and from the queries theirs. "joint"
-            subtracts the mean of all, as is done where there is one query. "none" leaves the products alone.
-
-    Returns:
-        float64 [E, n + M, n + M]. An image that is the centre itself has products of 0 with all.
-    """
-    products = products.double()
-    if centering == "none":
-        return products
-    images = products.shape[1]
-    is_joint = centering == "joint" or images - support == 1
-    sizes = [images] if is_joint else [support, images - support]
-    before = products.diagonal(dim1=1, dim2=2)
-    for axis in (1, 2):
-        groups = torch.split(products, sizes, dim=axis)
-        products = torch.cat([group - group.mean(dim=axis, keepdim=True) for group in groups], dim=axis)
-    squares = products.diagonal(dim1=1, dim2=2)
-    inverse = torch.where(squares > _NOTHING_LEFT * before, squares.clamp_min(1e-300).rsqrt(), 0)
-    return products * inverse.unsqueeze(1) * inverse.unsqueeze(2)

@@ -17,14 +17,12 @@ Adam. TIM-ADM alternates between two updates in closed form, for S support image
             + S / M * sum over the queries of (q_ik x_i + p_ik (w_k - x_i)) ]
           / [ c / (1 + a) * sum over the support set of y_ik + S / M * sum over the queries of q_ik ]
 
-All of this stays in the span of an episode's images, so TIM-ADM needs their inner products and no embeddings.
-
 alpha-TIM (Veilleux et al., 2021, "Realistic evaluation of transductive few-shot learning") puts the entropy of order
 alpha, (1 - sum of p^alpha) / (alpha - 1), in place of both of Shannon's. A large alpha pulls less strongly towards
 classes of equal size. It has no closed form and is trained with Adam.
 
-The first term of the mutual information is largest where all classes have as many queries. On uneven queries the
-published weights lose much; Veilleux et al. run TIM with weights of 1 there.
+The first term of the mutual information is largest where all classes have the same number of queries. On uneven
+queries the published weights lose much; Veilleux et al. run TIM with weights of 1 there.
 
 The authors' code agrees with the paper. easyfsl's TIM takes cosines to normalised prototypes in place of distances
 (`metric="cosine"`), a temperature of 10, weights of 1, 1 and 0.1, and 50 steps.
@@ -33,7 +31,7 @@ The authors' code agrees with the paper. easyfsl's TIM takes cosines to normalis
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -41,7 +39,7 @@ from torch import Tensor
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.centroid import Metric
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.adaptation.prototype_descent import (
+from fewshot_bench.adaptation.transductive.prototype_descent import (
     Coordinates,
     Turn,
     class_means,
@@ -92,6 +90,7 @@ class TIM(EmbeddingAdaptation):
     """
 
     name: ClassVar[str] = "tim"
+    is_transductive = True
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"temperature": (15.0, 7.5, 30.0, 60.0)}
     solver: Solver | None = None
     alpha: float = 1.0
@@ -106,45 +105,22 @@ class TIM(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choices = {
-            "solver": (None, *get_args(Solver)),
-            "metric": get_args(Metric),
-            "coordinates": get_args(Coordinates),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                known = ", ".join(value for value in allowed if value)
-                raise StudyError(f"{name} of tim should be one of {known}, not {getattr(self, name)}.")
-        self._expect_number("alpha", "positive", is_positive=True)
-        self._expect_number("temperature", "positive", is_positive=True)
-        self._expect_number("learning_rate", "positive", is_positive=True)
-        self._expect_number("marginal_entropy_weight", "0 or more")
+        self._expect_positive("alpha", "temperature", "learning_rate")
+        self._expect_not_negative("marginal_entropy_weight")
         for name in ("cross_entropy_weight", "conditional_entropy_weight"):
             if getattr(self, name) is not None:
-                self._expect_number(name, "0 or more")
-        if self.steps is not None and (type(self.steps) is not int or self.steps < 1):
-            raise StudyError(f"steps of tim should be a whole number of 1 or more, not {self.steps}.")
+                self._expect_not_negative(name)
+        if self.steps is not None:
+            self._expect_whole(1, "steps")
         if self.solver == "adm" and self.alpha != 1:
             raise StudyError(f"tim with alpha={self.alpha} has no closed-form updates. Use --set solver=gd.")
-        # One thing is said in one way: a published value that is typed is None again.
-        resolved = self._published()
-        for name, published in resolved.items():
+        # One value has one spelling: a published value that is typed becomes None.
+        for name, published in self._published().items():
             if getattr(self, name) == published:
                 object.__setattr__(self, name, None)
         idle = [name for name in _OF_DESCENT if getattr(self, name) != self.__dataclass_fields__[name].default]
         if idle and self._solver == "adm":
             raise StudyError(f"{idle[0]} of tim belongs to Adam. Add --set solver=gd, or leave it out.")
-
-    def _expect_number(self, name: str, expectation: str, *, is_positive: bool = False) -> None:
-        value = getattr(self, name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 <= value < float("inf") or (is_positive and value == 0):
-            raise StudyError(f"{name} of tim should be {expectation}, not {value}.")
-
-    @property
-    def is_transductive(self) -> bool:
-        """The queries of an episode move the prototypes together."""
-        return True
 
     @property
     def _solver(self) -> Solver:
@@ -161,7 +137,7 @@ class TIM(EmbeddingAdaptation):
         }
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """Every hyper-parameter of the solver, with the value that None stands for where it is the same throughout."""
+        """Every hyper-parameter of the solver, with published values in place of None."""
         values = super().hyper_parameters()
         tried = self.tried if self.choose != "none" else {}
         if tried.keys() & {"alpha", "solver"}:  # None stands for something else with each of them
@@ -281,10 +257,10 @@ def alternating_information_maximisation(
 
 
 def _in_order(split: EmbeddedSplit, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The images of each episode in an order that what they show decides.
+    """The images of each episode, in an order that their content decides.
 
-    Where embeddings hardly differ, as those of an untrained network, the alternating updates make large differences of
-    rounding errors, in any precision. In one order there is one result.
+    Where embeddings hardly differ, as those of an untrained network, the alternating updates amplify rounding errors.
+    In one order there is one result.
 
     Args:
         split: whose embeddings put images in order.
