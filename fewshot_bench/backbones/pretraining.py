@@ -1,7 +1,6 @@
-"""What the weights of a backbone have seen before any dataset of this project, in words that a report can read.
+"""The corpora that a backbone was pretrained on, as text in the order of training, e.g. "ImageNet-21k, ImageNet-1k".
 
-A text names the corpora in the order of training, e.g. "ImageNet-21k, ImageNet-1k". It is empty for an initialisation
-and "unknown" where nobody said, as for a file of weights.
+The text is empty for an initialisation, and "unknown" for a weights file.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _CORPORA = (
 
 
 def pretraining_of_tag(tag: str) -> str:
-    """The corpora that a timm weights tag names; "unknown" where it names none.
+    """The corpora that a timm weights tag names, or "unknown".
 
     Args:
         tag: such as "augreg_in21k_ft_in1k", which is ImageNet-21k, then ImageNet-1k.
@@ -52,7 +51,7 @@ def pretraining_of_tag(tag: str) -> str:
 
 
 def default_pretraining(name: str) -> str:
-    """What the default weights of a backbone have seen, by its name alone; nothing is loaded or fetched.
+    """The corpora of a backbone's default weights, by its name alone; nothing is loaded or fetched.
 
     Args:
         name: registered, or a model of timm, with or without `timm:`.
@@ -66,5 +65,5 @@ def default_pretraining(name: str) -> str:
 
 
 def then(*stages: str) -> str:
-    """Several stages of pretraining as one text; those without any are left out."""
+    """Several stages of pretraining as one text, without empty ones."""
     return ", ".join(stage for stage in stages if stage)

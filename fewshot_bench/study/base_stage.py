@@ -13,7 +13,7 @@ import torch
 
 from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, known_backbone, network_identity
-from fewshot_bench.cache import BASE_STAGES, kept, made_once
+from fewshot_bench.cache import BASE_STAGES, build_once, read_entry
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
@@ -102,11 +102,11 @@ def fine_tuned_on_base(
         backbone.network.load_state_dict(weights)
         return _Told(metadata, head)
 
-    told = made_once(
+    told = build_once(
         checkpoint_path(backbone, split, recipe),
         _words(backbone, split, recipe),
         read=lambda path: _load(path, backbone),
-        make=trained,
+        build=trained,
         write=lambda path, told: save_checkpoint(path, backbone.network, told.metadata, told.head),
         progress=progress,
     )
@@ -115,7 +115,7 @@ def fine_tuned_on_base(
 
 def from_checkpoint(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Backbone | None:
     """The backbone after the base stage where its checkpoint is here; None where it is not, or is damaged."""
-    found = kept(checkpoint_path(backbone, split, recipe), lambda path: _load(path, backbone))
+    found = read_entry(checkpoint_path(backbone, split, recipe), lambda path: _load(path, backbone))
     return None if found is None else _trained(backbone, found)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning a backbone on the base split."""
+"""Learning on the base split: recipes, augmentation, the training loop, and trained networks on disk."""
 
 from typing import TYPE_CHECKING
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench._io.storage import write_atomically
-from fewshot_bench.cache import cache_entries, clear_cache, made_once
+from fewshot_bench.cache import build_once, cache_entries, clear_cache
 from fewshot_bench.errors import CacheError
 from fewshot_bench.progress import SILENT
 
@@ -81,7 +81,7 @@ def test_a_full_disk_costs_one_line_and_nothing_else(entry, start, tmp_path):
     output, errors = answer(start(entry, "alone", most_bytes=100))
     assert output == "7000"
     assert errors.count("\n") == 1
-    assert "seven letters: not kept in" in errors
+    assert "seven letters: not stored in" in errors
     assert "File too large" in errors
     assert cache_entries() == []
 
@@ -126,7 +126,7 @@ def test_clearing_leaves_alone_what_another_process_is_making(entry, start, tmp_
 
 
 def keep(entry: Path, content: bytes) -> bytes:
-    return made_once(entry, "", read=Path.read_bytes, make=lambda: content, write=write_atomically, progress=SILENT)
+    return build_once(entry, "", read=Path.read_bytes, build=lambda: content, write=write_atomically, progress=SILENT)
 
 
 def test_the_cache_keeps_the_bound_that_the_environment_names(entry, monkeypatch):
@@ -149,7 +149,7 @@ def test_what_is_larger_than_the_bound_is_not_kept_and_drives_nothing_out(entry,
 def test_a_bound_that_cannot_be_read_is_said_before_anything_is_made(entry, monkeypatch):
     monkeypatch.setenv("FEWSHOT_BENCH_CACHE_SIZE", "much")
     with pytest.raises(CacheError, match=r"FEWSHOT_BENCH_CACHE_SIZE takes a number and a unit .* not 'much'"):
-        made_once(entry, "", read=Path.read_bytes, make=pytest.fail, write=write_atomically, progress=SILENT)
+        build_once(entry, "", read=Path.read_bytes, build=pytest.fail, write=write_atomically, progress=SILENT)
 
 
 def test_the_bound_is_kept_while_another_entry_is_being_made(entry, monkeypatch):
@@ -160,7 +160,8 @@ def test_the_bound_is_kept_while_another_entry_is_being_made(entry, monkeypatch)
         keep(inner, bytes(900))
         return bytes(800)
 
-    assert made_once(entry, "", read=Path.read_bytes, make=make, write=write_atomically, progress=SILENT) == bytes(800)
+    content = build_once(entry, "", read=Path.read_bytes, build=make, write=write_atomically, progress=SILENT)
+    assert content == bytes(800)
     assert [item.path for item in cache_entries()] == [entry]
 
 
