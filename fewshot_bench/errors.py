@@ -122,12 +122,7 @@ def is_debugging() -> bool:
 
 
 def keep_traceback(error: BaseException, of: BaseException | None = None) -> None:
-    """Store the traceback of an error in it as text, unless it has one.
-
-    Args:
-        error: to be shown later, perhaps in another process.
-        of: the error whose traceback to store; by default its own.
-    """
+    """Store the traceback of an error, or of another `of`, in it as text, unless it has one."""
     if not hasattr(error, _ATTRIBUTE):
         with suppress(AttributeError, TypeError):  # its class may take no attributes
             source = error if of is None else of

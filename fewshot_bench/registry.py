@@ -86,14 +86,7 @@ class Registry(Generic[T]):
         return add
 
     def alias(self, name: str, target: str, *, preset: Mapping[str, Any], **facts: Any) -> None:
-        """Register another name of a thing, which stands for some of its settings.
-
-        Args:
-            name: the alias.
-            target: the registered name.
-            preset: the settings that the alias stands for.
-            **facts: those that differ from the target's.
-        """
+        """Register an alias of a thing, which stands for some of its settings; `facts` are those that differ."""
         known = self._entries[target]
         settings = " and ".join(f"{key}={value}" for key, value in preset.items())
         summary = f"alias of {target} with {settings}"

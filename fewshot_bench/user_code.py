@@ -89,12 +89,7 @@ def make_importable(folder: str) -> None:
 
 
 def import_failure(error: BaseException, name: str) -> CodeError:
-    """An error raised while a module of the user was imported, as one line with its file and line.
-
-    Args:
-        error: as it was raised.
-        name: of what was imported.
-    """
+    """An error raised while importing a module of the user, as one line with its file and line."""
     if isinstance(error, SyntaxError):
         reason, place = error.msg, location(error.filename, error.lineno)
     else:

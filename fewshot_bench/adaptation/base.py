@@ -60,10 +60,10 @@ class EmbeddingAdaptation(Adaptation):
     """Support embeddings -> query scores, for a whole chunk of episodes at once, on frozen embeddings.
 
     Attributes:
-        features: what is done with the embeddings first: raw, l2, cl2, power or signed-power.
+        features: transformation of the embeddings: raw, l2, cl2, power or signed-power.
         choose: how hyper-parameters are chosen in each episode: "none", "support-cv" or "ensemble"; see
             `hyper_parameter_choice`.
-        candidates: values to choose between, by hyper-parameter; None for the grid of the class, without what is set.
+        candidates: values to choose between, by hyper-parameter; None for the grid of the class, without fields that are set.
     """
 
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
@@ -163,10 +163,7 @@ class EmbeddingAdaptation(Adaptation):
         """
 
     def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
-        """An upper estimate of the floats held per episode, from which the engine sizes chunks.
-
-        The default counts gathered support and query embeddings.
-        """
+        """An upper estimate of the floats held per episode, from which the engine sizes chunks."""
         return 2 * (way * shot + queries) * embedding_size + 4 * queries * way * shot
 
 

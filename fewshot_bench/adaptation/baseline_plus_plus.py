@@ -48,7 +48,7 @@ class CosineHeads:
 
     Attributes:
         weights: w_c, of any length, [E, N, m].
-        norms: factors of the cosines beside the scale, [E, N].
+        norms: factors of the cosines besides the scale, [E, N].
     """
 
     weights: Tensor
@@ -70,7 +70,7 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         class_norms: "fixed" is the cosine of the paper; "learned" multiplies it by a learned norm for each class, as in
             the paper's code.
         epochs: passes over the support set; each is in an order of its own.
-        batch_size: images per step; the last step of an epoch takes what is left.
+        batch_size: images per step; the last step of an epoch takes the rest.
         learning_rate: of SGD.
         momentum: of SGD.
         dampening: the share by which a gradient is reduced when momentum takes it in.
@@ -106,8 +106,8 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         with_first = (split.embeddings @ first.T / lengths.unsqueeze(1)).double()
         place = split.embeddings @ self._direction(split.embeddings.shape[1]).to(split.embeddings) / lengths
         parts = []
-        for some, queries in in_parts(_EPISODES_AT_ONCE, support, query):
-            ordered, images, labels = _in_order(some, place)
+        for part, queries in in_parts(_EPISODES_AT_ONCE, support, query):
+            ordered, images, labels = _in_order(part, place)
             logits = self._trained_on(split, images, labels, queries, lengths, first, with_first)
             parts.append(logits.gather(2, ordered.unsqueeze(1).expand(-1, logits.shape[1], -1)))
         return torch.cat(parts)
@@ -145,16 +145,7 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         return logits
 
     def train(self, features: Tensor, targets: Tensor, weights: Tensor) -> CosineHeads:
-        """Train the heads of some episodes on their support sets.
-
-        Args:
-            features: unit vectors, [E, n, m].
-            targets: 1 for the class of an image, 0 for the others, [E, n, N].
-            weights: where the weights of the classes start, [E, N, m].
-
-        Returns:
-            The heads after all epochs.
-        """
+        """Train heads, whose weights start at [E, N, m], on unit features [E, n, m] and targets 0 or 1, [E, n, N]."""
         is_learned = self.class_norms == "learned"
         norms = weights.norm(dim=2) if is_learned else torch.ones_like(weights[:, :, 0])
         velocity: tuple[Tensor, Tensor] | None = None
@@ -196,11 +187,7 @@ class BaselinePlusPlus(EmbeddingAdaptation):
 
 
 def _in_order(support: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A support set in an order that its content decides.
-
-    Args:
-        support: image indices, [E, N, K].
-        place: by which images are put in order, and classes by their means, [I].
+    """A support set [E, N, K] in an order that its content decides, by a place for every image of the split, [I].
 
     Returns:
         The rank of each class, [E, N]; the images in order, [E, N * K]; the ranks of their classes, [E, N * K].

@@ -26,12 +26,6 @@ def checked_scores(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, suppor
     Where two of E, M and N are equal, swapped axes have the right shape. A plug-in is then asked a second time, about
     one episode with N more queries.
 
-    Args:
-        adaptation: the method.
-        split: see `EmbeddingAdaptation.scores`.
-        support: image indices of the support sets, [E, N, K].
-        query: image indices of the queries, [E, M].
-
     Returns:
         Finite floating-point numbers, [E, M, N].
 
@@ -107,11 +101,7 @@ def _check_axes(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: 
 
 
 def check_adaptation(adaptation: object, name: str) -> Adaptation:
-    """Check an adaptation and what it declares, before anything is computed.
-
-    Args:
-        adaptation: as its factory made it.
-        name: as the user wrote it.
+    """Check what an adaptation declares, before anything is computed; `name` is as the user wrote it.
 
     Raises:
         PluginError: it is not an `Adaptation`, or declares something of the wrong type.

@@ -50,10 +50,7 @@ class EmbeddedSplit:
         return self.embeddings.square().sum(dim=1)
 
     def inverse_base_covariance(self, shrinkage: float) -> Tensor:
-        """Inverse of the base split's covariance C, shrunk towards the identity; cached for each shrinkage.
-
-        Args:
-            shrinkage: s, above 0 and at most 1.
+        """Inverse of the base split's covariance C, shrunk by s, above 0 and at most 1; cached for each s.
 
         Returns:
             The inverse of (1 - s) C + s (tr C / D) I, of the identity where C is zero, [D, D].
@@ -129,11 +126,7 @@ class EmbeddedSplit:
         return replace(self, gram=gram)
 
     def covariance_within(self, class_sizes: Sequence[int]) -> Tensor:
-        """Covariance of the images around the means of their classes, over all images, [D, D].
-
-        Args:
-            class_sizes: images of each class; images come class by class.
-        """
+        """Covariance of the images around the means of their classes, which follow each other, [D, D]."""
         scatter = self.embeddings.new_zeros(self.embeddings.shape[1], self.embeddings.shape[1], dtype=torch.float64)
         for rows in torch.split(self.embeddings[: self.images], list(class_sizes)):
             centred = rows - rows.mean(dim=0)
@@ -145,15 +138,7 @@ class EmbeddedSplit:
         return self.embeddings.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
 
     def products(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Inner products between two sets of images of each episode.
-
-        Args:
-            rows: image indices, [E, A].
-            columns: image indices, [E, B].
-
-        Returns:
-            [E, A, B].
-        """
+        """Inner products [E, A, B] between images of each episode, by their indices [E, A] and [E, B]."""
         if self.gram is not None:
             # One index into the flat matrix: indexing by rows and columns is the same and five times slower.
             places = rows.unsqueeze(2) * len(self.embeddings) + columns.unsqueeze(1)

@@ -39,7 +39,7 @@ class Finetune(EpisodeRecipe, Adaptation):
 
         Raises:
             UnknownNameError: the loss is not known.
-            StudyError: a value is not what it should be.
+            StudyError: a value is out of range.
         """
         super().__post_init__()
         parse_tuning(self.tune)

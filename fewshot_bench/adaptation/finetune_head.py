@@ -124,7 +124,7 @@ class FinetuneHead(EmbeddingAdaptation):
         if self.coordinates == "full":
             per_episode = 8 * support.shape[1] * split.embeddings.shape[1]
         at_once = max(1, _FLOATS_AT_ONCE // per_episode)
-        return torch.cat([self._train(split, *some) for some in in_parts(at_once, support, query)])
+        return torch.cat([self._train(split, *part) for part in in_parts(at_once, support, query)])
 
     def _train(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         way, shot = support.shape[1:]
@@ -208,17 +208,17 @@ class _Head(nn.Module):
 def _full_coordinates(
     split: EmbeddedSplit, trained_on: Tensor, plain: Tensor, query: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The embeddings themselves: of what is trained on, of the plain support, of the queries, [E, ., D]."""
+    """The embeddings themselves: of the images trained on, of the plain support, of the queries, [E, ., D]."""
     return split.rows(trained_on), split.rows(plain), split.rows(query)
 
 
 def _span_coordinates(
     split: EmbeddedSplit, trained_on: Tensor, plain: Tensor, query: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Orthonormal coordinates in the span of what is trained on, [E, ., n]."""
+    """Orthonormal coordinates in the span of the images trained on, [E, ., n]."""
     features, inverse = square_roots(split.products(trained_on, trained_on).double())
     queries = split.products(trained_on, query).transpose(1, 2).double() @ inverse
-    # Without views the plain support is what is trained on, and its coordinates are there already.
+    # Without views the images trained on are the plain support.
     same = trained_on.shape == plain.shape
     plain_features = features if same else split.products(plain, trained_on).double() @ inverse
     return features.float(), plain_features.float(), queries.float()

@@ -29,20 +29,13 @@ from fewshot_bench.errors import StudyError
 MOST_FOLDS = 5
 MOST_COMBINATIONS = 64
 _TIED = 1e-6  # of the largest score of a query
-_OF_THE_DEFAULT = 1e-3  # weight in an ensemble beside its own, so that it decides ties, those within rounding as well
+_OF_THE_DEFAULT = 1e-3  # the default's extra weight in an ensemble, which decides ties up to rounding
 
 
 def scores_of(adaptation: EmbeddingAdaptation, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
     """The scores of an adaptation, with its hyper-parameters chosen as its `choose` says.
 
-    Args:
-        adaptation: the method.
-        split: see `EmbeddingAdaptation.scores`.
-        support: image indices of the support sets, int64 [E, N, K].
-        query: image indices of the queries, int64 [E, M].
-
-    Returns:
-        Scores, higher is closer, [E, M, N].
+    Arguments and result are those of `EmbeddingAdaptation.scores`.
 
     Raises:
         StudyError: there is nothing to choose between, or only one image per class.
@@ -138,21 +131,14 @@ def floats_per_episode(adaptation: EmbeddingAdaptation, way: int, shot: int, que
 
 
 def products_per_episode(adaptation: EmbeddingAdaptation, way: int, shot: int, query: int) -> int:
-    """The most inner products that one episode needs, including the folds and values to try.
-
-    Args:
-        adaptation: the method.
-        way: N.
-        shot: K.
-        query: Q, queries per class.
-    """
+    """The most inner products that an episode with Q queries per class needs, with all folds and values."""
     plain = _products(adaptation, way * shot, way * query)
     if adaptation.choose == "none":
         return plain
     members = math.prod(map(len, adaptation.tried.values()))
     if adaptation.choose == "ensemble":
         return members * plain
-    asked = 1 + (query if adaptation.is_transductive else 0)  # beside the support set of a fold
+    asked = 1 + (query if adaptation.is_transductive else 0)  # besides the support set of a fold
     return plain + members * min(shot, MOST_FOLDS) * _products(adaptation, way * (shot - 1), way * asked)
 
 
@@ -170,13 +156,7 @@ def _ensemble(members: list[EmbeddingAdaptation], split: EmbeddedSplit, support:
 
 
 def standardised(scores: Tensor) -> Tensor:
-    """Scores of each query with mean 0 and standard deviation 1 over the classes; 0 where all are the same.
-
-    Args:
-        scores: [E, M, N].
-
-    Returns:
-        float64 [E, M, N].
+    """Scores [E, M, N] with mean 0 and standard deviation 1 over the classes, float64; 0 where all are equal.
 
     >>> standardised(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
     tensor([[[-1.,  1.],
@@ -222,12 +202,7 @@ def _best(members: list[EmbeddingAdaptation], split: EmbeddedSplit, support: Ten
 
 
 def _share_right(scores: Tensor, truth: Tensor) -> Tensor:
-    """How many images of each episode are classified correctly, [E]; a tie between t classes counts as 1/t.
-
-    Args:
-        scores: [E, M, N].
-        truth: the class of each image, [E, M].
-    """
+    """How many images are classified correctly, [E], by scores [E, M, N]; a tie between t classes counts as 1/t."""
     scores = scores.double()
     margin = _TIED * scores.abs().amax(dim=-1, keepdim=True)
     is_best = scores >= scores.amax(dim=-1, keepdim=True) - margin
@@ -236,11 +211,7 @@ def _share_right(scores: Tensor, truth: Tensor) -> Tensor:
 
 
 def folds_of(split: EmbeddedSplit, support: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Deal the images of each class into folds, and hold out each fold in turn.
-
-    Args:
-        split: whose embeddings put images in order.
-        support: image indices, [E, N, K] with K of 2 or more.
+    """Deal the images of each class, K of 2 or more, into folds, and hold out each fold in turn.
 
     Yields:
         Folds of one size together, F of them, fold by fold: what is learned from [F * E, N, K - h], what is held out

@@ -57,14 +57,7 @@ class KNearestNeighbours(EmbeddingAdaptation):
 
 
 def support_nearness(split: EmbeddedSplit, images: Tensor, queries: Tensor, metric: Metric) -> Tensor:
-    """Cosine similarity, or minus the squared Euclidean distance, of each support image and query, [E, n, M].
-
-    Args:
-        split: embeddings of the split.
-        images: image indices of the support sets, [E, n].
-        queries: image indices of the queries, [E, M].
-        metric: "cosine" or "euclidean".
-    """
+    """Cosine, or minus the squared distance, of each support image [E, n] and query [E, M] of a split, [E, n, M]."""
     products = split.products(images, queries)
     own, others = split.squared_norms[images].unsqueeze(2), split.squared_norms[queries].unsqueeze(1)
     if metric == "euclidean":

@@ -204,7 +204,7 @@ def _newton_step(problem: _Problem, weights: Tensor, gradient: Tensor, probabili
 
 
 def _solve(problem: _Problem, gradient: Tensor, probabilities: Tensor) -> Tensor:
-    """Hessian^-1 gradient by preconditioned conjugate gradients; a finished episode stays as it is, [E, N, d].
+    """Hessian^-1 gradient by preconditioned conjugate gradients; finished episodes do not change, [E, N, d].
 
     The Hessian couples classes through the softmax; the preconditioner leaves the coupling out and so is one small
     inverse per episode. It is exact for equal probabilities, where every fit starts.

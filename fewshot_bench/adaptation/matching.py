@@ -39,7 +39,7 @@ class Matching(EmbeddingAdaptation):
     """Attention over the support images.
 
     Attributes:
-        scale: what cosines are multiplied by before the softmax; 1 in the paper, 100 in the code of Chen et al. (2019).
+        scale: factor of the cosines before the softmax; 1 in the paper, 100 in the code of Chen et al. (2019).
             A small scale compares with the mean of a class, a large one with its nearest image. With L2 features, 10
             was best on the validation split of CIFAR-FS.
     """
@@ -69,7 +69,7 @@ def log_attention(similarity: Tensor, *, scale: float = 1.0) -> Tensor:
 
     Args:
         similarity: of each support image and query, [E, N, K, M].
-        scale: what it is multiplied by before the softmax.
+        scale: its factor before the softmax.
 
     Returns:
         Log-probabilities, [E, M, N].

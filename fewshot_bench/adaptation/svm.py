@@ -50,7 +50,7 @@ class SupportVectorMachine(EmbeddingAdaptation):
         C: weight of the hinge losses against the penalty. The default belongs to L2 features: within 0.1 points of
             the best from 0.03 to 100 on the validation split of CIFAR-FS. MetaOptNet's 0.1 belongs to 16,000
             unnormalised numbers.
-        diagonal: what is added to the inner product of each support image with itself. MetaOptNet's public code adds 1
+        diagonal: added to the inner product of each support image with itself. MetaOptNet's public code adds 1
             for the sake of its solver, which its paper does not mention.
         gap: largest difference of the primal and the dual objective at the end, relative to the primal objective. Use a
             smaller one with a C far below 0.1, where the losses outweigh |W|^2.

@@ -81,13 +81,7 @@ def _match_channels(pixels: Tensor, channels: int) -> Tensor:
 def from_timm_config(
     config: dict[str, Any], image_size: int | None, interpolation: Interpolation | None
 ) -> Preprocessing:
-    """The preprocessing of a timm model, by its own data config.
-
-    Args:
-        config: what `timm.data.resolve_model_data_config` returns.
-        image_size: overrides the size.
-        interpolation: overrides the interpolation.
-    """
+    """The preprocessing of a timm data config, with another image size or interpolation if given."""
     own = config["interpolation"] if config["interpolation"] in {"bilinear", "nearest"} else "bicubic"
     return Preprocessing(
         image_size or int(config["input_size"][-1]),

@@ -40,12 +40,7 @@ class BaseHead:
 
     @classmethod
     def of(cls, head: nn.Module, classes: tuple[str, ...]) -> BaseHead:
-        """The only linear layer of a module, on the CPU.
-
-        Args:
-            head: a module with one linear layer, perhaps with dropout before it.
-            classes: names of its outputs, C.
-        """
+        """The only linear layer of a module, on the CPU, with the names of its outputs, C."""
         (linear,) = (module for module in head.modules() if isinstance(module, nn.Linear))
         weight, bias = (tensor.detach().cpu().clone() for tensor in (linear.weight, linear.bias))
         return cls(weight, bias, classes)

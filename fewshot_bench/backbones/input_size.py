@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fewshot_bench.errors import StudyError
 
 _STEPS = (1, 2, 4, 7, 8, 12, 14, 16, 20, 24, 28, 32, 48, 64, 96, 128)
-"""Numbers of which a network may need the image size to be a multiple."""
+"""A network may need image sizes that are multiples of one of these."""
 _COARSE = 32
 
 
@@ -97,7 +97,7 @@ def _sizes_taken(network: nn.Module, channels: int, size: int, own_size: int) ->
     below, above = size // step * step, -(-size // step) * step
     if below != above:
         near = [str(side) for side in (below, above) if side and takes(side)] or [str(own_size)]
-        return f"{{name}} takes multiples of {step} px, and {{size}} px is none. Use --image-size {' or '.join(near)}."
+        return f"{{name}} takes multiples of {step} px, and {{size}} px is not one. Use --image-size {' or '.join(near)}."
     towards = range(size, own_size, _COARSE if size < own_size else -_COARSE)
     coarse = [side // _COARSE * _COARSE for side in towards][1:]
     if any(takes(one) and not takes(other) for one, other in pairwise([*coarse, own_size])):
@@ -107,7 +107,7 @@ def _sizes_taken(network: nn.Module, channels: int, size: int, own_size: int) ->
     while abs(works - fails) > 1:
         middle = (fails + works) // 2
         fails, works = (fails, middle) if takes(middle * step) else (middle, works)
-    if abs(own_size - works * step) < own_size // 10:  # a few beside its own, which it rounds
+    if abs(own_size - works * step) < own_size // 10:  # a few near its own, which it rounds
         return f"{{name}} does not take {{size}} px. Use --image-size {own_size}."
     word, bound = ("small", "more") if size < own_size else ("large", "less")
     return f"{{size}} px is too {word} for {{name}}. Use --image-size {works * step} or {bound}."

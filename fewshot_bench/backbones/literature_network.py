@@ -132,11 +132,7 @@ class LiteratureNetwork(nn.Module, ABC):
 
 
 def timm_config(first_conv: str | tuple[str, ...]) -> dict[str, Any]:
-    """The timm configuration of a network of the literature, without weights.
-
-    Args:
-        first_conv: names of the convolutions that take the image's channels.
-    """
+    """The timm configuration of a network without weights; `first_conv` names the convolutions that take the image."""
     half = (0.5, 0.5, 0.5)
     return {
         "num_classes": 0,

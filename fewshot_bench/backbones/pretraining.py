@@ -39,11 +39,7 @@ _CORPORA = (
 
 
 def pretraining_of_tag(tag: str) -> str:
-    """The corpora that a timm weights tag names, or "unknown".
-
-    Args:
-        tag: such as "augreg_in21k_ft_in1k", which is ImageNet-21k, then ImageNet-1k.
-    """
+    """The corpora that a timm weights tag names, or "unknown"; "augreg_in21k_ft_in1k" is ImageNet-21k, ImageNet-1k."""
     named = []
     for word in re.split(r"[_.]", tag.lower()):
         named += [corpus for pattern, corpus in _CORPORA if re.fullmatch(pattern, word)]
@@ -51,11 +47,7 @@ def pretraining_of_tag(tag: str) -> str:
 
 
 def default_pretraining(name: str) -> str:
-    """The corpora of a backbone's default weights, by its name alone; nothing is loaded or fetched.
-
-    Args:
-        name: registered, or a model of timm, with or without `timm:`.
-    """
+    """The corpora of the default weights of a registered backbone or timm model; nothing is loaded or fetched."""
     model = name.removeprefix("timm:")
     if model != name or (name not in BACKBONES and timm.is_model(name)):
         config = timm.get_pretrained_cfg(model)

@@ -34,18 +34,7 @@ def random_key(dataset: str, split: str, seed: int) -> NDArray[np.uint64]:
 def raw_words(
     key: NDArray[np.uint64], run: int, numbers: NDArray[np.int64], count: int, stream: int = TASKS
 ) -> NDArray[np.uint64]:
-    """The first words of some episodes; the counter is (block, episode, run, stream).
-
-    Args:
-        key: see `random_key`.
-        run: number of the run, from 0.
-        numbers: of the episodes, [E].
-        count: words of each.
-        stream: `TASKS` or `EXTRAS`.
-
-    Returns:
-        uint64 [E, count].
-    """
+    """The first words of episodes, uint64 [E, count]; the counter of Philox is (block, episode, run, stream)."""
     words = np.empty((len(numbers), count), dtype=np.uint64)
     counter = np.zeros(4, dtype=np.uint64)
     counter[2], counter[3] = run, stream

@@ -71,20 +71,11 @@ def draw_groups(
 def episode_classes(
     fields: ProtocolFields, class_sizes: Sequence[int], run: int, numbers: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The classes of episodes, without drawing images where possible.
-
-    Args:
-        fields: a protocol, or the fields stored with outcomes.
-        class_sizes: images per class of the split, in canonical order, [C].
-        run: number of the run, from 0.
-        numbers: which episodes, [E].
+    """The classes of episodes, without drawing images where possible; arguments and errors as for `draw`.
 
     Returns:
         Position of each class in the canonical order, [E, N], beginning with class 0 of the predictions; -1 where the
         sampler varies the way and an episode has fewer classes.
-
-    Raises:
-        EpisodeError: the split has too few classes or images, or not that many episodes.
     """
     protocol = fields if isinstance(fields, Protocol) else Protocol.of(fields)
     sizes = _checked(protocol, class_sizes)
@@ -101,12 +92,7 @@ def episode_classes(
 def resolved_protocol(
     protocol: Protocol, class_sizes: Sequence[int], class_names: Sequence[str] | None = None
 ) -> Protocol:
-    """The protocol with its number of episodes, which the class sizes decide for disjoint tasks.
-
-    Args:
-        protocol: perhaps without a number of episodes.
-        class_sizes: images per class, [C].
-        class_names: names for error messages, [C].
+    """The protocol with its number of episodes, which the class sizes [C] decide for disjoint tasks.
 
     Raises:
         EpisodeError: it asks for more than there are, or the split has too few classes or images.

@@ -72,13 +72,6 @@ def keyed_episodes(
 ) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.uint64]]]:
     """The classes of episodes and the keys of their images, some episodes at a time.
 
-    Args:
-        sizes: images per class, [C].
-        key: see `random_key`.
-        way: N.
-        run: number of the run.
-        numbers: episode numbers, [E].
-
     Yields:
         Which of the episodes, their classes [e, N], and the keys of the images of each class, [e, N, S] for the size S
         of the largest class; `NEVER` beyond the end of a class.
@@ -86,14 +79,14 @@ def keyed_episodes(
     words_per_episode = len(sizes) + way * int(sizes.max())
     chunk = max(1, _WORDS_AT_ONCE // words_per_episode)
     for start in range(0, len(numbers), chunk):
-        some = slice(start, start + chunk)
-        words = raw_words(key, run, numbers[some], words_per_episode)
+        rows = slice(start, start + chunk)
+        words = raw_words(key, run, numbers[rows], words_per_episode)
         classes = smallest(words[:, : len(sizes)], way)
         keys = words[:, len(sizes) :].reshape(len(words), way, -1)
         absent = np.arange(keys.shape[2]) >= sizes[classes][..., None]
         if absent.any():
             keys[absent] = NEVER
-        yield some, classes, keys
+        yield rows, classes, keys
 
 
 def sample_classes(
@@ -103,8 +96,8 @@ def sample_classes(
     chosen = np.empty((len(numbers), way), dtype=np.int64)
     chunk = max(1, _WORDS_AT_ONCE // classes)
     for start in range(0, len(numbers), chunk):
-        some = slice(start, start + chunk)
-        chosen[some] = smallest(raw_words(key, run, numbers[some], classes), way)
+        rows = slice(start, start + chunk)
+        chosen[rows] = smallest(raw_words(key, run, numbers[rows], classes), way)
     return chosen
 
 

@@ -26,12 +26,7 @@ def use_batch_statistics(network: nn.Module) -> None:
 
 @torch.no_grad()
 def use_statistics_of(network: nn.Module, forward: Callable[[], Any]) -> None:
-    """Normalise with the mean and variance of one batch from now on.
-
-    Args:
-        network: whose layers are changed.
-        forward: runs the network on that batch.
-    """
+    """Normalise with the statistics of one batch from now on: the one on which `forward` runs the network."""
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         axes = [axis for axis in range(inputs[0].ndim) if axis != 1]

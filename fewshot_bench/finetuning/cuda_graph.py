@@ -57,11 +57,7 @@ class ReplayedStep:
 
 
 def cuda_graph(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Capture work on the current CUDA device; where that fails, run it without a graph.
-
-    Args:
-        run: the same work on the same tensors each time; runs a few times first.
-    """
+    """Capture work on the current CUDA device, after a few runs; where that fails, run it without a graph."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

@@ -61,14 +61,9 @@ class FreshViews(StepViews):
         *,
         steps: int | None = None,
     ) -> None:
-        """Take the support images.
+        """Take the support images, uint8 [E, S, C, H, W].
 
-        Args:
-            support: uint8 [E, S, C, H, W].
-            keys: of the episodes.
-            augmentation: makes a view from an image and random numbers.
-            normalise: uint8 [B, C, H, W] -> float [B, C', S, S].
-            steps: how many there will be; None if unknown.
+        `normalise` makes float [B, C', S, S] of uint8 [B, C, H, W]; `steps` is their number, None if unknown.
         """
         self._steps = steps
         self._support, self._keys, self._augmentation, self._normalise = support, keys, augmentation, normalise
@@ -104,13 +99,7 @@ class PooledViews(StepViews):
     """Two of a few views made once, drawn anew in every step for every image."""
 
     def __init__(self, pool: Tensor, keys: EpisodeKeys, normalise: Normalise | None = None) -> None:
-        """Take the views.
-
-        Args:
-            pool: V views of each support image, or their activations after the frozen layers, [E, V, S, ...].
-            keys: of the episodes.
-            normalise: applied to the views of each step, if the pool holds images.
-        """
+        """Take V views of each support image, or their activations, [E, V, S, ...]; images are normalised later."""
         self._pool, self._keys, self._normalise = pool, keys, normalise
 
     def at(self, step: int, chosen: Tensor | None) -> Tensor:
@@ -194,13 +183,7 @@ class ImageTasks:
     device: torch.device
 
     def __call__(self, support: NDArray[np.int32], query: NDArray[np.int32], keys: Tensor) -> EpisodeTask:
-        """Prepare some episodes.
-
-        Args:
-            support: image indices, class by class, [E, N * K].
-            query: image indices, [E, M].
-            keys: of the episodes, int64 [E].
-        """
+        """Prepare episodes of support images [E, N * K], class by class, and queries [E, M], with keys [E]."""
         both = EpisodeKeys(keys, keys.to(self.device))
         pixels, query_pixels = self._pixels(support), self._pixels(query)
         views = self.recipe.views_made_once
@@ -245,7 +228,7 @@ def embedding_task(
     """Some episodes of embeddings computed before.
 
     Args:
-        embeddings: [(1 + V) * I, D]: the images as they are, then their augmented views, V of 2 or more.
+        embeddings: [(1 + V) * I, D]: the plain images, then their augmented views, V of 2 or more.
         images: I.
         support: image indices, class by class, [E, N * K].
         query: image indices, [E, M].

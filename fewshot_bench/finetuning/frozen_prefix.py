@@ -85,7 +85,7 @@ class RestOfNetwork(nn.Module):
 
 
 def frozen_prefix(network: nn.Module, tuned: Sequence[str], sample: Tensor) -> FrozenPrefix | None:
-    """Find the longest part at the beginning of a network that training does not change.
+    """The longest part at the beginning of a network that training does not change.
 
     Args:
         network: in evaluation mode, images [B, C, S, S] -> [B, D].

@@ -56,13 +56,7 @@ class StackedHead:
 
 
 def dropped(embeddings: Tensor, uniform: Tensor, rate: float) -> Tensor:
-    """Dropout with the random numbers given.
-
-    Args:
-        embeddings: [E, B, D].
-        uniform: in [0, 1), [E, B * D].
-        rate: share to drop.
-    """
+    """Dropout of embeddings [E, B, D] at a rate, with given uniform numbers [E, B * D] in [0, 1)."""
     kept = (uniform >= rate).view_as(embeddings)
     return embeddings * kept / (1 - rate)
 
@@ -75,14 +69,7 @@ class StackedBaseHead:
     """
 
     def __init__(self, head: BaseHead, tuned: Sequence[str], episodes: int, *, like: Tensor) -> None:
-        """Copy a head.
-
-        Args:
-            head: the classifier that the backbone was trained with.
-            tuned: "weight", "bias", both or neither.
-            episodes: E.
-            like: a tensor with the device and dtype of the copies.
-        """
+        """Copy a head for E episodes, its `tuned` tensors trainable, with the device and dtype of a tensor."""
         self._initial = {name: getattr(head, name).to(like) for name in ("weight", "bias")}
         self.trainable = {
             name: self._initial[name].expand(episodes, *self._initial[name].shape).clone().requires_grad_()

@@ -51,15 +51,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def halved_until_it_fits(episodes: int, attempt: Callable[[int], Tensor]) -> tuple[int, Tensor]:
-    """Halve the number of episodes at once until they fit into memory.
-
-    Args:
-        episodes: at once, to begin with.
-        attempt: does the work with that many at once.
-
-    Returns:
-        The number that fits, and the result of the attempt.
-    """
+    """Attempt work with fewer and fewer episodes at once until it fits; returns how many fit, and the result."""
     while True:
         try:
             return episodes, attempt(episodes)

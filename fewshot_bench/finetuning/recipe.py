@@ -136,7 +136,7 @@ class EpisodeRecipe:
             self._expect(_is_finite(value) and 0 <= value < 1, name, "at least 0 and less than 1")
         if self.tune == "head" and self.is_contrastive:
             raise StudyError(
-                f"--tune head leaves the encoder as it is, so the contrastive term of {self.loss} has nothing to move. "
+                f"--tune head does not change the encoder, so the contrastive term of {self.loss} has nothing to move. "
                 "Use --tune last:1, or --adapt finetune-head, whose contrast acts on the head."
             )
         if self.on == "logits" and self.is_contrastive:
@@ -217,15 +217,9 @@ def _is_finite(value: object) -> bool:
 def stacked_optimizer(
     recipe: EpisodeRecipe, trained: Mapping[str, Tensor], decayed: frozenset[str], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Adam over the weights of all episodes at once.
+    """Adam over the stacked weights of all episodes; the matrices and filters named in `decayed` are decayed.
 
     Adam works element by element, so each episode's weights go exactly where they would go alone.
-
-    Args:
-        recipe: optimizer, learning rate and weight decay.
-        trained: stacked leaf tensors by name.
-        decayed: names of the matrices and filters, which are decayed.
-        device: of the tensors.
     """
     groups = [
         {"params": [w for name, w in trained.items() if name in decayed], "weight_decay": recipe.weight_decay},
@@ -258,14 +252,7 @@ def reset_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def learning_rate(recipe: EpisodeRecipe, step: int, steps: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step.
-
-    Args:
-        recipe: its highest value, warm-up and schedule.
-        step: from 0.
-        steps: of the whole training.
-        steps_per_epoch: warm-up is given in epochs.
-    """
+    """The learning rate of a step, counted from 0, of a training of that many steps."""
     warmup = recipe.warmup_epochs * steps_per_epoch
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup

@@ -168,13 +168,7 @@ class EpisodeConv2d(nn.Conv2d):
 
 
 def choose_faster(network: nn.Module, inputs: Tensor, timer: Timer | None = None) -> None:
-    """Time both ways for every convolution of a network and take the faster.
-
-    Args:
-        network: with episodes side by side.
-        inputs: what it is given in a step, [B, E * C, H, W].
-        timer: how to time; by default by the clock, waiting for the device.
-    """
+    """Time both ways for every convolution of a network on inputs [B, E * C, H, W], and take the faster."""
     seen: dict[EpisodeConv2d, Tensor] = {}
     layers = [module for module in network.modules() if isinstance(module, EpisodeConv2d) and module.has_a_choice]
     hooks = [layer.register_forward_pre_hook(lambda layer, inputs: seen.update({layer: inputs[0]})) for layer in layers]

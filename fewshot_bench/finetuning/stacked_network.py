@@ -18,7 +18,7 @@ class StackedNetwork(ABC):
     Attributes:
         layout: how the episodes lie in memory, in one word.
         episodes: E.
-        tuned: names of the parameters of which each copy has its own; the others are shared or repeated.
+        tuned: names of the parameters that differ between copies; the others are shared or repeated.
         trainable: stacked leaf tensors that require gradients, by name.
     """
 

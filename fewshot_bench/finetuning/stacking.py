@@ -1,9 +1,9 @@
 """The fastest faithful way to stack copies of a network. None is best for every network.
 
 - `ChannelStackedNetwork` puts the episodes side by side in the channels: a convolution becomes a grouped one, batch
-  normalisation and pooling stay what they are. It suits convolutional networks.
+  normalisation and pooling are unchanged. It suits convolutional networks.
 - `RowStackedNetwork` puts them one after another in the batch: linear layers become batched matrix products, attention
-  stays what it is. It suits transformers and mixers.
+  is unchanged. It suits transformers and mixers.
 - `VmapStackedNetwork` hands the network to `torch.func.vmap`. It takes every network, and is slower, since vmap
   rearranges activations between layers.
 

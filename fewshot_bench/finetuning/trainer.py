@@ -39,12 +39,7 @@ class EarlyStopping:
     """
 
     def __init__(self, patience: int, weights: Mapping[str, Tensor]) -> None:
-        """Watch the episodes of a trainer.
-
-        Args:
-            patience: epochs without a lower loss after which an episode stops.
-            weights: stacked, as views that change with training, [E, *shape].
-        """
+        """Watch stacked weights, views [E, *shape]; an episode stops after `patience` epochs without a lower loss."""
         self._patience, self._weights = patience, weights
         self._kept = {name: weight.detach().clone() for name, weight in weights.items()}
         first = next(iter(weights.values()))
@@ -278,8 +273,8 @@ class EpisodeTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         at_once = queries.shape[1] if self._normalises_batches else 2 * self.recipe.batch_size
         entropies = queries.new_zeros(len(queries), dtype=self.head.weight.dtype)
-        for some in torch.split(queries, at_once, dim=1):
-            logs = log_softmax(self.head(self._features(self._embed(some))), dim=-1)
+        for part in torch.split(queries, at_once, dim=1):
+            logs = log_softmax(self.head(self._features(self._embed(part))), dim=-1)
             share = -(logs.exp() * logs).sum(dim=(1, 2)) / queries.shape[1]
             torch.autograd.backward((self.recipe.query_entropy * share).sum())
             entropies += share.detach()
@@ -318,7 +313,7 @@ class EpisodeTrainer:
         at_once = task.queries if is_transductive else max(1, 2 * min(self.recipe.batch_size, self.way * self.shot))
         parts = [slice(start, start + at_once) for start in range(0, task.queries, at_once)]
         inputs = (task.query(part) if queries is None else queries[:, part] for part in parts)
-        return torch.cat([self.head(self._features(self._embed(some))) for some in inputs], dim=1)
+        return torch.cat([self.head(self._features(self._embed(part))) for part in inputs], dim=1)
 
     @staticmethod
     def _refuse_divergence(losses: Tensor, logits: Tensor) -> None:

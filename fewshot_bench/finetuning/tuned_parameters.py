@@ -108,16 +108,11 @@ def _is_of_kind(network: nn.Module, name: str, tuning: Tuning) -> bool:
 
 
 def with_adapters(network: nn.Module, allowed: set[str], rank: int, seed: int) -> nn.Module:
-    """Low-rank adapters (Hu et al., 2022) on the linear layers of a network, or on its convolutions if it has none.
+    """Add low-rank adapters (Hu et al., 2022) to the linear layers of a network, or else to its convolutions.
 
     PEFT adds the product of two small matrices to that of the frozen one, so many episodes share one large product.
-    `torch.nn.utils.parametrize` would sum the matrices first and give each episode a whole one.
-
-    Args:
-        network: is changed.
-        allowed: names of the parameters whose layers may have adapters.
-        rank: of the adapters, whose scaling is one.
-        seed: of their first weights, whose product is zero.
+    `torch.nn.utils.parametrize` would sum the matrices first and give each episode a whole one. Only layers of the
+    allowed parameters get adapters, whose scaling is one. The product of their first weights is zero for every seed.
 
     Raises:
         StudyError: PEFT is not installed, or there is no layer to adapt.

@@ -100,15 +100,7 @@ class CropJitterFlip:
 
 
 def jittered(images: Tensor, uniform: Tensor) -> Tensor:
-    """Change brightness, contrast and saturation by factors from 0.6 to 1.4, in one of six orders.
-
-    Args:
-        images: uint8 [B, 1 or 3, H, W].
-        uniform: the three factors, and the order, [B, 4] in [0, 1).
-
-    Returns:
-        uint8 [B, C, H, W].
-    """
+    """Change brightness, contrast and saturation of uint8 [B, C, H, W] by 0.6 to 1.4, in one of six orders."""
     factors = 1 + _STRENGTH * (2 * uniform[:, :3] - 1)
     orders = torch.tensor(list(permutations(range(len(_CHANGES)))), device=images.device)
     order = orders[(uniform[:, 3] * len(orders)).long().clamp(max=len(orders) - 1)]
@@ -208,15 +200,7 @@ def choose_augmentation(name: AugmentationName, *, channels: int, image_size: in
 
 
 def two_views(images: Tensor, augmentation: Augmentation) -> Tensor:
-    """Augment every image twice, with PyTorch's global random numbers of the CPU.
-
-    Args:
-        images: uint8 [B, C, H, W].
-        augmentation: makes one view of each image.
-
-    Returns:
-        uint8 [2B, C, H, W]: the first views of all images, then the second.
-    """
+    """Two views of each image by PyTorch's global random numbers, uint8 [2B, C, H, W], the first ones first."""
     # Drawn as [numbers, B], on which the weights of base training depend.
     views = [augmentation(images, torch.rand(augmentation.numbers, len(images)).T) for _ in range(2)]
     return torch.cat(views)

@@ -205,24 +205,24 @@ class AutoAugment:
         place = np.arange(len(images))  # of the view of image b
         for step in range(_STEPS):
             groups = grouped(self.policy, step, choices, *images.shape[-2:])
-            views = _in_groups(views, [Group(operation, place[some]) for operation, some in groups])
-            place[np.concatenate([some for _, some in groups])] = np.arange(len(images))
+            views = _in_groups(views, [Group(operation, place[rows]) for operation, rows in groups])
+            place[np.concatenate([rows for _, rows in groups])] = np.arange(len(images))
         return views.index_select(0, _moved(torch.from_numpy(place), images.device))
 
     def _cropped(self, images: Tensor, uniform: Tensor) -> Tensor:
         count, places = _images_at_once(images), _moved(uniform, images.device)
         parts = zip(torch.split(images, count), torch.split(places, count), strict=True)
-        return torch.cat([crop_and_flip(some, their_places, self.padding) for some, their_places in parts])
+        return torch.cat([crop_and_flip(part, part_places, self.padding) for part, part_places in parts])
 
 
 def _in_groups(images: Tensor, groups: list[Group]) -> Tensor:
     """The images after their operations, in the order of the groups."""
     # Images are gathered, never scattered: on a CPU torch gathers with memcpy and scatters byte by byte, which takes
     # twenty times as long.
-    everything = _moved(torch.from_numpy(np.concatenate([some for _, some in groups])), images.device)
+    everything = _moved(torch.from_numpy(np.concatenate([rows for _, rows in groups])), images.device)
     changed = []
-    for (operation, _), some in zip(groups, torch.split(everything, [len(some) for _, some in groups]), strict=True):
-        for part in torch.split(some, _images_at_once(images)):
+    for (operation, _), group in zip(groups, torch.split(everything, [len(rows) for _, rows in groups]), strict=True):
+        for part in torch.split(group, _images_at_once(images)):
             chosen = images.index_select(0, part)
             changed.append(chosen if operation is None else apply(operation, chosen))
     return torch.cat(changed)
@@ -248,7 +248,7 @@ def grouped(policy: Policy, step: int, choices: NDArray[np.float32], height: int
     which = np.where(happens <= table.probabilities[chosen], table.operations_of[chosen, turns.astype(np.int64)], -1)
     order = np.argsort(which, kind="stable")
     first, *others = np.split(order, np.searchsorted(which[order], np.arange(len(table.operations))))
-    groups = [Group(operation, some) for operation, some in zip(table.operations, others, strict=True) if len(some)]
+    groups = [Group(operation, rows) for operation, rows in zip(table.operations, others, strict=True) if len(rows)]
     return [Group(None, first), *groups]
 
 

@@ -28,13 +28,7 @@ def save_checkpoint(path: Path, module: nn.Module, metadata: Mapping[str, str], 
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors by name to a safetensors file, atomically.
-
-    Args:
-        path: its folder is created if missing.
-        tensors: on any device, in any memory order.
-        metadata: about them.
-    """
+    """Write tensors by name to a safetensors file, atomically; its folder is created if missing."""
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     write_tensors(path, plain, metadata)
 

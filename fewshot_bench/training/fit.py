@@ -99,12 +99,7 @@ class EpochSums:
         return f"{means}, {self.images_per_second:,.0f} images/s"
 
     def summary(self, learner: Learner, epochs: int) -> dict[str, float]:
-        """The epoch's row in the history.
-
-        Args:
-            learner: after the epoch.
-            epochs: how many are done, including this one.
-        """
+        """The row in the history of the learner's last epoch, the `epochs`-th."""
         return {
             "step": float(epochs * learner.steps_per_epoch),
             "loss": self.loss / self.views,
@@ -120,7 +115,7 @@ class TrainingState:
     """The state of a training after some epochs.
 
     Attributes:
-        learner: the network as it is now.
+        learner: holds the network.
         history: a row per epoch.
         best_epoch: the epoch of the best mean validation accuracy, from 1; 0 before the first validation.
         best_score: that accuracy.

@@ -91,13 +91,7 @@ class Measured:
 
 
 def gradients_at_once(network: Network, batch: Batch, refuse: Callable[[float], None]) -> Measured:
-    """Add the gradients of a batch whose activations fit into memory.
-
-    Args:
-        network: whose parameters get them.
-        batch: the whole batch.
-        refuse: raises if the loss is not finite; called before any gradient is taken.
-    """
+    """Add the gradients of a batch whose activations fit into memory; `refuse` raises if its loss is not finite."""
     embeddings = network.encode(batch.views)
     logits = network.head(embeddings)
     loss = network.loss(logits, embeddings, batch.labels, batch.images)
@@ -108,14 +102,7 @@ def gradients_at_once(network: Network, batch: Batch, refuse: Callable[[float], 
 
 
 def summed_gradients(network: Network, batch: Batch, micro_batch: int, refuse: Callable[[float], None]) -> Measured:
-    """Add the gradients of a batch part by part, for losses that are a mean over views.
-
-    Args:
-        network: whose parameters get them; its loss must not compare views with each other.
-        batch: the whole batch.
-        micro_batch: images whose activations are kept at the same time.
-        refuse: raises if the loss is not finite.
-    """
+    """Add the gradients of a batch part by part, for losses that do not compare views with each other."""
     total, hits = 0.0, 0
     for part in batch.parts(micro_batch):
         embeddings = network.encode(part.views)
@@ -129,19 +116,13 @@ def summed_gradients(network: Network, batch: Batch, micro_batch: int, refuse: C
 
 
 def cached_gradients(network: Network, batch: Batch, micro_batch: int, refuse: Callable[[float], None]) -> Measured:
-    """Add the gradients of a loss that compares all views of a batch, keeping the activations of a part at a time.
+    """Add the gradients of a loss that compares all views, keeping the activations of a part at a time.
 
     Gradient caching (Gao et al., 2021, "Scaling deep contrastive learning batch size under memory limited setup"):
-    embed every part without a graph, take the loss of all embeddings and its gradient with respect to them, then
-    embed every part again, with a graph, and backpropagate its share of that gradient. Exact, for one more forward
-    pass. The second pass repeats the random numbers of the first, so that dropout hides the same units, and starts from
-    the same buffers, so that running statistics move once.
-
-    Args:
-        network: whose parameters get them.
-        batch: the whole batch.
-        micro_batch: images whose activations are kept at the same time.
-        refuse: raises if the loss is not finite; called before any gradient is taken.
+    embed every part without a graph, take the loss of all embeddings and its gradient with respect to them, then embed
+    every part again, with a graph, and backpropagate its share of that gradient. Exact, for one more forward pass. The
+    second pass repeats the random numbers of the first, so that dropout hides the same units, and starts from the same
+    buffers, so that running statistics move once.
     """
     parts = batch.parts(micro_batch)
     before = [buffer.clone() for buffer in network.buffers]
@@ -255,11 +236,7 @@ class Learner:
         yield from torch.randperm(len(self.split)).tensor_split(self.steps_per_epoch)
 
     def step(self, rows: Tensor, epoch: int) -> Measured:
-        """Learn from one batch of images.
-
-        Args:
-            rows: which images, [B].
-            epoch: its number, for a message.
+        """Learn from one batch of images, [B] rows of the split; the epoch's number is for the message.
 
         Raises:
             StudyError: the loss is not finite.
@@ -293,11 +270,7 @@ class Learner:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
-        """Continue from the state of another learner of the same recipe.
-
-        Args:
-            tensors: from `tensors`.
-            position: from `position`.
+        """Continue from the `tensors` and `position` of another learner of the same recipe.
 
         Raises:
             KeyError, RuntimeError, ValueError: they are of another training.

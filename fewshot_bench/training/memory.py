@@ -99,7 +99,7 @@ def activation_bytes(backbone: nn.Module, four_images: Tensor, *, precision: Pre
     forked = torch.random.fork_rng(devices=devices)
     with forked, torch.enable_grad(), autocast(precision, four_images.device):
         # Cloned, because a slice keeps the whole tensor.
-        four, two = (kept_bytes(partial(probe, some)) for some in (four_images, four_images[:2].clone()))
+        four, two = (kept_bytes(partial(probe, images)) for images in (four_images, four_images[:2].clone()))
     return (four - two) / 2
 
 

@@ -55,39 +55,17 @@ def keyed_uniform(keys: Tensor, counters: Sequence[int | Tensor], count: int) ->
 
 
 def episode_keys(seed: int, run: int, numbers: NDArray[np.int64]) -> Tensor:
-    """The keys of episodes: hashes of seed, run and number.
-
-    Args:
-        seed: any integer.
-        run: number of the run, from 0.
-        numbers: which episodes of the run, [E].
-
-    Returns:
-        int64 [E], on the CPU.
-    """
+    """The keys of episodes, int64 [E] on the CPU: hashes of a seed, the number of the run, and their numbers in it."""
     return _hashed("fewshot-bench episode", [seed, run], numbers)
 
 
 def image_keys(seed: int, numbers: NDArray[np.int64]) -> Tensor:
-    """The keys of the images of a split: hashes of seed and position.
-
-    Args:
-        seed: any integer.
-        numbers: positions within the split, [I].
-
-    Returns:
-        int64 [I], on the CPU.
-    """
+    """The keys of the images of a split, int64 [I] on the CPU: hashes of a seed and their positions."""
     return _hashed("fewshot-bench image", [seed], numbers)
 
 
 def check_uniform(images: Tensor, uniform: Tensor, numbers: int) -> None:
-    """Check the random numbers of an augmentation.
-
-    Args:
-        images: [B, C, H, W].
-        uniform: should be float32 [B, numbers].
-        numbers: how many each image takes.
+    """Check that random numbers are float32 [B, numbers], for B images of an augmentation.
 
     Raises:
         ShapeError: they are of another shape or type.
@@ -133,13 +111,9 @@ RandomState = dict[str, Tensor]
 
 @contextmanager
 def seeded_randomness(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Draw PyTorch's random numbers from a seed, then restore the caller's generators.
+    """Draw PyTorch's random numbers of the CPU and a device from a seed, then restore the caller's generators.
 
     Passing a generator around would be cleaner, but dropout, initialisation and torchvision's transforms take none.
-
-    Args:
-        seed: any integer.
-        device: seeded besides the CPU.
     """
     device = torch.device(device)
     gpus = [_index(device)] if device.type == "cuda" else []
@@ -152,11 +126,7 @@ def seeded_randomness(seed: int, device: torch.device | str = "cpu") -> Iterator
 
 
 def random_state(device: torch.device) -> RandomState:
-    """The state of the generators of the CPU and of a device.
-
-    Args:
-        device: the CPU, or a GPU to include.
-    """
+    """The state of the generators of the CPU and, if it is another, of a device."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -164,12 +134,7 @@ def random_state(device: torch.device) -> RandomState:
 
 
 def set_random_state(state: RandomState, device: torch.device) -> None:
-    """Restore the state of the generators; those that the state does not name are left alone.
-
-    Args:
-        state: from `random_state`.
-        device: as there.
-    """
+    """Restore the generators to a state by `random_state`; those that it does not name are left alone."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -113,11 +113,7 @@ class Recipe:
         return values
 
     def changes_from(self, other: Recipe) -> dict[str, Any]:
-        """The recorded settings that differ from those of another recipe, apart from the loss.
-
-        Args:
-            other: usually the default for the same loss.
-        """
+        """The recorded settings that differ from those of another recipe, apart from the loss."""
         theirs = asdict(other) | other.hyper_parameters()
         return {
             name: value for name, value in self.hyper_parameters().items() if value != theirs[name] and name != "loss"
@@ -125,10 +121,7 @@ class Recipe:
 
     @classmethod
     def from_hyper_parameters(cls, values: Mapping[str, Any]) -> Recipe:
-        """The recipe that recorded hyper-parameters stand for.
-
-        Args:
-            values: as `hyper_parameters` returns them.
+        """The recipe with recorded `hyper_parameters`.
 
         Raises:
             StudyError: a value is out of its range, or there is no such field.
@@ -170,12 +163,7 @@ _LATER_FIELDS = ("warmup_epochs", "label_smoothing", "precision")
 
 
 def paper_recipe(loss: str, **changes: Any) -> Recipe:
-    """How the SCHaNe paper fine-tunes pretrained networks on few-shot base splits.
-
-    Args:
-        loss: name of a loss.
-        **changes: fields that should differ.
-    """
+    """How the SCHaNe paper fine-tunes pretrained networks on few-shot base splits, with some fields changed."""
     return replace(Recipe(loss=loss), **changes)
 
 

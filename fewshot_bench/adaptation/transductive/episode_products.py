@@ -39,14 +39,14 @@ def episode_grams(split: EmbeddedSplit, images: Tensor, at_once: int) -> Iterato
     count = images.shape[1]
     height = -(-count // _BLOCKS)
     space = split.embeddings.new_empty(min(at_once, len(images)), count, count)
-    for (some,) in in_parts(at_once, images):
+    for (part,) in in_parts(at_once, images):
         if split.gram is None:
-            yield split.products(some, some)
+            yield split.products(part, part)
             continue
-        products = space[: len(some)]
+        products = space[: len(part)]
         for start in range(0, count, height):
             end = min(start + height, count)
-            block = split.products(some[:, start:end], some[:, start:])
+            block = split.products(part[:, start:end], part[:, start:])
             products[:, start:end, start:] = block
             products[:, end:, start:end] = block[:, :, end - start :].transpose(1, 2)
         yield products
@@ -82,28 +82,17 @@ def centered_products(products: Tensor, support: int, centering: Centering) -> T
 def centered_grams(
     split: EmbeddedSplit, support: Tensor, query: Tensor, centering: Centering, at_once: int
 ) -> Iterator[Tensor]:
-    """Centred and normalised inner products of the images of each episode, some episodes at a time.
-
-    Args:
-        split: embeddings of the split.
-        support: image indices of the support sets, [E, N, K].
-        query: image indices of the queries, [E, M].
-        centering: see `centered_products`.
-        at_once: most episodes at a time.
+    """Centred products of the images of each episode, support first, some episodes at a time; see `centered_products`.
 
     Yields:
-        float64 [E', N * K + M, N * K + M], support images first.
+        float64 [E', N * K + M, N * K + M].
     """
     for (images,) in in_parts(at_once, torch.cat([support.flatten(1), query], dim=1)):
         yield centered_products(split.products(images, images), support[0].numel(), centering)
 
 
 def squared_distances(products: Tensor) -> Tensor:
-    """Squared distances between the images of each episode, 0 or more, [E, T, T].
-
-    Args:
-        products: their inner products, [E, T, T].
-    """
+    """Squared distances, 0 or more, of images with the given inner products, [E, T, T]."""
     norms = products.diagonal(dim1=1, dim2=2)
     return (norms.unsqueeze(1) + norms.unsqueeze(2) - 2 * products).clamp_min(0)
 

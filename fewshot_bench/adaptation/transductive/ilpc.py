@@ -294,15 +294,12 @@ def propagation(cosines: Tensor, *, neighbours: int, alpha: float) -> Tensor:
 
 
 def cleanest(losses: Tensor, pseudo: Tensor, selected: int) -> Tensor:
-    """The queries of smallest loss in each class.
+    """Whether a query is among the `selected` queries of smallest loss of its class, or ties with the last one, [E, M].
 
     Args:
         losses: [E, M].
-        pseudo: whether a query is undecided and its pseudo-label is that class, [E, N, M].
-        selected: how many of each class; those with the same loss as the last one are taken too.
-
-    Returns:
-        Whether a query is among them, [E, M].
+        pseudo: whether a query is undecided and has the class as its pseudo-label, [E, N, M].
+        selected: how many of each class.
     """
     own = losses.unsqueeze(1).masked_fill(~pseudo, math.inf)
     last = own.topk(min(selected, own.shape[2]), dim=2, largest=False).values[:, :, -1:]

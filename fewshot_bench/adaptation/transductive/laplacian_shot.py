@@ -44,7 +44,7 @@ def laplacian_assignments(
 ) -> Tensor:
     """Assign queries to classes by bound optimisation (Ziko et al., 2020).
 
-    An episode stops where a step changes its bound by no more than `tolerance` of it, and stays as it is then.
+    An episode stops changing once a step changes its bound by no more than `tolerance` of it.
 
     Args:
         distances: squared distances between classes and queries, [E, N, M].

@@ -49,19 +49,16 @@ def descend(
     steps: int,
     learning_rate: float,
 ) -> Tensor:
-    """Class weights after some steps of Adam.
+    """Class weights [E, N, D] after some steps of Adam.
 
     Args:
         features: embeddings of each episode's images, support first, [E, I, D].
         weights: where Adam starts, [E, N, D].
         turns: updates that take turns, in order.
-        head: how logits follow from weights; see `logits_of`.
+        head: see `logits_of`.
         temperature: factor of the logits.
         steps: updates in all.
-        learning_rate: of Adam.
-
-    Returns:
-        [E, N, D]. Adam works element by element, so each episode goes where it would go alone.
+        learning_rate: of Adam, which works element by element, so each episode goes where it would go alone.
     """
     if head == "cosine":
         features = torch.nn.functional.normalize(features, dim=2)
@@ -143,24 +140,18 @@ def _gradient(
 def placed_episodes(split: EmbeddedSplit, support: Tensor, query: Tensor, coordinates: Coordinates) -> Iterator[Tensor]:
     """Embeddings of the images of some episodes at a time, support first, as many as fit a core's cache.
 
-    Args:
-        split: embeddings.
-        support: image indices, [E, N, K].
-        query: image indices, [E, M].
-        coordinates: "full" for the embeddings themselves, "span" for orthonormal coordinates of the span of an
-            episode's images, which are N * K + M numbers.
-
     Yields:
-        [E', I, D] or [E', I, I].
+        The embeddings themselves, [E', I, D], or for "span" orthonormal coordinates in the span of an episode's
+        I = N * K + M images, [E', I, I].
     """
     images = torch.cat([support.flatten(1), query], dim=1)
     count = images.shape[1]
     if coordinates == "full":
-        for (some,) in in_parts(max(1, _FLOATS_AT_ONCE // (count * split.embeddings.shape[1])), images):
-            yield split.rows(some)
+        for (part,) in in_parts(max(1, _FLOATS_AT_ONCE // (count * split.embeddings.shape[1])), images):
+            yield split.rows(part)
         return
-    for (some,) in in_parts(max(1, _SPAN_FLOATS_AT_ONCE // count**2), images):
-        yield _root(split.products(some, some)).to(split.embeddings.dtype)
+    for (part,) in in_parts(max(1, _SPAN_FLOATS_AT_ONCE // count**2), images):
+        yield _root(split.products(part, part)).to(split.embeddings.dtype)
 
 
 def _root(products: Tensor) -> Tensor:

@@ -43,11 +43,11 @@ def transport_plan(
         totals: how many queries each class receives, [E, N]; those of an episode sum to its number of queries.
         counts: how often each query counts, [E, M]: 0 leaves one out. All count once by default.
         potentials: v to start from, [E, N]; those of a similar problem save steps.
-        tolerance: largest difference between a total of the plan and what it should be, relative to the largest total.
+        tolerance: largest difference between the totals of the plan and the given ones, relative to the largest total.
 
     Returns:
         The plan, float64 [E, N, M]: for each query, numbers of 0 or more that sum to one. The potentials, [E, N]. An
-        episode that has converged stays as it is while others go on.
+        episode that has converged does not change while others go on.
 
     Raises:
         ShapeError: the shapes do not fit.
@@ -86,13 +86,7 @@ def transport_plan(
 def decide_ties(plan: Tensor, log_affinities: Tensor, totals: Tensor) -> Tensor:
     """Let affinities decide where the totals alone fix the plan, as for the last query of an episode.
 
-    Args:
-        plan: from `transport_plan`, [E, N, M].
-        log_affinities: what it was made of, [E, N, M].
-        totals: the same as for it, [E, N].
-
-    Returns:
-        The plan with a hundred-thousandth of the classes' own probabilities, [E, N, M].
+    Adds a hundred-thousandth of the classes' own probabilities to a plan by `transport_plan`, [E, N, M].
     """
     open_to_all = log_affinities.double().masked_fill((totals <= 0).unsqueeze(2), _IMPOSSIBLE)
     return torch.lerp(plan, torch.softmax(open_to_all, dim=1), _TIE_BREAK)
@@ -118,7 +112,7 @@ def _direction(plan: Tensor, excess: Tensor, counts: Tensor) -> Tensor:
     curvature += scale / plan.shape[1]
     curvature.diagonal(dim1=1, dim2=2).add_(1e-12 * scale.squeeze(2))
     direction = torch.linalg.solve_ex(curvature, excess.unsqueeze(2))[0].squeeze(2)
-    # Where the plan is all zeros and ones there is no curvature to trust: the gradient's direction then.
+    # A plan of zeros and ones has no curvature, so the gradient's direction is taken.
     direction = torch.where(torch.isfinite(direction).all(1, keepdim=True), direction, excess)
     length = direction.abs().amax(1, keepdim=True).clamp_min(_LONGEST_STEP)
     return direction * (_LONGEST_STEP / length)

@@ -156,9 +156,9 @@ class TIM(EmbeddingAdaptation):
             images, queries, classes = _in_order(split, support, query)
             parts = [
                 alternating_information_maximisation(
-                    split.products(some, some), way, shot, temperature=self.temperature, steps=steps, **weights
+                    split.products(part, part), way, shot, temperature=self.temperature, steps=steps, **weights
                 )
-                for (some,) in in_parts(_EPISODES_AT_ONCE, images)
+                for (part,) in in_parts(_EPISODES_AT_ONCE, images)
             ]
             scores = torch.cat(parts)
             scores = scores.gather(1, queries.unsqueeze(2).expand_as(scores))
@@ -217,7 +217,7 @@ def alternating_information_maximisation(
         Logits of the queries, [E, M, N].
 
     Raises:
-        ShapeError: the products are not square, or there is no query.
+        ShapeError: the products are not square, or there are no queries.
 
     Example:
         >>> embeddings = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, 0.8]]])
@@ -257,18 +257,10 @@ def alternating_information_maximisation(
 
 
 def _in_order(split: EmbeddedSplit, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The images of each episode, in an order that their content decides.
+    """The images of each episode, [E, N * K + M], in an order that their content decides.
 
     Where embeddings hardly differ, as those of an untrained network, the alternating updates amplify rounding errors.
-    In one order there is one result.
-
-    Args:
-        split: whose embeddings put images in order.
-        support: image indices, [E, N, K].
-        query: image indices, [E, M].
-
-    Returns:
-        The images, support first, [E, N * K + M]; where each query went, [E, M], and where each class went, [E, N].
+    In one order there is one result. Also returns the places of the queries, [E, M], and of the classes, [E, N].
     """
     support = support.gather(2, split.order[support].argsort(dim=2))
     classes = split.order[support[:, :, 0]].argsort(dim=1)
