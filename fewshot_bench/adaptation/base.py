@@ -63,7 +63,7 @@ class EmbeddingAdaptation(Adaptation):
         features: transformation of the embeddings: raw, l2, cl2, power or signed-power.
         choose: how hyper-parameters are chosen in each episode: "none", "support-cv" or "ensemble"; see
             `hyper_parameter_choice`.
-        candidates: values to choose between, by hyper-parameter; None for the grid of the class, without fields that are set.
+        candidates: values to choose between, by hyper-parameter; None for the grid, except fields that are set.
     """
 
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}

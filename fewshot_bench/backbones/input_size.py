@@ -97,7 +97,7 @@ def _sizes_taken(network: nn.Module, channels: int, size: int, own_size: int) ->
     below, above = size // step * step, -(-size // step) * step
     if below != above:
         near = [str(side) for side in (below, above) if side and takes(side)] or [str(own_size)]
-        return f"{{name}} takes multiples of {step} px, and {{size}} px is not one. Use --image-size {' or '.join(near)}."
+        return f"{{name}} takes multiples of {step} px, not {{size}} px. Use --image-size {' or '.join(near)}."
     towards = range(size, own_size, _COARSE if size < own_size else -_COARSE)
     coarse = [side // _COARSE * _COARSE for side in towards][1:]
     if any(takes(one) and not takes(other) for one, other in pairwise([*coarse, own_size])):

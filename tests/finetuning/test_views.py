@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewshot_bench.finetuning import views
+from fewshot_bench.finetuning import episode_tasks
 from fewshot_bench.finetuning.episode_tasks import EpisodeKeys, FreshViews, PooledViews, order_of_images
 from fewshot_bench.training.augmentation import Augmentation, choose_augmentation
 
@@ -18,7 +18,7 @@ KEYS = torch.tensor([11, -7, 5 << 40])
 
 @pytest.fixture(autouse=True)
 def _few_steps_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "_IMAGES_AT_ONCE", 2 * STEPS * EPISODES * IMAGES)
+    monkeypatch.setattr(episode_tasks, "_IMAGES_AT_ONCE", 2 * STEPS * EPISODES * IMAGES)
 
 
 def support(seed: int = 0) -> Tensor:
@@ -35,7 +35,7 @@ def fresh(images: Tensor, keys: Tensor, augmentation: Augmentation | None = None
     return FreshViews(images, EpisodeKeys(keys, keys), chosen, normalise)
 
 
-def all_steps(made: views.StepViews, steps: int = STEPS) -> Tensor:
+def all_steps(made: episode_tasks.StepViews, steps: int = STEPS) -> Tensor:
     return torch.stack([made.at(step, None) for step in range(steps)])
 
 
@@ -51,12 +51,12 @@ def test_company_and_order_of_episodes_change_no_view() -> None:
 @pytest.mark.parametrize("at_once", [1, 2 * EPISODES * IMAGES, 5 * EPISODES * IMAGES, 40 * EPISODES * IMAGES])
 def test_how_many_steps_are_made_together_changes_no_view(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = all_steps(fresh(support(), KEYS))
-    monkeypatch.setattr(views, "_IMAGES_AT_ONCE", at_once)
+    monkeypatch.setattr(episode_tasks, "_IMAGES_AT_ONCE", at_once)
     assert torch.equal(all_steps(fresh(support(), KEYS)), whole)
 
 
 def test_going_back_to_a_step_gives_its_views_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "_IMAGES_AT_ONCE", 4 * EPISODES * IMAGES)
+    monkeypatch.setattr(episode_tasks, "_IMAGES_AT_ONCE", 4 * EPISODES * IMAGES)
     made = fresh(support(), KEYS)
     whole = all_steps(made)
     for step in (0, 6, 3, 2):
@@ -87,7 +87,7 @@ class Counting:
 
 @pytest.mark.parametrize("at_once", [1, 3, 100])
 def test_no_view_is_made_that_no_step_will_see(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "_IMAGES_AT_ONCE", 2 * at_once * EPISODES * IMAGES)
+    monkeypatch.setattr(episode_tasks, "_IMAGES_AT_ONCE", 2 * at_once * EPISODES * IMAGES)
     counting = Counting()
     made = FreshViews(support(), EpisodeKeys(KEYS, KEYS), counting, normalise, steps=STEPS)
     all_steps(made)
@@ -161,7 +161,7 @@ def test_two_different_views_of_the_right_image_are_drawn_from_the_pool(count: i
 def test_the_smallest_and_largest_random_numbers_stay_in_the_pool(
     count: int, uniform: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "keyed_uniform", lambda keys, counters, size: torch.full((len(keys), size), uniform))
+    monkeypatch.setattr(episode_tasks, "keyed_uniform", lambda keys, _, size: torch.full((len(keys), size), uniform))
     _, view, _ = pooled(count).at(0, None).unbind(-1)
     first, second = view.split(IMAGES, dim=1)
     assert ((view >= 0) & (view < count)).all()
