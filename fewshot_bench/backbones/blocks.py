@@ -33,11 +33,7 @@ def parameter_blocks(network: nn.Module) -> list[list[str]]:
 
 
 def last_blocks(network: nn.Module, count: int) -> set[str]:
-    """The names of the parameters of a network's last blocks, and of everything after them.
-
-    Args:
-        network: any network.
-        count: how many blocks; the stem does not count.
+    """The names of the parameters of a network's last blocks, without the stem, and of everything after them.
 
     Raises:
         StudyError: the network has fewer blocks, or the count is not positive.

@@ -133,27 +133,19 @@ _SECONDS = {"min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def parse_bytes(text: str, source: str) -> int:
-    """A size such as "10GB" in bytes.
-
-    Args:
-        text: a number and one of B, KB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (of 1024).
-        source: where the text comes from, for the message.
+    """A size in bytes: a number and one of B, KB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (of 1024).
 
     Raises:
-        CacheError: the text is anything else.
+        CacheError: the text, from a source named in the message, is anything else.
     """
     return int(_parse(text, source, _BYTES, "10GB"))
 
 
 def parse_age(text: str, source: str) -> float:
-    """An age such as "30d" in seconds.
-
-    Args:
-        text: a number and one of min, h, d, w.
-        source: where the text comes from, for the message.
+    """An age in seconds: a number and one of min, h, d, w.
 
     Raises:
-        CacheError: the text is anything else.
+        CacheError: the text, from a source named in the message, is anything else.
     """
     return _parse(text, source, _SECONDS, "30d")
 

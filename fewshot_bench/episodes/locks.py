@@ -142,12 +142,7 @@ def read_lock(path: Path) -> Lock:
 
 
 def verify_lock(path: Path, dataset: Dataset | None) -> Verdict:
-    """Draw the episodes of a lock file again and compare.
-
-    Args:
-        path: the lock file.
-        dataset: the images; None to verify the episodes alone.
-    """
+    """Draw the episodes of a lock file again and compare; without the images, the episodes alone."""
     frozen = read_lock(path)
     images_match = None if dataset is None else _same_images(frozen.images, dataset.identity)
     sizes = frozen.class_sizes

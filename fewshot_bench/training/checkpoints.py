@@ -34,11 +34,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_checkpoint(path: Path, what: str = "checkpoint") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a file by `save_checkpoint` or `save_tensors`.
-
-    Args:
-        path: the file.
-        what: a checkpoint or a training state, for the message.
+    """Read a checkpoint or a training state; `what` names it in messages.
 
     Returns:
         The state dict on the CPU, and the metadata.
@@ -55,11 +51,7 @@ def load_checkpoint(path: Path, what: str = "checkpoint") -> tuple[dict[str, Ten
 
 
 def load_network(path: Path, embedding_size: int) -> tuple[dict[str, Tensor], BaseHead | None, dict[str, str]]:
-    """Read a checkpoint, its backbone and its head apart.
-
-    Args:
-        path: the file.
-        embedding_size: D of the backbone.
+    """Read a checkpoint of a backbone with D-dimensional embeddings, its backbone and its head apart.
 
     Returns:
         The state dict of the backbone, on the CPU; its head, if the file has one; the metadata.

@@ -293,12 +293,10 @@ _COLUMNS = ("epoch", "step", "loss", "accuracy", "images_per_second", "learning_
 
 
 def write_history(path: Path, history: History) -> None:
-    """Write a row per epoch, atomically.
+    """Write a row per epoch of a history to a CSV file, atomically.
 
-    Args:
-        path: a CSV file; columns are epoch, step, loss, accuracy, images_per_second, learning_rate, then the
-            validation accuracies, empty where the epoch was not validated, and seconds.
-        history: of a training.
+    Columns are epoch, step, loss, accuracy, images_per_second, learning_rate, the validation accuracies, empty where
+    the epoch was not validated, and seconds.
     """
     known = dict.fromkeys(name for row in history for name in row)
     measured = [name for name in known if name not in (*_COLUMNS, "seconds")]
