@@ -108,9 +108,6 @@ def import_what_run_needs() -> None:
     import timm  # noqa: F401
     import torchvision.transforms.v2  # noqa: F401
 
-    import fewshot_bench.cli.terminal
-    import fewshot_bench.report.page
-    import fewshot_bench.report.paper_figures
     from fewshot_bench import study, training
 
     for package in (study, training):  # their names are imported on first use

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot_bench.adaptation import EmbeddingAdaptation
-from fewshot_bench.adaptation.choosing import scores_of
+from fewshot_bench.adaptation.hyper_parameter_choice import scores_of
 from fewshot_bench.audit.finding import SAME, Finding, not_checked
 from fewshot_bench.audit.images import LocalImages
 from fewshot_bench.audit.perturbation import (

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot_bench.adaptation.base import EmbeddingAdaptation
-from fewshot_bench.adaptation.choosing import floats_per_episode, products_per_episode
+from fewshot_bench.adaptation.checked_predictions import checked_scores
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
-from fewshot_bench.adaptation.returned import checked_scores
+from fewshot_bench.adaptation.hyper_parameter_choice import floats_per_episode, products_per_episode
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.outcomes.packing import Positions, position_type

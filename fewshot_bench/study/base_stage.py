@@ -13,7 +13,7 @@ import torch
 
 from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, known_backbone, network_identity
-from fewshot_bench.cache import BASE_STAGES, kept, made_once
+from fewshot_bench.cache import BASE_STAGES, build_once, read_entry
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
@@ -83,20 +83,20 @@ def fine_tuned_on_base(
         backbone.network.load_state_dict(weights)
         return _Extras(metadata, head)
 
-    extras = made_once(
+    extras = build_once(
         checkpoint_path(backbone, split, recipe),
         _words(backbone, split, recipe),
         read=lambda path: _load(path, backbone),
-        make=trained,
-        write=lambda path, made: save_checkpoint(path, backbone.network, made.metadata, made.head),
+        build=trained,
+        write=lambda path, built: save_checkpoint(path, backbone.network, built.metadata, built.head),
         progress=progress,
     )
     return _trained(backbone, extras)
 
 
 def from_checkpoint(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Backbone | None:
-    """The backbone after the base stage, if its checkpoint is in the cache and whole; None otherwise."""
-    found = kept(checkpoint_path(backbone, split, recipe), lambda path: _load(path, backbone))
+    """The backbone after the base stage if its checkpoint is in the cache and whole; None otherwise."""
+    found = read_entry(checkpoint_path(backbone, split, recipe), lambda path: _load(path, backbone))
     return None if found is None else _trained(backbone, found)
 
 

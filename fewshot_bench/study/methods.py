@@ -14,8 +14,8 @@ from typing import Any
 
 from fewshot_bench._io.toml import value_of
 from fewshot_bench.adaptation import ADAPTATIONS, Adaptation, EmbeddingAdaptation
-from fewshot_bench.adaptation.choosing import OneShotError, alternatives, nothing_to_choose
-from fewshot_bench.adaptation.returned import HOW_TO_WRITE_ONE, check_adaptation
+from fewshot_bench.adaptation.checked_predictions import HOW_TO_WRITE_ONE, check_adaptation
+from fewshot_bench.adaptation.hyper_parameter_choice import OneShotError, alternatives, nothing_to_choose
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import PluginError, StudyError
 from fewshot_bench.losses import LOSSES, Reading, reading_of, readings_of

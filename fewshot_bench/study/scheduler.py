@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench._io.storage import remove_abandoned
-from fewshot_bench.engine.engine import Chunk, Engine, Finished, Worker, WorkerPool
+from fewshot_bench.engine.engine import Chunk, Engine, Finished, WorkerPool
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import FewshotBenchError, OutcomeError, ShapeError, show_traceback
 from fewshot_bench.finetuning.memory import is_out_of_memory
