@@ -21,8 +21,7 @@ from fewshot_bench.audit.stored_checks import draw_again
 from fewshot_bench.datasets import open_dataset
 from fewshot_bench.engine.classify import EmbeddingClassifier
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.part_file import Part, new_part
+from fewshot_bench.outcomes.part import Identity, Part, new_part
 from fewshot_bench.outcomes.store import episodes_of, parts_in
 from fewshot_bench.progress import SILENT
 

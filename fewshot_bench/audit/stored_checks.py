@@ -25,10 +25,11 @@ from fewshot_bench.episodes.locks import Lock, episode_digests, lock_files, read
 from fewshot_bench.errors import AuditError, FewshotBenchError, OutcomeError
 from fewshot_bench.limits import MOST_DRAWN, task_size
 from fewshot_bench.outcomes import Cell, ProtocolCard
-from fewshot_bench.outcomes.cell_schema import description_text, read_description
+from fewshot_bench.outcomes.cell import read_description
 from fewshot_bench.outcomes.checking import even_rows, first_missing, first_wrong
-from fewshot_bench.outcomes.columns import Identity
+from fewshot_bench.outcomes.manifest import read_text
 from fewshot_bench.outcomes.packing import Positions
+from fewshot_bench.outcomes.part import Identity
 from fewshot_bench.outcomes.store import merged, parts_in
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 
@@ -122,16 +123,16 @@ def check_description(folder: Place) -> tuple[Cell | None, Finding]:
         The cell, if its method and protocol hold the kinds of values that they should, and the finding.
     """
     try:
-        text = description_text(folder / "cell.json")
-        cell, left_out = Cell.from_json(text), read_description(text).left_out
+        description = read_description(read_text(folder / "cell.json"))
     except (OSError, OutcomeError) as error:
         return None, Finding(CHECK, "fail", f"cell.json cannot be read: {error}")
+    cell, ignored = description.cell, [*description.ignored.values()]
     if _KEY.fullmatch(folder.name) is None or cell.key != folder.name:
         return cell, Finding(CHECK, "fail", f"it describes the cell {cell.key}, and the folder is called {folder.name}")
-    if left_out:
-        more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
-        told = "; ".join(left_out[:_SHOWN])
-        return cell, Finding(CHECK, "fail", f"cell.json, taken as not recorded: {told}{more}")
+    if ignored:
+        more = f" and {len(ignored) - _SHOWN} more" if len(ignored) > _SHOWN else ""
+        findings = "; ".join(ignored[:_SHOWN])
+        return cell, Finding(CHECK, "fail", f"cell.json, taken as not recorded: {findings}{more}")
     return cell, Finding(CHECK, "pass", "method and protocol are those that the folder is named after")
 
 

@@ -20,7 +20,6 @@ from fewshot_bench.errors import ShapeError
 from fewshot_bench.interop.accuracy_files import AccuracyTable, Texts, first_row
 from fewshot_bench.limits import LARGEST_SIZE, LARGEST_WAY
 from fewshot_bench.outcomes import ProtocolCard, claimed_frame, claimed_protocol
-from fewshot_bench.outcomes.cell_schema import NAME
 from fewshot_bench.outcomes.claimed import (
     LARGEST_EPISODE,
     LARGEST_RUN,
@@ -31,6 +30,7 @@ from fewshot_bench.outcomes.claimed import (
     UNKNOWN_QUERIES,
     classes_text,
 )
+from fewshot_bench.outcomes.schema import NAME_RULE, is_name
 
 _OF_EPISODES = ("episode", "run", "dataset", "split", "way", "shot", "tasks", "classes", "queries")
 _OF_LONG_TABLES = ("method", "accuracy", "correct", "is_transductive")
@@ -199,8 +199,8 @@ class AccuracyRows:
         scores = self._long() if self.is_long else self._of_columns()
         found = [one.method for one in scores]
         for name in found:
-            if not NAME.holds(name):
-                self._table.refuse(f"{name[:40]!r} is not a method's name, which is {NAME.words}")
+            if not is_name(name):
+                self._table.refuse(f"{name[:40]!r} is not a method's name, which is {NAME_RULE}")
         unknown = next((name for name in self._options.methods if name not in found), None)
         if unknown is not None:
             self._table.refuse(f"it has no method '{unknown}', but {', '.join(found[:9])}")
@@ -352,10 +352,10 @@ class AccuracyRows:
             given = getattr(self._options, name)
             found = Texts([usual if given is None else given], np.zeros(len(self._table), np.int64))
         used = np.unique(found.codes)
-        odd = next((code for code in used if not NAME.holds(found.values[code])), None)
+        odd = next((code for code in used if not is_name(found.values[code])), None)
         if odd is not None:
             row = first_row(found.codes == odd)
-            self._table.refuse(f"'{name}' is {found.values[odd][:40]!r} in row {row}, and should be {NAME.words}")
+            self._table.refuse(f"'{name}' is {found.values[odd][:40]!r} in row {row}, and should be {NAME_RULE}")
         return found
 
     @cached_property

@@ -15,9 +15,9 @@ from fewshot_bench.errors import AccuracyFileError
 from fewshot_bench.interop.accuracy_files import read_accuracy_file
 from fewshot_bench.interop.accuracy_rows import AccuracyRows, ClaimedRows, ImportOptions
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard, claimed_method
-from fewshot_bench.outcomes.cell_schema import NAME
 from fewshot_bench.outcomes.claimed import NO_CLASSES, UNKNOWN_CORRECT
 from fewshot_bench.outcomes.frame import episode_keys, run_and_episode
+from fewshot_bench.outcomes.schema import NAME_RULE, is_name
 
 _OTHERS = {
     "accuracy": "another accuracy",
@@ -113,8 +113,8 @@ def _read(paths: Sequence[Path], options: ImportOptions) -> tuple[list[ClaimedRo
     if not paths:
         raise AccuracyFileError("no file is named. Name one or more files of accuracies.")
     tasks = options.tasks if options.tasks is not None else paths[0].stem
-    if not NAME.holds(tasks):
-        raise AccuracyFileError(f"{tasks[:40]!r} is not a name for the tasks, which is {NAME.words}. Add --tasks NAME.")
+    if not is_name(tasks):
+        raise AccuracyFileError(f"{tasks[:40]!r} is not a name for the tasks, which is {NAME_RULE}. Add --tasks NAME.")
     claims: dict[tuple[str, str], ClaimedRows] = {}
     ignored, unnamed = {}, set()
     for path in paths:

@@ -19,12 +19,10 @@ from fewshot_bench._io.storage import files_under, is_abandoned, is_unfinished, 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.cell_schema import read_description
-from fewshot_bench.outcomes.columns import Columns, Identity
 from fewshot_bench.outcomes.frame import even_truth, positions_of, query_counts
 from fewshot_bench.outcomes.manifest import cell_folders, not_described, read_manifest
 from fewshot_bench.outcomes.packing import Positions
-from fewshot_bench.outcomes.part_file import Part
+from fewshot_bench.outcomes.part import Columns, Identity, Part
 from fewshot_bench.outcomes.store import merged, parts_among, with_parts
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 
@@ -150,7 +148,8 @@ def _check(folder: Place) -> CellCheck:
         found.damage.append(str(error))
         return found
     found.cell = manifest.cell
-    found.notes += [f"not recorded, as it cannot be read: {told}" for told in read_description(manifest.text).left_out]
+    ignored = manifest.description.ignored.values()
+    found.notes += [f"ignored, since it is not valid: {finding}" for finding in ignored]
     identity = Identity.of(manifest.cell)
     if not parts:
         found.notes.append("there are no outcomes. Run that study, or prune the cell.")

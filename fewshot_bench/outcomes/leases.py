@@ -46,7 +46,7 @@ from fewshot_bench._io.locations import Place
 from fewshot_bench._io.locks import is_gone, owner
 from fewshot_bench._io.storage import create_exclusively, files_under, is_unchanged_for, read_bytes, remove
 from fewshot_bench.errors import OutcomeError, StudyError
-from fewshot_bench.outcomes.cell_schema import mapping_in
+from fewshot_bench.outcomes.schema import mapping_in
 
 _NAME = re.compile(r"run-(\d{1,9})-episodes-(\d{1,9})-(\d{1,9})\.(\d{1,9})\.lease")
 _LARGEST = 1000  # bytes

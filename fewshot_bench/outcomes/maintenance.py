@@ -44,7 +44,6 @@ from fewshot_bench._io.storage import (
 from fewshot_bench.errors import OutcomeError, ShapeError, UnknownNameError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.columns import Identity
 from fewshot_bench.outcomes.manifest import (
     MANIFEST,
     cell_folders,
@@ -53,7 +52,7 @@ from fewshot_bench.outcomes.manifest import (
     read_manifest,
     stored_manifest,
 )
-from fewshot_bench.outcomes.part_file import Part, new_part
+from fewshot_bench.outcomes.part import Identity, Part, new_part
 from fewshot_bench.outcomes.store import OutcomeStore, again_where_moved, episodes_of, parts_in, with_parts
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 

@@ -2,8 +2,6 @@
 
 Stored like this and compressed, predictions of 75 queries take 16 bytes where one byte each takes 20 and three bits
 each 19, all of them compressed too; benchmarks/README.md has the table. Above 256 classes each takes two bytes.
-
-What to say of a part that cannot be believed.
 """
 
 from __future__ import annotations
@@ -14,8 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench._io.locations import Place
-from fewshot_bench.errors import OutcomeError, ShapeError
+from fewshot_bench.errors import ShapeError
 
 Positions: TypeAlias = NDArray[Any]
 """Positions of classes within an episode, of `position_type`."""
@@ -123,21 +120,3 @@ def _digits_of_every_byte(way: int) -> NDArray[np.uint8]:
     """The digits of each value of a byte, uint8 [256, digits]."""
     values: NDArray[np.uint8] = (np.arange(_VALUES)[:, None] // _powers(way) % max(2, way)).astype(np.uint8)
     return values
-
-
-OTHER_ROWS = "its rows are not those that its name says"
-
-
-def damaged(place: Place, finding: object, stretch: tuple[int, int, int] | None) -> OutcomeError:
-    """The error that says what is wrong with a file, and the way out.
-
-    Args:
-        place: of the file.
-        finding: what is wrong.
-        stretch: run, first episode and the number behind the last; None where there are several runs.
-    """
-    episodes = "its" if stretch is None else f"only its {stretch[2] - stretch[1]:,}"
-    return OutcomeError(
-        f"stored outcomes in {place} are damaged ({finding}). Delete that file and run again: {episodes} episodes are "
-        "repeated."
-    )

@@ -27,12 +27,11 @@ from fewshot_bench.errors import IrregularFileError, OutcomeError, ShapeError
 from fewshot_bench.limits import MOST_EPISODES
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell, MethodCard
-from fewshot_bench.outcomes.columns import Columns, Identity, frame_of, joined
 from fewshot_bench.outcomes.failures import Failure
 from fewshot_bench.outcomes.frame import Outcomes, check_frame, episode_frame, stretches
 from fewshot_bench.outcomes.manifest import MANIFEST, describe, described_in, read_manifest, stored_manifest
 from fewshot_bench.outcomes.packing import Positions, position_type
-from fewshot_bench.outcomes.part_file import Part, new_parts
+from fewshot_bench.outcomes.part import Columns, Identity, Part, frame_of, joined, new_parts
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 
 T = TypeVar("T")

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard, episode_frame
-from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.part_file import new_part
+from fewshot_bench.outcomes.part import Identity, new_part
 
 METHOD = MethodCard("conv/centroid", "conv4", "00ff", "centroid")
 UNEVEN = Cell(METHOD, ProtocolCard("toy", "ab", "novel", 3, 1, 2, 0, 1, "dirichlet", {"alpha": 2.0}))
