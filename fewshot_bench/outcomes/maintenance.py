@@ -231,7 +231,9 @@ class MergedCell:
             if part.place in self._done_with:
                 continue
             content = read_bytes(part.place, LARGEST_PART)
-            if all(np.isin(numbers, done.get(run, [])).all() for run, numbers in part.numbers(content, identity)):
+            if all(
+                np.isin(numbers, done.get(run, [])).all() for run, numbers in part.numbers(content, identity).items()
+            ):
                 self.known += 1
             else:
                 write_once(target / part.name, content)

@@ -161,17 +161,17 @@ class Part:
             raise self.damaged(OTHER_ROWS)
         return columns
 
-    def numbers(self, content: bytes, identity: Identity) -> list[tuple[int, Any]]:
-        """The runs in the part, each with the numbers of its episodes.
+    def numbers(self, content: bytes, identity: Identity) -> dict[int, NDArray[Any]]:
+        """The numbers of the episodes in the part, by run.
 
         Raises:
             OutcomeError: the file is damaged, or belongs to another cell.
         """
         found = self.read(content, identity, with_predictions=False)
-        return [(int(run), found["episode"][found["run"] == run]) for run in np.unique(found["run"])]
+        return numbers_by_run(found["run"], found["episode"])
 
     @property
-    def claimed(self) -> tuple[int, Any]:
+    def claimed(self) -> tuple[int, NDArray[Any]]:
         """Run and numbers of the episodes that the name of a part of one run claims.
 
         Raises:
@@ -312,6 +312,16 @@ def table_of(frame: pd.DataFrame, identity: Identity) -> pa.Table:
     columns |= {name: frame[name].to_numpy(_FRAME_TYPES[name]) for name in numbers}
     columns |= {"queries": queries, "predictions": _packed_rows(frame["predictions"], queries, identity.way)}
     return pa.table({name: columns[name] for name in STORED})
+
+
+def numbers_by_run(run: NDArray[Any], episode: NDArray[Any]) -> dict[int, NDArray[Any]]:
+    """The numbers of the episodes of each run.
+
+    Args:
+        run: of each row, [E].
+        episode: number of each row's episode, [E].
+    """
+    return {int(number): episode[run == number] for number in np.unique(run)}
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
