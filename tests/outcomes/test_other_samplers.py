@@ -50,7 +50,7 @@ def test_uneven_queries_are_counted_by_their_own_truth(tmp_path):
 
 
 def test_without_their_truth_uneven_queries_are_refused(tmp_path):
-    with pytest.raises(ShapeError, match="dirichlet has other numbers of queries in each class: say which"):
+    with pytest.raises(ShapeError, match="dirichlet has unequal numbers of queries per class"):
         OutcomeStore(tmp_path).append(UNEVEN, 0, np.arange(2), np.zeros((2, 6), np.uint8), 0.1)
     assert OutcomeStore(tmp_path).cells() == []
 
