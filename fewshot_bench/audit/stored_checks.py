@@ -51,7 +51,7 @@ def read_parts(cell: Cell, folder: Place) -> tuple[pd.DataFrame | None, Finding]
     if not parts:
         return None, Finding(PARTS, "fail", "there are no outcomes")
     try:
-        contents = ((part, read_bytes(part.place, LARGEST_PART)) for part in parts)
+        contents = ((part, read_bytes(part.location, LARGEST_PART)) for part in parts)
         columns = [part.read(content, Identity.of(cell), with_predictions=True) for part, content in contents]
         frame = merged(parts, columns)
     except OutcomeError as error:

@@ -276,32 +276,29 @@ def _read_parquet(path: Path, methods: Sequence[str]) -> AccuracyTable:
     types = {item.name: item.type for item in schema if not item.name.startswith(_PANDAS_INDEX)}
     names = [name for name in schema.names if not name.startswith(_PANDAS_INDEX)]
     _check_names(path, names)
-    texts = [name for name in names if _is_text(types[name])]
-    flags = [name for name in names if pa.types.is_boolean(types[name])]
-    numbers = [name for name in names if _is_numeric(types[name])]
-    wanted = [name for name in names if name in {*texts, *flags, *numbers}]
+    contents = {name: _content(types[name]) for name in names}
+    texts = [name for name in names if contents[name] == "text"]
+    wanted = [name for name in names if contents[name]]
     table = pq.ParquetFile(path, read_dictionary=texts).read(columns=wanted, use_threads=False)
     columns: dict[str, Column] = {}
     for name in wanted:
-        if name in numbers:
+        if contents[name] == "numbers":
             columns[name] = table[name].cast(pa.float64()).to_numpy().astype(np.float64)
         else:
-            columns[name] = _text_column(table[name].cast(pa.string()) if name in flags else table[name])
-    return AccuracyTable(path, columns, {name: str(types[name]) for name in names if name not in wanted})
+            columns[name] = _text_column(table[name] if name in texts else table[name].cast(pa.string()))
+    return AccuracyTable(path, columns, {name: str(types[name]) for name in names if not contents[name]})
 
 
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
+def _content(of: Any) -> str:
+    """What a column of an Arrow type holds: "text", "flags", "numbers", or "" for anything else."""
+    from pyarrow import types
 
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_numeric(kind: Any) -> bool:
-    import pyarrow as pa
-
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind))
+    of = of.value_type if types.is_dictionary(of) else of
+    if types.is_string(of) or types.is_large_string(of):
+        return "text"
+    if types.is_boolean(of):
+        return "flags"
+    return "numbers" if types.is_integer(of) or types.is_floating(of) or types.is_null(of) else ""
 
 
 def _read_npy(path: Path, methods: Sequence[str]) -> AccuracyTable:

@@ -372,12 +372,12 @@ def _check_format(content: Mapping[str, Any]) -> None:
 def _plain(hyper_parameters: Mapping[str, Any], method: str) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = json.loads(json.dumps(hyper_parameters, allow_nan=False))
-        problem = "" if is_plain(plain) else "they are too deep in each other, or text that is no Unicode"
+        finding = "" if is_plain(plain) else "they are nested too deeply, or hold text that is not Unicode"
     except (TypeError, ValueError, RecursionError) as error:
-        problem = str(error)
-    if problem:
+        finding = str(error)
+    if finding:
         raise OutcomeError(
-            f"hyper-parameters of {method} must be finite numbers, text, lists and mappings to be recorded: {problem}."
+            f"hyper-parameters of {method} must be finite numbers, text, lists and mappings to be recorded: {finding}."
         )
     return plain
 

@@ -165,7 +165,7 @@ def _episodes(found: CellCheck, parts: Sequence[Part], identity: Identity) -> pd
     whole: dict[Part, Columns] = {}
     for part in parts:
         with _noting_damage(found):
-            whole[part] = part.read(read_bytes(part.place, LARGEST_PART), identity, with_predictions=True)
+            whole[part] = part.read(read_bytes(part.location, LARGEST_PART), identity, with_predictions=True)
     with _noting_damage(found):
         return merged([*whole], [*whole.values()]) if whole else None
     return None

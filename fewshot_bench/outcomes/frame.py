@@ -133,7 +133,7 @@ def episode_frame(
     )
 
 
-def stretches(frame: pd.DataFrame) -> list[pd.DataFrame]:
+def split_consecutive(frame: pd.DataFrame) -> list[pd.DataFrame]:
     """Split a frame, sorted by episode, wherever the numbers are not consecutive."""
     return [frame.iloc[start:end] for start, end in consecutive(frame["episode"].to_numpy())]
 

@@ -123,7 +123,7 @@ def compact(folder: Place) -> Compacted:
 
 def _into_one(folder: Place, cell: Cell, parts: Sequence[Part]) -> tuple[int, int, int]:
     """The number of parts before, their bytes, and the bytes of the part that is left."""
-    before = sum(size_of(part.place) for part in parts)
+    before = sum(size_of(part.location) for part in parts)
     if len(parts) < 2:
         return len(parts), before, before
     identity = Identity.of(cell)
@@ -132,13 +132,13 @@ def _into_one(folder: Place, cell: Cell, parts: Sequence[Part]) -> tuple[int, in
     after = size_of(folder / name)
     for part in parts:
         if part.name != name:
-            remove(part.place)
+            remove(part.location)
     return len(parts), before, after
 
 
 def _holder(parts: Sequence[Part], frame: pd.DataFrame, identity: Identity) -> str | None:
     """The first part of all runs that holds everything already, by name; None if none does."""
-    candidates = [part for part in parts if part.stretch is None]
+    candidates = [part for part in parts if part.episode_range is None]
     return next((part.name for part in candidates if episodes_of([part], identity).equals(frame)), None)
 
 
@@ -202,7 +202,7 @@ class MergedCell:
         parts = [part for folder in folders for part in parts_in(folder)]
         if parts:
             episodes_of(sorted(parts, key=lambda part: part.name), Identity.of(self.cell))
-        self._compared |= {part.place for part in parts}
+        self._compared |= {part.location for part in parts}
 
     def copy_from(self, source: Place, store: OutcomeStore) -> None:
         """Copy the parts of a folder that were not copied before.
@@ -213,13 +213,13 @@ class MergedCell:
         """
         target = store.cell_folder(self.cell)
         parts, identity = parts_in(source), Identity.of(self.cell)
-        if not self._compared.issuperset(part.place for part in [*parts, *parts_in(target)]):
+        if not self._compared.issuperset(part.location for part in [*parts, *parts_in(target)]):
             self.compare(store.folder)
         done = store.done(self.cell)
         for part in parts:
-            if part.place in self._handled:
+            if part.location in self._handled:
                 continue
-            content = read_bytes(part.place, LARGEST_PART)
+            content = read_bytes(part.location, LARGEST_PART)
             if all(
                 np.isin(numbers, done.get(run, [])).all() for run, numbers in part.numbers(content, identity).items()
             ):
@@ -228,7 +228,7 @@ class MergedCell:
                 write_once(target / part.name, content)
                 self._compared.add(target / part.name)
                 self.copied += 1
-            self._handled.add(part.place)
+            self._handled.add(part.location)
 
 
 def merge(sources: Sequence[Place], target: Place) -> list[MergedCell]:

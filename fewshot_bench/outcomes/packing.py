@@ -21,7 +21,7 @@ _VALUES = 256  # of a byte
 
 
 def position_type(way: int) -> np.dtype[Any]:
-    """The smallest type for the position of a class of N: one byte up to 256 classes, two above.
+    """The smallest type for the position of one of N classes: one byte up to 256 classes, two above.
 
     >>> position_type(256), position_type(257)
     (dtype('uint8'), dtype('uint16'))
@@ -30,7 +30,7 @@ def position_type(way: int) -> np.dtype[Any]:
 
 
 def digits_per_byte(way: int) -> int:
-    """How many predictions of N-way episodes, of 256 classes at most, fit into one byte."""
+    """The number of predictions of N-way episodes, N up to 256, that fit into one byte."""
     digits = 1
     while max(2, way) ** (digits + 1) <= _VALUES:
         digits += 1
@@ -58,7 +58,7 @@ def packed(predictions: Positions, way: int) -> NDArray[np.uint8]:
         Bytes, the first prediction in the lowest digit of the first, uint8 [E, packed_size].
 
     Raises:
-        ShapeError: a prediction is of no class of N.
+        ShapeError: a prediction names a class beyond N.
     """
     if predictions.size and int(predictions.max()) >= way:
         raise ShapeError(f"a prediction names class {int(predictions.max())} of {way}-way episodes, counted from 0.")
@@ -73,7 +73,7 @@ def packed(predictions: Positions, way: int) -> NDArray[np.uint8]:
 
 
 def is_packed(content: NDArray[np.uint8], queries: int, way: int) -> bool:
-    """Whether bytes are some that `packed` makes.
+    """Whether `packed` can make these bytes.
 
     Args:
         content: of the episodes, uint8 [E, any size].
@@ -100,8 +100,8 @@ def unpacked(content: NDArray[np.uint8], queries: int, way: int) -> Positions | 
         way: N, the largest of the protocol.
 
     Returns:
-        Position of the predicted class of every query, of `position_type`, [E, M]; None where the bytes are none that
-        `packed` makes.
+        Position of the predicted class of every query, of `position_type`, [E, M]; None if `packed` cannot make these
+        bytes.
     """
     if not is_packed(content, queries, way):
         return None

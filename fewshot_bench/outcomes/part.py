@@ -117,13 +117,13 @@ class Part:
         folder: of the cell.
         name: of the file, relative to that folder.
         digest: in the name.
-        stretch: run, first episode and the number behind the last; None if there may be several runs.
+        episode_range: run, first episode and the number behind the last; None if there may be several runs.
     """
 
     folder: Place
     name: str
     digest: str
-    stretch: tuple[int, int, int] | None
+    episode_range: tuple[int, int, int] | None
 
     @classmethod
     def named(cls, folder: Place, name: str) -> Part | None:
@@ -135,7 +135,7 @@ class Part:
         return None
 
     @property
-    def place(self) -> Place:
+    def location(self) -> Place:
         """Of the file."""
         return self.folder / self.name
 
@@ -177,17 +177,19 @@ class Part:
         Raises:
             OutcomeError: a part cannot have this name.
         """
-        assert self.stretch is not None
-        run, first, end = self.stretch
+        assert self.episode_range is not None
+        run, first, end = self.episode_range
         if not (0 < end - first <= MOST_EPISODES and run < MOST_RUNS and end - 1 <= LARGEST_EPISODE):
             raise self.damaged(OTHER_ROWS)
         return run, np.arange(first, end, dtype=np.int32)
 
     def damaged(self, finding: object) -> OutcomeError:
         """The error about this file, with the way out."""
-        episodes = "its" if self.stretch is None else f"only its {self.stretch[2] - self.stretch[1]:,}"
+        episodes = (
+            "its" if self.episode_range is None else f"only its {self.episode_range[2] - self.episode_range[1]:,}"
+        )
         return OutcomeError(
-            f"stored outcomes in {self.place} are damaged ({finding}). Delete that file and run again: {episodes} "
+            f"stored outcomes in {self.location} are damaged ({finding}). Delete that file and run again: {episodes} "
             "episodes are repeated."
         )
 
@@ -205,17 +207,19 @@ class Part:
         metadata = mapping_in(file.metadata.get(METADATA, b""))
         if any(metadata.get(name) != getattr(identity, name) for name in CONSTANTS):
             raise OutcomeError(
-                f"{self.place} holds outcomes of another method or protocol than its folder. Move that file to the "
+                f"{self.location} holds outcomes of another method or protocol than its folder. Move that file to the "
                 "cell it belongs to, or delete it."
             )
-        is_ours = metadata == identity.metadata(*(self.stretch or (None, 0, 0)))
-        if not is_ours or (self.stretch is not None and file.rows != self.stretch[2] - self.stretch[1]):
+        is_ours = metadata == identity.metadata(*(self.episode_range or (None, 0, 0)))
+        if not is_ours or (
+            self.episode_range is not None and file.rows != self.episode_range[2] - self.episode_range[1]
+        ):
             raise self.damaged(OTHER_ROWS)
         return file
 
     def _read_claimed(self, file: StoredTable, identity: Identity, with_predictions: bool) -> Columns | None:
         """The rows of a claimed cell; None if they are not rows of such a cell."""
-        if self.stretch is not None:
+        if self.episode_range is not None:
             return None
         table = file.read(CLAIMED_TYPES, 0)
         found = claimed_columns(table, identity.way, {name: getattr(identity, name) for name in CONSTANTS})
@@ -239,7 +243,7 @@ class Part:
 
     def _are_ours(self, found: Columns) -> bool:
         """Whether the episodes are those of the name."""
-        if self.stretch is None:
+        if self.episode_range is None:
             least = min(int(found["run"].min()), int(found["episode"].min()))
             return least >= 0 and int(found["episode"].max()) <= LARGEST_EPISODE and _are_in_order(found)
         run, episodes = self.claimed

@@ -26,7 +26,7 @@ from fewshot_bench.limits import MOST_EPISODES
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell, MethodCard
 from fewshot_bench.outcomes.failures import Failure
-from fewshot_bench.outcomes.frame import Outcomes, check_frame, episode_frame, stretches
+from fewshot_bench.outcomes.frame import Outcomes, check_frame, episode_frame, split_consecutive
 from fewshot_bench.outcomes.manifest import MANIFEST, describe, described_in, read_manifest, stored_manifest
 from fewshot_bench.outcomes.packing import Positions, position_type
 from fewshot_bench.outcomes.part import Columns, Identity, Part, frame_of, joined, new_parts, numbers_by_run
@@ -54,7 +54,7 @@ def parts_among(folder: Place, names: Iterable[str]) -> list[Part]:
     for name in filter(_RUN_FOLDER.fullmatch, ordered):
         raise IrregularFileError(folder / name, "no folder", "a folder")
     parts = [part for name in ordered if (part := Part.named(folder, name)) is not None]
-    counts = [part.stretch[2] - part.stretch[1] for part in parts if part.stretch is not None]
+    counts = [part.episode_range[2] - part.episode_range[1] for part in parts if part.episode_range is not None]
     claimed = sum(count for count in counts if count <= MOST_EPISODES)  # a part that claims more is refused itself
     if claimed > _MOST_CLAIMED:
         raise OutcomeError(f"{folder} is damaged (the names of its parts claim {claimed:,} episodes). Delete it.")
@@ -114,13 +114,13 @@ def episodes_of(
     """
     before = {} if known is None or with_predictions else known
     new = [part for part in parts if part.name not in before]
-    contents = read_all([part.place for part in new], LARGEST_PART)
+    contents = read_all([part.location for part in new], LARGEST_PART)
     read = {
-        part.place: part.read(content, identity, with_predictions=with_predictions)
+        part.location: part.read(content, identity, with_predictions=with_predictions)
         for part, content in zip(new, contents, strict=True)
     }
-    columns = [before[part.name] if part.name in before else read[part.place] for part in parts]
-    before.update({part.name: read[part.place] for part in new})
+    columns = [before[part.name] if part.name in before else read[part.location] for part in parts]
+    before.update({part.name: read[part.location] for part in new})
     frame = merged(parts, columns)
     return episodes_of(parts, identity).drop(columns="predictions") if frame is None else frame
 
@@ -162,7 +162,7 @@ def _check_copy(rows: Columns, row: int, before: Part, part: Part) -> None:
     if any(values[row] != values[row - 1] for name, values in rows.items() if name != "seconds"):
         raise OutcomeError(
             f"run {rows['run'][row]}, episode {rows['episode'][row]} is stored twice and differently, in "
-            f"{before.place} and in {part.place}. Delete the one that is wrong and run again."
+            f"{before.location} and in {part.location}. Delete the one that is wrong and run again."
         )
 
 
@@ -292,7 +292,7 @@ class OutcomeStore:
             groups: list[tuple[int | None, pd.DataFrame]] = [(None, ordered)]
         else:
             runs = [ordered[ordered["run"] == run] for run in ordered["run"].unique()]
-            groups = [(int(rows["run"].iloc[0]), rows) for same in runs for rows in stretches(same)]
+            groups = [(int(rows["run"].iloc[0]), rows) for same in runs for rows in split_consecutive(same)]
         for run, rows_of_run in groups:
             for name, content, rows in new_parts(rows_of_run, identity, run):
                 write_once(self.cell_folder(cell) / name, content)
@@ -380,10 +380,10 @@ class OutcomeStore:
         held = self._held.setdefault(cell.key, {})
         unread = []
         for part in parts:
-            if part.name not in held and part.stretch is not None and not is_local(self.folder):
+            if part.name not in held and part.episode_range is not None and not is_local(self.folder):
                 held[part.name] = dict([part.claimed])
             elif part.name not in held:
                 unread.append(part)
-        for part, content in zip(unread, read_all([part.place for part in unread], LARGEST_PART), strict=True):
+        for part, content in zip(unread, read_all([part.location for part in unread], LARGEST_PART), strict=True):
             held[part.name] = part.numbers(content, identity)
         return [entry for part in parts for entry in held[part.name].items()]

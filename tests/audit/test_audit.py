@@ -117,7 +117,7 @@ def test_an_episode_that_is_missing_between_others_is_found(cell):
 
 def test_a_run_that_is_missing_is_found(cell):
     for part in parts_in(cell):
-        if part.stretch[0] == 0:
+        if part.episode_range[0] == 0:
             part.place.unlink()
     assert "one is missing" in detail(cell, "stored parts")
 
@@ -133,7 +133,7 @@ def test_copies_are_counted_and_contradictions_are_found(cell):
     assert failures(cell) == []
     assert "2 are stored twice alike" in detail(cell, "stored parts")
     for part in parts_in(cell):
-        if part.stretch == (0, 0, 2):
+        if part.episode_range == (0, 0, 2):
             part.place.unlink()
     overlapping_part(cell, lambda frame: another_prediction(frame.reset_index(drop=True)) or _change_first(frame))
     assert "stored parts" in failures(cell)

@@ -267,7 +267,7 @@ def test_how_many_queries_there_can_be_is_no_list_in_memory(tmp_path):
     store = OutcomeStore(tmp_path)
     store.append(CELL, 0, np.arange(2), PREDICTIONS, 0.1, truth=PREDICTIONS)
     (part,) = parts_in(tmp_path / CELL.key)
-    identity, content = replace(Identity.of(CELL), queries=range(-2 * 10**6, 7, 2)), part.place.read_bytes()
+    identity, content = replace(Identity.of(CELL), queries=range(-2 * 10**6, 7, 2)), part.location.read_bytes()
     tracemalloc.start()
     rows = part.read(content, identity, with_predictions=True)
     _, peak = tracemalloc.get_traced_memory()
