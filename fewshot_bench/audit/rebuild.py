@@ -25,7 +25,7 @@ from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import FewshotBenchError, ReproductionError, WeightsError
 from fewshot_bench.outcomes import Cell, MethodCard
-from fewshot_bench.outcomes.manifest import places_of
+from fewshot_bench.outcomes.manifest import environments_of
 from fewshot_bench.progress import Progress
 from fewshot_bench.study.admission import admit_checkpoints, admit_fields
 from fewshot_bench.study.networks import backbone_of_hub
@@ -325,11 +325,13 @@ def _mismatch(cell: Cell, differences: Sequence[str]) -> MismatchError:
 
 def is_same_code(cell: Cell) -> bool:
     """Whether all outcomes were made by what is installed here."""
-    commits = {place.get("git_commit", "") for place in places_of(cell)}
+    commits = {environment.get("git_commit", "") for environment in environments_of(cell)}
     return cell.versions == installed_versions() and commits == {source_commit()}
 
 
 def is_same_machine(cell: Cell, device: str) -> bool:
     """Whether all outcomes were made by the same versions on the same kind of machine."""
     here = hardware(device)
-    return cell.versions == installed_versions() and all(place.get("hardware") == here for place in places_of(cell))
+    return cell.versions == installed_versions() and all(
+        place.get("hardware") == here for place in environments_of(cell)
+    )

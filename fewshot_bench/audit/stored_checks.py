@@ -20,10 +20,11 @@ from fewshot_bench.episodes.locks import Lock, episode_digests, lock_files, read
 from fewshot_bench.errors import AuditError, FewshotBenchError, OutcomeError
 from fewshot_bench.limits import MOST_DRAWN, task_size
 from fewshot_bench.outcomes import Cell, ProtocolCard
-from fewshot_bench.outcomes.cell_schema import description_text, read_description
+from fewshot_bench.outcomes.cell import read_description
 from fewshot_bench.outcomes.checking import even_rows, first_missing, first_wrong
-from fewshot_bench.outcomes.columns import Identity
+from fewshot_bench.outcomes.manifest import read_text
 from fewshot_bench.outcomes.packing import Positions
+from fewshot_bench.outcomes.part import Identity
 from fewshot_bench.outcomes.store import merged, parts_in
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 
@@ -41,7 +42,7 @@ def read_parts(cell: Cell, folder: Place) -> tuple[pd.DataFrame | None, Finding]
     if not parts:
         return None, Finding(PARTS, "fail", "there are no outcomes")
     try:
-        contents = ((part, read_bytes(part.place, LARGEST_PART)) for part in parts)
+        contents = ((part, read_bytes(part.location, LARGEST_PART)) for part in parts)
         columns = [part.read(content, Identity.of(cell), with_predictions=True) for part, content in contents]
         frame = merged(parts, columns)
     except OutcomeError as error:
@@ -107,16 +108,16 @@ def check_description(folder: Place) -> tuple[Cell | None, Finding]:
         The cell, if its method and protocol hold values of the right types, and the finding.
     """
     try:
-        text = description_text(folder / "cell.json")
-        cell, left_out = Cell.from_json(text), read_description(text).left_out
+        description = read_description(read_text(folder / "cell.json"))
     except (OSError, OutcomeError) as error:
         return None, Finding(DESCRIPTION, "fail", f"cell.json cannot be read: {error}")
+    cell, ignored = description.cell, [*description.ignored.values()]
     if _KEY.fullmatch(folder.name) is None or cell.key != folder.name:
         finding = f"it describes the cell {cell.key}, and the folder is called {folder.name}"
         return cell, Finding(DESCRIPTION, "fail", finding)
-    if left_out:
-        more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
-        fields = "; ".join(left_out[:_SHOWN])
+    if ignored:
+        more = f" and {len(ignored) - _SHOWN} more" if len(ignored) > _SHOWN else ""
+        fields = "; ".join(ignored[:_SHOWN])
         return cell, Finding(DESCRIPTION, "fail", f"cell.json, taken as not recorded: {fields}{more}")
     return cell, Finding(DESCRIPTION, "pass", "method and protocol are those that the folder is named after")
 

@@ -184,7 +184,7 @@ def run(
 
     Without STUDY and options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
     """
-    from fewshot_bench._io.resuming import goes_on_in
+    from fewshot_bench._io.resuming import resume_arguments
     from fewshot_bench.cli.planned_study import planned_study
     from fewshot_bench.cli.study_options import typed_arguments
 
@@ -198,7 +198,7 @@ def run(
             folder = free_folder(plan.results) if dry_run else made.enter_context(fresh_folder(plan.results))
             plan = plan.into(folder)
             # As recorded with every cell, and told at the end.
-            context.find_root().obj[:] = goes_on_in(typed_arguments(context), plan.results)
+            context.find_root().obj[:] = resume_arguments(typed_arguments(context), plan.results)
         if dry_run:
             _look_ahead(plan, as_json)
         else:

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from fewshot_bench.errors import ShapeError
 from fewshot_bench.limits import MOST_RUNS
-from fewshot_bench.outcomes.cell import MethodCard, ProtocolCard
-from fewshot_bench.outcomes.cell_schema import CLAIMED_SAMPLER
+from fewshot_bench.outcomes.cell import CLAIMED_SAMPLER, MethodCard, ProtocolCard
 
 ACCURACY_FILES = (".csv", ".tsv", ".parquet", ".npy", ".npz", ".pt", ".pth", ".safetensors")
 """Suffixes of files that can be imported."""

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import json
 import re
-import reprlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, Strict, ValidationError
 
 from fewshot_bench._io.locations import Place
 from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench._io.text import printable
 from fewshot_bench.errors import IrregularFileError, OutcomeError
-from fewshot_bench.outcomes.cell_schema import TEXT
 from fewshot_bench.outcomes.frame import consecutive
+from fewshot_bench.outcomes.schema import first_problem, read_mapping
 
 FOLDER = "failures"
 LONGEST_REASON = 1_000  # characters
@@ -106,21 +106,18 @@ def still_open(failures: Iterable[Failure], done: Mapping[int, NDArray[np.int64]
     return sorted(remaining, key=lambda failure: (failure.run, int(failure.episodes[0])))
 
 
+class _FailureFile(BaseModel):
+    reason: Annotated[str, Strict(), Field(max_length=LONGEST_REASON)]
+
+
 def _read(place: Place, run: int, first: int, end: int) -> Failure:
     try:
-        reason = _reason(json.loads(read_bytes(place, _LARGEST_FILE).decode()))
+        record = _FailureFile.model_validate(read_mapping(read_bytes(place, _LARGEST_FILE)))
         if not 0 < end - first <= _MOST_EPISODES:
             raise OutcomeError("its name says too many episodes, or none")
     except IrregularFileError:
         raise
-    except (UnicodeDecodeError, ValueError, RecursionError, OutcomeError) as error:
-        raise OutcomeError(f"{place} is damaged ({error}). Delete that file; no outcome is lost.") from error
-    return Failure(run, np.arange(first, end), reason)
-
-
-def _reason(content: Any) -> str:
-    reason = content.get("reason") if isinstance(content, dict) else None
-    if not (TEXT.holds(reason) and len(str(reason)) <= LONGEST_REASON):
-        found = reprlib.repr(reason)
-        raise OutcomeError(f"reason should be text of at most {LONGEST_REASON:,} characters, not {found}")
-    return printable(str(reason))
+    except (ValidationError, OutcomeError) as error:
+        finding = first_problem(error) if isinstance(error, ValidationError) else error
+        raise OutcomeError(f"{place} is damaged ({finding}). Delete that file; no outcome is lost.") from error
+    return Failure(run, np.arange(first, end), printable(record.reason))

@@ -36,7 +36,7 @@ from fewshot_bench._io.locations import Place
 from fewshot_bench._io.locks import is_gone, owner
 from fewshot_bench._io.storage import create_exclusively, files_under, is_unchanged_for, read_bytes, remove
 from fewshot_bench.errors import OutcomeError, StudyError
-from fewshot_bench.outcomes.cell_schema import mapping_in
+from fewshot_bench.outcomes.schema import mapping_in
 
 _LARGEST = 1000  # bytes
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench._io.locations import Place
-from fewshot_bench._io.resuming import command_in
+from fewshot_bench._io.resuming import resume_command
 from fewshot_bench._io.storage import folders_in
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
@@ -219,7 +219,7 @@ class Watch:
         others = sum(cell.key not in known for cell in stored) if studies else 0
         state = _with_processes(StudyState(tuple(cells), others, problems=tuple(problems)), studies)
         did_its_part = state.ended == DID_ITS_PART
-        command = command_in(state.command, self.results, did_its_part=did_its_part) if state.command else ""
+        command = resume_command(state.command, self.results, did_its_part=did_its_part) if state.command else ""
         return replace(state, command=command)
 
     def _of_studies(self, studies: list[RecordedStudy]) -> list[CellState]:
