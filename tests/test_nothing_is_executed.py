@@ -110,7 +110,7 @@ def test_the_package_runs_nothing_that_it_reads():
     own_processes = {(file, danger) for file, danger in found if fnmatchcase(file, "benchmarks/*.py")}
     assert {danger for _, danger in own_processes} <= {"import subprocess"}
     assert found - own_processes == {
-        ("fewshot_bench/datasets/safe_pickle/unpickler.py", "pickle._Unpickler"),
+        ("fewshot_bench/datasets/sources/safe_pickle.py", "pickle._Unpickler"),
         ("fewshot_bench/cli/sweep_workers.py", "import subprocess"),
         ("fewshot_bench/study/provenance.py", "import subprocess"),
     }
@@ -167,7 +167,7 @@ def test_only_those_who_have_names_from_a_user_import_what_is_named():
 
 
 def test_the_reader_of_pickles_restricts_one_class_and_makes_none_of_it():
-    tree = ast.parse((PACKAGE / "datasets" / "safe_pickle" / "unpickler.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / "datasets" / "sources" / "safe_pickle.py").read_text(encoding="utf-8"))
     uses = {node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "_Unpickler"}
     bases = {base for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases}
     tables = {node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "dispatch"}

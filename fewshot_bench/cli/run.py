@@ -275,7 +275,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     """Write the leaderboard and the page, print this study's part of it, and say where everything is."""
     from fewshot_bench.cli.data import report_notes
     from fewshot_bench.cli.leaderboard import show, show_answers
-    from fewshot_bench.datasets.own_images import recipe_line
+    from fewshot_bench.datasets.dataset import preprocessing_line
     from fewshot_bench.report import rows_of_cells
     from fewshot_bench.study.plan import write_outputs
 
@@ -285,7 +285,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
         plan.outputs, plan.results, result.cells, result.baselines, result.asked_names
     )
     for dataset in result.datasets.values():
-        report_notes(dict(dataset.recipe))
+        report_notes(dict(dataset.preprocessing))
     for sentence in result.left_out:
         typer.echo(printable(f"note: {sentence}"), err=True)
     _tell_weights(result)
@@ -297,7 +297,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     if as_json:
         return
     for dataset in result.datasets.values():
-        typer.echo(f"dataset      {dataset.name}: {recipe_line(dict(dataset.recipe))}")
+        typer.echo(f"dataset      {dataset.name}: {preprocessing_line(dict(dataset.preprocessing))}")
     typer.echo(
         f"outcomes     {plan.results / 'outcomes'}  ({result.seconds:.0f} s, peak memory "
         f"{result.peak_bytes / 2**30:.1f} GiB, one row per episode)"

@@ -14,7 +14,7 @@ from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import Adaptation, Finetune, code_of_adaptation
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, known_dataset
-from fewshot_bench.datasets.own_images import left_out_lines
+from fewshot_bench.datasets.dataset import left_out_lines
 from fewshot_bench.engine.adapt import protocol_card
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.episodes import Protocol, sample_by_shape
@@ -151,7 +151,7 @@ class ResolvedStudy:
 
     def cells(self, card: MethodCard, provenance: dict[str, Any]) -> list[tuple[Cell, Protocol]]:
         """The cells of a method with their protocols."""
-        images, versions, recipe = self.images, installed_versions(), dict(self.dataset.recipe)
+        images, versions, recipe = self.images, installed_versions(), dict(self.dataset.preprocessing)
         recorded = (versions, recipe, images.class_sizes, provenance, images.class_names)
         return [(Cell(card, self._card(protocol), *recorded), protocol) for protocol in self.protocols]
 
@@ -218,7 +218,7 @@ def _fitting_protocols(study: Study, dataset: Dataset) -> list[Protocol]:
             sample_by_shape(images, protocol, numbers=np.arange(0))
         return study.protocols(images.class_sizes)
     except EpisodeError as error:
-        lines = left_out_lines(dataset.recipe)
+        lines = left_out_lines(dataset.preprocessing)
         if not lines:
             raise
         raise EpisodeError(f"{error} What was left out: {'; '.join(lines[:_MOST_LINES])}.") from error

@@ -1,4 +1,4 @@
-"""Images of more than 8 bits per pixel: one scale for a whole dataset, from the values that all its images use.
+"""Images of more than 8 bits per channel: one scale for a whole dataset, from the values that all its images use.
 
 Sensors of 10 to 14 bits, depth maps, scans and label images come in files of 16 or 32 bits of which they use a part.
 Scaling each image by its own values would change what differs between images; scaling all by what the files could
@@ -42,7 +42,7 @@ class ValueRange:
 
 
 ALL_16_BITS = ValueRange(0, 65_535)
-"""The range of an integer image that belongs to no dataset of one's own."""
+"""The range of integer images whose dataset does not decide another."""
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -101,7 +101,7 @@ def eight_bits(image: Image.Image, scale: ValueRange) -> Image.Image:
 
 @dataclass
 class UsedValues:
-    """What values the images of a dataset use; adding images in any order gives the same.
+    """What values the images of a dataset use, whatever their order.
 
     Attributes:
         images: of all depths.

@@ -1,4 +1,4 @@
-"""Folders and archives of somebody's own images: which folders are classes, and which are splits."""
+"""Folders and archives of a user's own images: which folders are classes, and which are splits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from fewshot_bench.datasets.dataset import SplitName
 from fewshot_bench.datasets.images import SkippedImage
 from fewshot_bench.datasets.official_splits import published_split
-from fewshot_bench.datasets.own_sources import FileClaims, OwnListing, file_identity
+from fewshot_bench.datasets.own_listing import FileClaims, OwnListing, file_identity
 from fewshot_bench.datasets.sources import FileTree
 from fewshot_bench.datasets.sources.tree import by_composed, within
 from fewshot_bench.errors import DatasetError
@@ -22,7 +22,7 @@ _NOT_IMAGES = re.compile(r".*\.(txt|csv|json|md|xml|html?|pdf|py|zip|tar|gz|ini|
 _MOST_NAMED = 3
 
 
-def list_tree(tree: FileTree, *, class_depth: int | None = None, layout: Layout = "auto") -> OwnListing:
+def list_folders(tree: FileTree, *, class_depth: int | None = None, layout: Layout = "auto") -> OwnListing:
     """Class folders, or split folders of class folders; one folder around them does not matter.
 
     Args:
@@ -31,7 +31,7 @@ def list_tree(tree: FileTree, *, class_depth: int | None = None, layout: Layout 
         layout: see `OwnOptions`.
 
     Raises:
-        DatasetError: there are no images, or their arrangement says nothing, or two things, of classes.
+        DatasetError: there are no images, or their folders do not tell the classes unambiguously.
     """
     skipped: list[SkippedImage] = []
     top = _top(tree, class_depth or 1, skipped)

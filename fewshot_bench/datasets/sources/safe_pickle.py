@@ -1,6 +1,18 @@
-"""The stack machine that a pickle is a program for, without the instructions that could do harm.
+"""Pickles from strangers: plain data and NumPy arrays are read, nothing is executed, big arrays stay on disk.
 
-The functions that a pickle can call. Each checks its arguments itself; too many or too few are a ValueError.
+A pickle is a program for a small stack machine that may call anything that can be imported. Here the machine knows
+only the instructions for plain data, and the only functions it can call are ones of our own that rebuild arrays and
+byte strings from arguments they have checked. Three ideas carry the rest:
+
+* Byte strings and texts of 1,024 bytes or more are not read: a lazy value remembers where they are. An array made of
+  one is a view of a memory map of the file.
+* What is on the machine's stack but cannot be part of the result (a string in the file, a function, the arguments of a
+  call, an array before its pixels) is a `LazyValue`. It is resolved, once, when a list, a dictionary or the caller
+  receives it. The result is therefore never walked, however deep it is nested.
+* No instruction costs more than a fixed multiple of the bytes of the file that it uses up.
+
+The standard library's unpickler in Python does the plain instructions. Its twin in C would be faster, but keeps its
+memo in an array, so that ten bytes of pickle allocate tens of gigabytes, and copies every byte string into memory.
 """
 
 from __future__ import annotations
@@ -8,30 +20,120 @@ from __future__ import annotations
 import pickle
 import pickletools
 import re
+import stat
 import struct
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.datasets.safe_pickle.lazy_values import (
+from fewshot_bench.datasets.sources.pickle_values import (
     Array,
+    CutOffError,
+    DamagedError,
     Dtype,
-    Function,
-    OldString,
-    OldStringLine,
-    Piece,
-    Text,
-    TextLine,
+    KnownFunction,
+    LazyBytes,
+    LazyPython2Line,
+    LazyPython2String,
+    LazyText,
+    LazyTextLine,
+    Source,
+    UnsafeError,
     array_of,
     items_of,
-    settle,
+    resolve,
     tuple_of,
     type_name,
 )
-from fewshot_bench.datasets.safe_pickle.source import CutOffError, DamagedError, Source, UnsafeError
+from fewshot_bench.datasets.sources.tree import is_web_page
+from fewshot_bench.errors import DatasetError
+
+
+class UnsafePickleError(DatasetError):
+    """A pickle asks for more than plain data and arrays of numbers or fixed-size strings."""
+
+
+def read_pickle(path: Path, opened: BinaryIO | None = None) -> Any:
+    """Read a pickle of protocol 0 to 5, written by Python 2 or 3, without executing anything.
+
+    Byte arrays come out as bytes, an `OrderedDict` as dict, NumPy scalars as Python numbers and strings, Python 2's
+    `str` as text in which every character is one byte (latin-1). Arrays are read-only; those of 1,024 bytes or more
+    are views of one memory map of the file, unless they were written as text (by Python 3 with protocol 0 to 2).
+    Whatever follows the end of the pickle is ignored.
+
+    Args:
+        path: a file that nobody changes while the arrays are in use.
+        opened: the same file, where it has no name of its own; `path` is then for messages only.
+
+    Returns:
+        dict, list, tuple, str, bytes, int, float, bool, None and NumPy arrays of numbers or fixed-size strings.
+
+    Raises:
+        UnsafePickleError: the pickle asks for anything else; the message names it.
+        DatasetError: the file is not a pickle, cut off or damaged.
+        OSError: the file cannot be opened.
+    """
+    if opened is not None:
+        return _read(opened, path)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DatasetError(f"{_one_line(path)} is not a file; a pickle was expected.")
+    with path.open("rb") as file:
+        return _read(file, path)
+
+
+def _read(file: BinaryIO, path: Path) -> Any:
+    found = _what_else_it_is(file.read(512))
+    if found:
+        raise DatasetError(f"{_one_line(path)} {found}")
+    try:
+        return Unpickler(Source(file)).load()
+    except Exception as error:  # bytes of a stranger may raise anything; all of it means the same to the user
+        raise _explain(error, path, file.tell()) from error
+
+
+def _what_else_it_is(head: bytes) -> str:
+    if not head:
+        return "is empty; a pickle was expected. Obtain it again."
+    if is_web_page(head):
+        return (
+            "is a web page, not a pickle: a download page was saved in place of the file. Download the file itself, "
+            "with a browser if need be."
+        )
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "is a zip archive, not a pickle. Unpack it and give the file inside."
+    if head.startswith(b"\x1f\x8b"):
+        return "is compressed with gzip, not a pickle. Unpack it and give the file inside."
+    if head[257:262] == b"ustar" and head[0] != pickle.PROTO[0]:
+        return "is a tar archive, not a pickle. Unpack it and give the file inside."
+    return ""
+
+
+def _explain(error: Exception, path: Path, position: int) -> DatasetError:
+    name = _one_line(path)
+    if isinstance(error, UnsafeError):
+        return UnsafePickleError(
+            f"{name} asks for {_one_line(error)} near byte {position:,}; only plain data and arrays of numbers or "
+            "fixed-size strings are read from a pickle, and nothing was executed. Ask its author for such a file."
+        )
+    if isinstance(error, CutOffError):
+        return DatasetError(
+            f"{name} ends before the pickle in it does: it was probably cut off while downloading. Obtain it again."
+        )
+    if isinstance(error, MemoryError):
+        return DatasetError(f"{name} does not fit into memory. Read it on a larger machine.")
+    if isinstance(error, OSError):
+        return DatasetError(f"{name} cannot be read ({_one_line(error)}). Copy it to another disk.")
+    what = _one_line(error) if isinstance(error, DamagedError) else "what it says there makes no sense"
+    return DatasetError(f"{name} is not a pickle, or is damaged near byte {position:,} ({what}). Obtain it again.")
+
+
+def _one_line(text: object) -> str:
+    return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in str(text))
+
 
 _LARGEST_KEY = 2**61 - 1
 _NUMBER_TYPES = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"})
@@ -41,7 +143,7 @@ _KEY_TYPES = frozenset({str, bytes, int, float, bool, type(None)})
 
 def _reconstruct(source: Source, arguments: tuple[Any, ...]) -> Array:
     subtype, shape, _ = arguments
-    if type(subtype) is not Function or subtype.call is not _ndarray:
+    if type(subtype) is not KnownFunction or subtype.call is not _ndarray:
         raise UnsafeError(f"an array of the class {type_name(subtype)}")
     if shape != (0,):
         raise DamagedError("an array that is not empty before it has data")
@@ -80,10 +182,10 @@ def _encode(source: Source, arguments: tuple[Any, ...]) -> bytes:
     text, encoding = arguments
     if encoding != "latin1":
         raise UnsafeError("_codecs.encode into anything but latin1")
-    if isinstance(text, Text):
+    if isinstance(text, LazyText):
         return text.latin1()
     if type(text) is not str:
-        raise DamagedError("bytes of something that is no text")
+        raise DamagedError("bytes of something that is not text")
     return text.encode("latin1")
 
 
@@ -99,7 +201,7 @@ def _bytearray(source: Source, arguments: tuple[Any, ...]) -> Any:
     data, *encoding = arguments
     if encoding == ["latin-1"]:  # Python 2
         return _encode(source, (data, "latin1"))
-    if encoding or type(data) not in (bytes, Piece):
+    if encoding or type(data) not in (bytes, LazyBytes):
         raise UnsafeError("a call of bytearray with anything but bytes")
     return data
 
@@ -109,7 +211,7 @@ def _ordered_dict(source: Source, arguments: tuple[Any, ...]) -> dict[Any, Any]:
         return {}
     (pairs,) = arguments  # Python 2
     if type(pairs) is not list or any(type(pair) not in (list, tuple) for pair in pairs):
-        raise DamagedError("a dictionary of something else than pairs")
+        raise DamagedError("a dictionary of something other than pairs")
     source.spend(len(pairs))
     return {checked_key(key): value for key, value in pairs}
 
@@ -139,11 +241,11 @@ _CALLS: dict[str, Callable[[Source, tuple[Any, ...]], Any]] = {
     "builtins.bytearray": _bytearray,
     "collections.OrderedDict": _ordered_dict,
 }
-FUNCTIONS = {tuple(name.rsplit(".", 1)): Function(name, call) for name, call in _CALLS.items()}
+FUNCTIONS = {tuple(name.rsplit(".", 1)): KnownFunction(name, call) for name, call in _CALLS.items()}
 """The globals that are known, by module and name."""
 
 LAZY_FROM = 1024
-"""Byte strings and texts of so many bytes stay in the file until somebody needs them."""
+"""Byte strings and texts of so many bytes stay in the file until they are needed."""
 
 _LONGEST_INTEGER = 1024
 _LARGEST_MEMO_INDEX = 2**32
@@ -199,34 +301,32 @@ class Unpickler(pickle._Unpickler):
         next_byte, dispatch = self._source.next_byte, self.dispatch
         while key := next_byte(1):
             if key == pickle.STOP:
-                return settle(self.stack.pop())
+                return resolve(self.stack.pop())
             instruction = dispatch.get(key[0])
             if instruction is None:
                 raise _refusal(key)
             instruction(self)  # type: ignore[arg-type]  # typeshed's table is that of the C class
         raise CutOffError
 
-    def find_class(self, module: str, name: str) -> Function:
+    def find_class(self, module: str, name: str) -> KnownFunction:
         """Look a global up among the functions that are known; nothing is imported."""
         function = FUNCTIONS.get((module, name))
         if function is None:
             raise UnsafeError(f"{module[:80]}.{name[:80]}")
         return function
 
-    def load_frame(self) -> None:
-        """Frames are transparent: their content is what follows, and a piece is found where it is in the file."""
+    def _load_frame(self) -> None:
+        # Frames are transparent: their content follows, and strings are found at their place in the file.
         (length,) = struct.unpack("<Q", self.read(8))
         self._source.check_is_left(length)
 
-    def load_long4(self) -> None:
-        """Push a long integer."""
+    def _load_long4(self) -> None:
         (length,) = struct.unpack("<i", self.read(4))
         if not 0 <= length <= _LONGEST_INTEGER:
             raise DamagedError(f"an integer of {length:,} bytes")
         self.append(int.from_bytes(self.read(length), "little", signed=True))
 
-    def load_piece_after(self, kind: type[Piece], format: str) -> None:
-        """Push a string whose length comes before it, or pass over it if it is long."""
+    def _load_string_after(self, kind: type[LazyBytes], format: str) -> None:
         (length,) = struct.unpack(format, self.read(struct.calcsize(format)))
         if length < 0:
             raise DamagedError("a string of negative length")
@@ -235,19 +335,16 @@ class Unpickler(pickle._Unpickler):
         else:
             self.append(kind(self._source, self._source.skip(length), length))
 
-    def load_line(self, kind: type[Piece]) -> None:
-        """Push a string that ends with its line, or pass over it if it is long."""
+    def _load_line(self, kind: type[LazyBytes]) -> None:
         offset, length = self._source.skip_line()
         line = kind(self._source, offset, length)
-        self.append(line if length >= LAZY_FROM else line.settled())
+        self.append(line if length >= LAZY_FROM else line.resolve())
 
-    def load_tuple(self) -> None:
-        """Replace everything above the last mark by a tuple of it."""
+    def _load_tuple(self) -> None:
         items = self.pop_mark()  # which changes what `self.append` is
         self.append(tuple_of(items))
 
-    def load_short_tuple(self, length: int) -> None:
-        """Replace the last one to three items by a tuple of them."""
+    def _load_short_tuple(self, length: int) -> None:
         if len(self.stack) < length:
             raise DamagedError("a tuple of more items than there are")
         self.stack[-length:] = [tuple_of(self.stack[-length:])]
@@ -259,53 +356,44 @@ class Unpickler(pickle._Unpickler):
         self.append = self.stack.append
         return items
 
-    def load_list(self) -> None:
-        """Replace everything above the last mark by a list of it."""
+    def _load_list(self) -> None:
         items = self.pop_mark()
-        self.append([settle(item) for item in items])
+        self.append([resolve(item) for item in items])
 
-    def load_dict(self) -> None:
-        """Replace everything above the last mark, keys and values, by a dictionary of it."""
+    def _load_dict(self) -> None:
         items = self.pop_mark()
         self.append({})
         self._set_items(items)
 
-    def load_append(self) -> None:
-        """Add the last item to the list below it."""
-        value = settle(self.stack.pop())
+    def _load_append(self) -> None:
+        value = resolve(self.stack.pop())
         self._last(list).append(value)
 
-    def load_appends(self) -> None:
-        """Add everything above the last mark to the list below it."""
+    def _load_appends(self) -> None:
         items = self.pop_mark()
-        self._last(list).extend([settle(item) for item in items])
+        self._last(list).extend([resolve(item) for item in items])
 
-    def load_setitem(self) -> None:
-        """Add the last key and value to the dictionary below them."""
+    def _load_setitem(self) -> None:
         value = self.stack.pop()
         self._set_items([self.stack.pop(), value])
 
-    def load_setitems(self) -> None:
-        """Add every key and value above the last mark to the dictionary below them."""
+    def _load_setitems(self) -> None:
         self._set_items(self.pop_mark())
 
-    def load_put(self) -> None:
-        """Remember the last item under a number."""
+    def _load_put(self) -> None:
         index = int(self.readline()[:-1])
         if not 0 <= index < _LARGEST_MEMO_INDEX:
             raise DamagedError("a memo of absurd size")
         self.memo[index] = self.stack[-1]
 
-    def load_reduce(self) -> None:
-        """Call one of our own functions."""
+    def _load_reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
-        if type(function) is not Function:
+        if type(function) is not KnownFunction:
             raise UnsafeError(f"a call of a {type_name(function)}")
         self.stack[-1] = function.call(self._source, items_of(arguments))
 
-    def load_build(self) -> None:
-        """Give an array its shape and data, or a dtype its byte order."""
+    def _load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
         if not isinstance(target, (Array, Dtype)):
@@ -322,35 +410,35 @@ class Unpickler(pickle._Unpickler):
         if len(items) % 2:
             raise DamagedError("a key without a value")
         for index in range(0, len(items), 2):
-            target[checked_key(settle(items[index]))] = settle(items[index + 1])
+            target[checked_key(resolve(items[index]))] = resolve(items[index + 1])
 
     _own_instructions: ClassVar[dict[bytes, Any]] = {
-        pickle.FRAME: load_frame,
-        pickle.LONG4: load_long4,
-        pickle.SHORT_BINBYTES: partial(load_piece_after, kind=Piece, format="<B"),
-        pickle.BINBYTES: partial(load_piece_after, kind=Piece, format="<I"),
-        pickle.BINBYTES8: partial(load_piece_after, kind=Piece, format="<Q"),
-        pickle.BYTEARRAY8: partial(load_piece_after, kind=Piece, format="<Q"),
-        pickle.SHORT_BINSTRING: partial(load_piece_after, kind=OldString, format="<B"),
-        pickle.BINSTRING: partial(load_piece_after, kind=OldString, format="<i"),
-        pickle.SHORT_BINUNICODE: partial(load_piece_after, kind=Text, format="<B"),
-        pickle.BINUNICODE: partial(load_piece_after, kind=Text, format="<I"),
-        pickle.BINUNICODE8: partial(load_piece_after, kind=Text, format="<Q"),
-        pickle.STRING: partial(load_line, kind=OldStringLine),
-        pickle.UNICODE: partial(load_line, kind=TextLine),
-        pickle.TUPLE: load_tuple,
-        pickle.TUPLE1: partial(load_short_tuple, length=1),
-        pickle.TUPLE2: partial(load_short_tuple, length=2),
-        pickle.TUPLE3: partial(load_short_tuple, length=3),
-        pickle.LIST: load_list,
-        pickle.DICT: load_dict,
-        pickle.APPEND: load_append,
-        pickle.APPENDS: load_appends,
-        pickle.SETITEM: load_setitem,
-        pickle.SETITEMS: load_setitems,
-        pickle.PUT: load_put,
-        pickle.REDUCE: load_reduce,
-        pickle.BUILD: load_build,
+        pickle.FRAME: _load_frame,
+        pickle.LONG4: _load_long4,
+        pickle.SHORT_BINBYTES: partial(_load_string_after, kind=LazyBytes, format="<B"),
+        pickle.BINBYTES: partial(_load_string_after, kind=LazyBytes, format="<I"),
+        pickle.BINBYTES8: partial(_load_string_after, kind=LazyBytes, format="<Q"),
+        pickle.BYTEARRAY8: partial(_load_string_after, kind=LazyBytes, format="<Q"),
+        pickle.SHORT_BINSTRING: partial(_load_string_after, kind=LazyPython2String, format="<B"),
+        pickle.BINSTRING: partial(_load_string_after, kind=LazyPython2String, format="<i"),
+        pickle.SHORT_BINUNICODE: partial(_load_string_after, kind=LazyText, format="<B"),
+        pickle.BINUNICODE: partial(_load_string_after, kind=LazyText, format="<I"),
+        pickle.BINUNICODE8: partial(_load_string_after, kind=LazyText, format="<Q"),
+        pickle.STRING: partial(_load_line, kind=LazyPython2Line),
+        pickle.UNICODE: partial(_load_line, kind=LazyTextLine),
+        pickle.TUPLE: _load_tuple,
+        pickle.TUPLE1: partial(_load_short_tuple, length=1),
+        pickle.TUPLE2: partial(_load_short_tuple, length=2),
+        pickle.TUPLE3: partial(_load_short_tuple, length=3),
+        pickle.LIST: _load_list,
+        pickle.DICT: _load_dict,
+        pickle.APPEND: _load_append,
+        pickle.APPENDS: _load_appends,
+        pickle.SETITEM: _load_setitem,
+        pickle.SETITEMS: _load_setitems,
+        pickle.PUT: _load_put,
+        pickle.REDUCE: _load_reduce,
+        pickle.BUILD: _load_build,
     }
     # Whatever is in neither table is refused.
     dispatch: ClassVar = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in _PLAIN_INSTRUCTIONS}
