@@ -16,7 +16,7 @@ from fewshot_bench.audit.rebuild import Brought
 from fewshot_bench.datasets import Dataset, OwnOptions, is_available, kept_copies, known_dataset
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
-from fewshot_bench.report.summary import overlap
+from fewshot_bench.report.leaderboard_rows import pretraining_overlap
 
 CHECK = "images"
 _OPTION = "say where they lie with --dataset PATH"
@@ -153,7 +153,7 @@ _OTHER_IMAGES = ("cifar-fs", "fc100")
 def check_pretraining(cell: Cell) -> Finding:
     """What is recorded of the pretraining, against the novel classes of the dataset."""
     pretraining: str | None = cell.provenance.get("pretraining")
-    found = overlap(pretraining, cell.protocol.dataset)
+    found = pretraining_overlap(pretraining, cell.protocol.dataset)
     if found.flag:
         return Finding(CHECK_PRETRAINING, _VERDICTS[found.kind], found.flag)
     detail = f"on {pretraining}: no novel class" if pretraining else "trained from an initialisation"

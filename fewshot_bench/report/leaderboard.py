@@ -19,16 +19,12 @@ from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench._io.text import guarded, unguarded
 from fewshot_bench.errors import OutcomeError, PlaceError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.report.names import cells_of_method, shown_names, the_only
+from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, Format, protocol_rows
+from fewshot_bench.report.names import cells_of_method, is_transductive, shown_names, the_only
 from fewshot_bench.report.published import PublishedResult, published_results, published_rows_of
 from fewshot_bench.report.scores import stored_scores
-from fewshot_bench.report.summary import COLUMNS, MEASURED, protocol_rows
-from fewshot_bench.report.wording import is_transductive
 from fewshot_bench.statistics import Correction
 
-_TEXTS = (
-    "group", "group_split", "against_best", "baseline", "test", "beyond", "verdict", "correction", "flags", "adaptation"
-)  # fmt: skip
 _PROTOCOL = ["dataset", "split", "way", "shot", "queries", "sampler", "seed", "protocol_fingerprint"]
 
 
@@ -87,7 +83,7 @@ def sorted_rows(frame: pd.DataFrame) -> pd.DataFrame:
     Published rows do not say which they are: beside transductive methods they come last, else they stand among the
     others. A text that does not exist is None.
     """
-    for column in _TEXTS:
+    for column in (name for name, kind in COLUMNS.items() if kind == "text"):
         frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
     keys = [*_PROTOCOL, "kind", "mean", "method", "method_fingerprint"]
     ascending = [key != "mean" for key in keys]
@@ -115,31 +111,8 @@ def _baselines(cells: Sequence[Cell], wanted: str) -> dict[str, Cell]:
 TIMING_COLUMNS = ("episodes_per_second", "peak_bytes")
 """What differs between two identical studies; everything else is the same to the byte."""
 
-_DECIMALS = {
-    "median": 4,
-    "median_ci95": 4,
-    "mean": 4,
-    "ci95": 4,
-    "data_ci95": 4,
-    "episode_median": 4,
-    "episode_median_low": 4,
-    "episode_median_high": 4,
-    "difference": 4,
-    "diff_ci95_low": 4,
-    "diff_ci95_high": 4,
-    "diff_data_ci95_low": 4,
-    "diff_data_ci95_high": 4,
-    "effect_size": 4,
-    "wins": 0,
-    "ties": 0,
-    "losses": 0,
-    "paired_episodes": 0,
-    "episodes_per_second": 1,
-    "peak_bytes": 0,
-    "episodes": 0,
-    "runs": 0,
-}
-_EVERY_DIGIT = ("p", "p_corrected", "p_beyond", "p_beyond_corrected")
+_DECIMALS: dict[Format | None, int] = {"percent": 4, "rate": 1}
+_LARGEST = 64_000_000  # bytes of a leaderboard
 
 
 def write_leaderboard(frame: pd.DataFrame, path: Place) -> None:
@@ -155,21 +128,21 @@ def write_leaderboard(frame: pd.DataFrame, path: Place) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([guarded(str(column)) for column in frame.columns])
     for row in frame.to_dict("records"):
-        writer.writerow([_written(str(column), value) for column, value in row.items()])
+        writer.writerow([_csv_text(str(column), value) for column, value in row.items()])
     write_atomically(path, text.getvalue().encode())
 
 
-def _written(column: str, value: Any) -> str:
+def _csv_text(column: str, value: Any) -> str:
     if value is None or value != value:
         return ""
-    if column in _EVERY_DIGIT:
+    kind = COLUMNS.get(column)
+    if kind == "p":
         return repr(float(value))
-    if column in _DECIMALS:
-        return f"{round(value, _DECIMALS[column]) + 0.0:.{_DECIMALS[column]}f}"  # + 0.0: never "-0.0000"
+    if kind in _DECIMALS:
+        return f"{round(value, _DECIMALS[kind]) + 0.0:.{_DECIMALS[kind]}f}"  # + 0.0: never "-0.0000"
+    if kind == "count" and isinstance(value, float):
+        return f"{value:.0f}"
     return guarded(value) if isinstance(value, str) else str(value)
-
-
-_LARGEST = 64_000_000  # bytes of a leaderboard
 
 
 def update_leaderboard(

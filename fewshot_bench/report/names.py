@@ -17,10 +17,19 @@ from typing import Any
 import pandas as pd
 
 from fewshot_bench._io.locations import Place
+from fewshot_bench._io.text import printable
 from fewshot_bench.errors import ComparisonError, OutcomeError, UnknownNameError
-from fewshot_bench.outcomes import TRANSDUCTIVE, Cell, OutcomeStore
+from fewshot_bench.outcomes import TRANSDUCTIVE, Cell, OutcomeStore, ProtocolCard, marked
 from fewshot_bench.outcomes.claimed import ACCURACY_FILES
-from fewshot_bench.report.wording import task_text
+from fewshot_bench.report.scores import task_columns
+
+BALANCED_FLAG = "assumes balanced queries"
+CLAIMED_FLAG = "episodes claimed, not verified"
+CLAIMED = "claimed: files say which episodes are the same; their identity is not verified"
+TRANSDUCTIVE_NOTE = "transductive: sees all queries of an episode at once; compare such a method with its own kind"
+BASELINE_KINDS = {False: "baseline is inductive", True: "baseline is transductive"}
+"""What the flags of a row say when its baseline is of the other kind."""
+_CUT = "…"
 
 
 def check_no_files(wanted: Iterable[str], store: OutcomeStore) -> None:
@@ -235,9 +244,6 @@ def _names_of(row: Mapping[Any, Any]) -> list[str]:
     return [name, f"{name}{end}"]
 
 
-_CUT = "…"
-
-
 def shared_stages(names: Sequence[str]) -> str:
     """What all methods begin with, whole stages with the slash behind them; empty for a single method.
 
@@ -300,3 +306,66 @@ def _window(name: str, start: int, longest: int) -> str:
     room = longest - 1 if start else longest
     rest = name[start:]
     return (_CUT if start else "") + (rest if len(rest) <= room else f"{rest[: room - 1]}{_CUT}")
+
+
+def task_text(row: Mapping[Any, Any]) -> str:
+    """The task of a leaderboard's row, e.g. "cifar-fs 5-way 1-shot"."""
+    split = "" if row["split"] == "novel" else f" ({row['split']} split)"
+    sampler = "" if row["sampler"] == "standard" else f" {row['sampler']}"
+    return printable(f"{row['dataset']}{split} {row['way']}-way {row['shot']}-shot{sampler}")
+
+
+def protocol_names(protocols: Sequence[ProtocolCard]) -> dict[str, str]:
+    """What to call protocols, by fingerprint; see `task_names`."""
+    return task_names({protocol.fingerprint: task_columns(protocol) for protocol in protocols})
+
+
+def task_names(rows: Mapping[str, Mapping[Any, Any]]) -> dict[str, str]:
+    """What to call the tasks of protocols: dataset and size, and where several are called so, what tells them apart.
+
+    Args:
+        rows: with the columns of `task_columns`, by the fingerprint of the protocol.
+
+    Returns:
+        By fingerprint, e.g. "cifar-fs 5-way 1-shot, seed 1"; no two are the same.
+    """
+    names = {key: task_text(row) for key, row in rows.items()}
+    names = told_apart(names, {key: f", {row.get('queries')} queries per class" for key, row in rows.items()})
+    names = told_apart(names, {key: f", seed {row.get('seed')}" for key, row in rows.items()})
+    return told_apart(names, {key: f" ({key[:8]})" for key in rows})
+
+
+def told_apart(names: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """The names, those that are equal with something more if that differs between them."""
+    differing: dict[str, set[str]] = {}
+    for key, name in names.items():
+        differing.setdefault(name, set()).add(more[key])
+    return {key: name + more[key] if len(differing[name]) > 1 else name for key, name in names.items()}
+
+
+def is_transductive(row: Mapping[Any, Any]) -> bool:
+    """Whether a leaderboard's row is about a transductive method; a published row does not say, and counts as none."""
+    value = row.get("is_transductive")
+    return value is not None and value == value and bool(value)
+
+
+def row_name(row: Mapping[Any, Any]) -> str:
+    """The method of a leaderboard's row as people should read it."""
+    return marked(row["method"], is_transductive(row))
+
+
+def is_across(row: Mapping[Any, Any]) -> bool:
+    """Whether a leaderboard's row is tested against a baseline of the other kind."""
+    return BASELINE_KINDS[not is_transductive(row)] in str(row.get("flags") or "").split("; ")
+
+
+def baseline_name(row: Mapping[Any, Any]) -> str:
+    """The baseline of a measured row as people should read it."""
+    return marked(row["baseline"], is_transductive(row) != is_across(row))
+
+
+def value_text(value: object) -> str:
+    """A hyper-parameter's value as people write it: 0.9, 1, 0.0001, true."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

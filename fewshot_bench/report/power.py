@@ -19,9 +19,9 @@ from fewshot_bench._io.text import printable
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report.comparisons import stored_pairs
+from fewshot_bench.report.leaderboard_output import new_table, print_table
+from fewshot_bench.report.names import CLAIMED, protocol_names
 from fewshot_bench.report.scores import TaskScores, images_of_episodes
-from fewshot_bench.report.terminal import new_table, print_table
-from fewshot_bench.report.wording import CLAIMED, protocol_names
 from fewshot_bench.statistics import (
     BeyondSplit,
     VarianceParts,

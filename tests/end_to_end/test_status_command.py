@@ -92,7 +92,7 @@ def test_ctrl_c_leaves_quietly(here, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     unfinished(here)
-    monkeypatch.setattr("fewshot_bench.report.status_terminal.time.sleep", stop)
+    monkeypatch.setattr("fewshot_bench.report.status.time.sleep", stop)
     code, out, err = typed(capsys, "--watch")
     assert (code, err) == (0, "")
     assert "nobody is at work" in out

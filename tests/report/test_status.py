@@ -17,8 +17,7 @@ from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.leases import Leases, Stretch
 from fewshot_bench.outcomes.study_log import PlannedCell, StudyRecord
-from fewshot_bench.report.status_terminal import duration, status_text
-from fewshot_bench.report.study_status import CellState, StudyState, Watch
+from fewshot_bench.report.status import CellState, StudyState, Watch, duration, status_text
 
 ELSEWHERE = "0123456789ab-17-4711"
 CE, SCHANE = "conv/base-ce/centroid", "conv/base-ce+schane/centroid"

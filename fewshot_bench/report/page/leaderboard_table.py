@@ -16,10 +16,10 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from fewshot_bench.outcomes import marked
-from fewshot_bench.report.page.content import correction_of
-from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.verdicts import LETTER_COLUMNS
-from fewshot_bench.report.wording import correction_words, is_transductive, p_header, p_text
+from fewshot_bench.report.content import correction_of
+from fewshot_bench.report.leaderboard_rows import MEASURED
+from fewshot_bench.report.names import is_transductive
+from fewshot_bench.report.verdicts import LETTER_COLUMNS, correction_words, p_header, p_text
 from fewshot_bench.statistics import Correction, read_letters
 
 Kind = Literal["text", "digest", "count", "percent", "points", "p", "number", "bytes"]

@@ -16,18 +16,10 @@ import pandas as pd
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
-from fewshot_bench.report.best import answer_lines, answers
-from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.verdicts import LETTER_COLUMNS, Claim
-from fewshot_bench.report.wording import (
-    BALANCED_FLAG,
-    CLAIMED,
-    TRANSDUCTIVE_NOTE,
-    correction_words,
-    is_transductive,
-    row_name,
-    task_names,
-)
+from fewshot_bench.report.findings import answer_lines, answers
+from fewshot_bench.report.leaderboard_rows import MEASURED
+from fewshot_bench.report.names import BALANCED_FLAG, CLAIMED, TRANSDUCTIVE_NOTE, is_transductive, row_name, task_names
+from fewshot_bench.report.verdicts import LETTER_COLUMNS, Claim, correction_words
 from fewshot_bench.statistics import read_letters
 
 PlusMinus = Literal["task", "data", "both", "none"]
@@ -102,7 +94,7 @@ class PublicationTable:
         methods: the rows, by their names as people should read them, each with its entries by task; a method may lack
             a task.
         caption: what the table shows and claims, in sentences without markup.
-        answers: which methods are best on each task, as `fewshot_bench.report.best.answer_lines` puts it.
+        answers: which methods are best on each task, as `fewshot_bench.report.findings.answer_lines` puts it.
     """
 
     tasks: Sequence[str]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -15,24 +17,31 @@ from rich.text import Text
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
-from fewshot_bench.report.names import shared_stages
-from fewshot_bench.report.published import WELCH
-from fewshot_bench.report.summary import MEASURED, PAIRED
-from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, LETTER_COLUMNS, ON_THIS_SPLIT, UNKNOWN, Claim
-from fewshot_bench.report.wording import (
-    ACROSS,
+from fewshot_bench.report.findings import Answer
+from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, PAIRED
+from fewshot_bench.report.names import (
     BASELINE_KINDS,
     CLAIMED,
-    CORRECTIONS,
     TRANSDUCTIVE_NOTE,
     baseline_name,
-    difference_text,
     is_across,
     is_transductive,
-    p_text,
     row_name,
+    shared_stages,
     task_text,
     told_apart,
+)
+from fewshot_bench.report.published import WELCH
+from fewshot_bench.report.verdicts import (
+    ACROSS,
+    CORRECTIONS,
+    FOR_THESE_CLASSES,
+    LETTER_COLUMNS,
+    ON_THIS_SPLIT,
+    UNKNOWN,
+    Claim,
+    difference_text,
+    p_text,
 )
 from fewshot_bench.statistics import Correction
 
@@ -68,7 +77,7 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
 
 
 def print_answers(lines: Sequence[str], console: Console) -> None:
-    """Print which methods are best, as `fewshot_bench.report.best.answer_lines` puts it."""
+    """Print which methods are best, as `fewshot_bench.report.findings.answer_lines` puts it."""
     if lines:
         console.print()
     for line in lines:
@@ -353,3 +362,29 @@ def broken(name: str, width: int) -> list[str]:
             lines.append("")
         lines[-1] += piece
     return [line.rstrip() for line in lines]
+
+
+def leaderboard_records(frame: pd.DataFrame, best: Sequence[Answer] = ()) -> list[dict[str, Any]]:
+    """A leaderboard as one mapping per row, for `--json`; what does not exist is None.
+
+    Args:
+        frame: as `leaderboard` or `sweep_frame` returns it.
+        best: which methods are best; each measured row gets the answer for its protocol and kind as `best`.
+    """
+    by_kind = {(answer.protocol, answer.is_transductive): answer.as_dict() for answer in best}
+    records = []
+    for row in frame.to_dict("records"):
+        record = {str(column): _plain(str(column), value) for column, value in row.items()}
+        if "source" in row:
+            kind = (row["protocol_fingerprint"], is_transductive(row))
+            record["best"] = by_kind.get(kind) if row["source"] == MEASURED else None
+        records.append(record)
+    return records
+
+
+def _plain(column: str, value: Any) -> Any:
+    if value is None or value != value or (isinstance(value, float) and math.isinf(value)):
+        return None
+    if isinstance(value, np.bool_):
+        return bool(value)
+    return int(value) if COLUMNS.get(column) == "count" else value
