@@ -1,12 +1,6 @@
-"""How far the studies of a results folder are, at one moment.
+"""How far the studies of a results folder are, and the table that shows it.
 
-Look at a results folder, again and again: by the names of files, which is cheap, and never by a lock.
-
-How fast cells are: measured between looks, or by the seconds that their episodes took.
-
-How far studies are, as a table of at most 80 columns.
-
-The table of studies that are under way, shown anew every second.
+A folder is read by the names of its files, which is cheap, and never by a lock.
 """
 
 from __future__ import annotations
@@ -38,6 +32,15 @@ from fewshot_bench.outcomes.manifest import read_manifest
 from fewshot_bench.outcomes.study_log import DID_ITS_PART, PlannedCell, RecordedStudy, recorded_studies
 from fewshot_bench.report.names import marked_names, short_name
 
+_RATE_WINDOW, _SHORTEST_RATE = 60.0, 2.0  # seconds that a rate is measured over, at most and at least
+_KEY = re.compile(r"[0-9a-f]{16}")
+_NARROWEST, _WIDEST = 70, 120
+_COLUMNS = {"episodes": 15, "%": 3, "failed": 6, "ep/s": 6, "left": 8, "workers": 7}
+_OTHER_LINES = 8  # beside those of methods and cells
+_REFRESH = 1.0  # seconds
+_REFRESH_SHARE = 10
+"""How many times as long as a snapshot takes, as at a network disk, the table waits for the next."""
+
 
 @dataclass(frozen=True)
 class CellState:
@@ -49,13 +52,13 @@ class CellState:
         method: its name.
         key: of the stored cell; empty where the base stage is still to be trained.
         done: episodes that are stored, of those that were planned.
-        planned: of all runs; None where no study says.
+        planned: of all runs; None where no study is recorded.
         failed: episodes that failed and are not stored.
         workers: processes that hold leases of it.
-        rate: episodes per second; None where it is not known.
+        rate: episodes per second; None where it is unknown.
         stops_early: whether fewer than planned may be enough.
         is_over: whether its study has nothing left to do, although fewer than planned are stored.
-        problem: why nobody can say how far it is; empty where there is none.
+        problem: why its progress is unknown; empty where it is known.
         is_transductive: whether the method sees all queries of an episode at once.
     """
 
@@ -80,14 +83,14 @@ class CellState:
 
     @property
     def seconds_left(self) -> float | None:
-        """For those who are at it, at its rate; None where that is not known."""
+        """With its present workers, at its rate; None where that is unknown."""
         if not self.left:
             return 0.0
         return self.left / self.rate if self.rate else None
 
     @property
     def seconds_alone(self) -> float | None:
-        """For one process; None where no rate is known."""
+        """With one process; None where no rate is known."""
         return None if self.seconds_left is None else self.seconds_left * max(1, len(self.workers))
 
     def as_dict(self) -> dict[str, Any]:
@@ -100,11 +103,11 @@ class StudyState:
     """How far everything in a results folder is.
 
     Attributes:
-        cells: of the studies that are written down there; of a folder without such, those that are stored.
+        cells: of the recorded studies; without any, those that are stored.
         others: stored cells that belong to none of these studies.
-        processes: that are at work, as far as anybody can see.
-        command: what goes on with a study that is not finished; empty where nobody knows.
-        ended: how the last process ended, where nobody is at work and it was not by finishing.
+        processes: running ones, as far as leases and records show.
+        command: resumes a study that is not finished; empty where it is unknown.
+        ended: how the last process ended, where none runs and the study is not finished.
         problems: records that cannot be read.
     """
 
@@ -122,9 +125,9 @@ class StudyState:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until everything is done, if as many processes go on as are at work; None where nobody knows.
+        """Until everything is done with as many processes as now; None where it is unknown.
 
-        Cells of which no rate is known yet are taken to be as fast as the others on average.
+        Cells without a rate yet count as fast as the others are on average.
         """
         waiting = [cell for cell in self.cells if cell.left]
         known = [(cell.left, cell.seconds_alone) for cell in waiting if cell.seconds_alone is not None]
@@ -145,86 +148,43 @@ class StudyState:
         }
 
 
-_WINDOW = 60.0  # seconds that a rate is measured over
-_ENOUGH = 2.0
-"""Seconds that a measurement takes at least."""
-
-
-class Rates:
-    """Episodes per second of each cell."""
-
-    def __init__(self, store: OutcomeStore, now: Callable[[], float]) -> None:
-        self._store, self._now = store, now
-        self._looks: dict[str, deque[tuple[float, int]]] = {}
-        self._recorded: dict[str, float | None] = {}
-
-    def of(self, cell: Cell, state: CellState) -> float | None:
-        """The rate of a cell that is not complete; None where nobody knows.
-
-        Args:
-            cell: whose.
-            state: as it is now.
-        """
-        now = self._now()
-        looks = self._looks.setdefault(cell.key, deque())
-        looks.append((now, state.done))
-        while len(looks) > 1 and looks[1][0] <= now - _WINDOW:
-            looks.popleft()
-        seconds, episodes = now - looks[0][0], state.done - looks[0][1]
-        if seconds >= _ENOUGH and episodes > 0:
-            return episodes / seconds
-        return self._by_seconds(cell, state)
-
-    def _by_seconds(self, cell: Cell, state: CellState) -> float | None:
-        """From the seconds that its episodes took, which are read once, for as many as work at it."""
-        if not state.left or not state.done:
-            return None
-        if cell.key not in self._recorded:
-            mean = float(self._store.read(cell, with_predictions=False)["seconds"].mean())
-            self._recorded[cell.key] = 1 / mean if math.isfinite(mean) and mean > 0 else None
-        alone = self._recorded[cell.key]
-        return None if alone is None else alone * max(1, len(state.workers))
-
-
-_KEY = re.compile(r"[0-9a-f]{16}")
-
-
 class Watch:
-    """Somebody who looks at a results folder, and remembers what cannot change."""
+    """Takes snapshots of a results folder, and remembers what cannot change."""
 
     def __init__(self, results: Place, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Look at nothing yet.
+        """Read nothing yet.
 
         Args:
             results: the folder.
             now: seconds of a clock that never goes back.
         """
-        self.results = results
+        self.results, self._now = results, now
         self._store = OutcomeStore(results / "outcomes")
         self._described: dict[str, Cell] = {}
         self._complete: dict[tuple[str, int, int], CellState] = {}
-        self._rates = Rates(self._store, now)
+        self._counts: dict[str, deque[tuple[float, int]]] = {}
+        self._recorded_rates: dict[str, float | None] = {}
         self._silent: set[str] = set()
 
     def look(self) -> StudyState:
-        """How far everything is now.
+        """Take a snapshot.
 
         Raises:
-            OutcomeError: there is nothing in the folder to look at.
+            OutcomeError: the folder has neither outcomes nor studies.
         """
         studies, problems = recorded_studies(self.results)
         processes = [process for study in studies for process in study.processes]
-        there = {process.owner for process in processes if process.is_there}  # at one of its studies
-        self._silent = {process.owner for process in processes if process.is_silent} - there
-        cells = self._of_studies(studies)
-        stored = self._stored(problems)
+        present = {process.owner for process in processes if process.is_there}  # at one of its studies
+        self._silent = {process.owner for process in processes if process.is_silent} - present
+        cells = self._planned_cells(studies)
+        stored = self._stored_cells(problems)
         known = {cell.key for cell in cells}
         if not studies:
             stored.sort(key=lambda cell: (cell.method.name, cell.protocol.task, cell.key))
             cells = [self._state(_unplanned(cell), cell.key, None) for cell in stored]
         if not cells and not problems:
             raise OutcomeError(
-                f"{self.results} has neither outcomes nor studies. Begin one: fewshot-bench run --results "
+                f"{self.results} has neither outcomes nor studies. Start one: fewshot-bench run --results "
                 f"{self.results}; or name another folder with --results."
             )
         others = sum(cell.key not in known for cell in stored) if studies else 0
@@ -233,7 +193,7 @@ class Watch:
         command = command_in(state.command, self.results, did_its_part=did_its_part) if state.command else ""
         return replace(state, command=command)
 
-    def _of_studies(self, studies: list[RecordedStudy]) -> list[CellState]:
+    def _planned_cells(self, studies: list[RecordedStudy]) -> list[CellState]:
         """The cells of all studies, each once: of a cell that several plan, the plan with the most episodes."""
         states: dict[tuple[str, ...], CellState] = {}
         for study in studies:
@@ -241,22 +201,22 @@ class Watch:
                 for key in study.keys.get(number, ("",)):
                     state = self._state(planned, key, study)
                     name = (key,) if key else (study.id, str(number))
-                    before = states.get(name)
-                    if before is None or (before.planned or 0) < (state.planned or 0):
+                    known = states.get(name)
+                    if known is None or (known.planned or 0) < (state.planned or 0):
                         states[name] = state
         return list(states.values())
 
-    def _stored(self, problems: list[str]) -> list[Cell]:
-        """Every cell that is described there, by key."""
-        found = []
+    def _stored_cells(self, problems: list[str]) -> list[Cell]:
+        """Every cell with a description, by key."""
+        cells = []
         for key in filter(_KEY.fullmatch, folders_in(self._store.folder)):
             try:
                 cell = self._cell(key)
             except OutcomeError as error:
                 problems.append(str(error))
-                continue
-            found += [] if cell is None else [cell]
-        return found
+            else:
+                cells += [] if cell is None else [cell]
+        return cells
 
     def _state(self, planned: PlannedCell, key: str, study: RecordedStudy | None) -> CellState:
         count = None if study is None else planned.runs * planned.episodes
@@ -264,15 +224,14 @@ class Watch:
         state = replace(state, is_transductive=planned.is_transductive)
         if study is not None:
             is_over = study.is_finished and (study.stops_early or not key)
-            gave_none = is_over and not key  # its base stage came to nothing
-            failed = planned.runs * planned.episodes if gave_none else 0
+            failed = count or 0 if is_over and not key else 0  # its base stage failed
             state = replace(state, stops_early=study.stops_early, is_over=is_over, failed=failed)
         if not key:
             return state
         name = (key, planned.runs, planned.episodes)
         if name not in self._complete:
             try:
-                state = self._seen(state, planned if study is not None else None)
+                state = self._stored_state(state, planned if study is not None else None)
             except OutcomeError as error:
                 return replace(state, problem=str(error))
             if state.planned is None or state.done < state.planned:
@@ -280,7 +239,7 @@ class Watch:
             self._complete[name] = state
         return self._complete[name]
 
-    def _seen(self, state: CellState, planned: PlannedCell | None) -> CellState:
+    def _stored_state(self, state: CellState, planned: PlannedCell | None) -> CellState:
         """A cell as its folder shows it.
 
         Raises:
@@ -289,18 +248,22 @@ class Watch:
         cell = self._cell(state.key)
         if cell is None:
             return state
-        done = _counted(self._store.done(cell), planned)
         failures: dict[int, list[NDArray[np.int64]]] = {}
         for failure in self._store.failures(cell):
             failures.setdefault(failure.run, []).append(failure.episodes)
-        failed = _counted({run: np.unique(np.concatenate(numbers)) for run, numbers in failures.items()}, planned)
-        owners = sorted({lease.owner for lease in leases_of(self._store.folder / state.key)} - self._silent)
-        is_transductive = cell.method.is_transductive
-        state = replace(state, done=done, failed=failed, workers=tuple(owners), is_transductive=is_transductive)
-        return replace(state, rate=self._rates.of(cell, state))
+        failed = {run: np.unique(np.concatenate(numbers)) for run, numbers in failures.items()}
+        owners = {lease.owner for lease in leases_of(self._store.folder / state.key)} - self._silent
+        state = replace(
+            state,
+            done=_count(self._store.done(cell), planned),
+            failed=_count(failed, planned),
+            workers=tuple(sorted(owners)),
+            is_transductive=cell.method.is_transductive,
+        )
+        return replace(state, rate=self._rate(cell, state))
 
     def _cell(self, key: str) -> Cell | None:
-        """A stored cell; None where there is nothing of it yet."""
+        """A stored cell; None where nothing of it is stored yet."""
         if key not in self._described:
             try:
                 self._described[key] = read_manifest(self._store.folder / key).cell
@@ -308,12 +271,29 @@ class Watch:
                 return None
         return self._described[key]
 
+    def _rate(self, cell: Cell, state: CellState) -> float | None:
+        """Episodes per second, between snapshots or else by the recorded seconds; None where both are unknown."""
+        now, counts = self._now(), self._counts.setdefault(cell.key, deque())
+        counts.append((now, state.done))
+        while len(counts) > 1 and counts[1][0] <= now - _RATE_WINDOW:
+            counts.popleft()
+        seconds, episodes = now - counts[0][0], state.done - counts[0][1]
+        if seconds >= _SHORTEST_RATE and episodes > 0:
+            return episodes / seconds
+        if not state.left or not state.done:
+            return None
+        if cell.key not in self._recorded_rates:
+            mean = float(self._store.read(cell, with_predictions=False)["seconds"].mean())
+            self._recorded_rates[cell.key] = 1 / mean if math.isfinite(mean) and mean > 0 else None
+        rate = self._recorded_rates[cell.key]
+        return None if rate is None else rate * max(1, len(state.workers))
 
-def _counted(numbers: Mapping[int, NDArray[np.int64]], planned: PlannedCell | None) -> int:
-    """How many episodes there are; of a planned cell only those that the plan has count."""
+
+def _count(numbers: Mapping[int, NDArray[np.int64]], planned: PlannedCell | None) -> int:
+    """How many episodes there are, by run; of a planned cell only those that the plan has."""
     if planned is None:
-        return sum(len(some) for some in numbers.values())
-    return sum(int((some < planned.episodes).sum()) for run, some in numbers.items() if run < planned.runs)
+        return sum(len(episodes) for episodes in numbers.values())
+    return sum(int((episodes < planned.episodes).sum()) for run, episodes in numbers.items() if run < planned.runs)
 
 
 def _unplanned(cell: Cell) -> PlannedCell:
@@ -321,23 +301,36 @@ def _unplanned(cell: Cell) -> PlannedCell:
 
 
 def _with_processes(state: StudyState, studies: list[RecordedStudy]) -> StudyState:
-    """With who is at work, how to go on, and how it ended."""
-    unfinished = [study for study in studies if not study.is_finished]
-    there = {process.owner for study in unfinished for process in study.processes if process.is_there}
-    there |= {owner for cell in state.cells for owner in cell.workers}
-    past = sorted((one for study in unfinished for one in study.processes), key=lambda process: process.began)
-    last = past[-1] if past else None
-    return replace(
-        state,
-        processes=len(there),
-        command=last.command if last is not None else "",
-        ended=last.ended if last is not None and not there else "",
-    )
+    """With the running processes, the resume command, and how the last process ended."""
+    processes = [process for study in studies if not study.is_finished for process in study.processes]
+    running = {process.owner for process in processes if process.is_there}
+    running |= {owner for cell in state.cells for owner in cell.workers}
+    last = max(processes, key=lambda process: process.began, default=None)
+    if last is None:
+        return replace(state, processes=len(running))
+    return replace(state, processes=len(running), command=last.command, ended="" if running else last.ended)
 
 
-_NARROWEST, _WIDEST = 70, 120
-_COLUMNS = {"episodes": 15, "%": 3, "failed": 6, "ep/s": 6, "left": 8, "at work": 7}
-_AROUND = 8  # lines beside those of methods and cells
+def show_live(watch: Watch, results: str, console: Console) -> None:
+    """Show how far everything is, every second, until it is complete or the user stops it.
+
+    Args:
+        watch: takes the snapshots.
+        results: the folder, as the user wrote it.
+        console: of a terminal.
+
+    Raises:
+        OutcomeError: the folder has neither outcomes nor studies.
+    """
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            began = time.monotonic()
+            state = watch.look()
+            height = None if state.is_complete else console.height
+            live.update(status_text(state, results, width=console.width, height=height), refresh=True)
+            if state.is_complete:
+                return
+            time.sleep(max(_REFRESH, _REFRESH_SHARE * (time.monotonic() - began)))
 
 
 def status_text(state: StudyState, results: str, *, width: int = 80, height: int | None = None) -> Group:
@@ -347,7 +340,7 @@ def status_text(state: StudyState, results: str, *, width: int = 80, height: int
         state: at one moment.
         results: the folder, as the user wrote it.
         width: columns of the terminal.
-        height: its lines, if only so many may be used: cells where nothing happens are left out first.
+        height: its lines, if only so many may be used: idle cells are left out first.
     """
     width = min(_WIDEST, max(_NARROWEST, width))
     shown = _fitting(state.cells, height)
@@ -360,7 +353,7 @@ def status_text(state: StudyState, results: str, *, width: int = 80, height: int
     if len(state.cells) > 1:
         parts += [rule, _row("all", "bold", _totals(state), width)]
     lines = _lines(state, results, len(state.cells) - len(shown))
-    return Group(*parts, Text(), *(Text(line) for line in lines))
+    return Group(*parts, Text(), *(Text(printable(line)) for line in lines))
 
 
 def duration(seconds: float) -> str:
@@ -375,11 +368,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d}" if hours < 48 else f"{hours // 24:,} d {hours % 24} h"
 
 
-def _row(about: str, style: str, texts: Sequence[str], width: int) -> Text:
-    """A line of the table: what it is about, as far as the numbers leave room, and a text for every column."""
+def _row(label: str, style: str, texts: Sequence[str], width: int) -> Text:
+    """A line of the table: its label, as far as the numbers leave room, and a text for every column."""
     numbers = "".join(f" {text:>{columns}}" for text, columns in zip(texts, _COLUMNS.values(), strict=True))
     room = max(0, width - len(numbers))
-    return Text.assemble((set_cell_size(short_name(printable(about), room), room), style), numbers, no_wrap=True)
+    return Text.assemble((set_cell_size(short_name(printable(label), room), room), style), numbers, no_wrap=True)
 
 
 def _style(cell: CellState) -> str:
@@ -391,62 +384,60 @@ def _style(cell: CellState) -> str:
 def _numbers(cell: CellState) -> list[str]:
     if cell.problem:
         return ["damaged", "", "", "", "", ""]
-    workers = str(len(cell.workers)) if cell.workers else ""
+    failed, workers = _or_nothing(cell.failed), _or_nothing(len(cell.workers))
     if cell.planned is None:
-        return [f"{cell.done:,}", "", _count(cell.failed), "", "", workers]
-    of_them = f"{cell.done:,}/{'<=' if cell.stops_early and cell.left else ''}{cell.planned:,}"
-    rate = "" if cell.rate is None or not cell.left else _rate(cell.rate)
-    left = "" if not cell.left else "?" if cell.seconds_left is None else duration(cell.seconds_left)
-    return [of_them, _percent(cell.done, cell.planned), _count(cell.failed), rate, left, workers]
+        return [f"{cell.done:,}", "", failed, "", "", workers]
+    episodes = f"{cell.done:,}/{'<=' if cell.stops_early and cell.left else ''}{cell.planned:,}"
+    rate = "" if cell.rate is None or not cell.left else _rate_text(cell.rate)
+    return [
+        episodes,
+        _percent(cell.done, cell.planned),
+        failed,
+        rate,
+        _time_left(cell.left, cell.seconds_left),
+        workers,
+    ]
 
 
 def _totals(state: StudyState) -> list[str]:
-    done, failed = sum(cell.done for cell in state.cells), sum(cell.failed for cell in state.cells)
-    workers = str(state.processes) if state.processes else ""
+    done, failed = sum(cell.done for cell in state.cells), _or_nothing(sum(cell.failed for cell in state.cells))
+    workers = _or_nothing(state.processes)
     if any(cell.planned is None for cell in state.cells):
-        return [f"{done:,}", "", _count(failed), "", "", workers]
+        return [f"{done:,}", "", failed, "", "", workers]
     planned = sum(cell.planned or 0 for cell in state.cells)
-    seconds = state.seconds_left
-    left = "" if state.is_complete else "?" if seconds is None else duration(seconds)
-    return [f"{done:,}/{planned:,}", _percent(done, planned), _count(failed), "", left, workers]
+    left = _time_left(not state.is_complete, state.seconds_left)
+    return [f"{done:,}/{planned:,}", _percent(done, planned), failed, "", left, workers]
 
 
 def _lines(state: StudyState, results: str, left_out: int) -> Iterator[str]:
+    """What is below the table: problems, the state of the study, and what to type."""
     if left_out:
-        yield f"not shown for want of room: {left_out} cells where nothing happens; --once shows all"
-    for cell in state.cells:
-        if cell.problem:
-            yield printable(f"{cell.key}: {cell.problem}")
-    yield from map(printable, state.problems)
+        yield f"{left_out} idle cells not shown; --once shows all"
+    yield from (f"{cell.key}: {cell.problem}" for cell in state.cells if cell.problem)
+    yield from state.problems
     if state.others:
-        yield f"{state.others} more stored cells belong to no study that is written down here"
-    yield from _next(state, results)
-
-
-def _next(state: StudyState, results: str) -> Iterator[str]:
-    """How it stands, and what to type."""
+        yield f"{state.others} more stored cells belong to no recorded study"
     command = command_for(["leaderboard"], results)
     if all(cell.planned is None for cell in state.cells):
-        yield "how many there are to be is not written down here"
+        yield "no study is recorded, so the planned number of episodes is unknown"
     elif state.is_complete:
         failed = sum(cell.failed for cell in state.cells)
         yield f"complete, but {failed:,} episodes failed: run tries them again" if failed else "complete"
     elif state.processes:
-        yield "1 process is at work" if state.processes == 1 else f"{state.processes} processes are at work"
+        yield f"{state.processes} process{'' if state.processes == 1 else 'es'} running"
     else:
-        how = f"; the last process: {state.ended}" if state.ended else ""
-        yield printable(f"nobody is at work{how}")
+        yield f"no process running{f'; the last one: {state.ended}' if state.ended else ''}"
         command = state.command or f"the same {command_for(['run'], results)}"
-    yield printable(f"next         {command}")
+    yield f"next         {command}"
 
 
 def _fitting(cells: Sequence[CellState], height: int | None) -> Sequence[CellState]:
-    """Those that there is room for, in their order: where somebody is at work first, then what is not complete."""
+    """Those that there is room for, in their order: running cells first, then what is not complete."""
     methods = len(list(groupby(cells, key=lambda cell: cell.method)))
-    if height is None or len(cells) + methods + _AROUND <= height:
+    if height is None or len(cells) + methods + _OTHER_LINES <= height:
         return cells
     by_interest = sorted(cells, key=lambda cell: (not cell.workers, not cell.problem, not cell.left))
-    room = max(1, (height - _AROUND) // 2)  # half the lines may be names of methods
+    room = max(1, (height - _OTHER_LINES) // 2)  # half the lines may be names of methods
     chosen = {id(cell) for cell in by_interest[:room]}
     return [cell for cell in cells if id(cell) in chosen]
 
@@ -456,36 +447,13 @@ def _percent(done: int, planned: int) -> str:
     return f"{100 * done // planned}" if planned else ""
 
 
-def _count(count: int) -> str:
+def _or_nothing(count: int) -> str:
     return f"{count:,}" if count else ""
 
 
-def _rate(rate: float) -> str:
+def _time_left(left: int, seconds: float | None) -> str:
+    return "" if not left else "?" if seconds is None else duration(seconds)
+
+
+def _rate_text(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 0.1 else f"{rate:.2g}"
-
-
-_EVERY = 1.0  # seconds between two looks
-_SHARE = 10
-"""A look that takes long, as at a network disk, is taken so many times more seldom."""
-
-
-def show_live(watch: Watch, results: str, console: Console) -> None:
-    """Show how far everything is until it is complete, or somebody stops it.
-
-    Args:
-        watch: looks.
-        results: the folder, as the user wrote it.
-        console: of a terminal.
-
-    Raises:
-        OutcomeError: there is nothing in the folder to look at.
-    """
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        while True:
-            began = time.monotonic()
-            state = watch.look()
-            height = None if state.is_complete else console.height
-            live.update(status_text(state, results, width=console.width, height=height), refresh=True)
-            if state.is_complete:
-                return
-            time.sleep(max(_EVERY, _SHARE * (time.monotonic() - began)))
