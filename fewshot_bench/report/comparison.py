@@ -1,7 +1,4 @@
-"""Is method A better than method B, on the same episodes, and by how much?
-
-What each class contributes to a difference, and whether few of them carry it.
-"""
+"""Is method A better than method B, on the same episodes, and by how much? And which classes carry the difference?"""
 
 from __future__ import annotations
 
@@ -84,10 +81,10 @@ class ClassDifferences:
         few = self.carrying
         if not few:
             return ""
-        named = ", ".join(f"{self.names[one]} {100 * self.differences[one]:+.1f}" for one in few)
+        named = ", ".join(f"{self.names[number]} {100 * self.differences[number]:+.1f}" for number in few)
         return (
             f"{len(few)} of {len(self.names)} classes carry{'s' if len(few) == 1 else ''} most of this difference "
-            f"({named} points); with so few, intervals over classes cover less than they say"
+            f"({named} points); with so few, intervals over classes cover less than they state"
         )
 
 
@@ -233,10 +230,10 @@ class Comparison:
     def __str__(self) -> str:
         sentence = f"{self.shown_a} - {self.shown_b}: {self.headline} ({self.p_sentence}; {self.test.n:,} episodes)"
         claimed = CLAIMED_FLAG if self.protocol is None or self.protocol.is_claimed else ""
-        return "; ".join(part for part in (sentence, claimed, self.left_out) if part)
+        return "; ".join(part for part in (sentence, claimed, self.unpaired) if part)
 
     @property
-    def left_out(self) -> str:
+    def unpaired(self) -> str:
         """Which episodes could not be paired, in words; empty if all could."""
         counts = ((self.left_out_of_a, self.shown_a), (self.left_out_of_b, self.shown_b))
         parts = [f"{count:,} of {name}" for count, name in counts if count]
@@ -276,8 +273,8 @@ given): better on this split (p = 0.015 on this split; 4 episodes); episodes cla
         return comparison_of(task_scores([a.frame, b.frame], [a.cell, b.cell]), 0, 1, shown)
     if isinstance(a, Outcomes) or isinstance(b, Outcomes):
         raise ComparisonError(
-            "compare takes two outcomes, or two arrays of accuracies, not one of each: nothing shows that their "
-            "episodes are the same. Give the accuracies of both: outcomes.accuracy."
+            "compare takes two outcomes, or two arrays of accuracies, not one of each: their episodes may "
+            "differ. Give the accuracies of both: outcomes.accuracy."
         )
     first, second = accuracies_as_fractions(a, b)
     overlap = Overlap(len(first), "classes and images", why_unknown="no classes are given")
@@ -350,7 +347,7 @@ def check_same_protocol(a: ProtocolCard, name_a: str, b: ProtocolCard, name_b: s
         claimed, drawn = (name_a, name_b) if a.is_claimed else (name_b, name_a)
         raise ComparisonError(
             f"{claimed} was imported, and a file claims which episodes it saw; those of {drawn} were drawn here. "
-            "Nothing shows that any two are the same, so they are never paired. Import both with one --tasks NAME."
+            "They may differ, so they are never paired. Import both with one --tasks NAME."
         )
     if a.is_claimed and a.sampler_settings != b.sampler_settings:
         tasks_a, tasks_b = a.sampler_settings.get("tasks"), b.sampler_settings.get("tasks")

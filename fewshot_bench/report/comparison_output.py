@@ -1,16 +1,13 @@
-"""Paired comparisons in a terminal of 80 columns or more: two methods in full, or many with their letters.
-
-The same numbers as plain mappings, for `--json`.
-"""
+"""Paired comparisons as tables for a terminal of 80 columns or more, and as plain mappings for `--json`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fewshot_bench._io.text import printable
@@ -37,7 +34,6 @@ from fewshot_bench.report.leaderboard_output import (
 from fewshot_bench.report.names import CLAIMED, TRANSDUCTIVE_NOTE, protocol_names
 from fewshot_bench.report.scores import task_columns
 from fewshot_bench.report.verdicts import Claim, difference_text, p_equation, p_header, p_text, ranks_text
-from fewshot_bench.statistics import FriedmanTest
 
 _MOST_PAIRS = 45
 
@@ -72,51 +68,36 @@ def print_comparisons(
         _print_datasets(result, console)
     for note in _notes(tasks, claim, is_one_pair=len(pairs) == 1):
         console.print(Text(note, "dim"))
-    _print_left_out(tasks, console)
+    _print_unpaired(tasks, console)
 
 
-def _print_left_out(tasks: Sequence[TaskComparison], console: Console) -> None:
+def _print_unpaired(tasks: Sequence[TaskComparison], console: Console) -> None:
     for task in tasks:
-        for comparison in task.comparisons:
-            if comparison.left_out:
-                pair = f" {comparison.shown_a} - {comparison.shown_b}:" if len(task.comparisons) > 1 else ""
-                console.print(Text(printable(f"{task.protocol.task}:{pair} {comparison.left_out}.")))
+        sentences = [
+            f"{f' {pair.shown_a} - {pair.shown_b}:' if len(task.comparisons) > 1 else ''} {pair.unpaired}."
+            for pair in task.comparisons
+            if pair.unpaired
+        ]
         for a, b in task.unpaired:
-            sentence = (
-                f"{task.protocol.task}: {task.shown(a)} and {task.shown(b)} share too few episodes to be compared."
-            )
-            console.print(Text(printable(sentence)))
+            sentences.append(f" {task.shown(a)} and {task.shown(b)} share too few episodes to be compared.")
+        for sentence in sentences:
+            console.print(Text(printable(f"{task.protocol.task}:{sentence}")))
 
 
 def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
+    """Two methods: the headline of each protocol, and the same episodes by other measures."""
     first = tasks[0].comparisons[0]
     console.print(Text.assemble("A: ", (printable(first.shown_a), "bold")))
     console.print(Text.assemble("B: ", (printable(first.shown_b), "bold")))
-    named = _named(tasks)
-    for name, comparison in named:
-        title = f"{name}, {comparison.test.n:,} common episodes, A - B"
-        console.print(Text(f"\n{title}"))
+    table = new_table("task", "Wilcoxon p", "flip p", "d_z", "W/T/L", "P(A>B)", "r", "pairing")
+    table.columns[0].overflow = "fold"
+    for name, comparison in _named(tasks):
+        paired, test = comparison.paired, comparison.test
+        console.print(Text(f"\n{name}, {test.n:,} common episodes, A - B"))
         console.print(coloured(comparison.headline, comparison.verdict, plus_minus_of(console)))
         console.print(Text(comparison.p_sentence))
         if comparison.few_classes:
             console.print(Text(printable(comparison.few_classes), "yellow"))
-    console.print()
-    print_table(console, "the same episodes by other measures", _checks(named))
-
-
-def _named(tasks: Sequence[TaskComparison]) -> list[tuple[str, Comparison]]:
-    """Every comparison with the name of its task."""
-    names = protocol_names([task.protocol for task in tasks])
-    return [(names[task.protocol.fingerprint], comparison) for task in tasks for comparison in task.comparisons]
-
-
-def _checks(named: Sequence[tuple[str, Comparison]]) -> Table:
-    table = new_table()
-    table.add_column("task", overflow="fold")
-    for header in ("Wilcoxon p", "flip p", "d_z", "W/T/L", "P(A>B)", "r", "pairing"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for name, comparison in named:
-        paired, test = comparison.paired, comparison.test
         table.add_row(
             name,
             p_text(paired.wilcoxon_p),
@@ -127,41 +108,51 @@ def _checks(named: Sequence[tuple[str, Comparison]]) -> Table:
             _number(paired.correlation),
             f"x{_number(paired.variance_reduction, 1)}",
         )
-    return table
+    console.print()
+    print_table(console, "the same episodes by other measures", table)
+
+
+def _named(tasks: Sequence[TaskComparison]) -> list[tuple[str, Comparison]]:
+    """Every comparison with the name of its task."""
+    names = protocol_names([task.protocol for task in tasks])
+    return [(names[task.protocol.fingerprint], comparison) for task in tasks for comparison in task.comparisons]
+
+
+def _pair_text(a: str, b: str, width: int) -> Text:
+    return Text("\n".join([*broken(a, width), *broken(f"- {b}", width)]))
 
 
 def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim) -> None:
-    letters, begun = _letters_of(task, claim), set[bool]()
-    table = new_table()
-    table.add_column("method")
-    table.add_column("mean %", justify="right", no_wrap=True)
+    """Many methods: their means with letters, then the pairs."""
+    letters, plus_minus = _letters_of(task, claim), plus_minus_of(console)
+    table = new_table("method", "mean %")
     if letters:
         table.add_column("same", no_wrap=True)
     has_both = 0 < len(task.transductive) < len(task.means)
-    for name, mean in sorted(task.means.items(), key=lambda item: item[0] in task.transductive):
-        if has_both and (name in task.transductive) not in begun:
-            begun.add(name in task.transductive)
-            table.add_row(Text("transductive" if name in task.transductive else "inductive", "italic"))
-        own = [letters[name]] if letters else []
-        table.add_row(Text("\n".join(broken(task.shown(name), console.width - 24))), f"{100 * mean:.2f}", *own)
+    by_kind = sorted(task.means, key=lambda name: name in task.transductive)
+    for is_transductive, names in groupby(by_kind, key=lambda name: name in task.transductive):
+        if has_both:
+            table.add_row(Text("transductive" if is_transductive else "inductive", "italic"))
+        for name in names:
+            own = [letters[name]] if letters else []
+            lines = broken(task.shown(name), console.width - 24)
+            table.add_row(Text("\n".join(lines)), f"{100 * task.means[name]:.2f}", *own)
     print_table(console, title, table)
     if len(task.comparisons) > _MOST_PAIRS:
         console.print(f"{len(task.comparisons)} pairs; see them with --json, or name a --baseline\n")
         return
-    pairs = new_table()
-    pairs.add_column("A - B")
-    for header in (effect_header(console), claims_header(task.correction)):
-        pairs.add_column(header, justify="right", no_wrap=True)
+    pairs = new_table("A - B", effect_header(console), claims_header(task.correction))
     pairs.add_column("A at 5%", max_width=verdict_width(console))
-    for one in task.comparisons:
-        width, mark = console.width - 66, ACROSS_MARK if one.is_across else ""
-        names = "\n".join([*broken(one.shown_a, width), *broken(f"- {one.shown_b}", width)])
-        p = claims_text(one.p_corrected, one.p_beyond_corrected)
-        pairs.add_row(Text(names), _effect(one, console), p, coloured(f"{one.verdict}{mark}", one.verdict))
+    for pair in task.comparisons:
+        ends = (100 * pair.test.mean_difference, 100 * pair.data.low, 100 * pair.data.high)
+        effect = difference_text(*ends, 100 * (pair.test.ci_high - pair.test.mean_difference), plus_minus)
+        p = claims_text(pair.p_corrected, pair.p_beyond_corrected)
+        verdict = coloured(f"{pair.verdict}{ACROSS_MARK if pair.is_across else ''}", pair.verdict)
+        pairs.add_row(_pair_text(pair.shown_a, pair.shown_b, console.width - 66), effect, p, verdict)
     console.print(pairs)
-    for one in task.comparisons:
-        if one.few_classes:
-            console.print(Text(printable(f"{one.shown_a} - {one.shown_b}: {one.few_classes}"), "yellow"))
+    for pair in task.comparisons:
+        if pair.few_classes:
+            console.print(Text(printable(f"{pair.shown_a} - {pair.shown_b}: {pair.few_classes}"), "yellow"))
     console.print()
 
 
@@ -177,18 +168,15 @@ def _print_classes(tasks: Sequence[TaskComparison], console: Console) -> None:
         if classes is None:
             console.print(Text(printable(f"{title}: unknown, as {_why_no_classes(comparison)}.")), end="\n\n")
             continue
-        table = new_table()
-        table.add_column("class")
-        for header in ("A %", "B %", f"A - B {plus_minus_of(console)}task", "episodes"):
-            table.add_column(header, justify="right", no_wrap=True)
-        for one in classes.order.tolist():
-            difference, width = 100 * classes.differences[one], 100 * classes.half_widths[one]
+        table = new_table("class", "A %", "B %", f"A - B {plus_minus_of(console)}task", "episodes")
+        for record in class_records(classes) or []:
+            half_width = math.nan if record["half_width"] is None else record["half_width"]
             table.add_row(
-                Text(printable(classes.names[one])),
-                f"{100 * classes.accuracy_a[one]:.1f}",
-                f"{100 * classes.accuracy_b[one]:.1f}",
-                f"{round(difference, 1) + 0.0:+.1f} {plus_minus_of(console)}{width:.1f}",
-                f"{classes.episodes[one]:,}",
+                Text(printable(record["class"])),
+                f"{record['accuracy_a']:.1f}",
+                f"{record['accuracy_b']:.1f}",
+                f"{round(record['difference'], 1) + 0.0:+.1f} {plus_minus_of(console)}{half_width:.1f}",
+                f"{record['episodes']:,}",
             )
         print_table(console, printable(title), table)
 
@@ -204,41 +192,24 @@ def _why_no_classes(comparison: Comparison) -> str:
 
 def _print_datasets(result: OverDatasets, console: Console) -> None:
     """The tests over datasets, in which each dataset counts once."""
-    count = len(result.accuracies)
-    table = new_table()
-    table.add_column("A - B")
     p_headers = (p_header(result.correction).replace("p", "t-test p", 1), "Wilcoxon p", "least p")
-    for header in (f"points {plus_minus_of(console)} 95% CI", *p_headers):
-        table.add_column(header, justify="right", no_wrap=True)
+    table = new_table("A - B", f"points {plus_minus_of(console)} 95% CI", *p_headers)
     for (a, b), paired in list(result.pairs.items())[:_MOST_PAIRS]:
-        test = paired.test
-        half_width = 100 * (test.ci_high - test.mean_difference)
-        effect = f"{100 * test.mean_difference + 0.0:+.2f} {plus_minus_of(console)} {half_width:.2f}"
+        half_width = 100 * (paired.test.ci_high - paired.test.mean_difference)
+        effect = f"{100 * paired.test.mean_difference + 0.0:+.2f} {plus_minus_of(console)} {half_width:.2f}"
         mark = ACROSS_MARK if (a in result.transductive) != (b in result.transductive) else ""
-        width = console.width - 68
-        names = "\n".join([*broken(result.shown(a), width), *broken(f"- {result.shown(b)}{mark}", width)])
+        names = _pair_text(result.shown(a), f"{result.shown(b)}{mark}", console.width - 68)
         tests = (p_text(result.p_corrected[a, b]), p_text(paired.wilcoxon_p), p_text(paired.smallest_p))
-        table.add_row(Text(names), Text(effect), *tests)
-    print_table(console, f"over {count} datasets, {result.task}: one pair per dataset", table)
-    if result.ranks is not None:
-        _print_ranks(result, result.ranks, console)
-
-
-def _print_ranks(result: OverDatasets, ranks: FriedmanTest, console: Console) -> None:
-    table = new_table()
-    table.add_column("method")
-    table.add_column("mean rank", justify="right", no_wrap=True)
+        table.add_row(names, Text(effect), *tests)
+    print_table(console, f"over {len(result.accuracies)} datasets, {result.task}: one pair per dataset", table)
+    ranks = result.ranks
+    if ranks is None:
+        return
+    table = new_table("method", "mean rank")
     for name, rank in zip(result.accuracies.columns, ranks.mean_ranks, strict=True):
         table.add_row(Text("\n".join(broken(result.shown(str(name)), console.width - 14))), f"{rank:.2f}")
     title = f"Friedman {p_equation(ranks.p)}, Iman-Davenport {p_equation(ranks.iman_davenport_p)}"
     print_table(console, f"{title}; {ranks_text(len(ranks.mean_ranks), ranks.critical_difference)}", table)
-
-
-def _effect(comparison: Comparison, console: Console) -> str:
-    test, data = comparison.test, comparison.data
-    task = 100 * (test.ci_high - test.mean_difference)
-    ends = (100 * test.mean_difference, 100 * data.low, 100 * data.high)
-    return difference_text(*ends, task, plus_minus_of(console))
 
 
 def _number(value: float, digits: int = 2) -> str:
@@ -246,18 +217,21 @@ def _number(value: float, digits: int = 2) -> str:
 
 
 def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) -> list[str]:
+    """What the columns and the verdicts mean."""
     comparisons = [comparison for task in tasks for comparison in task.comparisons]
-    covers = {comparison.data.covers for comparison in comparisons if not comparison.data.why_unknown}
-    why = {comparison.data.why_unknown for comparison in comparisons if comparison.data.why_unknown}
-    level = next((comparison.level for comparison in comparisons if comparison.level != "95%"), "95%")
-    notes = [] if is_one_pair else interval_notes(covers, why, level)
     if is_one_pair:
-        notes.append("p on this split: paired t-test; beyond it: by inverting the interval over classes and images")
-        notes.append("flip: exact sign-flip test; W/T/L: episodes that A wins, ties, loses")
-        notes.append("d_z: difference / its sd; r: correlation; pairing: times fewer episodes needed")
-    elif any(_letters_of(task, claim) for task in tasks):
-        notes.append(letters_note(claim, tasks[0].correction))
-    if not is_one_pair:
+        notes = [
+            "p on this split: paired t-test; beyond it: by inverting the interval over classes and images",
+            "flip: exact sign-flip test; W/T/L: episodes that A wins, ties, loses",
+            "d_z: difference / its sd; r: correlation; pairing: times fewer episodes needed",
+        ]
+    else:
+        covers = {comparison.data.covers for comparison in comparisons if not comparison.data.why_unknown}
+        why = {comparison.data.why_unknown for comparison in comparisons if comparison.data.why_unknown}
+        level = next((comparison.level for comparison in comparisons if comparison.level != "95%"), "95%")
+        notes = interval_notes(covers, why, level)
+        if any(_letters_of(task, claim) for task in tasks):
+            notes.append(letters_note(claim, tasks[0].correction))
         notes += correction_note(tasks[0].correction)
     if any(task.transductive for task in tasks):
         notes.append(TRANSDUCTIVE_NOTE)
@@ -322,14 +296,14 @@ def class_records(classes: ClassDifferences | None) -> list[dict[str, Any]] | No
         return None
     return [
         {
-            "class": classes.names[one],
-            "accuracy_a": 100 * float(classes.accuracy_a[one]),
-            "accuracy_b": 100 * float(classes.accuracy_b[one]),
-            "difference": 100 * float(classes.differences[one]),
-            "half_width": _finite(100 * float(classes.half_widths[one])),
-            "episodes": int(classes.episodes[one]),
+            "class": classes.names[number],
+            "accuracy_a": 100 * float(classes.accuracy_a[number]),
+            "accuracy_b": 100 * float(classes.accuracy_b[number]),
+            "difference": 100 * float(classes.differences[number]),
+            "half_width": _finite(100 * float(classes.half_widths[number])),
+            "episodes": int(classes.episodes[number]),
         }
-        for one in classes.order.tolist()
+        for number in classes.order.tolist()
     ]
 
 

@@ -202,9 +202,9 @@ def highest(accuracy: NDArray[np.float64], most: int) -> list[int]:
 
 def _differences(accuracy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Mean differences on the episodes that both of a pair have, NaN for fewer than two, and how many these are."""
-    there = ~np.isnan(accuracy)
-    episodes = there.astype(np.int64) @ there.T
-    sums = np.where(there, accuracy, 0.0) @ there.T
+    present = ~np.isnan(accuracy)
+    episodes = present.astype(np.int64) @ present.T
+    sums = np.where(present, accuracy, 0.0) @ present.T
     return np.where(episodes > 1, (sums - sums.T) / np.maximum(episodes, 1), np.nan), episodes
 
 
@@ -314,8 +314,8 @@ def _by_class(store: OutcomeStore, cells: Mapping[str, Cell], baseline: str) -> 
     best, *others = cells
     pair = (best, baseline if baseline in others else others[0])
     a, b = pair[::-1] if best == baseline else pair
-    found = class_differences(stored_scores(store, [cells[a], cells[b]], by_class=True), 0, 1)
-    return None if found is None else ClassPair(a, b, found)
+    differences = class_differences(stored_scores(store, [cells[a], cells[b]], by_class=True), 0, 1)
+    return None if differences is None else ClassPair(a, b, differences)
 
 
 def _cards(protocols: Sequence[ProtocolResults], cells: Mapping[Identity, Cell]) -> list[tuple[str, Cell]]:

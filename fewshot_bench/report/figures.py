@@ -372,27 +372,29 @@ def classes(protocol: ProtocolResults) -> RowsFigure:
         return RowsFigure(
             title=protocol.name, why_empty="Unknown: it takes two methods, their predictions and the class sizes."
         )
-    found = pair.classes
-    order = found.order[:_MOST_CLASSES].tolist()
-    names = [found.names[number] for number in order]
+    differences = pair.classes
+    order = differences.order[:_MOST_CLASSES].tolist()
+    names = [differences.names[number] for number in order]
     rows = [
         FigureRow(
             label,
             (
                 name,
-                f"{100 * found.accuracy_a[number]:.1f}% against {100 * found.accuracy_b[number]:.1f}%, "
-                f"{found.episodes[number]:,} episodes",
+                f"{100 * differences.accuracy_a[number]:.1f}% against {100 * differences.accuracy_b[number]:.1f}%, "
+                f"{differences.episodes[number]:,} episodes",
             ),
-            100 * found.differences[number],
+            100 * differences.differences[number],
             (
-                100 * (found.differences[number] - found.half_widths[number]),
-                100 * (found.differences[number] + found.half_widths[number]),
+                100 * (differences.differences[number] - differences.half_widths[number]),
+                100 * (differences.differences[number] + differences.half_widths[number]),
             ),
-            verdict="better" if found.differences[number] >= 0 else "worse",
+            verdict="better" if differences.differences[number] >= 0 else "worse",
         )
         for number, name, label in zip(order, names, short_names(names, _LONGEST_CLASS), strict=True)
     ]
-    left_out = f"the {len(order)} largest of {len(found.names)} classes" if len(found.names) > len(order) else ""
+    left_out = (
+        f"the {len(order)} largest of {len(differences.names)} classes" if len(differences.names) > len(order) else ""
+    )
     is_mixed = (pair.a in protocol.transductive) != (pair.b in protocol.transductive)
     a, b = (marked_names([name], protocol.transductive, _LONGEST_PAIRED)[0] for name in (pair.a, pair.b))
     return RowsFigure(
@@ -410,7 +412,7 @@ class CostFigure(FigureData):
     Attributes:
         rows: a row per method, with `kind`, `label`, `seconds`, `gib`, `mean` and `ci95`.
         has_memory: whether any method has a peak.
-        needs_legend: whether the kinds have to be told apart.
+        needs_legend: whether there are several kinds.
         has_intervals: whether intervals are drawn; many hide each other and take long to draw.
         ticks: seconds and their texts.
     """

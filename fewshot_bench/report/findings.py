@@ -58,7 +58,7 @@ class Answer:
     Attributes:
         protocol: its fingerprint.
         task: what people call it.
-        is_transductive: of which kind the methods are.
+        is_transductive: whether the methods are transductive.
         best: name of the method with the highest mean; it may be the only one.
         is_shown: whether each other one is shown to be worse, on this split at least.
         equals: methods that cannot be told from it on this split, best first.
@@ -102,13 +102,13 @@ def answers(frame: pd.DataFrame) -> list[Answer]:
     measured = frame[frame["source"] == MEASURED]
     groups = {str(key): rows.to_dict("records") for key, rows in measured.groupby("protocol_fingerprint", sort=False)}
     tasks = task_names({key: rows[0] for key, rows in groups.items()})
-    found = []
+    best = []
     for key, rows in groups.items():
         kinds = [[row for row in rows if is_transductive(row) == kind] for kind in (False, True)]
         if max(map(len, kinds)) > 1:
             _name_briefly(rows, is_marked=not all(kinds))
-            found += [_answer(key, tasks[key], same, has_both=all(kinds)) for same in kinds if same]
-    return found
+            best += [_answer(key, tasks[key], same, has_both=all(kinds)) for same in kinds if same]
+    return best
 
 
 def _name_briefly(rows: Sequence[dict[Any, Any]], *, is_marked: bool) -> None:
@@ -246,7 +246,7 @@ def _cost(top: Mapping[Any, Any], equals: Sequence[Mapping[Any, Any]]) -> str:
 
 def main_finding(content: PageContent) -> str:
     """What the results show, as plain text: against the baselines where there are any, else of the two best."""
-    best = [found for protocol in content.protocols if (found := _best_tested(protocol)) is not None]
+    best = [tested for protocol in content.protocols if (tested := _best_tested(protocol)) is not None]
     if best:
         return _against_baselines(best)
     paired = [protocol for protocol in content.protocols if protocol.pairs is not None]
@@ -274,15 +274,15 @@ def _merit(row: dict[Any, Any]) -> tuple[int, float]:
 
 
 def _against_baselines(best: list[TestedRow]) -> str:
-    better = [found for found in best if _merit(found[1])[0]]
+    better = [test for test in best if _merit(test[1])[0]]
     if not better:
         return _none_better(best)
-    protocol, row = max(better, key=lambda found: _preference(found[1]))
+    protocol, row = max(better, key=lambda test: _preference(test[1]))
     first = f"{row_name(row)} against {baseline_name(row)} on {protocol.name}: {_headline(row)}.{_reservation(row)}"
     first += _few_classes(protocol, row["method"], row["baseline"])
     if len(best) == 1:
         return first
-    on_split = sum(found[1]["verdict"].endswith(ON_THIS_SPLIT) for found in better)
+    on_split = sum(test[1]["verdict"].endswith(ON_THIS_SPLIT) for test in better)
     how = {0: "", len(better): ", on these classes and images"}.get(
         on_split, f", on {on_split} of them on these classes and images alone"
     )
@@ -291,11 +291,11 @@ def _against_baselines(best: list[TestedRow]) -> str:
 
 def _none_better(best: list[TestedRow]) -> str:
     where = f"on {len(best)} protocols" if len(best) > 1 else f"on {best[0][0].name}"
-    protocol, row = max(best, key=lambda found: float(found[1]["difference"]))
+    protocol, row = max(best, key=lambda test: float(test[1]["difference"]))
     closest = f"{row_name(row)} comes closest{f' on {protocol.name}' if len(best) > 1 else ''}: {_headline(row)}"
-    names = {baseline_name(found[1]) for found in best}
+    names = {baseline_name(test[1]) for test in best}
     baseline = names.pop() if len(names) == 1 else "the baseline"
-    verdicts = {word for found, _ in best for word in _measured_tests(found)["verdict"]}
+    verdicts = {word for test, _ in best for word in _measured_tests(test)["verdict"]}
     if verdicts and all(word.startswith("worse") for word in verdicts):
         on_split = f",{ON_THIS_SPLIT}" if any(word.endswith(ON_THIS_SPLIT) for word in verdicts) else ""
         return f"Every other method is worse than {baseline} {where}{on_split}; {closest}.{_reservation(row)}"

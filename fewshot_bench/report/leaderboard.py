@@ -1,9 +1,4 @@
-"""The leaderboard: every stored cell as a row of one table, and as a CSV that only outcomes can change.
-
-The leaderboard as a CSV: the same outcomes give the same bytes.
-
-Bring leaderboard.csv up to date with what is stored, each protocol with the baseline it was given last.
-"""
+"""The leaderboard: every stored cell as a row of one table, and as a CSV that the outcomes alone determine."""
 
 from __future__ import annotations
 
@@ -55,7 +50,7 @@ def leaderboard(
 
     Raises:
         OutcomeError: nothing is stored, or a part is damaged.
-        UnknownNameError: no method is called like the baseline.
+        UnknownNameError: no method has the baseline's name.
         ComparisonError: the baseline's name fits several methods.
     """
     cells = store.cells() if cells is None else list(cells)
@@ -103,9 +98,9 @@ def kind_order(frame: pd.DataFrame) -> list[int]:
 
 def _baselines(cells: Sequence[Cell], wanted: str) -> dict[str, Cell]:
     """The baseline's cell on each protocol where its name means one method."""
-    found = cells_of_method(cells, wanted)
-    clear = {protocol: same[0] for protocol, same in found.items() if len(same) == 1}
-    return clear or {protocol: the_only(same) for protocol, same in found.items()}
+    by_protocol = cells_of_method(cells, wanted)
+    clear = {protocol: same[0] for protocol, same in by_protocol.items() if len(same) == 1}
+    return clear or {protocol: the_only(same) for protocol, same in by_protocol.items()}
 
 
 TIMING_COLUMNS = ("episodes_per_second", "peak_bytes")
@@ -170,7 +165,7 @@ def update_leaderboard(
 
     Raises:
         OutcomeError: nothing is stored, or a part is damaged.
-        UnknownNameError: no method is called like the baseline.
+        UnknownNameError: no method has the baseline's name.
         ComparisonError: the baseline's name fits several methods.
     """
     frame = current_leaderboard(store, path, baseline, cells=cells, correct=correct, with_published=with_published)
@@ -210,7 +205,7 @@ def current_leaderboard(
     groups: dict[str | None, list[Cell]] = {}
     named = _labels(list(cells or stored), baseline) if isinstance(baseline, str) else baseline or {}
     for protocol, same in by_protocol.items():
-        groups.setdefault(named.get(protocol) or _still_there(kept.get(protocol), same), []).extend(same)
+        groups.setdefault(named.get(protocol) or _remembered(kept.get(protocol), same), []).extend(same)
     published = published_results(results) if with_published else []
     frames = [
         leaderboard(store, name, cells=group, correct=correct, published=published) for name, group in groups.items()
@@ -231,18 +226,18 @@ def _baselines_in(path: Place) -> dict[str, str]:
 
 
 def _labels(cells: Sequence[Cell], baseline: str) -> dict[str, str]:
-    """The label of the method that a name means, by protocol; protocols on which it means several are left out.
+    """The label of the method that a name means, by protocol; without protocols on which it means several.
 
     Raises:
-        UnknownNameError: no method is called so.
+        UnknownNameError: no method has this name.
         ComparisonError: the name means several methods everywhere.
     """
-    found = cells_of_method(cells, baseline)
-    clear = {protocol: same[0].method.label for protocol, same in found.items() if len(same) == 1}
-    return clear or {protocol: the_only(same).method.label for protocol, same in found.items()}
+    by_protocol = cells_of_method(cells, baseline)
+    clear = {protocol: same[0].method.label for protocol, same in by_protocol.items() if len(same) == 1}
+    return clear or {protocol: the_only(same).method.label for protocol, same in by_protocol.items()}
 
 
-def _still_there(baseline: str | None, same: Sequence[Cell]) -> str | None:
+def _remembered(baseline: str | None, same: Sequence[Cell]) -> str | None:
     """The label of a remembered baseline; None where it is gone, or where its name has come to mean several methods."""
-    meant = [cell.method.label for cell in same if baseline in (cell.method.name, cell.method.label)]
-    return meant[0] if len(meant) == 1 else None
+    labels = [cell.method.label for cell in same if baseline in (cell.method.name, cell.method.label)]
+    return labels[0] if len(labels) == 1 else None

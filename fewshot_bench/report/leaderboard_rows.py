@@ -227,9 +227,9 @@ def _across(scores: TaskScores, row: int, baseline: int | None, test: Mapping[st
 
 def _numbers(scores: TaskScores, row: int) -> dict[str, Any]:
     """Point estimates of one cell with their intervals."""
-    mine = scores.of(row)
-    accuracy = scores.accuracy[row, mine]
-    summary, middle = summarise(accuracy, scores.run[mine]), episode_median(accuracy)
+    own = scores.of(row)
+    accuracy = scores.accuracy[row, own]
+    summary, middle = summarise(accuracy, scores.run[own]), episode_median(accuracy)
     return {
         "episodes": summary.episodes,
         "runs": summary.runs,
@@ -271,8 +271,8 @@ def _with_data_intervals(
     """Fill in the data intervals of the differences and their p, all at once; those of tested rows are returned too."""
     if baseline is None:
         return [None] * len(tests)
-    found = data_intervals_of(scores, scores.accuracy - scores.accuracy[baseline])
-    tested = [interval if test["p"] == test["p"] else None for test, interval in zip(tests, found, strict=True)]
+    intervals = data_intervals_of(scores, scores.accuracy - scores.accuracy[baseline])
+    tested = [interval if test["p"] == test["p"] else None for test, interval in zip(tests, intervals, strict=True)]
     for test, interval in zip(tests, tested, strict=True):
         if interval is not None:
             test["diff_data_ci95_low"], test["diff_data_ci95_high"] = 100 * interval.low, 100 * interval.high

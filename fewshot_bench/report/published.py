@@ -125,7 +125,7 @@ def read_table(path: Place) -> list[PublishedResult]:
     """The accuracies of one table; none where it is a table of other numbers.
 
     Raises:
-        OutcomeError: the file is no such table; the sentence names the line.
+        OutcomeError: the file is not such a table; the sentence names the line.
     """
     lines = _lines(path)
     number, header = next(lines, (1, []))

@@ -1,7 +1,4 @@
-"""The points of a sweep as rows: accuracies with intervals, and the paired test of each against the best.
-
-A sweep in a terminal: lambda down and tau across, or any other grid as a list, best first.
-"""
+"""The points of a sweep as rows and in a terminal: accuracies with intervals, and tests against the best point."""
 
 from __future__ import annotations
 
@@ -84,7 +81,7 @@ def sweep_frame(store: OutcomeStore, points: Sequence[SweptPoint], *, episodes: 
         OutcomeError: nothing is stored for a cell, a part is damaged, or there are no points.
     """
     if not points:
-        raise OutcomeError("a sweep without points has nothing to show.")
+        raise OutcomeError("a sweep needs at least one point.")
     frames: dict[str, pd.DataFrame] = {}
     for cell in (cell for point in points for cell in point.cells):
         if cell.key not in frames:
@@ -166,7 +163,7 @@ def print_sweep(frame: pd.DataFrame, title: str, console: Console) -> None:
 
 
 def marked_line(text: str, rows: pd.DataFrame) -> str:
-    """What is said of some points of a sweep, marked where all of them are of transductive methods."""
+    """A text about some points of a sweep, marked where all of them are of transductive methods."""
     return marked(text, "is_transductive" in rows and bool(rows["is_transductive"].all()))
 
 
@@ -258,10 +255,10 @@ def stored_sweeps(folder: Place) -> list[SweepResults]:
     """Every complete sweep below RESULTS/sweeps, by name.
 
     Raises:
-        OutcomeError: a table cannot be read, or is none of a sweep.
+        OutcomeError: a table cannot be read, or is not that of a sweep.
     """
     folders = [folder / name for name in folders_in(folder)]
-    places = [(checked_folder(one) if isinstance(one, Path) else one) / "sweep.csv" for one in folders]
+    places = [(checked_folder(path) if isinstance(path, Path) else path) / "sweep.csv" for path in folders]
     return [SweepResults(place.parent.name, _read_sweep(place)) for place in places if is_file(place)]
 
 
@@ -272,5 +269,5 @@ def _read_sweep(path: Place) -> pd.DataFrame:
         raise OutcomeError(f"{path} cannot be read ({error}). Repeat that sweep, which writes it again.") from error
     flags = [name for name in ("is_best", "is_transductive") if name in frame]
     if not len(frame) or not set(frame.columns) >= _NEEDED or any(frame[name].dtype != bool for name in flags):
-        raise OutcomeError(f"{path} is no table of a sweep. Repeat that sweep, which writes it again, or delete it.")
+        raise OutcomeError(f"{path} is not a table of a sweep. Repeat that sweep, which writes it again, or delete it.")
     return frame.map(lambda value: unguarded(value) if isinstance(value, str) else value)

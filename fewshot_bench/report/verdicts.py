@@ -30,7 +30,7 @@ NOTHING_SHOWN = "no difference shown"
 ON_THIS_SPLIT = " on this split"
 FOR_THESE_CLASSES = " for these classes"
 UNKNOWN = "unknown: "
-"""How a text begins that says why there is no data interval."""
+"""Start of a text that says why a data interval is missing."""
 Claim = Literal["beyond", "split"]
 """Which claim letters, bold and underline come from."""
 LETTER_COLUMNS: dict[Claim, str] = {"beyond": "group", "split": "group_split"}
@@ -99,12 +99,12 @@ def claims_of_all_pairs(
 def _claims_of_all_pairs(
     scores: TaskScores, correct: Correction
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    found = scores.p_of_all_pairs
-    if found is None:
+    p_of_pairs = scores.p_of_all_pairs
+    if p_of_pairs is None:
         return None
     upper = np.triu_indices(len(scores.cells), 1)
     claims = []
-    for p in corrected_claims(found[0][upper], found[1][upper], correct):
+    for p in corrected_claims(p_of_pairs[0][upper], p_of_pairs[1][upper], correct):
         matrix = np.ones((len(scores.cells),) * 2)
         matrix[upper] = p
         matrix.T[upper] = p
@@ -153,7 +153,7 @@ def against_the_best(scores: TaskScores, names: Mapping[str, str], correct: Corr
         only one of its kind.
     """
     claims = claims_of_all_pairs(scores, correct) if len(scores.cells) > 1 else None
-    found: list[str | None] = [None] * len(scores.cells)
+    words_of: list[str | None] = [None] * len(scores.cells)
     for kind in (False, True):
         rows = [row for row, cell in enumerate(scores.cells) if cell.method.is_transductive == kind]
         if len(rows) < 2:
@@ -163,8 +163,8 @@ def against_the_best(scores: TaskScores, names: Mapping[str, str], correct: Corr
         words = {row: _against(scores, claims, row, best) for row in rows if row != best}
         is_best = all(word.startswith("worse") for word in words.values())
         for row in rows:
-            found[row] = words.get(row, BEST if is_best else HIGHEST)
-    return found
+            words_of[row] = words.get(row, BEST if is_best else HIGHEST)
+    return words_of
 
 
 def _against(
@@ -179,14 +179,14 @@ def _against(
 
 
 def headline(
-    interval: DataInterval, task_half_width: float, found: str, *, level: str = "95%", is_across: bool = False
+    interval: DataInterval, task_half_width: float, verdict: str, *, level: str = "95%", is_across: bool = False
 ) -> str:
     """The answer in one sentence, the interval that answers the reader's question first; all numbers are in points.
 
     Args:
         interval: of the difference, with its mean.
         task_half_width: of the interval over episodes.
-        found: the verdict.
+        verdict: what the tests show.
         level: what the intervals are, such as "95%".
         is_across: whether one of the two is inductive and the other transductive.
 
@@ -194,18 +194,18 @@ def headline(
     '+0.28 points, 95% interval -0.00 to +0.56 over classes and images (±0.04 over episodes): better on this split'
     """
     points, over_episodes = f"{interval.mean + 0.0:+.2f} points", f"±{task_half_width:.2f} over episodes"
-    found += f"; {ACROSS}" if is_across else ""
+    verdict += f"; {ACROSS}" if is_across else ""
     if interval.why_unknown:
         why = f"none over {interval.covers}, as {interval.why_unknown}"
-        return f"{points}, {level} interval {over_episodes} ({why}): {found}"
+        return f"{points}, {level} interval {over_episodes} ({why}): {verdict}"
     ends = f"{interval.low:+.2f} to {interval.high:+.2f} over {interval.covers}"
-    return f"{points}, {level} interval {ends} ({over_episodes}): {found}"
+    return f"{points}, {level} interval {ends} ({over_episodes}): {verdict}"
 
 
 def beyond_text(interval: DataInterval | None) -> str:
     """What a data interval covers, or why there is none: "classes and images", "unknown: every episode has ..."."""
     if interval is None:
-        return f"{UNKNOWN}there is no episode"
+        return f"{UNKNOWN}there are no episodes"
     return f"{UNKNOWN}{interval.why_unknown}" if interval.why_unknown else interval.covers
 
 
@@ -239,7 +239,7 @@ def p_header(correction: str, name: str = "p") -> str:
 
 
 def correction_words(correction: str) -> str:
-    """What is said of a p value: how it is corrected, if it is."""
+    """How a p value is corrected, if it is, e.g. "corrected by Holm"."""
     return CORRECTIONS[correction] if correction == "none" else f"corrected by {CORRECTIONS[correction]}"
 
 

@@ -258,7 +258,7 @@ def test_stored_cells_of_no_study_are_counted(tmp_path):
     stored(tmp_path, SCHANE)
     state = Watch(tmp_path).look()
     assert (len(state.cells), state.others) == (1, 1)
-    assert "1 more stored cells belong to no study" in shown(state)
+    assert "1 more stored cells belong to no recorded study" in shown(state)
 
 
 def test_damage_is_told_and_the_rest_is_shown(tmp_path):

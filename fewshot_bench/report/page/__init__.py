@@ -295,7 +295,7 @@ def run_card(name: str, cell: Cell, task: str | None = None) -> RunCard:
 
     Args:
         name: what the leaderboard calls the method.
-        cell: with whatever it records; what it does not record is said to be missing.
+        cell: with whatever it records; the rest reads "not recorded".
         task: what the page calls the protocol; by default its own name, which others may share.
     """
     provenance = dict(cell.provenance)

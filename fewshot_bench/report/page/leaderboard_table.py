@@ -182,7 +182,7 @@ class LeaderboardTable:
         library: the script that loads DataTables and its style.
         script: the module that makes the table, with all of its data.
         columns: what is in it, in order.
-        same: columns that are left out of it because all rows agree, with their value.
+        same: columns that it lacks because all rows agree, with their value.
         rows: the first rows, for where no script runs.
         page: how many rows are in sight where scripts run.
     """
@@ -199,7 +199,7 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     """Make the table of a whole leaderboard.
 
     Args:
-        frame: as `gather` completes it; empty columns are left out.
+        frame: as `gather` completes it; empty columns are dropped.
         protocols: the positions of the rows of each protocol, within which the best is looked for.
     """
     known = columns_under(correction_of(frame))
