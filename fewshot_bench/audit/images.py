@@ -14,7 +14,7 @@ from fewshot_bench.audit.finding import Finding, Verdict
 from fewshot_bench.datasets import Dataset, OwnOptions, is_available, kept_copies, known_dataset
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
-from fewshot_bench.report.summary import overlap
+from fewshot_bench.report.leaderboard_rows import pretraining_overlap
 from fewshot_bench.study.study import Study
 
 IMAGES = "images"
@@ -139,7 +139,7 @@ _OTHER_IMAGES = ("cifar-fs", "fc100")
 def check_pretraining(cell: Cell) -> Finding:
     """Whether the recorded pretraining holds novel classes of the dataset."""
     pretraining: str | None = cell.provenance.get("pretraining")
-    found = overlap(pretraining, cell.protocol.dataset)
+    found = pretraining_overlap(pretraining, cell.protocol.dataset)
     if found.flag:
         return Finding(PRETRAINING, _VERDICTS[found.kind], found.flag)
     detail = f"on {pretraining}: no novel class" if pretraining else "trained from an initialisation"

@@ -158,7 +158,8 @@ def _labels(outputs: Outputs, cells: Sequence[Cell], asked_names: Mapping[str, s
 
 def _write_page(places: dict[str, Place | None], results: Place, frame: pd.DataFrame, store: OutcomeStore) -> str:
     """Write the page and draw the figures; where they cannot be drawn, return why and remove their place."""
-    from fewshot_bench.report.page import gather, write_page
+    from fewshot_bench.report.content import gather
+    from fewshot_bench.report.page import write_page
     from fewshot_bench.report.paper_figures import draw_figures
 
     page, figures = places["report"], places["figures"]

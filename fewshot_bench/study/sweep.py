@@ -26,7 +26,7 @@ from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.registry import Entry
-from fewshot_bench.report.wording import value_text
+from fewshot_bench.report.names import value_text
 from fewshot_bench.study.admission import admit_fields
 from fewshot_bench.study.checkpoints import checkpoint_file, read_checkpoint
 from fewshot_bench.study.known_names import GROUPS

@@ -28,7 +28,7 @@ from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.outcomes.leases import Leases, PointKey
 from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.report import SweptPoint, sweep_frame, write_leaderboard
-from fewshot_bench.report.wording import value_text
+from fewshot_bench.report.names import value_text
 from fewshot_bench.study.chunks import missing_episodes
 from fewshot_bench.study.run import run_study
 from fewshot_bench.study.scheduler import Scheduler

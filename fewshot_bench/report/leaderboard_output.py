@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -15,30 +17,37 @@ from rich.text import Text
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
-from fewshot_bench.report.names import shared_stages
-from fewshot_bench.report.published import WELCH
-from fewshot_bench.report.summary import MEASURED, PAIRED
-from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, LETTER_COLUMNS, ON_THIS_SPLIT, UNKNOWN, Claim
-from fewshot_bench.report.wording import (
-    ACROSS,
+from fewshot_bench.report.findings import Answer
+from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, PAIRED
+from fewshot_bench.report.names import (
     BASELINE_KINDS,
     CLAIMED,
-    CORRECTIONS,
     TRANSDUCTIVE_NOTE,
     baseline_name,
-    difference_text,
+    disambiguated,
     is_across,
     is_transductive,
-    p_text,
     row_name,
+    shared_stages,
     task_text,
-    told_apart,
+)
+from fewshot_bench.report.published import WELCH
+from fewshot_bench.report.verdicts import (
+    ACROSS,
+    CORRECTIONS,
+    FOR_THESE_CLASSES,
+    LETTER_COLUMNS,
+    ON_THIS_SPLIT,
+    UNKNOWN,
+    Claim,
+    count_text,
+    difference_text,
+    p_text,
 )
 from fewshot_bench.statistics import Correction
 
 PUBLISHED, ODD, ACROSS_MARK = " *", " ?", " #"
-"""Marks of published numbers, of intervals that cannot be right, and of verdicts on an inductive and a transductive
-method."""
+"""Marks of published numbers, of implausible intervals, and of verdicts on an inductive and a transductive method."""
 ACROSS_NOTE = f"{ACROSS_MARK.strip()}: {ACROSS}"
 DISJOINT = "disjoint"
 _WIDE, _NARROW_VERDICT = 100, 13
@@ -55,7 +64,9 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
         claim: what letters say: who differs beyond this split, or on it.
     """
     groups = {str(key): rows for key, rows in frame.groupby("protocol_fingerprint", sort=False)}
-    titles = told_apart({key: _title(rows) for key, rows in groups.items()}, {key: f" ({key[:8]})" for key in groups})
+    titles = disambiguated(
+        {key: _title(rows) for key, rows in groups.items()}, {key: f" ({key[:8]})" for key in groups}
+    )
     for key, rows in groups.items():
         print_table(console, titles[key], _results_table(rows, console, claim))
         for test, how in ((PAIRED, "paired t-test on the same episodes"), (WELCH, "Welch's t-test, other episodes")):
@@ -68,7 +79,7 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
 
 
 def print_answers(lines: Sequence[str], console: Console) -> None:
-    """Print which methods are best, as `fewshot_bench.report.best.answer_lines` puts it."""
+    """Print which methods are best, as `fewshot_bench.report.findings.answer_lines` puts it."""
     if lines:
         console.print()
     for line in lines:
@@ -76,7 +87,7 @@ def print_answers(lines: Sequence[str], console: Console) -> None:
 
 
 def _baseline(rows: pd.DataFrame, tested: pd.DataFrame) -> str:
-    """What to call the baseline of some rows; measured ones know of which kind it is, published ones do not."""
+    """The display name of the baseline of some rows; only measured rows know whether it is transductive."""
     records = tested.to_dict("records")
     measured = next((row for row in records if row["source"] == MEASURED), None)
     if measured is not None:
@@ -88,13 +99,12 @@ def _baseline(rows: pd.DataFrame, tested: pd.DataFrame) -> str:
 def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
     group = LETTER_COLUMNS[claim]
     plus_minus = plus_minus_of(console)
-    table = new_table()
     with_data = bool(rows["data_ci95"].notna().any())
     measured = rows[rows["source"] == MEASURED]
     with_letters = len(measured) > 1 and bool(rows[group].notna().any())
     interval = _interval_name(rows)
     headers = ["median %", f"mean % {plus_minus} {interval}{f' {plus_minus} data' if with_data else ''}"]
-    _add_columns(table, *headers, *(["same"] if with_letters else []), "episodes/s")
+    table = new_table("method", *headers, *(["same"] if with_letters else []), "episodes/s")
     lines: list[_Line] = []
     best = {kind: max(same) for kind, same in _means_by_kind(measured).items()}
     for row in rows.to_dict("records"):
@@ -112,22 +122,22 @@ def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
 
 def _means_by_kind(measured: pd.DataFrame) -> dict[bool, list[float]]:
     """The means of the inductive and of the transductive methods."""
-    found: dict[bool, list[float]] = {}
+    means: dict[bool, list[float]] = {}
     for row in measured.to_dict("records"):
-        found.setdefault(is_transductive(row), []).append(float(row["mean"]))
-    return found
+        means.setdefault(is_transductive(row), []).append(float(row["mean"]))
+    return means
 
 
 def _kind(row: Mapping[Any, Any]) -> str:
-    """What stands above the rows of a kind where a table has several."""
+    """The heading above the rows of a kind where a table has several."""
     if row["source"] != MEASURED:
         return "published"
     return "transductive" if is_transductive(row) else "inductive"
 
 
 def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
-    table = new_table()
-    _add_columns(table, effect_header(console, _interval_name(tested)), claims_header(tested["correction"].iloc[0]))
+    claims = claims_header(tested["correction"].iloc[0])
+    table = new_table("method", effect_header(console, _interval_name(tested)), claims)
     table.add_column("at 5%", max_width=verdict_width(console))
     lines: list[_Line] = []
     for row in tested.to_dict("records"):
@@ -142,7 +152,7 @@ def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
 
 
 def effect_header(console: Console, interval: str = "task") -> str:
-    """What stands above differences with both of their intervals."""
+    """The header of differences with both of their intervals."""
     return f"points (data) {plus_minus_of(console)}{interval}"
 
 
@@ -152,7 +162,7 @@ def verdict_width(console: Console) -> int | None:
 
 
 def claims_header(correction: Correction) -> str:
-    """What stands above the p values of both claims; how they are corrected stands in the notes."""
+    """The header of the p values of both claims; the notes say how they are corrected."""
     return f"p{'' if correction == 'none' else _CORRECTED} split/beyond"
 
 
@@ -180,18 +190,20 @@ def _test_note(row: Mapping[Any, Any]) -> str:
     if row["test"] != PAIRED:
         return ""
     is_whole = row["paired_episodes"] >= row["episodes"] * row["runs"]
-    return "" if is_whole else f"({_count(int(row['paired_episodes']), 'common episode')})"
+    return "" if is_whole else f"({count_text(int(row['paired_episodes']), 'common episode')})"
 
 
 def _note(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
-    """What stands below a method's name."""
+    """The line below a method's name."""
     if row["source"] != MEASURED:
         return f"({row['source'].split('; ')[0]})"
     uneven = (
-        f"{_count(int(row['runs']), 'run')} of {_count(int(row['episodes']), 'episode')}" if _is_uneven(rows) else ""
+        f"{count_text(int(row['runs']), 'run')} of {count_text(int(row['episodes']), 'episode')}"
+        if _is_uneven(rows)
+        else ""
     )
-    said = ("transductive", *BASELINE_KINDS.values())  # by the name, and in the table of the tests
-    flags = [flag for flag in (row["flags"] or "").split("; ") if flag not in said]
+    shown_elsewhere = ("transductive", *BASELINE_KINDS.values())  # by the name, and in the table of the tests
+    flags = [flag for flag in (row["flags"] or "").split("; ") if flag not in shown_elsewhere]
     parts = [part for part in (uneven, *flags) if part]
     return f"({'; '.join(parts)})" if parts else ""
 
@@ -215,9 +227,9 @@ def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
         notes.append(ACROSS_NOTE)
     published = frame[frame["source"] != MEASURED]
     if len(published):
-        notes.append(f"{PUBLISHED.strip()}: as papers report it, on other episodes; the CSV names the table")
+        notes.append(f"{PUBLISHED.strip()}: as published, on other episodes; the CSV names the table")
     if published["flags"].notna().any():
-        notes.append(f"{ODD.strip()}: no such tasks give so wide or narrow an interval; the CSV says why")
+        notes.append(f"{ODD.strip()}: implausibly wide or narrow interval; the CSV says why")
     if frame["sampler"].str.startswith(CLAIMED_SAMPLER).any():
         notes.append(CLAIMED)
     return notes + verdict_notes(frame["verdict"].dropna())
@@ -226,7 +238,7 @@ def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
 def interval_notes(
     covers: Collection[str], why_unknown: Collection[str], level: str = "95%", *, interval: str = "task"
 ) -> list[str]:
-    """What the two intervals cover, and why there is no data interval where there is none."""
+    """What the two intervals cover, and why a data interval is missing."""
     over = "episodes" if interval == "task" else "episodes that share no image; it covers the images too"
     notes = [f"{interval}: {level} CI over {over}" + "".join(f"; data: over {words}" for words in sorted(covers))]
     notes += [f"no data interval: {why}" for why in sorted(why_unknown)]
@@ -256,12 +268,6 @@ def _correction(frame: pd.DataFrame) -> Correction:
 def _speed(row: Mapping[Any, Any]) -> str:
     speed = row["episodes_per_second"]
     return f"{speed:,.0f}" if speed == speed else "-"
-
-
-def _add_columns(table: Table, *numbers: str) -> None:
-    table.add_column("method")
-    for header in numbers:
-        table.add_column(header, justify="right", no_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -298,9 +304,13 @@ def _filled(table: Table, console: Console, lines: Sequence[_Line]) -> Table:
     return table
 
 
-def new_table() -> Table:
-    """An empty table as all of the terminal's are."""
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+def new_table(first: str, *numbers: str) -> Table:
+    """An empty table with a column of names and further columns of numbers."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column(first)
+    for header in numbers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
 
 
 def print_table(console: Console, title: str, table: Table) -> None:
@@ -326,11 +336,7 @@ def _length(rows: pd.DataFrame) -> str:
     rows = rows[rows["source"] == MEASURED]
     if _is_uneven(rows):
         return "runs of different length"
-    return f"{_count(int(rows['runs'].iloc[0]), 'run')} of {_count(int(rows['episodes'].iloc[0]), 'episode')}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{count_text(int(rows['runs'].iloc[0]), 'run')} of {count_text(int(rows['episodes'].iloc[0]), 'episode')}"
 
 
 def coloured(text: str, verdict: str, plus_minus: str = "±") -> Text:
@@ -353,3 +359,29 @@ def broken(name: str, width: int) -> list[str]:
             lines.append("")
         lines[-1] += piece
     return [line.rstrip() for line in lines]
+
+
+def leaderboard_records(frame: pd.DataFrame, best: Sequence[Answer] = ()) -> list[dict[str, Any]]:
+    """A leaderboard as one mapping per row, for `--json`; what does not exist is None.
+
+    Args:
+        frame: as `leaderboard` or `sweep_frame` returns it.
+        best: which methods are best; each measured row gets the answer for its protocol and kind as `best`.
+    """
+    by_kind = {(answer.protocol, answer.is_transductive): answer.as_dict() for answer in best}
+    records = []
+    for row in frame.to_dict("records"):
+        record = {str(column): _plain(str(column), value) for column, value in row.items()}
+        if "source" in row:
+            kind = (row["protocol_fingerprint"], is_transductive(row))
+            record["best"] = by_kind.get(kind) if row["source"] == MEASURED else None
+        records.append(record)
+    return records
+
+
+def _plain(column: str, value: Any) -> Any:
+    if value is None or value != value or (isinstance(value, float) and math.isinf(value)):
+        return None
+    if isinstance(value, np.bool_):
+        return bool(value)
+    return int(value) if COLUMNS.get(column) == "count" else value

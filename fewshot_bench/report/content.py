@@ -1,42 +1,29 @@
-"""What the page shows, as plain data; everything that draws or writes starts from here.
+"""What the page and the figures of a paper show, as plain data: all that draws or writes starts from here.
 
-From a results folder to what the page shows; the outcomes of a protocol are read once.
-
-All pairs of the methods of a protocol; the best of them are shown.
-
-Mean ranks of methods over several datasets, with Nemenyi's critical difference (Demsar, 2006).
-
-The sweeps beside the outcomes: tables that `fewshot-bench sweep` wrote, read as data.
-
-The leaderboard cut into protocols, with the columns that an older one lacks.
+`gather` goes from a results folder to this data and reads the outcomes of each protocol once.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench._io.locations import Place
-from fewshot_bench._io.storage import checked_folder, folders_in, is_file, read_bytes
-from fewshot_bench._io.text import unguarded
-from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, OutcomeStore, marked
-from fewshot_bench.report.comparisons import accuracies_by_dataset, size_text
-from fewshot_bench.report.leaderboard import kind_order
-from fewshot_bench.report.per_class import ClassDifferences, class_differences
+from fewshot_bench.report.comparison import ClassDifferences, class_differences
+from fewshot_bench.report.comparisons import Ranking, rankings
+from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED
+from fewshot_bench.report.names import is_transductive, task_names
 from fewshot_bench.report.scores import TaskScores, data_intervals_of, stored_scores
-from fewshot_bench.report.summary import MEASURED
+from fewshot_bench.report.sweeps import SweepResults, stored_sweeps
 from fewshot_bench.report.verdicts import claims_of_all_pairs, verdict
-from fewshot_bench.report.wording import is_transductive, task_names
-from fewshot_bench.statistics import Correction, DataInterval, friedman, mean_interval
+from fewshot_bench.statistics import Correction, DataInterval, mean_interval
 
 
 @dataclass(frozen=True)
@@ -128,40 +115,15 @@ class ProtocolResults:
         """Names of the methods that see all queries of an episode at once."""
         return frozenset(row["method"] for row in self.rows.to_dict("records") if is_transductive(row))
 
-    def shown(self, name: str) -> str:
-        """A method's name as people should read it."""
+    @property
+    def tested(self) -> pd.DataFrame:
+        """The rows that are tested against the baseline, best difference first."""
+        rows = self.rows[self.rows["difference"].notna()]
+        return rows.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
+
+    def display_name(self, name: str) -> str:
+        """A method's name, marked if it is transductive."""
         return marked(name, name in self.transductive)
-
-
-@dataclass(frozen=True)
-class SweepResults:
-    """A sweep that is stored: its name and its table, as `sweep_frame` makes it."""
-
-    name: str
-    frame: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Methods over several datasets, best first.
-
-    Attributes:
-        name: the size of the task and the datasets.
-        methods: their names, [A].
-        mean_ranks: over the datasets, 1 for the best, [A].
-        critical_difference: mean ranks further apart than this differ (Nemenyi, 5%).
-        p: of Friedman's test that all rank alike (Iman and Davenport).
-        left_out: methods that are not among them.
-        transductive: names of those that see all queries of an episode at once.
-    """
-
-    name: str
-    methods: Sequence[str]
-    mean_ranks: Sequence[float]
-    critical_difference: float
-    p: float
-    left_out: int = 0
-    transductive: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -212,7 +174,9 @@ def pairs_of(scores: TaskScores, names: Sequence[str], correct: Correction = "ho
     if claims is None:
         return None
     split, beyond = (np.where(episodes > 1, p[np.ix_(best, best)], np.nan) for p in claims)
-    best_two, task = _best_two(scores, accuracy[0] - accuracy[1])
+    gap = 100 * (accuracy[0] - accuracy[1])
+    common = gap[~np.isnan(gap)]
+    (best_two,) = data_intervals_of(scores, gap[None])
     return Pairs(
         [names[row] for row in best],
         100 * difference,
@@ -221,7 +185,7 @@ def pairs_of(scores: TaskScores, names: Sequence[str], correct: Correction = "ho
         episodes,
         correction=correct,
         best_two=best_two,
-        best_two_task=task,
+        best_two_task=mean_interval(common).half_width if len(common) else math.nan,
         left_out=len(names) - len(accuracy),
     )
 
@@ -236,124 +200,31 @@ def highest(accuracy: NDArray[np.float64], most: int) -> list[int]:
     return sorted(np.argsort(-np.nanmean(accuracy, axis=1), kind="stable")[:most].tolist())
 
 
-def _best_two(scores: TaskScores, difference: NDArray[np.float64]) -> tuple[DataInterval | None, float]:
-    """The data interval of the first two methods' difference and the half-width over episodes, in points."""
-    there = ~np.isnan(difference)
-    (found,) = data_intervals_of(scores, 100 * difference[None])
-    return found, mean_interval(100 * difference[there]).half_width if there.any() else math.nan
-
-
 def _differences(accuracy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Mean differences on the episodes that both of a pair have, NaN for fewer than two, and how many these are."""
-    there = ~np.isnan(accuracy)
-    episodes = there.astype(np.int64) @ there.T
-    sums = np.where(there, accuracy, 0.0) @ there.T
+    present = ~np.isnan(accuracy)
+    episodes = present.astype(np.int64) @ present.T
+    sums = np.where(present, accuracy, 0.0) @ present.T
     return np.where(episodes > 1, (sums - sums.T) / np.maximum(episodes, 1), np.nan), episodes
 
 
-MOST_RANKED = 25
-_SIZE = ["split", "way", "shot", "queries", "sampler"]
-
-
-def rankings(frame: pd.DataFrame) -> list[Ranking]:
-    """Rank the methods for each size of task that three of them were run with on two datasets or more.
-
-    A dataset with several seeds counts once, by its mean. Of very many methods the best are ranked among themselves.
-
-    Args:
-        frame: a completed leaderboard; published rows do not count, for they are of other episodes.
-    """
-    measured = frame[frame["source"] == MEASURED]
-    found = []
-    for _, rows in measured.groupby(_SIZE, sort=False, dropna=False):
-        tasks = [
-            (str(same["dataset"].iloc[0]), dict(zip(same["method"], same["mean"], strict=True)))
-            for _, same in rows.groupby("protocol_fingerprint", sort=False)
-        ]
-        table = accuracies_by_dataset(tasks)
-        if table is not None and table.shape[1] > 2:
-            transductive = frozenset(row["method"] for row in rows.to_dict("records") if is_transductive(row))
-            found.append(_ranking(size_text(rows.iloc[0].to_dict()), table, transductive))
-    return found
-
-
-def _ranking(size: str, table: pd.DataFrame, transductive: frozenset[str]) -> Ranking:
-    best = table.iloc[:, :MOST_RANKED]
-    test = friedman(best.to_numpy())
-    by_rank = pd.Series(test.mean_ranks, index=best.columns).sort_values(kind="stable")
-    return Ranking(
-        name=f"{size} over {', '.join(table.index)}",
-        methods=by_rank.index.tolist(),
-        mean_ranks=by_rank.tolist(),
-        critical_difference=test.critical_difference,
-        p=test.iman_davenport_p,
-        left_out=table.shape[1] - best.shape[1],
-        transductive=transductive & set(best.columns),
-    )
-
-
-_LARGEST = 16_000_000  # bytes
-_NEEDED = {"shot", "mean", "ci95", "is_best"}
-
-
-def stored_sweeps(folder: Place) -> list[SweepResults]:
-    """Every complete sweep below RESULTS/sweeps, by name.
-
-    Raises:
-        OutcomeError: a table cannot be read, or is none of a sweep.
-    """
-    folders = [folder / name for name in folders_in(folder)]
-    places = [(checked_folder(one) if isinstance(one, Path) else one) / "sweep.csv" for one in folders]
-    return [SweepResults(place.parent.name, _table(place)) for place in places if is_file(place)]
-
-
-def _table(path: Place) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(io.BytesIO(read_bytes(path, _LARGEST)))
-    except (OSError, ValueError) as error:
-        raise OutcomeError(f"{path} cannot be read ({error}). Repeat that sweep, which writes it again.") from error
-    flags = [name for name in ("is_best", "is_transductive") if name in frame]
-    if not len(frame) or not set(frame.columns) >= _NEEDED or any(frame[name].dtype != bool for name in flags):
-        raise OutcomeError(f"{path} is no table of a sweep. Repeat that sweep, which writes it again, or delete it.")
-    return frame.map(lambda value: unguarded(value) if isinstance(value, str) else value)
-
-
-_NUMBERS = (
-    "median", "median_ci95", "mean", "ci95", "data_ci95", "difference", "diff_ci95_low", "diff_ci95_high",
-    "diff_data_ci95_low", "diff_data_ci95_high", "p", "p_corrected", "p_beyond", "p_beyond_corrected",
-    "episodes_per_second", "peak_bytes",
-)  # fmt: skip
-_TEXTS = (
-    "method", "dataset", "baseline", "group", "group_split", "beyond", "verdict", "flags", "test", "backbone",
-    "adaptation", "protocol_fingerprint", "method_fingerprint",
-)  # fmt: skip
 _USUAL = {"source": MEASURED, "split": "novel", "sampler": STANDARD_SAMPLER, "correction": "holm"}
 Identity = tuple[str, str]
 
 
-def completed(frame: pd.DataFrame, cells: Mapping[Identity, Cell]) -> pd.DataFrame:
-    """A leaderboard with every column that the page uses; what nobody knows stays empty.
-
-    Args:
-        frame: as `leaderboard` returns it, of this or an older release.
-        cells: by the fingerprints of protocol and method; they say what an older leaderboard left out.
-    """
+def completed(frame: pd.DataFrame) -> pd.DataFrame:
+    """A leaderboard with every column, without None: unknown numbers are NaN, unknown texts are empty."""
     whole = frame.copy()
-    for name in _NUMBERS:
-        whole[name] = pd.to_numeric(whole[name], errors="coerce") if name in whole else np.nan
-    for name, usual in (dict.fromkeys(_TEXTS, "") | _USUAL).items():
-        column = whole[name].astype(object) if name in whole else pd.Series("", whole.index, dtype=object)
-        whole[name] = column.where(column.notna() & (column != ""), usual)
-    known = [cells.get(identity) for identity in identities(whole)]
-    backbones = [cell.method.backbone if cell else "" for cell in known]
-    adaptations = [cell.method.adaptation if cell else "" for cell in known]
-    whole["backbone"] = [value or other for value, other in zip(whole["backbone"], backbones, strict=True)]
-    whole["adaptation"] = [value or other for value, other in zip(whole["adaptation"], adaptations, strict=True)]
+    for name, kind in COLUMNS.items():
+        column = whole[name] if name in whole else pd.Series(np.nan, whole.index)
+        if kind == "text":
+            column = column.astype(object)
+            whole[name] = column.where(column.notna() & (column != ""), _USUAL.get(name, ""))
+        elif kind == "flag":
+            whole[name] = [value == value and bool(value) for value in column]
+        else:
+            whole[name] = pd.to_numeric(column, errors="coerce")
     whole["mean"] = whole["mean"].fillna(whole["median"])
-    marks = [is_transductive(row) for row in whole.to_dict("records")]
-    whole["is_transductive"] = [
-        mark or (cell is not None and cell.method.is_transductive) for mark, cell in zip(marks, known, strict=True)
-    ]
     return whole
 
 
@@ -363,39 +234,13 @@ def identities(frame: pd.DataFrame) -> list[Identity]:
 
 
 def rows_by_protocol(frame: pd.DataFrame) -> dict[str, list[int]]:
-    """The positions of the rows of each protocol that was measured; a published row names its protocol too.
-
-    Inductive methods come first, then transductive ones, each best first, as in the leaderboard.
-
-    Args:
-        frame: a completed leaderboard.
-
-    Returns:
-        By the fingerprint of the protocol, in the order of the leaderboard.
-    """
+    """The numbers of the rows of each protocol that was measured, in the order of the leaderboard, by fingerprint."""
     measured = frame.loc[frame["source"] == MEASURED, "protocol_fingerprint"]
     found: dict[str, list[int]] = {fingerprint: [] for fingerprint in measured}
-    for place, fingerprint in enumerate(frame["protocol_fingerprint"]):
+    for number, fingerprint in enumerate(frame["protocol_fingerprint"]):
         if fingerprint in found:
-            found[fingerprint].append(place)
-    means, kinds = frame["mean"].tolist(), kind_order(frame)
-    return {
-        key: sorted(rows, key=lambda row: (kinds[row], _last_if_unknown(means[row]))) for key, rows in found.items()
-    }
-
-
-def protocol_names(frame: pd.DataFrame, rows: Mapping[str, Sequence[int]]) -> dict[str, str]:
-    """What people call each protocol: its task, and where several have that name, what tells these apart."""
-    records = frame.to_dict("records")
-    first = {
-        key: next(records[place] for place in places if records[place]["source"] == MEASURED)
-        for key, places in rows.items()
-    }
-    return task_names(first)
-
-
-def _last_if_unknown(mean: float) -> float:
-    return -mean if mean == mean else float("inf")
+            found[fingerprint].append(number)
+    return found
 
 
 MOST_SHOWN = 30
@@ -415,10 +260,14 @@ def gather(store: OutcomeStore, frame: pd.DataFrame, results: Place) -> PageCont
         OutcomeError: a part is damaged.
     """
     cells = {(cell.protocol.fingerprint, cell.method.fingerprint): cell for cell in store.cells()}
-    whole = completed(frame, cells)
-    places = rows_by_protocol(whole)
-    names = protocol_names(whole, places)
-    protocols = [_protocol(store, names[key], whole.iloc[rows], cells) for key, rows in places.items()]
+    whole = completed(frame)
+    numbers = rows_by_protocol(whole)
+    records = whole.to_dict("records")
+    measured_rows = {
+        key: [row for row in (records[n] for n in rows) if row["source"] == MEASURED] for key, rows in numbers.items()
+    }
+    names = task_names({key: rows[0] for key, rows in measured_rows.items()})
+    protocols = [_protocol(store, names[key], whole.iloc[rows], cells) for key, rows in numbers.items()]
     cards = _cards(protocols, cells)
     measured = sum(identity in cells for identity in identities(whole))
     return PageContent(
@@ -465,8 +314,8 @@ def _by_class(store: OutcomeStore, cells: Mapping[str, Cell], baseline: str) -> 
     best, *others = cells
     pair = (best, baseline if baseline in others else others[0])
     a, b = pair[::-1] if best == baseline else pair
-    found = class_differences(stored_scores(store, [cells[a], cells[b]], by_class=True), 0, 1)
-    return None if found is None else ClassPair(a, b, found)
+    differences = class_differences(stored_scores(store, [cells[a], cells[b]], by_class=True), 0, 1)
+    return None if differences is None else ClassPair(a, b, differences)
 
 
 def _cards(protocols: Sequence[ProtocolResults], cells: Mapping[Identity, Cell]) -> list[tuple[str, Cell]]:

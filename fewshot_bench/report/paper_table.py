@@ -16,18 +16,10 @@ import pandas as pd
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
-from fewshot_bench.report.best import answer_lines, answers
-from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.verdicts import LETTER_COLUMNS, Claim
-from fewshot_bench.report.wording import (
-    BALANCED_FLAG,
-    CLAIMED,
-    TRANSDUCTIVE_NOTE,
-    correction_words,
-    is_transductive,
-    row_name,
-    task_names,
-)
+from fewshot_bench.report.findings import answer_lines, answers
+from fewshot_bench.report.leaderboard_rows import MEASURED
+from fewshot_bench.report.names import BALANCED_FLAG, CLAIMED, TRANSDUCTIVE_NOTE, is_transductive, row_name, task_names
+from fewshot_bench.report.verdicts import LETTER_COLUMNS, Claim, correction_words
 from fewshot_bench.statistics import read_letters
 
 PlusMinus = Literal["task", "data", "both", "none"]
@@ -78,7 +70,7 @@ class Entry:
 
     Attributes:
         accuracy: in %.
-        half_widths: of its 95% intervals, in points; those that are unknown are left out.
+        half_widths: of its 95% intervals, in points; the known ones.
         is_best: of the methods of its kind, inductive or transductive, that were measured on this task.
         is_not_worse: not shown to be worse than the best, and not the best.
         is_published: taken from a paper, not measured here.
@@ -102,7 +94,7 @@ class PublicationTable:
         methods: the rows, by their names as people should read them, each with its entries by task; a method may lack
             a task.
         caption: what the table shows and claims, in sentences without markup.
-        answers: which methods are best on each task, as `fewshot_bench.report.best.answer_lines` puts it.
+        answers: which methods are best on each task, as `fewshot_bench.report.findings.answer_lines` puts it.
     """
 
     tasks: Sequence[str]
@@ -168,8 +160,8 @@ def publication_table(
         caption.append(f"{_BALANCED}: {BALANCED_FLAG}.")
     if frame["sampler"].str.startswith(CLAIMED_SAMPLER).any():
         caption.append(f"{CLAIMED[0].upper()}{CLAIMED[1:]}.")
-    said = answer_lines(answers(frame), with_cost=False)
-    return PublicationTable(list(groups), methods, " ".join(caption), said)
+    sentences = answer_lines(answers(frame), with_cost=False)
+    return PublicationTable(list(groups), methods, " ".join(caption), sentences)
 
 
 def as_markdown(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Claim = "beyond") -> str:
@@ -223,20 +215,20 @@ def _not_worse(
     """The methods that share a letter with the best of their kind, or have a higher mean: that may be by its median."""
     names = [row["method"] for row in measured]
     letters = dict(zip(names, read_letters([_word(row, column) for row in measured]), strict=True))
-    found = set()
+    not_worse = set()
     for row in measured:
         rival = best[is_transductive(row)]
         if row["mean"] >= rival["mean"] or letters[row["method"]] & letters[rival["method"]]:
-            found.add(row["method"])
-    return found
+            not_worse.add(row["method"])
+    return not_worse
 
 
 def _by_kind(rows: Sequence[Mapping[Hashable, Any]]) -> dict[bool, list[Mapping[Hashable, Any]]]:
     """Rows by whether their methods are transductive."""
-    found: dict[bool, list[Mapping[Hashable, Any]]] = {}
+    by_kind: dict[bool, list[Mapping[Hashable, Any]]] = {}
     for row in rows:
-        found.setdefault(is_transductive(row), []).append(row)
-    return found
+        by_kind.setdefault(is_transductive(row), []).append(row)
+    return by_kind
 
 
 def _is_transductive(entries: Mapping[str, Entry]) -> bool:

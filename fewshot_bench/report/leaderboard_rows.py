@@ -1,12 +1,4 @@
-"""The cells of one protocol as rows: their numbers, their tests, and what identifies them.
-
-Whether a backbone has seen the classes that it is tested on, from what its outcomes record.
-
-The novel classes of miniImageNet and tieredImageNet are classes of ILSVRC-2012 (ImageNet-1k), and their images are its
-training images: weights from ImageNet have been trained on the answers. The images of the CIFAR sets are from 80
-Million Tiny Images. ImageNet has classes of the same kinds, such as a leopard, but not these images, and that is what
-transfer means; so they are not flagged.
-"""
+"""The cells of one protocol as rows of the leaderboard: their numbers, their tests, and what identifies them."""
 
 from __future__ import annotations
 
@@ -18,9 +10,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from fewshot_bench.outcomes import Cell
+from fewshot_bench.report.names import BALANCED_FLAG, BASELINE_KINDS, CLAIMED_FLAG
 from fewshot_bench.report.scores import TaskScores, data_intervals_of, task_columns
 from fewshot_bench.report.verdicts import Claim, against_the_best, beyond_text, corrected_claims, letters_of, verdict
-from fewshot_bench.report.wording import BALANCED_FLAG, BASELINE_KINDS, CLAIMED_FLAG
 from fewshot_bench.statistics import (
     Correction,
     DataInterval,
@@ -49,11 +41,11 @@ SHARED_NOVEL_CLASSES = {
 
 
 @dataclass(frozen=True)
-class Overlap:
-    """What is known of the classes that were seen before.
+class PretrainingOverlap:
+    """Whether a backbone was trained on novel classes.
 
     Attributes:
-        kind: "shared": novel classes were trained on; "unknown": nobody can say; "none": none was.
+        kind: "shared": it was, on some; "unknown": the record does not tell; "none": it was not.
         flag: for people; empty where there is none.
     """
 
@@ -61,130 +53,77 @@ class Overlap:
     flag: str = ""
 
 
-def overlap_flag(pretraining: str | None, dataset: str) -> str:
-    """What every row of a report says of its backbone; empty where no novel class was seen before.
+def pretraining_overlap(pretraining: str | None, dataset: str) -> PretrainingOverlap:
+    """Whether a backbone has seen the classes that it is tested on; of several corpora the worst counts.
+
+    The novel classes of miniImageNet and tieredImageNet are classes of ILSVRC-2012 (ImageNet-1k), and their images are
+    its training images: weights from ImageNet have been trained on the answers. The images of the CIFAR sets are from
+    80 Million Tiny Images. ImageNet has classes of the same kinds, such as a leopard, but not these images, and that is
+    what transfer means; so they are not flagged.
 
     Args:
         pretraining: `Cell.provenance.get("pretraining")`: corpora in the order of training, separated by commas; empty
-            for an initialisation, None where nobody recorded it.
-        dataset: name of the dataset that the episodes are of.
-    """
-    return overlap(pretraining, dataset).flag
-
-
-def overlap(pretraining: str | None, dataset: str) -> Overlap:
-    """The same with what kind of answer it is; of several corpora the worst.
-
-    Args:
-        pretraining: see `overlap_flag`.
-        dataset: likewise.
+            for an initialisation, None where it is not recorded.
+        dataset: name of the dataset of the episodes.
     """
     if dataset == _DRAWN:
-        return Overlap("none")
+        return PretrainingOverlap("none")
     if pretraining is None:
-        return Overlap("unknown", "pretraining not recorded")
-    found = [_of_corpus(corpus.strip(), dataset) for corpus in pretraining.split(",") if corpus.strip()]
+        return PretrainingOverlap("unknown", "pretraining not recorded")
+    overlaps = [_overlap_with(corpus.strip(), dataset) for corpus in pretraining.split(",") if corpus.strip()]
     for kind in ("shared", "unknown"):
-        flags = list(dict.fromkeys(one.flag for one in found if one.kind == kind))
+        flags = list(dict.fromkeys(overlap.flag for overlap in overlaps if overlap.kind == kind))
         if flags:
-            return Overlap(kind, "; ".join(flags))
-    return Overlap("none")
+            return PretrainingOverlap(kind, "; ".join(flags))
+    return PretrainingOverlap("none")
 
 
-def _of_corpus(corpus: str, dataset: str) -> Overlap:
+def _overlap_with(corpus: str, dataset: str) -> PretrainingOverlap:
     if corpus == "unknown":
-        return Overlap("unknown", "pretraining unknown")
+        return PretrainingOverlap("unknown", "pretraining unknown")
     if corpus.startswith(_BASE_SPLIT):
-        return _of_base_split(corpus.removeprefix(_BASE_SPLIT), dataset)
+        return _overlap_with_base_split(corpus.removeprefix(_BASE_SPLIT), dataset)
     if corpus.startswith("ImageNet-") and dataset in _FROM_IMAGENET:
-        return Overlap("shared", f"novel classes are in {corpus}")
+        return PretrainingOverlap("shared", f"novel classes are in {corpus}")
     if corpus.startswith("ImageNet-") and dataset in _FROM_CIFAR:
-        return Overlap("none")
-    return Overlap("unknown", f"overlap with {corpus} unknown")
+        return PretrainingOverlap("none")
+    return PretrainingOverlap("unknown", f"overlap with {corpus} unknown")
 
 
-def _of_base_split(trained_on: str, dataset: str) -> Overlap:
-    if trained_on == dataset:  # the splits of a dataset share no class
-        return Overlap("none")
+def _overlap_with_base_split(trained_on: str, dataset: str) -> PretrainingOverlap:
     shared = SHARED_NOVEL_CLASSES.get((trained_on, dataset), 0)
     if shared:
-        return Overlap("shared", f"{shared} novel classes are in the base split of {trained_on}")
-    if trained_on in _BENCHMARKS and dataset in _BENCHMARKS:
-        return Overlap("none")
-    return Overlap("unknown", f"overlap with the base split of {trained_on} unknown")
+        return PretrainingOverlap("shared", f"{shared} novel classes are in the base split of {trained_on}")
+    if trained_on == dataset or (trained_on in _BENCHMARKS and dataset in _BENCHMARKS):
+        return PretrainingOverlap("none")  # the splits of a dataset share no class
+    return PretrainingOverlap("unknown", f"overlap with the base split of {trained_on} unknown")
 
 
-COLUMNS = (
-    "method",
-    "dataset",
-    "split",
-    "way",
-    "shot",
-    "queries",
-    "sampler",
-    "seed",
-    "episodes",
-    "runs",
-    "median",
-    "median_ci95",
-    "mean",
-    "ci95",
-    "data_ci95",
-    "episode_median",
-    "episode_median_low",
-    "episode_median_high",
-    "group",
-    "group_split",
-    "against_best",
-    "baseline",
-    "difference",
-    "diff_ci95_low",
-    "diff_ci95_high",
-    "diff_data_ci95_low",
-    "diff_data_ci95_high",
-    "test",
-    "p",
-    "p_corrected",
-    "p_beyond",
-    "p_beyond_corrected",
-    "beyond",
-    "verdict",
-    "correction",
-    "effect_size",
-    "wins",
-    "ties",
-    "losses",
-    "paired_episodes",
-    "is_transductive",
-    "flags",
-    "source",
-    "backbone",
-    "adaptation",
-    "episodes_per_second",
-    "peak_bytes",
-    "dataset_fingerprint",
-    "method_fingerprint",
-    "protocol_fingerprint",
-    "versions",
-)
+Format = Literal["text", "flag", "count", "percent", "rate", "p"]
+COLUMNS: dict[str, Format] = {
+    "method": "text", "dataset": "text", "split": "text", "way": "count", "shot": "count", "queries": "count",
+    "sampler": "text", "seed": "count", "episodes": "count", "runs": "count",
+    "median": "percent", "median_ci95": "percent", "mean": "percent", "ci95": "percent", "data_ci95": "percent",
+    "episode_median": "percent", "episode_median_low": "percent", "episode_median_high": "percent",
+    "group": "text", "group_split": "text", "against_best": "text", "baseline": "text",
+    "difference": "percent", "diff_ci95_low": "percent", "diff_ci95_high": "percent",
+    "diff_data_ci95_low": "percent", "diff_data_ci95_high": "percent",
+    "test": "text", "p": "p", "p_corrected": "p", "p_beyond": "p", "p_beyond_corrected": "p", "beyond": "text",
+    "verdict": "text", "correction": "text", "effect_size": "percent", "wins": "count", "ties": "count",
+    "losses": "count", "paired_episodes": "count", "is_transductive": "flag", "flags": "text", "source": "text",
+    "backbone": "text", "adaptation": "text", "episodes_per_second": "rate", "peak_bytes": "count",
+    "dataset_fingerprint": "text", "method_fingerprint": "text", "protocol_fingerprint": "text", "versions": "text",
+}  # fmt: skip
+"""The columns of the leaderboard, and how the CSV writes each: percent with 4 decimals, rates with 1, p in full."""
 MEASURED = "measured"
 PAIRED = "paired t"
-_TEST = (
-    "difference",
-    "diff_ci95_low",
-    "diff_ci95_high",
-    "diff_data_ci95_low",
-    "diff_data_ci95_high",
-    "p",
-    "p_corrected",
-    "p_beyond",
-    "p_beyond_corrected",
-    "effect_size",
-    "wins",
-    "ties",
-    "losses",
-    "paired_episodes",
-)
+_NO_TEST = dict.fromkeys(
+    (
+        "difference", "diff_ci95_low", "diff_ci95_high", "diff_data_ci95_low", "diff_data_ci95_high", "p",
+        "p_corrected", "p_beyond", "p_beyond_corrected", "effect_size", "wins", "ties", "losses", "paired_episodes",
+    ),
+    math.nan,
+)  # fmt: skip
 
 
 def protocol_rows(
@@ -262,7 +201,7 @@ def _identity(cell: Cell) -> dict[str, Any]:
 
 def _flags(cell: Cell, numbers: Mapping[str, Any], failed: int) -> list[str]:
     """What a reader should know before believing the row."""
-    overlap = overlap_flag(cell.provenance.get("pretraining"), cell.protocol.dataset)
+    overlap = pretraining_overlap(cell.provenance.get("pretraining"), cell.protocol.dataset).flag
     card, stopping = cell.protocol, []
     uneven = "" if card.has_even_queries or card.is_claimed else ", which these episodes do not have"
     for rule in cell.provenance.get("stopping", []):
@@ -288,9 +227,9 @@ def _across(scores: TaskScores, row: int, baseline: int | None, test: Mapping[st
 
 def _numbers(scores: TaskScores, row: int) -> dict[str, Any]:
     """Point estimates of one cell with their intervals."""
-    mine = scores.of(row)
-    accuracy = scores.accuracy[row, mine]
-    summary, middle = summarise(accuracy, scores.run[mine]), episode_median(accuracy)
+    own = scores.of(row)
+    accuracy = scores.accuracy[row, own]
+    summary, middle = summarise(accuracy, scores.run[own]), episode_median(accuracy)
     return {
         "episodes": summary.episodes,
         "runs": summary.runs,
@@ -307,16 +246,23 @@ def _numbers(scores: TaskScores, row: int) -> dict[str, Any]:
 def _tested(scores: TaskScores, row: int, baseline: int | None) -> dict[str, Any]:
     """The test of one cell against the baseline, on the episodes that both have."""
     if baseline is None or row == baseline:
-        return dict.fromkeys(_TEST, math.nan)
+        return dict(_NO_TEST)
     both = scores.pair(row, baseline)
     if both.sum() < 2:
-        return dict.fromkeys(_TEST, math.nan)
-    first, second = scores.accuracy[row, both], scores.accuracy[baseline, both]
-    test = paired_t_test(first, second)
-    ends = (test.mean_difference, test.ci_low, test.ci_high, math.nan, math.nan)
-    counts = (test.wins, test.ties, test.losses, test.n)
-    values = (*(100 * end for end in ends), test.p, *(math.nan,) * 3, _effect_size(test), *counts)
-    return dict(zip(_TEST, values, strict=True))
+        return dict(_NO_TEST)
+    test = paired_t_test(scores.accuracy[row, both], scores.accuracy[baseline, both])
+    return {
+        **_NO_TEST,
+        "difference": 100 * test.mean_difference,
+        "diff_ci95_low": 100 * test.ci_low,
+        "diff_ci95_high": 100 * test.ci_high,
+        "p": test.p,
+        "effect_size": _effect_size(test),
+        "wins": test.wins,
+        "ties": test.ties,
+        "losses": test.losses,
+        "paired_episodes": test.n,
+    }
 
 
 def _with_data_intervals(
@@ -325,8 +271,8 @@ def _with_data_intervals(
     """Fill in the data intervals of the differences and their p, all at once; those of tested rows are returned too."""
     if baseline is None:
         return [None] * len(tests)
-    found = data_intervals_of(scores, scores.accuracy - scores.accuracy[baseline])
-    tested = [interval if test["p"] == test["p"] else None for test, interval in zip(tests, found, strict=True)]
+    intervals = data_intervals_of(scores, scores.accuracy - scores.accuracy[baseline])
+    tested = [interval if test["p"] == test["p"] else None for test, interval in zip(tests, intervals, strict=True)]
     for test, interval in zip(tests, tested, strict=True):
         if interval is not None:
             test["diff_data_ci95_low"], test["diff_data_ci95_high"] = 100 * interval.low, 100 * interval.high
