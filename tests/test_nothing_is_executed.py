@@ -122,12 +122,11 @@ def test_a_sweep_starts_nothing_but_this_program():
     started = [call for call in started if call.startswith("subprocess.")]
     assert len(started) == 1
     assert started[0].startswith("subprocess.Popen(command, ")
-    commands = [
-        ast.unparse(node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "command"
-    ]
-    assert commands == ["[sys.executable, '-c', _BEGIN, _module_folders(), *arguments, '--device', device]"]
+    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    names = ("command", "module_folders")
+    values = {name: [ast.unparse(a.value) for a in assigned if ast.unparse(a.targets[0]) == name] for name in names}
+    assert values["module_folders"] == ["'\\n'.join(filter(None, sys.path))"]
+    assert values["command"] == ["[sys.executable, '-c', _BEGIN, module_folders, *arguments, '--worker', device]"]
     assert "import" not in _BEGIN.replace("import sys\n", "").replace("from fewshot_bench.__main__ import main\n", "")
 
 
@@ -141,7 +140,7 @@ ADMITTING = {
         "fewshot_bench/datasets/catalogue.py", "fewshot_bench/study/admission.py", "fewshot_bench/study/study_file.py",
     },
     "admit_fields": {
-        "fewshot_bench/study/admission.py", "fewshot_bench/study/execute.py", "fewshot_bench/study/sweep.py",
+        "fewshot_bench/study/admission.py", "fewshot_bench/study/run.py", "fewshot_bench/study/sweep.py",
         "fewshot_bench/study/train.py", "fewshot_bench/audit/rebuild.py", "fewshot_bench/cli/study_options.py",
     },
     "admit_checkpoints": {
