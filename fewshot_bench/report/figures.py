@@ -16,8 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench.outcomes import marked
-from fewshot_bench.report.comparisons import Ranking
-from fewshot_bench.report.content import Pairs, ProtocolResults, Quantiles
+from fewshot_bench.report.content import Pairs, ProtocolResults, Quantiles, Ranking
 from fewshot_bench.report.leaderboard import kind_order
 from fewshot_bench.report.leaderboard_rows import MEASURED
 from fewshot_bench.report.names import (

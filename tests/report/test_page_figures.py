@@ -16,8 +16,7 @@ from stored_cells import cell
 
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import NoPictureError, compare_tasks, figures, over_datasets
-from fewshot_bench.report.comparisons import rankings
-from fewshot_bench.report.content import PageContent, Pairs, completed, pairs_of, quantiles_of
+from fewshot_bench.report.content import PageContent, Pairs, completed, pairs_of, quantiles_of, rankings
 from fewshot_bench.report.findings import main_finding
 from fewshot_bench.report.leaderboard import current_leaderboard
 from fewshot_bench.report.page import plotly, write_page
