@@ -148,6 +148,10 @@ class Ranking:
     left_out: int = 0
     transductive: frozenset[str] = frozenset()
 
+    def display_name(self, name: str) -> str:
+        """A method's name, marked if it is transductive."""
+        return marked(name, name in self.transductive)
+
 
 @dataclass(frozen=True)
 class PageContent:
