@@ -22,12 +22,12 @@ from rich.live import Live
 from rich.text import Text
 
 from fewshot_bench._io.locations import Place
-from fewshot_bench._io.resuming import command_for, command_in
+from fewshot_bench._io.resuming import command_for, resume_command
 from fewshot_bench._io.storage import folders_in
 from fewshot_bench._io.text import printable
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.leases import leases_of
+from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.outcomes.manifest import read_manifest
 from fewshot_bench.outcomes.study_log import DID_ITS_PART, PlannedCell, RecordedStudy, recorded_studies
 from fewshot_bench.report.names import marked_names, short_name
@@ -190,7 +190,7 @@ class Watch:
         others = sum(cell.key not in known for cell in stored) if studies else 0
         state = _with_processes(StudyState(tuple(cells), others, problems=tuple(problems)), studies)
         did_its_part = state.ended == DID_ITS_PART
-        command = command_in(state.command, self.results, did_its_part=did_its_part) if state.command else ""
+        command = resume_command(state.command, self.results, did_its_part=did_its_part) if state.command else ""
         return replace(state, command=command)
 
     def _planned_cells(self, studies: list[RecordedStudy]) -> list[CellState]:
@@ -252,7 +252,7 @@ class Watch:
         for failure in self._store.failures(cell):
             failures.setdefault(failure.run, []).append(failure.episodes)
         failed = {run: np.unique(np.concatenate(numbers)) for run, numbers in failures.items()}
-        owners = {lease.owner for lease in leases_of(self._store.folder / state.key)} - self._silent
+        owners = {*Leases(self._store.folder / state.key).owners().values()} - self._silent
         state = replace(
             state,
             done=_count(self._store.done(cell), planned),

@@ -15,7 +15,7 @@ from upath import UPath
 from fewshot_bench._io.locks import owner
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.leases import Leases, Stretch
+from fewshot_bench.outcomes.leases import EpisodeRange, Leases
 from fewshot_bench.outcomes.study_log import PlannedCell, StudyRecord
 from fewshot_bench.report.status import CellState, StudyState, Watch, duration, status_text
 
@@ -113,7 +113,7 @@ def test_who_holds_leases_is_at_work_and_sets_the_rate(tmp_path):
     written(tmp_path, [planned()], [known])
     assert Watch(tmp_path).look().processes == 0
     leases = Leases(tmp_path / "outcomes" / known.key)
-    held = [leases.take(Stretch(run, 30, 40)) for run in (0, 1)]
+    held = [leases.take(EpisodeRange(run, 30, 40)) for run in (0, 1)]
     state = Watch(tmp_path).look()
     assert (state.cells[0].workers, state.processes) == ((owner(),), 1)
     assert state.cells[0].rate == pytest.approx(2.0)
@@ -130,7 +130,7 @@ def test_one_that_was_killed_with_its_machine_is_not_at_work_for_ever(tmp_path):
     told = {"began": "2026-01-01T00:00:00+00:00", "heard": "2026-01-01T00:00:00+00:00", "ended": ""}
     process = tmp_path / "studies" / record.id / f"process-{ELSEWHERE}.json"
     process.write_text(json.dumps({**told, "command": "fewshot-bench run --episodes 50"}))
-    lease = Leases(tmp_path / "outcomes" / known.key).place(Stretch(0, 30, 40), 0)
+    lease = Leases(tmp_path / "outcomes" / known.key).place(EpisodeRange(0, 30, 40), 0)
     lease.parent.mkdir()
     lease.write_text(json.dumps({"owner": ELSEWHERE, "token": "ab" * 8, "beat": "000000000001"}))
     state = Watch(tmp_path).look()
@@ -150,7 +150,7 @@ def test_a_process_that_ended_one_study_long_ago_may_be_at_work_at_the_next(tmp_
         process = tmp_path / "studies" / record.id / f"process-{ELSEWHERE}.json"
         process.parent.mkdir(exist_ok=True)
         process.write_text(json.dumps({**told, "heard": f"{heard}T00:00:00+00:00", "ended": ended}))
-    lease = Leases(tmp_path / "outcomes" / known.key).place(Stretch(0, 30, 40), 0)
+    lease = Leases(tmp_path / "outcomes" / known.key).place(EpisodeRange(0, 30, 40), 0)
     lease.parent.mkdir()
     lease.write_text(json.dumps({"owner": ELSEWHERE, "token": "ab" * 8, "beat": "000000000001"}))
     state = Watch(tmp_path).look()
