@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import fewshot_bench.report.figures as figures
 from fewshot_bench._io.locations import Place
 from fewshot_bench._io.storage import write_atomically
-from fewshot_bench.report import figures
 from fewshot_bench.report.content import PageContent
 from fewshot_bench.report.figures import Curve, RanksFigure, Role, RowsFigure, SweepFigure, Symbol
 
