@@ -16,7 +16,7 @@ from fewshot_bench import Study, run_study
 from fewshot_bench.adaptation import Centroid, EmbeddingAdaptation
 from fewshot_bench.audit import AuditOptions, audit_cell
 from fewshot_bench.audit.method_checks import how_far_behind
-from fewshot_bench.audit.rebuild import Rebuilt, rebuild, recorded_study
+from fewshot_bench.audit.rebuild import RerunOptions, rebuild
 from fewshot_bench.audit.stored_checks import draw_again
 from fewshot_bench.datasets import open_dataset
 from fewshot_bench.engine.classify import EmbeddingClassifier
@@ -127,10 +127,7 @@ class Tie:
 def nearest_ties(folder: Path) -> list[Tie]:
     """Every prediction that the method of a cell does not make, the nearest ones first."""
     cell = stored(folder)
-    study = recorded_study(cell, weights=None, trusts_code=False).study
-    assert study is not None
-    method = rebuild(cell, study, open_dataset(cell.protocol.dataset), "cpu", SILENT)
-    assert isinstance(method, Rebuilt)
+    method = rebuild(cell, open_dataset(cell.protocol.dataset), RerunOptions(device="cpu"), SILENT)
     assert isinstance(method.classifier, EmbeddingClassifier)
     frame = OutcomeStore(folder.parent).read(cell)
     ties = []

@@ -99,7 +99,7 @@ def _show(report: ImportReport, results: Place) -> None:
     """One line for each method and task, then what to know and what to do next."""
     from fewshot_bench._io.resuming import command_for
     from fewshot_bench._io.text import printable
-    from fewshot_bench.report.wording import CLAIMED
+    from fewshot_bench.report.names import CLAIMED
 
     for one in report.imported:
         typer.echo(printable(f"imported     {_counts(one)} of {one.cell.method.marked_name}, {one.cell.protocol.task}"))

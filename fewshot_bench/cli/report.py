@@ -10,7 +10,7 @@ import typer
 from fewshot_bench.cli.options import BaselineOption, CorrectOption, ResultsOption, correction
 
 if TYPE_CHECKING:
-    from fewshot_bench.report.page import PageContent
+    from fewshot_bench.report.content import PageContent
 
 
 def report(

@@ -207,8 +207,6 @@ def run(
 
 def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: bool) -> None:
     """Run the studies, and say what they have found; exit code 1 where episodes failed."""
-    from functools import partial
-
     from fewshot_bench.cli.study_options import typed_arguments
     from fewshot_bench.cli.terminal import ProgressBars
     from fewshot_bench.study import Shard
@@ -217,11 +215,9 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
     asked = {**context.params, "device": plan.studies[0].device}
     with ProgressBars() as progress, chosen_engine(asked, progress) as computing:
         from fewshot_bench.study import run_plan  # which imports torch; not for an engine that there is not
-        from fewshot_bench.study.execute import run_known_study
 
         arguments = typed_arguments(context)
-        run_one = partial(run_known_study, progress=progress, arguments=arguments, engine=computing, shard=part)
-        result = run_plan(plan, progress=progress, run=run_one)
+        result = run_plan(plan, progress=progress, arguments=arguments, engine=computing, shard=part)
     if result.missing:
         _tell_shard(shard, result, as_json)
     else:
@@ -243,14 +239,14 @@ def _tell_shard(shard: str | None, result: PlanResult, as_json: bool) -> None:
 
 def _look_ahead(plan: StudyPlan, as_json: bool) -> None:
     """Print what the studies are going to do and take; exit code 2 where something is missing."""
-    from fewshot_bench.cli.dry_run import show_forecast
+    from fewshot_bench.cli.dry_run import show_estimates
     from fewshot_bench.cli.terminal import ProgressBars
-    from fewshot_bench.study.dry_run import forecast
+    from fewshot_bench.study.dry_run import estimate
 
     with ProgressBars() as progress:
-        ahead = forecast(plan, progress=progress)
-    show_forecast(ahead, as_json)
-    if ahead.missing:
+        estimates = estimate(plan, progress=progress)
+    show_estimates(estimates, as_json)
+    if estimates.missing:
         raise typer.Exit(_CANNOT_RUN)
 
 
@@ -279,7 +275,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     """Write the leaderboard and the page, print this study's part of it, and say where everything is."""
     from fewshot_bench.cli.data import report_notes
     from fewshot_bench.cli.leaderboard import show, show_answers
-    from fewshot_bench.datasets.own_images import recipe_line
+    from fewshot_bench.datasets.dataset import preprocessing_line
     from fewshot_bench.report import rows_of_cells
     from fewshot_bench.study.plan import write_outputs
 
@@ -289,7 +285,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
         plan.outputs, plan.results, result.cells, result.baselines, result.asked_names
     )
     for dataset in result.datasets.values():
-        report_notes(dict(dataset.recipe))
+        report_notes(dict(dataset.preprocessing))
     for sentence in result.left_out:
         typer.echo(printable(f"note: {sentence}"), err=True)
     _tell_weights(result)
@@ -301,7 +297,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     if as_json:
         return
     for dataset in result.datasets.values():
-        typer.echo(f"dataset      {dataset.name}: {recipe_line(dict(dataset.recipe))}")
+        typer.echo(f"dataset      {dataset.name}: {preprocessing_line(dict(dataset.preprocessing))}")
     typer.echo(
         f"outcomes     {plan.results / 'outcomes'}  ({result.seconds:.0f} s, peak memory "
         f"{result.peak_bytes / 2**30:.1f} GiB, one row per episode)"

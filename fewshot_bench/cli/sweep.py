@@ -1,4 +1,4 @@
-"""`fewshot-bench sweep`: a grid of hyper-parameters on the validation split, and the setting it chooses."""
+"""`fewshot-bench sweep`: a grid of hyper-parameters on the validation split, and its best configuration."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def sweep(
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the points, e.g. 1/4 to 4/4.")
     ] = None,
-    is_worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
+    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
     """Try a grid of hyper-parameters on the validation split, and write the best where `run --setting` reads it.
 
-    The novel split is never touched. The same command again, or on another machine at the same time, goes on.
+    The novel split is never used. The same command resumes a sweep, or joins it from another machine.
     """
     from fewshot_bench.cli.terminal import ProgressBars
     from fewshot_bench.progress import SILENT
@@ -73,18 +73,20 @@ def sweep(
     with ProgressBars() as progress:
         if context.params["trust_code"]:
             admit_checkpoints(study.checkpoints or ())
+        if worker is not None:  # one of the processes of --jobs, which computes on this device
+            study = study.model_copy(update={"device": worker})
         planned = plan_sweep(study, axes, name=name, progress=progress)
         points = _part(planned.distinct_points(), shard)
-        if is_worker:
-            arguments = [argument for argument in typed_arguments(context) if argument != "--worker"]
-            work_through(planned, points, progress=SILENT, arguments=arguments)
+        arguments = typed_arguments(context)
+        if worker is not None:
+            work_through(planned, points, progress=SILENT, arguments=arguments[:-2])
             return
         if jobs > 1:
             from fewshot_bench.cli.sweep_workers import work_in_processes
 
-            work_in_processes(context, planned, points, jobs, progress)
+            work_in_processes(arguments, planned, points, jobs, progress)
         else:
-            work_through(planned, points, progress=progress, arguments=typed_arguments(context))
+            work_through(planned, points, progress=progress, arguments=arguments)
     missing = unfinished_points(planned) if shard is not None else 0
     if missing:
         total = len(planned.distinct_points())
@@ -108,7 +110,7 @@ def _study(context: typer.Context) -> Study:
 
 
 def _grid(context: typer.Context, texts: list[str] | None) -> Grid:
-    """The grid that was asked for, or the paper's; nothing in it may be fixed by another option."""
+    """The grid that was typed, or the paper's; refuses axes that another option fixes."""
     from fewshot_bench.errors import StudyError
     from fewshot_bench.study import PAPER_GRID, Grid
 
@@ -118,8 +120,8 @@ def _grid(context: typer.Context, texts: list[str] | None) -> Grid:
     for axis in grid.axes:
         if axis.name in fixed:
             raise StudyError(
-                f"{axis.name} is an axis of the grid, and another option fixes it. Leave that out, or name the axes "
-                "that remain with --grid."
+                f"{axis.name} is an axis of the grid, and another option fixes it. Leave out that option, or name the "
+                "other axes with --grid."
             )
     return grid
 
@@ -134,7 +136,7 @@ def _axis(text: str) -> Axis:
 
 
 def _part(points: list[Any], shard: str | None) -> list[Any]:
-    """Every N-th point from the I-th on, so that neighbours, which take equally long, go to different shards."""
+    """Every N-th point from the I-th on: neighbours take equally long, and so go to different shards."""
     from fewshot_bench.study import Shard
 
     if shard is None:
@@ -144,7 +146,7 @@ def _part(points: list[Any], shard: str | None) -> list[Any]:
 
 
 def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
-    """Draw the picture, print the table or JSON, and say where everything is."""
+    """Draw the picture, print the table or JSON, and name the files."""
     from fewshot_bench.report import NoPictureError, draw_sweep, leaderboard_records, print_sweep
 
     task = f"{planned.dataset} (validation split) {planned.study.way}-way"
@@ -155,10 +157,10 @@ def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
         typer.echo(str(error), err=True)
     if as_json:
         content = {
-            **result.setting.model_dump(),
+            **result.best.model_dump(),
             "points": leaderboard_records(result.frame),
             "csv": str(result.csv),
-            "setting": str(result.setting_path),
+            "setting": str(result.best_path),
             "pictures": [str(picture) for picture in pictures],
         }
         typer.echo(json.dumps(content, indent=1))
@@ -168,11 +170,11 @@ def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
     from fewshot_bench.study.sweep import text_of
 
     print_sweep(result.frame, task, Console())
-    seconds = result.setting.budget["seconds"]
-    typer.echo(f"chosen       {text_of(result.setting.chosen)}  ({len(planned.points)} points, {seconds:.0f} s)")
+    seconds = result.best.budget["seconds"]
+    typer.echo(f"chosen       {text_of(result.best.chosen)}  ({len(planned.points)} points, {seconds:.0f} s)")
     typer.echo(f"table        {result.csv}")
     if pictures:
         typer.echo(f"picture      {pictures[0]}  and .png")
-    typer.echo(f"setting      {result.setting_path}")
-    trust = " --trust-code" if result.setting.names_code() else ""
-    typer.echo(f"next         fewshot-bench run --setting {result.setting_path}{trust}")
+    typer.echo(f"best         {result.best_path}")
+    trust = " --trust-code" if result.best.names_code() else ""
+    typer.echo(f"next         fewshot-bench run --setting {result.best_path}{trust}")

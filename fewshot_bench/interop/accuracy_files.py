@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from fewshot_bench._io.text import unguarded
 from fewshot_bench.errors import AccuracyFileError, FewshotBenchError
-from fewshot_bench.outcomes.claimed import ACCURACY_FILES, MOST_EPISODES, SEPARATOR
+from fewshot_bench.limits import MOST_EPISODES
+from fewshot_bench.outcomes.claimed import ACCURACY_FILES, SEPARATOR
 
 MOST_BYTES = 1_000_000_000
 MOST_COLUMNS = 2_000

@@ -1,4 +1,4 @@
-"""Episodes whose computation failed, with the reason: small files beside the parts, void once there are outcomes.
+"""Episodes whose computation failed, with the reason: small files beside the parts; outcomes override them.
 
 <cell>/failures/run=0-episodes-00000-00512.json
 """
@@ -32,7 +32,7 @@ _NAME = re.compile(rf"{FOLDER}/run=(\d{{1,5}})-episodes-(\d{{5,9}})-(\d{{5,9}})\
 
 @dataclass(frozen=True, eq=False)
 class Failure:
-    """Episodes of one run that have no outcomes because their computation failed.
+    """Episodes of a run that failed.
 
     Attributes:
         run: number of the run, from 0.
@@ -46,13 +46,13 @@ class Failure:
 
 
 def record(folder: Place, run: int, numbers: NDArray[np.int64], reason: str) -> None:
-    """Write down why some episodes have no outcomes; a later reason for the same ones replaces an earlier one.
+    """Record why episodes have no outcomes; a later reason for the same ones replaces an earlier one.
 
     Args:
         folder: of the cell.
         run: number of the run, from 0.
         numbers: of the episodes, [E].
-        reason: any text; one line of it is kept.
+        reason: any text; it is kept as one line.
     """
     line = printable(" ".join(reason.split()))[:LONGEST_REASON]
     unique = np.unique(numbers)
@@ -66,9 +66,9 @@ def record(folder: Place, run: int, numbers: NDArray[np.int64], reason: str) -> 
 
 
 def recorded(folder: Place, names: Iterable[str]) -> dict[str, Failure]:
-    """Every failure that is written down, by the name of its file, those of few episodes first.
+    """Every recorded failure, by the name of its file; those of few episodes come first.
 
-    A file that is gone is passed over: there are outcomes now, and a compaction has removed it.
+    A file that has vanished is skipped: a compaction removed it, because its episodes have outcomes now.
 
     Args:
         folder: of the cell.
@@ -89,21 +89,21 @@ def recorded(folder: Place, names: Iterable[str]) -> dict[str, Failure]:
 
 
 def still_open(failures: Iterable[Failure], done: Mapping[int, NDArray[np.int64]]) -> list[Failure]:
-    """What of some failures is about episodes without outcomes, each episode in one of them.
+    """The failures of episodes that have no outcomes; each episode is in one of them.
 
     Args:
-        failures: where several are about an episode, the first counts.
-        done: the episodes that are stored, by run.
+        failures: the first one of an episode counts.
+        done: the stored episodes, by run.
     """
-    told: dict[int, NDArray[np.int64]] = {run: np.asarray(numbers) for run, numbers in done.items()}
-    left = []
+    known: dict[int, NDArray[np.int64]] = {run: np.asarray(numbers) for run, numbers in done.items()}
+    remaining = []
     for failure in failures:
-        known = told.get(failure.run, failure.episodes[:0])
-        episodes = np.setdiff1d(failure.episodes, known)
-        told[failure.run] = np.union1d(known, episodes)
+        before = known.get(failure.run, failure.episodes[:0])
+        episodes = np.setdiff1d(failure.episodes, before)
+        known[failure.run] = np.union1d(before, episodes)
         if len(episodes):
-            left.append(Failure(failure.run, episodes, failure.reason))
-    return sorted(left, key=lambda failure: (failure.run, int(failure.episodes[0])))
+            remaining.append(Failure(failure.run, episodes, failure.reason))
+    return sorted(remaining, key=lambda failure: (failure.run, int(failure.episodes[0])))
 
 
 class _FailureFile(BaseModel):

@@ -30,7 +30,7 @@ from fewshot_bench._io.text import printable
 from fewshot_bench.errors import FewshotBenchError, IrregularFileError, OutcomeError, PlaceError
 from fewshot_bench.limits import MOST_CELLS
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.leases import Heart, overwrite
+from fewshot_bench.outcomes.leases import Heartbeat, overwrite
 from fewshot_bench.outcomes.schema import Flag, Text, first_problem, read_mapping
 
 FOLDER = "studies"
@@ -131,7 +131,7 @@ class StudyRecord:
         self.write()
         process.write("")
         try:
-            with Heart([process], every=SIGN):
+            with Heartbeat([process], every=SIGN):
                 yield
         except BaseException as error:
             with suppress(OSError):  # the first error counts

@@ -1,7 +1,4 @@
-"""How many episodes a comparison needs on a split and beyond it, from a pilot or from given spreads.
-
-Plans in a terminal of 80 columns, and as plain mappings.
-"""
+"""How many episodes a comparison needs on a split and beyond it, from a pilot or from given spreads."""
 
 from __future__ import annotations
 
@@ -19,9 +16,9 @@ from fewshot_bench._io.text import printable
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report.comparisons import stored_pairs
+from fewshot_bench.report.leaderboard_output import new_table, print_table
+from fewshot_bench.report.names import CLAIMED, protocol_names
 from fewshot_bench.report.scores import TaskScores, images_of_episodes
-from fewshot_bench.report.terminal import new_table, print_table
-from fewshot_bench.report.wording import CLAIMED, protocol_names
 from fewshot_bench.statistics import (
     BeyondSplit,
     VarianceParts,
@@ -36,11 +33,11 @@ from fewshot_bench.statistics import (
 from fewshot_bench.statistics.variance_parts import Source
 
 USUAL_DIFFERENCES = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""Percentage points that are looked at where nobody names one."""
+"""Percentage points that are planned for by default."""
 _POINTS = 100
 _FEWEST_EPISODES = 30
-"""Of a pilot that says anything about classes and images."""
-_UNKNOWN_OF_SPREADS = "--sd and --correlation say nothing of the classes"
+"""The fewest of a pilot that says anything about classes and images."""
+_UNKNOWN_OF_SPREADS = "--sd and --correlation say nothing about classes"
 _HELPS, _HARDLY_HELPS, _MOST = 0.25, 0.1, 0.5
 """Shares of the uncertainty: from which more of its source helps, below which it hardly does, above which most is."""
 
@@ -137,18 +134,18 @@ def stored_spreads(store: OutcomeStore, a: str, b: str) -> list[Spread]:
     for scores in pairs:
         name, both = names[scores.protocol.fingerprint], scores.pair(0, 1)
         if both.sum() < 2:
-            raise ComparisonError(f"a pilot needs two episodes that both methods have; {name} has not.")
-        found = pilot(*scores.accuracy[:, both])
-        sd_difference = _POINTS * found.sd_difference
+            raise ComparisonError(f"a pilot needs two episodes that both methods have; {name} has fewer.")
+        measured = pilot(*scores.accuracy[:, both])
+        sd_difference = _POINTS * measured.sd_difference
         beyond, parts, why_not = _beyond(scores, both, sd_difference)
         spreads.append(
             Spread(
                 name,
-                _POINTS * math.hypot(found.sd_a, found.sd_b) / math.sqrt(2),
+                _POINTS * math.hypot(measured.sd_a, measured.sd_b) / math.sqrt(2),
                 sd_difference,
-                found.correlation,
-                found.episodes,
-                _POINTS * found.difference,
+                measured.correlation,
+                measured.episodes,
+                _POINTS * measured.difference,
                 scores.protocol.is_claimed,
                 beyond,
                 parts,
@@ -273,13 +270,13 @@ def _lessened_by_more(shares: Mapping[Source, float], *, is_fixed: bool) -> dict
     The variance from images is that of all images, so more classes with as many images each lessen it as well.
     """
     of_sample = sum(share for source, share in shares.items() if "episodes" not in source)
-    found = {} if is_fixed else {"classes": of_sample, "datasets": of_sample}
+    lessened = {} if is_fixed else {"classes": of_sample, "datasets": of_sample}
     for source, share in shares.items():
         if source == "images" or (source == "classes and images" and share < _HARDLY_HELPS):
-            found["images per class"] = share
+            lessened["images per class"] = share
         elif "episodes" in source:
-            found["episodes" if source == "episodes" else "episodes with images of their own"] = share
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+            lessened["episodes" if source == "episodes" else "episodes with images of their own"] = share
+    return dict(sorted(lessened.items(), key=lambda item: -item[1]))
 
 
 def _joined(texts: Sequence[str], conjunction: str) -> str:
@@ -297,10 +294,9 @@ def print_plan(plan: Plan, console: Console) -> None:
         f"correlation {'-' if math.isnan(spread.correlation) else f'{spread.correlation:.3f}'}",
         highlight=False,
     )
-    table = new_table()
     is_known = spread.beyond is not None
-    for header in ("difference", "paired", "unpaired, each", *(["beyond"] if is_known else []), ""):
-        table.add_column(header, justify="right", no_wrap=True)
+    table = new_table("difference", "paired", "unpaired, each", *(["beyond"] if is_known else []), "")
+    table.columns[0].justify = "right"
     for need in plan.needs:
         counts = [f"{need.paired:,}", f"{need.unpaired:,}", *([_beyond_power_terminal(need, plan)] if is_known else [])]
         mark = "the pilot's" if _is_own(plan, need.difference) else ""

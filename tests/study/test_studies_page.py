@@ -37,8 +37,8 @@ def as_toml(value: Any) -> str:
 @pytest.mark.parametrize(
     ("heading", "model", "keys"),
     [
-        ("Of the whole study", StudyFile, set(fields_of(StudyFile)) - OF_METHODS),
-        ("Of methods", MethodTable, OF_METHODS),
+        ("The whole study", StudyFile, set(fields_of(StudyFile)) - OF_METHODS),
+        ("Methods", MethodTable, OF_METHODS),
         ("Outputs", Outputs, set(fields_of(Outputs))),
     ],
 )
