@@ -280,10 +280,7 @@ def _read_locally(path: Path, largest: int | None) -> bytes:
     """The content of a file; it is opened again if another machine replaces it meanwhile, as on NFS."""
     for tries_left in reversed(range(_TRIES)):
         try:
-            with open_regular(path) as file:
-                size = os.fstat(file.fileno()).st_size
-                _check_size(size, largest)
-                return file.read(size)  # and no more, if it grows meanwhile
+            return _read_once(path, largest)
         except OSError as error:
             if error.errno == errno.ESTALE and tries_left:
                 continue
@@ -291,6 +288,13 @@ def _read_locally(path: Path, largest: int | None) -> bytes:
                 error.filename = str(path)
             raise
     raise AssertionError("the last try returns or raises")
+
+
+def _read_once(path: Path, largest: int | None) -> bytes:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        _check_size(size, largest)
+        return file.read(size)  # and no more, if it grows meanwhile
 
 
 def _local_files(folder: str, prefix: str) -> Iterator[str]:
