@@ -21,8 +21,7 @@ from fewshot_bench.audit.selection import described_cell
 from fewshot_bench.audit.ties import ChangedPredictions, chosen_episodes, explanation
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.adapt import together
-from fewshot_bench.engine.engine import Chunk, Worker
-from fewshot_bench.engine.local import LocalEngine, computed
+from fewshot_bench.engine.engine import Chunk, LocalEngine, Worker, computed
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import ReproductionError
 from fewshot_bench.outcomes import Cell, OutcomeStore

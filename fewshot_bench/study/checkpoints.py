@@ -11,8 +11,7 @@ from typing import Any
 
 from fewshot_bench._io.locations import checkpoints_folder
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, Preprocessing, known_backbone
-from fewshot_bench.backbones.backbone import Interpolation
-from fewshot_bench.backbones.pretraining import UNKNOWN, default_pretraining, then
+from fewshot_bench.backbones.backbone import UNKNOWN, Interpolation, default_pretraining, then
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import StudyError, UnknownNameError, WeightsError

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from fewshot_bench._io.locations import checkpoints_folder
 from fewshot_bench.datasets import check_name
 from fewshot_bench.errors import CodeNotTrustedError, UnknownNameError
-from fewshot_bench.paper_names import what_to_type
+from fewshot_bench.registry import what_to_type
 from fewshot_bench.study.study import Study
 from fewshot_bench.training.recipe import refuse_unknown_choices
 
