@@ -1,8 +1,8 @@
 """The user's own code: which files it is, how `module:callable` is imported, and errors with its file and line.
 
 A plug-in is the user's own code, or an installed package once something of it has been called as a plug-in. Code is
-always imported from its source. Python takes cached bytecode for that of any source of the same size and second. An edit within a second, or a copy that
-keeps its times, would run the old code under the identity of the new.
+always imported from its source. Python takes cached bytecode for that of any source of the same size and second. An
+edit within a second, or a copy that keeps its times, would run the old code under the identity of the new.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The linear heads of many episodes, on the encoder's output or on the logits of the base classes; and what batch
-normalisation uses: the pretrained statistics, the support set's or the queries'.
+"""The linear heads of many episodes, on the encoder's output or on the logits of the base classes.
+
+And what batch normalisation uses: the pretrained statistics, the support set's or the queries'.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One method on its own: the mean over episodes, and the median over runs and over episodes, with their intervals.
 
-Here too: when to stop drawing episodes, for intervals of a width fixed beforehand (Chow & Robbins, 1965), and the checks
-of arrays that all statistics share.
+Here too: when to stop drawing episodes, for intervals of a width fixed beforehand (Chow & Robbins, 1965), and the
+checks of arrays that all statistics share.
 """
 
 from __future__ import annotations

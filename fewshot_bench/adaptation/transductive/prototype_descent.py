@@ -1,22 +1,22 @@
 """Transductive fine-tuning of a head, by Adam on the class weights of many episodes at once with gradients by hand.
 
-Every step is two batched matrix products and Adam; autograd would keep a graph of about thirty small operations. Losses
-are given by their slope: the derivative with respect to the logits.
+Every step is two batched matrix products and Adam; autograd would keep a graph of about thirty small operations.
+Losses are given by their slope: the derivative with respect to the logits.
 
-Supported classes are learned while predictions for queries become certain. Dhillon et al. (2020), "A Baseline for Few-Shot Image Classification", start from a support-based initialisation: a
-linear layer whose weights are the class means of the support embeddings, divided by their norm, and whose biases are
-zero. They minimise
+Supported classes are learned while predictions for queries become certain. Dhillon et al. (2020), "A Baseline for
+Few-Shot Image Classification", start from a support-based initialisation: a linear layer whose weights are the class
+means of the support embeddings, divided by their norm, and whose biases are zero. They minimise
 
     mean cross-entropy of the support set + mean Shannon entropy of the predictions for the queries
 
-for 25 epochs of Adam, each with one update for the cross-entropy and one for the entropy. They train the whole network.
-Here the backbone stays frozen and only the head is trained, which changes what to expect: with fixed embeddings the
-entropy is lowest where all queries are of one class, and nothing in this loss prevents it. (TIM adds the term that
-does.) On the validation split of CIFAR-FS (EfficientNet-Lite0, 120 episodes of 5 ways) no temperature and learning rate
-beat the nearest centroid at one shot; the defaults lose least.
+for 25 epochs of Adam, each with one update for the cross-entropy and one for the entropy. They train the whole
+network. Here the backbone stays frozen and only the head is trained, which changes what to expect: with fixed
+embeddings the entropy is lowest where all queries are of one class, and nothing in this loss prevents it. (TIM adds
+the term that does.) On the validation split of CIFAR-FS (EfficientNet-Lite0, 120 episodes of 5 ways) no temperature
+and learning rate beat the nearest centroid at one shot; the defaults lose least.
 
-easyfsl's TransductiveFinetuning trains prototypes in place of a linear layer. Its logits are negative distances, and it
-makes one update per epoch for the sum of both losses: `head="distance"`, `updates="joint"`.
+easyfsl's TransductiveFinetuning trains prototypes in place of a linear layer. Its logits are negative distances, and
+it makes one update per epoch for the sum of both losses: `head="distance"`, `updates="joint"`.
 """
 
 from __future__ import annotations
