@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fewshot_bench.cli.options import (
-    DeviceOption,
     DownloadOption,
     ImagesOption,
     JsonOption,
     ResultArgument,
-    ResultsOption,
     TrustCodeOption,
     WeightsOption,
 )
+from fewshot_bench.cli.study_options import DeviceOption, ResultsOption
 
 if TYPE_CHECKING:
     from fewshot_bench.audit import Audit
@@ -54,7 +53,7 @@ def audit(
     from rich.console import Console
 
     from fewshot_bench.audit import AuditOptions, audit_cells, cell_folders, print_audit, print_conclusion
-    from fewshot_bench.cli.terminal import ProgressBars
+    from fewshot_bench.cli.progress_bars import ProgressBars
 
     options = AuditOptions(
         episodes=episodes,

@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fewshot_bench._io.text import printable
-from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.cli.options import JsonOption, command_group
 
 if TYPE_CHECKING:
     from fewshot_bench.cache import Entry
 
-cache = typer.Typer(
-    help="List and remove what is kept to save time; all of it can be made again.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+cache = command_group("List and remove what is kept to save time; all of it can be made again.")
 
 
 @cache.command("ls")

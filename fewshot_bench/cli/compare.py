@@ -8,15 +8,8 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from fewshot_bench.cli.options import (
-    BaselineOption,
-    ClaimOption,
-    CorrectOption,
-    JsonOption,
-    ResultsOption,
-    choice,
-    correction,
-)
+from fewshot_bench.cli.options import ClaimOption, CorrectOption, JsonOption, choice, correction
+from fewshot_bench.cli.study_options import BaselineOption, ResultsOption
 
 
 def compare(

@@ -6,23 +6,19 @@ import json
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fewshot_bench.cli.options import (
-    ClassDepthOption,
-    JsonOption,
-    LayoutChoice,
-    LayoutOption,
-    LeastImagesOption,
-)
+from fewshot_bench.cli.options import JsonOption, command_group
+from fewshot_bench.cli.study_options import field_option
 
 if TYPE_CHECKING:
     from fewshot_bench.datasets import Dataset, OwnOptions
     from fewshot_bench.datasets.check import Diagnosis
+    from fewshot_bench.datasets.own_tree import Layout
 
-data = typer.Typer(help="Import, download, list and check datasets.", no_args_is_help=True, rich_markup_mode=None)
+data = command_group("Import, download, list and check datasets.")
 
 ReplaceOption = Annotated[bool, typer.Option("--replace", help="Replace a stored dataset whose pixels differ.")]
 _MOST_LINES = 20
@@ -59,14 +55,14 @@ def import_(
         str | None, typer.Option(help="Divide your own classes into base, validation and novel, e.g. 0.6,0.2,0.2.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of that division.")] = 0,
-    least_images: LeastImagesOption = 1,
-    class_depth: ClassDepthOption = None,
-    layout: LayoutOption = LayoutChoice.auto,
+    least_images: Annotated[int, field_option("least_images")] = 1,
+    class_depth: Annotated[int | None, field_option("class_depth")] = None,
+    layout: Annotated[str, field_option("layout")] = "auto",
     replace: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build a dataset from files that you have; the layout is recognised by looking."""
-    from fewshot_bench.cli.terminal import ProgressBars
+    from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.datasets import import_dataset
     from fewshot_bench.datasets.importing import is_benchmark
 
@@ -81,11 +77,11 @@ def import_(
             interpolation=interpolation.value if interpolation else OwnOptions.interpolation,
             least_images=least_images,
             class_depth=class_depth,
-            layout=layout.value,
+            layout=cast("Layout", layout),
         )
         _import_own(name, source, options, split, seed, replace, as_json)
         return
-    if split is not None or least_images != 1 or class_depth is not None or layout is not LayoutChoice.auto:
+    if split is not None or least_images != 1 or class_depth is not None or layout != "auto":
         raise typer.BadParameter(
             f"--split, --min-images, --class-depth and --layout are for your own images; {name} has official splits."
         )
@@ -105,7 +101,7 @@ def import_(
 def _import_own(
     name: str, source: str, options: OwnOptions, split: str | None, seed: int, replace: bool, as_json: bool
 ) -> None:
-    from fewshot_bench.cli.terminal import ProgressBars
+    from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.datasets import import_own_images
     from fewshot_bench.datasets.importing import check_is_free_for_own_images
     from fewshot_bench.datasets.own_images import with_fractions
@@ -129,7 +125,7 @@ def get(
     as_json: JsonOption = False,
 ) -> None:
     """Download a dataset from its public link, check it, and build it; an interrupted download goes on."""
-    from fewshot_bench.cli.terminal import ProgressBars
+    from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.datasets.importing import download_dataset
 
     with ProgressBars() as progress:
@@ -163,8 +159,8 @@ def check(
         str | None, typer.Argument(help="A dataset's name, or a path that might be one; everything by default.")
     ] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every stored byte and compare.")] = False,
-    class_depth: ClassDepthOption = None,
-    layout: LayoutOption = LayoutChoice.auto,
+    class_depth: Annotated[int | None, field_option("class_depth")] = None,
+    layout: Annotated[str, field_option("layout")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Say what is there, what is missing, under which terms it may be used, and what to type next."""
@@ -175,7 +171,7 @@ def check(
     from fewshot_bench.datasets.store import is_stored
     from fewshot_bench.errors import DatasetError
 
-    own = OwnOptions(class_depth=class_depth, layout=layout.value)
+    own = OwnOptions(class_depth=class_depth, layout=cast("Layout", layout))
     is_place = (
         subject is not None and subject not in DATASETS and not is_stored(subject) and looks_like_a_place(subject)
     )

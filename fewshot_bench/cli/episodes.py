@@ -8,16 +8,10 @@ from typing import Annotated
 
 import typer
 
-from fewshot_bench.cli.options import (
-    AlphaOption,
-    JsonOption,
-    LeastShotOption,
-    LeastWayOption,
-    SamplerOption,
-    numbers,
-)
+from fewshot_bench.cli.options import JsonOption, command_group, numbers
+from fewshot_bench.cli.study_options import field_option
 
-episodes = typer.Typer(help="Verify, show and freeze episodes.", no_args_is_help=True, rich_markup_mode=None)
+episodes = command_group("Verify, show and freeze episodes.")
 
 
 @episodes.command()
@@ -55,10 +49,10 @@ def show(
     shot: Annotated[int, typer.Option(help="Labelled images per class.")] = 1,
     query: Annotated[int, typer.Option(help="Images per class to classify.")] = 15,
     seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
-    sampler: SamplerOption = "standard",
-    alpha: AlphaOption = None,
-    least_way: LeastWayOption = None,
-    least_shot: LeastShotOption = None,
+    sampler: Annotated[str, field_option("sampler")] = "standard",
+    alpha: Annotated[float | None, field_option("alpha")] = None,
+    least_way: Annotated[int | None, field_option("least_way")] = None,
+    least_shot: Annotated[int | None, field_option("least_shot")] = None,
     run: Annotated[int, typer.Option(help="Number of the run, from 0.", min=0)] = 0,
     episode: Annotated[int, typer.Option(help="Number of the episode, from 0.", min=0)] = 0,
     png: Annotated[Path | None, typer.Option(help="Save a contact sheet here.")] = None,
@@ -119,10 +113,10 @@ def freeze(
     ] = None,
     runs: Annotated[int | None, typer.Option(help="Runs. Default: 3; the disjoint sampler has one.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
-    sampler: SamplerOption = "standard",
-    alpha: AlphaOption = None,
-    least_way: LeastWayOption = None,
-    least_shot: LeastShotOption = None,
+    sampler: Annotated[str, field_option("sampler")] = "standard",
+    alpha: Annotated[float | None, field_option("alpha")] = None,
+    least_way: Annotated[int | None, field_option("least_way")] = None,
+    least_shot: Annotated[int | None, field_option("least_shot")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the lock files.")] = Path("episodes"),
 ) -> None:
     """Write one lock file per number of shots."""

@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from fewshot_bench.cli.options import (
-    BaselineOption,
-    ClaimOption,
-    CorrectOption,
-    JsonOption,
-    ResultsOption,
-    choice,
-    correction,
-)
+from fewshot_bench.cli.options import ClaimOption, CorrectOption, JsonOption, choice, correction
+from fewshot_bench.cli.study_options import BaselineOption, ResultsOption
 
 if TYPE_CHECKING:
     import pandas as pd

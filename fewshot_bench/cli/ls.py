@@ -1,7 +1,4 @@
-"""`fewshot-bench ls`: what can be named.
-
-`fewshot-bench study`: a study that comes with the package, as a file to edit.
-"""
+"""`fewshot-bench ls`: what can be named."""
 
 from __future__ import annotations
 
@@ -150,10 +147,3 @@ def _show_adaptations(rows: list[dict[str, Any]], *, in_full: bool) -> None:
         typer.echo("* is what --choose support-cv and --choose ensemble vary")
         typer.echo("all, all-inductive, all-transductive: for --adapt, the heads on frozen embeddings among these")
         typer.echo("in full: fewshot-bench ls adaptations NAME")
-
-
-def study(name: Annotated[str, typer.Argument(help="See: fewshot-bench ls studies.")]) -> None:
-    """Print a study that comes with the package, to be edited: fewshot-bench study quickstart > mine.toml."""
-    from fewshot_bench.study.study_file import known_preset
-
-    typer.echo(known_preset(name), nl=False)

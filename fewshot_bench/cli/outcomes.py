@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewshot_bench.cli.options import JsonOption, ResultsOption
+from fewshot_bench.cli.options import JsonOption, command_group
+from fewshot_bench.cli.study_options import ResultsOption
 
 if TYPE_CHECKING:
     from fewshot_bench._io.locations import Place
     from fewshot_bench.interop import Imported, ImportReport
 
-outcomes = typer.Typer(help="Import accuracies from elsewhere; export all outcomes.", no_args_is_help=True)
+outcomes = command_group("Import accuracies from elsewhere; export all outcomes.")
 
 
 @outcomes.command("import")

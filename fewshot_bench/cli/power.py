@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_bench.cli.options import JsonOption, ResultsOption
+from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.cli.study_options import ResultsOption
 
 if TYPE_CHECKING:
     from fewshot_bench._io.locations import Place

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_bench.cli.options import BaselineOption, CorrectOption, ResultsOption, correction
+from fewshot_bench.cli.options import CorrectOption, correction
+from fewshot_bench.cli.study_options import BaselineOption, ResultsOption
 
 if TYPE_CHECKING:
     from fewshot_bench.report.page import PageContent

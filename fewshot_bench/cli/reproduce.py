@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewshot_bench.cli.options import (
-    DeviceOption,
     DownloadOption,
     ImagesOption,
     IntoOption,
     JsonOption,
-    ResultsOption,
     TrustCodeOption,
     WeightsOption,
     numbers,
     results_or_cell,
 )
+from fewshot_bench.cli.study_options import DeviceOption, ResultsOption
 
 if TYPE_CHECKING:
     from fewshot_bench._io.locations import Place
@@ -100,7 +99,7 @@ def _reproduced(
 ) -> tuple[list[Reproduction], dict[str, str]]:
     """What came of each cell, and of those that cannot be run again why."""
     from fewshot_bench.audit import everything_anew, reproduce_cell
-    from fewshot_bench.cli.terminal import ProgressBars
+    from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.errors import FewshotBenchError
 
     done, failures = [], {}

@@ -6,190 +6,81 @@ import gc
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import (
     AddressOption,
-    AlphaOption,
-    BaselineOption,
-    ClassDepthOption,
     CpusOption,
     EngineOption,
     GpusOption,
     JsonOption,
-    LayoutChoice,
-    LayoutOption,
-    LeastImagesOption,
-    LeastShotOption,
-    LeastWayOption,
-    ResultsOption,
-    SamplerOption,
+    SetOption,
     TrustCodeOption,
     WaitOption,
     WorkersOption,
     chosen_engine,
 )
+from fewshot_bench.cli.study_options import planned_study, study_command, typed_arguments
 
 if TYPE_CHECKING:
     from fewshot_bench.study.plan import StudyPlan
     from fewshot_bench.study.run import PlanResult
 
 _SOME_FAILED = 1
-"""Exit code of a study that went to its end, where episodes failed."""
+"""Exit code of a study that ran to its end, where episodes failed."""
 
 _CANNOT_RUN = 2
-"""Exit code of a dry run that has found what keeps the study from running."""
+"""Exit code of a dry run that found what keeps the study from running."""
 
 
+@study_command()
 def run(
     context: typer.Context,
     study: Annotated[
         str | None,
         typer.Argument(help="A study file or a preset (fewshot-bench ls studies) instead of options."),
     ] = None,
-    dataset: Annotated[
-        str,
-        typer.Option(help="See: fewshot-bench data ls; or your own images: a folder, archive or manifest, or hf:NAME."),
-    ] = "glyphs",
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="See: fewshot-bench ls backbones; or timm:NAME for any timm model; e.g. conv4_64,resnet12."),
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights for the backbone: safetensors or state dict.")] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(help="Networks of fewshot-bench train by name, e.g. mine,other; instead of --backbone and so on."),
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side in pixels instead of the backbone's own.")] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(help="bicubic, bilinear or nearest instead of the backbone's own.")
-    ] = None,
-    base_loss: Annotated[
-        str | None,
-        typer.Option(
-            help="Fine-tune on the base split first, once per loss, e.g. ce,ce+schane; 'none' for no such stage. "
-            "Default: both losses for backbones without pretrained weights, none for the others."
-        ),
-    ] = None,
-    base_epochs: Annotated[int | None, typer.Option(help="Epochs of that stage instead of the recipe's.")] = None,
-    base_batch: Annotated[int | None, typer.Option(help="Batch size of that stage instead of the recipe's.")] = None,
-    shots: Annotated[str, typer.Option(help="Labelled images per class, e.g. 1,5.")] = "1,5",
-    way: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
-    query: Annotated[int, typer.Option(help="Images per class to classify.")] = 15,
-    episodes: Annotated[
-        int, typer.Option(help="Episodes per run; of the disjoint sampler, all there are by default.")
-    ] = 3000,
-    until_ci: Annotated[
-        float | None,
-        typer.Option(help="Instead of --episodes: go on until every method's 95% CI is this narrow, ± points."),
-    ] = None,
-    max_episodes: Annotated[int | None, typer.Option(help="Most episodes per run with --until-ci.")] = None,
-    runs: Annotated[int, typer.Option(help="Runs, each with episodes of its own; the disjoint sampler has one.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the episodes, and of a division by --split.")] = 0,
-    sampler: SamplerOption = "standard",
-    alpha: AlphaOption = None,
-    least_way: LeastWayOption = None,
-    least_shot: LeastShotOption = None,
-    split: Annotated[
-        str,
-        typer.Option(
-            help="novel, validation or test; or divide your own classes into base, validation, novel: 0.6,0.2,0.2."
-        ),
-    ] = "novel",
-    least_images: LeastImagesOption = 1,
-    class_depth: ClassDepthOption = None,
-    layout: LayoutOption = LayoutChoice.auto,
-    adapt: Annotated[
-        str,
-        typer.Option(
-            help="See: fewshot-bench ls adaptations; e.g. centroid,logistic; or all-inductive, all-transductive, all: "
-            "heads on frozen embeddings."
-        ),
-    ] = "centroid",
-    choose: Annotated[
-        str,
-        typer.Option(
-            help="Choose hyper-parameters without a validation split: support-cv, in each episode by cross-validation "
-            "within its support set; ensemble, the average over the grid of values; none."
-        ),
-    ] = "none",
-    loss: Annotated[str, typer.Option(help="Losses of adaptations that train, e.g. ce,ce+schane.")] = "ce",
-    lambda_: Annotated[float, typer.Option("--lambda", help="Weight of the contrastive term.")] = 0.9,
-    tau: Annotated[float, typer.Option(help="Temperature of the contrastive term.")] = 0.5,
-    reading: Annotated[
-        str | None, typer.Option(help="How ce+schane reads Equation 4 of its paper: in or out. Default: in.")
-    ] = None,
-    tune: Annotated[
-        str | None,
-        typer.Option(
-            help="What finetune trains of the backbone: all, last:N blocks, norm, bias, lora[:RANK], head; or "
-            "norm+last:N, bias+last:N, lora:RANK+last:N. Default: all."
-        ),
-    ] = None,
-    bn: Annotated[
-        str | None,
-        typer.Option(help="Batch normalisation in finetune: frozen, support or transductive. Default: frozen."),
-    ] = None,
-    views: Annotated[
-        int | None,
-        typer.Option(
-            help="Augmented views of each image that are made once; 0: new ones in every step of finetune, the plain "
-            "images for logistic."
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Precision of finetune: float32, bf16, or float64 for checking. Default: float32."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="A hyper-parameter of the adaptations, e.g. --set C=10 --set metric=euclidean; with STUDY, any key of "
-            "the file, e.g. --set episodes=100 --set methods.0.lambda=0.5.",
-        ),
-    ] = None,
+    *,
+    set_: SetOption = None,
     setting: Annotated[
-        Path | None, typer.Option(help="Use what a sweep chose: its best.toml. Other options may add, not contradict.")
+        Path | None, typer.Option(rich_help_panel="Method", help="best.toml of a sweep: use what it chose.")
     ] = None,
-    training_seed: Annotated[int, typer.Option(help="Seed of the base stage.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    chunk: Annotated[int | None, typer.Option(help="Episodes at once; never changes a result.")] = None,
     engine: EngineOption = "local",
     ray_address: AddressOption = None,
     workers: WorkersOption = None,
     cpus_per_worker: CpusOption = None,
     gpus_per_worker: GpusOption = None,
     ray_wait: WaitOption = None,
-    results: ResultsOption = Path("results"),
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew in a new folder beside RESULTS: RESULTS-2, and so on.")
-    ] = False,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Only the I-th of N parts of every run, e.g. 1/4 to 4/4 on four machines."),
+        typer.Option(
+            metavar="I/N", rich_help_panel="Computing", help="Only part I of N, e.g. 1/4 to 4/4 on four machines."
+        ),
     ] = None,
-    baseline: BaselineOption = None,
     trust_code: TrustCodeOption = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say what would be done, what is done already, and what the rest takes."),
+        typer.Option(
+            "--dry-run", rich_help_panel="Computing", help="Only say what would be done, what is done, and the time."
+        ),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", rich_help_panel="Output", help="Start over in a new folder: RESULTS-2, ...")
     ] = False,
     as_json: JsonOption = False,
+    **options: Any,
 ) -> None:
     """Run a study: embed, sample episodes, adapt, store every outcome, test, and write leaderboard.csv and report.html.
 
     Without STUDY and options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
     """
     from fewshot_bench._io.resuming import goes_on_in
-    from fewshot_bench.cli.planned_study import planned_study
-    from fewshot_bench.cli.study_options import typed_arguments
 
-    plan = planned_study(context, study, setting, set_, trusts_code=trust_code)
-    from fewshot_bench.study import free_folder, fresh_folder  # after the names have been looked at
+    plan = planned_study(context, study, setting, trusts_code=trust_code)
+    from fewshot_bench.study import free_folder, fresh_folder  # after the names have been checked
 
     if fresh and shard is not None:
         raise typer.BadParameter("--fresh takes a folder of its own for every shard; name one with --results instead.")
@@ -209,11 +100,13 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
     """Run the studies, and say what they have found; exit code 1 where episodes failed."""
     from functools import partial
 
-    from fewshot_bench.cli.study_options import typed_arguments
-    from fewshot_bench.cli.terminal import ProgressBars
-    from fewshot_bench.study import Shard
+    from fewshot_bench.cli.progress_bars import ProgressBars
 
-    part = None if shard is None else Shard.read(shard)
+    part = None
+    if shard is not None:
+        from fewshot_bench.study import Shard  # imports torch
+
+        part = Shard.read(shard)
     asked = {**context.params, "device": plan.studies[0].device}
     with ProgressBars() as progress, chosen_engine(asked, progress) as computing:
         from fewshot_bench.study import run_plan  # which imports torch; not for an engine that there is not
@@ -244,7 +137,7 @@ def _tell_shard(shard: str | None, result: PlanResult, as_json: bool) -> None:
 def _look_ahead(plan: StudyPlan, as_json: bool) -> None:
     """Print what the studies are going to do and take; exit code 2 where something is missing."""
     from fewshot_bench.cli.dry_run import show_forecast
-    from fewshot_bench.cli.terminal import ProgressBars
+    from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.study.dry_run import forecast
 
     with ProgressBars() as progress:

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from fewshot_bench.cli.options import JsonOption, ResultsOption
+from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.cli.study_options import ResultsOption
 
 
 def status(

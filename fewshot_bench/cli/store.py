@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewshot_bench._io.text import printable
-from fewshot_bench.cli.options import JsonOption, ResultsOption, results_folder
+from fewshot_bench.cli.options import JsonOption, command_group, results_folder
+from fewshot_bench.cli.study_options import ResultsOption
 
 if TYPE_CHECKING:
     from fewshot_bench._io.locations import Place
     from fewshot_bench.outcomes.checking import CellCheck
     from fewshot_bench.outcomes.maintenance import Compacted, Damaged
 
-store = typer.Typer(help="Look after stored outcomes.", no_args_is_help=True)
+store = command_group("Look after stored outcomes.")
 
 _DAMAGED = 1
 """Exit code of a check or a compaction that found damage."""

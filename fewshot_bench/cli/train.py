@@ -84,7 +84,7 @@ def train(
 
     After a stop, the same command goes on from the last epoch that was saved.
     """
-    from fewshot_bench.cli.terminal import ProgressBars
+    from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.study.known_names import refuse_misspelt_training
 
     recipe = {

@@ -86,7 +86,7 @@ def refuse_misspelt(kind: Kind, name: str) -> None:
         raise UnknownNameError(kind, name, known, answer=answer)
 
 
-def refuse_misspelt_of(study: Study) -> None:
+def refuse_misspelt_study(study: Study) -> None:
     """See that every name in a study could be known, before anything heavy is imported.
 
     Raises:

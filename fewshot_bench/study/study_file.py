@@ -1,8 +1,6 @@
-"""The study file: a grid of datasets, shots, methods and runs, as `study.toml` says it, and the studies it stands for.
+"""The study file: a grid of datasets, shots, methods and runs in TOML, the studies it describes, and the presets.
 
-docs/studies.md describes it for those who write one.
-
-Studies that come with the package, by name.
+docs/studies.md describes the file for those who write one.
 """
 
 from __future__ import annotations
@@ -31,24 +29,32 @@ MOST_STUDIES = 2_000
 _NETWORK = ("backbone", "weights", "checkpoints")
 
 
+def _several(field: str, default: Any, **changes: Any) -> Any:
+    """The field of a study that a file may give several values."""
+    of_study = Study.model_fields[field]
+    return Field(default, **({"description": of_study.description, "alias": of_study.alias} | changes))
+
+
 class MethodTable(MethodOptions):
-    """One `[[methods]]` table; several backbones or values of lambda or tau are so many methods."""
+    """One `[[methods]]` table; each backbone and each value of lambda and tau makes a method."""
 
     datasets: tuple[str, ...] | None = None
-    backbone: tuple[str, ...] | None = Field(default=None, min_length=1)
-    lambda_: tuple[Lambda, ...] = Field(default=(0.9,), alias="lambda", min_length=1)
-    tau: tuple[Tau, ...] = Field(default=(0.5,), min_length=1)
+    backbone: tuple[str, ...] | None = _several("backbone", None, min_length=1)
+    lambda_: tuple[Lambda, ...] = _several("lambda_", (0.9,), min_length=1)
+    tau: tuple[Tau, ...] = _several("tau", (0.5,), min_length=1)
 
 
 class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
-    """The whole file. What it says of methods holds for every table that does not say otherwise."""
+    """The whole file. Its keys of methods are the defaults of every `[[methods]]` table."""
 
-    name: str = ""
-    description: str = ""
-    datasets: tuple[str, ...] = Field(default=("glyphs",), min_length=1)
-    baseline: str | dict[str, str] | None = None
-    outputs: Outputs = Outputs()
-    methods: tuple[MethodTable, ...] = ()
+    name: str = Field("", description="Name of the study. Default: the file's name.")
+    description: str = Field("", description="One line for people.")
+    datasets: tuple[str, ...] = _several("dataset", ("glyphs",), min_length=1)
+    baseline: str | dict[str, str] | None = _several(
+        "baseline", None, description='Method to test the others against; per dataset: `baseline.cifar-fs = "..."`.'
+    )
+    outputs: Outputs = Field(Outputs(), description="A table, see below.")
+    methods: tuple[MethodTable, ...] = Field((), description="Tables, see below.")
 
     def baselines(self) -> dict[str, str]:
         """What was named as the baseline, by dataset."""
