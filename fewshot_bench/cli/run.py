@@ -23,7 +23,8 @@ from fewshot_bench.cli.options import (
     WorkersOption,
     chosen_engine,
 )
-from fewshot_bench.cli.study_options import planned_study, study_command, typed_arguments
+from fewshot_bench.cli.study_options import planned_study, takes_fields, typed_arguments
+from fewshot_bench.study.study import NamedHyperParameters, Study
 
 if TYPE_CHECKING:
     from fewshot_bench.study.plan import StudyPlan
@@ -36,7 +37,7 @@ _CANNOT_RUN = 2
 """Exit code of a dry run that found what keeps the study from running."""
 
 
-@study_command()
+@takes_fields(Study, NamedHyperParameters)
 def run(
     context: typer.Context,
     study: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -17,87 +17,75 @@ if TYPE_CHECKING:
     from fewshot_bench.study.study_parser import Override
 
 _SECTIONS = ("data", "method", "episodes", "computing", "output")
-_WITHOUT_OPTION = ("fractions", "hyper_parameters")  # said by --split and --set
+_WITHOUT_OPTION = ("fractions", "hyper_parameters")  # --split and --set give them
 _FIRST = ("dataset", "backbone", "results")
 
 
-def field_option(name: str, *, text: str = "", has_bounds: bool = True, **changes: Any) -> Any:
-    """The option of a field of a study.
+def field_option(name: str, model: type[Options] = Study, *, text: str = "", has_bounds: bool = True) -> Any:
+    """The option of a field.
 
     Args:
         name: of the field.
+        model: that has it.
         text: instead of the field's help.
         has_bounds: whether the command line checks the bounds of a number; otherwise the model does.
-        changes: keyword arguments of `typer.Option`.
     """
-    model = _model_of(name)
-    field = model.model_fields[name]
-    found: dict[str, Any] = {"help": text or field.description, "rich_help_panel": model.fact(name, "section").title()}
-    if metavar := model.fact(name, "metavar") or "|".join(choices(name)):
+    field, found = model.model_fields[name], dict[str, Any]()
+    if metavar := model.fact(name, "metavar") or "|".join(model.choices(name)):
         found["metavar"] = metavar
     if name == "results":
         found["parser"] = results_folder
-    if has_bounds:
-        bounds = {key: getattr(part, key) for part in field.metadata for key in ("ge", "le") if hasattr(part, key)}
-        found |= {{"ge": "min", "le": "max"}[key]: value for key, value in bounds.items()}
-    return typer.Option(model.flag(name), **(found | changes))
+    for part in field.metadata if has_bounds else ():
+        found |= {"min": part.ge} if hasattr(part, "ge") else {"max": part.le} if hasattr(part, "le") else {}
+    panel = model.fact(name, "section").title()
+    return typer.Option(model.flag(name), help=text or field.description, rich_help_panel=panel, **found)
 
 
-def _model_of(name: str) -> type[Options]:
-    return Study if name in Study.model_fields else NamedHyperParameters
-
-
-def choices(name: str) -> tuple[str, ...]:
-    """The words that a field takes; none if it takes others."""
-    annotation = _model_of(name).model_fields[name].annotation
-    literal = next((part for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal), None)
-    return get_args(literal)
-
-
-def study_command(
-    *, without: Collection[str] = (), defaults: Mapping[str, Any] | None = None, texts: Mapping[str, str] | None = None
+def takes_fields(
+    *models: type[Options],
+    only: Collection[str] = (),
+    without: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
+    has_bounds: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command with `**options` take an option for every field of a study.
+    """Let a command with `**options` take an option for every field of some models.
 
     Args:
-        without: fields that make no sense there.
+        models: of the fields.
+        only: these fields; all by default.
+        without: not these.
         defaults: that differ from the fields' own.
         texts: help that differs from the fields' own.
+        has_bounds: see `field_option`.
     """
-    fields = [*_FIRST, *Study.model_fields, *NamedHyperParameters.model_fields]
-    names = [name for name in dict.fromkeys(fields) if name not in (*_WITHOUT_OPTION, *without)]
+    homes = {name: model for model in models for name in model.model_fields if name not in (*_WITHOUT_OPTION, *without)}
+    names = sorted([name for name in homes if not only or name in only], key=lambda name: name not in _FIRST)
+    changed, helps = defaults or {}, texts or {}
+
+    def parameter(name: str) -> inspect.Parameter:
+        model, text = homes[name], helps.get(name, "")
+        default = changed.get(name, model.model_fields[name].get_default())
+        kind: Any = None | model.kind(name) if default is None else model.kind(name)
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        annotation = Annotated[kind, field_option(name, model, text=text, has_bounds=has_bounds)]
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
         own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
-        made = [_parameter(name, defaults or {}, (texts or {}).get(name, "")) for name in names]
-        parameters = sorted([*made, *own], key=_section)
-        parameters.sort(key=lambda parameter: parameter.kind)  # the argument before all options
+        parameters = sorted([*map(parameter, names), *own], key=lambda each: (each.kind, _section(each)))
         function.__dict__["__signature__"] = signature.replace(parameters=parameters)
-        function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        function.__annotations__ = {each.name: each.annotation for each in parameters}
         return function
 
     return decorate
 
 
-def _parameter(name: str, defaults: Mapping[str, Any], text: str) -> inspect.Parameter:
-    model = _model_of(name)
-    field = model.model_fields[name]
-    default = defaults.get(name, field.get_default())
-    number = next((part for part in (field.annotation, *get_args(field.annotation)) if part in (int, float)), None)
-    kind: Any = str if number is None or model.takes_several(name) else number
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=",".join(map(str, default)) if isinstance(default, tuple) else default,
-        annotation=Annotated[kind | None if default is None else kind, field_option(name, text=text, has_bounds=False)],
-    )
-
-
 def _section(parameter: inspect.Parameter) -> int:
     """The position of a parameter's section in the help."""
     panels = [getattr(part, "rich_help_panel", None) for part in get_args(parameter.annotation)]
-    return next((_SECTIONS.index(panel.lower()) for panel in panels if panel), -1)
+    return next((_SECTIONS.index(panel.lower()) for panel in panels if panel), len(_SECTIONS))
 
 
 ResultsOption = Annotated[Place, field_option("results")]
@@ -297,10 +285,14 @@ def _options_beside_a_file(context: typer.Context, study: str) -> list[Override]
             overrides.append(Override((name,), plain, f"--{name} {plain}"))
         elif name in Study.model_fields or name in NamedHyperParameters.model_fields:
             raise StudyError(
-                f"{_model_of(name).flag(name)} describes a study, and {study} describes it already. Change the file, "
+                f"{_flag(name)} describes a study, and {study} describes it already. Change the file, "
                 f"or use --set {_key(name, value)}={value}."
             )
     return overrides
+
+
+def _flag(name: str) -> str:
+    return (Study if name in Study.model_fields else NamedHyperParameters).flag(name)
 
 
 def _key(name: str, value: object) -> str:

@@ -12,11 +12,12 @@ from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption, as
 from fewshot_bench.cli.study_options import (
     chosen_fields,
     named_backbones,
-    study_command,
+    takes_fields,
     typed_arguments,
     typed_fields,
     validated_study,
 )
+from fewshot_bench.study.study import NamedHyperParameters, Study
 
 if TYPE_CHECKING:
     from fewshot_bench._io.locations import Place
@@ -30,7 +31,9 @@ _TEXTS = {
 }
 
 
-@study_command(
+@takes_fields(
+    Study,
+    NamedHyperParameters,
     without=("split", "baseline"),
     defaults={"shots": "1", "episodes": 600, "runs": 1, "losses": "ce+schane"},
     texts=_TEXTS,

@@ -107,18 +107,32 @@ class Options(BaseModel):
         return extra.get(fact) if isinstance(extra, dict) else None
 
     @classmethod
+    def _types(cls, name: str) -> tuple[Any, ...]:
+        """The annotation of a field, and its parts."""
+        annotation = cls.model_fields[name].annotation
+        return annotation, *get_args(annotation)
+
+    @classmethod
     def takes_several(cls, name: str) -> bool:
         """Whether the value of a field is a list."""
-        return _has_tuple(cls.model_fields[name].annotation)
+        return any(get_origin(part) is tuple for part in cls._types(name))
+
+    @classmethod
+    def choices(cls, name: str) -> tuple[str, ...]:
+        """The words that a field takes; none if it takes others."""
+        return next((get_args(part) for part in cls._types(name) if get_origin(part) is Literal), ())
+
+    @classmethod
+    def kind(cls, name: str) -> type:
+        """What the command line reads for a field: bool, int or float; text for everything else, which the model reads."""
+        if cls.takes_several(name):
+            return str
+        return next((part for part in cls._types(name) if part in (bool, int, float)), str)
 
     @classmethod
     def flag(cls, name: str) -> str:
         """What a field is called on the command line, such as "--base-loss"."""
         return cls.fact(name, "flag") or f"--{name.rstrip('_').replace('_', '-')}"
-
-
-def _has_tuple(annotation: Any) -> bool:
-    return get_origin(annotation) is tuple or any(_has_tuple(part) for part in get_args(annotation))
 
 
 # fmt: off  # one field, one to three lines: to be read as a table

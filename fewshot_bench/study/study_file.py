@@ -198,13 +198,15 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
 
     def _method_fields(self, table: MethodTable) -> dict[str, Any]:
         """What a table says, and what the file says for all tables where this one is silent."""
-        from fewshot_bench.study.checkpoints import SAID_BY_A_CHECKPOINT
-
         own, common = _said(table, MethodTable), _said(self, MethodTable)
         if own.keys() & set(_NETWORK):  # another network: the file's weights are not for it
             common = {name: value for name, value in common.items() if name not in _NETWORK}
         if "checkpoints" in own:
-            common = {name: value for name, value in common.items() if name not in SAID_BY_A_CHECKPOINT}
+            common = {
+                name: value
+                for name, value in common.items()
+                if name not in Study.fields_where("is_fixed_by_checkpoint")
+            }
         if not self._can_be_read_so(own) and any(self._can_be_read_so(_said(one, MethodTable)) for one in self.methods):
             common.pop("reading", None)
         accepted = self._accepted(table)

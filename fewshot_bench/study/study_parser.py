@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -70,12 +70,8 @@ def _own(adaptation: str) -> set[str]:
 def takes_several(path: KeyPath) -> bool:
     """Whether the value of a key is a list."""
     model = model_at(path[:-1])
-    field = None if model is None else fields_of(model).get(str(path[-1]))
-    return field is not None and _has_tuple(field.annotation)
-
-
-def _has_tuple(annotation: Any) -> bool:
-    return get_origin(annotation) is tuple or any(_has_tuple(part) for part in get_args(annotation))
+    names = {} if model is None else {field.alias or name: name for name, field in model.model_fields.items()}
+    return model is not None and path[-1] in names and model.takes_several(names[str(path[-1])])
 
 
 def normalised(data: dict[str, Any]) -> dict[str, Any]:

@@ -37,23 +37,12 @@ from fewshot_bench.study.execute import fitting_protocols, opened_dataset
 from fewshot_bench.study.known_names import GROUPS
 from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations, refuse_reading_without_effect
 from fewshot_bench.study.networks import initial_backbone
-from fewshot_bench.study.study import Study
+from fewshot_bench.study.study import SAMPLER_FIELDS, Study
 
 Value = bool | int | float | str
 
-NOT_OF_THE_METHOD = frozenset(
-    {
-        *("split", "fractions", "way", "shots", "query", "episodes", "runs", "seed"),
-        *("sampler", "alpha", "least_way", "least_shot"),
-        *("device", "chunk", "results", "baseline"),
-    }
-)
+NOT_OF_THE_METHOD = frozenset(Study.fields_where("section", "episodes", "computing", "output"))
 """Fields of a study that fix its episodes, or say where it runs: no part of what is done with an episode."""
-
-_NO_HYPER_PARAMETERS = NOT_OF_THE_METHOD | {
-    "dataset", "least_images", "class_depth", "layout", "backbone", "weights", "checkpoints", "training_seed",
-    "base_losses", "adaptations", "losses", "hyper_parameters",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +95,7 @@ PAPER_GRID = Grid((Axis("lambda", (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)), Axis("ta
 
 def swept_fields() -> dict[str, str]:
     """The fields of a study that a grid may vary, by the name that a user types."""
-    return {name.rstrip("_"): name for name in Study.model_fields if name not in _NO_HYPER_PARAMETERS}
+    return {name.rstrip("_"): name for name in Study.fields_where("is_axis")}
 
 
 def check_names(names: Iterable[str], adaptation: str) -> None:
@@ -154,8 +143,7 @@ def text_of(values: Mapping[str, Value]) -> str:
 
 
 CONTRASTIVE_FIELDS = ("lambda", "tau", "reading")
-_OF_A_SAMPLER = {"sampler", "alpha", "least_way", "least_shot"}
-_NOT_OF_A_POINT = {"device", "chunk", "results", "baseline", "episodes", "runs"}
+_NOT_OF_A_POINT = {*Study.fields_where("section", "computing", "output"), "episodes", "runs"}
 
 
 @dataclass(frozen=True)
@@ -354,7 +342,7 @@ def _irrelevant(study: Study, grid: Grid) -> dict[str, Value]:
 def _key(study: Study, dataset_fingerprint: str) -> str:
     fields = study.model_dump(exclude=_NOT_OF_A_POINT)
     if study.sampler == STANDARD_SAMPLER:  # keys are as they were before there were others
-        fields = {name: value for name, value in fields.items() if name not in _OF_A_SAMPLER}
+        fields = {name: value for name, value in fields.items() if name not in SAMPLER_FIELDS}
     if study.choose == "none":  # as well
         del fields["choose"]
     files = {name: _digest_of_file(value) for name, value in fields.items() if isinstance(value, Path)}
