@@ -1,4 +1,4 @@
-"""`fewshot-bench data`: bring datasets into the canonical store, and say what is there."""
+"""`fewshot-bench data`: import, download, list and check datasets."""
 
 from __future__ import annotations
 
@@ -43,16 +43,15 @@ class FilterChoice(str, Enum):
 @data.command("import")
 def import_(
     name: Annotated[str, typer.Argument(help="A benchmark (see: data ls), or a name for images of your own.")],
-    source: Annotated[
-        str, typer.Option("--from", help="A folder, an archive, a manifest (.csv, .tsv, .parquet), or hf:NAME.")
-    ],
+    source: Annotated[str, typer.Option("--from", help="Folder, archive, manifest (.csv, .tsv, .parquet) or hf:NAME.")],
     size: Annotated[int | None, typer.Option(min=8, max=1024, help="Side of the stored images in pixels.")] = None,
     fit: Annotated[
-        FitChoice | None, typer.Option(help="squash changes the aspect ratio; crop keeps the middle.")
+        FitChoice | None, typer.Option(help="squash changes the aspect ratio; crop keeps the centre.")
     ] = None,
     interpolation: Annotated[FilterChoice | None, typer.Option(help="Filter for resizing.")] = None,
     split: Annotated[
-        str | None, typer.Option(help="Divide your own classes into base, validation and novel, e.g. 0.6,0.2,0.2.")
+        str | None,
+        typer.Option(help="Divide your own classes into base, validation, novel: 0.6,0.2,0.2."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of that division.")] = 0,
     least_images: Annotated[int, field_option("least_images")] = 1,
@@ -61,13 +60,13 @@ def import_(
     replace: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build a dataset from files that you have; the layout is recognised by looking."""
+    """Build a dataset from your files; their layout is recognised."""
     from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.datasets import import_dataset
     from fewshot_bench.datasets.importing import is_benchmark
 
     if not source.strip():
-        raise typer.BadParameter("--from names nothing; give a folder or a file.")
+        raise typer.BadParameter("--from is empty; give a folder or a file.")
     if not is_benchmark(name):
         from fewshot_bench.datasets import OwnOptions
 
@@ -118,13 +117,13 @@ def _import_own(
 def get(
     name: Annotated[str, typer.Argument(help="A benchmark; see: data ls.")],
     accept_terms: Annotated[
-        bool, typer.Option("--accept-terms", help="You have read and accept the dataset's terms of use.")
+        bool, typer.Option("--accept-terms", help="You have read the dataset's terms of use and accept them.")
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the downloaded files after the import.")] = False,
     replace: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Download a dataset from its public link, check it, and build it; an interrupted download goes on."""
+    """Download a dataset from its public link, check it, and build it; an interrupted download resumes."""
     from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.datasets.importing import download_dataset
 
@@ -155,15 +154,13 @@ def ls(as_json: JsonOption = False) -> None:
 
 @data.command("check")
 def check(
-    subject: Annotated[
-        str | None, typer.Argument(help="A dataset's name, or a path that might be one; everything by default.")
-    ] = None,
+    subject: Annotated[str | None, typer.Argument(help="A dataset's name, or a path. Default: everything.")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every stored byte and compare.")] = False,
     class_depth: Annotated[int | None, field_option("class_depth")] = None,
     layout: Annotated[str, field_option("layout")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is there, what is missing, under which terms it may be used, and what to type next."""
+    """Show what is stored, what is missing, the terms of use, and the next command."""
     from fewshot_bench.datasets import OwnOptions
     from fewshot_bench.datasets.catalogue import DATASETS
     from fewshot_bench.datasets.check import check_dataset, check_everything, check_place
@@ -184,12 +181,15 @@ def check(
     else:
         diagnoses = [check_dataset(subject, deep=deep)]
     if as_json:
-        facts = [{"subject": one.subject, **one.facts, "next": one.next_commands} for one in diagnoses]
+        facts = [
+            {"subject": diagnosis.subject, **diagnosis.facts, "next": diagnosis.next_commands}
+            for diagnosis in diagnoses
+        ]
         typer.echo(json.dumps(facts if subject is None else facts[0], indent=1))
     else:
-        for one in diagnoses:
-            _print(one)
-    damaged = [one.subject for one in diagnoses if one.is_damaged]
+        for diagnosis in diagnoses:
+            _print(diagnosis)
+    damaged = [each.subject for each in diagnoses if each.is_damaged]
     if damaged:
         raise DatasetError(f"{len(damaged)} of {len(diagnoses)} datasets are damaged: {', '.join(damaged)}.")
 
@@ -225,7 +225,7 @@ def _describe(dataset: Dataset, as_json: bool) -> None:
 
 
 def report_notes(recipe: Mapping[str, Any]) -> None:
-    """Say on stderr what a user should know about a dataset: warnings, and all that was left out of own images."""
+    """Print warnings about a dataset, and what was left out of own images, to stderr."""
     from fewshot_bench.datasets.own_images import left_out_lines
 
     for warning in recipe.get("warnings", []):

@@ -1,9 +1,10 @@
-"""`fewshot-bench ls`: what can be named."""
+"""`fewshot-bench ls`: the names of datasets, backbones, adaptations, losses, checkpoints and studies."""
 
 from __future__ import annotations
 
 import json
 import textwrap
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -11,13 +12,20 @@ import typer
 from fewshot_bench.cli.options import JsonOption
 from fewshot_bench.errors import UnknownNameError
 
-_KINDS = ("datasets", "backbones", "adaptations", "losses", "checkpoints", "studies")
-_SINGULAR = dict(zip(_KINDS, ("dataset", "backbone", "adaptation", "loss", "checkpoint", "study"), strict=True))
+_LISTS = {
+    "datasets": ("dataset", "datasets", "DATASETS"),
+    "backbones": ("backbone", "backbones", "BACKBONES"),
+    "adaptations": ("adaptation", "adaptation", "ADAPTATIONS"),
+    "losses": ("loss", "losses", "LOSSES"),
+    "checkpoints": ("checkpoint", "study.checkpoints", "checkpoint_entries"),
+    "studies": ("study", "study.study_file", "preset_entries"),
+}
+"""By kind: one of it, the module that knows them, and a registry or a function there."""
 
 
 def ls(
     kind: Annotated[str, typer.Argument(help="datasets, backbones, adaptations, losses, checkpoints or studies.")],
-    name: Annotated[str | None, typer.Argument(help="Only the one of that name, in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show only this one, in full.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List datasets, backbones, adaptations with their hyper-parameters, losses, checkpoints or studies."""
@@ -32,7 +40,7 @@ def ls(
         typer.echo(json.dumps(rows, indent=1))
         return
     if not rows:
-        typer.echo("there are no checkpoints yet. See: fewshot-bench train --help")
+        typer.echo("There are no checkpoints yet. See: fewshot-bench train --help")
         return
     if kind == "adaptations":
         _show_adaptations(rows, in_full=name is not None)
@@ -61,40 +69,25 @@ def _named(kind: str, known: Any, name: str) -> Any:
         return known[name]
     entries = {entry.name: entry for entry in known}
     if name not in entries:
-        raise UnknownNameError(_SINGULAR[kind], name, entries)
+        raise UnknownNameError(_LISTS[kind][0], name, entries)
     return entries[name]
 
 
 def _registry(kind: str) -> Any:
-    if kind == "datasets":
-        from fewshot_bench.datasets import DATASETS
+    """The entries of a kind.
 
-        return DATASETS
-    if kind == "backbones":
-        from fewshot_bench.backbones import BACKBONES
-
-        return BACKBONES
-    if kind == "adaptations":
-        from fewshot_bench.adaptation import ADAPTATIONS
-
-        return ADAPTATIONS
-    if kind == "losses":
-        from fewshot_bench.losses import LOSSES
-
-        return LOSSES
-    if kind == "checkpoints":
-        from fewshot_bench.study.checkpoints import checkpoint_entries
-
-        return checkpoint_entries()
-    if kind == "studies":
-        from fewshot_bench.study.study_file import preset_entries
-
-        return preset_entries()
-    raise UnknownNameError("list", kind, _KINDS)
+    Raises:
+        UnknownNameError: there is no such kind.
+    """
+    if kind not in _LISTS:
+        raise UnknownNameError("list", kind, _LISTS)
+    _, module, name = _LISTS[kind]
+    found = getattr(import_module(f"fewshot_bench.{module}"), name)
+    return found() if callable(found) else found
 
 
 def _state(kind: str, entry: Any) -> dict[str, Any]:
-    """What else is known of an entry: whether a dataset is here, and what can be set of an adaptation."""
+    """More facts about an entry: whether a dataset is imported, and the hyper-parameters of an adaptation."""
     if kind == "datasets":
         from fewshot_bench.datasets import is_available
 
@@ -114,7 +107,7 @@ def _show_adaptations(rows: list[dict[str, Any]], *, in_full: bool) -> None:
 
     Args:
         rows: as for JSON.
-        in_full: whether the meaning of each hyper-parameter is folded to the width of the terminal, or cut off there.
+        in_full: whether the meaning of each hyper-parameter is wrapped at the width of the terminal, or cut off.
     """
     from shutil import get_terminal_size
 
@@ -143,7 +136,7 @@ def _show_adaptations(rows: list[dict[str, Any]], *, in_full: bool) -> None:
             else:
                 typer.echo(first + textwrap.shorten(text or "-", max(20, width - len(first)), placeholder=" ..."))
     if not in_full:
-        typer.echo("\nEach takes features as well: l2 where nothing else is said, or raw, cl2, power, signed-power.")
-        typer.echo("* is what --choose support-cv and --choose ensemble vary")
-        typer.echo("all, all-inductive, all-transductive: for --adapt, the heads on frozen embeddings among these")
+        typer.echo("\nEach also takes features: l2 by default, or raw, cl2, power, signed-power.")
+        typer.echo("* --choose support-cv and --choose ensemble vary these")
+        typer.echo("all, all-inductive, all-transductive: these heads on frozen embeddings, for --adapt")
         typer.echo("in full: fewshot-bench ls adaptations NAME")

@@ -89,16 +89,16 @@ def run(
         if fresh:
             folder = free_folder(plan.results) if dry_run else made.enter_context(fresh_folder(plan.results))
             plan = plan.into(folder)
-            # As recorded with every cell, and told at the end.
+            # For the record of every cell and the resume command.
             context.find_root().obj[:] = goes_on_in(typed_arguments(context), plan.results)
         if dry_run:
-            _look_ahead(plan, as_json)
+            _dry_run(plan, as_json)
         else:
             _work(context, plan, shard, as_json)
 
 
 def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: bool) -> None:
-    """Run the studies, and say what they have found; exit code 1 where episodes failed."""
+    """Run the studies and show their results; exit code 1 if episodes failed."""
     from functools import partial
 
     from fewshot_bench.cli.progress_bars import ProgressBars
@@ -110,33 +110,33 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
         part = Shard.read(shard)
     asked = {**context.params, "device": plan.studies[0].device}
     with ProgressBars() as progress, chosen_engine(asked, progress) as computing:
-        from fewshot_bench.study import run_plan  # which imports torch; not for an engine that there is not
+        from fewshot_bench.study import run_plan  # imports torch, which an unknown engine should not wait for
         from fewshot_bench.study.execute import run_known_study
 
         arguments = typed_arguments(context)
         run_one = partial(run_known_study, progress=progress, arguments=arguments, engine=computing, shard=part)
         result = run_plan(plan, progress=progress, run=run_one)
     if result.missing:
-        _tell_shard(shard, result, as_json)
+        _show_shard(shard, result, as_json)
     else:
         _report(plan, result, as_json)
     if result.failures:
-        _tell_failures(result)
+        _show_failures(result)
         raise typer.Exit(_SOME_FAILED)
 
 
-def _tell_shard(shard: str | None, result: PlanResult, as_json: bool) -> None:
-    """Say that a part is done, where others are not."""
+def _show_shard(shard: str | None, result: PlanResult, as_json: bool) -> None:
+    """Say that a shard is done, and others are not."""
     if as_json:
         failed = sum(count for _, count, _ in result.failures)
         typer.echo(json.dumps({"shard": shard, "missing": result.missing, "failed": failed}))
         return
-    typer.echo(f"shard {shard}: its episodes are stored; {result.missing:,} of other shards are not yet.")
+    typer.echo(f"shard {shard}: its episodes are stored; {result.missing:,} of other shards are not.")
     typer.echo("next         the other shards; then the same command without --shard for the table")
 
 
-def _look_ahead(plan: StudyPlan, as_json: bool) -> None:
-    """Print what the studies are going to do and take; exit code 2 where something is missing."""
+def _dry_run(plan: StudyPlan, as_json: bool) -> None:
+    """Print what the studies would do and need; exit code 2 if something is missing."""
     from fewshot_bench.cli.dry_run import show_forecast
     from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.study.dry_run import forecast
@@ -148,21 +148,21 @@ def _look_ahead(plan: StudyPlan, as_json: bool) -> None:
         raise typer.Exit(_CANNOT_RUN)
 
 
-def _tell_failures(result: PlanResult) -> None:
-    """Say which methods failed on how many episodes, and why the first did."""
+def _show_failures(result: PlanResult) -> None:
+    """Print which methods failed on how many episodes, and the first reason."""
     shown = {cell.method.name: cell.method.marked_name for cell in result.cells}
     for name, count, reason in result.failures:
         typer.echo(f"failed       {count:,} episodes of {shown.get(name, name)}: {printable(reason)}", err=True)
-    typer.echo("             what is stored stays; the same command tries these again", err=True)
+    typer.echo("             Stored results were not changed. The same command tries these again.", err=True)
 
 
-def _tell_weights(result: PlanResult) -> None:
-    """Say what was taken from files of weights, and which methods are stored under other names."""
+def _show_notes(result: PlanResult) -> None:
+    """Print how weights files were read, which methods were skipped, and which are stored under other names."""
     from fewshot_bench.study.provenance import weights_note
 
-    notes = [weights_note(cell.provenance) for cell in result.cells]
+    notes = [*result.left_out, *(weights_note(cell.provenance) for cell in result.cells)]
     notes += [
-        f"{asked} is stored as {stored}: the weights and settings are the same. Its results go on under that name."
+        f"{asked} is stored as {stored}: the weights and settings are the same. Its results continue under that name."
         for stored, asked in result.asked_names.items()
     ]
     for note in dict.fromkeys(filter(None, notes)):
@@ -170,7 +170,7 @@ def _tell_weights(result: PlanResult) -> None:
 
 
 def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
-    """Write the leaderboard and the page, print this study's part of it, and say where everything is."""
+    """Write the outputs, print this study's part of the leaderboard, and say where everything is."""
     from fewshot_bench.cli.data import report_notes
     from fewshot_bench.cli.leaderboard import show, show_answers
     from fewshot_bench.datasets.own_images import recipe_line
@@ -184,9 +184,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     )
     for dataset in result.datasets.values():
         report_notes(dict(dataset.recipe))
-    for sentence in result.left_out:
-        typer.echo(printable(f"note: {sentence}"), err=True)
-    _tell_weights(result)
+    _show_notes(result)
     if why_no_figures:
         typer.echo(why_no_figures, err=True)
     rows = rows_of_cells(frame, result.cells)

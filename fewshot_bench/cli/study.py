@@ -8,7 +8,7 @@ import typer
 
 
 def study(name: Annotated[str, typer.Argument(help="See: fewshot-bench ls studies.")]) -> None:
-    """Print a study that comes with the package, to be edited: fewshot-bench study quickstart > mine.toml."""
+    """Print a study that comes with the package, to edit: fewshot-bench study quickstart > mine.toml."""
     from fewshot_bench.study.study_file import known_preset
 
     typer.echo(known_preset(name), nl=False)

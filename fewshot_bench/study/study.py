@@ -124,7 +124,7 @@ class Options(BaseModel):
 
     @classmethod
     def kind(cls, name: str) -> type:
-        """What the command line reads for a field: bool, int or float; text for everything else, which the model reads."""
+        """What the command line reads for a field: bool, int or float; the model reads all else from text."""
         if cls.takes_several(name):
             return str
         return next((part for part in cls._types(name) if part in (bool, int, float)), str)
