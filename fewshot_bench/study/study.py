@@ -181,7 +181,7 @@ class EpisodeOptions(Options):
         0, "Seed of episodes and of dividing your own classes.", "episodes", ge=-LARGEST_SEED, le=LARGEST_SEED
     )
     sampler: SamplerName = option(
-        "standard", "Independent episodes; without shared images; uneven queries; varying way and shot.", "episodes"
+        "standard", "Independent episodes; no shared images; uneven queries; varying way and shot.", "episodes"
     )
     alpha: float | None = option(
         None, "Dirichlet concentration; smaller values make queries more imbalanced. Default: 2.", "episodes"
@@ -243,7 +243,7 @@ class MethodOptions(Options):
     training_seed: int = option(0, "Seed of base-split training.", "method", ge=-(1 << 63), lt=1 << 63)
     adaptations: tuple[str, ...] = option(
         ("centroid",),
-        "Methods (fewshot-bench ls adaptations), or all, all-inductive, all-transductive: heads.",
+        "Methods (fewshot-bench ls adaptations), or groups of heads: all, all-inductive, all-transductive.",
         "method",
         flag="--adapt",
         min_length=1,
