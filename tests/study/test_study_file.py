@@ -237,8 +237,8 @@ def test_set_changes_any_key(plan, change, field, value):
     [
         ("episods=1", "--set episods=1: there is no key 'episods'. Did you mean episodes?"),
         ("episodes=many", "--set episodes=many: episodes should be a valid integer, not 'many'."),
-        ("methods.1.tau=1", "--set methods.1.tau=1: the study has methods.0 alone."),
-        ("methods.tau=1", "--set methods.tau=1: say which of the 1 methods, as in methods.0.tau."),
+        ("methods.1.tau=1", "--set methods.1.tau=1: the study has methods.0 only."),
+        ("methods.tau=1", "--set methods.tau=1: name one of the 1 methods, as in methods.0.tau."),
         ("methods.0.tua=1", "--set methods.0.tua=1: there is no key 'tua' in methods. Did you mean tau?"),
         ("outputz.latex=true", "--set outputz.latex=true: there is no key 'outputz'. Did you mean outputs?"),
         ("name.x=1", "--set name.x=1: name is not a table"),
