@@ -42,7 +42,7 @@ def audit(
     download: DownloadOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that stored results are complete, counted right, on the tasks they name, without leaks, and reproducible.
+    """Check that stored results are complete, correct, on the tasks they name, without leaks, and reproducible.
 
     Nothing that the results name is executed without --trust-code or downloaded without --download.
 

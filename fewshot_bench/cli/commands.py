@@ -65,7 +65,7 @@ class Commands(TyperGroup):
         if isinstance(found, typer.Typer):
             return get_command(found)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(cmd_name, cls=SectionedCommand, context_settings={"max_content_width": _WIDTH})(found)
+        single.command(cmd_name, cls=SectionedCommand)(found)
         return get_command(single)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -98,6 +98,7 @@ class SectionedCommand(TyperCommand):
 app = typer.Typer(
     name="fewshot-bench",
     cls=Commands,
+    context_settings={"max_content_width": _WIDTH},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewshot_bench.cli.options import JsonOption, command_group, numbers
-from fewshot_bench.cli.study_options import takes_fields
+from fewshot_bench.cli.study_options import field_option, takes_fields
 from fewshot_bench.study.study import SAMPLER_FIELDS, Study
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def verify(
 
 
 @episodes.command()
-@takes_fields(Study, only=_FIELDS, texts=_TEXTS, has_bounds=True)
+@takes_fields(Study, only=_FIELDS, texts=_TEXTS)
 def show(
     *,
     shot: Annotated[int, typer.Option(help="Labelled images per class.")] = 1,
@@ -95,22 +95,22 @@ def _rows(images: ImageSplit, drawn: Episodes) -> list[dict[str, Any]]:
 
 
 @episodes.command()
-@takes_fields(
-    Study,
-    only=(*_FIELDS, "shots", "episodes", "runs"),
-    defaults={"episodes": None, "runs": None},
-    texts=_TEXTS
-    | {"episodes": "Episodes per run. Default: 3000; disjoint: all there are.", "runs": "Default: 3; disjoint: 1."},
-    has_bounds=True,
-)
+@takes_fields(Study, only=(*_FIELDS, "shots"), texts=_TEXTS)
 def freeze(
-    *, out: Annotated[Path, typer.Option(help="Folder for the lock files.")] = Path("episodes"), **options: Any
+    *,
+    episodes: Annotated[
+        int | None, field_option("episodes", text="Episodes per run. Default: 3000; disjoint: all there are.")
+    ] = None,
+    runs: Annotated[int | None, field_option("runs", text="Runs. Default: 3; disjoint: one.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the lock files.")] = Path("episodes"),
+    **options: Any,
 ) -> None:
     """Write one lock file per number of shots."""
     from fewshot_bench.datasets import open_dataset
     from fewshot_bench.episodes.locks import lock, write_lock
 
     opened = open_dataset(options["dataset"])
+    options |= {"episodes": episodes, "runs": runs}
     for shot in numbers(options.pop("shots"), "--shots"):
         typer.echo(f"wrote {write_lock(lock(opened, _protocol(opened.name, shot, options)), out)}")
 

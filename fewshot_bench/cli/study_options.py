@@ -47,7 +47,6 @@ def takes_fields(
     without: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
     texts: Mapping[str, str] | None = None,
-    has_bounds: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a command with `**options` take an option for every field of some models.
 
@@ -57,7 +56,6 @@ def takes_fields(
         without: not these.
         defaults: that differ from the fields' own.
         texts: help that differs from the fields' own.
-        has_bounds: see `field_option`.
     """
     homes = {name: model for model in models for name in model.model_fields if name not in (*_WITHOUT_OPTION, *without)}
     names = sorted([name for name in homes if not only or name in only], key=lambda name: name not in _FIRST)
@@ -68,7 +66,7 @@ def takes_fields(
         default = changed.get(name, model.model_fields[name].get_default())
         kind: Any = None | model.kind(name) if default is None else model.kind(name)
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        annotation = Annotated[kind, field_option(name, model, text=text, has_bounds=has_bounds)]
+        annotation = Annotated[kind, field_option(name, model, text=text, has_bounds=False)]
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class TrainingOptions(Options):
     """The options of `train`; those of the recipe are named like its fields, and None is the recipe's default."""
 
-    dataset: str = option("glyphs", "Trains on its base split (fewshot-bench data ls).", "data")
+    dataset: str = option("glyphs", "Dataset with a base split (fewshot-bench data ls).", "data")
     backbone: str = option("conv4_64", "Name (fewshot-bench ls backbones), or timm:NAME.", "method")
     loss: str = option("ce", "Name (fewshot-bench ls losses), e.g. ce+schane.", "method")
     weights: str | None = option(None, "Weights to start from: safetensors or a PyTorch state dict.", "method")

@@ -271,7 +271,7 @@ class ComputingOptions(Options):
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", "computing")
     chunk: int | None = option(None, "Episodes computed at once; never changes a result.", "computing", ge=1)
     results: ResultsPlace = option(
-        Path("results"), "Folder or URL (s3://...) for everything that is written.", "output", metavar="FOLDER"
+        Path("results"), "Results folder, or a URL such as s3://bucket/folder.", "output", metavar="FOLDER"
     )
 
 
@@ -293,9 +293,7 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
     )
     lambda_: Lambda = option(0.9, "Weight of the contrastive term.", "method", alias="lambda", is_axis=True)
     tau: Tau = option(0.5, "Temperature of the contrastive term.", "method", is_axis=True)
-    baseline: str | None = option(
-        None, "Method to test the others against (name or part of it). Default: the first.", "output"
-    )
+    baseline: str | None = option(None, "Method to test the others against (name or part of it).", "output")
     # fmt: on
 
     @model_validator(mode="after")
@@ -376,7 +374,9 @@ class NamedHyperParameters(Options):
     """Hyper-parameters of adaptations that have an option of their own, beside `--set`."""
 
     tune: str | None = option(
-        None, "What finetune trains: all, last:N, norm, bias, lora[:RANK], head, or sums such as norm+last:N.", "method"
+        None,
+        "What finetune trains: all, last:N, norm, bias, lora[:RANK], head, or combinations such as norm+last:N.",
+        "method",
     )
     bn: str | None = option(None, "Batch norm of finetune: frozen, support or transductive.", "method")
     views: int | None = option(
