@@ -127,7 +127,7 @@ WRONG = {
     "way = 5\nmethods = { backbone = 'x' }": (
         "line 2: methods should be a list, not {'backbone': 'x'}."
     ),
-    "fractions = [0.5, 0.5]": "line 1: fractions has another number of values than it takes.",
+    "fractions = [0.5, 0.5]": "line 1: fractions has the wrong number of values.",
     "adaptations = ['centriod']": "line 1: there is no adaptation called 'centriod'. Did you mean centroid or entropy?",
     "\n[[methods]]\nbase_losses = ['ce',\n 'ce+shane']": (
         "line 4: there is no loss called 'ce+shane'. Did you mean ce+schane"
@@ -161,7 +161,7 @@ WRONG = {
     ),
     "[[methods]]\nadaptations = ['centroid', 'os:system']": "Or type it: --set methods.0.adaptations=os:system",
     "datasets = ['os:system']": "line 1: os:system names code",
-    "datasets = ['glyphs', 'hf:a/b']": "line 1: hf:a/b names code, which a study file has imported only with",
+    "datasets = ['glyphs', 'hf:a/b']": "line 1: hf:a/b names code, which is imported from a study file only with",
     "losses = ['timm:resnet18']": "line 1: timm:resnet18 names code",
     "base_losses = ['hf:x']": "line 1: hf:x names code",
     "backbone = 'evil:1'": "line 1: evil:1 names code",
