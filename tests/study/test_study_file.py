@@ -156,7 +156,7 @@ WRONG = {
     "backbone = ['conv4_32', 'conv4_64']\nuntil_ci = 0.2": "line 2: until_ci stops the methods of one network together",
     "backbone = ['conv4_32', 'os:system']": "Or type it: --set backbone=os:system",
     "backbone = 'os:system'": (
-        "line 1: os:system names code, which a study file has imported only with --trust-code. Or type it: "
+        "line 1: os:system names code, which is imported from a study file only with --trust-code. Or type it: "
         "--set backbone=os:system"
     ),
     "[[methods]]\nadaptations = ['centroid', 'os:system']": "Or type it: --set methods.0.adaptations=os:system",
