@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from enum import Enum
@@ -14,7 +15,7 @@ from fewshot_bench.cli.options import JsonOption, command_group
 from fewshot_bench.cli.study_options import field_option
 
 if TYPE_CHECKING:
-    from fewshot_bench.datasets import Dataset, OwnOptions
+    from fewshot_bench.datasets import Dataset
     from fewshot_bench.datasets.check import Diagnosis
     from fewshot_bench.datasets.own_tree import Layout
 
@@ -62,54 +63,31 @@ def import_(
 ) -> None:
     """Build a dataset from your files; their layout is recognised."""
     from fewshot_bench.cli.progress_bars import ProgressBars
-    from fewshot_bench.datasets import import_dataset
-    from fewshot_bench.datasets.importing import is_benchmark
+    from fewshot_bench.datasets import OwnOptions, import_dataset, import_own_images
+    from fewshot_bench.datasets.importing import check_is_free_for_own_images, is_benchmark
+    from fewshot_bench.datasets.own_images import with_fractions
 
     if not source.strip():
         raise typer.BadParameter("--from is empty; give a folder or a file.")
-    if not is_benchmark(name):
-        from fewshot_bench.datasets import OwnOptions
-
-        options = OwnOptions(
-            size=size,
-            fit=fit.value if fit else OwnOptions.fit,
-            interpolation=interpolation.value if interpolation else OwnOptions.interpolation,
-            least_images=least_images,
-            class_depth=class_depth,
-            layout=cast("Layout", layout),
-        )
-        _import_own(name, source, options, split, seed, replace, as_json)
-        return
-    if split is not None or least_images != 1 or class_depth is not None or layout != "auto":
-        raise typer.BadParameter(
-            f"--split, --min-images, --class-depth and --layout are for your own images; {name} has official splits."
-        )
-    with ProgressBars() as progress:
-        dataset = import_dataset(
-            name,
-            Path(source),
-            size=size,
-            fit=fit.value if fit else None,
-            interpolation=interpolation.value if interpolation else None,
-            replace=replace,
-            progress=progress,
-        )
-    _describe(dataset, as_json)
-
-
-def _import_own(
-    name: str, source: str, options: OwnOptions, split: str | None, seed: int, replace: bool, as_json: bool
-) -> None:
-    from fewshot_bench.cli.progress_bars import ProgressBars
-    from fewshot_bench.datasets import import_own_images
-    from fewshot_bench.datasets.importing import check_is_free_for_own_images
-    from fewshot_bench.datasets.own_images import with_fractions
-
-    check_is_free_for_own_images(name)
-    if split is not None:
-        options = with_fractions(options, split, seed)
-    with ProgressBars() as progress:
-        dataset = import_own_images(name, source, options, replace_stored=replace, progress=progress)
+    chosen: dict[str, Any] = {
+        "fit": fit.value if fit else None,
+        "interpolation": interpolation.value if interpolation else None,
+    }
+    own = OwnOptions(least_images=least_images, class_depth=class_depth, layout=cast("Layout", layout))
+    if is_benchmark(name):
+        if split is not None or own != OwnOptions():
+            raise typer.BadParameter(
+                "--split, --min-images, --class-depth and --layout are for your own images; "
+                f"{name} has official splits."
+            )
+        with ProgressBars() as progress:
+            dataset = import_dataset(name, Path(source), size=size, **chosen, replace=replace, progress=progress)
+    else:
+        check_is_free_for_own_images(name)
+        own = dataclasses.replace(own, size=size, **{key: value for key, value in chosen.items() if value})
+        own = own if split is None else with_fractions(own, split, seed)
+        with ProgressBars() as progress:
+            dataset = import_own_images(name, source, own, replace_stored=replace, progress=progress)
     _describe(dataset, as_json)
 
 
