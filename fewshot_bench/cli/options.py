@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -13,8 +12,6 @@ from fewshot_bench._io.toml import value_of
 
 if TYPE_CHECKING:
     from fewshot_bench._io.locations import Place as Place
-    from fewshot_bench.engine.engine import Engine
-    from fewshot_bench.progress import Progress
     from fewshot_bench.statistics import Correction
 else:
     Place = str  # Typer takes no union of types; the value is what the parser makes
@@ -186,63 +183,3 @@ def assignment(text: str, option: str = "--set", values: str = "VALUE") -> tuple
     if not equals or not name:
         raise typer.BadParameter(f"{option} takes NAME={values}, not '{text}'.")
     return name, value
-
-
-EngineOption = Annotated[
-    str,
-    typer.Option(metavar="local|ray", rich_help_panel="Computing", help="One process or many; same results."),
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOST:PORT",
-        rich_help_panel="Computing",
-        help="Ray cluster, or auto on its machines. Default: a new one.",
-    ),
-]
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, rich_help_panel="Computing", help="Ray workers. Default: as many as fit.")
-]
-CpusOption = Annotated[
-    int | None, typer.Option(min=1, rich_help_panel="Computing", help="Cores and threads per Ray worker. Default: 1.")
-]
-GpusOption = Annotated[
-    float | None,
-    typer.Option(min=0, rich_help_panel="Computing", help="GPUs per Ray worker. Default: 1 if there are any."),
-]
-WaitOption = Annotated[
-    float | None,
-    typer.Option(min=0, rich_help_panel="Computing", help="Seconds to wait for room on a Ray node. Default: 60."),
-]
-
-_RAY_OPTIONS = ("ray_address", "workers", "cpus_per_worker", "gpus_per_worker", "ray_wait")
-
-
-@contextmanager
-def chosen_engine(options: Mapping[str, Any], progress: Progress) -> Iterator[Engine | None]:
-    """The engine that options name; None for this process. What it starts ends with the context.
-
-    Args:
-        options: parameters of the command: `engine`, `device`, `ray_address`, `workers`, ...
-        progress: shows that the command waits for workers.
-
-    Raises:
-        typer.BadParameter: there is no such engine, or it has no such option.
-        StudyError: Ray is not installed, or its cluster cannot be reached or has no room.
-    """
-    given = {name: options[name] for name in _RAY_OPTIONS if options[name] is not None}
-    if options["engine"] == "local":
-        if given:
-            raise typer.BadParameter(f"--{next(iter(given)).replace('_', '-')} is for --engine ray.")
-        yield None
-    elif options["engine"] == "ray":
-        from fewshot_bench.engine.ray_engine import RayEngine
-
-        names = {"ray_address": "address", "ray_wait": "patience"}
-        wanted = RayEngine(device=options["device"], **{names.get(name, name): given[name] for name in given})
-        with ExitStack() as opened:
-            with progress.step("waiting for workers", 0):
-                engine = opened.enter_context(wanted)
-            yield engine
-    else:
-        raise typer.BadParameter(f"--engine takes local or ray, not '{options['engine']}'.")

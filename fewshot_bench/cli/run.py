@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import gc
 import json
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_bench._io.text import printable
-from fewshot_bench.cli.options import (
-    AddressOption,
-    CpusOption,
-    EngineOption,
-    GpusOption,
-    JsonOption,
-    SetOption,
-    TrustCodeOption,
-    WaitOption,
-    WorkersOption,
-    chosen_engine,
-)
+from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption
 from fewshot_bench.cli.study_options import planned_study, takes_fields, typed_arguments
-from fewshot_bench.study.study import NamedHyperParameters, Study
+from fewshot_bench.study.study import NamedHyperParameters, Options, Study, option
 
 if TYPE_CHECKING:
+    from fewshot_bench.engine.engine import Engine
+    from fewshot_bench.progress import Progress
     from fewshot_bench.study.plan import StudyPlan
     from fewshot_bench.study.run import PlanResult
 
@@ -36,8 +28,31 @@ _SOME_FAILED = 1
 _CANNOT_RUN = 2
 """Exit code of a dry run that found what keeps the study from running."""
 
+_RAY_OPTIONS = ("ray_address", "workers", "cpus_per_worker", "gpus_per_worker", "ray_wait")
 
-@takes_fields(Study, NamedHyperParameters)
+
+# fmt: off  # one field, one line: to be read as a table
+class RunOptions(Options):
+    """The options of `run` that do not describe a study."""
+
+    setting: str | None = option(None, "best.toml of a sweep: use what it chose.", "method", metavar="FILE")
+    engine: str = option("local", "One process or many; same results.", "computing", metavar="local|ray")
+    ray_address: str | None = option(
+        None, "Ray cluster, or auto on its machines. Default: a new one.", "computing", metavar="HOST:PORT"
+    )
+    workers: int | None = option(None, "Ray workers. Default: as many as fit.", "computing", ge=1)
+    cpus_per_worker: int | None = option(None, "Cores and threads per Ray worker. Default: 1.", "computing", ge=1)
+    gpus_per_worker: float | None = option(None, "GPUs per Ray worker. Default: 1 if there are any.", "computing", ge=0)
+    ray_wait: float | None = option(None, "Seconds to wait for room on a Ray node. Default: 60.", "computing", ge=0)
+    shard: str | None = option(None, "Only part I of N, e.g. 1/4 to 4/4 on four machines.", "computing", metavar="I/N")
+    dry_run: bool = option(False, "Only say what would be done, what is done, and the time.", "computing")
+    fresh: bool = option(False, "Start over in a new folder: RESULTS-2, ...", "output")
+
+
+# fmt: on
+
+
+@takes_fields(Study, NamedHyperParameters, RunOptions)
 def run(
     context: typer.Context,
     study: Annotated[
@@ -46,31 +61,7 @@ def run(
     ] = None,
     *,
     set_: SetOption = None,
-    setting: Annotated[
-        Path | None, typer.Option(rich_help_panel="Method", help="best.toml of a sweep: use what it chose.")
-    ] = None,
-    engine: EngineOption = "local",
-    ray_address: AddressOption = None,
-    workers: WorkersOption = None,
-    cpus_per_worker: CpusOption = None,
-    gpus_per_worker: GpusOption = None,
-    ray_wait: WaitOption = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N", rich_help_panel="Computing", help="Only part I of N, e.g. 1/4 to 4/4 on four machines."
-        ),
-    ] = None,
     trust_code: TrustCodeOption = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", rich_help_panel="Computing", help="Only say what would be done, what is done, and the time."
-        ),
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", rich_help_panel="Output", help="Start over in a new folder: RESULTS-2, ...")
-    ] = False,
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
@@ -80,6 +71,8 @@ def run(
     """
     from fewshot_bench._io.resuming import goes_on_in
 
+    fresh, shard, dry_run = options["fresh"], options["shard"], options["dry_run"]
+    setting = None if options["setting"] is None else Path(options["setting"])
     plan = planned_study(context, study, setting, trusts_code=trust_code)
     from fewshot_bench.study import free_folder, fresh_folder  # after the names have been checked
 
@@ -109,7 +102,7 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
 
         part = Shard.read(shard)
     asked = {**context.params, "device": plan.studies[0].device}
-    with ProgressBars() as progress, chosen_engine(asked, progress) as computing:
+    with ProgressBars() as progress, _chosen_engine(asked, progress) as computing:
         from fewshot_bench.study import run_plan  # imports torch, which an unknown engine should not wait for
         from fewshot_bench.study.execute import run_known_study
 
@@ -123,6 +116,36 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
     if result.failures:
         _show_failures(result)
         raise typer.Exit(_SOME_FAILED)
+
+
+@contextmanager
+def _chosen_engine(options: Mapping[str, Any], progress: Progress) -> Iterator[Engine | None]:
+    """The engine that options name; None for this process. What it starts ends with the context.
+
+    Args:
+        options: parameters of the command: `engine`, `device`, `ray_address`, `workers`, ...
+        progress: shows that the command waits for workers.
+
+    Raises:
+        typer.BadParameter: there is no such engine, or it has no such option.
+        StudyError: Ray is not installed, or its cluster cannot be reached or has no room.
+    """
+    given = {name: options[name] for name in _RAY_OPTIONS if options[name] is not None}
+    if options["engine"] == "local":
+        if given:
+            raise typer.BadParameter(f"--{next(iter(given)).replace('_', '-')} is for --engine ray.")
+        yield None
+    elif options["engine"] == "ray":
+        from fewshot_bench.engine.ray_engine import RayEngine
+
+        names = {"ray_address": "address", "ray_wait": "patience"}
+        wanted = RayEngine(device=options["device"], **{names.get(name, name): given[name] for name in given})
+        with ExitStack() as opened:
+            with progress.step("waiting for workers", 0):
+                engine = opened.enter_context(wanted)
+            yield engine
+    else:
+        raise typer.BadParameter(f"--engine takes local or ray, not '{options['engine']}'.")
 
 
 def _show_shard(shard: str | None, result: PlanResult, as_json: bool) -> None:

@@ -66,7 +66,7 @@ def takes_fields(
         default = changed.get(name, model.model_fields[name].get_default())
         kind: Any = None | model.kind(name) if default is None else model.kind(name)
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        annotation = Annotated[kind, field_option(name, model, text=text, has_bounds=False)]
+        annotation = Annotated[kind, field_option(name, model, text=text, has_bounds=model is not Study)]
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
