@@ -157,7 +157,8 @@ def _outcome(typed: list[str]) -> int:
             typer.echo(message, err=True)
             return _USER_ERROR
         advice = _advice_on_files(message, typed) or "See: fewshot-bench --help"
-        return _complain(f"{message.rstrip('.')}. {advice}") if message else _USER_ERROR
+        sentence = message if message.endswith("?") else f"{message.rstrip('.')}."
+        return _complain(f"{sentence} {advice}") if message else _USER_ERROR
     except BrokenPipeError:
         sys.stderr.close()
         return 0
