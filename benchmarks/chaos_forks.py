@@ -104,6 +104,7 @@ class ForkServer:
 def import_what_run_needs() -> None:
     """Once for all processes that are forked."""
     import fewshot_bench.cli.terminal
+
     import fewshot_bench.report.page
     import fewshot_bench.study  # noqa: F401  # only that it is imported counts
 
