@@ -102,11 +102,17 @@ class ForkServer:
 
 
 def import_what_run_needs() -> None:
-    """Once for all processes that are forked."""
-    import fewshot_bench.cli.terminal
+    """Import what `fewshot-bench run` imports on its way to a report, which is most of a short command's time."""
+    import itables  # noqa: F401  # only that it is imported counts, here and below
+    import pandas.io.formats.style  # noqa: F401
+    import timm  # noqa: F401
+    import torchvision.transforms.v2  # noqa: F401
 
-    import fewshot_bench.report.page
-    import fewshot_bench.study  # noqa: F401  # only that it is imported counts
+    from fewshot_bench import study, training
+
+    for package in (study, training):  # their names are imported on first use
+        for name in package.__all__:
+            getattr(package, name)
 
 
 def serve() -> None:

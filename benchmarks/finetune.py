@@ -38,11 +38,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from fewshot_bench.errors import StudyError
+from fewshot_bench.finetuning.episode_tasks import EpisodeTask, ImageTasks, StepViews
 from fewshot_bench.finetuning.memory import bytes_per_episode, episodes_that_fit, is_out_of_memory
+from fewshot_bench.finetuning.network_parts import NetworkParts, network_parts
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
-from fewshot_bench.finetuning.trainer import EpisodeTask, EpisodeTrainer, ImageTasks
-from fewshot_bench.finetuning.tuned_parameters import NetworkParts, network_parts
-from fewshot_bench.finetuning.views import StepViews
+from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.training.augmentation import choose_augmentation
 from fewshot_bench.training.randomness import episode_keys
 

@@ -194,10 +194,10 @@ def write_png_pickle(path: Path, count: int) -> Path:
 
 def own_memory(path: Path) -> float:
     """MiB of its own, without mapped files, that a process holds when it has read every image of such a pickle."""
-    from fewshot_bench.datasets.images import PixelRecipe
-    from fewshot_bench.datasets.safe_pickle import read_pickle
+    from fewshot_bench.datasets.images import Preprocessing
+    from fewshot_bench.datasets.sources.safe_pickle import read_pickle
 
-    recipe = PixelRecipe()
+    recipe = Preprocessing()
     items = read_pickle(path)
     for item in items:
         recipe.decode(item.tobytes())

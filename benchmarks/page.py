@@ -29,8 +29,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
+from fewshot_bench.report.content import gather
 from fewshot_bench.report.leaderboard import current_leaderboard
-from fewshot_bench.report.page import gather, page_html
+from fewshot_bench.report.page import page_html
 
 DATASETS, SHOTS = ("cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet"), (1, 5)
 ADAPTATIONS = ("centroid", "logistic", "finetune-head", "finetune")

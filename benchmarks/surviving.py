@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 
 from fewshot_bench._io.locations import HOME_VARIABLE
-from fewshot_bench.engine.engine import Chunk, Crew, Finished, Worker
+from fewshot_bench.engine.engine import Chunk, Finished, Worker, WorkerPool
 from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.study import Study, run_study
@@ -109,30 +109,30 @@ class Recording(LocalEngine):
         self.seconds = 0.0
 
     @contextmanager
-    def method(self, make: Callable[[], Worker]) -> Iterator[Crew]:
+    def workers(self, make: Callable[[], Worker]) -> Iterator[WorkerPool]:
         """See `LocalEngine`; the time is that from when the worker is there until it is let go."""
         self.worker = worker = make()
         began = time.perf_counter()
-        with super().method(lambda: worker) as crew:
-            yield _Noting(crew, self.chunks)
+        with super().workers(lambda: worker) as pool:
+            yield _Noting(pool, self.chunks)
         self.seconds = time.perf_counter() - began
 
 
 class _Noting:
     room = 1
 
-    def __init__(self, crew: Crew, chunks: list[Chunk]) -> None:
-        self._crew, self._chunks = crew, chunks
+    def __init__(self, pool: WorkerPool, chunks: list[Chunk]) -> None:
+        self._pool, self._chunks = pool, chunks
 
     def chunk(self, protocol: Protocol) -> int:
-        return self._crew.chunk(protocol)
+        return self._pool.chunk(protocol)
 
     def start(self, chunk: Chunk) -> None:
         self._chunks.append(chunk)
-        self._crew.start(chunk)
+        self._pool.start(chunk)
 
     def finished(self) -> list[Finished]:
-        return self._crew.finished()
+        return self._pool.finished()
 
 
 def measure_processes(folder: Path, options: argparse.Namespace) -> Times:

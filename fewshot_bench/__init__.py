@@ -55,40 +55,21 @@ if TYPE_CHECKING:
 
 # Imported on first use: `import fewshot_bench` and `fewshot-bench --help` must not wait for torch.
 _ROOMS = {
-    "BDCSPN": "adaptation",
-    "BaselinePlusPlus": "adaptation",
-    "Centroid": "adaptation",
-    "Entropy": "adaptation",
-    "Finetune": "adaptation",
-    "FinetuneHead": "adaptation",
-    "ILPC": "adaptation",
-    "KNearestNeighbours": "adaptation",
-    "LDA": "adaptation",
-    "LabelPropagation": "adaptation",
-    "LaplacianShot": "adaptation",
-    "Logistic": "adaptation",
-    "Matching": "adaptation",
-    "PTMAP": "adaptation",
-    "Ridge": "adaptation",
-    "SupportVectorMachine": "adaptation",
-    "TIM": "adaptation",
-    "BackboneRequest": "backbones",
-    "create_backbone": "backbones",
-    "embed": "backbones",
-    "OwnOptions": "datasets",
-    "import_dataset": "datasets",
-    "import_own_images": "datasets",
-    "open_dataset": "datasets",
-    "adapt": "engine.adapt",
-    "FewshotBenchError": "errors",
-    "Protocol": "episodes",
-    "sample_by_shape": "episodes",
-    "sample_episodes": "episodes",
-    "compare": "report",
-    "Study": "study",
-    "TrainingPlan": "study",
-    "run_study": "study",
-    "train_backbone": "study",
+    name: room
+    for room, names in {
+        "adaptation": (
+            "BDCSPN BaselinePlusPlus Centroid Entropy Finetune FinetuneHead ILPC KNearestNeighbours LDA "
+            "LabelPropagation LaplacianShot Logistic Matching PTMAP Ridge SupportVectorMachine TIM"
+        ),
+        "backbones": "BackboneRequest create_backbone embed",
+        "datasets": "OwnOptions import_dataset import_own_images open_dataset",
+        "engine.adapt": "adapt",
+        "errors": "FewshotBenchError",
+        "episodes": "Protocol sample_by_shape sample_episodes",
+        "report": "compare",
+        "study": "Study TrainingPlan run_study train_backbone",
+    }.items()
+    for name in names.split()
 }
 __all__ = sorted(_ROOMS)
 

@@ -1,8 +1,7 @@
-"""Which code somebody's own adaptation, loss or backbone is: its source and its distribution, as part of its identity.
+"""The identity of a plug-in's code: the digest of its source, and its distribution.
 
-What belongs to this project, to Python or to the packages whose versions are recorded anyway has no identity of its
-own. Of everything else the source counts: of the module that defines a thing, and of the modules that it imports from
-the same package or folder, at whatever depth.
+This project, Python and the packages whose versions are recorded anyway need no identity. For everything else the
+source counts: of the module that defines a thing, and of all that this module imports from its package or folder.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from fewshot_bench.source_loading import loaded_source
+from fewshot_bench.user_code import INSTALLED, loaded_source
 
 _WITH_VERSIONS = ("fewshot_bench", "torch", "torchvision", "timm", "numpy", "scipy")
 """Packages whose versions are recorded with every outcome."""
@@ -34,13 +33,13 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class CodeIdentity:
-    """Which code a thing is.
+    """The identity of the code of a thing.
 
     Attributes:
         name: module and name of the thing.
         digest: over the content of all files.
-        distribution: name and version of the installed distribution that it belongs to; empty where there is none.
-        files: start of the digest of each file, by its path from the folder that its package or module lies in.
+        distribution: name and version of the installed distribution that it belongs to, if any.
+        files: first digits of the digest of each file, by its path from the folder of its package or module.
     """
 
     name: str
@@ -50,7 +49,7 @@ class CodeIdentity:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is any source to tell it by."""
+        """Whether there is a source to identify it by."""
         return not self.digest.startswith(_UNKNOWN)
 
     def as_record(self) -> dict[str, Any]:
@@ -64,14 +63,14 @@ class CodeIdentity:
 
 
 def what_changed(stored: Any, here: Any) -> str:
-    """In what two records of a thing's code differ, in words: files, or the version of the distribution.
+    """How two records of a thing's code differ, in words: files, or the version of the distribution.
 
     Args:
-        stored: a record as `CodeIdentity.as_record` makes it, or whatever a stranger has put there.
-        here: likewise.
+        stored: a record by `CodeIdentity.as_record`, or anything that a stranger wrote in its place.
+        here: the record of the code in this process.
     """
-    files, now = (_mapping(_mapping(record).get("files")) for record in (stored, here))
-    changed = [name for name in sorted(files.keys() | now.keys()) if files.get(name) != now.get(name)]
+    before, now = (_mapping(_mapping(record).get("files")) for record in (stored, here))
+    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     if not changed:
         versions = [str(_mapping(record).get("distribution") or "none") for record in (stored, here)]
         return f"{versions[0]}, now {versions[1]}" if versions[0] != versions[1] else "another definition"
@@ -84,87 +83,86 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def code_of(thing: Any, *, module: str = "", installed: Distribution | None = None) -> CodeIdentity | None:
-    """The identity of the code of a thing, or None where that has none of its own.
+    """The identity of the code of a thing; None for what needs none.
 
-    It is that of the source which was loaded: a file that changes later counts once it is loaded again.
+    It is that of the loaded source: an edit counts once the module is loaded again.
 
     Args:
         thing: a class, a function or another callable.
-        module: that it was found in, which may be another than the one that defines it.
+        module: where the thing was found, if not in the module that defines it.
         installed: the distribution whose entry point it is.
     """
     if isinstance(thing, type) and thing.__module__.partition(".")[0] == "fewshot_bench":
-        return None  # under whatever name somebody's module has it
-    asked = (module, installed)
-    found = _FOUND.get(id(thing))
-    is_another = found is None or found.loaded != _loaded(found.modules) or (any(asked) and found.asked != asked)
-    if found is None or is_another:
-        asked = asked if any(asked) or found is None else found.asked
-        found = _FOUND[id(thing)] = _found(thing, *asked)
-    return found.identity
+        return None  # also where a user's module imports it under another name
+    origin = (module, installed)
+    known = _KNOWN.get(id(thing))
+    is_other = known is None or known.loaded != _loaded(known.modules) or (any(origin) and known.origin != origin)
+    if known is None or is_other:
+        origin = origin if any(origin) or known is None else known.origin
+        known = _KNOWN[id(thing)] = _identified(thing, *origin)
+    return known.identity
 
 
 def source_digest(module: str) -> str:
-    """Digest over the source of a module and of those that it imports from its package or folder.
-
-    Args:
-        module: its name; it has been imported.
+    """Digest over the source of an imported module and of what it imports from its package or folder.
 
     Returns:
-        64 hexadecimal digits; "unknown" where it has no source, as in a notebook.
+        64 hexadecimal digits; "unknown" without a source, as in a notebook.
     """
     files = {source.path: source.digest for source in _sources(module)}
     return _digest(files) if files else _UNKNOWN
 
 
 @dataclass(frozen=True)
-class _Found:
-    """An identity, and how it was found; it holds the thing, so that no other one gets its place in memory."""
+class _Known:
+    """An identity and its origin. It holds the thing, so that no other object gets the same id."""
 
     thing: Any
-    asked: tuple[str, Distribution | None]
+    origin: tuple[str, Distribution | None]
     identity: CodeIdentity | None
     modules: tuple[str, ...] = ()
     loaded: tuple[Any, ...] = ()
 
 
-_FOUND: dict[int, _Found] = {}
+_KNOWN: dict[int, _Known] = {}
 
 
-def _found(thing: Any, module: str, installed: Distribution | None) -> _Found:
-    asked = (module, installed)
+def _identified(thing: Any, module: str, installed: Distribution | None) -> _Known:
+    origin = (module, installed)
     defining = [*_modules_of(thing), *([module] if module else [])]
     modules = [name for name in dict.fromkeys(defining) if not _has_version(name)]
     if not modules:
-        return _Found(thing, asked, None)
-    defined_in, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
-    told = f"{defined_in}:{name}" if defined_in and name else f"{module or modules[0]}:{type(thing).__qualname__}"
-    of_each = [_sources(one) for one in modules]
-    known = tuple(sorted({source.module for sources in of_each for source in sources} | set(modules)))
-    if not all(of_each):
-        # Nobody can say later whether it was the same code, so it is that of no other process.
-        identity = CodeIdentity(told, f"{_UNKNOWN} {secrets.token_hex(8)}")
-        return _Found(thing, asked, identity, known, _loaded(known))
-    files = {source.path: source.digest for sources in of_each for source in sources}
-    of = installed or _distribution_of(modules[0])
-    version = f"{of.metadata['Name']} {of.version}" if of is not None else ""
+        return _Known(thing, origin, None)
+    defined_in, own_name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    is_named = defined_in and own_name
+    name = f"{defined_in}:{own_name}" if is_named else f"{module or modules[0]}:{type(thing).__qualname__}"
+    sources = {module_name: _sources(module_name) for module_name in modules}
+    all_modules = tuple(sorted({source.module for found in sources.values() for source in found} | set(modules)))
+    if not all(sources.values()):
+        # Whether it is the same code later cannot be told, so its identity is never the same again.
+        identity = CodeIdentity(name, f"{_UNKNOWN} {secrets.token_hex(8)}")
+        return _Known(thing, origin, identity, all_modules, _loaded(all_modules))
+    files = {source.path: source.digest for found in sources.values() for source in found}
+    package = installed or _distribution_of(modules[0])
+    version = f"{package.metadata['Name']} {package.version}" if package is not None else ""
     starts = {path: digest[:16] for path, digest in sorted(files.items())}
-    return _Found(thing, asked, CodeIdentity(told, _digest(files), version, starts), known, _loaded(known))
+    identity = CodeIdentity(name, _digest(files), version, starts)
+    return _Known(thing, origin, identity, all_modules, _loaded(all_modules))
 
 
 def _loaded(modules: Iterable[str]) -> tuple[Any, ...]:
-    """The functions and plain values of modules as they are loaded, to see whether they were loaded again."""
+    """The functions and plain values of modules as loaded now, to notice when they are loaded again."""
     state: list[Any] = []
     for name in modules:
         for member in list(vars(sys.modules[name]).values()) if name in sys.modules else []:
-            inner = vars(member).values() if isinstance(member, type) else [member]
-            state += [one.__code__ for one in inner if inspect.isfunction(one)]
-            state += [one for one in inner if type(one) in (int, float, str, bool)]
+            values = vars(member).values() if isinstance(member, type) else [member]
+            state += [value.__code__ for value in values if inspect.isfunction(value)]
+            state += [value for value in values if type(value) in (int, float, str, bool)]
     return tuple(state)
 
 
 def _modules_of(thing: Any) -> list[str]:
-    """The modules that define a thing: of a class also those of its bases, of a wrapped function also its wrapper's."""
+    """The modules that define a thing, including those of base classes and of wrappers."""
     if isinstance(thing, partial):
         inner = [name for part in (thing.func, *thing.args, *thing.keywords.values()) for name in _of_part(part)]
         return list(dict.fromkeys(inner))
@@ -226,7 +224,7 @@ class _Source(NamedTuple):
 
 
 def _sources(name: str) -> list[_Source]:
-    """Every file that a module is made of; none where it has no content that can be read."""
+    """Every file that a module is made of; none without a readable source."""
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     if module is None or not isinstance(file, str):
@@ -235,7 +233,7 @@ def _sources(name: str) -> list[_Source]:
 
 
 def _root(module: ModuleType, file: Path) -> tuple[Path, str, Path]:
-    """The folder that a module is imported from, its name as its path says it, and its file."""
+    """The folder that a module is imported from, its dotted name from there, and its file."""
     spec = getattr(module, "__spec__", None)
     parts = (spec.name if spec is not None else module.__name__).split(".")
     path = file.parent if file.name.startswith("__init__.") else file
@@ -245,18 +243,18 @@ def _root(module: ModuleType, file: Path) -> tuple[Path, str, Path]:
 
 
 class _Folder:
-    """The modules of a folder that one of them imports; of a folder of installed packages those of its own package."""
+    """The modules that one module imports from its folder; of installed packages, from its own package."""
 
     def __init__(self, folder: Path, name: str, file: Path) -> None:
         self._folder, self._name, self._file = folder, name, file
-        is_installed = folder.name in ("site-packages", "dist-packages")
+        is_installed = folder.name in INSTALLED
         self._only = name.partition(".")[0] if is_installed else ""
 
     def sources(self) -> Iterator[_Source]:
-        """Every file; none where the module itself has no content that can be read."""
-        waiting, seen = [self._name], set[Path]()
-        while waiting:
-            for name, file in self._of_name(waiting.pop()):
+        """Every file of the module that can be read."""
+        to_visit, seen = [self._name], set[Path]()
+        while to_visit:
+            for name, file in self._files_of(to_visit.pop()):
                 if file in seen:
                     continue
                 seen.add(file)
@@ -267,10 +265,10 @@ class _Folder:
                 path = file.relative_to(self._folder).as_posix()
                 yield _Source(name, path, hashlib.sha256(content).hexdigest())
                 if file.suffix == ".py":
-                    waiting += _imports(content, name, is_package=file.name == "__init__.py")
+                    to_visit += _imports(content, name, is_package=file.name == "__init__.py")
 
-    def _of_name(self, name: str) -> Iterator[tuple[str, Path]]:
-        """The files that are run to import a name: those of the packages above it, and its own."""
+    def _files_of(self, name: str) -> Iterator[tuple[str, Path]]:
+        """The files that run when a name is imported: those of its parent packages, and its own."""
         parts = name.split(".")
         if self._is_another_package(parts[0]):
             return
@@ -281,7 +279,7 @@ class _Folder:
                 yield part, file
 
     def _is_another_package(self, top: str) -> bool:
-        """Whether a name stands for an installed package or one of Python, and for nothing in this folder."""
+        """Whether a top-level name means an installed or standard package, and nothing in this folder."""
         if top == self._name.partition(".")[0]:
             return False
         file = getattr(sys.modules.get(top), "__file__", None)
@@ -297,10 +295,10 @@ class _Folder:
 
 
 def _imports(content: bytes, name: str, *, is_package: bool) -> Iterator[str]:
-    """Every module that a source may import, at whatever place in it."""
+    """Every module that a source may import, anywhere in it."""
     try:
         tree = ast.parse(content)
-    except (SyntaxError, ValueError, RecursionError):  # it is not imported, or the import has failed
+    except (SyntaxError, ValueError, RecursionError):  # then the import has failed as well
         return
     package = name.split(".") if is_package else name.split(".")[:-1]
     for node in ast.walk(tree):

@@ -1,10 +1,7 @@
 """What can go wrong on the user's side, each with one sentence that says what to do.
 
-The command line turns these exceptions, and only these, into one line on stderr and exit code 2.
-
-The whole traceback of an error that is told in one line, for those who ask: `--debug`, or FEWSHOT_BENCH_DEBUG=1.
-
-An error that travels between processes, or is kept while others are tried, loses its traceback; the text of it stays.
+The command line turns these exceptions, and only these, into one line on stderr and exit code 2. `--debug` or
+FEWSHOT_BENCH_DEBUG=1 also shows the traceback, whose text stays with an error that travels between processes.
 """
 
 from __future__ import annotations
@@ -18,11 +15,11 @@ from contextlib import suppress
 
 
 class FewshotBenchError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of every error that a user can fix."""
 
 
 class UnknownNameError(FewshotBenchError):
-    """A name is in no registry; the message offers the nearest ones, or says what it is called here."""
+    """A name is not registered; the message offers the nearest names, or the name used here."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "", *, answer: str = "") -> None:
         known = sorted(known)
@@ -33,15 +30,15 @@ class UnknownNameError(FewshotBenchError):
 
 
 class CodeError(FewshotBenchError):
-    """What a user names as `module:callable` cannot be imported, or is not what is asked for."""
+    """What a user names as `module:callable` cannot be imported, or is of the wrong kind."""
 
 
 class PluginError(FewshotBenchError):
-    """Somebody's own code raised an error, or returned what it should not; the sentence names its file and line."""
+    """A plug-in raised an error or returned a wrong value; the sentence names its file and line."""
 
 
 class CodeNotTrustedError(FewshotBenchError):
-    """A name means code, or data that runs code, and nobody has said that it may be imported."""
+    """A name means code, or data that runs code, and the user has not said that it may be imported."""
 
     def __init__(self, kind: str, name: str) -> None:
         registry = f"{kind}{'es' if kind.endswith('s') else 's'}".upper()
@@ -59,7 +56,7 @@ class EpisodeError(FewshotBenchError):
 
 
 class ShapeError(FewshotBenchError):
-    """Arrays that belong together do not fit each other."""
+    """Arrays that belong together have different sizes."""
 
 
 class WeightsError(FewshotBenchError):
@@ -71,7 +68,7 @@ class EmbeddingError(FewshotBenchError):
 
 
 class CacheError(FewshotBenchError):
-    """A bound of the cache cannot be read."""
+    """A size or age given for the cache cannot be read."""
 
 
 class StudyError(FewshotBenchError):
@@ -79,7 +76,7 @@ class StudyError(FewshotBenchError):
 
 
 class PlaceError(FewshotBenchError, OSError):
-    """A folder or file behind a URL cannot be opened, reached or written: what an OSError is on a disk."""
+    """A folder or file behind a URL cannot be opened or written, as an OSError says of a disk."""
 
 
 class OutcomeError(FewshotBenchError):
@@ -125,20 +122,15 @@ def is_debugging() -> bool:
 
 
 def keep_traceback(error: BaseException, of: BaseException | None = None) -> None:
-    """Note the traceback of an error as text, unless that has been done.
-
-    Args:
-        error: that is told later, perhaps in another process.
-        of: the error whose traceback it is; itself by default.
-    """
+    """Store the traceback of an error, or of another `of`, in it as text, unless it has one."""
     if not hasattr(error, _ATTRIBUTE):
-        with suppress(AttributeError, TypeError):  # of a class that takes no attributes
+        with suppress(AttributeError, TypeError):  # its class may take no attributes
             source = error if of is None else of
             setattr(error, _ATTRIBUTE, getattr(source, _ATTRIBUTE, "") or "".join(traceback.format_exception(source)))
 
 
 def show_traceback(error: BaseException) -> None:
-    """Write the whole traceback of an error to stderr, if that is wanted, and once however often it is raised."""
+    """Write the traceback of an error to stderr, if tracebacks are wanted, and only once."""
     if not is_debugging():
         return
     keep_traceback(error)

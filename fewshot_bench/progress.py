@@ -1,4 +1,4 @@
-"""How long-running library functions tell the caller how far they are, without knowing who listens."""
+"""How long-running functions report their progress, without knowing who shows it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ class Step(Protocol):
     """One stage under way."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Say that `amount` more units are done; `note` is a short text such as the current loss."""
+        """Report `amount` more units as done, with a short note such as the current loss."""
 
 
 class Progress(Protocol):
     """Something that shows stages to a person."""
 
     def step(self, description: str, total: int, *, unit: str = "") -> AbstractContextManager[Step]:
-        """Open a stage of `total` units, 0 if that is not known; "bytes" are shown in larger units."""
+        """Open a stage of `total` units, 0 if unknown; bytes are shown in larger units."""
 
 
 class _Silence:
@@ -31,7 +31,7 @@ class Silent:
 
     @contextmanager
     def step(self, description: str, total: int, *, unit: str = "") -> Iterator[Step]:
-        """Open a stage that nobody sees."""
+        """Open a stage that is not shown."""
         yield _Silence()
 
 

@@ -1,11 +1,11 @@
 """Names for things that a user picks: datasets, backbones, adaptations, losses.
 
-Each registry is filled by a decorator beside the thing it names. Other packages add to it through entry
-points of the groups `fewshot_bench.datasets`, `.backbones`, `.adaptations` and `.losses`; a user can name anything
-importable as `module:callable`.
+Each registry is filled by a decorator beside the thing it names. Other packages add to it through entry points of the
+groups `fewshot_bench.datasets`, `.backbones`, `.adaptations` and `.losses`; a user can name anything importable as
+`module:callable`.
 
-To look a name up never imports what is named `module:callable`: names also come from files, which strangers write. Who
-knows that a name is the user's own admits it first.
+Looking a name up never imports `module:callable`, since names also come from files that strangers write. A caller that
+knows a name to be the user's own admits it first.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from fewshot_bench.code_identity import CodeIdentity, code_of, what_changed
 from fewshot_bench.errors import CodeError, CodeNotTrustedError, UnknownNameError
-from fewshot_bench.plugins import failure_of, importable_from, imported, is_code
-from fewshot_bench.source_loading import load_from_source
+from fewshot_bench.user_code import import_failure, import_named, is_code, load_from_source, make_importable
 
 T = TypeVar("T")
 
@@ -32,11 +31,11 @@ class Entry(Generic[T]):
     """One registered thing: its factory, a one-line summary, and facts such as paper and year.
 
     Attributes:
-        name: by which it is found.
-        factory: what makes it.
+        name: the registered name.
+        factory: makes the thing.
         summary: one line.
         facts: paper, family and so on.
-        preset: for an alias, the settings that it stands for.
+        preset: the settings that an alias stands for.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Entry(Generic[T]):
 
     @property
     def code(self) -> CodeIdentity | None:
-        """Which code it is; None for a part of this project."""
+        """The identity of its code; None for a part of this project."""
         return code_of(self.factory)
 
 
@@ -65,10 +64,10 @@ class Registry(Generic[T]):
         """Begin empty.
 
         Args:
-            kind: what it names.
-            check: refuses a factory that is not what it should be; called with its name, and with itself.
-            schemes: what may stand before a colon in a name of this kind and is no module.
-            answer: what to say of a name that is not known, in place of the nearest ones; empty for nothing.
+            kind: of the things it names, such as "loss".
+            check: raises for a wrong factory; called with name and factory.
+            schemes: what may stand before a colon without being a module.
+            answer: from an unknown name to the advice for it; empty for the nearest names instead.
         """
         self.kind = kind
         self.group = f"fewshot_bench.{kind}{'es' if kind.endswith('s') else 's'}"
@@ -87,14 +86,7 @@ class Registry(Generic[T]):
         return add
 
     def alias(self, name: str, target: str, *, preset: Mapping[str, Any], **facts: Any) -> None:
-        """Make a registered thing known by another name, which stands for some of its settings.
-
-        Args:
-            name: the other name.
-            target: the name under which the thing is registered.
-            preset: the settings that the other name stands for.
-            **facts: such as paper; family and others are the target's.
-        """
+        """Register an alias of a thing, which stands for some of its settings; `facts` are those that differ."""
         known = self._entries[target]
         settings = " and ".join(f"{key}={value}" for key, value in preset.items())
         summary = f"alias of {target} with {settings}"
@@ -102,15 +94,15 @@ class Registry(Generic[T]):
         self._aliases[name] = target
 
     def target_of(self, name: str) -> str:
-        """The name under which an alias is registered; any other name is its own target."""
+        """The name that an alias stands for; any other name stands for itself."""
         return self._aliases.get(name, name)
 
     def __getitem__(self, name: str) -> Entry[T]:
-        """Find an entry; nothing is imported for it but the installed entry point of that name.
+        """Find an entry; nothing is imported but an installed entry point of that name.
 
         Raises:
             UnknownNameError: nothing is registered under that name.
-            CodeNotTrustedError: the name means code that nobody has admitted.
+            CodeNotTrustedError: the name is code that has not been admitted.
             CodeError: the entry point cannot be imported.
         """
         if name in self._entries:
@@ -126,7 +118,7 @@ class Registry(Generic[T]):
             try:
                 yield self[name]
             except CodeError as error:
-                yield Entry(name, None, f"broken: {error}")  # type: ignore[arg-type]  # there is none to be had
+                yield Entry(name, None, f"broken: {error}")  # type: ignore[arg-type]  # it cannot be imported
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries or name in self._points
@@ -136,24 +128,23 @@ class Registry(Generic[T]):
         return sorted(self._entries.keys() | self._points.keys())
 
     def admit(self, name: str) -> None:
-        """Import what a name of the form `module:callable` means, so that it can be looked up in this process.
+        """Import `module:callable`, so that it can be looked up in this process; other names are left alone.
 
-        It is for names that come from the user's own hand, or that the user trusts by `--trust-code`; never for what a
-        file says. Names of another form need no admission and are left alone.
+        For names that the user typed, or trusts by `--trust-code`; never for what a file says.
 
         Raises:
-            CodeError: it cannot be imported, is not what it should be, or has no source to be told by later.
+            CodeError: it cannot be imported, fails the registry's check, or has no source to identify it by.
         """
         if not is_code(name) or (name in self and name not in self._admitted):
             return
         scheme, _, _ = name.partition(":")
         if scheme not in self._schemes:
-            factory, module = imported(name)
+            factory, module = import_named(name)
             code = code_of(factory, module=module)
             if code is not None and not code.is_known:
                 raise CodeError(
-                    f"{name} has no file with its source, so nobody could tell later which code it was. Put it into a "
-                    "module of its own."
+                    f"{name} has no file with its source, so its code cannot be identified later. Put it into a module "
+                    "of its own."
                 )
             self._add(name, factory, f"{name.partition(':')[2]} of {module}", {})
         self._admitted[name] = None
@@ -161,13 +152,13 @@ class Registry(Generic[T]):
         _ADMITTED[self.kind, name] = code.as_record() if code is not None else {}
 
     def is_admitted(self, name: str) -> bool:
-        """Whether somebody has admitted a name in this process."""
+        """Whether a name has been admitted in this process."""
         return name in self._admitted
 
     def _add(self, name: str, factory: T, summary: str, facts: dict[str, Any]) -> Entry[T]:
         if self._check is not None:
             self._check(name, factory)
-        code_of(factory)  # now, for its file may be edited later
+        code_of(factory)  # now, before its file is edited
         self._entries[name] = Entry(name, factory, summary, facts)
         return self._entries[name]
 
@@ -180,15 +171,15 @@ class Registry(Generic[T]):
         load_from_source()
         try:
             factory = point.load()
-        except (Exception, SystemExit) as error:  # somebody's module may raise anything
-            raise failure_of(error, f"{point.name} ({point.value})") from error
+        except (Exception, SystemExit) as error:  # a plug-in's module may raise anything
+            raise import_failure(error, f"{point.name} ({point.value})") from error
         code_of(factory, module=point.value.partition(":")[0], installed=getattr(point, "dist", None))
         summary = (getattr(factory, "__doc__", None) or point.value).strip().splitlines()[0]
         return self._add(point.name, factory, summary, {"from": point.value})
 
 
 _ADMITTED: dict[tuple[str, str], dict[str, Any]] = {}
-"""Kind and name of what was admitted in this process, and the record of its code."""
+"""The record of the code of every name admitted in this process, by kind and name."""
 
 _REGISTRIES = {
     "dataset": "fewshot_bench.datasets:DATASETS",
@@ -199,17 +190,16 @@ _REGISTRIES = {
 
 
 class WithCode:
-    """A value for another process, which first admits the code that was admitted in this one.
+    """A value for another process, which first admits what this process has admitted.
 
-    Unpickled, it is the value. The names come first in the pickle, so the modules can be imported by the time the value
-    asks for them.
+    It unpickles as the value itself. The names come first in the pickle, so their modules are importable by then.
     """
 
     def __init__(self, value: Any) -> None:
         self._value = value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How it is made elsewhere."""
+        """Admit, then give the value."""
         return _second, (_Admission(), self._value)
 
 
@@ -224,13 +214,13 @@ def _second(first: object, second: Any) -> Any:
 
 
 def _admit_again(folder: str, names: list[tuple[str, str, dict[str, Any]]]) -> None:
-    """Admit what another process, in a folder of this machine or of one like it, has admitted.
+    """Admit what another process has admitted, perhaps on another machine.
 
     Raises:
-        CodeError: it is other code here: a file was edited since, or that machine has another copy.
+        CodeError: the code differs here: a file was edited since, or this machine has another copy.
     """
     if folder and names:
-        importable_from(folder)
+        make_importable(folder)
     for kind, name, record in names:
         registry = resolve_name(_REGISTRIES[kind])
         registry.admit(name)

@@ -16,13 +16,12 @@ from fewshot_bench import Study, run_study
 from fewshot_bench.adaptation import Centroid, EmbeddingAdaptation
 from fewshot_bench.audit import AuditOptions, audit_cell
 from fewshot_bench.audit.method_checks import how_far_behind
-from fewshot_bench.audit.rebuild import Rebuilt, rebuild, recorded_study
+from fewshot_bench.audit.rebuild import RerunOptions, rebuild
 from fewshot_bench.audit.stored_checks import draw_again
 from fewshot_bench.datasets import open_dataset
 from fewshot_bench.engine.classify import EmbeddingClassifier
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.part_file import Part, new_part
+from fewshot_bench.outcomes.part import Identity, Part, new_part
 from fewshot_bench.outcomes.store import episodes_of, parts_in
 from fewshot_bench.progress import SILENT
 
@@ -61,8 +60,8 @@ def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     change(content)
     (folder / "cell.json").write_text(json.dumps(content), encoding="utf-8")
     for part, frame in parts:
-        part.place.unlink()
-        write_part(folder, frame, part.stretch[0])
+        part.location.unlink()
+        write_part(folder, frame, part.episode_range[0])
     return folder.rename(folder.parent / Cell.from_json(json.dumps(content)).key)
 
 
@@ -71,8 +70,8 @@ def with_part(folder: Path, number: int, change: Callable[[pd.DataFrame], None])
     part = parts_in(folder)[number]
     frame = rows_of(folder, part)
     change(frame)
-    part.place.unlink()
-    write_part(folder, frame, part.stretch[0])
+    part.location.unlink()
+    write_part(folder, frame, part.episode_range[0])
 
 
 def rows_of(folder: Path, part: Part) -> pd.DataFrame:
@@ -128,10 +127,7 @@ class Tie:
 def nearest_ties(folder: Path) -> list[Tie]:
     """Every prediction that the method of a cell does not make, the nearest ones first."""
     cell = stored(folder)
-    study = recorded_study(cell, weights=None, trusts_code=False).study
-    assert study is not None
-    method = rebuild(cell, study, open_dataset(cell.protocol.dataset), "cpu", SILENT)
-    assert isinstance(method, Rebuilt)
+    method = rebuild(cell, open_dataset(cell.protocol.dataset), RerunOptions(device="cpu"), SILENT)
     assert isinstance(method.classifier, EmbeddingClassifier)
     frame = OutcomeStore(folder.parent).read(cell)
     ties = []
@@ -167,7 +163,7 @@ def forge(folder: Path, ties: Sequence[Tie]) -> None:
         frame.at[row, "correct"] += tie.gain
     frame["accuracy"] = frame["correct"] / frame["predictions"].map(len)
     for part in parts_in(folder):
-        part.place.unlink()
+        part.location.unlink()
     for run, rows_of_run in frame.groupby("run"):
         write_part(folder, rows_of_run.reset_index(drop=True), int(run))
 

@@ -64,7 +64,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setattr(one, "_entries", dict(one._entries))
         monkeypatch.setattr(one, "_admitted", {})
     monkeypatch.setattr(registry, "_ADMITTED", {})
-    monkeypatch.setattr(code_identity, "_FOUND", {})
+    monkeypatch.setattr(code_identity, "_KNOWN", {})
     yield folder
     files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
     forget({name for name, file in files.items() if not file.startswith(str(tmp_path))})

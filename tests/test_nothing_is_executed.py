@@ -110,7 +110,7 @@ def test_the_package_runs_nothing_that_it_reads():
     own_processes = {(file, danger) for file, danger in found if fnmatchcase(file, "benchmarks/*.py")}
     assert {danger for _, danger in own_processes} <= {"import subprocess"}
     assert found - own_processes == {
-        ("fewshot_bench/datasets/safe_pickle/unpickler.py", "pickle._Unpickler"),
+        ("fewshot_bench/datasets/sources/safe_pickle.py", "pickle._Unpickler"),
         ("fewshot_bench/cli/sweep_workers.py", "import subprocess"),
         ("fewshot_bench/study/provenance.py", "import subprocess"),
     }
@@ -122,12 +122,11 @@ def test_a_sweep_starts_nothing_but_this_program():
     started = [call for call in started if call.startswith("subprocess.")]
     assert len(started) == 1
     assert started[0].startswith("subprocess.Popen(command, ")
-    commands = [
-        ast.unparse(node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "command"
-    ]
-    assert commands == ["[sys.executable, '-c', _BEGIN, _module_folders(), *arguments, '--device', device]"]
+    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    names = ("command", "module_folders")
+    values = {name: [ast.unparse(a.value) for a in assigned if ast.unparse(a.targets[0]) == name] for name in names}
+    assert values["module_folders"] == ["'\\n'.join(filter(None, sys.path))"]
+    assert values["command"] == ["[sys.executable, '-c', _BEGIN, module_folders, *arguments, '--worker', device]"]
     assert "import" not in _BEGIN.replace("import sys\n", "").replace("from fewshot_bench.__main__ import main\n", "")
 
 
@@ -141,7 +140,7 @@ ADMITTING = {
         "fewshot_bench/datasets/catalogue.py", "fewshot_bench/study/admission.py", "fewshot_bench/study/study_file.py",
     },
     "admit_fields": {
-        "fewshot_bench/study/admission.py", "fewshot_bench/study/execute.py", "fewshot_bench/study/sweep.py",
+        "fewshot_bench/study/admission.py", "fewshot_bench/study/run.py", "fewshot_bench/study/sweep.py",
         "fewshot_bench/study/train.py", "fewshot_bench/audit/rebuild.py", "fewshot_bench/cli/study_options.py",
     },
     "admit_checkpoints": {
@@ -168,7 +167,7 @@ def test_only_those_who_have_names_from_a_user_import_what_is_named():
 
 
 def test_the_reader_of_pickles_restricts_one_class_and_makes_none_of_it():
-    tree = ast.parse((PACKAGE / "datasets" / "safe_pickle" / "unpickler.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / "datasets" / "sources" / "safe_pickle.py").read_text(encoding="utf-8"))
     uses = {node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "_Unpickler"}
     bases = {base for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases}
     tables = {node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "dispatch"}

@@ -13,7 +13,7 @@ from conftest import toy_split
 from own_plugins import RAISES, RETURNS, WELL, Mine
 
 from fewshot_bench.adaptation import ADAPTATIONS, EmbeddedSplit
-from fewshot_bench.adaptation.returned import checked_scores
+from fewshot_bench.adaptation.checked_predictions import checked_scores
 from fewshot_bench.backbones import BackboneRequest, create_backbone, embed
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.datasets import open_dataset

@@ -1,4 +1,4 @@
-"""The hub of Hugging Face: whether it can be reached at all, which its own libraries find out in minutes."""
+"""Whether the Hugging Face hub can be reached, which its own libraries take minutes to find out."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _PATIENCE = 5.0  # seconds
 
 
 def why_hub_is_away() -> str:
-    """Why the hub cannot be asked, in words, after one short try; empty where it can."""
+    """Why the hub cannot be reached, after one short try; empty if it can."""
     from huggingface_hub import constants
 
     return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else why_not_reachable(constants.ENDPOINT)
 
 
 def why_not_reachable(url: str) -> str:
-    """Why a server cannot be reached, in words, after one short try; empty where it answers, whatever it says.
+    """Why a server cannot be reached, after one short try; empty if it answers anything.
 
     Args:
-        url: anything on it. Proxies are those of the environment.
+        url: any on the server. Proxies are those of the environment.
     """
     host = urlsplit(url).hostname or url
     answers = [f"{host} did not answer within {_PATIENCE:.0f} s"]
@@ -37,10 +37,10 @@ def why_not_reachable(url: str) -> str:
             answers.append("")
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            # Certificates are for the library to check, which may know others.
+            # The library checks certificates itself, and may know others.
             answers.append("" if isinstance(reason, ssl.SSLError) else f"{host} cannot be reached: {reason}")
 
-    asking = threading.Thread(target=ask, daemon=True)  # to look up a name takes as long as the system likes
+    asking = threading.Thread(target=ask, daemon=True)  # the system may take minutes to look up a name
     asking.start()
     asking.join(_PATIENCE)
     return answers[-1]
@@ -48,7 +48,7 @@ def why_not_reachable(url: str) -> str:
 
 @contextmanager
 def nothing_asked() -> Iterator[None]:
-    """Let the libraries of the hub take what is on this machine, or fail at once."""
+    """Let the libraries of the hub use only files on this machine, or fail at once."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

@@ -1,4 +1,4 @@
-"""Packages whose names are imported on first use, so that what needs little of them does not wait for torch."""
+"""Packages that import their names on first use, so that light commands do not load torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package that imports each of its names from the module that has it.
+    """The `__getattr__` of a package that imports each of its names on first use.
 
     Args:
         package: its name.

@@ -1,6 +1,6 @@
-"""Where the project keeps what it stores for a user: datasets, trained networks, and caches that can be made again.
+"""The folders of datasets, trained networks and caches, and locations of results: paths, or URLs that fsspec knows.
 
-Results may also lie behind a URL that fsspec knows, such as s3://bucket/folder; fsspec is imported for those alone.
+fsspec is imported for URLs only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ else:
 HOME_VARIABLE = "FEWSHOT_BENCH_HOME"
 _OTHER_CACHE: ContextVar[Path | None] = ContextVar("_OTHER_CACHE", default=None)
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_OF_THIS_DISK = ("file", "local")
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 
 
@@ -38,21 +37,21 @@ def place_of(text: str | Place) -> Place:
     """A folder or file by its path or URL; those on a local disk are plain paths.
 
     Args:
-        text: such as "results", "file:///somewhere/results" or "s3://bucket/folder"; what is a place already stays it.
+        text: such as "results", "file:///somewhere/results" or "s3://bucket/folder".
 
     Raises:
-        PlaceError: there is no such kind of URL, or the package that opens it is not installed.
+        PlaceError: this kind of URL is unknown, or the package that opens it is not installed.
     """
-    found = _URL.match(text) if isinstance(text, str) else None
-    if found is None:
-        return Path(text) if isinstance(text, str) else text
-    if found[1].lower() in _OF_THIS_DISK:
-        return _local(str(text))
-    return _behind_url(str(text), found[1])
+    if not isinstance(text, str):
+        return text
+    match = _URL.match(text)
+    if match is None:
+        return Path(text)
+    return _local(text) if match[1].lower() in ("file", "local") else _remote(text, match[1])
 
 
 def is_local(place: Place) -> bool:
-    """Whether a place is on a disk of this machine, or on one that looks like it, such as NFS."""
+    """Whether a place is on a disk, or a network disk such as NFS."""
     return isinstance(place, Path)
 
 
@@ -63,12 +62,12 @@ def _local(url: str) -> Path:
     return Path(unquote(parts.path))
 
 
-def _behind_url(url: str, protocol: str) -> Place:
+def _remote(url: str, protocol: str) -> Place:
     from upath import UPath
 
     try:
-        place = UPath(url, use_listings_cache=False)  # others write there too, so no listing is remembered
-        place.fs  # noqa: B018  # made now, since it needs a package that may be absent
+        place = UPath(url, use_listings_cache=False)  # others write there too
+        place.fs  # noqa: B018  # made now, since it needs a package that may be missing
     except ImportError as error:
         extra = f"fewshot-bench[{_EXTRAS[protocol]}]" if protocol in _EXTRAS else ""
         advice = f'Install it: pip install "{extra}"' if extra else "Install it."
@@ -88,7 +87,7 @@ def datasets_folder() -> Path:
 def checkpoints_folder() -> Path:
     """Folder of the networks that a user trained: `$FEWSHOT_BENCH_HOME/checkpoints`, or the platform's data folder.
 
-    Not in the cache, since they cost more to make again than a cache promises.
+    They are not in the cache, since training them again is expensive.
     """
     return _home(platformdirs.user_data_path("fewshot-bench")) / "checkpoints"
 
@@ -105,11 +104,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def caching_in(folder: Path) -> Iterator[None]:
-    """Have another folder of caches for a while, such as an empty one to make everything anew.
-
-    Args:
-        folder: that `cache_folder` names until the end.
-    """
+    """Let `cache_folder` return another folder within the block, such as an empty one to compute everything again."""
     token = _OTHER_CACHE.set(folder)
     try:
         yield

@@ -1,7 +1,4 @@
-"""The command that goes on in a folder of results, from the one that began there.
-
-Whether this process has saved work that the same command goes on from, for the last words of one that is stopped.
-"""
+"""The command that resumes a study, and whether a stopped command has saved work to resume from."""
 
 from __future__ import annotations
 
@@ -11,18 +8,21 @@ from collections.abc import Sequence
 
 from fewshot_bench._io.locations import Place
 
-_USUAL = "results"
+SAVED = "What is finished is on disk"
+"""The words of a stopped command that has saved work; a process that started others looks for them."""
+_DEFAULT_RESULTS = "results"
+_saved = threading.Event()
 
 
-def goes_on_in(arguments: Sequence[str], results: Place) -> list[str]:
-    """The arguments of a command with another folder of results, and without --fresh, which would begin yet another.
+def resume_arguments(arguments: Sequence[str], results: Place) -> list[str]:
+    """The arguments that resume a command in a folder of results: without `--fresh`, which would begin another.
 
     Args:
         arguments: of the command.
         results: the folder.
     """
     kept = [text for text in _without("--results", arguments) if text != "--fresh"]
-    return [*kept, *_naming(results)]
+    return [*kept, *_results_option(results)]
 
 
 def command_for(arguments: Sequence[str], results: Place | str) -> str:
@@ -30,29 +30,43 @@ def command_for(arguments: Sequence[str], results: Place | str) -> str:
 
     Args:
         arguments: without the folder.
-        results: the folder, as it is called here.
+        results: the folder, by its name here.
     """
-    return shlex.join(["fewshot-bench", *arguments, *_naming(results)])
+    return shlex.join(["fewshot-bench", *arguments, *_results_option(results)])
 
 
-def command_in(command: str, results: Place, *, did_its_part: bool = False) -> str:
-    """The same of a recorded command, which says only the last part of a path or URL.
+def resume_command(command: str, results: Place, *, did_its_part: bool = False) -> str:
+    """The line that resumes a recorded command, which has only the last part of each path or URL.
 
     Args:
-        command: as one line; a stranger's text. What no shell would take is left as it is.
-        results: the folder, as it is called here.
-        did_its_part: whether nothing is left of its shard: what goes on is the command for all of them.
+        command: as one line; a stranger's text. A line that no shell takes is returned unchanged.
+        results: the folder, by its name here.
+        did_its_part: whether its shard is complete, so that the command without `--shard` resumes the study.
     """
     try:
-        arguments = goes_on_in(shlex.split(command), results)
+        arguments = resume_arguments(shlex.split(command), results)
     except ValueError:
         return command
     return shlex.join(_without("--shard", arguments) if did_its_part else arguments)
 
 
-def _naming(results: Place | str) -> list[str]:
-    """What names a folder of results; nothing for the usual one."""
-    return [] if str(results) == _USUAL else ["--results", str(results)]
+def note_saved() -> None:
+    """Note that work was saved: outcomes, an epoch, an entry of the cache, a dataset."""
+    _saved.set()
+
+
+def is_anything_saved() -> bool:
+    """Whether work was saved since the command began."""
+    return _saved.is_set()
+
+
+def begin() -> None:
+    """Begin a command, which has saved nothing yet."""
+    _saved.clear()
+
+
+def _results_option(results: Place | str) -> list[str]:
+    return [] if str(results) == _DEFAULT_RESULTS else ["--results", str(results)]
 
 
 def _without(option: str, arguments: Sequence[str]) -> list[str]:
@@ -63,24 +77,3 @@ def _without(option: str, arguments: Sequence[str]) -> list[str]:
         for text, previous in zip(arguments, before, strict=False)
         if option not in (text, previous) and not text.startswith(f"{option}=")
     ]
-
-
-SAVED = "What is finished is on disk"
-"""What a stopped command says if it has saved something; a process that started others looks for it in their words."""
-
-_saved = threading.Event()
-
-
-def note_saved() -> None:
-    """Take note that work was saved: outcomes, an epoch, an entry of the cache, a dataset."""
-    _saved.set()
-
-
-def is_anything_saved() -> bool:
-    """Whether work was saved since the command began."""
-    return _saved.is_set()
-
-
-def begin() -> None:
-    """A command begins: what others have saved before in this process is not its work."""
-    _saved.clear()

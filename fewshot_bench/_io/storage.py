@@ -1,12 +1,10 @@
-"""Files of a folder on a disk or behind a URL: list, read and remove them.
+"""Files of a folder on a disk or behind a URL: list, read and remove them, and write each whole or not at all.
 
 A stranger may have made the folder, so only regular files are read and only folders are entered: no link is followed,
-nothing waits for a pipe or reads a device, and no more is read than the size that the file had when it was opened.
+no pipe or device is opened, and no more is read than the size that the file had when it was opened.
 
-What goes wrong behind a URL is one `PlaceError`; what goes wrong on a disk stays the OSError that it is. A file that is
-not there is a FileNotFoundError in both.
-
-Write a file whole or not at all, on a disk or behind a URL.
+Behind a URL every failure is a `PlaceError`; on a disk it stays the OSError that it is. A missing file is a
+FileNotFoundError in both.
 """
 
 from __future__ import annotations
@@ -24,14 +22,35 @@ from fewshot_bench._io.locations import Place
 from fewshot_bench._io.locks import is_gone, is_owner, owner
 from fewshot_bench.errors import FewshotBenchError, IrregularFileError, OutcomeError, PlaceError
 
+TEMPORARY_SUFFIX = ".tmp"
 _TRIES = 4  # of reading a file that is replaced meanwhile
-_LONGEST = 300  # characters of somebody else's message
+_LONGEST_MESSAGE = 300  # characters of a library's message
+_LONGEST_SILENCE = 86_400.0  # seconds after which the unfinished file of another machine counts as abandoned
 _FILES = (".parquet", ".json", ".lease")  # ends of the names of stored files
 _NO_BUCKET = "The specified bucket does not exist"
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
+"""File systems of fsspec in which a file appears whole or not at all."""
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError")
+_READING = (  # some systems lack some of them
+    os.O_RDONLY
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFLNK: "a link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def check_writable(folder: Place) -> None:
-    """See that a folder can be made or written to; makes nothing.
+    """See that a folder can be made or written to, without making it.
 
     Raises:
         OSError: a file is in the way, or the folder cannot be written to.
@@ -41,19 +60,18 @@ def check_writable(folder: Place) -> None:
         folders_in(folder)
         return
     folder = folder.absolute()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not there.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
-    if not os.access(there, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
 
 
 def files_under(folder: Place) -> list[str]:
-    """The files below a folder, by their names relative to it with "/", in no order; none where there is no folder.
+    """The files below a folder, by their names relative to it with "/", in no order; none if there is no folder.
 
-    The files of a folder are listed after those of the folders in it. Who moves several into one file further up, and
-    removes them afterwards, is never seen with neither. A link is listed and not followed, and so is a folder that is
-    called as a file is, which reading it will name.
+    The files of a folder are listed after those of its subfolders, so that files which are merged into one further up
+    are never both missing. A link is listed and not followed, and so is a folder with the name of a file.
 
     Raises:
         IrregularFileError: the folder itself is a link; see `checked_folder`.
@@ -65,7 +83,7 @@ def files_under(folder: Place) -> list[str]:
 
 
 def folders_in(folder: Place) -> list[str]:
-    """Names of the folders in a folder, and of what is neither file nor folder, sorted; none where it is not there.
+    """Names of the folders in a folder, and of what is neither file nor folder, sorted; none if there is no folder.
 
     Raises:
         IrregularFileError: the folder itself is a link; see `checked_folder`.
@@ -85,12 +103,12 @@ def folders_in(folder: Place) -> list[str]:
 
 
 def checked_folder(folder: Path) -> Path:
-    """A folder within somebody's results, if it is one or not there: what a link leads to is not entered.
+    """A folder within results, which is a folder or missing: no link is entered.
 
-    A link that a user names is resolved by `own_folder` first.
+    `own_folder` resolves a link that the user names.
 
     Raises:
-        IrregularFileError: it is a link, or no folder.
+        IrregularFileError: it is a link, or not a folder.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         mode = os.lstat(folder).st_mode
@@ -100,12 +118,12 @@ def checked_folder(folder: Path) -> Path:
 
 
 def own_folder(folder: Place) -> Place:
-    """A folder that the user names, which may be a link, as it is on the disk."""
+    """A folder that the user names, with a link resolved."""
     return folder.resolve() if isinstance(folder, Path) and folder.is_symlink() else folder
 
 
 def is_file(place: Place) -> bool:
-    """Whether there is a file, or something else in its place, which reading it will name."""
+    """Whether there is a file, or on a disk anything of that name."""
     if isinstance(place, Path):
         return os.path.lexists(place)
     with reaching(place):
@@ -113,17 +131,17 @@ def is_file(place: Place) -> bool:
 
 
 def read_bytes(place: Place, largest: int | None = None) -> bytes:
-    """All of a regular file.
+    """The content of a regular file.
 
     Args:
         place: of the file; no link is followed.
-        largest: how many bytes it may have.
+        largest: the most bytes that it may have.
 
     Raises:
         FileNotFoundError: there is none.
         IrregularFileError: it is a link, a pipe, a device or a folder.
         OutcomeError: it is larger; the sentence does not name the file.
-        OSError: it cannot be read; which one is said.
+        OSError: it cannot be read; the error names the file.
     """
     if isinstance(place, Path):
         return _read_locally(place, largest)
@@ -134,11 +152,11 @@ def read_bytes(place: Place, largest: int | None = None) -> bytes:
 
 
 def read_named(path: Path, largest: int) -> bytes:
-    """All of a regular file that a user names, by a link too; anything else would be waited for, or never end.
+    """The content of a regular file that a user names, which may be a link.
 
     Args:
         path: of the file.
-        largest: how many bytes it may have.
+        largest: the most bytes that it may have.
 
     Raises:
         FileNotFoundError: there is none.
@@ -150,15 +168,15 @@ def read_named(path: Path, largest: int) -> bytes:
 
 
 def read_all(places: Sequence[Place], largest: int | None = None) -> Iterable[bytes]:
-    """All of several files of one folder, in their order; those behind a URL are fetched at the same time.
+    """The contents of several files of one folder, in their order; behind a URL they are fetched in parallel.
 
     Args:
         places: of the files.
-        largest: how many bytes each may have.
+        largest: the most bytes that each may have.
 
     Raises:
-        FileNotFoundError: one of them is not there.
-        OutcomeError: as of `read_bytes`.
+        FileNotFoundError: one of them is missing.
+        OutcomeError: as in `read_bytes`.
     """
     if all(isinstance(place, Path) for place in places):
         return (read_bytes(place, largest) for place in places)
@@ -196,11 +214,11 @@ def remove(place: Place) -> None:
 
 @contextmanager
 def reaching(place: Place) -> Iterator[None]:
-    """Whatever a file system behind a URL raises, as one sentence; a disk's errors are left as they are.
+    """Turn any error of a file system behind a URL into one sentence; errors of a disk are not changed.
 
     Raises:
-        PlaceError: the place cannot be reached.
-        FileNotFoundError: the file is not there; of what else is not there, such as a bucket, it is a PlaceError.
+        PlaceError: the place cannot be reached, or its bucket is missing.
+        FileNotFoundError: the file is missing.
     """
     try:
         yield
@@ -209,7 +227,7 @@ def reaching(place: Place) -> Iterator[None]:
     except Exception as error:
         if isinstance(place, Path) or _is_only_absent(error):
             raise
-        raise PlaceError(f"{place} {_finding(error)} What is stored already is as it was.") from error
+        raise PlaceError(f"{place} {_finding(error)} Stored results were not changed.") from error
 
 
 def _is_only_absent(error: Exception) -> bool:
@@ -217,53 +235,35 @@ def _is_only_absent(error: Exception) -> bool:
 
 
 def _finding(error: Exception) -> str:
-    """What somebody else's exception says, and what to do about it."""
-    told = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+    """The message of a library's exception, and what to do about it."""
     kind = type(error).__name__
-    if kind in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"):
+    message = " ".join(str(error).split())[:_LONGEST_MESSAGE] or kind
+    if kind in _NO_CREDENTIALS:
         return (
-            f"needs credentials, and none were found ({told}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            f"needs credentials, and none were found ({message}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
             "AWS_PROFILE."
         )
     if isinstance(error, FileNotFoundError):
-        return f"is not there ({told}). Make the bucket, or correct its name."
+        return f"is not there ({message}). Make the bucket, or correct its name."
     if isinstance(error, PermissionError):
-        return f"is closed to these credentials ({told}). Check them, and what they may do there."
+        return f"is closed to these credentials ({message}). Check them, and what they may do there."
     if isinstance(error, NotImplementedError):
-        return f"cannot be written by fsspec, or not in this way ({told or kind}). Use a folder, or an object store."
-    return f"cannot be reached ({kind}: {told}). Check the network, the address and the credentials."
+        return f"cannot be written by fsspec, or not in this way ({message}). Use a folder, or an object store."
+    return f"cannot be reached ({kind}: {message}). Check the network, the address and the credentials."
 
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """A regular file for reading, opened without following a link and without waiting for whoever writes to a pipe.
+    """A regular file for reading, opened without following a link or waiting for the writer of a pipe.
 
     Raises:
-        FileNotFoundError: there is none.
-        IrregularFileError: it is something else.
+        FileNotFoundError: it is missing.
+        IrregularFileError: it is not a regular file.
     """
     _check_regular(path, os.lstat(path).st_mode)
     with os.fdopen(os.open(path, _READING), "rb") as file:
         _check_regular(path, os.fstat(file.fileno()).st_mode)  # it may have been replaced meanwhile
         yield file
-
-
-_READING = (  # some systems lack some of them
-    os.O_RDONLY
-    | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NOCTTY", 0)
-    | getattr(os, "O_BINARY", 0)
-)
-_KINDS = {
-    stat.S_IFREG: "a file",
-    stat.S_IFLNK: "a link",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 def _check_regular(path: Path, mode: int) -> None:
@@ -277,30 +277,20 @@ def _check_size(size: int, largest: int | None) -> None:
 
 
 def _read_locally(path: Path, largest: int | None) -> bytes:
-    """All of a file, opened anew where another machine removed or replaced it between opening and reading, as on NFS.
-
-    Raises:
-        FileNotFoundError: there is none, or none any more.
-        OutcomeError: it is no regular file, or larger.
-        OSError: it cannot be read; which one is said.
-    """
+    """The content of a file; it is opened again if another machine replaces it meanwhile, as on NFS."""
     for tries_left in reversed(range(_TRIES)):
         try:
-            return _read_once(path, largest)
+            with open_regular(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                _check_size(size, largest)
+                return file.read(size)  # and no more, if it grows meanwhile
         except OSError as error:
             if error.errno == errno.ESTALE and tries_left:
                 continue
-            if error.errno is not None and error.filename is None:  # as of what was open already
+            if error.errno is not None and error.filename is None:  # an error of an open file
                 error.filename = str(path)
             raise
     raise AssertionError("the last try returns or raises")
-
-
-def _read_once(path: Path, largest: int | None) -> bytes:
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        _check_size(size, largest)
-        return file.read(size)  # and no more, if it grows meanwhile
 
 
 def _local_files(folder: str, prefix: str) -> Iterator[str]:
@@ -323,25 +313,18 @@ def _remote_files(folder: Place) -> list[str]:
     return [path[len(root) :] for path in folder.fs.find(folder.path) if path.startswith(root)]
 
 
-TEMPORARY_SUFFIX = ".tmp"
-_LONGEST_SILENCE = 86_400.0
-"""Seconds after which nobody is taken to write at unfinished content, whichever machine began it."""
-_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"}
-"""File systems of fsspec in which a file appears whole or not at all."""
-
-
 def write_atomically(place: Place, content: bytes) -> None:
-    """Write beside the target, flush to the disk, then rename over it; in an object store, one object at once.
+    """Write beside the target, flush to the disk, then rename over it; in an object store, write the object.
 
-    The folder itself is not flushed: a power failure may then lose the newest file, which the next run makes again,
-    but never leaves half of one under its final name.
+    The folder itself is not flushed: a power failure may lose the newest file, which the next run makes again, but
+    never leaves half of one under its final name.
 
     Args:
         place: the target; its folder is made if needed.
         content: all of it.
 
     Raises:
-        OSError: the disk is full, read-only, gone, ...; what was there before is as it was.
+        OSError: the disk is full, read-only, gone, ...; the old file was not changed.
         PlaceError: the same behind a URL.
     """
     if isinstance(place, Path):
@@ -350,7 +333,7 @@ def write_atomically(place: Place, content: bytes) -> None:
 
 
 def write_once(place: Place, content: bytes) -> None:
-    """The same of a file whose name comes with its content: nobody has left an unfinished one, so none is looked for.
+    """Write a file like `write_atomically`, without looking for unfinished files of the same name.
 
     Args:
         place: the target; its folder is made if needed.
@@ -367,7 +350,7 @@ def write_once(place: Place, content: bytes) -> None:
             os.fsync(file.fileno())
         return
     with reaching(place):
-        if _is_object_store(place):
+        if place.protocol in _OBJECT_STORES:
             place.fs.pipe_file(place.path, content)
             return
         place.fs.makedirs(place.parent.path, exist_ok=True)
@@ -377,18 +360,18 @@ def write_once(place: Place, content: bytes) -> None:
 
 
 def create_exclusively(place: Place, content: bytes) -> bool:
-    """Make a small file unless there is one of that name; of several processes that try, one succeeds.
+    """Make a small file unless it exists; if several processes try, exactly one succeeds.
 
     Args:
         place: the target; its folder is made if needed.
         content: all of it, small enough to be written at once.
 
     Returns:
-        Whether this call has made it.
+        Whether this call made it.
 
     Raises:
         OSError: the disk cannot be written to.
-        PlaceError: the same behind a URL, or that file system cannot promise it.
+        PlaceError: the same behind a URL, or its file system cannot promise exclusiveness.
     """
     try:
         if isinstance(place, Path):
@@ -410,7 +393,7 @@ def whole_or_not(path: Path) -> Iterator[Path]:
     _remove_abandoned_beside(path)
     with _unfinished(path) as temporary:
         with temporary.open("xb") as file:
-            mode = os.stat(file.fileno()).st_mode  # as the user wishes; libraries may have another opinion
+            mode = os.stat(file.fileno()).st_mode  # the user's; libraries may set another
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -418,32 +401,24 @@ def whole_or_not(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(name: str) -> str:
-    """A name for the unfinished content of a file, which says whose it is."""
+    """A name for the unfinished content of a file, which tells its owner."""
     return f".{name}.{owner()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
 
 
 def is_abandoned(name: str) -> bool:
-    """Whether a file is unfinished content of a process that is known to have ended.
-
-    Args:
-        name: of the file.
-    """
+    """Whether a file of this name is the unfinished content of a process that is known to have ended."""
     return is_unfinished(name) and is_gone(_writer(name))
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file is unfinished content of some process, which may be at it still.
-
-    Args:
-        name: of the file.
-    """
+    """Whether a file of this name is the unfinished content of any process, which may still write it."""
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and is_owner(_writer(name))
 
 
 def remove_abandoned(folder: Place) -> None:
-    """Remove, in a folder and those below it, what processes have left unfinished.
+    """Remove the unfinished files of dead processes in a folder and its subfolders.
 
-    Of this machine's they are known to have ended; what those of another have begun has not changed for a day.
+    Processes of this machine are known to have ended; files of another machine have not changed for a day.
     """
     for name in files_under(folder):
         last = name.rpartition("/")[2]
@@ -452,21 +427,13 @@ def remove_abandoned(folder: Place) -> None:
 
 
 def is_unchanged_for(place: Place, seconds: float) -> bool:
-    """Whether a file has not changed for so long, by the clock of the disk on which it lies.
+    """Whether a file has not changed for a while, by the clock of its disk; False if unknown, as behind a URL.
 
-    A file that is made beside it says what time that is: on a disk of the network it is the server's, and no machine's
-    time of day counts.
-
-    Args:
-        place: of the file.
-        seconds: how long.
-
-    Returns:
-        False also where it cannot be told, as behind a URL.
+    A file that is made beside it tells the time: on a network disk that of the server, so no machine's clock counts.
     """
     if not isinstance(place, Path):
         return False
-    # What is opened anew is not answered from memory, as on NFS.
+    # Opening the file again avoids cached answers, as of NFS.
     with suppress(OSError, IrregularFileError), open_regular(place) as file:
         changed = os.fstat(file.fileno()).st_mtime
         return _now_on_the_disk(place.parent) - changed >= seconds
@@ -474,12 +441,12 @@ def is_unchanged_for(place: Place, seconds: float) -> bool:
 
 
 def _writer(name: str) -> str:
-    """The owner that the name of an unfinished file says."""
+    """The owner in the name of an unfinished file."""
     return name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[2].rpartition("-")[0]
 
 
 def _now_on_the_disk(folder: Path) -> float:
-    """Seconds since 1970 by the clock that dates the files of a folder."""
+    """Seconds since 1970 by the clock of the disk."""
     probe = folder / temporary_name("now")
     try:
         with probe.open("xb") as file:
@@ -492,7 +459,7 @@ def _now_on_the_disk(folder: Path) -> float:
 
 
 def _remove_abandoned_beside(path: Path) -> None:
-    """The same of one file: whoever writes it cleans up after those who could not."""
+    """Remove the unfinished files of dead processes for one target."""
     with suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             if entry.name.startswith(f".{path.name}.") and is_abandoned(entry.name):
@@ -501,44 +468,40 @@ def _remove_abandoned_beside(path: Path) -> None:
 
 @contextmanager
 def _unfinished(path: Path) -> Iterator[Path]:
-    """Name a temporary file, which becomes the target when the block has written and flushed it."""
+    """Name a temporary file, which becomes the target once the block has written and flushed it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(temporary_name(path.name))
     try:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno is not None and error.filename is None:  # as of a disk that is full
+        if error.errno is not None and error.filename is None:  # such as a full disk
             error.filename = str(path)
         raise
     finally:
-        with suppress(OSError):  # of a disk that is gone; what went wrong first is what counts
+        with suppress(OSError):  # of a lost disk; the first error counts
             temporary.unlink(missing_ok=True)
 
 
 def _create_locally(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():  # nobody's file, so nobody would ever give it up
+    if path.is_dir():  # which no process would ever remove
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     file = path.open("xb")
     try:
         with file:
             file.write(content)
-    except BaseException:  # a full disk has room for a name
+    except BaseException:  # a full disk still has room for the name
         path.unlink(missing_ok=True)
         raise
 
 
 def _create_remotely(place: Place, content: bytes) -> None:
     assert not isinstance(place, Path)
-    if not _is_object_store(place):
+    if place.protocol not in _OBJECT_STORES:
         raise PlaceError(
             f"{place}: fsspec's file system {place.protocol} cannot make a file only where there is none, which "
             "processes need to share a study. Use a folder, or an object store such as s3://."
         )
     with reaching(place):
         place.fs.pipe_file(place.path, content, mode="create")  # a conditional PUT
-
-
-def _is_object_store(place: Place) -> bool:
-    return not isinstance(place, Path) and place.protocol in _OBJECT_STORES

@@ -1,6 +1,6 @@
-"""Tensors by name in a safetensors file, with what they are in words and a digest of what they hold.
+"""Tensors by name in a safetensors file, with metadata and a digest of their content.
 
-Torch is imported where tensors are written or read, so that a list of such files needs none.
+Torch is imported only where tensors are written or read, so that listing such files does not need it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class DamagedFileError(ValueError):
 
 
 class ForeignFileError(DamagedFileError):
-    """A file of tensors was written by something else."""
+    """A file of tensors was written by another program."""
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -43,12 +43,12 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors in one go: a reader never meets half a file.
+    """Write tensors atomically: a reader never sees half a file.
 
     Args:
-        path: its folder is made if need be.
-        tensors: on the CPU, contiguous, no two of which share memory.
-        metadata: what they are.
+        path: its folder is made if needed.
+        tensors: on the CPU, contiguous, without shared memory.
+        metadata: about them.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
@@ -66,10 +66,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Map what `write_tensors` wrote into memory, and compare it with its digest.
+    """Map a file of `write_tensors` into memory, and compare it with its digest.
 
-    The pages are shared with every process that maps the same file, until one writes to them: it then has its own, and
-    the file stays as it is.
+    Processes that map the same file share its memory. One that writes to a tensor gets its own copy, and the file does
+    not change.
 
     Returns:
         The tensors on the CPU, and the metadata without the digest.
@@ -90,7 +90,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What the tensors of a file are, without reading them or comparing them with their digest.
+    """The metadata of a file of tensors, without reading the tensors or checking their digest.
 
     Raises:
         DamagedFileError: the file is missing or damaged.

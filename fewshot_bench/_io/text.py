@@ -1,7 +1,4 @@
-"""Text from elsewhere, made fit for one line of a terminal.
-
-Text that a spreadsheet shows instead of running: formulas lose their power in a CSV, and get their name back.
-"""
+"""Text of strangers, made safe for one line of a terminal and for the cells of a spreadsheet."""
 
 from __future__ import annotations
 
@@ -9,27 +6,27 @@ import re
 
 
 def printable(text: str) -> str:
-    """Text of a stranger's file, in which nothing can move the cursor, change a colour or begin another line.
+    """Text in which nothing can move the cursor, change a colour or begin another line.
 
     Args:
         text: e.g. the name of a method or of a dataset.
 
     Returns:
-        As many characters; each control, line break, direction mark and lone surrogate is U+FFFD.
+        The same number of characters; each control, line break, direction mark and lone surrogate becomes U+FFFD.
     """
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-# A spreadsheet takes what starts with one of these for a formula (OWASP, CSV injection). Apostrophes before it are
-# counted in, so that reading back takes off exactly the one that writing has put on.
+# Spreadsheets run text that starts with one of these as a formula (OWASP, CSV injection). Leading apostrophes are
+# included, so that reading removes exactly the one that writing added.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 
 def guarded(text: str) -> str:
-    """Put an apostrophe before text that a spreadsheet would take for a formula."""
+    """Put an apostrophe before text that a spreadsheet would run as a formula."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 def unguarded(text: str) -> str:
-    """What `guarded` was given."""
+    """Remove the apostrophe that `guarded` added."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

@@ -14,7 +14,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def installed_version(package: str) -> str:
-    """The version of a package; "unknown" where it was not installed as one."""
+    """The version of a package; "unknown" if it is not installed as one."""
     try:
         return version(package)
     except PackageNotFoundError:

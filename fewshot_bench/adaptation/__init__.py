@@ -2,24 +2,24 @@
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation, EmbeddingAdaptation, check_fields, code_of_adaptation
 from fewshot_bench.adaptation.baseline_plus_plus import BaselinePlusPlus
-from fewshot_bench.adaptation.bd_cspn import BDCSPN, rectified_prototypes
 from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
-from fewshot_bench.adaptation.entropy import Entropy
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
-from fewshot_bench.adaptation.ilpc import ILPC
 from fewshot_bench.adaptation.knn import KNearestNeighbours, votes_of_nearest
-from fewshot_bench.adaptation.label_propagation import LabelPropagation, propagated_labels
-from fewshot_bench.adaptation.laplacian_shot import LaplacianShot, laplacian_assignments
 from fewshot_bench.adaptation.lda import LDA, lda_in_span
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
 from fewshot_bench.adaptation.matching import Matching, log_attention
-from fewshot_bench.adaptation.pt_map import PTMAP, map_assignment
 from fewshot_bench.adaptation.ridge import Ridge, ridge_in_span
-from fewshot_bench.adaptation.sinkhorn import transport_plan
 from fewshot_bench.adaptation.svm import SupportVectorMachine, svm_in_span
-from fewshot_bench.adaptation.tim import TIM, alternating_information_maximisation
+from fewshot_bench.adaptation.transductive.bd_cspn import BDCSPN, rectified_prototypes
+from fewshot_bench.adaptation.transductive.entropy import Entropy
+from fewshot_bench.adaptation.transductive.ilpc import ILPC
+from fewshot_bench.adaptation.transductive.label_propagation import LabelPropagation, propagated_labels
+from fewshot_bench.adaptation.transductive.laplacian_shot import LaplacianShot, laplacian_assignments
+from fewshot_bench.adaptation.transductive.pt_map import PTMAP, map_assignment
+from fewshot_bench.adaptation.transductive.sinkhorn import transport_plan
+from fewshot_bench.adaptation.transductive.tim import TIM, alternating_information_maximisation
 
 __all__ = [
     "ADAPTATIONS",

@@ -1,7 +1,4 @@
-"""What every adaptation is: a frozen set of hyper-parameters that turns episodes into scores.
-
-What can be said of an adaptation without running it: its hyper-parameters, their defaults and meaning.
-"""
+"""What an adaptation is: a frozen set of hyper-parameters that turns episodes into scores, and its description."""
 
 from __future__ import annotations
 
@@ -10,9 +7,10 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import KW_ONLY, MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from inspect import Parameter, get_annotations, signature
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -31,7 +29,7 @@ Choose = Literal["none", "support-cv", "ensemble"]
 class Adaptation(ABC):
     """What is done with a support set.
 
-    Subclasses are frozen dataclasses whose fields are the hyper-parameters; all of them go into the method's
+    Subclasses are frozen dataclasses whose fields are the hyper-parameters. All of them go into the method's
     fingerprint, and those that differ from the default into its name.
     """
 
@@ -44,7 +42,7 @@ class Adaptation(ABC):
 
     @property
     def assumes_balanced_queries(self) -> bool:
-        """Whether the predictions rest on every class having as many queries as the others."""
+        """Whether the predictions assume the same number of queries of every class."""
         return False
 
     @property
@@ -62,9 +60,10 @@ class EmbeddingAdaptation(Adaptation):
     """Support embeddings -> query scores, for a whole chunk of episodes at once, on frozen embeddings.
 
     Attributes:
-        features: what is done with the embeddings first: raw, l2, cl2, power or signed-power.
-        choose: how hyper-parameters are chosen in each episode: "none", "support-cv" or "ensemble"; see `choosing`.
-        candidates: values to choose between, by hyper-parameter; None for the grid of the class, without what is set.
+        features: transformation of the embeddings: raw, l2, cl2, power or signed-power.
+        choose: how hyper-parameters are chosen in each episode: "none", "support-cv" or "ensemble"; see
+            `hyper_parameter_choice`.
+        candidates: values to choose between, by hyper-parameter; None for the grid, except fields that are set.
     """
 
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
@@ -75,48 +74,69 @@ class EmbeddingAdaptation(Adaptation):
     candidates: Mapping[str, tuple[Any, ...]] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        """Refuse values out of range.
+        """Refuse values that no method takes; subclasses add their own ranges.
 
         Raises:
-            StudyError: a hyper-parameter is not what it should be.
+            StudyError: a hyper-parameter is not one of the words of its type, is not true or false, or is infinite.
         """
-        for setting, kind in (("features", Features), ("choose", Choose)):
-            value, known = getattr(self, setting), get_args(kind)
-            if value not in known:
-                raise StudyError(f"{setting} of {self.name} should be one of {', '.join(known)}, not {value}.")
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if value is one.default:
+        for name, words in _words_of(type(self)).items():
+            known = ", ".join(word for word in words if word is not None)
+            self._expect(getattr(self, name) in words, name, f"one of {known}")
+        for field_ in fields(self):
+            value = getattr(self, field_.name)
+            if value is field_.default:
                 continue
-            if one.type in ("bool", bool) and not isinstance(value, bool):
-                raise StudyError(f"{one.name} of {self.name} should be true or false, not {value!r}.")
-            if isinstance(value, float) and math.isinf(value):
-                raise StudyError(f"{one.name} of {self.name} should be finite, not {value}.")
+            if field_.type in ("bool", bool):
+                self._expect(isinstance(value, bool), field_.name, "true or false")
+            self._expect(not (isinstance(value, float) and math.isinf(value)), field_.name, "finite")
+
+    def _expect(self, is_right: bool, name: str, expectation: str) -> None:
+        """Refuse a hyper-parameter unless it is right.
+
+        Raises:
+            StudyError: it is not.
+        """
+        if not is_right:
+            shown = getattr(self, name)
+            raise StudyError(f"{name.rstrip('_')} of {self.name} should be {expectation}, not {shown}.")
+
+    def _expect_positive(self, *names: str) -> None:
+        for name in names:
+            self._expect(_is_number(value := getattr(self, name)) and value > 0, name, "positive")
+
+    def _expect_not_negative(self, *names: str) -> None:
+        for name in names:
+            self._expect(_is_number(value := getattr(self, name)) and value >= 0, name, "0 or more")
+
+    def _expect_whole(self, least: int, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            self._expect(type(value) is int and value >= least, name, f"a whole number of {least} or more")
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """Every hyper-parameter by name; of those that are chosen in each episode the values that are tried, as "grid".
+        """Every hyper-parameter by name; the values to choose between stand under "grid".
 
-        Where nothing is chosen, nothing is said of it: such methods are the same as before there was a choice.
+        Where nothing is chosen, neither `choose` nor `candidates` is recorded, so old fingerprints hold.
         """
         values = super().hyper_parameters()
         values.pop("candidates")
         if self.choose == "none":
             values.pop("choose")
             return values
-        tried = {name: list(several) for name, several in self.tried.items()}
+        tried = {name: list(choices) for name, choices in self.tried.items()}
         return {name: value for name, value in values.items() if name not in tried} | {"grid": tried}
 
     @property
     def tried(self) -> dict[str, tuple[Any, ...]]:
-        """The values that are tried where hyper-parameters are chosen, the preferred one first, by hyper-parameter."""
+        """The values to choose between, by hyper-parameter, the preferred one first."""
         if self.candidates is not None:
-            return {name: tuple(several) for name, several in self.candidates.items()}
-        defaults = {one.name: one.default for one in fields(self)}
-        return {name: several for name, several in self.grid.items() if getattr(self, name) == defaults.get(name)}
+            return {name: tuple(values) for name, values in self.candidates.items()}
+        defaults = {field_.name: field_.default for field_ in fields(self)}
+        return {name: values for name, values in self.grid.items() if getattr(self, name) == defaults.get(name)}
 
     @property
     def augmented_views(self) -> int:
-        """How many augmented views of every image it needs beside the plain one."""
+        """How many augmented views of each image it needs, besides the plain image."""
         return 0
 
     @property
@@ -126,7 +146,7 @@ class EmbeddingAdaptation(Adaptation):
 
     @property
     def needs_base_covariance(self) -> bool:
-        """Whether it needs the covariance within the classes of the base split, in the same features."""
+        """Whether it needs the covariance within the base classes, in the same features."""
         return False
 
     @abstractmethod
@@ -143,22 +163,19 @@ class EmbeddingAdaptation(Adaptation):
         """
 
     def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
-        """An upper estimate of the numbers held per episode at once; the engine sizes chunks by it.
-
-        The default counts gathered support and query embeddings.
-        """
+        """An upper estimate of the floats held per episode, from which the engine sizes chunks."""
         return 2 * (way * shot + queries) * embedding_size + 4 * queries * way * shot
 
 
 def check_fields(name: str, adaptation: object) -> None:
-    """Refuse a class of adaptations with settings that are not among the fields which are recorded.
+    """Refuse an adaptation class with a setting that would not be recorded.
 
     Args:
-        name: what to call it in a sentence.
-        adaptation: the class; anything else is answered where an adaptation is made of it.
+        name: of the class, for the message.
+        adaptation: the class; anything else is checked when an adaptation is made of it.
 
     Raises:
-        CodeError: a setting of the class would not be recorded, or is not what it looks like.
+        CodeError: a setting is not a field, or overrides a field without its type.
     """
     if not isinstance(adaptation, type) or not issubclass(adaptation, Adaptation):
         return
@@ -168,14 +185,14 @@ def check_fields(name: str, adaptation: object) -> None:
         if kind.__module__.partition(".")[0] in ("fewshot_bench", "abc", "builtins"):
             continue
         annotations = get_annotations(kind)
-        told = f"{name} ({kind.__name__})" if kind is not adaptation else name
+        owner = f"{name} ({kind.__name__})" if kind is not adaptation else name
         for setting, annotation in annotations.items():
             if setting not in recorded and not _is_no_setting(annotation):
-                raise CodeError(f"the setting '{setting}' of {told} would not be recorded. {advice}")
+                raise CodeError(f"the setting '{setting}' of {owner} would not be recorded. {advice}")
         for setting in recorded & vars(kind).keys() - annotations.keys():
             if not _is_kept_for_slots(vars(kind)[setting]):
                 raise CodeError(
-                    f"'{setting} = ...' in {told} changes nothing, for {setting} is a field of a class above it. "
+                    f"'{setting} = ...' in {owner} changes nothing, for {setting} is a field of a class above it. "
                     f"Give it its type again: {setting}: TYPE = ... {advice}"
                 )
     if not isinstance(getattr(adaptation, "name", None), str):
@@ -192,7 +209,7 @@ def check_fields(name: str, adaptation: object) -> None:
 
 
 def code_of_adaptation(adaptation: Adaptation) -> dict[str, Any]:
-    """The records of somebody's own code in an adaptation, by what it is to a method; empty where there is none."""
+    """Records of the user's own code in an adaptation, "adaptation" and "loss"; empty where all of it is ours."""
     loss = adaptation.hyper_parameters().get("loss")
     parts = {
         "adaptation": code_of(type(adaptation)),
@@ -202,7 +219,7 @@ def code_of_adaptation(adaptation: Adaptation) -> dict[str, Any]:
 
 
 def _is_no_setting(annotation: object) -> bool:
-    """Whether an annotation says ClassVar or KW_ONLY, as a type or as text."""
+    """Whether an annotation is ClassVar or KW_ONLY, as a type or as text."""
     if isinstance(annotation, str):
         return annotation.partition("[")[0].rpartition(".")[2].strip() in ("ClassVar", "KW_ONLY")
     return annotation in (ClassVar, KW_ONLY) or get_origin(annotation) is ClassVar
@@ -210,6 +227,28 @@ def _is_no_setting(annotation: object) -> bool:
 
 def _is_kept_for_slots(value: object) -> bool:
     return type(value).__name__ == "member_descriptor"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@cache
+def _words_of(adaptation: type[EmbeddingAdaptation]) -> dict[str, tuple[Any, ...]]:
+    """The values that each field of a Literal type may have, by its name."""
+    try:
+        hints = get_type_hints(adaptation)
+    except Exception:  # a plug-in's types may be imported for type checkers only
+        hints = get_type_hints(EmbeddingAdaptation)
+    found = {}
+    for field_ in fields(adaptation):
+        hint = hints.get(field_.name)
+        kinds = [hint] if get_origin(hint) is Literal else list(get_args(hint))
+        literals = [kind for kind in kinds if get_origin(kind) is Literal]
+        if literals and all(kind in (*literals, type(None)) for kind in kinds):
+            words = [word for kind in literals for word in get_args(kind)]
+            found[field_.name] = (*words, None) if type(None) in kinds else tuple(words)
+    return found
 
 
 ADAPTATIONS: Registry[Callable[..., Adaptation]] = Registry("adaptation", check=check_fields, answer=what_to_type)
@@ -224,9 +263,9 @@ class HyperParameter:
 
     Attributes:
         name: as --set takes it.
-        default: its value where nothing is said.
-        meaning: one line from the class's docstring; empty where that says nothing.
-        tried: the values that --choose tries, none where it leaves it alone.
+        default: its default value.
+        meaning: one line from the class's docstring, or nothing.
+        tried: the values that --choose tries, if any.
     """
 
     name: str
@@ -237,12 +276,12 @@ class HyperParameter:
 
 @dataclass(frozen=True)
 class Description:
-    """What can be said of an adaptation.
+    """What can be said of an adaptation without running it.
 
     Attributes:
         is_transductive: whether queries inform each other's predictions, at the defaults.
-        assumes_balanced_queries: whether it expects as many queries of every class, at the defaults.
-        hyper_parameters: in the order of the class, those of its own before those it shares with others.
+        assumes_balanced_queries: whether it assumes as many queries of every class, at the defaults.
+        hyper_parameters: in the order of the class, its own before those that all adaptations share.
     """
 
     is_transductive: bool
@@ -251,14 +290,14 @@ class Description:
 
 
 def described(factory: Callable[..., Adaptation] | None, preset: Mapping[str, Any] | None = None) -> Description | None:
-    """Describe an adaptation; None if it is not a class of adaptations.
+    """Describe an adaptation; None if the factory is not a class of adaptations.
 
     Args:
         factory: its class.
-        preset: values that an alias fixes; they are shown as its defaults, and --choose leaves them alone.
+        preset: values that an alias fixes: shown as defaults, and not tried by --choose.
 
     >>> from fewshot_bench.adaptation import Centroid
-    >>> [(one.name, one.default) for one in described(Centroid).hyper_parameters]
+    >>> [(setting.name, setting.default) for setting in described(Centroid).hyper_parameters]
     [('metric', 'cosine'), ('features', 'l2')]
     """
     if not isinstance(factory, type) or not issubclass(factory, Adaptation):
@@ -280,13 +319,13 @@ def described(factory: Callable[..., Adaptation] | None, preset: Mapping[str, An
     try:
         plain = factory(**fixed)
         kinds = (bool(plain.is_transductive), bool(plain.assumes_balanced_queries))
-    except Exception:  # somebody's own class may need values, or be abstract
+    except Exception:  # a plug-in's class may have fields without a default, or be abstract
         kinds = (False, False)
     return Description(*kinds, tuple(hyper_parameters))
 
 
 def meanings_of(adaptation: type) -> dict[str, str]:
-    """The lines of the section `Attributes:` of a class and of the classes above it, by attribute."""
+    """The entries of the section `Attributes:` of a class and of its base classes, by attribute."""
     found: dict[str, str] = {}
     for kind in reversed(adaptation.__mro__):
         found |= _attributes(inspect.cleandoc(kind.__doc__ or ""))
@@ -310,7 +349,7 @@ def _attributes(docstring: str) -> dict[str, str]:
     return found
 
 
-def _default(field: Any) -> Any:
-    if field.default is not MISSING:
-        return field.default
-    return field.default_factory() if field.default_factory is not MISSING else None
+def _default(field_: Field[Any]) -> Any:
+    if field_.default is not MISSING:
+        return field_.default
+    return field_.default_factory() if field_.default_factory is not MISSING else None

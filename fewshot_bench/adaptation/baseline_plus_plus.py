@@ -8,22 +8,22 @@ and one weight vector per class, so that training on the support set reduces the
 The weights start at random. They are trained with cross-entropy for 100 epochs of mini-batches of four images, by SGD
 with learning rate 0.01, momentum 0.9, dampening 0.9 and weight decay 0.001.
 
-The paper's head is above. Its public code multiplies each cosine by a learned norm of the class as well
-(`class_norms="learned"`): weight normalisation, whose norms start at the norms of the first weights.
+The paper's public code also multiplies each cosine by a learned norm of the class (`class_norms="learned"`): weight
+normalisation, whose norms start at the norms of the first weights.
 
 The gradient of w_c is a combination of support embeddings and w_c itself, and SGD with momentum does not depend on the
 choice of orthonormal coordinates. So training happens in the span of the support set and the first weights, which is
 exact: 30 numbers per class at 5-way 5-shot instead of 1,280.
 
-Random numbers depend on `seed` only. Images and classes of an episode take their turns and their first weights in the
-order of their cosines with one random direction, so neither the order of a support set nor its company matters.
+Random numbers depend on `seed` only. Images and classes of an episode are put in the order of their cosines with one
+random direction, so neither the order of a support set nor the other episodes matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from torch.nn.functional import one_hot
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.errors import StudyError
+from fewshot_bench.adaptation.span import square_roots
 from fewshot_bench.training import image_keys, keyed_uniform
 
 ClassNorms = Literal["fixed", "learned"]
@@ -48,7 +48,7 @@ class CosineHeads:
 
     Attributes:
         weights: w_c, of any length, [E, N, m].
-        norms: factors of the cosines beside the scale, [E, N].
+        norms: factors of the cosines besides the scale, [E, N].
     """
 
     weights: Tensor
@@ -70,7 +70,7 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         class_norms: "fixed" is the cosine of the paper; "learned" multiplies it by a learned norm for each class, as in
             the paper's code.
         epochs: passes over the support set; each is in an order of its own.
-        batch_size: images per step; the last step of an epoch takes what is left.
+        batch_size: images per step; the last step of an epoch takes the rest.
         learning_rate: of SGD.
         momentum: of SGD.
         dampening: the share by which a gradient is reduced when momentum takes it in.
@@ -78,9 +78,8 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         seed: of the first weights and of the order of the images.
     """
 
-    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"scale": (2.0, 5.0, 10.0)}
-
     name: ClassVar[str] = "baseline++"
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"scale": (2.0, 5.0, 10.0)}
     scale: float = 2.0
     class_norms: ClassNorms = "fixed"
     epochs: int = 100
@@ -93,19 +92,11 @@ class BaselinePlusPlus(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("epochs", "batch_size"):
-            value = getattr(self, field)
-            self._expect(isinstance(value, int) and value >= 1, field, "a whole number of 1 or more")
-        for field in ("scale", "learning_rate"):
-            self._expect(getattr(self, field) > 0, field, "positive")
+        self._expect_whole(1, "epochs", "batch_size")
+        self._expect_positive("scale", "learning_rate")
         self._expect(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
         self._expect(0 <= self.dampening <= 1, "dampening", "between 0 and 1")
-        self._expect(self.weight_decay >= 0, "weight_decay", "0 or more")
-        self._expect(self.class_norms in get_args(ClassNorms), "class_norms", "fixed or learned")
-
-    def _expect(self, is_right: bool, name: str, expectation: str) -> None:
-        if not is_right:
-            raise StudyError(f"{name} of baseline++ should be {expectation}, not {getattr(self, name)}.")
+        self._expect_not_negative("weight_decay")
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Logits of every query; see `EmbeddingAdaptation.scores`."""
@@ -115,8 +106,8 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         with_first = (split.embeddings @ first.T / lengths.unsqueeze(1)).double()
         place = split.embeddings @ self._direction(split.embeddings.shape[1]).to(split.embeddings) / lengths
         parts = []
-        for some, queries in in_parts(_EPISODES_AT_ONCE, support, query):
-            ordered, images, labels = _in_order(some, place)
+        for part, queries in in_parts(_EPISODES_AT_ONCE, support, query):
+            ordered, images, labels = _in_order(part, place)
             logits = self._trained_on(split, images, labels, queries, lengths, first, with_first)
             parts.append(logits.gather(2, ordered.unsqueeze(1).expand(-1, logits.shape[1], -1)))
         return torch.cat(parts)
@@ -143,7 +134,7 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         gram[:, :count, count:] = with_first[images]
         gram[:, count:, :count] = with_first[images].transpose(1, 2)
         gram[:, count:, count:] = first.double() @ first.double().T
-        coordinates, inverse = _coordinates(gram)
+        coordinates, inverse = square_roots(gram)
         heads = self.train(
             coordinates[:, :count], one_hot(labels, len(first)).to(coordinates), coordinates[:, count:].clone()
         )
@@ -154,16 +145,7 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         return logits
 
     def train(self, features: Tensor, targets: Tensor, weights: Tensor) -> CosineHeads:
-        """Train the heads of some episodes on their support sets.
-
-        Args:
-            features: unit vectors, [E, n, m].
-            targets: 1 for the class of an image, 0 for the others, [E, n, N].
-            weights: where the weights of the classes start, [E, N, m].
-
-        Returns:
-            The heads after all epochs.
-        """
+        """Train heads, whose weights start at [E, N, m], on unit features [E, n, m] and targets 0 or 1, [E, n, N]."""
         is_learned = self.class_norms == "learned"
         norms = weights.norm(dim=2) if is_learned else torch.ones_like(weights[:, :, 0])
         velocity: tuple[Tensor, Tensor] | None = None
@@ -205,11 +187,7 @@ class BaselinePlusPlus(EmbeddingAdaptation):
 
 
 def _in_order(support: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A support set in an order that its content decides.
-
-    Args:
-        support: image indices, [E, N, K].
-        place: by which images are put in order, and classes by their means, [I].
+    """A support set [E, N, K] in an order that its content decides, by a place for every image of the split, [I].
 
     Returns:
         The rank of each class, [E, N]; the images in order, [E, N * K]; the ranks of their classes, [E, N * K].
@@ -219,18 +197,6 @@ def _in_order(support: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     order = places.flatten(1).argsort(dim=1, stable=True)
     images = support.flatten(1).gather(1, order)
     return ranks, images, ranks.repeat_interleave(support.shape[2], dim=1).gather(1, order)
-
-
-def _coordinates(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates of vectors in their span by their inner products G: G^(1/2), and its inverse, [E, m, m].
-
-    Directions that carry rounding errors only are left out.
-    """
-    values, vectors = torch.linalg.eigh((gram + gram.transpose(1, 2)) / 2)
-    kept = values > 1e-6 * values[:, -1:].clamp_min(_SMALLEST)
-    roots = torch.where(kept, values, 0).sqrt().unsqueeze(1)
-    inverse_roots = torch.where(kept, values.clamp_min(_SMALLEST).rsqrt(), 0).unsqueeze(1)
-    return (vectors * roots) @ vectors.transpose(1, 2), (vectors * inverse_roots) @ vectors.transpose(1, 2)
 
 
 def _slopes(features: Tensor, targets: Tensor, weights: Tensor, norms: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch.nn.functional import embedding_bag
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.errors import ShapeError
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -75,17 +75,12 @@ class Centroid(EmbeddingAdaptation):
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {"metric": ("cosine", "euclidean")}
     metric: Metric = "cosine"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.metric not in ("cosine", "euclidean"):
-            raise StudyError(f"metric of centroid should be cosine or euclidean, not {self.metric}.")
-
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Score every query by its nearness to every centroid; see `EmbeddingAdaptation.scores`."""
-        chosen = self._looked_up if split.gram is not None else self._computed
-        at_once = _LOOKED_UP_AT_ONCE if split.gram is not None else _COMPUTED_AT_ONCE
-        parts = [chosen(split, *some) for some in in_parts(at_once, support, query)]
-        return torch.cat(parts)
+        is_computed = split.gram is None
+        score = self._computed if is_computed else self._looked_up
+        at_once = _COMPUTED_AT_ONCE if is_computed else _LOOKED_UP_AT_ONCE
+        return torch.cat([score(split, *part) for part in in_parts(at_once, support, query)])
 
     def _computed(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         episodes, way, shot = support.shape

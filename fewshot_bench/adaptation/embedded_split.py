@@ -28,11 +28,10 @@ class EmbeddedSplit:
 
     Attributes:
         embeddings: [(1 + V) * I, D]; rows 0..I-1 are the images as they are, rows v*I..(v+1)*I-1 are their
-            v-th augmented view (V is 0 unless a contrastive adaptation asked for views).
+            v-th augmented view (V is 0 unless the adaptation needs views).
         images: I, the number of images.
         gram: [(1 + V) * I, (1 + V) * I] inner products of all rows, or None to compute products from the rows.
-        base_covariance: [D, D] covariance within the classes of the base split, in the same features; None where no
-            adaptation asked for it.
+        base_covariance: [D, D] covariance within the base classes, in the same features, if the adaptation needs it.
     """
 
     embeddings: Tensor
@@ -42,7 +41,7 @@ class EmbeddedSplit:
 
     @property
     def views(self) -> int:
-        """V, the number of augmented views that are embedded beside the plain images."""
+        """V, the number of augmented views embedded besides the plain images."""
         return len(self.embeddings) // self.images - 1
 
     @cached_property
@@ -51,16 +50,13 @@ class EmbeddedSplit:
         return self.embeddings.square().sum(dim=1)
 
     def inverse_base_covariance(self, shrinkage: float) -> Tensor:
-        """Inverse of the base split's covariance C, shrunk towards the identity; made once for each shrinkage.
-
-        Args:
-            shrinkage: s, above 0 and at most 1.
+        """Inverse of the base split's covariance C, shrunk by s, above 0 and at most 1; cached for each s.
 
         Returns:
             The inverse of (1 - s) C + s (tr C / D) I, of the identity where C is zero, [D, D].
 
         Raises:
-            EmbeddingError: the covariance of the base split is not there.
+            EmbeddingError: the covariance of the base split is missing.
         """
         if self.base_covariance is None:
             raise EmbeddingError("covariance=base needs the embeddings of the base split.")
@@ -79,9 +75,9 @@ class EmbeddedSplit:
 
     @cached_property
     def order(self) -> Tensor:
-        """The place of every row in an order that depends on what the embeddings are, not on their numbers, int64.
+        """The place of every row in an order that depends on the embeddings' content alone, int64 [(1 + V) * I].
 
-        Rows are sorted by a fixed projection. Rows of augmented views have places as well.
+        Rows are sorted by a fixed projection.
         """
         weights = torch.arange(self.embeddings.shape[1], device=self.embeddings.device).double().add(1).cos()
         parts = [part.double() @ weights for (part,) in in_parts(_ROWS_AT_ONCE, self.embeddings)]
@@ -90,7 +86,7 @@ class EmbeddedSplit:
         return places
 
     def with_features(self, features: Features, center: Tensor | None = None) -> EmbeddedSplit:
-        """The same split with transformed embeddings; a Gram matrix and a covariance of the base split are dropped.
+        """The same split with transformed embeddings; its Gram matrix and base covariance are dropped.
 
         Args:
             features: "raw" leaves them alone. "l2" divides by the norm. "cl2" subtracts `center`, then divides by the
@@ -130,11 +126,7 @@ class EmbeddedSplit:
         return replace(self, gram=gram)
 
     def covariance_within(self, class_sizes: Sequence[int]) -> Tensor:
-        """Covariance of the images around the means of their classes, over all images, [D, D].
-
-        Args:
-            class_sizes: images of each class; images come class by class.
-        """
+        """Covariance of the images around the means of their classes, which follow each other, [D, D]."""
         scatter = self.embeddings.new_zeros(self.embeddings.shape[1], self.embeddings.shape[1], dtype=torch.float64)
         for rows in torch.split(self.embeddings[: self.images], list(class_sizes)):
             centred = rows - rows.mean(dim=0)
@@ -146,15 +138,7 @@ class EmbeddedSplit:
         return self.embeddings.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
 
     def products(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Inner products between two sets of images of each episode.
-
-        Args:
-            rows: image indices, [E, A].
-            columns: image indices, [E, B].
-
-        Returns:
-            [E, A, B].
-        """
+        """Inner products [E, A, B] between images of each episode, by their indices [E, A] and [E, B]."""
         if self.gram is not None:
             # One index into the flat matrix: indexing by rows and columns is the same and five times slower.
             places = rows.unsqueeze(2) * len(self.embeddings) + columns.unsqueeze(1)
@@ -181,10 +165,9 @@ class EmbeddedSplit:
 
 
 def in_large_pages(like: Tensor, *shape: int) -> Tensor:
-    """An empty tensor to gather from, of the type and on the device of another one.
+    """An empty tensor to gather from, of the type and on the device of another.
 
-    On a CPU numpy allocates it, which asks Linux for pages of 2 MiB where torch leaves those of 4 KiB: gathering waits
-    less for addresses, by a fifth of the time.
+    On a CPU numpy allocates it in pages of 2 MiB, torch in those of 4 KiB: gathering takes a fifth less time.
     """
     if like.device.type != "cpu":
         return like.new_empty(shape)

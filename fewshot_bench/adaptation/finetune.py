@@ -1,16 +1,14 @@
 """Fine-tuning of the whole backbone, or a part of it, on each support set: the SCHaNe paper's few-shot stage.
 
 Dhillon et al. (2020), "A baseline for few-shot image classification", fine-tune with cross-entropy; Long et al. (2023)
-mix it with SCHaNe. What is trained, and how, is in `EpisodeRecipe`; the training itself in `training.per_episode`.
+mix it with SCHaNe. `EpisodeRecipe` says what is trained and how; the training itself is in the room `finetuning`.
 
-Dhillon et al. put a new head on the logits z of the base-trained network, rectified and L2-normalised:
-p(y | x) = softmax(W normalize(relu(z(x))) + b). At the beginning b is 0, and row k of W is the mean of relu(z) over the
-support images of class k, scaled to length one. Transductive fine-tuning then takes two updates of Adam per epoch: one
-on the cross-entropy of the support set, one on the mean Shannon entropy of p(. | x) over the queries. Their recipe is
-start="support", on="logits", query_entropy=1, epochs=25, learning_rate=5e-5, optimizer="adam", weight_decay=0 and
-dropout=0.
-Their public code also augments the queries and moves the running statistics of batch normalisation; here the queries
-are seen as they are, and `bn` says what normalises.
+Dhillon et al. put a new head on the rectified, L2-normalised logits z of the base-trained network:
+p(y | x) = softmax(W normalize(relu(z(x))) + b). At first b is 0, and row k of W is the mean of relu(z) over the support
+images of class k, scaled to length one. Each epoch makes two updates of Adam: one on the cross-entropy of the support
+set, one on the mean Shannon entropy of p(. | x) over the queries. Their recipe is start="support", on="logits",
+query_entropy=1, epochs=25, learning_rate=5e-5, optimizer="adam", weight_decay=0 and dropout=0. Their public code also
+augments the queries and moves the running statistics of batch normalisation; here `bn` says what normalises.
 """
 
 from __future__ import annotations
@@ -41,14 +39,14 @@ class Finetune(EpisodeRecipe, Adaptation):
 
         Raises:
             UnknownNameError: the loss is not known.
-            StudyError: a value is not what it should be.
+            StudyError: a value is out of range.
         """
         super().__post_init__()
         parse_tuning(self.tune)
         self.check()
         if self.trains_on_embeddings and self.precision != "float32":
             raise StudyError(
-                f"--tune head learns from embeddings in float32; --precision {self.precision} is not for it."
+                f"--tune head learns from embeddings in float32 and cannot use --precision {self.precision}."
             )
 
     @property
@@ -58,12 +56,12 @@ class Finetune(EpisodeRecipe, Adaptation):
 
     @property
     def trains_on_embeddings(self) -> bool:
-        """Whether the backbone is left as it is, so that every image is embedded once and for all episodes."""
+        """Whether the backbone stays frozen, so that every image is embedded once for all episodes."""
         return self.tune == "head" and (self.views is None or self.views > 0) and self.bn == "frozen"
 
     @property
     def augmented_views(self) -> int:
-        """Views of every image that are embedded once, where the backbone is left as it is."""
+        """Views of every image that are embedded once, where the backbone stays frozen."""
         return self.views_made_once
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
+from fewshot_bench.adaptation.span import square_roots
 from fewshot_bench.errors import EmbeddingError, StudyError
 from fewshot_bench.losses import LOSSES, Reading, loss_function, other_reading, reading_of
 
@@ -45,7 +46,7 @@ class FinetuneHead(EmbeddingAdaptation):
 
     Attributes:
         head: "linear" (weights and a bias), "cosine" (cosines between weights and embeddings), or "projection".
-        loss: name of a loss; a contrastive one trains on two augmented views of every support image.
+        loss: name of a loss; a contrastive loss trains on two augmented views of every support image.
         lambda_: share of the contrastive term.
         tau: temperature of the contrastive term.
         reading: how the contrastive term takes the mean over positives; None for the default of the loss.
@@ -81,24 +82,13 @@ class FinetuneHead(EmbeddingAdaptation):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
-        choices = {"head": HeadKind, "start": Start, "coordinates": Coordinates}
-        for name, kind in choices.items():
-            if getattr(self, name) not in get_args(kind):
-                allowed = ", ".join(get_args(kind))
-                raise StudyError(f"{name} of finetune-head should be one of {allowed}, not {getattr(self, name)}.")
-        self._expect(isinstance(self.steps, int) and self.steps >= 1, "steps", "a whole number of 1 or more")
-        self._expect(self.learning_rate > 0, "learning_rate", "positive")
-        self._expect(self.weight_decay >= 0, "weight_decay", "0 or more")
-        self._expect(0 <= self.lambda_ <= 1, "lambda", "between 0 and 1")
-        self._expect(self.tau > 0, "tau", "positive")
-        self._expect(self.scale > 0, "scale", "positive")
-        is_number_of_views = self.views is None or (isinstance(self.views, int) and self.views >= 2)
-        self._expect(is_number_of_views, "views", "a whole number of 2 or more")
+        self._expect_whole(1, "steps")
+        self._expect_positive("learning_rate", "tau", "scale")
+        self._expect_not_negative("weight_decay")
+        self._expect(0 <= self.lambda_ <= 1, "lambda_", "between 0 and 1")
+        if self.views is not None:
+            self._expect_whole(2, "views")
         self._expect(not (self.head == "cosine" and self.start == "zero"), "start", "centroid for a cosine head")
-
-    def _expect(self, is_right: bool, name: str, expectation: str) -> None:
-        if not is_right:
-            raise StudyError(f"{name} of finetune-head should be {expectation}.")
 
     @property
     def is_contrastive(self) -> bool:
@@ -134,7 +124,7 @@ class FinetuneHead(EmbeddingAdaptation):
         if self.coordinates == "full":
             per_episode = 8 * support.shape[1] * split.embeddings.shape[1]
         at_once = max(1, _FLOATS_AT_ONCE // per_episode)
-        return torch.cat([self._train(split, *some) for some in in_parts(at_once, support, query)])
+        return torch.cat([self._train(split, *part) for part in in_parts(at_once, support, query)])
 
     def _train(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         way, shot = support.shape[1:]
@@ -218,27 +208,17 @@ class _Head(nn.Module):
 def _full_coordinates(
     split: EmbeddedSplit, trained_on: Tensor, plain: Tensor, query: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The embeddings themselves: of what is trained on, of the plain support, of the queries, [E, ., D]."""
+    """The embeddings themselves: of the images trained on, of the plain support, of the queries, [E, ., D]."""
     return split.rows(trained_on), split.rows(plain), split.rows(query)
 
 
 def _span_coordinates(
     split: EmbeddedSplit, trained_on: Tensor, plain: Tensor, query: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Orthonormal coordinates in the span of what is trained on, [E, ., n].
-
-    K^(1/2) and K^(-1/2) of the inner products K: unlike a Cholesky factor they do not depend on the order of the
-    support images. Directions that carry only rounding errors are dropped.
-    """
-    products = split.products(trained_on, trained_on).double()
-    values, vectors = torch.linalg.eigh((products + products.transpose(1, 2)) / 2)
-    kept = values > 1e-6 * values[:, -1:].clamp_min(torch.finfo(values.dtype).tiny)
-    roots = torch.where(kept, values, 0).sqrt().unsqueeze(1)
-    inverse_roots = torch.where(kept, values.clamp_min(1e-300).rsqrt(), 0).unsqueeze(1)
-    features = (vectors * roots) @ vectors.transpose(1, 2)
-    inverse = (vectors * inverse_roots) @ vectors.transpose(1, 2)
+    """Orthonormal coordinates in the span of the images trained on, [E, ., n]."""
+    features, inverse = square_roots(split.products(trained_on, trained_on).double())
     queries = split.products(trained_on, query).transpose(1, 2).double() @ inverse
-    # Without views the plain support is what is trained on, and its coordinates are there already.
+    # Without views the images trained on are the plain support.
     same = trained_on.shape == plain.shape
     plain_features = features if same else split.products(plain, trained_on).double() @ inverse
     return features.float(), plain_features.float(), queries.float()

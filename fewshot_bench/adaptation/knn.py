@@ -1,9 +1,8 @@
 """The k nearest support images vote on the class of a query.
 
-With one shot, or k = 1 and one image per class, it is the nearest centroid. The vote must not depend on the order in
-which images happen to be stored, so ties are decided by similarity: where several images are equally near and not all
-of them belong to the k nearest, they share the remaining votes; where classes have equally many votes, the class
-whose voters are nearer on average wins.
+The vote must not depend on the order in which images are stored, so similarity decides ties: images that tie for the
+last places among the k nearest share the remaining votes, and of classes with equal votes the one whose voters are
+nearer on average wins.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.centroid import Metric
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.errors import ShapeError
 
 _EPISODES_AT_ONCE = 128
 
@@ -45,10 +44,7 @@ class KNearestNeighbours(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise StudyError(f"k of knn should be a whole number of 1 or more, not {self.k}.")
-        if self.metric not in ("cosine", "euclidean"):
-            raise StudyError(f"metric of knn should be cosine or euclidean, not {self.metric}.")
+        self._expect_whole(1, "k")
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Share of the votes for every class; see `EmbeddingAdaptation.scores`."""
@@ -61,14 +57,7 @@ class KNearestNeighbours(EmbeddingAdaptation):
 
 
 def support_nearness(split: EmbeddedSplit, images: Tensor, queries: Tensor, metric: Metric) -> Tensor:
-    """Cosine similarity, or minus the squared Euclidean distance, of each support image and query, [E, n, M].
-
-    Args:
-        split: embeddings of the split.
-        images: image indices of the support sets, [E, n].
-        queries: image indices of the queries, [E, M].
-        metric: "cosine" or "euclidean".
-    """
+    """Cosine, or minus the squared distance, of each support image [E, n] and query [E, M] of a split, [E, n, M]."""
     products = split.products(images, queries)
     own, others = split.squared_norms[images].unsqueeze(2), split.squared_norms[queries].unsqueeze(1)
     if metric == "euclidean":

@@ -1,34 +1,33 @@
 """Linear discriminant analysis: class means and one covariance that all classes share (Fisher, 1936; Friedman, 1989).
 
-The classes are taken for Gaussians with means mu_c and a common covariance S, all equally likely. Then the class with
+The classes are Gaussians with means mu_c and a common covariance S, all equally likely. The most likely class of x has
 the largest
 
     mu_c' S^-1 x - 1/2 mu_c' S^-1 mu_c
 
-is the most likely one. A support set has fewer images than dimensions, so S is shrunk towards a multiple of the
-identity, as in Friedman (1989), "Regularized discriminant analysis", and in scikit-learn:
+A support set has fewer images than dimensions, so S is shrunk towards a multiple of the identity, as in Friedman
+(1989), "Regularized discriminant analysis":
 
     S = (1 - s) W + s (tr W / D) I,    W = 1/(N K) sum over images i of (x_i - mu_(y_i)) (x_i - mu_(y_i))'
 
-This is `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)` of scikit-learn, which divides by N K as well, and not
-by N (K - 1). At one shot W is zero and scikit-learn raises an error. Here LDA is then defined by what S is shrunk
-towards, a multiple of the identity: it is the nearest centroid by Euclidean distance.
-
-W has rank N (K - 1) at most, so Woodbury's identity gives S^-1 from the inner products of N K images. An episode needs
-a matrix of 25 x 25 at 5-way 5-shot, however large D is.
+This is scikit-learn's `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)`. At one shot W is zero and scikit-learn
+raises an error; here S is then a multiple of the identity, so LDA is the nearest centroid by Euclidean distance. W has
+rank N (K - 1) at most, so Woodbury's identity gives S^-1 from the inner products of N K images.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.adaptation.span import scores_in_span
+from fewshot_bench.errors import ShapeError
 
 CovarianceSource = Literal["support", "base"]
 
@@ -108,18 +107,14 @@ class LDA(EmbeddingAdaptation):
             the base split, which is known at one shot as well, and shrinks it in the same way.
     """
 
-    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"shrinkage": (0.99, 0.999, 0.9, 0.5)}
-
     name: ClassVar[str] = "lda"
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"shrinkage": (0.99, 0.999, 0.9, 0.5)}
     shrinkage: float = 0.99
     covariance: CovarianceSource = "support"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.shrinkage <= 1:
-            raise StudyError(f"shrinkage of lda should be above 0 and at most 1, not {self.shrinkage}.")
-        if self.covariance not in get_args(CovarianceSource):
-            raise StudyError(f"covariance of lda should be support or base, not {self.covariance}.")
+        self._expect(0 < self.shrinkage <= 1, "shrinkage", "above 0 and at most 1")
 
     @property
     def needs_base_covariance(self) -> bool:
@@ -130,14 +125,9 @@ class LDA(EmbeddingAdaptation):
         """Discriminant of every query and class; see `EmbeddingAdaptation.scores`."""
         if self.covariance == "base":
             return self._with_base_covariance(split, support, query)
-        way, count = support.shape[1], support[0].numel()
-        parts = []
-        for images, queries in in_parts(_EPISODES_AT_ONCE, support.flatten(1), query):
-            products = split.products(images, torch.cat([images, queries], dim=1)).double()
-            size = split.embeddings.shape[1]
-            coefficients, intercept = lda_in_span(products[:, :, :count], way, size, shrinkage=self.shrinkage)
-            parts.append(products[:, :, count:].transpose(1, 2) @ coefficients + intercept.unsqueeze(1))
-        return torch.cat(parts)
+        size = split.embeddings.shape[1]
+        fit = partial(lda_in_span, way=support.shape[1], size=size, shrinkage=self.shrinkage)
+        return scores_in_span(split, support.flatten(1), query, fit, _EPISODES_AT_ONCE)
 
     def _with_base_covariance(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """The same with one covariance for all episodes, whose inverse is made once."""

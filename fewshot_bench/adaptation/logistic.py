@@ -5,27 +5,27 @@ this way. The objective is scikit-learn's, with an intercept that is not penalis
 
     1/2 |W|^2 + C * sum over i of -log softmax(W x_i + b)[y_i]
 
-At the optimum W = C * sum over i of (onehot(y_i) - p_i) x_i^T lies in the span of the support embeddings, so
-an episode needs the inner products of its images and never the embeddings themselves: 25 numbers per class
-instead of 1,280 at 5 shots.
+At the optimum W = C * sum over i of (onehot(y_i) - p_i) x_i^T lies in the span of the support embeddings.
 
-Tian et al. fit it to five augmented copies of each support image, and not to the image itself: `views=5`. As in their
-code the copies are padded by an eighth, cut, changed in brightness, contrast and saturation, and mirrored. A study
-makes them of all images once, so an image has the same copies in every episode; their code draws new ones in each.
+Tian et al. fit it to five augmented copies of each support image instead of the image itself: `views=5`. As in their
+code the copies are padded by an eighth, cropped, changed in brightness, contrast and saturation, and flipped. A study
+makes the copies of every image once; their code draws new ones in each episode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.span import scores_in_span, support_labels, symmetric_products
+from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.training.recipe import AugmentationName
 
 _EPISODES_AT_ONCE = 256
@@ -47,9 +47,9 @@ class Logistic(EmbeddingAdaptation):
     Attributes:
         C: inverse strength of the penalty, as scikit-learn has it.
         tolerance: largest entry of the gradient at the end, relative to C.
-        max_iterations: Newton steps; more than needed is an error, never a silent stop.
-        views: augmented views of each support image that are trained on instead of the image; 0 is the image itself.
-            The penalty is against a sum over all views, as in scikit-learn, so C counts V times as much.
+        max_iterations: most Newton steps; an episode that needs more is an error.
+        views: augmented views of each support image to train on instead of the image; 0 is the image itself.
+            The loss is a sum over all views, as in scikit-learn, so C counts V times as much.
         augmentation: what makes the views; "jitter" is that of Tian et al., "auto" is AutoAugment for colour images.
     """
 
@@ -63,14 +63,8 @@ class Logistic(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("C", "tolerance", "max_iterations"):
-            if not getattr(self, field) > 0:
-                raise StudyError(f"{field} of logistic should be positive, not {getattr(self, field)}.")
-        if not isinstance(self.views, int) or self.views < 0:
-            raise StudyError(f"views of logistic should be a whole number of 0 or more, not {self.views}.")
-        if self.augmentation not in get_args(AugmentationName):
-            known = ", ".join(get_args(AugmentationName))
-            raise StudyError(f"augmentation of logistic should be one of {known}, not {self.augmentation}.")
+        self._expect_positive("C", "tolerance", "max_iterations")
+        self._expect_whole(0, "views")
 
     @property
     def augmented_views(self) -> int:
@@ -83,7 +77,7 @@ class Logistic(EmbeddingAdaptation):
         return self.augmentation
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """Every hyper-parameter; without views as it was before there were any."""
+        """Every hyper-parameter; views and augmentation only where there are views, so old fingerprints hold."""
         values = super().hyper_parameters()
         unused = () if self.views else ("views", "augmentation")
         return {name: value for name, value in values.items() if name not in unused}
@@ -92,26 +86,16 @@ class Logistic(EmbeddingAdaptation):
         """Logits of every query; see `EmbeddingAdaptation.scores`."""
         if split.views < self.views:
             raise EmbeddingError(f"logistic needs {self.views} augmented views; there are {split.views}.")
-        labels = torch.arange(support.shape[1], device=support.device).repeat_interleave(support.shape[2])
-        labels = labels.repeat(max(1, self.views))
+        labels = support_labels(support).repeat(max(1, self.views))
         rows = support.flatten(1)
         if self.views:
             rows = torch.cat([rows + view * split.images for view in range(1, self.views + 1)], dim=1)
         # A part's matrices should stay near the cache; 256 episodes of 5-way 5-shot without views do.
         at_once = max(1, min(_EPISODES_AT_ONCE, _PRODUCTS_AT_ONCE // len(labels) ** 2))
-        parts = []
-        for images, queries in in_parts(at_once, rows, query):
-            products = split.products(images, torch.cat([images, queries], dim=1))
-            coefficients, intercept = logistic_in_span(
-                products[:, :, : len(labels)],
-                labels,
-                C=self.C,
-                tolerance=self.tolerance,
-                max_iterations=self.max_iterations,
-            )
-            of_queries = products[:, :, len(labels) :].transpose(1, 2).to(coefficients.dtype)
-            parts.append(of_queries @ coefficients + intercept.unsqueeze(1))
-        return torch.cat(parts)
+        fit = partial(
+            logistic_in_span, labels=labels, C=self.C, tolerance=self.tolerance, max_iterations=self.max_iterations
+        )
+        return scores_in_span(split, rows, query, fit, at_once)
 
     def floats_per_episode(self, way: int, shot: int, queries: int, embedding_size: int) -> int:
         """Gathered embeddings of the support's views and the queries, and their products."""
@@ -138,9 +122,7 @@ def logistic_in_span(
         ShapeError: the products are not square or there is not one label for each.
         EmbeddingError: the iteration did not converge, which finite embeddings do not cause.
     """
-    if products.ndim != 3 or products.shape[1:] != (len(labels), len(labels)):
-        raise ShapeError(f"products [E, n, n] and labels [n] do not fit: {list(products.shape)} and {len(labels)}.")
-    features = _features(products.double())
+    features = _features(symmetric_products(products, labels))
     # Classes before images, [E, N, n]: softmax over a middle axis is several times faster than over a short last one.
     targets = torch.nn.functional.one_hot(labels).double().T.expand(len(products), -1, -1)
     weights = features.new_zeros(len(features), targets.shape[1], features.shape[2])
@@ -163,13 +145,12 @@ def logistic_in_span(
     return C * (targets - probabilities).transpose(1, 2), weights[:, :, -1]
 
 
-def _features(products: Tensor) -> Tensor:
+def _features(symmetric: Tensor) -> Tensor:
     """Coordinates of the support images in their span, and a column of ones for the intercept, [E, n, n + 1].
 
     A Cholesky factor where the images are independent; where an image occurs twice, or there are more images than
     dimensions, the square root by eigenvalues, which takes ten times longer.
     """
-    symmetric = (products + products.transpose(1, 2)) / 2
     factor, failures = torch.linalg.cholesky_ex(symmetric)
     dependent = failures > 0
     if bool(dependent.any()):
@@ -223,7 +204,7 @@ def _newton_step(problem: _Problem, weights: Tensor, gradient: Tensor, probabili
 
 
 def _solve(problem: _Problem, gradient: Tensor, probabilities: Tensor) -> Tensor:
-    """Hessian^-1 gradient by preconditioned conjugate gradients; a finished episode stays as it is, [E, N, d].
+    """Hessian^-1 gradient by preconditioned conjugate gradients; finished episodes do not change, [E, N, d].
 
     The Hessian couples classes through the softmax; the preconditioner leaves the coupling out and so is one small
     inverse per episode. It is exact for equal probabilities, where every fit starts.

@@ -23,7 +23,7 @@ from torch import Tensor
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
 from fewshot_bench.adaptation.knn import support_nearness
-from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.errors import ShapeError
 
 _EPISODES_AT_ONCE = 128
 
@@ -39,7 +39,7 @@ class Matching(EmbeddingAdaptation):
     """Attention over the support images.
 
     Attributes:
-        scale: what cosines are multiplied by before the softmax; 1 in the paper, 100 in the code of Chen et al. (2019).
+        scale: factor of the cosines before the softmax; 1 in the paper, 100 in the code of Chen et al. (2019).
             A small scale compares with the mean of a class, a large one with its nearest image. With L2 features, 10
             was best on the validation split of CIFAR-FS.
     """
@@ -50,8 +50,7 @@ class Matching(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.scale < float("inf"):
-            raise StudyError(f"scale of matching should be positive and finite, not {self.scale}.")
+        self._expect_positive("scale")
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Logarithm of the attention that each class gets; see `EmbeddingAdaptation.scores`."""
@@ -70,7 +69,7 @@ def log_attention(similarity: Tensor, *, scale: float = 1.0) -> Tensor:
 
     Args:
         similarity: of each support image and query, [E, N, K, M].
-        scale: what it is multiplied by before the softmax.
+        scale: its factor before the softmax.
 
     Returns:
         Log-probabilities, [E, M, N].

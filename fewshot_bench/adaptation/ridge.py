@@ -5,24 +5,24 @@ Bertinetto et al. (2019), "Meta-learning with differentiable closed-form solvers
 
     minimise over W:  |X W - Y|^2 + penalty * |W|^2
 
-with the support embeddings X [n, D] and their one-hot labels Y [n, N]. There are fewer support images than
-dimensions, so the dual form is the cheap one: W = X^T A with A = (X X^T + penalty * I)^-1 Y. It needs the inner
-products of the images and never the embeddings themselves. R2D2 also learns a scale and a shift of the scores;
-neither changes a prediction, so there is nothing to set here.
+with the support embeddings X [n, D] and their one-hot labels Y [n, N]. With fewer images than dimensions the dual form
+is the cheap one: W = X^T A with A = (X X^T + penalty * I)^-1 Y. The scale and shift of the scores that R2D2 learns
+change no prediction and are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.errors import ShapeError, StudyError
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.span import scores_in_span, support_labels, symmetric_products
 
 _EPISODES_AT_ONCE = 256
 
@@ -51,21 +51,12 @@ class Ridge(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.penalty < float("inf"):
-            raise StudyError(f"penalty of ridge should be positive and finite, not {self.penalty}.")
-        if not isinstance(self.intercept, bool):
-            raise StudyError(f"intercept of ridge should be true or false, not {self.intercept!r}.")
+        self._expect_positive("penalty")
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Predicted one-hot labels of every query; see `EmbeddingAdaptation.scores`."""
-        labels = torch.arange(support.shape[1], device=support.device).repeat_interleave(support.shape[2])
-        parts = []
-        for images, queries in in_parts(_EPISODES_AT_ONCE, support.flatten(1), query):
-            products = split.products(images, torch.cat([images, queries], dim=1)).double()
-            within, of_queries = products[:, :, : len(labels)], products[:, :, len(labels) :]
-            coefficients, intercepts = ridge_in_span(within, labels, penalty=self.penalty, intercept=self.intercept)
-            parts.append(of_queries.transpose(1, 2) @ coefficients + intercepts.unsqueeze(1))
-        return torch.cat(parts)
+        fit = partial(ridge_in_span, labels=support_labels(support), penalty=self.penalty, intercept=self.intercept)
+        return scores_in_span(split, support.flatten(1), query, fit, _EPISODES_AT_ONCE)
 
 
 def ridge_in_span(
@@ -91,9 +82,7 @@ def ridge_in_span(
     >>> coefficients[0].round(decimals=3).tolist()
     [[0.5, 0.0], [0.0, 0.5]]
     """
-    if products.ndim != 3 or products.shape[1:] != (len(labels), len(labels)):
-        raise ShapeError(f"products [E, n, n] and labels [n] do not fit: {list(products.shape)} and {len(labels)}.")
-    products = (products.double() + products.double().transpose(1, 2)) / 2
+    products = symmetric_products(products, labels)
     targets = torch.nn.functional.one_hot(labels).double().expand(len(products), -1, -1)
     if not intercept:
         return _solved(products, targets, penalty), targets.new_zeros(len(products), targets.shape[2])
@@ -110,9 +99,8 @@ def ridge_in_span(
 def _solved(products: Tensor, targets: Tensor, penalty: float) -> Tensor:
     """(products + penalty * I)^-1 targets, [E, n, N].
 
-    By Cholesky factors. Where a penalty far below the rounding of the products leaves a matrix that is not positive
-    definite, by eigenvalues, which is ten times slower. Directions whose eigenvalue is rounding are left out: the
-    support embeddings have no extent there, so they add nothing to W.
+    Solved by Cholesky factors; by eigenvalues, ten times slower, where the penalty is far below the rounding of the
+    products. Directions whose eigenvalue is rounding are left out: the embeddings have no extent there.
     """
     penalised = products.clone()
     penalised.diagonal(dim1=1, dim2=2).add_(penalty)

@@ -5,8 +5,7 @@ of a network. There is no intercept. With the support embeddings x_i and their l
 
     minimise over W:  1/2 |W|^2 + C * sum over i of max over c of (w_c . x_i + [c != y_i] - w_y_i . x_i)
 
-At the optimum W = sum over i of a_i x_i^T, so an episode needs the inner products G of its images and never the
-embeddings themselves. The coefficients solve the dual problem:
+At the optimum W = sum over i of a_i x_i^T, with coefficients that solve the dual problem for the inner products G:
 
     maximise over a:  sum over i of a_i,y_i - 1/2 sum over i, j of G_ij a_i . a_j
     subject to        a_i,c <= C * [c = y_i],  sum over c of a_i,c = 0
@@ -27,8 +26,9 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.span import scores_in_span, support_labels, symmetric_products
+from fewshot_bench.errors import EmbeddingError
 
 _EPISODES_AT_ONCE = 256
 _ITERATIONS_PER_CHECK = 5
@@ -50,11 +50,11 @@ class SupportVectorMachine(EmbeddingAdaptation):
         C: weight of the hinge losses against the penalty. The default belongs to L2 features: within 0.1 points of
             the best from 0.03 to 100 on the validation split of CIFAR-FS. MetaOptNet's 0.1 belongs to 16,000
             unnormalised numbers.
-        diagonal: what is added to the inner product of each support image with itself. MetaOptNet's public code adds 1
+        diagonal: added to the inner product of each support image with itself. MetaOptNet's public code adds 1
             for the sake of its solver, which its paper does not mention.
         gap: largest difference of the primal and the dual objective at the end, relative to the primal objective. Use a
             smaller one with a C far below 0.1, where the losses outweigh |W|^2.
-        max_iterations: steps of the solver; more than needed is an error, never a silent stop.
+        max_iterations: most steps of the solver; an episode that needs more is an error.
     """
 
     name: ClassVar[str] = "svm"
@@ -66,24 +66,19 @@ class SupportVectorMachine(EmbeddingAdaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("C", "gap", "max_iterations"):
-            if not 0 < getattr(self, field) < float("inf"):
-                raise StudyError(f"{field} of svm should be positive and finite, not {getattr(self, field)}.")
-        if not 0 <= self.diagonal < float("inf"):
-            raise StudyError(f"diagonal of svm should be finite and not below 0, not {self.diagonal}.")
+        self._expect_positive("C", "gap", "max_iterations")
+        self._expect_not_negative("diagonal")
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
         """Inner products with the weights of every class; see `EmbeddingAdaptation.scores`."""
-        labels = torch.arange(support.shape[1], device=support.device).repeat_interleave(support.shape[2])
-        parts = []
-        for images, queries in in_parts(_EPISODES_AT_ONCE, support.flatten(1), query):
-            products = split.products(images, torch.cat([images, queries], dim=1)).double()
-            within, of_queries = products[:, :, : len(labels)], products[:, :, len(labels) :]
+        labels = support_labels(support)
+
+        def fit(products: Tensor) -> tuple[Tensor, None]:
             if self.diagonal:
-                within.diagonal(dim1=1, dim2=2).add_(self.diagonal)
-            coefficients = svm_in_span(within, labels, C=self.C, gap=self.gap, max_iterations=self.max_iterations)
-            parts.append(of_queries.transpose(1, 2) @ coefficients)
-        return torch.cat(parts)
+                products.diagonal(dim1=1, dim2=2).add_(self.diagonal)
+            return svm_in_span(products, labels, C=self.C, gap=self.gap, max_iterations=self.max_iterations), None
+
+        return scores_in_span(split, support.flatten(1), query, fit, _EPISODES_AT_ONCE)
 
 
 def svm_in_span(
@@ -110,9 +105,7 @@ def svm_in_span(
     >>> svm_in_span(torch.eye(2).unsqueeze(0), torch.tensor([0, 1]), C=1.0)[0].round(decimals=3).tolist()
     [[0.5, -0.5], [-0.5, 0.5]]
     """
-    if products.ndim != 3 or products.shape[1:] != (len(labels), len(labels)):
-        raise ShapeError(f"products [E, n, n] and labels [n] do not fit: {list(products.shape)} and {len(labels)}.")
-    products = _without_negative_curvature((products.double() + products.double().transpose(1, 2)) / 2)
+    products = _without_negative_curvature(symmetric_products(products, labels))
     # Classes before images, [E, N, n], so that sums over classes run along whole rows.
     targets = torch.nn.functional.one_hot(labels).double().T.contiguous()
     state = _State.start(products, targets)
@@ -171,7 +164,6 @@ class _State:
     step_size: Tensor
     coefficients: Tensor
     multipliers: Tensor
-
     free: Tensor
 
     @classmethod
@@ -214,7 +206,7 @@ class _State:
 
 
 def _without_negative_curvature(products: Tensor) -> Tensor:
-    """Products as embeddings can have them: rounding leaves negative eigenvalues where images are dependent."""
+    """Inner products without the negative eigenvalues that rounding leaves where images are linearly dependent."""
     dependent = torch.linalg.cholesky_ex(products).info > 0
     if not bool(dependent.any()):
         return products

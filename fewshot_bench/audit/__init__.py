@@ -7,8 +7,6 @@ from fewshot_bench._io.lazy import lazily
 if TYPE_CHECKING:
     from fewshot_bench.audit.audit import audit_cell as audit_cell
     from fewshot_bench.audit.audit import audit_cells as audit_cells
-    from fewshot_bench.audit.audit import cell_folders as cell_folders
-    from fewshot_bench.audit.audit import cells_meant as cells_meant
     from fewshot_bench.audit.finding import Audit as Audit
     from fewshot_bench.audit.finding import CellAudit as CellAudit
     from fewshot_bench.audit.finding import Finding as Finding
@@ -17,8 +15,10 @@ if TYPE_CHECKING:
     from fewshot_bench.audit.reproduce import OtherOutcome as OtherOutcome
     from fewshot_bench.audit.reproduce import Reproduction as Reproduction
     from fewshot_bench.audit.reproduce import ReproductionOptions as ReproductionOptions
-    from fewshot_bench.audit.reproduce import everything_anew as everything_anew
     from fewshot_bench.audit.reproduce import reproduce_cell as reproduce_cell
+    from fewshot_bench.audit.reproduce import without_caches as without_caches
+    from fewshot_bench.audit.selection import cell_folders as cell_folders
+    from fewshot_bench.audit.selection import resolve_cells as resolve_cells
     from fewshot_bench.audit.terminal import print_audit as print_audit
     from fewshot_bench.audit.terminal import print_conclusion as print_conclusion
     from fewshot_bench.audit.terminal import print_reproduction as print_reproduction
@@ -35,13 +35,13 @@ _HOMES = {
     "Unchecked": "finding",
     "audit_cell": "audit",
     "audit_cells": "audit",
-    "cell_folders": "audit",
-    "cells_meant": "audit",
-    "everything_anew": "reproduce",
+    "cell_folders": "selection",
     "print_audit": "terminal",
     "print_conclusion": "terminal",
     "print_reproduction": "terminal",
     "reproduce_cell": "reproduce",
+    "resolve_cells": "selection",
+    "without_caches": "reproduce",
 }
 __all__ = sorted(_HOMES)
 

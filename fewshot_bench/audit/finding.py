@@ -1,7 +1,4 @@
-"""What an audit says: one finding per check, with the reason where a check could not be made.
-
-What an audit of several cells comes to: first what could not be checked, and the option that would check it.
-"""
+"""The findings of an audit: one per check of a cell, and what the cells of an audit come to together."""
 
 from __future__ import annotations
 
@@ -11,14 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fewshot_bench._io.text import printable
-from fewshot_bench.audit.ties import Sample, Turned, direction
+from fewshot_bench.audit.ties import ChangedPredictions, Sample, direction
 
 Verdict = Literal["pass", "fail", "not checked"]
 Outcome = Literal["passed", "failed", "not confirmed"]
 SAME = "same predictions"
-"""The check that has run the method again; without it nothing confirms what is stored."""
+"""The check that runs the method again; without it nothing confirms the stored outcomes."""
 SEE_ABOVE = "see above"
-"""The reason of a check that could not be made for the reason of the one before."""
+"""The reason of a check that has the same reason as the one before."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Finding:
 
 
 def not_checked(checks: Sequence[str], reason: str) -> list[Finding]:
-    """A finding for each of several checks that could not be made for one reason, which the first one tells."""
+    """Findings of checks that could not be made; the first of them gives the reason."""
     return [Finding(check, "not checked", SEE_ABOVE if number else reason) for number, check in enumerate(checks)]
 
 
@@ -52,10 +49,10 @@ class CellAudit:
     Attributes:
         key: the name of its folder.
         task: dataset, split and size of its tasks; empty where the description cannot be read.
-        method: name of its method, likewise.
+        method: name of its method; empty where the description cannot be read.
         findings: in the order of the checks.
         sample: how many of the stored episodes were run again; None where none was.
-        turned: their predictions beside the stored ones, likewise.
+        changes: of their predictions; None where none was run again.
         is_transductive: whether the description marks the method as transductive.
     """
 
@@ -64,11 +61,11 @@ class CellAudit:
     method: str
     findings: tuple[Finding, ...]
     sample: Sample | None = None
-    turned: Turned | None = None
+    changes: ChangedPredictions | None = None
     is_transductive: bool = False
 
     def __post_init__(self) -> None:
-        # The name of a stranger's folder is shown, also where nothing else of it can be read.
+        # The name of a stranger's folder is printed even where nothing else of it can be read.
         object.__setattr__(self, "key", printable(self.key))
 
     @property
@@ -108,7 +105,7 @@ _OPTIONS = {
     "--episodes": "--episodes N",
     "fewshot-bench reproduce": "fewshot-bench reproduce",
 }
-"""What may make a check possible, as a reason names it, and as it is typed."""
+"""What may make a check possible: as a reason names it, and as it is typed."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +125,8 @@ class Unchecked:
     cells: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data."""
-        return {
-            "reason": self.reason,
-            "options": list(self.options),
-            "checks": list(self.checks),
-            "cells": list(self.cells),
-        }
+        """As plain data."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -176,45 +168,42 @@ class Audit:
                 reason = reason if finding.detail == SEE_ABOVE else finding.detail
                 checks, cells = found.setdefault(reason, ({}, {}))
                 checks[finding.check] = cells[cell.key] = None
-        several = [
+        unchecked = [
             Unchecked(reason, _options_in(reason), tuple(checks), tuple(cells))
             for reason, (checks, cells) in found.items()
         ]
-        return sorted(several, key=lambda one: (not one.options, -len(one.checks) * len(one.cells)))
+        return sorted(unchecked, key=lambda group: (not group.options, -len(group.checks) * len(group.cells)))
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain data."""
         return {
             "outcome": self.outcome,
             "seed": self.seed,
-            "not_checked": [one.as_dict() for one in self.unchecked()],
+            "not_checked": [group.as_dict() for group in self.unchecked()],
             "pooled": [finding.as_dict() for finding in self.pooled],
             "cells": [cell.as_dict() for cell in self.cells],
         }
 
 
 def pooled_findings(cells: Sequence[CellAudit]) -> tuple[Finding, ...]:
-    """Whether what differs in the cells of one method, and in all cells, favours somebody.
+    """Whether the differences in all cells of a method, and in all cells, favour a method.
 
     A little in every cell is within what ties explain there, and adds up.
-
-    Args:
-        cells: of one audit.
     """
-    methods: dict[str, list[Turned]] = {}
+    methods: dict[str, list[ChangedPredictions]] = {}
     for cell in cells:
-        if cell.turned is not None and not cell.turned.is_same_machine:
-            methods.setdefault(cell.method, []).append(cell.turned)
-    families = {f"the {len(turned)} cells of {name}": turned for name, turned in methods.items() if len(turned) > 1}
+        if cell.changes is not None and not cell.changes.is_same_machine:
+            methods.setdefault(cell.method, []).append(cell.changes)
+    families = {f"the {len(changes)} cells of {name}": changes for name, changes in methods.items() if len(changes) > 1}
     if len(methods) > 1:
-        families["all cells"] = [turned for several in methods.values() for turned in several]
+        families["all cells"] = [changes for of_method in methods.values() for changes in of_method]
     findings = []
-    for name, several in families.items():
-        others = sum(turned.others for turned in several)
-        one_sided = direction(several, tests=len(families))
-        told = f"{others:,} predictions differ from those stored" if others else "no prediction differs"
-        why = f"; ties favour nobody, and {one_sided}" if one_sided else ""
-        findings.append(Finding(POOLED, "fail" if one_sided else "pass", f"{name}: {told}{why}"))
+    for name, family in families.items():
+        changed = sum(changes.changed for changes in family)
+        one_sided = direction(family, tests=len(families))
+        count = f"{changed:,} predictions differ from those stored" if changed else "no prediction differs"
+        why = f"; ties favour no method, and {one_sided}" if one_sided else ""
+        findings.append(Finding(POOLED, "fail" if one_sided else "pass", f"{name}: {count}{why}"))
     return tuple(findings)
 
 

@@ -1,7 +1,7 @@
-"""The same tasks put to a method in other ways, none of which may change what it says of a query.
+"""Perturbed versions of an episode, none of which may change what a method predicts for a query.
 
-A method is given the images of the queries and nothing else about them. Their order, their numbers and their company
-could still tell: queries are stored class by class, and images are numbered class by class.
+A method is given the images of the queries and nothing else about them. Their order, their numbers and the other
+queries could still tell: queries are stored class by class, and images are numbered class by class.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier
 from fewshot_bench.episodes import Episodes
+from fewshot_bench.outcomes.packing import Positions
 
 
 @dataclass(frozen=True)
 class AskedEpisodes(Episodes):
-    """Support sets of episodes with other queries than theirs.
+    """Support sets of episodes with other queries than their own.
 
     Attributes:
         asked: image indices of the queries, [E, m]; m need not be a multiple of N.
@@ -33,14 +34,11 @@ class AskedEpisodes(Episodes):
 
 
 def with_queries(episodes: Episodes, order: NDArray[np.int64]) -> AskedEpisodes:
-    """The same support sets with some of the queries in another order.
+    """The same support sets with some of the queries, in another order; `images` no longer tells their classes.
 
     Args:
         episodes: of one shape, with M queries each.
-        order: which queries, by position, in the order in which a method gets them, [E, m] with m of at most M.
-
-    Returns:
-        Episodes whose `queries` are those. In `images` the row of a query no longer says its class either.
+        order: positions of the queries, in the order in which a method gets them, [E, m] with m of at most M.
     """
     asked = np.take_along_axis(episodes.queries, order, axis=1)
     rows = np.full((len(episodes), episodes.way * episodes.query.shape[2]), -1, dtype=np.int32)
@@ -49,17 +47,8 @@ def with_queries(episodes: Episodes, order: NDArray[np.int64]) -> AskedEpisodes:
     return AskedEpisodes(episodes.protocol, episodes.dataset_fingerprint, episodes.run, episodes.numbers, images, asked)
 
 
-def predictions_of(classifier: Classifier, episodes: Episodes, order: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """What a method says of the queries when it gets these, in this order; put back into the order of the queries.
-
-    Args:
-        classifier: the method.
-        episodes: of one shape.
-        order: see `with_queries`, [E, m].
-
-    Returns:
-        uint8 [E, m], column j for query j of those that were asked for, sorted by position.
-    """
+def predictions_of(classifier: Classifier, episodes: Episodes, order: NDArray[np.int64]) -> Positions:
+    """Predictions for queries that are asked in an order of `with_queries`; returned by position, [E, m]."""
     found = classifier(with_queries(episodes, order), classifier.chunk(episodes.protocol))
     if found.shape != order.shape:
         raise ValueError(f"{found.shape} predictions of {order.shape} queries")
@@ -77,38 +66,24 @@ def shuffled(episodes: Episodes, seed: int) -> NDArray[np.int64]:
 def relabelled(episodes: Episodes) -> NDArray[np.int64]:
     """The queries in an order in which the blocks of the classes have changed places, [E, M].
 
-    The last class comes first; within a block the order stays. Where classes have as many queries each, whoever reads
-    classes from positions is now wrong about every query.
+    The last class comes first; within a block the order stays. Where classes have equally many queries, a method that
+    reads classes from positions is now wrong about every query.
     """
     next_class = (episodes.truth.astype(np.int64) + 1) % episodes.way
     return np.argsort(next_class, axis=1, kind="stable")
 
 
-def in_parts(classifier: Classifier, episodes: Episodes, parts: list[NDArray[np.int64]]) -> NDArray[np.uint8]:
-    """What a method says of queries that it gets a part at a time.
+def in_parts(classifier: Classifier, episodes: Episodes, parts: list[NDArray[np.int64]]) -> Positions:
+    """Predictions for queries that are asked a part at a time, part after part, [E, sum of m].
 
-    Args:
-        classifier: the method.
-        episodes: of one shape.
-        parts: positions of the queries of each part, increasing, [m] each.
-
-    Returns:
-        uint8 [E, sum of m], part after part.
+    Each part has the positions of its queries, increasing, [m].
     """
-    said = [predictions_of(classifier, episodes, np.tile(part, (len(episodes), 1))) for part in parts]
-    return np.concatenate(said, axis=1)
+    predictions = [predictions_of(classifier, episodes, np.tile(part, (len(episodes), 1))) for part in parts]
+    return np.concatenate(predictions, axis=1)
 
 
 def renumbered(classifier: EmbeddingClassifier, seed: int) -> tuple[EmbeddingClassifier, NDArray[np.int32]]:
-    """The same method on the same embeddings, with other numbers for the images.
-
-    Args:
-        classifier: a method of frozen embeddings.
-        seed: of the numbers.
-
-    Returns:
-        The method, and the new number of each image, [I].
-    """
+    """The same method with other numbers for the same images, and the new number of each image, [I]."""
     split = classifier.split
     old = np.random.default_rng(seed).permutation(split.images)
     new = np.empty(split.images, dtype=np.int32)

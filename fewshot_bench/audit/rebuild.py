@@ -1,10 +1,7 @@
-"""The method of a cell, made again from its recorded study.
+"""The method of a stored cell, made again from the recorded study.
 
-What a recorded study says otherwise than the method it is recorded with, seen before anything is made of it.
-
-The recorded study, which a stranger may have written: only known fields, and nothing that would be executed.
-
-What somebody brings along to run a stored method again, which the record itself may not decide.
+A stranger may have written the record: only known fields count, and nothing that it names is executed or fetched
+unless the user says so. What the record contradicts is found before anything is trained, fetched or imported.
 """
 
 from __future__ import annotations
@@ -14,75 +11,267 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic import ValidationError
 
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.adaptation import Adaptation
+from fewshot_bench.adaptation import ADAPTATIONS, Adaptation
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classify import Classifier
+from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.engine.local import LocalEngine
-from fewshot_bench.errors import FewshotBenchError, WeightsError
+from fewshot_bench.errors import FewshotBenchError, ReproductionError, WeightsError
 from fewshot_bench.outcomes import Cell, MethodCard
-from fewshot_bench.outcomes.manifest import places_of
+from fewshot_bench.outcomes.manifest import environments_of
 from fewshot_bench.progress import Progress
-from fewshot_bench.study import Study
-from fewshot_bench.study.methods import planned_adaptations
-from fewshot_bench.study.networks import PlannedStage, backbone_of_hub, planned_stages
-from fewshot_bench.study.planned_methods import method_card as card_of
-from fewshot_bench.study.planned_methods import uses_base_head
+from fewshot_bench.study.admission import admit_checkpoints, admit_fields
+from fewshot_bench.study.networks import backbone_of_hub
 from fewshot_bench.study.provenance import hardware, source_commit
-from fewshot_bench.study.workers import ClassifierSource, OnEmbeddings, OnImages
+from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, resolve_study
+from fewshot_bench.study.study import Study
+from fewshot_bench.study.workers import ClassifierBuilder, WorkerFactory
 
-if TYPE_CHECKING:
-    from fewshot_bench.study import Study
-
+_SEED_BITS = 32
+_BASE_HEAD = "hyper_parameters.base_head"
+_WEIGHTS = ("weights", _BASE_HEAD)
+"""Parts of a method that a training decides."""
 _OF_THE_STUDY = {"base_epochs": "epochs", "base_batch": "batch_size"}
-"""Fields that a base stage takes as they are, whichever version runs it, and what it calls them."""
+"""Fields of a study that every version passes to a base stage unchanged, and their names there."""
+_SHOWN = 3
 
 
-def contradictions(cell: Cell, study: Study) -> list[str]:
-    """Where the study itself says otherwise than the method, whichever version of this project made it.
+@dataclass(frozen=True, kw_only=True)
+class RerunOptions:
+    """How a stored method is run again, with what, and what its record may cause.
 
-    Nothing is trained, fetched or imported for it.
+    Attributes:
+        seed: chooses which of the stored episodes are run again, and perturbations; from the operating system by
+            default, so that it cannot be known when a result is stored.
+        device: a torch device, or "auto".
+        dataset: where the images lie, if not under the dataset's name.
+        weights: the file of weights that the study names.
+        trusts_code: whether what the study names as `module:callable` may be imported.
+        downloads: whether weights that the study names may be fetched from a model hub.
+    """
+
+    seed: int = field(default_factory=lambda: secrets.randbits(_SEED_BITS))
+    device: str = "auto"
+    dataset: Path | None = None
+    weights: Path | None = None
+    trusts_code: bool = False
+    downloads: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class RebuiltMethod:
+    """A method with the cell's fingerprint; or, where a base stage may be trained again, with other weights.
+
+    Attributes:
+        resolved: the study.
+        method: of the study.
+        backbone: with its weights.
+        card: its description, under the name of the cell's method.
+        worker_factory: makes the workers that compute it.
+    """
+
+    resolved: ResolvedStudy
+    method: ResolvedMethod
+    backbone: Backbone
+    card: MethodCard
+    worker_factory: WorkerFactory
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """What it does with each support set."""
+        return self.method.adaptation
+
+    @property
+    def device(self) -> str:
+        """That it is computed on."""
+        return self.worker_factory.device
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """Classifies episodes in this process."""
+        return self.worker_factory.classifier(self.device)
+
+
+class MismatchError(ReproductionError):
+    """The recorded study gives another method; the message says in what the nearest one differs.
+
+    Attributes:
+        is_contradiction: whether the same code should have given the same method.
+        is_of_training: whether nothing but the weights that a training gave differs.
+    """
+
+    def __init__(self, differences: Sequence[str], *, is_contradiction: bool, is_of_training: bool = False) -> None:
+        more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        super().__init__("; ".join(differences[:_SHOWN]) + more)
+        self.is_contradiction, self.is_of_training = is_contradiction, is_of_training
+
+
+def recorded_study(cell: Cell, *, weights: Path | None = None, trusts_code: bool = False) -> Study:
+    """The study that made a cell, reduced to the one method of the cell.
+
+    Args:
+        cell: with its provenance.
+        weights: the user's copy of the file of weights, which the record only names.
+        trusts_code: whether what is named `module:callable` may be imported.
+
+    Raises:
+        ReproductionError: the study cannot be run again; the message is a part of a sentence.
+    """
+    record = cell.provenance.get("study")
+    if not isinstance(record, Mapping):
+        raise ReproductionError("the outcomes do not record the study that made them")
+    try:
+        study = Study.model_validate({**record, **_of_this_cell(cell, record)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ReproductionError(
+            f"the recorded study is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from error
+    if trusts_code:
+        try:
+            admit_fields(study.model_dump(exclude={"dataset"}))  # images are those that are here
+            admit_checkpoints(study.checkpoints or ())
+        except FewshotBenchError as error:
+            raise ReproductionError(str(error)) from error
+    if study.weights is None:
+        return study
+    if weights is None:
+        raise ReproductionError(
+            f"the file of weights, {study.weights.name}, is not part of the outcomes; give it with --weights"
+        )
+    return study.model_copy(update={"weights": weights})
+
+
+def renamed_weights(cell: Cell, weights: Path | None) -> str:
+    """The note that the file of weights has another name than in the record; empty where it has the same."""
+    record = cell.provenance.get("study")
+    named = record.get("weights") if isinstance(record, Mapping) else None
+    if weights is None or not isinstance(named, str) or PurePath(named).name == weights.name:
+        return ""
+    return f"the study used the weights {PurePath(named).name}, and --weights is {weights.name}"
+
+
+def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that reduce a study to the cell's own method, so that no others are trained."""
+    fields: dict[str, Any] = {}
+    adaptations = record.get("adaptations")
+    named = [name for name in adaptations if isinstance(name, str)] if isinstance(adaptations, list) else []
+    own = [name for name in named if ADAPTATIONS.target_of(name) == cell.method.adaptation]
+    settings = cell.method.hyper_parameters.get("adaptation")
+    if own:
+        fields["adaptations"] = own
+        fields["hyper_parameters"] = _own_settings(settings, record.get("hyper_parameters"))
+        if isinstance(settings, Mapping) and "choose" not in settings:  # others in the list had something to choose
+            fields["choose"] = "none"
+    base = cell.method.hyper_parameters.get("base")
+    loss = base.get("loss") if isinstance(base, Mapping) else None
+    if isinstance(loss, str) and record.get("checkpoints") is None:
+        fields["base_losses"] = [loss]
+    return fields
+
+
+def _own_settings(own: object, chosen: object) -> dict[str, Any]:
+    """The hyper-parameters of a study that belong to one adaptation."""
+    if not isinstance(chosen, Mapping) or not isinstance(own, Mapping):
+        return {}
+    grid = own.get("grid")
+    names = {*own, *(grid if isinstance(grid, Mapping) else ())}
+    return {name: value for name, value in chosen.items() if name in names}
+
+
+def rebuild(
+    cell: Cell, dataset: Dataset, options: RerunOptions, progress: Progress, *, takes_trained: bool = False
+) -> RebuiltMethod:
+    """Make the method of a cell: the one of the recorded study that has its fingerprint.
+
+    The record is compared first: weights are fetched only for a study that can give the method, and a base stage is
+    trained only if it differs from the cell's in nothing but its weights, unless those are in the cache.
 
     Args:
         cell: whose method.
-        study: that is recorded with it.
+        dataset: the images.
+        options: what the record may cause, and the device.
+        progress: shown the training and the embedding.
+        takes_trained: whether a base stage that is trained here may give other weights.
 
-    Returns:
-        Each in words; empty where there is none.
+    Raises:
+        MismatchError: the study gives another method.
+        ReproductionError: see `recorded_study`.
+        FewshotBenchError: the study cannot be run here.
     """
-    return list(_contradictions(cell.method, study))
+    study = recorded_study(cell, weights=options.weights, trusts_code=options.trusts_code)
+    contradictions = list(_contradictions(cell.method, study))
+    if contradictions:
+        raise MismatchError(contradictions, is_contradiction=True)
+    resolved = resolve_study(study, dataset=dataset)
+    differences = _differences_of_adaptations(cell.method, resolved.adaptations)
+    if differences:
+        raise _mismatch(cell, differences)
+    hub = backbone_of_hub(study)
+    if hub is not None and not options.downloads:
+        raise WeightsError(f"the weights of {hub} come from a model hub, which is asked only with --download")
+    engine = LocalEngine(chosen_device(options.device))
+    nearest: list[str] | None = None
+    for method in resolved.methods:
+        found = _rebuilt(cell, resolved, method, engine, progress, takes_trained)
+        if isinstance(found, RebuiltMethod):
+            return found
+        if nearest is None or len(found) < len(nearest):
+            nearest = found
+    raise _mismatch(cell, nearest or ["it has no method"])
+
+
+def _rebuilt(
+    cell: Cell,
+    resolved: ResolvedStudy,
+    method: ResolvedMethod,
+    engine: LocalEngine,
+    progress: Progress,
+    takes_trained: bool,
+) -> RebuiltMethod | list[str]:
+    """The cell's method, if it is this one of the study; otherwise how the two differ."""
+    of_training = {"weights", _BASE_HEAD} if method.uses_base_head else {"weights"}
+    before = differences_of(cell.method, method.card(method.network.start()))
+    if method.network.recipe is not None:
+        before = [text for text in before if _subject(text) not in of_training]
+    if before:
+        return before
+    backbone = method.network.trained(resolved.dataset, engine, progress)
+    card = replace(method.card(backbone), name=cell.method.name)
+    if card.fingerprint != cell.method.fingerprint and not takes_trained:
+        return differences_of(cell.method, card)
+    builder = ClassifierBuilder(resolved, backbone, engine, progress)
+    return RebuiltMethod(resolved, method, backbone, card, builder.worker_factory(method.adaptation))
 
 
 def _contradictions(card: MethodCard, study: Study) -> Iterator[str]:
+    """Where the study itself contradicts the method, whichever version of this project made it."""
     named = backbone_of_hub(study)
     if named not in (None, card.backbone):
-        yield told("backbone", named, card.backbone)
+        yield _difference("backbone", named, card.backbone)
     base = card.hyper_parameters.get("base")
     if study.checkpoints is not None or not isinstance(base, Mapping) or not base:
         return
     for option, setting in _OF_THE_STUDY.items():
-        said = getattr(study, option)
-        if said is not None and base.get(setting) != said:
-            yield told(f"hyper_parameters.base.{setting}", said, base.get(setting, "absent"))
+        value = getattr(study, option)
+        if value is not None and base.get(setting) != value:
+            yield _difference(f"hyper_parameters.base.{setting}", value, base.get(setting, "absent"))
 
 
-def differences_of_adaptations(stored: MethodCard, adaptations: Sequence[Adaptation]) -> list[str]:
-    """In what the nearest adaptation of a study differs from that of a method; empty where one is the same.
-
-    Args:
-        stored: the method.
-        adaptations: of the study.
-    """
-    settings = stored.hyper_parameters
+def _differences_of_adaptations(stored: MethodCard, adaptations: Sequence[Adaptation]) -> list[str]:
+    """How the nearest adaptation of a study differs from that of a method; empty where one is the same."""
     cards = [
         replace(
             stored,
             adaptation=adaptation.name,
-            hyper_parameters={**settings, "adaptation": adaptation.hyper_parameters()},
+            hyper_parameters={**stored.hyper_parameters, "adaptation": adaptation.hyper_parameters()},
             is_transductive=adaptation.is_transductive,
             assumes_balanced_queries=adaptation.assumes_balanced_queries,
         )
@@ -93,33 +282,28 @@ def differences_of_adaptations(stored: MethodCard, adaptations: Sequence[Adaptat
 
 def differences_of(stored: MethodCard, here: MethodCard) -> list[str]:
     """Everything in which two methods differ but for their names, e.g. "weights is 0a.. here and 1b.. in ..."."""
-    mine, theirs = (_flat({**asdict(card), "code": {}}) for card in (stored, here))
-    names = [name for name in sorted(mine.keys() | theirs.keys()) if name != "name"]
-    return differences_of_code(stored, here) + [
-        told(name, theirs.get(name, "absent"), mine.get(name, "absent"))
-        for name in names
-        if mine.get(name, "absent") != theirs.get(name, "absent")
-    ]
-
-
-def differences_of_code(stored: MethodCard, here: MethodCard) -> list[str]:
-    """The parts of a method whose code here is not that which made the outcomes, in words that begin with "code"."""
-    return [
+    of_code = [
         f"code of the {part} here is not that which made the outcomes ({what_changed(stored.code.get(part), now)})"
         for part in sorted(stored.code.keys() | here.code.keys())
         if (now := here.code.get(part)) != stored.code.get(part)
     ]
+    theirs, mine = (_flat({**asdict(card), "code": {}}) for card in (stored, here))
+    pairs = {name: (mine.get(name, "absent"), theirs.get(name, "absent")) for name in sorted(mine.keys() | theirs)}
+    return of_code + [
+        _difference(name, own, stored_value)
+        for name, (own, stored_value) in pairs.items()
+        if name != "name" and own != stored_value
+    ]
 
 
-def told(name: str, here: Any, stored: Any) -> str:
-    """One difference in words.
+def _difference(name: str, here: Any, stored: Any) -> str:
+    """One difference in words; `_subject` reads the name from it."""
+    shown = (text if len(text) <= 24 else f"{text[:12]}..." for text in (str(here), str(stored)))
+    return "{} is {} here and {} in the outcomes".format(name, *shown)
 
-    Args:
-        name: of the setting.
-        here: as the study has it.
-        stored: as the outcomes have it.
-    """
-    return f"{name} is {_short(here)} here and {_short(stored)} in the outcomes"
+
+def _subject(difference: str) -> str:
+    return difference.split(" ")[0]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -132,265 +316,22 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else f"{text[:12]}..."
-
-
-_BASE_HEAD = "hyper_parameters.base_head"
-_OF_TRAINING = ("weights", _BASE_HEAD)
-_SHOWN = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Rebuilt:
-    """A method that is the cell's by its fingerprint; or but for the weights, where those may be others.
-
-    Attributes:
-        card: its description.
-        backbone: with its weights.
-        adaptation: what it does with each support set.
-        recipe: makes its classifier.
-        device: of the classifier.
-    """
-
-    card: MethodCard
-    backbone: Backbone
-    adaptation: Adaptation
-    recipe: OnEmbeddings | OnImages
-    device: str
-
-    @cached_property
-    def classifier(self) -> Classifier:
-        """The whole of it."""
-        return self.recipe(self.device)
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """The nearest method that the recorded study gives.
-
-    Attributes:
-        text: in what it differs from the cell's.
-        is_contradiction: whether the same code should have given the same method.
-        is_of_training: whether nothing but the weights that a training gave differs.
-    """
-
-    text: str
-    is_contradiction: bool
-    is_of_training: bool = False
-
-
-def rebuild(
-    cell: Cell,
-    study: Study,
-    dataset: Dataset,
-    device: str,
-    progress: Progress,
-    *,
-    downloads: bool = False,
-    takes_trained: bool = False,
-) -> Rebuilt | Mismatch:
-    """Find the cell's method among those of a study, by its fingerprint.
-
-    What the record says is compared first: only a study that can give the method has weights fetched for it, and only a
-    base stage that differs from the cell's in nothing but its weights is trained, unless its checkpoint is here.
-
-    Args:
-        cell: whose method.
-        study: that made it.
-        dataset: the images.
-        device: a torch device.
-        progress: shown the training and the embedding.
-        downloads: whether weights may be fetched from a model hub.
-        takes_trained: whether a base stage may be taken that was trained here and gave other weights.
-
-    Raises:
-        FewshotBenchError: the study cannot be run here.
-    """
-    study = study.model_copy(update={"dataset": dataset.name})
-    contradicted = contradictions(cell, study)
-    if contradicted:
-        return Mismatch(_listed(contradicted), True)
-    adaptations = planned_adaptations(study)
-    differences = differences_of_adaptations(cell.method, adaptations)
-    if differences:
-        return _mismatch(cell, differences)
-    hub = backbone_of_hub(study)
-    if hub is not None and not downloads:
-        raise WeightsError(f"the weights of {hub} come from a model hub, which is asked only with --download")
-    nearest: list[str] | None = None
-    for stage in planned_stages(study, dataset):
-        for adaptation in adaptations:
-            found = _of_stage(cell, study, dataset, stage, adaptation, device, progress, takes_trained)
-            if isinstance(found, Rebuilt):
-                return found
-            if nearest is None or len(found) < len(nearest):
-                nearest = found
-    return _mismatch(cell, nearest or ["it has no method"])
-
-
-def _of_stage(
-    cell: Cell,
-    study: Study,
-    dataset: Dataset,
-    stage: PlannedStage,
-    adaptation: Adaptation,
-    device: str,
-    progress: Progress,
-    takes_trained: bool,
-) -> Rebuilt | list[str]:
-    """The cell's method, if one base stage and one adaptation give it; otherwise in what theirs differs."""
-    name = cell.method.name
-    planned = differences_of(cell.method, card_of(name, stage.backbone, stage.base, adaptation))
-    of_training = set(_OF_TRAINING) if uses_base_head(adaptation) else set(_OF_TRAINING) - {_BASE_HEAD}
-    known = [text for text in planned if stage.recipe is None or _subject(text) not in of_training]
-    if known:
-        return known
-    backbone = stage.done(dataset, LocalEngine(device), progress)
-    card = card_of(name, backbone, stage.base, adaptation)
-    if card.fingerprint != cell.method.fingerprint and not takes_trained:
-        return differences_of(cell.method, card)
-    source = ClassifierSource(study, dataset, backbone, device, progress)
-    return Rebuilt(card, backbone, adaptation, source.recipe(adaptation), device)
-
-
-def _mismatch(cell: Cell, differences: Sequence[str]) -> Mismatch:
+def _mismatch(cell: Cell, differences: Sequence[str]) -> MismatchError:
     # A method that has no base head here was not trained otherwise: it is another one.
     subjects = {"another method" if " is absent here" in text else _subject(text) for text in differences}
-    of_more = bool(subjects - set(_OF_TRAINING)) and "code" not in subjects  # which is not this project's
-    return Mismatch(_listed(differences), of_more and is_same_code(cell), is_of_training=not of_more)
-
-
-def _subject(difference: str) -> str:
-    return difference.split(" ")[0]
-
-
-def _listed(differences: Sequence[str]) -> str:
-    more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
-    return "; ".join(differences[:_SHOWN]) + more
+    of_more = bool(subjects - set(_WEIGHTS)) and "code" not in subjects  # which is not this project's
+    return MismatchError(differences, is_contradiction=of_more and is_same_code(cell), is_of_training=not of_more)
 
 
 def is_same_code(cell: Cell) -> bool:
     """Whether all outcomes were made by what is installed here."""
-    commits = {place.get("git_commit", "") for place in places_of(cell)}
+    commits = {environment.get("git_commit", "") for environment in environments_of(cell)}
     return cell.versions == installed_versions() and commits == {source_commit()}
 
 
 def is_same_machine(cell: Cell, device: str) -> bool:
     """Whether all outcomes were made by the same versions on the same kind of machine."""
     here = hardware(device)
-    return cell.versions == installed_versions() and all(place.get("hardware") == here for place in places_of(cell))
-
-
-@dataclass(frozen=True)
-class StudyRecord:
-    """The study that a cell records.
-
-    Attributes:
-        study: as it can be run again; None where it cannot.
-        reason: why not.
-        renamed: that the weights have another name than in the record, in words; empty where they have the same. What
-            they hold decides whether they are those of the method.
-    """
-
-    study: Study | None
-    reason: str = ""
-    renamed: str = ""
-
-
-def recorded_study(cell: Cell, *, weights: Path | None, trusts_code: bool) -> StudyRecord:
-    """The study that made a cell, cut down to the one method of the cell.
-
-    Args:
-        cell: with its provenance.
-        weights: the auditor's copy of the file of weights, which the record only names.
-        trusts_code: whether what is named `module:callable` may be imported.
-    """
-    from pydantic import ValidationError
-
-    from fewshot_bench.study import Study
-    from fewshot_bench.study.admission import admit_checkpoints, admit_fields
-
-    record = cell.provenance.get("study")
-    if not isinstance(record, Mapping):
-        return StudyRecord(None, "the outcomes do not record the study that made them")
-    try:
-        study = Study.model_validate({**record, **_of_this_cell(cell, record)})
-    except ValidationError as error:
-        first = error.errors()[0]
-        return StudyRecord(None, f"the recorded study is none: {'.'.join(map(str, first['loc']))}: {first['msg']}")
-    if trusts_code:
-        try:
-            admit_fields(study.model_dump(exclude={"dataset"}))  # images are those that are here
-            admit_checkpoints(study.checkpoints or ())
-        except FewshotBenchError as error:
-            return StudyRecord(None, str(error))
-    if study.weights is None:
-        return StudyRecord(study)
-    name = PurePath(study.weights).name
-    if weights is None:
-        return StudyRecord(None, f"the file of weights, {name}, is not part of the outcomes; give it with --weights")
-    renamed = f"the study used the weights {name}, and --weights is {weights.name}" if weights.name != name else ""
-    return StudyRecord(study.model_copy(update={"weights": weights}), renamed=renamed)
-
-
-def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that leave the cell's own method of the study's several, so that no others are trained."""
-    from fewshot_bench.adaptation import ADAPTATIONS
-
-    fields: dict[str, Any] = {}
-    adaptations = record.get("adaptations")
-    named = [name for name in adaptations if isinstance(name, str)] if isinstance(adaptations, list) else []
-    own = [name for name in named if ADAPTATIONS.target_of(name) == cell.method.adaptation]
-    if own:
-        fields["adaptations"] = own
-        fields["hyper_parameters"] = _own_settings(cell, record)
-        settings = cell.method.hyper_parameters.get("adaptation")
-        if isinstance(settings, Mapping) and "choose" not in settings:  # in a list with others it was left as it is
-            fields["choose"] = "none"
-    base = cell.method.hyper_parameters.get("base")
-    loss = base.get("loss") if isinstance(base, Mapping) else None
-    if isinstance(loss, str) and record.get("checkpoints") is None:
-        fields["base_losses"] = [loss]
-    return fields
-
-
-def _own_settings(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the hyper-parameters of all adaptations of a study those that this one has."""
-    chosen = record.get("hyper_parameters")
-    own = cell.method.hyper_parameters.get("adaptation")
-    if not isinstance(chosen, Mapping) or not isinstance(own, Mapping):
-        return {}
-    tried = own.get("grid")
-    names = {*own, *(tried if isinstance(tried, Mapping) else ())}
-    return {name: value for name, value in chosen.items() if name in names}
-
-
-_SEED_BITS = 32
-
-
-def unforeseeable_seed() -> int:
-    """A seed from the operating system: whoever stored a result cannot have known it."""
-    return secrets.randbits(_SEED_BITS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Brought:
-    """Where the method is run, with what, and what the record may have done for it.
-
-    Attributes:
-        seed: chooses which of the stored episodes are run again, and disturbances; unforeseeable by default.
-        device: a torch device, or "auto".
-        dataset: where the images lie, if not under the dataset's name.
-        weights: the file of weights that the study names.
-        trusts_code: whether what the study names as `module:callable` may be imported.
-        downloads: whether weights that the study names may be fetched from a model hub.
-    """
-
-    seed: int = field(default_factory=unforeseeable_seed)
-    device: str = "auto"
-    dataset: Path | None = None
-    weights: Path | None = None
-    trusts_code: bool = False
-    downloads: bool = False
+    return cell.versions == installed_versions() and all(
+        place.get("hardware") == here for place in environments_of(cell)
+    )

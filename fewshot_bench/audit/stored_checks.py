@@ -1,9 +1,4 @@
-"""The stored outcomes: readable, complete, and counted as their predictions say.
-
-A cell's own description: whether it can be read, says what it should, and belongs to its folder.
-
-The tasks, drawn again from what the outcomes record, without images.
-"""
+"""Checks of what is stored: the cell's description, its outcomes, and its tasks, drawn again without images."""
 
 from __future__ import annotations
 
@@ -19,16 +14,17 @@ from numpy.typing import NDArray
 from fewshot_bench._io.locations import Place
 from fewshot_bench._io.storage import read_bytes
 from fewshot_bench.audit.finding import Finding
-from fewshot_bench.audit.images import ImagesHere
+from fewshot_bench.audit.images import LocalImages
 from fewshot_bench.episodes import Episodes, Protocol, draw
 from fewshot_bench.episodes.locks import Lock, episode_digests, lock_files, read_lock
 from fewshot_bench.errors import AuditError, FewshotBenchError, OutcomeError
 from fewshot_bench.limits import MOST_DRAWN, task_size
 from fewshot_bench.outcomes import Cell, ProtocolCard
-from fewshot_bench.outcomes.cell_schema import description_text, read_description
+from fewshot_bench.outcomes.cell import read_description
 from fewshot_bench.outcomes.checking import even_rows, first_missing, first_wrong
-from fewshot_bench.outcomes.columns import Identity
+from fewshot_bench.outcomes.manifest import read_text
 from fewshot_bench.outcomes.packing import Positions
+from fewshot_bench.outcomes.part import Identity
 from fewshot_bench.outcomes.store import merged, parts_in
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 
@@ -37,11 +33,7 @@ COUNTS = "counts"
 
 
 def read_parts(cell: Cell, folder: Place) -> tuple[pd.DataFrame | None, Finding]:
-    """Read every part, and see that no episode is missing between others or stored in two ways.
-
-    Args:
-        cell: whose outcomes.
-        folder: of the cell.
+    """Read every part, and find gaps between episodes and episodes that are stored in two ways.
 
     Returns:
         One row per episode, by run and number, if every part can be read; and the finding.
@@ -50,7 +42,7 @@ def read_parts(cell: Cell, folder: Place) -> tuple[pd.DataFrame | None, Finding]
     if not parts:
         return None, Finding(PARTS, "fail", "there are no outcomes")
     try:
-        contents = ((part, read_bytes(part.place, LARGEST_PART)) for part in parts)
+        contents = ((part, read_bytes(part.location, LARGEST_PART)) for part in parts)
         columns = [part.read(content, Identity.of(cell), with_predictions=True) for part, content in contents]
         frame = merged(parts, columns)
     except OutcomeError as error:
@@ -79,10 +71,7 @@ def _completeness(frame: pd.DataFrame, rows: int, parts: int) -> Finding:
 def check_counts(cell: Cell, frame: pd.DataFrame, groups: Sequence[Episodes] | None) -> Finding:
     """Whether the stored predictions give the stored numbers of correct answers and accuracies.
 
-    Args:
-        cell: whose outcomes.
-        frame: one row per episode.
-        groups: the tasks, which say what is true; without them every class has as many queries.
+    Without the tasks, every class has equally many queries.
     """
     if groups is None and not cell.protocol.has_even_queries:
         return Finding(COUNTS, "not checked", "how many queries each class has differs by task, and is not known")
@@ -103,11 +92,11 @@ def _with_truth(
     if groups is not None:
         by_name = frame.set_index(["run", "episode"], drop=False)
         names = [pd.MultiIndex.from_product([[episodes.run], episodes.numbers]) for episodes in groups]
-        return [(by_name.loc[some], one.truth, one.way) for some, one in zip(names, groups, strict=True)]
+        return [(by_name.loc[rows], group.truth, group.way) for rows, group in zip(names, groups, strict=True)]
     return even_rows(cell, frame)
 
 
-CHECK = "description"
+DESCRIPTION = "description"
 _KEY = re.compile(r"[0-9a-f]{16}")
 _SHOWN = 3
 
@@ -115,24 +104,22 @@ _SHOWN = 3
 def check_description(folder: Place) -> tuple[Cell | None, Finding]:
     """Read cell.json.
 
-    Args:
-        folder: of the cell.
-
     Returns:
-        The cell, if its method and protocol hold the kinds of values that they should, and the finding.
+        The cell, if its method and protocol hold values of the right types, and the finding.
     """
     try:
-        text = description_text(folder / "cell.json")
-        cell, left_out = Cell.from_json(text), read_description(text).left_out
+        description = read_description(read_text(folder / "cell.json"))
     except (OSError, OutcomeError) as error:
-        return None, Finding(CHECK, "fail", f"cell.json cannot be read: {error}")
+        return None, Finding(DESCRIPTION, "fail", f"cell.json cannot be read: {error}")
+    cell, ignored = description.cell, [*description.ignored.values()]
     if _KEY.fullmatch(folder.name) is None or cell.key != folder.name:
-        return cell, Finding(CHECK, "fail", f"it describes the cell {cell.key}, and the folder is called {folder.name}")
-    if left_out:
-        more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
-        told = "; ".join(left_out[:_SHOWN])
-        return cell, Finding(CHECK, "fail", f"cell.json, taken as not recorded: {told}{more}")
-    return cell, Finding(CHECK, "pass", "method and protocol are those that the folder is named after")
+        finding = f"it describes the cell {cell.key}, and the folder is called {folder.name}"
+        return cell, Finding(DESCRIPTION, "fail", finding)
+    if ignored:
+        more = f" and {len(ignored) - _SHOWN} more" if len(ignored) > _SHOWN else ""
+        fields = "; ".join(ignored[:_SHOWN])
+        return cell, Finding(DESCRIPTION, "fail", f"cell.json, taken as not recorded: {fields}{more}")
+    return cell, Finding(DESCRIPTION, "pass", "method and protocol are those that the folder is named after")
 
 
 SIZES = "class sizes"
@@ -143,48 +130,45 @@ _IMAGES_AT_ONCE = 1 << 22  # of the tasks that are checked together
 
 @dataclass(frozen=True)
 class ClassSizes:
-    """Images per class of the split, [C], and where they are known from; None where nobody knows them."""
+    """Images per class of the split, [C], and where they are known from; None where they are not known."""
 
     sizes: tuple[int, ...] | None
     source: str
 
 
-def class_sizes(cell: Cell, here: ImagesHere) -> tuple[ClassSizes, Finding]:
-    """What the cell says of its classes, or else the images here, or else a published lock file.
+def class_sizes(cell: Cell, images: LocalImages) -> tuple[ClassSizes, Finding]:
+    """The class sizes that the cell records, or else those of the images here, or else of a published lock file.
 
     Returns:
-        The sizes, and whether what the cell says is what the images here say.
+        The sizes, and whether recorded ones are those of the images here.
     """
     split = cell.protocol.split
-    own = here.dataset.split(split).class_sizes if here.dataset is not None else None  # type: ignore[arg-type]  # any text was answered in `images_here`
+    own = images.dataset.split(split).class_sizes if images.dataset is not None else None  # type: ignore[arg-type]  # any text was answered in `find_images`
     if cell.class_sizes:
         known = ClassSizes(cell.class_sizes, "as recorded")
-        if own is None or not here.are_the_same:
-            return known, Finding(SIZES, "not checked", here.reason or "the images here are others")
+        if own is None or not images.is_same:
+            return known, Finding(SIZES, "not checked", images.reason or "the images here are others")
         if own != cell.class_sizes:
             return known, Finding(
-                SIZES, "fail", f"recorded: {_told(cell.class_sizes)}; the images of the same fingerprint: {_told(own)}"
+                SIZES,
+                "fail",
+                f"recorded: {_size(cell.class_sizes)}; the images of the same fingerprint: {_size(own)}",
             )
-        return known, Finding(SIZES, "pass", f"{_told(own)}, as the images here have")
+        return known, Finding(SIZES, "pass", f"{_size(own)}, as the images here have")
     unrecorded = Finding(SIZES, "not checked", "the outcomes do not record them")
-    if own is not None and here.are_the_same:
+    if own is not None and images.is_same:
         return ClassSizes(own, "of the images here"), unrecorded
-    published = [one.class_sizes for one in published_locks() if _is_of(one, cell.protocol)]
+    published = [lock.class_sizes for lock in published_locks() if _is_of(lock, cell.protocol)]
     if published:
         return ClassSizes(published[0], "of a published lock file"), unrecorded
     return ClassSizes(None, "they are recorded neither in the outcomes nor in a lock file"), unrecorded
 
 
 def draw_again(card: ProtocolCard, sizes: Sequence[int], frame: pd.DataFrame) -> list[Episodes]:
-    """The tasks of stored outcomes, those of one run and one shape together, unless they are too many.
-
-    Args:
-        card: the protocol.
-        sizes: images per class of the split, [C].
-        frame: outcomes, one row per episode.
+    """The tasks of stored outcomes (one row per episode), grouped by run and shape.
 
     Raises:
-        FewshotBenchError: the protocol does not fit these classes.
+        FewshotBenchError: the protocol does not fit these class sizes, or there are too many tasks.
     """
     protocol = Protocol.of(card)
     size = task_size(protocol.way, protocol.shot, protocol.query, protocol.sampler)
@@ -195,8 +179,8 @@ def draw_again(card: ProtocolCard, sizes: Sequence[int], frame: pd.DataFrame) ->
     for run in frame["run"].unique():
         numbers = frame.loc[frame["run"] == run, "episode"].to_numpy(np.int64)
         for start in range(0, len(numbers), at_once):
-            some = numbers[start : start + at_once]
-            groups += draw(protocol, sizes, int(run), some, dataset_fingerprint=card.dataset_fingerprint)
+            chunk = numbers[start : start + at_once]
+            groups += draw(protocol, sizes, int(run), chunk, dataset_fingerprint=card.dataset_fingerprint)
     return groups
 
 
@@ -219,12 +203,7 @@ def check_tasks(groups: Sequence[Episodes], known: ClassSizes) -> Finding:
 
 
 def task_problem(episodes: Episodes, sizes: Sequence[int]) -> str:
-    """The first thing that is wrong with episodes, in words; empty where nothing is.
-
-    Args:
-        episodes: of one shape.
-        sizes: images per class of the split, [C].
-    """
+    """The first problem of episodes of one shape, in words; empty where there is none."""
     protocol = episodes.protocol
     support, images = episodes.support, episodes.images.reshape(len(episodes), -1)
     if not len(episodes):
@@ -233,25 +212,26 @@ def task_problem(episodes: Episodes, sizes: Sequence[int]) -> str:
         return f"there are {support.shape[1]} x {support.shape[2]} labels instead of {protocol.way} x {protocol.shot}"
     if support.min() < 0 or images.max() >= sum(sizes):
         return "a task has fewer labels than N x K, or names an image that the split does not have"
-    shared = _first(np.array([_share_images(one, two) for one, two in zip(support, episodes.queries, strict=True)]))
+    pairs = zip(support, episodes.queries, strict=True)
+    shared = _first(np.array([np.isin(queries, images).any() for images, queries in pairs]))
     if shared is not None:
-        return f"{_name(episodes, shared)}: an image is both in the support set and a query"
+        return f"{_episode(episodes, shared)}: an image is both in the support set and a query"
     repeated = _first(_has_duplicates(support.reshape(len(episodes), -1)) | _has_duplicates(episodes.queries))
     if repeated is not None:
-        return f"{_name(episodes, repeated)}: an image is there twice"
+        return f"{_episode(episodes, repeated)}: an image is there twice"
     classes = np.searchsorted(np.cumsum(sizes), episodes.images, side="right").astype(np.int64)
     of_row = classes[:, :, :1]
     mixed = _first(((classes != of_row) & (episodes.images >= 0)).any(axis=(1, 2)))
     if mixed is not None:
-        return f"{_name(episodes, mixed)}: images of one class are called two"
+        return f"{_episode(episodes, mixed)}: images of one class are called two"
     doubled = _first(_has_duplicates(of_row[:, :, 0]))
-    return "" if doubled is None else f"{_name(episodes, doubled)}: a class is there twice"
+    return "" if doubled is None else f"{_episode(episodes, doubled)}: a class is there twice"
 
 
 def check_digest(cell: Cell, known: ClassSizes) -> Finding:
     """Whether the protocol, with these class sizes, gives the episodes of the published lock file."""
     card = cell.protocol
-    locks = [one for one in published_locks() if _is_of(one, card) and _same_protocol(one.protocol, card)]
+    locks = [lock for lock in published_locks() if _is_of(lock, card) and _is_protocol(lock.protocol, card)]
     if not locks:
         return Finding(DIGEST, "not checked", "there is no published lock file of this protocol")
     if known.sizes is None:
@@ -274,26 +254,22 @@ def published_locks() -> tuple[Lock, ...]:
 
 @lru_cache(maxsize=64)
 def _digests(sizes: tuple[int, ...], protocol: Protocol) -> tuple[str, ...]:
-    """Digests of a whole protocol: many cells of a study share it, and to draw it takes seconds."""
+    """Digests of a whole protocol, which takes seconds to draw and is shared by many cells."""
     return episode_digests(sizes, protocol)
 
 
-def _is_of(one: Lock, card: ProtocolCard) -> bool:
-    return (one.protocol.dataset, one.protocol.split) == (card.dataset, card.split)
+def _is_of(lock: Lock, card: ProtocolCard) -> bool:
+    return (lock.protocol.dataset, lock.protocol.split) == (card.dataset, card.split)
 
 
-def _same_protocol(one: Protocol, card: ProtocolCard) -> bool:
+def _is_protocol(protocol: Protocol, card: ProtocolCard) -> bool:
     fields = ("way", "shot", "query", "seed", "sampler_version", "sampler", "sampler_settings")
-    return all(getattr(one, name) == getattr(card, name) for name in fields)
+    return all(getattr(protocol, name) == getattr(card, name) for name in fields)
 
 
-def _told(sizes: Sequence[int]) -> str:
+def _size(sizes: Sequence[int]) -> str:
     least, most = min(sizes), max(sizes)
     return f"{len(sizes)} classes of {least if least == most else f'{least} to {most}'} images"
-
-
-def _share_images(support: NDArray[np.int32], query: NDArray[np.int32]) -> bool:
-    return bool(np.isin(query, support).any())
 
 
 def _has_duplicates(rows: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -306,5 +282,5 @@ def _first(is_so: NDArray[np.bool_]) -> int | None:
     return int(np.argmax(is_so)) if is_so.any() else None
 
 
-def _name(episodes: Episodes, position: int) -> str:
+def _episode(episodes: Episodes, position: int) -> str:
     return f"run {episodes.run}, episode {episodes.numbers[position]}"

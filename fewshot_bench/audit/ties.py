@@ -1,10 +1,8 @@
-"""Predictions that differ from those stored: whether ties can explain how many there are, where, and in whose favour.
+"""Whether ties explain predictions that differ from those stored: how many there are, where, and in whose favour.
 
-Sums taken in another order, by other versions or on another kind of machine, turn predictions whose scores are nearly
-equal. Such a turn is as likely to make a stored prediction right as wrong. So there are few of them, they are spread
-over the episodes, and they favour nobody; a forger's are not.
-
-Which stored episodes are run again, and how surely they give a forger away.
+Sums taken in another order, by other versions or on another kind of machine, change predictions whose scores are
+nearly equal. Such a change is as likely to make a stored prediction right as wrong. So ties are few, they are spread
+over the episodes, and they favour no method; forged predictions are not so.
 """
 
 from __future__ import annotations
@@ -18,27 +16,28 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fewshot_bench.outcomes.packing import Positions
 from fewshot_bench.statistics.sign_flip import sign_flip_p
 
 _NOISE_ELSEWHERE = 0.02
-"""Share of all queries that a tie may turn on other hardware or versions, where training rounds differently."""
+"""Share of all queries that ties may change on other hardware or versions, where training rounds differently."""
 _OF_ONE_EPISODE = 0.1
-"""The same of the queries of one episode; one full of them was not turned by ties."""
+"""Share of the queries of one episode that ties may change."""
 _FEW = 2
-"""So many in one episode may always turn: with five queries, one is a fifth already."""
+"""Changes in one episode that are always allowed: with five queries, one is a fifth already."""
 LEVEL = 0.001
-"""Of the test that differences favour nobody. An audit has many, and an accusation should be no accident."""
+"""Of the test that differences favour no method: an audit has many tests, and should not accuse by accident."""
 
 
 @dataclass(frozen=True)
-class Turned:
-    """The predictions of some episodes beside those stored.
+class ChangedPredictions:
+    """New predictions of some episodes, compared with the stored ones.
 
     Attributes:
         queries: of each episode, [E].
-        differ: how many of them are others than those stored, [E].
-        gained: correct ones as they are stored less correct ones now, [E].
-        far: how many that differ are no near ties by the scores of the method, where these are known.
+        differ: how many of them have another prediction, [E].
+        gained: stored correct ones less new correct ones, [E].
+        far: how many that differ are not near ties by the scores of the method, where these are known.
         is_same_machine: whether the outcomes were made by the same versions on the same kind of machine.
     """
 
@@ -54,44 +53,44 @@ class Turned:
         return int(self.queries.sum())
 
     @property
-    def others(self) -> int:
+    def changed(self) -> int:
         """How many of them differ."""
         return int(self.differ.sum())
 
 
-def explanation(turned: Turned, *, tests: int = 1) -> tuple[bool, str]:
-    """Whether ties explain that a method run again says other things, and that in words.
+def explanation(changes: ChangedPredictions, *, tests: int = 1) -> tuple[bool, str]:
+    """Whether ties explain that predictions differ, and the reason in words.
 
     Args:
-        turned: with at least one prediction that differs.
+        changes: with at least one prediction that differs.
         tests: how many cells are tested for a direction in this audit.
     """
-    if turned.is_same_machine:
+    if changes.is_same_machine:
         return False, "by the same versions on the same kind of machine"
-    if turned.far:
-        return False, f"{turned.far:,} of them are no ties: the method's scores for the two classes are far apart"
-    if turned.others > max(1, _NOISE_ELSEWHERE * turned.total):
+    if changes.far:
+        return False, f"{changes.far:,} of them are not ties: the method's scores for the two classes are far apart"
+    if changes.changed > max(1, _NOISE_ELSEWHERE * changes.total):
         return False, f"other versions or machines explain {_NOISE_ELSEWHERE:.0%} at most"
-    if (turned.differ > np.maximum(_FEW, _OF_ONE_EPISODE * turned.queries)).any():
-        most = int(turned.differ.max())
+    if (changes.differ > np.maximum(_FEW, _OF_ONE_EPISODE * changes.queries)).any():
+        most = int(changes.differ.max())
         return False, f"{most} of them in one episode, where ties explain {_OF_ONE_EPISODE:.0%} at most"
-    one_sided = direction([turned], tests=tests)
+    one_sided = direction([changes], tests=tests)
     if one_sided:
-        return False, f"ties favour nobody, and {one_sided}"
+        return False, f"ties favour no method, and {one_sided}"
     return True, "ties, by other versions or on another kind of machine"
 
 
-def direction(several: Iterable[Turned], *, tests: int = 1) -> str:
+def direction(changes: Iterable[ChangedPredictions], *, tests: int = 1) -> str:
     """In whose favour the differences are, in words; empty where chance explains it.
 
     The test is exact and two-sided: a forger raises the accuracy of one method or lowers that of another. Its unit is
     the episode, whose differences share a support set: under ties each episode's gain could have had the other sign.
 
     Args:
-        several: the cells that are taken together.
+        changes: of the cells that are taken together.
         tests: how many such tests this audit makes, for which the level is divided (Bonferroni).
     """
-    gains = np.concatenate([one.gained for one in several] or [np.zeros(0, dtype=np.int64)])
+    gains = np.concatenate([of_cell.gained for of_cell in changes] or [np.zeros(0, dtype=np.int64)])
     gains = gains[gains != 0]
     if not len(gains):
         return ""
@@ -105,25 +104,17 @@ def direction(several: Iterable[Turned], *, tests: int = 1) -> str:
     )
 
 
-def turned(
-    stored: Sequence[NDArray[np.uint8]],
-    new: Sequence[NDArray[np.uint8]],
-    truth: Sequence[NDArray[np.uint8]],
+def changed_predictions(
+    stored: Sequence[Positions],
+    new: Sequence[Positions],
+    truth: Sequence[Positions],
     *,
     far: int = 0,
     is_same_machine: bool,
-) -> Turned:
-    """Stored and new predictions of the same queries, group by group.
-
-    Args:
-        stored: [E, M] of each group.
-        new: the same.
-        truth: the true classes, [E, M] of each group.
-        far: see `Turned`.
-        is_same_machine: see `Turned`.
-    """
+) -> ChangedPredictions:
+    """Compare stored and new predictions of the same queries, given their true classes, [E, M] of each group."""
     groups = list(zip(stored, new, truth, strict=True))
-    return Turned(
+    return ChangedPredictions(
         np.concatenate([np.full(len(old), old.shape[1]) for old, _, _ in groups]),
         np.concatenate([(old != now).sum(axis=1) for old, now, _ in groups]),
         np.concatenate([(old == true).sum(axis=1) - (now == true).sum(axis=1) for old, now, true in groups]),
@@ -133,7 +124,7 @@ def turned(
 
 
 def chosen_episodes(frame: pd.DataFrame, count: int, seed: int, key: str) -> pd.DataFrame:
-    """Some of the stored episodes, each equally likely, in their order.
+    """A random choice of the stored episodes, in their order.
 
     The episodes with the smallest digests of seed, cell and episode are taken. So the choice differs between cells, can
     be repeated on any machine, and does not change with NumPy's generators.
@@ -176,11 +167,7 @@ class Sample:
         return 1 - float(np.exp(missed))
 
     def found_with(self, chance: float) -> float:
-        """The smallest share of forged episodes that is found with at least this probability; more than 1 for none.
-
-        Args:
-            chance: below 1.
-        """
+        """The smallest share of forged episodes found with at least this chance, which is below 1; above 1 for none."""
         if self.checked < 1:
             return float("inf")
         low, high = 1, self.stored

@@ -1,4 +1,4 @@
-"""Image to embedding: the networks, their weights, and the cache of what they gave."""
+"""From images to embeddings: the networks, their weights, and cached embeddings."""
 
 from fewshot_bench.backbones import networks
 from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest, Preprocessing

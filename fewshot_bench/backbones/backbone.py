@@ -1,7 +1,4 @@
-"""What a backbone is: a network, the preprocessing it expects, and the digest of its weights.
-
-uint8 images to what a network expects: size, channels, mean and standard deviation, on the device.
-"""
+"""What a backbone is: a network, the preprocessing it expects, and the digest of its weights."""
 
 from __future__ import annotations
 
@@ -28,13 +25,13 @@ Interpolation = Literal["bicubic", "bilinear", "nearest"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the pixels of a whole batch become a network's input.
+    """How uint8 images become the input of a network, a batch at a time.
 
     Attributes:
         image_size: side of the square input, in pixels.
         mean: per input channel, of pixels scaled to 0..1; its length is the number of channels.
         std: per input channel.
-        interpolation: used where the images have another size.
+        interpolation: how images of another size are resized.
     """
 
     image_size: int
@@ -63,11 +60,11 @@ class Preprocessing:
         return (pixels - mean) / std
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as plain data, for content keys and records."""
+        """The preprocessing as plain data, for content keys and records."""
         return asdict(self)
 
     def changes_from(self, own: Preprocessing) -> dict[str, Any]:
-        """The settings that differ from those of another recipe."""
+        """The settings that differ from those of another preprocessing."""
         theirs = own.as_dict()
         return {name: value for name, value in self.as_dict().items() if value != theirs[name]}
 
@@ -84,13 +81,7 @@ def _match_channels(pixels: Tensor, channels: int) -> Tensor:
 def from_timm_config(
     config: dict[str, Any], image_size: int | None, interpolation: Interpolation | None
 ) -> Preprocessing:
-    """The preprocessing of a timm model, by its own data config.
-
-    Args:
-        config: what `timm.data.resolve_model_data_config` returns.
-        image_size: overrides the size.
-        interpolation: overrides the interpolation.
-    """
+    """The preprocessing of a timm data config, with another image size or interpolation if given."""
     own = config["interpolation"] if config["interpolation"] in {"bilinear", "nearest"} else "bicubic"
     return Preprocessing(
         image_size or int(config["input_size"][-1]),
@@ -111,11 +102,11 @@ class Backbone:
         embedding_size: D.
         is_pretrained: whether the weights are more than an initialisation.
         changes: settings of the preprocessing that differ from the backbone's own, for the method's name.
-        pretraining: what the weights have seen before, e.g. "ImageNet-1k"; empty for an initialisation, "unknown" where
-            nobody said. Recorded with the outcomes; see `pretraining`.
-        code: which code made it, where that is somebody's own.
-        fit: how a file of weights was fitted into the network, see `weights.fit_by_name`; recorded with the outcomes.
-        base_head: the classifier of its training on a base split; None where there was none, or it was not kept.
+        pretraining: the corpora of its pretraining, e.g. "ImageNet-1k"; empty for an initialisation, or "unknown".
+            Recorded with the outcomes; see `pretraining`.
+        code: the identity of a plug-in's code.
+        fit: how a weights file was fitted into the network, see `weights.fit_by_name`; recorded with the outcomes.
+        base_head: the classifier of its training on a base split, if any was stored.
     """
 
     name: str
@@ -131,21 +122,21 @@ class Backbone:
 
     @cached_property
     def weights(self) -> str:
-        """Digest of the network's weights at the time of the first look; the base head is no part of it."""
+        """Digest of the network's weights when first asked for; the base head is not part of it."""
         return weights_digest(self.network)
 
 
 @dataclass(frozen=True)
 class BackboneRequest:
-    """What a user can say about a backbone.
+    """A backbone as a user asks for it.
 
     Attributes:
         name: a registered name or `timm:NAME`.
         channels: channels of the images, for networks that adapt to them.
-        native_size: side of the images, for networks that take them as they are.
-        image_size: side to resize to instead of the default.
-        interpolation: how to resize instead of the default.
-        weights: a file of weights instead of the default ones.
+        native_size: side of the images, for networks that do not resize.
+        image_size: side to resize to, instead of the default.
+        interpolation: how to resize, instead of the default.
+        weights: a weights file instead of the default weights.
     """
 
     name: str
@@ -176,11 +167,11 @@ _FIELDS: dict[str, tuple[type, str]] = {
 
 
 def checked_backbone(factory: BackboneFactory, request: BackboneRequest) -> Backbone:
-    """What the factory of a backbone makes, if it is one.
+    """The backbone that a factory makes, checked.
 
     Args:
-        factory: perhaps somebody's own.
-        request: what a user asked for.
+        factory: perhaps a plug-in's.
+        request: what the user asked for.
 
     Raises:
         PluginError: the factory raised, or returned something else.
@@ -206,16 +197,16 @@ def checked_backbone(factory: BackboneFactory, request: BackboneRequest) -> Back
 
 
 def checked_embeddings(embeddings: object, network: nn.Module, images: int, size: int | None = None) -> Tensor:
-    """What a network gave of some images, if that is embeddings.
+    """The output of a network, checked.
 
     Args:
-        embeddings: that it gave.
+        embeddings: the output.
         network: the backbone's.
-        images: how many there were, B.
+        images: B, their number.
         size: D, as the backbone declares it; None for any.
 
     Raises:
-        EmbeddingError: it is not [B, D] in floating point.
+        EmbeddingError: the output is not [B, D] in floating point.
     """
     expected = f"[{images}, {size or 'D'}]"
     is_matrix = isinstance(embeddings, Tensor) and embeddings.dtype.is_floating_point and embeddings.ndim == 2

@@ -1,7 +1,6 @@
-"""The classifier that a backbone was trained with on the base split: kept beside it, and never a part of it.
+"""The classifier that a backbone was trained with on the base split, stored beside the backbone.
 
-Two backbones with the same weights are the same backbone, whatever classifier stood on them. Methods that need the
-logits of the base classes ask for the head by itself.
+It is not part of the backbone: two backbones with the same weights are the same, whatever their classifiers.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from fewshot_bench._io.tensors import tensors_digest
 from fewshot_bench.errors import WeightsError
 
 PREFIX = "fewshot_bench.base_head."
-"""Begins the names of the head's tensors in a file, where no network has a tensor."""
+"""Prefix of the names of the head's tensors in a file; no network has such names."""
 
 _CARD = "base_head"
 _KIND = "linear"
@@ -41,32 +40,27 @@ class BaseHead:
 
     @classmethod
     def of(cls, head: nn.Module, classes: tuple[str, ...]) -> BaseHead:
-        """The only linear layer of a module, on the CPU.
-
-        Args:
-            head: with one linear layer, such as dropout before it.
-            classes: names of its outputs, C.
-        """
+        """The only linear layer of a module, on the CPU, with the names of its outputs, C."""
         (linear,) = (module for module in head.modules() if isinstance(module, nn.Linear))
         weight, bias = (tensor.detach().cpu().clone() for tensor in (linear.weight, linear.bias))
         return cls(weight, bias, classes)
 
     @classmethod
     def untrained(cls, embedding_size: int, classes: tuple[str, ...]) -> BaseHead:
-        """A head of zeros, to measure with."""
+        """A head of zeros, for measurements."""
         return cls(torch.zeros(len(classes), embedding_size), torch.zeros(len(classes)), classes)
 
     @cached_property
     def digest(self) -> str:
-        """Identifies the weights, 64 hexadecimal digits; the names of the classes do not matter."""
+        """Digest of the weights without the names of the classes, 64 hexadecimal digits."""
         return tensors_digest({"weight": self.weight, "bias": self.bias})
 
     def tensors(self) -> dict[str, Tensor]:
-        """As they are called in a file."""
+        """The tensors under their names in a file."""
         return {PREFIX + "weight": self.weight, PREFIX + "bias": self.bias}
 
     def metadata(self) -> dict[str, str]:
-        """What a file says of the head."""
+        """The metadata of the head in a file."""
         return {_CARD: json.dumps({"kind": _KIND, "classes": self.classes})}
 
     def __call__(self, embeddings: Tensor) -> Tensor:
@@ -88,11 +82,11 @@ def read_base_head(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
         metadata: of the file.
 
     Returns:
-        None where the file was written before heads were kept.
+        None if the file has no head.
 
     Raises:
-        WeightsError: the head is incomplete, of another kind or shape, or holds values that are not finite; the
-            sentence goes on after the name of the file.
+        WeightsError: the head is incomplete, of another kind or shape, or not finite; the message begins after the
+            name of the file.
     """
     found = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
     if not found and _CARD not in metadata:

@@ -17,14 +17,13 @@ _UNMATCHED = "\0"
 def parameter_blocks(network: nn.Module) -> list[list[str]]:
     """The names of a network's parameters in blocks from input to output; each is in exactly one.
 
-    A network of timm is divided as for layer-wise learning-rate decay: one block per transformer block, residual
-    block or the like. A network without timm's `group_matcher` is divided by the children of its longest `Sequential`
-    or `ModuleList` (with the others of their class where they are of one class, thus those of all stages), or else by
-    its own children. What comes before the first block (patch or position embeddings, first convolutions) is the stem.
-    What comes after the last block (final normalisation, head) belongs to the last.
+    A network of timm is divided as for layer-wise learning-rate decay: one block per transformer or residual block. A
+    network without timm's `group_matcher` is divided by the children of its longest `Sequential` or `ModuleList` (if
+    they are of one class, with the others of that class), or else by its own children. What comes before the first
+    block (patch or position embeddings, first convolutions) is the stem; what comes after the last belongs to it.
 
     Args:
-        network: any network; its definition, not its forward pass, gives the order where timm does not.
+        network: any network; without timm the order is that of its definition.
 
     Returns:
         The stem if there is one, then every block.
@@ -34,11 +33,7 @@ def parameter_blocks(network: nn.Module) -> list[list[str]]:
 
 
 def last_blocks(network: nn.Module, count: int) -> set[str]:
-    """The names of the parameters of a network's last blocks, and of everything after them.
-
-    Args:
-        network: any network.
-        count: how many blocks; the stem is none.
+    """The names of the parameters of a network's last blocks, without the stem, and of everything after them.
 
     Raises:
         StudyError: the network has fewer blocks, or the count is not positive.
@@ -61,7 +56,7 @@ def _divided(network: nn.Module) -> tuple[list[str], list[list[str]]]:
 
 @dataclass(frozen=True)
 class _Names:
-    """All that timm wants of a network that it divides."""
+    """What timm needs of a network to divide it."""
 
     names: list[str]
 
@@ -87,25 +82,25 @@ def _divided_by_modules(network: nn.Module, modules: list[str]) -> tuple[list[st
     """Parameters between two blocks, such as down-sampling, belong to the second."""
     stem: list[str] = []
     blocks: dict[str, list[str]] = {}
-    waiting: list[str] = []
+    pending: list[str] = []
     for name, _ in network.named_parameters():
         owner = next((module for module in modules if name.startswith(f"{module}.")), None)
-        waiting.append(name)
+        pending.append(name)
         if owner is None:
             continue
         if not blocks:
-            stem, waiting = waiting[:-1], waiting[-1:]
-        blocks.setdefault(owner, []).extend(waiting)
-        waiting = []
+            stem, pending = pending[:-1], pending[-1:]
+        blocks.setdefault(owner, []).extend(pending)
+        pending = []
     if not blocks:
-        return [], [waiting] if waiting else []
+        return [], [pending] if pending else []
     *_, last = blocks.values()
-    last.extend(waiting)
+    last.extend(pending)
     return stem, list(blocks.values())
 
 
 def _block_modules(network: nn.Module) -> list[str]:
-    """Names of the modules that are the blocks of a network of which timm knows nothing."""
+    """Names of the modules that are the blocks of a network that timm does not know."""
     containers = [
         list(_children(name, module))
         for name, module in network.named_modules()
@@ -117,7 +112,7 @@ def _block_modules(network: nn.Module) -> list[str]:
     classes = {type(module) for _, module in longest}
     if len(classes) > 1 or next(iter(classes)).__module__.startswith("torch.nn."):
         return [name for name, _ in longest]
-    # One class of blocks: its others are found wherever they are, since each stage is often a container of its own.
+    # Each stage is often a container of its own, so blocks of this class are found wherever they are.
     return _outermost([name for name, module in network.named_modules() if type(module) in classes])
 
 
@@ -129,7 +124,7 @@ def _children(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _outermost(names: list[str]) -> list[str]:
-    """The names that lie in no other; a module comes before what lies in it."""
+    """The names that lie in no other; modules come before their children."""
     kept: list[str] = []
     for name in names:
         if not any(name.startswith(f"{outer}.") for outer in kept):

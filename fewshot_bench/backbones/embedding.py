@@ -1,7 +1,4 @@
-"""Embed every image of a split once, and keep the result under a key of everything that went in.
-
-Everything that decides an embedding, as the key under which it is kept.
-"""
+"""Embed every image of a split once, and cache the result under a key of everything that decides it."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from fewshot_bench._io.locations import cache_folder
 from fewshot_bench._io.tensors import DamagedFileError, read_tensors, write_tensors
 from fewshot_bench._io.versions import installed_version
 from fewshot_bench.backbones.backbone import Backbone, checked_embeddings
-from fewshot_bench.cache import EMBEDDINGS, made_once
+from fewshot_bench.cache import EMBEDDINGS, build_once
 from fewshot_bench.code_identity import source_digest
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import EmbeddingError
@@ -34,9 +31,9 @@ _PACKAGES = ("torch", "torchvision", "timm")
 
 
 def embedding_key(split: ImageSplit, backbone: Backbone, augmentation_name: str, device: str) -> str:
-    """The digest of what goes into the embeddings of a split, 64 hexadecimal digits.
+    """The digest of everything that decides the embeddings of a split, 64 hexadecimal digits.
 
-    The number of images at once, the device and its threads are left out: they change the last bits at most.
+    Batch size, device and threads are left out: they change the last bits at most.
 
     Args:
         split: the images.
@@ -63,10 +60,10 @@ def embedding_key(split: ImageSplit, backbone: Backbone, augmentation_name: str,
 
 
 def network_identity(network: nn.Module) -> dict[str, str]:
-    """What a network does with its weights, as far as its text tells: its layers, and the files of its own classes.
+    """What a network does with its weights: its printed layers, and the source of its own classes.
 
     Two networks may hold the same tensors and differ in an activation, a stride or a padding. Classes of torch, timm
-    and this package have versions; of all others, which may be a file that somebody is working on, the source counts.
+    and this package have versions; of all others the source counts.
     """
     layers = re.sub(r" at 0x[0-9a-f]+", "", str(network))  # a function prints its address
     classes = {type(module) for module in network.modules()}
@@ -79,24 +76,24 @@ def network_identity(network: nn.Module) -> dict[str, str]:
 
 
 def _precision(device: str) -> list[str]:
-    """In how many bits products of float32 numbers are made: TF32 and bfloat16 change the third digit."""
+    """The precision of float32 products: TF32 and bfloat16 change the third digit."""
     is_cuda = torch.device(device).type == "cuda"
-    told: list[Any] = [torch.get_float32_matmul_precision()]
+    settings: list[Any] = [torch.get_float32_matmul_precision()]
     try:
         library = torch.backends.cudnn if is_cuda else torch.backends.mkldnn
-        told += [library.conv.fp32_precision, (torch.backends.cuda if is_cuda else library).matmul.fp32_precision]
+        settings += [library.conv.fp32_precision, (torch.backends.cuda if is_cuda else library).matmul.fp32_precision]
     except AttributeError:  # before torch 2.9
-        told += [torch.backends.cudnn.allow_tf32] if is_cuda else []
-    return [str(setting) for setting in told]
+        settings += [torch.backends.cudnn.allow_tf32] if is_cuda else []
+    return [str(setting) for setting in settings]
 
 
 _NAME = "embeddings"
-_ASKED_AGAIN = 2
+_COMPARED = 2
 _ROUNDING = 0.01
 _BLOCK = 256
 _AUGMENTED_VALUES = 1 << 23
 Augment = Callable[[Tensor, slice], Tensor]
-"""uint8 [B, C, H, W] and which images of the split they are -> uint8 [B, C, H, W]."""
+"""uint8 images [B, C, H, W] and their places in the split -> uint8 [B, C, H, W]."""
 
 
 def embed(
@@ -117,42 +114,41 @@ def embed(
         backbone: network and preprocessing.
         device: a torch device.
         batch_size: images at once; by default what suits the input size.
-        augment: applied to the uint8 images first, on the device, for an augmented view. It is told which images it
-            gets, so that a view need not depend on how many come at once.
-        augmentation_name: identifies the augmentation and its seed in the cache; one without a name is not cached.
-        use_cache: whether to look the result up, and store it, under its content key. Of several processes that
-            want the same, one computes and the others wait.
+        augment: makes an augmented view of the uint8 images, on the device. It gets their places in the split, so that
+            views do not depend on the batch.
+        augmentation_name: identifies the augmentation and its seed in the cache; without a name nothing is cached.
+        use_cache: whether to look up and store the result under its content key. Of several processes that need the
+            same, one computes and the others wait.
         progress: shown one unit per image.
 
     Returns:
-        float32 [I, D]; from the cache it is mapped into memory, and to write to it never changes the file.
+        float32 [I, D]; from the cache it is memory-mapped, and writing to it does not change the file.
 
     Raises:
-        EmbeddingError: an embedding is not finite, or none of D numbers.
-        CacheError: the bound of the cache cannot be read.
+        EmbeddingError: an embedding is not finite, or does not have D numbers.
+        CacheError: the size limit of the cache cannot be read.
     """
-    use = _Use(split, backbone, device, batch_size, augment)
-
+    embedding = _Embedding(split, backbone, device, batch_size, augment)
     if not use_cache or (augment is not None and not augmentation_name):
-        return use.computed(progress)
+        return embedding.compute(progress)
     facts = _facts(split, backbone, augmentation_name)
-    return made_once(
+    return build_once(
         embeddings_file(split, backbone, augmentation_name, device),
         facts["what"],
-        read=use.read,
-        make=lambda: use.computed(progress),
+        read=embedding.read,
+        build=lambda: embedding.compute(progress),
         write=lambda path, embeddings: write_tensors(path, {_NAME: torch.from_numpy(embeddings)}, facts),
         progress=progress,
     )
 
 
 def embeddings_file(split: ImageSplit, backbone: Backbone, augmentation_name: str, device: str) -> Path:
-    """Where `embed` keeps the embeddings of a split, whether they are there or not; see there for the arguments."""
+    """The cache file of the embeddings of a split, whether it exists or not; arguments as for `embed`."""
     return cache_folder() / EMBEDDINGS / f"{embedding_key(split, backbone, augmentation_name, device)}.safetensors"
 
 
 def _facts(split: ImageSplit, backbone: Backbone, augmentation_name: str) -> dict[str, str]:
-    """What embeddings are, for the person who lists the cache."""
+    """Metadata of embeddings, for listings of the cache."""
     view = f", {augmentation_name}" if augmentation_name else ""
     return {
         "what": f"embeddings of {split.dataset} {split.name} by {backbone.name} {backbone.weights[:8]}{view}",
@@ -166,8 +162,8 @@ def _facts(split: ImageSplit, backbone: Backbone, augmentation_name: str) -> dic
 
 
 @dataclass(frozen=True)
-class _Use:
-    """A network asked about the images of a split."""
+class _Embedding:
+    """The embedding of a split by a backbone."""
 
     split: ImageSplit
     backbone: Backbone
@@ -175,7 +171,7 @@ class _Use:
     batch_size: int | None
     augment: Augment | None
 
-    def computed(self, progress: Progress) -> NDArray[np.float32]:
+    def compute(self, progress: Progress) -> NDArray[np.float32]:
         split = self.split
         embeddings = np.empty((len(split), self.backbone.embedding_size), dtype=np.float32)
         with progress.step(f"embedding {split.dataset} {split.name}", len(split)) as step:
@@ -188,7 +184,7 @@ class _Use:
         return embeddings
 
     def read(self, path: Path) -> NDArray[np.float32] | None:
-        """Cached embeddings; None where the file is damaged, or the network no longer gives what it holds."""
+        """Cached embeddings; None if the file is damaged or the network now gives others."""
         try:
             tensor = read_tensors(path)[0][_NAME]
         except (DamagedFileError, KeyError):
@@ -196,30 +192,30 @@ class _Use:
         if tensor.dtype != torch.float32 or tensor.shape != (len(self.split), self.backbone.embedding_size):
             return None
         cached: NDArray[np.float32] = tensor.numpy()
-        return cached if self._still_gives(cached[:_ASKED_AGAIN]) else None
+        return cached if self._still_gives(cached[:_COMPARED]) else None
 
     def _still_gives(self, cached: NDArray[np.float32]) -> bool:
-        """Whether the network, asked again about a few images, says the same but for rounding.
+        """Whether the network gives the same embeddings of a few images, up to rounding.
 
-        The key holds what can be named; this finds what cannot: code that a network calls, an attribute, a buffer that
-        is not saved, weights that were changed after their digest was taken.
+        This finds what the key cannot hold: code that a network calls, an attribute, an unsaved buffer, or weights
+        changed after their digest was taken.
         """
         now = np.concatenate(list(self._batches(len(cached))))
         return bool(np.linalg.norm(now - cached) <= _ROUNDING * np.linalg.norm(now))
 
     @torch.inference_mode()
     def _batches(self, images: int) -> Iterator[NDArray[np.float32]]:
-        """Embeddings of the first images, some at a time, in float32 whatever autocast the caller is in."""
+        """Embeddings of the first images, a batch at a time, in float32 even inside of autocast."""
         network, split, augment = self.backbone.network, self.split, self.augment
-        # The layout changes speed only: channels last is faster for the depthwise networks on a CPU, all on a GPU.
+        # Channels last is faster for depthwise networks on a CPU, and for all on a GPU.
         network.to(self.device).to(memory_format=torch.channels_last).eval()
         batch_size = self.batch_size or _batch_size(self.backbone.preprocessing.image_size, self.device)
         at_once = _BLOCK if augment is None else max(_BLOCK, _AUGMENTED_VALUES // split.images[0].size)
         for start in range(0, images, at_once):
-            some = slice(start, min(start + at_once, images))
-            block = torch.from_numpy(np.array(split.images[some])).permute(0, 3, 1, 2)
+            rows = slice(start, min(start + at_once, images))
+            block = torch.from_numpy(np.array(split.images[rows])).permute(0, 3, 1, 2)
             if augment is not None:
-                block = augment(block.to(self.device), some)
+                block = augment(block.to(self.device), rows)
             for first in range(0, len(block), batch_size):
                 yield self._of_batch(block[first : first + batch_size])
 
@@ -228,21 +224,21 @@ class _Use:
             pixels = self.backbone.preprocessing(images.to(self.device)).contiguous(memory_format=torch.channels_last)
             network = self.backbone.network
             with plugin_errors(network, "forward"):
-                given = network(pixels)
-            checked = checked_embeddings(given, network, len(images), self.backbone.embedding_size)
+                output = network(pixels)
+            checked = checked_embeddings(output, network, len(images), self.backbone.embedding_size)
             embeddings: NDArray[np.float32] = checked.float().cpu().numpy()
         return embeddings
 
 
 def _batch_size(image_size: int, device: str) -> int:
-    """Images at once: a GPU wants many; on a CPU activations should stay where its allocator reuses them."""
+    """Many images at once on a GPU; on a CPU few enough that the allocator reuses memory."""
     if device == "cpu":
         return max(8, min(_BLOCK, (1 << 19) // image_size**2))
     return _BLOCK
 
 
 def check_embeddings(embeddings: NDArray[np.float32], split: ImageSplit, backbone: str) -> None:
-    """Refuse embeddings that cannot be those of a split.
+    """Check the embeddings of a split.
 
     Raises:
         EmbeddingError: the number of rows differs, or a value is not finite.

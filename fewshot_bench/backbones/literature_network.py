@@ -1,4 +1,4 @@
-"""What the few-shot literature's networks have in common: the interface that timm's users expect."""
+"""What the networks of the few-shot literature share: an interface as timm has it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class LiteratureNetwork(nn.Module, ABC):
     """
 
     halvings: int
-    """How often the network halves the side of an image before it pools."""
+    """How often the network halves the side of an image before pooling."""
     own_pool: str = "avg"
-    """What `global_pool` is by default."""
+    """The default of `global_pool`."""
     spellings: Sequence[Spelling] = ()
-    """How the tensors of the same network are called by other codes."""
+    """Names of the tensors in the code of other authors."""
 
     def __init__(self, num_features: int, num_classes: int, global_pool: str | None, drop_rate: float) -> None:
         super().__init__()
@@ -93,10 +93,10 @@ class LiteratureNetwork(nn.Module, ABC):
 
         Args:
             num_classes: outputs, 0 for none.
-            global_pool: the network's own pooling, "" for none, None to leave it as it is.
+            global_pool: the network's own pooling, "" for none, None for no change.
 
         Raises:
-            StudyError: the pooling is not the network's own, or a classifier should work on feature maps.
+            StudyError: the pooling is not the network's own, or there is a classifier without pooling.
         """
         pool = self.global_pool if global_pool is None else global_pool
         if pool not in ("", self.own_pool):
@@ -118,7 +118,7 @@ class LiteratureNetwork(nn.Module, ABC):
 
     @classmethod
     def refuse_small_images(cls, image_size: int) -> None:
-        """Refuse images of which nothing would be left.
+        """Refuse images that are too small.
 
         Raises:
             StudyError: the side is less than one pixel after all halvings.
@@ -132,11 +132,7 @@ class LiteratureNetwork(nn.Module, ABC):
 
 
 def timm_config(first_conv: str | tuple[str, ...]) -> dict[str, Any]:
-    """What timm should know about a network of the literature, which has no weights of its own.
-
-    Args:
-        first_conv: names of the convolutions that take the image's channels.
-    """
+    """The timm configuration of a network without weights; `first_conv` names the convolutions that take the image."""
     half = (0.5, 0.5, 0.5)
     return {
         "num_classes": 0,

@@ -8,7 +8,8 @@ from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneReques
 from fewshot_bench.backbones.conv4 import conv4_32, conv4_64
 from fewshot_bench.backbones.literature_network import LiteratureNetwork
 from fewshot_bench.backbones.resnet12 import resnet12
-from fewshot_bench.backbones.weights import fit_by_name, read_weights
+from fewshot_bench.backbones.weights import fit_by_name
+from fewshot_bench.backbones.weights_file import read_weights
 from fewshot_bench.backbones.wrn28_10 import wrn28_10
 
 _NETWORKS: dict[str, Callable[..., LiteratureNetwork]] = {

@@ -1,7 +1,6 @@
-"""What the weights of a backbone have seen before any dataset of this project, in words that a report can read.
+"""The corpora that a backbone was pretrained on, as text in the order of training, e.g. "ImageNet-21k, ImageNet-1k".
 
-A text names the corpora in the order of training, e.g. "ImageNet-21k, ImageNet-1k". It is empty for an initialisation
-and "unknown" where nobody said, as for a file of weights.
+The text is empty for an initialisation, and "unknown" for a weights file.
 """
 
 from __future__ import annotations
@@ -40,11 +39,7 @@ _CORPORA = (
 
 
 def pretraining_of_tag(tag: str) -> str:
-    """The corpora that a timm weights tag names; "unknown" where it names none.
-
-    Args:
-        tag: such as "augreg_in21k_ft_in1k", which is ImageNet-21k, then ImageNet-1k.
-    """
+    """The corpora that a timm weights tag names, or "unknown"; "augreg_in21k_ft_in1k" is ImageNet-21k, ImageNet-1k."""
     named = []
     for word in re.split(r"[_.]", tag.lower()):
         named += [corpus for pattern, corpus in _CORPORA if re.fullmatch(pattern, word)]
@@ -52,11 +47,7 @@ def pretraining_of_tag(tag: str) -> str:
 
 
 def default_pretraining(name: str) -> str:
-    """What the default weights of a backbone have seen, by its name alone; nothing is loaded or fetched.
-
-    Args:
-        name: registered, or a model of timm, with or without `timm:`.
-    """
+    """The corpora of the default weights of a registered backbone or timm model; nothing is loaded or fetched."""
     model = name.removeprefix("timm:")
     if model != name or (name not in BACKBONES and timm.is_model(name)):
         config = timm.get_pretrained_cfg(model)
@@ -66,5 +57,5 @@ def default_pretraining(name: str) -> str:
 
 
 def then(*stages: str) -> str:
-    """Several stages of pretraining as one text; those without any are left out."""
+    """Several stages of pretraining as one text, without empty ones."""
     return ", ".join(stage for stage in stages if stage)

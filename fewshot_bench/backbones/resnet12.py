@@ -77,10 +77,9 @@ class ResidualBlock(nn.Module):
         """Feature maps, [B, channels_in, h, w] -> [B, channels_out, h // 2, w // 2]."""
         inner = leaky_relu(self.bn1(self.conv1(features)), _SLOPE, inplace=True)
         inner = leaky_relu(self.bn2(self.conv2(inner)), _SLOPE, inplace=True)
-        # Added out of place: with the parameters of one branch stacked by vmap, the other cannot hold the sum.
+        # Not in place: with the parameters of one branch stacked by vmap, the other cannot hold the sum.
         both = self.bn3(self.conv3(inner)) + self.downsample(features)
-        # The literature pools last. LeakyReLU rises, so the two commute, and it sees a quarter of the values; on a CPU
-        # the convolutions take so much longer that it makes no difference one can measure.
+        # The literature pools last. LeakyReLU is increasing, so the two commute, and it sees a quarter of the values.
         dropped: Tensor = self.drop(leaky_relu(max_pool2d(both, 2), _SLOPE, inplace=True))
         return dropped
 

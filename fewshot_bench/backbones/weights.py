@@ -1,27 +1,16 @@
-"""Weights into a network, wherever they lie in a file, and their digest.
-
-Tensors by name from a file of weights, in which nothing but tensors is ever unpickled.
-"""
+"""Fitting weights into a network, wherever they lie in a file; see `weights_file` for reading the file."""
 
 from __future__ import annotations
 
-import _compat_pickle
-import pickletools
 import re
-import warnings
-import zipfile
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import IO, Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewshot_bench._io.tensors import tensors_digest
-from fewshot_bench.backbones.base_head import without_base_head
 from fewshot_bench.errors import WeightsError
 
 PREFERRED = (
@@ -36,37 +25,37 @@ PREFERRED = (
     "online_encoder",
     "online_network",
 )
-"""Which of several networks in one file is taken, the first of these there is: what their authors evaluate."""
+"""Which of several networks in one file is taken: the first of these, which are what their authors evaluate."""
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _COUNTER = "num_batches_tracked"
 _MOST_NAMES = 20
 _LONGEST_NAME = 200
 Spelling = Sequence[tuple[str, str]]
-"""How another code names the tensors of a network: patterns, and what takes their place."""
+"""Names of a network's tensors in another code: patterns and replacements."""
 
 
 def fit_by_name(
     network: nn.Module, weights: Mapping[str, Tensor], source: str, spellings: Sequence[Spelling] = ()
 ) -> dict[str, Any]:
-    """Load weights into a network whose classifier may have been taken off, wherever they lie in a file.
+    """Load weights into a network, with or without its classifier, wherever they lie in a file.
 
-    The tensors that are taken have a common prefix, under which all names and shapes agree with the network's. Where
-    there are several such prefixes with other values, `PREFERRED` decides. Counters of batches may be absent.
+    The tensors have a common prefix, under which all names and shapes agree with the network's. `PREFERRED` decides
+    between several such prefixes with different values. Counters of batches may be absent.
 
     Args:
-        network: it is changed.
+        network: is changed.
         weights: tensors by their full names, see `read_weights`.
-        source: the file, for a complaint.
+        source: the file, for messages.
         spellings: of the network's names in other codes, tried after its own.
 
     Returns:
-        What a user should know, as plain data to be recorded: the prefix, other networks that would have fitted, what
-        was left unused, types that were converted. Nothing where the file holds the network's own tensors alone.
+        What to record and tell the user: the prefix, other networks that fit, unused tensors, converted types. Empty if
+        the file holds the network's own tensors alone.
 
     Raises:
-        WeightsError: a tensor is missing or has another shape, is of another kind than the network's, or holds values
-            that are not finite; or several networks fit, none of which is preferred.
+        WeightsError: a tensor is missing, of another shape or kind, or not finite; or several networks fit and none is
+            preferred.
     """
     own = network.state_dict()
     needed = [name for name in own if not name.endswith(_COUNTER)]
@@ -95,25 +84,25 @@ def fit_by_name(
 
 
 def fit_words(record: Mapping[str, Any]) -> str:
-    """What `fit_by_name` returned, in one line for people; empty where there is nothing to say."""
-    said = []
+    """The record of `fit_by_name` in one line for people, or nothing."""
+    remarks = []
     if record.get("prefix"):
-        said.append(f"taken from {_quoted(record['prefix'])}")
+        remarks.append(f"taken from {_quoted(record['prefix'])}")
     if record.get("other_networks"):
-        said.append(f"not from {', '.join(map(_quoted, record['other_networks'][:3]))}")
+        remarks.append(f"not from {', '.join(map(_quoted, record['other_networks'][:3]))}")
     if record.get("unused"):
         names, count = record["unused"][:3], record["unused_count"]
         more = f" and {count - len(names):,} more" if count > len(names) else ""
-        said.append(f"unused: {', '.join(map(_quoted, names))}{more}")
+        remarks.append(f"unused: {', '.join(map(_quoted, names))}{more}")
     if record.get("converted"):
-        said.append(f"converted from {', '.join(record['converted'])}")
+        remarks.append(f"converted from {', '.join(record['converted'])}")
     if record.get("weights_size"):
-        said.append(f"made for {record['weights_size']} px, resized with their position embeddings")
-    return "; ".join(said)
+        remarks.append(f"made for {record['weights_size']} px, resized with their position embeddings")
+    return "; ".join(remarks)
 
 
 def fit_by_order(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load weights whose tensors have other names but the order and shapes of the network's.
+    """Load weights by the order and shapes of their tensors, whatever their names.
 
     Raises:
         WeightsError: the number of tensors or a shape differs, or a value is not of the network's kind.
@@ -139,7 +128,7 @@ def _spelled(name: str, spelling: Spelling) -> str:
 def _fitting_prefixes(
     own: Mapping[str, Tensor], needed: Sequence[str], names: Mapping[str, str], weights: Mapping[str, Tensor]
 ) -> list[str]:
-    """The prefixes under which everything lies that a network needs, the shortest first."""
+    """The prefixes under which all tensors of a network lie, the shortest first."""
     shapes = {names[name]: own[name].shape for name in needed}
     fitting: Counter[str] = Counter()
     for full, tensor in weights.items():
@@ -159,7 +148,7 @@ def _chosen(
     """The prefix to take, and those with other values.
 
     Raises:
-        WeightsError: none is to be preferred.
+        WeightsError: no prefix is preferred.
     """
 
     def rank(prefix: str) -> int:
@@ -180,9 +169,9 @@ def _chosen(
     return first, others
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _same(first: Tensor, second: Tensor) -> bool:
     try:
-        return one is other or torch.equal(one, other)
+        return first is second or torch.equal(first, second)
     except RuntimeError:  # without values, or of a kind that cannot be compared
         return False
 
@@ -190,7 +179,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _misfit(
     own: Mapping[str, Tensor], needed: Sequence[str], weights: Mapping[str, Tensor], source: str
 ) -> WeightsError:
-    """What to say where no prefix fits, of the one under which most names lie."""
+    """The error where no prefix fits, about the prefix with the most matching names."""
     wanted = set(needed)
     named = Counter(prefix for full in weights for prefix, name in _cuts(full) if name in wanted)
     prefix = max(named, key=lambda prefix: (named[prefix], -len(prefix)), default="")
@@ -212,10 +201,10 @@ def _misfit(
 
 
 def _as(tensor: Tensor, like: Tensor, name: str, source: str) -> Tensor:
-    """A tensor of a file as one of a network's own type.
+    """A tensor of a file, converted to the type of the network's.
 
     Raises:
-        WeightsError: it is of another kind, or holds values that no network has.
+        WeightsError: it is of another kind, or holds impossible values.
     """
     kind = _kind(tensor)
     if kind:
@@ -252,7 +241,7 @@ def _as(tensor: Tensor, like: Tensor, name: str, source: str) -> Tensor:
 
 
 def _kind(tensor: Tensor) -> str:
-    """Why a tensor is none that a network holds, in words; empty where it is."""
+    """Why a tensor cannot be one of a network, in words, or nothing."""
     if tensor.is_nested or tensor.layout != torch.strided:
         return "sparse" if not tensor.is_nested else "nested"
     if tensor.is_quantized:
@@ -273,164 +262,5 @@ def _type(tensor: Tensor) -> str:
 
 
 def _quoted(name: str) -> str:
-    """A name from a file as one can print it."""
+    """A name from a file, safe to print."""
     return repr(name if len(name) <= 60 else f"{name[:57]}...")
-
-
-_DEEPEST = 16  # mappings in each other
-_MOST = 200_000  # values in all of them
-_LEGACY_PICKLES = 4
-"""Of a file before PyTorch 1.6: a magic number, a version, the system, the content."""
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read every tensor of a file, however deep it lies in mappings; `a.b.weight` lies at `b.weight` in `a`.
-
-    The base classifier that a checkpoint of `fewshot-bench train` keeps beside its backbone is left out.
-
-    Whatever else a checkpoint holds (arguments, numbers of NumPy, logs) is neither imported nor made: something empty
-    stands for it.
-
-    Args:
-        path: safetensors, or a state dict or checkpoint saved by `torch.save`, which is read with `weights_only=True`.
-
-    Raises:
-        WeightsError: the file is missing or damaged, takes more memory than its size, or holds no tensors by name.
-    """
-    if not path.is_file():
-        raise WeightsError(f"{path} is not a file; --weights expects safetensors or a PyTorch state dict.")
-    try:
-        content = load_file(path) if _is_safetensors(path) else _unpickled(path)
-        tensors = without_base_head(_flat(content))
-    except WeightsError as error:
-        raise WeightsError(f"{path} {error}") from error
-    except Exception as error:  # a damaged file may raise anything
-        raise WeightsError(
-            f"{path} cannot be read as weights: it is damaged, or holds more than tensors, which is never unpickled. "
-            "Save the tensors alone where the file was made: torch.save(model.state_dict(), FILE)."
-        ) from error
-    if not tensors:
-        raise WeightsError(f"{path} holds no state dict (tensors by name). Save model.state_dict() alone.")
-    return tensors
-
-
-def _is_safetensors(path: Path) -> bool:
-    """By the first bytes, where the name says nothing: the size of a header, then JSON."""
-    with path.open("rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
-
-
-def _unpickled(path: Path) -> Any:
-    """The content of a file of PyTorch, with something empty for whatever is not of PyTorch."""
-    names = _foreign_names(path)
-    if ("builtins", "bytearray") in names:  # which torch would make, of any size
-        raise WeightsError("holds a bytearray, which no state dict does. Save model.state_dict() alone.")
-    stand_ins: list[Any] = [_stand_in(module, name) for module, name in sorted(names)]
-    with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of protocols: what cannot be read is an error
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _foreign_names(path: Path) -> set[tuple[str, str]]:
-    """Module and name of every class and function that a file of PyTorch would import; nothing is.
-
-    Raises:
-        WeightsError: a part of the file is compressed, or is there twice.
-    """
-    found: set[tuple[str, str]] = set()
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
-            if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-                raise WeightsError("is compressed, as no state dict of torch.save is. Save model.state_dict() alone.")
-            if sum(part.file_size for part in parts) > path.stat().st_size:
-                raise WeightsError("says that it is larger than it is; it is damaged.")
-            for part in parts:
-                if part.filename.endswith("data.pkl"):
-                    with archive.open(part) as file:
-                        found.update(_names_in_pickle(file))
-        return found
-    with path.open("rb") as file, suppress(ValueError):  # one who reads it afterwards says what is wrong
-        for _ in range(_LEGACY_PICKLES):
-            found.update(_names_in_pickle(file))
-    return found
-
-
-def _names_in_pickle(file: IO[bytes]) -> Iterator[tuple[str, str]]:
-    for operation, argument, _ in pickletools.genops(file):
-        if operation.name == "GLOBAL":
-            module, name = str(argument).split(" ", 1)
-            # torch reads the names of Python 2 as those of Python 3.
-            module = _compat_pickle.IMPORT_MAPPING.get(module, module)
-            yield _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
-
-
-class _Empty(list[Any]):
-    """Takes whatever it is given and keeps nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __hash__(self) -> int:  # type: ignore[override]  # it may be a key
-        return id(self)
-
-
-class _Mapping:
-    """Makes a plain mapping, since torch fills no other."""
-
-    def __new__(cls, *_: Any, **__: Any) -> Any:
-        return OrderedDict()
-
-
-def _stand_in(module: str, name: str) -> type:
-    """A class that is called like another one and does nothing."""
-    is_mapping = name.lower().endswith(("dict", "cfgnode"))
-    return type(name, (_Mapping if is_mapping else _Empty,), {"__module__": module})
-
-
-def _flat(content: Any) -> dict[str, Tensor]:
-    """The tensors in mappings and lists that lie in each other, by their dotted names.
-
-    Raises:
-        WeightsError: there are more than a network has, or two of one name.
-    """
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    waiting: list[tuple[str, Any, int]] = [("", content, 0)]
-    count = 0
-    while waiting:
-        prefix, value, depth = waiting.pop()
-        if isinstance(value, Tensor):
-            if not prefix:
-                continue
-            if prefix in tensors:
-                raise WeightsError(f"holds two tensors that are called {prefix!r:.80}. Save one of them alone.")
-            tensors[prefix] = value
-            continue
-        pairs = _pairs(value)
-        if not pairs or id(value) in seen or depth == _DEEPEST:
-            continue
-        seen.add(id(value))  # a list may hold itself
-        count += len(pairs)
-        if count > _MOST:
-            raise WeightsError(f"holds more than {_MOST:,} values. Save model.state_dict() alone.")
-        waiting += [(f"{prefix}.{name}".removeprefix("."), inner, depth + 1) for name, inner in reversed(pairs)]
-    return tensors
-
-
-def _pairs(value: Any) -> list[tuple[str, Any]]:
-    """Names and values of a mapping, numbers and values of a list."""
-    if isinstance(value, Mapping):
-        return [(_text(name), inner) for name, inner in value.items()]
-    if isinstance(value, list | tuple):
-        return [(str(number), inner) for number, inner in enumerate(value)]
-    return []
-
-
-def _text(name: object) -> str:
-    """A key as text that can be written down."""
-    text = str(name) if isinstance(name, str | int) else f"<{type(name).__name__}>"
-    return text.encode("utf-8", "replace").decode()

@@ -1,6 +1,6 @@
-"""What can be made again, kept on the disk: made once among all processes, listed, and bounded."""
+"""What can be computed again, stored on disk: built once among all processes, listed, and limited in size."""
 
-from fewshot_bench.cache.build_once import kept, made_once
+from fewshot_bench.cache.build_once import build_once, read_entry
 from fewshot_bench.cache.entries import (
     BASE_STAGES,
     EMBEDDINGS,
@@ -18,11 +18,11 @@ __all__ = [
     "EMBEDDINGS",
     "Cleared",
     "Entry",
+    "build_once",
     "cache_entries",
     "clear_cache",
-    "kept",
-    "made_once",
     "parse_age",
     "parse_bytes",
+    "read_entry",
     "to_be_removed",
 ]

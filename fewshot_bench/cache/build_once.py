@@ -1,4 +1,4 @@
-"""Make what is missing in the cache once, however many processes want it; go on where nothing can be kept."""
+"""Build a missing cache entry once, however many processes need it."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from pathlib import Path
 from typing import TypeVar
 
 from fewshot_bench._io.resuming import note_saved
-from fewshot_bench.cache.entries import alone, keep_within, size_limit
+from fewshot_bench.cache.entries import entry_lock, keep_within, size_limit
 from fewshot_bench.progress import Progress
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
-_told: set[Path] = set()
+_warned: set[Path] = set()
 
 
-def made_once(
+def build_once(
     path: Path,
     what: str,
     *,
     read: Callable[[Path], T | None],
-    make: Callable[[], T],
+    build: Callable[[], T],
     write: Callable[[Path, T], None],
     progress: Progress,
 ) -> T:
-    """What an entry of the cache holds; made and kept where it is missing, by one process while the others wait.
+    """The content of a cache entry; if missing, one process builds and stores it while the others wait.
 
-    A process that is killed meanwhile leaves the work to one of those who wait. A folder that cannot be written to, or
-    is full, costs the entry and one line of warning, not the work.
+    If that process is killed, one of the waiting processes builds the entry. A folder that is full or cannot be written
+    to costs the entry and one line of warning, not the work.
 
     Args:
-        path: of the entry, whose name is a digest of everything that decides its content.
-        what: it is, in words.
-        read: what a file holds; None where it is damaged, or is no longer what it should be.
-        make: computes it.
-        write: writes it, whole or not at all.
-        progress: shown that another process is waited for.
+        path: of the entry, named by a digest of everything that decides its content.
+        what: the entry in words.
+        read: the content of a file; None if it is damaged or outdated.
+        build: computes the content.
+        write: writes it, atomically.
+        progress: shown while another process is waited for.
 
     Raises:
-        CacheError: the bound of the cache cannot be read; said before anything is made.
+        CacheError: the size limit of the cache cannot be read; raised before anything is built.
     """
     limit = size_limit()
     seen = _state(path)
-    found = kept(path, read)
-    if found is not None:
-        return found
-    with alone(path, what, progress):
-        if _state(path) != seen:  # another process has made it meanwhile
-            found = kept(path, read)
-        if found is not None:
-            return found
-        made = make()
-        is_kept = _write(path, what, made, write)
-    if is_kept and limit is not None:
+    content = read_entry(path, read)
+    if content is not None:
+        return content
+    with entry_lock(path, what, progress):
+        if _state(path) != seen:  # another process has built it meanwhile
+            content = read_entry(path, read)
+        if content is not None:
+            return content
+        content = build()
+        is_stored = _write(path, what, content, write)
+    if is_stored and limit is not None:
         keep_within(limit, path)
-    return made
+    return content
 
 
 def _state(path: Path) -> tuple[int, int] | None:
@@ -67,32 +67,27 @@ def _state(path: Path) -> tuple[int, int] | None:
     return None
 
 
-def kept(path: Path, read: Callable[[Path], T | None]) -> T | None:
-    """What an entry of the cache holds; None where it is missing, or `read` does not want it.
-
-    Args:
-        path: of the entry.
-        read: what a file holds.
-    """
+def read_entry(path: Path, read: Callable[[Path], T | None]) -> T | None:
+    """The content of a cache entry; None if it is missing, or `read` gives None."""
     try:
-        found = read(path) if path.is_file() else None
+        content = read(path) if path.is_file() else None
     except OSError:  # removed meanwhile, or a disk that no longer answers
         return None
-    if found is not None:
-        # The time of the last use: disks are often mounted so that they do not record when a file is read.
+    if content is not None:
+        # Marks the time of the last use, which many disks do not record.
         with suppress(OSError):
             os.utime(path)
-    return found
+    return content
 
 
-def _write(path: Path, what: str, made: T, write: Callable[[Path, T], None]) -> bool:
+def _write(path: Path, what: str, content: T, write: Callable[[Path, T], None]) -> bool:
     try:
-        write(path, made)
+        write(path, content)
     except OSError as error:
-        if path.parent not in _told:
-            _told.add(path.parent)
+        if path.parent not in _warned:
+            _warned.add(path.parent)
             reason = error.strerror or error
-            _LOG.warning("note: %s: not kept in %s (%s); made again next time", what, path.parent, reason)
+            _LOG.warning("note: %s: not stored in %s (%s); computed again next time", what, path.parent, reason)
         return False
     note_saved()
     return True

@@ -1,11 +1,4 @@
-"""What lies in the cache, in words.
-
-Remove from the cache: everything, what matches, or the least recently used until the rest fits.
-
-Sizes and ages as people write them, and nothing that could be read in two ways.
-
-One process at a time at one entry of the cache: to make it, or to remove it.
-"""
+"""The entries of the cache: listed, locked while they are built, and removed by pattern, age or size."""
 
 from __future__ import annotations
 
@@ -32,22 +25,22 @@ from fewshot_bench.errors import CacheError
 from fewshot_bench.progress import Progress
 
 EMBEDDINGS, BASE_STAGES, OWN_IMAGES, DOWNLOADS = "embeddings", "checkpoints", "own-images", "downloads"
-"""Folders of the cache; nothing else below it is ever listed or removed."""
+"""Folders of the cache; nothing else is ever listed or removed."""
 FOLDERS = (EMBEDDINGS, BASE_STAGES, OWN_IMAGES, DOWNLOADS)
 LEFTOVER = "leftover"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Something in the cache that can be removed alone.
+    """An entry of the cache, which can be removed by itself.
 
     Attributes:
         path: a file, or a folder of files.
-        kind: the folder of the cache that it lies in; "leftover" for what a process that died was writing.
-        what: it is, in words.
-        bytes: that it takes.
-        last_used: when it was made or last read, in seconds since 1970.
-        facts: what else is known of it, as plain data.
+        kind: its folder in the cache; "leftover" for the unfinished file of a process that died.
+        what: the entry in words.
+        bytes: its size.
+        last_used: when it was built or last read, in seconds since 1970.
+        facts: other metadata, as plain data.
     """
 
     path: Path
@@ -94,7 +87,7 @@ def _paths(folder: Path) -> Iterator[Path]:
 
 
 def _entry(folder: str, path: Path) -> Entry | None:
-    """None where another process has removed it meanwhile."""
+    """None if another process has removed it meanwhile."""
     with suppress(OSError):
         if path.name.startswith("."):
             return Entry(path, LEFTOVER, f"unfinished file of {folder}", *_size_and_time(path), {})
@@ -124,7 +117,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def target_of(leftover: Path) -> Path:
-    """The entry that was being written when a temporary file was left."""
+    """The entry that a leftover temporary file was meant for."""
     name = leftover.name.removeprefix(".").removesuffix(TEMPORARY_SUFFIX)
     return leftover.with_name(name.rpartition(".")[0])
 
@@ -140,36 +133,28 @@ _SECONDS = {"min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def parse_bytes(text: str, source: str) -> int:
-    """A size such as "10GB" in bytes.
-
-    Args:
-        text: a number and one of B, KB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (of 1024).
-        source: where the text comes from, for the message.
+    """A size in bytes: a number and one of B, KB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (of 1024).
 
     Raises:
-        CacheError: it is anything else.
+        CacheError: the text, from a source named in the message, is anything else.
     """
     return int(_parse(text, source, _BYTES, "10GB"))
 
 
 def parse_age(text: str, source: str) -> float:
-    """An age such as "30d" in seconds.
-
-    Args:
-        text: a number and one of min, h, d, w.
-        source: where the text comes from, for the message.
+    """An age in seconds: a number and one of min, h, d, w.
 
     Raises:
-        CacheError: it is anything else.
+        CacheError: the text, from a source named in the message, is anything else.
     """
     return _parse(text, source, _SECONDS, "30d")
 
 
 def size_limit() -> int | None:
-    """The bound that the cache keeps by itself, in bytes: `$FEWSHOT_BENCH_CACHE_SIZE`; None where it has none.
+    """The size limit of the cache in bytes, from `$FEWSHOT_BENCH_CACHE_SIZE`; None without a limit.
 
     Raises:
-        CacheError: the variable is no size.
+        CacheError: the variable is not a size.
     """
     text = os.environ.get(SIZE_VARIABLE, "")
     return parse_bytes(text, SIZE_VARIABLE) if text else None
@@ -184,21 +169,21 @@ def _parse(text: str, source: str, units: Mapping[str, int], example: str) -> fl
 
 
 def lock_file(path: Path) -> Path:
-    """The lock of an entry. The system takes it back from a process that dies, however that comes about."""
+    """The lock file of an entry; the system releases the lock of a process that dies."""
     return path.with_name(f".{path.name}.lock")
 
 
 @contextmanager
-def alone(path: Path, what: str, progress: Progress) -> Iterator[None]:
-    """Be the only process that makes an entry; wait for another as long as it lives.
+def entry_lock(path: Path, what: str, progress: Progress) -> Iterator[None]:
+    """Be the only process that builds an entry, after waiting for any other.
 
-    Where no lock is to be had, because the folder cannot be written to or its file system knows none, the block runs
-    all the same: entries are written whole and by several processes alike, so a lock saves work, nothing more.
+    Where no lock can be taken, because the folder is read-only or its file system has none, the block runs all the
+    same: entries are written atomically and are equal, so a lock only saves work.
 
     Args:
-        path: of the entry; its folder is made if need be.
-        what: it is, for the person who waits.
-        progress: shown that it waits.
+        path: of the entry; its folder is created if missing.
+        what: the entry in words.
+        progress: shown while it waits.
     """
     with ExitStack() as held:
         try:
@@ -211,13 +196,10 @@ def alone(path: Path, what: str, progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def unused(path: Path) -> Iterator[bool]:
-    """Hold all locks of an entry, unless another process holds one.
-
-    Args:
-        path: a file, or a folder that may have locks inside.
+    """Hold all locks of an entry: a file, or a folder that may have locks inside.
 
     Yields:
-        Whether no other process holds one; where there are no locks at all, none does.
+        Whether no other process holds one of them.
     """
     with ExitStack() as held:
         is_unused = True
@@ -232,16 +214,16 @@ def unused(path: Path) -> Iterator[bool]:
 
 
 _BEING_WRITTEN = 60
-"""Seconds after which nobody is writing to a temporary file any more, where neither a lock nor its name tells."""
+"""Seconds after which a temporary file counts as abandoned, if neither its lock nor its name tells."""
 
 
 @dataclass(frozen=True)
 class Cleared:
-    """What has become of entries that were to be removed.
+    """The result of removing entries.
 
     Attributes:
-        removed: those that are gone.
-        left_alone: those that another process makes or writes, or that cannot be removed, each with the reason.
+        removed: the removed entries.
+        left_alone: entries in use by another process, or that cannot be removed, each with the reason.
     """
 
     removed: list[Entry]
@@ -251,13 +233,13 @@ class Cleared:
 def to_be_removed(
     entries: Sequence[Entry], pattern: str = "", *, max_bytes: int | None = None, unused_for: float | None = None
 ) -> list[Entry]:
-    """Which entries should go; each argument leaves fewer to choose from.
+    """Choose entries to remove; each argument narrows the choice.
 
     Args:
         entries: the least recently used first.
-        pattern: part of the words or of the name, or with wildcards; only these go.
-        max_bytes: only until what matches fits into so many bytes.
-        unused_for: only what was not used for so many seconds.
+        pattern: part of the words or of the name, perhaps with wildcards.
+        max_bytes: remove only until the matching entries fit into so many bytes.
+        unused_for: only entries that were not used for so many seconds.
     """
     matching = [entry for entry in entries if _matches(entry, pattern)]
     total = sum(entry.bytes for entry in matching)
@@ -273,7 +255,7 @@ def to_be_removed(
 
 
 def clear_cache(entries: Sequence[Entry]) -> Cleared:
-    """Remove entries, but none that another process makes or writes; then the locks of entries that are gone."""
+    """Remove entries that no other process uses, and the locks of missing entries."""
     cleared = Cleared([], [])
     for entry in entries:
         reason = _remove(entry)
@@ -286,14 +268,14 @@ def clear_cache(entries: Sequence[Entry]) -> Cleared:
 
 
 def keep_within(limit: int, written: Path) -> None:
-    """Remove the least recently used embeddings until all fit; those that are too large by themselves are not kept.
+    """Remove the least recently used embeddings until the cache fits into a size.
 
-    Networks of base stages and images of the user's count, but stay: a network that is trained again on a GPU may be
-    another one, whose study would begin anew in the middle.
+    Trained networks and the user's images count but stay: a network trained again on a GPU may differ, and its study
+    would have to start again.
 
     Args:
-        limit: bytes.
-        written: the newest entry.
+        limit: in bytes.
+        written: the newest entry, removed at once if it alone is too large.
     """
     with suppress(OSError):
         if written.parent.name == EMBEDDINGS and written.stat().st_size > limit:
@@ -310,7 +292,7 @@ def _matches(entry: Entry, pattern: str) -> bool:
 
 
 def _remove(entry: Entry) -> str:
-    """Why an entry is still there; empty where it is gone."""
+    """Remove an entry; returns why it is still there, or nothing."""
     is_leftover = entry.kind == LEFTOVER
     is_recent = time.time() - entry.last_used < _BEING_WRITTEN
     if is_leftover and is_recent and not is_abandoned(entry.path.name):
@@ -326,11 +308,11 @@ def _remove(entry: Entry) -> str:
 
 
 def _remove_locks() -> None:
-    """Remove locks that nobody holds of entries that are not there; who waits for one takes the next of its name."""
+    """Remove unheld locks of missing entries; a waiting process takes the next lock of that name."""
     for folder in FOLDERS:
         for path in (cache_folder() / folder).glob("*.lock"):
             entry = path.with_name(path.name.removeprefix(".").removesuffix(".lock"))
             if entry.exists() or entry.with_suffix(".safetensors").exists():
                 continue
-            with suppress(OSError, NotImplementedError), FileLock(path, timeout=0):  # file systems may know no locks
+            with suppress(OSError, NotImplementedError), FileLock(path, timeout=0):  # a file system may have no locks
                 path.unlink()

@@ -17,7 +17,7 @@ from fewshot_bench.cli.study_options import field_option
 if TYPE_CHECKING:
     from fewshot_bench.datasets import Dataset
     from fewshot_bench.datasets.check import Diagnosis
-    from fewshot_bench.datasets.own_tree import Layout
+    from fewshot_bench.datasets.own_folders import Layout
 
 data = command_group("Import, download, list and check datasets.")
 
@@ -184,18 +184,18 @@ def _print(diagnosis: Diagnosis) -> None:
 
 def _describe(dataset: Dataset, as_json: bool) -> None:
     from fewshot_bench._io.locations import datasets_folder
-    from fewshot_bench.datasets.own_images import recipe_line
+    from fewshot_bench.datasets.dataset import preprocessing_line
 
     splits = {name: {"classes": len(split.class_names), "images": len(split)} for name, split in dataset.splits.items()}
     folder = datasets_folder() / dataset.name
     if as_json:
         facts = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "folder": str(folder), "splits": splits}
-        typer.echo(json.dumps(facts | {"identity": dataset.identity, "recipe": dict(dataset.recipe)}, indent=1))
+        typer.echo(json.dumps(facts | {"identity": dataset.identity, "recipe": dict(dataset.preprocessing)}, indent=1))
         return
-    report_notes(dataset.recipe)
+    report_notes(dataset.preprocessing)
     for name, counts in splits.items():
         typer.echo(f"{name:<11}{counts['classes']:>4} classes {counts['images']:>8,} images")
-    typer.echo(f"recipe      {recipe_line(dict(dataset.recipe))}")
+    typer.echo(f"pixels      {preprocessing_line(dict(dataset.preprocessing))}")
     typer.echo(f"fingerprint {dataset.fingerprint}")
     typer.echo(f"stored in   {folder}")
     split = "" if dataset.is_few_shot else " --split test"
@@ -204,7 +204,7 @@ def _describe(dataset: Dataset, as_json: bool) -> None:
 
 def report_notes(recipe: Mapping[str, Any]) -> None:
     """Print warnings about a dataset, and what was left out of own images, to stderr."""
-    from fewshot_bench.datasets.own_images import left_out_lines
+    from fewshot_bench.datasets.dataset import left_out_lines
 
     for warning in recipe.get("warnings", []):
         typer.echo(f"note: {warning}", err=True)

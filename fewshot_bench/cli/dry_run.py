@@ -1,4 +1,4 @@
-"""What `run --dry-run` prints."""
+"""Print the estimates of `run --dry-run`."""
 
 from __future__ import annotations
 
@@ -10,92 +10,91 @@ import typer
 from fewshot_bench._io.text import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.study.estimates import CellForecast, Forecast, Room
+    from fewshot_bench.study.estimates import CellEstimate, DiskSpace, Estimates
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
-def show_forecast(forecast: Forecast, as_json: bool) -> None:
-    """Print what a plan is going to do and what it will take, as tables or as JSON."""
+def show_estimates(estimates: Estimates, as_json: bool) -> None:
+    """Print the estimates of a plan, as tables or as JSON."""
     if as_json:
-        typer.echo(json.dumps(forecast.as_dict(), indent=1))
+        typer.echo(json.dumps(estimates.as_dict(), indent=1))
         return
-    _show_cells(forecast)
-    _show_work(forecast)
-    _show_totals(forecast)
-    for note in forecast.notes:
+    _show_cells(estimates)
+    _show_work(estimates)
+    _show_totals(estimates)
+    for note in estimates.notes:
         typer.echo(f"note         {printable(note)}")
-    for missing in forecast.missing:
+    for missing in estimates.missing:
         typer.echo(f"missing      {printable(missing)}")
-    if forecast.missing:
-        typer.echo("             The study does not run before this is mended.")
+    if estimates.missing:
+        typer.echo("             The study cannot run before this is fixed.")
 
 
-def _show_cells(forecast: Forecast) -> None:
+def _show_cells(estimates: Estimates) -> None:
     """One line per method below its task."""
     from fewshot_bench.outcomes import marked
 
-    names = {cell.method: marked(cell.method, cell.is_transductive) for cell in forecast.cells}
+    names = {cell.method: marked(cell.method, cell.is_transductive) for cell in estimates.cells}
     width = max(map(len, names.values()), default=0)
-    for task in dict.fromkeys(cell.task for cell in forecast.cells):
+    for task in dict.fromkeys(cell.task for cell in estimates.cells):
         typer.echo(task)
-        for cell in forecast.cells:
+        for cell in estimates.cells:
             if cell.task == task:
                 typer.echo(f"  {printable(names[cell.method]):<{width}}  {_cell(cell)}")
 
 
-def _cell(cell: CellForecast) -> str:
+def _cell(cell: CellEstimate) -> str:
     episodes = "as many episodes as there are" if cell.episodes is None else f"{cell.episodes:,} episodes"
     stored = f"{cell.done:,} stored" if cell.done is not None else f"stored: known {cell.why}" if cell.why else ""
-    time = "" if cell.seconds is None or not cell.left else f"the rest {_span(cell.seconds)}"
+    time = "" if cell.seconds is None or not cell.left else f"the rest {_time_range(cell.seconds)}"
     return ", ".join(part for part in (episodes, stored, time) if part)
 
 
-def _show_work(forecast: Forecast) -> None:
-    """What comes before the episodes; what takes less than a second is not worth a line."""
-    for one in forecast.work:
-        if one.kind == "preparing" and one.seconds is not None and one.seconds.high < 1:
+def _show_work(estimates: Estimates) -> None:
+    """One line for each work that comes before the episodes, unless it is ready within a second."""
+    for work in estimates.work:
+        if work.kind == "preparing" and work.seconds.high < 1:
             continue
-        units = {"training": "steps", "embeddings": "images"}.get(one.kind)
-        many = f", {one.units:,} {units}" if units else ""
-        room = f", {_bytes(one.bytes)}" if one.bytes else ""
-        typer.echo(f"{one.kind:<12} {printable(one.what)}{many}: {_span(one.seconds)} (timed on {one.measured}){room}")
+        units = {"training": "steps", "embeddings": "images"}.get(work.kind)
+        count = f", {work.units:,} {units}" if units else ""
+        size = f", {_bytes(work.bytes)}" if work.bytes else ""
+        seconds = f"{_time_range(work.seconds)} (timed on {work.measured})"
+        typer.echo(f"{work.kind:<12} {printable(work.what)}{count}: {seconds}{size}")
 
 
-def _show_totals(forecast: Forecast) -> None:
-    left = sum(cell.left or 0 for cell in forecast.cells)
-    where = f"{left:,} episodes left, one process on {forecast.device}"
-    if forecast.cells and not left and not forecast.seconds.high:
+def _show_totals(estimates: Estimates) -> None:
+    left = sum(cell.left or 0 for cell in estimates.cells)
+    where = f"{left:,} episodes left, one process on {estimates.device}"
+    if estimates.cells and not left and not estimates.seconds.high:
         typer.echo("time         nothing is left to be computed")
-    elif forecast.is_whole:
-        typer.echo(f"time         {_span(forecast.seconds)}: {where}")
-    elif forecast.seconds.high:
-        typer.echo(f"time         {_span(forecast.seconds)} for what could be timed, which is not all: {where}")
+    elif estimates.is_whole:
+        typer.echo(f"time         {_time_range(estimates.seconds)}: {where}")
+    elif estimates.seconds.high:
+        typer.echo(f"time         {_time_range(estimates.seconds)} for what could be timed, which is not all: {where}")
     else:
         typer.echo(f"time         not known: {where}")
-    if forecast.seconds.high:
+    if estimates.seconds.high:
         typer.echo(
             "             (the fastest and the slowest of a few short measurements; other work on this machine, or"
         )
         typer.echo("             episodes that are harder than these, can make it half or twice as long)")
-    free = "" if forecast.free_bytes is None else f"; {_bytes(forecast.free_bytes)} are free"
-    typer.echo(f"memory       about {_bytes(forecast.peak_bytes)}{free}")
-    is_known = all(cell.bytes is not None for cell in forecast.cells)
-    _show_room("outcomes", forecast.results, "at most" if is_known else "not known for all cells: at least")
-    _show_room("cache", forecast.cache, "about" if is_known else "at least")
+    free = "" if estimates.free_bytes is None else f"; {_bytes(estimates.free_bytes)} are free"
+    typer.echo(f"memory       about {_bytes(estimates.peak_bytes)}{free}")
+    is_known = all(cell.bytes is not None for cell in estimates.cells)
+    _show_space("outcomes", estimates.results, "at most" if is_known else "not known for all cells: at least")
+    _show_space("cache", estimates.cache, "about" if is_known else "at least")
 
 
-def _show_room(name: str, room: Room, bound: str) -> None:
-    free = "" if room.free is None else f"; {_bytes(room.free)} are free"
-    warning = "  NOT ENOUGH" if room.free is not None and room.needed > room.free else ""
-    typer.echo(f"{name:<12} {bound} {_bytes(room.needed)} more in {room.place}{free}{warning}")
+def _show_space(name: str, space: DiskSpace, bound: str) -> None:
+    free = "" if space.free is None else f"; {_bytes(space.free)} are free"
+    warning = "  NOT ENOUGH" if space.free is not None and space.needed > space.free else ""
+    typer.echo(f"{name:<12} {bound} {_bytes(space.needed)} more in {space.place}{free}{warning}")
 
 
-def _span(seconds: tuple[float, float] | None) -> str:
+def _time_range(seconds: tuple[float, float]) -> str:
     """From the fastest to the slowest, e.g. "3 to 4 min"."""
-    if seconds is None:
-        return "not timed"
-    low, high = (_duration(one) for one in seconds)
+    low, high = map(_duration, seconds)
     if low == high:
         return f"about {low}"
     (number, unit), (_, other) = low.split(), high.split()

@@ -93,12 +93,12 @@ def leaderboard(
 def _show_datasets(store: OutcomeStore) -> None:
     """Print the source of each dataset's pixels, once per dataset and fingerprint."""
     from fewshot_bench._io.text import printable
-    from fewshot_bench.datasets.own_images import recipe_line
+    from fewshot_bench.datasets.dataset import preprocessing_line
 
     drawn = [cell for cell in store.cells() if not cell.protocol.is_claimed]
     cells = {(cell.protocol.dataset, cell.protocol.dataset_fingerprint): cell for cell in drawn}
     for (dataset, fingerprint), cell in sorted(cells.items()):
-        typer.echo(printable(f"dataset      {dataset} {fingerprint[:12]}: {recipe_line(cell.dataset_recipe)}"))
+        typer.echo(printable(f"dataset      {dataset} {fingerprint[:12]}: {preprocessing_line(cell.dataset_recipe)}"))
 
 
 def show(

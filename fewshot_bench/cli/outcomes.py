@@ -98,7 +98,7 @@ def _show(report: ImportReport, results: Place) -> None:
     """One line for each method and task, then notes and the next command."""
     from fewshot_bench._io.resuming import command_for
     from fewshot_bench._io.text import printable
-    from fewshot_bench.report.wording import CLAIMED
+    from fewshot_bench.report.names import CLAIMED
 
     for imported in report.imported:
         typer.echo(

@@ -11,7 +11,7 @@ from fewshot_bench.cli.options import CorrectOption, correction
 from fewshot_bench.cli.study_options import BaselineOption, ResultsOption
 
 if TYPE_CHECKING:
-    from fewshot_bench.report.page import PageContent
+    from fewshot_bench.report.content import PageContent
 
 
 def report(

@@ -58,12 +58,12 @@ def reproduce(
 
     Exit code 0: all are equal; 1: some differ; 2: a result cannot be run again here. RESULT is not changed.
     """
-    from fewshot_bench.audit import cells_meant
+    from fewshot_bench.audit import resolve_cells
     from fewshot_bench.cli.study_options import typed_arguments
     from fewshot_bench.errors import FewshotBenchError
 
     try:
-        folders = cells_meant(result, results, numbers(shots, "--shots") if shots else ())
+        folders = resolve_cells(result, results, numbers(shots, "--shots") if shots else ())
     except FewshotBenchError:
         results_or_cell(result)  # a file gets its own message
         raise
@@ -97,12 +97,12 @@ def _reproduced(
     folders: list[Place], options: ReproductionOptions, retrain: bool
 ) -> tuple[list[Reproduction], dict[str, str]]:
     """The reproductions of cells, and for the other cells why they cannot be run again."""
-    from fewshot_bench.audit import everything_anew, reproduce_cell
+    from fewshot_bench.audit import reproduce_cell, without_caches
     from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.errors import FewshotBenchError
 
     done, failures = [], {}
-    with everything_anew() if retrain else nullcontext(), ProgressBars() as progress:
+    with without_caches() if retrain else nullcontext(), ProgressBars() as progress:
         for folder in folders:
             try:
                 done.append(reproduce_cell(folder, options, progress=progress))

@@ -69,7 +69,7 @@ def run(
 
     Without STUDY and options: the built-in dataset glyphs, Conv4 trained with CE and with CE+SCHaNe.
     """
-    from fewshot_bench._io.resuming import goes_on_in
+    from fewshot_bench._io.resuming import resume_arguments
 
     fresh, shard, dry_run = options["fresh"], options["shard"], options["dry_run"]
     setting = None if options["setting"] is None else Path(options["setting"])
@@ -83,7 +83,7 @@ def run(
             folder = free_folder(plan.results) if dry_run else made.enter_context(fresh_folder(plan.results))
             plan = plan.into(folder)
             # For the record of every cell and the resume command.
-            context.find_root().obj[:] = goes_on_in(typed_arguments(context), plan.results)
+            context.find_root().obj[:] = resume_arguments(typed_arguments(context), plan.results)
         if dry_run:
             _dry_run(plan, as_json)
         else:
@@ -92,8 +92,6 @@ def run(
 
 def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: bool) -> None:
     """Run the studies and show their results; exit code 1 if episodes failed."""
-    from functools import partial
-
     from fewshot_bench.cli.progress_bars import ProgressBars
 
     part = None
@@ -104,11 +102,9 @@ def _work(context: typer.Context, plan: StudyPlan, shard: str | None, as_json: b
     asked = {**context.params, "device": plan.studies[0].device}
     with ProgressBars() as progress, _chosen_engine(asked, progress) as computing:
         from fewshot_bench.study import run_plan  # imports torch, which an unknown engine should not wait for
-        from fewshot_bench.study.execute import run_known_study
 
         arguments = typed_arguments(context)
-        run_one = partial(run_known_study, progress=progress, arguments=arguments, engine=computing, shard=part)
-        result = run_plan(plan, progress=progress, run=run_one)
+        result = run_plan(plan, progress=progress, arguments=arguments, engine=computing, shard=part)
     if result.missing:
         _show_shard(shard, result, as_json)
     else:
@@ -160,14 +156,14 @@ def _show_shard(shard: str | None, result: PlanResult, as_json: bool) -> None:
 
 def _dry_run(plan: StudyPlan, as_json: bool) -> None:
     """Print what the studies would do and need; exit code 2 if something is missing."""
-    from fewshot_bench.cli.dry_run import show_forecast
+    from fewshot_bench.cli.dry_run import show_estimates
     from fewshot_bench.cli.progress_bars import ProgressBars
-    from fewshot_bench.study.dry_run import forecast
+    from fewshot_bench.study.dry_run import estimate
 
     with ProgressBars() as progress:
-        ahead = forecast(plan, progress=progress)
-    show_forecast(ahead, as_json)
-    if ahead.missing:
+        estimates = estimate(plan, progress=progress)
+    show_estimates(estimates, as_json)
+    if estimates.missing:
         raise typer.Exit(_CANNOT_RUN)
 
 
@@ -196,7 +192,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     """Write the outputs, print this study's part of the leaderboard, and say where everything is."""
     from fewshot_bench.cli.data import report_notes
     from fewshot_bench.cli.leaderboard import show, show_answers
-    from fewshot_bench.datasets.own_images import recipe_line
+    from fewshot_bench.datasets.dataset import preprocessing_line
     from fewshot_bench.report import rows_of_cells
     from fewshot_bench.study.plan import write_outputs
 
@@ -206,7 +202,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
         plan.outputs, plan.results, result.cells, result.baselines, result.asked_names
     )
     for dataset in result.datasets.values():
-        report_notes(dict(dataset.recipe))
+        report_notes(dict(dataset.preprocessing))
     _show_notes(result)
     if why_no_figures:
         typer.echo(why_no_figures, err=True)
@@ -216,7 +212,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     if as_json:
         return
     for dataset in result.datasets.values():
-        typer.echo(f"dataset      {dataset.name}: {recipe_line(dict(dataset.recipe))}")
+        typer.echo(f"dataset      {dataset.name}: {preprocessing_line(dict(dataset.preprocessing))}")
     typer.echo(
         f"outcomes     {plan.results / 'outcomes'}  ({result.seconds:.0f} s, peak memory "
         f"{result.peak_bytes / 2**30:.1f} GiB, one row per episode)"

@@ -27,8 +27,7 @@ def status(
     """
     from rich.console import Console
 
-    from fewshot_bench.report.status_terminal import show_live, status_text
-    from fewshot_bench.report.study_status import Watch
+    from fewshot_bench.report.status import Watch, show_live, status_text
 
     console, seen = Console(), Watch(results)
     if as_json:

@@ -149,9 +149,9 @@ def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> d
     fields = {name: value for name, value in fields.items() if name in typed or name not in replaced}
     if setting_path is None:
         return fields
-    from fewshot_bench.study import read_setting
+    from fewshot_bench.study import read_best_configuration
 
-    return read_setting(setting_path).applied_to(fields, typed, str(setting_path))
+    return read_best_configuration(setting_path).applied_to(fields, typed, str(setting_path))
 
 
 def named_backbones(fields: Mapping[str, Any]) -> tuple[str, ...]:

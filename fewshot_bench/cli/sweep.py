@@ -1,4 +1,4 @@
-"""`fewshot-bench sweep`: a grid of hyper-parameters on the validation split, and the setting it chooses."""
+"""`fewshot-bench sweep`: a grid of hyper-parameters on the validation split, and its best configuration."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def sweep(
             metavar="I/N", rich_help_panel="Computing", help="Only part I of N of the points, e.g. 1/4 to 4/4."
         ),
     ] = None,
-    is_worker: Annotated[bool, typer.Option("--worker", hidden=True, rich_help_panel="Computing")] = False,
     trust_code: TrustCodeOption = False,
     name: Annotated[
         str | None, typer.Option(rich_help_panel="Output", help="Folder of the sweep in RESULTS/sweeps.")
     ] = None,
+    worker: Annotated[str | None, typer.Option(hidden=True, rich_help_panel="Computing")] = None,
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
@@ -83,18 +83,20 @@ def sweep(
     with ProgressBars() as progress:
         if trust_code:
             admit_checkpoints(study.checkpoints or ())
+        if worker is not None:  # one of the processes of --jobs, which computes on this device
+            study = study.model_copy(update={"device": worker})
         planned = plan_sweep(study, axes, name=name, progress=progress)
         points = _part(planned.distinct_points(), shard)
-        if is_worker:
-            arguments = [argument for argument in typed_arguments(context) if argument != "--worker"]
-            work_through(planned, points, progress=SILENT, arguments=arguments)
+        arguments = typed_arguments(context)
+        if worker is not None:
+            work_through(planned, points, progress=SILENT, arguments=arguments[:-2])
             return
         if jobs > 1:
             from fewshot_bench.cli.sweep_workers import work_in_processes
 
-            work_in_processes(context, planned, points, jobs, progress)
+            work_in_processes(arguments, planned, points, jobs, progress)
         else:
-            work_through(planned, points, progress=progress, arguments=typed_arguments(context))
+            work_through(planned, points, progress=progress, arguments=arguments)
     missing = unfinished_points(planned) if shard is not None else 0
     if missing:
         total = len(planned.distinct_points())
@@ -156,7 +158,7 @@ def _part(points: list[Any], shard: str | None) -> list[Any]:
 
 
 def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
-    """Draw the picture, print the table or JSON, and say where everything is."""
+    """Draw the picture, print the table or JSON, and name the files."""
     from fewshot_bench.report import NoPictureError, draw_sweep, leaderboard_records, print_sweep
 
     task = f"{planned.dataset} (validation split) {planned.study.way}-way"
@@ -167,10 +169,10 @@ def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
         typer.echo(str(error), err=True)
     if as_json:
         content = {
-            **result.setting.model_dump(),
+            **result.best.model_dump(),
             "points": leaderboard_records(result.frame),
             "csv": str(result.csv),
-            "setting": str(result.setting_path),
+            "setting": str(result.best_path),
             "pictures": [str(picture) for picture in pictures],
         }
         typer.echo(json.dumps(content, indent=1))
@@ -180,11 +182,11 @@ def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
     from fewshot_bench.study.sweep import text_of
 
     print_sweep(result.frame, task, Console())
-    seconds = result.setting.budget["seconds"]
-    typer.echo(f"chosen       {text_of(result.setting.chosen)}  ({len(planned.points)} points, {seconds:.0f} s)")
+    seconds = result.best.budget["seconds"]
+    typer.echo(f"chosen       {text_of(result.best.chosen)}  ({len(planned.points)} points, {seconds:.0f} s)")
     typer.echo(f"table        {result.csv}")
     if pictures:
         typer.echo(f"picture      {pictures[0]}  and .png")
-    typer.echo(f"setting      {result.setting_path}")
-    trust = " --trust-code" if result.setting.names_code() else ""
-    typer.echo(f"next         fewshot-bench run --setting {result.setting_path}{trust}")
+    typer.echo(f"best         {result.best_path}")
+    trust = " --trust-code" if result.best.names_code() else ""
+    typer.echo(f"next         fewshot-bench run --setting {result.best_path}{trust}")

@@ -1,18 +1,16 @@
-"""Datasets by name or by place, and how each is opened.
-
-Under which terms each benchmark may be used, and what to obtain where it cannot be downloaded.
-"""
+"""Datasets by name or by place: how each is opened, under which terms, and how to obtain it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from fewshot_bench.datasets.dataset import Dataset
-from fewshot_bench.datasets.download import RemoteFile, zenodo_files
-from fewshot_bench.datasets.hugging_face import HUGGING_FACE_PREFIX
+from fewshot_bench.datasets.fetch import RemoteFile, zenodo_files
 from fewshot_bench.datasets.own_images import OwnOptions, looks_like_a_place, open_own_images
+from fewshot_bench.datasets.own_tables import HUGGING_FACE_PREFIX
 from fewshot_bench.datasets.store import WholeSplit, is_stored, open_stored, store_dataset, stored_names
 from fewshot_bench.errors import CodeNotTrustedError, DatasetError, PluginError, UnknownNameError
 from fewshot_bench.plugins import described, place_of, plugin_errors
@@ -26,13 +24,13 @@ def open_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: P
     """Open a dataset; its images are memory-mapped.
 
     Args:
-        name: a registered or imported dataset; or a folder, archive or manifest of your own images, "hf:NAME" or
-            `module:callable`. It should be your own: what it means is imported or fetched.
+        name: a registered or imported dataset; or a folder, archive or table of your own images, "hf:NAME" or
+            `module:callable`. Give only names that you trust: code is imported, "hf:" is downloaded.
         own: how own images become a dataset.
         progress: shown one unit per own image, the first time.
 
     Raises:
-        UnknownNameError: no dataset has that name, and nothing lies there.
+        UnknownNameError: no dataset has that name, and there is no such path.
         DatasetError: it has not been imported yet, or its files are damaged.
         CodeError: it names code that cannot be imported.
     """
@@ -42,7 +40,7 @@ def open_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: P
 
 
 def admit_dataset(name: str) -> None:
-    """Let a dataset that a user names, or trusts, be opened in this process, whatever it runs or fetches.
+    """Let a dataset that a user names or trusts be opened in this process, whatever it runs or downloads.
 
     Raises:
         CodeError: see `Registry.admit`.
@@ -52,7 +50,7 @@ def admit_dataset(name: str) -> None:
 
 
 def known_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: Progress = SILENT) -> Dataset:
-    """Open a dataset whose name may come from a file: what is neither here nor admitted is not.
+    """Open a dataset whose name may come from a file; code and downloads need `admit_dataset` first.
 
     Args:
         name: see `open_dataset`.
@@ -60,14 +58,14 @@ def known_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: 
         progress: shown one unit per own image, the first time.
 
     Raises:
-        UnknownNameError: no dataset has that name, and nothing lies there.
+        UnknownNameError: no dataset has that name, and there is no such path.
         DatasetError: it has not been imported yet, or its files are damaged.
-        CodeNotTrustedError: it would run code or be fetched, and nobody has admitted it.
+        CodeNotTrustedError: it would run code or be downloaded, and was not admitted.
     """
     if isinstance(name, Path):
         name = str(name.absolute())
     if name in DATASETS:
-        return _made(name)
+        return _made_by_factory(name)
     if is_stored(name):
         return open_stored(name)
     if name.startswith(HUGGING_FACE_PREFIX) and not DATASETS.is_admitted(name):
@@ -77,15 +75,15 @@ def known_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: 
         images = open_own_images(name, own or OwnOptions(), taken_names=taken, progress=progress)
         return replace(images, place=name)
     if ":" in name:
-        return _made(name)
+        return _made_by_factory(name)
     raise _unknown(name)
 
 
-def _made(name: str) -> Dataset:
-    """What the factory of a dataset makes, if it is one.
+def _made_by_factory(name: str) -> Dataset:
+    """The dataset that a factory returns.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: no factory has that name.
         PluginError: the factory raised, or returned something else.
     """
     factory = DATASETS[name].factory
@@ -100,11 +98,11 @@ def _made(name: str) -> Dataset:
 
 
 def check_name(name: str) -> None:
-    """See that a dataset has that name, or that something lies there; nothing is opened or imported.
+    """Check that a dataset has that name, or that there is such a path; nothing is opened or imported.
 
     Raises:
-        UnknownNameError: neither.
-        CodeNotTrustedError: it would run code or be fetched, and nobody has admitted it.
+        UnknownNameError: neither is the case.
+        CodeNotTrustedError: it would run code or be downloaded, and was not admitted.
     """
     is_place = bool(name.strip()) and looks_like_a_place(name) and not name.startswith(HUGGING_FACE_PREFIX)
     if is_named(name) or is_place or DATASETS.is_admitted(name):
@@ -120,28 +118,13 @@ def _unknown(name: str) -> UnknownNameError:
 
 
 def is_named(name: str) -> bool:
-    """Whether it is the name of a dataset, not the place of somebody's images."""
+    """Whether it is the name of a dataset rather than a place of images."""
     return name in DATASETS or is_stored(name)
 
 
 def is_available(name: str) -> bool:
     """Whether `open_dataset` would succeed without an import."""
     return is_stored(name) or (name in DATASETS and bool(DATASETS[name].facts.get("is_built_in")))
-
-
-def _open_imported(name: str, can_be_downloaded: bool) -> Dataset:
-    if not is_stored(name) and not can_be_downloaded:
-        raise DatasetError(
-            f"{name} has not been imported. Run: fewshot-bench data import {name} --from PATH    "
-            f"(what to obtain: fewshot-bench data check {name})"
-        )
-    if not is_stored(name):
-        accept = " --accept-terms" if DATASETS[name].facts.get("has_terms") else ""
-        raise DatasetError(
-            f"{name} has not been imported. Run: fewshot-bench data get {name}{accept}    "
-            f"(or, with files that you have: fewshot-bench data import {name} --from PATH)"
-        )
-    return open_stored(name)
 
 
 @DATASETS.register(
@@ -157,91 +140,16 @@ def open_glyphs() -> Dataset:
     if is_stored("glyphs"):
         try:
             stored = open_stored("glyphs")
-        except DatasetError:  # of an older format, or damaged: it is made again
+        except DatasetError:  # of an older format, or damaged: unpack it again
             stored = None
-        if stored is not None and stored.recipe.get("sha256") == GLYPHS_SHA256:
+        if stored is not None and stored.preprocessing.get("sha256") == GLYPHS_SHA256:
             return stored
-    recipe = {"source": "shipped with fewshot-bench", "resize": "none", "sha256": GLYPHS_SHA256}
+    facts = {"source": "shipped with fewshot-bench", "resize": "none", "sha256": GLYPHS_SHA256}
     splits = {split: WholeSplit(*content) for split, content in load_glyphs().items()}
-    return store_dataset("glyphs", splits, recipe, replace=True)
+    return store_dataset("glyphs", splits, facts, replace=True)
 
 
-def _register_imported(
-    name: str, summary: str, paper: str, *, can_be_downloaded: bool = True, has_terms: bool = False
-) -> None:
-    facts = {"has_terms": True} if has_terms else {}
-    DATASETS.register(name, summary, paper=paper, **facts)(lambda: _open_imported(name, can_be_downloaded))
-
-
-_register_imported(
-    "cifar-fs",
-    "64/16/20 classes of CIFAR-100 x 600 images, 32 x 32 RGB",
-    "Bertinetto et al., 2019, Meta-learning with differentiable closed-form solvers",
-)
-_register_imported(
-    "fc100",
-    "60/20/20 classes of CIFAR-100 divided by superclass x 600 images, 32 x 32 RGB",
-    "Oreshkin et al., 2018, TADAM: Task dependent adaptive metric for improved few-shot learning",
-)
-_register_imported(
-    "mini-imagenet",
-    "64/16/20 classes of ImageNet x 600 images, 84 x 84 RGB unless imported at another size",
-    "Vinyals et al., 2016, Matching networks for one shot learning; split of Ravi and Larochelle, 2017",
-    has_terms=True,
-)
-_register_imported(
-    "tiered-imagenet",
-    "351/97/160 classes of ImageNet divided by category, 779,165 images, 84 x 84 RGB unless imported otherwise",
-    "Ren et al., 2018, Meta-learning for semi-supervised few-shot classification",
-    has_terms=True,
-)
-_register_imported(
-    "cifar-100",
-    "for classification: 100 classes, 50,000/10,000 images, 32 x 32 RGB",
-    "Krizhevsky, 2009, Learning multiple layers of features from tiny images",
-)
-_register_imported(
-    "cub-200-2011",
-    "for classification: 200 birds, 5,994/5,794 images",
-    "Wah et al., 2011, The Caltech-UCSD Birds-200-2011 dataset",
-    can_be_downloaded=False,
-)
-_register_imported(
-    "caltech-256",
-    "for classification: 256 objects and clutter, 30,607 images, the first 60 of each class for training",
-    "Griffin et al., 2007, Caltech-256 object category dataset",
-    can_be_downloaded=False,
-)
-_register_imported(
-    "flowers-102",
-    "for classification: 102 flowers, 1,020/1,020/6,149 images",
-    "Nilsback and Zisserman, 2008, Automated flower classification over a large number of classes",
-    can_be_downloaded=False,
-)
-_register_imported(
-    "oxford-iiit-pet",
-    "for classification: 37 breeds of cats and dogs, 3,680/3,669 images",
-    "Parkhi et al., 2012, Cats and dogs",
-    can_be_downloaded=False,
-)
-_register_imported(
-    "inaturalist-2017",
-    "for classification: 5,089 species, 579,184/95,986 images",
-    "Van Horn et al., 2018, The iNaturalist species classification and detection dataset",
-    can_be_downloaded=False,
-)
-_register_imported(
-    "places365",
-    "for classification: 365 scenes, 1,803,460/36,500 images",
-    "Zhou et al., 2017, Places: A 10 million image database for scene recognition",
-    can_be_downloaded=False,
-)
-_register_imported(
-    "imagenet-1k",
-    "for classification: 1,000 classes, 1,281,167/50,000 images",
-    "Russakovsky et al., 2015, ImageNet large scale visual recognition challenge",
-    can_be_downloaded=False,
-)
+# Benchmarks
 
 _ZENODO_RECORD = "7978538"  # uploaded for learn2learn 0.2.0
 _IMAGENET = (
@@ -252,20 +160,24 @@ _CIFAR = "No licence is stated for CIFAR-100 (https://www.cs.toronto.edu/~kriz/c
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a user must know before obtaining a benchmark.
+class Benchmark:
+    """A dataset that is imported, and what a user must know to obtain it.
 
     Attributes:
-        terms: of use.
-        what_to_obtain: one sentence on the files that can be imported.
-        must_be_accepted: whether a download needs the user's word.
-        remote_files: asks for the files that can be downloaded; None where there are none.
+        summary: one line for `ls`.
+        paper: where it was published.
+        terms: terms of use.
+        what_to_obtain: one sentence about the files that can be imported.
+        remote_files: finds the files that can be downloaded; None where there are none.
+        must_be_accepted: whether a download requires that the user accepts the terms.
     """
 
+    summary: str
+    paper: str
     terms: str
     what_to_obtain: str
-    must_be_accepted: bool = False
     remote_files: Callable[[], list[RemoteFile]] | None = None
+    must_be_accepted: bool = False
 
 
 def _cifar_100() -> list[RemoteFile]:
@@ -276,7 +188,7 @@ def _cifar_100() -> list[RemoteFile]:
 
 
 def _from_zenodo(*names: str) -> Callable[[], list[RemoteFile]]:
-    """Files of the public record, whose sizes and digests the record itself states."""
+    """Files of the public record, which states their sizes and digests."""
 
     def ask() -> list[RemoteFile]:
         present = zenodo_files(_ZENODO_RECORD)
@@ -288,73 +200,128 @@ def _from_zenodo(*names: str) -> Callable[[], list[RemoteFile]]:
     return ask
 
 
-TERMS: dict[str, Terms] = {
-    "cifar-fs": Terms(
+BENCHMARKS = {
+    "cifar-fs": Benchmark(
+        "64/16/20 classes of CIFAR-100 x 600 images, 32 x 32 RGB",
+        "Bertinetto et al., 2019, Meta-learning with differentiable closed-form solvers",
         _CIFAR,
         "Obtain CIFAR-100 (cifar-100-python.tar.gz), cifar100.zip of the CIFAR-FS distribution, or the "
         "CIFAR_FS_{train,val,test}.pickle files.",
-        remote_files=_cifar_100,
+        _cifar_100,
     ),
-    "fc100": Terms(
+    "fc100": Benchmark(
+        "60/20/20 classes of CIFAR-100 divided by superclass x 600 images, 32 x 32 RGB",
+        "Oreshkin et al., 2018, TADAM: Task dependent adaptive metric for improved few-shot learning",
         _CIFAR,
         "Obtain CIFAR-100 (cifar-100-python.tar.gz), cifar100.zip of the CIFAR-FS distribution, FC100.zip, or the "
         "few-shot-{train,val,test}.npz files.",
-        remote_files=_cifar_100,
+        _cifar_100,
     ),
-    "mini-imagenet": Terms(
+    "mini-imagenet": Benchmark(
+        "64/16/20 classes of ImageNet x 600 images, 84 x 84 RGB unless imported at another size",
+        "Vinyals et al., 2016, Matching networks for one shot learning; split of Ravi and Larochelle, 2017",
         _IMAGENET,
         "Obtain mini-imagenet-cache-{train,val,test}.pkl, the miniImageNet_category_split_*.pickle files, class "
         "folders per split, or ILSVRC2012_img_train.tar.",
+        _from_zenodo(*(f"mini-imagenet-cache-{name}.pkl" for name in ("train", "validation", "test"))),
         must_be_accepted=True,
-        remote_files=_from_zenodo(*(f"mini-imagenet-cache-{name}.pkl" for name in ("train", "validation", "test"))),
     ),
-    "tiered-imagenet": Terms(
+    "tiered-imagenet": Benchmark(
+        "351/97/160 classes of ImageNet divided by category, 779,165 images, 84 x 84 RGB unless imported otherwise",
+        "Ren et al., 2018, Meta-learning for semi-supervised few-shot classification",
         _IMAGENET,
         "Obtain {train,val,test}_images_png.pkl with {train,val,test}_labels.pkl, class folders per split, or "
         "ILSVRC2012_img_train.tar.",
-        must_be_accepted=True,
-        remote_files=_from_zenodo(
+        _from_zenodo(
             *(
                 f"tiered-imagenet-{name}_{part}.pkl"
                 for name in ("train", "val", "test")
                 for part in ("images_png", "labels")
             )
         ),
+        must_be_accepted=True,
     ),
-    "cifar-100": Terms(_CIFAR, "Obtain CIFAR-100 (cifar-100-python.tar.gz).", remote_files=_cifar_100),
-    "cub-200-2011": Terms(
+    "cifar-100": Benchmark(
+        "for classification: 100 classes, 50,000/10,000 images, 32 x 32 RGB",
+        "Krizhevsky, 2009, Learning multiple layers of features from tiny images",
+        _CIFAR,
+        "Obtain CIFAR-100 (cifar-100-python.tar.gz).",
+        _cifar_100,
+    ),
+    "cub-200-2011": Benchmark(
+        "for classification: 200 birds, 5,994/5,794 images",
+        "Wah et al., 2011, The Caltech-UCSD Birds-200-2011 dataset",
         "The terms of CUB-200-2011 stand at https://data.caltech.edu/records/65de6-vp158; its images belong to their "
         "authors.",
         "Obtain CUB_200_2011.tgz.",
     ),
-    "caltech-256": Terms(
+    "caltech-256": Benchmark(
+        "for classification: 256 objects and clutter, 30,607 images, the first 60 of each class for training",
+        "Griffin et al., 2007, Caltech-256 object category dataset",
         "The terms of Caltech-256 stand at https://data.caltech.edu/records/nyy15-4j048; its images belong to their "
         "authors.",
         "Obtain 256_ObjectCategories.tar.",
     ),
-    "flowers-102": Terms(
+    "flowers-102": Benchmark(
+        "for classification: 102 flowers, 1,020/1,020/6,149 images",
+        "Nilsback and Zisserman, 2008, Automated flower classification over a large number of classes",
         "The terms of Oxford 102 Flowers stand at https://www.robots.ox.ac.uk/~vgg/data/flowers/102/; its images "
         "belong to their authors.",
         "Obtain 102flowers.tgz, imagelabels.mat and setid.mat into one folder.",
     ),
-    "oxford-iiit-pet": Terms(
+    "oxford-iiit-pet": Benchmark(
+        "for classification: 37 breeds of cats and dogs, 3,680/3,669 images",
+        "Parkhi et al., 2012, Cats and dogs",
         "Oxford-IIIT Pet is under CC BY-SA 4.0 (https://www.robots.ox.ac.uk/~vgg/data/pets/); its images belong to "
         "their authors.",
         "Obtain images.tar.gz and annotations.tar.gz into one folder.",
     ),
-    "inaturalist-2017": Terms(
+    "inaturalist-2017": Benchmark(
+        "for classification: 5,089 species, 579,184/95,986 images",
+        "Van Horn et al., 2018, The iNaturalist species classification and detection dataset",
         "iNaturalist 2017 is for non-commercial research and education; its images must not be passed on "
         "(https://github.com/visipedia/inat_comp/tree/master/2017).",
         "Obtain train_val_images.tar.gz (186 GB, better unpacked) and train_val2017.zip into one folder.",
     ),
-    "places365": Terms(
+    "places365": Benchmark(
+        "for classification: 365 scenes, 1,803,460/36,500 images",
+        "Zhou et al., 2017, Places: A 10 million image database for scene recognition",
         "The terms of Places365 stand at http://places2.csail.mit.edu/download.html; its images belong to their "
         "authors.",
         "Obtain train_256_places365standard.tar, val_256.tar and filelist_places365-standard.tar into one folder.",
     ),
-    "imagenet-1k": Terms(
+    "imagenet-1k": Benchmark(
+        "for classification: 1,000 classes, 1,281,167/50,000 images",
+        "Russakovsky et al., 2015, ImageNet large scale visual recognition challenge",
         _IMAGENET,
         "Obtain ILSVRC2012_img_train.tar, or train/<WordNet id>/, beside val/<WordNet id>/ with the validation images "
         "sorted into class folders.",
     ),
 }
+
+
+def import_command(name: str) -> str:
+    """What to type to import files that the user has."""
+    return f"fewshot-bench data import {name} --from PATH"
+
+
+def download_command(name: str) -> str:
+    """What to type to download a benchmark; "" where there is no download."""
+    if name not in BENCHMARKS or BENCHMARKS[name].remote_files is None:
+        return ""
+    return f"fewshot-bench data get {name}" + (" --accept-terms" if BENCHMARKS[name].must_be_accepted else "")
+
+
+def _open_imported(name: str) -> Dataset:
+    if is_stored(name):
+        return open_stored(name)
+    if command := download_command(name):
+        way_out = f"{command}    (or, with files that you have: {import_command(name)})"
+    else:
+        way_out = f"{import_command(name)}    (what to obtain: fewshot-bench data check {name})"
+    raise DatasetError(f"{name} has not been imported. Run: {way_out}")
+
+
+for _name, _benchmark in BENCHMARKS.items():
+    _facts = {"has_terms": True} if _benchmark.must_be_accepted else {}
+    DATASETS.register(_name, _benchmark.summary, paper=_benchmark.paper, **_facts)(partial(_open_imported, _name))

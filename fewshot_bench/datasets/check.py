@@ -1,4 +1,4 @@
-"""What is there, what is missing, and what to type next."""
+"""Which datasets are present, what is missing, and what to type next."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench._io.locations import datasets_folder
-from fewshot_bench.datasets.catalogue import DATASETS, TERMS, is_available, known_dataset
-from fewshot_bench.datasets.importing import is_benchmark, layouts_at
-from fewshot_bench.datasets.own_images import (
-    OwnOptions,
-    by_reason,
-    clutter_lines,
-    left_out_lines,
-    list_own_images,
-    recipe_line,
+from fewshot_bench.datasets.catalogue import (
+    BENCHMARKS,
+    DATASETS,
+    download_command,
+    import_command,
+    is_available,
+    known_dataset,
 )
+from fewshot_bench.datasets.dataset import by_reason, clutter_lines, left_out_lines, preprocessing_line
+from fewshot_bench.datasets.importing import layouts_at
+from fewshot_bench.datasets.own_images import OwnOptions, list_own_images
 from fewshot_bench.datasets.store import (
     damaged_splits,
     is_stored,
@@ -39,10 +40,10 @@ class Diagnosis:
     """Findings in the order in which a person wants them: a heading and a sentence each.
 
     Attributes:
-        subject: what was looked at.
+        subject: the dataset or path.
         findings: heading and sentence.
-        is_damaged: whether something stored is not as it should be.
         next_commands: what to type.
+        is_damaged: whether stored files are damaged.
         facts: the same for programs.
     """
 
@@ -65,7 +66,7 @@ def dataset_rows() -> list[dict[str, Any]]:
                 open_stored(name)
                 description = read_description(name)
                 row["images"] = sum(sum(facts["class_sizes"]) for facts in description["splits"].values())
-                row["recipe"] = recipe_line(description["recipe"])
+                row["recipe"] = preprocessing_line(description["recipe"])
             except (DatasetError, KeyError, TypeError):
                 row["state"] = "damaged"
         elif is_available(name):
@@ -75,7 +76,7 @@ def dataset_rows() -> list[dict[str, Any]]:
 
 
 def check_everything(*, deep: bool = False) -> list[Diagnosis]:
-    """Look at every dataset that has a name; one that is damaged does not keep the others from being looked at."""
+    """Check every dataset that has a name; a damaged one does not keep the others from being checked."""
     diagnoses = []
     for row in dataset_rows():
         try:
@@ -88,7 +89,7 @@ def check_everything(*, deep: bool = False) -> list[Diagnosis]:
 
 
 def check_dataset(name: str, *, deep: bool = False) -> Diagnosis:
-    """Look at a dataset by name.
+    """Check a dataset by name.
 
     Args:
         name: a registered or imported dataset.
@@ -110,19 +111,14 @@ def check_dataset(name: str, *, deep: bool = False) -> Diagnosis:
         split = "" if known_dataset(name).is_few_shot else " --split test"
         diagnosis.next_commands.append(f"fewshot-bench run --dataset {name}{split}")
     else:
-        diagnosis.findings.append(("state", f"not here; it would lie in {datasets_folder() / name}"))
+        diagnosis.findings.append(("state", f"not here; it would be in {datasets_folder() / name}"))
         diagnosis.facts["state"] = "not here"
-        if is_benchmark(name):
-            diagnosis.findings.append(("obtain", TERMS[name].what_to_obtain))
-        accept = " --accept-terms" if is_benchmark(name) and TERMS[name].must_be_accepted else ""
-        can_get = is_benchmark(name) and TERMS[name].remote_files is not None
-        diagnosis.next_commands += [
-            *([f"fewshot-bench data get {name}{accept}"] if can_get else []),
-            f"fewshot-bench data import {name} --from PATH",
-        ]
-    if is_benchmark(name):
-        diagnosis.findings.append(("terms", TERMS[name].terms))
-        diagnosis.facts["terms"] = TERMS[name].terms
+        if name in BENCHMARKS:
+            diagnosis.findings.append(("obtain", BENCHMARKS[name].what_to_obtain))
+        diagnosis.next_commands += [command for command in (download_command(name), import_command(name)) if command]
+    if name in BENCHMARKS:
+        diagnosis.findings.append(("terms", BENCHMARKS[name].terms))
+        diagnosis.facts["terms"] = BENCHMARKS[name].terms
     return diagnosis
 
 
@@ -136,7 +132,7 @@ def _describe_stored(name: str, diagnosis: Diagnosis) -> None:
         text = f"{len(images.class_names):>4} classes {len(images):>9,} images {shape}"
         smallest, largest = min(images.class_sizes), max(images.class_sizes)
         diagnosis.findings.append((split, f"{text}, {smallest:,} to {largest:,} a class"))
-    diagnosis.findings.append(("recipe", recipe_line(description["recipe"])))
+    diagnosis.findings.append(("pixels", preprocessing_line(description["recipe"])))
     known = {
         "pixels": "by their pixels",
         "names": "by their official names",
@@ -189,37 +185,40 @@ def _compare_bytes(name: str, diagnosis: Diagnosis) -> None:
 
 
 def check_place(path: Path, own: OwnOptions | None = None) -> Diagnosis:
-    """Look at a folder or a file that might be a dataset.
+    """Check a folder or a file that might be a dataset.
 
     Args:
         path: of the folder or file.
-        own: how images of one's own become a dataset.
+        own: how own images become a dataset.
 
     Raises:
-        DatasetError: nothing is there, or it is damaged or hostile.
+        DatasetError: the path does not exist, or is damaged or hostile.
     """
     diagnosis = Diagnosis(str(path))
     with ExitStack() as stack:
         found = layouts_at(path, stack)
-        for one in found:
-            diagnosis.findings.append(("layout", f"{one.layout}, in {one.place}"))
-            state = (
-                "complete"
-                if not one.missing
-                else f"missing: {', '.join(one.missing[:5])}"
-                + (f" and {len(one.missing) - 5} more" if len(one.missing) > 5 else "")
-            )
-            diagnosis.findings.append(("files", state))
-            diagnosis.findings.append(("gives", " or ".join(one.datasets)))
-            diagnosis.findings += [("terms", terms) for terms in {TERMS[name].terms for name in one.datasets}]
-            if not one.missing:
-                diagnosis.next_commands += [f"fewshot-bench data import {name} --from {path}" for name in one.datasets]
+        for layout in found:
+            more = f" and {len(layout.missing) - 5} more" if len(layout.missing) > 5 else ""
+            state = f"missing: {', '.join(layout.missing[:5])}{more}" if layout.missing else "complete"
+            diagnosis.findings += [
+                ("layout", f"{layout.layout}, in {layout.place}"),
+                ("files", state),
+                ("gives", " or ".join(layout.datasets)),
+                *(("terms", terms) for terms in {BENCHMARKS[name].terms for name in layout.datasets}),
+            ]
+            if not layout.missing:
+                commands = [f"fewshot-bench data import {name} --from {path}" for name in layout.datasets]
+                diagnosis.next_commands += [command for command in commands if command not in diagnosis.next_commands]
         if found and not diagnosis.next_commands:
-            diagnosis.next_commands.append(f"bring what is missing, then: fewshot-bench data check {path}")
-        diagnosis.next_commands = list(dict.fromkeys(diagnosis.next_commands))
+            diagnosis.next_commands.append(f"add what is missing, then: fewshot-bench data check {path}")
         diagnosis.facts["layouts"] = [
-            {"layout": one.layout, "place": str(one.place), "datasets": one.datasets, "missing": one.missing}
-            for one in found
+            {
+                "layout": layout.layout,
+                "place": str(layout.place),
+                "datasets": layout.datasets,
+                "missing": layout.missing,
+            }
+            for layout in found
         ]
     if not found:
         _describe_own_images(path, own or OwnOptions(), diagnosis)
@@ -229,7 +228,7 @@ def check_place(path: Path, own: OwnOptions | None = None) -> Diagnosis:
 def _describe_own_images(path: Path, own: OwnOptions, diagnosis: Diagnosis) -> None:
     with ExitStack() as stack:
         listing = list_own_images(str(path), stack, own)
-    diagnosis.findings.append(("layout", f"no benchmark; {listing.kind} of your own"))
+    diagnosis.findings.append(("layout", f"not a benchmark; {listing.kind} of your own"))
     for split, classes in listing.classes.items():
         sizes = [len(images) for images in classes.values()]
         counts = f"{len(sizes)} classes, {sum(sizes):,} images, {min(sizes):,} to {max(sizes):,} a class"

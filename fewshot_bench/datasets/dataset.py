@@ -1,9 +1,9 @@
-"""What a dataset is to the rest of the project: up to three splits of images in canonical order."""
+"""What a dataset is to the rest of the project: splits of images in canonical order, and how they came about."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -70,7 +70,7 @@ class ImageSplit:
         return self.class_names[int(np.searchsorted(self.offsets, index, side="right")) - 1]
 
     def image_name(self, index: int) -> str:
-        """The image's name whatever archive it came from: official, or its rank in the canonical order of its class."""
+        """The image's name, the same in every archive: official, or its rank in the canonical order of its class."""
         if self.image_names is not None:
             return bytes(self.image_names[index]).decode()
         label = int(np.searchsorted(self.offsets, index, side="right")) - 1
@@ -94,20 +94,20 @@ class ImageSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named dataset with its splits and the recipe that made its pixels.
+    """A named dataset with its splits.
 
     Attributes:
         name: what episodes and results call it.
         splits: by name.
-        recipe: where the pixels came from and what was done to them.
-        identified_by: how an image is known whatever copy it comes from: by its pixels; by its official file name;
-            or only by its rank among its class in this copy, where the source has kept no names.
-        place: where own images lie, as it was typed; empty for a dataset that was opened by its name.
+        preprocessing: where the pixels came from and what was done to them; the store calls it "recipe".
+        identified_by: how an image is known in every copy: by its pixels, by its official file name, or only by its
+            rank in its class in this copy, where the source keeps no names.
+        place: path of own images as it was typed; empty for a dataset that was opened by its name.
     """
 
     name: str
     splits: Mapping[SplitName, ImageSplit]
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     identified_by: IdentifiedBy = "pixels"
     place: str = ""
 
@@ -199,3 +199,63 @@ def split_name(text: str) -> SplitName:
         if text == name:
             return name
     raise UnknownNameError("split", text, ALL_SPLIT_NAMES)
+
+
+def preprocessing_line(preprocessing: Mapping[str, Any]) -> str:
+    """Where the pixels of a dataset come from and what was done to them, in one line."""
+    words = [str(preprocessing.get("source", "unknown source"))]
+    if preprocessing.get("resize", "none") != "none":
+        words += [
+            f"resized to {preprocessing['resize']}",
+            str(preprocessing.get("fit", "")),
+            str(preprocessing.get("interpolation", "")),
+        ]
+    if preprocessing.get("divided", "as it lay") != "as it lay":
+        words.append(f"divided by {preprocessing['divided']}")
+    if preprocessing.get("least_images", 1) > 1:
+        words.append(f"classes of {preprocessing['least_images']} images and more")
+    if "more_than_8_bits" in preprocessing:
+        words.append(f"values {preprocessing['more_than_8_bits']} as black to white")
+    if "class_depth" in preprocessing:
+        words.append(f"classes {preprocessing['class_depth']} folders deep")
+    if "layout" in preprocessing:
+        words.append(f"folders taken as {preprocessing['layout']}")
+    if "pillow" in preprocessing:
+        words.append(f"Pillow {preprocessing['pillow']}")
+    return ", ".join(word for word in words if word)
+
+
+def left_out_lines(preprocessing: Mapping[str, Any]) -> list[str]:
+    """What a dataset leaves out: one line for each reason, with the number and the first example."""
+    classes = [
+        f"class {name}, which has {size} {images}"
+        for key, images in (("small_classes", "images"), ("unreadable_classes", "readable images"))
+        for name, size in preprocessing.get(key, {}).items()
+    ]
+    skipped = preprocessing.get("left_out", by_reason(preprocessing.get("skipped", [])))
+    return [*skipped, *clutter_lines(preprocessing.get("clutter", {})), *classes]
+
+
+def by_reason(skipped: Iterable[tuple[str, str]]) -> list[str]:
+    """Files or rows that were skipped, in a line for each reason.
+
+    >>> by_reason([("row 9", "no label"), ("a/x.png", "the file is empty"), ("row 10", "no label")])
+    ['2 rows: no label (first: row 9)', 'a/x.png: the file is empty']
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in skipped:
+        names.setdefault(reason, []).append(name)
+    return [
+        f"{found[0]}: {reason}"
+        if len(found) == 1
+        else f"{len(found):,} {'rows' if found[0].startswith('row ') else 'files'}: {reason} (first: {found[0]})"
+        for reason, found in names.items()
+    ]
+
+
+def clutter_lines(kinds: Mapping[str, int]) -> list[str]:
+    """What systems and synchronizers left among the images, in at most one line."""
+    if not kinds:
+        return []
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+    return [f"files and folders of systems and synchronisers ({counts}); docs/datasets.md lists them"]

@@ -8,7 +8,7 @@ that were compressed or resized once more have.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
@@ -30,18 +30,18 @@ _BLOCK_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found.
+    """Images that occur more than once in a dataset.
 
     Attributes:
         exact: images whose pixels occur in another split as well.
         near: pairs across splits that look alike without being equal.
         within_splits: images whose pixels occur earlier in the same split.
-        exact_pairs: up to a hundred of them, as "split/class/image".
-        near_pairs: likewise.
-        across_classes: images whose pixels occur under another label as well, in whatever split.
-        class_pairs: likewise.
+        exact_pairs: examples across splits, up to a hundred, as "split/class/image".
+        near_pairs: examples that look alike.
+        across_classes: images whose pixels occur under another label as well, in any split.
+        class_pairs: examples under two labels.
         within_classes: images whose pixels occur earlier in the same class.
-        equal_pairs: likewise.
+        equal_pairs: examples in one class.
     """
 
     exact: int = 0
@@ -65,9 +65,10 @@ def find_duplicates(splits: Mapping[SplitName, ImageSplit]) -> Duplicates:
     Args:
         splits: of one dataset; each is read once, a few images at a time.
     """
-    owners = np.repeat(np.arange(len(splits)), [len(split) for split in splits.values()])
-    rows = np.concatenate([np.arange(len(split)) for split in splits.values()])
     ordered = list(splits.values())
+    owners = np.repeat(np.arange(len(ordered)), [len(split) for split in ordered])
+    rows = np.concatenate([np.arange(len(split)) for split in ordered])
+    digests = np.concatenate([_digests(split.images) for split in ordered])
 
     def name(position: int) -> str:
         split = ordered[owners[position]]
@@ -77,45 +78,40 @@ def find_duplicates(splits: Mapping[SplitName, ImageSplit]) -> Duplicates:
         image: NDArray[np.uint8] = ordered[owners[position]].images[rows[position]]
         return image
 
-    digests = np.concatenate([_digests(split.images) for split in ordered])
-
-    def label(position: int) -> str:
-        split: ImageSplit = ordered[owners[position]]
-        return split.class_of(int(rows[position]))
-
-    exact, within, exact_pairs = 0, 0, []
-    across, class_pairs = 0, []
-    equal, equal_pairs = 0, []
-    for group in _groups(digests):
-        kinds = owners[group]
-        within += len(group) - len(set(kinds.tolist()))
-        if len(set(kinds.tolist())) > 1:
+    exact = within = across = 0
+    exact_pairs, class_pairs, equal_pairs = [], [], []
+    for group in (positions.tolist() for positions in _groups(digests)):
+        of_split = [int(owners[position]) for position in group]
+        labels = [ordered[owners[position]].class_of(int(rows[position])) for position in group]
+        within += len(group) - len(set(of_split))
+        if len(set(of_split)) > 1:
             exact += len(group)
-            other = next(position for position in group if owners[position] != kinds[0])
-            exact_pairs.append((name(group[0]), name(other)))
-        labels = [label(position) for position in group]
+            exact_pairs.append((name(group[0]), name(_first_other(group, of_split))))
         if len(set(labels)) > 1:
             across += len(group)
-            other = next(position for position, its in zip(group, labels, strict=True) if its != labels[0])
-            class_pairs.append((name(group[0]), name(other)))
+            class_pairs.append((name(group[0]), name(_first_other(group, labels))))
         first_of: dict[tuple[int, str], int] = {}
-        for position, its in zip(group.tolist(), labels, strict=True):
-            first = first_of.setdefault((int(owners[position]), its), position)
+        for position, split_and_label in zip(group, zip(of_split, labels, strict=True), strict=True):
+            first = first_of.setdefault(split_and_label, position)
             if first != position:
-                equal += 1
                 equal_pairs.append((name(first), name(position)))
     near_pairs = _near(ordered, owners, digests, pixels)
     return Duplicates(
-        exact,
-        len(near_pairs),
-        within,
-        exact_pairs[:_MOST_PAIRS],
-        [(name(a), name(b)) for a, b in near_pairs[:_MOST_PAIRS]],
-        across,
-        class_pairs[:_MOST_PAIRS],
-        equal,
-        equal_pairs[:_MOST_PAIRS],
+        exact=exact,
+        near=len(near_pairs),
+        within_splits=within,
+        exact_pairs=exact_pairs[:_MOST_PAIRS],
+        near_pairs=[(name(a), name(b)) for a, b in near_pairs[:_MOST_PAIRS]],
+        across_classes=across,
+        class_pairs=class_pairs[:_MOST_PAIRS],
+        within_classes=len(equal_pairs),
+        equal_pairs=equal_pairs[:_MOST_PAIRS],
     )
+
+
+def _first_other(group: list[int], values: Sequence[object]) -> int:
+    """The first position whose value differs from that of the first."""
+    return next(position for position, value in zip(group, values, strict=True) if value != values[0])
 
 
 def _near(

@@ -1,6 +1,6 @@
-"""From a stranger's image file to pixels of a known shape, by a recipe that is written down.
+"""From image files to pixels of a known shape, by a preprocessing that is recorded.
 
-Images that are listed first and read later: several at once, in canonical order, a few in memory at a time.
+Images are listed first and read later: several at once, in canonical order, a few in memory at a time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from fewshot_bench.datasets.deep_pixels import ALL_16_BITS, UsedValues, ValueRange, eight_bits, is_deep, is_deep_colour
+from fewshot_bench.datasets.bit_depth import ALL_16_BITS, UsedValues, ValueRange, eight_bits, is_deep, is_deep_colour
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.progress import Step
 
@@ -55,20 +55,20 @@ class ImageError(DatasetError):
 
 
 class UndecidedDepthError(Exception):
-    """An image has more than 8 bits, and the values of its whole dataset have not been looked at yet."""
+    """An image has more than 8 bits, and the range of values of its dataset is not known yet."""
 
 
 @dataclass(frozen=True)
-class PixelRecipe:
+class Preprocessing:
     """What is done to every image of a dataset.
 
     Attributes:
-        size: side of the square result in pixels; None keeps images as they are.
+        size: side of the square result in pixels; None keeps the size.
         fit: "squash" changes the aspect ratio; "crop" resizes the shorter side and keeps the middle.
         interpolation: Pillow's filter.
         turns_by_exif: whether the orientation that a camera recorded is applied.
-        scale: of images of more than 8 bits, the same for all of a dataset; None where it is not decided yet, so that
-            such an image raises `UndecidedDepthError`.
+        scale: range of values of images of more than 8 bits, the same for a whole dataset; None while it is undecided,
+            so that such an image raises `UndecidedDepthError`.
     """
 
     size: int | None = None
@@ -78,7 +78,7 @@ class PixelRecipe:
     scale: ValueRange | None = ALL_16_BITS
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as it is stored with a dataset and printed with its results."""
+        """The preprocessing as it is stored with a dataset and printed with its results."""
         scaled = {} if self.scale in (None, ALL_16_BITS) else {"more_than_8_bits": str(self.scale)}
         if self.size is None:
             return {"resize": "none", **scaled, "pillow": PIL.__version__}
@@ -101,7 +101,7 @@ class PixelRecipe:
             uint8 [H, W, 3].
 
         Raises:
-            ImageError: it is no image, is damaged or truncated, or has too many pixels.
+            ImageError: it is not an image, is damaged or truncated, or has too many pixels.
             UndecidedDepthError: it has more than 8 bits, and no scale was decided.
         """
         try:
@@ -157,8 +157,7 @@ def as_rgb(image: Image.Image, *, scale: ValueRange = ALL_16_BITS) -> Image.Imag
 
     Args:
         image: of any mode.
-        scale: which values are black and white if it has more than 8 bits. One image does not say that; its dataset
-            does.
+        scale: which values are black and white if it has more than 8 bits; a property of its dataset.
 
     Raises:
         ImageError: the pixels are floating-point numbers and the scale is for integers, or the other way round.
@@ -183,7 +182,7 @@ def _flat(image: Image.Image, scale: ValueRange) -> Image.Image:
 
 
 def used_values(encoded: bytes, name: str) -> UsedValues:
-    """What values an image file uses; none if it cannot be read, which decoding says.
+    """What values an image file uses; none if it cannot be read, which decoding reports.
 
     Args:
         encoded: the file's bytes.
@@ -200,7 +199,7 @@ def used_values(encoded: bytes, name: str) -> UsedValues:
 
 
 def header_size(encoded: bytes) -> tuple[int, int] | None:
-    """Width and height by the header alone; None where there is no image."""
+    """Width and height by the header alone; None if it is not an image."""
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             return image.size
@@ -245,7 +244,7 @@ class ListedSplit:
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """An image, a row or a folder that was left out, and why."""
+    """An image, a row or a folder that was skipped, and why."""
 
     name: str
     reason: str
@@ -255,11 +254,11 @@ class SkippedImage:
 class DecodedSplit:
     """A listed split on its way into the store; a `SplitContent`.
 
-    What it says of its classes counts what has been read: unreadable images are left out only if that was asked for.
+    Its class sizes count the images read so far: unreadable images are skipped only if that was asked for.
 
     Attributes:
         listed: the images.
-        recipe: what is done to each.
+        preprocessing: what is done to each.
         image_shape: of every result.
         step: advanced by one per image.
         when_unreadable: "refuse" raises; "skip" records the image in `skipped` and goes on.
@@ -269,7 +268,7 @@ class DecodedSplit:
     """
 
     listed: ListedSplit
-    recipe: PixelRecipe
+    preprocessing: Preprocessing
     image_shape: tuple[int, int, int]
     step: Step
     when_unreadable: Literal["refuse", "skip"] = "refuse"
@@ -327,7 +326,7 @@ class DecodedSplit:
             raise self._nothing_left()
 
     def used_values(self) -> UsedValues:
-        """What values the images use, to decide how those of more than 8 bits are scaled; reads all of them."""
+        """What values the images use, to decide the scale of those of more than 8 bits; reads all of them."""
 
         def used(image: _Image) -> UsedValues:
             try:
@@ -364,7 +363,9 @@ class DecodedSplit:
     def _decode(self, image: tuple[str, str, Place]) -> NDArray[np.uint8] | DatasetError:
         try:
             content = self.listed.load(image[2])
-            pixels = self.recipe.decode(content) if isinstance(content, bytes) else self.recipe.resize(content)
+            pixels = (
+                self.preprocessing.decode(content) if isinstance(content, bytes) else self.preprocessing.resize(content)
+            )
         except DatasetError as error:
             return error
         except PermissionError as error:  # of this file; one that is gone, or a disk that fails, stops everything

@@ -1,6 +1,6 @@
-"""How to come by a dataset: import what a user has, download what may be downloaded, say what else there is.
+"""Build a benchmark's store from a user's files or from a download.
 
-Which layout is it? Answered by looking into folders and files, never by the name that somebody gave an archive.
+The layout is recognized by the contents of folders and files, never by the name of an archive.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from fewshot_bench._io.locations import cache_folder
-from fewshot_bench.datasets.catalogue import DATASETS, TERMS
+from fewshot_bench.datasets.catalogue import BENCHMARKS, DATASETS, import_command
 from fewshot_bench.datasets.dataset import Dataset
-from fewshot_bench.datasets.download import fetch
+from fewshot_bench.datasets.fetch import fetch
 from fewshot_bench.datasets.images import Filter, Fit
+from fewshot_bench.datasets.layouts import Found, ImportRequest
 from fewshot_bench.datasets.layouts.cifar import find_cifar_arrays, find_cifar_images
 from fewshot_bench.datasets.layouts.classification import CLASSIFICATION_LAYOUTS
-from fewshot_bench.datasets.layouts.imagenet_arrays import find_imagenet_arrays
-from fewshot_bench.datasets.layouts.imagenet_images import find_imagenet_flat, find_imagenet_images
-from fewshot_bench.datasets.layouts.layout import Found, Imported, ImportRequest
-from fewshot_bench.datasets.sources import FileTree, Subtree, open_tree
-from fewshot_bench.datasets.sources.open import MOST_ARCHIVES, ArchivesInFolder, archives_in
+from fewshot_bench.datasets.layouts.imagenet import find_imagenet_arrays, find_imagenet_flat, find_imagenet_images
+from fewshot_bench.datasets.sources import (
+    MOST_ARCHIVES,
+    ArchivesInFolder,
+    FileTree,
+    Subtree,
+    archives_in,
+    open_tree,
+)
 from fewshot_bench.datasets.sources.tree import within
 from fewshot_bench.datasets.store import store_dataset
 from fewshot_bench.errors import DatasetError, UnknownNameError
@@ -40,7 +45,7 @@ _DEEPEST = 3
 _MOST_FOLDERS = 40  # a folder with more sub-folders holds classes, not layouts
 
 
-def recognise(tree: FileTree) -> list[Found]:
+def recognize(tree: FileTree) -> list[Found]:
     """Every layout in a tree or up to three folders below its top, complete ones first.
 
     Raises:
@@ -51,15 +56,15 @@ def recognise(tree: FileTree) -> list[Found]:
     for place in _places(tree):
         for find in LAYOUTS:
             try:
-                one = find(place)
+                layout = find(place)
             except DatasetError as error:
                 damage = damage or error
-                continue
-            if one is not None:
-                found.append(one)
-    if damage is not None and not any(not one.missing for one in found):
+            else:
+                found += [layout] if layout is not None else []
+    found.sort(key=lambda layout: bool(layout.missing))
+    if damage is not None and (not found or found[0].missing):
         raise damage
-    return sorted(found, key=lambda one: bool(one.missing))
+    return found
 
 
 def _places(tree: FileTree) -> Iterator[FileTree]:
@@ -85,16 +90,16 @@ def import_dataset(
     replace: bool = False,
     progress: Progress = SILENT,
 ) -> Dataset:
-    """Build a benchmark's canonical store from files that the user has, in whatever layout.
+    """Build a benchmark's canonical store from files that the user has, in any known layout.
 
-    What a user should know about the copy stands in the recipe under "warnings".
+    `preprocessing["warnings"]` of the result tells what is unusual about the copy.
 
     Args:
         name: a benchmark that `is_benchmark`.
         source: a folder, an archive, or one of several files that belong together.
         size: side of the stored images in pixels, where the benchmark leaves a choice.
-        fit: "squash" or "crop", likewise.
-        interpolation: Pillow's filter, likewise.
+        fit: "squash" or "crop", where the benchmark leaves a choice.
+        interpolation: Pillow's filter, where the benchmark leaves a choice.
         replace: whether stored pixels that differ may be replaced.
         progress: shown one unit per image.
 
@@ -103,9 +108,10 @@ def import_dataset(
     """
     _check_has_importer(name)
     with ExitStack() as stack:
-        found = _found(name, Path(source), stack)
-        request = ImportRequest(name, size, fit, interpolation, progress, stack)
-        return _store(name, found.read(request), replace)
+        found = _complete_layout(name, Path(source), stack)
+        imported = found.read(ImportRequest(name, size, fit, interpolation, progress, stack))
+        facts = imported.preprocessing | ({"warnings": list(imported.warnings)} if imported.warnings else {})
+        return store_dataset(name, imported.splits, facts, identified_by=imported.identified_by, replace=replace)
 
 
 def download_dataset(
@@ -126,83 +132,78 @@ def download_dataset(
         progress: shown one unit per byte, then one per image.
 
     Raises:
-        DatasetError: the terms were not accepted, or a file cannot be had or is not the published one.
+        DatasetError: the terms were not accepted, or a file cannot be downloaded or differs from the published one.
     """
     _check_has_importer(name)
-    terms = TERMS[name]
-    if terms.remote_files is None:
+    benchmark = BENCHMARKS[name]
+    if benchmark.remote_files is None:
         raise DatasetError(
-            f"{name} cannot be downloaded. {terms.what_to_obtain} Then: fewshot-bench data import {name} --from PATH. "
-            f"Terms: {terms.terms}"
+            f"{name} cannot be downloaded. {benchmark.what_to_obtain} Then: {import_command(name)}. "
+            f"Terms: {benchmark.terms}"
         )
-    if terms.must_be_accepted and not accepts_terms:
+    if benchmark.must_be_accepted and not accepts_terms:
         raise DatasetError(
-            f"{name} comes under {terms.terms} If you accept, add --accept-terms. With files that you have: "
-            f"fewshot-bench data import {name} --from PATH"
+            f"{name} comes under {benchmark.terms} If you accept, add --accept-terms. With files that you have: "
+            f"{import_command(name)}"
         )
     folder = cache_folder() / "downloads" / name
     try:
-        for file in terms.remote_files():
+        for file in benchmark.remote_files():
             fetch(file, folder, progress=progress)
     except DatasetError as error:
         message = str(error).replace("import NAME", f"import {name}")
         if f"import {name}" not in message:
-            message += f" Or, with files from elsewhere: fewshot-bench data import {name} --from PATH."
-        raise DatasetError(f"{message} {terms.what_to_obtain}") from error
+            message += f" Or, with files from elsewhere: {import_command(name)}."
+        raise DatasetError(f"{message} {benchmark.what_to_obtain}") from error
     dataset = import_dataset(name, folder, replace=replace, progress=progress)
     if not keep_files:
         shutil.rmtree(folder, ignore_errors=True)
     return dataset
 
 
-def _store(name: str, imported: Imported, replace: bool) -> Dataset:
-    recipe = imported.recipe | ({"warnings": list(imported.warnings)} if imported.warnings else {})
-    return store_dataset(name, imported.splits, recipe, identified_by=imported.identified_by, replace=replace)
-
-
-def _found(name: str, source: Path, stack: ExitStack) -> Found:
+def _complete_layout(name: str, source: Path, stack: ExitStack) -> Found:
     """The complete layout in a place that gives a dataset.
 
     Raises:
         DatasetError: there is none; the message says what there is instead.
     """
-    everything = layouts_at(source, stack)
-    fitting = [found for found in everything if name in found.datasets]
-    if fitting and not fitting[0].missing:
-        return fitting[0]
-    if fitting:
-        found = fitting[0]
+    layouts = layouts_at(source, stack)
+    found = next((layout for layout in layouts if name in layout.datasets), None)
+    if found is not None and not found.missing:
+        return found
+    if found is not None:
         more = f" and {len(found.missing) - 4} more" if len(found.missing) > 4 else ""
         raise DatasetError(
             f"{found.place} holds the {found.layout}, but {', '.join(found.missing[:4])}{more} "
             f"{'is' if len(found.missing) == 1 else 'are'} missing. --from expects all of it in one folder."
         )
-    if everything:
-        offers = " or ".join(dict.fromkeys(other for found in everything for other in found.datasets))
-        raise DatasetError(f"{source} holds the {everything[0].layout}, which gives {offers}, not {name}.")
-    raise DatasetError(f"{source} holds no layout of {name} that is known. {TERMS[name].what_to_obtain}")
+    if layouts:
+        offers = " or ".join(dict.fromkeys(dataset for layout in layouts for dataset in layout.datasets))
+        raise DatasetError(f"{source} holds the {layouts[0].layout}, which gives {offers}, not {name}.")
+    raise DatasetError(f"{source} holds no known layout of {name}. {BENCHMARKS[name].what_to_obtain}")
 
 
 def layouts_at(source: Path, stack: ExitStack) -> list[Found]:
-    """Every layout that a path holds; for one file of several, those of its folder.
+    """Every layout that a path holds, complete ones first; for one file of several, those of its folder.
 
     Raises:
-        DatasetError: nothing is there, or it is damaged or hostile.
+        DatasetError: the path does not exist, or is damaged or hostile.
     """
     source = source.expanduser()
     tree = stack.enter_context(open_tree(source))
-    found = recognise(tree)
-    if source.is_file() and tree.description == "file" and not any(not one.missing for one in found):
-        beside = recognise(stack.enter_context(open_tree(source.resolve().parent)))
-        found = [one for one in beside if not one.missing and one.place == source.resolve().parent] or found
+    found = recognize(tree)
+    if tree.description == "file" and (not found or found[0].missing):
+        folder = source.resolve().parent
+        beside = recognize(stack.enter_context(open_tree(folder)))
+        found = [layout for layout in beside if not layout.missing and layout.place == folder] or found
     if not found and source.is_dir() and 0 < len(archives_in(tree)) <= MOST_ARCHIVES:
-        found = recognise(stack.enter_context(ArchivesInFolder(tree)))
+        found = recognize(stack.enter_context(ArchivesInFolder(tree)))
     return found
 
 
 def is_benchmark(name: str) -> bool:
-    """Whether a name is that of a dataset with an importer of its own."""
-    return name in TERMS
+    """Whether a name belongs to a dataset with its own importer."""
+    return name in BENCHMARKS
 
 
 def check_is_free_for_own_images(name: str) -> None:
@@ -213,15 +214,15 @@ def check_is_free_for_own_images(name: str) -> None:
     """
     _check_is_not_built_in(name)
     if difflib.get_close_matches(name.lower(), DATASETS.names(), n=1, cutoff=0.8):
-        raise UnknownNameError("benchmark", name, DATASETS.names(), "Own images need a name that is less alike.")
+        raise UnknownNameError("benchmark", name, DATASETS.names(), "Give your own images a less similar name.")
 
 
 def _check_has_importer(name: str) -> None:
     if is_benchmark(name):
         return
     _check_is_not_built_in(name)
-    hint = "Images of your own: fewshot_bench.import_own_images."
-    raise UnknownNameError("benchmark to import", name, TERMS, hint)
+    hint = "For your own images: fewshot_bench.import_own_images."
+    raise UnknownNameError("benchmark to import", name, BENCHMARKS, hint)
 
 
 def _check_is_not_built_in(name: str) -> None:

@@ -1,7 +1,4 @@
-"""Anybody's own images: class folders, split folders of class folders, a manifest, or a Hugging Face dataset.
-
-How the pixels of a dataset came about, for people.
-"""
+"""A user's own images as a dataset: class folders, split folders of class folders, tables, Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from operator import itemgetter
@@ -22,94 +19,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench._io.locations import cache_folder
-from fewshot_bench.datasets.dataset import ALL_SPLIT_NAMES, Dataset, SplitName
-from fewshot_bench.datasets.deep_pixels import UsedValues
+from fewshot_bench.datasets.bit_depth import UsedValues
+from fewshot_bench.datasets.dataset import ALL_SPLIT_NAMES, Dataset, SplitName, by_reason
 from fewshot_bench.datasets.duplicates import Duplicates
-from fewshot_bench.datasets.hugging_face import (
-    HUGGING_FACE_PREFIX,
-    list_hugging_face,
-    looks_like_hugging_face,
-)
 from fewshot_bench.datasets.images import (
     DecodedSplit,
     Filter,
     Fit,
     ListedSplit,
-    PixelRecipe,
-    SkippedImage,
+    Preprocessing,
     UndecidedDepthError,
     header_size,
 )
-from fewshot_bench.datasets.own_sources import OwnListing, divide_by_class, list_manifest, looks_like_manifest
-from fewshot_bench.datasets.own_tree import Layout, list_tree
+from fewshot_bench.datasets.own_folders import Layout, list_folders
+from fewshot_bench.datasets.own_listing import OwnListing, divide_by_class
+from fewshot_bench.datasets.own_tables import (
+    HUGGING_FACE_PREFIX,
+    list_hugging_face,
+    list_table,
+    looks_like_hugging_face,
+    looks_like_table,
+)
 from fewshot_bench.datasets.sources import open_tree
 from fewshot_bench.datasets.sources.tree import composed
 from fewshot_bench.datasets.store import is_stored, open_stored, store_dataset, stored_names
 from fewshot_bench.errors import DatasetError
 from fewshot_bench.progress import SILENT, Progress, Step
 
-
-def recipe_line(recipe: Mapping[str, Any]) -> str:
-    """How the pixels of a dataset came about, in one line."""
-    words = [str(recipe.get("source", "unknown source"))]
-    if recipe.get("resize", "none") != "none":
-        words += [f"resized to {recipe['resize']}", str(recipe.get("fit", "")), str(recipe.get("interpolation", ""))]
-    if recipe.get("divided", "as it lay") != "as it lay":
-        words.append(f"divided by {recipe['divided']}")
-    if recipe.get("least_images", 1) > 1:
-        words.append(f"classes of {recipe['least_images']} images and more")
-    if "more_than_8_bits" in recipe:
-        words.append(f"values {recipe['more_than_8_bits']} as black to white")
-    if "class_depth" in recipe:
-        words.append(f"classes {recipe['class_depth']} folders deep")
-    if "layout" in recipe:
-        words.append(f"folders taken as {recipe['layout']}")
-    if "pillow" in recipe:
-        words.append(f"Pillow {recipe['pillow']}")
-    return ", ".join(word for word in words if word)
-
-
-def left_out_lines(recipe: Mapping[str, Any]) -> list[str]:
-    """Everything that was left out of a dataset: one line for each reason, with the number and the first example."""
-    classes = [
-        f"class {name}, which has {size} {images}"
-        for key, images in (("small_classes", "images"), ("unreadable_classes", "readable images"))
-        for name, size in recipe.get(key, {}).items()
-    ]
-    skipped = recipe.get("left_out", by_reason(recipe.get("skipped", [])))
-    return [*skipped, *clutter_lines(recipe.get("clutter", {})), *classes]
-
-
-def by_reason(skipped: Iterable[tuple[str, str]]) -> list[str]:
-    """Files or rows that were left out, in a line for each reason.
-
-    >>> by_reason([("row 9", "no label"), ("a/x.png", "the file is empty"), ("row 10", "no label")])
-    ['2 rows: no label (first: row 9)', 'a/x.png: the file is empty']
-    """
-    names: dict[str, list[str]] = {}
-    for name, reason in skipped:
-        names.setdefault(reason, []).append(name)
-    return [
-        f"{found[0]}: {reason}"
-        if len(found) == 1
-        else f"{len(found):,} {'rows' if found[0].startswith('row ') else 'files'}: {reason} (first: {found[0]})"
-        for reason, found in names.items()
-    ]
-
-
-def clutter_lines(kinds: Mapping[str, int]) -> list[str]:
-    """What systems and synchronisers had left among the images, in one line, or none."""
-    if not kinds:
-        return []
-    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-    return [f"files and folders of systems and synchronisers ({counts}); docs/datasets.md lists them"]
-
-
 DEFAULT_SIZE = 224
 _VERSION = 3
 _FOLDER = "own-images"
 _MOST_COPIES = 4  # of the images of one folder
-_MOST_SKIPPED = 1000  # named in the recipe, which every result carries; a table may have a million rows without a label
+_MOST_SKIPPED = 1000  # named in every result; a table may have a million rows without a label
 _MOST_REASONS = 100
 
 
@@ -159,39 +100,39 @@ def looks_like_a_place(text: str) -> bool:
     """Whether a dataset's name is a path or a Hugging Face dataset rather than a name."""
     if text.startswith((HUGGING_FACE_PREFIX, ".", "~", "/", "\\")) or "/" in text or "\\" in text:
         return True
-    return looks_like_manifest(Path(text)) or Path(text).exists()
+    return looks_like_table(Path(text)) or Path(text).exists()
 
 
 def open_own_images(
     source: str, options: OwnOptions, *, taken_names: Container[str] = (), progress: Progress = SILENT
 ) -> Dataset:
-    """Open images where they lie, by way of a store in the cache that is made anew when a file changes.
+    """Open images in place, through a store in the cache that is rebuilt when a file changes.
 
-    The recipe names every file and class that was left out. The dataset is called after the folder or file, wherever
-    that lies; "own-..." if the name is taken.
+    `preprocessing` of the result names every file and class that was skipped. The dataset is called after the folder or
+    file; "own-..." if that name is taken.
 
     Raises:
-        DatasetError: there are no images, or their arrangement says nothing of classes.
+        DatasetError: there are no images, or their classes cannot be told.
     """
     with ExitStack() as stack:
         listing = list_own_images(source, stack, options)
         label = dataset_label(source)
         label = f"own-{label}" if label in taken_names else label
         key = hashlib.sha256(
-            json.dumps([_VERSION, label, asdict(options), listing.digest(), PixelRecipe(1).as_dict()]).encode()
+            json.dumps([_VERSION, label, asdict(options), listing.digest(), Preprocessing(1).as_dict()]).encode()
         ).hexdigest()
         folder = cache_folder() / _FOLDER
         name = f"{label}-{key[:16]}"
         if is_stored(name, folder=folder):
             os.utime(folder / name / "dataset.json")
             stored = open_stored(name, folder=folder)
-            return replace(stored, recipe={**stored.recipe, **_clutter(listing)})
+            return replace(stored, preprocessing={**stored.preprocessing, **_clutter(listing)})
         _remove_oldest(folder, label)
         return _store(name, label, listing, options, folder=folder, replace_stored=True, progress=progress)
 
 
 def kept_copies(label: str) -> Iterator[Dataset]:
-    """The copies of own images of that name in the cache, each as it was when it was opened where it lay.
+    """The copies of own images of that name in the cache, each as it was when it was opened.
 
     Args:
         label: what the images are called in results.
@@ -208,7 +149,7 @@ def _kept_in(folder: Path, label: str) -> list[Path]:
 
 
 def _remove_oldest(folder: Path, label: str) -> None:
-    """Make room for another copy of a folder's images: files change, and divisions are tried, and each is a copy."""
+    """Make room for another copy of a folder's images: each change of a file and each division makes one."""
     copies = _kept_in(folder, label)
     copies.sort(key=lambda place: (place / "dataset.json").stat().st_mtime)
     for place in copies[: max(0, len(copies) - _MOST_COPIES + 1)]:
@@ -222,7 +163,7 @@ def import_own_images(
     """Store own images under a name, as the benchmarks are.
 
     Raises:
-        DatasetError: there are no images, their arrangement says nothing of classes, or the name is taken.
+        DatasetError: there are no images, their classes cannot be told, or the name is taken.
     """
     if name != dataset_label(name) or len(name) > 100:
         raise DatasetError(
@@ -234,7 +175,7 @@ def import_own_images(
 
 
 def dataset_label(source: str) -> str:
-    """What a folder, an archive, a manifest or a Hugging Face dataset is called in results."""
+    """What a folder, an archive, a table or a Hugging Face dataset is called in results."""
     plain = source.removeprefix(HUGGING_FACE_PREFIX)
     name = composed(PurePosixPath(plain).name if plain != source else Path(source).expanduser().resolve().name)
     if plain == source and Path(source).expanduser().is_file():
@@ -243,33 +184,33 @@ def dataset_label(source: str) -> str:
 
 
 def list_own_images(source: str, stack: ExitStack, options: OwnOptions | None = None) -> OwnListing:
-    """What images there are, by split and class, before any is decoded.
+    """List images by split and class, before any is decoded.
 
     Args:
         source: a path, or "hf:" and the name of a Hugging Face dataset.
         stack: keeps what is open until the images have been read.
-        options: of which the layout of folders matters here.
+        options: how folders become classes.
 
     Raises:
-        DatasetError: there are no images, or their arrangement says nothing of classes.
+        DatasetError: there are no images, or their classes cannot be told.
     """
     path = Path(source).expanduser()
     options = options or OwnOptions()
     if not source.removeprefix(HUGGING_FACE_PREFIX).strip():
-        raise DatasetError(f"'{source}' names no place of images; give a folder, an archive, a table, or hf:NAME.")
+        raise DatasetError(f"'{source}' should be a folder, an archive or a table of images, or hf:NAME.")
     if source.startswith(HUGGING_FACE_PREFIX) or looks_like_hugging_face(path):
         _refuse_layout(source, options)
         return list_hugging_face(source)
-    if looks_like_manifest(path):
+    if looks_like_table(path):
         _refuse_layout(path, options)
-        return list_manifest(path)
+        return list_table(path)
     tree = stack.enter_context(open_tree(path))
     if tree.description == "file":
         raise DatasetError(
-            f"{path} is a file, but neither an archive nor a manifest (.csv, .tsv, .parquet). Give the folder of its "
+            f"{path} is a file, but neither an archive nor a table (.csv, .tsv, .parquet). Give the folder of its "
             "images."
         )
-    return list_tree(tree, class_depth=options.class_depth, layout=options.layout)
+    return list_folders(tree, class_depth=options.class_depth, layout=options.layout)
 
 
 def _refuse_layout(source: str | Path, options: OwnOptions) -> None:
@@ -292,7 +233,7 @@ def _store(
 ) -> Dataset:
     divided = _divided(listing, options)
     small: dict[str, int] = {}
-    kept: dict[SplitName, dict[str, list[tuple[str, Any]]]] = {}
+    kept: dict[SplitName, Classes] = {}
     for split, classes in divided.items():
         sizes = {label: len(images) for label, images in classes.items()}
         small |= _of_split(split, {key: size for key, size in sizes.items() if size < options.least_images}, divided)
@@ -305,46 +246,47 @@ def _store(
     size = options.size or _natural_size(kept, listing.load)
     total = sum(len(images) for classes in kept.values() for images in classes.values())
 
-    def decoded(recipe: PixelRecipe, step: Step) -> dict[SplitName, DecodedSplit]:
+    def decoded(preprocessing: Preprocessing, step: Step) -> dict[SplitName, DecodedSplit]:
+        shape = (size, size, 3)
         return {
             split: DecodedSplit(
-                ListedSplit(classes, listing.load), recipe, (size, size, 3), step, "skip", options.least_images
+                ListedSplit(classes, listing.load), preprocessing, shape, step, "skip", options.least_images
             )
             for split, classes in kept.items()
         }
 
-    def stored(recipe: PixelRecipe, notes: list[str], depth: Mapping[str, str]) -> Dataset:
+    def stored(preprocessing: Preprocessing, notes: list[str], depth: Mapping[str, str]) -> Dataset:
         with progress.step(f"reading {label}", total) as step:
-            splits = decoded(recipe, step)
+            splits = decoded(preprocessing, step)
             return store_dataset(
                 name,
                 splits,
-                {**_facts(listing, options, recipe), **depth},
+                {**_facts(listing, options, preprocessing), **depth},
                 late_facts=lambda duplicates: _late_facts(listing, splits, small, [*notes, *_copies(duplicates)]),
                 replace=replace_stored,
                 folder=folder,
                 label=label,
             )
 
-    recipe = PixelRecipe(size, options.fit, options.interpolation, turns_by_exif=True, scale=None)
+    preprocessing = Preprocessing(size, options.fit, options.interpolation, turns_by_exif=True, scale=None)
     try:
-        return stored(recipe, [], {})
+        return stored(preprocessing, [], {})
     except UndecidedDepthError:
-        # Only the images say how deep they are. A second look costs time where some have more than 8 bits, and nothing
-        # elsewhere; a look ahead of the first would read every dataset twice.
+        # Only the images say how deep they are. Reading them again costs time only where some have more than 8 bits; a
+        # look ahead would read every dataset twice.
         with progress.step(f"comparing {label}", total) as step:
-            used = UsedValues.together(split.used_values() for split in decoded(recipe, step).values())
+            used = UsedValues.together(split.used_values() for split in decoded(preprocessing, step).values())
         scale = used.scale(listing.place)
         depth = {"more_than_8_bits": str(scale)} if used.deep else {}
-        return stored(replace(recipe, scale=scale), used.notes(scale), depth)
+        return stored(replace(preprocessing, scale=scale), used.notes(scale), depth)
 
 
-def _facts(listing: OwnListing, options: OwnOptions, recipe: PixelRecipe) -> dict[str, Any]:
-    """The recipe, as far as it is known before the images are read."""
+def _facts(listing: OwnListing, options: OwnOptions, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Where the pixels come from and what is done to them, as far as known before the images are read."""
     chosen = {"class_depth": options.class_depth, "layout": options.layout}
     return {
         "source": listing.kind,
-        **recipe.as_dict(),
+        **preprocessing.as_dict(),
         "divided": f"{options.fractions} of the classes, seed {options.seed}" if options.fractions else "as it lay",
         "least_images": options.least_images,
         **{key: value for key, value in chosen.items() if value not in (None, "auto")},
@@ -353,20 +295,20 @@ def _facts(listing: OwnListing, options: OwnOptions, recipe: PixelRecipe) -> dic
 
 
 def _clutter(listing: OwnListing) -> dict[str, dict[str, int]]:
-    """How much of each kind there is now; it comes and goes beside the images, and is no reason to read them again."""
+    """How much of each kind there is now; clutter comes and goes, and is no reason to read the images again."""
     return {"clutter": dict(Counter(sorted(listing.clutter.values())))}
 
 
 def _late_facts(
     listing: OwnListing, splits: Mapping[SplitName, DecodedSplit], small: Mapping[str, int], notes: list[str]
 ) -> dict[str, Any]:
-    """What was left out, and what else a user should know, when all images have been read."""
+    """What was skipped, and what else a user should know, when all images have been read."""
     found = [*listing.skipped, *(image for split in splits.values() for image in split.skipped)]
-    skipped = [SkippedImage(composed(image.name), composed(image.reason)) for image in found]
+    skipped = [(composed(image.name), composed(image.reason)) for image in found]
     unreadable = [_of_split(split, content.small, splits) for split, content in splits.items()]
     return {
-        "skipped": [[image.name, image.reason] for image in skipped[:_MOST_SKIPPED]],
-        "left_out": by_reason((image.name, image.reason) for image in skipped)[:_MOST_REASONS],
+        "skipped": [list(pair) for pair in skipped[:_MOST_SKIPPED]],
+        "left_out": by_reason(skipped)[:_MOST_REASONS],
         "small_classes": dict(small),
         "unreadable_classes": {name: size for sizes in unreadable for name, size in sizes.items()},
         "warnings": [*listing.notes, *notes],
@@ -374,13 +316,13 @@ def _late_facts(
 
 
 def _of_split(split: SplitName, sizes: Mapping[str, int], splits: Container[SplitName]) -> dict[str, int]:
-    """Class sizes by names that are different in every split: those of classification share their classes."""
+    """Class sizes under names that differ between splits: those of classification share their classes."""
     share_classes = "train" in splits or "test" in splits
     return {f"{name} of the {split} split" if share_classes else name: size for name, size in sizes.items()}
 
 
 def _copies(duplicates: Duplicates) -> list[str]:
-    """What a user should know of equal images under two labels, in two splits, or twice in a class."""
+    """Notes on equal images under two labels, in two splits, or twice in a class."""
     notes = []
     for count, pairs, where in (
         (duplicates.across_classes, duplicates.class_pairs, "another class"),
@@ -393,10 +335,15 @@ def _copies(duplicates: Duplicates) -> list[str]:
     return notes
 
 
-def _divided(listing: OwnListing, options: OwnOptions) -> dict[SplitName, dict[str, list[tuple[str, Any]]]]:
+Classes = dict[str, list[tuple[str, Any]]]
+"""Name and place of the images of each class."""
+
+
+def _divided(listing: OwnListing, options: OwnOptions) -> dict[SplitName, Classes]:
     """The classes of each split, sorted by name, their images by name."""
+    divided: dict[SplitName, Classes]
     if options.fractions is not None:
-        together: dict[str, list[tuple[str, Any]]] = {}
+        together: Classes = {}
         for split, classes in listing.classes.items():
             for name, images in classes.items():
                 prefix = f"{split}/" if split and len(listing.classes) > 1 else ""
@@ -405,7 +352,11 @@ def _divided(listing: OwnListing, options: OwnOptions) -> dict[SplitName, dict[s
     elif None in listing.classes:
         divided = {"novel": dict(listing.classes[None])}
     else:
-        divided = _few_shot_or_not({split: dict(classes) for split, classes in listing.classes.items() if split})
+        divided = {split: dict(classes) for split, classes in listing.classes.items() if split}
+        names = [name for classes in divided.values() for name in classes]
+        if len(names) > len(set(names)):  # splits that share classes are those of ordinary classification
+            ordinary: dict[SplitName, SplitName] = {"base": "train", "novel": "test"}
+            divided = {ordinary.get(split, split): classes for split, classes in divided.items()}
     return {
         split: {name: sorted(divided[split][name], key=itemgetter(0)) for name in sorted(divided[split])}
         for split in ALL_SPLIT_NAMES
@@ -413,22 +364,11 @@ def _divided(listing: OwnListing, options: OwnOptions) -> dict[SplitName, dict[s
     }
 
 
-def _few_shot_or_not(
-    splits: dict[SplitName, dict[str, list[tuple[str, Any]]]],
-) -> dict[SplitName, dict[str, list[tuple[str, Any]]]]:
-    """Splits that share classes are those of ordinary classification, and are called so."""
-    names = [name for classes in splits.values() for name in classes]
-    if len(names) == len(set(names)):
-        return splits
-    ordinary: dict[SplitName, SplitName] = {"base": "train", "novel": "test"}
-    return {ordinary.get(split, split): classes for split, classes in splits.items()}
-
-
 def _natural_size(
-    splits: Mapping[SplitName, Mapping[str, list[tuple[str, Any]]]],
+    splits: Mapping[SplitName, Classes],
     load: Callable[[Any], bytes | NDArray[np.uint8]],
 ) -> int:
-    """The one square size that all images share, if it is small; the usual input of a network otherwise."""
+    """The square size that all images share, if it is small; otherwise the usual input of a network."""
     common: tuple[int, int] | None = None
     for classes in splits.values():
         for images in classes.values():

@@ -4,10 +4,8 @@
 <datasets>/<name>/<generation>/<split>.npy             uint8 [I, H, W, C], grouped by class
 <datasets>/<name>/<generation>/<split>.names.npy       official file names, UTF-8, where the dataset has them
 
-An import writes a new generation beside the old one, so that a dataset opens at every moment: as it was, or as it is.
-What an interrupted import leaves is a generation that nothing names; the next import removes it.
-
-Is there room for it? Asked before hours of work, not found out after them.
+An import writes a new generation beside the old one, so that a dataset opens at every moment. An interrupted
+import leaves a generation that nothing names; the next import removes it. Disk space is checked before hours of work.
 """
 
 from __future__ import annotations
@@ -43,12 +41,12 @@ from fewshot_bench.errors import DatasetError
 
 
 def check_disk_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse to begin what cannot be finished.
+    """Refuse to begin a write that does not fit on the disk.
 
     Args:
-        folder: where it is to be written; it need not exist yet.
+        folder: where to write; it need not exist yet.
         needed: bytes.
-        what: what needs the space, for the message.
+        what: needs the space, for the message.
 
     Raises:
         DatasetError: fewer bytes are free.
@@ -65,7 +63,7 @@ def check_disk_space(folder: Path, needed: int, what: str) -> None:
 
 
 def nearest_folder(folder: Path) -> Path | None:
-    """The folder itself, or the first of those around it that is there; its disk is where it would be made."""
+    """The folder itself or its nearest parent that exists, which is on the same disk."""
     return next((place for place in (folder, *folder.parents) if place.is_dir()), None)
 
 
@@ -116,11 +114,11 @@ def open_stored(name: str, *, folder: Path | None = None) -> Dataset:
     try:
         return _open(place, name)
     except DatasetError:
-        return _open(place, name)  # it was replaced between the reading of the JSON and of what it names
+        return _open(place, name)  # it was replaced after the JSON was read
 
 
 def read_description(name: str, *, folder: Path | None = None) -> dict[str, Any]:
-    """What the store says of a dataset without opening its images.
+    """The description of a stored dataset; its images are not opened.
 
     Raises:
         DatasetError: the description is damaged.
@@ -138,15 +136,15 @@ def read_description(name: str, *, folder: Path | None = None) -> dict[str, Any]
 
 
 def _checked(description: Mapping[str, Any]) -> dict[str, Any]:
-    """The description, if everything that others read in it is there."""
+    """The description, if all fields that are read elsewhere are there."""
     kinds = {"name": str, "generation": str, "recipe": dict, "identified_by": str, "duplicates": dict, "splits": dict}
     for key, kind in kinds.items():
         if not isinstance(description[key], kind):
-            raise ValueError(f"'{key}' is no {kind.__name__}")
+            raise ValueError(f"'{key}' is not a {kind.__name__}")
     Duplicates(**description["duplicates"])
     for split, facts in description["splits"].items():
         if split not in ALL_SPLIT_NAMES or not facts["class_sizes"]:
-            raise ValueError(f"'{split}' is no split with classes")
+            raise ValueError(f"'{split}' is not a split with classes")
         if not all(isinstance(facts[key], str) for key in ("fingerprint", "names")):
             raise ValueError(f"'{split}' has no digests")
     return dict(description)
@@ -188,7 +186,7 @@ def damaged_splits(name: str) -> list[SplitName]:
 
 def _plain_name(name: str) -> str:
     if not name or name != Path(name).name or name.startswith("."):
-        raise ValueError(f"{name!r} is no generation")
+        raise ValueError(f"{name!r} is not a generation")
     return name
 
 
@@ -232,7 +230,7 @@ def _again(name: str) -> str:
 
 
 class SplitContent(Protocol):
-    """What is to be stored of one split; what it says of its classes is asked after the last block.
+    """The content of one split; its classes are read after the last block, when unreadable images are known.
 
     Attributes:
         planned: images at most.
@@ -285,7 +283,7 @@ class WholeSplit:
 def store_dataset(
     name: str,
     splits: Mapping[SplitName, SplitContent],
-    recipe: Mapping[str, Any],
+    preprocessing: Mapping[str, Any],
     *,
     replace: bool = False,
     identified_by: IdentifiedBy = "pixels",
@@ -298,10 +296,10 @@ def store_dataset(
     Args:
         name: the name under which it is stored.
         splits: the content of each split.
-        recipe: how the pixels came about, kept with them.
+        preprocessing: where the pixels came from and what was done to them, stored with them.
         replace: whether a stored dataset with other pixels may be replaced.
         identified_by: see `Dataset`.
-        late_facts: more of the recipe, known when all images have been read and compared.
+        late_facts: more of it, known when all images have been read and compared.
         folder: where to store it; the folder of imported datasets by default.
         label: what the dataset calls itself, if not its name.
 
@@ -319,7 +317,7 @@ def store_dataset(
         writer.install(
             {
                 "name": label or name,
-                "recipe": {**recipe, **late_facts(duplicates)},
+                "recipe": {**preprocessing, **late_facts(duplicates)},
                 "identified_by": identified_by,
                 "duplicates": duplicates.as_dict(),
             }
@@ -329,7 +327,7 @@ def store_dataset(
 
 @contextmanager
 def writing(name: str, *, folder: Path | None = None) -> Iterator[StoreWriter]:
-    """A new generation of a dataset, removed again unless it is installed.
+    """A new generation of a dataset, removed unless it is installed.
 
     Raises:
         DatasetError: another process is writing the same dataset.
@@ -355,7 +353,7 @@ def writing(name: str, *, folder: Path | None = None) -> Iterator[StoreWriter]:
 
 
 def _remove_leftovers(place: Path) -> None:
-    """Remove every generation that the description does not name, and the folder if there is no description."""
+    """Remove all generations but the described one, and the folder if it has no description."""
     if not place.is_dir():
         return
     try:
@@ -372,7 +370,7 @@ def _remove_leftovers(place: Path) -> None:
 
 @dataclass
 class StoreWriter:
-    """One generation of a dataset under way."""
+    """A generation of a dataset that is being written."""
 
     place: Path
     generation: str
@@ -439,7 +437,7 @@ class StoreWriter:
         }
 
     def check_is_free(self, *, replace: bool) -> None:
-        """See that nothing is in the way; the same pixels stored already are not.
+        """Refuse to overwrite other pixels.
 
         Raises:
             DatasetError: other pixels are stored under that name and `replace` is false.

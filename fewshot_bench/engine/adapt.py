@@ -1,4 +1,4 @@
-"""The whole right-hand side in one call, for Python: embeddings and episodes to outcomes in memory."""
+"""From embeddings and episodes to outcomes in memory, in one call of Python."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def adapt(
     device: str = "cpu",
     chunk: int | None = None,
 ) -> Outcomes:
-    """Adapt a method to every episode and say what it did on each.
+    """Adapt a method to every episode, and return its outcomes.
 
     Args:
-        embeddings: of every image of the split the episodes index, in canonical order, [I, D].
-        episodes: drawn by `sample_episodes`, or those of each shape by `sample_by_shape`.
+        embeddings: of all images of the episodes' split, in canonical order, [I, D].
+        episodes: of `sample_episodes`, or of each shape from `sample_by_shape`.
         adaptation: e.g. `Centroid()` or `Logistic(C=10)`.
-        name: what to call the method; the adaptation's name by default.
+        name: of the method; the adaptation's name by default.
         device: a torch device.
         chunk: episodes at once; never changes a result.
 
     Raises:
         EmbeddingError: the embeddings are not finite, too few, or lack what the adaptation needs.
-        CodeError: the adaptation's class has settings that would not be recorded.
+        CodeError: the adaptation's class has settings that cannot be recorded.
     """
     check_fields(type(adaptation).__name__, type(adaptation))
     groups = [episodes] if isinstance(episodes, Episodes) else list(episodes)
     _check(embeddings, groups, adaptation)
     split = EmbeddedSplit(torch.from_numpy(embeddings).to(device), len(embeddings)).with_features(adaptation.features)
-    work = [(len(some), some.way, some.shot, some.protocol.query) for some in groups]
+    work = [(len(group), group.way, group.shot, group.protocol.query) for group in groups]
     split = split.with_gram() if gram_pays(adaptation, len(embeddings), work) else split
-    # Hashing leaves Python's lock alone, and takes a tenth of the time of nearest centroids.
-    with ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(_digest, embeddings)
+    # Hashing releases Python's lock, and takes a tenth of the time of nearest centroids.
+    with ThreadPoolExecutor(1) as executor:
+        digest = executor.submit(_digest, embeddings)
         frames = [outcome_frame(group, classify(adaptation, split, group, chunk=chunk)) for group in groups]
     method = MethodCard(
         name=name or adaptation.name,
@@ -69,17 +69,17 @@ def adapt(
 
 
 def _digest(embeddings: NDArray[np.float32]) -> str:
-    """Of the numbers as they are in memory, 64 hexadecimal digits; contiguous ones are not copied."""
+    """Digest of the numbers in memory, 64 hexadecimal digits; contiguous ones are not copied."""
     return hashlib.sha256(np.ascontiguousarray(embeddings).data).hexdigest()
 
 
 def outcome_frame(episodes: Episodes, predictions: Positions, seconds: float = math.nan) -> pd.DataFrame:
-    """What a method did on episodes of one shape, as `episode_frame` makes it.
+    """The outcomes of episodes of one shape, as `episode_frame` makes them.
 
     Args:
-        episodes: what was classified.
+        episodes: that were classified.
         predictions: in the order of `Episodes.queries`, [E, M].
-        seconds: time per episode; NaN where nobody measured it.
+        seconds: time per episode; NaN if unknown.
     """
     return episode_frame(episodes.run, episodes.numbers, predictions, episodes.way, seconds, truth=episodes.truth)
 
@@ -90,7 +90,7 @@ def together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def protocol_card(protocol: Protocol, dataset_fingerprint: str) -> ProtocolCard:
-    """What outcomes say of the episodes they belong to."""
+    """The description of a protocol that outcomes carry."""
     return ProtocolCard(
         dataset=protocol.dataset,
         dataset_fingerprint=dataset_fingerprint,
@@ -108,7 +108,7 @@ def protocol_card(protocol: Protocol, dataset_fingerprint: str) -> ProtocolCard:
 def _check(embeddings: NDArray[np.float32], groups: Sequence[Episodes], adaptation: EmbeddingAdaptation) -> None:
     if embeddings.ndim != 2 or embeddings.dtype != np.float32:
         raise EmbeddingError(f"embeddings must be float32 [I, D], not {embeddings.dtype} {list(embeddings.shape)}.")
-    largest = max((int(some.images.max()) for some in groups if len(some)), default=-1)
+    largest = max((int(group.images.max()) for group in groups if len(group)), default=-1)
     if largest >= len(embeddings):
         raise EmbeddingError(
             f"the episodes name image {largest}, but there are {len(embeddings)} embeddings. "

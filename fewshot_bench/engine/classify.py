@@ -1,8 +1,6 @@
 """Turn episodes into predictions, a chunk at a time, on one device.
 
-The chunk bounds memory and nothing else: an episode's scores never depend on its neighbours.
-
-What turns episodes into predictions, whether it looks at embeddings or at images.
+The chunk only bounds memory: an episode's scores never depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -15,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot_bench.adaptation.base import EmbeddingAdaptation
-from fewshot_bench.adaptation.choosing import floats_per_episode, products_per_episode
+from fewshot_bench.adaptation.checked_predictions import checked_scores
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
-from fewshot_bench.adaptation.returned import checked_scores
+from fewshot_bench.adaptation.hyper_parameter_choice import floats_per_episode, products_per_episode
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.outcomes.packing import Positions, position_type
@@ -37,27 +35,27 @@ def chunk_size(adaptation: EmbeddingAdaptation, protocol: Protocol, embedding_si
 
 
 def gram_pays(adaptation: EmbeddingAdaptation, rows: int, work: Iterable[tuple[int, int, int, int]]) -> bool:
-    """Whether a Gram matrix is worth building for all episodes that a method is going to classify.
+    """Whether a Gram matrix pays for all episodes that a method will classify.
 
     Args:
-        adaptation: the method.
-        rows: rows of the Gram matrix, the images and their augmented views.
-        work: number of episodes, way, shot and queries per class, for each kind of episode.
+        adaptation: of the method.
+        rows: of the Gram matrix: the images and their augmented views.
+        work: number of episodes, way, shot and queries per class, for each shape of episode.
     """
     products = sum(count * products_per_episode(adaptation, *shape) for count, *shape in work)
     return gram_is_worth_building(rows, products, 1)
 
 
 def gram_is_worth_building(rows: int, products_per_episode: int, episodes: int) -> bool:
-    """Whether looking inner products up beats computing them.
+    """Whether looking up inner products beats computing them.
 
     The Gram matrix costs rows^2 products once, at the speed of one large matrix product; without it every
     episode gathers its rows and multiplies small matrices, which measured about four times slower per product.
 
     Args:
-        rows: rows of the Gram matrix, the images and their augmented views.
+        rows: of the Gram matrix: the images and their augmented views.
         products_per_episode: inner products that one episode needs.
-        episodes: how many episodes will use it.
+        episodes: how many use the matrix.
     """
     return 4 * rows**2 <= LARGEST_GRAM and 4 * episodes * products_per_episode >= rows**2
 
@@ -66,20 +64,20 @@ def gram_is_worth_building(rows: int, products_per_episode: int, episodes: int) 
 def classify(
     adaptation: EmbeddingAdaptation, split: EmbeddedSplit, episodes: Episodes, *, chunk: int | None = None
 ) -> Positions:
-    """Predict the class of every query of some episodes.
+    """Predict the class of every query.
 
     Args:
-        adaptation: what is done with each support set.
+        adaptation: of each support set.
         split: embeddings with the adaptation's features.
-        episodes: what to classify.
-        chunk: episodes at once; by default what fits `MEMORY_PER_CHUNK`.
+        episodes: to classify.
+        chunk: episodes at once; by default as many as fit `MEMORY_PER_CHUNK`.
 
     Returns:
         Position of the predicted class within the episode, of `position_type`, [E, M], in the order of
         `Episodes.queries`.
 
     Raises:
-        EmbeddingError: the adaptation gave scores that are not finite.
+        EmbeddingError: the scores of the adaptation are not finite.
     """
     chunk = chunk or chunk_size(adaptation, episodes.protocol, split.embeddings.shape[1])
     queries = episodes.queries
@@ -112,17 +110,17 @@ _STORED_TOGETHER = 10
 
 
 class Classifier(Interface):
-    """One method on one split."""
+    """A method on a split, whether it works on embeddings or on images."""
 
     def chunk(self, protocol: Protocol) -> int:
-        """How many episodes should be classified, and stored, together."""
+        """How many episodes to classify, and store, together."""
 
     def __call__(self, episodes: Episodes, chunk: int) -> Positions:
         """Predict the class of every query.
 
         Args:
-            episodes: what to classify.
-            chunk: at most so many at once; never changes a prediction.
+            episodes: to classify.
+            chunk: the most episodes at once; never changes a prediction.
 
         Returns:
             Position of the predicted class within the episode, of `position_type`, [E, M], in the order of
@@ -134,7 +132,7 @@ class EmbeddingClassifier:
     """An adaptation of frozen embeddings.
 
     Attributes:
-        adaptation: what is done with each support set.
+        adaptation: of each support set.
         split: embeddings with the adaptation's features.
     """
 
@@ -142,7 +140,7 @@ class EmbeddingClassifier:
         self.adaptation, self.split = adaptation, split
 
     def chunk(self, protocol: Protocol) -> int:
-        """See `Classifier`: several times what is in memory at once, since a file takes as long as many episodes."""
+        """See `Classifier`: several times the episodes in memory, since a file costs as much as many episodes."""
         return _STORED_TOGETHER * self._at_once(protocol)
 
     def __call__(self, episodes: Episodes, chunk: int) -> Positions:

@@ -1,7 +1,4 @@
-"""Who computes which chunk of episodes: what a study asks of an engine, in this process or on many machines.
-
-Which device of this process computes.
-"""
+"""What the scheduler asks of an engine, which computes chunks of episodes in this process or on many machines."""
 
 from __future__ import annotations
 
@@ -25,13 +22,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Some episodes of one run that are computed and stored together.
+    """Episodes of one run that are computed and stored together.
 
     Attributes:
-        protocol: that they belong to.
+        protocol: of the episodes.
         run: number of the run, from 0.
         numbers: which episodes of the run, sorted, [E].
-        at_once: at most so many in memory at a time; never changes a result.
+        at_once: the most episodes in memory at a time; never changes a result.
     """
 
     protocol: Protocol
@@ -45,13 +42,13 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """What has become of a chunk: its outcomes, or why there are none.
+    """A chunk with its outcomes, or with the reason why it has none.
 
     Attributes:
         chunk: as it was started.
-        frame: one row per episode, as `episode_frame` makes it; None where it failed. Any other frame is a failure too.
-        error: what the method raised; None where it did not fail.
-        peak_bytes: the most memory that the process which computed it took so far; 0 where nobody knows.
+        frame: one row per episode, as `episode_frame` makes it; None if it failed. Any other frame is a failure too.
+        error: what the method raised; None if it did not fail.
+        peak_bytes: the most memory that the process of the worker has taken so far; 0 if unknown.
     """
 
     chunk: Chunk
@@ -64,56 +61,52 @@ class Worker(Interface):
     """One method in one process: from episodes to outcomes."""
 
     def chunk(self, protocol: Protocol) -> int:
-        """How many episodes should be computed, and stored, together."""
+        """How many episodes to compute, and store, together."""
 
     def __call__(self, chunk: Chunk) -> pd.DataFrame:
         """The outcomes of a chunk, as `episode_frame` makes them, by run and episode, [E]."""
 
     def peak_bytes(self) -> int:
-        """The most memory since this method began, or of the process where only that is known."""
+        """The most memory since this method began, or of the whole process if only that is known."""
 
 
-class Crew(Interface):
-    """Those who work at one method."""
+class WorkerPool(Interface):
+    """The workers of one method."""
 
     @property
     def room(self) -> int:
-        """How many chunks should be under way at a time."""
+        """How many chunks to have started at a time."""
 
     def chunk(self, protocol: Protocol) -> int:
         """How many episodes a chunk should have; see `Worker`."""
 
     def start(self, chunk: Chunk) -> None:
-        """Begin with a chunk; returns at once where others compute it."""
+        """Start a chunk; returns at once if another process computes it."""
 
     def finished(self) -> list[Finished]:
-        """Wait until at least one of the chunks under way has an end, and say which; each is told once."""
+        """Wait until one or more of the started chunks have finished, and return them; each is returned once."""
 
 
 class Engine(Interface):
-    """Where the computing is done.
+    """Where computations run.
 
     Attributes:
-        device: the torch device that the study's computations use there, such as "cuda".
+        device: their torch device, such as "cuda".
     """
 
     device: str
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function where the device is: for base stages and embeddings.
+        """Call a function where the device is, for base stages and embeddings.
 
-        An argument called `progress` is shown where it can be; in another process it is silent.
+        An argument called `progress` is shown by this process.
         """
 
-    def method(self, make: Callable[[], Worker]) -> AbstractContextManager[Crew]:
-        """Those who are going to work at one method.
-
-        Args:
-            make: makes a worker, in each process that needs one; it and what it holds can be pickled.
-        """
+    def workers(self, make: Callable[[], Worker]) -> AbstractContextManager[WorkerPool]:
+        """The workers of one method; `make` makes one in each process that needs it, and can be pickled."""
 
     def facts(self) -> dict[str, Any]:
-        """What is recorded of the engine with every cell, as plain data; empty for this process."""
+        """What every cell records about the engine, as plain data; empty for this process."""
 
 
 def chosen_device(name: str) -> str:

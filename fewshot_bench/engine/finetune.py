@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,14 +16,15 @@ from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import StudyError
+from fewshot_bench.finetuning.episode_tasks import EpisodeTask, ImageTasks, embedding_task
 from fewshot_bench.finetuning.memory import (
     bytes_per_episode,
     episodes_that_fit,
     halved_until_it_fits,
     is_out_of_memory,
 )
-from fewshot_bench.finetuning.trainer import EpisodeTask, EpisodeTrainer, ImageTasks, embedding_task
-from fewshot_bench.finetuning.tuned_parameters import NetworkParts, embedding_parts, network_parts
+from fewshot_bench.finetuning.network_parts import NetworkParts, embedding_parts, network_parts
+from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.outcomes.packing import Positions, position_type
 from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.training.augmentation import choose_augmentation
@@ -40,49 +40,42 @@ MakeTask = Callable[[NDArray[np.int32], NDArray[np.int32], Tensor], EpisodeTask]
 """Support images [E, N * K], queries [E, M] and keys [E] to a task."""
 
 
-@dataclass(frozen=True)
-class _Kind:
-    episodes: int
-    way: int
-    shot: int
-
-
 class FinetuneClassifier:
-    """One fine-tuning method on one split, on one device."""
+    """A fine-tuning method on a split, on one device."""
 
-    def __init__(self, recipe: Finetune, parts: NetworkParts, make_task: MakeTask) -> None:
-        """Take a backbone that has been prepared; see `on_images` and `on_embeddings`."""
-        self._recipe, self._parts, self._make_task = recipe, parts, make_task
+    def __init__(self, method: Finetune, parts: NetworkParts, make_task: MakeTask) -> None:
+        """Take a prepared backbone; see `on_images` and `on_embeddings`."""
+        self._method, self._parts, self._make_task = method, parts, make_task
         self._device = parts.sample.device
-        self._trainers: dict[_Kind, EpisodeTrainer] = {}
+        self._trainers: dict[tuple[int, int, int], EpisodeTrainer] = {}  # by episodes, way and shot
         self._fitting: dict[tuple[int, int, int], int] = {}
 
     @classmethod
-    def on_images(cls, recipe: Finetune, split: ImageSplit, backbone: Backbone, device: str) -> FinetuneClassifier:
+    def on_images(cls, method: Finetune, split: ImageSplit, backbone: Backbone, device: str) -> FinetuneClassifier:
         """For methods that change the backbone.
 
         Raises:
-            StudyError: what should be tuned is not there, or the base classifier whose logits are wanted.
+            StudyError: the backbone lacks what to tune, or the base classifier for the logits.
         """
         where = torch.device(device)
-        base_head = base_head_for(recipe, backbone)
+        base_head = base_head_for(method, backbone)
         network = backbone.network.to(where).eval()
         two = torch.from_numpy(np.array(split.images[:2])).permute(0, 3, 1, 2).to(where)
         with plugin_errors(network, "forward"):
-            parts = network_parts(network, recipe, backbone.preprocessing(two), base_head)
+            parts = network_parts(network, method, backbone.preprocessing(two), base_head)
         _, height, width, channels = split.images.shape
-        augmentation = choose_augmentation(recipe.augmentation, channels=channels, image_size=min(height, width))
-        tasks = ImageTasks(split.images, backbone.preprocessing, augmentation, parts, recipe, where)
-        return cls(recipe, parts, tasks)
+        augmentation = choose_augmentation(method.augmentation, channels=channels, image_size=min(height, width))
+        tasks = ImageTasks(split.images, backbone.preprocessing, augmentation, parts, method, where)
+        return cls(method, parts, tasks)
 
     @classmethod
     def on_embeddings(
-        cls, recipe: Finetune, embeddings: Tensor, images: int, base_head: BaseHead | None = None
+        cls, method: Finetune, embeddings: Tensor, images: int, base_head: BaseHead | None = None
     ) -> FinetuneClassifier:
         """For methods that train a head alone.
 
         Args:
-            recipe: with tune="head".
+            method: with tune="head".
             embeddings: [(1 + V) * I, D], the images as they are, then their augmented views.
             images: I.
             base_head: from `base_head_for`.
@@ -92,7 +85,7 @@ class FinetuneClassifier:
         def make_task(support: NDArray[np.int32], query: NDArray[np.int32], keys: Tensor) -> EpisodeTask:
             return embedding_task(embeddings, images, support, query, keys)
 
-        return cls(recipe, parts, make_task)
+        return cls(method, parts, make_task)
 
     def chunk(self, protocol: Protocol) -> int:
         """A number of episodes that keeps the device busy and a stop cheap; see `Classifier`."""
@@ -100,7 +93,7 @@ class FinetuneClassifier:
         return at_once * max(1, _STORED_AT_ONCE // at_once)
 
     def _at_once(self, way: int, shot: int, queries: int) -> int:
-        """How many episodes are trained together: as many as fit, measured on one."""
+        """How many episodes to train together: as many as fit, measured on one."""
         size = self._size(way, shot, queries)
         if size not in self._fitting:
             _, fitting = self._fitted(1, lambda _: torch.tensor(self._measured(*size)))
@@ -108,41 +101,41 @@ class FinetuneClassifier:
         return self._fitting[size]
 
     def _size(self, way: int, shot: int, queries: int) -> tuple[int, int, int]:
-        """Way, shots, and the queries of an episode where they take part in the training."""
-        return way, shot, queries if self._recipe.sees_queries else 0
+        """Way, shots, and the queries of an episode if the training sees them."""
+        return way, shot, queries if self._method.sees_queries else 0
 
     def _measured(self, way: int, shot: int, queries: int) -> int:
-        self._trainers.clear()  # or what the last size of episodes needed would seem to be taken
+        self._trainers.clear()  # or the memory of the last size would count as taken
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        trainer = EpisodeTrainer(self._parts, self._recipe, episodes=1, way=way, shot=shot)
-        views = 2 * min(way * shot, self._recipe.batch_size)
-        one = self._parts.sample[:1]
-        inputs, questions = (one.expand(count, *one.shape[1:]).unsqueeze(0) for count in (views, queries))
-        per_episode = bytes_per_episode(trainer, inputs, questions if queries else None)
-        per_episode += self._recipe.views_made_once * way * shot * one.numel() * one.element_size()
+        trainer = EpisodeTrainer(self._parts, self._method, episodes=1, way=way, shot=shot)
+        views = 2 * min(way * shot, self._method.batch_size)
+        image = self._parts.sample[:1]
+        inputs, query = (image.expand(count, *image.shape[1:]).unsqueeze(0) for count in (views, queries))
+        per_episode = bytes_per_episode(trainer, inputs, query if queries else None)
+        per_episode += self._method.views_made_once * way * shot * image.numel() * image.element_size()
         most = max(1, _NEAR_THE_CACHES // per_episode) if self._device.type == "cpu" else _MOST_AT_ONCE
         return episodes_that_fit(per_episode, self._device, largest=most)
 
     def __call__(self, episodes: Episodes, chunk: int) -> Positions:
-        """See `Classifier`; where memory runs out, half as many go at once from then on."""
+        """See `Classifier`; when memory runs out, half as many episodes are trained at once from then on."""
         size = self._size(episodes.way, episodes.shot, episodes.queries.shape[1])
         at_once = min(chunk, self._at_once(*size))
         predictions, start = [], 0
         while start < len(episodes):
             wanted = min(at_once, len(episodes) - start)
-            taken, some = self._fitted(wanted, partial(self._classify, episodes, start))
-            if taken < wanted:
-                at_once = self._fitting[size] = taken
-            predictions.append(some)
-            start += len(some)
+            fitting, predicted = self._fitted(wanted, partial(self._classify, episodes, start))
+            if fitting < wanted:
+                at_once = self._fitting[size] = fitting
+            predictions.append(predicted)
+            start += len(predicted)
         return torch.cat(predictions).numpy().astype(position_type(episodes.protocol.way))
 
     def _fitted(self, wanted: int, attempt: Callable[[int], Tensor]) -> tuple[int, Tensor]:
-        """What `halved_until_it_fits` gives.
+        """See `halved_until_it_fits`.
 
         Raises:
-            StudyError: one episode is too much.
+            StudyError: a single episode does not fit.
         """
         try:
             return halved_until_it_fits(wanted, attempt)
@@ -156,35 +149,34 @@ class FinetuneClassifier:
 
     def _classify(self, episodes: Episodes, start: int, count: int) -> Tensor:
         """Predictions of `count` episodes from a position on, int32 [count, M]."""
-        some = slice(start, start + count)
-        keys = episode_keys(self._recipe.seed, episodes.run, episodes.numbers[some])
-        task = self._make_task(episodes.support[some].reshape(count, -1), episodes.queries[some], keys)
+        part = slice(start, start + count)
+        keys = episode_keys(self._method.seed, episodes.run, episodes.numbers[part])
+        task = self._make_task(episodes.support[part].reshape(count, -1), episodes.queries[part], keys)
         with plugin_errors(self._parts.rest, "forward"):
-            adapted = self._trainer(_Kind(count, episodes.way, episodes.shot)).adapt(task)
+            adapted = self._trainer(count, episodes.way, episodes.shot).adapt(task)
         return adapted.logits.argmax(dim=-1).to(torch.int32).cpu()
 
-    def _trainer(self, kind: _Kind) -> EpisodeTrainer:
-        """The trainer of that many episodes; another size makes room by giving the last one up."""
-        if kind not in self._trainers:
+    def _trainer(self, episodes: int, way: int, shot: int) -> EpisodeTrainer:
+        """The trainer of that many episodes; only the last one is kept in memory."""
+        size = (episodes, way, shot)
+        if size not in self._trainers:
             self._trainers.clear()
-            self._trainers[kind] = EpisodeTrainer(
-                self._parts, self._recipe, episodes=kind.episodes, way=kind.way, shot=kind.shot
-            )
-        return self._trainers[kind]
+            self._trainers[size] = EpisodeTrainer(self._parts, self._method, episodes=episodes, way=way, shot=shot)
+        return self._trainers[size]
 
 
-def base_head_for(recipe: Finetune, backbone: Backbone) -> BaseHead | None:
-    """The classifier of the base training whose logits a method wants; None where it wants embeddings.
+def base_head_for(method: Finetune, backbone: Backbone) -> BaseHead | None:
+    """The classifier of the base training if a method uses its logits.
 
     Raises:
         StudyError: the backbone has none.
     """
-    if recipe.on != "logits":
+    if method.on != "logits":
         return None
     if backbone.base_head is None:
         raise StudyError(
-            f"on=logits needs the classifier that {backbone.name} was trained with on a base split, and it was "
-            f"kept without one. Train it again: fewshot-bench cache clear '{backbone.name} trained on', then the same "
-            "command; or use on=embeddings."
+            f"on=logits needs the classifier of {backbone.name}'s training on a base split, and none was kept. Train "
+            f"it again: fewshot-bench cache clear '{backbone.name} trained on', then the same command; or use "
+            "on=embeddings."
         )
     return backbone.base_head

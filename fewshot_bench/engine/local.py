@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fewshot_bench.engine.engine import Chunk, Crew, Finished, P, T, Worker
+from fewshot_bench.engine.engine import Chunk, Finished, P, T, Worker, WorkerPool
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.errors import keep_traceback
 
@@ -23,16 +23,16 @@ class LocalEngine:
         return function(*args, **kwargs)
 
     @contextmanager
-    def method(self, make: Callable[[], Worker]) -> Iterator[Crew]:
-        """This process itself."""
-        yield _Alone(make())
+    def workers(self, make: Callable[[], Worker]) -> Iterator[WorkerPool]:
+        """A pool of one worker in this process."""
+        yield _OneWorker(make())
 
     def facts(self) -> dict[str, Any]:
-        """There is nothing to say of it."""
+        """Nothing."""
         return {}
 
 
-class _Alone:
+class _OneWorker:
     room = 1
 
     def __init__(self, worker: Worker) -> None:
@@ -50,19 +50,19 @@ class _Alone:
 
 
 def computed(worker: Worker, chunk: Chunk) -> Finished:
-    """A chunk after its computation, which may fail in any way: a method is anybody's code."""
+    """Compute a chunk; any error is kept, since a method may be third-party code."""
     try:
         return Finished(chunk, worker(chunk), peak_bytes=worker.peak_bytes())
     except Exception as error:
         keep_traceback(error)
-        _let_go(error)
+        _free_frames(error)
         return Finished(chunk, None, error, worker.peak_bytes())
 
 
-def _let_go(error: BaseException) -> None:
-    """Free what the calls of a failed attempt hold: it may be the memory that a smaller one needs."""
+def _free_frames(error: BaseException) -> None:
+    """Free what the calls of a failed attempt hold: a smaller attempt may need the memory."""
     chain: BaseException | None = error
-    while chain is not None and chain.__traceback__ is not None:  # each once, even where they run in a circle
+    while chain is not None and chain.__traceback__ is not None:  # each once, even if they form a circle
         traceback.clear_frames(chain.__traceback__)
         chain.__traceback__ = None
         chain = chain.__cause__ or chain.__context__

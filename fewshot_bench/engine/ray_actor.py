@@ -1,7 +1,4 @@
-"""One process of a Ray cluster at work: it makes the workers of methods once each, and computes chunks.
-
-The progress of a function in another process, shown in this one.
-"""
+"""A process of a Ray cluster: it makes one worker per method, computes chunks, and reports its progress."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -27,17 +23,8 @@ from fewshot_bench.progress import Progress, Step
 
 
 @dataclass(frozen=True)
-class Told:
-    """How far one stage is.
-
-    Attributes:
-        description: of the stage.
-        total: units, 0 if that is not known.
-        unit: that they are counted in.
-        done: how many.
-        note: the last one.
-        is_open: whether it goes on.
-    """
+class StageProgress:
+    """How far a stage is; see `Progress`."""
 
     description: str
     total: int
@@ -47,50 +34,51 @@ class Told:
     is_open: bool = True
 
 
-class Recorder:
-    """A `Progress` that another thread can ask."""
+class ProgressRecorder:
+    """A `Progress` that another thread can read."""
 
     def __init__(self) -> None:
-        self._told: list[Told] = []
+        self._stages: list[StageProgress] = []
 
-    def told(self) -> Sequence[Told]:
+    def stages(self) -> Sequence[StageProgress]:
         """All stages so far, in the order they began."""
-        return tuple(self._told)
+        return tuple(self._stages)
 
     @contextmanager
     def step(self, description: str, total: int, *, unit: str = "") -> Iterator[Step]:
         """Open a stage; see `Progress`."""
-        place = len(self._told)
-        self._told.append(Told(description, total, unit))
+        place = len(self._stages)
+        self._stages.append(StageProgress(description, total, unit))
         try:
-            yield _RecordedStep(self._told, place)
+            yield _RecordedStep(self._stages, place)
         finally:
-            self._told[place] = replace(self._told[place], is_open=False)
+            self._stages[place] = replace(self._stages[place], is_open=False)
 
 
 class _RecordedStep:
-    def __init__(self, told: list[Told], place: int) -> None:
-        self._told, self._place = told, place
+    def __init__(self, stages: list[StageProgress], place: int) -> None:
+        self._stages, self._place = stages, place
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        before = self._told[self._place]
-        self._told[self._place] = replace(before, done=before.done + amount, note=note or before.note)
+        before = self._stages[self._place]
+        self._stages[self._place] = replace(before, done=before.done + amount, note=note or before.note)
 
 
-class Replayed:
-    """Shows what a recorder told, as often as it is asked."""
+class ProgressReplay(ExitStack):
+    """Shows the stages of a recorder in this process while it is entered."""
 
     def __init__(self, progress: Progress) -> None:
+        super().__init__()
         self._progress = progress
-        self._shown: list[tuple[Told, Step, ExitStack]] = []
+        self._shown: list[tuple[StageProgress, Step, ExitStack]] = []
 
-    def show(self, told: Sequence[Told]) -> None:
-        """Bring what is shown up to date."""
-        for place, now in enumerate(told):
+    def show(self, stages: Sequence[StageProgress]) -> None:
+        """Show what has changed."""
+        for place, now in enumerate(stages):
             if place == len(self._shown):
-                opened = ExitStack()
+                opened = self.enter_context(ExitStack())
                 step = opened.enter_context(self._progress.step(now.description, now.total, unit=now.unit))
-                self._shown.append((replace(now, done=0, note="", is_open=True), step, opened))
+                self._shown.append((StageProgress(now.description, now.total, now.unit), step, opened))
             before, step, opened = self._shown[place]
             if (now.done, now.note) != (before.done, before.note):
                 step.advance(now.done - before.done, now.note)
@@ -98,25 +86,10 @@ class Replayed:
                 opened.close()
             self._shown[place] = (now, step, opened)
 
-    def __enter__(self) -> Replayed:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for _, _, opened in reversed(self._shown):
-            opened.close()
-
 
 @dataclass(frozen=True)
-class Introduction:
-    """What a new process says of itself.
-
-    Attributes:
-        node: id of its node.
-        device: that it computes on.
-        versions: of the packages that can change a result.
-    """
+class ActorInfo:
+    """The id of a process's node, its device, and its versions of the packages that can change a result."""
 
     node: str
     device: str
@@ -125,91 +98,68 @@ class Introduction:
 
 @dataclass(frozen=True)
 class Method:
-    """A method that workers are made for.
+    """A method that needs workers.
 
     Attributes:
-        number: unique among those of an engine.
-        make: a reference to what makes the worker, in a list, because Ray would fetch a plain one every time.
+        number: unique within an engine.
+        factory: a reference to the worker factory, in a list, because Ray would fetch a plain one every time.
     """
 
     number: int
-    make: list[Any]
+    factory: list[Any]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What has become of something that was asked for.
-
-    Attributes:
-        value: if it went well.
-        error: if not.
-        peak_bytes: see `Worker.peak_bytes`.
-        is_lost: whether what makes the worker is in the object store no more.
-        told: of its progress.
-    """
+    """The value of a call or its error; it is lost if the worker factory has vanished from the object store."""
 
     value: Any = None
     error: Exception | None = None
     peak_bytes: int = 0
     is_lost: bool = False
-    told: Sequence[Told] = field(default=())
+    progress: Sequence[StageProgress] = field(default=())
 
 
 class RayActor:
-    """The process. What others may ask of it returns an `Answer`, never raises: a method is anybody's code."""
+    """The process. Its methods return an `Answer` instead of raising: a method may be third-party code."""
 
     def __init__(self, threads: int, gpus: float) -> None:
-        """Take a share of the node.
-
-        Args:
-            threads: of torch.
-            gpus: the share of its GPU, whose memory it keeps to.
-        """
+        """Limit torch to a number of threads, and to a share of the memory of a GPU."""
         self._threads = threads
         torch.set_num_threads(threads)
         if 0 < gpus < 1 and torch.cuda.is_available():
             torch.cuda.set_per_process_memory_fraction(gpus)
         self._workers: dict[int, Worker] = {}
-        self._recorder = Recorder()
+        self._recorder = ProgressRecorder()
 
-    def introduce(self, device: str) -> Introduction:
-        """Who it is.
-
-        Args:
-            device: a torch device, or "auto".
+    def info(self, device: str) -> ActorInfo:
+        """Where it runs, once it has a torch device or the one for "auto".
 
         Raises:
             StudyError: there is no such device.
         """
         node = ray.get_runtime_context().get_node_id()
-        return Introduction(node, chosen_device(device), installed_versions())
+        return ActorInfo(node, chosen_device(device), installed_versions())
 
     def call(
         self, threads: int, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]
     ) -> Answer:
-        """Call a function with more threads, while nobody else on the node has anything to do.
-
-        Args:
-            threads: of torch.
-            function: to be called.
-            arguments: of the function.
-            named: likewise; `progress` is replaced by one that others can ask for, see `told`.
-        """
-        self._recorder = Recorder()
+        """Call a function with more threads, while other processes of the node are idle; `progress` is recorded."""
+        self._recorder = ProgressRecorder()
         if "progress" in named:
             named = {**named, "progress": self._recorder}
         torch.set_num_threads(threads)
         try:
-            return Answer(_on_cpu(function(*arguments, **named)), told=self._recorder.told())
+            return Answer(_on_cpu(function(*arguments, **named)), progress=self._recorder.stages())
         except Exception as error:
-            return Answer(error=portable(error), told=self._recorder.told())
+            return Answer(error=portable(error), progress=self._recorder.stages())
         finally:
             torch.set_num_threads(self._threads)
 
-    @ray.method(concurrency_group="telling")
-    def told(self) -> Sequence[Told]:
-        """How far the function is that is being called."""
-        return self._recorder.told()
+    @ray.method(concurrency_group="progress")
+    def progress(self) -> Sequence[StageProgress]:
+        """The progress of the current call."""
+        return self._recorder.stages()
 
     def chunk_size(self, method: Method, protocol: Protocol) -> Answer:
         """See `Worker.chunk`."""
@@ -226,7 +176,7 @@ class RayActor:
         return self._with_worker(method, answer)
 
     def forget(self, number: int) -> None:
-        """Let a method's worker go."""
+        """Forget the worker of a method."""
         if self._workers.pop(number, None) is not None:
             gc.collect()
             if torch.cuda.is_available():
@@ -235,7 +185,7 @@ class RayActor:
     def _with_worker(self, method: Method, ask: Callable[[Worker], Answer]) -> Answer:
         try:
             if method.number not in self._workers:
-                self._workers[method.number] = ray.get(method.make[0])()
+                self._workers[method.number] = ray.get(method.factory[0])()
             return ask(self._workers[method.number])
         except ray.exceptions.ObjectLostError:
             return Answer(is_lost=True)
@@ -244,11 +194,7 @@ class RayActor:
 
 
 def portable(error: Exception) -> Exception:
-    """An error that another process can be told: itself, or one with the same sentence.
-
-    Args:
-        error: whose class may ask for more than its message, or hold what cannot be pickled.
-    """
+    """An error that can be pickled: the same, or one with its sentence."""
     keep_traceback(error)
     error.__traceback__ = error.__cause__ = error.__context__ = None
     try:
@@ -263,13 +209,10 @@ def portable(error: Exception) -> Exception:
 
 
 def fetched(reference: Any) -> Answer:
-    """What a process answered, or why it could not even read the question.
-
-    Args:
-        reference: Ray's, of an answer that is there or will be.
+    """The answer behind a reference of Ray's, or why the process could not read the question.
 
     Raises:
-        RayError: the process is no more.
+        RayError: the process has died.
     """
     try:
         answer: Answer = ray.get(reference)
@@ -279,15 +222,15 @@ def fetched(reference: Any) -> Answer:
 
 
 def _on_cpu(result: Any) -> Any:
-    """A result that a process without the device can take; of a backbone the network is moved."""
+    """A result for a process without the device; the network of a backbone is moved to the CPU."""
     network = getattr(result, "network", None)
     if isinstance(network, torch.nn.Module):
         network.cpu()
     return result.cpu() if isinstance(result, (torch.Tensor, torch.nn.Module)) else result
 
 
-def taken_out(result: Any) -> Any:
-    """A result that does not end with the object store, where arrays lie that were not copied."""
+def copied_from_store(result: Any) -> Any:
+    """A result that outlives the object store, which holds arrays that were not copied."""
     if isinstance(result, np.ndarray) and not result.flags.writeable:
         copied: NDArray[Any] = result.copy()
         return copied

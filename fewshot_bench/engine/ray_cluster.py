@@ -1,7 +1,4 @@
-"""The Ray cluster that a study runs on: one that is there already, or one of this machine for as long as it runs.
-
-Ray itself, which only the files of its engine import, or one sentence that says how to get it.
-"""
+"""Connect to a Ray cluster, or start one on this machine for as long as a study runs."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ import numpy as np
 
 from fewshot_bench.errors import StudyError
 
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or its news of dead workers would go to standard output
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or messages about dead workers go to stdout
 
 try:
     import ray
@@ -39,11 +36,11 @@ _HOW = "Start a cluster with: ray start --head"
 
 @dataclass(frozen=True)
 class Needs:
-    """What a worker takes of a node.
+    """What a worker needs on a node.
 
     Attributes:
-        cpus: cores, which are its threads too.
-        gpus: GPUs, or a part of one, which workers share.
+        cpus: cores, one per thread.
+        gpus: GPUs, or a part of one that workers share.
     """
 
     cpus: int = 1
@@ -53,22 +50,22 @@ class Needs:
         return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
 
     def room_on(self, resources: dict[str, float]) -> int:
-        """How many workers a node has room for while nobody else uses it."""
-        rooms = [resources.get("CPU", 0) / self.cpus]
+        """How many workers an idle node has room for."""
+        room = [resources.get("CPU", 0) / self.cpus]
         if self.gpus:
             each = resources.get("GPU", 0)
-            rooms.append(each // self.gpus if self.gpus >= 1 else int(each) * (1 // self.gpus))
-        return int(min(rooms))
+            room.append(each // self.gpus if self.gpus >= 1 else int(each) * (1 // self.gpus))
+        return int(min(room))
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Be connected to a cluster: to the one at an address, or to one of this machine that ends with the context.
+    """Connect to the cluster at an address, or to one on this machine that ends with the context.
 
-    Where this process is connected already, it stays so.
+    A process that is already connected stays so.
 
     Args:
-        address: host and port of the head node, "auto" for the cluster that this machine belongs to, None for none.
+        address: host and port of the head node, "auto" for the cluster of this machine, None to start one.
 
     Raises:
         StudyError: there is no cluster at the address, or it cannot be joined.
@@ -78,11 +75,11 @@ def connected(address: str | None) -> Iterator[None]:
         if not is_connected:
             _connect(address)
         # Ray shares plain arrays between the processes of a node, but would copy a memory map into each message.
-        ray.util.register_serializer(np.memmap, serializer=np.asarray, deserializer=_as_it_is)
+        ray.util.register_serializer(np.memmap, serializer=np.asarray, deserializer=_unchanged)
         yield
     finally:
         if not is_connected:
-            with _undisturbed():
+            with _ignored_signals():
                 ray.shutdown()
 
 
@@ -94,20 +91,20 @@ def _connect(address: str | None) -> None:
         address, quiet = "local", {**quiet, "include_dashboard": False}
     else:
         address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
-        _check_that_it_answers(address)
+        _check_it_answers(address)
         silence = _silence()
     try:
-        with _keeping_handlers(signal.SIGTERM), silence, _away():  # Ray replaces that one
+        with _keeping_handlers(signal.SIGTERM), silence, _outside_current_folder():  # Ray replaces the handler
             ray.init(address=address, **quiet)
     except Exception as error:  # a plain one where a node is slow to start
         raise StudyError(f"the Ray cluster at '{address}' cannot be joined: {_why(error)}") from error
 
 
 @contextmanager
-def _away() -> Iterator[None]:
-    """Another current folder, for Ray has every worker look for modules in it first, and it may be a stranger's.
+def _outside_current_folder() -> Iterator[None]:
+    """Leave the current folder, which may be a stranger's: Ray's workers look for modules there first.
 
-    A folder in which code of the user's own was found is handed to the workers with its name; see `WithCode`.
+    The workers get the folders of the user's own code from `WithCode`.
     """
     here = os.getcwd()
     os.chdir(Path(sys.executable).parent)
@@ -118,7 +115,7 @@ def _away() -> Iterator[None]:
 
 
 def _why(error: Exception) -> str:
-    """What kept this process from joining a cluster, in one line; of a missing token Ray tells only deep below."""
+    """Why this process cannot join a cluster, in one line; Ray mentions a missing token only in a cause."""
     chain: list[str] = []
     link: BaseException | None = error
     while link is not None:
@@ -130,8 +127,8 @@ def _why(error: Exception) -> str:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let no second Ctrl-C, nor SIGTERM, in: Ray that is interrupted while it ends may take the process with it."""
+def _ignored_signals() -> Iterator[None]:
+    """Ignore a second Ctrl-C or SIGTERM: if Ray is interrupted while it shuts down, it may kill this process."""
     with _keeping_handlers(signal.SIGINT, signal.SIGTERM) as kept:
         for number in kept:
             signal.signal(number, lambda *_: None)
@@ -140,7 +137,7 @@ def _undisturbed() -> Iterator[None]:
 
 @contextmanager
 def _keeping_handlers(*numbers: signal.Signals) -> Iterator[tuple[signal.Signals, ...]]:
-    """Put the handlers of signals back that are replaced meanwhile; gives those of which this thread may do so."""
+    """Restore replaced signal handlers; yields the signals whose handlers this thread can restore."""
     is_main = threading.current_thread() is threading.main_thread()
     found = {number: signal.getsignal(number) for number in numbers if is_main}
     before = {number: handler for number, handler in found.items() if handler is not None}  # set from Python
@@ -153,7 +150,7 @@ def _keeping_handlers(*numbers: signal.Signals) -> Iterator[tuple[signal.Signals
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep back what Ray's core writes line by line while it fails to join; the error says it too."""
+    """Hide what Ray's core writes while it fails to join; the error says it too."""
     sys.stderr.flush()
     kept = os.dup(_STDERR)
     with open(os.devnull, "wb") as nowhere:
@@ -165,11 +162,11 @@ def _silence() -> Iterator[None]:
         os.close(kept)
 
 
-def _check_that_it_answers(address: str) -> None:
-    """Ask once, and briefly: Ray itself would try for minutes, and write a page about it.
+def _check_it_answers(address: str) -> None:
+    """Try the address once: Ray itself would try for minutes, and print a page.
 
     Raises:
-        StudyError: nobody answers, or it is no server of Ray's protocol.
+        StudyError: there is no answer, or it does not come from Ray.
     """
     if address in ("auto", "local"):
         return
@@ -180,7 +177,7 @@ def _check_that_it_answers(address: str) -> None:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE) as connection:
             if not is_client and os.environ.get("RAY_USE_TLS", "0") in ("", "0") and not _speaks_http2(connection):
-                raise StudyError(f"what answers at '{address}' is no Ray cluster. {_HOW}")
+                raise StudyError(f"the server at '{address}' is not a Ray cluster. {_HOW}")
     except (OSError, OverflowError) as error:
         raise StudyError(f"no Ray cluster answers at '{address}': {error}. {_HOW}") from error
 
@@ -191,18 +188,18 @@ def _speaks_http2(connection: socket.socket) -> bool:
     return len(start) > 3 and start[3] == _SETTINGS
 
 
-def rooms(needs: Needs) -> dict[str, int]:
-    """How many workers each node has room for while nobody else uses it, by the node's id."""
+def room_by_node(needs: Needs) -> dict[str, int]:
+    """How many workers each node has room for while it is idle, by the node's id."""
     return {node["NodeID"]: needs.room_on(node["Resources"]) for node in _nodes()}
 
 
 def cluster_has_gpus() -> bool:
-    """Whether a node has one."""
+    """Whether a node has a GPU."""
     return any(node["Resources"].get("GPU", 0) for node in _nodes())
 
 
 def described() -> str:
-    """What the cluster has, in words."""
+    """The resources of the cluster, in words."""
     nodes = _nodes()
     cpus, gpus = (sum(node["Resources"].get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
     return f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {cpus:g} CPUs and {gpus:g} GPUs"
@@ -212,5 +209,5 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _as_it_is(array: Any) -> Any:
+def _unchanged(array: Any) -> Any:
     return array

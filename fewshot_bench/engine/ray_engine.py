@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
-from fewshot_bench.engine.engine import Crew, P, T, Worker
-from fewshot_bench.engine.ray_actor import Answer, Replayed, fetched, taken_out
+from fewshot_bench.engine.engine import P, T, Worker, WorkerPool
+from fewshot_bench.engine.ray_actor import Answer, ProgressReplay, copied_from_store, fetched
 from fewshot_bench.engine.ray_cluster import Needs, cluster_has_gpus, connected, ray
-from fewshot_bench.engine.ray_worker_pool import DEATHS, MOST_DEATHS, WORKER_DIED, Member, RayCrew, RayPool
+from fewshot_bench.engine.ray_worker_pool import DEATHS, MOST_DEATHS, WORKER_DIED, RayActors, RayWorkerPool, ReadyActor
 from fewshot_bench.errors import StudyError
 from fewshot_bench.progress import SILENT
 from fewshot_bench.registry import WithCode
 
-_LOOK = 0.5  # seconds between two looks at how far a function is
+_PAUSE = 0.5  # seconds between two looks at the progress of a function
 
 
 class RayEngine:
-    """Computes on a Ray cluster; see `Engine`. It is a context: what it started ends with it.
+    """Computes on a Ray cluster; see `Engine`. It is a context manager: what it starts ends with it.
 
     Attributes:
-        device: that workers compute on.
+        device: of the workers.
     """
 
     device: str
@@ -38,20 +38,20 @@ class RayEngine:
         gpus_per_worker: float | None = None,
         patience: float = 60,
     ) -> None:
-        """Say what is wanted; nothing is started yet.
+        """Start nothing yet.
 
         Args:
-            address: of the head node, HOST:PORT; "auto" for the cluster that this machine belongs to; by default a
-                cluster of this machine alone is started, and ended.
-            device: a torch device without a number, for Ray chooses among GPUs; "auto" is decided by the workers.
-            workers: how many; as many as the cluster has room for by default, also of nodes that join later.
-            cpus_per_worker: cores that each takes, which are its threads.
-            gpus_per_worker: GPUs that each takes, or a part of one; by default 1 if the cluster has GPUs and the
-                device may be one, and otherwise 0.
-            patience: seconds to wait for a node with room; five times that where others use the room.
+            address: of the head node, HOST:PORT; "auto" for the cluster of this machine; by default a cluster on this
+                machine alone is started, and ended.
+            device: a torch device without a number, since Ray chooses the GPU; the workers decide "auto".
+            workers: how many; by default as many as the cluster has room for, including nodes that join later.
+            cpus_per_worker: cores of each worker, which are its threads.
+            gpus_per_worker: GPUs of each worker, or a part of one; by default 1 if the cluster has GPUs and the device
+                may be one, otherwise 0.
+            patience: seconds to wait for a node with room; five times that while others use the room.
 
         Raises:
-            StudyError: these contradict each other.
+            StudyError: the arguments contradict each other.
         """
         if device.startswith("cuda:"):
             raise StudyError(f"--engine ray chooses among GPUs itself. Use --device cuda, not {device}.")
@@ -63,7 +63,7 @@ class RayEngine:
         self._address, self._workers, self._patience = address, workers, patience
         self._cpus, self._gpus = cpus_per_worker, gpus_per_worker
         self._open = ExitStack()
-        self._pool: RayPool | None = None
+        self._actors: RayActors | None = None
 
     def __enter__(self) -> RayEngine:
         """Connect, and wait for the first worker.
@@ -76,76 +76,73 @@ class RayEngine:
             gpus = self._gpus
             if gpus is None:
                 gpus = 1 if cluster_has_gpus() and self.device in ("auto", "cuda") else 0
-            pool = RayPool(Needs(self._cpus, gpus), self.device, self._workers, self._patience)
-            opening.callback(pool.close)
-            pool.somebody()
-            self._pool, self.device = pool, pool.device
+            actors = RayActors(Needs(self._cpus, gpus), self.device, self._workers, self._patience)
+            opening.callback(actors.close)
+            actors.first_ready()
+            self._actors, self.device = actors, actors.device
             self._open = opening.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool = None
+        self._actors = None
         self._open.close()
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function on a worker, with the threads of all workers of its node; `progress` is shown here.
 
         Raises:
-            Exception: whatever was raised there.
-            StudyError: its worker died again and again.
+            Exception: whatever the function raised.
+            StudyError: workers died repeatedly.
         """
-        pool = self._entered()
+        actors = self._entered()
         named: dict[str, Any] = dict(kwargs)
         progress = named.get("progress", SILENT)
         if "progress" in named:
             named["progress"] = None
         for _ in range(MOST_DEATHS):
-            member = pool.somebody()
-            threads = pool.needs.cpus * Counter(each.node for each in pool.members)[member.node]
-            with Replayed(progress) as shown, suppress(*DEATHS):
-                answer = _followed(member, member.actor.call.remote(threads, function, WithCode(args), named), shown)
+            ready = actors.first_ready()
+            threads = actors.needs.cpus * Counter(each.node for each in actors.ready)[ready.node]
+            with ProgressReplay(progress) as replay, suppress(*DEATHS):
+                answer = _followed(ready, ready.actor.call.remote(threads, function, WithCode(args), named), replay)
                 if answer.error is not None:
                     raise answer.error
-                result: T = taken_out(answer.value)
+                result: T = copied_from_store(answer.value)
                 return result
-            pool.lost(member)
+            actors.drop(ready)
         name = getattr(function, "__name__", "a function")
         raise StudyError(f"{name}: {WORKER_DIED}")
 
     @contextmanager
-    def method(self, make: Callable[[], Worker]) -> Iterator[Crew]:
-        """Workers at one method; see `Engine.method`."""
-        crew = RayCrew(self._entered(), make)
-        try:
-            yield crew
-        finally:
-            crew.close()
+    def workers(self, make: Callable[[], Worker]) -> Iterator[WorkerPool]:
+        """See `Engine`."""
+        with closing(RayWorkerPool(self._entered(), make)) as pool:
+            yield pool
 
     def facts(self) -> dict[str, Any]:
         """How many workers the cluster has room for now, on how many nodes, and what each takes."""
-        pool = self._entered()
+        actors = self._entered()
         return {
             "name": "ray",
             "version": ray.__version__,
-            "workers": pool.size,
-            "nodes": pool.nodes,
-            "cpus_per_worker": pool.needs.cpus,
-            "gpus_per_worker": pool.needs.gpus,
+            "workers": actors.size,
+            "nodes": actors.nodes,
+            "cpus_per_worker": actors.needs.cpus,
+            "gpus_per_worker": actors.needs.gpus,
         }
 
-    def _entered(self) -> RayPool:
-        if self._pool is None:
-            raise StudyError("a RayEngine is a context: with RayEngine() as engine: ...")
-        return self._pool
+    def _entered(self) -> RayActors:
+        if self._actors is None:
+            raise StudyError("a RayEngine is a context manager: with RayEngine() as engine: ...")
+        return self._actors
 
 
-def _followed(member: Member, reference: Any, shown: Replayed) -> Answer:
-    """Wait for an answer, and show how far it is."""
-    while not ray.wait([reference], timeout=_LOOK)[0]:
+def _followed(ready: ReadyActor, reference: Any, replay: ProgressReplay) -> Answer:
+    """Wait for an answer, and show its progress."""
+    while not ray.wait([reference], timeout=_PAUSE)[0]:
         with suppress(ray.exceptions.GetTimeoutError):
-            shown.show(ray.get(member.actor.told.remote(), timeout=_LOOK))
+            replay.show(ray.get(ready.actor.progress.remote(), timeout=_PAUSE))
     answer = fetched(reference)
-    shown.show(answer.told)
+    replay.show(answer.progress)
     return answer

@@ -1,7 +1,4 @@
-"""The workers of a study on a Ray cluster: as many processes as there is room for, those that die replaced.
-
-Those who work at one method on a Ray cluster: chunks go to whoever is free, and to others where a worker dies.
-"""
+"""The workers of a study on a Ray cluster: as many processes as there is room for; those that die are replaced."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ from typing import Any
 
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.engine.engine import Chunk, Finished, Worker
-from fewshot_bench.engine.ray_actor import Introduction, Method, RayActor, fetched
-from fewshot_bench.engine.ray_cluster import Needs, described, ray, rooms
+from fewshot_bench.engine.ray_actor import ActorInfo, Method, RayActor, fetched
+from fewshot_bench.engine.ray_cluster import Needs, described, ray, room_by_node
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.registry import WithCode
@@ -28,94 +25,88 @@ DEATHS = (
     ray.exceptions.OutOfMemoryError,
     ray.exceptions.ObjectLostError,
 )
-"""What Ray raises where a process, or its node, or what it answered, is no more."""
+"""What Ray raises when a process, its node, or its answer is gone."""
 
-_STILLBORN = 3
-_MORE_PATIENCE = 5  # times as long where there is room, which others use, or a machine is slow to start a process
-_PAUSE = 1.0  # seconds between two looks at what the cluster has
+_MOST_FAILED_STARTS = 3
+_MORE_PATIENCE = 5  # times as long if nodes have room: others use it, or a machine is slow to start a process
+_PAUSE = 1.0  # seconds between two looks at the nodes of the cluster
 
 
 @dataclass(eq=False)
-class Member:
-    """A process that is ready to work.
-
-    Attributes:
-        actor: Ray's handle of it.
-        node: id of its node.
-    """
+class ReadyActor:
+    """A process that is ready to work: Ray's handle, and the id of its node."""
 
     actor: Any
     node: str
 
 
 @dataclass
-class RayPool:
-    """The processes.
+class RayActors:
+    """The processes of an engine, which compute for one method after another.
 
     Attributes:
-        needs: of each.
-        device: that they are to compute on; after the first is ready, the one they do compute on.
-        workers: how many are wanted; as many as there is room for by default.
-        patience: seconds to wait for the first, and for another when all have died, while no node has room; five
-            times that while one has.
-        members: those that are ready.
+        needs: of each process.
+        device: the one asked for; once a process is ready, the one that it computes on.
+        workers: how many to start; by default as many as there is room for.
+        patience: seconds to wait until a process is ready while no node has room; five times that while one has.
+        ready: the processes that are ready.
     """
 
     needs: Needs
     device: str
     workers: int | None = None
     patience: float = 60
-    members: list[Member] = field(default_factory=list)
+    ready: list[ReadyActor] = field(default_factory=list)
     _starting: dict[Any, Any] = field(default_factory=dict)
-    _rooms: dict[str, int] = field(default_factory=dict)
-    _stillborn: int = 0
-    _looked: float = -_PAUSE
+    _room: dict[str, int] = field(default_factory=dict)
+    _failed_starts: int = 0
+    _refreshed: float = -_PAUSE
 
     @property
     def size(self) -> int:
-        """How many there are once those that have room now are ready."""
-        room = sum(self._rooms.values())
+        """How many there will be once those that have room now are ready."""
+        room = sum(self._room.values())
         return max(1, min(self.workers or room, room))
 
     @property
     def nodes(self) -> int:
         """How many nodes have room for a worker."""
-        return sum(room > 0 for room in self._rooms.values())
+        return sum(room > 0 for room in self._room.values())
 
     def wait(self, references: Sequence[Any], seconds: float = _PAUSE) -> list[Any]:
-        """Wait until one of some answers is there, a new process is ready, or the time is over; who is there."""
+        """Wait for an answer, a new process, or the end of the time; returns the references that have an answer."""
         everything = [*references, *self._starting]
         if everything:
             ray.wait(everything, timeout=seconds)
         else:
             time.sleep(seconds)
-        self.tend()
+        self.refresh()
         return list(ray.wait(list(references), num_returns=len(references), timeout=0)[0]) if references else []
 
-    def tend(self) -> None:
-        """Welcome processes that are ready, and start others where there is room.
+    def refresh(self) -> None:
+        """Add processes that have become ready, and start others where there is room.
 
         Raises:
-            StudyError: processes do not start, or are not like this one.
+            StudyError: processes do not start, or have other versions.
         """
         ready = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=0)[0] if self._starting else []
         for reference in ready:
-            self._welcome(reference, self._starting.pop(reference))
-        if time.monotonic() - self._looked >= _PAUSE:
-            self._looked = time.monotonic()
-            self._rooms = rooms(self.needs)
-            self.members = [member for member in self.members if member.node in self._rooms]
-            self._fit(sum(self._rooms.values()) if self.workers is None else self.workers)
+            self._add(reference, self._starting.pop(reference))
+        if time.monotonic() - self._refreshed >= _PAUSE:
+            self._refreshed = time.monotonic()
+            self._room = room_by_node(self.needs)
+            self.ready = [each for each in self.ready if each.node in self._room]
+            self._resize(sum(self._room.values()) if self.workers is None else self.workers)
 
-    def somebody(self) -> Member:
-        """One that is ready, waiting for it if need be.
+    def first_ready(self) -> ReadyActor:
+        """A process that is ready; waits for one.
 
         Raises:
-            StudyError: there is none after a while.
+            StudyError: none is ready in time.
         """
         began = time.monotonic()
-        self.tend()
-        while not self.members:
+        self.refresh()
+        while not self.ready:
             limit = self.patience * (_MORE_PATIENCE if self.nodes else 1)
             if time.monotonic() - began >= limit:
                 raise StudyError(
@@ -124,69 +115,67 @@ class RayPool:
                     "Use a smaller --cpus-per-worker or --gpus-per-worker, or a longer --ray-wait."
                 )
             self.wait([])
-        return self.members[0]
+        return self.ready[0]
 
-    def lost(self, member: Member) -> None:
-        """Take note that one is no more, or is no longer wanted: another will take its place."""
-        if member in self.members:
-            self.members.remove(member)
-        ray.kill(member.actor)
-        self._looked = -_PAUSE
+    def drop(self, lost: ReadyActor) -> None:
+        """Drop a process that has died or is not needed; another takes its place."""
+        if lost in self.ready:
+            self.ready.remove(lost)
+        ray.kill(lost.actor)
+        self._refreshed = -_PAUSE
 
     def close(self) -> None:
-        """End all of them."""
-        for actor in [*(member.actor for member in self.members), *self._starting.values()]:
+        """End all processes."""
+        for actor in [*(each.actor for each in self.ready), *self._starting.values()]:
             ray.kill(actor)
-        self.members.clear()
+        self.ready.clear()
         self._starting.clear()
 
-    def _fit(self, wanted: int) -> None:
-        """Start what is missing, or stop waiting for what no longer has room."""
-        missing = wanted - len(self.members) - len(self._starting)
+    def _resize(self, wanted: int) -> None:
+        """Start missing processes, or stop waiting for those that no longer have room."""
+        missing = wanted - len(self.ready) - len(self._starting)
         for _ in range(missing):
             actor = _started(self.needs)
-            self._starting[actor.introduce.remote(self.device)] = actor
+            self._starting[actor.info.remote(self.device)] = actor
         for reference in list(self._starting)[::-1][: max(0, -missing)]:
             ray.kill(self._starting.pop(reference))
 
-    def _welcome(self, reference: Any, actor: Any) -> None:
+    def _add(self, reference: Any, actor: Any) -> None:
         try:
-            introduction: Introduction = ray.get(reference)
+            info: ActorInfo = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             raise StudyError(f"a worker of the Ray cluster says: {error.cause}") from error
         except DEATHS as error:
-            self._stillborn += 1
-            if self._stillborn >= _STILLBORN:
+            self._failed_starts += 1
+            if self._failed_starts >= _MOST_FAILED_STARTS:
+                cause = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
                 raise StudyError(
-                    f"workers of the Ray cluster end before they begin: {_last_line(error)} "
+                    f"workers of the Ray cluster end before they begin: {cause} "
                     "Has every node the same fewshot-bench installed?"
                 ) from error
             return
-        self._stillborn = 0
-        check_versions(introduction.versions)
-        self.device = introduction.device
-        self.members.append(Member(actor, introduction.node))
+        self._failed_starts = 0
+        check_versions(info.versions)
+        self.device = info.device
+        self.ready.append(ReadyActor(actor, info.node))
 
 
 def _started(needs: Needs) -> Any:
-    decorate: Any = ray.remote
-    kind = decorate(
+    remote: Any = ray.remote
+    decorate = remote(
         num_cpus=needs.cpus,
         num_gpus=needs.gpus,
         scheduling_strategy="SPREAD",
-        concurrency_groups={"telling": 1},
-    )(RayActor)
-    return kind.remote(needs.cpus, needs.gpus)
+        concurrency_groups={"progress": 1},
+    )
+    return decorate(RayActor).remote(needs.cpus, needs.gpus)
 
 
 def check_versions(theirs: Mapping[str, str]) -> None:
-    """Refuse a worker whose outcomes would not be those of this process.
-
-    Args:
-        theirs: versions of its packages.
+    """Refuse a worker with other versions of packages, whose outcomes could differ.
 
     Raises:
-        StudyError: one differs.
+        StudyError: a version differs.
     """
     differing = [
         f"{package} {theirs.get(package)} and not {version}"
@@ -197,84 +186,79 @@ def check_versions(theirs: Mapping[str, str]) -> None:
         raise StudyError(f"a worker of the Ray cluster has {', '.join(differing)}. Install the same on every node.")
 
 
-def _last_line(error: Exception) -> str:
-    """The end of what Ray tells, where the cause stands."""
-    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
-
-
 MOST_DEATHS = 3
-"""Workers that may die at one chunk before it counts as failed."""
-WORKER_DIED = f"its worker died {MOST_DEATHS} times, perhaps for want of memory."
+"""Workers that may die while they compute a chunk before it counts as failed."""
+WORKER_DIED = f"its worker died {MOST_DEATHS} times, perhaps because memory ran out."
 
 _CHUNKS_PER_WORKER = 4
 _NUMBERS = itertools.count()
 
 
-class RayCrew:
-    """See `Crew`. A few chunks more than there are workers wait here, so that nobody waits for the driver."""
+class RayWorkerPool:
+    """See `WorkerPool`. Free workers take chunks that wait here, a few more than workers, and need no driver."""
 
-    def __init__(self, pool: RayPool, make: Callable[[], Worker]) -> None:
-        """Put what makes workers into the object store, once for all of them."""
-        self._pool, self._make = pool, make
+    def __init__(self, actors: RayActors, make: Callable[[], Worker]) -> None:
+        """Put the worker factory into the object store, once for all workers."""
+        self._actors, self._make = actors, make
         self._method = Method(next(_NUMBERS), [ray.put(WithCode(make))])
         self._waiting: deque[Chunk] = deque()
-        self._under_way: dict[Any, tuple[Member, Chunk]] = {}
+        self._running: dict[Any, tuple[ReadyActor, Chunk]] = {}
         self._deaths: Counter[Chunk] = Counter()
 
     @property
     def room(self) -> int:
-        """How many chunks should be under way or waiting."""
-        return 2 * max(1, len(self._pool.members))
+        """How many chunks to have running or waiting."""
+        return 2 * max(1, len(self._actors.ready))
 
     def chunk(self, protocol: Protocol) -> int:
-        """What a worker asks for, or less, so that all have a few."""
+        """What a worker wants, or less, so that every worker gets several."""
         asked: int = self._asked("chunk_size", protocol)
-        fair = math.ceil(protocol.runs * protocol.episodes / (_CHUNKS_PER_WORKER * self._pool.size))
+        fair = math.ceil(protocol.runs * protocol.episodes / (_CHUNKS_PER_WORKER * self._actors.size))
         return max(1, min(asked, fair))
 
     def start(self, chunk: Chunk) -> None:
-        """Give it to a worker as soon as one is free."""
+        """Give a chunk to a worker as soon as one is free."""
         self._waiting.append(chunk)
         self._hand_out()
 
     def finished(self) -> list[Finished]:
-        """See `Crew`; a chunk whose workers die again and again has failed.
+        """See `WorkerPool`; a chunk whose workers die repeatedly has failed.
 
         Raises:
             StudyError: no worker is left, and no other starts.
         """
-        while self._waiting or self._under_way:
-            self._pool.somebody()
+        while self._waiting or self._running:
+            self._actors.first_ready()
             self._hand_out()
-            ended = [self._end(reference) for reference in self._pool.wait(list(self._under_way))]
+            results = [self._result(reference) for reference in self._actors.wait(list(self._running))]
             self._hand_out()
-            if told := [one for one in ended if one is not None]:
-                return told
+            if finished := [result for result in results if result is not None]:
+                return finished
         return []
 
     def close(self) -> None:
-        """Let the method go; who is still at work for it is stopped."""
-        for member in {member for member, _ in self._under_way.values()}:
-            self._pool.lost(member)
-        for member in self._pool.members:
-            member.actor.forget.remote(self._method.number)
-        self._under_way.clear()
-        self._method.make.clear()
+        """Forget the method, and stop the processes that still compute for it."""
+        for busy in {actor for actor, _ in self._running.values()}:
+            self._actors.drop(busy)
+        for ready in self._actors.ready:
+            ready.actor.forget.remote(self._method.number)
+        self._running.clear()
+        self._method.factory.clear()
 
     def _hand_out(self) -> None:
-        busy = {member for member, _ in self._under_way.values()}
-        for member in self._pool.members:
-            if self._waiting and member not in busy:
+        busy = {actor for actor, _ in self._running.values()}
+        for ready in self._actors.ready:
+            if self._waiting and ready not in busy:
                 chunk = self._waiting.popleft()
-                self._under_way[member.actor.compute.remote(self._method, chunk)] = (member, chunk)
+                self._running[ready.actor.compute.remote(self._method, chunk)] = (ready, chunk)
 
-    def _end(self, reference: Any) -> Finished | None:
-        """What has become of a chunk; None where it has to be computed again."""
-        member, chunk = self._under_way.pop(reference)
+    def _result(self, reference: Any) -> Finished | None:
+        """A finished chunk; None if it has to be computed again."""
+        actor, chunk = self._running.pop(reference)
         try:
             answer = fetched(reference)
         except DEATHS as error:
-            return self._died(member, chunk, error)
+            return self._died(actor, chunk, error)
         if answer.is_lost:
             self._put_again()
             self._waiting.appendleft(chunk)
@@ -282,8 +266,8 @@ class RayCrew:
         self._deaths.pop(chunk, None)
         return Finished(chunk, answer.value, answer.error, answer.peak_bytes)
 
-    def _died(self, member: Member, chunk: Chunk, error: Exception) -> Finished | None:
-        self._pool.lost(member)
+    def _died(self, actor: ReadyActor, chunk: Chunk, error: Exception) -> Finished | None:
+        self._actors.drop(actor)
         self._deaths[chunk] += 1
         if self._deaths[chunk] < MOST_DEATHS:
             self._waiting.appendleft(chunk)
@@ -294,17 +278,17 @@ class RayCrew:
         return Finished(chunk, None, reason)
 
     def _asked(self, question: str, *arguments: Any) -> Any:
-        """What one of the workers answers.
+        """The answer of any worker.
 
         Raises:
-            Exception: whatever was raised there.
+            Exception: whatever the worker raised.
         """
         for _ in range(MOST_DEATHS):
-            member = self._pool.somebody()
+            ready = self._actors.first_ready()
             try:
-                answer = fetched(getattr(member.actor, question).remote(self._method, *arguments))
+                answer = fetched(getattr(ready.actor, question).remote(self._method, *arguments))
             except DEATHS:
-                self._pool.lost(member)
+                self._actors.drop(ready)
                 continue
             if answer.is_lost:
                 self._put_again()
@@ -315,5 +299,5 @@ class RayCrew:
         raise StudyError(f"a method could not be made: {WORKER_DIED}")
 
     def _put_again(self) -> None:
-        """What makes workers went with a node."""
+        """The worker factory was lost with a node."""
         self._method = Method(self._method.number, [ray.put(WithCode(self._make))])

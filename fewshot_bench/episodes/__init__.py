@@ -1,7 +1,14 @@
-"""Which images form a task: the samplers, protocols, lock files."""
+"""Which images form a task: protocols, samplers, lock files."""
 
 from fewshot_bench.episodes.protocol import SAMPLER_VERSION, SAMPLERS, Protocol, ProtocolFields
-from fewshot_bench.episodes.sampler import Episodes, draw, episode_classes, sample_by_shape, sample_episodes, settled
+from fewshot_bench.episodes.sampler import (
+    Episodes,
+    draw,
+    episode_classes,
+    resolved_protocol,
+    sample_by_shape,
+    sample_episodes,
+)
 from fewshot_bench.episodes.samplers import sample_indices
 
 __all__ = [
@@ -12,8 +19,8 @@ __all__ = [
     "ProtocolFields",
     "draw",
     "episode_classes",
+    "resolved_protocol",
     "sample_by_shape",
     "sample_episodes",
     "sample_indices",
-    "settled",
 ]

@@ -15,13 +15,7 @@ _MARGIN = 190
 
 
 def contact_sheet(split: ImageSplit, episodes: Episodes, position: int = 0) -> Image.Image:
-    """Draw one episode.
-
-    Args:
-        split: the images.
-        episodes: drawn from that split.
-        position: which of them.
-    """
+    """Draw the episode at a position among episodes of a split."""
     images = episodes.images[position]
     images = images[:, (images >= 0).any(axis=0)]
     way, columns = images.shape

@@ -15,7 +15,7 @@ from fewshot_bench._io.storage import read_named
 from fewshot_bench._io.toml import tomllib
 from fewshot_bench.datasets.dataset import Dataset
 from fewshot_bench.episodes.protocol import SAMPLER_VERSION, Protocol
-from fewshot_bench.episodes.sampler import draw, settled
+from fewshot_bench.episodes.sampler import draw, resolved_protocol
 from fewshot_bench.errors import EpisodeError, IrregularFileError, OutcomeError, UnknownNameError
 
 _NO_LOCK = (
@@ -31,9 +31,9 @@ class Lock:
 
     Attributes:
         protocol: the protocol.
-        images: identity of the whole dataset: which images it holds, whatever was done to their pixels; without a
-            digest where only the class sizes were known when the protocol was published.
-        class_sizes: images per class of the split, so that a machine without the images can verify too, [C].
+        images: identity of the whole dataset by its images, whatever was done to their pixels; without a digest if
+            only the class sizes were known when the protocol was published.
+        class_sizes: images per class of the split, [C], to verify without the images.
         sha256: one digest per run, see `episode_digests`.
     """
 
@@ -45,7 +45,7 @@ class Lock:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What verifying one lock file found."""
+    """The result of verifying a lock file."""
 
     path: Path
     protocol: Protocol
@@ -55,7 +55,7 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
-        """Whether the episodes match, and the images too where they are present."""
+        """Whether the episodes match, and the images too if they are present."""
         return self.episodes_match and self.images_match is not False
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,8 +72,8 @@ class Verdict:
 def episode_digests(class_sizes: Sequence[int], protocol: Protocol) -> tuple[str, ...]:
     """Digest of every run's episodes, 64 hexadecimal digits each.
 
-    It is the SHA-256 of the image indices as little-endian int32, episode by episode: [N, K + Q], support first;
-    [N, K + N * Q] with -1 after the last query of a class where queries are uneven; N and K first where they vary.
+    SHA-256 of the image indices as little-endian int32, episode by episode: [N, K + Q], support first; [N, K + N * Q]
+    with -1 after the last query of a class if queries are uneven; preceded by N and K if they vary.
 
     Args:
         class_sizes: images per class of the split, [C].
@@ -82,7 +82,7 @@ def episode_digests(class_sizes: Sequence[int], protocol: Protocol) -> tuple[str
     Raises:
         EpisodeError: the split has too few classes, images or episodes.
     """
-    return tuple(_digest(class_sizes, settled(protocol, class_sizes), run) for run in range(protocol.runs))
+    return tuple(_digest(class_sizes, resolved_protocol(protocol, class_sizes), run) for run in range(protocol.runs))
 
 
 def _digest(class_sizes: Sequence[int], protocol: Protocol, run: int) -> str:
@@ -100,7 +100,7 @@ def _digest(class_sizes: Sequence[int], protocol: Protocol, run: int) -> str:
 def lock(dataset: Dataset, protocol: Protocol) -> Lock:
     """Freeze a protocol over a dataset."""
     sizes = dataset.split(protocol.split).class_sizes
-    protocol = settled(protocol, sizes)
+    protocol = resolved_protocol(protocol, sizes)
     return Lock(protocol, dataset.identity, sizes, episode_digests(sizes, protocol))
 
 
@@ -121,7 +121,7 @@ def read_lock(path: Path) -> Lock:
     """Read a lock file.
 
     Raises:
-        EpisodeError: the file is no lock file, or of a sampler this version does not have.
+        EpisodeError: the file is not a lock file, or of another sampler version.
     """
     try:
         fields: dict[str, Any] = tomllib.loads(read_named(path, _LARGEST).decode())
@@ -142,12 +142,7 @@ def read_lock(path: Path) -> Lock:
 
 
 def verify_lock(path: Path, dataset: Dataset | None) -> Verdict:
-    """Draw the episodes of a lock file again and compare.
-
-    Args:
-        path: the lock file.
-        dataset: the images, or None where they are absent: then only the episodes are verified.
-    """
+    """Draw the episodes of a lock file again and compare; without the images, the episodes alone."""
     frozen = read_lock(path)
     images_match = None if dataset is None else _same_images(frozen.images, dataset.identity)
     sizes = frozen.class_sizes
@@ -161,13 +156,13 @@ def verify_lock(path: Path, dataset: Dataset | None) -> Verdict:
 
 
 def _same_images(published: str, here: str) -> bool | None:
-    """Whether two identities mean the same images; None where one of them does not say."""
+    """Whether two identities mean the same images; None if one of them does not say."""
     kind, _, digest = published.partition(":")
     return published == here if digest and here.startswith(f"{kind}:") else None
 
 
 def lock_files(places: Sequence[Path] | None) -> list[Path]:
-    """Lock files among files and folders; the published ones if none are given.
+    """Lock files in files and folders, by default the published ones.
 
     Raises:
         EpisodeError: a place does not exist, or no lock file is there.

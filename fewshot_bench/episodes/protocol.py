@@ -24,7 +24,7 @@ SamplerName = Literal["standard", "disjoint", "dirichlet", "varied"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 SAMPLERS_DEFAULT = -1
-"""A number that the sampler decides."""
+"""Stands for a number that the sampler decides."""
 
 _EPISODES, _RUNS = 3000, 3
 _SETTINGS: dict[SamplerName, dict[str, Any]] = {
@@ -37,15 +37,15 @@ _ALPHA_RANGE = (0.001, 1000)
 
 
 class ProtocolFields(Interface):
-    """What decides which images are in an episode, as stored outcomes record it too."""
+    """The fields that decide which images are in an episode, of a protocol or of stored outcomes."""
 
     @property
     def dataset(self) -> str:
-        """Its name."""
+        """Name of the dataset."""
 
     @property
     def split(self) -> str:
-        """Which part of the dataset: "base", "validation" or "novel"."""
+        """Split of the dataset: "base", "validation" or "novel"."""
 
     @property
     def way(self) -> int:
@@ -65,15 +65,15 @@ class ProtocolFields(Interface):
 
     @property
     def sampler_version(self) -> int:
-        """Of the sampler that drew the episodes."""
+        """Version of the sampler."""
 
     @property
     def sampler(self) -> str:
-        """Its name."""
+        """Name of the sampler."""
 
     @property
     def sampler_settings(self) -> Mapping[str, Any]:
-        """What it was told."""
+        """Settings of the sampler."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,19 @@ class Protocol:
     Attributes:
         dataset: name of the dataset.
         split: "base", "validation" or "novel".
-        way: N, classes per episode; the most of them where the sampler varies it.
-        shot: K, labelled images per class; the most of them where the sampler varies it.
-        query: Q, images per class to classify; on average where the sampler divides them unevenly.
-        episodes: episodes per run, 3,000 by default. Of the disjoint sampler: all that there are, by default, which
-            stays `SAMPLERS_DEFAULT` until `settled` knows the class sizes.
-        runs: seeded sequences of episodes, 3 by default, and 1 of the disjoint sampler.
+        way: N, classes per episode; the largest number if the sampler varies it.
+        shot: K, labelled images per class; the largest number if the sampler varies it.
+        query: Q, images per class to classify; the average if the sampler divides them unevenly.
+        episodes: per run, 3,000 by default. The disjoint sampler takes all there are by default, which is
+            `SAMPLERS_DEFAULT` until `resolved_protocol` knows the class sizes.
+        runs: seeded sequences of episodes, 3 by default, and 1 for the disjoint sampler.
         seed: any integer.
         sampler_version: raised only if the sampler's output ever had to change.
-        sampler: "standard": every task anew from the whole split. "disjoint": no image is in two tasks. "dirichlet":
-            uneven queries. "varied": way and shot differ from task to task.
-        alpha: of the symmetric Dirichlet distribution of the "dirichlet" sampler, in thousandths from 0.001 to 1,000;
-            2 by default.
-        least_way: of the "varied" sampler; 2 by default.
-        least_shot: of the "varied" sampler; 1 by default.
+        sampler: "standard" draws every task from the whole split, "disjoint" puts no image in two tasks, "dirichlet"
+            divides the queries unevenly, "varied" draws way and shot too.
+        alpha: concentration of the "dirichlet" sampler, in thousandths from 0.001 to 1,000; 2 by default.
+        least_way: smallest way of the "varied" sampler; 2 by default.
+        least_shot: smallest shot of the "varied" sampler; 1 by default.
 
     Raises:
         EpisodeError: a value is out of range, or does not go with the sampler.
@@ -132,7 +131,7 @@ class Protocol:
         self._check_least("shot", self.least_shot, 1, self.shot)
 
     def _fill_in(self) -> None:
-        """Give what was left out its default.
+        """Set the defaults.
 
         Raises:
             EpisodeError: a setting belongs to another sampler.
@@ -153,10 +152,10 @@ class Protocol:
             object.__setattr__(self, "episodes", _EPISODES)
 
     def _check_bounds(self) -> None:
-        """Refuse what cannot be stored, before any memory is taken; what is too small is refused when it is drawn.
+        """Refuse what cannot be stored; what is too small is refused when it is drawn.
 
         Raises:
-            EpisodeError: a number is too large, or is none.
+            EpisodeError: a number is too large, or is not a whole number.
         """
         for name, most in (("way", LARGEST_WAY), ("shot", LARGEST_SIZE), ("query", LARGEST_SIZE), ("runs", MOST_RUNS)):
             if not _is_whole(value := getattr(self, name)) or value > most:
@@ -177,7 +176,7 @@ class Protocol:
             )
 
     def _check_least(self, name: str, least: int | None, smallest: int, largest: int) -> None:
-        """Refuse an empty range; a task that would itself be empty is refused when it is drawn."""
+        """Refuse an empty range; an empty task is refused when it is drawn."""
         if least is None or largest < smallest:
             return
         if not isinstance(least, int) or not smallest <= least <= largest:
@@ -188,7 +187,7 @@ class Protocol:
 
     @classmethod
     def of(cls, fields: ProtocolFields) -> Protocol:
-        """The protocol that stored outcomes name; how many episodes there are, they do not say.
+        """The protocol of stored outcomes, without a number of episodes.
 
         Raises:
             EpisodeError: a setting of the sampler is missing, unknown or out of range, or the version is another.
@@ -225,16 +224,16 @@ class Protocol:
 
     @property
     def sampler_settings(self) -> dict[str, Any]:
-        """What the sampler was told, by name; empty for the standard one."""
+        """The settings of the sampler by name; none for the standard sampler."""
         return {name: getattr(self, name) for name in _SETTINGS[self.sampler]}
 
     @property
     def query_columns(self) -> int:
-        """The most queries that one class of an episode can have."""
+        """The largest number of queries of one class."""
         return self.way * self.query if self.sampler == "dirichlet" else self.query
 
     def as_fields(self) -> dict[str, Any]:
-        """The fields that mean something, e.g. for a lock file; those of other samplers are left out."""
+        """The fields for a lock file, without those of other samplers."""
         fields = asdict(self)
         if self.sampler == "standard":
             del fields["sampler"]
@@ -254,7 +253,7 @@ def sampler_name(text: str) -> SamplerName:
 
 
 def _checked_alpha(alpha: float) -> float:
-    """Alpha as a float: outcomes of alpha 2 and of alpha 2.0 are the same."""
+    """Alpha as a float, so that 2 and 2.0 are the same."""
     low, high = _ALPHA_RANGE
     if not low <= alpha <= high or abs(1000 * alpha - round(1000 * alpha)) > 1e-6:
         raise EpisodeError(f"--alpha should be from {low} to {high:,} with at most three decimals, not {alpha}.")
@@ -266,7 +265,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A value in a sentence; Python itself refuses to write the longest whole numbers."""
+    """A value in a sentence; Python refuses to print very long whole numbers."""
     if isinstance(value, int) and abs(value) >= 10**50:
         return "one of more than 50 digits"
     return f"{value:,}" if isinstance(value, int) else repr(value)[:50]

@@ -1,7 +1,4 @@
-"""Draw episodes as pure functions of (dataset name, split, seed, run, episode number), whichever sampler draws them.
-
-Which sampler draws what: image indices, classes and the number of episodes, from the class sizes alone.
-"""
+"""Drawing episodes as a pure function of dataset name, split, seed, run and episode number, by any sampler."""
 
 from __future__ import annotations
 
@@ -14,12 +11,12 @@ from numpy.typing import NDArray
 
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, Protocol, ProtocolFields
+from fewshot_bench.episodes.random_words import random_key
 from fewshot_bench.episodes.samplers import (
     check_sizes,
     cut,
     dirichlet_episodes,
     disjoint_run,
-    random_key,
     sample_classes,
     sample_indices,
     shapes,
@@ -35,20 +32,10 @@ def draw_groups(
     numbers: NDArray[np.int64],
     class_names: Sequence[str] | None = None,
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
-    """Draw episodes, those of one shape together.
-
-    Args:
-        protocol: way, shot, query, seed and sampler.
-        class_sizes: images per class, in canonical order, [C].
-        run: number of the run, from 0.
-        numbers: which episodes, [E].
-        class_names: names for error messages, [C].
+    """Draw the image indices of episodes, those of one shape together; arguments and errors as for `draw`.
 
     Returns:
         For each group the positions of its episodes among `numbers`, and their `Episodes.images`.
-
-    Raises:
-        EpisodeError: the split has too few classes or images, or not that many episodes.
     """
     sizes = _checked(protocol, class_sizes, class_names)
     size = task_size(protocol.way, protocol.shot, protocol.query, protocol.sampler)
@@ -77,27 +64,18 @@ def draw_groups(
         return [(everything, images)]
     found, member = np.unique(shapes(protocol, run, numbers), axis=0, return_inverse=True)
     groups = [np.flatnonzero(member.reshape(-1) == number) for number in range(len(found))]
-    cuts = [cut(images[some], way, shot, protocol.shot) for some, (way, shot) in zip(groups, found, strict=True)]
+    cuts = [cut(images[rows], way, shot, protocol.shot) for rows, (way, shot) in zip(groups, found, strict=True)]
     return list(zip(groups, cuts, strict=True)) or [(everything, images)]
 
 
 def episode_classes(
     fields: ProtocolFields, class_sizes: Sequence[int], run: int, numbers: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The classes of episodes, without images and without drawing any where that can be.
-
-    Args:
-        fields: a protocol, or what stored outcomes say of it.
-        class_sizes: images per class of the split, in canonical order, [C].
-        run: number of the run, from 0.
-        numbers: which episodes, [E].
+    """The classes of episodes, without drawing images where possible; arguments and errors as for `draw`.
 
     Returns:
-        Position of each class in the canonical order, [E, N], the first being class 0 of the predictions; -1 where the
-        sampler varies the way and an episode has fewer.
-
-    Raises:
-        EpisodeError: the split has too few classes or images, or not that many episodes.
+        Position of each class in the canonical order, [E, N], beginning with class 0 of the predictions; -1 where the
+        sampler varies the way and an episode has fewer classes.
     """
     protocol = fields if isinstance(fields, Protocol) else Protocol.of(fields)
     sizes = _checked(protocol, class_sizes)
@@ -111,25 +89,22 @@ def episode_classes(
     return classes
 
 
-def settled(protocol: Protocol, class_sizes: Sequence[int], class_names: Sequence[str] | None = None) -> Protocol:
-    """The protocol with the number of its episodes, which depends on the class sizes where no image is in two tasks.
-
-    Args:
-        protocol: perhaps without that number.
-        class_sizes: images per class, [C].
-        class_names: names for error messages, [C].
+def resolved_protocol(
+    protocol: Protocol, class_sizes: Sequence[int], class_names: Sequence[str] | None = None
+) -> Protocol:
+    """The protocol with its number of episodes, which the class sizes [C] decide for disjoint tasks.
 
     Raises:
-        EpisodeError: more are asked for than there are, or the split has too few classes or images.
+        EpisodeError: it asks for more than there are, or the split has too few classes or images.
     """
     _checked(protocol, class_sizes, class_names)
     if protocol.sampler != "disjoint":
         return protocol
-    there = len(disjoint_run(tuple(class_sizes), _without_count(protocol)))
+    available = len(disjoint_run(tuple(class_sizes), _without_count(protocol)))
     if protocol.episodes == SAMPLERS_DEFAULT:
-        return replace(protocol, episodes=there)
-    if protocol.episodes > there:
-        raise EpisodeError(_too_many(protocol, there, f"{protocol.episodes:,} were asked for"))
+        return replace(protocol, episodes=available)
+    if protocol.episodes > available:
+        raise EpisodeError(_too_many(protocol, available, f"{protocol.episodes:,} were asked for"))
     return protocol
 
 
@@ -144,16 +119,16 @@ def _disjoint(
     return drawn[numbers]
 
 
-def _too_many(protocol: Protocol, there: int, finding: str) -> str:
+def _too_many(protocol: Protocol, available: int, finding: str) -> str:
     return (
-        f"the {protocol.split} split of {protocol.dataset} has images for {there:,} disjoint episodes of "
+        f"the {protocol.split} split of {protocol.dataset} has images for {available:,} disjoint episodes of "
         f"{protocol.way} classes, {protocol.shot} shots and {protocol.query} queries; {finding}. "
-        f"Use --episodes {there} or fewer, or leave it out."
+        f"Use --episodes {available} or fewer, or leave it out."
     )
 
 
 def _without_count(protocol: Protocol) -> Protocol:
-    """What decides the episodes, so that what is drawn once is found again."""
+    """The protocol without its number of episodes, so that a cached run is found again."""
     return replace(protocol, episodes=SAMPLERS_DEFAULT)
 
 
@@ -211,7 +186,7 @@ class Episodes:
 
     @property
     def queries(self) -> NDArray[np.int32]:
-        """Image indices of the queries and nothing else, class by class, [E, M]; M is N * Q whoever has them."""
+        """Image indices of the queries alone, class by class, [E, M] with M = N * Q."""
         return self.query[self.query >= 0].reshape(len(self), self.way * self.protocol.query)
 
     @property
@@ -231,13 +206,7 @@ def sample_episodes(
     run: int = 0,
     numbers: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> Episodes:
-    """Draw episodes of one run of a protocol from a split.
-
-    Args:
-        split: the images; its dataset and split names are part of the random key.
-        protocol: way, shot, query, seed and sampler.
-        run: number of the run, from 0.
-        numbers: which episodes, [E]; all of the protocol's by default.
+    """Draw episodes of one run of a protocol whose episodes have one shape; arguments as for `sample_by_shape`.
 
     Raises:
         EpisodeError: the protocol is for another split, the split has too few classes or images, or the episodes
@@ -246,7 +215,7 @@ def sample_episodes(
     groups = sample_by_shape(split, protocol, run, numbers)
     if len(groups) > 1:
         raise EpisodeError(
-            f"episodes of the {protocol.sampler} sampler differ in way and shot, so they are no single array. "
+            f"episodes of the {protocol.sampler} sampler differ in way and shot and do not fit into one array. "
             "Use sample_by_shape, which gives those of each shape."
         )
     return groups[0]
@@ -258,7 +227,7 @@ def sample_by_shape(
     run: int = 0,
     numbers: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> list[Episodes]:
-    """Draw episodes of one run, those of the same way and shot together.
+    """Draw episodes of one run of a protocol from a split, those of the same way and shot together.
 
     Args:
         split: the images; its dataset and split names are part of the random key.
@@ -278,7 +247,7 @@ def sample_by_shape(
             f"{split.name} split of {split.dataset}."
         )
     if numbers is None:
-        numbers = np.arange(settled(protocol, split.class_sizes, split.class_names).episodes)
+        numbers = np.arange(resolved_protocol(protocol, split.class_sizes, split.class_names).episodes)
     chosen = np.asarray(numbers, dtype=np.int64)
     return draw(
         protocol, split.class_sizes, run, chosen, split.class_names, dataset_fingerprint=split.dataset_fingerprint
@@ -294,7 +263,7 @@ def draw(
     *,
     dataset_fingerprint: str = "",
 ) -> list[Episodes]:
-    """The same from the class sizes alone, without images.
+    """Draw episodes from the class sizes alone, without images.
 
     Args:
         protocol: way, shot, query, seed and sampler.
@@ -305,10 +274,10 @@ def draw(
         dataset_fingerprint: of the dataset that the indices are for.
 
     Returns:
-        As `sample_by_shape`.
+        One group per shape, as `sample_by_shape`.
 
     Raises:
         EpisodeError: the split has too few classes or images, or not that many episodes.
     """
     groups = draw_groups(protocol, class_sizes, run, numbers, class_names)
-    return [Episodes(protocol, dataset_fingerprint, run, numbers[some], images) for some, images in groups]
+    return [Episodes(protocol, dataset_fingerprint, run, numbers[rows], images) for rows, images in groups]

@@ -1,108 +1,23 @@
-"""The standard sampler: every episode draws its classes and images anew from the whole split.
+"""The four samplers: which images are in an episode, from the class sizes alone.
 
-Any episode can be drawn alone, in any order, on any machine: it gives every class and every image a raw word as its
-key, and takes the smallest keys.
-
-The words do not depend on K, Q or the number of episodes: episode i at 5 shots has the classes, the queries
-and the support images of episode i at 1 shot, and four more support images per class.
-
-Uneven queries: how many of an episode's N * Q queries are of each class follows a Dirichlet distribution.
-
-Veilleux et al. (2021, "Realistic evaluation of transductive few-shot learning") draw proportions from a symmetric
-Dirichlet distribution, with alpha = 2, and round them so that they sum to the number of queries. Here each query is of
-a class drawn with those proportions, so that the numbers are Dirichlet-multinomial: the same mean, and a variance that
-is larger by that of the multinomial draw.
-
-The proportions themselves are never made. A Pólya urn gives the same numbers (Blackwell and MacQueen, 1973): it begins
-with alpha balls of each class, and every ball that is drawn goes back with another one of its class. That takes whole
-numbers alone, so that every machine agrees, where logarithms or quantiles of gamma variates would not.
-
-Tasks without re-use of images: no image of the split is in two of them.
-
-Lafargue et al. (2024, "Oops, I Sampled it Again: Reinterpreting Confidence Intervals in Few-Shot Learning") call the
-interval over such tasks *open*: it covers which images happened to be in the split, and not only which tasks were drawn
-from them, because no two tasks share an image. It is wider, and there are few tasks.
-
-The images of each class are shuffled once. An episode takes N classes, evenly among those that still have K + Q images,
-and the next K + Q images of each. The run ends when fewer than N classes are left.
-
-Tasks whose way and shot vary: each number of classes, and each number of shots, is equally likely.
-
-Triantafillou et al. (2020, "Meta-Dataset") argue that a method should be judged on tasks of many sizes. Theirs depend
-on the sizes of the classes and have uneven support sets; here way and shot are drawn evenly and independently of each
-other, and the support set is as large for every class.
-
-Episode i is the standard episode i of the largest way and shot, cut to its first classes and their first support
-images.
-
-Raw 64-bit words, and the choices that are made with them.
-
-NumPy promises that the raw words of a bit generator never change, and no such thing of `Generator` methods.
-So everything is drawn from raw words of Philox (Salmon et al., 2011, "Parallel random numbers: as easy as
-1, 2, 3"), each episode at a counter of its own.
+The standard sampler draws every episode anew from the whole split: every class and every image gets a raw random word
+as its key, and the smallest keys are taken. So any episode can be drawn alone, in any order, on any machine. The words
+do not depend on K, Q or the number of episodes: episode i at 5 shots has the classes, queries and support images of
+episode i at 1 shot, and four more support images per class. The other samplers start from the same classes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.episodes.protocol import SAMPLER_VERSION, Protocol
+from fewshot_bench.episodes.protocol import Protocol
+from fewshot_bench.episodes.random_words import EXTRAS, NEVER, random_key, raw_words, smallest
 from fewshot_bench.errors import EpisodeError
 from fewshot_bench.limits import LARGEST_CLASS, MOST_CLASSES, MOST_WORDS
-
-# The low bits of a key hold the position it belongs to: keys are unique, and a partial sort of plain integers
-# gives the positions without argsort, which is three times slower. 44 random bits remain.
-_POSITION_MASK = np.uint64(LARGEST_CLASS - 1)
-NEVER = np.uint64(np.iinfo(np.uint64).max)
-"""The key of what must not be chosen."""
-
-TASKS, EXTRAS = 0, 1
-"""Streams of words: the keys of classes and images; and whatever else a sampler draws."""
-
-
-def random_key(dataset: str, split: str, seed: int) -> NDArray[np.uint64]:
-    """The key of Philox for the episodes of a split, uint64 [2]."""
-    name = json.dumps(["fewshot-bench episodes", SAMPLER_VERSION, dataset, split, seed])
-    return np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u8").astype(np.uint64)
-
-
-def raw_words(
-    key: NDArray[np.uint64], run: int, numbers: NDArray[np.int64], count: int, stream: int = TASKS
-) -> NDArray[np.uint64]:
-    """The first words of some episodes; the counter is (block, episode, run, stream).
-
-    Args:
-        key: as `random_key` makes it.
-        run: number of the run, from 0.
-        numbers: of the episodes, [E].
-        count: words of each.
-        stream: `TASKS` or `EXTRAS`.
-
-    Returns:
-        uint64 [E, count].
-    """
-    words = np.empty((len(numbers), count), dtype=np.uint64)
-    counter = np.zeros(4, dtype=np.uint64)
-    counter[2], counter[3] = run, stream
-    for row, number in enumerate(numbers):
-        counter[1] = number
-        words[row] = np.random.Philox(key=key, counter=counter).random_raw(count)
-    return words
-
-
-def smallest(keys: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
-    """Positions of the `count` smallest keys along the last axis, smallest first."""
-    tagged = (keys & ~_POSITION_MASK) | np.arange(keys.shape[-1], dtype=np.uint64)
-    chosen = np.partition(tagged, count - 1, axis=-1)[..., :count]
-    chosen.sort(axis=-1)
-    return (chosen & _POSITION_MASK).astype(np.int64)
-
 
 _WORDS_AT_ONCE = 1 << 21
 
@@ -144,11 +59,11 @@ def sample_indices(
     check_sizes(sizes, dataset, split, way, shot, query, class_names)
     offsets = first_rows(sizes)
     episodes = np.empty((len(numbers), way, shot + query), dtype=np.int32)
-    for some, classes, keys in keyed_episodes(sizes, random_key(dataset, split, seed), way, run, numbers):
+    for rows, classes, keys in keyed_episodes(sizes, random_key(dataset, split, seed), way, run, numbers):
         ranked = smallest(keys, query + shot)
         # Queries take the first keys, so that they stay the same when K grows.
         support_first = np.concatenate([ranked[..., query:], ranked[..., :query]], axis=-1)
-        episodes[some] = support_first + offsets[classes][..., None]
+        episodes[rows] = support_first + offsets[classes][..., None]
     return episodes
 
 
@@ -157,47 +72,32 @@ def keyed_episodes(
 ) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.uint64]]]:
     """The classes of episodes and the keys of their images, some episodes at a time.
 
-    Args:
-        sizes: images per class, [C].
-        key: as `random_key` makes it.
-        way: N.
-        run: number of the run.
-        numbers: episode numbers, [E].
-
     Yields:
-        Which of the episodes, their classes [e, N], and the keys of the images of each class, [e, N, S], where S is
-        the size of the largest class; `NEVER` where a class has fewer.
+        Which of the episodes, their classes [e, N], and the keys of the images of each class, [e, N, S] for the size S
+        of the largest class; `NEVER` beyond the end of a class.
     """
     words_per_episode = len(sizes) + way * int(sizes.max())
     chunk = max(1, _WORDS_AT_ONCE // words_per_episode)
     for start in range(0, len(numbers), chunk):
-        some = slice(start, start + chunk)
-        words = raw_words(key, run, numbers[some], words_per_episode)
+        rows = slice(start, start + chunk)
+        words = raw_words(key, run, numbers[rows], words_per_episode)
         classes = smallest(words[:, : len(sizes)], way)
         keys = words[:, len(sizes) :].reshape(len(words), way, -1)
         absent = np.arange(keys.shape[2]) >= sizes[classes][..., None]
         if absent.any():
             keys[absent] = NEVER
-        yield some, classes, keys
+        yield rows, classes, keys
 
 
 def sample_classes(
     classes: int, key: NDArray[np.uint64], way: int, run: int, numbers: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The classes of episodes alone, which take few words, [E, N].
-
-    Args:
-        classes: C, how many the split has.
-        key: as `random_key` makes it.
-        way: N.
-        run: number of the run.
-        numbers: episode numbers, [E].
-    """
+    """The classes of episodes alone, which take few words, [E, N], of a split with C classes."""
     chosen = np.empty((len(numbers), way), dtype=np.int64)
     chunk = max(1, _WORDS_AT_ONCE // classes)
     for start in range(0, len(numbers), chunk):
-        some = slice(start, start + chunk)
-        chosen[some] = smallest(raw_words(key, run, numbers[some], classes), way)
+        rows = slice(start, start + chunk)
+        chosen[rows] = smallest(raw_words(key, run, numbers[rows], classes), way)
     return chosen
 
 
@@ -215,10 +115,10 @@ def check_sizes(
     query: int,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """See that every class has room for K + Q images, and that there are N of them.
+    """Check that there are N classes, and K + Q images in every class.
 
     Raises:
-        EpisodeError: it has not, or a task would be empty.
+        EpisodeError: there are fewer, or a task would be empty.
     """
     for value, name, least in ((way, "way", 2), (shot, "shot", 1), (query, "query", 1)):
         if value < least:
@@ -264,9 +164,14 @@ _BALL = 1000  # alpha has three decimals
 def dirichlet_episodes(
     sizes: NDArray[np.int64], protocol: Protocol, run: int, numbers: NDArray[np.int64]
 ) -> NDArray[np.int32]:
-    """Draw episodes whose classes are those of the standard sampler.
+    """Draw episodes with uneven queries: how many of the N * Q are of each class follows a Dirichlet distribution.
 
-    The images of a class are in the order of their keys: its queries first, then its K support images.
+    Veilleux et al. (2021, "Realistic evaluation of transductive few-shot learning") draw proportions from a symmetric
+    Dirichlet distribution, with alpha = 2, and round them. Here each query is of a class drawn with such proportions,
+    so the numbers are Dirichlet-multinomial: the same mean, and the variance of the multinomial draw on top. A Pólya
+    urn gives these numbers without the proportions (Blackwell and MacQueen, 1973): it begins with alpha balls of each
+    class, and every drawn ball goes back with another of its class. That takes whole numbers alone, on which all
+    machines agree, as they might not on quantiles of gamma variates.
 
     Args:
         sizes: images per class, [C], at least K + Q each.
@@ -280,27 +185,23 @@ def dirichlet_episodes(
     way, shot, columns = protocol.way, protocol.shot, protocol.query_columns
     key, offsets = random_key(protocol.dataset, protocol.split, protocol.seed), first_rows(sizes)
     episodes = np.full((len(numbers), way, shot + columns), -1, dtype=np.int32)
-    for some, classes, keys in keyed_episodes(sizes, key, way, run, numbers):
-        words = raw_words(key, run, numbers[some], columns, EXTRAS)
+    for rows, classes, keys in keyed_episodes(sizes, key, way, run, numbers):
+        words = raw_words(key, run, numbers[rows], columns, EXTRAS)
         counts = urn_counts(words, protocol.sampler_settings["alpha"], sizes[classes] - shot)
         ranked = smallest(keys, min(shot + columns, keys.shape[2])) + offsets[classes][..., None]
         supported = counts[..., None] + np.arange(shot)
-        episodes[some, :, :shot] = np.take_along_axis(ranked, supported, axis=2)
+        episodes[rows, :, :shot] = np.take_along_axis(ranked, supported, axis=2)
         asked = np.arange(min(columns, ranked.shape[2]))
         queries = np.where(asked < counts[..., None], ranked[..., : len(asked)], -1)
-        episodes[some, :, shot : shot + len(asked)] = queries
+        episodes[rows, :, shot : shot + len(asked)] = queries
     return episodes
 
 
 def urn_counts(words: NDArray[np.uint64], alpha: float, capacity: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Balls of each class that are drawn from Pólya urns.
-
-    A class that has given all of its images leaves the urn; where none can run out, the numbers are
-    Dirichlet-multinomial.
+    """Draw balls of each class from Pólya urns; a class that has given all of its images leaves the urn.
 
     Args:
-        words: one per draw, uint64 [E, M]; that a remainder of 64 bits is not exactly even shifts no probability by
-            more than 1e-10.
+        words: one per draw, uint64 [E, M]; the bias of their remainders is below 1e-10.
         alpha: balls of each class at the beginning, in thousandths.
         capacity: the most that each class can give, [E, N], M or more in all.
 
@@ -322,7 +223,14 @@ def urn_counts(words: NDArray[np.uint64], alpha: float, capacity: NDArray[np.int
 
 @lru_cache(maxsize=8)
 def disjoint_run(class_sizes: tuple[int, ...], protocol: Protocol) -> NDArray[np.int32]:
-    """All episodes that there are; each depends on those before it, so they are drawn together.
+    """Draw all episodes without re-use of images, together because each depends on those before it.
+
+    Lafargue et al. (2024, "Oops, I Sampled it Again: Reinterpreting Confidence Intervals in Few-Shot Learning") call
+    the interval over such tasks *open*: it also covers which images the split happens to hold, because no two tasks
+    share an image. It is wider, and there are few tasks.
+
+    The images of each class are shuffled once. An episode takes N classes, evenly among those that still have K + Q
+    images, and the next K + Q images of each. The run ends when fewer than N classes are left.
 
     Args:
         class_sizes: images per class, [C], at least K + Q each.
@@ -332,7 +240,7 @@ def disjoint_run(class_sizes: tuple[int, ...], protocol: Protocol) -> NDArray[np
         Image indices within the split, support first, int32 [E, N, K + Q], read-only.
 
     Raises:
-        EpisodeError: the split has too many images for that.
+        EpisodeError: the split has too many images.
     """
     sizes = np.asarray(class_sizes, dtype=np.int64)
     if len(sizes) * int(sizes.max()) > MOST_WORDS:
@@ -361,7 +269,7 @@ def disjoint_run(class_sizes: tuple[int, ...], protocol: Protocol) -> NDArray[np
 
 
 def _shuffled(sizes: NDArray[np.int64], key: NDArray[np.uint64]) -> NDArray[np.int32]:
-    """The images of each class in random order, int32 [C, S]; what is beyond the end of a class comes last."""
+    """The images of each class in random order, int32 [C, S]; places beyond the end of a class come last."""
     largest = int(sizes.max())
     keys = raw_words(key, 0, np.arange(len(sizes)), largest, EXTRAS)
     keys[np.arange(largest) >= sizes[:, None]] = NEVER
@@ -369,7 +277,12 @@ def _shuffled(sizes: NDArray[np.int64], key: NDArray[np.uint64]) -> NDArray[np.i
 
 
 def shapes(protocol: Protocol, run: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Way and shot of episodes, [E, 2]."""
+    """Way and shot of episodes of varied size, [E, 2].
+
+    Triantafillou et al. (2020, "Meta-Dataset") judge methods on tasks of many sizes. Theirs depend on the sizes of the
+    classes and have uneven support sets; here way and shot are drawn evenly and independently. Episode i is the
+    standard episode i of the largest way and shot, cut by `cut`.
+    """
     words = raw_words(random_key(protocol.dataset, protocol.split, protocol.seed), run, numbers, 2, EXTRAS)
     settings = protocol.sampler_settings
     least = np.array([settings["least_way"], settings["least_shot"]], dtype=np.int64)
@@ -378,13 +291,6 @@ def shapes(protocol: Protocol, run: int, numbers: NDArray[np.int64]) -> NDArray[
 
 
 def cut(images: NDArray[np.int32], way: int, shot: int, largest_shot: int) -> NDArray[np.int32]:
-    """The first classes, with their first support images and all of their queries.
-
-    Args:
-        images: support first, [E, N, K + Q].
-        way: how many classes to keep.
-        shot: how many support images of each.
-        largest_shot: K.
-    """
+    """The first classes of episodes [E, N, K + Q], with their first support images and all queries."""
     kept = images[:, :way]
     return np.concatenate([kept[..., :shot], kept[..., largest_shot:]], axis=2)

@@ -1,1 +1,1 @@
-"""Fine-tuning a backbone on each support set, many episodes at once."""
+"""Learning on support sets: fine-tuning a backbone for many episodes at once."""

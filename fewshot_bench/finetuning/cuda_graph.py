@@ -1,7 +1,7 @@
 """A training step recorded once and replayed: on a GPU as a CUDA graph, without a hundred launches per step.
 
-Everything that changes from step to step, the inputs, the step's number, and the learning rate in the optimiser, lies
-in tensors that stay where they are. Random numbers are functions of the step's number, so a replay draws new ones.
+Everything that changes from step to step (inputs, step number, learning rate) lies in tensors that keep their place.
+Random numbers are functions of the step number, so a replay draws new ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Step = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 """Inputs [E, 2B, ...], chosen images [E, B] or None, keys [E] and the number of the step to the losses, [E]."""
 
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
-"""Something that runs to something that does the same again."""
+"""From something to run to something that runs it again."""
 
 _WARM_UP_STEPS = 3
 
@@ -25,13 +25,13 @@ class ReplayedStep:
     """A step whose arguments are copied into tensors that stay in their place."""
 
     def __init__(self, step: Step, inputs: Tensor, chosen: Tensor | None, keys: Tensor, capture: Capture) -> None:
-        """Record a step; it runs a few times, so weights and optimiser must be set to their beginning afterwards.
+        """Record a step by running it a few times; weights and optimiser must be reset afterwards.
 
         Args:
             step: what to record.
-            inputs: of the shape that all steps have.
-            chosen: likewise, or None for all steps.
-            keys: likewise.
+            inputs: of the shape that all steps have, as `chosen` and `keys` are.
+            chosen: None if it is None in all steps.
+            keys: of the episodes.
             capture: `cuda_graph`, or something that behaves like it.
         """
         self._inputs, self._chosen, self._keys = (
@@ -40,7 +40,7 @@ class ReplayedStep:
             keys.clone(),
         )
         self._number = torch.zeros((), dtype=torch.int64, device=keys.device)
-        self._again = capture(lambda: step(self._inputs, self._chosen, self._keys, self._number))
+        self._replay = capture(lambda: step(self._inputs, self._chosen, self._keys, self._number))
 
     def __call__(self, inputs: Tensor, chosen: Tensor | None, keys: Tensor, number: int) -> Tensor:
         """Run the step on other arguments; the losses, [E]."""
@@ -49,7 +49,7 @@ class ReplayedStep:
         self._number.fill_(number)
         if self._chosen is not None and chosen is not None:
             self._chosen.copy_(chosen)
-        return self._again().clone()
+        return self._replay().clone()
 
     def fits(self, inputs: Tensor) -> bool:
         """Whether arguments of that shape can be replayed."""
@@ -57,11 +57,7 @@ class ReplayedStep:
 
 
 def cuda_graph(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Capture what runs on the current CUDA device; where that cannot be done, go on without.
-
-    Args:
-        run: the same work on the same tensors each time; it is run a few times first.
-    """
+    """Capture work on the current CUDA device, after a few runs; where that fails, run it without a graph."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

@@ -1,23 +1,17 @@
-"""The linear heads of many episodes, on the encoder's output or on the logits of the base classes.
-
-What batch normalisation normalises with: the pretrained statistics, the support set's, or the queries'.
-"""
+"""The linear heads of many episodes, on the encoder's output or on the logits of the base classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear, normalize
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fewshot_bench.backbones.base_head import BaseHead
 from fewshot_bench.finetuning.recipe import HeadStart
 
-# As in torch's `normalize`: embeddings of nothing but zeros give a head of zeros.
+# As in torch's `normalize`: embeddings of zeros give a head of zeros.
 _SMALLEST_NORM = 1e-12
 
 
@@ -30,7 +24,7 @@ class StackedHead:
     """
 
     def __init__(self, episodes: int, way: int, embedding_size: int, *, like: Tensor) -> None:
-        """Make room for weights of the device and type of a tensor."""
+        """Allocate weights of the device and dtype of a tensor."""
         self.weight = like.new_zeros(episodes, way, embedding_size).requires_grad_()
         self.bias = like.new_zeros(episodes, way).requires_grad_()
 
@@ -47,7 +41,7 @@ class StackedHead:
                 by cosine wins; "support" at the mean of its embeddings with length one, for normalised queries
                 (Dhillon et al., 2020); "zero" prefers no class.
             support: embeddings of the plain support images, [E, N, K, D].
-            scale: of the logits at the beginning: a cosine of one becomes about that much. Not for "support".
+            scale: about the logit of a cosine of one at the beginning; not for "support".
         """
         self.bias.zero_()
         if how == "zero":
@@ -62,33 +56,20 @@ class StackedHead:
 
 
 def dropped(embeddings: Tensor, uniform: Tensor, rate: float) -> Tensor:
-    """Dropout with the random numbers given.
-
-    Args:
-        embeddings: [E, B, D].
-        uniform: in [0, 1), [E, B * D].
-        rate: share that is dropped.
-    """
+    """Dropout of embeddings [E, B, D] at a rate, with given uniform numbers [E, B * D] in [0, 1)."""
     kept = (uniform >= rate).view_as(embeddings)
     return embeddings * kept / (1 - rate)
 
 
 class StackedBaseHead:
-    """The classifier of the base training, in front of the heads; each episode has its own where it is trained.
+    """The classifier of base training, in front of the heads; each episode has its own copy where it is trained.
 
     Attributes:
         trainable: stacked leaf tensors that require gradients, "weight" [E, C, D] and "bias" [E, C], if any.
     """
 
     def __init__(self, head: BaseHead, tuned: Sequence[str], episodes: int, *, like: Tensor) -> None:
-        """Copy a head.
-
-        Args:
-            head: as the backbone was trained with it.
-            tuned: "weight", "bias", both or neither.
-            episodes: E.
-            like: of the device and type of the copies.
-        """
+        """Copy a head for E episodes, its `tuned` tensors trainable, with the device and dtype of a tensor."""
         self._initial = {name: getattr(head, name).to(like) for name in ("weight", "bias")}
         self.trainable = {
             name: self._initial[name].expand(episodes, *self._initial[name].shape).clone().requires_grad_()
@@ -113,52 +94,5 @@ class StackedBaseHead:
 
 
 def tuned_of_base_head(kind: str) -> tuple[str, ...]:
-    """What is trained of the base classifier, by the kind of `Tuning`: it lies behind the last block."""
+    """The trained tensors of the base classifier, by the kind of `Tuning`; it lies behind the last block."""
     return {"all": ("weight", "bias"), "bias": ("bias",)}.get(kind, ())
-
-
-def has_batch_norm(network: nn.Module) -> bool:
-    """Whether any layer normalises over the batch."""
-    return any(isinstance(module, _BatchNorm) for module in network.modules())
-
-
-def use_batch_statistics(network: nn.Module) -> None:
-    """Normalise with the mean and variance of each batch from now on, and remember none.
-
-    Without running statistics a layer in evaluation mode takes those of the batch; that holds for timm's layers too.
-    """
-    for module in _layers(network):
-        module.running_mean = module.running_var = None
-
-
-@torch.no_grad()
-def use_statistics_of(network: nn.Module, forward: Callable[[], Any]) -> None:
-    """Normalise with the mean and variance of one batch from now on, whatever comes next.
-
-    Args:
-        network: whose layers are changed.
-        forward: runs the network on that batch.
-    """
-
-    def remember(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
-        values = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
-        module.running_mean = values.mean(axes)
-        module.running_var = values.var(axes, unbiased=False)
-
-    with _hooked(network, remember):
-        forward()
-
-
-def _layers(network: nn.Module) -> Iterator[_BatchNorm]:
-    return (module for module in network.modules() if isinstance(module, _BatchNorm))
-
-
-@contextmanager
-def _hooked(network: nn.Module, hook: Callable[[nn.Module, tuple[Tensor, ...]], None]) -> Iterator[None]:
-    handles = [module.register_forward_pre_hook(hook) for module in _layers(network)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,7 +1,4 @@
-"""What decides how a backbone is fine-tuned on one support set, apart from the images and the first weights.
-
-The optimiser of stacked weights and the course of its learning rate.
-"""
+"""How a backbone is fine-tuned on one support set: hyper-parameters, optimiser and learning rate."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ EpisodeSchedule = Literal["constant", "cosine"]
 EpisodePrecision = Literal["float32", "bf16", "float64"]
 
 TRAINING_VERSION = 1
-"""Raised when the same recipe gives other weights, for new views or random numbers too; recorded from 2 on."""
+"""Raised when the same recipe gives other weights; recorded from 2 on."""
 
 FRESH = 0
 VIEWS_OF_A_FROZEN_PREFIX = 8
@@ -42,14 +39,14 @@ class EpisodeRecipe:
         lambda_: share of the contrastive term.
         tau: temperature of the contrastive term.
         reading: how the contrastive term takes the mean over positives; None for the default of the loss.
-        tune: which weights of the backbone are trained beside the head: "all", "last:N" blocks, "norm", "bias",
+        tune: which weights of the backbone are trained besides the head: "all", "last:N" blocks, "norm", "bias",
             "lora[:rank]", "head" for none; "norm+last:2", "bias+last:2" and "lora:8+last:2" within the last blocks.
         bn: what batch normalisation normalises with. "frozen": the statistics of the pretrained network. "support":
             those of the views in each step, and of the plain support set for the queries. "transductive": those of
             the views in each step, and of the episode's queries for the queries, which makes the method transductive.
-        views: 0 draws two new augmented views of every support image in every step; V of 2 or more draws two of V
-            that were made once. None is 8 for "head" and where only the last blocks are tuned, so that the output of
-            the layers before is computed once per view, and 0 otherwise.
+        views: 0 makes two new augmented views of every support image in every step; V of 2 or more draws two of V
+            views made once. None is 8 for "head" and "last:N", so that the frozen layers run once per view, and 0
+            otherwise.
         epochs: passes over the support set.
         batch_size: images per step; never more than the support set has.
         optimizer: "adamw" decouples the weight decay, "adam" adds it to the gradient.
@@ -57,10 +54,10 @@ class EpisodeRecipe:
         weight_decay: of weight matrices and filters; biases and normalisations are never decayed.
         dropout: before the linear head.
         schedule: of the learning rate after the warm-up.
-        warmup_epochs: those in which the learning rate rises linearly from nothing.
-        label_smoothing: share of the label that is spread over all classes, in cross-entropy.
-        patience: epochs without a lower training loss of the support set after which an episode keeps the weights
-            it has; 0 never stops early. Nothing but the support set is looked at.
+        warmup_epochs: epochs in which the learning rate rises linearly from zero.
+        label_smoothing: share of the label that cross-entropy spreads over all classes.
+        patience: epochs without a lower training loss of the support set after which an episode keeps its weights;
+            0 never stops early.
         augmentation: what makes the views; "auto" is AutoAugment for colour images and affine for gray ones.
         start: the head's first weights. "centroid" makes the untrained method the nearest class centroid by cosine,
             "zero" leaves all classes alike. "support" is the support-based initialisation of Dhillon et al. (2020):
@@ -75,7 +72,7 @@ class EpisodeRecipe:
             Above 0, each epoch ends with one more update that lowers it, on the queries as they are and without
             dropout, which makes the method transductive. Dhillon et al. (2020) use 1.
         precision: "bf16" runs the network under autocast; weights, head, losses and optimiser stay in float32.
-            "float64" is for checking: several times slower.
+            "float64" is for checks and several times slower.
         seed: of the views, dropout and the order of the images; each episode draws numbers of its own from it.
     """
 
@@ -105,7 +102,7 @@ class EpisodeRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Say the default reading of the loss as None.
+        """Store the default reading of the loss as None.
 
         Raises:
             UnknownNameError: the loss is not known.
@@ -114,7 +111,7 @@ class EpisodeRecipe:
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
 
     def check(self) -> None:
-        """Refuse what cannot be trained.
+        """Refuse values out of range.
 
         Raises:
             StudyError: a value is out of its range.
@@ -139,7 +136,7 @@ class EpisodeRecipe:
             self._expect(_is_finite(value) and 0 <= value < 1, name, "at least 0 and less than 1")
         if self.tune == "head" and self.is_contrastive:
             raise StudyError(
-                f"--tune head leaves the encoder as it is, so the contrastive term of {self.loss} has nothing to move. "
+                f"--tune head does not change the encoder, so the contrastive term of {self.loss} has nothing to move. "
                 "Use --tune last:1, or --adapt finetune-head, whose contrast acts on the head."
             )
         if self.on == "logits" and self.is_contrastive:
@@ -173,7 +170,7 @@ class EpisodeRecipe:
 
     @property
     def views_made_once(self) -> int:
-        """How many views of each image are made once; 0 for new ones in every step."""
+        """How many views of each image are made once; 0 for new views in every step."""
         if self.views is not None:
             return self.views
         return VIEWS_OF_A_FROZEN_PREFIX if self.tune == "head" or "last:" in self.tune else FRESH
@@ -187,9 +184,9 @@ class EpisodeRecipe:
         return math.ceil(support_images / self.batch_size)
 
     def recorded(self) -> dict[str, Any]:
-        """Everything that matters for the result, by name."""
+        """Everything that affects the result, by name."""
         unused = set() if self.is_contrastive else {"lambda_", "tau", "reading"}
-        # What came later than the first outcomes is recorded where it is used: other fingerprints stay as they are.
+        # Fields added after the first release are recorded only where used, so old fingerprints hold.
         unused |= {"on"} if self.on == "embeddings" else set()
         unused |= set() if self.sees_queries else {"query_entropy"}
         unused |= {"scale"} if self.start == "support" else set()
@@ -220,15 +217,9 @@ def _is_finite(value: object) -> bool:
 def stacked_optimizer(
     recipe: EpisodeRecipe, trained: Mapping[str, Tensor], decayed: frozenset[str], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Adam over the weights of all episodes at once.
+    """Adam over the stacked weights of all episodes; the matrices and filters named in `decayed` are decayed.
 
     Adam works element by element, so each episode's weights go exactly where they would go alone.
-
-    Args:
-        recipe: optimizer, learning rate and weight decay.
-        trained: stacked leaf tensors by name.
-        decayed: names of those that are decayed, matrices and filters.
-        device: of the tensors.
     """
     groups = [
         {"params": [w for name, w in trained.items() if name in decayed], "weight_decay": recipe.weight_decay},
@@ -237,7 +228,7 @@ def stacked_optimizer(
     groups = [group for group in groups if group["params"]]
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
     if device.type == "cuda":
-        # A tensor, so that a captured step sees the learning rate change.
+        # In a tensor, a captured step sees the learning rate change.
         rate = torch.tensor(recipe.learning_rate, device=device)
         return kind(groups, lr=rate, fused=True, capturable=True)
     # One fused pass over the weights, instead of a dozen.
@@ -253,22 +244,15 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
-def forget(optimizer: torch.optim.Optimizer) -> None:
-    """Start from the beginning, with the same tensors in the same places."""
+def reset_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Zero the state of an optimiser, keeping its tensors in place."""
     for state in optimizer.state.values():
         for value in state.values():
             value.zero_()
 
 
 def learning_rate(recipe: EpisodeRecipe, step: int, steps: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step.
-
-    Args:
-        recipe: its highest value, warm-up and schedule.
-        step: from 0.
-        steps: of the whole training.
-        steps_per_epoch: warm-up is given in epochs.
-    """
+    """The learning rate of a step, counted from 0, of a training of that many steps."""
     warmup = recipe.warmup_epochs * steps_per_epoch
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup

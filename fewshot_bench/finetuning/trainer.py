@@ -2,72 +2,44 @@
 
 The loss is summed over the episodes and the weights are stacked, so one backward pass gives each episode its own
 gradient and nothing of another's. Transductive fine-tuning (Dhillon et al., 2020) ends every epoch with one more
-update: it lowers the mean Shannon entropy of the predictions for the queries, with the same optimiser.
-
-Stop training an episode when its own support set has nothing more to teach.
-
-Some episodes as a trainer wants them: support, views and queries as inputs of what is trained.
+update, which lowers the mean Shannon entropy of the predictions for the queries, with the same optimiser.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
 from fewshot_bench.errors import StudyError
+from fewshot_bench.finetuning.batch_norm import has_batch_norm, use_batch_statistics, use_statistics_of
 from fewshot_bench.finetuning.cuda_graph import Capture, ReplayedStep, cuda_graph
-from fewshot_bench.finetuning.head import (
-    StackedBaseHead,
-    StackedHead,
-    dropped,
-    has_batch_norm,
-    use_batch_statistics,
-    use_statistics_of,
-)
+from fewshot_bench.finetuning.episode_tasks import FOR_DROPOUT, EpisodeTask, order_of_images
+from fewshot_bench.finetuning.head import StackedBaseHead, StackedHead, dropped
+from fewshot_bench.finetuning.network_parts import NetworkParts
 from fewshot_bench.finetuning.recipe import (
-    FRESH,
     EpisodeRecipe,
-    forget,
     learning_rate,
+    reset_optimizer,
     set_learning_rate,
     stacked_optimizer,
 )
-from fewshot_bench.finetuning.stacked_networks import stacked
-from fewshot_bench.finetuning.tuned_parameters import NetworkParts
-from fewshot_bench.finetuning.views import (
-    FOR_DROPOUT,
-    EpisodeKeys,
-    FreshViews,
-    Normalise,
-    PooledViews,
-    StepViews,
-    by_episode,
-    order_of_images,
-)
+from fewshot_bench.finetuning.stacking import stack_network
 from fewshot_bench.losses import loss_function, reading_of
-from fewshot_bench.training.augmentation import Augmentation
-from fewshot_bench.training.randomness import image_keys, keyed_uniform
+from fewshot_bench.training.randomness import keyed_uniform
 
 
 class EarlyStopping:
-    """Keeps the weights of each episode from when its training loss last stopped falling.
+    """Keeps the weights of each episode from when its training loss stopped falling.
 
-    The others go on, and nobody waits for the device to say who has stopped.
+    All episodes train on, so that the device is never waited for.
     """
 
     def __init__(self, patience: int, weights: Mapping[str, Tensor]) -> None:
-        """Watch some episodes.
-
-        Args:
-            patience: epochs without a lower loss after which an episode stops.
-            weights: stacked, as views that change with training, [E, *shape].
-        """
+        """Watch stacked weights, views [E, *shape]; an episode stops after `patience` epochs without a lower loss."""
         self._patience, self._weights = patience, weights
         self._kept = {name: weight.detach().clone() for name, weight in weights.items()}
         first = next(iter(weights.values()))
@@ -77,7 +49,7 @@ class EarlyStopping:
 
     @torch.no_grad()
     def after_epoch(self, losses: Tensor) -> None:
-        """Look at the mean training loss of each episode, [E]."""
+        """Take the mean training loss of each episode, [E]."""
         self._waited = torch.where(losses < self._lowest, 0, self._waited + 1)
         self._lowest = torch.minimum(self._lowest, losses)
         stops = (self._waited >= self._patience) & ~self.has_stopped
@@ -86,7 +58,7 @@ class EarlyStopping:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Give the episodes that have stopped the weights they had then."""
+        """Restore the kept weights of the episodes that stopped."""
         self._choose(self.has_stopped, self._kept, into=self._weights)
 
     @staticmethod
@@ -97,120 +69,13 @@ class EarlyStopping:
 
 
 @dataclass(frozen=True)
-class EpisodeTask:
-    """Some episodes of one size.
-
-    Attributes:
-        keys: where each episode's random numbers come from.
-        support: inputs of the plain support images, class by class, [E, N * K, ...].
-        views: the augmented views of each step.
-        queries: M, queries per episode.
-        query: inputs of some of the queries, by position, [E, b, ...].
-    """
-
-    keys: EpisodeKeys
-    support: Tensor
-    views: StepViews
-    queries: int
-    query: Callable[[slice], Tensor]
-
-
-@dataclass(frozen=True)
-class ImageTasks:
-    """Makes tasks from the images of a split.
-
-    Attributes:
-        images: uint8 [I, H, W, C].
-        normalise: uint8 [B, C, H, W] -> float [B, C', S, S].
-        augmentation: makes a view from an image and random numbers.
-        parts: the backbone.
-        recipe: whose views and seed count.
-        device: where to train.
-    """
-
-    images: NDArray[np.uint8]
-    normalise: Normalise
-    augmentation: Augmentation
-    parts: NetworkParts
-    recipe: EpisodeRecipe
-    device: torch.device
-
-    def __call__(self, support: NDArray[np.int32], query: NDArray[np.int32], keys: Tensor) -> EpisodeTask:
-        """Prepare some episodes.
-
-        Args:
-            support: image indices, class by class, [E, N * K].
-            query: image indices, [E, M].
-            keys: of the episodes, int64 [E].
-        """
-        both = EpisodeKeys(keys, keys.to(self.device))
-        pixels, questions = self._pixels(support), self._pixels(query)
-        views = self.recipe.views_made_once
-        return EpisodeTask(
-            both,
-            self._inputs(pixels),
-            self._pooled(support, pixels, both, views)
-            if views != FRESH
-            else FreshViews(
-                pixels, both, self.augmentation, self._inputs_of_batch, steps=self.recipe.steps(support.shape[1])
-            ),
-            query.shape[1],
-            lambda some: self._inputs(questions[:, some]),
-        )
-
-    def _pooled(self, support: NDArray[np.int32], pixels: Tensor, keys: EpisodeKeys, views: int) -> StepViews:
-        """Views that are the same in whatever episode an image is."""
-        of_images = image_keys(self.recipe.seed, support.reshape(-1).astype(np.int64))
-        made = []
-        for view in range(1, views + 1):
-            uniform = keyed_uniform(of_images, (view,), self.augmentation.numbers)
-            images = self.augmentation(pixels.flatten(0, 1), uniform).view(pixels.shape)
-            made.append(images if self.parts.first is None else self._inputs(images))
-        pool = torch.stack(made, dim=1)
-        return PooledViews(pool, keys, self._inputs_of_batch if self.parts.first is None else None)
-
-    def _pixels(self, indices: NDArray[np.int32]) -> Tensor:
-        """uint8 [E, B, C, H, W]."""
-        rows = torch.from_numpy(np.asarray(self.images[indices.reshape(-1)])).to(self.device)
-        return rows.permute(0, 3, 1, 2).reshape(*indices.shape, rows.shape[3], *rows.shape[1:3])
-
-    def _inputs(self, pixels: Tensor) -> Tensor:
-        return by_episode(self._inputs_of_batch, pixels)
-
-    def _inputs_of_batch(self, pixels: Tensor) -> Tensor:
-        return self.parts.inputs(self.normalise(pixels))
-
-
-def embedding_task(
-    embeddings: Tensor, images: int, support: NDArray[np.int32], query: NDArray[np.int32], keys: Tensor
-) -> EpisodeTask:
-    """Some episodes of embeddings that were made before.
-
-    Args:
-        embeddings: [(1 + V) * I, D]: the images as they are, then their augmented views, V of 2 or more.
-        images: I.
-        support: image indices, class by class, [E, N * K].
-        query: image indices, [E, M].
-        keys: of the episodes, int64 [E].
-    """
-    both = EpisodeKeys(keys, keys.to(embeddings.device))
-    rows, questions = (torch.from_numpy(some.astype(np.int64)).to(embeddings.device) for some in (support, query))
-    views = len(embeddings) // images - 1
-    pool = torch.stack([embeddings[rows + view * images] for view in range(1, views + 1)], dim=1)
-    return EpisodeTask(
-        both, embeddings[rows], PooledViews(pool, both), query.shape[1], lambda some: embeddings[questions[:, some]]
-    )
-
-
-@dataclass(frozen=True)
 class Adapted:
-    """What fine-tuning some episodes gave.
+    """The result of fine-tuning some episodes.
 
     Attributes:
         logits: of the queries, [E, M, N].
         losses: of every step on the support set, [steps, E].
-        weights: of the backbone and its heads after training, by name, as views that the next episodes overwrite,
-            [E, *shape].
+        weights: of backbone and heads after training, by name, [E, *shape]; the next episodes overwrite them.
     """
 
     logits: Tensor
@@ -219,7 +84,7 @@ class Adapted:
 
 
 class EpisodeTrainer:
-    """Trains E episodes of one size at a time, again and again."""
+    """Trains E episodes of one size at a time."""
 
     def __init__(
         self,
@@ -231,7 +96,7 @@ class EpisodeTrainer:
         shot: int,
         layout: str | None = None,
     ) -> None:
-        """Make room for the weights of all episodes.
+        """Allocate the weights of all episodes.
 
         Args:
             parts: the backbone.
@@ -239,18 +104,18 @@ class EpisodeTrainer:
             episodes: E.
             way: N.
             shot: K.
-            layout: how the episodes lie in memory; by default the fastest that fits the network, see `stacked`.
+            layout: how the episodes lie in memory; by default the fastest for the network, see `stack_network`.
 
         Raises:
             StudyError: the network cannot be stacked, or not with this kind of batch normalisation.
         """
         self.recipe, self.way, self.shot, self.device = recipe, way, shot, parts.sample.device
-        self.stack = stacked(parts.rest, parts.tuned, episodes, parts.sample, layout=layout)
+        self.stack = stack_network(parts.rest, parts.tuned, episodes, parts.sample, layout=layout)
         self._normalises_batches = recipe.bn != "frozen" and has_batch_norm(parts.rest)
         if self._normalises_batches and self.stack.layout != "channels":
             raise StudyError(
-                f"--bn {recipe.bn} needs a network of convolutions, whose episodes lie side by side; "
-                f"{type(parts.rest).__name__} is another kind. Use --bn frozen."
+                f"--bn {recipe.bn} needs a network of convolutions, whose episodes lie side by side, and "
+                f"{type(parts.rest).__name__} is not one. Use --bn frozen."
             )
         self._initial = parts.initial
         self.head = StackedHead(episodes, way, parts.feature_size, like=parts.sample)
@@ -268,7 +133,7 @@ class EpisodeTrainer:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Everything that is trained, as views [E, *shape]."""
+        """All trained weights, as views [E, *shape]."""
         return {**{name: self.stack.weights(name) for name in self._initial}, **self._trained_heads}
 
     @property
@@ -294,22 +159,22 @@ class EpisodeTrainer:
             losses = self._train(task, queries)
         with torch.no_grad():
             logits = self._classify(task, queries)
-        # An episode that stopped early keeps its weights, whatever its losses were afterwards.
+        # The losses of an episode after it stopped early do not matter.
         self._refuse_divergence(losses[:0] if self.recipe.patience else losses, logits)
         return Adapted(logits, losses, self.weights)
 
     def try_step(self, inputs: Tensor) -> None:
-        """One step that counts for nothing, to see what it takes; inputs are [E, 2B, ...]."""
+        """Run one step on inputs [E, 2B, ...] to measure it."""
         images = inputs.shape[1] // 2
         chosen = torch.arange(images, device=self.device).expand(len(inputs), -1) % (self.way * self.shot)
         self._step(inputs, chosen, torch.zeros(len(inputs), dtype=torch.int64, device=self.device), 0)
 
     def try_query_step(self, queries: Tensor) -> None:
-        """The same for the step that lowers the entropy of the queries, [E, M, ...]."""
+        """Run one step on the queries [E, M, ...] to measure it."""
         self._query_step(queries, None, torch.zeros(len(queries), dtype=torch.int64, device=self.device), 0)
 
     def _record_step(self, task: EpisodeTask, queries: Tensor | None) -> None:
-        """Record the steps of a task, if this device replays steps and has not recorded them yet."""
+        """Record the steps of a task, if this device replays steps and has none recorded yet."""
         images = self.way * self.shot
         if self._capture is None or not self.recipe.steps(images):
             return
@@ -330,7 +195,7 @@ class EpisodeTrainer:
         self.stack.load(self._initial)
         if self.base_head is not None:
             self.base_head.load()
-        forget(self.optimizer)
+        reset_optimizer(self.optimizer)
         if self._normalises_batches:
             use_batch_statistics(self.stack.module)
         with torch.no_grad():
@@ -408,8 +273,8 @@ class EpisodeTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         at_once = queries.shape[1] if self._normalises_batches else 2 * self.recipe.batch_size
         entropies = queries.new_zeros(len(queries), dtype=self.head.weight.dtype)
-        for some in torch.split(queries, at_once, dim=1):
-            logs = log_softmax(self.head(self._features(self._embed(some))), dim=-1)
+        for part in torch.split(queries, at_once, dim=1):
+            logs = log_softmax(self.head(self._features(self._embed(part))), dim=-1)
             share = -(logs.exp() * logs).sum(dim=(1, 2)) / queries.shape[1]
             torch.autograd.backward((self.recipe.query_entropy * share).sum())
             entropies += share.detach()
@@ -417,7 +282,7 @@ class EpisodeTrainer:
         return entropies
 
     def _outputs(self, embeddings: Tensor) -> Tensor:
-        """What the heads see before it is normalised: the embeddings, or the logits of the base classes, [E, B, D]."""
+        """Embeddings, or logits of the base classes, before normalisation, [E, B, D]."""
         if self.base_head is None:
             return embeddings
         logits = self.base_head(embeddings)
@@ -429,26 +294,26 @@ class EpisodeTrainer:
         return normalize(outputs, dim=-1) if self.recipe.start == "support" else outputs
 
     def _embed(self, inputs: Tensor) -> Tensor:
-        """Embeddings [E, B, D], in the type of the weights whatever the network computes in."""
+        """Embeddings [E, B, D], in the dtype of the weights."""
         with self._autocast():
             embeddings = self.stack(inputs)
         return embeddings.to(self.head.weight.dtype)
 
     def _autocast(self) -> torch.autocast:
-        """Half precision for the network, if the recipe wants it."""
+        """Half precision for the network, if the recipe asks for it."""
         is_half = self.recipe.precision == "bf16"
-        # Without autocast's cache of weights, which a recorded step could not use again.
+        # A recorded step cannot use autocast's cache of weights.
         return torch.autocast(self.device.type, torch.bfloat16, enabled=is_half, cache_enabled=False)
 
     def _classify(self, task: EpisodeTask, queries: Tensor | None) -> Tensor:
-        """Logits of the queries, [E, M, N]; only transductive batch normalisation sees several of them together."""
+        """Logits of the queries, [E, M, N]; only transductive batch normalisation makes them depend on each other."""
         if self._normalises_batches and self.recipe.bn == "support":
             use_statistics_of(self.stack.module, lambda: self._embed(task.support))
         is_transductive = self._normalises_batches and self.recipe.bn == "transductive"
         at_once = task.queries if is_transductive else max(1, 2 * min(self.recipe.batch_size, self.way * self.shot))
         parts = [slice(start, start + at_once) for start in range(0, task.queries, at_once)]
         inputs = (task.query(part) if queries is None else queries[:, part] for part in parts)
-        return torch.cat([self.head(self._features(self._embed(some))) for some in inputs], dim=1)
+        return torch.cat([self.head(self._features(self._embed(part))) for part in inputs], dim=1)
 
     @staticmethod
     def _refuse_divergence(losses: Tensor, logits: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,12 @@ def export_outcomes(
         datasets: names; all by default.
 
     Returns:
-        How many rows it has. Their columns are those of `SCHEMA`; accuracies are fractions. What is not known is empty.
+        The number of rows. Their columns are those of `SCHEMA`; accuracies are fractions, and unknown values are empty.
 
     Raises:
         AccuracyFileError: the file's name ends otherwise.
         OutcomeError: there are no outcomes, or some are damaged.
-        FewshotBenchError: no method or several are called so.
+        FewshotBenchError: a name fits no method, or several.
     """
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
@@ -79,8 +79,8 @@ def export_outcomes(
 def _chosen(store: OutcomeStore, methods: Sequence[str], datasets: Sequence[str]) -> list[Cell]:
     cells = store.cells()
     if methods:
-        meant = [cells_of_method(cells, name) for name in methods]
-        keys = {cell.key for of_method in meant for same in of_method.values() for cell in same}
+        found = [same for name in methods for same in cells_of_method(cells, name).values()]
+        keys = {cell.key for same in found for cell in same}
         cells = [cell for cell in cells if cell.key in keys]
     if datasets:
         cells = [cell for cell in cells if cell.protocol.dataset in datasets]
@@ -93,18 +93,13 @@ def _table(cell: Cell, name: str, store: OutcomeStore) -> pa.Table:
     protocol = cell.protocol
     frame = store.read(cell, with_predictions=len(protocol.queries_per_episode) > 1)  # which say how many there are
     queries = _queries(protocol, frame)
-    constants = {
-        "method": name,
-        "dataset": protocol.dataset,
-        "split": protocol.split,
-        "tasks": tasks_of(protocol),
-    }
-    is_marked = cell.method.is_transductive
-    is_unknown = protocol.is_claimed and not is_marked  # an import need not say it
+    constants = {"method": name, "dataset": protocol.dataset, "split": protocol.split, "tasks": tasks_of(protocol)}
+    is_transductive = cell.method.is_transductive
+    is_unknown = protocol.is_claimed and not is_transductive  # an import need not say it
     correct = frame["correct"].to_numpy()
     columns: dict[str, Any] = {
         **{key: _constant(value, len(frame)) for key, value in constants.items()},
-        "is_transductive": pa.array(np.full(len(frame), is_marked), mask=np.full(len(frame), is_unknown)),
+        "is_transductive": pa.array(np.full(len(frame), is_transductive), mask=np.full(len(frame), is_unknown)),
         "way": np.full(len(frame), protocol.way),
         "shot": np.full(len(frame), protocol.shot),
         "run": frame["run"].to_numpy(),
@@ -118,7 +113,7 @@ def _table(cell: Cell, name: str, store: OutcomeStore) -> pa.Table:
 
 
 def tasks_of(protocol: ProtocolCard) -> str:
-    """The name of a protocol's episodes, which tells them from others of the same size: under it they are imported."""
+    """The name of a protocol's episodes, which distinguishes them from others of the same size."""
     if protocol.is_claimed:
         return str(protocol.sampler_settings["tasks"])
     return f"{protocol.sampler} seed {protocol.seed} {protocol.fingerprint[:8]}"
@@ -134,19 +129,17 @@ def _queries(protocol: ProtocolCard, frame: pd.DataFrame) -> NDArray[np.int32]:
 
 
 def _classes(cell: Cell, frame: pd.DataFrame) -> pa.Array:
-    """The classes of each episode, by number or by the name that they were imported with; empty where unknown."""
+    """The classes of each episode, by number or by imported name; empty if unknown."""
     if "classes" in frame:
         texts = frame["classes"].to_numpy()
         return pa.array(texts, pa.string(), mask=texts == NO_CLASSES)
-    nothing = pa.nulls(len(frame), pa.string())
-    if not cell.class_sizes:
-        return nothing
     run, episode = (frame[name].to_numpy(np.int64) for name in ("run", "episode"))
-    try:
-        classes = np.sort(classes_of_episodes(cell.protocol, cell.class_sizes, run, episode), axis=1)
-    except FewshotBenchError:
-        return nothing
-    return pa.array([SEPARATOR.join(str(one) for one in row if one >= 0) for row in classes.tolist()], pa.string())
+    with suppress(FewshotBenchError):
+        if cell.class_sizes:
+            classes = np.sort(classes_of_episodes(cell.protocol, cell.class_sizes, run, episode), axis=1)
+            numbers = [[str(number) for number in row if number >= 0] for row in classes.tolist()]
+            return pa.array(map(SEPARATOR.join, numbers), pa.string())
+    return pa.nulls(len(frame), pa.string())
 
 
 def _constant(value: str, rows: int) -> pa.Array:
@@ -164,23 +157,19 @@ def _parquet(path: Path) -> Iterator[Write]:
 
 @contextmanager
 def _csv(path: Path) -> Iterator[Write]:
-    plain = pa.schema([pa.field(one.name, pa.string() if one.type == _NAME else one.type) for one in SCHEMA])
-    options = pc.WriteOptions(quoting_style="needed")
-    with pc.CSVWriter(path, plain, write_options=options) as writer:
+    plain = pa.schema([pa.field(item.name, pa.string() if item.type == _NAME else item.type) for item in SCHEMA])
+    with pc.CSVWriter(path, plain, write_options=pc.WriteOptions(quoting_style="needed")) as writer:
         yield lambda table: writer.write_table(_guarded(table).cast(plain))
 
 
 def _guarded(table: pa.Table) -> pa.Table:
-    """Text that a spreadsheet would run as a formula with an apostrophe in front."""
-    for place, item in enumerate(table.schema):
-        if item.type == _NAME:
-            value = guarded(table.column(place)[0].as_py())
-            table = table.set_column(place, item.name, _constant(value, len(table)))
-        elif item.type == pa.string():
-            column = table.column(place).combine_chunks().dictionary_encode()
-            values = [guarded(text) for text in column.dictionary.to_pylist()]
-            array = pa.DictionaryArray.from_arrays(column.indices, pa.array(values, pa.string()))
-            table = table.set_column(place, item.name, array.cast(pa.string()))
+    """Put an apostrophe before text that a spreadsheet would run as a formula."""
+    for position, item in enumerate(table.schema):
+        if item.type in (_NAME, pa.string()):
+            column = table.column(position).combine_chunks()
+            column = column if item.type == _NAME else column.dictionary_encode()
+            values = pa.array([guarded(text) for text in column.dictionary.to_pylist()], pa.string())
+            table = table.set_column(position, item.name, pa.DictionaryArray.from_arrays(column.indices, values))
     return table
 
 

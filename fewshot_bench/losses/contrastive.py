@@ -1,7 +1,4 @@
-"""The part that SCHaNe, SupCon and SimCLR share: anchors, positives, negatives, in log space.
-
-In how many bits a loss computes, whatever the network does.
-"""
+"""The part that SCHaNe, SupCon and SimCLR share: anchors, positives, negatives, in log space."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from fewshot_bench.errors import ShapeError, StudyError
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """The same values in float32 if they are in fewer bits: a loss at a small temperature needs them."""
+    """The values in float32 or more, which a loss at a small temperature needs."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -96,8 +93,8 @@ def pair_masks(labels: Tensor, *, views: int) -> tuple[Tensor, Tensor]:
 def masked_logsumexp(values: Tensor, mask: Tensor) -> Tensor:
     """Logarithm of the sum of exponentials over the last axis where the mask holds.
 
-    Where it holds nowhere, the result is a very low finite number: minus infinity would be the truth,
-    but turns the gradients of the anchors that are not counted into NaN.
+    Where it holds nowhere, the result is a very low finite number, since minus infinity would turn the gradients of
+    anchors that do not count into NaN.
 
     Args:
         values: [..., B, B].
@@ -115,8 +112,8 @@ def _log_sum_of_negatives(similarity: Tensor, negative: Tensor, beta: Beta) -> T
     log_sum = masked_logsumexp(similarity, negative)
     if beta == "one":
         return log_sum
-    # log sum beta exp(s) in closed form. Forming beta first reads the same but costs one more pass over all
-    # pairs, forward and backward; it would win only if some caller wanted beta as well.
+    # log sum beta exp(s) in closed form. Forming beta first costs another pass over all pairs, forward and backward; it
+    # would win only if a caller needed beta as well.
     log_count = negative.sum(-1).clamp(min=1).to(similarity.dtype).log()
     return log_count + masked_logsumexp(2 * similarity, negative) - log_sum
 

@@ -1,4 +1,4 @@
-"""What every loss of a fine-tuning is to the rest of the project, and the names they go by."""
+"""The interface of a loss, and the registry of losses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor
 
 from fewshot_bench.errors import PluginError, StudyError
 from fewshot_bench.losses.contrastive import Reading
-from fewshot_bench.plugins import described, is_code, is_plugin, is_raised_in_plugin, place_of, plugin_errors
+from fewshot_bench.plugins import described, is_plugin, is_raised_in_plugin, place_of, plugin_errors
 from fewshot_bench.registry import Registry
+from fewshot_bench.user_code import is_code
 
 
 class Loss(Protocol):
-    """Logits and embeddings of the same views to one number per batch, for any leading dimensions.
+    """From logits and embeddings of the same views to one number per batch, for any leading dimensions.
 
-    A loss without a contrastive term pays no attention to `embeddings`, `images`, `lambda_`, `tau` and `reading`.
+    A loss without a contrastive term ignores `embeddings`, `images`, `lambda_`, `tau` and `reading`.
     """
 
     def __call__(
@@ -54,13 +55,10 @@ LOSSES: Registry[Loss] = Registry("loss")
 
 
 def readings_of(loss: str) -> tuple[Reading, ...]:
-    """The readings that a loss offers, its default first; none where it takes no mean over positives.
+    """The readings that a loss offers, its default first; none if it takes no mean over positives.
 
-    The losses of this project say them where they are registered. A loss of the user's own takes both; its default is
-    that of its argument `reading`, or "in", also while nobody has admitted its code.
-
-    Args:
-        loss: its name.
+    The losses of this project register them. A plug-in's loss takes both; its default is that of its argument
+    `reading`, or "in", also before its code is admitted.
 
     Raises:
         UnknownNameError: the loss is not known.
@@ -79,11 +77,7 @@ def readings_of(loss: str) -> tuple[Reading, ...]:
 
 
 def reading_of(loss: str, asked: Reading | None = None) -> Reading:
-    """How a loss takes the mean over positives.
-
-    Args:
-        loss: its name.
-        asked: what somebody wants instead of the loss's default.
+    """How a loss takes the mean over positives: as asked for, or by its default.
 
     Raises:
         UnknownNameError: the loss is not known.
@@ -101,18 +95,14 @@ def reading_of(loss: str, asked: Reading | None = None) -> Reading:
 
 
 def other_reading(loss: str, asked: Reading | None) -> Reading | None:
-    """The reading that somebody wants, or None where it is the loss's default, so that one thing is said in one way.
-
-    Args:
-        loss: its name.
-        asked: None for the default.
+    """The reading asked for, or None if it is the loss's default, so that one value has one spelling.
 
     Raises:
         UnknownNameError: the loss is not known.
         StudyError: the loss has no such reading.
     """
     reading = reading_of(loss, asked)
-    if _is_not_admitted(loss):  # its default will be known when it is
+    if _is_not_admitted(loss):  # its default is known only afterwards
         return asked
     return None if reading == reading_of(loss) else reading
 
@@ -122,7 +112,7 @@ def _is_not_admitted(loss: str) -> bool:
 
 
 def _default_of(function: Loss, argument: str) -> object:
-    """The default of an argument; None where there is none, or the function does not say what it takes."""
+    """The default of an argument; None without one, or if the function has no signature."""
     try:
         return signature(function).parameters[argument].default
     except (KeyError, TypeError, ValueError):
@@ -130,10 +120,7 @@ def _default_of(function: Loss, argument: str) -> object:
 
 
 def loss_function(name: str) -> Loss:
-    """The function of a loss, to be called; what somebody's own returns is checked on every call.
-
-    Args:
-        name: of the loss.
+    """The function of a loss; what a plug-in's loss returns is checked on every call.
 
     Raises:
         UnknownNameError: the loss is not known.
@@ -161,9 +148,9 @@ _ARGUMENTS = "A loss takes (logits, embeddings, labels, images, *, lambda_, tau,
 
 
 def _check(losses: object, logits: Tensor, embeddings: Tensor, name: str, loss: Loss) -> None:
-    """See that what somebody's loss returned can be minimised.
+    """Check that the result of a plug-in's loss can be minimised.
 
-    Whether it is finite is seen where the losses of many steps are, since to look at one waits for the device.
+    Whether it is finite is checked later, together with many steps, since looking at it waits for the device.
 
     Raises:
         PluginError: it cannot.

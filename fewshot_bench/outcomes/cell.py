@@ -1,23 +1,69 @@
-"""A cell: one method on one protocol, described so fully that equal descriptions mean equal outcomes."""
+"""A cell: one method on one protocol, described so fully that equal descriptions mean equal outcomes.
+
+The annotations of the cards say what cell.json may hold. Constructing a card checks none of them; reading and writing a
+description checks all. Method and protocol decide what the outcomes are, so each of their values must be valid. The
+rest is recorded beside them: an invalid value there counts as not recorded.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Strict, TypeAdapter, ValidationError
 
 from fewshot_bench.errors import OutcomeError
-from fewshot_bench.outcomes.cell_schema import CLAIMED_SAMPLER, FORMAT, description_as_json, is_plain, read_description
+from fewshot_bench.limits import (
+    LARGEST_CLASS,
+    LARGEST_SEED,
+    LARGEST_SIZE,
+    LARGEST_TASK,
+    LARGEST_WAY,
+    MOST_CLASSES,
+    task_size,
+)
+from fewshot_bench.outcomes.schema import (
+    LARGEST_COUNT,
+    NAME_RULE,
+    Count,
+    Flag,
+    Plain,
+    PlainMapping,
+    Settings,
+    Text,
+    is_name,
+    is_plain,
+    problem,
+    read_mapping,
+    refusal,
+)
 
+FORMAT = 2
+"""Of cell.json and the parts beside it; raised when older releases would misread them. Absent means 1."""
+LARGEST_DESCRIPTION = 8_000_000
+"""Bytes of a cell.json."""
+CLAIMED_SAMPLER = "claimed"
+"""The sampler of a protocol whose episodes a file claims: see `claimed`."""
 STANDARD_SAMPLER = "standard"
-_LEFT_OUT_WHERE_EMPTY = ("code", "assumes_balanced_queries")
-"""Fields of a method that older cards do not have."""
 TRANSDUCTIVE = " (transductive)"
-"""What stands behind the name of a transductive method wherever people read it."""
-_WITH_EVEN_QUERIES = (STANDARD_SAMPLER, "disjoint", "varied")
+"""What follows the name of a transductive method wherever people read it."""
+_OMITTED_WHERE_EMPTY = ("code", "assumes_balanced_queries")
+_SAMPLERS_WITH_EVEN_QUERIES = (STANDARD_SAMPLER, "disjoint", "varied")
+_LARGEST_FORMAT = 1_000_000
+_MOST_ENTRIES = 10_000  # of each mapping in cell.json
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]{0,40}")
+_Size = Annotated[int, Strict(), Field(ge=1, le=LARGEST_SIZE)]
+_ClassSize = Annotated[int, Strict(), Field(ge=1, le=LARGEST_CLASS)]
+
+
+class NewerFormatError(OutcomeError):
+    """A description has a format that only a later release knows."""
 
 
 def marked(name: str, is_transductive: bool) -> str:
@@ -40,19 +86,20 @@ class MethodCard:
         adaptation: name of the adaptation.
         hyper_parameters: everything that was chosen, as numbers, text, lists and mappings.
         is_transductive: whether queries may inform each other's predictions.
-        code: of the parts that are somebody's own code, by what they are to the method, such as "adaptation": records
-            of `CodeIdentity`. Empty for a method that this project and its dependencies make.
-        assumes_balanced_queries: whether the predictions rest on every class having as many queries as the others.
+        code: a record of `CodeIdentity` for each part that is a user's own code, such as "adaptation".
+        assumes_balanced_queries: whether the predictions rely on equally many queries per class.
     """
 
-    name: str
-    backbone: str
-    weights: str
-    adaptation: str
-    hyper_parameters: dict[str, Any] = field(default_factory=dict, hash=False)
-    is_transductive: bool = False
-    code: dict[str, Any] = field(default_factory=dict, hash=False)
-    assumes_balanced_queries: bool = False
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: Text
+    backbone: Text
+    weights: Text
+    adaptation: Text
+    hyper_parameters: PlainMapping = field(default_factory=dict, hash=False)
+    is_transductive: Flag = False
+    code: PlainMapping = field(default_factory=dict, hash=False)
+    assumes_balanced_queries: Flag = False
 
     def __post_init__(self) -> None:
         # A round trip through JSON turns tuples into lists, so that a card equals itself after reading it back.
@@ -61,16 +108,16 @@ class MethodCard:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of everything but the name; what older cards do not have is left out where it says nothing."""
+        """Digest of everything but the name; the fields that older cards lack are omitted where empty."""
         return _digest({key: value for key, value in self.as_dict().items() if key != "name"})
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields by name; code and an assumption about the queries only where there is one."""
-        return {name: value for name, value in asdict(self).items() if value or name not in _LEFT_OUT_WHERE_EMPTY}
+        """All fields by name; code and the assumption about queries only where set."""
+        return {name: value for name, value in asdict(self).items() if value or name not in _OMITTED_WHERE_EMPTY}
 
     @property
     def label(self) -> str:
-        """The name with the start of the fingerprint, for when two methods share a name."""
+        """The name with the start of the fingerprint, to tell methods of one name apart."""
         return f"{self.name}#{self.fingerprint[:8]}"
 
     @property
@@ -81,7 +128,7 @@ class MethodCard:
 
 @dataclass(frozen=True)
 class ProtocolCard:
-    """Everything that decides what episode i of run r is; how many there are does not.
+    """Everything that decides what episode i of run r is. The number of episodes does not.
 
     Attributes:
         dataset: its name.
@@ -89,28 +136,29 @@ class ProtocolCard:
         split: "base", "validation" or "novel".
         way: N.
         shot: K.
-        query: Q, queries per class; 0 where the episodes are claimed.
+        query: Q, queries per class; 0 if the episodes are claimed.
         seed: of the episodes.
         sampler_version: of the sampler.
-        sampler: which guarantee the tasks have; "standard" draws every task anew from the whole split, and of "claimed"
-            ones only a file says which they are.
-        sampler_settings: what the other samplers can be told.
+        sampler: "standard" draws each task from the whole split; a file claims the tasks of "claimed".
+        sampler_settings: options of the other samplers.
     """
 
-    dataset: str
-    dataset_fingerprint: str
-    split: str
-    way: int
-    shot: int
-    query: int
-    seed: int
-    sampler_version: int
-    sampler: str = STANDARD_SAMPLER
-    sampler_settings: dict[str, Any] = field(default_factory=dict, hash=False)
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    dataset: Text
+    dataset_fingerprint: Text
+    split: Text
+    way: Annotated[int, Strict(), Field(ge=1, le=LARGEST_WAY)]
+    shot: _Size
+    query: Annotated[int, Strict(), Field(ge=0, le=LARGEST_SIZE)]
+    seed: Annotated[int, Strict(), Field(ge=-LARGEST_SEED, le=LARGEST_SEED)]
+    sampler_version: _Size
+    sampler: Text = STANDARD_SAMPLER
+    sampler_settings: Settings = field(default_factory=dict, hash=False)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of all fields; those of the standard sampler are left out, as they were before there were others."""
+        """Digest of all fields but those of the standard sampler, which older cards lack."""
         fields = asdict(self)
         if self.sampler == STANDARD_SAMPLER and not self.sampler_settings:
             del fields["sampler"], fields["sampler_settings"]
@@ -118,23 +166,23 @@ class ProtocolCard:
 
     @property
     def has_even_queries(self) -> bool:
-        """Whether every class of an episode has Q queries, so that the predictions alone say which are correct."""
-        return self.sampler in _WITH_EVEN_QUERIES
+        """Whether every class of an episode has Q queries, so that predictions alone show which are correct."""
+        return self.sampler in _SAMPLERS_WITH_EVEN_QUERIES
 
     @property
     def is_claimed(self) -> bool:
-        """Whether a file claims which episodes these are, so that nothing can verify it."""
+        """Whether only a file says which episodes these are, so that nothing can verify it."""
         return self.sampler == CLAIMED_SAMPLER
 
     @property
     def queries_per_episode(self) -> range:
         """How many queries an episode can have: one number, or several where the way varies.
 
-        Ask it what is in it, and make no list of it: its length is what somebody wrote into a file.
+        Test membership only, and never list it: a stranger's file may decide how long it is.
         """
-        least = self.sampler_settings.get("least_way", self.way)
-        fewest = least if isinstance(least, int) else self.way
-        return range(fewest * self.query, self.way * self.query + 1, max(1, self.query))
+        least_way = self.sampler_settings.get("least_way", self.way)
+        smallest = least_way if isinstance(least_way, int) else self.way
+        return range(smallest * self.query, self.way * self.query + 1, max(1, self.query))
 
     @property
     def task(self) -> str:
@@ -146,6 +194,59 @@ class ProtocolCard:
         return f"{self.dataset}{split} {self.way}-way {self.shot}-shot{sampler}"
 
 
+def _check_protocol(protocol: ProtocolCard) -> ProtocolCard:
+    """Check the values of a protocol that depend on each other."""
+    settings = protocol.sampler_settings
+    if protocol.is_claimed:
+        tasks = settings.get("tasks")
+        if len(settings) != 1 or not isinstance(tasks, str) or not is_name(tasks):
+            raise refusal(f"should be tasks, {NAME_RULE}", settings, "sampler_settings")
+    elif protocol.query < 1:
+        raise refusal("should be 1 or more", protocol.query, "query")
+    if task_size(protocol.way, protocol.shot, protocol.query, protocol.sampler) > LARGEST_TASK:
+        sizes = {name: getattr(protocol, name) for name in ("way", "shot", "query")}
+        raise refusal(f"should have at most {LARGEST_TASK:,} images of an episode", sizes)
+    least_way = settings.get("least_way", protocol.way)
+    if "least_way" in settings and not (type(least_way) is int and 2 <= least_way <= protocol.way):
+        raise refusal(f"should be a whole number from 2 to {protocol.way}", least_way, "sampler_settings", "least_way")
+    return protocol
+
+
+class _StoppingRule(BaseModel):
+    """What `study.until` records of a rule."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Plain] = Field(init=False)
+
+    half_width: Annotated[float, Strict(), Field(gt=0, le=100)]
+    episodes_between_looks: Count = 1
+    max_episodes: Count = 1
+    rule: Text = ""
+
+
+class _Provenance(BaseModel):
+    """The provenance that this release reads; later ones may record more."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Plain] = Field(init=False)
+
+    commands: Annotated[list[Text], Strict(), FailFast()] = []
+    study: PlainMapping = {}
+    git_commit: Text = ""
+    hardware: PlainMapping = {}
+    platform: Text = ""
+    python: Text = ""
+    pretraining: Text = ""
+    peak_bytes: Annotated[int, Strict(), Field(ge=0, le=LARGEST_COUNT)] = 0
+    continued: Annotated[list[PlainMapping], Strict(), FailFast()] = []
+    stopping: Annotated[list[_StoppingRule], Strict(), FailFast()] = []
+
+
+def _check_provenance(values: dict[str, Any]) -> dict[str, Any]:
+    _Provenance.model_validate(values)
+    return values
+
+
 @dataclass(frozen=True)
 class Cell:
     """One method on one protocol.
@@ -154,21 +255,25 @@ class Cell:
         method: what was done.
         protocol: with which episodes.
         versions: of the packages that can change a result; recorded, but not part of the identity.
-        dataset_recipe: how the images came about; recorded likewise, the fingerprint being part of the identity.
+        dataset_recipe: how the images were made; recorded, since the fingerprint is the identity.
         class_sizes: images per class of the split, in canonical order, [C]; with the protocol they say which images
-            are in which episode, so that statistics over classes need no images. Empty where nobody recorded them.
-        provenance: how the outcomes came about, as plain data: the command line, the study's fields, the git commit,
-            the hardware, what the backbone was pretrained on.
-        class_names: of the split, in canonical order, [C]; empty where they are not recorded.
+            are in which episode, so that statistics over classes need no images. Empty if not recorded.
+        provenance: how the outcomes were made, as plain data: the command line, the study's fields, the git commit,
+            the hardware, the backbone's pretraining.
+        class_names: of the split, in canonical order, [C]; empty if not recorded.
     """
 
     method: MethodCard
-    protocol: ProtocolCard
-    versions: dict[str, str] = field(default_factory=dict, hash=False)
-    dataset_recipe: dict[str, Any] = field(default_factory=dict, hash=False)
-    class_sizes: tuple[int, ...] = field(default=(), hash=False)
-    provenance: dict[str, Any] = field(default_factory=dict, hash=False)
-    class_names: tuple[str, ...] = field(default=(), hash=False)
+    protocol: Annotated[ProtocolCard, AfterValidator(_check_protocol)]
+    versions: Annotated[dict[Text, Text], Strict()] = field(default_factory=dict, hash=False)
+    dataset_recipe: Annotated[dict[Text, Plain], Strict()] = field(default_factory=dict, hash=False)
+    class_sizes: Annotated[tuple[_ClassSize, ...], Field(max_length=MOST_CLASSES), FailFast()] = field(
+        default=(), hash=False
+    )
+    provenance: Annotated[dict[str, Any], Strict(), AfterValidator(_check_provenance)] = field(
+        default_factory=dict, hash=False
+    )
+    class_names: Annotated[tuple[Text, ...], Field(max_length=MOST_CLASSES), FailFast()] = field(default=(), hash=False)
 
     @cached_property
     def key(self) -> str:
@@ -185,26 +290,94 @@ class Cell:
 
     @classmethod
     def from_json(cls, text: str) -> Cell:
-        """Read the content of cell.json; what is recorded of another kind than it should be counts as not recorded.
+        """Read the content of cell.json; an invalid value that is not of the identity counts as not recorded.
 
         Raises:
-            OutcomeError: it is no such content, or a value of the method or the protocol is not of its kind.
+            OutcomeError: it is not a description, or a value of the method or the protocol is invalid.
         """
-        found = read_description(text)
-        lists = {name: tuple(found.recorded.get(name, ())) for name in ("class_sizes", "class_names")}
-        recorded = {**found.recorded, **lists}
-        return cls(MethodCard(**found.method), ProtocolCard(**found.protocol), **recorded)
+        return read_description(text).cell
+
+
+_CELL = TypeAdapter(Cell)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a cell.json says.
+
+    Attributes:
+        cell: without what is ignored.
+        content: everything in the file.
+        ignored: what counts as not recorded because it is invalid: its keys, and what is wrong with it.
+    """
+
+    cell: Cell
+    content: dict[str, Any]
+    ignored: dict[tuple[str, ...], str]
+
+
+def description_as_json(content: Mapping[str, Any]) -> str:
+    """The text of a cell.json with this content."""
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def read_description(text: str) -> Description:
+    """Read the content of cell.json as data.
+
+    Raises:
+        NewerFormatError: a later release wrote it.
+        OutcomeError: it is not a description, or a value of the method or the protocol is missing, unknown or invalid.
+    """
+    content = read_mapping(text)
+    _check_format(content)
+    valid: dict[str, Any] = {}
+    for name, value in content.items():
+        valid[name] = dict(value) if isinstance(value, dict) else value
+        if isinstance(value, dict) and len(value) > _MOST_ENTRIES:  # each might become an error
+            raise OutcomeError(f"{name[:40]!r} should have at most {_MOST_ENTRIES:,} entries, not {len(value):,}")
+    ignored: dict[tuple[str, ...], str] = {}
+    while True:
+        try:
+            return Description(_CELL.validate_python(valid), content, ignored)
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_context=False)
+            fatal = next((details for details in errors if details["loc"][0] in ("method", "protocol")), None)
+            if fatal is not None:
+                raise OutcomeError(problem(fatal)) from error
+            found: dict[tuple[str, ...], str] = {}
+            for details in errors:
+                name, *keys = map(str, details["loc"])
+                is_entry = keys and isinstance(valid[name], dict) and keys[0] in valid[name]
+                found.setdefault((name, keys[0]) if is_entry else (name,), problem(details))
+            for path in found:
+                valid[path[0]].pop(path[1]) if len(path) == 2 else valid.pop(path[0])
+            ignored |= found
+
+
+def _check_format(content: Mapping[str, Any]) -> None:
+    found = content.get("format", 1)
+    if type(found) is not int or not 1 <= found <= _LARGEST_FORMAT:
+        raise OutcomeError(f"format should be a whole number from 1 to {_LARGEST_FORMAT:,}, not {reprlib.repr(found)}")
+    if found > FORMAT:
+        versions = content.get("versions")
+        version = versions.get("fewshot-bench") if isinstance(versions, dict) else None
+        newest = version.split(" and ")[-1] if isinstance(version, str) else ""
+        wanted = f"fewshot-bench {newest}" if _VERSION.fullmatch(newest) else "the newest fewshot-bench"
+        raise NewerFormatError(
+            f"was written by a newer fewshot-bench (format {found}; this one reads up to {FORMAT}). Install {wanted} "
+            "or later to use it. Nothing was changed."
+        )
 
 
 def _plain(hyper_parameters: Mapping[str, Any], method: str) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = json.loads(json.dumps(hyper_parameters, allow_nan=False))
-        problem = "" if is_plain(plain) else "they are too deep in each other, or text that is no Unicode"
+        finding = "" if is_plain(plain) else "they are nested too deeply, or hold text that is not Unicode"
     except (TypeError, ValueError, RecursionError) as error:
-        problem = str(error)
-    if problem:
+        finding = str(error)
+    if finding:
         raise OutcomeError(
-            f"hyper-parameters of {method} must be finite numbers, text, lists and mappings to be recorded: {problem}."
+            f"hyper-parameters of {method} must be finite numbers, text, lists and mappings to be recorded: {finding}."
         )
     return plain
 

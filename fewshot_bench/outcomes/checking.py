@@ -1,14 +1,11 @@
-"""Look at everything that is stored of a cell: every byte of every part, the description, and what is missing.
-
-Whether stored predictions give the stored numbers of correct answers.
-"""
+"""Check everything that is stored of a cell: its description, every byte of its parts, and what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,21 +16,21 @@ from fewshot_bench._io.storage import files_under, is_abandoned, is_unfinished, 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.cell_schema import read_description
-from fewshot_bench.outcomes.columns import Columns, Identity
 from fewshot_bench.outcomes.frame import even_truth, positions_of, query_counts
 from fewshot_bench.outcomes.manifest import cell_folders, not_described, read_manifest
 from fewshot_bench.outcomes.packing import Positions
-from fewshot_bench.outcomes.part_file import Part
+from fewshot_bench.outcomes.part import Columns, Identity, Part, numbers_by_run
 from fewshot_bench.outcomes.store import merged, parts_among, with_parts
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 
+_SHOWN = 5
+
 
 def even_rows(cell: Cell, frame: pd.DataFrame) -> list[tuple[pd.DataFrame, Positions, int]]:
-    """Rows with as many predictions each, the true classes of their queries, [E, M], and N.
+    """The rows with each number of predictions, the true classes of their queries, [E, M], and N.
 
     Args:
-        cell: of a protocol in which every class has as many queries.
+        cell: of a protocol with equally many queries per class.
         frame: one row per episode.
     """
     counts = query_counts(frame["predictions"], cell.protocol.way)
@@ -46,13 +43,13 @@ def even_rows(cell: Cell, frame: pd.DataFrame) -> list[tuple[pd.DataFrame, Posit
 
 
 def first_wrong(rows: pd.DataFrame, truth: Positions, way: int, most: int) -> str:
-    """What is wrong with the counts of some episodes, in words; empty where they are what the predictions give.
+    """How the stored counts differ from those that the predictions give, in words; empty if they agree.
 
     Args:
-        rows: of N-way episodes with as many queries each.
+        rows: of N-way episodes with the same number of queries.
         truth: the true classes of the queries, [E, M].
         way: N.
-        most: the classes that an episode of the protocol has at most.
+        most: the largest N of the protocol.
     """
     lengths = query_counts(rows["predictions"], most)
     if (lengths != truth.shape[1]).any():
@@ -78,21 +75,17 @@ def _name(row: pd.Series) -> str:
     return f"run {row['run']}, episode {row['episode']}"
 
 
-T = TypeVar("T")
-_SHOWN = 5
-
-
 @dataclass
 class CellCheck:
-    """What was found.
+    """What a check found.
 
     Attributes:
         key: of the cell, the name of its folder.
-        cell: its description; None where that cannot be read.
-        parts: how many there are.
-        episodes: how many are stored of each run, by run.
+        cell: its description; None if that cannot be read.
+        parts: their number.
+        episodes: the number of stored episodes, by run.
         damage: what is wrong, one sentence each.
-        notes: what is not as it could be.
+        notes: what is missing, ignored or left over.
     """
 
     key: str
@@ -126,14 +119,14 @@ def check_store(folder: Place) -> list[CellCheck]:
 
 
 def check_cell(folder: Place) -> CellCheck:
-    """Check one cell; a part that a compaction removes meanwhile is no damage.
+    """Check one cell; a part that a compaction removes meanwhile is not damage.
 
     Args:
         folder: of the cell.
     """
     try:
         return with_parts(folder, lambda _: _check(folder))
-    except OutcomeError as error:  # of the folder as a whole; the other cells are checked all the same
+    except OutcomeError as error:  # about the folder as a whole; other cells are still checked
         return CellCheck(folder.name, damage=[str(error)])
 
 
@@ -150,103 +143,89 @@ def _check(folder: Place) -> CellCheck:
         found.damage.append(str(error))
         return found
     found.cell = manifest.cell
-    found.notes += [f"not recorded, as it cannot be read: {told}" for told in read_description(manifest.text).left_out]
+    ignored = manifest.description.ignored.values()
+    found.notes += [f"ignored, since it is not valid: {finding}" for finding in ignored]
     identity = Identity.of(manifest.cell)
     if not parts:
         found.notes.append("there are no outcomes. Run that study, or prune the cell.")
     frame = _episodes(found, parts, identity)
     if frame is not None:
-        found.episodes = {run: len(some) for run, some in _by_run(frame).items()}
+        found.episodes = {run: len(numbers) for run, numbers in _numbers(frame).items()}
         if not manifest.cell.protocol.is_claimed:  # whose numbers may be any
             _note_gaps(found, frame)
             _note_counts(found, manifest.cell, frame)
     _note_files(found, folder, names, parts)
-    _caught(found, lambda: _note_failures(found, folder, names, frame))
+    with _noting_damage(found):
+        _note_failures(found, folder, names, frame)
     return found
 
 
 def _episodes(found: CellCheck, parts: Sequence[Part], identity: Identity) -> pd.DataFrame | None:
-    """The episodes of the parts that are whole; None where there are none, or parts disagree."""
-    whole: list[Part] = []
-    columns: list[Columns] = []
+    """The episodes of the undamaged parts; None if there are none, or parts disagree."""
+    whole: dict[Part, Columns] = {}
     for part in parts:
-        read = _caught(found, partial(_read, part, identity))
-        if read is not None:
-            whole.append(part)
-            columns.append(read)
-    return _caught(found, lambda: merged(whole, columns)) if whole else None
+        with _noting_damage(found):
+            whole[part] = part.read(read_bytes(part.location, LARGEST_PART), identity, with_predictions=True)
+    with _noting_damage(found):
+        return merged([*whole], [*whole.values()]) if whole else None
+    return None
 
 
-def _caught(found: CellCheck, look: Callable[[], T]) -> T | None:
-    """What looking gives; None where it found damage, which is noted."""
+@contextmanager
+def _noting_damage(found: CellCheck) -> Iterator[None]:
     try:
-        return look()
+        yield
     except OutcomeError as error:
         found.damage.append(str(error))
-        return None
-
-
-def _read(part: Part, identity: Identity) -> Columns:
-    return part.read(read_bytes(part.place, LARGEST_PART), identity, with_predictions=True)
 
 
 def _note_gaps(found: CellCheck, frame: pd.DataFrame) -> None:
-    """Say which episodes are missing between others or in one of the runs."""
-    numbers = _by_run(frame)
+    """Note which episodes are missing between others, or in one of the runs."""
+    numbers = _numbers(frame)
     end = int(frame["episode"].max()) + 1
     for run in range(max(numbers) + 1):
-        there = numbers.get(run, np.arange(0))
-        if len(there) < end:
-            first = f"{end - len(there):,} of {end:,} episodes, the first of them {first_missing(there)}"
-            found.notes.append(f"run {run} lacks {first}. Run that study again.")
+        stored = numbers.get(run, np.arange(0))
+        if len(stored) < end:
+            missing = f"{end - len(stored):,} of {end:,} episodes, the first of them {first_missing(stored)}"
+            found.notes.append(f"run {run} lacks {missing}. Run that study again.")
 
 
 def _note_counts(found: CellCheck, cell: Cell, frame: pd.DataFrame) -> None:
-    """Say where the predictions are right otherwise than is stored; where tasks are uneven, only an audit can."""
+    """Note counts that differ from those of the predictions; if tasks are uneven, only an audit can tell."""
     if cell.protocol.has_even_queries:
-        wrong = [first_wrong(*group, cell.protocol.way) for group in even_rows(cell, frame)]
-        found.damage += [f"{told}. Do not believe this cell." for told in wrong if told]
+        findings = [first_wrong(*group, cell.protocol.way) for group in even_rows(cell, frame)]
+        found.damage += [f"{finding}. Do not believe this cell." for finding in findings if finding]
 
 
 def first_missing(numbers: NDArray[np.int64]) -> int:
-    """The smallest number that is not among the episodes of a run, which may have any numbers.
-
-    Args:
-        numbers: of the episodes, sorted, each once, [E].
-    """
+    """The smallest number that is not among those of a run's episodes, sorted, each once, [E]."""
     return int(np.argmax(np.append(numbers, -1) != np.arange(len(numbers) + 1)))
 
 
 def _note_files(found: CellCheck, folder: Place, names: Sequence[str], parts: Sequence[Part]) -> None:
-    """Say which files are left over, or look like parts and are none."""
+    """Note files that are left over, or look like parts but are not."""
     unfinished = [last for name in names if is_unfinished(last := name.rpartition("/")[2])]
     if left := sum(map(is_abandoned, unfinished)):
         found.notes.append(f"{left} files of interrupted writes; they are removed when the study goes on.")
     if others := len(unfinished) - left:
         found.notes.append(
-            f"{others} unfinished files of processes that may be at work; what is left of another machine's is removed "
-            "when the study goes on a day later."
+            f"{others} unfinished files of processes that may be at work; those of other machines are removed when the "
+            "study goes on a day later."
         )
     known = {part.name for part in parts}
-    odd = [name for name in names if name.endswith(".parquet") and name not in known]
-    found.damage += [f"{folder / name} is no part by its name. Move it away." for name in odd[:_SHOWN]]
-    if len(odd) > _SHOWN:
-        found.damage.append(f"{len(odd) - _SHOWN} more files of {folder} are no parts by their names.")
+    unknown = [name for name in names if name.endswith(".parquet") and name not in known]
+    found.damage += [f"{folder / name} is not a part by its name. Move it away." for name in unknown[:_SHOWN]]
+    if len(unknown) > _SHOWN:
+        found.damage.append(f"{len(unknown) - _SHOWN} more files of {folder} are not parts by their names.")
 
 
 def _note_failures(found: CellCheck, folder: Place, names: Sequence[str], frame: pd.DataFrame | None) -> None:
-    """Say which episodes failed.
-
-    Raises:
-        OutcomeError: a record is damaged.
-    """
-    done = {} if frame is None else _by_run(frame)
+    """Note which episodes failed."""
+    done = {} if frame is None else _numbers(frame)
     for failure in failures.still_open(failures.recorded(folder, names).values(), done):
         first = f"{len(failure.episodes):,} episodes of run {failure.run}, from {failure.episodes[0]}"
         found.notes.append(f"{first}, failed: {failure.reason}")
 
 
-def _by_run(frame: pd.DataFrame) -> dict[int, NDArray[np.int64]]:
-    """The numbers of the episodes of each run."""
-    runs, numbers = frame["run"].to_numpy(), frame["episode"].to_numpy(np.int64)
-    return {int(run): numbers[runs == run] for run in np.unique(runs)}
+def _numbers(frame: pd.DataFrame) -> dict[int, NDArray[np.int64]]:
+    return numbers_by_run(frame["run"].to_numpy(), frame["episode"].to_numpy(np.int64))

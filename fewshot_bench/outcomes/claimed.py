@@ -15,10 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fewshot_bench.errors import ShapeError
-from fewshot_bench.limits import MOST_EPISODES as _MOST_EPISODES
 from fewshot_bench.limits import MOST_RUNS
-from fewshot_bench.outcomes.cell import MethodCard, ProtocolCard
-from fewshot_bench.outcomes.cell_schema import CLAIMED_SAMPLER
+from fewshot_bench.outcomes.cell import CLAIMED_SAMPLER, MethodCard, ProtocolCard
 
 ACCURACY_FILES = (".csv", ".tsv", ".parquet", ".npy", ".npz", ".pt", ".pth", ".safetensors")
 """Suffixes of files that can be imported."""
@@ -29,9 +27,6 @@ UNKNOWN_QUERIES = 0
 NO_CLASSES = ""
 SEPARATOR = ";"
 """Between the classes of an episode."""
-
-MOST_EPISODES = _MOST_EPISODES
-"""Of one import."""
 
 LARGEST_RUN = MOST_RUNS - 1
 LARGEST_EPISODE = int(np.iinfo(np.int32).max) - 1
@@ -49,12 +44,12 @@ CLAIMED_TYPES = {
 
 
 def claimed_method(name: str, *, is_transductive: bool = False) -> MethodCard:
-    """The card of a method that is known by its name, and by whether somebody said that it is transductive."""
+    """The card of a method that is known by its name alone, and by whether it is transductive."""
     return MethodCard(name, _NOT_STATED, _NOT_STATED, _NOT_STATED, {"imported_as": name}, is_transductive)
 
 
 def claimed_protocol(dataset: str, split: str, way: int, shot: int, tasks: str) -> ProtocolCard:
-    """The card of episodes that a file claims; methods that share it claim the same episodes.
+    """The card of claimed episodes; methods that share it claim the same episodes.
 
     Args:
         dataset: its name.
@@ -75,18 +70,18 @@ def claimed_frame(
     queries: NDArray[np.integer[Any]] | None = None,
     classes: NDArray[np.object_] | None = None,
 ) -> pd.DataFrame:
-    """Say what a file claims of some episodes.
+    """The outcomes that a file claims, as a frame.
 
     Args:
         run: of each episode, [E].
-        episode: its number within the run, [E].
+        episode: number within the run, [E].
         accuracy: fraction of the queries classified correctly, [E].
-        correct: how many those are, -1 where the file does not say, [E].
-        queries: of each episode, 0 where the file does not say, [E].
-        classes: of each episode as `classes_text` makes them, "" where the file does not say, [E].
+        correct: number of correct queries, -1 if unknown, [E].
+        queries: number of queries, 0 if unknown, [E].
+        classes: as `classes_text` makes them, "" if unknown, [E].
 
     Returns:
-        A frame with the columns run, episode, correct, accuracy, seconds, queries and classes, [E].
+        Columns run, episode, correct, accuracy, seconds, queries and classes, [E].
     """
     count = len(episode)
     return pd.DataFrame(
@@ -103,14 +98,14 @@ def claimed_frame(
 
 
 def classes_text(names: Sequence[str], way: int) -> str:
-    """The classes of an episode as they are stored: sorted, numbers by their value, with semicolons between them.
+    """The classes of an episode in stored form: sorted, numbers by value, separated by semicolons.
 
     Args:
         names: of the classes, in any order.
         way: N.
 
     Raises:
-        ShapeError: they are not N different names.
+        ShapeError: there are not N different names.
 
     >>> classes_text(["12", "3", "7"], way=3)
     '3;7;12'
@@ -126,7 +121,7 @@ def classes_text(names: Sequence[str], way: int) -> str:
 
 
 def check_claimed(card: ProtocolCard, frame: object) -> None:
-    """See that a frame is one of `claimed_frame`, with values that can be stored.
+    """Check that a frame is one of `claimed_frame`, with values that can be stored.
 
     Raises:
         ShapeError: it is not.
@@ -134,7 +129,7 @@ def check_claimed(card: ProtocolCard, frame: object) -> None:
     if not isinstance(frame, pd.DataFrame) or any(list(frame.columns).count(name) != 1 for name in CLAIMED_COLUMNS):
         raise ShapeError(f"outcomes of {card.task} should be a frame with the columns {', '.join(CLAIMED_COLUMNS)}.")
     kinds = {"run": "iu", "episode": "iu", "accuracy": "f", "correct": "i", "queries": "iu"}
-    wrong = [name for name, some in kinds.items() if getattr(frame[name].dtype, "kind", "") not in some]
+    wrong = [name for name, allowed in kinds.items() if getattr(frame[name].dtype, "kind", "") not in allowed]
     texts = [*frame["classes"].unique()]
     if not all(isinstance(text, str) for text in texts):
         wrong.append("classes")
@@ -147,10 +142,10 @@ def check_claimed(card: ProtocolCard, frame: object) -> None:
 
 
 def claimed_table(frame: pd.DataFrame, constants: Mapping[str, pa.Array]) -> pa.Table:
-    """The rows that are stored of a frame, as `claimed_frame` makes it, [E].
+    """The table to store of a frame that `check_claimed` accepts, [E].
 
     Args:
-        frame: that `check_claimed` has found well.
+        frame: of `claimed_frame`.
         constants: columns that are the same in every row.
     """
     columns = {name: pa.array(frame[name], type=kind) for name, kind in CLAIMED_TYPES.items()}
@@ -158,16 +153,16 @@ def claimed_table(frame: pd.DataFrame, constants: Mapping[str, pa.Array]) -> pa.
 
 
 def claimed_columns(table: pa.Table, way: int, constants: Mapping[str, str]) -> dict[str, NDArray[Any]] | None:
-    """The rows of a part; anybody may have written it, so every value is checked.
+    """The rows of a part. A stranger may have written it, so every value is checked.
 
     Args:
         table: of a file, with the columns and types of `claimed_table`, no value missing.
         way: N.
-        constants: what the columns that are the same in every row should say.
+        constants: the expected values of the columns that are the same in every row.
 
     Returns:
-        run, episode, accuracy, correct, seconds, queries, classes (text), each [E]; None where a value cannot be one
-        that `claimed_table` stores.
+        run, episode, accuracy, correct, seconds, queries, classes (text), each [E]; None if a value is one that
+        `claimed_table` never stores.
     """
     texts = {name: table[name].combine_chunks() for name in (*constants, "classes")}
     unique = {name: _dictionary(column) for name, column in texts.items()}
@@ -177,28 +172,22 @@ def claimed_columns(table: pa.Table, way: int, constants: Mapping[str, str]) -> 
     classes = unique["classes"]
     if classes is None or _problem(found) or _problem_of_classes(classes, way):
         return None
-    found["classes"] = _taken(texts["classes"], classes)
+    unique_texts = np.empty(len(classes), dtype=object)  # rows of one text share it
+    unique_texts[:] = classes
+    found["classes"] = unique_texts[texts["classes"].indices.to_numpy()]
     found["seconds"] = np.full(len(table), np.nan)
     return found
 
 
 def _dictionary(column: pa.Array) -> list[str] | None:
-    """The different texts of a column; None where it holds anything else."""
+    """The different texts of a column; None if it holds anything else."""
     if not pa.types.is_dictionary(column.type) or not pa.types.is_string(column.type.value_type):
         return None
     return None if column.dictionary.null_count else list(column.dictionary.to_pylist())
 
 
-def _taken(column: pa.Array, values: Sequence[str]) -> NDArray[np.object_]:
-    """The text of each row, [E]; rows of one text share it."""
-    unique = np.empty(len(values), dtype=object)
-    unique[:] = values
-    taken: NDArray[np.object_] = unique[column.indices.to_numpy()]
-    return taken
-
-
 def _problem(columns: Mapping[str, NDArray[Any]]) -> str:
-    """What is wrong with the numbers of some rows, in words; empty where nothing is."""
+    """What is wrong with the numbers of rows, in words; empty if nothing is."""
     run, episode, accuracy, correct, queries = (columns[name] for name in CLAIMED_COLUMNS if name != "classes")
     for name, values, least, most in (
         ("run", run, 0, LARGEST_RUN),

@@ -1,4 +1,4 @@
-"""Episodes whose computation failed, with the reason: small files beside the parts, void once there are outcomes.
+"""Episodes whose computation failed, with the reason: small files beside the parts; outcomes override them.
 
 <cell>/failures/run=0-episodes-00000-00512.json
 """
@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import json
 import re
-import reprlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, Strict, ValidationError
 
 from fewshot_bench._io.locations import Place
 from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench._io.text import printable
 from fewshot_bench.errors import IrregularFileError, OutcomeError
-from fewshot_bench.outcomes.cell_schema import TEXT
 from fewshot_bench.outcomes.frame import consecutive
+from fewshot_bench.outcomes.schema import first_problem, read_mapping
 
 FOLDER = "failures"
 LONGEST_REASON = 1_000  # characters
@@ -32,7 +32,7 @@ _NAME = re.compile(rf"{FOLDER}/run=(\d{{1,5}})-episodes-(\d{{5,9}})-(\d{{5,9}})\
 
 @dataclass(frozen=True, eq=False)
 class Failure:
-    """Episodes of one run that have no outcomes because their computation failed.
+    """Episodes of a run that failed.
 
     Attributes:
         run: number of the run, from 0.
@@ -46,13 +46,13 @@ class Failure:
 
 
 def record(folder: Place, run: int, numbers: NDArray[np.int64], reason: str) -> None:
-    """Write down why some episodes have no outcomes; a later reason for the same ones replaces an earlier one.
+    """Record why episodes have no outcomes; a later reason for the same ones replaces an earlier one.
 
     Args:
         folder: of the cell.
         run: number of the run, from 0.
         numbers: of the episodes, [E].
-        reason: any text; one line of it is kept.
+        reason: any text; it is kept as one line.
     """
     line = printable(" ".join(reason.split()))[:LONGEST_REASON]
     unique = np.unique(numbers)
@@ -66,9 +66,9 @@ def record(folder: Place, run: int, numbers: NDArray[np.int64], reason: str) -> 
 
 
 def recorded(folder: Place, names: Iterable[str]) -> dict[str, Failure]:
-    """Every failure that is written down, by the name of its file, those of few episodes first.
+    """Every recorded failure, by the name of its file; those of few episodes come first.
 
-    A file that is gone is passed over: there are outcomes now, and a compaction has removed it.
+    A file that has vanished is skipped: a compaction removed it, because its episodes have outcomes now.
 
     Args:
         folder: of the cell.
@@ -89,38 +89,35 @@ def recorded(folder: Place, names: Iterable[str]) -> dict[str, Failure]:
 
 
 def still_open(failures: Iterable[Failure], done: Mapping[int, NDArray[np.int64]]) -> list[Failure]:
-    """What of some failures is about episodes without outcomes, each episode in one of them.
+    """The failures of episodes that have no outcomes; each episode is in one of them.
 
     Args:
-        failures: where several are about an episode, the first counts.
-        done: the episodes that are stored, by run.
+        failures: the first one of an episode counts.
+        done: the stored episodes, by run.
     """
-    told: dict[int, NDArray[np.int64]] = {run: np.asarray(numbers) for run, numbers in done.items()}
-    left = []
+    known: dict[int, NDArray[np.int64]] = {run: np.asarray(numbers) for run, numbers in done.items()}
+    remaining = []
     for failure in failures:
-        known = told.get(failure.run, failure.episodes[:0])
-        episodes = np.setdiff1d(failure.episodes, known)
-        told[failure.run] = np.union1d(known, episodes)
+        before = known.get(failure.run, failure.episodes[:0])
+        episodes = np.setdiff1d(failure.episodes, before)
+        known[failure.run] = np.union1d(before, episodes)
         if len(episodes):
-            left.append(Failure(failure.run, episodes, failure.reason))
-    return sorted(left, key=lambda failure: (failure.run, int(failure.episodes[0])))
+            remaining.append(Failure(failure.run, episodes, failure.reason))
+    return sorted(remaining, key=lambda failure: (failure.run, int(failure.episodes[0])))
+
+
+class _FailureFile(BaseModel):
+    reason: Annotated[str, Strict(), Field(max_length=LONGEST_REASON)]
 
 
 def _read(place: Place, run: int, first: int, end: int) -> Failure:
     try:
-        reason = _reason(json.loads(read_bytes(place, _LARGEST_FILE).decode()))
+        record = _FailureFile.model_validate(read_mapping(read_bytes(place, _LARGEST_FILE)))
         if not 0 < end - first <= _MOST_EPISODES:
             raise OutcomeError("its name says too many episodes, or none")
     except IrregularFileError:
         raise
-    except (UnicodeDecodeError, ValueError, RecursionError, OutcomeError) as error:
-        raise OutcomeError(f"{place} is damaged ({error}). Delete that file; no outcome is lost.") from error
-    return Failure(run, np.arange(first, end), reason)
-
-
-def _reason(content: Any) -> str:
-    reason = content.get("reason") if isinstance(content, dict) else None
-    if not (TEXT.holds(reason) and len(str(reason)) <= LONGEST_REASON):
-        found = reprlib.repr(reason)
-        raise OutcomeError(f"reason should be text of at most {LONGEST_REASON:,} characters, not {found}")
-    return printable(str(reason))
+    except (ValidationError, OutcomeError) as error:
+        finding = first_problem(error) if isinstance(error, ValidationError) else error
+        raise OutcomeError(f"{place} is damaged ({finding}). Delete that file; no outcome is lost.") from error
+    return Failure(run, np.arange(first, end), printable(record.reason))

@@ -1,9 +1,4 @@
-"""Outcomes in memory: what one method did on some episodes of one protocol.
-
-The schema of outcomes: one row per episode.
-
-See that a frame can be stored: anybody may have written what computed it, and what is stored is there for good.
-"""
+"""Outcomes in memory: a frame with one row per episode, and the checks that it can be stored."""
 
 from __future__ import annotations
 
@@ -24,16 +19,18 @@ from fewshot_bench.outcomes.packing import Positions, position_type
 
 COLUMNS = ("run", "episode", "correct", "accuracy", "predictions", "seconds")
 _EPISODE_BITS = 32
+_DTYPE_KINDS = {"run": "iu", "episode": "iu", "correct": "iu", "accuracy": "f", "seconds": "fiu"}
+_LARGEST = {"run": MOST_RUNS - 1, "episode": LARGEST_EPISODE}
 
 
 def episode_keys(frame: pd.DataFrame) -> NDArray[np.int64]:
-    """Run and episode of each row as one number, in the order of both, [E]."""
+    """Run and episode of each row as one number, in the same order, [E]."""
     keys: NDArray[np.int64] = (frame["run"].to_numpy(np.int64) << _EPISODE_BITS) | frame["episode"].to_numpy(np.int64)
     return keys
 
 
 def run_and_episode(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The runs and the episodes that `episode_keys` has put together, each [E]."""
+    """The runs and episodes in keys of `episode_keys`, each [E]."""
     return keys >> _EPISODE_BITS, keys & ((1 << _EPISODE_BITS) - 1)
 
 
@@ -63,10 +60,10 @@ def padded_positions(predictions: pd.Series, way: int, most: int) -> Positions:
     Args:
         predictions: of a frame, as bytes, [E].
         way: N, the largest of the protocol.
-        most: M, queries of the episode that has most.
+        most: M, the largest number of queries.
 
     Returns:
-        Positions in the smallest type that has a value besides; that value, its largest, where an episode has fewer.
+        Positions in the smallest type with one more value: its largest fills up episodes with fewer queries.
     """
     counts = query_counts(predictions, way)
     kind = position_type(way + 1)
@@ -78,7 +75,7 @@ def padded_positions(predictions: pd.Series, way: int, most: int) -> Positions:
 
 
 def even_truth(way: int, queries: int) -> Positions:
-    """Position of each query's true class, [M]; queries are ordered class by class, and every class has as many.
+    """Position of each query's true class, [M]; queries are ordered class by class, equally many for each.
 
     Args:
         way: N.
@@ -96,16 +93,16 @@ def episode_frame(
     *,
     truth: Positions | None = None,
 ) -> pd.DataFrame:
-    """Say what a method did on each of some episodes of one run.
+    """The outcomes of a method on episodes of one run.
 
     Args:
         run: number of the run, from 0.
-        numbers: which episodes of the run, [E].
+        numbers: of the episodes, [E].
         predictions: position of the predicted class of every query, queries class by class, [E, M]; of
             `position_type` of the protocol's largest N.
         way: N of these episodes.
-        seconds: time per episode; NaN where nobody measured it.
-        truth: position of the true class of every query, [E, M]; by default every class has as many.
+        seconds: time per episode; NaN if it was not measured.
+        truth: position of the true class of every query, [E, M]; by default every class has equally many.
 
     Returns:
         A frame with the columns run, episode, correct, accuracy, predictions (bytes) and seconds, [E].
@@ -136,13 +133,13 @@ def episode_frame(
     )
 
 
-def stretches(frame: pd.DataFrame) -> list[pd.DataFrame]:
-    """Cut a frame, sorted by episode, wherever the numbers are not consecutive."""
+def split_consecutive(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """Split a frame, sorted by episode, wherever the numbers are not consecutive."""
     return [frame.iloc[start:end] for start, end in consecutive(frame["episode"].to_numpy())]
 
 
 def consecutive(numbers: NDArray[np.integer[Any]]) -> list[tuple[int, int]]:
-    """From where to where in sorted numbers, [E], each follows the one before."""
+    """The start and end of each range of consecutive numbers in sorted numbers, [E]."""
     cuts = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1), len(numbers)]
     return [(int(start), int(end)) for start, end in pairwise(cuts) if end > start]
 
@@ -200,9 +197,9 @@ class Outcomes:
 
     @property
     def predictions(self) -> Positions:
-        """Position of the predicted class of every query, [E, M]; the largest value of the type where there is none.
+        """Position of the predicted class of every query, [E, M].
 
-        That is 255, or 65,535 of more than 255 classes, after the last query of an episode with fewer.
+        An episode with fewer queries is filled up with the largest value of the type: 255, or 65,535.
         """
         card = self.cell.protocol
         return padded_positions(self.frame["predictions"], card.way, card.queries_per_episode[-1])
@@ -211,22 +208,17 @@ class Outcomes:
         return len(self.frame)
 
 
-_KINDS = {"run": "iu", "episode": "iu", "correct": "iu", "accuracy": "f", "seconds": "fiu"}
-"""Of the numbers in each column, as NumPy calls them."""
-_LARGEST = {"run": MOST_RUNS - 1, "episode": LARGEST_EPISODE}
-
-
 def check_frame(cell: Cell, frame: object) -> None:
-    """See that a frame is one of `episode_frame`, or several together, and that its episodes are the protocol's.
+    """See that a frame can be stored: one of `episode_frame` or several together, that fits the cell's protocol.
 
-    That of a claimed cell is one of `claimed_frame`.
+    The frame of a claimed cell is one of `claimed_frame`.
 
     Args:
-        cell: where it is to be stored.
-        frame: whatever is said to be one.
+        cell: that it belongs to.
+        frame: any object.
 
     Raises:
-        ShapeError: it is none, with what is wrong.
+        ShapeError: it is not such a frame, with the reason.
     """
     if cell.protocol.is_claimed:
         check_claimed(cell.protocol, frame)
@@ -235,10 +227,10 @@ def check_frame(cell: Cell, frame: object) -> None:
         raise ShapeError(f"outcomes should be a pandas DataFrame, not {type(frame).__name__}.")
     if missing := [name for name in COLUMNS if list(frame.columns).count(name) != 1]:
         raise ShapeError(f"outcomes should have the column {missing[0]} once, besides {', '.join(COLUMNS)}.")
-    for name, kinds in _KINDS.items():
-        kind = frame[name].dtype
-        if not (isinstance(kind, np.dtype) and kind.kind in kinds):
-            raise ShapeError(f"{name} should be {'numbers' if 'f' in kinds else 'whole numbers'}, not {kind}.")
+    for name, kinds in _DTYPE_KINDS.items():
+        dtype = frame[name].dtype
+        if not (isinstance(dtype, np.dtype) and dtype.kind in kinds):
+            raise ShapeError(f"{name} should be {'numbers' if 'f' in kinds else 'whole numbers'}, not {dtype}.")
     for name, largest in _LARGEST.items():
         if not frame[name].between(0, largest).all():
             raise ShapeError(f"{name} should be 0 to {largest:,}.")
@@ -252,20 +244,20 @@ def check_frame(cell: Cell, frame: object) -> None:
     _check_queries(cell.protocol, queries)
     _check_classes(cell.protocol, frame, queries)
     seconds = frame["seconds"].to_numpy(np.float64)
-    if not (np.isnan(seconds) | (np.isfinite(seconds) & (seconds >= 0))).all():  # NaN where nobody measured them
+    if not (np.isnan(seconds) | (np.isfinite(seconds) & (seconds >= 0))).all():  # NaN if not measured
         raise ShapeError("seconds should be finite and 0 or more.")
 
 
 def check_episodes(frame: pd.DataFrame, run: int, numbers: NDArray[np.int64]) -> None:
-    """See that a frame is about some episodes of one run, and about each of them once.
+    """See that a frame holds certain episodes of one run, each once.
 
     Args:
-        frame: that `check_frame` has found well.
+        frame: that `check_frame` has accepted.
         run: number of the run.
         numbers: of the episodes, sorted, [E].
 
     Raises:
-        ShapeError: it is about others.
+        ShapeError: it holds others.
     """
     found = np.sort(frame["episode"].to_numpy())
     if not ((frame["run"] == run).all() and np.array_equal(found, numbers)):
@@ -276,11 +268,7 @@ def check_episodes(frame: pd.DataFrame, run: int, numbers: NDArray[np.int64]) ->
 
 
 def _check_queries(card: ProtocolCard, queries: NDArray[np.int32]) -> None:
-    """See that every episode has as many predictions as its protocol lets it have.
-
-    Raises:
-        ShapeError: one has another number.
-    """
+    """See that the protocol allows the number of predictions of each episode."""
     expected = card.queries_per_episode
     found = next((count for count in np.unique(queries).tolist() if count not in expected), None)
     if found is not None:
@@ -292,16 +280,12 @@ def _check_queries(card: ProtocolCard, queries: NDArray[np.int32]) -> None:
 
 
 def _check_classes(card: ProtocolCard, frame: pd.DataFrame, queries: NDArray[np.int32]) -> None:
-    """See that predictions are of the protocol's classes, and that no more are correct than there are.
-
-    Raises:
-        ShapeError: they are not.
-    """
+    """See that predictions name classes of the protocol, and that the counts are possible."""
     largest = int(positions_of(frame["predictions"], card.way).max(initial=0))
     if largest >= card.way:
         raise ShapeError(f"a prediction names class {largest} of {card.way}-way episodes, counted from 0.")
     correct = frame["correct"].to_numpy()
     if ((correct < 0) | (correct > queries)).any():
-        raise ShapeError("correct should be how many of the queries were classified correctly, and is another number.")
+        raise ShapeError("correct should be the number of queries that were classified correctly.")
     if (frame["accuracy"].to_numpy(np.float64) != correct / queries).any():
-        raise ShapeError("accuracy should be correct divided by the number of queries, in float64, and is not.")
+        raise ShapeError("accuracy should be correct divided by the number of queries, in float64.")

@@ -1,20 +1,12 @@
-"""All parts of a cell in one: fewer files to open, the same outcomes.
+"""Maintenance of stored outcomes: compact the parts of a cell, merge folders of several machines, prune a cell.
 
-The new part is written and read back before an old one goes, so a kill at any moment leaves every episode in at least
-one part, and what is there twice is there alike. Parts that another process adds meanwhile are left alone.
+Compaction writes the new part and reads it back before it removes an old one, so a kill at any moment leaves every
+episode in at least one part. Several compactions of one cell may run at once: a part is removed only if one is kept
+that holds more, which is a further episode, or a shorter time of one; of equal parts the first by name is kept. Parts
+that another process adds meanwhile are left alone.
 
-Several compactions of one cell may run at once. A part goes only where one is kept that holds more: further episodes,
-or a shorter time of one; of two that hold the same, the first by name is kept. No two can thus remove each other's.
-
-The outcomes of several machines in one folder.
-
-Everything is read and compared before the first file is written, so a contradiction leaves the target as it was; a
-merge that is killed has copied some of the parts, and the same command copies the others.
-
-Others may add to the folders or compact them meanwhile: what is copied is what a source holds then, and a part that was
-not there before, in a source or in the target, is compared like the others before more is copied.
-
-Remove a cell for good.
+A merge reads and compares everything before it writes a file, so a contradiction leaves the target unchanged. After a
+kill the same command copies the rest. If others add to the folders meanwhile, new parts are compared as well.
 """
 
 from __future__ import annotations
@@ -24,6 +16,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +37,6 @@ from fewshot_bench._io.storage import (
 from fewshot_bench.errors import OutcomeError, ShapeError, UnknownNameError
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.columns import Identity
 from fewshot_bench.outcomes.manifest import (
     MANIFEST,
     cell_folders,
@@ -53,21 +45,24 @@ from fewshot_bench.outcomes.manifest import (
     read_manifest,
     stored_manifest,
 )
-from fewshot_bench.outcomes.part_file import Part, new_part
+from fewshot_bench.outcomes.part import Identity, Part, new_part
 from fewshot_bench.outcomes.store import OutcomeStore, again_where_moved, episodes_of, parts_in, with_parts
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
+
+_SHOWN = 5  # problems in one sentence
+_KEY = re.compile(r"[0-9a-f]{4,16}")
 
 
 @dataclass(frozen=True)
 class Compacted:
-    """What a compaction has done to a cell.
+    """The result of compacting a cell.
 
     Attributes:
-        cell: which.
-        parts: how many there were.
+        cell: that was compacted.
+        parts: their number before.
         bytes_before: of these.
-        bytes_after: of the one that is left.
-        void: records of failures that were removed, because there are outcomes.
+        bytes_after: of the part that is left.
+        void: removed records of failures, whose episodes have outcomes now.
     """
 
     cell: Cell
@@ -91,7 +86,7 @@ class Damaged:
 
 
 def compact_store(outcomes: Place) -> list[Compacted | Damaged]:
-    """Compact every cell of a folder of outcomes that has some, by key; one that is damaged keeps no other from it.
+    """Compact every cell of a folder of outcomes, by key; a damaged cell does not stop the others.
 
     Raises:
         OSError: the disk is full, gone, ...
@@ -112,14 +107,14 @@ def compact_store(outcomes: Place) -> list[Compacted | Damaged]:
 
 
 def compact(folder: Place) -> Compacted:
-    """Put all parts of a cell into one, and remove what has become void; a cell that is compact stays as it is.
+    """Put all parts of a cell into one, and remove void records; a compact cell is not changed.
 
     Args:
         folder: of the cell.
 
     Raises:
         FileNotFoundError: it has no description.
-        OutcomeError: a part or the description is damaged, or two parts disagree; nothing is removed then.
+        OutcomeError: a part or the description is damaged, or two parts disagree; nothing was removed.
     """
     cell = read_manifest(folder).cell
     parts, before, after = with_parts(folder, lambda found: _into_one(folder, cell, found))
@@ -127,8 +122,8 @@ def compact(folder: Place) -> Compacted:
 
 
 def _into_one(folder: Place, cell: Cell, parts: Sequence[Part]) -> tuple[int, int, int]:
-    """How many parts there were, their bytes, and the bytes of the one that is left."""
-    before = sum(size_of(part.place) for part in parts)
+    """The number of parts before, their bytes, and the bytes of the part that is left."""
+    before = sum(size_of(part.location) for part in parts)
     if len(parts) < 2:
         return len(parts), before, before
     identity = Identity.of(cell)
@@ -137,30 +132,26 @@ def _into_one(folder: Place, cell: Cell, parts: Sequence[Part]) -> tuple[int, in
     after = size_of(folder / name)
     for part in parts:
         if part.name != name:
-            remove(part.place)
+            remove(part.location)
     return len(parts), before, after
 
 
 def _holder(parts: Sequence[Part], frame: pd.DataFrame, identity: Identity) -> str | None:
-    """The first part of all runs that holds everything already, by name; None where none does."""
-    of_all_runs = [part for part in parts if part.stretch is None]
-    return next((part.name for part in of_all_runs if episodes_of([part], identity).equals(frame)), None)
+    """The first part of all runs that holds everything already, by name; None if none does."""
+    candidates = [part for part in parts if part.episode_range is None]
+    return next((part.name for part in candidates if episodes_of([part], identity).equals(frame)), None)
 
 
 def _written(folder: Place, cell: Cell, frame: pd.DataFrame) -> str:
-    """The name of a new part with some episodes, which has been read back.
-
-    Raises:
-        OutcomeError: it is not read back as it was written, or the episodes cannot be written.
-    """
+    """The name of a new part with all episodes, which has been read back."""
     identity = Identity.of(cell)
     try:
         name, content = new_part(frame, identity, None)
-    except ShapeError as error:  # an old part can say that
+    except ShapeError as error:  # in an old part
         raise OutcomeError(f"stored outcomes in {folder} are damaged: {error}") from error
     except OutcomeError as error:
         raise OutcomeError(f"{folder} cannot be compacted and stays as it is: {error}.") from error
-    describe(folder, cell)  # an older release is not to read what is left without the new part
+    describe(folder, cell)  # so that an older release does not read what is left without the new part
     write_once(folder / name, content)
     written = Part.named(folder, name)
     if written is None or not episodes_of([written], identity).equals(frame):
@@ -169,7 +160,7 @@ def _written(folder: Place, cell: Cell, frame: pd.DataFrame) -> str:
 
 
 def _clean(folder: Place, cell: Cell) -> int:
-    """Remove failures of episodes that have outcomes, and what dead processes have left; how many of the first."""
+    """Remove unfinished files of dead processes, and void records of failures, whose number is returned."""
     remove_abandoned(folder)
     recorded = failures.recorded(folder, files_under(folder))
     if not recorded:
@@ -181,18 +172,15 @@ def _clean(folder: Place, cell: Cell) -> int:
     return len(void)
 
 
-_SHOWN = 5
-
-
 @dataclass
 class MergedCell:
-    """A cell that some sources have.
+    """A cell of some sources.
 
     Attributes:
         cell: as the first source describes it.
         folders: of the cell, in the sources.
-        copied: parts with episodes that the target did not have.
-        known: parts whose episodes it had.
+        copied: number of parts with episodes that the target did not have.
+        known: number of parts whose episodes it had.
     """
 
     cell: Cell
@@ -200,13 +188,13 @@ class MergedCell:
     copied: int = 0
     known: int = 0
     _compared: set[Place] = field(default_factory=set)
-    _done_with: set[Place] = field(default_factory=set)
+    _handled: set[Place] = field(default_factory=set)
 
     def compare(self, target: Place) -> None:
         """See that the parts of all folders and of the target agree.
 
         Raises:
-            OutcomeError: they do not, or something is damaged.
+            OutcomeError: they disagree, or something is damaged.
         """
         folders = [target / self.cell.key, *self.folders]
         for folder in folders:
@@ -214,31 +202,33 @@ class MergedCell:
         parts = [part for folder in folders for part in parts_in(folder)]
         if parts:
             episodes_of(sorted(parts, key=lambda part: part.name), Identity.of(self.cell))
-        self._compared |= {part.place for part in parts}
+        self._compared |= {part.location for part in parts}
 
     def copy_from(self, source: Place, store: OutcomeStore) -> None:
-        """Copy the parts that one of the folders holds now; those that were copied before are passed over.
+        """Copy the parts of a folder that were not copied before.
 
         Raises:
             FileNotFoundError: one of them is gone.
-            OutcomeError: one that was added meanwhile, there or in the target, contradicts others, or is damaged.
+            OutcomeError: a part that was added meanwhile contradicts others, or is damaged.
         """
         target = store.cell_folder(self.cell)
         parts, identity = parts_in(source), Identity.of(self.cell)
-        if not self._compared.issuperset(part.place for part in [*parts, *parts_in(target)]):
+        if not self._compared.issuperset(part.location for part in [*parts, *parts_in(target)]):
             self.compare(store.folder)
         done = store.done(self.cell)
         for part in parts:
-            if part.place in self._done_with:
+            if part.location in self._handled:
                 continue
-            content = read_bytes(part.place, LARGEST_PART)
-            if all(np.isin(numbers, done.get(run, [])).all() for run, numbers in part.numbers(content, identity)):
+            content = read_bytes(part.location, LARGEST_PART)
+            if all(
+                np.isin(numbers, done.get(run, [])).all() for run, numbers in part.numbers(content, identity).items()
+            ):
                 self.known += 1
             else:
                 write_once(target / part.name, content)
                 self._compared.add(target / part.name)
                 self.copied += 1
-            self._done_with.add(part.place)
+            self._handled.add(part.location)
 
 
 def merge(sources: Sequence[Place], target: Place) -> list[MergedCell]:
@@ -252,8 +242,8 @@ def merge(sources: Sequence[Place], target: Place) -> list[MergedCell]:
         The cells of the sources, by key.
 
     Raises:
-        OutcomeError: a source has no outcomes or is damaged, or cells contradict each other; nothing was copied then,
-            unless they came to that while others were copied.
+        OutcomeError: a source has no outcomes or is damaged, or cells contradict each other. Nothing was copied,
+            unless that happened while others were copied.
     """
     store = OutcomeStore(target)
     store.check_folder()
@@ -266,14 +256,14 @@ def merge(sources: Sequence[Place], target: Place) -> list[MergedCell]:
         problems += _problem(partial(_copy, merged, store), merged.cell.key)
     if problems:
         raise OutcomeError(
-            f"{len(problems)} of {len(cells)} cells changed meanwhile and were not merged, or not wholly: "
+            f"{len(problems)} of {len(cells)} cells changed meanwhile and were not merged completely: "
             f"{_shown(problems)}"
         )
     return cells
 
 
 def outcomes_of(results: Place) -> Place:
-    """The folder of outcomes that a folder of results has, or the folder itself where it has none.
+    """The folder of outcomes in a folder of results, or the folder itself if it has none.
 
     Raises:
         OutcomeError: there are no outcomes in either.
@@ -286,7 +276,7 @@ def outcomes_of(results: Place) -> Place:
 
 
 def _gathered(sources: Sequence[Place], target: Place) -> tuple[list[MergedCell], list[str]]:
-    """The cells of the sources with the folders that have them; and what is wrong with the others, a sentence each."""
+    """The cells of the sources with their folders; and one sentence about each that cannot be read."""
     cells: dict[str, MergedCell] = {}
     problems = []
     for source in sources:
@@ -303,7 +293,7 @@ def _gathered(sources: Sequence[Place], target: Place) -> tuple[list[MergedCell]
 
 
 def _problem(use: Callable[[], None], key: str) -> list[str]:
-    """What is wrong with a cell, if doing something with its parts does not succeed."""
+    """Use the parts of a cell; one sentence if that does not succeed."""
     try:
         again_where_moved(use)
     except OutcomeError as error:
@@ -314,7 +304,6 @@ def _problem(use: Callable[[], None], key: str) -> list[str]:
 
 
 def _shown(problems: Sequence[str]) -> str:
-    """The first of some sentences, and how many there are besides."""
     more = f" And {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
     return f"{' '.join(problems[:_SHOWN])}{more}"
 
@@ -327,18 +316,15 @@ def _copy(merged: MergedCell, store: OutcomeStore) -> None:
             store.record_failure(merged.cell, failure.run, failure.episodes, failure.reason)
 
 
-_KEY = re.compile(r"[0-9a-f]{4,16}")
-
-
 def cell_named(folder: Place, name: str) -> tuple[Place, Cell | None]:
-    """The one cell that somebody means.
+    """The one cell with a name.
 
     Args:
         folder: of outcomes.
-        name: the key of a cell or at least four digits of its start, or a method's name or label.
+        name: the key of a cell or at least its first four digits, or a method's name or label.
 
     Returns:
-        The folder of the cell; and its description, None where that cannot be read.
+        The folder of the cell; and its description, None if that cannot be read.
 
     Raises:
         UnknownNameError: there is no such cell.
@@ -349,7 +335,7 @@ def cell_named(folder: Place, name: str) -> tuple[Place, Cell | None]:
     by_key = [key for key in cells if _KEY.fullmatch(name) and key.startswith(name)]
     found = by_key or [key for key in cells if name in names[key]]
     if not found:
-        known = {*cells, *(one for some in names.values() for one in some)}
+        known = {*cells, *chain(*names.values())}
         raise UnknownNameError("cell", name, known, "Give a method's name, or the start of a cell's key.")
     if len(found) > 1:
         several = ", ".join(f"{key} ({_about(cells[key])})" for key in found[:9])
@@ -360,13 +346,13 @@ def cell_named(folder: Place, name: str) -> tuple[Place, Cell | None]:
 def prune(folder: Place) -> int:
     """Remove everything that is stored of a cell.
 
-    The description goes first: what a kill may leave is no cell any more, and the same command removes the rest.
+    The description goes first: after a kill the rest is not a cell any more, and the same command removes it.
 
     Args:
         folder: of the cell.
 
     Returns:
-        How many files there were.
+        The number of its files.
     """
     names = sorted(files_under(folder), key=lambda name: name != MANIFEST)
     for name in names:

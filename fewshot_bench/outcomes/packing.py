@@ -2,8 +2,6 @@
 
 Stored like this and compressed, predictions of 75 queries take 16 bytes where one byte each takes 20 and three bits
 each 19, all of them compressed too; benchmarks/README.md has the table. Above 256 classes each takes two bytes.
-
-What to say of a part that cannot be believed.
 """
 
 from __future__ import annotations
@@ -14,8 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench._io.locations import Place
-from fewshot_bench.errors import OutcomeError, ShapeError
+from fewshot_bench.errors import ShapeError
 
 Positions: TypeAlias = NDArray[Any]
 """Positions of classes within an episode, of `position_type`."""
@@ -24,7 +21,7 @@ _VALUES = 256  # of a byte
 
 
 def position_type(way: int) -> np.dtype[Any]:
-    """The smallest type for the position of a class of N: one byte up to 256 classes, two above.
+    """The smallest type for the position of one of N classes: one byte up to 256 classes, two above.
 
     >>> position_type(256), position_type(257)
     (dtype('uint8'), dtype('uint16'))
@@ -33,7 +30,7 @@ def position_type(way: int) -> np.dtype[Any]:
 
 
 def digits_per_byte(way: int) -> int:
-    """How many predictions of N-way episodes, of 256 classes at most, fit into one byte."""
+    """The number of predictions of N-way episodes, N up to 256, that fit into one byte."""
     digits = 1
     while max(2, way) ** (digits + 1) <= _VALUES:
         digits += 1
@@ -61,7 +58,7 @@ def packed(predictions: Positions, way: int) -> NDArray[np.uint8]:
         Bytes, the first prediction in the lowest digit of the first, uint8 [E, packed_size].
 
     Raises:
-        ShapeError: a prediction is of no class of N.
+        ShapeError: a prediction names a class beyond N.
     """
     if predictions.size and int(predictions.max()) >= way:
         raise ShapeError(f"a prediction names class {int(predictions.max())} of {way}-way episodes, counted from 0.")
@@ -76,7 +73,7 @@ def packed(predictions: Positions, way: int) -> NDArray[np.uint8]:
 
 
 def is_packed(content: NDArray[np.uint8], queries: int, way: int) -> bool:
-    """Whether bytes are some that `packed` makes.
+    """Whether `packed` can make these bytes.
 
     Args:
         content: of the episodes, uint8 [E, any size].
@@ -103,8 +100,8 @@ def unpacked(content: NDArray[np.uint8], queries: int, way: int) -> Positions | 
         way: N, the largest of the protocol.
 
     Returns:
-        Position of the predicted class of every query, of `position_type`, [E, M]; None where the bytes are none that
-        `packed` makes.
+        Position of the predicted class of every query, of `position_type`, [E, M]; None if `packed` cannot make these
+        bytes.
     """
     if not is_packed(content, queries, way):
         return None
@@ -123,21 +120,3 @@ def _digits_of_every_byte(way: int) -> NDArray[np.uint8]:
     """The digits of each value of a byte, uint8 [256, digits]."""
     values: NDArray[np.uint8] = (np.arange(_VALUES)[:, None] // _powers(way) % max(2, way)).astype(np.uint8)
     return values
-
-
-OTHER_ROWS = "its rows are not those that its name says"
-
-
-def damaged(place: Place, finding: object, stretch: tuple[int, int, int] | None) -> OutcomeError:
-    """The error that says what is wrong with a file, and the way out.
-
-    Args:
-        place: of the file.
-        finding: what is wrong.
-        stretch: run, first episode and the number behind the last; None where there are several runs.
-    """
-    episodes = "its" if stretch is None else f"only its {stretch[2] - stretch[1]:,}"
-    return OutcomeError(
-        f"stored outcomes in {place} are damaged ({finding}). Delete that file and run again: {episodes} episodes are "
-        "repeated."
-    )

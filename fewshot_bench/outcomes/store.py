@@ -3,8 +3,6 @@
 <folder>/<cell key>/cell.json
 <folder>/<cell key>/run=0/episodes-00000-00512-<digest>.parquet
 <folder>/<cell key>/failures/run=0-episodes-00512-01024.json
-
-The parts of a cell, and what they hold together.
 """
 
 from __future__ import annotations
@@ -27,70 +25,58 @@ from fewshot_bench.errors import IrregularFileError, OutcomeError, ShapeError
 from fewshot_bench.limits import MOST_EPISODES
 from fewshot_bench.outcomes import failures
 from fewshot_bench.outcomes.cell import Cell, MethodCard
-from fewshot_bench.outcomes.columns import Columns, Identity, frame_of, joined
 from fewshot_bench.outcomes.failures import Failure
-from fewshot_bench.outcomes.frame import Outcomes, check_frame, episode_frame, stretches
+from fewshot_bench.outcomes.frame import Outcomes, check_frame, episode_frame, split_consecutive
 from fewshot_bench.outcomes.manifest import MANIFEST, describe, described_in, read_manifest, stored_manifest
 from fewshot_bench.outcomes.packing import Positions, position_type
-from fewshot_bench.outcomes.part_file import Part, new_parts
+from fewshot_bench.outcomes.part import Columns, Identity, Part, frame_of, joined, new_parts, numbers_by_run
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 
 T = TypeVar("T")
-_FOLDER = re.compile(r"run=\d{1,5}")
+_KEY = re.compile(r"[0-9a-f]{16}")
+_RUN_FOLDER = re.compile(r"run=\d{1,5}")
 _MOST_CLAIMED = 4 * MOST_EPISODES  # episodes may be stored several times
-_WAITS = (0.0, 0.05, 0.2, 1.0, 3.0)  # seconds; a listing of a network disk may be old for a while
-_MAY_DIFFER = ("run", "episode", "seconds")  # between two rows about one episode; the first two are the same
+_WAITS = (0.0, 0.05, 0.2, 1.0, 3.0)  # seconds; a network disk may list old names for a while
 _MOVED = (errno.ENOENT, errno.ESTALE)
 
 
 def parts_among(folder: Place, names: Iterable[str]) -> list[Part]:
-    """Those of a cell's files that are parts, by name; what an interrupted write has left is none.
+    """The parts among a cell's files, by name.
 
     Args:
         folder: of the cell.
         names: of its files, relative to it.
 
     Raises:
-        OutcomeError: something else is where a folder of parts should be, or the names claim too many episodes.
+        OutcomeError: a file is where a folder of parts should be, or the names claim too many episodes.
     """
     ordered = sorted(names)
-    odd = next((name for name in ordered if _FOLDER.fullmatch(name)), None)
-    if odd is not None:
-        raise IrregularFileError(folder / odd, "no folder", "a folder")
-    found = [Part.named(folder, name) for name in ordered]
-    parts = [part for part in found if part is not None]
-    counts = [part.stretch[2] - part.stretch[1] for part in parts if part.stretch is not None]
-    claimed = sum(count for count in counts if count <= MOST_EPISODES)  # of more, the part itself is refused
+    for name in filter(_RUN_FOLDER.fullmatch, ordered):
+        raise IrregularFileError(folder / name, "no folder", "a folder")
+    parts = [part for name in ordered if (part := Part.named(folder, name)) is not None]
+    counts = [part.episode_range[2] - part.episode_range[1] for part in parts if part.episode_range is not None]
+    claimed = sum(count for count in counts if count <= MOST_EPISODES)  # a part that claims more is refused itself
     if claimed > _MOST_CLAIMED:
         raise OutcomeError(f"{folder} is damaged (the names of its parts claim {claimed:,} episodes). Delete it.")
     return parts
 
 
 def parts_in(folder: Place) -> list[Part]:
-    """The parts of a cell, by name.
-
-    Args:
-        folder: of the cell.
-    """
-    # While one part takes the place of another, a listing may show neither; a second one shows the new one.
+    """The parts in the folder of a cell, by name."""
+    # While one part replaces another, a listing may show neither; a second one shows the new part.
     return parts_among(folder, files_under(folder)) or parts_among(folder, files_under(folder))
 
 
 def with_parts(folder: Place, use: Callable[[list[Part]], T]) -> T:
-    """Do something with the parts of a cell, again if a compaction removes them meanwhile.
-
-    Args:
-        folder: of the cell.
-        use: raises FileNotFoundError where one of them is gone.
-    """
+    """Use the parts in the folder of a cell; try again if a compaction removes them meanwhile."""
     return again_where_moved(lambda: use(parts_in(folder)))
 
 
 def again_where_moved(use: Callable[[], T]) -> T:
-    """Do something with the parts of some cells, again if a compaction removes them meanwhile.
+    """List and use parts; try again if a compaction removes them meanwhile.
 
     Args:
-        use: looks which there are, and raises FileNotFoundError where one of them is gone.
+        use: raises FileNotFoundError if a part is gone.
     """
     for wait in _WAITS:
         if wait:
@@ -111,15 +97,13 @@ def episodes_of(
     with_predictions: bool = True,
     known: dict[str, Columns] | None = None,
 ) -> pd.DataFrame:
-    """All episodes of some parts of one cell, by run and episode, each once: of copies, the one that took least time.
-
-    Which copy counts depends on the copies alone, not on the parts that hold them: see `compaction`.
+    """All episodes of some parts of one cell, by run and episode, each once: the fastest of its copies.
 
     Args:
         parts: at least one, by name.
         identity: of the cell.
-        with_predictions: statistics of accuracies can do without them.
-        known: rows without predictions of parts that were read before, by name; those that are read now are added.
+        with_predictions: statistics of accuracies need none.
+        known: rows without predictions of parts that were read before, by name; new ones are added.
 
     Returns:
         The columns of `episode_frame`, [E].
@@ -130,26 +114,26 @@ def episodes_of(
     """
     before = {} if known is None or with_predictions else known
     new = [part for part in parts if part.name not in before]
-    contents = read_all([part.place for part in new], LARGEST_PART)
+    contents = read_all([part.location for part in new], LARGEST_PART)
     read = {
-        part.place: part.read(content, identity, with_predictions=with_predictions)
+        part.location: part.read(content, identity, with_predictions=with_predictions)
         for part, content in zip(new, contents, strict=True)
     }
-    columns = [before[part.name] if part.name in before else read[part.place] for part in parts]
-    before.update({part.name: read[part.place] for part in new})
+    columns = [before[part.name] if part.name in before else read[part.location] for part in parts]
+    before.update({part.name: read[part.location] for part in new})
     frame = merged(parts, columns)
     return episodes_of(parts, identity).drop(columns="predictions") if frame is None else frame
 
 
 def merged(parts: Sequence[Part], columns: Sequence[Columns]) -> pd.DataFrame | None:
-    """The same of parts that have been read.
+    """All episodes of some parts that have been read, each once: the fastest of its copies.
 
     Args:
         parts: at least one, by name.
         columns: of each.
 
     Returns:
-        The columns of `episode_frame`, [E]; None where there are copies without predictions, which have to agree too.
+        The columns of `episode_frame`, [E]; None if there are copies without predictions, which must agree too.
 
     Raises:
         OutcomeError: two disagree about an episode in anything but the seconds.
@@ -157,65 +141,51 @@ def merged(parts: Sequence[Part], columns: Sequence[Columns]) -> pd.DataFrame | 
     together = joined(columns)
     order = np.lexsort((together["seconds"], together["episode"], together["run"]))  # NaN comes last
     rows = {name: values[order] for name, values in together.items()}
-    again = _is_copy(rows)
-    if again.any():
+    is_same = (rows["run"][1:] == rows["run"][:-1]) & (rows["episode"][1:] == rows["episode"][:-1])
+    is_copy = np.append(False, is_same)
+    if is_copy.any():
         if "predictions" not in rows:
             return None
-        of_part = np.repeat(np.arange(len(parts)), [len(part["run"]) for part in columns])[order]
-        _check_copies(rows, again, [parts[number] for number in of_part[again | np.append(again[1:], False)]])
-        rows = {name: values[~again] for name, values in rows.items()}
+        part_numbers = np.repeat(np.arange(len(parts)), [len(part["run"]) for part in columns])[order]
+        for row in np.flatnonzero(is_copy):
+            _check_copy(rows, int(row), parts[part_numbers[row - 1]], parts[part_numbers[row]])
+        rows = {name: values[~is_copy] for name, values in rows.items()}
     return frame_of(rows)
 
 
-def _is_copy(rows: Columns) -> NDArray[np.bool_]:
-    """Whether a row is about the same episode as the one before it, [E]."""
-    same = (rows["run"][1:] == rows["run"][:-1]) & (rows["episode"][1:] == rows["episode"][:-1])
-    return np.concatenate([[False], same])
-
-
-def _check_copies(rows: Columns, again: NDArray[np.bool_], parts: Sequence[Part]) -> None:
-    """See that copies agree.
-
-    Args:
-        rows: sorted by run and episode, [E].
-        again: whether a row is a copy of the one before it, [E].
-        parts: of each row that is a copy or has one, in their order.
+def _check_copy(rows: Columns, row: int, before: Part, part: Part) -> None:
+    """See that a row agrees with the copy before it.
 
     Raises:
-        OutcomeError: two disagree.
+        OutcomeError: they differ in anything but the seconds.
     """
-    involved = np.flatnonzero(again | np.append(again[1:], False))
-    place = {int(row): part.place for row, part in zip(involved, parts, strict=True)}
-    for row in np.flatnonzero(again):
-        if any(rows[name][row] != rows[name][row - 1] for name in rows if name not in _MAY_DIFFER):
-            raise OutcomeError(
-                f"run {rows['run'][row]}, episode {rows['episode'][row]} is stored twice and differently, in "
-                f"{place[int(row) - 1]} and in {place[int(row)]}. Delete the one that is wrong and run again."
-            )
-
-
-_KEY = re.compile(r"[0-9a-f]{16}")
+    if any(values[row] != values[row - 1] for name, values in rows.items() if name != "seconds"):
+        raise OutcomeError(
+            f"run {rows['run'][row]}, episode {rows['episode'][row]} is stored twice and differently, in "
+            f"{before.location} and in {part.location}. Delete the one that is wrong and run again."
+        )
 
 
 class OutcomeStore:
     """The outcomes of many cells in one folder.
 
-    Nothing is ever overwritten, so processes may append to different cells, or to different episodes of one
-    cell, at once. An episode that is stored twice counts once, and must be stored alike.
+    Nothing is ever overwritten, so several processes may append at once. An episode that is stored twice counts once,
+    and both copies must agree.
     """
 
     def __init__(self, folder: Place) -> None:
         self.folder = folder
         self._opened: set[str] = set()
-        self._rows: dict[str, dict[str, Columns]] = {}  # without predictions, by cell and part: parts never change
-        self._held: dict[str, dict[str, list[tuple[int, Any]]]] = {}  # by cell and part, once it was looked at
+        # By cell and part, since parts never change: rows without predictions, and runs with numbers of episodes.
+        self._rows: dict[str, dict[str, Columns]] = {}
+        self._held: dict[str, dict[str, dict[int, NDArray[Any]]]] = {}
 
     def cell_folder(self, cell_or_key: Cell | str) -> Place:
-        """Everything that is stored of a cell."""
+        """The folder of a cell."""
         return self.folder / (cell_or_key if isinstance(cell_or_key, str) else cell_or_key.key)
 
     def check_folder(self) -> None:
-        """See that the folder can be made or written to, before any time is spent on outcomes; makes nothing.
+        """See that the folder can be made or written to, before any outcome is computed.
 
         Raises:
             OSError: a file is in the way, or the folder cannot be written to.
@@ -224,10 +194,10 @@ class OutcomeStore:
         check_writable(self.folder)
 
     def names_of(self, method: MethodCard, keys: Iterable[str] | None = None) -> list[str]:
-        """The names under which a method is stored, by cell; descriptions that cannot be read are passed over.
+        """The names under which a method is stored; descriptions that cannot be read are ignored.
 
         Args:
-            method: whose name may be another.
+            method: whatever its name.
             keys: of the cells to look at; all by default.
         """
         names: dict[str, None] = {}
@@ -239,10 +209,9 @@ class OutcomeStore:
         return list(names)
 
     def open_cell(self, cell: Cell) -> None:
-        """Make room for a cell, or check that the stored one is the same; clean up after processes that died.
+        """Describe a cell, or check that the stored one is the same; clean up after processes that died.
 
-        A cell that goes on under other versions of the packages records both; what an older release did not record
-        is added.
+        A cell that is continued with other versions of the packages records both.
 
         Raises:
             OutcomeError: the stored description is damaged, or of a later release.
@@ -256,8 +225,7 @@ class OutcomeStore:
     def done(self, cell: Cell) -> dict[int, NDArray[np.int64]]:
         """The sorted numbers of the stored episodes of each run that has any.
 
-        A part is looked at once, unless this store wrote it, whole or not: on a disk its digest is taken, behind a
-        URL, where no file is ever there in part, its name is enough.
+        Each part is verified once. Behind a URL its name is enough, since no file is there in part.
 
         Raises:
             OutcomeError: a part is damaged.
@@ -285,18 +253,18 @@ class OutcomeStore:
         Args:
             cell: the method and the protocol.
             run: number of the run, from 0.
-            numbers: which episodes of the run, [E]; each stretch of consecutive numbers becomes one part.
+            numbers: of the episodes, [E]; each range of consecutive numbers becomes one part.
             predictions: position of the predicted class of every query, queries class by class, unsigned [E, M].
-            seconds_per_episode: mean time that one episode took.
-            truth: position of the true class of every query, unsigned [E, M]; may be left out where the protocol has as
-                many queries of every class.
+            seconds_per_episode: mean time of an episode.
+            truth: position of the true class of every query, unsigned [E, M]; not needed if the protocol has equally
+                many queries per class.
 
         Raises:
             ShapeError: the predictions or the truth are not those of the cell's protocol.
         """
         card = cell.protocol
         if truth is None and not card.has_even_queries:
-            raise ShapeError(f"{card.task} has other numbers of queries in each class: say which by their truth.")
+            raise ShapeError(f"{card.task} has unequal numbers of queries per class. Pass their truth.")
         way = card.way if len(card.queries_per_episode) == 1 else predictions.shape[-1] // card.query
         if predictions.dtype.kind == "u" and int(predictions.max(initial=0)) < card.way:
             predictions = predictions.astype(position_type(card.way), copy=False)
@@ -307,12 +275,12 @@ class OutcomeStore:
 
         Args:
             cell: the method and the protocol.
-            frame: as `episode_frame` makes it, or several of them together; `claimed_frame` if they are claimed, [E].
-            is_checked: whether `check_frame` has found it well.
+            frame: as `episode_frame` makes it, or several together; from `claimed_frame` if they are claimed, [E].
+            is_checked: whether `check_frame` has accepted it.
 
         Raises:
-            ShapeError: it is no such frame, or the predictions are not those of the cell's protocol.
-            OSError: the disk is full, gone, ...; what is stored is as it was.
+            ShapeError: it is not such a frame, or does not fit the cell's protocol.
+            OSError: the disk is full, gone, ...; stored outcomes were not changed.
         """
         if not is_checked:
             check_frame(cell, frame)
@@ -320,28 +288,24 @@ class OutcomeStore:
             self.open_cell(cell)
         identity = Identity.of(cell)
         ordered = frame.sort_values(["run", "episode"], kind="stable").drop_duplicates(["run", "episode"])
-        if cell.protocol.is_claimed:  # its numbers need not be consecutive, and nothing computes it chunk by chunk
-            self._write(cell, ordered, identity, None)
-            return
-        for run in ordered["run"].unique():
-            for stretch in stretches(ordered[ordered["run"] == run]):
-                self._write(cell, stretch, identity, int(run))
-
-    def _write(self, cell: Cell, frame: pd.DataFrame, identity: Identity, run: int | None) -> None:
-        """Store rows, of one run or, where it is None, of several, in as many parts as they need."""
-        for name, content, rows in new_parts(frame, identity, run):
-            write_once(self.cell_folder(cell) / name, content)
-            note_saved()
-            runs = rows["run"].to_numpy()
-            held = [(int(one), rows["episode"].to_numpy()[runs == one]) for one in np.unique(runs)]
-            self._held.setdefault(cell.key, {})[name] = held
+        if cell.protocol.is_claimed:  # its numbers need not be consecutive, and nothing computes it in chunks
+            groups: list[tuple[int | None, pd.DataFrame]] = [(None, ordered)]
+        else:
+            runs = [ordered[ordered["run"] == run] for run in ordered["run"].unique()]
+            groups = [(int(rows["run"].iloc[0]), rows) for same in runs for rows in split_consecutive(same)]
+        for run, rows_of_run in groups:
+            for name, content, rows in new_parts(rows_of_run, identity, run):
+                write_once(self.cell_folder(cell) / name, content)
+                note_saved()
+                numbers = numbers_by_run(rows["run"].to_numpy(), rows["episode"].to_numpy())
+                self._held.setdefault(cell.key, {})[name] = numbers
 
     def read(self, cell_or_key: Cell | str, *, with_predictions: bool = True) -> pd.DataFrame:
-        """All episodes of a cell, sorted by run and episode, each once (of copies, the one that took least time).
+        """All episodes of a cell, sorted by run and episode, each once: the fastest of its copies.
 
         Args:
-            cell_or_key: which cell.
-            with_predictions: statistics of accuracies can do without them.
+            cell_or_key: the cell.
+            with_predictions: statistics of accuracies need none.
 
         Raises:
             OutcomeError: nothing is stored for that cell, a part is damaged, or two disagree about an episode.
@@ -375,7 +339,7 @@ class OutcomeStore:
         for name in files_under(self.folder):
             key, _, rest = name.partition("/")
             if not rest and _KEY.fullmatch(key):
-                read_manifest(self.folder / key)  # says what it is instead of a folder
+                read_manifest(self.folder / key)  # raises an error that says what is there instead of a folder
             if rest and not key.startswith("."):
                 files.setdefault(key, []).append(rest)
         described = sorted(
@@ -385,13 +349,13 @@ class OutcomeStore:
         return [cell for cell in stored if parts_among(self.folder / cell.key, files[cell.key])]
 
     def record_failure(self, cell: Cell, run: int, numbers: NDArray[np.int64], reason: str) -> None:
-        """Write down that episodes could not be computed; outcomes that are stored for them later make that void.
+        """Record that episodes could not be computed; outcomes that are stored later make the record void.
 
         Args:
             cell: the method and the protocol.
             run: number of the run, from 0.
             numbers: of the episodes, [E].
-            reason: why; one line of it is kept.
+            reason: any text; one line of it is kept.
         """
         if cell.key not in self._opened:
             self.open_cell(cell)
@@ -414,10 +378,12 @@ class OutcomeStore:
         """Runs and numbers of the episodes in some parts of a cell."""
         identity = Identity.of(cell)
         held = self._held.setdefault(cell.key, {})
-        new = [part for part in parts if part.name not in held]
-        by_name = [] if is_local(self.folder) else [part for part in new if part.stretch is not None]
-        held.update({part.name: [part.claimed] for part in by_name})
-        by_content = [part for part in new if part.name not in held]
-        for part, content in zip(by_content, read_all([part.place for part in by_content], LARGEST_PART), strict=True):
+        unread = []
+        for part in parts:
+            if part.name not in held and part.episode_range is not None and not is_local(self.folder):
+                held[part.name] = dict([part.claimed])
+            elif part.name not in held:
+                unread.append(part)
+        for part, content in zip(unread, read_all([part.location for part in unread], LARGEST_PART), strict=True):
             held[part.name] = part.numbers(content, identity)
-        return [entry for part in parts for entry in held[part.name]]
+        return [entry for part in parts for entry in held[part.name].items()]

@@ -1,9 +1,8 @@
-"""The table of a part, read only once its file has said, and kept, what it may hold: anybody may have written it.
+"""The Parquet table of a part, whose claims are checked before pyarrow reserves memory for them.
 
-A Parquet file of a few kilobytes can stand for gigabytes: by pages of one byte repeated, by a value that a dictionary
-repeats, by prefixes that each value takes from the one before, or by a row number in its footer. The library reserves
-what the file claims. So the footer, and the header of every page, are read here first: how many rows and bytes there
-are, of which types, in which encodings.
+A hostile Parquet file of a few kilobytes can stand for gigabytes: by pages that repeat one byte, a value that a
+dictionary repeats, prefixes that each value takes from the one before, or a row count in its footer. So the footer and
+the header of every page are read here first: the numbers of rows and bytes, the types and the encodings.
 """
 
 from __future__ import annotations
@@ -15,57 +14,58 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fewshot_bench.limits import MOST_EPISODES
-from fewshot_bench.outcomes.packing import OTHER_ROWS
 
+OTHER_ROWS = "its rows are not those that its name says"
 LARGEST_PART = 1 << 28
 """Bytes of a file."""
 
 _LARGEST_FOOTER = 1 << 20  # bytes
-_LEAST_ALLOWED, _GROWTH = 8 << 20, 256  # bytes, and bytes for each of the file
-_BYTES_OF_A_ROW = 64  # of everything but its predictions, in memory
-_ROWS_OF_A_GROUP = 1 << 16  # as few as any writer puts into one
+_ALLOWED_BYTES, _ALLOWED_GROWTH = 8 << 20, 256  # of memory: at least, and per byte of the file
+_BYTES_OF_A_ROW = 64  # in memory, without its predictions
+_ROWS_OF_A_GROUP = 1 << 16  # the fewest that any writer puts into a group
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2
-_FIELDS: dict[Any, int] = {_DATA_PAGE: 5, _DICTIONARY_PAGE: 7}
-_PLAIN, _ENCODINGS = 0, (0, 2, 8)  # the others mean a dictionary
+_HEADER_FIELDS: dict[Any, int] = {_DATA_PAGE: 5, _DICTIONARY_PAGE: 7}
+_PLAIN, _ENCODINGS = 0, (0, 2, 8)  # the others use a dictionary
 _MAGIC = b"PAR1"
 _DEEPEST = 8
+_TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
 class StoredTableError(ValueError):
-    """A file is no part that was ever stored."""
+    """No release has ever stored such a file."""
 
 
 def fits(rows: int, queries_bytes: int, file_size: int) -> bool:
-    """Whether rows take no more memory than their file may claim: 8 MiB, and 256 bytes for each of its own.
+    """Whether rows take no more memory than their file may claim: 8 MiB, and 256 bytes per byte of the file.
 
     Args:
-        rows: how many.
-        queries_bytes: that the predictions of one take in memory.
-        file_size: of the file, in bytes.
+        rows: their number.
+        queries_bytes: memory that the predictions of a row take.
+        file_size: in bytes.
     """
     return rows * (_BYTES_OF_A_ROW + queries_bytes) <= _most_bytes(file_size)
 
 
 def rows_that_fit(queries_bytes: int) -> int:
-    """How many rows fit into any file, however well they are compressed."""
-    return max(1, _LEAST_ALLOWED // (_BYTES_OF_A_ROW + queries_bytes))
+    """The number of rows that any file may claim, however small it is."""
+    return max(1, _ALLOWED_BYTES // (_BYTES_OF_A_ROW + queries_bytes))
 
 
 class StoredTable:
-    """A Parquet file whose footer has been looked at, and nothing else."""
+    """A Parquet file of which only the footer was read."""
 
     def __init__(self, content: bytes, columns: Collection[str], dictionaries: Collection[str], **options: Any) -> None:
-        """Open it.
+        """Read the footer.
 
         Args:
             content: of the file.
             columns: that it should have, in order.
-            dictionaries: those of text that is in memory once, however often it is repeated.
+            dictionaries: columns of text that is in memory once, however often it is repeated.
             **options: of `pyarrow.parquet.ParquetFile`.
 
         Raises:
-            StoredTableError: it is no such file.
-            pyarrow.ArrowException: likewise.
+            StoredTableError: it is not such a file.
+            pyarrow.ArrowException: it is damaged.
         """
         _check_footer(content, len(columns))
         self._content, self._columns, self._dictionaries = content, list(columns), frozenset(dictionaries)
@@ -77,11 +77,11 @@ class StoredTable:
         """All rows.
 
         Args:
-            types: of each column; those of `dictionaries` are text, and bytes of any size may be of one size each.
-            queries_bytes: that the predictions of a row take in memory at most.
+            types: of each column that is not in `dictionaries`; bytes of variable size may have a fixed size.
+            queries_bytes: the most memory that the predictions of a row take.
 
         Raises:
-            StoredTableError: it has other columns or types, holds what is missing, or would take too much memory.
+            StoredTableError: it has other columns or types, has missing values, or would take too much memory.
             pyarrow.ArrowException: it cannot be read.
         """
         schema = self._file.schema_arrow
@@ -89,8 +89,8 @@ class StoredTable:
             raise StoredTableError(f"its columns should be {', '.join(self._columns)}")
         for name in self._columns:
             kind, expected = schema.field(name).type, _TEXT if name in self._dictionaries else types[name]
-            fits = pa.types.is_fixed_size_binary(kind) and kind.byte_width <= queries_bytes
-            if kind != expected and not (expected == pa.binary() and fits):
+            is_small = pa.types.is_fixed_size_binary(kind) and kind.byte_width <= queries_bytes
+            if kind != expected and not (expected == pa.binary() and is_small):
                 shown = "string" if expected == _TEXT else expected
                 raise StoredTableError(f"{name} should be of type {shown}, not {str(kind)[:40]}")
         self._check_size(queries_bytes)
@@ -117,66 +117,62 @@ class StoredTable:
             raise StoredTableError(f"its pages claim {size:,} bytes in a file of {len(self._content):,}")
 
     def _page_bytes(self, chunk: Any, name: str) -> int:
-        """What the pages of a column take once they are unpacked, by their headers."""
-        place = chunk.data_page_offset
-        if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < place:
-            place = chunk.dictionary_page_offset
-        end, size = place + chunk.total_compressed_size, 0
-        if not len(_MAGIC) <= place <= end <= len(self._content):
-            raise StoredTableError("its footer names places outside of the file")
+        """The bytes of the unpacked pages of a column, by their headers."""
+        offset = chunk.data_page_offset
+        if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < offset:
+            offset = chunk.dictionary_page_offset
+        end, size = offset + chunk.total_compressed_size, 0
+        if not len(_MAGIC) <= offset <= end <= len(self._content):
+            raise StoredTableError("its footer names offsets outside of the file")
         may_repeat = name in self._dictionaries or chunk.physical_type != "BYTE_ARRAY"
-        while place < end:
-            reader = _Compact(self._content, place, end)
+        allowed = (_ENCODINGS, (_DATA_PAGE, _DICTIONARY_PAGE)) if may_repeat else ((_PLAIN,), (_DATA_PAGE,))
+        while offset < end:
+            reader = _Compact(self._content, offset, end)
             header = reader.struct()
             kind, unpacked, stored = (header.get(number) for number in (1, 2, 3))
             if not (isinstance(unpacked, int) and isinstance(stored, int) and unpacked >= 0 and stored >= 0):
                 raise StoredTableError("a page has no size")
-            inner = header.get(_FIELDS.get(kind, 0))
+            inner = header.get(_HEADER_FIELDS.get(kind, 0))
             encoding = inner.get(2) if isinstance(inner, dict) else None
-            if encoding not in (_ENCODINGS if may_repeat else (_PLAIN,)) or kind not in (
-                (_DATA_PAGE, _DICTIONARY_PAGE) if may_repeat else (_DATA_PAGE,)
-            ):
-                raise StoredTableError(f"{name} is encoded as it is never stored")
-            place, size = reader.place + stored, size + unpacked
+            if encoding not in allowed[0] or kind not in allowed[1]:
+                raise StoredTableError(f"{name} has an encoding in which it is never stored")
+            offset, size = reader.offset + stored, size + unpacked
         return size
 
 
-_TEXT = pa.dictionary(pa.int32(), pa.string())
-
-
 def _most_bytes(file_size: int) -> int:
-    return _LEAST_ALLOWED + _GROWTH * file_size
+    return _ALLOWED_BYTES + _ALLOWED_GROWTH * file_size
 
 
 def _check_footer(content: bytes, columns: int) -> None:
-    """See that the footer has a size, and as many columns as it should: the library builds all that it claims."""
+    """Check the size of the footer and its number of columns, since pyarrow builds all that it claims."""
     end = len(content) - 8
     size = int.from_bytes(content[end : end + 4], "little") if end >= len(_MAGIC) else 0
     if not content.startswith(_MAGIC) or not content.endswith(_MAGIC) or not 0 < size <= min(end, _LARGEST_FOOTER):
-        raise StoredTableError("it is no Parquet file")
+        raise StoredTableError("it is not a Parquet file")
     found = _Compact(content, end - size, end).struct(last=2).get(2)
     if found != columns + 1:  # and the root
         raise StoredTableError(f"it should have {columns} columns")
 
 
 class _Compact:
-    """Values in the compact protocol of Thrift, in which Parquet has its footer and its pages' headers."""
+    """Values in Thrift's compact protocol, in which Parquet writes its footer and the headers of its pages."""
 
-    def __init__(self, content: bytes, place: int, end: int) -> None:
-        self.place, self._content, self._end = place, content, end
+    def __init__(self, content: bytes, offset: int, end: int) -> None:
+        self.offset, self._content, self._end = offset, content, end
 
     def struct(self, *, last: int | None = None, depth: int = _DEEPEST) -> dict[int, Any]:
-        """The numbers and structs of a struct, by field; of lists how long they are.
+        """The numbers, structs and lengths of lists in a struct, by field.
 
         Args:
             last: field after which nothing is read.
-            depth: how many structs may be in each other.
+            depth: how many structs may be nested.
 
         Raises:
-            StoredTableError: there is none.
+            StoredTableError: it cannot be read.
         """
         if not depth:
-            raise StoredTableError("its headers are too deep in each other")
+            raise StoredTableError("its headers are nested too deeply")
         fields: dict[int, Any] = {}
         number = 0
         while (byte := self._byte()) and (last is None or number < last):
@@ -202,7 +198,7 @@ class _Compact:
     def _list(self, depth: int) -> int:
         byte = self._byte()
         count = byte >> 4 if byte >> 4 != 15 else self._unsigned()
-        if count > self._end - self.place:
+        if count > self._end - self.offset:
             raise StoredTableError("a list in its headers is longer than the file")
         for _ in range(count):
             if byte & 15 in (1, 2):
@@ -228,9 +224,9 @@ class _Compact:
 
     def _byte(self) -> int:
         self._skip(1)
-        return self._content[self.place - 1]
+        return self._content[self.offset - 1]
 
     def _skip(self, count: int) -> None:
-        self.place += count
-        if self.place > self._end:
+        self.offset += count
+        if self.offset > self._end:
             raise StoredTableError("its headers go beyond the end")

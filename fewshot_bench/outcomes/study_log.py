@@ -1,14 +1,11 @@
-"""What a study is going to do, written down when it begins, so that somebody else can see how far it is.
+"""What a study plans, written down when it begins, so that others can see how far it is.
 
-<results>/studies/<id>.json                     its cells, before anybody knows their keys
-<results>/studies/<id>/cell-<number>-<key>      the key of one of them, once it is known; the file is empty
-<results>/studies/<id>/process-<owner>.json     a process that works at it: its command, when it began, that it lives,
-                                                how it ended
+<results>/studies/<id>.json                     its cells, before their keys are known
+<results>/studies/<id>/cell-<number>-<key>      the key of a cell, once it is known; the file is empty
+<results>/studies/<id>/process-<owner>.json     a process that works at it: command, start, last heartbeat, end
 
-The id is a digest of the content, so processes and restarts of one study share the file. Each fact has a file
-of its own, so that none of them writes over another's.
-
-The records of studies as somebody else finds them: checked, since a stranger may have written them.
+The id is a digest of the content, so all processes and restarts of a study share its record. Each fact has a file of
+its own, so processes never overwrite each other's. A stranger may have written the files, so readers check them.
 """
 
 from __future__ import annotations
@@ -16,14 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, FailFast, Field, Strict, ValidationError
 
 from fewshot_bench._io.locations import Place
 from fewshot_bench._io.locks import is_gone, owner
@@ -32,63 +30,60 @@ from fewshot_bench._io.text import printable
 from fewshot_bench.errors import FewshotBenchError, IrregularFileError, OutcomeError, PlaceError
 from fewshot_bench.limits import MOST_CELLS
 from fewshot_bench.outcomes.cell import Cell
-from fewshot_bench.outcomes.cell_schema import TEXT, Kind, whole
-from fewshot_bench.outcomes.leases import Heart, overwrite
+from fewshot_bench.outcomes.leases import Heartbeat, overwrite
+from fewshot_bench.outcomes.schema import Flag, Text, first_problem, read_mapping
 
 FOLDER = "studies"
-CELL = re.compile(r"cell-(\d{5})-([0-9a-f]{16})")
-PROCESS = re.compile(r"process-([0-9a-f]{12}-\d{1,10}-\w{1,20})\.json")
-VERSION = 1
 FINISHED = "finished"
-"""How a process ended that has nothing left to do."""
+"""How a process ended if nothing is left to do."""
 DID_ITS_PART = "did its part"
-LARGEST_STUDY = 8_000_000
-"""Bytes of the record of a study."""
-LARGEST_PROCESS = 100_000
-"""Bytes of what a process says of itself."""
-_LONGEST_COMMAND = 10_000  # characters
-_COUNT = whole(1, 1_000_000_000)
-PLANNED = {"dataset": TEXT, "task": TEXT, "method": TEXT, "runs": _COUNT, "episodes": _COUNT}
-"""What each field of a `PlannedCell` should be."""
 SIGN = 60.0
-"""Seconds between two signs of life of a process, for those who cannot see whether it is there."""
+"""Seconds between two heartbeats of a process, for observers that cannot see the process itself."""
+_LONGEST_SILENCE = timedelta(seconds=10 * SIGN)  # more than the clocks of two machines differ by
+_LARGEST_STUDY = 8_000_000  # bytes of a study's record
+_LARGEST_PROCESS = 100_000  # bytes of a process's record
+_LONGEST_COMMAND = 10_000  # characters
+_ID = re.compile(r"[0-9a-f]{16}")
+_CELL = re.compile(r"cell-(\d{5})-([0-9a-f]{16})")
+_PROCESS = re.compile(r"process-([0-9a-f]{12}-\d{1,10}-\w{1,20})\.json")
+_Count = Annotated[int, Strict(), Field(ge=1, le=1_000_000_000)]
+_ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell as a study plans it: its method is not known by its fingerprint before the base stage is trained.
+    """A cell as a study plans it; its key is unknown until its base stage is trained.
 
     Attributes:
         dataset: its name.
         task: dataset, split and size of the tasks, see `ProtocolCard.task`.
         method: name of the method.
-        runs: how many there are to be.
-        episodes: of each run; the most of them where an interval says when to stop.
+        runs: how many are planned.
+        episodes: of each run; the maximum if the study stops at a confidence interval.
         is_transductive: whether queries may inform each other's predictions.
     """
 
-    dataset: str
-    task: str
-    method: str
-    runs: int
-    episodes: int
-    is_transductive: bool = False
+    dataset: Text
+    task: Text
+    method: Text
+    runs: _Count
+    episodes: _Count
+    is_transductive: Flag = False
 
     def as_dict(self) -> dict[str, Any]:
-        """What is written down; an inductive method is, as it was before there were others."""
-        fields = asdict(self)
-        return fields if self.is_transductive else {name: fields[name] for name in PLANNED}
+        """What is written down; `is_transductive` only if it is."""
+        return {name: value for name, value in asdict(self).items() if value or name != "is_transductive"}
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What is written down of a study, for the processes that work at it.
+    """The record of a study, written by the processes that work at it.
 
     Attributes:
         results: the folder of results.
-        cells: as planned, in the order in which they are done.
-        settings: what else tells this study from others, as plain data.
-        stops_early: whether the episodes of a cell are the most that there may be.
+        cells: as planned, in the order of computation.
+        settings: what else distinguishes this study from others, as plain data.
+        stops_early: whether the episodes of a cell are a maximum.
     """
 
     results: Place
@@ -103,59 +98,55 @@ class StudyRecord:
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def write(self) -> None:
-        """Write down what is going to be done.
+        """Write the record.
 
         Raises:
             OutcomeError: no reader would take it.
             OSError: it cannot be written.
         """
-        for cell in self.cells:
-            wrong = next((name for name, kind in PLANNED.items() if not kind.holds(getattr(cell, name))), None)
-            if wrong is not None:
-                found = reprlib.repr(getattr(cell, wrong))
-                raise OutcomeError(f"{wrong} of a study should be {PLANNED[wrong].words}, not {found}.")
-        if len(self.cells) > MOST_CELLS:
-            raise OutcomeError(
-                f"a study has at most {MOST_CELLS:,} cells, and this one {len(self.cells):,}. Divide it."
-            )
-        text = json.dumps(self._content(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        content = text.encode()
-        if len(content) > LARGEST_STUDY:
-            raise OutcomeError(f"the record of a study has at most {LARGEST_STUDY:,} bytes. Divide the study.")
+        content = (json.dumps(self._content(), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(
+            "utf-8", "surrogatepass"
+        )
+        try:
+            if len(content) > _LARGEST_STUDY:
+                raise OutcomeError(f"it has at most {_LARGEST_STUDY:,} bytes, not {len(content):,}")
+            _validated(_StudyFile, content)
+        except OutcomeError as error:
+            raise OutcomeError(f"the record of the study cannot be written: {error}. Divide or correct it.") from error
         write_atomically(self.results / FOLDER / f"{self.id}.json", content)
 
     @contextmanager
     def at_work(self, command: str = "", *, is_all: bool = True) -> Iterator[None]:
-        """Say that this process works at the study, and in the end how it ended.
+        """Record that this process works at the study, and in the end how it ended.
 
         Args:
-            command: that the process was started with, without absolute paths; empty for Python.
-            is_all: whether nothing is left to do when it has ended by itself.
+            command: that started the process, without absolute paths; empty in Python.
+            is_all: whether nothing is left to do once it has ended without an error.
 
         Raises:
             OSError: it cannot be written.
         """
         self._clean()
-        said = _Said(self._folder / f"process-{owner()}.json", _now(), printable(command)[:_LONGEST_COMMAND])
+        process = _ThisProcess(self._folder / f"process-{owner()}.json", printable(command)[:_LONGEST_COMMAND], _now())
         self.write()
-        said.tell("")
+        process.write("")
         try:
-            with Heart([said], every=SIGN):
+            with Heartbeat([process], every=SIGN):
                 yield
         except BaseException as error:
-            with suppress(OSError):  # what went wrong first is what counts
-                said.tell("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            with suppress(OSError):  # the first error counts
+                process.write("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
                 if isinstance(error, FewshotBenchError):
-                    self._forget_if_nothing_came_of_it()
+                    self._remove_if_empty()
             raise
-        said.tell(FINISHED if is_all else DID_ITS_PART)
+        process.write(FINISHED if is_all else DID_ITS_PART)
         self._remove_unfinished()
 
     def cells_known(self, cells: Sequence[Cell]) -> None:
-        """Write down which stored cells planned ones are; those that were not planned are passed over.
+        """Record the keys of planned cells; cells that were not planned are ignored.
 
         Args:
-            cells: some of them, whose methods are known by now.
+            cells: whose methods are known by now.
 
         Raises:
             OSError: it cannot be written.
@@ -163,16 +154,16 @@ class StudyRecord:
         keys = {(cell.protocol.task, cell.method.name): cell.key for cell in cells}
         for number, planned in enumerate(self.cells):
             key = keys.get((planned.task, planned.method))
-            place = self._folder / f"cell-{number:05d}-{key}"
-            if key is not None and not is_file(place):
-                write_atomically(place, b"")
+            location = self._folder / f"cell-{number:05d}-{key}"
+            if key is not None and not is_file(location):
+                write_atomically(location, b"")
 
-    def _forget_if_nothing_came_of_it(self) -> None:
-        """Leave nothing of a study that could not begin, unless another process is at it."""
+    def _remove_if_empty(self) -> None:
+        """Remove the record of a study that could not begin, unless another process works at it."""
         names = files_under(self._folder)
-        keys = [match[2] for name in names if (match := CELL.fullmatch(name)) is not None]
-        are_mine = len(names) == len(keys) + 1
-        if are_mine and not any(files_under(self.results / "outcomes" / key) for key in keys):
+        keys = [match[2] for name in names if (match := _CELL.fullmatch(name)) is not None]
+        is_mine = len(names) == len(keys) + 1
+        if is_mine and not any(files_under(self.results / "outcomes" / key) for key in keys):
             for name in (f"{self.id}.json", *(f"{self.id}/{name}" for name in names)):
                 remove(self.results / FOLDER / name)
             if isinstance(self.results, Path):
@@ -180,11 +171,11 @@ class StudyRecord:
                     folder.rmdir()
 
     def _clean(self) -> None:
-        """Remove what processes that are known to have ended said of themselves, whole or not."""
+        """Remove the records and unfinished files of processes that are known to have ended."""
         self._remove_unfinished()
         with suppress(OSError):
             for name in files_under(self._folder):
-                match = PROCESS.fullmatch(name)
+                match = _PROCESS.fullmatch(name)
                 if match is not None and is_gone(match[1]):
                     remove(self._folder / name)
 
@@ -198,7 +189,7 @@ class StudyRecord:
 
     def _content(self) -> dict[str, Any]:
         return {
-            "version": VERSION,
+            "version": 1,
             "stops_early": self.stops_early,
             "settings": dict(self.settings),
             "cells": [cell.as_dict() for cell in self.cells],
@@ -206,52 +197,43 @@ class StudyRecord:
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What a process says of itself.
+class _ThisProcess:
+    """The record of the process that works at a study.
 
     Attributes:
-        place: of its file.
+        location: of its file.
+        command: that started it.
         began: when, as ISO 8601.
-        command: that it was started with.
     """
 
-    place: Place
-    began: str
+    location: Place
     command: str
+    began: str
 
-    def tell(self, ended: str) -> None:
-        """Write it down.
+    def write(self, ended: str) -> None:
+        """Write the record.
 
         Args:
-            ended: how; empty while it is at work.
+            ended: how; empty while it works.
 
         Raises:
             OSError: it cannot be written.
         """
-        write_atomically(self.place, self._content(ended))
+        write_atomically(self.location, self._content(ended))
 
     def beat(self) -> None:
-        """Say that it is still at work, unless somebody removed the file; a disk that is away is no reason to stop."""
-        with suppress(Exception):  # of a URL's file system it may be any
-            overwrite(self.place, self._content(""))
+        """Renew the heartbeat, unless the file was removed; a disk that cannot be reached does not stop the study."""
+        with suppress(Exception):  # file systems behind URLs may raise any
+            overwrite(self.location, self._content(""))
 
     def _content(self, ended: str) -> bytes:
-        told = {"began": self.began, "heard": _now(), "command": self.command, "ended": ended}
-        return (json.dumps(told) + "\n").encode()
+        record = {"began": self.began, "heard": _now(), "command": self.command, "ended": ended}
+        return (json.dumps(record) + "\n").encode()
 
 
 def _now() -> str:
-    """By the clock of this machine, always as long."""
+    """The time on this machine, always equally long."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-_ID = re.compile(r"[0-9a-f]{16}")
-_LONG = timedelta(seconds=10 * SIGN)
-"""More than the clocks of two machines differ by; where they do, it is only told wrongly who is at work."""
-_FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-_CELLS = Kind(
-    f"a list of at most {MOST_CELLS:,} cells", lambda value: isinstance(value, list) and len(value) <= MOST_CELLS
-)
 
 
 @dataclass(frozen=True)
@@ -259,11 +241,11 @@ class RecordedProcess:
     """A process that has worked at a study.
 
     Attributes:
-        owner: see `processes.owner`.
+        owner: see `locks.owner`.
         began: when, as ISO 8601; a stranger's text.
-        command: that it was started with; likewise.
-        ended: how; empty where it did not say.
-        heard: when it gave its last sign of life, as ISO 8601, by its own clock; likewise. Earlier releases gave none.
+        command: that started it; a stranger's text.
+        ended: how; empty if it did not say.
+        heard: its last heartbeat, as ISO 8601, by its own clock; empty in earlier releases.
     """
 
     owner: str
@@ -274,29 +256,29 @@ class RecordedProcess:
 
     @property
     def is_there(self) -> bool:
-        """Whether it may still be at work: it has not said that it ended, is not known to be gone, and not silent."""
+        """Whether it may still be at work: it has not ended, is not known to be gone, and not silent."""
         return not self.ended and not is_gone(self.owner) and not self.is_silent
 
     @property
     def is_silent(self) -> bool:
-        """Whether it has given no sign of life for long: killed on another machine, or with this one."""
+        """Whether its last heartbeat is long ago: it was killed on another machine, or its machine went down."""
         try:
-            return datetime.now(timezone.utc) - datetime.fromisoformat(self.heard) > _LONG
-        except (ValueError, TypeError):  # no time, or one of nobody knows where
+            return datetime.now(timezone.utc) - datetime.fromisoformat(self.heard) > _LONGEST_SILENCE
+        except (ValueError, TypeError):  # not a time, or one without a time zone
             return False
 
 
 @dataclass(frozen=True)
 class RecordedStudy:
-    """A study as it was written down.
+    """A study as it was recorded.
 
     Attributes:
         id: its name on the disk.
         cells: as planned.
-        stops_early: whether their episodes are the most that there may be.
-        keys: of the stored cells that are known by now, by number of the planned one; more than one where its base
-            stage was trained with several results.
-        processes: that work at it or did, the one that began last at the end.
+        stops_early: whether their episodes are a maximum.
+        keys: of the stored cells that are known by now, by number of the planned cell; several if its base stage was
+            trained with several results.
+        processes: that work or worked at it, the latest at the end.
     """
 
     id: str
@@ -307,18 +289,31 @@ class RecordedStudy:
 
     @property
     def is_finished(self) -> bool:
-        """Whether a process has said that nothing is left to do."""
+        """Whether a process has recorded that nothing is left to do."""
         return any(process.ended == FINISHED for process in self.processes)
 
 
+class _StudyFile(BaseModel):
+    version: Literal[1] = 1
+    stops_early: Flag
+    cells: Annotated[tuple[PlannedCell, ...], Field(max_length=MOST_CELLS), FailFast()]
+
+
+class _ProcessFile(BaseModel):
+    began: Text
+    command: Text
+    ended: Text
+    heard: Text = ""
+
+
 def recorded_studies(results: Place) -> tuple[list[RecordedStudy], list[str]]:
-    """The studies that are written down in a folder of results, with what is known of them by now.
+    """The studies that are recorded in a folder of results.
 
     Args:
         results: the folder.
 
     Returns:
-        The studies, by id; and of each that cannot be read why, in one sentence.
+        The studies, by id; and one sentence about each that cannot be read.
     """
     folder = results / FOLDER
     names: dict[str, list[str]] = {}
@@ -326,75 +321,49 @@ def recorded_studies(results: Place) -> tuple[list[RecordedStudy], list[str]]:
         study_id, _, rest = name.partition("/")
         names.setdefault(study_id.removesuffix(".json"), []).append(rest)
     found, problems = [], []
-    for study_id in names:
-        if _ID.fullmatch(study_id):
-            try:
-                found.append(_study(folder, study_id, names[study_id]))
-            except FileNotFoundError:  # somebody removed it, or removes it now
-                continue
-            except IrregularFileError as error:
-                problems.append(str(error))
-            except OutcomeError as error:
-                problems.append(f"{folder / study_id}.json is damaged ({error}). Delete it; no outcome is lost.")
+    for study_id in filter(_ID.fullmatch, names):
+        try:
+            found.append(_read_study(folder, study_id, names[study_id]))
+        except FileNotFoundError:  # removed before or just now
+            continue
+        except IrregularFileError as error:
+            problems.append(str(error))
+        except OutcomeError as error:
+            problems.append(f"{folder / study_id}.json is damaged ({error}). Delete it; no outcome is lost.")
     return found, problems
 
 
-def _study(folder: Place, study_id: str, names: Sequence[str]) -> RecordedStudy:
+def _read_study(folder: Place, study_id: str, names: Sequence[str]) -> RecordedStudy:
     """One study.
 
     Raises:
         FileNotFoundError: it is not there.
         OutcomeError: its record is damaged or of a later release.
     """
-    content = _content(folder / f"{study_id}.json", LARGEST_STUDY)
-    cells = tuple(_planned(cell) for cell in _value(content, "cells", _CELLS))
-    stops_early = _value(content, "stops_early", _FLAG)
-    return RecordedStudy(study_id, cells, stops_early, _keys(names), _processes(folder / study_id, names))
-
-
-def _planned(content: Any) -> PlannedCell:
-    if not isinstance(content, dict):
-        raise OutcomeError(f"a cell should be a mapping, not {reprlib.repr(content)}")
-    fields = {name: _value(content, name, kind) for name, kind in PLANNED.items()}
-    return PlannedCell(**fields, is_transductive=content.get("is_transductive") is True)
-
-
-def _value(content: Mapping[str, Any], name: str, kind: Kind) -> Any:
-    if not kind.holds(content.get(name)):
-        raise OutcomeError(f"{name} should be {kind.words}, not {reprlib.repr(content.get(name))}")
-    return content[name]
-
-
-def _content(place: Place, largest: int) -> dict[str, Any]:
-    """The mapping that a file of JSON holds."""
-    try:
-        content = json.loads(read_bytes(place, largest))
-    except (ValueError, RecursionError) as error:
-        raise OutcomeError(f"it should be JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise OutcomeError(f"it should be a mapping, not {reprlib.repr(content)}")
-    version = content.get("version", VERSION)
-    if version != VERSION:
-        raise OutcomeError(f"version {reprlib.repr(version)} is of another release; this one knows {VERSION}")
-    return content
-
-
-def _keys(names: Iterable[str]) -> dict[int, tuple[str, ...]]:
+    record = _validated(_StudyFile, read_bytes(folder / f"{study_id}.json", _LARGEST_STUDY))
     keys: dict[int, tuple[str, ...]] = {}
-    for match in filter(None, map(CELL.fullmatch, names)):
-        number = int(match[1])
-        keys[number] = (*keys.get(number, ()), match[2])
-    return keys
+    for match in filter(None, map(_CELL.fullmatch, names)):
+        keys[int(match[1])] = (*keys.get(int(match[1]), ()), match[2])
+    return RecordedStudy(study_id, record.cells, record.stops_early, keys, _read_processes(folder / study_id, names))
 
 
-def _processes(folder: Place, names: Iterable[str]) -> tuple[RecordedProcess, ...]:
-    """Those whose files can be read: what they say is told and nothing else."""
+def _read_processes(folder: Place, names: Iterable[str]) -> tuple[RecordedProcess, ...]:
+    """The processes whose files can be read, the latest at the end."""
     found = []
-    for match in filter(None, map(PROCESS.fullmatch, names)):
-        try:
-            content = _content(folder / match[0], LARGEST_PROCESS)
-            told = [_value({"heard": "", **content}, name, TEXT) for name in ("began", "command", "ended", "heard")]
-        except (FileNotFoundError, OutcomeError):
-            continue
-        found.append(RecordedProcess(match[1], *told))
+    for match in filter(None, map(_PROCESS.fullmatch, names)):
+        with suppress(FileNotFoundError, OutcomeError):
+            process = _validated(_ProcessFile, read_bytes(folder / match[0], _LARGEST_PROCESS))
+            found.append(RecordedProcess(match[1], **dict(process)))
     return tuple(sorted(found, key=lambda process: process.began))
+
+
+def _validated(model: type[_ModelT], content: bytes) -> _ModelT:
+    """The content of a JSON file as a model.
+
+    Raises:
+        OutcomeError: it is not JSON, or a value is invalid.
+    """
+    try:
+        return model.model_validate(read_mapping(content))
+    except ValidationError as error:
+        raise OutcomeError(first_problem(error)) from error

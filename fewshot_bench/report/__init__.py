@@ -1,9 +1,14 @@
 """Numbers to people: the leaderboard, comparisons, sweeps, and the terminal tables."""
 
-from fewshot_bench.report.best import Answer, answer_lines, answers
 from fewshot_bench.report.comparison import Comparison, compare
-from fewshot_bench.report.comparison_terminal import print_comparisons
+from fewshot_bench.report.comparison_output import (
+    comparison_record,
+    datasets_record,
+    print_comparisons,
+    task_record,
+)
 from fewshot_bench.report.comparisons import OverDatasets, TaskComparison, compare_methods, compare_tasks, over_datasets
+from fewshot_bench.report.findings import Answer, answer_lines, answers
 from fewshot_bench.report.leaderboard import (
     TIMING_COLUMNS,
     current_leaderboard,
@@ -12,6 +17,7 @@ from fewshot_bench.report.leaderboard import (
     update_leaderboard,
     write_leaderboard,
 )
+from fewshot_bench.report.leaderboard_output import leaderboard_records, print_answers, print_leaderboard
 from fewshot_bench.report.names import (
     cells_of_method,
     check_no_files,
@@ -20,50 +26,16 @@ from fewshot_bench.report.names import (
     resolve_method,
     with_labels,
 )
-from fewshot_bench.report.pictures import NoPictureError, draw_sweep
-from fewshot_bench.report.publication import PlusMinus, as_latex, as_markdown
-from fewshot_bench.report.records import comparison_record, datasets_record, leaderboard_records, task_record
+from fewshot_bench.report.paper_figures import NoPictureError, draw_sweep
+from fewshot_bench.report.paper_table import PlusMinus, as_latex, as_markdown
 from fewshot_bench.report.sweeps import SweptPoint, print_sweep, sweep_frame
-from fewshot_bench.report.terminal import print_answers, print_leaderboard
 from fewshot_bench.report.verdicts import Claim
 
 __all__ = [
-    "TIMING_COLUMNS",
-    "Answer",
-    "Claim",
-    "Comparison",
-    "NoPictureError",
-    "OverDatasets",
-    "PlusMinus",
-    "SweptPoint",
-    "TaskComparison",
-    "answer_lines",
-    "answers",
-    "as_latex",
-    "as_markdown",
-    "cells_of_method",
-    "check_no_files",
-    "compare",
-    "compare_methods",
-    "compare_tasks",
-    "comparison_record",
-    "current_leaderboard",
-    "datasets_record",
-    "draw_sweep",
-    "labels_of_texts",
-    "leaderboard",
-    "leaderboard_records",
-    "method_labels",
-    "over_datasets",
-    "print_answers",
-    "print_comparisons",
-    "print_leaderboard",
-    "print_sweep",
-    "resolve_method",
-    "rows_of_cells",
-    "sweep_frame",
-    "task_record",
-    "update_leaderboard",
-    "with_labels",
-    "write_leaderboard",
-]
+    "TIMING_COLUMNS", "Answer", "Claim", "Comparison", "NoPictureError", "OverDatasets", "PlusMinus", "SweptPoint",
+    "TaskComparison", "answer_lines", "answers", "as_latex", "as_markdown", "cells_of_method", "check_no_files",
+    "compare", "compare_methods", "compare_tasks", "comparison_record", "current_leaderboard", "datasets_record",
+    "draw_sweep", "labels_of_texts", "leaderboard", "leaderboard_records", "method_labels", "over_datasets",
+    "print_answers", "print_comparisons", "print_leaderboard", "print_sweep", "resolve_method", "rows_of_cells",
+    "sweep_frame", "task_record", "update_leaderboard", "with_labels", "write_leaderboard",
+]  # fmt: skip

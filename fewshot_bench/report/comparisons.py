@@ -1,6 +1,6 @@
-"""Two methods or many, on every protocol they share, with p corrected for the number of tests.
+"""Two methods or many, on every protocol they share and over datasets, with p corrected for the number of tests.
 
-Methods over several datasets, each dataset counting once: the paper's paired t-test, and Demsar's (2006) ranks.
+Over several datasets each dataset counts once: paired t-tests, and the ranks of Demsar (2006).
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, OutcomeStore, Protoco
 from fewshot_bench.report.comparison import FEWEST_PAIRS, Comparison, check_same_protocol, comparison_of
 from fewshot_bench.report.names import cells_of_method, shown_names, the_only
 from fewshot_bench.report.scores import TaskScores, stored_scores, task_columns
-from fewshot_bench.report.verdicts import Claim, corrected_claims
-from fewshot_bench.report.wording import SIGNIFICANCE
+from fewshot_bench.report.verdicts import SIGNIFICANCE, Claim, corrected_claims
 from fewshot_bench.statistics import (
     Correction,
     FriedmanTest,
@@ -47,7 +46,7 @@ class TaskComparison:
             a baseline, and where no pair can be tested for that claim.
         letters_split: the same for differences on this split.
         correction: of the p values, over the comparisons of this protocol.
-        unpaired: pairs that share fewer than two episodes, by their names; nothing can be said of them.
+        unpaired: pairs that share fewer than two episodes, by their names; they are not tested.
         transductive: names of the methods that see all queries of an episode at once.
     """
 
@@ -81,7 +80,7 @@ def compare_tasks(
         methods: names, parts that no other name has, or labels; every stored method by default.
         baseline: compare the others with this one alone, instead of all pairs.
         correct: how p is corrected for the number of comparisons on one protocol.
-        strict: refuse to leave out episodes that only one method of a pair has.
+        strict: refuse episodes that only one method of a pair has.
         simultaneous: widen the intervals of a protocol's comparisons so that all of them hold together in 95% of the
             studies (Bonferroni); by default each does.
 
@@ -89,7 +88,7 @@ def compare_tasks(
         One entry per protocol, sorted by dataset, way and shot.
 
     Raises:
-        UnknownNameError: no method is called so.
+        UnknownNameError: no method has this name.
         ComparisonError: two names mean one method, a name means several, no protocol is common, or methods have
             different episodes under `strict`.
     """
@@ -99,13 +98,13 @@ def compare_tasks(
     wanted = [*methods, *([baseline] if baseline is not None else [])] if methods else []
     twice = next((name for name in methods if list(methods).count(name) > 1 or list(methods) == [baseline]), None)
     if twice is not None:
-        raise ComparisonError(f"'{twice}' is there twice. Name two different methods.")
-    found = _named(cells, wanted) if wanted else _all_methods(cells)
+        raise ComparisonError(f"'{twice}' is named twice. Name two different methods.")
+    by_method = _named(cells, wanted) if wanted else _all_methods(cells)
     reference = None if baseline is None else _one_name(cells, baseline)
-    names = shown_names([cell for of_method in found for same in of_method.values() for cell in same])
+    names = shown_names([cell for of_method in by_method for same in of_method.values() for cell in same])
     tasks = []
-    for protocol in _common_protocols(found):
-        chosen = [the_only(of_method[protocol]) for of_method in found if protocol in of_method]
+    for protocol in _common_protocols(by_method):
+        chosen = [the_only(of_method[protocol]) for of_method in by_method if protocol in of_method]
         _check_distinct(chosen, wanted)
         task = _compared(
             stored_scores(store, chosen, by_class=len(chosen) <= _MOST_BY_CLASS),
@@ -140,7 +139,7 @@ def compare_methods(store: OutcomeStore, a: str, b: str) -> list[Comparison]:
         The comparison of A with B on each common protocol, sorted by dataset, way and shot.
 
     Raises:
-        UnknownNameError: no method is called so.
+        UnknownNameError: no method has this name.
         ComparisonError: both names mean one method, a name means several, or no protocol is common.
     """
     return [comparison for task in compare_tasks(store, [a, b]) for comparison in task.comparisons]
@@ -152,10 +151,10 @@ def stored_pairs(store: OutcomeStore, a: str, b: str) -> list[TaskScores]:
     Raises:
         UnknownNameError, ComparisonError: as `compare_tasks`.
     """
-    found = _named(store.cells(), [a, b])
+    by_method = _named(store.cells(), [a, b])
     pairs = []
-    for protocol in _common_protocols(found):
-        chosen = [the_only(of_method[protocol]) for of_method in found]
+    for protocol in _common_protocols(by_method):
+        chosen = [the_only(of_method[protocol]) for of_method in by_method]
         _check_distinct(chosen, [a, b])
         pairs.append(stored_scores(store, chosen))
     return pairs
@@ -164,13 +163,13 @@ def stored_pairs(store: OutcomeStore, a: str, b: str) -> list[TaskScores]:
 def _compared(
     scores: TaskScores, names: Mapping[str, str], baseline: str | None, correct: Correction, *, simultaneous: bool
 ) -> TaskComparison | None:
-    """The comparisons on one protocol; None where the baseline was not run on it."""
+    """The comparisons on pair protocol; None where the baseline was not run on it."""
     positions = range(len(scores.cells))
     if baseline is None:
         if len(scores.cells) > _MOST_METHODS:
             raise ComparisonError(
                 f"{len(scores.cells)} methods on {scores.protocol.task} make {len(scores.cells) ** 2 // 2:,} pairs. "
-                "Name some of them, or compare all with one --baseline; the leaderboard has letters for all."
+                "Name some of them, or compare all with pair --baseline; the leaderboard has letters for all."
             )
         pairs = list(combinations(positions, 2))
     else:
@@ -181,19 +180,21 @@ def _compared(
     shared = [(a, b) for a, b in pairs if scores.pair(a, b).sum() >= FEWEST_PAIRS]
     unpaired = [(names[scores.cells[a].key], names[scores.cells[b].key]) for a, b in pairs if (a, b) not in shared]
     confidence = 1 - SIGNIFICANCE / len(shared) if simultaneous and shared else 1 - SIGNIFICANCE
-    made = [comparison_of(scores, a, b, names, confidence) for a, b in shared]
-    claims = corrected_claims([one.p_corrected for one in made], [one.p_beyond_corrected for one in made], correct)
-    made = [
+    comparisons = [comparison_of(scores, a, b, names, confidence) for a, b in shared]
+    claims = corrected_claims(
+        [pair.p_corrected for pair in comparisons], [pair.p_beyond_corrected for pair in comparisons], correct
+    )
+    comparisons = [
         replace(comparison, p_corrected=float(split), p_beyond_corrected=float(beyond))
-        for comparison, split, beyond in zip(made, *claims, strict=True)
+        for comparison, split, beyond in zip(comparisons, *claims, strict=True)
     ]
     means = {names[cell.key]: float(np.nanmean(scores.accuracy[row])) for row, cell in enumerate(scores.cells)}
     means = dict(sorted(means.items(), key=lambda item: -item[1]))
-    letters = _letters(list(means), made) if baseline is None else {}
+    letters = _letters(list(means), comparisons) if baseline is None else {}
     return TaskComparison(
         scores.protocol,
         means,
-        made,
+        comparisons,
         letters["beyond"] if letters else {},
         letters["split"] if letters else {},
         correct,
@@ -205,15 +206,15 @@ def _compared(
 def _letters(names: Sequence[str], comparisons: Sequence[Comparison]) -> dict[Claim, dict[str, str]]:
     """Compact letters of both claims, names from the best to the worst; empty for a claim that no pair can test."""
     row = {name: number for number, name in enumerate(names)}
-    found: dict[Claim, dict[str, str]] = {}
+    letters: dict[Claim, dict[str, str]] = {}
     for claim in get_args(Claim):
         p = np.ones((len(names),) * 2)
         for comparison in comparisons:
             a, b = row[comparison.a], row[comparison.b]
             p[a, b] = p[b, a] = comparison.p_beyond_corrected if claim == "beyond" else comparison.p_corrected
         has_tests = bool((~np.isnan(p[np.triu_indices(len(names), 1)])).any())
-        found[claim] = dict(zip(names, compact_letters(p < SIGNIFICANCE), strict=True)) if has_tests else {}
-    return found
+        letters[claim] = dict(zip(names, compact_letters(p < SIGNIFICANCE), strict=True)) if has_tests else {}
+    return letters
 
 
 def _named(cells: Sequence[Cell], wanted: Sequence[str]) -> list[dict[str, list[Cell]]]:
@@ -222,21 +223,21 @@ def _named(cells: Sequence[Cell], wanted: Sequence[str]) -> list[dict[str, list[
 
 def _all_methods(cells: Sequence[Cell]) -> list[dict[str, list[Cell]]]:
     """Every method by itself, those that share a name by their labels."""
-    found: dict[str, dict[str, list[Cell]]] = {}
+    by_method: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells:
-        found.setdefault(cell.method.fingerprint, {}).setdefault(cell.protocol.fingerprint, []).append(cell)
-    if len(found) < 2:
+        by_method.setdefault(cell.method.fingerprint, {}).setdefault(cell.protocol.fingerprint, []).append(cell)
+    if len(by_method) < 2:
         raise ComparisonError(
-            f"a comparison needs two methods; {len(found)} {'is' if len(found) == 1 else 'are'} stored. "
+            f"a comparison needs two methods; {len(by_method)} {'is' if len(by_method) == 1 else 'are'} stored. "
             "Run another on the same episodes: fewshot-bench run --adapt ..."
         )
-    return list(found.values())
+    return list(by_method.values())
 
 
 def _one_name(cells: Sequence[Cell], baseline: str) -> str:
     """The name, or the label, of the method that a baseline means."""
-    found = cells_of_method(cells, baseline)
-    cell = next(iter(found.values()))[0]
+    by_protocol = cells_of_method(cells, baseline)
+    cell = next(iter(by_protocol.values()))[0]
     return baseline if baseline == cell.method.label else cell.method.name
 
 
@@ -244,12 +245,12 @@ def _names_of(cell: Cell) -> tuple[str, str]:
     return cell.method.name, cell.method.label
 
 
-def _common_protocols(found: Sequence[Mapping[str, list[Cell]]]) -> list[str]:
+def _common_protocols(by_method: Sequence[Mapping[str, list[Cell]]]) -> list[str]:
     """Protocols of two methods or more, sorted; with none, methods that were named say what differs."""
-    cards = {protocol: cells[0] for of_method in found for protocol, cells in of_method.items()}
-    common = [protocol for protocol in cards if sum(protocol in of_method for of_method in found) > 1]
-    if not common and len(found) > 1:
-        (first, *_), (second, *_) = _closest(found[0], found[1])
+    cards = {protocol: cells[0] for of_method in by_method for protocol, cells in of_method.items()}
+    common = [protocol for protocol in cards if sum(protocol in of_method for of_method in by_method) > 1]
+    if not common and len(by_method) > 1:
+        (first, *_), (second, *_) = _closest(by_method[0], by_method[1])
         check_same_protocol(first.protocol, first.method.name, second.protocol, second.method.name)
     return sorted(common, key=lambda protocol: _order(cards[protocol]))
 
@@ -269,9 +270,9 @@ def _refuse_left_out(tasks: Sequence[TaskComparison]) -> None:
             a, b = task.unpaired[0]
             raise ComparisonError(f"{a} and {b} share fewer than two episodes of {task.protocol.task}. See --strict.")
         for comparison in task.comparisons:
-            if comparison.left_out:
+            if comparison.unpaired:
                 raise ComparisonError(
-                    f"{task.protocol.task}: {comparison.left_out}. Run both to the same length, or leave out --strict."
+                    f"{task.protocol.task}: {comparison.unpaired}. Run both to the same length, or drop --strict."
                 )
 
 

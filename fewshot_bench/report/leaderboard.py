@@ -1,9 +1,4 @@
-"""The leaderboard: every stored cell as a row of one table, and as a CSV that only outcomes can change.
-
-The leaderboard as a CSV: the same outcomes give the same bytes.
-
-Bring leaderboard.csv up to date with what is stored, each protocol with the baseline it was given last.
-"""
+"""The leaderboard: every stored cell as a row of one table, and as a CSV that the outcomes alone determine."""
 
 from __future__ import annotations
 
@@ -19,16 +14,12 @@ from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench._io.text import guarded, unguarded
 from fewshot_bench.errors import OutcomeError, PlaceError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.report.names import cells_of_method, shown_names, the_only
+from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, Format, protocol_rows
+from fewshot_bench.report.names import cells_of_method, is_transductive, shown_names, the_only
 from fewshot_bench.report.published import PublishedResult, published_results, published_rows_of
 from fewshot_bench.report.scores import stored_scores
-from fewshot_bench.report.summary import COLUMNS, MEASURED, protocol_rows
-from fewshot_bench.report.wording import is_transductive
 from fewshot_bench.statistics import Correction
 
-_TEXTS = (
-    "group", "group_split", "against_best", "baseline", "test", "beyond", "verdict", "correction", "flags", "adaptation"
-)  # fmt: skip
 _PROTOCOL = ["dataset", "split", "way", "shot", "queries", "sampler", "seed", "protocol_fingerprint"]
 
 
@@ -59,7 +50,7 @@ def leaderboard(
 
     Raises:
         OutcomeError: nothing is stored, or a part is damaged.
-        UnknownNameError: no method is called like the baseline.
+        UnknownNameError: no method has the baseline's name.
         ComparisonError: the baseline's name fits several methods.
     """
     cells = store.cells() if cells is None else list(cells)
@@ -87,7 +78,7 @@ def sorted_rows(frame: pd.DataFrame) -> pd.DataFrame:
     Published rows do not say which they are: beside transductive methods they come last, else they stand among the
     others. A text that does not exist is None.
     """
-    for column in _TEXTS:
+    for column in (name for name, kind in COLUMNS.items() if kind == "text"):
         frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
     keys = [*_PROTOCOL, "kind", "mean", "method", "method_fingerprint"]
     ascending = [key != "mean" for key in keys]
@@ -107,39 +98,16 @@ def kind_order(frame: pd.DataFrame) -> list[int]:
 
 def _baselines(cells: Sequence[Cell], wanted: str) -> dict[str, Cell]:
     """The baseline's cell on each protocol where its name means one method."""
-    found = cells_of_method(cells, wanted)
-    clear = {protocol: same[0] for protocol, same in found.items() if len(same) == 1}
-    return clear or {protocol: the_only(same) for protocol, same in found.items()}
+    by_protocol = cells_of_method(cells, wanted)
+    clear = {protocol: same[0] for protocol, same in by_protocol.items() if len(same) == 1}
+    return clear or {protocol: the_only(same) for protocol, same in by_protocol.items()}
 
 
 TIMING_COLUMNS = ("episodes_per_second", "peak_bytes")
 """What differs between two identical studies; everything else is the same to the byte."""
 
-_DECIMALS = {
-    "median": 4,
-    "median_ci95": 4,
-    "mean": 4,
-    "ci95": 4,
-    "data_ci95": 4,
-    "episode_median": 4,
-    "episode_median_low": 4,
-    "episode_median_high": 4,
-    "difference": 4,
-    "diff_ci95_low": 4,
-    "diff_ci95_high": 4,
-    "diff_data_ci95_low": 4,
-    "diff_data_ci95_high": 4,
-    "effect_size": 4,
-    "wins": 0,
-    "ties": 0,
-    "losses": 0,
-    "paired_episodes": 0,
-    "episodes_per_second": 1,
-    "peak_bytes": 0,
-    "episodes": 0,
-    "runs": 0,
-}
-_EVERY_DIGIT = ("p", "p_corrected", "p_beyond", "p_beyond_corrected")
+_DECIMALS: dict[Format | None, int] = {"percent": 4, "rate": 1}
+_LARGEST = 64_000_000  # bytes of a leaderboard
 
 
 def write_leaderboard(frame: pd.DataFrame, path: Place) -> None:
@@ -155,21 +123,21 @@ def write_leaderboard(frame: pd.DataFrame, path: Place) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([guarded(str(column)) for column in frame.columns])
     for row in frame.to_dict("records"):
-        writer.writerow([_written(str(column), value) for column, value in row.items()])
+        writer.writerow([_csv_text(str(column), value) for column, value in row.items()])
     write_atomically(path, text.getvalue().encode())
 
 
-def _written(column: str, value: Any) -> str:
+def _csv_text(column: str, value: Any) -> str:
     if value is None or value != value:
         return ""
-    if column in _EVERY_DIGIT:
+    kind = COLUMNS.get(column)
+    if kind == "p":
         return repr(float(value))
-    if column in _DECIMALS:
-        return f"{round(value, _DECIMALS[column]) + 0.0:.{_DECIMALS[column]}f}"  # + 0.0: never "-0.0000"
+    if kind in _DECIMALS:
+        return f"{round(value, _DECIMALS[kind]) + 0.0:.{_DECIMALS[kind]}f}"  # + 0.0: never "-0.0000"
+    if kind == "count" and isinstance(value, float):
+        return f"{value:.0f}"
     return guarded(value) if isinstance(value, str) else str(value)
-
-
-_LARGEST = 64_000_000  # bytes of a leaderboard
 
 
 def update_leaderboard(
@@ -197,7 +165,7 @@ def update_leaderboard(
 
     Raises:
         OutcomeError: nothing is stored, or a part is damaged.
-        UnknownNameError: no method is called like the baseline.
+        UnknownNameError: no method has the baseline's name.
         ComparisonError: the baseline's name fits several methods.
     """
     frame = current_leaderboard(store, path, baseline, cells=cells, correct=correct, with_published=with_published)
@@ -237,7 +205,7 @@ def current_leaderboard(
     groups: dict[str | None, list[Cell]] = {}
     named = _labels(list(cells or stored), baseline) if isinstance(baseline, str) else baseline or {}
     for protocol, same in by_protocol.items():
-        groups.setdefault(named.get(protocol) or _still_there(kept.get(protocol), same), []).extend(same)
+        groups.setdefault(named.get(protocol) or _remembered(kept.get(protocol), same), []).extend(same)
     published = published_results(results) if with_published else []
     frames = [
         leaderboard(store, name, cells=group, correct=correct, published=published) for name, group in groups.items()
@@ -258,18 +226,18 @@ def _baselines_in(path: Place) -> dict[str, str]:
 
 
 def _labels(cells: Sequence[Cell], baseline: str) -> dict[str, str]:
-    """The label of the method that a name means, by protocol; protocols on which it means several are left out.
+    """The label of the method that a name means, by protocol; without protocols on which it means several.
 
     Raises:
-        UnknownNameError: no method is called so.
+        UnknownNameError: no method has this name.
         ComparisonError: the name means several methods everywhere.
     """
-    found = cells_of_method(cells, baseline)
-    clear = {protocol: same[0].method.label for protocol, same in found.items() if len(same) == 1}
-    return clear or {protocol: the_only(same).method.label for protocol, same in found.items()}
+    by_protocol = cells_of_method(cells, baseline)
+    clear = {protocol: same[0].method.label for protocol, same in by_protocol.items() if len(same) == 1}
+    return clear or {protocol: the_only(same).method.label for protocol, same in by_protocol.items()}
 
 
-def _still_there(baseline: str | None, same: Sequence[Cell]) -> str | None:
+def _remembered(baseline: str | None, same: Sequence[Cell]) -> str | None:
     """The label of a remembered baseline; None where it is gone, or where its name has come to mean several methods."""
-    meant = [cell.method.label for cell in same if baseline in (cell.method.name, cell.method.label)]
-    return meant[0] if len(meant) == 1 else None
+    labels = [cell.method.label for cell in same if baseline in (cell.method.name, cell.method.label)]
+    return labels[0] if len(labels) == 1 else None

@@ -1,9 +1,4 @@
-"""From what a user types to the cells that are meant.
-
-What to call methods in the tables of a paper, instead of their names.
-
-Long names where there is little room: cut so that they stay different from each other.
-"""
+"""Names of methods and tasks: typed by a user, replaced by labels, shortened, and marked for people."""
 
 from __future__ import annotations
 
@@ -17,17 +12,26 @@ from typing import Any
 import pandas as pd
 
 from fewshot_bench._io.locations import Place
+from fewshot_bench._io.text import printable
 from fewshot_bench.errors import ComparisonError, OutcomeError, UnknownNameError
-from fewshot_bench.outcomes import TRANSDUCTIVE, Cell, OutcomeStore
+from fewshot_bench.outcomes import TRANSDUCTIVE, Cell, OutcomeStore, ProtocolCard, marked
 from fewshot_bench.outcomes.claimed import ACCURACY_FILES
-from fewshot_bench.report.wording import task_text
+from fewshot_bench.report.scores import task_columns
+
+BALANCED_FLAG = "assumes balanced queries"
+CLAIMED_FLAG = "episodes claimed, not verified"
+CLAIMED = "claimed: files say which episodes are the same; their identity is not verified"
+TRANSDUCTIVE_NOTE = "transductive: sees all queries of an episode at once; compare such a method with its own kind"
+BASELINE_KINDS = {False: "baseline is inductive", True: "baseline is transductive"}
+"""What the flags of a row say when its baseline is of the other kind."""
+_CUT = "…"
 
 
 def check_no_files(wanted: Iterable[str], store: OutcomeStore) -> None:
-    """Say what to type to those who name a file where a method is expected.
+    """Refuse a file where a method is expected, and say what to type.
 
     Raises:
-        ComparisonError: one of the names ends like a file of accuracies, and no stored method is called so.
+        ComparisonError: one of the names ends like a file of accuracies, and no stored method has that name.
     """
     file = next((name for name in wanted if name.lower().endswith(ACCURACY_FILES)), None)
     if file is not None and file not in {cell.method.name for cell in store.cells()}:
@@ -35,7 +39,7 @@ def check_no_files(wanted: Iterable[str], store: OutcomeStore) -> None:
 
 
 def import_first(file: str) -> str:
-    """What to type to those who give a file of accuracies where stored outcomes are expected."""
+    """What to type instead of a file of accuracies where stored outcomes are expected."""
     return (
         "Import it first, then compare its methods: "
         f"fewshot-bench outcomes import {quote(file)} --dataset NAME --way N --shot K"
@@ -46,7 +50,7 @@ def check_no_file(place: Place, expected: str) -> Place:
     """The place of results, unless it is a file on this disk.
 
     Args:
-        place: that somebody named.
+        place: that the user named.
         expected: what it should be.
 
     Raises:
@@ -91,17 +95,18 @@ def cells_of_method(cells: Sequence[Cell], wanted: str) -> dict[str, list[Cell]]
         wanted: a name, a part of one, or a label.
 
     Raises:
-        UnknownNameError: no method is called so.
+        UnknownNameError: no method has this name.
         ComparisonError: names of several methods fit.
     """
     labels = {cell.method.label: cell.method.name for cell in cells}
     name = labels[wanted] if wanted in labels else resolve_method(labels.values(), wanted)
-    found: dict[str, list[Cell]] = {}
+    by_protocol: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell.method.name == name:
-            found.setdefault(cell.protocol.fingerprint, []).append(cell)
+            by_protocol.setdefault(cell.protocol.fingerprint, []).append(cell)
     return {
-        protocol: [cell for cell in same if cell.method.label == wanted] or same for protocol, same in found.items()
+        protocol: [cell for cell in same if cell.method.label == wanted] or same
+        for protocol, same in by_protocol.items()
     }
 
 
@@ -137,19 +142,19 @@ def method_labels(
     Args:
         names: of the methods there are.
         wanted: a method, by its name or a part that no other name has, and its label.
-        only_whole: further names, of which no part is enough.
+        only_whole: further names that must be given whole.
 
     Raises:
-        UnknownNameError: no method is called so.
+        UnknownNameError: no method has this name.
         ComparisonError: a part fits several methods, or a method has two labels.
     """
     names, whole = set(names), set(only_whole)
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for method, label in wanted:
         name = method if method in whole else resolve_method(names, method)
-        if found.setdefault(name, label) != label:
-            raise ComparisonError(f"{name} would be called both '{found[name]}' and '{label}'. Give it one label.")
-    return found
+        if labels.setdefault(name, label) != label:
+            raise ComparisonError(f"{name} would be called both '{labels[name]}' and '{label}'. Give it one label.")
+    return labels
 
 
 def labels_of_texts(frame: pd.DataFrame, texts: Sequence[str]) -> dict[str, str]:
@@ -202,7 +207,7 @@ def with_labels(frame: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
         labels: as `method_labels` returns them.
 
     Raises:
-        ComparisonError: two methods of one protocol would be called alike.
+        ComparisonError: two methods of one protocol would have the same name.
     """
     called: dict[tuple[str, str], str] = {}
     owners: dict[tuple[str, str], str] = {}
@@ -235,9 +240,6 @@ def _names_of(row: Mapping[Any, Any]) -> list[str]:
     return [name, f"{name}{end}"]
 
 
-_CUT = "…"
-
-
 def shared_stages(names: Sequence[str]) -> str:
     """What all methods begin with, whole stages with the slash behind them; empty for a single method.
 
@@ -249,13 +251,13 @@ def shared_stages(names: Sequence[str]) -> str:
     """
     stages = [name.split("/") for name in dict.fromkeys(names) if "/" in name]
     shared = 0
-    while len(stages) > 1 and all(len(some) > shared + 1 and some[shared] == stages[0][shared] for some in stages):
+    while len(stages) > 1 and all(len(parts) > shared + 1 and parts[shared] == stages[0][shared] for parts in stages):
         shared += 1
     return "".join(f"{stage}/" for stage in stages[0][:shared]) if stages else ""
 
 
 def short_name(name: str, longest: int) -> str:
-    """A name with its middle left out if it has more than `longest` letters."""
+    """A name without its middle if it has more than `longest` letters."""
     half = (longest - 1) // 2
     return name if len(name) <= longest else f"{name[:half]}{_CUT}{name[-half:]}"
 
@@ -263,7 +265,7 @@ def short_name(name: str, longest: int) -> str:
 def short_names(names: Sequence[str], longest: int) -> list[str]:
     """Names of at most `longest` letters; those that the middle tells apart are cut at the ends instead.
 
-    Where one is longer, the stages that all methods share are left out first. Where nothing helps, names get the
+    Where one is longer, the stages that all methods share are dropped first. Where nothing helps, names get the
     numbers of their places, from 1.
     """
     if any(len(name) > longest for name in names):
@@ -289,7 +291,7 @@ def marked_names(
         names: of the methods.
         transductive: which of them are.
         longest: of a name with its mark.
-        mark: what stands behind the name of a transductive one.
+        mark: behind the name of a transductive one.
     """
     room = longest - len(mark) if any(name in transductive for name in names) else longest
     short = short_names(names, room)
@@ -300,3 +302,66 @@ def _window(name: str, start: int, longest: int) -> str:
     room = longest - 1 if start else longest
     rest = name[start:]
     return (_CUT if start else "") + (rest if len(rest) <= room else f"{rest[: room - 1]}{_CUT}")
+
+
+def task_text(row: Mapping[Any, Any]) -> str:
+    """The task of a leaderboard's row, e.g. "cifar-fs 5-way 1-shot"."""
+    split = "" if row["split"] == "novel" else f" ({row['split']} split)"
+    sampler = "" if row["sampler"] == "standard" else f" {row['sampler']}"
+    return printable(f"{row['dataset']}{split} {row['way']}-way {row['shot']}-shot{sampler}")
+
+
+def protocol_names(protocols: Sequence[ProtocolCard]) -> dict[str, str]:
+    """What to call protocols, by fingerprint; see `task_names`."""
+    return task_names({protocol.fingerprint: task_columns(protocol) for protocol in protocols})
+
+
+def task_names(rows: Mapping[str, Mapping[Any, Any]]) -> dict[str, str]:
+    """What to call the tasks of protocols: dataset and size, and where several are called so, what tells them apart.
+
+    Args:
+        rows: with the columns of `task_columns`, by the fingerprint of the protocol.
+
+    Returns:
+        By fingerprint, e.g. "cifar-fs 5-way 1-shot, seed 1"; no two are the same.
+    """
+    names = {key: task_text(row) for key, row in rows.items()}
+    names = disambiguated(names, {key: f", {row.get('queries')} queries per class" for key, row in rows.items()})
+    names = disambiguated(names, {key: f", seed {row.get('seed')}" for key, row in rows.items()})
+    return disambiguated(names, {key: f" ({key[:8]})" for key in rows})
+
+
+def disambiguated(names: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """The names, those that are equal with something more if that differs between them."""
+    differing: dict[str, set[str]] = {}
+    for key, name in names.items():
+        differing.setdefault(name, set()).add(more[key])
+    return {key: name + more[key] if len(differing[name]) > 1 else name for key, name in names.items()}
+
+
+def is_transductive(row: Mapping[Any, Any]) -> bool:
+    """Whether a leaderboard's row is about a transductive method; a published row does not say, and counts as none."""
+    value = row.get("is_transductive")
+    return value is not None and value == value and bool(value)
+
+
+def row_name(row: Mapping[Any, Any]) -> str:
+    """The method of a leaderboard's row as people should read it."""
+    return marked(row["method"], is_transductive(row))
+
+
+def is_across(row: Mapping[Any, Any]) -> bool:
+    """Whether a leaderboard's row is tested against a baseline of the other kind."""
+    return BASELINE_KINDS[not is_transductive(row)] in str(row.get("flags") or "").split("; ")
+
+
+def baseline_name(row: Mapping[Any, Any]) -> str:
+    """The baseline of a measured row as people should read it."""
+    return marked(row["baseline"], is_transductive(row) != is_across(row))
+
+
+def value_text(value: object) -> str:
+    """A hyper-parameter's value as people write it: 0.9, 1, 0.0001, true."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,202 +1,44 @@
-"""Every figure of a page as files.
+"""The figures of a paper, through Matplotlib: SVG and PNG whose bytes depend on what is drawn alone.
 
-The critical-difference diagram of Demsar (2006), through scikit-posthocs.
-
-Box plots of the accuracies over episodes, for a paper.
-
-The forest plot of one protocol for a paper.
-
-What figures with one row per method have in common.
+What is drawn is described by `report.figures`, as for the page.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+import fewshot_bench.report.figures as figures
 from fewshot_bench._io.locations import Place
-from fewshot_bench.report.names import marked_names
-from fewshot_bench.report.page.content import PageContent, ProtocolResults, Quantiles, Ranking
-from fewshot_bench.report.page.plots.forest import kept_by_kind, tested_rows
-from fewshot_bench.report.pictures import FONT_SIZE, NoPictureError, draw_sweep, drawing, horizontal_axis, save_picture
-from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.verdicts import FOR_THESE_CLASSES, NOTHING_SHOWN, ON_THIS_SPLIT
-from fewshot_bench.report.wording import p_equation, ranks_text
+from fewshot_bench._io.storage import write_atomically
+from fewshot_bench.report.content import PageContent
+from fewshot_bench.report.figures import Curve, RanksFigure, Role, RowsFigure, SweepFigure, Symbol
 
-_LETTERS = 100
-_LONGEST = 32
-
-
-def draw_critical_difference(ranking: Ranking, stem: Place) -> list[Place]:
-    """Draw mean ranks on a line; bars join methods that are not further apart than the critical difference.
-
-    Args:
-        ranking: of three methods or more.
-        stem: the files without their suffix.
-
-    Raises:
-        NoPictureError: Matplotlib or scikit-posthocs is not installed.
-    """
-    with drawing(10, 0.2 * len(ranking.methods) + 1.8) as figure:
-        try:
-            from scikit_posthocs import critical_difference_diagram
-        except ImportError as error:
-            missing = "no picture: scikit-posthocs is missing. Install it with: pip install scikit-posthocs"
-            raise NoPictureError(missing) from error
-        axes = figure.subplots()
-        names, ranks = marked_names(ranking.methods, ranking.transductive, _LONGEST), np.array(ranking.mean_ranks)
-        apart = np.abs(np.subtract.outer(ranks, ranks)) > ranking.critical_difference
-        critical_difference_diagram(
-            pd.Series(ranks, index=names),
-            pd.DataFrame(np.where(apart, 0.0, 1.0), index=names, columns=names),
-            ax=axes,
-            label_fmt_left="{label} ({rank:.2f})  ",
-            label_fmt_right="  {label} ({rank:.2f})",
-            label_props={"fontsize": 9},
-        )
-        p = p_equation(ranking.p)
-        words = f"{ranking.name}: {ranks_text(len(names), ranking.critical_difference)}; Friedman {p}"
-        axes.set_title(textwrap.fill(words, _LETTERS), fontsize=10)
-        return save_picture(figure, stem)
+_FONT_SIZE = 11
+_MOST_ROWS = 40
+_LONGEST_RANKED = 32  # letters
+_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#6d737b"
+_COLOURS: dict[Role, str] = {"better": _BLUE, "worse": _ORANGE, "neutral": _GREY}
+_SYMBOLS: dict[Symbol, str] = {"right": ">", "left": "<", "diamond": "D", "circle": "o"}
+_PANEL = (5.2, 4.0)  # inches
+_LETTERS_PER_PANEL, _LETTERS, _LETTERS_OF_RANKS = 58, 72, 100
+_CURVE_MARKERS = "osD^vP*X"
+_SPREAD = 0.012  # of the axis: how far apart curves stand, so that intervals do not hide each other
 
 
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#6d737b"
-MOST_ROWS = 40
-_LETTERS_ROWS = 72
-_LONGEST_ROWS = 44
-
-
-def row_height(rows: int) -> float:
-    """The height of a figure in inches."""
-    return 0.3 * rows + 1.3
-
-
-def finish_rows(axes: Any, names: Sequence[str], label: str, transductive: Collection[str] = ()) -> None:
-    """Names on the left, first on top, one label below, nothing else.
-
-    Args:
-        axes: Matplotlib's, with the marks of method i at height i.
-        names: of the methods, from top to bottom.
-        label: below the horizontal axis.
-        transductive: which of the methods are; they come last, below a line, and say so.
-    """
-    axes.set_yticks(range(len(names)), marked_names(names, transductive, _LONGEST_ROWS))
-    first = next((row for row, name in enumerate(names) if name in transductive), 0)
-    if first:
-        axes.axhline(first - 0.5, color=GREY, linewidth=0.8, linestyle=":")
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.figure.supxlabel(textwrap.fill(label, _LETTERS_ROWS), fontsize=FONT_SIZE)
-    axes.grid(axis="x", color="0.92")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-
-
-def draw_distributions(protocol: ProtocolResults, stem: Place) -> list[Place]:
-    """Draw how the episodes of each method spread: quartiles, 5% and 95%, median (line) and mean (diamond).
-
-    Args:
-        protocol: with the quantiles of at least one method.
-        stem: the files without their suffix.
-
-    Raises:
-        NoPictureError: Matplotlib is not installed.
-    """
-    shown = dict(list(protocol.quantiles.items())[:MOST_ROWS])
-    methods = len(protocol.measured)
-    some = f", the best {len(shown)} of {methods}" if methods > len(shown) else ""
-    with drawing(8.4, row_height(len(shown))) as figure:
-        axes = figure.subplots()
-        axes.bxp(
-            [_box(quantiles) for quantiles in shown.values()],
-            positions=range(len(shown)),
-            orientation="horizontal",
-            widths=0.5,
-            showfliers=False,
-            showmeans=True,
-            patch_artist=True,
-            boxprops={"facecolor": "#cfe3f2", "edgecolor": BLUE},
-            medianprops={"color": BLUE, "linewidth": 1.8},
-            whiskerprops={"color": BLUE},
-            capprops={"color": BLUE},
-            meanprops={"marker": "D", "markersize": 4, "markerfacecolor": "white", "markeredgecolor": BLUE},
-        )
-        finish_rows(axes, list(shown), f"{protocol.name}{some}: accuracy of an episode, %", protocol.transductive)
-        return save_picture(figure, stem)
-
-
-def _box(quantiles: Quantiles) -> dict[str, float]:
-    return {
-        "whislo": quantiles.low,
-        "q1": quantiles.first_quartile,
-        "med": quantiles.median,
-        "q3": quantiles.third_quartile,
-        "whishi": quantiles.high,
-        "mean": quantiles.mean,
-    }
-
-
-_LOOKS = {
-    "better": (BLUE, ">"),
-    f"better{FOR_THESE_CLASSES}": (BLUE, ">"),
-    f"better{ON_THIS_SPLIT}": (BLUE, "D"),
-    "worse": (ORANGE, "<"),
-    f"worse{FOR_THESE_CLASSES}": (ORANGE, "<"),
-    f"worse{ON_THIS_SPLIT}": (ORANGE, "D"),
-    NOTHING_SHOWN: (GREY, "o"),
-}
-
-
-def draw_forest(protocol: ProtocolResults, stem: Place) -> list[Place]:
-    """Draw the differences of a protocol to its baseline: thick over episodes, thin over classes and images.
-
-    Args:
-        protocol: whose rows are tested against a baseline, at least one of them.
-        stem: the files without their suffix.
-
-    Raises:
-        NoPictureError: Matplotlib is not installed.
-    """
-    rows = tested_rows(protocol)
-    kept = kept_by_kind(rows, MOST_ROWS)
-    baseline = protocol.shown(next(name for name in rows["baseline"] if name))
-    with drawing(8.4, row_height(len(kept))) as figure:
-        axes = figure.subplots()
-        axes.axvline(0, color=GREY, linewidth=1, zorder=0)
-        _data_intervals(axes, kept)
-        for word, (colour, marker) in _LOOKS.items():
-            group = kept[kept["verdict"] == word]
-            if len(group):
-                _task_intervals(axes, group, word, colour, marker)
-        figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-        some = f", the best {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
-        label = f"{protocol.name}{some}: points above or below {baseline}"
-        finish_rows(axes, kept["method"].tolist(), label, protocol.transductive)
-        return save_picture(figure, stem)
-
-
-def _task_intervals(axes: Any, rows: pd.DataFrame, word: str, colour: str, marker: str) -> None:
-    axes.hlines(rows.index, rows["diff_ci95_low"], rows["diff_ci95_high"], color=colour, linewidth=3)
-    measured = rows["source"] == MEASURED
-    axes.plot(rows["difference"], rows.index, marker, color=colour, markersize=5.5, label=word, markerfacecolor="none")
-    axes.plot(rows["difference"][measured], rows.index[measured], marker, color=colour, markersize=5.5)
-
-
-def _data_intervals(axes: Any, rows: pd.DataFrame) -> None:
-    known = rows[rows["diff_data_ci95_low"].notna()]
-    if len(known):
-        ends = (known["diff_data_ci95_low"], known["diff_data_ci95_high"])
-        covers = " or ".join(sorted(set(known["beyond"])))
-        axes.hlines(known.index, *ends, color=GREY, linewidth=1, label=f"thin: over {covers}")
+class NoPictureError(Exception):
+    """Something cannot be drawn; the message says why."""
 
 
 def draw_figures(content: PageContent, folder: Place) -> list[Place]:
-    """Draw everything that the page shows as SVG and PNG; the same content gives the same bytes.
+    """Draw the figures of the page as SVG and PNG; the same content gives the same bytes.
 
     Args:
         content: as `gather` collects it.
@@ -211,24 +53,234 @@ def draw_figures(content: PageContent, folder: Place) -> list[Place]:
     files: list[Place] = []
     for number, protocol in enumerate(content.protocols, 1):
         name = f"{number}-{_file_name(protocol.name)}"
-        if protocol.rows["difference"].notna().any():
-            files += draw_forest(protocol, folder / f"forest-{name}")
-        if protocol.quantiles:
-            files += draw_distributions(protocol, folder / f"distributions-{name}")
+        rows = figures.forest(protocol, _MOST_ROWS)
+        if not rows.why_empty:
+            files += draw_forest(rows, folder / f"forest-{name}")
+        boxes = figures.distributions(protocol)
+        if not boxes.why_empty:
+            files += draw_distributions(boxes, folder / f"distributions-{name}")
     for number, ranking in enumerate(content.rankings, 1):
-        files += draw_critical_difference(ranking, folder / f"ranks-{number}-{_file_name(ranking.name)}")
-    for number, sweep in enumerate(content.sweeps, 1):
-        if _has_curve(sweep.frame):
-            files += draw_sweep(sweep.frame, sweep.name, folder / f"sweep-{number}-{_file_name(sweep.name)}")
+        ranks = figures.ranks(ranking, _LONGEST_RANKED)
+        files += draw_critical_difference(ranks, folder / f"ranks-{number}-{_file_name(ranking.name)}")
+    for number, stored in enumerate(content.sweeps, 1):
+        sweep = figures.sweep(stored.frame, stored.name)
+        if not sweep.why_empty:
+            files += _draw_sweep(sweep, folder / f"sweep-{number}-{_file_name(stored.name)}")
     return files
 
 
-def _has_curve(frame: pd.DataFrame) -> bool:
-    """Whether a sweep has an axis of numbers; the page says so where it has none."""
+def draw_forest(figure: RowsFigure, stem: Place) -> list[Place]:
+    """Draw differences to a baseline: thick lines over episodes, thin lines over classes and images.
+
+    Args:
+        figure: with at least one row.
+        stem: the files without their suffix.
+
+    Raises:
+        NoPictureError: Matplotlib is not installed.
+    """
+    with _rows_drawing(figure) as axes:
+        axes.axvline(0, color=_GREY, linewidth=1, zorder=0)
+        thin = [(number, *row.data_interval) for number, row in enumerate(figure.rows)]
+        thin = [line for line in thin if line[1] == line[1]]
+        if thin:
+            axes.hlines(*zip(*thin, strict=True), color=_GREY, linewidth=1, label=figure.data_label)
+        for verdict, role, symbol, numbers in figure.by_verdict():
+            rows = [figure.rows[number] for number in numbers]
+            style: dict[str, Any] = {
+                "color": _COLOURS[role], "marker": _SYMBOLS[symbol], "linestyle": "", "markersize": 5.5
+            }  # fmt: skip
+            low, high = zip(*(row.interval for row in rows), strict=True)
+            axes.hlines(numbers, low, high, color=_COLOURS[role], linewidth=3)
+            axes.plot([row.value for row in rows], numbers, label=verdict, markerfacecolor="none", **style)
+            measured = [(row.value, number) for row, number in zip(rows, numbers, strict=True) if row.is_measured]
+            axes.plot([value for value, _ in measured], [number for _, number in measured], **style)
+        axes.figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+        return save_picture(axes.figure, stem)
+
+
+def draw_distributions(figure: RowsFigure, stem: Place) -> list[Place]:
+    """Draw how the episodes of each method spread: quartiles, 5% and 95%, median (line) and mean (diamond).
+
+    The arguments and errors are those of `draw_forest`.
+    """
+    boxes = [row.box for row in figure.rows if row.box is not None]
+    keys = ("whislo", "q1", "med", "q3", "whishi", "mean")
+    values = [(box.low, box.first_quartile, box.median, box.third_quartile, box.high, box.mean) for box in boxes]
+    with _rows_drawing(figure) as axes:
+        axes.bxp(
+            [dict(zip(keys, numbers, strict=True)) for numbers in values],
+            positions=range(len(boxes)),
+            orientation="horizontal",
+            widths=0.5,
+            showfliers=False,
+            showmeans=True,
+            patch_artist=True,
+            boxprops={"facecolor": "#cfe3f2", "edgecolor": _BLUE},
+            medianprops={"color": _BLUE, "linewidth": 1.8},
+            whiskerprops={"color": _BLUE},
+            capprops={"color": _BLUE},
+            meanprops={"marker": "D", "markersize": 4, "markerfacecolor": "white", "markeredgecolor": _BLUE},
+            manage_ticks=False,
+        )
+        return save_picture(axes.figure, stem)
+
+
+@contextmanager
+def _rows_drawing(figure: RowsFigure) -> Iterator[Any]:
+    """Axes with a row per method: names on the left, first on top, one label below, nothing else."""
+    with _drawing(8.4, 0.3 * len(figure.rows) + 1.3) as canvas:
+        axes = canvas.subplots()
+        axes.set_yticks(range(len(figure.rows)), figure.labels)
+        if figure.first_transductive:
+            axes.axhline(figure.first_transductive - 0.5, color=_GREY, linewidth=0.8, linestyle=":")
+        axes.set_ylim(len(figure.rows) - 0.4, -0.6)
+        canvas.supxlabel(textwrap.fill(figure.caption, _LETTERS), fontsize=_FONT_SIZE)
+        axes.grid(axis="x", color="0.92")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        yield axes
+
+
+def draw_critical_difference(figure: RanksFigure, stem: Place) -> list[Place]:
+    """Draw mean ranks on a line; bars join methods that are not further apart than the critical difference.
+
+    Args:
+        figure: of three methods or more.
+        stem: the files without their suffix.
+
+    Raises:
+        NoPictureError: Matplotlib or scikit-posthocs is not installed.
+    """
+    with _drawing(10, 0.2 * len(figure.rows) + 1.8) as canvas:
+        try:
+            from scikit_posthocs import critical_difference_diagram
+        except ImportError as error:
+            missing = "no picture: scikit-posthocs is missing. Install it with: pip install scikit-posthocs"
+            raise NoPictureError(missing) from error
+        axes, names = canvas.subplots(), figure.labels
+        critical_difference_diagram(
+            pd.Series([row.value for row in figure.rows], index=names),
+            pd.DataFrame(np.where(figure.differ, 0.0, 1.0), index=names, columns=names),
+            ax=axes,
+            label_fmt_left="{label} ({rank:.2f})  ",
+            label_fmt_right="  {label} ({rank:.2f})",
+            label_props={"fontsize": 9},
+        )
+        axes.set_title(textwrap.fill(f"{figure.title}: {figure.note}", _LETTERS_OF_RANKS), fontsize=10)
+        return save_picture(canvas, stem)
+
+
+def draw_sweep(frame: pd.DataFrame, title: str, stem: Place) -> list[Place]:
+    """Draw a sweep: a panel per number of shots, a line per combination of the other axes.
+
+    Args:
+        frame: as `sweep_frame` returns it.
+        title: above the panels, in lines.
+        stem: the files without their suffix.
+
+    Returns:
+        The SVG and the PNG; the same frame gives the same bytes.
+
+    Raises:
+        NoPictureError: Matplotlib is not installed, or no axis of the grid has numbers.
+    """
+    figure = figures.sweep(frame, title)
+    if figure.why_empty:
+        raise NoPictureError(figure.why_empty)
+    return _draw_sweep(figure, stem)
+
+
+def _draw_sweep(figure: SweepFigure, stem: Place) -> list[Place]:
+    count = len(figure.shots)
+    with _drawing(_PANEL[0] * count + 1.3, _PANEL[1]) as canvas:
+        panels = canvas.subplots(1, count, squeeze=False)[0]
+        for shot, panel in zip(figure.shots, panels, strict=True):
+            _draw_panel(panel, figure, [curve for curve in figure.curves if curve.shot == shot])
+            panel.set_title(f"{shot}-shot", fontsize=_FONT_SIZE)
+        panels[0].set_ylabel(figure.vertical_label)
+        entries = sorted(
+            zip(*panels[-1].get_legend_handles_labels(), strict=True), key=lambda e: e[1] == figures.CHOSEN
+        )
+        handles, labels = zip(*entries, strict=True)
+        panels[-1].legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        wrapped = [textwrap.fill(line, _LETTERS_PER_PANEL * count) for line in figure.title.splitlines()]
+        canvas.suptitle("\n".join(wrapped), fontsize=_FONT_SIZE)
+        return save_picture(canvas, stem)
+
+
+def _draw_panel(panel: Any, figure: SweepFigure, curves: Sequence[Curve]) -> None:
+    chosen = []
+    for curve in curves:
+        places = _spread(figure, curve.x, _SPREAD * (curve.line - (len(curves) - 1) / 2))
+        panel.errorbar(
+            places,
+            curve.means,
+            yerr=curve.half_widths,
+            label=curve.label,
+            marker=_CURVE_MARKERS[curve.line % len(_CURVE_MARKERS)],
+            markersize=5,
+            linewidth=1.4,
+            elinewidth=1.1,
+            capsize=2.5,
+            color=f"C{curve.line}",
+        )
+        if curve.chosen is not None:
+            chosen = [places[curve.chosen], curve.means[curve.chosen]]
+    if chosen:
+        ring: dict[str, Any] = {"markersize": 12, "fillstyle": "none", "color": "black", "linestyle": "none"}
+        panel.plot(*chosen, "o", label=figures.CHOSEN, **ring)
+    if figure.is_logarithmic:
+        panel.set_xscale("log")
+    panel.set_xticks(list(figure.ticks), list(figure.ticks.values()))
+    panel.minorticks_off()
+    panel.set_xlabel(" ".join(figure.label))
+    panel.grid(axis="y", color="0.92")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _spread(figure: SweepFigure, values: Sequence[float], shift: float) -> list[float]:
+    """Values moved aside by a share of the axis."""
+    low, high = min(figure.ticks), max(figure.ticks)
+    return [
+        value * (high / low) ** shift if figure.is_logarithmic else value + shift * (high - low) for value in values
+    ]
+
+
+@contextmanager
+def _drawing(width: float, height: float) -> Iterator[Any]:
+    """A Matplotlib figure of so many inches that no setting of the user's changes.
+
+    Raises:
+        NoPictureError: Matplotlib is not installed.
+    """
     try:
-        return bool(horizontal_axis(frame))
-    except NoPictureError:
-        return False
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise NoPictureError("no picture: Matplotlib is missing. Install it with: pip install matplotlib") from error
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rc("svg", hashsalt="fewshot-bench")
+        matplotlib.rc("font", family="DejaVu Sans", size=_FONT_SIZE)
+        matplotlib.rc("text", parse_math=False)  # a dollar in a method's name is a dollar
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def save_picture(figure: Any, stem: Place) -> list[Place]:
+    """Write a figure as SVG and as PNG, each all or nothing, without dates or versions."""
+    files = []
+    for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix[1:], dpi=160, metadata=metadata)
+        files.append(stem.with_name(stem.name + suffix))
+        write_atomically(files[-1], content.getvalue())
+    return files
 
 
 def _file_name(text: str) -> str:

@@ -1,7 +1,4 @@
-"""How many episodes a comparison needs on a split and beyond it, from a pilot or from given spreads.
-
-Plans in a terminal of 80 columns, and as plain mappings.
-"""
+"""How many episodes a comparison needs on a split and beyond it, from a pilot or from given spreads."""
 
 from __future__ import annotations
 
@@ -19,9 +16,9 @@ from fewshot_bench._io.text import printable
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report.comparisons import stored_pairs
+from fewshot_bench.report.leaderboard_output import new_table, print_table
+from fewshot_bench.report.names import CLAIMED, protocol_names
 from fewshot_bench.report.scores import TaskScores, images_of_episodes
-from fewshot_bench.report.terminal import new_table, print_table
-from fewshot_bench.report.wording import CLAIMED, protocol_names
 from fewshot_bench.statistics import (
     BeyondSplit,
     VarianceParts,
@@ -36,11 +33,11 @@ from fewshot_bench.statistics import (
 from fewshot_bench.statistics.variance_parts import Source
 
 USUAL_DIFFERENCES = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""Percentage points that are looked at where nobody names one."""
+"""Percentage points that are planned for by default."""
 _POINTS = 100
 _FEWEST_EPISODES = 30
-"""Of a pilot that says anything about classes and images."""
-_UNKNOWN_OF_SPREADS = "--sd and --correlation say nothing of the classes"
+"""The fewest of a pilot that says anything about classes and images."""
+_UNKNOWN_OF_SPREADS = "--sd and --correlation say nothing about classes"
 _HELPS, _HARDLY_HELPS, _MOST = 0.25, 0.1, 0.5
 """Shares of the uncertainty: from which more of its source helps, below which it hardly does, above which most is."""
 
@@ -60,6 +57,7 @@ class Spread:
         beyond: the test of the claim beyond the split, in points; None where there is none.
         parts: the variance of the difference beyond the split by its source, in squared points; None without `beyond`.
         why_no_beyond: why there is none; empty where there is one.
+        is_partly_seen: whether the episodes lack some of the split's classes, or images where the classes are fixed.
     """
 
     name: str
@@ -137,31 +135,27 @@ def stored_spreads(store: OutcomeStore, a: str, b: str) -> list[Spread]:
     for scores in pairs:
         name, both = names[scores.protocol.fingerprint], scores.pair(0, 1)
         if both.sum() < 2:
-            raise ComparisonError(f"a pilot needs two episodes that both methods have; {name} has not.")
-        found = pilot(*scores.accuracy[:, both])
-        sd_difference = _POINTS * found.sd_difference
+            raise ComparisonError(f"a pilot needs two episodes that both methods have; {name} has fewer.")
+        measured = pilot(*scores.accuracy[:, both])
+        sd_difference = _POINTS * measured.sd_difference
         beyond, parts, why_not = _beyond(scores, both, sd_difference)
+        sample_size = sum(scores.class_sizes) if scores.has_fixed_classes else len(scores.class_sizes)
         spreads.append(
             Spread(
                 name,
-                _POINTS * math.hypot(found.sd_a, found.sd_b) / math.sqrt(2),
+                _POINTS * math.hypot(measured.sd_a, measured.sd_b) / math.sqrt(2),
                 sd_difference,
-                found.correlation,
-                found.episodes,
-                _POINTS * found.difference,
+                measured.correlation,
+                measured.episodes,
+                _POINTS * measured.difference,
                 scores.protocol.is_claimed,
                 beyond,
                 parts,
                 why_not,
-                beyond is not None and beyond.overlap.sample_size < _sample_size(scores),
+                beyond is not None and beyond.overlap.sample_size < sample_size,
             )
         )
     return spreads
-
-
-def _sample_size(scores: TaskScores) -> int:
-    """How many classes, or images where the classes are fixed, the split has; 0 where it is unknown."""
-    return sum(scores.class_sizes) if scores.has_fixed_classes else len(scores.class_sizes)
 
 
 def _beyond(
@@ -273,13 +267,13 @@ def _lessened_by_more(shares: Mapping[Source, float], *, is_fixed: bool) -> dict
     The variance from images is that of all images, so more classes with as many images each lessen it as well.
     """
     of_sample = sum(share for source, share in shares.items() if "episodes" not in source)
-    found = {} if is_fixed else {"classes": of_sample, "datasets": of_sample}
+    lessened = {} if is_fixed else {"classes": of_sample, "datasets": of_sample}
     for source, share in shares.items():
         if source == "images" or (source == "classes and images" and share < _HARDLY_HELPS):
-            found["images per class"] = share
+            lessened["images per class"] = share
         elif "episodes" in source:
-            found["episodes" if source == "episodes" else "episodes with images of their own"] = share
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+            lessened["episodes" if source == "episodes" else "episodes with images of their own"] = share
+    return dict(sorted(lessened.items(), key=lambda item: -item[1]))
 
 
 def _joined(texts: Sequence[str], conjunction: str) -> str:
@@ -297,13 +291,14 @@ def print_plan(plan: Plan, console: Console) -> None:
         f"correlation {'-' if math.isnan(spread.correlation) else f'{spread.correlation:.3f}'}",
         highlight=False,
     )
-    table = new_table()
     is_known = spread.beyond is not None
-    for header in ("difference", "paired", "unpaired, each", *(["beyond"] if is_known else []), ""):
-        table.add_column(header, justify="right", no_wrap=True)
+    table = new_table("difference", "paired", "unpaired, each", *(["beyond"] if is_known else []), "")
+    table.columns[0].justify = "right"
     for need in plan.needs:
-        counts = [f"{need.paired:,}", f"{need.unpaired:,}", *([_beyond_power_terminal(need, plan)] if is_known else [])]
-        mark = "the pilot's" if _is_own(plan, need.difference) else ""
+        beyond = "never" if need.beyond is None else f"{need.beyond:,}" if plan.floor else f"≥ {need.beyond:,}"
+        counts = [f"{need.paired:,}", f"{need.unpaired:,}", *([beyond] if is_known else [])]
+        is_of_pilot = spread.difference is not None and need.difference == abs(spread.difference)
+        mark = "the pilot's" if is_of_pilot else ""
         table.add_row(f"{_points(need.difference)} points", *counts, mark)
     print_table(console, f"episodes to find a difference ({plan.power:.0%} power, two-sided {plan.alpha:.0%})", table)
     for sentence in filter(None, (_detectable(plan), _floor(plan), what_helps(spread))):
@@ -351,12 +346,6 @@ def _floor(plan: Plan) -> str:
     )
 
 
-def _beyond_power_terminal(need: Need, plan: Plan) -> str:
-    if need.beyond is None:
-        return "never"
-    return f"{need.beyond:,}" if plan.floor else f"≥ {need.beyond:,}"
-
-
 def plan_record(plan: Plan) -> dict[str, Any]:
     """A plan as a mapping; spreads and differences are in percentage points."""
     spread = plan.spread
@@ -372,9 +361,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "alpha": plan.alpha,
         "needs": [
             {
-                "difference": need.difference,
-                "paired_episodes": need.paired,
-                "unpaired_episodes": need.unpaired,
+                "difference": need.difference, "paired_episodes": need.paired, "unpaired_episodes": need.unpaired,
                 "beyond_episodes": need.beyond,
             }
             for need in plan.needs
@@ -385,7 +372,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "detectable_beyond": plan.detectable_beyond,
         "beyond": _beyond_record(plan),
         "why_no_beyond": spread.why_no_beyond or None,
-    }
+    }  # fmt: skip
 
 
 def _beyond_record(plan: Plan) -> dict[str, Any] | None:
@@ -407,7 +394,3 @@ def _beyond_record(plan: Plan) -> dict[str, Any] | None:
 def _points(value: float) -> str:
     """Two decimals, or two digits of what is smaller."""
     return f"{value:.2f}" if value >= 0.01 else f"{value:.2g}"
-
-
-def _is_own(plan: Plan, difference: float) -> bool:
-    return plan.spread.difference is not None and difference == abs(plan.spread.difference)

@@ -1,11 +1,7 @@
-"""Numbers that papers report, from the tables that come with this project and from a user's own.
+"""Numbers that papers report, as rows beside what was measured: read, marked, and tested from their summary.
 
-A table is a CSV file of text and numbers. It is read as data: whatever is not what its column should hold is refused
-with the file and the line.
-
-Published numbers as rows of the leaderboard: beside what was measured, marked, and tested from their summary.
-
-Whether a published interval can be one of its protocol.
+A table is a CSV file of text and numbers, one of this project's or of a user's. It is read as data: whatever is not
+what its column should hold is refused with the file and the line.
 """
 
 from __future__ import annotations
@@ -15,11 +11,11 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fewshot_bench._io.locations import Place
 from fewshot_bench._io.storage import files_under, is_file, read_bytes
@@ -39,13 +35,12 @@ ACCURACY_COLUMNS = (
 METRIC_COLUMNS = ("table", "backbone", "method", "dataset", "metric", "value", "source", "reported_in")
 """Of a table of other numbers; these are kept, but no accuracy is compared with them."""
 
+WELCH = "Welch"
 _LARGEST = 1_000_000  # bytes
 _LONGEST = 300  # characters of a text
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
 _SPLITS = ("base", "train", "validation", "novel", "test")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class PublishedResult:
 
     Attributes:
         method: as the table calls it.
-        backbone: likewise.
+        backbone: as the table calls it.
         dataset: by its name in this project.
         split: that the queries are of.
         way: N; None for a table on the whole dataset, like `shot`.
@@ -130,22 +125,39 @@ def read_table(path: Place) -> list[PublishedResult]:
     """The accuracies of one table; none where it is a table of other numbers.
 
     Raises:
-        OutcomeError: the file is no such table; the sentence names the line.
+        OutcomeError: the file is not such a table; the sentence names the line.
     """
     lines = _lines(path)
     number, header = next(lines, (1, []))
     if tuple(header) not in (ACCURACY_COLUMNS, METRIC_COLUMNS):
         raise _refused(path, number, f"its columns should be {', '.join(ACCURACY_COLUMNS)}")
     rows = []
-    for number, cells in lines:
-        if len(cells) != len(header):
-            raise _refused(path, number, f"it has {len(cells)} fields instead of {len(header)}")
-        row = _Row(path, number, dict(zip(header, cells, strict=True)))
+    for number, texts in lines:
+        if len(texts) != len(header):
+            raise _refused(path, number, f"it has {len(texts)} fields instead of {len(header)}")
+        cells = dict(zip(header, texts, strict=True))
+        values: dict[str, Any] = {}
+        for column, text in cells.items():
+            read, expected = _COLUMN_TYPES.get(column, _TEXT_COLUMN)
+            try:
+                values[column] = read(text)
+            except ValueError:
+                shown = text if len(text) <= 40 else f"{text[:40]}..."
+                raise _refused(path, number, f"{column} should be {expected}, not {shown!r}") from None
         if tuple(header) == ACCURACY_COLUMNS:
-            rows.append(_result(row))
-        else:
-            _check_metric(row)
+            rows.append(_result(values, cells["ci95"]))
     return rows
+
+
+def _result(values: Mapping[str, Any], printed_interval: str) -> PublishedResult:
+    decimals = len(printed_interval.partition(".")[2])
+    same = ("method", "backbone", "dataset", "split", "way", "shot", "queries", "accuracy", "episodes", "source")
+    return PublishedResult(
+        **{name: values[name] for name in same},
+        half_width=values["ci95"],
+        rounding=float(Decimal(5).scaleb(-decimals - 1)) if printed_interval else 0.0,
+        table=f"{values['reported_in']}, Table {values['table']}",
+    )
 
 
 def published_tables_folder() -> Path:
@@ -158,7 +170,7 @@ def _lines(path: Place) -> Iterator[tuple[int, list[str]]]:
     """The fields of each line that is not empty, with its number."""
     try:
         if not is_file(path):
-            raise _refused(path, 1, "it is no file")
+            raise _refused(path, 1, "it is not a file")
         text = read_bytes(path, _LARGEST).decode("utf-8-sig")
     except IrregularFileError:
         raise
@@ -177,85 +189,44 @@ def _lines(path: Place) -> Iterator[tuple[int, list[str]]]:
         raise _refused(path, reader.line_num, str(error)) from error
 
 
-@dataclass(frozen=True)
-class _Row:
-    path: Place
-    number: int
-    cells: dict[str, str]
-
-    def get(self, column: str, read: Callable[[str], T], expected: str) -> T:
-        """A cell as a value."""
-        text = self.cells[column]
-        try:
-            return read(text)
-        except ValueError:
-            shown = text if len(text) <= 40 else f"{text[:40]}..."
-            raise _refused(self.path, self.number, f"{column} should be {expected}, not {shown!r}") from None
-
-    def text(self, column: str) -> str:
-        return self.get(column, _text, f"text of 1 to {_LONGEST} printable characters")
-
-    def count(self, column: str, least: int) -> int | None:
-        return self.get(column, lambda text: _count(text, least), f"a whole number of {least} or more, or empty")
-
-
-def _result(row: _Row) -> PublishedResult:
-    printed = row.cells["ci95"]
-    decimals = len(printed.partition(".")[2])
-    return PublishedResult(
-        method=row.text("method"),
-        backbone=row.text("backbone"),
-        dataset=row.text("dataset"),
-        split=row.get("split", lambda text: _one_of(text, _SPLITS), f"one of {', '.join(_SPLITS)}"),
-        way=row.count("way", 2),
-        shot=row.count("shot", 1),
-        queries=row.count("queries", 1),
-        accuracy=row.get("accuracy", lambda text: _number(text, 100), "a number from 0 to 100"),
-        half_width=row.get(
-            "ci95", lambda text: _number(text, 100) if text else None, "a number from 0 to 100, or empty"
-        ),
-        episodes=row.count("episodes", 2),
-        rounding=float(Decimal(5).scaleb(-decimals - 1)) if printed else 0.0,
-        source=row.text("source"),
-        table=f"{row.text('reported_in')}, Table {row.text('table')}",
-    )
-
-
-def _check_metric(row: _Row) -> None:
-    for column in ("table", "backbone", "method", "dataset", "metric", "source", "reported_in"):
-        row.text(column)
-    row.get("value", lambda text: _number(text, math.inf), "a number of at least 0")
-
-
 def _text(text: str) -> str:
     if not 1 <= len(text) <= _LONGEST or not text.isprintable() or text != text.strip():
         raise ValueError
     return text
 
 
-def _number(text: str, largest: float) -> float:
+def _number(text: str, largest: float = 100.0) -> float:
     if not _NUMBER.fullmatch(text) or float(text) > largest:  # also keeps nan, inf, 1e5 and digits of other scripts out
         raise ValueError
     return float(text)
 
 
-def _count(text: str, least: int) -> int | None:
-    if not text:
-        return None
-    if not _COUNT.fullmatch(text) or int(text) < least:
-        raise ValueError
-    return int(text)
+def _count(least: int) -> tuple[Callable[[str], int | None], str]:
+    def read(text: str) -> int | None:
+        if text and (not _COUNT.fullmatch(text) or int(text) < least):
+            raise ValueError
+        return int(text) if text else None
+
+    return read, f"a whole number of {least} or more, or empty"
 
 
-def _one_of(text: str, allowed: tuple[str, ...]) -> str:
-    if text not in allowed:
-        raise ValueError
-    return text
+_TEXT_COLUMN: tuple[Callable[[str], Any], str] = (_text, f"text of 1 to {_LONGEST} printable characters")
+_COLUMN_TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
+    "split": (lambda text: _SPLITS[_SPLITS.index(text)], f"one of {', '.join(_SPLITS)}"),
+    "way": _count(2),
+    "shot": _count(1),
+    "queries": _count(1),
+    "accuracy": (_number, "a number from 0 to 100"),
+    "ci95": (lambda text: _number(text) if text else None, "a number from 0 to 100, or empty"),
+    "episodes": _count(2),
+    "value": (lambda text: _number(text, math.inf), "a number of at least 0"),
+}
+"""How the text of a column is read, and what it should be; all other columns hold text."""
 
 
 def _refused(path: Place, line: int, finding: Any) -> OutcomeError:
     return OutcomeError(
-        f"line {line} of {path} is no row of published numbers: {finding}. Correct the file or take it out of the "
+        f"line {line} of {path} is not a row of published numbers: {finding}. Correct the file or move it out of the "
         "folder."
     )
 
@@ -272,7 +243,7 @@ def interval_flag(result: PublishedResult) -> str:
         result: one row of a published table.
     """
     if result.half_width == 0:
-        return "±0 is no interval over episodes; the row is not tested"
+        return "±0 is not an interval over episodes; the row is not tested"
     if result.half_width is None or result.episodes is None or result.way is None or result.queries is None:
         return ""
     sd = implied_sd(result.half_width / 100, result.episodes)
@@ -285,9 +256,6 @@ def interval_flag(result: PublishedResult) -> str:
         f"±{result.half_width:.2f} over {result.episodes:,} episodes implies a standard deviation of {100 * sd:.1f} "
         f"points; {100 * low:.1f} to {100 * high:.1f} is plausible"
     )
-
-
-WELCH = "Welch"
 
 
 def published_rows_of(
@@ -333,15 +301,13 @@ def _fits(result: PublishedResult, protocol: ProtocolCard) -> bool:
 
 def _without_repeats(results: Sequence[PublishedResult]) -> list[PublishedResult]:
     """Without those that only repeat another table's number and leave its interval out."""
-    with_interval = {_number_published_summary(result) for result in results if result.half_width is not None}
+    with_interval = {_printed_number(result) for result in results if result.half_width is not None}
     return [
-        result
-        for result in results
-        if result.half_width is not None or _number_published_summary(result) not in with_interval
+        result for result in results if result.half_width is not None or _printed_number(result) not in with_interval
     ]
 
 
-def _number_published_summary(result: PublishedResult) -> tuple[str, str, float]:
+def _printed_number(result: PublishedResult) -> tuple[str, str, float]:
     return result.backbone, result.method, result.accuracy
 
 

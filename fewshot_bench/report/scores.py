@@ -1,8 +1,6 @@
 """What several methods did on the episodes of one protocol, side by side.
 
-Which classes and images are in which episode, from what a cell records: the images themselves are not needed.
-
-The columns that say which tasks a row is about.
+The classes and images of each episode follow from what a cell records; the images themselves are not needed.
 """
 
 from __future__ import annotations
@@ -52,8 +50,8 @@ class ClaimedClasses:
     why_not: str = ""
 
 
-NO_CLAIMED_CLASSES = "no classes are known of claimed episodes"
-TOO_MANY_CLASSES = "there are too many classes to look at in claimed episodes"
+NO_CLAIMED_CLASSES = "the classes of claimed episodes are unknown"
+TOO_MANY_CLASSES = "claimed episodes have too many classes"
 CONTRADICTING_CLASSES = "methods claim different classes of the same episodes"
 
 
@@ -69,11 +67,11 @@ def claimed_classes(
         way: N.
     """
     known = np.full(episodes, NO_CLASSES, dtype=object)
-    for mine, own in zip(rows, texts, strict=True):
-        there = known[mine]
-        if ((there != own) & (there != NO_CLASSES) & (own != NO_CLASSES)).any():
+    for rows_of_method, own in zip(rows, texts, strict=True):
+        so_far = known[rows_of_method]
+        if ((so_far != own) & (so_far != NO_CLASSES) & (own != NO_CLASSES)).any():
             return ClaimedClasses(why_not=CONTRADICTING_CLASSES)
-        known[mine] = np.where(own == NO_CLASSES, there, own)
+        known[rows_of_method] = np.where(own == NO_CLASSES, so_far, own)
     if (known == NO_CLASSES).any():
         return ClaimedClasses(why_not=NO_CLAIMED_CLASSES)
     if episodes * way > MOST_DRAWN:
@@ -110,7 +108,7 @@ def classes_of_episodes(
 def images_of_episodes(
     protocol: ProtocolCard, class_sizes: Sequence[int], run: NDArray[np.int64], episode: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The classes and images of some episodes.
+    """The classes and images of places episodes.
 
     Args:
         protocol: what fixes the episodes.
@@ -129,16 +127,16 @@ def images_of_episodes(
     groups = []
     for number in np.unique(run):
         rows = np.flatnonzero(run == number)
-        for some, found in draw_groups(drawn, class_sizes, int(number), episode[rows]):
-            classes = np.searchsorted(ends, found[:, :, 0], side="right")
+        for places, images in draw_groups(drawn, class_sizes, int(number), episode[rows]):
+            classes = np.searchsorted(ends, images[:, :, 0], side="right")
             order = np.argsort(classes, axis=1)
-            in_order = np.take_along_axis(found, order[:, :, None], axis=1)
-            groups.append((rows[some], np.take_along_axis(classes, order, axis=1), in_order))
-    shape = [len(run), *np.max([found.shape[1:] for _, _, found in groups], axis=0)]
+            in_order = np.take_along_axis(images, order[:, :, None], axis=1)
+            groups.append((rows[places], np.take_along_axis(classes, order, axis=1), in_order))
+    shape = [len(run), *np.max([images.shape[1:] for _, _, images in groups], axis=0)]
     every_class, every_image = np.full(shape[:2], ABSENT), np.full(shape, ABSENT)
-    for rows, classes, found in groups:
+    for rows, classes, images in groups:
         every_class[rows, : classes.shape[1]] = classes
-        every_image[rows, : found.shape[1], : found.shape[2]] = found
+        every_image[rows, : images.shape[1], : images.shape[2]] = images
     return every_class, every_image
 
 
@@ -151,8 +149,8 @@ class TaskScores:
         run: run of each episode that any of them has, [E].
         episode: its number within the run, [E].
         accuracy: fraction of queries classified correctly, NaN where a method lacks the episode, [A, E].
-        seconds: what all stored episodes of each method took, NaN where nobody measured it, [A].
-        failed: how many episodes of each method could not be computed, [A]; empty where nobody looked.
+        seconds: what all stored episodes of each method took, NaN where it was not measured, [A].
+        failed: how many episodes of each method could not be computed, [A]; empty where unknown.
         claims: the classes of each episode, where files claim them.
         class_accuracy: fraction of the queries of each class that are classified correctly, the classes in the order of
             `classes`, NaN where a method lacks the episode, [A, E, N]; None where the predictions were not read, or do
@@ -290,7 +288,7 @@ def task_scores(frames: Sequence[pd.DataFrame], cells: Sequence[Cell], failed: S
     Args:
         frames: of each cell, with the columns run, episode, accuracy and seconds; an episode counts once.
         cells: all on one protocol.
-        failed: how many episodes of each could not be computed; empty where nobody looked.
+        failed: how many episodes of each could not be computed; empty where unknown.
     """
     tables = [frame.drop_duplicates(["run", "episode"]) for frame in frames]
     identities = [episode_keys(table) for table in tables]
@@ -355,8 +353,8 @@ def data_intervals_of(scores: TaskScores, values: NDArray[np.float64]) -> list[D
     for number, pattern in enumerate(patterns):
         rows = np.flatnonzero(np.ravel(of_row) == number)
         if pattern.any():
-            found = data_intervals(values[np.ix_(rows, pattern)], scores.overlap(pattern)).each()
-            for row, interval in zip(rows, found, strict=True):
+            intervals = data_intervals(values[np.ix_(rows, pattern)], scores.overlap(pattern)).each()
+            for row, interval in zip(rows, intervals, strict=True):
                 result[row] = interval
     return result
 

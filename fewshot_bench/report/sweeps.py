@@ -1,12 +1,11 @@
-"""The points of a sweep as rows: accuracies with intervals, and the paired test of each against the best.
-
-A sweep in a terminal: lambda down and tau across, or any other grid as a list, best first.
-"""
+"""The points of a sweep as rows and in a terminal: accuracies with intervals, and tests against the best point."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,10 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fewshot_bench._io.locations import Place
+from fewshot_bench._io.storage import checked_folder, folders_in, is_file, read_bytes
+from fewshot_bench._io.text import unguarded
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore, marked
+from fewshot_bench.report.names import is_transductive, value_text
 from fewshot_bench.report.scores import task_scores
-from fewshot_bench.report.wording import SIGNIFICANCE, is_transductive, p_text, points, value_text
+from fewshot_bench.report.verdicts import SIGNIFICANCE, p_text, points
 from fewshot_bench.statistics import corrected, paired_t_test, summarise
 
 SWEEP_COLUMNS = (
@@ -38,7 +41,17 @@ SWEEP_COLUMNS = (
     "method_fingerprint",
     "is_transductive",
 )
+_LARGEST = 16_000_000  # bytes
+_NEEDED = {"shot", "mean", "ci95", "is_best"}
 _NUMBERS = ("difference", "diff_ci95_low", "diff_ci95_high", "p")
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """A sweep that is stored: its name and its table, as `sweep_frame` makes it."""
+
+    name: str
+    frame: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ def sweep_frame(store: OutcomeStore, points: Sequence[SweptPoint], *, episodes: 
         OutcomeError: nothing is stored for a cell, a part is damaged, or there are no points.
     """
     if not points:
-        raise OutcomeError("a sweep without points has nothing to show.")
+        raise OutcomeError("a sweep needs at least one point.")
     frames: dict[str, pd.DataFrame] = {}
     for cell in (cell for point in points for cell in point.cells):
         if cell.key not in frames:
@@ -150,7 +163,7 @@ def print_sweep(frame: pd.DataFrame, title: str, console: Console) -> None:
 
 
 def marked_line(text: str, rows: pd.DataFrame) -> str:
-    """What is said of some points of a sweep, marked where all of them are of transductive methods."""
+    """A text about some points of a sweep, marked where all of them are of transductive methods."""
     return marked(text, "is_transductive" in rows and bool(rows["is_transductive"].all()))
 
 
@@ -236,3 +249,25 @@ def _budget(rows: pd.DataFrame) -> str:
 
 def _table() -> Table:
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+
+
+def stored_sweeps(folder: Place) -> list[SweepResults]:
+    """Every complete sweep below RESULTS/sweeps, by name.
+
+    Raises:
+        OutcomeError: a table cannot be read, or is not that of a sweep.
+    """
+    folders = [folder / name for name in folders_in(folder)]
+    places = [(checked_folder(path) if isinstance(path, Path) else path) / "sweep.csv" for path in folders]
+    return [SweepResults(place.parent.name, _read_sweep(place)) for place in places if is_file(place)]
+
+
+def _read_sweep(path: Place) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(io.BytesIO(read_bytes(path, _LARGEST)))
+    except (OSError, ValueError) as error:
+        raise OutcomeError(f"{path} cannot be read ({error}). Repeat that sweep, which writes it again.") from error
+    flags = [name for name in ("is_best", "is_transductive") if name in frame]
+    if not len(frame) or not set(frame.columns) >= _NEEDED or any(frame[name].dtype != bool for name in flags):
+        raise OutcomeError(f"{path} is not a table of a sweep. Repeat that sweep, which writes it again, or delete it.")
+    return frame.map(lambda value: unguarded(value) if isinstance(value, str) else value)

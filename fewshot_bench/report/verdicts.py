@@ -1,4 +1,4 @@
-"""What a comparison claims: two claims, a test for each, and the one function that puts them into words.
+"""What a comparison claims: two claims, a test for each, and the words and numbers that state them.
 
 - On this split: would other episodes of the same classes and images show the same? Tested over episodes.
 - Beyond it: would other classes and images of the same kind? Tested by inverting the data interval. Where every episode
@@ -18,14 +18,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fewshot_bench.report.scores import TaskScores
-from fewshot_bench.report.wording import ACROSS, SIGNIFICANCE
 from fewshot_bench.statistics import Correction, DataInterval, compact_letters, corrected
 
+SIGNIFICANCE = 0.05
+CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
+_SMALLEST_SHOWN_P = 0.001
+_TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+ACROSS = "one of the two sees all queries of an episode at once"
+"""What a comparison of an inductive and a transductive method says of it."""
 NOTHING_SHOWN = "no difference shown"
 ON_THIS_SPLIT = " on this split"
 FOR_THESE_CLASSES = " for these classes"
 UNKNOWN = "unknown: "
-"""How a text begins that says why there is no data interval."""
+"""Start of a text that says why a data interval is missing."""
 Claim = Literal["beyond", "split"]
 """Which claim letters, bold and underline come from."""
 LETTER_COLUMNS: dict[Claim, str] = {"beyond": "group", "split": "group_split"}
@@ -94,12 +99,12 @@ def claims_of_all_pairs(
 def _claims_of_all_pairs(
     scores: TaskScores, correct: Correction
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    found = scores.p_of_all_pairs
-    if found is None:
+    p_of_pairs = scores.p_of_all_pairs
+    if p_of_pairs is None:
         return None
     upper = np.triu_indices(len(scores.cells), 1)
     claims = []
-    for p in corrected_claims(found[0][upper], found[1][upper], correct):
+    for p in corrected_claims(p_of_pairs[0][upper], p_of_pairs[1][upper], correct):
         matrix = np.ones((len(scores.cells),) * 2)
         matrix[upper] = p
         matrix.T[upper] = p
@@ -148,7 +153,7 @@ def against_the_best(scores: TaskScores, names: Mapping[str, str], correct: Corr
         only one of its kind.
     """
     claims = claims_of_all_pairs(scores, correct) if len(scores.cells) > 1 else None
-    found: list[str | None] = [None] * len(scores.cells)
+    words_of: list[str | None] = [None] * len(scores.cells)
     for kind in (False, True):
         rows = [row for row, cell in enumerate(scores.cells) if cell.method.is_transductive == kind]
         if len(rows) < 2:
@@ -158,8 +163,8 @@ def against_the_best(scores: TaskScores, names: Mapping[str, str], correct: Corr
         words = {row: _against(scores, claims, row, best) for row in rows if row != best}
         is_best = all(word.startswith("worse") for word in words.values())
         for row in rows:
-            found[row] = words.get(row, BEST if is_best else HIGHEST)
-    return found
+            words_of[row] = words.get(row, BEST if is_best else HIGHEST)
+    return words_of
 
 
 def _against(
@@ -174,14 +179,14 @@ def _against(
 
 
 def headline(
-    interval: DataInterval, task_half_width: float, found: str, *, level: str = "95%", is_across: bool = False
+    interval: DataInterval, task_half_width: float, verdict: str, *, level: str = "95%", is_across: bool = False
 ) -> str:
     """The answer in one sentence, the interval that answers the reader's question first; all numbers are in points.
 
     Args:
         interval: of the difference, with its mean.
         task_half_width: of the interval over episodes.
-        found: the verdict.
+        verdict: what the tests show.
         level: what the intervals are, such as "95%".
         is_across: whether one of the two is inductive and the other transductive.
 
@@ -189,16 +194,87 @@ def headline(
     '+0.28 points, 95% interval -0.00 to +0.56 over classes and images (±0.04 over episodes): better on this split'
     """
     points, over_episodes = f"{interval.mean + 0.0:+.2f} points", f"±{task_half_width:.2f} over episodes"
-    found += f"; {ACROSS}" if is_across else ""
+    verdict += f"; {ACROSS}" if is_across else ""
     if interval.why_unknown:
         why = f"none over {interval.covers}, as {interval.why_unknown}"
-        return f"{points}, {level} interval {over_episodes} ({why}): {found}"
+        return f"{points}, {level} interval {over_episodes} ({why}): {verdict}"
     ends = f"{interval.low:+.2f} to {interval.high:+.2f} over {interval.covers}"
-    return f"{points}, {level} interval {ends} ({over_episodes}): {found}"
+    return f"{points}, {level} interval {ends} ({over_episodes}): {verdict}"
 
 
 def beyond_text(interval: DataInterval | None) -> str:
     """What a data interval covers, or why there is none: "classes and images", "unknown: every episode has ..."."""
     if interval is None:
-        return f"{UNKNOWN}there is no episode"
+        return f"{UNKNOWN}there are no episodes"
     return f"{UNKNOWN}{interval.why_unknown}" if interval.why_unknown else interval.covers
+
+
+def p_text(p: float) -> str:
+    """A p-value for people: two significant digits, "< 0.001" below that, a dash where it is unknown.
+
+    More digits are shown where two would round p across the 5% level, so that p never contradicts a verdict.
+    """
+    if math.isnan(p):
+        return "-"
+    if p < _SMALLEST_SHOWN_P:
+        return f"< {_SMALLEST_SHOWN_P}"
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return next((text for text in texts if (float(text) < SIGNIFICANCE) == (p < SIGNIFICANCE)), f"{p:.17g}")
+
+
+def p_equation(p: float, name: str = "p") -> str:
+    """A p-value in a sentence, e.g. "p = 0.023" or "p < 0.001"."""
+    text = p_text(p)
+    return f"{name} {text}" if text.startswith("<") else f"{name} = {text}"
+
+
+def p_of_both(split: float, beyond: float) -> str:
+    """The p values of both claims in a sentence, such as "p < 0.001 on this split, p = 0.051 beyond it"."""
+    return f"{p_equation(split)} on this split" + ("" if math.isnan(beyond) else f", {p_equation(beyond)} beyond it")
+
+
+def p_header(correction: str, name: str = "p") -> str:
+    """The header of a column of p values: how they are corrected for their number."""
+    return name if correction == "none" else f"{name} ({CORRECTIONS[correction]})"
+
+
+def correction_words(correction: str) -> str:
+    """How a p value is corrected, if it is, e.g. "corrected by Holm"."""
+    return CORRECTIONS[correction] if correction == "none" else f"corrected by {CORRECTIONS[correction]}"
+
+
+def ranks_text(methods: int, critical_difference: float) -> str:
+    """Which mean ranks differ, or that none can; for methods that were ranked over datasets.
+
+    Args:
+        methods: A.
+        critical_difference: Nemenyi's, at 5%.
+    """
+    if critical_difference < methods - 1:
+        return f"mean ranks {critical_difference:.2f} apart differ (Nemenyi, 5%)"
+    return (
+        f"no mean ranks can differ over so few datasets: that takes {critical_difference:.2f} (Nemenyi, 5%), and "
+        f"{methods} methods are at most {methods - 1} apart"
+    )
+
+
+def points(difference: float, low: float, high: float) -> str:
+    """A difference in percentage points with its interval."""
+    return f"{difference:+.2f} ({low:.2f} to {high:.2f})"
+
+
+def difference_text(difference: float, low: float, high: float, task: float, plus_minus: str = "±") -> str:
+    """A difference in percentage points with its data interval, a dash where it is unknown, and its task half-width."""
+    data = f"{low:+.2f}, {high:+.2f}" if low == low else "-"
+    return f"{round(difference, 2) + 0.0:+.2f} ({data}) {plus_minus}{task:.2f}"  # + 0.0: never "-0.00"
+
+
+def count_text(number: int, noun: str) -> str:
+    """A count with its noun, e.g. "1 run" or "1,200 episodes"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def time_text(seconds: float) -> str:
+    """A short time with its unit: "1.2 s", "20 ms", "5 µs"."""
+    size, unit = next((pair for pair in _TIME_UNITS if seconds >= 0.999 * pair[0]), _TIME_UNITS[-1])
+    return f"{seconds / size:.3g} {unit}"

@@ -285,7 +285,7 @@ def image_overlap(images: ArrayLike) -> Overlap:
             where a class has fewer queries.
 
     Raises:
-        ShapeError: the images are no such array, or an episode has one of them twice in a class.
+        ShapeError: the images are not such an array, or an episode has one of them twice in a class.
     """
     given = np.asarray(images)
     if given.ndim != 3 or not np.issubdtype(given.dtype, np.integer) or not given.size:
@@ -349,8 +349,8 @@ def data_p_of_all_pairs(values: ArrayLike, overlap: Overlap) -> NDArray[np.float
             differences = rows[first] - rows[others]
             means = differences.mean(axis=1)
             task, own = _squares(means, differences - means[:, None], overlap)
-        found = _intervals(means, task, own, [of[:, [first]] - of[:, others] for of in sums], overlap)
-        result[first, others] = result[others, first] = found.p
+        intervals = _intervals(means, task, own, [of[:, [first]] - of[:, others] for of in sums], overlap)
+        result[first, others] = result[others, first] = intervals.p
     return result
 
 

@@ -1,6 +1,6 @@
 """One method on its own: the mean over episodes, and the median over runs and over episodes, with their intervals.
 
-What the other files ask of the arrays that they are given.
+The checks of arrays that all statistics share are here as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fewshot_bench.errors import ComparisonError, ShapeError
 SMALLEST_P = sys.float_info.min
 # How far rounding moves a value, relative to the largest one: accuracies come from a division, differences from two.
 ROUNDING = 64 * sys.float_info.epsilon
-# A fraction may lie so much above 1 where a file was written in single precision.
+# How far a fraction may lie above 1 where a file was written in single precision.
 ABOVE_ONE = 1e-6
 
 
@@ -137,7 +137,7 @@ class MedianInterval:
     Attributes:
         median: of the values.
         low: lower end; NaN where there are too few values for the confidence.
-        high: upper end; NaN likewise.
+        high: upper end; NaN in the same cases.
         coverage: how often such an interval holds the median of what the episodes are drawn from, or more often where
             values are equal; at least the confidence asked for, or NaN.
     """

@@ -1,8 +1,7 @@
-"""Many methods on the same episodes: the paired t-test of every pair, from one covariance matrix.
+"""Many methods on the same episodes: paired t-tests of all pairs, corrected p values, and compact letters.
 
-Several tests at once: p values corrected for how many there are.
-
-The compact letter display: methods that share a letter are not significantly different (Piepho, 2004).
+All pairs are tested from one covariance matrix. In the compact letter display (Piepho, 2004), methods that share a
+letter are not significantly different.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def corrected(p: ArrayLike, method: Correction = "holm") -> NDArray[np.float64]:
         Corrected p values of the same shape, to be compared with the same alpha.
 
     Raises:
-        UnknownNameError: there is no such correction.
+        UnknownNameError: the correction is unknown.
         ShapeError: a p is not between 0 and 1.
     """
     if method not in get_args(Correction):
@@ -52,7 +51,7 @@ def corrected(p: ArrayLike, method: Correction = "holm") -> NDArray[np.float64]:
 
 
 # The covariance matrix gives the variance of a difference as what is left of two larger numbers. Where less than a
-# hundred-thousandth is left, or next to nothing of the values themselves, the differences are looked at one by one.
+# hundred-thousandth is left, or next to nothing of the values themselves, each difference is computed by itself.
 LITTLE_LEFT = 1e-5
 NEXT_TO_NOTHING = 1e-10
 
@@ -142,7 +141,7 @@ def pairs_with_gaps(values: ArrayLike) -> NDArray[np.float64]:
         t = differences / np.sqrt(np.maximum(spread, 0) / (count - 1) / count)
         p = np.maximum(2 * stats.t.sf(np.abs(t), count - 1), SMALLEST_P)
     p[count < 2] = np.nan
-    # What is left of larger numbers is looked at itself where little is left, as in `all_pairs`.
+    # Where little is left of larger numbers, the difference is computed by itself, as in `all_pairs`.
     for i, j in zip(*np.nonzero(np.triu(spread <= LITTLE_LEFT * (squares + squares.T), 1)), strict=True):
         both = there[i] & there[j]
         if both.sum() > 1:

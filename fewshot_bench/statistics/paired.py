@@ -163,7 +163,7 @@ def compare_pairs(
     Args:
         a: accuracies of one method, [E].
         b: accuracies of the other on the same episodes in the same order, [E].
-        queries: per episode, of which an accuracy counts the correct ones; None: found out from the values.
+        queries: per episode, whose correct ones an accuracy counts; None: inferred from the values.
         confidence: of the interval, between 0 and 1.
 
     Raises:

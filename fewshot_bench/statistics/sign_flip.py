@@ -72,7 +72,7 @@ def common_unit(differences: ArrayLike, rounding: float = 0.0) -> float | None:
         rounding: how far the values may be from exact multiples, beside a billionth of the largest.
 
     Returns:
-        The unit; None if there is none of which the largest difference is at most 65,536, or all differences are 0.
+        The unit; None if the largest difference exceeds 65,536 units for every unit, or all differences are 0.
     """
     sizes = np.unique(np.abs(np.asarray(differences, dtype=np.float64)))
     largest = float(sizes[-1]) if len(sizes) else 0.0

@@ -16,7 +16,7 @@ FEWEST_EPISODES = 100
 
 @dataclass(frozen=True)
 class Look:
-    """What a look at the episodes so far says.
+    """The state of the stopping rule after the episodes so far.
 
     Attributes:
         episodes: so far.

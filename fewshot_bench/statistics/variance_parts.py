@@ -1,7 +1,8 @@
 """What the variance of a mean over episodes comes from: the draw of episodes, of images, or of classes.
 
-The draw of classes and images together is in `data_interval`. Images are told from classes by the episodes that share
-a class: the more of its images two of them share, the more alike they are, beyond what the class alone makes them.
+The draw of classes and images together is in `data_interval`. Images are separated from classes by the
+episodes that share a class: the more of its images two of them share, the more alike they are, beyond what the class
+alone makes them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fewshot_bench.errors import ShapeError
 from fewshot_bench.statistics.data_interval import ABSENT, Overlap, data_intervals, explained_variance, image_overlap
 
 MOST_IMAGE_ERROR = 1 / 8
-"""Standard error of the images' share of the total above which images and classes are not told apart."""
+"""Standard error of the images' share of the total above which images and classes are not separated."""
 
 Source = Literal["episodes", "images", "classes", "classes and images", "episodes and images"]
 
@@ -28,8 +29,8 @@ class VarianceParts:
 
     Attributes:
         variances: by source; they add up to the variance of the data interval. Images count with the classes where the
-            two cannot be told apart, and with the episodes where no two episodes share an image.
-        image_error: standard error of the variance that comes from images, or would come from them if it were told from
+            two cannot be separated, and with the episodes where no two episodes share an image.
+        image_error: standard error of the variance that comes from images, or would if it were separated from
             that of classes; None where it was not estimated.
     """
 
@@ -58,7 +59,7 @@ def variance_parts(
         overlap: what the episodes share, from `class_overlap` or `image_overlap`.
         classes: class numbers of each episode, [E, N]; -1 fills up where the way varies.
         images: image numbers, the classes in the order of `classes`, [E, N, K + Q]; -1 fills up. Without them, images
-            are not told from classes.
+            are not separated from classes.
 
     Raises:
         ShapeError: the arrays do not fit each other, or nothing can be known of the draw of classes and images.
@@ -72,8 +73,8 @@ def variance_parts(
     row = np.asarray(values, dtype=np.float64)
     if not overlap.strata:
         raise ShapeError(f"the variance beyond the split is unknown: {overlap.why_unknown}.")
-    found = data_intervals(row[None], overlap)
-    task, sample = float(found.task_variances[0]), float(found.sample_variances[0])
+    intervals = data_intervals(row[None], overlap)
+    task, sample = float(intervals.task_variances[0]), float(intervals.sample_variances[0])
     if overlap.is_fixed:
         shares_any = any(stratum.spread for stratum in overlap.strata)
         return VarianceParts({"episodes": task, "images": sample} if shares_any else {"episodes and images": task})

@@ -8,13 +8,15 @@ if TYPE_CHECKING:
     from fewshot_bench.study.checkpoints import Checkpoint as Checkpoint
     from fewshot_bench.study.checkpoints import read_checkpoint as read_checkpoint
     from fewshot_bench.study.chunks import Shard as Shard
-    from fewshot_bench.study.execute import StudyResult as StudyResult
-    from fewshot_bench.study.execute import run_study as run_study
     from fewshot_bench.study.plan import StudyPlan as StudyPlan
     from fewshot_bench.study.plan import free_folder as free_folder
     from fewshot_bench.study.plan import fresh_folder as fresh_folder
+    from fewshot_bench.study.resolved import ResolvedStudy as ResolvedStudy
+    from fewshot_bench.study.resolved import resolve_study as resolve_study
     from fewshot_bench.study.run import PlanResult as PlanResult
+    from fewshot_bench.study.run import StudyResult as StudyResult
     from fewshot_bench.study.run import run_plan as run_plan
+    from fewshot_bench.study.run import run_study as run_study
     from fewshot_bench.study.study import Study as Study
     from fewshot_bench.study.study_parser import plan_of_file as plan_of_file
     from fewshot_bench.study.sweep import PAPER_GRID as PAPER_GRID
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
     from fewshot_bench.study.sweep import Grid as Grid
     from fewshot_bench.study.sweep import Sweep as Sweep
     from fewshot_bench.study.sweep import plan_sweep as plan_sweep
-    from fewshot_bench.study.sweep_run import Setting as Setting
+    from fewshot_bench.study.sweep_run import BestConfiguration as BestConfiguration
     from fewshot_bench.study.sweep_run import SweepResult as SweepResult
-    from fewshot_bench.study.sweep_run import read_setting as read_setting
+    from fewshot_bench.study.sweep_run import read_best_configuration as read_best_configuration
     from fewshot_bench.study.sweep_run import run_sweep as run_sweep
     from fewshot_bench.study.train import TrainingPlan as TrainingPlan
     from fewshot_bench.study.train import train_backbone as train_backbone
@@ -33,14 +35,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "PAPER_GRID": "sweep",
     "Axis": "sweep",
+    "BestConfiguration": "sweep_run",
     "Checkpoint": "checkpoints",
     "Grid": "sweep",
     "PlanResult": "run",
-    "Setting": "sweep_run",
+    "ResolvedStudy": "resolved",
     "Shard": "chunks",
     "Study": "study",
     "StudyPlan": "plan",
-    "StudyResult": "execute",
+    "StudyResult": "run",
     "Sweep": "sweep",
     "SweepResult": "sweep_run",
     "TrainingPlan": "train",
@@ -48,10 +51,11 @@ _HOMES = {
     "fresh_folder": "plan",
     "plan_of_file": "study_parser",
     "plan_sweep": "sweep",
+    "read_best_configuration": "sweep_run",
     "read_checkpoint": "checkpoints",
-    "read_setting": "sweep_run",
+    "resolve_study": "resolved",
     "run_plan": "run",
-    "run_study": "execute",
+    "run_study": "run",
     "run_sweep": "sweep_run",
     "train_backbone": "train",
 }

@@ -1,4 +1,4 @@
-"""Which code a study names, and the one way in which it gets imported: by a user who has typed it, or trusts it."""
+"""The one way to import the code that a study names: because the user typed it or trusts it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ _LISTS: dict[str, Registry[Any]] = {"adaptations": ADAPTATIONS, "losses": LOSSES
 
 
 def admit_fields(fields: Mapping[str, Any]) -> None:
-    """Import the code that fields of a study name, because they are a user's own or trusted.
-
-    Args:
-        fields: any of a study, by name.
+    """Import the code that fields of a study name, by field, which the user typed or trusts.
 
     Raises:
         CodeError: something that is named cannot be imported.
@@ -35,7 +32,7 @@ def admit_fields(fields: Mapping[str, Any]) -> None:
 
 
 def admit_checkpoints(names: Iterable[str]) -> None:
-    """Import the code that the cards of checkpoints name, because a user trusts them.
+    """Import the code that the cards of checkpoints name, which the user trusts.
 
     Raises:
         CodeError: something that is named cannot be imported.
@@ -50,7 +47,7 @@ def admit_checkpoints(names: Iterable[str]) -> None:
 
 
 def admit_all(study: Study) -> None:
-    """Import everything that a study names, itself and by its checkpoints, because a user trusts it.
+    """Import all code that a study names, itself and by its checkpoints, because the user trusts it.
 
     Raises:
         FewshotBenchError: see `admit_fields` and `admit_checkpoints`.

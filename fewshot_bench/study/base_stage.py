@@ -1,4 +1,4 @@
-"""The base stage of a method: fine-tune its backbone on the base split, or find that it has been done."""
+"""The base stage of a method: train its backbone on the base split, unless the trained network is in the cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, known_backbone, network_identity
-from fewshot_bench.cache import BASE_STAGES, kept, made_once
+from fewshot_bench.cache import BASE_STAGES, build_once, read_entry
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.engine.local import LocalEngine
@@ -41,26 +41,14 @@ def base_recipe(backbone: Backbone, loss: str, **changes: Any) -> Recipe:
 
 
 def base_stage_name(recipe: Recipe, default: Recipe, **settings: Any) -> str:
-    """What a base stage is called in a method's name, e.g. "base-ce@epochs=3".
-
-    Args:
-        recipe: how the backbone is trained.
-        default: what it would be by default for the same loss.
-        **settings: further ones that are not the default.
-    """
+    """The base stage in a method's name, with what differs from the default recipe, e.g. "base-ce@epochs=3"."""
     changed = recipe.changes_from(default) | settings
     suffix = "@" + ",".join(f"{key.rstrip('_')}={changed[key]}" for key in sorted(changed)) if changed else ""
     return f"base-{recipe.loss}{suffix}"
 
 
 def initialised_backbone(request: BackboneRequest, seed: int, *, is_stand_in: bool = False) -> Backbone:
-    """A backbone whose initial weights, where it has no others, depend on the seed alone.
-
-    Args:
-        request: what a user asked for.
-        seed: of the initial weights.
-        is_stand_in: see `known_backbone`.
-    """
+    """A backbone whose random initial weights, if it has no others, depend on the seed alone; see `known_backbone`."""
     with seeded_randomness(seed):
         return known_backbone(request, is_stand_in=is_stand_in)
 
@@ -79,63 +67,56 @@ def fine_tuned_on_base(
     engine: Engine | None = None,
     progress: Progress = SILENT,
 ) -> Backbone:
-    """The backbone after the base stage; its checkpoint is kept under a key of everything that went in.
+    """The backbone after the base stage; its network is changed, and its checkpoint cached by everything that went in.
 
-    It is kept where this process runs, wherever it was trained: a study that goes on elsewhere needs the same network.
-    Of several processes that want the same checkpoint, one trains and the others wait for it.
-
-    Args:
-        backbone: before the stage; its network is changed.
-        split: the base split.
-        recipe: how to train.
-        device: a torch device.
-        engine: who trains; this process by default.
-        progress: shown one unit per optimiser step.
+    It is cached where this process runs, wherever it was trained: a study that is resumed needs the same network. Where
+    several processes want the same checkpoint, one trains and the others wait for it. Without an engine, this process
+    trains on the device.
 
     Raises:
         StudyError: a batch does not fit into memory, or training diverged.
     """
     call = (engine or LocalEngine(device)).call
 
-    def trained() -> _Told:
+    def trained() -> _Extras:
         weights, head, metadata = call(_train, backbone, split, recipe, device, progress=progress)
         backbone.network.load_state_dict(weights)
-        return _Told(metadata, head)
+        return _Extras(metadata, head)
 
-    told = made_once(
+    extras = build_once(
         checkpoint_path(backbone, split, recipe),
         _words(backbone, split, recipe),
         read=lambda path: _load(path, backbone),
-        make=trained,
-        write=lambda path, told: save_checkpoint(path, backbone.network, told.metadata, told.head),
+        build=trained,
+        write=lambda path, built: save_checkpoint(path, backbone.network, built.metadata, built.head),
         progress=progress,
     )
-    return _trained(backbone, told)
+    return _trained(backbone, extras)
 
 
 def from_checkpoint(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Backbone | None:
-    """The backbone after the base stage where its checkpoint is here; None where it is not, or is damaged."""
-    found = kept(checkpoint_path(backbone, split, recipe), lambda path: _load(path, backbone))
+    """The backbone after the base stage if its checkpoint is in the cache and whole; None otherwise."""
+    found = read_entry(checkpoint_path(backbone, split, recipe), lambda path: _load(path, backbone))
     return None if found is None else _trained(backbone, found)
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What a checkpoint holds beside the backbone: metadata, and the head unless it is from before heads were kept."""
+class _Extras:
+    """What a checkpoint holds beside the backbone: metadata, and the head of the training."""
 
     metadata: dict[str, str]
     head: BaseHead | None
 
 
-def _trained(backbone: Backbone, told: _Told) -> Backbone:
+def _trained(backbone: Backbone, extras: _Extras) -> Backbone:
     """A new object, because the digest of the weights is taken once per object."""
-    return replace(backbone, is_pretrained=True, base_head=told.head)
+    return replace(backbone, is_pretrained=True, base_head=extras.head)
 
 
 def _train(
     backbone: Backbone, split: ImageSplit, recipe: Recipe, device: str, *, progress: Progress
 ) -> tuple[dict[str, torch.Tensor], BaseHead, dict[str, str]]:
-    """The weights and the head after training, on the CPU, and what their checkpoint is."""
+    """The weights and the head after training, on the CPU, and the metadata of their checkpoint."""
     four = four_inputs(backbone, split, device)
     refuse_batches_that_do_not_fit(backbone.network, four, min(recipe.batch_size, len(split)))
     result = train_on_base(
@@ -160,13 +141,13 @@ def _words(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> str:
 
 
 def four_inputs(backbone: Backbone, split: ImageSplit, device: str) -> torch.Tensor:
-    """What a backbone is given of the first four images, [4, C, S, S], to measure its memory with."""
+    """The first four images, preprocessed, [4, C, S, S], to measure the memory of a backbone with."""
     four = torch.from_numpy(np.array(split.images[:4])).permute(0, 3, 1, 2).to(device)
     return backbone.preprocessing(four)
 
 
 def checkpoint_path(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Path:
-    """Where the checkpoint of a base stage is kept."""
+    """Where the checkpoint of a base stage is cached."""
     content = {
         "version": TRAINING_VERSION,
         "backbone": backbone.name,
@@ -183,17 +164,17 @@ def checkpoint_path(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> Pa
 
 
 def code_record(backbone: Backbone, loss: str) -> dict[str, Any]:
-    """Somebody's own code in a training, as plain data under "code"; nothing where there is none."""
+    """The user's own code in a training, as plain data under "code"; empty where there is none."""
     parts = {"backbone": backbone.code, "loss": LOSSES[loss].code if loss in LOSSES else None}
     record = {part: code.as_record() for part, code in parts.items() if code is not None}
     return {"code": record} if record else {}
 
 
-def _load(path: Path, backbone: Backbone) -> _Told | None:
-    """Load a checkpoint and say what it is; None where it is damaged, and trained again."""
+def _load(path: Path, backbone: Backbone) -> _Extras | None:
+    """Load a checkpoint into a backbone; None where it is damaged, so that it is trained again."""
     try:
         weights, head, metadata = load_network(path, backbone.embedding_size)
         backbone.network.load_state_dict(weights)
     except (WeightsError, RuntimeError):
         return None
-    return _Told(metadata, head)
+    return _Extras(metadata, head)

@@ -1,7 +1,4 @@
-"""The networks that a user trained: where they are, which there are, and how a study takes them up.
-
-A network that was trained under a name: what it was trained on and how, and the network itself.
-"""
+"""Checkpoints, which are networks that a user trained under a name, and the states of unfinished trainings."""
 
 from __future__ import annotations
 
@@ -25,30 +22,37 @@ from fewshot_bench.study.methods import refuse_reading_without_effect, wants_bas
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe, checkpoint_metadata, load_network, paper_recipe, scratch_recipe
 
-_FIRST = ("backbone", "dataset", "loss")
-"""What others follow from: a change of these is named first."""
+LAST = ".last"
+_STATE = ".state"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_NAMED_FIRST = ("backbone", "dataset", "loss")
+"""Fields that others follow from: their change is named first."""
+SAID_BY_A_CHECKPOINT = (
+    "backbone", "weights", "image_size", "interpolation", "base_losses", "base_epochs", "base_batch"
+)  # fmt: skip
+"""Fields of a study that a checkpoint decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointCard:
-    """What is trained: everything that decides the weights, but for how it is computed.
+    """Everything that decides the weights of a training, except the device and its memory.
 
     Attributes:
-        backbone: name, as the user asked for it.
-        channels: of the images it was made for.
-        native_size: their side.
+        backbone: name, as the user typed it.
+        channels: of the images that the backbone was made for.
+        native_size: their side in pixels.
         image_size: side to resize to instead of the backbone's own, or None.
-        interpolation: likewise.
+        interpolation: to use instead of the backbone's own, or None.
         initial_weights: name of the file that the training started from, or None.
-        is_pretrained: whether the network was more than an initialisation before.
-        weights: digest of the weights that the training started from, or how they came about.
+        is_pretrained: whether the training started from pretrained weights.
+        weights: digest of the weights that the training started from, or how they were initialised.
         preprocessing: of the backbone.
         recipe: hyper-parameters of the training.
         dataset: name of the dataset.
-        base_split: fingerprint of the images that were trained on.
-        selection: the validation episodes that chose the epoch; empty where it is the last.
+        base_split: fingerprint of the training images.
+        selection: the validation episodes that chose the epoch; empty if the last was taken.
         version: of the training's code.
-        code: somebody's own code of the backbone and the loss, as plain data; empty where there is none.
+        code: records of the user's own backbone and loss; empty if there are none.
     """
 
     backbone: str
@@ -68,12 +72,12 @@ class CheckpointCard:
     code: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # A round trip through JSON turns tuples into lists, so that a card equals itself after reading it back.
+        # JSON turns tuples into lists; converted now, a card equals itself after reading it back.
         for name in ("preprocessing", "recipe", "selection", "code"):
             object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name))))
 
     def as_json(self) -> str:
-        """For the metadata of a file."""
+        """The card as text, for the metadata of a file."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
@@ -81,19 +85,19 @@ class CheckpointCard:
         """Read what `as_json` wrote.
 
         Raises:
-            ValueError, TypeError: it is no such text.
+            ValueError, TypeError: the text is something else.
         """
         return cls(**json.loads(text))
 
     def difference(self, other: CheckpointCard) -> str:
-        """The first thing in which another training differs, in words; empty where nothing does.
+        """The first difference of another training, in words; empty if there is none.
 
-        Weights are what they hold, not what their file is called.
+        Equal weights in files of different names are no difference.
         """
         mine, theirs = (_flat({**asdict(card), "code": {}}) for card in (self, other))
         if self.weights == other.weights and None not in (self.initial_weights, other.initial_weights):
             theirs["initial_weights"] = mine["initial_weights"]
-        for name in sorted(mine.keys() | theirs.keys(), key=lambda name: (name not in _FIRST, name)):
+        for name in sorted(mine.keys() | theirs.keys(), key=lambda name: (name not in _NAMED_FIRST, name)):
             if mine.get(name) != theirs.get(name):
                 return f"{name.rstrip('_')} {_short(theirs.get(name))} instead of {_short(mine.get(name))}"
         for part in sorted(self.code.keys() | other.code.keys()):
@@ -107,13 +111,13 @@ class Checkpoint:
     """A network that was trained under a name.
 
     Attributes:
-        name: what the user called it; `NAME.last` is the last epoch where another one was chosen.
+        name: chosen by the user; `NAME.last` is the network after the last epoch.
         path: its weights, a safetensors file.
         card: what was trained.
-        epoch: the one whose weights these are, from 1.
-        accuracies: on the validation episodes, by name such as validation_1shot; empty where there were none.
-        micro_batches: the sizes that its gradients were taken in, in the order in which they were used.
-        computing: device, compilation and versions; recorded only.
+        epoch: of its weights, from 1.
+        accuracies: on the validation episodes, by name such as validation_1shot; empty without a validation.
+        micro_batches: the sizes used, in order.
+        computing: device, compilation and versions, for the record.
         history: of the training.
     """
 
@@ -132,12 +136,12 @@ class Checkpoint:
         return Recipe.from_hyper_parameters(self.card.recipe)
 
     def metadata(self) -> dict[str, str]:
-        """What is written with the weights."""
+        """The metadata of its file."""
         result = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("path", "card")}
         return {"card": self.card.as_json(), "result": json.dumps(result, sort_keys=True)}
 
     def facts(self) -> dict[str, Any]:
-        """What `fewshot-bench ls checkpoints` says."""
+        """The columns of `fewshot-bench ls checkpoints`."""
         return {
             "backbone": self.card.backbone,
             "dataset": self.card.dataset,
@@ -157,15 +161,13 @@ class Checkpoint:
         return f"{trained}, epoch {self.epoch} of {self.card.recipe['epochs']}, {validation}"
 
     def backbone(self) -> Backbone:
-        """The network as it was trained, with the preprocessing it was trained with.
-
-        Its `base_head` is the classifier of the training, where the file has one.
+        """The trained network with its preprocessing and, as `base_head`, its classifier if the file has one.
 
         Raises:
-            WeightsError: the file is damaged, or the backbone is no longer what it was.
+            WeightsError: the file is damaged, or the backbone's code has changed.
         """
         card = self.card
-        # Its own weights are named in the request, so that no others are looked for.
+        # The request names these weights, so that no others are looked for.
         request = BackboneRequest(
             card.backbone, card.channels, card.native_size, card.image_size, card.interpolation, self.path
         )
@@ -182,10 +184,10 @@ class Checkpoint:
         )
 
     def backbone_and_head(self) -> tuple[Backbone, BaseHead]:
-        """The network and the classifier of its training: together they give the logits of the base classes.
+        """The network and its classifier, which together give the logits of the base classes.
 
         Raises:
-            WeightsError: see `backbone`; or the network was trained before the classifier was kept.
+            WeightsError: see `backbone`; or the file has no classifier.
         """
         backbone = self.backbone()
         if backbone.base_head is None:
@@ -197,14 +199,14 @@ class Checkpoint:
 
     @property
     def pretraining(self) -> str:
-        """What its weights have seen: where they started from, then the base split of its dataset."""
+        """The data of its weights: what they started from, then the base split of its dataset."""
         start = ""
         if self.card.is_pretrained:
             start = default_pretraining(self.card.backbone) if self.card.initial_weights is None else UNKNOWN
         return then(start, f"base split of {self.card.dataset}")
 
     def stage(self, dataset: Dataset) -> tuple[str, dict[str, Any]]:
-        """The base stage it stands for in a study of a dataset: its name, and its hyper-parameters."""
+        """Its base stage in a study of a dataset: name and hyper-parameters."""
         recipe, card = self.recipe, self.card
         default = paper_recipe(recipe.loss) if card.is_pretrained else scratch_recipe(recipe.loss)
         elsewhere = {"dataset": card.dataset} if card.dataset != dataset.name else {}
@@ -220,13 +222,13 @@ class Checkpoint:
 
 
 def _short(value: Any) -> str:
-    """A value in a sentence; of a digest the start."""
+    """A value in a sentence; digests are cut."""
     text = str(value)
     return f"{text[:12]}..." if re.fullmatch(r"[0-9a-f]{32,}", text) else text
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one; the names of a recipe's settings stand for themselves."""
+    """Nested mappings as one; settings of the recipe keep their names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
@@ -236,20 +238,15 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-LAST = ".last"
-_STATE = ".state"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-
-
 def checkpoint_stages(
     study: Study, dataset: Dataset
 ) -> Iterator[tuple[Checkpoint, Backbone, dict[str, Any], str, dict[str, Any]]]:
-    """The checkpoints of a study with their backbones, settings of these, base stages and hyper-parameters.
+    """The checkpoints of a study, with their backbones, the settings of these, base stages and hyper-parameters.
 
     Raises:
-        StudyError: an option says otherwise what the checkpoint says already, or names a reading that no loss has.
+        StudyError: an option contradicts the checkpoint, or names a reading that no loss has.
         UnknownNameError: no checkpoint has that name.
-        WeightsError: a checkpoint is damaged, or lacks the classifier of its training that a method needs.
+        WeightsError: a checkpoint is damaged, or lacks the classifier that a method needs.
     """
     names = study.checkpoints or ()
     given = [name for name in Study.fields_where("is_fixed_by_checkpoint") if getattr(study, name) is not None]
@@ -267,10 +264,10 @@ def checkpoint_stages(
 
 
 def checkpoint_file(name: str) -> Path:
-    """Where the weights of a name are.
+    """The file of a checkpoint's weights.
 
     Raises:
-        StudyError: it cannot be the name of a file.
+        StudyError: the name cannot be that of a file.
     """
     if not _NAME.fullmatch(name) or name.endswith(_STATE):
         raise StudyError(
@@ -280,15 +277,15 @@ def checkpoint_file(name: str) -> Path:
 
 
 def state_file(name: str) -> Path:
-    """Where the state of an unfinished training is."""
+    """The file of an unfinished training's state."""
     return checkpoint_file(name).with_name(f"{name}{_STATE}.safetensors")
 
 
 def read_checkpoint(name: str) -> Checkpoint:
-    """What is known of a checkpoint, without its weights.
+    """A checkpoint by name, without its weights.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: no checkpoint has that name.
         WeightsError: its file is damaged.
     """
     path = checkpoint_file(name)
@@ -302,12 +299,12 @@ def read_checkpoint(name: str) -> Checkpoint:
         return Checkpoint(**{**json.loads(metadata["result"]), "name": name}, path=path, card=card)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"{path} is no checkpoint of fewshot-bench train ({error}). Give it as --weights."
+            f"{path} is not a checkpoint of fewshot-bench train ({error}). Give it as --weights."
         ) from error
 
 
 def read_card(path: Path) -> CheckpointCard:
-    """What is being trained, from the state of its training.
+    """The card in the state of an unfinished training.
 
     Raises:
         WeightsError: the file is damaged.
@@ -315,11 +312,11 @@ def read_card(path: Path) -> CheckpointCard:
     try:
         return CheckpointCard.from_json(checkpoint_metadata(path)["card"])
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} is no state of a training ({error}). Delete it and train again.") from error
+        raise WeightsError(f"{path} is not the state of a training ({error}). Delete it and train again.") from error
 
 
 def progress_of(name: str) -> str:
-    """How far an unfinished training is, e.g. "epoch 3 of 12"; "damaged" where its state cannot be read."""
+    """The progress of an unfinished training, e.g. "epoch 3 of 12"; "damaged" if its state cannot be read."""
     path = state_file(name)
     try:
         done = len(json.loads(checkpoint_metadata(path)["course"])["history"])
@@ -329,17 +326,17 @@ def progress_of(name: str) -> str:
 
 
 def finished_names() -> list[str]:
-    """The checkpoints that `run` can use."""
+    """The names of the checkpoints."""
     return sorted(name for name in _stems() if not name.endswith(_STATE))
 
 
 def unfinished_names() -> list[str]:
-    """Trainings that were stopped, or are under way."""
+    """The names of trainings that were stopped or are running."""
     return sorted(name.removesuffix(_STATE) for name in _stems() if name.endswith(_STATE))
 
 
 def checkpoint_entries() -> list[Entry[None]]:
-    """Everything that was trained or is being trained, for `fewshot-bench ls checkpoints`."""
+    """The checkpoints and the unfinished trainings, for `fewshot-bench ls checkpoints`."""
     entries = []
     for name in finished_names():
         try:

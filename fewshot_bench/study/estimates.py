@@ -1,19 +1,15 @@
-"""What a plan is going to do, and what it will take: the answer of `run --dry-run`, as data.
-
-How much room outcomes take on a disk, measured on a part that is written elsewhere.
-"""
+"""What a plan is going to do, and what it will take: the answer of `run --dry-run`, as data."""
 
 from __future__ import annotations
 
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,11 +17,24 @@ from fewshot_bench._io.locations import Place
 from fewshot_bench.datasets.store import nearest_folder
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard, episode_frame
 from fewshot_bench.outcomes.packing import position_type
-from fewshot_bench.study.timing import NO_TIME, Span
+
+
+class TimeRange(NamedTuple):
+    """Seconds: the fastest and the slowest of a few measurements."""
+
+    low: float
+    high: float
+
+    def times(self, count: float) -> TimeRange:
+        """As many times as long."""
+        return TimeRange(self.low * count, self.high * count)
+
+
+NO_TIME = TimeRange(0.0, 0.0)
 
 
 @dataclass(frozen=True)
-class CellForecast:
+class CellEstimate:
     """One method on one protocol.
 
     Attributes:
@@ -34,8 +43,8 @@ class CellForecast:
         episodes: of all runs, at most; None where only the dataset can tell.
         done: how many of them are stored; None where that cannot be known yet.
         why: what has to come before that can be known; empty where it is known.
-        seconds: for those that are left; None where they were not timed.
-        bytes: of outcomes for those that are left, at most; None where they are not known.
+        seconds: for the missing episodes; None where they were not timed.
+        bytes: of outcomes of the missing episodes, at most; None where they are not known.
         is_transductive: whether the method sees all queries of an episode at once.
     """
 
@@ -44,45 +53,45 @@ class CellForecast:
     episodes: int | None
     done: int | None
     why: str = ""
-    seconds: Span | None = None
+    seconds: TimeRange | None = None
     bytes: int | None = None
     is_transductive: bool = False
 
     @property
     def left(self) -> int | None:
-        """Episodes that are to be computed; all of them where nobody knows what is stored."""
+        """Missing episodes; all of them where it is not known which are stored."""
         return None if self.episodes is None else self.episodes - (self.done or 0)
 
 
 @dataclass(frozen=True)
-class WorkForecast:
+class WorkEstimate:
     """Something that is done once for several cells: a training, or the embeddings of a split.
 
     Attributes:
-        kind: "training", "embeddings" or "preparing".
+        kind: of the work.
         what: in words.
         units: steps of a training, or images.
-        seconds: None where it was not timed.
+        seconds: it takes.
         bytes: on the disk.
         measured: on how much it was timed, in words.
     """
 
-    kind: str
+    kind: Literal["training", "embeddings", "preparing"]
     what: str
     units: int
-    seconds: Span | None
+    seconds: TimeRange
     bytes: int
     measured: str = ""
 
 
 @dataclass(frozen=True)
-class Room:
+class DiskSpace:
     """Space on a disk.
 
     Attributes:
         place: the folder that is written to.
         needed: bytes.
-        free: bytes; None where nobody says.
+        free: bytes; None where that is not known.
     """
 
     place: str
@@ -91,7 +100,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Estimates:
     """What a plan is going to do, and what it will take in one process.
 
     Attributes:
@@ -99,7 +108,7 @@ class Forecast:
         device: that everything was timed on.
         cells: in the order of the plan, each once.
         work: what comes before them.
-        missing: what is not here and keeps the plan from running, in sentences.
+        missing: what keeps the plan from running, in sentences.
         notes: what else one should know.
         results: space for outcomes.
         cache: space for embeddings and networks.
@@ -109,25 +118,26 @@ class Forecast:
 
     name: str
     device: str
-    cells: list[CellForecast]
-    work: list[WorkForecast]
+    cells: list[CellEstimate]
+    work: list[WorkEstimate]
     missing: list[str]
     notes: list[str]
-    results: Room
-    cache: Room
+    results: DiskSpace
+    cache: DiskSpace
     peak_bytes: int
     free_bytes: int | None
 
     @property
-    def seconds(self) -> Span:
-        """Of everything that was timed."""
-        return total([*(one.seconds for one in self.work), *(one.seconds for one in self.cells)])
+    def seconds(self) -> TimeRange:
+        """Total of everything that was timed."""
+        times = [*(work.seconds for work in self.work), *(cell.seconds for cell in self.cells)]
+        known = [seconds for seconds in times if seconds is not None]
+        return TimeRange(sum(seconds.low for seconds in known), sum(seconds.high for seconds in known))
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything that is left was timed."""
-        parts: list[WorkForecast | CellForecast] = [*self.work, *(cell for cell in self.cells if cell.left != 0)]
-        return all(part.seconds is not None for part in parts)
+        """Whether everything that is missing was timed."""
+        return all(cell.seconds is not None for cell in self.cells if cell.left != 0)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -135,52 +145,27 @@ class Forecast:
         return {**asdict(self), "cells": cells, "seconds": self.seconds, "is_whole": self.is_whole}
 
 
-def total(spans: Sequence[Span | None]) -> Span:
-    """One after the other; what was not timed is left out."""
-    whole = NO_TIME
-    for span in spans:
-        whole = whole.plus(span or NO_TIME)
-    return whole
-
-
-def room(place: Place, needed: int) -> Room:
-    """Space in a folder that need not be there yet.
-
-    Args:
-        place: the folder; what is not on a local disk has no end that anybody knows.
-        needed: bytes.
-    """
-    there = nearest_folder(place.absolute()) if isinstance(place, Path) else None
+def disk_space(place: Place, needed: int) -> DiskSpace:
+    """Space in a folder that need not exist yet; a folder that is not on a local disk has no known limit."""
+    folder = nearest_folder(place.absolute()) if isinstance(place, Path) else None
     free = None
     with suppress(OSError):  # a disk that does not answer
-        free = None if there is None else shutil.disk_usage(there).free
-    return Room(str(place), needed, free)
+        free = None if folder is None else shutil.disk_usage(folder).free
+    return DiskSpace(str(place), needed, free)
 
 
-def outcome_bytes(cell: Cell, left: int, chunk: int) -> int:
-    """The most that episodes which are still to be computed add to a results folder.
-
-    Args:
-        cell: whose they are.
-        left: how many.
-        chunk: how many are stored together.
-    """
-    if not left:
+def outcome_bytes(cell: Cell, missing: int, chunk: int) -> int:
+    """The most that missing episodes add to a results folder, where a chunk of them is stored together."""
+    if not missing:
         return 0
     card = cell.protocol
-    parts = math.ceil(left / chunk)
-    return parts * part_bytes(card.way, card.query, min(chunk, left)) + len(cell.as_json().encode())
+    parts = math.ceil(missing / chunk)
+    return parts * part_bytes(card.way, card.query, min(chunk, missing)) + len(cell.as_json().encode())
 
 
 @cache
 def part_bytes(way: int, query: int, episodes: int) -> int:
-    """Bytes of a part of that many episodes whose predictions are random, which compress worst.
-
-    Args:
-        way: N.
-        query: Q, queries per class.
-        episodes: E.
-    """
+    """Bytes of a part of N-way episodes with Q queries per class and random predictions, which compress worst."""
     predictions = np.random.default_rng(0).integers(0, way, (episodes, way * query), dtype=position_type(way))
     cell = Cell(MethodCard("random", "", "", ""), ProtocolCard("none", "", "novel", way, 1, query, 0, 1))
     with tempfile.TemporaryDirectory() as folder:

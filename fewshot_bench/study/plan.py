@@ -1,12 +1,8 @@
-"""What one command runs: studies that share a results folder, a leaderboard and a page.
-
-What a study leaves beside its outcomes: the leaderboard, the page, tables and figures for a paper.
-
-A folder of results that nobody has: for a study that begins anew beside another one.
-"""
+"""What one command runs: studies that share a results folder, and what they leave in it."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from fewshot_bench._io.locations import Place
 from fewshot_bench._io.locks import owner
 from fewshot_bench._io.storage import create_exclusively, reaching, remove, write_atomically
-from fewshot_bench.errors import StudyError, UnknownNameError
+from fewshot_bench.errors import ComparisonError, FewshotBenchError, StudyError, UnknownNameError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.study_log import FOLDER
 from fewshot_bench.report import (
@@ -39,14 +35,12 @@ from fewshot_bench.study.study import Options, Study
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 _.+-]*")
 _OF_THE_STORE = ("outcomes", "studies", "sweeps", "published")
+_CLAIM = "fresh"
+"""A file beside the records of studies that claims a folder behind a URL, where an empty folder cannot be made."""
 
 
 def _file_choice(value: object) -> object:
-    """Refuse what is neither yes or no nor a name within the results folder: a study may be somebody else's.
-
-    Raises:
-        ValueError: it is.
-    """
+    """Refuse anything but true, false or a name within the results folder: a stranger may have written the study."""
     is_name = isinstance(value, str) and _PLAIN_NAME.fullmatch(value) and value not in _OF_THE_STORE
     if not isinstance(value, bool) and not is_name:
         raise ValueError("should be true, false, or a file name without folders: it goes into the results folder")
@@ -54,28 +48,24 @@ def _file_choice(value: object) -> object:
 
 
 FileChoice = Annotated[bool | str, BeforeValidator(_file_choice)]
-"""Whether to write a file, or what to call it."""
+"""Whether to write a file, or its name."""
 
 
 def _label(text: str) -> str:
-    """Refuse a label that nobody could read.
-
-    Raises:
-        ValueError: it is empty.
-    """
+    """Refuse an empty label."""
     if not text.strip():
         raise ValueError("should be the name that a table shows")
     return text
 
 
 Label = Annotated[str, AfterValidator(_label)]
-"""What the tables for papers call a method."""
+"""The name of a method in the tables for papers."""
 
 
 class Outputs(Options):
     """What to write into the results folder; `true` takes the usual name.
 
-    What ± covers, what an underline claims and the labels are those of the tables in Markdown and LaTeX.
+    `plus_minus`, `claim` and `labels` apply to the tables in Markdown and LaTeX.
     """
 
     leaderboard: FileChoice = True
@@ -88,7 +78,7 @@ class Outputs(Options):
     labels: dict[str, Label] = Field(default_factory=dict)
 
     def problem(self) -> tuple[str, str] | None:
-        """The output that was given the name of another, which it would replace, and what is wrong in words."""
+        """An output with the name of another, which it would replace, and the message; None if there is none."""
         kinds: dict[str, str] = {}
         for kind in sorted(_USUAL_NAMES, key=lambda kind: isinstance(getattr(self, kind), str)):
             name = self._name(kind)
@@ -98,17 +88,12 @@ class Outputs(Options):
         return None
 
     def _name(self, kind: str) -> str:
-        """What an output is called; empty where it is not wanted."""
+        """The name of an output; empty where it is not wanted."""
         choice = getattr(self, kind)
         return choice if isinstance(choice, str) else _USUAL_NAMES[kind] if choice else ""
 
     def place(self, kind: str, results: Place) -> Place | None:
-        """Where an output goes; None where it is not wanted.
-
-        Args:
-            kind: name of a field.
-            results: the results folder.
-        """
+        """Where an output goes, by the name of its field; None where it is not wanted."""
         name = self._name(kind)
         return results / name if name else None
 
@@ -129,7 +114,7 @@ def write_outputs(
     baselines: Mapping[str, str],
     asked_names: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Place], str]:
-    """Write what a study asked for, from everything that its results folder holds.
+    """Write the outputs of a study, from everything that its results folder holds.
 
     Args:
         outputs: what to write.
@@ -139,11 +124,11 @@ def write_outputs(
         asked_names: what the study calls methods that are stored under other names, by these.
 
     Returns:
-        The whole leaderboard; where each output is, by its kind; and why there are no figures, if they failed.
+        The whole leaderboard; the place of each output, by its kind; and why there are no figures, if they failed.
 
     Raises:
         OutcomeError: nothing is stored, or something is damaged.
-        ComparisonError: two methods of one protocol would be called alike; all but the tables is written.
+        ComparisonError: two methods of one protocol would have the same name; all but the tables is written.
         OSError: a file cannot be written.
     """
     places = {kind: outputs.place(kind, results) for kind in _USUAL_NAMES}
@@ -162,7 +147,7 @@ def write_outputs(
 
 
 def _labels(outputs: Outputs, cells: Sequence[Cell], asked_names: Mapping[str, str]) -> dict[str, str]:
-    """The labels of a study's methods; one that has no outcomes has none, and names were checked beforehand."""
+    """The labels of a study's methods with outcomes; names were checked before."""
     stored = {asked_names.get(cell.method.name, cell.method.name): cell.method.name for cell in cells}
     found: dict[str, str] = {}
     for pair in outputs.labels.items():
@@ -172,8 +157,9 @@ def _labels(outputs: Outputs, cells: Sequence[Cell], asked_names: Mapping[str, s
 
 
 def _write_page(places: dict[str, Place | None], results: Place, frame: pd.DataFrame, store: OutcomeStore) -> str:
-    """Write the page and draw the figures of a frame; figures that cannot be drawn are struck out, with the reason."""
-    from fewshot_bench.report.page import gather, write_page
+    """Write the page and draw the figures; where they cannot be drawn, return why and remove their place."""
+    from fewshot_bench.report.content import gather
+    from fewshot_bench.report.page import write_page
     from fewshot_bench.report.paper_figures import draw_figures
 
     page, figures = places["report"], places["figures"]
@@ -200,8 +186,8 @@ class StudyPlan:
     Attributes:
         name: of the whole.
         studies: in the order in which they run; all with the same results folder.
-        places: where each is described, such as "study.toml, line 12", for a complaint; empty for a command line.
-        baselines: method that the others are tested against, by the dataset as it was named.
+        places: where each is described, such as "study.toml, line 12", for error messages; empty for a command line.
+        baselines: method that the others are tested against, by the dataset as the user named it.
         outputs: what is written at the end.
     """
 
@@ -213,14 +199,14 @@ class StudyPlan:
 
     @classmethod
     def of_options(cls, study: Study, backbones: Sequence[str] = ()) -> StudyPlan:
-        """What the options of a command line describe: one study, or one per backbone.
+        """The studies that the options of a command line describe, one per backbone.
 
         Args:
-            study: the whole but for the backbones.
-            backbones: each counts once; the study's own where there is none.
+            study: everything but the backbones.
+            backbones: without repetition; the study's own by default.
 
         Raises:
-            StudyError: an interval is to stop several networks, which would not share their episodes.
+            StudyError: an interval should stop several networks, which would not share their episodes.
         """
         baselines = {} if study.baseline is None else {study.dataset: study.baseline}
         studies = [study.model_copy(update={"backbone": name}) for name in dict.fromkeys(backbones)] or [study]
@@ -230,6 +216,20 @@ class StudyPlan:
                 f"names {len(studies)}. Say --episodes instead, or name one backbone at a time."
             )
         return cls(name="", studies=tuple(studies), places=("",) * len(studies), baselines=baselines)
+
+    def check_labels(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Refuse labels of unknown methods, and one label for two methods, given the names of each dataset.
+
+        Raises:
+            UnknownNameError, ComparisonError: see `method_labels`.
+        """
+        labels = method_labels([name for same in names.values() for name in same], self.outputs.labels.items())
+        for same in names.values():
+            owners: dict[str, str] = {}
+            for name in dict.fromkeys(same):
+                label = labels.get(name, name)
+                if owners.setdefault(label, name) != name:
+                    raise ComparisonError(f"{owners[label]} and {name} would both be called '{label}'.")
 
     def into(self, results: Place) -> StudyPlan:
         """The same studies with another results folder."""
@@ -241,8 +241,19 @@ class StudyPlan:
         return self.studies[0].results
 
 
-_CLAIM = "fresh"
-"""A file beside the records of studies, behind a URL, where an empty folder cannot be made."""
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Begin the message of an error with the place of its study in a file, such as "study.toml, line 12", if any.
+
+    Raises:
+        FewshotBenchError: unchanged where the place is empty; a StudyError otherwise.
+    """
+    try:
+        yield
+    except FewshotBenchError as error:
+        if not place:
+            raise
+        raise StudyError(f"{place}: {error}") from error
 
 
 def free_folder(results: Place) -> Place:
@@ -252,34 +263,30 @@ def free_folder(results: Place) -> Place:
 
 @contextmanager
 def fresh_folder(results: Place) -> Iterator[Place]:
-    """The same, made for this process alone, however many ask for one at that moment.
-
-    In the end it is removed if it is as empty as it was made.
+    """Make the first free folder, for this process alone; in the end it is removed if it is still empty.
 
     Args:
-        results: the folder to begin anew beside.
+        results: the folder to start anew beside.
 
     Raises:
         OSError: it cannot be made.
-        PlaceError: the same behind a URL, or nobody can have a folder alone there.
+        PlaceError: it cannot be made behind this URL, or not for one process alone.
     """
-    made = next(folder for folder in _folders(results) if _is_made(folder))
-    before = _state(made) if isinstance(made, Path) else None
+    folder = next(folder for folder in _folders(results) if _is_made(folder))
+    before = _state(folder) if isinstance(folder, Path) else None
     try:
-        yield made
+        yield folder
     finally:
-        with suppress(OSError):  # what went wrong first is what counts
-            if not isinstance(made, Path):
-                remove(made / FOLDER / _CLAIM)  # what was stored by now keeps others off
-            elif _state(made) == before:
-                made.rmdir()
+        with suppress(OSError):  # an earlier error counts more
+            if not isinstance(folder, Path):
+                remove(folder / FOLDER / _CLAIM)  # stored files keep others off by now
+            elif _state(folder) == before:
+                folder.rmdir()
 
 
 def _folders(results: Place) -> Iterator[Place]:
     yield results
-    number = 1
-    while True:
-        number += 1
+    for number in itertools.count(2):
         yield results.with_name(f"{results.name}-{number}")
 
 
@@ -289,7 +296,7 @@ def _exists(folder: Place) -> bool:
 
 
 def _is_made(folder: Place) -> bool:
-    """Whether this process has made a folder; False where it was there."""
+    """Make a folder; False where it exists."""
     if not isinstance(folder, Path):
         content = json.dumps({"owner": owner()}).encode()
         return not _exists(folder) and create_exclusively(folder / FOLDER / _CLAIM, content)
@@ -301,6 +308,6 @@ def _is_made(folder: Place) -> bool:
 
 
 def _state(folder: Path) -> tuple[int, int]:
-    """What changes as soon as anything is made in a folder, or another takes its place."""
-    found = folder.stat()
-    return found.st_ino, found.st_mtime_ns
+    """Changes as soon as anything is made in a folder, or another folder replaces it."""
+    status = folder.stat()
+    return status.st_ino, status.st_mtime_ns

@@ -1,8 +1,6 @@
-"""How outcomes came about: recorded beside them as plain data, never part of what they are.
+"""How outcomes came about, recorded beside them as plain data; it never decides what they are.
 
-Nothing here names a person or a machine: of an absolute path only the last part is kept.
-
-What a user hears where somebody's own code has changed since a method of that name was stored.
+Nothing here names a person or a machine: only the last part of an absolute path is recorded.
 """
 
 from __future__ import annotations
@@ -41,14 +39,14 @@ _PATIENCE = 10  # seconds for git to answer
 def provenance(
     study: Study, backbone: Backbone, engine: Engine, arguments: Sequence[str] = (), *, place: str = ""
 ) -> dict[str, Any]:
-    """What is recorded with every cell of a study, by the keys that `docs/audit.md` explains.
+    """The record of every cell of a network, by the keys that `docs/audit.md` explains.
 
     Args:
         study: that makes the cells.
         backbone: of these cells.
         engine: that computes them.
         arguments: of the command line that started it; none where it was started from Python.
-        place: where own images lie; of an absolute path or a URL the last part is recorded.
+        place: where own images lie; only the last part of an absolute path or a URL is recorded.
     """
     commit = source_commit()
     return {
@@ -66,35 +64,27 @@ def provenance(
 
 
 def weights_record(file: Path | None, backbone: Backbone) -> dict[str, Any]:
-    """What was taken from a file of weights, to be recorded under "weights"; nothing where there is nothing to say."""
+    """How a file of weights was fitted, to be recorded under "weights"; empty where there is nothing to say."""
     return {"weights": {"file": file.name, **backbone.fit}} if file is not None and backbone.fit else {}
 
 
 def weights_note(recorded: Mapping[str, Any]) -> str:
-    """What was taken from a file of weights, in one line; empty where there is nothing to say.
-
-    Args:
-        recorded: with what `weights_record` returned.
-    """
+    """How a file of weights was fitted, in one line; empty where `weights_record` recorded nothing."""
     fit = recorded.get("weights")
     words = fit_words(fit) if isinstance(fit, dict) else ""
     return f"weights {fit['file']}: {words}" if fit and words else ""
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """A command as one line that a shell would take, without the absolute paths of one machine.
-
-    Args:
-        arguments: without the program's name.
-    """
+    """A command as one line for a shell, without absolute paths; the arguments come without the program's name."""
     return shlex.join([PROGRAM, *(without_folders(argument) for argument in arguments)])
 
 
 def without_folders(text: str) -> str:
-    """An argument with only the last part of an absolute path or a URL, which else may name a person or a machine.
+    """An argument with only the last part of an absolute path or a URL, whose rest may name a person or a machine.
 
-    Args:
-        text: such as "--weights=/somewhere/mine.safetensors" or "s3://bucket/results".
+    >>> without_folders("--weights=/home/me/mine.safetensors"), without_folders("s3://bucket/results")
+    ('--weights=mine.safetensors', 'results')
     """
     if found := _URL.search(text):
         url = urlsplit(found[0])
@@ -105,13 +95,13 @@ def without_folders(text: str) -> str:
 
 
 def study_record(study: Study) -> dict[str, Any]:
-    """The fields of a study that decide what is done, as plain data; of a file of weights the name."""
+    """The fields of a study that decide what is done, as plain data; a file of weights is recorded by its name."""
     record: dict[str, Any] = study.model_dump(mode="json", exclude={*NOT_RECORDED, "hyper_parameters"})
-    record["hyper_parameters"] = dict(study.hyper_parameters)  # a method's card refuses what is no plain data
+    record["hyper_parameters"] = dict(study.hyper_parameters)  # a method's card refuses other than plain data
     for name in _COUNTS:
         if name not in study.model_fields_set:  # left to the sampler, or to a rule that says when to stop
             del record[name]
-    if study.choose == "none":  # records are as they were before there was a choice
+    if study.choose == "none":  # so that ids of older studies stay
         del record["choose"]
     for name in ("weights", "dataset", "backbone"):
         if isinstance(record[name], str):
@@ -125,7 +115,7 @@ def platform_name() -> str:
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """The kind of machine: device, processor, cores, bytes of memory; what the system does not tell is left out."""
+    """The kind of machine: device, processor, cores, bytes of memory, as far as the system tells them."""
     where = torch.device(device)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
     found = {"device": name, "cpu": _processor(), "cores": os.cpu_count(), "memory_bytes": _memory()}
@@ -133,10 +123,10 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 class PeakMemory:
-    """The most memory that each method of a study took, and the study as a whole.
+    """Peak memory of each method of a study, and of the study.
 
-    A GPU counts anew for every method. The system counts the whole process, so on a CPU a method's peak is at least
-    that of the methods before it.
+    A GPU is measured anew for every method. On a CPU the whole process is measured, so a method's peak is at least that
+    of the methods before it.
     """
 
     def __init__(self, device: str) -> None:
@@ -151,7 +141,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self._device)
 
     def note(self) -> None:
-        """Keep the peak so far, before somebody else counts anew."""
+        """Keep the peak so far, before the counter is reset."""
         self._before = self.of_study()
 
     def of_method(self) -> int:
@@ -165,10 +155,7 @@ class PeakMemory:
 
 @cache
 def source_commit() -> str:
-    """The commit of the source that runs, with "-dirty" where files of it differ; empty where it is no checkout.
-
-    It is the commit of this project, not of the folder that a user works in: what decides an outcome is this code.
-    """
+    """The commit of this project's source, with "-dirty" where its files differ; empty outside a checkout."""
     if _git("ls-files", "--error-unmatch", "--", "__init__.py") is None:
         return ""
     commit = _git("rev-parse", "HEAD")
@@ -179,7 +166,7 @@ def source_commit() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the package's folder; None where it is absent or refuses."""
+    """The output of git in the package's folder; None where git is absent or fails."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         result = subprocess.run(
@@ -211,11 +198,9 @@ def _memory() -> int:
 
 
 def changed_code(store: OutcomeStore, cells: Sequence[Cell]) -> list[str]:
-    """A sentence for each part of methods whose code is not that of the outcomes that are stored under their names.
+    """A sentence for each part of methods whose code has changed since outcomes were stored under their names.
 
-    Args:
-        store: with the outcomes.
-        cells: of the methods as they are now; those that have outcomes already are passed over.
+    Cells that have outcomes already are skipped.
     """
     new = [cell for cell in cells if cell.method.code and not store.done(cell)]
     stored = store.cells() if new else []

@@ -1,13 +1,14 @@
-"""One method of a study: whichever of its episodes are not stored yet, from images to outcomes.
+"""The scheduler: claim free work by leases, have it computed, store what comes back, retry what failed.
 
-The loop over chunks: take one that is missing, have it computed, store what comes back, try again what failed.
-
-A chunk that failed, tried again in smaller pieces until what fails is known.
+Any number of processes, on one machine or on many, may run the same command on one folder of results: each takes what
+no other holds, and all end when nothing is missing. `Scheduler` is the loop; `MethodRun` uses it for the chunks of a
+method, `sweep_run` for the points of a sweep.
 """
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,31 +18,68 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench._io.storage import remove_abandoned
-from fewshot_bench.engine.engine import Chunk, Crew, Engine, Finished
+from fewshot_bench.engine.engine import Chunk, Engine, Finished, WorkerPool
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import FewshotBenchError, OutcomeError, ShapeError, show_traceback
 from fewshot_bench.finetuning.memory import is_out_of_memory
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.frame import check_episodes, check_frame
-from fewshot_bench.outcomes.leases import Heart, Leases
+from fewshot_bench.outcomes.leases import Heartbeat, Leases
 from fewshot_bench.progress import Progress, Step
-from fewshot_bench.study.chunks import ChunkQueue, Job, Left, Shard, Taken, missing_episodes
-from fewshot_bench.study.workers import WorkerRecipe
+from fewshot_bench.study.chunks import ChunkQueue, ClaimedChunk, MissingEpisodes, Shard, missing_episodes
+from fewshot_bench.study.workers import WorkerFactory
 
-_IN_A_ROW = 3
-"""Single episodes that fail one after the other before pieces that fail are tried episode by episode, not in halves."""
+_FAILURES_IN_A_ROW = 3
+"""Single episodes that fail in a row before failing pieces are cut into episodes instead of halves."""
 _HOPELESS = 32
-"""Single episodes that fail before a method of which none has succeeded is tried on one episode of each chunk only."""
+"""Single episodes that fail before a method without any success is tried on one episode of each chunk only."""
+
+
+class Scheduler(ABC):
+    """Works until nothing is missing, and waits for what other processes hold.
+
+    Attributes:
+        pause: seconds between two looks at what other processes hold.
+    """
+
+    pause = 0.2
+
+    def __init__(self, leases: Sequence[Leases], step: Step) -> None:
+        """Claim nothing yet; `step` shows how much is done."""
+        self._leases, self._step = leases, step
+
+    def run(self) -> None:
+        """Work until nothing is missing that can be computed."""
+        with Heartbeat(self._leases):
+            try:
+                while True:
+                    if self.work():
+                        continue
+                    if self.is_done():
+                        return
+                    self._step.advance(0, "waiting for other processes")
+                    time.sleep(self.pause)
+                    self._step.advance(self.drop_stored())
+            finally:
+                for leases in self._leases:
+                    leases.release_all()
+
+    @abstractmethod
+    def work(self) -> bool:
+        """Compute free work; False if there is none now."""
+
+    @abstractmethod
+    def is_done(self) -> bool:
+        """Whether nothing is left that other processes hold."""
+
+    @abstractmethod
+    def drop_stored(self) -> int:
+        """Forget what other processes have stored meanwhile, and count it."""
 
 
 @dataclass
-class Experience:
-    """What is known of a method so far.
-
-    Attributes:
-        has_succeeded: whether any episode was computed.
-        failed_alone: how many single episodes have failed.
-    """
+class RetryState:
+    """What the attempts at a method have shown: any success, and how many single episodes have failed."""
 
     has_succeeded: bool = False
     failed_alone: int = 0
@@ -52,200 +90,187 @@ class Experience:
         return not self.has_succeeded and self.failed_alone >= _HOPELESS
 
 
-class Pieces:
-    """What is to be computed of one chunk that this process has taken.
+class ChunkRetry:
+    """A claimed chunk, computed whole at first and in smaller pieces where it fails.
 
-    Of a method that has ever succeeded, every episode is computed or has failed alone. Where all of a chunk fails that
-    costs at most four times the chunk.
+    If the method has ever succeeded, every episode is computed or has failed alone. A chunk that fails completely costs
+    at most four times its own time.
     """
 
-    def __init__(self, taken: Taken, experience: Experience) -> None:
-        self.taken = taken
-        self.waiting: deque[Chunk] = deque([taken.job.chunk])
-        self._experience = experience
-        self._under_way = 0
-        self._in_a_row = 0
+    def __init__(self, claimed: ClaimedChunk, state: RetryState) -> None:
+        self.claimed = claimed
+        self.pending: deque[Chunk] = deque([claimed.chunk])
+        self._state = state
+        self._running = 0
+        self._failed_in_a_row = 0
 
     @property
     def is_done(self) -> bool:
         """Whether every episode is computed or given up."""
-        return not self.waiting and not self._under_way
+        return not self.pending and not self._running
 
     def next(self) -> Chunk:
         """The next piece to compute."""
-        self._under_way += 1
-        chunk = self.waiting.popleft()
-        if self._experience.is_hopeless and len(chunk) > 1:
-            chunk, rest = _cut(chunk, 1)
-            self.waiting.appendleft(rest)
-        return chunk
+        self._running += 1
+        piece = self.pending.popleft()
+        if self._state.is_hopeless and len(piece) > 1:
+            piece, rest = _split(piece, 1)
+            self.pending.appendleft(rest)
+        return piece
 
     def succeeded(self) -> None:
-        """Take note that a piece was computed."""
-        self._under_way -= 1
-        self._in_a_row = 0
-        self._experience.has_succeeded = True
+        """Note that a piece was computed."""
+        self._running -= 1
+        self._failed_in_a_row = 0
+        self._state.has_succeeded = True
 
-    def failed(self, finished: Finished) -> list[tuple[NDArray[np.int64], str]]:
-        """Take note that a piece failed; its parts are tried next, the first one first.
+    def failed(self, piece: Chunk, error: Exception) -> list[tuple[NDArray[np.int64], str]]:
+        """Note that a piece failed, and cut it into smaller ones, which come next.
 
         Returns:
-            Episodes that are given up, each with the reason; none where smaller pieces are still to be tried.
+            Episodes that are given up, with the reason; none while smaller pieces are left to try.
         """
-        self._under_way -= 1
-        chunk = finished.chunk
-        if len(chunk) > 1:
-            cuts = range(1, len(chunk)) if self._in_a_row >= _IN_A_ROW else [len(chunk) // 2]
-            self.waiting.extendleft(reversed(_cut(chunk, *cuts)))
+        self._running -= 1
+        if len(piece) > 1:
+            every = self._failed_in_a_row >= _FAILURES_IN_A_ROW
+            cuts = range(1, len(piece)) if every else [len(piece) // 2]
+            self.pending.extendleft(reversed(_split(piece, *cuts)))
             return []
-        assert finished.error is not None
-        self._in_a_row += 1
-        self._experience.failed_alone += 1
-        reason = reason_of(finished.error)
-        given_up = [(chunk.numbers, reason)]
-        if self._experience.is_hopeless and self.waiting:
-            rest = np.concatenate([piece.numbers for piece in self.waiting])
+        self._failed_in_a_row += 1
+        self._state.failed_alone += 1
+        reason = reason_of(error)
+        given_up = [(piece.numbers, reason)]
+        if self._state.is_hopeless and self.pending:
+            rest = np.concatenate([pending.numbers for pending in self.pending])
             given_up.append((rest, f"not tried, as no episode succeeded before: {reason}"))
-            self.waiting.clear()
+            self.pending.clear()
         return given_up
 
 
+def _split(chunk: Chunk, *cuts: int) -> list[Chunk]:
+    """The parts of a chunk between several positions."""
+    parts = np.split(chunk.numbers, list(cuts))
+    return [replace(chunk, numbers=numbers, at_once=min(chunk.at_once, len(numbers))) for numbers in parts]
+
+
 def reason_of(error: Exception) -> str:
-    """Why a computation failed, in one line; of what is no error of this project the type is told too."""
+    """Why a computation failed, in one line; errors of other packages are named by their type."""
     text = " ".join(str(error).split())
     kind = "" if isinstance(error, FewshotBenchError) else type(error).__name__
     return ": ".join(word for word in (kind, text) if word)
 
 
 def is_failure(error: Exception) -> bool:
-    """Whether an error before the first episode is the method's or the machine's, and not a defect of this program."""
+    """Whether an error before the first episode comes from the method or the machine, not from a bug here."""
     return isinstance(error, FewshotBenchError) or is_out_of_memory(error)
 
 
-def _cut(chunk: Chunk, *cuts: int) -> list[Chunk]:
-    """The parts of a chunk between some places in it."""
-    parts = np.split(chunk.numbers, list(cuts))
-    return [replace(chunk, numbers=numbers, at_once=min(chunk.at_once, len(numbers))) for numbers in parts]
+class _ChunkScheduler(Scheduler):
+    """Works at the chunks of a method with a pool of workers."""
 
+    def __init__(self, method: MethodRun, pool: WorkerPool, queue: ChunkQueue, step: Step) -> None:
+        super().__init__(queue.leases, step)
+        self._method, self._pool, self._queue = method, pool, queue
+        self._running: dict[Chunk, ChunkRetry] = {}
+        self._retries: list[ChunkRetry] = []
 
-_PAUSE = 0.2  # seconds between two looks at chunks that others work on
+    def work(self) -> bool:
+        """Keep the pool busy, and store what comes back."""
+        while len(self._running) < self._pool.room:
+            retry = next((retry for retry in self._retries if retry.pending), None) or self._claim()
+            if retry is None:
+                break
+            piece = retry.next()
+            self._running[piece] = retry
+            self._pool.start(piece)
+        if not self._running:
+            return False
+        for finished in self._pool.finished():
+            self._handle(finished)
+        return True
 
+    def is_done(self) -> bool:
+        """See `Scheduler`."""
+        return self._queue.is_empty
 
-class Shift:
-    """One stretch of work at a queue: takes chunks, stores what comes back, tries again what failed."""
+    def drop_stored(self) -> int:
+        """See `Scheduler`."""
+        return self._queue.drop_stored()
 
-    def __init__(self, method: MethodRun, crew: Crew, queue: ChunkQueue, step: Step) -> None:
-        self._method, self._crew, self._queue, self._step = method, crew, queue, step
-        self._under_way: dict[Chunk, Pieces] = {}
-        self._pieces: list[Pieces] = []
-
-    def work(self) -> None:
-        """Until nothing is missing that can be computed."""
-        try:
-            while True:
-                self._fill()
-                if self._under_way:
-                    for finished in self._crew.finished():
-                        self._settle(finished)
-                elif self._queue.is_empty:
-                    return
-                else:
-                    self._wait_for_others()
-        finally:
-            for leases in self._queue.leases:
-                leases.release_all()
-
-    def _fill(self) -> None:
-        """Have as many chunks under way as there is room for; what is left of a failed one comes first."""
-        while len(self._under_way) < self._crew.room:
-            pieces = next((one for one in self._pieces if one.waiting), None) or self._take()
-            if pieces is None:
-                return
-            chunk = pieces.next()
-            self._under_way[chunk] = pieces
-            self._crew.start(chunk)
-
-    def _take(self) -> Pieces | None:
-        """A chunk that nobody has stored or is at."""
-        while (taken := self._queue.take()) is not None:
-            left = self._queue.still_missing(taken.job)
-            self._step.advance(len(taken.job.chunk) - (len(left.chunk) if left is not None else 0))
-            if left is not None:
-                self._pieces.append(Pieces(Taken(left, taken.lease), self._method.experience))
-                return self._pieces[-1]
-            taken.lease.release()
-            self._step.advance(self._queue.drop_stored())  # where there is one that others stored there are more
+    def _claim(self) -> ChunkRetry | None:
+        """A chunk that no other process holds or has stored."""
+        while (claimed := self._queue.take()) is not None:
+            missing = self._queue.still_missing(claimed.cell, claimed.chunk)
+            self._step.advance(len(claimed.chunk) - (len(missing) if missing is not None else 0))
+            if missing is not None:
+                self._retries.append(ChunkRetry(replace(claimed, chunk=missing), self._method.retry_state))
+                return self._retries[-1]
+            claimed.lease.release()
+            self._step.advance(self._queue.drop_stored())  # where others stored one chunk they stored more
         return None
 
-    def _settle(self, finished: Finished) -> None:
-        pieces = self._under_way.pop(finished.chunk)
+    def _handle(self, finished: Finished) -> None:
+        retry = self._running.pop(finished.chunk)
+        cell, run = retry.claimed.cell, finished.chunk.run
         self._method.peak_bytes = max(self._method.peak_bytes, finished.peak_bytes)
-        job = pieces.taken.job
-        finished = _checked(finished, job.cell)
-        if finished.error is not None:
-            show_traceback(finished.error)
-        if finished.frame is not None:
-            self._store(pieces, job, finished)
+        error = finished.error or _problem(finished, cell)
+        if error is None:
+            retry.succeeded()
+            self._store(finished, retry.claimed)
             self._step.advance(len(finished.chunk))
         else:
-            for numbers, reason in pieces.failed(finished):
-                self._method.failed_on(job.cell, job.chunk.run, numbers, reason)
+            show_traceback(error)
+            for numbers, reason in retry.failed(finished.chunk, error):
+                self._method.record_failure(cell, run, numbers, reason)
                 self._step.advance(len(numbers), "failed")
-        if pieces.is_done:
-            self._pieces.remove(pieces)
-            pieces.taken.lease.release()
+        if retry.is_done:
+            self._retries.remove(retry)
+            retry.claimed.lease.release()
 
-    def _store(self, pieces: Pieces, job: Job, finished: Finished) -> None:
-        """Store outcomes, but for those of a process that took this one for lost and was faster."""
-        pieces.succeeded()
+    def _store(self, finished: Finished, claimed: ClaimedChunk) -> None:
+        """Store outcomes, except those of a process that took over the lease and was faster."""
         frame = finished.frame
         assert frame is not None
-        if not pieces.taken.lease.is_held():
-            self._queue.check_folder(job)
-            left = self._queue.still_missing(replace(job, chunk=finished.chunk))
-            frame = frame[frame["episode"].isin([] if left is None else left.chunk.numbers)]
+        if not claimed.lease.is_held():
+            self._queue.check_folder(claimed.cell)
+            missing = self._queue.still_missing(claimed.cell, finished.chunk)
+            frame = frame[frame["episode"].isin([] if missing is None else missing.numbers)]
         if len(frame):
-            self._method.store.append_frame(job.cell, frame, is_checked=True)
-
-    def _wait_for_others(self) -> None:
-        self._step.advance(0, "waiting for other processes")
-        time.sleep(_PAUSE)
-        self._step.advance(self._queue.drop_stored())
+            self._method.store.append_frame(claimed.cell, frame, is_checked=True)
 
 
-def _checked(finished: Finished, cell: Cell) -> Finished:
-    """What came back; as a failure where it is not what was asked for, since engine and worker may be anybody's."""
+def _problem(finished: Finished, cell: Cell) -> ShapeError | None:
+    """What is wrong with outcomes that came back: engine and worker may be third-party code."""
+    if finished.frame is None:
+        return ShapeError("neither outcomes nor a reason came back.")
     try:
-        if finished.frame is not None:
-            check_frame(cell, finished.frame)
-            check_episodes(finished.frame, finished.chunk.run, finished.chunk.numbers)
-        elif finished.error is None:
-            raise ShapeError("neither outcomes nor a reason came back.")
+        check_frame(cell, finished.frame)
+        check_episodes(finished.frame, finished.chunk.run, finished.chunk.numbers)
     except ShapeError as error:
-        return replace(finished, frame=None, error=error)
-    return finished
+        return error
+    return None
 
 
 @dataclass
 class MethodRun:
-    """One method of a study, which can be run a part of its episodes at a time.
+    """One method of a study, whose missing episodes can be run in several parts.
 
     Attributes:
-        recipe: makes what makes its workers; called when the first episode is missing.
-        planned: its cells, with their protocols.
+        worker_factory: prepares what makes the workers; called when the first episode is missing.
+        planned: the cells, with their protocols.
         store: where the outcomes go.
         engine: who computes them.
         progress: shown one stage for what is missing.
-        chunk: episodes of a chunk; as many as the engine wants by default.
-        shard: the part of every run that is to be computed here; all of it by default.
-        asked_name: what the study calls the method; it may be stored under another name.
+        chunk: episodes of a chunk; decided by the engine by default.
+        shard: the part of every run to compute; all of it by default.
+        asked_name: what the study calls the method, which may be stored under another name.
         peak_bytes: the most memory that it took, as far as is known.
         failed: how many episodes have failed.
-        reason: why the first of these did.
-        experience: whether it ever succeeds.
+        reason: why the first of them failed.
+        retry_state: whether it ever succeeds.
     """
 
-    recipe: Callable[[], WorkerRecipe]
+    worker_factory: Callable[[], WorkerFactory]
     planned: list[tuple[Cell, Protocol]]
     store: OutcomeStore
     engine: Engine
@@ -256,117 +281,112 @@ class MethodRun:
     peak_bytes: int = 0
     failed: int = 0
     reason: str = ""
+    retry_state: RetryState = field(default_factory=RetryState)
     _given_up: dict[tuple[str, int], NDArray[np.int64]] = field(default_factory=dict)
     _not_begun: list[tuple[Cell, int, NDArray[np.int64]]] = field(default_factory=list)
-    experience: Experience = field(default_factory=Experience)
-    _crew: Crew | None = None
+    _pool: WorkerPool | None = None
     _open: ExitStack = field(default_factory=ExitStack)
 
     @property
     def name(self) -> str:
-        """What people call the method."""
+        """The name of the method."""
         return self.planned[0][0].method.name
 
-    def run(self, some: Sequence[tuple[Cell, Protocol]]) -> None:
-        """Run the missing episodes of some cells, beside other processes that do the same; wait for theirs."""
-        left = [(cell, protocol, self._missing(cell, protocol)) for cell, protocol in some]
-        for cell, _, missing in left:
-            if not any(map(len, missing)):
+    def run(self, cells: Sequence[tuple[Cell, Protocol]]) -> None:
+        """Run the missing episodes of some cells beside other processes, and wait for theirs."""
+        missing: list[MissingEpisodes] = []
+        for cell, protocol in cells:
+            runs = self._missing(cell, protocol)
+            if any(map(len, runs)):
+                missing.append((cell, protocol, runs))
+            else:
                 self._clean(cell)
-        left = [one for one in left if any(map(len, one[2]))]
-        if not left:
+        if not missing:
             return
         try:
-            crew = self._workers()
+            pool = self._workers()
         except Exception as error:
-            self._give_up(left, error)
+            self._give_up(missing, error)
             return
-        for cell, _, _ in left:
+        for cell, _, _ in missing:
             self.store.open_cell(cell)
-        queue = ChunkQueue(self.store, left, lambda protocol: self.chunk or crew.chunk(protocol))
-        with self.progress.step(_described(left), queue.episodes) as step, Heart(queue.leases):
-            Shift(self, crew, queue, step).work()
+        queue = ChunkQueue(self.store, missing, lambda protocol: self.chunk or pool.chunk(protocol))
+        with self.progress.step(_description(missing), queue.episodes) as step:
+            _ChunkScheduler(self, pool, queue, step).run()
         queue.clean()
-        self._check_all_is_there(left)
-        for cell, _, _ in left:
+        self._check_nothing_vanished(missing)
+        for cell, _, _ in missing:
             self.store.open_cell(replace(cell, provenance={**cell.provenance, "peak_bytes": self.peak_bytes}))
 
     def forget(self) -> None:
-        """Let its workers and their embeddings go."""
-        self._crew = None
+        """Release its workers and their embeddings."""
+        self._pool = None
         self._open.close()
 
-    def _missing(self, cell: Cell, protocol: Protocol) -> list[NDArray[np.int64]]:
-        """Numbers of the episodes of each run that are to be computed: those that failed before are not tried again."""
-        missing = missing_episodes(self.store, cell, protocol, self.shard)
-        nothing = np.arange(0)
-        return [np.setdiff1d(some, self._given_up.get((cell.key, run), nothing)) for run, some in enumerate(missing)]
-
-    def _clean(self, cell: Cell) -> None:
-        """Remove what a process has left of a complete cell that was killed after it had stored its last outcomes."""
-        folder = self.store.cell_folder(cell)
-        Leases(folder).clean()
-        remove_abandoned(folder)
-
-    def _check_all_is_there(self, left: Sequence[Left]) -> None:
-        """See that what was stored meanwhile still is.
-
-        Raises:
-            OutcomeError: files have vanished.
-        """
-        for cell, protocol, _ in left:
-            if count := sum(map(len, self._missing(cell, protocol))):
-                raise OutcomeError(
-                    f"{count:,} episodes of {cell.method.name} have vanished from {self.store.cell_folder(cell)} while "
-                    "others were computed. See that the disk is there and nothing removes files; then run again."
-                )
-
-    def _give_up(self, left: Sequence[Left], error: Exception) -> None:
-        """Note that a method cannot even begin: its embeddings are no numbers, or do not fit into the memory.
-
-        Raises:
-            Exception: the error, where it is of another kind.
-        """
-        if not is_failure(error):
-            raise error
-        show_traceback(error)
-        for cell, _, missing in left:
-            for run, numbers in enumerate(missing):
-                if len(numbers):
-                    self._not_begun.append((cell, run, numbers))
-                    self._note(cell, run, numbers, reason_of(error))
+    def record_failure(self, cell: Cell, run: int, numbers: NDArray[np.int64], reason: str) -> None:
+        """Record that episodes of a run failed, for a reason of one line."""
+        self.store.record_failure(cell, run, numbers, reason)
+        self._note_failure(cell, run, numbers, reason)
 
     def record_not_begun(self) -> None:
-        """Record the failure of a method that could not begin; later than others, lest wrong input leave a folder."""
+        """Record the failure of a method that could not begin; called late, lest wrong input leaves a folder."""
         for cell, run, numbers in self._not_begun:
             self.store.open_cell(cell)
             self.store.record_failure(cell, run, numbers, self.reason)
 
-    def failed_on(self, cell: Cell, run: int, numbers: NDArray[np.int64], reason: str) -> None:
-        """Record that episodes failed.
+    def _missing(self, cell: Cell, protocol: Protocol) -> list[NDArray[np.int64]]:
+        """Numbers of the episodes of each run to compute, without those that failed before."""
+        missing = missing_episodes(self.store, cell, protocol, self.shard)
+        nothing = np.arange(0)
+        return [np.setdiff1d(each, self._given_up.get((cell.key, run), nothing)) for run, each in enumerate(missing)]
 
-        Args:
-            cell: whose they are.
-            run: number of the run.
-            numbers: which, [E].
-            reason: one line.
+    def _clean(self, cell: Cell) -> None:
+        """Remove what a process left that was killed after it had stored the last outcomes of a cell."""
+        folder = self.store.cell_folder(cell)
+        Leases(folder).clean()
+        remove_abandoned(folder)
+
+    def _check_nothing_vanished(self, missing: Sequence[MissingEpisodes]) -> None:
+        """Check that what was stored meanwhile is still there.
+
+        Raises:
+            OutcomeError: files have vanished.
         """
-        self.store.record_failure(cell, run, numbers, reason)
-        self._note(cell, run, numbers, reason)
+        for cell, protocol, _ in missing:
+            if count := sum(map(len, self._missing(cell, protocol))):
+                raise OutcomeError(
+                    f"{count:,} episodes of {cell.method.name} have vanished from {self.store.cell_folder(cell)} while "
+                    "others were computed. Check that the disk is there and that nothing removes files; then run again."
+                )
 
-    def _note(self, cell: Cell, run: int, numbers: NDArray[np.int64], reason: str) -> None:
+    def _give_up(self, missing: Sequence[MissingEpisodes], error: Exception) -> None:
+        """Note that a method cannot begin: its embeddings are not finite, or do not fit into memory.
+
+        Raises:
+            Exception: the error, if it is a bug.
+        """
+        if not is_failure(error):
+            raise error
+        show_traceback(error)
+        for cell, _, runs in missing:
+            for run, numbers in enumerate(runs):
+                if len(numbers):
+                    self._not_begun.append((cell, run, numbers))
+                    self._note_failure(cell, run, numbers, reason_of(error))
+
+    def _note_failure(self, cell: Cell, run: int, numbers: NDArray[np.int64], reason: str) -> None:
         before = self._given_up.get((cell.key, run), numbers[:0])
         self._given_up[cell.key, run] = np.union1d(before, numbers)
         self.failed += len(numbers)
         self.reason = self.reason or reason
 
-    def _workers(self) -> Crew:
-        if self._crew is None:
-            self._crew = self._open.enter_context(self.engine.method(self.recipe()))
-        return self._crew
+    def _workers(self) -> WorkerPool:
+        if self._pool is None:
+            self._pool = self._open.enter_context(self.engine.workers(self.worker_factory()))
+        return self._pool
 
 
-def _described(left: Sequence[Left]) -> str:
-    cell, protocol, _ = left[0]
-    shots = ",".join(dict.fromkeys(str(protocol.shot) for _, protocol, _ in left))
+def _description(missing: Sequence[MissingEpisodes]) -> str:
+    cell, protocol, _ = missing[0]
+    shots = ",".join(dict.fromkeys(str(protocol.shot) for _, protocol, _ in missing))
     return f"{protocol.way}-way {shots}-shot, {cell.method.marked_name}"

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from fewshot_bench._io.locations import Place, place_of
 from fewshot_bench.datasets import OwnOptions
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.episodes import Protocol, settled
+from fewshot_bench.episodes import Protocol, resolved_protocol
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, SamplerName
 from fewshot_bench.errors import StudyError
 from fewshot_bench.limits import LARGEST_SEED, LARGEST_SIZE, LARGEST_WAY, MOST_CELLS, MOST_EPISODES, MOST_RUNS
@@ -355,7 +355,7 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
             )
             for shot in self.shots
         ]
-        return made if class_sizes is None else [settled(protocol, class_sizes) for protocol in made]
+        return made if class_sizes is None else [resolved_protocol(protocol, class_sizes) for protocol in made]
 
     def _most_episodes(self) -> int:
         """Episodes of each run, or under `until_ci` the most that there may be."""

@@ -17,11 +17,11 @@ from fewshot_bench._io.toml import KeyPath
 from fewshot_bench.datasets import admit_dataset, check_name
 from fewshot_bench.errors import CodeNotTrustedError, StudyError, UnknownNameError
 from fewshot_bench.limits import MOST_CELLS, MOST_EPISODES
-from fewshot_bench.plugins import is_code
 from fewshot_bench.registry import Entry, Registry
 from fewshot_bench.study.known_names import GROUPS, Kind, refuse_misspelt
 from fewshot_bench.study.plan import Outputs
 from fewshot_bench.study.study import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Options, Study, Tau
+from fewshot_bench.user_code import is_code
 
 MOST_STUDIES = 2_000
 """The limit of a file; a larger grid is a mistake or an attack."""

@@ -1,7 +1,4 @@
-"""A sweep: one method with every setting of a grid, on the validation split and nothing else.
-
-A grid of hyper-parameters, and the study that each of its points is.
-"""
+"""Plan a sweep: a grid of hyper-parameters of one method, each point a study on the validation split."""
 
 from __future__ import annotations
 
@@ -22,7 +19,6 @@ from fewshot_bench.adaptation import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.backbones import BACKBONES
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.engine import chosen_device
-from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.limits import MOST_CELLS
 from fewshot_bench.losses import LOSSES, readings_of
@@ -30,13 +26,12 @@ from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.registry import Entry
-from fewshot_bench.report.wording import value_text
+from fewshot_bench.report.names import value_text
 from fewshot_bench.study.admission import admit_fields
-from fewshot_bench.study.checkpoints import checkpoint_file, checkpoint_stages, read_checkpoint
-from fewshot_bench.study.execute import fitting_protocols, opened_dataset
+from fewshot_bench.study.checkpoints import checkpoint_file, read_checkpoint
 from fewshot_bench.study.known_names import GROUPS
 from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations, refuse_reading_without_effect
-from fewshot_bench.study.networks import initial_backbone
+from fewshot_bench.study.resolved import ResolvedStudy, resolve_study
 from fewshot_bench.study.study import SAMPLER_FIELDS, Study
 
 Value = bool | int | float | str
@@ -47,7 +42,7 @@ NOT_OF_THE_METHOD = frozenset(Study.fields_where("section", "episodes", "computi
 
 @dataclass(frozen=True)
 class Axis:
-    """One hyper-parameter and the values to try, in order.
+    """A hyper-parameter and the values to try, in order.
 
     Attributes:
         name: "lambda", "tau", "reading", another field of a study, or a hyper-parameter of the adaptation.
@@ -90,7 +85,7 @@ class Grid:
 
 
 PAPER_GRID = Grid((Axis("lambda", (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)), Axis("tau", (0.1, 0.3, 0.5, 0.7))))
-"""What the SCHaNe paper searches on the validation split."""
+"""The grid that the SCHaNe paper searches on the validation split."""
 
 
 def swept_fields() -> dict[str, str]:
@@ -99,14 +94,12 @@ def swept_fields() -> dict[str, str]:
 
 
 def check_names(names: Iterable[str], adaptation: str) -> None:
-    """See that every name can be varied.
+    """Check that every name can be varied.
 
     Raises:
         UnknownNameError: an axis is neither a field of a study nor a hyper-parameter of the adaptation, or the
-            adaptation is not known.
+            adaptation is unknown.
     """
-    from fewshot_bench.study.methods import hyper_parameters_of  # which imports torch
-
     own = {name for name in hyper_parameters_of(adaptation) if not name.endswith("_") and name != "loss"}
     known = own | set(swept_fields())
     for name in names:
@@ -115,11 +108,7 @@ def check_names(names: Iterable[str], adaptation: str) -> None:
 
 
 def with_values(study: Study, values: Mapping[str, Value]) -> Study:
-    """The study with other hyper-parameters.
-
-    Args:
-        study: what stays as it is.
-        values: by the name of an axis.
+    """The study with other hyper-parameters, by the names of axes.
 
     Raises:
         StudyError: a value is refused.
@@ -142,19 +131,19 @@ def text_of(values: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {value_text(value)}" for name, value in values.items())
 
 
-CONTRASTIVE_FIELDS = ("lambda", "tau", "reading")
+_CONTRASTIVE = ("lambda", "tau", "reading")
 _NOT_OF_A_POINT = {*Study.fields_where("section", "computing", "output"), "episodes", "runs"}
 
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of the grid.
+    """A point of the grid.
 
     Attributes:
         values: by the name of the axis.
-        study: what is run. With lambda = 0 the loss is cross-entropy alone, so that points which differ in tau or
-            in the reading have one study in common.
-        key: digest of everything that decides the outcomes of that study's episodes, 16 hexadecimal digits.
+        study: what is run. With lambda = 0 the loss is cross-entropy alone, so points that differ only in tau or in
+            the reading share a study.
+        key: digest of everything that decides the outcomes of the study's episodes, 16 hexadecimal digits.
     """
 
     values: dict[str, Value]
@@ -167,15 +156,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A method, the grid of its settings, and where what they did is kept.
+    """A method, the grid of its hyper-parameters, and where the results go.
 
     Attributes:
         name: of the folder below RESULTS/sweeps.
-        study: what is the same at every point: one adaptation, one loss, at most one base loss, the validation split.
-        grid: the settings.
-        points: of the grid, in its order.
+        study: what all points share: one adaptation, one loss, at most one base loss, the validation split.
+        grid: of the points.
+        points: in the order of the grid.
         dataset: the name that the outcomes carry.
-        dataset_fingerprint: of all of its splits.
+        dataset_fingerprint: of all its splits.
     """
 
     name: str
@@ -187,7 +176,7 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        """Everything about this sweep."""
+        """The folder of the sweep."""
         assert isinstance(self.study.results, Path), "plan_sweep refuses URLs"
         return self.study.results / "sweeps" / self.name
 
@@ -197,27 +186,23 @@ class Sweep:
         return OutcomeStore(self.folder / "outcomes")
 
     def distinct_points(self) -> list[Point]:
-        """The first of the points that have a study in common, in the order of the grid."""
+        """The first of the points that share a study, in the order of the grid."""
         return list({point.key: point for point in reversed(self.points)}.values())[::-1]
-
-    def protocols(self) -> list[Protocol]:
-        """One protocol per number of shots."""
-        return self.study.protocols()
 
 
 def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None, progress: Progress = SILENT) -> Sweep:
     """Check everything that a user can get wrong before any time is spent, and lay out the points.
 
     Args:
-        study: one adaptation, one loss, at most one base loss; your own, for code that it names is imported. Where no
-            base losses are given, a backbone without pretrained weights is trained with CE if the adaptation trains
+        study: one adaptation, one loss, at most one base loss. Code that it names is imported, so it should be your
+            own. Without base losses, a backbone without pretrained weights is trained with CE if the adaptation trains
             with the loss, and with the loss otherwise.
-        grid: the settings to try.
-        name: of the sweep's folder; made of dataset, backbone, base loss, adaptation and loss by default.
+        grid: of the points.
+        name: of the sweep's folder; by default made of dataset, backbone, base loss, adaptation and loss.
         progress: shown the import of a user's own images.
 
     Raises:
-        FewshotBenchError: a name is unknown, a value is refused, an axis acts nowhere, the data is absent, or the
+        FewshotBenchError: a name is unknown, a value is refused, an axis has no effect, the data is absent, or the
             protocol does not fit the validation split.
         OSError: the folder of the results cannot be written to.
     """
@@ -225,19 +210,21 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
     study = study.model_copy(update={"split": "validation", "fractions": None, "baseline": None})
     _check_is_one_method(study)
     check_names([axis.name for axis in grid.axes], study.adaptations[0])
-    _refuse_what_is_chosen(study, grid)
+    _refuse_chosen_axes(study, grid)
     for values in grid.points():
         planned_adaptations(with_values(study, values))
-    dataset = opened_dataset(study, progress)
-    study = _with_base_losses(study, dataset)
+    resolved = resolve_study(with_values(study, grid.points()[0]), progress=progress)
+    dataset = resolved.dataset
+    study = _with_base_losses(study, resolved)
     refuse_reading_without_effect(study, study.base_losses or ())
     for axis in grid.axes:
-        _check_it_acts(axis.name, study, grid)
-    fitting_protocols(study, dataset)
+        _refuse_axis_without_effect(axis.name, study, grid)
     chosen_device(study.device)
-    name = _checked_name(name) if name is not None else _default_name(study, dataset.name)
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_+@=,-][A-Za-z0-9_.+@=,-]*", name):
+        raise StudyError(f"--name takes letters, digits and any of _.+@=,- and no folders, not '{name}'.")
+    name = name or _default_name(study, dataset.name)
     if not isinstance(study.results, Path):
-        raise StudyError(f"a sweep locks files, and none can be locked in {study.results}. Use a folder for --results.")
+        raise StudyError(f"a sweep needs a folder, and {study.results} is a URL. Use a folder for --results.")
     folder = study.results / "sweeps" / name
     OutcomeStore(folder / "outcomes").check_folder()
     points = tuple(_point(study, values, grid, folder, dataset) for values in grid.points())
@@ -245,27 +232,23 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
 
 
 def _check_is_one_method(study: Study) -> None:
-    several = {
+    names_by_option = {
         "--adapt": study.adaptations,
         "--loss": study.losses,
         "--base-loss": study.base_losses or ("none",),
         "--checkpoint": ("none",) if study.checkpoints is None else study.checkpoints,
     }
-    for option, names in several.items():
-        if len(names) != 1 or names[0] in GROUPS:
-            if names and names[0] in GROUPS:
-                raise StudyError(f"a sweep varies the settings of one method, and {names[0]} means several.")
+    for option, names in names_by_option.items():
+        if names and names[0] in GROUPS:
+            raise StudyError(f"a sweep varies the settings of one method, and {names[0]} means several.")
+        if len(names) != 1:
             raise StudyError(f"a sweep varies the settings of one method: {option} takes one name, not {len(names)}.")
     for loss in (*study.losses, *(study.base_losses or ())):
         LOSSES[loss]
 
 
-def _refuse_what_is_chosen(study: Study, grid: Grid) -> None:
-    """See that no hyper-parameter is both swept and chosen in each episode.
-
-    Raises:
-        StudyError: one is.
-    """
+def _refuse_chosen_axes(study: Study, grid: Grid) -> None:
+    """Refuse a hyper-parameter that is both swept and chosen in each episode."""
     ways = next((axis.values for axis in grid.axes if axis.name == "choose"), (study.choose,))
     factory = ADAPTATIONS[study.adaptations[0]].factory
     tried = factory.grid if isinstance(factory, type) and issubclass(factory, EmbeddingAdaptation) else {}
@@ -277,30 +260,30 @@ def _refuse_what_is_chosen(study: Study, grid: Grid) -> None:
             )
 
 
-def _with_base_losses(study: Study, dataset: Dataset) -> Study:
+def _with_base_losses(study: Study, resolved: ResolvedStudy) -> Study:
     """The study with its base stage settled: at most one."""
     if study.checkpoints is not None:
-        list(checkpoint_stages(study, dataset))  # says what is wrong before anything is run
+        assert resolved.networks  # whose making says what is wrong before anything is run
         return study
     if study.base_losses is not None:
         return study
     losses: tuple[str, ...] = ()
-    if not initial_backbone(study, dataset).is_pretrained:
-        losses = ("ce",) if "loss" in hyper_parameters_of(study.adaptations[0]) else study.losses
+    if not resolved.networks[0].start().is_pretrained:
+        losses = ("ce",) if _trains_with_loss(study) else study.losses
     return study.model_copy(update={"base_losses": losses})
 
 
-def _check_it_acts(name: str, study: Study, grid: Grid) -> None:
-    """Refuse an axis along which every point would be the same.
+def _trains_with_loss(study: Study) -> bool:
+    return "loss" in hyper_parameters_of(study.adaptations[0])
 
-    Raises:
-        StudyError: it would.
-    """
+
+def _refuse_axis_without_effect(name: str, study: Study, grid: Grid) -> None:
+    """Refuse an axis along which every point would be the same."""
     adaptation = study.adaptations[0]
     base = study.base_losses[0] if study.base_losses else None
     if name.startswith("base_") and base is None:
         raise StudyError(f"{name} acts nowhere in this sweep: there is no base stage. Add --base-loss ce+schane.")
-    if name not in CONTRASTIVE_FIELDS:
+    if name not in _CONTRASTIVE:
         return
     acts_in_episodes = "lambda_" in planned_adaptations(study)[0].hyper_parameters()
     acts_in_base = base is not None and bool(LOSSES[base].facts.get("is_contrastive", True))
@@ -311,32 +294,22 @@ def _check_it_acts(name: str, study: Study, grid: Grid) -> None:
             "Add --base-loss ce+schane, or --adapt finetune-head --loss ce+schane, or name other hyper-parameters "
             "with --grid."
         )
-    if name == "reading" and not any(len(readings_of(loss)) > 1 for loss in _contrasted(study)):
+    losses = dict.fromkeys([*(study.base_losses or ()), *(study.losses if _trains_with_loss(study) else ())])
+    if name == "reading" and not any(len(readings_of(loss)) > 1 for loss in losses):
         raise StudyError(
-            f"reading acts nowhere in this sweep: {' and '.join(_contrasted(study))} cannot be read in two ways. It "
-            "belongs to ce+schane."
+            f"reading acts nowhere in this sweep: {' and '.join(losses)} cannot be read in two ways. It belongs to "
+            "ce+schane."
         )
     if name != "lambda" and study.lambda_ == 0 and "lambda" not in [axis.name for axis in grid.axes]:
         raise StudyError(f"{name} acts nowhere in this sweep: with --lambda 0 the loss is cross-entropy alone.")
 
 
-def _contrasted(study: Study) -> list[str]:
-    """The losses that the method of a sweep trains with."""
-    trains = "loss" in hyper_parameters_of(study.adaptations[0])
-    return list(dict.fromkeys([*(study.base_losses or ()), *(study.losses if trains else ())]))
-
-
 def _point(study: Study, values: dict[str, Value], grid: Grid, folder: Path, dataset: Dataset) -> Point:
-    run = with_values(study, values | _irrelevant(with_values(study, values), grid))
+    run = with_values(study, values)
+    if run.lambda_ == 0:  # cross-entropy alone, whatever tau and the reading: all such points share the first values
+        run = with_values(run, {axis.name: axis.values[0] for axis in grid.axes if axis.name in ("tau", "reading")})
     run = run.model_copy(update={"results": folder})
     return Point(values, run, _key(run, dataset.fingerprint))
-
-
-def _irrelevant(study: Study, grid: Grid) -> dict[str, Value]:
-    """First values of the axes that make no difference to cross-entropy alone."""
-    if study.lambda_ != 0:
-        return {}
-    return {axis.name: axis.values[0] for axis in grid.axes if axis.name in ("tau", "reading")}
 
 
 def _key(study: Study, dataset_fingerprint: str) -> str:
@@ -346,11 +319,10 @@ def _key(study: Study, dataset_fingerprint: str) -> str:
     if study.choose == "none":  # as well
         del fields["choose"]
     files = {name: _digest_of_file(value) for name, value in fields.items() if isinstance(value, Path)}
-    trained = [_digest_of_file(checkpoint_file(name)) for name in study.checkpoints or ()]
     content = {
         **_code(study),
         "study": fields | files,
-        "trained": trained,
+        "trained": [_digest_of_file(checkpoint_file(name)) for name in study.checkpoints or ()],
         "dataset": dataset_fingerprint,
         "versions": installed_versions(),
     }
@@ -358,9 +330,9 @@ def _key(study: Study, dataset_fingerprint: str) -> str:
 
 
 def _code(study: Study) -> dict[str, Any]:
-    """Somebody's own code in a study, as plain data under "code"; nothing where there is none."""
-    of_losses = [*study.losses, *(study.base_losses or ())]
-    entries: list[Entry[Any]] = [ADAPTATIONS[name] for name in study.adaptations] + [LOSSES[name] for name in of_losses]
+    """The records of the user's own code in a study, under "code"; empty if it has none."""
+    losses = [*study.losses, *(study.base_losses or ())]
+    entries: list[Entry[Any]] = [ADAPTATIONS[name] for name in study.adaptations] + [LOSSES[name] for name in losses]
     cards = [read_checkpoint(name).card for name in study.checkpoints or ()]
     networks = [card.backbone for card in cards] if study.checkpoints is not None else [study.backbone_name]
     entries += [BACKBONES[name] for name in networks if name in BACKBONES]
@@ -384,9 +356,3 @@ def _default_name(study: Study, dataset: str) -> str:
     adaptation = planned_adaptations(study)[0]
     stages = [dataset, *backbone, *base, adaptation.stage, adaptation.name]
     return re.sub(r"[^A-Za-z0-9_.+-]+", "-", "-".join(stage for stage in stages if stage)).strip(".-")
-
-
-def _checked_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_+@=,-][A-Za-z0-9_.+@=,-]*", name):
-        raise StudyError(f"--name takes letters, digits and any of _.+@=,- and no folders, not '{name}'.")
-    return name

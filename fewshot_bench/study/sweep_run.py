@@ -1,18 +1,14 @@
-"""The end of a sweep: its table, the setting it chooses, and both on disk.
-
-Work through the points of a sweep, alone or beside other processes that do the same.
+"""Run a sweep: its points on the scheduler, then its table and the best configuration.
 
 <sweep>/outcomes/                the usual store
-<sweep>/points/<key>.json        which cells a complete point has, and how long it took
-<sweep>/points/<key>.lock        held by the process that works on it; the system lets go of it when that ends
-
-The setting that a sweep has chosen, as a TOML file that `run` reads; it is data, and only known fields count.
+<sweep>/points/<key>.json        the cells of a complete point, and how long it took
+<sweep>/leases/                  the points that processes are working on
+<sweep>/sweep.csv, best.toml     the table and the best configuration, which `run --setting` reads
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,114 +17,127 @@ from typing import Any, Literal
 
 import pandas as pd
 import tomli_w
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fewshot_bench._io.storage import read_bytes, read_named, write_atomically
 from fewshot_bench._io.toml import tomllib
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import EpisodeError, FewshotBenchError, IrregularFileError, OutcomeError, StudyError
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
-from fewshot_bench.plugins import is_code
+from fewshot_bench.outcomes.leases import Leases, PointKey
 from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.report import SweptPoint, sweep_frame, write_leaderboard
-from fewshot_bench.report.wording import value_text
+from fewshot_bench.report.names import value_text
 from fewshot_bench.study.chunks import missing_episodes
-from fewshot_bench.study.execute import run_study
+from fewshot_bench.study.run import run_study
+from fewshot_bench.study.scheduler import Scheduler
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.sweep import NOT_OF_THE_METHOD, Point, Sweep, Value, swept_fields
+from fewshot_bench.user_code import is_code
 
-_PAUSE = 0.5  # seconds between two looks at points that others work on
 _LARGEST = 64_000_000  # bytes of a record; each of its cells may list the sizes of many classes
 
 
 @dataclass(frozen=True)
 class FinishedPoint:
-    """What a complete point has left.
-
-    Attributes:
-        cells: one per number of shots, in the order of the study.
-        seconds: wall time of the run that completed it, a base stage included.
-    """
+    """A complete point: a cell per number of shots, and the wall time of the run that completed it."""
 
     cells: tuple[Cell, ...]
     seconds: float
 
 
 def finished_point(sweep: Sweep, point: Point) -> FinishedPoint | None:
-    """What a point has left, if all of its episodes are stored.
+    """The record of a point if all of its episodes are stored, otherwise None.
 
     Raises:
         OutcomeError: stored outcomes are damaged.
     """
     try:
-        record = json.loads(read_bytes(_place(sweep, point, ".json"), _LARGEST).decode())
+        record = json.loads(read_bytes(_record_path(sweep, point), _LARGEST).decode())
         cells = tuple(Cell.from_json(json.dumps(cell)) for cell in record["cells"])
         finished = FinishedPoint(cells, float(record["seconds"]))
-        planned = list(zip(cells, _protocols(point, cells), strict=True))
+        # How many disjoint tasks there are depends on the class sizes.
+        protocols = point.study.protocols((cells[0].class_sizes if cells else ()) or None)
+        planned = list(zip(cells, protocols, strict=True))
     except (OSError, ValueError, RecursionError, KeyError, TypeError, EpisodeError, OutcomeError):
-        return None  # absent, or damaged: the study finds again what is stored
-    missing = sum(
-        len(numbers) for cell, protocol in planned for numbers in missing_episodes(sweep.store, cell, protocol)
-    )
-    return None if missing else finished
-
-
-def _protocols(point: Point, cells: Sequence[Cell]) -> list[Protocol]:
-    """The protocols of a point's cells; how many disjoint tasks there are depends on their class sizes."""
-    sizes = cells[0].class_sizes if cells else ()
-    return point.study.protocols(sizes or None)
+        return None  # absent or damaged; running the study finds what is stored
+    runs = [numbers for cell, protocol in planned for numbers in missing_episodes(sweep.store, cell, protocol)]
+    return None if any(map(len, runs)) else finished
 
 
 def work_through(
     sweep: Sweep, points: Sequence[Point], *, progress: Progress = SILENT, arguments: Sequence[str] = ()
 ) -> None:
-    """Bring points to completion: those that no other process works on, then wait for the others.
+    """Run the points that are not complete, beside other processes that do the same, and wait for theirs.
 
-    A point that fails does not keep the others from running.
+    A point that fails does not stop the others.
 
     Args:
-        sweep: where they belong.
+        sweep: of the points.
         points: distinct ones, in the order to try.
         progress: shown one unit per point.
-        arguments: of the command line that asks for it, to be recorded.
+        arguments: the command line, to be recorded.
 
     Raises:
-        StudyError: points failed, the first for the reason that is given.
+        StudyError: points failed; the sentence has the reason of the first.
         OSError: the folder cannot be written to.
     """
-    failures: list[str] = []
     (sweep.folder / "points").mkdir(parents=True, exist_ok=True)
     with progress.step(f"sweep {sweep.name}", len(points)) as step:
-        pending = list(points)
-        while pending:
-            left = [point for point in pending if not _is_settled(sweep, point, failures, step, arguments)]
-            if len(left) == len(pending):
-                step.advance(0, "waiting for other processes")
-                time.sleep(_PAUSE)
-            pending = left
-    if failures:
+        scheduler = _PointScheduler(sweep, points, step, arguments)
+        scheduler.run()
+    Leases(sweep.folder).clean()
+    if scheduler.failures:
         raise StudyError(
-            f"{len(failures)} of {len(points)} points failed; the others are stored, and a grid without these reuses "
-            f"them. {failures[0]}"
+            f"{len(scheduler.failures)} of {len(points)} points failed; the others are stored, and a grid without "
+            f"these reuses them. {scheduler.failures[0]}"
         )
 
 
-def _is_settled(sweep: Sweep, point: Point, failures: list[str], step: Step, arguments: Sequence[str]) -> bool:
-    """Run a point unless it is complete; False if another process is at it."""
-    if finished_point(sweep, point) is None:
+class _PointScheduler(Scheduler):
+    """Works at the points of a sweep, one at a time; each has a lease."""
+
+    pause = 0.5
+
+    def __init__(self, sweep: Sweep, points: Sequence[Point], step: Step, arguments: Sequence[str]) -> None:
+        super().__init__([Leases(sweep.folder)], step)
+        self._sweep, self._arguments = sweep, arguments
+        self._pending = list(points)
+        self.failures: list[str] = []
+        step.advance(self.drop_stored())
+
+    def work(self) -> bool:
+        """Run the first point that no other process holds."""
+        (leases,), pending = self._leases, self._pending
+        snapshot = leases.snapshot()
+        for point in pending:
+            lease = leases.take(PointKey(point.key), snapshot)
+            if lease is not None:
+                pending.remove(point)
+                self._complete(point)
+                lease.release()
+                self._step.advance(1)
+                return True
+        return False
+
+    def is_done(self) -> bool:
+        """See `Scheduler`."""
+        return not self._pending
+
+    def drop_stored(self) -> int:
+        """See `Scheduler`."""
+        before = len(self._pending)
+        self._pending = [point for point in self._pending if finished_point(self._sweep, point) is None]
+        return before - len(self._pending)
+
+    def _complete(self, point: Point) -> None:
+        """Run a point, unless another process completed it before its lease was taken."""
         try:
-            with FileLock(_place(sweep, point, ".lock"), timeout=0):
-                if finished_point(sweep, point) is None:
-                    _run(sweep, point, step, arguments)
-        except Timeout:
-            return False
+            if finished_point(self._sweep, point) is None:
+                _run(self._sweep, point, self._step, self._arguments)
         except FewshotBenchError as error:
-            failures.append(f"{point}: {error}")
-    step.advance(1)
-    return True
+            self.failures.append(f"{point}: {error}")
 
 
 def _run(sweep: Sweep, point: Point, step: Step, arguments: Sequence[str]) -> None:
@@ -142,22 +151,22 @@ def _run(sweep: Sweep, point: Point, step: Step, arguments: Sequence[str]) -> No
         "cells": [json.loads(cell.as_json()) for cell in result.cells],
     }
     content = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    write_atomically(_place(sweep, point, ".json"), content.encode())
+    write_atomically(_record_path(sweep, point), content.encode())
 
 
-def _place(sweep: Sweep, point: Point, suffix: str) -> Path:
-    return sweep.folder / "points" / f"{point.key}{suffix}"
+def _record_path(sweep: Sweep, point: Point) -> Path:
+    return sweep.folder / "points" / f"{point.key}.json"
 
 
 class _Notes:
-    """The stages of a point as notes beside the bar of the whole sweep, which would else be lost among theirs."""
+    """Shows the stages of a point as notes beside the bar of the sweep, whose bar would be lost among theirs."""
 
     def __init__(self, bar: Step, point: str) -> None:
         self._bar, self._point = bar, point
 
     @contextmanager
     def step(self, description: str, total: int, *, unit: str = "") -> Iterator[Step]:
-        """Show a stage by its share."""
+        """Open a stage."""
         yield _Share(self._bar, f"{self._point}: {description}", total)
 
 
@@ -166,25 +175,26 @@ class _Share:
         self._bar, self._text, self._total, self._done = bar, text, total, 0
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Say how far the stage is."""
+        """Show the share of the stage that is done."""
         self._done += amount
         share = f" {self._done / self._total:.0%}" if self._total else ""
         self._bar.advance(0, f"{self._text}{share}")
 
 
 RULE = "highest mean accuracy over the shots on the validation split; ties go to the earlier point of the grid"
-_LARGEST_SETTING = 1_000_000  # bytes
+_LARGEST_TOML = 1_000_000  # bytes
 _HEADER = "# Chosen by fewshot-bench sweep. Use it: fewshot-bench run --setting THIS_FILE\n\n"
 
 
-class Setting(BaseModel):
-    """What a sweep chose, and from what.
+class BestConfiguration(BaseModel):
+    """The best configuration of a sweep, and what it was chosen from; only known fields count.
 
     Attributes:
-        chosen: the winning value of every axis of the grid.
-        method: the other fields of the study that say what was run, where they differ from a study's defaults.
+        sweep: name of the sweep.
         rule: how it was chosen.
-        accuracy: of the chosen setting in %, by shot: mean, 95% half-width, median of the run means.
+        chosen: the best value of every axis of the grid.
+        method: the other fields of the study that differ from a study's defaults.
+        accuracy: in %, by shot: mean, 95% half-width, median of the run means.
         budget: shots, episodes and runs of each, points of the grid and how many were run, seconds.
         grid: every value of every axis.
         protocol: what fixes the episodes, with the fingerprint of the dataset.
@@ -205,23 +215,20 @@ class Setting(BaseModel):
     versions: dict[str, str]
 
     def names_code(self) -> bool:
-        """Whether it names code, which `run` imports only where it is trusted."""
+        """Whether it names code, which `run` imports only with --trust-code."""
         named = [self.method.get(name) for name in ("backbone", "adaptations", "losses", "base_losses")]
-        texts = [
-            text
-            for value in (*named, *self.chosen.values())
-            for text in (value if isinstance(value, list) else [value])
-        ]
-        return any(isinstance(text, str) and is_code(text) and not text.startswith("timm:") for text in texts)
+        values = (*named, *self.chosen.values())
+        names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+        return any(isinstance(name, str) and is_code(name) and not name.startswith("timm:") for name in names)
 
     def applied_to(self, fields: Mapping[str, Any], typed: Mapping[str, Any], source: str) -> dict[str, Any]:
-        """Fields of a study with the chosen values in them.
+        """The fields of a study with the chosen values.
 
         Args:
-            fields: of the study without this setting.
-            typed: those of them that a user gave explicitly. They take precedence over what the sweep left as it
-                was; what it chose, they may repeat but not change.
-            source: what to call this setting in a message.
+            fields: of the study without this configuration.
+            typed: the fields that a user gave explicitly. They override the configuration's method; chosen values
+                they may repeat but not change.
+            source: the name of this configuration in messages.
 
         Raises:
             StudyError: a typed value contradicts a chosen one.
@@ -244,7 +251,7 @@ class Setting(BaseModel):
 
 
 def method_fields(study: Study, swept: Mapping[str, Value]) -> dict[str, Any]:
-    """Fields of a study that say what is done, in plain values: what was decided, or differs from a default."""
+    """The fields of a study that describe its method, in plain values: those decided, or different from a default."""
     decided = {"dataset", "adaptations", "losses", "base_losses"}
     content = study.model_dump(mode="json", exclude=set(NOT_OF_THE_METHOD), exclude_none=True)
     default = Study().model_dump(mode="json")
@@ -254,65 +261,54 @@ def method_fields(study: Study, swept: Mapping[str, Value]) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if name.rstrip("_") not in swept}
 
 
-def write_setting(setting: Setting, path: Path) -> None:
-    """Write a setting as TOML, all or nothing."""
-    write_atomically(path, (_HEADER + tomli_w.dumps(setting.model_dump())).encode())
-
-
-def read_setting(path: Path) -> Setting:
-    """Read what `write_setting` wrote.
+def read_best_configuration(path: Path) -> BestConfiguration:
+    """Read the best.toml of a sweep.
 
     Raises:
         StudyError: the file is missing, damaged, or something else.
     """
     try:
-        setting = Setting.model_validate(tomllib.loads(read_named(path, _LARGEST_SETTING).decode()))
-        foreign = sorted(set(setting.method) - (set(Study.model_fields) - NOT_OF_THE_METHOD))
+        best = BestConfiguration.model_validate(tomllib.loads(read_named(path, _LARGEST_TOML).decode()))
+        foreign = sorted(set(best.method) - (set(Study.model_fields) - NOT_OF_THE_METHOD))
         if foreign:
-            raise ValueError(f"'{foreign[0]}' is no part of a method")
-        if not isinstance(setting.method.get("hyper_parameters", {}), dict):
-            raise ValueError("'hyper_parameters' is no table")
+            raise ValueError(f"'{foreign[0]}' does not describe a method")
+        if not isinstance(best.method.get("hyper_parameters", {}), dict):
+            raise ValueError("'hyper_parameters' is not a table")
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise _no_setting(path, f"{place}: {first['msg']}") from error
+        raise _not_a_configuration(path, f"{place}: {first['msg']}") from error
     except FileNotFoundError as error:
-        raise StudyError(f"there is no setting {path}. Make one with: fewshot-bench sweep") from error
+        raise StudyError(f"there is no configuration {path}. Make one with: fewshot-bench sweep") from error
     except IrregularFileError as error:
-        raise _no_setting(path, f"it is {error.finding}") from error
+        raise _not_a_configuration(path, f"it is {error.finding}") from error
     except (OSError, OutcomeError, ValueError, RecursionError) as error:
-        raise _no_setting(path, str(error)) from error
-    return setting
+        raise _not_a_configuration(path, str(error)) from error
+    return best
 
 
-def _no_setting(path: Path, finding: str) -> StudyError:
+def _not_a_configuration(path: Path, finding: str) -> StudyError:
     return StudyError(
-        f"{path} is not a setting that a sweep wrote ({finding}). --setting takes the best.toml of fewshot-bench sweep."
+        f"{path} is not the best configuration of a sweep ({finding}). --setting takes the best.toml that "
+        "fewshot-bench sweep writes."
     )
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """A complete sweep.
-
-    Attributes:
-        frame: a row per point and shot, see `sweep_frame`.
-        setting: what was chosen.
-        csv: where the frame is written.
-        setting_path: where the setting is written.
-    """
+    """A complete sweep: a row per point and shot, see `sweep_frame`, the best configuration, and their files."""
 
     frame: pd.DataFrame
-    setting: Setting
+    best: BestConfiguration
     csv: Path
-    setting_path: Path
+    best_path: Path
 
 
 def run_sweep(sweep: Sweep, *, progress: Progress = SILENT) -> SweepResult:
-    """Run every point that is not complete yet, choose the best, and write sweep.csv and best.toml.
+    """Run the points that are not complete, choose the best, and write sweep.csv and best.toml.
 
     Args:
-        sweep: as `plan_sweep` lays it out.
+        sweep: of `plan_sweep`.
         progress: shown one unit per point.
 
     Raises:
@@ -334,30 +330,29 @@ def conclude(sweep: Sweep) -> SweepResult:
     Raises:
         StudyError: a point is not complete.
     """
-    finished = {point.key: finished_point(sweep, point) for point in sweep.distinct_points()}
-    complete = {key: left for key, left in finished.items() if left is not None}
-    if len(complete) < len(finished):
+    points = sweep.distinct_points()
+    complete = {point.key: done for point in points if (done := finished_point(sweep, point)) is not None}
+    if len(complete) < len(points):
         raise StudyError(
-            f"{len(finished) - len(complete)} of {len(finished)} points of the sweep {sweep.name} are not complete. "
+            f"{len(points) - len(complete)} of {len(points)} points of the sweep {sweep.name} are not complete. "
             "Run the same command again."
         )
     swept = [SweptPoint(point.values, complete[point.key].cells) for point in sweep.points]
     protocols = sweep.study.protocols(swept[0].cells[0].class_sizes or None)
     episodes, runs = (max(getattr(protocol, field) for protocol in protocols) for field in ("episodes", "runs"))
     frame = sweep_frame(sweep.store, swept, episodes=episodes, runs=runs)
-    result = SweepResult(
-        frame, _setting(sweep, frame, complete), sweep.folder / "sweep.csv", sweep.folder / "best.toml"
-    )
+    best = _best_configuration(sweep, frame, complete)
+    result = SweepResult(frame, best, sweep.folder / "sweep.csv", sweep.folder / "best.toml")
     write_leaderboard(frame, result.csv)
-    write_setting(result.setting, result.setting_path)
+    write_atomically(result.best_path, (_HEADER + tomli_w.dumps(best.model_dump())).encode())
     return result
 
 
-def _setting(sweep: Sweep, frame: pd.DataFrame, complete: dict[str, FinishedPoint]) -> Setting:
+def _best_configuration(sweep: Sweep, frame: pd.DataFrame, complete: dict[str, FinishedPoint]) -> BestConfiguration:
     rows = frame[frame["is_best"]]
     values = sweep.points[int(rows.index[0]) // len(sweep.study.shots)].values
     protocol = complete[sweep.points[0].key].cells[0].protocol
-    return Setting(
+    return BestConfiguration(
         sweep=sweep.name,
         rule=RULE,
         chosen=values,
@@ -369,7 +364,7 @@ def _setting(sweep: Sweep, frame: pd.DataFrame, complete: dict[str, FinishedPoin
             "runs": int(rows["runs"].max()),
             "points": len(sweep.points),
             "points_run": len(complete),
-            "seconds": round(sum(left.seconds for left in complete.values()), 1),
+            "seconds": round(sum(point.seconds for point in complete.values()), 1),
         },
         grid={axis.name: list(axis.values) for axis in sweep.grid.axes},
         protocol={

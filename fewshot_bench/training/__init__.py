@@ -1,4 +1,4 @@
-"""Fine-tuning a backbone on the base split."""
+"""Learning on the base split: recipes, augmentation, the training loop, and trained networks on disk."""
 
 from typing import TYPE_CHECKING
 
@@ -32,30 +32,17 @@ if TYPE_CHECKING:
 
 # Imported on first use: a misspelt option of `train` must not wait for torch.
 _HOMES = {
-    "AUGMENTATION_VERSION": "augmentation",
-    "Augmentation": "augmentation",
-    "Computing": "learner",
-    "History": "fit",
-    "Recipe": "recipe",
-    "Selection": "fit",
-    "StateFile": "fit",
-    "TrainingResult": "fit",
-    "batch_norms": "learner",
-    "checkpoint_metadata": "checkpoints",
-    "choose_augmentation": "augmentation",
-    "episode_keys": "randomness",
-    "fitting_micro_batch": "memory",
-    "image_keys": "randomness",
-    "keyed_uniform": "randomness",
-    "load_checkpoint": "checkpoints",
-    "load_network": "checkpoints",
-    "paper_recipe": "recipe",
-    "refuse_batches_that_do_not_fit": "memory",
-    "save_checkpoint": "checkpoints",
-    "scratch_recipe": "recipe",
-    "seeded_randomness": "randomness",
-    "train_on_base": "fit",
-    "two_views": "augmentation",
+    name: module
+    for module, names in {
+        "augmentation": ("AUGMENTATION_VERSION", "Augmentation", "choose_augmentation", "two_views"),
+        "checkpoints": ("checkpoint_metadata", "load_checkpoint", "load_network", "save_checkpoint"),
+        "fit": ("History", "Selection", "StateFile", "TrainingResult", "train_on_base"),
+        "learner": ("Computing", "batch_norms"),
+        "memory": ("fitting_micro_batch", "refuse_batches_that_do_not_fit"),
+        "randomness": ("episode_keys", "image_keys", "keyed_uniform", "seeded_randomness"),
+        "recipe": ("Recipe", "paper_recipe", "scratch_recipe"),
+    }.items()
+    for name in names
 }
 __all__ = sorted(_HOMES)
 

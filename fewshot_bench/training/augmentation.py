@@ -1,13 +1,4 @@
-"""Random views of images, as functions of the images and of random numbers that are given.
-
-Rotation, scale, shear and shift, each image by its own amounts.
-
-Padded random crop, colour jitter and horizontal flip of a batch, each image by its own amounts.
-
-The augmentation of MetaOptNet (Lee et al., 2019) and of RFS (Tian et al., 2020): `RandomCrop(32, padding=4)`,
-`ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4)` and `RandomHorizontalFlip()` of torchvision, whose pixels
-these are, image by image.
-"""
+"""Random views of images, as functions of the images and of given random numbers; each image has its own."""
 
 from __future__ import annotations
 
@@ -24,8 +15,8 @@ from fewshot_bench.training.autoaugment import AutoAugment, crop_and_flip
 from fewshot_bench.training.randomness import check_uniform
 from fewshot_bench.training.recipe import AugmentationName
 
-# Chosen on the validation split of glyphs, where a quarter, half and three quarters of the rotation, shear and
-# scale were tried too: with those, contrastive losses collapse the base classes and are worse on new ones.
+# Chosen on the validation split of glyphs. With smaller rotations, shears and scales contrastive losses collapse the
+# base classes and are worse on new ones.
 MAX_ROTATION = math.radians(30)
 MAX_SHEAR = 0.4
 MAX_SHIFT = 0.15
@@ -33,7 +24,7 @@ MAX_LOG_SCALE = 0.4
 
 
 class RandomAffine:
-    """Rotate, scale, shear and shift every image; what comes in from outside repeats the border."""
+    """Rotate, scale, shear and shift every image; the border is repeated outside of it."""
 
     numbers = 5
 
@@ -52,9 +43,9 @@ class RandomAffine:
         """
         check_uniform(images, uniform, self.numbers)
         if not len(images):
-            return images.clone()  # affine_grid refuses batches of none
-        # One grid_sample for the batch. torchvision's RandomAffine draws one transform per call, and a call per image
-        # costs more than the training step of a small network; it would win where its many options are needed.
+            return images.clone()  # affine_grid refuses empty batches
+        # torchvision's RandomAffine draws one transform per call, and a call per image costs more than the training
+        # step of a small network; it would win where its many options are needed.
         transforms = _transforms(uniform).to(images.device, non_blocking=images.is_cuda)
         grid = affine_grid(transforms, list(images.shape), align_corners=False)
         moved = grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
@@ -62,7 +53,7 @@ class RandomAffine:
 
 
 def _transforms(uniform: Tensor) -> Tensor:
-    """Maps from output to input coordinates, each half an image long, [B, 2, 3]."""
+    """Maps from output to input coordinates, in units of half an image, [B, 2, 3]."""
     angle, log_scale, shear, shift_x, shift_y = uniform.T.contiguous() * 2 - 1
     angle, scale, shear = angle * MAX_ROTATION, (log_scale * MAX_LOG_SCALE).exp(), shear * MAX_SHEAR
     cos, sin = angle.cos() * scale, angle.sin() * scale
@@ -75,7 +66,10 @@ _GRAY = (0.2989, 0.587, 0.114)
 
 
 class CropJitterFlip:
-    """Crops, jitters and flips.
+    """Crops, jitters and flips, as MetaOptNet (Lee et al., 2019) and RFS (Tian et al., 2020) do.
+
+    The pixels are those of torchvision's `RandomCrop(32, padding=4)`, `ColorJitter(brightness=0.4, contrast=0.4,
+    saturation=0.4)` and `RandomHorizontalFlip()`.
 
     Args:
         image_size: the smaller of H and W; the crop's padding is an eighth of it.
@@ -106,21 +100,13 @@ class CropJitterFlip:
 
 
 def jittered(images: Tensor, uniform: Tensor) -> Tensor:
-    """Change brightness, contrast and saturation by factors from 0.6 to 1.4, in one of six orders.
-
-    Args:
-        images: uint8 [B, 1 or 3, H, W].
-        uniform: the three factors, and the order, [B, 4] in [0, 1).
-
-    Returns:
-        uint8 [B, C, H, W].
-    """
+    """Change brightness, contrast and saturation of uint8 [B, C, H, W] by 0.6 to 1.4, in one of six orders."""
     factors = 1 + _STRENGTH * (2 * uniform[:, :3] - 1)
     orders = torch.tensor(list(permutations(range(len(_CHANGES)))), device=images.device)
     order = orders[(uniform[:, 3] * len(orders)).long().clamp(max=len(orders) - 1)]
     for turn in range(len(_CHANGES)):
-        # Every change of every image, and one of them kept: to gather those that share an order would be fewer changes,
-        # but on a GPU it waits until it is known which these are.
+        # Every change is made to every image, and one of them kept. Gathering the images of one order would make fewer
+        # changes, but a GPU would have to be waited for.
         now, changed = order[:, turn].view(-1, 1, 1, 1), images
         for number, change in enumerate(_CHANGES):
             changed = torch.where(now == number, change(images, factors[:, number].view(-1, 1, 1, 1)), changed)
@@ -133,7 +119,7 @@ def _brightness(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def _contrast(images: Tensor, factors: Tensor) -> Tensor:
-    # A sum of whole numbers, exact in float64 whatever the batch.
+    # A sum of whole numbers is exact in float64.
     means = _gray(images).double().mean(dim=(1, 2, 3), keepdim=True).float()
     return _blend(images, means, factors)
 
@@ -147,20 +133,20 @@ def _gray(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images.float()
     red, green, blue = images.float().unbind(1)
-    # Products and sums one by one: fused, they round by where in a vector register a pixel lies.
+    # Not fused: fused products and sums round differently by the place of a pixel in a vector register.
     gray: Tensor = red * _GRAY[0] + green * _GRAY[1] + blue * _GRAY[2]
     return gray.floor().unsqueeze(1)
 
 
 def _blend(images: Tensor, others: Tensor, factors: Tensor) -> Tensor:
-    """Factors * images + (1 - factors) * others, cut to the range of pixels."""
+    """Factors * images + (1 - factors) * others, clipped to the range of pixels."""
     return (images * factors + others * (1 - factors)).clamp(0, 255).to(torch.uint8)
 
 
 _CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (_brightness, _contrast, _saturation)
 
 AUGMENTATION_VERSION = 2
-"""Raised when the same numbers give another view; part of the cache keys of what is made from views."""
+"""Raised when the same numbers give another view; part of the cache keys of views."""
 
 
 class Augmentation(Protocol):
@@ -168,7 +154,7 @@ class Augmentation(Protocol):
 
     @property
     def numbers(self) -> int:
-        """Uniform numbers it takes for each image."""
+        """Uniform numbers per image."""
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
         """Make the views.
@@ -214,15 +200,7 @@ def choose_augmentation(name: AugmentationName, *, channels: int, image_size: in
 
 
 def two_views(images: Tensor, augmentation: Augmentation) -> Tensor:
-    """Augment every image twice, with PyTorch's global random numbers of the CPU.
-
-    Args:
-        images: uint8 [B, C, H, W].
-        augmentation: makes one view of each image.
-
-    Returns:
-        uint8 [2B, C, H, W]: the first views of all images, then the second.
-    """
-    # Drawn as [numbers, B]: so it always was, and base training gives the weights that it gave before.
+    """Two views of each image by PyTorch's global random numbers, uint8 [2B, C, H, W], the first ones first."""
+    # Drawn as [numbers, B], on which the weights of base training depend.
     views = [augmentation(images, torch.rand(augmentation.numbers, len(images)).T) for _ in range(2)]
     return torch.cat(views)

@@ -1,13 +1,7 @@
-"""AutoAugment of a batch, a sub-policy for each image, with one call of torchvision for all that do the same.
+"""AutoAugment of a batch: a sub-policy for each image, one call of torchvision for all images of the same operation.
 
-The two policies of Cubuk et al. (2019, "AutoAugment: Learning Augmentation Strategies from Data"), as tables.
-
-Each sub-policy is two operations in order; each operation has a name, a probability and which of ten magnitudes it
-has, None for those that have none. torchvision holds the same tables, but under a private name; a test compares them.
-
-AutoAugment's operations by name, with torchvision's pixels.
-
-Padded random crop and horizontal flip of a batch, each image by its own amounts.
+The policies are those of Cubuk et al. (2019, "AutoAugment: Learning Augmentation Strategies from Data"), as torchvision
+has them: each sub-policy is two operations in order, each with a probability and one of ten magnitudes.
 """
 
 from __future__ import annotations
@@ -19,9 +13,11 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+import torchvision
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
+from torchvision.transforms import AutoAugmentPolicy
 from torchvision.transforms.v2 import functional
 
 from fewshot_bench.training.randomness import check_uniform
@@ -29,71 +25,19 @@ from fewshot_bench.training.randomness import check_uniform
 Choice: TypeAlias = tuple[str, float, int | None]
 Policy: TypeAlias = tuple[tuple[Choice, Choice], ...]
 
-CIFAR10_POLICY: Policy = (
-    (("Invert", 0.1, None), ("Contrast", 0.2, 6)),
-    (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
-    (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)),
-    (("ShearY", 0.5, 8), ("TranslateY", 0.7, 9)),
-    (("AutoContrast", 0.5, None), ("Equalize", 0.9, None)),
-    (("ShearY", 0.2, 7), ("Posterize", 0.3, 7)),
-    (("Color", 0.4, 3), ("Brightness", 0.6, 7)),
-    (("Sharpness", 0.3, 9), ("Brightness", 0.7, 9)),
-    (("Equalize", 0.6, None), ("Equalize", 0.5, None)),
-    (("Contrast", 0.6, 7), ("Sharpness", 0.6, 5)),
-    (("Color", 0.7, 7), ("TranslateX", 0.5, 8)),
-    (("Equalize", 0.3, None), ("AutoContrast", 0.4, None)),
-    (("TranslateY", 0.4, 3), ("Sharpness", 0.2, 6)),
-    (("Brightness", 0.9, 6), ("Color", 0.2, 8)),
-    (("Solarize", 0.5, 2), ("Invert", 0.0, None)),
-    (("Equalize", 0.2, None), ("AutoContrast", 0.6, None)),
-    (("Equalize", 0.2, None), ("Equalize", 0.6, None)),
-    (("Color", 0.9, 9), ("Equalize", 0.6, None)),
-    (("AutoContrast", 0.8, None), ("Solarize", 0.2, 8)),
-    (("Brightness", 0.1, 3), ("Color", 0.7, 0)),
-    (("Solarize", 0.4, 5), ("AutoContrast", 0.9, None)),
-    (("TranslateY", 0.9, 9), ("TranslateY", 0.7, 9)),
-    (("AutoContrast", 0.9, None), ("Solarize", 0.8, 3)),
-    (("Equalize", 0.8, None), ("Invert", 0.1, None)),
-    (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, None)),
-)
-IMAGENET_POLICY: Policy = (
-    (("Posterize", 0.4, 8), ("Rotate", 0.6, 9)),
-    (("Solarize", 0.6, 5), ("AutoContrast", 0.6, None)),
-    (("Equalize", 0.8, None), ("Equalize", 0.6, None)),
-    (("Posterize", 0.6, 7), ("Posterize", 0.6, 6)),
-    (("Equalize", 0.4, None), ("Solarize", 0.2, 4)),
-    (("Equalize", 0.4, None), ("Rotate", 0.8, 8)),
-    (("Solarize", 0.6, 3), ("Equalize", 0.6, None)),
-    (("Posterize", 0.8, 5), ("Equalize", 1.0, None)),
-    (("Rotate", 0.2, 3), ("Solarize", 0.6, 8)),
-    (("Equalize", 0.6, None), ("Posterize", 0.4, 6)),
-    (("Rotate", 0.8, 8), ("Color", 0.4, 0)),
-    (("Rotate", 0.4, 9), ("Equalize", 0.6, None)),
-    (("Equalize", 0.0, None), ("Equalize", 0.8, None)),
-    (("Invert", 0.6, None), ("Equalize", 1.0, None)),
-    (("Color", 0.6, 4), ("Contrast", 1.0, 8)),
-    (("Rotate", 0.8, 8), ("Color", 1.0, 2)),
-    (("Color", 0.8, 8), ("Solarize", 0.8, 7)),
-    (("Sharpness", 0.4, 7), ("Invert", 0.6, None)),
-    (("ShearX", 0.6, 5), ("Equalize", 1.0, None)),
-    (("Color", 0.4, 0), ("Equalize", 0.6, None)),
-    (("Equalize", 0.4, None), ("Solarize", 0.2, 4)),
-    (("Solarize", 0.6, 5), ("AutoContrast", 0.6, None)),
-    (("Invert", 0.6, None), ("Equalize", 1.0, None)),
-    (("Color", 0.6, 4), ("Contrast", 1.0, 8)),
-    (("Equalize", 0.8, None), ("Equalize", 0.6, None)),
-)
+CIFAR10_POLICY: Policy = tuple(torchvision.transforms.AutoAugment(AutoAugmentPolicy.CIFAR10).policies)
+IMAGENET_POLICY: Policy = tuple(torchvision.transforms.AutoAugment(AutoAugmentPolicy.IMAGENET).policies)
 
 _LEVELS = 10
 _EXACT_SUM = 1 << 24
 
 
 class Operation(NamedTuple):
-    """An operation and how strong it is.
+    """An operation and its strength.
 
     Attributes:
         name: as in AutoAugment's policies.
-        magnitude: in the unit of the operation, signed; 0 for those that have none.
+        magnitude: in the unit of the operation, signed; 0 if it has none.
     """
 
     name: str
@@ -109,7 +53,7 @@ def magnitudes(name: str, height: int, width: int) -> Tensor | None:
         width: of the images, for shifts.
 
     Returns:
-        [10]; None for an operation that has no magnitude.
+        [10]; None for an operation without magnitudes.
     """
     if name == "Posterize":
         return (8 - torch.arange(_LEVELS) / ((_LEVELS - 1) / 4)).round()
@@ -130,7 +74,7 @@ def magnitudes(name: str, height: int, width: int) -> Tensor | None:
 
 
 def is_signed(name: str) -> bool:
-    """Whether half of the uses of an operation go the other way."""
+    """Whether an operation is used with both signs."""
     return name not in ("Posterize", "Solarize", "AutoContrast", "Equalize", "Invert")
 
 
@@ -139,14 +83,14 @@ def apply(operation: Operation, images: Tensor) -> Tensor:
 
     Args:
         operation: one for all images.
-        images: uint8 [B, 1 or 3, H, W]; it is left as it is, but may be what is returned.
+        images: uint8 [B, 1 or 3, H, W]; not changed, but perhaps returned.
 
     Returns:
         uint8 [B, C, H, W].
     """
     change = _CHANGES[operation.name]
-    # Contrast blends with the mean of the image, a sum of whole numbers in float32. Where it is not exact, its order
-    # matters, and torch's order depends on the size of the batch.
+    # Contrast blends with the mean of the image, summed in float32. Where the sum is not exact its order matters, and
+    # torch's order depends on the size of the batch.
     if operation.name == "Contrast" and 255 * images.shape[-1] * images.shape[-2] > _EXACT_SUM:
         return torch.cat([change(image, operation.magnitude) for image in torch.split(images, 1)])
     return change(images, operation.magnitude)
@@ -183,17 +127,17 @@ _CHANGES: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 def crop_and_flip(images: Tensor, uniform: Tensor, padding: int) -> Tensor:
-    """Pad with black, cut the old size out at a random place, and mirror half of the images.
+    """Pad with black, crop the old size at a random place, and flip half of the images.
 
     The same pixels as torchvision's `RandomCrop(size, padding=padding)` and `RandomHorizontalFlip()`.
 
     Args:
         images: uint8 [B, C, H, W].
-        uniform: where to cut in y and in x, and whether to mirror, float32 [B, 3] in [0, 1).
+        uniform: place of the crop in y and in x, and whether to flip, float32 [B, 3] in [0, 1).
         padding: pixels on each side.
 
     Returns:
-        uint8 [B, C, H, W], contiguous, in memory of its own.
+        uint8 [B, C, H, W], contiguous, a copy.
     """
     height, width = images.shape[-2:]
     top, left = (uniform[:, :2] * (2 * padding + 1)).long().clamp(max=2 * padding)[..., None].unbind(1)
@@ -201,25 +145,24 @@ def crop_and_flip(images: Tensor, uniform: Tensor, padding: int) -> Tensor:
     columns = left + torch.where(uniform[:, 2:] < 0.5, across.flip(0), across)
     rows = top + torch.arange(height, device=images.device)
     pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
-    # One gather, 3 µs for an image of 32 x 32. Windows of the padded images by unfold take no index of the size of
-    # the images and 6 µs; they win for images of 200 pixels and more, by a quarter.
+    # One gather, 3 µs for an image of 32 x 32. Windows by unfold take 6 µs; they win by a quarter from 200 pixels on.
     padded = pad(images.contiguous(), (padding,) * 4).flatten(2)
     return padded.gather(2, pixels.flatten(1)[:, None].expand(-1, images.shape[1], -1)).view(images.shape)
 
 
 SMALL_IMAGE = 64
 _STEPS = 2
-# Values at once. On a CPU the float32 copies of torchvision's operations should stay in the cache and in memory that
-# the allocator reuses: with all 1,000 images of 32 x 32 at once they take up to five times as long.
+# Values at once. On a CPU the float32 copies of torchvision's operations should stay in the cache; all 1,000 images of
+# 32 x 32 at once take up to five times as long.
 _AT_ONCE = {"cpu": 1 << 19}
 _AT_ONCE_ELSEWHERE = 1 << 26
 
 
 class Group(NamedTuple):
-    """Images that meet the same operation with the same magnitude.
+    """Images with the same operation and magnitude.
 
     Attributes:
-        operation: which; None for images that are left as they are.
+        operation: None for images that are not changed.
         images: positions in the batch, [G].
     """
 
@@ -247,8 +190,8 @@ class AutoAugment:
         Args:
             images: uint8 [B, 1 or 3, H, W], on any device.
             uniform: crop in y and in x, flip, sub-policy, then whether and with which sign for each of its two
-                operations, float32 [B, 8] in [0, 1). Best on the CPU, where it is decided which images belong
-                together; from a GPU they are fetched, which waits for all that the GPU has been given to do.
+                operations, float32 [B, 8] in [0, 1). Best on the CPU, where images are grouped; fetching them from a
+                GPU waits for all of its work.
 
         Returns:
             uint8 [B, C, H, W], on the device of the images.
@@ -262,31 +205,31 @@ class AutoAugment:
         place = np.arange(len(images))  # of the view of image b
         for step in range(_STEPS):
             groups = grouped(self.policy, step, choices, *images.shape[-2:])
-            views = _in_groups(views, [Group(operation, place[some]) for operation, some in groups])
-            place[np.concatenate([some for _, some in groups])] = np.arange(len(images))
+            views = _in_groups(views, [Group(operation, place[rows]) for operation, rows in groups])
+            place[np.concatenate([rows for _, rows in groups])] = np.arange(len(images))
         return views.index_select(0, _moved(torch.from_numpy(place), images.device))
 
     def _cropped(self, images: Tensor, uniform: Tensor) -> Tensor:
         count, places = _images_at_once(images), _moved(uniform, images.device)
         parts = zip(torch.split(images, count), torch.split(places, count), strict=True)
-        return torch.cat([crop_and_flip(some, their_places, self.padding) for some, their_places in parts])
+        return torch.cat([crop_and_flip(part, part_places, self.padding) for part, part_places in parts])
 
 
 def _in_groups(images: Tensor, groups: list[Group]) -> Tensor:
     """The images after their operations, in the order of the groups."""
-    # Rows are gathered, never written back to where they were: on a CPU torch gathers whole images with memcpy, but
-    # scatters them byte by byte, which takes twenty times as long.
-    everything = _moved(torch.from_numpy(np.concatenate([some for _, some in groups])), images.device)
+    # Images are gathered, never scattered: on a CPU torch gathers with memcpy and scatters byte by byte, which takes
+    # twenty times as long.
+    everything = _moved(torch.from_numpy(np.concatenate([rows for _, rows in groups])), images.device)
     changed = []
-    for (operation, _), some in zip(groups, torch.split(everything, [len(some) for _, some in groups]), strict=True):
-        for part in torch.split(some, _images_at_once(images)):
+    for (operation, _), group in zip(groups, torch.split(everything, [len(rows) for _, rows in groups]), strict=True):
+        for part in torch.split(group, _images_at_once(images)):
             chosen = images.index_select(0, part)
             changed.append(chosen if operation is None else apply(operation, chosen))
     return torch.cat(changed)
 
 
 def grouped(policy: Policy, step: int, choices: NDArray[np.float32], height: int, width: int) -> list[Group]:
-    """Divide a batch into the images that meet the same operation, and those that meet none.
+    """Group the images of a batch by their operation.
 
     Args:
         policy: the sub-policies.
@@ -296,7 +239,7 @@ def grouped(policy: Policy, step: int, choices: NDArray[np.float32], height: int
         width: of the images.
 
     Returns:
-        The groups, of which at most the first, without an operation, is empty; every image is in one.
+        The groups, with every image in one; only the first, without an operation, may be empty.
     """
     table = _table(policy, step, height, width)
     # In float64 the product stays below the number of sub-policies for every float32 below 1.
@@ -305,12 +248,12 @@ def grouped(policy: Policy, step: int, choices: NDArray[np.float32], height: int
     which = np.where(happens <= table.probabilities[chosen], table.operations_of[chosen, turns.astype(np.int64)], -1)
     order = np.argsort(which, kind="stable")
     first, *others = np.split(order, np.searchsorted(which[order], np.arange(len(table.operations))))
-    groups = [Group(operation, some) for operation, some in zip(table.operations, others, strict=True) if len(some)]
+    groups = [Group(operation, rows) for operation, rows in zip(table.operations, others, strict=True) if len(rows)]
     return [Group(None, first), *groups]
 
 
 class _Table(NamedTuple):
-    """The different operations of one step; for each sub-policy its probability, and which it is with + and with -."""
+    """The distinct operations of one step; for each sub-policy its probability, and its operation with + and with -."""
 
     operations: list[Operation]
     probabilities: NDArray[np.float32]
@@ -340,5 +283,5 @@ def _images_at_once(images: Tensor) -> int:
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """On that device; a GPU is not waited for."""
+    """On that device, without waiting for a GPU."""
     return tensor.to(device, non_blocking=device.type == "cuda")

@@ -1,4 +1,4 @@
-"""Fine-tuned weights on disk, with what they came from, in a format that runs no code when it is read."""
+"""Trained networks and training states on disk, in a format that runs no code when it is read."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fewshot_bench.errors import WeightsError
 
 
 def save_checkpoint(path: Path, module: nn.Module, metadata: Mapping[str, str], head: BaseHead | None = None) -> None:
-    """Write a module's state to a safetensors file, in one go: a reader never meets half a file.
+    """Write a trained network to a safetensors file, atomically.
 
     Args:
-        path: its folder is made if need be.
+        path: its folder is created if missing.
         module: whose state dict is saved.
-        metadata: where the weights come from: recipe, dataset fingerprint, versions.
-        head: the classifier that it was trained with, kept beside it.
+        metadata: the origin of the weights: recipe, dataset fingerprint, versions.
+        head: the classifier that it was trained with.
     """
     if head is None:
         save_tensors(path, module.state_dict(), metadata)
@@ -28,50 +28,36 @@ def save_checkpoint(path: Path, module: nn.Module, metadata: Mapping[str, str], 
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors by name to a safetensors file, in one go.
-
-    Args:
-        path: its folder is made if need be.
-        tensors: on any device, in any memory order.
-        metadata: what they are.
-    """
+    """Write tensors by name to a safetensors file, atomically; its folder is created if missing."""
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     write_tensors(path, plain, metadata)
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read what `save_checkpoint` or `save_tensors` wrote.
-
-    Args:
-        path: the file.
+def load_checkpoint(path: Path, what: str = "checkpoint") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a checkpoint or a training state; `what` names it in messages.
 
     Returns:
         The state dict on the CPU, and the metadata.
 
     Raises:
-        WeightsError: the file is missing, damaged, or is no checkpoint.
+        WeightsError: the file is missing or damaged, or is something else.
     """
     if not path.is_file():
-        raise WeightsError(f"there is no checkpoint {path}. Train on the base split first.")
+        raise WeightsError(f"there is no {what} {path}. Train on the base split first.")
     try:
         return read_tensors(path)
     except DamagedFileError as error:
-        raise WeightsError(f"the checkpoint {path} {error}. Delete it and train again.") from error
+        raise WeightsError(f"the {what} {path} {error}. Delete it and train again.") from error
 
 
 def load_network(path: Path, embedding_size: int) -> tuple[dict[str, Tensor], BaseHead | None, dict[str, str]]:
-    """Read a checkpoint whose backbone and head are wanted apart.
-
-    Args:
-        path: the file.
-        embedding_size: D of the backbone.
+    """Read a checkpoint of a backbone with D-dimensional embeddings, its backbone and its head apart.
 
     Returns:
-        The state dict of the backbone and its head, on the CPU, and the metadata; no head where the file was written
-        before heads were kept.
+        The state dict of the backbone, on the CPU; its head, if the file has one; the metadata.
 
     Raises:
-        WeightsError: the file is missing, damaged, or is no checkpoint; or its head is not for this backbone.
+        WeightsError: the file is missing, damaged or not a checkpoint, or its head is not for this backbone.
     """
     tensors, metadata = load_checkpoint(path)
     try:
@@ -90,11 +76,11 @@ def checkpoint_metadata(path: Path) -> dict[str, str]:
     """The metadata alone, without reading the tensors or checking their digest.
 
     Raises:
-        WeightsError: the file cannot be read, or is no checkpoint.
+        WeightsError: the file cannot be read, or is not a checkpoint.
     """
     try:
         return read_metadata(path)
     except ForeignFileError as error:
-        raise WeightsError(f"{path} is no checkpoint of a training; it {error}.") from error
+        raise WeightsError(f"{path} is not a checkpoint of a training; it {error}.") from error
     except DamagedFileError as error:
         raise WeightsError(f"the checkpoint {path} {error}. Delete it and train again.") from error

@@ -1,9 +1,4 @@
-"""Fine-tuning on the base split: the backbone learns the base classes, then meets the novel ones.
-
-How far a training has come: its history, its best epoch, and the file from which it can go on.
-
-The history of a training for people: a CSV file, and TensorBoard.
-"""
+"""Training on the base split: the loop over epochs, the state it can resume from, and its history for people."""
 
 from __future__ import annotations
 
@@ -34,7 +29,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
-"""A backbone in evaluation mode to its accuracies by name, such as validation_1shot; their mean is what counts."""
+"""From a backbone in evaluation mode to accuracies by name, such as validation_1shot; their mean decides."""
 
 History = list[dict[str, float]]
 _BEST = "best."
@@ -42,34 +37,34 @@ _BEST = "best."
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """How the epoch whose weights are the result is chosen.
+    """How to choose the epoch whose weights are the result.
 
     Attributes:
-        validate: looks at a backbone; must draw no episode of the novel split.
-        every: epochs between two looks; the last epoch is looked at in any case.
+        validate: measures a backbone; must not draw episodes of the novel split.
+        every: epochs between two validations; the last epoch is always validated.
     """
 
     validate: Validate
     every: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse to look more often than once per epoch.
+        """Refuse more than one validation per epoch.
 
         Raises:
             StudyError: every is less than one.
         """
         if self.every < 1:
-            raise StudyError(f"epochs between two looks at the validation split should be 1 or more, not {self.every}.")
+            raise StudyError(f"epochs between two validations should be 1 or more, not {self.every}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateFile:
-    """Where the state of a training is kept, so that it can go on after a stop.
+    """Where to keep the state of a training, so that it can resume after a stop.
 
     Attributes:
-        path: a safetensors file; the training goes on from it if it is there.
-        every: epochs between two writes; the last epoch is written in any case.
-        metadata: written with it: what is trained, to be compared before going on.
+        path: a safetensors file; the training resumes from it if it exists.
+        every: epochs between two writes; the last epoch is always written.
+        metadata: what is trained, to be compared before resuming.
     """
 
     path: Path
@@ -87,14 +82,14 @@ class EpochSums:
     started: float = field(default_factory=time.perf_counter)
 
     def add(self, measured: Measured, views: int) -> None:
-        """Count a step of that many views."""
+        """Add a step of that many views."""
         self.loss += measured.loss * views
         self.hits += measured.hits
         self.views += views
 
     @property
     def images_per_second(self) -> float:
-        """Each image is two views."""
+        """Speed so far; each image is two views."""
         return self.views / 2 / (time.perf_counter() - self.started)
 
     @property
@@ -104,12 +99,7 @@ class EpochSums:
         return f"{means}, {self.images_per_second:,.0f} images/s"
 
     def summary(self, learner: Learner, epochs: int) -> dict[str, float]:
-        """The epoch's row in the history.
-
-        Args:
-            learner: after the epoch.
-            epochs: how many are done with it.
-        """
+        """The row in the history of the learner's last epoch, the `epochs`-th."""
         return {
             "step": float(epochs * learner.steps_per_epoch),
             "loss": self.loss / self.views,
@@ -121,15 +111,15 @@ class EpochSums:
 
 
 @dataclass
-class Course:
-    """What a training has come to.
+class TrainingState:
+    """The state of a training after some epochs.
 
     Attributes:
-        learner: the network as it is now.
+        learner: holds the network.
         history: a row per epoch.
-        best_epoch: the one with the best mean validation accuracy, from 1; 0 before the first look.
-        best_score: that mean.
-        best_weights: of backbone and head at that epoch, on the CPU.
+        best_epoch: the epoch of the best mean validation accuracy, from 1; 0 before the first validation.
+        best_score: that accuracy.
+        best_weights: of backbone and head after that epoch, on the CPU.
     """
 
     learner: Learner
@@ -140,11 +130,11 @@ class Course:
 
     @property
     def epochs(self) -> int:
-        """How many are done."""
+        """Finished epochs."""
         return len(self.history)
 
-    def look(self, validate: Validate) -> str:
-        """Validate the network as it is, and remember it if it is better than before; the first of equals stays.
+    def validate(self, validate: Validate) -> str:
+        """Validate the network, and keep its weights if it is better than all before.
 
         Returns:
             The accuracies, for a progress bar.
@@ -161,7 +151,7 @@ class Course:
         return "validation " + ", ".join(f"{value:.1%}" for value in accuracies.values())
 
     def save(self, file: StateFile) -> None:
-        """Write everything that going on needs, in one go."""
+        """Write everything that resuming needs, atomically."""
         best = {_BEST + name: value for name, value in self.best_weights.items()}
         content = {
             "position": self.learner.position(),
@@ -172,12 +162,12 @@ class Course:
         note_saved()
 
     def restore(self, path: Path) -> None:
-        """Go on from a file that `save` wrote for the same recipe.
+        """Resume from a file that `save` wrote for the same recipe.
 
         Raises:
             WeightsError: the file is damaged, or of another training.
         """
-        tensors, metadata = load_checkpoint(path)
+        tensors, metadata = load_checkpoint(path, "training state")
         try:
             content = json.loads(metadata["course"])
             self.learner.restore(tensors, content["position"])
@@ -186,26 +176,26 @@ class Course:
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise WeightsError(
-                f"{path} is no state that this training can go on from ({reason}). Delete it and train again."
+                f"this training cannot resume from {path} ({reason}). Delete it and train again."
             ) from error
         self.best_weights = {name.removeprefix(_BEST): t for name, t in tensors.items() if name.startswith(_BEST)}
 
-    def put_best_back(self) -> None:
-        """Give the learner the weights of the best epoch, if any was looked at."""
+    def restore_best(self) -> None:
+        """Give the learner the weights of the best epoch, if any was validated."""
         if self.best_weights:
             load_weights(self.learner.backbone, self.learner.head, self.best_weights)
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a fine-tuning gave.
+    """The result of a training.
 
     Attributes:
-        backbone: the fine-tuned network, in evaluation mode, on the training device.
+        backbone: the trained network, in evaluation mode, on the training device.
         head: dropout and the linear layer to the base classes.
         history: for each epoch the mean loss and accuracy of the augmented views, images_per_second, learning_rate,
-            step, seconds, and the validation accuracies where it was looked at.
-        epoch: the one whose weights these are, from 1: the best on the validation split, or the last.
+            step, seconds, and the accuracies if it was validated.
+        epoch: the epoch of these weights, from 1: the best on the validation split, or the last.
         last: the network after the last epoch, which is `backbone` itself unless another epoch was chosen.
         last_head: its head.
     """
@@ -231,84 +221,82 @@ def train_on_base(
     state: StateFile | None = None,
     after_epoch: Callable[[History], None] | None = None,
 ) -> TrainingResult:
-    """Fine-tune a copy of a backbone on the classes of a split.
+    """Train a copy of a backbone on the classes of a split.
 
-    Every image is seen in two views per step for every loss, so that losses are compared on equal terms. The
-    linear head's output goes into cross-entropy, the encoder's into the contrastive term.
+    Every image is seen in two views per step, whatever the loss, so that losses are compared on equal terms. The linear
+    head's output goes into cross-entropy, the encoder's into the contrastive term.
 
     Args:
-        backbone: float [B, C', S, S] -> [B, D]; it is left as it is.
+        backbone: float [B, C', S, S] -> [B, D]; it is not changed.
         split: the images, uint8 [I, H, W, C], with a class each.
-        recipe: all that decides the result; on a CPU the same recipe gives the same weights, bit for bit.
+        recipe: decides the result; on a CPU the same recipe gives the same weights, bit for bit.
         normalise: uint8 [B, C, H, W] -> float [B, C', S, S], as the backbone expects it.
         device: where to train.
-        progress: told of every step, with the epoch's loss, accuracy and speed so far.
+        progress: shown every step, with the epoch's loss, accuracy and speed so far.
         computing: the micro-batch, and whether to compile; by default the whole batch at once, uncompiled.
         selection: which epoch's weights are the result; by default the last.
-        state: where to keep what going on after a stop needs, and to go on from; on a CPU the weights are then those
-            of a training that never stopped, bit for bit.
-        after_epoch: told the history after each epoch.
+        state: where to keep the training state and resume from it; on a CPU the weights are then those of a training
+            without a stop, bit for bit.
+        after_epoch: called with the history after each epoch.
 
     Returns:
-        The fine-tuned backbone, its head, and the history.
+        The trained backbone, its head, and the history.
 
     Raises:
-        StudyError: the split has fewer than two classes, or the loss stops being a finite number.
+        StudyError: the split has fewer than two classes, or the loss becomes infinite or NaN.
         WeightsError: the state is damaged, or of another training.
     """
     if len(split.class_sizes) < 2:
         raise StudyError(f"the {split.name} split of {split.dataset} has one class; training needs two or more.")
     with limited_threads(recipe.threads), seeded_randomness(recipe.seed, device):
         learner = Learner(backbone, split, recipe, normalise, torch.device(device), computing or Computing())
-        course = Course(learner)
+        training = TrainingState(learner)
         if state is not None and state.path.is_file():
-            course.restore(state.path)
+            training.restore(state.path)
         with progress.step(f"training with {recipe.loss}", total=recipe.epochs * learner.steps_per_epoch) as step:
-            if course.epochs:
-                step.advance(course.epochs * learner.steps_per_epoch, "going on where it stopped")
-            while course.epochs < recipe.epochs:
-                _train_epoch(course, step)
-                if selection is not None and _is_due(course, selection.every):
+            if training.epochs:
+                step.advance(training.epochs * learner.steps_per_epoch, "resuming where it stopped")
+            while training.epochs < recipe.epochs:
+                _train_epoch(training, step)
+                if selection is not None and _is_due(training, selection.every):
                     step.advance(0, "validating")
-                    step.advance(0, course.look(selection.validate))
-                if state is not None and _is_due(course, state.every):
-                    course.save(state)
+                    step.advance(0, training.validate(selection.validate))
+                if state is not None and _is_due(training, state.every):
+                    training.save(state)
                 if after_epoch is not None:
-                    after_epoch(course.history)
-    return _result(course)
+                    after_epoch(training.history)
+    return _result(training)
 
 
-def _train_epoch(course: Course, step: Step) -> None:
-    learner, sums = course.learner, EpochSums()
+def _train_epoch(training: TrainingState, step: Step) -> None:
+    learner, sums = training.learner, EpochSums()
     for rows in learner.batches():
-        sums.add(learner.step(rows, course.epochs), 2 * len(rows))
+        sums.add(learner.step(rows, training.epochs), 2 * len(rows))
         step.advance(note=sums.note)
-    course.history.append(sums.summary(learner, course.epochs + 1))
+    training.history.append(sums.summary(learner, training.epochs + 1))
 
 
-def _is_due(course: Course, every: int) -> bool:
-    return course.epochs % every == 0 or course.epochs == course.learner.recipe.epochs
+def _is_due(training: TrainingState, every: int) -> bool:
+    return training.epochs % every == 0 or training.epochs == training.learner.recipe.epochs
 
 
-def _result(course: Course) -> TrainingResult:
-    backbone, head = course.learner.backbone.eval(), course.learner.head.eval()
-    is_last = course.best_epoch in (0, course.epochs)
+def _result(training: TrainingState) -> TrainingResult:
+    backbone, head = training.learner.backbone.eval(), training.learner.head.eval()
+    is_last = training.best_epoch in (0, training.epochs)
     last, last_head = (backbone, head) if is_last else (copy.deepcopy(backbone), copy.deepcopy(head))
-    course.put_best_back()
-    epoch = course.best_epoch or course.epochs
-    return TrainingResult(backbone, head, course.history, epoch, last, last_head)
+    training.restore_best()
+    epoch = training.best_epoch or training.epochs
+    return TrainingResult(backbone, head, training.history, epoch, last, last_head)
 
 
 _COLUMNS = ("epoch", "step", "loss", "accuracy", "images_per_second", "learning_rate")
 
 
 def write_history(path: Path, history: History) -> None:
-    """Write a row per epoch, whole or not at all, so that the file is right after any stop.
+    """Write a row per epoch of a history to a CSV file, atomically.
 
-    Args:
-        path: a CSV file; columns are epoch, step, loss, accuracy, images_per_second, learning_rate, then the
-            validation accuracies, empty where the epoch was not looked at, and seconds.
-        history: of a training.
+    Columns are epoch, step, loss, accuracy, images_per_second, learning_rate, the validation accuracies, empty where
+    the epoch was not validated, and seconds.
     """
     known = dict.fromkeys(name for row in history for name in row)
     measured = [name for name in known if name not in (*_COLUMNS, "seconds")]
@@ -325,7 +313,7 @@ class TensorBoardLog:
     """Scalars of every epoch, in a folder that `tensorboard --logdir` shows."""
 
     def __init__(self, folder: Path) -> None:
-        """Find out whether there is a TensorBoard before anything is trained.
+        """Check that TensorBoard is installed, before anything is trained.
 
         Args:
             folder: of this training alone.
@@ -334,7 +322,7 @@ class TensorBoardLog:
             StudyError: the package tensorboard is not installed.
         """
         try:
-            import torch.utils.tensorboard  # noqa: F401  # whether it can be
+            import torch.utils.tensorboard  # noqa: F401  # to see whether it can be imported
         except ImportError as error:
             raise StudyError(
                 "--tensorboard needs the package tensorboard. Run: pip install 'fewshot-bench[tensorboard]'"
@@ -343,11 +331,7 @@ class TensorBoardLog:
         self._writer: SummaryWriter | None = None
 
     def write(self, history: History) -> None:
-        """Write the newest epoch; later ones, from before a stop, are forgotten.
-
-        Args:
-            history: of the training so far.
-        """
+        """Write the last epoch of a history; later ones, written before a stop, are dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
         epoch = len(history)

@@ -1,7 +1,4 @@
-"""A network that is being trained: one step at a time, and everything that the next step depends on.
-
-The gradients of one batch, in as much memory as there is: at once, summed up, or with cached embeddings.
-"""
+"""A network in training: its steps, and the gradients of a batch in whatever memory there is."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ from fewshot_bench.training.randomness import random_state, same_random_numbers,
 from fewshot_bench.training.recipe import Recipe
 
 BatchLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Logits [B, C], embeddings [B, D], labels [B] and image ids [B] of the same views to their mean loss, a scalar."""
+"""From logits [B, C], embeddings [B, D], labels [B] and image ids [B] of the same views to their mean loss."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +63,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Network:
-    """What gradients are taken of.
+    """The functions that gradients are taken of.
 
     Attributes:
         encode: uint8 views [B, C, H, W] -> embeddings [B, D], in float32 or more.
-        head: embeddings -> logits [B, C], likewise.
+        head: embeddings -> logits [B, C], in float32 or more.
         loss: the mean over a batch.
-        backward: adds a loss's gradients to the parameters', scaled where the precision needs it.
-        buffers: what `encode` changes when it is run, such as running statistics.
-        device: where all of it is.
+        backward: adds the gradients of a loss to those of the parameters, scaled if the precision needs it.
+        buffers: what `encode` changes, such as running statistics.
+        device: of the network.
     """
 
     encode: Callable[[Tensor], Tensor]
@@ -87,20 +84,14 @@ class Network:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a step says of itself: the mean loss, and how many of its views were classified correctly."""
+    """The mean loss of a step, and how many of its views were classified correctly."""
 
     loss: float
     hits: int
 
 
 def gradients_at_once(network: Network, batch: Batch, refuse: Callable[[float], None]) -> Measured:
-    """Add the gradients of a batch whose activations fit into memory.
-
-    Args:
-        network: whose parameters get them.
-        batch: all of it.
-        refuse: raises where the loss is no finite number; called before any gradient is taken.
-    """
+    """Add the gradients of a batch whose activations fit into memory; `refuse` raises if its loss is not finite."""
     embeddings = network.encode(batch.views)
     logits = network.head(embeddings)
     loss = network.loss(logits, embeddings, batch.labels, batch.images)
@@ -111,14 +102,7 @@ def gradients_at_once(network: Network, batch: Batch, refuse: Callable[[float], 
 
 
 def summed_gradients(network: Network, batch: Batch, micro_batch: int, refuse: Callable[[float], None]) -> Measured:
-    """Add the gradients of a batch part by part, for losses that are a mean over views.
-
-    Args:
-        network: whose parameters get them; its loss must not compare views with each other.
-        batch: all of it.
-        micro_batch: images whose activations are kept at the same time.
-        refuse: raises where the loss is no finite number.
-    """
+    """Add the gradients of a batch part by part, for losses that do not compare views with each other."""
     total, hits = 0.0, 0
     for part in batch.parts(micro_batch):
         embeddings = network.encode(part.views)
@@ -132,19 +116,13 @@ def summed_gradients(network: Network, batch: Batch, micro_batch: int, refuse: C
 
 
 def cached_gradients(network: Network, batch: Batch, micro_batch: int, refuse: Callable[[float], None]) -> Measured:
-    """Add the gradients of a loss that compares all views of a batch, keeping the activations of a part at a time.
+    """Add the gradients of a loss that compares all views, keeping the activations of a part at a time.
 
     Gradient caching (Gao et al., 2021, "Scaling deep contrastive learning batch size under memory limited setup"):
-    embed every part without a graph, take the loss of all embeddings and its gradient with respect to them, then
-    embed every part again, with a graph, and send its share of that gradient through. Exact, for one more forward
-    pass. The second pass draws the random numbers of the first, so that dropout hides the same units, and
-    finds the buffers as the first did, so that running statistics move once.
-
-    Args:
-        network: whose parameters get them.
-        batch: all of it.
-        micro_batch: images whose activations are kept at the same time.
-        refuse: raises where the loss is no finite number; called before any gradient is taken.
+    embed every part without a graph, take the loss of all embeddings and its gradient with respect to them, then embed
+    every part again, with a graph, and backpropagate its share of that gradient. Exact, for one more forward pass. The
+    second pass repeats the random numbers of the first, so that dropout hides the same units, and starts from the same
+    buffers, so that running statistics move once.
     """
     parts = batch.parts(micro_batch)
     before = [buffer.clone() for buffer in network.buffers]
@@ -177,13 +155,13 @@ def split_views(values: Tensor, count: int) -> list[Tensor]:
 
 
 def joined_views(parts: Sequence[Tensor]) -> Tensor:
-    """What `split_views` took apart."""
+    """The rows that `split_views` split."""
     halves = [part.tensor_split(2) for part in parts]
     return torch.cat([half[0] for half in halves] + [half[1] for half in halves])
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:
-    """The layers whose statistics are of a micro-batch."""
+    """The batch normalisations of a module, whose statistics are those of a micro-batch."""
     return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
@@ -196,11 +174,11 @@ Normalise = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Computing:
-    """How a training is computed, which changes its result by rounding at most, but for batch norm.
+    """How a training is computed; without batch normalisation results change by rounding at most.
 
     Attributes:
-        micro_batch: images whose activations are kept at the same time; None for the whole batch. The gradients
-            are those of the whole batch, but the statistics of a batch norm are of a micro-batch.
+        micro_batch: images whose activations are kept at the same time; None for the whole batch. Gradients are those
+            of the whole batch, statistics of batch normalisation those of a micro-batch.
         is_compiled: whether the network is compiled by torch.compile.
     """
 
@@ -208,10 +186,10 @@ class Computing:
     is_compiled: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a micro-batch of nothing.
+        """Refuse an empty micro-batch.
 
         Raises:
-            StudyError: it is less than one image.
+            StudyError: it holds less than one image.
         """
         if self.micro_batch is not None and self.micro_batch < 1:
             raise StudyError(f"a micro-batch should hold 1 image or more, not {self.micro_batch}.")
@@ -233,7 +211,7 @@ class Learner:
         self.labels = torch.from_numpy(split.labels)
         height, width, channels = split.images.shape[1:]
         self.augmentation = choose_augmentation(recipe.augmentation, channels=channels, image_size=min(height, width))
-        # channels_last: up to twice the images per second on CPUs, and what the images' memory order is anyway.
+        # Up to twice the images per second on CPUs, and the memory order of the images anyway.
         self.backbone = copy.deepcopy(backbone).to(device).to(memory_format=torch.channels_last)
         self.head = nn.Sequential(
             nn.Dropout(recipe.dropout), nn.Linear(self._embedding_size(), len(split.class_sizes))
@@ -251,35 +229,31 @@ class Learner:
         self.head.train()
 
     def batches(self) -> Iterator[Tensor]:
-        """The images of one epoch in random order; sizes differ by one at most.
+        """The images of one epoch in random order, in batches whose sizes differ by one at most.
 
-        Equal parts keep all images without a last batch so small that its noise would count as a full step.
+        So no small last batch counts as a full step.
         """
         yield from torch.randperm(len(self.split)).tensor_split(self.steps_per_epoch)
 
     def step(self, rows: Tensor, epoch: int) -> Measured:
-        """Learn from one batch of images.
-
-        Args:
-            rows: which images, [B].
-            epoch: its number, for a message.
+        """Learn from one batch of images, [B] rows of the split; the epoch's number is for the message.
 
         Raises:
-            StudyError: the loss is no finite number.
+            StudyError: the loss is not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
         measured = self._gradients(rows, partial(self._refuse_divergence, epoch=epoch))
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        # A step that fp16 had to leave out, because its scale was too large, does not count for the schedule.
+        # A step that fp16 skips because its scale was too large does not count for the schedule.
         if self.scaler.get_scale() >= scale:
             self.schedule.step()
         return measured
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """The learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def tensors(self) -> dict[str, Tensor]:
@@ -288,7 +262,7 @@ class Learner:
         return weights_of(self.backbone, self.head) | optimizer_tensors(self.optimizer) | random
 
     def position(self) -> dict[str, Any]:
-        """What else the next step depends on, as plain data: the schedule's and the scaler's numbers."""
+        """The state of schedule and scaler, as plain data."""
         return {
             "rates": [{"lr": group["lr"]} for group in self.optimizer.param_groups],
             "schedule": self.schedule.state_dict(),
@@ -296,11 +270,7 @@ class Learner:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
-        """Go on from where another learner of the same recipe was.
-
-        Args:
-            tensors: from `tensors`.
-            position: from `position`.
+        """Continue from the `tensors` and `position` of another learner of the same recipe.
 
         Raises:
             KeyError, RuntimeError, ValueError: they are of another training.
@@ -335,7 +305,7 @@ class Learner:
         recipe, loss = self.recipe, loss_function(self.recipe.loss)
         settings: dict[str, Any] = {"lambda_": recipe.lambda_, "tau": recipe.tau}
         settings["reading"] = reading_of(recipe.loss, recipe.reading)
-        if recipe.label_smoothing:  # a loss of the user's own need not know it
+        if recipe.label_smoothing:  # a plug-in's loss need not take it
             settings["label_smoothing"] = recipe.label_smoothing
             if "label_smoothing" not in signature(loss).parameters:
                 raise StudyError(f"the loss {recipe.loss} takes no label_smoothing; leave it at 0.")
@@ -368,7 +338,7 @@ def weights_of(backbone: nn.Module, head: nn.Module) -> dict[str, Tensor]:
 
 
 def load_weights(backbone: nn.Module, head: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put what `weights_of` gave back into modules of the same kind."""
+    """Load weights by `weights_of` into modules of the same kind."""
     for part, module in (("backbone.", backbone), ("head.", head)):
         module.load_state_dict(
             {name.removeprefix(part): value for name, value in weights.items() if name.startswith(part)}

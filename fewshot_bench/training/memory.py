@@ -1,4 +1,4 @@
-"""Whether a batch fits into memory, asked before the operating system answers by killing the process."""
+"""Whether a batch fits into memory, before the operating system kills the process."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from fewshot_bench.training.recipe import PrecisionName
 _MEMINFO = Path("/proc/meminfo")
 _VIEWS = 2
 COPIES_OF_A_WEIGHT = 4
-"""While it is trained: the weight, its gradient, and two moments of Adam."""
+"""Copies of a weight in training: itself, its gradient, and two moments of Adam."""
 
 
 def refuse_batches_that_do_not_fit(backbone: nn.Module, four_images: Tensor, batch_size: int) -> None:
-    """Compare what a backbone keeps for its backward pass with the memory that is free.
+    """Refuse a batch whose activations need more memory than is free.
 
-    Measured with EfficientNet-Lite0 at 224 pixels, the peak is 2 to 7% above what this counts.
+    With EfficientNet-Lite0 at 224 pixels the measured peak is 2 to 7% above this estimate.
 
     Args:
-        backbone: on any device; it is left as it is.
-        four_images: what it takes as input, [4, C, S, S], on the device where it will be trained.
+        backbone: on any device; it is not changed.
+        four_images: its inputs, [4, C, S, S], on the device where it will be trained.
         batch_size: images per step, each in two views.
 
     Raises:
@@ -47,18 +47,16 @@ def refuse_batches_that_do_not_fit(backbone: nn.Module, four_images: Tensor, bat
 def fitting_micro_batch(
     backbone: nn.Module, four_images: Tensor, batch_size: int, *, precision: PrecisionName = "float32"
 ) -> int:
-    """The images whose activations fit into memory at the same time, each in two views.
-
-    Beside activations, the weights are counted four times: the copy that is trained, its gradients and two moments.
+    """How many images' activations fit into memory beside the weights, each image in two views.
 
     Args:
-        backbone: on any device; it is left as it is.
-        four_images: what it takes as input, [4, C, S, S], on the device where it will be trained.
+        backbone: on any device; it is not changed.
+        four_images: its inputs, [4, C, S, S], on the device where it will be trained.
         batch_size: images per step.
         precision: of the training.
 
     Returns:
-        `batch_size` if all of it fits, or where the system does not say; otherwise a power of two that does.
+        `batch_size` if it fits or the free memory is unknown; otherwise a power of two that fits.
 
     Raises:
         StudyError: not even one image fits.
@@ -67,45 +65,46 @@ def fitting_micro_batch(
     if free is None:
         return batch_size
     weights = sum(parameter.nbytes for parameter in backbone.parameters())
-    left = free - 4 * weights
+    needed_for_weights = COPIES_OF_A_WEIGHT * weights
+    left = free - needed_for_weights
     per_image = _VIEWS * activation_bytes(backbone, four_images, precision=precision)
     if batch_size * per_image <= 0.9 * left:
         return batch_size
     if per_image > 0.9 * left:
         raise StudyError(
-            f"training needs about {(4 * weights + per_image) / 1e9:,.1f} GB for one image in two views; "
+            f"training needs about {(needed_for_weights + per_image) / 1e9:,.1f} GB for one image in two views; "
             f"{free / 1e9:,.1f} GB are free on {four_images.device.type}. Use a smaller --image-size or backbone."
         )
     return min(batch_size, _power_of_two(0.9 * left / per_image))
 
 
 def step_bytes_per_image(backbone: nn.Module, four_images: Tensor) -> float:
-    """Bytes that a step of a base stage keeps for each image of its batch, which it sees in two views."""
+    """Bytes that a training step keeps for each image of its batch, in two views."""
     return _VIEWS * activation_bytes(backbone, four_images)
 
 
 def activation_bytes(backbone: nn.Module, four_images: Tensor, *, precision: PrecisionName = "float32") -> float:
     """Bytes per image that a training step keeps for its backward pass.
 
-    The difference between four images and two leaves out the weights, which are kept once per step.
+    The difference between four images and two leaves out the weights, which are kept once.
 
     Args:
-        backbone: on any device; it is left as it is.
-        four_images: what it takes as input, [4, C, S, S].
-        precision: in which the network computes.
+        backbone: on any device; it is not changed.
+        four_images: its inputs, [4, C, S, S].
+        precision: of the network.
     """
     probe = copy.deepcopy(backbone).to(four_images.device).train()
-    # Dropout draws random numbers, which must not be missing later.
+    # Dropout must not change the caller's random numbers.
     devices = [four_images.device] if four_images.device.type == "cuda" else []
     forked = torch.random.fork_rng(devices=devices)
     with forked, torch.enable_grad(), autocast(precision, four_images.device):
-        # Cloned, because a part of a tensor keeps the whole of it.
-        four, two = (kept_bytes(partial(probe, some)) for some in (four_images, four_images[:2].clone()))
+        # Cloned, because a slice keeps the whole tensor.
+        four, two = (kept_bytes(partial(probe, images)) for images in (four_images, four_images[:2].clone()))
     return (four - two) / 2
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a device, or None where the system does not say."""
+    """Free memory of a device; None if the system does not report it."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu" or not _MEMINFO.is_file():
@@ -115,11 +114,11 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def kept_bytes(run: Callable[[], object]) -> int:
-    """Bytes that are kept for a backward pass while something runs forward, each storage once."""
+    """Bytes kept for the backward pass of a forward pass, each storage once."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        # The tensor itself is held, or another could be given the same address.
+        # Holding the tensor keeps its address from being reused.
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 

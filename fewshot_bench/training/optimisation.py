@@ -1,7 +1,4 @@
-"""The optimiser of a recipe and the course of its learning rate.
-
-In how many bits a network computes: autocast, and what is needed for gradients in half precision.
-"""
+"""The optimiser of a recipe, its learning-rate schedule, and its precision."""
 
 from __future__ import annotations
 
@@ -18,12 +15,7 @@ from fewshot_bench.training.recipe import PrecisionName, Recipe
 
 
 def build_optimizer(recipe: Recipe, modules: Sequence[nn.Module]) -> Optimizer:
-    """Adam or AdamW over all parameters; biases and normalisations are not decayed.
-
-    Args:
-        recipe: optimizer, learning rate and weight decay.
-        modules: what is trained.
-    """
+    """Adam or AdamW over all parameters of some modules; biases and normalisations are not decayed."""
     parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -34,15 +26,9 @@ def build_optimizer(recipe: Recipe, modules: Sequence[nn.Module]) -> Optimizer:
 
 
 def build_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler:
-    """The learning rate at every step.
-
-    Args:
-        recipe: schedule, warm-up and learning rate.
-        optimizer: its learning rates are changed.
-        steps: of the whole training.
-    """
+    """The learning rate at every step of a training of that many steps."""
     if recipe.schedule == "one-cycle":
-        # The momentum stays: Adam's first beta is not what the short trainings from scratch gain by.
+        # The momentum stays: short trainings from scratch gain nothing by cycling Adam's first beta.
         return OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps + 1, cycle_momentum=False)
     if recipe.warmup_epochs:
         return LambdaLR(optimizer, warmed_up(recipe, steps))
@@ -52,12 +38,7 @@ def build_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRSchedu
 
 
 def warmed_up(recipe: Recipe, steps: int) -> Callable[[int], float]:
-    """Step to share of the learning rate: a straight line up, then the schedule over the steps that are left.
-
-    Args:
-        recipe: a constant or cosine schedule, its warm-up and epochs.
-        steps: of the whole training.
-    """
+    """From a step to its share of the learning rate: a linear rise, then a constant or cosine schedule."""
     rising = max(1, min(steps - 1, round(recipe.warmup_epochs * steps / recipe.epochs)))
 
     def share(step: int) -> float:
@@ -79,12 +60,7 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(
     optimizer: Optimizer, tensors: Mapping[str, Tensor], rates: Sequence[Mapping[str, float]]
 ) -> None:
-    """Give an optimiser the moments and learning rates of another one of the same recipe.
-
-    Args:
-        optimizer: is changed.
-        tensors: `optimizer.PARAMETER.NAME` among others, from `optimizer_tensors`.
-        rates: the learning rate of each parameter group.
+    """Give an optimiser the tensors of `optimizer_tensors` and the learning rates of another of the same recipe.
 
     Raises:
         ValueError: they are of another optimiser.
@@ -96,7 +72,7 @@ def restore_optimizer(
         if key.startswith("optimizer."):
             _, number, name = key.split(".")
             parameter = parameters[int(number)]
-            # In the parameter's memory order, or the optimiser would round otherwise than without a stop.
+            # In the parameter's memory order, so that the optimiser rounds as without a stop.
             kept = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
             state.setdefault(int(number), {})[name] = kept
     groups = zip(content["param_groups"], rates, strict=True)
@@ -108,14 +84,10 @@ _TYPES: dict[PrecisionName, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torc
 
 @contextmanager
 def autocast(precision: PrecisionName, device: torch.device) -> Iterator[None]:
-    """Compute products and convolutions in the bits of a precision.
+    """Compute products and convolutions in a precision; "float32" changes nothing.
 
-    Each forward pass should enter anew: autocast keeps its copies of the weights until it is left, and copies that
-    were made without gradients would cut those of a later pass off.
-
-    Args:
-        precision: "float32" changes nothing.
-        device: where the tensors are.
+    Enter it anew for each forward pass: autocast keeps its copies of the weights until it exits, and copies made
+    without gradients would cut off those of a later pass.
     """
     if precision == "float32":
         yield
@@ -125,10 +97,5 @@ def autocast(precision: PrecisionName, device: torch.device) -> Iterator[None]:
 
 
 def gradient_scaler(precision: PrecisionName, device: torch.device) -> torch.amp.GradScaler:
-    """What keeps gradients in the range of fp16 (Micikevicius et al., 2018); other precisions pass through it.
-
-    Args:
-        precision: of the network.
-        device: where it is trained.
-    """
+    """Keeps gradients in the range of fp16 (Micikevicius et al., 2018); does nothing in other precisions."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

@@ -1,14 +1,13 @@
 """Random numbers as a pure function of a key and counters, with the same bits on every device.
 
-A generator gives numbers in the order they are asked for, so whoever else draws from it changes them. Here number j
-of episode e in step s is a function of (key of e, s, j): episodes can be trained in any company, order and place.
+Numbers from a generator depend on what was drawn before. Here number j of episode e in step s is a function of
+(key of e, s, j), so episodes can be trained together with any others, in any order and place. The second half of the
+file seeds torch's own generators without changing the caller's.
 
 The function is SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number generators"): word j of
 the state h is mix(h + (j + 1) * GAMMA). Each counter c replaces the state by its word c. Philox (Salmon et al., 2011)
-would allow a proof of disjoint streams, but needs products of 64 bits, which torch does not have; with hashed keys
-streams overlap by chance alone: about once in 200,000 studies of 3,000 episodes, 100 steps and 1,000 numbers per step.
-
-What makes a training the same every time, without a trace in the caller's random numbers and threads.
+would allow a proof of disjoint streams, but needs 64-bit products with 128-bit results, which torch does not have; with
+hashed keys streams overlap about once in 200,000 studies of 3,000 episodes, 100 steps and 1,000 numbers per step.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ _FLOAT_BITS = 24
 
 
 def keyed_uniform(keys: Tensor, counters: Sequence[int | Tensor], count: int) -> Tensor:
-    """Uniform numbers, of which number j of episode e depends on keys[e], the counters and j only.
+    """Uniform numbers; number j of episode e depends on keys[e], the counters and j only.
 
     Args:
         keys: one per episode, int64 [E], on any device.
-        counters: what tells the draws of an episode apart: step, stream, view. Whole numbers from 0, or 0-dim int64
-            tensors, which may change between replays of a CUDA graph.
-        count: numbers per episode; the first ones do not depend on it.
+        counters: tell the draws of an episode apart, such as step, stream and view. Whole numbers from 0, or 0-dim
+            int64 tensors, which may change between replays of a CUDA graph.
+        count: numbers per episode; the first numbers do not depend on it.
 
     Returns:
         Multiples of 2^-24 in [0, 1), float32 [E, count], on the device of the keys.
@@ -56,39 +55,17 @@ def keyed_uniform(keys: Tensor, counters: Sequence[int | Tensor], count: int) ->
 
 
 def episode_keys(seed: int, run: int, numbers: NDArray[np.int64]) -> Tensor:
-    """The keys of episodes: hashes of seed, run and number.
-
-    Args:
-        seed: any integer.
-        run: number of the run, from 0.
-        numbers: which episodes of the run, [E].
-
-    Returns:
-        int64 [E], on the CPU.
-    """
+    """The keys of episodes, int64 [E] on the CPU: hashes of a seed, the number of the run, and their numbers in it."""
     return _hashed("fewshot-bench episode", [seed, run], numbers)
 
 
 def image_keys(seed: int, numbers: NDArray[np.int64]) -> Tensor:
-    """The keys of the images of a split: hashes of seed and position.
-
-    Args:
-        seed: any integer.
-        numbers: positions within the split, [I].
-
-    Returns:
-        int64 [I], on the CPU.
-    """
+    """The keys of the images of a split, int64 [I] on the CPU: hashes of a seed and their positions."""
     return _hashed("fewshot-bench image", [seed], numbers)
 
 
 def check_uniform(images: Tensor, uniform: Tensor, numbers: int) -> None:
-    """Refuse random numbers that do not belong to the images of an augmentation.
-
-    Args:
-        images: [B, C, H, W].
-        uniform: should be float32 [B, numbers].
-        numbers: how many each image takes.
+    """Check that random numbers are float32 [B, numbers], for B images of an augmentation.
 
     Raises:
         ShapeError: they are of another shape or type.
@@ -114,7 +91,7 @@ def _mix(words: Tensor) -> Tensor:
 
 
 def _high_bits(words: Tensor, bits: int) -> Tensor:
-    """The highest bits as a number: a logical shift, made of torch's arithmetic one and a mask."""
+    """The highest bits as a number: a logical shift, from torch's arithmetic shift and a mask."""
     return (words >> (64 - bits)) & ((1 << bits) - 1)
 
 
@@ -134,18 +111,14 @@ RandomState = dict[str, Tensor]
 
 @contextmanager
 def seeded_randomness(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Draw PyTorch's random numbers from a seed, then go on as if nothing had been drawn.
+    """Draw PyTorch's random numbers of the CPU and a device from a seed, then restore the caller's generators.
 
-    A generator passed around would be cleaner, but dropout, initialisation and torchvision's transforms take none.
-
-    Args:
-        seed: any integer.
-        device: its numbers are seeded too, beside the CPU's.
+    Passing a generator around would be cleaner, but dropout, initialisation and torchvision's transforms take none.
     """
     device = torch.device(device)
     gpus = [_index(device)] if device.type == "cuda" else []
     with kept_random_numbers(device):
-        # torch.manual_seed would also seed the devices that are not put back.
+        # torch.manual_seed would also seed devices that are not restored.
         torch.default_generator.manual_seed(seed)
         for gpu in gpus:
             torch.cuda.default_generators[gpu].manual_seed(seed)
@@ -153,11 +126,7 @@ def seeded_randomness(seed: int, device: torch.device | str = "cpu") -> Iterator
 
 
 def random_state(device: torch.device) -> RandomState:
-    """Where the random numbers of the CPU and of a device are.
-
-    Args:
-        device: the CPU, or a GPU whose generator counts too.
-    """
+    """The state of the generators of the CPU and, if it is another, of a device."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -165,12 +134,7 @@ def random_state(device: torch.device) -> RandomState:
 
 
 def set_random_state(state: RandomState, device: torch.device) -> None:
-    """Go on from where the random numbers were; generators that the state does not name stay as they are.
-
-    Args:
-        state: from `random_state`.
-        device: as there.
-    """
+    """Restore the generators to a state by `random_state`; those that it does not name are left alone."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
@@ -178,7 +142,7 @@ def set_random_state(state: RandomState, device: torch.device) -> None:
 
 @contextmanager
 def same_random_numbers(state: RandomState, device: torch.device) -> Iterator[None]:
-    """Draw the random numbers that were drawn from a state on, then go on as if nothing had been drawn."""
+    """Draw the random numbers that follow a state, then restore the caller's generators."""
     with kept_random_numbers(device):
         set_random_state(state, device)
         yield
@@ -186,18 +150,14 @@ def same_random_numbers(state: RandomState, device: torch.device) -> Iterator[No
 
 @contextmanager
 def kept_random_numbers(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn meanwhile, go on as if nothing had been."""
+    """Restore the caller's generators afterwards."""
     with torch.random.fork_rng(devices=[_index(device)] if device.type == "cuda" else []):
         yield
 
 
 @contextmanager
 def limited_threads(threads: int | None) -> Iterator[None]:
-    """Compute on that many CPU threads, then on as many as before.
-
-    Args:
-        threads: None leaves them as they are.
-    """
+    """Compute on that many CPU threads, None for as many as now; then restore the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:

@@ -1,4 +1,4 @@
-"""What decides how a backbone is trained on the base split, apart from the images and the first weights."""
+"""How a backbone is trained on the base split: its hyper-parameters as data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PrecisionName = Literal["float32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Hyper-parameters of a fine-tuning on the base split; the defaults are the SCHaNe paper's.
+    """Hyper-parameters of a training on the base split; the defaults are the SCHaNe paper's.
 
     Attributes:
         loss: name of a loss.
@@ -34,12 +34,12 @@ class Recipe:
         weight_decay: of weight matrices and filters; biases and normalisations are never decayed.
         dropout: before the linear head.
         schedule: of the learning rate, over all steps.
-        warmup_epochs: at first, in which the learning rate of a constant or cosine schedule rises from nearly 0.
+        warmup_epochs: in which the learning rate of a constant or cosine schedule rises from nearly 0.
         label_smoothing: of the cross-entropy.
         augmentation: what makes the views; "auto" is AutoAugment for colour images and affine for gray ones.
         seed: of the head, the order of the images, the views and dropout.
-        threads: of a CPU, None for as many as PyTorch is set to; sums over more threads round differently, so
-            weights are the same bit for bit only with the same number.
+        threads: of a CPU, None for PyTorch's setting; weights are the same bit for bit only with the same number,
+            since sums over more threads round differently.
         precision: of the network's products and convolutions; "bf16" and "fp16" compute them in half the bits
             (autocast), fp16 with its gradients scaled. Weights, moments and losses stay in float32.
     """
@@ -63,10 +63,10 @@ class Recipe:
     precision: PrecisionName = "float32"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained.
+        """Refuse values out of range.
 
         Raises:
-            UnknownNameError: the loss is not known; one that is somebody's own code is asked for only to train with it.
+            UnknownNameError: the loss is not known; a plug-in's loss is looked up only to train with it.
             StudyError: a value is out of its range, or the loss has no such reading.
         """
         from fewshot_bench.losses import other_reading
@@ -97,9 +97,9 @@ class Recipe:
             raise StudyError(_refusal(name, expectation, getattr(self, name)))
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """Everything that matters for the result; a loss without a contrastive term has no lambda, tau or reading.
+        """Everything that affects the result; a loss without a contrastive term has no lambda, tau or reading.
 
-        Fields that came later are left out at their defaults, so that what was recorded before them still holds.
+        Fields added after the first release are left out at their defaults, so old fingerprints hold.
         """
         later = {field.name: field.default for field in fields(self) if field.name in _LATER_FIELDS}
         values = {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
@@ -113,11 +113,7 @@ class Recipe:
         return values
 
     def changes_from(self, other: Recipe) -> dict[str, Any]:
-        """The recorded settings that differ from those of another recipe, apart from the loss.
-
-        Args:
-            other: usually the default for the same loss.
-        """
+        """The recorded settings that differ from those of another recipe, apart from the loss."""
         theirs = asdict(other) | other.hyper_parameters()
         return {
             name: value for name, value in self.hyper_parameters().items() if value != theirs[name] and name != "loss"
@@ -125,10 +121,7 @@ class Recipe:
 
     @classmethod
     def from_hyper_parameters(cls, values: Mapping[str, Any]) -> Recipe:
-        """The recipe that recorded hyper-parameters stand for.
-
-        Args:
-            values: as `hyper_parameters` returns them.
+        """The recipe with recorded `hyper_parameters`.
 
         Raises:
             StudyError: a value is out of its range, or there is no such field.
@@ -148,13 +141,13 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def refuse_unknown_choices(settings: Mapping[str, Any]) -> None:
-    """See that settings which are one of several words are; needs no torch.
+    """Check the settings of a recipe that are one of several words, without torch.
 
     Args:
-        settings: of a recipe, any of them; None says nothing.
+        settings: any of a recipe's; None is not checked.
 
     Raises:
-        StudyError: one is another word.
+        StudyError: a setting is another word.
     """
     for name, choices in _CHOICES.items():
         value = settings.get(name)
@@ -170,36 +163,23 @@ _LATER_FIELDS = ("warmup_epochs", "label_smoothing", "precision")
 
 
 def paper_recipe(loss: str, **changes: Any) -> Recipe:
-    """How the SCHaNe paper fine-tunes pretrained networks on few-shot base splits.
-
-    Args:
-        loss: name of a loss.
-        **changes: fields that should differ.
-    """
+    """How the SCHaNe paper fine-tunes pretrained networks on few-shot base splits, with some fields changed."""
     return replace(Recipe(loss=loss), **changes)
 
 
 def scratch_recipe(loss: str, **changes: Any) -> Recipe:
     """A small network from its initialisation, on a few thousand small images, within half a minute on a CPU.
 
-    128 images, thus 256 views, is the largest batch whose activations a CPU's allocator still reuses at 28 pixels
-    and 32 filters; 512 views take twice as long per view. One thread makes the weights the same on any number of
-    cores. Two would be faster on two idle cores, and ten times slower where something else runs on one of them.
+    128 images, thus 256 views, is the largest batch whose activations a CPU's allocator still reuses at 28 pixels and
+    32 filters. One thread makes the weights the same on any number of cores, and never waits for a busy core.
 
-    Learning rate, schedule and augmentation were chosen for the mean over CE and CE+SCHaNe on the validation
-    split of glyphs. The warm-up of one-cycle is what keeps CE+SCHaNe from depending on the seed: without it the
-    1-shot accuracy of two seeds differed by 8 points, with it three stayed within 1.
+    Learning rate, schedule and augmentation were chosen for the mean over CE and CE+SCHaNe on the validation split of
+    glyphs. The warm-up of one-cycle makes CE+SCHaNe robust to the seed: without it the 1-shot accuracy of two seeds
+    differed by 8 points, with it three stayed within 1.
 
     Args:
         loss: name of a loss.
         **changes: fields that should differ.
     """
-    recipe = Recipe(
-        loss=loss,
-        epochs=12,
-        batch_size=128,
-        learning_rate=1e-2,
-        schedule="one-cycle",
-        threads=1,
-    )
+    recipe = Recipe(loss=loss, epochs=12, batch_size=128, learning_rate=1e-2, schedule="one-cycle", threads=1)
     return replace(recipe, **changes)

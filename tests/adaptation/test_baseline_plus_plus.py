@@ -152,7 +152,7 @@ def test_the_image_numbers_never_matter():
         ({"momentum": 1}, r"momentum of baseline\+\+ should be at least 0 and less than 1, not 1"),
         ({"dampening": 2}, r"dampening of baseline\+\+ should be between 0 and 1, not 2"),
         ({"weight_decay": -0.1}, r"weight_decay of baseline\+\+ should be 0 or more, not -0.1"),
-        ({"class_norms": "none"}, r"class_norms of baseline\+\+ should be fixed or learned, not none"),
+        ({"class_norms": "none"}, r"class_norms of baseline\+\+ should be one of fixed, learned, not none"),
     ],
 )
 def test_values_out_of_range_are_refused_in_one_line(settings, told):

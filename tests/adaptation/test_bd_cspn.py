@@ -167,8 +167,8 @@ def test_products_that_do_not_fit_are_refused():
     [
         ({"temperature": 0.0}, "temperature of bd-cspn should be positive, not 0.0"),
         ({"temperature": math.nan}, "temperature of bd-cspn should be positive, not nan"),
-        ({"weighting": "none"}, "weighting of bd-cspn should be images or classes, not none"),
-        ({"shift": "yes"}, "shift of bd-cspn should be everywhere, prototypes or nowhere, not yes"),
+        ({"weighting": "none"}, "weighting of bd-cspn should be one of images, classes, not none"),
+        ({"shift": "yes"}, "shift of bd-cspn should be one of everywhere, prototypes, nowhere, not yes"),
         ({"pseudo_labels": -1}, "pseudo_labels of bd-cspn should be a whole number of 0 or more, not -1"),
         ({"pseudo_labels": 2.0}, "pseudo_labels of bd-cspn should be a whole number of 0 or more, not 2.0"),
     ],

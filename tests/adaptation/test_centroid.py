@@ -96,7 +96,7 @@ def test_an_embedding_of_zero_gives_finite_scores():
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(StudyError, match="metric of centroid should be cosine or euclidean, not manhattan"):
+    with pytest.raises(StudyError, match="metric of centroid should be one of cosine, euclidean, not manhattan"):
         Centroid(metric="manhattan")
 
 

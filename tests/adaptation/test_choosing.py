@@ -20,7 +20,7 @@ from fewshot_bench.adaptation import (
     FinetuneHead,
     Logistic,
 )
-from fewshot_bench.adaptation.choosing import (
+from fewshot_bench.adaptation.hyper_parameter_choice import (
     alternatives,
     floats_per_episode,
     folds_of,
@@ -223,7 +223,7 @@ def test_identical_images_and_a_support_image_twice_give_finite_scores(adaptatio
 
 
 def test_a_tie_between_classes_counts_as_a_part_wherever_the_class_stands():
-    from fewshot_bench.adaptation.choosing import _share_right
+    from fewshot_bench.adaptation.hyper_parameter_choice import _share_right
 
     scores = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 2.0, 1.0], [3.0, 3.0, 3.0]]])
     assert _share_right(scores, torch.tensor([[0, 1, 2]])).tolist() == pytest.approx([1 / 2 + 1 + 1 / 3])

@@ -246,7 +246,7 @@ def test_it_trains_where_gradients_are_switched_off():
         ({"head": "deep"}, "head of finetune-head should be one of linear, cosine, projection, not deep"),
         ({"start": "random"}, "start of finetune-head should be one of centroid, zero, not random"),
         ({"coordinates": "polar"}, "coordinates of finetune-head should be one of span, full, not polar"),
-        ({"reading": "between"}, "reading should be one of in, out, not between"),
+        ({"reading": "between"}, "reading of finetune-head should be one of in, out, not between"),
         ({"steps": 0}, "steps of finetune-head should be a whole number of 1 or more"),
         ({"steps": 1.5}, "steps of finetune-head should be a whole number of 1 or more"),
         ({"learning_rate": 0}, "learning_rate of finetune-head should be positive"),

@@ -11,7 +11,7 @@ import torch
 from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 
 from fewshot_bench.adaptation import ILPC, EmbeddedSplit
-from fewshot_bench.adaptation.ilpc import cleanest, mean_training_losses, propagation
+from fewshot_bench.adaptation.transductive.ilpc import cleanest, mean_training_losses, propagation
 from fewshot_bench.errors import StudyError
 
 

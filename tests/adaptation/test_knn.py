@@ -105,5 +105,5 @@ def test_a_k_that_is_not_a_count_is_refused(k):
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(StudyError, match="metric of knn should be cosine or euclidean, not manhattan"):
+    with pytest.raises(StudyError, match="metric of knn should be one of cosine, euclidean, not manhattan"):
         KNearestNeighbours(metric="manhattan")

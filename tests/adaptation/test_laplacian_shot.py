@@ -187,10 +187,10 @@ def test_distances_and_neighbours_that_do_not_fit_are_refused():
         ({"laplacian_weight": math.nan}, "laplacian_weight of laplacian-shot should be 0 or more, not nan"),
         ({"knn": 0}, "knn of laplacian-shot should be a whole number of 1 or more, not 0"),
         ({"iterations": 1.5}, "iterations of laplacian-shot should be a whole number of 1 or more, not 1.5"),
-        ({"prototypes": "none"}, "prototypes of laplacian-shot should be rectified or mean, not none"),
-        ({"weighting": "none"}, "weighting of laplacian-shot should be images or classes, not none"),
+        ({"prototypes": "none"}, "prototypes of laplacian-shot should be one of rectified, mean, not none"),
+        ({"weighting": "none"}, "weighting of laplacian-shot should be one of images, classes, not none"),
         ({"temperature": -1.0}, "temperature of laplacian-shot should be positive, not -1.0"),
-        ({"shift": "yes"}, "shift of laplacian-shot should be everywhere, prototypes or nowhere, not yes"),
+        ({"shift": "yes"}, "shift of laplacian-shot should be one of everywhere, prototypes, nowhere, not yes"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, sentence):

@@ -148,7 +148,7 @@ class TestWithTheCovarianceOfTheBaseSplit:
         ({"shrinkage": 0}, "shrinkage of lda should be above 0 and at most 1, not 0"),
         ({"shrinkage": 1.5}, "shrinkage of lda should be above 0 and at most 1, not 1.5"),
         ({"shrinkage": float("nan")}, "shrinkage of lda should be above 0 and at most 1, not nan"),
-        ({"covariance": "both"}, "covariance of lda should be support or base, not both"),
+        ({"covariance": "both"}, "covariance of lda should be one of support, base, not both"),
         ({"features": "l3"}, "features of lda should be one of"),
     ],
 )

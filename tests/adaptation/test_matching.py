@@ -75,5 +75,5 @@ def test_similarity_of_another_shape_is_refused():
 
 @pytest.mark.parametrize("scale", [0, -1.0, math.nan, math.inf])
 def test_a_scale_that_is_not_positive_is_refused(scale):
-    with pytest.raises(StudyError, match=r"scale of matching should be (positive and )?finite"):
+    with pytest.raises(StudyError, match=rf"scale of matching should be (positive|finite), not {scale}"):
         Matching(scale=scale)

@@ -10,7 +10,7 @@ import torch
 from clustered_embeddings import clustered_split, drawn_episodes, support_and_query
 
 from fewshot_bench.adaptation import PTMAP, EmbeddedSplit, map_assignment
-from fewshot_bench.adaptation.sinkhorn import centered_products
+from fewshot_bench.adaptation.transductive.episode_products import centered_products
 from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
 
 CENTERINGS = ["separate", "joint", "none"]

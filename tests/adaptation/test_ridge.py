@@ -111,7 +111,7 @@ def test_products_that_do_not_fit_the_labels_are_refused(shape):
 
 @pytest.mark.parametrize("penalty", [0, -1.0, math.nan, math.inf])
 def test_a_penalty_that_is_not_positive_is_refused(penalty):
-    with pytest.raises(StudyError, match=r"penalty of ridge should be (positive and )?finite"):
+    with pytest.raises(StudyError, match=rf"penalty of ridge should be (positive|finite), not {penalty}"):
         Ridge(penalty=penalty)
 
 

@@ -117,7 +117,7 @@ def test_an_episode_that_is_missing_between_others_is_found(cell):
 
 def test_a_run_that_is_missing_is_found(cell):
     for part in parts_in(cell):
-        if part.stretch[0] == 0:
+        if part.episode_range[0] == 0:
             part.place.unlink()
     assert "one is missing" in detail(cell, "stored parts")
 
@@ -133,7 +133,7 @@ def test_copies_are_counted_and_contradictions_are_found(cell):
     assert failures(cell) == []
     assert "2 are stored twice alike" in detail(cell, "stored parts")
     for part in parts_in(cell):
-        if part.stretch == (0, 0, 2):
+        if part.episode_range == (0, 0, 2):
             part.place.unlink()
     overlapping_part(cell, lambda frame: another_prediction(frame.reset_index(drop=True)) or _change_first(frame))
     assert "stored parts" in failures(cell)
@@ -271,15 +271,15 @@ def test_which_episodes_are_run_again_is_decided_by_the_auditor(cell):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda c: c["protocol"].update(way="5"), "protocol.way should be a whole number from 1 to 65,535, not '5'"),
+        (lambda c: c["protocol"].update(way="5"), "protocol.way should be a whole number, not '5'"),
         (lambda c: c["protocol"].update(way=True), "protocol.way should be a whole number"),
-        (lambda c: c["protocol"].update(way=10**9), "protocol.way should be a whole number from 1 to 65,535"),
-        (lambda c: c["protocol"].update(shot=0), "protocol.shot should be a whole number from 1 to"),
+        (lambda c: c["protocol"].update(way=10**9), "protocol.way should be less than or equal to 65535"),
+        (lambda c: c["protocol"].update(shot=0), "protocol.shot should be greater than or equal to 1"),
         (lambda c: c["method"].update(name=["x"]), "method.name should be text"),
         (lambda c: c["method"].update(is_transductive="no"), "is_transductive should be true or false"),
         (lambda c: c["method"].update(hyper_parameters=[1]), "hyper_parameters should be a mapping"),
         (lambda c: c["method"].update(hyper_parameters={"a": float("nan")}), "should be finite numbers"),
-        (lambda c: c.pop("method"), "cell.json cannot be read: method should be a mapping, not None"),
+        (lambda c: c.pop("method"), "cell.json cannot be read: method is missing"),
         (lambda c: c["method"].update(evil=1), "cell.json cannot be read"),
     ],
 )
@@ -294,14 +294,11 @@ def test_a_description_of_other_kinds_of_values_is_a_failure_and_no_crash(cell, 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (
-            lambda c: c.update(class_sizes=[0, 60]),
-            "class_sizes should be a list of at most 262,144 whole numbers from 1",
-        ),
+        (lambda c: c.update(class_sizes=[0, 60]), "class_sizes.0 should be greater than or equal to 1, not 0"),
         (lambda c: c.update(class_sizes="many"), "class_sizes should be a list"),
         (lambda c: c.update(provenance="none"), "provenance should be a mapping, not 'none'"),
-        (lambda c: c["provenance"].update(stopping=5), "provenance.stopping should be a list of rules"),
-        (lambda c: c["provenance"].update(commands=5), "provenance.commands should be a list of texts, not 5"),
+        (lambda c: c["provenance"].update(stopping=5), "provenance.stopping should be a list, not 5"),
+        (lambda c: c["provenance"].update(commands=5), "provenance.commands should be a list, not 5"),
     ],
 )
 def test_what_counts_as_not_recorded_is_told_and_the_rest_is_checked(cell, change, told):

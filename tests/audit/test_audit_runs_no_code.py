@@ -88,7 +88,7 @@ def test_the_name_of_a_dataset_is_no_code_and_no_path(tmp_path, trap):
 @pytest.mark.parametrize("fields", [{"evil": 1}, {"way": "many"}, {"device": "cpu", "results": 3}], ids=str)
 def test_a_record_with_other_fields_is_refused(tmp_path, fields):
     cell = recorded(small_result(tmp_path), **fields)
-    assert detail(cell, "same predictions").startswith("the recorded study is none: ")
+    assert detail(cell, "same predictions").startswith("the recorded study is not valid: ")
 
 
 def test_a_file_of_weights_is_only_that_of_the_auditor(tmp_path):

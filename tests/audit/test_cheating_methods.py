@@ -18,7 +18,7 @@ from audited_results import (
     verdicts,
 )
 
-from fewshot_bench.adaptation import ADAPTATIONS, choosing
+from fewshot_bench.adaptation import ADAPTATIONS, hyper_parameter_choice
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def by_the_labels_of_the_queries(members, split, support, query):
 
 
 def test_a_choice_by_the_labels_of_the_queries_is_caught(tmp_path, monkeypatch):
-    monkeypatch.setattr(choosing, "_best", by_the_labels_of_the_queries)
+    monkeypatch.setattr(hyper_parameter_choice, "_best", by_the_labels_of_the_queries)
     options = {"adaptations": ("logistic",), "choose": "support-cv", "shots": (2,)}
     cell = small_result(tmp_path, **options, hyper_parameters={"C": "1,0.001,1000", "features": "raw"})
     found = set(failures(cell))

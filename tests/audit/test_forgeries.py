@@ -20,7 +20,7 @@ from audited_results import (
 
 from fewshot_bench.audit import AuditOptions, CellAudit, Finding, ReproductionOptions, audit_cells, reproduce_cell
 from fewshot_bench.audit.finding import Audit, pooled_findings
-from fewshot_bench.audit.ties import LEVEL, Sample, Turned, chosen_episodes, direction, explanation
+from fewshot_bench.audit.ties import LEVEL, ChangedPredictions, Sample, chosen_episodes, direction, explanation
 
 SAME = "same predictions"
 KEY = "0123456789abcdef"
@@ -113,7 +113,7 @@ def test_who_forges_all_episodes_but_those_of_a_known_seed_is_found(hundred, epi
 def turned(gains, *, queries=75, differ=None, **fields):
     gained = np.array(gains)
     differs = np.abs(gained) if differ is None else np.array(differ)
-    return Turned(np.full(len(gained), queries), differs, gained, **fields)
+    return ChangedPredictions(np.full(len(gained), queries), differs, gained, **fields)
 
 
 ZEROS = [0] * 80
@@ -133,7 +133,7 @@ ZEROS = [0] * 80
         (turned([30, *ZEROS]), False, "30 of them in one episode, where ties explain 10% at most"),
         (turned([0, *ZEROS], differ=[30, *ZEROS]), False, "30 of them in one episode"),
         (turned([3, -3] * 20), False, "other versions or machines explain 2% at most"),
-        (turned([1, -1, *ZEROS], far=1), False, "1 of them are no ties"),
+        (turned([1, -1, *ZEROS], far=1), False, "1 of them are not ties"),
         (turned([1, *ZEROS], is_same_machine=True), False, "by the same versions"),
         (turned([1, -1, 0, 0], queries=5), False, "2% at most"),
         (turned([1, 0, 0, 0], queries=5), True, "ties"),
@@ -169,8 +169,8 @@ def test_near_ties_that_all_favour_one_side_are_found(cell, gain):
     assert len(favourable) == 14
     forge(cell, favourable)
     assert failures(cell) == [SAME]
-    assert "ties favour nobody" in detail(cell, SAME)
-    assert reproduced(cell).startswith("ties favour nobody")
+    assert "ties favour no method" in detail(cell, SAME)
+    assert reproduced(cell).startswith("ties favour no method")
 
 
 def test_near_ties_that_favour_nobody_are_ties(cell):
@@ -188,7 +188,7 @@ def reproduced(cell):
 @pytest.mark.parametrize("gain", [1, 0, -1])
 def test_one_prediction_that_is_no_near_tie_is_found_whomever_it_favours(cell, gain):
     forge(cell, [tie for tie in reversed(nearest_ties(cell)) if tie.gain == gain][:1])
-    assert "1 of them are no ties" in detail(cell, SAME)
+    assert "1 of them are not ties" in detail(cell, SAME)
 
 
 def test_one_episode_made_all_correct_is_found_elsewhere_too(cell):

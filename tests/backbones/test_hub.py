@@ -18,7 +18,7 @@ from fewshot_bench._io import hub
 from fewshot_bench.backbones import create_backbone, is_fetched_already
 from fewshot_bench.backbones.timm_backbones import why_not_fetchable
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.datasets.hugging_face import list_hugging_face
+from fewshot_bench.datasets.own_tables import list_hugging_face
 from fewshot_bench.errors import DatasetError, WeightsError
 
 SMALL = "resnet10t"

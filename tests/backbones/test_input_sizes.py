@@ -10,7 +10,7 @@ import torch
 from conftest import toy_split
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, create_backbone, embed
-from fewshot_bench.backbones.timm_backbones import embedding_size, probed
+from fewshot_bench.backbones.input_size import embedding_size, probed
 from fewshot_bench.errors import EmbeddingError, StudyError, WeightsError
 
 
@@ -46,8 +46,8 @@ REFUSED = {
     ("levit_128s", 448): "timm:levit_128s takes 224 px only. Use --image-size 224.",
     ("coat_tiny", 64): "timm:coat_tiny takes 224 px only. Use --image-size 224.",
     ("inception_v3", 32): "32 px is too small for timm:inception_v3. Use --image-size 75 or more.",
-    ("test_vit", 8): "timm:test_vit takes multiples of 16 px, and 8 px is none. Use --image-size 16.",
-    ("test_vit", 100): "timm:test_vit takes multiples of 16 px, and 100 px is none. Use --image-size 96 or 112.",
+    ("test_vit", 8): "timm:test_vit takes multiples of 16 px, not 8 px. Use --image-size 16.",
+    ("test_vit", 100): "timm:test_vit takes multiples of 16 px, not 100 px. Use --image-size 96 or 112.",
     ("conv4_32", 8): "8 px is too small for timm:conv4_32. Use --image-size 16 or more.",
 }
 

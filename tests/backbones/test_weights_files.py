@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 from fewshot_bench.backbones import BackboneRequest, create_backbone
-from fewshot_bench.backbones.weights import fit_by_name, fit_by_order, fit_words, read_weights, weights_digest
+from fewshot_bench.backbones.weights import fit_by_name, fit_by_order, fit_words, weights_digest
+from fewshot_bench.backbones.weights_file import read_weights
 from fewshot_bench.errors import WeightsError
 
 

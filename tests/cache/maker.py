@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fewshot_bench._io.storage import write_atomically
-from fewshot_bench.cache import made_once
+from fewshot_bench.cache import build_once
 from fewshot_bench.progress import SILENT, Step
 
 
@@ -35,11 +35,11 @@ def main(entry: Path, signs: Path, name: str, most_bytes: int) -> None:
             time.sleep(0.01)
         return b"content" * 1000
 
-    content = made_once(
+    content = build_once(
         entry,
         "seven letters",
         read=Path.read_bytes,
-        make=make,
+        build=make,
         write=write_atomically,
         progress=Telling(signs / f"{name}.waits"),
     )

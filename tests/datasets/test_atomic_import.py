@@ -22,7 +22,7 @@ from samples import class_images, files_in, write_folder
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.datasets import open_dataset
 from fewshot_bench.datasets.check import check_dataset
-from fewshot_bench.datasets.images import PixelRecipe
+from fewshot_bench.datasets.images import Preprocessing
 from fewshot_bench.datasets.store import is_stored, read_description
 from fewshot_bench.errors import DatasetError
 
@@ -151,7 +151,7 @@ def test_too_little_space_is_said_before_anything_is_read(home, monkeypatch, cap
     assert bring(old) == 0
     before = files_in(home)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1000, 0, 1000))
-    monkeypatch.setattr(PixelRecipe, "decode", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr(Preprocessing, "decode", lambda *_: pytest.fail("an image was read"))
     capsys.readouterr()
     assert bring(new, "--replace") == 2
     assert "the images of mine need 8.6 KB" in complaint(capsys)
@@ -293,13 +293,13 @@ def test_a_refusal_of_the_system_to_rename_is_one_line_and_leaves_the_old_datase
 
 def test_a_source_that_vanishes_while_it_is_read_is_one_line_and_no_dataset(home, monkeypatch, capsys, old, new):
     assert bring(old) == 0
-    stored, decode = open_dataset("mine").fingerprint, PixelRecipe.decode
+    stored, decode = open_dataset("mine").fingerprint, Preprocessing.decode
 
     def decode_and_remove(recipe, encoded):
         shutil.rmtree(new, ignore_errors=True)
         return decode(recipe, encoded)
 
-    monkeypatch.setattr(PixelRecipe, "decode", decode_and_remove)
+    monkeypatch.setattr(Preprocessing, "decode", decode_and_remove)
     capsys.readouterr()
     assert bring(new, "--replace") == 2
     assert "No such file or directory" in complaint(capsys)

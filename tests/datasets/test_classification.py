@@ -23,8 +23,8 @@ from scipy.io import savemat
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.datasets import import_dataset, open_dataset
 from fewshot_bench.datasets.importing import download_dataset, layouts_at
+from fewshot_bench.datasets.layouts import OFFICIAL
 from fewshot_bench.datasets.layouts.classification import LIST_MD5
-from fewshot_bench.datasets.layouts.layout import OFFICIAL
 from fewshot_bench.errors import DatasetError
 
 Numbers = dict[str, dict[str, int]]
@@ -359,9 +359,9 @@ def test_a_folder_gives_the_official_splits_in_canonical_order(name, tmp_path):
     assert dataset.identified_by == "names"
     assert not dataset.is_few_shot
     assert {split.images.shape[1:] for split in dataset.splits.values()} == {(32, 32, 3)}
-    assert dataset.recipe["fit"] == "crop"
-    assert dataset.recipe["interpolation"] == "bicubic"
-    assert "warnings" not in dataset.recipe
+    assert dataset.preprocessing["fit"] == "crop"
+    assert dataset.preprocessing["interpolation"] == "bicubic"
+    assert "warnings" not in dataset.preprocessing
     test = dataset.split("test")
     file = next(path for path in source.rglob("*") if path.name == test.image_name(0))
     assert (test.images[0] == picture(file, 32)).all()
@@ -400,7 +400,7 @@ def test_another_recipe_is_another_dataset_of_the_same_images(tmp_path):
     source = as_folder("flowers-102", tmp_path / "source")
     first = import_dataset("flowers-102", source, size=24)
     second = import_dataset("flowers-102", source, size=24, fit="squash", interpolation="box", replace=True)
-    assert second.recipe["fit"] == "squash"
+    assert second.preprocessing["fit"] == "squash"
     assert first.identity == second.identity
     assert first.fingerprint != second.fingerprint
 
@@ -521,10 +521,10 @@ def test_the_published_matlab_files_are_those_that_torchvision_knows():
 def test_a_list_that_is_no_json_is_refused(tmp_path):
     source = as_folder("inaturalist-2017", tmp_path / "source")
     (source / "train_val2017" / "train2017.json").write_text('{"images": [')
-    with pytest.raises(DatasetError, match=r"train2017\.json is no list of images"):
+    with pytest.raises(DatasetError, match=r"train2017\.json is not a list of images"):
         import_dataset("inaturalist-2017", source)
     (source / "train_val2017" / "train2017.json").write_text('{"annotations": []}')
-    with pytest.raises(DatasetError, match=r"train2017\.json is no list of images"):
+    with pytest.raises(DatasetError, match=r"train2017\.json is not a list of images"):
         import_dataset("inaturalist-2017", source)
 
 
@@ -535,7 +535,7 @@ def test_species_of_one_name_in_two_super_categories_stay_apart(tmp_path):
 
 def test_the_convention_for_caltech_stands_in_the_recipe(tmp_path):
     dataset = import_dataset("caltech-256", as_folder("caltech-256", tmp_path / "source"), size=16)
-    assert dataset.recipe["divided"].startswith("none is official: the first 60 images of each class by number")
+    assert dataset.preprocessing["divided"].startswith("none is official: the first 60 images of each class by number")
 
 
 # Where torchvision reads the same folders, it must see what we see.
@@ -724,7 +724,7 @@ def test_class_folders_with_other_names_are_known_by_rank(tmp_path):
     )
     dataset = import_dataset("cub-200-2011", source, size=16)
     assert dataset.identified_by == "ranks"
-    assert "known by their rank" in dataset.recipe["warnings"][0]
+    assert "known by their rank" in dataset.preprocessing["warnings"][0]
     assert dataset.split("train").image_names is None
     first = source / "train" / "002.Laysan_Albatross"
     ordered = sorted(first.iterdir(), key=lambda path: int(path.stem.split()[1]))
@@ -739,7 +739,7 @@ def test_class_folders_of_something_else_are_not_recognised(tmp_path):
     for label in CUB:
         for number in range(5):
             jpeg(source / "train" / label / f"more_{number}.jpg", str(number))
-    with pytest.raises(DatasetError, match="holds no layout of cub-200-2011"):
+    with pytest.raises(DatasetError, match="holds no known layout of cub-200-2011"):
         import_dataset("cub-200-2011", source)
 
 

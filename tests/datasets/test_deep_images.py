@@ -13,8 +13,8 @@ from archives import png
 from PIL import Image
 
 from fewshot_bench.datasets import OwnOptions, import_own_images, open_dataset
-from fewshot_bench.datasets.deep_pixels import ALL_16_BITS, UsedValues, ValueRange
-from fewshot_bench.datasets.images import ImageError, PixelRecipe, UndecidedDepthError, as_rgb
+from fewshot_bench.datasets.bit_depth import ALL_16_BITS, UsedValues, ValueRange
+from fewshot_bench.datasets.images import ImageError, Preprocessing, UndecidedDepthError, as_rgb
 from fewshot_bench.errors import DatasetError
 
 SIDE = 16
@@ -91,9 +91,9 @@ def test_integers_of_any_file_are_scaled_by_the_bits_that_the_dataset_uses(tmp_p
     dataset = open_dataset(write(tmp_path / "deep", *FILES[kind], 0, high))
     expected = np.stack([np.rint(picture(number, 0, high).round() * 255 / white) for number in range(12)])
     assert (dataset.novel.images == expected[..., None]).all()
-    (note,) = dataset.recipe["warnings"]
+    (note,) = dataset.preprocessing["warnings"]
     assert note == (f"12 16-bit images use 0 to {high:,} of 65,535: scaled for the whole dataset, {white:,} is white.")
-    assert dataset.recipe["more_than_8_bits"] == f"0 to {white:,}"
+    assert dataset.preprocessing["more_than_8_bits"] == f"0 to {white:,}"
 
 
 def test_all_files_of_the_same_values_give_one_fingerprint(tmp_path):
@@ -114,8 +114,8 @@ def test_16_bits_that_use_8_are_the_images_of_8_bits(tmp_path):
 
 def test_images_that_use_all_16_bits_need_no_word(tmp_path):
     dataset = open_dataset(write(tmp_path / "deep", png_16, "png", 0, 65535))
-    assert dataset.recipe["warnings"] == []
-    assert dataset.recipe["more_than_8_bits"] == "0 to 65,535"
+    assert dataset.preprocessing["warnings"] == []
+    assert dataset.preprocessing["more_than_8_bits"] == "0 to 65,535"
     assert dataset.novel.images.min() == 0
     assert dataset.novel.images.max() == 255
 
@@ -145,7 +145,10 @@ def test_8_and_16_bits_in_one_dataset_keep_the_first_and_say_so(tmp_path):
     dataset = open_dataset(folder)
     assert (dataset.novel.images[0] == plain).all()
     assert dataset.novel.images[1].max() == 255
-    assert "11 of 12 images have more than 8 bits and are scaled; the others are kept" in dataset.recipe["warnings"][1]
+    assert (
+        "11 of 12 images have more than 8 bits and are scaled; the others are kept"
+        in dataset.preprocessing["warnings"][1]
+    )
 
 
 def test_signed_integers_run_from_the_lowest_to_the_highest(tmp_path):
@@ -155,7 +158,7 @@ def test_signed_integers_run_from_the_lowest_to_the_highest(tmp_path):
     assert (dataset.novel.images[0] == expected[..., None]).all()
     assert (
         "use -1,024 to 3,071: scaled for the whole dataset, 3,071 is white and -1,024 black"
-        in dataset.recipe["warnings"][0]
+        in dataset.preprocessing["warnings"][0]
     )
 
 
@@ -171,7 +174,7 @@ def test_fractions_run_from_black_to_their_highest(tmp_path, low, high, black):
     dataset = open_dataset(write(tmp_path / "deep", lambda v: tiff(v.astype(np.float32)), "tif", low, high))
     expected = np.rint((picture(0, low, high).astype(np.float32).astype(float) - black) * 255 / (high - black))
     assert (dataset.novel.images[0] == expected[..., None]).all()
-    assert "32-bit floating-point images use" in dataset.recipe["warnings"][0]
+    assert "32-bit floating-point images use" in dataset.preprocessing["warnings"][0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -181,7 +184,7 @@ def test_an_image_of_values_that_are_no_numbers_is_left_out(tmp_path, value):
     broken[3, 3] = value
     (folder / "c0" / "0.tif").write_bytes(tiff(broken))
     dataset = open_dataset(folder)
-    assert dataset.recipe["skipped"] == [["c0/0.tif", "some of its pixels are infinite or not a number"]]
+    assert dataset.preprocessing["skipped"] == [["c0/0.tif", "some of its pixels are infinite or not a number"]]
     assert dataset.novel.class_sizes == (3, 4, 4)
     assert dataset.novel.images.max() == 255
 
@@ -199,13 +202,15 @@ def test_a_few_high_values_that_make_the_rest_black_are_told(tmp_path):
     invalid[0, 0] = 65535
     (folder / "c0" / "0.png").write_bytes(png_16(invalid))
     dataset = open_dataset(folder)
-    assert any("fewer than 1 in 1,000 of the pixels of more than 8 bits reach" in w for w in dataset.recipe["warnings"])
+    assert any(
+        "fewer than 1 in 1,000 of the pixels of more than 8 bits reach" in w for w in dataset.preprocessing["warnings"]
+    )
 
 
 def test_labels_of_a_few_values_are_told_to_be_dark(tmp_path):
     dataset = open_dataset(write(tmp_path / "labels", png_16, "png", 0, 20))
     assert dataset.novel.images.max() == 20
-    assert any("reach an eighth of 255: nearly all become black" in text for text in dataset.recipe["warnings"])
+    assert any("reach an eighth of 255: nearly all become black" in text for text in dataset.preprocessing["warnings"])
 
 
 @pytest.mark.parametrize(("high", "is_told"), [(4095, True), (65535, False)])
@@ -215,7 +220,7 @@ def test_colours_of_16_bits_of_low_range_are_told(tmp_path, high, is_told):
 
     dataset = open_dataset(write(tmp_path / "deep", colours, "png", 0, high))
     assert dataset.novel.images.max() == high >> 8
-    warnings = dataset.recipe["warnings"]
+    warnings = dataset.preprocessing["warnings"]
     assert any("12 images of 16 bits per colour use less than 16,384 of 65,535" in text for text in warnings) == is_told
 
 
@@ -227,12 +232,12 @@ def test_reading_with_several_threads_in_any_order_gives_the_same(tmp_path, monk
     monkeypatch.setattr("fewshot_bench.datasets.images._AT_ONCE", 3)
     many = import_own_images("many", str(folder), OwnOptions())
     assert many.fingerprint == one.fingerprint
-    assert many.recipe == one.recipe
+    assert many.preprocessing == one.preprocessing
 
 
 def test_a_transparent_value_of_16_bits_becomes_white():
     values = np.arange(256).reshape(16, 16) * 100
-    rgb = PixelRecipe(scale=ValueRange(0, 32767)).decode(png_16(values, transparent=1000))
+    rgb = Preprocessing(scale=ValueRange(0, 32767)).decode(png_16(values, transparent=1000))
     assert (rgb[values == 1000] == 255).all()
     assert (rgb[values == 900] == round(900 * 255 / 32767)).all()
 
@@ -243,7 +248,7 @@ def test_a_deep_image_is_turned_upright():
     exif[0x0112] = 6
     file = io.BytesIO()
     Image.fromarray(values).save(file, "PNG", exif=exif)
-    upright = PixelRecipe(turns_by_exif=True, scale=ValueRange(0, 255)).decode(file.getvalue())
+    upright = Preprocessing(turns_by_exif=True, scale=ValueRange(0, 255)).decode(file.getvalue())
     assert (upright[..., 0] == np.rot90(values, -1)).all()
 
 
@@ -258,12 +263,12 @@ def test_one_image_alone_is_scaled_as_it_is_told_to():
 
 def test_nothing_is_scaled_before_its_dataset_was_looked_at():
     with pytest.raises(UndecidedDepthError):
-        PixelRecipe(scale=None).decode(png_16(np.zeros((4, 4))))
-    assert PixelRecipe(scale=None).decode(png(np.zeros((4, 4, 3), np.uint8))).shape == (4, 4, 3)
+        Preprocessing(scale=None).decode(png_16(np.zeros((4, 4))))
+    assert Preprocessing(scale=None).decode(png(np.zeros((4, 4, 3), np.uint8))).shape == (4, 4, 3)
 
 
 def test_the_recipe_says_the_scale():
-    plain, scaled = PixelRecipe(8, scale=ALL_16_BITS), PixelRecipe(8, scale=ValueRange(0, 4095))
+    plain, scaled = Preprocessing(8, scale=ALL_16_BITS), Preprocessing(8, scale=ValueRange(0, 4095))
     assert scaled.as_dict() == {**plain.as_dict(), "more_than_8_bits": "0 to 4,095"}
 
 

@@ -11,12 +11,10 @@ import random
 import re
 import shutil
 import socket
-import ssl
 import struct
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,13 +29,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fewshot_bench
-from fewshot_bench.datasets.download import RemoteFile, fetch, limits, zenodo_files
-from fewshot_bench.datasets.download.part import Part
+from fewshot_bench.datasets import fetch as fetch_module
+from fewshot_bench.datasets.fetch import PartialFile, RemoteFile, fetch, zenodo_files
 from fewshot_bench.errors import DatasetError
 
 CONTENT = random.Random(0).randbytes(300_000)
 OTHER_CONTENT = random.Random(1).randbytes(300_000)
-CERTIFICATES = ssl.create_default_context()
 
 
 def digest(content, algorithm="md5"):
@@ -58,6 +55,7 @@ class Site:
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"one"'})
     script: deque = field(default_factory=deque)
     asked: list[Asked] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     address: str = ""
 
@@ -80,6 +78,7 @@ class Answering(BaseHTTPRequestHandler):
     def do_GET(self):
         site = self.server.site
         site.asked.append(Asked(self.path, self.headers["Range"], self.headers["If-Range"]))
+        site.authorizations.append(self.headers["Authorization"])
         self.close_connection = True
         answer = site.script.popleft() if site.script else send
         answer(self, site)
@@ -191,9 +190,7 @@ def site():
 def no_proxy_and_no_waiting(monkeypatch):
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setattr(limits, "WAITS", (0.0, 0.0, 0.0))
-    # Newer Pythons read the certificates of the system for every opener, which takes longer than all the rest.
-    monkeypatch.setattr(urllib.request, "HTTPSHandler", partial(urllib.request.HTTPSHandler, context=CERTIFICATES))
+    monkeypatch.setattr(fetch_module, "RETRY_WAITS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
@@ -266,8 +263,8 @@ def test_digits_of_a_digest_may_be_capitals(site, folder):
 def test_each_byte_is_one_unit_of_progress(site, folder):
     watching = Watching()
     fetch(site.file(), folder, progress=watching)
-    assert watching.totals == {"fetching data.zip": len(CONTENT)}
-    assert watching.counts == {"fetching data.zip": len(CONTENT)}
+    assert watching.totals["fetching data.zip"] == len(CONTENT)
+    assert watching.counts["fetching data.zip"] == len(CONTENT)
 
 
 def test_no_byte_is_under_the_final_name_before_the_last(site, folder):
@@ -354,7 +351,7 @@ def test_a_dropped_connection_goes_on_where_it_broke_off(site, folder, headers):
     assert fetch(site.file(), folder, progress=watching).read_bytes() == CONTENT
     assert site.ranges == [None, "bytes=100000-"]
     assert site.asked[1].if_range == next(iter(headers.values()))
-    assert watching.counts == {"fetching data.zip": len(CONTENT)}
+    assert watching.counts["fetching data.zip"] == len(CONTENT)
 
 
 def test_a_reset_connection_is_survived(site, folder):
@@ -364,7 +361,7 @@ def test_a_reset_connection_is_survived(site, folder):
 
 
 def test_a_silent_connection_is_survived(site, folder, monkeypatch):
-    monkeypatch.setattr(limits, "TIMEOUT", 0.3)
+    monkeypatch.setattr(fetch_module, "TIMEOUT", 0.3)
     site.script += [wait_for_the_gate, drop_after(100_000, then=wait_for_the_gate)]
     assert fetch(site.file(), folder).read_bytes() == CONTENT
     assert len(site.asked) >= 3
@@ -372,8 +369,8 @@ def test_a_silent_connection_is_survived(site, folder, monkeypatch):
 
 
 def test_a_server_that_stays_silent_is_left(site, folder, monkeypatch):
-    monkeypatch.setattr(limits, "TIMEOUT", 0.1)
-    monkeypatch.setattr(limits, "WAITS", ())
+    monkeypatch.setattr(fetch_module, "TIMEOUT", 0.1)
+    monkeypatch.setattr(fetch_module, "RETRY_WAITS", ())
     site.script += [drop_after(100_000, then=wait_for_the_gate)]
     message = refused(site.file(), folder)
     assert "no answer for 0.1 seconds" in message
@@ -389,7 +386,7 @@ def test_a_broken_chunked_body_goes_on(site, folder):
 def test_patience_lasts_as_long_as_bytes_arrive(site, folder):
     site.script += [drop_after(30_000)] * 9
     assert fetch(site.file(), folder).read_bytes() == CONTENT
-    assert len(site.asked) == 10 > 1 + len(limits.WAITS)
+    assert len(site.asked) == 10 > 1 + len(fetch_module.RETRY_WAITS)
 
 
 def test_what_breaks_off_for_good_is_kept_and_the_line_says_so(site, folder):
@@ -399,14 +396,14 @@ def test_what_breaks_off_for_good_is_kept_and_the_line_says_so(site, folder):
     watching = Watching()
     assert fetch(site.file(), folder, progress=watching).read_bytes() == CONTENT
     assert site.asked == [Asked("/data.zip", "bytes=100000-", '"one"')]
-    assert watching.counts == {"fetching data.zip": len(CONTENT)}
+    assert watching.counts["fetching data.zip"] == len(CONTENT)
     assert left_in(folder) == [".data.zip.lock", "data.zip"]
 
 
 def test_a_server_that_gives_nothing_is_left_after_a_few_attempts(site, folder):
     site.script += [hang_up] * 10
     assert "Nothing of it is here yet; run the same command again later" in refused(site.file(), folder)
-    assert len(site.asked) == 1 + len(limits.WAITS)
+    assert len(site.asked) == 1 + len(fetch_module.RETRY_WAITS)
 
 
 def test_a_stopped_transfer_is_kept_and_the_line_says_so(site, folder):
@@ -424,7 +421,7 @@ def test_a_stopped_transfer_is_kept_and_the_line_says_so(site, folder):
 
 
 def test_a_full_disk_is_an_oserror_and_what_arrived_is_kept(site, folder, monkeypatch):
-    append, pieces = Part.append, itertools.count()
+    append, pieces = PartialFile.append, itertools.count()
 
     def append_until_full(part, piece, stream):
         if next(pieces) > 0:
@@ -433,7 +430,7 @@ def test_a_full_disk_is_an_oserror_and_what_arrived_is_kept(site, folder, monkey
 
     site.script += [drop_after(100_000)]
     with monkeypatch.context() as patch:
-        patch.setattr(Part, "append", append_until_full)
+        patch.setattr(PartialFile, "append", append_until_full)
         with pytest.raises(OSError, match="No space left"):
             fetch(site.file(), folder)
     assert not (folder / "data.zip").exists()
@@ -447,7 +444,7 @@ def test_a_full_disk_is_an_oserror_and_what_arrived_is_kept(site, folder, monkey
 
 def test_a_whole_part_needs_no_server(site, folder, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Part, "become", lambda part, target: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(PartialFile, "become", lambda part, target: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fetch(site.file(), folder)
     assert not (folder / "data.zip").exists()
@@ -477,13 +474,13 @@ def test_a_server_without_ranges_starts_anew(site, folder):
     watching = Watching()
     assert fetch(site.file(), folder, progress=watching).read_bytes() == CONTENT
     assert site.ranges == ["bytes=100000-"]
-    assert watching.counts == {"fetching data.zip": len(CONTENT)}
+    assert watching.counts["fetching data.zip"] == len(CONTENT)
 
 
 def test_a_server_that_always_starts_anew_and_breaks_off_is_left(site, folder):
     site.script += [drop_after(100_000, has_ranges=False)] * 20
     assert "100,000 of 300,000 bytes are here" in refused(site.file(), folder)
-    assert len(site.asked) == 1 + len(limits.WAITS)
+    assert len(site.asked) == 1 + len(fetch_module.RETRY_WAITS)
 
 
 @pytest.mark.parametrize("guards", [True, False])
@@ -528,7 +525,7 @@ def test_an_unsatisfiable_range_starts_anew(site, folder):
 def test_a_server_that_refuses_every_range_is_left(site, folder):
     site.script += [refuse(416)] * 20
     assert "broke off" in refused(site.file(), folder)
-    assert len(site.asked) == 1 + len(limits.WAITS)
+    assert len(site.asked) == 1 + len(fetch_module.RETRY_WAITS)
 
 
 def test_an_unsatisfiable_range_that_tells_another_size_is_another_file(site, folder):
@@ -684,14 +681,14 @@ def test_a_web_page_that_was_asked_for_is_a_file(site, folder):
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
 def test_a_failure_that_passes_is_tried_again(site, folder, status):
-    site.script += [refuse(status)] * len(limits.WAITS)
+    site.script += [refuse(status)] * len(fetch_module.RETRY_WAITS)
     assert fetch(site.file(), folder).read_bytes() == CONTENT
 
 
 def test_a_failure_that_stays_is_one_line(site, folder):
     site.script += [refuse(503)] * 20
     assert "the server answers 503 Service Unavailable" in refused(site.file(), folder)
-    assert len(site.asked) == 1 + len(limits.WAITS)
+    assert len(site.asked) == 1 + len(fetch_module.RETRY_WAITS)
 
 
 @pytest.mark.parametrize(
@@ -766,8 +763,17 @@ def test_redirects_are_followed_and_going_on_goes_through_them(site, folder, sta
 def test_a_redirect_out_of_the_web_is_refused(site, folder, to, tmp_path):
     (tmp_path / "secret").write_bytes(CONTENT)
     site.script += [redirect(to.format(tmp_path / "secret"))]
-    assert "which is no web address" in refused(site.file(), folder)
+    assert "which is not a web address" in refused(site.file(), folder)
     assert len(site.asked) == 1
+
+
+def test_a_redirect_takes_no_credentials_to_another_server(site, folder):
+    with serving(Site()) as elsewhere:
+        site.script += [redirect(elsewhere.url)]
+        with_password = site.url.replace("http://", "http://user:password@")
+        assert fetch(site.file(url=with_password), folder).read_bytes() == CONTENT
+    assert site.authorizations[0].startswith("Basic ")
+    assert elsewhere.authorizations == [None]
 
 
 @pytest.mark.parametrize("to", ["http://[::1", "http://127.0.0.1:port/", "http://.."])
@@ -840,7 +846,7 @@ def test_what_is_here_needs_no_more_room(site, folder, monkeypatch, has_ranges):
 
 @pytest.mark.parametrize("answer", [send, chunked(CONTENT), partial(send, Content_Length=None)])
 def test_a_file_of_unknown_size_has_a_limit(site, folder, monkeypatch, answer):
-    monkeypatch.setattr(limits, "SIZE_LIMIT", 299_999)
+    monkeypatch.setattr(fetch_module, "SIZE_LIMIT", 299_999)
     site.script += [answer]
     assert "at most 299,999 bytes" in refused(site.file(size=None), folder)
     assert left_in(folder) == [".data.zip.lock"]
@@ -863,7 +869,7 @@ FETCHING = """
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from fewshot_bench.datasets.download import RemoteFile, fetch
+from fewshot_bench.datasets.fetch import RemoteFile, fetch
 
 class Telling:
     @contextmanager
@@ -1060,7 +1066,7 @@ def test_a_record_that_cannot_be_had_is_one_line(site, status, line):
 
 
 def test_a_record_without_end_is_refused(site, monkeypatch):
-    monkeypatch.setattr(limits, "RECORD_LIMIT", 100_000)
+    monkeypatch.setattr(fetch_module, "RECORD_LIMIT", 100_000)
     site.script += [chunked(b" " * 200_000)]
     with pytest.raises(DatasetError, match="should fit in 100,000 bytes"):
         ask(site)

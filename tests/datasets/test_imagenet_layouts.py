@@ -102,9 +102,9 @@ def test_copies_of_another_size_name_the_same_images(tiny, tmp_path):
     assert smaller.novel.images.shape[1:] == (32, 32, 3)
     assert smaller.fingerprint != caches.fingerprint
     assert smaller.identity == caches.identity
-    assert smaller.recipe["resize"] == "32 x 32"
-    assert smaller.recipe["fit"] == "crop"
-    assert "pillow" in smaller.recipe
+    assert smaller.preprocessing["resize"] == "32 x 32"
+    assert smaller.preprocessing["fit"] == "crop"
+    assert "pillow" in smaller.preprocessing
 
 
 def test_pickles_without_image_names_say_so(tiny, tmp_path):
@@ -112,7 +112,7 @@ def test_pickles_without_image_names_say_so(tiny, tmp_path):
     assert dataset.identified_by == "ranks"
     assert dataset.novel.class_names == tuple(sorted(NOVEL))
     assert (dataset.novel.images[:4] == tiny.mini(sorted(NOVEL)[0])).all()
-    assert "keep no file names" in dataset.recipe["warnings"][0]
+    assert "keep no file names" in dataset.preprocessing["warnings"][0]
     assert len(dataset.base) == 8  # train_phase_val is not part of the benchmark
 
 
@@ -120,7 +120,7 @@ def test_files_with_names_of_their_own_are_known_by_rank(tiny, tmp_path):
     source = write_flat(tmp_path / "m", tiny, naming=lambda name, rank: f"img_{hash((name, rank)) % 10**9}.jpg")
     dataset = import_dataset("mini-imagenet", source)
     assert dataset.identified_by == "ranks"
-    assert "neither Ravi's nor ILSVRC's names" in dataset.recipe["warnings"][0]
+    assert "neither Ravi's nor ILSVRC's names" in dataset.preprocessing["warnings"][0]
 
 
 def test_a_class_of_ilsvrc_that_is_not_whole_is_refused(tiny, tmp_path):
@@ -197,7 +197,7 @@ def test_npz_files_numbered_in_an_unknown_order_are_numbered_classes(tiny, tmp_p
         "tiered-imagenet", write_npz(tmp_path / "t", tiny, order=lambda names: sorted(names, reverse=True))
     )
     assert dataset.novel.class_names == ("label-003", "label-004", "label-005")
-    assert "Nor do they say which class is which" in dataset.recipe["warnings"][0]
+    assert "Nor do they say which class is which" in dataset.preprocessing["warnings"][0]
 
 
 def test_classes_beyond_a_benchmark_do_not_get_into_it(tiny, tmp_path):

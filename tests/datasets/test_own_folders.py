@@ -14,8 +14,8 @@ from samples import class_images, write_folder, write_tar, write_zip
 
 from fewshot_bench.datasets import OwnOptions, open_dataset
 from fewshot_bench.datasets.check import check_place
+from fewshot_bench.datasets.dataset import left_out_lines
 from fewshot_bench.datasets.official_splits import published_split
-from fewshot_bench.datasets.own_images import left_out_lines
 from fewshot_bench.datasets.sources.tree import CLUTTER as CLUTTER_NAMES
 from fewshot_bench.datasets.sources.tree import clutter_in, clutter_kind
 from fewshot_bench.errors import DatasetError
@@ -87,11 +87,11 @@ def test_what_systems_and_synchronisers_leave_is_no_image_and_is_told(tmp_path, 
     place = written(kind, tmp_path / "cluttered", [*images("cat", "dog"), (path, BLACK)])
     dataset = open_dataset(place)
     assert dataset.fingerprint == clean.fingerprint
-    assert dataset.recipe["clutter"] == {CLUTTER[path]: 1}
-    assert dataset.recipe["skipped"] == []
-    (line,) = left_out_lines(dataset.recipe)
+    assert dataset.preprocessing["clutter"] == {CLUTTER[path]: 1}
+    assert dataset.preprocessing["skipped"] == []
+    (line,) = left_out_lines(dataset.preprocessing)
     assert line.startswith(f"files and folders of systems and synchronisers (1 {CLUTTER[path]})")
-    assert left_out_lines(clean.recipe) == []
+    assert left_out_lines(clean.preprocessing) == []
     assert ("left out", line) in check_place(place).findings
 
 
@@ -113,7 +113,7 @@ def test_clutter_that_comes_later_is_told_without_reading_the_images_again(tmp_p
     open_dataset(folder)
     (folder / "cat" / ".DS_Store").write_bytes(b"")
     monkeypatch.setattr("fewshot_bench.datasets.own_images.store_dataset", None)
-    assert open_dataset(folder).recipe["clutter"] == {"hidden": 1}
+    assert open_dataset(folder).preprocessing["clutter"] == {"hidden": 1}
 
 
 # Splits and classes.
@@ -164,14 +164,14 @@ def test_folders_beside_splits_are_not_guessed_at(tmp_path, kind, case):
     dataset = open_dataset(place, own=OwnOptions(layout="classes"))
     assert dataset.novel.class_names == tuple(sorted({path.partition("/")[0] for path in AMBIGUOUS[case]}))
     assert len(dataset.novel) == 3 * len(AMBIGUOUS[case])
-    assert dataset.recipe["layout"] == "classes"
+    assert dataset.preprocessing["layout"] == "classes"
 
 
 def test_splits_can_be_asked_for_and_the_rest_is_left_out_and_named(tmp_path):
     place = written("folder", tmp_path, images(*AMBIGUOUS["an unknown split"]))
     dataset = open_dataset(place, own=OwnOptions(layout="splits"))
     assert dataset.base.class_names == ("cat", "dog")
-    assert left_out_lines(dataset.recipe) == ["extra: not a split"]
+    assert left_out_lines(dataset.preprocessing) == ["extra: not a split"]
     other = written("folder", tmp_path / "other", images("cat", "dog"))
     with pytest.raises(DatasetError, match="has no folder that is called like a split"):
         open_dataset(other, own=OwnOptions(layout="splits"))
@@ -194,14 +194,14 @@ def test_folders_without_images_beside_splits_are_left_out_and_named(tmp_path):
     place = written("folder", tmp_path, [*images("train/cat", "test/dog"), ("docs/read.txt", b"me"), ("x.csv", b"a")])
     dataset = open_dataset(place)
     assert list(dataset.splits) == ["base", "novel"]
-    assert dict(dataset.recipe["skipped"]) == {"x.csv": "outside of a class folder", "docs": "not a split"}
+    assert dict(dataset.preprocessing["skipped"]) == {"x.csv": "outside of a class folder", "docs": "not a split"}
 
 
 def test_a_text_beside_the_folder_around_everything_does_not_matter(tmp_path):
     place = written("folder", tmp_path, [*images("data/train/cat", "data/test/dog"), ("README.md", b"read me")])
     dataset = open_dataset(place)
     assert list(dataset.splits) == ["base", "novel"]
-    assert dataset.recipe["skipped"] == [["README.md", "outside of a class folder"]]
+    assert dataset.preprocessing["skipped"] == [["README.md", "outside of a class folder"]]
 
 
 def test_splits_within_classes_are_not_guessed_at(tmp_path):
@@ -231,7 +231,7 @@ def test_nested_class_folders_are_refused_with_the_way_out_and_read_with_it(tmp_
     assert dataset.novel.class_names == ALPHABETS
     assert dataset.novel.class_sizes == (3,) * 5
     assert dataset.novel.image_id(3) == "Greek/beta/0.png"
-    assert dataset.recipe["class_depth"] == 2
+    assert dataset.preprocessing["class_depth"] == 2
     one = open_dataset(place, own=OwnOptions(class_depth=1))
     assert one.novel.class_names == ("Greek", "Latin")
     assert one.novel.class_sizes == (6, 9)
@@ -259,13 +259,13 @@ def test_depth_is_counted_from_the_folder_of_folders(tmp_path, wrapper):
 def test_files_above_the_class_folders_are_left_out_and_named(tmp_path):
     members = [*images(*ALPHABETS), *images("Greek"), ("stray.png", b"")]
     dataset = open_dataset(written("folder", tmp_path, members), own=OwnOptions(class_depth=2))
-    assert left_out_lines(dataset.recipe) == ["4 files: outside of a class folder (first: stray.png)"]
+    assert left_out_lines(dataset.preprocessing) == ["4 files: outside of a class folder (first: stray.png)"]
 
 
 def test_a_class_that_takes_the_images_of_several_folders_says_so(tmp_path):
     dataset = open_dataset(written("folder", tmp_path, images("animals/cat", "animals/dog", "car")))
     assert dataset.novel.class_names == ("animals", "car")
-    (note,) = dataset.recipe["warnings"]
+    (note,) = dataset.preprocessing["warnings"]
     assert note.startswith("class animals holds the images of its sub-folders cat, dog. If these are classes, add --cl")
 
 
@@ -295,7 +295,7 @@ def test_links_between_class_folders(tmp_path, link, other, message):
     else:
         dataset = open_dataset(folder)
         assert dataset.novel.class_sizes == (3, 3)
-        assert dataset.recipe["skipped"] == [["cat/linked.png", "the same file as cat/0.png"]]
+        assert dataset.preprocessing["skipped"] == [["cat/linked.png", "the same file as cat/0.png"]]
 
 
 def test_a_link_between_splits_is_refused(tmp_path):
@@ -310,11 +310,11 @@ def test_copies_in_two_classes_and_splits_are_told(tmp_path, kind):
     members = images("train/cat", "test/dog")
     members.append(("test/dog/copy.png", members[0][1]))
     dataset = open_dataset(written(kind, tmp_path, members))
-    assert [text.partition(",")[0] for text in dataset.recipe["warnings"]] == [
+    assert [text.partition(",")[0] for text in dataset.preprocessing["warnings"]] == [
         "2 images have exact copies in another class",
         "2 images have exact copies in another split",
     ]
-    assert "base/cat/0.png and novel/dog/copy.png" in dataset.recipe["warnings"][0]
+    assert "base/cat/0.png and novel/dog/copy.png" in dataset.preprocessing["warnings"][0]
 
 
 # Unicode.
@@ -383,7 +383,7 @@ def test_readable_images_are_counted_and_not_files(tmp_path, monkeypatch, label,
     assert dataset.novel.class_sizes == (8,) * 5
     kept = np.repeat([name != label for name in names], 8)
     assert (dataset.novel.images == expected.novel.images[kept]).all()
-    assert left_out_lines(dataset.recipe)[-1] == f"class {label}, which has 5 readable images"
+    assert left_out_lines(dataset.preprocessing)[-1] == f"class {label}, which has 5 readable images"
 
 
 def test_if_no_class_has_enough_readable_images_there_is_no_dataset(tmp_path):
@@ -400,7 +400,7 @@ def test_a_class_without_one_readable_image_is_told(tmp_path):
         (folder / "a" / f"{number}.png").write_bytes(b"")
     dataset = open_dataset(folder)
     assert dataset.novel.class_names == ("b",)
-    assert left_out_lines(dataset.recipe) == [
+    assert left_out_lines(dataset.preprocessing) == [
         "2 files: the file is empty (first: a/0.png)",
         "class a, which has 0 readable images",
     ]
@@ -427,8 +427,8 @@ def test_names_that_are_no_text_are_written_out_wherever_they_are_stored(tmp_pat
     novel = dataset.novel
     shown = r"caf\xe9"
     assert novel.class_names == (("caf\\xe9", "cat") if place == "class" else ("cat", "dog"))
-    assert ([f"dog/{shown}.txt", "not an image"] in dataset.recipe["skipped"]) is (place == "no image")
+    assert ([f"dog/{shown}.txt", "not an image"] in dataset.preprocessing["skipped"]) is (place == "no image")
     assert len(novel) == (6 if place == "no image" else 7)
     names = [novel.image_id(row) for row in range(len(novel))]
-    json.dumps([dataset.recipe, novel.class_names, names], ensure_ascii=False).encode()
+    json.dumps([dataset.preprocessing, novel.class_names, names], ensure_ascii=False).encode()
     assert any(shown in text for text in [*names, *novel.class_names]) is (place != "no image")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fewshot_bench.datasets import OwnOptions, import_own_images, open_dataset, open_own_images
 from fewshot_bench.datasets.own_images import dataset_label, with_fractions
-from fewshot_bench.datasets.own_sources import divide_by_class
+from fewshot_bench.datasets.own_listing import divide_by_class
 from fewshot_bench.errors import DatasetError
 
 CLASSES = ("ash", "birch", "cedar", "dogwood", "elm")
@@ -157,7 +157,7 @@ def test_what_is_no_image_is_left_out_with_its_reason(tmp_path):
     (folder / "cedar" / ".DS_Store").write_bytes(b"clutter")
     (folder / "empty class").mkdir()
     dataset = open_dataset(str(folder))
-    reasons = dict(dataset.recipe["skipped"])
+    reasons = dict(dataset.preprocessing["skipped"])
     assert set(reasons) == {"ash/cut.jpg", "ash/notes.txt", "birch/empty.png", "stray.png"}
     assert reasons["ash/notes.txt"] == "not an image"
     assert reasons["birch/empty.png"] == "the file is empty"
@@ -181,7 +181,7 @@ def test_classes_that_are_too_small_are_left_out_only_when_asked(tmp_path):
     assert open_dataset(str(folder)).novel.class_sizes == (4, 4, 4, 4, 3)
     strict = open_dataset(str(folder), own=OwnOptions(least_images=4))
     assert strict.novel.class_names == CLASSES[:4]
-    assert strict.recipe["small_classes"] == {"elm": 3}
+    assert strict.preprocessing["small_classes"] == {"elm": 3}
     with pytest.raises(DatasetError, match=r"no class of the novel split of .* has 9 images; the largest has 4"):
         open_dataset(str(folder), own=OwnOptions(least_images=9))
 
@@ -193,7 +193,7 @@ def test_images_of_many_sizes_become_224_pixels_and_small_equal_ones_stay(tmp_pa
     assert open_dataset(str(folder)).novel.images.shape[1:] == (224, 224, 3)
     chosen = open_dataset(str(folder), own=OwnOptions(size=16, fit="squash", interpolation="box"))
     assert chosen.novel.images.shape[1:] == (16, 16, 3)
-    assert chosen.recipe["fit"] == "squash"
+    assert chosen.preprocessing["fit"] == "squash"
 
 
 def test_a_changed_file_is_read_again_and_an_unchanged_folder_is_not(tmp_path, monkeypatch):
@@ -249,7 +249,7 @@ def test_a_link_that_leads_nowhere_is_left_out(tmp_path):
     (folder / "ash" / "dead.png").symlink_to(tmp_path / "gone.png")
     dataset = open_dataset(folder)
     assert dataset.novel.class_sizes == (4,) * 5
-    ((name, reason),) = dataset.recipe["skipped"]
+    ((name, reason),) = dataset.preprocessing["skipped"]
     assert name == "ash/dead.png"
     assert "cannot be opened" in reason
 
@@ -287,18 +287,18 @@ def test_labels_are_plain_names(source, label):
     ("make", "complaint"),
     [
         (lambda at: at / "nothing", "does not exist"),
-        (lambda at: "", "names no place of images"),
-        (lambda at: "hf:", "names no place of images"),
+        (lambda at: "", "should be a folder, an archive or a table"),
+        (lambda at: "hf:", "should be a folder, an archive or a table"),
         (lambda at: _file(at / "page.zip", b"<!DOCTYPE html><html>"), "is a web page"),
         (lambda at: _file(at / "void.zip", b""), "is empty"),
         (lambda at: _embedded(at / "m.parquet"), "holds images, not their paths"),
-        (lambda at: _file(at / "a.txt", b"hello"), "neither an archive nor a manifest"),
+        (lambda at: _file(at / "a.txt", b"hello"), "neither an archive nor a table"),
         (lambda at: _folder(at / "void"), "holds no images"),
         (lambda at: _file(_folder(at / "flat") / "a.png", png(picture(0))).parent, "no folders that say which class"),
         (lambda at: _file(at / "m.csv", b"image_id,kind\n1,2\n"), "has no column 'path'"),
         (lambda at: _file(at / "m.csv", b"path,label\nnot-there.png,a\n"), "not-there.png: no such file"),
-        (lambda at: _file(at / "m.csv", b""), "is no table that can be read"),
-        (lambda at: _file(at / "m.parquet", b"PAR1 and no more"), "is no table that can be read"),
+        (lambda at: _file(at / "m.csv", b""), "cannot be read as a table"),
+        (lambda at: _file(at / "m.parquet", b"PAR1 and no more"), "cannot be read as a table"),
         (lambda at: _file(at / "m.csv", b'path,label\n"unclosed,a\n'), "is no table|names no image"),
     ],
 )
@@ -327,13 +327,13 @@ def test_a_manifest_names_what_it_cannot_use(tmp_path):
     path = write_manifest(tmp_path, "trees.csv")
     with path.open("a", newline="") as file:
         csv.writer(file).writerows([["gone.png", "ash"], ["pictures/ash/0.png", ""], ["", "ash"]])
-    reasons = [reason for _, reason in open_dataset(str(path)).recipe["skipped"]]
+    reasons = [reason for _, reason in open_dataset(str(path)).preprocessing["skipped"]]
     assert reasons == ["no such file", "no label", "no path"]
     with path.open("a", newline="") as file:
         csv.writer(file).writerow(["pictures/ash/0.png", "ash"])
     again = open_dataset(str(path))
     assert again.novel.class_sizes == (4,) * 5
-    assert again.recipe["skipped"][-1] == ["row 24, pictures/ash/0.png", "the same row comes before"]
+    assert again.preprocessing["skipped"][-1] == ["row 24, pictures/ash/0.png", "the same row comes before"]
 
 
 def test_a_manifest_with_an_unknown_split_is_refused(tmp_path):
@@ -379,13 +379,13 @@ def test_the_splits_of_a_hugging_face_dataset_are_kept(tmp_path, hugging_face):
 
 
 def test_a_hugging_face_dataset_that_cannot_be_had_is_one_line(tmp_path, hugging_face, monkeypatch):
-    monkeypatch.setattr("fewshot_bench.datasets.hugging_face.why_hub_is_away", lambda: "")
+    monkeypatch.setattr("fewshot_bench.datasets.own_tables.why_hub_is_away", lambda: "")
     monkeypatch.setattr(hugging_face, "load_dataset", _no_internet)
     with pytest.raises(DatasetError, match=r"hf:somebody/something cannot be loaded .*no way out") as caught:
         open_dataset("hf:somebody/something")
     assert "\n" not in str(caught.value)
     hugging_face.Dataset.from_dict({"text": ["a"], "label": [0]}).save_to_disk(str(tmp_path / "texts"))
-    with pytest.raises(DatasetError, match="has no column of images or none of classes; its columns are text, label"):
+    with pytest.raises(DatasetError, match="lacks a column of images or one of classes; its columns are text, label"):
         open_dataset(str(tmp_path / "texts"))
 
 

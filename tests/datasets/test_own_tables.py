@@ -15,8 +15,8 @@ from archives import png
 from samples import class_images, write_folder
 
 from fewshot_bench.datasets import OwnOptions, open_dataset
-from fewshot_bench.datasets.own_images import left_out_lines
-from fewshot_bench.datasets.own_sources import class_names_of
+from fewshot_bench.datasets.dataset import left_out_lines
+from fewshot_bench.datasets.own_listing import class_names_of
 from fewshot_bench.errors import DatasetError
 
 ROWS = [(f"{name}/{number}.png", name) for name in ("cat", "dog", "owl") for number in range(3)]
@@ -72,14 +72,14 @@ def test_a_bad_row_is_left_out_and_named_and_no_other_is(folder, case, place):
     dataset = open_dataset(table(folder, lines))
     assert dataset.novel.class_names == ("cat", "dog", "owl")
     assert dataset.novel.class_sizes == (3, 3, 3)
-    ((name, why),) = dataset.recipe["skipped"]
+    ((name, why),) = dataset.preprocessing["skipped"]
     assert why == reason
     assert name.startswith(f"row {place + 1}")
 
 
 def test_rows_that_are_left_out_are_counted_by_reason_with_the_first_as_an_example(folder):
     dataset = open_dataset(table(folder, ["cat/0.png,", *rows(), "gone.png,cat", "dog/0.png,"]))
-    assert left_out_lines(dataset.recipe) == [
+    assert left_out_lines(dataset.preprocessing) == [
         "2 rows: no label (first: row 1, cat/0.png)",
         "row 11, gone.png: no such file",
     ]
@@ -96,7 +96,7 @@ def test_a_table_of_which_nothing_is_left_is_refused_with_the_first_reason(folde
 def test_commas_behind_the_last_field_are_no_fields(folder, tail):
     dataset = open_dataset(table(folder, [line + tail for line in rows()]))
     assert dataset.novel.class_names == ("cat", "dog", "owl")
-    assert dataset.recipe["skipped"] == []
+    assert dataset.preprocessing["skipped"] == []
 
 
 def test_quotes_and_lines_within_them_are_read_as_spreadsheets_write_them(folder):
@@ -104,7 +104,7 @@ def test_quotes_and_lines_within_them_are_read_as_spreadsheets_write_them(folder
     lines = ['"a, b/1.png","cat","says ""hm"",\nand goes"', *(f"{line},plain" for line in rows())]
     dataset = open_dataset(table(folder, lines, header="\ufeffpath,label,caption"))
     assert dataset.novel.class_sizes == (4, 3, 3)
-    assert dataset.recipe["skipped"] == []
+    assert dataset.preprocessing["skipped"] == []
 
 
 @pytest.mark.parametrize("bad", ["cat/\0.png", "x" * 300, r"cat\0.png", None, "", "gone.png"])
@@ -112,14 +112,14 @@ def test_a_bad_row_of_parquet_is_left_out_and_named(folder, bad):
     pd.DataFrame([*ROWS, (bad, "cat")], columns=["path", "label"]).to_parquet(folder / "t.parquet")
     dataset = open_dataset(folder / "t.parquet")
     assert dataset.novel.class_sizes == (3, 3, 3)
-    ((name, _),) = dataset.recipe["skipped"]
+    ((name, _),) = dataset.preprocessing["skipped"]
     assert name.startswith("row 10")
 
 
 def test_a_million_rows_without_a_label_do_not_fill_every_result(folder):
     dataset = open_dataset(table(folder, rows(*["cat/0.png,"] * 3000)))
-    assert len(dataset.recipe["skipped"]) == 1000
-    assert left_out_lines(dataset.recipe) == ["3,000 rows: no label (first: row 10, cat/0.png)"]
+    assert len(dataset.preprocessing["skipped"]) == 1000
+    assert left_out_lines(dataset.preprocessing) == ["3,000 rows: no label (first: row 10, cat/0.png)"]
 
 
 @pytest.mark.parametrize("options", [OwnOptions(class_depth=2), OwnOptions(layout="classes")])
@@ -181,7 +181,7 @@ def test_copies_of_pixels_under_two_labels_are_told_and_not_refused(folder):
     (folder / "dog" / "copy.png").write_bytes((folder / "cat/0.png").read_bytes())
     dataset = open_dataset(table(folder, rows("dog/copy.png,dog")))
     assert dataset.novel.class_sizes == (3, 4, 3)
-    assert dataset.recipe["warnings"] == [
+    assert dataset.preprocessing["warnings"] == [
         "2 images have exact copies in another class, such as novel/cat/cat/0.png and novel/dog/dog/copy.png."
     ]
 
@@ -190,13 +190,13 @@ def test_copies_of_pixels_in_two_splits_are_told(folder):
     (folder / "copy.png").write_bytes((folder / "cat/0.png").read_bytes())
     lines = [f"{line},{'test' if 'owl' in line else 'train'}" for line in rows()] + ["copy.png,owl,test"]
     dataset = open_dataset(table(folder, lines, header="path,label,split"))
-    assert any("2 images have exact copies in another split" in text for text in dataset.recipe["warnings"])
+    assert any("2 images have exact copies in another split" in text for text in dataset.preprocessing["warnings"])
 
 
 def test_copies_within_a_class_are_told_since_one_can_be_support_of_the_other(folder):
     for name in ("copy.png", "another.png"):
         (folder / name).write_bytes((folder / "cat/0.png").read_bytes())
-    (warning,) = open_dataset(table(folder, rows("copy.png,cat", "another.png,cat"))).recipe["warnings"]
+    (warning,) = open_dataset(table(folder, rows("copy.png,cat", "another.png,cat"))).preprocessing["warnings"]
     assert warning.startswith("2 images have exact copies in their own class")
     assert warning.endswith("such as novel/cat/another.png and novel/cat/cat/0.png.")
 
@@ -302,7 +302,7 @@ def test_a_class_whose_name_may_mean_that_there_is_none_is_told(labels, name):
 
 @pytest.mark.parametrize("value", [0.5, float("inf"), np.float32(1.25)])
 def test_fractions_are_no_classes(value):
-    with pytest.raises(DatasetError, match="a fraction, which is no class"):
+    with pytest.raises(DatasetError, match="a fraction, which cannot be a class"):
         class_names_of([1.0, value], "here")
 
 
@@ -313,13 +313,13 @@ def test_integers_stay_integers_where_some_are_missing(folder, kind):
     getattr(frame, f"to_{kind}")(folder / f"t.{kind}", index=False)
     dataset = open_dataset(folder / f"t.{kind}")
     assert dict(zip(dataset.novel.class_names, dataset.novel.class_sizes, strict=True)) == {"1": 2, "10": 2, "2": 2}
-    assert left_out_lines(dataset.recipe) == ["3 rows: no label (first: row 1, cat/0.png)"]
+    assert left_out_lines(dataset.preprocessing) == ["3 rows: no label (first: row 1, cat/0.png)"]
 
 
 def test_a_row_without_a_split_is_left_out(folder):
     lines = [f"{line},{'' if 'cat/0' in line else 'test'}" for line in rows()]
     dataset = open_dataset(table(folder, lines, header="path,label,split"))
-    assert dataset.recipe["skipped"] == [["row 1, cat/0.png", "no split"]]
+    assert dataset.preprocessing["skipped"] == [["row 1, cat/0.png", "no split"]]
 
 
 @pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
@@ -332,7 +332,7 @@ def test_paths_are_found_in_whatever_unicode_form(folder, on_disk, in_table):
     )
     path = unicodedata.normalize(in_table, f"bât/{name}")
     dataset = open_dataset(table(folder, rows(f"{path},{unicodedata.normalize(in_table, 'é')}")))
-    assert dataset.recipe["skipped"] == []
+    assert dataset.preprocessing["skipped"] == []
     assert dataset.novel.class_names == ("cat", "dog", "owl", "é")
 
 
@@ -373,7 +373,7 @@ def test_rows_of_a_hugging_face_dataset_without_a_label_are_left_out(tmp_path, h
         "dog": 2,
         "owl": 2,
     }
-    assert left_out_lines(dataset.recipe) == [f"3 rows: {reason} (first: row 3)"]
+    assert left_out_lines(dataset.preprocessing) == [f"3 rows: {reason} (first: row 3)"]
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_rows_of_a_hugging_face_dataset_without_a_label_are_left_out(tmp_path, h
 def test_labels_of_a_hugging_face_dataset_without_names(tmp_path, hugging_face, kind, labels, names):
     dataset = open_dataset(saved(hugging_face, tmp_path / "mine", labels, hugging_face.Value(kind)))
     assert dataset.novel.class_names == names
-    assert all(reason == "no label" for _, reason in dataset.recipe["skipped"])
+    assert all(reason == "no label" for _, reason in dataset.preprocessing["skipped"])
 
 
 def test_several_labels_of_a_row_of_a_hugging_face_dataset_are_refused(tmp_path, hugging_face):
@@ -408,7 +408,7 @@ def test_rows_of_a_hugging_face_dataset_without_an_image_are_left_out(tmp_path, 
     monkeypatch.setattr(hugging_face, "load_dataset", lambda *_: table)
     dataset = open_dataset("hf:somebody/mine")
     assert dataset.novel.class_sizes == (2, 2, 2)
-    reasons = dict(dataset.recipe["skipped"])
+    reasons = dict(dataset.preprocessing["skipped"])
     assert reasons["row 1"] == "no image"
     assert reasons["row 5"].startswith("no such file")
     assert "not an image" in reasons["owl/00000008"]
@@ -432,7 +432,7 @@ def test_a_row_of_a_hugging_face_dataset_that_is_there_twice_is_told(tmp_path, h
     images[8] = images[0]
     feature = hugging_face.ClassLabel(names=["cat", "dog", "owl"])
     dataset = open_dataset(saved(hugging_face, tmp_path / "mine", OWNERS, feature, images))
-    (warning,) = dataset.recipe["warnings"]
+    (warning,) = dataset.preprocessing["warnings"]
     assert warning.startswith("2 images have exact copies in another class, such as novel/cat/00000000 and novel/owl/")
 
 

@@ -14,9 +14,9 @@ from archives import png
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, features
 
 from fewshot_bench.datasets import images
-from fewshot_bench.datasets.images import FILTERS, MOST_PIXELS, ImageError, PixelRecipe, header_size
+from fewshot_bench.datasets.images import FILTERS, MOST_PIXELS, ImageError, Preprocessing, header_size
 
-KEEP = PixelRecipe()
+KEEP = Preprocessing()
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 WHITE = [255, 255, 255]
@@ -104,7 +104,7 @@ def test_a_palette_with_a_second_channel_of_transparency_is_laid_over_white():
 def test_pngs_of_other_depths_have_their_values(kind, depth, row, expected):
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, kind, 0, 0, 0))
     file = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
-    assert PixelRecipe(scale=None if depth < 16 else PixelRecipe().scale).decode(file)[0, :, 0].tolist() == expected
+    assert Preprocessing(scale=None if depth < 16 else Preprocessing().scale).decode(file)[0, :, 0].tolist() == expected
 
 
 def test_a_transparent_colour_of_an_image_without_palette_becomes_white():
@@ -178,19 +178,19 @@ UPRIGHT = {
 def test_an_image_is_turned_upright_if_that_is_wanted_and_only_then(orientation):
     """The standard's eight ways to hold a camera (CIPA DC-008, 4.6.4)."""
     file = turned(orientation)
-    assert (PixelRecipe(turns_by_exif=True).decode(file) == UPRIGHT[orientation](NOISE[:8])).all()
+    assert (Preprocessing(turns_by_exif=True).decode(file) == UPRIGHT[orientation](NOISE[:8])).all()
     assert (KEEP.decode(file) == NOISE[:8]).all()
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_that_does_not_exist_turns_nothing(orientation):
-    assert (PixelRecipe(turns_by_exif=True).decode(turned(orientation)) == NOISE[:8]).all()
+    assert (Preprocessing(turns_by_exif=True).decode(turned(orientation)) == NOISE[:8]).all()
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_is_no_reason_to_lose_an_image():
     file = encoded(NOISE, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xee" * 40)
-    assert PixelRecipe(turns_by_exif=True).decode(file).shape == NOISE.shape
+    assert Preprocessing(turns_by_exif=True).decode(file).shape == NOISE.shape
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
@@ -208,7 +208,7 @@ def test_an_image_cut_off_in_its_pixels_is_refused(kind):
 @pytest.mark.filterwarnings("ignore")
 def test_an_image_with_a_changed_byte_is_an_image_or_one_line(kind):
     file = encoded(NOISE, kind)
-    recipe = PixelRecipe(8, turns_by_exif=True)
+    recipe = Preprocessing(8, turns_by_exif=True)
     for place, change in itertools.product(range(len(file)), (0x01, 0x80, 0xFF)):
         try:
             result = recipe.decode(file[:place] + bytes([file[place] ^ change]) + file[place + 1 :])
@@ -279,7 +279,7 @@ BOMBS = {
 def test_too_many_pixels_are_refused_by_the_header(monkeypatch, bomb):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("it was decoded"))
     monkeypatch.setattr(Image, "new", lambda *_: pytest.fail("room was made for it"))
-    for recipe in (KEEP, PixelRecipe(84), PixelRecipe(84, turns_by_exif=True)):
+    for recipe in (KEEP, Preprocessing(84), Preprocessing(84, turns_by_exif=True)):
         with pytest.raises(ImageError, match=f"pixels; at most {MOST_PIXELS:,} are read"):
             recipe.decode(bomb)
 
@@ -319,8 +319,8 @@ def test_a_bomb_beside_the_pixels_is_never_unpacked(bomb):
 def test_resizing_is_pillows_own(interpolation, shape):
     image = np.random.default_rng(2).integers(0, 256, (*shape, 3), dtype=np.uint8)
     picture, method = Image.fromarray(image), FILTERS[interpolation]
-    squashed = PixelRecipe(16, "squash", interpolation)
-    cropped = PixelRecipe(16, "crop", interpolation)
+    squashed = Preprocessing(16, "squash", interpolation)
+    cropped = Preprocessing(16, "crop", interpolation)
     assert (squashed.decode(png(image)) == np.asarray(picture.resize((16, 16), method))).all()
     assert (squashed.resize(image) == squashed.decode(png(image))).all()
     assert (cropped.decode(png(image)) == np.asarray(ImageOps.fit(picture, (16, 16), method))).all()
@@ -330,8 +330,8 @@ def test_resizing_is_pillows_own(interpolation, shape):
 def test_cropping_keeps_the_middle_and_squashing_keeps_everything():
     image = np.zeros((30, 90, 3), np.uint8)
     image[:, :30], image[:, 30:60], image[:, 60:] = [255, 0, 0], [0, 255, 0], [0, 0, 255]
-    cropped = PixelRecipe(30, "crop", "box").resize(image)
-    squashed = PixelRecipe(30, "squash", "box").resize(image)
+    cropped = Preprocessing(30, "crop", "box").resize(image)
+    squashed = Preprocessing(30, "squash", "box").resize(image)
     assert (cropped == [0, 255, 0]).all()
     assert (squashed[:, :10] == [255, 0, 0]).all()
     assert (squashed[:, 20:] == [0, 0, 255]).all()
@@ -339,24 +339,24 @@ def test_cropping_keeps_the_middle_and_squashing_keeps_everything():
 
 def test_an_image_of_the_right_size_is_not_resampled():
     for fit in ("squash", "crop"):
-        assert (PixelRecipe(16, fit).decode(png(NOISE)) == NOISE).all()
-        assert (PixelRecipe(16, fit).resize(NOISE) == NOISE).all()
+        assert (Preprocessing(16, fit).decode(png(NOISE)) == NOISE).all()
+        assert (Preprocessing(16, fit).resize(NOISE) == NOISE).all()
 
 
 def test_pixels_that_are_gray_become_three_channels_at_any_size():
     assert (KEEP.resize(RAMP) == gray(RAMP)).all()
-    assert PixelRecipe(8).resize(RAMP).shape == (8, 8, 3)
-    assert (PixelRecipe(8).resize(RAMP) == gray(np.asarray(Image.fromarray(RAMP).resize((8, 8), 1)))).all()
+    assert Preprocessing(8).resize(RAMP).shape == (8, 8, 3)
+    assert (Preprocessing(8).resize(RAMP) == gray(np.asarray(Image.fromarray(RAMP).resize((8, 8), 1)))).all()
 
 
 def test_the_recipe_says_all_that_the_pixels_depend_on():
-    one = PixelRecipe(84)
+    one = Preprocessing(84)
     others = [
-        PixelRecipe(),
-        PixelRecipe(32),
-        PixelRecipe(84, "crop"),
-        PixelRecipe(84, interpolation="box"),
-        PixelRecipe(84, turns_by_exif=True),
+        Preprocessing(),
+        Preprocessing(32),
+        Preprocessing(84, "crop"),
+        Preprocessing(84, interpolation="box"),
+        Preprocessing(84, turns_by_exif=True),
     ]
     assert all(one.as_dict() != other.as_dict() for other in others)
     assert one.as_dict()["pillow"] == Image.__version__

@@ -21,7 +21,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench.datasets.safe_pickle import UnsafePickleError, read_pickle, unpickler
+from fewshot_bench.datasets.sources import safe_pickle
+from fewshot_bench.datasets.sources.safe_pickle import UnsafePickleError, read_pickle
 from fewshot_bench.errors import DatasetError
 
 PROTOCOLS = range(6)
@@ -364,7 +365,7 @@ VALUES = st.recursive(
 @settings(max_examples=150, deadline=None)
 def test_benign_values_are_what_pickle_says_they_are(lazy_from, value, protocol):
     written = pickle.dumps(value, protocol)
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(unpickler, "LAZY_FROM", lazy_from):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(safe_pickle, "LAZY_FROM", lazy_from):
         path = Path(folder) / "cache.pkl"
         path.write_bytes(written)
         assert_same(read_pickle(path), pickle.loads(written))
@@ -457,7 +458,7 @@ ANY_ERROR = [
 
 @pytest.mark.parametrize("error", ANY_ERROR, ids=lambda error: type(error).__name__)
 def test_whatever_goes_wrong_is_a_dataset_error(refused, monkeypatch, error):
-    monkeypatch.setattr(unpickler.Unpickler, "load", mock.Mock(side_effect=error))
+    monkeypatch.setattr(safe_pickle.Unpickler, "load", mock.Mock(side_effect=error))
     refused(pickle.dumps(1), error=DatasetError)
 
 
@@ -469,12 +470,12 @@ def test_whatever_goes_wrong_is_a_dataset_error(refused, monkeypatch, error):
     ],
 )
 def test_a_fault_of_the_machine_is_not_blamed_on_the_file(refused, monkeypatch, error, what):
-    monkeypatch.setattr(unpickler.Unpickler, "load", mock.Mock(side_effect=error))
+    monkeypatch.setattr(safe_pickle.Unpickler, "load", mock.Mock(side_effect=error))
     refused(pickle.dumps(1), what, DatasetError)
 
 
 def test_the_user_can_still_interrupt(read, monkeypatch):
-    monkeypatch.setattr(unpickler.Unpickler, "load", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(safe_pickle.Unpickler, "load", mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         read(pickle.dumps(1))
 
@@ -784,7 +785,7 @@ def test_the_same_array_of_a_fitting_shape_is_read(read):
 def test_an_array_or_a_dtype_gets_its_state_once(refused):
     for content, what in ((raw_dtype(), "a dtype"), (raw_array(), "an array")):
         written, state = (pickle.dumps(part, 2)[2:-1] for part in (content, content.reduced[2]))
-        refused(written + state + b"b.", f"{what} whose state is not one", DatasetError)
+        refused(written + state + b"b.", f"{what} with a malformed state", DatasetError)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "rot13", "zlib", "latin-1", "LATIN1", 1, None])

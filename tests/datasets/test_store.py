@@ -23,7 +23,7 @@ def test_what_is_stored_is_what_is_opened():
     assert isinstance(split.images, np.memmap)
     assert split.labels.tolist() == [0, 0, 0, 0, 1, 1]
     assert [split.image_id(index) for index in (0, 3, 4)] == ["a/0000", "a/0003", "b/0000"]
-    assert stored.recipe == {"source": "test"}
+    assert stored.preprocessing == {"source": "test"}
 
 
 def test_fingerprint_depends_on_pixels_names_sizes_and_order():

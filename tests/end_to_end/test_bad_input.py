@@ -27,7 +27,7 @@ BAD = {
     "unknown list": (["ls", "losess"], "Did you mean losses"),
     "unknown option": (["run", "--shot", "1"], "--shot"),
     "unknown hyper-parameter": (["run", "--set", "k=3"], "no adaptation of this study (centroid)"),
-    "hyper-parameter of a wrong kind": (["run", "--set", "metric=manhattan"], "cosine or euclidean, not manhattan"),
+    "hyper-parameter of a wrong kind": (["run", "--set", "metric=manhattan"], "cosine, euclidean, not manhattan"),
     "hyper-parameter that is nearly one": (
         ["run", "--adapt", "logistic", "--set", "c=3"],
         "no adaptation of this study (logistic) has a hyper-parameter 'c'. Did you mean C?",

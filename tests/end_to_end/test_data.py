@@ -16,7 +16,7 @@ from tiny_benchmarks import IMAGES_PER_CLASS
 
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.datasets import catalogue, open_dataset
-from fewshot_bench.datasets.download import RemoteFile
+from fewshot_bench.datasets.fetch import RemoteFile
 from fewshot_bench.datasets.store import read_description
 
 
@@ -52,7 +52,7 @@ def test_import_prints_counts_recipe_fingerprint_and_what_to_type_next(cifar_fol
     printed = capsys.readouterr().out
     for line in (
         f"base          4 classes {4 * IMAGES_PER_CLASS:>8} images",
-        "recipe      cifar100.zip, Pillow",
+        "pixels      cifar100.zip, Pillow",
         f"fingerprint {open_dataset('cifar-fs').fingerprint}",
         "next        fewshot-bench run --dataset cifar-fs",
     ):
@@ -71,7 +71,7 @@ def test_check_of_a_path_says_what_it_is_and_what_to_type(cifar_folder, capsys):
     assert run("data", "check", cifar_folder.parent, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["layouts"][0]["missing"] == ["data/fox"]
-    assert facts["next"] == [f"bring what is missing, then: fewshot-bench data check {cifar_folder.parent}"]
+    assert facts["next"] == [f"add what is missing, then: fewshot-bench data check {cifar_folder.parent}"]
 
 
 def test_check_of_folders_that_share_classes_says_how_to_use_them(photos, tmp_path, capsys):

@@ -69,7 +69,7 @@ def test_a_preset_says_what_is_missing_on_this_machine(folder, capsys, preset, c
         assert f"{dataset}" in printed
     assert "come from the Hugging Face hub and are not on this machine" in printed
     assert "base-ce+schane" in printed
-    assert "The study does not run before this is mended." in printed
+    assert "The study cannot run before this is fixed." in printed
 
 
 def test_a_sweep_has_no_dry_run(folder, capsys):

@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.leases import EXPIRY_VARIABLE, Leases, Stretch
+from fewshot_bench.outcomes.leases import EXPIRY_VARIABLE, EpisodeRange, Leases
 
 EPISODES, CHUNK = 60, 5
 STUDY = [
@@ -234,7 +234,7 @@ def test_a_manifest_of_a_later_version(bench, results):
 
 def lease_of(holder: str, results: Path) -> Path:
     """The lease that a process left for the third chunk."""
-    path = Leases(cell_folder(results)).place(Stretch(0, 2 * CHUNK, 3 * CHUNK), 0)
+    path = Leases(cell_folder(results)).place(EpisodeRange(0, 2 * CHUNK, 3 * CHUNK), 0)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"owner": holder, "token": "ab" * 8, "beat": "000000000001"}))
     return path

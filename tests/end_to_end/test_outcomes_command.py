@@ -98,7 +98,7 @@ def test_power_answers_beyond_the_split_where_a_file_has_the_classes(imported, t
     capsys.readouterr()
     assert exit_code(["power", "proto", "maml", "--results", "bare"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "Beyond the split: unknown, no classes are known of claimed episodes." in told
+    assert "Beyond the split: unknown, the classes of claimed episodes are unknown." in told
     assert "never" not in told
 
 

@@ -86,7 +86,7 @@ def test_views_are_made_once_where_asked(tmp_path):
         (("--set", "loss=ce+schane"), "--set loss is not taken; use --loss"),
         (("--set", "tune=5"), "tune of finetune should be all, last:N"),
         (("--set", "views=4", "--views", "2"), "--views and --set views say the same"),
-        (("--tune", "head", "--precision", "bf16"), "--precision bf16 is not for it"),
+        (("--tune", "head", "--precision", "bf16"), "cannot use --precision bf16"),
         (("--set", "seed=99999999999999999999"), "seed of finetune should be a whole number of 64 bits"),
         (("--training-seed", "99999999999999999999"), "--training-seed"),
         (("--device", "meta"), "there is no device 'meta' here"),

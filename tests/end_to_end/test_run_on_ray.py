@@ -74,7 +74,7 @@ def other_server() -> Iterator[int]:
 
 def test_another_server_is_not_taken_for_a_cluster(other_server, tmp_path, capsys):
     assert exit_code([*RUN, "--results", str(tmp_path), "--ray-address", f"127.0.0.1:{other_server}"]) == 2
-    assert f"what answers at '127.0.0.1:{other_server}' is no Ray cluster" in capsys.readouterr().err
+    assert f"the server at '127.0.0.1:{other_server}' is not a Ray cluster" in capsys.readouterr().err
 
 
 @needs_proc

@@ -40,7 +40,7 @@ def test_a_study_is_shown_from_its_beginning_to_its_end(here, capsys):
     assert exit_code([*RUN, "--episodes", "12", "--shard", "1/2"]) == 0
     code, out, _ = typed(capsys, "--once")
     assert "8/12  66" in out
-    assert "nobody is at work; the last process: did its part" in out
+    assert "no process running; the last one: did its part" in out
     assert "--episodes 12" in " ".join(out.split())
     assert "--shard" not in out, "nothing is left of that shard; what goes on is the command for all"
 
@@ -73,7 +73,7 @@ def test_an_empty_folder_is_one_line_and_code_2(here, capsys):
     code, out, err = typed(capsys)
     assert (code, out) == (2, "")
     assert err.count("error: ") == 1
-    assert "results has neither outcomes nor studies. Begin one: fewshot-bench run" in err
+    assert "results has neither outcomes nor studies. Start one: fewshot-bench run" in err
 
 
 def test_watching_ends_by_itself_when_the_study_is_complete(here, capsys):
@@ -92,10 +92,10 @@ def test_ctrl_c_leaves_quietly(here, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     unfinished(here)
-    monkeypatch.setattr("fewshot_bench.report.status_terminal.time.sleep", stop)
+    monkeypatch.setattr("fewshot_bench.report.status.time.sleep", stop)
     code, out, err = typed(capsys, "--watch")
     assert (code, err) == (0, "")
-    assert "nobody is at work" in out
+    assert "no process running" in out
 
 
 def test_it_needs_no_torch(here):

@@ -52,10 +52,10 @@ def stopping(function: Callable[..., Any], after: int) -> Callable[..., Any]:
         (TRAIN, fit, "_train_epoch", 1, True),
         ([*TRAIN, "--save-every", "3"], fit, "_train_epoch", 2, False),
         ([*TRAIN, "--save-every", "3"], fit, "_train_epoch", 3, True),
-        (RUN, embedding._Use, "computed", 0, False),  # where the time goes
+        (RUN, embedding._Embedding, "compute", 0, False),  # where the time goes
         (RUN, MethodWorker, "__call__", 0, True),  # the embeddings are kept
         (RUN, MethodWorker, "__call__", 1, True),
-        (SWEEP, embedding._Use, "computed", 0, False),
+        (SWEEP, embedding._Embedding, "compute", 0, False),
         (SWEEP, sweep_run, "run_study", 0, False),
         (SWEEP, sweep_run, "run_study", 1, True),
     ],

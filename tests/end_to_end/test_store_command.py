@@ -61,7 +61,7 @@ def damaged_manifest(results: Path) -> str:
 
 def no_manifest(results: Path) -> str:
     (results / "outcomes" / CELL.key / "cell.json").unlink()
-    return "cell.json is not there"
+    return "cell.json is missing"
 
 
 @pytest.mark.parametrize("damage", [damaged_part, damaged_manifest, no_manifest])

@@ -31,7 +31,7 @@ from fewshot_bench._io.tensors import read_tensors, write_tensors
 from fewshot_bench._io.toml import tomllib
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.errors import FewshotBenchError
-from fewshot_bench.outcomes.part_file import digest
+from fewshot_bench.outcomes.part import digest
 from fewshot_bench.outcomes.store import parts_in
 from fewshot_bench.study.checkpoints import checkpoint_file, state_file
 

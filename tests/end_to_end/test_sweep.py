@@ -65,7 +65,7 @@ def test_what_contradicts_a_setting_or_is_none_is_one_line(folder, capsys):
     assert exit_code(["run", "--setting", str(folder / "best.toml"), "--lambda", "0.77"]) == 2
     assert "--lambda 0.77 contradicts" in capsys.readouterr().err
     assert exit_code(["run", "--setting", str(folder / "sweep.csv")]) == 2
-    assert "sweep.csv is not a setting that a sweep wrote" in capsys.readouterr().err
+    assert "sweep.csv is not the best configuration of a sweep" in capsys.readouterr().err
 
 
 def test_processes_divide_the_points_and_the_result_is_that_of_one(folder, capsys, monkeypatch):

@@ -139,7 +139,7 @@ def test_logits_without_a_base_classifier_are_refused_in_one_line_that_says_what
         lambda: base_head_for(recipe, replace(BACKBONE, base_head=None)),
         lambda: FinetuneClassifier.on_images(recipe, SPLIT, replace(BACKBONE, base_head=None), "cpu"),
     ):
-        with pytest.raises(StudyError, match=r"kept without one\. Train it again: .*; or use on=embeddings\.$"):
+        with pytest.raises(StudyError, match=r"none was kept\. Train it again: .*; or use on=embeddings\.$"):
             needs()
     assert base_head_for(Finetune(), replace(BACKBONE, base_head=None)) is None
 

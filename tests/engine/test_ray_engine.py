@@ -16,7 +16,7 @@ import torch
 
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.cli.main import signals_interrupt
-from fewshot_bench.engine.engine import Crew, Finished
+from fewshot_bench.engine.engine import Finished, WorkerPool
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.progress import Step
@@ -59,14 +59,14 @@ def engine(cluster: TwoNodes, shared_engine: RayEngine) -> RayEngine:
     return shared_engine
 
 
-def computed(crew: Crew, size: int = 5, count: int = 8) -> list[Finished]:
+def computed(pool: WorkerPool, size: int = 5, count: int = 8) -> list[Finished]:
     """What becomes of some chunks, as a study's loop would ask for it."""
     left, under_way, ended = chunks(size)[:count], 0, []
     while left or under_way:
-        while left and under_way < crew.room:
-            crew.start(left.pop(0))
+        while left and under_way < pool.room:
+            pool.start(left.pop(0))
             under_way += 1
-        some = crew.finished()
+        some = pool.finished()
         under_way -= len(some)
         ended += some
     return ended
@@ -78,8 +78,8 @@ def rows(ended: list[Finished]) -> pd.DataFrame:
 
 
 def processes(engine: RayEngine) -> set[int]:
-    with engine.method(Make(np.arange(3))) as crew:
-        return set(rows(computed(crew, 1, 8))["pid"])
+    with engine.workers(Make(np.arange(3))) as pool:
+        return set(rows(computed(pool, 1, 8))["pid"])
 
 
 def wait_for_both(engine: RayEngine) -> None:
@@ -224,18 +224,18 @@ def test_a_node_removed_in_mid_run_is_survived_and_one_that_joins_gets_a_worker(
 
 
 def test_a_chunk_whose_worker_dies_goes_to_another(engine, tmp_path):
-    with engine.method(Make(np.arange(3), "die-once", tmp_path / "died")) as crew:
-        ended = computed(crew)
+    with engine.workers(Make(np.arange(3), "die-once", tmp_path / "died")) as pool:
+        ended = computed(pool)
     assert (tmp_path / "died").exists()
     assert rows(ended)["episode"].tolist() == list(range(40))
     assert {one.peak_bytes for one in ended} == {5}
 
 
 def test_a_chunk_that_kills_every_worker_fails_and_the_others_do_not(engine, tmp_path):
-    with engine.method(Make(np.arange(3), "die", tmp_path / "died")) as crew:
-        ended = computed(crew)
+    with engine.workers(Make(np.arange(3), "die", tmp_path / "died")) as pool:
+        ended = computed(pool)
     failed = [one for one in ended if one.frame is None]
-    assert [str(one.error) for one in failed] == ["its worker died 3 times, perhaps for want of memory."]
+    assert [str(one.error) for one in failed] == ["its worker died 3 times, perhaps because memory ran out."]
     assert UNLUCKY in failed[0].chunk.numbers
     assert len(rows(ended)) == 35
 
@@ -245,8 +245,8 @@ def test_a_chunk_that_kills_every_worker_fails_and_the_others_do_not(engine, tmp
     [("raise", ValueError, "thirteen"), ("raise-odd", RuntimeError, "NeedsTwoError: this and that")],
 )
 def test_what_a_method_raises_is_the_end_of_its_chunk_alone(engine, at_unlucky, kind, sentence):
-    with engine.method(Make(np.arange(3), at_unlucky)) as crew:
-        ended = computed(crew)
+    with engine.workers(Make(np.arange(3), at_unlucky)) as pool:
+        ended = computed(pool)
     failed = [one for one in ended if one.frame is None]
     assert [(type(one.error), str(one.error)) for one in failed] == [(kind, sentence)]
     assert len(rows(ended)) == 35
@@ -256,8 +256,8 @@ def test_arrays_and_memory_maps_arrive_whole_and_are_shared(engine, tmp_path):
     data = np.memmap(tmp_path / "images", np.uint8, "w+", shape=(300, 50, 50, 3))
     data[:] = np.arange(300, dtype=np.uint8)[:, None, None, None]
     for array in (data[10:], np.asarray(data[10:])):
-        with engine.method(Make(array)) as crew:
-            found = rows(computed(crew))
+        with engine.workers(Make(array)) as pool:
+            found = rows(computed(pool))
         assert set(found["sum"]) == {int(data[10:].sum(dtype=np.int64))}
         assert not found["copied"].any()
         assert set(found["kind"]) == {"ndarray"}
@@ -267,16 +267,16 @@ def test_what_makes_workers_is_put_again_where_it_was_lost(engine):
     make = Make(np.arange(1 << 20))
     lost, keeper = engine.call(put_into_the_store, make)
     os.kill(keeper, signal.SIGKILL)
-    with engine.method(make) as crew:
-        crew._method.make[:] = lost
-        assert set(rows(computed(crew))["sum"]) == {int(np.arange(1 << 20).sum())}
+    with engine.workers(make) as pool:
+        pool._method.factory[:] = lost
+        assert set(rows(computed(pool))["sum"]) == {int(np.arange(1 << 20).sum())}
 
 
 def test_chunks_are_small_enough_for_every_worker_to_have_some(engine):
     wait_for_both(engine)
-    with engine.method(Make(np.arange(3))) as crew:
-        assert crew.chunk(PROTOCOL) == 5
-        assert crew.room == 4
+    with engine.workers(Make(np.arange(3))) as pool:
+        assert pool.chunk(PROTOCOL) == 5
+        assert pool.room == 4
 
 
 class Shown:
@@ -317,5 +317,5 @@ def test_what_a_function_returns_can_be_changed_and_outlives_the_cluster(engine)
 
 
 def test_a_method_that_cannot_be_made_says_why(engine):
-    with engine.method(unmakeable) as crew, pytest.raises(StudyError, match="nothing to tune"):
-        crew.chunk(PROTOCOL)
+    with engine.workers(unmakeable) as pool, pytest.raises(StudyError, match="nothing to tune"):
+        pool.chunk(PROTOCOL)

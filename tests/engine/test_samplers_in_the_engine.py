@@ -15,7 +15,7 @@ from fewshot_bench.backbones import BackboneRequest, create_backbone
 from fewshot_bench.engine.classify import classify
 from fewshot_bench.engine.finetune import FinetuneClassifier
 from fewshot_bench.errors import ComparisonError
-from fewshot_bench.finetuning.trainer import ImageTasks
+from fewshot_bench.finetuning.episode_tasks import ImageTasks
 
 SPLIT = toy_split()
 UNEVEN = Protocol("toy", query=4, episodes=8, sampler="dirichlet", alpha=0.5)

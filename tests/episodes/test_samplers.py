@@ -18,12 +18,13 @@ from fewshot_bench.episodes import (
     Protocol,
     draw,
     episode_classes,
+    resolved_protocol,
     sample_by_shape,
     sample_episodes,
-    settled,
 )
 from fewshot_bench.episodes.locks import episode_digests
-from fewshot_bench.episodes.samplers import EXTRAS, random_key, raw_words, shapes, urn_counts
+from fewshot_bench.episodes.random_words import EXTRAS, random_key, raw_words
+from fewshot_bench.episodes.samplers import shapes, urn_counts
 from fewshot_bench.errors import EpisodeError
 from fewshot_bench.outcomes import ProtocolCard
 
@@ -41,7 +42,7 @@ OTHERS = [name for name in SAMPLERS if name != "standard"]
 
 
 def whole_run(protocol, sizes=SIZES, run=0):
-    protocol = settled(protocol, sizes)
+    protocol = resolved_protocol(protocol, sizes)
     return draw(protocol, sizes, run, np.arange(protocol.episodes))
 
 
@@ -70,7 +71,7 @@ class TestEverySampler:
 
     @pytest.mark.parametrize("sampler", SAMPLERS)
     def test_episodes_drawn_alone_are_those_of_the_whole_run(self, sampler):
-        protocol = settled(Protocol("toy", shot=3, query=4, sampler=sampler), UNEVEN)
+        protocol = resolved_protocol(Protocol("toy", shot=3, query=4, sampler=sampler), UNEVEN)
         count = min(60, protocol.episodes)
         whole = by_number(draw(protocol, UNEVEN, 0, np.arange(count)))
         some = [count - 1, 3, 11, 4]
@@ -79,7 +80,7 @@ class TestEverySampler:
 
     @pytest.mark.parametrize("sampler", SAMPLERS)
     def test_the_classes_alone_are_those_of_the_images(self, sampler):
-        protocol = settled(Protocol("toy", shot=3, query=4, sampler=sampler), UNEVEN)
+        protocol = resolved_protocol(Protocol("toy", shot=3, query=4, sampler=sampler), UNEVEN)
         numbers = np.arange(min(50, protocol.episodes))
         classes = episode_classes(protocol, UNEVEN, 0, numbers)
         assert classes.shape == (len(numbers), 5)
@@ -171,14 +172,14 @@ class TestDisjoint:
 
     def test_more_episodes_than_there_are_are_refused_with_their_number(self):
         sizes = (30,) * 6
-        there = settled(self.PROTOCOL, sizes).episodes
+        there = resolved_protocol(self.PROTOCOL, sizes).episodes
         for ask in (
-            lambda: settled(replace(self.PROTOCOL, episodes=there + 1), sizes),
+            lambda: resolved_protocol(replace(self.PROTOCOL, episodes=there + 1), sizes),
             lambda: draw(self.PROTOCOL, sizes, 0, np.array([there])),
         ):
             with pytest.raises(EpisodeError, match=rf"has images for {there} disjoint .* Use --episodes {there} or"):
                 ask()
-        fewer = settled(replace(self.PROTOCOL, episodes=there - 1), sizes)
+        fewer = resolved_protocol(replace(self.PROTOCOL, episodes=there - 1), sizes)
         assert fewer.episodes == there - 1
         assert (whole_run(fewer, sizes)[0].images == whole_run(self.PROTOCOL, sizes)[0].images[:-1]).all()
 
@@ -191,7 +192,7 @@ class TestDisjoint:
     def test_without_a_number_all_of_them_are_drawn(self):
         split = toy_split()
         episodes = sample_episodes(split, self.PROTOCOL)
-        assert len(episodes) == settled(self.PROTOCOL, split.class_sizes).episodes == 20
+        assert len(episodes) == resolved_protocol(self.PROTOCOL, split.class_sizes).episodes == 20
 
 
 class TestDirichlet:

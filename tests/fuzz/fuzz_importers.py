@@ -21,10 +21,10 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["fewshot_bench.datasets", "tarfile", "zipfile"]):
-    from fewshot_bench.datasets.images import PixelRecipe
-    from fewshot_bench.datasets.safe_pickle import read_pickle
+    from fewshot_bench.datasets.images import Preprocessing
     from fewshot_bench.datasets.sources import FileTree, open_tree
     from fewshot_bench.datasets.sources.arrays import read_arrays
+    from fewshot_bench.datasets.sources.safe_pickle import read_pickle
 
 import numpy as np
 from archives import png
@@ -34,7 +34,7 @@ from samples import class_images, write_tar, write_zip
 from fewshot_bench.errors import FewshotBenchError
 
 PLACE = Path(tempfile.mkdtemp(prefix="fuzz-importers-"))
-RECIPE = PixelRecipe(8, turns_by_exif=True)
+RECIPE = Preprocessing(8, turns_by_exif=True)
 
 
 def read_tree(path: Path) -> None:

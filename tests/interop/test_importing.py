@@ -491,7 +491,7 @@ def test_episodes_without_classes_say_why_there_is_no_interval_over_classes(stor
     imported(store, LAYOUTS["wide CSV"](tmp_path))
     scores = stored_scores(store, store.cells())
     assert scores.classes is None
-    assert scores.why_no_classes == "no classes are known of claimed episodes"
+    assert scores.why_no_classes == "the classes of claimed episodes are unknown"
 
 
 def test_arrays_may_bring_classes_runs_and_episodes(store, tmp_path):

@@ -17,7 +17,7 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES, Reading, cross_entropy, reading_of, readings_of
 from fewshot_bench.study.base_stage import base_recipe, base_stage_name
 from fewshot_bench.study.methods import method_name, planned_adaptations
-from fewshot_bench.study.networks import base_stages
+from fewshot_bench.study.networks import base_recipes
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.study_parser import plan_of_file
 from fewshot_bench.study.sweep import Axis, Grid, plan_sweep, with_values
@@ -203,4 +203,4 @@ def overrides_of(*readings: str) -> list[Any]:
 
 
 def recipes(study: Study) -> list[Recipe]:
-    return [recipe for _, recipe in base_stages(study, conv4()) if recipe is not None]
+    return base_recipes(study, conv4())

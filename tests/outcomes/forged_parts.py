@@ -17,9 +17,8 @@ from toy_cells import CELL
 
 from fewshot_bench.outcomes import Cell, claimed_method, claimed_protocol
 from fewshot_bench.outcomes.claimed import CLAIMED_COLUMNS
-from fewshot_bench.outcomes.columns import CONSTANTS, METADATA, STORED, Identity
 from fewshot_bench.outcomes.packing import packed
-from fewshot_bench.outcomes.part_file import digest
+from fewshot_bench.outcomes.part import CONSTANTS, METADATA, STORED, Identity, digest
 
 ROWS = 4
 CLAIMED = Cell(claimed_method("proto"), claimed_protocol("cifar-fs", "novel", 3, 1, "acc"))
@@ -45,7 +44,7 @@ def whole_table(cell: Cell = CELL) -> pa.Table:
 
 def written(table: pa.Table, cell: Cell, run: int | None, *, end: int = ROWS, **options: Any) -> bytes:
     """The bytes of a part that says of itself what it should."""
-    claims, content = Identity.of(cell).claims(run, 0, end), io.BytesIO()
+    claims, content = Identity.of(cell).metadata(run, 0, end), io.BytesIO()
     with pq.ParquetWriter(content, table.schema, **{"compression": "zstd", "use_dictionary": False, **options}) as file:
         file.write_table(table)
         file.add_key_value_metadata({METADATA: json.dumps(claims, sort_keys=True)})

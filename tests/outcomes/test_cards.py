@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +16,7 @@ from fewshot_bench.outcomes import Cell, MethodCard, ProtocolCard
 METHOD = MethodCard("conv/centroid", "conv4", "00ff", "centroid", {"features": "l2", "mean": (0.5, 0.25)}, False)
 PROTOCOL = ProtocolCard("cifar-fs", "ab12", "novel", 5, 1, 15, 0, 1)
 CELL = Cell(METHOD, PROTOCOL, {"torch": "2.3.0"})
+PUBLISHED = sorted((Path(__file__).parents[2] / "results").glob("*/outcomes/*/cell.json"))
 
 
 def test_the_name_is_no_part_of_a_methods_identity():
@@ -63,6 +67,18 @@ def test_a_transductive_method_has_a_marked_name():
 def test_the_key_of_a_published_cell_never_changes():
     assert CELL.key == "0175d78a0a55fcfd"
     assert len(METHOD.fingerprint) == 64
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
+def test_a_published_description_is_written_again_byte_for_byte(path):
+    content = {"class_names": [], **json.loads(path.read_text())}  # which older releases did not record
+    cell = Cell.from_json(path.read_text())
+    assert cell.as_json() == json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    assert cell.key == path.parent.name
+
+
+def test_a_description_never_changes_its_bytes():
+    assert hashlib.sha256(CELL.as_json().encode()).hexdigest()[:16] == "6a57ca387641bc94"
 
 
 def test_versions_are_recorded_but_do_not_make_another_cell():

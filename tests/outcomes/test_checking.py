@@ -12,8 +12,7 @@ from fewshot_bench.errors import OutcomeError
 from fewshot_bench.limits import LARGEST_EPISODE
 from fewshot_bench.outcomes import OutcomeStore, episode_frame
 from fewshot_bench.outcomes.checking import check_cell, check_store
-from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.part_file import new_part
+from fewshot_bench.outcomes.part import Identity, new_part
 
 
 def test_what_is_whole_passes_and_is_only_read(tmp_path):
@@ -46,7 +45,7 @@ def test_every_kind_of_damage_is_one_sentence_of_its_own(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "cell.json is not there"), ("{", "is damaged"), ('{"format": 99}', "newer fewshot-bench")],
+    [(None, "cell.json is missing"), ("{", "is damaged"), ('{"format": 99}', "newer fewshot-bench")],
 )
 def test_a_description_that_is_not_as_it_should_be_is_damage(tmp_path, content, told):
     filled(OutcomeStore(tmp_path))
@@ -68,7 +67,7 @@ def test_what_is_missing_failed_or_left_over_is_told_and_no_damage(tmp_path):
     found = check_cell(folder)
     assert found.damage == []
     assert [sentence[:40] for sentence in found.notes] == [
-        "not recorded, as it cannot be read: vers",
+        "ignored, since it is not valid: versions",
         "run 0 lacks 5 of 12 episodes, the first ",
         "2 episodes of run 0, from 5, failed: the",
     ]

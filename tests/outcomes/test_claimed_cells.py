@@ -21,8 +21,8 @@ from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import Cell, OutcomeStore, claimed_frame, claimed_method, claimed_protocol
 from fewshot_bench.outcomes.checking import check_cell
 from fewshot_bench.outcomes.claimed import classes_text
-from fewshot_bench.outcomes.columns import CONSTANTS, METADATA, Identity
 from fewshot_bench.outcomes.maintenance import compact, merge, prune
+from fewshot_bench.outcomes.part import CONSTANTS, METADATA, Identity
 
 CLAIMED = Cell(claimed_method("proto"), claimed_protocol("cifar-fs", "novel", 3, 1, "acc"))
 NUMBERS = np.array([0, 5, 7, 100_000])
@@ -110,7 +110,7 @@ def test_a_whole_cell_is_whole_although_its_numbers_have_gaps(store):
 def test_one_byte_less_is_damage(store):
     part = next(store.folder.rglob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-1])
-    assert "its bytes are not those that its name says" in check_cell(store.folder / CLAIMED.key).damage[0]
+    assert "its bytes do not match the digest" in check_cell(store.folder / CLAIMED.key).damage[0]
 
 
 WRONG = {
@@ -184,7 +184,7 @@ def written(folder, columns: dict[str, Any], *, stretch: str | None = None, rows
         "classes": pa.array([""] * rows, pa.string()),
     }
     table, stream = pa.table({**usual, **columns}), io.BytesIO()
-    claims = identity.claims(None, 0, 0) if stretch is None else identity.claims(0, 0, rows)
+    claims = identity.metadata(None, 0, 0) if stretch is None else identity.metadata(0, 0, rows)
     with pq.ParquetWriter(stream, table.schema, compression="zstd") as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({METADATA: json.dumps(claims)})

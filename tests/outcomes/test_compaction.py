@@ -188,7 +188,7 @@ def test_of_two_parts_that_hold_the_same_the_same_one_is_kept_whatever_writes_he
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     for copy, compression in ((ours, "zstd"), (theirs, "gzip")):
         with monkeypatch.context() as patch:
-            patch.setattr("fewshot_bench.outcomes.part_file.pq.ParquetWriter", _writer_with(compression))
+            patch.setattr("fewshot_bench.outcomes.part.pq.ParquetWriter", _writer_with(compression))
             shutil.copytree(tmp_path / FOLDER, copy / FOLDER)
             compact(copy / FOLDER)
     left = [parts(OutcomeStore(copy))[0] for copy in (ours, theirs)]

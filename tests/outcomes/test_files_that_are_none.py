@@ -18,10 +18,10 @@ from fewshot_bench._io.storage import files_under, is_unchanged_for, read_bytes,
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.errors import IrregularFileError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.leases import Leases, Stretch
+from fewshot_bench.outcomes.leases import EpisodeRange, Leases
 from fewshot_bench.outcomes.study_log import PlannedCell, StudyRecord
 
-STRETCH = Stretch(0, 20, 25)
+RANGE = EpisodeRange(0, 20, 25)
 
 
 def pipe(path: Path) -> None:
@@ -157,11 +157,11 @@ def test_no_command_enters_what_is_no_folder(results, capsys, place, kind, comma
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lease_that_is_none_says_of_no_holder(results, kind):
     leases = Leases(results / "outcomes" / KEY, expiry=0.0)
-    path = leases.place(STRETCH, 0)
+    path = leases.place(RANGE, 0)
     put(path, kind)
-    assert [lease.owner for lease in leases.listed()] == [""]
-    assert leases.take(STRETCH) is None  # seen for the first time
-    assert leases.take(STRETCH) is not None
+    assert list(leases.owners().values()) == [""]
+    assert leases.take(RANGE) is None  # seen for the first time
+    assert leases.take(RANGE) is not None
     leases.release_all()
     leases.clean()
     assert kind == "a folder" or not os.path.lexists(path)

@@ -14,10 +14,10 @@ from fewshot_bench._io import storage
 from fewshot_bench._io.storage import TEMPORARY_SUFFIX, is_unchanged_for, read_bytes
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.checking import check_cell
-from fewshot_bench.outcomes.leases import Leases, Stretch
+from fewshot_bench.outcomes.leases import EpisodeRange, Leases
 
 ELSEWHERE = "0123456789ab-17-4711"
-STRETCH = Stretch(0, 0, 512)
+RANGE = EpisodeRange(0, 0, 512)
 DAY = 86_400
 
 
@@ -53,9 +53,9 @@ def test_a_file_that_is_replaced_between_opening_and_reading_is_read_anew(tmp_pa
 
 
 def test_a_lease_that_is_removed_between_opening_and_reading_was_let_go(tmp_path, monkeypatch):
-    left_by_another_machine(Leases(tmp_path).place(STRETCH, 0), age=0)
+    left_by_another_machine(Leases(tmp_path).place(RANGE, 0), age=0)
     asked = stale(monkeypatch, times=1, then=FileNotFoundError)
-    assert Leases(tmp_path).take(STRETCH) is None
+    assert Leases(tmp_path).take(RANGE) is None
     assert len(asked) == 2
 
 
@@ -84,8 +84,8 @@ def test_unfinished_files_of_another_machine_go_after_a_day_and_no_sooner(tmp_pa
 
 def test_a_lease_of_a_machine_that_went_down_after_it_had_stored_its_chunk_is_cleaned(tmp_path):
     leases = Leases(tmp_path, expiry=60)
-    silent = left_by_another_machine(leases.place(STRETCH, 0), age=61)
-    alive = left_by_another_machine(leases.place(Stretch(1, 0, 512), 0), age=50)
+    silent = left_by_another_machine(leases.place(RANGE, 0), age=61)
+    alive = left_by_another_machine(leases.place(EpisodeRange(1, 0, 512), 0), age=50)
     leases.clean()
     assert sorted(leases.folder.iterdir()) == [alive]
     assert not silent.exists()

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from fewshot_bench.errors import OutcomeError, ShapeError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard, episode_frame
-from fewshot_bench.outcomes.columns import Identity
-from fewshot_bench.outcomes.part_file import new_part
+from fewshot_bench.outcomes.part import Identity, new_part
 
 METHOD = MethodCard("conv/centroid", "conv4", "00ff", "centroid")
 UNEVEN = Cell(METHOD, ProtocolCard("toy", "ab", "novel", 3, 1, 2, 0, 1, "dirichlet", {"alpha": 2.0}))
@@ -51,7 +50,7 @@ def test_uneven_queries_are_counted_by_their_own_truth(tmp_path):
 
 
 def test_without_their_truth_uneven_queries_are_refused(tmp_path):
-    with pytest.raises(ShapeError, match="dirichlet has other numbers of queries in each class: say which"):
+    with pytest.raises(ShapeError, match="dirichlet has unequal numbers of queries per class"):
         OutcomeStore(tmp_path).append(UNEVEN, 0, np.arange(2), np.zeros((2, 6), np.uint8), 0.1)
     assert OutcomeStore(tmp_path).cells() == []
 

@@ -160,6 +160,14 @@ LONG_LISTS: dict[str, Callable[[], str]] = {
     "mappings in each other": lambda: '{"a":' * 1_500_000,
     "a number of many digits": lambda: described({}).replace('"seed": 0', '"seed": 1' + "0" * 7_000_000),
     "a number of a large exponent": lambda: described({}).replace('"seed": 0', '"seed": 1e999999'),
+    "many unknown fields": lambda: described({"method": dict.fromkeys(map(str, range(600_000)), 1)}),
+    "many settings": lambda: described({"protocol": {"sampler_settings": {str(n): [] for n in range(500_000)}}}),
+    "many versions that are no text": lambda: described({"versions": dict.fromkeys(map(str, range(600_000)), 1)}),
+    "many values that are not finite": lambda: described(
+        {"provenance": dict.fromkeys(map(str, range(400_000)), float("inf"))}
+    ),
+    "many commands that are no text": lambda: described({"provenance": {"commands": [1] * 1_900_000}}),
+    "many cells that are none": lambda: described({"cells": [1] * 1_900_000, "stops_early": False}),
     "more than any description has": lambda: described({"more": "x" * 31_000_000}),
 }
 

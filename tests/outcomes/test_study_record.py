@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -55,6 +56,13 @@ def test_what_is_written_down_comes_back(tmp_path, place):
         assert (process.owner, process.command, process.is_there) == (owner(), "fewshot-bench run", True)
         assert not study.is_finished
     assert found(results).is_finished
+
+
+def test_a_record_never_changes_its_name_or_its_bytes(tmp_path):
+    study = replace(record(tmp_path), cells=(*PLANNED, replace(PLANNED[0], is_transductive=True)), settings={"seed": 1})
+    study.write()
+    content = (tmp_path / "studies" / "4550513543832a6c.json").read_bytes()
+    assert hashlib.sha256(content).hexdigest()[:16] == "e1a1334bb1a10a3e"
 
 
 def test_processes_of_one_study_share_its_record_and_lose_nothing(tmp_path):
@@ -221,14 +229,14 @@ def test_one_that_another_process_is_at_stays(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda told: told.update(version=2), "version 2 is of another release"),
+        (lambda told: told.update(version=2), "version should be 1, not 2"),
         (lambda told: told.update(cells="all"), "cells should be a list"),
-        (lambda told: told["cells"].append(3), "a cell should be a mapping"),
-        (lambda told: told["cells"][0].update(episodes=True), "episodes should be a whole number"),
-        (lambda told: told["cells"][0].update(runs=10**12), "runs should be a whole number"),
-        (lambda told: told["cells"][0].update(method="\ud800"), "method should be text"),
-        (lambda told: told["cells"][0].pop("task"), "task should be text"),
-        (lambda told: told.pop("stops_early"), "stops_early should be true or false"),
+        (lambda told: told["cells"].append(3), "cells.2 should be a mapping"),
+        (lambda told: told["cells"][0].update(episodes=True), "cells.0.episodes should be a whole number"),
+        (lambda told: told["cells"][0].update(runs=10**12), "cells.0.runs should be less"),
+        (lambda told: told["cells"][0].update(method="\ud800"), "cells.0.method should be text"),
+        (lambda told: told["cells"][0].pop("task"), "cells.0 lacks task"),
+        (lambda told: told.pop("stops_early"), "stops_early is missing"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

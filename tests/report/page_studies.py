@@ -13,8 +13,7 @@ import pandas as pd
 from stored_cells import cell, fill
 
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.report.page import PageContent, ProtocolResults, Quantiles
-from fewshot_bench.report.page.content import completed
+from fewshot_bench.report.content import PageContent, ProtocolResults, Quantiles, completed
 from fewshot_bench.report.verdicts import verdict
 
 BASE = "conv/ce/centroid"
@@ -87,7 +86,7 @@ def frame_of(methods: int, **columns: Any) -> pd.DataFrame:
         "protocol_fingerprint": "p" * 64,
         "method_fingerprint": [f"{number:064d}" for number in range(methods)],
     }
-    return completed(pd.DataFrame({**rows, **columns}), {})
+    return completed(pd.DataFrame({**rows, **columns}))
 
 
 def with_tests(frame: pd.DataFrame, differences: list[float], p: list[float], baseline: str) -> pd.DataFrame:

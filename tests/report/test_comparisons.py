@@ -161,9 +161,9 @@ def test_a_pair_without_common_episodes_is_left_out_and_said(tmp_path):
 
 
 def test_a_method_named_twice_is_refused(tmp_path):
-    with pytest.raises(ComparisonError, match="'a' is there twice"):
+    with pytest.raises(ComparisonError, match="'a' is named twice"):
         compare_tasks(four_datasets(tmp_path), ["a", "a"])
-    with pytest.raises(ComparisonError, match="'a' is there twice"):
+    with pytest.raises(ComparisonError, match="'a' is named twice"):
         compare_tasks(OutcomeStore(tmp_path), ["a"], baseline="a")
 
 

@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from fewshot_bench.datasets.official_splits import cifar_class_names, ilsvrc_class_sizes, official_classes
-from fewshot_bench.report.summary import SHARED_NOVEL_CLASSES, overlap, overlap_flag
+from fewshot_bench.report.leaderboard_rows import SHARED_NOVEL_CLASSES, pretraining_overlap
 
 BENCHMARKS = ("cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet")
 
@@ -15,8 +15,8 @@ BENCHMARKS = ("cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet")
 @pytest.mark.parametrize("dataset", ["mini-imagenet", "tiered-imagenet"])
 def test_imagenet_weights_are_flagged_where_every_novel_class_is_one_of_imagenet(dataset):
     assert set(official_classes(dataset)["novel"]) <= set(ilsvrc_class_sizes())
-    assert overlap_flag("ImageNet-1k", dataset) == "novel classes are in ImageNet-1k"
-    found = overlap("ImageNet-21k, ImageNet-1k", dataset)
+    assert pretraining_overlap("ImageNet-1k", dataset).flag == "novel classes are in ImageNet-1k"
+    found = pretraining_overlap("ImageNet-21k, ImageNet-1k", dataset)
     assert found.kind == "shared"
     assert found.flag == "novel classes are in ImageNet-21k; novel classes are in ImageNet-1k"
 
@@ -24,7 +24,7 @@ def test_imagenet_weights_are_flagged_where_every_novel_class_is_one_of_imagenet
 @pytest.mark.parametrize("dataset", ["cifar-fs", "fc100"])
 def test_imagenet_weights_are_not_flagged_on_images_that_are_not_of_imagenet(dataset):
     assert set(official_classes(dataset)["novel"]) <= set(cifar_class_names())
-    assert overlap_flag("ImageNet-1k", dataset) == ""
+    assert pretraining_overlap("ImageNet-1k", dataset).flag == ""
 
 
 def test_the_classes_that_benchmarks_share_are_counted_from_the_official_splits():
@@ -57,5 +57,5 @@ def test_the_classes_that_benchmarks_share_are_counted_from_the_official_splits(
     ],
 )  # fmt: skip
 def test_what_is_flagged(pretraining, dataset, kind, flag):
-    found = overlap(pretraining, dataset)
+    found = pretraining_overlap(pretraining, dataset)
     assert (found.kind, found.flag) == (kind, flag)

@@ -29,9 +29,9 @@ from stored_cells import PROTOCOL, cell, fill
 
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
+from fewshot_bench.report.content import MOST_CARDS, PageContent, Pairs, Quantiles, gather
 from fewshot_bench.report.leaderboard import current_leaderboard
-from fewshot_bench.report.page import PageContent, Pairs, Quantiles, gather, page_html, write_page
-from fewshot_bench.report.page.content import MOST_CARDS
+from fewshot_bench.report.page import page_html, write_page
 from fewshot_bench.report.page.leaderboard_table import COLUMNS, leaderboard_table
 from fewshot_bench.report.scores import task_columns
 

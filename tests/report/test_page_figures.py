@@ -15,19 +15,11 @@ from PIL import Image
 from stored_cells import cell
 
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.report import NoPictureError, compare_tasks, over_datasets
+from fewshot_bench.report import NoPictureError, compare_tasks, figures, over_datasets
+from fewshot_bench.report.content import PageContent, Pairs, completed, pairs_of, quantiles_of, rankings
+from fewshot_bench.report.findings import main_finding
 from fewshot_bench.report.leaderboard import current_leaderboard
-from fewshot_bench.report.page import PageContent, Pairs, SweepResults, write_page
-from fewshot_bench.report.page.content import completed, pairs_of, quantiles_of, rankings
-from fewshot_bench.report.page.finding import main_finding
-from fewshot_bench.report.page.plots import (
-    cost_figure,
-    distribution_figure,
-    forest_figure,
-    pair_matrix_figure,
-    ranking_figure,
-    sweep_figure,
-)
+from fewshot_bench.report.page import plotly, write_page
 from fewshot_bench.report.paper_figures import draw_figures, draw_forest
 from fewshot_bench.report.scores import task_scores
 from fewshot_bench.report.verdicts import letters_of
@@ -39,6 +31,10 @@ NAN = float("nan")
 def episodes(accuracy, first=0):
     numbers = np.arange(first, first + len(accuracy))
     return pd.DataFrame({"run": 0, "episode": numbers, "accuracy": accuracy})
+
+
+def forest_plot(frame):
+    return plotly.forest_plot(figures.forest(protocol_of(frame), plotly.MOST_ROWS))
 
 
 def two_best(p, beyond, half_width=1.0, **parts):
@@ -73,15 +69,15 @@ class TestFinding:
         frame = with_tests(frame_of(2), [NAN, 0.7], [NAN, 1e-9], "m0")
         finding = main_finding(content_of(frame))
         assert ": better on this split (p" in finding
-        assert finding.endswith("With other classes and images it may be otherwise.")
+        assert finding.endswith("The result may differ for other classes and images.")
 
     def test_for_fixed_classes_the_reservation_is_about_other_images_of_them(self):
         frame = with_tests(frame_of(2), [NAN, 0.7], [NAN, 1e-9], "m0").assign(beyond="images of these classes")
-        assert main_finding(content_of(frame)).endswith("With other images of these classes it may be otherwise.")
+        assert main_finding(content_of(frame)).endswith("The result may differ for other images of these classes.")
         pairs = two_best(1e-9, 0.2)
         pairs = replace(pairs, best_two=replace(pairs.best_two, covers="images of these classes"))
         content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=pairs)])
-        assert main_finding(content).endswith("With other images of these classes it may be otherwise.")
+        assert main_finding(content).endswith("The result may differ for other images of these classes.")
 
     def test_a_difference_over_too_few_common_episodes_has_no_interval_over_classes_and_says_why(self):
         frame = with_tests(frame_of(2), [NAN, 0.7], [NAN, 1e-9], "m0")
@@ -122,7 +118,7 @@ class TestFinding:
 
     def test_one_method_alone_has_nothing_to_be_tested_against(self):
         assert main_finding(content_of(frame_of(1))) == (
-            "m0 reaches 70.00 ± 0.30 % on cifar-fs 5-way 1-shot; there is nothing to test it against."
+            "m0 reaches 70.00 ± 0.30 % on cifar-fs 5-way 1-shot; there is no other method to test it against."
         )
 
 
@@ -165,7 +161,7 @@ class TestPairs:
         pairs = pairs_of(scores_of([(accuracy[0], 0), (accuracy[1], 10), (accuracy[2], 20)]), ["a", "b", "c"])
         assert np.isnan([pairs.difference[0, 2], pairs.p[0, 2]]).all()
         assert not np.isnan([pairs.difference[0, 1], pairs.p[0, 1], pairs.p[1, 2]]).any()
-        figure = pair_matrix_figure(protocol_of(frame_of(3), pairs=pairs))
+        figure = plotly.matrix_plot(figures.matrix(protocol_of(frame_of(3), pairs=pairs)))
         go.Figure(figure)
         assert (figure["data"][0]["z"][0][2], figure["data"][0]["text"][0][2]) == (None, "")
         assert figure["data"][0]["text"][0][1] != ""
@@ -181,7 +177,7 @@ class TestPairs:
         content = PageContent(frame_of(2), [protocol_of(frame_of(2), pairs=pairs)])
         finding = main_finding(content)
         assert "better on this split (p = 0.01 on this split, p = 0.14 beyond it)" in finding
-        assert finding.endswith("With other classes and images it may be otherwise.")
+        assert finding.endswith("The result may differ for other classes and images.")
 
     def test_two_best_without_common_episodes_are_said_to_have_none(self):
         frame = frame_of(3)
@@ -190,7 +186,7 @@ class TestPairs:
         assert "share too few episodes" in main_finding(PageContent(frame, [protocol_of(frame, pairs=pairs)]))
 
     def test_a_cell_says_the_verdict_and_both_p(self):
-        figure = pair_matrix_figure(protocol_of(frame_of(2), pairs=two_best(0.01, 0.14)))
+        figure = plotly.matrix_plot(figures.matrix(protocol_of(frame_of(2), pairs=two_best(0.01, 0.14))))
         assert figure["data"][0]["customdata"] == [
             ["", "better on this split<br>p 0.01 on this split, 0.14 beyond it"],
             ["worse on this split<br>p 0.01 on this split, 0.14 beyond it", ""],
@@ -202,7 +198,7 @@ class TestPairs:
         split = p.copy()
         split[1, 2] = split[2, 1] = 0.001
         pairs = Pairs(["a", "b", "c"], difference, split, p, np.full((3, 3), 100))
-        figure = pair_matrix_figure(protocol_of(frame_of(3), pairs=pairs))
+        figure = plotly.matrix_plot(figures.matrix(protocol_of(frame_of(3), pairs=pairs)))
         go.Figure(figure)
         assert figure["data"][0]["text"] == [["", "+2.0", "+3.0*"], ["-2.0", "", "+1.0°"], ["-3.0*", "-1.0°", ""]]
         assert figure["data"][0]["z"][0] == [0, 2.04, 3]
@@ -212,7 +208,7 @@ class TestPairs:
         p[0, 3] = p[3, 0] = 0.051
         np.fill_diagonal(p, 1)
         pairs = Pairs([f"m{row}" for row in range(12)], difference, p, p, np.full((12, 12), 100), left_out=30)
-        figure = pair_matrix_figure(protocol_of(frame_of(12), pairs=pairs))
+        figure = plotly.matrix_plot(figures.matrix(protocol_of(frame_of(12), pairs=pairs)))
         go.Figure(figure)
         assert figure["data"][0]["z"][0] == [None, 1, 2, None, *range(4, 12)]
         assert "100 common episodes, the best 12 of 42" in figure["layout"]["title"]["text"]
@@ -222,18 +218,18 @@ class TestFigures:
     def test_a_box_is_made_of_quantiles_in_percent(self):
         box = quantiles_of(np.arange(101) / 100)
         assert (box.low, box.first_quartile, box.median, box.third_quartile, box.high) == (5, 25, 50, 75, 95)
-        figure = distribution_figure(protocol_of(frame_of(2)))
+        figure = plotly.distributions_plot(figures.distributions(protocol_of(frame_of(2))))
         go.Figure(figure)
         assert figure["data"][0]["q1"] == [40, 40]
 
     def test_verdicts_use_the_corrected_p(self):
         frame = with_tests(frame_of(3), [NAN, 2, -2], [NAN, 0.2, 0.01], "m0").assign(p=[NAN, 0.001, 0.001])
-        names = [trace["name"] for trace in forest_figure(protocol_of(frame))["data"] if "name" in trace]
+        names = [trace["name"] for trace in forest_plot(frame)["data"] if "name" in trace]
         assert names == ["worse", "no difference shown"]
 
     def test_verdicts_are_those_of_the_terminal_also_where_the_data_interval_includes_0(self):
         frame = with_tests(frame_of(5), [NAN, 2, 0.7, -0.7, -2], [NAN, *[0.001] * 4], "m0")
-        names = {trace["name"]: trace["x"] for trace in forest_figure(protocol_of(frame))["data"] if "name" in trace}
+        names = {trace["name"]: trace["x"] for trace in forest_plot(frame)["data"] if "name" in trace}
         assert names == {
             "better": [2.0],
             "better on this split": [0.7],
@@ -243,7 +239,7 @@ class TestFigures:
 
     def test_the_picture_for_a_paper_has_the_same_verdicts(self, tmp_path):
         frame = with_tests(frame_of(5), [NAN, 2, 0.7, -0.7, -2], [NAN, *[0.001] * 4], "m0")
-        svg = draw_forest(protocol_of(frame), tmp_path / "forest")[0].read_text(encoding="utf-8")
+        svg = draw_forest(figures.forest(protocol_of(frame), 40), tmp_path / "forest")[0].read_text(encoding="utf-8")
         for words in (
             "better",
             "better on this split",
@@ -253,18 +249,32 @@ class TestFigures:
         ):
             assert f"<!-- {words}" in svg or words in svg, words
 
+    def test_the_page_and_the_picture_for_a_paper_show_the_same_rows_and_numbers(self, tmp_path, monkeypatch):
+        frame = with_tests(frame_of(5), [NAN, 2, 0.7, -0.7, -2], [NAN, *[0.001] * 4], "m0")
+        figure = figures.forest(protocol_of(frame), 40)
+        drawn = []
+        monkeypatch.setattr(
+            "fewshot_bench.report.paper_figures.save_picture", lambda *picture: drawn.append(picture[0])
+        )
+        draw_forest(figure, tmp_path / "forest")
+        (axes,) = drawn[0].axes
+        *traces, names = plotly.forest_plot(figure)["data"]
+        assert [tick.get_text() for tick in axes.get_yticklabels()] == names["text"] == figure.labels
+        marks = {line.get_label(): [*line.get_xdata()] for line in axes.lines if not line.get_label().startswith("_")}
+        assert marks == {trace["name"]: trace["x"] for trace in traces if "name" in trace}
+
     def test_a_protocol_without_baseline_says_what_to_do(self):
-        figure = forest_figure(protocol_of(frame_of(2)))
+        figure = forest_plot(frame_of(2))
         assert "--baseline" in figure["layout"]["annotations"][0]["text"]
         assert figure["data"] == []
 
     def test_cost_is_seconds_per_episode_and_memory_where_it_is_known(self):
         frame = frame_of(3, episodes_per_second=[100.0, 10.0, 0.0], adaptation=["centroid", "finetune", "centroid"])
-        figure = cost_figure(protocol_of(frame))
+        figure = plotly.cost_plot(figures.cost(protocol_of(frame)))
         go.Figure(figure)
         assert [(trace["name"], trace["x"]) for trace in figure["data"]] == [("centroid", [0.01]), ("finetune", [0.1])]
         assert "20 ms" in figure["layout"]["xaxis"]["ticktext"]
-        with_memory = cost_figure(protocol_of(frame.assign(peak_bytes=[2**30, 2**31, NAN])))
+        with_memory = plotly.cost_plot(figures.cost(protocol_of(frame.assign(peak_bytes=[2**30, 2**31, NAN]))))
         assert [trace["x"] for trace in with_memory["data"] if trace.get("xaxis") == "x2"] == [[1.0], [2.0]]
 
     def test_a_sweep_has_a_line_per_tau_and_shot_and_a_ring(self):
@@ -279,7 +289,7 @@ class TestFigures:
                 "is_best": [False, True, False, False] * 2,
             }
         ).sort_values(["tau", "lambda", "shot"], ignore_index=True)
-        figure = sweep_figure(SweepResults("s", frame))
+        figure = plotly.sweep_plot(figures.sweep(frame, "s"))
         go.Figure(figure)
         assert [trace["name"] for trace in figure["data"]] == [
             "τ = 0.1, 1-shot", "τ = 0.1, 5-shot", "τ = 0.5, 1-shot", "τ = 0.5, 5-shot", "chosen",
@@ -290,7 +300,7 @@ class TestFigures:
         frame = pd.DataFrame(
             {"reading": ["in", "out"], "shot": 1, "mean": 1.0, "median": 1.0, "ci95": 1, "is_best": True}
         )
-        assert "no axis" in sweep_figure(SweepResults("s", frame))["layout"]["annotations"][0]["text"]
+        assert "no axis" in plotly.sweep_plot(figures.sweep(frame, "s"))["layout"]["annotations"][0]["text"]
 
 
 class TestRanks:
@@ -303,13 +313,13 @@ class TestRanks:
         assert ranking.methods == ["m0", "m1", "m2"]
         assert ranking.mean_ranks == pytest.approx([4 / 3, 5 / 3, 3])
         assert ranking.critical_difference == pytest.approx(critical_difference(3, 3))
-        figure = ranking_figure(ranking)
+        figure = plotly.ranks_plot(figures.ranks(ranking))
         go.Figure(figure)
         assert figure["data"][0]["error_x"]["array"][0] == pytest.approx(ranking.critical_difference / 2, abs=1e-3)
 
     def test_a_page_ranks_as_a_comparison_does(self, tmp_path):
         results = store_study(tmp_path, methods=("third", "dataset"))
-        frame = completed(current_leaderboard(OutcomeStore(results / "outcomes"), tmp_path / "none.csv"), {})
+        frame = completed(current_leaderboard(OutcomeStore(results / "outcomes"), tmp_path / "none.csv"))
         compared = over_datasets(compare_tasks(OutcomeStore(results / "outcomes")))
         assert len(compared) == 2
         for ranking, result in zip(rankings(frame), compared, strict=True):

@@ -12,7 +12,7 @@ from fewshot_bench.cli.main import exit_code
 from fewshot_bench.datasets.official_splits import official_classes
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import compare_methods, comparison_record
-from fewshot_bench.report.per_class import class_differences
+from fewshot_bench.report.comparison import class_differences
 from fewshot_bench.report.scores import stored_scores
 
 EPISODES = 200

@@ -32,7 +32,7 @@ def test_nothing_is_said_where_the_paper_says_too_little(missing):
 @pytest.mark.parametrize("episodes", [None, 3000])
 def test_an_interval_of_no_width_is_flagged_whatever_the_number_of_episodes(episodes):
     odd = replace(USUAL, half_width=0.0, episodes=episodes, rounding=0.5)
-    assert interval_flag(odd) == "±0 is no interval over episodes; the row is not tested"
+    assert interval_flag(odd) == "±0 is not an interval over episodes; the row is not tested"
 
 
 def test_digits_that_were_not_printed_may_explain_it():

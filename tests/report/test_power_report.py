@@ -241,7 +241,7 @@ def test_the_one_question_is_left_where_the_classes_are_unknown(tmp_path):
     (spread,) = stored_spreads(OutcomeStore(store.folder), "conv/a", "conv/b")
     for one, why in (
         (plan(spread), "the class sizes are not recorded"),
-        (plan(given_spread(10, 0.9)), "--sd and --correlation say nothing of the classes"),
+        (plan(given_spread(10, 0.9)), "--sd and --correlation say nothing about classes"),
     ):
         text = printed(one)
         assert f"Beyond the split: unknown, {why}." in text

@@ -11,7 +11,7 @@ from stored_cells import cell, fill
 
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import as_latex, as_markdown, leaderboard
-from fewshot_bench.report.publication import publication_table
+from fewshot_bench.report.paper_table import publication_table
 
 NASTY = r"a_b|c<script>&%$#{x}~^\*"
 ONE_SHOT, FIVE_SHOT = "cifar-fs 5-way 1-shot", "cifar-fs 5-way 5-shot"

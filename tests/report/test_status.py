@@ -15,10 +15,9 @@ from upath import UPath
 from fewshot_bench._io.locks import owner
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.leases import Leases, Stretch
+from fewshot_bench.outcomes.leases import EpisodeRange, Leases
 from fewshot_bench.outcomes.study_log import PlannedCell, StudyRecord
-from fewshot_bench.report.status_terminal import duration
-from fewshot_bench.report.study_status import CellState, StudyState, Watch, status_text
+from fewshot_bench.report.status import CellState, StudyState, Watch, duration, status_text
 
 ELSEWHERE = "0123456789ab-17-4711"
 CE, SCHANE = "conv/base-ce/centroid", "conv/base-ce+schane/centroid"
@@ -114,12 +113,12 @@ def test_who_holds_leases_is_at_work_and_sets_the_rate(tmp_path):
     written(tmp_path, [planned()], [known])
     assert Watch(tmp_path).look().processes == 0
     leases = Leases(tmp_path / "outcomes" / known.key)
-    held = [leases.take(Stretch(run, 30, 40)) for run in (0, 1)]
+    held = [leases.take(EpisodeRange(run, 30, 40)) for run in (0, 1)]
     state = Watch(tmp_path).look()
     assert (state.cells[0].workers, state.processes) == ((owner(),), 1)
     assert state.cells[0].rate == pytest.approx(2.0)
     assert state.cells[0].seconds_left == state.seconds_left == pytest.approx(20.0)
-    assert "1 process is at work" in shown(state)
+    assert "1 process running" in shown(state)
     for lease in held:
         lease.release()
     assert Watch(tmp_path).look().cells[0].workers == ()
@@ -131,12 +130,12 @@ def test_one_that_was_killed_with_its_machine_is_not_at_work_for_ever(tmp_path):
     told = {"began": "2026-01-01T00:00:00+00:00", "heard": "2026-01-01T00:00:00+00:00", "ended": ""}
     process = tmp_path / "studies" / record.id / f"process-{ELSEWHERE}.json"
     process.write_text(json.dumps({**told, "command": "fewshot-bench run --episodes 50"}))
-    lease = Leases(tmp_path / "outcomes" / known.key).place(Stretch(0, 30, 40), 0)
+    lease = Leases(tmp_path / "outcomes" / known.key).place(EpisodeRange(0, 30, 40), 0)
     lease.parent.mkdir()
     lease.write_text(json.dumps({"owner": ELSEWHERE, "token": "ab" * 8, "beat": "000000000001"}))
     state = Watch(tmp_path).look()
     assert (state.processes, state.cells[0].workers) == (0, ())
-    assert "nobody is at work" in shown(state)
+    assert "no process running" in shown(state)
     assert "fewshot-bench run --episodes 50" in shown(state)
     process.write_text(process.read_text().replace("2026-01-01T", "9999-01-01T"))
     state = Watch(tmp_path).look()
@@ -151,7 +150,7 @@ def test_a_process_that_ended_one_study_long_ago_may_be_at_work_at_the_next(tmp_
         process = tmp_path / "studies" / record.id / f"process-{ELSEWHERE}.json"
         process.parent.mkdir(exist_ok=True)
         process.write_text(json.dumps({**told, "heard": f"{heard}T00:00:00+00:00", "ended": ended}))
-    lease = Leases(tmp_path / "outcomes" / known.key).place(Stretch(0, 30, 40), 0)
+    lease = Leases(tmp_path / "outcomes" / known.key).place(EpisodeRange(0, 30, 40), 0)
     lease.parent.mkdir()
     lease.write_text(json.dumps({"owner": ELSEWHERE, "token": "ab" * 8, "beat": "000000000001"}))
     state = Watch(tmp_path).look()
@@ -202,7 +201,7 @@ def test_how_to_go_on_is_the_command_of_the_process_that_was_there_last(tmp_path
     with pytest.raises(KeyboardInterrupt), record.at_work("fewshot-bench run --episodes 50"):
         raise KeyboardInterrupt
     text = shown(Watch(tmp_path).look())
-    assert "nobody is at work; the last process: interrupted" in text
+    assert "no process running; the last one: interrupted" in text
     assert "next         fewshot-bench run --episodes 50 --results" in text
 
 
@@ -250,7 +249,7 @@ def test_a_folder_without_records_shows_what_is_stored(tmp_path):
     state = Watch(tmp_path).look()
     assert [(one.method, one.done, one.planned) for one in state.cells] == [(SCHANE, 60, None), (CE, 60, None)]
     text = shown(state, "some where")
-    assert "how many there are to be is not written down here" in text
+    assert "no study is recorded" in text
     assert "next         fewshot-bench leaderboard --results 'some where'" in text
 
 
@@ -259,7 +258,7 @@ def test_stored_cells_of_no_study_are_counted(tmp_path):
     stored(tmp_path, SCHANE)
     state = Watch(tmp_path).look()
     assert (len(state.cells), state.others) == (1, 1)
-    assert "1 more stored cells belong to no study" in shown(state)
+    assert "1 more stored cells belong to no recorded study" in shown(state)
 
 
 def test_damage_is_told_and_the_rest_is_shown(tmp_path):
@@ -309,7 +308,7 @@ def test_a_low_terminal_shows_where_something_happens():
     text = shown(state, height=24)
     assert len(text.splitlines()) <= 24
     assert " 7/20" in text
-    assert "not shown for want of room: 72 cells" in text
+    assert "72 idle cells not shown" in text
     assert "not shown" not in shown(state)
 
 

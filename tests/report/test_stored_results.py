@@ -10,7 +10,7 @@ import pytest
 
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import compare_methods, leaderboard, update_leaderboard
-from fewshot_bench.report.wording import difference_text, p_text
+from fewshot_bench.report.verdicts import difference_text, p_text
 
 FOLDER = Path(__file__).parents[2] / "results" / "cifar-fs-conv4-finetune"
 

@@ -16,7 +16,7 @@ from stored_cells import cell, fill
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import NoPictureError, SweptPoint, compare, draw_sweep, print_sweep, sweep_frame
-from fewshot_bench.report.pictures import MOST_LINES, horizontal_axis, lines_of
+from fewshot_bench.report.figures import MOST_LINES, sweep
 
 LEVELS = {(0, 0.1): 40, (0.5, 0.1): 44, (0.5, 0.5): 47, (1, 0.1): 41, (1, 0.5): 47}
 """Correct queries of 75 at each point that is run; (0.5, 0.5) and (1, 0.5) are exactly as good as each other."""
@@ -91,7 +91,7 @@ def test_an_axis_may_be_called_like_a_column(tmp_path):
 
 
 def test_a_sweep_without_points_is_refused(tmp_path):
-    with pytest.raises(OutcomeError, match="without points"):
+    with pytest.raises(OutcomeError, match="at least one point"):
         sweep_frame(OutcomeStore(tmp_path), [], episodes=1, runs=1)
 
 
@@ -166,23 +166,23 @@ def test_a_picture_shows_an_interval_for_every_point_and_marks_the_chosen_one(tm
 
 def test_without_lambda_the_first_axis_of_numbers_is_drawn_along(tmp_path):
     frame = frame_of(tmp_path)
-    assert horizontal_axis(frame) == "lambda"
-    assert horizontal_axis(other_grid(frame, **{"lambda": "learning_rate"})) == "learning_rate"
+    assert sweep(frame, "toy").axis == "lambda"
+    assert sweep(other_grid(frame, **{"lambda": "learning_rate"}), "toy").axis == "learning_rate"
     words = other_grid(frame.assign(tau=frame["tau"].map(str)), **{"lambda": "head"})
-    assert horizontal_axis(words) == "head"
+    assert sweep(words, "toy").axis == "head"
     with pytest.raises(NoPictureError, match="no axis of the grid has two numbers"):
-        horizontal_axis(words.assign(head="cosine"))
+        draw_sweep(words.assign(head="cosine"), "toy", tmp_path / "a")
 
 
 def test_of_many_lines_those_near_the_best_are_drawn_in_the_order_of_the_grid():
     rows = [
-        {"lambda": x, "head": f"h{number}", "mean": float(number), "shot": 1, "is_best": number == 0}
+        {"lambda": x, "head": f"h{number}", "mean": float(number), "ci95": 0.5, "shot": 1, "is_best": number == 0}
         for x in (0.0, 1.0)
         for number in range(12)
     ]
-    lines = lines_of(pd.DataFrame(rows), "lambda")
-    assert [line["head"].iloc[0] for line in lines] == [f"h{number}" for number in range(4, 12)]
-    assert len(lines) == MOST_LINES
+    curves = sweep(pd.DataFrame(rows), "toy").curves
+    assert [curve.label for curve in curves] == [f"head = h{number}" for number in range(4, 12)]
+    assert len(curves) == MOST_LINES
 
 
 def test_without_matplotlib_the_reason_is_said(tmp_path, monkeypatch):

@@ -17,10 +17,10 @@ from fewshot_bench.report import (
     print_comparisons,
     print_leaderboard,
 )
-from fewshot_bench.report.page.content import rankings
-from fewshot_bench.report.page.plots import ranking_figure
-from fewshot_bench.report.verdicts import verdict
-from fewshot_bench.report.wording import p_equation, p_text, protocol_names
+from fewshot_bench.report.content import rankings
+from fewshot_bench.report.figures import ranks
+from fewshot_bench.report.names import protocol_names
+from fewshot_bench.report.verdicts import p_equation, p_text, verdict
 
 LONG = "efficientnet_lite0@image_size=128/base-ce+schane/finetune-head@lambda=0.5,steps=300,tau=0.1"
 
@@ -237,4 +237,4 @@ def test_ranks_over_too_few_datasets_are_said_not_to_differ(tmp_path, datasets, 
     assert words in shown(lambda console: print_comparisons(tasks, results, console), width=200)
     assert datasets_record(results[0])["friedman"]["can_differ"] == (datasets > 2)
     (ranking,) = rankings(leaderboard(store))
-    assert words in ranking_figure(ranking)["layout"]["title"]["text"]
+    assert words in ranks(ranking).note

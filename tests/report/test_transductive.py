@@ -46,10 +46,10 @@ from fewshot_bench.report import (
     update_leaderboard,
     with_labels,
 )
+from fewshot_bench.report.findings import main_finding
 from fewshot_bench.report.page import write_page
-from fewshot_bench.report.page.finding import main_finding
-from fewshot_bench.report.paper_figures import draw_figures, finish_rows
-from fewshot_bench.report.wording import ACROSS
+from fewshot_bench.report.paper_figures import draw_figures, save_picture
+from fewshot_bench.report.verdicts import ACROSS
 
 BASE, TIM, MAP = "conv/centroid", "conv/tim", "conv/pt-map"
 INDUCTIVE, TRANSDUCTIVE = ("conv/logistic", "conv/ridge", BASE), (MAP, TIM)
@@ -122,11 +122,12 @@ def paper_figures(results, monkeypatch) -> str:
     """The names at the axis of each figure for a paper, and what stands below it."""
     seen = []
 
-    def watched(axes, *others):
-        finish_rows(axes, *others)
-        seen.extend([*(tick.get_text() for tick in axes.get_yticklabels()), axes.figure.get_supxlabel()])
+    def watched(figure, stem):
+        if figure.get_supxlabel():
+            seen.extend([*(tick.get_text() for tick in figure.axes[0].get_yticklabels()), figure.get_supxlabel()])
+        return save_picture(figure, stem)
 
-    monkeypatch.setattr("fewshot_bench.report.paper_figures.finish_rows", watched)
+    monkeypatch.setattr("fewshot_bench.report.paper_figures.save_picture", watched)
     content = write_page(results, results / "report.html", baseline=TIM)
     draw_figures(content, results / "figures")
     return "\n".join(seen)
@@ -404,7 +405,7 @@ def test_the_curve_of_a_transductive_sweep_says_so(tmp_path, monkeypatch):
     frame = sweep_frame(store, points, episodes=30, runs=2)
     seen = []
     monkeypatch.setattr(
-        "fewshot_bench.report.pictures.save_picture",
+        "fewshot_bench.report.paper_figures.save_picture",
         lambda figure, stem: seen.extend(text.get_text() for text in figure.axes[0].get_legend().get_texts()) or [],
     )
     draw_sweep(frame, "birds", tmp_path / "picture")

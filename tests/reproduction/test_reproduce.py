@@ -13,9 +13,9 @@ from fewshot_bench._io.locations import HOME_VARIABLE, cache_folder
 from fewshot_bench.audit import (
     OtherOutcome,
     ReproductionOptions,
-    cells_meant,
-    everything_anew,
     reproduce_cell,
+    resolve_cells,
+    without_caches,
 )
 from fewshot_bench.errors import FewshotBenchError, ReproductionError
 from fewshot_bench.outcomes import OutcomeStore
@@ -58,7 +58,7 @@ def test_every_outcome_comes_out_again_and_the_result_is_left_as_it_was(cell):
     result = again(cell)
     assert (result.is_equal, result.episodes, result.stored_episodes, result.queries) == (True, 24, 24, 24 * 75)
     assert result.stored_mean == result.new_mean
-    assert (result.others, result.circumstances, result.weights, result.explanation) == ((), (), "", "")
+    assert (result.others, result.environment_diff, result.weights, result.explanation) == ((), (), "", "")
     assert content(cell.parent.parent) == before
 
 
@@ -169,7 +169,7 @@ def test_other_versions_and_hardware_are_named_and_explain_a_tie(cell):
         lambda told: (told["versions"].update(torch="0.1"), told["provenance"]["hardware"].update(cpu="another")),
     )
     result = again(elsewhere)
-    assert [(one.name, one.recorded) for one in result.circumstances] == [("torch", "0.1"), ("cpu", "another")]
+    assert [(one.name, one.recorded) for one in result.environment_diff] == [("torch", "0.1"), ("cpu", "another")]
     assert result.explanation == "ties, by other versions or on another kind of machine"
     assert not result.is_equal
 
@@ -186,7 +186,7 @@ def test_weights_that_the_base_stage_gives_otherwise_are_told_and_the_outcomes_c
 
 def test_a_base_stage_is_trained_anew_only_where_that_is_asked_for(trained, monkeypatch):
     before = content(cache_folder())
-    with everything_anew():
+    with without_caches():
         assert again(trained).is_equal
         assert list((cache_folder() / "checkpoints").glob("*.safetensors"))
     assert content(cache_folder()) == before
@@ -196,7 +196,7 @@ def test_a_base_stage_is_trained_anew_only_where_that_is_asked_for(trained, monk
 
     monkeypatch.setattr("fewshot_bench.study.base_stage.train_on_base", refuse)
     assert again(trained).is_equal
-    with everything_anew(), pytest.raises(AssertionError, match="it was trained"):
+    with without_caches(), pytest.raises(AssertionError, match="it was trained"):
         again(trained)
 
 
@@ -263,22 +263,22 @@ def test_cells_are_meant_by_folder_key_or_method(tmp_path):
         for name, shot in (("centroid", 1), ("centroid", 5), ("logistic", 1))
     }
     everything = sorted(folders.values())
-    assert cells_meant(str(results)) == cells_meant(str(results / "outcomes")) == everything
+    assert resolve_cells(str(results)) == resolve_cells(str(results / "outcomes")) == everything
     one = folders["logistic", 1]
-    assert cells_meant(str(one)) == cells_meant(one.name, results) == cells_meant(one.name[:8], results) == [one]
+    assert resolve_cells(str(one)) == resolve_cells(one.name, results) == resolve_cells(one.name[:8], results) == [one]
     of_method = sorted([folders["centroid", 1], folders["centroid", 5]])
-    assert sorted(cells_meant("centroid", results)) == of_method
-    assert cells_meant("centroid", results, [5]) == [folders["centroid", 5]]
-    assert cells_meant(stored(one).method.label, results) == [one]
+    assert sorted(resolve_cells("centroid", results)) == of_method
+    assert resolve_cells("centroid", results, [5]) == [folders["centroid", 5]]
+    assert resolve_cells(stored(one).method.label, results) == [one]
     for wanted, shots, told in (
         ("centriod", (), "Did you mean"),
         ("conv4", (), "fits 2 methods"),
         ("logistic", (5,), "outcomes of 1-shot tasks, not of 5-shot ones"),
     ):
         with pytest.raises(FewshotBenchError, match=told):
-            cells_meant(wanted, results, shots)
+            resolve_cells(wanted, results, shots)
     with pytest.raises(ReproductionError, match="there are no outcomes in"):
-        cells_meant("centroid", tmp_path / "nothing")
+        resolve_cells("centroid", tmp_path / "nothing")
 
 
 def test_a_record_of_what_came_is_plain_data(cell):

@@ -109,7 +109,7 @@ def test_the_recorded_study_of_a_cell_gives_its_method_again(tmp_path, values):
         tmp_path, adaptations=("logistic", "centroid"), choose="support-cv", shots=(2,), hyper_parameters={"C": values}
     )
     for cell in run_study(study).cells:
-        again = recorded_study(cell, weights=None, trusts_code=False).study
+        again = recorded_study(cell)
         (adaptation,) = planned_adaptations(again)
         assert adaptation.hyper_parameters() == cell.method.hyper_parameters["adaptation"]
 

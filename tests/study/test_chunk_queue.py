@@ -19,8 +19,8 @@ import fewshot_bench.outcomes.leases
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
-from fewshot_bench.outcomes.leases import Leases, Stretch
-from fewshot_bench.study.chunks import ChunkQueue, Shard, Taken, missing_episodes
+from fewshot_bench.outcomes.leases import EpisodeRange, Leases
+from fewshot_bench.study.chunks import ChunkQueue, ClaimedChunk, Shard, missing_episodes
 
 CELL = Cell(MethodCard("m", "b", "w", "a"), ProtocolCard("toy", "ab" * 32, "novel", 2, 1, 1, 0, 1))
 
@@ -59,13 +59,13 @@ def test_chunks_lie_on_a_grid_whatever_is_stored_already(store):
     store_some(store, 0, [*range(3, 9), 13])
     queue = queue_of(store, Protocol("toy", episodes=22, runs=2), 8)
     taken = [queue.take() for _ in range(6)]
-    assert [(one.job.stretch, one.job.chunk.numbers.tolist()) for one in taken] == [
-        (Stretch(0, 0, 8), [0, 1, 2]),
-        (Stretch(0, 8, 16), [9, 10, 11, 12, 14, 15]),
-        (Stretch(0, 16, 24), [16, 17, 18, 19, 20, 21]),
-        (Stretch(1, 0, 8), list(range(8))),
-        (Stretch(1, 8, 16), list(range(8, 16))),
-        (Stretch(1, 16, 24), list(range(16, 22))),
+    assert [(one.lease.key, one.chunk.numbers.tolist()) for one in taken] == [
+        (EpisodeRange(0, 0, 8), [0, 1, 2]),
+        (EpisodeRange(0, 8, 16), [9, 10, 11, 12, 14, 15]),
+        (EpisodeRange(0, 16, 24), [16, 17, 18, 19, 20, 21]),
+        (EpisodeRange(1, 0, 8), list(range(8))),
+        (EpisodeRange(1, 8, 16), list(range(8, 16))),
+        (EpisodeRange(1, 16, 24), list(range(16, 22))),
     ]
     assert queue.episodes == 44 - 7
     assert queue.take() is None
@@ -83,11 +83,11 @@ def test_what_another_process_holds_waits_and_what_it_lets_go_can_be_taken(store
     protocol = Protocol("toy", episodes=16, runs=1)
     mine, yours = queue_of(store, protocol, 8), queue_of(store, protocol, 8)
     first, second = mine.take(), yours.take()
-    assert [one.job.stretch for one in (first, second)] == [Stretch(0, 0, 8), Stretch(0, 8, 16)]
+    assert [one.lease.key for one in (first, second)] == [EpisodeRange(0, 0, 8), EpisodeRange(0, 8, 16)]
     assert mine.take() is None
     assert not mine.is_empty
     second.lease.release()
-    assert mine.take().job.stretch == Stretch(0, 8, 16)
+    assert mine.take().lease.key == EpisodeRange(0, 8, 16)
     first.lease.release()
 
 
@@ -97,27 +97,27 @@ def test_what_others_have_stored_meanwhile_is_dropped_wholly_or_in_part(store):
     store_some(other, 0, range(12))
     assert queue.drop_stored() == 12
     taken = queue.take()
-    assert taken.job.chunk.numbers.tolist() == [12, 13, 14, 15]
+    assert taken.chunk.numbers.tolist() == [12, 13, 14, 15]
     store_some(other, 0, [12, 14])
-    assert queue.still_missing(taken.job).chunk.numbers.tolist() == [13, 15]
+    assert queue.still_missing(taken.cell, taken.chunk).numbers.tolist() == [13, 15]
     store_some(other, 0, [13, 15])
-    assert queue.still_missing(taken.job) is None
+    assert queue.still_missing(taken.cell, taken.chunk) is None
 
 
 def test_processes_that_cut_otherwise_share_what_is_left(store):
     protocol = Protocol("toy", episodes=20, runs=1)
     small, large = queue_of(store, protocol, 4), queue_of(store, protocol, 10)
     first, other = small.take(), large.take()
-    assert [one.job.stretch for one in (first, other)] == [Stretch(0, 0, 4), Stretch(0, 10, 20)]
-    assert small.take().job.stretch == Stretch(0, 4, 8)
-    rest = large.take().job
-    assert (rest.stretch, rest.chunk.numbers.tolist()) == (Stretch(0, 8, 10), [8, 9])
+    assert [one.lease.key for one in (first, other)] == [EpisodeRange(0, 0, 4), EpisodeRange(0, 10, 20)]
+    assert small.take().lease.key == EpisodeRange(0, 4, 8)
+    rest = large.take()
+    assert (rest.lease.key, rest.chunk.numbers.tolist()) == (EpisodeRange(0, 8, 10), [8, 9])
     assert small.take() is None
     assert large.take() is None
     store_some(OutcomeStore(store.folder), 0, range(4, 20))
     assert (small.drop_stored(), large.drop_stored()) == (12, 4)  # of small: 8 to 19; of large: 4 to 7
     first.lease.release()
-    assert large.take().job.chunk.numbers.tolist() == [0, 1, 2, 3]
+    assert large.take().chunk.numbers.tolist() == [0, 1, 2, 3]
 
 
 def test_one_lease_over_many_chunks_is_read_once_a_look(store, monkeypatch):
@@ -140,8 +140,8 @@ def test_a_chunk_is_compared_with_the_stored_episodes_near_it_alone(store, monke
     monkeypatch.setattr(np, "setdiff1d", lambda some, stored: compared.append(len(stored)) or without(some, stored))
     assert queue.drop_stored() == 496
     assert sum(compared) == 496
-    assert queue.take().job.chunk.numbers.tolist() == [495, 496, 497, 498, 499]
-    assert queue.take().job.chunk.numbers.tolist() == [500, 501, 502, 503, 504, 506, 507, 508, 509]
+    assert queue.take().chunk.numbers.tolist() == [495, 496, 497, 498, 499]
+    assert queue.take().chunk.numbers.tolist() == [500, 501, 502, 503, 504, 506, 507, 508, 509]
 
 
 def test_the_leases_of_a_cell_are_listed_when_it_comes_to_its_chunks(store, monkeypatch):
@@ -149,8 +149,8 @@ def test_the_leases_of_a_cell_are_listed_when_it_comes_to_its_chunks(store, monk
     protocol, other = Protocol("toy", episodes=8, runs=1), replace(CELL, method=MethodCard("other", "b", "w", "b"))
     store.open_cell(other)
     left = [(cell, protocol, missing_episodes(store, cell, protocol)) for cell in (CELL, other)]
-    queue, listed, look = ChunkQueue(store, left, lambda _: 8), [], Leases.look
-    monkeypatch.setattr(Leases, "look", lambda leases: listed.append(leases.folder.parent.name) or look(leases))
+    queue, listed, snapshot = ChunkQueue(store, left, lambda _: 8), [], Leases.snapshot
+    monkeypatch.setattr(Leases, "snapshot", lambda leases: listed.append(leases.folder.parent.name) or snapshot(leases))
     queue.take()
     assert set(listed) == {CELL.key}
     queue.take()
@@ -175,17 +175,17 @@ def test_any_number_of_processes_compute_exactly_what_is_missing(episodes, runs,
         missing = {(run, n) for run in range(runs) for n in range(episodes)} - stored
         queues = [queue_of(store, protocol, size) for size in sizes * count]
         computed: list[tuple[int, int]] = []
-        under_way: list[Taken] = []
+        under_way: list[ClaimedChunk] = []
         while queues or under_way:
             queue = order.choice(queues) if queues and (not under_way or order.random() < 0.6) else None
             taken = None if queue is None else queue.take()
             if taken is not None:
-                left = queue.still_missing(taken.job)
-                computed += [] if left is None else [(left.chunk.run, int(number)) for number in left.chunk.numbers]
+                left = queue.still_missing(taken.cell, taken.chunk)
+                computed += [] if left is None else [(left.run, int(number)) for number in left.numbers]
                 under_way.append(taken)
             elif under_way:
                 ended = under_way.pop(order.randrange(len(under_way)))
-                there[ended.job.chunk.run] |= set(ended.job.chunk.numbers.tolist())
+                there[ended.chunk.run] |= set(ended.chunk.numbers.tolist())
                 ended.lease.release()
             else:
                 queues.remove(queue)
@@ -204,11 +204,11 @@ def work_through(folder: Path, size: int, computed) -> None:
             time.sleep(0.001)
             queue.drop_stored()
             continue
-        left = queue.still_missing(taken.job)
+        left = queue.still_missing(taken.cell, taken.chunk)
         if left is not None:
-            time.sleep(0.0002 * len(left.chunk))
-            store_some(store, left.chunk.run, left.chunk.numbers)
-            computed.put([(left.chunk.run, int(number)) for number in left.chunk.numbers])
+            time.sleep(0.0002 * len(left))
+            store_some(store, left.run, left.numbers)
+            computed.put([(left.run, int(number)) for number in left.numbers])
         taken.lease.release()
     computed.put(None)
 
@@ -243,7 +243,7 @@ def test_shards_together_compute_everything_once(store):
     for number in (1, 2, 3):
         queue = queue_of(store, protocol, 4, Shard(number, 3))
         while (one := queue.take()) is not None:
-            taken += [(one.job.chunk.run, int(number)) for number in one.job.chunk.numbers]
+            taken += [(one.chunk.run, int(number)) for number in one.chunk.numbers]
             one.lease.release()
     everything = {(run, number) for run in range(2) for number in range(25)}
     assert sorted(taken) == sorted(everything - {(1, 0), (1, 7), (1, 24)})

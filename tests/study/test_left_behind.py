@@ -13,7 +13,7 @@ import pytest
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.outcomes.leases import Leases, Stretch
+from fewshot_bench.outcomes.leases import EpisodeRange, Leases
 from fewshot_bench.study import Study, run_study
 
 COMMAND = [
@@ -24,10 +24,10 @@ LEAVE = """
 import os, sys
 from pathlib import Path
 from fewshot_bench._io.storage import temporary_name, create_exclusively
-from fewshot_bench.outcomes.leases import Stretch
+from fewshot_bench.outcomes.leases import EpisodeRange
 from fewshot_bench.outcomes.leases import Leases
 cell = Path(sys.argv[1])
-assert Leases(cell).take(Stretch(0, 15, 20))
+assert Leases(cell).take(EpisodeRange(0, 15, 20))
 for name in ("run=0/episodes-00015-00020-0123456789abcdef.parquet", "cell.json"):
     path = cell / name
     path.with_name(temporary_name(path.name)).touch()
@@ -53,7 +53,7 @@ def test_a_study_that_was_complete_when_its_process_was_killed_is_cleaned():
     (cell,) = {path.parent for path in Path("results/outcomes").glob("*/cell.json")}
     subprocess.run([sys.executable, "-c", LEAVE, str(cell.absolute())], check=False)
     assert len(left(Path("results"))) == 6
-    live = Leases(cell).take(Stretch(0, 0, 5))
+    live = Leases(cell).take(EpisodeRange(0, 0, 5))
     assert live is not None
     before = {path: path.stat().st_mtime_ns for path in cell.rglob("*.parquet")}
     assert exit_code(COMMAND) == 0

@@ -11,8 +11,7 @@ from fewshot_bench import run_study
 from fewshot_bench.adaptation import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.errors import StudyError
 from fewshot_bench.study import Study
-from fewshot_bench.study.method_groups import expanded
-from fewshot_bench.study.methods import members_of, planned_adaptations
+from fewshot_bench.study.methods import expand_groups, members_of, planned_adaptations
 from fewshot_bench.study.plan import StudyPlan
 from fewshot_bench.study.run import run_plan
 
@@ -21,7 +20,7 @@ WITHOUT_BASE = replace(DATASET, splits={"novel": DATASET.splits["novel"]})
 
 
 def names(*adaptations, dataset=None, **fields):
-    study, left_out = expanded(Study(adaptations=adaptations, **fields), dataset)
+    study, left_out = expand_groups(Study(adaptations=adaptations, **fields), dataset)
     return list(study.adaptations), list(left_out)
 
 
@@ -66,7 +65,7 @@ def test_what_is_named_beside_a_group_is_there_once():
 
 def test_no_group_changes_nothing():
     study = Study(adaptations=("centroid", "finetune"))
-    assert expanded(study) == (study, ())
+    assert expand_groups(study) == (study, ())
 
 
 def test_heads_that_need_the_base_split_are_left_out_where_there_is_none():
@@ -101,7 +100,7 @@ def test_a_value_that_a_head_refuses_is_an_error_in_a_group_too():
     with pytest.raises(StudyError, match="C of logistic should be positive"):
         names("all-inductive", hyper_parameters={"C": -1.0})
     with pytest.raises(StudyError, match="has a hyper-parameter 'sizes'"):
-        planned_adaptations(expanded(Study(adaptations=("all-inductive",), hyper_parameters={"sizes": 3}))[0])
+        planned_adaptations(expand_groups(Study(adaptations=("all-inductive",), hyper_parameters={"sizes": 3}))[0])
 
 
 def test_the_record_names_the_members_of_a_group(tmp_path, monkeypatch):
@@ -117,7 +116,7 @@ def test_who_is_left_out_is_told_once_for_all_networks(tmp_path, monkeypatch):
     toy_sweeps.use(WITHOUT_BASE, monkeypatch)
     monkeypatch.setattr("fewshot_bench.study.methods.OWN_NAMES", {"adaptation": ("centroid", "logistic")})
     monkeypatch.setattr(
-        "fewshot_bench.study.method_groups._need_of_base",
+        "fewshot_bench.study.methods._need_of_base",
         lambda one: ("C=2", "C=1") if one.name == "logistic" else None,
     )
     study = toy_sweeps.study(tmp_path, adaptations=("all",), losses=("ce",), hyper_parameters={})

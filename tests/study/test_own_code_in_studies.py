@@ -21,7 +21,8 @@ from fewshot_bench.losses import LOSSES
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.study import Study
 from fewshot_bench.study.checkpoints import read_checkpoint
-from fewshot_bench.study.execute import run_known_study
+from fewshot_bench.study.resolved import resolve_study
+from fewshot_bench.study.run import run_resolved
 
 SMALL = ("--device", "cpu", "--shots", "1", "--runs", "1")
 MINE = ("--base-loss", "none", "--adapt", "mine:Mine")
@@ -237,7 +238,7 @@ def test_what_python_hands_over_is_its_own_and_what_a_file_says_is_not():
     study: dict[str, Any] = {"base_losses": (), "shots": (1,), "episodes": 3, "runs": 1, "device": "cpu"}
     known = Study(**study, adaptations=("mine:Mine",), results=Path("results"))
     with pytest.raises(CodeNotTrustedError):
-        run_known_study(known)
+        run_resolved(resolve_study(known))
     (cell,) = run_study(known).cells
     assert cell.method.code["adaptation"]["name"] == "mine:Mine"
 

@@ -9,7 +9,7 @@ import torch
 from fewshot_bench import Study, run_study
 from fewshot_bench.outcomes.study_log import recorded_studies
 from fewshot_bench.study import StudyPlan, run_plan
-from fewshot_bench.study.check_plan import check_plan
+from fewshot_bench.study.run import resolve_plan, run_resolved
 
 SMALL = {"device": "cpu", "episodes": 2, "runs": 1, "base_epochs": 1, "base_batch": 512}
 
@@ -34,20 +34,21 @@ def test_every_planned_cell_becomes_the_stored_one_of_its_name(tmp_path, monkeyp
     assert recorded.processes[0].command == f"fewshot-bench run --results {tmp_path.name}"
 
 
-def test_studies_of_a_plan_are_written_down_before_the_first_begins(tmp_path):
+def test_studies_of_a_plan_are_written_down_before_the_first_begins(tmp_path, monkeypatch):
     studies = tuple(
         Study(results=tmp_path, base_losses=(), shots=(1,), adaptations=(name,), **SMALL | {"base_epochs": None})
         for name in ("centroid", "logistic")
     )
     seen = []
 
-    def run(study):
+    def run(resolved, **_):
         seen.append({study.id: len(study.processes) for study in recorded_studies(tmp_path)[0]})
-        return run_study(study)
+        return run_resolved(resolved)
 
+    monkeypatch.setattr("fewshot_bench.study.run.run_resolved", run)
     plan = StudyPlan(name="both", studies=studies, places=("", ""))
-    run_plan(plan, run=run)
-    planned = {record.id for record in check_plan(plan)}
+    run_plan(plan)
+    planned = {resolved.record.id for resolved in resolve_plan(plan)}
     assert [set(ids) for ids in seen] == [planned, planned]
     assert [sum(ids.values()) for ids in seen] == [0, 1]
     assert {study.id for study in recorded_studies(tmp_path)[0]} == planned

@@ -8,9 +8,11 @@ import toy_sweeps
 
 from fewshot_bench.errors import FewshotBenchError, StudyError
 from fewshot_bench.outcomes import OutcomeStore
-from fewshot_bench.study import Study, StudyPlan, StudyResult, run_plan, run_study
-from fewshot_bench.study.dry_run import forecast
+from fewshot_bench.study import StudyPlan, StudyResult, run_plan
+from fewshot_bench.study.dry_run import estimate
 from fewshot_bench.study.plan import Outputs, write_outputs
+from fewshot_bench.study.resolved import ResolvedStudy
+from fewshot_bench.study.run import run_resolved
 
 
 @pytest.fixture(autouse=True)
@@ -58,27 +60,31 @@ def test_without_a_baseline_the_first_method_of_the_file_is_it(tmp_path):
         ([{}], {"toy": "logistic"}, "baseline of toy: there is no method called 'logistic'"),
     ],
 )
-def test_what_is_wrong_with_a_later_study_is_found_before_the_first_begins(tmp_path, changes, baselines, sentence):
+def test_what_is_wrong_with_a_later_study_is_found_before_the_first_begins(
+    tmp_path, changes, baselines, sentence, monkeypatch
+):
+    monkeypatch.setattr("fewshot_bench.study.run.run_resolved", _never)
     with pytest.raises(FewshotBenchError, match=sentence):
-        run_plan(plan_of(tmp_path, *changes, baselines=baselines), run=_never)
+        run_plan(plan_of(tmp_path, *changes, baselines=baselines))
     assert not list(tmp_path.iterdir()), "nothing was written"
 
 
-def _never(study: Study) -> StudyResult:
-    raise AssertionError(f"{study} began")
+def _never(resolved: ResolvedStudy, **_: object) -> StudyResult:
+    raise AssertionError(f"{resolved.study} began")
 
 
-def test_a_study_that_breaks_off_leaves_the_others_going(tmp_path):
-    def run(study: Study) -> StudyResult:
-        if study.backbone == "conv4_64":
+def test_a_study_that_breaks_off_leaves_the_others_going(tmp_path, monkeypatch):
+    def run(resolved: ResolvedStudy, **_: object) -> StudyResult:
+        if resolved.study.backbone == "conv4_64":
             raise StudyError("training diverged.")
-        return run_study(study)
+        return run_resolved(resolved)
 
-    result = run_plan(plan_of(tmp_path, {}, {"backbone": "conv4_64"}, {"backbone": "resnet12"}), run=run)
+    monkeypatch.setattr("fewshot_bench.study.run.run_resolved", run)
+    result = run_plan(plan_of(tmp_path, {}, {"backbone": "conv4_64"}, {"backbone": "resnet12"}))
     assert [cell.method.backbone for cell in result.cells] == ["conv4_32", "resnet12"]
     assert result.failures == [("study.toml, line 2", 6, "study.toml, line 2: training diverged.")]
     with pytest.raises(StudyError, match=r"^study\.toml, line 1: training diverged"):
-        run_plan(plan_of(tmp_path, {"backbone": "conv4_64"}), run=run)
+        run_plan(plan_of(tmp_path, {"backbone": "conv4_64"}))
 
 
 def test_outputs_go_where_the_file_says(tmp_path):
@@ -131,7 +137,7 @@ def test_a_label_that_cannot_be_is_found_before_anything_is_computed(tmp_path, l
     with pytest.raises(StudyError, match=sentence):
         run_plan(plan)
     assert OutcomeStore(tmp_path / "outcomes").cells() == []
-    assert any(sentence in problem for problem in forecast(plan).missing)
+    assert any(sentence in problem for problem in estimate(plan).missing)
 
 
 def test_the_same_plan_again_computes_nothing(tmp_path):

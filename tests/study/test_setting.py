@@ -7,7 +7,7 @@ import tomli_w
 import toy_sweeps
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.study import Axis, Grid, Study, read_setting, run_sweep
+from fewshot_bench.study import Axis, Grid, Study, read_best_configuration, run_sweep
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +22,15 @@ def result(tmp_path_factory):
 
 def test_the_chosen_point_has_the_highest_mean_over_the_shots(result):
     means = result.frame.groupby(["lambda", "learning_rate"], sort=False)["mean"].mean()
-    assert tuple(result.setting.chosen.values()) == means.idxmax()
+    assert tuple(result.best.chosen.values()) == means.idxmax()
     best = result.frame[result.frame["is_best"]]
     assert best["shot"].tolist() == [1, 2]
-    assert result.setting.accuracy["2-shot"]["mean"] == pytest.approx(best["mean"].iloc[1], abs=1e-4)
+    assert result.best.accuracy["2-shot"]["mean"] == pytest.approx(best["mean"].iloc[1], abs=1e-4)
 
 
 def test_the_file_holds_what_the_sweep_spent_and_on_what(result):
-    setting = read_setting(result.setting_path)
-    assert setting == result.setting
+    setting = read_best_configuration(result.best_path)
+    assert setting == result.best
     assert setting.grid == {"lambda": [0.25, 0.75], "learning_rate": [1e-6, 0.1]}
     spent = {"shots": [1, 2], "episodes": 8, "runs": 2, "points": 4, "points_run": 4}
     assert {name: setting.budget[name] for name in spent} == spent
@@ -41,7 +41,7 @@ def test_the_file_holds_what_the_sweep_spent_and_on_what(result):
 
 
 def test_the_chosen_values_replace_defaults_and_typed_ones_replace_the_rest(result):
-    setting = result.setting
+    setting = result.best
     fields = Study().model_dump() | {"hyper_parameters": {"steps": 9}}
     applied = setting.applied_to(fields, {"hyper_parameters": {"steps": 9}, "losses": ("ce",)}, "best.toml")
     study = Study.model_validate(applied | {"losses": ("ce",)})
@@ -60,10 +60,10 @@ def test_the_chosen_values_replace_defaults_and_typed_ones_replace_the_rest(resu
 )
 def test_a_contradiction_is_refused_and_a_repetition_is_not(result, typed, sentence):
     with pytest.raises(StudyError, match=sentence):
-        result.setting.applied_to({}, typed, "best.toml")
-    chosen = result.setting.chosen
+        result.best.applied_to({}, typed, "best.toml")
+    chosen = result.best.chosen
     same = {"lambda_": chosen["lambda"], "hyper_parameters": {"learning_rate": chosen["learning_rate"]}}
-    assert result.setting.applied_to({}, same, "best.toml")["lambda_"] == chosen["lambda"]
+    assert result.best.applied_to({}, same, "best.toml")["lambda_"] == chosen["lambda"]
 
 
 FOREIGN = {
@@ -79,8 +79,8 @@ FOREIGN = {
 def test_a_foreign_file_is_one_clear_line(case, tmp_path):
     path = tmp_path / "best.toml"
     path.write_text(FOREIGN[case])
-    with pytest.raises(StudyError, match=r"best\.toml is not a setting that a sweep wrote"):
-        read_setting(path)
+    with pytest.raises(StudyError, match=r"best\.toml is not the best configuration of a sweep"):
+        read_best_configuration(path)
 
 
 CHANGES = {
@@ -97,14 +97,14 @@ CHANGES = {
 @pytest.mark.parametrize("case", CHANGES)
 def test_a_changed_file_is_refused(case, result, tmp_path):
     path = tmp_path / "best.toml"
-    path.write_text(tomli_w.dumps(result.setting.model_dump() | CHANGES[case]))
-    with pytest.raises(StudyError, match=r"best\.toml is not a setting that a sweep wrote"):
-        read_setting(path)
+    path.write_text(tomli_w.dumps(result.best.model_dump() | CHANGES[case]))
+    with pytest.raises(StudyError, match=r"best\.toml is not the best configuration of a sweep"):
+        read_best_configuration(path)
 
 
 def test_an_absent_file_and_an_enormous_one_are_said_to_be_so(tmp_path):
-    with pytest.raises(StudyError, match="there is no setting"):
-        read_setting(tmp_path / "best.toml")
+    with pytest.raises(StudyError, match="there is no configuration"):
+        read_best_configuration(tmp_path / "best.toml")
     (tmp_path / "best.toml").write_bytes(b"#" * 1_000_001)
     with pytest.raises(StudyError, match="at most 1,000,000 bytes"):
-        read_setting(tmp_path / "best.toml")
+        read_best_configuration(tmp_path / "best.toml")

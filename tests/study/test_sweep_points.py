@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -9,10 +11,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import toy_sweeps
-from filelock import FileLock
 from toy_sweeps import planned
 
 from fewshot_bench.errors import FewshotBenchError, StudyError, UnknownNameError
+from fewshot_bench.outcomes.leases import Heartbeat, Leases, PointKey
 from fewshot_bench.study import Axis, Grid, run_sweep, sweep_run
 from fewshot_bench.study.sweep_run import conclude, finished_point, run_study, unfinished_points
 
@@ -54,7 +56,7 @@ def test_the_novel_split_is_never_touched(toy, tmp_path, monkeypatch):
     for adaptation, changes in {"finetune-head": {}, "centroid": {"base_losses": ("ce+schane",)}}.items():
         extra = {"hyper_parameters": {"features": "cl2"}, "base_epochs": 1, **changes}
         result = run_sweep(planned(tmp_path, adaptations=(adaptation,), split="novel", **extra))
-        assert result.setting.protocol["split"] == "validation"
+        assert result.best.protocol["split"] == "validation"
     assert {cell.protocol.split for cell in planned(tmp_path).store.cells()} <= {"validation"}
 
 
@@ -83,7 +85,7 @@ def test_a_complete_point_is_never_run_again(tmp_path, runs):
     again = run_sweep(planned(tmp_path))
     assert runs == []
     pd.testing.assert_frame_equal(again.frame, first.frame)
-    assert again.setting == first.setting
+    assert again.best == first.best
     run_sweep(planned(tmp_path, Grid((Axis("lambda", (0.5, 1)), Axis("tau", (0.1, 0.5)))), planned(tmp_path).name))
     assert runs == ["1.0 0.1", "1.0 0.5"]
 
@@ -98,7 +100,7 @@ def test_more_episodes_keep_what_is_stored_and_fewer_count_fewer(tmp_path, runs)
     shorter = run_sweep(planned(tmp_path, episodes=4))
     assert len(runs) == 6
     assert (shorter.frame["episodes"] == 4).all()
-    assert shorter.setting.budget["episodes"] == 4
+    assert shorter.best.budget["episodes"] == 4
 
 
 def test_a_damaged_record_of_a_point_is_made_again_from_its_outcomes(tmp_path, runs):
@@ -112,12 +114,14 @@ def test_a_damaged_record_of_a_point_is_made_again_from_its_outcomes(tmp_path, r
 
 
 def test_a_point_that_another_process_works_on_is_left_to_it_and_waited_for(tmp_path, runs, monkeypatch):
-    monkeypatch.setattr(sweep_run, "_PAUSE", 0.01)
+    monkeypatch.setattr(sweep_run._PointScheduler, "pause", 0.01)
     sweep = planned(tmp_path)
     first, *others = sweep.distinct_points()
-    (sweep.folder / "points").mkdir(parents=True)
-    other = FileLock(sweep.folder / "points" / f"{first.key}.lock")
-    with other:
+    sweep.folder.mkdir(parents=True)
+    other = Leases(sweep.folder)
+    lease = other.take(PointKey(first.key))
+    assert lease is not None
+    with Heartbeat([other]):
         worker = threading.Thread(target=run_sweep, args=(sweep,))
         worker.start()
         deadline = time.monotonic() + 60
@@ -125,9 +129,25 @@ def test_a_point_that_another_process_works_on_is_left_to_it_and_waited_for(tmp_
             time.sleep(0.01)
         assert worker.is_alive()
         assert runs == ["0.5 0.1", "0.5 0.5"]
+        lease.release()
     worker.join(60)
     assert runs[2:] == ["0.0 0.1"]
     assert unfinished_points(sweep) == 0
+    assert Leases(sweep.folder).owners() == {}
+
+
+def test_a_point_whose_process_was_killed_is_taken_over_at_once(tmp_path, runs):
+    sweep = planned(tmp_path)
+    sweep.folder.mkdir(parents=True)
+    program = (
+        "import os, sys, pathlib; from fewshot_bench.outcomes.leases import Leases, PointKey; "
+        "Leases(pathlib.Path(sys.argv[1])).take(PointKey(sys.argv[2])); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(sweep.folder), sweep.points[0].key], check=False)
+    assert len(list((sweep.folder / "leases").iterdir())) == 1
+    run_sweep(sweep)
+    assert runs[0] == "0.0 0.1"
+    assert list((sweep.folder / "leases").iterdir()) == []
 
 
 def test_a_point_that_fails_keeps_no_other_from_running(tmp_path, monkeypatch):

@@ -12,13 +12,15 @@ from fewshot_bench.adaptation import LDA, Centroid, Logistic
 from fewshot_bench.audit.rebuild import recorded_study
 from fewshot_bench.backbones import BackboneRequest, create_backbone, embed
 from fewshot_bench.datasets.dataset import Dataset
+from fewshot_bench.engine.local import LocalEngine
 from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study import StudyPlan, run_study
-from fewshot_bench.study.dry_run import forecast
+from fewshot_bench.study.dry_run import estimate
 from fewshot_bench.study.methods import planned_adaptations
-from fewshot_bench.study.workers import ClassifierSource
+from fewshot_bench.study.resolved import resolve_study
+from fewshot_bench.study.workers import ClassifierBuilder
 
 SIMPLESHOT = {"adaptations": ("simpleshot",), "hyper_parameters": {}}
 CENTROID = {"adaptations": ("centroid",), "hyper_parameters": {"features": "cl2", "metric": "euclidean"}}
@@ -38,14 +40,15 @@ def without_base(dataset):
 
 def source_of(tmp_path, dataset, **changes):
     backbone = create_backbone(BackboneRequest("conv4_32", native_size=16))
-    return backbone, ClassifierSource(toy_sweeps.study(tmp_path, **changes), dataset, backbone, "cpu", SILENT)
+    resolved = resolve_study(toy_sweeps.study(tmp_path, **changes), dataset=dataset)
+    return backbone, ClassifierBuilder(resolved, backbone, LocalEngine("cpu"), SILENT)
 
 
 class TestTheCovarianceOfTheBaseSplit:
     @pytest.mark.parametrize("features", ["raw", "l2", "cl2"])
     def test_is_that_of_its_embeddings_with_the_same_features(self, features, tmp_path, toy):
         backbone, source = source_of(tmp_path, toy, **BASE)
-        split = source.recipe(LDA(covariance="base", features=features)).ingredients.on("cpu")
+        split = source.factory(LDA(covariance="base", features=features)).embeddings.on("cpu")
         base = embed(toy.base, backbone, device="cpu").astype(np.float64)
         rows = base - base.mean(0) if features == "cl2" else base
         rows = rows if features == "raw" else rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -56,14 +59,14 @@ class TestTheCovarianceOfTheBaseSplit:
 
     def test_goes_to_other_processes(self, tmp_path, toy):
         _, source = source_of(tmp_path, toy, **BASE)
-        recipe = source.recipe(LDA(covariance="base"))
-        here, there = (one.ingredients.on("cpu") for one in (recipe, pickle.loads(pickle.dumps(recipe))))
+        recipe = source.factory(LDA(covariance="base"))
+        here, there = (one.embeddings.on("cpu") for one in (recipe, pickle.loads(pickle.dumps(recipe))))
         np.testing.assert_array_equal(there.base_covariance.numpy(), here.base_covariance.numpy())
 
     def test_is_only_there_where_it_is_wanted(self, tmp_path, toy):
         _, source = source_of(tmp_path, toy, **BASE)
-        assert source.recipe(LDA(covariance="base")).ingredients.base_covariance is not None
-        assert source.recipe(LDA()).ingredients.base_covariance is None
+        assert source.factory(LDA(covariance="base")).embeddings.base_covariance is not None
+        assert source.factory(LDA()).embeddings.base_covariance is None
 
     def test_makes_a_study_whose_method_has_it_in_its_name(self, tmp_path, toy):
         (cell,) = run_study(toy_sweeps.study(tmp_path, **BASE)).cells
@@ -72,11 +75,11 @@ class TestTheCovarianceOfTheBaseSplit:
     def test_needs_a_base_split(self, tmp_path, toy):
         _, source = source_of(tmp_path, without_base(toy))
         with pytest.raises(DatasetError, match="covariance=base needs embeddings of the base split: toy has no base"):
-            source.recipe(LDA(covariance="base"))
+            source.factory(LDA(covariance="base"))
         with pytest.raises(
             DatasetError, match=r"features=cl2 needs embeddings of the base split: toy has no base.*Use features=l2"
         ):
-            source.recipe(Centroid(features="cl2"))
+            source.factory(Centroid(features="cl2"))
 
     @pytest.mark.parametrize("named", [SIMPLESHOT, CENTROID, BASE], ids=["simpleshot", "centroid", "lda"])
     def test_is_missed_before_anything_is_computed(self, named, tmp_path, toy, monkeypatch):
@@ -89,7 +92,7 @@ class TestTheCovarianceOfTheBaseSplit:
         plan = StudyPlan(
             name="toy", studies=(toy_sweeps.study(tmp_path, **BASE),), places=("study.toml",), baselines={}
         )
-        units = [one.units for one in forecast(plan).work if one.kind == "embeddings"]
+        units = [one.units for one in estimate(plan).work if one.kind == "embeddings"]
         assert units == [len(toy.novel), len(toy.base)]
 
 
@@ -104,9 +107,9 @@ class TestViewsForLogisticRegression:
 
     def test_are_five_and_differ_from_the_images_and_from_each_other(self, tmp_path, toy):
         _, source = source_of(tmp_path, toy, **VIEWS)
-        split = source.recipe(Logistic(views=5)).ingredients.on("cpu")
+        split = source.factory(Logistic(views=5)).embeddings.on("cpu")
         assert split.views == 5
-        others = source.recipe(Logistic(views=5, augmentation="auto")).ingredients.on("cpu")
+        others = source.factory(Logistic(views=5, augmentation="auto")).embeddings.on("cpu")
         assert not np.allclose(others.embeddings.numpy(), split.embeddings.numpy(), atol=1e-3)
         rows = split.embeddings.view(6, split.images, -1)
         for one in range(6):
@@ -145,7 +148,6 @@ class TestSimpleShot:
         fields = SIMPLESHOT | {"adaptations": ("logistic", "simpleshot")}
         cells = run_study(toy_sweeps.study(tmp_path, **fields)).cells
         cell = next(cell for cell in cells if cell.method.adaptation == "centroid")
-        study = recorded_study(cell, weights=None, trusts_code=False).study
-        assert study is not None
+        study = recorded_study(cell)
         assert study.adaptations == ("simpleshot",)
         assert planned_adaptations(study) == [Centroid(features="cl2", metric="euclidean")]

@@ -22,7 +22,7 @@ def toy_dataset() -> Dataset:
 
 def use(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every study be about this dataset."""
-    monkeypatch.setattr("fewshot_bench.study.execute.known_dataset", lambda *_, **__: dataset)
+    monkeypatch.setattr("fewshot_bench.study.resolved.known_dataset", lambda *_, **__: dataset)
 
 
 def study(results: Path, **changes: Any) -> Study:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -56,6 +57,11 @@ def generator() -> torch.Generator:
 )
 def test_policies_are_those_of_torchvision(ours: Policy, theirs: v2.AutoAugmentPolicy) -> None:
     assert list(ours) == v2.AutoAugment(theirs)._policies
+
+
+def test_policies_are_those_that_stored_trainings_used() -> None:
+    digest = hashlib.sha256(repr((CIFAR10_POLICY, IMAGENET_POLICY)).encode()).hexdigest()
+    assert digest.startswith("57d645d5bdee4692")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -116,7 +116,7 @@ def test_the_state_of_another_training_is_refused(tmp_path: Path, change: dict[s
 
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
             save_tensors(state.path, tensors, {"course": '{"history": []}'})
-    with pytest.raises(WeightsError, match="no state that this training can go on from"):
+    with pytest.raises(WeightsError, match="this training cannot resume from"):
         train(state=state, split=bars(channels=3), **change)
 
 

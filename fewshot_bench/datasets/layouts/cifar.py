@@ -1,15 +1,15 @@
-"""CIFAR-100 in every layout in circulation; each gives CIFAR-FS and FC100, those with its own division CIFAR-100 too.
+"""CIFAR-100 (Krizhevsky, 2009) in every layout in circulation.
 
 - `cifar100.zip` of the CIFAR-FS distribution, zipped or not: data/<class>/<image>.png
 - `cifar-100-python`, as torchvision downloads it: pickles `train`, `test`, `meta`
 - `CIFAR_FS_{train,val,test}.pickle` and `FC100_{train,val,test}.pickle` of MetaOptNet: `data`, `labels`
 - `few-shot-{train,val,test}.npz` of TADAM: `features`, `targets`
 
-CIFAR-FS and FC100: two ways to divide the 100 classes of CIFAR-100 (Krizhevsky, 2009).
+Each gives CIFAR-FS and FC100, two ways to divide the 100 classes; those with its own division give CIFAR-100 too.
 
-Canonical order: classes by name, images by the SHA-256 of their pixels. It depends on nothing but the images, so every
-archive of CIFAR-100 gives the same episodes. A class is known by its images, too: the digest of all 600 says which it
-is, whatever number its file gives it.
+Canonical order: classes by name, images by the SHA-256 of their pixels. It depends on the images alone, so that every
+copy of CIFAR-100 gives the same episodes. The digest of all 600 images also says which class it is, whatever number its
+file gives it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.datasets.images import DecodedSplit, ListedSplit, PixelRecipe
-from fewshot_bench.datasets.layouts.layout import OFFICIAL, Found, Imported, ImportRequest
+from fewshot_bench.datasets.images import DecodedSplit, ListedSplit, Preprocessing
+from fewshot_bench.datasets.layouts import OFFICIAL, Found, Imported, ImportRequest, whole_numbers
 from fewshot_bench.datasets.official_splits import (
     cifar_class_digests,
     cifar_class_names,
@@ -40,7 +40,7 @@ from fewshot_bench.errors import DatasetError
 
 SPLITS_OF_CIFAR = ("cifar-fs", "fc100")
 CifarClasses = Mapping[str, NDArray[np.uint8]]
-"""Images of each class by its name, uint8 [I, 32, 32, 3], in any order."""
+"""Images of each class by name, uint8 [I, 32, 32, 3], in any order."""
 
 
 def divide_cifar(dataset: str, classes: CifarClasses) -> dict[SplitName, WholeSplit]:
@@ -51,7 +51,7 @@ def divide_cifar(dataset: str, classes: CifarClasses) -> dict[SplitName, WholeSp
         classes: all 100 classes.
 
     Raises:
-        DatasetError: a class is missing or has not its 600 images of 32 x 32 RGB pixels.
+        DatasetError: a class is missing or does not have its 600 images of 32 x 32 RGB pixels.
     """
     return {split: canonical_split(classes, sizes) for split, sizes in official_class_sizes(dataset).items()}
 
@@ -64,14 +64,13 @@ def canonical_split(classes: CifarClasses, sizes: Mapping[str, int]) -> WholeSpl
         sizes: how many images each class must have, in canonical order of the classes.
 
     Raises:
-        DatasetError: a class is missing or its images are not what they should be.
+        DatasetError: a class is missing, or has another number or shape of images.
     """
     missing = [name for name in sizes if name not in classes]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise DatasetError(
-            f"the source has no images of {', '.join(missing[:3])}{more}: it is not the whole of CIFAR-100. "
-            "Obtain it again."
+            f"the source has no images of {', '.join(missing[:3])}{more}: it is not all of CIFAR-100. Obtain it again."
         )
     ordered = []
     for name, size in sizes.items():
@@ -92,7 +91,7 @@ def image_digests(images: NDArray[np.uint8]) -> list[bytes]:
 
 
 def class_digest(images: NDArray[np.uint8]) -> str:
-    """What a class is known by: a digest of its images, in whatever order they come."""
+    """Digest of a class's images, whatever their order."""
     return hashlib.sha256(b"".join(sorted(image_digests(images)))).hexdigest()
 
 
@@ -108,13 +107,9 @@ def find_cifar_images(tree: FileTree) -> Found | None:
     missing = [name for name in names if name not in present]
     if len(missing) > len(names) / 2:
         return None
-    return Found(
-        "cifar100.zip of the CIFAR-FS distribution",
-        tree.path,
-        SPLITS_OF_CIFAR,
-        partial(_read_images, tree),
-        tuple(f"data/{name}" for name in missing),
-    )
+    layout = "cifar100.zip of the CIFAR-FS distribution"
+    absent = tuple(f"data/{name}" for name in missing)
+    return Found(layout, tree.path, SPLITS_OF_CIFAR, partial(_read_images, tree), absent)
 
 
 def _read_images(tree: FileTree, request: ImportRequest) -> Imported:
@@ -124,11 +119,16 @@ def _read_images(tree: FileTree, request: ImportRequest) -> Imported:
         if tree.has_folder(f"data/{name}")
     }
     listed = ListedSplit(places, lambda place: tree.read(place, limit=_LARGEST_PNG))
-    step = request.stack.enter_context(request.progress.step(f"reading {tree.path.name}", len(listed)))
-    decoded = DecodedSplit(listed, PixelRecipe(), (32, 32, 3), step)
+    return _imported(request, decoded_classes(listed, f"reading {tree.path.name}", request), "cifar100.zip")
+
+
+def decoded_classes(listed: ListedSplit, description: str, request: ImportRequest) -> CifarClasses:
+    """Decode the images of a split, which are small enough for memory, while `description` shows the progress."""
+    step = request.stack.enter_context(request.progress.step(description, len(listed)))
+    decoded = DecodedSplit(listed, Preprocessing(), (32, 32, 3), step)
     images = np.concatenate([*decoded.blocks(), np.empty((0, 32, 32, 3), np.uint8)])
     ends = np.cumsum(decoded.class_sizes)
-    return _imported(request, dict(zip(decoded.class_names, np.split(images, ends[:-1]), strict=True)), "cifar100.zip")
+    return dict(zip(decoded.class_names, np.split(images, ends[:-1]), strict=True))
 
 
 def find_cifar_arrays(tree: FileTree) -> Found | None:
@@ -175,7 +175,9 @@ def _parts(tree: FileTree) -> Iterator[_Part]:
             images, labels = next(keys for keys, name in _KEYS.items() if name == layout)
             kind = f"{file[: found.start()]}*{file[found.end() :]}"
             short = {"base": "train", "validation": "val", "novel": "test"}[split]
-            yield _Part(layout, kind, short, _pixels(content[images]), _labels(content[labels], tree, file))
+            yield _Part(
+                layout, kind, short, _pixels(content[images]), whole_numbers(content[labels], str(tree.path / file))
+            )
 
 
 def _has_images(content: Any, images: str, labels: str) -> bool:
@@ -191,16 +193,6 @@ def _pixels(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if array.ndim == 2:
         array = array.reshape(-1, 3, 32, 32)
     return array.transpose(0, 2, 3, 1) if array.shape[1] == 3 else array
-
-
-def _labels(values: Any, tree: FileTree, file: str) -> NDArray[np.int64]:
-    try:
-        labels = np.asarray(values)
-    except ValueError:  # lists of several lengths
-        labels = np.empty(0)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DatasetError(f"the labels in {tree.path / file} are no list of whole numbers. Obtain the file again.")
-    return labels.astype(np.int64)
 
 
 def _read_arrays(tree: FileTree, parts: list[_Part], request: ImportRequest) -> Imported:
@@ -245,8 +237,8 @@ def _named(classes: dict[tuple[int, int], NDArray[np.uint8]], tree: FileTree) ->
         return {fine[label]: images for (_, label), images in classes.items()}
     unknown = sum(name is None for name in names.values())
     raise DatasetError(
-        f"{unknown} of the {len(names)} classes in {tree.path} are none of CIFAR-100's by their pixels, and their "
-        "labels are not CIFAR-100's either. Obtain the files again, or import the original CIFAR-100."
+        f"{unknown} of the {len(names)} classes in {tree.path} have other pixels than CIFAR-100's, and their labels "
+        "are not CIFAR-100's either. Obtain the files again, or import the original CIFAR-100."
     )
 
 
@@ -254,7 +246,7 @@ def imported_cifar_100(request: ImportRequest, splits: Mapping[SplitName, CifarC
     """CIFAR-100 itself, whose two splits share their classes.
 
     Raises:
-        DatasetError: a size was asked for, or a class has not its official number of images.
+        DatasetError: a size was asked for, or a class does not have its official number of images.
     """
     official = OFFICIAL["cifar-100"].class_sizes
     names = cifar_class_names()
@@ -281,11 +273,11 @@ def _imported(
     splits = divided or divide_cifar(request.dataset, classes)
     known = set(cifar_class_digests())
     foreign = [name for name, images in classes.items() if class_digest(images) not in known]
-    recipe = {"source": layout} | PixelRecipe().as_dict()
+    facts = {"source": layout} | Preprocessing().as_dict()
     if not foreign:
-        return Imported(splits, recipe | {"pixels": "as published"})
+        return Imported(splits, facts | {"pixels": "as published"})
     warning = (
         f"the images of {len(foreign)} of {len(classes)} classes ({', '.join(sorted(foreign)[:3])}, ...) are not those "
-        "of CIFAR-100 as published; the episodes will not be everybody's, and lock files will say so."
+        "of CIFAR-100 as published; the episodes differ from other copies', and lock files will say so."
     )
-    return Imported(splits, recipe | {"pixels": f"not as published in {len(foreign)} classes"}, warnings=(warning,))
+    return Imported(splits, facts | {"pixels": f"not as published in {len(foreign)} classes"}, warnings=(warning,))

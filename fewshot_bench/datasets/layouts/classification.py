@@ -1,54 +1,23 @@
-"""What the classification datasets share: parts that may still be packed, lists in text files, images by class.
+"""The layouts of the datasets for ordinary classification.
 
-Caltech-256 (Griffin et al., 2007): <number>.<class>/<number>_<image>.jpg, as in 256_ObjectCategories.tar.
+torchvision has classes for most of them. They are not used: they open extracted folders under fixed names only, create
+missing ones, check checksums of lists that others have reformatted, and ImageNet's unpickles a file. A test holds both
+to the same images and labels where torchvision reads the same copy.
 
-torchvision's Caltech256 opens nothing but a folder called caltech256/256_ObjectCategories, and makes the first where it
-is not there; reading the names here serves other folders and archives as well. A test holds both to the same images
-and labels.
+- CUB-200-2011 (Wah et al., 2011): images/<class>/<image>.jpg with four lists, as in CUB_200_2011.tgz.
+- Caltech-256 (Griffin et al., 2007): <number>.<class>/<number>_<image>.jpg, as in 256_ObjectCategories.tar.
+- Oxford 102 Flowers (Nilsback and Zisserman, 2008): jpg/image_<number>.jpg, imagelabels.mat, setid.mat. A class is
+  called by its official number: the files hold no names.
+- Oxford-IIIT Pet (Parkhi et al., 2012): images/<class>_<number>.jpg, annotations/{trainval,test}.txt.
+- iNaturalist 2017 (Van Horn et al., 2018): train_val_images/<super-category>/<species>/<image>.jpg, with train2017.json
+  and val2017.json for the splits.
+- Places365-standard (Zhou et al., 2017): data_256/<letter>/<class>/<image>.jpg, val_256/, and three lists; or with
+  "large" for 256. A class is called by its path without the letter: "airfield" for /a/airfield.
+- ImageNet-1k, that is ILSVRC-2012 (Russakovsky et al., 2015): train/<WordNet id>/<image>, val/<WordNet id>/<image>;
+  for train/ also ILSVRC2012_img_train.tar, or one tar per class.
+- Any of them as {train,val,test}/<class>/<image>, recognized by the number of classes and nearly that of images.
 
-Any of the classification datasets as {train,val,test}/<class>/<image>, as many tools pass them on.
-
-Nothing in such a tree says which dataset it is: it is taken for one if it has its number of classes, the same ones in
-every split, and nearly its number of images. What then is missing is named by the import. Where the files are not
-called as the dataset's authors called them, images are known by their rank.
-
-CUB-200-2011 (Wah et al., 2011): images/<class>/<image>.jpg with four lists, as in CUB_200_2011.tgz.
-
-torchvision has no class for it.
-
-Oxford 102 Flowers (Nilsback and Zisserman, 2008): jpg/image_<number>.jpg, imagelabels.mat, setid.mat.
-
-The images may still be in 102flowers.tgz. torchvision's Flowers102 opens nothing but a folder called flowers-102;
-reading it here serves other folders and archives as well. A test holds both to the same images and labels. The .mat
-files are read, as torchvision does, by `scipy.io.loadmat`, and only if they are the published ones: damage in such a
-file can end the whole process within SciPy. A class is called by its official number: the files hold no names.
-
-ImageNet-1k, that is ILSVRC-2012 (Russakovsky et al., 2015): train/<WordNet id>/<image>, val/<WordNet id>/<image>.
-
-Instead of train/ its official archive, ILSVRC2012_img_train.tar, may lie there; or one tar per class in train/. The
-validation images must have been sorted into class folders, as torchvision and most scripts do. torchvision's ImageNet
-unpickles meta.bin, so the folders are read here.
-
-iNaturalist 2017 (Van Horn et al., 2018): train_val_images/<super-category>/<species>/<image>.jpg.
-
-Which images are for training stands in train2017.json and val2017.json, which torchvision's INaturalist does not read:
-it takes all images of a folder called 2017 together. That folder's name is known here, too. The images may still be in
-train_val_images.tar.gz, the lists in train_val2017.zip.
-
-The layouts of the classification datasets, the telling ones first.
-
-Oxford-IIIT Pet (Parkhi et al., 2012): images/<class>_<number>.jpg, annotations/{trainval,test}.txt.
-
-Both folders may still be in images.tar.gz and annotations.tar.gz. torchvision's OxfordIIITPet opens nothing but a
-folder called oxford-iiit-pet; reading its two lists here serves other folders and archives as well. A test holds both
-to the same images and labels. A class is called as in the files' names, e.g. "Abyssinian" or "american_bulldog".
-
-Places365-standard (Zhou et al., 2017): data_256/<letter>/<class>/<image>.jpg, val_256/, and three lists.
-
-The same with `large` for `256`, and torchvision's data_256_standard; images still in train_256_places365standard.tar
-and val_256.tar, lists in filelist_places365-standard.tar. torchvision's Places365 insists on the md5 of the lists, so
-they are read here; a test holds both to the same images and labels. A class is called by its path without the letter:
-"airfield" for /a/airfield, "apartment_building-outdoor" for /a/apartment_building/outdoor.
+A folder may still be in the archive in which its authors publish it.
 """
 
 from __future__ import annotations
@@ -57,10 +26,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -68,10 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.datasets.dataset import SplitName
-from fewshot_bench.datasets.images import DecodedSplit, ListedSplit, PixelRecipe
-from fewshot_bench.datasets.layouts.cifar import CifarClasses, imported_cifar_100
-from fewshot_bench.datasets.layouts.imagenet_images import IMAGE_FILE, ClassFiles, class_files_in, is_synset, natural
-from fewshot_bench.datasets.layouts.layout import (
+from fewshot_bench.datasets.images import DecodedSplit, ListedSplit, Preprocessing
+from fewshot_bench.datasets.layouts import (
     OFFICIAL,
     Found,
     Imported,
@@ -80,6 +47,8 @@ from fewshot_bench.datasets.layouts.layout import (
     are_official_names,
     check_counts,
 )
+from fewshot_bench.datasets.layouts.cifar import decoded_classes, imported_cifar_100
+from fewshot_bench.datasets.layouts.imagenet import ClassFiles, class_files_in, image_files, is_synset, natural
 from fewshot_bench.datasets.official_splits import published_split
 from fewshot_bench.datasets.sources import FileTree, open_tree
 from fewshot_bench.datasets.sources.tree import within
@@ -87,83 +56,16 @@ from fewshot_bench.errors import DatasetError
 
 _SIZE = 224
 _LARGEST_LIST = 1 << 30  # the largest, of iNaturalist 2017, has a tenth of it
+_LARGEST_MAT = 1 << 16  # the larger has 15 KB
 
-
-@dataclass(frozen=True)
-class Part:
-    """A folder of a distribution: unpacked, or in the archive in which it is passed on.
-
-    An archive is known by its official name: opening it to see what is inside can mean unpacking 186 GB.
-    """
-
-    tree: FileTree
-    folders: tuple[str, ...]
-    archive: str = ""
-
-    def opened(self, stack: ExitStack) -> tuple[FileTree, str]:
-        """The tree that holds the part, and its folder in it."""
-        if not self.archive:
-            return self.tree, self.folders[0]
-        inner = stack.enter_context(open_tree(self.tree.path / self.archive))
-        return inner, next((folder for folder in self.folders if inner.has_folder(folder)), "")
-
-
-def find_part(
-    tree: FileTree, folders: Sequence[str], archives: Sequence[str] = (), *, holding: str = ""
-) -> Part | None:
-    """The first of some folders that is there, else the first of some archives that lie beside.
-
-    Args:
-        tree: where to look.
-        folders: names that the folder goes by; "" is the tree itself.
-        archives: official names of archives that hold it.
-        holding: a file by which the folder is known.
-    """
-    for folder in folders:
-        if tree.has_folder(folder) and (not holding or tree.has_file(f"{folder}/{holding}".lstrip("/"))):
-            return Part(tree, (folder,))
-    if tree.description == "folder":  # an archive inside another archive has no path to open it by
-        for archive in archives:
-            if tree.has_file(archive):
-                return Part(tree, tuple(folders), archive)
-    return None
-
-
-def read_text(tree: FileTree, file: str) -> str:
-    """A list that belongs to a dataset.
-
-    Raises:
-        DatasetError: it is missing, no text, or far too large.
-    """
-    if not tree.has_file(file):
-        raise DatasetError(f"{tree.path / file} is missing. Obtain the whole of the dataset.")
-    try:
-        return tree.read(file, limit=_LARGEST_LIST).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{tree.path / file} is no text ({error.reason}). Obtain it again.") from error
-
-
-def rows(tree: FileTree, file: str, columns: int) -> Iterator[list[str]]:
-    """The lines of a list, divided at white space.
-
-    Raises:
-        DatasetError: a line has another number of words.
-    """
-    for number, line in enumerate(io.StringIO(read_text(tree, file)), 1):
-        words = line.split()
-        if words and len(words) != columns:
-            raise DatasetError(
-                f"line {number} of {tree.path / file} has {len(words)} words, not {columns}: it is not the official "
-                "list. Obtain it again."
-            )
-        if words:
-            yield words
+LIST_MD5 = {"imagelabels.mat": "e0620be6f572b9609742df49c70aed4d", "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c"}
+"""MD5 of the published lists of Oxford 102 Flowers, as torchvision knows them."""
 
 
 class ClassImages(Sequence[Any]):
     """Name and place of each image of a class, all in one folder.
 
-    Only the files' names are kept: a tuple and a path for each of 1.8 million images would take half a gigabyte.
+    Only file names are kept: a tuple and a path for each of 1.8 million images would take half a gigabyte.
     """
 
     def __init__(self, tree: FileTree, folder: str, files: Sequence[str], names: Sequence[str] | None = None) -> None:
@@ -185,56 +87,18 @@ class ClassImages(Sequence[Any]):
 Classes = Mapping[str, ClassImages]
 
 
-def present_files(tree: FileTree, folder: str) -> set[str]:
-    """The files of a folder; none where it, or one above it, is missing."""
-    try:
-        return set(tree.files(folder))
-    except DatasetError:
-        return set()
+def _load(place: tuple[FileTree, str]) -> bytes:
+    return place[0].read(place[1])
 
 
-def listed_images(
-    tree: FileTree, folder: str, label: str, files: Collection[str], present: Collection[str] | None = None
-) -> ClassImages:
-    """The images that a list names for a class, in the order of their names.
-
-    Args:
-        tree: where they lie.
-        folder: likewise.
-        label: the class.
-        files: their names.
-        present: what the folder holds, where that is known.
-
-    Raises:
-        DatasetError: one is not there.
-    """
-    held = present_files(tree, folder) if present is None else present
-    absent = sorted(file for file in files if file not in held)
-    if absent:
-        raise DatasetError(
-            f"class {label} has {len(files):,} images; the source lacks {len(absent):,} of them ({absent[0]} in "
-            f"{tree.path / folder}). Obtain the whole of it."
-        )
-    return ClassImages(tree, folder, sorted(files))
-
-
-def have_official_names(dataset: str, splits: Mapping[SplitName, Classes]) -> bool:
-    """Whether all files are called as the dataset's authors called them."""
-    return all(are_official_names(dataset, images.files) for classes in splits.values() for images in classes.values())
-
-
-def imported(
-    request: ImportRequest,
-    source: str,
-    splits: Mapping[SplitName, Classes],
-    *,
-    are_named: bool = True,
+def _imported(
+    request: ImportRequest, source: str, splits: Mapping[SplitName, Classes], *, are_named: bool = True
 ) -> Imported:
     """Check the counts, and make the splits ready to be stored.
 
     Args:
         request: what was asked for.
-        source: the layout, for the recipe.
+        source: the layout, for the description of the dataset.
         splits: the images.
         are_named: whether the names are official; otherwise an image is known by its rank.
 
@@ -246,8 +110,8 @@ def imported(
         request.dataset,
         {split: {name: len(images) for name, images in classes.items()} for split, classes in splits.items()},
     )
-    recipe = PixelRecipe(request.size or _SIZE, request.fit or "crop", request.interpolation or "bicubic")
-    side = recipe.size or _SIZE
+    side = request.size or _SIZE
+    preprocessing = Preprocessing(side, request.fit or "crop", request.interpolation or "bicubic")
     decoded: dict[SplitName, DecodedSplit] = {}
     for split in official.images:
         classes = {
@@ -255,62 +119,440 @@ def imported(
         }
         listed = ListedSplit(classes, _load, are_named)
         step = request.stack.enter_context(request.progress.step(f"reading the {split} split", len(listed)))
-        decoded[split] = DecodedSplit(listed, recipe, (side, side, 3), step)
-    facts = {"source": source} | recipe.as_dict() | {"divided": official.division}
+        decoded[split] = DecodedSplit(listed, preprocessing, (side, side, 3), step)
+    facts = {"source": source} | preprocessing.as_dict() | {"divided": official.division}
     if are_named:
         return Imported(decoded, facts, "names")
-    warning = "the files have not their official names: images are known by their rank among their class."
+    warning = "the files do not have their official names: images are known by their rank in their class."
     return Imported(decoded, facts, "ranks", (warning,))
 
 
-def _load(place: tuple[FileTree, str]) -> bytes:
-    return place[0].read(place[1])
+# Layouts with lists that say which images each class and split has
 
 
-_LAYOUT = "256_ObjectCategories of Caltech-256"
-_CLASS = re.compile(r"(\d{3})\.[\w.+-]+")
-_IMAGE = re.compile(r"(\d{3})_(\d{4})\.jpg")
+@dataclass(frozen=True)
+class PartSpec:
+    """A folder of a distribution and what it may be called.
+
+    Attributes:
+        folders: names of the folder; "" is the top.
+        archives: official names of archives that hold it. An archive is known by its name: opening it to see what is
+            inside can mean unpacking 186 GB.
+        holding: a file by which the folder is known.
+        missing: what the user is told to look for; the key of the part by default.
+    """
+
+    folders: tuple[str, ...]
+    archives: tuple[str, ...] = ()
+    holding: str = ""
+    missing: str = ""
+
+    def find(self, tree: FileTree) -> Part | None:
+        """The first folder that is there, else the first archive that lies beside."""
+        for folder in self.folders:
+            if tree.has_folder(folder) and (not self.holding or tree.has_file(within(folder, self.holding))):
+                return Part(tree, (folder,))
+        if tree.description == "folder":  # an archive inside another archive has no path to open it by
+            for archive in self.archives:
+                if tree.has_file(archive):
+                    return Part(tree, self.folders, archive)
+        return None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder of a distribution that was found: unpacked, or in an archive."""
+
+    tree: FileTree
+    folders: tuple[str, ...]
+    archive: str = ""
+
+    def opened(self, stack: ExitStack) -> tuple[FileTree, str]:
+        """The tree that holds the part, and its folder in it."""
+        if not self.archive:
+            return self.tree, self.folders[0]
+        inner = stack.enter_context(open_tree(self.tree.path / self.archive))
+        return inner, next((folder for folder in self.folders if inner.has_folder(folder)), "")
+
+
+class Parts:
+    """The parts of a distribution, opened when they are asked for."""
+
+    def __init__(self, tree: FileTree, found: Mapping[str, Part], stack: ExitStack) -> None:
+        self.path, self._found, self._stack = tree.path, found, stack
+        self._opened: dict[str, tuple[FileTree, str]] = {}
+
+    def __getitem__(self, key: str) -> tuple[FileTree, str]:
+        if key not in self._opened:
+            self._opened[key] = self._found[key].opened(self._stack)
+        return self._opened[key]
+
+    def place(self, file: str, part: str = "") -> tuple[FileTree, str]:
+        """The tree that holds a list, and its path there; by default the part is called after the list."""
+        tree, folder = self[part or file]
+        return tree, within(folder, file)
+
+    def text(self, file: str, part: str = "") -> str:
+        """A list in a part.
+
+        Raises:
+            DatasetError: it is missing, not text, or far too large.
+        """
+        tree, place = self.place(file, part)
+        if not tree.has_file(place):
+            raise DatasetError(f"{tree.path / place} is missing. Obtain the whole dataset.")
+        try:
+            return tree.read(place, limit=_LARGEST_LIST).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DatasetError(f"{tree.path / place} is not text ({error.reason}). Obtain it again.") from error
+
+    def rows(self, file: str, columns: int, part: str = "") -> Iterator[list[str]]:
+        """The lines of a list, divided at white space.
+
+        Raises:
+            DatasetError: a line has another number of words.
+        """
+        for number, line in enumerate(io.StringIO(self.text(file, part)), 1):
+            words = line.split()
+            if words and len(words) != columns:
+                tree, place = self.place(file, part)
+                raise DatasetError(
+                    f"line {number} of {tree.path / place} has {len(words)} words, not {columns}: it is not the "
+                    "official list. Obtain it again."
+                )
+            if words:
+                yield words
+
+
+Row = tuple[SplitName, str, str, str]
+"""Split, class, part and path in that part of one image; the images of a class in a split lie in one folder."""
+
+
+@dataclass(frozen=True)
+class ListedLayout:
+    """A distribution whose lists say which images each class and split has.
+
+    Attributes:
+        dataset: the benchmark that it gives.
+        name: what people call it.
+        parts: folders and lists by a key that `rows` uses.
+        is_recognized: whether the parts that were found belong to this layout.
+        rows: one row per image.
+    """
+
+    dataset: str
+    name: str
+    parts: Mapping[str, PartSpec]
+    is_recognized: Callable[[Mapping[str, Part]], bool]
+    rows: Callable[[Parts], Iterator[Row]]
+
+    def find(self, tree: FileTree) -> Found | None:
+        """The layout, if its telling parts are there."""
+        found = {key: part for key, spec in self.parts.items() if (part := spec.find(tree)) is not None}
+        if not self.is_recognized(found):
+            return None
+        missing = tuple(spec.missing or key for key, spec in self.parts.items() if key not in found)
+        return Found(self.name, tree.path, (self.dataset,), partial(self._read, tree, found), missing)
+
+    def _read(self, tree: FileTree, found: Mapping[str, Part], request: ImportRequest) -> Imported:
+        parts = Parts(tree, found, request.stack)
+        files: dict[SplitName, dict[str, tuple[str, str, list[str]]]] = {split: {} for split in ("train", "test")}
+        for split, label, part, path in self.rows(parts):
+            folder, _, file = path.rpartition("/")
+            files.setdefault(split, {}).setdefault(label, (part, folder, []))[2].append(file)
+
+        @lru_cache(maxsize=1)  # several classes may share a folder
+        def present(images: FileTree, place: str) -> Collection[str]:
+            try:
+                return set(images.files(place))
+            except DatasetError:  # it, or a folder above it, is missing
+                return set()
+
+        splits: dict[SplitName, Classes] = {}
+        for split, classes in files.items():
+            images_of: dict[str, ClassImages] = {}
+            for label, (part, folder, names) in classes.items():
+                images, top = parts[part]
+                place = within(top, folder) if folder else top
+                absent = sorted(name for name in names if name not in present(images, place))
+                if absent:
+                    raise DatasetError(
+                        f"class {label} has {len(names):,} images; the source lacks {len(absent):,} of them "
+                        f"({absent[0]} in {images.path / place}). Obtain the whole dataset."
+                    )
+                images_of[label] = ClassImages(images, place, sorted(names))
+            splits[split] = images_of
+        return _imported(request, self.name, splits)
+
+
+def _files_at_top(names: Iterable[str]) -> dict[str, PartSpec]:
+    return {name: PartSpec(("",), holding=name) for name in names}
+
+
+_CUB_LISTS = ("classes.txt", "image_class_labels.txt", "images.txt", "train_test_split.txt")
+
+
+def _cub_rows(parts: Parts) -> Iterator[Row]:
+    class_names = dict(parts.rows("classes.txt", 2))
+    labels = dict(parts.rows("image_class_labels.txt", 2))
+    is_train = {image: flag == "1" for image, flag in parts.rows("train_test_split.txt", 2)}
+    for image, path in parts.rows("images.txt", 2):
+        folder = path.rpartition("/")[0]
+        if image not in is_train or class_names.get(labels.get(image, "")) != folder:
+            raise DatasetError(f"the lists in {parts.path} do not agree on image {image} ({path}). Obtain them again.")
+        yield "train" if is_train[image] else "test", folder, "images", path
+
+
+def _flowers_rows(parts: Parts) -> Iterator[Row]:
+    labels = _mat_numbers(parts, "imagelabels.mat", "labels")
+    keys: dict[SplitName, str] = {"train": "trnid", "validation": "valid", "test": "tstid"}
+    for split, key in keys.items():
+        for image in _mat_numbers(parts, "setid.mat", key).tolist():
+            yield split, f"{labels[image - 1]:03d}", "jpg", f"image_{image:05d}.jpg"
+
+
+def _mat_numbers(parts: Parts, file: str, name: str) -> NDArray[np.int64]:
+    """One row of whole numbers of a published MATLAB file; damage in another can end the whole process within SciPy.
+
+    Raises:
+        DatasetError: it is not the published file.
+    """
+    from scipy.io import loadmat
+
+    tree, _ = parts[file]
+    content = tree.read(file, limit=_LARGEST_MAT)
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != LIST_MD5[file]:
+        raise DatasetError(f"{tree.path / file} is not the published file, by its md5. Obtain it again.")
+    held: dict[str, Any] = loadmat(io.BytesIO(content), variable_names=[name])  # type: ignore[arg-type]  # stubs: paths
+    return np.asarray(held[name]).ravel().astype(np.int64)
+
+
+def _pet_rows(parts: Parts) -> Iterator[Row]:
+    numbers: dict[str, str] = {}
+    lists: dict[SplitName, str] = {"train": "trainval.txt", "test": "test.txt"}
+    for split, file in lists.items():
+        for image, number, _, _ in parts.rows(file, 4, part="annotations"):
+            name = image.rpartition("_")[0]
+            if numbers.setdefault(name, number) != number:
+                raise DatasetError(
+                    f"{parts['annotations'][0].path} numbers class {name} {numbers[name]} and {number}. Obtain it "
+                    "again."
+                )
+            yield split, name, "images", f"{image}.jpg"
+
+
+def _inaturalist_rows(parts: Parts) -> Iterator[Row]:
+    lists: dict[SplitName, str] = {"train": "train2017.json", "test": "val2017.json"}
+    for split, file in lists.items():
+        try:
+            # Everything but the images' names is dropped while the list is read.
+            held = json.loads(parts.text(file), object_hook=_slim)
+            paths = [str(name) for name in held["images"] if name is not None]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            tree, place = parts.place(file)
+            raise DatasetError(f"{tree.path / place} is not a list of images ({error}). Obtain it again.") from error
+        for path in paths:
+            # .../Aves/Accipiter badius/0b2e.jpg; species are told apart within their super-category only.
+            inner = "/".join(path.split("/")[-3:])
+            yield split, inner.rpartition("/")[0], "images", inner
+
+
+def _slim(entry: dict[str, Any]) -> Any:
+    return entry.get("file_name") if "images" not in entry else {"images": entry["images"]}
+
+
+_CATEGORIES, _TRAIN, _VALIDATION = "categories_places365.txt", "places365_train_standard.txt", "places365_val.txt"
+
+
+def _places_rows(parts: Parts) -> Iterator[Row]:
+    categories = {number: path.strip("/") for path, number in parts.rows(_CATEGORIES, 2)}
+    names = {folder: "-".join(folder.split("/")[1:]) for folder in categories.values()}
+    for path, number in parts.rows(_TRAIN, 2):
+        folder = path.strip("/").rpartition("/")[0]
+        if categories.get(number) != folder:
+            raise _unknown_category(path, number)
+        yield "train", names[folder], "train", path.strip("/")
+    for file, number in parts.rows(_VALIDATION, 2):
+        if number not in categories:
+            raise _unknown_category(file, number)
+        yield "test", names[categories[number]], "val", file
+
+
+def _unknown_category(path: str, number: str) -> DatasetError:
+    return DatasetError(f"{_CATEGORIES} has no class {number} for image {path}. Obtain the lists again.")
+
+
+def _places365(size: str) -> ListedLayout:
+    lists = {
+        file: PartSpec(("", "filelist_places365-standard"), ("filelist_places365-standard.tar",), file)
+        for file in (_CATEGORIES, _TRAIN, _VALIDATION)
+    }
+    train_folders = (f"data_{size}_standard", f"data_{size}")
+    images = {
+        "train": PartSpec(train_folders, (f"train_{size}_places365standard.tar",), missing=f"data_{size}"),
+        "val": PartSpec((f"val_{size}",), (f"val_{size}.tar",), missing=f"val_{size}"),
+    }
+    return ListedLayout(
+        "places365",
+        f"Places365-standard ({size})",
+        lists | images,
+        lambda found: bool(found.keys() & lists.keys()),
+        _places_rows,
+    )
+
+
+_IN_LIST_ARCHIVE = (("", "train_val2017", "annotations"), ("train_val2017.zip",))
+
+LISTED_LAYOUTS = (
+    ListedLayout(
+        "cub-200-2011",
+        "CUB_200_2011",
+        _files_at_top(_CUB_LISTS) | {"images": PartSpec(("images",))},
+        lambda found: {"images.txt", "image_class_labels.txt"} <= found.keys(),
+        _cub_rows,
+    ),
+    ListedLayout(
+        "flowers-102",
+        "Oxford 102 Flowers",
+        _files_at_top(LIST_MD5)
+        | {"jpg": PartSpec(("jpg",), ("102flowers.tgz", "102flowers.tar"), missing="jpg or 102flowers.tgz")},
+        lambda found: len(found) >= 2,
+        _flowers_rows,
+    ),
+    ListedLayout(
+        "oxford-iiit-pet",
+        "Oxford-IIIT Pet",
+        {
+            "annotations": PartSpec(("annotations",), ("annotations.tar.gz", "annotations.tar"), "trainval.txt"),
+            "images": PartSpec(("images",), ("images.tar.gz", "images.tar"), missing="images or images.tar.gz"),
+        },
+        lambda found: "annotations" in found,
+        _pet_rows,
+    ),
+    ListedLayout(
+        "inaturalist-2017",
+        "iNaturalist 2017",
+        {
+            "images": PartSpec(
+                ("train_val_images", "2017"),
+                ("train_val_images.tar.gz", "train_val_images.tar", "2017.tgz"),
+                missing="train_val_images",
+            )
+        }
+        | {
+            file: PartSpec(*_IN_LIST_ARCHIVE, file, f"{file} (in train_val2017.zip)")
+            for file in ("train2017.json", "val2017.json")
+        },
+        # A folder that happens to be called 2017 is not enough.
+        lambda found: len(found) > 1 or bool(found and next(iter(found.values())).folders[0] != "2017"),
+        _inaturalist_rows,
+    ),
+)
+
+
+def find_places365(tree: FileTree) -> Found | None:
+    """Places365; a complete copy before an incomplete one, images of 256 pixels before larger ones."""
+    found = [layout for size in ("256", "large") if (layout := _places365(size).find(tree)) is not None]
+    return min(found, key=lambda layout: bool(layout.missing), default=None)
+
+
+# Layouts whose folders say everything
+
+_CALTECH = "256_ObjectCategories of Caltech-256"
+_CALTECH_CLASS = re.compile(r"(\d{3})\.[\w.+-]+")
+_CALTECH_IMAGE = re.compile(r"(\d{3})_(\d{4})\.jpg")
 
 
 def find_caltech_256(tree: FileTree) -> Found | None:
     """The folder of the class folders, told from others with numbered classes by the names of the images."""
-    numbers = {match[1]: name for name in tree.folders() if (match := _CLASS.fullmatch(name))}
-    if not numbers or not _images(tree, next(iter(numbers.values()))):
+    numbers = {match[1]: name for name in tree.folders() if (match := _CALTECH_CLASS.fullmatch(name))}
+    if not numbers or not _caltech_images(tree, next(iter(numbers.values()))):
         return None
     expected = [f"{number:03d}" for number in range(1, OFFICIAL["caltech-256"].classes + 1)]
     missing = tuple(f"{number}.*" for number in expected if number not in numbers)
-    return Found(_LAYOUT, tree.path, ("caltech-256",), partial(_read, tree, sorted(numbers.values())), missing)
+    read = partial(_read_caltech_256, tree, sorted(numbers.values()))
+    return Found(_CALTECH, tree.path, ("caltech-256",), read, missing)
 
 
-def _images(tree: FileTree, folder: str) -> list[str]:
-    """Images by number; the official archive also holds a few files that are none, e.g. RENAME2."""
-    return [name for name in tree.files(folder) if (match := _IMAGE.fullmatch(name)) and match[1] == folder[:3]]
+def _caltech_images(tree: FileTree, folder: str) -> list[str]:
+    """Images by number; the official archive also holds a few other files, e.g. RENAME2."""
+    return [name for name in tree.files(folder) if (match := _CALTECH_IMAGE.fullmatch(name)) and match[1] == folder[:3]]
 
 
-def _read(tree: FileTree, names: Sequence[str], request: ImportRequest) -> Imported:
+def _read_caltech_256(tree: FileTree, names: Sequence[str], request: ImportRequest) -> Imported:
     trained = OFFICIAL["caltech-256"].class_sizes["train"]
     assert isinstance(trained, int), "every class trains on equally many images"
     train: dict[str, ClassImages] = {}
     test: dict[str, ClassImages] = {}
     for name in names:
-        files = _images(tree, name)
+        files = _caltech_images(tree, name)
         absent = next((f for n, f in enumerate(files, 1) if f != f"{name[:3]}_{n:04d}.jpg"), None)
         if absent is not None:
             raise DatasetError(
                 f"the images of class {name} are numbered without a gap; the source lacks one before {absent}. "
-                "Obtain the whole of it."
+                "Obtain the whole dataset."
             )
         train[name] = ClassImages(tree, name, files[:trained])
         test[name] = ClassImages(tree, name, files[trained:])
-    return imported(request, _LAYOUT, {"train": train, "test": test})
+    return _imported(request, _CALTECH, {"train": train, "test": test})
 
 
-_LAYOUT_CLASS_FOLDERS = "class folders per split"
+_IMAGENET_1K = "ILSVRC-2012 training and validation images"
+_SORTED = "val/<WordNet id> (the validation images sorted into class folders)"
+
+
+def find_imagenet_1k(tree: FileTree) -> Found | None:
+    """The folder with train and val."""
+    official = OFFICIAL["imagenet-1k"].class_sizes["train"]
+    assert not isinstance(official, int), "the classes differ in size"
+    names = set(official)
+    validation = next((dict(class_files_in(tree, f)) for f in ("val", "validation") if tree.has_folder(f)), {})
+    missing = [f"val/{name}" for name in sorted(names - set(validation))] if validation else [_SORTED]
+    train: Part | Mapping[str, ClassFiles]
+    part = PartSpec(("train",), ("ILSVRC2012_img_train.tar",)).find(tree)
+    if part is not None and part.archive:
+        train, missing = part, [] if validation else [_SORTED]
+    else:
+        is_beside = published_split(tree.path.name) is None  # the classes of train/ alone are found one folder above
+        train = dict(class_files_in(tree, "train" if part else "")) if part or is_beside else {}
+        if len(names & set(train)) <= len(names) / 2:
+            return None
+        missing = [f"class {name}" for name in sorted(names - set(train))] + missing
+    read = partial(_read_imagenet_1k, train, validation)
+    return Found(_IMAGENET_1K, tree.path, ("imagenet-1k",), read, tuple(missing))
+
+
+def _read_imagenet_1k(
+    train: Part | Mapping[str, ClassFiles], validation: Mapping[str, ClassFiles], request: ImportRequest
+) -> Imported:
+    if isinstance(train, Part):
+        train = dict(class_files_in(*train.opened(request.stack)))
+    places: dict[SplitName, Mapping[str, ClassFiles]] = {"train": train, "test": validation}
+    splits: dict[SplitName, Classes] = {}
+    for split, classes in places.items():
+        images = {}
+        for label, place in classes.items():
+            tree, folder, files = place.images(request.stack)
+            # Copies that were converted to another format keep the official stem.
+            named = sorted((f"{PurePosixPath(file).stem}.JPEG", file) for file in files)
+            images[label] = ClassImages(tree, folder, [file for _, file in named], [name for name, _ in named])
+        splits[split] = images
+    return _imported(request, _IMAGENET_1K, splits, are_named=_have_official_names(request.dataset, splits))
+
+
+def _have_official_names(dataset: str, splits: Mapping[SplitName, Classes]) -> bool:
+    return all(are_official_names(dataset, images.files) for classes in splits.values() for images in classes.values())
+
+
+_CLASS_FOLDERS = "class folders per split"
 _NEARLY = 0.1
 
 
 def find_class_folders(tree: FileTree) -> Found | None:
-    """Split folders whose class folders are as many as a dataset has."""
+    """Split folders with as many class folders as a dataset has, the same in every split.
+
+    What is missing is named by the import. Where the files do not have their official names, images are known by rank.
+    """
     folders = {split: name for name in tree.folders() if (split := published_split(name)) is not None}
     classes = {split: tree.folders(name) for split, name in folders.items()}
     fitting = tuple(
@@ -322,11 +564,8 @@ def find_class_folders(tree: FileTree) -> Found | None:
         and not all(is_synset(label) for label in classes[places["train"]])
         and _has_nearly_as_many(tree, official, {split: folders[place] for split, place in places.items()})
     )
-    return (
-        Found(_LAYOUT_CLASS_FOLDERS, tree.path, fitting, partial(_read_class_folders, tree, folders))
-        if fitting
-        else None
-    )
+    read = partial(_read_class_folders, tree, folders)
+    return Found(_CLASS_FOLDERS, tree.path, fitting, read) if fitting else None
 
 
 def _places(official: Official, folders: Mapping[SplitName, str]) -> dict[SplitName, SplitName] | None:
@@ -348,347 +587,25 @@ def _has_nearly_as_many(tree: FileTree, official: Official, folders: Mapping[Spl
 
 
 def _read_class_folders(tree: FileTree, folders: Mapping[SplitName, str], request: ImportRequest) -> Imported:
-    places = _places(OFFICIAL[request.dataset], folders) or {}
-    splits = {split: _classes(tree, folders[place]) for split, place in places.items()}
-    if request.dataset == "cifar-100":
-        return imported_cifar_100(
-            request,
-            {split: _pixels(request, split, classes) for split, classes in splits.items()},
-            _LAYOUT_CLASS_FOLDERS,
-        )
-    return imported(request, _LAYOUT_CLASS_FOLDERS, splits, are_named=have_official_names(request.dataset, splits))
-
-
-def _classes(tree: FileTree, folder: str) -> Classes:
-    return {
-        name: ClassImages(
-            tree, f"{folder}/{name}", [f for f in tree.files(f"{folder}/{name}") if IMAGE_FILE.fullmatch(f)]
-        )
-        for name in tree.folders(folder)
-    }
-
-
-def _pixels(request: ImportRequest, split: SplitName, classes: Classes) -> CifarClasses:
-    """The images of CIFAR-100 themselves, which are small, and known by their pixels."""
-    listed = ListedSplit(classes, lambda place: place[0].read(place[1]))
-    step = request.stack.enter_context(request.progress.step(f"reading the {split} split", len(listed)))
-    decoded = DecodedSplit(listed, PixelRecipe(), (32, 32, 3), step)
-    images = np.concatenate([*decoded.blocks(), np.empty((0, 32, 32, 3), np.uint8)])
-    ends = np.cumsum(decoded.class_sizes)
-    return dict(zip(decoded.class_names, np.split(images, ends[:-1]), strict=True))
-
-
-_LISTS = ("classes.txt", "image_class_labels.txt", "images.txt", "train_test_split.txt")
-_LAYOUT_CUB_200_2011 = "CUB_200_2011"
-
-
-def find_cub_200_2011(tree: FileTree) -> Found | None:
-    """The folder with the lists."""
-    present = {*tree.files(), *tree.folders()}
-    if not {"images.txt", "image_class_labels.txt"} <= present:
-        return None
-    missing = tuple(name for name in (*_LISTS, "images") if name not in present)
-    return Found(_LAYOUT_CUB_200_2011, tree.path, ("cub-200-2011",), partial(_read_cub_200_2011, tree), missing)
-
-
-def _read_cub_200_2011(tree: FileTree, request: ImportRequest) -> Imported:
-    class_names = dict(rows(tree, "classes.txt", 2))
-    labels = dict(rows(tree, "image_class_labels.txt", 2))
-    is_train = {image: flag == "1" for image, flag in rows(tree, "train_test_split.txt", 2)}
-    files: dict[SplitName, dict[str, list[str]]] = {"train": {}, "test": {}}
-    for image, path in rows(tree, "images.txt", 2):
-        folder, _, file = path.rpartition("/")
-        if image not in is_train or class_names.get(labels.get(image, "")) != folder:
-            raise DatasetError(f"the lists in {tree.path} do not agree on image {image} ({path}). Obtain them again.")
-        files["train" if is_train[image] else "test"].setdefault(folder, []).append(file)
-    splits = {
-        split: {name: listed_images(tree, f"images/{name}", name, members) for name, members in classes.items()}
-        for split, classes in files.items()
-    }
-    return imported(request, _LAYOUT_CUB_200_2011, splits)
-
-
-_LAYOUT_FLOWERS_102 = "Oxford 102 Flowers"
-_IDS: dict[SplitName, str] = {"train": "trnid", "validation": "valid", "test": "tstid"}
-_LARGEST_LIST_FLOWERS_102 = 1 << 16  # the larger has 15 KB
-
-LIST_MD5 = {"imagelabels.mat": "e0620be6f572b9609742df49c70aed4d", "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c"}
-"""Of the published files, as torchvision knows them."""
-
-
-def find_flowers_102(tree: FileTree) -> Found | None:
-    """The folder with the .mat files."""
-    part = find_part(tree, ("jpg",), ("102flowers.tgz", "102flowers.tar"))
-    missing = tuple(name for name in LIST_MD5 if not tree.has_file(name)) + (() if part else ("jpg or 102flowers.tgz",))
-    if len(missing) > 1:
-        return None
-    return Found(
-        _LAYOUT_FLOWERS_102,
-        tree.path,
-        ("flowers-102",),
-        partial(_read_flowers_102, tree, part or Part(tree, ("jpg",))),
-        missing,
-    )
-
-
-def _read_flowers_102(tree: FileTree, part: Part, request: ImportRequest) -> Imported:
-    labels = _numbers(tree, "imagelabels.mat", "labels")
-    images, folder = part.opened(request.stack)
-    present = present_files(images, folder)
-    splits = {}
-    for split, key in _IDS.items():
-        classes: dict[str, list[str]] = {}
-        for image in _numbers(tree, "setid.mat", key).tolist():
-            classes.setdefault(f"{labels[image - 1]:03d}", []).append(f"image_{image:05d}.jpg")
-        splits[split] = {
-            name: listed_images(images, folder, name, files, present) for name, files in sorted(classes.items())
-        }
-    return imported(request, _LAYOUT_FLOWERS_102, splits)
-
-
-def _numbers(tree: FileTree, file: str, name: str) -> NDArray[np.int64]:
-    """One row of whole numbers of a published MATLAB file.
-
-    Raises:
-        DatasetError: it is another file.
-    """
-    from scipy.io import loadmat
-
-    content = tree.read(file, limit=_LARGEST_LIST_FLOWERS_102)
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != LIST_MD5[file]:
-        raise DatasetError(f"{tree.path / file} is not the published file, by its md5. Obtain it again.")
-    held: dict[str, Any] = loadmat(io.BytesIO(content), variable_names=[name])  # type: ignore[arg-type]  # stubs: paths
-    return np.asarray(held[name]).ravel().astype(np.int64)
-
-
-_LAYOUT_IMAGENET_1K = "ILSVRC-2012 training and validation images"
-_TAR = "ILSVRC2012_img_train.tar"
-_SORTED = "val/<WordNet id> (the validation images sorted into class folders)"
-
-
-def find_imagenet_1k(tree: FileTree) -> Found | None:
-    """The folder with train and val."""
-    names = set(_official_classes())
-    validation = next((dict(class_files_in(tree, f)) for f in ("val", "validation") if tree.has_folder(f)), {})
-    part = find_part(tree, ("train",), (_TAR,))
-    if part is not None and part.archive:
-        return _found(tree, part, validation, () if validation else (_SORTED,))
-    is_beside = published_split(tree.path.name) is None  # the classes of train/ alone are found one folder above
-    train = dict(class_files_in(tree, "train" if part else "")) if part or is_beside else {}
-    if len(names & set(train)) <= len(names) / 2:
-        return None
-    missing = [f"class {name}" for name in sorted(names - set(train))]
-    missing += [f"val/{name}" for name in sorted(names - set(validation))] if validation else [_SORTED]
-    return _found(tree, train, validation, tuple(missing))
-
-
-def _official_classes() -> Mapping[str, int]:
-    sizes = OFFICIAL["imagenet-1k"].class_sizes["train"]
-    assert not isinstance(sizes, int), "the classes differ in size"
-    return sizes
-
-
-def _found(
-    tree: FileTree,
-    train: Part | Mapping[str, ClassFiles],
-    validation: Mapping[str, ClassFiles],
-    missing: tuple[str, ...],
-) -> Found:
-    return Found(
-        _LAYOUT_IMAGENET_1K, tree.path, ("imagenet-1k",), partial(_read_imagenet_1k, train, validation), missing
-    )
-
-
-def _read_imagenet_1k(
-    train: Part | Mapping[str, ClassFiles], validation: Mapping[str, ClassFiles], request: ImportRequest
-) -> Imported:
-    if isinstance(train, Part):
-        opened, folder = train.opened(request.stack)
-        train = dict(class_files_in(opened, folder))
-    splits: dict[SplitName, Classes] = {
-        "train": _classes_imagenet_1k(train, request),
-        "test": _classes_imagenet_1k(validation, request),
-    }
-    return imported(request, _LAYOUT_IMAGENET_1K, splits, are_named=have_official_names(request.dataset, splits))
-
-
-def _classes_imagenet_1k(files: Mapping[str, ClassFiles], request: ImportRequest) -> Classes:
-    classes = {}
-    for label, place in files.items():
-        tree, folder = place.opened()
-        if place.is_tar:
-            request.stack.callback(tree.close)
-        # Copies that were converted to another format keep the official stem.
-        images = sorted((f"{PurePosixPath(f).stem}.JPEG", f) for f in tree.files(folder) if IMAGE_FILE.fullmatch(f))
-        classes[label] = ClassImages(tree, folder, [file for _, file in images], [name for name, _ in images])
-    return classes
-
-
-_LAYOUT_INATURALIST_2017 = "iNaturalist 2017"
-_LISTS_INATURALIST_2017: dict[SplitName, str] = {"train": "train2017.json", "test": "val2017.json"}
-_IMAGES = ("train_val_images", "2017")
-
-
-def find_inaturalist_2017(tree: FileTree) -> Found | None:
-    """The folder that holds the images' folder."""
-    images = find_part(tree, _IMAGES, ("train_val_images.tar.gz", "train_val_images.tar", "2017.tgz"))
-    lists = {file: part for file in _LISTS_INATURALIST_2017.values() if (part := _list(tree, file)) is not None}
-    if not lists and (images is None or images.folders[0] != _IMAGES[0]):
-        return None  # nothing, or a folder that happens to be called after a year
-    missing = (() if images else ("train_val_images",)) + tuple(
-        f"{file} (in train_val2017.zip)" for file in _LISTS_INATURALIST_2017.values() if file not in lists
-    )
-    read = partial(_read_inaturalist_2017, images or Part(tree, _IMAGES), lists)
-    return Found(_LAYOUT_INATURALIST_2017, tree.path, ("inaturalist-2017",), read, missing)
-
-
-def _list(tree: FileTree, file: str) -> Part | None:
-    return find_part(tree, ("", "train_val2017", "annotations"), ("train_val2017.zip",), holding=file)
-
-
-def _read_inaturalist_2017(images: Part, lists: Mapping[str, Part], request: ImportRequest) -> Imported:
-    opened, folder = images.opened(request.stack)
     splits: dict[SplitName, Classes] = {}
-    for split, file in _LISTS_INATURALIST_2017.items():
-        holder, place = lists[file].opened(request.stack)
-        classes: dict[str, list[str]] = {}
-        for path in _file_names(holder, within(place, file)):
-            # .../Aves/Accipiter badius/0b2e.jpg; species are told apart within their super-category only.
-            label, _, name = "/".join(path.split("/")[-3:]).rpartition("/")
-            classes.setdefault(label, []).append(name)
+    for split, place in (_places(OFFICIAL[request.dataset], folders) or {}).items():
+        top = folders[place]
         splits[split] = {
-            label: listed_images(opened, within(folder, label), label, names) for label, names in classes.items()
+            label: ClassImages(tree, f"{top}/{label}", image_files(tree, f"{top}/{label}"))
+            for label in tree.folders(top)
         }
-    return imported(request, _LAYOUT_INATURALIST_2017, splits)
-
-
-def _file_names(tree: FileTree, file: str) -> list[str]:
-    """The images that a list of COCO's form names; everything else is dropped while it is read."""
-    try:
-        held = json.loads(read_text(tree, file), object_hook=_slim)
-        return [str(name) for name in held["images"] if name is not None]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DatasetError(f"{tree.path / file} is no list of images ({error}). Obtain it again.") from error
-
-
-def _slim(entry: dict[str, Any]) -> Any:
-    return entry.get("file_name") if "images" not in entry else {"images": entry["images"]}
-
-
-_LAYOUT_OXFORD_IIIT_PET = "Oxford-IIIT Pet"
-_LISTS_OXFORD_IIIT_PET: dict[SplitName, str] = {"train": "trainval.txt", "test": "test.txt"}
-
-
-def find_oxford_iiit_pet(tree: FileTree) -> Found | None:
-    """The folder with both parts."""
-    lists = find_part(tree, ("annotations",), ("annotations.tar.gz", "annotations.tar"), holding="trainval.txt")
-    if lists is None:
-        return None
-    images = find_part(tree, ("images",), ("images.tar.gz", "images.tar"))
-    missing = () if images else ("images or images.tar.gz",)
-    return Found(
-        _LAYOUT_OXFORD_IIIT_PET,
-        tree.path,
-        ("oxford-iiit-pet",),
-        partial(_read_oxford_iiit_pet, lists, images or Part(tree, ("images",))),
-        missing,
-    )
-
-
-def _read_oxford_iiit_pet(lists: Part, images: Part, request: ImportRequest) -> Imported:
-    tree, folder = images.opened(request.stack)
-    present = present_files(tree, folder)
-    annotations, annotations_folder = lists.opened(request.stack)
-    numbers: dict[str, str] = {}
-    splits = {}
-    for split, file in _LISTS_OXFORD_IIIT_PET.items():
-        classes: dict[str, list[str]] = {}
-        for image, number, _, _ in rows(annotations, within(annotations_folder, file), 4):
-            name = image.rpartition("_")[0]
-            if numbers.setdefault(name, number) != number:
-                raise DatasetError(f"{annotations.path} numbers class {name} {numbers[name]} and {number}.")
-            classes.setdefault(name, []).append(f"{image}.jpg")
-        splits[split] = {name: listed_images(tree, folder, name, files, present) for name, files in classes.items()}
-    return imported(request, _LAYOUT_OXFORD_IIIT_PET, splits)
-
-
-_LAYOUT_PLACES365 = "Places365-standard"
-_CATEGORIES, _TRAIN, _VALIDATION = "categories_places365.txt", "places365_train_standard.txt", "places365_val.txt"
-_SIZES = ("256", "large")
-
-
-def find_places365(tree: FileTree) -> Found | None:
-    """The folder with the lists; images of 256 pixels are taken before larger ones."""
-    lists = {
-        file: find_part(tree, ("", "filelist_places365-standard"), ("filelist_places365-standard.tar",), holding=file)
-        for file in (_CATEGORIES, _TRAIN, _VALIDATION)
-    }
-    found = [(size, _images_places365(tree, size)) for size in _SIZES]
-    size, images = next(((s, parts) for s, parts in found if all(parts.values())), found[0])
-    present = {name: part for name, part in (lists | images).items() if part is not None}
-    if not any(lists.values()):
-        return None
-    missing = tuple(name for name in (*lists, *images) if name not in present)
-    return Found(f"{_LAYOUT} ({size})", tree.path, ("places365",), partial(_read_places365, size, present), missing)
-
-
-def _images_places365(tree: FileTree, size: str) -> dict[str, Part | None]:
-    return {
-        f"data_{size}": find_part(
-            tree, (f"data_{size}_standard", f"data_{size}"), (f"train_{size}_places365standard.tar",)
-        ),
-        f"val_{size}": find_part(tree, (f"val_{size}",), (f"val_{size}.tar",)),
-    }
-
-
-def _read_places365(size: str, parts: Mapping[str, Part], request: ImportRequest) -> Imported:
-    def lines(name: str) -> Iterator[list[str]]:
-        tree, folder = parts[name].opened(request.stack)
-        return rows(tree, within(folder, name), 2)
-
-    categories = {number: path.strip("/") for path, number in lines(_CATEGORIES)}
-    train: dict[str, list[str]] = {}
-    for path, number in lines(_TRAIN):
-        folder, _, file = path.strip("/").rpartition("/")
-        if categories.get(number) != folder:
-            raise _disagree(path, number)
-        train.setdefault(folder, []).append(file)
-    validation: dict[str, list[str]] = {}
-    for file, number in lines(_VALIDATION):
-        if number not in categories:
-            raise _disagree(file, number)
-        validation.setdefault(categories[number], []).append(file)
-    train_tree, top = parts[f"data_{size}"].opened(request.stack)
-    val_tree, val_folder = parts[f"val_{size}"].opened(request.stack)
-    present = present_files(val_tree, val_folder)
-    splits: dict[SplitName, Classes] = {
-        "train": {
-            _name(path): listed_images(train_tree, within(top, path), _name(path), files)
-            for path, files in train.items()
-        },
-        "test": {
-            _name(path): listed_images(val_tree, val_folder, _name(path), files, present)
-            for path, files in validation.items()
-        },
-    }
-    return imported(request, f"{_LAYOUT} ({size})", splits)
-
-
-def _name(path: str) -> str:
-    """The class at a/apartment_building/outdoor."""
-    return "-".join(path.split("/")[1:])
-
-
-def _disagree(path: str, number: str) -> DatasetError:
-    return DatasetError(f"{_CATEGORIES} has no class {number} that image {path} can be of. Obtain the lists again.")
+    if request.dataset == "cifar-100":  # its images are known by their pixels
+        decoded = {
+            split: decoded_classes(ListedSplit(classes, _load), f"reading the {split} split", request)
+            for split, classes in splits.items()
+        }
+        return imported_cifar_100(request, decoded, _CLASS_FOLDERS)
+    return _imported(request, _CLASS_FOLDERS, splits, are_named=_have_official_names(request.dataset, splits))
 
 
 CLASSIFICATION_LAYOUTS: tuple[Callable[[FileTree], Found | None], ...] = (
-    find_cub_200_2011,
+    *(layout.find for layout in LISTED_LAYOUTS),
     find_caltech_256,
-    find_flowers_102,
-    find_oxford_iiit_pet,
-    find_inaturalist_2017,
     find_places365,
     find_imagenet_1k,
     find_class_folders,

@@ -1,9 +1,4 @@
-"""What zips and tars share: an index of their members that nothing dangerous gets into.
-
-A tar, also one inside another tar, read without unpacking it.
-
-A zip, read without unpacking it.
-"""
+"""Zips and tars, also tars inside tars, read without unpacking; an index of their members admits nothing dangerous."""
 
 from __future__ import annotations
 
@@ -39,6 +34,26 @@ _LONGEST_NAME = 4096
 _MOST_FOLDERS = 64  # around a member
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _COPIED_AT_ONCE = 1 << 20
+# Deflate shrinks at most 1,032 times. Images and arrays of pixels shrink little; only bombs and blank pages come near.
+_LARGEST_RATIO = 200
+_FIRST_BYTES_OF_TAR = 1 << 24  # allowed whatever the ratio
+_FIRST_BYTES_OF_ZIP = 1 << 20
+_COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+_LONGEST_TAR_HEADER = 1 << 16  # extended ones hold a name and a few attributes
+# Python unpacks a block of bzip2 or LZMA whole, however much comes out of it.
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGED_TAR = (
+    tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, LookupError, OverflowError,
+    MemoryError, RecursionError, OSError,
+)  # fmt: skip
+_DAMAGED_ZIP = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, NotImplementedError,
+    RuntimeError, OSError,
+)  # fmt: skip
 
 
 class ArchiveTree(FileTree, Generic[Member]):
@@ -62,7 +77,9 @@ class ArchiveTree(FileTree, Generic[Member]):
             if member is None:
                 continue
             if name in self._members:
-                raise DatasetError(f"{path} holds two members called {name!r}: which is meant? It is not read.")
+                raise DatasetError(
+                    f"{path} holds two members called {name!r}; it is unclear which one counts. It is not read."
+                )
             self._check_spelling(name)
             self._members[name] = member
             if len(self._members) > _MOST_MEMBERS:
@@ -128,7 +145,7 @@ class ArchiveTree(FileTree, Generic[Member]):
 
 
 def anonymous_file(size: int, what: str) -> IO[bytes]:
-    """An unnamed file on the disk of the datasets, after a look at the space that is left there."""
+    """An unnamed file on the disk of the datasets, if there is space for it."""
     folder = datasets_folder()
     folder.mkdir(parents=True, exist_ok=True)
     check_disk_space(folder, size, f"the contents of {what}")
@@ -139,7 +156,7 @@ def safe_member_name(name: str, archive: Path) -> str:
     """A member's name in plain form, if it stays inside.
 
     Raises:
-        DatasetError: it is absolute, leads outside, or is nothing that a file would be called.
+        DatasetError: it is absolute, leads outside, or is not a sensible name of a file.
     """
     plain = name.replace("\\", "/")
     parts = [part for part in plain.split("/") if part not in ("", ".")]
@@ -157,20 +174,6 @@ def safe_member_name(name: str, archive: Path) -> str:
 
 def _spelling(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
-
-
-_LARGEST_RATIO = 200
-_ALWAYS_ALLOWED = 1 << 24
-_COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lzma.open,
-}
-_LONGEST_HEADER = 1 << 16  # extended ones hold a name and a few attributes
-_DAMAGED = (
-    tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, LookupError, OverflowError,
-    MemoryError, RecursionError, OSError,
-)  # fmt: skip
 
 
 class TarTree(ArchiveTree[tuple[int, int]]):
@@ -209,14 +212,14 @@ class TarTree(ArchiveTree[tuple[int, int]]):
         try:
             with unpack(packed) as stream:
                 _decompress(stream, plain, path)
-        except _DAMAGED as error:
+        except _DAMAGED_TAR as error:
             raise _cut_off(path, error) from error
         return plain
 
     def _checked(self, path: Path, size: int | None) -> Iterator[tuple[str, tuple[int, int] | None]]:
         self._file.seek(0, io.SEEK_END)
         end = self._file.tell() if size is None else self._start + size
-        window = _Window(self._file, self._start, end, longest_read=_LONGEST_HEADER)
+        window = _Window(self._file, self._start, end, longest_read=_LONGEST_TAR_HEADER)
         try:
             with tarfile.open(fileobj=cast(IO[bytes], window), mode="r:") as archive:
                 for member in archive:
@@ -232,7 +235,7 @@ class TarTree(ArchiveTree[tuple[int, int]]):
                 window.seek(archive.offset)
                 if window.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("its end is missing")
-        except _DAMAGED as error:
+        except _DAMAGED_TAR as error:
             raise _cut_off(path, error) from error
 
     def size(self, file: str) -> int:
@@ -297,7 +300,7 @@ def _decompress(stream: IO[bytes], plain: IO[bytes], path: Path) -> None:
     written = 0
     while block := stream.read(_COPIED_AT_ONCE):
         written += len(block)
-        if written > _ALWAYS_ALLOWED and written > _LARGEST_RATIO * packed:
+        if written > _FIRST_BYTES_OF_TAR and written > _LARGEST_RATIO * packed:
             raise DatasetError(
                 f"{path} unpacks to {readable_bytes(written)} and more from {readable_bytes(packed)}: an archive bomb. "
                 "It is not read."
@@ -309,23 +312,13 @@ def _decompress(stream: IO[bytes], plain: IO[bytes], path: Path) -> None:
 
 
 def _cut_off(path: Path, error: Exception) -> Exception:
-    """One line about a damaged archive; the error itself if it is the disk's, which has a number."""
+    """A `DatasetError` about a damaged archive; the error itself if it has a number and so comes from the disk."""
     if isinstance(error, OSError) and error.errno is not None:
         return error
     return DatasetError(
         f"{path} is not a complete tar archive ({' '.join(str(error).split())}). It was probably cut off while "
         "downloading: obtain it again."
     )
-
-
-# Deflate shrinks at most 1,032 times. Images and arrays of pixels shrink little; only bombs and blank pages come near.
-_ALWAYS_ALLOWED_ZIP_TREE = 1 << 20
-_DAMAGED_ZIP_TREE = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, NotImplementedError,
-    RuntimeError, OSError,
-)  # fmt: skip
-# Python unpacks a block of bzip2 or LZMA whole, however much comes out of it.
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class ZipTree(ArchiveTree[zipfile.ZipInfo]):
@@ -336,8 +329,8 @@ class ZipTree(ArchiveTree[zipfile.ZipInfo]):
     def __init__(self, path: Path, file: IO[bytes] | None = None) -> None:
         try:
             self._zip = zipfile.ZipFile(file or path)
-        except _DAMAGED_ZIP_TREE as error:
-            _raise_if_the_disk_is_meant(error)
+        except _DAMAGED_ZIP as error:
+            _raise_if_disk_failed(error)
             raise DatasetError(
                 f"{path} is not a complete zip archive ({error}). It was probably cut off while downloading: "
                 "obtain it again."
@@ -362,7 +355,7 @@ class ZipTree(ArchiveTree[zipfile.ZipInfo]):
                 continue
             if member.flag_bits & 1:
                 raise DatasetError(f"{path} is encrypted ({member.filename!r}). Unpack it with its password first.")
-            if member.compress_type not in _METHODS:
+            if member.compress_type not in _ZIP_METHODS:
                 raise DatasetError(
                     f"{path} is compressed in a rare way (method {member.compress_type}, {member.filename!r}). Unpack "
                     "it and give the folder."
@@ -371,7 +364,7 @@ class ZipTree(ArchiveTree[zipfile.ZipInfo]):
             packed += member.compress_size
             if packed > whole:
                 raise DatasetError(f"{path} holds members that overlap: an archive bomb. It is not read.")
-            if total > _ALWAYS_ALLOWED_ZIP_TREE and total > _LARGEST_RATIO * packed:
+            if total > _FIRST_BYTES_OF_ZIP and total > _LARGEST_RATIO * packed:
                 raise DatasetError(
                     f"{path} claims to unpack to {readable_bytes(total)} and more from {readable_bytes(packed)}: "
                     "an archive bomb. It is not read."
@@ -386,13 +379,17 @@ class ZipTree(ArchiveTree[zipfile.ZipInfo]):
         member, what = self._member(file), f"{file} in {self.path}"
         try:
             return cast(IO[bytes], _Guarded(self._zip.open(member), what))
-        except _DAMAGED_ZIP_TREE as error:
+        except _DAMAGED_ZIP as error:
             _raise_damage(error, what)
 
     def _read(self, file: str) -> bytes:
         with self._open(file) as stream:
             # Without a size, all that the member unpacks to is in memory before it is cut to what it claims.
             return stream.read(self.size(file))
+
+    def nested(self, archive: str) -> TarTree:
+        """A tar that is a member, unpacked into an anonymous file."""
+        return TarTree(self.path / archive, self.local(archive))
 
     def close(self) -> None:
         """Close the archive and all files."""
@@ -401,7 +398,7 @@ class ZipTree(ArchiveTree[zipfile.ZipInfo]):
 
 
 class _Guarded:
-    """A member under way, whose damage is one line."""
+    """An open member of a zip; damage in it is a `DatasetError`."""
 
     def __init__(self, stream: IO[bytes], what: str) -> None:
         self._stream, self._what = stream, what
@@ -409,7 +406,7 @@ class _Guarded:
     def read(self, size: int = -1) -> bytes:
         try:
             return self._stream.read(size)
-        except _DAMAGED_ZIP_TREE as error:
+        except _DAMAGED_ZIP as error:
             _raise_damage(error, self._what)
 
     def __enter__(self) -> _Guarded:
@@ -420,11 +417,11 @@ class _Guarded:
 
 
 def _raise_damage(error: Exception, what: str) -> NoReturn:
-    _raise_if_the_disk_is_meant(error)
+    _raise_if_disk_failed(error)
     raise DatasetError(f"{what} is damaged ({error}). Obtain the archive again.") from error
 
 
-def _raise_if_the_disk_is_meant(error: Exception) -> None:
-    """A seek to where no archive is, as damaged ones ask for, is an invalid argument; anything else is the disk's."""
+def _raise_if_disk_failed(error: Exception) -> None:
+    """Damaged archives ask for seeks to invalid places (EINVAL); any other error number comes from the disk."""
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         raise error

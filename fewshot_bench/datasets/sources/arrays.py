@@ -1,4 +1,4 @@
-"""Pickles and NumPy files of a tree as plain data, their arrays mapped from the disk, nothing in them executed."""
+"""Pickles and NumPy files of a tree as plain data: arrays are mapped from the disk, and nothing is executed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.datasets.safe_pickle import read_pickle
 from fewshot_bench.datasets.sources.archives import ZipTree
-from fewshot_bench.datasets.sources.open import check_is_no_web_page
-from fewshot_bench.datasets.sources.tree import FileTree
+from fewshot_bench.datasets.sources.safe_pickle import read_pickle
+from fewshot_bench.datasets.sources.tree import FileTree, check_is_no_web_page
 from fewshot_bench.errors import DatasetError
 
 _SUFFIXES = (".pkl", ".pickle", ".p", ".npz", ".npy")
@@ -24,15 +23,8 @@ _KINDS = "biufSU"
 _MOST_NAMES = 10_000  # a longer list of byte strings holds images, not class names
 _LAST_CHARACTER = 0x10FFFF
 _DAMAGED = (
-    ValueError,
-    TypeError,
-    EOFError,
-    OverflowError,
-    SyntaxError,
-    tokenize.TokenError,
-    MemoryError,
-    RecursionError,
-)
+    ValueError, TypeError, EOFError, OverflowError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError,
+)  # fmt: skip
 
 
 def array_files(tree: FileTree, folder: str = "") -> list[str]:
@@ -70,7 +62,7 @@ def read_arrays(tree: FileTree, file: str) -> Any:
 
 
 def _with_text_keys(content: Any) -> Any:
-    """Keys as text, also where somebody loaded a pickle of Python 2 with encoding="bytes" and saved it again."""
+    """Keys as text, also in a pickle of Python 2 that was loaded with encoding="bytes" and saved again."""
     if isinstance(content, dict):
         return {_text(key): _with_text_keys(value) for key, value in content.items()}
     if isinstance(content, list) and content and len(content) < _MOST_NAMES and isinstance(content[0], bytes):
@@ -97,12 +89,12 @@ def _read_npy(opened: IO[bytes], place: Path) -> NDArray[Any]:
         return _mapped(opened, place)
     except _DAMAGED as error:
         raise DatasetError(
-            f"{place} is no complete array ({' '.join(str(error).split())[:200]}). Obtain it again."
+            f"{place} is not a complete array ({' '.join(str(error).split())[:200]}). Obtain it again."
         ) from error
 
 
 def _mapped(opened: IO[bytes], place: Path) -> NDArray[Any]:
-    """The array, after a look at what its header claims, for NumPy multiplies a shape without a look at overflow."""
+    """The array, if its header is plausible: NumPy multiplies the extents of a shape without regard to overflow."""
     version = np.lib.format.read_magic(opened)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     with warnings.catch_warnings():

@@ -1,13 +1,10 @@
-"""What a folder, a zip and a tar have in common for somebody who looks for images.
+"""What folders, zips and tars have in common: files under relative paths, names in one Unicode form, no clutter.
 
-Names of files and classes in one Unicode form: an é may be one character or an e with an accent behind it.
+An é may be one character or an e followed by an accent. macOS used to write the second form (NFD), most others write
+the first (NFC). Names are compared, sorted and stored in NFC; files are opened by their names on the disk.
 
-macOS used to write the second form (NFD), most others write the first (NFC). Names are compared, sorted and stored in
-NFC; what is opened is the name on the disk.
-
-What operating systems, file managers, synchronisers and servers leave among files: thumbnails, indexes, waste.
-
-One list for folders and archives. What is on it is no content, is never opened, and what was passed over is told.
+Clutter is what operating systems, file managers, synchronizers and servers leave among files. Folders and archives
+share one list of it. It is never opened, and users are told what was passed over.
 """
 
 from __future__ import annotations
@@ -35,10 +32,10 @@ class FileTree(ABC):
 
     Attributes:
         path: the folder or archive, for messages.
-        description: what kind of thing it is, e.g. "zip".
-        closing: what is to be closed with the tree.
-        known: what readers have found out about files, so that each is opened once.
-        clutter: what was passed over so far, its path and what it is; see `clutter_kind`.
+        description: its kind, e.g. "zip".
+        closing: closes open files with the tree.
+        known: content of files that were read already, so that each is opened once.
+        clutter: paths that were passed over so far and their kind; see `clutter_kind`.
     """
 
     path: Path
@@ -69,14 +66,12 @@ class FileTree(ABC):
     def local(self, file: str) -> IO[bytes]:
         """A file that can be sought and memory-mapped, open until the tree is closed.
 
-        That of an archive is unpacked into an anonymous file, which vanishes with the process whatever happens to it.
+        An archive unpacks it into an anonymous file, which vanishes with the process whatever happens.
         """
 
+    @abstractmethod
     def nested(self, archive: str) -> FileTree:
         """A tar among the files as a tree of its own, to be closed by the caller."""
-        from fewshot_bench.datasets.sources.archives import TarTree
-
-        return TarTree(self.path / archive, self.local(archive))
 
     def read(self, file: str, *, limit: int = LARGEST_IMAGE_FILE) -> bytes:
         """All of a file; may be called by several threads at once.
@@ -118,7 +113,44 @@ class FileTree(ABC):
         self.close()
 
 
-class Subtree(FileTree):
+class DelegatingTree(FileTree):
+    """Files that lie elsewhere in other trees."""
+
+    @abstractmethod
+    def _located(self, name: str) -> tuple[FileTree, str]:
+        """The tree that holds a file or folder, and its path there."""
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders in a folder, sorted."""
+        tree, place = self._located(folder)
+        return tree.folders(place)
+
+    def files(self, folder: str = "") -> list[str]:
+        """Names of the files in a folder, sorted."""
+        tree, place = self._located(folder)
+        return tree.files(place)
+
+    def size(self, file: str) -> int:
+        """Bytes of a file."""
+        tree, place = self._located(file)
+        return tree.size(place)
+
+    def _read(self, file: str) -> bytes:
+        tree, place = self._located(file)
+        return tree._read(place)
+
+    def local(self, file: str) -> IO[bytes]:
+        """A file that can be sought and memory-mapped, open until the tree is closed."""
+        tree, place = self._located(file)
+        return tree.local(place)
+
+    def nested(self, archive: str) -> FileTree:
+        """A tar among the files as a tree of its own, to be closed by the caller."""
+        tree, place = self._located(archive)
+        return tree.nested(place)
+
+
+class Subtree(DelegatingTree):
     """A folder of another tree, seen as a tree of its own."""
 
     def __init__(self, tree: FileTree, folder: str) -> None:
@@ -127,31 +159,26 @@ class Subtree(FileTree):
         self.closing, self.known, self.clutter = tree.closing, {}, tree.clutter
         self._tree, self._folder = tree, folder
 
-    def _within(self, name: str) -> str:
-        return within(self._folder, name) if name else self._folder
+    def _located(self, name: str) -> tuple[FileTree, str]:
+        return self._tree, within(self._folder, name) if name else self._folder
 
-    def folders(self, folder: str = "") -> list[str]:
-        """Names of the folders in a folder, sorted."""
-        return self._tree.folders(self._within(folder))
 
-    def files(self, folder: str = "") -> list[str]:
-        """Names of the files in a folder, sorted."""
-        return self._tree.files(self._within(folder))
+def is_web_page(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of an HTML page, which people often have in place of a dataset."""
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html"))
 
-    def size(self, file: str) -> int:
-        """Bytes of a file."""
-        return self._tree.size(self._within(file))
 
-    def nested(self, archive: str) -> FileTree:
-        """A tar among the files as a tree of its own, to be closed by the caller."""
-        return self._tree.nested(self._within(archive))
+def check_is_no_web_page(head: bytes, path: Path) -> None:
+    """Refuse a web page.
 
-    def _read(self, file: str) -> bytes:
-        return self._tree._read(self._within(file))
-
-    def local(self, file: str) -> IO[bytes]:
-        """A file that can be sought and memory-mapped, open until the tree is closed."""
-        return self._tree.local(self._within(file))
+    Raises:
+        DatasetError: the bytes are the start of an HTML page.
+    """
+    if is_web_page(head):
+        raise DatasetError(
+            f"{path} is a web page, saved in place of the file that it leads to. Open it in a browser, and download "
+            "the file from there."
+        )
 
 
 def within(folder: str, name: str) -> str:
@@ -159,8 +186,11 @@ def within(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # how Python keeps bytes that are not text
+
+
 def composed(name: str) -> str:
-    r"""The name in NFC; bytes that are no text, as names from other systems may hold, are written out.
+    r"""The name in NFC; bytes that are not text, as names from other systems may hold, are written out.
 
     >>> composed("e\u0301cole"), composed(b"caf\xe9".decode(errors="surrogateescape"))
     ('école', 'caf\\xe9')
@@ -168,9 +198,6 @@ def composed(name: str) -> str:
     if name.isascii():
         return name
     return unicodedata.normalize("NFC", _NO_TEXT.sub(_written_out, name))
-
-
-_NO_TEXT = re.compile("[\ud800-\udfff]")  # how Python keeps them
 
 
 def _written_out(found: re.Match[str]) -> str:
@@ -186,7 +213,7 @@ def by_composed(names: Iterable[str], place: str) -> dict[str, str]:
         place: the folder, for the message.
 
     Raises:
-        DatasetError: two differ in nothing but their form.
+        DatasetError: two differ only in their form.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -204,7 +231,7 @@ class NameFinder:
         self._listed: dict[Path, dict[str, str]] = {}
 
     def find(self, path: Path) -> Path:
-        """The path as it is on the disk; the path itself where nothing like it is there."""
+        """The path as it is on the disk; the given path where there is none like it."""
         if str(path).isascii():
             return path
         found = Path(path.anchor) if path.is_absolute() else Path()
@@ -235,7 +262,7 @@ CLUTTER = (
     # Network storage: Synology, QNAP
     "@eaDir", "SYNOFILE_THUMB_*", "SYNOPHOTO_THUMB_*", "SYNOPHOTO:THUMB_*", "SYNOPHOTO_FILM_*", "SYNOVIDEO_*",
     "@SynoResource", "@SynoEAStream", "@tmp", "@sharesnap", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot",
-    # Synchronisers
+    # Synchronizers
     "~syncthing~*", "_gsdata_", "*.!sync",
     # Picture managers
     "Picasa.ini", "ZbThumbnail.info", "pspbrwse.jbf",

@@ -1,26 +1,37 @@
-"""The leaderboard as a DataTable (through itables): sorted, filtered and searched in the browser.
-
-What each column of the leaderboard says: its header, its definition, how its numbers are written.
-
-How the numbers of the page are written: as text that a table can sort.
-"""
+"""The leaderboard of the page as a DataTable (through itables): sorted, filtered and searched in the browser."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
 from markupsafe import Markup, escape
 
 from fewshot_bench.outcomes import marked
-from fewshot_bench.report.page.content import correction_of
-from fewshot_bench.report.summary import MEASURED
-from fewshot_bench.report.verdicts import LETTER_COLUMNS
-from fewshot_bench.report.wording import correction_words, is_transductive, p_header, p_text
+from fewshot_bench.report.content import correction_of
+from fewshot_bench.report.leaderboard_rows import MEASURED
+from fewshot_bench.report.names import is_transductive
+from fewshot_bench.report.verdicts import LETTER_COLUMNS, correction_words, p_header, p_text
 from fewshot_bench.statistics import Correction, read_letters
+
+TABLE_ID = "leaderboard-table"
+_BEST = ("median", "mean")
+_ALWAYS = ("method", "dataset", "shot", "median", "mean", "ci95", "backbone")
+_STATIC_ROWS, _PAGE = 10, 25
+_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_LOADED = re.compile(r"window\._itables_\w+")
+_P_TYPE = "p"
+# A small p reads "< 0.001"; the table sorts by p itself, which the cell holds as well. A `render` function would do it
+# too, but itables passes functions as text, and the page's policy forbids evaluating text.
+_SORTED_BY_P = """(await {library}).default.type("{name}", {
+  order: { pre: (cell) => Number((/data-p="([^"]+)"/.exec(cell) || [0, -1])[1]) },
+});
+"""
+_MODULE = re.compile(r'.*<script type="module">(.*?)</script>', re.DOTALL)
 
 Kind = Literal["text", "digest", "count", "percent", "points", "p", "number", "bytes"]
 
@@ -31,12 +42,12 @@ class Column:
 
     Attributes:
         name: in the leaderboard.
-        header: what stands above it.
+        header: above it.
         definition: one sentence.
         kind: how its values are written.
         is_shown: at first; the others are one click away.
-        is_filter: a list of its values to choose from stands in its header.
-        tells_apart: rows that differ in it are about something else, so it is shown wherever they do.
+        is_filter: its header offers a list of its values to choose from.
+        tells_apart: rows that differ in it are about something else, so it is shown wherever they differ.
     """
 
     name: str
@@ -48,174 +59,87 @@ class Column:
     tells_apart: bool = False
 
 
+_hidden = partial(Column, is_shown=False)
+# fmt: off
 COLUMNS = (
     Column("method", "Method", "Backbone, how it was trained, and what is done with each support set."),
     Column("dataset", "Dataset", "Where the images come from.", is_filter=True, tells_apart=True),
-    Column("split", "Split", "The classes that the episodes come from.", is_shown=False, tells_apart=True),
-    Column("way", "Way", "Classes of an episode.", "count", is_shown=False, tells_apart=True),
+    _hidden("split", "Split", "The classes that the episodes come from.", tells_apart=True),
+    _hidden("way", "Way", "Classes of an episode.", "count", tells_apart=True),
     Column("shot", "Shot", "Labelled images per class of an episode.", "count", is_filter=True, tells_apart=True),
-    Column(
-        "queries",
-        "Queries",
-        "Query images per class; 0 where claimed episodes do not say.",
-        "count",
-        is_shown=False,
-        tells_apart=True,
-    ),
-    Column("sampler", "Sampler", "Which guarantee the episodes have.", is_shown=False, tells_apart=True),
-    Column("seed", "Seed", "Of the episodes.", "count", is_shown=False, tells_apart=True),
-    Column(
-        "protocol_fingerprint",
-        "Protocol",
-        "Start of the fingerprint of images and episodes, where nothing else tells protocols apart.",
-        "digest",
-        is_shown=False,
-        tells_apart=True,
-    ),
-    Column(
-        "median",
-        "Median %",
+    _hidden("queries", "Queries", kind="count", tells_apart=True, definition=
+        "Query images per class; 0 where claimed episodes do not say."),
+    _hidden("sampler", "Sampler", "Which guarantee the episodes have.", tells_apart=True),
+    _hidden("seed", "Seed", "Seed of the episodes.", "count", tells_apart=True),
+    _hidden("protocol_fingerprint", "Protocol", kind="digest", tells_apart=True, definition=
+        "Start of the fingerprint of images and episodes, where nothing else tells protocols apart."),
+    Column("median", "Median %", kind="percent", definition=
         "Each run of episodes has a mean accuracy; this is the median of those over the runs, the headline of the "
-        "literature.",
-        "percent",
-    ),
-    Column(
-        "median_ci95",
-        "± median",
-        "Half-width of the 95% t interval over the episodes of the median run.",
-        "percent",
-        is_shown=False,
-    ),
+        "literature."),
+    _hidden("median_ci95", "± median", kind="percent", definition=
+        "Half-width of the 95% t interval over the episodes of the median run."),
     Column("mean", "Mean %", "Mean accuracy over all episodes of all runs.", "percent"),
-    Column(
-        "ci95",
-        "± tasks",
+    Column("ci95", "± tasks", kind="percent", definition=
         "Half-width of the 95% t interval of that mean over the episodes: what another draw of episodes from the same "
-        "images would change.",
-        "percent",
-    ),
-    Column(
-        "data_ci95",
-        "± data",
-        "Half-width of the 95% interval that also covers which classes and images happened to be in the split.",
-        "percent",
-    ),
-    Column("episode_median", "Median episode %", "Half of the episodes are below this.", "percent", is_shown=False),
-    Column(
-        "episode_median_low",
-        "Median episode, low",
-        "Lower end of the exact 95% order-statistic interval of the median over episodes.",
-        "percent",
-        is_shown=False,
-    ),
-    Column(
-        "episode_median_high",
-        "Median episode, high",
-        "Upper end of the exact 95% order-statistic interval of the median over episodes.",
-        "percent",
-        is_shown=False,
-    ),
-    Column(
-        "group",
-        "Group",
+        "images would change."),
+    Column("data_ci95", "± data", kind="percent", definition=
+        "Half-width of the 95% interval that also covers which classes and images happened to be in the split."),
+    _hidden("episode_median", "Median episode %", "Half of the episodes are below this.", "percent"),
+    _hidden("episode_median_low", "Median episode, low", kind="percent", definition=
+        "Lower end of the exact 95% order-statistic interval of the median over episodes."),
+    _hidden("episode_median_high", "Median episode, high", kind="percent", definition=
+        "Upper end of the exact 95% order-statistic interval of the median over episodes."),
+    Column("group", "Group", definition=
         "Methods of a protocol that share a letter are not shown to differ beyond this split (see Beyond): tests of "
-        "all pairs on the same episodes, {correction}, 5%.",
-    ),
-    Column(
-        "group_split",
-        "Group, split",
+        "all pairs on the same episodes, {correction}, 5%."),
+    _hidden("group_split", "Group, split", definition=
         "Methods of a protocol that share a letter are not shown to differ on this split, its classes and images: "
-        "paired t-tests of all pairs over episodes, {correction}, 5%.",
-        is_shown=False,
-    ),
-    Column(
-        "against_best",
-        "Against the best",
+        "paired t-tests of all pairs over episodes, {correction}, 5%."),
+    Column("against_best", "Against the best", definition=
         "What the tests of all pairs, {correction}, show at 5% against the method with the highest mean of its kind, "
-        "inductive or transductive. Best: each other one of its kind is shown to be worse, on this split at least.",
-    ),
-    Column(
-        "verdict",
-        "Verdict",
+        "inductive or transductive. Best: each other one of its kind is shown to be worse, on this split at least."),
+    Column("verdict", "Verdict", definition=
         "What the corrected tests show at 5%. Better: with other classes and images too. Better for these classes: "
-        "with other images of them. Better on this split: with these classes and images. The same for worse.",
-    ),
-    Column(
-        "difference",
-        "Difference",
-        "Mean of method minus baseline, in percentage points, over the episodes that both have seen.",
-        "points",
-    ),
+        "with other images of them. Better on this split: with these classes and images. The same for worse."),
+    Column("difference", "Difference", kind="points", definition=
+        "Mean of method minus baseline, in percentage points, over the episodes that both have seen."),
     Column("diff_ci95_low", "low", "Lower end of the 95% task interval of the difference.", "points"),
     Column("diff_ci95_high", "high", "Upper end of the 95% task interval of the difference.", "points"),
     Column("diff_data_ci95_low", "low, data", "Lower end of the 95% data interval of the difference.", "points"),
     Column("diff_data_ci95_high", "high, data", "Upper end of the 95% data interval of the difference.", "points"),
-    Column(
-        "p",
-        "p",
-        "Two-sided p of the test against the baseline over episodes, for this row alone: whether there is a difference "
-        "on this split.",
-        "p",
-        is_shown=False,
-    ),
+    _hidden("p", "p", kind="p", definition=
+        "Two-sided p of the test against the baseline over episodes, for this row alone: whether there is a "
+        "difference on this split."),
     Column("p_corrected", "p", "The same p, {correction} for the number of methods on the protocol.", "p"),
-    Column(
-        "p_beyond",
-        "p beyond",
+    _hidden("p_beyond", "p beyond", kind="p", definition=
         "Two-sided p of the same difference over classes and images as well, for this row alone: whether there is a "
-        "difference beyond this split.",
-        "p",
-        is_shown=False,
-    ),
-    Column(
-        "p_beyond_corrected",
-        "p beyond",
-        "The same p beyond this split, {correction} for the number of methods on the protocol.",
-        "p",
-    ),
-    Column(
-        "beyond",
-        "Beyond",
+        "difference beyond this split."),
+    Column("p_beyond_corrected", "p beyond", kind="p", definition=
+        "The same p beyond this split, {correction} for the number of methods on the protocol."),
+    _hidden("beyond", "Beyond", tells_apart=True, definition=
         "What the data intervals and the tests beyond this split cover beside the episodes: classes and images, or "
-        "images of these classes.",
-        is_shown=False,
-        tells_apart=True,
-    ),
-    Column(
-        "test",
-        "Test",
-        "Paired t: on the same episodes. Welch: from two summaries, because a published row has no outcomes.",
-        is_shown=False,
-    ),
-    Column(
-        "effect_size",
-        "d_z",
-        "Cohen's d_z: the mean of the paired differences divided by their standard deviation.",
-        "number",
-        is_shown=False,
-    ),
-    Column("wins", "Wins", "Episodes on which the method is better than the baseline.", "count", is_shown=False),
-    Column("ties", "Ties", "Episodes on which both have the same accuracy.", "count", is_shown=False),
-    Column("losses", "Losses", "Episodes on which the method is worse than the baseline.", "count", is_shown=False),
-    Column("baseline", "Baseline", "What the method is tested against.", is_shown=False, tells_apart=True),
+        "images of these classes."),
+    _hidden("test", "Test", definition=
+        "Paired t: on the same episodes. Welch: from two summaries, because a published row has no outcomes."),
+    _hidden("effect_size", "d_z", kind="number", definition=
+        "Cohen's d_z: the mean of the paired differences divided by their standard deviation."),
+    _hidden("wins", "Wins", "Episodes on which the method is better than the baseline.", "count"),
+    _hidden("ties", "Ties", "Episodes on which both have the same accuracy.", "count"),
+    _hidden("losses", "Losses", "Episodes on which the method is worse than the baseline.", "count"),
+    _hidden("baseline", "Baseline", "What the method is tested against.", tells_apart=True),
     Column("source", "Source", "Measured here, or the paper that published the number.", is_filter=True),
     Column("backbone", "Backbone", "The network that turns an image into an embedding.", is_filter=True),
     Column("adaptation", "Adaptation", "What is done with the support set of an episode.", is_filter=True),
     Column("flags", "Flags", "What a reader should know before believing the row."),
-    Column(
-        "is_transductive",
-        "Transductive",
-        "Whether the method sees all queries of an episode at once, so that they inform each other's predictions.",
-        is_shown=False,
-        is_filter=True,
-        tells_apart=True,
-    ),
+    _hidden("is_transductive", "Transductive", is_filter=True, tells_apart=True, definition=
+        "Whether the method sees all queries of an episode at once, so that they inform each other's predictions."),
     Column("episodes_per_second", "Episodes/s", "Speed of the adaptation; differs when a study is repeated.", "number"),
-    Column("peak_bytes", "Peak GiB", "Most memory that the run took.", "bytes", is_shown=False),
-    Column("episodes", "Episodes", "Stored episodes of the shortest run.", "count", is_shown=False),
-    Column("runs", "Runs", "Seeded sequences of episodes.", "count", is_shown=False),
-    Column("paired_episodes", "Paired", "Episodes that both the method and its baseline have seen.", "count", False),
+    _hidden("peak_bytes", "Peak GiB", "Most memory that the run took.", "bytes"),
+    _hidden("episodes", "Episodes", "Stored episodes of the shortest run.", "count"),
+    _hidden("runs", "Runs", "Seeded sequences of episodes.", "count"),
+    _hidden("paired_episodes", "Paired", "Episodes that both the method and its baseline have seen.", "count"),
 )
+# fmt: on
 
 
 def columns_under(correction: Correction) -> list[Column]:
@@ -231,14 +155,9 @@ def columns_under(correction: Correction) -> list[Column]:
     ]
 
 
-def is_missing(value: Any) -> bool:
-    """Whether there is no value: None or NaN."""
-    return value is None or value != value
-
-
 def number_text(value: Any, kind: Kind) -> Markup:
     """A value as the content of a table's cell, escaped; empty where there is none."""
-    if is_missing(value):
+    if value is None or value != value:
         return Markup("")
     if kind == "text":
         return escape({True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value)
@@ -255,22 +174,6 @@ def number_text(value: Any, kind: Kind) -> Markup:
     return Markup(f"{value + 0.0:+.2f}" if kind == "points" else f"{value:.2f}")
 
 
-TABLE_ID = "leaderboard-table"
-_BEST = ("median", "mean")
-_ALWAYS = ("method", "dataset", "shot", "median", "mean", "ci95", "backbone")
-_STATIC_ROWS, _PAGE = 10, 25
-_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-_LOADED = re.compile(r"window\._itables_\w+")
-_P_TYPE = "p"
-# What people read of a small p is "< 0.001"; the table sorts by p itself, which the cell holds as well. A `render`
-# function would do it too, but itables hands functions over as text, and the page's policy forbids to evaluate text.
-_SORTED_BY_P = """(await {library}).default.type("{name}", {
-  order: { pre: (cell) => Number((/data-p="([^"]+)"/.exec(cell) || [0, -1])[1]) },
-});
-"""
-_MODULE = re.compile(r'.*<script type="module">(.*?)</script>', re.DOTALL)
-
-
 @dataclass(frozen=True)
 class LeaderboardTable:
     """The parts of the table that go into the page.
@@ -279,7 +182,7 @@ class LeaderboardTable:
         library: the script that loads DataTables and its style.
         script: the module that makes the table, with all of its data.
         columns: what is in it, in order.
-        same: columns that are left out of it because all rows agree, with their value.
+        same: columns that it lacks because all rows agree, with their value.
         rows: the first rows, for where no script runs.
         page: how many rows are in sight where scripts run.
     """
@@ -296,7 +199,7 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     """Make the table of a whole leaderboard.
 
     Args:
-        frame: as `gather` completes it; empty columns are left out.
+        frame: as `gather` completes it; empty columns are dropped.
         protocols: the positions of the rows of each protocol, within which the best is looked for.
     """
     known = columns_under(correction_of(frame))
@@ -319,7 +222,10 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     first = [[texts[column.name][row] for column in columns] for row in range(min(_STATIC_ROWS, len(frame)))]
     agreed = [(column, texts[column.name][0]) for column in same]
     library, page = _library(), min(_PAGE, len(frame))
-    script = _p_type(library) + _script(cells, columns) + _dark_mode(library)
+    loaded = _found(_LOADED, library)  # the promise of the loaded library
+    sorted_by_p = _SORTED_BY_P.replace("{library}", loaded).replace("{name}", _P_TYPE)
+    dark_mode = f"(await {loaded}).set_or_remove_dark_class();\n"  # follows the light or dark of the browser
+    script = sorted_by_p + _script(cells, columns) + dark_mode
     return LeaderboardTable(library, script, columns, agreed, first, page)
 
 
@@ -334,11 +240,11 @@ def _baselines(frame: pd.DataFrame) -> list[Markup]:
 
 
 def _is_empty(column: pd.Series) -> bool:
-    return all(is_missing(value) or value == "" for value in column)
+    return bool((column.isna() | (column == "")).all())
 
 
 def _needs_fingerprints(frame: pd.DataFrame, columns: Sequence[Column]) -> bool:
-    """Whether protocols agree in all that the other columns say of their tasks."""
+    """Whether protocols have the same values in all other columns about their tasks."""
     others = ("is_transductive",)  # of methods, whatever protocol they are on
     names = [
         column.name
@@ -350,7 +256,7 @@ def _needs_fingerprints(frame: pd.DataFrame, columns: Sequence[Column]) -> bool:
 
 
 def _shown_if_needed(column: Column, columns: Sequence[Column], texts: Mapping[str, Sequence[Markup]]) -> Column:
-    """The column, shown where rows that differ in it could be taken for alike, or where it is the only p."""
+    """The column, shown where rows that differ in it could seem alike, or where it is the only p."""
     is_needed = column.tells_apart and len({text for text in texts[column.name] if text}) > 1
     is_only_p = column.kind == "p" and all(other.name != f"{column.name}_corrected" for other in columns)
     return replace(column, is_shown=column.is_shown or is_needed or is_only_p)
@@ -361,9 +267,8 @@ def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequen
 
     Inductive and transductive methods each have their own best.
     """
-    measured = [
-        row for row in rows if frame["source"].iloc[row] == MEASURED and not is_missing(frame["mean"].iloc[row])
-    ]
+    is_measured = ((frame["source"] == MEASURED) & frame["mean"].notna()).tolist()
+    measured = [row for row in rows if is_measured[row]]
     letters = {
         name: dict(zip(measured, read_letters([str(texts[name][row]) for row in measured]), strict=True))
         for name in LETTER_COLUMNS.values()
@@ -395,31 +300,18 @@ def _header(column: Column) -> Markup:
 
 
 def _library() -> str:
+    """The script that loads DataTables, as itables writes it."""
     from itables.javascript import generate_init_offline_itables_html
     from itables.options import dt_bundle
 
-    found = _SCRIPT.search(generate_init_offline_itables_html(dt_bundle))
-    if found is None:
-        raise RuntimeError("itables writes its library in a way that this version of the report does not know.")
-    return found[1]
+    return _found(_SCRIPT, generate_init_offline_itables_html(dt_bundle), 1)
 
 
-def _p_type(library: str) -> str:
-    """How a column of p values is sorted, said before the table is made."""
-    return _SORTED_BY_P.replace("{library}", _loaded(library)).replace("{name}", _P_TYPE)
-
-
-def _dark_mode(library: str) -> str:
-    """What itables does in a notebook: its style follows the light or dark of the browser."""
-    return f"(await {_loaded(library)}).set_or_remove_dark_class();\n"
-
-
-def _loaded(library: str) -> str:
-    """The promise of the loaded library."""
-    found = _LOADED.search(library)
-    if found is None:
-        raise RuntimeError("itables loads its library in a way that this version of the report does not know.")
-    return found[0]
+def _found(pattern: re.Pattern[str], text: str, group: int = 0) -> str:
+    match = pattern.search(text)
+    if match is None:
+        raise RuntimeError("itables writes its tables in a way that this version of the report does not know.")
+    return match[group]
 
 
 def _script(cells: pd.DataFrame, columns: Sequence[Column]) -> str:
@@ -461,7 +353,4 @@ def _script(cells: pd.DataFrame, columns: Sequence[Column]) -> str:
             {"targets": filters, "columnControl": [choose]},
         ],
     )
-    found = _MODULE.match(html)
-    if found is None:
-        raise RuntimeError("itables writes its tables in a way that this version of the report does not know.")
-    return found[1]
+    return _found(_MODULE, html, 1)

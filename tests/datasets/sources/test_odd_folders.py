@@ -27,7 +27,7 @@ def test_what_is_no_file_is_left_out_and_named(folder, odd):
     os.mkfifo(place) if odd == "pipe" else place.symlink_to("/dev/zero")
     dataset = import_own_images("mine", str(folder), OwnOptions())
     assert len(dataset.novel) == 9
-    assert dataset.recipe["skipped"] == [["cat/odd.png", f"{place} is a pipe or a device, not a file."]]
+    assert dataset.preprocessing["skipped"] == [["cat/odd.png", f"{place} is a pipe or a device, not a file."]]
 
 
 @pytest.mark.parametrize("read", ["read", "local"])

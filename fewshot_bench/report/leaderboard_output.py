@@ -1,0 +1,387 @@
+"""Tables for a terminal of 80 columns or more, readable without colours too."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fewshot_bench._io.text import printable
+from fewshot_bench.outcomes import CLAIMED_SAMPLER
+from fewshot_bench.report.findings import Answer
+from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, PAIRED
+from fewshot_bench.report.names import (
+    BASELINE_KINDS,
+    CLAIMED,
+    TRANSDUCTIVE_NOTE,
+    baseline_name,
+    disambiguated,
+    is_across,
+    is_transductive,
+    row_name,
+    shared_stages,
+    task_text,
+)
+from fewshot_bench.report.published import WELCH
+from fewshot_bench.report.verdicts import (
+    ACROSS,
+    CORRECTIONS,
+    FOR_THESE_CLASSES,
+    LETTER_COLUMNS,
+    ON_THIS_SPLIT,
+    UNKNOWN,
+    Claim,
+    count_text,
+    difference_text,
+    p_text,
+)
+from fewshot_bench.statistics import Correction
+
+PUBLISHED, ODD, ACROSS_MARK = " *", " ?", " #"
+"""Marks of published numbers, of implausible intervals, and of verdicts on an inductive and a transductive method."""
+ACROSS_NOTE = f"{ACROSS_MARK.strip()}: {ACROSS}"
+DISJOINT = "disjoint"
+_WIDE, _NARROW_VERDICT = 100, 13
+_CORRECTED = "'"
+_NARROWEST_NAME = 16
+
+
+def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "beyond") -> None:
+    """Print a leaderboard: per protocol the accuracies, best first and bold, then the tests against the baseline.
+
+    Args:
+        frame: as `leaderboard` returns it.
+        console: where to.
+        claim: what letters say: who differs beyond this split, or on it.
+    """
+    groups = {str(key): rows for key, rows in frame.groupby("protocol_fingerprint", sort=False)}
+    titles = disambiguated(
+        {key: _title(rows) for key, rows in groups.items()}, {key: f" ({key[:8]})" for key in groups}
+    )
+    for key, rows in groups.items():
+        print_table(console, titles[key], _results_table(rows, console, claim))
+        for test, how in ((PAIRED, "paired t-test on the same episodes"), (WELCH, "Welch's t-test, other episodes")):
+            tested = rows[rows["test"] == test]
+            if len(tested):
+                title = f"against {printable(_baseline(rows, tested))}, {how}"
+                print_table(console, title, _tests_table(tested, console))
+    for note in _notes(frame, claim):
+        console.print(Text(note, "dim"))
+
+
+def print_answers(lines: Sequence[str], console: Console) -> None:
+    """Print which methods are best, as `fewshot_bench.report.findings.answer_lines` puts it."""
+    if lines:
+        console.print()
+    for line in lines:
+        console.print(Text(printable(line)))
+
+
+def _baseline(rows: pd.DataFrame, tested: pd.DataFrame) -> str:
+    """The display name of the baseline of some rows; only measured rows know whether it is transductive."""
+    records = tested.to_dict("records")
+    measured = next((row for row in records if row["source"] == MEASURED), None)
+    if measured is not None:
+        return baseline_name(measured)
+    name = records[0]["baseline"]
+    return next((row_name(row) for row in rows.to_dict("records") if row["method"] == name), str(name))
+
+
+def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
+    group = LETTER_COLUMNS[claim]
+    plus_minus = plus_minus_of(console)
+    with_data = bool(rows["data_ci95"].notna().any())
+    measured = rows[rows["source"] == MEASURED]
+    with_letters = len(measured) > 1 and bool(rows[group].notna().any())
+    interval = _interval_name(rows)
+    headers = ["median %", f"mean % {plus_minus} {interval}{f' {plus_minus} data' if with_data else ''}"]
+    table = new_table("method", *headers, *(["same"] if with_letters else []), "episodes/s")
+    lines: list[_Line] = []
+    best = {kind: max(same) for kind, same in _means_by_kind(measured).items()}
+    for row in rows.to_dict("records"):
+        is_published = row["source"] != MEASURED
+        style = "dim" if is_published else "bold" if row["mean"] == best[is_transductive(row)] else ""
+        widths = [width for width in (row["ci95"], row["data_ci95"]) if width == width]
+        odd = ODD if is_published and row["flags"] else ""
+        mean = "".join([f"{row['mean']:.2f}", *(f" {plus_minus} {width:.2f}" for width in widths), odd])
+        letters = [Text(row[group] or "", style)] if with_letters else []
+        numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, Text(_speed(row))]
+        name = f"{row['method']}{PUBLISHED}" if is_published else row_name(row)
+        lines.append(_Line(_kind(row), name, _note(row, rows), numbers))
+    return _filled(table, console, lines)
+
+
+def _means_by_kind(measured: pd.DataFrame) -> dict[bool, list[float]]:
+    """The means of the inductive and of the transductive methods."""
+    means: dict[bool, list[float]] = {}
+    for row in measured.to_dict("records"):
+        means.setdefault(is_transductive(row), []).append(float(row["mean"]))
+    return means
+
+
+def _kind(row: Mapping[Any, Any]) -> str:
+    """The heading above the rows of a kind where a table has several."""
+    if row["source"] != MEASURED:
+        return "published"
+    return "transductive" if is_transductive(row) else "inductive"
+
+
+def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
+    claims = claims_header(tested["correction"].iloc[0])
+    table = new_table("method", effect_header(console, _interval_name(tested)), claims)
+    table.add_column("at 5%", max_width=verdict_width(console))
+    lines: list[_Line] = []
+    for row in tested.to_dict("records"):
+        ends = (row["difference"], row["diff_data_ci95_low"], row["diff_data_ci95_high"])
+        effect = difference_text(*ends, row["diff_ci95_high"] - row["difference"], plus_minus_of(console))
+        is_odd = row["source"] != MEASURED and bool(row["flags"])
+        mark = ACROSS_MARK if is_across(row) else ""
+        words = Text(f"{row['verdict']}{ODD}") if is_odd else coloured(f"{row['verdict']}{mark}", row["verdict"])
+        numbers = [Text(effect), Text(claims_text(row["p_corrected"], row["p_beyond_corrected"])), words]
+        lines.append(_Line(_kind(row), row_name(row), _test_note(row), numbers))
+    return _filled(table, console, lines)
+
+
+def effect_header(console: Console, interval: str = "task") -> str:
+    """The header of differences with both of their intervals."""
+    return f"points (data) {plus_minus_of(console)}{interval}"
+
+
+def verdict_width(console: Console) -> int | None:
+    """How wide a column of verdicts may be: in a narrow terminal they take two lines."""
+    return None if console.width >= _WIDE else _NARROW_VERDICT
+
+
+def claims_header(correction: Correction) -> str:
+    """The header of the p values of both claims; the notes say how they are corrected."""
+    return f"p{'' if correction == 'none' else _CORRECTED} split/beyond"
+
+
+def claims_text(p_split: float, p_beyond: float) -> str:
+    """The p values of both claims in one cell."""
+    return f"{p_text(p_split)}/{p_text(p_beyond)}"
+
+
+def correction_note(correction: Correction) -> list[str]:
+    """What the mark of corrected p values says; nothing where they are not corrected."""
+    return (
+        []
+        if correction == "none"
+        else [f"p{_CORRECTED}: corrected for the number of tests ({CORRECTIONS[correction]})"]
+    )
+
+
+def letters_note(claim: Claim, correction: Correction) -> str:
+    """What the letters of a claim say."""
+    where = "beyond this split" if claim == "beyond" else "on this split"
+    return f"same: methods that share a letter are not shown to differ {where} ({CORRECTIONS[correction]}, 5%)"
+
+
+def _test_note(row: Mapping[Any, Any]) -> str:
+    if row["test"] != PAIRED:
+        return ""
+    is_whole = row["paired_episodes"] >= row["episodes"] * row["runs"]
+    return "" if is_whole else f"({count_text(int(row['paired_episodes']), 'common episode')})"
+
+
+def _note(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
+    """The line below a method's name."""
+    if row["source"] != MEASURED:
+        return f"({row['source'].split('; ')[0]})"
+    uneven = (
+        f"{count_text(int(row['runs']), 'run')} of {count_text(int(row['episodes']), 'episode')}"
+        if _is_uneven(rows)
+        else ""
+    )
+    shown_elsewhere = ("transductive", *BASELINE_KINDS.values())  # by the name, and in the table of the tests
+    flags = [flag for flag in (row["flags"] or "").split("; ") if flag not in shown_elsewhere]
+    parts = [part for part in (uneven, *flags) if part]
+    return f"({'; '.join(parts)})" if parts else ""
+
+
+def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
+    """What the columns mean, in as many lines as there are columns to explain."""
+    measured = frame[frame["source"] == MEASURED]
+    beyond = set(measured["beyond"])
+    unknown = {words.removeprefix(UNKNOWN) for words in beyond if words.startswith(UNKNOWN)}
+    interval = "open" if len(measured) and (measured["sampler"] == DISJOINT).all() else "task"
+    notes = interval_notes({words for words in beyond if not words.startswith(UNKNOWN)}, unknown, interval=interval)
+    if interval == "task" and (frame["sampler"] == DISJOINT).any():
+        notes.append("open: 95% CI over episodes that share no image; it covers the images too")
+    if frame["p"].notna().any():
+        notes += correction_note(_correction(frame))
+    if frame[LETTER_COLUMNS[claim]].notna().any():
+        notes.append(letters_note(claim, _correction(frame)))
+    if any(is_transductive(row) for row in measured.to_dict("records")):
+        notes.append(TRANSDUCTIVE_NOTE)
+    if any(is_across(row) for row in measured.to_dict("records")):
+        notes.append(ACROSS_NOTE)
+    published = frame[frame["source"] != MEASURED]
+    if len(published):
+        notes.append(f"{PUBLISHED.strip()}: as published, on other episodes; the CSV names the table")
+    if published["flags"].notna().any():
+        notes.append(f"{ODD.strip()}: implausibly wide or narrow interval; the CSV says why")
+    if frame["sampler"].str.startswith(CLAIMED_SAMPLER).any():
+        notes.append(CLAIMED)
+    return notes + verdict_notes(frame["verdict"].dropna())
+
+
+def interval_notes(
+    covers: Collection[str], why_unknown: Collection[str], level: str = "95%", *, interval: str = "task"
+) -> list[str]:
+    """What the two intervals cover, and why a data interval is missing."""
+    over = "episodes" if interval == "task" else "episodes that share no image; it covers the images too"
+    notes = [f"{interval}: {level} CI over {over}" + "".join(f"; data: over {words}" for words in sorted(covers))]
+    notes += [f"no data interval: {why}" for why in sorted(why_unknown)]
+    return notes
+
+
+def verdict_notes(verdicts: Collection[str]) -> list[str]:
+    """What the qualified verdicts among some claim."""
+    notes = []
+    if any(words.endswith(ON_THIS_SPLIT) for words in verdicts):
+        notes.append("on this split: shown for these classes and images, and not beyond them")
+    if any(words.endswith(FOR_THESE_CLASSES) for words in verdicts):
+        notes.append("for these classes: shown for new images of the same classes")
+    return notes
+
+
+def _interval_name(rows: pd.DataFrame) -> str:
+    """What the interval over episodes is called: over disjoint ones it is open (Lafargue et al., 2024)."""
+    return "open" if (rows["sampler"] == DISJOINT).all() else "task"
+
+
+def _correction(frame: pd.DataFrame) -> Correction:
+    corrections: list[Correction] = frame["correction"].dropna().tolist()
+    return corrections[0] if corrections else "holm"
+
+
+def _speed(row: Mapping[Any, Any]) -> str:
+    speed = row["episodes_per_second"]
+    return f"{speed:,.0f}" if speed == speed else "-"
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row of a table of methods: its kind, its name, a note below that, and further cells."""
+
+    kind: str
+    name: str
+    note: str
+    cells: list[Text]
+
+
+def _filled(table: Table, console: Console, lines: Sequence[_Line]) -> Table:
+    """Add rows; names get the width that the other cells leave, and where transductive ones follow others, headings."""
+    headers = [str(column.header) for column in table.columns[1:]]
+    limits = [column.max_width or console.width for column in table.columns[1:]]
+    widths = [
+        min(limits[i], max(len(header), *(len(line.cells[i]) for line in lines))) for i, header in enumerate(headers)
+    ]
+    for_names = console.width - sum(widths) - 2 * len(table.columns)
+    shared = shared_stages([line.name for line in lines])
+    if shared and max(len(line.name) for line in lines) > for_names:
+        table.columns[0].header = Text("\n".join(broken(f"{printable(shared)}…", for_names)))
+    else:
+        shared = ""
+    kinds = {line.kind for line in lines}
+    has_headings, before = len(kinds) > 1 and "transductive" in kinds, ""
+    for line in lines:
+        if has_headings and line.kind != before:
+            table.add_row(Text(line.kind, "italic"))
+        before = line.kind
+        names = [*broken(line.name.removeprefix(shared), for_names), *([printable(line.note)] if line.note else [])]
+        table.add_row(Text("\n".join(names), line.cells[0].style), *line.cells)
+    return table
+
+
+def new_table(first: str, *numbers: str) -> Table:
+    """An empty table with a column of names and further columns of numbers."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column(first)
+    for header in numbers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
+def print_table(console: Console, title: str, table: Table) -> None:
+    """Print a table below its title; Rich's own titles are wrapped to the width of the table."""
+    console.print(Text(title))
+    console.print(table)
+    console.print()
+
+
+def _title(rows: pd.DataFrame) -> str:
+    first = rows.to_dict("records")[0]
+    seed = f", seed {first['seed']}" if first["seed"] else ""
+    queries = f"{first['queries']} queries per class, " if first["queries"] else ""  # claimed episodes do not say
+    return f"{task_text(first)}, {queries}{_length(rows)}{seed}"
+
+
+def _is_uneven(rows: pd.DataFrame) -> bool:
+    measured = rows[rows["source"] == MEASURED]
+    return len(set(zip(measured["runs"], measured["episodes"], strict=True))) > 1
+
+
+def _length(rows: pd.DataFrame) -> str:
+    rows = rows[rows["source"] == MEASURED]
+    if _is_uneven(rows):
+        return "runs of different length"
+    return f"{count_text(int(rows['runs'].iloc[0]), 'run')} of {count_text(int(rows['episodes'].iloc[0]), 'episode')}"
+
+
+def coloured(text: str, verdict: str, plus_minus: str = "±") -> Text:
+    """A text in the colour of its verdict; a claim that does not go beyond the split has a fainter one."""
+    style = {"better": "green", "worse": "red"}.get(verdict.split()[0], "")
+    faint = " dim" if style and verdict.endswith(ON_THIS_SPLIT) else ""
+    return Text(printable(text.replace("±", plus_minus)), style + faint)
+
+
+def plus_minus_of(console: Console) -> str:
+    """The sign of an interval's half-width, as the terminal can show it."""
+    return "+/-" if console.options.ascii_only else "±"
+
+
+def broken(name: str, width: int) -> list[str]:
+    """A method's name in lines, broken between its stages and settings rather than within a word."""
+    lines = [""]
+    for piece in re.split(r"(?<=[/,])|(?=[@+])|(?<= )(?=\(transductive\)$)", printable(name)):
+        if lines[-1] and len(lines[-1]) + len(piece) > max(width, _NARROWEST_NAME):
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
+
+
+def leaderboard_records(frame: pd.DataFrame, best: Sequence[Answer] = ()) -> list[dict[str, Any]]:
+    """A leaderboard as one mapping per row, for `--json`; what does not exist is None.
+
+    Args:
+        frame: as `leaderboard` or `sweep_frame` returns it.
+        best: which methods are best; each measured row gets the answer for its protocol and kind as `best`.
+    """
+    by_kind = {(answer.protocol, answer.is_transductive): answer.as_dict() for answer in best}
+    records = []
+    for row in frame.to_dict("records"):
+        record = {str(column): _plain(str(column), value) for column, value in row.items()}
+        if "source" in row:
+            kind = (row["protocol_fingerprint"], is_transductive(row))
+            record["best"] = by_kind.get(kind) if row["source"] == MEASURED else None
+        records.append(record)
+    return records
+
+
+def _plain(column: str, value: Any) -> Any:
+    if value is None or value != value or (isinstance(value, float) and math.isinf(value)):
+        return None
+    if isinstance(value, np.bool_):
+        return bool(value)
+    return int(value) if COLUMNS.get(column) == "count" else value

@@ -1,0 +1,291 @@
+"""The cells of one protocol as rows of the leaderboard: their numbers, their tests, and what identifies them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from fewshot_bench.outcomes import Cell
+from fewshot_bench.report.names import BALANCED_FLAG, BASELINE_KINDS, CLAIMED_FLAG
+from fewshot_bench.report.scores import TaskScores, data_intervals_of, task_columns
+from fewshot_bench.report.verdicts import Claim, against_the_best, beyond_text, corrected_claims, letters_of, verdict
+from fewshot_bench.statistics import (
+    Correction,
+    DataInterval,
+    PairedTest,
+    episode_median,
+    paired_t_test,
+    summarise,
+)
+
+Kind = Literal["shared", "unknown", "none"]
+
+_FROM_IMAGENET = ("mini-imagenet", "tiered-imagenet")
+_FROM_CIFAR = ("cifar-fs", "fc100")
+_DRAWN = "glyphs"
+"""Made by this project; no corpus holds it."""
+
+_BENCHMARKS = (*_FROM_IMAGENET, *_FROM_CIFAR, _DRAWN)
+_BASE_SPLIT = "base split of "
+SHARED_NOVEL_CLASSES = {
+    ("cifar-fs", "fc100"): 11,
+    ("fc100", "cifar-fs"): 11,
+    ("mini-imagenet", "tiered-imagenet"): 13,
+    ("tiered-imagenet", "mini-imagenet"): 5,
+}
+"""How many classes the base split of the first has in common with the novel split of the second."""
+
+
+@dataclass(frozen=True)
+class PretrainingOverlap:
+    """Whether a backbone was trained on novel classes.
+
+    Attributes:
+        kind: "shared": it was, on some; "unknown": the record does not tell; "none": it was not.
+        flag: for people; empty where there is none.
+    """
+
+    kind: Kind
+    flag: str = ""
+
+
+def pretraining_overlap(pretraining: str | None, dataset: str) -> PretrainingOverlap:
+    """Whether a backbone has seen the classes that it is tested on; of several corpora the worst counts.
+
+    The novel classes of miniImageNet and tieredImageNet are classes of ILSVRC-2012 (ImageNet-1k), and their images are
+    its training images: weights from ImageNet have been trained on the answers. The images of the CIFAR sets are from
+    80 Million Tiny Images. ImageNet has classes of the same kinds, such as a leopard, but not these images, and that is
+    what transfer means; so they are not flagged.
+
+    Args:
+        pretraining: `Cell.provenance.get("pretraining")`: corpora in the order of training, separated by commas; empty
+            for an initialisation, None where it is not recorded.
+        dataset: name of the dataset of the episodes.
+    """
+    if dataset == _DRAWN:
+        return PretrainingOverlap("none")
+    if pretraining is None:
+        return PretrainingOverlap("unknown", "pretraining not recorded")
+    overlaps = [_overlap_with(corpus.strip(), dataset) for corpus in pretraining.split(",") if corpus.strip()]
+    for kind in ("shared", "unknown"):
+        flags = list(dict.fromkeys(overlap.flag for overlap in overlaps if overlap.kind == kind))
+        if flags:
+            return PretrainingOverlap(kind, "; ".join(flags))
+    return PretrainingOverlap("none")
+
+
+def _overlap_with(corpus: str, dataset: str) -> PretrainingOverlap:
+    if corpus == "unknown":
+        return PretrainingOverlap("unknown", "pretraining unknown")
+    if corpus.startswith(_BASE_SPLIT):
+        return _overlap_with_base_split(corpus.removeprefix(_BASE_SPLIT), dataset)
+    if corpus.startswith("ImageNet-") and dataset in _FROM_IMAGENET:
+        return PretrainingOverlap("shared", f"novel classes are in {corpus}")
+    if corpus.startswith("ImageNet-") and dataset in _FROM_CIFAR:
+        return PretrainingOverlap("none")
+    return PretrainingOverlap("unknown", f"overlap with {corpus} unknown")
+
+
+def _overlap_with_base_split(trained_on: str, dataset: str) -> PretrainingOverlap:
+    shared = SHARED_NOVEL_CLASSES.get((trained_on, dataset), 0)
+    if shared:
+        return PretrainingOverlap("shared", f"{shared} novel classes are in the base split of {trained_on}")
+    if trained_on == dataset or (trained_on in _BENCHMARKS and dataset in _BENCHMARKS):
+        return PretrainingOverlap("none")  # the splits of a dataset share no class
+    return PretrainingOverlap("unknown", f"overlap with the base split of {trained_on} unknown")
+
+
+Format = Literal["text", "flag", "count", "percent", "rate", "p"]
+COLUMNS: dict[str, Format] = {
+    "method": "text", "dataset": "text", "split": "text", "way": "count", "shot": "count", "queries": "count",
+    "sampler": "text", "seed": "count", "episodes": "count", "runs": "count",
+    "median": "percent", "median_ci95": "percent", "mean": "percent", "ci95": "percent", "data_ci95": "percent",
+    "episode_median": "percent", "episode_median_low": "percent", "episode_median_high": "percent",
+    "group": "text", "group_split": "text", "against_best": "text", "baseline": "text",
+    "difference": "percent", "diff_ci95_low": "percent", "diff_ci95_high": "percent",
+    "diff_data_ci95_low": "percent", "diff_data_ci95_high": "percent",
+    "test": "text", "p": "p", "p_corrected": "p", "p_beyond": "p", "p_beyond_corrected": "p", "beyond": "text",
+    "verdict": "text", "correction": "text", "effect_size": "percent", "wins": "count", "ties": "count",
+    "losses": "count", "paired_episodes": "count", "is_transductive": "flag", "flags": "text", "source": "text",
+    "backbone": "text", "adaptation": "text", "episodes_per_second": "rate", "peak_bytes": "count",
+    "dataset_fingerprint": "text", "method_fingerprint": "text", "protocol_fingerprint": "text", "versions": "text",
+}  # fmt: skip
+"""The columns of the leaderboard, and how the CSV writes each: percent with 4 decimals, rates with 1, p in full."""
+MEASURED = "measured"
+PAIRED = "paired t"
+_NO_TEST = dict.fromkeys(
+    (
+        "difference", "diff_ci95_low", "diff_ci95_high", "diff_data_ci95_low", "diff_data_ci95_high", "p",
+        "p_corrected", "p_beyond", "p_beyond_corrected", "effect_size", "wins", "ties", "losses", "paired_episodes",
+    ),
+    math.nan,
+)  # fmt: skip
+
+
+def protocol_rows(
+    scores: TaskScores, names: Mapping[str, str], baseline: int | None, correct: Correction = "holm"
+) -> list[dict[str, Any]]:
+    """Summarise the cells of one protocol; accuracies are in %, differences in percentage points.
+
+    Args:
+        scores: of the cells.
+        names: what to call each method, by the key of its cell.
+        baseline: position of the cell that the others are tested against; None for no test.
+        correct: how both p are corrected for the number of tests against the baseline, and of the pairs behind the
+            letters.
+
+    Returns:
+        For each cell, in order, a value for each of `COLUMNS`; None or NaN for what does not exist.
+    """
+    tests = [_tested(scores, row, baseline) for row in range(len(scores.cells))]
+    differences = _with_data_intervals(tests, scores, baseline)
+    claims = corrected_claims([test["p"] for test in tests], [test["p_beyond"] for test in tests], correct)
+    for test, split, beyond in zip(tests, *claims, strict=True):
+        test |= {"p_corrected": float(split), "p_beyond_corrected": float(beyond)}
+    numbers, wrong = [_numbers(scores, row) for row in range(len(scores.cells))], scores.why_no_classes
+    failed = scores.failed or [0] * len(scores.cells)
+    letters = {claim: letters_of(scores, correct, claim) for claim in get_args(Claim)}
+    against_best = against_the_best(scores, names, correct)
+    data = data_intervals_of(scores, scores.accuracy)
+    across = [_across(scores, row, baseline, test) for row, test in enumerate(tests)]
+    baseline_name = None if baseline is None else names[scores.cells[baseline].key]
+    return [
+        {
+            "method": names[cell.key],
+            **task_columns(cell.protocol),
+            **numbers[row],
+            "data_ci95": math.nan if interval is None else 100 * interval.half_width,
+            "group": letters["beyond"][row],
+            "group_split": letters["split"][row],
+            "against_best": against_best[row],
+            "baseline": baseline_name,
+            **test,
+            "test": PAIRED if test["p"] == test["p"] else None,
+            "beyond": beyond_text(interval if tested is None else tested),
+            "verdict": _verdict(test, "" if tested is None else tested.covers),
+            "correction": correct,
+            **_identity(cell),
+            "flags": "; ".join([*_flags(cell, numbers[row], failed[row]), *across[row], *([wrong] if wrong else [])])
+            or None,
+            "episodes_per_second": _per_second(int(scores.of(row).sum()), scores.seconds[row]),
+        }
+        for row, (cell, test, interval, tested) in enumerate(zip(scores.cells, tests, data, differences, strict=True))
+    ]
+
+
+def _verdict(test: Mapping[str, Any], covers: str) -> str | None:
+    """What the tests of a row show; None where there is none."""
+    if test["p"] != test["p"]:
+        return None
+    return verdict(test["difference"], test["p_corrected"], test["p_beyond_corrected"], covers)
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    method, protocol = cell.method, cell.protocol
+    return {
+        "is_transductive": method.is_transductive,
+        "source": MEASURED,
+        "backbone": method.backbone,
+        "adaptation": method.adaptation,
+        "peak_bytes": cell.provenance.get("peak_bytes", math.nan),
+        "dataset_fingerprint": protocol.dataset_fingerprint,
+        "method_fingerprint": method.fingerprint,
+        "protocol_fingerprint": protocol.fingerprint,
+        "versions": "; ".join(f"{package} {cell.versions[package]}" for package in sorted(cell.versions)),
+    }
+
+
+def _flags(cell: Cell, numbers: Mapping[str, Any], failed: int) -> list[str]:
+    """What a reader should know before believing the row."""
+    overlap = pretraining_overlap(cell.provenance.get("pretraining"), cell.protocol.dataset).flag
+    card, stopping = cell.protocol, []
+    uneven = "" if card.has_even_queries or card.is_claimed else ", which these episodes do not have"
+    for rule in cell.provenance.get("stopping", []):
+        reached = "" if numbers["ci95"] <= rule["half_width"] else ", not reached"
+        stopping.append(f"until ±{rule['half_width']:g}{reached}")
+    return [
+        *([CLAIMED_FLAG] if cell.protocol.is_claimed else []),
+        *([f"{failed:,} failed"] if failed else []),
+        *(["transductive"] if cell.method.is_transductive else []),
+        *([f"{BALANCED_FLAG}{uneven}"] if cell.method.assumes_balanced_queries else []),
+        *([overlap] if overlap else []),
+        *stopping,
+    ]
+
+
+def _across(scores: TaskScores, row: int, baseline: int | None, test: Mapping[str, Any]) -> list[str]:
+    """That the baseline of a test is of the other kind, inductive or transductive."""
+    if baseline is None or test["p"] != test["p"]:
+        return []
+    mine, other = (scores.cells[place].method.is_transductive for place in (row, baseline))
+    return [BASELINE_KINDS[other]] if mine != other else []
+
+
+def _numbers(scores: TaskScores, row: int) -> dict[str, Any]:
+    """Point estimates of one cell with their intervals."""
+    own = scores.of(row)
+    accuracy = scores.accuracy[row, own]
+    summary, middle = summarise(accuracy, scores.run[own]), episode_median(accuracy)
+    return {
+        "episodes": summary.episodes,
+        "runs": summary.runs,
+        "median": 100 * summary.median,
+        "median_ci95": 100 * summary.median_interval.half_width,
+        "mean": 100 * summary.interval.mean,
+        "ci95": 100 * summary.interval.half_width,
+        "episode_median": 100 * middle.median,
+        "episode_median_low": 100 * middle.low,
+        "episode_median_high": 100 * middle.high,
+    }
+
+
+def _tested(scores: TaskScores, row: int, baseline: int | None) -> dict[str, Any]:
+    """The test of one cell against the baseline, on the episodes that both have."""
+    if baseline is None or row == baseline:
+        return dict(_NO_TEST)
+    both = scores.pair(row, baseline)
+    if both.sum() < 2:
+        return dict(_NO_TEST)
+    test = paired_t_test(scores.accuracy[row, both], scores.accuracy[baseline, both])
+    return {
+        **_NO_TEST,
+        "difference": 100 * test.mean_difference,
+        "diff_ci95_low": 100 * test.ci_low,
+        "diff_ci95_high": 100 * test.ci_high,
+        "p": test.p,
+        "effect_size": _effect_size(test),
+        "wins": test.wins,
+        "ties": test.ties,
+        "losses": test.losses,
+        "paired_episodes": test.n,
+    }
+
+
+def _with_data_intervals(
+    tests: list[dict[str, Any]], scores: TaskScores, baseline: int | None
+) -> list[DataInterval | None]:
+    """Fill in the data intervals of the differences and their p, all at once; those of tested rows are returned too."""
+    if baseline is None:
+        return [None] * len(tests)
+    intervals = data_intervals_of(scores, scores.accuracy - scores.accuracy[baseline])
+    tested = [interval if test["p"] == test["p"] else None for test, interval in zip(tests, intervals, strict=True)]
+    for test, interval in zip(tests, tested, strict=True):
+        if interval is not None:
+            test["diff_data_ci95_low"], test["diff_data_ci95_high"] = 100 * interval.low, 100 * interval.high
+            test["p_beyond"] = float(np.maximum(interval.p, test["p"]))
+    return tested
+
+
+def _effect_size(test: PairedTest) -> float:
+    """Cohen's d_z; 0 where nothing differs, without end where everything differs alike."""
+    if test.sd_difference:
+        return test.mean_difference / test.sd_difference
+    return math.copysign(math.inf, test.mean_difference) if test.mean_difference else 0.0
+
+
+def _per_second(episodes: int, seconds: float) -> float:
+    return episodes / seconds if seconds > 0 else math.nan
