@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import textwrap
-from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -12,15 +11,15 @@ import typer
 from fewshot_bench.cli.options import JsonOption
 from fewshot_bench.errors import UnknownNameError
 
-_LISTS = {
-    "datasets": ("dataset", "datasets", "DATASETS"),
-    "backbones": ("backbone", "backbones", "BACKBONES"),
-    "adaptations": ("adaptation", "adaptation", "ADAPTATIONS"),
-    "losses": ("loss", "losses", "LOSSES"),
-    "checkpoints": ("checkpoint", "study.checkpoints", "checkpoint_entries"),
-    "studies": ("study", "study.study_file", "preset_entries"),
+_KINDS = {
+    "datasets": "dataset",
+    "backbones": "backbone",
+    "adaptations": "adaptation",
+    "losses": "loss",
+    "checkpoints": "checkpoint",
+    "studies": "study",
 }
-"""By kind: one of it, the module that knows them, and a registry or a function there."""
+"""What can be listed, with its singular."""
 
 
 def ls(
@@ -69,7 +68,7 @@ def _named(kind: str, known: Any, name: str) -> Any:
         return known[name]
     entries = {entry.name: entry for entry in known}
     if name not in entries:
-        raise UnknownNameError(_LISTS[kind][0], name, entries)
+        raise UnknownNameError(_KINDS[kind], name, entries)
     return entries[name]
 
 
@@ -79,11 +78,31 @@ def _registry(kind: str) -> Any:
     Raises:
         UnknownNameError: there is no such kind.
     """
-    if kind not in _LISTS:
-        raise UnknownNameError("list", kind, _LISTS)
-    _, module, name = _LISTS[kind]
-    found = getattr(import_module(f"fewshot_bench.{module}"), name)
-    return found() if callable(found) else found
+    if kind == "datasets":
+        from fewshot_bench.datasets import DATASETS
+
+        return DATASETS
+    if kind == "backbones":
+        from fewshot_bench.backbones import BACKBONES
+
+        return BACKBONES
+    if kind == "adaptations":
+        from fewshot_bench.adaptation import ADAPTATIONS
+
+        return ADAPTATIONS
+    if kind == "losses":
+        from fewshot_bench.losses import LOSSES
+
+        return LOSSES
+    if kind == "checkpoints":
+        from fewshot_bench.study.checkpoints import checkpoint_entries
+
+        return checkpoint_entries()
+    if kind == "studies":
+        from fewshot_bench.study.study_file import preset_entries
+
+        return preset_entries()
+    raise UnknownNameError("list", kind, _KINDS)
 
 
 def _state(kind: str, entry: Any) -> dict[str, Any]:
