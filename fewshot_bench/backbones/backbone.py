@@ -152,6 +152,10 @@ class BackboneRequest:
     interpolation: Interpolation | None = None
     weights: Path | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.weights, str):
+            object.__setattr__(self, "weights", Path(self.weights))
+
 
 BackboneFactory = Callable[[BackboneRequest], Backbone]
 _HOW_TO_MAKE_ONE = (

@@ -47,8 +47,8 @@ def answered(folder, *arguments):
 def commands(command, path=""):
     """Every command and sub-command, e.g. "data get"."""
     found = [path]
-    for name, inner in getattr(command, "commands", {}).items():
-        found += commands(inner, f"{path} {name}".strip())
+    for name in command.list_commands(None) if hasattr(command, "list_commands") else []:
+        found += commands(command.get_command(None, name), f"{path} {name}".strip())
     return found
 
 
@@ -114,7 +114,7 @@ def test_a_list_of_studies_is_without_torch(tmp_path):
         ("report", "there are no outcomes in results/outcomes"),
         ("status nowhere", "nowhere"),
         ("audit nowhere", "nowhere is not one cell of results/outcomes"),
-        ("reproduce nowhere", "nowhere is no folder"),
+        ("reproduce nowhere", "nowhere is not a folder"),
         ("data check glyps", "no dataset called 'glyps'"),
         ("data get glyps", "called 'glyps'"),
     ],

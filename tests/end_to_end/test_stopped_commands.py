@@ -73,9 +73,7 @@ def test_a_stopped_command_says_whether_anything_new_is_on_disk(
     assert exit_code(command) == 130
     words = capsys.readouterr().err
     typed = f"fewshot-bench {' '.join(command)}"
-    assert (
-        f"What is finished is on disk; run the same command again to go on from there: {typed}" in words
-    ) == is_saved
+    assert (f"What is finished is on disk; run the same command again to resume: {typed}" in words) == is_saved
     assert (f"stopped before anything new was saved. To start again: {typed}" in words) == (not is_saved)
 
 
