@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fewshot_bench._io.locations import Place, caching_in
+from fewshot_bench._io.locations import Location, caching_in
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.audit.images import find_images
 from fewshot_bench.audit.rebuild import MismatchError, RerunOptions, is_same_machine, rebuild
@@ -46,7 +46,7 @@ class ReproductionOptions(RerunOptions):
     """
 
     episodes: int | None = None
-    into: Place | None = None
+    into: Location | None = None
     arguments: tuple[str, ...] = ()
 
 
@@ -145,7 +145,7 @@ def without_caches() -> Iterator[None]:
 
 
 def reproduce_cell(
-    folder: Place, options: ReproductionOptions | None = None, *, progress: Progress = SILENT
+    folder: Location, options: ReproductionOptions | None = None, *, progress: Progress = SILENT
 ) -> Reproduction:
     """Make the method of a cell again, run it on the stored episodes, and compare outcome by outcome.
 
@@ -188,7 +188,7 @@ def reproduce_cell(
     return replace(_compared(cell, wanted, new, engine.device, len(stored)), weights=weights, seed=seed)
 
 
-def _kept_outcomes(store: OutcomeStore, into: Place | None) -> OutcomeStore | None:
+def _kept_outcomes(store: OutcomeStore, into: Location | None) -> OutcomeStore | None:
     """Where the new outcomes are kept.
 
     Raises:
@@ -204,7 +204,7 @@ def _kept_outcomes(store: OutcomeStore, into: Place | None) -> OutcomeStore | No
     return kept
 
 
-def _same_images(cell: Cell, folder: Place, place: Path | None) -> Dataset:
+def _same_images(cell: Cell, folder: Location, place: Path | None) -> Dataset:
     """The images of the result.
 
     Raises:

@@ -11,10 +11,10 @@ import typer
 from fewshot_bench._io.toml import value_of
 
 if TYPE_CHECKING:
-    from fewshot_bench._io.locations import Place as Place
+    from fewshot_bench._io.locations import Location as Location
     from fewshot_bench.statistics import Correction
 else:
-    Place = str  # Typer takes no union of types; the value is what the parser makes
+    Location = str  # Typer takes no union of types; the value is what the parser makes
 
 
 def command_group(text: str) -> typer.Typer:
@@ -26,18 +26,18 @@ def command_group(text: str) -> typer.Typer:
     return typer.Typer(help=text, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
-def place(text: str | Place) -> Place:
+def place(text: str | Location) -> Location:
     """The folder of a path or a URL.
 
     Raises:
-        PlaceError: a URL cannot be opened.
+        LocationError: a URL cannot be opened.
     """
-    from fewshot_bench._io.locations import place_of
+    from fewshot_bench._io.locations import location_of
 
-    return place_of(text)
+    return location_of(text)
 
 
-def results_folder(text: str | Place, expected: str = "a folder of results") -> Place:
+def results_folder(text: str | Location, expected: str = "a folder of results") -> Location:
     """The folder of results of a path or a URL.
 
     Args:
@@ -45,7 +45,7 @@ def results_folder(text: str | Place, expected: str = "a folder of results") -> 
         expected: what it should be, for the message.
 
     Raises:
-        PlaceError: a URL cannot be opened.
+        LocationError: a URL cannot be opened.
         OutcomeError: it is a file.
     """
     found = place(text)
@@ -56,18 +56,18 @@ def results_folder(text: str | Place, expected: str = "a folder of results") -> 
     return found
 
 
-def results_or_cell(text: str | Place) -> Place:
+def results_or_cell(text: str | Location) -> Location:
     """A folder of results or of one cell, or a cell's key.
 
     Raises:
-        PlaceError: a URL cannot be opened.
+        LocationError: a URL cannot be opened.
         OutcomeError: it is a file.
     """
     return results_folder(text, "a folder of results or of one cell")
 
 
 IntoOption = Annotated[
-    Place | None,
+    Location | None,
     typer.Option(
         "--into",
         parser=place,
@@ -76,7 +76,7 @@ IntoOption = Annotated[
     ),
 ]
 ResultArgument = Annotated[
-    Place | None,
+    Location | None,
     typer.Argument(
         metavar="RESULT",
         parser=results_or_cell,

@@ -12,7 +12,7 @@ from fewshot_bench.cli.options import JsonOption, command_group
 from fewshot_bench.cli.study_options import ResultsOption
 
 if TYPE_CHECKING:
-    from fewshot_bench._io.locations import Place
+    from fewshot_bench._io.locations import Location
     from fewshot_bench.interop import Imported, ImportReport
 
 outcomes = command_group("Import accuracies from elsewhere; export all outcomes.")
@@ -94,7 +94,7 @@ def _record(report: ImportReport) -> dict[str, Any]:
     return {"imported": records, "ignored_columns": report.ignored}
 
 
-def _show(report: ImportReport, results: Place) -> None:
+def _show(report: ImportReport, results: Location) -> None:
     """One line for each method and task, then notes and the next command."""
     from fewshot_bench._io.resuming import command_for
     from fewshot_bench._io.text import printable

@@ -12,7 +12,7 @@ from fewshot_bench.cli.options import JsonOption
 from fewshot_bench.cli.study_options import ResultsOption
 
 if TYPE_CHECKING:
-    from fewshot_bench._io.locations import Place
+    from fewshot_bench._io.locations import Location
     from fewshot_bench.report.power import Spread
 
 
@@ -56,7 +56,7 @@ def power(
         print_plan(found, console)
 
 
-def _spreads(methods: list[str], results: Place, sd: float | None, correlation: float | None) -> list[Spread]:
+def _spreads(methods: list[str], results: Location, sd: float | None, correlation: float | None) -> list[Spread]:
     """The spreads of the pilot, or the one of the numbers."""
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report.power import given_spread, stored_spreads

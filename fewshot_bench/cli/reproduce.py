@@ -23,7 +23,7 @@ from fewshot_bench.cli.options import (
 from fewshot_bench.cli.study_options import DeviceOption, ResultsOption
 
 if TYPE_CHECKING:
-    from fewshot_bench._io.locations import Place
+    from fewshot_bench._io.locations import Location
     from fewshot_bench.audit import Reproduction, ReproductionOptions
 
 
@@ -94,7 +94,7 @@ def reproduce(
 
 
 def _reproduced(
-    folders: list[Place], options: ReproductionOptions, retrain: bool
+    folders: list[Location], options: ReproductionOptions, retrain: bool
 ) -> tuple[list[Reproduction], dict[str, str]]:
     """The reproductions of cells, and for the other cells why they cannot be run again."""
     from fewshot_bench.audit import reproduce_cell, without_caches

@@ -13,7 +13,7 @@ from fewshot_bench.cli.options import JsonOption, command_group, results_folder
 from fewshot_bench.cli.study_options import ResultsOption
 
 if TYPE_CHECKING:
-    from fewshot_bench._io.locations import Place
+    from fewshot_bench._io.locations import Location
     from fewshot_bench.outcomes.checking import CellCheck
     from fewshot_bench.outcomes.maintenance import Compacted, Damaged
 
@@ -157,7 +157,7 @@ def _is_confirmed(question: str) -> bool:
         raise typer.BadParameter("removing a cell needs a confirmation and a terminal; or add --yes.") from error
 
 
-def _tell_next(results: Place) -> None:
+def _tell_next(results: Location) -> None:
     from fewshot_bench._io.resuming import command_for
 
     typer.echo(f"next         {command_for(['leaderboard'], results)}")

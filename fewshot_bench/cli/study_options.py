@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from fewshot_bench.cli.options import Place, assignment, hyper_parameter, numbers, results_folder, words
+from fewshot_bench.cli.options import Location, assignment, hyper_parameter, numbers, results_folder, words
 from fewshot_bench.study.study import NamedHyperParameters, Options, Study
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _section(parameter: inspect.Parameter) -> int:
     return next((_SECTIONS.index(panel.lower()) for panel in panels if panel), len(_SECTIONS))
 
 
-ResultsOption = Annotated[Place, field_option("results")]
+ResultsOption = Annotated[Location, field_option("results")]
 BaselineOption = Annotated[str | None, field_option("baseline")]
 DeviceOption = Annotated[str, field_option("device")]
 

@@ -20,7 +20,7 @@ from fewshot_bench.cli.study_options import (
 from fewshot_bench.study.study import NamedHyperParameters, Study
 
 if TYPE_CHECKING:
-    from fewshot_bench._io.locations import Place
+    from fewshot_bench._io.locations import Location
     from fewshot_bench.study import Axis, Grid, Study, Sweep, SweepResult
 
 _TEXTS = {
@@ -162,7 +162,7 @@ def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
     from fewshot_bench.report import NoPictureError, draw_sweep, leaderboard_records, print_sweep
 
     task = f"{planned.dataset} (validation split) {planned.study.way}-way"
-    pictures: list[Place] = []
+    pictures: list[Location] = []
     try:
         pictures = draw_sweep(result.frame, f"{task}\n{planned.name}", planned.folder / "sweep")
     except NoPictureError as error:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, OutcomeStore, marked
 from fewshot_bench.report.comparison import ClassDifferences, class_differences
 from fewshot_bench.report.comparisons import accuracies_by_dataset, size_text
@@ -313,7 +313,7 @@ MOST_CARDS = 400
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def gather(store: OutcomeStore, frame: pd.DataFrame, results: Place) -> PageContent:
+def gather(store: OutcomeStore, frame: pd.DataFrame, results: Location) -> PageContent:
     """Collect everything that the page shows.
 
     Args:

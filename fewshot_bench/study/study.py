@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
-from fewshot_bench._io.locations import Place, place_of
+from fewshot_bench._io.locations import Location, location_of
 from fewshot_bench.datasets import OwnOptions
 from fewshot_bench.datasets.dataset import SplitName
 from fewshot_bench.episodes import Protocol, resolved_protocol
@@ -70,7 +70,7 @@ def option(
     return Field(default, description=text, json_schema_extra=facts, **bounds)
 
 
-def _results(value: object) -> Place:
+def _results(value: object) -> Location:
     """The folder that a text names; a folder stays what it is.
 
     Raises:
@@ -78,10 +78,10 @@ def _results(value: object) -> Place:
     """
     if not isinstance(value, str | Path) and not hasattr(value, "fs"):
         raise ValueError("Input should be a folder, or a URL such as s3://bucket/folder")
-    return place_of(value)  # type: ignore[arg-type]  # what has a file system is a UPath, which is not imported here
+    return location_of(value)  # type: ignore[arg-type]  # what has a file system is a UPath, which is not imported here
 
 
-ResultsPlace = Annotated[Place, PlainValidator(_results), PlainSerializer(str, when_used="json")]
+ResultsPlace = Annotated[Location, PlainValidator(_results), PlainSerializer(str, when_used="json")]
 """Where results are kept: a folder, or a URL that fsspec knows."""
 
 

@@ -10,7 +10,7 @@ import pytest
 from upath import UPath
 
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.errors import PlaceError
+from fewshot_bench.errors import LocationError
 from fewshot_bench.study import free_folder, fresh_folder
 
 
@@ -89,7 +89,7 @@ def test_a_folder_that_another_has_made_in_its_place_stays(tmp_path):
 
 def test_a_network_that_is_away_in_the_end_hides_no_interruption(monkeypatch):
     def away(place):
-        raise PlaceError(f"{place} cannot be reached")
+        raise LocationError(f"{place} cannot be reached")
 
     monkeypatch.setattr("fewshot_bench.study.plan.remove", away)
     with pytest.raises(KeyboardInterrupt), fresh_folder(UPath("memory://interrupted/results")):

@@ -16,7 +16,7 @@ import pandas as pd
 
 import fewshot_bench.report.figures as figures
 import fewshot_bench.report.page.plotly as plotly
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import write_atomically
 from fewshot_bench._io.versions import __version__
 from fewshot_bench.outcomes import Cell, OutcomeStore, marked
@@ -35,8 +35,8 @@ _FACT_LETTERS = 22
 
 
 def write_page(
-    results: Place,
-    path: Place,
+    results: Location,
+    path: Location,
     *,
     baseline: str | None = None,
     correct: Correction = "holm",
