@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fewshot_bench
-from fewshot_bench.cli.sweep_workers import _BEGIN
+from fewshot_bench.cli.sweep import _BEGIN
 
 PACKAGE = Path(fewshot_bench.__file__).parent
 PLACES = [place for place in (PACKAGE, PACKAGE.parent / "benchmarks") if place.is_dir()]
@@ -111,13 +111,13 @@ def test_the_package_runs_nothing_that_it_reads():
     assert {danger for _, danger in own_processes} <= {"import subprocess"}
     assert found - own_processes == {
         ("fewshot_bench/datasets/sources/safe_pickle.py", "pickle._Unpickler"),
-        ("fewshot_bench/cli/sweep_workers.py", "import subprocess"),
+        ("fewshot_bench/cli/sweep.py", "import subprocess"),
         ("fewshot_bench/study/provenance.py", "import subprocess"),
     }
 
 
 def test_a_sweep_starts_nothing_but_this_program():
-    tree = ast.parse((PACKAGE / "cli" / "sweep_workers.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / "cli" / "sweep.py").read_text(encoding="utf-8"))
     started = [ast.unparse(call) for call in ast.walk(tree) if isinstance(call, ast.Call)]
     started = [call for call in started if call.startswith("subprocess.")]
     assert len(started) == 1

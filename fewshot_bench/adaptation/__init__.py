@@ -6,10 +6,9 @@ from fewshot_bench.adaptation.centroid import Centroid, nearest_centroid
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.adaptation.finetune_head import FinetuneHead
-from fewshot_bench.adaptation.knn import KNearestNeighbours, votes_of_nearest
+from fewshot_bench.adaptation.knn import KNearestNeighbours, Matching, log_attention, votes_of_nearest
 from fewshot_bench.adaptation.lda import LDA, lda_in_span
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
-from fewshot_bench.adaptation.matching import Matching, log_attention
 from fewshot_bench.adaptation.ridge import Ridge, ridge_in_span
 from fewshot_bench.adaptation.svm import SupportVectorMachine, svm_in_span
 from fewshot_bench.adaptation.transductive.bd_cspn import BDCSPN, rectified_prototypes

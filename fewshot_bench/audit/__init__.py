@@ -7,6 +7,8 @@ from fewshot_bench._io.versions import lazily
 if TYPE_CHECKING:
     from fewshot_bench.audit.audit import audit_cell as audit_cell
     from fewshot_bench.audit.audit import audit_cells as audit_cells
+    from fewshot_bench.audit.audit import cell_folders as cell_folders
+    from fewshot_bench.audit.audit import resolve_cells as resolve_cells
     from fewshot_bench.audit.finding import Audit as Audit
     from fewshot_bench.audit.finding import CellAudit as CellAudit
     from fewshot_bench.audit.finding import Finding as Finding
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from fewshot_bench.audit.reproduce import ReproductionOptions as ReproductionOptions
     from fewshot_bench.audit.reproduce import reproduce_cell as reproduce_cell
     from fewshot_bench.audit.reproduce import without_caches as without_caches
-    from fewshot_bench.audit.selection import cell_folders as cell_folders
-    from fewshot_bench.audit.selection import resolve_cells as resolve_cells
     from fewshot_bench.audit.terminal import print_audit as print_audit
     from fewshot_bench.audit.terminal import print_conclusion as print_conclusion
     from fewshot_bench.audit.terminal import print_reproduction as print_reproduction
@@ -35,12 +35,12 @@ _HOMES = {
     "Unchecked": "finding",
     "audit_cell": "audit",
     "audit_cells": "audit",
-    "cell_folders": "selection",
+    "cell_folders": "audit",
     "print_audit": "terminal",
     "print_conclusion": "terminal",
     "print_reproduction": "terminal",
     "reproduce_cell": "reproduce",
-    "resolve_cells": "selection",
+    "resolve_cells": "audit",
     "without_caches": "reproduce",
 }
 __all__ = sorted(_HOMES)

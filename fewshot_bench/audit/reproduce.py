@@ -15,9 +15,9 @@ import pandas as pd
 
 from fewshot_bench._io.locations import Location, caching_in
 from fewshot_bench._io.versions import installed_versions
+from fewshot_bench.audit.audit import described_cell
 from fewshot_bench.audit.images import find_images
 from fewshot_bench.audit.rebuild import MismatchError, RerunOptions, is_same_machine, rebuild
-from fewshot_bench.audit.selection import described_cell
 from fewshot_bench.audit.ties import ChangedPredictions, chosen_episodes, explanation
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.adapt import together

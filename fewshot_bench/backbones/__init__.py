@@ -2,11 +2,11 @@
 
 from fewshot_bench.backbones import networks
 from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest, Preprocessing
-from fewshot_bench.backbones.base_head import BaseHead, read_base_head, without_base_head
 from fewshot_bench.backbones.blocks import last_blocks, parameter_blocks
 from fewshot_bench.backbones.embedding import check_embeddings, embed, embeddings_file, network_identity
 from fewshot_bench.backbones.timm_backbones import create_backbone, is_fetched_already, known_backbone, model_of_hub
 from fewshot_bench.backbones.weights import fit_words
+from fewshot_bench.backbones.weights_file import BaseHead, read_base_head, without_base_head
 
 __all__ = [
     "BACKBONES",

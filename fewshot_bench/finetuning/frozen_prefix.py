@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.backbones.base_head import BaseHead
+from fewshot_bench.backbones.weights_file import BaseHead
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.head import has_batch_norm, tuned_of_base_head
 from fewshot_bench.finetuning.recipe import EpisodeRecipe

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fewshot_bench.backbones.base_head import BaseHead
+from fewshot_bench.backbones.weights_file import BaseHead
 from fewshot_bench.finetuning.recipe import HeadStart
 
 # As in torch's `normalize`: embeddings of zeros give a head of zeros.

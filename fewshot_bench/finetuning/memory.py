@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
-from fewshot_bench.training.memory import COPIES_OF_A_WEIGHT, free_bytes, kept_bytes
+from fewshot_bench.training.optimisation import COPIES_OF_A_WEIGHT, free_bytes, kept_bytes
 
 _STATUS = Path("/proc/self/status")
 

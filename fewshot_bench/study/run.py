@@ -25,9 +25,8 @@ from fewshot_bench.study.chunks import Shard, missing_episodes
 from fewshot_bench.study.networks import Backbones, Network
 from fewshot_bench.study.plan import StudyPlan, located
 from fewshot_bench.study.provenance import PeakMemory, changed_code, command_line
-from fewshot_bench.study.resolved import ResolvedStudy, resolve_study
+from fewshot_bench.study.resolved import ResolvedStudy, resolve_study, run_until
 from fewshot_bench.study.scheduler import MethodRun, is_failure, reason_of
-from fewshot_bench.study.stopping import run_until
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.workers import ClassifierBuilder
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from fewshot_bench.training.fit import train_on_base as train_on_base
     from fewshot_bench.training.learner import Computing as Computing
     from fewshot_bench.training.learner import batch_norms as batch_norms
-    from fewshot_bench.training.memory import fitting_micro_batch as fitting_micro_batch
-    from fewshot_bench.training.memory import refuse_batches_that_do_not_fit as refuse_batches_that_do_not_fit
+    from fewshot_bench.training.optimisation import fitting_micro_batch as fitting_micro_batch
+    from fewshot_bench.training.optimisation import refuse_batches_that_do_not_fit as refuse_batches_that_do_not_fit
     from fewshot_bench.training.randomness import episode_keys as episode_keys
     from fewshot_bench.training.randomness import image_keys as image_keys
     from fewshot_bench.training.randomness import keyed_uniform as keyed_uniform

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from fewshot_bench._io.tensors import DamagedFileError, ForeignFileError, read_metadata, read_tensors, write_tensors
-from fewshot_bench.backbones.base_head import BaseHead, read_base_head, without_base_head
+from fewshot_bench.backbones.weights_file import BaseHead, read_base_head, without_base_head
 from fewshot_bench.errors import WeightsError
 
 

@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewshot_bench.backbones import BackboneRequest, BaseHead, create_backbone, read_base_head
-from fewshot_bench.backbones.base_head import PREFIX
-from fewshot_bench.backbones.weights_file import read_weights
+from fewshot_bench.backbones.weights_file import PREFIX, read_weights
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.training import load_checkpoint, load_network, save_checkpoint
 from fewshot_bench.training.checkpoints import save_tensors

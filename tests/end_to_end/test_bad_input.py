@@ -142,7 +142,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 
 
 def test_a_batch_that_does_not_fit_is_refused_before_training(monkeypatch, capsys):
-    monkeypatch.setattr("fewshot_bench.training.memory.free_bytes", lambda device: 20_000_000)
+    monkeypatch.setattr("fewshot_bench.training.optimisation.free_bytes", lambda device: 20_000_000)
     assert exit_code(["run", "--base-batch", "512"]) == 2
     assert re.search(r"batches of 512 images .* Use --base-batch \d+ or less", capsys.readouterr().err)
     assert not Path("results").exists()

@@ -12,7 +12,7 @@ import pytest
 from conftest import toy_split
 
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.cli.sweep_workers import devices
+from fewshot_bench.cli.sweep import devices
 from fewshot_bench.datasets.store import WholeSplit, store_dataset
 from fewshot_bench.report import TIMING_COLUMNS
 from fewshot_bench.study import sweep_run
@@ -91,7 +91,7 @@ def test_what_a_process_complains_of_is_what_the_user_reads(script, sentence, fo
     program = tmp_path / "program"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr("fewshot_bench.cli.sweep_workers.sys.executable", str(program))
+    monkeypatch.setattr("fewshot_bench.cli.sweep.sys.executable", str(program))
     assert exit_code([*SWEEP, "--jobs", "2"]) == 2
     assert sentence in capsys.readouterr().err
     assert not (folder / "best.toml").exists()

@@ -165,7 +165,7 @@ def test_a_rule_that_stops_sooner_is_said(tmp_path):
 
 
 def test_a_batch_that_does_not_fit_is_found_without_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("fewshot_bench.training.memory.free_bytes", lambda _: 1 << 20)
+    monkeypatch.setattr("fewshot_bench.training.optimisation.free_bytes", lambda _: 1 << 20)
     ahead = estimate(plan_of(tmp_path, TRAINED | {"base_batch": 32}))
     assert "training on batches of 32 images in two views needs about" in ahead.missing[0]
 

@@ -183,7 +183,7 @@ def test_a_damaged_state_is_one_clear_line_and_fresh_forgets_it() -> None:
 
 def test_the_micro_batch_is_what_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert train("roomy").micro_batches == [48]
-    monkeypatch.setattr("fewshot_bench.training.memory.free_bytes", lambda device: 8_000_000)
+    monkeypatch.setattr("fewshot_bench.training.optimisation.free_bytes", lambda device: 8_000_000)
     small = train("small").micro_batches[0]
     assert small < 48
     assert small & (small - 1) == 0

@@ -9,7 +9,7 @@ from torch import nn
 from fewshot_bench.backbones.networks import Conv4
 from fewshot_bench.errors import StudyError
 from fewshot_bench.training import memory
-from fewshot_bench.training.memory import (
+from fewshot_bench.training.optimisation import (
     activation_bytes,
     fitting_micro_batch,
     free_bytes,
