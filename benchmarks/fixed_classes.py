@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from fewshot_bench.adaptation import Centroid, EmbeddingAdaptation, Logistic
 from fewshot_bench.backbones import BackboneRequest, create_backbone, embed
 from fewshot_bench.datasets import import_dataset, open_dataset
-from fewshot_bench.engine.adapt import adapt
+from fewshot_bench.engine.classify import adapt
 from fewshot_bench.episodes import Episodes, Protocol
 from fewshot_bench.errors import DatasetError
 

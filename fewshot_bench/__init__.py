@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from fewshot_bench.datasets import import_dataset as import_dataset
     from fewshot_bench.datasets import import_own_images as import_own_images
     from fewshot_bench.datasets import open_dataset as open_dataset
-    from fewshot_bench.engine.adapt import adapt as adapt
+    from fewshot_bench.engine.classify import adapt as adapt
     from fewshot_bench.episodes import Protocol as Protocol
     from fewshot_bench.episodes import sample_by_shape as sample_by_shape
     from fewshot_bench.episodes import sample_episodes as sample_episodes
@@ -63,7 +63,7 @@ _ROOMS = {
         ),
         "backbones": "BackboneRequest create_backbone embed",
         "datasets": "OwnOptions import_dataset import_own_images open_dataset",
-        "engine.adapt": "adapt",
+        "engine.classify": "adapt",
         "errors": "FewshotBenchError",
         "episodes": "Protocol sample_by_shape sample_episodes",
         "report": "compare",

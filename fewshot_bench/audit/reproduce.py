@@ -20,7 +20,7 @@ from fewshot_bench.audit.images import find_images
 from fewshot_bench.audit.rebuild import MismatchError, RerunOptions, is_same_machine, rebuild
 from fewshot_bench.audit.ties import ChangedPredictions, chosen_episodes, explanation
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.engine.adapt import together
+from fewshot_bench.engine.classify import together
 from fewshot_bench.engine.engine import Chunk, LocalEngine, Worker, computed
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import ReproductionError

@@ -13,7 +13,7 @@ import torch
 from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BaseHead
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.engine.adapt import protocol_card
+from fewshot_bench.engine.classify import protocol_card
 from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import FewshotBenchError

@@ -21,7 +21,7 @@ from fewshot_bench.adaptation import Adaptation, Finetune, code_of_adaptation
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, known_dataset
 from fewshot_bench.datasets.dataset import left_out_lines
-from fewshot_bench.engine.adapt import protocol_card
+from fewshot_bench.engine.classify import protocol_card
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.episodes import Protocol, sample_by_shape
 from fewshot_bench.errors import EpisodeError, StudyError

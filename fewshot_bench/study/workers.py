@@ -20,8 +20,7 @@ from torch import Tensor
 from fewshot_bench.adaptation import Adaptation, EmbeddedSplit, EmbeddingAdaptation, Features, Finetune
 from fewshot_bench.backbones import Backbone, BaseHead, embed
 from fewshot_bench.datasets import ImageSplit
-from fewshot_bench.engine.adapt import outcome_frame, together
-from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier, gram_pays
+from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier, gram_pays, outcome_frame, together
 from fewshot_bench.engine.engine import Chunk, Engine
 from fewshot_bench.engine.finetune import FinetuneClassifier, base_head_for
 from fewshot_bench.episodes import Episodes, Protocol, draw

@@ -7,7 +7,7 @@ from clustered_embeddings import CLASSES, IMAGES, as_wanted, clustered_split, dr
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from fewshot_bench.adaptation import LDA, Centroid, EmbeddedSplit, lda_in_span
-from fewshot_bench.engine.adapt import adapt
+from fewshot_bench.engine.classify import adapt
 from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
 
 EPISODES = 6

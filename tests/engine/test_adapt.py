@@ -30,7 +30,7 @@ def test_a_gram_matrix_is_built_where_a_study_would_build_one(monkeypatch, count
     assert gram_pays(Logistic(), len(EMBEDDINGS), [(count, 5, 2, 3)]) is is_built
     outcomes = adapt(EMBEDDINGS, few, Logistic())
     assert bool(built) is is_built
-    monkeypatch.setattr("fewshot_bench.engine.adapt.gram_pays", lambda *_: not is_built)
+    monkeypatch.setattr("fewshot_bench.engine.classify.gram_pays", lambda *_: not is_built)
     other = adapt(EMBEDDINGS, few, Logistic())
     assert (outcomes.frame["predictions"] == other.frame["predictions"]).all()
 
