@@ -38,7 +38,7 @@ _HOMES = {
         "checkpoints": ("checkpoint_metadata", "load_checkpoint", "load_network", "save_checkpoint"),
         "fit": ("History", "Selection", "StateFile", "TrainingResult", "train_on_base"),
         "learner": ("Computing", "batch_norms"),
-        "memory": ("fitting_micro_batch", "refuse_batches_that_do_not_fit"),
+        "optimisation": ("fitting_micro_batch", "refuse_batches_that_do_not_fit"),
         "randomness": ("episode_keys", "image_keys", "keyed_uniform", "seeded_randomness"),
         "recipe": ("Recipe", "paper_recipe", "scratch_recipe"),
     }.items()
