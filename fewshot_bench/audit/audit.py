@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
+
+import pandas as pd
 
 from fewshot_bench._io.locations import Place
-from fewshot_bench.audit.finding import Audit, CellAudit, Finding, not_checked, pooled_findings
-from fewshot_bench.audit.images import IMAGES, PRETRAINING, check_images, check_pretraining, find_images
-from fewshot_bench.audit.method_checks import METHOD_CHECKS, AuditOptions, check_method
+from fewshot_bench.audit.finding import (
+    METHOD_CHECKS,
+    Audit,
+    CellAudit,
+    Finding,
+    MethodChecks,
+    not_checked,
+    pooled_findings,
+    unchecked_method,
+)
+from fewshot_bench.audit.images import IMAGES, PRETRAINING, LocalImages, check_images, check_pretraining, find_images
+from fewshot_bench.audit.options import AuditOptions
 from fewshot_bench.audit.stored_checks import (
     COUNTS,
     DIGEST,
@@ -23,6 +35,7 @@ from fewshot_bench.audit.stored_checks import (
     read_parts,
 )
 from fewshot_bench.errors import FewshotBenchError
+from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress
 
 _UNVERIFIED = "the accuracies were imported; a file claims which episodes they are of, and nothing verifies it"
@@ -70,7 +83,7 @@ def audit_cell(folder: Place, options: AuditOptions | None = None, *, progress: 
         except FewshotBenchError as error:
             tasks = Finding(TASKS, "fail", str(error))
     counts = [] if frame is None else [check_counts(cell, frame, episodes)]
-    checked = check_method(cell, frame, images, known.sizes, options, progress)
+    checked = _check_method(cell, frame, images, known.sizes, options, progress)
     findings = (
         described,
         parts,
@@ -83,3 +96,29 @@ def audit_cell(folder: Place, options: AuditOptions | None = None, *, progress: 
         check_pretraining(cell),
     )
     return replace(audit, findings=findings, sample=checked.sample, changes=checked.changes)
+
+
+def _check_method(
+    cell: Cell,
+    frame: pd.DataFrame | None,
+    images: LocalImages,
+    sizes: Sequence[int] | None,
+    options: AuditOptions,
+    progress: Progress,
+) -> MethodChecks:
+    """The checks that run the method again; or why it cannot be made here."""
+    if frame is None or sizes is None:
+        return unchecked_method("it is not known which tasks are stored")
+    if options.episodes < 1:
+        return unchecked_method("no episode should be run again; --episodes says how many")
+    if images.dataset is None:
+        return unchecked_method(images.reason)
+    if not images.is_same:
+        return unchecked_method(
+            "the images here are not those of the outcomes; say where those lie with --dataset PATH"
+        )
+    if find_spec("torch") is None:
+        return unchecked_method("PyTorch is not installed here")
+    from fewshot_bench.audit.method_checks import check_method
+
+    return check_method(cell, frame, images.dataset, sizes, options, progress)

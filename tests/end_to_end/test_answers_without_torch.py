@@ -114,7 +114,7 @@ def test_a_list_of_studies_is_without_torch(tmp_path):
         ("report", "there are no outcomes in results/outcomes"),
         ("status nowhere", "nowhere"),
         ("audit nowhere", "nowhere is not one cell of results/outcomes"),
-        ("reproduce nowhere", "nowhere is no folder"),
+        ("reproduce nowhere", "nowhere is not a folder"),
         ("data check glyps", "no dataset called 'glyps'"),
         ("data get glyps", "called 'glyps'"),
     ],
