@@ -39,8 +39,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_tasks import EpisodeTask, ImageTasks, StepViews
+from fewshot_bench.finetuning.frozen_prefix import NetworkParts, network_parts
 from fewshot_bench.finetuning.memory import bytes_per_episode, episodes_that_fit, is_out_of_memory
-from fewshot_bench.finetuning.network_parts import NetworkParts, network_parts
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.training.augmentation import choose_augmentation

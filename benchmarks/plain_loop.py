@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fewshot_bench.finetuning.batch_norm import use_batch_statistics, use_statistics_of
 from fewshot_bench.finetuning.episode_tasks import FOR_DROPOUT, EpisodeTask
-from fewshot_bench.finetuning.head import StackedHead, dropped
-from fewshot_bench.finetuning.network_parts import NetworkParts
+from fewshot_bench.finetuning.frozen_prefix import NetworkParts
+from fewshot_bench.finetuning.head import StackedHead, dropped, use_batch_statistics, use_statistics_of
 from fewshot_bench.finetuning.recipe import EpisodeRecipe, learning_rate
 from fewshot_bench.losses import loss_function, reading_of
 from fewshot_bench.training.randomness import keyed_uniform

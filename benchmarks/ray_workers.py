@@ -26,8 +26,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from fewshot_bench.engine.engine import Engine
-from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.engine.engine import Engine, LocalEngine
 from fewshot_bench.engine.ray_cluster import ray
 from fewshot_bench.engine.ray_engine import RayEngine
 from fewshot_bench.outcomes import OutcomeStore

@@ -31,8 +31,7 @@ from pathlib import Path
 import torch
 
 from fewshot_bench._io.locations import HOME_VARIABLE
-from fewshot_bench.engine.engine import Chunk, Finished, Worker, WorkerPool
-from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.engine.engine import Chunk, Finished, LocalEngine, Worker, WorkerPool
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.study import Study, run_study
 

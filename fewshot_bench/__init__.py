@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fewshot_bench._io.lazy import lazily
 from fewshot_bench._io.versions import __version__ as __version__
+from fewshot_bench._io.versions import lazily
 
 if TYPE_CHECKING:
     from fewshot_bench.adaptation import BDCSPN as BDCSPN

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from fewshot_bench.user_code import INSTALLED, loaded_source
+from fewshot_bench.plugins import INSTALLED, loaded_source
 
 _WITH_VERSIONS = ("fewshot_bench", "torch", "torchvision", "timm", "numpy", "scipy")
 """Packages whose versions are recorded with every outcome."""

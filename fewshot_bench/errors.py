@@ -75,7 +75,7 @@ class StudyError(FewshotBenchError):
     """A study asks for something that cannot be done."""
 
 
-class PlaceError(FewshotBenchError, OSError):
+class LocationError(FewshotBenchError, OSError):
     """A folder or file behind a URL cannot be opened or written, as an OSError says of a disk."""
 
 

@@ -20,7 +20,7 @@ from fewshot_bench.backbones import BACKBONES
 from fewshot_bench.code_identity import CodeIdentity, code_of, what_changed
 from fewshot_bench.errors import CodeError
 from fewshot_bench.losses import LOSSES
-from fewshot_bench.user_code import is_code
+from fewshot_bench.plugins import is_code
 
 # What `thing.py` imports, and from where the value in it comes.
 IMPORTS = {

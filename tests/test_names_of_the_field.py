@@ -9,7 +9,7 @@ import pytest
 from fewshot_bench.adaptation import ADAPTATIONS
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.errors import UnknownNameError
-from fewshot_bench.paper_names import answered_names, what_to_type
+from fewshot_bench.registry import answered_names, what_to_type
 from fewshot_bench.study import Study
 from fewshot_bench.study.known_names import OWN_NAMES
 from fewshot_bench.study.methods import planned_adaptations

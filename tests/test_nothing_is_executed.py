@@ -146,7 +146,7 @@ ADMITTING = {
     "admit_checkpoints": {
         "fewshot_bench/study/admission.py", "fewshot_bench/audit/rebuild.py", "fewshot_bench/cli/sweep.py",
     },
-    "admit_all": {"fewshot_bench/cli/planned_study.py"},
+    "admit_all": {"fewshot_bench/cli/study_options.py"},
     "run_study": {"fewshot_bench/study/sweep_run.py"},
     "open_dataset": {"fewshot_bench/cli/episodes.py"},
     "create_backbone": set(),

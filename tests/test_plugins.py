@@ -17,8 +17,7 @@ from fewshot_bench.adaptation.checked_predictions import checked_scores
 from fewshot_bench.backbones import BackboneRequest, create_backbone, embed
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.datasets import open_dataset
-from fewshot_bench.engine.engine import Chunk
-from fewshot_bench.engine.local import computed
+from fewshot_bench.engine.engine import Chunk, computed
 from fewshot_bench.errors import EmbeddingError, FewshotBenchError, PluginError, StudyError
 from fewshot_bench.losses import LOSSES, loss_function
 from fewshot_bench.plugins import plugin_errors

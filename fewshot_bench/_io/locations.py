@@ -16,16 +16,16 @@ from urllib.parse import unquote, urlsplit
 
 import platformdirs
 
-from fewshot_bench.errors import PlaceError
+from fewshot_bench.errors import LocationError
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
     from upath import UPath
 
-    Place: TypeAlias = Path | UPath
+    Location: TypeAlias = Path | UPath
 else:
-    Place = Path
+    Location = Path
 
 HOME_VARIABLE = "FEWSHOT_BENCH_HOME"
 _OTHER_CACHE: ContextVar[Path | None] = ContextVar("_OTHER_CACHE", default=None)
@@ -33,14 +33,14 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 
 
-def place_of(text: str | Place) -> Place:
+def location_of(text: str | Location) -> Location:
     """A folder or file by its path or URL; those on a local disk are plain paths.
 
     Args:
         text: such as "results", "file:///somewhere/results" or "s3://bucket/folder".
 
     Raises:
-        PlaceError: this kind of URL is unknown, or the package that opens it is not installed.
+        LocationError: this kind of URL is unknown, or the package that opens it is not installed.
     """
     if not isinstance(text, str):
         return text
@@ -50,33 +50,33 @@ def place_of(text: str | Place) -> Place:
     return _local(text) if match[1].lower() in ("file", "local") else _remote(text, match[1])
 
 
-def is_local(place: Place) -> bool:
-    """Whether a place is on a disk, or a network disk such as NFS."""
-    return isinstance(place, Path)
+def is_local(location: Location) -> bool:
+    """Whether a location is on a disk, or a network disk such as NFS."""
+    return isinstance(location, Path)
 
 
 def _local(url: str) -> Path:
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
-        raise PlaceError(f"{url} names another machine. Write file:///folder for a folder of this one.")
+        raise LocationError(f"{url} names another machine. Write file:///folder for a folder of this one.")
     return Path(unquote(parts.path))
 
 
-def _remote(url: str, protocol: str) -> Place:
+def _remote(url: str, protocol: str) -> Location:
     from upath import UPath
 
     try:
-        place = UPath(url, use_listings_cache=False)  # others write there too
-        place.fs  # noqa: B018  # made now, since it needs a package that may be missing
+        location = UPath(url, use_listings_cache=False)  # others write there too
+        location.fs  # noqa: B018  # made now, since it needs a package that may be missing
     except ImportError as error:
         extra = f"fewshot-bench[{_EXTRAS[protocol]}]" if protocol in _EXTRAS else ""
         advice = f'Install it: pip install "{extra}"' if extra else "Install it."
-        raise PlaceError(f"{protocol}:// needs a package that is not installed ({error}). {advice}") from error
+        raise LocationError(f"{protocol}:// needs a package that is not installed ({error}). {advice}") from error
     except ValueError as error:
-        raise PlaceError(
+        raise LocationError(
             f"{url} cannot be opened ({error}). Use a folder, or a URL that fsspec knows such as s3://bucket/folder."
         ) from error
-    return place
+    return location
 
 
 def datasets_folder() -> Path:

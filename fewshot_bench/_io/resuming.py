@@ -6,7 +6,7 @@ import shlex
 import threading
 from collections.abc import Sequence
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 
 SAVED = "What is finished is on disk"
 """The words of a stopped command that has saved work; a process that started others looks for them."""
@@ -14,7 +14,7 @@ _DEFAULT_RESULTS = "results"
 _saved = threading.Event()
 
 
-def resume_arguments(arguments: Sequence[str], results: Place) -> list[str]:
+def resume_arguments(arguments: Sequence[str], results: Location) -> list[str]:
     """The arguments that resume a command in a folder of results: without `--fresh`, which would begin another.
 
     Args:
@@ -25,7 +25,7 @@ def resume_arguments(arguments: Sequence[str], results: Place) -> list[str]:
     return [*kept, *_results_option(results)]
 
 
-def command_for(arguments: Sequence[str], results: Place | str) -> str:
+def command_for(arguments: Sequence[str], results: Location | str) -> str:
     """A command of this program as one line, for a folder of results.
 
     Args:
@@ -35,7 +35,7 @@ def command_for(arguments: Sequence[str], results: Place | str) -> str:
     return shlex.join(["fewshot-bench", *arguments, *_results_option(results)])
 
 
-def resume_command(command: str, results: Place, *, did_its_part: bool = False) -> str:
+def resume_command(command: str, results: Location, *, did_its_part: bool = False) -> str:
     """The line that resumes a recorded command, which has only the last part of each path or URL.
 
     Args:
@@ -65,7 +65,7 @@ def begin() -> None:
     _saved.clear()
 
 
-def _results_option(results: Place | str) -> list[str]:
+def _results_option(results: Location | str) -> list[str]:
     return [] if str(results) == _DEFAULT_RESULTS else ["--results", str(results)]
 
 

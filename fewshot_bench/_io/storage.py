@@ -3,7 +3,7 @@
 A stranger may have made the folder, so only regular files are read and only folders are entered: no link is followed,
 no pipe or device is opened, and no more is read than the size that the file had when it was opened.
 
-Behind a URL every failure is a `PlaceError`; on a disk it stays the OSError that it is. A missing file is a
+Behind a URL every failure is a `LocationError`; on a disk it stays the OSError that it is. A missing file is a
 FileNotFoundError in both.
 """
 
@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.locks import is_gone, is_owner, owner
-from fewshot_bench.errors import FewshotBenchError, IrregularFileError, OutcomeError, PlaceError
+from fewshot_bench.errors import FewshotBenchError, IrregularFileError, LocationError, OutcomeError
 
 TEMPORARY_SUFFIX = ".tmp"
 _TRIES = 4  # of reading a file that is replaced meanwhile
@@ -49,12 +49,12 @@ _KINDS = {
 }
 
 
-def check_writable(folder: Place) -> None:
+def check_writable(folder: Location) -> None:
     """See that a folder can be made or written to, without making it.
 
     Raises:
         OSError: a file is in the way, or the folder cannot be written to.
-        PlaceError: a URL cannot be reached.
+        LocationError: a URL cannot be reached.
     """
     if not isinstance(folder, Path):
         folders_in(folder)
@@ -67,7 +67,7 @@ def check_writable(folder: Place) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
 
 
-def files_under(folder: Place) -> list[str]:
+def files_under(folder: Location) -> list[str]:
     """The files below a folder, by their names relative to it with "/", in no order; none if there is no folder.
 
     The files of a folder are listed after those of its subfolders, so that files which are merged into one further up
@@ -82,7 +82,7 @@ def files_under(folder: Place) -> list[str]:
         return _remote_files(folder)
 
 
-def folders_in(folder: Place) -> list[str]:
+def folders_in(folder: Location) -> list[str]:
     """Names of the folders in a folder, and of what is neither file nor folder, sorted; none if there is no folder.
 
     Raises:
@@ -117,24 +117,24 @@ def checked_folder(folder: Path) -> Path:
     return folder
 
 
-def own_folder(folder: Place) -> Place:
+def own_folder(folder: Location) -> Location:
     """A folder that the user names, with a link resolved."""
     return folder.resolve() if isinstance(folder, Path) and folder.is_symlink() else folder
 
 
-def is_file(place: Place) -> bool:
+def is_file(location: Location) -> bool:
     """Whether there is a file, or on a disk anything of that name."""
-    if isinstance(place, Path):
-        return os.path.lexists(place)
-    with reaching(place):
-        return place.is_file()
+    if isinstance(location, Path):
+        return os.path.lexists(location)
+    with reaching(location):
+        return location.is_file()
 
 
-def read_bytes(place: Place, largest: int | None = None) -> bytes:
+def read_bytes(location: Location, largest: int | None = None) -> bytes:
     """The content of a regular file.
 
     Args:
-        place: of the file; no link is followed.
+        location: of the file; no link is followed.
         largest: the most bytes that it may have.
 
     Raises:
@@ -143,12 +143,12 @@ def read_bytes(place: Place, largest: int | None = None) -> bytes:
         OutcomeError: it is larger; the sentence does not name the file.
         OSError: it cannot be read; the error names the file.
     """
-    if isinstance(place, Path):
-        return _read_locally(place, largest)
+    if isinstance(location, Path):
+        return _read_locally(location, largest)
     if largest is not None:
-        _check_size(size_of(place), largest)
-    with reaching(place):
-        return bytes(place.fs.cat_file(place.path))
+        _check_size(size_of(location), largest)
+    with reaching(location):
+        return bytes(location.fs.cat_file(location.path))
 
 
 def read_named(path: Path, largest: int) -> bytes:
@@ -167,57 +167,57 @@ def read_named(path: Path, largest: int) -> bytes:
     return read_bytes(Path(os.path.realpath(path)), largest)
 
 
-def read_all(places: Sequence[Place], largest: int | None = None) -> Iterable[bytes]:
+def read_all(locations: Sequence[Location], largest: int | None = None) -> Iterable[bytes]:
     """The contents of several files of one folder, in their order; behind a URL they are fetched in parallel.
 
     Args:
-        places: of the files.
+        locations: of the files.
         largest: the most bytes that each may have.
 
     Raises:
         FileNotFoundError: one of them is missing.
         OutcomeError: as in `read_bytes`.
     """
-    if all(isinstance(place, Path) for place in places):
-        return (read_bytes(place, largest) for place in places)
-    for place in places if largest is not None else ():
-        _check_size(size_of(place), largest)
-    first = places[0]
+    if all(isinstance(location, Path) for location in locations):
+        return (read_bytes(location, largest) for location in locations)
+    for location in locations if largest is not None else ():
+        _check_size(size_of(location), largest)
+    first = locations[0]
     assert not isinstance(first, Path)
-    paths = [place.path for place in places if not isinstance(place, Path)]
+    paths = [location.path for location in locations if not isinstance(location, Path)]
     with reaching(first):
         found = first.fs.cat(paths, on_error="raise")
         return [bytes(found[path]) for path in paths] if isinstance(found, dict) else [bytes(found)]
 
 
-def size_of(place: Place) -> int:
+def size_of(location: Location) -> int:
     """Bytes of a file.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    if isinstance(place, Path):
-        return os.lstat(place).st_size
-    with reaching(place):
-        return int(place.fs.info(place.path)["size"])
+    if isinstance(location, Path):
+        return os.lstat(location).st_size
+    with reaching(location):
+        return int(location.fs.info(location.path)["size"])
 
 
-def remove(place: Place) -> None:
+def remove(location: Location) -> None:
     """Remove a file, if it is still there."""
-    if isinstance(place, Path):
-        if place.is_symlink() or not place.is_dir():
-            place.unlink(missing_ok=True)
+    if isinstance(location, Path):
+        if location.is_symlink() or not location.is_dir():
+            location.unlink(missing_ok=True)
         return
-    with reaching(place), suppress(FileNotFoundError):
-        place.fs.rm_file(place.path)
+    with reaching(location), suppress(FileNotFoundError):
+        location.fs.rm_file(location.path)
 
 
 @contextmanager
-def reaching(place: Place) -> Iterator[None]:
+def reaching(location: Location) -> Iterator[None]:
     """Turn any error of a file system behind a URL into one sentence; errors of a disk are not changed.
 
     Raises:
-        PlaceError: the place cannot be reached, or its bucket is missing.
+        LocationError: the location cannot be reached, or its bucket is missing.
         FileNotFoundError: the file is missing.
     """
     try:
@@ -225,9 +225,9 @@ def reaching(place: Place) -> Iterator[None]:
     except (FewshotBenchError, FileExistsError):
         raise
     except Exception as error:
-        if isinstance(place, Path) or _is_only_absent(error):
+        if isinstance(location, Path) or _is_only_absent(error):
             raise
-        raise PlaceError(f"{place} {_finding(error)} Stored results were not changed.") from error
+        raise LocationError(f"{location} {_finding(error)} Stored results were not changed.") from error
 
 
 def _is_only_absent(error: Exception) -> bool:
@@ -280,10 +280,7 @@ def _read_locally(path: Path, largest: int | None) -> bytes:
     """The content of a file; it is opened again if another machine replaces it meanwhile, as on NFS."""
     for tries_left in reversed(range(_TRIES)):
         try:
-            with open_regular(path) as file:
-                size = os.fstat(file.fileno()).st_size
-                _check_size(size, largest)
-                return file.read(size)  # and no more, if it grows meanwhile
+            return _read_once(path, largest)
         except OSError as error:
             if error.errno == errno.ESTALE and tries_left:
                 continue
@@ -291,6 +288,13 @@ def _read_locally(path: Path, largest: int | None) -> bytes:
                 error.filename = str(path)
             raise
     raise AssertionError("the last try returns or raises")
+
+
+def _read_once(path: Path, largest: int | None) -> bytes:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        _check_size(size, largest)
+        return file.read(size)  # and no more, if it grows meanwhile
 
 
 def _local_files(folder: str, prefix: str) -> Iterator[str]:
@@ -307,63 +311,63 @@ def _local_files(folder: str, prefix: str) -> Iterator[str]:
         return
 
 
-def _remote_files(folder: Place) -> list[str]:
+def _remote_files(folder: Location) -> list[str]:
     assert not isinstance(folder, Path)
     root = folder.path.rstrip("/") + "/"
     return [path[len(root) :] for path in folder.fs.find(folder.path) if path.startswith(root)]
 
 
-def write_atomically(place: Place, content: bytes) -> None:
+def write_atomically(location: Location, content: bytes) -> None:
     """Write beside the target, flush to the disk, then rename over it; in an object store, write the object.
 
     The folder itself is not flushed: a power failure may lose the newest file, which the next run makes again, but
     never leaves half of one under its final name.
 
     Args:
-        place: the target; its folder is made if needed.
+        location: the target; its folder is made if needed.
         content: all of it.
 
     Raises:
         OSError: the disk is full, read-only, gone, ...; the old file was not changed.
-        PlaceError: the same behind a URL.
+        LocationError: the same behind a URL.
     """
-    if isinstance(place, Path):
-        _remove_abandoned_beside(place)
-    write_once(place, content)
+    if isinstance(location, Path):
+        _remove_abandoned_beside(location)
+    write_once(location, content)
 
 
-def write_once(place: Place, content: bytes) -> None:
+def write_once(location: Location, content: bytes) -> None:
     """Write a file like `write_atomically`, without looking for unfinished files of the same name.
 
     Args:
-        place: the target; its folder is made if needed.
+        location: the target; its folder is made if needed.
         content: all of it.
 
     Raises:
         OSError: the disk is full, read-only, gone, ...
-        PlaceError: the same behind a URL.
+        LocationError: the same behind a URL.
     """
-    if isinstance(place, Path):
-        with _unfinished(place) as temporary, temporary.open("xb") as file:
+    if isinstance(location, Path):
+        with _unfinished(location) as temporary, temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         return
-    with reaching(place):
-        if place.protocol in _OBJECT_STORES:
-            place.fs.pipe_file(place.path, content)
+    with reaching(location):
+        if location.protocol in _OBJECT_STORES:
+            location.fs.pipe_file(location.path, content)
             return
-        place.fs.makedirs(place.parent.path, exist_ok=True)
-        unfinished = place.parent / temporary_name(place.name)
-        place.fs.pipe_file(unfinished.path, content)
-        place.fs.mv(unfinished.path, place.path)
+        location.fs.makedirs(location.parent.path, exist_ok=True)
+        unfinished = location.parent / temporary_name(location.name)
+        location.fs.pipe_file(unfinished.path, content)
+        location.fs.mv(unfinished.path, location.path)
 
 
-def create_exclusively(place: Place, content: bytes) -> bool:
+def create_exclusively(location: Location, content: bytes) -> bool:
     """Make a small file unless it exists; if several processes try, exactly one succeeds.
 
     Args:
-        place: the target; its folder is made if needed.
+        location: the target; its folder is made if needed.
         content: all of it, small enough to be written at once.
 
     Returns:
@@ -371,13 +375,13 @@ def create_exclusively(place: Place, content: bytes) -> bool:
 
     Raises:
         OSError: the disk cannot be written to.
-        PlaceError: the same behind a URL, or its file system cannot promise exclusiveness.
+        LocationError: the same behind a URL, or its file system cannot promise exclusiveness.
     """
     try:
-        if isinstance(place, Path):
-            _create_locally(place, content)
+        if isinstance(location, Path):
+            _create_locally(location, content)
         else:
-            _create_remotely(place, content)
+            _create_remotely(location, content)
     except FileExistsError:
         return False
     return True
@@ -415,7 +419,7 @@ def is_unfinished(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and is_owner(_writer(name))
 
 
-def remove_abandoned(folder: Place) -> None:
+def remove_abandoned(folder: Location) -> None:
     """Remove the unfinished files of dead processes in a folder and its subfolders.
 
     Processes of this machine are known to have ended; files of another machine have not changed for a day.
@@ -426,17 +430,17 @@ def remove_abandoned(folder: Place) -> None:
             remove(folder / name)
 
 
-def is_unchanged_for(place: Place, seconds: float) -> bool:
+def is_unchanged_for(location: Location, seconds: float) -> bool:
     """Whether a file has not changed for a while, by the clock of its disk; False if unknown, as behind a URL.
 
     A file that is made beside it tells the time: on a network disk that of the server, so no machine's clock counts.
     """
-    if not isinstance(place, Path):
+    if not isinstance(location, Path):
         return False
     # Opening the file again avoids cached answers, as of NFS.
-    with suppress(OSError, IrregularFileError), open_regular(place) as file:
+    with suppress(OSError, IrregularFileError), open_regular(location) as file:
         changed = os.fstat(file.fileno()).st_mtime
-        return _now_on_the_disk(place.parent) - changed >= seconds
+        return _now_on_the_disk(location.parent) - changed >= seconds
     return False
 
 
@@ -496,12 +500,12 @@ def _create_locally(path: Path, content: bytes) -> None:
         raise
 
 
-def _create_remotely(place: Place, content: bytes) -> None:
-    assert not isinstance(place, Path)
-    if place.protocol not in _OBJECT_STORES:
-        raise PlaceError(
-            f"{place}: fsspec's file system {place.protocol} cannot make a file only where there is none, which "
+def _create_remotely(location: Location, content: bytes) -> None:
+    assert not isinstance(location, Path)
+    if location.protocol not in _OBJECT_STORES:
+        raise LocationError(
+            f"{location}: fsspec's file system {location.protocol} cannot make a file only where there is none, which "
             "processes need to share a study. Use a folder, or an object store such as s3://."
         )
-    with reaching(place):
-        place.fs.pipe_file(place.path, content, mode="create")  # a conditional PUT
+    with reaching(location):
+        location.fs.pipe_file(location.path, content, mode="create")  # a conditional PUT

@@ -1,8 +1,11 @@
-"""The version of this package, and of those that computed a result."""
+"""The version of this package and of those that computed a result; and names imported on first use."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -19,3 +22,19 @@ def installed_version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
+
+
+def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package that imports each of its names on first use.
+
+    Args:
+        package: its name.
+        homes: the module of each name, below the package.
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+
+    return get

@@ -13,10 +13,10 @@ from fewshot_bench.adaptation.matching import Matching, log_attention
 from fewshot_bench.adaptation.ridge import Ridge, ridge_in_span
 from fewshot_bench.adaptation.svm import SupportVectorMachine, svm_in_span
 from fewshot_bench.adaptation.transductive.bd_cspn import BDCSPN, rectified_prototypes
-from fewshot_bench.adaptation.transductive.entropy import Entropy
 from fewshot_bench.adaptation.transductive.ilpc import ILPC
 from fewshot_bench.adaptation.transductive.label_propagation import LabelPropagation, propagated_labels
 from fewshot_bench.adaptation.transductive.laplacian_shot import LaplacianShot, laplacian_assignments
+from fewshot_bench.adaptation.transductive.prototype_descent import Entropy
 from fewshot_bench.adaptation.transductive.pt_map import PTMAP, map_assignment
 from fewshot_bench.adaptation.transductive.sinkhorn import transport_plan
 from fewshot_bench.adaptation.transductive.tim import TIM, alternating_information_maximisation

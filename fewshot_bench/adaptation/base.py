@@ -18,8 +18,7 @@ from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
 from fewshot_bench.code_identity import code_of
 from fewshot_bench.errors import CodeError, StudyError
 from fewshot_bench.losses import LOSSES
-from fewshot_bench.paper_names import what_to_type
-from fewshot_bench.registry import Registry
+from fewshot_bench.registry import Registry, what_to_type
 from fewshot_bench.training.recipe import AugmentationName
 
 Choose = Literal["none", "support-cv", "ensemble"]

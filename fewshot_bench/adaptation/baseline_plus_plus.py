@@ -31,8 +31,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.adaptation.span import square_roots
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts, square_roots
 from fewshot_bench.training import image_keys, keyed_uniform
 
 ClassNorms = Literal["fixed", "learned"]

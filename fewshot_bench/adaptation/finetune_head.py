@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.adaptation.span import square_roots
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts, square_roots
 from fewshot_bench.errors import EmbeddingError, StudyError
 from fewshot_bench.losses import LOSSES, Reading, loss_function, other_reading, reading_of
 

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts
-from fewshot_bench.adaptation.span import scores_in_span
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts, scores_in_span
 from fewshot_bench.errors import ShapeError
 
 CovarianceSource = Literal["support", "base"]

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
-from fewshot_bench.adaptation.span import scores_in_span, support_labels, symmetric_products
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, scores_in_span, support_labels, symmetric_products
 from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.training.recipe import AugmentationName
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fewshot_bench._io.lazy import lazily
+from fewshot_bench._io.versions import lazily
 
 if TYPE_CHECKING:
     from fewshot_bench.audit.audit import audit_cell as audit_cell

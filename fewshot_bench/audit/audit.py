@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pandas as pd
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench.audit.finding import (
     METHOD_CHECKS,
     Audit,
@@ -41,14 +41,16 @@ from fewshot_bench.progress import SILENT, Progress
 _UNVERIFIED = "the accuracies were imported; a file claims which episodes they are of, and nothing verifies it"
 
 
-def audit_cells(folders: Sequence[Place], options: AuditOptions | None = None, *, progress: Progress = SILENT) -> Audit:
+def audit_cells(
+    folders: Sequence[Location], options: AuditOptions | None = None, *, progress: Progress = SILENT
+) -> Audit:
     """Check several cells, each alone and what differs in all of them together; see `audit_cell`."""
     options = replace(options or AuditOptions(), cells=max(1, len(folders)))
     cells = tuple(audit_cell(folder, options, progress=progress) for folder in folders)
     return Audit(options.seed, cells, pooled_findings(cells))
 
 
-def audit_cell(folder: Place, options: AuditOptions | None = None, *, progress: Progress = SILENT) -> CellAudit:
+def audit_cell(folder: Location, options: AuditOptions | None = None, *, progress: Progress = SILENT) -> CellAudit:
     """Check one cell.
 
     Nothing that its files name is executed, unless the options trust code.

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench.audit.finding import Finding, Verdict
 from fewshot_bench.datasets import Dataset, OwnOptions, is_available, kept_copies, known_dataset
 from fewshot_bench.errors import FewshotBenchError
@@ -40,7 +40,7 @@ class LocalImages:
     is_same: bool = False
 
 
-def find_images(cell: Cell, folder: Place, place: Path | None = None) -> LocalImages:
+def find_images(cell: Cell, folder: Location, place: Path | None = None) -> LocalImages:
     """Find the images of a cell on this machine; nothing is downloaded, and no code of a name is run.
 
     They are looked for by the name of the dataset, among the stored copies of users' own images, and in the recorded
@@ -77,7 +77,7 @@ def _opened(cell: Cell, place: str | Path | Dataset) -> LocalImages | str:
     return LocalImages(dataset, "", dataset.fingerprint == cell.protocol.dataset_fingerprint)
 
 
-def _candidates(cell: Cell, folder: Place) -> Iterator[str | Path | Dataset]:
+def _candidates(cell: Cell, folder: Location) -> Iterator[str | Path | Dataset]:
     name = cell.protocol.dataset
     if is_available(name):
         yield name
@@ -85,7 +85,7 @@ def _candidates(cell: Cell, folder: Place) -> Iterator[str | Path | Dataset]:
     yield from _where_the_record_says(cell, folder)
 
 
-def _where_the_record_says(cell: Cell, folder: Place) -> Iterator[Path]:
+def _where_the_record_says(cell: Cell, folder: Location) -> Iterator[Path]:
     """The recorded path of own images, below the current folder or below the folder that the results lie in.
 
     A stranger's record may say anything, so nothing above or beside these folders is opened, and never a hub. Of an

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 
 _SEED_BITS = 32
 
@@ -58,5 +58,5 @@ class ReproductionOptions(RerunOptions):
     """
 
     episodes: int | None = None
-    into: Place | None = None
+    into: Location | None = None
     arguments: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fewshot_bench._io.locations import Place, caching_in
+from fewshot_bench._io.locations import Location, caching_in
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.audit.images import find_images
 from fewshot_bench.audit.options import ReproductionOptions
@@ -22,8 +22,7 @@ from fewshot_bench.audit.selection import described_cell
 from fewshot_bench.audit.ties import ChangedPredictions, chosen_episodes, explanation
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.adapt import together
-from fewshot_bench.engine.engine import Chunk, Worker
-from fewshot_bench.engine.local import LocalEngine, computed
+from fewshot_bench.engine.engine import Chunk, LocalEngine, Worker, computed
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import ReproductionError
 from fewshot_bench.outcomes import Cell, OutcomeStore
@@ -132,7 +131,7 @@ def without_caches() -> Iterator[None]:
 
 
 def reproduce_cell(
-    folder: Place, options: ReproductionOptions | None = None, *, progress: Progress = SILENT
+    folder: Location, options: ReproductionOptions | None = None, *, progress: Progress = SILENT
 ) -> Reproduction:
     """Make the method of a cell again, run it on the stored episodes, and compare outcome by outcome.
 
@@ -175,7 +174,7 @@ def reproduce_cell(
     return replace(_compared(cell, wanted, new, engine.device, len(stored)), weights=weights, seed=seed)
 
 
-def _kept_outcomes(store: OutcomeStore, into: Place | None) -> OutcomeStore | None:
+def _kept_outcomes(store: OutcomeStore, into: Location | None) -> OutcomeStore | None:
     """Where the new outcomes are kept.
 
     Raises:
@@ -191,7 +190,7 @@ def _kept_outcomes(store: OutcomeStore, into: Place | None) -> OutcomeStore | No
     return kept
 
 
-def _same_images(cell: Cell, folder: Place, place: Path | None) -> Dataset:
+def _same_images(cell: Cell, folder: Location, place: Path | None) -> Dataset:
     """The images of the result.
 
     Raises:

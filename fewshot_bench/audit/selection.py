@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fewshot_bench._io.locations import Place, place_of
+from fewshot_bench._io.locations import Location, location_of
 from fewshot_bench._io.storage import is_file, own_folder
 from fewshot_bench.audit.stored_checks import check_description
 from fewshot_bench.errors import AuditError, ReproductionError
@@ -18,7 +18,7 @@ _KEY = re.compile(r"[0-9a-f]{4,16}")
 """A shorter start of a key may as well be a part of a method's name, such as "ce"."""
 
 
-def cell_folders(result: Place, results: Place = Path("results")) -> list[Place]:
+def cell_folders(result: Location, results: Location = Path("results")) -> list[Location]:
     """The folders of cells by a folder or a key.
 
     Args:
@@ -45,7 +45,7 @@ def cell_folders(result: Place, results: Place = Path("results")) -> list[Place]
     return matches
 
 
-def resolve_cells(result: str, results: Place = Path("results"), shots: Sequence[int] = ()) -> list[Place]:
+def resolve_cells(result: str, results: Location = Path("results"), shots: Sequence[int] = ()) -> list[Location]:
     """The folders of cells by a folder, a key or a method.
 
     Args:
@@ -69,7 +69,7 @@ def resolve_cells(result: str, results: Place = Path("results"), shots: Sequence
     return matching
 
 
-def described_cell(folder: Place) -> Cell:
+def described_cell(folder: Location) -> Cell:
     """The cell that a folder describes.
 
     Raises:
@@ -81,8 +81,8 @@ def described_cell(folder: Place) -> Cell:
     return cell
 
 
-def _matching(result: str, results: Place) -> list[Place]:
-    place = place_of(result)
+def _matching(result: str, results: Location) -> list[Location]:
+    place = location_of(result)
     if place.exists():
         return [folder.absolute() for folder in cell_folders(place)]  # "." has no name
     if _KEY.fullmatch(result) and _cells_of_key(result, results):
@@ -96,6 +96,6 @@ def _matching(result: str, results: Place) -> list[Place]:
     return [store.folder / cell.key for of_protocol in same.values() for cell in of_protocol]
 
 
-def _cells_of_key(start: str, results: Place) -> list[Place]:
+def _cells_of_key(start: str, results: Location) -> list[Location]:
     """The folders of the stored cells whose key begins so."""
     return [folder for folder in described_in(results / "outcomes") if folder.name.startswith(start)]

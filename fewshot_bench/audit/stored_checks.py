@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import read_bytes
 from fewshot_bench.audit.finding import Finding
 from fewshot_bench.audit.images import LocalImages
@@ -32,7 +32,7 @@ PARTS = "stored parts"
 COUNTS = "counts"
 
 
-def read_parts(cell: Cell, folder: Place) -> tuple[pd.DataFrame | None, Finding]:
+def read_parts(cell: Cell, folder: Location) -> tuple[pd.DataFrame | None, Finding]:
     """Read every part, and find gaps between episodes and episodes that are stored in two ways.
 
     Returns:
@@ -101,7 +101,7 @@ _KEY = re.compile(r"[0-9a-f]{16}")
 _SHOWN = 3
 
 
-def check_description(folder: Place) -> tuple[Cell | None, Finding]:
+def check_description(folder: Location) -> tuple[Cell | None, Finding]:
     """Read cell.json.
 
     Returns:

@@ -1,15 +1,16 @@
 """What can be computed again, stored on disk: built once among all processes, listed, and limited in size."""
 
-from fewshot_bench.cache.build_once import build_once, read_entry
 from fewshot_bench.cache.entries import (
     BASE_STAGES,
     EMBEDDINGS,
     Cleared,
     Entry,
+    build_once,
     cache_entries,
     clear_cache,
     parse_age,
     parse_bytes,
+    read_entry,
     to_be_removed,
 )
 

@@ -9,34 +9,31 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fewshot_bench.cli.options import (
-    DeviceOption,
     DownloadOption,
     ImagesOption,
     JsonOption,
     ResultArgument,
-    ResultsOption,
     TrustCodeOption,
     WeightsOption,
 )
+from fewshot_bench.cli.study_options import DeviceOption, ResultsOption
 
 if TYPE_CHECKING:
     from fewshot_bench.audit import Audit
 
 _NOT_CONFIRMED = 1
-"""Exit code where no check failed, but a method was not run again: that confirms nothing."""
+"""Exit code if no check failed, but a method was not run again: that confirms nothing."""
 
 
 def audit(
     result: ResultArgument = None,
     results: ResultsOption = Path("results"),
     episodes: Annotated[
-        int, typer.Option(min=0, help="Stored episodes of each cell to run again; 0 leaves the methods alone.")
+        int, typer.Option(min=0, help="Stored episodes to run again per cell; 0: do not run methods.")
     ] = 100,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Chooses which episodes, and how they are disturbed. Default: one that nobody can foresee."
-        ),
+        typer.Option(min=0, help="Selects the episodes and their perturbations. Default: unpredictable."),
     ] = None,
     device: DeviceOption = "auto",
     dataset: ImagesOption = None,
@@ -45,16 +42,16 @@ def audit(
     download: DownloadOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check stored results: complete, counted right, on the tasks they name, without leaks, and coming out again.
+    """Check that stored results are complete, correct, on the tasks they name, without leaks, and reproducible.
 
-    Nothing that the results name is executed without --trust-code, or fetched without --download.
+    Nothing that the results name is executed without --trust-code or downloaded without --download.
 
-    Exit code 0: every method was run again and said the same; 1: not confirmed; 2: a check failed.
+    Exit code 0: every method was run again with equal predictions; 1: not confirmed; 2: a check failed.
     """
     from rich.console import Console
 
     from fewshot_bench.audit import AuditOptions, audit_cells, cell_folders, print_audit, print_conclusion
-    from fewshot_bench.cli.terminal import ProgressBars
+    from fewshot_bench.cli.progress_bars import ProgressBars
 
     options = AuditOptions(
         episodes=episodes,
@@ -71,14 +68,14 @@ def audit(
         typer.echo(json.dumps(done.as_dict(), indent=1))
     else:
         console = Console()
-        for one in done.cells:
-            print_audit(one, console, in_full=len(done.cells) == 1)
+        for audited in done.cells:
+            print_audit(audited, console, in_full=len(done.cells) == 1)
         print_conclusion(done, console)
     _conclude(done)
 
 
 def _conclude(done: Audit) -> None:
-    """End with the exit code that belongs to what came of it.
+    """End with the exit code of the outcome.
 
     Raises:
         AuditError: a check failed.

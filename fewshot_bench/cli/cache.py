@@ -1,4 +1,4 @@
-"""`fewshot-bench cache`: what is kept to save time, and how to be rid of it."""
+"""`fewshot-bench cache`: list and remove what is kept to save time."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fewshot_bench._io.text import printable
-from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.cli.options import JsonOption, command_group
 
 if TYPE_CHECKING:
     from fewshot_bench.cache import Entry
 
-cache = typer.Typer(
-    help="List and remove what is kept to save time; all of it can be made again.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+cache = command_group("List and remove what is kept to save time. All of it can be made again.")
 
 
 @cache.command("ls")
 def ls(as_json: JsonOption = False) -> None:
-    """List embeddings, networks of base stages, own images and downloads, the least recently used first."""
+    """List embeddings, trained networks, own images and downloads, the least recently used first."""
     from fewshot_bench._io.locations import cache_folder
     from fewshot_bench.cache import cache_entries
 
@@ -40,18 +36,18 @@ def ls(as_json: JsonOption = False) -> None:
 @cache.command("clear")
 def clear(
     pattern: Annotated[
-        str, typer.Argument(help="Only what has this in its words or its name; * and ? stand for anything.")
+        str, typer.Argument(help="Only entries whose description or name contains this; * and ? match anything.")
     ] = "",
     max_size: Annotated[
-        str | None, typer.Option(help="Only until the rest fits, e.g. 10GB; the least recently used goes first.")
+        str | None, typer.Option(help="Remove until the rest fits, e.g. 10GB; the least recently used first.")
     ] = None,
     older_than: Annotated[
-        str | None, typer.Option(help="Only what was not used for so long, e.g. 30d (min, h, d, w).")
+        str | None, typer.Option(help="Only entries unused for this long, e.g. 30d (min, h, d, w).")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before everything is removed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove everything, or what the options say; never what another process is making."""
+    """Remove everything, or what the options select; never what another process is making."""
     from fewshot_bench.cache import cache_entries, clear_cache, parse_age, parse_bytes, to_be_removed
 
     entries = to_be_removed(
@@ -61,17 +57,17 @@ def clear(
         unused_for=None if older_than is None else parse_age(older_than, "--older-than"),
     )
     if entries and not (pattern or max_size or older_than or yes) and not _is_confirmed(entries):
-        typer.echo("nothing is removed.", err=True)
+        typer.echo("Nothing was removed.", err=True)
         return
     cleared = clear_cache(entries)
     left = cache_entries()
     if as_json:
-        told = {
+        content = {
             "removed": [entry.as_dict() for entry in cleared.removed],
             "left_alone": [{**entry.as_dict(), "reason": reason} for entry, reason in cleared.left_alone],
             "left": [entry.as_dict() for entry in left],
         }
-        typer.echo(json.dumps(told, indent=1))
+        typer.echo(json.dumps(content, indent=1))
         return
     typer.echo(f"removed {_count(cleared.removed)}; left {_count(left)}")
     for entry, reason in cleared.left_alone:
@@ -80,7 +76,7 @@ def clear(
 
 def _is_confirmed(entries: list[Entry]) -> bool:
     if not sys.stdin.isatty():
-        raise typer.BadParameter("nobody is here to confirm that everything is removed; add --yes.")
+        raise typer.BadParameter("removing everything needs a confirmation and a terminal; or add --yes.")
     _print(entries, err=True)
     return typer.confirm(f"Remove all {_count(entries)}?", err=True)
 

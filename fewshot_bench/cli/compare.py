@@ -8,42 +8,36 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from fewshot_bench.cli.options import (
-    BaselineOption,
-    ClaimOption,
-    CorrectOption,
-    JsonOption,
-    ResultsOption,
-    choice,
-    correction,
-)
+from fewshot_bench.cli.options import ClaimOption, CorrectOption, JsonOption, choice, correction
+from fewshot_bench.cli.study_options import BaselineOption, ResultsOption
 
 
 def compare(
     methods: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[A B ...]", help="Methods' names, or parts that no other has; all by default."),
+        typer.Argument(metavar="[A B ...]", help="Names of methods, or parts of names that are unique. Default: all."),
     ] = None,
     results: ResultsOption = Path("results"),
     baseline: BaselineOption = None,
     correct: CorrectOption = "holm",
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse methods with different episodes, instead of using the common ones.")
+        bool,
+        typer.Option("--strict", help="Refuse methods with different episodes instead of using their common ones."),
     ] = False,
     simultaneous: Annotated[
         bool,
-        typer.Option("--simultaneous", help="Widen the intervals so that all hold together in 95% of studies."),
+        typer.Option("--simultaneous", help="Widen the intervals so that all hold at once in 95% of studies."),
     ] = False,
     claim: ClaimOption = "beyond",
     per_class: Annotated[
-        bool, typer.Option("--per-class", help="Show each difference class by class, the largest first.")
+        bool, typer.Option("--per-class", help="Show each difference by class, the largest first.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare methods on the episodes that both of a pair have seen, by paired tests.
+    """Compare methods on their common episodes by paired tests.
 
     Two methods: the difference with both intervals, the t-test and its cross-checks. More: all pairs, or all against
-    --baseline, corrected for their number, with letters for the groups. Over several datasets: ranks as well.
+    --baseline, corrected for their number, with letters for groups. Several datasets: also ranks.
     """
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import (
@@ -60,7 +54,7 @@ def compare(
     store = OutcomeStore(results / "outcomes")
     check_no_files([*(methods or []), *([baseline] if baseline else [])], store)
     if methods is not None and len(methods) == 1 and baseline is None:
-        raise typer.BadParameter("compare takes two methods or more, or one and a --baseline, or none for all.")
+        raise typer.BadParameter("compare takes two or more methods, one and a --baseline, or none for all.")
     claimed = cast("Claim", choice(claim, "--claim", get_args(Claim)))
     tasks = compare_tasks(
         store,

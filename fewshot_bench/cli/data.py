@@ -1,28 +1,25 @@
-"""`fewshot-bench data`: bring datasets into the canonical store, and say what is there."""
+"""`fewshot-bench data`: import, download, list and check datasets."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fewshot_bench.cli.options import (
-    ClassDepthOption,
-    JsonOption,
-    LayoutChoice,
-    LayoutOption,
-    LeastImagesOption,
-)
+from fewshot_bench.cli.options import JsonOption, command_group
+from fewshot_bench.cli.study_options import field_option
 
 if TYPE_CHECKING:
-    from fewshot_bench.datasets import Dataset, OwnOptions
+    from fewshot_bench.datasets import Dataset
     from fewshot_bench.datasets.check import Diagnosis
+    from fewshot_bench.datasets.own_folders import Layout
 
-data = typer.Typer(help="Import, download, list and check datasets.", no_args_is_help=True, rich_markup_mode=None)
+data = command_group("Import, download, list and check datasets.")
 
 ReplaceOption = Annotated[bool, typer.Option("--replace", help="Replace a stored dataset whose pixels differ.")]
 _MOST_LINES = 20
@@ -47,74 +44,50 @@ class FilterChoice(str, Enum):
 @data.command("import")
 def import_(
     name: Annotated[str, typer.Argument(help="A benchmark (see: data ls), or a name for images of your own.")],
-    source: Annotated[
-        str, typer.Option("--from", help="A folder, an archive, a manifest (.csv, .tsv, .parquet), or hf:NAME.")
-    ],
+    source: Annotated[str, typer.Option("--from", help="Folder, archive, manifest (.csv, .tsv, .parquet) or hf:NAME.")],
     size: Annotated[int | None, typer.Option(min=8, max=1024, help="Side of the stored images in pixels.")] = None,
     fit: Annotated[
-        FitChoice | None, typer.Option(help="squash changes the aspect ratio; crop keeps the middle.")
+        FitChoice | None, typer.Option(help="squash changes the aspect ratio; crop keeps the centre.")
     ] = None,
     interpolation: Annotated[FilterChoice | None, typer.Option(help="Filter for resizing.")] = None,
     split: Annotated[
-        str | None, typer.Option(help="Divide your own classes into base, validation and novel, e.g. 0.6,0.2,0.2.")
+        str | None,
+        typer.Option(help="Divide your own classes into base, validation, novel: 0.6,0.2,0.2."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of that division.")] = 0,
-    least_images: LeastImagesOption = 1,
-    class_depth: ClassDepthOption = None,
-    layout: LayoutOption = LayoutChoice.auto,
+    least_images: Annotated[int, field_option("least_images")] = 1,
+    class_depth: Annotated[int | None, field_option("class_depth")] = None,
+    layout: Annotated[str, field_option("layout")] = "auto",
     replace: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build a dataset from files that you have; the layout is recognised by looking."""
-    from fewshot_bench.cli.terminal import ProgressBars
-    from fewshot_bench.datasets import import_dataset
-    from fewshot_bench.datasets.importing import is_benchmark
-
-    if not source.strip():
-        raise typer.BadParameter("--from names nothing; give a folder or a file.")
-    if not is_benchmark(name):
-        from fewshot_bench.datasets import OwnOptions
-
-        options = OwnOptions(
-            size=size,
-            fit=fit.value if fit else OwnOptions.fit,
-            interpolation=interpolation.value if interpolation else OwnOptions.interpolation,
-            least_images=least_images,
-            class_depth=class_depth,
-            layout=layout.value,
-        )
-        _import_own(name, source, options, split, seed, replace, as_json)
-        return
-    if split is not None or least_images != 1 or class_depth is not None or layout is not LayoutChoice.auto:
-        raise typer.BadParameter(
-            f"--split, --min-images, --class-depth and --layout are for your own images; {name} has official splits."
-        )
-    with ProgressBars() as progress:
-        dataset = import_dataset(
-            name,
-            Path(source),
-            size=size,
-            fit=fit.value if fit else None,
-            interpolation=interpolation.value if interpolation else None,
-            replace=replace,
-            progress=progress,
-        )
-    _describe(dataset, as_json)
-
-
-def _import_own(
-    name: str, source: str, options: OwnOptions, split: str | None, seed: int, replace: bool, as_json: bool
-) -> None:
-    from fewshot_bench.cli.terminal import ProgressBars
-    from fewshot_bench.datasets import import_own_images
-    from fewshot_bench.datasets.importing import check_is_free_for_own_images
+    """Build a dataset from your files; their layout is recognised."""
+    from fewshot_bench.cli.progress_bars import ProgressBars
+    from fewshot_bench.datasets import OwnOptions, import_dataset, import_own_images
+    from fewshot_bench.datasets.importing import check_is_free_for_own_images, is_benchmark
     from fewshot_bench.datasets.own_images import with_fractions
 
-    check_is_free_for_own_images(name)
-    if split is not None:
-        options = with_fractions(options, split, seed)
-    with ProgressBars() as progress:
-        dataset = import_own_images(name, source, options, replace_stored=replace, progress=progress)
+    if not source.strip():
+        raise typer.BadParameter("--from is empty; give a folder or a file.")
+    chosen: dict[str, Any] = {
+        "fit": fit.value if fit else None,
+        "interpolation": interpolation.value if interpolation else None,
+    }
+    own = OwnOptions(least_images=least_images, class_depth=class_depth, layout=cast("Layout", layout))
+    if is_benchmark(name):
+        if split is not None or own != OwnOptions():
+            raise typer.BadParameter(
+                "--split, --min-images, --class-depth and --layout are for your own images; "
+                f"{name} has official splits."
+            )
+        with ProgressBars() as progress:
+            dataset = import_dataset(name, Path(source), size=size, **chosen, replace=replace, progress=progress)
+    else:
+        check_is_free_for_own_images(name)
+        own = dataclasses.replace(own, size=size, **{key: value for key, value in chosen.items() if value})
+        own = own if split is None else with_fractions(own, split, seed)
+        with ProgressBars() as progress:
+            dataset = import_own_images(name, source, own, replace_stored=replace, progress=progress)
     _describe(dataset, as_json)
 
 
@@ -122,14 +95,14 @@ def _import_own(
 def get(
     name: Annotated[str, typer.Argument(help="A benchmark; see: data ls.")],
     accept_terms: Annotated[
-        bool, typer.Option("--accept-terms", help="You have read and accept the dataset's terms of use.")
+        bool, typer.Option("--accept-terms", help="You have read the dataset's terms of use and accept them.")
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the downloaded files after the import.")] = False,
     replace: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Download a dataset from its public link, check it, and build it; an interrupted download goes on."""
-    from fewshot_bench.cli.terminal import ProgressBars
+    """Download a dataset from its public link, check it, and build it; an interrupted download resumes."""
+    from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.datasets.importing import download_dataset
 
     with ProgressBars() as progress:
@@ -159,15 +132,13 @@ def ls(as_json: JsonOption = False) -> None:
 
 @data.command("check")
 def check(
-    subject: Annotated[
-        str | None, typer.Argument(help="A dataset's name, or a path that might be one; everything by default.")
-    ] = None,
+    subject: Annotated[str | None, typer.Argument(help="A dataset's name, or a path. Default: everything.")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every stored byte and compare.")] = False,
-    class_depth: ClassDepthOption = None,
-    layout: LayoutOption = LayoutChoice.auto,
+    class_depth: Annotated[int | None, field_option("class_depth")] = None,
+    layout: Annotated[str, field_option("layout")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is there, what is missing, under which terms it may be used, and what to type next."""
+    """Show what is stored, what is missing, the terms of use, and the next command."""
     from fewshot_bench.datasets import OwnOptions
     from fewshot_bench.datasets.catalogue import DATASETS
     from fewshot_bench.datasets.check import check_dataset, check_everything, check_place
@@ -175,7 +146,7 @@ def check(
     from fewshot_bench.datasets.store import is_stored
     from fewshot_bench.errors import DatasetError
 
-    own = OwnOptions(class_depth=class_depth, layout=layout.value)
+    own = OwnOptions(class_depth=class_depth, layout=cast("Layout", layout))
     is_place = (
         subject is not None and subject not in DATASETS and not is_stored(subject) and looks_like_a_place(subject)
     )
@@ -188,12 +159,15 @@ def check(
     else:
         diagnoses = [check_dataset(subject, deep=deep)]
     if as_json:
-        facts = [{"subject": one.subject, **one.facts, "next": one.next_commands} for one in diagnoses]
+        facts = [
+            {"subject": diagnosis.subject, **diagnosis.facts, "next": diagnosis.next_commands}
+            for diagnosis in diagnoses
+        ]
         typer.echo(json.dumps(facts if subject is None else facts[0], indent=1))
     else:
-        for one in diagnoses:
-            _print(one)
-    damaged = [one.subject for one in diagnoses if one.is_damaged]
+        for diagnosis in diagnoses:
+            _print(diagnosis)
+    damaged = [each.subject for each in diagnoses if each.is_damaged]
     if damaged:
         raise DatasetError(f"{len(damaged)} of {len(diagnoses)} datasets are damaged: {', '.join(damaged)}.")
 
@@ -221,7 +195,7 @@ def _describe(dataset: Dataset, as_json: bool) -> None:
     report_notes(dataset.preprocessing)
     for name, counts in splits.items():
         typer.echo(f"{name:<11}{counts['classes']:>4} classes {counts['images']:>8,} images")
-    typer.echo(f"recipe      {preprocessing_line(dict(dataset.preprocessing))}")
+    typer.echo(f"pixels      {preprocessing_line(dict(dataset.preprocessing))}")
     typer.echo(f"fingerprint {dataset.fingerprint}")
     typer.echo(f"stored in   {folder}")
     split = "" if dataset.is_few_shot else " --split test"
@@ -229,7 +203,7 @@ def _describe(dataset: Dataset, as_json: bool) -> None:
 
 
 def report_notes(recipe: Mapping[str, Any]) -> None:
-    """Say on stderr what a user should know about a dataset: warnings, and all that was left out of own images."""
+    """Print warnings about a dataset, and what was left out of own images, to stderr."""
     from fewshot_bench.datasets.dataset import left_out_lines
 
     for warning in recipe.get("warnings", []):

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewshot_bench.cli.options import (
-    AlphaOption,
-    JsonOption,
-    LeastShotOption,
-    LeastWayOption,
-    SamplerOption,
-    numbers,
-)
+from fewshot_bench.cli.options import JsonOption, command_group, numbers
+from fewshot_bench.cli.study_options import field_option, takes_fields
+from fewshot_bench.study.study import SAMPLER_FIELDS, Study
 
-episodes = typer.Typer(help="Verify, show and freeze episodes.", no_args_is_help=True, rich_markup_mode=None)
+if TYPE_CHECKING:
+    from fewshot_bench.datasets.dataset import ImageSplit
+    from fewshot_bench.episodes import Episodes, Protocol
+
+episodes = command_group("Verify, show and freeze episodes.")
+
+_FIELDS = ("dataset", "split", "way", "query", "seed", *SAMPLER_FIELDS)
+_TEXTS = {"split": "base, validation or novel."}
 
 
 @episodes.command()
 def verify(
     locks: Annotated[
-        list[Path] | None, typer.Argument(help="Lock files or folders of them; the published ones by default.")
+        list[Path] | None, typer.Argument(help="Lock files or folders of them. Default: the published ones.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -35,8 +37,7 @@ def verify(
     verdicts = []
     for path in lock_files(locks):
         name = read_lock(path).protocol.dataset
-        dataset = known_dataset(name) if is_available(name) else None
-        verdicts.append(verify_lock(path, dataset))
+        verdicts.append(verify_lock(path, known_dataset(name) if is_available(name) else None))
     if as_json:
         typer.echo(json.dumps([verdict.as_dict() for verdict in verdicts], indent=1))
     else:
@@ -48,55 +49,30 @@ def verify(
 
 
 @episodes.command()
+@takes_fields(Study, only=_FIELDS, texts=_TEXTS)
 def show(
-    dataset: Annotated[str, typer.Option(help="See: fewshot-bench ls datasets.")] = "glyphs",
-    split: Annotated[str, typer.Option(help="base, validation or novel.")] = "novel",
-    way: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
+    *,
     shot: Annotated[int, typer.Option(help="Labelled images per class.")] = 1,
-    query: Annotated[int, typer.Option(help="Images per class to classify.")] = 15,
-    seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
-    sampler: SamplerOption = "standard",
-    alpha: AlphaOption = None,
-    least_way: LeastWayOption = None,
-    least_shot: LeastShotOption = None,
     run: Annotated[int, typer.Option(help="Number of the run, from 0.", min=0)] = 0,
     episode: Annotated[int, typer.Option(help="Number of the episode, from 0.", min=0)] = 0,
-    png: Annotated[Path | None, typer.Option(help="Save a contact sheet here.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Save a contact sheet in this file.")] = None,
     as_json: JsonOption = False,
+    **options: Any,
 ) -> None:
-    """Print one episode's class names and image ids, and save a contact sheet of it."""
+    """Print the class names and image ids of one episode, and save a contact sheet of it."""
     from fewshot_bench.datasets import open_dataset
     from fewshot_bench.datasets.dataset import split_name
-    from fewshot_bench.episodes import Protocol, sample_episodes
+    from fewshot_bench.episodes import sample_episodes
     from fewshot_bench.episodes.contact_sheet import contact_sheet
-    from fewshot_bench.episodes.protocol import sampler_name
 
-    images = open_dataset(dataset).split(split_name(split))
-    protocol = Protocol(
-        images.dataset,
-        images.name,
-        way,
-        shot,
-        query,
-        seed=seed,
-        sampler=sampler_name(sampler),
-        alpha=alpha,
-        least_way=least_way,
-        least_shot=least_shot,
-    )
+    images = open_dataset(options["dataset"]).split(split_name(options["split"]))
+    protocol = _protocol(images.dataset, shot, options)
     drawn = sample_episodes(images, protocol, run, [episode])
-    rows = [
-        {
-            "class": images.class_of(int(support[0])),
-            "support": [images.image_name(int(index)) for index in support],
-            "query": [images.image_name(int(index)) for index in queries if index >= 0],
-        }
-        for support, queries in zip(drawn.support[0], drawn.query[0], strict=True)
-    ]
+    rows = _rows(images, drawn)
     if as_json:
         typer.echo(json.dumps({"protocol": protocol.name, "run": run, "episode": episode, "classes": rows}, indent=1))
     else:
-        typer.echo(f"{protocol.name}, seed {seed}, run {run}, episode {episode}")
+        typer.echo(f"{protocol.name}, seed {protocol.seed}, run {run}, episode {episode}")
         for row in rows:
             typer.echo(f"{row['class']}")
             for part in ("support", "query"):
@@ -106,46 +82,48 @@ def show(
         typer.echo(f"contact sheet in {png}", err=as_json)
 
 
+def _rows(images: ImageSplit, drawn: Episodes) -> list[dict[str, Any]]:
+    """The class name and image ids of each class of one episode."""
+    return [
+        {
+            "class": images.class_of(int(support[0])),
+            "support": [images.image_name(int(index)) for index in support],
+            "query": [images.image_name(int(index)) for index in queries if index >= 0],
+        }
+        for support, queries in zip(drawn.support[0], drawn.query[0], strict=True)
+    ]
+
+
 @episodes.command()
+@takes_fields(Study, only=(*_FIELDS, "shots"), texts=_TEXTS)
 def freeze(
-    dataset: Annotated[str, typer.Option(help="See: fewshot-bench ls datasets.")] = "glyphs",
-    split: Annotated[str, typer.Option(help="base, validation or novel.")] = "novel",
-    way: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
-    shots: Annotated[str, typer.Option(help="Labelled images per class, e.g. 1,5.")] = "1,5",
-    query: Annotated[int, typer.Option(help="Images per class to classify.")] = 15,
+    *,
     episodes: Annotated[
-        int | None,
-        typer.Option(help="Episodes per run. Default: 3000; of the disjoint sampler all there are.", min=1),
+        int | None, field_option("episodes", text="Episodes per run. Default: 3000; disjoint: all there are.")
     ] = None,
-    runs: Annotated[int | None, typer.Option(help="Runs. Default: 3; the disjoint sampler has one.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
-    sampler: SamplerOption = "standard",
-    alpha: AlphaOption = None,
-    least_way: LeastWayOption = None,
-    least_shot: LeastShotOption = None,
+    runs: Annotated[int | None, field_option("runs", text="Runs. Default: 3; disjoint: one.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the lock files.")] = Path("episodes"),
+    **options: Any,
 ) -> None:
     """Write one lock file per number of shots."""
     from fewshot_bench.datasets import open_dataset
+    from fewshot_bench.episodes.locks import lock, write_lock
+
+    opened = open_dataset(options["dataset"])
+    options |= {"episodes": episodes, "runs": runs}
+    for shot in numbers(options.pop("shots"), "--shots"):
+        typer.echo(f"wrote {write_lock(lock(opened, _protocol(opened.name, shot, options)), out)}")
+
+
+def _protocol(dataset: str, shot: int, options: dict[str, Any]) -> Protocol:
+    """The protocol that options describe; what is None is left to the sampler.
+
+    Raises:
+        EpisodeError: a value is out of range, or does not go with the sampler.
+        UnknownNameError: there is no such split or sampler.
+    """
     from fewshot_bench.datasets.dataset import split_name
     from fewshot_bench.episodes import Protocol
-    from fewshot_bench.episodes.locks import lock, write_lock
-    from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, sampler_name
 
-    opened = open_dataset(dataset)
-    for shot in numbers(shots, "--shots"):
-        protocol = Protocol(
-            opened.name,
-            split_name(split),
-            way,
-            shot,
-            query,
-            SAMPLERS_DEFAULT if episodes is None else episodes,
-            SAMPLERS_DEFAULT if runs is None else runs,
-            seed,
-            sampler=sampler_name(sampler),
-            alpha=alpha,
-            least_way=least_way,
-            least_shot=least_shot,
-        )
-        typer.echo(f"wrote {write_lock(lock(opened, protocol), out)}")
+    given = {name: value for name, value in options.items() if value is not None}
+    return Protocol(**given | {"dataset": dataset, "split": split_name(given["split"]), "shot": shot})

@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from fewshot_bench.cli.options import (
-    BaselineOption,
-    ClaimOption,
-    CorrectOption,
-    JsonOption,
-    ResultsOption,
-    choice,
-    correction,
-)
+from fewshot_bench.cli.options import ClaimOption, CorrectOption, JsonOption, choice, correction
+from fewshot_bench.cli.study_options import BaselineOption, ResultsOption
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,17 +22,19 @@ if TYPE_CHECKING:
 def leaderboard(
     results: ResultsOption = Path("results"),
     baseline: BaselineOption = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write the CSV; RESULTS/leaderboard.csv by default.")
+    out: Annotated[Path | None, typer.Option(help="File of the CSV. Default: RESULTS/leaderboard.csv.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Save the printed tables as a picture in this file.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write a Markdown table to this file; - for the terminal.")
     ] = None,
-    svg: Annotated[Path | None, typer.Option(help="Save the printed tables as a picture.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the table of a paper in Markdown here.")] = None,
-    latex: Annotated[Path | None, typer.Option(help="Write the table of a paper in LaTeX (booktabs) here.")] = None,
+    latex: Annotated[
+        Path | None, typer.Option(help="Write a LaTeX table (booktabs) to this file; - for the terminal.")
+    ] = None,
     plus_minus: Annotated[
         str,
         typer.Option(
-            help="What ± covers in the tables of a paper: task (episodes, as papers do), data (classes and images "
-            "too), both or none."
+            help="What ± covers in Markdown and LaTeX: task (episodes, as in papers), data (also classes and images), "
+            "both or none."
         ),
     ] = "task",
     claim: ClaimOption = "beyond",
@@ -47,18 +42,18 @@ def leaderboard(
         list[str] | None,
         typer.Option(
             metavar="METHOD=LABEL",
-            help="What to call a method in the tables, given its name or a part of it; may be repeated.",
+            help="Label of a method in the tables, by its name or a part of it. Repeatable.",
         ),
     ] = None,
     correct: CorrectOption = "holm",
     published: Annotated[
-        bool, typer.Option(help="Show numbers that papers report on the same kind of tasks, marked as such.")
+        bool, typer.Option(help="Show the papers' own numbers for the same kind of tasks, marked.")
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Summarise all stored outcomes, test them against a baseline, and write leaderboard.csv.
 
-    A protocol keeps the baseline of the leaderboard that is already there until another is named.
+    A protocol keeps the baseline of the existing leaderboard until another is named.
     """
     from fewshot_bench._io.storage import write_atomically
     from fewshot_bench.outcomes import OutcomeStore
@@ -81,7 +76,11 @@ def leaderboard(
     show(frame, as_json, svg, labelled, claimed)
     for place, table in ((markdown, as_markdown), (latex, as_latex)):
         if place is not None:
-            write_atomically(place, table(labelled, plus_minus=covered, claim=claimed).encode())
+            text = table(labelled, plus_minus=covered, claim=claimed)
+            if str(place) == "-":
+                typer.echo(text, err=as_json)
+                continue
+            write_atomically(place, text.encode())
             typer.echo(f"table        {place}", err=as_json)
     if not as_json:
         _show_datasets(store)
@@ -92,7 +91,7 @@ def leaderboard(
 
 
 def _show_datasets(store: OutcomeStore) -> None:
-    """Say where the pixels of each dataset came from, once per dataset and fingerprint."""
+    """Print the source of each dataset's pixels, once per dataset and fingerprint."""
     from fewshot_bench._io.text import printable
     from fewshot_bench.datasets.dataset import preprocessing_line
 
@@ -110,10 +109,15 @@ def show(
     claim: Claim = "beyond",
     whole: pd.DataFrame | None = None,
 ) -> None:
-    """Print a leaderboard, as JSON or as tables, and save the tables as a picture if asked.
+    """Print a leaderboard as JSON or as tables.
 
-    The tables call methods as `labelled` does, if that is given, and have the letters of one claim; JSON keeps the
-    names, has both, and says which methods are best of all in `whole`, where `frame` does not have all of a protocol.
+    Args:
+        frame: the rows to show.
+        as_json: whether as JSON, which keeps the methods' names and has the letters of both claims.
+        svg: file in which to save the tables as a picture.
+        labelled: the same rows with the labels that tables show.
+        claim: what the letters of tables say.
+        whole: the leaderboard from which the best methods are found, if `frame` is only a part of it.
     """
     from rich.console import Console
 
@@ -129,11 +133,11 @@ def show(
 
 
 def show_answers(whole: pd.DataFrame, frame: pd.DataFrame) -> None:
-    """Say which methods are best on the protocols of a leaderboard, of all methods that were run on these.
+    """Print which methods are best on the protocols of a leaderboard.
 
     Args:
         whole: a leaderboard with all methods of its protocols.
-        frame: the rows whose protocols are meant.
+        frame: the rows whose protocols count.
     """
     from rich.console import Console
 

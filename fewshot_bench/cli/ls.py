@@ -1,7 +1,4 @@
-"""`fewshot-bench ls`: what can be named.
-
-`fewshot-bench study`: a study that comes with the package, as a file to edit.
-"""
+"""`fewshot-bench ls`: the names of datasets, backbones, adaptations, losses, checkpoints and studies."""
 
 from __future__ import annotations
 
@@ -14,13 +11,20 @@ import typer
 from fewshot_bench.cli.options import JsonOption
 from fewshot_bench.errors import UnknownNameError
 
-_KINDS = ("datasets", "backbones", "adaptations", "losses", "checkpoints", "studies")
-_SINGULAR = dict(zip(_KINDS, ("dataset", "backbone", "adaptation", "loss", "checkpoint", "study"), strict=True))
+_KINDS = {
+    "datasets": "dataset",
+    "backbones": "backbone",
+    "adaptations": "adaptation",
+    "losses": "loss",
+    "checkpoints": "checkpoint",
+    "studies": "study",
+}
+"""What can be listed, with its singular."""
 
 
 def ls(
     kind: Annotated[str, typer.Argument(help="datasets, backbones, adaptations, losses, checkpoints or studies.")],
-    name: Annotated[str | None, typer.Argument(help="Only the one of that name, in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show only this one, in full.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List datasets, backbones, adaptations with their hyper-parameters, losses, checkpoints or studies."""
@@ -35,7 +39,7 @@ def ls(
         typer.echo(json.dumps(rows, indent=1))
         return
     if not rows:
-        typer.echo("there are no checkpoints yet. See: fewshot-bench train --help")
+        typer.echo("There are no checkpoints yet. See: fewshot-bench train --help")
         return
     if kind == "adaptations":
         _show_adaptations(rows, in_full=name is not None)
@@ -64,11 +68,16 @@ def _named(kind: str, known: Any, name: str) -> Any:
         return known[name]
     entries = {entry.name: entry for entry in known}
     if name not in entries:
-        raise UnknownNameError(_SINGULAR[kind], name, entries)
+        raise UnknownNameError(_KINDS[kind], name, entries)
     return entries[name]
 
 
 def _registry(kind: str) -> Any:
+    """The entries of a kind.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+    """
     if kind == "datasets":
         from fewshot_bench.datasets import DATASETS
 
@@ -97,7 +106,7 @@ def _registry(kind: str) -> Any:
 
 
 def _state(kind: str, entry: Any) -> dict[str, Any]:
-    """What else is known of an entry: whether a dataset is here, and what can be set of an adaptation."""
+    """More facts about an entry: whether a dataset is imported, and the hyper-parameters of an adaptation."""
     if kind == "datasets":
         from fewshot_bench.datasets import is_available
 
@@ -117,7 +126,7 @@ def _show_adaptations(rows: list[dict[str, Any]], *, in_full: bool) -> None:
 
     Args:
         rows: as for JSON.
-        in_full: whether the meaning of each hyper-parameter is folded to the width of the terminal, or cut off there.
+        in_full: whether the meaning of each hyper-parameter is wrapped at the width of the terminal, or cut off.
     """
     from shutil import get_terminal_size
 
@@ -146,14 +155,7 @@ def _show_adaptations(rows: list[dict[str, Any]], *, in_full: bool) -> None:
             else:
                 typer.echo(first + textwrap.shorten(text or "-", max(20, width - len(first)), placeholder=" ..."))
     if not in_full:
-        typer.echo("\nEach takes features as well: l2 where nothing else is said, or raw, cl2, power, signed-power.")
-        typer.echo("* is what --choose support-cv and --choose ensemble vary")
-        typer.echo("all, all-inductive, all-transductive: for --adapt, the heads on frozen embeddings among these")
+        typer.echo("\nEach also takes features: l2 by default, or raw, cl2, power, signed-power.")
+        typer.echo("* --choose support-cv and --choose ensemble vary these")
+        typer.echo("all, all-inductive, all-transductive: these heads on frozen embeddings, for --adapt")
         typer.echo("in full: fewshot-bench ls adaptations NAME")
-
-
-def study(name: Annotated[str, typer.Argument(help="See: fewshot-bench ls studies.")]) -> None:
-    """Print a study that comes with the package, to be edited: fewshot-bench study quickstart > mine.toml."""
-    from fewshot_bench.study.study_file import known_preset
-
-    typer.echo(known_preset(name), nl=False)

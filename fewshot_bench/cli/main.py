@@ -1,100 +1,41 @@
-"""The command `fewshot-bench`: commands, and the one place where errors become a line and an exit code."""
+"""The command `fewshot-bench`: where errors and signals become a line and an exit code."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Annotated
+from dataclasses import dataclass
+from types import FrameType
 
 import typer
 
 from fewshot_bench._io.resuming import SAVED, begin, is_anything_saved
 from fewshot_bench._io.text import printable
-from fewshot_bench._io.versions import __version__
-from fewshot_bench.cli.audit import audit
-from fewshot_bench.cli.cache import cache
-from fewshot_bench.cli.compare import compare
-from fewshot_bench.cli.data import data
-from fewshot_bench.cli.episodes import episodes
-from fewshot_bench.cli.leaderboard import leaderboard
-from fewshot_bench.cli.ls import ls, study
-from fewshot_bench.cli.outcomes import outcomes
-from fewshot_bench.cli.power import power
-from fewshot_bench.cli.report import report
-from fewshot_bench.cli.reproduce import reproduce
-from fewshot_bench.cli.run import run
-from fewshot_bench.cli.status import status
-from fewshot_bench.cli.store import store
-from fewshot_bench.cli.sweep import sweep
-from fewshot_bench.cli.terminal import INTERRUPTED, signals_interrupt
-from fewshot_bench.cli.train import train
+from fewshot_bench.cli.commands import INTERRUPTED, app
 from fewshot_bench.errors import DEBUG_VARIABLE, FewshotBenchError, PluginError, is_debugging, show_traceback
 from fewshot_bench.plugins import plugin_errors
 
-app = typer.Typer(
-    name="fewshot-bench",
-    help="Is one few-shot image-classification method really better than another, on the same tasks?",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command()(run)
-app.command()(train)
-app.command()(sweep)
-app.command()(study)
-app.command()(status)
-app.command()(compare)
-app.command()(leaderboard)
-app.command()(power)
-app.command()(report)
-app.command()(audit)
-app.command()(reproduce)
-app.command()(ls)
-app.add_typer(data, name="data")
-app.add_typer(cache, name="cache")
-app.add_typer(outcomes, name="outcomes")
-app.add_typer(store, name="store")
-app.add_typer(episodes, name="episodes")
-
 # Newer releases of Typer carry their own copy of Click, so its base exception is found through Typer's.
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-_OF_A_DISK = {
+_DISK_ERRORS = {
     getattr(errno, name)
     for name in (
-        *("ENOSPC", "EDQUOT", "EROFS", "EFBIG"),  # no more room
-        *("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO", "ENODEV", "ENXIO"),  # not there any more
+        *("ENOSPC", "EDQUOT", "EROFS", "EFBIG"),  # no room
+        *("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO", "ENODEV", "ENXIO"),  # unreachable
     )
     if hasattr(errno, name)
 }
 _USER_ERROR = 2
 _DEBUG = "--debug"
-_GO_ON = {"reproduce", "run", "sweep", "train"}
-"""Commands that go on where they were stopped."""
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"fewshot-bench {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-    debug: Annotated[
-        bool,
-        typer.Option(
-            "--debug", help=f"Show the whole traceback of an error, before its line; so does {DEBUG_VARIABLE}=1."
-        ),
-    ] = False,
-) -> None:
-    """Is one few-shot image-classification method really better than another, on the same tasks?"""
+_RESUMABLE = {"reproduce", "run", "sweep", "train"}
+"""Commands that resume where they were stopped."""
+_ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -105,23 +46,23 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         code = exit_code(arguments)
-    except KeyboardInterrupt:  # once more, during the last words
+    except KeyboardInterrupt:  # a second time, during the last words
         code = INTERRUPTED
     sys.exit(code)
 
 
 def exit_code(arguments: list[str] | None = None) -> int:
-    """Run the command line; errors that a user can mend become one line on stderr and code 2."""
-    typed = list(sys.argv[1:] if arguments is None else arguments)  # a command may change what is told in the end
+    """Run the command line; errors that a user can correct become one line on stderr and code 2."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)  # a command may change what is shown at the end
     with _debugging(typed):
         return _exit_code(typed)
 
 
 @contextmanager
 def _debugging(typed: list[str]) -> Iterator[None]:
-    """Have tracebacks shown, here and by processes that are started, where --debug stands anywhere in a command.
+    """Show tracebacks, here and in processes that are started, if --debug stands anywhere in a command.
 
-    It is taken out, so that it is in no command that is recorded or told.
+    The option is taken out, so that no recorded or shown command has it.
     """
     if _DEBUG not in typed:
         yield
@@ -136,6 +77,43 @@ def _debugging(typed: list[str]) -> Iterator[None]:
             del os.environ[DEBUG_VARIABLE]
         else:
             os.environ[DEBUG_VARIABLE] = before
+
+
+@dataclass
+class Received:
+    """The signal that came; None for none, and for SIGINT, which Python makes a KeyboardInterrupt itself."""
+
+    number: int | None = None
+
+    @property
+    def came(self) -> bool:
+        """Whether a signal came."""
+        return self.number is not None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a process that was stopped."""
+        return INTERRUPTED if self.number is None else 128 + self.number
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[Received]:
+    """Let SIGTERM, and SIGHUP of a closed terminal, end a command as Ctrl-C does; other handlers stay in place."""
+    received = Received()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.number = number
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    ours = [number for number in _ENDING_SIGNALS if is_main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, interrupt)
+    try:
+        yield received
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _exit_code(typed: list[str]) -> int:
@@ -155,17 +133,17 @@ def _exit_code(typed: list[str]) -> int:
 
 
 def _last_words(typed: list[str]) -> str:
-    """What a stopped command leaves, and how to go on."""
-    if not set(typed) & _GO_ON:
+    """What a stopped command leaves, and how to resume."""
+    if not set(typed) & _RESUMABLE:
         return "stopped."
     command = shlex.join(["fewshot-bench", *typed])
     if is_anything_saved():
-        return f"stopped. {SAVED}; run the same command again to go on from there: {command}"
+        return f"stopped. {SAVED}; run the same command again to resume: {command}"
     return f"stopped before anything new was saved. To start again: {command}"
 
 
 def _outcome(typed: list[str]) -> int:
-    """The exit code of a command that nobody interrupts."""
+    """The exit code of a command that is not interrupted."""
     try:
         with plugin_errors():
             result = app(args=typed, standalone_mode=False, obj=typed)
@@ -175,32 +153,33 @@ def _outcome(typed: list[str]) -> int:
         return _complain(f"{str(error).rstrip('.')}. For the whole traceback add --debug." if has_more else str(error))
     except _UsageError as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help of a command without its sub-command
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help of the command
             typer.echo(message, err=True)
             return _USER_ERROR
-        advice = _on_files(message, typed) or "See: fewshot-bench --help"
-        return _complain(f"{message.rstrip('.')}. {advice}") if message else _USER_ERROR
+        advice = _advice_on_files(message, typed) or "See: fewshot-bench --help"
+        sentence = message if message.endswith("?") else f"{message.rstrip('.')}."
+        return _complain(f"{sentence} {advice}") if message else _USER_ERROR
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except SystemExit as error:
         if not isinstance(error.__context__, BrokenPipeError):
             raise
-        return 0  # Rich makes it a 1, which would say that episodes failed
+        return 0  # Rich makes it a 1, which means that episodes failed
     except OSError as error:
-        if error.filename is None and error.errno not in _OF_A_DISK:
+        if error.filename is None and error.errno not in _DISK_ERRORS:
             raise
         show_traceback(error)
         place = f"{error.filename}: " if error.filename is not None else ""
         return _complain(
-            f"{place}{error.strerror or error}. Check the path, its permissions and the space that is left;"
-            " what is stored already is as it was."
+            f"{place}{error.strerror or error}. Check the path, its permissions and the free space."
+            " Stored results were not changed."
         )
     return result if isinstance(result, int) else 0
 
 
-def _on_files(message: str, typed: list[str]) -> str:
-    """What to type to those who give a file of accuracies to a command that takes none; empty for the others."""
+def _advice_on_files(message: str, typed: list[str]) -> str:
+    """What to type if a file of accuracies was given to a command that takes none; otherwise empty."""
     if "unexpected extra argument" not in message:
         return ""
     from fewshot_bench.outcomes.claimed import ACCURACY_FILES
@@ -216,6 +195,6 @@ def _complain(sentence: str, code: int = _USER_ERROR) -> int:
 
 
 def _tell(line: str) -> None:
-    """Say something on stderr, if somebody is there to hear it."""
+    """Print to stderr, if it can be written to."""
     with suppress(OSError):
         typer.echo(line, err=True)

@@ -1,13 +1,8 @@
-"""Options that several commands share, and how their text becomes values.
-
-`--engine`: who computes a study, and what that asks for.
-"""
+"""Options that several commands share, and how their text becomes values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from enum import Enum
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -16,86 +11,79 @@ import typer
 from fewshot_bench._io.toml import value_of
 
 if TYPE_CHECKING:
-    from fewshot_bench.engine.engine import Engine
-    from fewshot_bench.progress import Progress
-
-if TYPE_CHECKING:
-    from fewshot_bench._io.locations import Place
+    from fewshot_bench._io.locations import Location as Location
     from fewshot_bench.statistics import Correction
 else:
-    Place = str  # Typer takes no union of types; the value is what the parser makes
+    Location = str  # Typer takes no union of types; the value is what the parser makes
 
 
-def place(text: str | Place) -> Place:
+def command_group(text: str) -> typer.Typer:
+    """A command that consists of commands.
+
+    Args:
+        text: its help.
+    """
+    return typer.Typer(help=text, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+
+def place(text: str | Location) -> Location:
     """The folder of a path or a URL.
 
     Raises:
-        PlaceError: a URL cannot be opened.
+        LocationError: a URL cannot be opened.
     """
-    from fewshot_bench._io.locations import place_of
+    from fewshot_bench._io.locations import location_of
 
-    return place_of(text)
+    return location_of(text)
 
 
-def results_folder(text: str | Place) -> Place:
+def results_folder(text: str | Location, expected: str = "a folder of results") -> Location:
     """The folder of results of a path or a URL.
 
-    Raises:
-        PlaceError: a URL cannot be opened.
-        OutcomeError: it is a file.
-    """
-    return _no_file(place(text), "a folder of results")
-
-
-def results_or_cell(text: str | Place) -> Place:
-    """A folder of results or of one cell, or a cell's key.
+    Args:
+        text: as it was typed.
+        expected: what it should be, for the message.
 
     Raises:
-        PlaceError: a URL cannot be opened.
+        LocationError: a URL cannot be opened.
         OutcomeError: it is a file.
     """
-    return _no_file(place(text), "a folder of results or of one cell")
-
-
-def _no_file(found: Place, expected: str) -> Place:
-    """The place, unless it is a file; what says so is imported for those alone."""
+    found = place(text)
     if isinstance(found, Path) and found.is_file():
-        from fewshot_bench.report.names import check_no_file
+        from fewshot_bench.report.names import check_no_file  # imports pandas
 
         return check_no_file(found, expected)
     return found
 
 
-ResultsOption = Annotated[
-    Place,
-    typer.Option(
-        "--results",
-        parser=results_folder,
-        metavar="FOLDER",
-        help="Folder or URL (s3://...) of outcomes and the leaderboard.",
-    ),
-]
+def results_or_cell(text: str | Location) -> Location:
+    """A folder of results or of one cell, or a cell's key.
+
+    Raises:
+        LocationError: a URL cannot be opened.
+        OutcomeError: it is a file.
+    """
+    return results_folder(text, "a folder of results or of one cell")
+
+
 IntoOption = Annotated[
-    Place | None,
+    Location | None,
     typer.Option(
         "--into",
         parser=place,
         metavar="FOLDER",
-        help="Keep the new outcomes in this results folder, or URL; the same command then goes on.",
+        help="Keep the new outcomes in this results folder or URL; the same command then resumes.",
     ),
 ]
 ResultArgument = Annotated[
-    Place | None,
+    Location | None,
     typer.Argument(
         metavar="RESULT",
         parser=results_or_cell,
-        help="A folder of results or of one cell, or a cell's key. Default: the folder of --results.",
+        help="A results folder, a folder of one cell, or a cell's key. Default: the folder of --results.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-BaselineOption = Annotated[
-    str | None, typer.Option("--baseline", help="Method that the others are tested against (name or part of it).")
-]
+JsonOption = Annotated[bool, typer.Option("--json", rich_help_panel="Output", help="Print JSON instead of tables.")]
 CorrectOption = Annotated[
     str, typer.Option("--correct", help="Correct p for the number of tests on a protocol: holm, bh or none.")
 ]
@@ -103,71 +91,33 @@ ClaimOption = Annotated[
     str,
     typer.Option(
         "--claim",
-        help="What letters, bold and underline say: differences beyond this split (beyond), or on it alone (split).",
+        help="What letters, bold and underline claim: differences beyond this split (beyond), or on it (split).",
     ),
 ]
-
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 ImagesOption = Annotated[
     Path | None,
-    typer.Option("--dataset", help="Where the images lie, if they are not stored under the dataset's name."),
+    typer.Option("--dataset", help="Location of the images, if they are not stored under the dataset's name."),
 ]
-WeightsOption = Annotated[Path | None, typer.Option("--weights", help="The file of weights that the result names.")]
+WeightsOption = Annotated[Path | None, typer.Option("--weights", help="The weights file that the result names.")]
 TrustCodeOption = Annotated[
     bool,
     typer.Option(
-        "--trust-code", help="Import what a file (a result, study, setting or checkpoint) names as module:callable."
+        "--trust-code",
+        rich_help_panel="Computing",
+        help="Import code that a file names as module:callable.",
     ),
 ]
 DownloadOption = Annotated[
-    bool, typer.Option("--download", help="Fetch pretrained weights that the result names from their model hub.")
+    bool, typer.Option("--download", help="Download pretrained weights that the result names from their model hub.")
 ]
-
-LeastImagesOption = Annotated[
-    int, typer.Option("--min-images", min=1, help="Leave out classes of your own images with fewer readable ones.")
-]
-
-
-class LayoutChoice(str, Enum):
-    """What the folders of one's own images are."""
-
-    auto = "auto"
-    classes = "classes"
-    splits = "splits"
-
-
-ClassDepthOption = Annotated[
-    int | None,
+SetOption = Annotated[
+    list[str] | None,
     typer.Option(
-        "--class-depth", min=1, max=8, help="Folders that make a class of your own images: 2 for alphabet/character."
+        "--set",
+        metavar="NAME=VALUE",
+        rich_help_panel="Method",
+        help="A hyper-parameter, e.g. C=10; beside a study file, any key. Repeatable.",
     ),
-]
-LayoutOption = Annotated[
-    LayoutChoice,
-    typer.Option(
-        help="Your own folders called train, val or test are splits or classes; auto refuses to guess where both are "
-        "possible."
-    ),
-]
-
-SamplerOption = Annotated[
-    str,
-    typer.Option(
-        help="standard: every task anew from the whole split; disjoint: no image in two tasks; dirichlet: uneven "
-        "queries; varied: way and shot differ from task to task."
-    ),
-]
-AlphaOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Dirichlet concentration of --sampler dirichlet; smaller values make queries more uneven. Default: 2."
-    ),
-]
-LeastWayOption = Annotated[
-    int | None, typer.Option(help="Fewest classes with --sampler varied; --way is the most. Default: 2.")
-]
-LeastShotOption = Annotated[
-    int | None, typer.Option(help="Fewest shots with --sampler varied; the largest of --shots is the most. Default: 1.")
 ]
 
 
@@ -192,7 +142,7 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def correction(text: str) -> Correction:
-    """How p values are to be corrected.
+    """How p values are corrected.
 
     Raises:
         typer.BadParameter: there is no such correction.
@@ -206,86 +156,30 @@ def choice(text: str, option: str, choices: Sequence[str]) -> str:
     """One of the words that an option takes.
 
     Raises:
-        typer.BadParameter: it is another.
+        typer.BadParameter: the text is another word.
     """
     if text in choices:
         return text
     raise typer.BadParameter(f"{option} takes {', '.join(choices)}, not '{text}'.")
 
 
-def setting(text: str, option: str = "--set") -> tuple[str, Any]:
-    """A hyper-parameter `name=value`.
+def hyper_parameter(text: str) -> tuple[str, Any]:
+    """The name and value of `--set name=value`.
 
     Raises:
-        typer.BadParameter: there is no name or no value.
+        typer.BadParameter: the name or the equals sign is missing.
     """
-    name, value = assignment(text, option)
+    name, value = assignment(text)
     return name, value_of(value)
 
 
-def assignment(text: str, option: str = "--set") -> tuple[str, str]:
+def assignment(text: str, option: str = "--set", values: str = "VALUE") -> tuple[str, str]:
     """The two sides of `name=value`, as they were typed.
 
     Raises:
-        typer.BadParameter: there is no name or no value.
+        typer.BadParameter: the name or the equals sign is missing.
     """
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise typer.BadParameter(f"{option} takes NAME=VALUE, not '{text}'.")
+        raise typer.BadParameter(f"{option} takes NAME={values}, not '{text}'.")
     return name, value
-
-
-EngineOption = Annotated[
-    str, typer.Option(help="local: this process. ray: many, on this machine or on a cluster; the results are the same.")
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOST:PORT",
-        help="Address of a Ray cluster's head, or auto on a machine that is part of one. Default: start a cluster.",
-    ),
-]
-WorkersOption = Annotated[int | None, typer.Option(min=1, help="Ray workers. Default: as many as there is room for.")]
-CpusOption = Annotated[int | None, typer.Option(min=1, help="Cores and threads of each Ray worker. Default: 1.")]
-GpusOption = Annotated[
-    float | None,
-    typer.Option(min=0, help="GPUs of each Ray worker, e.g. 0.5. Default: 1 where the cluster has any."),
-]
-WaitOption = Annotated[
-    float | None,
-    typer.Option(min=0, help="Seconds to wait for a Ray node with room for a worker. Default: 60."),
-]
-
-RAY_OPTIONS = ("ray_address", "workers", "cpus_per_worker", "gpus_per_worker", "ray_wait")
-ENGINE_OPTIONS = ("engine", *RAY_OPTIONS)
-"""The parameters of a command that this file reads."""
-
-
-@contextmanager
-def chosen_engine(options: Mapping[str, Any], progress: Progress) -> Iterator[Engine | None]:
-    """The engine that options ask for; None for this process. What it starts ends with the context.
-
-    Args:
-        options: by the name of the parameter: those of `ENGINE_OPTIONS` and `device`.
-        progress: told that workers are waited for.
-
-    Raises:
-        typer.BadParameter: there is no such engine, or it takes no such option.
-        StudyError: Ray is not installed, or its cluster cannot be reached, or has no room.
-    """
-    given = {name: options[name] for name in RAY_OPTIONS if options[name] is not None}
-    if options["engine"] == "local":
-        if given:
-            raise typer.BadParameter(f"--{next(iter(given)).replace('_', '-')} is for --engine ray.")
-        yield None
-    elif options["engine"] == "ray":
-        from fewshot_bench.engine.ray_engine import RayEngine
-
-        names = {"ray_address": "address", "ray_wait": "patience"}
-        wanted = RayEngine(device=options["device"], **{names.get(name, name): given[name] for name in given})
-        with ExitStack() as opened:
-            with progress.step("waiting for workers", 0):
-                engine = opened.enter_context(wanted)
-            yield engine
-    else:
-        raise typer.BadParameter(f"--engine takes local or ray, not '{options['engine']}'.")

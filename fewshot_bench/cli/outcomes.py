@@ -1,4 +1,4 @@
-"""`fewshot-bench outcomes`: bring accuracies from elsewhere, and take all outcomes elsewhere."""
+"""`fewshot-bench outcomes`: import accuracies from elsewhere, and export all outcomes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewshot_bench.cli.options import JsonOption, ResultsOption
+from fewshot_bench.cli.options import JsonOption, command_group
+from fewshot_bench.cli.study_options import ResultsOption
 
 if TYPE_CHECKING:
-    from fewshot_bench._io.locations import Place
+    from fewshot_bench._io.locations import Location
     from fewshot_bench.interop import Imported, ImportReport
 
-outcomes = typer.Typer(help="Import accuracies from elsewhere; export all outcomes.", no_args_is_help=True)
+outcomes = command_group("Import accuracies from elsewhere; export all outcomes.")
 
 
 @outcomes.command("import")
@@ -25,7 +26,7 @@ def import_(
     ],
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Name for a column of an array; or import only this method of a file. May be given again."),
+        typer.Option(help="Name for a column of an array, or the only method of a file to import. Repeatable."),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Dataset of the episodes.")] = None,
     way: Annotated[int | None, typer.Option(help="Classes per episode.")] = None,
@@ -36,22 +37,20 @@ def import_(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Name of the episodes; methods imported under one name are paired. Default: name of the first file."
+            help="Name of the episodes; methods with the same name are paired. Default: the first file's name."
         ),
     ] = None,
     percent: Annotated[
-        bool | None, typer.Option("--percent/--fractions", help="What accuracies are. Default: recognised.")
+        bool | None, typer.Option("--percent/--fractions", help="Unit of the accuracies. Default: recognised.")
     ] = None,
     transductive: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="METHOD", help="A method that sees all queries of an episode at once. May be given again."
-        ),
+        typer.Option(metavar="METHOD", help="A method that sees all queries of an episode at once. Repeatable."),
     ] = None,
     results: ResultsOption = Path("results"),
     as_json: JsonOption = False,
 ) -> None:
-    """Import per-episode accuracies that other code computed, so that they can be compared.
+    """Import per-episode accuracies that other code computed, to compare them.
 
     One column per method, or a long table with the columns method, episode and accuracy (or correct). Rows of the same
     episode are paired; every report says that this is claimed, not verified.
@@ -80,55 +79,61 @@ def import_(
 
 
 def _record(report: ImportReport) -> dict[str, Any]:
-    imported = [
+    records = [
         {
-            "method": one.cell.method.name,
-            "is_transductive": one.cell.method.is_transductive,
-            "task": one.cell.protocol.task,
-            "cell": one.cell.key,
-            "episodes": one.episodes,
-            "already_there": one.known,
-            "has_classes": one.has_classes,
+            "method": imported.cell.method.name,
+            "is_transductive": imported.cell.method.is_transductive,
+            "task": imported.cell.protocol.task,
+            "cell": imported.cell.key,
+            "episodes": imported.episodes,
+            "already_there": imported.known,
+            "has_classes": imported.has_classes,
         }
-        for one in report.imported
+        for imported in report.imported
     ]
-    return {"imported": imported, "ignored_columns": report.ignored}
+    return {"imported": records, "ignored_columns": report.ignored}
 
 
-def _show(report: ImportReport, results: Place) -> None:
-    """One line for each method and task, then what to know and what to do next."""
+def _show(report: ImportReport, results: Location) -> None:
+    """One line for each method and task, then notes and the next command."""
     from fewshot_bench._io.resuming import command_for
     from fewshot_bench._io.text import printable
     from fewshot_bench.report.names import CLAIMED
 
-    for one in report.imported:
-        typer.echo(printable(f"imported     {_counts(one)} of {one.cell.method.marked_name}, {one.cell.protocol.task}"))
+    for imported in report.imported:
+        typer.echo(
+            printable(
+                f"imported     {_counts(imported)} of {imported.cell.method.marked_name}, {imported.cell.protocol.task}"
+            )
+        )
     for file, columns in report.ignored.items():
         typer.echo(printable(f"ignored      columns of {file}: {', '.join(columns)}"))
     typer.echo(f"note         {CLAIMED}")
-    if not any(one.cell.method.is_transductive for one in report.imported):
-        typer.echo("note         all count as inductive; say which are not with --transductive METHOD")
-    if not all(one.has_classes for one in report.imported):
+    if not any(imported.cell.method.is_transductive for imported in report.imported):
+        typer.echo("note         all count as inductive; name the others with --transductive METHOD")
+    if not all(imported.has_classes for imported in report.imported):
         typer.echo("note         without a column 'classes', intervals cover these classes and images only")
     typer.echo(f"next         {command_for(['compare'], results)}")
 
 
-def _counts(one: Imported) -> str:
-    if not one.episodes:
-        return f"nothing new, {one.known:,} episodes are already there"
-    return f"{one.episodes:,} episodes" + (f" ({one.known:,} more are already there)" if one.known else "")
+def _counts(imported: Imported) -> str:
+    if not imported.episodes:
+        return f"nothing new, {imported.known:,} episodes are already there"
+    return f"{imported.episodes:,} episodes" + (
+        f" ({imported.known:,} more are already there)" if imported.known else ""
+    )
 
 
 @outcomes.command("export")
 def export(
-    file: Annotated[Path, typer.Argument(help="The table to write, .csv or .parquet.")],
+    file: Annotated[Path, typer.Argument(help="File to write, .csv or .parquet.")],
     method: Annotated[
-        list[str] | None, typer.Option(help="A method's name, or a part of it; all by default. May be given again.")
+        list[str] | None, typer.Option(help="A method's name or a part of it. Repeatable. Default: all.")
     ] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="A dataset; all by default. May be given again.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="A dataset. Repeatable. Default: all.")] = None,
     results: ResultsOption = Path("results"),
 ) -> None:
-    """Write all outcomes as a tidy table, a row for each method and episode, for pandas and R."""
+    """Write all outcomes as a tidy table for pandas and R, one row per method and episode."""
     from fewshot_bench.interop import export_outcomes
     from fewshot_bench.outcomes import OutcomeStore
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewshot_bench.cli.options import BaselineOption, CorrectOption, ResultsOption, correction
+from fewshot_bench.cli.options import CorrectOption, correction
+from fewshot_bench.cli.study_options import BaselineOption, ResultsOption
 
 if TYPE_CHECKING:
     from fewshot_bench.report.content import PageContent
@@ -17,16 +18,16 @@ def report(
     results: ResultsOption = Path("results"),
     baseline: BaselineOption = None,
     correct: CorrectOption = "holm",
-    out: Annotated[Path | None, typer.Option(help="Where to write the page; RESULTS/report.html by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File of the page. Default: RESULTS/report.html.")] = None,
     title: Annotated[str, typer.Option(help="The heading of the page.")] = "Few-shot results",
     figures: Annotated[
-        Path | None, typer.Option(help="Also draw the figures as SVG and PNG into this folder; needs Matplotlib.")
+        Path | None, typer.Option(help="Also draw figures as SVG and PNG into this folder; needs Matplotlib.")
     ] = None,
     is_opened: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Write one HTML page that shows all stored outcomes, opens from the disk and needs no network.
+    """Write one HTML page that shows all stored outcomes and works without a network.
 
-    It reads outcomes alone: no images, no GPU. A protocol keeps the baseline of the leaderboard that is there until
+    It needs only outcomes: no images, no GPU. A protocol keeps the baseline of the existing leaderboard until
     another is named.
     """
     from fewshot_bench.report.page import write_page
@@ -35,14 +36,14 @@ def report(
     content = write_page(results, path, baseline=baseline, correct=correction(correct), title=title)
     typer.echo(f"report       {path}")
     if content.frame["baseline"].eq("").all():
-        typer.echo("next         add --baseline NAME for differences to that method")
+        typer.echo("next         add --baseline NAME for differences from that method")
     if figures is not None:
         _draw(content, figures)
     if is_opened:
         import webbrowser
 
         if not webbrowser.open(path.resolve().as_uri() if isinstance(path, Path) else str(path)):
-            typer.echo("no browser was found; open the page yourself", err=True)
+            typer.echo("No browser was found; open the page yourself.", err=True)
 
 
 def _draw(content: PageContent, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`fewshot-bench reproduce`: does a stored result come out again, outcome by outcome?"""
+"""`fewshot-bench reproduce`: run a stored result again and compare every outcome."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewshot_bench.cli.options import (
-    DeviceOption,
     DownloadOption,
     ImagesOption,
     IntoOption,
     JsonOption,
-    ResultsOption,
     TrustCodeOption,
     WeightsOption,
     numbers,
     results_or_cell,
 )
+from fewshot_bench.cli.study_options import DeviceOption, ResultsOption
 
 if TYPE_CHECKING:
-    from fewshot_bench._io.locations import Place
+    from fewshot_bench._io.locations import Location
     from fewshot_bench.audit import Reproduction, ReproductionOptions
 
 
@@ -33,22 +32,21 @@ def reproduce(
     result: Annotated[
         str,
         typer.Argument(
-            metavar="RESULT", help="A folder of results or of one cell, a cell's key, or a method's name or part of it."
+            metavar="RESULT",
+            help="A results folder, a cell's folder or key, or a method's name or part of it.",
         ),
     ],
     results: ResultsOption = Path("results"),
     shots: Annotated[str | None, typer.Option(help="Only the cells of these shots, e.g. 1,5.")] = None,
     episodes: Annotated[
         int | None,
-        typer.Option(min=1, help="Stored episodes of each cell to run again, drawn at random; all by default."),
+        typer.Option(min=1, help="Stored episodes to run again per cell, drawn at random. Default: all."),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Chooses which episodes. Default: one that nobody can foresee.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Selects the episodes. Default: unpredictable.")] = None,
     device: DeviceOption = "auto",
     into: IntoOption = None,
     retrain: Annotated[
-        bool, typer.Option("--retrain", help="Train base stages and embed images anew, whatever the caches hold.")
+        bool, typer.Option("--retrain", help="Train and embed again instead of using the caches.")
     ] = False,
     dataset: ImagesOption = None,
     weights: WeightsOption = None,
@@ -58,7 +56,7 @@ def reproduce(
 ) -> None:
     """Run a stored result again from its record, and compare every outcome with the stored one.
 
-    Exit code 0: all are equal; 1: some differ; 2: a result cannot be run again here. Nothing is written into RESULT.
+    Exit code 0: all are equal; 1: some differ; 2: a result cannot be run again here. RESULT is not changed.
     """
     from fewshot_bench.audit import resolve_cells
     from fewshot_bench.cli.study_options import typed_arguments
@@ -67,7 +65,7 @@ def reproduce(
     try:
         folders = resolve_cells(result, results, numbers(shots, "--shots") if shots else ())
     except FewshotBenchError:
-        results_or_cell(result)  # a file? That is said first
+        results_or_cell(result)  # a file gets its own message
         raise
     from fewshot_bench.audit import ReproductionOptions  # which imports torch
 
@@ -82,7 +80,7 @@ def reproduce(
         downloads=download,
         **seeded,
     )
-    if episodes is not None and seed is None:  # as recorded with the new outcomes, and told where this is stopped
+    if episodes is not None and seed is None:  # for the record of the new outcomes and the resume command
         context.find_root().obj.extend(["--seed", str(options.seed)])
     options = replace(options, arguments=tuple(typed_arguments(context)))
     try:
@@ -90,17 +88,17 @@ def reproduce(
     except KeyboardInterrupt:
         if into is not None:
             raise
-        raise typer.Abort("stopped, and nothing was kept. With --into DIR, reproduce goes on later.") from None
+        raise typer.Abort("stopped, and nothing was kept. With --into DIR, reproduce can resume later.") from None
     _show(done, failures, as_json)
     _conclude(done, failures, len(folders), as_json)
 
 
 def _reproduced(
-    folders: list[Place], options: ReproductionOptions, retrain: bool
+    folders: list[Location], options: ReproductionOptions, retrain: bool
 ) -> tuple[list[Reproduction], dict[str, str]]:
-    """What came of each cell, and of those that cannot be run again why."""
+    """The reproductions of cells, and for the other cells why they cannot be run again."""
     from fewshot_bench.audit import reproduce_cell, without_caches
-    from fewshot_bench.cli.terminal import ProgressBars
+    from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.errors import FewshotBenchError
 
     done, failures = [], {}
@@ -119,17 +117,17 @@ def _show(done: list[Reproduction], failures: dict[str, str], as_json: bool) -> 
     from fewshot_bench.audit import print_reproduction
 
     if as_json:
-        records: list[dict[str, Any]] = [one.as_dict() for one in done]
+        records: list[dict[str, Any]] = [reproduction.as_dict() for reproduction in done]
         records += [{"key": key, "error": reason} for key, reason in failures.items()]
         typer.echo(json.dumps(records, indent=1))
         return
     console = Console()
-    for one in done:
-        print_reproduction(one, console)
+    for reproduction in done:
+        print_reproduction(reproduction, console)
 
 
 def _conclude(done: list[Reproduction], failures: dict[str, str], cells: int, as_json: bool) -> None:
-    """Say what it comes to.
+    """Print the conclusion, and end with its exit code.
 
     Raises:
         ReproductionError: no outcome differs, but a cell could not be run again.
@@ -138,7 +136,7 @@ def _conclude(done: list[Reproduction], failures: dict[str, str], cells: int, as
     from fewshot_bench._io.text import printable
     from fewshot_bench.errors import ReproductionError
 
-    differing = [one.key for one in done if not one.is_equal]
+    differing = [reproduction.key for reproduction in done if not reproduction.is_equal]
     reasons = [reason if cells == 1 else f"{key}: {reason}" for key, reason in failures.items()]
     if differing:
         for reason in reasons:
@@ -149,5 +147,9 @@ def _conclude(done: list[Reproduction], failures: dict[str, str], cells: int, as
         several = f"{len(reasons)} of {cells} cells were not run again; " if cells > 1 else ""
         raise ReproductionError(several + " ".join(reasons))
     if not as_json:
-        which = "every outcome" if all(one.seed is None for one in done) else "every outcome that was run again"
+        which = (
+            "every outcome"
+            if all(reproduction.seed is None for reproduction in done)
+            else "every outcome that was run again"
+        )
         typer.echo(f"{'1 cell' if cells == 1 else f'{cells} cells'}: {which} is the one stored")

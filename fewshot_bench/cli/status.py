@@ -1,4 +1,4 @@
-"""`fewshot-bench status`: how far a study is, and who works at it."""
+"""`fewshot-bench status`: the progress of the studies in a results folder."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Annotated
 
 import typer
 
-from fewshot_bench.cli.options import JsonOption, ResultsOption
+from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.cli.study_options import ResultsOption
 
 
 def status(
     results: ResultsOption = Path("results"),
     watch: Annotated[
         bool | None,
-        typer.Option("--watch/--once", help="Show it until it is complete, or once. Default: --watch on a terminal."),
+        typer.Option("--watch/--once", help="Show until complete, or once. Default: --watch on a terminal."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how far the studies of a results folder are: episodes, failures, speed, time left, who is at work.
+    """Show the progress of the studies in a results folder: episodes, failures, speed, time left, active processes.
 
-    It only looks, from any machine that sees the folder. Ctrl-C ends it, and nothing else.
+    Read-only, from any machine that sees the folder. Ctrl-C stops watching, not the study.
     """
     from rich.console import Console
 

@@ -1,58 +1,141 @@
-"""From the options of `run`, which `sweep` takes too, to a study."""
+"""The options of a study: from the fields of its model to a command's options, and from a command line to a study."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from fewshot_bench.cli.options import numbers, setting, words
+from fewshot_bench.cli.options import Location, assignment, hyper_parameter, numbers, results_folder, words
+from fewshot_bench.study.study import NamedHyperParameters, Options, Study
 
 if TYPE_CHECKING:
-    from fewshot_bench.study import Study
+    from fewshot_bench.study.plan import StudyPlan
+    from fewshot_bench.study.study_parser import Override
+
+_SECTIONS = ("data", "method", "episodes", "computing", "output")
+_WITHOUT_OPTION = ("fractions", "hyper_parameters")  # --split and --set give them
+_FIRST = ("dataset", "backbone", "results")
+
+
+def field_option(name: str, model: type[Options] = Study, *, text: str = "", has_bounds: bool = True) -> Any:
+    """The option of a field.
+
+    Args:
+        name: of the field.
+        model: that has it.
+        text: instead of the field's help.
+        has_bounds: whether the command line checks the bounds of a number; otherwise the model does.
+    """
+    field, found = model.model_fields[name], dict[str, Any]()
+    if metavar := model.fact(name, "metavar") or "|".join(model.choices(name)):
+        found["metavar"] = metavar
+    if name == "results":
+        found["parser"] = results_folder
+    for part in field.metadata if has_bounds else ():
+        found |= {"min": part.ge} if hasattr(part, "ge") else {"max": part.le} if hasattr(part, "le") else {}
+    panel = model.fact(name, "section").title()
+    return typer.Option(model.flag(name), help=text or field.description, rich_help_panel=panel, **found)
+
+
+def takes_fields(
+    *models: type[Options],
+    only: Collection[str] = (),
+    without: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command with `**options` take an option for every field of some models.
+
+    Args:
+        models: of the fields.
+        only: these fields; all by default.
+        without: not these.
+        defaults: that differ from the fields' own.
+        texts: help that differs from the fields' own.
+    """
+    homes = {name: model for model in models for name in model.model_fields if name not in (*_WITHOUT_OPTION, *without)}
+    names = sorted([name for name in homes if not only or name in only], key=lambda name: name not in _FIRST)
+    changed, helps = defaults or {}, texts or {}
+
+    def parameter(name: str) -> inspect.Parameter:
+        model, text = homes[name], helps.get(name, "")
+        default = changed.get(name, model.model_fields[name].get_default())
+        kind: Any = None | model.kind(name) if default is None else model.kind(name)
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        annotation = Annotated[kind, field_option(name, model, text=text, has_bounds=model is not Study)]
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+        parameters = sorted([*map(parameter, names), *own], key=lambda each: (each.kind, _section(each)))
+        function.__dict__["__signature__"] = signature.replace(parameters=parameters)
+        function.__annotations__ = {each.name: each.annotation for each in parameters}
+        return function
+
+    return decorate
+
+
+def _section(parameter: inspect.Parameter) -> int:
+    """The position of a parameter's section in the help."""
+    panels = [getattr(part, "rich_help_panel", None) for part in get_args(parameter.annotation)]
+    return next((_SECTIONS.index(panel.lower()) for panel in panels if panel), len(_SECTIONS))
+
+
+ResultsOption = Annotated[Location, field_option("results")]
+BaselineOption = Annotated[str | None, field_option("baseline")]
+DeviceOption = Annotated[str, field_option("device")]
+
+
+def typed_options(context: typer.Context) -> list[str]:
+    """The names of the parameters that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def typed_arguments(context: typer.Context) -> list[str]:
+    """The whole command line behind the program's name, as `main` has handed it on."""
+    return list(context.find_root().obj or [])
 
 
 def study_fields(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a study that options say.
+    """The fields of a study that options give.
 
     Args:
-        options: by the name of the parameter of `run`, any of them; those that say nothing about a study are passed
-            over, and those called like a field of a study are that field.
+        options: by the name of the parameter; those that are not options of a study are passed over.
 
     Raises:
         typer.BadParameter: an option cannot be read.
     """
-    from fewshot_bench.study import Study
-
     fields: dict[str, Any] = {}
-    named = {option: options[option] for option in _HYPER_PARAMETERS if options.get(option) is not None}
+    named = {name: options[name] for name in NamedHyperParameters.model_fields if options.get(name) is not None}
     if named or "set_" in options:
-        others = dict(setting(text) for text in options.get("set_") or [])
+        others = dict(hyper_parameter(text) for text in options.get("set_") or [])
         twice = sorted(named.keys() & others.keys())
         if twice:
             raise typer.BadParameter(f"--{twice[0]} and --set {twice[0]} say the same; leave one of them out.")
         fields["hyper_parameters"] = named | others
-    for option, value in options.items():
-        if option in _READERS:
-            fields |= _READERS[option](value)
-        elif option in Study.model_fields:
-            fields[option] = value
+    for name, value in options.items():
+        if name == "split" and "," in value:
+            fields["fractions"] = tuple(words(value))
+        elif name == "split":
+            fields |= {"split": value, "fractions": None}
+        elif name == "shots":
+            fields[name] = numbers(value, "--shots")
+        elif name == "base_losses" and value == "none":
+            fields[name] = ()
+        elif name in Study.model_fields:
+            fields[name] = words(value) if Study.takes_several(name) and value is not None else value
     return fields
 
 
-_READERS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "split": lambda text: {"fractions": tuple(words(text))} if "," in text else {"split": text, "fractions": None},
-    "base_loss": lambda text: {"base_losses": None if text is None else () if text == "none" else words(text)},
-    "checkpoint": lambda text: {"checkpoints": None if text is None else words(text)},
-    "adapt": lambda text: {"adaptations": words(text)},
-    "loss": lambda text: {"losses": words(text)},
-    "shots": lambda text: {"shots": numbers(text, "--shots")},
-}
-_HYPER_PARAMETERS = ("tune", "bn", "views", "precision")
-"""Options that are hyper-parameters of adaptations, as if typed behind --set."""
+def typed_fields(context: typer.Context) -> dict[str, Any]:
+    """The fields of a study that stand on the command line."""
+    return study_fields({name: context.params[name] for name in typed_options(context)})
 
 
 def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> dict[str, Any]:
@@ -61,12 +144,9 @@ def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> d
     Raises:
         StudyError: the setting cannot be read, or an option contradicts it.
     """
-    typed = study_fields({name: context.params[name] for name in typed_options(context)})
-    fields = study_fields(context.params)
-    if fields.get("sampler") == "disjoint":  # which has as many as the split gives, unless fewer are asked for
-        fields = {name: value for name, value in fields.items() if name in typed or name not in ("episodes", "runs")}
-    if fields.get("until_ci") is not None and "episodes" not in typed:
-        fields.pop("episodes", None)
+    typed, fields = typed_fields(context), study_fields(context.params)
+    replaced = ("episodes", "runs") if fields["sampler"] == "disjoint" else ("episodes",) if fields["until_ci"] else ()
+    fields = {name: value for name, value in fields.items() if name in typed or name not in replaced}
     if setting_path is None:
         return fields
     from fewshot_bench.study import read_best_configuration
@@ -75,7 +155,7 @@ def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> d
 
 
 def named_backbones(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """The backbones that `--backbone` lists; none where the option is not there.
+    """The backbones that `--backbone` lists; none if the option is not given.
 
     Args:
         fields: as `chosen_fields` gives them.
@@ -92,32 +172,6 @@ def named_backbones(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return backbones
 
 
-def admit_typed(context: typer.Context) -> None:
-    """Import the code that somebody has typed the name of; names from a file are not among these.
-
-    Raises:
-        CodeError: it cannot be imported.
-    """
-    fields = study_fields({name: context.params[name] for name in typed_options(context)})
-    if not any(":" in str(value) for value in fields.values()):
-        return  # no code is named, so torch need not be imported for it
-    from fewshot_bench.study.admission import admit_fields
-
-    for backbone in named_backbones(fields) or (None,):
-        admit_fields({**fields, "backbone": backbone})
-
-
-def typed_options(context: typer.Context) -> list[str]:
-    """The names of the parameters that stand on the command line."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-
-
-def typed_arguments(context: typer.Context) -> list[str]:
-    """The whole command line behind the program's name, as `main` has handed it on."""
-    return list(context.find_root().obj or [])
-
-
 def validated_study(fields: Mapping[str, Any]) -> Study:
     """A study, or one sentence that names the option with the wrong value.
 
@@ -128,48 +182,121 @@ def validated_study(fields: Mapping[str, Any]) -> Study:
     from pydantic import ValidationError
 
     from fewshot_bench.errors import StudyError
-    from fewshot_bench.study import Study
-    from fewshot_bench.study.known_names import refuse_misspelt_of
+    from fewshot_bench.study.known_names import refuse_misspelt_study
 
     try:
         study = Study.model_validate(dict(fields))
-        refuse_misspelt_of(study)
-        return study
     except ValidationError as error:
         first = error.errors()[0]
-        field = str(first["loc"][0]).rstrip("_").replace("_", "-")
-        option = "--" + _OPTIONS.get(field, field)
+        field = str(first["loc"][0])
+        flag = Study.flag(field) if field in Study.model_fields else f"--{field}"
         if first["type"] == "too_short":
-            raise StudyError(f"{option} takes one value or more; none was given.") from error
-        raise StudyError(f"{option}: {first['msg']}, not {first['input']!r}.") from error
+            raise StudyError(f"{flag} takes one value or more; none was given.") from error
+        raise StudyError(f"{flag}: {first['msg']}, not {first['input']!r}.") from error
+    refuse_misspelt_study(study)
+    return study
 
 
-_OPTIONS = {"fractions": "split", "least-images": "min-images", "adaptations": "adapt", "losses": "loss"}
-"""What a field of a study is called on a command line, where that is another word."""
+def planned_study(
+    context: typer.Context, study: str | None, setting_path: Path | None, *, trusts_code: bool = False
+) -> StudyPlan:
+    """What a command line asks to run: a study file or preset with its changes, or options alone.
 
-
-def takes_options_of(
-    command: Callable[..., None], *, without: Collection[str], defaults: Mapping[str, Any]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command with `**options` take those of another one as well, as they are written there.
+    Code that the command line names is imported; code that a file names only if it is trusted.
 
     Args:
-        command: whose options to take.
-        without: those that make no sense.
-        defaults: that differ, by the name of the parameter.
+        context: of the command.
+        study: a file or a preset; None if options describe the study.
+        setting_path: what a sweep chose.
+        trusts_code: whether code that a file, a setting or a checkpoint names may be imported.
+
+    Raises:
+        FewshotBenchError: a value is refused, an option repeats what the file describes, or code cannot be imported.
     """
-    taken = [
-        parameter.replace(default=defaults.get(parameter.name, parameter.default))
-        for parameter in inspect.signature(command, eval_str=True).parameters.values()
-        if parameter.name not in without
-    ]
+    plan = _plan_of_options(context, setting_path) if study is None else _plan_of_file(context, study, trusts_code)
+    if trusts_code:
+        from fewshot_bench.study.admission import admit_all
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(function, eval_str=True)
-        own = {name: own for name, own in signature.parameters.items() if own.kind is not own.VAR_KEYWORD}
-        parameters = [*own.values(), *(parameter for parameter in taken if parameter.name not in own)]
-        function.__dict__["__signature__"] = signature.replace(parameters=parameters)
-        function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return function
+        for described in plan.studies:
+            admit_all(described)
+    return plan
 
-    return decorate
+
+def _plan_of_options(context: typer.Context, setting_path: Path | None) -> StudyPlan:
+    from fewshot_bench.study.known_names import refuse_misspelt
+
+    fields = chosen_fields(context, setting_path)
+    backbones = named_backbones(fields)
+    described = validated_study({**fields, "backbone": backbones[0] if backbones else None})
+    for backbone in backbones[1:]:
+        refuse_misspelt("backbone", backbone)
+    from fewshot_bench.study.plan import StudyPlan  # imports pandas, which a misspelt name should not wait for
+
+    plan = StudyPlan.of_options(described, backbones)
+    _admit_typed(context)
+    return plan
+
+
+def _admit_typed(context: typer.Context) -> None:
+    """Import the code that the user has typed the name of; names from a file are not among these.
+
+    Raises:
+        CodeError: it cannot be imported.
+    """
+    fields = typed_fields(context)
+    if not any(":" in str(value) for value in fields.values()):
+        return  # no code is named, so torch need not be imported
+    from fewshot_bench.study.admission import admit_fields
+
+    for backbone in named_backbones(fields) or (None,):
+        admit_fields({**fields, "backbone": backbone})
+
+
+def _plan_of_file(context: typer.Context, study: str, trusts_code: bool) -> StudyPlan:
+    from fewshot_bench.study.study_file import preset_text
+
+    preset_text(study)  # a name or a file that does not exist is found before pandas is imported
+    from fewshot_bench.study.study_parser import Override, plan_of_file
+
+    beside = _options_beside_a_file(context, study)
+    overrides = [Override.from_text(*assignment(text)) for text in context.params["set_"] or []]
+    return plan_of_file(study, [*overrides, *beside], trusts_code=trusts_code)
+
+
+def _options_beside_a_file(context: typer.Context, study: str) -> list[Override]:
+    """The options of computing and output that were typed beside a file, as changes of its keys.
+
+    Raises:
+        StudyError: an option describes the study, which the file does already.
+    """
+    from fewshot_bench.errors import StudyError
+    from fewshot_bench.study.study_parser import Override
+
+    beside = Study.fields_where("section", "computing", "output")
+    overrides = []
+    for name in typed_options(context):
+        value = context.params[name]
+        if name == "setting":
+            raise StudyError(f"--setting describes a study, and {study} describes it already. Leave one of them out.")
+        if name in beside:
+            plain = str(value) if name == "results" else value
+            overrides.append(Override((name,), plain, f"--{name} {plain}"))
+        elif name in Study.model_fields or name in NamedHyperParameters.model_fields:
+            raise StudyError(
+                f"{_flag(name)} describes a study, and {study} describes it already. Change the file, "
+                f"or use --set {_key(name, value)}={value}."
+            )
+    return overrides
+
+
+def _flag(name: str) -> str:
+    return (Study if name in Study.model_fields else NamedHyperParameters).flag(name)
+
+
+def _key(name: str, value: object) -> str:
+    """What an option of a study is called in a file."""
+    if name in NamedHyperParameters.model_fields:
+        return f"hyper_parameters.{name}"
+    if name == "split" and "," in str(value):
+        return "fractions"
+    return "datasets" if name == "dataset" else Study.model_fields[name].alias or name

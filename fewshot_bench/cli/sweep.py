@@ -8,70 +8,80 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewshot_bench._io.toml import value_of
-from fewshot_bench.cli.options import ENGINE_OPTIONS, JsonOption, words
-from fewshot_bench.cli.run import run
+from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption, assignment, words
 from fewshot_bench.cli.study_options import (
     chosen_fields,
     named_backbones,
-    study_fields,
-    takes_options_of,
+    takes_fields,
     typed_arguments,
-    typed_options,
+    typed_fields,
     validated_study,
 )
+from fewshot_bench.study.study import NamedHyperParameters, Study
 
 if TYPE_CHECKING:
-    from fewshot_bench._io.locations import Place
+    from fewshot_bench._io.locations import Location
     from fewshot_bench.study import Axis, Grid, Study, Sweep, SweepResult
 
-_WITHOUT = ("study", "split", "baseline", "setting", "fresh", *ENGINE_OPTIONS, "dry_run")
-_DEFAULTS = {"shots": "1", "episodes": 600, "runs": 1}
+_TEXTS = {
+    "losses": "Loss of the adaptation if it trains, otherwise of the base-split training.",
+    "adaptations": "The adaptation (fewshot-bench ls adaptations).",
+    "base_losses": "Train on the base split first with this loss; or none. Default, if not pretrained: ce if the "
+    "adaptation trains, otherwise --loss.",
+}
 
 
-@takes_options_of(run, without=_WITHOUT, defaults=_DEFAULTS)
+@takes_fields(
+    Study,
+    NamedHyperParameters,
+    without=("split", "baseline"),
+    defaults={"shots": "1", "episodes": 600, "runs": 1, "losses": "ce+schane"},
+    texts=_TEXTS,
+)
 def sweep(
     context: typer.Context,
+    *,
     grid: Annotated[
         list[str] | None,
         typer.Option(
-            help="An axis of the grid, e.g. --grid lambda=0,0.5,0.9 --grid learning_rate=1e-4,1e-3: lambda, tau, "
-            "reading, image_size, ..., or what --set takes. Default: the paper's lambda and tau."
+            metavar="NAME=VALUE,...",
+            rich_help_panel="Method",
+            help="An axis of the grid: lambda, tau, reading, image_size, ... or what --set takes. Repeatable. Default: "
+            "the paper's lambda and tau.",
         ),
     ] = None,
-    loss: Annotated[
-        str, typer.Option(help="The loss, of the adaptation if it trains, of the base stage otherwise.")
-    ] = "ce+schane",
-    adapt: Annotated[str, typer.Option(help="The adaptation. See: fewshot-bench ls adaptations.")] = "centroid",
-    base_loss: Annotated[
+    set_: SetOption = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, rich_help_panel="Computing", help="Processes that divide the points.")
+    ] = 1,
+    shard: Annotated[
         str | None,
         typer.Option(
-            help="Fine-tune on the base split first, with this loss; 'none' for no such stage. Default, for backbones "
-            "without pretrained weights: ce if the adaptation trains with --loss, and --loss otherwise."
+            metavar="I/N", rich_help_panel="Computing", help="Only part I of N of the points, e.g. 1/4 to 4/4."
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Folder of the sweep below RESULTS/sweeps.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that divide the points among them.")] = 1,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the points, e.g. 1/4 to 4/4.")
+    trust_code: TrustCodeOption = False,
+    name: Annotated[
+        str | None, typer.Option(rich_help_panel="Output", help="Folder of the sweep in RESULTS/sweeps.")
     ] = None,
-    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
+    worker: Annotated[str | None, typer.Option(hidden=True, rich_help_panel="Computing")] = None,
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
-    """Try a grid of hyper-parameters on the validation split, and write the best where `run --setting` reads it.
+    """Try a grid of hyper-parameters on the validation split, and write the best to a file for `run --setting`.
 
-    The novel split is never used. The same command resumes a sweep, or joins it from another machine.
+    The novel split is never touched. The same command, here or on another machine at the same time, resumes.
     """
-    from fewshot_bench.cli.terminal import ProgressBars
+    from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.progress import SILENT
 
     study, axes = _study(context), _grid(context, grid)
-    from fewshot_bench.study import plan_sweep  # after the names have been looked at
+    from fewshot_bench.study import plan_sweep  # after the names have been checked
     from fewshot_bench.study.admission import admit_checkpoints
     from fewshot_bench.study.sweep_run import conclude, unfinished_points, work_through
 
     with ProgressBars() as progress:
-        if context.params["trust_code"]:
+        if trust_code:
             admit_checkpoints(study.checkpoints or ())
         if worker is not None:  # one of the processes of --jobs, which computes on this device
             study = study.model_copy(update={"device": worker})
@@ -110,17 +120,21 @@ def _study(context: typer.Context) -> Study:
 
 
 def _grid(context: typer.Context, texts: list[str] | None) -> Grid:
-    """The grid that was typed, or the paper's; refuses axes that another option fixes."""
+    """The grid of `--grid`, or the paper's.
+
+    Raises:
+        StudyError: another option fixes an axis.
+    """
     from fewshot_bench.errors import StudyError
     from fewshot_bench.study import PAPER_GRID, Grid
 
     grid = Grid(tuple(_axis(text) for text in texts)) if texts else PAPER_GRID
-    typed = study_fields({option: context.params[option] for option in typed_options(context)})
+    typed = typed_fields(context)
     fixed = {field.rstrip("_") for field in typed} | set(typed.get("hyper_parameters", {}))
     for axis in grid.axes:
         if axis.name in fixed:
             raise StudyError(
-                f"{axis.name} is an axis of the grid, and another option fixes it. Leave out that option, or name the "
+                f"{axis.name} is an axis of the grid, and another option fixes it. Leave that option out, or name the "
                 "other axes with --grid."
             )
     return grid
@@ -129,14 +143,12 @@ def _grid(context: typer.Context, texts: list[str] | None) -> Grid:
 def _axis(text: str) -> Axis:
     from fewshot_bench.study import Axis
 
-    name, equals, values = text.partition("=")
-    if not equals or not name:
-        raise typer.BadParameter(f"--grid takes NAME=VALUE,VALUE,..., not '{text}'.")
+    name, values = assignment(text, "--grid", "VALUE,VALUE,...")
     return Axis(name, tuple(value_of(word) for word in words(values)))
 
 
 def _part(points: list[Any], shard: str | None) -> list[Any]:
-    """Every N-th point from the I-th on: neighbours take equally long, and so go to different shards."""
+    """Every N-th point from the I-th on: neighbours take equally long and so go to different shards."""
     from fewshot_bench.study import Shard
 
     if shard is None:
@@ -150,7 +162,7 @@ def _report(planned: Sweep, result: SweepResult, as_json: bool) -> None:
     from fewshot_bench.report import NoPictureError, draw_sweep, leaderboard_records, print_sweep
 
     task = f"{planned.dataset} (validation split) {planned.study.way}-way"
-    pictures: list[Place] = []
+    pictures: list[Location] = []
     try:
         pictures = draw_sweep(result.frame, f"{task}\n{planned.name}", planned.folder / "sweep")
     except NoPictureError as error:

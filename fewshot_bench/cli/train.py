@@ -4,105 +4,91 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption
+from fewshot_bench.cli.study_options import field_option, takes_fields
+from fewshot_bench.study.study import Options, option
 
 if TYPE_CHECKING:
     from fewshot_bench.study import Checkpoint
 
 
+# fmt: off  # one field, one line: to be read as a table
+class TrainingOptions(Options):
+    """The options of `train`; those of the recipe are named like its fields, and None is the recipe's default."""
+
+    dataset: str = option("glyphs", "Dataset with a base split (fewshot-bench data ls).", "data")
+    backbone: str = option("conv4_64", "Name (fewshot-bench ls backbones), or timm:NAME.", "method")
+    loss: str = option("ce", "Name (fewshot-bench ls losses), e.g. ce+schane.", "method")
+    weights: str | None = option(None, "Weights to start from: safetensors or a PyTorch state dict.", "method")
+    interpolation: str | None = option(None, "bicubic, bilinear or nearest. Default: the backbone's.", "method")
+    epochs: int | None = option(None, "Passes over the split. Default, here and below: the recipe's.", "method")
+    batch_size: int | None = option(None, "Images per step, each in two views.", "method")
+    optimizer: str | None = option(None, "adamw (decoupled weight decay) or adam (added to the gradient).", "method")
+    learning_rate: float | None = option(None, "Highest learning rate.", "method")
+    schedule: str | None = option(None, "constant, cosine or one-cycle.", "method")
+    warmup_epochs: float | None = option(None, "Warm-up epochs of a constant or cosine schedule.", "method")
+    weight_decay: float | None = option(None, "Weight decay of weight matrices and filters.", "method")
+    dropout: float | None = option(None, "Dropout before the linear head.", "method")
+    label_smoothing: float | None = option(None, "Label smoothing of the cross-entropy.", "method")
+    lambda_: float | None = option(None, "Weight of the contrastive term.", "method")
+    tau: float | None = option(None, "Temperature of the contrastive term.", "method")
+    reading: str | None = option(None, "How ce+schane reads Equation 4 of its paper: in or out.", "method")
+    augmentation: str | None = option(None, "auto, autoaugment, jitter, affine or none.", "method")
+    precision: str | None = option(None, "float32, bf16 or fp16 (autocast).", "method")
+    seed: int | None = option(None, "Seed of the first weights, the batches, the views and dropout.", "method")
+    validate_every: int | None = option(
+        None, "Epochs between validations; 0: none. Default: about ten validations.", "episodes"
+    )
+    validation_episodes: int = option(200, "Validation episodes per number of shots.", "episodes")
+    micro_batch: int | None = option(
+        None, "Images in memory at once; gradients are of the batch. Default: what fits.", "computing"
+    )
+    threads: int | None = option(None, "CPU threads; the last bits of the weights depend on it.", "computing")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", "computing")
+    is_compiled: bool = option(
+        False, "Compile the network; pays for long trainings on a GPU.", "computing", flag="--compile"
+    )
+    save_every: int = option(1, "Epochs between two saved training states.", "output")
+    keeps_last: bool = option(
+        False, "Also keep the last epoch, as NAME.last, if another is chosen.", "output", flag="--keep-last"
+    )
+    is_fresh: bool = option(False, "Train again under a name that is taken, and replace it.", "output", flag="--fresh")
+    tensorboard: str | None = option(None, "Folder for TensorBoard's files.", "output")
+
+
+# fmt: on
+
+
+@takes_fields(TrainingOptions)
 def train(
-    name: Annotated[str, typer.Option(help="What the trained network will be called.")],
-    dataset: Annotated[str, typer.Option(help="Its base split is trained on. See: fewshot-bench data ls.")] = "glyphs",
-    backbone: Annotated[
-        str, typer.Option(help="See: fewshot-bench ls backbones; or timm:NAME for any timm model.")
-    ] = "conv4_64",
-    loss: Annotated[str, typer.Option(help="See: fewshot-bench ls losses; e.g. ce+schane.")] = "ce",
-    weights: Annotated[Path | None, typer.Option(help="Weights to start from: safetensors or state dict.")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(min=16, max=1024, help="Side in pixels instead of the backbone's own.")
-    ] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(help="bicubic, bilinear or nearest instead of the backbone's own.")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Passes over the split. Default here and below: the recipe's.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step, each in two views.")] = None,
-    micro_batch: Annotated[
-        int | None, typer.Option(help="Images in memory at once; by default what fits. Gradients are of the batch.")
-    ] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(help="adamw (weight decay decoupled) or adam (added to the gradient).")
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="constant, cosine or one-cycle.")] = None,
-    warmup_epochs: Annotated[
-        float | None, typer.Option(help="Epochs in which the learning rate rises, for a constant or cosine schedule.")
-    ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Weight decay of weight matrices and filters.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="Dropout before the linear head.")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="Label smoothing of the cross-entropy.")] = None,
-    lambda_: Annotated[float | None, typer.Option("--lambda", help="Weight of the contrastive term.")] = None,
-    tau: Annotated[float | None, typer.Option(help="Temperature of the contrastive term.")] = None,
-    reading: Annotated[
-        str | None, typer.Option(help="How ce+schane reads Equation 4 of its paper: in or out. Default: in.")
-    ] = None,
-    augmentation: Annotated[str | None, typer.Option(help="auto, autoaugment, jitter, affine or none.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, bf16 or fp16 (autocast).")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of the first weights, the batches, the views and dropout.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads; the last bits of the weights depend on their number.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    is_compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the network first; pays for long trainings on a GPU.")
-    ] = False,
-    validate_every: Annotated[
-        int | None,
-        typer.Option(help="Epochs between two looks at validation episodes, 0 for none. Default: about ten looks."),
-    ] = None,
-    validation_episodes: Annotated[int, typer.Option(help="Per number of shots.")] = 200,
-    save_every: Annotated[int, typer.Option(help="Epochs between two writes of the state to go on from.")] = 1,
-    keeps_last: Annotated[
-        bool, typer.Option("--keep-last", help="Keep the last epoch too, as NAME.last, where another one is chosen.")
-    ] = False,
-    is_fresh: Annotated[
-        bool, typer.Option("--fresh", help="Train anew under a name that is taken, whatever was trained there.")
-    ] = False,
-    tensorboard: Annotated[Path | None, typer.Option(help="Folder to write TensorBoard's files to.")] = None,
+    *,
+    name: Annotated[str, typer.Option(rich_help_panel="Output", help="Name of the trained network.")],
+    image_size: Annotated[int | None, field_option("image_size")] = None,
     as_json: JsonOption = False,
+    **options: Any,
 ) -> None:
-    """Fine-tune a backbone on the base split; the epoch that is best on validation episodes is kept.
+    """Fine-tune a backbone on the base split, and keep the epoch that is best on validation episodes.
 
-    After a stop, the same command goes on from the last epoch that was saved.
+    After a stop, the same command resumes from the last epoch that was saved.
     """
-    from fewshot_bench.cli.terminal import ProgressBars
+    from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.study.known_names import refuse_misspelt_training
+    from fewshot_bench.training.recipe import Recipe
 
-    recipe = {
-        "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
-        "schedule": schedule, "warmup_epochs": warmup_epochs, "weight_decay": weight_decay, "dropout": dropout,
-        "label_smoothing": label_smoothing, "lambda_": lambda_, "tau": tau, "reading": reading,
-        "augmentation": augmentation, "precision": precision, "seed": seed, "threads": threads,
-    }  # fmt: skip
-    refuse_misspelt_training(dataset, backbone, loss, recipe)
-    from fewshot_bench.study import TrainingPlan, train_backbone  # after the names have been looked at
+    recipe = {field.name: options.pop(field.name) for field in fields(Recipe) if field.name != "loss"}
+    refuse_misspelt_training(options["dataset"], options["backbone"], options["loss"], recipe)
+    from fewshot_bench.study import TrainingPlan, train_backbone  # after the names have been checked
     from fewshot_bench.study.provenance import weights_note
 
-    plan = TrainingPlan(
-        name=name, dataset=dataset, backbone=backbone, loss=loss, recipe=recipe, weights=weights,
-        image_size=image_size, interpolation=interpolation, device=device, micro_batch=micro_batch,
-        is_compiled=is_compiled, validate_every=validate_every, validation_episodes=validation_episodes,
-        save_every=save_every, keeps_last=keeps_last, is_fresh=is_fresh, tensorboard=tensorboard,
-    )  # fmt: skip
+    paths = {key: Path(options[key]) for key in ("weights", "tensorboard") if options[key] is not None}
+    plan = TrainingPlan(name=name, recipe=recipe, image_size=image_size, **options | paths)
     with ProgressBars() as progress:
         checkpoint = train_backbone(plan, progress=progress)
     if note := weights_note(checkpoint.computing):

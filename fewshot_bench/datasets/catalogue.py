@@ -24,7 +24,7 @@ def open_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: P
     """Open a dataset; its images are memory-mapped.
 
     Args:
-        name: a registered or imported dataset; or a folder, archive or manifest of your own images, "hf:NAME" or
+        name: a registered or imported dataset; or a folder, archive or table of your own images, "hf:NAME" or
             `module:callable`. Give only names that you trust: code is imported, "hf:" is downloaded.
         own: how own images become a dataset.
         progress: shown one unit per own image, the first time.

@@ -132,7 +132,7 @@ def _describe_stored(name: str, diagnosis: Diagnosis) -> None:
         text = f"{len(images.class_names):>4} classes {len(images):>9,} images {shape}"
         smallest, largest = min(images.class_sizes), max(images.class_sizes)
         diagnosis.findings.append((split, f"{text}, {smallest:,} to {largest:,} a class"))
-    diagnosis.findings.append(("recipe", preprocessing_line(description["recipe"])))
+    diagnosis.findings.append(("pixels", preprocessing_line(description["recipe"])))
     known = {
         "pixels": "by their pixels",
         "names": "by their official names",

@@ -39,7 +39,7 @@ def list_folders(tree: FileTree, *, class_depth: int | None = None, layout: Layo
     if not folders:
         what = "images, but no folders that say which class each is of" if tree.files(top) else "no images"
         raise DatasetError(
-            f"{tree.path} holds {what}. Make one sub-folder per class, or a manifest with the columns path,label."
+            f"{tree.path} holds {what}. Make one sub-folder per class, or a table with the columns path,label."
         )
     skipped += _outside(tree, top)
     notes: list[str] = []

@@ -175,7 +175,7 @@ def import_own_images(
 
 
 def dataset_label(source: str) -> str:
-    """What a folder, an archive, a manifest or a Hugging Face dataset is called in results."""
+    """What a folder, an archive, a table or a Hugging Face dataset is called in results."""
     plain = source.removeprefix(HUGGING_FACE_PREFIX)
     name = composed(PurePosixPath(plain).name if plain != source else Path(source).expanduser().resolve().name)
     if plain == source and Path(source).expanduser().is_file():
@@ -207,7 +207,7 @@ def list_own_images(source: str, stack: ExitStack, options: OwnOptions | None = 
     tree = stack.enter_context(open_tree(path))
     if tree.description == "file":
         raise DatasetError(
-            f"{path} is a file, but neither an archive nor a manifest (.csv, .tsv, .parquet). Give the folder of its "
+            f"{path} is a file, but neither an archive nor a table (.csv, .tsv, .parquet). Give the folder of its "
             "images."
         )
     return list_folders(tree, class_depth=options.class_depth, layout=options.layout)

@@ -17,13 +17,13 @@ from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_tasks import EpisodeTask, ImageTasks, embedding_task
+from fewshot_bench.finetuning.frozen_prefix import NetworkParts, embedding_parts, network_parts
 from fewshot_bench.finetuning.memory import (
     bytes_per_episode,
     episodes_that_fit,
     halved_until_it_fits,
     is_out_of_memory,
 )
-from fewshot_bench.finetuning.network_parts import NetworkParts, embedding_parts, network_parts
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.outcomes.packing import Positions, position_type
 from fewshot_bench.plugins import plugin_errors

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, Protocol, ProtocolFields
-from fewshot_bench.episodes.random_words import random_key
 from fewshot_bench.episodes.samplers import (
     check_sizes,
     cut,
     dirichlet_episodes,
     disjoint_run,
+    random_key,
     sample_classes,
     sample_indices,
     shapes,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewshot_bench.finetuning.network_parts import NetworkParts
+from fewshot_bench.finetuning.frozen_prefix import NetworkParts
 from fewshot_bench.finetuning.recipe import FRESH, EpisodeRecipe
 from fewshot_bench.training.augmentation import Augmentation
 from fewshot_bench.training.randomness import image_keys, keyed_uniform

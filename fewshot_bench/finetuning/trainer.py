@@ -3,11 +3,16 @@
 The loss is summed over the episodes and the weights are stacked, so one backward pass gives each episode its own
 gradient and nothing of another's. Transductive fine-tuning (Dhillon et al., 2020) ends every epoch with one more
 update, which lowers the mean Shannon entropy of the predictions for the queries, with the same optimiser.
+
+On a GPU a training step is recorded once as a CUDA graph and replayed, without a hundred launches per step. Everything
+that changes from step to step (inputs, step number, learning rate) lies in tensors that keep their place.
+Random numbers are functions of the step number, so a replay draws new ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,11 +20,16 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.finetuning.batch_norm import has_batch_norm, use_batch_statistics, use_statistics_of
-from fewshot_bench.finetuning.cuda_graph import Capture, ReplayedStep, cuda_graph
 from fewshot_bench.finetuning.episode_tasks import FOR_DROPOUT, EpisodeTask, order_of_images
-from fewshot_bench.finetuning.head import StackedBaseHead, StackedHead, dropped
-from fewshot_bench.finetuning.network_parts import NetworkParts
+from fewshot_bench.finetuning.frozen_prefix import NetworkParts
+from fewshot_bench.finetuning.head import (
+    StackedBaseHead,
+    StackedHead,
+    dropped,
+    has_batch_norm,
+    use_batch_statistics,
+    use_statistics_of,
+)
 from fewshot_bench.finetuning.recipe import (
     EpisodeRecipe,
     learning_rate,
@@ -30,6 +40,74 @@ from fewshot_bench.finetuning.recipe import (
 from fewshot_bench.finetuning.stacking import stack_network
 from fewshot_bench.losses import loss_function, reading_of
 from fewshot_bench.training.randomness import keyed_uniform
+
+Step = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
+"""Inputs [E, 2B, ...], chosen images [E, B] or None, keys [E] and the number of the step to the losses, [E]."""
+
+Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+"""From something to run to something that runs it again."""
+
+_WARM_UP_STEPS = 3
+
+
+class ReplayedStep:
+    """A step whose arguments are copied into tensors that stay in their place."""
+
+    def __init__(self, step: Step, inputs: Tensor, chosen: Tensor | None, keys: Tensor, capture: Capture) -> None:
+        """Record a step by running it a few times; weights and optimiser must be reset afterwards.
+
+        Args:
+            step: what to record.
+            inputs: of the shape that all steps have, as `chosen` and `keys` are.
+            chosen: None if it is None in all steps.
+            keys: of the episodes.
+            capture: `cuda_graph`, or something that behaves like it.
+        """
+        self._inputs, self._chosen, self._keys = (
+            inputs.clone(),
+            None if chosen is None else chosen.clone(),
+            keys.clone(),
+        )
+        self._number = torch.zeros((), dtype=torch.int64, device=keys.device)
+        self._replay = capture(lambda: step(self._inputs, self._chosen, self._keys, self._number))
+
+    def __call__(self, inputs: Tensor, chosen: Tensor | None, keys: Tensor, number: int) -> Tensor:
+        """Run the step on other arguments; the losses, [E]."""
+        self._inputs.copy_(inputs)
+        self._keys.copy_(keys)
+        self._number.fill_(number)
+        if self._chosen is not None and chosen is not None:
+            self._chosen.copy_(chosen)
+        return self._replay().clone()
+
+    def fits(self, inputs: Tensor) -> bool:
+        """Whether arguments of that shape can be replayed."""
+        return inputs.shape == self._inputs.shape
+
+
+def cuda_graph(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Capture work on the current CUDA device, after a few runs; where that fails, run it without a graph."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP_STEPS):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            losses = run()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        warnings.warn(f"the training step is not captured as a CUDA graph and runs slower: {error}", stacklevel=2)
+        return run
+
+    def replay() -> Tensor:
+        graph.replay()
+        return losses
+
+    return replay
 
 
 class EarlyStopping:

@@ -282,7 +282,7 @@ class AccuracyRows:
         return counts
 
     def _to_fractions(self, methods: Sequence[_Scores]) -> None:
-        """Turn percentages into fractions, in place; a fraction is exact where the correct queries are known.
+        """Turn percentages into fractions, in location; a fraction is exact where the correct queries are known.
 
         Raises:
             AccuracyFileError: a value is out of range, some are percentages and some fractions, or an accuracy differs

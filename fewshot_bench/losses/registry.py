@@ -11,9 +11,8 @@ from torch import Tensor
 
 from fewshot_bench.errors import PluginError, StudyError
 from fewshot_bench.losses.contrastive import Reading
-from fewshot_bench.plugins import described, is_plugin, is_raised_in_plugin, place_of, plugin_errors
+from fewshot_bench.plugins import described, is_code, is_plugin, is_raised_in_plugin, place_of, plugin_errors
 from fewshot_bench.registry import Registry
-from fewshot_bench.user_code import is_code
 
 
 class Loss(Protocol):

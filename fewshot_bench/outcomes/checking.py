@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import files_under, is_abandoned, is_unfinished, read_bytes
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import failures
@@ -106,7 +106,7 @@ class CellCheck:
         return {"cell": self.key, **about, **found}
 
 
-def check_store(folder: Place) -> list[CellCheck]:
+def check_store(folder: Location) -> list[CellCheck]:
     """Check every cell of a folder of outcomes, by key.
 
     Raises:
@@ -118,7 +118,7 @@ def check_store(folder: Place) -> list[CellCheck]:
     return [check_cell(cell) for cell in cells]
 
 
-def check_cell(folder: Place) -> CellCheck:
+def check_cell(folder: Location) -> CellCheck:
     """Check one cell; a part that a compaction removes meanwhile is not damage.
 
     Args:
@@ -130,7 +130,7 @@ def check_cell(folder: Place) -> CellCheck:
         return CellCheck(folder.name, damage=[str(error)])
 
 
-def _check(folder: Place) -> CellCheck:
+def _check(folder: Location) -> CellCheck:
     names = files_under(folder)
     parts = parts_among(folder, names)
     found = CellCheck(folder.name, parts=len(parts))
@@ -202,7 +202,7 @@ def first_missing(numbers: NDArray[np.int64]) -> int:
     return int(np.argmax(np.append(numbers, -1) != np.arange(len(numbers) + 1)))
 
 
-def _note_files(found: CellCheck, folder: Place, names: Sequence[str], parts: Sequence[Part]) -> None:
+def _note_files(found: CellCheck, folder: Location, names: Sequence[str], parts: Sequence[Part]) -> None:
     """Note files that are left over, or look like parts but are not."""
     unfinished = [last for name in names if is_unfinished(last := name.rpartition("/")[2])]
     if left := sum(map(is_abandoned, unfinished)):
@@ -219,7 +219,7 @@ def _note_files(found: CellCheck, folder: Place, names: Sequence[str], parts: Se
         found.damage.append(f"{len(unknown) - _SHOWN} more files of {folder} are not parts by their names.")
 
 
-def _note_failures(found: CellCheck, folder: Place, names: Sequence[str], frame: pd.DataFrame | None) -> None:
+def _note_failures(found: CellCheck, folder: Location, names: Sequence[str], frame: pd.DataFrame | None) -> None:
     """Note which episodes failed."""
     done = {} if frame is None else _numbers(frame)
     for failure in failures.still_open(failures.recorded(folder, names).values(), done):

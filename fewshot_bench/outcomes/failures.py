@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, Strict, ValidationError
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench._io.text import printable
 from fewshot_bench.errors import IrregularFileError, OutcomeError
@@ -45,7 +45,7 @@ class Failure:
     reason: str
 
 
-def record(folder: Place, run: int, numbers: NDArray[np.int64], reason: str) -> None:
+def record(folder: Location, run: int, numbers: NDArray[np.int64], reason: str) -> None:
     """Record why episodes have no outcomes; a later reason for the same ones replaces an earlier one.
 
     Args:
@@ -65,7 +65,7 @@ def record(folder: Place, run: int, numbers: NDArray[np.int64], reason: str) -> 
             write_atomically(folder / name, (json.dumps({"reason": line}, ensure_ascii=False) + "\n").encode())
 
 
-def recorded(folder: Place, names: Iterable[str]) -> dict[str, Failure]:
+def recorded(folder: Location, names: Iterable[str]) -> dict[str, Failure]:
     """Every recorded failure, by the name of its file; those of few episodes come first.
 
     A file that has vanished is skipped: a compaction removed it, because its episodes have outcomes now.
@@ -110,7 +110,7 @@ class _FailureFile(BaseModel):
     reason: Annotated[str, Strict(), Field(max_length=LONGEST_REASON)]
 
 
-def _read(place: Place, run: int, first: int, end: int) -> Failure:
+def _read(place: Location, run: int, first: int, end: int) -> Failure:
     try:
         record = _FailureFile.model_validate(read_mapping(read_bytes(place, _LARGEST_FILE)))
         if not 0 < end - first <= _MOST_EPISODES:

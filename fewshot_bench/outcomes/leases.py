@@ -32,7 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeAlias
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.locks import is_gone, owner
 from fewshot_bench._io.storage import create_exclusively, files_under, is_unchanged_for, read_bytes, remove
 from fewshot_bench.errors import OutcomeError, StudyError
@@ -90,7 +90,7 @@ def _parsed(file_name: str) -> tuple[LeaseKey, int] | None:
     return None
 
 
-def lease_content(place: Place) -> bytes:
+def lease_content(place: Location) -> bytes:
     """The content of a lease; empty unless it is a small regular file. An absent one is a FileNotFoundError."""
     try:
         return read_bytes(place, _LARGEST)
@@ -104,7 +104,7 @@ def _owner_in(content: bytes) -> str:
     return holder if isinstance(holder, str) else ""
 
 
-def overwrite(place: Place, content: bytes) -> None:
+def overwrite(place: Location, content: bytes) -> None:
     """Change an existing file, without ever creating it or showing readers an empty one."""
     if isinstance(place, Path):
         with place.open("r+b", buffering=0) as file:
@@ -127,7 +127,7 @@ class Lease:
         self._token, self._beats = secrets.token_hex(8), 0
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Location:
         """Its file."""
         return self._leases.place(self.key, self._generation)
 
@@ -261,7 +261,7 @@ class Leases:
     """
 
     def __init__(
-        self, folder: Place, *, expiry: float | None = None, now: Callable[[], float] = time.monotonic
+        self, folder: Location, *, expiry: float | None = None, now: Callable[[], float] = time.monotonic
     ) -> None:
         """Read nothing yet.
 
@@ -277,7 +277,7 @@ class Leases:
         self.lock = threading.Lock()
         self._being_taken: Lease | None = None
 
-    def place(self, key: LeaseKey, generation: int) -> Place:
+    def place(self, key: LeaseKey, generation: int) -> Location:
         """The file of a lease."""
         return self.folder / f"{key}.{generation}.lease"
 

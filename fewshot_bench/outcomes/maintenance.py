@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import (
     files_under,
     folders_in,
@@ -85,7 +85,7 @@ class Damaged:
     damage: str
 
 
-def compact_store(outcomes: Place) -> list[Compacted | Damaged]:
+def compact_store(outcomes: Location) -> list[Compacted | Damaged]:
     """Compact every cell of a folder of outcomes, by key; a damaged cell does not stop the others.
 
     Raises:
@@ -106,7 +106,7 @@ def compact_store(outcomes: Place) -> list[Compacted | Damaged]:
     return found
 
 
-def compact(folder: Place) -> Compacted:
+def compact(folder: Location) -> Compacted:
     """Put all parts of a cell into one, and remove void records; a compact cell is not changed.
 
     Args:
@@ -121,7 +121,7 @@ def compact(folder: Place) -> Compacted:
     return Compacted(cell, parts, before, after, _clean(folder, cell))
 
 
-def _into_one(folder: Place, cell: Cell, parts: Sequence[Part]) -> tuple[int, int, int]:
+def _into_one(folder: Location, cell: Cell, parts: Sequence[Part]) -> tuple[int, int, int]:
     """The number of parts before, their bytes, and the bytes of the part that is left."""
     before = sum(size_of(part.location) for part in parts)
     if len(parts) < 2:
@@ -142,7 +142,7 @@ def _holder(parts: Sequence[Part], frame: pd.DataFrame, identity: Identity) -> s
     return next((part.name for part in candidates if episodes_of([part], identity).equals(frame)), None)
 
 
-def _written(folder: Place, cell: Cell, frame: pd.DataFrame) -> str:
+def _written(folder: Location, cell: Cell, frame: pd.DataFrame) -> str:
     """The name of a new part with all episodes, which has been read back."""
     identity = Identity.of(cell)
     try:
@@ -159,7 +159,7 @@ def _written(folder: Place, cell: Cell, frame: pd.DataFrame) -> str:
     return name
 
 
-def _clean(folder: Place, cell: Cell) -> int:
+def _clean(folder: Location, cell: Cell) -> int:
     """Remove unfinished files of dead processes, and void records of failures, whose number is returned."""
     remove_abandoned(folder)
     recorded = failures.recorded(folder, files_under(folder))
@@ -184,13 +184,13 @@ class MergedCell:
     """
 
     cell: Cell
-    folders: list[Place] = field(default_factory=list)
+    folders: list[Location] = field(default_factory=list)
     copied: int = 0
     known: int = 0
-    _compared: set[Place] = field(default_factory=set)
-    _handled: set[Place] = field(default_factory=set)
+    _compared: set[Location] = field(default_factory=set)
+    _handled: set[Location] = field(default_factory=set)
 
-    def compare(self, target: Place) -> None:
+    def compare(self, target: Location) -> None:
         """See that the parts of all folders and of the target agree.
 
         Raises:
@@ -204,7 +204,7 @@ class MergedCell:
             episodes_of(sorted(parts, key=lambda part: part.name), Identity.of(self.cell))
         self._compared |= {part.location for part in parts}
 
-    def copy_from(self, source: Place, store: OutcomeStore) -> None:
+    def copy_from(self, source: Location, store: OutcomeStore) -> None:
         """Copy the parts of a folder that were not copied before.
 
         Raises:
@@ -231,7 +231,7 @@ class MergedCell:
             self._handled.add(part.location)
 
 
-def merge(sources: Sequence[Place], target: Place) -> list[MergedCell]:
+def merge(sources: Sequence[Location], target: Location) -> list[MergedCell]:
     """Copy the cells of some folders of outcomes into another one; the sources are only read.
 
     Args:
@@ -262,7 +262,7 @@ def merge(sources: Sequence[Place], target: Place) -> list[MergedCell]:
     return cells
 
 
-def outcomes_of(results: Place) -> Place:
+def outcomes_of(results: Location) -> Location:
     """The folder of outcomes in a folder of results, or the folder itself if it has none.
 
     Raises:
@@ -275,7 +275,7 @@ def outcomes_of(results: Place) -> Place:
     raise OutcomeError(f"there are no outcomes in {results}. Name a folder of results that has some.")
 
 
-def _gathered(sources: Sequence[Place], target: Place) -> tuple[list[MergedCell], list[str]]:
+def _gathered(sources: Sequence[Location], target: Location) -> tuple[list[MergedCell], list[str]]:
     """The cells of the sources with their folders; and one sentence about each that cannot be read."""
     cells: dict[str, MergedCell] = {}
     problems = []
@@ -316,7 +316,7 @@ def _copy(merged: MergedCell, store: OutcomeStore) -> None:
             store.record_failure(merged.cell, failure.run, failure.episodes, failure.reason)
 
 
-def cell_named(folder: Place, name: str) -> tuple[Place, Cell | None]:
+def cell_named(folder: Location, name: str) -> tuple[Location, Cell | None]:
     """The one cell with a name.
 
     Args:
@@ -343,7 +343,7 @@ def cell_named(folder: Place, name: str) -> tuple[Place, Cell | None]:
     return folder / found[0], cells[found[0]]
 
 
-def prune(folder: Place) -> int:
+def prune(folder: Location) -> int:
     """Remove everything that is stored of a cell.
 
     The description goes first: after a kill the rest is not a cell any more, and the same command removes it.
@@ -362,7 +362,7 @@ def prune(folder: Place) -> int:
     return len(names)
 
 
-def _described(folder: Place) -> Cell | None:
+def _described(folder: Location) -> Cell | None:
     try:
         return read_manifest(folder).cell
     except (OSError, OutcomeError):

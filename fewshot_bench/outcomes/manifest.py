@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import checked_folder, folders_in, is_file, read_bytes, write_atomically
 from fewshot_bench.errors import IrregularFileError, OutcomeError
 from fewshot_bench.outcomes.cell import (
@@ -123,7 +123,7 @@ class Manifest:
         return self.description.cell
 
 
-def read_text(location: Place) -> str:
+def read_text(location: Location) -> str:
     """The text of a file cell.json.
 
     Raises:
@@ -136,7 +136,7 @@ def read_text(location: Place) -> str:
         raise OutcomeError(f"it should be text in UTF-8: {error}") from error
 
 
-def read_manifest(folder: Place) -> Manifest:
+def read_manifest(folder: Location) -> Manifest:
     """The manifest in the folder of a cell.
 
     Raises:
@@ -161,7 +161,7 @@ def read_manifest(folder: Place) -> Manifest:
     return manifest
 
 
-def stored_manifest(folder: Place) -> Manifest | None:
+def stored_manifest(folder: Location) -> Manifest | None:
     """The manifest in the folder of a cell, if there is one.
 
     Raises:
@@ -173,22 +173,22 @@ def stored_manifest(folder: Place) -> Manifest | None:
         return None
 
 
-def cell_folders(outcomes: Place) -> list[Place]:
+def cell_folders(outcomes: Location) -> list[Location]:
     """The folders of cells in a folder of outcomes, by name, with or without a manifest."""
     return [outcomes / name for name in folders_in(outcomes) if not name.startswith(".")]
 
 
-def described_in(outcomes: Place) -> list[Place]:
+def described_in(outcomes: Location) -> list[Location]:
     """The folders of cells that have a manifest."""
     return [folder for folder in cell_folders(outcomes) if is_file(folder / MANIFEST)]
 
 
-def not_described(folder: Place) -> str:
+def not_described(folder: Location) -> str:
     """The sentence about a cell without a manifest."""
     return f"{folder / MANIFEST} is missing. Run that study again, or prune the cell."
 
 
-def describe(folder: Place, cell: Cell) -> None:
+def describe(folder: Location, cell: Cell) -> None:
     """Write the manifest of a cell, or add what a run that continues it brings to the stored one.
 
     Another process may do the same at that moment, so the file is read again after it was written. The method keeps the
@@ -207,7 +207,7 @@ def describe(folder: Place, cell: Cell) -> None:
         write_atomically(folder / MANIFEST, text.encode())
 
 
-def _check_readable(location: Place, text: str) -> None:
+def _check_readable(location: Location, text: str) -> None:
     """See that a reader takes all of a description, before it is written."""
     size = len(text.encode("utf-8", "surrogatepass"))
     try:
@@ -219,5 +219,5 @@ def _check_readable(location: Place, text: str) -> None:
         raise OutcomeError(f"{location} was not written, since no reader would take it: {error}.") from error
 
 
-def _delete(folder: Place) -> str:
+def _delete(folder: Location) -> str:
     return f"Delete the folder {folder} and run that study again."

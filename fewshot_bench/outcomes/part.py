@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.limits import LARGEST_EPISODE, MOST_EPISODES, MOST_RUNS
 from fewshot_bench.outcomes.cell import FORMAT, Cell
@@ -120,13 +120,13 @@ class Part:
         episode_range: run, first episode and the number behind the last; None if there may be several runs.
     """
 
-    folder: Place
+    folder: Location
     name: str
     digest: str
     episode_range: tuple[int, int, int] | None
 
     @classmethod
-    def named(cls, folder: Place, name: str) -> Part | None:
+    def named(cls, folder: Location, name: str) -> Part | None:
         """The part that a file is by its name; None if it is not a part."""
         if (found := _OF_ONE_RUN.fullmatch(name)) is not None:
             return cls(folder, name, found[4], (int(found[1]), int(found[2]), int(found[3])))
@@ -135,7 +135,7 @@ class Part:
         return None
 
     @property
-    def location(self) -> Place:
+    def location(self) -> Location:
         """Of the file."""
         return self.folder / self.name
 

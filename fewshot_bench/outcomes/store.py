@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench._io.locations import Place, is_local
+from fewshot_bench._io.locations import Location, is_local
 from fewshot_bench._io.resuming import note_saved
 from fewshot_bench._io.storage import check_writable, files_under, is_file, read_all, remove_abandoned, write_once
 from fewshot_bench.errors import IrregularFileError, OutcomeError, ShapeError
@@ -40,7 +40,7 @@ _WAITS = (0.0, 0.05, 0.2, 1.0, 3.0)  # seconds; a network disk may list old name
 _MOVED = (errno.ENOENT, errno.ESTALE)
 
 
-def parts_among(folder: Place, names: Iterable[str]) -> list[Part]:
+def parts_among(folder: Location, names: Iterable[str]) -> list[Part]:
     """The parts among a cell's files, by name.
 
     Args:
@@ -61,13 +61,13 @@ def parts_among(folder: Place, names: Iterable[str]) -> list[Part]:
     return parts
 
 
-def parts_in(folder: Place) -> list[Part]:
+def parts_in(folder: Location) -> list[Part]:
     """The parts in the folder of a cell, by name."""
     # While one part replaces another, a listing may show neither; a second one shows the new part.
     return parts_among(folder, files_under(folder)) or parts_among(folder, files_under(folder))
 
 
-def with_parts(folder: Place, use: Callable[[list[Part]], T]) -> T:
+def with_parts(folder: Location, use: Callable[[list[Part]], T]) -> T:
     """Use the parts in the folder of a cell; try again if a compaction removes them meanwhile."""
     return again_where_moved(lambda: use(parts_in(folder)))
 
@@ -173,14 +173,14 @@ class OutcomeStore:
     and both copies must agree.
     """
 
-    def __init__(self, folder: Place) -> None:
+    def __init__(self, folder: Location) -> None:
         self.folder = folder
         self._opened: set[str] = set()
         # By cell and part, since parts never change: rows without predictions, and runs with numbers of episodes.
         self._rows: dict[str, dict[str, Columns]] = {}
         self._held: dict[str, dict[str, dict[int, NDArray[Any]]]] = {}
 
-    def cell_folder(self, cell_or_key: Cell | str) -> Place:
+    def cell_folder(self, cell_or_key: Cell | str) -> Location:
         """The folder of a cell."""
         return self.folder / (cell_or_key if isinstance(cell_or_key, str) else cell_or_key.key)
 
@@ -189,7 +189,7 @@ class OutcomeStore:
 
         Raises:
             OSError: a file is in the way, or the folder cannot be written to.
-            PlaceError: a URL cannot be reached.
+            LocationError: a URL cannot be reached.
         """
         check_writable(self.folder)
 

@@ -23,11 +23,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, FailFast, Field, Strict, ValidationError
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.locks import is_gone, owner
 from fewshot_bench._io.storage import files_under, is_file, read_bytes, remove, remove_abandoned, write_atomically
 from fewshot_bench._io.text import printable
-from fewshot_bench.errors import FewshotBenchError, IrregularFileError, OutcomeError, PlaceError
+from fewshot_bench.errors import FewshotBenchError, IrregularFileError, LocationError, OutcomeError
 from fewshot_bench.limits import MOST_CELLS
 from fewshot_bench.outcomes.cell import Cell
 from fewshot_bench.outcomes.leases import Heartbeat, overwrite
@@ -86,7 +86,7 @@ class StudyRecord:
         stops_early: whether the episodes of a cell are a maximum.
     """
 
-    results: Place
+    results: Location
     cells: tuple[PlannedCell, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     stops_early: bool = False
@@ -180,11 +180,11 @@ class StudyRecord:
                     remove(self._folder / name)
 
     def _remove_unfinished(self) -> None:
-        with suppress(OSError, PlaceError):
+        with suppress(OSError, LocationError):
             remove_abandoned(self._folder)
 
     @property
-    def _folder(self) -> Place:
+    def _folder(self) -> Location:
         return self.results / FOLDER / self.id
 
     def _content(self) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class _ThisProcess:
         began: when, as ISO 8601.
     """
 
-    location: Place
+    location: Location
     command: str
     began: str
 
@@ -306,7 +306,7 @@ class _ProcessFile(BaseModel):
     heard: Text = ""
 
 
-def recorded_studies(results: Place) -> tuple[list[RecordedStudy], list[str]]:
+def recorded_studies(results: Location) -> tuple[list[RecordedStudy], list[str]]:
     """The studies that are recorded in a folder of results.
 
     Args:
@@ -333,7 +333,7 @@ def recorded_studies(results: Place) -> tuple[list[RecordedStudy], list[str]]:
     return found, problems
 
 
-def _read_study(folder: Place, study_id: str, names: Sequence[str]) -> RecordedStudy:
+def _read_study(folder: Location, study_id: str, names: Sequence[str]) -> RecordedStudy:
     """One study.
 
     Raises:
@@ -347,7 +347,7 @@ def _read_study(folder: Place, study_id: str, names: Sequence[str]) -> RecordedS
     return RecordedStudy(study_id, record.cells, record.stops_early, keys, _read_processes(folder / study_id, names))
 
 
-def _read_processes(folder: Place, names: Iterable[str]) -> tuple[RecordedProcess, ...]:
+def _read_processes(folder: Location, names: Iterable[str]) -> tuple[RecordedProcess, ...]:
     """The processes whose files can be read, the latest at the end."""
     found = []
     for match in filter(None, map(_PROCESS.fullmatch, names)):

@@ -224,7 +224,7 @@ class Comparison:
 
     @property
     def p_sentence(self) -> str:
-        """Both corrected p values; see `fewshot_bench.report.wording.p_of_both`."""
+        """Both corrected p values; see `fewshot_bench.report.verdicts.p_of_both`."""
         return p_of_both(self.p_corrected, self.p_beyond_corrected)
 
     def __str__(self) -> str:

@@ -16,8 +16,7 @@ import pandas as pd
 from fewshot_bench.errors import ComparisonError, OutcomeError
 from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, OutcomeStore, ProtocolCard, marked
 from fewshot_bench.report.comparison import FEWEST_PAIRS, Comparison, check_same_protocol, comparison_of
-from fewshot_bench.report.leaderboard_rows import MEASURED
-from fewshot_bench.report.names import cells_of_method, is_transductive, shown_names, the_only
+from fewshot_bench.report.names import cells_of_method, shown_names, the_only
 from fewshot_bench.report.scores import TaskScores, stored_scores, task_columns
 from fewshot_bench.report.verdicts import SIGNIFICANCE, Claim, corrected_claims
 from fewshot_bench.statistics import (
@@ -30,11 +29,9 @@ from fewshot_bench.statistics import (
     paired_over_datasets,
 )
 
-MOST_RANKED = 25
 _MOST_METHODS = 100
 _MOST_BY_CLASS = 25
 """Methods whose predictions are read, to see which classes carry a difference."""
-_SIZE = ["split", "way", "shot", "queries", "sampler"]
 
 
 @dataclass(frozen=True)
@@ -377,64 +374,4 @@ def _tested(size: str, tasks: Sequence[TaskComparison]) -> OverDatasets | None:
         tasks[0].correction,
         friedman(table.to_numpy()) if table.shape[1] > 2 else None,
         frozenset[str]().union(*(task.transductive for task in tasks)),
-    )
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Methods over several datasets, best first.
-
-    Attributes:
-        name: the size of the task and the datasets.
-        methods: their names, [A].
-        mean_ranks: over the datasets, 1 for the best, [A].
-        critical_difference: mean ranks further apart than this differ (Nemenyi, 5%).
-        p: of Friedman's test that all rank alike (Iman and Davenport).
-        left_out: methods that are not among them.
-        transductive: names of those that see all queries of an episode at once.
-    """
-
-    name: str
-    methods: Sequence[str]
-    mean_ranks: Sequence[float]
-    critical_difference: float
-    p: float
-    left_out: int = 0
-    transductive: frozenset[str] = frozenset()
-
-
-def rankings(frame: pd.DataFrame) -> list[Ranking]:
-    """Rank the methods for each size of task that three of them were run with on two datasets or more.
-
-    A dataset with several seeds counts once, by its mean. Of very many methods the best are ranked among themselves.
-
-    Args:
-        frame: a completed leaderboard; published rows do not count, for they are of other episodes.
-    """
-    measured = frame[frame["source"] == MEASURED]
-    ranked = []
-    for _, rows in measured.groupby(_SIZE, sort=False, dropna=False):
-        tasks = [
-            (str(same["dataset"].iloc[0]), dict(zip(same["method"], same["mean"], strict=True)))
-            for _, same in rows.groupby("protocol_fingerprint", sort=False)
-        ]
-        table = accuracies_by_dataset(tasks)
-        if table is not None and table.shape[1] > 2:
-            transductive = frozenset(row["method"] for row in rows.to_dict("records") if is_transductive(row))
-            ranked.append(_ranking(size_text(rows.iloc[0].to_dict()), table, transductive))
-    return ranked
-
-
-def _ranking(size: str, table: pd.DataFrame, transductive: frozenset[str]) -> Ranking:
-    best = table.iloc[:, :MOST_RANKED]
-    test = friedman(best.to_numpy())
-    by_rank = pd.Series(test.mean_ranks, index=best.columns).sort_values(kind="stable")
-    return Ranking(
-        name=f"{size} over {', '.join(table.index)}",
-        methods=by_rank.index.tolist(),
-        mean_ranks=by_rank.tolist(),
-        critical_difference=test.critical_difference,
-        p=test.iman_davenport_p,
-        left_out=table.shape[1] - best.shape[1],
-        transductive=transductive & set(best.columns),
     )

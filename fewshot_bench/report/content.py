@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, OutcomeStore, marked
 from fewshot_bench.report.comparison import ClassDifferences, class_differences
-from fewshot_bench.report.comparisons import Ranking, rankings
+from fewshot_bench.report.comparisons import accuracies_by_dataset, size_text
 from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED
 from fewshot_bench.report.names import is_transductive, task_names
 from fewshot_bench.report.scores import TaskScores, data_intervals_of, stored_scores
 from fewshot_bench.report.sweeps import SweepResults, stored_sweeps
 from fewshot_bench.report.verdicts import claims_of_all_pairs, verdict
-from fewshot_bench.statistics import Correction, DataInterval, mean_interval
+from fewshot_bench.statistics import Correction, DataInterval, friedman, mean_interval
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,33 @@ class ProtocolResults:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """Methods over several datasets, best first.
+
+    Attributes:
+        name: the size of the task and the datasets.
+        methods: their names, [A].
+        mean_ranks: over the datasets, 1 for the best, [A].
+        critical_difference: mean ranks further apart than this differ (Nemenyi, 5%).
+        p: of Friedman's test that all rank alike (Iman and Davenport).
+        left_out: methods that are not among them.
+        transductive: names of those that see all queries of an episode at once.
+    """
+
+    name: str
+    methods: Sequence[str]
+    mean_ranks: Sequence[float]
+    critical_difference: float
+    p: float
+    left_out: int = 0
+    transductive: frozenset[str] = frozenset()
+
+    def display_name(self, name: str) -> str:
+        """A method's name, marked if it is transductive."""
+        return marked(name, name in self.transductive)
+
+
+@dataclass(frozen=True)
 class PageContent:
     """Everything that the page shows.
 
@@ -152,7 +179,8 @@ class PageContent:
         return correction_of(self.frame)
 
 
-MOST_PAIRED = 25
+MOST_PAIRED = MOST_RANKED = 25
+_SIZE = ["split", "way", "shot", "queries", "sampler"]
 
 
 def pairs_of(scores: TaskScores, names: Sequence[str], correct: Correction = "holm") -> Pairs | None:
@@ -208,6 +236,43 @@ def _differences(accuracy: NDArray[np.float64]) -> tuple[NDArray[np.float64], ND
     return np.where(episodes > 1, (sums - sums.T) / np.maximum(episodes, 1), np.nan), episodes
 
 
+def rankings(frame: pd.DataFrame) -> list[Ranking]:
+    """Rank the methods for each size of task that three of them were run with on two datasets or more.
+
+    A dataset with several seeds counts once, by its mean. Of very many methods the best are ranked among themselves.
+
+    Args:
+        frame: a completed leaderboard; published rows do not count, for they are of other episodes.
+    """
+    measured = frame[frame["source"] == MEASURED]
+    ranked = []
+    for _, rows in measured.groupby(_SIZE, sort=False, dropna=False):
+        tasks = [
+            (str(same["dataset"].iloc[0]), dict(zip(same["method"], same["mean"], strict=True)))
+            for _, same in rows.groupby("protocol_fingerprint", sort=False)
+        ]
+        table = accuracies_by_dataset(tasks)
+        if table is not None and table.shape[1] > 2:
+            transductive = frozenset(row["method"] for row in rows.to_dict("records") if is_transductive(row))
+            ranked.append(_ranking(size_text(rows.iloc[0].to_dict()), table, transductive))
+    return ranked
+
+
+def _ranking(size: str, table: pd.DataFrame, transductive: frozenset[str]) -> Ranking:
+    best = table.iloc[:, :MOST_RANKED]
+    test = friedman(best.to_numpy())
+    by_rank = pd.Series(test.mean_ranks, index=best.columns).sort_values(kind="stable")
+    return Ranking(
+        name=f"{size} over {', '.join(table.index)}",
+        methods=by_rank.index.tolist(),
+        mean_ranks=by_rank.tolist(),
+        critical_difference=test.critical_difference,
+        p=test.iman_davenport_p,
+        left_out=table.shape[1] - best.shape[1],
+        transductive=transductive & set(best.columns),
+    )
+
+
 _USUAL = {"source": MEASURED, "split": "novel", "sampler": STANDARD_SAMPLER, "correction": "holm"}
 Identity = tuple[str, str]
 
@@ -248,7 +313,7 @@ MOST_CARDS = 400
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def gather(store: OutcomeStore, frame: pd.DataFrame, results: Place) -> PageContent:
+def gather(store: OutcomeStore, frame: pd.DataFrame, results: Location) -> PageContent:
     """Collect everything that the page shows.
 
     Args:

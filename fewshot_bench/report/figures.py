@@ -16,8 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fewshot_bench.outcomes import marked
-from fewshot_bench.report.comparisons import Ranking
-from fewshot_bench.report.content import Pairs, ProtocolResults, Quantiles
+from fewshot_bench.report.content import Pairs, ProtocolResults, Quantiles, Ranking
 from fewshot_bench.report.leaderboard import kind_order
 from fewshot_bench.report.leaderboard_rows import MEASURED
 from fewshot_bench.report.names import (
@@ -85,7 +84,7 @@ class FigureData:
     @property
     def caption(self) -> str:
         """Title, note and label in one line."""
-        return f"{', '.join(filter(None, (self.title, self.note)))}: {' '.join(self.label)}"
+        return f"{_joined(self.title, self.note)}: {' '.join(self.label)}"
 
 
 @dataclass(frozen=True)
@@ -211,6 +210,10 @@ def _box_details(name: str, box: Quantiles) -> list[str]:
     ]
 
 
+def _joined(*texts: str) -> str:
+    return ", ".join(filter(None, texts))
+
+
 def _best_of(shown: int, count: int) -> str:
     return f"the best {shown} of {count}" if count > shown else ""
 
@@ -240,25 +243,16 @@ def ranks(ranking: Ranking, longest: int = LONGEST) -> RanksFigure:
         longest: letters of a name.
     """
     count, half = len(ranking.methods), ranking.critical_difference / 2
-    left_out = _best_of(count, count + ranking.left_out)
+    labels = marked_names(ranking.methods, ranking.transductive, longest)
+    names = map(ranking.display_name, ranking.methods)
     rows = [
-        FigureRow(
-            label,
-            (marked(name, name in ranking.transductive), f"mean rank {rank:.2f}"),
-            rank,
-            (rank - half, rank + half),
-        )
-        for label, name, rank in zip(
-            marked_names(ranking.methods, ranking.transductive, longest),
-            ranking.methods,
-            ranking.mean_ranks,
-            strict=True,
-        )
+        FigureRow(label, (name, f"mean rank {rank:.2f}"), rank, (rank - half, rank + half))
+        for label, name, rank in zip(labels, names, ranking.mean_ranks, strict=True)
     ]
     return RanksFigure(
         title=ranking.name,
         note=f"{ranks_text(count, ranking.critical_difference)}; Friedman {p_equation(ranking.p)}",
-        label=(", ".join(filter(None, ("mean rank", left_out))),),
+        label=(_joined("mean rank", _best_of(count, count + ranking.left_out)),),
         rows=rows,
         critical_difference=ranking.critical_difference,
     )
@@ -351,7 +345,7 @@ def _is_numeric(column: pd.Series) -> bool:
 def _curve(rows: pd.DataFrame, line: int, axis: str, others: Sequence[str], has_shots: bool) -> Curve:
     first, shot = rows.iloc[0], int(rows["shot"].iloc[0])
     settings = ", ".join(f"{_SYMBOLS.get(name, name.replace('_', ' '))} = {value_text(first[name])}" for name in others)
-    with_shot = ", ".join(filter(None, (settings, f"{shot}-shot" if has_shots or not settings else "")))
+    with_shot = _joined(settings, f"{shot}-shot" if has_shots or not settings else "")
     chosen = rows["is_best"].tolist()
     return Curve(
         line,
@@ -372,34 +366,29 @@ def classes(protocol: ProtocolResults) -> RowsFigure:
         return RowsFigure(
             title=protocol.name, why_empty="Unknown: it takes two methods, their predictions and the class sizes."
         )
-    differences = pair.classes
-    order = differences.order[:_MOST_CLASSES].tolist()
-    names = [differences.names[number] for number in order]
+    found = pair.classes
+    order = found.order[:_MOST_CLASSES]
+    names = [found.names[number] for number in order.tolist()]
+    numbers = (found.accuracy_a, found.accuracy_b, found.differences, found.half_widths)
+    columns = [*((100 * column[order]).tolist() for column in numbers), found.episodes[order].tolist()]
     rows = [
         FigureRow(
             label,
-            (
-                name,
-                f"{100 * differences.accuracy_a[number]:.1f}% against {100 * differences.accuracy_b[number]:.1f}%, "
-                f"{differences.episodes[number]:,} episodes",
-            ),
-            100 * differences.differences[number],
-            (
-                100 * (differences.differences[number] - differences.half_widths[number]),
-                100 * (differences.differences[number] + differences.half_widths[number]),
-            ),
-            verdict="better" if differences.differences[number] >= 0 else "worse",
+            (name, f"{accuracy_a:.1f}% against {accuracy_b:.1f}%, {episodes:,} episodes"),
+            difference,
+            (difference - half_width, difference + half_width),
+            verdict="better" if difference >= 0 else "worse",
         )
-        for number, name, label in zip(order, names, short_names(names, _LONGEST_CLASS), strict=True)
+        for label, name, accuracy_a, accuracy_b, difference, half_width, episodes in zip(
+            short_names(names, _LONGEST_CLASS), names, *columns, strict=True
+        )
     ]
-    left_out = (
-        f"the {len(order)} largest of {len(differences.names)} classes" if len(differences.names) > len(order) else ""
-    )
+    shown = f"the {len(order)} largest of {len(found.names)} classes" if len(found.names) > len(order) else ""
     is_mixed = (pair.a in protocol.transductive) != (pair.b in protocol.transductive)
     a, b = (marked_names([name], protocol.transductive, _LONGEST_PAIRED)[0] for name in (pair.a, pair.b))
     return RowsFigure(
         title=protocol.name,
-        note="; ".join(filter(None, (left_out, ACROSS if is_mixed else ""))),
+        note="; ".join(filter(None, (shown, ACROSS if is_mixed else ""))),
         label=(f"points by which {a}", f"is above {b}"),
         rows=rows,
     )
@@ -487,24 +476,19 @@ def matrix(protocol: ProtocolResults) -> MatrixFigure:
     places, is_small = range(count), count <= _LARGE_MATRIX
     names = marked_names(pairs.methods, protocol.transductive, 26 if is_small else 20, _MATRIX_MARK)
     marks = [[_mark(pairs.verdict(row, column)) for column in places] for row in places]
-    values = pairs.difference.tolist()
-    kept = [
-        [value if is_small or marks[a][b] == "*" else math.nan for b, value in enumerate(values[a])] for a in places
-    ]
+    cells = [list(zip(*row, strict=True)) for row in zip(pairs.difference.tolist(), marks, strict=True)]
+    texts = [["" if value != value else f"{value:+.1f}{mark}" for value, mark in row] for row in cells]
+    for place in places:
+        texts[place][place] = ""
     common = pairs.episodes[np.triu_indices(count, 1)]
     least, most = int(common.min()), int(common.max())
     episodes = f"{most:,}" if least == most else f"{least:,} to {most:,}"
     return MatrixFigure(
         title=protocol.name,
-        note=", ".join(filter(None, (f"{episodes} common episodes", _best_of(count, count + pairs.left_out)))),
+        note=_joined(f"{episodes} common episodes", _best_of(count, count + pairs.left_out)),
         labels=[f"{name}  {number}" for number, name in enumerate(names, 1)],
-        values=kept,
-        texts=[
-            ["" if a == b or values[a][b] != values[a][b] else f"{values[a][b]:+.1f}{marks[a][b]}" for b in places]
-            for a in places
-        ]
-        if is_small
-        else (),
+        values=[[value if is_small or mark == "*" else math.nan for value, mark in row] for row in cells],
+        texts=texts if is_small else (),
         details=[[_pair_details(pairs, row, column, protocol) for column in places] for row in places],
         limit=max(float(np.nanmax(np.abs(pairs.difference))), 0.01),
     )

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench._io.text import guarded, unguarded
-from fewshot_bench.errors import OutcomeError, PlaceError
+from fewshot_bench.errors import LocationError, OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, Format, protocol_rows
 from fewshot_bench.report.names import cells_of_method, is_transductive, shown_names, the_only
@@ -110,7 +110,7 @@ _DECIMALS: dict[Format | None, int] = {"percent": 4, "rate": 1}
 _LARGEST = 64_000_000  # bytes of a leaderboard
 
 
-def write_leaderboard(frame: pd.DataFrame, path: Place) -> None:
+def write_leaderboard(frame: pd.DataFrame, path: Location) -> None:
     """Write a leaderboard as CSV, all or nothing, with fixed decimals and line ends.
 
     Text that a spreadsheet would run as a formula gets an apostrophe in front; numbers keep their minus.
@@ -142,7 +142,7 @@ def _csv_text(column: str, value: Any) -> str:
 
 def update_leaderboard(
     store: OutcomeStore,
-    path: Place,
+    path: Location,
     baseline: str | None = None,
     *,
     cells: Sequence[Cell] | None = None,
@@ -184,7 +184,7 @@ def rows_of_cells(frame: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
 
 def current_leaderboard(
     store: OutcomeStore,
-    path: Place,
+    path: Location,
     baseline: str | Mapping[str, str] | None = None,
     *,
     cells: Sequence[Cell] | None = None,
@@ -213,12 +213,12 @@ def current_leaderboard(
     return sorted_rows(pd.concat(frames, ignore_index=True) if frames else leaderboard(store))
 
 
-def _baselines_in(path: Place) -> dict[str, str]:
+def _baselines_in(path: Location) -> dict[str, str]:
     """Baseline of each protocol in an existing leaderboard; none where it cannot be read."""
     try:
         content = io.BytesIO(read_bytes(path, _LARGEST))
         rows = pd.read_csv(content, dtype=str, usecols=["protocol_fingerprint", "baseline"]).dropna()
-    except PlaceError:
+    except LocationError:
         raise
     except (OSError, ValueError, OutcomeError):
         return {}

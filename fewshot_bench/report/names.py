@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.text import printable
 from fewshot_bench.errors import ComparisonError, OutcomeError, UnknownNameError
 from fewshot_bench.outcomes import TRANSDUCTIVE, Cell, OutcomeStore, ProtocolCard, marked
@@ -46,7 +46,7 @@ def import_first(file: str) -> str:
     )
 
 
-def check_no_file(place: Place, expected: str) -> Place:
+def check_no_file(place: Location, expected: str) -> Location:
     """The place of results, unless it is a file on this disk.
 
     Args:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fewshot_bench._io.locations import Place
+import fewshot_bench.report.figures as figures
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import write_atomically
-from fewshot_bench.report import figures
 from fewshot_bench.report.content import PageContent
 from fewshot_bench.report.figures import Curve, RanksFigure, Role, RowsFigure, SweepFigure, Symbol
 
@@ -37,7 +37,7 @@ class NoPictureError(Exception):
     """Something cannot be drawn; the message says why."""
 
 
-def draw_figures(content: PageContent, folder: Place) -> list[Place]:
+def draw_figures(content: PageContent, folder: Location) -> list[Location]:
     """Draw the figures of the page as SVG and PNG; the same content gives the same bytes.
 
     Args:
@@ -50,7 +50,7 @@ def draw_figures(content: PageContent, folder: Place) -> list[Place]:
     Raises:
         NoPictureError: Matplotlib or scikit-posthocs is not installed.
     """
-    files: list[Place] = []
+    files: list[Location] = []
     for number, protocol in enumerate(content.protocols, 1):
         name = f"{number}-{_file_name(protocol.name)}"
         rows = figures.forest(protocol, _MOST_ROWS)
@@ -69,7 +69,7 @@ def draw_figures(content: PageContent, folder: Place) -> list[Place]:
     return files
 
 
-def draw_forest(figure: RowsFigure, stem: Place) -> list[Place]:
+def draw_forest(figure: RowsFigure, stem: Location) -> list[Location]:
     """Draw differences to a baseline: thick lines over episodes, thin lines over classes and images.
 
     Args:
@@ -99,7 +99,7 @@ def draw_forest(figure: RowsFigure, stem: Place) -> list[Place]:
         return save_picture(axes.figure, stem)
 
 
-def draw_distributions(figure: RowsFigure, stem: Place) -> list[Place]:
+def draw_distributions(figure: RowsFigure, stem: Location) -> list[Location]:
     """Draw how the episodes of each method spread: quartiles, 5% and 95%, median (line) and mean (diamond).
 
     The arguments and errors are those of `draw_forest`.
@@ -143,7 +143,7 @@ def _rows_drawing(figure: RowsFigure) -> Iterator[Any]:
         yield axes
 
 
-def draw_critical_difference(figure: RanksFigure, stem: Place) -> list[Place]:
+def draw_critical_difference(figure: RanksFigure, stem: Location) -> list[Location]:
     """Draw mean ranks on a line; bars join methods that are not further apart than the critical difference.
 
     Args:
@@ -172,7 +172,7 @@ def draw_critical_difference(figure: RanksFigure, stem: Place) -> list[Place]:
         return save_picture(canvas, stem)
 
 
-def draw_sweep(frame: pd.DataFrame, title: str, stem: Place) -> list[Place]:
+def draw_sweep(frame: pd.DataFrame, title: str, stem: Location) -> list[Location]:
     """Draw a sweep: a panel per number of shots, a line per combination of the other axes.
 
     Args:
@@ -192,7 +192,7 @@ def draw_sweep(frame: pd.DataFrame, title: str, stem: Place) -> list[Place]:
     return _draw_sweep(figure, stem)
 
 
-def _draw_sweep(figure: SweepFigure, stem: Place) -> list[Place]:
+def _draw_sweep(figure: SweepFigure, stem: Location) -> list[Location]:
     count = len(figure.shots)
     with _drawing(_PANEL[0] * count + 1.3, _PANEL[1]) as canvas:
         panels = canvas.subplots(1, count, squeeze=False)[0]
@@ -272,7 +272,7 @@ def _drawing(width: float, height: float) -> Iterator[Any]:
         yield figure
 
 
-def save_picture(figure: Any, stem: Place) -> list[Place]:
+def save_picture(figure: Any, stem: Location) -> list[Location]:
     """Write a figure as SVG and as PNG, each all or nothing, without dates or versions."""
     files = []
     for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):

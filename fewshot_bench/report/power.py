@@ -57,6 +57,7 @@ class Spread:
         beyond: the test of the claim beyond the split, in points; None where there is none.
         parts: the variance of the difference beyond the split by its source, in squared points; None without `beyond`.
         why_no_beyond: why there is none; empty where there is one.
+        is_partly_seen: whether the episodes lack some of the split's classes, or images where the classes are fixed.
     """
 
     name: str
@@ -138,6 +139,7 @@ def stored_spreads(store: OutcomeStore, a: str, b: str) -> list[Spread]:
         measured = pilot(*scores.accuracy[:, both])
         sd_difference = _POINTS * measured.sd_difference
         beyond, parts, why_not = _beyond(scores, both, sd_difference)
+        sample_size = sum(scores.class_sizes) if scores.has_fixed_classes else len(scores.class_sizes)
         spreads.append(
             Spread(
                 name,
@@ -150,15 +152,10 @@ def stored_spreads(store: OutcomeStore, a: str, b: str) -> list[Spread]:
                 beyond,
                 parts,
                 why_not,
-                beyond is not None and beyond.overlap.sample_size < _sample_size(scores),
+                beyond is not None and beyond.overlap.sample_size < sample_size,
             )
         )
     return spreads
-
-
-def _sample_size(scores: TaskScores) -> int:
-    """How many classes, or images where the classes are fixed, the split has; 0 where it is unknown."""
-    return sum(scores.class_sizes) if scores.has_fixed_classes else len(scores.class_sizes)
 
 
 def _beyond(
@@ -298,8 +295,10 @@ def print_plan(plan: Plan, console: Console) -> None:
     table = new_table("difference", "paired", "unpaired, each", *(["beyond"] if is_known else []), "")
     table.columns[0].justify = "right"
     for need in plan.needs:
-        counts = [f"{need.paired:,}", f"{need.unpaired:,}", *([_beyond_power_terminal(need, plan)] if is_known else [])]
-        mark = "the pilot's" if _is_own(plan, need.difference) else ""
+        beyond = "never" if need.beyond is None else f"{need.beyond:,}" if plan.floor else f"≥ {need.beyond:,}"
+        counts = [f"{need.paired:,}", f"{need.unpaired:,}", *([beyond] if is_known else [])]
+        is_of_pilot = spread.difference is not None and need.difference == abs(spread.difference)
+        mark = "the pilot's" if is_of_pilot else ""
         table.add_row(f"{_points(need.difference)} points", *counts, mark)
     print_table(console, f"episodes to find a difference ({plan.power:.0%} power, two-sided {plan.alpha:.0%})", table)
     for sentence in filter(None, (_detectable(plan), _floor(plan), what_helps(spread))):
@@ -347,12 +346,6 @@ def _floor(plan: Plan) -> str:
     )
 
 
-def _beyond_power_terminal(need: Need, plan: Plan) -> str:
-    if need.beyond is None:
-        return "never"
-    return f"{need.beyond:,}" if plan.floor else f"≥ {need.beyond:,}"
-
-
 def plan_record(plan: Plan) -> dict[str, Any]:
     """A plan as a mapping; spreads and differences are in percentage points."""
     spread = plan.spread
@@ -368,9 +361,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "alpha": plan.alpha,
         "needs": [
             {
-                "difference": need.difference,
-                "paired_episodes": need.paired,
-                "unpaired_episodes": need.unpaired,
+                "difference": need.difference, "paired_episodes": need.paired, "unpaired_episodes": need.unpaired,
                 "beyond_episodes": need.beyond,
             }
             for need in plan.needs
@@ -381,7 +372,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "detectable_beyond": plan.detectable_beyond,
         "beyond": _beyond_record(plan),
         "why_no_beyond": spread.why_no_beyond or None,
-    }
+    }  # fmt: skip
 
 
 def _beyond_record(plan: Plan) -> dict[str, Any] | None:
@@ -403,7 +394,3 @@ def _beyond_record(plan: Plan) -> dict[str, Any] | None:
 def _points(value: float) -> str:
     """Two decimals, or two digits of what is smaller."""
     return f"{value:.2f}" if value >= 0.01 else f"{value:.2g}"
-
-
-def _is_own(plan: Plan, difference: float) -> bool:
-    return plan.spread.difference is not None and difference == abs(plan.spread.difference)

@@ -17,7 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import files_under, is_file, read_bytes
 from fewshot_bench.errors import IrregularFileError, OutcomeError
 from fewshot_bench.outcomes import STANDARD_SAMPLER, ProtocolCard
@@ -79,7 +79,7 @@ class PublishedResult:
 
 
 def published_rows(
-    dataset: str, split: str, way: int, shot: int, *, results: Place | None = None
+    dataset: str, split: str, way: int, shot: int, *, results: Location | None = None
 ) -> list[PublishedResult]:
     """The published accuracies on tasks of one kind, in the order of the tables.
 
@@ -97,7 +97,7 @@ def published_rows(
     return [row for row in published_results(results) if (row.dataset, row.split, row.way, row.shot) == wanted]
 
 
-def published_results(results: Place | None = None) -> list[PublishedResult]:
+def published_results(results: Location | None = None) -> list[PublishedResult]:
     """Every published accuracy, each once, whatever it was measured on.
 
     Args:
@@ -106,22 +106,22 @@ def published_results(results: Place | None = None) -> list[PublishedResult]:
     Raises:
         OutcomeError: a table cannot be read.
     """
-    folders: list[Place] = [published_tables_folder()]
+    folders: list[Location] = [published_tables_folder()]
     if results is not None:
         folders.append(results / "published")
     tables = {place.resolve(): place for folder in folders for place in _tables_in(folder)}
     return list(dict.fromkeys(row for place in tables.values() for row in read_table(place)))
 
 
-def _tables_in(folder: Place) -> list[Place]:
+def _tables_in(folder: Location) -> list[Location]:
     """The tables in a folder, by name; none where there is no folder."""
     if isinstance(folder, Path):
-        return list[Place](sorted(folder.glob("*.csv")))
+        return list[Location](sorted(folder.glob("*.csv")))
     names = [name for name in files_under(folder) if "/" not in name and name.endswith(".csv")]
     return [folder / name for name in sorted(names)]
 
 
-def read_table(path: Place) -> list[PublishedResult]:
+def read_table(path: Location) -> list[PublishedResult]:
     """The accuracies of one table; none where it is a table of other numbers.
 
     Raises:
@@ -166,7 +166,7 @@ def published_tables_folder() -> Path:
     return shipped if shipped.is_dir() else Path(__file__).parents[2] / "results" / "published"
 
 
-def _lines(path: Place) -> Iterator[tuple[int, list[str]]]:
+def _lines(path: Location) -> Iterator[tuple[int, list[str]]]:
     """The fields of each line that is not empty, with its number."""
     try:
         if not is_file(path):
@@ -224,7 +224,7 @@ _COLUMN_TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
 """How the text of a column is read, and what it should be; all other columns hold text."""
 
 
-def _refused(path: Place, line: int, finding: Any) -> OutcomeError:
+def _refused(path: Location, line: int, finding: Any) -> OutcomeError:
     return OutcomeError(
         f"line {line} of {path} is not a row of published numbers: {finding}. Correct the file or move it out of the "
         "folder."

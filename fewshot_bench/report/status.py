@@ -21,7 +21,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.resuming import command_for, resume_command
 from fewshot_bench._io.storage import folders_in
 from fewshot_bench._io.text import printable
@@ -151,7 +151,7 @@ class StudyState:
 class Watch:
     """Takes snapshots of a results folder, and remembers what cannot change."""
 
-    def __init__(self, results: Place, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, results: Location, *, now: Callable[[], float] = time.monotonic) -> None:
         """Read nothing yet.
 
         Args:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import checked_folder, folders_in, is_file, read_bytes
 from fewshot_bench._io.text import unguarded
 from fewshot_bench.errors import OutcomeError
@@ -251,7 +251,7 @@ def _table() -> Table:
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
 
 
-def stored_sweeps(folder: Place) -> list[SweepResults]:
+def stored_sweeps(folder: Location) -> list[SweepResults]:
     """Every complete sweep below RESULTS/sweeps, by name.
 
     Raises:
@@ -262,7 +262,7 @@ def stored_sweeps(folder: Place) -> list[SweepResults]:
     return [SweepResults(place.parent.name, _read_sweep(place)) for place in places if is_file(place)]
 
 
-def _read_sweep(path: Place) -> pd.DataFrame:
+def _read_sweep(path: Location) -> pd.DataFrame:
     try:
         frame = pd.read_csv(io.BytesIO(read_bytes(path, _LARGEST)))
     except (OSError, ValueError) as error:

@@ -14,10 +14,12 @@ from fewshot_bench.statistics.data_interval import (
 from fewshot_bench.statistics.datasets import FriedmanTest, critical_difference, friedman, paired_over_datasets
 from fewshot_bench.statistics.intervals import (
     Interval,
+    Look,
     MedianInterval,
     Summary,
     accuracies_as_fractions,
     episode_median,
+    look,
     mean_interval,
     median_of_runs,
     summarise,
@@ -45,7 +47,6 @@ from fewshot_bench.statistics.power import (
     unpaired_episodes_needed,
 )
 from fewshot_bench.statistics.sign_flip import sign_flip_p
-from fewshot_bench.statistics.stopping import Look, look
 from fewshot_bench.statistics.variance_parts import VarianceParts, variance_parts
 from fewshot_bench.statistics.welch import (
     WelchTest,

@@ -1,6 +1,7 @@
 """One method on its own: the mean over episodes, and the median over runs and over episodes, with their intervals.
 
-The checks of arrays that all statistics share are here as well.
+Here too: when to stop drawing episodes, for intervals of a width fixed beforehand (Chow & Robbins, 1965), and the
+checks of arrays that all statistics share.
 """
 
 from __future__ import annotations
@@ -259,3 +260,48 @@ def _middle(means: NDArray[np.float64]) -> list[int]:
     """Which run's mean is the median, or which two it lies between."""
     order = np.argsort(means, kind="stable")
     return [int(index) for index in order[(len(means) - 1) // 2 : len(means) // 2 + 1]]
+
+
+# A few dozen episodes can be equal by chance, and a first interval of no width would end the study.
+FEWEST_EPISODES = 100
+
+
+@dataclass(frozen=True)
+class Look:
+    """The state of the stopping rule after the episodes so far.
+
+    Attributes:
+        episodes: so far.
+        half_width: of the interval of their mean; NaN for one episode.
+        enough: whether to stop here.
+        expected: how many episodes will have been needed, judging from their spread so far; at least the fewest.
+    """
+
+    episodes: int
+    half_width: float
+    enough: bool
+    expected: int
+
+
+def look(accuracies: ArrayLike, half_width: float, *, confidence: float = 0.95, fewest: int = FEWEST_EPISODES) -> Look:
+    """Say whether the interval of the mean is narrow enough.
+
+    Only the width decides, never a difference or a p: see docs/statistics.md on what repeated looks do to each.
+
+    Args:
+        accuracies: of all episodes so far, [E].
+        half_width: wanted, in the unit of the accuracies.
+        confidence: of the interval.
+        fewest: episodes before which no look is enough.
+
+    Raises:
+        ShapeError: there is no episode, an accuracy is NaN, or the half-width is not above 0.
+    """
+    require_positive(half_width=half_width)
+    interval = mean_interval(accuracies, confidence)
+    episodes = np.size(accuracies)
+    enough = episodes >= fewest and interval.half_width <= half_width
+    if math.isnan(interval.half_width):
+        return Look(episodes, math.nan, False, fewest)
+    expected = max(fewest, math.ceil(episodes * (interval.half_width / half_width) ** 2))
+    return Look(episodes, interval.half_width, enough, expected)

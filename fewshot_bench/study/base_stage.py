@@ -15,8 +15,7 @@ from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, known_backbone, network_identity
 from fewshot_bench.cache import BASE_STAGES, build_once, read_entry
 from fewshot_bench.datasets.dataset import ImageSplit
-from fewshot_bench.engine.engine import Engine
-from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.engine.engine import Engine, LocalEngine
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import SILENT, Progress

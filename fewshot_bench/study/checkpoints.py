@@ -11,8 +11,7 @@ from typing import Any
 
 from fewshot_bench._io.locations import checkpoints_folder
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, Preprocessing, known_backbone
-from fewshot_bench.backbones.backbone import Interpolation
-from fewshot_bench.backbones.pretraining import UNKNOWN, default_pretraining, then
+from fewshot_bench.backbones.backbone import UNKNOWN, Interpolation, default_pretraining, then
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import StudyError, UnknownNameError, WeightsError
@@ -249,10 +248,10 @@ def checkpoint_stages(
         WeightsError: a checkpoint is damaged, or lacks the classifier that a method needs.
     """
     names = study.checkpoints or ()
-    given = [option for option in SAID_BY_A_CHECKPOINT if getattr(study, option) is not None]
+    given = [name for name in Study.fields_where("is_fixed_by_checkpoint") if getattr(study, name) is not None]
     if given:
-        option = {"base_losses": "base-loss"}.get(given[0], given[0].replace("_", "-"))
-        raise StudyError(f"--checkpoint {','.join(names)} says what --{option} would say. Leave one of the two out.")
+        flag = Study.flag(given[0])
+        raise StudyError(f"--checkpoint {','.join(names)} determines what {flag} would set. Leave one of the two out.")
     if not names:
         raise StudyError("--checkpoint names none. See: fewshot-bench ls checkpoints")
     refuse_reading_without_effect(study, ())

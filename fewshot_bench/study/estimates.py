@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench.datasets.store import nearest_folder
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard, episode_frame
 from fewshot_bench.outcomes.packing import position_type
@@ -145,7 +145,7 @@ class Estimates:
         return {**asdict(self), "cells": cells, "seconds": self.seconds, "is_whole": self.is_whole}
 
 
-def disk_space(place: Place, needed: int) -> DiskSpace:
+def disk_space(place: Location, needed: int) -> DiskSpace:
     """Space in a folder that need not exist yet; a folder that is not on a local disk has no known limit."""
     folder = nearest_folder(place.absolute()) if isinstance(place, Path) else None
     free = None

@@ -1,7 +1,7 @@
 """The names of adaptations, backbones and losses, without importing what they stand for.
 
-A registry is filled where its things are defined, and these import torch, which takes seconds. A slip of the pen should
-not wait for it. A test holds this list against the registries.
+A registry is filled by modules that import torch, which takes seconds. A misspelt name should not wait for that. A test
+compares this list with the registries.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal
 from fewshot_bench._io.locations import checkpoints_folder
 from fewshot_bench.datasets import check_name
 from fewshot_bench.errors import CodeNotTrustedError, UnknownNameError
-from fewshot_bench.paper_names import what_to_type
+from fewshot_bench.registry import what_to_type
 from fewshot_bench.study.study import Study
 from fewshot_bench.training.recipe import refuse_unknown_choices
 
@@ -27,32 +27,16 @@ Kind = Literal["adaptation", "backbone", "loss"]
 
 OWN_NAMES: dict[Kind, tuple[str, ...]] = {
     "adaptation": (
-        "baseline++",
-        "bd-cspn",
-        "centroid",
-        "entropy",
-        "finetune",
-        "finetune-head",
-        "ilpc",
-        "knn",
-        "label-propagation",
-        "laplacian-shot",
-        "lda",
-        "logistic",
-        "matching",
-        "pt-map",
-        "ridge",
-        "simpleshot",
-        "svm",
-        "tim",
+        "baseline++", "bd-cspn", "centroid", "entropy", "finetune", "finetune-head", "ilpc", "knn", "label-propagation",
+        "laplacian-shot", "lda", "logistic", "matching", "pt-map", "ridge", "simpleshot", "svm", "tim",
     ),
     "backbone": ("conv4_32", "conv4_64", "efficientnet_lite0", "resnet12", "wrn28_10"),
     "loss": ("ce", "ce+schane", "ce+simclr", "ce+supcon"),
-}
-"""Those that come with this package."""
+}  # fmt: skip
+"""The names that come with this package."""
 
 GROUPS = ("all", "all-inductive", "all-transductive")
-"""What `--adapt` takes for several adaptations at once: heads on frozen embeddings."""
+"""Groups of adaptations: heads on frozen embeddings."""
 
 _ROOMS: dict[Kind, str] = {"adaptation": "adaptation", "backbone": "backbones", "loss": "losses"}
 _GROUPS: dict[Kind, str] = {kind: f"fewshot_bench.{kind}{'es' if kind == 'loss' else 's'}" for kind in OWN_NAMES}
@@ -61,16 +45,16 @@ _MODEL = re.compile(r"@register_model\s+def (\w+)\(")
 
 
 def refuse_misspelt(kind: Kind, name: str) -> None:
-    """See that a registry could know a name; what names code is left to the registry.
+    """Refuse a name that no registry can know; names of code are left to the registry.
 
     Args:
-        kind: of thing.
+        kind: of the name.
         name: as it was typed.
 
     Raises:
-        UnknownNameError: it cannot.
+        UnknownNameError: the name cannot exist.
     """
-    if f"fewshot_bench.{_ROOMS[kind]}" in sys.modules:  # the registry is here, and knows better
+    if f"fewshot_bench.{_ROOMS[kind]}" in sys.modules:  # the registry is loaded, and decides
         return
     known = known_names(kind)
     if name in known:
@@ -86,14 +70,14 @@ def refuse_misspelt(kind: Kind, name: str) -> None:
         raise UnknownNameError(kind, name, known, answer=answer)
 
 
-def refuse_misspelt_of(study: Study) -> None:
-    """See that every name in a study could be known, before anything heavy is imported.
+def refuse_misspelt_study(study: Study) -> None:
+    """Refuse a study with a name that cannot exist, before anything heavy is imported.
 
     Raises:
-        UnknownNameError: one cannot.
+        UnknownNameError: a name cannot exist.
     """
     _refuse_misspelt_dataset(study.dataset)
-    if study.backbone is None:  # where both are named, that is what is wrong
+    if study.backbone is None:  # naming both is another error
         for checkpoint in study.checkpoints or ():
             _refuse_missing(checkpoint)
     if study.backbone is not None:
@@ -105,7 +89,7 @@ def refuse_misspelt_of(study: Study) -> None:
 
 
 def refuse_misspelt_training(dataset: str, backbone: str, loss: str, settings: Mapping[str, Any]) -> None:
-    """The same of a training.
+    """Refuse a training with a name that cannot exist.
 
     Args:
         dataset: as it was typed, as are the others.
@@ -115,7 +99,7 @@ def refuse_misspelt_training(dataset: str, backbone: str, loss: str, settings: M
 
     Raises:
         UnknownNameError: a name is not known.
-        StudyError: a setting is a word that it does not take.
+        StudyError: a setting does not take a word.
     """
     _refuse_misspelt_dataset(dataset)
     refuse_misspelt("backbone", backbone)
@@ -124,12 +108,12 @@ def refuse_misspelt_training(dataset: str, backbone: str, loss: str, settings: M
 
 
 def _refuse_misspelt_dataset(name: str) -> None:
-    with suppress(CodeNotTrustedError):  # whether it is, is decided where it would be imported
+    with suppress(CodeNotTrustedError):  # decided where the code would be imported
         check_name(name)
 
 
 def _refuse_missing(checkpoint: str) -> None:
-    """See that a network of that name was trained, or is being trained; what cannot be a name is left to the reader."""
+    """Refuse a checkpoint that does not exist and is not being trained; the reader refuses what cannot be a name."""
     if "/" in checkpoint or "\\" in checkpoint or not checkpoint:
         return
     folder = checkpoints_folder()
@@ -141,7 +125,7 @@ def _refuse_missing(checkpoint: str) -> None:
 
 
 def known_names(kind: Kind) -> list[str]:
-    """The names that come with this package, and those of entry points, which are not loaded for it."""
+    """The names that come with this package, and those of entry points, without loading them."""
     groups = GROUPS if kind == "adaptation" else ()
     return sorted({*OWN_NAMES[kind], *groups, *(point.name for point in entry_points(group=_GROUPS[kind]))})
 
@@ -153,7 +137,7 @@ def timm_models() -> tuple[str, ...]:
 
 
 def _timm_may_know(model: str) -> bool:
-    """Whether timm has a model, or had one of that name; true where its source cannot be read."""
+    """Whether timm has or had a model of that name; true if its source cannot be read."""
     if not timm_models() or model in timm_models():
         return True
     if not model:

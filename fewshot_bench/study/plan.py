@@ -14,7 +14,7 @@ from typing import Annotated
 import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from fewshot_bench._io.locations import Place
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.locks import owner
 from fewshot_bench._io.storage import create_exclusively, reaching, remove, write_atomically
 from fewshot_bench.errors import ComparisonError, FewshotBenchError, StudyError, UnknownNameError
@@ -92,7 +92,7 @@ class Outputs(Options):
         choice = getattr(self, kind)
         return choice if isinstance(choice, str) else _USUAL_NAMES[kind] if choice else ""
 
-    def place(self, kind: str, results: Place) -> Place | None:
+    def place(self, kind: str, results: Location) -> Location | None:
         """Where an output goes, by the name of its field; None where it is not wanted."""
         name = self._name(kind)
         return results / name if name else None
@@ -109,11 +109,11 @@ _USUAL_NAMES = {
 
 def write_outputs(
     outputs: Outputs,
-    results: Place,
+    results: Location,
     cells: Sequence[Cell],
     baselines: Mapping[str, str],
     asked_names: Mapping[str, str] | None = None,
-) -> tuple[pd.DataFrame, dict[str, Place], str]:
+) -> tuple[pd.DataFrame, dict[str, Location], str]:
     """Write the outputs of a study, from everything that its results folder holds.
 
     Args:
@@ -156,7 +156,7 @@ def _labels(outputs: Outputs, cells: Sequence[Cell], asked_names: Mapping[str, s
     return {stored[name]: label for name, label in found.items()}
 
 
-def _write_page(places: dict[str, Place | None], results: Place, frame: pd.DataFrame, store: OutcomeStore) -> str:
+def _write_page(places: dict[str, Location | None], results: Location, frame: pd.DataFrame, store: OutcomeStore) -> str:
     """Write the page and draw the figures; where they cannot be drawn, return why and remove their place."""
     from fewshot_bench.report.content import gather
     from fewshot_bench.report.page import write_page
@@ -231,12 +231,12 @@ class StudyPlan:
                 if owners.setdefault(label, name) != name:
                     raise ComparisonError(f"{owners[label]} and {name} would both be called '{label}'.")
 
-    def into(self, results: Place) -> StudyPlan:
+    def into(self, results: Location) -> StudyPlan:
         """The same studies with another results folder."""
         return replace(self, studies=tuple(study.model_copy(update={"results": results}) for study in self.studies))
 
     @property
-    def results(self) -> Place:
+    def results(self) -> Location:
         """The folder of outcomes and of everything that is written at the end."""
         return self.studies[0].results
 
@@ -256,13 +256,13 @@ def located(place: str) -> Iterator[None]:
         raise StudyError(f"{place}: {error}") from error
 
 
-def free_folder(results: Place) -> Place:
+def free_folder(results: Location) -> Location:
     """The first folder beside one that does not exist yet: itself, results-2, results-3, and so on."""
     return next(folder for folder in _folders(results) if not _exists(folder))
 
 
 @contextmanager
-def fresh_folder(results: Place) -> Iterator[Place]:
+def fresh_folder(results: Location) -> Iterator[Location]:
     """Make the first free folder, for this process alone; in the end it is removed if it is still empty.
 
     Args:
@@ -270,7 +270,7 @@ def fresh_folder(results: Place) -> Iterator[Place]:
 
     Raises:
         OSError: it cannot be made.
-        PlaceError: it cannot be made behind this URL, or not for one process alone.
+        LocationError: it cannot be made behind this URL, or not for one process alone.
     """
     folder = next(folder for folder in _folders(results) if _is_made(folder))
     before = _state(folder) if isinstance(folder, Path) else None
@@ -284,18 +284,18 @@ def fresh_folder(results: Place) -> Iterator[Place]:
                 folder.rmdir()
 
 
-def _folders(results: Place) -> Iterator[Place]:
+def _folders(results: Location) -> Iterator[Location]:
     yield results
     for number in itertools.count(2):
         yield results.with_name(f"{results.name}-{number}")
 
 
-def _exists(folder: Place) -> bool:
+def _exists(folder: Location) -> bool:
     with reaching(folder):
         return folder.exists()
 
 
-def _is_made(folder: Place) -> bool:
+def _is_made(folder: Location) -> bool:
     """Make a folder; False where it exists."""
     if not isinstance(folder, Path):
         content = json.dumps({"owner": owner()}).encode()

@@ -27,7 +27,7 @@ from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.study.study import Study
 
 PROGRAM = "fewshot-bench"
-NOT_RECORDED = ("results", "device", "chunk", "baseline")
+NOT_RECORDED = Study.fields_where("section", "computing", "output")
 """Fields of a study that never change an outcome."""
 
 _COUNTS = ("episodes", "runs")

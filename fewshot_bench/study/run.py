@@ -14,8 +14,7 @@ from functools import partial
 
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset
-from fewshot_bench.engine.engine import Engine, chosen_device
-from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.engine.engine import Engine, LocalEngine, chosen_device
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import FewshotBenchError, StudyError, UnknownNameError, show_traceback
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore

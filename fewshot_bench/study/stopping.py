@@ -1,7 +1,7 @@
-"""Go on drawing episodes until every method's interval is narrow enough: the rule is written down before the first one.
+"""Draw episodes until every method's interval is narrow enough, by a rule that is recorded before the first one.
 
 All methods of a protocol stop together, so that they share their episodes. Only the width of the intervals decides,
-never a difference or a p: docs/statistics.md says what looking again and again does to each.
+never a difference or a p: docs/statistics.md says what repeated looks do to each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fewshot_bench.statistics import look
 from fewshot_bench.study.study import MOST_EPISODES_BY_DEFAULT, Study
 
 EPISODES_BETWEEN_LOOKS = 250
-"""Of each run; the first look comes after as many."""
+"""Per run; the first look comes after this many."""
 _ANY_WIDTH = 1e9
 
 
@@ -29,14 +29,14 @@ class Rule:
 
     Attributes:
         half_width: of the 95% interval of every method's mean accuracy over all runs, in percentage points.
-        most: episodes of each run after which it ends in any case.
+        most: episodes per run after which it stops in any case.
     """
 
     half_width: float
     most: int
 
     def as_record(self) -> dict[str, Any]:
-        """What every cell says about how its number of episodes came about."""
+        """What every cell records about its number of episodes."""
         return {
             "rule": "the 95% t interval of every method's mean accuracy is narrow enough",
             "half_width": self.half_width,
@@ -45,19 +45,19 @@ class Rule:
         }
 
     def looks(self) -> list[int]:
-        """Episodes of each run at which to look."""
+        """Episodes per run at which to look."""
         return [*range(EPISODES_BETWEEN_LOOKS, self.most, EPISODES_BETWEEN_LOOKS), self.most]
 
 
 def stopping_rule(study: Study) -> Rule | None:
-    """The rule that a study asks for.
+    """The stopping rule of a study; None if it has none.
 
     Raises:
         StudyError: it contradicts another option.
     """
     if study.until_ci is None:
         if study.max_episodes is not None:
-            raise StudyError("--max-episodes limits --until-ci; without that, --episodes says how many there are.")
+            raise StudyError("--max-episodes limits --until-ci. Without --until-ci, use --episodes.")
         return None
     if "episodes" in study.model_fields_set:
         raise StudyError("--episodes and --until-ci both say when to stop. Use --max-episodes for a limit.")
@@ -75,29 +75,30 @@ def run_until(
 
     Args:
         rule: when to stop.
-        methods: each runs the missing episodes of given cells of its own.
+        methods: functions that run the missing episodes of some of their cells.
         cells: of each method, one per protocol, with the protocol.
-        store: where the outcomes go.
-        progress: shown one stage per protocol, with the widest interval so far.
+        store: of the outcomes.
+        progress: shows one stage per protocol, with the widest interval so far.
     """
     for same_protocol in zip(*cells, strict=True):
         protocol = same_protocol[0][1]
         with progress.step(f"{protocol.way}-way {protocol.shot}-shot until ±{rule.half_width:g}", 0) as step:
-            before, going = 0, list(zip(methods, same_protocol, strict=True))
+            before, running = 0, list(zip(methods, same_protocol, strict=True))
             for episodes in rule.looks():
-                there = min(episodes, protocol.episodes)
-                for run, (cell, _) in going:
-                    run([(cell, replace(protocol, episodes=there))])
-                going = [(run, one) for run, one in going if store.done(one[0])]  # one that fails on all has no say
-                widest = max((_half_width(store, cell, there, protocol.runs) for _, (cell, _) in going), default=0.0)
-                step.advance(there - before, f"±{widest:.2f} after {there:,} a run")
-                before = there
-                if there < episodes or widest <= rule.half_width:
+                reached = min(episodes, protocol.episodes)
+                for run, (cell, _) in running:
+                    run([(cell, replace(protocol, episodes=reached))])
+                running = [(run, pair) for run, pair in running if store.done(pair[0])]  # not those that always fail
+                widths = [_half_width(store, cell, reached, protocol.runs) for _, (cell, _) in running]
+                widest = max(widths, default=0.0)
+                step.advance(reached - before, f"±{widest:.2f} after {reached:,} per run")
+                before = reached
+                if reached < episodes or widest <= rule.half_width:
                     break
 
 
 def _half_width(store: OutcomeStore, cell: Cell, episodes: int, runs: int) -> float:
-    """Of a method's interval over the first episodes of its runs, in points; infinite before there are enough."""
+    """Half the width of a method's interval over the first episodes of its runs, in points; infinite if too few."""
     stored = store.read(cell, with_predictions=False)
     counted = stored[(stored["episode"] < episodes) & (stored["run"] < runs)]
     seen = look(counted["accuracy"].to_numpy(), _ANY_WIDTH)

@@ -1,8 +1,8 @@
-"""A study as a user describes it: one dataset, backbones, adaptations and shots make a grid of cells.
+"""A study: one dataset, backbones, adaptations and shots make a grid of cells.
 
-What can be said about episodes, methods and computing, each field with its type and bounds in this one place.
-
-A study has all of them; a study file has the first and the last once, and the second once per method.
+Every option of a study is one field here, with its type, bounds, help and section. The command line, the keys of a
+study file, the tables of docs/studies.md and the lists of what a checkpoint, a sweep or a results folder fixes are read
+from these fields.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
-from fewshot_bench._io.locations import Place, place_of
+from fewshot_bench._io.locations import Location, location_of
 from fewshot_bench.datasets import OwnOptions
 from fewshot_bench.datasets.dataset import SplitName
 from fewshot_bench.episodes import Protocol, resolved_protocol
@@ -22,25 +22,66 @@ from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, SamplerName
 from fewshot_bench.errors import StudyError
 from fewshot_bench.limits import LARGEST_SEED, LARGEST_SIZE, LARGEST_WAY, MOST_CELLS, MOST_EPISODES, MOST_RUNS
 
+Section = Literal["data", "method", "episodes", "computing", "output"]
+
 Lambda = Annotated[float, Field(ge=0, le=1)]
 """Weight of the contrastive term."""
 
 Tau = Annotated[float, Field(gt=0)]
 """Temperature of the contrastive term."""
 
+SAMPLER_FIELDS = ("sampler", "alpha", "least_way", "least_shot")
+"""The fields that say how episodes are sampled."""
 
-def _results(value: object) -> Place:
-    """The folder that a text names, or what is a folder already.
+MOST_EPISODES_BY_DEFAULT = 30_000
+"""Largest number of episodes per run under `until_ci`, unless `max_episodes` is given."""
+
+
+def option(
+    default: Any,
+    text: str,
+    section: Section,
+    *,
+    flag: str = "",
+    metavar: str = "",
+    is_fixed_by_checkpoint: bool = False,
+    is_axis: bool = False,
+    **bounds: Any,
+) -> Any:
+    """A field of a study that users set.
+
+    Args:
+        default: its value where nothing is given.
+        text: its help on the command line and its meaning on the page of study files.
+        section: of the command's help.
+        flag: its option on the command line; named like the field by default.
+        metavar: how the command line names its value; by default its choices or type.
+        is_fixed_by_checkpoint: whether a checkpoint determines it.
+        is_axis: whether a sweep can vary it.
+        bounds: keyword arguments of pydantic's `Field`.
+    """
+    facts: dict[str, Any] = {
+        "section": section,
+        "flag": flag,
+        "metavar": metavar,
+        "is_fixed_by_checkpoint": is_fixed_by_checkpoint,
+        "is_axis": is_axis,
+    }
+    return Field(default, description=text, json_schema_extra=facts, **bounds)
+
+
+def _results(value: object) -> Location:
+    """The folder that a text names; a folder stays what it is.
 
     Raises:
         ValueError: it is neither.
     """
     if not isinstance(value, str | Path) and not hasattr(value, "fs"):
         raise ValueError("Input should be a folder, or a URL such as s3://bucket/folder")
-    return place_of(value)  # type: ignore[arg-type]  # what has a file system is a UPath, which is not imported here
+    return location_of(value)  # type: ignore[arg-type]  # what has a file system is a UPath, which is not imported here
 
 
-ResultsPlace = Annotated[Place, PlainValidator(_results), PlainSerializer(str, when_used="json")]
+ResultsPlace = Annotated[Location, PlainValidator(_results), PlainSerializer(str, when_used="json")]
 """Where results are kept: a folder, or a URL that fsspec knows."""
 
 
@@ -49,57 +90,189 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
+    @classmethod
+    def fields_where(cls, fact: str, *values: Any) -> tuple[str, ...]:
+        """The fields of which a fact is true, or has one of the given values, in their order.
 
+        Args:
+            fact: a parameter of `option`.
+            values: True by default.
+        """
+        return tuple(name for name in cls.model_fields if cls.fact(name, fact) in (values or (True,)))
+
+    @classmethod
+    def fact(cls, name: str, fact: str) -> Any:
+        """A fact about a field, as `option` was told; None for a field that is not an option."""
+        extra = cls.model_fields[name].json_schema_extra
+        return extra.get(fact) if isinstance(extra, dict) else None
+
+    @classmethod
+    def _types(cls, name: str) -> tuple[Any, ...]:
+        """The annotation of a field, and its parts."""
+        annotation = cls.model_fields[name].annotation
+        return annotation, *get_args(annotation)
+
+    @classmethod
+    def takes_several(cls, name: str) -> bool:
+        """Whether the value of a field is a list."""
+        return any(get_origin(part) is tuple for part in cls._types(name))
+
+    @classmethod
+    def choices(cls, name: str) -> tuple[str, ...]:
+        """The words that a field takes; none if it takes others."""
+        return next((get_args(part) for part in cls._types(name) if get_origin(part) is Literal), ())
+
+    @classmethod
+    def kind(cls, name: str) -> type:
+        """What the command line reads for a field: bool, int or float; the model reads all else from text."""
+        if cls.takes_several(name):
+            return str
+        return next((part for part in cls._types(name) if part in (bool, int, float)), str)
+
+    @classmethod
+    def flag(cls, name: str) -> str:
+        """What a field is called on the command line, such as "--base-loss"."""
+        return cls.fact(name, "flag") or f"--{name.rstrip('_').replace('_', '-')}"
+
+
+# fmt: off  # one field, one to three lines: to be read as a table
 class EpisodeOptions(Options):
-    """Which episodes are drawn from a dataset."""
+    """Images and the episodes that are drawn from them."""
 
-    split: SplitName = "novel"
-    fractions: tuple[float, float, float] | None = None
-    least_images: int = Field(default=1, ge=1)
-    class_depth: int | None = Field(default=None, ge=1, le=8)
-    layout: Literal["auto", "classes", "splits"] = "auto"
-    way: int = Field(default=5, le=LARGEST_WAY)
-    shots: tuple[Annotated[int, Field(le=LARGEST_SIZE)], ...] = Field(default=(1, 5), min_length=1)
-    query: int = Field(default=15, le=LARGEST_SIZE)
-    episodes: int = Field(default=3000, ge=1, le=MOST_EPISODES)
-    runs: int = Field(default=3, ge=1, le=MOST_RUNS)
-    until_ci: float | None = Field(default=None, gt=0, le=50)
-    max_episodes: int | None = Field(default=None, ge=1, le=MOST_EPISODES)
-    seed: int = Field(default=0, ge=-LARGEST_SEED, le=LARGEST_SEED)
-    sampler: SamplerName = "standard"
-    alpha: float | None = None
-    least_way: int | None = None
-    least_shot: int | None = None
+    least_images: int = option(
+        1, "Skip your own classes with fewer readable images.", "data", flag="--min-images", ge=1
+    )
+    class_depth: int | None = option(
+        None, "Folders per class of your own images: 2 for alphabet/character.", "data", ge=1, le=8
+    )
+    layout: Literal["auto", "classes", "splits"] = option(
+        "auto", "Whether folders named train, val and test are classes or splits; auto refuses to guess.", "data"
+    )
+    split: SplitName = option(
+        "novel",
+        "Split to draw from, or fractions that divide your own classes: 0.6,0.2,0.2.",
+        "episodes",
+        metavar="novel|validation|test|...",
+    )
+    fractions: tuple[float, float, float] | None = option(
+        None,
+        "Fractions of your own classes for base, validation and novel, such as 0.6, 0.2, 0.2.",
+        "episodes",
+        flag="--split",
+    )
+    shots: tuple[Annotated[int, Field(le=LARGEST_SIZE)], ...] = option(
+        (1, 5), "Labelled images per class.", "episodes", min_length=1
+    )
+    way: int = option(5, "Classes per episode.", "episodes", le=LARGEST_WAY)
+    query: int = option(15, "Images per class to classify.", "episodes", le=LARGEST_SIZE)
+    episodes: int = option(3000, "Episodes per run; disjoint: all there are.", "episodes", ge=1, le=MOST_EPISODES)
+    runs: int = option(3, "Runs with different episodes; disjoint: one.", "episodes", ge=1, le=MOST_RUNS)
+    until_ci: float | None = option(
+        None,
+        "Instead of --episodes: continue until every 95% interval is at most ± this many points.",
+        "episodes",
+        gt=0,
+        le=50,
+    )
+    max_episodes: int | None = option(
+        None, f"Limit per run with --until-ci. Default: {MOST_EPISODES_BY_DEFAULT}.", "episodes", ge=1, le=MOST_EPISODES
+    )
+    seed: int = option(
+        0, "Seed of episodes and of dividing your own classes.", "episodes", ge=-LARGEST_SEED, le=LARGEST_SEED
+    )
+    sampler: SamplerName = option(
+        "standard", "Independent episodes; no shared images; uneven queries; varying way and shot.", "episodes"
+    )
+    alpha: float | None = option(
+        None, "Dirichlet concentration; smaller values make queries more imbalanced. Default: 2.", "episodes"
+    )
+    least_way: int | None = option(None, "Fewest classes with --sampler varied. Default: 2.", "episodes")
+    least_shot: int | None = option(None, "Fewest shots with --sampler varied. Default: 1.", "episodes")
 
 
 class MethodOptions(Options):
     """What is done with each episode, apart from the backbone and the contrastive term's weight and temperature."""
 
-    weights: Path | None = None
-    checkpoints: tuple[str, ...] | None = None
-    image_size: int | None = Field(default=None, ge=16, le=1024)
-    interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
-    base_losses: tuple[str, ...] | None = None
-    base_epochs: int | None = Field(default=None, ge=1)
-    base_batch: int | None = Field(default=None, ge=2)
-    training_seed: int = Field(default=0, ge=-(1 << 63), lt=1 << 63)
-    adaptations: tuple[str, ...] = Field(default=("centroid",), min_length=1)
-    losses: tuple[str, ...] = Field(default=("ce",), min_length=1)
-    hyper_parameters: dict[str, Any] = Field(default_factory=dict)
-    choose: Literal["none", "support-cv", "ensemble"] = "none"
-    reading: Literal["in", "out"] | None = None
+    weights: Path | None = option(
+        None,
+        "Weights file: safetensors or a PyTorch state dict.",
+        "method",
+        is_fixed_by_checkpoint=True,
+    )
+    checkpoints: tuple[str, ...] | None = option(
+        None,
+        "Names given to fewshot-bench train; replaces --backbone.",
+        "method",
+        flag="--checkpoint",
+    )
+    image_size: int | None = option(
+        None,
+        "Image side in pixels. Default: the backbone's.",
+        "method",
+        is_fixed_by_checkpoint=True,
+        is_axis=True,
+        ge=16,
+        le=1024,
+    )
+    interpolation: Literal["bicubic", "bilinear", "nearest"] | None = option(
+        None, "How to resize images. Default: the backbone's.", "method", is_fixed_by_checkpoint=True, is_axis=True
+    )
+    base_losses: tuple[str, ...] | None = option(
+        None,
+        "Train on the base split first, once per loss; or none. Default: ce,ce+schane if not pretrained.",
+        "method",
+        flag="--base-loss",
+        is_fixed_by_checkpoint=True,
+    )
+    base_epochs: int | None = option(
+        None,
+        "Epochs of base-split training. Default: the recipe's.",
+        "method",
+        is_fixed_by_checkpoint=True,
+        is_axis=True,
+        ge=1,
+    )
+    base_batch: int | None = option(
+        None,
+        "Batch size of base-split training. Default: the recipe's.",
+        "method",
+        is_fixed_by_checkpoint=True,
+        is_axis=True,
+        ge=2,
+    )
+    training_seed: int = option(0, "Seed of base-split training.", "method", ge=-(1 << 63), lt=1 << 63)
+    adaptations: tuple[str, ...] = option(
+        ("centroid",),
+        "Methods (fewshot-bench ls adaptations), or groups of heads: all, all-inductive, all-transductive.",
+        "method",
+        flag="--adapt",
+        min_length=1,
+    )
+    losses: tuple[str, ...] = option(
+        ("ce",), "Losses of adaptations that train.", "method", flag="--loss", min_length=1
+    )
+    reading: Literal["in", "out"] | None = option(
+        None, "How ce+schane reads Equation 4 of its paper. Default: in.", "method", is_axis=True
+    )
+    choose: Literal["none", "support-cv", "ensemble"] = option(
+        "none",
+        "Choose hyper-parameters in each episode: cross-validate its support set, or average over a grid.",
+        "method",
+        is_axis=True,
+    )
+    hyper_parameters: dict[str, Any] = option(
+        {}, "Hyper-parameters of the adaptations, such as C=10.", "method", flag="--set"
+    )
 
 
 class ComputingOptions(Options):
     """Where it is computed and kept; never changes an outcome."""
 
-    device: str = "auto"
-    chunk: int | None = Field(default=None, ge=1)
-    results: ResultsPlace = Path("results")
-
-
-MOST_EPISODES_BY_DEFAULT = 30_000
-"""Of each run under `until_ci`, where nobody names another limit."""
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", "computing")
+    chunk: int | None = option(None, "Episodes computed at once; never changes a result.", "computing", ge=1)
+    results: ResultsPlace = option(
+        Path("results"), "Results folder, or a URL such as s3://bucket/folder.", "output", metavar="FOLDER"
+    )
 
 
 class Study(EpisodeOptions, MethodOptions, ComputingOptions):
@@ -109,11 +282,19 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
     losses on whether the backbone is pretrained, the hyper-parameters on the adaptation.
     """
 
-    dataset: str = "glyphs"
-    backbone: str | None = None
-    lambda_: Lambda = Field(default=0.9, alias="lambda")
-    tau: Tau = 0.5
-    baseline: str | None = None
+    dataset: str = option(
+        "glyphs", "Name (fewshot-bench data ls), or your own images: folder, archive, manifest or hf:NAME.", "data"
+    )
+    backbone: str | None = option(
+        None,
+        "Names (fewshot-bench ls backbones), or timm:NAME. Default: Conv4 for glyphs, else EfficientNet-Lite0.",
+        "method",
+        is_fixed_by_checkpoint=True,
+    )
+    lambda_: Lambda = option(0.9, "Weight of the contrastive term.", "method", alias="lambda", is_axis=True)
+    tau: Tau = option(0.5, "Temperature of the contrastive term.", "method", is_axis=True)
+    baseline: str | None = option(None, "Method to test the others against (name or part of it).", "output")
+    # fmt: on
 
     @model_validator(mode="after")
     def _check_size(self) -> Study:
@@ -170,10 +351,7 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
                 self._most_episodes(),
                 self._asked("runs"),
                 self.seed,
-                sampler=self.sampler,
-                alpha=self.alpha,
-                least_way=self.least_way,
-                least_shot=self.least_shot,
+                **{name: getattr(self, name) for name in SAMPLER_FIELDS},
             )
             for shot in self.shots
         ]
@@ -190,3 +368,18 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
         if self.sampler == "disjoint" and field not in self.model_fields_set:
             return SAMPLERS_DEFAULT
         return int(getattr(self, field))
+
+
+class NamedHyperParameters(Options):
+    """Hyper-parameters of adaptations that have an option of their own, beside `--set`."""
+
+    tune: str | None = option(
+        None,
+        "What finetune trains: all, last:N, norm, bias, lora[:RANK], head, or combinations such as norm+last:N.",
+        "method",
+    )
+    bn: str | None = option(None, "Batch norm of finetune: frozen, support or transductive.", "method")
+    views: int | None = option(
+        None, "Augmented views per image, made once; 0: new ones at every step of finetune.", "method"
+    )
+    precision: str | None = option(None, "Precision of finetune: float32, bf16 or float64.", "method")

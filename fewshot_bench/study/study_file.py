@@ -1,8 +1,6 @@
-"""The study file: a grid of datasets, shots, methods and runs, as `study.toml` says it, and the studies it stands for.
+"""The study file: a grid of datasets, shots, methods and runs in TOML, the studies it describes, and the presets.
 
-docs/studies.md describes it for those who write one.
-
-Studies that come with the package, by name.
+docs/studies.md describes the file for those who write one.
 """
 
 from __future__ import annotations
@@ -19,46 +17,54 @@ from fewshot_bench._io.toml import KeyPath
 from fewshot_bench.datasets import admit_dataset, check_name
 from fewshot_bench.errors import CodeNotTrustedError, StudyError, UnknownNameError
 from fewshot_bench.limits import MOST_CELLS, MOST_EPISODES
+from fewshot_bench.plugins import is_code
 from fewshot_bench.registry import Entry, Registry
 from fewshot_bench.study.known_names import GROUPS, Kind, refuse_misspelt
 from fewshot_bench.study.plan import Outputs
 from fewshot_bench.study.study import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Options, Study, Tau
-from fewshot_bench.user_code import is_code
 
 MOST_STUDIES = 2_000
-"""Of a file; more are a slip, or somebody's mischief."""
+"""The limit of a file; a larger grid is a mistake or an attack."""
 
 _NETWORK = ("backbone", "weights", "checkpoints")
 
 
+def _several(field: str, default: Any, **changes: Any) -> Any:
+    """The field of a study that a file may give several values."""
+    of_study = Study.model_fields[field]
+    return Field(default, **({"description": of_study.description, "alias": of_study.alias} | changes))
+
+
 class MethodTable(MethodOptions):
-    """One `[[methods]]` table; several backbones or values of lambda or tau are so many methods."""
+    """One `[[methods]]` table; each backbone and each value of lambda and tau makes a method."""
 
     datasets: tuple[str, ...] | None = None
-    backbone: tuple[str, ...] | None = Field(default=None, min_length=1)
-    lambda_: tuple[Lambda, ...] = Field(default=(0.9,), alias="lambda", min_length=1)
-    tau: tuple[Tau, ...] = Field(default=(0.5,), min_length=1)
+    backbone: tuple[str, ...] | None = _several("backbone", None, min_length=1)
+    lambda_: tuple[Lambda, ...] = _several("lambda_", (0.9,), min_length=1)
+    tau: tuple[Tau, ...] = _several("tau", (0.5,), min_length=1)
 
 
 class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
-    """The whole file. What it says of methods holds for every table that does not say otherwise."""
+    """The whole file. Its keys of methods are the defaults of every `[[methods]]` table."""
 
-    name: str = ""
-    description: str = ""
-    datasets: tuple[str, ...] = Field(default=("glyphs",), min_length=1)
-    baseline: str | dict[str, str] | None = None
-    outputs: Outputs = Outputs()
-    methods: tuple[MethodTable, ...] = ()
+    name: str = Field("", description="Name of the study. Default: the file's name.")
+    description: str = Field("", description="One line for people.")
+    datasets: tuple[str, ...] = _several("dataset", ("glyphs",), min_length=1)
+    baseline: str | dict[str, str] | None = _several(
+        "baseline", None, description='Method to test the others against; per dataset: `baseline.cifar-fs = "..."`.'
+    )
+    outputs: Outputs = Field(Outputs(), description="A table, see below.")
+    methods: tuple[MethodTable, ...] = Field((), description="Tables, see below.")
 
     def baselines(self) -> dict[str, str]:
-        """What was named as the baseline, by dataset."""
+        """The name of the baseline, by dataset."""
         if isinstance(self.baseline, dict):
             return self.baseline
         return {} if self.baseline is None else dict.fromkeys(self.datasets, self.baseline)
 
     def studies(self) -> Iterator[tuple[Study, KeyPath]]:
-        """The study of every dataset and method, dataset by dataset, and where in the file its method is."""
-        shared = _said(self, EpisodeOptions) | _said(self, ComputingOptions)
+        """The study of every dataset and method, dataset by dataset, and the place of its method in the file."""
+        shared = _given(self, EpisodeOptions) | _given(self, ComputingOptions)
         for dataset in dict.fromkeys(self.datasets):
             for path, table in self._tables():
                 if table.datasets is None or dataset in table.datasets:
@@ -67,37 +73,40 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
                         yield Study(**{"dataset": dataset, **shared, **method, **variant}), path
 
     def misspelt(self) -> tuple[KeyPath, str] | None:
-        """The first name that nothing can have, where and in words, before anything heavy is imported."""
-        kinds: dict[str, Kind] = {"adaptations": "adaptation", "losses": "loss", "base_losses": "loss"}
-        named: list[tuple[KeyPath, Kind, str]] = []
-        for path, table in (((), self), *self._tables()):
-            named += [
-                ((*path, "backbone", number), "backbone", name) for number, name in enumerate(table.backbone or ())
-            ]
-            for field, kind in kinds.items():
-                if field in table.model_fields_set:
-                    names = getattr(table, field) or ()
-                    named += [((*path, field, number), kind, name) for number, name in enumerate(names)]
-        for place, kind, name in named:
+        """The first name that cannot exist, where and in words; it is found before anything heavy is imported."""
+        for path, kind, name in self._names():
             try:
                 refuse_misspelt(kind, name)
             except UnknownNameError as error:
-                return place, str(error)
+                return path, str(error)
         return self._unknown_dataset()
+
+    def _names(self) -> Iterator[tuple[KeyPath, Kind, str]]:
+        """Every backbone, adaptation and loss that is named: its place, its kind and the name."""
+        kinds: dict[str, Kind] = {
+            "backbone": "backbone",
+            "adaptations": "adaptation",
+            "losses": "loss",
+            "base_losses": "loss",
+        }
+        for path, table in (((), self), *self._tables()):
+            for key, kind in kinds.items():
+                names = getattr(table, key) if key in table.model_fields_set else None
+                yield from (((*path, key, number), kind, name) for number, name in enumerate(names or ()))
 
     def _unknown_dataset(self) -> tuple[KeyPath, str] | None:
         for number, name in enumerate(self.datasets):
             try:
                 check_name(name)
-            except CodeNotTrustedError:  # see `code`
+            except CodeNotTrustedError:  # `code` reports it
                 continue
             except UnknownNameError as error:
                 return ("datasets", number), str(error)
         return None
 
     def problem(self) -> tuple[KeyPath, str] | None:
-        """The first thing that is wrong with the file as a whole: where, and in words."""
-        for path, registry, name in self.names():
+        """The first error in the file as a whole: its place, and in words."""
+        for path, registry, name in self._registered_names():
             try:
                 _ = registry[name]
             except UnknownNameError as error:
@@ -108,17 +117,17 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         for path, table in self._tables():
             foreign = next((name for name in table.datasets or () if name not in self.datasets), None)
             if foreign is not None:
-                return (*path, "datasets"), f"{foreign} is none of the study's datasets; add it to these."
+                return (*path, "datasets"), f"{foreign} is not one of the study's datasets; add it to them."
         for dataset in self.baselines():
             if dataset not in self.datasets:
-                return ("baseline", dataset), f"{dataset} is none of the study's datasets."
+                return ("baseline", dataset), f"{dataset} is not one of the study's datasets."
         output = self.outputs.problem()
         if output is not None:
             return ("outputs", output[0]), output[1]
         return self._problem_of_hyper_parameters() or self._problem_of_size()
 
     def _problem_of_hyper_parameters(self) -> tuple[KeyPath, str] | None:
-        """The first that no adaptation has: of a table its own, of the file those of any table."""
+        """The first hyper-parameter that no adaptation of its table has; above the tables, those of any table count."""
         from fewshot_bench.study.methods import unknown_hyper_parameter
 
         known = {path: self._accepted(table) for path, table in self._tables()}
@@ -150,30 +159,25 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         if self.until_ci is not None and methods > 1:
             return ("until_ci",), (
                 "until_ci stops the methods of one network together, so that they share their episodes; this file has "
-                f"{methods} tables, backbones or values of lambda and tau. Say episodes instead, or divide the file."
+                f"{methods} tables, backbones or values of lambda and tau. Use episodes instead, or divide the file."
             )
         return None
 
-    def names(self) -> Iterator[tuple[KeyPath, Registry[Any], str]]:
-        """Every adaptation, loss and registered backbone that is named: where it is, and what should know it."""
+    def _registered_names(self) -> Iterator[tuple[KeyPath, Registry[Any], str]]:
+        """Every name that a registry should know: its place, the registry and the name."""
         from fewshot_bench.adaptation import ADAPTATIONS
         from fewshot_bench.backbones import BACKBONES, BackboneRequest, model_of_hub
         from fewshot_bench.losses import LOSSES
 
-        kinds: dict[str, Registry[Any]] = {"adaptations": ADAPTATIONS, "losses": LOSSES, "base_losses": LOSSES}
-        for path, table in (((), self), *self._tables()):
-            for number, name in enumerate(table.backbone or ()):
-                if model_of_hub(BackboneRequest(name)) is None:
-                    yield (*path, "backbone", number), BACKBONES, name
-            for kind, registry in kinds.items():
-                if kind in table.model_fields_set:
-                    for number, name in enumerate(getattr(table, kind) or ()):
-                        if kind != "adaptations" or name not in GROUPS:
-                            yield (*path, kind, number), registry, name
+        registries: dict[Kind, Registry[Any]] = {"adaptation": ADAPTATIONS, "loss": LOSSES, "backbone": BACKBONES}
+        for path, kind, name in self._names():
+            is_of_hub = kind == "backbone" and model_of_hub(BackboneRequest(name)) is not None
+            if not is_of_hub and not (kind == "adaptation" and name in GROUPS):
+                yield path, registries[kind], name
 
     def code(self) -> Iterator[tuple[KeyPath, Callable[[str], None], str]]:
-        """Every name that runs code or is fetched, and nobody has admitted: where it is, and what admits it."""
-        for path, registry, name in self.names():
+        """Every name of code or of a hub that is not admitted yet: its place, what admits it, and the name."""
+        for path, registry, name in self._registered_names():
             if is_code(name) and name not in registry:
                 yield path, registry.admit, name
         for number, name in enumerate(self.datasets):
@@ -185,21 +189,23 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
                 continue
 
     def _tables(self) -> list[tuple[KeyPath, MethodTable]]:
-        """The methods with their places; a file without tables is one method."""
+        """The method tables with their places; a file without tables has one."""
         if not self.methods:
             return [((), MethodTable())]
         return [(("methods", number), table) for number, table in enumerate(self.methods)]
 
     def _method_fields(self, table: MethodTable) -> dict[str, Any]:
-        """What a table says, and what the file says for all tables where this one is silent."""
-        from fewshot_bench.study.checkpoints import SAID_BY_A_CHECKPOINT
-
-        own, common = _said(table, MethodTable), _said(self, MethodTable)
-        if own.keys() & set(_NETWORK):  # another network: the file's weights are not for it
+        """The fields of a table, with the file's defaults for all tables."""
+        own, common = _given(table, MethodTable), _given(self, MethodTable)
+        if own.keys() & set(_NETWORK):  # the file's weights belong to another network
             common = {name: value for name, value in common.items() if name not in _NETWORK}
         if "checkpoints" in own:
-            common = {name: value for name, value in common.items() if name not in SAID_BY_A_CHECKPOINT}
-        if not self._can_be_read_so(own) and any(self._can_be_read_so(_said(one, MethodTable)) for one in self.methods):
+            common = {
+                name: value
+                for name, value in common.items()
+                if name not in Study.fields_where("is_fixed_by_checkpoint")
+            }
+        if not self._has_reading(own) and any(self._has_reading(_given(each, MethodTable)) for each in self.methods):
             common.pop("reading", None)
         accepted = self._accepted(table)
         shared = {name: value for name, value in self.hyper_parameters.items() if name in accepted}
@@ -207,15 +213,15 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         fields.pop("datasets", None)
         return fields
 
-    def _can_be_read_so(self, table: dict[str, Any]) -> bool:
-        """Whether the reading that the file names for all tables is one that a loss of this table may have."""
+    def _has_reading(self, table: dict[str, Any]) -> bool:
+        """Whether a loss of this table can have the reading that the file gives for all tables."""
         from fewshot_bench.losses import readings_of
 
-        method = _said(self, MethodTable) | table
+        method = _given(self, MethodTable) | table
         losses = (*method.get("losses", ()), *(method.get("base_losses") or ()))
         return (
             self.reading is None
-            or method.get("base_losses") is None  # which losses these are is for the backbone to say
+            or method.get("base_losses") is None  # the backbone decides which losses these are
             or any(self.reading in readings_of(loss) for loss in losses)
         )
 
@@ -227,13 +233,13 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         return set().union(*(hyper_parameters_of(name) for name in source.adaptations))
 
 
-def _said(options: Options, kind: type[Options]) -> dict[str, Any]:
+def _given(options: Options, kind: type[Options]) -> dict[str, Any]:
     """The fields of a kind that were given, by their names in Python."""
     return {name: getattr(options, name) for name in kind.model_fields if name in options.model_fields_set}
 
 
 def _count_of_variants(method: dict[str, Any]) -> int:
-    """How many `_variants` there are."""
+    """The number of `_variants`."""
     weights: tuple[float | None, ...] = method.get("lambda_", (None,))
     temperatures: tuple[float | None, ...] = method.get("tau", (None,))
     without = sum(1 for weight in weights if weight == 0)
@@ -242,9 +248,9 @@ def _count_of_variants(method: dict[str, Any]) -> int:
 
 
 def _variants(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every combination of backbone, lambda and tau; with lambda = 0 the loss is cross-entropy, which knows no tau.
+    """Every combination of backbone, lambda and tau; with lambda = 0 the loss is cross-entropy, which has no tau.
 
-    What was not given stays away, so that a study can tell.
+    What was not given stays absent, so that the study's own defaults apply.
     """
     for backbone in dict.fromkeys(method.get("backbone") or (None,)):
         for weight in method.get("lambda_", (None,)):
@@ -254,8 +260,8 @@ def _variants(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 _FOLDER = Path(__file__).with_name("preset_files")
-MAKE_ONE = "To start from one that works: fewshot-bench study quickstart > study.toml"
-_ADVICE = "A file of your own is a path that ends in .toml. See: fewshot-bench ls studies."
+MAKE_ONE = "To start from a working one: fewshot-bench study quickstart > study.toml"
+_ADVICE = "The path of your own file ends in .toml. See: fewshot-bench ls studies."
 
 
 def preset_names() -> list[str]:

@@ -1,9 +1,4 @@
-"""From the text of a study file, and what a command line changes in it, to studies; every complaint says where.
-
-What a command line changes in a study file: `--set key=value`, and options such as `--results`.
-
-The keys of a study file, read off its models: which there are, and which take several values.
-"""
+"""From the text of a study file, with the changes of a command line, to studies; every error names its place."""
 
 from __future__ import annotations
 
@@ -15,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -28,11 +23,9 @@ from fewshot_bench.study.plan import Outputs, StudyPlan
 from fewshot_bench.study.study import Options
 from fewshot_bench.study.study_file import MAKE_ONE, MethodTable, StudyFile, preset_text
 
-_NONE = "none"
-
 
 def model_at(path: KeyPath) -> type[Options] | None:
-    """The model of the table that a path leads to; None where it leads to free keys or to a value."""
+    """The model of the table at a path; None for a table with free keys and for a value."""
     if not path:
         return StudyFile
     if path[0] == "methods" and len(path) == 2 and isinstance(path[1], int):
@@ -45,62 +38,51 @@ def fields_of(model: type[Options]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
-def known_keys(path: KeyPath, *, with_hyper_parameters: bool = False) -> list[str]:
-    """The keys of the table that a path leads to.
-
-    Args:
-        path: of the table.
-        with_hyper_parameters: also those of all adaptations, as `hyper_parameters.NAME`, where they may stand.
-    """
+def known_keys(path: KeyPath) -> list[str]:
+    """The keys of the table at a path."""
     model = model_at(path)
-    keys = [] if model is None else list(fields_of(model))
-    if with_hyper_parameters and "hyper_parameters" in keys:
-        from fewshot_bench.adaptation import ADAPTATIONS
-
-        keys += sorted({f"hyper_parameters.{name}" for adaptation in ADAPTATIONS.names() for name in _own(adaptation)})
-    return keys
+    return [] if model is None else list(fields_of(model))
 
 
-def _own(adaptation: str) -> set[str]:
+def _is_hyper_parameter(key: str) -> bool:
+    """Whether an adaptation has a hyper-parameter of that name."""
+    from fewshot_bench.adaptation import ADAPTATIONS
     from fewshot_bench.study.methods import hyper_parameters_of
 
-    return {name for name in hyper_parameters_of(adaptation) if name != "loss" and not name.endswith("_")}
+    is_internal = key == "loss" or key.endswith("_")
+    return not is_internal and any(key in hyper_parameters_of(adaptation) for adaptation in ADAPTATIONS.names())
 
 
 def takes_several(path: KeyPath) -> bool:
     """Whether the value of a key is a list."""
-    model = model_at(path[:-1])
-    field = None if model is None else fields_of(model).get(str(path[-1]))
-    return field is not None and _has_tuple(field.annotation)
-
-
-def _has_tuple(annotation: Any) -> bool:
-    return get_origin(annotation) is tuple or any(_has_tuple(part) for part in get_args(annotation))
+    model, key = model_at(path[:-1]), path[-1]
+    return model is not None and any(
+        model.takes_several(name) for name, field in model.model_fields.items() if key == (field.alias or name)
+    )
 
 
 def normalised(data: dict[str, Any]) -> dict[str, Any]:
-    """What a file says, with a list of one where a value stands alone for it, and no base loss where it says "none".
+    """The content of a file, with a list for each single value of a list, and no base loss instead of "none".
 
     Args:
         data: as TOML gives it.
     """
-    content = _with_lists(data, ())
+    content = {key: _normalised(value, (key,)) for key, value in data.items()}
     if isinstance(content.get("methods"), list):
         content["methods"] = [
-            _with_lists(table, ("methods", number)) if isinstance(table, dict) else table
+            {key: _normalised(value, ("methods", number, key)) for key, value in table.items()}
+            if isinstance(table, dict)
+            else table
             for number, table in enumerate(content["methods"])
         ]
     return content
 
 
-def _with_lists(table: dict[str, Any], path: KeyPath) -> dict[str, Any]:
-    return {key: _as_list(key, value) if takes_several((*path, key)) else value for key, value in table.items()}
-
-
-def _as_list(key: str, value: Any) -> Any:
-    if key == "base_losses" and value in (_NONE, [_NONE]):
+def _normalised(value: Any, path: KeyPath) -> Any:
+    if path[-1] == "base_losses" and value in ("none", ["none"]):
         return []
-    return [value] if isinstance(value, str | int | float) and key != "methods" else value
+    is_single = isinstance(value, str | int | float) and path[-1] != "methods"
+    return [value] if is_single and takes_several(path) else value
 
 
 @dataclass(frozen=True)
@@ -110,7 +92,7 @@ class Override:
     Attributes:
         path: of the key.
         value: as TOML would give it.
-        shown: how it was typed, for a complaint.
+        shown: how it was typed, for an error message.
     """
 
     path: KeyPath
@@ -118,28 +100,27 @@ class Override:
     shown: str
 
     @classmethod
-    def from_text(cls, key: str, text: str, *, shown: str = "") -> Override:
-        """What `--set key=value` means.
+    def from_text(cls, key: str, text: str) -> Override:
+        """The override of `--set key=value`.
 
         Args:
             key: keys and positions from 0, joined by dots: "methods.0.lambda".
-            text: a TOML value; with commas between them several, where the key takes a list; otherwise text as it is.
-            shown: how it was typed; `--set KEY=VALUE` by default.
+            text: a TOML value; several with commas between them, if the key takes a list; otherwise plain text.
         """
         parts = [part.strip() for part in key.split(".")]
-        path = tuple(int(part) if part.isdecimal() else _as_in_a_file(part) for part in parts[:2]) + tuple(parts[2:])
+        path = tuple(int(part) if part.isdecimal() else _key_in_file(part) for part in parts[:2]) + tuple(parts[2:])
         value = _value(text)
         if isinstance(value, str) and takes_several(path) and value == text:
             value = [_value(word.strip()) for word in text.split(",") if word.strip()]
-        return cls(path, value, shown or f"--set {key}={text}")
+        return cls(path, value, f"--set {key}={text}")
 
 
-def _as_in_a_file(key: str) -> str:
+def _key_in_file(key: str) -> str:
     return key.replace("-", "_") if key.replace("-", "_") in known_keys(()) else key
 
 
 def _value(text: str) -> Any:
-    """What TOML makes of a value, or the text where it makes nothing of it."""
+    """The TOML value of a text, or else the text itself."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
@@ -148,15 +129,15 @@ def _value(text: str) -> Any:
 
 
 def with_overrides(data: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
-    """What a file says, changed.
+    """The content of a file with overrides.
 
     Args:
-        data: as TOML gives it; it is left as it is.
+        data: as TOML gives it; it is not changed.
         overrides: applied in order.
 
     Raises:
-        StudyError: a path leads through something that is no table, to a method that is not there, or sets what
-            every method says for itself.
+        StudyError: a path leads through something that is not a table, to a method that does not exist, or sets a key
+            that every method sets itself.
     """
     changed = copy.deepcopy(data)
     for override in overrides:
@@ -176,7 +157,7 @@ def _apply(data: dict[str, Any], override: Override) -> None:
             place = place.setdefault(str(part), following)
     last = override.path[-1]
     if not isinstance(place, dict):
-        raise StudyError(_no_table(override, place))
+        raise StudyError(_not_a_table(override, place))
     place[str(last)] = override.value
 
 
@@ -184,15 +165,17 @@ def _element(tables: list[Any], part: str | int, override: Override) -> Any:
     if isinstance(part, int) and part < len(tables):
         return tables[part]
     last = len(tables) - 1
-    there = f"has methods.0{f' to methods.{last}' if last else ' alone'}"
-    raise StudyError(f"{override.shown}: the study {there if tables else 'has no [[methods]]; leave methods.N out'}.")
+    known = (
+        f"methods.0{f' to methods.{last}' if last else ' only'}" if tables else "no [[methods]]; leave methods.N out"
+    )
+    raise StudyError(f"{override.shown}: the study has {known}.")
 
 
-def _no_table(override: Override, place: Any) -> str:
+def _not_a_table(override: Override, place: Any) -> str:
     inner = ".".join(str(part) for part in override.path[:-1])
     if isinstance(place, list) and override.path[0] == "methods":
-        return f"{override.shown}: say which of the {len(place)} methods, as in methods.0.{override.path[-1]}."
-    return f"{override.shown}: {inner} is no table, so it has no keys."
+        return f"{override.shown}: name one of the {len(place)} methods, as in methods.0.{override.path[-1]}."
+    return f"{override.shown}: {inner} is not a table, so it has no keys."
 
 
 def _refuse_without_effect(data: dict[str, Any], override: Override) -> None:
@@ -201,19 +184,19 @@ def _refuse_without_effect(data: dict[str, Any], override: Override) -> None:
         return
     if all(isinstance(table, dict) and key in table for table in tables):
         raise StudyError(
-            f"{override.shown} changes nothing: every method of the study says its own {key}. Use methods.0.{key}."
+            f"{override.shown} changes nothing: every method of the study has its own {key}. Use methods.0.{key}."
         )
 
 
 _LARGEST = 64_000  # bytes
-_DEEPEST = 64  # parts of a key; the time that TOML's parser takes grows with their square
-_TOO_DEEP = "has too many tables within each other."
+_DEEPEST = 64  # parts of a key; the time of TOML's parser grows with their square
+_TOO_DEEP = "has too many nested tables."
 _PART, _BETWEEN = re.compile(r"[\w\"'-]\s*\."), re.compile(r"[,=\[\]\n]")
 _LONGEST = 60  # characters of a value in a sentence
 
 
 def plan_of_file(name: str, overrides: Sequence[Override] = (), *, trusts_code: bool = False) -> StudyPlan:
-    """The studies of a file or of a preset, with what a command line changes in it.
+    """The studies of a file or of a preset, with overrides.
 
     Args:
         name: a preset, or the path of a TOML file.
@@ -222,9 +205,8 @@ def plan_of_file(name: str, overrides: Sequence[Override] = (), *, trusts_code: 
 
     Raises:
         CodeError: code cannot be imported.
-        StudyError: the file is missing or too large, is no TOML, or says something that cannot be; the sentence names
-            the file and the line.
-        UnknownNameError: there is neither such a file nor such a preset.
+        StudyError: the file is missing, too large, not TOML, or has an error; the message names the file and line.
+        UnknownNameError: there is no such file or preset.
     """
     text = preset_text(name)
     return _Source(name, _read(Path(name)) if text is None else text, overrides, trusts_code).plan()
@@ -236,12 +218,12 @@ def _read(path: Path) -> str:
     except IrregularFileError as error:
         raise StudyError(f"{path} is {error.finding}; a study is a TOML file. {MAKE_ONE}") from error
     except OutcomeError as error:
-        raise StudyError(f"{path} has more than {_LARGEST:,} bytes; no study needs so many. {MAKE_ONE}") from error
+        raise StudyError(f"{path} has more than {_LARGEST:,} bytes, the limit of a study file. {MAKE_ONE}") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise StudyError(f"{path}, line {line}: this is no UTF-8 text. {MAKE_ONE}") from error
+        raise StudyError(f"{path}, line {line}: this is not UTF-8 text. {MAKE_ONE}") from error
 
 
 @dataclass(frozen=True)
@@ -261,7 +243,7 @@ class _Source:
     trusts_code: bool = False
 
     def plan(self) -> StudyPlan:
-        """What it stands for."""
+        """The plan of its studies."""
         file = self._validated(self._parsed())
         misspelt = file.misspelt()
         if misspelt is not None:
@@ -289,12 +271,12 @@ class _Source:
         except tomllib.TOMLDecodeError as error:
             found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
             where = f"line {found[2]}, column {found[3]}" if found else "last line"
-            raise StudyError(f"{self.name}, {where}: this is no TOML ({found[1] if found else error}).") from error
+            raise StudyError(f"{self.name}, {where}: this is not TOML ({found[1] if found else error}).") from error
         except (RecursionError, ValueError) as error:  # a value that Python cannot hold, such as a year of 0
-            raise StudyError(f"{self.name} is no TOML that can be read ({error}).") from error
+            raise StudyError(f"{self.name} is not readable TOML ({error}).") from error
 
     def _validated(self, data: dict[str, Any]) -> StudyFile:
-        """The model, by way of JSON: there lists are tuples and text is paths, but "5" is no number."""
+        """The model, by way of JSON: there lists become tuples and text paths, but "5" is not a number."""
         try:
             changed = normalised(with_overrides(data, self.overrides))
             return StudyFile.model_validate_json(json.dumps(changed, default=str), strict=True)
@@ -309,7 +291,7 @@ class _Source:
             raise self._error(path, _sentence(path, details)) from error
 
     def _admit_code(self, file: StudyFile) -> None:
-        """Have code imported that somebody has typed or trusts; of other code say how to do either."""
+        """Import code that was typed or is trusted; for other code, say how to do either."""
         for path, admit, name in file.code():
             if self.trusts_code or any(path[: len(override.path)] == override.path for override in self.overrides):
                 try:
@@ -320,7 +302,7 @@ class _Source:
                 key = ".".join(str(part) for part in path if part != path[-1] or isinstance(part, str))
                 raise self._error(
                     path,
-                    f"{name} names code, which a study file has imported only with --trust-code. Or type it: "
+                    f"{name} names code, which is imported from a study file only with --trust-code. Or type it: "
                     f"--set {key}={name}",
                 )
 
@@ -337,29 +319,30 @@ class _Source:
         return key_lines(self.text)
 
     def _shown(self, path: KeyPath) -> str:
-        """The part of the command line that has set a key; the last one counts."""
-        sets = [one for one in reversed(self.overrides) if path[: len(one.path)] == one.path]
-        if not sets and path and path not in self._lines:  # a table that is there for the sake of the key in it
-            sets = [one for one in reversed(self.overrides) if one.path[: len(path)] == path]
+        """The part of the command line that set a key; the last one counts."""
+        newest = self.overrides[::-1]
+        sets = [override for override in newest if path[: len(override.path)] == override.path]
+        if not sets and path and path not in self._lines:  # a table that an override of a key in it has made
+            sets = [override for override in newest if override.path[: len(path)] == path]
         return sets[0].shown if sets else ""
 
     def _order(self, path: KeyPath) -> tuple[bool, int]:
-        """What is typed comes first, then the file from top to bottom."""
+        """The command line comes first, then the file from top to bottom."""
         return not self._shown(path), line_of(self._lines, path) or 0
 
 
 def _path(details: ErrorDetails) -> KeyPath:
-    """The key of an error, without the parts of it that only name a type among several."""
+    """The key of an error, without the parts that only name one type of several."""
     return tuple(part for part in details["loc"] if not re.fullmatch(r"bool|str|dict\[.*\]", str(part)))
 
 
 def _sentence(path: KeyPath, details: ErrorDetails) -> str:
-    """What is wrong, in the words of somebody who writes TOML."""
+    """The error in the terms of a study file."""
     key = next((part for part in reversed(path) if isinstance(part, str)), "")
     if details["type"] == "extra_forbidden":
         return _unknown(path, key)
     if details["type"] in ("missing", "too_long"):
-        return f"{key} has another number of values than it takes."
+        return f"{key} has the wrong number of values."
     if details["type"] == "too_short":
         return f"{key} should have one value or more, not none."
     message = details["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
@@ -369,18 +352,17 @@ def _sentence(path: KeyPath, details: ErrorDetails) -> str:
 
 
 def _unknown(path: KeyPath, key: str) -> str:
-    """There is no such key; it may belong elsewhere, or be spelled otherwise."""
+    """The key does not exist; it may belong elsewhere, or be misspelt."""
     known = known_keys(path[:-1])
     if len(path) > 1 and key in known_keys(()):
         return f"{key} belongs to the whole study: write it at the top, above the first table."
-    hyper_parameter = f"hyper_parameters.{key}"
-    if hyper_parameter in known_keys(path[:-1], with_hyper_parameters=True):
-        return f"{key} is a hyper-parameter of adaptations: write {hyper_parameter}."
+    if "hyper_parameters" in known and _is_hyper_parameter(key):
+        return f"{key} is a hyper-parameter of adaptations: write hyper_parameters.{key}."
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     offer = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(known)}."
     return f"there is no key '{key}'{_in_words(path[:-1])}. {offer}"
 
 
 def _in_words(table: KeyPath) -> str:
-    """The table that a path leads to, as part of a sentence."""
+    """The table at a path, as part of a sentence."""
     return f" in {table[0]}" if table else ""

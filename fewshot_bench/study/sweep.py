@@ -32,23 +32,12 @@ from fewshot_bench.study.checkpoints import checkpoint_file, read_checkpoint
 from fewshot_bench.study.known_names import GROUPS
 from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations, refuse_reading_without_effect
 from fewshot_bench.study.resolved import ResolvedStudy, resolve_study
-from fewshot_bench.study.study import Study
+from fewshot_bench.study.study import SAMPLER_FIELDS, Study
 
 Value = bool | int | float | str
 
-_SAMPLER_FIELDS = frozenset({"sampler", "alpha", "least_way", "least_shot"})
-NOT_OF_THE_METHOD = _SAMPLER_FIELDS | {
-    *("split", "fractions", "way", "shots", "query", "episodes", "runs", "seed"),
-    *("device", "chunk", "results", "baseline"),
-}
-"""Fields of a study that fix its episodes or where it runs, and do not describe its method."""
-
-_NO_HYPER_PARAMETERS = NOT_OF_THE_METHOD | {
-    "dataset", "least_images", "class_depth", "layout", "backbone", "weights", "checkpoints", "training_seed",
-    "base_losses", "adaptations", "losses", "hyper_parameters",
-}  # fmt: skip
-_NOT_OF_A_POINT = {"device", "chunk", "results", "baseline", "episodes", "runs"}
-_CONTRASTIVE = ("lambda", "tau", "reading")
+NOT_OF_THE_METHOD = frozenset(Study.fields_where("section", "episodes", "computing", "output"))
+"""Fields of a study that fix its episodes, or say where it runs: no part of what is done with an episode."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +90,7 @@ PAPER_GRID = Grid((Axis("lambda", (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)), Axis("ta
 
 def swept_fields() -> dict[str, str]:
     """The fields of a study that a grid may vary, by the name that a user types."""
-    return {name.rstrip("_"): name for name in Study.model_fields if name not in _NO_HYPER_PARAMETERS}
+    return {name.rstrip("_"): name for name in Study.fields_where("is_axis")}
 
 
 def check_names(names: Iterable[str], adaptation: str) -> None:
@@ -140,6 +129,10 @@ def with_values(study: Study, values: Mapping[str, Value]) -> Study:
 def text_of(values: Mapping[str, Value]) -> str:
     """A point in words, e.g. "lambda 0.9, tau 0.5"."""
     return ", ".join(f"{name} {value_text(value)}" for name, value in values.items())
+
+
+_CONTRASTIVE = ("lambda", "tau", "reading")
+_NOT_OF_A_POINT = {*Study.fields_where("section", "computing", "output"), "episodes", "runs"}
 
 
 @dataclass(frozen=True)
@@ -322,7 +315,7 @@ def _point(study: Study, values: dict[str, Value], grid: Grid, folder: Path, dat
 def _key(study: Study, dataset_fingerprint: str) -> str:
     fields = study.model_dump(exclude=_NOT_OF_A_POINT)
     if study.sampler == STANDARD_SAMPLER:  # keys are as they were before there were others
-        fields = {name: value for name, value in fields.items() if name not in _SAMPLER_FIELDS}
+        fields = {name: value for name, value in fields.items() if name not in SAMPLER_FIELDS}
     if study.choose == "none":  # as well
         del fields["choose"]
     files = {name: _digest_of_file(value) for name, value in fields.items() if isinstance(value, Path)}

@@ -26,6 +26,7 @@ from fewshot_bench.errors import EpisodeError, FewshotBenchError, IrregularFileE
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.outcomes.leases import Leases, PointKey
+from fewshot_bench.plugins import is_code
 from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.report import SweptPoint, sweep_frame, write_leaderboard
 from fewshot_bench.report.names import value_text
@@ -34,7 +35,6 @@ from fewshot_bench.study.run import run_study
 from fewshot_bench.study.scheduler import Scheduler
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.sweep import NOT_OF_THE_METHOD, Point, Sweep, Value, swept_fields
-from fewshot_bench.user_code import is_code
 
 _LARGEST = 64_000_000  # bytes of a record; each of its cells may list the sizes of many classes
 

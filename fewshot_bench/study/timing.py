@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from fewshot_bench.adaptation import Adaptation, Features, Finetune
 from fewshot_bench.backbones import Backbone, embed, embeddings_file
 from fewshot_bench.datasets import ImageSplit
-from fewshot_bench.engine.engine import Chunk
-from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.engine.engine import Chunk, LocalEngine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.progress import SILENT

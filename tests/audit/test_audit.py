@@ -102,7 +102,7 @@ def test_a_few_ties_are_noise_only_where_something_else_was_computing(cell):
 
 
 def test_a_damaged_part_is_found(cell):
-    path = parts_in(cell)[0].place
+    path = parts_in(cell)[0].location
     path.write_bytes(path.read_bytes()[:-100])
     found = verdicts(cell)
     assert found["stored parts"] == "fail"
@@ -110,7 +110,7 @@ def test_a_damaged_part_is_found(cell):
 
 
 def test_an_episode_that_is_missing_between_others_is_found(cell):
-    parts_in(cell)[1].place.unlink()
+    parts_in(cell)[1].location.unlink()
     assert "stored parts" in failures(cell)
     assert detail(cell, "stored parts") == "run 0 has 7 episodes, but not episode 5"
 
@@ -118,12 +118,12 @@ def test_an_episode_that_is_missing_between_others_is_found(cell):
 def test_a_run_that_is_missing_is_found(cell):
     for part in parts_in(cell):
         if part.episode_range[0] == 0:
-            part.place.unlink()
+            part.location.unlink()
     assert "one is missing" in detail(cell, "stored parts")
 
 
 def test_an_unfinished_last_run_is_no_failure(cell):
-    parts_in(cell)[-1].place.unlink()
+    parts_in(cell)[-1].location.unlink()
     assert failures(cell) == []
     assert "2 runs of 10 to 12 episodes" in detail(cell, "stored parts")
 
@@ -134,7 +134,7 @@ def test_copies_are_counted_and_contradictions_are_found(cell):
     assert "2 are stored twice alike" in detail(cell, "stored parts")
     for part in parts_in(cell):
         if part.episode_range == (0, 0, 2):
-            part.place.unlink()
+            part.location.unlink()
     overlapping_part(cell, lambda frame: another_prediction(frame.reset_index(drop=True)) or _change_first(frame))
     assert "stored parts" in failures(cell)
     assert "run 0, episode 0 is stored twice and differently" in detail(cell, "stored parts")
@@ -148,7 +148,7 @@ def _change_first(frame):
 
 def test_no_outcomes_at_all_are_a_failure(cell):
     for part in parts_in(cell):
-        part.place.unlink()
+        part.location.unlink()
     assert "there are no outcomes" in detail(cell, "stored parts")
 
 

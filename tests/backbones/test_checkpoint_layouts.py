@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone
-from fewshot_bench.backbones.conv4 import conv4_32, conv4_64
-from fewshot_bench.backbones.resnet12 import resnet12
+from fewshot_bench.backbones.networks import conv4_32, conv4_64, resnet12
 from fewshot_bench.errors import WeightsError
 
 State = dict[str, torch.Tensor]

@@ -10,7 +10,7 @@ import torch
 from conftest import toy_split
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, create_backbone, embed
-from fewshot_bench.backbones.input_size import embedding_size, probed
+from fewshot_bench.backbones.timm_backbones import embedding_size, probed
 from fewshot_bench.errors import EmbeddingError, StudyError, WeightsError
 
 

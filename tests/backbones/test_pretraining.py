@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from fewshot_bench.backbones import BACKBONES, BackboneRequest, create_backbone
-from fewshot_bench.backbones.pretraining import default_pretraining, pretraining_of_tag, then
+from fewshot_bench.backbones.backbone import default_pretraining, pretraining_of_tag, then
 
 
 @pytest.mark.parametrize(

@@ -391,7 +391,7 @@ def test_patience_lasts_as_long_as_bytes_arrive(site, folder):
 
 def test_what_breaks_off_for_good_is_kept_and_the_line_says_so(site, folder):
     message = break_off(site, folder)
-    assert "100,000 of 300,000 bytes are here; run the same command again to go on" in message
+    assert "100,000 of 300,000 bytes are here; run the same command again to resume" in message
     assert part_of(folder).read_bytes() == CONTENT[:100_000]
     watching = Watching()
     assert fetch(site.file(), folder, progress=watching).read_bytes() == CONTENT

@@ -292,7 +292,7 @@ def test_labels_are_plain_names(source, label):
         (lambda at: _file(at / "page.zip", b"<!DOCTYPE html><html>"), "is a web page"),
         (lambda at: _file(at / "void.zip", b""), "is empty"),
         (lambda at: _embedded(at / "m.parquet"), "holds images, not their paths"),
-        (lambda at: _file(at / "a.txt", b"hello"), "neither an archive nor a manifest"),
+        (lambda at: _file(at / "a.txt", b"hello"), "neither an archive nor a table"),
         (lambda at: _folder(at / "void"), "holds no images"),
         (lambda at: _file(_folder(at / "flat") / "a.png", png(picture(0))).parent, "no folders that say which class"),
         (lambda at: _file(at / "m.csv", b"image_id,kind\n1,2\n"), "has no column 'path'"),

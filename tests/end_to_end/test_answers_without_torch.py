@@ -47,8 +47,8 @@ def answered(folder, *arguments):
 def commands(command, path=""):
     """Every command and sub-command, e.g. "data get"."""
     found = [path]
-    for name, inner in getattr(command, "commands", {}).items():
-        found += commands(inner, f"{path} {name}".strip())
+    for name in command.list_commands(None) if hasattr(command, "list_commands") else []:
+        found += commands(command.get_command(None, name), f"{path} {name}".strip())
     return found
 
 

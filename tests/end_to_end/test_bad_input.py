@@ -56,11 +56,11 @@ BAD = {
     "missing archive": (["data", "import", "fc100", "--from", "no.zip"], "no.zip does not exist"),
     "damaged archive": (["data", "import", "cifar-fs", "--from", "cut.zip"], "not a complete zip archive"),
     "nothing to compare": (["compare", "a", "b"], "there are no outcomes in"),
-    "one method to compare": (["compare", "a"], "compare takes two methods or more"),
+    "one method to compare": (["compare", "a"], "--baseline"),
     "unknown correction": (["compare", "--correct", "sidak"], "--correct takes holm, bh, none, not 'sidak'"),
     "power of nothing": (["power"], "power takes two stored methods, A and B, or --sd and --correlation"),
     "power of half": (["power", "--sd", "10"], "power takes two stored methods, A and B, or --sd and --correlation"),
-    "power of both": (["power", "a", "b", "--sd", "10"], "not both"),
+    "power of both": (["power", "a", "b", "--sd", "10"], "--sd and --correlation"),
     "a correlation above 1": (["power", "--sd", "10", "--correlation", "1.5"], "correlation"),
     "a negative spread": (["power", "--sd", "-1", "--correlation", "0.5"], "-1"),
     "two ways to stop": (

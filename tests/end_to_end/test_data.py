@@ -52,7 +52,7 @@ def test_import_prints_counts_recipe_fingerprint_and_what_to_type_next(cifar_fol
     printed = capsys.readouterr().out
     for line in (
         f"base          4 classes {4 * IMAGES_PER_CLASS:>8} images",
-        "recipe      cifar100.zip, Pillow",
+        "pixels      cifar100.zip, Pillow",
         f"fingerprint {open_dataset('cifar-fs').fingerprint}",
         "next        fewshot-bench run --dataset cifar-fs",
     ):

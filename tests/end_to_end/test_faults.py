@@ -299,7 +299,7 @@ def test_a_signal_while_it_waits_for_others(bench, begun, number):
     assert stored(begun) == set(range(EPISODES)) - set(range(2 * CHUNK, 3 * CHUNK))
     os.kill(life.process.pid, number)
     assert life.ends() == 128 + number, life.words()
-    assert life.words().count("run the same command again to go on") == 1
+    assert life.words().count("run the same command again to resume") == 1
     assert "Traceback" not in life.words()
     assert list(begun.rglob("*.lease")) == [lease], "those of others stay"
     lease.unlink()

@@ -15,6 +15,7 @@ class Interrupting(importlib.abc.MetaPathFinder):
         if name == "{module}":
             os.kill(os.getpid(), signal.SIGINT)
 
+sys.argv[1:] = ["run", "--help"]
 sys.meta_path.insert(0, Interrupting())
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from fewshot_bench.__main__ import main

@@ -228,7 +228,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(trained_home, folder, home,
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number, errors
-    assert "run the same command again to go on" in errors
+    assert "run the same command again to resume" in errors
     assert "Traceback" not in errors
     stored = {path: path.stat().st_mtime_ns for path in results.rglob("*.parquet")}
     assert 0 < len(stored) < 150

@@ -10,7 +10,7 @@ import pytest
 from upath import UPath
 
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.errors import PlaceError
+from fewshot_bench.errors import LocationError
 from fewshot_bench.study import free_folder, fresh_folder
 
 
@@ -49,7 +49,7 @@ def test_one_that_is_refused_leaves_nothing(options, there, tmp_path, monkeypatc
 
 def test_looking_ahead_makes_none(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fewshot_bench.cli.run._look_ahead", lambda plan, as_json: print(plan.results))
+    monkeypatch.setattr("fewshot_bench.cli.run._dry_run", lambda plan, as_json: print(plan.results))
     (tmp_path / "results").mkdir()
     assert exit_code(["run", "--fresh", "--dry-run"]) == 0
     assert capsys.readouterr().out == "results-2\n"
@@ -89,7 +89,7 @@ def test_a_folder_that_another_has_made_in_its_place_stays(tmp_path):
 
 def test_a_network_that_is_away_in_the_end_hides_no_interruption(monkeypatch):
     def away(place):
-        raise PlaceError(f"{place} cannot be reached")
+        raise LocationError(f"{place} cannot be reached")
 
     monkeypatch.setattr("fewshot_bench.study.plan.remove", away)
     with pytest.raises(KeyboardInterrupt), fresh_folder(UPath("memory://interrupted/results")):

@@ -15,7 +15,7 @@ def test_shards_make_the_whole_and_the_last_one_writes_the_table(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert exit_code([*RUN, "--results", "whole"]) == 0
     assert exit_code([*RUN, "--shard", "2/2"]) == 0
-    assert "shard 2/2: its episodes are stored; 20 of other shards are not yet" in capsys.readouterr().out
+    assert "shard 2/2: its episodes are stored; 20 of other shards are not" in capsys.readouterr().out
     assert not (tmp_path / "results" / "leaderboard.csv").exists()
     assert exit_code([*RUN, "--shard", "2/2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"shard": "2/2", "missing": 20, "failed": 0}

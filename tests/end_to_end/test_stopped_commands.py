@@ -52,10 +52,10 @@ def stopping(function: Callable[..., Any], after: int) -> Callable[..., Any]:
         (TRAIN, fit, "_train_epoch", 1, True),
         ([*TRAIN, "--save-every", "3"], fit, "_train_epoch", 2, False),
         ([*TRAIN, "--save-every", "3"], fit, "_train_epoch", 3, True),
-        (RUN, embedding._Use, "computed", 0, False),  # where the time goes
+        (RUN, embedding._Embedding, "compute", 0, False),  # where the time goes
         (RUN, MethodWorker, "__call__", 0, True),  # the embeddings are kept
         (RUN, MethodWorker, "__call__", 1, True),
-        (SWEEP, embedding._Use, "computed", 0, False),
+        (SWEEP, embedding._Embedding, "compute", 0, False),
         (SWEEP, sweep_run, "run_study", 0, False),
         (SWEEP, sweep_run, "run_study", 1, True),
     ],
@@ -73,9 +73,7 @@ def test_a_stopped_command_says_whether_anything_new_is_on_disk(
     assert exit_code(command) == 130
     words = capsys.readouterr().err
     typed = f"fewshot-bench {' '.join(command)}"
-    assert (
-        f"What is finished is on disk; run the same command again to go on from there: {typed}" in words
-    ) == is_saved
+    assert (f"What is finished is on disk; run the same command again to resume: {typed}" in words) == is_saved
     assert (f"stopped before anything new was saved. To start again: {typed}" in words) == (not is_saved)
 
 

@@ -173,7 +173,7 @@ def test_in_a_part_of_the_outcomes(trap):
     assert trap("run", *STUDY, "--base-loss", "none", "--adapt", "centroid,logistic") == 0
     folder = next(Path("results/outcomes").iterdir())
     (part,) = parts_in(folder)
-    table, plain = pq.read_table(part.place), part.place.name.rpartition("-")[0]
+    table, plain = pq.read_table(part.location), part.location.name.rpartition("-")[0]
     metadata = {key.decode(): json.loads(value) for key, value in table.schema.metadata.items() if b"fewshot" in key}
     tables = [
         (table.replace_schema_metadata({key: json.dumps(value) for key, value in changed.items()}), what)
@@ -187,7 +187,7 @@ def test_in_a_part_of_the_outcomes(trap):
         for old in folder.rglob("*.parquet"):
             old.unlink()
         pq.write_table(changed, "new.parquet")
-        Path("new.parquet").rename(part.place.parent / f"{plain}-{digest(Path('new.parquet').read_bytes())}.parquet")
+        Path("new.parquet").rename(part.location.parent / f"{plain}-{digest(Path('new.parquet').read_bytes())}.parquet")
         for command in turn((("audit", "results", "--device", "cpu", "--episodes", "1"), *READERS), number):
             trap(*command, planted=what)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.cli.terminal import signals_interrupt
+from fewshot_bench.cli.main import signals_interrupt
 from fewshot_bench.engine.engine import Finished, WorkerPool
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import OutcomeStore

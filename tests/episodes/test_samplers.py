@@ -23,8 +23,7 @@ from fewshot_bench.episodes import (
     sample_episodes,
 )
 from fewshot_bench.episodes.locks import episode_digests
-from fewshot_bench.episodes.random_words import EXTRAS, random_key, raw_words
-from fewshot_bench.episodes.samplers import shapes, urn_counts
+from fewshot_bench.episodes.samplers import EXTRAS, random_key, raw_words, shapes, urn_counts
 from fewshot_bench.errors import EpisodeError
 from fewshot_bench.outcomes import ProtocolCard
 

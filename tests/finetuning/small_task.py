@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.backbones.conv4 import Conv4
+from fewshot_bench.backbones.networks import Conv4
 from fewshot_bench.finetuning.episode_tasks import EpisodeTask, ImageTasks
-from fewshot_bench.finetuning.network_parts import NetworkParts, network_parts
+from fewshot_bench.finetuning.frozen_prefix import NetworkParts, network_parts
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 from fewshot_bench.training.randomness import episode_keys
 

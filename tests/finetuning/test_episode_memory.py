@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.autograd.profiler import profile
 
 from fewshot_bench.finetuning import memory
+from fewshot_bench.finetuning.frozen_prefix import NetworkParts
 from fewshot_bench.finetuning.memory import (
     bytes_per_episode,
     episodes_that_fit,
     halved_until_it_fits,
     is_out_of_memory,
 )
-from fewshot_bench.finetuning.network_parts import NetworkParts
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
 

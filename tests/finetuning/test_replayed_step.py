@@ -11,8 +11,7 @@ from small_task import EPISODES, SHOT, WAY, parts, recipe, task
 from torch import Tensor
 
 from fewshot_bench.finetuning import stacked_channels
-from fewshot_bench.finetuning.cuda_graph import ReplayedStep
-from fewshot_bench.finetuning.trainer import Adapted, EpisodeTrainer
+from fewshot_bench.finetuning.trainer import Adapted, EpisodeTrainer, ReplayedStep
 
 
 def again(run: Callable[[], Tensor]) -> Callable[[], Tensor]:

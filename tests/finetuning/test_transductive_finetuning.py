@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewshot_bench.finetuning.episode_tasks import embedding_task
-from fewshot_bench.finetuning.network_parts import embedding_parts
+from fewshot_bench.finetuning.frozen_prefix import embedding_parts
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.training.randomness import episode_keys

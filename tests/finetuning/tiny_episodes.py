@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 import fewshot_bench.backbones  # noqa: F401  # registers the literature's networks with timm
 from fewshot_bench.backbones import BaseHead
 from fewshot_bench.finetuning.episode_tasks import EpisodeTask, ImageTasks
-from fewshot_bench.finetuning.network_parts import NetworkParts, network_parts
+from fewshot_bench.finetuning.frozen_prefix import NetworkParts, network_parts
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 from fewshot_bench.finetuning.trainer import Adapted, EpisodeTrainer
 from fewshot_bench.training.augmentation import choose_augmentation

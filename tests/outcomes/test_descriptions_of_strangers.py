@@ -71,6 +71,8 @@ def test_what_run_records_is_left_out_nowhere():
         ("stopping", ["x"]),
         ("stopping", [{"half_width": "x"}]),
         ("stopping", [{**RULE, "half_width": True}]),
+        ("stopping", [{**RULE, "half_width": float("nan")}]),
+        ("stopping", [{**RULE, "half_width": 10**400}]),
         ("stopping", [{**RULE, "max_episodes": "many"}]),
         ("stopping", [RULE, {}]),
         ("stopping", RULE),
@@ -171,6 +173,14 @@ def test_identity_of_another_kind_is_a_damaged_description(tmp_path, path, value
     (tmp_path / CELL.key / "cell.json").write_text(text)
     with pytest.raises(OutcomeError, match=r"cell\.json is damaged \(.* Delete the folder"):
         store.cells()
+
+
+@pytest.mark.parametrize("table", ["method", "protocol", "versions", "provenance", "anything"])
+def test_a_mapping_of_too_many_entries_is_damaged_before_they_are_looked_at(table):
+    content = json.loads(CELL.as_json())
+    content[table] = {**content.get(table, {}), **dict.fromkeys(map(str, range(10_001)), 1)}
+    with pytest.raises(OutcomeError, match=f"'{table}' should have at most 10,000 entries, not 10,0"):
+        Cell.from_json(json.dumps(content))
 
 
 @pytest.mark.parametrize("missing", ["name", "backbone", "weights", "adaptation"])

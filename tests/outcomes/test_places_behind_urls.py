@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from toy_cells import CELL, PREDICTIONS, PROTOCOL, filled
 
-from fewshot_bench._io.locations import place_of
+from fewshot_bench._io.locations import location_of
 from fewshot_bench._io.storage import create_exclusively, files_under, read_bytes, remove, write_atomically
-from fewshot_bench.errors import OutcomeError, PlaceError
+from fewshot_bench.errors import LocationError, OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.checking import check_store
 from fewshot_bench.outcomes.maintenance import cell_named, compact, merge, prune
@@ -70,7 +70,7 @@ def memory():
 
 @pytest.fixture(params=["s3", "memory"])
 def folder(request):
-    return place_of(request.getfixturevalue(request.param))
+    return location_of(request.getfixturevalue(request.param))
 
 
 def test_outcomes_come_back_as_from_a_disk(folder, tmp_path):
@@ -92,7 +92,7 @@ def test_outcomes_come_back_as_from_a_disk(folder, tmp_path):
 
 
 def test_what_another_process_adds_is_seen_at_once(folder):
-    first, second = OutcomeStore(folder), OutcomeStore(place_of(str(folder)))
+    first, second = OutcomeStore(folder), OutcomeStore(location_of(str(folder)))
     for number in range(3):
         first.append(CELL, 0, np.array([number]), PREDICTIONS[0][[number]], 0.1)
         assert second.done(CELL)[0].tolist() == [*range(number + 1)]
@@ -173,22 +173,22 @@ def test_of_several_that_make_a_file_one_succeeds(folder):
 
 
 def test_a_url_of_this_disk_is_a_path(tmp_path):
-    assert place_of(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
-    with pytest.raises(PlaceError, match="another machine"):
-        place_of("file://elsewhere/results")
+    assert location_of(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
+    with pytest.raises(LocationError, match="another machine"):
+        location_of("file://elsewhere/results")
 
 
 def test_a_file_system_without_conditional_writes_says_so():
     from upath import UPath
 
-    with pytest.raises(PlaceError, match="cannot make a file only where there is none"):
+    with pytest.raises(LocationError, match="cannot make a file only where there is none"):
         create_exclusively(UPath("ftp://nobody.invalid/x"), b"")
 
 
 @pytest.mark.parametrize("url", ["nope://x/y", "s4://bucket"])
 def test_an_unknown_kind_of_url_is_named(url):
-    with pytest.raises(PlaceError, match=r"cannot be opened .* Use a folder, or a URL that fsspec knows"):
-        place_of(url)
+    with pytest.raises(LocationError, match=r"cannot be opened .* Use a folder, or a URL that fsspec knows"):
+        location_of(url)
 
 
 def test_a_package_that_is_not_there_is_named_with_the_extra_that_brings_it(tmp_path):
@@ -203,9 +203,9 @@ def test_a_package_that_is_not_there_is_named_with_the_extra_that_brings_it(tmp_
 
 class TestUnreachable:
     def test_a_bucket_that_is_not_there(self, s3):
-        store = OutcomeStore(place_of("s3://nowhere/results"))
+        store = OutcomeStore(location_of("s3://nowhere/results"))
         for use in (store.check_folder, store.cells, lambda: store.open_cell(CELL), lambda: store.done(CELL)):
-            with pytest.raises(PlaceError, match=r"s3://nowhere/results.* is not there .*Make the bucket"):
+            with pytest.raises(LocationError, match=r"s3://nowhere/results.* is not there .*Make the bucket"):
                 use()
 
     def test_no_credentials(self, s3, monkeypatch):
@@ -214,9 +214,9 @@ class TestUnreachable:
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
         s3fs.S3FileSystem.clear_instance_cache()
-        store = OutcomeStore(place_of(s3))
+        store = OutcomeStore(location_of(s3))
         for use in (store.check_folder, store.cells, lambda: store.open_cell(CELL)):
-            with pytest.raises(PlaceError, match=r"needs credentials, and none were found .* Set AWS_ACCESS_KEY_ID"):
+            with pytest.raises(LocationError, match=r"needs credentials, and none were found .* Set AWS_ACCESS_KEY_ID"):
                 use()
 
     def test_a_network_that_is_down(self, s3, monkeypatch):
@@ -226,13 +226,13 @@ class TestUnreachable:
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
         s3fs.S3FileSystem.clear_instance_cache()
-        with pytest.raises(PlaceError, match=r"cannot be reached \(EndpointConnectionError: .* Check the network"):
-            OutcomeStore(place_of(s3)).check_folder()
+        with pytest.raises(LocationError, match=r"cannot be reached \(EndpointConnectionError: .* Check the network"):
+            OutcomeStore(location_of(s3)).check_folder()
 
     def test_a_file_system_that_cannot_be_written(self, memory, monkeypatch):
         def refuses(*_, **__):
             raise NotImplementedError
 
         monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.pipe_file", refuses)
-        with pytest.raises(PlaceError, match="cannot be written"):
-            OutcomeStore(place_of(memory)).open_cell(CELL)
+        with pytest.raises(LocationError, match="cannot be written"):
+            OutcomeStore(location_of(memory)).open_cell(CELL)

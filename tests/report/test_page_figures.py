@@ -16,8 +16,7 @@ from stored_cells import cell
 
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report import NoPictureError, compare_tasks, figures, over_datasets
-from fewshot_bench.report.comparisons import rankings
-from fewshot_bench.report.content import PageContent, Pairs, completed, pairs_of, quantiles_of
+from fewshot_bench.report.content import PageContent, Pairs, completed, pairs_of, quantiles_of, rankings
 from fewshot_bench.report.findings import main_finding
 from fewshot_bench.report.leaderboard import current_leaderboard
 from fewshot_bench.report.page import plotly, write_page
@@ -249,6 +248,20 @@ class TestFigures:
             "thin: over classes and images",
         ):
             assert f"<!-- {words}" in svg or words in svg, words
+
+    def test_the_page_and_the_picture_for_a_paper_show_the_same_rows_and_numbers(self, tmp_path, monkeypatch):
+        frame = with_tests(frame_of(5), [NAN, 2, 0.7, -0.7, -2], [NAN, *[0.001] * 4], "m0")
+        figure = figures.forest(protocol_of(frame), 40)
+        drawn = []
+        monkeypatch.setattr(
+            "fewshot_bench.report.paper_figures.save_picture", lambda *picture: drawn.append(picture[0])
+        )
+        draw_forest(figure, tmp_path / "forest")
+        (axes,) = drawn[0].axes
+        *traces, names = plotly.forest_plot(figure)["data"]
+        assert [tick.get_text() for tick in axes.get_yticklabels()] == names["text"] == figure.labels
+        marks = {line.get_label(): [*line.get_xdata()] for line in axes.lines if not line.get_label().startswith("_")}
+        assert marks == {trace["name"]: trace["x"] for trace in traces if "name" in trace}
 
     def test_a_protocol_without_baseline_says_what_to_do(self):
         figure = forest_plot(frame_of(2))

@@ -91,7 +91,7 @@ def test_an_axis_may_be_called_like_a_column(tmp_path):
 
 
 def test_a_sweep_without_points_is_refused(tmp_path):
-    with pytest.raises(OutcomeError, match="without points"):
+    with pytest.raises(OutcomeError, match="at least one point"):
         sweep_frame(OutcomeStore(tmp_path), [], episodes=1, runs=1)
 
 

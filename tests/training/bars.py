@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from fewshot_bench.backbones.conv4 import Conv4
+from fewshot_bench.backbones.networks import Conv4
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.training import Recipe, TrainingResult, scratch_recipe, seeded_randomness, train_on_base
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fewshot_bench.backbones.conv4 import Conv4
+from fewshot_bench.backbones.networks import Conv4
 from fewshot_bench.errors import WeightsError
 from fewshot_bench.training import load_checkpoint, save_checkpoint
 

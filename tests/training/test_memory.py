@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fewshot_bench.backbones.conv4 import Conv4
+from fewshot_bench.backbones.networks import Conv4
 from fewshot_bench.errors import StudyError
 from fewshot_bench.training import memory
 from fewshot_bench.training.memory import (

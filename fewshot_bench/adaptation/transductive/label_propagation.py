@@ -26,8 +26,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
-from fewshot_bench.adaptation.span import support_labels
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, support_labels
 from fewshot_bench.adaptation.transductive.episode_products import episode_grams, nearest_neighbours, squared_distances
 from fewshot_bench.errors import ShapeError
 

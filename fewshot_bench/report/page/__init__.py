@@ -14,16 +14,16 @@ from typing import Any
 
 import pandas as pd
 
-from fewshot_bench._io.locations import Place
+import fewshot_bench.report.figures as figures
+import fewshot_bench.report.page.plotly as plotly
+from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import write_atomically
 from fewshot_bench._io.versions import __version__
 from fewshot_bench.outcomes import Cell, OutcomeStore, marked
-from fewshot_bench.report import figures
 from fewshot_bench.report.content import PageContent, ProtocolResults, gather, rows_by_protocol
 from fewshot_bench.report.findings import answer_lines, answers, main_finding
 from fewshot_bench.report.leaderboard import current_leaderboard
 from fewshot_bench.report.leaderboard_rows import MEASURED
-from fewshot_bench.report.page import plotly
 from fewshot_bench.report.page.leaderboard_table import TABLE_ID, leaderboard_table
 from fewshot_bench.report.verdicts import correction_words, count_text
 from fewshot_bench.statistics import Correction
@@ -35,8 +35,8 @@ _FACT_LETTERS = 22
 
 
 def write_page(
-    results: Place,
-    path: Place,
+    results: Location,
+    path: Location,
     *,
     baseline: str | None = None,
     correct: Correction = "holm",

@@ -1,6 +1,6 @@
-// Draws the figures of the protocol that is chosen, each when it is first near the window, and starts Plotly for the first
-// one: all of it at once would keep the table waiting. A native list chooses, because Plotly's own menu cannot be reached
-// by keyboard.
+// Draws the figures of the chosen protocol, each when it first comes near the window, and starts Plotly for the first one:
+// drawing all at once would delay the table. A native list chooses, because Plotly's own menu cannot be reached by
+// keyboard.
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const list = document.getElementById("protocol");
 const waiting = new Map();
@@ -18,10 +18,11 @@ const draw = (place) => {
   Plotly.react(place, data, layout, figures.config);
 };
 const near = new IntersectionObserver(
-  (all) => all.filter((one) => one.isIntersecting && waiting.has(one.target)).forEach((one) => draw(one.target)),
+  (entries) => entries.filter(({ isIntersecting, target }) => isIntersecting && waiting.has(target))
+    .forEach(({ target }) => draw(target)),
   { rootMargin: "50%" },
 );
-const show = (some) => Object.entries(some).forEach(([id, figure]) => {
+const show = (shown) => Object.entries(shown).forEach(([id, figure]) => {
   const place = document.getElementById(id);
   const isDrawn = "data" in place;
   place.style.minHeight = `${figure.layout.height}px`; // so that nothing moves when it is drawn
