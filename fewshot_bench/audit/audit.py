@@ -1,20 +1,26 @@
-"""The audit of stored results: every check of every cell, from what is stored and what is on this machine.
-
-Cells are named by a folder, a key, or a method's name.
-"""
+"""The audit of stored results: every check of every cell, from what is stored and what is on this machine."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from importlib.util import find_spec
 
-from fewshot_bench._io.locations import Location, location_of
-from fewshot_bench._io.storage import is_file, own_folder
-from fewshot_bench.audit.finding import Audit, CellAudit, Finding, not_checked, pooled_findings
-from fewshot_bench.audit.images import IMAGES, PRETRAINING, check_images, check_pretraining, find_images
-from fewshot_bench.audit.method_checks import METHOD_CHECKS, AuditOptions, check_method
+import pandas as pd
+
+from fewshot_bench._io.locations import Location
+from fewshot_bench.audit.finding import (
+    METHOD_CHECKS,
+    Audit,
+    CellAudit,
+    Finding,
+    MethodChecks,
+    not_checked,
+    pooled_findings,
+    unchecked_method,
+)
+from fewshot_bench.audit.images import IMAGES, PRETRAINING, LocalImages, check_images, check_pretraining, find_images
+from fewshot_bench.audit.options import AuditOptions
 from fewshot_bench.audit.stored_checks import (
     COUNTS,
     DIGEST,
@@ -28,11 +34,9 @@ from fewshot_bench.audit.stored_checks import (
     draw_again,
     read_parts,
 )
-from fewshot_bench.errors import AuditError, FewshotBenchError, ReproductionError
-from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.outcomes.manifest import MANIFEST, described_in
+from fewshot_bench.errors import FewshotBenchError
+from fewshot_bench.outcomes import Cell
 from fewshot_bench.progress import SILENT, Progress
-from fewshot_bench.report import cells_of_method
 
 _UNVERIFIED = "the accuracies were imported; a file claims which episodes they are of, and nothing verifies it"
 
@@ -81,7 +85,7 @@ def audit_cell(folder: Location, options: AuditOptions | None = None, *, progres
         except FewshotBenchError as error:
             tasks = Finding(TASKS, "fail", str(error))
     counts = [] if frame is None else [check_counts(cell, frame, episodes)]
-    checked = check_method(cell, frame, images, known.sizes, options, progress)
+    checked = _check_method(cell, frame, images, known.sizes, options, progress)
     findings = (
         described,
         parts,
@@ -96,88 +100,27 @@ def audit_cell(folder: Location, options: AuditOptions | None = None, *, progres
     return replace(audit, findings=findings, sample=checked.sample, changes=checked.changes)
 
 
-_KEY = re.compile(r"[0-9a-f]{4,16}")
-"""A shorter start of a key may as well be a part of a method's name, such as "ce"."""
-
-
-def cell_folders(result: Location, results: Location = Path("results")) -> list[Location]:
-    """The folders of cells by a folder or a key.
-
-    Args:
-        result: a folder of results, of outcomes or of one cell; or the key of a cell, or the start of one.
-        results: the folder of results that has the cell of a key.
-
-    Raises:
-        AuditError: there is none, or several keys begin so.
-    """
-    result = own_folder(result)
-    if is_file(result / MANIFEST):
-        return [result]
-    if result.is_dir():
-        outcomes = result / "outcomes" if (result / "outcomes").is_dir() else result
-        if found := described_in(outcomes):
-            return found
-        raise AuditError(f"there are no outcomes in {outcomes}; give a folder of results, or of one cell.")
-    matches = _cells_of_key(str(result), results)
-    if len(matches) != 1:
-        finding = "several cells begin like this" if matches else "it is not a folder, and no cell begins like this"
-        raise AuditError(
-            f"{result} is not one cell of {results / 'outcomes'}: {finding}. Give a folder, or more of a key."
+def _check_method(
+    cell: Cell,
+    frame: pd.DataFrame | None,
+    images: LocalImages,
+    sizes: Sequence[int] | None,
+    options: AuditOptions,
+    progress: Progress,
+) -> MethodChecks:
+    """The checks that run the method again; or why it cannot be made here."""
+    if frame is None or sizes is None:
+        return unchecked_method("it is not known which tasks are stored")
+    if options.episodes < 1:
+        return unchecked_method("no episode should be run again; --episodes says how many")
+    if images.dataset is None:
+        return unchecked_method(images.reason)
+    if not images.is_same:
+        return unchecked_method(
+            "the images here are not those of the outcomes; say where those lie with --dataset PATH"
         )
-    return matches
+    if find_spec("torch") is None:
+        return unchecked_method("PyTorch is not installed here")
+    from fewshot_bench.audit.method_checks import check_method
 
-
-def resolve_cells(result: str, results: Location = Path("results"), shots: Sequence[int] = ()) -> list[Location]:
-    """The folders of cells by a folder, a key or a method.
-
-    Args:
-        result: a folder of results, of outcomes or of one cell; the key of a cell, or at least four digits of its
-            start; a method's name, its label, or a part of the name that no other method has.
-        results: the folder of results in which keys and methods are looked for.
-        shots: only the cells of these numbers of shots; all by default.
-
-    Raises:
-        FewshotBenchError: there is no such cell, or several methods or keys fit.
-    """
-    folders = _matching(result, results)
-    shot_of = {folder: described_cell(folder).protocol.shot for folder in folders} if shots else {}
-    matching = [folder for folder in folders if not shots or shot_of[folder] in shots]
-    if not matching:
-        there = sorted(set(shot_of.values()))
-        raise ReproductionError(
-            f"{result} has outcomes of {' and '.join(f'{shot}-shot' for shot in there)} tasks, not of "
-            f"{' or '.join(f'{shot}-shot' for shot in shots)} ones. Change --shots, or leave it out."
-        )
-    return matching
-
-
-def described_cell(folder: Location) -> Cell:
-    """The cell that a folder describes.
-
-    Raises:
-        ReproductionError: its description cannot be read, or is that of another cell.
-    """
-    cell, finding = check_description(folder)
-    if cell is None or cell.key != folder.name:
-        raise ReproductionError(f"{folder}: {finding.detail}. See: fewshot-bench audit {folder}")
-    return cell
-
-
-def _matching(result: str, results: Location) -> list[Location]:
-    place = location_of(result)
-    if place.exists():
-        return [folder.absolute() for folder in cell_folders(place)]  # "." has no name
-    if _KEY.fullmatch(result) and _cells_of_key(result, results):
-        return cell_folders(Path(result), results)
-    store = OutcomeStore(results / "outcomes")
-    cells = store.cells()
-    if not cells:
-        finding = f"is not a folder, and there are no outcomes in {store.folder}"
-        raise ReproductionError(f"{result} {finding}. Use --results.")
-    same = cells_of_method(cells, result)
-    return [store.folder / cell.key for of_protocol in same.values() for cell in of_protocol]
-
-
-def _cells_of_key(start: str, results: Location) -> list[Location]:
-    """The folders of the stored cells whose key begins so."""
-    return [folder for folder in described_in(results / "outcomes") if folder.name.startswith(start)]
+    return check_method(cell, frame, images.dataset, sizes, options, progress)

@@ -18,6 +18,13 @@ SEE_ABOVE = "see above"
 """The reason of a check that has the same reason as the one before."""
 
 
+ORDER = "query order"
+LABELS = "query labels"
+BATCHING = "query batching"
+NUMBERS = "image numbers"
+METHOD_CHECKS = (SAME, ORDER, LABELS, BATCHING, NUMBERS)
+
+
 @dataclass(frozen=True)
 class Finding:
     """What one check found.
@@ -40,6 +47,26 @@ class Finding:
 def not_checked(checks: Sequence[str], reason: str) -> list[Finding]:
     """Findings of checks that could not be made; the first of them gives the reason."""
     return [Finding(check, "not checked", SEE_ABOVE if number else reason) for number, check in enumerate(checks)]
+
+
+@dataclass(frozen=True)
+class MethodChecks:
+    """The findings of a method that was run again.
+
+    Attributes:
+        findings: one for each of `METHOD_CHECKS`.
+        sample: how many episodes were run again; None where none was.
+        changes: of their predictions; None where none was run again.
+    """
+
+    findings: list[Finding]
+    sample: Sample | None = None
+    changes: ChangedPredictions | None = None
+
+
+def unchecked_method(reason: str) -> MethodChecks:
+    """The findings of a method that was not run again."""
+    return MethodChecks(not_checked(METHOD_CHECKS, reason))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,19 @@ from numpy.typing import NDArray
 
 from fewshot_bench.adaptation import EmbeddingAdaptation
 from fewshot_bench.adaptation.hyper_parameter_choice import scores_of
-from fewshot_bench.audit.finding import SAME, Finding, not_checked
-from fewshot_bench.audit.images import LocalImages
+from fewshot_bench.audit.finding import (
+    BATCHING,
+    LABELS,
+    METHOD_CHECKS,
+    NUMBERS,
+    ORDER,
+    SAME,
+    Finding,
+    MethodChecks,
+    not_checked,
+    unchecked_method,
+)
+from fewshot_bench.audit.options import AuditOptions
 from fewshot_bench.audit.perturbation import (
     in_parts,
     predictions_of,
@@ -30,13 +40,13 @@ from fewshot_bench.audit.perturbation import (
 from fewshot_bench.audit.rebuild import (
     MismatchError,
     RebuiltMethod,
-    RerunOptions,
     is_same_machine,
     rebuild,
     renamed_weights,
 )
 from fewshot_bench.audit.stored_checks import draw_again
-from fewshot_bench.audit.ties import ChangedPredictions, Sample, changed_predictions, chosen_episodes, explanation
+from fewshot_bench.audit.ties import Sample, changed_predictions, chosen_episodes, explanation
+from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier, chunk_size
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.errors import FewshotBenchError, ReproductionError
@@ -44,12 +54,6 @@ from fewshot_bench.outcomes import Cell
 from fewshot_bench.outcomes.frame import positions_of, query_counts
 from fewshot_bench.outcomes.packing import Positions
 from fewshot_bench.progress import Progress
-
-ORDER = "query order"
-LABELS = "query labels"
-BATCHING = "query batching"
-NUMBERS = "image numbers"
-METHOD_CHECKS = (SAME, ORDER, LABELS, BATCHING, NUMBERS)
 
 _NOISE = 0.005
 """Share of the queries that ties may change when sums are taken in another order."""
@@ -66,77 +70,38 @@ _NEAR = 5.0
 """A difference of scores is a near tie up to this multiple of the typical effect of such a change."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AuditOptions(RerunOptions):
-    """How an audit runs methods again.
-
-    Attributes:
-        episodes: how many stored episodes of each cell to run again; 0 leaves the methods alone. With 100, a forger of
-            3% of the episodes is found with 95%, see `Sample`.
-        cells: how many cells the audit has, for which the level of its tests is divided.
-    """
-
-    episodes: int = 100
-    cells: int = 1
-
-
-@dataclass(frozen=True)
-class MethodChecks:
-    """The findings of a method that was run again.
-
-    Attributes:
-        findings: one for each of `METHOD_CHECKS`.
-        sample: how many episodes were run again; None where none was.
-        changes: of their predictions; None where none was run again.
-    """
-
-    findings: list[Finding]
-    sample: Sample | None = None
-    changes: ChangedPredictions | None = None
-
-
 def check_method(
     cell: Cell,
-    frame: pd.DataFrame | None,
-    images: LocalImages,
-    sizes: Sequence[int] | None,
+    frame: pd.DataFrame,
+    dataset: Dataset,
+    sizes: Sequence[int],
     options: AuditOptions,
     progress: Progress,
 ) -> MethodChecks:
     """Make the method of a cell again and give it some of the stored episodes, one row of the frame each.
 
-    Frame and class sizes, [C], are None where they cannot be read or are not known.
+    The class sizes of the split are [C].
     """
-    if frame is None or sizes is None:
-        return _unchecked("it is not known which tasks are stored")
-    if options.episodes < 1:
-        return _unchecked("no episode should be run again; --episodes says how many")
-    if images.dataset is None:
-        return _unchecked(images.reason)
-    if not images.is_same:
-        return _unchecked("the images here are not those of the outcomes; say where those lie with --dataset PATH")
-    if find_spec("torch") is None:
-        return _unchecked("PyTorch is not installed here")
     try:
-        method = rebuild(cell, images.dataset, options, progress)
+        method = rebuild(cell, dataset, options, progress)
         sampled = chosen_episodes(frame, options.episodes, options.seed, cell.key)
         groups = draw_again(cell.protocol, sizes, sampled)
         stored = [_predictions(sampled, episodes) for episodes in groups]
         present = [predictions for predictions in stored if predictions is not None]
         if len(present) < len(stored):
-            return _unchecked("the stored predictions are not those of these tasks")
+            return unchecked_method("the stored predictions are not those of these tasks")
         return _Checker(method, groups, present, options, is_same_machine(cell, method.device), len(frame)).checks()
     except MismatchError as error:
         return _mismatched(error, renamed_weights(cell, options.weights))
     except ReproductionError as error:
-        return _unchecked(str(error))
+        return unchecked_method(str(error))
     except FewshotBenchError as error:
-        return _unchecked(f"the method cannot be made here: {error}")
+        return unchecked_method(f"the method cannot be made here: {error}")
 
 
 def _mismatched(error: MismatchError, renamed: str) -> MethodChecks:
     if renamed:  # the weights may be those of another cell
-        return _unchecked(f"{renamed}, which makes another method: {error}")
+        return unchecked_method(f"{renamed}, which makes another method: {error}")
     reason = f"the recorded study makes another method: {error}"
     if error.is_of_training:
         reason += "; fewshot-bench reproduce compares the outcomes all the same"
@@ -153,10 +118,6 @@ def _predictions(frame: pd.DataFrame, episodes: Episodes) -> Positions | None:
     if (query_counts(rows, way) != episodes.queries.shape[1]).any():
         return None
     return positions_of(rows, way).reshape(len(episodes), -1)
-
-
-def _unchecked(reason: str) -> MethodChecks:
-    return MethodChecks(not_checked(METHOD_CHECKS, reason))
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ unless the user says so. What the record contradicts is found before anything is
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import ADAPTATIONS, Adaptation
+from fewshot_bench.audit.options import RerunOptions
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
@@ -33,35 +33,12 @@ from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, resolve_
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.workers import ClassifierBuilder, WorkerFactory
 
-_SEED_BITS = 32
 _BASE_HEAD = "hyper_parameters.base_head"
 _WEIGHTS = ("weights", _BASE_HEAD)
 """Parts of a method that a training decides."""
 _OF_THE_STUDY = {"base_epochs": "epochs", "base_batch": "batch_size"}
 """Fields of a study that every version passes to a base stage unchanged, and their names there."""
 _SHOWN = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class RerunOptions:
-    """How a stored method is run again, with what, and what its record may cause.
-
-    Attributes:
-        seed: chooses which of the stored episodes are run again, and perturbations; from the operating system by
-            default, so that it cannot be known when a result is stored.
-        device: a torch device, or "auto".
-        dataset: where the images lie, if not under the dataset's name.
-        weights: the file of weights that the study names.
-        trusts_code: whether what the study names as `module:callable` may be imported.
-        downloads: whether weights that the study names may be fetched from a model hub.
-    """
-
-    seed: int = field(default_factory=lambda: secrets.randbits(_SEED_BITS))
-    device: str = "auto"
-    dataset: Path | None = None
-    weights: Path | None = None
-    trusts_code: bool = False
-    downloads: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,10 @@ import pandas as pd
 
 from fewshot_bench._io.locations import Location, caching_in
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.audit.audit import described_cell
 from fewshot_bench.audit.images import find_images
-from fewshot_bench.audit.rebuild import MismatchError, RerunOptions, is_same_machine, rebuild
+from fewshot_bench.audit.options import ReproductionOptions
+from fewshot_bench.audit.rebuild import MismatchError, is_same_machine, rebuild
+from fewshot_bench.audit.selection import described_cell
 from fewshot_bench.audit.ties import ChangedPredictions, chosen_episodes, explanation
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classify import together
@@ -33,21 +34,6 @@ from fewshot_bench.study.scheduler import reason_of
 
 _EPISODE = ["run", "episode"]
 _UNKNOWN = "not recorded"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReproductionOptions(RerunOptions):
-    """How much is run again, and where the new outcomes go.
-
-    Attributes:
-        episodes: how many of the stored episodes of each cell, drawn at random; all of them by default.
-        into: a folder of results that keeps the new outcomes, so that an interrupted reproduction can be resumed.
-        arguments: of the command line that asks for it, to be recorded with these.
-    """
-
-    episodes: int | None = None
-    into: Location | None = None
-    arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -11,9 +12,11 @@ from rich.text import Text
 
 from fewshot_bench._io.text import printable
 from fewshot_bench.audit.finding import Audit, CellAudit, Finding
-from fewshot_bench.audit.reproduce import OtherOutcome, Reproduction
 from fewshot_bench.outcomes import marked
 from fewshot_bench.report.names import short_name
+
+if TYPE_CHECKING:
+    from fewshot_bench.audit.reproduce import OtherOutcome, Reproduction
 
 _STYLES = {"pass": "green", "fail": "bold red", "not checked": "yellow"}
 _SURELY = 0.95
