@@ -16,8 +16,8 @@ from fewshot_bench import Study, run_study
 from fewshot_bench.adaptation import Centroid, EmbeddingAdaptation
 from fewshot_bench.audit import AuditOptions, audit_cell
 from fewshot_bench.audit.method_checks import how_far_behind
-from fewshot_bench.audit.options import RerunOptions
 from fewshot_bench.audit.rebuild import rebuild
+from fewshot_bench.audit.selection import RerunOptions
 from fewshot_bench.audit.stored_checks import draw_again
 from fewshot_bench.datasets import open_dataset
 from fewshot_bench.engine.classify import EmbeddingClassifier

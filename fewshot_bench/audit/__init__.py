@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from fewshot_bench.audit.finding import CellAudit as CellAudit
     from fewshot_bench.audit.finding import Finding as Finding
     from fewshot_bench.audit.finding import Unchecked as Unchecked
-    from fewshot_bench.audit.options import AuditOptions as AuditOptions
-    from fewshot_bench.audit.options import ReproductionOptions as ReproductionOptions
     from fewshot_bench.audit.reproduce import OtherOutcome as OtherOutcome
     from fewshot_bench.audit.reproduce import Reproduction as Reproduction
     from fewshot_bench.audit.reproduce import reproduce_cell as reproduce_cell
     from fewshot_bench.audit.reproduce import without_caches as without_caches
+    from fewshot_bench.audit.selection import AuditOptions as AuditOptions
+    from fewshot_bench.audit.selection import ReproductionOptions as ReproductionOptions
     from fewshot_bench.audit.selection import cell_folders as cell_folders
     from fewshot_bench.audit.selection import resolve_cells as resolve_cells
     from fewshot_bench.audit.terminal import print_audit as print_audit
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 # Imported on first use: a result that is not there must not wait for torch.
 _HOMES = {
     "Audit": "finding",
-    "AuditOptions": "options",
+    "AuditOptions": "selection",
     "CellAudit": "finding",
     "Finding": "finding",
     "OtherOutcome": "reproduce",
     "Reproduction": "reproduce",
-    "ReproductionOptions": "options",
+    "ReproductionOptions": "selection",
     "Unchecked": "finding",
     "audit_cell": "audit",
     "audit_cells": "audit",

@@ -20,7 +20,7 @@ from fewshot_bench.audit.finding import (
     unchecked_method,
 )
 from fewshot_bench.audit.images import IMAGES, PRETRAINING, LocalImages, check_images, check_pretraining, find_images
-from fewshot_bench.audit.options import AuditOptions
+from fewshot_bench.audit.selection import AuditOptions
 from fewshot_bench.audit.stored_checks import (
     COUNTS,
     DIGEST,

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import ADAPTATIONS, Adaptation
-from fewshot_bench.audit.options import RerunOptions
+from fewshot_bench.audit.selection import RerunOptions
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset

@@ -16,9 +16,8 @@ import pandas as pd
 from fewshot_bench._io.locations import Location, caching_in
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.audit.images import find_images
-from fewshot_bench.audit.options import ReproductionOptions
 from fewshot_bench.audit.rebuild import MismatchError, is_same_machine, rebuild
-from fewshot_bench.audit.selection import described_cell
+from fewshot_bench.audit.selection import ReproductionOptions, described_cell
 from fewshot_bench.audit.ties import ChangedPredictions, chosen_episodes, explanation
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classify import together

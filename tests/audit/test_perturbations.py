@@ -10,7 +10,7 @@ from audited_results import detail, small_result
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from fewshot_bench.audit.perturbation import predictions_of, relabelled, shuffled, with_numbers, with_queries
+from fewshot_bench.audit.method_checks import predictions_of, relabelled, shuffled, with_numbers, with_queries
 from fewshot_bench.audit.stored_checks import task_problem
 from fewshot_bench.episodes import Protocol, draw
 
