@@ -1,4 +1,4 @@
-"""Which stored cells to run again (a folder, a key, a method's name), and how; without torch, so that typos are quick."""
+"""Which stored cells to run again (folder, key or method name), and how; without torch, so that typos are quick."""
 
 from __future__ import annotations
 

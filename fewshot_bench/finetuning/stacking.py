@@ -9,20 +9,189 @@
 
 The first two rebuild layers, which could go wrong in an unknown network. So each way is tried on random inputs and
 weights, and taken only if every episode gets what the network itself would give.
+
+Episodes one after another in the batch: for networks of linear layers, attention and layer normalisation.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.stacked_channels import ChannelStackedNetwork
 from fewshot_bench.finetuning.stacked_network import StackedNetwork, VmapStackedNetwork
-from fewshot_bench.finetuning.stacked_rows import RowStackedNetwork
 from fewshot_bench.finetuning.tuned_parameters import full_precision_products, perturbed
+
+
+class RowStackedNetwork(StackedNetwork):
+    """A copy of the network whose layers take [E * B, ...] and use the weights of each row's episode.
+
+    Layers without weights, such as attention, see an ordinary batch and run at their usual speed.
+    """
+
+    layout = "rows"
+
+    def __init__(self, network: nn.Module, tuned: Sequence[str], episodes: int) -> None:
+        super().__init__(network, tuned, episodes)
+        self.network = copy.deepcopy(network)
+        for parameter in self.network.parameters():
+            parameter.requires_grad_(False)
+        self._spread: list[_SpreadParameter] = []
+        for path, module in list(self.network.named_modules()):
+            own = [name for name, _ in module.named_parameters(recurse=False) if _join(path, name) in self.tuned]
+            if own:
+                self._stack_layer(path, module, own)
+
+    def _stack_layer(self, path: str, module: nn.Module, own: Sequence[str]) -> None:
+        kind = next((layer for known, layer in _LAYERS if isinstance(module, known)), None)
+        if kind is None:
+            for name in own:
+                spread = _SpreadParameter(module, name, self.episodes)
+                self._spread.append(spread)
+                self.trainable[_join(path, name)] = spread.stacked
+            return
+        layer = kind(module, own, self.episodes)
+        self.network.set_submodule(path, layer)
+        for name in own:
+            self.trainable[_join(path, name)] = getattr(layer, name)
+
+    @property
+    def module(self) -> nn.Module:
+        """See `StackedNetwork`."""
+        return self.network
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """See `StackedNetwork`."""
+        episodes, batch = inputs.shape[:2]
+        for spread in self._spread:
+            spread.fill(batch)
+        outputs: Tensor = self.network(inputs.flatten(0, 1))
+        return outputs.view(episodes, batch, -1)
+
+    def weights(self, name: str) -> Tensor:
+        """See `StackedNetwork`."""
+        return self.trainable[name].view(self.trainable[name].shape)
+
+
+class _StackedLayer(nn.Module):
+    """A layer with one set of weights per episode; parameters that are not tuned are shared, [1, ...]."""
+
+    def __init__(self, module: nn.Module, own: Sequence[str], episodes: int) -> None:
+        super().__init__()
+        self.episodes = episodes
+        for name, parameter in module.named_parameters(recurse=False):
+            copies = episodes if name in own else 1
+            repeated = parameter.detach().expand(copies, *parameter.shape).clone()
+            self.register_parameter(name, nn.Parameter(repeated, requires_grad=name in own))
+        if getattr(module, "bias", None) is None:
+            self.register_parameter("bias", None)
+
+    def by_episode(self, inputs: Tensor) -> Tensor:
+        """[E * B, ..., C] as [E, B * ..., C]."""
+        return inputs.reshape(self.episodes, -1, inputs.shape[-1])
+
+
+class _StackedLinear(_StackedLayer):
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, module: nn.Linear, own: Sequence[str], episodes: int) -> None:
+        super().__init__(module, own, episodes)
+        self.in_features, self.out_features = module.in_features, module.out_features
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows = self.by_episode(inputs)
+        if len(self.weight) == 1:  # one matrix for all is one large product instead of many small ones
+            outputs = functional.linear(rows, self.weight[0])
+            outputs = outputs if self.bias is None else outputs + self.bias.unsqueeze(1)
+        elif self.bias is None:
+            outputs = rows @ self.weight.transpose(1, 2)
+        else:
+            outputs = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.transpose(1, 2))
+        return outputs.view(*inputs.shape[:-1], -1)
+
+
+class _StackedLayerNorm(_StackedLayer):
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, module: nn.LayerNorm, own: Sequence[str], episodes: int) -> None:
+        if len(module.normalized_shape) != 1 or module.weight is None:
+            raise TypeError("only layer normalisation over the last axis is stacked")
+        super().__init__(module, own, episodes)
+        self.normalized_shape, self.eps = tuple(module.normalized_shape), module.eps
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        normal = self.by_episode(functional.layer_norm(inputs, self.normalized_shape, eps=self.eps))
+        weight = self.weight.unsqueeze(1)
+        scaled = normal * weight if self.bias is None else torch.addcmul(self.bias.unsqueeze(1), normal, weight)
+        return scaled.view_as(inputs)
+
+
+class _StackedConv(_StackedLayer):
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, module: nn.Conv2d, own: Sequence[str], episodes: int) -> None:
+        if type(module) is not nn.Conv2d or module.padding_mode != "zeros":
+            raise TypeError("only plain convolutions are stacked")
+        super().__init__(module, own, episodes)
+        self.stride, self.padding, self.dilation = module.stride, module.padding, module.dilation
+        self.groups = module.groups
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Convolve [E * B, C, H, W] as channels [B, E * C, H, W]; transformers do this once, for their patches."""
+        side_by_side = inputs.view(self.episodes, -1, *inputs.shape[1:]).transpose(0, 1).flatten(1, 2)
+        weight = self.weight.expand(self.episodes, *self.weight.shape[1:])
+        bias = None if self.bias is None else self.bias.expand(self.episodes, -1).reshape(-1)
+        outputs = functional.conv2d(
+            side_by_side,
+            weight.flatten(0, 1),
+            bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups * self.episodes,
+        )
+        by_episode = outputs.view(len(outputs), self.episodes, -1, *outputs.shape[2:])
+        return by_episode.transpose(0, 1).flatten(0, 1)
+
+
+_LAYERS: tuple[tuple[type[nn.Module], type[_StackedLayer]], ...] = (
+    (nn.Linear, _StackedLinear),
+    (nn.LayerNorm, _StackedLayerNorm),
+    (nn.Conv2d, _StackedConv),
+)
+
+
+class _SpreadParameter:
+    """A parameter that a module uses by broadcasting, such as a class token or a layer's scale.
+
+    Before each pass it is spread over the batch: [1, L, D] becomes [E * B, L, D], and [D] becomes [E * B, 1, D].
+    """
+
+    def __init__(self, module: nn.Module, name: str, episodes: int) -> None:
+        parameter = getattr(module, name).detach()
+        delattr(module, name)
+        self._module, self._name = module, name
+        self.stacked = parameter.expand(episodes, *parameter.shape).clone().requires_grad_()
+
+    def fill(self, batch: int) -> None:
+        over_rows = self.stacked.unsqueeze(1) if self.stacked.ndim == 2 else self.stacked.flatten(0, 1)
+        if len(over_rows) != len(self.stacked):
+            raise ValueError(f"{self._name} has no axis for the batch")
+        spread = over_rows.repeat_interleave(batch, dim=0)
+        self._module.__dict__[self._name] = spread
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
 
 _WAYS: tuple[type[StackedNetwork], ...] = (ChannelStackedNetwork, RowStackedNetwork, VmapStackedNetwork)
 

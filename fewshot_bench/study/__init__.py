@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from fewshot_bench._io.versions import lazily
 
 if TYPE_CHECKING:
+    from fewshot_bench.study.best_configuration import BestConfiguration as BestConfiguration
+    from fewshot_bench.study.best_configuration import read_best_configuration as read_best_configuration
     from fewshot_bench.study.checkpoints import Checkpoint as Checkpoint
     from fewshot_bench.study.checkpoints import read_checkpoint as read_checkpoint
     from fewshot_bench.study.chunks import Shard as Shard
@@ -24,9 +26,7 @@ if TYPE_CHECKING:
     from fewshot_bench.study.sweep import Grid as Grid
     from fewshot_bench.study.sweep import Sweep as Sweep
     from fewshot_bench.study.sweep import plan_sweep as plan_sweep
-    from fewshot_bench.study.sweep_run import BestConfiguration as BestConfiguration
     from fewshot_bench.study.sweep_run import SweepResult as SweepResult
-    from fewshot_bench.study.sweep_run import read_best_configuration as read_best_configuration
     from fewshot_bench.study.sweep_run import run_sweep as run_sweep
     from fewshot_bench.study.train import TrainingPlan as TrainingPlan
     from fewshot_bench.study.train import train_backbone as train_backbone
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "PAPER_GRID": "sweep",
     "Axis": "sweep",
-    "BestConfiguration": "sweep_run",
+    "BestConfiguration": "best_configuration",
     "Checkpoint": "checkpoints",
     "Grid": "sweep",
     "PlanResult": "run",
@@ -51,7 +51,7 @@ _HOMES = {
     "fresh_folder": "plan",
     "plan_of_file": "study_parser",
     "plan_sweep": "sweep",
-    "read_best_configuration": "sweep_run",
+    "read_best_configuration": "best_configuration",
     "read_checkpoint": "checkpoints",
     "resolve_study": "resolved",
     "run_plan": "run",

@@ -28,16 +28,12 @@ from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.registry import Entry
 from fewshot_bench.report.names import value_text
 from fewshot_bench.study.admission import admit_fields
+from fewshot_bench.study.best_configuration import Value, swept_fields
 from fewshot_bench.study.checkpoints import checkpoint_file, read_checkpoint
 from fewshot_bench.study.known_names import GROUPS
 from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations, refuse_reading_without_effect
 from fewshot_bench.study.resolved import ResolvedStudy, resolve_study
 from fewshot_bench.study.study import SAMPLER_FIELDS, Study
-
-Value = bool | int | float | str
-
-NOT_OF_THE_METHOD = frozenset(Study.fields_where("section", "episodes", "computing", "output"))
-"""Fields of a study that fix its episodes, or say where it runs: no part of what is done with an episode."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +82,6 @@ class Grid:
 
 PAPER_GRID = Grid((Axis("lambda", (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)), Axis("tau", (0.1, 0.3, 0.5, 0.7))))
 """The grid that the SCHaNe paper searches on the validation split."""
-
-
-def swept_fields() -> dict[str, str]:
-    """The fields of a study that a grid may vary, by the name that a user types."""
-    return {name.rstrip("_"): name for name in Study.fields_where("is_axis")}
 
 
 def check_names(names: Iterable[str], adaptation: str) -> None:
