@@ -9,8 +9,6 @@
 
 The first two rebuild layers, which could go wrong in an unknown network. So each way is tried on random inputs and
 weights, and taken only if every episode gets what the network itself would give.
-
-Episodes one after another in the batch: for networks of linear layers, attention and layer normalisation.
 """
 
 from __future__ import annotations
