@@ -90,11 +90,7 @@ class EmbeddingAdaptation(Adaptation):
             self._expect(not (isinstance(value, float) and math.isinf(value)), field_.name, "finite")
 
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
-        """Refuse a hyper-parameter unless it is right.
-
-        Raises:
-            StudyError: it is not.
-        """
+        """Raise StudyError for a hyper-parameter of the wrong type or value."""
         if not is_right:
             shown = getattr(self, name)
             raise StudyError(f"{name.rstrip('_')} of {self.name} should be {expectation}, not {shown}.")

@@ -145,11 +145,7 @@ def _cuts(full: str) -> list[tuple[str, str]]:
 def _chosen(
     fitting: Sequence[str], names: Sequence[str], weights: Mapping[str, Tensor], source: str
 ) -> tuple[str, list[str]]:
-    """The prefix to take, and those with other values.
-
-    Raises:
-        WeightsError: no prefix is preferred.
-    """
+    """The prefix to take, and those with other values; raises WeightsError if no prefix is preferred."""
 
     def rank(prefix: str) -> int:
         words = prefix.split(".")

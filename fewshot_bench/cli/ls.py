@@ -59,11 +59,7 @@ def ls(
 
 
 def _named(kind: str, known: Any, name: str) -> Any:
-    """The entry of a name.
-
-    Raises:
-        UnknownNameError: there is none.
-    """
+    """The entry of a name; raises UnknownNameError if there is none."""
     if kind == "adaptations":
         return known[name]
     entries = {entry.name: entry for entry in known}
@@ -73,11 +69,7 @@ def _named(kind: str, known: Any, name: str) -> Any:
 
 
 def _registry(kind: str) -> Any:
-    """The entries of a kind.
-
-    Raises:
-        UnknownNameError: there is no such kind.
-    """
+    """The entries of a kind; raises UnknownNameError for an unknown kind."""
     if kind == "datasets":
         from fewshot_bench.datasets import DATASETS
 

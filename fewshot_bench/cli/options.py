@@ -27,11 +27,7 @@ def command_group(text: str) -> typer.Typer:
 
 
 def place(text: str | Location) -> Location:
-    """The folder of a path or a URL.
-
-    Raises:
-        LocationError: a URL cannot be opened.
-    """
+    """The folder of a path or a URL; raises LocationError if a URL cannot be opened."""
     from fewshot_bench._io.locations import location_of
 
     return location_of(text)
@@ -142,33 +138,21 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def correction(text: str) -> Correction:
-    """How p values are corrected.
-
-    Raises:
-        typer.BadParameter: there is no such correction.
-    """
+    """How p values are corrected; raises typer.BadParameter if there is no such correction."""
     from fewshot_bench.statistics import Correction
 
     return cast("Correction", choice(text, "--correct", get_args(Correction)))
 
 
 def choice(text: str, option: str, choices: Sequence[str]) -> str:
-    """One of the words that an option takes.
-
-    Raises:
-        typer.BadParameter: the text is another word.
-    """
+    """One of the words that an option takes; raises typer.BadParameter if the text is another word."""
     if text in choices:
         return text
     raise typer.BadParameter(f"{option} takes {', '.join(choices)}, not '{text}'.")
 
 
 def hyper_parameter(text: str) -> tuple[str, Any]:
-    """The name and value of `--set name=value`.
-
-    Raises:
-        typer.BadParameter: the name or the equals sign is missing.
-    """
+    """The name and value of `--set name=value`; raises typer.BadParameter if the name or the equals sign is missing."""
     name, value = assignment(text)
     return name, value_of(value)
 

@@ -132,11 +132,7 @@ def _study(context: typer.Context) -> Study:
 
 
 def _grid(context: typer.Context, texts: list[str] | None) -> Grid:
-    """The grid of `--grid`, or the paper's.
-
-    Raises:
-        StudyError: another option fixes an axis.
-    """
+    """The grid of `--grid`, or the paper's; raises StudyError if another option fixes an axis."""
     from fewshot_bench.errors import StudyError
     from fewshot_bench.study import PAPER_GRID, Grid
 

@@ -127,11 +127,7 @@ class UsedValues:
 
     @classmethod
     def of_image(cls, image: Image.Image, name: str) -> UsedValues:
-        """Of one image.
-
-        Raises:
-            ValueError: some pixels are infinite or not a number.
-        """
+        """Of one image; raises ValueError if some pixels are infinite or not a number."""
         used = cls(images=1)
         if is_deep_colour(image):
             used.deep_colour = 1

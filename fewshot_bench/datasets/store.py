@@ -382,11 +382,7 @@ class StoreWriter:
         return self.place / self.generation
 
     def add(self, split: SplitName, content: SplitContent) -> None:
-        """Write one split, flushed to the disk.
-
-        Raises:
-            DatasetError: the blocks hold other images than announced.
-        """
+        """Write one split, flushed to the disk; raises DatasetError if the blocks hold other images than announced."""
         path = self.folder / f"{split}.npy"
         written = 0
         with path.open("xb") as file:

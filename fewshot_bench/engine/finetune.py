@@ -132,11 +132,7 @@ class FinetuneClassifier:
         return torch.cat(predictions).numpy().astype(position_type(episodes.protocol.way))
 
     def _fitted(self, wanted: int, attempt: Callable[[int], Tensor]) -> tuple[int, Tensor]:
-        """See `halved_until_it_fits`.
-
-        Raises:
-            StudyError: a single episode does not fit.
-        """
+        """See `halved_until_it_fits`; raises StudyError if a single episode does not fit."""
         try:
             return halved_until_it_fits(wanted, attempt)
         except (RuntimeError, MemoryError) as error:
@@ -166,11 +162,7 @@ class FinetuneClassifier:
 
 
 def base_head_for(method: Finetune, backbone: Backbone) -> BaseHead | None:
-    """The classifier of the base training if a method uses its logits.
-
-    Raises:
-        StudyError: the backbone has none.
-    """
+    """The classifier of the base training if a method uses its logits; raises StudyError if the backbone has none."""
     if method.on != "logits":
         return None
     if backbone.base_head is None:

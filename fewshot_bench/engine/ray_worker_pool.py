@@ -99,11 +99,7 @@ class RayActors:
             self._resize(sum(self._room.values()) if self.workers is None else self.workers)
 
     def first_ready(self) -> ReadyActor:
-        """A process that is ready; waits for one.
-
-        Raises:
-            StudyError: none is ready in time.
-        """
+        """A process that is ready; waits for one. Raises StudyError if none is ready in time."""
         began = time.monotonic()
         self.refresh()
         while not self.ready:

@@ -111,11 +111,7 @@ class EpisodeRecipe:
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
 
     def check(self) -> None:
-        """Refuse values out of range.
-
-        Raises:
-            StudyError: a value is out of its range.
-        """
+        """Raise StudyError for a value out of its range."""
         for name, choices in _CHOICES.items():
             self._expect(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
         for name, least in (("epochs", 0), ("batch_size", 1), ("warmup_epochs", 0), ("patience", 0)):

@@ -101,11 +101,7 @@ class AccuracyTable:
         raise AccuracyFileError(f"{self.path}: {finding}. Nothing was imported.")
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """A column of finite numbers, [R].
-
-        Raises:
-            AccuracyFileError: a value is missing, or is not such a number.
-        """
+        """A column of finite numbers, [R]; raises AccuracyFileError if a value is missing, or is not such a number."""
         column = self._column(name)
         if isinstance(column, Texts):
             values = np.array([_number(text) for text in column.values], np.float64)[column.codes]

@@ -107,11 +107,7 @@ class CellCheck:
 
 
 def check_store(folder: Location) -> list[CellCheck]:
-    """Check every cell of a folder of outcomes, by key.
-
-    Raises:
-        OutcomeError: there is none.
-    """
+    """Check every cell of a folder of outcomes, by key; raises OutcomeError if there is none."""
     cells = cell_folders(folder)
     if not cells:
         raise OutcomeError(f"there are no outcomes in {folder}. Run a study first, or name its folder by --results.")

@@ -162,11 +162,7 @@ def read_manifest(folder: Location) -> Manifest:
 
 
 def stored_manifest(folder: Location) -> Manifest | None:
-    """The manifest in the folder of a cell, if there is one.
-
-    Raises:
-        OutcomeError: it cannot be read.
-    """
+    """The manifest in the folder of a cell, if there is one; raises OutcomeError if it cannot be read."""
     try:
         return read_manifest(folder)
     except FileNotFoundError:

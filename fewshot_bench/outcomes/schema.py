@@ -96,11 +96,7 @@ Settings = Annotated[dict[str, Any], Strict(), AfterValidator(_check_settings)]
 
 
 def read_mapping(content: str | bytes) -> dict[str, Any]:
-    """The mapping in a JSON file.
-
-    Raises:
-        OutcomeError: it is not JSON, nested too deeply, or not a mapping.
-    """
+    """The mapping in a JSON file; raises OutcomeError if it is not JSON, nested too deeply, or not a mapping."""
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:

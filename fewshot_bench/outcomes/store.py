@@ -154,11 +154,7 @@ def merged(parts: Sequence[Part], columns: Sequence[Columns]) -> pd.DataFrame | 
 
 
 def _check_copy(rows: Columns, row: int, before: Part, part: Part) -> None:
-    """See that a row agrees with the copy before it.
-
-    Raises:
-        OutcomeError: they differ in anything but the seconds.
-    """
+    """See that a row agrees with the copy before it; raises OutcomeError if they differ in anything but the seconds."""
     if any(values[row] != values[row - 1] for name, values in rows.items() if name != "seconds"):
         raise OutcomeError(
             f"run {rows['run'][row]}, episode {rows['episode'][row]} is stored twice and differently, in "

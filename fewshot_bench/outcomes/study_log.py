@@ -98,12 +98,7 @@ class StudyRecord:
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def write(self) -> None:
-        """Write the record.
-
-        Raises:
-            OutcomeError: no reader would take it.
-            OSError: it cannot be written.
-        """
+        """Write the record; raises OutcomeError if no reader would take it and OSError if it cannot be written."""
         content = (json.dumps(self._content(), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(
             "utf-8", "surrogatepass"
         )
@@ -358,11 +353,7 @@ def _read_processes(folder: Location, names: Iterable[str]) -> tuple[RecordedPro
 
 
 def _validated(model: type[_ModelT], content: bytes) -> _ModelT:
-    """The content of a JSON file as a model.
-
-    Raises:
-        OutcomeError: it is not JSON, or a value is invalid.
-    """
+    """The content of a JSON file as a model; raises OutcomeError if it is not JSON, or a value is invalid."""
     try:
         return model.model_validate(read_mapping(content))
     except ValidationError as error:

@@ -338,11 +338,7 @@ def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str], 
 
 
 def check_same_protocol(a: ProtocolCard, name_a: str, b: ProtocolCard, name_b: str) -> None:
-    """Refuse methods whose protocols differ, and say in what.
-
-    Raises:
-        ComparisonError: they do.
-    """
+    """Raise ComparisonError for methods whose protocols differ, saying in what."""
     if a.is_claimed != b.is_claimed:
         claimed, drawn = (name_a, name_b) if a.is_claimed else (name_b, name_a)
         raise ComparisonError(

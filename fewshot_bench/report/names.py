@@ -111,11 +111,7 @@ def cells_of_method(cells: Sequence[Cell], wanted: str) -> dict[str, list[Cell]]
 
 
 def the_only(cells: Sequence[Cell]) -> Cell:
-    """The one cell of a method on a protocol.
-
-    Raises:
-        ComparisonError: methods share the name.
-    """
+    """The one cell of a method on a protocol; raises ComparisonError if methods share the name."""
     if len(cells) > 1:
         labels = ", ".join(sorted(cell.method.label for cell in cells))
         raise ComparisonError(

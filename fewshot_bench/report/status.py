@@ -167,11 +167,7 @@ class Watch:
         self._silent: set[str] = set()
 
     def look(self) -> StudyState:
-        """Take a snapshot.
-
-        Raises:
-            OutcomeError: the folder has neither outcomes nor studies.
-        """
+        """Take a snapshot; raises OutcomeError if the folder has neither outcomes nor studies."""
         studies, problems = recorded_studies(self.results)
         processes = [process for study in studies for process in study.processes]
         present = {process.owner for process in processes if process.is_there}  # at one of its studies
@@ -240,11 +236,7 @@ class Watch:
         return self._complete[name]
 
     def _stored_state(self, state: CellState, planned: PlannedCell | None) -> CellState:
-        """A cell as its folder shows it.
-
-        Raises:
-            OutcomeError: something in it is damaged.
-        """
+        """A cell as its folder shows it; raises OutcomeError if something in it is damaged."""
         cell = self._cell(state.key)
         if cell is None:
             return state

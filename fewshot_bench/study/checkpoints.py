@@ -263,11 +263,7 @@ def checkpoint_stages(
 
 
 def checkpoint_file(name: str) -> Path:
-    """The file of a checkpoint's weights.
-
-    Raises:
-        StudyError: the name cannot be that of a file.
-    """
+    """The file of a checkpoint's weights; raises StudyError if the name cannot be that of a file."""
     if not _NAME.fullmatch(name) or name.endswith(_STATE):
         raise StudyError(
             f"a checkpoint's name should be of letters, digits, dots, plus, minus and underscores, not '{name}'."
@@ -303,11 +299,7 @@ def read_checkpoint(name: str) -> Checkpoint:
 
 
 def read_card(path: Path) -> CheckpointCard:
-    """The card in the state of an unfinished training.
-
-    Raises:
-        WeightsError: the file is damaged.
-    """
+    """The card in the state of an unfinished training; raises WeightsError if the file is damaged."""
     try:
         return CheckpointCard.from_json(checkpoint_metadata(path)["card"])
     except (KeyError, TypeError, ValueError) as error:

@@ -166,11 +166,7 @@ class ChunkQueue:
         return before - self._count()
 
     def check_folder(self, cell: Cell) -> None:
-        """Check that the folder of a cell is still there.
-
-        Raises:
-            FileNotFoundError: it is gone.
-        """
+        """Check that the folder of a cell is still there; raises FileNotFoundError if it is gone."""
         self._leases[cell.key].check_folder()
 
     def clean(self) -> None:

@@ -292,11 +292,7 @@ _TYPES: dict[str, tuple[str, Callable[[object], bool]]] = {
 
 
 def _check_types(adaptation: type[Adaptation], values: dict[str, Any], name: str) -> None:
-    """Refuse values that are not of the type of their field.
-
-    Raises:
-        StudyError: one is not.
-    """
+    """Raise StudyError for a value that is not of the type of its field."""
     for field in fields(adaptation):
         if field.name not in values:
             continue

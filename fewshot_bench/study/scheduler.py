@@ -347,11 +347,7 @@ class MethodRun:
         remove_abandoned(folder)
 
     def _check_nothing_vanished(self, missing: Sequence[MissingEpisodes]) -> None:
-        """Check that what was stored meanwhile is still there.
-
-        Raises:
-            OutcomeError: files have vanished.
-        """
+        """Check that what was stored meanwhile is still there; raises OutcomeError if files have vanished."""
         for cell, protocol, _ in missing:
             if count := sum(map(len, self._missing(cell, protocol))):
                 raise OutcomeError(

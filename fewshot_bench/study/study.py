@@ -71,11 +71,7 @@ def option(
 
 
 def _results(value: object) -> Location:
-    """The folder that a text names; a folder stays what it is.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """The folder that a text names; a folder stays what it is. Raises ValueError if it is neither."""
     if not isinstance(value, str | Path) and not hasattr(value, "fs"):
         raise ValueError("Input should be a folder, or a URL such as s3://bucket/folder")
     return location_of(value)  # type: ignore[arg-type]  # what has a file system is a UPath, which is not imported here

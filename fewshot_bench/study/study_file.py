@@ -286,11 +286,7 @@ def preset_text(name: str) -> str | None:
 
 
 def known_preset(name: str) -> str:
-    """The text of a preset.
-
-    Raises:
-        UnknownNameError: there is no such preset.
-    """
+    """The text of a preset; raises UnknownNameError for an unknown one."""
     if name not in preset_names():
         raise UnknownNameError("study", name, preset_names(), _ADVICE)
     return (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")

@@ -205,11 +205,7 @@ class ClassifierBuilder:
         return self._views[key]
 
     def _base_split(self, setting: str) -> ImageSplit:
-        """The base split, which a setting needs.
-
-        Raises:
-            DatasetError: there is none.
-        """
+        """The base split, which a setting needs; raises DatasetError if there is none."""
         try:
             return self._resolved.dataset.base
         except DatasetError as error:

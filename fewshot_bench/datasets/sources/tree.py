@@ -169,11 +169,7 @@ def is_web_page(head: bytes) -> bool:
 
 
 def check_is_no_web_page(head: bytes, path: Path) -> None:
-    """Refuse a web page.
-
-    Raises:
-        DatasetError: the bytes are the start of an HTML page.
-    """
+    """Raise DatasetError for bytes that begin an HTML page."""
     if is_web_page(head):
         raise DatasetError(
             f"{path} is a web page, saved in place of the file that it leads to. Open it in a browser, and download "
