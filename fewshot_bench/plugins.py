@@ -111,11 +111,7 @@ def load_from_source() -> None:
 
 
 def loaded_source(module: str, file: Path) -> bytes:
-    """The source that a module was loaded from, or else the present content of its file.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """The source that a module was loaded from, or else its file's; raises OSError if that cannot be read."""
     loader = getattr(getattr(sys.modules.get(module), "__spec__", None), "loader", None)
     if isinstance(loader, _FromSource) and Path(loader.path) == file and loader.content is not None:
         return loader.content

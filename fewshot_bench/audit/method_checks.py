@@ -156,10 +156,7 @@ def check_method(
     options: AuditOptions,
     progress: Progress,
 ) -> MethodChecks:
-    """Make the method of a cell again and give it some of the stored episodes, one row of the frame each.
-
-    The class sizes of the split are [C].
-    """
+    """Make the method of a cell again and run it on stored episodes, a row of the frame each; class sizes [C]."""
     try:
         method = rebuild(cell, dataset, options, progress)
         sampled = chosen_episodes(frame, options.episodes, options.seed, cell.key)

@@ -197,11 +197,7 @@ def _misfit(
 
 
 def _as(tensor: Tensor, like: Tensor, name: str, source: str) -> Tensor:
-    """A tensor of a file, converted to the type of the network's.
-
-    Raises:
-        WeightsError: it is of another kind, or holds impossible values.
-    """
+    """A tensor of a file in the network's type; raises WeightsError if it is of another kind, or impossible."""
     kind = _kind(tensor)
     if kind:
         raise WeightsError(

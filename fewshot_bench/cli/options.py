@@ -18,11 +18,7 @@ else:
 
 
 def command_group(text: str) -> typer.Typer:
-    """A command that consists of commands.
-
-    Args:
-        text: its help.
-    """
+    """A command that consists of commands; `text` is its help."""
     return typer.Typer(help=text, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
@@ -34,16 +30,7 @@ def place(text: str | Location) -> Location:
 
 
 def results_folder(text: str | Location, expected: str = "a folder of results") -> Location:
-    """The folder of results of a path or a URL.
-
-    Args:
-        text: as it was typed.
-        expected: what it should be, for the message.
-
-    Raises:
-        LocationError: a URL cannot be opened.
-        OutcomeError: it is a file.
-    """
+    """A typed folder of results; raises LocationError if a URL cannot be opened, OutcomeError if it is a file."""
     found = place(text)
     if isinstance(found, Path) and found.is_file():
         from fewshot_bench.report.names import check_no_file  # imports pandas
@@ -53,12 +40,7 @@ def results_folder(text: str | Location, expected: str = "a folder of results") 
 
 
 def results_or_cell(text: str | Location) -> Location:
-    """A folder of results or of one cell, or a cell's key.
-
-    Raises:
-        LocationError: a URL cannot be opened.
-        OutcomeError: it is a file.
-    """
+    """A folder of results or of one cell, or a cell's key; raises as `results_folder`."""
     return results_folder(text, "a folder of results or of one cell")
 
 
@@ -123,11 +105,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
-    """A comma-separated list of whole numbers.
-
-    Raises:
-        typer.BadParameter: a part is not a whole number, or there is none.
-    """
+    """Comma-separated whole numbers; raises typer.BadParameter if a part is not one, or there is none."""
     try:
         values = tuple(int(word) for word in words(text))
     except ValueError as error:
@@ -158,11 +136,7 @@ def hyper_parameter(text: str) -> tuple[str, Any]:
 
 
 def assignment(text: str, option: str = "--set", values: str = "VALUE") -> tuple[str, str]:
-    """The two sides of `name=value`, as they were typed.
-
-    Raises:
-        typer.BadParameter: the name or the equals sign is missing.
-    """
+    """The two typed sides of `name=value`; raises typer.BadParameter if the name or the equals sign is missing."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise typer.BadParameter(f"{option} takes NAME={values}, not '{text}'.")

@@ -127,12 +127,7 @@ def _show(done: list[Reproduction], failures: dict[str, str], as_json: bool) -> 
 
 
 def _conclude(done: list[Reproduction], failures: dict[str, str], cells: int, as_json: bool) -> None:
-    """Print the conclusion, and end with its exit code.
-
-    Raises:
-        ReproductionError: no outcome differs, but a cell could not be run again.
-        typer.Exit: outcomes differ.
-    """
+    """Print the conclusion; raises typer.Exit if outcomes differ, ReproductionError if a cell could not be run."""
     from fewshot_bench._io.text import printable
     from fewshot_bench.errors import ReproductionError
 

@@ -117,11 +117,7 @@ class Preprocessing:
             raise ImageError(_reason(encoded, error)) from error
 
     def resize(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Bring an image that is decoded already to size.
-
-        Args:
-            pixels: uint8 [H, W, 3] or [H, W].
-        """
+        """Bring an image that is decoded already, uint8 [H, W, 3] or [H, W], to size."""
         if self.size is None or pixels.shape[:2] == (self.size, self.size):
             return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
         return self._bring_to_size(as_rgb(Image.fromarray(np.ascontiguousarray(pixels))))
@@ -140,11 +136,7 @@ class Preprocessing:
 
 
 def check_pixel_count(image: Image.Image) -> None:
-    """Refuse an image by its header, before it is decoded.
-
-    Raises:
-        ImageError: it has more than `MOST_PIXELS`, or none.
-    """
+    """Raise ImageError, by the header and before decoding, for no pixels or more than `MOST_PIXELS`."""
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise ImageError(f"{width:,} x {height:,} pixels; at most {MOST_PIXELS:,} are read")
@@ -182,12 +174,7 @@ def _flat(image: Image.Image, scale: ValueRange) -> Image.Image:
 
 
 def used_values(encoded: bytes, name: str) -> UsedValues:
-    """What values an image file uses; none if it cannot be read, which decoding reports.
-
-    Args:
-        encoded: the file's bytes.
-        name: of the image, for messages.
-    """
+    """What values an encoded image file uses; none if it cannot be read, which decoding reports."""
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             check_pixel_count(image)

@@ -41,16 +41,7 @@ from fewshot_bench.errors import DatasetError
 
 
 def check_disk_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse to begin a write that does not fit on the disk.
-
-    Args:
-        folder: where to write; it need not exist yet.
-        needed: bytes.
-        what: needs the space, for the message.
-
-    Raises:
-        DatasetError: fewer bytes are free.
-    """
+    """Raise DatasetError, naming what needs the space, if fewer bytes are free than needed in a folder."""
     existing = nearest_folder(folder)
     if existing is None:
         return
@@ -118,11 +109,7 @@ def open_stored(name: str, *, folder: Path | None = None) -> Dataset:
 
 
 def read_description(name: str, *, folder: Path | None = None) -> dict[str, Any]:
-    """The description of a stored dataset; its images are not opened.
-
-    Raises:
-        DatasetError: the description is damaged.
-    """
+    """The description of a stored dataset, without its images; raises DatasetError if it is damaged."""
     place = (folder or datasets_folder()) / name
     try:
         description = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
@@ -327,11 +314,7 @@ def store_dataset(
 
 @contextmanager
 def writing(name: str, *, folder: Path | None = None) -> Iterator[StoreWriter]:
-    """A new generation of a dataset, removed unless it is installed.
-
-    Raises:
-        DatasetError: another process is writing the same dataset.
-    """
+    """A new generation of a dataset, removed unless installed; raises DatasetError beside another writer."""
     parent = folder or datasets_folder()
     parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(parent / f".{name}.lock")
@@ -433,11 +416,7 @@ class StoreWriter:
         }
 
     def check_is_free(self, *, replace: bool) -> None:
-        """Refuse to overwrite other pixels.
-
-        Raises:
-            DatasetError: other pixels are stored under that name and `replace` is false.
-        """
+        """Raise DatasetError if other pixels are stored under that name and `replace` is false."""
         if not replace and (self.place / _DESCRIPTION).exists():
             stored = _fingerprints(self.place)
             if stored is not None and stored != {split: facts["fingerprint"] for split, facts in self.splits.items()}:

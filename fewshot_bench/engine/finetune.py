@@ -52,11 +52,7 @@ class FinetuneClassifier:
 
     @classmethod
     def on_images(cls, method: Finetune, split: ImageSplit, backbone: Backbone, device: str) -> FinetuneClassifier:
-        """For methods that change the backbone.
-
-        Raises:
-            StudyError: the backbone lacks what to tune, or the base classifier for the logits.
-        """
+        """For methods that change the backbone; raises StudyError if it lacks what to tune or the base classifier."""
         where = torch.device(device)
         base_head = base_head_for(method, backbone)
         network = backbone.network.to(where).eval()

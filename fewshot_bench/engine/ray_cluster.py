@@ -163,11 +163,7 @@ def _silence() -> Iterator[None]:
 
 
 def _check_it_answers(address: str) -> None:
-    """Try the address once: Ray itself would try for minutes, and print a page.
-
-    Raises:
-        StudyError: there is no answer, or it does not come from Ray.
-    """
+    """Try the address once (Ray would try for minutes); raises StudyError if Ray does not answer."""
     if address in ("auto", "local"):
         return
     is_client = address.startswith("ray://")

@@ -84,11 +84,7 @@ class RayActors:
         return list(ray.wait(list(references), num_returns=len(references), timeout=0)[0]) if references else []
 
     def refresh(self) -> None:
-        """Add processes that have become ready, and start others where there is room.
-
-        Raises:
-            StudyError: processes do not start, or have other versions.
-        """
+        """Add ready processes and start more where there is room; raises StudyError on failure or other versions."""
         ready = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=0)[0] if self._starting else []
         for reference in ready:
             self._add(reference, self._starting.pop(reference))
@@ -168,11 +164,7 @@ def _started(needs: Needs) -> Any:
 
 
 def check_versions(theirs: Mapping[str, str]) -> None:
-    """Refuse a worker with other versions of packages, whose outcomes could differ.
-
-    Raises:
-        StudyError: a version differs.
-    """
+    """Raise StudyError for a worker with other versions of packages, whose outcomes could differ."""
     differing = [
         f"{package} {theirs.get(package)} and not {version}"
         for package, version in installed_versions().items()
@@ -218,11 +210,7 @@ class RayWorkerPool:
         self._hand_out()
 
     def finished(self) -> list[Finished]:
-        """See `WorkerPool`; a chunk whose workers die repeatedly has failed.
-
-        Raises:
-            StudyError: no worker is left, and no other starts.
-        """
+        """See `WorkerPool`; a chunk whose workers die repeatedly has failed. Raises StudyError without workers."""
         while self._waiting or self._running:
             self._actors.first_ready()
             self._hand_out()

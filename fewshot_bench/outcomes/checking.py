@@ -115,11 +115,7 @@ def check_store(folder: Location) -> list[CellCheck]:
 
 
 def check_cell(folder: Location) -> CellCheck:
-    """Check one cell; a part that a compaction removes meanwhile is not damage.
-
-    Args:
-        folder: of the cell.
-    """
+    """Check the cell of a folder; a part that a compaction removes meanwhile is not damage."""
     try:
         return with_parts(folder, lambda _: _check(folder))
     except OutcomeError as error:  # about the folder as a whole; other cells are still checked

@@ -35,12 +35,7 @@ def run_and_episode(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray
 
 
 def query_counts(predictions: pd.Series, way: int) -> NDArray[np.int32]:
-    """How many queries each episode has, [E].
-
-    Args:
-        predictions: of a frame, as bytes, [E].
-        way: N, the largest of the protocol.
-    """
+    """How many queries each episode has, [E], by the bytes of its predictions, [E], and N, the largest way."""
     return predictions.map(len).to_numpy(np.int32) // np.int32(position_type(way).itemsize)
 
 
@@ -75,12 +70,7 @@ def padded_positions(predictions: pd.Series, way: int, most: int) -> Positions:
 
 
 def even_truth(way: int, queries: int) -> Positions:
-    """Position of each query's true class, [M]; queries are ordered class by class, equally many for each.
-
-    Args:
-        way: N.
-        queries: M = N * Q, queries per episode.
-    """
+    """Position of each query's true class, [M], for N `way`: M `queries` class by class, equally many for each."""
     return np.repeat(np.arange(way).astype(position_type(way)), queries // way)
 
 

@@ -191,11 +191,7 @@ class MergedCell:
     _handled: set[Location] = field(default_factory=set)
 
     def compare(self, target: Location) -> None:
-        """See that the parts of all folders and of the target agree.
-
-        Raises:
-            OutcomeError: they disagree, or something is damaged.
-        """
+        """See that the parts of all folders and of the target agree; raises OutcomeError if not, or if damaged."""
         folders = [target / self.cell.key, *self.folders]
         for folder in folders:
             stored_manifest(folder)
@@ -263,11 +259,7 @@ def merge(sources: Sequence[Location], target: Location) -> list[MergedCell]:
 
 
 def outcomes_of(results: Location) -> Location:
-    """The folder of outcomes in a folder of results, or the folder itself if it has none.
-
-    Raises:
-        OutcomeError: there are no outcomes in either.
-    """
+    """The folder of outcomes in a folder of results, or itself; raises OutcomeError if neither has outcomes."""
     results = own_folder(results)
     for folder in (results / "outcomes", results):
         if any(is_file(cell / MANIFEST) for cell in cell_folders(folder)):  # one is enough

@@ -124,12 +124,7 @@ class Manifest:
 
 
 def read_text(location: Location) -> str:
-    """The text of a file cell.json.
-
-    Raises:
-        OSError: it cannot be read.
-        OutcomeError: it is larger than any description, or not text.
-    """
+    """The text of a cell.json; raises OSError if it cannot be read, OutcomeError if it is too large or not text."""
     try:
         return read_bytes(location, LARGEST_DESCRIPTION).decode()
     except UnicodeDecodeError as error:

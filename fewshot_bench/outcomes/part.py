@@ -172,11 +172,7 @@ class Part:
 
     @property
     def claimed(self) -> tuple[int, NDArray[Any]]:
-        """Run and numbers of the episodes that the name of a part of one run claims.
-
-        Raises:
-            OutcomeError: a part cannot have this name.
-        """
+        """Run and episodes that the name of a part of one run claims; raises OutcomeError for an impossible name."""
         assert self.episode_range is not None
         run, first, end = self.episode_range
         if not (0 < end - first <= MOST_EPISODES and run < MOST_RUNS and end - 1 <= LARGEST_EPISODE):
@@ -251,10 +247,7 @@ class Part:
 
 
 def new_parts(frame: pd.DataFrame, identity: Identity, run: int | None) -> Iterator[tuple[str, bytes, pd.DataFrame]]:
-    """Name, content and rows of each part that holds some rows: one, unless readers would refuse its size.
-
-    Arguments and errors are those of `new_part`.
-    """
+    """Name, content and rows of each part for some rows: one, unless it is too large; see `new_part`."""
     most = rows_that_fit(identity.bytes_of_queries)
     try:
         yield *new_part(frame, identity, run), frame
@@ -303,11 +296,7 @@ def digest(content: bytes) -> str:
 
 
 def table_of(frame: pd.DataFrame, identity: Identity) -> pa.Table:
-    """The stored rows of a frame, as `episode_frame` or `claimed_frame` makes it, [E].
-
-    Raises:
-        ShapeError: a prediction names a class that the protocol does not have.
-    """
+    """The stored rows of a frame, [E]; raises ShapeError if a prediction names a class beyond the protocol's."""
     columns: dict[str, Any] = {name: _constant(getattr(identity, name), len(frame)) for name in CONSTANTS}
     if identity.is_claimed:
         return claimed_table(frame, columns)
@@ -319,12 +308,7 @@ def table_of(frame: pd.DataFrame, identity: Identity) -> pa.Table:
 
 
 def numbers_by_run(run: NDArray[Any], episode: NDArray[Any]) -> dict[int, NDArray[Any]]:
-    """The numbers of the episodes of each run.
-
-    Args:
-        run: of each row, [E].
-        episode: number of each row's episode, [E].
-    """
+    """The numbers of the episodes of each run, from the run and the episode of each row, [E] both."""
     return {int(number): episode[run == number] for number in np.unique(run)}
 
 

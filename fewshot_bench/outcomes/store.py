@@ -73,11 +73,7 @@ def with_parts(folder: Location, use: Callable[[list[Part]], T]) -> T:
 
 
 def again_where_moved(use: Callable[[], T]) -> T:
-    """List and use parts; try again if a compaction removes them meanwhile.
-
-    Args:
-        use: raises FileNotFoundError if a part is gone.
-    """
+    """List and use parts; try again if `use` raises FileNotFoundError, as a compaction removes parts."""
     for wait in _WAITS:
         if wait:
             time.sleep(wait)

@@ -206,14 +206,7 @@ class _ThisProcess:
     began: str
 
     def write(self, ended: str) -> None:
-        """Write the record.
-
-        Args:
-            ended: how; empty while it works.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Write the record, with how the process ended if it has; raises OSError if it cannot be written."""
         write_atomically(self.location, self._content(ended))
 
     def beat(self) -> None:
@@ -329,12 +322,7 @@ def recorded_studies(results: Location) -> tuple[list[RecordedStudy], list[str]]
 
 
 def _read_study(folder: Location, study_id: str, names: Sequence[str]) -> RecordedStudy:
-    """One study.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        OutcomeError: its record is damaged or of a later release.
-    """
+    """One study; raises FileNotFoundError if it is absent, OutcomeError if damaged or of a later release."""
     record = _validated(_StudyFile, read_bytes(folder / f"{study_id}.json", _LARGEST_STUDY))
     keys: dict[int, tuple[str, ...]] = {}
     for match in filter(None, map(_CELL.fullmatch, names)):

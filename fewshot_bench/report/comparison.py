@@ -89,16 +89,7 @@ class ClassDifferences:
 
 
 def class_differences(scores: TaskScores, a: int, b: int) -> ClassDifferences | None:
-    """Compare two methods class by class, on the episodes that both have.
-
-    Args:
-        scores: of the methods, with what they did on each class.
-        a: position of one.
-        b: position of the other.
-
-    Returns:
-        None where the classes or what was done on each of them is unknown.
-    """
+    """Compare the methods at positions `a` and `b` class by class on common episodes; None where unknown."""
     both = scores.pair(a, b)
     if scores.classes is None or scores.class_accuracy is None or not both.any():
         return None

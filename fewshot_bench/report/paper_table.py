@@ -165,10 +165,7 @@ def publication_table(
 
 
 def as_markdown(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Claim = "beyond") -> str:
-    """The table in GitHub's Markdown, with its caption and which methods are best below.
-
-    The arguments are those of `publication_table`.
-    """
+    """The table in GitHub's Markdown, with its caption and the best methods; arguments as `publication_table`."""
     table = publication_table(frame, plus_minus=plus_minus, claim=claim)
     lines = [_line(["method", *map(_markdown, table.tasks)]), _line(["---", *["---:"] * len(table.tasks)])]
     for kind, methods in table.groups():
@@ -182,10 +179,7 @@ def as_markdown(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: C
 
 
 def as_latex(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Claim = "beyond") -> str:
-    """The table in LaTeX, with its caption; the arguments are those of `publication_table`.
-
-    It needs the package booktabs and nothing else.
-    """
+    """The table in LaTeX (needs booktabs), with its caption; the arguments are those of `publication_table`."""
     table = publication_table(frame, plus_minus=plus_minus, claim=claim)
     groups = [methods for _, methods in table.groups()]
     names = [name for methods in groups for name in methods]

@@ -207,11 +207,7 @@ class TaskScores:
         return self.classes is not None and fits and bool((self.classes >= 0).all())
 
     def overlap(self, episodes: NDArray[np.bool_]) -> Overlap:
-        """What pairs of episodes share: classes, or images where the classes are fixed.
-
-        Args:
-            episodes: which of them, [E].
-        """
+        """What pairs of the chosen episodes [E] share: classes, or images where the classes are fixed."""
         key = episodes.tobytes()
         if key not in self._overlaps:
             self._overlaps[key] = self._overlap(episodes)

@@ -125,10 +125,7 @@ class StudyState:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until everything is done with as many processes as now; None where it is unknown.
-
-        Cells without a rate yet count as fast as the others are on average.
-        """
+        """Seconds with as many processes as now, at the mean rate where a cell has none; None if unknown."""
         waiting = [cell for cell in self.cells if cell.left]
         known = [(cell.left, cell.seconds_alone) for cell in waiting if cell.seconds_alone is not None]
         episodes, seconds = sum(left for left, _ in known), sum(seconds for _, seconds in known)
@@ -152,12 +149,7 @@ class Watch:
     """Takes snapshots of a results folder, and remembers what cannot change."""
 
     def __init__(self, results: Location, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Read nothing yet.
-
-        Args:
-            results: the folder.
-            now: seconds of a clock that never goes back.
-        """
+        """Read nothing yet; `now` gives seconds of a clock that never goes back."""
         self.results, self._now = results, now
         self._store = OutcomeStore(results / "outcomes")
         self._described: dict[str, Cell] = {}
@@ -304,16 +296,7 @@ def _with_processes(state: StudyState, studies: list[RecordedStudy]) -> StudySta
 
 
 def show_live(watch: Watch, results: str, console: Console) -> None:
-    """Show how far everything is, every second, until it is complete or the user stops it.
-
-    Args:
-        watch: takes the snapshots.
-        results: the folder, as the user wrote it.
-        console: of a terminal.
-
-    Raises:
-        OutcomeError: the folder has neither outcomes nor studies.
-    """
+    """Show how far everything is, every second, until it is complete or the user stops it; raises as `look`."""
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             began = time.monotonic()

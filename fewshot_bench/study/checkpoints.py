@@ -89,10 +89,7 @@ class CheckpointCard:
         return cls(**json.loads(text))
 
     def difference(self, other: CheckpointCard) -> str:
-        """The first difference of another training, in words; empty if there is none.
-
-        Equal weights in files of different names are no difference.
-        """
+        """The first difference of another training, in words; empty if none. Names of weight files do not count."""
         mine, theirs = (_flat({**asdict(card), "code": {}}) for card in (self, other))
         if self.weights == other.weights and None not in (self.initial_weights, other.initial_weights):
             theirs["initial_weights"] = mine["initial_weights"]

@@ -88,12 +88,7 @@ class Options(BaseModel):
 
     @classmethod
     def fields_where(cls, fact: str, *values: Any) -> tuple[str, ...]:
-        """The fields of which a fact is true, or has one of the given values, in their order.
-
-        Args:
-            fact: a parameter of `option`.
-            values: True by default.
-        """
+        """The fields, in order, for which a parameter of `option` is true or has one of the values."""
         return tuple(name for name in cls.model_fields if cls.fact(name, fact) in (values or (True,)))
 
     @classmethod
@@ -294,11 +289,7 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
 
     @model_validator(mode="after")
     def _check_size(self) -> Study:
-        """Refuse more than can be stored, before any memory is taken.
-
-        Raises:
-            StudyError: there are too many cells, or episodes of one.
-        """
+        """Raise StudyError for more cells, or episodes of one, than can be stored; no memory is taken yet."""
         lists = (self.shots, self.checkpoints, self.base_losses, self.adaptations, self.losses)
         cells = math.prod(len(values) for values in lists if values)
         if cells > MOST_CELLS:

@@ -62,11 +62,7 @@ def takes_several(path: KeyPath) -> bool:
 
 
 def normalised(data: dict[str, Any]) -> dict[str, Any]:
-    """The content of a file, with a list for each single value of a list, and no base loss instead of "none".
-
-    Args:
-        data: as TOML gives it.
-    """
+    """The content of a TOML file, with lists for single values of a list, and no base loss instead of "none"."""
     content = {key: _normalised(value, (key,)) for key, value in data.items()}
     if isinstance(content.get("methods"), list):
         content["methods"] = [

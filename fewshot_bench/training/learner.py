@@ -186,11 +186,7 @@ class Computing:
     is_compiled: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse an empty micro-batch.
-
-        Raises:
-            StudyError: it holds less than one image.
-        """
+        """Raise StudyError for an empty micro-batch."""
         if self.micro_batch is not None and self.micro_batch < 1:
             raise StudyError(f"a micro-batch should hold 1 image or more, not {self.micro_batch}.")
 

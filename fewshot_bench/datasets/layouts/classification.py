@@ -304,11 +304,7 @@ def _flowers_rows(parts: Parts) -> Iterator[Row]:
 
 
 def _mat_numbers(parts: Parts, file: str, name: str) -> NDArray[np.int64]:
-    """One row of whole numbers of a published MATLAB file; damage in another can end the whole process within SciPy.
-
-    Raises:
-        DatasetError: it is not the published file.
-    """
+    """A row of whole numbers of a published MATLAB file, else DatasetError: SciPy may crash on damaged ones."""
     from scipy.io import loadmat
 
     tree, _ = parts[file]

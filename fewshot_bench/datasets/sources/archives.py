@@ -153,11 +153,7 @@ def anonymous_file(size: int, what: str) -> IO[bytes]:
 
 
 def safe_member_name(name: str, archive: Path) -> str:
-    """A member's name in plain form, if it stays inside.
-
-    Raises:
-        DatasetError: it is absolute, leads outside, or is not a sensible name of a file.
-    """
+    """A member's name in plain form; raises DatasetError if it is absolute, leads outside, or is nonsense."""
     plain = name.replace("\\", "/")
     parts = [part for part in plain.split("/") if part not in ("", ".")]
     if plain.startswith("/") or ".." in parts or "\0" in plain or (parts and parts[0][1:2] == ":") or not parts:

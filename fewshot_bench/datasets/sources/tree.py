@@ -202,15 +202,7 @@ def _written_out(found: re.Match[str]) -> str:
 
 
 def by_composed(names: Iterable[str], place: str) -> dict[str, str]:
-    """Names on the disk by their NFC form, sorted by that.
-
-    Args:
-        names: in one folder.
-        place: the folder, for the message.
-
-    Raises:
-        DatasetError: two differ only in their form.
-    """
+    """Names in one folder by their NFC form, sorted; raises DatasetError if two differ only in their form."""
     found: dict[str, str] = {}
     for name in names:
         if found.setdefault(composed(name), name) != name:
