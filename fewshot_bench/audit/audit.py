@@ -31,7 +31,7 @@ from fewshot_bench.audit.stored_checks import (
     check_digest,
     check_tasks,
     class_sizes,
-    draw_again,
+    redrawn_tasks,
     read_parts,
 )
 from fewshot_bench.errors import FewshotBenchError
@@ -80,7 +80,7 @@ def audit_cell(folder: Location, options: AuditOptions | None = None, *, progres
         tasks = Finding(TASKS, "not checked", known.source)
     else:
         try:
-            episodes = draw_again(cell.protocol, known.sizes, frame)
+            episodes = redrawn_tasks(cell.protocol, known.sizes, frame)
             tasks = check_tasks(episodes, known)
         except FewshotBenchError as error:
             tasks = Finding(TASKS, "fail", str(error))

@@ -114,7 +114,7 @@ def read_description(name: str, *, folder: Path | None = None) -> dict[str, Any]
     try:
         description = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
         if description["format"] != _FORMAT:
-            raise DatasetError(f"{place} is of store format {description['format']}, not {_FORMAT}. {_again(name)}")
+            raise DatasetError(f"{place} is of store format {description['format']}, not {_FORMAT}. {_reimport_hint(name)}")
         if description.pop("digest", None) != _digest(description):
             raise ValueError(f"{_DESCRIPTION} is not as it was written")
         return _checked(description)
@@ -209,10 +209,10 @@ def _mapped(path: Path) -> NDArray[Any]:
 
 
 def _damaged(place: Path, name: str, error: Exception) -> DatasetError:
-    return DatasetError(f"the stored copy of {name} in {place} is damaged ({error}). {_again(name)}")
+    return DatasetError(f"the stored copy of {name} in {place} is damaged ({error}). {_reimport_hint(name)}")
 
 
-def _again(name: str) -> str:
+def _reimport_hint(name: str) -> str:
     return f"Import it again with: fewshot-bench data import {name} --from PATH --replace"
 
 

@@ -244,7 +244,7 @@ class RayWorkerPool:
         except DEATHS as error:
             return self._died(actor, chunk, error)
         if answer.is_lost:
-            self._put_again()
+            self._send_factory()
             self._waiting.appendleft(chunk)
             return None
         self._deaths.pop(chunk, None)
@@ -275,13 +275,13 @@ class RayWorkerPool:
                 self._actors.drop(ready)
                 continue
             if answer.is_lost:
-                self._put_again()
+                self._send_factory()
             elif answer.error is not None:
                 raise answer.error
             else:
                 return answer.value
         raise StudyError(f"a method could not be made: {WORKER_DIED}")
 
-    def _put_again(self) -> None:
-        """The worker factory was lost with a node."""
+    def _send_factory(self) -> None:
+        """Send the worker factory anew, after it was lost with a node."""
         self._method = Method(self._method.number, [ray.put(WithCode(self._make))])

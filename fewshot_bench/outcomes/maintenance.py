@@ -46,7 +46,7 @@ from fewshot_bench.outcomes.manifest import (
     stored_manifest,
 )
 from fewshot_bench.outcomes.part import Identity, Part, new_part
-from fewshot_bench.outcomes.store import OutcomeStore, again_where_moved, episodes_of, parts_in, with_parts
+from fewshot_bench.outcomes.store import OutcomeStore, retry_if_moved, episodes_of, parts_in, with_parts
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 
 _SHOWN = 5  # problems in one sentence
@@ -287,7 +287,7 @@ def _gathered(sources: Sequence[Location], target: Location) -> tuple[list[Merge
 def _problem(use: Callable[[], None], key: str) -> list[str]:
     """Use the parts of a cell; one sentence if that does not succeed."""
     try:
-        again_where_moved(use)
+        retry_if_moved(use)
     except OutcomeError as error:
         return [str(error)]
     except FileNotFoundError as error:

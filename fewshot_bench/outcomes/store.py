@@ -69,10 +69,10 @@ def parts_in(folder: Location) -> list[Part]:
 
 def with_parts(folder: Location, use: Callable[[list[Part]], T]) -> T:
     """Use the parts in the folder of a cell; try again if a compaction removes them meanwhile."""
-    return again_where_moved(lambda: use(parts_in(folder)))
+    return retry_if_moved(lambda: use(parts_in(folder)))
 
 
-def again_where_moved(use: Callable[[], T]) -> T:
+def retry_if_moved(use: Callable[[], T]) -> T:
     """List and use parts; try again if `use` raises FileNotFoundError, as a compaction removes parts."""
     for wait in _WAITS:
         if wait:
