@@ -61,7 +61,7 @@ def import_named(name: str) -> tuple[Any, str]:
     importable, for imports inside functions later.
 
     Args:
-        name: typed or trusted by the user; never taken from a file that somebody else wrote.
+        name: typed or trusted by the user; never taken from a file of another person.
 
     Raises:
         CodeError: the name has another form, there is no such module or attribute, or importing the module fails.

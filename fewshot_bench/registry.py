@@ -248,7 +248,7 @@ _ANSWERS_BY_NAMES = {
         "It trains a network that a few gradient steps adapt. The steps alone, from any network: --adapt finetune"
     ),
     "anil": (
-        "ANIL trains a network of which a few gradient steps adapt the head. The steps alone, from any network: "
+        "ANIL trains a network whose head a few gradient steps adapt. The steps alone, from any network: "
         "--adapt finetune-head"
     ),
     "meta-baseline": f"Meta-Baseline {_TRAINING}: --adapt centroid",

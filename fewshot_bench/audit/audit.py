@@ -31,8 +31,8 @@ from fewshot_bench.audit.stored_checks import (
     check_digest,
     check_tasks,
     class_sizes,
-    redrawn_tasks,
     read_parts,
+    redrawn_tasks,
 )
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell

@@ -142,9 +142,9 @@ def _conclude(done: list[Reproduction], failures: dict[str, str], cells: int, as
         several = f"{len(reasons)} of {cells} cells were not run again; " if cells > 1 else ""
         raise ReproductionError(several + " ".join(reasons))
     if not as_json:
-        which = (
+        compared = (
             "every outcome"
             if all(reproduction.seed is None for reproduction in done)
             else "every outcome that was run again"
         )
-        typer.echo(f"{'1 cell' if cells == 1 else f'{cells} cells'}: {which} is the one stored")
+        typer.echo(f"{'1 cell' if cells == 1 else f'{cells} cells'}: {compared} is the one stored")

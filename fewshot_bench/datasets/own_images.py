@@ -291,7 +291,7 @@ def _facts(listing: OwnListing, options: OwnOptions, preprocessing: Preprocessin
 
 
 def _clutter(listing: OwnListing) -> dict[str, dict[str, int]]:
-    """How much of each kind there is now; clutter comes and goes, and is no reason to read the images again."""
+    """How much of each kind there is now; clutter comes and goes, and does not cause the images to be read again."""
     return {"clutter": dict(Counter(sorted(listing.clutter.values())))}
 
 

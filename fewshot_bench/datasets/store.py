@@ -114,7 +114,9 @@ def read_description(name: str, *, folder: Path | None = None) -> dict[str, Any]
     try:
         description = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
         if description["format"] != _FORMAT:
-            raise DatasetError(f"{place} is of store format {description['format']}, not {_FORMAT}. {_reimport_hint(name)}")
+            raise DatasetError(
+                f"{place} is of store format {description['format']}, not {_FORMAT}. {_reimport_hint(name)}"
+            )
         if description.pop("digest", None) != _digest(description):
             raise ValueError(f"{_DESCRIPTION} is not as it was written")
         return _checked(description)
@@ -124,8 +126,8 @@ def read_description(name: str, *, folder: Path | None = None) -> dict[str, Any]
 
 def _checked(description: Mapping[str, Any]) -> dict[str, Any]:
     """The description, if all fields that are read elsewhere are there."""
-    kinds = {"name": str, "generation": str, "recipe": dict, "identified_by": str, "duplicates": dict, "splits": dict}
-    for key, kind in kinds.items():
+    types = {"name": str, "generation": str, "recipe": dict, "identified_by": str, "duplicates": dict, "splits": dict}
+    for key, kind in types.items():
         if not isinstance(description[key], kind):
             raise ValueError(f"'{key}' is not a {kind.__name__}")
     Duplicates(**description["duplicates"])

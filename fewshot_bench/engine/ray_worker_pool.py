@@ -189,7 +189,7 @@ class RayWorkerPool:
         """Put the worker factory into the object store, once for all workers."""
         self._actors, self._make = actors, make
         self._method = Method(next(_NUMBERS), [ray.put(WithCode(make))])
-        self._waiting: deque[Chunk] = deque()
+        self._queued: deque[Chunk] = deque()
         self._running: dict[Any, tuple[ReadyActor, Chunk]] = {}
         self._deaths: Counter[Chunk] = Counter()
 
@@ -206,12 +206,12 @@ class RayWorkerPool:
 
     def start(self, chunk: Chunk) -> None:
         """Give a chunk to a worker as soon as one is free."""
-        self._waiting.append(chunk)
+        self._queued.append(chunk)
         self._hand_out()
 
     def finished(self) -> list[Finished]:
         """See `WorkerPool`; a chunk whose workers die repeatedly has failed. Raises StudyError without workers."""
-        while self._waiting or self._running:
+        while self._queued or self._running:
             self._actors.first_ready()
             self._hand_out()
             results = [self._result(reference) for reference in self._actors.wait(list(self._running))]
@@ -232,8 +232,8 @@ class RayWorkerPool:
     def _hand_out(self) -> None:
         busy = {actor for actor, _ in self._running.values()}
         for ready in self._actors.ready:
-            if self._waiting and ready not in busy:
-                chunk = self._waiting.popleft()
+            if self._queued and ready not in busy:
+                chunk = self._queued.popleft()
                 self._running[ready.actor.compute.remote(self._method, chunk)] = (ready, chunk)
 
     def _result(self, reference: Any) -> Finished | None:
@@ -245,7 +245,7 @@ class RayWorkerPool:
             return self._died(actor, chunk, error)
         if answer.is_lost:
             self._send_factory()
-            self._waiting.appendleft(chunk)
+            self._queued.appendleft(chunk)
             return None
         self._deaths.pop(chunk, None)
         return Finished(chunk, answer.value, answer.error, answer.peak_bytes)
@@ -254,7 +254,7 @@ class RayWorkerPool:
         self._actors.drop(actor)
         self._deaths[chunk] += 1
         if self._deaths[chunk] < MOST_DEATHS:
-            self._waiting.appendleft(chunk)
+            self._queued.appendleft(chunk)
             return None
         del self._deaths[chunk]
         reason = StudyError(WORKER_DIED)

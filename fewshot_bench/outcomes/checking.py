@@ -198,11 +198,11 @@ def _note_files(found: CellCheck, folder: Location, names: Sequence[str], parts:
     """Note files that are left over, or look like parts but are not."""
     unfinished = [last for name in names if is_unfinished(last := name.rpartition("/")[2])]
     if left := sum(map(is_abandoned, unfinished)):
-        found.notes.append(f"{left} files of interrupted writes; they are removed when the study goes on.")
+        found.notes.append(f"{left} files of interrupted writes; they are removed when the study is resumed.")
     if others := len(unfinished) - left:
         found.notes.append(
             f"{others} unfinished files of processes that may be at work; those of other machines are removed when the "
-            "study goes on a day later."
+            "study is resumed a day later."
         )
     known = {part.name for part in parts}
     unknown = [name for name in names if name.endswith(".parquet") and name not in known]

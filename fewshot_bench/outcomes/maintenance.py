@@ -46,7 +46,7 @@ from fewshot_bench.outcomes.manifest import (
     stored_manifest,
 )
 from fewshot_bench.outcomes.part import Identity, Part, new_part
-from fewshot_bench.outcomes.store import OutcomeStore, retry_if_moved, episodes_of, parts_in, with_parts
+from fewshot_bench.outcomes.store import OutcomeStore, episodes_of, parts_in, retry_if_moved, with_parts
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 
 _SHOWN = 5  # problems in one sentence
@@ -150,7 +150,7 @@ def _written(folder: Location, cell: Cell, frame: pd.DataFrame) -> str:
     except ShapeError as error:  # in an old part
         raise OutcomeError(f"stored outcomes in {folder} are damaged: {error}") from error
     except OutcomeError as error:
-        raise OutcomeError(f"{folder} cannot be compacted and stays as it is: {error}.") from error
+        raise OutcomeError(f"{folder} cannot be compacted and was not changed: {error}.") from error
     describe(folder, cell)  # so that an older release does not read what is left without the new part
     write_once(folder / name, content)
     written = Part.named(folder, name)

@@ -107,7 +107,7 @@ def _joined_versions(old: dict[str, str], new: dict[str, str]) -> dict[str, str]
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest as it is stored.
+    """A stored manifest.
 
     Attributes:
         text: of the file.

@@ -338,11 +338,11 @@ def _stored_types(identity: Identity) -> dict[str, pa.DataType]:
 def _unpacked_rows(column: pa.ChunkedArray, queries: NDArray[np.int32], way: int) -> NDArray[np.object_] | None:
     """Predictions as bytes, `position_type` of each query, [E]; None if `table_of` would not store these bytes."""
     rows = np.empty(len(queries), dtype=object)
-    for which, content, count in _packed_groups(column, queries):
+    for rows_of_size, content, count in _packed_groups(column, queries):
         found = unpacked(content, count, way)
         if found is None:
             return None
-        rows[which] = _split(found.tobytes(), count * position_type(way).itemsize)
+        rows[rows_of_size] = _split(found.tobytes(), count * position_type(way).itemsize)
     return rows
 
 
@@ -351,26 +351,28 @@ def _packed_groups(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], int]]:
     """For each number of queries: which rows have it, their bytes (none if they differ in size), and the number."""
     for count in np.unique(queries):
-        which = np.flatnonzero(queries == count)
-        rows = column if len(which) == len(column) else column.take(pa.array(which))
+        rows_of_size = np.flatnonzero(queries == count)
+        rows = column if len(rows_of_size) == len(column) else column.take(pa.array(rows_of_size))
         sizes = np.unique(pc.binary_length(rows).to_numpy())
         size = int(sizes[0]) if len(sizes) == 1 else 0
         content = np.empty(0, np.uint8)
         if size:
             values = rows.combine_chunks().cast(pa.binary(size))
-            content = np.frombuffer(values.buffers()[1], np.uint8)[values.offset * size :][: len(which) * size]
-        yield which, content.reshape(len(which), size), int(count)
+            content = np.frombuffer(values.buffers()[1], np.uint8)[values.offset * size :][: len(rows_of_size) * size]
+        yield rows_of_size, content.reshape(len(rows_of_size), size), int(count)
 
 
 def _packed_rows(predictions: pd.Series, queries: NDArray[np.int32], way: int) -> pa.Array:
     rows = np.empty(len(queries), dtype=object)
     sizes = set()
     for count in np.unique(queries):
-        which = np.flatnonzero(queries == count)
-        content = np.frombuffer(b"".join(predictions.iloc[which]), position_type(way)).reshape(len(which), int(count))
+        rows_of_size = np.flatnonzero(queries == count)
+        content = np.frombuffer(b"".join(predictions.iloc[rows_of_size]), position_type(way)).reshape(
+            len(rows_of_size), int(count)
+        )
         group = packed(content, way)
         sizes.add(group.shape[1])
-        rows[which] = _split(group.tobytes(), group.shape[1])
+        rows[rows_of_size] = _split(group.tobytes(), group.shape[1])
     return pa.array(rows, type=pa.binary(*sizes) if len(sizes) == 1 else pa.binary())
 
 

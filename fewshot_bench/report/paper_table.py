@@ -279,9 +279,9 @@ def _marks(
     """The sentences on bold and underlined numbers, daggers and dashes, as far as they are in the table."""
     entries = [entry for row in methods.values() for entry in row.values()]
     rows = [row for same in groups.values() for row in same if row["source"] == MEASURED]
-    kinds = {task: _by_kind([row for row in same if row["source"] == MEASURED]) for task, same in groups.items()}
-    with_rivals = [task for task, found in kinds.items() if any(len(same) > 1 for same in found.values())]
-    of_its_kind = " of its kind, inductive or transductive" if any(len(found) > 1 for found in kinds.values()) else ""
+    by_kind = {task: _by_kind([row for row in same if row["source"] == MEASURED]) for task, same in groups.items()}
+    with_rivals = [task for task, found in by_kind.items() if any(len(same) > 1 for same in found.values())]
+    of_its_kind = " of its kind, inductive or transductive" if any(len(found) > 1 for found in by_kind.values()) else ""
     sentences = [f"Bold: the best{of_its_kind}."] if with_rivals else []
     tested: dict[str, list[str]] = {}
     for task in with_rivals:

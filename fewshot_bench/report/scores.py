@@ -244,7 +244,7 @@ class TaskScores:
 
     @cached_property
     def corrected_pairs(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]] | None]:
-        """What `claims_of_all_pairs` has found, by the correction; correcting thousands of p takes time."""
+        """Results of `claims_of_all_pairs` by correction, kept because correcting thousands of p takes time."""
         return {}
 
     def _beyond_of_all_pairs(self) -> NDArray[np.float64]:

@@ -126,14 +126,14 @@ class StudyState:
     @property
     def seconds_left(self) -> float | None:
         """Seconds with as many processes as now, at the mean rate where a cell has none; None if unknown."""
-        waiting = [cell for cell in self.cells if cell.left]
-        known = [(cell.left, cell.seconds_alone) for cell in waiting if cell.seconds_alone is not None]
+        unfinished = [cell for cell in self.cells if cell.left]
+        known = [(cell.left, cell.seconds_alone) for cell in unfinished if cell.seconds_alone is not None]
         episodes, seconds = sum(left for left, _ in known), sum(seconds for _, seconds in known)
-        if not waiting:
+        if not unfinished:
             return 0.0
         if not episodes:
             return None
-        return seconds / episodes * sum(cell.left for cell in waiting) / max(1, self.processes)
+        return seconds / episodes * sum(cell.left for cell in unfinished) / max(1, self.processes)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain data."""

@@ -172,7 +172,7 @@ class Checkpoint:
         try:
             backbone.network.load_state_dict(tensors)
         except RuntimeError as error:
-            raise WeightsError(f"the checkpoint {self.name} does not fit {card.backbone} as it is today.") from error
+            raise WeightsError(f"the checkpoint {self.name} does not fit the present {card.backbone}.") from error
         own = card.preprocessing
         preprocessing = Preprocessing(**{**own, "mean": tuple(own["mean"]), "std": tuple(own["std"])})
         return replace(

@@ -108,7 +108,7 @@ class _DryRun:
 
     @contextmanager
     def noting(self, place: str) -> Iterator[None]:
-        """Keep what is wrong with a study, and go on."""
+        """Keep what is wrong with a study, and continue."""
         try:
             with located(place):
                 yield

@@ -322,8 +322,8 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
         """One protocol per number of shots.
 
         Args:
-            class_sizes: images per class of the split, [C]; without them nobody knows how many disjoint tasks there
-                are, see `Protocol.episodes`.
+            class_sizes: images per class of the split, [C]; without them the number of disjoint tasks is
+                unknown, see `Protocol.episodes`.
 
         Raises:
             EpisodeError: a setting does not go with the sampler, or the split has too few classes, images or episodes.

@@ -83,14 +83,14 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
 
     def _names(self) -> Iterator[tuple[KeyPath, Kind, str]]:
         """Every backbone, adaptation and loss that is named: its place, its kind and the name."""
-        kinds: dict[str, Kind] = {
+        registries: dict[str, Kind] = {
             "backbone": "backbone",
             "adaptations": "adaptation",
             "losses": "loss",
             "base_losses": "loss",
         }
         for path, table in (((), self), *self._tables()):
-            for key, kind in kinds.items():
+            for key, kind in registries.items():
                 names = getattr(table, key) if key in table.model_fields_set else None
                 yield from (((*path, key, number), kind, name) for number, name in enumerate(names or ()))
 

@@ -142,8 +142,8 @@ def cached_gradients(network: Network, batch: Batch, micro_batch: int, refuse: C
     assert embeddings.grad is not None
     for part, state, gradient in zip(parts, states, split_views(embeddings.grad, len(parts)), strict=True):
         with same_random_numbers(state, network.device):
-            again = network.encode(part.views)
-        again.backward(gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            encoded = network.encode(part.views)
+        encoded.backward(gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return Measured(value, _hits(logits, batch.labels))
 
 

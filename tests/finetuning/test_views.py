@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewshot_bench.finetuning import episode_tasks
-from fewshot_bench.finetuning.episode_tasks import EpisodeKeys, RedrawnViews, PooledViews, order_of_images
+from fewshot_bench.finetuning.episode_tasks import EpisodeKeys, PooledViews, RedrawnViews, order_of_images
 from fewshot_bench.training.augmentation import Augmentation, choose_augmentation
 
 EPISODES, IMAGES, SIDE, STEPS = 3, 4, 8, 7

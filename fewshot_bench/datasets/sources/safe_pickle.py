@@ -66,7 +66,7 @@ def read_pickle(path: Path, opened: BinaryIO | None = None) -> Any:
     Whatever follows the end of the pickle is ignored.
 
     Args:
-        path: a file that nobody changes while the arrays are in use.
+        path: a file that must not change while the arrays are in use.
         opened: the same file, where it has no name of its own; `path` is then for messages only.
 
     Returns:
