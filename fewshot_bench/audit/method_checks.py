@@ -296,14 +296,14 @@ class _Checker:
         return far
 
     def _unchanged(
-        self, check: str, plain: Sequence[Positions], perturb: Callable[[Episodes], Positions], what: str
+        self, check: str, plain: Sequence[Positions], perturb: Callable[[Episodes], Positions], perturbation: str
     ) -> Finding:
         """Whether a perturbation changes no prediction."""
         try:
             predictions = [perturb(episodes) for episodes in self._perturbed]
         except Exception as error:  # a method is anybody's code
-            return Finding(check, "fail", f"{what}: the method failed: {type(error).__name__}: {error}")
-        return _compared(check, plain, predictions, what)
+            return Finding(check, "fail", f"{perturbation}: the method failed: {type(error).__name__}: {error}")
+        return _compared(check, plain, predictions, perturbation)
 
     def _shuffled(self, episodes: Episodes) -> Positions:
         return predictions_of(self._classifier, episodes, shuffled(episodes, self.options.seed))
@@ -312,7 +312,7 @@ class _Checker:
         return predictions_of(self._classifier, episodes, relabelled(episodes))
 
     def _batching(self, plain: Sequence[Positions]) -> Finding:
-        what = f"queries in halves and alone{self._choice}"
+        perturbation = f"queries in halves and alone{self._choice}"
         parts = [self._parts(episodes) for episodes in self._perturbed]
         expected = [
             predictions[:, np.concatenate(positions)] for predictions, positions in zip(plain, parts, strict=True)
@@ -325,9 +325,11 @@ class _Checker:
             ]
         except Exception as error:  # a method is anybody's code
             if is_transductive:
-                return Finding(BATCHING, "pass", f"marked transductive; {what}, it fails: {type(error).__name__}")
-            return Finding(BATCHING, "fail", f"{what}: the method failed: {type(error).__name__}: {error}")
-        finding = _compared(BATCHING, expected, found, what)
+                return Finding(
+                    BATCHING, "pass", f"marked transductive; {perturbation}, it fails: {type(error).__name__}"
+                )
+            return Finding(BATCHING, "fail", f"{perturbation}: the method failed: {type(error).__name__}: {error}")
+        finding = _compared(BATCHING, expected, found, perturbation)
         if is_transductive:
             return Finding(BATCHING, "pass", f"marked transductive; {finding.detail}")
         if finding.verdict == "fail":
@@ -358,12 +360,12 @@ def _chosen_episodes(episodes: Episodes, chosen: NDArray[np.bool_]) -> Episodes:
     return replace(episodes, numbers=episodes.numbers[chosen], images=episodes.images[chosen])
 
 
-def _compared(check: str, plain: Sequence[Positions], perturbed: Sequence[Positions], what: str) -> Finding:
+def _compared(check: str, plain: Sequence[Positions], perturbed: Sequence[Positions], perturbation: str) -> Finding:
     differ = sum(int((before != after).sum()) for before, after in zip(plain, perturbed, strict=True))
     total = sum(predictions.size for predictions in perturbed)
     if not differ:
-        return Finding(check, "pass", f"{what}: the same {total:,} predictions")
-    count = f"{what}: {differ:,} of {total:,} predictions change"
+        return Finding(check, "pass", f"{perturbation}: the same {total:,} predictions")
+    count = f"{perturbation}: {differ:,} of {total:,} predictions change"
     return Finding(check, "pass" if differ <= _NOISE * total else "fail", count)
 
 

@@ -123,7 +123,7 @@ def _sizes_taken(network: nn.Module, channels: int, size: int, own_size: int) ->
         return f"{{name}} takes multiples of {step} px, not {{size}} px. Use --image-size {' or '.join(near)}."
     towards = range(size, own_size, _COARSE if size < own_size else -_COARSE)
     coarse = [side // _COARSE * _COARSE for side in towards][1:]
-    if any(takes(one) and not takes(other) for one, other in pairwise([*coarse, own_size])):
+    if any(takes(side) and not takes(nearer) for side, nearer in pairwise([*coarse, own_size])):
         # More than a bound decides, so only the nearest size that works is named.
         return f"{{name}} does not take {{size}} px. Use --image-size {next(filter(takes, coarse))}."
     fails, works = size // step, own_size // step

@@ -130,4 +130,4 @@ def show_answers(whole: pd.DataFrame, frame: pd.DataFrame) -> None:
     from fewshot_bench.report import answer_lines, answers, print_answers
 
     shown = set(frame["protocol_fingerprint"])
-    print_answers(answer_lines([one for one in answers(whole) if one.protocol in shown]), Console())
+    print_answers(answer_lines([answer for answer in answers(whole) if answer.protocol in shown]), Console())

@@ -37,9 +37,9 @@ def list_folders(tree: FileTree, *, class_depth: int | None = None, layout: Layo
     top = _top(tree, class_depth or 1, skipped)
     folders = list(by_composed(tree.folders(top), str(tree.path / top)).values())
     if not folders:
-        what = "images, but no folders that say which class each is of" if tree.files(top) else "no images"
+        content = "images, but no folders that say which class each is of" if tree.files(top) else "no images"
         raise DatasetError(
-            f"{tree.path} holds {what}. Make one sub-folder per class, or a table with the columns path,label."
+            f"{tree.path} holds {content}. Make one sub-folder per class, or a table with the columns path,label."
         )
     skipped += _outside(tree, top)
     notes: list[str] = []

@@ -165,14 +165,14 @@ _WHOLE = re.compile(r"[-+]?\d+")
 _WHOLE_WITH_POINT = re.compile(r"([-+]?\d+)\.0+")
 
 
-def class_names_of(labels: Sequence[Any], what: str) -> tuple[list[str | None], list[str]]:
+def class_names_of(labels: Sequence[Any], column: str) -> tuple[list[str | None], list[str]]:
     """The class of each row, and what a user should know about it.
 
     Whole numbers stay whole: a column that holds a missing value comes as 0.0, 1.0, ..., which are classes 0, 1, ...
 
     Args:
         labels: values of any type, as a reader of tables gives them.
-        what: the column, for messages.
+        column: the column, for messages.
 
     Returns:
         One name for each label, None where it is missing; and notes, one sentence each.
@@ -180,7 +180,7 @@ def class_names_of(labels: Sequence[Any], what: str) -> tuple[list[str | None], 
     Raises:
         DatasetError: a label is a list or a fraction.
     """
-    texts = [_text(label, number, what) for number, label in enumerate(labels, 1)]
+    texts = [_text(label, number, column) for number, label in enumerate(labels, 1)]
     counts = Counter(text for text in texts if text is not None)
     classes = [text for text in counts if text.lower() not in _PERHAPS_A_CLASS | _NEVER_A_CLASS]
     are_numbers = bool(classes) and all(_WHOLE.fullmatch(text) or _WHOLE_WITH_POINT.fullmatch(text) for text in classes)
@@ -195,14 +195,14 @@ def class_names_of(labels: Sequence[Any], what: str) -> tuple[list[str | None], 
             names.append(text)
     taken = {name for name in names if name is not None and name.lower() in _PERHAPS_A_CLASS}
     notes = [
-        f"'{name}' in {what} is a class of {names.count(name):,} images. If it means that there is no label, leave the "
+        f"'{name}' in {column} is a class of {names.count(name):,} images. If it means that there is no label, leave the "
         "field empty."
         for name in sorted(taken)
     ]
     return names, notes
 
 
-def _text(label: Any, number: int, what: str) -> str | None:
+def _text(label: Any, number: int, column: str) -> str | None:
     """One label as text, None where it is missing."""
     if isinstance(label, np.generic):
         label = label.item()
@@ -215,7 +215,7 @@ def _text(label: Any, number: int, what: str) -> str | None:
     ):
         shown = " ".join(str(label).split())
         raise DatasetError(
-            f"row {number} of {what} has the label {shown[:60]}: several classes for one image. An episode needs one "
+            f"row {number} of {column} has the label {shown[:60]}: several classes for one image. An episode needs one "
             "class per image; write one name or number in each row."
         )
     if isinstance(label, float):
@@ -223,7 +223,7 @@ def _text(label: Any, number: int, what: str) -> str | None:
             return None
         if not label.is_integer():
             raise DatasetError(
-                f"row {number} of {what} has the label {label}, a fraction, which cannot be a class. Write a name or a "
+                f"row {number} of {column} has the label {label}, a fraction, which cannot be a class. Write a name or a "
                 "whole number in each row."
             )
         return str(int(label))

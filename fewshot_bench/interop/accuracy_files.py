@@ -180,13 +180,13 @@ def read_accuracy_file(path: Path, methods: Sequence[str] = ()) -> AccuracyTable
 
 def _check_bounds(path: Path, rows: int, columns: int) -> None:
     """Refuse a file with too many rows, columns or values before its content is read."""
-    for found, most, what in (
+    for found, most, unit in (
         (rows, MOST_EPISODES, "rows"),
         (columns, MOST_COLUMNS, "columns"),
         (rows * columns, MOST_VALUES, "values"),
     ):
         if found > most:
-            raise AccuracyFileError(f"{path} has {found:,} {what}; at most {most:,} are read. Cut it into several.")
+            raise AccuracyFileError(f"{path} has {found:,} {unit}; at most {most:,} are read. Cut it into several.")
 
 
 def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:

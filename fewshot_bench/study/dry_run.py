@@ -245,10 +245,10 @@ class _DryRun:
             return
         seconds, timed = self._measurements.image(view, backbone)
         stage = f"/{known.network.stage}" if known.network.stage else ""
-        what = f"{split.dataset} {split.name} by {backbone.name}{stage}{', ' + view.name if view.name else ''}"
+        description = f"{split.dataset} {split.name} by {backbone.name}{stage}{', ' + view.name if view.name else ''}"
         self._work["view", known.identity, split.fingerprint, view.name] = WorkEstimate(
             "embeddings",
-            what,
+            description,
             len(split),
             seconds.times(len(split)),
             4 * len(split) * backbone.embedding_size,

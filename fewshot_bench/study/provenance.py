@@ -209,8 +209,8 @@ def _sentences(cell: Cell, stored: Sequence[Cell]) -> Iterator[str]:
     for part, code in cell.method.code.items():
         others = [other.method.code.get(part) for other in same]
         if others and code not in others:
-            what = what_changed(others[-1], code)
+            changes = what_changed(others[-1], code)
             yield (
-                f"the code of {code['name']} has changed since {cell.method.name} was stored ({what}). Its outcomes "
+                f"the code of {code['name']} has changed since {cell.method.name} was stored ({changes}). Its outcomes "
                 "are those of a new method; the stored ones were not changed."
             )

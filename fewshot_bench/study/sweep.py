@@ -248,7 +248,7 @@ def _refuse_chosen_axes(study: Study, grid: Grid) -> None:
 
 
 def _with_base_losses(study: Study, resolved: ResolvedStudy) -> Study:
-    """The study with its base stage settled: at most one."""
+    """The study with its base stage, at most one."""
     if study.checkpoints is not None:
         assert resolved.networks  # whose making says what is wrong before anything is run
         return study

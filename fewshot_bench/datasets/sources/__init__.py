@@ -102,8 +102,8 @@ def open_tree(path: Path) -> FileTree:
     if path.is_dir():
         return FolderTree(path)
     if not path.is_file():
-        what = "is neither a folder nor a file" if path.exists() else "does not exist"
-        raise DatasetError(f"{path} {what}. Give a folder or an archive that you have.")
+        state = "is neither a folder nor a file" if path.exists() else "does not exist"
+        raise DatasetError(f"{path} {state}. Give a folder or an archive that you have.")
     with path.open("rb") as file:
         first = file.read(512)
     check_is_no_web_page(first, path)

@@ -127,8 +127,8 @@ def _explain(error: Exception, path: Path, position: int) -> DatasetError:
         return DatasetError(f"{name} does not fit into memory. Read it on a larger machine.")
     if isinstance(error, OSError):
         return DatasetError(f"{name} cannot be read ({_one_line(error)}). Copy it to another disk.")
-    what = _one_line(error) if isinstance(error, DamagedError) else "what it says there makes no sense"
-    return DatasetError(f"{name} is not a pickle, or is damaged near byte {position:,} ({what}). Obtain it again.")
+    finding = _one_line(error) if isinstance(error, DamagedError) else "what it says there makes no sense"
+    return DatasetError(f"{name} is not a pickle, or is damaged near byte {position:,} ({finding}). Obtain it again.")
 
 
 def _one_line(text: object) -> str:
