@@ -195,8 +195,8 @@ def class_names_of(labels: Sequence[Any], column: str) -> tuple[list[str | None]
             names.append(text)
     taken = {name for name in names if name is not None and name.lower() in _PERHAPS_A_CLASS}
     notes = [
-        f"'{name}' in {column} is a class of {names.count(name):,} images. If it means that there is no label, leave the "
-        "field empty."
+        f"'{name}' in {column} is a class of {names.count(name):,} images. If it means that there is no label, leave "
+        "the field empty."
         for name in sorted(taken)
     ]
     return names, notes
@@ -223,8 +223,8 @@ def _text(label: Any, number: int, column: str) -> str | None:
             return None
         if not label.is_integer():
             raise DatasetError(
-                f"row {number} of {column} has the label {label}, a fraction, which cannot be a class. Write a name or a "
-                "whole number in each row."
+                f"row {number} of {column} has the label {label}, a fraction, which cannot be a class. Write a name or "
+                "a whole number in each row."
             )
         return str(int(label))
     return composed(str(label).strip())
