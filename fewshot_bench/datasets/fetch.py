@@ -347,7 +347,7 @@ class PartialFile:
         whole = f" of {self.origin.size:,}" if self.origin is not None and self.origin.size is not None else ""
         if not self.request_headers():
             return f"{self.size:,}{whole} bytes arrived, but the server cannot resume: the same command starts again."
-        return f"{self.size:,}{whole} bytes are here; run the same command again to go on from there."
+        return f"{self.size:,}{whole} bytes are here; run the same command again to resume."
 
 
 def fetch(file: RemoteFile, folder: Path, *, progress: Progress = SILENT) -> Path:

@@ -290,5 +290,5 @@ def test_without_peft_one_sentence_says_what_to_install(
     with pytest.raises(StudyError) as error:
         tuned_network(networks["vit"], "lora:2")
     assert str(error.value) == "--tune lora needs the package peft. Run: pip install 'fewshot-bench[lora]'"
-    extras = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
+    extras = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     assert re.search(r'^lora = \["peft', extras, re.MULTILINE), "what it says to install brings peft"

@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_is_refused_and_listed_as_such(tmp_path: Path) -> N
 def test_weights_from_elsewhere_are_no_checkpoint(tmp_path: Path) -> None:
     checkpoints_folder().mkdir(parents=True)
     save_file({"weight": torch.zeros(2)}, checkpoint_file("other"))
-    with pytest.raises(WeightsError, match="no checkpoint"):
+    with pytest.raises(WeightsError, match="not a checkpoint"):
         run(tmp_path, "other")
 
 
