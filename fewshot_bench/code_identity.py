@@ -1,7 +1,7 @@
 """The identity of a plug-in's code: the digest of its source, and its distribution.
 
 This project, Python and the packages whose versions are recorded anyway need no identity. For everything else the
-source counts: of the module that defines a thing, and of all that this module imports from its package or folder.
+source counts: of the module that defines an object, and of all that this module imports from its package or folder.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class CodeIdentity:
-    """The identity of the code of a thing.
+    """The identity of the code of an object.
 
     Attributes:
-        name: module and name of the thing.
+        name: module and name of the object.
         digest: over the content of all files.
         distribution: name and version of the installed distribution that it belongs to, if any.
         files: first digits of the digest of each file, by its path from the folder of its package or module.
@@ -63,7 +63,7 @@ class CodeIdentity:
 
 
 def what_changed(stored: Any, here: Any) -> str:
-    """How two records of a thing's code differ, in words: files, or the version of the distribution.
+    """How two records of an object's code differ, in words: files, or the version of the distribution.
 
     Args:
         stored: a record by `CodeIdentity.as_record`, or anything that a stranger wrote in its place.
@@ -82,24 +82,24 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def code_of(thing: Any, *, module: str = "", installed: Distribution | None = None) -> CodeIdentity | None:
-    """The identity of the code of a thing; None for what needs none.
+def code_of(obj: Any, *, module: str = "", installed: Distribution | None = None) -> CodeIdentity | None:
+    """The identity of the code of an object; None for what needs none.
 
     It is that of the loaded source: an edit counts once the module is loaded again.
 
     Args:
-        thing: a class, a function or another callable.
-        module: where the thing was found, if not in the module that defines it.
+        obj: a class, a function or another callable.
+        module: where the object was found, if not in the module that defines it.
         installed: the distribution whose entry point it is.
     """
-    if isinstance(thing, type) and thing.__module__.partition(".")[0] == "fewshot_bench":
+    if isinstance(obj, type) and obj.__module__.partition(".")[0] == "fewshot_bench":
         return None  # also where a user's module imports it under another name
     origin = (module, installed)
-    known = _KNOWN.get(id(thing))
+    known = _KNOWN.get(id(obj))
     is_other = known is None or known.loaded != _loaded(known.modules) or (any(origin) and known.origin != origin)
     if known is None or is_other:
         origin = origin if any(origin) or known is None else known.origin
-        known = _KNOWN[id(thing)] = _identified(thing, *origin)
+        known = _KNOWN[id(obj)] = _identified(obj, *origin)
     return known.identity
 
 
@@ -115,9 +115,9 @@ def source_digest(module: str) -> str:
 
 @dataclass(frozen=True)
 class _Known:
-    """An identity and its origin. It holds the thing, so that no other object gets the same id."""
+    """An identity and its origin. It holds the object, so that no other object gets the same id."""
 
-    thing: Any
+    obj: Any
     origin: tuple[str, Distribution | None]
     identity: CodeIdentity | None
     modules: tuple[str, ...] = ()
@@ -127,27 +127,27 @@ class _Known:
 _KNOWN: dict[int, _Known] = {}
 
 
-def _identified(thing: Any, module: str, installed: Distribution | None) -> _Known:
+def _identified(obj: Any, module: str, installed: Distribution | None) -> _Known:
     origin = (module, installed)
-    defining = [*_modules_of(thing), *([module] if module else [])]
+    defining = [*_modules_of(obj), *([module] if module else [])]
     modules = [name for name in dict.fromkeys(defining) if not _has_version(name)]
     if not modules:
-        return _Known(thing, origin, None)
-    defined_in, own_name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+        return _Known(obj, origin, None)
+    defined_in, own_name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
     is_named = defined_in and own_name
-    name = f"{defined_in}:{own_name}" if is_named else f"{module or modules[0]}:{type(thing).__qualname__}"
+    name = f"{defined_in}:{own_name}" if is_named else f"{module or modules[0]}:{type(obj).__qualname__}"
     sources = {module_name: _sources(module_name) for module_name in modules}
     all_modules = tuple(sorted({source.module for found in sources.values() for source in found} | set(modules)))
     if not all(sources.values()):
         # Whether it is the same code later cannot be told, so its identity is never the same again.
         identity = CodeIdentity(name, f"{_UNKNOWN} {secrets.token_hex(8)}")
-        return _Known(thing, origin, identity, all_modules, _loaded(all_modules))
+        return _Known(obj, origin, identity, all_modules, _loaded(all_modules))
     files = {source.path: source.digest for found in sources.values() for source in found}
     package = installed or _distribution_of(modules[0])
     version = f"{package.metadata['Name']} {package.version}" if package is not None else ""
     starts = {path: digest[:16] for path, digest in sorted(files.items())}
     identity = CodeIdentity(name, _digest(files), version, starts)
-    return _Known(thing, origin, identity, all_modules, _loaded(all_modules))
+    return _Known(obj, origin, identity, all_modules, _loaded(all_modules))
 
 
 def _loaded(modules: Iterable[str]) -> tuple[Any, ...]:
@@ -161,21 +161,21 @@ def _loaded(modules: Iterable[str]) -> tuple[Any, ...]:
     return tuple(state)
 
 
-def _modules_of(thing: Any) -> list[str]:
-    """The modules that define a thing, including those of base classes and of wrappers."""
-    if isinstance(thing, partial):
-        inner = [name for part in (thing.func, *thing.args, *thing.keywords.values()) for name in _of_part(part)]
+def _modules_of(obj: Any) -> list[str]:
+    """The modules that define an object, including those of base classes and of wrappers."""
+    if isinstance(obj, partial):
+        inner = [name for part in (obj.func, *obj.args, *obj.keywords.values()) for name in _of_part(part)]
         return list(dict.fromkeys(inner))
-    if isinstance(thing, type):
-        return list(dict.fromkeys(kind.__module__ for kind in thing.__mro__))
-    if inspect.isfunction(thing):
-        wrapped = getattr(thing, "__wrapped__", None)
-        names = [thing.__module__, str(thing.__globals__.get("__name__"))]
+    if isinstance(obj, type):
+        return list(dict.fromkeys(kind.__module__ for kind in obj.__mro__))
+    if inspect.isfunction(obj):
+        wrapped = getattr(obj, "__wrapped__", None)
+        names = [obj.__module__, str(obj.__globals__.get("__name__"))]
         return list(dict.fromkeys(names + (_modules_of(wrapped) if wrapped is not None else [])))
-    if inspect.ismethod(thing):
-        return list(dict.fromkeys([*_modules_of(thing.__func__), *_of_part(thing.__self__)]))
-    name = getattr(thing, "__module__", None)
-    return list(dict.fromkeys([*([name] if isinstance(name, str) else []), *_modules_of(type(thing))]))
+    if inspect.ismethod(obj):
+        return list(dict.fromkeys([*_modules_of(obj.__func__), *_of_part(obj.__self__)]))
+    name = getattr(obj, "__module__", None)
+    return list(dict.fromkeys([*([name] if isinstance(name, str) else []), *_modules_of(type(obj))]))
 
 
 def _of_part(part: Any) -> list[str]:

@@ -61,7 +61,7 @@ def import_named(name: str) -> tuple[Any, str]:
     importable, for imports inside functions later.
 
     Args:
-        name: typed or trusted by the user; never taken from a file that somebody else wrote.
+        name: typed or trusted by the user; never taken from a file of another person.
 
     Raises:
         CodeError: the name has another form, there is no such module or attribute, or importing the module fails.
@@ -111,11 +111,7 @@ def load_from_source() -> None:
 
 
 def loaded_source(module: str, file: Path) -> bytes:
-    """The source that a module was loaded from, or else the present content of its file.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """The source that a module was loaded from, or else its file's; raises OSError if that cannot be read."""
     loader = getattr(getattr(sys.modules.get(module), "__spec__", None), "loader", None)
     if isinstance(loader, _FromSource) and Path(loader.path) == file and loader.content is not None:
         return loader.content
@@ -191,32 +187,32 @@ _plugin_packages: set[str] = set()
 
 
 @contextmanager
-def plugin_errors(thing: object = None, called: str = "") -> Iterator[None]:
+def plugin_errors(obj: object = None, called: str = "") -> Iterator[None]:
     """Turn what a plug-in raises into a `PluginError`.
 
     Errors of this program, running out of memory and Ctrl-C are passed on.
 
     Args:
-        thing: what is called; None where it is unknown whether a plug-in is called at all.
+        obj: what is called; None where it is unknown whether a plug-in is called at all.
         called: the method of it that is called; empty for a class or function itself.
 
     Raises:
         PluginError: the plug-in raised, or could not be called with these arguments.
     """
-    if is_plugin(thing):
-        _plugin_packages.add(_package_of(thing))
+    if is_plugin(obj):
+        _plugin_packages.add(_package_of(obj))
     try:
         yield
     except BaseException as error:
-        plugin_error = _as_plugin_error(error, thing, called)
+        plugin_error = _as_plugin_error(error, obj, called)
         if plugin_error is None:
             raise
         raise plugin_error from error
 
 
-def is_plugin(thing: object) -> bool:
+def is_plugin(obj: object) -> bool:
     """Whether a class, a function or an instance comes from a plug-in."""
-    return thing is not None and _package_of(thing) not in _NOT_A_PLUGIN
+    return obj is not None and _package_of(obj) not in _NOT_A_PLUGIN
 
 
 def is_raised_in_plugin(error: BaseException) -> bool:
@@ -224,16 +220,16 @@ def is_raised_in_plugin(error: BaseException) -> bool:
     return _deepest(error.__traceback__) is not None
 
 
-def place_of(thing: object, called: str = "") -> str:
+def place_of(obj: object, called: str = "") -> str:
     """File and line where a plug-in is defined, as the beginning of a sentence; empty for our own code.
 
     Args:
-        thing: a class, a function or an instance.
+        obj: a class, a function or an instance.
         called: the method of it that is meant.
     """
-    if not is_plugin(thing):
+    if not is_plugin(obj):
         return ""
-    function = inspect.unwrap(getattr(thing, called, thing) if called else thing)  # type: ignore[arg-type]
+    function = inspect.unwrap(getattr(obj, called, obj) if called else obj)  # type: ignore[arg-type]
     code = getattr(function, "__code__", None)
     with suppress(OSError, TypeError):
         if code is not None:
@@ -256,17 +252,17 @@ def described(value: object) -> str:
     return f"{name} {list(shape)} of {str(dtype).removeprefix('torch.')}"
 
 
-def _as_plugin_error(error: BaseException, thing: object, called: str) -> PluginError | None:
+def _as_plugin_error(error: BaseException, obj: object, called: str) -> PluginError | None:
     """The error of a plug-in in one line; None if it is another error, or one to pass on."""
     is_sentence = isinstance(error, FewshotBenchError | KeyboardInterrupt | GeneratorExit)
     if is_sentence or isinstance(error, MemoryError) or _is_out_of_memory(error):
         return None
-    if thing is None and isinstance(error, OSError):  # a disk's, unless a plug-in is known to be called
+    if obj is None and isinstance(error, OSError):  # a disk's, unless a plug-in is known to be called
         return None
     step = _deepest(error.__traceback__)
-    if step is None and not is_plugin(thing):
+    if step is None and not is_plugin(obj):
         return None
-    place = place_of(thing, called) if step is None else _in_function(step)
+    place = place_of(obj, called) if step is None else _in_function(step)
     plugin_error = PluginError(f"{place}{_reason(error, step)}")
     keep_traceback(plugin_error, error)
     return plugin_error
@@ -279,8 +275,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _package_of(thing: object) -> str:
-    inner = getattr(thing, "func", thing)  # of a partial
+def _package_of(obj: object) -> str:
+    inner = getattr(obj, "func", obj)  # of a partial
     return str(getattr(inner, "__module__", None) or type(inner).__module__).partition(".")[0]
 
 

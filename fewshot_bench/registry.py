@@ -209,14 +209,14 @@ class WithCode:
 class _Admission:
     def __reduce__(self) -> tuple[Any, ...]:
         folder = os.getcwd()
-        return _admit_again, (folder if folder in sys.path else "", [(*name, code) for name, code in _ADMITTED.items()])
+        return _admit_here, (folder if folder in sys.path else "", [(*name, code) for name, code in _ADMITTED.items()])
 
 
 def _second(first: object, second: Any) -> Any:
     return second
 
 
-def _admit_again(folder: str, names: list[tuple[str, str, dict[str, Any]]]) -> None:
+def _admit_here(folder: str, names: list[tuple[str, str, dict[str, Any]]]) -> None:
     """Admit what another process has admitted, perhaps on another machine.
 
     Raises:
@@ -248,7 +248,7 @@ _ANSWERS_BY_NAMES = {
         "It trains a network that a few gradient steps adapt. The steps alone, from any network: --adapt finetune"
     ),
     "anil": (
-        "ANIL trains a network of which a few gradient steps adapt the head. The steps alone, from any network: "
+        "ANIL trains a network whose head a few gradient steps adapt. The steps alone, from any network: "
         "--adapt finetune-head"
     ),
     "meta-baseline": f"Meta-Baseline {_TRAINING}: --adapt centroid",

@@ -18,7 +18,7 @@ from fewshot_bench.audit import AuditOptions, audit_cell
 from fewshot_bench.audit.method_checks import how_far_behind
 from fewshot_bench.audit.rebuild import rebuild
 from fewshot_bench.audit.selection import RerunOptions
-from fewshot_bench.audit.stored_checks import draw_again
+from fewshot_bench.audit.stored_checks import redrawn_tasks
 from fewshot_bench.datasets import open_dataset
 from fewshot_bench.engine.classify import EmbeddingClassifier
 from fewshot_bench.outcomes import Cell, OutcomeStore
@@ -132,7 +132,7 @@ def nearest_ties(folder: Path) -> list[Tie]:
     assert isinstance(method.classifier, EmbeddingClassifier)
     frame = OutcomeStore(folder.parent).read(cell)
     ties = []
-    for group in draw_again(cell.protocol, cell.class_sizes, frame):
+    for group in redrawn_tasks(cell.protocol, cell.class_sizes, frame):
         own, behind = method.classifier(group, 10), how_far_behind(method.classifier, group)
         for said in range(group.way):
             gains = (group.truth == said).astype(int) - (group.truth == own)

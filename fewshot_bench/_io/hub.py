@@ -21,11 +21,7 @@ def why_hub_is_away() -> str:
 
 
 def why_not_reachable(url: str) -> str:
-    """Why a server cannot be reached, after one short try; empty if it answers anything.
-
-    Args:
-        url: any on the server. Proxies are those of the environment.
-    """
+    """Why a server cannot be reached, in one short try through the environment's proxies; empty if it is."""
     host = urlsplit(url).hostname or url
     answers = [f"{host} did not answer within {_PATIENCE:.0f} s"]
 

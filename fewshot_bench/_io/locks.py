@@ -57,11 +57,7 @@ def is_owner(text: str) -> bool:
 
 
 def is_gone(owner: str) -> bool:
-    """Whether a process is known to have ended; False if it may live, or ran on another machine.
-
-    Args:
-        owner: of that process.
-    """
+    """Whether a process is known to have ended; False if it may live, or ran on another machine."""
     match = _OWNER.fullmatch(owner)
     if match is None or match["machine"] != _machine() or os.name != "posix":  # elsewhere os.kill may kill
         return False

@@ -15,23 +15,13 @@ _saved = threading.Event()
 
 
 def resume_arguments(arguments: Sequence[str], results: Location) -> list[str]:
-    """The arguments that resume a command in a folder of results: without `--fresh`, which would begin another.
-
-    Args:
-        arguments: of the command.
-        results: the folder.
-    """
+    """The arguments that resume a command in a folder of results: without `--fresh`, which begins another."""
     kept = [text for text in _without("--results", arguments) if text != "--fresh"]
     return [*kept, *_results_option(results)]
 
 
 def command_for(arguments: Sequence[str], results: Location | str) -> str:
-    """A command of this program as one line, for a folder of results.
-
-    Args:
-        arguments: without the folder.
-        results: the folder, by its name here.
-    """
+    """A command of this program as one line, for a folder of results by its name here."""
     return shlex.join(["fewshot-bench", *arguments, *_results_option(results)])
 
 

@@ -191,11 +191,7 @@ def read_all(locations: Sequence[Location], largest: int | None = None) -> Itera
 
 
 def size_of(location: Location) -> int:
-    """Bytes of a file.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """Bytes of a file; raises FileNotFoundError if there is none."""
     if isinstance(location, Path):
         return os.lstat(location).st_size
     with reaching(location):

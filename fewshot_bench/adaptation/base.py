@@ -90,11 +90,7 @@ class EmbeddingAdaptation(Adaptation):
             self._expect(not (isinstance(value, float) and math.isinf(value)), field_.name, "finite")
 
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
-        """Refuse a hyper-parameter unless it is right.
-
-        Raises:
-            StudyError: it is not.
-        """
+        """Raise StudyError for a hyper-parameter of the wrong type or value."""
         if not is_right:
             shown = getattr(self, name)
             raise StudyError(f"{name.rstrip('_')} of {self.name} should be {expectation}, not {shown}.")
@@ -189,7 +185,7 @@ def check_fields(name: str, adaptation: object) -> None:
             if setting not in recorded and not _is_no_setting(annotation):
                 raise CodeError(f"the setting '{setting}' of {owner} would not be recorded. {advice}")
         for setting in recorded & vars(kind).keys() - annotations.keys():
-            if not _is_kept_for_slots(vars(kind)[setting]):
+            if type(vars(kind)[setting]).__name__ != "member_descriptor":  # of __slots__
                 raise CodeError(
                     f"'{setting} = ...' in {owner} changes nothing, for {setting} is a field of a class above it. "
                     f"Give it its type again: {setting}: TYPE = ... {advice}"
@@ -224,10 +220,6 @@ def _is_no_setting(annotation: object) -> bool:
     return annotation in (ClassVar, KW_ONLY) or get_origin(annotation) is ClassVar
 
 
-def _is_kept_for_slots(value: object) -> bool:
-    return type(value).__name__ == "member_descriptor"
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -242,11 +234,11 @@ def _words_of(adaptation: type[EmbeddingAdaptation]) -> dict[str, tuple[Any, ...
     found = {}
     for field_ in fields(adaptation):
         hint = hints.get(field_.name)
-        kinds = [hint] if get_origin(hint) is Literal else list(get_args(hint))
-        literals = [kind for kind in kinds if get_origin(kind) is Literal]
-        if literals and all(kind in (*literals, type(None)) for kind in kinds):
+        members = [hint] if get_origin(hint) is Literal else list(get_args(hint))
+        literals = [kind for kind in members if get_origin(kind) is Literal]
+        if literals and all(kind in (*literals, type(None)) for kind in members):
             words = [word for kind in literals for word in get_args(kind)]
-            found[field_.name] = (*words, None) if type(None) in kinds else tuple(words)
+            found[field_.name] = (*words, None) if type(None) in members else tuple(words)
     return found
 
 
@@ -317,10 +309,10 @@ def described(factory: Callable[..., Adaptation] | None, preset: Mapping[str, An
     ]
     try:
         plain = factory(**fixed)
-        kinds = (bool(plain.is_transductive), bool(plain.assumes_balanced_queries))
+        claims = (bool(plain.is_transductive), bool(plain.assumes_balanced_queries))
     except Exception:  # a plug-in's class may have fields without a default, or be abstract
-        kinds = (False, False)
-    return Description(*kinds, tuple(hyper_parameters))
+        claims = (False, False)
+    return Description(*claims, tuple(hyper_parameters))
 
 
 def meanings_of(adaptation: type) -> dict[str, str]:

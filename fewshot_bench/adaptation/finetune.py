@@ -62,7 +62,7 @@ class Finetune(EpisodeRecipe, Adaptation):
     @property
     def augmented_views(self) -> int:
         """Views of every image that are embedded once, where the backbone stays frozen."""
-        return self.views_made_once
+        return self.fixed_views
 
     @property
     def stage(self) -> str:

@@ -223,9 +223,9 @@ def folds_of(split: EmbeddedSplit, support: Tensor) -> Iterator[tuple[Tensor, Te
     sizes = torch.bincount(fold)
     classes = torch.arange(way, device=support.device)
     for size in sorted(set(sizes.tolist())):
-        which = torch.nonzero(sizes == size).flatten().tolist()
-        learned = torch.cat([images[:, :, fold != number] for number in which])
-        held_out = torch.cat([images[:, :, fold == number] for number in which]).flatten(1)
+        folds = torch.nonzero(sizes == size).flatten().tolist()
+        learned = torch.cat([images[:, :, fold != number] for number in folds])
+        held_out = torch.cat([images[:, :, fold == number] for number in folds]).flatten(1)
         truth = classes.repeat_interleave(size).expand(len(held_out), -1)
         mixed = split.order[held_out].argsort(dim=1)
         yield learned, held_out.gather(1, mixed), truth.gather(1, mixed)

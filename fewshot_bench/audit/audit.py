@@ -31,8 +31,8 @@ from fewshot_bench.audit.stored_checks import (
     check_digest,
     check_tasks,
     class_sizes,
-    draw_again,
     read_parts,
+    redrawn_tasks,
 )
 from fewshot_bench.errors import FewshotBenchError
 from fewshot_bench.outcomes import Cell
@@ -80,7 +80,7 @@ def audit_cell(folder: Location, options: AuditOptions | None = None, *, progres
         tasks = Finding(TASKS, "not checked", known.source)
     else:
         try:
-            episodes = draw_again(cell.protocol, known.sizes, frame)
+            episodes = redrawn_tasks(cell.protocol, known.sizes, frame)
             tasks = check_tasks(episodes, known)
         except FewshotBenchError as error:
             tasks = Finding(TASKS, "fail", str(error))

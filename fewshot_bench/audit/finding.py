@@ -132,7 +132,7 @@ _OPTIONS = {
     "--episodes": "--episodes N",
     "fewshot-bench reproduce": "fewshot-bench reproduce",
 }
-"""What may make a check possible: as a reason names it, and as it is typed."""
+"""What may make a check possible: its name in a reason, and what to type."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from fewshot_bench.audit.rebuild import (
     renamed_weights,
 )
 from fewshot_bench.audit.selection import AuditOptions
-from fewshot_bench.audit.stored_checks import draw_again
+from fewshot_bench.audit.stored_checks import redrawn_tasks
 from fewshot_bench.audit.ties import Sample, changed_predictions, chosen_episodes, explanation
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier, chunk_size
@@ -156,14 +156,11 @@ def check_method(
     options: AuditOptions,
     progress: Progress,
 ) -> MethodChecks:
-    """Make the method of a cell again and give it some of the stored episodes, one row of the frame each.
-
-    The class sizes of the split are [C].
-    """
+    """Make the method of a cell again and run it on stored episodes, a row of the frame each; class sizes [C]."""
     try:
         method = rebuild(cell, dataset, options, progress)
         sampled = chosen_episodes(frame, options.episodes, options.seed, cell.key)
-        groups = draw_again(cell.protocol, sizes, sampled)
+        groups = redrawn_tasks(cell.protocol, sizes, sampled)
         stored = [_predictions(sampled, episodes) for episodes in groups]
         present = [predictions for predictions in stored if predictions is not None]
         if len(present) < len(stored):
@@ -261,7 +258,7 @@ class _Checker:
     def _perturbed(self) -> list[Episodes]:
         """The episodes that are perturbed."""
         chosen = zip(self.groups, self._is_perturbed, strict=True)
-        return [_some(group, perturbed) for group, perturbed in chosen if perturbed.any()]
+        return [_chosen_episodes(group, perturbed) for group, perturbed in chosen if perturbed.any()]
 
     def _same_as_stored(self, plain: Sequence[Positions]) -> MethodChecks:
         sample = Sample(self.stored_episodes, sum(len(group) for group in self.groups))
@@ -292,7 +289,7 @@ class _Checker:
         for episodes, stored, now in zip(self.groups, self.stored, plain, strict=True):
             differs = (stored != now).any(axis=1)
             if differs.any():
-                behind = how_far_behind(self._classifier, _some(episodes, differs))
+                behind = how_far_behind(self._classifier, _chosen_episodes(episodes, differs))
                 classes = np.minimum(stored[differs], behind.shape[2] - 1).astype(np.int64)
                 is_far = np.take_along_axis(behind, classes[:, :, np.newaxis], axis=2)[:, :, 0] > _NEAR
                 far += int(((stored[differs] != now[differs]) & is_far).sum())
@@ -357,7 +354,7 @@ class _Checker:
         )
 
 
-def _some(episodes: Episodes, chosen: NDArray[np.bool_]) -> Episodes:
+def _chosen_episodes(episodes: Episodes, chosen: NDArray[np.bool_]) -> Episodes:
     return replace(episodes, numbers=episodes.numbers[chosen], images=episodes.images[chosen])
 
 

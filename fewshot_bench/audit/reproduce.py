@@ -174,11 +174,7 @@ def reproduce_cell(
 
 
 def _kept_outcomes(store: OutcomeStore, into: Location | None) -> OutcomeStore | None:
-    """Where the new outcomes are kept.
-
-    Raises:
-        ReproductionError: it is the store of the result.
-    """
+    """Where the new outcomes are kept; raises ReproductionError if it is the store of the result."""
     if into is None:
         return None
     kept = OutcomeStore(into / "outcomes")
@@ -190,11 +186,7 @@ def _kept_outcomes(store: OutcomeStore, into: Location | None) -> OutcomeStore |
 
 
 def _same_images(cell: Cell, folder: Location, place: Path | None) -> Dataset:
-    """The images of the result.
-
-    Raises:
-        ReproductionError: they are not here, or others are.
-    """
+    """The images of the result; raises ReproductionError if they are not here, or others are."""
     images, name = find_images(cell, folder, place), cell.protocol.dataset
     if images.dataset is None:
         raise ReproductionError(f"{images.reason}. What to obtain: fewshot-bench data check {name}.")

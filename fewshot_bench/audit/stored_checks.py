@@ -164,7 +164,7 @@ def class_sizes(cell: Cell, images: LocalImages) -> tuple[ClassSizes, Finding]:
     return ClassSizes(None, "they are recorded neither in the outcomes nor in a lock file"), unrecorded
 
 
-def draw_again(card: ProtocolCard, sizes: Sequence[int], frame: pd.DataFrame) -> list[Episodes]:
+def redrawn_tasks(card: ProtocolCard, sizes: Sequence[int], frame: pd.DataFrame) -> list[Episodes]:
     """The tasks of stored outcomes (one row per episode), grouped by run and shape.
 
     Raises:

@@ -59,12 +59,7 @@ class ChangedPredictions:
 
 
 def explanation(changes: ChangedPredictions, *, tests: int = 1) -> tuple[bool, str]:
-    """Whether ties explain that predictions differ, and the reason in words.
-
-    Args:
-        changes: with at least one prediction that differs.
-        tests: how many cells are tested for a direction in this audit.
-    """
+    """Whether ties explain differing predictions, and why; `tests` cells are tested for a direction."""
     if changes.is_same_machine:
         return False, "by the same versions on the same kind of machine"
     if changes.far:

@@ -173,15 +173,7 @@ _FIELDS: dict[str, tuple[type, str]] = {
 
 
 def checked_backbone(factory: BackboneFactory, request: BackboneRequest) -> Backbone:
-    """The backbone that a factory makes, checked.
-
-    Args:
-        factory: perhaps a plug-in's.
-        request: what the user asked for.
-
-    Raises:
-        PluginError: the factory raised, or returned something else.
-    """
+    """The backbone that a factory makes; raises PluginError if it raised, or returned something else."""
     with plugin_errors(factory):
         made: object = factory(request)
     if not isinstance(made, Backbone):

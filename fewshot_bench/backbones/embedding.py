@@ -238,11 +238,7 @@ def _batch_size(image_size: int, device: str) -> int:
 
 
 def check_embeddings(embeddings: NDArray[np.float32], split: ImageSplit, backbone: str) -> None:
-    """Check the embeddings of a split.
-
-    Raises:
-        EmbeddingError: the number of rows differs, or a value is not finite.
-    """
+    """Raise EmbeddingError if the rows are not those of the split, or a value is not finite."""
     if embeddings.ndim != 2 or len(embeddings) != len(split):
         raise EmbeddingError(
             f"embeddings of {backbone} are {list(embeddings.shape)}; the {split.name} split of {split.dataset} "

@@ -118,11 +118,7 @@ class LiteratureNetwork(nn.Module, ABC):
 
     @classmethod
     def refuse_small_images(cls, image_size: int) -> None:
-        """Refuse images that are too small.
-
-        Raises:
-            StudyError: the side is less than one pixel after all halvings.
-        """
+        """Refuse images that are too small; raises StudyError if the side is less than one pixel after all halvings."""
         smallest = 2**cls.halvings
         if image_size < smallest:
             raise StudyError(

@@ -232,7 +232,7 @@ class WideResNet(LiteratureNetwork):
 
 
 class Group(nn.Module):
-    """Four blocks of one width, the first of which changes it and may halve the side of its maps."""
+    """Four blocks of one width; the first changes it and may halve the side of its maps."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, drop_rate: float) -> None:
         super().__init__()

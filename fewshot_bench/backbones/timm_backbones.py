@@ -219,11 +219,7 @@ def timm_backbone(name: str, request: BackboneRequest, *, is_stand_in: bool = Fa
 
 
 def _fetched(name: str) -> Any:
-    """A model with its weights from this machine or from the hub.
-
-    Raises:
-        WeightsError: the hub cannot be reached, or has no weights.
-    """
+    """A model with weights from this machine or the hub; raises WeightsError if there are none, or no hub."""
     file = fetched_file(name)
     reason = why_not_fetchable(name) if file is None else ""
     if not reason:

@@ -145,11 +145,7 @@ def _cuts(full: str) -> list[tuple[str, str]]:
 def _chosen(
     fitting: Sequence[str], names: Sequence[str], weights: Mapping[str, Tensor], source: str
 ) -> tuple[str, list[str]]:
-    """The prefix to take, and those with other values.
-
-    Raises:
-        WeightsError: no prefix is preferred.
-    """
+    """The prefix to take, and those with other values; raises WeightsError if no prefix is preferred."""
 
     def rank(prefix: str) -> int:
         words = prefix.split(".")
@@ -201,11 +197,7 @@ def _misfit(
 
 
 def _as(tensor: Tensor, like: Tensor, name: str, source: str) -> Tensor:
-    """A tensor of a file, converted to the type of the network's.
-
-    Raises:
-        WeightsError: it is of another kind, or holds impossible values.
-    """
+    """A tensor of a file in the network's type; raises WeightsError if it is of another kind, or impossible."""
     kind = _kind(tensor)
     if kind:
         raise WeightsError(

@@ -75,12 +75,7 @@ def audit(
 
 
 def _conclude(done: Audit) -> None:
-    """End with the exit code of the outcome.
-
-    Raises:
-        AuditError: a check failed.
-        typer.Exit: none failed, and not every result was confirmed.
-    """
+    """End with the exit code: raises AuditError if a check failed, typer.Exit if a result was not confirmed."""
     from fewshot_bench.errors import AuditError
 
     if done.failures:

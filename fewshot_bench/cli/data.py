@@ -202,13 +202,13 @@ def _describe(dataset: Dataset, as_json: bool) -> None:
     typer.echo(f"next        fewshot-bench run --dataset {dataset.name}{split}")
 
 
-def report_notes(recipe: Mapping[str, Any]) -> None:
+def report_notes(preprocessing: Mapping[str, Any]) -> None:
     """Print warnings about a dataset, and what was left out of own images, to stderr."""
     from fewshot_bench.datasets.dataset import left_out_lines
 
-    for warning in recipe.get("warnings", []):
+    for warning in preprocessing.get("warnings", []):
         typer.echo(f"note: {warning}", err=True)
-    lines = left_out_lines(recipe)
+    lines = left_out_lines(preprocessing)
     for line in lines[:_MOST_LINES]:
         typer.echo(f"left out: {line}", err=True)
     if len(lines) > _MOST_LINES:

@@ -109,16 +109,7 @@ def show(
     claim: Claim = "beyond",
     whole: pd.DataFrame | None = None,
 ) -> None:
-    """Print a leaderboard as JSON or as tables.
-
-    Args:
-        frame: the rows to show.
-        as_json: whether as JSON, which keeps the methods' names and has the letters of both claims.
-        svg: file in which to save the tables as a picture.
-        labelled: the same rows with the labels that tables show.
-        claim: what the letters of tables say.
-        whole: the leaderboard from which the best methods are found, if `frame` is only a part of it.
-    """
+    """Print a leaderboard as JSON, or as tables with labels; the best methods are those of `whole`, if given."""
     from rich.console import Console
 
     from fewshot_bench._io.storage import write_atomically
@@ -133,12 +124,7 @@ def show(
 
 
 def show_answers(whole: pd.DataFrame, frame: pd.DataFrame) -> None:
-    """Print which methods are best on the protocols of a leaderboard.
-
-    Args:
-        whole: a leaderboard with all methods of its protocols.
-        frame: the rows whose protocols count.
-    """
+    """Print which methods of a whole leaderboard are best on the protocols of `frame`."""
     from rich.console import Console
 
     from fewshot_bench.report import answer_lines, answers, print_answers

@@ -59,11 +59,7 @@ def ls(
 
 
 def _named(kind: str, known: Any, name: str) -> Any:
-    """The entry of a name.
-
-    Raises:
-        UnknownNameError: there is none.
-    """
+    """The entry of a name; raises UnknownNameError if there is none."""
     if kind == "adaptations":
         return known[name]
     entries = {entry.name: entry for entry in known}
@@ -73,11 +69,7 @@ def _named(kind: str, known: Any, name: str) -> Any:
 
 
 def _registry(kind: str) -> Any:
-    """The entries of a kind.
-
-    Raises:
-        UnknownNameError: there is no such kind.
-    """
+    """The entries of a kind; raises UnknownNameError for an unknown kind."""
     if kind == "datasets":
         from fewshot_bench.datasets import DATASETS
 
@@ -141,15 +133,15 @@ def _show_adaptations(rows: list[dict[str, Any]], *, in_full: bool) -> None:
         for text in filter(None, (row["summary"], row.get("paper", ""))):
             typer.echo(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="    "))
         hyper_parameters = [
-            (f"{one['name'].rstrip('_')}={one['default']}", one)
-            for one in row.get("hyper_parameters", ())
-            if in_full or one["name"] != "features" or one["default"] != "l2"
+            (f"{parameter['name'].rstrip('_')}={parameter['default']}", parameter)
+            for parameter in row.get("hyper_parameters", ())
+            if in_full or parameter["name"] != "features" or parameter["default"] != "l2"
         ]
         longest = max((len(setting) for setting, _ in hyper_parameters), default=0)
-        for setting, one in hyper_parameters:
-            tried = f"[--choose: {', '.join(map(str, one['tried']))}]" if one["tried"] and in_full else ""
-            text = " ".join(filter(None, (one["meaning"], tried)))
-            first = f"  {'*' if one['tried'] else ' '} {setting:<{longest}}  "
+        for setting, parameter in hyper_parameters:
+            tried = f"[--choose: {', '.join(map(str, parameter['tried']))}]" if parameter["tried"] and in_full else ""
+            text = " ".join(filter(None, (parameter["meaning"], tried)))
+            first = f"  {'*' if parameter['tried'] else ' '} {setting:<{longest}}  "
             if in_full:
                 typer.echo(textwrap.fill(text or "-", width, initial_indent=first, subsequent_indent=" " * len(first)))
             else:

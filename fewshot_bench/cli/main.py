@@ -39,11 +39,7 @@ _ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if ha
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit.
-
-    Args:
-        arguments: without the program's name; those of the process by default.
-    """
+    """Run a command line (without the program's name; by default that of the process) and exit."""
     try:
         code = exit_code(arguments)
     except KeyboardInterrupt:  # a second time, during the last words
@@ -60,10 +56,7 @@ def exit_code(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def _debugging(typed: list[str]) -> Iterator[None]:
-    """Show tracebacks, here and in processes that are started, if --debug stands anywhere in a command.
-
-    The option is taken out, so that no recorded or shown command has it.
-    """
+    """Show tracebacks, in started processes too, if --debug is in the command; no recorded command has it."""
     if _DEBUG not in typed:
         yield
         return

@@ -18,36 +18,19 @@ else:
 
 
 def command_group(text: str) -> typer.Typer:
-    """A command that consists of commands.
-
-    Args:
-        text: its help.
-    """
+    """A command that consists of commands; `text` is its help."""
     return typer.Typer(help=text, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
 def place(text: str | Location) -> Location:
-    """The folder of a path or a URL.
-
-    Raises:
-        LocationError: a URL cannot be opened.
-    """
+    """The folder of a path or a URL; raises LocationError if a URL cannot be opened."""
     from fewshot_bench._io.locations import location_of
 
     return location_of(text)
 
 
 def results_folder(text: str | Location, expected: str = "a folder of results") -> Location:
-    """The folder of results of a path or a URL.
-
-    Args:
-        text: as it was typed.
-        expected: what it should be, for the message.
-
-    Raises:
-        LocationError: a URL cannot be opened.
-        OutcomeError: it is a file.
-    """
+    """A typed folder of results; raises LocationError if a URL cannot be opened, OutcomeError if it is a file."""
     found = place(text)
     if isinstance(found, Path) and found.is_file():
         from fewshot_bench.report.names import check_no_file  # imports pandas
@@ -57,12 +40,7 @@ def results_folder(text: str | Location, expected: str = "a folder of results") 
 
 
 def results_or_cell(text: str | Location) -> Location:
-    """A folder of results or of one cell, or a cell's key.
-
-    Raises:
-        LocationError: a URL cannot be opened.
-        OutcomeError: it is a file.
-    """
+    """A folder of results or of one cell, or a cell's key; raises as `results_folder`."""
     return results_folder(text, "a folder of results or of one cell")
 
 
@@ -127,11 +105,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
-    """A comma-separated list of whole numbers.
-
-    Raises:
-        typer.BadParameter: a part is not a whole number, or there is none.
-    """
+    """Comma-separated whole numbers; raises typer.BadParameter if a part is not one, or there is none."""
     try:
         values = tuple(int(word) for word in words(text))
     except ValueError as error:
@@ -142,43 +116,27 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def correction(text: str) -> Correction:
-    """How p values are corrected.
-
-    Raises:
-        typer.BadParameter: there is no such correction.
-    """
+    """How p values are corrected; raises typer.BadParameter if there is no such correction."""
     from fewshot_bench.statistics import Correction
 
     return cast("Correction", choice(text, "--correct", get_args(Correction)))
 
 
 def choice(text: str, option: str, choices: Sequence[str]) -> str:
-    """One of the words that an option takes.
-
-    Raises:
-        typer.BadParameter: the text is another word.
-    """
+    """One of the words that an option takes; raises typer.BadParameter if the text is another word."""
     if text in choices:
         return text
     raise typer.BadParameter(f"{option} takes {', '.join(choices)}, not '{text}'.")
 
 
 def hyper_parameter(text: str) -> tuple[str, Any]:
-    """The name and value of `--set name=value`.
-
-    Raises:
-        typer.BadParameter: the name or the equals sign is missing.
-    """
+    """The name and value of `--set name=value`; raises typer.BadParameter if the name or the equals sign is missing."""
     name, value = assignment(text)
     return name, value_of(value)
 
 
 def assignment(text: str, option: str = "--set", values: str = "VALUE") -> tuple[str, str]:
-    """The two sides of `name=value`, as they were typed.
-
-    Raises:
-        typer.BadParameter: the name or the equals sign is missing.
-    """
+    """The two typed sides of `name=value`; raises typer.BadParameter if the name or the equals sign is missing."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise typer.BadParameter(f"{option} takes NAME={values}, not '{text}'.")

@@ -127,12 +127,7 @@ def _show(done: list[Reproduction], failures: dict[str, str], as_json: bool) -> 
 
 
 def _conclude(done: list[Reproduction], failures: dict[str, str], cells: int, as_json: bool) -> None:
-    """Print the conclusion, and end with its exit code.
-
-    Raises:
-        ReproductionError: no outcome differs, but a cell could not be run again.
-        typer.Exit: outcomes differ.
-    """
+    """Print the conclusion; raises typer.Exit if outcomes differ, ReproductionError if a cell could not be run."""
     from fewshot_bench._io.text import printable
     from fewshot_bench.errors import ReproductionError
 
@@ -147,9 +142,9 @@ def _conclude(done: list[Reproduction], failures: dict[str, str], cells: int, as
         several = f"{len(reasons)} of {cells} cells were not run again; " if cells > 1 else ""
         raise ReproductionError(several + " ".join(reasons))
     if not as_json:
-        which = (
+        compared = (
             "every outcome"
             if all(reproduction.seed is None for reproduction in done)
             else "every outcome that was run again"
         )
-        typer.echo(f"{'1 cell' if cells == 1 else f'{cells} cells'}: {which} is the one stored")
+        typer.echo(f"{'1 cell' if cells == 1 else f'{cells} cells'}: {compared} is the one stored")

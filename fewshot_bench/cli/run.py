@@ -75,13 +75,13 @@ def run(
     fresh, shard, dry_run = options["fresh"], options["shard"], options["dry_run"]
     setting = None if options["setting"] is None else Path(options["setting"])
     plan = planned_study(context, study, setting, trusts_code=trust_code)
-    from fewshot_bench.study import free_folder, fresh_folder  # after the names have been checked
+    from fewshot_bench.study import free_folder, new_results_folder  # after the names have been checked
 
     if fresh and shard is not None:
         raise typer.BadParameter("--fresh takes a folder of its own for every shard; name one with --results instead.")
     with ExitStack() as made:
         if fresh:
-            folder = free_folder(plan.results) if dry_run else made.enter_context(fresh_folder(plan.results))
+            folder = free_folder(plan.results) if dry_run else made.enter_context(new_results_folder(plan.results))
             plan = plan.into(folder)
             # For the record of every cell and the resume command.
             context.find_root().obj[:] = resume_arguments(typed_arguments(context), plan.results)

@@ -139,11 +139,7 @@ def typed_fields(context: typer.Context) -> dict[str, Any]:
 
 
 def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> dict[str, Any]:
-    """The fields of the study that a command line describes, with the setting that a sweep chose.
-
-    Raises:
-        StudyError: the setting cannot be read, or an option contradicts it.
-    """
+    """The fields that a command line describes, with a sweep's setting; StudyError if it is contradicted."""
     typed, fields = typed_fields(context), study_fields(context.params)
     replaced = ("episodes", "runs") if fields["sampler"] == "disjoint" else ("episodes",) if fields["until_ci"] else ()
     fields = {name: value for name, value in fields.items() if name in typed or name not in replaced}
@@ -155,14 +151,7 @@ def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> d
 
 
 def named_backbones(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """The backbones that `--backbone` lists; none if the option is not given.
-
-    Args:
-        fields: as `chosen_fields` gives them.
-
-    Raises:
-        StudyError: it lists none.
-    """
+    """The backbones that `--backbone` lists, if given; raises StudyError if it lists none."""
     from fewshot_bench.errors import StudyError
 
     text = fields.get("backbone")
@@ -173,12 +162,7 @@ def named_backbones(fields: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def validated_study(fields: Mapping[str, Any]) -> Study:
-    """A study, or one sentence that names the option with the wrong value.
-
-    Raises:
-        StudyError: a value is refused.
-        UnknownNameError: a name is not known.
-    """
+    """A study; raises StudyError with the option of a refused value, UnknownNameError for an unknown name."""
     from pydantic import ValidationError
 
     from fewshot_bench.errors import StudyError
@@ -238,11 +222,7 @@ def _plan_of_options(context: typer.Context, setting_path: Path | None) -> Study
 
 
 def _admit_typed(context: typer.Context) -> None:
-    """Import the code that the user has typed the name of; names from a file are not among these.
-
-    Raises:
-        CodeError: it cannot be imported.
-    """
+    """Import code whose name the user typed, never a file's; raises CodeError if it cannot be imported."""
     fields = typed_fields(context)
     if not any(":" in str(value) for value in fields.values()):
         return  # no code is named, so torch need not be imported

@@ -132,11 +132,7 @@ def _study(context: typer.Context) -> Study:
 
 
 def _grid(context: typer.Context, texts: list[str] | None) -> Grid:
-    """The grid of `--grid`, or the paper's.
-
-    Raises:
-        StudyError: another option fixes an axis.
-    """
+    """The grid of `--grid`, or the paper's; raises StudyError if another option fixes an axis."""
     from fewshot_bench.errors import StudyError
     from fewshot_bench.study import PAPER_GRID, Grid
 
@@ -219,18 +215,7 @@ _Worker = tuple["subprocess.Popen[bytes]", IO[bytes]]
 def work_in_processes(
     arguments: Sequence[str], sweep: Sweep, points: Sequence[Point], jobs: int, progress: Progress
 ) -> None:
-    """Complete points in several processes.
-
-    Args:
-        arguments: of the command, without the program's name.
-        sweep: of the points.
-        points: distinct ones.
-        jobs: how many processes; at most one per point is started.
-        progress: shown one unit per point.
-
-    Raises:
-        StudyError: a worker failed; the sentence is its own.
-    """
+    """Complete distinct points in up to `jobs` processes; raises StudyError with a failed worker's sentence."""
     from fewshot_bench.study.sweep_run import finished_point
 
     with (

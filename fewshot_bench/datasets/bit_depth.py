@@ -1,6 +1,6 @@
 """Images of more than 8 bits per channel: one scale for a whole dataset, from the values that all its images use.
 
-Sensors of 10 to 14 bits, depth maps, scans and label images come in files of 16 or 32 bits of which they use a part.
+Sensors of 10 to 14 bits, depth maps, scans and label images use a part of the 16 or 32 bits of their files.
 Scaling each image by its own values would change what differs between images; scaling all by what the files could
 hold would make many of them black.
 """
@@ -127,11 +127,7 @@ class UsedValues:
 
     @classmethod
     def of_image(cls, image: Image.Image, name: str) -> UsedValues:
-        """Of one image.
-
-        Raises:
-            ValueError: some pixels are infinite or not a number.
-        """
+        """Of one image; raises ValueError if some pixels are infinite or not a number."""
         used = cls(images=1)
         if is_deep_colour(image):
             used.deep_colour = 1

@@ -80,12 +80,7 @@ def known_dataset(name: str | Path, *, own: OwnOptions | None = None, progress: 
 
 
 def _made_by_factory(name: str) -> Dataset:
-    """The dataset that a factory returns.
-
-    Raises:
-        UnknownNameError: no factory has that name.
-        PluginError: the factory raised, or returned something else.
-    """
+    """A factory's dataset; raises UnknownNameError without factory, PluginError if it raised or made none."""
     factory = DATASETS[name].factory
     with plugin_errors(factory):
         made: object = factory()

@@ -185,15 +185,7 @@ def _compare_bytes(name: str, diagnosis: Diagnosis) -> None:
 
 
 def check_place(path: Path, own: OwnOptions | None = None) -> Diagnosis:
-    """Check a folder or a file that might be a dataset.
-
-    Args:
-        path: of the folder or file.
-        own: how own images become a dataset.
-
-    Raises:
-        DatasetError: the path does not exist, or is damaged or hostile.
-    """
+    """Check a folder or file that might be a dataset; raises DatasetError if it is missing, damaged or hostile."""
     diagnosis = Diagnosis(str(path))
     with ExitStack() as stack:
         found = layouts_at(path, stack)

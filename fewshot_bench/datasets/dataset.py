@@ -190,11 +190,7 @@ def split_fingerprint(images: NDArray[np.uint8], class_names: tuple[str, ...], c
 
 
 def split_name(text: str) -> SplitName:
-    """Check a split's name.
-
-    Raises:
-        UnknownNameError: there is no such split.
-    """
+    """Raise UnknownNameError unless there is a split of that name."""
     for name in ALL_SPLIT_NAMES:
         if text == name:
             return name

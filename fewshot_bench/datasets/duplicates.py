@@ -140,13 +140,13 @@ def _candidates(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     Copies differ in a bit or two. Of three parts of the hash, one is then untouched and brings them together.
     """
     for first_bit, bits in _BANDS:
-        waiting: list[tuple[int, int]] = []
+        pairs: list[tuple[int, int]] = []
         for group in _groups((hashes >> np.uint64(first_bit)) & np.uint64((1 << bits) - 1)):
-            waiting += combinations(group[:_MOST_OF_ONE_HASH].tolist(), 2)
-            if len(waiting) >= _PAIRS_AT_ONCE:
-                yield from _close_ones(hashes, waiting)
-                waiting = []
-        yield from _close_ones(hashes, waiting)
+            pairs += combinations(group[:_MOST_OF_ONE_HASH].tolist(), 2)
+            if len(pairs) >= _PAIRS_AT_ONCE:
+                yield from _close_ones(hashes, pairs)
+                pairs = []
+        yield from _close_ones(hashes, pairs)
 
 
 def _close_ones(hashes: NDArray[np.uint64], pairs: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -320,11 +320,11 @@ class PartialFile:
         self.path.touch()
         self.origin = origin
 
-    def append(self, piece: bytes, stream: IO[bytes]) -> None:
-        """Hand a piece to the operating system, where it outlives this process, and count it."""
-        stream.write(piece)
+    def append(self, block: bytes, stream: IO[bytes]) -> None:
+        """Hand a block to the operating system, where it outlives this process, and count it."""
+        stream.write(block)
         stream.flush()
-        self._count(len(piece))
+        self._count(len(block))
 
     def drop(self) -> None:
         """Delete what has arrived."""
@@ -374,8 +374,8 @@ def fetch(file: RemoteFile, folder: Path, *, progress: Progress = SILENT) -> Pat
     if _is_here(target, file, progress):
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    waiting = f"waiting for another process that fetches {file.name}"
-    with holding(folder / f".{file.name}.lock", waiting, progress):
+    message = f"waiting for another process that fetches {file.name}"
+    with holding(folder / f".{file.name}.lock", message, progress):
         if not _is_here(target, file, progress):  # the other process may have fetched it
             with progress.step(f"fetching {file.name}", file.size or 0, unit="bytes") as step:
                 part = PartialFile(file, folder, step)
@@ -434,10 +434,10 @@ def _receive_body(file: RemoteFile, part: PartialFile, response: httpx.Response)
     announced = _resumed_size(part, response.headers) if resumes else int(length) if length.isdigit() else None
     _check_announced_size(file, announced)
     whole = announced if file.size is None else file.size
-    pieces = response.iter_raw()
+    blocks = response.iter_raw()
     head = b""
-    while len(head) < _HEAD and (piece := next(pieces, b"")):
-        head += piece
+    while len(head) < _HEAD and (block := next(blocks, b"")):
+        head += block
     _check_is_no_web_page(file, response, b"" if resumes else head)
     _check_room(file, part, whole)
     if not resumes:
@@ -445,16 +445,16 @@ def _receive_body(file: RemoteFile, part: PartialFile, response: httpx.Response)
         part.begin(_Origin(url=file.url, digest=file.digest, size=whole, **version))
     limit = SIZE_LIMIT if whole is None else whole
     with part.path.open("ab") as stream:
-        piece = head
-        while piece:
-            if part.size + len(piece) > limit:
+        block = head
+        while block:
+            if part.size + len(block) > limit:
                 part.drop()
                 raise DatasetError(
                     f"{file.name} should have at most {limit:,} bytes, but {_shown(file.url)} sends more; what arrived "
                     f"was deleted. {_OTHER_WAY}"
                 )
-            part.append(piece, stream)
-            piece = next(pieces, b"")
+            part.append(block, stream)
+            block = next(blocks, b"")
     if part.size == 0 and whole != 0:
         raise _LostError("the server sent nothing")
     # A chunked body ends where the server says so; any other may have ended with a lost connection.
@@ -613,8 +613,8 @@ def _read_record(url: str, name: str) -> bytes:
     def attempt() -> bytes:
         with _open_url(url, {"Accept": "application/json"}, name) as response:
             content = b""
-            for piece in response.iter_raw():
-                content += piece
+            for block in response.iter_raw():
+                content += block
                 if len(content) > RECORD_LIMIT:
                     raise DatasetError(
                         f"{name} should fit in {RECORD_LIMIT:,} bytes, but {url} sends more. {_OTHER_WAY}"

@@ -78,7 +78,7 @@ class Preprocessing:
     scale: ValueRange | None = ALL_16_BITS
 
     def as_dict(self) -> dict[str, Any]:
-        """The preprocessing as it is stored with a dataset and printed with its results."""
+        """The preprocessing as stored with a dataset and printed with its results."""
         scaled = {} if self.scale in (None, ALL_16_BITS) else {"more_than_8_bits": str(self.scale)}
         if self.size is None:
             return {"resize": "none", **scaled, "pillow": PIL.__version__}
@@ -110,24 +110,18 @@ class Preprocessing:
                 if self.scale is None and (is_deep(image) or is_deep_colour(image)):
                     raise UndecidedDepthError
                 flat = _flat(image, self.scale) if self.scale is not None and is_deep(image) else image
-                return self._bring_to_size(as_rgb(self._turned(flat)))
+                turned = ImageOps.exif_transpose(flat) if self.turns_by_exif else flat
+                return self._bring_to_size(as_rgb(turned))
         except ImageError:
             raise
         except _DAMAGED as error:
             raise ImageError(_reason(encoded, error)) from error
 
     def resize(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Bring an image that is decoded already to size.
-
-        Args:
-            pixels: uint8 [H, W, 3] or [H, W].
-        """
+        """Bring an image that is decoded already, uint8 [H, W, 3] or [H, W], to size."""
         if self.size is None or pixels.shape[:2] == (self.size, self.size):
             return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
         return self._bring_to_size(as_rgb(Image.fromarray(np.ascontiguousarray(pixels))))
-
-    def _turned(self, image: Image.Image) -> Image.Image:
-        return ImageOps.exif_transpose(image) if self.turns_by_exif else image
 
     def _bring_to_size(self, image: Image.Image) -> NDArray[np.uint8]:
         if self.size is not None and image.size != (self.size, self.size):
@@ -140,11 +134,7 @@ class Preprocessing:
 
 
 def check_pixel_count(image: Image.Image) -> None:
-    """Refuse an image by its header, before it is decoded.
-
-    Raises:
-        ImageError: it has more than `MOST_PIXELS`, or none.
-    """
+    """Raise ImageError, by the header and before decoding, for no pixels or more than `MOST_PIXELS`."""
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise ImageError(f"{width:,} x {height:,} pixels; at most {MOST_PIXELS:,} are read")
@@ -182,12 +172,7 @@ def _flat(image: Image.Image, scale: ValueRange) -> Image.Image:
 
 
 def used_values(encoded: bytes, name: str) -> UsedValues:
-    """What values an image file uses; none if it cannot be read, which decoding reports.
-
-    Args:
-        encoded: the file's bytes.
-        name: of the image, for messages.
-    """
+    """What values an encoded image file uses; none if it cannot be read, which decoding reports."""
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             check_pixel_count(image)
@@ -261,7 +246,7 @@ class DecodedSplit:
         preprocessing: what is done to each.
         image_shape: of every result.
         step: advanced by one per image.
-        when_unreadable: "refuse" raises; "skip" records the image in `skipped` and goes on.
+        when_unreadable: "refuse" raises; "skip" records the image in `skipped`.
         least_images: classes with fewer readable images are left out, into `small`.
         skipped: what was left out.
         small: readable images of the classes that were left out.
@@ -413,14 +398,14 @@ def _in_order(images: Iterator[_Image], work: Callable[[_Image], _Result]) -> It
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     tasks = iter(lambda: list(islice(images, _AT_ONCE)), [])
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[list[tuple[_Image, _Result]]]] = deque()
+        futures: deque[Future[list[tuple[_Image, _Result]]]] = deque()
         try:
             for task in tasks:
-                waiting.append(pool.submit(run, task))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                futures.append(pool.submit(run, task))
+                if len(futures) > 2 * workers:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
         finally:
-            for future in waiting:
+            for future in futures:
                 future.cancel()

@@ -162,11 +162,7 @@ def download_dataset(
 
 
 def _complete_layout(name: str, source: Path, stack: ExitStack) -> Found:
-    """The complete layout in a place that gives a dataset.
-
-    Raises:
-        DatasetError: there is none; the message says what there is instead.
-    """
+    """The complete layout in a place; raises DatasetError with what there is instead."""
     layouts = layouts_at(source, stack)
     found = next((layout for layout in layouts if name in layout.datasets), None)
     if found is not None and not found.missing:
@@ -207,11 +203,7 @@ def is_benchmark(name: str) -> bool:
 
 
 def check_is_free_for_own_images(name: str) -> None:
-    """Refuse a name for own images that is nearly that of a benchmark.
-
-    Raises:
-        UnknownNameError: it was probably mistyped.
-    """
+    """Raise UnknownNameError for a name of own images that is nearly that of a benchmark."""
     _check_is_not_built_in(name)
     if difflib.get_close_matches(name.lower(), DATASETS.names(), n=1, cutoff=0.8):
         raise UnknownNameError("benchmark", name, DATASETS.names(), "Give your own images a less similar name.")

@@ -84,11 +84,7 @@ def _has_levels(tree: FileTree, folder: str, levels: int) -> bool:
 
 
 def _split_folders(tree: FileTree, top: str, folders: Sequence[str], layout: Layout) -> dict[str, SplitName]:
-    """The folders that are splits; none where all are classes.
-
-    Raises:
-        DatasetError: both are possible, or splits were asked for and there are none.
-    """
+    """The folders that are splits, if any; raises DatasetError if that is unclear, or wanted ones are absent."""
     called = {name: split for name in folders if (split := published_split(name))}
     if layout == "classes":
         return {}

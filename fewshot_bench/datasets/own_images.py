@@ -132,11 +132,7 @@ def open_own_images(
 
 
 def kept_copies(label: str) -> Iterator[Dataset]:
-    """The copies of own images of that name in the cache, each as it was when it was opened.
-
-    Args:
-        label: what the images are called in results.
-    """
+    """The cached copies of own images that results call by `label`, each as it was when it was opened."""
     folder = cache_folder() / _FOLDER
     for place in _kept_in(folder, label):
         with suppress(DatasetError):
@@ -295,7 +291,7 @@ def _facts(listing: OwnListing, options: OwnOptions, preprocessing: Preprocessin
 
 
 def _clutter(listing: OwnListing) -> dict[str, dict[str, int]]:
-    """How much of each kind there is now; clutter comes and goes, and is no reason to read the images again."""
+    """How much of each kind there is now; clutter comes and goes, and does not cause the images to be read again."""
     return {"clutter": dict(Counter(sorted(listing.clutter.values())))}
 
 
@@ -387,11 +383,7 @@ def _natural_size(
 
 
 def with_fractions(options: OwnOptions, text: str, seed: int) -> OwnOptions:
-    """Options with the division that a text such as "0.6,0.2,0.2" asks for.
-
-    Raises:
-        DatasetError: it is not three fractions of one.
-    """
+    """Options divided as "0.6,0.2,0.2" says; raises DatasetError if these are not three fractions of one."""
     try:
         base, validation, novel = (float(part) for part in text.split(","))
     except ValueError as error:

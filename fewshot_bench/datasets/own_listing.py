@@ -151,11 +151,7 @@ def _counts(total: int, fractions: Sequence[float]) -> list[int]:
 
 
 def read_image_file(path: Path) -> bytes:
-    """Bytes of an image file.
-
-    Raises:
-        DatasetError: it is too large.
-    """
+    """Bytes of an image file; raises DatasetError if it is too large."""
     size = path.stat().st_size
     if size > LARGEST_IMAGE_FILE:
         raise DatasetError(f"{size:,} bytes; at most {LARGEST_IMAGE_FILE:,} are read")

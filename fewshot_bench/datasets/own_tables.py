@@ -134,11 +134,7 @@ def _split_of_row(text: str, number: int, path: Path) -> SplitName:
 
 
 def _our_columns(columns: Sequence[str], path: Path) -> dict[str, int]:
-    """The position of each of our columns.
-
-    Raises:
-        DatasetError: a required one is missing, or one is there twice.
-    """
+    """The position of each of our columns; raises DatasetError if a required one is missing, or one is there twice."""
     named = {name.strip().lower(): place for place, name in enumerate(columns)}
     ours: dict[str, int] = {}
     for name, spellings in _SPELLINGS.items():

@@ -41,16 +41,7 @@ from fewshot_bench.errors import DatasetError
 
 
 def check_disk_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse to begin a write that does not fit on the disk.
-
-    Args:
-        folder: where to write; it need not exist yet.
-        needed: bytes.
-        what: needs the space, for the message.
-
-    Raises:
-        DatasetError: fewer bytes are free.
-    """
+    """Raise DatasetError, naming what needs the space, if fewer bytes are free than needed in a folder."""
     existing = nearest_folder(folder)
     if existing is None:
         return
@@ -118,16 +109,14 @@ def open_stored(name: str, *, folder: Path | None = None) -> Dataset:
 
 
 def read_description(name: str, *, folder: Path | None = None) -> dict[str, Any]:
-    """The description of a stored dataset; its images are not opened.
-
-    Raises:
-        DatasetError: the description is damaged.
-    """
+    """The description of a stored dataset, without its images; raises DatasetError if it is damaged."""
     place = (folder or datasets_folder()) / name
     try:
         description = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
         if description["format"] != _FORMAT:
-            raise DatasetError(f"{place} is of store format {description['format']}, not {_FORMAT}. {_again(name)}")
+            raise DatasetError(
+                f"{place} is of store format {description['format']}, not {_FORMAT}. {_reimport_hint(name)}"
+            )
         if description.pop("digest", None) != _digest(description):
             raise ValueError(f"{_DESCRIPTION} is not as it was written")
         return _checked(description)
@@ -137,8 +126,8 @@ def read_description(name: str, *, folder: Path | None = None) -> dict[str, Any]
 
 def _checked(description: Mapping[str, Any]) -> dict[str, Any]:
     """The description, if all fields that are read elsewhere are there."""
-    kinds = {"name": str, "generation": str, "recipe": dict, "identified_by": str, "duplicates": dict, "splits": dict}
-    for key, kind in kinds.items():
+    types = {"name": str, "generation": str, "recipe": dict, "identified_by": str, "duplicates": dict, "splits": dict}
+    for key, kind in types.items():
         if not isinstance(description[key], kind):
             raise ValueError(f"'{key}' is not a {kind.__name__}")
     Duplicates(**description["duplicates"])
@@ -222,10 +211,10 @@ def _mapped(path: Path) -> NDArray[Any]:
 
 
 def _damaged(place: Path, name: str, error: Exception) -> DatasetError:
-    return DatasetError(f"the stored copy of {name} in {place} is damaged ({error}). {_again(name)}")
+    return DatasetError(f"the stored copy of {name} in {place} is damaged ({error}). {_reimport_hint(name)}")
 
 
-def _again(name: str) -> str:
+def _reimport_hint(name: str) -> str:
     return f"Import it again with: fewshot-bench data import {name} --from PATH --replace"
 
 
@@ -327,11 +316,7 @@ def store_dataset(
 
 @contextmanager
 def writing(name: str, *, folder: Path | None = None) -> Iterator[StoreWriter]:
-    """A new generation of a dataset, removed unless it is installed.
-
-    Raises:
-        DatasetError: another process is writing the same dataset.
-    """
+    """A new generation of a dataset, removed unless installed; raises DatasetError beside another writer."""
     parent = folder or datasets_folder()
     parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(parent / f".{name}.lock")
@@ -382,11 +367,7 @@ class StoreWriter:
         return self.place / self.generation
 
     def add(self, split: SplitName, content: SplitContent) -> None:
-        """Write one split, flushed to the disk.
-
-        Raises:
-            DatasetError: the blocks hold other images than announced.
-        """
+        """Write one split, flushed to the disk; raises DatasetError if the blocks hold other images than announced."""
         path = self.folder / f"{split}.npy"
         written = 0
         with path.open("xb") as file:
@@ -437,11 +418,7 @@ class StoreWriter:
         }
 
     def check_is_free(self, *, replace: bool) -> None:
-        """Refuse to overwrite other pixels.
-
-        Raises:
-            DatasetError: other pixels are stored under that name and `replace` is false.
-        """
+        """Raise DatasetError if other pixels are stored under that name and `replace` is false."""
         if not replace and (self.place / _DESCRIPTION).exists():
             stored = _fingerprints(self.place)
             if stored is not None and stored != {split: facts["fingerprint"] for split, facts in self.splits.items()}:

@@ -114,11 +114,7 @@ class Engine(Interface):
 
 
 def chosen_device(name: str) -> str:
-    """The torch device for "auto", "cpu", "cuda", "cuda:1", "mps".
-
-    Raises:
-        StudyError: this machine has no such device.
-    """
+    """The torch device for "auto", "cpu", "cuda", "cuda:1" or "mps"; raises StudyError if it is not here."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -21,7 +21,7 @@ from fewshot_bench.finetuning.frozen_prefix import NetworkParts, embedding_parts
 from fewshot_bench.finetuning.memory import (
     bytes_per_episode,
     episodes_that_fit,
-    halved_until_it_fits,
+    fit_by_halving,
     is_out_of_memory,
 )
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
@@ -52,11 +52,7 @@ class FinetuneClassifier:
 
     @classmethod
     def on_images(cls, method: Finetune, split: ImageSplit, backbone: Backbone, device: str) -> FinetuneClassifier:
-        """For methods that change the backbone.
-
-        Raises:
-            StudyError: the backbone lacks what to tune, or the base classifier for the logits.
-        """
+        """For methods that change the backbone; raises StudyError if it lacks what to tune or the base classifier."""
         where = torch.device(device)
         base_head = base_head_for(method, backbone)
         network = backbone.network.to(where).eval()
@@ -113,7 +109,7 @@ class FinetuneClassifier:
         image = self._parts.sample[:1]
         inputs, query = (image.expand(count, *image.shape[1:]).unsqueeze(0) for count in (views, queries))
         per_episode = bytes_per_episode(trainer, inputs, query if queries else None)
-        per_episode += self._method.views_made_once * way * shot * image.numel() * image.element_size()
+        per_episode += self._method.fixed_views * way * shot * image.numel() * image.element_size()
         most = max(1, _NEAR_THE_CACHES // per_episode) if self._device.type == "cpu" else _MOST_AT_ONCE
         return episodes_that_fit(per_episode, self._device, largest=most)
 
@@ -132,13 +128,9 @@ class FinetuneClassifier:
         return torch.cat(predictions).numpy().astype(position_type(episodes.protocol.way))
 
     def _fitted(self, wanted: int, attempt: Callable[[int], Tensor]) -> tuple[int, Tensor]:
-        """See `halved_until_it_fits`.
-
-        Raises:
-            StudyError: a single episode does not fit.
-        """
+        """See `fit_by_halving`; raises StudyError if a single episode does not fit."""
         try:
-            return halved_until_it_fits(wanted, attempt)
+            return fit_by_halving(wanted, attempt)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -166,11 +158,7 @@ class FinetuneClassifier:
 
 
 def base_head_for(method: Finetune, backbone: Backbone) -> BaseHead | None:
-    """The classifier of the base training if a method uses its logits.
-
-    Raises:
-        StudyError: the backbone has none.
-    """
+    """The classifier of the base training if a method uses its logits; raises StudyError if the backbone has none."""
     if method.on != "logits":
         return None
     if backbone.base_head is None:

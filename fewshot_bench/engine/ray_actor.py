@@ -132,11 +132,7 @@ class RayActor:
         self._recorder = ProgressRecorder()
 
     def info(self, device: str) -> ActorInfo:
-        """Where it runs, once it has a torch device or the one for "auto".
-
-        Raises:
-            StudyError: there is no such device.
-        """
+        """Where it runs, once it has a torch device or that for "auto"; raises StudyError for an absent device."""
         node = ray.get_runtime_context().get_node_id()
         return ActorInfo(node, chosen_device(device), installed_versions())
 

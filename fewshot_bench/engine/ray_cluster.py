@@ -91,7 +91,7 @@ def _connect(address: str | None) -> None:
         address, quiet = "local", {**quiet, "include_dashboard": False}
     else:
         address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
-        _check_it_answers(address)
+        _check_ray_answers(address)
         silence = _silence()
     try:
         with _keeping_handlers(signal.SIGTERM), silence, _outside_current_folder():  # Ray replaces the handler
@@ -162,12 +162,8 @@ def _silence() -> Iterator[None]:
         os.close(kept)
 
 
-def _check_it_answers(address: str) -> None:
-    """Try the address once: Ray itself would try for minutes, and print a page.
-
-    Raises:
-        StudyError: there is no answer, or it does not come from Ray.
-    """
+def _check_ray_answers(address: str) -> None:
+    """Try the address once (Ray would try for minutes); raises StudyError if Ray does not answer."""
     if address in ("auto", "local"):
         return
     is_client = address.startswith("ray://")

@@ -66,11 +66,7 @@ class RayEngine:
         self._actors: RayActors | None = None
 
     def __enter__(self) -> RayEngine:
-        """Connect, and wait for the first worker.
-
-        Raises:
-            StudyError: there is no cluster, or it has no room.
-        """
+        """Connect, and wait for the first worker; raises StudyError if there is no cluster, or it has no room."""
         with ExitStack() as opening:
             opening.enter_context(connected(self._address))
             gpus = self._gpus

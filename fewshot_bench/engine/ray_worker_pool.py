@@ -84,11 +84,7 @@ class RayActors:
         return list(ray.wait(list(references), num_returns=len(references), timeout=0)[0]) if references else []
 
     def refresh(self) -> None:
-        """Add processes that have become ready, and start others where there is room.
-
-        Raises:
-            StudyError: processes do not start, or have other versions.
-        """
+        """Add ready processes and start more where there is room; raises StudyError on failure or other versions."""
         ready = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=0)[0] if self._starting else []
         for reference in ready:
             self._add(reference, self._starting.pop(reference))
@@ -99,11 +95,7 @@ class RayActors:
             self._resize(sum(self._room.values()) if self.workers is None else self.workers)
 
     def first_ready(self) -> ReadyActor:
-        """A process that is ready; waits for one.
-
-        Raises:
-            StudyError: none is ready in time.
-        """
+        """A process that is ready; waits for one. Raises StudyError if none is ready in time."""
         began = time.monotonic()
         self.refresh()
         while not self.ready:
@@ -172,11 +164,7 @@ def _started(needs: Needs) -> Any:
 
 
 def check_versions(theirs: Mapping[str, str]) -> None:
-    """Refuse a worker with other versions of packages, whose outcomes could differ.
-
-    Raises:
-        StudyError: a version differs.
-    """
+    """Raise StudyError for a worker with other versions of packages, whose outcomes could differ."""
     differing = [
         f"{package} {theirs.get(package)} and not {version}"
         for package, version in installed_versions().items()
@@ -201,7 +189,7 @@ class RayWorkerPool:
         """Put the worker factory into the object store, once for all workers."""
         self._actors, self._make = actors, make
         self._method = Method(next(_NUMBERS), [ray.put(WithCode(make))])
-        self._waiting: deque[Chunk] = deque()
+        self._queued: deque[Chunk] = deque()
         self._running: dict[Any, tuple[ReadyActor, Chunk]] = {}
         self._deaths: Counter[Chunk] = Counter()
 
@@ -218,16 +206,12 @@ class RayWorkerPool:
 
     def start(self, chunk: Chunk) -> None:
         """Give a chunk to a worker as soon as one is free."""
-        self._waiting.append(chunk)
+        self._queued.append(chunk)
         self._hand_out()
 
     def finished(self) -> list[Finished]:
-        """See `WorkerPool`; a chunk whose workers die repeatedly has failed.
-
-        Raises:
-            StudyError: no worker is left, and no other starts.
-        """
-        while self._waiting or self._running:
+        """See `WorkerPool`; a chunk whose workers die repeatedly has failed. Raises StudyError without workers."""
+        while self._queued or self._running:
             self._actors.first_ready()
             self._hand_out()
             results = [self._result(reference) for reference in self._actors.wait(list(self._running))]
@@ -248,8 +232,8 @@ class RayWorkerPool:
     def _hand_out(self) -> None:
         busy = {actor for actor, _ in self._running.values()}
         for ready in self._actors.ready:
-            if self._waiting and ready not in busy:
-                chunk = self._waiting.popleft()
+            if self._queued and ready not in busy:
+                chunk = self._queued.popleft()
                 self._running[ready.actor.compute.remote(self._method, chunk)] = (ready, chunk)
 
     def _result(self, reference: Any) -> Finished | None:
@@ -260,8 +244,8 @@ class RayWorkerPool:
         except DEATHS as error:
             return self._died(actor, chunk, error)
         if answer.is_lost:
-            self._put_again()
-            self._waiting.appendleft(chunk)
+            self._send_factory()
+            self._queued.appendleft(chunk)
             return None
         self._deaths.pop(chunk, None)
         return Finished(chunk, answer.value, answer.error, answer.peak_bytes)
@@ -270,7 +254,7 @@ class RayWorkerPool:
         self._actors.drop(actor)
         self._deaths[chunk] += 1
         if self._deaths[chunk] < MOST_DEATHS:
-            self._waiting.appendleft(chunk)
+            self._queued.appendleft(chunk)
             return None
         del self._deaths[chunk]
         reason = StudyError(WORKER_DIED)
@@ -291,13 +275,13 @@ class RayWorkerPool:
                 self._actors.drop(ready)
                 continue
             if answer.is_lost:
-                self._put_again()
+                self._send_factory()
             elif answer.error is not None:
                 raise answer.error
             else:
                 return answer.value
         raise StudyError(f"a method could not be made: {WORKER_DIED}")
 
-    def _put_again(self) -> None:
-        """The worker factory was lost with a node."""
+    def _send_factory(self) -> None:
+        """Send the worker factory anew, after it was lost with a node."""
         self._method = Method(self._method.number, [ray.put(WithCode(self._make))])

@@ -118,11 +118,7 @@ def write_lock(frozen: Lock, folder: Path) -> Path:
 
 
 def read_lock(path: Path) -> Lock:
-    """Read a lock file.
-
-    Raises:
-        EpisodeError: the file is not a lock file, or of another sampler version.
-    """
+    """Read a lock file; raises EpisodeError if it is not one, or of another sampler version."""
     try:
         fields: dict[str, Any] = tomllib.loads(read_named(path, _LARGEST).decode())
         images = str(fields.pop("images"))

@@ -131,11 +131,7 @@ class Protocol:
         self._check_least("shot", self.least_shot, 1, self.shot)
 
     def _fill_in(self) -> None:
-        """Set the defaults.
-
-        Raises:
-            EpisodeError: a setting belongs to another sampler.
-        """
+        """Set the defaults; raises EpisodeError if a setting belongs to another sampler."""
         defaults: dict[str, Any] = dict(_SETTINGS[self.sampler])
         for name in ("alpha", "least_way", "least_shot"):
             if getattr(self, name) is None:
@@ -241,11 +237,7 @@ class Protocol:
 
 
 def sampler_name(text: str) -> SamplerName:
-    """Check a sampler's name.
-
-    Raises:
-        UnknownNameError: there is no such sampler.
-    """
+    """Raise UnknownNameError unless there is a sampler of that name."""
     for name in SAMPLERS:
         if text == name:
             return name

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewshot_bench.finetuning.frozen_prefix import NetworkParts
-from fewshot_bench.finetuning.recipe import FRESH, EpisodeRecipe
+from fewshot_bench.finetuning.recipe import REDRAWN, EpisodeRecipe
 from fewshot_bench.training.augmentation import Augmentation
 from fewshot_bench.training.randomness import image_keys, keyed_uniform
 
@@ -49,7 +49,7 @@ class StepViews(ABC):
         """
 
 
-class FreshViews(StepViews):
+class RedrawnViews(StepViews):
     """New views in every step, made for several steps at a time, where the images are."""
 
     def __init__(
@@ -186,13 +186,13 @@ class ImageTasks:
         """Prepare episodes of support images [E, N * K], class by class, and queries [E, M], with keys [E]."""
         both = EpisodeKeys(keys, keys.to(self.device))
         pixels, query_pixels = self._pixels(support), self._pixels(query)
-        views = self.recipe.views_made_once
+        views = self.recipe.fixed_views
         return EpisodeTask(
             both,
             self._inputs(pixels),
             self._pooled(support, pixels, both, views)
-            if views != FRESH
-            else FreshViews(
+            if views != REDRAWN
+            else RedrawnViews(
                 pixels, both, self.augmentation, self._inputs_of_batch, steps=self.recipe.steps(support.shape[1])
             ),
             query.shape[1],

@@ -50,7 +50,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def halved_until_it_fits(episodes: int, attempt: Callable[[int], Tensor]) -> tuple[int, Tensor]:
+def fit_by_halving(episodes: int, attempt: Callable[[int], Tensor]) -> tuple[int, Tensor]:
     """Attempt work with fewer and fewer episodes at once until it fits; returns how many fit, and the result."""
     while True:
         try:

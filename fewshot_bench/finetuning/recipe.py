@@ -24,7 +24,7 @@ EpisodePrecision = Literal["float32", "bf16", "float64"]
 TRAINING_VERSION = 1
 """Raised when the same recipe gives other weights; recorded from 2 on."""
 
-FRESH = 0
+REDRAWN = 0
 VIEWS_OF_A_FROZEN_PREFIX = 8
 
 
@@ -111,11 +111,7 @@ class EpisodeRecipe:
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
 
     def check(self) -> None:
-        """Refuse values out of range.
-
-        Raises:
-            StudyError: a value is out of its range.
-        """
+        """Raise StudyError for a value out of its range."""
         for name, choices in _CHOICES.items():
             self._expect(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
         for name, least in (("epochs", 0), ("batch_size", 1), ("warmup_epochs", 0), ("patience", 0)):
@@ -169,11 +165,11 @@ class EpisodeRecipe:
         return self.on == "logits" and self.start == "support"
 
     @property
-    def views_made_once(self) -> int:
+    def fixed_views(self) -> int:
         """How many views of each image are made once; 0 for new views in every step."""
         if self.views is not None:
             return self.views
-        return VIEWS_OF_A_FROZEN_PREFIX if self.tune == "head" or "last:" in self.tune else FRESH
+        return VIEWS_OF_A_FROZEN_PREFIX if self.tune == "head" or "last:" in self.tune else REDRAWN
 
     def steps(self, support_images: int) -> int:
         """Optimiser steps on a support set of that many images."""

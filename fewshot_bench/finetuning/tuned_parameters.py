@@ -39,11 +39,7 @@ class Tuning:
 
 
 def parse_tuning(text: str) -> Tuning:
-    """Read "all", "last:N", "norm", "bias", "lora[:rank]", "head", or one of the middle three with "+last:N".
-
-    Raises:
-        StudyError: the text is anything else.
-    """
+    """Read "all", "last:N", "norm", "bias", "lora[:rank]", "head", or "norm+last:N" and the like, else StudyError."""
     match = _SYNTAX.fullmatch(str(text))
     kind, last = (match["kind"], match["last"]) if match else (None, None)
     is_right = match is not None and text != "" and (match["plus"] is not None) == (None not in (kind, last))

@@ -101,11 +101,7 @@ class AccuracyTable:
         raise AccuracyFileError(f"{self.path}: {finding}. Nothing was imported.")
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """A column of finite numbers, [R].
-
-        Raises:
-            AccuracyFileError: a value is missing, or is not such a number.
-        """
+        """A column of finite numbers, [R]; raises AccuracyFileError if a value is missing, or is not such a number."""
         column = self._column(name)
         if isinstance(column, Texts):
             values = np.array([_number(text) for text in column.values], np.float64)[column.codes]
@@ -121,11 +117,7 @@ class AccuracyTable:
         return values
 
     def whole(self, name: str, least: int, most: int) -> NDArray[np.int64]:
-        """A column of whole numbers, both ends included, [R].
-
-        Raises:
-            AccuracyFileError: a value is not such a number.
-        """
+        """A column of whole numbers, both ends included, [R]; raises AccuracyFileError for another value."""
         values = self.numbers(name)
         invalid = (values != np.floor(values)) | (values < least) | (values > most)
         if invalid.any():
@@ -134,11 +126,7 @@ class AccuracyTable:
         return values.astype(np.int64)
 
     def texts(self, name: str) -> Texts:
-        """A column as text; whole numbers are written without a point.
-
-        Raises:
-            AccuracyFileError: it holds neither text nor whole numbers.
-        """
+        """A column as text, whole numbers without a point; raises AccuracyFileError for other values."""
         column = self._column(name)
         if isinstance(column, Texts):
             return column

@@ -290,11 +290,7 @@ class Cell:
 
     @classmethod
     def from_json(cls, text: str) -> Cell:
-        """Read the content of cell.json; an invalid value that is not of the identity counts as not recorded.
-
-        Raises:
-            OutcomeError: it is not a description, or a value of the method or the protocol is invalid.
-        """
+        """Read cell.json; raises OutcomeError for an invalid identity, while other invalid values are not recorded."""
         return read_description(text).cell
 
 

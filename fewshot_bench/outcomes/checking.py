@@ -107,11 +107,7 @@ class CellCheck:
 
 
 def check_store(folder: Location) -> list[CellCheck]:
-    """Check every cell of a folder of outcomes, by key.
-
-    Raises:
-        OutcomeError: there is none.
-    """
+    """Check every cell of a folder of outcomes, by key; raises OutcomeError if there is none."""
     cells = cell_folders(folder)
     if not cells:
         raise OutcomeError(f"there are no outcomes in {folder}. Run a study first, or name its folder by --results.")
@@ -119,11 +115,7 @@ def check_store(folder: Location) -> list[CellCheck]:
 
 
 def check_cell(folder: Location) -> CellCheck:
-    """Check one cell; a part that a compaction removes meanwhile is not damage.
-
-    Args:
-        folder: of the cell.
-    """
+    """Check the cell of a folder; a part that a compaction removes meanwhile is not damage."""
     try:
         return with_parts(folder, lambda _: _check(folder))
     except OutcomeError as error:  # about the folder as a whole; other cells are still checked
@@ -206,11 +198,11 @@ def _note_files(found: CellCheck, folder: Location, names: Sequence[str], parts:
     """Note files that are left over, or look like parts but are not."""
     unfinished = [last for name in names if is_unfinished(last := name.rpartition("/")[2])]
     if left := sum(map(is_abandoned, unfinished)):
-        found.notes.append(f"{left} files of interrupted writes; they are removed when the study goes on.")
+        found.notes.append(f"{left} files of interrupted writes; they are removed when the study is resumed.")
     if others := len(unfinished) - left:
         found.notes.append(
             f"{others} unfinished files of processes that may be at work; those of other machines are removed when the "
-            "study goes on a day later."
+            "study is resumed a day later."
         )
     known = {part.name for part in parts}
     unknown = [name for name in names if name.endswith(".parquet") and name not in known]

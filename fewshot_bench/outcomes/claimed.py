@@ -121,15 +121,11 @@ def classes_text(names: Sequence[str], way: int) -> str:
 
 
 def check_claimed(card: ProtocolCard, frame: object) -> None:
-    """Check that a frame is one of `claimed_frame`, with values that can be stored.
-
-    Raises:
-        ShapeError: it is not.
-    """
+    """Check that a frame is one of `claimed_frame`, with values that can be stored; raises ShapeError if it is not."""
     if not isinstance(frame, pd.DataFrame) or any(list(frame.columns).count(name) != 1 for name in CLAIMED_COLUMNS):
         raise ShapeError(f"outcomes of {card.task} should be a frame with the columns {', '.join(CLAIMED_COLUMNS)}.")
-    kinds = {"run": "iu", "episode": "iu", "accuracy": "f", "correct": "i", "queries": "iu"}
-    wrong = [name for name, allowed in kinds.items() if getattr(frame[name].dtype, "kind", "") not in allowed]
+    dtypes = {"run": "iu", "episode": "iu", "accuracy": "f", "correct": "i", "queries": "iu"}
+    wrong = [name for name, allowed in dtypes.items() if getattr(frame[name].dtype, "kind", "") not in allowed]
     texts = [*frame["classes"].unique()]
     if not all(isinstance(text, str) for text in texts):
         wrong.append("classes")

@@ -35,12 +35,7 @@ def run_and_episode(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray
 
 
 def query_counts(predictions: pd.Series, way: int) -> NDArray[np.int32]:
-    """How many queries each episode has, [E].
-
-    Args:
-        predictions: of a frame, as bytes, [E].
-        way: N, the largest of the protocol.
-    """
+    """How many queries each episode has, [E], by the bytes of its predictions, [E], and N, the largest way."""
     return predictions.map(len).to_numpy(np.int32) // np.int32(position_type(way).itemsize)
 
 
@@ -75,12 +70,7 @@ def padded_positions(predictions: pd.Series, way: int, most: int) -> Positions:
 
 
 def even_truth(way: int, queries: int) -> Positions:
-    """Position of each query's true class, [M]; queries are ordered class by class, equally many for each.
-
-    Args:
-        way: N.
-        queries: M = N * Q, queries per episode.
-    """
+    """Position of each query's true class, [M], for N `way`: M `queries` class by class, equally many for each."""
     return np.repeat(np.arange(way).astype(position_type(way)), queries // way)
 
 
@@ -147,10 +137,10 @@ def consecutive(numbers: NDArray[np.integer[Any]]) -> list[tuple[int, int]]:
 def _check(numbers: NDArray[np.int64], predictions: NDArray[np.uint8], way: int) -> None:
     if not 1 <= way <= LARGEST_WAY:
         raise ShapeError(f"way must be 1 to {LARGEST_WAY:,}, not {way}.")
-    kinds = dict.fromkeys((position_type(way), position_type(LARGEST_WAY)))  # the larger for a protocol of a larger N
-    if predictions.dtype not in kinds or predictions.ndim != 2:
+    dtypes = dict.fromkeys((position_type(way), position_type(LARGEST_WAY)))  # the larger for a protocol of a larger N
+    if predictions.dtype not in dtypes or predictions.ndim != 2:
         raise ShapeError(
-            f"predictions must be {' or '.join(map(str, kinds))} [E, N * Q], not {predictions.dtype} "
+            f"predictions must be {' or '.join(map(str, dtypes))} [E, N * Q], not {predictions.dtype} "
             f"{list(predictions.shape)}."
         )
     if numbers.shape != predictions.shape[:1]:
@@ -227,10 +217,10 @@ def check_frame(cell: Cell, frame: object) -> None:
         raise ShapeError(f"outcomes should be a pandas DataFrame, not {type(frame).__name__}.")
     if missing := [name for name in COLUMNS if list(frame.columns).count(name) != 1]:
         raise ShapeError(f"outcomes should have the column {missing[0]} once, besides {', '.join(COLUMNS)}.")
-    for name, kinds in _DTYPE_KINDS.items():
+    for name, dtypes in _DTYPE_KINDS.items():
         dtype = frame[name].dtype
-        if not (isinstance(dtype, np.dtype) and dtype.kind in kinds):
-            raise ShapeError(f"{name} should be {'numbers' if 'f' in kinds else 'whole numbers'}, not {dtype}.")
+        if not (isinstance(dtype, np.dtype) and dtype.kind in dtypes):
+            raise ShapeError(f"{name} should be {'numbers' if 'f' in dtypes else 'whole numbers'}, not {dtype}.")
     for name, largest in _LARGEST.items():
         if not frame[name].between(0, largest).all():
             raise ShapeError(f"{name} should be 0 to {largest:,}.")

@@ -202,11 +202,7 @@ BEATS = 12
 
 
 def expiry_seconds() -> float:
-    """How long a lease lasts without a heartbeat.
-
-    Raises:
-        StudyError: the environment variable is not a number of seconds.
-    """
+    """Seconds that a lease lasts without a heartbeat; raises StudyError if the variable is not a number."""
     text = os.environ.get(EXPIRY_VARIABLE, str(EXPIRY))
     with suppress(ValueError):
         if 0 < (seconds := float(text)) < math.inf:
@@ -328,11 +324,7 @@ class Leases:
             lease.release()
 
     def check_folder(self) -> None:
-        """Check that the cell's folder is there: it vanishes with a network disk that is away.
-
-        Raises:
-            FileNotFoundError: it is absent.
-        """
+        """Raise FileNotFoundError if the cell's folder is gone, as with a network disk that is away."""
         if not self.folder.parent.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder.parent))
 

@@ -46,7 +46,7 @@ from fewshot_bench.outcomes.manifest import (
     stored_manifest,
 )
 from fewshot_bench.outcomes.part import Identity, Part, new_part
-from fewshot_bench.outcomes.store import OutcomeStore, again_where_moved, episodes_of, parts_in, with_parts
+from fewshot_bench.outcomes.store import OutcomeStore, episodes_of, parts_in, retry_if_moved, with_parts
 from fewshot_bench.outcomes.stored_table import LARGEST_PART
 
 _SHOWN = 5  # problems in one sentence
@@ -150,7 +150,7 @@ def _written(folder: Location, cell: Cell, frame: pd.DataFrame) -> str:
     except ShapeError as error:  # in an old part
         raise OutcomeError(f"stored outcomes in {folder} are damaged: {error}") from error
     except OutcomeError as error:
-        raise OutcomeError(f"{folder} cannot be compacted and stays as it is: {error}.") from error
+        raise OutcomeError(f"{folder} cannot be compacted and was not changed: {error}.") from error
     describe(folder, cell)  # so that an older release does not read what is left without the new part
     write_once(folder / name, content)
     written = Part.named(folder, name)
@@ -191,11 +191,7 @@ class MergedCell:
     _handled: set[Location] = field(default_factory=set)
 
     def compare(self, target: Location) -> None:
-        """See that the parts of all folders and of the target agree.
-
-        Raises:
-            OutcomeError: they disagree, or something is damaged.
-        """
+        """See that the parts of all folders and of the target agree; raises OutcomeError if not, or if damaged."""
         folders = [target / self.cell.key, *self.folders]
         for folder in folders:
             stored_manifest(folder)
@@ -263,11 +259,7 @@ def merge(sources: Sequence[Location], target: Location) -> list[MergedCell]:
 
 
 def outcomes_of(results: Location) -> Location:
-    """The folder of outcomes in a folder of results, or the folder itself if it has none.
-
-    Raises:
-        OutcomeError: there are no outcomes in either.
-    """
+    """The folder of outcomes in a folder of results, or itself; raises OutcomeError if neither has outcomes."""
     results = own_folder(results)
     for folder in (results / "outcomes", results):
         if any(is_file(cell / MANIFEST) for cell in cell_folders(folder)):  # one is enough
@@ -295,7 +287,7 @@ def _gathered(sources: Sequence[Location], target: Location) -> tuple[list[Merge
 def _problem(use: Callable[[], None], key: str) -> list[str]:
     """Use the parts of a cell; one sentence if that does not succeed."""
     try:
-        again_where_moved(use)
+        retry_if_moved(use)
     except OutcomeError as error:
         return [str(error)]
     except FileNotFoundError as error:

@@ -107,7 +107,7 @@ def _joined_versions(old: dict[str, str], new: dict[str, str]) -> dict[str, str]
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest as it is stored.
+    """A stored manifest.
 
     Attributes:
         text: of the file.
@@ -124,12 +124,7 @@ class Manifest:
 
 
 def read_text(location: Location) -> str:
-    """The text of a file cell.json.
-
-    Raises:
-        OSError: it cannot be read.
-        OutcomeError: it is larger than any description, or not text.
-    """
+    """The text of a cell.json; raises OSError if it cannot be read, OutcomeError if it is too large or not text."""
     try:
         return read_bytes(location, LARGEST_DESCRIPTION).decode()
     except UnicodeDecodeError as error:
@@ -162,11 +157,7 @@ def read_manifest(folder: Location) -> Manifest:
 
 
 def stored_manifest(folder: Location) -> Manifest | None:
-    """The manifest in the folder of a cell, if there is one.
-
-    Raises:
-        OutcomeError: it cannot be read.
-    """
+    """The manifest in the folder of a cell, if there is one; raises OutcomeError if it cannot be read."""
     try:
         return read_manifest(folder)
     except FileNotFoundError:

@@ -38,12 +38,7 @@ def digits_per_byte(way: int) -> int:
 
 
 def packed_size(queries: int, way: int) -> int:
-    """Bytes that the predictions of an episode take.
-
-    Args:
-        queries: M, of the episode.
-        way: N, of the protocol.
-    """
+    """Bytes that the predictions of an episode with M `queries` take in a protocol of N `way`."""
     return 2 * queries if way > _VALUES else -(-queries // digits_per_byte(way))
 
 

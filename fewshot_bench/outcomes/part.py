@@ -172,11 +172,7 @@ class Part:
 
     @property
     def claimed(self) -> tuple[int, NDArray[Any]]:
-        """Run and numbers of the episodes that the name of a part of one run claims.
-
-        Raises:
-            OutcomeError: a part cannot have this name.
-        """
+        """Run and episodes that the name of a part of one run claims; raises OutcomeError for an impossible name."""
         assert self.episode_range is not None
         run, first, end = self.episode_range
         if not (0 < end - first <= MOST_EPISODES and run < MOST_RUNS and end - 1 <= LARGEST_EPISODE):
@@ -251,10 +247,7 @@ class Part:
 
 
 def new_parts(frame: pd.DataFrame, identity: Identity, run: int | None) -> Iterator[tuple[str, bytes, pd.DataFrame]]:
-    """Name, content and rows of each part that holds some rows: one, unless readers would refuse its size.
-
-    Arguments and errors are those of `new_part`.
-    """
+    """Name, content and rows of each part for some rows: one, unless it is too large; see `new_part`."""
     most = rows_that_fit(identity.bytes_of_queries)
     try:
         yield *new_part(frame, identity, run), frame
@@ -303,11 +296,7 @@ def digest(content: bytes) -> str:
 
 
 def table_of(frame: pd.DataFrame, identity: Identity) -> pa.Table:
-    """The stored rows of a frame, as `episode_frame` or `claimed_frame` makes it, [E].
-
-    Raises:
-        ShapeError: a prediction names a class that the protocol does not have.
-    """
+    """The stored rows of a frame, [E]; raises ShapeError if a prediction names a class beyond the protocol's."""
     columns: dict[str, Any] = {name: _constant(getattr(identity, name), len(frame)) for name in CONSTANTS}
     if identity.is_claimed:
         return claimed_table(frame, columns)
@@ -319,12 +308,7 @@ def table_of(frame: pd.DataFrame, identity: Identity) -> pa.Table:
 
 
 def numbers_by_run(run: NDArray[Any], episode: NDArray[Any]) -> dict[int, NDArray[Any]]:
-    """The numbers of the episodes of each run.
-
-    Args:
-        run: of each row, [E].
-        episode: number of each row's episode, [E].
-    """
+    """The numbers of the episodes of each run, from the run and the episode of each row, [E] both."""
     return {int(number): episode[run == number] for number in np.unique(run)}
 
 
@@ -354,11 +338,11 @@ def _stored_types(identity: Identity) -> dict[str, pa.DataType]:
 def _unpacked_rows(column: pa.ChunkedArray, queries: NDArray[np.int32], way: int) -> NDArray[np.object_] | None:
     """Predictions as bytes, `position_type` of each query, [E]; None if `table_of` would not store these bytes."""
     rows = np.empty(len(queries), dtype=object)
-    for which, content, count in _packed_groups(column, queries):
+    for rows_of_size, content, count in _packed_groups(column, queries):
         found = unpacked(content, count, way)
         if found is None:
             return None
-        rows[which] = _split(found.tobytes(), count * position_type(way).itemsize)
+        rows[rows_of_size] = _split(found.tobytes(), count * position_type(way).itemsize)
     return rows
 
 
@@ -367,26 +351,28 @@ def _packed_groups(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], int]]:
     """For each number of queries: which rows have it, their bytes (none if they differ in size), and the number."""
     for count in np.unique(queries):
-        which = np.flatnonzero(queries == count)
-        rows = column if len(which) == len(column) else column.take(pa.array(which))
+        rows_of_size = np.flatnonzero(queries == count)
+        rows = column if len(rows_of_size) == len(column) else column.take(pa.array(rows_of_size))
         sizes = np.unique(pc.binary_length(rows).to_numpy())
         size = int(sizes[0]) if len(sizes) == 1 else 0
         content = np.empty(0, np.uint8)
         if size:
             values = rows.combine_chunks().cast(pa.binary(size))
-            content = np.frombuffer(values.buffers()[1], np.uint8)[values.offset * size :][: len(which) * size]
-        yield which, content.reshape(len(which), size), int(count)
+            content = np.frombuffer(values.buffers()[1], np.uint8)[values.offset * size :][: len(rows_of_size) * size]
+        yield rows_of_size, content.reshape(len(rows_of_size), size), int(count)
 
 
 def _packed_rows(predictions: pd.Series, queries: NDArray[np.int32], way: int) -> pa.Array:
     rows = np.empty(len(queries), dtype=object)
     sizes = set()
     for count in np.unique(queries):
-        which = np.flatnonzero(queries == count)
-        content = np.frombuffer(b"".join(predictions.iloc[which]), position_type(way)).reshape(len(which), int(count))
+        rows_of_size = np.flatnonzero(queries == count)
+        content = np.frombuffer(b"".join(predictions.iloc[rows_of_size]), position_type(way)).reshape(
+            len(rows_of_size), int(count)
+        )
         group = packed(content, way)
         sizes.add(group.shape[1])
-        rows[which] = _split(group.tobytes(), group.shape[1])
+        rows[rows_of_size] = _split(group.tobytes(), group.shape[1])
     return pa.array(rows, type=pa.binary(*sizes) if len(sizes) == 1 else pa.binary())
 
 

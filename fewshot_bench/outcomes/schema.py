@@ -40,12 +40,7 @@ _EXPECTATIONS = {
 
 
 def is_plain(value: Any, levels: int = DEEPEST) -> bool:
-    """Whether a value is finite numbers, Unicode text, lists and mappings that JSON can hold.
-
-    Args:
-        value: of a JSON file.
-        levels: how many lists and mappings may be in each other.
-    """
+    """Whether JSON can hold a value: finite numbers, Unicode text, lists and mappings, at most `levels` deep."""
     if isinstance(value, str):
         return _is_unicode(value)
     if isinstance(value, float):
@@ -96,11 +91,7 @@ Settings = Annotated[dict[str, Any], Strict(), AfterValidator(_check_settings)]
 
 
 def read_mapping(content: str | bytes) -> dict[str, Any]:
-    """The mapping in a JSON file.
-
-    Raises:
-        OutcomeError: it is not JSON, nested too deeply, or not a mapping.
-    """
+    """The mapping in a JSON file; raises OutcomeError if it is not JSON, nested too deeply, or not a mapping."""
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:

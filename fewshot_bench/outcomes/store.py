@@ -69,15 +69,11 @@ def parts_in(folder: Location) -> list[Part]:
 
 def with_parts(folder: Location, use: Callable[[list[Part]], T]) -> T:
     """Use the parts in the folder of a cell; try again if a compaction removes them meanwhile."""
-    return again_where_moved(lambda: use(parts_in(folder)))
+    return retry_if_moved(lambda: use(parts_in(folder)))
 
 
-def again_where_moved(use: Callable[[], T]) -> T:
-    """List and use parts; try again if a compaction removes them meanwhile.
-
-    Args:
-        use: raises FileNotFoundError if a part is gone.
-    """
+def retry_if_moved(use: Callable[[], T]) -> T:
+    """List and use parts; try again if `use` raises FileNotFoundError, as a compaction removes parts."""
     for wait in _WAITS:
         if wait:
             time.sleep(wait)
@@ -154,11 +150,7 @@ def merged(parts: Sequence[Part], columns: Sequence[Columns]) -> pd.DataFrame | 
 
 
 def _check_copy(rows: Columns, row: int, before: Part, part: Part) -> None:
-    """See that a row agrees with the copy before it.
-
-    Raises:
-        OutcomeError: they differ in anything but the seconds.
-    """
+    """See that a row agrees with the copy before it; raises OutcomeError if they differ in anything but the seconds."""
     if any(values[row] != values[row - 1] for name, values in rows.items() if name != "seconds"):
         raise OutcomeError(
             f"run {rows['run'][row]}, episode {rows['episode'][row]} is stored twice and differently, in "

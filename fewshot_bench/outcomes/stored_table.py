@@ -52,7 +52,7 @@ def rows_that_fit(queries_bytes: int) -> int:
 
 
 class StoredTable:
-    """A Parquet file of which only the footer was read."""
+    """A Parquet file; only its footer was read."""
 
     def __init__(self, content: bytes, columns: Collection[str], dictionaries: Collection[str], **options: Any) -> None:
         """Read the footer.

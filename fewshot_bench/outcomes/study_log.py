@@ -98,12 +98,7 @@ class StudyRecord:
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def write(self) -> None:
-        """Write the record.
-
-        Raises:
-            OutcomeError: no reader would take it.
-            OSError: it cannot be written.
-        """
+        """Write the record; raises OutcomeError if no reader would take it and OSError if it cannot be written."""
         content = (json.dumps(self._content(), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(
             "utf-8", "surrogatepass"
         )
@@ -211,14 +206,7 @@ class _ThisProcess:
     began: str
 
     def write(self, ended: str) -> None:
-        """Write the record.
-
-        Args:
-            ended: how; empty while it works.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Write the record, with how the process ended if it has; raises OSError if it cannot be written."""
         write_atomically(self.location, self._content(ended))
 
     def beat(self) -> None:
@@ -334,12 +322,7 @@ def recorded_studies(results: Location) -> tuple[list[RecordedStudy], list[str]]
 
 
 def _read_study(folder: Location, study_id: str, names: Sequence[str]) -> RecordedStudy:
-    """One study.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        OutcomeError: its record is damaged or of a later release.
-    """
+    """One study; raises FileNotFoundError if it is absent, OutcomeError if damaged or of a later release."""
     record = _validated(_StudyFile, read_bytes(folder / f"{study_id}.json", _LARGEST_STUDY))
     keys: dict[int, tuple[str, ...]] = {}
     for match in filter(None, map(_CELL.fullmatch, names)):
@@ -358,11 +341,7 @@ def _read_processes(folder: Location, names: Iterable[str]) -> tuple[RecordedPro
 
 
 def _validated(model: type[_ModelT], content: bytes) -> _ModelT:
-    """The content of a JSON file as a model.
-
-    Raises:
-        OutcomeError: it is not JSON, or a value is invalid.
-    """
+    """The content of a JSON file as a model; raises OutcomeError if it is not JSON, or a value is invalid."""
     try:
         return model.model_validate(read_mapping(content))
     except ValidationError as error:

@@ -89,16 +89,7 @@ class ClassDifferences:
 
 
 def class_differences(scores: TaskScores, a: int, b: int) -> ClassDifferences | None:
-    """Compare two methods class by class, on the episodes that both have.
-
-    Args:
-        scores: of the methods, with what they did on each class.
-        a: position of one.
-        b: position of the other.
-
-    Returns:
-        None where the classes or what was done on each of them is unknown.
-    """
+    """Compare the methods at positions `a` and `b` class by class on common episodes; None where unknown."""
     both = scores.pair(a, b)
     if scores.classes is None or scores.class_accuracy is None or not both.any():
         return None
@@ -338,11 +329,7 @@ def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str], 
 
 
 def check_same_protocol(a: ProtocolCard, name_a: str, b: ProtocolCard, name_b: str) -> None:
-    """Refuse methods whose protocols differ, and say in what.
-
-    Raises:
-        ComparisonError: they do.
-    """
+    """Raise ComparisonError for methods whose protocols differ, saying in what."""
     if a.is_claimed != b.is_claimed:
         claimed, drawn = (name_a, name_b) if a.is_claimed else (name_b, name_a)
         raise ComparisonError(

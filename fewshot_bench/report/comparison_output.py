@@ -243,12 +243,7 @@ def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) 
 
 
 def comparison_record(comparison: Comparison, *, per_class: bool = False) -> dict[str, Any]:
-    """A comparison as a mapping; differences are in percentage points, what is infinite or unknown is None.
-
-    Args:
-        comparison: of two methods.
-        per_class: add the differences class by class.
-    """
+    """A comparison as a mapping: differences in percentage points, None for what is infinite or unknown."""
     test, paired, protocol = comparison.test, comparison.paired, comparison.protocol
     data = comparison.data
     return {

@@ -219,12 +219,7 @@ def pairs_of(scores: TaskScores, names: Sequence[str], correct: Correction = "ho
 
 
 def highest(accuracy: NDArray[np.float64], most: int) -> list[int]:
-    """The rows with the highest means, at most so many, in their order.
-
-    Args:
-        accuracy: [A, E], NaN where a method lacks an episode.
-        most: how many.
-    """
+    """At most `most` rows of accuracies [A, E] (NaN: episode missing) with the highest means, in their order."""
     return sorted(np.argsort(-np.nanmean(accuracy, axis=1), kind="stable")[:most].tolist())
 
 

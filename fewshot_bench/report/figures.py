@@ -140,12 +140,7 @@ class RowsFigure(FigureData):
 
 
 def forest(protocol: ProtocolResults, most: int) -> RowsFigure:
-    """The differences of a protocol's methods to its baseline, with both intervals.
-
-    Args:
-        protocol: with its rows.
-        most: how many rows are shown, those with the best differences.
-    """
+    """The differences of a protocol's methods to its baseline, with both intervals; the `most` best rows."""
     tested = protocol.tested
     if not len(tested):
         return RowsFigure(title=protocol.name, why_empty="No baseline. Name one with --baseline to see differences.")

@@ -104,10 +104,10 @@ def answers(frame: pd.DataFrame) -> list[Answer]:
     tasks = task_names({key: rows[0] for key, rows in groups.items()})
     best = []
     for key, rows in groups.items():
-        kinds = [[row for row in rows if is_transductive(row) == kind] for kind in (False, True)]
-        if max(map(len, kinds)) > 1:
-            _name_briefly(rows, is_marked=not all(kinds))
-            best += [_answer(key, tasks[key], same, has_both=all(kinds)) for same in kinds if same]
+        by_kind = [[row for row in rows if is_transductive(row) == kind] for kind in (False, True)]
+        if max(map(len, by_kind)) > 1:
+            _name_briefly(rows, is_marked=not all(by_kind))
+            best += [_answer(key, tasks[key], same, has_both=all(by_kind)) for same in by_kind if same]
     return best
 
 
@@ -133,9 +133,9 @@ def answer_lines(best: Sequence[Answer], *, with_cost: bool = True) -> list[str]
     """
     lines: list[str] = []
     for _, same in groupby(best, key=lambda answer: answer.protocol):
-        kinds = list(same)
-        lines.append(f"Which method for {kinds[0].task}?")
-        lines += [f"{answer.sentence} {answer.cost}".strip() if with_cost else answer.sentence for answer in kinds]
+        group = list(same)
+        lines.append(f"Which method for {group[0].task}?")
+        lines += [f"{answer.sentence} {answer.cost}".strip() if with_cost else answer.sentence for answer in group]
     return lines
 
 

@@ -354,10 +354,10 @@ def plus_minus_of(console: Console) -> str:
 def broken(name: str, width: int) -> list[str]:
     """A method's name in lines, broken between its stages and settings rather than within a word."""
     lines = [""]
-    for piece in re.split(r"(?<=[/,])|(?=[@+])|(?<= )(?=\(transductive\)$)", printable(name)):
-        if lines[-1] and len(lines[-1]) + len(piece) > max(width, _NARROWEST_NAME):
+    for part in re.split(r"(?<=[/,])|(?=[@+])|(?<= )(?=\(transductive\)$)", printable(name)):
+        if lines[-1] and len(lines[-1]) + len(part) > max(width, _NARROWEST_NAME):
             lines.append("")
-        lines[-1] += piece
+        lines[-1] += part
     return [line.rstrip() for line in lines]
 
 

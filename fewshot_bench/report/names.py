@@ -47,15 +47,7 @@ def import_first(file: str) -> str:
 
 
 def check_no_file(place: Location, expected: str) -> Location:
-    """The place of results, unless it is a file on this disk.
-
-    Args:
-        place: that the user named.
-        expected: what it should be.
-
-    Raises:
-        OutcomeError: it is a file; the sentence says how to import one of accuracies.
-    """
+    """The place of results that the user named; raises OutcomeError if it is a file, with the way to import one."""
     if isinstance(place, Path) and place.is_file():
         advice = import_first(str(place)) if place.name.lower().endswith(ACCURACY_FILES) else "Name the folder."
         raise OutcomeError(f"{place} is a file, not {expected}. {advice}")
@@ -111,11 +103,7 @@ def cells_of_method(cells: Sequence[Cell], wanted: str) -> dict[str, list[Cell]]
 
 
 def the_only(cells: Sequence[Cell]) -> Cell:
-    """The one cell of a method on a protocol.
-
-    Raises:
-        ComparisonError: methods share the name.
-    """
+    """The one cell of a method on a protocol; raises ComparisonError if methods share the name."""
     if len(cells) > 1:
         labels = ", ".join(sorted(cell.method.label for cell in cells))
         raise ComparisonError(

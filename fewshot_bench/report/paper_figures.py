@@ -100,10 +100,7 @@ def draw_forest(figure: RowsFigure, stem: Location) -> list[Location]:
 
 
 def draw_distributions(figure: RowsFigure, stem: Location) -> list[Location]:
-    """Draw how the episodes of each method spread: quartiles, 5% and 95%, median (line) and mean (diamond).
-
-    The arguments and errors are those of `draw_forest`.
-    """
+    """Draw quartiles, 5% and 95%, median (line) and mean (diamond) over episodes; see `draw_forest`."""
     boxes = [row.box for row in figure.rows if row.box is not None]
     keys = ("whislo", "q1", "med", "q3", "whishi", "mean")
     values = [(box.low, box.first_quartile, box.median, box.third_quartile, box.high, box.mean) for box in boxes]

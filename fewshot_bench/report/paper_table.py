@@ -165,10 +165,7 @@ def publication_table(
 
 
 def as_markdown(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Claim = "beyond") -> str:
-    """The table in GitHub's Markdown, with its caption and which methods are best below.
-
-    The arguments are those of `publication_table`.
-    """
+    """The table in GitHub's Markdown, with its caption and the best methods; arguments as `publication_table`."""
     table = publication_table(frame, plus_minus=plus_minus, claim=claim)
     lines = [_line(["method", *map(_markdown, table.tasks)]), _line(["---", *["---:"] * len(table.tasks)])]
     for kind, methods in table.groups():
@@ -182,10 +179,7 @@ def as_markdown(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: C
 
 
 def as_latex(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Claim = "beyond") -> str:
-    """The table in LaTeX, with its caption; the arguments are those of `publication_table`.
-
-    It needs the package booktabs and nothing else.
-    """
+    """The table in LaTeX (needs booktabs), with its caption; the arguments are those of `publication_table`."""
     table = publication_table(frame, plus_minus=plus_minus, claim=claim)
     groups = [methods for _, methods in table.groups()]
     names = [name for methods in groups for name in methods]
@@ -285,9 +279,9 @@ def _marks(
     """The sentences on bold and underlined numbers, daggers and dashes, as far as they are in the table."""
     entries = [entry for row in methods.values() for entry in row.values()]
     rows = [row for same in groups.values() for row in same if row["source"] == MEASURED]
-    kinds = {task: _by_kind([row for row in same if row["source"] == MEASURED]) for task, same in groups.items()}
-    with_rivals = [task for task, found in kinds.items() if any(len(same) > 1 for same in found.values())]
-    of_its_kind = " of its kind, inductive or transductive" if any(len(found) > 1 for found in kinds.values()) else ""
+    by_kind = {task: _by_kind([row for row in same if row["source"] == MEASURED]) for task, same in groups.items()}
+    with_rivals = [task for task, found in by_kind.items() if any(len(same) > 1 for same in found.values())]
+    of_its_kind = " of its kind, inductive or transductive" if any(len(found) > 1 for found in by_kind.values()) else ""
     sentences = [f"Bold: the best{of_its_kind}."] if with_rivals else []
     tested: dict[str, list[str]] = {}
     for task in with_rivals:

@@ -337,10 +337,7 @@ def _row(result: PublishedResult, protocol: ProtocolCard) -> dict[str, Any]:
 
 
 def _tested(scores: TaskScores, baseline: int | None, result: PublishedResult) -> dict[str, Any]:
-    """Welch's test of a published mean against the episodes of the baseline; empty where too little is printed.
-
-    An interval of no width, which no accuracy over episodes has, says nothing of their spread.
-    """
+    """Welch's test of a published mean against the baseline's episodes; empty without an interval of some width."""
     if baseline is None or not result.half_width:
         return {}
     accuracy = 100 * scores.accuracy[baseline, scores.of(baseline)]

@@ -207,11 +207,7 @@ class TaskScores:
         return self.classes is not None and fits and bool((self.classes >= 0).all())
 
     def overlap(self, episodes: NDArray[np.bool_]) -> Overlap:
-        """What pairs of episodes share: classes, or images where the classes are fixed.
-
-        Args:
-            episodes: which of them, [E].
-        """
+        """What pairs of the chosen episodes [E] share: classes, or images where the classes are fixed."""
         key = episodes.tobytes()
         if key not in self._overlaps:
             self._overlaps[key] = self._overlap(episodes)
@@ -248,7 +244,7 @@ class TaskScores:
 
     @cached_property
     def corrected_pairs(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]] | None]:
-        """What `claims_of_all_pairs` has found, by the correction; correcting thousands of p takes time."""
+        """Results of `claims_of_all_pairs` by correction, kept because correcting thousands of p takes time."""
         return {}
 
     def _beyond_of_all_pairs(self) -> NDArray[np.float64]:

@@ -125,18 +125,15 @@ class StudyState:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until everything is done with as many processes as now; None where it is unknown.
-
-        Cells without a rate yet count as fast as the others are on average.
-        """
-        waiting = [cell for cell in self.cells if cell.left]
-        known = [(cell.left, cell.seconds_alone) for cell in waiting if cell.seconds_alone is not None]
+        """Seconds with as many processes as now, at the mean rate where a cell has none; None if unknown."""
+        unfinished = [cell for cell in self.cells if cell.left]
+        known = [(cell.left, cell.seconds_alone) for cell in unfinished if cell.seconds_alone is not None]
         episodes, seconds = sum(left for left, _ in known), sum(seconds for _, seconds in known)
-        if not waiting:
+        if not unfinished:
             return 0.0
         if not episodes:
             return None
-        return seconds / episodes * sum(cell.left for cell in waiting) / max(1, self.processes)
+        return seconds / episodes * sum(cell.left for cell in unfinished) / max(1, self.processes)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain data."""
@@ -152,12 +149,7 @@ class Watch:
     """Takes snapshots of a results folder, and remembers what cannot change."""
 
     def __init__(self, results: Location, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Read nothing yet.
-
-        Args:
-            results: the folder.
-            now: seconds of a clock that never goes back.
-        """
+        """Read nothing yet; `now` gives seconds of a clock that never goes back."""
         self.results, self._now = results, now
         self._store = OutcomeStore(results / "outcomes")
         self._described: dict[str, Cell] = {}
@@ -167,11 +159,7 @@ class Watch:
         self._silent: set[str] = set()
 
     def look(self) -> StudyState:
-        """Take a snapshot.
-
-        Raises:
-            OutcomeError: the folder has neither outcomes nor studies.
-        """
+        """Take a snapshot; raises OutcomeError if the folder has neither outcomes nor studies."""
         studies, problems = recorded_studies(self.results)
         processes = [process for study in studies for process in study.processes]
         present = {process.owner for process in processes if process.is_there}  # at one of its studies
@@ -240,11 +228,7 @@ class Watch:
         return self._complete[name]
 
     def _stored_state(self, state: CellState, planned: PlannedCell | None) -> CellState:
-        """A cell as its folder shows it.
-
-        Raises:
-            OutcomeError: something in it is damaged.
-        """
+        """A cell as its folder shows it; raises OutcomeError if something in it is damaged."""
         cell = self._cell(state.key)
         if cell is None:
             return state
@@ -312,16 +296,7 @@ def _with_processes(state: StudyState, studies: list[RecordedStudy]) -> StudySta
 
 
 def show_live(watch: Watch, results: str, console: Console) -> None:
-    """Show how far everything is, every second, until it is complete or the user stops it.
-
-    Args:
-        watch: takes the snapshots.
-        results: the folder, as the user wrote it.
-        console: of a terminal.
-
-    Raises:
-        OutcomeError: the folder has neither outcomes nor studies.
-    """
+    """Show how far everything is, every second, until it is complete or the user stops it; raises as `look`."""
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             began = time.monotonic()

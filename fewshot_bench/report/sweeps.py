@@ -223,10 +223,7 @@ def _test(row: dict[Any, Any]) -> tuple[str, str]:
 
 
 def _cell(row: dict[Any, Any], plus_minus: str, *, is_mixed: bool) -> Text:
-    """A mean with its half-width; the best is bold and has a mark, on the left, so that all numbers end alike.
-
-    In a sweep of both kinds, `is_mixed`, a transductive point says so.
-    """
+    """A mean with its half-width; the best is bold and marked on the left; `is_mixed` marks transductive points."""
     half_width = f" {plus_minus} {row['ci95']:.2f}" if plus_minus and row["ci95"] == row["ci95"] else ""
     mark, style = (_MARK, "bold") if row["is_best"] else ("", "")
     return Text(marked(f"{mark}{row['mean']:.2f}{half_width}", is_mixed and is_transductive(row)), style)

@@ -261,10 +261,10 @@ def _insert_and_absorb(differ: list[int]) -> list[int]:
             continue
         kept = [column for column in columns if not (column & me and column & others)]
         # All differences of one method at once: the column without it, and the column without all that differ from it.
-        pieces = {*(column & ~me for column in split), *(column & ~others for column in split)}
-        for piece in sorted(pieces, key=int.bit_count, reverse=True):
-            if not any(piece & column == piece for column in kept):
-                kept.append(piece)
+        parts = {*(column & ~me for column in split), *(column & ~others for column in split)}
+        for part in sorted(parts, key=int.bit_count, reverse=True):
+            if not any(part & column == part for column in kept):
+                kept.append(part)
         columns = kept
         if len(columns) > MOST_COLUMNS:
             raise ComparisonError(

@@ -141,7 +141,7 @@ def _tilted_probabilities(
     points = fft.next_fast_len(min(total + 1, math.ceil(STANDARD_DEVIATIONS * deviation) + 1), real=True)
     frequencies = 2 * np.pi * np.arange(points // 2 + 1) / points
     # The characteristic function of (sum - observed) / 2, factor by factor; the frequent sizes first, since they
-    # soon leave only few frequencies to go on with.
+    # soon leave few frequencies.
     log_size, angle = np.zeros(len(frequencies)), -frequencies * (observed / 2)
     alive = np.arange(len(frequencies))
     for index in np.argsort(-counts, kind="stable"):

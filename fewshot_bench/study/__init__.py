@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fewshot_bench.study.chunks import Shard as Shard
     from fewshot_bench.study.plan import StudyPlan as StudyPlan
     from fewshot_bench.study.plan import free_folder as free_folder
-    from fewshot_bench.study.plan import fresh_folder as fresh_folder
+    from fewshot_bench.study.plan import new_results_folder as new_results_folder
     from fewshot_bench.study.resolved import ResolvedStudy as ResolvedStudy
     from fewshot_bench.study.resolved import resolve_study as resolve_study
     from fewshot_bench.study.run import PlanResult as PlanResult
@@ -48,7 +48,7 @@ _HOMES = {
     "SweepResult": "sweep_run",
     "TrainingPlan": "train",
     "free_folder": "plan",
-    "fresh_folder": "plan",
+    "new_results_folder": "plan",
     "plan_of_file": "study_parser",
     "plan_sweep": "sweep",
     "read_best_configuration": "best_configuration",

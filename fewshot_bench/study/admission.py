@@ -47,10 +47,6 @@ def admit_checkpoints(names: Iterable[str]) -> None:
 
 
 def admit_all(study: Study) -> None:
-    """Import all code that a study names, itself and by its checkpoints, because the user trusts it.
-
-    Raises:
-        FewshotBenchError: see `admit_fields` and `admit_checkpoints`.
-    """
+    """Import all code that a trusted study names, itself and by its checkpoints; raises as the two above."""
     admit_fields(study.model_dump())
     admit_checkpoints(study.checkpoints or ())

@@ -26,7 +26,7 @@ _STATE = ".state"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _NAMED_FIRST = ("backbone", "dataset", "loss")
 """Fields that others follow from: their change is named first."""
-SAID_BY_A_CHECKPOINT = (
+FIXED_BY_CHECKPOINT = (
     "backbone", "weights", "image_size", "interpolation", "base_losses", "base_epochs", "base_batch"
 )  # fmt: skip
 """Fields of a study that a checkpoint decides."""
@@ -89,10 +89,7 @@ class CheckpointCard:
         return cls(**json.loads(text))
 
     def difference(self, other: CheckpointCard) -> str:
-        """The first difference of another training, in words; empty if there is none.
-
-        Equal weights in files of different names are no difference.
-        """
+        """The first difference of another training, in words; empty if none. Names of weight files do not count."""
         mine, theirs = (_flat({**asdict(card), "code": {}}) for card in (self, other))
         if self.weights == other.weights and None not in (self.initial_weights, other.initial_weights):
             theirs["initial_weights"] = mine["initial_weights"]
@@ -175,7 +172,7 @@ class Checkpoint:
         try:
             backbone.network.load_state_dict(tensors)
         except RuntimeError as error:
-            raise WeightsError(f"the checkpoint {self.name} does not fit {card.backbone} as it is today.") from error
+            raise WeightsError(f"the checkpoint {self.name} does not fit the present {card.backbone}.") from error
         own = card.preprocessing
         preprocessing = Preprocessing(**{**own, "mean": tuple(own["mean"]), "std": tuple(own["std"])})
         return replace(
@@ -263,11 +260,7 @@ def checkpoint_stages(
 
 
 def checkpoint_file(name: str) -> Path:
-    """The file of a checkpoint's weights.
-
-    Raises:
-        StudyError: the name cannot be that of a file.
-    """
+    """The file of a checkpoint's weights; raises StudyError if the name cannot be that of a file."""
     if not _NAME.fullmatch(name) or name.endswith(_STATE):
         raise StudyError(
             f"a checkpoint's name should be of letters, digits, dots, plus, minus and underscores, not '{name}'."
@@ -303,11 +296,7 @@ def read_checkpoint(name: str) -> Checkpoint:
 
 
 def read_card(path: Path) -> CheckpointCard:
-    """The card in the state of an unfinished training.
-
-    Raises:
-        WeightsError: the file is damaged.
-    """
+    """The card in the state of an unfinished training; raises WeightsError if the file is damaged."""
     try:
         return CheckpointCard.from_json(checkpoint_metadata(path)["card"])
     except (KeyError, TypeError, ValueError) as error:

@@ -32,11 +32,7 @@ class Shard:
 
     @classmethod
     def read(cls, text: str) -> Shard:
-        """Read "I/N".
-
-        Raises:
-            StudyError: the text has another form.
-        """
+        """Read "I/N"; raises StudyError if the text has another form."""
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise StudyError(f"--shard takes I/N with I from 1 to N, such as 1/4, not '{text}'.")
@@ -166,11 +162,7 @@ class ChunkQueue:
         return before - self._count()
 
     def check_folder(self, cell: Cell) -> None:
-        """Check that the folder of a cell is still there.
-
-        Raises:
-            FileNotFoundError: it is gone.
-        """
+        """Check that the folder of a cell is still there; raises FileNotFoundError if it is gone."""
         self._leases[cell.key].check_folder()
 
     def clean(self) -> None:

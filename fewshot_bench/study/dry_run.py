@@ -108,7 +108,7 @@ class _DryRun:
 
     @contextmanager
     def noting(self, place: str) -> Iterator[None]:
-        """Keep what is wrong with a study, and go on."""
+        """Keep what is wrong with a study, and continue."""
         try:
             with located(place):
                 yield
@@ -116,11 +116,7 @@ class _DryRun:
             self._problems[str(error)] = None
 
     def add_study(self, study: Study, step: Step) -> None:
-        """Estimate one study.
-
-        Raises:
-            FewshotBenchError: it could not be run.
-        """
+        """Estimate one study; raises FewshotBenchError if it could not be run."""
         if study.until_ci is not None:
             self._notes["until_ci may stop sooner: episodes, times and space are the most that there can be."] = None
         planned_adaptations(expand_groups(study)[0])

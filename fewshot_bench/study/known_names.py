@@ -45,15 +45,7 @@ _MODEL = re.compile(r"@register_model\s+def (\w+)\(")
 
 
 def refuse_misspelt(kind: Kind, name: str) -> None:
-    """Refuse a name that no registry can know; names of code are left to the registry.
-
-    Args:
-        kind: of the name.
-        name: as it was typed.
-
-    Raises:
-        UnknownNameError: the name cannot exist.
-    """
+    """Raise UnknownNameError for a name of a kind that no registry can know; names of code are left to it."""
     if f"fewshot_bench.{_ROOMS[kind]}" in sys.modules:  # the registry is loaded, and decides
         return
     known = known_names(kind)
@@ -71,11 +63,7 @@ def refuse_misspelt(kind: Kind, name: str) -> None:
 
 
 def refuse_misspelt_study(study: Study) -> None:
-    """Refuse a study with a name that cannot exist, before anything heavy is imported.
-
-    Raises:
-        UnknownNameError: a name cannot exist.
-    """
+    """Raise UnknownNameError for a study with an impossible name, before heavy imports."""
     _refuse_misspelt_dataset(study.dataset)
     if study.backbone is None:  # naming both is another error
         for checkpoint in study.checkpoints or ():

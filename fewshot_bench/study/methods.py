@@ -137,11 +137,7 @@ def planned_adaptations(study: Study) -> list[Adaptation]:
 
 
 def adaptations_of(study: Study, name: str) -> list[Adaptation]:
-    """One adaptation with the settings of a study; once per loss where it trains with one.
-
-    Raises:
-        FewshotBenchError: see `planned_adaptations`.
-    """
+    """One adaptation with a study's settings, once per loss it trains with; raises as `planned_adaptations`."""
     accepted, preset = hyper_parameters_of(name), ADAPTATIONS[name].preset
     chosen = {key: value for key, value in study.hyper_parameters.items() if key in accepted}
     for setting, value in preset.items():
@@ -170,11 +166,7 @@ def chosen_reading(study: Study, loss: str) -> Reading | None:
 
 
 def refuse_reading_without_effect(study: Study, base_losses: Iterable[str]) -> None:
-    """Refuse a reading that none of the losses of a study can have, on the base split or in episodes.
-
-    Raises:
-        StudyError: no loss can be read so.
-    """
+    """Raise StudyError for a reading that no loss of the study has, on the base split or in episodes."""
     trains = any("loss" in hyper_parameters_of(name) for name in study.adaptations)
     used = list(dict.fromkeys([*base_losses, *(study.losses if trains else ())]))
     if study.reading is not None and used and not any(study.reading in readings_of(loss) for loss in used):
@@ -223,10 +215,7 @@ def several_values(value: Any) -> tuple[Any, ...] | None:
 
 
 def _with_choice(study: Study, adaptation: type[Adaptation], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an adaptation, with the values to choose between in each episode.
-
-    One value is fixed; several values replace those of the adaptation's grid.
-    """
+    """The fields of an adaptation with a study's values: one is fixed, several replace those of its grid."""
     if study.choose == "none" or not issubclass(adaptation, EmbeddingAdaptation):
         return dict(values)
     listed = {name: several for name, value in values.items() if (several := several_values(value)) is not None}
@@ -292,11 +281,7 @@ _TYPES: dict[str, tuple[str, Callable[[object], bool]]] = {
 
 
 def _check_types(adaptation: type[Adaptation], values: dict[str, Any], name: str) -> None:
-    """Refuse values that are not of the type of their field.
-
-    Raises:
-        StudyError: one is not.
-    """
+    """Raise StudyError for a value that is not of the type of its field."""
     for field in fields(adaptation):
         if field.name not in values:
             continue

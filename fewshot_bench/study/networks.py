@@ -91,11 +91,7 @@ class Network:
     start: Callable[..., Backbone]
 
     def trained(self, dataset: Dataset, engine: Engine, progress: Progress) -> Backbone:
-        """The backbone after its base stage; it is trained unless its weights are in the cache.
-
-        Raises:
-            DatasetError: there is no base split to train on.
-        """
+        """The backbone after its base stage, trained or from the cache; raises DatasetError without a base split."""
         if self.recipe is None:
             return self.start()
         if dataset.is_few_shot and "base" not in dataset.splits:

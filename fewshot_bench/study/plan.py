@@ -262,7 +262,7 @@ def free_folder(results: Location) -> Location:
 
 
 @contextmanager
-def fresh_folder(results: Location) -> Iterator[Location]:
+def new_results_folder(results: Location) -> Iterator[Location]:
     """Make the first free folder, for this process alone; in the end it is removed if it is still empty.
 
     Args:

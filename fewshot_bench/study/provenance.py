@@ -198,10 +198,7 @@ def _memory() -> int:
 
 
 def changed_code(store: OutcomeStore, cells: Sequence[Cell]) -> list[str]:
-    """A sentence for each part of methods whose code has changed since outcomes were stored under their names.
-
-    Cells that have outcomes already are skipped.
-    """
+    """A sentence per part of methods whose code changed since cells were stored; cells with outcomes are skipped."""
     new = [cell for cell in cells if cell.method.code and not store.done(cell)]
     stored = store.cells() if new else []
     return list(dict.fromkeys(sentence for cell in new for sentence in _sentences(cell, stored)))

@@ -67,11 +67,7 @@ class Rule:
 
 
 def stopping_rule(study: Study) -> Rule | None:
-    """The stopping rule of a study; None if it has none.
-
-    Raises:
-        StudyError: it contradicts another option.
-    """
+    """The stopping rule of a study; None if it has none. Raises StudyError if it contradicts another option."""
     if study.until_ci is None:
         if study.max_episodes is not None:
             raise StudyError("--max-episodes limits --until-ci. Without --until-ci, use --episodes.")

@@ -185,11 +185,7 @@ class _StudyRun:
         return card if not names or card.name in names else replace(card, name=names[0])
 
     def _result(self, runs: Sequence[MethodRun], failures: list[tuple[str, int, str]]) -> StudyResult:
-        """What the study has done; failures that came before the first episode are recorded now.
-
-        Raises:
-            StudyError: no method has any outcome.
-        """
+        """What the study has done, with early failures recorded; raises StudyError if no method has outcomes."""
         planned = [pair for run in runs for pair in run.planned]
         cells = [cell for cell, _ in planned]
         stored = [cell for cell in cells if self.store.done(cell)]

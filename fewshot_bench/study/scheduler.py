@@ -30,7 +30,7 @@ from fewshot_bench.study.chunks import ChunkQueue, ClaimedChunk, MissingEpisodes
 from fewshot_bench.study.workers import WorkerFactory
 
 _FAILURES_IN_A_ROW = 3
-"""Single episodes that fail in a row before failing pieces are cut into episodes instead of halves."""
+"""Single episodes that fail in a row before failing chunks are cut into episodes instead of halves."""
 _HOPELESS = 32
 """Single episodes that fail before a method without any success is tried on one episode of each chunk only."""
 
@@ -91,7 +91,7 @@ class RetryState:
 
 
 class ChunkRetry:
-    """A claimed chunk, computed whole at first and in smaller pieces where it fails.
+    """A claimed chunk, computed whole at first and in smaller ones where it fails.
 
     If the method has ever succeeded, every episode is computed or has failed alone. A chunk that fails completely costs
     at most four times its own time.
@@ -110,36 +110,36 @@ class ChunkRetry:
         return not self.pending and not self._running
 
     def next(self) -> Chunk:
-        """The next piece to compute."""
+        """The next chunk to compute."""
         self._running += 1
-        piece = self.pending.popleft()
-        if self._state.is_hopeless and len(piece) > 1:
-            piece, rest = _split(piece, 1)
+        chunk = self.pending.popleft()
+        if self._state.is_hopeless and len(chunk) > 1:
+            chunk, rest = _split(chunk, 1)
             self.pending.appendleft(rest)
-        return piece
+        return chunk
 
     def succeeded(self) -> None:
-        """Note that a piece was computed."""
+        """Note that a chunk was computed."""
         self._running -= 1
         self._failed_in_a_row = 0
         self._state.has_succeeded = True
 
-    def failed(self, piece: Chunk, error: Exception) -> list[tuple[NDArray[np.int64], str]]:
-        """Note that a piece failed, and cut it into smaller ones, which come next.
+    def failed(self, chunk: Chunk, error: Exception) -> list[tuple[NDArray[np.int64], str]]:
+        """Note that a chunk failed, and cut it into smaller ones, which come next.
 
         Returns:
-            Episodes that are given up, with the reason; none while smaller pieces are left to try.
+            Episodes that are given up, with the reason; none while smaller chunks are left to try.
         """
         self._running -= 1
-        if len(piece) > 1:
+        if len(chunk) > 1:
             every = self._failed_in_a_row >= _FAILURES_IN_A_ROW
-            cuts = range(1, len(piece)) if every else [len(piece) // 2]
-            self.pending.extendleft(reversed(_split(piece, *cuts)))
+            cuts = range(1, len(chunk)) if every else [len(chunk) // 2]
+            self.pending.extendleft(reversed(_split(chunk, *cuts)))
             return []
         self._failed_in_a_row += 1
         self._state.failed_alone += 1
         reason = reason_of(error)
-        given_up = [(piece.numbers, reason)]
+        given_up = [(chunk.numbers, reason)]
         if self._state.is_hopeless and self.pending:
             rest = np.concatenate([pending.numbers for pending in self.pending])
             given_up.append((rest, f"not tried, as no episode succeeded before: {reason}"))
@@ -180,9 +180,9 @@ class _ChunkScheduler(Scheduler):
             retry = next((retry for retry in self._retries if retry.pending), None) or self._claim()
             if retry is None:
                 break
-            piece = retry.next()
-            self._running[piece] = retry
-            self._pool.start(piece)
+            chunk = retry.next()
+            self._running[chunk] = retry
+            self._pool.start(chunk)
         if not self._running:
             return False
         for finished in self._pool.finished():
@@ -347,11 +347,7 @@ class MethodRun:
         remove_abandoned(folder)
 
     def _check_nothing_vanished(self, missing: Sequence[MissingEpisodes]) -> None:
-        """Check that what was stored meanwhile is still there.
-
-        Raises:
-            OutcomeError: files have vanished.
-        """
+        """Check that what was stored meanwhile is still there; raises OutcomeError if files have vanished."""
         for cell, protocol, _ in missing:
             if count := sum(map(len, self._missing(cell, protocol))):
                 raise OutcomeError(

@@ -71,11 +71,7 @@ def option(
 
 
 def _results(value: object) -> Location:
-    """The folder that a text names; a folder stays what it is.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """The folder that a text names; a folder stays what it is. Raises ValueError if it is neither."""
     if not isinstance(value, str | Path) and not hasattr(value, "fs"):
         raise ValueError("Input should be a folder, or a URL such as s3://bucket/folder")
     return location_of(value)  # type: ignore[arg-type]  # what has a file system is a UPath, which is not imported here
@@ -92,12 +88,7 @@ class Options(BaseModel):
 
     @classmethod
     def fields_where(cls, fact: str, *values: Any) -> tuple[str, ...]:
-        """The fields of which a fact is true, or has one of the given values, in their order.
-
-        Args:
-            fact: a parameter of `option`.
-            values: True by default.
-        """
+        """The fields, in order, for which a parameter of `option` is true or has one of the values."""
         return tuple(name for name in cls.model_fields if cls.fact(name, fact) in (values or (True,)))
 
     @classmethod
@@ -298,11 +289,7 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
 
     @model_validator(mode="after")
     def _check_size(self) -> Study:
-        """Refuse more than can be stored, before any memory is taken.
-
-        Raises:
-            StudyError: there are too many cells, or episodes of one.
-        """
+        """Raise StudyError for more cells, or episodes of one, than can be stored; no memory is taken yet."""
         lists = (self.shots, self.checkpoints, self.base_losses, self.adaptations, self.losses)
         cells = math.prod(len(values) for values in lists if values)
         if cells > MOST_CELLS:
@@ -335,8 +322,8 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
         """One protocol per number of shots.
 
         Args:
-            class_sizes: images per class of the split, [C]; without them nobody knows how many disjoint tasks there
-                are, see `Protocol.episodes`.
+            class_sizes: images per class of the split, [C]; without them the number of disjoint tasks is
+                unknown, see `Protocol.episodes`.
 
         Raises:
             EpisodeError: a setting does not go with the sampler, or the split has too few classes, images or episodes.

@@ -83,14 +83,14 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
 
     def _names(self) -> Iterator[tuple[KeyPath, Kind, str]]:
         """Every backbone, adaptation and loss that is named: its place, its kind and the name."""
-        kinds: dict[str, Kind] = {
+        registries: dict[str, Kind] = {
             "backbone": "backbone",
             "adaptations": "adaptation",
             "losses": "loss",
             "base_losses": "loss",
         }
         for path, table in (((), self), *self._tables()):
-            for key, kind in kinds.items():
+            for key, kind in registries.items():
                 names = getattr(table, key) if key in table.model_fields_set else None
                 yield from (((*path, key, number), kind, name) for number, name in enumerate(names or ()))
 
@@ -248,10 +248,7 @@ def _count_of_variants(method: dict[str, Any]) -> int:
 
 
 def _variants(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every combination of backbone, lambda and tau; with lambda = 0 the loss is cross-entropy, which has no tau.
-
-    What was not given stays absent, so that the study's own defaults apply.
-    """
+    """Every combination of backbone, lambda (0: cross-entropy, no tau) and tau; what was not given stays absent."""
     for backbone in dict.fromkeys(method.get("backbone") or (None,)):
         for weight in method.get("lambda_", (None,)):
             for temperature in method.get("tau", (None,))[: 1 if weight == 0 else None]:
@@ -270,12 +267,7 @@ def preset_names() -> list[str]:
 
 
 def preset_text(name: str) -> str | None:
-    """The text of a preset; None where the name is the path of a file.
-
-    Raises:
-        UnknownNameError: there is no such preset.
-        StudyError: there is no such file.
-    """
+    """The text of a preset, None for a path; raises UnknownNameError or StudyError if neither exists."""
     if name in preset_names():
         return known_preset(name)
     if Path(name).exists():
@@ -286,11 +278,7 @@ def preset_text(name: str) -> str | None:
 
 
 def known_preset(name: str) -> str:
-    """The text of a preset.
-
-    Raises:
-        UnknownNameError: there is no such preset.
-    """
+    """The text of a preset; raises UnknownNameError for an unknown one."""
     if name not in preset_names():
         raise UnknownNameError("study", name, preset_names(), _ADVICE)
     return (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")

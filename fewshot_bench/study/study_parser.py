@@ -62,11 +62,7 @@ def takes_several(path: KeyPath) -> bool:
 
 
 def normalised(data: dict[str, Any]) -> dict[str, Any]:
-    """The content of a file, with a list for each single value of a list, and no base loss instead of "none".
-
-    Args:
-        data: as TOML gives it.
-    """
+    """The content of a TOML file, with lists for single values of a list, and no base loss instead of "none"."""
     content = {key: _normalised(value, (key,)) for key, value in data.items()}
     if isinstance(content.get("methods"), list):
         content["methods"] = [
@@ -264,7 +260,7 @@ class _Source:
         )
 
     def _parsed(self) -> dict[str, Any]:
-        if any(len(_PART.findall(piece)) > _DEEPEST for piece in _BETWEEN.split(self.text)):
+        if any(len(_PART.findall(expression)) > _DEEPEST for expression in _BETWEEN.split(self.text)):
             raise StudyError(f"{self.name} {_TOO_DEEP}")
         try:
             return tomllib.loads(self.text)
@@ -360,9 +356,5 @@ def _unknown(path: KeyPath, key: str) -> str:
         return f"{key} is a hyper-parameter of adaptations: write hyper_parameters.{key}."
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     offer = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(known)}."
-    return f"there is no key '{key}'{_in_words(path[:-1])}. {offer}"
-
-
-def _in_words(table: KeyPath) -> str:
-    """The table at a path, as part of a sentence."""
-    return f" in {table[0]}" if table else ""
+    table = f" in {path[0]}" if path[:-1] else ""
+    return f"there is no key '{key}'{table}. {offer}"

@@ -99,11 +99,7 @@ def check_names(names: Iterable[str], adaptation: str) -> None:
 
 
 def with_values(study: Study, values: Mapping[str, Value]) -> Study:
-    """The study with other hyper-parameters, by the names of axes.
-
-    Raises:
-        StudyError: a value is refused.
-    """
+    """The study with other hyper-parameters, by the names of axes; raises StudyError if a value is refused."""
     fields = swept_fields()
     content: dict[str, Any] = study.model_dump(exclude_unset=True)
     content |= {fields[name]: value for name, value in values.items() if name in fields}

@@ -49,11 +49,7 @@ class FinishedPoint:
 
 
 def finished_point(sweep: Sweep, point: Point) -> FinishedPoint | None:
-    """The record of a point if all of its episodes are stored, otherwise None.
-
-    Raises:
-        OutcomeError: stored outcomes are damaged.
-    """
+    """The record of a point if all of its episodes are stored, else None; raises OutcomeError for damage."""
     try:
         record = json.loads(read_bytes(_record_path(sweep, point), _LARGEST).decode())
         cells = tuple(Cell.from_json(json.dumps(cell)) for cell in record["cells"])
@@ -213,11 +209,7 @@ def unfinished_points(sweep: Sweep) -> int:
 
 
 def conclude(sweep: Sweep) -> SweepResult:
-    """Summarise a complete sweep, choose the best point, and write sweep.csv and best.toml.
-
-    Raises:
-        StudyError: a point is not complete.
-    """
+    """Choose the best point and write sweep.csv and best.toml; raises StudyError if a point is incomplete."""
     points = sweep.distinct_points()
     complete = {point.key: done for point in points if (done := finished_point(sweep, point)) is not None}
     if len(complete) < len(points):

@@ -105,11 +105,7 @@ class TrainingPlan:
     tensorboard: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            StudyError: a value is not possible.
-        """
+        """Raise StudyError for an impossible value."""
         checkpoint_file(self.name)
         if self.name.endswith(LAST):
             raise StudyError(f"names that end with {LAST} are those of last epochs; choose another than {self.name}.")

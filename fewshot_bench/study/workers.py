@@ -134,11 +134,7 @@ class ClassifierBuilder:
         self._prepared: dict[tuple[Features, int, int, AugmentationName, bool, bool], PreparedEmbeddings] = {}
 
     def worker_factory(self, adaptation: Adaptation) -> WorkerFactory:
-        """What makes the workers of a method; embeddings are made now.
-
-        Raises:
-            StudyError: see `factory`.
-        """
+        """What makes the workers of a method; embeddings are made now. Raises as `factory`."""
         images = self._split
         return WorkerFactory(
             self.factory(adaptation), images.class_sizes, images.class_names, images.dataset_fingerprint, self._device
@@ -205,11 +201,7 @@ class ClassifierBuilder:
         return self._views[key]
 
     def _base_split(self, setting: str) -> ImageSplit:
-        """The base split, which a setting needs.
-
-        Raises:
-            DatasetError: there is none.
-        """
+        """The base split, which a setting needs; raises DatasetError if there is none."""
         try:
             return self._resolved.dataset.base
         except DatasetError as error:

@@ -245,9 +245,11 @@ def grouped(policy: Policy, step: int, choices: NDArray[np.float32], height: int
     # In float64 the product stays below the number of sub-policies for every float32 below 1.
     chosen = (choices[:, 0].astype(np.float64) * len(policy)).astype(np.int64)
     happens, turns = choices[:, 1 + 2 * step], choices[:, 2 + 2 * step] <= 0.5
-    which = np.where(happens <= table.probabilities[chosen], table.operations_of[chosen, turns.astype(np.int64)], -1)
-    order = np.argsort(which, kind="stable")
-    first, *others = np.split(order, np.searchsorted(which[order], np.arange(len(table.operations))))
+    operation_of = np.where(
+        happens <= table.probabilities[chosen], table.operations_of[chosen, turns.astype(np.int64)], -1
+    )
+    order = np.argsort(operation_of, kind="stable")
+    first, *others = np.split(order, np.searchsorted(operation_of[order], np.arange(len(table.operations))))
     groups = [Group(operation, rows) for operation, rows in zip(table.operations, others, strict=True) if len(rows)]
     return [Group(None, first), *groups]
 

@@ -48,11 +48,7 @@ class Selection:
     every: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse more than one validation per epoch.
-
-        Raises:
-            StudyError: every is less than one.
-        """
+        """Raise StudyError unless the epochs between validations are one or more."""
         if self.every < 1:
             raise StudyError(f"epochs between two validations should be 1 or more, not {self.every}.")
 
@@ -162,11 +158,7 @@ class TrainingState:
         note_saved()
 
     def restore(self, path: Path) -> None:
-        """Resume from a file that `save` wrote for the same recipe.
-
-        Raises:
-            WeightsError: the file is damaged, or of another training.
-        """
+        """Resume from a file that `save` wrote for the same recipe; raises WeightsError if damaged, or of another."""
         tensors, metadata = load_checkpoint(path, "training state")
         try:
             content = json.loads(metadata["course"])

@@ -142,8 +142,8 @@ def cached_gradients(network: Network, batch: Batch, micro_batch: int, refuse: C
     assert embeddings.grad is not None
     for part, state, gradient in zip(parts, states, split_views(embeddings.grad, len(parts)), strict=True):
         with same_random_numbers(state, network.device):
-            again = network.encode(part.views)
-        again.backward(gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            encoded = network.encode(part.views)
+        encoded.backward(gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return Measured(value, _hits(logits, batch.labels))
 
 
@@ -186,11 +186,7 @@ class Computing:
     is_compiled: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse an empty micro-batch.
-
-        Raises:
-            StudyError: it holds less than one image.
-        """
+        """Raise StudyError for an empty micro-batch."""
         if self.micro_batch is not None and self.micro_batch < 1:
             raise StudyError(f"a micro-batch should hold 1 image or more, not {self.micro_batch}.")
 

@@ -64,11 +64,7 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(
     optimizer: Optimizer, tensors: Mapping[str, Tensor], rates: Sequence[Mapping[str, float]]
 ) -> None:
-    """Give an optimiser the tensors of `optimizer_tensors` and the learning rates of another of the same recipe.
-
-    Raises:
-        ValueError: they are of another optimiser.
-    """
+    """Restore `optimizer_tensors` and learning rates of the same recipe; raises ValueError for another's."""
     content = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}

@@ -65,11 +65,7 @@ def image_keys(seed: int, numbers: NDArray[np.int64]) -> Tensor:
 
 
 def check_uniform(images: Tensor, uniform: Tensor, numbers: int) -> None:
-    """Check that random numbers are float32 [B, numbers], for B images of an augmentation.
-
-    Raises:
-        ShapeError: they are of another shape or type.
-    """
+    """Raise ShapeError unless random numbers are float32 [B, numbers], for B images of an augmentation."""
     if uniform.shape != (len(images), numbers) or uniform.dtype != torch.float32:
         raise ShapeError(
             f"this augmentation of {len(images)} images takes uniform numbers float32 {[len(images), numbers]}; "

@@ -121,11 +121,7 @@ class Recipe:
 
     @classmethod
     def from_hyper_parameters(cls, values: Mapping[str, Any]) -> Recipe:
-        """The recipe with recorded `hyper_parameters`.
-
-        Raises:
-            StudyError: a value is out of its range, or there is no such field.
-        """
+        """The recipe with recorded `hyper_parameters`; raises StudyError if one is invalid or unknown."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise StudyError(f"a training on the base split has no setting '{unknown[0]}'.")

@@ -11,7 +11,7 @@ from upath import UPath
 
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.errors import LocationError
-from fewshot_bench.study import free_folder, fresh_folder
+from fewshot_bench.study import free_folder, new_results_folder
 
 
 @pytest.mark.parametrize("typed", [["--results", "mine"], ["--results=mine"], []])
@@ -58,7 +58,7 @@ def test_looking_ahead_makes_none(tmp_path, monkeypatch, capsys):
 
 def take_one(results: Path, barrier, taken) -> None:
     barrier.wait()
-    with fresh_folder(results) as folder:
+    with new_results_folder(results) as folder:
         taken.put(folder.name)
         (folder / "note").touch()
 
@@ -79,7 +79,7 @@ def test_twenty_at_once_get_twenty_folders(tmp_path):
 
 
 def test_a_folder_that_another_has_made_in_its_place_stays(tmp_path):
-    with fresh_folder(tmp_path / "mine") as folder:
+    with new_results_folder(tmp_path / "mine") as folder:
         (folder / "note").touch()
         (folder / "note").unlink()
         os.rmdir(folder)
@@ -92,5 +92,5 @@ def test_a_network_that_is_away_in_the_end_hides_no_interruption(monkeypatch):
         raise LocationError(f"{place} cannot be reached")
 
     monkeypatch.setattr("fewshot_bench.study.plan.remove", away)
-    with pytest.raises(KeyboardInterrupt), fresh_folder(UPath("memory://interrupted/results")):
+    with pytest.raises(KeyboardInterrupt), new_results_folder(UPath("memory://interrupted/results")):
         raise KeyboardInterrupt

@@ -16,7 +16,7 @@ from fewshot_bench.finetuning.frozen_prefix import NetworkParts
 from fewshot_bench.finetuning.memory import (
     bytes_per_episode,
     episodes_that_fit,
-    halved_until_it_fits,
+    fit_by_halving,
     is_out_of_memory,
 )
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
@@ -57,7 +57,7 @@ class Device:
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError(), MemoryError(), refused_by_the_allocator()], ids=repr)
 def test_half_as_many_are_tried_until_they_fit(error: BaseException) -> None:
     device = Device(3, error)
-    episodes, result = halved_until_it_fits(25, device)
+    episodes, result = fit_by_halving(25, device)
     assert device.tried == [25, 13, 7, 4, 2]
     assert episodes == 2
     assert torch.equal(result, torch.arange(2))
@@ -65,14 +65,14 @@ def test_half_as_many_are_tried_until_they_fit(error: BaseException) -> None:
 
 def test_what_fits_is_tried_once() -> None:
     device = Device(8, MemoryError())
-    assert halved_until_it_fits(8, device)[0] == 8
+    assert fit_by_halving(8, device)[0] == 8
     assert device.tried == [8]
 
 
 def test_one_episode_that_does_not_fit_is_an_error() -> None:
     device = Device(0, torch.OutOfMemoryError("none left"))
     with pytest.raises(torch.OutOfMemoryError, match="none left"):
-        halved_until_it_fits(3, device)
+        fit_by_halving(3, device)
     assert device.tried == [3, 2, 1]
 
 
@@ -80,7 +80,7 @@ def test_one_episode_that_does_not_fit_is_an_error() -> None:
 def test_other_errors_are_not_tried_again(error: BaseException) -> None:
     device = Device(0, error)
     with pytest.raises(type(error)):
-        halved_until_it_fits(8, device)
+        fit_by_halving(8, device)
     assert device.tried == [8]
 
 

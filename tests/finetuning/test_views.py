@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewshot_bench.finetuning import episode_tasks
-from fewshot_bench.finetuning.episode_tasks import EpisodeKeys, FreshViews, PooledViews, order_of_images
+from fewshot_bench.finetuning.episode_tasks import EpisodeKeys, PooledViews, RedrawnViews, order_of_images
 from fewshot_bench.training.augmentation import Augmentation, choose_augmentation
 
 EPISODES, IMAGES, SIDE, STEPS = 3, 4, 8, 7
@@ -30,9 +30,9 @@ def normalise(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def fresh(images: Tensor, keys: Tensor, augmentation: Augmentation | None = None) -> FreshViews:
+def fresh(images: Tensor, keys: Tensor, augmentation: Augmentation | None = None) -> RedrawnViews:
     chosen = augmentation or choose_augmentation("autoaugment", channels=3, image_size=SIDE)
-    return FreshViews(images, EpisodeKeys(keys, keys), chosen, normalise)
+    return RedrawnViews(images, EpisodeKeys(keys, keys), chosen, normalise)
 
 
 def all_steps(made: episode_tasks.StepViews, steps: int = STEPS) -> Tensor:
@@ -89,14 +89,14 @@ class Counting:
 def test_no_view_is_made_that_no_step_will_see(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(episode_tasks, "_IMAGES_AT_ONCE", 2 * at_once * EPISODES * IMAGES)
     counting = Counting()
-    made = FreshViews(support(), EpisodeKeys(KEYS, KEYS), counting, normalise, steps=STEPS)
+    made = RedrawnViews(support(), EpisodeKeys(KEYS, KEYS), counting, normalise, steps=STEPS)
     all_steps(made)
     assert counting.seen == 2 * STEPS * EPISODES * IMAGES
 
 
 def test_steps_beyond_the_last_have_views_all_the_same() -> None:
     augmentation = choose_augmentation("autoaugment", channels=3, image_size=SIDE)
-    made = FreshViews(support(), EpisodeKeys(KEYS, KEYS), augmentation, normalise, steps=3)
+    made = RedrawnViews(support(), EpisodeKeys(KEYS, KEYS), augmentation, normalise, steps=3)
     assert torch.equal(all_steps(made), all_steps(fresh(support(), KEYS)))
 
 

@@ -19,7 +19,7 @@ from fewshot_bench.errors import LocationError, OutcomeError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.checking import check_store
 from fewshot_bench.outcomes.maintenance import cell_named, compact, merge, prune
-from fewshot_bench.study import free_folder, fresh_folder
+from fewshot_bench.study import free_folder, new_results_folder
 
 OTHER = replace(CELL, protocol=replace(PROTOCOL, shot=5))
 BUCKET = "bucket"
@@ -106,7 +106,7 @@ def test_of_several_fresh_folders_no_two_are_the_same_and_nothing_of_them_stays(
     def take_one() -> None:
         try:
             barrier.wait()
-            with fresh_folder(folder) as made:
+            with new_results_folder(folder) as made:
                 names.append(made.name)
                 barrier.wait()
         except Exception as error:

@@ -208,5 +208,5 @@ def test_rows_that_would_not_fit_into_one_part_are_stored_in_several(tmp_path):
     assert check_store(tmp_path)[0].damage == []
     (left,) = compact_store(tmp_path)
     assert isinstance(left, Damaged)
-    assert "stays as it is" in left.damage
+    assert "was not changed" in left.damage
     assert len(OutcomeStore(tmp_path).read(wide, with_predictions=False)) == 600

@@ -230,7 +230,7 @@ SPOILED = {
     "text": (with_other(predictions="0" * 75), "predictions should be bytes"),
     "too few queries": (with_other(predictions=b"\0" * 74), "75 predictions per episode, not 74"),
     "no such class": (with_other(predictions=b"\5" * 75), "names class 5 of 5-way episodes"),
-    "too many correct": (with_other(correct=76), "correct should be the number"),
+    "too many correct": (with_other(correct=76), "correct should be"),
     "another accuracy": (with_other(accuracy=0.123), "accuracy should be correct divided by"),
 }
 

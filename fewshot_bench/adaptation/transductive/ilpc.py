@@ -12,7 +12,7 @@ Each round has four steps, on the support images and the queries of an episode t
         trusted (Huang et al., 2019, "O2U-Net");
     selection: of each class, the queries of smallest loss join the support set with their pseudo-label.
 
-Rounds go on until every query has joined, or fewer of them are selected than there are classes.
+Rounds continue until every query has joined, or fewer of them are selected than there are classes.
 
 What the paper leaves open follows the authors' code, which gives the published numbers: the totals of a class are what
 is left of M / N after each selection; three queries of a class join at a time; training takes 1,000 steps on all

@@ -47,7 +47,7 @@ def transport_plan(
 
     Returns:
         The plan, float64 [E, N, M]: for each query, numbers of 0 or more that sum to one. The potentials, [E, N]. An
-        episode that has converged does not change while others go on.
+        episode that has converged does not change while others continue.
 
     Raises:
         ShapeError: the shapes do not fit.

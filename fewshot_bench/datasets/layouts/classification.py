@@ -193,11 +193,7 @@ class Parts:
         return tree, within(folder, file)
 
     def text(self, file: str, part: str = "") -> str:
-        """A list in a part.
-
-        Raises:
-            DatasetError: it is missing, not text, or far too large.
-        """
+        """A list in a part; raises DatasetError if it is missing, not text, or far too large."""
         tree, place = self.place(file, part)
         if not tree.has_file(place):
             raise DatasetError(f"{tree.path / place} is missing. Obtain the whole dataset.")
@@ -207,11 +203,7 @@ class Parts:
             raise DatasetError(f"{tree.path / place} is not text ({error.reason}). Obtain it again.") from error
 
     def rows(self, file: str, columns: int, part: str = "") -> Iterator[list[str]]:
-        """The lines of a list, divided at white space.
-
-        Raises:
-            DatasetError: a line has another number of words.
-        """
+        """The lines of a list, divided at white space; raises DatasetError if a line has another number of words."""
         for number, line in enumerate(io.StringIO(self.text(file, part)), 1):
             words = line.split()
             if words and len(words) != columns:
@@ -312,11 +304,7 @@ def _flowers_rows(parts: Parts) -> Iterator[Row]:
 
 
 def _mat_numbers(parts: Parts, file: str, name: str) -> NDArray[np.int64]:
-    """One row of whole numbers of a published MATLAB file; damage in another can end the whole process within SciPy.
-
-    Raises:
-        DatasetError: it is not the published file.
-    """
+    """A row of whole numbers of a published MATLAB file, else DatasetError: SciPy may crash on damaged ones."""
     from scipy.io import loadmat
 
     tree, _ = parts[file]

@@ -268,15 +268,6 @@ def _ids_of_names(names: Sequence[str], candidates: Sequence[str]) -> list[str] 
     return known if len(known) == len(names) == len(set(known)) else None
 
 
-def _ids_of_sizes(sizes: Sequence[int], official: Mapping[str, int]) -> list[str] | None:
-    """WordNet ids of numbered classes, if the numbers count the classes in the sorted order of their ids.
-
-    A tenth of the classes has a size of its own, so hundreds of equal sizes in a row are no accident. A file whose
-    classes are numbered in another order is refused rather than guessed at.
-    """
-    return list(official) if list(official.values()) == list(sizes) else None
-
-
 def _plain_name(name: str) -> str:
     return " ".join(name.replace("_", " ").lower().split())
 
@@ -407,7 +398,9 @@ def _named_rows(
         if isinstance(names, list | tuple) and all(0 <= label < len(names) for label in by_label):
             synsets = _ids_of_names([str(names[label]) for label in by_label], list(official))
         else:
-            synsets = _ids_of_sizes(sizes.tolist(), official)
+            # Hundreds of equal sizes in a row do not happen by chance: a tenth of the classes has a size of its own. A
+            # file that numbers its classes in another order is refused rather than guessed at.
+            synsets = list(official) if list(official.values()) == sizes.tolist() else None
         if synsets is not None:
             return split, dict(zip(synsets, by_label.values(), strict=True))
         if names is None and sorted(sizes.tolist()) == sorted(official.values()):

@@ -153,11 +153,7 @@ def anonymous_file(size: int, what: str) -> IO[bytes]:
 
 
 def safe_member_name(name: str, archive: Path) -> str:
-    """A member's name in plain form, if it stays inside.
-
-    Raises:
-        DatasetError: it is absolute, leads outside, or is not a sensible name of a file.
-    """
+    """A member's name in plain form; raises DatasetError if it is absolute, leads outside, or is nonsense."""
     plain = name.replace("\\", "/")
     parts = [part for part in plain.split("/") if part not in ("", ".")]
     if plain.startswith("/") or ".." in parts or "\0" in plain or (parts and parts[0][1:2] == ":") or not parts:
@@ -229,7 +225,7 @@ class TarTree(ArchiveTree[tuple[int, int]]):
                     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
                         raise DatasetError(f"{path} holds {member.name!r}, a link or device. It is not read.")
                     if member.size < 0 or member.offset_data + member.size > end - self._start:
-                        raise tarfile.ReadError(f"{member.name!r} goes on after the end")
+                        raise tarfile.ReadError(f"{member.name!r} continues after the end")
                     yield member.name, (member.offset_data, member.size)
                 # tarfile takes a header that makes no sense, or is not there, for the end, whose mark is zeros.
                 window.seek(archive.offset)
@@ -245,9 +241,9 @@ class TarTree(ArchiveTree[tuple[int, int]]):
     def _read(self, file: str) -> bytes:
         offset, size = self._member(file)
         if self._reopens:
-            with self.path.open("rb") as again:
-                again.seek(offset)
-                return again.read(size)
+            with self.path.open("rb") as stream:
+                stream.seek(offset)
+                return stream.read(size)
         with self._lock:
             self._file.seek(self._start + offset)
             return self._file.read(size)

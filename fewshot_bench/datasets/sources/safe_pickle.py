@@ -66,7 +66,7 @@ def read_pickle(path: Path, opened: BinaryIO | None = None) -> Any:
     Whatever follows the end of the pickle is ignored.
 
     Args:
-        path: a file that nobody changes while the arrays are in use.
+        path: a file that must not change while the arrays are in use.
         opened: the same file, where it has no name of its own; `path` is then for messages only.
 
     Returns:
@@ -86,7 +86,7 @@ def read_pickle(path: Path, opened: BinaryIO | None = None) -> Any:
 
 
 def _read(file: BinaryIO, path: Path) -> Any:
-    found = _what_else_it_is(file.read(512))
+    found = _other_format(file.read(512))
     if found:
         raise DatasetError(f"{_one_line(path)} {found}")
     try:
@@ -95,7 +95,7 @@ def _read(file: BinaryIO, path: Path) -> Any:
         raise _explain(error, path, file.tell()) from error
 
 
-def _what_else_it_is(head: bytes) -> str:
+def _other_format(head: bytes) -> str:
     if not head:
         return "is empty; a pickle was expected. Obtain it again."
     if is_web_page(head):

@@ -169,11 +169,7 @@ def is_web_page(head: bytes) -> bool:
 
 
 def check_is_no_web_page(head: bytes, path: Path) -> None:
-    """Refuse a web page.
-
-    Raises:
-        DatasetError: the bytes are the start of an HTML page.
-    """
+    """Raise DatasetError for bytes that begin an HTML page."""
     if is_web_page(head):
         raise DatasetError(
             f"{path} is a web page, saved in place of the file that it leads to. Open it in a browser, and download "
@@ -206,15 +202,7 @@ def _written_out(found: re.Match[str]) -> str:
 
 
 def by_composed(names: Iterable[str], place: str) -> dict[str, str]:
-    """Names on the disk by their NFC form, sorted by that.
-
-    Args:
-        names: in one folder.
-        place: the folder, for the message.
-
-    Raises:
-        DatasetError: two differ only in their form.
-    """
+    """Names in one folder by their NFC form, sorted; raises DatasetError if two differ only in their form."""
     found: dict[str, str] = {}
     for name in names:
         if found.setdefault(composed(name), name) != name:

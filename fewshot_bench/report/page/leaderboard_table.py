@@ -263,10 +263,7 @@ def _shown_if_needed(column: Column, columns: Sequence[Column], texts: Mapping[s
 
 
 def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequence[int]) -> None:
-    """Bold for the best of a protocol that was measured here; underlined what shares a letter with it.
-
-    Inductive and transductive methods each have their own best.
-    """
+    """Bold for the best measured method of each kind in a protocol; underlined what shares a letter with it."""
     is_measured = ((frame["source"] == MEASURED) & frame["mean"].notna()).tolist()
     measured = [row for row in rows if is_measured[row]]
     letters = {

@@ -131,10 +131,7 @@ def _rows_plot(
     shapes: Sequence[dict[str, Any]] = (),
     **layout: Any,
 ) -> PlotlyFigure:
-    """A figure with a row per method, whose name stands above it at the left end, where a phone has room for it too.
-
-    The names are a trace on an axis of their own, because Plotly takes much longer for annotations.
-    """
+    """A figure with a row per method and its name above it, in a trace: Plotly's annotations are slow."""
     count = len(figure.rows)
     names = {
         "type": "scatter",
