@@ -68,6 +68,7 @@ def test_imports_never_run_in_a_circle():
     files.prepare()
 
 
+@pytest.mark.slow
 def test_statistics_report_and_the_command_line_load_without_torch():
     program = (
         "import sys, fewshot_bench, fewshot_bench.statistics, fewshot_bench.outcomes, fewshot_bench.report, "

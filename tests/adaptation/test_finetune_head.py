@@ -89,6 +89,7 @@ def easyfsl_finetune(support, labels, query, *, steps=200, learning_rate=1e-4):
     return cosine_distance_to_prototypes(query).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", ["raw", "l2"])
 @pytest.mark.parametrize("shot", [1, 5])
 def test_a_cosine_head_of_scale_one_is_easyfsl_finetune(features, shot):

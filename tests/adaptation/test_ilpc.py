@@ -100,6 +100,7 @@ def written_out(support, query, *, neighbours=20, alpha=0.8, power=3, selected=3
     return labels[way * shot :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shot", "count", "settings"),
     [

@@ -82,6 +82,7 @@ def test_closed_form_updates_on_inner_products_are_those_of_the_paper_on_embeddi
     torch.testing.assert_close(TIM(steps=steps).scores(split, support, query), expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "weights"), [(1.0, (0.1, 1.0, 0.1)), (2.0, (1.0, 1.0, 1.0)), (7.0, (1.0, 1.0, 1.0))])
 @pytest.mark.parametrize("shot", [1, 5])
 def test_gradients_by_hand_go_where_autograd_goes(shot, alpha, weights):

@@ -55,6 +55,7 @@ def test_an_honest_result_passes_every_check(cell):
     assert set(found.values()) == {"pass"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptation", ["logistic", "finetune-head"])
 def test_methods_on_frozen_embeddings_pass(tmp_path, adaptation):
     settings = {"steps": 5} if adaptation == "finetune-head" else {}
@@ -71,6 +72,7 @@ def test_fine_tuning_passes_and_draws_views_by_the_numbers_of_images(tmp_path):
     assert set(found.values()) == {"pass"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler", [{"sampler": "disjoint"}, {"sampler": "dirichlet"}, {"sampler": "varied", "least_way": 3}], ids=str
 )
@@ -227,6 +229,7 @@ def test_tasks_of_a_published_protocol_are_checked_without_images(tmp_path):
     assert "of a published lock file" in detail(store.folder / copy.key, "tasks")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pretraining", "verdict", "told"),
     [
@@ -247,6 +250,7 @@ def test_weights_that_have_seen_the_novel_classes_are_found(cell, pretraining, v
     assert detail(forged, "pretraining") == told
 
 
+@pytest.mark.slow
 def test_imagenet_weights_on_cifar_pass_and_say_why(cell):
     def change(content):
         content["protocol"]["dataset"] = "cifar-fs"
@@ -262,12 +266,14 @@ def test_nothing_is_run_again_where_nobody_wants_it(cell):
     assert [check for check, verdict in found.items() if verdict == "not checked"] == EVERY_CHECK[7:12]
 
 
+@pytest.mark.slow
 def test_which_episodes_are_run_again_is_decided_by_the_auditor(cell):
     with_part(cell, 0, better_predictions)
     caught = {seed: "same predictions" in failures(cell, episodes=6, seed=seed) for seed in range(8)}
     assert set(caught.values()) == {True, False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -291,6 +297,7 @@ def test_a_description_of_other_kinds_of_values_is_a_failure_and_no_crash(cell, 
     assert failures(cell) == ["description"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -310,6 +317,7 @@ def test_what_counts_as_not_recorded_is_told_and_the_rest_is_checked(cell, chang
     assert verdicts(cell)["counts"] == verdicts(cell)["tasks"] == "pass"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "[]", "3", "{", "null", '{"method": 1}', "[" * 100_000, "\xff"])
 def test_text_that_is_no_description_is_a_failure_and_no_crash(cell, text):
     (cell / "cell.json").write_bytes(text.encode("latin-1"))

@@ -35,6 +35,7 @@ def recorded(cell, **fields):
     return rewritten(cell, lambda content: content["provenance"]["study"].update(fields))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -51,6 +52,7 @@ def test_code_that_a_study_names_is_not_imported(tmp_path, trap, fields):
     assert not trap.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -85,6 +87,7 @@ def test_the_name_of_a_dataset_is_no_code_and_no_path(tmp_path, trap):
         assert not trap.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"evil": 1}, {"way": "many"}, {"device": "cpu", "results": 3}], ids=str)
 def test_a_record_with_other_fields_is_refused(tmp_path, fields):
     cell = recorded(small_result(tmp_path), **fields)

@@ -73,6 +73,7 @@ def changed(folder, change):
     return rewritten(small_result(folder), change)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cause", CAUSES)
 def test_what_keeps_a_method_from_being_run_again_is_told_with_what_would_let_it(tmp_path, cause):
     make, options, option = CAUSES[cause]
@@ -154,6 +155,7 @@ def own_result(folder, typed, **fields):
     return folder / "results" / "outcomes" / cell.key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", ["./birds", "birds/", "{folder}/birds"])
 @pytest.mark.parametrize("where", ["here", "elsewhere, from the results", "elsewhere, by the cache"])
 def test_own_images_are_found_where_the_record_says(birds, tmp_path, monkeypatch, typed, where):
@@ -192,6 +194,7 @@ def test_own_images_that_are_gone_are_asked_for_by_the_place_in_the_record(birds
     assert audited(cell, dataset=birds / "moved").cells[0].failures == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "named",
     ["../secret", "birds/../../secret", "{folder}/secret", "hf:secret", "secret:thing", "link", "~/secret", "", 3],

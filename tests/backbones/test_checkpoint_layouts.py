@@ -173,6 +173,7 @@ def layouts(state: State, other: State) -> dict[str, tuple[object, str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [VIT, RESNET, "conv4_32"])
 @pytest.mark.parametrize("layout", layouts({}, {}))
 def test_weights_are_found_wherever_a_code_puts_them(tmp_path, name, layout):
@@ -197,6 +198,7 @@ PREFIXES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["", *KEYS])
 def test_keys_and_prefixes_combine(tmp_path, key):
     state = state_of("conv4_32")
@@ -215,6 +217,7 @@ def test_a_prefix_in_safetensors_is_found_too(tmp_path):
     assert backbone.fit == {"prefix": "module.encoder."}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DINO", "MoCo v2", "MoCo v3", "BYOL", "DeiT", "timm"])
 def test_what_else_would_have_fitted_is_recorded(tmp_path, name):
     content, prefix = layouts(state_of(RESNET), state_of(RESNET, seed=1))[name]
@@ -264,6 +267,7 @@ def test_conv4_of_other_codes_is_recognised_by_its_names(tmp_path, code):
     assert_loaded(load("conv4_64", content, tmp_path / "w.pth", native_size=32), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["RFS", "MetaOptNet", "FEAT"])
 def test_resnet12_has_the_names_of_the_codes_that_use_it(tmp_path, layout):
     state = state_of("resnet12")
@@ -274,6 +278,7 @@ def test_resnet12_has_the_names_of_the_codes_that_use_it(tmp_path, layout):
     assert_loaded(create_backbone(BackboneRequest("resnet12", 3, 32, weights=tmp_path / "w.pth")), state)
 
 
+@pytest.mark.slow
 def test_the_wide_resnet12_of_meta_baseline_fits_and_the_narrow_one_does_not(tmp_path):
     state = state_of("resnet12")
     theirs = {f"encoder.{name.replace('.0.', '.', 1)}": tensor for name, tensor in state.items()}

@@ -266,6 +266,7 @@ print(hashlib.sha256(embeddings.tobytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_processes_that_embed_the_same_split_at_once_have_the_same_bytes(home):
     processes = [
         subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -135,6 +135,7 @@ def test_the_first_convolution_and_the_classifier_are_where_timm_is_told(name):
     assert network.get_submodule(network.pretrained_cfg["classifier"]) is network.get_classifier()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32)])
 def test_images_of_their_native_size_are_embedded(name, channels, size):
@@ -203,6 +204,7 @@ def test_ls_shows_them_with_their_papers(capsys):
         assert BACKBONES[name].facts["paper"] in shown
 
 
+@pytest.mark.slow
 def test_registering_replaces_no_network_of_timm():
     program = "import fewshot_bench.backbones"
     result = subprocess.run([sys.executable, "-W", "error:Overwriting", "-c", program], capture_output=True, text=True)

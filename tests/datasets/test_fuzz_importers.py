@@ -109,6 +109,7 @@ def refusal(read: Callable[[Path], object], place: Path) -> str:
     return ""
 
 
+@pytest.mark.slow
 @settings(
     max_examples=EXAMPLES,
     derandomize=True,

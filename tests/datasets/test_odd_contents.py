@@ -57,6 +57,7 @@ def assert_one_line_at_most(folder, home) -> None:
     assert not home.exists() or not files_in(home)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ODD)
 def test_odd_labels_or_pictures_under_the_keys_of_a_layout_are_one_line(tiny, tmp_path, home, case):
     folder = tmp_path / "place"

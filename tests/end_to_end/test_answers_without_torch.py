@@ -56,6 +56,7 @@ def test_every_command_is_among_those():
     assert {"", "run", "ls", "data get", "cache", "episodes verify"} <= set(commands(get_command(app)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands(get_command(app)))
 def test_help_is_without_torch(tmp_path, command):
     code, out, _ = answered(tmp_path, *command.split(), "--help")
@@ -63,6 +64,7 @@ def test_help_is_without_torch(tmp_path, command):
     assert "Usage" in out
 
 
+@pytest.mark.slow
 def test_a_list_of_studies_is_without_torch(tmp_path):
     code, out, _ = answered(tmp_path, "ls", "studies")
     assert code == 0
@@ -71,6 +73,7 @@ def test_a_list_of_studies_is_without_torch(tmp_path):
     assert answered(tmp_path, "study", "quickstart")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
@@ -163,6 +166,7 @@ def test_what_a_registry_might_know_is_left_to_it(unloaded, kind, name):
     refuse_misspelt(kind, name)
 
 
+@pytest.mark.slow
 def test_every_former_name_of_timm_is_left_to_it(unloaded):
     formerly = list(timm.models._registry._deprecated_models)
     assert formerly

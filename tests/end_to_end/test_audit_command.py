@@ -56,6 +56,7 @@ def cells(results):
     return sorted(path.parent for path in results.glob("outcomes/*/cell.json"))
 
 
+@pytest.mark.slow
 def test_what_run_stored_passes_in_a_table_of_80_columns(results, capsys):
     capsys.readouterr()
     assert exit_code(["audit"]) == 0
@@ -65,6 +66,7 @@ def test_what_run_stored_passes_in_a_table_of_80_columns(results, capsys):
     assert "conv4_32/base-ce@epochs=1/logistic" in printed
 
 
+@pytest.mark.slow
 def test_one_cell_by_its_key_as_json(results, capsys):
     capsys.readouterr()
     assert exit_code(["audit", cells(results)[0].name, "--json", "--episodes", "2"]) == 0
@@ -74,6 +76,7 @@ def test_one_cell_by_its_key_as_json(results, capsys):
     assert {finding["verdict"] for finding in record["findings"]} == {"pass"}
 
 
+@pytest.mark.slow
 def test_the_folder_of_results_is_checked_and_not_another_one_that_is_called_results(results, capsys):
     other = results.with_name("other")
     (other / "outcomes").mkdir(parents=True)
@@ -85,6 +88,7 @@ def test_the_folder_of_results_is_checked_and_not_another_one_that_is_called_res
         assert [cell["cell"] for cell in json.loads(capsys.readouterr().out)["cells"]] == [kept.name]
 
 
+@pytest.mark.slow
 def test_a_falsified_result_ends_with_one_line_and_code_2(results, capsys):
     first, second = cells(results)
     store = OutcomeStore(first.parent)
@@ -149,6 +153,7 @@ def test_no_results_are_one_line(tmp_path, monkeypatch, capsys):
     assert "results is not one cell of results/outcomes" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_torch_everything_but_the_method_is_checked(results):
     program = (
         "from importlib.machinery import PathFinder\n"
@@ -175,6 +180,7 @@ def test_published_outcomes_of_this_project_pass_what_can_be_checked(capsys):
         assert found["stored parts"] == found["counts"] == found["tasks"] == found["published tasks"] == "pass"
 
 
+@pytest.mark.slow
 def test_the_seed_that_was_drawn_is_told_and_draws_the_same_again(results, capsys):
     capsys.readouterr()
     assert exit_code(["audit", "--json", "--episodes", "3"]) == 0

@@ -141,6 +141,7 @@ def test_ls_shows_all_with_sizes(cifar_folder, photos, capsys):
     assert "my-photos" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_own_images_run_from_where_they_lie(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     study = ("--backbone", "conv4_32", "--base-loss", "none", "--shots", "1", "--query", "5", "--episodes", "20")
@@ -156,6 +157,7 @@ def test_own_images_run_from_where_they_lie(photos, tmp_path, monkeypatch, capsy
     assert "left out: class class 0, which has 5 images" in captured.err
 
 
+@pytest.mark.slow
 def test_own_classes_are_divided_by_fractions_and_a_seed(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     study = (
@@ -311,6 +313,7 @@ def alphabets(tmp_path):
     return tmp_path / "letters"
 
 
+@pytest.mark.slow
 def test_the_layout_of_folders_travels_with_a_study(alphabets, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     study = ("--backbone", "conv4_32", "--base-loss", "none", "--shots", 1, "--query", 2, "--episodes", 5, "--runs", 1)

@@ -47,6 +47,7 @@ def here(folder, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [256, 300])
 def test_predictions_are_those_that_were_made_in_the_smallest_type_that_holds_them(here, way):
     store = OutcomeStore(Path(f"r{way}") / "outcomes")
@@ -61,6 +62,7 @@ def test_predictions_are_those_that_were_made_in_the_smallest_type_that_holds_th
         assert (outcomes.accuracy > 3 / way).all()  # colours tell the classes apart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [256, 300])
 @pytest.mark.parametrize(
     "command",
@@ -119,6 +121,7 @@ def test_outcomes_of_many_ways_lie_beside_each_other(here, capsys):
     assert len(rows) == 6
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_adds_to_them(here, capsys):
     assert exit_code([*RUN, "--way", "300", "--results", "r300", "--episodes", "3"]) == 0
     store = OutcomeStore(Path("r300/outcomes"))

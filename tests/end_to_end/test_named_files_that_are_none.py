@@ -41,6 +41,7 @@ def test_it_is_refused_in_one_line_that_names_it(kind, command, tmp_path, home, 
     assert len(errors.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_link_to_a_study_file_is_followed(tmp_path, home, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("real.toml").write_text('datasets = ["glyphs"]\nbackbone = "conv4_32"\nbase_losses = []\n')

@@ -69,6 +69,7 @@ SAYING_SO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", SAYING_SO)
 def test_every_command_says_that_the_episodes_are_claimed(what, imported, capsys):
     assert exit_code(SAYING_SO[what]) == (1 if what == "audit" else 0)  # an audit confirms nothing of these
@@ -77,6 +78,7 @@ def test_every_command_says_that_the_episodes_are_claimed(what, imported, capsys
     assert "not verified" in told or "nothing verifies it" in told
 
 
+@pytest.mark.slow
 def test_every_file_says_that_the_episodes_are_claimed(imported, capsys):
     assert exit_code(["leaderboard", "--markdown", "table.md", "--latex", "table.tex"]) == 0
     assert exit_code(["report"]) == 0
@@ -194,6 +196,7 @@ def test_export_of_nothing_is_refused(table, capsys):
     assert not Path("all.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_csv_is_imported_without_torch(table):
     program = (
         "import sys; from fewshot_bench.cli.main import exit_code; "

@@ -90,6 +90,7 @@ def test_what_a_stranger_wrote_stays_text(cells, capsys):
     assert "torch        [b]" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("into", [(), ("--into", "again")], ids=str)
 def test_an_interruption_says_whether_anything_was_kept(cells, capsys, monkeypatch, into):
     def stop(worker, chunk):

@@ -63,6 +63,7 @@ def take_one(results: Path, barrier, taken) -> None:
         (folder / "note").touch()
 
 
+@pytest.mark.slow
 def test_twenty_at_once_get_twenty_folders(tmp_path):
     (tmp_path / "mine").mkdir()
     fork = multiprocessing.get_context("fork")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import pandas as pd
+import pytest
 
 from fewshot_bench.cli.main import exit_code
 
 RUN = ["run", "--base-loss", "none", "--backbone", "conv4_32", "--episodes", "21", "--runs", "2", "--shots", "1"]
 
 
+@pytest.mark.slow
 def test_shards_make_the_whole_and_the_last_one_writes_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert exit_code([*RUN, "--results", "whole"]) == 0

@@ -36,6 +36,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_study_file_runs_to_one_leaderboard_and_one_page(folder, capsys):
     assert exit_code(["run", "study.toml", "--baseline", "logistic"]) == 0
     printed = capsys.readouterr().out
@@ -55,6 +56,7 @@ def test_a_study_file_runs_to_one_leaderboard_and_one_page(folder, capsys):
     assert "conv4\\_64/centroid" in (folder / "results" / "table.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_preset_with_set_and_a_command_line_give_the_same_bytes(folder, capsys):
     small = ["--set", "episodes=20", "--set", "runs=1", "--set", "methods.0.base_losses=none"]
     assert exit_code(["run", "quickstart", *small, "--results", "a", "--chunk", "7", "--json"]) == 0

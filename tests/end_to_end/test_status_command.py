@@ -52,6 +52,7 @@ def test_the_command_that_goes_on_is_one_line_however_long(here, capsys):
     assert shlex.split(out.splitlines()[-1])[1:] == ["fewshot-bench", *RUN, *command[-2:]]
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_failure(here):
     assert exit_code(RUN) == 0
     reading, writing = os.pipe()
@@ -98,6 +99,7 @@ def test_ctrl_c_leaves_quietly(here, capsys, monkeypatch):
     assert "no process running" in out
 
 
+@pytest.mark.slow
 def test_it_needs_no_torch(here):
     unfinished(here)
     program = (

@@ -35,6 +35,7 @@ def folder(tmp_path, home, monkeypatch) -> Path:
     return tmp_path / "results" / "sweeps" / "toys"
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_in_a_table_a_csv_a_picture_and_a_setting_that_run_reads(folder, capsys):
     pytest.importorskip("matplotlib")
     assert exit_code([*SWEEP, "--shots", "1,2"]) == 0
@@ -68,6 +69,7 @@ def test_what_contradicts_a_setting_or_is_none_is_one_line(folder, capsys):
     assert "sweep.csv is not the best configuration of a sweep" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_processes_divide_the_points_and_the_result_is_that_of_one(folder, capsys, monkeypatch):
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
@@ -80,6 +82,7 @@ def test_processes_divide_the_points_and_the_result_is_that_of_one(folder, capsy
         assert (folder / name).read_bytes() == (Path("one/sweeps/toys") / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "sentence"),
     [
@@ -107,6 +110,7 @@ def test_shards_run_a_part_each_and_the_last_one_reports(folder, capsys):
     assert len(pd.read_csv(folder / "sweep.csv")) == 4
 
 
+@pytest.mark.slow
 def test_json_says_what_the_setting_and_the_csv_say(folder, capsys):
     assert exit_code([*SWEEP, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
@@ -129,6 +133,7 @@ def test_without_matplotlib_everything_but_the_picture_is_there(folder, capsys, 
     assert not (folder / "sweep.svg").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_says_how_to_go_on_and_does(folder, capsys, monkeypatch):
     run_study, seen = sweep_run.run_study, []
 

@@ -46,6 +46,7 @@ def episodes(numbers: object = range(10), *, shot: int = 1):
     return sample_episodes(SPLIT, protocol, numbers=np.asarray(numbers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -70,6 +71,7 @@ def test_an_episode_is_adapted_the_same_whichever_others_are_asked_for():
     assert np.array_equal(made(episodes([7, 2, 9]), 10), whole[[7, 2, 9]])
 
 
+@pytest.mark.slow
 def test_too_little_memory_halves_what_is_trained_at_once_and_changes_no_prediction(monkeypatch):
     expected = classifier()(episodes(), 10)
     tried = []

@@ -106,6 +106,7 @@ def test_a_transductive_method_sees_the_real_queries_and_nothing_else(monkeypatc
             assert predictions.max() < group.way
 
 
+@pytest.mark.slow
 def test_what_a_transductive_method_sees_beside_an_image_changes_what_it_says_of_it():
     """Else the test above would hold for one that looks at no statistics of the queries."""
     episodes = sample_episodes(SPLIT, Protocol("toy", query=4, episodes=30))
@@ -118,6 +119,7 @@ def test_what_a_transductive_method_sees_beside_an_image_changes_what_it_says_of
         assert (before != after).any() == is_changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [UNEVEN, VARIED], ids=lambda protocol: protocol.sampler)
 def test_fine_tuning_an_episode_is_the_same_whichever_others_are_asked_for(protocol):
     made = finetune(loss="ce+schane", tune="last:1")

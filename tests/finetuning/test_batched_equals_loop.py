@@ -13,6 +13,8 @@ from tiny_episodes import drawn, made_network, setup
 
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 
 CONVOLUTIONS = [

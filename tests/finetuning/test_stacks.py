@@ -36,6 +36,7 @@ def images_for(network: nn.Module, count: int) -> torch.Tensor:
     return torch.randn(count, 3, network.side, network.side, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @every_network
 def test_every_copy_embeds_with_its_own_weights_and_the_fastest_faithful_way_is_taken(name):
     network = network_of(name)
@@ -56,6 +57,7 @@ def test_every_copy_embeds_with_its_own_weights_and_the_fastest_faithful_way_is_
             torch.testing.assert_close(found[copy], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @every_network
 def test_a_gradient_of_one_episode_reaches_no_other(name):
     network = network_of(name)
@@ -75,6 +77,7 @@ def test_a_gradient_of_one_episode_reaches_no_other(name):
         assert (of_each[1] != 0).any()
 
 
+@pytest.mark.slow
 @every_network
 def test_load_gives_every_copy_the_weights_of_the_network(name):
     network = network_of(name)
@@ -128,6 +131,7 @@ def test_a_network_that_mixes_its_batch_is_refused_in_one_sentence_unless_vmap_k
         stack_network(network, names, 2, sample, layout="rows")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "first_tuned", "cut"),
     [

@@ -44,6 +44,7 @@ def same(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [*INDUCTIVE, *TRANSDUCTIVE], ids=str)
 def test_company_and_order_of_episodes_never_change_an_outcome(network, options):
     made, indices = setup(network, recipe(**options), shot=2), drawn(6, shot=2)
@@ -55,6 +56,7 @@ def test_company_and_order_of_episodes_never_change_an_outcome(network, options)
         same(made.adapted(alone).logits, whole.logits[: len(alone.support)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [*INDUCTIVE, *TRANSDUCTIVE], ids=str)
 def test_the_order_of_queries_never_changes_their_scores(network, options):
     made, indices = setup(network, recipe(**options)), drawn(3)
@@ -63,6 +65,7 @@ def test_the_order_of_queries_never_changes_their_scores(network, options):
     same(made.adapted(shuffled).logits, made.adapted(indices).logits[:, order])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", INDUCTIVE, ids=str)
 def test_queries_of_noise_leave_the_weights_and_other_queries_of_an_inductive_method_alone(network, options):
     indices = drawn(3)
@@ -79,6 +82,7 @@ def test_queries_of_noise_leave_the_weights_and_other_queries_of_an_inductive_me
     same(dirty.logits[untouched], clean.logits[untouched])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", TRANSDUCTIVE, ids=str)
 def test_a_transductive_method_sees_the_other_queries(network, options):
     made, indices = setup(network, recipe(**options)), drawn(2)
@@ -129,6 +133,7 @@ def test_without_a_step_the_method_is_the_nearest_centroid(network, shot):
     assert adapted.losses.shape == (0, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tune", ["all", "last:1", "norm", "bias", "lora:2", "head"])
 def test_training_lowers_the_loss_of_every_support_set_and_moves_what_is_tuned_only(network, tune):
     made, indices = (
@@ -190,6 +195,7 @@ def test_every_support_image_is_seen_in_every_epoch_when_batches_are_smaller(net
     assert trainer.adapt(task).losses.shape == (9, 2)
 
 
+@pytest.mark.slow
 def test_an_episode_that_learns_nothing_more_stops_with_the_weights_it_had(network):
     """With a learning rate of nearly nothing every loss goes up and down, and all stop early."""
     options = {"epochs": 12, "dropout": 0.0, "learning_rate": 1e-3}

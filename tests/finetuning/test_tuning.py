@@ -178,6 +178,7 @@ def test_a_head_alone_trains_nothing_of_the_network(networks: dict[str, nn.Modul
     assert tuned_network(networks[name], "head").tuned == ()
 
 
+@pytest.mark.slow
 @every_network
 @pytest.mark.parametrize("last", [None, 1, 2])
 def test_adapters_are_on_every_allowed_layer_and_no_other(
@@ -230,6 +231,7 @@ def test_the_seed_decides_the_adapters_and_leaves_other_random_numbers_alone(net
         assert torch.equal(first, third) == ("lora_B" in own), own
 
 
+@pytest.mark.slow
 @every_network
 @pytest.mark.parametrize("text", ["all", "last:1", "norm", "bias", "head", "lora:2"])
 def test_the_network_passed_in_is_left_as_it_is(networks: dict[str, nn.Module], name: str, text: str) -> None:

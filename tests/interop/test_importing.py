@@ -51,6 +51,7 @@ def csv(folder: Path, text: str, name: str = "acc.csv") -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_comparison(layout, store, tmp_path):
     path = LAYOUTS[layout](tmp_path)
@@ -248,6 +249,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 def test_a_file_that_holds_no_accuracies_is_refused_in_one_line(kind, store, tmp_path):
     make, message = FILES[kind]
@@ -557,6 +559,7 @@ def test_any_table_is_stored_whole_or_refused_in_one_line(tmp_path_factory, name
         assert all(OutcomeStore(store.folder).read(cell)["accuracy"].between(0, 1).all() for cell in cells)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["npy", "npz", "pt", "safetensors", "wide Parquet"])
 def test_damaged_files_are_refused_in_one_line_or_read(layout, tmp_path):
     content = LAYOUTS[layout](tmp_path).read_bytes()

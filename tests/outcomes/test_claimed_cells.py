@@ -218,6 +218,7 @@ def test_a_part_of_a_chunk_is_no_part_of_a_claimed_cell(tmp_path):
         store.read(CLAIMED)
 
 
+@pytest.mark.slow
 def test_text_that_a_few_bytes_repeat_is_in_memory_once(tmp_path):
     text = ";".join(f"{number:0200d}" for number in range(3))
     rows = 200_000

@@ -129,6 +129,7 @@ def says(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return code, told.out + told.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "command"), EACH)
 @pytest.mark.parametrize("place", FILES)
 def test_no_command_opens_what_is_no_regular_file(results, capsys, place, kind, command):
@@ -141,6 +142,7 @@ def test_no_command_opens_what_is_no_regular_file(results, capsys, place, kind, 
     assert code in ((0,) if command == "status" else (1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "command"), [one for one in EACH if one[0] != "a folder"])
 @pytest.mark.parametrize("place", FOLDERS)
 def test_no_command_enters_what_is_no_folder(results, capsys, place, kind, command):

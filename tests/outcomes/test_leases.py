@@ -290,6 +290,7 @@ def take_many(cell: str, worker: int, barrier, taken) -> None:
     barrier.wait()  # nobody ends before all have tried: the leases of one that ended may be taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_of_several_processes_exactly_one_gets_each(cell, gone, is_lost):
     if is_lost:

@@ -73,6 +73,7 @@ def folder(request):
     return location_of(request.getfixturevalue(request.param))
 
 
+@pytest.mark.slow
 def test_outcomes_come_back_as_from_a_disk(folder, tmp_path):
     store = filled(filled(OutcomeStore(folder / "outcomes"), chunk=5), OTHER)
     local = filled(OutcomeStore(tmp_path), chunk=5)
@@ -91,6 +92,7 @@ def test_outcomes_come_back_as_from_a_disk(folder, tmp_path):
     assert names == sorted(files_under(tmp_path / CELL.key)), "the same files, and no temporary ones"
 
 
+@pytest.mark.slow
 def test_what_another_process_adds_is_seen_at_once(folder):
     first, second = OutcomeStore(folder), OutcomeStore(location_of(str(folder)))
     for number in range(3):
@@ -99,6 +101,7 @@ def test_what_another_process_adds_is_seen_at_once(folder):
         assert len(second.read(CELL)) == number + 1
 
 
+@pytest.mark.slow
 def test_of_several_fresh_folders_no_two_are_the_same_and_nothing_of_them_stays(folder):
     barrier, names, problems = threading.Barrier(5), [], []
     OutcomeStore(folder / "outcomes").open_cell(CELL)
@@ -132,6 +135,7 @@ def test_nothing_there_yet_is_no_error(folder):
         store.read(CELL)
 
 
+@pytest.mark.slow
 def test_a_damaged_part_and_a_failure_are_told(folder):
     store = filled(OutcomeStore(folder), chunk=5)
     store.record_failure(CELL, 3, np.arange(2), "the loss is NaN")
@@ -147,6 +151,7 @@ def test_a_damaged_part_and_a_failure_are_told(folder):
     assert sum(map(len, OutcomeStore(folder).done(CELL).values())) == 19
 
 
+@pytest.mark.slow
 def test_the_store_is_looked_after_as_on_a_disk(folder, tmp_path):
     filled(OutcomeStore(tmp_path / "outcomes"), chunk=5)
     whole = OutcomeStore(tmp_path / "outcomes").read(CELL)
@@ -166,6 +171,7 @@ def test_the_store_is_looked_after_as_on_a_disk(folder, tmp_path):
     assert files_under(folder) == []
 
 
+@pytest.mark.slow
 def test_of_several_that_make_a_file_one_succeeds(folder):
     assert create_exclusively(folder / "a.lease", b"one")
     assert not create_exclusively(folder / "a.lease", b"two")
@@ -191,6 +197,7 @@ def test_an_unknown_kind_of_url_is_named(url):
         location_of(url)
 
 
+@pytest.mark.slow
 def test_a_package_that_is_not_there_is_named_with_the_extra_that_brings_it(tmp_path):
     (tmp_path / "s3fs.py").write_text("raise ImportError('absent')")
     program = "from fewshot_bench.cli.main import main; main(['leaderboard', '--results', 's3://bucket/x'])"
@@ -219,6 +226,7 @@ class TestUnreachable:
             with pytest.raises(LocationError, match=r"needs credentials, and none were found .* Set AWS_ACCESS_KEY_ID"):
                 use()
 
+    @pytest.mark.slow
     def test_a_network_that_is_down(self, s3, monkeypatch):
         import s3fs
 

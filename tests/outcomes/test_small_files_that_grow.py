@@ -132,6 +132,7 @@ def growth(folder: Path, tmp_path: Path) -> tuple[int, list[str]]:
     return int(told[0]), told[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from /proc")
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_part_takes_no_more_memory_than_its_file_can_stand_for(tmp_path, bomb):
@@ -172,6 +173,7 @@ LONG_LISTS: dict[str, Callable[[], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from /proc")
 @pytest.mark.parametrize("what", LONG_LISTS)
 def test_a_description_takes_no_more_memory_than_a_description_can(tmp_path, what):

@@ -68,6 +68,7 @@ REFUSED: dict[str, tuple[Cell, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_description_that_no_reader_takes_is_not_written(tmp_path, what):
     cell, told = REFUSED[what]
@@ -97,6 +98,7 @@ TAKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", TAKEN)
 def test_whatever_else_is_written_is_read_again(tmp_path, what):
     store = filled(OutcomeStore(tmp_path), TAKEN[what])
@@ -142,6 +144,7 @@ def test_a_failure_whose_file_nobody_would_find_is_refused(tmp_path, run, episod
         store.record_failure(CELL, run, np.array([episode]), "why")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "told"),
     [

@@ -127,6 +127,7 @@ def test_one_kind_alone_needs_no_word_for_it_but_keeps_its_mark(tmp_path):
     assert found.startswith("pt-map (transductive) is the best")
 
 
+@pytest.mark.slow
 def test_at_most_five_are_named(tmp_path):
     store = store_of(tmp_path, {"worst": -20, **{f"m{number:02d}": 0 for number in range(13)}}, noise=5)
     (answer,) = answers(leaderboard(store))
@@ -207,6 +208,7 @@ def test_the_correction_is_that_of_the_table(correct, word, tmp_path):
     assert f"(all pairs, {word}, 5%)" in sentences(store_of(tmp_path, {"a": 0, "b": 9}), correct=correct)[0]
 
 
+@pytest.mark.slow
 def test_the_baseline_changes_nothing(tmp_path):
     store = store_of(tmp_path, {"a": 0, "b": 9, "c": 8})
     assert sentences(store) == sentences(store, baseline="a") == sentences(store, baseline="b")
@@ -220,6 +222,7 @@ def scores_of(accuracy, kinds) -> TaskScores:
     return TaskScores(cells, run, numbers, accuracy, np.ones(len(cells)))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     st.integers(2, 9),
@@ -256,6 +259,7 @@ def test_it_says_of_each_method_what_its_letters_say(methods, gain, seed, correc
         assert (words[best] == BEST) == all(words[row].startswith("worse") for row in others)
 
 
+@pytest.mark.slow
 def test_equal_methods_are_seldom_told_apart_however_many_there_are():
     """15 equal methods make 105 pairs; the best is picked by its own result, and all pairs are corrected."""
     wrong, studies = 0, 60
@@ -277,6 +281,7 @@ def test_methods_without_any_common_episode_have_no_claims():
     assert against_the_best(scores, {one.key: one.method.name for one in scores.cells}) == [NOT_TESTED, HIGHEST]
 
 
+@pytest.mark.slow
 def test_the_answer_is_wherever_the_leaderboard_is(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     store = store_of(tmp_path, {"a": 0, "b": 9, "tim": 15, "pt-map": 24}, transductive=("tim", "pt-map"))

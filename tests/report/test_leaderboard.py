@@ -53,6 +53,7 @@ def test_the_numbers_of_one_cell_worked_by_hand(tmp_path):
     assert row["protocol_fingerprint"] == cell("m").protocol.fingerprint
 
 
+@pytest.mark.slow
 def test_the_test_pairs_episodes_with_the_baseline_of_the_same_protocol(tmp_path):
     frame = leaderboard(study(tmp_path), "conv/ce/centroid")
     for shot in (1, 5):
@@ -68,6 +69,7 @@ def test_the_test_pairs_episodes_with_the_baseline_of_the_same_protocol(tmp_path
         assert width < row["ci95"]  # the shared difficulty of the episodes cancels
 
 
+@pytest.mark.slow
 def test_a_protocol_without_the_baseline_has_an_empty_test(tmp_path):
     store = study(tmp_path)
     fill(store, cell("lonely", shot=10), NUMBERS)
@@ -76,6 +78,7 @@ def test_a_protocol_without_the_baseline_has_an_empty_test(tmp_path):
     assert row["baseline"] is None or row["baseline"] != row["baseline"]
 
 
+@pytest.mark.slow
 def test_rows_come_by_protocol_and_then_from_best_to_worst(tmp_path):
     store = study(tmp_path)
     fill(store, cell("m", dataset="aaa", shot=20), NUMBERS)
@@ -96,6 +99,7 @@ def test_equal_means_are_sorted_by_name(tmp_path):
     assert leaderboard(store)["method"].tolist() == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=6)
 @given(chunk=st.integers(1, 45), seconds=st.floats(1e-6, 10))
 def test_the_csv_depends_on_the_outcomes_alone(tmp_path_factory, chunk, seconds):
@@ -115,6 +119,7 @@ def untimed(content):
     return [[value for column, value in enumerate(row) if column not in timing] for row in rows]
 
 
+@pytest.mark.slow
 def test_the_same_store_gives_the_same_bytes(tmp_path):
     store = study(tmp_path / "store")
     first = written(store, tmp_path / "a.csv", baseline="logistic")
@@ -124,6 +129,7 @@ def test_the_same_store_gives_the_same_bytes(tmp_path):
     assert first.count(b"\n") == 7
 
 
+@pytest.mark.slow
 def test_a_written_leaderboard_has_fixed_decimals_and_empty_cells(tmp_path):
     store = OutcomeStore(tmp_path / "store")
     fill(store, cell("base"), NUMBERS)
@@ -136,6 +142,7 @@ def test_a_written_leaderboard_has_fixed_decimals_and_empty_cells(tmp_path):
     assert base["episodes_per_second"] == "1000.0"
 
 
+@pytest.mark.slow
 def test_the_csv_keeps_every_digit_of_p(tmp_path):
     store = study(tmp_path / "store")
     rows = list(csv.DictReader(written(store, tmp_path / "l.csv", baseline="logistic").decode().splitlines()))
@@ -144,6 +151,7 @@ def test_the_csv_keeps_every_digit_of_p(tmp_path):
         assert [row[name] for row in rows if row[name]] == [repr(p) for p in frame[name].dropna().tolist()]
 
 
+@pytest.mark.slow
 def test_an_interrupted_write_leaves_the_old_leaderboard(tmp_path, monkeypatch):
     store = study(tmp_path / "store")
     before = written(store, tmp_path / "l.csv")
@@ -177,6 +185,7 @@ def test_uneven_runs_all_count(tmp_path):
 
 
 class TestBaseline:
+    @pytest.mark.slow
     def test_a_part_of_its_name_is_enough(self, tmp_path):
         frame = leaderboard(study(tmp_path), "logis")
         assert set(frame["baseline"]) == {"conv/ce/logistic"}
@@ -189,6 +198,7 @@ class TestBaseline:
         with pytest.raises(ComparisonError, match="'centroid' fits 2 methods"):
             leaderboard(study(tmp_path), "centroid")
 
+    @pytest.mark.slow
     def test_two_methods_of_its_name_leave_the_test_empty_there_and_are_told_apart(self, tmp_path):
         store = study(tmp_path)
         again = cell("conv/ce/logistic", weights="trained again")
@@ -222,6 +232,7 @@ def test_nothing_stored_says_how_to_begin(tmp_path):
         leaderboard(OutcomeStore(tmp_path))
 
 
+@pytest.mark.slow
 def test_records_are_json_and_hold_the_numbers_of_the_frame(tmp_path):
     frame = leaderboard(study(tmp_path), "conv/ce/centroid")
     records = json.loads(json.dumps(leaderboard_records(frame), allow_nan=False))
@@ -246,6 +257,7 @@ def test_one_short_method_takes_nobodys_letters(tmp_path):
     assert set(groups["short"]) == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_a_remembered_baseline_that_became_ambiguous_is_none(tmp_path):
     store, path = OutcomeStore(tmp_path / "outcomes"), tmp_path / "leaderboard.csv"
     fill(store, cell("base"), NUMBERS)
@@ -260,6 +272,7 @@ def test_a_remembered_baseline_that_became_ambiguous_is_none(tmp_path):
     assert set(kept["baseline"]) == {again.method.label}
 
 
+@pytest.mark.slow
 def test_a_leaderboard_written_elsewhere_keeps_the_baselines(tmp_path):
     store = OutcomeStore(tmp_path / "outcomes")
     fill(store, cell("base"), NUMBERS)

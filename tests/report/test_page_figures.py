@@ -317,6 +317,7 @@ class TestRanks:
         go.Figure(figure)
         assert figure["data"][0]["error_x"]["array"][0] == pytest.approx(ranking.critical_difference / 2, abs=1e-3)
 
+    @pytest.mark.slow
     def test_a_page_ranks_as_a_comparison_does(self, tmp_path):
         results = store_study(tmp_path, methods=("third", "dataset"))
         frame = completed(current_leaderboard(OutcomeStore(results / "outcomes"), tmp_path / "none.csv"))
@@ -353,6 +354,7 @@ def content(tmp_path_factory):
 
 
 class TestPictures:
+    @pytest.mark.slow
     def test_each_figure_is_a_picture_of_its_size_and_the_same_bytes_again(self, content, tmp_path):
         files = draw_figures(content, tmp_path / "a")
         stems = {file.name.split("-")[0] for file in files}
@@ -373,6 +375,7 @@ class TestPictures:
         with pytest.raises(NoPictureError, match="pip install matplotlib"):
             draw_figures(content, tmp_path)
 
+    @pytest.mark.slow
     def test_without_scikit_posthocs_it_says_what_is_missing(self, content, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "scikit_posthocs", None)
         with pytest.raises(NoPictureError, match="pip install scikit-posthocs"):

@@ -83,6 +83,7 @@ def test_many_classes_that_carry_a_difference_are_not(tmp_path):
     assert comparison.by_class.effective_number > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "names", "expected"),
     [

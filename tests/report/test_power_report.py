@@ -32,6 +32,7 @@ def test_given_spreads_are_planned_with_as_statsmodels_does():
     assert one.detectable is None
 
 
+@pytest.mark.slow
 def test_a_pilot_says_what_its_own_episodes_can_find(tmp_path):
     store = study(tmp_path)
     spreads = stored_spreads(store, "schane", "conv/ce/centroid")
@@ -141,6 +142,7 @@ def test_the_floor_beyond_the_split_is_that_of_its_data_interval(tmp_path):
     assert sum(record["beyond"]["variances"].values()) == pytest.approx(found.standard_errors[0] ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "said"),
     [

@@ -96,6 +96,7 @@ def test_a_caption_without_underlines_says_that_all_others_are_worse(board):
     assert "Underlined" not in table.caption
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plus_minus", "columns", "words"),
     [

@@ -11,6 +11,8 @@ from page_studies import BASE, BETTER, store_study
 
 from fewshot_bench.cli.main import exit_code
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def results(tmp_path):

@@ -198,6 +198,7 @@ def test_numbers_of_thousands_of_episodes_are_not_broken(tmp_path):
     assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "own",
     [

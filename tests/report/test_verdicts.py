@@ -51,6 +51,7 @@ def test_swapping_the_methods_swaps_better_and_worse_and_nothing_else(difference
     assert swapped == words.replace("better", "WORSE").replace("worse", "better").replace("WORSE", "worse")
 
 
+@pytest.mark.slow
 @given(families, st.data())
 def test_unknown_never_beats_known(family, data):
     split, beyond = ordered(family)
@@ -65,6 +66,7 @@ def test_unknown_never_beats_known(family, data):
     assert strength(verdict(1, unknown[0][position], unknown[1][position])) <= 1
 
 
+@pytest.mark.slow
 @given(families, probabilities, probabilities)
 def test_under_holm_another_method_never_strengthens_a_verdict_on_the_others(family, first, second):
     split, beyond = ordered(family)
@@ -76,6 +78,7 @@ def test_under_holm_another_method_never_strengthens_a_verdict_on_the_others(fam
         assert strength(after) <= strength(before)
 
 
+@pytest.mark.slow
 @given(families)
 def test_a_claim_beyond_the_split_is_never_made_without_that_on_it(family):
     split, beyond = corrected_claims(*ordered(family))
@@ -105,6 +108,7 @@ def test_where_every_episode_has_all_classes_the_claim_is_about_these_classes(tm
     assert pair.data.covers == "classes and images"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(), (600,) * 4, (3,) * 20])
 def test_without_a_data_interval_the_strongest_word_is_on_this_split_with_its_reason(tmp_path, sizes):
     store = OutcomeStore(tmp_path / "outcomes")
@@ -121,6 +125,7 @@ def test_without_a_data_interval_the_strongest_word_is_on_this_split_with_its_re
     assert set(board["group_split"]) == {"a", "b"}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=3)
 @given(st.integers(0, 3))
 def test_every_output_has_the_same_verdict(tmp_path_factory, seed):

@@ -62,6 +62,7 @@ def test_every_outcome_comes_out_again_and_the_result_is_left_as_it_was(cell):
     assert content(cell.parent.parent) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "study",
     [
@@ -174,6 +175,7 @@ def test_other_versions_and_hardware_are_named_and_explain_a_tie(cell):
     assert not result.is_equal
 
 
+@pytest.mark.slow
 def test_weights_that_the_base_stage_gives_otherwise_are_told_and_the_outcomes_compared(trained, tmp_path):
     weights = stored(trained).method.weights
     other = rewritten(trained, lambda told: told["method"].update(weights="ab" * 32))
@@ -184,6 +186,7 @@ def test_weights_that_the_base_stage_gives_otherwise_are_told_and_the_outcomes_c
     assert made.method.weights == weights
 
 
+@pytest.mark.slow
 def test_a_base_stage_is_trained_anew_only_where_that_is_asked_for(trained, monkeypatch):
     before = content(cache_folder())
     with without_caches():
@@ -233,6 +236,7 @@ def test_a_record_that_lacks_the_study_or_contradicts_it_is_refused(trained, mon
     assert "the outcomes do not record the study that made them" in refused(bare)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"backbone": "trapped:thing"}, {"adaptations": ["trapped:thing"]}], ids=str)
 def test_code_that_a_record_names_is_not_imported(cell, tmp_path, monkeypatch, fields):
     mark = tmp_path / "mark"
@@ -244,6 +248,7 @@ def test_code_that_a_record_names_is_not_imported(cell, tmp_path, monkeypatch, f
     assert "trapped" not in sys.modules
 
 
+@pytest.mark.slow
 def test_no_path_that_a_record_names_is_read(cell, tmp_path):
     named = rewritten(cell, lambda told: told["provenance"]["study"].update(weights="/etc/passwd"))
     assert "passwd, is not part of the outcomes; give it with --weights" in refused(named)
@@ -256,6 +261,7 @@ def test_a_description_of_another_cell_is_refused(cell):
     assert "fewshot-bench audit" in refused(moved)
 
 
+@pytest.mark.slow
 def test_cells_are_meant_by_folder_key_or_method(tmp_path):
     results = tmp_path / "results"
     folders = {
@@ -281,6 +287,7 @@ def test_cells_are_meant_by_folder_key_or_method(tmp_path):
         resolve_cells("centroid", tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_a_record_of_what_came_is_plain_data(cell):
     with_part(cell, 0, another_prediction)
     told = again(cell).as_dict()

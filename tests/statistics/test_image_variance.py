@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from fewshot_bench.statistics import data_intervals, image_overlap
 
@@ -19,6 +20,7 @@ def _means_and_intervals(image_sd: float):
     return data_intervals(values, image_overlap(images))
 
 
+@pytest.mark.slow
 def test_images_that_noise_hides_are_covered():
     for image_sd in (0.7, 1.2, 2.0):
         found = _means_and_intervals(image_sd)

@@ -54,6 +54,7 @@ def test_the_variance_from_images_is_what_a_double_loop_finds(seed):
     assert sum(found.shares.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_known_parts_are_found_again():
     found = []
     for replicate in range(40):

@@ -108,6 +108,7 @@ SOME = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", SOME.values(), ids=SOME.keys())
 @pytest.mark.parametrize("raises", [False, True])
 def test_exactly_the_episodes_that_fail_are_recorded_with_their_reason(behaviour, bad, raises):
@@ -235,6 +236,7 @@ SPOILED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "reason"), SPOILED.values(), ids=SPOILED.keys())
 def test_outcomes_that_are_none_are_a_failure_of_their_episodes_alone(monkeypatch, spoil, reason):
     compute = MethodWorker.__call__
@@ -264,6 +266,7 @@ def without_timing() -> pd.DataFrame:
     return pd.read_csv("results/leaderboard.csv", dtype=str).drop(columns=list(TIMING_COLUMNS))
 
 
+@pytest.mark.slow
 def test_the_command_says_what_failed_writes_the_table_and_ends_with_1_until_it_succeeds(behaviour, capsys):
     behaviour.bad = queries(SOME["scattered"])
     assert run("--adapt", "centroid,toy_adaptations:Fails", "--baseline", "centroid") == 1
@@ -280,6 +283,7 @@ def test_the_command_says_what_failed_writes_the_table_and_ends_with_1_until_it_
     assert (without_timing()["episodes"] == str(EPISODES)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["centroid,toy_adaptations:Fails", "toy_adaptations:Fails,centroid"])
 def test_a_method_that_always_fails_leaves_the_others_their_table(behaviour, capsys, order):
     behaviour.bad = queries(ALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from fewshot_bench import Study, run_study
@@ -14,6 +15,7 @@ from fewshot_bench.study.run import resolve_plan, run_resolved
 SMALL = {"device": "cpu", "episodes": 2, "runs": 1, "base_epochs": 1, "base_batch": 512}
 
 
+@pytest.mark.slow
 def test_every_planned_cell_becomes_the_stored_one_of_its_name(tmp_path, monkeypatch):
     def untrained(network, split, recipe, **_):
         torch.nn.init.uniform_(next(network.parameters()), 0, 1 if recipe.loss == "ce" else 2)

@@ -61,6 +61,7 @@ def another_file(kind: str, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["name", "folder", "safetensors", "key", "prefix", "key and prefix", "float64"])
 def test_a_method_goes_on_under_its_first_name(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(state(), tmp_path / "a.pth")
@@ -95,6 +96,7 @@ def test_other_weights_under_the_old_name_are_another_method(tmp_path: Path) -> 
     assert other.key != first.key
 
 
+@pytest.mark.slow
 def test_baselines_and_labels_are_those_that_the_study_names(tmp_path: Path) -> None:
     both = {"adaptations": ("centroid", "logistic")}
     torch.save(state(), tmp_path / "a.pth")
@@ -132,6 +134,7 @@ def test_a_training_goes_on_from_the_same_weights_whatever_their_file_is_called(
     assert "weights" not in read_checkpoint("mine").computing
 
 
+@pytest.mark.slow
 def test_the_command_says_what_was_taken_and_under_which_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

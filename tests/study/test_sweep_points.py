@@ -48,6 +48,7 @@ class Untouchable:
     __len__ = __iter__ = __array__ = __getitem__ = lambda *_: pytest.fail("somebody looked at the novel split")
 
 
+@pytest.mark.slow
 def test_the_novel_split_is_never_touched(toy, tmp_path, monkeypatch):
     guarded = replace(toy.novel, images=Untouchable())
     with pytest.raises((AssertionError, pytest.fail.Exception)):
@@ -136,6 +137,7 @@ def test_a_point_that_another_process_works_on_is_left_to_it_and_waited_for(tmp_
     assert Leases(sweep.folder).owners() == {}
 
 
+@pytest.mark.slow
 def test_a_point_whose_process_was_killed_is_taken_over_at_once(tmp_path, runs):
     sweep = planned(tmp_path)
     sweep.folder.mkdir(parents=True)

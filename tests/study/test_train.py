@@ -79,6 +79,7 @@ def test_the_log_has_a_row_per_epoch(toy: Dataset) -> None:
     assert all(float(row["loss"]) > 0 and float(row["images_per_second"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_on_the_validation_split_is_kept_and_the_last_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter([{"validation_1shot": 0.2}, {"validation_1shot": 0.9}, {"validation_1shot": 0.4}] * 2)
     monkeypatch.setattr("fewshot_bench.study.train.validation", lambda *_: lambda network: next(looks))
@@ -102,6 +103,7 @@ def test_the_novel_split_decides_nothing(toy: Dataset, monkeypatch: pytest.Monke
     assert are_equal("before", "after")
 
 
+@pytest.mark.slow
 def test_there_are_about_ten_looks_by_default() -> None:
     history = train(epochs=21, batch_size=200, validation_episodes=5).history
     assert [epoch for epoch, row in enumerate(history, 1) if "validation_1shot" in row] == [*range(2, 21, 2), 21]
@@ -115,6 +117,7 @@ def test_without_a_validation_split_the_last_epoch_is_kept(toy: Dataset, monkeyp
         train("other", validate_every=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4, 8])
 def test_the_same_command_goes_on_after_a_stop_with_the_weights_of_no_stop_bit_for_bit(steps: int) -> None:
     train("whole", loss="ce+schane", micro_batch=20)
@@ -142,6 +145,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_another_training_under_the_same_name_is_refused_by_what_differs(name: str, is_finished: bool) -> None:
@@ -181,6 +185,7 @@ def test_a_damaged_state_is_one_clear_line_and_fresh_forgets_it() -> None:
     assert train(is_fresh=True).epoch >= 1
 
 
+@pytest.mark.slow
 def test_the_micro_batch_is_what_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert train("roomy").micro_batches == [48]
     monkeypatch.setattr("fewshot_bench.training.optimisation.free_bytes", lambda device: 8_000_000)
@@ -190,6 +195,7 @@ def test_the_micro_batch_is_what_fits_into_memory(monkeypatch: pytest.MonkeyPatc
     assert train("asked", micro_batch=5).micro_batches == [5]
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_with_its_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(micro_batch=6, progress=StopsAt(4))

@@ -77,6 +77,7 @@ def test_magnitudes_are_those_of_torchvision(name: str, size: tuple[int, int]) -
         assert ours.tolist() == theirs.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", SIZES[:3] + SIZES[4:])
 def test_pixels_are_those_of_torchvision_for_each_image_alone(channels: int, size: tuple[int, int]) -> None:
