@@ -14,6 +14,8 @@ import pytest
 
 import fewshot_bench
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(fewshot_bench.__file__).parent
 
 CONTRIBUTING = PACKAGE.parent / "CONTRIBUTING.md"

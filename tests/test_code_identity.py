@@ -22,6 +22,8 @@ from fewshot_bench.errors import CodeError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.plugins import is_code
 
+pytestmark = pytest.mark.slow
+
 # What `thing.py` imports, and from where the value in it comes.
 IMPORTS = {
     "a module beside it": ("from other import x", "other"),

@@ -99,6 +99,7 @@ def constant(node: ast.AST) -> object:
     return node.value if isinstance(node, ast.Constant) else None
 
 
+@pytest.mark.slow
 def test_the_package_runs_nothing_that_it_reads():
     """But for the class that the reader of pickles restricts, and processes: of benchmarks, of a sweep, and git."""
     found = {
@@ -155,6 +156,7 @@ ADMITTING = {
 over in Python, or trusts."""
 
 
+@pytest.mark.slow
 def test_only_those_who_have_names_from_a_user_import_what_is_named():
     used: dict[str, set[str]] = {name: set() for name in ADMITTING}
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -21,6 +21,7 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_what_the_product_needs_at_run_time(wheel):
     names = set(wheel.namelist())
     assert {

@@ -241,6 +241,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "variable", "is_shown"), [([], "", False), (["--debug"], "", True), ([], "1", True)]
 )

@@ -84,6 +84,7 @@ def test_other_packages_extend_a_registry_through_entry_points(animals, monkeypa
     assert animals["cat"].summary == "purrs"
 
 
+@pytest.mark.slow
 def test_another_process_admits_what_was_admitted_before_it_reads_the_value(monkeypatch, tmp_path):
     folder = tmp_path / "code"
     folder.mkdir()
@@ -106,6 +107,7 @@ def test_another_process_admits_what_was_admitted_before_it_reads_the_value(monk
     monkeypatch.delitem(sys.modules, "shipped")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edited", ["distributed", "beside"])
 def test_another_process_refuses_code_that_was_edited_since_or_differs_on_its_machine(edited, code):  # noqa: F811
     write(code, distributed="import beside\ndef loss(*_, **__): return 1\n", beside="")

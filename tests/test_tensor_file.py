@@ -21,6 +21,7 @@ def test_tensors_and_words_come_back(path):
     assert metadata == read_metadata(path) == {"what": "three tensors"}
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_gives_other_tensors(path):
     before, _ = read_tensors(path)
     content = path.read_bytes()

@@ -114,6 +114,7 @@ def chosen_one_by_one(adaptation, split, support, query):
     return best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shot", [2, 5, 7])
 def test_support_cv_chooses_what_cross_validation_one_by_one_chooses(shot):
     adaptation = SETTINGS["support-cv"]
@@ -203,6 +204,7 @@ def test_queries_never_inform_the_choice_of_an_inductive_head(adaptation):
     torch.testing.assert_close(few, whole[:, [5, 0, 17]], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @every_setting
 @pytest.mark.parametrize("shot", [2, 6])
 def test_the_chunk_and_a_gram_matrix_never_change_a_prediction(adaptation, shot):

@@ -41,6 +41,7 @@ def test_a_gram_matrix_never_changes_an_outcome(adaptation, shot):
     scores_differ_by_rounding_only(looked_up, adaptation.scores(split, support, query))
 
 
+@pytest.mark.slow
 @every_adaptation
 @pytest.mark.parametrize("shot", [1, 3])
 def test_the_chunk_never_changes_a_prediction(adaptation, shot):
@@ -67,6 +68,7 @@ def test_the_order_of_episodes_never_changes_an_outcome(adaptation):
     scores_differ_by_rounding_only(backwards, adaptation.scores(split, support, query))
 
 
+@pytest.mark.slow
 @every_adaptation
 def test_the_order_of_a_support_set_never_changes_an_outcome(adaptation):
     support, query = support_and_query(drawn_episodes(8, shot=5))
@@ -92,6 +94,7 @@ def test_a_query_scores_the_same_whatever_else_is_asked(adaptation):
     scores_differ_by_rounding_only(few, adaptation.scores(split, support, query)[:, :3])
 
 
+@pytest.mark.slow
 @every_adaptation
 @given(data=st.data(), way=st.integers(2, 5), shot=st.integers(1, 3), seed=st.integers(0, 1000))
 @settings(deadline=None, max_examples=4, derandomize=True, phases=[Phase.generate])
@@ -130,6 +133,7 @@ def test_an_episode_of_more_queries_is_never_thought_smaller(adaptation):
     assert 0 < few < many
 
 
+@pytest.mark.slow
 @every_adaptation
 @pytest.mark.parametrize(
     ("way", "shot", "query", "size"), [(2, 1, 1, 2), (5, 1, 1, 40), (2, 20, 3, 2), (3, 2, 4, 2000)]

@@ -47,6 +47,7 @@ def one_episode(settings, split, support, query):
     return head(split.embeddings[query])[1].detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shot", [1, 5])
 @pytest.mark.parametrize(
     "settings",
@@ -89,6 +90,7 @@ def easyfsl_finetune(support, labels, query, *, steps=200, learning_rate=1e-4):
     return cosine_distance_to_prototypes(query).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", ["raw", "l2"])
 @pytest.mark.parametrize("shot", [1, 5])
 def test_a_cosine_head_of_scale_one_is_easyfsl_finetune(features, shot):
@@ -112,6 +114,7 @@ def support_loss(scores, shot):
     return cross_entropy(scores.transpose(1, 2), labels, reduction="none").mean(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coordinates", ["span", "full"])
 @pytest.mark.parametrize("head", ["linear", "cosine", "projection"])
 def test_training_lowers_the_support_loss_of_every_episode(head, coordinates):
@@ -215,6 +218,7 @@ def test_lambda_zero_is_cross_entropy_on_the_views():
     torch.testing.assert_close(scores, expected, rtol=0, atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [{"tau": 0.1}, {"reading": "out"}, {"lambda_": 0.5}])
 def test_every_setting_of_the_contrastive_term_reaches_it(setting):
     split = clustered_split(views=2).with_features("l2")

@@ -100,6 +100,7 @@ def written_out(support, query, *, neighbours=20, alpha=0.8, power=3, selected=3
     return labels[way * shot :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shot", "count", "settings"),
     [
@@ -134,6 +135,7 @@ def noisy_training(shot=2, count=6, wrong=8):
     return rows, labels, targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 128])
 @pytest.mark.parametrize("steps", [1, 2, 3, 60, 400])
 def test_losses_are_those_of_every_step_of_gradient_descent(steps, stride):

@@ -31,6 +31,7 @@ def spread_by_scikit_learn(rows, shot, *, alpha, kernel=None, gamma=None):
     return spreading.fit(rows, labels).label_distributions_[5 * shot :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shot", [1, 5])
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 0.99])
 @pytest.mark.parametrize("features", ["l2", "raw"])

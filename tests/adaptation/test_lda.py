@@ -17,6 +17,7 @@ def without_what_classes_share(scores):
     return scores - scores.mean(-1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shrinkage", [0.01, 0.5, 0.99, 1.0])
 @pytest.mark.parametrize(("size", "shot"), [(3, 5), (40, 5), (300, 2), (300, 5)])
 @pytest.mark.parametrize("features", ["raw", "l2"])

@@ -31,6 +31,7 @@ def centered(intercepts):
 @pytest.mark.parametrize("features", ["raw", "l2"])
 @pytest.mark.parametrize("shot", [1, 5])
 class TestAgainstScikitLearn:
+    @pytest.mark.slow
     def test_coefficients_and_intercepts_are_the_same(self, shot, features, C):
         split = clustered_split().with_features(features)
         support, _ = support_and_query(drawn_episodes(EPISODES, shot=shot))

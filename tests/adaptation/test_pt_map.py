@@ -66,6 +66,7 @@ def both(adaptation, *, alpha, shot, count=40, **settings):
     return scores.numpy(), np.stack(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("centering", CENTERINGS)
 @pytest.mark.parametrize(("shot", "alpha"), [(1, 0.2), (5, 0.4)])
 def test_every_prediction_is_that_of_the_algorithm_written_out(shot, alpha, centering):
@@ -75,6 +76,7 @@ def test_every_prediction_is_that_of_the_algorithm_written_out(shot, alpha, cent
     assert (scores.argmax(2) == expected.argmax(2)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shot", [1, 5])
 def test_every_prediction_is_that_of_easyfsl(shot):
     methods = pytest.importorskip("easyfsl.methods")

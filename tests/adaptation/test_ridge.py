@@ -36,6 +36,7 @@ class TestAgainstScikitLearn:
             queries = split.embeddings[query[episode]].double().numpy()
             np.testing.assert_allclose(scores[episode].numpy(), theirs.predict(queries), rtol=0, atol=1e-4)
 
+    @pytest.mark.slow
     def test_every_prediction_is_the_same(self, shot, features, penalty, intercept):
         """Its targets are -1 and 1, which moves the scores of all classes alike."""
         split = clustered_split().with_features(features)

@@ -25,6 +25,7 @@ def scaled(log_affinities, totals, counts=None, *, steps=20_000):
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharpness", [0.1, 3.0, 8.0])
 def test_the_plan_is_the_limit_of_scaling_rows_and_columns_in_turn(sharpness):
     problems = affinities(4, 5, 40, sharpness=sharpness)

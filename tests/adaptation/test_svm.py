@@ -61,6 +61,7 @@ class TestAgainstScikitLearn:
             assert (scores[episode].argmax(-1).numpy() == predicted).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("C", [0.1, 1.0, 100.0])
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6])
 def test_the_stated_gap_bounds_the_distance_from_the_optimum(gap, C):

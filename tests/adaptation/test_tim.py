@@ -73,6 +73,7 @@ def one_by_one(reference, split, support, query, **settings):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shot", [1, 5])
 @pytest.mark.parametrize("steps", [1, 150])
 def test_closed_form_updates_on_inner_products_are_those_of_the_paper_on_embeddings(shot, steps):
@@ -82,6 +83,7 @@ def test_closed_form_updates_on_inner_products_are_those_of_the_paper_on_embeddi
     torch.testing.assert_close(TIM(steps=steps).scores(split, support, query), expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "weights"), [(1.0, (0.1, 1.0, 0.1)), (2.0, (1.0, 1.0, 1.0)), (7.0, (1.0, 1.0, 1.0))])
 @pytest.mark.parametrize("shot", [1, 5])
 def test_gradients_by_hand_go_where_autograd_goes(shot, alpha, weights):
@@ -93,6 +95,7 @@ def test_gradients_by_hand_go_where_autograd_goes(shot, alpha, weights):
     torch.testing.assert_close(scores, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shot", [1, 5])
 def test_cosine_prototypes_are_easyfsl_tim(shot):
     split = unit_split()
@@ -269,6 +272,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("shot", "query"), [(1, 15), (5, 15)])
 def test_no_chunk_changes_so_much_as_a_rounding_error_of_alternating_updates(shot, query):

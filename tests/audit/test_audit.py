@@ -27,6 +27,8 @@ from fewshot_bench.errors import AuditError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.store import parts_in
 
+pytestmark = pytest.mark.slow
+
 EVERY_CHECK = [
     "description",
     "stored parts",

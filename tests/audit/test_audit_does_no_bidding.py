@@ -8,6 +8,8 @@ from audited_results import detail, failures, rewritten, small_result, stored, v
 import fewshot_bench.audit.stored_checks
 from fewshot_bench._io.locations import cache_folder
 
+pytestmark = pytest.mark.slow
+
 TRAINED = {"base_losses": ("ce",), "base_epochs": 1, "episodes": 3, "runs": 1}
 CHECK = "same predictions"
 

@@ -14,6 +14,8 @@ from fewshot_bench.backbones import BACKBONES
 from fewshot_bench.datasets import DATASETS
 from fewshot_bench.losses import LOSSES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def trap(tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ from audited_results import (
 
 from fewshot_bench.adaptation import ADAPTATIONS, hyper_parameter_choice
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def cheats(monkeypatch):

@@ -64,6 +64,7 @@ def test_every_episode_is_chosen_as_often_as_another():
     assert np.abs(counts - 500).max() < 5 * math.sqrt(500 * 0.75)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checked", [1, 8, 20])
 def test_a_forger_passes_as_often_as_the_formula_says(checked):
     frame, forged = stored_frame(1, 100), 10
@@ -105,6 +106,7 @@ def hundred(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("episodes", [8, 100])
 def test_who_forges_all_episodes_but_those_of_a_known_seed_is_found(hundred, episodes):
     assert failures(hundred, episodes=episodes) == [SAME]
@@ -162,6 +164,7 @@ def one_each(ties, count):
     return list({(tie.run, tie.episode): tie for tie in ties}.values())[:count]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", [1, -1])
 def test_near_ties_that_all_favour_one_side_are_found(cell, gain):
     near = [tie for tie in nearest_ties(cell) if tie.behind < 4]
@@ -173,6 +176,7 @@ def test_near_ties_that_all_favour_one_side_are_found(cell, gain):
     assert reproduced(cell).startswith("ties favour no method")
 
 
+@pytest.mark.slow
 def test_near_ties_that_favour_nobody_are_ties(cell):
     near = [tie for tie in nearest_ties(cell) if tie.behind < 4]
     forge(cell, [tie for gain in (1, -1) for tie in one_each([tie for tie in near if tie.gain == gain], 6)])
@@ -185,12 +189,14 @@ def reproduced(cell):
     return reproduce_cell(cell, ReproductionOptions(device="cpu")).explanation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", [1, 0, -1])
 def test_one_prediction_that_is_no_near_tie_is_found_whomever_it_favours(cell, gain):
     forge(cell, [tie for tie in reversed(nearest_ties(cell)) if tie.gain == gain][:1])
     assert "1 of them are not ties" in detail(cell, SAME)
 
 
+@pytest.mark.slow
 def test_one_episode_made_all_correct_is_found_elsewhere_too(cell):
     with_part(cell, 0, better_predictions)
     assert failures(cell) == [SAME]
@@ -230,6 +236,7 @@ def test_cells_of_the_same_machine_are_not_pooled():
     assert pooled_findings([same, same]) == ()
 
 
+@pytest.mark.slow
 def test_two_cells_of_one_method_are_pooled_in_a_real_audit(tmp_path):
     cells = [elsewhere(small_result(tmp_path, shots=(shot,))) for shot in (1, 5)]
     for cell in cells:

@@ -121,6 +121,7 @@ def test_tasks_of_every_sampler_are_in_order(sampler):
     assert [task_problem(episodes, SIZES) for episodes in groups(**sampler)] == [""] * len(groups(**sampler))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("query", "alone"), [(4, 20), (15, 75), (20, 75)])
 def test_so_many_queries_are_asked_alone_as_a_usual_episode_has(tmp_path, query, alone):
     """Or a cell of hundreds of classes would take hours."""

@@ -25,6 +25,8 @@ from fewshot_bench.audit import (
 )
 from fewshot_bench.audit.finding import Audit
 
+pytestmark = pytest.mark.slow
+
 
 def audited(*folders, **options):
     return audit_cells(folders, AuditOptions(**{"device": "cpu", "episodes": 4, **options}))

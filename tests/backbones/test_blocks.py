@@ -45,6 +45,7 @@ def names(network: nn.Module) -> list[str]:
     return [name for name, _ in network.named_parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM)
 def test_every_parameter_of_a_timm_model_is_in_one_block(name):
     network = made(name)

@@ -15,6 +15,8 @@ from fewshot_bench.backbones import Backbone, BackboneRequest, create_backbone
 from fewshot_bench.backbones.networks import conv4_32, conv4_64, resnet12
 from fewshot_bench.errors import WeightsError
 
+pytestmark = pytest.mark.slow
+
 State = dict[str, torch.Tensor]
 VIT, RESNET = "timm:test_vit", "timm:test_resnet"
 ONE = torch.ones(1)

@@ -93,6 +93,7 @@ OTHER_BACKBONES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", OTHER_BACKBONES)
 def test_another_backbone_never_meets_the_embeddings_of_this_one(change):
     split = toy_split()
@@ -266,6 +267,7 @@ print(hashlib.sha256(embeddings.tobytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_processes_that_embed_the_same_split_at_once_have_the_same_bytes(home):
     processes = [
         subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -14,6 +14,8 @@ from torch.nn.functional import batch_norm, conv2d, leaky_relu, max_pool2d, relu
 
 import fewshot_bench.backbones  # noqa: F401  # registers the networks with timm
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"conv4_32": 16, "conv4_64": 16, "resnet12": 16, "wrn28_10": 4}
 TUNED: dict[str, Callable[[str], bool]] = {
     "all": lambda name: True,

@@ -144,6 +144,7 @@ def test_weights_that_were_fetched_before_are_taken_without_asking(hub_at, cache
     assert nothing_is_connected == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -31,6 +31,7 @@ WIDTHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WIDTHS)
 def test_d_is_what_the_network_gives(tmp_path, name):
     backbone = with_file(name, tmp_path, image_size=64)
@@ -52,6 +53,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), REFUSED)
 def test_a_size_that_a_network_does_not_take_is_refused_with_those_it_takes(name, size):
     with pytest.raises(StudyError) as refused:

@@ -52,6 +52,7 @@ def test_parameters_are_as_many_as_in_the_literature(name):
     assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[name] == GOLDEN[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_timm_finds_and_makes_them(name):
     assert timm.list_models(name) == [name]
@@ -111,6 +112,7 @@ def test_conv4_follows_the_image_size_that_timm_sets():
     assert network(torch.rand(2, 3, 48, 48)).shape == (2, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_timm_s_data_config_is_the_preprocessing_of_the_backbone(name):
     with torch.device("meta"):
@@ -135,6 +137,7 @@ def test_the_first_convolution_and_the_classifier_are_where_timm_is_told(name):
     assert network.get_submodule(network.pretrained_cfg["classifier"]) is network.get_classifier()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32)])
 def test_images_of_their_native_size_are_embedded(name, channels, size):
@@ -147,6 +150,7 @@ def test_images_of_their_native_size_are_embedded(name, channels, size):
     assert embeddings.std() > 0
 
 
+@pytest.mark.slow
 def test_resnet12_is_trained_on_the_base_split():
     split = toy_split("base", classes=2, images=4)
     backbone = create_backbone(BackboneRequest("resnet12", native_size=16))
@@ -203,6 +207,7 @@ def test_ls_shows_them_with_their_papers(capsys):
         assert BACKBONES[name].facts["paper"] in shown
 
 
+@pytest.mark.slow
 def test_registering_replaces_no_network_of_timm():
     program = "import fewshot_bench.backbones"
     result = subprocess.run([sys.executable, "-W", "error:Overwriting", "-c", program], capture_output=True, text=True)

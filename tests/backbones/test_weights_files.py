@@ -236,6 +236,7 @@ STRANGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STRANGE)
 def test_a_file_without_a_state_dict_says_so(tmp_path, kind):
     content, told = STRANGE[kind]
@@ -265,6 +266,7 @@ def test_a_truncated_or_spoiled_file_is_refused_in_one_line(tmp_path, kind, cut)
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
 def test_flipped_bytes_end_in_weights_or_in_one_line(tmp_path, kind):
     path = tmp_path / "w.pth"

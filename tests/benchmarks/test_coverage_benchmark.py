@@ -53,6 +53,7 @@ def test_a_run_prints_a_row_of_every_quantity_with_a_cell_of_every_candidate(cov
         assert all(len(row.split("|")) == 2 + 5 + len(setting.candidates) for row in rows)
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(coverage):
     setting = coverage.Setting("tiny", classes=7, ways=(2, 3), images=25, episodes=30)
     one, two = coverage.simulate(setting, 6), coverage.simulate(setting, 6, processes=2)
@@ -103,6 +104,7 @@ def test_the_task_interval_is_too_short_by_what_is_needed_over_its_half_width(co
     assert "accuracy 5.5 · 5.5; difference, a noisy copy 5.5" in coverage.too_short(setting, results)
 
 
+@pytest.mark.slow
 def test_a_sparse_gain_has_the_stated_truth_and_counts_where_the_split_holds_such_a_class(coverage):
     setting = replace(coverage.SETTINGS["sparse-exp-20"], classes=6, images=60, episodes=60)
     results = coverage.simulate(setting, 300)

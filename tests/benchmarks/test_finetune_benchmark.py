@@ -37,6 +37,7 @@ def record(_beside_the_script: None, tmp_path_factory: pytest.TempPathFactory) -
     return json.loads(path.read_text(encoding="utf-8")), printed.getvalue()
 
 
+@pytest.mark.slow
 def test_every_size_gives_a_row_whose_predictions_are_those_of_the_loop(record: tuple[dict[str, Any], str]):
     written, printed = record
     assert [(row["case"]["shot"], row["at_once"]) for row in written["rows"]] == [(1, 1), (1, 2)]

@@ -46,6 +46,7 @@ def test_a_command_that_fails_is_told_with_its_words(machine):
         machine.shell("echo no; exit 3")
 
 
+@pytest.mark.slow
 def test_a_command_of_fewshot_bench_runs_has_a_number_and_ends_with_its_exit_code(machine):
     job = machine.start(["--version"], {})
     assert job.process > 1

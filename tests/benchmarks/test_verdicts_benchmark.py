@@ -62,6 +62,7 @@ def test_a_family_against_a_baseline_has_fewer_tests_to_correct(verdicts, monkey
     assert sizes == [3, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", ["features", "noise", "gains", "luck"])
 def test_equal_methods_have_the_same_mean_over_replicates(verdicts, own):
     population = verdicts.Population("", own, (0.3,) * 3, classes=8, images=40)

@@ -53,6 +53,7 @@ def answer(process: subprocess.Popen[str]) -> tuple[str, str]:
     return output.strip(), errors
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_makes_and_the_other_says_that_it_waits(entry, start, tmp_path):
     first = start(entry, "first")
     wait_for(tmp_path / "first.makes")
@@ -64,6 +65,7 @@ def test_of_two_processes_one_makes_and_the_other_says_that_it_waits(entry, star
     assert (tmp_path / "second.waits").read_text() == "waiting for another process: seven letters"
 
 
+@pytest.mark.slow
 def test_who_waits_makes_it_when_the_other_is_killed(entry, start, tmp_path):
     first = start(entry, "first")
     wait_for(tmp_path / "first.makes")

@@ -50,6 +50,7 @@ def test_the_help_of_run_has_sections_and_fits_two_screens():
     assert len(text.splitlines()) <= 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)
 def test_help_is_one_plain_sentence_or_two(path):
     command = dict(commands())[path]

@@ -79,6 +79,7 @@ def assert_next_import_leaves_nothing_else(home, reports):
         assert len(report["files"]) == 4, report["files"]  # description, pixels, names, lock
 
 
+@pytest.mark.slow
 @needs_fork
 def test_an_import_that_is_killed_at_any_step_leaves_the_old_dataset_or_the_new_one(home, old, new):
     reports = stop_at_every_step(home, "kill", old, new)
@@ -95,6 +96,7 @@ def test_an_import_that_is_killed_at_any_step_leaves_the_old_dataset_or_the_new_
     assert_next_import_leaves_nothing_else(home, reports)
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_first_import_that_is_killed_at_any_step_leaves_the_whole_dataset_or_none(home, new):
     reports = stop_at_every_step(home, "kill", "-", new)
@@ -106,6 +108,7 @@ def test_a_first_import_that_is_killed_at_any_step_leaves_the_whole_dataset_or_n
     assert_next_import_leaves_nothing_else(home, reports)
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_disk_that_is_full_from_any_step_on_costs_one_line_and_not_the_old_dataset(home, old, new):
     reports = stop_at_every_step(home, "full", old, new)
@@ -183,6 +186,7 @@ RUN_WHEN_TOLD = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [["--replace"], []], ids=["replace", "keep"])
 def test_two_processes_that_import_one_name_at_once_do_it_one_after_the_other(home, old, new, option):
     processes = [
@@ -230,6 +234,7 @@ READ_TWICE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not remove files that are open")
 def test_who_reads_the_old_images_while_new_ones_are_imported_goes_on_reading_them(home, old, new):
     assert bring(old) == 0
@@ -335,6 +340,7 @@ def assert_damage_is_found(split: str | None) -> None:
         assert [name for name in SPLITS.values() if name in facts] == [split]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_any_byte_that_changed_on_the_disk_is_found_and_its_split_named(stored):
     assert len(stored) == 7

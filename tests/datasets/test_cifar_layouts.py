@@ -126,6 +126,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["cifar-fs", "fc100"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_images_in_the_same_order(tiny, tmp_path, dataset, layout):
@@ -279,6 +280,7 @@ def real(cifar_zip):
     return {name: np.stack(images) for name, images in classes.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["cifar-fs", "fc100"])
 def test_the_real_images_agree_across_the_zip_torchvision_and_pickles(real, cifar_zip, tmp_path, dataset):
     reference = import_dataset(dataset, cifar_zip)

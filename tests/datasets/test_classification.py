@@ -367,6 +367,7 @@ def test_a_folder_gives_the_official_splits_in_canonical_order(name, tmp_path):
     assert (test.images[0] == picture(file, 32)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("pack", [zipped, tarred])
 def test_an_archive_gives_the_same_as_its_folder(name, pack, tmp_path):
@@ -708,6 +709,7 @@ FOLDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 def test_class_folders_with_official_names_are_the_same_dataset(name, tmp_path):
     reference = import_dataset(name, as_folder(name, tmp_path / "source"), size=16)
@@ -798,6 +800,7 @@ def test_cifar_100_has_its_own_division_and_no_other_size(tmp_path):
         import_dataset("cifar-100", source, size=224)
 
 
+@pytest.mark.slow
 def test_cifar_100_from_tar_and_from_class_folders_is_the_same(tmp_path):
     source = write_cifar(tmp_path / "cifar-100-python")
     reference = import_dataset("cifar-100", source)
@@ -867,6 +870,7 @@ def test_a_classification_dataset_through_the_command_line(tmp_path, capsys, mon
     )
 
 
+@pytest.mark.slow
 def test_episodes_are_drawn_from_the_test_split_and_from_no_other_by_default(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     import_dataset("flowers-102", as_folder("flowers-102", tmp_path / "source"), size=28)

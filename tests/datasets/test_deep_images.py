@@ -85,6 +85,7 @@ def write(folder: Path, encode, ending: str, low: float, high: float, *, classes
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 @pytest.mark.parametrize(("high", "white"), [(200, 255), (256, 511), (4095, 4095)])
 def test_integers_of_any_file_are_scaled_by_the_bits_that_the_dataset_uses(tmp_path, kind, high, white):

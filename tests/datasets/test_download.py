@@ -360,6 +360,7 @@ def test_a_reset_connection_is_survived(site, folder):
     assert len(site.asked) == 2
 
 
+@pytest.mark.slow
 def test_a_silent_connection_is_survived(site, folder, monkeypatch):
     monkeypatch.setattr(fetch_module, "TIMEOUT", 0.3)
     site.script += [wait_for_the_gate, drop_after(100_000, then=wait_for_the_gate)]
@@ -383,6 +384,7 @@ def test_a_broken_chunked_body_goes_on(site, folder):
     assert site.ranges == [None, "bytes=100000-"]
 
 
+@pytest.mark.slow
 def test_patience_lasts_as_long_as_bytes_arrive(site, folder):
     site.script += [drop_after(30_000)] * 9
     assert fetch(site.file(), folder).read_bytes() == CONTENT
@@ -453,6 +455,7 @@ def test_a_whole_part_needs_no_server(site, folder, monkeypatch):
     assert site.asked == []
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(512, 4000), max_size=8), facts=st.sampled_from([{}, {"size": None, "digest": None}]))
 def test_wherever_connections_break_each_byte_is_fetched_once(tmp_path_factory, cuts, facts):
@@ -483,6 +486,7 @@ def test_a_server_that_always_starts_anew_and_breaks_off_is_left(site, folder):
     assert len(site.asked) == 1 + len(fetch_module.RETRY_WAITS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guards", [True, False])
 @pytest.mark.parametrize("name", ["ETag", "Last-Modified"])
 def test_two_versions_are_never_joined(site, folder, guards, name):
@@ -500,6 +504,7 @@ def test_another_range_than_asked_for_starts_anew(site, folder):
     assert site.ranges == ["bytes=100000-", None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content_range", [None, "bytes", "bytes 100000-299999/299999", "items 1-2/3", "bytes x-y/z"])
 def test_a_range_of_something_else_starts_anew(site, folder, content_range):
     break_off(site, folder, size=None)
@@ -515,6 +520,7 @@ def test_a_range_that_ends_early_is_followed_by_the_rest(site, folder):
     assert site.ranges == ["bytes=100000-", "bytes=150000-"]
 
 
+@pytest.mark.slow
 def test_an_unsatisfiable_range_starts_anew(site, folder):
     break_off(site, folder)
     site.script += [refuse(416)]
@@ -542,6 +548,7 @@ def test_a_part_larger_than_the_whole_starts_anew(site, folder):
     assert site.ranges == [None]
 
 
+@pytest.mark.slow
 def test_a_part_of_another_address_or_digest_starts_anew(site, folder):
     break_off(site, folder)
     assert fetch(site.file(url=f"{site.address}/elsewhere"), folder).read_bytes() == CONTENT
@@ -552,6 +559,7 @@ def test_a_part_of_another_address_or_digest_starts_anew(site, folder):
     assert site.ranges == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"{}", b'{"url": 3}', b"\xff", b"[" * 5000, None])
 def test_a_damaged_note_of_the_origin_starts_anew(site, folder, damage):
     break_off(site, folder)
@@ -562,6 +570,7 @@ def test_a_damaged_note_of_the_origin_starts_anew(site, folder, damage):
     assert site.ranges == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"one"'}, {"ETag": '"one\u00e4"'}])
 def test_without_validator_only_a_digest_allows_to_go_on(site, folder, headers):
     site.headers = headers
@@ -630,12 +639,14 @@ def test_a_body_without_length_that_ends_early_is_a_broken_transfer(site, folder
     assert site.ranges == [None, "bytes=100000-"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", ["", "-5", "many", "9" * 5000])
 def test_a_nonsensical_length_counts_as_none(site, folder, length):
     site.script += [partial(send, Content_Length=length)]
     assert fetch(site.file(), folder).read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [say(b""), chunked(b""), partial(send, upto=0, Content_Length=None)])
 def test_nothing_is_never_taken_for_a_file(site, folder, answer):
     site.script += [answer] * 10
@@ -647,6 +658,7 @@ def test_an_empty_file_that_should_be_empty_is_one(site, folder):
     assert fetch(site.file(), folder).read_bytes() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [
@@ -679,6 +691,7 @@ def test_a_web_page_that_was_asked_for_is_a_file(site, folder):
 # Refusals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
 def test_a_failure_that_passes_is_tried_again(site, folder, status):
     site.script += [refuse(status)] * len(fetch_module.RETRY_WAITS)
@@ -691,6 +704,7 @@ def test_a_failure_that_stays_is_one_line(site, folder):
     assert len(site.asked) == 1 + len(fetch_module.RETRY_WAITS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "line"),
     [
@@ -720,6 +734,7 @@ def test_a_dead_link_spares_the_part(site, folder):
     assert site.ranges == ["bytes=100000-"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer", [b"", b"\x1b[31m rubbish\r\n\r\n", b"HTTP/1.1 two hundred\r\n\r\n", b"\xff" * 70_000]
 )
@@ -751,6 +766,7 @@ def test_a_host_that_does_not_exist_is_not_asked_twice(folder, monkeypatch):
     assert len(questions) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_followed_and_going_on_goes_through_them(site, folder, status):
     break_off(site, folder)
@@ -836,6 +852,7 @@ def test_a_file_that_does_not_fit_is_refused_before_the_first_byte(site, folder,
     assert left_in(folder) == [".data.zip.lock"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_ranges", [True, False])
 def test_what_is_here_needs_no_more_room(site, folder, monkeypatch, has_ranges):
     break_off(site, folder)
@@ -906,6 +923,7 @@ def read_until(process, line):
     pytest.fail(f"the process ended without saying '{line}'")
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_part_that_the_next_one_goes_on_with(site, folder):
     site.script += [drop_after(1000, then=wait_for_the_gate)]  # too few to leave a write buffer by themselves
     with fetching(site, folder) as process:
@@ -922,6 +940,7 @@ def test_a_killed_process_leaves_a_part_that_the_next_one_goes_on_with(site, fol
     assert site.ranges == [None, "bytes=1000-"]
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_a_file_once(site, folder):
     site.script += [drop_after(100_000, then=wait_for_the_gate)]
     with fetching(site, folder) as first:
@@ -935,6 +954,7 @@ def test_two_processes_fetch_a_file_once(site, folder):
     assert site.ranges == [None, "bytes=100000-"]
 
 
+@pytest.mark.slow
 def test_the_next_in_line_takes_over_from_a_killed_process(site, folder):
     site.script += [drop_after(100_000, then=wait_for_the_gate)]
     with fetching(site, folder) as first:
@@ -994,6 +1014,7 @@ def test_a_record_without_links_has_its_contents_at_their_usual_place(site):
     assert ask(site)["a b.zip"].url == f"{site.address}/api/records/7978538/files/a%20b.zip/content"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -1019,6 +1040,7 @@ def test_a_record_that_is_none_is_one_line(site, body):
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -1058,6 +1080,7 @@ def test_a_record_that_fails_for_a_while_is_asked_again(site):
     assert list(ask(site)) == ["data.zip"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "line"), [(404, "the link is dead"), (403, "access is refused"), (503, "503")])
 def test_a_record_that_cannot_be_had_is_one_line(site, status, line):
     site.script += [refuse(status)] * 10

@@ -32,6 +32,8 @@ from fewshot_bench.datasets import OwnOptions, import_dataset, import_own_images
 from fewshot_bench.datasets.check import check_dataset, check_place
 from fewshot_bench.errors import FewshotBenchError
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = 72  # of each of the fourteen samples
 
 

@@ -150,6 +150,7 @@ def test_strength_makes_the_images_of_a_class_differ_more(fonts):
     assert spread(Strength()) > 1.3 * spread(still)
 
 
+@pytest.mark.slow
 def test_the_chosen_classes_hold_no_look_alikes(fonts):
     from glyphs.make import check_look_alikes
 

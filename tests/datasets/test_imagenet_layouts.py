@@ -82,6 +82,7 @@ def _nested(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", MINI)
 def test_every_layout_of_mini_imagenet_names_the_same_images_with_the_same_pixels(tiny, tmp_path, layout):
     dataset = import_dataset("mini-imagenet", MINI[layout](tmp_path, tiny))
@@ -176,6 +177,7 @@ TIERED_UNNAMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", {**TIERED_NAMED, **TIERED_UNNAMED})
 def test_every_layout_of_tiered_imagenet_gives_the_same_classes_and_pixels(tiny, tmp_path, layout):
     dataset = import_dataset("tiered-imagenet", {**TIERED_NAMED, **TIERED_UNNAMED}[layout](tmp_path, tiny))

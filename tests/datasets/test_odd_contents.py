@@ -13,6 +13,8 @@ from fewshot_bench.datasets import import_dataset
 from fewshot_bench.datasets.check import check_place
 from fewshot_bench.errors import FewshotBenchError
 
+pytestmark = pytest.mark.slow
+
 PICTURES, ROWS = np.zeros((4, 12, 12, 3), np.uint8), np.zeros((4, 3072), np.uint8)
 ODD = {
     "None": None,

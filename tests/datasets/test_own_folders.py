@@ -80,6 +80,7 @@ CLUTTER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMS)
 @pytest.mark.parametrize("path", CLUTTER)
 def test_what_systems_and_synchronisers_leave_is_no_image_and_is_told(tmp_path, kind, path):
@@ -153,6 +154,7 @@ AMBIGUOUS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMS)
 @pytest.mark.parametrize("case", AMBIGUOUS)
 def test_folders_beside_splits_are_not_guessed_at(tmp_path, kind, case):
@@ -367,6 +369,7 @@ def test_two_names_that_differ_in_their_form_only_are_refused(tmp_path, what):
 # Too few images that can be read.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 3, 32])
 @pytest.mark.parametrize("broken", [(0, 1, 2), (5, 6, 7), (0, 3, 7)])
 @pytest.mark.parametrize("label", ["000", "002", "005"])

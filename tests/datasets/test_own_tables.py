@@ -61,6 +61,7 @@ BAD_ROWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 4, 9])
 @pytest.mark.parametrize("case", BAD_ROWS)
 def test_a_bad_row_is_left_out_and_named_and_no_other_is(folder, case, place):
@@ -358,6 +359,7 @@ def saved(datasets, path: Path, labels, feature, images=None) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [

@@ -204,6 +204,7 @@ def test_an_image_cut_off_in_its_pixels_is_refused(kind):
         assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
 @pytest.mark.filterwarnings("ignore")
 def test_an_image_with_a_changed_byte_is_an_image_or_one_line(kind):

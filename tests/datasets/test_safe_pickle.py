@@ -360,6 +360,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lazy_from", [32, 1024])
 @given(value=VALUES, protocol=st.sampled_from(PROTOCOLS))
 @settings(max_examples=150, deadline=None)
@@ -429,6 +430,7 @@ def test_a_folder_is_not_opened(tmp_path):
         read_pickle(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("pickler", [pickle.dumps, pickle._dumps], ids=["C", "Python"])
 def test_a_pickle_cut_off_anywhere_is_refused(refused, protocol, pickler):
@@ -857,6 +859,7 @@ def test_a_memo_index_that_cannot_be_is_refused(refused, written):
     refused(written, "is not a pickle, or is damaged", DatasetError)
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from([b"\x94", *(b"q" + bytes([index]) for index in range(7))]), min_size=1))
 @settings(deadline=None)
 def test_the_memo_is_that_of_pickle(instructions):
@@ -991,6 +994,7 @@ DEEP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DEEP)
 def test_very_many_levels_are_read_and_released(read, kind):
     value = read(DEEP[kind] + b".")
@@ -1001,6 +1005,7 @@ def test_very_many_levels_are_read_and_released(read, kind):
     assert depth == DEPTH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DEEP)
 def test_very_many_levels_that_end_badly_are_released_too(refused, kind):
     refused(DEEP[kind], "ends before the pickle in it does", DatasetError)
@@ -1016,6 +1021,7 @@ def outcome_of(path):
     return "read"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @pytest.mark.parametrize("seed", range(12))
 def test_flipped_bytes_give_plain_data_or_an_error(tmp_path, executed, seed):
@@ -1037,6 +1043,7 @@ def test_flipped_bytes_give_plain_data_or_an_error(tmp_path, executed, seed):
     assert set(outcomes) == {"read", DatasetError, UnsafePickleError}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_instructions_in_any_order_give_plain_data_or_an_error(tmp_path, executed, seed):
     generator = random.Random(seed)

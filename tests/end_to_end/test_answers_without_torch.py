@@ -19,6 +19,8 @@ from fewshot_bench.losses import LOSSES
 from fewshot_bench.study import known_names
 from fewshot_bench.study.known_names import OWN_NAMES, refuse_misspelt, timm_models
 
+pytestmark = pytest.mark.slow
+
 HEAVY = ("torch", "torchvision", "timm", "ray")
 PROGRAM = """
 import contextlib, io, json, sys
@@ -87,7 +89,7 @@ def test_a_list_of_studies_is_without_torch(tmp_path):
         ("run --backbone conv4_46", "no backbone called 'conv4_46'. Did you mean conv4_64"),
         ("run --backbone timm:resnet188", "no timm model called 'resnet188'. Did you mean resnet18"),
         ("run --checkpoint mine", "no checkpoint called 'mine'"),
-        ("run --setting missing.toml", "there is no setting missing.toml"),
+        ("run --setting missing.toml", "there is no configuration missing.toml"),
         ("run --reading on", "--reading: Input should be 'in' or 'out', not 'on'"),
         ("run --split nvel", "--split: Input should be"),
         ("run --sampler standart", "--sampler: Input should be"),

@@ -15,6 +15,8 @@ import pytest
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.outcomes import Cell, OutcomeStore
 
+pytestmark = pytest.mark.slow
+
 STUDY = [
     "--base-loss",
     "ce",

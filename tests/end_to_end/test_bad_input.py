@@ -95,6 +95,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({name: value * float("nan") for name, value in network.state_dict().items()}, "nan.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_line_and_code_two(case, capsys):
     arguments, sentence = BAD[case]

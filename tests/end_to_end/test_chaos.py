@@ -6,6 +6,8 @@ import random
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 STUDY = [
     *("run", "--device", "cpu", "--base-loss", "none", "--adapt", "centroid,toy_adaptations:Slow"),
     *("--shots", "1", "--runs", "2", "--episodes", "60", "--chunk", "5"),

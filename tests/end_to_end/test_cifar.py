@@ -11,6 +11,8 @@ import pytest
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.datasets import open_dataset
 
+pytestmark = pytest.mark.slow
+
 FAST = ["--image-size", "32", "--episodes", "200", "--runs", "2"]
 
 

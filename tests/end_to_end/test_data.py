@@ -112,6 +112,7 @@ def test_check_names_images_that_lie_in_two_splits(tiny, tmp_path, capsys):
     assert "= novel/goat/" in printed
 
 
+@pytest.mark.slow
 def test_everything_is_checked_even_if_one_dataset_is_damaged(cifar_folder, home, capsys):
     run("data", "import", "cifar-fs", "--from", cifar_folder)
     run("data", "import", "fc100", "--from", cifar_folder)
@@ -141,6 +142,7 @@ def test_ls_shows_all_with_sizes(cifar_folder, photos, capsys):
     assert "my-photos" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_own_images_run_from_where_they_lie(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     study = ("--backbone", "conv4_32", "--base-loss", "none", "--shots", "1", "--query", "5", "--episodes", "20")
@@ -156,6 +158,7 @@ def test_own_images_run_from_where_they_lie(photos, tmp_path, monkeypatch, capsy
     assert "left out: class class 0, which has 5 images" in captured.err
 
 
+@pytest.mark.slow
 def test_own_classes_are_divided_by_fractions_and_a_seed(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     study = (
@@ -211,6 +214,7 @@ def test_a_mistyped_benchmark_does_not_become_a_dataset_of_that_name(cifar_folde
     assert "Did you mean cifar-fs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_lock_file_fits_every_copy_of_a_benchmark(tiny, tmp_path, capsys):
     """Frozen on 84-pixel copies, verified on another route and size; a copy without names cannot be compared."""
     options = ("--dataset", "mini-imagenet", "--way", 2, "--shots", 1, "--query", 2, "--episodes", 7)
@@ -311,6 +315,7 @@ def alphabets(tmp_path):
     return tmp_path / "letters"
 
 
+@pytest.mark.slow
 def test_the_layout_of_folders_travels_with_a_study(alphabets, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     study = ("--backbone", "conv4_32", "--base-loss", "none", "--shots", 1, "--query", 2, "--episodes", 5, "--runs", 1)

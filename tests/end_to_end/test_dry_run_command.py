@@ -8,6 +8,8 @@ import pytest
 
 from fewshot_bench.cli.main import exit_code
 
+pytestmark = pytest.mark.slow
+
 TINY = "timm:test_vit.r160_in1k"
 UNTRAINED = ["--base-loss", "none", "--episodes", "40", "--runs", "2", "--shots", "1"]
 

@@ -17,6 +17,8 @@ from filelock import FileLock
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.leases import EXPIRY_VARIABLE, EpisodeRange, Leases
 
+pytestmark = pytest.mark.slow
+
 EPISODES, CHUNK = 60, 5
 STUDY = [
     *("run", "--device", "cpu", "--base-loss", "none", "--adapt", "toy_adaptations:Slow", "--shots", "1"),

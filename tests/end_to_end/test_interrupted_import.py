@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 INTERRUPTS_ITSELF = """
 import importlib.abc, os, signal, sys
 

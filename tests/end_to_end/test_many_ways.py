@@ -13,6 +13,8 @@ from PIL import Image
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.outcomes import OutcomeStore
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 300
 RUN = [
     *("run", "--dataset", "many", "--backbone", "conv4_32", "--base-loss", "none", "--adapt", "centroid,logistic"),

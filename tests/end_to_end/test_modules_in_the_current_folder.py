@@ -12,6 +12,8 @@ from own_code import ADAPTATION, code, helper, write  # noqa: F401  # a fixture
 
 from fewshot_bench.cli.main import exit_code
 
+pytestmark = pytest.mark.slow
+
 SHADOWS = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "typer", "timm", "signal", "evil")
 ENTRY_POINTS = "\n".join(f"[fewshot_bench.{kind}]\nevil = evil:x" for kind in ("adaptations", "losses", "backbones"))
 ROOT = Path(__file__).parents[2]

@@ -10,6 +10,8 @@ import pytest
 
 from fewshot_bench.cli.main import exit_code
 
+pytestmark = pytest.mark.slow
+
 
 def _sparse(path: Path) -> None:
     path.touch()

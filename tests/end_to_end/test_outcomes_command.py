@@ -69,6 +69,7 @@ SAYING_SO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", SAYING_SO)
 def test_every_command_says_that_the_episodes_are_claimed(what, imported, capsys):
     assert exit_code(SAYING_SO[what]) == (1 if what == "audit" else 0)  # an audit confirms nothing of these
@@ -77,6 +78,7 @@ def test_every_command_says_that_the_episodes_are_claimed(what, imported, capsys
     assert "not verified" in told or "nothing verifies it" in told
 
 
+@pytest.mark.slow
 def test_every_file_says_that_the_episodes_are_claimed(imported, capsys):
     assert exit_code(["leaderboard", "--markdown", "table.md", "--latex", "table.tex"]) == 0
     assert exit_code(["report"]) == 0
@@ -124,6 +126,7 @@ def test_reproduce_says_that_it_cannot(imported, capsys):
     assert len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_status_and_the_store_take_imported_cells_as_any_other(imported, capsys):
     assert exit_code(["status"]) == 0
     assert "maml" in capsys.readouterr().out
@@ -137,6 +140,7 @@ def test_status_and_the_store_take_imported_cells_as_any_other(imported, capsys)
     assert "30 episodes of maml" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_export_writes_a_table_that_import_takes(imported, capsys):
     assert exit_code(["compare", "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)["comparisons"][0]
@@ -194,6 +198,7 @@ def test_export_of_nothing_is_refused(table, capsys):
     assert not Path("all.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_csv_is_imported_without_torch(table):
     program = (
         "import sys; from fewshot_bench.cli.main import exit_code; "

@@ -11,6 +11,8 @@ from audited_results import another_prediction, rewritten, small_result, with_pa
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.study.workers import MethodWorker
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cells(tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ import pytest
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.report import TIMING_COLUMNS
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--episodes", "60", "--runs", "2", "--base-epochs", "1"]
 
 

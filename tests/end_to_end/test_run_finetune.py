@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from fewshot_bench.cli.main import app, exit_code
 from fewshot_bench.outcomes import OutcomeStore
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     *("--dataset", "glyphs", "--base-loss", "ce", "--base-epochs", "1", "--shots", "1", "--episodes", "8"),
     *("--runs", "1", "--query", "5", "--set", "epochs=2"),

@@ -20,22 +20,23 @@ def test_the_command_that_goes_on_names_the_new_folder_and_begins_no_other(typed
     name = "mine" if typed else "results"
     (tmp_path / name).mkdir()
     (tmp_path / name / "kept").touch()
-    folders, told = [], []
+    folders, recorded = [], []
 
-    def interrupted(plan, *, run, **_):
+    def interrupted(plan, *, arguments, **_):
         folders.append(str(plan.results))
-        told.append(run.keywords["arguments"])
+        recorded.append(arguments)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fewshot_bench.study.run_plan", interrupted)
     assert exit_code(["run", *typed, "--fresh", "--episodes", "10"]) == 130
     assert folders == [f"{name}-2"]
     goes_on = ["run", "--episodes", "10", "--results", f"{name}-2"]
-    assert told == [goes_on], "as it is recorded, and shown by status"
+    assert recorded == [goes_on], "as it is recorded, and shown by status"
     assert capsys.readouterr().err.strip().endswith(f": fewshot-bench {' '.join(goes_on)}")
     assert [path.name for path in (tmp_path / name).iterdir()] == ["kept"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--dataset", "cifar-fs"], ["--shard", "3/2"], ["--way", "60"]])
 @pytest.mark.parametrize("there", [["mine"], []])
 def test_one_that_is_refused_leaves_nothing(options, there, tmp_path, monkeypatch):
@@ -63,6 +64,7 @@ def take_one(results: Path, barrier, taken) -> None:
         (folder / "note").touch()
 
 
+@pytest.mark.slow
 def test_twenty_at_once_get_twenty_folders(tmp_path):
     (tmp_path / "mine").mkdir()
     fork = multiprocessing.get_context("fork")

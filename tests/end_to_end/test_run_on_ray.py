@@ -77,6 +77,7 @@ def test_another_server_is_not_taken_for_a_cluster(other_server, tmp_path, capsy
     assert f"the server at '127.0.0.1:{other_server}' is not a Ray cluster" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @needs_proc
 def test_sigterm_leaves_parts_but_neither_leases_nor_processes(tmp_path, home):
     results, mark = tmp_path / "results", f"FEWSHOT_BENCH_HOME={home}"

@@ -11,6 +11,8 @@ import pytest
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.outcomes import OutcomeStore
 
+pytestmark = pytest.mark.slow
+
 OTHERS = ("disjoint", "dirichlet", "varied")
 BASE = ["--base-loss", "ce", "--base-epochs", "1", "--query", "5"]
 SETTINGS = {"disjoint": {}, "dirichlet": {"alpha": 2.0}, "varied": {"least_way": 2, "least_shot": 1}}

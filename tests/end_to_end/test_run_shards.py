@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 import pandas as pd
+import pytest
 
 from fewshot_bench.cli.main import exit_code
+
+pytestmark = pytest.mark.slow
 
 RUN = ["run", "--base-loss", "none", "--backbone", "conv4_32", "--episodes", "21", "--runs", "2", "--shots", "1"]
 

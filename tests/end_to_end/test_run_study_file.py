@@ -10,6 +10,8 @@ import pytest
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.report import TIMING_COLUMNS
 
+pytestmark = pytest.mark.slow
+
 STUDY = """
 name = "untrained"
 shots = [1]

@@ -13,6 +13,8 @@ import pytest
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.outcomes.study_log import PlannedCell, StudyRecord
 
+pytestmark = pytest.mark.slow
+
 RUN = ["run", "--base-loss", "none", "--shots", "1", "--runs", "1", "--episodes", "8", "--device", "cpu"]
 
 

@@ -18,6 +18,8 @@ from fewshot_bench.study import sweep_run
 from fewshot_bench.study.workers import MethodWorker
 from fewshot_bench.training import fit
 
+pytestmark = pytest.mark.slow
+
 RUN = ["run", "--backbone", "conv4_32", "--base-loss", "none", "--episodes", "40", "--runs", "1", "--shots", "1"]
 RUN += ["--chunk", "20"]
 TRAIN = ["train", "--name", "net", "--backbone", "conv4_32", "--epochs", "4", "--validate-every", "0"]

@@ -35,6 +35,8 @@ from fewshot_bench.outcomes.part import digest
 from fewshot_bench.outcomes.store import parts_in
 from fewshot_bench.study.checkpoints import checkpoint_file, state_file
 
+pytestmark = pytest.mark.slow
+
 EVERY = bool(os.environ.get("FEWSHOT_BENCH_EVERY"))
 SPELLINGS = (
     "evil:Thing", "evil:1", "evil:", "1vil:1", "évil:x", " evil:x", "evil :x", "timm:evil", "hf:evil/x",

@@ -17,6 +17,8 @@ from fewshot_bench.datasets.store import WholeSplit, store_dataset
 from fewshot_bench.report import TIMING_COLUMNS
 from fewshot_bench.study import sweep_run
 
+pytestmark = pytest.mark.slow
+
 METHOD = ["--dataset", "toy", "--backbone", "conv4_32", "--base-loss", "none", "--adapt", "finetune-head"]
 TASK = ["--query", "3", "--episodes", "8", "--device", "cpu"]
 GRID = ["--grid", "lambda=0,0.5", "--grid", "tau=0.1,0.5"]

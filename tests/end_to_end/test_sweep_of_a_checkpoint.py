@@ -7,6 +7,8 @@ import pytest
 
 from fewshot_bench.cli.main import exit_code
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--dataset", "glyphs", "--shots", "1", "--runs", "1", "--query", "5", "--set", "epochs=2"]
 
 

@@ -19,6 +19,8 @@ from fewshot_bench.cli.main import exit_code
 from fewshot_bench.study.checkpoints import checkpoint_file, state_file
 from fewshot_bench.training import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--dataset", "tiny", "--backbone", "conv4_32", "--batch-size", "40", "--validation-episodes", "20"]
 
 

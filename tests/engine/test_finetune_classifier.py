@@ -18,6 +18,8 @@ from fewshot_bench.episodes import Protocol, sample_episodes
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
 
+pytestmark = pytest.mark.slow
+
 SPLIT = toy_split()
 
 

@@ -32,6 +32,8 @@ from fewshot_bench.engine.ray_cluster import connected  # noqa: E402  # likewise
 from fewshot_bench.engine.ray_engine import RayEngine  # noqa: E402  # likewise
 from fewshot_bench.engine.ray_worker_pool import check_versions  # noqa: E402  # likewise
 
+pytestmark = pytest.mark.slow
+
 LONG_ENOUGH = 300
 """Seconds after which something is not going to happen."""
 

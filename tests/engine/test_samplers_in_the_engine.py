@@ -17,6 +17,8 @@ from fewshot_bench.engine.finetune import FinetuneClassifier
 from fewshot_bench.errors import ComparisonError
 from fewshot_bench.finetuning.episode_tasks import ImageTasks
 
+pytestmark = pytest.mark.slow
+
 SPLIT = toy_split()
 UNEVEN = Protocol("toy", query=4, episodes=8, sampler="dirichlet", alpha=0.5)
 VARIED = Protocol("toy", shot=3, query=4, episodes=40, sampler="varied")

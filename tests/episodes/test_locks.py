@@ -62,6 +62,7 @@ def test_a_lock_of_a_later_sampler_is_refused(toy, tmp_path):
         read_lock(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "shots", "ending"),
     [

@@ -164,6 +164,7 @@ class TestDisjoint:
         numbers = np.arange(80)
         assert (episode_classes(protocol, SIZES, 0, numbers) == episode_classes(standard, SIZES, 0, numbers)).all()
 
+    @pytest.mark.slow
     def test_classes_and_images_are_drawn_evenly(self):
         drawn = [draw(replace(self.PROTOCOL, seed=seed), (12,) * 8, 0, np.arange(4))[0].images for seed in range(2000)]
         for place in ((0, 0, 0), (0, 2, 2), (3, 1, 1)):
@@ -201,6 +202,7 @@ class TestDirichlet:
         assert group.queries.shape == (episodes, way * query)
         return (group.query >= 0).sum(axis=2)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("alpha", [0.5, 2, 20])
     def test_the_numbers_of_queries_have_the_moments_of_a_dirichlet_multinomial(self, alpha):
         counts = self.counts(alpha)
@@ -210,6 +212,7 @@ class TestDirichlet:
         np.testing.assert_array_less(abs(counts.mean(axis=0) - law.mean()), 4 * error)
         np.testing.assert_allclose(np.cov(counts.T), law.cov(), atol=0.1 * law.cov().max())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("alpha", [0.5, 2])
     def test_the_number_of_one_class_is_beta_binomial(self, alpha):
         counts = self.counts(alpha)[:, 3]

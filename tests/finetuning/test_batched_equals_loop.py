@@ -13,6 +13,8 @@ from tiny_episodes import drawn, made_network, setup
 
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 
 CONVOLUTIONS = [
@@ -49,7 +51,7 @@ def conv4():
 def narrow_resnet12():
     """ResNet-12 with a tenth of its channels."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fewshot_bench.backbones.networks._WIDTHS", (8, 16, 32, 64))
+        patch.setattr("fewshot_bench.backbones.networks._RESNET12_WIDTHS", (8, 16, 32, 64))
         return made_network("resnet12")
 
 

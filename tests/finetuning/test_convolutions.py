@@ -35,6 +35,7 @@ sizes = st.integers(1, 3)
 pairs = st.tuples(sizes, sizes)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(
     episodes=sizes,

@@ -134,6 +134,7 @@ def measured(chosen: EpisodeRecipe, prepared: NetworkParts, *, episodes: int, sh
     return most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shot", [1, 4])
 @pytest.mark.parametrize("changes", [{}, {"tune": "last:1"}, {"tune": "norm"}], ids=str)
 def test_the_estimate_is_within_a_factor_of_two_of_what_two_more_episodes_take(
@@ -156,6 +157,7 @@ def test_the_last_blocks_alone_take_less() -> None:
     assert estimated(recipe(tune="last:1")) < estimated(recipe(tune="last:2")) < estimated()
 
 
+@pytest.mark.slow
 def test_the_peak_of_a_process_grows_with_what_it_touches() -> None:
     program = (
         "import numpy, torch; from fewshot_bench.finetuning.memory import peak_bytes; "

@@ -139,6 +139,7 @@ def test_what_cross_entropy_does_not_use_is_not_recorded() -> None:
     assert EpisodeRecipe(loss="ce+schane", tau=0.1).recorded()["tau"] == 0.1
 
 
+@pytest.mark.slow
 def test_a_loss_that_says_nothing_of_contrast_counts_as_contrastive() -> None:
     LOSSES.admit("test_episode_recipe:own_loss")
     assert EpisodeRecipe(loss="test_episode_recipe:own_loss").is_contrastive

@@ -126,6 +126,7 @@ def _without_chance(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", RECIPES, ids=str)
 @pytest.mark.parametrize("capture", [again, overwriting])
 def test_training_with_recorded_steps_is_training_to_the_bit(changes: dict[str, Any], capture: Any) -> None:

@@ -13,6 +13,8 @@ from fewshot_bench.finetuning.frozen_prefix import frozen_prefix
 from fewshot_bench.finetuning.stacking import stack_network
 from fewshot_bench.finetuning.tuned_parameters import perturbed
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = {
     "conv4_32": ({}, "channels"),
     "resnet18": ({}, "channels"),

@@ -12,6 +12,8 @@ from fewshot_bench.adaptation import nearest_centroid
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 
+pytestmark = pytest.mark.slow
+
 INDUCTIVE = [
     {},
     {"loss": "ce+schane"},

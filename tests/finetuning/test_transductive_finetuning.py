@@ -89,6 +89,7 @@ def fine_tuned(network: nn.Module, support: Tensor, query: Tensor, *, is_transdu
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_transductive", [True, False])
 @pytest.mark.parametrize("shot", [1, 2])
 def test_episodes_at_once_give_the_scores_and_weights_of_the_papers_loop(network, shot, is_transductive):

@@ -146,6 +146,7 @@ def test_any_text_is_read_or_refused_and_reads_as_it_is_written(text: str) -> No
     assert re.sub(r"(?<=:)0+(?=\d)", "", text) in written
 
 
+@pytest.mark.slow
 @every_network
 def test_all_and_last_blocks_are_named(networks: dict[str, nn.Module], name: str) -> None:
     network = networks[name]
@@ -178,6 +179,7 @@ def test_a_head_alone_trains_nothing_of_the_network(networks: dict[str, nn.Modul
     assert tuned_network(networks[name], "head").tuned == ()
 
 
+@pytest.mark.slow
 @every_network
 @pytest.mark.parametrize("last", [None, 1, 2])
 def test_adapters_are_on_every_allowed_layer_and_no_other(
@@ -203,6 +205,7 @@ def test_adapters_have_the_rank_that_was_asked_for(networks: dict[str, nn.Module
         assert shape["lora_B" in own] == rank, own
 
 
+@pytest.mark.slow
 @every_network
 def test_adapters_change_no_embedding_at_the_start_but_do_once_trained(
     networks: dict[str, nn.Module], name: str
@@ -230,6 +233,7 @@ def test_the_seed_decides_the_adapters_and_leaves_other_random_numbers_alone(net
         assert torch.equal(first, third) == ("lora_B" in own), own
 
 
+@pytest.mark.slow
 @every_network
 @pytest.mark.parametrize("text", ["all", "last:1", "norm", "bias", "head", "lora:2"])
 def test_the_network_passed_in_is_left_as_it_is(networks: dict[str, nn.Module], name: str, text: str) -> None:
@@ -290,5 +294,5 @@ def test_without_peft_one_sentence_says_what_to_install(
     with pytest.raises(StudyError) as error:
         tuned_network(networks["vit"], "lora:2")
     assert str(error.value) == "--tune lora needs the package peft. Run: pip install 'fewshot-bench[lora]'"
-    extras = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
+    extras = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     assert re.search(r'^lora = \["peft', extras, re.MULTILINE), "what it says to install brings peft"

@@ -48,6 +48,7 @@ def numbers(store: OutcomeStore) -> list[dict[str, object]]:
     return [{key: value for key, value in record.items() if key not in about} for record in records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", READERS)
 def test_export_then_import_gives_the_same_comparisons(suffix, tmp_path):
     store = drawn(tmp_path / "outcomes")

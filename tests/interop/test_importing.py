@@ -51,6 +51,7 @@ def csv(folder: Path, text: str, name: str = "acc.csv") -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_comparison(layout, store, tmp_path):
     path = LAYOUTS[layout](tmp_path)
@@ -83,6 +84,7 @@ def test_counts_need_the_queries_and_give_exact_fractions(store, tmp_path):
     assert set(stored["queries"]) == {75}
 
 
+@pytest.mark.slow
 def test_runs_datasets_and_sizes_in_columns_make_cells_of_their_own(store, tmp_path):
     frames = [
         long().assign(dataset=dataset, way=way, shot=shot, run=run)
@@ -101,6 +103,7 @@ def test_runs_datasets_and_sizes_in_columns_make_cells_of_their_own(store, tmp_p
     assert set(store.read(store.cells()[0])["run"]) == {0, 2}
 
 
+@pytest.mark.slow
 def test_episodes_are_paired_by_their_numbers_not_by_their_place(store, tmp_path):
     long().sample(frac=1, random_state=1).to_csv(tmp_path / "acc.csv", index=False)
     imported(store, tmp_path / "acc.csv")
@@ -248,6 +251,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 def test_a_file_that_holds_no_accuracies_is_refused_in_one_line(kind, store, tmp_path):
     make, message = FILES[kind]
@@ -535,6 +539,7 @@ _CELLS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.sampled_from(NAMES), min_size=1, max_size=5),
@@ -557,6 +562,7 @@ def test_any_table_is_stored_whole_or_refused_in_one_line(tmp_path_factory, name
         assert all(OutcomeStore(store.folder).read(cell)["accuracy"].between(0, 1).all() for cell in cells)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["npy", "npz", "pt", "safetensors", "wide Parquet"])
 def test_damaged_files_are_refused_in_one_line_or_read(layout, tmp_path):
     content = LAYOUTS[layout](tmp_path).read_bytes()

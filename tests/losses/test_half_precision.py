@@ -48,6 +48,7 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
     assert (found.double() - expected).norm() <= tolerance * expected.norm() + 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reading"),
     [("ce", "in"), ("ce+schane", "in"), ("ce+schane", "out"), ("ce+supcon", "out"), ("ce+simclr", "in")],
@@ -122,6 +123,7 @@ def test_anchors_without_positives_or_negatives_give_no_nan(
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+@pytest.mark.slow
 @every_loss
 @every_reading
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -218,6 +218,7 @@ def test_a_part_of_a_chunk_is_no_part_of_a_claimed_cell(tmp_path):
         store.read(CLAIMED)
 
 
+@pytest.mark.slow
 def test_text_that_a_few_bytes_repeat_is_in_memory_once(tmp_path):
     text = ";".join(f"{number:0200d}" for number in range(3))
     rows = 200_000
@@ -234,6 +235,7 @@ _VALUES = st.recursive(
 _FIELDS = ["sampler_settings", "query", "way", "shot", "sampler", "dataset", "dataset_fingerprint", "seed"]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(_FIELDS), _VALUES)
 def test_a_claimed_description_holds_the_kinds_that_it_should_or_is_damaged(field, value):

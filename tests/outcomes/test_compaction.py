@@ -110,6 +110,7 @@ for moment in range(20):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_loses_nothing_and_the_next_one_ends_it(tmp_path):
     """Just before each opening, renaming and removing of a file, each on a copy of its own."""
     whole = filled(OutcomeStore(tmp_path / "whole"), chunk=6).read(CELL)
@@ -124,6 +125,7 @@ def test_a_kill_at_any_moment_loses_nothing_and_the_next_one_ends_it(tmp_path):
     assert not list((tmp_path / "killed").rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_who_appends_and_who_reads_meanwhile_loses_nothing(tmp_path):
     store, problems, stop = OutcomeStore(tmp_path), [], threading.Event()
     store.append(CELL, 0, np.arange(1), PREDICTIONS[0][:1], 0.1)
@@ -160,6 +162,7 @@ def test_who_appends_and_who_reads_meanwhile_loses_nothing(tmp_path):
     assert len(store.read(CELL)) == 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", np.arange(1, 13) / 100)
 def test_two_at_once_over_copies_of_other_seconds_lose_nothing(tmp_path, monkeypatch, seconds):
     """The second begins when the first has one file left to remove: what each keeps, the other has seen."""

@@ -298,6 +298,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(PLACES), junk)
 def test_anything_anywhere_is_an_error_of_one_line_or_a_cell_that_can_be_used(path, value):

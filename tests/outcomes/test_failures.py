@@ -83,6 +83,7 @@ def test_a_record_of_impossibly_many_episodes_takes_no_memory(tmp_path):
     assert json.loads(path.with_name("run=0-episodes-00000-999999999.json").read_text()) == {"reason": "x"}
 
 
+@pytest.mark.slow
 def test_a_failure_of_more_episodes_than_one_file_may_tell_is_told_by_several(tmp_path):
     store = OutcomeStore(tmp_path)
     numbers = np.arange(5, 250_003)

@@ -21,6 +21,8 @@ from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.leases import EpisodeRange, Leases
 from fewshot_bench.outcomes.study_log import PlannedCell, StudyRecord
 
+pytestmark = pytest.mark.slow
+
 RANGE = EpisodeRange(0, 20, 25)
 
 

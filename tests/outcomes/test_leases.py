@@ -229,6 +229,7 @@ def test_what_took_the_place_of_a_lost_one_meanwhile_stays(cell, gone):
     assert files(cell) == [newer.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [RANGE, PART])
 def test_of_two_that_are_made_at_the_same_moment_at_most_one_is_kept(cell, monkeypatch, other):
     create, taken = fewshot_bench.outcomes.leases.create_exclusively, []
@@ -290,6 +291,7 @@ def take_many(cell: str, worker: int, barrier, taken) -> None:
     barrier.wait()  # nobody ends before all have tried: the leases of one that ended may be taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_of_several_processes_exactly_one_gets_each(cell, gone, is_lost):
     if is_lost:

@@ -65,6 +65,7 @@ def newer(folder):
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -125,6 +126,7 @@ def spoiled_description(folder):
     (folder / "outcomes" / CELL.key / "cell.json").write_text("{")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [contradiction, damage, newer, undescribed, spoiled_description])
 def test_one_damaged_cell_hides_no_other(tmp_path, spoil):
     one, two = half(tmp_path / "one", 0), tmp_path / "two"
@@ -156,6 +158,7 @@ def reads_before(monkeypatch, count, folder, do):
     return lambda: left[0] < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_target", [False, True])
 @pytest.mark.parametrize("adds", [False, True])
 def test_a_compaction_at_any_moment_is_gone_along_with(tmp_path, monkeypatch, is_target, adds):
@@ -187,6 +190,7 @@ def test_a_compaction_at_any_moment_is_gone_along_with(tmp_path, monkeypatch, is
     assert not was_met(), "every moment was tried"
 
 
+@pytest.mark.slow
 def test_what_is_added_meanwhile_and_contradicts_is_not_copied_and_the_other_cells_are(tmp_path, monkeypatch):
     first, second = sorted((CELL, OTHER), key=lambda cell: cell.key)
     right = filled(OutcomeStore(tmp_path / "whole")).read(CELL)["correct"].tolist()[:4]

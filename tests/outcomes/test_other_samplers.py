@@ -118,6 +118,7 @@ def test_a_part_with_sizes_that_the_protocol_does_not_have_is_damaged(tmp_path):
         other.read(EVEN)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_a_flipped_bit_in_episodes_of_several_sizes_never_changes_an_outcome_unnoticed(tmp_path_factory, data):

@@ -75,6 +75,7 @@ def chunkings(draw):
     return draw(st.permutations(chunks))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(chunks=chunkings())
 def test_chunks_order_and_repetition_never_change_what_is_read(tmp_path_factory, chunks):
@@ -236,6 +237,7 @@ class TestDamage:
         assert set(store.done(CELL)) == {0}
         pd.testing.assert_frame_equal(filled(store).read(CELL), whole)
 
+    @pytest.mark.slow
     @settings(deadline=None, max_examples=60)
     @given(st.data())
     def test_a_flipped_bit_never_changes_an_outcome_unnoticed(self, tmp_path_factory, data):
@@ -311,6 +313,7 @@ for episode in range(20):
 
 
 class TestInterruption:
+    @pytest.mark.slow
     def test_a_kill_in_the_middle_of_a_write_leaves_the_store_readable(self, tmp_path):
         killed = subprocess.run([sys.executable, "-c", DIES_WHILE_WRITING, str(tmp_path), CELL.as_json()])
         assert killed.returncode == 9
@@ -337,6 +340,7 @@ class TestInterruption:
             filled(store)
         assert list((tmp_path / CELL.key / "run=0").iterdir()) == []
 
+    @pytest.mark.slow
     def test_two_processes_may_append_at_once(self, tmp_path):
         other = replace(CELL, protocol=replace(PROTOCOL, shot=5))
         jobs = [(CELL, 0), (CELL, 1), (other, 0)]

@@ -21,6 +21,8 @@ from fewshot_bench.outcomes.checking import check_store
 from fewshot_bench.outcomes.maintenance import cell_named, compact, merge, prune
 from fewshot_bench.study import free_folder, new_results_folder
 
+pytestmark = pytest.mark.slow
+
 OTHER = replace(CELL, protocol=replace(PROTOCOL, shot=5))
 BUCKET = "bucket"
 

@@ -19,6 +19,8 @@ from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.checking import check_store
 from fewshot_bench.outcomes.maintenance import Damaged, compact_store
 
+pytestmark = pytest.mark.slow
+
 MOST_GROWTH = 150  # MB
 LARGEST_FILE = 400_000  # bytes
 ROWS = 3_000_000

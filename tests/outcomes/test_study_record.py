@@ -175,6 +175,7 @@ def test_one_of_an_earlier_release_that_gave_no_signs_is_there(tmp_path):
     assert [process.is_there for process in found(tmp_path).processes] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [None, memory], ids=["disk", "url"])
 def test_a_process_gives_signs_of_life_until_it_ends_and_none_where_its_file_was_removed(tmp_path, place, monkeypatch):
     results = tmp_path if place is None else place("signs")

@@ -15,6 +15,8 @@ from fewshot_bench.limits import MOST_CELLS, MOST_CLASSES
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.study_log import PlannedCell, StudyRecord, recorded_studies
 
+pytestmark = pytest.mark.slow
+
 PLANNED = PlannedCell("toy", "toy 3-way 1-shot", "conv/centroid", 2, 12)
 
 

@@ -29,6 +29,8 @@ from fewshot_bench.report.verdicts import (
 )
 from fewshot_bench.statistics import read_letters
 
+pytestmark = pytest.mark.slow
+
 EPISODES = 60
 
 

@@ -103,6 +103,7 @@ def test_the_record_says_the_same_as_the_sentence():
 
 
 class TestStoredMethods:
+    @pytest.mark.slow
     def test_two_methods_are_compared_on_every_common_protocol(self, tmp_path):
         store = study(tmp_path)
         fill(store, cell("conv/ce/centroid", dataset="fc100"), np.full((1, 5), 30))
@@ -121,6 +122,7 @@ class TestStoredMethods:
         with pytest.raises(ComparisonError, match="both mean conv/ce/logistic"):
             compare_methods(study(tmp_path), "logistic", "conv/ce/logistic")
 
+    @pytest.mark.slow
     def test_a_name_of_two_methods_needs_its_label(self, tmp_path):
         store = study(tmp_path)
         again = cell("conv/ce/logistic", weights="trained again")

@@ -23,6 +23,8 @@ from fewshot_bench.report import (
 )
 from fewshot_bench.report.published import PublishedResult
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = np.array([[30, 45, 60], [45, 45, 45], [60, 75, 45]])
 
 

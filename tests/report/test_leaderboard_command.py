@@ -10,6 +10,8 @@ from stored_cells import study
 
 from fewshot_bench.cli.main import exit_code
 
+pytestmark = pytest.mark.slow
+
 CE, SCHANE, LOGISTIC = "conv/ce/centroid", "conv/ce+schane/centroid", "conv/ce/logistic"
 
 

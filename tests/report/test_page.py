@@ -57,6 +57,7 @@ def body_of(page):
 
 
 class TestContent:
+    @pytest.mark.slow
     def test_every_stored_cell_is_a_row_with_the_numbers_of_the_leaderboard(self, folder, page):
         frame = current_leaderboard(OutcomeStore(folder / "outcomes"), folder / "none.csv", BASE)
         rows = table_rows(page)
@@ -72,6 +73,7 @@ class TestContent:
         assert re.search(r"over classes and images \(±[\d.]+ over episodes\): better \(p", finding)
         assert "On 4 of 4 protocols a method is better than the baseline" in finding
 
+    @pytest.mark.slow
     def test_the_figures_hold_both_intervals_of_every_tested_method(self, folder, page):
         frame = current_leaderboard(OutcomeStore(folder / "outcomes"), folder / "none.csv", BASE)
         figures = figures_in(page)["protocols"]
@@ -141,6 +143,7 @@ class TestContent:
         better = next(trace for trace in forest if trace.get("name") == "better")
         assert better["marker"]["symbol"] == ["triangle-right-open"]
 
+    @pytest.mark.slow
     def test_protocols_of_one_setting_keep_their_own_published_rows_and_names(self, tmp_path):
         store = OutcomeStore(tmp_path / "outcomes")
         for own in ({}, {"seed": 1}, {"sampler": "disjoint"}, {"split": "validation"}, {"dataset": "birds"}):
@@ -187,12 +190,14 @@ class TestContent:
         assert "the best 30 of 59" in figures["differences-plot"]["layout"]["title"]["text"]
         assert sum(len(trace["y"]) for trace in figures["differences-plot"]["data"] if trace.get("name")) == 30
 
+    @pytest.mark.slow
     def test_the_episodes_themselves_are_not_in_the_page(self, tmp_path):
         few = write_page(store_study(tmp_path / "few"), tmp_path / "few.html")
         many = write_page(store_study(tmp_path / "many", episodes=600), tmp_path / "many.html")
         assert len(few.protocols) == len(many.protocols)
         assert abs((tmp_path / "many.html").stat().st_size - (tmp_path / "few.html").stat().st_size) < 10_000
 
+    @pytest.mark.slow
     def test_500_methods_on_8_protocols_fit_into_10_mb_going_by_how_the_page_grows(self):
         """The figures of 60 methods are as full as those of 500 but for the marks of the costs, which grow by row."""
         few, more = (size_with(methods, cards=100) for methods in (60, 90))
@@ -200,6 +205,7 @@ class TestContent:
         assert few + per_row * 8 * (500 - 60) + per_card * (MOST_CARDS - 100) < 10_000_000
         assert per_row > 100  # the rows are there
 
+    @pytest.mark.slow
     def test_figures_of_500_methods_are_no_larger_than_those_of_60(self):
         figures = [figures_in(page_html(large_content(methods), "t"))["protocols"][0] for methods in (60, 500)]
         for name in ("differences-plot", "distributions-plot", "pairs-plot"):
@@ -241,6 +247,7 @@ class TestColumnsThatTellRowsApart:
         marked = {column.name for column in COLUMNS if column.tells_apart}
         assert set(TASK_COLUMNS) <= marked
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", [*TASK_COLUMNS, "baseline", "beyond"])
     def test_one_is_shown_exactly_where_rows_differ_in_it(self, name):
         alike = frame_of(2, group=["a", "b"]).assign(sampler="standard", baseline="m0", beyond="classes and images")
@@ -386,6 +393,7 @@ class TestSelfContained:
             digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
             assert f"'sha256-{digest}'" in scripts
 
+    @pytest.mark.slow
     def test_the_same_outcomes_give_the_same_bytes(self, folder, page):
         write_page(folder, folder / "again.html", baseline=BASE, title="A <title> & more")
         assert (folder / "again.html").read_text(encoding="utf-8") == page

@@ -129,6 +129,7 @@ def scores_of(rows):
 
 
 class TestPairs:
+    @pytest.mark.slow
     def test_they_are_paired_tests_on_the_common_episodes_of_each_pair_corrected_over_all_pairs(self):
         generator = np.random.default_rng(0)
         accuracy = generator.integers(20, 60, size=(3, 50)) / 75 + np.array([[0.05], [0.02], [0]])
@@ -317,6 +318,7 @@ class TestRanks:
         go.Figure(figure)
         assert figure["data"][0]["error_x"]["array"][0] == pytest.approx(ranking.critical_difference / 2, abs=1e-3)
 
+    @pytest.mark.slow
     def test_a_page_ranks_as_a_comparison_does(self, tmp_path):
         results = store_study(tmp_path, methods=("third", "dataset"))
         frame = completed(current_leaderboard(OutcomeStore(results / "outcomes"), tmp_path / "none.csv"))
@@ -353,6 +355,7 @@ def content(tmp_path_factory):
 
 
 class TestPictures:
+    @pytest.mark.slow
     def test_each_figure_is_a_picture_of_its_size_and_the_same_bytes_again(self, content, tmp_path):
         files = draw_figures(content, tmp_path / "a")
         stems = {file.name.split("-")[0] for file in files}
@@ -373,6 +376,7 @@ class TestPictures:
         with pytest.raises(NoPictureError, match="pip install matplotlib"):
             draw_figures(content, tmp_path)
 
+    @pytest.mark.slow
     def test_without_scikit_posthocs_it_says_what_is_missing(self, content, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "scikit_posthocs", None)
         with pytest.raises(NoPictureError, match="pip install scikit-posthocs"):

@@ -16,7 +16,10 @@ from fewshot_bench.report.page import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; on Debian: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; on Debian: apt-get install chromium"),
+]
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 PHONE, DESK = {"width": 375, "height": 800}, {"width": 1280, "height": 900}

@@ -15,6 +15,8 @@ from fewshot_bench.report import compare_methods, comparison_record
 from fewshot_bench.report.comparison import class_differences
 from fewshot_bench.report.scores import stored_scores
 
+pytestmark = pytest.mark.slow
+
 EPISODES = 200
 
 

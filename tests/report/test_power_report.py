@@ -22,6 +22,8 @@ from fewshot_bench.report.power import Spread, given_spread, plan, plan_record, 
 from fewshot_bench.report.scores import images_of_episodes
 from fewshot_bench.statistics import BeyondSplit, VarianceParts, class_overlap, data_intervals
 
+pytestmark = pytest.mark.slow
+
 
 def test_given_spreads_are_planned_with_as_statsmodels_does():
     one = plan(given_spread(10, 0.9), [0.5])

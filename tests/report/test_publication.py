@@ -76,6 +76,7 @@ def test_where_nothing_is_known_beyond_the_split_nothing_is_underlined_and_the_c
     assert "shown to be worse" not in nowhere
 
 
+@pytest.mark.slow
 def test_the_caption_names_the_tasks_on_which_the_classes_are_fixed(board):
     kinds = np.where(board["shot"] == 1, "classes and images", "images of these classes")
     caption = publication_table(board.assign(beyond=kinds), plus_minus="data").caption
@@ -96,6 +97,7 @@ def test_a_caption_without_underlines_says_that_all_others_are_worse(board):
     assert "Underlined" not in table.caption
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plus_minus", "columns", "words"),
     [

@@ -49,6 +49,7 @@ def test_a_leaderboard_holds_no_formula_and_negative_numbers_keep_their_minus(tm
     assert worse["difference"] == "-2.6667"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["=cmd()", "'=quoted", "plain"])
 def test_the_baseline_of_an_older_leaderboard_stays_in_force_whatever_its_name(tmp_path, name):
     store, path = OutcomeStore(tmp_path / "outcomes"), tmp_path / "leaderboard.csv"

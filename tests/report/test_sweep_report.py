@@ -129,6 +129,7 @@ def test_a_grid_that_is_too_wide_for_the_terminal_is_a_list(tmp_path):
     assert "points to best" in printed(frame_of(tmp_path), width=30)
 
 
+@pytest.mark.slow
 def test_the_same_frame_gives_the_same_bytes_of_both_pictures(tmp_path):
     pytest.importorskip("matplotlib")
     frame = frame_of(tmp_path, shots=(1, 5))

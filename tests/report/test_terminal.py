@@ -82,6 +82,7 @@ def test_episodes_that_could_not_be_paired_are_mentioned(tmp_path):
     assert "(3 common episodes)" in board(store, "a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_long_names_break_between_their_parts_and_nothing_else_breaks(tmp_path, width):
     store = study(tmp_path)
@@ -198,6 +199,7 @@ def test_numbers_of_thousands_of_episodes_are_not_broken(tmp_path):
     assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "own",
     [
@@ -217,6 +219,7 @@ def test_no_two_protocols_have_one_title(tmp_path, own):
     assert len(set(names.values())) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("datasets", "words"),
     [

@@ -51,6 +51,8 @@ from fewshot_bench.report.page import write_page
 from fewshot_bench.report.paper_figures import draw_figures, save_picture
 from fewshot_bench.report.verdicts import ACROSS
 
+pytestmark = pytest.mark.slow
+
 BASE, TIM, MAP = "conv/centroid", "conv/tim", "conv/pt-map"
 INDUCTIVE, TRANSDUCTIVE = ("conv/logistic", "conv/ridge", BASE), (MAP, TIM)
 GAINS = {BASE: 0, "conv/logistic": 3, "conv/ridge": 3, TIM: 8, MAP: 12}

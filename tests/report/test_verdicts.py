@@ -26,6 +26,8 @@ from fewshot_bench.report.page import write_page
 from fewshot_bench.report.verdicts import NOTHING_SHOWN, corrected_claims, headline, verdict
 from fewshot_bench.statistics import DataInterval
 
+pytestmark = pytest.mark.slow
+
 STRENGTH = {NOTHING_SHOWN: 0, " on this split": 1, " for these classes": 2, "": 2}
 probabilities = st.floats(0, 1)
 families = st.lists(st.tuples(probabilities, probabilities), min_size=1, max_size=12)

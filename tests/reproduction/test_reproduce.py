@@ -21,6 +21,8 @@ from fewshot_bench.errors import FewshotBenchError, ReproductionError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.study.workers import MethodWorker
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cell(tmp_path):

@@ -97,6 +97,7 @@ def test_one_class_per_episode_is_the_one_way_analysis_of_variance():
     assert data_interval(values, classes).half_width == pytest.approx(T_2 * math.sqrt(22 / 30 + 2 / 3), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_it_covers_what_it_says_where_the_task_interval_does_not():
     generator = np.random.default_rng(5)
     covered = {"task": 0, "data": 0}
@@ -140,6 +141,7 @@ def test_one_odd_class_among_many_lengthens_the_arm_on_its_side():
 cases = st.tuples(st.integers(0, 10**6), st.integers(5, 30), st.integers(4, 12), st.integers(1, 3))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(cases, st.booleans())
 def test_it_is_what_a_double_loop_over_pairs_finds(case, is_varying):
@@ -357,6 +359,7 @@ def test_the_variance_over_images_is_what_a_double_loop_finds(seed, episodes, cl
     assert found.standard_errors[0] ** 2 == pytest.approx(images_by_a_double_loop(values, images))
 
 
+@pytest.mark.slow
 def test_it_covers_other_images_of_the_same_classes_where_the_task_interval_does_not():
     covered = {"task": 0, "data": 0}
     for replicate in range(300):
@@ -401,6 +404,7 @@ def test_images_that_do_not_fit_are_refused(images, said):
         image_overlap(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [5, 10, 15, 18])
 def test_equal_methods_are_rarely_told_apart_however_near_the_way_is_to_the_number_of_classes(way):
     found = []

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from fewshot_bench.statistics import data_intervals, image_overlap
+
+pytestmark = pytest.mark.slow
 
 REPLICATES, EPISODES, CLASSES, IMAGES, USED = 600, 400, 6, 30, 16
 

@@ -69,6 +69,7 @@ def test_percent_are_a_hundred_times_fractions(values):
     assert percent.half_width == pytest.approx(100 * fractions.half_width, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_95_of_100_intervals_hold_the_truth():
     generator = np.random.default_rng(2024)
     # Episode accuracies as they are: correct answers out of 75, with a difficulty of their own.

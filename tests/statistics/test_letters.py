@@ -48,6 +48,7 @@ def test_a_letter_that_says_nothing_new_is_dropped():
     assert len(set("".join(compact_letters(pattern)))) == 3
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(patterns())
 def test_methods_share_a_letter_if_and_only_if_they_do_not_differ(pattern):
@@ -58,6 +59,7 @@ def test_methods_share_a_letter_if_and_only_if_they_do_not_differ(pattern):
             assert bool(first & second) == (not pattern[i, j])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(patterns(), st.randoms(use_true_random=False))
 def test_the_order_of_methods_only_renames_letters(pattern, random):
@@ -79,6 +81,7 @@ def test_ordered_means_have_the_letters_of_scikit_posthocs(means):
     assert compact_letters(pattern) == [text.replace(" ", "") for text in theirs]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(patterns())
 def test_no_more_letters_than_scikit_posthocs_needs(pattern):
@@ -101,6 +104,7 @@ def test_five_hundred_methods_get_their_letters():
     np.testing.assert_array_equal(shared, ~pattern)
 
 
+@pytest.mark.slow
 def test_a_contrived_pattern_is_refused_instead_of_filling_the_memory():
     # Moon & Moser (1965): 20 groups of three that differ within have 3^20 largest sets without a difference.
     pattern = np.kron(np.eye(20), np.ones((3, 3))).astype(bool) & ~np.eye(60, dtype=bool)

@@ -41,6 +41,7 @@ def test_one_episode_is_not_enough():
     assert math.isnan(first.half_width)
 
 
+@pytest.mark.slow
 def test_stopping_at_a_width_keeps_the_coverage():
     generator = np.random.default_rng(3)
     covered = 0

@@ -28,6 +28,7 @@ def accuracies(draw):
     return np.vstack([values, values[repeated], values[repeated] + draw(st.sampled_from([0.1, 5 / 75, -0.02]))])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(accuracies())
 def test_every_pair_is_the_paired_t_test(values):
@@ -43,6 +44,7 @@ def test_every_pair_is_the_paired_t_test(values):
             assert matrix.half_widths()[i, j] == pytest.approx(half_width, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(accuracies())
 def test_the_matrix_is_symmetric_but_for_signs(values):

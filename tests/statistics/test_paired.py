@@ -103,6 +103,7 @@ def test_the_paired_test_sees_what_a_shared_difficulty_hides():
     assert paired_t_test(a, generator.permutation(b)).p > 0.01
 
 
+@pytest.mark.slow
 def test_equal_methods_are_called_different_5_times_in_100():
     generator = np.random.default_rng(11)
     a, b = generator.binomial(75, 0.6, size=(2, 2000, 40)) / 75

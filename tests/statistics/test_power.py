@@ -66,6 +66,7 @@ def test_two_standard_deviations_are_pooled():
     assert sd_of_difference(3, 3, 1) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_four_of_five_studies_of_that_size_find_the_difference(correlation):
     episodes = episodes_needed(0.01, 0.1, correlation=correlation)
@@ -185,6 +186,7 @@ def memberships(classes: np.ndarray) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "way", "noise"), [(20, 5, 0.0), (20, 5, 5.0), (20, 5, 10.0), (5, 2, 1.0), (10, 5, 5.0), (64, 5, 5.0)]
 )
@@ -229,6 +231,7 @@ def test_the_floor_of_classes_is_above_that_of_a_t_test_of_as_many_pairs():
     assert ratios[2] < 1.02
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from([4, 6, 20, 160]),

@@ -74,6 +74,7 @@ def test_p_is_scipys_permutation_test():
     assert sign_flip_p(values) == pytest.approx(scipys.pvalue, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_p_of_many_differences_without_a_unit_is_that_of_random_flips():
     generator = np.random.default_rng(8)
     values = generator.normal(0.25, 1, 60)
@@ -126,6 +127,7 @@ def test_what_is_no_array_of_differences_is_refused(bad):
         sign_flip_p(bad)
 
 
+@pytest.mark.slow
 def test_chance_alone_gives_a_p_below_5_percent_5_times_in_100():
     generator = np.random.default_rng(12)
     a, b = generator.binomial(75, 0.6, size=(2, 2000, 60))

@@ -54,6 +54,7 @@ def test_the_variance_from_images_is_what_a_double_loop_finds(seed):
     assert sum(found.shares.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_known_parts_are_found_again():
     found = []
     for replicate in range(40):
@@ -69,6 +70,7 @@ def test_known_parts_are_found_again():
     assert errors[1] < 0.001
 
 
+@pytest.mark.slow
 def test_the_error_of_the_images_part_is_its_scatter_where_images_do_not_matter():
     (classes, images), generator = drawn(3, 400, images=30), np.random.default_rng(3)
     overlap = class_overlap(classes)

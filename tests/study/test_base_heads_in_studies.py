@@ -62,6 +62,7 @@ def test_backbone_and_head_of_a_checkpoint_classify_the_base_classes(toy: Datase
     assert accuracy > 1.5 / len(head.classes), "better than chance after one epoch"
 
 
+@pytest.mark.slow
 def test_the_head_is_recorded_and_identifies_only_a_method_that_uses_it(tmp_path: Path) -> None:
     train()
     backbone, head = read_checkpoint("mine").backbone_and_head()
@@ -118,6 +119,7 @@ def test_a_forged_head_is_refused_before_anything_is_computed(tmp_path: Path) ->
     assert not list(tmp_path.rglob("*.parquet"))
 
 
+@pytest.mark.slow
 def test_a_base_stage_keeps_its_head_in_the_cache_and_its_cell_is_audited_and_comes_out_again(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"dataset": "glyphs", "backbone": "conv4_32", "checkpoints": None}
     settings |= {"base_losses": ("ce",), "base_epochs": 1, "episodes": 3}

@@ -6,11 +6,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import pytest
 from conftest import toy_split
 from torch import nn
 
 from fewshot_bench.backbones import BackboneRequest, create_backbone
 from fewshot_bench.study.base_stage import base_recipe, fine_tuned_on_base
+
+pytestmark = pytest.mark.slow
 
 
 def test_of_two_that_want_the_same_checkpoint_one_trains(monkeypatch):

@@ -42,6 +42,7 @@ def run(tmp_path: Path, *names: str, dataset: str = "toy", **settings: Any) -> l
     return run_study(study).cells
 
 
+@pytest.mark.slow
 def test_each_checkpoint_is_a_base_stage_of_its_own(tmp_path: Path) -> None:
     train("plain", epochs=12)
     train("other", loss="ce+schane", tau=0.3)
@@ -98,6 +99,7 @@ def test_what_the_backbone_was_changed_in_is_in_the_name(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.slow
 def test_pretrained_weights_are_not_looked_for_when_a_checkpoint_is_taken_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +113,7 @@ def test_pretrained_weights_are_not_looked_for_when_a_checkpoint_is_taken_up(
     assert cell.method.name.startswith("timm:resnet10t@")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value", "option"),
     [
@@ -156,7 +159,7 @@ def test_a_damaged_checkpoint_is_refused_and_listed_as_such(tmp_path: Path) -> N
 def test_weights_from_elsewhere_are_no_checkpoint(tmp_path: Path) -> None:
     checkpoints_folder().mkdir(parents=True)
     save_file({"weight": torch.zeros(2)}, checkpoint_file("other"))
-    with pytest.raises(WeightsError, match="no checkpoint"):
+    with pytest.raises(WeightsError, match="not a checkpoint"):
         run(tmp_path, "other")
 
 

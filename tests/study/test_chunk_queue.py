@@ -157,6 +157,7 @@ def test_the_leases_of_a_cell_are_listed_when_it_comes_to_its_chunks(store, monk
     assert set(listed) == {CELL.key, other.key}
 
 
+@pytest.mark.slow
 @given(
     episodes=st.integers(1, 60),
     runs=st.integers(1, 3),
@@ -213,6 +214,7 @@ def work_through(folder: Path, size: int, computed) -> None:
     computed.put(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(7, 50), (10, 11), (1000, 12)])
 def test_two_processes_that_cut_otherwise_compute_no_episode_twice(store, sizes):
     fork = multiprocessing.get_context("fork")

@@ -118,6 +118,7 @@ def test_fine_tuning_is_timed_on_a_few_epochs(tmp_path):
     assert not [one for one in ahead.work if one.kind == "embeddings"]
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said_for_each_study_and_the_others_are_looked_at(tmp_path, monkeypatch, toy):
     def opened(name: str, **_: object):
         if name == "toy":

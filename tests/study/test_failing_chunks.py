@@ -22,6 +22,8 @@ from fewshot_bench.report import TIMING_COLUMNS
 from fewshot_bench.study import Study, StudyResult, run_study
 from fewshot_bench.study.workers import MethodWorker
 
+pytestmark = pytest.mark.slow
+
 EPISODES, RUNS, CHUNK = 60, 2, 16
 TOLD = {
     **{"adaptations": ("toy_adaptations:Fails",), "base_losses": (), "shots": (1,), "device": "cpu"},

@@ -16,6 +16,8 @@ from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.leases import EpisodeRange, Leases
 from fewshot_bench.study import Study, run_study
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [
     *("run", "--base-loss", "none", "--shots", "1", "--episodes", "20", "--runs", "1", "--chunk", "5"),
     *("--device", "cpu", "--adapt", "centroid"),

@@ -24,6 +24,8 @@ from fewshot_bench.study.checkpoints import read_checkpoint
 from fewshot_bench.study.resolved import resolve_study
 from fewshot_bench.study.run import run_resolved
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--device", "cpu", "--shots", "1", "--runs", "1")
 MINE = ("--base-loss", "none", "--adapt", "mine:Mine")
 OWN = ("mine", "helping", "nets", "losing")

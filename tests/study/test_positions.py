@@ -123,6 +123,7 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         yield from leaves(inner, (*path, key))
 
 
+@pytest.mark.slow
 @given(data, st.booleans(), st.lists(st.sampled_from(["", "# x = '''", "  # [t]"]), min_size=1, max_size=3))
 @settings(deadline=None)
 def test_a_number_is_on_the_line_where_its_text_is(content, is_multiline, noise):
@@ -147,6 +148,7 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join))
 @settings(deadline=None, max_examples=400)
 def test_whatever_python_reads_as_toml_has_a_line_for_everything_in_it(text):

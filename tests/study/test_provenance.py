@@ -18,6 +18,8 @@ from fewshot_bench.engine.engine import LocalEngine
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.study import provenance as room
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--episodes", "4", "--runs", "1", "--shots", "1", "--base-loss", "ce", "--base-epochs", "1")
 
 

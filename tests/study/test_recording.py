@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from fewshot_bench import Study, run_study
 from fewshot_bench.outcomes.study_log import recorded_studies
 from fewshot_bench.study import StudyPlan, run_plan
 from fewshot_bench.study.run import resolve_plan, run_resolved
+
+pytestmark = pytest.mark.slow
 
 SMALL = {"device": "cpu", "episodes": 2, "runs": 1, "base_epochs": 1, "base_batch": 512}
 

@@ -18,6 +18,8 @@ from fewshot_bench.study import Study, StudyPlan, TrainingPlan, run_plan, run_st
 from fewshot_bench.study.checkpoints import read_checkpoint
 from fewshot_bench.study.plan import Outputs, write_outputs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ def plan_of(results, *changes, baselines=None, outputs=None) -> StudyPlan:
     )
 
 
+@pytest.mark.slow
 def test_methods_of_all_studies_share_one_leaderboard_and_one_baseline(tmp_path):
     both = {"adaptations": ("centroid", "logistic")}
     plan = plan_of(tmp_path, both, {"backbone": "conv4_64"}, both, baselines={"toy": "logistic"})
@@ -73,6 +74,7 @@ def _never(resolved: ResolvedStudy, **_: object) -> StudyResult:
     raise AssertionError(f"{resolved.study} began")
 
 
+@pytest.mark.slow
 def test_a_study_that_breaks_off_leaves_the_others_going(tmp_path, monkeypatch):
     def run(resolved: ResolvedStudy, **_: object) -> StudyResult:
         if resolved.study.backbone == "conv4_64":
@@ -87,6 +89,7 @@ def test_a_study_that_breaks_off_leaves_the_others_going(tmp_path, monkeypatch):
         run_plan(plan_of(tmp_path, {"backbone": "conv4_64"}))
 
 
+@pytest.mark.slow
 def test_outputs_go_where_the_file_says(tmp_path):
     outputs = Outputs(leaderboard="all.csv", report=False, markdown=True, latex="t.tex", figures=True)
     plan = plan_of(tmp_path, {}, {"backbone": "conv4_64"}, outputs=outputs)

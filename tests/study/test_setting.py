@@ -20,6 +20,7 @@ def result(tmp_path_factory):
         return run_sweep(toy_sweeps.planned(folder, grid, shots=(1, 2), episodes=8, runs=2))
 
 
+@pytest.mark.slow
 def test_the_chosen_point_has_the_highest_mean_over_the_shots(result):
     means = result.frame.groupby(["lambda", "learning_rate"], sort=False)["mean"].mean()
     assert tuple(result.best.chosen.values()) == means.idxmax()

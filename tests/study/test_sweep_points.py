@@ -18,6 +18,8 @@ from fewshot_bench.outcomes.leases import Heartbeat, Leases, PointKey
 from fewshot_bench.study import Axis, Grid, run_sweep, sweep_run
 from fewshot_bench.study.sweep_run import conclude, finished_point, run_study, unfinished_points
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):

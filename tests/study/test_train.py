@@ -21,6 +21,8 @@ from fewshot_bench.study import Checkpoint, TrainingPlan, read_checkpoint, train
 from fewshot_bench.study.checkpoints import checkpoint_entries, checkpoint_file, state_file
 from fewshot_bench.training import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def toy_is_known(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> Dataset:

@@ -55,6 +55,7 @@ def test_gray_images_are_moved() -> None:
     assert isinstance(choose_augmentation("auto", channels=1, image_size=28), RandomAffine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "jitter"])
 @pytest.mark.parametrize("channels", [1, 3])
 @settings(max_examples=25, deadline=None)

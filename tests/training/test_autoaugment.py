@@ -49,6 +49,7 @@ def by_torchvision(image: Tensor, numbers: Tensor, policy: v2.AutoAugmentPolicy)
     return view
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 84])
 def test_views_are_torchvision_s_for_the_same_choices(size: int) -> None:
     images, uniform = batch(size, 500 if size == 32 else 200)

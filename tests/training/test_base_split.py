@@ -19,6 +19,7 @@ from fewshot_bench.losses import LOSSES
 from fewshot_bench.training import Computing, Recipe, scratch_recipe, train_on_base
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "ce+schane"])
 def test_training_lowers_the_loss_and_beats_chance(loss: str) -> None:
     result = train(loss, epochs=20, learning_rate=1e-2)

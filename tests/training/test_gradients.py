@@ -165,6 +165,7 @@ def test_training_in_micro_batches_is_training_in_batches(loss: str) -> None:
         assert are_equal(whole, parts) == (micro_batch >= 16)
 
 
+@pytest.mark.slow
 def test_a_network_with_batch_norm_trains_in_micro_batches() -> None:
     result = train("ce+schane", epochs=20, computing=Computing(micro_batch=6))
     assert result.history[-1]["loss"] < result.history[0]["loss"] - 0.1

@@ -77,6 +77,7 @@ def test_magnitudes_are_those_of_torchvision(name: str, size: tuple[int, int]) -
         assert ours.tolist() == theirs.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", SIZES[:3] + SIZES[4:])
 def test_pixels_are_those_of_torchvision_for_each_image_alone(channels: int, size: tuple[int, int]) -> None:
@@ -96,6 +97,7 @@ def test_every_operation_can_change_an_image() -> None:
     assert changed == set(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Brightness", "Color", "Contrast", "Sharpness", "AutoContrast"])
 def test_rounding_does_not_depend_on_the_place_in_the_batch(name: str) -> None:
     """Images of 5 x 7 pixels lie across the vector registers in every possible way."""

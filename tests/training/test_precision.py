@@ -13,6 +13,8 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES, cross_entropy
 from fewshot_bench.training import Computing
 
+pytestmark = pytest.mark.slow
+
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

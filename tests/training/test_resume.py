@@ -49,6 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("stop", [1, 3])
 def test_the_weights_are_those_of_a_training_that_never_stopped_bit_for_bit(

@@ -300,6 +300,7 @@ def test_an_archive_in_which_no_image_can_be_read_makes_no_dataset(stranger, hom
 COMPRESSED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPRESSED)
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
 def test_a_compressed_bomb_is_refused(stranger, name, twice):
@@ -309,6 +310,7 @@ def test_a_compressed_bomb_is_refused(stranger, name, twice):
     assert_refused(path, "It is not read." if not twice else "a.tar")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPRESSED)
 def test_a_tar_with_a_bomb_behind_its_images_is_refused(stranger, name):
     path = write_tar(stranger / f"a.tar.{name}", [*IMAGES, ("cat/evil.png", ZEROS)], compression=name)
@@ -360,6 +362,7 @@ def test_a_tar_with_a_damaged_header_is_refused_not_read_up_to_there(stranger):
     assert_refused(path, "not a complete tar archive")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.bz2", "tar.xz"])
 def test_a_compressed_archive_cut_off_anywhere_is_refused(stranger, kind):
     path = stranger / f"a.{kind}"
@@ -372,6 +375,7 @@ def test_a_compressed_archive_cut_off_anywhere_is_refused(stranger, kind):
         assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.bz2", "tar.xz"])
 def test_an_archive_of_which_any_byte_was_changed_is_one_line_or_whole(stranger, kind):
     """A zip's checksums are compared when a member is read: its images are left out and named."""
@@ -528,6 +532,7 @@ HEADERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HEADERS)
 @pytest.mark.parametrize("kind", ["npy", "npz", "npz in a zip", "npz in a tar.gz"])
 @pytest.mark.filterwarnings("error")
@@ -559,6 +564,7 @@ def test_an_npz_bomb_is_refused(stranger):
     assert_refused(stranger / "few-shot-train.npz", "an archive bomb", ("check", "cifar-fs"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train.pkl", "few-shot-train.npz", "a.npy"])
 def test_nothing_but_our_own_errors_comes_from_reading_what_was_cut_off(stranger, name):
     path = stranger / name
