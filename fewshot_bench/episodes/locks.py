@@ -127,6 +127,8 @@ def read_lock(path: Path) -> Lock:
         protocol = Protocol(**fields)
     except IrregularFileError as error:
         raise EpisodeError(f"{path} is not a lock file of episodes: it is {error.finding}.") from error
+    except KeyError as error:
+        raise EpisodeError(f"{path} is not a lock file of episodes: it has no key {error}.") from error
     except (OutcomeError, *_NO_LOCK) as error:
         raise EpisodeError(f"{path} is not a lock file of episodes: {error}.") from error
     if protocol.sampler_version != SAMPLER_VERSION:

@@ -56,6 +56,13 @@ def test_other_files_are_no_lock_files(tmp_path, content):
         read_lock(path)
 
 
+def test_a_lock_file_without_a_key_is_refused_with_the_name_of_the_key(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text("way = 5")
+    with pytest.raises(EpisodeError, match="it has no key 'images'"):
+        read_lock(path)
+
+
 def test_a_lock_of_a_later_sampler_is_refused(toy, tmp_path):
     path = write_lock(lock(toy, replace(PROTOCOL, sampler_version=99)), tmp_path)
     with pytest.raises(EpisodeError, match="sampler version 99"):
