@@ -6,8 +6,9 @@ The studies of a plan share a results folder. All of them are resolved, and so c
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,12 +21,13 @@ from fewshot_bench.errors import FewshotBenchError, StudyError, UnknownNameError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.report import resolve_method
+from fewshot_bench.statistics import look
 from fewshot_bench.study.admission import admit_fields
 from fewshot_bench.study.chunks import Shard, missing_episodes
 from fewshot_bench.study.networks import Backbones, Network
 from fewshot_bench.study.plan import StudyPlan, located
 from fewshot_bench.study.provenance import PeakMemory, changed_code, command_line
-from fewshot_bench.study.resolved import ResolvedStudy, resolve_study, run_until
+from fewshot_bench.study.resolved import ResolvedStudy, Rule, resolve_study
 from fewshot_bench.study.scheduler import MethodRun, is_failure, reason_of
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.workers import ClassifierBuilder
@@ -363,3 +365,47 @@ def _baselines(
             with suppress(UnknownNameError):  # checked before: it has failed
                 baselines[protocol] = labels[resolve_method(labels, wanted)]
     return baselines
+
+
+_ANY_WIDTH = 1e9
+
+
+def run_until(
+    rule: Rule,
+    methods: Sequence[Callable[[Sequence[tuple[Cell, Protocol]]], None]],
+    cells: Sequence[Sequence[tuple[Cell, Protocol]]],
+    store: OutcomeStore,
+    progress: Progress = SILENT,
+) -> None:
+    """Run the methods of a study, protocol by protocol, until the rule is met.
+
+    Args:
+        rule: when to stop.
+        methods: functions that run the missing episodes of some of their cells.
+        cells: of each method, one per protocol, with the protocol.
+        store: of the outcomes.
+        progress: shows one stage per protocol, with the widest interval so far.
+    """
+    for same_protocol in zip(*cells, strict=True):
+        protocol = same_protocol[0][1]
+        with progress.step(f"{protocol.way}-way {protocol.shot}-shot until ±{rule.half_width:g}", 0) as step:
+            before, running = 0, list(zip(methods, same_protocol, strict=True))
+            for episodes in rule.looks():
+                reached = min(episodes, protocol.episodes)
+                for run, (cell, _) in running:
+                    run([(cell, replace(protocol, episodes=reached))])
+                running = [(run, pair) for run, pair in running if store.done(pair[0])]  # not those that always fail
+                widths = [_half_width(store, cell, reached, protocol.runs) for _, (cell, _) in running]
+                widest = max(widths, default=0.0)
+                step.advance(reached - before, f"±{widest:.2f} after {reached:,} per run")
+                before = reached
+                if reached < episodes or widest <= rule.half_width:
+                    break
+
+
+def _half_width(store: OutcomeStore, cell: Cell, episodes: int, runs: int) -> float:
+    """Half the width of a method's interval over the first episodes of its runs, in points; infinite if too few."""
+    stored = store.read(cell, with_predictions=False)
+    counted = stored[(stored["episode"] < episodes) & (stored["run"] < runs)]
+    seen = look(counted["accuracy"].to_numpy(), _ANY_WIDTH)
+    return 100 * seen.half_width if seen.enough else math.inf

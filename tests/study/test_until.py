@@ -12,7 +12,8 @@ from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard
 from fewshot_bench.study import Study
-from fewshot_bench.study.resolved import EPISODES_BETWEEN_LOOKS, Rule, run_until, stopping_rule
+from fewshot_bench.study.resolved import EPISODES_BETWEEN_LOOKS, Rule, stopping_rule
+from fewshot_bench.study.run import run_until
 
 QUERIES = 75
 TRUTH = np.repeat(np.arange(5, dtype=np.uint8), 15)
