@@ -276,7 +276,7 @@ def wrn28_10(pretrained: bool = False, *, img_size: int = 84, **options: Any) ->
     return network
 
 
-default_cfgs = generate_default_cfgs(
+default_cfgs = generate_default_cfgs(  # timm's register_model looks for this name in the module
     {
         "conv4_32": timm_config("blocks.0.0"),
         "conv4_64": timm_config("blocks.0.0"),

@@ -26,10 +26,6 @@ _STATE = ".state"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _NAMED_FIRST = ("backbone", "dataset", "loss")
 """Fields that others follow from: their change is named first."""
-FIXED_BY_CHECKPOINT = (
-    "backbone", "weights", "image_size", "interpolation", "base_losses", "base_epochs", "base_batch"
-)  # fmt: skip
-"""Fields of a study that a checkpoint decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
