@@ -1,0 +1,179 @@
+"""Quick checks that only a GPU can answer: waits, recorded steps, memory between trainings, precisions.
+
+    python benchmarks/gpu_checks.py --device cuda
+
+Waits of the host for the device are counted in a short and a longer training: those that grow with the steps are
+listed with their places. On a CPU everything runs, and there is nothing to wait for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import finetune
+import numpy as np
+import timm
+import torch
+from gpu_stages import attempt, problem
+from torch import Tensor
+
+from fewshot_bench.backbones.backbone import Preprocessing
+from fewshot_bench.datasets.dataset import ImageSplit, split_fingerprint
+from fewshot_bench.training import Recipe, fitting_micro_batch, train_on_base
+
+CLASSES, SIZE = 8, 32
+_NORMALISE = Preprocessing(SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+_SHORT, _LONG = 4, 12  # steps
+_ROOT = str(Path(__file__).resolve().parents[1])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    device = torch.device(parser.parse_args(argv).device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda:0")
+    is_gpu = device.type == "cuda"
+    print("| check | found |\n| --- | --- |")
+    for precision in ("float32", "bf16", "fp16") if is_gpu else ("float32", "bf16"):
+        with attempt(f"training in {precision}"):
+            _row(f"training in {precision} on {device}", _trained(device, precision))
+    with attempt("two trainings after each other"):
+        _row("images that fit before, between and after two trainings", _memory_between_trainings(device))
+    for precision in ("float32", "bf16") if is_gpu else ("float32",):
+        with attempt(f"waits of a training step, {precision}"):
+            _row(f"waits per training step, {precision}", _waits_of_training(device, precision))
+        for network, shot in (("conv4-32", 5), ("resnet12-32", 1)) if is_gpu else (("conv4-32", 1),):
+            with attempt(f"fine-tuning {network} in {precision}"):
+                found = _fine_tuning(device, network, shot, precision)
+                _row(f"fine-tuning {network}, {shot}-shot, {precision}", found)
+
+
+def _row(check: str, found: str) -> None:
+    print(f"| {check} | {found} |", flush=True)
+
+
+# Trainings
+
+
+def made_up_split(images_per_class: int) -> ImageSplit:
+    """Noise of another brightness for each class, 32 x 32."""
+    generator = np.random.default_rng(0)
+    levels = np.linspace(40, 200, CLASSES).reshape(-1, 1, 1, 1, 1)
+    images = generator.normal(levels, 40, (CLASSES, images_per_class, SIZE, SIZE, 3))
+    pixels = images.clip(0, 255).astype(np.uint8).reshape(-1, SIZE, SIZE, 3)
+    names, sizes = tuple(map(str, range(CLASSES))), (images_per_class,) * CLASSES
+    return ImageSplit("made-up", "base", pixels, names, sizes, split_fingerprint(pixels, names, sizes))
+
+
+def _train(device: torch.device, steps: int, *, network: str = "conv4_64", **settings: object) -> float:
+    """The loss of a training of one epoch of some steps."""
+    backbone = timm.create_model(network, pretrained=False, num_classes=0, img_size=SIZE)
+    split = made_up_split(96 if device.type == "cuda" else 12)
+    recipe = Recipe(epochs=1, batch_size=len(split) // steps, **settings)  # type: ignore[arg-type]
+    return train_on_base(backbone, split, recipe, normalise=_NORMALISE, device=str(device)).history[-1]["loss"]
+
+
+def _trained(device: torch.device, precision: str) -> str:
+    return f"loss {_train(device, 8, precision=precision):.3f} after 8 steps"
+
+
+def _memory_between_trainings(device: torch.device) -> str:
+    network = "resnet12" if device.type == "cuda" else "conv4_64"
+    backbone = timm.create_model(network, pretrained=False, num_classes=0, img_size=84)
+    four = torch.randn(4, 3, 84, 84, device=device)
+    fits = [fitting_micro_batch(backbone, four, 1 << 20)]
+    for _ in range(2):
+        _train(device, 2, network=network)
+        fits.append(fitting_micro_batch(backbone, four, 1 << 20))
+    if device.type == "cuda" and min(fits) < fits[0]:
+        problem(f"after a training fewer images fit than before: {fits}", "the cache of the last training counts")
+    return ", ".join(f"{count:,}" for count in fits)
+
+
+# Waits of the host for the device
+
+
+@contextmanager
+def counted_waits() -> Iterator[Counter[str]]:
+    """Count the places in this project, or the innermost of all, where the host waits for the device inside."""
+    places: Counter[str] = Counter()
+
+    def note(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        del category, file, line
+        if "synchroniz" not in str(message):
+            return
+        stack = traceback.extract_stack()
+        own = [frame for frame in stack if "fewshot_bench" in frame.filename]
+        place = f"{own[-1].filename.removeprefix(_ROOT + '/')}:{own[-1].lineno}" if own else f"{filename}:{lineno}"
+        places[place] += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield places
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def waits_per_step(device: torch.device, run: Callable[[int], object], what: str) -> str:
+    """How often the host waits in each step, from a run of few steps and one of more; reported if there are such."""
+    run(_SHORT)  # kernels are chosen and compiled
+    if device.type != "cuda":
+        return "nothing to wait for"
+    with counted_waits() as few:
+        run(_SHORT)
+    with counted_waits() as many:
+        run(_LONG)
+    growing = {place: (many[place] - few[place]) / (_LONG - _SHORT) for place in many}
+    growing = {place: rate for place, rate in growing.items() if rate >= 0.25}
+    if growing:
+        problem(
+            f"{what}: the host waits for the device in every step",
+            "\n".join(f"{p}: {r:.2g}" for p, r in growing.items()),
+        )
+    shown = ", ".join(f"{place} {rate:.2g}" for place, rate in growing.items())
+    return shown or f"none ({sum(few.values())} in the whole of a short run)"
+
+
+def _waits_of_training(device: torch.device, precision: str) -> str:
+    return waits_per_step(device, lambda steps: _train(device, steps, precision=precision), f"training in {precision}")
+
+
+def _fine_tuning(device: torch.device, network: str, shot: int, precision: str) -> str:
+    """Waits per step of a batched fine-tuning; warnings, such as that a step was not recorded, are reported."""
+
+    def run(steps: int) -> Tensor:
+        words = f"--device {device} --networks {network} --shots {shot} --precision {precision} --steps {steps}"
+        arguments = finetune._arguments(words.split())
+        setup = finetune._setup(finetune.NETWORKS[network], shot, precision, arguments)
+        trainer = setup.trainer(4, None)
+        return trainer.adapt(setup.task(range(4))).logits
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(_SHORT)
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        if "graph" in text:
+            problem(f"fine-tuning {network} in {precision}: {text}")
+    return waits_per_step(device, run, f"fine-tuning {network} in {precision}")
+
+
+if __name__ == "__main__":
+    main()
