@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         seconds = read_checkpoint("timed").history[-1]["seconds"]
         start_up = time.monotonic() - began - timed * seconds
         left = until - time.monotonic() - start_up
-        epochs = max(0, min(arguments.epochs, int(0.85 * left / seconds)))
+        epochs = max(0, min(arguments.epochs, int(0.85 * left / seconds), 2 if is_small else arguments.epochs))
         print(f"An epoch takes {seconds:.2f} s ({images / seconds:,.0f} images/s, each in two views).")
         if epochs < 1:
             print(f"{left:.0f} s are left, too few for a training.")
