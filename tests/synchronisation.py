@@ -26,7 +26,9 @@ _READS = {
     Tensor.unique, torch.masked_select, Tensor.masked_select, torch.cuda.synchronize,
 }  # fmt: skip
 _READS.discard(Tensor.__len__)
-_WITHOUT_SHAPES = {torch._amp_update_scale_, torch._amp_foreach_non_finite_check_and_unscale_}
+_WITHOUT_SHAPES = {
+    torch._amp_update_scale_, torch._amp_foreach_non_finite_check_and_unscale_, torch._fused_adam_, torch._fused_adamw_
+}  # fmt: skip
 """They change their arguments in place, do not wait, and know only real devices."""
 
 _COPIES = {Tensor.to, Tensor.cuda, Tensor.copy_, Tensor.type_as}

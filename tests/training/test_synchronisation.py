@@ -35,6 +35,8 @@ def places(loss: str, channels: int, *, micro_batch: int | None = None, **change
     return waits.places
 
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS = ["float32", "bf16", "fp16"]
 
 
