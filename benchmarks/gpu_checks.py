@@ -9,11 +9,14 @@ listed with their places. On a CPU everything runs, and there is nothing to wait
 from __future__ import annotations
 
 import argparse
+import math
+import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -37,27 +40,33 @@ _ROOT = str(Path(__file__).resolve().parents[1])
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
-    device = torch.device(parser.parse_args(argv).device)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="nothing new begins after that")
+    arguments = parser.parse_args(argv)
+    until, device = time.monotonic() + 60 * arguments.minutes, torch.device(arguments.device)
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda:0")
-    is_gpu = device.type == "cuda"
+        device = torch.device("cuda:0")  # named with its number, as nothing else here names it
     print("| check | found |\n| --- | --- |")
-    for precision in ("float32", "bf16", "fp16") if is_gpu else ("float32", "bf16"):
-        with attempt(f"training in {precision}"):
-            _row(f"training in {precision} on {device}", _trained(device, precision))
-    with attempt("two trainings after each other"):
-        _row("images that fit before, between and after two trainings", _memory_between_trainings(device))
+    for what, check in _checks(device):
+        if time.monotonic() > until:
+            print("\nNo time was left for the other checks.")
+            break
+        with attempt(what):
+            print(f"| {what} | {check()} |", flush=True)
+
+
+def _checks(device: torch.device) -> list[tuple[str, Callable[[], str]]]:
+    """What is checked, and how, in order of worth; on a CPU what it computes quickly."""
+    is_gpu = device.type == "cuda"
+    checks: list[tuple[str, Callable[[], str]]] = []
     for precision in ("float32", "bf16") if is_gpu else ("float32",):
-        with attempt(f"waits of a training step, {precision}"):
-            _row(f"waits per training step, {precision}", _waits_of_training(device, precision))
+        checks.append((f"waits per training step, {precision}", partial(_waits_of_training, device, precision)))
         for network, shot in (("conv4-32", 5), ("resnet12-32", 1)) if is_gpu else (("conv4-32", 1),):
-            with attempt(f"fine-tuning {network} in {precision}"):
-                found = _fine_tuning(device, network, shot, precision)
-                _row(f"fine-tuning {network}, {shot}-shot, {precision}", found)
-
-
-def _row(check: str, found: str) -> None:
-    print(f"| {check} | {found} |", flush=True)
+            what = f"waits per step of fine-tuning {network}, {shot}-shot, {precision}"
+            checks.append((what, partial(_fine_tuning, device, network, shot, precision)))
+    checks.append(("images that fit before, between and after trainings", partial(_memory_between_trainings, device)))
+    for precision in ("float32", "bf16", "fp16") if is_gpu else ("float32", "bf16"):
+        checks.append((f"training in {precision} on {device}", partial(_trained, device, precision)))
+    return checks
 
 
 # Trainings
@@ -134,9 +143,9 @@ def counted_waits() -> Iterator[Counter[str]]:
 
 def waits_per_step(device: torch.device, run: Callable[[int], object], what: str) -> str:
     """How often the host waits in each step, from a run of few steps and one of more; reported if there are such."""
-    run(_SHORT)  # kernels are chosen and compiled
     if device.type != "cuda":
         return "nothing to wait for"
+    run(_SHORT)  # kernels are chosen and compiled
     with counted_waits() as few:
         run(_SHORT)
     with counted_waits() as many:
@@ -153,6 +162,7 @@ def waits_per_step(device: torch.device, run: Callable[[int], object], what: str
 
 
 def _waits_of_training(device: torch.device, precision: str) -> str:
+    _train(device, _SHORT, precision=precision)
     return waits_per_step(device, lambda steps: _train(device, steps, precision=precision), f"training in {precision}")
 
 

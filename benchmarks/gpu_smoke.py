@@ -81,12 +81,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--minutes", type=float, default=2.0, help="what is stored by then is compared")
     parser.add_argument("--episodes", type=int, help="per method and number of shots; by default what suits the device")
-    parser.add_argument("--steps", type=int, default=10, help="epochs of each fine-tuning")
+    parser.add_argument("--steps", type=int, default=5, help="epochs of each fine-tuning")
     arguments = parser.parse_args(argv)
     until = time.monotonic() + 60 * arguments.minutes
     # Named with its number: a device that is named so is another code path than "cuda".
     device = "cuda:0" if arguments.device == "cuda" else arguments.device
-    episodes = arguments.episodes or (4 if device == "cpu" else 20)
+    episodes = arguments.episodes or (2 if device == "cpu" else 10)
     with tempfile.TemporaryDirectory(prefix="fewshot-bench-smoke-") as folder:
         work = Path(folder)
         (work / "study.toml").write_text(study_text(episodes=episodes, steps=arguments.steps), encoding="utf-8")
@@ -122,7 +122,9 @@ def _compare_devices(work: Path, device: str, until: float) -> None:
         elif code is None:
             print(f"The study on {name} was not finished in time; what it has stored is compared.")
     os.environ["FEWSHOT_BENCH_HOME"] = str(work / "home-cpu")
-    started = "killed after its first outcomes and started again" if is_killed else "not killed: it ended too soon"
+    started = (
+        "killed after its first outcomes and started again" if is_killed else "not killed while it stored outcomes"
+    )
     print(f"The run on {device} was {started}.\n")
     print_comparison(work / "on-device", work / "on-cpu", until)
 
