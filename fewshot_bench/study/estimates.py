@@ -35,8 +35,9 @@ from fewshot_bench.study.base_stage import four_inputs
 from fewshot_bench.study.resolved import ResolvedStudy
 from fewshot_bench.study.workers import ClassifierBuilder, MethodWorker, augmented_view, name_of_view
 from fewshot_bench.training import Recipe, refuse_batches_that_do_not_fit, seeded_randomness
+from fewshot_bench.training.device_memory import free_bytes
 from fewshot_bench.training.learner import Computing, Learner
-from fewshot_bench.training.optimisation import COPIES_OF_A_WEIGHT, free_bytes, step_bytes_per_image
+from fewshot_bench.training.optimisation import COPIES_OF_A_WEIGHT, step_bytes_per_image
 from fewshot_bench.training.randomness import limited_threads
 from fewshot_bench.training.recipe import AugmentationName
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 from fewshot_bench.errors import StudyError
+from fewshot_bench.training.device_memory import free_bytes
 from fewshot_bench.training.recipe import PrecisionName, Recipe
 
 
@@ -101,7 +101,6 @@ def gradient_scaler(precision: PrecisionName, device: torch.device) -> torch.amp
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
-_MEMINFO = Path("/proc/meminfo")
 _VIEWS = 2
 COPIES_OF_A_WEIGHT = 4
 """Copies of a weight in training: itself, its gradient, and two moments of Adam."""
@@ -188,16 +187,6 @@ def activation_bytes(backbone: nn.Module, four_images: Tensor, *, precision: Pre
         # Cloned, because a slice keeps the whole tensor.
         four, two = (kept_bytes(partial(probe, images)) for images in (four_images, four_images[:2].clone()))
     return (four - two) / 2
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Free memory of a device; None if the system does not report it."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu" or not _MEMINFO.is_file():
-        return None
-    available = [line.split()[1] for line in _MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:")]
-    return int(available[0]) * 1024 if available else None
 
 
 def kept_bytes(run: Callable[[], object]) -> int:
