@@ -7,7 +7,7 @@ it is empty for an initialisation, and "unknown" for a weights file.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from numbers import Integral
@@ -61,9 +61,7 @@ class Preprocessing:
             # Antialiased bicubic is Pillow's filter, which the pretrained networks were trained with.
             antialias = self.interpolation != "nearest"
             pixels = interpolate(pixels, size=size, mode=self.interpolation, antialias=antialias).clamp(0, 1)
-        mean = torch.tensor(self.mean, device=pixels.device).view(1, channels, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(1, channels, 1, 1)
-        return (pixels - mean) / std
+        return (pixels - _filled(self.mean, pixels)) / _filled(self.std, pixels)
 
     def as_dict(self) -> dict[str, Any]:
         """The preprocessing as plain data, for content keys and records."""
@@ -79,9 +77,13 @@ def _match_channels(pixels: Tensor, channels: int) -> Tensor:
     if pixels.shape[1] == channels:
         return pixels
     if channels == 1:
-        weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device).view(1, 3, 1, 1)
-        return (pixels * weights).sum(1, keepdim=True)
+        return (pixels * _filled((0.299, 0.587, 0.114), pixels)).sum(1, keepdim=True)
     return pixels.expand(-1, channels, -1, -1)
+
+
+def _filled(values: Sequence[float], like: Tensor) -> Tensor:
+    """A number per channel, [1, C, 1, 1], written by the device itself; a copy would make the host wait for a GPU."""
+    return torch.stack([like.new_full((1, 1), value) for value in values]).unsqueeze(0)
 
 
 def from_timm_config(
