@@ -22,14 +22,17 @@ def bytes_per_episode(trainer: EpisodeTrainer, inputs: Tensor, queries: Tensor |
             need more.
     """
     with torch.enable_grad():
-        for_backward = kept_bytes(lambda: trainer.try_step(inputs))
+        of_steps = [kept_bytes(lambda: trainer.try_step(inputs))]
         if queries is not None:
-            for_backward = max(for_backward, kept_bytes(lambda: trainer.try_query_step(queries)))
+            of_steps.append(kept_bytes(lambda: trainer.try_query_step(queries)))
+    # Each CUDA graph has memory of its own.
+    for_backward = sum(of_steps) if trainer.device.type == "cuda" else max(of_steps)
     held = inputs.numel() * inputs.element_size()
     held += 0 if queries is None else queries.numel() * queries.element_size()
     weights = sum(weight.numel() * weight.element_size() for weight in trainer.weights.values())
     # Gradients of activations exist beside them for a moment, about half as much again.
-    return held + for_backward + for_backward // 2 + COPIES_OF_A_WEIGHT * weights
+    copies = COPIES_OF_A_WEIGHT + (trainer.recipe.patience > 0)  # one from when the loss stopped falling
+    return held + for_backward + for_backward // 2 + copies * weights
 
 
 def episodes_that_fit(per_episode: int, device: torch.device, *, largest: int) -> int:

@@ -141,5 +141,28 @@ def test_more_shots_and_wider_networks_take_more() -> None:
     assert estimated(width=8) < estimated(width=16) < estimated(width=32)
 
 
+def test_weights_that_are_kept_for_an_early_stop_count() -> None:
+    weights = sum(
+        weight.nbytes for weight in trainer(recipe(), parts(recipe(), conv4(side=32), side=32)).weights.values()
+    )
+    assert estimated(recipe(patience=2), width=8) - estimated(width=8) == weights
+
+
+def test_steps_on_the_queries_need_memory_of_their_own_where_they_are_graphs() -> None:
+    chosen = recipe(query_entropy=1.0)
+    prepared = parts(chosen, conv4(side=32), side=32)
+    made = trainer(chosen, prepared)
+    support, queries = inputs(prepared, 1, 2), inputs(prepared, 1, 2)
+    on_cpu = bytes_per_episode(made, support, queries)
+    made.device = torch.device("cuda")
+    made.try_step = made.try_query_step = lambda inputs: None  # type: ignore[method-assign]
+    nothing = bytes_per_episode(made, support, queries)
+    counted = iter([1000, 600])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "kept_bytes", lambda run: next(counted))
+        assert bytes_per_episode(made, support, queries) == nothing + 1600 * 3 // 2
+    assert on_cpu > nothing
+
+
 def test_the_last_blocks_alone_take_less() -> None:
     assert estimated(recipe(tune="last:1")) < estimated(recipe(tune="last:2")) < estimated()
