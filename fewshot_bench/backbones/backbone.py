@@ -7,7 +7,7 @@ it is empty for an initialisation, and "unknown" for a weights file.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from numbers import Integral
@@ -22,6 +22,7 @@ from torch.nn.functional import interpolate
 from fewshot_bench.backbones.weights import weights_digest
 from fewshot_bench.backbones.weights_file import BaseHead
 from fewshot_bench.code_identity import CodeIdentity
+from fewshot_bench.devices import to_device
 from fewshot_bench.errors import EmbeddingError, PluginError
 from fewshot_bench.plugins import described, place_of, plugin_errors
 from fewshot_bench.registry import Registry
@@ -61,7 +62,8 @@ class Preprocessing:
             # Antialiased bicubic is Pillow's filter, which the pretrained networks were trained with.
             antialias = self.interpolation != "nearest"
             pixels = interpolate(pixels, size=size, mode=self.interpolation, antialias=antialias).clamp(0, 1)
-        return (pixels - _filled(self.mean, pixels)) / _filled(self.std, pixels)
+        mean, std = (to_device(torch.tensor(values), pixels.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (pixels - mean) / std
 
     def as_dict(self) -> dict[str, Any]:
         """The preprocessing as plain data, for content keys and records."""
@@ -77,13 +79,9 @@ def _match_channels(pixels: Tensor, channels: int) -> Tensor:
     if pixels.shape[1] == channels:
         return pixels
     if channels == 1:
-        return (pixels * _filled((0.299, 0.587, 0.114), pixels)).sum(1, keepdim=True)
+        weights = to_device(torch.tensor([0.299, 0.587, 0.114]), pixels.device).view(1, 3, 1, 1)
+        return (pixels * weights).sum(1, keepdim=True)
     return pixels.expand(-1, channels, -1, -1)
-
-
-def _filled(values: Sequence[float], like: Tensor) -> Tensor:
-    """A number per channel, [1, C, 1, 1], written by the device itself; a copy would make the host wait for a GPU."""
-    return torch.stack([like.new_full((1, 1), value) for value in values]).unsqueeze(0)
 
 
 def from_timm_config(
