@@ -42,7 +42,7 @@ from fewshot_bench.study.checkpoints import (
     read_checkpoint,
     state_file,
 )
-from fewshot_bench.study.provenance import weights_record
+from fewshot_bench.study.provenance import tf32, weights_record
 from fewshot_bench.training import (
     Computing,
     History,
@@ -333,7 +333,7 @@ class _Training:
 
     def _save(self, result: TrainingResult, micro_batches: list[int]) -> Checkpoint:
         computing = {"device": self.device, "is_compiled": self.plan.is_compiled, "versions": installed_versions()}
-        computing |= weights_record(self.plan.weights, self.backbone)
+        computing |= weights_record(self.plan.weights, self.backbone) | tf32(self.device)
 
         def save(name: str, epoch: int, network: nn.Module, head: nn.Module) -> Checkpoint:
             row = result.history[epoch - 1]
