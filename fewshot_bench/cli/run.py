@@ -292,6 +292,8 @@ def _cell(cell: CellEstimate) -> str:
     episodes = "as many episodes as there are" if cell.episodes is None else f"{cell.episodes:,} episodes"
     stored = f"{cell.done:,} stored" if cell.done is not None else f"stored: known {cell.why}" if cell.why else ""
     time = "" if cell.seconds is None or not cell.left else f"the rest {_time_range(cell.seconds)}"
+    if cell.operations is not None and cell.seconds is not None and cell.left and cell.seconds.high < 1:
+        time = "the rest less than 1 s"
     return ", ".join(part for part in (episodes, stored, time) if part)
 
 

@@ -177,8 +177,8 @@ def _train(
 def base_micro_batch(backbone: Backbone, memory: StepMemory, batch: int) -> int:
     """Images whose activations a base stage keeps at once: the whole batch if it fits, otherwise as many as fit.
 
-    Without batch normalisation the parts give the gradients of the whole batch. With it they would give another method,
-    which must not depend on how much memory is free.
+    Without batch normalisation the parts give the gradients of the whole batch, but for rounding and the random numbers
+    of dropout. With it they would give another method, which must not depend on how much memory is free.
 
     Args:
         backbone: before its training.

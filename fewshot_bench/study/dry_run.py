@@ -131,7 +131,7 @@ class _DryRun:
         if not is_fetched(study):
             self._notes[
                 f"the weights of {study.backbone_name} come from the Hugging Face hub and are not on this machine; "
-                "they are fetched when the study runs. Times are of the same network with random weights."
+                "they are fetched when the study runs. Estimates are of the same network with random weights."
             ] = None
         try:
             dataset = self._dataset(study)
@@ -312,6 +312,10 @@ class _DryRun:
             free = free_bytes(torch.device(self._device))
         else:
             peak, free = self._needed_bytes, self._machine.memory
+        results = disk_space(self._plan.results, sum(cell.bytes or 0 for cell in cells))
+        cache = disk_space(cache_folder(), sum(part.bytes for part in work))
+        if self._machine is not None:  # whose disks are not these
+            results, cache = replace(results, free=None), replace(cache, free=None)
         return Estimates(
             name=self._plan.name,
             device=self._device,
@@ -319,8 +323,8 @@ class _DryRun:
             work=work,
             missing=list(self._problems),
             notes=list(self._notes),
-            results=disk_space(self._plan.results, sum(cell.bytes or 0 for cell in cells)),
-            cache=disk_space(cache_folder(), sum(part.bytes for part in work)),
+            results=results,
+            cache=cache,
             peak_bytes=peak,
             free_bytes=free,
             machine=self._machine,
