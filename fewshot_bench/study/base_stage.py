@@ -177,6 +177,7 @@ def _train(
 def base_micro_batch(backbone: Backbone, memory: StepMemory, batch: int) -> int:
     """Images whose activations a base stage keeps at once: the whole batch if it fits, otherwise as many as fit.
 
+    On a CPU a batch is whole wherever its activations alone fit, as it was before there were parts: numbers stay.
     Without batch normalisation the parts give the gradients of the whole batch, but for rounding and the random numbers
     of dropout. With it they would give another method, which must not depend on how much memory is free.
 
@@ -188,13 +189,12 @@ def base_micro_batch(backbone: Backbone, memory: StepMemory, batch: int) -> int:
     Raises:
         StudyError: not one image fits, or the batch of a network with batch normalisation does not.
     """
-    try:
+    if batch_norms(backbone.network):
         refuse_batches_that_do_not_fit(memory, batch)
-    except StudyError:
-        if batch_norms(backbone.network):
-            raise
-        return fitting_micro_batch(memory, batch)
-    return batch
+        return batch
+    if memory.device == "cpu" and memory.free is not None and batch * memory.per_image <= memory.free:
+        return batch
+    return fitting_micro_batch(memory, batch)
 
 
 def micro_batch_or_problem(backbone: Backbone, memory: StepMemory, batch: int) -> tuple[int, str]:

@@ -42,8 +42,8 @@ from fewshot_bench.study.estimates import (
     network_key,
 )
 from fewshot_bench.study.resolved import ResolvedStudy
-from fewshot_bench.training import Recipe, StepMemory
-from fewshot_bench.training.optimisation import VIEWS, autocast, kept_bytes, training_bytes
+from fewshot_bench.training import Recipe, StepMemory, batch_norms
+from fewshot_bench.training.optimisation import SHARE_OF_MEMORY, VIEWS, autocast, kept_bytes, training_bytes
 from fewshot_bench.training.recipe import PrecisionName
 
 _CPU = torch.device("cpu")
@@ -149,6 +149,9 @@ class Counts(Measurements):
         cost, network = self._cost(split, backbone, recipe.precision), backbone.network
         batch, weights = min(recipe.batch_size, len(split)), training_bytes(network)
         step_memory = StepMemory(VIEWS * cost.kept, weights, self.machine.memory, "that device")
+        if self.machine.memory is not None and batch_norms(network):  # with the margin that micro-batches have
+            usable = int(SHARE_OF_MEMORY * max(0, self.machine.memory - weights))
+            step_memory = replace(step_memory, free=usable)
         micro_batch, problem = micro_batch_or_problem(backbone, step_memory, batch)
         operations = VIEWS * cost.training
         if micro_batch < batch and LOSSES[recipe.loss].facts.get("is_contrastive", True):

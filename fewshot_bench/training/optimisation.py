@@ -106,6 +106,8 @@ def gradient_scaler(precision: PrecisionName, device: torch.device) -> torch.amp
 
 VIEWS = 2
 """Views of every image in a training step."""
+SHARE_OF_MEMORY = 0.9
+"""Share of the free memory that the activations of a micro-batch may take."""
 COPIES_OF_A_WEIGHT = 4
 """Copies of a weight in training: itself, its gradient, and two moments of Adam."""
 
@@ -179,14 +181,14 @@ def fitting_micro_batch(memory: StepMemory, batch_size: int) -> int:
     if free is None:
         return batch_size
     left = free - needed_for_weights
-    if batch_size * per_image <= 0.9 * left:
+    if batch_size * per_image <= SHARE_OF_MEMORY * left:
         return batch_size
-    if per_image > 0.9 * left:
+    if per_image > SHARE_OF_MEMORY * left:
         raise StudyError(
             f"training needs about {(needed_for_weights + per_image) / 1e9:,.1f} GB for one image in two views; "
             f"{free / 1e9:,.1f} GB are free on {memory.device}. Use a smaller --image-size or backbone."
         )
-    return min(batch_size, _power_of_two(0.9 * left / per_image))
+    return min(batch_size, _power_of_two(SHARE_OF_MEMORY * left / per_image))
 
 
 def step_bytes_per_image(backbone: nn.Module, four_images: Tensor, *, precision: PrecisionName = "float32") -> float:
