@@ -29,11 +29,13 @@ from torch import Tensor
 
 from fewshot_bench.backbones.backbone import Preprocessing
 from fewshot_bench.datasets.dataset import ImageSplit, split_fingerprint
-from fewshot_bench.training import Recipe, fitting_micro_batch, train_on_base
+from fewshot_bench.training import Recipe, train_on_base
+from fewshot_bench.training.device_memory import free_bytes
 
 CLASSES, SIZE = 8, 32
 _NORMALISE = Preprocessing(SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 _SHORT, _LONG = 4, 12  # steps
+_KEPT = 1 << 28  # bytes that may be taken for other reasons
 _ROOT = str(Path(__file__).resolve().parents[1])
 
 
@@ -63,7 +65,7 @@ def _checks(device: torch.device) -> list[tuple[str, Callable[[], str]]]:
         for network, shot in (("conv4-32", 5), ("resnet12-32", 1)) if is_gpu else (("conv4-32", 1),):
             what = f"waits per step of fine-tuning {network}, {shot}-shot, {precision}"
             checks.append((what, partial(_fine_tuning, device, network, shot, precision)))
-    checks.append(("images that fit before, between and after trainings", partial(_memory_between_trainings, device)))
+    checks.append(("memory that is free after each of three trainings", partial(_memory_between_trainings, device)))
     for precision in ("float32", "bf16", "fp16") if is_gpu else ("float32", "bf16"):
         checks.append((f"training in {precision} on {device}", partial(_trained, device, precision)))
     return checks
@@ -95,16 +97,14 @@ def _trained(device: torch.device, precision: str) -> str:
 
 
 def _memory_between_trainings(device: torch.device) -> str:
-    network = "resnet12" if device.type == "cuda" else "conv4_64"
-    backbone = timm.create_model(network, pretrained=False, num_classes=0, img_size=84)
-    four = torch.randn(4, 3, 84, 84, device=device)
-    fits = [fitting_micro_batch(backbone, four, 1 << 20)]
-    for _ in range(2):
-        _train(device, 2, network=network)
-        fits.append(fitting_micro_batch(backbone, four, 1 << 20))
-    if device.type == "cuda" and min(fits) < fits[0]:
-        problem(f"after a training fewer images fit than before: {fits}", "the cache of the last training counts")
-    return ", ".join(f"{count:,}" for count in fits)
+    """What the next training may take, after one, two and three; the first leaves libraries on the device."""
+    free = []
+    for _ in range(3):
+        _train(device, 2, network="resnet12" if device.type == "cuda" else "conv4_64")
+        free.append(free_bytes(device) or 0)
+    if device.type == "cuda" and min(free) < free[0] - _KEPT:
+        problem(f"after each training less memory is free: {free} bytes")
+    return ", ".join(f"{size / 2**30:,.2f}" for size in free) + " GiB"
 
 
 # Waits of the host for the device
