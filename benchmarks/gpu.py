@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -134,6 +135,7 @@ def _measure(arguments: argparse.Namespace) -> Report:
     until = time.monotonic() + 60 * arguments.minutes - _TO_FINISH
     report = Report(arguments.out)
     report.line("", f"# Measured on {arguments.device} in {arguments.minutes:g} minutes\n")
+    signal.signal(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory(prefix="fewshot-bench-gpu-") as work:
         site = _with_wheels(arguments.data, Path(work) / "site", report)
         paths = [site, str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -143,9 +145,17 @@ def _measure(arguments: argparse.Namespace) -> Report:
             "FEWSHOT_BENCH_HOME": str(Path(work) / "home"),
         }
         stages = [stage for stage in _stages(arguments) if not arguments.only or stage.name in arguments.only]
-        run_stages(stages, report, until=until, environment=environment)
-    report.finish()
+        try:
+            run_stages(stages, report, until=until, environment=environment)
+        except KeyboardInterrupt:
+            report.problem("", "stopped from outside")
+        finally:
+            report.finish()
     return report
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
