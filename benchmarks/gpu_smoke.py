@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,7 +36,6 @@ from fewshot_bench.outcomes.frame import even_truth, positions_of
 SHOTS, QUERY = (1, 5), 15
 TUNED = ("all", "last:1", "norm", "bias", "norm+last:1")
 _ADAPTED = ("lora:2",)  # with PEFT
-_PREFIX = "conv4_32/base-ce@epochs=4"
 EXACT_ONLY: tuple[dict[str, object], ...] = (
     {"tune": "head"},
     {"loss": "ce+schane"},
@@ -49,16 +48,18 @@ EXACT_ONLY: tuple[dict[str, object], ...] = (
 """Settings of finetune that are tried in float32 only."""
 
 
-def study_text(*, episodes: int, steps: int, is_small: bool = False) -> str:
-    """A study file with every adaptation, and fine-tuning in every way and precision."""
-    methods = [{"adaptations": "all"}] if not is_small else [{"adaptations": "centroid"}]
-    tuned = [*TUNED, *(_ADAPTED if find_spec("peft") else ())] if not is_small else ["all"]
-    for precision in ("float32", "bf16"):
-        methods += [_finetune(steps, tune=tune, precision=precision) for tune in tuned]
-    methods += [_finetune(steps, **settings) for settings in EXACT_ONLY if not is_small]
+def every_method(steps: int) -> list[dict[str, str]]:
+    """Tables of a study file: all heads, and fine-tuning in every way and precision."""
+    tuned = [*TUNED, *(_ADAPTED if find_spec("peft") else ())]
+    fine_tuned = [{"tune": tune, "precision": precision} for precision in ("float32", "bf16") for tune in tuned]
+    return [{"adaptations": "all"}, *(_finetune(steps, **settings) for settings in (*fine_tuned, *EXACT_ONLY))]
+
+
+def study_text(methods: Sequence[Mapping[str, str]], *, episodes: int, base_epochs: int) -> str:
+    """A study file on glyphs, with networks trained by few epochs."""
     head = (
         f'name = "smoke"\nshots = {list(SHOTS)}\nquery = {QUERY}\nepisodes = {episodes}\nruns = 1\n'
-        'backbone = "conv4_32"\nbase_losses = "ce"\nbase_epochs = 4\n'
+        f'backbone = "conv4_32"\nbase_losses = "ce"\nbase_epochs = {base_epochs}\n'
     )
     tables = ["\n[[methods]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in m.items()) for m in methods]
     return head + "".join(tables) + "\n[outputs]\nreport = false\n"
@@ -89,9 +90,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     episodes = arguments.episodes or (2 if device == "cpu" else 10)
     with tempfile.TemporaryDirectory(prefix="fewshot-bench-smoke-") as folder:
         work = Path(folder)
-        (work / "study.toml").write_text(study_text(episodes=episodes, steps=arguments.steps), encoding="utf-8")
-        small = study_text(episodes=2, steps=2, is_small=True)
-        (work / "small.toml").write_text(small, encoding="utf-8")
+        steps, base_epochs = arguments.steps, 1 if device == "cpu" else 4
+        centroid = {"adaptations": "centroid"}
+        studies = {
+            "base": ([centroid], 1),
+            "every": (every_method(steps), episodes),
+            "few": ([centroid, _finetune(steps, tune="all", precision="float32")], episodes),
+        }
+        for name, (methods, count) in studies.items():
+            text = study_text(methods, episodes=count, base_epochs=base_epochs)
+            (work / f"{name}.toml").write_text(text, encoding="utf-8")
         _compare_devices(work, device, until)
         if find_spec("ray") is None:
             print("\nRay is not installed, so its workers were not tried.")
@@ -103,18 +111,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _compare_devices(work: Path, device: str, until: float) -> None:
-    base = _Command(work, "home-cpu", "small.toml", "cpu", "first")
+    base = _Command(work, "home-cpu", "base.toml", "cpu", "base")
     if base.wait(until):
         problem("the base stage could not be trained on the CPU", "see log.txt")
         return
     shutil.copytree(work / "home-cpu" / "datasets", work / "home-device" / "datasets")
     trained = Path("cache") / BASE_STAGES
     shutil.copytree(work / "home-cpu" / trained, work / "home-device" / trained)
-    on_cpu = _Command(work, "home-cpu", "study.toml", "cpu", "on-cpu")
-    on_device = _Command(work, "home-device", "study.toml", device, "on-device")
+    on_cpu = _Command(work, "home-cpu", "every.toml", "cpu", "on-cpu")
+    on_device = _Command(work, "home-device", "every.toml", device, "on-device")
     is_killed = on_device.kill_after_first_outcomes(until)
     if is_killed:
-        on_device = _Command(work, "home-device", "study.toml", device, "on-device")
+        on_device = _Command(work, "home-device", "every.toml", device, "on-device")
     codes = {device: on_device.wait(until), "cpu": on_cpu.wait(until)}
     for name, code in codes.items():
         if code:
@@ -164,13 +172,13 @@ class _Command:
 def _compare_ray(work: Path, device: str, until: float) -> None:
     share = ["--gpus-per-worker", "0.5"] if device != "cpu" else []
     name = device.partition(":")[0]  # Ray gives each worker its own device
-    code = _Command(
-        work, "home-device", "small.toml", name, "on-ray", "--engine", "ray", "--workers", "2", *share
-    ).wait(until)
+    code = _Command(work, "home-device", "few.toml", name, "on-ray", "--engine", "ray", "--workers", "2", *share).wait(
+        until
+    )
     if code != 0:
         problem(f"the study with Ray's workers ended with exit code {code}, see log.txt")
     print("\nTwo workers of Ray on the device, against the CPU:\n")
-    print_comparison(work / "on-ray", work / "first", until)
+    print_comparison(work / "on-ray", work / "on-cpu", until)
 
 
 # Comparison
@@ -185,19 +193,17 @@ def print_comparison(new: Path, reference: Path, until: float) -> None:
         until: after that, differences are judged without the scores of the method.
     """
     store, other = OutcomeStore(new / "outcomes"), OutcomeStore(reference / "outcomes")
-    cells = {cell.key: cell for cell in (*store.cells(), *other.cells())}
+    cells = store.cells()
     columns = ("method", "shots", "episodes", "accuracy", "on the CPU", "predictions that differ", "verdict")
     print(f"| {' | '.join(columns)} |\n| --- | ---: | ---: | ---: | ---: | ---: | --- |", flush=True)
-    absent = 0
-    for cell in cells.values():
-        if not (store.done(cell) and other.done(cell)):
-            absent += 1
-            continue
+    compared = [cell for cell in cells if store.done(cell) and other.done(cell)]
+    for cell in compared:
         with attempt(f"comparison of {cell.method.name}"):
             _print_cell(cell, store, other, len(cells), until)
-    if absent:
-        print(f"\n{absent} of {len(cells)} cells have outcomes on one of the two only.")
-    if not cells:
+    only = [len(cells) - len(compared), len({cell.key for cell in other.cells()} - {cell.key for cell in compared})]
+    if any(only):
+        print(f"\nNot compared: {only[0]} cells with outcomes here only, {only[1]} with outcomes on the CPU only.")
+    if not compared:
         problem("there are no outcomes to compare")
 
 
@@ -210,7 +216,7 @@ def _print_cell(cell: Cell, store: OutcomeStore, reference: OutcomeStore, cells:
         finding = next(finding for finding in audit.findings if finding.check == SAME)
         verdict = f"{'ties' if finding.verdict == 'pass' else 'NOT TIES'}: {finding.detail}"
     means = [f"{100 * both[name].mean():.2f}%" for name in ("accuracy", "accuracy_cpu")]
-    name = cell.method.name.removeprefix(f"{_PREFIX}/")
+    name = cell.method.name.split("/", 2)[-1]
     counts = f"{changed:,} of {total:,}"
     print(f"| {name} | {cell.protocol.shot} | {len(both)} | {' | '.join(means)} | {counts} | {verdict} |", flush=True)
     if verdict.startswith("NOT"):

@@ -241,12 +241,43 @@ def test_few_differences_are_ties_and_many_are_not():
     assert (verdict.split(":")[0], changed) == ("NOT TIES", 12)
 
 
+@pytest.mark.slow
+def test_a_head_that_differs_is_judged_by_its_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from gpu_smoke import print_comparison
+
+    import fewshot_bench.audit.method_checks
+    from fewshot_bench.outcomes import OutcomeStore, episode_frame
+    from fewshot_bench.outcomes.frame import positions_of
+    from fewshot_bench.study import Study, run_study
+
+    study = Study(backbone="conv4_32", base_losses=(), shots=(5,), episodes=3, runs=1, results=tmp_path / "cpu")
+    run_study(study)
+    on_cpu, on_device = OutcomeStore(tmp_path / "cpu" / "outcomes"), OutcomeStore(tmp_path / "gpu" / "outcomes")
+    (cell,) = on_cpu.cells()
+    frame = on_cpu.read(cell)
+    predictions = positions_of(frame["predictions"], 5).reshape(3, -1).copy()
+    predictions[0, 0] = (predictions[0, 0] + 1) % 5  # a single one: by its number a tie, by its scores perhaps not
+    on_device.append_frame(cell, episode_frame(0, frame["episode"].to_numpy(), predictions, 5, 0.1))
+    print_comparison(tmp_path / "cpu", tmp_path / "cpu", time.monotonic() + 600)
+    assert "| 0 of 225 | equal |" in capsys.readouterr().out
+    monkeypatch.setattr(fewshot_bench.audit.method_checks, "is_same_machine", lambda *_: False)
+    for far, verdict in ((1e-9, "NOT TIES"), (np.inf, "ties")):
+        monkeypatch.setattr(fewshot_bench.audit.method_checks, "_NEAR", far)
+        print_comparison(tmp_path / "gpu", tmp_path / "cpu", time.monotonic() + 600)
+        printed = capsys.readouterr().out
+        assert f"| 1 of 225 | {verdict}: 1 of 225 predictions" in printed
+        assert ("problem: " in printed) == (verdict == "NOT TIES")
+
+
 def test_the_study_of_the_smoke_test_has_every_adaptation(tmp_path: Path):
-    from gpu_smoke import EXACT_ONLY, TUNED, study_text
+    from gpu_smoke import EXACT_ONLY, TUNED, every_method, study_text
 
     from fewshot_bench.study import plan_of_file
 
-    (tmp_path / "study.toml").write_text(study_text(episodes=3, steps=2), encoding="utf-8")
+    text = study_text(every_method(2), episodes=3, base_epochs=1)
+    (tmp_path / "study.toml").write_text(text, encoding="utf-8")
     plan = plan_of_file(tmp_path / "study.toml")
     assert plan.studies[0].adaptations == ("all",)
     tuned = [study.hyper_parameters for study in plan.studies[1:]]
