@@ -235,7 +235,8 @@ def _end(process: subprocess.Popen[str]) -> None:
             process.wait(timeout=_GRACE)
     with suppress(OSError):  # all of them have ended
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):  # a driver that hangs can keep it from ending
+        process.wait(timeout=_GRACE)
 
 
 def _tail(log: Path, where: int) -> str:
