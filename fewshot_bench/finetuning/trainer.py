@@ -12,7 +12,7 @@ waits for the device or for another reason, runs without a graph.
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
-from fewshot_bench.errors import FewshotBenchWarning, StudyError
+from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_tasks import FOR_DROPOUT, EpisodeTask, order_of_images
 from fewshot_bench.finetuning.frozen_prefix import NetworkParts
 from fewshot_bench.finetuning.head import (
@@ -50,6 +50,7 @@ Step = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 """From something to run to something that runs it again; raises CaptureError where that is impossible."""
 
+_LOG = logging.getLogger(__name__)
 _WARM_UP_STEPS = 3
 
 
@@ -132,9 +133,7 @@ def cuda_graph(run: Callable[[], Tensor], device: torch.device) -> Callable[[], 
 
 @cache
 def _tell_once(reason: str) -> None:
-    warnings.warn(
-        f"fine-tuning steps run one by one, slower than as a CUDA graph: {reason}", FewshotBenchWarning, stacklevel=3
-    )
+    _LOG.warning("note: fine-tuning steps run one by one, slower than as a CUDA graph: %s", reason)
 
 
 class EarlyStopping:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ import torch
 from small_task import EPISODES, SHOT, WAY, parts, recipe, task
 from torch import Tensor
 
-from fewshot_bench.errors import FewshotBenchWarning
 from fewshot_bench.finetuning import trainer as module
 from fewshot_bench.finetuning.episode_tasks import EpisodeKeys, StepViews
 from fewshot_bench.finetuning.memory import fit_by_halving
@@ -196,30 +194,24 @@ def test_a_training_whose_steps_cannot_be_captured_is_the_same_to_the_bit(
     prepared = parts(chosen)
     refusing = Refusing(CaptureError(REFUSED), successes=successes)
     plain, other = trainer(chosen, prepared, None), trainer(chosen, prepared, refusing)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FewshotBenchWarning)
-        for first in (0, EPISODES):
-            expected = plain.adapt(task(prepared, chosen, first=first))
-            found = other.adapt(task(prepared, chosen, first=first))
-            assert torch.equal(found.losses, expected.losses)
-            assert torch.equal(found.logits, expected.logits)
-            assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
+    for first in (0, EPISODES):
+        expected = plain.adapt(task(prepared, chosen, first=first))
+        found = other.adapt(task(prepared, chosen, first=first))
+        assert torch.equal(found.losses, expected.losses)
+        assert torch.equal(found.logits, expected.logits)
+        assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
     recorded = 1 + chosen.sees_queries
     assert refusing.tried == (successes + 1 if successes < recorded else recorded), "once is enough"
 
 
-def test_a_process_says_once_that_steps_are_not_captured(cuda: Cuda) -> None:
+def test_a_process_says_once_that_steps_are_not_captured(cuda: Cuda, caplog: pytest.LogCaptureFixture) -> None:
     chosen = recipe(epochs=1)
     prepared = parts(chosen)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        for _ in range(2):
-            trainer(chosen, prepared, Refusing(CaptureError("operation not permitted"))).adapt(task(prepared, chosen))
-    (warning,) = told
-    assert issubclass(warning.category, FewshotBenchWarning)
-    assert str(warning.message) == (
-        "fine-tuning steps run one by one, slower than as a CUDA graph: operation not permitted"
-    )
+    for _ in range(2):
+        trainer(chosen, prepared, Refusing(CaptureError("operation not permitted"))).adapt(task(prepared, chosen))
+    assert [record.getMessage() for record in caplog.records] == [
+        "note: fine-tuning steps run one by one, slower than as a CUDA graph: operation not permitted"
+    ]
 
 
 def test_a_trainer_that_falls_back_is_freed_without_the_garbage_collector(cuda: Cuda) -> None:
@@ -228,8 +220,7 @@ def test_a_trainer_that_falls_back_is_freed_without_the_garbage_collector(cuda: 
     gc.disable()
     try:
         made = trainer(chosen, prepared, Refusing(CaptureError("no")))
-        with pytest.warns(FewshotBenchWarning):
-            made.adapt(task(prepared, chosen))
+        made.adapt(task(prepared, chosen))
         freed = weakref.ref(made)
         del made
         assert freed() is None
@@ -238,7 +229,9 @@ def test_a_trainer_that_falls_back_is_freed_without_the_garbage_collector(cuda: 
 
 
 @pytest.mark.slow
-def test_where_a_graph_lacks_memory_half_as_many_episodes_are_tried_and_one_does_without(cuda: Cuda) -> None:
+def test_where_a_graph_lacks_memory_half_as_many_episodes_are_tried_and_one_does_without(
+    cuda: Cuda, caplog: pytest.LogCaptureFixture
+) -> None:
     chosen = recipe(epochs=1)
     prepared = parts(chosen)
     whole = task(prepared, chosen)
@@ -251,8 +244,8 @@ def test_where_a_graph_lacks_memory_half_as_many_episodes_are_tried_and_one_does
         made._capture = Refusing(torch.OutOfMemoryError("CUDA out of memory."))
         return made.adapt(first_of(task(prepared, chosen), episodes)).logits
 
-    with pytest.warns(FewshotBenchWarning, match=r"CUDA out of memory\.$"):
-        episodes, logits = fit_by_halving(EPISODES, attempt)
+    episodes, logits = fit_by_halving(EPISODES, attempt)
+    assert caplog.messages[-1].endswith("CUDA out of memory.")
     assert (episodes, tried) == (1, [3, 2, 1])
     assert torch.allclose(logits, expected[:1], atol=1e-5)
 
