@@ -14,6 +14,7 @@ import torch
 from small_task import EPISODES, SHOT, WAY, parts, recipe, task
 from torch import Tensor
 
+from fewshot_bench.errors import PluginError
 from fewshot_bench.finetuning import trainer as module
 from fewshot_bench.finetuning.episode_tasks import EpisodeKeys, StepViews
 from fewshot_bench.finetuning.memory import fit_by_halving
@@ -125,7 +126,7 @@ def test_work_is_captured_on_its_own_device_and_in_one_side_stream(cuda: Cuda, d
 class Failing:
     """Work that fails while it is captured."""
 
-    def __init__(self, cuda: Cuda, error: RuntimeError) -> None:
+    def __init__(self, cuda: Cuda, error: Exception) -> None:
         self.cuda, self.error = cuda, error
 
     def __call__(self) -> Tensor:
@@ -148,6 +149,29 @@ def test_memory_that_runs_out_in_a_capture_is_told_apart(cuda: Cuda, fails_at_en
     cuda.fails_at_end = fails_at_end
     with pytest.raises(torch.OutOfMemoryError, match=r"^CUDA out of memory\.$"):
         cuda_graph(Failing(cuda, torch.OutOfMemoryError("CUDA out of memory.\nTried")), SECOND)
+
+
+def test_a_plug_in_that_reads_a_value_is_no_failure_of_the_study(cuda: Cuda) -> None:
+    with pytest.raises(CaptureError, match=r"^loss\.py:3: item"):
+        cuda_graph(Failing(cuda, PluginError("loss.py:3: item is not permitted")), SECOND)
+    with pytest.raises(CaptureError, match=r"^ValueError$"):
+        cuda_graph(Failing(cuda, ValueError()), SECOND)
+
+
+def test_gradients_are_gone_before_the_capture_which_allocates_its_own(cuda: Cuda) -> None:
+    chosen = recipe(epochs=1, query_entropy=1.0)
+    prepared = parts(chosen)
+    held = []
+
+    def capture(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        run()
+        held.extend(weight.grad for group in made.optimizer.param_groups for weight in group["params"])
+        return run
+
+    made = trainer(chosen, prepared, capture)
+    made.adapt(task(prepared, chosen))
+    assert held
+    assert not any(gradient is not None for gradient in held)
 
 
 def test_an_error_of_the_work_itself_passes(cuda: Cuda) -> None:
