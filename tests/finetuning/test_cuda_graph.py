@@ -183,8 +183,8 @@ def test_an_error_of_the_work_itself_passes(cuda: Cuda) -> None:
     assert cuda.current == 0
 
 
-def trainer(chosen: Any, prepared: Any, capture: Any) -> EpisodeTrainer:
-    made = EpisodeTrainer(prepared, chosen, episodes=EPISODES, way=WAY, shot=SHOT)
+def trainer(chosen: Any, prepared: Any, capture: Any, *, episodes: int = EPISODES) -> EpisodeTrainer:
+    made = EpisodeTrainer(prepared, chosen, episodes=episodes, way=WAY, shot=SHOT)
     made._capture = capture
     made.stack.prepare = lambda inputs: None  # type: ignore[method-assign]  # the clock has no say
     return made
@@ -264,8 +264,8 @@ def test_where_a_graph_lacks_memory_half_as_many_episodes_are_tried_and_one_does
 
     def attempt(episodes: int) -> Tensor:
         tried.append(episodes)
-        made = EpisodeTrainer(prepared, chosen, episodes=episodes, way=WAY, shot=SHOT)
-        made._capture = Refusing(torch.OutOfMemoryError("CUDA out of memory."))
+        refusing = Refusing(torch.OutOfMemoryError("CUDA out of memory."))
+        made = trainer(chosen, prepared, refusing, episodes=episodes)
         return made.adapt(first_of(task(prepared, chosen), episodes)).logits
 
     episodes, logits = fit_by_halving(EPISODES, attempt)
