@@ -10,6 +10,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -25,6 +26,11 @@ _READS = {
     Tensor.unique, torch.masked_select, Tensor.masked_select, torch.cuda.synchronize,
 }  # fmt: skip
 _READS.discard(Tensor.__len__)
+_WITHOUT_SHAPES = {
+    torch._amp_update_scale_, torch._amp_foreach_non_finite_check_and_unscale_, torch._fused_adam_, torch._fused_adamw_
+}  # fmt: skip
+"""They change their arguments in place, do not wait, and know only real devices."""
+
 _COPIES = {Tensor.to, Tensor.cuda, Tensor.copy_, Tensor.type_as}
 
 
@@ -44,49 +50,55 @@ class Synchronisations(TorchFunctionMode):
             pinned = args[0].clone()
             self._pinned.append(pinned)
             return pinned
+        if function in _WITHOUT_SHAPES:
+            return args[0]
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        if function in _READS and any(tensor.device.type == "cuda" for tensor in tensors):
+        is_read = function in _READS and any(tensor.device.type == "cuda" for tensor in tensors)
+        if is_read:
             self._note(function)
         for tensor in tensors if function in _COPIES else ():
             tensor.constant = None  # its known values would be copied to a real GPU
         try:
             result = function(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
-            self._note(function)
+            if not is_read:
+                self._note(function)
             raise
         if isinstance(result, Tensor) and result.device.type == "cuda":
             made_of_numbers = function in (torch.tensor, torch.as_tensor, torch.asarray) and not tensors
             copied = [tensor for tensor in tensors if tensor.device.type == "cpu" and tensor.numel() > 0]
             if made_of_numbers or (function in _COPIES and any(not self._is_pinned(tensor) for tensor in copied)):
                 self._note(function)
-        if isinstance(result, Tensor) and result.device.type == "cpu" and function in _COPIES:
-            if any(tensor.device.type == "cuda" for tensor in tensors):
-                self._note(function)
+        is_on_cpu = isinstance(result, Tensor) and result.device.type == "cpu"
+        if is_on_cpu and function in _COPIES and any(tensor.device.type == "cuda" for tensor in tensors):
+            self._note(function)
         return result
 
     def _is_pinned(self, tensor: Tensor) -> bool:
         return any(tensor is pinned for pinned in self._pinned)
 
     def _note(self, function: Any) -> None:
-        frames = [frame for frame in traceback.extract_stack() if __file__ not in frame.filename]
+        own = (__file__, str(Path(torch.__file__).parent))
+        frames = [frame for frame in traceback.extract_stack() if not frame.filename.startswith(own)]
         place = f"{frames[-1].filename}:{frames[-1].lineno}"
         self.places.append(f"{getattr(function, '__name__', function)} in {place} ({frames[-1].line})")
 
 
 @contextmanager
 def pretended_gpu() -> Iterator[Synchronisations]:
-    """Within it tensors, modules and a step of training can be put on `GPU`."""
+    """Within it tensors and modules can be put on `GPU`, and steps of training be taken there."""
     synchronisations = Synchronisations()
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         mock.patch.object(nn.Module, "to", _moved),
         mock.patch.object(nn.Module, "__deepcopy__", lambda module, memo: module, create=True),
         mock.patch.object(Tensor, "backward", _zero_gradients),
-        mock.patch("torch.cuda.mem_get_info", lambda device=None: (80 << 30, 80 << 30)),
-        mock.patch("torch.cuda.amp.grad_scaler.GradScaler", torch.amp.GradScaler),
-        mock.patch("torch.amp.grad_scaler.amp_definitely_not_available", lambda: False, create=True),
-        mock.patch("torch.cuda.is_available", lambda: True),
-        mock.patch("torch.cuda.current_device", lambda: 0),
+        mock.patch("torch.cuda.mem_get_info", return_value=(80 << 30, 80 << 30)),
+        mock.patch("torch.cuda.is_available", return_value=True),
+        mock.patch("torch.cuda.current_device", return_value=0),
+        mock.patch("torch.cuda.is_bf16_supported", return_value=True),
+        mock.patch("torch.cuda.get_rng_state", return_value=torch.zeros(16, dtype=torch.uint8)),  # the host keeps it
+        mock.patch("torch.cuda.set_rng_state"),
         synchronisations,
     ):
         yield synchronisations
