@@ -67,7 +67,7 @@ def study_text(methods: Sequence[Mapping[str, str]], *, episodes: int, base_epoc
 
 def _finetune(steps: int, **settings: object) -> dict[str, str]:
     loss = settings.pop("loss", "ce")
-    settings = {"epochs": steps, **settings}
+    settings = {"epochs": steps, "learning_rate": 1e-3, **settings}  # few steps should change some predictions
     table = ", ".join(f"{name} = {_toml(value)}" for name, value in settings.items())
     return {"adaptations": "finetune", "losses": str(loss), "hyper_parameters": f"{{ {table} }}"}
 
@@ -193,7 +193,7 @@ def print_comparison(new: Path, reference: Path, until: float) -> None:
         until: after that, differences are judged without the scores of the method.
     """
     store, other = OutcomeStore(new / "outcomes"), OutcomeStore(reference / "outcomes")
-    cells = store.cells()
+    cells = sorted(store.cells(), key=lambda cell: (cell.method.name, cell.protocol.shot))
     columns = ("method", "shots", "episodes", "accuracy", "on the CPU", "predictions that differ", "verdict")
     print(f"| {' | '.join(columns)} |\n| --- | ---: | ---: | ---: | ---: | ---: | --- |", flush=True)
     compared = [cell for cell in cells if store.done(cell) and other.done(cell)]
