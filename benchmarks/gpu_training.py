@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from gpu_data import stored_base_split
 from gpu_stages import problem
 
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\nLast epoch: loss {last['loss']:.3f}, accuracy of the augmented views {last['accuracy']:.1%}.")
         path = checkpoint_file(NAME)
         if arguments.half:
-            halve(path)
+            convert(path, torch.float16)
         shards = write_shards(path, arguments.out)
         print(f"\n{len(shards)} shards of {path.stat().st_size / 1e6:,.1f} MB in {arguments.out}.")
 
@@ -86,11 +87,11 @@ def _train(name: str, device: str, epochs: int, is_small: bool) -> int:
 # Shards
 
 
-def halve(path: Path) -> None:
-    """Keep the numbers of a checkpoint in half precision; what reads it makes them float32 again."""
+def convert(path: Path, dtype: torch.dtype) -> None:
+    """Write the numbers of a checkpoint in another precision; only those in float32 can be used."""
     tensors, metadata = read_tensors(path)
-    half = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
-    write_tensors(path, half, metadata)
+    converted = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+    write_tensors(path, converted, metadata)
 
 
 def write_shards(path: Path, folder: Path, *, size: int = SHARD) -> list[Path]:
@@ -132,7 +133,9 @@ def evaluate(folder: Path, dataset: str, episodes: int) -> int:
     Returns:
         The exit code of the command.
     """
-    join_shards(folder, checkpoints_folder() / f"{NAME}.safetensors")
+    path = checkpoints_folder() / f"{NAME}.safetensors"
+    join_shards(folder, path)
+    convert(path, torch.float32)
     command = [sys.executable, "-m", "fewshot_bench", "run", "--dataset", dataset, "--checkpoint", NAME]
     settings = ["--adapt", "centroid,logistic,ridge", "--episodes", str(episodes), "--device", "cpu"]
     return subprocess.run([*command, *settings, "--results", str(folder / "evaluation")], check=False).returncode

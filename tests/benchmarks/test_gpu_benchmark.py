@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fewshot_bench.datasets import ImageSplit
 
@@ -217,6 +218,21 @@ def test_a_missing_shard_is_told_and_old_shards_do_not_stay(tmp_path: Path):
         join_shards(tmp_path / "out", tmp_path / "again" / path.name)
     path.write_bytes(bytes(5))
     assert write_shards(path, tmp_path / "out", size=10) == shards_of(tmp_path / "out", path.name)
+
+
+def test_a_network_in_half_precision_is_one_in_float32_again(tmp_path: Path):
+    from gpu_training import convert
+
+    from fewshot_bench._io.tensors import read_tensors, write_tensors
+
+    before = {"weight": torch.randn(3, 4), "batches": torch.tensor(5)}
+    write_tensors(tmp_path / "net.safetensors", before, {"card": "words"})
+    for dtype in (torch.float16, torch.float32):
+        convert(tmp_path / "net.safetensors", dtype)
+        after, metadata = read_tensors(tmp_path / "net.safetensors")
+        assert (after["weight"].dtype, after["batches"].dtype) == (dtype, torch.int64)
+        assert metadata["card"] == "words"
+    torch.testing.assert_close(after["weight"], before["weight"], rtol=1e-3, atol=1e-3)
 
 
 # Comparison with the CPU
