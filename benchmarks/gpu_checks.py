@@ -127,7 +127,7 @@ def counted_waits() -> Iterator[Counter[str]]:
         if "synchroniz" not in str(message):
             return
         stack = traceback.extract_stack()
-        own = [frame for frame in stack if "fewshot_bench" in frame.filename]
+        own = [frame for frame in stack if frame.filename.startswith(f"{_ROOT}/fewshot_bench/")]
         place = f"{own[-1].filename.removeprefix(_ROOT + '/')}:{own[-1].lineno}" if own else f"{filename}:{lineno}"
         places[place] += 1
 

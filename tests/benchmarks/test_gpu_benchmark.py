@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,6 +61,29 @@ def test_a_stage_is_told_to_end_before_its_limit():
     assert command[:3] == [str(BENCHMARKS / "finetune.py"), "--device", "cpu"]
     assert 0 < 60 * float(command[command.index("--minutes") + 1]) < 90
     assert "--minutes" not in Stage("a", "A", 1, 0, "gpu_machine", [], is_timed=False).command(100)
+
+
+class ParsedError(Exception):
+    """The arguments of a script were understood."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_script_understands_what_its_stage_asks_for(device: str, monkeypatch: pytest.MonkeyPatch):
+    import gpu
+
+    parse = argparse.ArgumentParser.parse_args
+    arguments = gpu._arguments(["--device", device, "--half"])
+    assert tuple(stage.name for stage in gpu._stages(arguments)) == gpu.STAGES
+
+    def parse_only(*given: Any, **named: Any) -> None:
+        raise ParsedError(parse(*given, **named))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    for stage in gpu._stages(arguments):
+        monkeypatch.setattr(sys, "argv", stage.command(100))
+        with pytest.raises(ParsedError):
+            importlib.import_module(stage.script).main()
 
 
 # Stages
@@ -233,6 +260,33 @@ def test_a_network_in_half_precision_is_one_in_float32_again(tmp_path: Path):
         assert (after["weight"].dtype, after["batches"].dtype) == (dtype, torch.int64)
         assert metadata["card"] == "words"
     torch.testing.assert_close(after["weight"], before["weight"], rtol=1e-3, atol=1e-3)
+
+
+# Checks
+
+
+@pytest.mark.parametrize(
+    ("per_step", "per_run", "found"), [(2, 3, "2"), (0, 3, "none (3 in the whole of a short run)")]
+)
+def test_waits_of_every_step_are_told_apart_from_those_of_a_run(
+    per_step: int, per_run: int, found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    import gpu_checks
+
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def work(steps: int) -> None:
+        for _ in range(per_run + steps * per_step):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+
+    answer = gpu_checks.waits_per_step(torch.device("cuda"), work, "work")
+    assert answer.endswith(found)
+    assert ("test_gpu_benchmark.py" in answer) == bool(per_step)
+    assert ("problem: " in capsys.readouterr().out) == bool(per_step)
+    assert modes == ["warn", "default"] * 2
+    assert gpu_checks.waits_per_step(torch.device("cpu"), work, "work") == "nothing to wait for"
 
 
 # Comparison with the CPU
