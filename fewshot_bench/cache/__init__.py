@@ -13,14 +13,17 @@ from fewshot_bench.cache.entries import (
     read_entry,
     to_be_removed,
 )
+from fewshot_bench.cache.trials import Trial, choose
 
 __all__ = [
     "BASE_STAGES",
     "EMBEDDINGS",
     "Cleared",
     "Entry",
+    "Trial",
     "build_once",
     "cache_entries",
+    "choose",
     "clear_cache",
     "parse_age",
     "parse_bytes",

@@ -195,7 +195,7 @@ class EpisodeTrainer:
                 f"--bn {recipe.bn} needs a network of convolutions, whose episodes lie side by side, and "
                 f"{type(parts.rest).__name__} is not one. Use --bn frozen."
             )
-        self._initial = parts.initial
+        self._initial, self._sample, self._is_prepared = parts.initial, parts.sample, False
         self.head = StackedHead(episodes, way, parts.feature_size, like=parts.sample)
         self.base_head = None
         if parts.base_head is not None:
@@ -231,6 +231,7 @@ class EpisodeTrainer:
         """
         with torch.no_grad():
             queries = task.query(slice(None)) if self.recipe.sees_queries else None
+        self._prepare()
         with torch.enable_grad():
             self._record_step(task, queries)
             self._begin(task)
@@ -251,6 +252,19 @@ class EpisodeTrainer:
         """Run one step on the queries [E, M, ...] to measure it."""
         self._query_step(queries, None, torch.zeros(len(queries), dtype=torch.int64, device=self.device), 0)
 
+    def _prepare(self) -> None:
+        """Choose how layers compute, once."""
+        images = self.way * self.shot
+        if self._is_prepared or not self.recipe.steps(images):
+            return
+        if self._normalises_batches:
+            use_batch_statistics(self.stack.module)
+        batch = 2 * -(-images // self.recipe.steps_per_epoch(images))
+        one = self._sample[:1]
+        with self._autocast():
+            self.stack.prepare(one.expand(batch, *one.shape[1:]).expand(self.stack.episodes, batch, *one.shape[1:]))
+        self._is_prepared = True
+
     def _record_step(self, task: EpisodeTask, queries: Tensor | None) -> None:
         """Record the steps of a task, if this device replays steps and has none recorded yet."""
         images = self.way * self.shot
@@ -258,15 +272,11 @@ class EpisodeTrainer:
             return
         if queries is not None and (self._replayed_queries is None or not self._replayed_queries.fits(queries)):
             self._begin(task)
-            with self._autocast():
-                self.stack.prepare(queries)
             self._replayed_queries = ReplayedStep(self._query_step, queries, None, task.keys.on_device, self._capture)
         chosen = self._chosen(task, 0, self.recipe.steps_per_epoch(images))
         inputs = task.views.at(0, chosen)
         if self._replayed is None or not self._replayed.fits(inputs):
             self._begin(task)
-            with self._autocast():
-                self.stack.prepare(inputs)
             self._replayed = ReplayedStep(self._step, inputs, chosen, task.keys.on_device, self._capture)
 
     def _begin(self, task: EpisodeTask) -> None:

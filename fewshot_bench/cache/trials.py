@@ -1,0 +1,166 @@
+"""Which of several equal computations is fastest on this machine: found by a short trial, and kept.
+
+The results of such computations differ by rounding, so a choice, once made, is reused by this process, by others that
+share the cache, and by a study that goes on tomorrow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewshot_bench._io.locations import cache_folder
+from fewshot_bench._io.processor import processor_name
+from fewshot_bench._io.storage import read_bytes, write_atomically
+from fewshot_bench.cache.entries import TRIALS, entry_lock, read_entry
+from fewshot_bench.errors import OutcomeError
+from fewshot_bench.progress import SILENT
+
+Timer = Callable[[Callable[[], Any]], float]
+"""From something to run to the seconds that it takes."""
+
+_ROUNDS = 4
+_LONGEST = 0.5
+"""Seconds that the rounds of one candidate may take together after the first two."""
+_CLEARLY = 0.9
+"""A candidate replaces the first one only if it takes less than that share of its time."""
+_LARGEST_FILE = 16 << 20
+_KNOWN: dict[tuple[Path, str], str] = {}
+"""By file and key."""
+_MADE: dict[tuple[str, str], str] = {}
+"""By machine and key: a process that uses several caches makes each trial once."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Computations with equal results.
+
+    Attributes:
+        key: everything that decides which is faster, besides the machine.
+        candidates: by name; the first one always works, the others may fail or run out of memory.
+    """
+
+    key: str
+    candidates: Mapping[str, Callable[[], Any]]
+
+
+def choose(trials: Sequence[Trial], device: torch.device, timer: Timer | None = None) -> dict[str, str]:
+    """The name of the fastest candidate of each trial, by key.
+
+    One process makes the trials that nobody has made here; the others wait and take its choices.
+
+    Args:
+        trials: their keys differ.
+        device: where the candidates compute.
+        timer: instead of the clock; nothing is kept then.
+    """
+    if timer is not None:
+        return {trial.key: fastest(trial.candidates, device, timer) for trial in trials}
+    path, machine = _file(device)
+    missing = [trial for trial in trials if _KNOWN.get((path, trial.key)) not in trial.candidates]
+    if missing:
+        found = _kept(path, machine)
+        if any(found.get(trial.key) not in trial.candidates for trial in missing):
+            with entry_lock(path, "trials of equal computations", SILENT):
+                found = _kept(path, machine)  # another process may have made some of them meanwhile
+                for trial in missing:
+                    if found.get(trial.key) not in trial.candidates:
+                        found[trial.key] = _made(trial, machine, device)
+                with suppress(OSError):  # a folder that cannot be written to costs the trials of the next process
+                    content = {"machine": machine, "choices": dict(sorted(found.items()))}
+                    write_atomically(path, json.dumps(content, indent=0).encode())
+        _KNOWN.update({(path, trial.key): found[trial.key] for trial in missing})
+    return {trial.key: _KNOWN[path, trial.key] for trial in trials}
+
+
+def _made(trial: Trial, machine: str, device: torch.device) -> str:
+    if _MADE.get((machine, trial.key)) not in trial.candidates:
+        _MADE[machine, trial.key] = fastest(trial.candidates, device, _clock(device))
+    return _MADE[machine, trial.key]
+
+
+def fastest(candidates: Mapping[str, Callable[[], Any]], device: torch.device, timer: Timer) -> str:
+    """The candidate with the shortest of a few alternating runs; the first one if none is clearly faster.
+
+    A candidate that fails, as one that runs out of memory does, is left out.
+    """
+    first, *_ = candidates
+    shortest: dict[str, float] = {}
+    remaining = list(candidates)
+    for number in range(_ROUNDS):
+        for name in list(remaining):
+            seconds = _seconds_or_none(candidates[name], timer)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            if seconds is None:
+                remaining.remove(name)
+                shortest.pop(name, None)
+            elif number:  # the first round prepares
+                shortest[name] = min(seconds, shortest.get(name, seconds))
+        if shortest:
+            least = min(shortest.values())
+            remaining = [name for name in remaining if shortest[name] <= 2 * least and _ROUNDS * least < _LONGEST]
+    if not shortest:
+        return first
+    best = min(shortest, key=lambda name: shortest[name])
+    is_clear = first not in shortest or shortest[best] < _CLEARLY * shortest[first]
+    return best if is_clear else first
+
+
+def _seconds_or_none(run: Callable[[], Any], timer: Timer) -> float | None:
+    """The error, and the tensors that its traceback holds, are gone when this returns."""
+    try:
+        return timer(run)
+    except (RuntimeError, MemoryError):
+        return None
+
+
+def _clock(device: torch.device) -> Timer:
+    def seconds(run: Callable[[], Any]) -> float:
+        _wait(device)
+        started = time.perf_counter()
+        run()
+        _wait(device)
+        return time.perf_counter() - started
+
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _file(device: torch.device) -> tuple[Path, str]:
+    """The file of a machine, and the machine in words."""
+    parts = [f"torch {torch.__version__}"]
+    if device.type == "cuda":
+        parts += [torch.cuda.get_device_name(device), f"CUDA {torch.version.cuda}"]
+        parts += ["TF32"] if torch.backends.cudnn.allow_tf32 else []
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        parts += [processor_name() or device.type, capability, f"{torch.get_num_threads()} threads"]
+    machine = ", ".join(parts)
+    return cache_folder() / TRIALS / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json", machine
+
+
+def _kept(path: Path, machine: str) -> dict[str, str]:
+    return read_entry(path, lambda path: _read(path, machine)) or {}
+
+
+def _read(path: Path, machine: str) -> dict[str, str] | None:
+    """The choices in a file; None if it is damaged."""
+    try:
+        content = json.loads(read_bytes(path, _LARGEST_FILE))
+        choices = content["choices"] if content["machine"] == machine else {}
+        return {key: name for key, name in choices.items() if isinstance(name, str)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OutcomeError):
+        return None
