@@ -13,7 +13,7 @@ from fewshot_bench.cache.entries import (
     read_entry,
     to_be_removed,
 )
-from fewshot_bench.cache.trials import Trial, choose
+from fewshot_bench.cache.trials import Trial, choose, keep_text, kept_text
 
 __all__ = [
     "BASE_STAGES",
@@ -25,6 +25,8 @@ __all__ = [
     "cache_entries",
     "choose",
     "clear_cache",
+    "keep_text",
+    "kept_text",
     "parse_age",
     "parse_bytes",
     "read_entry",

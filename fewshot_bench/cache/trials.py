@@ -164,3 +164,16 @@ def _read(path: Path, machine: str) -> dict[str, str] | None:
         return {key: name for key, name in choices.items() if isinstance(name, str)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OutcomeError):
         return None
+
+
+def kept_text(key: str, device: torch.device) -> str | None:
+    """What `keep_text` kept for this machine; None if there is nothing."""
+    return _kept(*_file(device)).get(key)
+
+
+def keep_text(key: str, text: str, device: torch.device) -> None:
+    """Keep a measurement of this machine beside the choices; a folder that cannot be written to keeps none."""
+    path, machine = _file(device)
+    with entry_lock(path, "a measurement of this machine", SILENT), suppress(OSError):
+        content = {"machine": machine, "choices": dict(sorted({**_kept(path, machine), key: text}.items()))}
+        write_atomically(path, json.dumps(content, indent=0).encode())
