@@ -42,7 +42,7 @@ _LONG = 20.0
 """Seconds from which on the rest is worth a trial of batch sizes."""
 _SHARE = 16
 """A trial embeds at most one image for so many that are left."""
-_SECONDS_PER_LAYER, _USUAL_GAIN = 0.2, 1.4
+_FIRST_SECONDS, _SECONDS_PER_LAYER, _USUAL_GAIN = 20.0, 0.15, 1.4
 """What compiling takes and gains where it was never tried: EfficientNet-Lite0, 215 layers, takes 30 to 100 s."""
 _MARGIN = 1.25
 """Compiling should save so many times what it takes."""
@@ -141,7 +141,7 @@ class Pace:
             return
         key = f"compiling {self._key}, {self.batch_size} at once"
         known = _kept(key, self._device)
-        expected = known or _Compiling(_SECONDS_PER_LAYER * _layers(self._network), _USUAL_GAIN)
+        expected = known or _Compiling(_FIRST_SECONDS + _SECONDS_PER_LAYER * _layers(self._network), _USUAL_GAIN)
         if self.batch_size in _compiled_here.get(self._network, ()):
             expected = _Compiling(1.0, expected.gain)
         if not expected.pays_for(seconds_left):
