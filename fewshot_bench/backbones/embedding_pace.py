@@ -25,7 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fewshot_bench.cache import Trial, choose, keep_text, kept_text
+from fewshot_bench._io.locations import machine_cache_folder
+from fewshot_bench.cache import COMPILED, Trial, choose, keep_text, kept_text
 from fewshot_bench.progress import Progress
 
 Forward = Callable[[Tensor], object]
@@ -161,7 +162,7 @@ class Pace:
         network, batch_size = self._network, self.batch_size
         began = time.perf_counter()
         try:
-            with _quiet():
+            with _quiet(), _own_compiler_cache():
                 # One graph for one shape: a network that needs more gains little, and a second shape compiles again.
                 compiled: Forward = torch.compile(network, fullgraph=True, dynamic=False)
                 given = self._embed(images[:batch_size], compiled)
@@ -213,6 +214,20 @@ def _seconds(run: Callable[[], None]) -> float:
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
+
+
+@contextmanager
+def _own_compiler_cache() -> Iterator[None]:
+    """Let the compiler keep its results in our cache: its own folder is in /tmp, where others may write first."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(machine_cache_folder() / COMPILED / "torchinductor")
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from fewshot_bench.cache.entries import (
     BASE_STAGES,
+    COMPILED,
     EMBEDDINGS,
     Cleared,
     Entry,
@@ -17,6 +18,7 @@ from fewshot_bench.cache.trials import Trial, choose, keep_text, kept_text
 
 __all__ = [
     "BASE_STAGES",
+    "COMPILED",
     "EMBEDDINGS",
     "Cleared",
     "Entry",

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from fewshot_bench._io.locations import cache_folder
+from fewshot_bench._io.locations import machine_cache_folder
 from fewshot_bench._io.processor import processor_name
 from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench.cache.entries import TRIALS, entry_lock, read_entry
@@ -149,7 +149,7 @@ def _file(device: torch.device) -> tuple[Path, str]:
         capability = torch.backends.cpu.get_cpu_capability()
         parts += [processor_name() or device.type, capability, f"{torch.get_num_threads()} threads"]
     machine = ", ".join(parts)
-    return cache_folder() / TRIALS / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json", machine
+    return machine_cache_folder() / TRIALS / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json", machine
 
 
 def _kept(path: Path, machine: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from conftest import toy_split
 
+from fewshot_bench._io.locations import caching_in
 from fewshot_bench.adaptation import ADAPTATIONS, EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, create_backbone, embed
 from fewshot_bench.backbones import embedding_pace as pace
@@ -135,6 +137,18 @@ def test_the_choice_is_no_part_of_the_key(long, monkeypatch):
     assert sizes == [2]
 
 
+def test_the_compiler_keeps_its_files_in_our_cache_and_not_where_others_may_write(compiling, monkeypatch, home):
+    seen = []
+    variable = "TORCHINDUCTOR_CACHE_DIR"
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(
+        torch, "compile", lambda network, **_: lambda x: (seen.append(os.environ.get(variable)), network(x))[1]
+    )
+    embed(toy_split(), backbone())
+    assert seen[0] == str(home / "cache" / "compiled" / "torchinductor")
+    assert variable not in os.environ
+
+
 def test_a_compiled_network_gets_full_batches_and_is_compiled_once(compiling, home):
     split, network = toy_split(classes=4, images=26), backbone()
     embeddings = embed(split, network)
@@ -221,6 +235,12 @@ def test_compiling_pays_where_it_saves_more_than_it_takes(seconds, gain, left, p
 def test_a_damaged_measurement_counts_as_none(monkeypatch, text):
     monkeypatch.setattr(pace, "kept_text", lambda key, device: text)
     assert pace._kept("anything", CPU) is None
+
+
+def test_computing_everything_again_repeats_the_choices_of_this_machine(tmp_path):
+    pace.keep_text("compiling something", "[1, 2]", CPU)
+    with caching_in(tmp_path / "empty"):
+        assert kept_text("compiling something", CPU) == "[1, 2]"
 
 
 def test_nothing_is_kept_of_a_measurement_that_was_never_made():
