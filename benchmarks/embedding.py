@@ -3,9 +3,9 @@
     python benchmarks/embedding.py --only efficientnet_lite0
     python benchmarks/embedding.py --only conv4_64 --images 512 --no-compile
 
-Images are made up and weights are random. Every way embeds the same images in alternating repeats, and medians are
-reported; a batch of the default size is "old". Page faults tell, whatever else runs, whether memory is used again from
-batch to batch. Compiling is timed with an empty cache of its own.
+Images are made up. Every way alternates with batches of the default size, "old", on the same images; medians of the
+rate and of the ratio are reported. Page faults tell, whatever else runs, whether memory is used again from batch to
+batch. Compiling is timed with an empty cache of its own.
 """
 
 from __future__ import annotations
@@ -104,25 +104,24 @@ def _compiled(network: nn.Module, pixels: Tensor) -> tuple[float, Callable[[Tens
 
 
 def _measure(label: str, ways: dict[str, Way], images: Tensor, repeats: int, old: int) -> None:
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    faults: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(repeats + 1):
-        for name, way in ways.items():
-            before, began = _page_faults(), time.perf_counter()
-            with way.mode():
-                for first in range(0, len(images), way.batch_size):
-                    way.run(images[first : first + way.batch_size])
-            if repeat:  # the first one prepares
-                rates[name].append(len(images) / (time.perf_counter() - began))
-                faults[name].append((_page_faults() - before) / len(images))
-    reference = statistics.median(rates[f"batches of {old}"])
-    for name in ways:
-        rate, note = statistics.median(rates[name]), " (old)" if name == f"batches of {old}" else ""
-        print(
-            f"| {label} | {name}{note} | {rate_text(rate)} | {rate / reference:.2f} | "
-            f"{statistics.median(faults[name]):,.0f} |",
-            flush=True,
-        )
+    """A row for each way, which alternates with the old one."""
+    reference = ways[f"batches of {old}"]
+    for name, way in ways.items():
+        timed = [(_embedded(reference, images), _embedded(way, images)) for _ in range(repeats + 1)][1:]  # one prepares
+        rate = len(images) / statistics.median(seconds for _, (seconds, _) in timed)
+        times = statistics.median(before / now for (before, _), (now, _) in timed)
+        faults = statistics.median(count for _, (_, count) in timed) / len(images)
+        note = " (old)" if way is reference else ""
+        print(f"| {label} | {name}{note} | {rate_text(rate)} | {times:.2f} | {faults:,.0f} |", flush=True)
+
+
+def _embedded(way: Way, images: Tensor) -> tuple[float, int]:
+    """Seconds, and page faults."""
+    before, began = _page_faults(), time.perf_counter()
+    with way.mode():
+        for first in range(0, len(images), way.batch_size):
+            way.run(images[first : first + way.batch_size])
+    return time.perf_counter() - began, _page_faults() - before
 
 
 def _page_faults() -> int:

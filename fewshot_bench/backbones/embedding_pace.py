@@ -127,8 +127,8 @@ class Pace:
             self._steps.pop(0)(images, left, left * seconds / len(images))
 
     def _choose_batch_size(self, images: Tensor, left: int, seconds_left: float) -> None:
-        others = _CPU_SIZES if self._device.type == "cpu" else _GPU_SIZES
-        sizes = [self.batch_size, *(size for size in others if size != self.batch_size)]
+        others = (self.batch_size // 2, *_CPU_SIZES) if self._device.type == "cpu" else _GPU_SIZES
+        sizes = list(dict.fromkeys([self.batch_size, *others]))
         count = max(sizes)
         if seconds_left < _LONG or left < _SHARE * 2 * len(sizes) * count:
             return

@@ -102,7 +102,7 @@ def test_the_batch_size_of_the_trial_is_used_after_the_first_block(long, monkeyp
     def choose(trials, device):
         (trial,) = trials
         keys.append(trial.key)
-        assert list(trial.candidates) == ["256", "16", "64"]
+        assert list(trial.candidates) == ["256", "128", "16", "64"]
         return {trial.key: "16"}
 
     monkeypatch.setattr(pace, "choose", choose)
