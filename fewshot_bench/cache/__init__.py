@@ -13,13 +13,14 @@ from fewshot_bench.cache.entries import (
     read_entry,
     to_be_removed,
 )
-from fewshot_bench.cache.trials import Trial, choose
+from fewshot_bench.cache.trials import Timer, Trial, choose
 
 __all__ = [
     "BASE_STAGES",
     "EMBEDDINGS",
     "Cleared",
     "Entry",
+    "Timer",
     "Trial",
     "build_once",
     "cache_entries",
