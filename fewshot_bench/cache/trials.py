@@ -129,8 +129,8 @@ def fastest(candidates: Mapping[str, Callable[[], Any]], device: torch.device, t
         remaining = [name for name in remaining if shortest.get(name, 0) <= 2 * least]
         if total > _ENOUGH or len(remaining) < 2:
             break
-    if not shortest:
-        return first
+    if not shortest:  # at most one of them works
+        return remaining[0] if remaining else first
     best = min(shortest, key=lambda name: shortest[name])
     is_clear = first not in shortest or shortest[best] < _CLEARLY * shortest[first]
     return best if is_clear else first
