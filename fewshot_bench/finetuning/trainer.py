@@ -233,7 +233,7 @@ class EpisodeTrainer:
         """
         with torch.no_grad():
             queries = task.query(slice(None)) if self.recipe.sees_queries else None
-        self._prepare()
+        self.prepare()
         with torch.enable_grad():
             self._record_step(task, queries)
             self._begin(task)
@@ -244,6 +244,17 @@ class EpisodeTrainer:
         self._refuse_divergence(losses[:0] if self.recipe.patience else losses, logits)
         return Adapted(logits, losses, self.weights)
 
+    def prepare(self) -> None:
+        """Choose how layers compute; only the first call does something."""
+        if self._is_prepared or not self.recipe.steps(self.way * self.shot):
+            return
+        if self._normalises_batches:
+            use_batch_statistics(self.stack.module)
+        shape = self._sample.shape[1:]
+        with self._autocast():
+            self.stack.prepare(self._sample[:1].expand(self._views, *shape).expand(self.stack.episodes, -1, *shape))
+        self._is_prepared = True
+
     def try_step(self, inputs: Tensor) -> None:
         """Run one step on inputs [E, 2B, ...] to measure it."""
         images = inputs.shape[1] // 2
@@ -253,17 +264,6 @@ class EpisodeTrainer:
     def try_query_step(self, queries: Tensor) -> None:
         """Run one step on the queries [E, M, ...] to measure it."""
         self._query_step(queries, None, torch.zeros(len(queries), dtype=torch.int64, device=self.device), 0)
-
-    def _prepare(self) -> None:
-        """Choose how layers compute, once."""
-        if self._is_prepared or not self.recipe.steps(self.way * self.shot):
-            return
-        if self._normalises_batches:
-            use_batch_statistics(self.stack.module)
-        shape = self._sample.shape[1:]
-        with self._autocast():
-            self.stack.prepare(self._sample[:1].expand(self._views, *shape).expand(self.stack.episodes, -1, *shape))
-        self._is_prepared = True
 
     @property
     def _views(self) -> int:
