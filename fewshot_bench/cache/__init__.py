@@ -14,7 +14,7 @@ from fewshot_bench.cache.entries import (
     read_entry,
     to_be_removed,
 )
-from fewshot_bench.cache.trials import Trial, choose, keep_text, kept_text
+from fewshot_bench.cache.trials import Timer, Trial, choose, keep_text, kept_text
 
 __all__ = [
     "BASE_STAGES",
@@ -22,6 +22,7 @@ __all__ = [
     "EMBEDDINGS",
     "Cleared",
     "Entry",
+    "Timer",
     "Trial",
     "build_once",
     "cache_entries",

@@ -8,34 +8,49 @@
 - "pixel sums" and "pixel products": for depthwise filters on maps of a few pixels, a matrix from pixels to pixels for
   each channel, applied by sums or by matrix products.
 
-Which is fastest depends on the shape and the machine, so a short trial decides, as with `torch.backends.cudnn.benchmark`.
+Which is fastest depends on the shape and the machine, so a short trial decides, as with
+`torch.backends.cudnn.benchmark`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewshot_bench.cache import Trial, choose
+from fewshot_bench.cache import Timer, Trial, choose
 
-_MOST_PIXEL_PAIRS_TO_SUM = 16
+MOST_PIXEL_PAIRS_TO_SUM = 16
 _MOST_PIXELS = 64
 
 
-class EpisodeConv2d(nn.Conv2d):
-    """A convolution with at least one group per episode, [B, E * C, H, W] -> [B, E * O, H', W'].
+class Tunable(nn.Module):
+    """A layer that can compute the same in several ways.
 
     Attributes:
-        algorithm: see the module.
-        episodes: E.
+        algorithm: the one that it uses.
     """
 
     algorithm = "grouped"
+
+    def algorithms(self, inputs: Tensor) -> tuple[str, ...]:
+        """Those that can compute this layer for inputs of a shape; the first always can."""
+        del inputs
+        return (self.algorithm,)
+
+
+class EpisodeConv2d(nn.Conv2d, Tunable):
+    """A convolution with at least one group per episode, [B, E * C, H, W] -> [B, E * O, H', W'].
+
+    Attributes:
+        episodes: E.
+    """
+
     episodes = 1
 
     @classmethod
@@ -45,8 +60,8 @@ class EpisodeConv2d(nn.Conv2d):
             convolution.__class__ = cls
             convolution.episodes = episodes  # type: ignore[assignment]  # the class was changed a line above
 
-    def algorithms(self, height: int, width: int) -> tuple[str, ...]:
-        """Those that can compute this layer for images of a size; the first is the default."""
+    def algorithms(self, inputs: Tensor) -> tuple[str, ...]:
+        """See `Tunable`."""
         found = ["grouped"]
         if self.episodes > 1:
             found.append("one by one")
@@ -56,8 +71,8 @@ class EpisodeConv2d(nn.Conv2d):
             is_pointwise = self.kernel_size == (1, 1) and self.padding == (0, 0)
             found.append("products" if is_pointwise else "unfolded")
         elif self.out_channels == self.groups and self.kernel_size != (1, 1):
-            pixels, outputs = height * width, self._length_after(0, height) * self._length_after(1, width)
-            found += ["pixel sums"] if pixels * outputs <= _MOST_PIXEL_PAIRS_TO_SUM else []
+            pixels, outputs = math.prod(inputs.shape[2:]), math.prod(self._size_after(inputs))
+            found += ["pixel sums"] if pixels * outputs <= MOST_PIXEL_PAIRS_TO_SUM else []
             found += ["pixel products"] if pixels <= _MOST_PIXELS else []
         return tuple(found)
 
@@ -67,7 +82,7 @@ class EpisodeConv2d(nn.Conv2d):
             return super().forward(inputs)
         if self.algorithm == "one by one":
             return self._one_by_one(inputs)
-        inputs, weight = _cast(inputs, self.weight)
+        inputs, weight = autocast_like_convolution(inputs, self.weight)
         compute = {
             "products": self._products,
             "unfolded": self._unfolded,
@@ -80,7 +95,7 @@ class EpisodeConv2d(nn.Conv2d):
     def _one_by_one(self, inputs: Tensor) -> Tensor:
         biases = [None] * self.episodes if self.bias is None else self.bias.chunk(self.episodes)
         of_each = zip(inputs.chunk(self.episodes, dim=1), self.weight.chunk(self.episodes), biases, strict=True)
-        settings = self.stride, self.padding, self.dilation, self.groups // self.episodes
+        settings: Any = (self.stride, self.padding, self.dilation, self.groups // self.episodes)
         return torch.cat([functional.conv2d(*own, *settings) for own in of_each], dim=1)
 
     def _products(self, inputs: Tensor, weight: Tensor) -> Tensor:
@@ -92,7 +107,7 @@ class EpisodeConv2d(nn.Conv2d):
 
     def _unfolded(self, inputs: Tensor, weight: Tensor) -> Tensor:
         batch, height, width = len(inputs), *self._size_after(inputs)
-        columns = functional.unfold(inputs, self.kernel_size, self.dilation, self._numbers("padding"), self.stride)
+        columns = functional.unfold(inputs, self.kernel_size, self.dilation, self._padding, self.stride)
         columns = columns.view(batch, self.groups, -1, height * width).permute(1, 2, 0, 3).flatten(2)
         products = weight.reshape(self.groups, -1, columns.shape[1]) @ columns
         return products.view(self.out_channels, batch, height, width).transpose(0, 1)
@@ -100,24 +115,20 @@ class EpisodeConv2d(nn.Conv2d):
     def _pixel_sums(self, inputs: Tensor, weight: Tensor) -> Tensor:
         batch, (height, width) = len(inputs), self._size_after(inputs)
         pixels = inputs.permute(0, 2, 3, 1).reshape(batch, -1, 1, self.groups)
-        matrices = (weight.flatten(1) @ self._pairs(inputs).flatten(1)).t()
+        matrices = (weight.flatten(1) @ pixel_pairs(inputs, self).flatten(1)).t()
         products = pixels * matrices.reshape(pixels.shape[1], -1, self.groups)
         return products.sum(dim=1, dtype=inputs.dtype).view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def _pixel_products(self, inputs: Tensor, weight: Tensor) -> Tensor:
         batch, (height, width) = len(inputs), self._size_after(inputs)
         pixels = inputs.reshape(batch, self.groups, -1).transpose(0, 1)
-        matrices = (weight.flatten(1) @ self._pairs(inputs).flatten(1)).view(self.groups, pixels.shape[2], -1)
+        matrices = (weight.flatten(1) @ pixel_pairs(inputs, self).flatten(1)).view(self.groups, pixels.shape[2], -1)
         products = (pixels @ matrices).transpose(0, 1)
         return products.reshape(batch, self.groups, height, width).to(memory_format=_format(inputs))
 
-    def _pairs(self, inputs: Tensor) -> Tensor:
-        """Which weight of a filter leads from a pixel to a pixel of the output, 0 or 1, [k * k, H * W, H' * W']."""
-        settings = self.kernel_size, self.dilation, self._numbers("padding"), self.stride
-        return _pairs(*inputs.shape[2:], *settings, inputs.dtype, inputs.device)
-
-    def _numbers(self, name: str) -> tuple[int, ...]:
-        return tuple(int(number) for number in getattr(self, name))  # a padding such as "same" has no choice
+    @property
+    def _padding(self) -> tuple[int, ...]:
+        return tuple(int(number) for number in self.padding)  # a name such as "same" has no choice
 
     def _size_after(self, inputs: Tensor) -> tuple[int, int]:
         height, width = (self._length_after(axis, inputs.shape[2 + axis]) for axis in range(2))
@@ -151,6 +162,18 @@ class _ProductsInPlace(torch.autograd.Function):
         return of_rows, of_matrices
 
 
+def pixel_pairs(inputs: Tensor, convolution: Any) -> Tensor:
+    """Which weight of a filter leads from a pixel to a pixel of the output, 0 or 1, [k * k, H * W, H' * W'].
+
+    Args:
+        inputs: [..., H, W].
+        convolution: has a kernel_size, a dilation, a padding in numbers, and a stride.
+    """
+    names = ("kernel_size", "dilation", "padding", "stride")
+    settings = (tuple(int(number) for number in getattr(convolution, name)) for name in names)
+    return _pairs(*inputs.shape[-2:], *settings, inputs.dtype, inputs.device)
+
+
 @cache
 def _pairs(
     height: int,
@@ -167,7 +190,7 @@ def _pairs(
     return pairs.transpose(0, 1).contiguous().to(device, dtype)
 
 
-def _cast(inputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def autocast_like_convolution(inputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """As autocast casts the arguments of a convolution."""
     kind = inputs.device.type
     if not torch.is_autocast_enabled(kind) or inputs.dtype == torch.float64:
@@ -177,25 +200,27 @@ def _cast(inputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _format(tensor: Tensor) -> torch.memory_format:
+    if tensor.ndim != 4:
+        return torch.contiguous_format
     is_last = tensor.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if is_last and not tensor.is_contiguous() else torch.contiguous_format
 
 
-def choose_algorithms(network: nn.Module, inputs: Tensor, timer: Callable[[Callable[[], Any]], float] | None = None) -> None:
-    """Give every convolution of a network the algorithm that is fastest here for inputs [B, E * C, H, W].
+def choose_algorithms(network: nn.Module, inputs: Tensor, timer: Timer | None = None) -> None:
+    """Give every layer of a network that has a choice the algorithm that is fastest here.
 
     Args:
-        network: with `EpisodeConv2d` layers.
+        network: with `Tunable` layers.
         inputs: what the network takes in training; under autocast if the training is.
         timer: instead of the clock; see `fewshot_bench.cache.choose`.
     """
-    layers = [module for module in network.modules() if isinstance(module, EpisodeConv2d)]
+    layers = [module for module in network.modules() if isinstance(module, Tunable)]
     trials: dict[str, Trial] = {}
-    keys: dict[EpisodeConv2d, str] = {}
+    keys: dict[Tunable, str] = {}
 
     def note(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, EpisodeConv2d)
-        algorithms = layer.algorithms(*arguments[0].shape[2:])
+        assert isinstance(layer, Tunable)
+        algorithms = layer.algorithms(arguments[0])
         if len(algorithms) > 1:
             keys[layer] = _key(layer, arguments[0])
             trials.setdefault(keys[layer], Trial(keys[layer], _candidates(layer, arguments[0], algorithms)))
@@ -211,24 +236,28 @@ def choose_algorithms(network: nn.Module, inputs: Tensor, timer: Callable[[Calla
         chosen = choose(list(trials.values()), inputs.device, timer)
     finally:
         for layer in keys:
-            layer.algorithm = "grouped"
+            layer.algorithm = Tunable.algorithm
     for layer, key in keys.items():
         layer.algorithm = chosen[key]
 
 
-def _key(layer: EpisodeConv2d, inputs: Tensor) -> str:
+def _key(layer: Tunable, inputs: Tensor) -> str:
+    """Everything that decides how fast a layer is."""
     kind = inputs.device.type
     autocast = f" autocast to {torch.get_autocast_dtype(kind)}" if torch.is_autocast_enabled(kind) else ""
-    trained = [name for name, parameter in layer.named_parameters(recurse=False) if parameter.requires_grad]
-    needed = [*(["inputs"] if inputs.requires_grad else []), *trained]
-    return (
-        f"{inputs.dtype}{autocast} {_format(inputs)} {tuple(inputs.shape)}, filters {_format(layer.weight)} "
-        f"{tuple(layer.weight.shape)}, stride {layer.stride}, padding {layer.padding}, dilation {layer.dilation}, "
-        f"groups {layer.groups} of {layer.episodes} episodes, gradients of {', '.join(needed) or 'nothing'}"
-    ).replace("torch.", "")
+    tensors = {"inputs": inputs, **dict(layer.named_parameters(recurse=False))}
+    of_tensors = (
+        f"{name} {tuple(tensor.shape)} {_format(tensor)}{' with gradient' * tensor.requires_grad}"
+        for name, tensor in tensors.items()
+    )
+    names = ("stride", "padding", "dilation", "groups", "episodes")
+    settings = (f"{name} {getattr(layer, name)}" for name in names)
+    return f"{type(layer).__name__} {inputs.dtype}{autocast}, {', '.join((*of_tensors, *settings))}".replace(
+        "torch.", ""
+    )
 
 
-def _candidates(layer: EpisodeConv2d, like: Tensor, algorithms: tuple[str, ...]) -> dict[str, Callable[[], Any]]:
+def _candidates(layer: Tunable, like: Tensor, algorithms: tuple[str, ...]) -> dict[str, Callable[[], Any]]:
     shape, device, dtype, needs_gradient = like.shape, like.device, like.dtype, like.requires_grad
     memory_format = _format(like)
 
@@ -242,4 +271,4 @@ def _candidates(layer: EpisodeConv2d, like: Tensor, algorithms: tuple[str, ...])
             if leaves:
                 torch.autograd.grad(outputs, leaves, torch.ones_like(outputs))
 
-    return {algorithm: lambda algorithm=algorithm: run(algorithm) for algorithm in algorithms}
+    return {algorithm: partial(run, algorithm) for algorithm in algorithms}

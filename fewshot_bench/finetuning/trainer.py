@@ -39,7 +39,7 @@ from fewshot_bench.finetuning.recipe import (
     set_learning_rate,
     stacked_optimizer,
 )
-from fewshot_bench.finetuning.stacking import stack_network
+from fewshot_bench.finetuning.stacking import TrainingStep, stack_network
 from fewshot_bench.losses import loss_function, reading_of
 from fewshot_bench.training.device_memory import is_out_of_memory
 from fewshot_bench.training.randomness import keyed_uniform
@@ -215,8 +215,10 @@ class EpisodeTrainer:
             StudyError: the network cannot be stacked, or not with this kind of batch normalisation.
         """
         self.recipe, self.way, self.shot, self.device = recipe, way, shot, parts.sample.device
-        self.stack = stack_network(parts.rest, parts.tuned, episodes, parts.sample, layout=layout)
         self._normalises_batches = recipe.bn != "frozen" and has_batch_norm(parts.rest)
+        has_choice = not self._normalises_batches and recipe.steps(way * shot) > 0
+        step = TrainingStep(self._views, self._autocast) if has_choice else None
+        self.stack = stack_network(parts.rest, parts.tuned, episodes, parts.sample, layout=layout, step=step)
         if self._normalises_batches and self.stack.layout != "channels":
             raise StudyError(
                 f"--bn {recipe.bn} needs a network of convolutions, whose episodes lie side by side, and "
@@ -260,7 +262,7 @@ class EpisodeTrainer:
         """
         with torch.no_grad():
             queries = task.query(slice(None)) if self.recipe.sees_queries else None
-        self._prepare()
+        self.prepare()
         with torch.enable_grad():
             self._record_step(task, queries)
             self._begin(task)
@@ -270,6 +272,17 @@ class EpisodeTrainer:
         # The losses of an episode after it stopped early do not matter.
         self._refuse_divergence(losses[:0] if self.recipe.patience else losses, logits)
         return Adapted(logits, losses, self.weights)
+
+    def prepare(self) -> None:
+        """Choose how layers compute; only the first call does something."""
+        if self._is_prepared or not self.recipe.steps(self.way * self.shot):
+            return
+        if self._normalises_batches:
+            use_batch_statistics(self.stack.module)
+        shape = self._sample.shape[1:]
+        with self._autocast():
+            self.stack.prepare(self._sample[:1].expand(self._views, *shape).expand(self.stack.episodes, -1, *shape))
+        self._is_prepared = True
 
     def try_step(self, inputs: Tensor) -> None:
         """Run one step on inputs [E, 2B, ...] to measure it."""
@@ -281,18 +294,11 @@ class EpisodeTrainer:
         """Run one step on the queries [E, M, ...] to measure it."""
         self._query_step(queries, None, torch.zeros(len(queries), dtype=torch.int64, device=self.device), 0)
 
-    def _prepare(self) -> None:
-        """Choose how layers compute, once."""
+    @property
+    def _views(self) -> int:
+        """Images that each episode sees in a step, 2B."""
         images = self.way * self.shot
-        if self._is_prepared or not self.recipe.steps(images):
-            return
-        if self._normalises_batches:
-            use_batch_statistics(self.stack.module)
-        batch = 2 * -(-images // self.recipe.steps_per_epoch(images))
-        one = self._sample[:1]
-        with self._autocast():
-            self.stack.prepare(one.expand(batch, *one.shape[1:]).expand(self.stack.episodes, batch, *one.shape[1:]))
-        self._is_prepared = True
+        return 2 * -(-images // self.recipe.steps_per_epoch(images))
 
     def _record_step(self, task: EpisodeTask, queries: Tensor | None) -> None:
         """Record the steps of a task, if this device replays steps and has none recorded yet."""
