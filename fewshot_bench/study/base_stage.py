@@ -19,7 +19,6 @@ from fewshot_bench.cache import BASE_STAGES, build_once, read_entry
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.engine import Engine, LocalEngine
 from fewshot_bench.errors import StudyError, WeightsError
-from fewshot_bench.finetuning.memory import is_out_of_memory
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.provenance import tf32
@@ -42,6 +41,7 @@ from fewshot_bench.training import (
     seeded_randomness,
     train_on_base,
 )
+from fewshot_bench.training.device_memory import is_out_of_memory
 
 TRAINING_VERSION = 2
 

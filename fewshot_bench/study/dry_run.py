@@ -44,7 +44,7 @@ from fewshot_bench.study.provenance import PeakMemory, changed_code, weights_not
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, open_study_dataset, resolve_study
 from fewshot_bench.study.scheduler import is_failure, reason_of
 from fewshot_bench.study.study import Study
-from fewshot_bench.training.optimisation import free_bytes
+from fewshot_bench.training.device_memory import free_bytes
 
 AFTER_TRAINING = "after training"
 NOT_FETCHED = "after its weights are fetched"

@@ -376,7 +376,8 @@ class Measurements:
         with limited_threads(recipe.threads), seeded_randomness(recipe.seed, self.device):
             learner = Learner(backbone.network, split, longer, backbone.preprocessing, device, Computing())
             order = torch.randperm(len(split))
-            time = per_unit(lambda count: learner.step(order[:count], 0), min(most, len(split)), first=2)
+            step = lambda count: learner.step(learner.loader.load(order[:count]))  # noqa: E731
+            time = per_unit(step, min(most, len(split)), first=2)
         if micro_batch < batch and LOSSES[recipe.loss].facts.get("is_contrastive", True):
             time = replace(time, seconds=time.times(_FORWARD_PASSES_MORE)[0])
         memory = int(micro_batch * step_memory.per_image) + COPIES_OF_A_WEIGHT * network_bytes(backbone)

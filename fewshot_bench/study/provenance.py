@@ -22,9 +22,9 @@ import fewshot_bench
 from fewshot_bench.backbones import Backbone, fit_words
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.engine.engine import Engine
-from fewshot_bench.finetuning.memory import peak_bytes
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.study.study import Study
+from fewshot_bench.training.device_memory import peak_bytes
 
 PROGRAM = "fewshot-bench"
 NOT_RECORDED = Study.fields_where("section", "computing", "output")

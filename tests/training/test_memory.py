@@ -13,7 +13,6 @@ from fewshot_bench.training.optimisation import (
     StepMemory,
     activation_bytes,
     fitting_micro_batch,
-    free_bytes,
     refuse_batches_that_do_not_fit,
 )
 
@@ -50,14 +49,6 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch):
 def test_nothing_is_refused_where_the_system_does_not_say(monkeypatch):
     monkeypatch.setattr(optimisation, "free_bytes", lambda device: None)
     refuse_batches_that_do_not_fit(StepMemory.measured(nn.Conv2d(3, 5, 3), IMAGES), 10**12)
-
-
-def test_free_memory_is_read_from_the_system(monkeypatch, tmp_path):
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    2 kB\n")
-    monkeypatch.setattr(optimisation, "_MEMINFO", tmp_path / "meminfo")
-    assert free_bytes(torch.device("cpu")) == 2048
-    monkeypatch.setattr(optimisation, "_MEMINFO", tmp_path / "not here")
-    assert free_bytes(torch.device("cpu")) is None
 
 
 def test_the_micro_batch_is_what_fits_beside_the_weights(monkeypatch):
