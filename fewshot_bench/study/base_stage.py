@@ -41,7 +41,7 @@ from fewshot_bench.training import (
     seeded_randomness,
     train_on_base,
 )
-from fewshot_bench.training.device_memory import is_out_of_memory
+from fewshot_bench.training.device_memory import is_out_of_memory, release_unused
 
 TRAINING_VERSION = 2
 
@@ -272,8 +272,7 @@ class MicroBatches:
                         + self.way_out.format(half=max(1, size // 2))
                     ) from error
             # Outside of the handler the error no longer holds the tensors it was working on.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_unused()
             self.sizes.append(size // 2)
 
 
