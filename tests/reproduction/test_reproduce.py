@@ -179,7 +179,7 @@ def test_other_versions_and_hardware_are_named_and_explain_a_tie(cell):
         ("cpu", "another"),
         ("tf32", "convolutions"),
     ]
-    assert result.explanation == "ties, by other versions on another kind of machine or in other batches"
+    assert result.explanation == "ties, by other versions, on another kind of machine or in other batches"
     assert not result.is_equal
 
 
