@@ -26,7 +26,7 @@ from pathlib import Path
 from gpu_packages import NOT_CARRIED, ROOT, dependencies, download_wheels, install_wheels, missing
 from gpu_stages import Report, Stage, run_stages
 
-STAGES = ("machine", "smoke", "checks", "finetune", "heads", "training", "resnet12")
+STAGES = ("machine", "smoke", "checks", "finetune", "heads", "training", "partial", "resnet12")
 DATA, OUT = ROOT / "build" / "gpu-data", ROOT / "build" / "gpu"
 _PAGE_ONLY = ("itables", "plotly")
 _TO_FINISH = 10.0  # seconds to end the last stage
@@ -117,10 +117,11 @@ def _stages(arguments: argparse.Namespace) -> list[Stage]:
         Stage("machine", "The machine", 20, 20, "gpu_machine", device, is_timed=False),
         Stage("smoke", "Every adaptation, against the CPU", 110, 40, "gpu_smoke", device),
         Stage("checks", "Checks", 45, 25, "gpu_checks", device),
-        Stage("finetune", "Fine-tuning of whole backbones", 190, 30, "finetune", [*device, *_fine_tuning(is_gpu)]),
+        Stage("finetune", "Fine-tuning of whole backbones", 170, 30, "finetune", [*device, *_fine_tuning(is_gpu)]),
         Stage("heads", "Heads on cached embeddings", 50, 15, "adaptation", [*device, *heads]),
         Stage("training", "Training", 75, 15, "training", [*device, *training.split()]),
-        Stage("resnet12", "A ResNet-12 to take home", 110, 40, "gpu_training", [*device, *carried]),
+        Stage("partial", "Fine-tuning of parts", 50, 20, "finetune", [*device, *_partial_tuning(is_gpu)]),
+        Stage("resnet12", "A ResNet-12 to take home", 90, 40, "gpu_training", [*device, *carried]),
     ]
 
 
@@ -128,7 +129,14 @@ def _fine_tuning(is_gpu: bool) -> list[str]:
     """Options of benchmarks/finetune.py that leave every network and number of shots some seconds."""
     networks = "conv4-32 resnet12-32 vit-b vit-s conv4-84 resnet12-84" if is_gpu else "conv4-32"
     sizes = "1 4 16 64 256 --steps 6 --repeats 2 --precision bf16" if is_gpu else "1 2 --steps 2 --repeats 1 --shots 1"
-    return f"--networks {networks} --episodes-at-once {sizes}".split()
+    return f"--tune all --networks {networks} --episodes-at-once {sizes}".split()
+
+
+def _partial_tuning(is_gpu: bool) -> list[str]:
+    """The same for a part of the weights."""
+    networks, sizes = ("lite0-64 resnet12-32 vit-s-96", "16 64") if is_gpu else ("conv4-32", "2 --shots 1")
+    steps = "--steps 6 --repeats 2 --precision bf16" if is_gpu else "--steps 2 --repeats 1"
+    return f"--tune last:1 norm --networks {networks} --episodes-at-once {sizes} {steps}".split()
 
 
 def _measure(arguments: argparse.Namespace) -> Report:

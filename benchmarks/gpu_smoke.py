@@ -236,7 +236,7 @@ def judged(both: pd.DataFrame, way: int, cells: int) -> tuple[str, int, int]:
     """
     here, there = (positions_of(both[name], way).reshape(len(both), -1) for name in ("predictions", "predictions_cpu"))
     truth = np.tile(even_truth(way, here.shape[1]), (len(both), 1))
-    changes = changed_predictions([there], [here], [truth], is_same_machine=False)
+    changes = changed_predictions([there], [here], [truth], repeats_every_bit=False)
     if not changes.changed:
         return "equal", 0, changes.total
     are_ties, why = explanation(changes, tests=cells)

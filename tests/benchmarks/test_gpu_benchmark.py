@@ -334,7 +334,7 @@ def test_a_head_that_differs_is_judged_by_its_scores(
     on_device.append_frame(cell, episode_frame(0, frame["episode"].to_numpy(), predictions, 5, 0.1))
     print_comparison(tmp_path / "cpu", tmp_path / "cpu", time.monotonic() + 600)
     assert "| 0 of 225 | equal |" in capsys.readouterr().out
-    monkeypatch.setattr(fewshot_bench.audit.method_checks, "is_same_machine", lambda *_: False)
+    monkeypatch.setattr(fewshot_bench.audit.method_checks, "repeats_every_bit", lambda *_: False)
     for far, verdict in ((1e-9, "NOT TIES"), (np.inf, "ties")):
         monkeypatch.setattr(fewshot_bench.audit.method_checks, "_NEAR", far)
         print_comparison(tmp_path / "gpu", tmp_path / "cpu", time.monotonic() + 600)
