@@ -176,7 +176,7 @@ def main() -> None:
     unknown = sorted(set(arguments.only) - {race.method for race in races()})
     if unknown:
         sys.exit(f"unknown method {unknown[0]}; known: {', '.join(dict.fromkeys(r.method for r in races()))}.")
-    embeddings, class_sizes, source = _synthetic() if arguments.synthetic else _cifar_fs()
+    embeddings, class_sizes, source = _synthetic(arguments.images) if arguments.synthetic else _cifar_fs()
     print(_heading(source, arguments), flush=True)
     if arguments.memory:
         _print_memory(embeddings, chosen, arguments.episodes)
@@ -198,6 +198,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this method; can be repeated")
     parser.add_argument("--synthetic", action="store_true", help="made-up embeddings instead of CIFAR-FS")
+    parser.add_argument("--images", type=int, default=SYNTHETIC_IMAGES, help="of each of the made-up classes")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1; others than the CPU need --alone")
     parser.add_argument("--alone", action="store_true", help="without easyfsl and scikit-learn")
     parser.add_argument("--minutes", type=float, default=math.inf, help="nothing new begins after that")
@@ -218,13 +219,13 @@ def _arguments() -> argparse.Namespace:
 # What is classified
 
 
-def _synthetic() -> tuple[NDArray[np.float32], list[int], str]:
+def _synthetic(images: int) -> tuple[NDArray[np.float32], list[int], str]:
     """Nonnegative clusters whose 5-way 1-shot accuracy is near 70%, as that of real embeddings."""
     generator = np.random.default_rng(0)
     centers = generator.normal(size=(SYNTHETIC_CLASSES, 1, SYNTHETIC_SIZE))
-    noise = generator.normal(size=(SYNTHETIC_CLASSES, SYNTHETIC_IMAGES, SYNTHETIC_SIZE))
+    noise = generator.normal(size=(SYNTHETIC_CLASSES, images, SYNTHETIC_SIZE))
     embeddings = np.maximum(centers + SYNTHETIC_SPREAD * noise, 0).reshape(-1, SYNTHETIC_SIZE).astype(np.float32)
-    return embeddings, [SYNTHETIC_IMAGES] * SYNTHETIC_CLASSES, "synthetic clusters"
+    return embeddings, [images] * SYNTHETIC_CLASSES, "synthetic clusters"
 
 
 def _cifar_fs() -> tuple[NDArray[np.float32], list[int], str]:

@@ -109,19 +109,19 @@ def _stages(arguments: argparse.Namespace) -> list[Stage]:
     device, is_gpu = ["--device", arguments.device], arguments.device != "cpu"
     carried = ["--data", str(arguments.data), "--out", str(arguments.out), *(["--half"] if arguments.half else [])]
     heads = ["--synthetic", "--alone", "--episodes", "3000" if is_gpu else "100", "--repeats", "2" if is_gpu else "1"]
-    heads += ["--seconds", "0.2"] if is_gpu else ["--seconds", "0.2", "--only", "centroid"]
+    heads += ["--seconds", "0.2"] if is_gpu else ["--seconds", "0.2", "--images", "60"]
     training = "--only conv4 resnet12 vit-b autoaugment --precision bf16 float32 --repeats 2"
     if not is_gpu:
         training = "--only conv4 autoaugment --repeats 1 --steps 1"
     return [
         Stage("machine", "The machine", 20, 20, "gpu_machine", device, is_timed=False),
-        Stage("smoke", "Every adaptation, against the CPU", 110, 40, "gpu_smoke", device),
+        Stage("smoke", "Every adaptation, against the CPU", 110, 60, "gpu_smoke", device),
         Stage("checks", "Checks", 45, 25, "gpu_checks", device),
-        Stage("finetune", "Fine-tuning of whole backbones", 170, 30, "finetune", [*device, *_fine_tuning(is_gpu)]),
+        Stage("finetune", "Fine-tuning of whole backbones", 170, 20, "finetune", [*device, *_fine_tuning(is_gpu)]),
         Stage("heads", "Heads on cached embeddings", 50, 15, "adaptation", [*device, *heads]),
         Stage("training", "Training", 75, 15, "training", [*device, *training.split()]),
         Stage("partial", "Fine-tuning of parts", 50, 20, "finetune", [*device, *_partial_tuning(is_gpu)]),
-        Stage("resnet12", "A ResNet-12 to take home", 90, 40, "gpu_training", [*device, *carried]),
+        Stage("resnet12", "A ResNet-12 to take home", 90, 50, "gpu_training", [*device, *carried]),
     ]
 
 
