@@ -121,7 +121,7 @@ def _stages(arguments: argparse.Namespace) -> list[Stage]:
         Stage("heads", "Heads on cached embeddings", 50, 15, "adaptation", [*device, *heads]),
         Stage("training", "Training", 75, 15, "training", [*device, *training.split()]),
         Stage("partial", "Fine-tuning of parts", 50, 20, "finetune", [*device, *_partial_tuning(is_gpu)]),
-        Stage("resnet12", "A ResNet-12 to take home", 90, 50, "gpu_training", [*device, *carried]),
+        Stage("resnet12", "A ResNet-12 to take home", 90, 40, "gpu_training", [*device, *carried]),
     ]
 
 
