@@ -12,7 +12,7 @@ waits for the device or for another reason, runs without a graph.
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
-from fewshot_bench.errors import FewshotBenchWarning, StudyError
+from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_tasks import FOR_DROPOUT, EpisodeTask, order_of_images
 from fewshot_bench.finetuning.frozen_prefix import NetworkParts
 from fewshot_bench.finetuning.head import (
@@ -39,7 +39,7 @@ from fewshot_bench.finetuning.recipe import (
     set_learning_rate,
     stacked_optimizer,
 )
-from fewshot_bench.finetuning.stacking import stack_network
+from fewshot_bench.finetuning.stacking import TrainingStep, stack_network
 from fewshot_bench.losses import loss_function, reading_of
 from fewshot_bench.training.device_memory import is_out_of_memory
 from fewshot_bench.training.randomness import keyed_uniform
@@ -50,6 +50,7 @@ Step = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 """From something to run to something that runs it again; raises CaptureError where that is impossible."""
 
+_LOG = logging.getLogger(__name__)
 _WARM_UP_STEPS = 3
 
 
@@ -114,12 +115,12 @@ def cuda_graph(run: Callable[[], Tensor], device: torch.device) -> Callable[[], 
             with torch.cuda.graph(graph, stream=side):  # its default stream may belong to another device
                 try:
                     losses = run()
-                except RuntimeError as error:
+                except Exception as error:  # a plug-in's is an error of its own kind
                     kind = torch.OutOfMemoryError if is_out_of_memory(error) else CaptureError
-                    reason = str(error)
+                    reason = str(error) or type(error).__name__
                     raise
-        except RuntimeError as error:  # the end of a failed capture may raise another
-            reason = reason or str(error)
+        except Exception as error:  # the end of a failed capture may raise another
+            reason = reason or str(error) or type(error).__name__
     if reason:
         raise kind(reason.partition("\n")[0])
 
@@ -132,9 +133,7 @@ def cuda_graph(run: Callable[[], Tensor], device: torch.device) -> Callable[[], 
 
 @cache
 def _tell_once(reason: str) -> None:
-    warnings.warn(
-        f"fine-tuning steps run one by one, slower than as a CUDA graph: {reason}", FewshotBenchWarning, stacklevel=3
-    )
+    _LOG.warning("note: fine-tuning steps run one by one, slower than as a CUDA graph: %s", reason)
 
 
 class EarlyStopping:
@@ -215,14 +214,16 @@ class EpisodeTrainer:
             StudyError: the network cannot be stacked, or not with this kind of batch normalisation.
         """
         self.recipe, self.way, self.shot, self.device = recipe, way, shot, parts.sample.device
-        self.stack = stack_network(parts.rest, parts.tuned, episodes, parts.sample, layout=layout)
         self._normalises_batches = recipe.bn != "frozen" and has_batch_norm(parts.rest)
+        has_choice = not self._normalises_batches and recipe.steps(way * shot) > 0
+        step = TrainingStep(self._views, self._autocast) if has_choice else None
+        self.stack = stack_network(parts.rest, parts.tuned, episodes, parts.sample, layout=layout, step=step)
         if self._normalises_batches and self.stack.layout != "channels":
             raise StudyError(
                 f"--bn {recipe.bn} needs a network of convolutions, whose episodes lie side by side, and "
                 f"{type(parts.rest).__name__} is not one. Use --bn frozen."
             )
-        self._initial = parts.initial
+        self._initial, self._sample, self._is_prepared = parts.initial, parts.sample, False
         self.head = StackedHead(episodes, way, parts.feature_size, like=parts.sample)
         self.base_head = None
         if parts.base_head is not None:
@@ -260,6 +261,7 @@ class EpisodeTrainer:
         """
         with torch.no_grad():
             queries = task.query(slice(None)) if self.recipe.sees_queries else None
+        self.prepare()
         with torch.enable_grad():
             self._record_step(task, queries)
             self._begin(task)
@@ -269,6 +271,17 @@ class EpisodeTrainer:
         # The losses of an episode after it stopped early do not matter.
         self._refuse_divergence(losses[:0] if self.recipe.patience else losses, logits)
         return Adapted(logits, losses, self.weights)
+
+    def prepare(self) -> None:
+        """Choose how layers compute; only the first call does something."""
+        if self._is_prepared or not self.recipe.steps(self.way * self.shot):
+            return
+        if self._normalises_batches:
+            use_batch_statistics(self.stack.module)
+        shape = self._sample.shape[1:]
+        with self._autocast():
+            self.stack.prepare(self._sample[:1].expand(self._views, *shape).expand(self.stack.episodes, -1, *shape))
+        self._is_prepared = True
 
     def try_step(self, inputs: Tensor) -> None:
         """Run one step on inputs [E, 2B, ...] to measure it."""
@@ -280,6 +293,12 @@ class EpisodeTrainer:
         """Run one step on the queries [E, M, ...] to measure it."""
         self._query_step(queries, None, torch.zeros(len(queries), dtype=torch.int64, device=self.device), 0)
 
+    @property
+    def _views(self) -> int:
+        """Images that each episode sees in a step, 2B."""
+        images = self.way * self.shot
+        return 2 * -(-images // self.recipe.steps_per_epoch(images))
+
     def _record_step(self, task: EpisodeTask, queries: Tensor | None) -> None:
         """Record the steps of a task, if this device replays steps and has none recorded yet."""
         images = self.way * self.shot
@@ -287,15 +306,11 @@ class EpisodeTrainer:
             return
         if queries is not None and (self._replayed_queries is None or not self._replayed_queries.fits(queries)):
             self._begin(task)
-            with self._autocast():
-                self.stack.prepare(queries)
             self._replayed_queries = self._recorded(self._query_step, queries, None, task.keys.on_device)
         chosen = self._chosen(task, 0, self.recipe.steps_per_epoch(images))
         inputs = task.views.at(0, chosen)
         if self._replayed is None or not self._replayed.fits(inputs):
             self._begin(task)
-            with self._autocast():
-                self.stack.prepare(inputs)
             self._replayed = self._recorded(self._step, inputs, chosen, task.keys.on_device)
 
     def _recorded(self, step: Step, inputs: Tensor, chosen: Tensor | None, keys: Tensor) -> ReplayedStep | None:
@@ -362,7 +377,6 @@ class EpisodeTrainer:
 
     def _step(self, inputs: Tensor, chosen: Tensor | None, keys: Tensor, step: int | Tensor) -> Tensor:
         """One step of all episodes; the loss of each, [E]."""
-        self.optimizer.zero_grad(set_to_none=True)
         images = torch.arange(self.way * self.shot, device=self.device) if chosen is None else chosen
         images = torch.cat([images, images], dim=-1)
         embeddings = self._embed(inputs)
@@ -382,8 +396,13 @@ class EpisodeTrainer:
             **smoothing,
         )
         torch.autograd.backward(losses.sum())
-        self.optimizer.step()
+        self._update()
         return losses.detach()
+
+    def _update(self) -> None:
+        """Move the weights, and free the gradients: a graph allocates its own."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _query_step(self, queries: Tensor, chosen: Tensor | None, keys: Tensor, step: int | Tensor) -> Tensor:
         """One step on the queries of all episodes [E, M, ...], which draws no random numbers; their entropies, [E].
@@ -392,7 +411,6 @@ class EpisodeTrainer:
         so the gradients of the parts add up. Batch normalisation over a batch needs them together.
         """
         del chosen, keys, step
-        self.optimizer.zero_grad(set_to_none=True)
         at_once = queries.shape[1] if self._normalises_batches else 2 * self.recipe.batch_size
         entropies = queries.new_zeros(len(queries), dtype=self.head.weight.dtype)
         for part in torch.split(queries, at_once, dim=1):
@@ -400,7 +418,7 @@ class EpisodeTrainer:
             share = -(logs.exp() * logs).sum(dim=(1, 2)) / queries.shape[1]
             torch.autograd.backward((self.recipe.query_entropy * share).sum())
             entropies += share.detach()
-        self.optimizer.step()
+        self._update()
         return entropies
 
     def _outputs(self, embeddings: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from fewshot_bench.training import (
     seeded_randomness,
     train_on_base,
 )
-from fewshot_bench.training.device_memory import is_out_of_memory
+from fewshot_bench.training.device_memory import is_out_of_memory, release_unused
 
 TRAINING_VERSION = 2
 
@@ -126,10 +126,15 @@ class _Extras:
     metadata: dict[str, str]
     head: BaseHead | None
 
+    @property
+    def computing(self) -> dict[str, Any]:
+        """See `Backbone.computing`; raises ValueError or TypeError if it is damaged."""
+        return dict(json.loads(self.metadata.get("computing", "{}")))
+
 
 def _trained(backbone: Backbone, extras: _Extras) -> Backbone:
     """A new object, because the digest of the weights is taken once per object."""
-    return replace(backbone, is_pretrained=True, base_head=extras.head)
+    return replace(backbone, is_pretrained=True, base_head=extras.head, computing=extras.computing)
 
 
 def _train(
@@ -238,11 +243,11 @@ class MicroBatches:
         device: str,
         progress: Progress,
         state: StateFile | None = None,
-        is_compiled: bool = False,
+        computing: Computing | None = None,
         selection: Selection | None = None,
         after_epoch: Callable[[History], None] | None = None,
     ) -> TrainingResult:
-        """Train as `train_on_base` does; the state's metadata gets the sizes.
+        """Train as `train_on_base` does, in these micro-batches; the state's metadata gets their sizes.
 
         Raises:
             StudyError: memory ran out, and no smaller micro-batch may be tried; or see `train_on_base`.
@@ -258,7 +263,7 @@ class MicroBatches:
                     normalise=backbone.preprocessing,
                     device=device,
                     progress=progress,
-                    computing=Computing(micro_batch=size, is_compiled=is_compiled),
+                    computing=replace(computing or Computing(), micro_batch=size),
                     selection=selection,
                     state=None if state is None else replace(state, metadata={**state.metadata, **metadata}),
                     after_epoch=after_epoch,
@@ -272,8 +277,7 @@ class MicroBatches:
                         + self.way_out.format(half=max(1, size // 2))
                     ) from error
             # Outside of the handler the error no longer holds the tensors it was working on.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_unused()
             self.sizes.append(size // 2)
 
 
@@ -315,7 +319,9 @@ def _load(path: Path, backbone: Backbone) -> _Extras | None:
     """Load a checkpoint into a backbone; None where it is damaged, so that it is trained again."""
     try:
         weights, head, metadata = load_network(path, backbone.embedding_size)
+        extras = _Extras(metadata, head)
+        _ = extras.computing  # which may be damaged
         backbone.network.load_state_dict(weights)
-    except (WeightsError, RuntimeError):
+    except (WeightsError, RuntimeError, ValueError, TypeError):
         return None
-    return _Extras(metadata, head)
+    return extras
