@@ -1,0 +1,59 @@
+"""One command in several processes, as torchrun starts them and numbers them in environment variables."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_PATIENCE = timedelta(seconds=20)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The place of this process among those of its command.
+
+    Attributes:
+        number: from 0, over all machines.
+        count: of all processes.
+        local: from 0, on this machine; the number of its GPU.
+    """
+
+    number: int
+    count: int
+    local: int
+
+
+def own_rank() -> Rank | None:
+    """The place of this process; None if it is the only one of its command."""
+    try:
+        number, count, local = (int(os.environ[name]) for name in _VARIABLES)
+    except (KeyError, ValueError):
+        return None
+    return Rank(number, count, local) if count > 1 else None
+
+
+def is_first_to_end() -> bool:
+    """Whether this process is the first of its command to end with an error or by a signal, and so says why.
+
+    The others fail for the same reason, or because this one has ended. The first is found by a counter in the store of
+    torchrun; where there is none, it is process 0.
+    """
+    rank = own_rank()
+    if rank is None:
+        return True
+    global _is_first
+    if _is_first is None:
+        _is_first = rank.number == 0
+        with suppress(Exception):  # whatever keeps it from asking must not hide what it has to say
+            from torch.distributed import TCPStore
+
+            port = int(os.environ["MASTER_PORT"])
+            store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=_PATIENCE)
+            _is_first = store.add(f"fewshot-bench/ended/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) == 1
+    return _is_first
+
+
+_is_first: bool | None = None
