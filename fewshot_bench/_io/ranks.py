@@ -35,6 +35,12 @@ def own_rank() -> Rank | None:
     return Rank(number, count, local) if count > 1 else None
 
 
+def is_main_process() -> bool:
+    """Whether this process writes the files and prints: process 0, or the only one."""
+    rank = own_rank()
+    return rank is None or rank.number == 0
+
+
 def is_first_to_end() -> bool:
     """Whether this process is the first of its command to end with an error or by a signal, and so says why.
 

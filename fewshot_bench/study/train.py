@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -13,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
+from fewshot_bench._io.ranks import is_main_process, own_rank
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import Centroid, EmbeddedSplit
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, embed
@@ -54,6 +56,7 @@ from fewshot_bench.training import (
     save_checkpoint,
     train_on_base,
 )
+from fewshot_bench.training.data_parallel import Processes, joined_processes
 from fewshot_bench.training.fit import TensorBoardLog, Validate, write_history
 
 WAY, QUERY, SHOTS = 5, 15, (1, 5)
@@ -200,25 +203,59 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT) -> Checkp
     """
     admit_fields({"dataset": plan.dataset, "backbone": plan.backbone, "base_losses": (plan.loss,)})
     board = TensorBoardLog(plan.tensorboard / plan.name) if plan.tensorboard is not None else None
-    path = checkpoint_file(plan.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{plan.name}.lock"))
     try:
-        with lock.acquire(timeout=0):
-            return _Training(plan, board, progress).run()
-    except Timeout as error:
-        raise StudyError(f"{plan.name} is being trained by another process. Wait, or use another --name.") from error
+        with joined_processes(own_rank()) as processes, _locked(plan.name):
+            return _Training(plan, board, progress, processes).run()
     finally:
         if board is not None:
             board.close()
 
 
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """Keep other commands from training under a name; processes of one command share the lock of the main one."""
+    path = checkpoint_file(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_main_process():
+        yield
+        return
+    lock = FileLock(path.with_name(f".{name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StudyError(f"{name} is being trained by another process. Wait, or use another --name.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _own_device(name: str) -> str:
+    """The torch device of a name; of several processes on a machine, each has a GPU of its own."""
+    rank = own_rank()
+    if rank is None:
+        return chosen_device(name)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cuda", "cpu"):
+        raise StudyError(f"--device {name} is one device for {rank.count} processes. Use cuda or cpu, or leave it out.")
+    gpus = torch.cuda.device_count()
+    if name == "cuda" and 0 < gpus <= rank.local:
+        raise StudyError(
+            f"a machine with {gpus} GPUs has {rank.local + 1} processes or more; each takes a GPU. "
+            f"Use torchrun --nproc-per-node {gpus}, or --device cpu."
+        )
+    return chosen_device(f"cuda:{rank.local}" if name == "cuda" else name)
+
+
 class _Training:
     """Carries out a plan."""
 
-    def __init__(self, plan: TrainingPlan, board: TensorBoardLog | None, progress: Progress) -> None:
-        self.plan, self.board, self.progress = plan, board, progress
-        self.device = chosen_device(plan.device)
+    def __init__(
+        self, plan: TrainingPlan, board: TensorBoardLog | None, progress: Progress, processes: Processes | None
+    ) -> None:
+        self.plan, self.board, self.progress, self.processes = plan, board, progress, processes
+        self.device = _own_device(plan.device)
         self.dataset = known_dataset(plan.dataset, progress=progress)
         self.base = self.dataset.base
         height, _, channels = self.base.images.shape[1:]
@@ -232,18 +269,30 @@ class _Training:
 
     def run(self) -> Checkpoint:
         """Train and write the checkpoint, or read a finished one."""
-        if self.plan.is_fresh:
+        if self.plan.is_fresh and is_main_process():
             self.state.unlink(missing_ok=True)
-        elif self.state.is_file():
+        if self.processes is not None:
+            self.processes.agree([self.card.as_json(), *self._files()], self.path.parent)
+        if self.state.is_file():
             self._refuse_other(read_card(self.state))
-        elif self.path.is_file():
+        elif self.path.is_file() and not self.plan.is_fresh:
             finished = read_checkpoint(self.plan.name)
             self._refuse_other(finished.card)
             return finished
         micro_batches = self._micro_batches()
-        checkpoint = self._save(self._train(micro_batches), micro_batches)
-        self.state.unlink(missing_ok=True)
-        return checkpoint
+        result = self._train(micro_batches)
+        if is_main_process():
+            self._save(result, micro_batches)
+            self.state.unlink(missing_ok=True)
+        if self.processes is not None:
+            self.processes.wait()
+        return read_checkpoint(self.plan.name)
+
+    def _files(self) -> list[dict[str, str]]:
+        """The metadata, with the digest, of what is there of this training."""
+        if self.plan.is_fresh:
+            return []
+        return [checkpoint_metadata(path) for path in (self.state, self.path) if path.is_file()]
 
     def _validations(self) -> tuple[int, list[Protocol]]:
         """Epochs between two validations, and their episodes; 0 and none without validation."""
@@ -287,9 +336,19 @@ class _Training:
         chosen = self.plan.micro_batch
         if chosen is None:
             most = used[-1] if used else min(self.recipe.batch_size, len(self.base))
-            four = four_inputs(self.backbone, self.base, self.device)
-            chosen = fitting_micro_batch(self.backbone.network, four, most, precision=self.recipe.precision)
+            chosen = self._fitting(most)
         return used if used[-1:] == [chosen] else [*used, chosen]
+
+    def _fitting(self, most: int) -> int:
+        """How many images, up to a number, have their activations in memory; in that of all processes together."""
+        four = four_inputs(self.backbone, self.base, self.device)
+        # Processes on a CPU share its memory; on GPUs each has that of its own.
+        count = self.processes.count if self.processes is not None and self.device != "cpu" else 1
+        own = math.ceil(most / count)
+        fitting = fitting_micro_batch(self.backbone.network, four, own, precision=self.recipe.precision)
+        if self.processes is not None:
+            fitting = min(self.processes.values(fitting))
+        return min(most, fitting * count)
 
     def _train(self, micro_batches: list[int]) -> TrainingResult:
         """Train; a micro-batch that the plan does not fix is halved while memory runs out."""
@@ -297,7 +356,9 @@ class _Training:
             try:
                 return self._attempt(micro_batches)
             except torch.cuda.OutOfMemoryError as error:
-                if self.plan.micro_batch is not None or micro_batches[-1] == 1:
+                # Other processes are in the middle of a step, and cannot be told to start again.
+                is_fixed = self.plan.micro_batch is not None or self.processes is not None
+                if is_fixed or micro_batches[-1] == 1:
                     raise StudyError(
                         f"a micro-batch of {micro_batches[-1]} images does not fit into the memory of {self.device}. "
                         f"Use --micro-batch {max(1, micro_batches[-1] // 2)}, a smaller --image-size, or --precision "
@@ -320,19 +381,25 @@ class _Training:
             normalise=self.backbone.preprocessing,
             device=self.device,
             progress=self.progress,
-            computing=Computing(micro_batch=micro_batches[-1], is_compiled=self.plan.is_compiled),
+            computing=Computing(
+                micro_batch=micro_batches[-1], is_compiled=self.plan.is_compiled, processes=self.processes
+            ),
             selection=selection,
             state=StateFile(path=self.state, every=self.plan.save_every, metadata=metadata),
             after_epoch=self._log,
         )
 
     def _log(self, history: History) -> None:
+        if not is_main_process():
+            return
         write_history(self.path.with_suffix(".csv"), history)
         if self.board is not None:
             self.board.write(history)
 
     def _save(self, result: TrainingResult, micro_batches: list[int]) -> Checkpoint:
         computing = {"device": self.device, "is_compiled": self.plan.is_compiled, "versions": installed_versions()}
+        if self.processes is not None:
+            computing["processes"] = self.processes.count
         computing |= weights_record(self.plan.weights, self.backbone)
 
         def save(name: str, epoch: int, network: nn.Module, head: nn.Module) -> Checkpoint:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -52,6 +53,29 @@ class Processes:
         values = [value] * self.count
         dist.all_gather_object(values, value)
         return values
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        self.values(None)
+
+    def agree(self, value: object, folder: Path) -> None:
+        """Refuse to train if processes would not do the same.
+
+        Args:
+            value: plain data: what this process would train, and what it has found in the folder.
+            folder: of the checkpoints.
+
+        Raises:
+            StudyError: another process has other data.
+        """
+        values = self.values(value)
+        others = [rank for rank in range(self.count) if values[rank] != values[0]]
+        if others:
+            raise StudyError(
+                f"process {others[0]} of this training would not train what process 0 trains: its command, its dataset "
+                f"or its files in {folder} differ. Processes on several machines need a folder that all of them see "
+                "(FEWSHOT_BENCH_HOME)."
+            )
 
     def equalise(self, tensors: Iterable[Tensor]) -> None:
         """Give all processes the tensors of process 0, as an initialisation may draw from elsewhere than the seed."""
@@ -178,5 +202,5 @@ def joined_processes(rank: Rank | None) -> Iterator[Processes | None]:
         raise StudyError(f"the {rank.count} processes of this training cannot be connected: {reason}") from error
     processes = Processes(dist.get_rank(), dist.get_world_size())
     yield processes
-    processes.values(None)  # none ends before the others have read what it wrote
+    processes.wait()  # none ends before the others have read what it wrote
     dist.destroy_process_group()
