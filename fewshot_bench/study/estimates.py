@@ -313,7 +313,8 @@ class Measurements:
         with limited_threads(recipe.threads), seeded_randomness(recipe.seed, self.device):
             learner = Learner(backbone.network, split, longer, backbone.preprocessing, device, Computing())
             order = torch.randperm(len(split))
-            seconds, timed = per_unit(lambda count: learner.step(order[:count], 0), min(most, len(split)), first=2)
+            step = lambda count: learner.step(learner.loader.load(order[:count]))  # noqa: E731
+            seconds, timed = per_unit(step, min(most, len(split)), first=2)
         memory = int(batch * per_image) + COPIES_OF_A_WEIGHT * network_bytes(backbone)
         return TrainingNeeds(seconds, timed, memory, problem)
 

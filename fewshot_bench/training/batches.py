@@ -1,0 +1,122 @@
+"""The images of a split in batches on the training device; a GPU finds the next ones ready."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.devices import to_device
+from fewshot_bench.training.optimisation import free_bytes
+
+SHARE_OF_MEMORY = 0.02
+"""Share of a GPU's free memory that a split may take to stay there, so that no batch has to be smaller for it."""
+
+_AHEAD = 2
+_BYTES_AT_ONCE = 1 << 26
+
+
+class Samples(NamedTuple):
+    """Some images of a split, before their augmentation.
+
+    Attributes:
+        images: uint8 [B, C, H, W].
+        labels: int64 [B].
+        rows: of the split, int64 [B].
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+
+
+class SampleLoader:
+    """Loads images of a split by their rows.
+
+    A small split stays on a GPU. The images of a larger one are gathered by a thread into pinned memory while the
+    network learns from earlier ones; a thread suffices, since splits are stored as uint8 and nothing is decoded. It
+    draws no random numbers, so that a training can stop after any batch. On a CPU images are gathered when needed:
+    a copy of a few megabytes, which a thread would only delay.
+
+    Args:
+        split: the images.
+        device: where the samples are put; only a CPU or a CUDA GPU.
+        ahead: batches to prepare ahead; by default two on a GPU where the split does not stay, and none elsewhere.
+    """
+
+    def __init__(self, split: ImageSplit, device: torch.device, *, ahead: int | None = None) -> None:
+        self._images, self._device = split.images, device
+        self._labels = to_device(torch.from_numpy(split.labels), device)
+        free = free_bytes(device) if device.type == "cuda" else None
+        fits = free is not None and split.images.nbytes <= SHARE_OF_MEMORY * free
+        self._resident = self._uploaded() if fits and ahead is None else None
+        is_gathered_ahead = device.type == "cuda" and self._resident is None
+        self._ahead = ahead if ahead is not None else _AHEAD * is_gathered_ahead
+
+    def load(self, rows: Tensor) -> Samples:
+        """The images of rows [B] on the CPU."""
+        if self._resident is None:
+            return self._moved(rows, self._gathered(rows))
+        places = to_device(rows, self._device)
+        return Samples(
+            self._resident.index_select(0, places).permute(0, 3, 1, 2), self._labels.index_select(0, places), places
+        )
+
+    def batches(self, parts: Sequence[Tensor]) -> Generator[Samples, None, None]:
+        """Load one part after the other; close the iterator to end its thread early.
+
+        Args:
+            parts: the rows of each batch, int64 [B] on the CPU.
+        """
+        if not self._ahead:
+            yield from map(self.load, parts)
+            return
+        with ThreadPoolExecutor(1, "samples") as thread:
+            waiting = deque(thread.submit(self._gathered, rows) for rows in parts[: self._ahead])
+            for number, rows in enumerate(parts):
+                images = waiting.popleft().result()
+                if number + self._ahead < len(parts):
+                    waiting.append(thread.submit(self._gathered, parts[number + self._ahead]))
+                yield self._moved(rows, images)
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        """uint8 [B, H, W, C] on the CPU, pinned for a GPU."""
+        if self._device.type != "cuda":
+            return torch.from_numpy(np.asarray(self._images[rows.numpy()]))
+        pinned = torch.empty((len(rows), *self._images.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        # "clip" writes into the memory directly; "raise" would fill a buffer first.
+        np.take(self._images, rows.numpy(), axis=0, out=pinned.numpy(), mode="clip")
+        return pinned
+
+    def _moved(self, rows: Tensor, images: Tensor) -> Samples:
+        places = to_device(rows, self._device)
+        return Samples(self._copied(images).permute(0, 3, 1, 2), self._labels.index_select(0, places), places)
+
+    def _copied(self, images: Tensor) -> Tensor:
+        if self._device.type != "cuda":
+            return images
+        # In a stream of its own the copy does not wait for the steps that are queued before it.
+        current = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._stream()):
+            copied = images.to(self._device, non_blocking=True)
+        current.wait_stream(self._stream())
+        copied.record_stream(current)
+        return copied
+
+    def _stream(self) -> torch.cuda.Stream:
+        if not hasattr(self, "_copies"):
+            self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return self._copies
+
+    def _uploaded(self) -> Tensor:
+        uploaded = torch.empty(self._images.shape, dtype=torch.uint8, device=self._device)
+        count = max(1, _BYTES_AT_ONCE // max(1, int(np.prod(self._images.shape[1:]))))
+        for start in range(0, len(self._images), count):
+            uploaded[start : start + count] = torch.from_numpy(np.array(self._images[start : start + count]))
+        return uploaded
