@@ -54,7 +54,7 @@ def is_first_to_end() -> bool:
     if _is_first is None:
         _is_first = rank.number == 0
         with suppress(Exception):  # whatever keeps it from asking must not hide what it has to say
-            from torch.distributed import TCPStore
+            from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not say that it exports it
 
             port = int(os.environ["MASTER_PORT"])
             store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=_PATIENCE)

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from bars import SIZE, bars, conv4, normalise, small_recipe
 from several_processes import run_in_processes
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from fewshot_bench.training.data_parallel import Processes
+from fewshot_bench.training.learner import Computing, Learner, weights_of
 from fewshot_bench.training.randomness import seeded_randomness
 
 pytestmark = pytest.mark.slow
@@ -61,8 +63,32 @@ def learnt(processes: Processes | None, kind: str, micro_batches: int = 1) -> di
     return {"embeddings": embeddings.detach(), "drawn": drawn, **gradients, **module.state_dict()}
 
 
+def trained(
+    processes: Processes | None, loss: str, has_batch_norm: bool = False, micro_batch: int | None = None
+) -> dict[str, Tensor]:
+    """Weights and losses after two epochs of five steps in float64; batches of 10 and 9 images."""
+    split, recipe = bars(), small_recipe(loss, batch_size=11, learning_rate=1e-3, schedule="cosine")
+    computing = Computing(micro_batch=micro_batch, processes=processes)
+    with seeded_randomness(5):
+        smooth = nn.Sequential(nn.Flatten(), nn.Linear(SIZE**2, 24), nn.Tanh())
+        backbone = (conv4() if has_batch_norm else smooth).double()
+        learner = Learner(backbone, split, recipe, lambda views: normalise(views).double(), CPU, computing)
+        learner.head.double()
+        steps = [learner.step(samples).loss for _ in range(2) for samples in learner.batches()]
+    return weights_of(learner.backbone, learner.head) | {"losses": torch.stack(steps)}
+
+
+LOSSES = ("ce", "ce+schane", "ce+supcon", "ce+simclr")
+TRAININGS = {
+    f"{loss}, {'batch norm' if has_batch_norm else 'smooth'}, {micro_batch or 'whole'}": partial(
+        trained, loss=loss, has_batch_norm=has_batch_norm, micro_batch=micro_batch
+    )
+    for loss in LOSSES
+    for has_batch_norm in (False, True)
+    for micro_batch in (None, 5)
+}
 KINDS = ("plain", "without weights", "cumulative", "untracked", "with activation", "frozen", "none")
-CASES = {kind: partial(learnt, kind=kind) for kind in (*KINDS, "dropout")}
+CASES = {kind: partial(learnt, kind=kind) for kind in (*KINDS, "dropout")} | TRAININGS
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -89,3 +115,10 @@ def test_processes_drop_different_units_and_then_draw_the_same(results: list[dic
     alike = partial(learnt, None, "none")()
     assert torch.equal(results[0]["none"]["drawn"], alike["drawn"]), "a network that draws nothing changes nothing"
     assert not torch.equal(results[0]["dropout"]["drawn"], alike["drawn"])
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_is_that_of_one_process(results: list[dict[str, Any]], name: str) -> None:
+    expected = TRAININGS[name](None)
+    for part, value in expected.items():
+        torch.testing.assert_close(results[-1][name][part], value, rtol=1e-7, atol=1e-9, msg=part)
