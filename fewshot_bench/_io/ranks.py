@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _PATIENCE = timedelta(seconds=20)
@@ -44,22 +44,21 @@ def is_main_process() -> bool:
 def is_first_to_end() -> bool:
     """Whether this process is the first of its command to end with an error or by a signal, and so says why.
 
-    The others fail for the same reason, or because this one has ended. The first is found by a counter in the store of
-    torchrun; where there is none, it is process 0.
+    The others fail for the same reason, or because this one has ended.
     """
     rank = own_rank()
-    if rank is None:
-        return True
-    global _is_first
-    if _is_first is None:
-        _is_first = rank.number == 0
-        with suppress(Exception):  # whatever keeps it from asking must not hide what it has to say
-            from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not say that it exports it
-
-            port = int(os.environ["MASTER_PORT"])
-            store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=_PATIENCE)
-            _is_first = store.add(f"fewshot-bench/ended/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) == 1
-    return _is_first
+    return rank is None or _is_first(rank)
 
 
-_is_first: bool | None = None
+@cache
+def _is_first(rank: Rank) -> bool:
+    """Ask a counter in the store of torchrun; where there is none, process 0 is the first."""
+    try:
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not say that it exports it
+
+        port = int(os.environ["MASTER_PORT"])
+        store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=_PATIENCE)
+        ended = store.add(f"fewshot-bench/ended/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1)
+    except Exception:  # whatever it is, it must not hide what this process has to say
+        return rank.number == 0
+    return bool(ended == 1)

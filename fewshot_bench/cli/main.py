@@ -15,7 +15,7 @@ from types import FrameType
 
 import typer
 
-from fewshot_bench._io.ranks import is_first_to_end
+from fewshot_bench._io.ranks import is_first_to_end, own_rank
 from fewshot_bench._io.resuming import SAVED, begin, is_anything_saved
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.commands import INTERRUPTED, app
@@ -134,7 +134,8 @@ def _last_words(typed: list[str]) -> str:
     """What a stopped command leaves, and how to resume."""
     if not set(typed) & _RESUMABLE:
         return "stopped."
-    command = shlex.join(["fewshot-bench", *typed])
+    program = ["fewshot-bench"] if own_rank() is None else ["torchrun", "...", "-m", "fewshot_bench"]
+    command = shlex.join([*program, *typed])
     if is_anything_saved():
         return f"stopped. {SAVED}; run the same command again to resume: {command}"
     return f"stopped before anything new was saved. To start again: {command}"

@@ -89,10 +89,11 @@ class Processes:
             StudyError: a part has fewer images than there are processes.
         """
         pieces = torch.arange(images).tensor_split(parts)
-        if len(pieces[-1]) < self.count:
+        smallest = len(pieces[-1])
+        if smallest < self.count:
             raise StudyError(
-                f"{self.count} processes cannot share {len(pieces[-1])} images. Use a larger --batch-size or "
-                "--micro-batch, or fewer processes."
+                f"{self.count} processes share every batch or micro-batch, and one has {smallest} "
+                f"image{'s' * (smallest > 1)}. Use a larger --batch-size or --micro-batch, or fewer processes."
             )
         return torch.cat([piece.tensor_split(self.count)[self.rank] for piece in pieces])
 
