@@ -91,16 +91,16 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, weight, mean, variance, count = ctx.saved_tensors
+        inverse = (variance + ctx.eps).rsqrt()
         # With fixed statistics: the gradient of the values, and the sums over this process for weight and bias.
         direct, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, values, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+            gradient, values, weight, mean, variance, mean, inverse, False, ctx.eps, [True, True, True]
         )
         sums = torch.stack([for_weight, for_bias]).to(mean.dtype)
         dist.all_reduce(sums)
         by_variance, by_mean = sums * weight / count
-        inverse = (variance + ctx.eps).rsqrt()
         shape = [-1 if axis == 1 else 1 for axis in range(values.ndim)]
-        scale, shift = ((by_variance * inverse.square()).view(shape), (by_mean * inverse).view(shape))
+        scale, shift = (by_variance * inverse.square()).view(shape), (by_mean * inverse).view(shape)
         through_statistics = torch.addcmul(shift, values - mean.view(shape), scale)
         return (direct - through_statistics).to(values.dtype), for_weight, for_bias, None, None, None, None
 

@@ -12,6 +12,8 @@ from several_processes import run_in_processes
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from fewshot_bench._io.ranks import own_rank
+from fewshot_bench.errors import StudyError
 from fewshot_bench.training.data_parallel import Processes
 from fewshot_bench.training.learner import Computing, Learner, weights_of
 from fewshot_bench.training.randomness import seeded_randomness
@@ -20,6 +22,18 @@ pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 IMAGES = 7
+
+
+class Unused(nn.Module):
+    """Has a weight without a gradient, and one with a gradient in process 1 alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.never, self.sometimes = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(1))
+
+    def forward(self, values: Tensor) -> Tensor:
+        rank = own_rank()
+        return values * self.sometimes if rank is not None and rank.number == 1 else values
 
 
 def network(kind: str) -> nn.Module:
@@ -33,10 +47,11 @@ def network(kind: str) -> nn.Module:
         "frozen": lambda: nn.BatchNorm2d(6).eval(),
         "none": nn.Identity,
         "dropout": lambda: nn.Dropout(0.5),
+        "unused": lambda: Unused(),
     }
     with seeded_randomness(1):
         layers = nn.Sequential(nn.Conv2d(2, 6, 3), norms[kind](), nn.Flatten(), nn.Linear(6 * 9, 5), nn.BatchNorm1d(5))
-    if kind in ("none", "dropout"):
+    if kind in ("none", "dropout", "unused"):
         layers[4] = nn.Tanh()
     return layers.double()
 
@@ -46,15 +61,16 @@ def views() -> Tensor:
         return torch.randn(2, IMAGES, 2, 5, 5, dtype=torch.float64)
 
 
-def learnt(processes: Processes | None, kind: str, micro_batches: int = 1) -> dict[str, Tensor]:
-    """Embeddings, gradients and buffers after a loss that compares all views."""
+def learnt(processes: Processes | None, kind: str, is_compiled: bool = False) -> dict[str, Tensor]:
+    """Embeddings, gradients and buffers after a loss that compares all views, and random numbers drawn after them."""
     module, whole = network(kind), views()
+    encode = torch.compile(module, backend="eager") if is_compiled else module
     with seeded_randomness(3):
         if processes is None:
             embeddings = module(whole.flatten(0, 1))
         else:
             own = whole[:, processes.share(IMAGES, 1)].flatten(0, 1)
-            embeddings = processes.embed(module, own, IMAGES, CPU)
+            embeddings = processes.embed(encode, own, IMAGES, CPU)
         drawn = torch.rand(3)
     (embeddings @ embeddings.T).sigmoid().square().sum().backward()
     if processes is not None:
@@ -78,6 +94,13 @@ def trained(
     return weights_of(learner.backbone, learner.head) | {"losses": torch.stack(steps)}
 
 
+def of_equal_images(processes: Processes) -> Tensor:
+    """What the processes make of one image each, [W, V]."""
+    with seeded_randomness(6):
+        own = torch.ones(2, 30, dtype=torch.float64)
+        return processes.embed(nn.Dropout(0.5), own, processes.count, CPU)[: processes.count]
+
+
 LOSSES = ("ce", "ce+schane", "ce+supcon", "ce+simclr")
 TRAININGS = {
     f"{loss}, {'batch norm' if has_batch_norm else 'smooth'}, {micro_batch or 'whole'}": partial(
@@ -88,17 +111,23 @@ TRAININGS = {
     for micro_batch in (None, 5)
 }
 KINDS = ("plain", "without weights", "cumulative", "untracked", "with activation", "frozen", "none")
-CASES = {kind: partial(learnt, kind=kind) for kind in (*KINDS, "dropout")} | TRAININGS
+CASES = {kind: partial(learnt, kind=kind) for kind in (*KINDS, "dropout", "unused")}
+CASES |= {
+    "different": of_equal_images,
+    "compiled": partial(learnt, kind="with activation", is_compiled=True),
+    **TRAININGS,
+}
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return run_in_processes(request.param, CASES, tmp_path_factory.mktemp("processes"))
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What three processes return for every case, by rank."""
+    return run_in_processes(3, CASES, tmp_path_factory.mktemp("processes"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "compiled"])
 def test_gradients_and_running_statistics_are_those_of_one_process(results: list[dict[str, Any]], kind: str) -> None:
-    expected = learnt(None, kind)
+    expected = learnt(None, "with activation" if kind == "compiled" else kind)
     for result in results:
         assert result[kind].keys() == expected.keys()
         for name, value in expected.items():
@@ -106,15 +135,41 @@ def test_gradients_and_running_statistics_are_those_of_one_process(results: list
 
 
 def test_every_process_has_the_same_bits(results: list[dict[str, Any]]) -> None:
-    for kind in CASES:
+    for kind in CASES.keys() - {"different"}:
         for name, value in results[0][kind].items():
             assert all(torch.equal(value, result[kind][name]) for result in results[1:]), (kind, name)
 
 
-def test_processes_drop_different_units_and_then_draw_the_same(results: list[dict[str, Any]]) -> None:
-    alike = partial(learnt, None, "none")()
-    assert torch.equal(results[0]["none"]["drawn"], alike["drawn"]), "a network that draws nothing changes nothing"
-    assert not torch.equal(results[0]["dropout"]["drawn"], alike["drawn"])
+def test_a_network_that_draws_nothing_leaves_the_random_numbers_of_one_process(results: list[dict[str, Any]]) -> None:
+    assert torch.equal(results[0]["none"]["drawn"], learnt(None, "none")["drawn"])
+    assert not torch.equal(results[0]["dropout"]["drawn"], results[0]["none"]["drawn"]), "or its next step drops alike"
+
+
+def test_processes_drop_different_units(results: list[dict[str, Any]]) -> None:
+    first, second, _ = results[0]["different"]
+    assert not torch.equal(first, second)
+
+
+def test_a_weight_is_learnt_if_it_has_a_gradient_anywhere(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        assert "gradient 1.never" not in result["unused"]
+        assert result["unused"]["gradient 1.sometimes"].abs() > 0
+
+
+@pytest.mark.parametrize("images", [16, 17, 23, 60])
+@pytest.mark.parametrize("parts", [1, 3, 5])
+@pytest.mark.parametrize("count", [2, 3])
+def test_shares_are_those_of_every_part_in_its_order(images: int, parts: int, count: int) -> None:
+    shares = [Processes(rank, count).share(images, parts) for rank in range(count)]
+    assert torch.equal(torch.cat(shares).sort().values, torch.arange(images))
+    of_parts = [share.tensor_split(parts) for share in shares]
+    for number, part in enumerate(torch.arange(images).tensor_split(parts)):
+        assert torch.equal(torch.cat([share[number] for share in of_parts]), part)
+
+
+def test_fewer_images_than_processes_are_refused() -> None:
+    with pytest.raises(StudyError, match="4 processes share every batch or micro-batch, and one has 3 images"):
+        Processes(0, 4).share(7, 2)
 
 
 @pytest.mark.parametrize("name", TRAININGS)
