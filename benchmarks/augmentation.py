@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from fewshot_bench.training.autoaugment import SMALL_IMAGE, AutoAugment
+from fewshot_bench.training.autoaugment import AutoAugment
+from fewshot_bench.training.policies import SMALL_IMAGE
 
 BATCHES = {32: (10, 100, 1_000, 10_000), 84: (10, 100, 1_000, 10_000), 224: (10, 100, 1_000)}
 Augment = Callable[[Tensor], Tensor]

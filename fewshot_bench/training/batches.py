@@ -53,25 +53,25 @@ class SampleLoader:
     def __init__(self, split: ImageSplit, device: torch.device, *, ahead: int | None = None) -> None:
         self._images, self._device = split.images, device
         self._labels = to_device(torch.from_numpy(split.labels), device)
-        free = free_bytes(device) if device.type == "cuda" else None
-        fits = free is not None and split.images.nbytes <= SHARE_OF_MEMORY * free
-        self._resident = self._uploaded() if fits and ahead is None else None
-        is_gathered_ahead = device.type == "cuda" and self._resident is None
-        self._ahead = ahead if ahead is not None else _AHEAD * is_gathered_ahead
+        stays = ahead is None and _fits_comfortably(split, device)
+        self._resident = _uploaded(split, device) if stays else None
+        is_gathered_ahead = device.type == "cuda" and not stays
+        self._ahead = _AHEAD * is_gathered_ahead if ahead is None else ahead
+        self._copies = torch.cuda.Stream(device) if is_gathered_ahead else None  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def load(self, rows: Tensor, own: Tensor | None = None) -> Samples:
         """The labels of rows [B] on the CPU, with their images or, of several processes, those of its own rows."""
-        own = rows if own is None else own
+        places, own = to_device(rows, self._device), rows if own is None else own
         if self._resident is None:
-            return self._moved(rows, self._gathered(own))
-        places = to_device(rows, self._device)
-        images = self._resident.index_select(0, places if own is rows else to_device(own, self._device))
-        return Samples(images.permute(0, 3, 1, 2), self._labels.index_select(0, places), places)
+            images = self._copied(self._gathered(own))
+        else:
+            images = self._resident.index_select(0, places if own is rows else to_device(own, self._device))
+        return self._samples(images, places)
 
     def batches(
         self, parts: Sequence[Tensor], share: Callable[[Tensor], Tensor] = lambda rows: rows
     ) -> Generator[Samples, None, None]:
-        """Load one part after the other; close the iterator to end its thread early.
+        """Load one part after the other; close the generator to end its thread early.
 
         Args:
             parts: the rows of each batch, int64 [B] on the CPU.
@@ -87,40 +87,40 @@ class SampleLoader:
                 images = waiting.popleft().result()
                 if number + self._ahead < len(parts):
                     waiting.append(thread.submit(self._gathered, own[number + self._ahead]))
-                yield self._moved(rows, images)
+                yield self._samples(self._copied(images), to_device(rows, self._device))
+
+    def _samples(self, images: Tensor, places: Tensor) -> Samples:
+        return Samples(images.permute(0, 3, 1, 2), self._labels.index_select(0, places), places)
 
     def _gathered(self, rows: Tensor) -> Tensor:
         """uint8 [B, H, W, C] on the CPU, pinned for a GPU."""
-        if self._device.type != "cuda":
-            return torch.from_numpy(np.asarray(self._images[rows.numpy()]))
-        pinned = torch.empty((len(rows), *self._images.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        shape = (len(rows), *self._images.shape[1:])
+        gathered = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         # "clip" writes into the memory directly; "raise" would fill a buffer first.
-        np.take(self._images, rows.numpy(), axis=0, out=pinned.numpy(), mode="clip")
-        return pinned
-
-    def _moved(self, rows: Tensor, images: Tensor) -> Samples:
-        places = to_device(rows, self._device)
-        return Samples(self._copied(images).permute(0, 3, 1, 2), self._labels.index_select(0, places), places)
+        np.take(self._images, rows.numpy(), axis=0, out=gathered.numpy(), mode="clip")
+        return gathered
 
     def _copied(self, images: Tensor) -> Tensor:
-        if self._device.type != "cuda":
-            return images
+        if self._copies is None:
+            return images.to(self._device)
         # In a stream of its own the copy does not wait for the steps that are queued before it.
         current = torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(self._stream()):
+        with torch.cuda.stream(self._copies):
             copied = images.to(self._device, non_blocking=True)
-        current.wait_stream(self._stream())
+        current.wait_stream(self._copies)
         copied.record_stream(current)
         return copied
 
-    def _stream(self) -> torch.cuda.Stream:
-        if not hasattr(self, "_copies"):
-            self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return self._copies
 
-    def _uploaded(self) -> Tensor:
-        uploaded = torch.empty(self._images.shape, dtype=torch.uint8, device=self._device)
-        count = max(1, _BYTES_AT_ONCE // max(1, int(np.prod(self._images.shape[1:]))))
-        for start in range(0, len(self._images), count):
-            uploaded[start : start + count] = torch.from_numpy(np.array(self._images[start : start + count]))
-        return uploaded
+def _fits_comfortably(split: ImageSplit, device: torch.device) -> bool:
+    free = free_bytes(device) if device.type == "cuda" else None
+    return free is not None and split.images.nbytes <= SHARE_OF_MEMORY * free
+
+
+def _uploaded(split: ImageSplit, device: torch.device) -> Tensor:
+    """All images on a GPU, uint8 [I, H, W, C]."""
+    uploaded = torch.empty(split.images.shape, dtype=torch.uint8, device=device)
+    count = max(1, _BYTES_AT_ONCE // max(1, split.images[:1].nbytes))
+    for start in range(0, len(split.images), count):
+        uploaded[start : start + count] = torch.from_numpy(np.array(split.images[start : start + count]))
+    return uploaded

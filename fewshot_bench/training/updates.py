@@ -40,7 +40,7 @@ class Updates:
         self.scaler = gradient_scaler(recipe.precision, device)
         self._on_device: _RatesOnDevice | None = None
         scheduled = self.optimizer
-        if self.scaler.is_enabled() and device.type == "cuda":
+        if self.scaler.is_enabled() and _is_asynchronous(device):
             scheduled = _stand_in(self.optimizer)
             self._on_device = _RatesOnDevice(_all_rates(recipe, self.optimizer, steps), device)
         self.schedule = build_schedule(recipe, scheduled, steps)
@@ -141,6 +141,10 @@ class _RatesOnDevice:
         """Continue from a number of steps."""
         self._counted.fill_(count)
         self.rate.copy_(self._rates[count])
+
+
+def _is_asynchronous(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def _stand_in(optimizer: Optimizer) -> Optimizer:
