@@ -111,9 +111,9 @@ class Processes:
         """
         with self._own_random_numbers(device), SynchronisedBatchNorm():
             own = encode(views)
-        rows = self.share(images, 1)
-        start, stop = int(rows[0]), int(rows[-1]) + 1
-        gathered: Tensor = _Gather.apply(own, images, slice(start, stop))
+        smaller, larger = divmod(images, self.count)  # as tensor_split splits
+        start = self.rank * smaller + min(self.rank, larger)
+        gathered: Tensor = _Gather.apply(own, images, slice(start, start + len(own) // 2))
         return gathered
 
     def add_gradients(self, encoder: Iterable[nn.Parameter], head: Iterable[nn.Parameter]) -> None:
