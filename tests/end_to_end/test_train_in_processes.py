@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -15,8 +18,9 @@ from fewshot_bench.cli.main import exit_code
 from fewshot_bench.errors import StudyError
 from fewshot_bench.study import read_checkpoint
 from fewshot_bench.study.checkpoints import checkpoint_file, state_file
-from fewshot_bench.study.train import _own_device
+from fewshot_bench.study.train import _own_device, _Training
 from fewshot_bench.training import load_checkpoint
+from fewshot_bench.training.data_parallel import Processes
 
 NETWORK = """
 import os
@@ -99,6 +103,43 @@ def test_an_error_of_one_process_ends_all_and_is_said_once_and_the_same_command_
     weights = load_checkpoint(checkpoint_file("one"))[0]
     for name, value in load_checkpoint(checkpoint_file("two"))[0].items():
         torch.testing.assert_close(value, weights[name], rtol=0, atol=1e-4)
+
+
+class OneOfFour(Processes):
+    """The second process of four whose GPUs have room for different numbers of images."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 4)
+
+    def values(self, value: Any) -> list[Any]:
+        return [30, value, 40, 50]
+
+
+@pytest.mark.parametrize(
+    ("device", "batch", "own", "expected"), [("cuda:1", 512, 20, 80), ("cuda:1", 64, 16, 64), ("cpu", 512, 20, 20)]
+)
+def test_a_micro_batch_fits_on_the_fullest_gpu_and_counts_the_images_of_all(
+    device: str, batch: int, own: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("fewshot_bench.study.train.four_inputs", lambda *_: None)
+    monkeypatch.setattr("fewshot_bench.study.train.fitting_micro_batch", lambda *a, **_: asked.append(a[2]) or own)
+    training: Any = SimpleNamespace(
+        processes=OneOfFour(), device=device, backbone=MagicMock(), base=None, recipe=MagicMock()
+    )
+    assert _Training._fitting(training, batch) == expected
+    assert asked == [batch if device == "cpu" else batch // 4]
+
+
+def test_several_processes_that_run_out_of_memory_are_told_what_to_type() -> None:
+    def attempt(_: list[int]) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    training: Any = SimpleNamespace(
+        processes=OneOfFour(), device="cuda:1", plan=SimpleNamespace(micro_batch=None), _attempt=attempt
+    )
+    with pytest.raises(StudyError, match="--micro-batch 32"):
+        _Training._train(training, [64])
 
 
 def as_rank(number: int, monkeypatch: pytest.MonkeyPatch) -> None:

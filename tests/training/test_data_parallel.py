@@ -101,6 +101,17 @@ def of_equal_images(processes: Processes) -> Tensor:
         return processes.embed(nn.Dropout(0.5), own, processes.count, CPU)[: processes.count]
 
 
+def overflowing(processes: Processes) -> dict[str, Tensor]:
+    """A weight and the scale of fp16 after a step in which the gradient of process 1 overflows."""
+    weight, scaler = nn.Parameter(torch.ones(3)), torch.amp.GradScaler("cpu", init_scale=4.0)
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scaler.scale((weight * (torch.inf if processes.rank == 1 else 1.0)).sum()).backward()
+    processes.add_gradients([weight], [])
+    scaler.step(optimizer)
+    scaler.update()
+    return {"weight": weight.detach(), "scale": torch.tensor(scaler.get_scale())}
+
+
 LOSSES = ("ce", "ce+schane", "ce+supcon", "ce+simclr")
 TRAININGS = {
     f"{loss}, {'batch norm' if has_batch_norm else 'smooth'}, {micro_batch or 'whole'}": partial(
@@ -114,6 +125,7 @@ KINDS = ("plain", "without weights", "cumulative", "untracked", "with activation
 CASES = {kind: partial(learnt, kind=kind) for kind in (*KINDS, "dropout", "unused")}
 CASES |= {
     "different": of_equal_images,
+    "overflow": overflowing,
     "compiled": partial(learnt, kind="with activation", is_compiled=True),
     **TRAININGS,
 }
@@ -148,6 +160,12 @@ def test_a_network_that_draws_nothing_leaves_the_random_numbers_of_one_process(r
 def test_processes_drop_different_units(results: list[dict[str, Any]]) -> None:
     first, second, _ = results[0]["different"]
     assert not torch.equal(first, second)
+
+
+def test_an_overflow_of_one_process_skips_the_step_of_all(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        assert result["overflow"]["weight"].tolist() == [1.0, 1.0, 1.0]
+        assert result["overflow"]["scale"] == 2.0
 
 
 def test_a_weight_is_learnt_if_it_has_a_gradient_anywhere(results: list[dict[str, Any]]) -> None:
