@@ -149,8 +149,10 @@ class AutoAugment:
             ShapeError: the numbers do not belong to the images.
         """
         check_uniform(images, uniform, self.numbers)
-        if images.device.type != "cpu":
+        if images.device.type == "cuda":
             return self._without_groups(images, to_device(uniform, images.device))
+        if images.device.type != "cpu":  # other accelerators lack some of the operations
+            return self(images.cpu(), uniform.cpu()).to(images.device)
         views = torch.cat(
             [crop_and_flip(part, numbers, self.padding) for part, numbers in _parts(images, uniform[:, :3])]
         )
@@ -165,13 +167,14 @@ class AutoAugment:
         """On a GPU: groups would take hundreds of small kernels, and their sizes are known to the host only."""
         size = (images.shape[-2], images.shape[-1], images.device)
         if size not in self._on_gpu:
-            tables = [table_of(self.policy, step, *images.shape[-2:]) for step in range(STEPS)]
-            self._on_gpu[size] = [OperationsOnGpu(table, *size) for table in tables]
-        changed = []
+            self._on_gpu[size] = [
+                OperationsOnGpu(table_of(self.policy, step, *size[:2]), step, *size) for step in range(STEPS)
+            ]
+        changed = [images[:0]]
         for part, numbers in _parts(images, uniform):
             views = crop_and_flip(part, numbers[:, :3], self.padding)
-            for step, operations in enumerate(self._on_gpu[size]):
-                views = operations(views, numbers[:, 3:], step)
+            for change in self._on_gpu[size]:
+                views = change(views, numbers[:, 3:])
             changed.append(views)
         return torch.cat(changed)
 

@@ -1,14 +1,14 @@
 """AutoAugment's operations on a GPU: every operation on all images of a batch, and one result kept for each.
 
-A GPU does this in about a hundred kernels and never waits. torchvision takes one magnitude per call: hundreds of
-kernels, more time to launch than a small network takes to learn, and it waits for the GPU in every rotation, shear,
-shift and sharpening. On a CPU, where launching is cheap and computing is not, it wins by far.
+A GPU does this in about two hundred kernels, and the host never waits for it. torchvision takes one magnitude per
+call: several times as many kernels, which take longer to launch than a small network takes to learn, and the host waits
+in every rotation, shear, shift and sharpening. On a CPU, where launching costs little and computing much, it wins.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from fewshot_bench.training.policies import Operation, Table
 
 _LEVELS = 256
 _GRAY = (0.2989, 0.587, 0.114)
+_UNCHANGED = Operation("Unchanged", 0.0)
+_OF_PIXELS = ("Contrast", "AutoContrast", "Color", "Sharpness", "Equalize")
+"""Operations that depend on more than the place or the level of a pixel."""
 
 
 class OperationsOnGpu:
@@ -29,79 +32,100 @@ class OperationsOnGpu:
 
     Args:
         table: of the step.
+        step: of the table.
         height: of the images.
         width: of the images.
         device: of the images.
     """
 
-    def __init__(self, table: Table, height: int, width: int, device: torch.device) -> None:
-        # The last row of each is for images that are not changed, whose operation is -1.
-        operations = [*table.operations, Operation("", 0.0)]
-        names = [operation.name for operation in operations]
-        self._others = {name: number for number, name in enumerate(_OTHERS) if name in names}
-        numbers = [self._others.get(name, -1) for name in names]
-        self._table = Table(
-            table.operations, to_device(table.probabilities, device), to_device(table.operations_of, device)
+    def __init__(self, table: Table, step: int, height: int, width: int, device: torch.device) -> None:
+        operations = [*table.operations, _UNCHANGED]
+        names = {operation.name for operation in operations}
+        self._step = step
+        self._table = table._replace(
+            probabilities=to_device(table.probabilities, device), operations_of=to_device(table.operations_of, device)
         )
-        self._matrices = to_device(torch.tensor([_matrix(each, height, width) for each in operations]), device)
-        self._levels = to_device(torch.stack([_levels(operation) for operation in operations]), device)
-        self._magnitudes = to_device(torch.tensor([operation.magnitude for operation in operations]), device)
-        self._numbers = to_device(torch.tensor(numbers), device)
-        self._is_last = len(operations) - 1
+        self._unchanged = len(operations) - 1
+        self._of_pixels = [name for name in _OF_PIXELS if name in names]
+        places = [_place(operation, height, width) for operation in operations]
+        blends = [[1 + magnitude, -magnitude] for _, magnitude in operations]
+        is_of_pixels = [[name == operation.name for name in self._of_pixels] for operation in operations]
+        self._places, self._blends, self._is_of_pixels, self._levels = (
+            to_device(values, device)
+            for values in (
+                torch.tensor(places, dtype=torch.float32),
+                torch.tensor(blends),
+                torch.tensor(is_of_pixels, dtype=torch.bool),
+                torch.stack([_levels(operation) for operation in operations]),
+            )
+        )
 
-    def __call__(self, images: Tensor, choices: Tensor, step: int) -> Tensor:
+    def __call__(self, images: Tensor, choices: Tensor) -> Tensor:
         """Change each image by its own operation.
 
         Args:
             images: uint8 [B, 1 or 3, H, W].
             choices: as `Table.chosen` takes them, float32 [B, 5].
-            step: of the table.
 
         Returns:
             uint8 [B, C, H, W].
         """
-        chosen = self._table.chosen(choices, step)
-        chosen = torch.where(chosen < 0, self._is_last, chosen)
-        changed = _resampled(images, self._matrices.index_select(0, chosen))
-        changed = _mapped(changed, self._levels.index_select(0, chosen))
-        magnitudes = self._magnitudes.index_select(0, chosen).view(-1, 1, 1, 1)
-        numbers = self._numbers.index_select(0, chosen).view(-1, 1, 1, 1)
-        for name, number in self._others.items():
-            changed = torch.where(numbers == number, _OTHERS[name](images, magnitudes), changed)
+        chosen = self._table.chosen(choices, self._step)
+        chosen = torch.where(chosen < 0, self._unchanged, chosen)
+        blend = self._blends.index_select(0, chosen).view(-1, 2, 1, 1, 1).unbind(1)
+        columns = self._is_of_pixels.index_select(0, chosen).view(-1, len(self._of_pixels), 1, 1, 1).unbind(1)
+        is_chosen = dict(zip(self._of_pixels, columns, strict=True))
+        gray = _gray(images)
+        levels = self._levels.index_select(0, chosen).view(-1, 1, 1, _LEVELS)
+        if "Contrast" in is_chosen:
+            means = gray.mean(dim=(1, 2, 3), keepdim=True)
+            levels = torch.where(is_chosen["Contrast"], _blended(_all_levels(images.device), means, blend), levels)
+        if "AutoContrast" in is_chosen:
+            levels = torch.where(is_chosen["AutoContrast"], _spread_levels(images), levels)
+        changed = _resampled(images, self._places.index_select(0, chosen))
+        changed = _with_levels(changed, levels)
+        if "Color" in is_chosen and images.shape[1] == 3:
+            changed = torch.where(is_chosen["Color"], _blended(images, gray, blend), changed)
+        if "Sharpness" in is_chosen:
+            changed = torch.where(is_chosen["Sharpness"], _sharpened(images, blend), changed)
+        if "Equalize" in is_chosen:
+            changed = torch.where(is_chosen["Equalize"], functional.equalize(images), changed)
         return changed
 
 
-def _matrix(operation: Operation, height: int, width: int) -> list[float]:
-    """From pixels of the view to pixels of the image, both from its centre: [xx, xy, x, yx, yy, y]."""
+def _place(operation: Operation, height: int, width: int) -> list[float]:
+    """From pixels of the view to places in the image, from its centre: [xx, xy, x, yx, yy, y], in half images."""
     name, magnitude = operation
+    xx, xy, x, yx, yy, y = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
     if name == "ShearX":
-        return [1, magnitude, magnitude * height / 2, 0, 1, 0]
-    if name == "ShearY":
-        return [1, 0, 0, magnitude, 1, magnitude * width / 2]
-    if name == "TranslateX":
-        return [1, 0, -int(magnitude), 0, 1, 0]
-    if name == "TranslateY":
-        return [1, 0, 0, 0, 1, -int(magnitude)]
-    if name == "Rotate":
-        cos, sin = math.cos(math.radians(magnitude)), math.sin(math.radians(magnitude))
-        return [cos, -sin, 0, sin, cos, 0]
-    return [1, 0, 0, 0, 1, 0]
+        xy, x = magnitude, magnitude * height / 2
+    elif name == "ShearY":
+        yx, y = magnitude, magnitude * width / 2
+    elif name == "TranslateX":
+        x = -int(magnitude)
+    elif name == "TranslateY":
+        y = -int(magnitude)
+    elif name == "Rotate":
+        angle = math.radians(magnitude)
+        xx, xy, yx, yy = math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)
+    half_width, half_height = width / 2, height / 2
+    return [xx / half_width, xy / half_width, x / half_width, yx / half_height, yy / half_height, y / half_height]
 
 
-def _resampled(images: Tensor, matrices: Tensor) -> Tensor:
-    """The nearest pixels, black outside; matrices [B, 6] as `_matrix` gives them."""
+def _resampled(images: Tensor, places: Tensor) -> Tensor:
+    """The nearest pixels, black outside, at places [B, 6] as `_place` gives them."""
     height, width = images.shape[-2:]
     x = torch.linspace((1 - width) / 2, (width - 1) / 2, width, device=images.device)
     y = torch.linspace((1 - height) / 2, (height - 1) / 2, height, device=images.device)[:, None]
     # Not as a product of matrices, which a GPU may round to 10 bits (TF32).
-    xx, xy, x0, yx, yy, y0 = matrices.float().view(-1, 6, 1, 1).unbind(1)
-    places = torch.stack([(xx * x + xy * y + x0) / (0.5 * width), (yx * x + yy * y + y0) / (0.5 * height)], dim=-1)
-    return grid_sample(images.float(), places, mode="nearest", align_corners=False).to(torch.uint8)
+    xx, xy, x0, yx, yy, y0 = places.view(-1, 6, 1, 1).unbind(1)
+    grid = torch.stack([xx * x + (xy * y + x0), yx * x + (yy * y + y0)], dim=-1)
+    return grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
 
 
 def _levels(operation: Operation) -> Tensor:
-    """What becomes of each level, where that depends on nothing else, uint8 [256]."""
-    levels = torch.arange(_LEVELS, dtype=torch.uint8).view(1, 1, _LEVELS)
+    """What becomes of each level, if the operation looks at nothing else, uint8 [256]."""
+    levels = _all_levels(torch.device("cpu"))
     name, magnitude = operation
     if name == "Brightness":
         levels = functional.adjust_brightness(levels, 1.0 + magnitude)
@@ -114,48 +138,43 @@ def _levels(operation: Operation) -> Tensor:
     return levels.flatten()
 
 
-def _mapped(images: Tensor, levels: Tensor) -> Tensor:
-    """The images with their levels replaced, by levels [B, 256]."""
-    pixels = images.flatten(1).long()
-    return levels.gather(1, pixels).view(images.shape)
+def _all_levels(device: torch.device) -> Tensor:
+    return torch.arange(_LEVELS, dtype=torch.uint8, device=device).view(1, 1, 1, _LEVELS)
 
 
-def _color(images: Tensor, magnitudes: Tensor) -> Tensor:
-    return images if images.shape[1] == 1 else _blended(images, _gray(images), magnitudes)
+def _spread_levels(images: Tensor) -> Tensor:
+    """Levels by which the darkest pixel of each channel becomes black and its lightest white, uint8 [B, C, 1, 256]."""
+    low, high = (level.float()[..., None, None] for level in images.flatten(2).aminmax(dim=2))
+    step = (high - low) * (1 / 255)
+    is_flat = step == 0
+    levels = _all_levels(images.device) - low.masked_fill(is_flat, 0)
+    return levels.div_(step.masked_fill(is_flat, 1)).clamp_(0, 255).to(torch.uint8)
 
 
-def _contrast(images: Tensor, magnitudes: Tensor) -> Tensor:
-    return _blended(images, _gray(images).mean(dim=(1, 2, 3), keepdim=True), magnitudes)
-
-
-def _sharpness(images: Tensor, magnitudes: Tensor) -> Tensor:
-    pixels = images.float()
-    rows = pixels[..., :-2, :] + pixels[..., 1:-1, :] + pixels[..., 2:, :]
-    inner = pixels[..., 1:-1, 1:-1]
-    # Whole numbers over 13 are never halfway between two levels.
-    smooth = ((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * inner) / 13).round()
-    inner.add_((smooth - inner) * -magnitudes)
-    return pixels.clamp(0, 255).to(torch.uint8)
+def _with_levels(images: Tensor, levels: Tensor) -> Tensor:
+    """The images with levels [B, 1 or C, 1, 256] in place of theirs."""
+    pixels = images.flatten(2).long()
+    return levels.squeeze(2).expand(-1, images.shape[1], -1).gather(2, pixels).view(images.shape)
 
 
 def _gray(images: Tensor) -> Tensor:
     """Brightness of each pixel, whole numbers in float32, [B, 1, H, W]."""
     if images.shape[1] == 1:
         return images.float()
-    red, green, blue = images.float().unbind(1)
+    red, green, blue = images.unbind(1)
     gray: Tensor = (red * _GRAY[0]).add_(green, alpha=_GRAY[1]).add_(blue, alpha=_GRAY[2])
-    return gray.floor().unsqueeze(1)
+    return gray.floor_().unsqueeze(1)
 
 
-def _blended(images: Tensor, others: Tensor, magnitudes: Tensor) -> Tensor:
-    return (images * (1 + magnitudes) + others * -magnitudes).clamp(0, 255).to(torch.uint8)
+def _sharpened(images: Tensor, blend: Sequence[Tensor]) -> Tensor:
+    pixels = images.float()
+    rows = pixels[..., :-2, :] + pixels[..., 1:-1, :] + pixels[..., 2:, :]
+    inner = pixels[..., 1:-1, 1:-1]
+    # Whole numbers over 13 are never halfway between two levels.
+    smooth = (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]).add_(inner, alpha=4).div_(13).round_()
+    inner.addcmul_(smooth.sub_(inner), blend[1])
+    return pixels.clamp_(0, 255).to(torch.uint8)
 
 
-_OTHERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "Color": _color,
-    "Contrast": _contrast,
-    "Sharpness": _sharpness,
-    "AutoContrast": lambda images, _: functional.autocontrast(images),
-    "Equalize": lambda images, _: functional.equalize(images),
-}
-"""Operations that need more than the level of a pixel."""
+def _blended(images: Tensor, others: Tensor, blend: Sequence[Tensor]) -> Tensor:
+    return torch.addcmul(images * blend[0], others, blend[1]).clamp_(0, 255).to(torch.uint8)
