@@ -79,7 +79,8 @@ class TrainingPlan:
         image_size: side in pixels instead of the backbone's own.
         interpolation: instead of the backbone's own.
         device: "auto", "cpu", "cuda", ...
-        micro_batch: images whose activations are in memory at once; None for as many as fit.
+        micro_batch: images whose activations are in memory at once, in that of all processes together; None for as many
+            as fit.
         is_compiled: whether torch.compile compiles the network.
         validate_every: epochs between two validations; 0 for none, None for about ten in all.
         validation_episodes: per number of shots.

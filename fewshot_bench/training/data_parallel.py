@@ -122,7 +122,7 @@ class Processes:
         One sum after the last micro-batch. DistributedDataParallel would send gradients during the backward pass, but
         once per micro-batch, and it wraps the network and needs to be told of parameters without a gradient.
         """
-        encoder, head = list(encoder), list(head)
+        encoder, head = ([p for p in parameters if p.requires_grad] for parameters in (encoder, head))
         parameters = [*encoder, *head]
         has_gradient = parameters[0].new_ones(len(parameters))
         for number, parameter in enumerate(parameters):
@@ -164,7 +164,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: FunctionCtx, own: Tensor, images: int, rows: slice) -> Tensor:
         ctx.rows = rows  # type: ignore[attr-defined]
         views = own.new_zeros(2, images, *own.shape[1:])
-        views[:, rows] = own.view(2, -1, *own.shape[1:])
+        views[:, rows] = own.unflatten(0, (2, -1))
         dist.all_reduce(views)  # shares differ in size, which not every backend gathers
         return views.flatten(0, 1)
 
