@@ -36,8 +36,10 @@ from fewshot_bench.study.workers import ClassifierBuilder, WorkerFactory
 _BASE_HEAD = "hyper_parameters.base_head"
 _WEIGHTS = ("weights", _BASE_HEAD)
 """Parts of a method that a training decides."""
-_OF_THE_STUDY = {"base_epochs": "epochs", "base_batch": "batch_size"}
+_OF_THE_STUDY = {"base_epochs": "epochs", "base_batch": "batch_size", "base_precision": "precision"}
 """Fields of a study that every version passes to a base stage unchanged, and their names there."""
+_LEFT_OUT = {"precision": "float32"}
+"""Settings of a base stage that are recorded only where they are not the default."""
 _SHOWN = 3
 
 
@@ -237,7 +239,7 @@ def _contradictions(card: MethodCard, study: Study) -> Iterator[str]:
         return
     for option, setting in _OF_THE_STUDY.items():
         value = getattr(study, option)
-        if value is not None and base.get(setting) != value:
+        if value is not None and base.get(setting, _LEFT_OUT.get(setting)) != value:
             yield _difference(f"hyper_parameters.base.{setting}", value, base.get(setting, "absent"))
 
 

@@ -78,7 +78,10 @@ def network_identity(network: nn.Module) -> dict[str, str]:
 def _precision(device: str) -> list[str]:
     """The precision of float32 products: TF32 and bfloat16 change the third digit."""
     is_cuda = torch.device(device).type == "cuda"
-    settings: list[Any] = [torch.get_float32_matmul_precision()]
+    try:
+        settings: list[Any] = [torch.get_float32_matmul_precision()]
+    except RuntimeError:  # a user has set the precision of one library; see below
+        settings = ["set apart"]
     try:
         library = torch.backends.cudnn if is_cuda else torch.backends.mkldnn
         settings += [library.conv.fp32_precision, (torch.backends.cuda if is_cuda else library).matmul.fp32_precision]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -29,11 +28,13 @@ from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.admission import admit_fields
 from fewshot_bench.study.base_stage import (
     TRAINING_VERSION,
+    MicroBatches,
     base_recipe,
     code_record,
     four_inputs,
     initialised_backbone,
     starting_weights,
+    used_micro_batches,
 )
 from fewshot_bench.study.checkpoints import (
     LAST,
@@ -44,17 +45,16 @@ from fewshot_bench.study.checkpoints import (
     read_checkpoint,
     state_file,
 )
-from fewshot_bench.study.provenance import weights_record
+from fewshot_bench.study.provenance import tf32, weights_record
 from fewshot_bench.training import (
-    Computing,
     History,
     Selection,
     StateFile,
+    StepMemory,
     TrainingResult,
     checkpoint_metadata,
     fitting_micro_batch,
     save_checkpoint,
-    train_on_base,
 )
 from fewshot_bench.training.data_parallel import Processes, joined_processes
 from fewshot_bench.training.fit import TensorBoardLog, Validate, write_history
@@ -283,7 +283,7 @@ class _Training:
         micro_batches = self._micro_batches()
         result = self._train(micro_batches)
         if is_main_process():
-            self._save(result, micro_batches)
+            self._save(result, micro_batches.sizes)
             self.state.unlink(missing_ok=True)
         if self.processes is not None:
             self.processes.wait()
@@ -331,62 +331,44 @@ class _Training:
                 "Use another --name, or --fresh to train anew under this one."
             )
 
-    def _micro_batches(self) -> list[int]:
+    def _micro_batches(self) -> MicroBatches:
         """The sizes used so far, and the one to continue with."""
-        used: list[int] = json.loads(checkpoint_metadata(self.state)["micro_batches"]) if self.state.is_file() else []
-        chosen = self.plan.micro_batch
+        used, chosen = used_micro_batches(self.state), self.plan.micro_batch
         if chosen is None:
             most = used[-1] if used else min(self.recipe.batch_size, len(self.base))
             chosen = self._fitting(most)
-        return used if used[-1:] == [chosen] else [*used, chosen]
+        sizes = used if used[-1:] == [chosen] else [*used, chosen]
+        # Several processes are in the middle of a step when one runs out, and cannot be told to start again.
+        is_fixed = self.plan.micro_batch is not None or self.processes is not None
+        return MicroBatches(sizes, is_fixed, "Use --micro-batch {half}, a smaller --image-size, or --precision bf16.")
 
     def _fitting(self, most: int) -> int:
         """How many images, up to a number, have their activations in memory; in that of all processes together."""
         four = four_inputs(self.backbone, self.base, self.device)
+        memory = StepMemory.measured(self.backbone.network, four, precision=self.recipe.precision)
         # Processes on a CPU share its memory; on GPUs each has that of its own.
         count = self.processes.count if self.processes is not None and self.device != "cpu" else 1
-        own = math.ceil(most / count)
-        fitting = fitting_micro_batch(self.backbone.network, four, own, precision=self.recipe.precision)
+        fitting = fitting_micro_batch(memory, math.ceil(most / count))
         if self.processes is not None:
             fitting = min(self.processes.values(fitting))
         return min(most, fitting * count)
 
-    def _train(self, micro_batches: list[int]) -> TrainingResult:
+    def _train(self, micro_batches: MicroBatches) -> TrainingResult:
         """Train; a micro-batch that the plan does not fix is halved while memory runs out."""
-        while True:
-            try:
-                return self._attempt(micro_batches)
-            except torch.cuda.OutOfMemoryError as error:
-                # Other processes are in the middle of a step, and cannot be told to start again.
-                is_fixed = self.plan.micro_batch is not None or self.processes is not None
-                if is_fixed or micro_batches[-1] == 1:
-                    raise StudyError(
-                        f"a micro-batch of {micro_batches[-1]} images does not fit into the memory of {self.device}. "
-                        f"Use --micro-batch {max(1, micro_batches[-1] // 2)}, a smaller --image-size, or --precision "
-                        "bf16."
-                    ) from error
-            with suppress(RuntimeError, AssertionError):
-                torch.cuda.empty_cache()
-            micro_batches.append(micro_batches[-1] // 2)
-
-    def _attempt(self, micro_batches: list[int]) -> TrainingResult:
-        metadata = {"card": self.card.as_json(), "micro_batches": json.dumps(micro_batches)}
         selection = None
         if self.protocols:
             validate = validation(self.backbone, self.dataset.validation, self.protocols, self.device)
             selection = Selection(validate=validate, every=self.validate_every)
-        return train_on_base(
-            self.backbone.network,
+        return micro_batches.train(
+            self.backbone,
             self.base,
             self.recipe,
-            normalise=self.backbone.preprocessing,
             device=self.device,
             progress=self.progress,
-            computing=Computing(
-                micro_batch=micro_batches[-1], is_compiled=self.plan.is_compiled, processes=self.processes
-            ),
+            state=StateFile(path=self.state, every=self.plan.save_every, metadata={"card": self.card.as_json()}),
+            is_compiled=self.plan.is_compiled,
+            processes=self.processes,
             selection=selection,
-            state=StateFile(path=self.state, every=self.plan.save_every, metadata=metadata),
             after_epoch=self._log,
         )
 
@@ -401,7 +383,7 @@ class _Training:
         computing = {"device": self.device, "is_compiled": self.plan.is_compiled, "versions": installed_versions()}
         if self.processes is not None:
             computing["processes"] = self.processes.count
-        computing |= weights_record(self.plan.weights, self.backbone)
+        computing |= weights_record(self.plan.weights, self.backbone) | tf32(self.device)
 
         def save(name: str, epoch: int, network: nn.Module, head: nn.Module) -> Checkpoint:
             row = result.history[epoch - 1]

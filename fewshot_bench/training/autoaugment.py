@@ -149,10 +149,10 @@ class AutoAugment:
             ShapeError: the numbers do not belong to the images.
         """
         check_uniform(images, uniform, self.numbers)
-        if images.device.type == "cuda":
-            return self._without_groups(images, to_device(uniform, images.device))
-        if images.device.type != "cpu":  # other accelerators lack some of the operations
+        if images.device.type == "mps":  # it has no float64
             return self(images.cpu(), uniform.cpu()).to(images.device)
+        if images.device.type != "cpu":
+            return self._without_groups(images, to_device(uniform, images.device))
         views = torch.cat(
             [crop_and_flip(part, numbers, self.padding) for part, numbers in _parts(images, uniform[:, :3])]
         )

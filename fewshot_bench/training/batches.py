@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.devices import to_device
-from fewshot_bench.training.optimisation import free_bytes
+from fewshot_bench.training.device_memory import free_bytes
 
 SHARE_OF_MEMORY = 0.02
 """Share of a GPU's free memory that a split may take to stay there, so that no batch has to be smaller for it."""

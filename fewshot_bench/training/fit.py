@@ -63,11 +63,13 @@ class StateFile:
         path: a safetensors file; the training resumes from it if it exists.
         every: epochs between two writes; the last epoch is always written.
         metadata: what is trained, to be compared before resuming.
+        is_optional: whether the training continues where the file cannot be written.
     """
 
     path: Path
     every: int = 1
     metadata: Mapping[str, str] = field(default_factory=dict)
+    is_optional: bool = False
 
 
 _SECONDS_BETWEEN_READINGS = 1.0
@@ -188,9 +190,16 @@ class TrainingState:
             "history": self.history,
             "best": {"epoch": self.best_epoch, "score": self.best_score},
         }
-        if self.learner.processes is None or self.learner.processes.rank == 0:
+        if self.learner.processes is not None and self.learner.processes.rank > 0:
+            note_saved()
+            return
+        try:
             save_tensors(file.path, self.learner.tensors() | best, {**file.metadata, "course": json.dumps(content)})
-        note_saved()
+        except OSError:
+            if not file.is_optional:
+                raise
+        else:
+            note_saved()
 
     def restore(self, path: Path) -> None:
         """Resume from a file that `save` wrote for the same recipe; raises WeightsError if damaged, or of another."""

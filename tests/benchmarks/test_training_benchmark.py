@@ -24,25 +24,8 @@ def _beside_the_script() -> Iterator[None]:
 def test_it_prints_a_row_for_each_augmentation_that_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     import training
 
-    training.main(
-        [
-            "--only",
-            "conv4",
-            "affine",
-            "none",
-            "--batch",
-            "2",
-            "--steps",
-            "1",
-            "--repeats",
-            "1",
-            "--threads",
-            "1",
-            "--precision",
-            "float32",
-            "bf16",
-        ]
-    )
+    tiny = "--only conv4 affine none --batch 2 --steps 1 --repeats 1 --threads 1"
+    training.main([*tiny.split(), "--precision", "float32", "bf16"])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| Conv4")]
     assert [row[1:3] for row in rows] == [
         ["affine", "float32"],

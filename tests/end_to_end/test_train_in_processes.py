@@ -121,25 +121,27 @@ class OneOfFour(Processes):
 def test_a_micro_batch_fits_on_the_fullest_gpu_and_counts_the_images_of_all(
     device: str, batch: int, own: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked: list[int] = []
+
+    def fitting(memory: None, most: int) -> int:
+        asked.append(most)
+        return own
+
     monkeypatch.setattr("fewshot_bench.study.train.four_inputs", lambda *_: None)
-    monkeypatch.setattr("fewshot_bench.study.train.fitting_micro_batch", lambda *a, **_: asked.append(a[2]) or own)
-    training: Any = SimpleNamespace(
-        processes=OneOfFour(), device=device, backbone=MagicMock(), base=None, recipe=MagicMock()
-    )
+    monkeypatch.setattr("fewshot_bench.study.train.StepMemory", MagicMock())
+    monkeypatch.setattr("fewshot_bench.study.train.fitting_micro_batch", fitting)
+    training: Any = MagicMock(processes=OneOfFour(), device=device)
     assert _Training._fitting(training, batch) == expected
     assert asked == [batch if device == "cpu" else batch // 4]
 
 
-def test_several_processes_that_run_out_of_memory_are_told_what_to_type() -> None:
-    def attempt(_: list[int]) -> None:
-        raise torch.cuda.OutOfMemoryError
-
-    training: Any = SimpleNamespace(
-        processes=OneOfFour(), device="cuda:1", plan=SimpleNamespace(micro_batch=None), _attempt=attempt
-    )
-    with pytest.raises(StudyError, match="--micro-batch 32"):
-        _Training._train(training, [64])
+def test_several_processes_that_run_out_of_memory_are_told_what_to_type(tmp_path: Path) -> None:
+    plan = SimpleNamespace(micro_batch=None)
+    training: Any = MagicMock(processes=OneOfFour(), plan=plan, state=tmp_path / "none", base=range(64))
+    training.recipe.batch_size, training._fitting = 64, lambda most: most
+    micro_batches = _Training._micro_batches(training)
+    assert (micro_batches.sizes, micro_batches.is_fixed) == ([64], True)
+    assert "--micro-batch {half}" in micro_batches.way_out
 
 
 def as_rank(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
