@@ -79,7 +79,8 @@ def train(
 ) -> None:
     """Fine-tune a backbone on the base split, and keep the epoch that is best on validation episodes.
 
-    After a stop, the same command resumes from the last epoch that was saved.
+    After a stop, the same command resumes from the last epoch that was saved. On several GPUs: torchrun
+    --nproc-per-node 4 -m fewshot_bench train ...
     """
     from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.study.known_names import refuse_misspelt_training
