@@ -18,10 +18,6 @@ class FewshotBenchError(Exception):
     """Base of every error that a user can fix."""
 
 
-class FewshotBenchWarning(UserWarning):
-    """Something that a user may want to know and need not mend; the command line shows it in one line."""
-
-
 class UnknownNameError(FewshotBenchError):
     """A name is not registered; the message offers the nearest names, or the name used here."""
 

@@ -113,6 +113,8 @@ class Backbone:
         code: the identity of a plug-in's code.
         fit: how a weights file was fitted into the network, see `weights.fit_by_name`; recorded with the outcomes.
         base_head: the classifier of its training on a base split, if any was stored.
+        computing: how that training was computed, where a GPU or a part of a batch at a time can change its rounding;
+            recorded with the outcomes.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Backbone:
     code: CodeIdentity | None = None
     fit: Mapping[str, Any] = field(default_factory=dict)
     base_head: BaseHead | None = None
+    computing: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> str:

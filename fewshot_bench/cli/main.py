@@ -8,7 +8,6 @@ import shlex
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,14 +19,7 @@ from fewshot_bench._io.ranks import is_first_to_end, own_rank
 from fewshot_bench._io.resuming import SAVED, begin, is_anything_saved
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.commands import INTERRUPTED, app
-from fewshot_bench.errors import (
-    DEBUG_VARIABLE,
-    FewshotBenchError,
-    FewshotBenchWarning,
-    PluginError,
-    is_debugging,
-    show_traceback,
-)
+from fewshot_bench.errors import DEBUG_VARIABLE, FewshotBenchError, PluginError, is_debugging, show_traceback
 from fewshot_bench.plugins import plugin_errors
 
 # Newer releases of Typer carry their own copy of Click, so its base exception is found through Typer's.
@@ -44,13 +36,11 @@ _USER_ERROR = 2
 _DEBUG = "--debug"
 _RESUMABLE = {"reproduce", "run", "sweep", "train"}
 """Commands that resume where they were stopped."""
-_as_python_shows = warnings.formatwarning
 _ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line (without the program's name; by default that of the process) and exit."""
-    warnings.formatwarning = formatted_warning
     try:
         code = exit_code(arguments)
     except KeyboardInterrupt:  # a second time, during the last words
@@ -63,15 +53,6 @@ def exit_code(arguments: list[str] | None = None) -> int:
     typed = list(sys.argv[1:] if arguments is None else arguments)  # a command may change what is shown at the end
     with _debugging(typed):
         return _exit_code(typed)
-
-
-def formatted_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """This package's own warnings as a line; those of other packages as Python shows them."""
-    if issubclass(category, FewshotBenchWarning):
-        return f"note: {printable(' '.join(str(message).split()))}\n"
-    return _as_python_shows(message, category, filename, lineno, line)
 
 
 @contextmanager

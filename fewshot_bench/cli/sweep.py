@@ -270,8 +270,8 @@ def _workers(arguments: Sequence[str], devices: list[str]) -> Iterator[list[_Wor
         try:
             for device in devices:
                 errors: IO[bytes] = files.enter_context(tempfile.TemporaryFile())
-                share = ["--memory-share", str(1 / devices.count(device))]
-                command = [sys.executable, "-c", _BEGIN, module_folders, *arguments, "--worker", device, *share]
+                of_process = ["--worker", device, "--memory-share", str(1 / devices.count(device))]
+                command = [sys.executable, "-c", _BEGIN, module_folders, *arguments, *of_process]
                 process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
                 workers.append((process, errors))
             yield workers

@@ -12,7 +12,7 @@ waits for the device or for another reason, runs without a graph.
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
-from fewshot_bench.errors import FewshotBenchWarning, StudyError
+from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_tasks import FOR_DROPOUT, EpisodeTask, order_of_images
 from fewshot_bench.finetuning.frozen_prefix import NetworkParts
 from fewshot_bench.finetuning.head import (
@@ -50,6 +50,7 @@ Step = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 """From something to run to something that runs it again; raises CaptureError where that is impossible."""
 
+_LOG = logging.getLogger(__name__)
 _WARM_UP_STEPS = 3
 
 
@@ -114,12 +115,12 @@ def cuda_graph(run: Callable[[], Tensor], device: torch.device) -> Callable[[], 
             with torch.cuda.graph(graph, stream=side):  # its default stream may belong to another device
                 try:
                     losses = run()
-                except RuntimeError as error:
+                except Exception as error:  # a plug-in's is an error of its own kind
                     kind = torch.OutOfMemoryError if is_out_of_memory(error) else CaptureError
-                    reason = str(error)
+                    reason = str(error) or type(error).__name__
                     raise
-        except RuntimeError as error:  # the end of a failed capture may raise another
-            reason = reason or str(error)
+        except Exception as error:  # the end of a failed capture may raise another
+            reason = reason or str(error) or type(error).__name__
     if reason:
         raise kind(reason.partition("\n")[0])
 
@@ -132,9 +133,7 @@ def cuda_graph(run: Callable[[], Tensor], device: torch.device) -> Callable[[], 
 
 @cache
 def _tell_once(reason: str) -> None:
-    warnings.warn(
-        f"fine-tuning steps run one by one, slower than as a CUDA graph: {reason}", FewshotBenchWarning, stacklevel=3
-    )
+    _LOG.warning("note: fine-tuning steps run one by one, slower than as a CUDA graph: %s", reason)
 
 
 class EarlyStopping:
@@ -362,7 +361,6 @@ class EpisodeTrainer:
 
     def _step(self, inputs: Tensor, chosen: Tensor | None, keys: Tensor, step: int | Tensor) -> Tensor:
         """One step of all episodes; the loss of each, [E]."""
-        self.optimizer.zero_grad(set_to_none=True)
         images = torch.arange(self.way * self.shot, device=self.device) if chosen is None else chosen
         images = torch.cat([images, images], dim=-1)
         embeddings = self._embed(inputs)
@@ -382,8 +380,13 @@ class EpisodeTrainer:
             **smoothing,
         )
         torch.autograd.backward(losses.sum())
-        self.optimizer.step()
+        self._update()
         return losses.detach()
+
+    def _update(self) -> None:
+        """Move the weights, and free the gradients: a graph allocates its own."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _query_step(self, queries: Tensor, chosen: Tensor | None, keys: Tensor, step: int | Tensor) -> Tensor:
         """One step on the queries of all episodes [E, M, ...], which draws no random numbers; their entropies, [E].
@@ -392,7 +395,6 @@ class EpisodeTrainer:
         so the gradients of the parts add up. Batch normalisation over a batch needs them together.
         """
         del chosen, keys, step
-        self.optimizer.zero_grad(set_to_none=True)
         at_once = queries.shape[1] if self._normalises_batches else 2 * self.recipe.batch_size
         entropies = queries.new_zeros(len(queries), dtype=self.head.weight.dtype)
         for part in torch.split(queries, at_once, dim=1):
@@ -400,7 +402,7 @@ class EpisodeTrainer:
             share = -(logs.exp() * logs).sum(dim=(1, 2)) / queries.shape[1]
             torch.autograd.backward((self.recipe.query_entropy * share).sum())
             entropies += share.detach()
-        self.optimizer.step()
+        self._update()
         return entropies
 
     def _outputs(self, embeddings: Tensor) -> Tensor:

@@ -127,10 +127,15 @@ class _Extras:
     metadata: dict[str, str]
     head: BaseHead | None
 
+    @property
+    def computing(self) -> dict[str, Any]:
+        """See `Backbone.computing`; raises ValueError or TypeError if it is damaged."""
+        return dict(json.loads(self.metadata.get("computing", "{}")))
+
 
 def _trained(backbone: Backbone, extras: _Extras) -> Backbone:
     """A new object, because the digest of the weights is taken once per object."""
-    return replace(backbone, is_pretrained=True, base_head=extras.head)
+    return replace(backbone, is_pretrained=True, base_head=extras.head, computing=extras.computing)
 
 
 def _train(
@@ -317,7 +322,9 @@ def _load(path: Path, backbone: Backbone) -> _Extras | None:
     """Load a checkpoint into a backbone; None where it is damaged, so that it is trained again."""
     try:
         weights, head, metadata = load_network(path, backbone.embedding_size)
+        extras = _Extras(metadata, head)
+        _ = extras.computing  # which may be damaged
         backbone.network.load_state_dict(weights)
-    except (WeightsError, RuntimeError):
+    except (WeightsError, RuntimeError, ValueError, TypeError):
         return None
-    return _Extras(metadata, head)
+    return extras

@@ -59,6 +59,7 @@ def provenance(
         "platform": platform_name(),
         "python": platform.python_version(),
         "pretraining": backbone.pretraining,
+        **({"base_stage": dict(backbone.computing)} if backbone.computing else {}),
         **weights_record(study.weights, backbone),
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import torch
 from small_task import EPISODES, SHOT, WAY, parts, recipe, task
 from torch import Tensor
 
-from fewshot_bench.errors import FewshotBenchWarning
+from fewshot_bench.errors import PluginError
 from fewshot_bench.finetuning import trainer as module
 from fewshot_bench.finetuning.episode_tasks import EpisodeKeys, StepViews
 from fewshot_bench.finetuning.memory import fit_by_halving
@@ -127,7 +126,7 @@ def test_work_is_captured_on_its_own_device_and_in_one_side_stream(cuda: Cuda, d
 class Failing:
     """Work that fails while it is captured."""
 
-    def __init__(self, cuda: Cuda, error: RuntimeError) -> None:
+    def __init__(self, cuda: Cuda, error: Exception) -> None:
         self.cuda, self.error = cuda, error
 
     def __call__(self) -> Tensor:
@@ -152,6 +151,29 @@ def test_memory_that_runs_out_in_a_capture_is_told_apart(cuda: Cuda, fails_at_en
         cuda_graph(Failing(cuda, torch.OutOfMemoryError("CUDA out of memory.\nTried")), SECOND)
 
 
+def test_a_plug_in_that_reads_a_value_is_no_failure_of_the_study(cuda: Cuda) -> None:
+    with pytest.raises(CaptureError, match=r"^loss\.py:3: item"):
+        cuda_graph(Failing(cuda, PluginError("loss.py:3: item is not permitted")), SECOND)
+    with pytest.raises(CaptureError, match=r"^ValueError$"):
+        cuda_graph(Failing(cuda, ValueError()), SECOND)
+
+
+def test_gradients_are_gone_before_the_capture_which_allocates_its_own(cuda: Cuda) -> None:
+    chosen = recipe(epochs=1, query_entropy=1.0)
+    prepared = parts(chosen)
+    held = []
+
+    def capture(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        run()
+        held.extend(weight.grad for group in made.optimizer.param_groups for weight in group["params"])
+        return run
+
+    made = trainer(chosen, prepared, capture)
+    made.adapt(task(prepared, chosen))
+    assert held
+    assert not any(gradient is not None for gradient in held)
+
+
 def test_an_error_of_the_work_itself_passes(cuda: Cuda) -> None:
     def run() -> Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -161,8 +183,8 @@ def test_an_error_of_the_work_itself_passes(cuda: Cuda) -> None:
     assert cuda.current == 0
 
 
-def trainer(chosen: Any, prepared: Any, capture: Any) -> EpisodeTrainer:
-    made = EpisodeTrainer(prepared, chosen, episodes=EPISODES, way=WAY, shot=SHOT)
+def trainer(chosen: Any, prepared: Any, capture: Any, *, episodes: int = EPISODES) -> EpisodeTrainer:
+    made = EpisodeTrainer(prepared, chosen, episodes=episodes, way=WAY, shot=SHOT)
     made._capture = capture
     made.stack.prepare = lambda inputs: None  # type: ignore[method-assign]  # the clock has no say
     return made
@@ -196,30 +218,24 @@ def test_a_training_whose_steps_cannot_be_captured_is_the_same_to_the_bit(
     prepared = parts(chosen)
     refusing = Refusing(CaptureError(REFUSED), successes=successes)
     plain, other = trainer(chosen, prepared, None), trainer(chosen, prepared, refusing)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FewshotBenchWarning)
-        for first in (0, EPISODES):
-            expected = plain.adapt(task(prepared, chosen, first=first))
-            found = other.adapt(task(prepared, chosen, first=first))
-            assert torch.equal(found.losses, expected.losses)
-            assert torch.equal(found.logits, expected.logits)
-            assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
+    for first in (0, EPISODES):
+        expected = plain.adapt(task(prepared, chosen, first=first))
+        found = other.adapt(task(prepared, chosen, first=first))
+        assert torch.equal(found.losses, expected.losses)
+        assert torch.equal(found.logits, expected.logits)
+        assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
     recorded = 1 + chosen.sees_queries
     assert refusing.tried == (successes + 1 if successes < recorded else recorded), "once is enough"
 
 
-def test_a_process_says_once_that_steps_are_not_captured(cuda: Cuda) -> None:
+def test_a_process_says_once_that_steps_are_not_captured(cuda: Cuda, caplog: pytest.LogCaptureFixture) -> None:
     chosen = recipe(epochs=1)
     prepared = parts(chosen)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        for _ in range(2):
-            trainer(chosen, prepared, Refusing(CaptureError("operation not permitted"))).adapt(task(prepared, chosen))
-    (warning,) = told
-    assert issubclass(warning.category, FewshotBenchWarning)
-    assert str(warning.message) == (
-        "fine-tuning steps run one by one, slower than as a CUDA graph: operation not permitted"
-    )
+    for _ in range(2):
+        trainer(chosen, prepared, Refusing(CaptureError("operation not permitted"))).adapt(task(prepared, chosen))
+    assert [record.getMessage() for record in caplog.records] == [
+        "note: fine-tuning steps run one by one, slower than as a CUDA graph: operation not permitted"
+    ]
 
 
 def test_a_trainer_that_falls_back_is_freed_without_the_garbage_collector(cuda: Cuda) -> None:
@@ -228,8 +244,7 @@ def test_a_trainer_that_falls_back_is_freed_without_the_garbage_collector(cuda: 
     gc.disable()
     try:
         made = trainer(chosen, prepared, Refusing(CaptureError("no")))
-        with pytest.warns(FewshotBenchWarning):
-            made.adapt(task(prepared, chosen))
+        made.adapt(task(prepared, chosen))
         freed = weakref.ref(made)
         del made
         assert freed() is None
@@ -238,7 +253,9 @@ def test_a_trainer_that_falls_back_is_freed_without_the_garbage_collector(cuda: 
 
 
 @pytest.mark.slow
-def test_where_a_graph_lacks_memory_half_as_many_episodes_are_tried_and_one_does_without(cuda: Cuda) -> None:
+def test_where_a_graph_lacks_memory_half_as_many_episodes_are_tried_and_one_does_without(
+    cuda: Cuda, caplog: pytest.LogCaptureFixture
+) -> None:
     chosen = recipe(epochs=1)
     prepared = parts(chosen)
     whole = task(prepared, chosen)
@@ -247,12 +264,12 @@ def test_where_a_graph_lacks_memory_half_as_many_episodes_are_tried_and_one_does
 
     def attempt(episodes: int) -> Tensor:
         tried.append(episodes)
-        made = EpisodeTrainer(prepared, chosen, episodes=episodes, way=WAY, shot=SHOT)
-        made._capture = Refusing(torch.OutOfMemoryError("CUDA out of memory."))
+        refusing = Refusing(torch.OutOfMemoryError("CUDA out of memory."))
+        made = trainer(chosen, prepared, refusing, episodes=episodes)
         return made.adapt(first_of(task(prepared, chosen), episodes)).logits
 
-    with pytest.warns(FewshotBenchWarning, match=r"CUDA out of memory\.$"):
-        episodes, logits = fit_by_halving(EPISODES, attempt)
+    episodes, logits = fit_by_halving(EPISODES, attempt)
+    assert caplog.messages[-1].endswith("CUDA out of memory.")
     assert (episodes, tried) == (1, [3, 2, 1])
     assert torch.allclose(logits, expected[:1], atol=1e-5)
 

@@ -168,10 +168,17 @@ def test_other_versions_and_hardware_are_named_and_explain_a_tie(cell):
     with_part(cell, 0, another_prediction)
     elsewhere = rewritten(
         cell,
-        lambda told: (told["versions"].update(torch="0.1"), told["provenance"]["hardware"].update(cpu="another")),
+        lambda told: (
+            told["versions"].update(torch="0.1"),
+            told["provenance"]["hardware"].update(cpu="another", tf32="convolutions"),
+        ),
     )
     result = again(elsewhere)
-    assert [(one.name, one.recorded) for one in result.environment_diff] == [("torch", "0.1"), ("cpu", "another")]
+    assert [(one.name, one.recorded) for one in result.environment_diff] == [
+        ("torch", "0.1"),
+        ("cpu", "another"),
+        ("tf32", "convolutions"),
+    ]
     assert result.explanation == "ties, by other versions or on another kind of machine"
     assert not result.is_equal
 
