@@ -17,6 +17,7 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.training.data_parallel import Processes
 from fewshot_bench.training.learner import Computing, Learner, weights_of
 from fewshot_bench.training.randomness import seeded_randomness
+from fewshot_bench.training.recipe import PrecisionName
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +95,14 @@ def trained(
     return weights_of(learner.backbone, learner.head) | {"losses": torch.stack(steps)}
 
 
+def in_precision(processes: Processes | None, precision: PrecisionName) -> Tensor:
+    """Losses of three steps of a network with batch norm."""
+    recipe = small_recipe("ce+schane", precision=precision, learning_rate=1e-3, schedule="constant")
+    with seeded_randomness(5):
+        learner = Learner(conv4(), bars(), recipe, normalise, CPU, Computing(processes=processes))
+        return torch.stack([learner.step(samples).loss for samples in learner.batches()])
+
+
 def of_equal_images(processes: Processes) -> Tensor:
     """What the processes make of one image each, [W, V]."""
     with seeded_randomness(6):
@@ -121,11 +130,13 @@ TRAININGS = {
     for has_batch_norm in (False, True)
     for micro_batch in (None, 5)
 }
+PRECISIONS: tuple[PrecisionName, ...] = ("float32", "bf16", "fp16")
 KINDS = ("plain", "without weights", "cumulative", "untracked", "with activation", "frozen", "none")
 CASES = {kind: partial(learnt, kind=kind) for kind in (*KINDS, "dropout", "unused")}
 CASES |= {
     "different": of_equal_images,
     "overflow": overflowing,
+    **{precision: partial(in_precision, precision=precision) for precision in PRECISIONS},
     "compiled": partial(learnt, kind="with activation", is_compiled=True),
     **TRAININGS,
 }
@@ -147,7 +158,7 @@ def test_gradients_and_running_statistics_are_those_of_one_process(results: list
 
 
 def test_every_process_has_the_same_bits(results: list[dict[str, Any]]) -> None:
-    for kind in CASES.keys() - {"different"}:
+    for kind in CASES.keys() - {"different", *PRECISIONS}:
         for name, value in results[0][kind].items():
             assert all(torch.equal(value, result[kind][name]) for result in results[1:]), (kind, name)
 
@@ -160,6 +171,14 @@ def test_a_network_that_draws_nothing_leaves_the_random_numbers_of_one_process(r
 def test_processes_drop_different_units(results: list[dict[str, Any]]) -> None:
     first, second, _ = results[0]["different"]
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_each_precision_trains(results: list[dict[str, Any]], precision: PrecisionName) -> None:
+    expected = in_precision(None, precision)
+    tolerance = 1e-4 if precision == "float32" else 2e-2
+    for result in results:
+        torch.testing.assert_close(result[precision], expected, rtol=tolerance, atol=0)
 
 
 def test_an_overflow_of_one_process_skips_the_step_of_all(results: list[dict[str, Any]]) -> None:
