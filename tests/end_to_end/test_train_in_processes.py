@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_two_processes_train_what_one_trains_and_say_so_once(home: Path, capsys:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_a_folder")
-def test_an_error_of_one_process_ends_all_and_is_said_once_and_the_same_command_resumes(home: Path) -> None:
+def test_an_error_of_one_process_ends_all_and_is_said_once_and_any_number_of_processes_resumes(home: Path) -> None:
     failed = torchrun(home, *OPTIONS, "--name", "two", FAILS="1")
     assert failed.returncode != 0
     assert failed.stdout == ""
@@ -96,13 +97,16 @@ def test_an_error_of_one_process_ends_all_and_is_said_once_and_the_same_command_
     assert "exitcode  : 2 " in failed.stderr
     assert state_file("two").exists()
     assert not checkpoint_file("two").exists()
+    shutil.copy(state_file("two"), state_file("alone"))
     done = torchrun(home, *OPTIONS, "--name", "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained ") == 1
-    assert exit_code([*OPTIONS, "--name", "one"]) == 0
+    for name in ("alone", "one"):
+        assert exit_code([*OPTIONS, "--name", name]) == 0
     weights = load_checkpoint(checkpoint_file("one"))[0]
-    for name, value in load_checkpoint(checkpoint_file("two"))[0].items():
-        torch.testing.assert_close(value, weights[name], rtol=0, atol=1e-4)
+    for resumed in ("alone", "two"):
+        for name, value in load_checkpoint(checkpoint_file(resumed))[0].items():
+            torch.testing.assert_close(value, weights[name], rtol=0, atol=1e-4)
 
 
 class OneOfFour(Processes):
