@@ -1,6 +1,8 @@
-"""Time the fine-tuning of whole backbones on each episode: the loop that everybody writes, and many episodes at once.
+"""Time the fine-tuning of backbones on each episode: the loop that everybody writes, and many episodes at once.
 
     python benchmarks/finetune.py
+    python benchmarks/finetune.py --only 'lite0-64 last:1'
+    python benchmarks/finetune.py --tune all --networks conv4-32 --episodes-at-once 1 2 4 8 16
     python benchmarks/finetune.py --device cuda
 
 Both train copies of one network with random weights on the same made-up episodes, with the same views, and classify 75
@@ -12,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -39,6 +41,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_tasks import EpisodeTask, ImageTasks, StepViews
+from fewshot_bench.finetuning.episodes_at_once import fastest_on_cpu
 from fewshot_bench.finetuning.frozen_prefix import NetworkParts, network_parts
 from fewshot_bench.finetuning.memory import bytes_per_episode, episodes_that_fit
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
@@ -61,11 +64,16 @@ class Network:
     is_convolutional: bool
 
 
+TUNED = ("all", "last:1", "norm", "lora")
 NETWORKS = {
     "conv4-32": Network("Conv4, 32 px", "conv4_64", 32, True),
     "conv4-84": Network("Conv4, 84 px", "conv4_64", 84, True),
     "resnet12-32": Network("ResNet-12, 32 px", "resnet12", 32, True),
     "resnet12-84": Network("ResNet-12, 84 px", "resnet12", 84, True),
+    "lite0-64": Network("EfficientNet-Lite0, 64 px", "tf_efficientnet_lite0", 64, True),
+    "lite0-128": Network("EfficientNet-Lite0, 128 px", "tf_efficientnet_lite0", 128, True),
+    "resnet50": Network("ResNet-50, 64 px", "resnet50", 64, True),
+    "vit-s-96": Network("ViT-S/16, 96 px", "vit_small_patch16_224", 96, False),
     "vit-s": Network("ViT-S/16, 224 px", "vit_small_patch16_224", 224, False),
     "vit-b": Network("ViT-B/16, 224 px", "vit_base_patch16_224", 224, False),
 }
@@ -98,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.device(arguments.device)
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     if arguments.profile:
-        _profile(_setup(NETWORKS[arguments.profile], arguments.shots[0], arguments.precision[0], arguments), arguments)
+        options = (arguments.shots[0], arguments.precision[0], arguments, arguments.tune[0])
+        _profile(_setup(NETWORKS[arguments.profile], *options), arguments)
         return
     until = time.monotonic() + 60 * arguments.minutes
     about = heading(device, steps=arguments.steps, repeats=arguments.repeats, loss=arguments.loss)
@@ -115,15 +124,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _measured(arguments: argparse.Namespace, until: float) -> tuple[list[Case], list[Row]]:
     """Everything that was asked for and begins before the time is over; rows are printed as they come."""
-    asked = [(NETWORKS[n], s, p) for p in arguments.precision for n in arguments.networks for s in arguments.shots]
+    asked = [
+        (NETWORKS[name], shot, precision, tune)
+        for precision in arguments.precision
+        for shot in arguments.shots
+        for name in arguments.networks
+        for tune in arguments.tune
+        if not arguments.only or any(words in f"{name} {tune} {shot}-shot" for words in arguments.only)
+    ]
     cases: list[Case] = []
     rows: list[Row] = []
     print(f"\n{table_head()}", flush=True)
-    for network, shot, precision in asked:
+    for network, shot, precision, tune in asked:
         if time.monotonic() > until:
             print(f"\nStopped after {arguments.minutes:g} minutes: {len(asked) - len(cases)} cases were not begun.")
             break
-        setup = _setup(network, shot, precision, arguments)
+        try:
+            setup = _setup(network, shot, precision, arguments, tune)
+        except StudyError as error:
+            print(f"\n{network.label}, --tune {tune}: {error}\n\n{table_head()}", flush=True)
+            continue
         cases.append(setup.case)
         for row in _rows(setup, arguments, until=until):
             rows.append(row)
@@ -135,9 +155,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), help="by default what suits the device")
-    parser.add_argument("--vit", action="store_true", help="ViT-S on a CPU as well")
+    parser.add_argument("--tune", nargs="+", help=f"{', '.join(TUNED)} on a CPU, all on a GPU")
+    parser.add_argument("--only", nargs="+", help="rows that contain one of these, such as 'lite0-64 last:1 5-shot'")
+    parser.add_argument("--vit", action="store_true", help="ViT-S at 224 px on a CPU as well")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--episodes-at-once", type=int, nargs="+", help="by default powers of two")
+    parser.add_argument(
+        "--episodes-at-once", type=int, nargs="+", help="powers of two on a GPU, what a study takes on a CPU"
+    )
     parser.add_argument("--steps", type=int, help="of each training; the first is not timed on its own")
     parser.add_argument("--repeats", type=int, default=3, help="alternating repeats; medians are reported")
     parser.add_argument("--precision", nargs="+", choices=["float32", "bf16"], help="bf16 and float32 on a GPU")
@@ -145,21 +169,25 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--loss", default="ce+schane", choices=["ce", "ce+schane", "ce+supcon", "ce+simclr"])
     parser.add_argument("--loop-episodes", type=int, help="episodes in each run of the loop, at most")
     parser.add_argument("--seconds", type=float, help="no more episodes at once after a run that took longer")
-    parser.add_argument("--minutes", type=float, help="nothing new begins after that; by default 7.5 on a GPU")
+    parser.add_argument(
+        "--minutes", type=float, help="nothing new begins after that; by default 7.5 on a GPU, 9 on a CPU"
+    )
     parser.add_argument("--threads", type=int, help="threads of torch; its default otherwise")
     parser.add_argument("--json", type=Path, help="write everything there, too")
     parser.add_argument("--profile", choices=list(NETWORKS), help="show where a batched step spends its time")
     arguments = parser.parse_args(argv)
     is_gpu = torch.device(arguments.device).type == "cuda"
-    on_cpu = ["conv4-32", "resnet12-32", *(["vit-s"] if arguments.vit else [])]
+    on_cpu = ["conv4-32", "lite0-64", "lite0-128", "resnet12-32", "resnet50", "vit-s-96"]
+    on_gpu = ["conv4-32", "conv4-84", "resnet12-32", "resnet12-84", "vit-s", "vit-b"]
     defaults = {
-        "networks": list(NETWORKS) if is_gpu else on_cpu,
-        "episodes_at_once": [2**power for power in range(11 if is_gpu else 5)],
+        "networks": on_gpu if is_gpu else [*on_cpu, *(["vit-s"] if arguments.vit else [])],
+        "tune": ["all"] if is_gpu else list(TUNED),
+        "episodes_at_once": [2**power for power in range(11)] if is_gpu else None,
         "steps": 10 if is_gpu else 3,
         "precision": ["bf16", "float32"] if is_gpu else ["float32"],
         "loop_episodes": 4 if is_gpu else 2,
         "seconds": 1.5 if is_gpu else 6.0,
-        "minutes": 7.5 if is_gpu else math.inf,
+        "minutes": 7.5 if is_gpu else 9.0,
     }
     for name, value in defaults.items():
         if getattr(arguments, name) is None:
@@ -172,26 +200,28 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 # What is trained
 
 
-def _setup(network: Network, shot: int, precision: str, arguments: argparse.Namespace) -> Setup:
+def _setup(network: Network, shot: int, precision: str, arguments: argparse.Namespace, tune: str = "all") -> Setup:
     device = torch.device(arguments.device)
     # The views are made before the clock starts, so how does not matter; see the rates of AutoAugment in the table.
     recipe = EpisodeRecipe(
         loss=arguments.loss,
+        tune=tune,
         epochs=arguments.steps,
         precision="bf16" if precision == "bf16" else "float32",
         views=2,
         augmentation="affine",
     )
     torch.manual_seed(0)
-    built: nn.Module = timm.create_model(network.timm_name, pretrained=False, num_classes=0, img_size=network.size)
+    size: Any = {"img_size": network.size} if network.timm_name.startswith(("conv4", "resnet12", "vit")) else {}
+    built: nn.Module = timm.create_model(network.timm_name, pretrained=False, num_classes=0, **size)
     built = built.eval().to(device)
     parts = network_parts(built, recipe, torch.randn(2, 3, network.size, network.size, device=device))
     augmentation = choose_augmentation("affine", channels=3, image_size=network.size)
     tasks = ImageTasks(_images(network.size), _normalised, augmentation, parts, recipe, device)
     is_tf32 = device.type == "cuda" and precision == "float32" and network.is_convolutional
     products = "tf32" if is_tf32 and torch.backends.cudnn.allow_tf32 else precision
-    flops = flops_per_step(built, WAY, 2 * WAY * shot, network.size)
-    case = Case(network.label, shot, precision, products, flops, matmul_rate(device, products))
+    flops = flops_per_step(parts.rest, WAY, 2 * WAY * shot, parts.sample.shape[1:], parts.tuned)
+    case = Case(network.label, shot, precision, products, flops, matmul_rate(device, products), tune)
     return Setup(case, parts, recipe, tasks, device)
 
 
@@ -287,11 +317,12 @@ def _batched(setup: Setup, trainer: EpisodeTrainer, task: EpisodeTask) -> tuple[
 def _rows(setup: Setup, arguments: argparse.Namespace, *, until: float) -> Iterator[Row]:
     for layout in arguments.layout or [None]:
         try:
-            most = _most_at_once(setup, layout, max(arguments.episodes_at_once))
+            numbers = arguments.episodes_at_once or [_of_a_study(setup)]
+            most = _most_at_once(setup, layout, max(numbers))
         except StudyError as error:
             print(f"\n{error}\n\n{table_head()}", flush=True)
             continue
-        for at_once in sorted(arguments.episodes_at_once):
+        for at_once in sorted(numbers):
             row = None
             if at_once <= most and time.monotonic() < until:
                 row = _row_if_it_fits(setup, at_once, layout, arguments)
@@ -302,10 +333,20 @@ def _rows(setup: Setup, arguments: argparse.Namespace, *, until: float) -> Itera
                 break
 
 
-def _most_at_once(setup: Setup, layout: str | None, largest: int) -> int:
+def _of_a_study(setup: Setup) -> int:
+    """How many episodes a study trains at once on a CPU."""
+    views = _views(setup)
+    per_episode = bytes_per_episode(setup.trainer(1, None), views)
+    return fastest_on_cpu(setup.parts, setup.recipe, views, per_episode, way=WAY, shot=setup.case.shot)
+
+
+def _views(setup: Setup) -> Tensor:
     one = setup.parts.sample[:1]
-    views = one.expand(2 * WAY * setup.case.shot, *one.shape[1:]).unsqueeze(0)
-    per_episode = bytes_per_episode(setup.trainer(1, layout), views)
+    return one.expand(2 * WAY * setup.case.shot, *one.shape[1:]).unsqueeze(0)
+
+
+def _most_at_once(setup: Setup, layout: str | None, largest: int) -> int:
+    per_episode = bytes_per_episode(setup.trainer(1, layout), _views(setup))
     give_back_memory(setup.device)
     return episodes_that_fit(per_episode, setup.device, largest=largest)
 
@@ -344,6 +385,7 @@ def _row(setup: Setup, at_once: int, layout: str | None, arguments: argparse.Nam
         case=setup.case,
         layout=trainer.stack.layout,
         is_default_layout=layout is None,
+        is_default_number=arguments.episodes_at_once is None,
         at_once=at_once,
         steps=arguments.steps,
         loop_step=medians["loop"].step,
@@ -363,8 +405,10 @@ def _row(setup: Setup, at_once: int, layout: str | None, arguments: argparse.Nam
 def _profile(setup: Setup, arguments: argparse.Namespace) -> None:
     """Operations of a batched step by the time that they take themselves."""
     layout = (arguments.layout or [None])[0]
-    at_once = min(max(arguments.episodes_at_once), _most_at_once(setup, layout, max(arguments.episodes_at_once)))
+    numbers = arguments.episodes_at_once or [_of_a_study(setup)]
+    at_once = min(max(numbers), _most_at_once(setup, layout, max(numbers)))
     trainer = setup.trainer(at_once, layout)
+    trainer.prepare()
     inputs = setup.task(range(at_once)).views.at(0, None)
     for _ in range(2):
         trainer.try_step(inputs)

@@ -6,7 +6,7 @@ import copy
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,11 +20,24 @@ from fewshot_bench.training.device_memory import peak_bytes
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def flops_per_step(network: nn.Module, way: int, views: int, size: int) -> int:
-    """Forward and backward pass of one episode in the plain network, counted without computing anything."""
+def flops_per_step(
+    network: nn.Module, way: int, views: int, size: int | Sequence[int], tuned: Sequence[str] | None = None
+) -> int:
+    """Forward and backward pass of one episode in the plain network, counted without computing anything.
+
+    Args:
+        network: what is run in a step.
+        way: N.
+        views: of a step.
+        size: pixels of an image's side, or the shape of one input of the network.
+        tuned: names of the trained parameters; None for all.
+    """
     probe = copy.deepcopy(network).to("meta")
+    for name, parameter in probe.named_parameters():
+        parameter.requires_grad_(tuned is None or name in tuned)
+    shape = (3, size, size) if isinstance(size, int) else size
     with FlopCounterMode(display=False) as counter:
-        embeddings = probe(torch.empty(views, 3, size, size, device="meta"))
+        embeddings = probe(torch.empty(views, *shape, device="meta"))
         logits = nn.Linear(embeddings.shape[-1], way, device="meta")(embeddings)
         torch.autograd.backward(logits.sum())
     return int(counter.get_total_flops())

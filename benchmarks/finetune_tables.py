@@ -11,6 +11,8 @@ from operator import attrgetter
 
 import torch
 
+from fewshot_bench.units import rate_text
+
 # What an adaptation takes by the recipe's default; the benchmark trains for fewer steps and adds the rest up.
 USUAL_STEPS = 100
 
@@ -26,6 +28,7 @@ class Case:
         products: what a product is computed in: "float32", "bf16", or "tf32" in float32 convolutions on a GPU.
         flops: of one training step of one episode in the plain network.
         matmul_rate: FLOP/s of a large product in that precision.
+        tune: what is trained.
     """
 
     network: str
@@ -34,9 +37,11 @@ class Case:
     products: str
     flops: int
     matmul_rate: float
+    tune: str = "all"
 
     def __str__(self) -> str:
-        return f"{self.network}, {self.shot}-shot, {self.precision}"
+        part = "" if self.tune == "all" else f", {self.tune}"
+        return f"{self.network}, {self.shot}-shot, {self.precision}{part}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Row:
         peak: bytes, batched.
         compared: predictions that both have made.
         agreeing: those that are the same.
+        is_default_number: whether that many go at once in a study.
     """
 
     case: Case
@@ -72,6 +78,7 @@ class Row:
     peak: int
     compared: int
     agreeing: int
+    is_default_number: bool = False
 
     @property
     def times_faster(self) -> float:
@@ -100,7 +107,7 @@ def heading(device: torch.device, *, steps: int, repeats: int, loss: str) -> str
     is_gpu = device.type == "cuda"
     name = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}" if is_gpu else "CPU"
     return (
-        f"Fine-tuning of whole backbones per episode on {name}: {loss}, random weights, 5-way, 75 queries, "
+        f"Fine-tuning of backbones per episode on {name}: {loss}, random weights, 5-way, 75 queries, "
         f"{steps} steps per episode; median of {repeats} alternating repeats.\n"
         f"{versions}, Python {platform.python_version()}; {torch.get_num_threads()} threads of torch, "
         f"{os.cpu_count()} cores ({platform.machine()}).\n"
@@ -109,14 +116,14 @@ def heading(device: torch.device, *, steps: int, repeats: int, loss: str) -> str
 
 def augmentation_line(size: int, rate: float) -> str:
     """What making the views would add, which the times do not contain."""
-    return f"AutoAugment makes {rate:,.0f} views per second of {size} px; the times below do not contain it."
+    return f"AutoAugment makes {rate_text(rate)} views per second of {size} px; the times below do not contain it."
 
 
 def table_head() -> str:
     """The first two lines of the table."""
     columns = (
-        "network, shots, precision", "layout", "episodes at once", "loop: ms per step", "batched: ms per step",
-        "times faster", "loop: ms per adapt", "batched: ms per adapt", "times faster, adapt",
+        "network, shots, precision, trained", "layout", "episodes at once", "loop: ms per step",
+        "batched: ms per step", "times faster", "loop: ms per adapt", "batched: ms per adapt", "times faster, adapt",
         f"episodes/s at {USUAL_STEPS} steps", "images/s", "GFLOP/s", "of matmul", "peak MiB", "predictions agree",
     )  # fmt: skip
     return f"| {' | '.join(columns)} |\n| --- | --- |{' ---: |' * (len(columns) - 2)}"
@@ -127,7 +134,7 @@ def row_line(row: Row) -> str:
     cells = (
         str(row.case), row.layout, f"{row.at_once:,}", _milliseconds(row.loop_step), _milliseconds(row.step),
         f"{row.times_faster:.2f}", _milliseconds(row.loop_adapt), _milliseconds(row.adapt),
-        f"{row.loop_adapt / row.adapt:.2f}", f"{row.usual_rate:,.3g}", f"{row.views / row.step:,.0f}",
+        f"{row.loop_adapt / row.adapt:.2f}", rate_text(row.usual_rate), rate_text(row.views / row.step),
         f"{row.flop_rate / 1e9:,.0f}", f"{row.share_of_matmul:.0%}", f"{row.peak / 2**20:,.0f}",
         f"{row.agreeing} of {row.compared}",
     )  # fmt: skip
@@ -167,10 +174,18 @@ def bars(rows: Sequence[Row], device: str) -> list[Bar]:
     """
     groups: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
-        if row.is_default_layout:
+        if row.is_default_layout and not row.is_default_number:
             groups.setdefault((row.case.network, row.case.shot), []).append(row)
     judge = _on_gpu if device == "cuda" else _on_cpu
-    return [bar for (network, shot), some in groups.items() for bar in judge(network, shot, some)]
+    own = [row for row in rows if row.is_default_number]
+    return [bar for (network, shot), some in groups.items() for bar in judge(network, shot, some)] + _never_slower(own)
+
+
+def _never_slower(rows: Sequence[Row]) -> list[Bar]:
+    return [
+        Bar(f"{row.case}: at most 5% slower than the loop", _as_times(row), row.times_faster >= 1 / 1.05)
+        for row in rows
+    ]
 
 
 def _on_cpu(network: str, shot: int, rows: Sequence[Row]) -> list[Bar]:

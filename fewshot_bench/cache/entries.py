@@ -27,8 +27,9 @@ from fewshot_bench.errors import CacheError
 from fewshot_bench.progress import Progress
 
 EMBEDDINGS, BASE_STAGES, OWN_IMAGES, DOWNLOADS = "embeddings", "checkpoints", "own-images", "downloads"
+TRIALS, COMPILED = "trials", "compiled"
 """Folders of the cache; nothing else is ever listed or removed."""
-FOLDERS = (EMBEDDINGS, BASE_STAGES, OWN_IMAGES, DOWNLOADS)
+FOLDERS = (EMBEDDINGS, BASE_STAGES, OWN_IMAGES, DOWNLOADS, TRIALS, COMPILED)
 LEFTOVER = "leftover"
 
 
@@ -96,7 +97,8 @@ def _entry(folder: str, path: Path) -> Entry | None:
         if path.is_dir():
             return Entry(path, folder, _words_of_folder(folder, path.name), *_size_and_time(path), {})
         facts = _facts(path)
-        what = facts.pop("what", f"{folder} of another version, or damaged")
+        unknown = f"{folder} of another version, or damaged"
+        what = facts.pop("what", "fastest computations on one machine" if folder == TRIALS else unknown)
         return Entry(path, folder, what, *_size_and_time(path), facts)
     return None
 

@@ -17,6 +17,7 @@ from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_tasks import EpisodeTask, ImageTasks, embedding_task
+from fewshot_bench.finetuning.episodes_at_once import fastest_on_cpu
 from fewshot_bench.finetuning.frozen_prefix import NetworkParts, embedding_parts, network_parts
 from fewshot_bench.finetuning.memory import (
     bytes_per_episode,
@@ -30,10 +31,7 @@ from fewshot_bench.training.augmentation import choose_augmentation
 from fewshot_bench.training.device_memory import is_out_of_memory
 from fewshot_bench.training.randomness import episode_keys
 
-# A GPU is filled. On a CPU more at once saves overhead only while activations stay near the caches: Conv4 at one
-# shot is fastest at 4 episodes, 16 MB each, and at five shots, 72 MB, one is.
 _MOST_AT_ONCE = 1024
-_NEAR_THE_CACHES = 70 << 20
 _STORED_AT_ONCE = 16
 
 MakeTask = Callable[[NDArray[np.int32], NDArray[np.int32], Tensor], EpisodeTask]
@@ -108,7 +106,9 @@ class FinetuneClassifier:
         inputs, query = (image.expand(count, *image.shape[1:]).unsqueeze(0) for count in (views, queries))
         per_episode = bytes_per_episode(trainer, inputs, query if queries else None)
         per_episode += self._method.fixed_views * way * shot * image.numel() * image.element_size()
-        most = max(1, _NEAR_THE_CACHES // per_episode) if self._device.type == "cpu" else _MOST_AT_ONCE
+        most = _MOST_AT_ONCE
+        if self._device.type == "cpu":  # a GPU is filled
+            most = fastest_on_cpu(self._parts, self._method, inputs, per_episode, way=way, shot=shot)
         return episodes_that_fit(per_episode, self._device, largest=most)
 
     def __call__(self, episodes: Episodes, chunk: int) -> Positions:

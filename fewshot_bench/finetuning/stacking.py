@@ -14,13 +14,28 @@ weights, and taken only if every episode gets what the network itself would give
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from fewshot_bench.cache import Trial, choose
 from fewshot_bench.errors import StudyError
+from fewshot_bench.finetuning.episode_convolution import (
+    MOST_PIXEL_PAIRS_TO_SUM,
+    Tunable,
+    autocast_like_convolution,
+    choose_algorithms,
+    pixel_pairs,
+)
+from fewshot_bench.finetuning.head import has_batch_norm
 from fewshot_bench.finetuning.stacked_channels import ChannelStackedNetwork
 from fewshot_bench.finetuning.stacked_network import StackedNetwork, VmapStackedNetwork
 from fewshot_bench.finetuning.tuned_parameters import full_precision_products, perturbed
@@ -37,6 +52,10 @@ class RowStackedNetwork(StackedNetwork):
     def __init__(self, network: nn.Module, tuned: Sequence[str], episodes: int) -> None:
         super().__init__(network, tuned, episodes)
         self.network = copy.deepcopy(network)
+        # Networks of convolutions; a transformer convolves once, for its patches.
+        self._is_channels_last = has_batch_norm(network)
+        if self._is_channels_last:
+            self.network.to(memory_format=torch.channels_last)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
         self._spread: list[_SpreadParameter] = []
@@ -66,10 +85,19 @@ class RowStackedNetwork(StackedNetwork):
     def __call__(self, inputs: Tensor) -> Tensor:
         """See `StackedNetwork`."""
         episodes, batch = inputs.shape[:2]
-        for spread in self._spread:
-            spread.fill(batch)
-        outputs: Tensor = self.network(inputs.flatten(0, 1))
+        outputs: Tensor = self.network(self._in_rows(inputs))
         return outputs.view(episodes, batch, -1)
+
+    def prepare(self, inputs: Tensor) -> None:
+        """See `StackedNetwork`; each convolution takes the fastest algorithm."""
+        choose_algorithms(self.network, self._in_rows(inputs))
+
+    def _in_rows(self, inputs: Tensor) -> Tensor:
+        """[E * B, ...], after spreading the parameters for such a batch."""
+        for spread in self._spread:
+            spread.fill(inputs.shape[1])
+        rows = inputs.flatten(0, 1)
+        return rows.contiguous(memory_format=torch.channels_last) if self._is_channels_last and rows.ndim == 4 else rows
 
     def weights(self, name: str) -> Tensor:
         """See `StackedNetwork`."""
@@ -131,7 +159,9 @@ class _StackedLayerNorm(_StackedLayer):
         return scaled.view_as(inputs)
 
 
-class _StackedConv(_StackedLayer):
+class _StackedConv(_StackedLayer, Tunable):
+    """A convolution, [E * B, C, H, W] -> [E * B, O, H', W']; see `episode_convolution` for the algorithms."""
+
     weight: Tensor
     bias: Tensor | None
 
@@ -140,30 +170,98 @@ class _StackedConv(_StackedLayer):
             raise TypeError("only plain convolutions are stacked")
         super().__init__(module, own, episodes)
         self.stride, self.padding, self.dilation = module.stride, module.padding, module.dilation
-        self.groups = module.groups
+        self.kernel_size, self.groups = module.kernel_size, module.groups
+
+    def algorithms(self, inputs: Tensor) -> tuple[str, ...]:
+        """See `Tunable`."""
+        if len(self.weight) == 1:
+            return ("grouped",)
+        found = ["grouped", "one by one"]
+        if isinstance(self.padding, str):
+            return tuple(found)
+        channels = self.weight.shape[2]
+        if self.kernel_size == (1, 1) and self.padding == (0, 0) and self.groups == 1:
+            found.append("products")
+        elif channels == 1 and self.weight.shape[1] == self.groups:
+            pairs = pixel_pairs(inputs, self)
+            found += ["pixel sums"] if pairs[0].numel() <= MOST_PIXEL_PAIRS_TO_SUM else []
+        return tuple(found)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Convolve [E * B, C, H, W] as channels [B, E * C, H, W]; transformers do this once, for their patches."""
-        side_by_side = inputs.view(self.episodes, -1, *inputs.shape[1:]).transpose(0, 1).flatten(1, 2)
-        weight = self.weight.expand(self.episodes, *self.weight.shape[1:])
-        bias = None if self.bias is None else self.bias.expand(self.episodes, -1).reshape(-1)
-        outputs = functional.conv2d(
-            side_by_side,
-            weight.flatten(0, 1),
-            bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups * self.episodes,
-        )
-        by_episode = outputs.view(len(outputs), self.episodes, -1, *outputs.shape[2:])
-        return by_episode.transpose(0, 1).flatten(0, 1)
+        """See the class."""
+        if len(self.weight) == 1:
+            outputs = self._convolved(inputs, self.weight[0])
+        elif self.algorithm == "one by one":
+            of_each = zip(inputs.chunk(self.episodes), self.weight, strict=True)
+            outputs = torch.cat([self._convolved(own, weight) for own, weight in of_each])
+        elif self.algorithm == "products":
+            outputs = self._products(*autocast_like_convolution(inputs, self.weight))
+        elif self.algorithm == "pixel sums":
+            outputs = self._pixel_sums(*autocast_like_convolution(inputs, self.weight))
+        else:
+            side_by_side = inputs.view(self.episodes, -1, *inputs.shape[1:]).transpose(0, 1).flatten(1, 2)
+            wide = self._convolved(side_by_side, self.weight.flatten(0, 1), self.episodes)
+            outputs = wide.view(len(wide), self.episodes, -1, *wide.shape[2:]).transpose(0, 1).flatten(0, 1)
+        if self.bias is None:
+            return outputs
+        by_episode = outputs.view(self.episodes, -1, *outputs.shape[1:])
+        return (by_episode + self.bias[:, None, :, None, None].to(outputs.dtype)).flatten(0, 1)
+
+    def _convolved(self, inputs: Tensor, weight: Tensor, episodes: int = 1) -> Tensor:
+        padding: Any = self.padding  # numbers or a name
+        groups = self.groups * episodes
+        return functional.conv2d(inputs, weight, None, self.stride, padding, self.dilation, groups)
+
+    def _products(self, inputs: Tensor, weight: Tensor) -> Tensor:
+        down, right = self.stride
+        pixels = inputs[:, :, ::down, ::right].permute(0, 2, 3, 1)
+        products = self.by_episode(pixels) @ weight.flatten(2).transpose(1, 2)
+        return products.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
+
+    def _pixel_sums(self, inputs: Tensor, weight: Tensor) -> Tensor:
+        pairs = pixel_pairs(inputs, self)
+        matrices = (weight.flatten(3).squeeze(2) @ pairs.flatten(1)).transpose(1, 2)
+        matrices = matrices.reshape(self.episodes, 1, *pairs.shape[1:], -1)
+        pixels = inputs.permute(0, 2, 3, 1).reshape(self.episodes, -1, pairs.shape[1], 1, self.groups)
+        sums = (pixels * matrices).sum(dim=2, dtype=inputs.dtype)
+        height = (
+            inputs.shape[2] + 2 * int(self.padding[0]) - self.dilation[0] * (self.kernel_size[0] - 1) - 1
+        ) // self.stride[0] + 1
+        return sums.view(len(inputs), height, -1, self.groups).permute(0, 3, 1, 2)
+
+
+class _StackedBatchNorm(_StackedLayer):
+    """Batch normalisation with the pretrained statistics, and the dropout and activation that timm's layers add."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, module: _BatchNorm, own: Sequence[str], episodes: int) -> None:
+        if module.running_mean is None or module.running_var is None or module.bias is None:
+            raise TypeError("only batch normalisation with statistics, weights and biases is stacked")
+        super().__init__(module, own, episodes)
+        self.register_buffer("factor", (module.running_var + module.eps).rsqrt())
+        self.register_buffer("mean", module.running_mean.clone())
+        self.after = nn.Sequential(*(getattr(module, name) for name in ("drop", "act") if hasattr(module, name)))
+
+    factor: Tensor
+    mean: Tensor
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[E * B, C] or [E * B, C, H, W]."""
+        last = inputs.movedim(1, -1)
+        scale = self.weight * self.factor
+        shift = self.bias - self.mean * scale
+        normal = torch.addcmul(shift.unsqueeze(1), self.by_episode(last), scale.unsqueeze(1)).to(inputs.dtype)
+        outputs: Tensor = self.after(normal.view(last.shape).movedim(-1, 1))
+        return outputs
 
 
 _LAYERS: tuple[tuple[type[nn.Module], type[_StackedLayer]], ...] = (
     (nn.Linear, _StackedLinear),
     (nn.LayerNorm, _StackedLayerNorm),
     (nn.Conv2d, _StackedConv),
+    (_BatchNorm, _StackedBatchNorm),
 )
 
 
@@ -194,8 +292,27 @@ def _join(path: str, name: str) -> str:
 _WAYS: tuple[type[StackedNetwork], ...] = (ChannelStackedNetwork, RowStackedNetwork, VmapStackedNetwork)
 
 
+@dataclass(frozen=True)
+class TrainingStep:
+    """What a training step of stacked networks computes.
+
+    Attributes:
+        images: that each episode sees.
+        autocast: makes the context in which the networks run.
+    """
+
+    images: int
+    autocast: Callable[[], AbstractContextManager[Any]]
+
+
 def stack_network(
-    network: nn.Module, tuned: Sequence[str], episodes: int, sample: Tensor, *, layout: str | None = None
+    network: nn.Module,
+    tuned: Sequence[str],
+    episodes: int,
+    sample: Tensor,
+    *,
+    layout: str | None = None,
+    step: TrainingStep | None = None,
 ) -> StackedNetwork:
     """Stack copies of a network in the fastest faithful way.
 
@@ -205,18 +322,55 @@ def stack_network(
         episodes: E.
         sample: two inputs, [2, ...], on the device.
         layout: "channels", "rows" or "vmap" to insist on one way.
+        step: if given, a network of convolutions is also stacked in rows, and a short trial of both decides.
 
     Raises:
         StudyError: no way gives what the network gives.
     """
     for way in _WAYS:
-        if layout in (None, way.layout) and _is_faithful(way, network, tuned, sample):
-            return way(network, tuned, episodes)
+        if layout not in (None, way.layout) or not _is_faithful(way, network, tuned, sample):
+            continue
+        has_choice = way is ChannelStackedNetwork and layout is None and step is not None
+        if has_choice and _is_faithful(RowStackedNetwork, network, tuned, sample):
+            assert step is not None
+            return _faster(way, RowStackedNetwork, network, tuned, episodes, sample, step)
+        return way(network, tuned, episodes)
     raise StudyError(
         f"{type(network).__name__} cannot be fine-tuned for many episodes at once"
         f"{f' in the layout {layout}' if layout else ''}: its outputs depend on other images of the batch, or its "
         "layers cannot be rebuilt. Use another backbone, or --tune head."
     )
+
+
+def _faster(
+    first: type[StackedNetwork],
+    second: type[StackedNetwork],
+    network: nn.Module,
+    tuned: Sequence[str],
+    episodes: int,
+    sample: Tensor,
+    step: TrainingStep,
+) -> StackedNetwork:
+    ways = {way.layout: way for way in (first, second)}
+    inputs = sample[:1].expand(step.images, *sample.shape[1:]).expand(episodes, step.images, *sample.shape[1:])
+    stacks: dict[str, StackedNetwork] = {}
+
+    def run(layout: str) -> None:
+        with step.autocast(), torch.enable_grad():
+            if layout not in stacks:
+                stack = ways[layout](network, tuned, episodes)
+                stack.prepare(inputs)
+                stacks[layout] = stack
+            outputs = stacks[layout](inputs)
+        trainable = list(stacks[layout].trainable.values())
+        torch.autograd.grad(outputs, trainable, torch.ones_like(outputs), allow_unused=True)
+
+    with step.autocast():
+        about = f"{inputs.dtype} {torch.is_autocast_enabled(sample.device.type)} {tuple(inputs.shape)}"
+    layers = hashlib.sha256(f"{network} {tuple(tuned)}".encode()).hexdigest()[:16]
+    key = f"layout of {type(network).__name__} {layers} for {about}"
+    layout = choose([Trial(key, {layout: partial(run, layout) for layout in ways})], sample.device)[key]
+    return stacks.pop(layout) if layout in stacks else ways[layout](network, tuned, episodes)
 
 
 def _is_faithful(way: type[StackedNetwork], network: nn.Module, tuned: Sequence[str], sample: Tensor) -> bool:

@@ -39,7 +39,7 @@ from fewshot_bench.finetuning.recipe import (
     set_learning_rate,
     stacked_optimizer,
 )
-from fewshot_bench.finetuning.stacking import stack_network
+from fewshot_bench.finetuning.stacking import TrainingStep, stack_network
 from fewshot_bench.losses import loss_function, reading_of
 from fewshot_bench.training.device_memory import is_out_of_memory
 from fewshot_bench.training.randomness import keyed_uniform
@@ -214,14 +214,16 @@ class EpisodeTrainer:
             StudyError: the network cannot be stacked, or not with this kind of batch normalisation.
         """
         self.recipe, self.way, self.shot, self.device = recipe, way, shot, parts.sample.device
-        self.stack = stack_network(parts.rest, parts.tuned, episodes, parts.sample, layout=layout)
         self._normalises_batches = recipe.bn != "frozen" and has_batch_norm(parts.rest)
+        has_choice = not self._normalises_batches and recipe.steps(way * shot) > 0
+        step = TrainingStep(self._views, self._autocast) if has_choice else None
+        self.stack = stack_network(parts.rest, parts.tuned, episodes, parts.sample, layout=layout, step=step)
         if self._normalises_batches and self.stack.layout != "channels":
             raise StudyError(
                 f"--bn {recipe.bn} needs a network of convolutions, whose episodes lie side by side, and "
                 f"{type(parts.rest).__name__} is not one. Use --bn frozen."
             )
-        self._initial = parts.initial
+        self._initial, self._sample, self._is_prepared = parts.initial, parts.sample, False
         self.head = StackedHead(episodes, way, parts.feature_size, like=parts.sample)
         self.base_head = None
         if parts.base_head is not None:
@@ -259,6 +261,7 @@ class EpisodeTrainer:
         """
         with torch.no_grad():
             queries = task.query(slice(None)) if self.recipe.sees_queries else None
+        self.prepare()
         with torch.enable_grad():
             self._record_step(task, queries)
             self._begin(task)
@@ -268,6 +271,17 @@ class EpisodeTrainer:
         # The losses of an episode after it stopped early do not matter.
         self._refuse_divergence(losses[:0] if self.recipe.patience else losses, logits)
         return Adapted(logits, losses, self.weights)
+
+    def prepare(self) -> None:
+        """Choose how layers compute; only the first call does something."""
+        if self._is_prepared or not self.recipe.steps(self.way * self.shot):
+            return
+        if self._normalises_batches:
+            use_batch_statistics(self.stack.module)
+        shape = self._sample.shape[1:]
+        with self._autocast():
+            self.stack.prepare(self._sample[:1].expand(self._views, *shape).expand(self.stack.episodes, -1, *shape))
+        self._is_prepared = True
 
     def try_step(self, inputs: Tensor) -> None:
         """Run one step on inputs [E, 2B, ...] to measure it."""
@@ -279,6 +293,12 @@ class EpisodeTrainer:
         """Run one step on the queries [E, M, ...] to measure it."""
         self._query_step(queries, None, torch.zeros(len(queries), dtype=torch.int64, device=self.device), 0)
 
+    @property
+    def _views(self) -> int:
+        """Images that each episode sees in a step, 2B."""
+        images = self.way * self.shot
+        return 2 * -(-images // self.recipe.steps_per_epoch(images))
+
     def _record_step(self, task: EpisodeTask, queries: Tensor | None) -> None:
         """Record the steps of a task, if this device replays steps and has none recorded yet."""
         images = self.way * self.shot
@@ -286,15 +306,11 @@ class EpisodeTrainer:
             return
         if queries is not None and (self._replayed_queries is None or not self._replayed_queries.fits(queries)):
             self._begin(task)
-            with self._autocast():
-                self.stack.prepare(queries)
             self._replayed_queries = self._recorded(self._query_step, queries, None, task.keys.on_device)
         chosen = self._chosen(task, 0, self.recipe.steps_per_epoch(images))
         inputs = task.views.at(0, chosen)
         if self._replayed is None or not self._replayed.fits(inputs):
             self._begin(task)
-            with self._autocast():
-                self.stack.prepare(inputs)
             self._replayed = self._recorded(self._step, inputs, chosen, task.keys.on_device)
 
     def _recorded(self, step: Step, inputs: Tensor, chosen: Tensor | None, keys: Tensor) -> ReplayedStep | None:

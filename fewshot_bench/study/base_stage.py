@@ -41,8 +41,7 @@ from fewshot_bench.training import (
     seeded_randomness,
     train_on_base,
 )
-from fewshot_bench.training.data_parallel import Processes
-from fewshot_bench.training.device_memory import is_out_of_memory
+from fewshot_bench.training.device_memory import is_out_of_memory, release_unused
 
 TRAINING_VERSION = 2
 
@@ -244,12 +243,11 @@ class MicroBatches:
         device: str,
         progress: Progress,
         state: StateFile | None = None,
-        is_compiled: bool = False,
-        processes: Processes | None = None,
+        computing: Computing | None = None,
         selection: Selection | None = None,
         after_epoch: Callable[[History], None] | None = None,
     ) -> TrainingResult:
-        """Train as `train_on_base` does; the state's metadata gets the sizes.
+        """Train as `train_on_base` does, in these micro-batches; the state's metadata gets their sizes.
 
         Raises:
             StudyError: memory ran out, and no smaller micro-batch may be tried; or see `train_on_base`.
@@ -265,7 +263,7 @@ class MicroBatches:
                     normalise=backbone.preprocessing,
                     device=device,
                     progress=progress,
-                    computing=Computing(micro_batch=size, is_compiled=is_compiled, processes=processes),
+                    computing=replace(computing or Computing(), micro_batch=size),
                     selection=selection,
                     state=None if state is None else replace(state, metadata={**state.metadata, **metadata}),
                     after_epoch=after_epoch,
@@ -279,8 +277,7 @@ class MicroBatches:
                         + self.way_out.format(half=max(1, size // 2))
                     ) from error
             # Outside of the handler the error no longer holds the tensors it was working on.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_unused()
             self.sizes.append(size // 2)
 
 

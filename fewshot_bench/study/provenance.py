@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import torch
 
 import fewshot_bench
+from fewshot_bench._io.processor import processor_name
 from fewshot_bench.backbones import Backbone, fit_words
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.engine.engine import Engine
@@ -118,7 +119,7 @@ def hardware(device: str) -> dict[str, Any]:
     """The kind of machine: device, processor, cores, bytes of memory, and TF32, as far as the system tells them."""
     where = torch.device(device)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
-    found = {"device": name, "cpu": _processor(), "cores": os.cpu_count(), "memory_bytes": _memory()}
+    found = {"device": name, "cpu": processor_name(), "cores": os.cpu_count(), "memory_bytes": _memory()}
     return {key: value for key, value in found.items() if value} | tf32(device)
 
 
@@ -196,15 +197,6 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     return result.stdout.strip() if result.returncode == 0 else None
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor()
 
 
 def _memory() -> int:

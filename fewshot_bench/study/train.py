@@ -47,6 +47,7 @@ from fewshot_bench.study.checkpoints import (
 )
 from fewshot_bench.study.provenance import tf32, weights_record
 from fewshot_bench.training import (
+    Computing,
     History,
     Selection,
     StateFile,
@@ -366,8 +367,7 @@ class _Training:
             device=self.device,
             progress=self.progress,
             state=StateFile(path=self.state, every=self.plan.save_every, metadata={"card": self.card.as_json()}),
-            is_compiled=self.plan.is_compiled,
-            processes=self.processes,
+            computing=Computing(is_compiled=self.plan.is_compiled, processes=self.processes),
             selection=selection,
             after_epoch=self._log,
         )

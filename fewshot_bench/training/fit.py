@@ -26,6 +26,7 @@ from fewshot_bench.training.checkpoints import load_checkpoint, save_tensors
 from fewshot_bench.training.learner import Computing, Learner, Measured, Normalise, load_weights, weights_of
 from fewshot_bench.training.randomness import kept_random_numbers, limited_threads, seeded_randomness
 from fewshot_bench.training.recipe import Recipe
+from fewshot_bench.units import speed_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -125,7 +126,7 @@ class EpochSums:
     def note(self) -> str:
         """The epoch so far, for a progress bar."""
         means = f"loss {self.loss / self.views:.3f}, accuracy {self.hits / self.views:.0%}"
-        return f"{means}, {self.images_per_second:,.0f} images/s"
+        return f"{means}, {speed_text(self.images_per_second, 'image')}"
 
     def summary(self, learner: Learner, epochs: int) -> dict[str, float]:
         """The row in the history of the learner's last epoch, the `epochs`-th."""

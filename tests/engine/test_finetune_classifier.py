@@ -18,6 +18,7 @@ from fewshot_bench.engine.classify import accuracy
 from fewshot_bench.engine.finetune import FinetuneClassifier, base_head_for
 from fewshot_bench.episodes import Protocol, sample_episodes
 from fewshot_bench.errors import StudyError
+from fewshot_bench.finetuning import episodes_at_once
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
 
 pytestmark = pytest.mark.slow
@@ -86,7 +87,7 @@ def test_too_little_memory_halves_what_is_trained_at_once_and_changes_no_predict
         return adapt(self, task)
 
     monkeypatch.setattr(engine.EpisodeTrainer, "adapt", adapt_three_at_most)
-    monkeypatch.setattr(engine, "_NEAR_THE_CACHES", 1 << 40)
+    monkeypatch.setattr(engine, "fastest_on_cpu", lambda *_, **__: 1024)
     made = classifier()
     assert np.array_equal(made(episodes(), 10), expected)
     assert tried == [10, 5, 3, 3, 3, 1]
@@ -105,8 +106,28 @@ def test_an_episode_that_does_not_fit_alone_is_an_error(monkeypatch):
 
 
 def test_more_episodes_go_at_once_where_each_needs_less():
-    one, five = (classifier().chunk(Protocol("toy", shot=shot, query=5)) for shot in (1, 5))
+    heads = classifier(tune="head", views=2)
+    one, five = (heads.chunk(Protocol("toy", shot=shot, query=5)) for shot in (1, 5))
     assert one >= five >= 1
+
+
+def test_the_fastest_number_of_episodes_goes_at_once_on_a_cpu(monkeypatch):
+    asked = []
+
+    def choose(trials, device):
+        (trial,) = trials
+        asked.append(list(trial.candidates))
+        for run in trial.candidates.values():
+            run()
+        return {trial.key: "4"}
+
+    monkeypatch.setattr(episodes_at_once, "choose", choose)
+    assert classifier().chunk(Protocol("toy", shot=1, query=5)) == 16
+    assert asked[0][:3] == ["1", "2", "4"], "no more than fit"
+    asked.clear()
+    assert classifier()(episodes(), 10).shape == (10, 25)
+    assert classifier(epochs=0)(episodes(), 10).shape == (10, 25)
+    assert len(asked) == 1, "without steps nothing is tried"
 
 
 def test_a_head_on_embeddings_made_before_is_a_head_on_a_backbone_that_stays_as_it_is():

@@ -10,7 +10,7 @@ import torch
 from small_task import EPISODES, SHOT, WAY, parts, recipe, task
 from torch import Tensor
 
-from fewshot_bench.finetuning import stacked_channels
+from fewshot_bench.cache import trials
 from fewshot_bench.finetuning.trainer import Adapted, EpisodeTrainer, ReplayedStep
 
 
@@ -119,7 +119,7 @@ def copied(adapted: Adapted) -> dict[str, Tensor]:
 @pytest.fixture(autouse=True)
 def _without_chance(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Neither the clock, which would choose how to convolve, nor the order in which threads sum has a say."""
-    monkeypatch.setattr(stacked_channels, "_seconds", lambda run: 1.0 if run() else 2.0)
+    monkeypatch.setattr(trials, "_clock", lambda device: lambda run: 1.0 if run() else 2.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

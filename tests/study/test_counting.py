@@ -86,6 +86,7 @@ def test_a_network_that_looks_at_values_is_run():
     assert network_cost(Looks(), torch.rand(4, 3, 2, 2)).forward == 2 * 12 * 2
 
 
+@pytest.mark.slow
 def test_a_training_is_epochs_times_images_in_two_views(tmp_path, toy):
     training = training_of(estimated(tmp_path, GPU, **CONV4))
     backbone = known_backbone(BackboneRequest("conv4_32", 3, 16))
@@ -123,6 +124,7 @@ def test_half_the_bits_leave_room_for_more_images(tmp_path):
     assert sizes == [4, 8]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_a_problem_and_the_rest_is_counted(tmp_path):
     small = Machine(memory=1_000_000, flops=1e12)
     ahead = estimated(tmp_path, small, **CONV4)
@@ -133,6 +135,7 @@ def test_what_does_not_fit_is_a_problem_and_the_rest_is_counted(tmp_path):
     assert "one 5-way 1-shot episode needs about" in problem
 
 
+@pytest.mark.slow
 def test_without_a_rate_there_is_no_time(tmp_path):
     ahead = estimated(tmp_path, Machine(memory=10**9), **CONV4)
     assert [work.seconds for work in ahead.work] == [None, None]
@@ -142,6 +145,7 @@ def test_without_a_rate_there_is_no_time(tmp_path):
     assert ahead.free_bytes == 10**9
 
 
+@pytest.mark.slow
 def test_embeddings_are_one_forward_pass_per_image_whatever_the_caches_here_hold(tmp_path, toy):
     backbone = known_backbone(BackboneRequest("conv4_32", 3, 16))
     cost = network_cost(backbone.network, torch.rand(4, 3, 16, 16))
@@ -186,6 +190,7 @@ def test_heads_are_counted_on_a_few_episodes(tmp_path):
     assert ahead.is_whole
 
 
+@pytest.mark.slow
 def test_images_that_are_not_here_are_taken_from_the_catalogue(tmp_path, monkeypatch):
     monkeypatch.undo()  # the datasets are the real ones
     monkeypatch.setenv("FEWSHOT_BENCH_HOME", str(tmp_path))
@@ -212,6 +217,7 @@ def test_stand_ins_are_as_large_as_the_summary_says(name):
     assert f"{images:,} images" in summary or all(set(split.class_sizes) == {600} for split in dataset.splits.values())
 
 
+@pytest.mark.slow
 def test_of_this_machine_nothing_new_is_said(tmp_path):
     ahead = estimated(tmp_path, None, **CONV4).as_dict()
     assert "machine" not in ahead
