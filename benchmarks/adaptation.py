@@ -219,7 +219,7 @@ def _arguments() -> argparse.Namespace:
 # What is classified
 
 
-def _synthetic(images: int) -> tuple[NDArray[np.float32], list[int], str]:
+def _synthetic(images: int = SYNTHETIC_IMAGES) -> tuple[NDArray[np.float32], list[int], str]:
     """Nonnegative clusters whose 5-way 1-shot accuracy is near 70%, as that of real embeddings."""
     generator = np.random.default_rng(0)
     centers = generator.normal(size=(SYNTHETIC_CLASSES, 1, SYNTHETIC_SIZE))
