@@ -212,7 +212,7 @@ def keep_gradients_in_format(network: nn.Module, memory_format: torch.memory_for
 
     def watch(module: nn.Module, inputs: Any, outputs: Tensor) -> None:
         if outputs.requires_grad and outputs.ndim == 4:
-            outputs.register_hook(lay_out)
+            outputs.register_hook(lay_out)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     for module in network.modules():
         if isinstance(module, _BatchNorm):
