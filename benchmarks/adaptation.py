@@ -37,6 +37,7 @@ from torch import Tensor
 from fewshot_bench.adaptation import ADAPTATIONS, EmbeddedSplit, EmbeddingAdaptation, Features
 from fewshot_bench.engine.classify import classify
 from fewshot_bench.episodes import Episodes, Protocol, sample_indices
+from fewshot_bench.units import rate_text
 
 try:
     from easyfsl import methods as easyfsl
@@ -353,7 +354,7 @@ def _run(race: Race, splits: Splits, episodes: Episodes, arguments: argparse.Nam
         common = 0 if other is None or label == race.reference else min(len(predicted), len(other))
         different = int((predicted[:common] != other[:common]).sum()) if other is not None else 0
         yield (
-            f"| {shot} | {label} | {len(predicted):,} | {rates[label]:,.1f} | "
+            f"| {shot} | {label} | {len(predicted):,} | {rate_text(rates[label])} | "
             f"{f'{rates[label] / slowest:,.1f}' if slowest and label != race.reference else ''} | "
             f"{(predicted == truth).mean():.2%} | {f'{different:,} of {common * len(truth):,}' if common else ''} |"
         )

@@ -27,7 +27,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from fewshot_bench.training.autoaugment import SMALL_IMAGE, AutoAugment
+from fewshot_bench.training.autoaugment import AutoAugment
+from fewshot_bench.training.policies import SMALL_IMAGE
+from fewshot_bench.units import rate_text
 
 BATCHES = {32: (10, 100, 1_000, 10_000), 84: (10, 100, 1_000, 10_000), 224: (10, 100, 1_000)}
 Augment = Callable[[Tensor], Tensor]
@@ -82,9 +84,9 @@ def _row(images: Tensor, repeats: int, most: int) -> str:
             if repeat:
                 rates[name].append(len(batch) / seconds)
     median = {name: statistics.median(values) for name, values in rates.items()}
-    kornia = f"{median['kornia']:,.0f}" if "kornia" in median else "not installed"
+    kornia = rate_text(median["kornia"]) if "kornia" in median else "not installed"
     return (
-        f"| {size} | {count:,} | {median['torchvision']:,.0f} | {kornia} | {median['ours']:,.0f} | "
+        f"| {size} | {count:,} | {rate_text(median['torchvision'])} | {kornia} | {rate_text(median['ours'])} | "
         f"{median['ours'] / median['torchvision']:.1f} times |"
     )
 

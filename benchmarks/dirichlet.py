@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from fewshot_bench.adaptation import ADAPTATIONS, EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.engine.classify import classify
 from fewshot_bench.episodes import Protocol, draw
+from fewshot_bench.units import rate_text
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "centroid": ("centroid", {}),
@@ -72,7 +73,7 @@ def main() -> None:
             rate = 2 * arguments.episodes / (time.perf_counter() - start)
             print(
                 f"| {shot} | {name} | {_mean(even)} | {_mean(uneven)} | {100 * (uneven.mean() - even.mean()):+.1f} | "
-                f"{rate:,.0f} |",
+                f"{rate_text(rate)} |",
                 flush=True,
             )
 

@@ -43,10 +43,11 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_tasks import EpisodeTask, ImageTasks, StepViews
 from fewshot_bench.finetuning.episodes_at_once import fastest_on_cpu
 from fewshot_bench.finetuning.frozen_prefix import NetworkParts, network_parts
-from fewshot_bench.finetuning.memory import bytes_per_episode, episodes_that_fit, is_out_of_memory
+from fewshot_bench.finetuning.memory import bytes_per_episode, episodes_that_fit
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.training.augmentation import choose_augmentation
+from fewshot_bench.training.device_memory import is_out_of_memory
 from fewshot_bench.training.randomness import episode_keys
 
 WAY, QUERY = 5, 15

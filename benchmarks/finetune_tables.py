@@ -11,6 +11,8 @@ from operator import attrgetter
 
 import torch
 
+from fewshot_bench.units import rate_text
+
 # What an adaptation takes by the recipe's default; the benchmark trains for fewer steps and adds the rest up.
 USUAL_STEPS = 100
 
@@ -114,7 +116,7 @@ def heading(device: torch.device, *, steps: int, repeats: int, loss: str) -> str
 
 def augmentation_line(size: int, rate: float) -> str:
     """What making the views would add, which the times do not contain."""
-    return f"AutoAugment makes {rate:,.0f} views per second of {size} px; the times below do not contain it."
+    return f"AutoAugment makes {rate_text(rate)} views per second of {size} px; the times below do not contain it."
 
 
 def table_head() -> str:
@@ -132,7 +134,7 @@ def row_line(row: Row) -> str:
     cells = (
         str(row.case), row.layout, f"{row.at_once:,}", _milliseconds(row.loop_step), _milliseconds(row.step),
         f"{row.times_faster:.2f}", _milliseconds(row.loop_adapt), _milliseconds(row.adapt),
-        f"{row.loop_adapt / row.adapt:.2f}", f"{row.usual_rate:,.3g}", f"{row.views / row.step:,.0f}",
+        f"{row.loop_adapt / row.adapt:.2f}", rate_text(row.usual_rate), rate_text(row.views / row.step),
         f"{row.flop_rate / 1e9:,.0f}", f"{row.share_of_matmul:.0%}", f"{row.peak / 2**20:,.0f}",
         f"{row.agreeing} of {row.compared}",
     )  # fmt: skip

@@ -36,6 +36,7 @@ from PIL import Image
 
 from fewshot_bench._io.locations import HOME_VARIABLE
 from fewshot_bench.datasets import OwnOptions, import_dataset, import_own_images, open_dataset
+from fewshot_bench.units import rate_text
 
 CLASSES = 20
 JPEG_SIZE = (500, 375)  # the usual size of an image of ILSVRC-2012
@@ -95,8 +96,8 @@ def compare(label: str, ours: Callable[[], str], theirs: Callable[[], int], repe
         times["open"].append(timed(partial(open_dataset, name))[1])
     ours_s, theirs_s, open_s = (statistics.median(times[key]) for key in ("ours", "theirs", "open"))
     print(
-        f"| {label} | {images:,} | {images / ours_s:,.0f} | {images / theirs_s:,.0f} | {ours_s / theirs_s:.2f} times "
-        f"as long | {1000 * open_s:.1f} |",
+        f"| {label} | {images:,} | {rate_text(images / ours_s)} | {rate_text(images / theirs_s)} | "
+        f"{ours_s / theirs_s:.2f} times as long | {1000 * open_s:.1f} |",
         flush=True,
     )
 

@@ -124,10 +124,11 @@ def test_a_sweep_starts_nothing_but_this_program():
     assert len(started) == 1
     assert started[0].startswith("subprocess.Popen(command, ")
     assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
-    names = ("command", "module_folders")
+    names = ("command", "module_folders", "of_process")
     values = {name: [ast.unparse(a.value) for a in assigned if ast.unparse(a.targets[0]) == name] for name in names}
     assert values["module_folders"] == ["'\\n'.join(filter(None, sys.path))"]
-    assert values["command"] == ["[sys.executable, '-c', _BEGIN, module_folders, *arguments, '--worker', device]"]
+    assert values["command"] == ["[sys.executable, '-c', _BEGIN, module_folders, *arguments, *of_process]"]
+    assert values["of_process"] == ["['--worker', device, '--memory-share', str(1 / devices.count(device))]"]
     assert "import" not in _BEGIN.replace("import sys\n", "").replace("from fewshot_bench.__main__ import main\n", "")
 
 

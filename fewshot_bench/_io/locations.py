@@ -94,9 +94,11 @@ def checkpoints_folder() -> Path:
 
 def cache_folder() -> Path:
     """Folder of embeddings and base stages: `$FEWSHOT_BENCH_HOME/cache`, or the platform's cache folder."""
-    other = _OTHER_CACHE.get()
-    if other is not None:
-        return other
+    return _OTHER_CACHE.get() or machine_cache_folder()
+
+
+def machine_cache_folder() -> Path:
+    """The cache folder of this machine, for measurements of it: `caching_in` does not change it."""
     if HOME_VARIABLE in os.environ:
         return Path(os.environ[HOME_VARIABLE]).expanduser() / "cache"
     return platformdirs.user_cache_path("fewshot-bench")

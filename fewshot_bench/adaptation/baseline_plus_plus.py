@@ -21,7 +21,6 @@ random direction, so neither the order of a support set nor the other episodes m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -148,8 +147,10 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         is_learned = self.class_norms == "learned"
         norms = weights.norm(dim=2) if is_learned else torch.ones_like(weights[:, :, 0])
         velocity: tuple[Tensor, Tensor] | None = None
-        for batch in self.batches(features.shape[1]):
-            now = batch.to(features.device)
+        batches = self.batches(features.shape[1])
+        # One copy to the device for all steps, which would wait for it one by one.
+        images = torch.cat(batches).to(features.device)
+        for now in torch.split(images, [len(batch) for batch in batches]):
             slopes = _slopes(features[:, now], targets[:, now], weights, norms, self.scale)
             slopes = slopes[0] + self.weight_decay * weights, slopes[1] + self.weight_decay * norms
             if velocity is None:  # as SGD of PyTorch begins
@@ -170,7 +171,7 @@ class BaselinePlusPlus(EmbeddingAdaptation):
         weights: Tensor = (2 * uniform - 1) / size**0.5
         return weights
 
-    def batches(self, images: int) -> Sequence[Tensor]:
+    def batches(self, images: int) -> list[Tensor]:
         """Which images each step takes, by their place in the order of an episode: all epochs, one after the other."""
         uniform = keyed_uniform(image_keys(self.seed, np.arange(self.epochs)), [_BATCHES], images)
         return [batch for order in uniform.argsort(dim=1, stable=True) for batch in order.split(self.batch_size)]

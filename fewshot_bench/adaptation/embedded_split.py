@@ -184,6 +184,14 @@ def in_parts(episodes: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tuple(tensor[start : start + episodes] for tensor in tensors)
 
 
+def steps_per_check(device: torch.device) -> int:
+    """After how many steps of an iteration to ask whether all episodes have finished, which changes no result.
+
+    The question makes the host wait for a GPU, which costs more than a few steps too many. A CPU is asked every time.
+    """
+    return 1 if device.type == "cpu" else 8
+
+
 Fit = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Inner products of the support images, float64 [E, n, n] -> coefficients [E, n, N] and intercepts [E, N] or None."""
 

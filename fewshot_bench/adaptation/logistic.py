@@ -23,7 +23,13 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, scores_in_span, support_labels, symmetric_products
+from fewshot_bench.adaptation.embedded_split import (
+    EmbeddedSplit,
+    scores_in_span,
+    steps_per_check,
+    support_labels,
+    symmetric_products,
+)
 from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.training.recipe import AugmentationName
 
@@ -130,8 +136,8 @@ def logistic_in_span(
     for _ in range(max_iterations):
         now = problem.of(active)
         gradient, probabilities = now.gradient(weights[active])
-        unfinished = gradient.abs().amax((1, 2)) > tolerance * C
-        if not bool(unfinished.any()):
+        unfinished = torch.nonzero(gradient.abs().amax((1, 2)) > tolerance * C).squeeze(1)
+        if not len(unfinished):
             break
         active, now = active[unfinished], now.of(unfinished)
         weights[active] = _newton_step(now, weights[active], gradient[unfinished], probabilities[unfinished])
@@ -167,8 +173,8 @@ class _Problem:
     C: float
 
     def of(self, episodes: Tensor) -> _Problem:
-        """The same for some of the episodes."""
-        if episodes.dtype != torch.bool and len(episodes) == len(self.features):
+        """The same for some of the episodes, by their places in ascending order."""
+        if len(episodes) == len(self.features):
             return self
         return _Problem(self.features[episodes], self.targets[episodes], self.C)
 
@@ -219,9 +225,10 @@ def _solve(problem: _Problem, gradient: Tensor, probabilities: Tensor) -> Tensor
     # Loose while far from the optimum, tight near it: the outer iteration stays quadratic.
     first = energy.clamp_min(torch.finfo(energy.dtype).tiny)
     target = first * torch.minimum(torch.full_like(first, 1e-3), first / C).clamp_min(1e-16)
-    for _ in range(_LARGEST_CG):
+    often = steps_per_check(gradient.device)
+    for step in range(_LARGEST_CG):
         running = energy > target
-        if not bool(running.any()):
+        if (step + 1) % often == 0 and not bool(running.any()):
             break
         weighted = probabilities * (search @ transposed)
         curved = weighted - probabilities * weighted.sum(1, keepdim=True)

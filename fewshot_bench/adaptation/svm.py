@@ -26,7 +26,13 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, scores_in_span, support_labels, symmetric_products
+from fewshot_bench.adaptation.embedded_split import (
+    EmbeddedSplit,
+    scores_in_span,
+    steps_per_check,
+    support_labels,
+    symmetric_products,
+)
 from fewshot_bench.errors import EmbeddingError
 
 _EPISODES_AT_ONCE = 256
@@ -121,10 +127,13 @@ def svm_in_span(
             before = state.coefficients
             state.step(targets, C)
             steps += 1
-        finished = _is_solved(state.products, targets, state.coefficients, C, gap)
-        if bool(finished.any()):
+        is_solved = _is_solved(state.products, targets, state.coefficients, C, gap)
+        count = int(is_solved.sum())
+        if count:  # indices, since every use of a mask would make the host wait for a GPU
+            places = is_solved.argsort(descending=True, stable=True)
+            finished, unfinished = places[:count], places[count:]
             solved[active[finished]] = state.coefficients[finished]
-            active, state, before = active[~finished], state.of(~finished), before[~finished]
+            active, state, before = active[unfinished], state.of(unfinished), before[unfinished]
         if steps >= next_balance:
             state.balance(before)
             next_balance += max(_FIRST_BALANCE, next_balance // 4)
@@ -237,10 +246,11 @@ def onto_constraints(points: Tensor, bounds: Tensor) -> Tensor:
     shift = points.mean(1, keepdim=True)
     left = torch.full_like(shift, points.shape[1])
     distance = points - bounds
-    for _ in range(points.shape[1]):
+    often = steps_per_check(points.device)
+    for step in range(points.shape[1]):
         is_free = (distance < shift).to(points.dtype)
         fewer = is_free.sum(1, keepdim=True)
-        if torch.equal(fewer, left):
+        if (step + 1) % often == 0 and torch.equal(fewer, left):
             break
         shift = (bounds + is_free * distance).sum(1, keepdim=True) / fewer.clamp_min(1)
         left = fewer

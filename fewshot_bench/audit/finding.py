@@ -219,7 +219,7 @@ def pooled_findings(cells: Sequence[CellAudit]) -> tuple[Finding, ...]:
     """
     methods: dict[str, list[ChangedPredictions]] = {}
     for cell in cells:
-        if cell.changes is not None and not cell.changes.is_same_machine:
+        if cell.changes is not None and not cell.changes.repeats_every_bit:
             methods.setdefault(cell.method, []).append(cell.changes)
     families = {f"the {len(changes)} cells of {name}": changes for name, changes in methods.items() if len(changes) > 1}
     if len(methods) > 1:

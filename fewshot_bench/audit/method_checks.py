@@ -34,9 +34,9 @@ from fewshot_bench.audit.finding import (
 from fewshot_bench.audit.rebuild import (
     MismatchError,
     RebuiltMethod,
-    is_same_machine,
     rebuild,
     renamed_weights,
+    repeats_every_bit,
 )
 from fewshot_bench.audit.selection import AuditOptions
 from fewshot_bench.audit.stored_checks import redrawn_tasks
@@ -165,7 +165,8 @@ def check_method(
         present = [predictions for predictions in stored if predictions is not None]
         if len(present) < len(stored):
             return unchecked_method("the stored predictions are not those of these tasks")
-        return _Checker(method, groups, present, options, is_same_machine(cell, method.device), len(frame)).checks()
+        is_exact = repeats_every_bit(cell, method.device, dataset)
+        return _Checker(method, groups, present, options, is_exact, len(frame)).checks()
     except MismatchError as error:
         return _mismatched(error, renamed_weights(cell, options.weights))
     except ReproductionError as error:
@@ -204,7 +205,8 @@ class _Checker:
         groups: the episodes, those of one run and one shape together.
         stored: the stored predictions of each group, [E, M].
         options: of the audit.
-        is_same_machine: whether the outcomes were made by the same versions on the same kind of machine.
+        repeats_every_bit: whether the outcomes were made by the same versions on the same kind of machine, and in the
+            same batches.
         stored_episodes: how many the cell has.
     """
 
@@ -212,7 +214,7 @@ class _Checker:
     groups: Sequence[Episodes]
     stored: Sequence[Positions]
     options: AuditOptions
-    is_same_machine: bool
+    repeats_every_bit: bool
     stored_episodes: int
 
     def checks(self) -> MethodChecks:
@@ -266,8 +268,8 @@ class _Checker:
             self.stored,
             plain,
             [group.truth for group in self.groups],
-            far=0 if self.is_same_machine else self._far(plain),
-            is_same_machine=self.is_same_machine,
+            far=0 if self.repeats_every_bit else self._far(plain),
+            repeats_every_bit=self.repeats_every_bit,
         )
         part = "" if sample.checked == sample.stored else f"{sample.checked:,} of "
         episodes = f"{part}{sample.stored:,} episodes"

@@ -18,6 +18,7 @@ from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import ADAPTATIONS, Adaptation
 from fewshot_bench.audit.selection import RerunOptions
 from fewshot_bench.backbones import Backbone
+from fewshot_bench.backbones.embedding_pace import has_fixed_pace
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classify import Classifier
@@ -36,8 +37,10 @@ from fewshot_bench.study.workers import ClassifierBuilder, WorkerFactory
 _BASE_HEAD = "hyper_parameters.base_head"
 _WEIGHTS = ("weights", _BASE_HEAD)
 """Parts of a method that a training decides."""
-_OF_THE_STUDY = {"base_epochs": "epochs", "base_batch": "batch_size"}
+_OF_THE_STUDY = {"base_epochs": "epochs", "base_batch": "batch_size", "base_precision": "precision"}
 """Fields of a study that every version passes to a base stage unchanged, and their names there."""
+_LEFT_OUT = {"precision": "float32"}
+"""Settings of a base stage that are recorded only where they are not the default."""
 _SHOWN = 3
 
 
@@ -237,7 +240,7 @@ def _contradictions(card: MethodCard, study: Study) -> Iterator[str]:
         return
     for option, setting in _OF_THE_STUDY.items():
         value = getattr(study, option)
-        if value is not None and base.get(setting) != value:
+        if value is not None and base.get(setting, _LEFT_OUT.get(setting)) != value:
             yield _difference(f"hyper_parameters.base.{setting}", value, base.get(setting, "absent"))
 
 
@@ -305,9 +308,13 @@ def is_same_code(cell: Cell) -> bool:
     return cell.versions == installed_versions() and commits == {source_commit()}
 
 
-def is_same_machine(cell: Cell, device: str) -> bool:
-    """Whether all outcomes were made by the same versions on the same kind of machine."""
+def repeats_every_bit(cell: Cell, device: str, dataset: Dataset) -> bool:
+    """Whether all outcomes were made by the same versions on the same kind of machine, and in the same batches.
+
+    Large splits are embedded in batches of a size that a trial chooses, so that embeddings may round otherwise.
+    """
     here = hardware(device)
-    return cell.versions == installed_versions() and all(
+    is_same_machine = cell.versions == installed_versions() and all(
         place.get("hardware") == here for place in environments_of(cell)
     )
+    return is_same_machine and all(has_fixed_pace(len(split)) for split in dataset.splits.values())

@@ -16,7 +16,7 @@ import pandas as pd
 from fewshot_bench._io.locations import Location, caching_in
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.audit.images import find_images
-from fewshot_bench.audit.rebuild import MismatchError, is_same_machine, rebuild
+from fewshot_bench.audit.rebuild import MismatchError, rebuild, repeats_every_bit
 from fewshot_bench.audit.selection import ReproductionOptions, described_cell
 from fewshot_bench.audit.ties import ChangedPredictions, chosen_episodes, explanation
 from fewshot_bench.datasets import Dataset
@@ -170,7 +170,7 @@ def reproduce_cell(
     new = _outcomes(new_cell, method.worker_factory(), kept, wanted, progress)
     seed = None if options.episodes is None else options.seed
     weights = new_cell.method.weights if new_cell.method.weights != cell.method.weights else ""
-    return replace(_compared(cell, wanted, new, engine.device, len(stored)), weights=weights, seed=seed)
+    return replace(_compared(cell, wanted, new, engine.device, dataset, len(stored)), weights=weights, seed=seed)
 
 
 def _kept_outcomes(store: OutcomeStore, into: Location | None) -> OutcomeStore | None:
@@ -241,7 +241,9 @@ def _chunks(cell: Cell, worker: Worker, missing: pd.DataFrame) -> Iterator[Chunk
             yield Chunk(protocol, int(run), numbers[start : start + at_once], at_once)
 
 
-def _compared(cell: Cell, stored: pd.DataFrame, new: pd.DataFrame, device: str, stored_episodes: int) -> Reproduction:
+def _compared(
+    cell: Cell, stored: pd.DataFrame, new: pd.DataFrame, device: str, dataset: Dataset, stored_episodes: int
+) -> Reproduction:
     """Stored and new outcomes of the same episodes in the same order, [E]."""
     way, kind = cell.protocol.way, position_type(cell.protocol.way)
     stored, new = stored.reset_index(drop=True), new.reset_index(drop=True)
@@ -262,8 +264,8 @@ def _compared(cell: Cell, stored: pd.DataFrame, new: pd.DataFrame, device: str, 
     ]
     queries, why = query_counts(new["predictions"], way).astype(np.int64), ""
     if differ.any():
-        same_machine = is_same_machine(cell, device)
-        _, why = explanation(ChangedPredictions(queries, differ, gained, is_same_machine=same_machine))
+        is_exact = repeats_every_bit(cell, device, dataset)
+        _, why = explanation(ChangedPredictions(queries, differ, gained, repeats_every_bit=is_exact))
     elif others:
         why = "the predictions are the same, but the stored counts are not those that they give"
     return Reproduction(

@@ -1,8 +1,8 @@
 """Whether ties explain predictions that differ from those stored: how many there are, where, and in whose favour.
 
-Sums taken in another order, by other versions or on another kind of machine, change predictions whose scores are
-nearly equal. Such a change is as likely to make a stored prediction right as wrong. So ties are few, they are spread
-over the episodes, and they favour no method; forged predictions are not so.
+Sums taken in another order, by other versions, on another kind of machine or in other batches, change predictions whose
+scores are nearly equal. Such a change is as likely to make a stored prediction right as wrong. So ties are few, they
+are spread over the episodes, and they favour no method; forged predictions are not so.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ class ChangedPredictions:
         differ: how many of them have another prediction, [E].
         gained: stored correct ones less new correct ones, [E].
         far: how many that differ are not near ties by the scores of the method, where these are known.
-        is_same_machine: whether the outcomes were made by the same versions on the same kind of machine.
+        repeats_every_bit: whether the outcomes were made by the same versions on the same kind of machine, and in the
+            same batches.
     """
 
     queries: NDArray[np.int64]
     differ: NDArray[np.int64]
     gained: NDArray[np.int64]
     far: int = 0
-    is_same_machine: bool = False
+    repeats_every_bit: bool = False
 
     @property
     def total(self) -> int:
@@ -60,8 +61,8 @@ class ChangedPredictions:
 
 def explanation(changes: ChangedPredictions, *, tests: int = 1) -> tuple[bool, str]:
     """Whether ties explain differing predictions, and why; `tests` cells are tested for a direction."""
-    if changes.is_same_machine:
-        return False, "by the same versions on the same kind of machine"
+    if changes.repeats_every_bit:
+        return False, "by the same versions on the same kind of machine, which repeats every bit"
     if changes.far:
         return False, f"{changes.far:,} of them are not ties: the method's scores for the two classes are far apart"
     if changes.changed > max(1, _NOISE_ELSEWHERE * changes.total):
@@ -72,7 +73,7 @@ def explanation(changes: ChangedPredictions, *, tests: int = 1) -> tuple[bool, s
     one_sided = direction([changes], tests=tests)
     if one_sided:
         return False, f"ties favour no method, and {one_sided}"
-    return True, "ties, by other versions or on another kind of machine"
+    return True, "ties, by other versions, on another kind of machine or in other batches"
 
 
 def direction(changes: Iterable[ChangedPredictions], *, tests: int = 1) -> str:
@@ -105,7 +106,7 @@ def changed_predictions(
     truth: Sequence[Positions],
     *,
     far: int = 0,
-    is_same_machine: bool,
+    repeats_every_bit: bool,
 ) -> ChangedPredictions:
     """Compare stored and new predictions of the same queries, given their true classes, [E, M] of each group."""
     groups = list(zip(stored, new, truth, strict=True))
@@ -114,7 +115,7 @@ def changed_predictions(
         np.concatenate([(old != now).sum(axis=1) for old, now, _ in groups]),
         np.concatenate([(old == true).sum(axis=1) - (now == true).sum(axis=1) for old, now, true in groups]),
         far,
-        is_same_machine,
+        repeats_every_bit,
     )
 
 

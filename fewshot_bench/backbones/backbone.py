@@ -22,6 +22,7 @@ from torch.nn.functional import interpolate
 from fewshot_bench.backbones.weights import weights_digest
 from fewshot_bench.backbones.weights_file import BaseHead
 from fewshot_bench.code_identity import CodeIdentity
+from fewshot_bench.devices import to_device
 from fewshot_bench.errors import EmbeddingError, PluginError
 from fewshot_bench.plugins import described, place_of, plugin_errors
 from fewshot_bench.registry import Registry
@@ -61,8 +62,7 @@ class Preprocessing:
             # Antialiased bicubic is Pillow's filter, which the pretrained networks were trained with.
             antialias = self.interpolation != "nearest"
             pixels = interpolate(pixels, size=size, mode=self.interpolation, antialias=antialias).clamp(0, 1)
-        mean = torch.tensor(self.mean, device=pixels.device).view(1, channels, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(1, channels, 1, 1)
+        mean, std = (to_device(torch.tensor(values), pixels.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _match_channels(pixels: Tensor, channels: int) -> Tensor:
     if pixels.shape[1] == channels:
         return pixels
     if channels == 1:
-        weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device).view(1, 3, 1, 1)
+        weights = to_device(torch.tensor([0.299, 0.587, 0.114]), pixels.device).view(1, 3, 1, 1)
         return (pixels * weights).sum(1, keepdim=True)
     return pixels.expand(-1, channels, -1, -1)
 
@@ -113,6 +113,8 @@ class Backbone:
         code: the identity of a plug-in's code.
         fit: how a weights file was fitted into the network, see `weights.fit_by_name`; recorded with the outcomes.
         base_head: the classifier of its training on a base split, if any was stored.
+        computing: how that training was computed, where a GPU or a part of a batch at a time can change its rounding;
+            recorded with the outcomes.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Backbone:
     code: CodeIdentity | None = None
     fit: Mapping[str, Any] = field(default_factory=dict)
     base_head: BaseHead | None = None
+    computing: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from fewshot_bench._io.locations import cache_folder
 from fewshot_bench._io.tensors import DamagedFileError, read_tensors, write_tensors
 from fewshot_bench._io.versions import installed_version
 from fewshot_bench.backbones.backbone import Backbone, checked_embeddings
+from fewshot_bench.backbones.embedding_pace import BLOCK, Forward, Pace, default_batch_size, has_fixed_pace
 from fewshot_bench.cache import EMBEDDINGS, build_once
 from fewshot_bench.code_identity import source_digest
 from fewshot_bench.datasets.dataset import ImageSplit
@@ -78,7 +80,10 @@ def network_identity(network: nn.Module) -> dict[str, str]:
 def _precision(device: str) -> list[str]:
     """The precision of float32 products: TF32 and bfloat16 change the third digit."""
     is_cuda = torch.device(device).type == "cuda"
-    settings: list[Any] = [torch.get_float32_matmul_precision()]
+    try:
+        settings: list[Any] = [torch.get_float32_matmul_precision()]
+    except RuntimeError:  # a user has set the precision of one library; see below
+        settings = ["set apart"]
     try:
         library = torch.backends.cudnn if is_cuda else torch.backends.mkldnn
         settings += [library.conv.fp32_precision, (torch.backends.cuda if is_cuda else library).matmul.fp32_precision]
@@ -90,7 +95,6 @@ def _precision(device: str) -> list[str]:
 _NAME = "embeddings"
 _COMPARED = 2
 _ROUNDING = 0.01
-_BLOCK = 256
 _AUGMENTED_VALUES = 1 << 23
 Augment = Callable[[Tensor, slice], Tensor]
 """uint8 images [B, C, H, W] and their places in the split -> uint8 [B, C, H, W]."""
@@ -113,7 +117,9 @@ def embed(
         split: the images.
         backbone: network and preprocessing.
         device: a torch device.
-        batch_size: images at once; by default what suits the input size.
+        batch_size: images at once; by default what suits the input size. Where the result is cached and takes long, a
+            short trial may choose another and compile the network, see `embedding_pace`; both change the last bits at
+            most.
         augment: makes an augmented view of the uint8 images, on the device. It gets their places in the split, so that
             views do not depend on the batch.
         augmentation_name: identifies the augmentation and its seed in the cache; without a name nothing is cached.
@@ -128,9 +134,10 @@ def embed(
         EmbeddingError: an embedding is not finite, or does not have D numbers.
         CacheError: the size limit of the cache cannot be read.
     """
-    embedding = _Embedding(split, backbone, device, batch_size, augment)
     if not use_cache or (augment is not None and not augmentation_name):
-        return embedding.compute(progress)
+        return _Embedding(split, backbone, device, batch_size, augment).compute(progress)
+    is_paced = batch_size is None and not has_fixed_pace(len(split))
+    embedding = _Embedding(split, backbone, device, batch_size, augment, is_paced)
     facts = _facts(split, backbone, augmentation_name)
     return build_once(
         embeddings_file(split, backbone, augmentation_name, device),
@@ -170,13 +177,14 @@ class _Embedding:
     device: str
     batch_size: int | None
     augment: Augment | None
+    is_paced: bool = False  # what is computed once and kept may round otherwise than the next time
 
     def compute(self, progress: Progress) -> NDArray[np.float32]:
         split = self.split
         embeddings = np.empty((len(split), self.backbone.embedding_size), dtype=np.float32)
         with progress.step(f"embedding {split.dataset} {split.name}", len(split)) as step:
             done = 0
-            for batch in self._batches(len(split)):
+            for batch in self._batches(len(split), progress if self.is_paced else None):
                 embeddings[done : done + len(batch)] = batch
                 done += len(batch)
                 step.advance(len(batch))
@@ -204,37 +212,45 @@ class _Embedding:
         return bool(np.linalg.norm(now - cached) <= _ROUNDING * np.linalg.norm(now))
 
     @torch.inference_mode()
-    def _batches(self, images: int) -> Iterator[NDArray[np.float32]]:
-        """Embeddings of the first images, a batch at a time, in float32 even inside of autocast."""
+    def _batches(self, images: int, progress: Progress | None = None) -> Iterator[NDArray[np.float32]]:
+        """Embeddings of the first images, a batch at a time, in float32 even inside of autocast.
+
+        With a progress, batch size and forward pass are improved while many images are left.
+        """
         network, split, augment = self.backbone.network, self.split, self.augment
         # Channels last is faster for depthwise networks on a CPU, and for all on a GPU.
         network.to(self.device).to(memory_format=torch.channels_last).eval()
-        batch_size = self.batch_size or _batch_size(self.backbone.preprocessing.image_size, self.device)
-        at_once = _BLOCK if augment is None else max(_BLOCK, _AUGMENTED_VALUES // split.images[0].size)
-        for start in range(0, images, at_once):
-            rows = slice(start, min(start + at_once, images))
+        size = self.backbone.preprocessing.image_size
+        batch_size = self.batch_size or default_batch_size(size, self.device)
+        forward: Forward = network
+        pace: Pace | None = None
+        if progress is not None:
+            pace = Pace(network, size, self.device, self._of_batch, network_identity(network), progress)
+        at_once = BLOCK if augment is None else max(BLOCK, _AUGMENTED_VALUES // split.images[0].size)
+        done = 0
+        while done < images:
+            rows = slice(done, min(done + at_once, images))
             block = torch.from_numpy(np.array(split.images[rows])).permute(0, 3, 1, 2)
             if augment is not None:
                 block = augment(block.to(self.device), rows)
+            began = time.perf_counter()
             for first in range(0, len(block), batch_size):
-                yield self._of_batch(block[first : first + batch_size])
+                yield self._of_batch(block[first : first + batch_size], forward)
+            done = rows.stop
+            if pace is not None and done < images:
+                pace.improve(block, images - done, time.perf_counter() - began)
+                batch_size, forward = pace.batch_size, pace.forward
+                at_once = max(at_once, batch_size)
 
-    def _of_batch(self, images: Tensor) -> NDArray[np.float32]:
+    def _of_batch(self, images: Tensor, forward: Forward) -> NDArray[np.float32]:
         with torch.autocast(torch.device(self.device).type, enabled=False):
             pixels = self.backbone.preprocessing(images.to(self.device)).contiguous(memory_format=torch.channels_last)
             network = self.backbone.network
             with plugin_errors(network, "forward"):
-                output = network(pixels)
+                output = forward(pixels)
             checked = checked_embeddings(output, network, len(images), self.backbone.embedding_size)
             embeddings: NDArray[np.float32] = checked.float().cpu().numpy()
         return embeddings
-
-
-def _batch_size(image_size: int, device: str) -> int:
-    """Many images at once on a GPU; on a CPU few enough that the allocator reuses memory."""
-    if device == "cpu":
-        return max(8, min(_BLOCK, (1 << 19) // image_size**2))
-    return _BLOCK
 
 
 def check_embeddings(embeddings: NDArray[np.float32], split: ImageSplit, backbone: str) -> None:

@@ -2,6 +2,7 @@
 
 from fewshot_bench.cache.entries import (
     BASE_STAGES,
+    COMPILED,
     EMBEDDINGS,
     Cleared,
     Entry,
@@ -13,10 +14,11 @@ from fewshot_bench.cache.entries import (
     read_entry,
     to_be_removed,
 )
-from fewshot_bench.cache.trials import Timer, Trial, choose
+from fewshot_bench.cache.trials import Timer, Trial, choose, keep_text, kept_text
 
 __all__ = [
     "BASE_STAGES",
+    "COMPILED",
     "EMBEDDINGS",
     "Cleared",
     "Entry",
@@ -26,6 +28,8 @@ __all__ = [
     "cache_entries",
     "choose",
     "clear_cache",
+    "keep_text",
+    "kept_text",
     "parse_age",
     "parse_bytes",
     "read_entry",

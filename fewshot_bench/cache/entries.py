@@ -27,9 +27,9 @@ from fewshot_bench.errors import CacheError
 from fewshot_bench.progress import Progress
 
 EMBEDDINGS, BASE_STAGES, OWN_IMAGES, DOWNLOADS = "embeddings", "checkpoints", "own-images", "downloads"
-TRIALS = "trials"
+TRIALS, COMPILED = "trials", "compiled"
 """Folders of the cache; nothing else is ever listed or removed."""
-FOLDERS = (EMBEDDINGS, BASE_STAGES, OWN_IMAGES, DOWNLOADS, TRIALS)
+FOLDERS = (EMBEDDINGS, BASE_STAGES, OWN_IMAGES, DOWNLOADS, TRIALS, COMPILED)
 LEFTOVER = "leftover"
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from fewshot_bench._io.locations import cache_folder
+from fewshot_bench._io.locations import machine_cache_folder
 from fewshot_bench._io.processor import processor_name
 from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench.cache.entries import TRIALS, entry_lock, read_entry
@@ -174,7 +174,7 @@ def _file(device: torch.device) -> tuple[Path, str]:
         capability = torch.backends.cpu.get_cpu_capability()
         parts += [processor_name() or device.type, capability, f"{torch.get_num_threads()} threads"]
     machine = ", ".join(parts)
-    return cache_folder() / TRIALS / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json", machine
+    return machine_cache_folder() / TRIALS / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json", machine
 
 
 def _kept(path: Path, machine: str) -> dict[str, str]:
@@ -189,3 +189,16 @@ def _read(path: Path, machine: str) -> dict[str, str] | None:
         return {key: name for key, name in choices.items() if isinstance(name, str)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OutcomeError):
         return None
+
+
+def kept_text(key: str, device: torch.device) -> str | None:
+    """What `keep_text` kept for this machine; None if there is nothing."""
+    return _kept(*_file(device)).get(key)
+
+
+def keep_text(key: str, text: str, device: torch.device) -> None:
+    """Keep a measurement of this machine beside the choices; a folder that cannot be written to keeps none."""
+    path, machine = _file(device)
+    with entry_lock(path, "a measurement of this machine", SILENT), suppress(OSError):
+        content = {"machine": machine, "choices": dict(sorted({**_kept(path, machine), key: text}.items()))}
+        write_atomically(path, json.dumps(content, indent=0).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,6 +48,12 @@ class RunOptions(Options):
     ray_wait: float | None = option(None, "Seconds to wait for room on a Ray node. Default: 60.", "computing", ge=0)
     shard: str | None = option(None, "Only part I of N, e.g. 1/4 to 4/4 on four machines.", "computing", metavar="I/N")
     dry_run: bool = option(False, "Only say what would be done, what is done, and the time.", "computing")
+    memory: str | None = option(
+        None, "With --dry-run: judge for a device of this memory, not of this machine.", "computing", metavar="80GB"
+    )
+    flops: float | None = option(
+        None, "With --dry-run: count operations, and assume this many per second, e.g. 4e14.", "computing"
+    )
     fresh: bool = option(False, "Start over in a new folder: RESULTS-2, ...", "output")
 
 
@@ -74,6 +81,7 @@ def run(
 
     fresh, shard, dry_run = options["fresh"], options["shard"], options["dry_run"]
     setting = None if options["setting"] is None else Path(options["setting"])
+    machine = _other_machine(options)
     plan = planned_study(context, study, setting, trusts_code=trust_code)
     from fewshot_bench.study import free_folder, new_results_folder  # after the names have been checked
 
@@ -86,7 +94,7 @@ def run(
             # For the record of every cell and the resume command.
             context.find_root().obj[:] = resume_arguments(typed_arguments(context), plan.results)
         if dry_run:
-            _dry_run(plan, as_json)
+            _dry_run(plan, as_json, machine)
         else:
             _work(context, plan, shard, as_json)
 
@@ -155,13 +163,33 @@ def _show_shard(shard: str | None, result: PlanResult, as_json: bool) -> None:
     typer.echo("next         the other shards; then the same command without --shard for the table")
 
 
-def _dry_run(plan: StudyPlan, as_json: bool) -> None:
-    """Print what the studies would do and need; exit code 2 if something is missing."""
+def _other_machine(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Memory in bytes and operations per second of the machine that a dry run judges a plan for; empty for this one.
+
+    Raises:
+        typer.BadParameter: the options come without --dry-run, or the rate is not a positive number.
+        CacheError: the memory is not a size.
+    """
+    from fewshot_bench.cache import parse_bytes
+
+    given = {name: options[name] for name in ("memory", "flops") if options[name] is not None}
+    if given and not options["dry_run"]:
+        raise typer.BadParameter(f"--{next(iter(given))} is for --dry-run, which judges a plan for another machine.")
+    if "memory" in given:
+        given["memory"] = parse_bytes(given["memory"], "--memory")
+    if "flops" in given and not 0 < given["flops"] < math.inf:
+        raise typer.BadParameter(f"--flops takes operations per second such as 4e14, not {given['flops']:g}.")
+    return given
+
+
+def _dry_run(plan: StudyPlan, as_json: bool, machine: dict[str, Any]) -> None:
+    """Print what the studies would do and need, on this machine or another; exit code 2 if something is missing."""
     from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.study.dry_run import estimate
+    from fewshot_bench.study.estimates import Machine
 
     with ProgressBars() as progress:
-        estimates = estimate(plan, progress=progress)
+        estimates = estimate(plan, machine=Machine(**machine) if machine else None, progress=progress)
     show_estimates(estimates, as_json)
     if estimates.missing:
         raise typer.Exit(_CANNOT_RUN)
@@ -264,24 +292,29 @@ def _cell(cell: CellEstimate) -> str:
     episodes = "as many episodes as there are" if cell.episodes is None else f"{cell.episodes:,} episodes"
     stored = f"{cell.done:,} stored" if cell.done is not None else f"stored: known {cell.why}" if cell.why else ""
     time = "" if cell.seconds is None or not cell.left else f"the rest {_time_range(cell.seconds)}"
+    if cell.operations is not None and cell.seconds is not None and cell.left and cell.seconds.high < 1:
+        time = "the rest less than 1 s"
     return ", ".join(part for part in (episodes, stored, time) if part)
 
 
 def _show_work(estimates: Estimates) -> None:
     """One line for each work that comes before the episodes, unless it is ready within a second."""
     for work in estimates.work:
-        if work.kind == "preparing" and work.seconds.high < 1:
+        if work.kind == "preparing" and work.seconds is not None and work.seconds.high < 1:
             continue
         units = {"training": "steps", "embeddings": "images"}.get(work.kind)
         count = f", {work.units:,} {units}" if units else ""
         size = f", {_bytes(work.bytes)}" if work.bytes else ""
-        seconds = f"{_time_range(work.seconds)} (timed on {work.measured})"
-        typer.echo(f"{work.kind:<12} {printable(work.what)}{count}: {seconds}{size}")
+        source = f"timed on {work.measured}" if work.operations is None else f"{work.operations:.2g} operations"
+        seconds = f"({source})" if work.seconds is None else f"{_time_range(work.seconds)} ({source})"
+        parts = "" if work.micro_batch is None else f", in micro-batches of {work.micro_batch:,} images"
+        typer.echo(f"{work.kind:<12} {printable(work.what)}{count}: {seconds}{parts}{size}")
 
 
 def _show_totals(estimates: Estimates) -> None:
     left = sum(cell.left or 0 for cell in estimates.cells)
-    where = f"{left:,} episodes left, one process on {estimates.device}"
+    machine = estimates.machine
+    where = f"{left:,} episodes left, one process on {estimates.device if machine is None else 'one device'}"
     if estimates.cells and not left and not estimates.seconds.high:
         typer.echo("time         nothing is left to be computed")
     elif estimates.is_whole:
@@ -290,12 +323,19 @@ def _show_totals(estimates: Estimates) -> None:
         typer.echo(f"time         {_time_range(estimates.seconds)} for what could be timed, which is not all: {where}")
     else:
         typer.echo(f"time         not known: {where}")
-    if estimates.seconds.high:
+    if machine is not None:
+        rate = "without --flops no time is given" if machine.flops is None else f"at {machine.flops:.3g} per second"
+        typer.echo(
+            f"             (an estimate: operations are counted, {rate}; nothing was timed. Products, convolutions"
+        )
+        typer.echo("             and attention count; reading, augmenting and storing do not)")
+    elif estimates.seconds.high:
         typer.echo(
             "             (the fastest and the slowest of a few short measurements; other work on this machine, or"
         )
         typer.echo("             episodes that are harder than these, can make it half or twice as long)")
-    free = "" if estimates.free_bytes is None else f"; {_bytes(estimates.free_bytes)} are free"
+    there = "are free" if machine is None else "are there"
+    free = "" if estimates.free_bytes is None else f"; {_bytes(estimates.free_bytes)} {there}"
     typer.echo(f"memory       about {_bytes(estimates.peak_bytes)}{free}")
     is_known = all(cell.bytes is not None for cell in estimates.cells)
     _show_space("outcomes", estimates.results, "at most" if is_known else "not known for all cells: at least")

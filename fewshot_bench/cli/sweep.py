@@ -79,6 +79,7 @@ def sweep(
         str | None, typer.Option(rich_help_panel="Output", help="Folder of the sweep in RESULTS/sweeps.")
     ] = None,
     worker: Annotated[str | None, typer.Option(hidden=True, rich_help_panel="Computing")] = None,
+    memory_share: Annotated[float, typer.Option(hidden=True, rich_help_panel="Computing")] = 1.0,
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
@@ -99,11 +100,12 @@ def sweep(
             admit_checkpoints(study.checkpoints or ())
         if worker is not None:  # one of the processes of --jobs, which computes on this device
             study = study.model_copy(update={"device": worker})
+            _limit_memory(worker, memory_share)
         planned = plan_sweep(study, axes, name=name, progress=progress)
         points = _part(planned.distinct_points(), shard)
         arguments = typed_arguments(context)
         if worker is not None:
-            work_through(planned, points, progress=SILENT, arguments=arguments[:-2])
+            work_through(planned, points, progress=SILENT, arguments=arguments[:-4])
             return
         if jobs > 1:
             work_in_processes(arguments, planned, points, jobs, progress)
@@ -248,9 +250,18 @@ def devices(device: str, jobs: int) -> list[str]:
     return [device] * jobs
 
 
+def _limit_memory(device: str, share: float) -> None:
+    import torch
+
+    from fewshot_bench.engine.engine import chosen_device
+    from fewshot_bench.training.device_memory import limit_to_share
+
+    limit_to_share(share, torch.device(chosen_device(device)))
+
+
 @contextmanager
 def _workers(arguments: Sequence[str], devices: list[str]) -> Iterator[list[_Worker]]:
-    """Processes that end with this one; they share the cores."""
+    """Processes that end with this one; they share the cores and the memory of the devices."""
     threads = str(max(1, (os.cpu_count() or 1) // max(1, len(devices))))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     module_folders = "\n".join(filter(None, sys.path))  # an empty one would be the current folder
@@ -259,7 +270,8 @@ def _workers(arguments: Sequence[str], devices: list[str]) -> Iterator[list[_Wor
         try:
             for device in devices:
                 errors: IO[bytes] = files.enter_context(tempfile.TemporaryFile())
-                command = [sys.executable, "-c", _BEGIN, module_folders, *arguments, "--worker", device]
+                of_process = ["--worker", device, "--memory-share", str(1 / devices.count(device))]
+                command = [sys.executable, "-c", _BEGIN, module_folders, *arguments, *of_process]
                 process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
                 workers.append((process, errors))
             yield workers

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from fewshot_bench.datasets.dataset import Dataset
+import numpy as np
+
+from fewshot_bench.datasets.dataset import Dataset, ImageSplit, SplitName
 from fewshot_bench.datasets.fetch import RemoteFile, zenodo_files
 from fewshot_bench.datasets.own_images import OwnOptions, looks_like_a_place, open_own_images
 from fewshot_bench.datasets.own_tables import HUGGING_FACE_PREFIX
@@ -165,6 +167,8 @@ class Benchmark:
         what_to_obtain: one sentence about the files that can be imported.
         remote_files: finds the files that can be downloaded; None where there are none.
         must_be_accepted: whether a download requires that the user accepts the terms.
+        splits: number of classes and of images of each split, where estimates need them before the images are here.
+        image_size: side in pixels, unless imported at another size.
     """
 
     summary: str
@@ -173,6 +177,8 @@ class Benchmark:
     what_to_obtain: str
     remote_files: Callable[[], list[RemoteFile]] | None = None
     must_be_accepted: bool = False
+    splits: Mapping[SplitName, tuple[int, int]] = field(default_factory=dict)
+    image_size: int = 0
 
 
 def _cifar_100() -> list[RemoteFile]:
@@ -203,6 +209,8 @@ BENCHMARKS = {
         "Obtain CIFAR-100 (cifar-100-python.tar.gz), cifar100.zip of the CIFAR-FS distribution, or the "
         "CIFAR_FS_{train,val,test}.pickle files.",
         _cifar_100,
+        splits={"base": (64, 38_400), "validation": (16, 9_600), "novel": (20, 12_000)},
+        image_size=32,
     ),
     "fc100": Benchmark(
         "60/20/20 classes of CIFAR-100 divided by superclass x 600 images, 32 x 32 RGB",
@@ -211,6 +219,8 @@ BENCHMARKS = {
         "Obtain CIFAR-100 (cifar-100-python.tar.gz), cifar100.zip of the CIFAR-FS distribution, FC100.zip, or the "
         "few-shot-{train,val,test}.npz files.",
         _cifar_100,
+        splits={"base": (60, 36_000), "validation": (20, 12_000), "novel": (20, 12_000)},
+        image_size=32,
     ),
     "mini-imagenet": Benchmark(
         "64/16/20 classes of ImageNet x 600 images, 84 x 84 RGB unless imported at another size",
@@ -220,6 +230,8 @@ BENCHMARKS = {
         "folders per split, or ILSVRC2012_img_train.tar.",
         _from_zenodo(*(f"mini-imagenet-cache-{name}.pkl" for name in ("train", "validation", "test"))),
         must_be_accepted=True,
+        splits={"base": (64, 38_400), "validation": (16, 9_600), "novel": (20, 12_000)},
+        image_size=84,
     ),
     "tiered-imagenet": Benchmark(
         "351/97/160 classes of ImageNet divided by category, 779,165 images, 84 x 84 RGB unless imported otherwise",
@@ -235,6 +247,8 @@ BENCHMARKS = {
             )
         ),
         must_be_accepted=True,
+        splits={"base": (351, 448_695), "validation": (97, 124_261), "novel": (160, 206_209)},
+        image_size=84,
     ),
     "cifar-100": Benchmark(
         "for classification: 100 classes, 50,000/10,000 images, 32 x 32 RGB",
@@ -293,6 +307,27 @@ BENCHMARKS = {
         "sorted into class folders.",
     ),
 }
+
+
+_STAND_IN = "stand-in"
+
+
+def stand_in_dataset(name: str) -> Dataset:
+    """A dataset with as many classes and images as a benchmark whose `splits` are known, all black: for estimates."""
+    benchmark = BENCHMARKS[name]
+    pixel = np.zeros((1, 1, 1, 1), np.uint8)
+    splits: dict[SplitName, ImageSplit] = {}
+    for split, (classes, images) in benchmark.splits.items():
+        sizes = tuple(images // classes + (label < images % classes) for label in range(classes))
+        black = np.broadcast_to(pixel, (images, benchmark.image_size, benchmark.image_size, 3))  # takes no memory
+        names = tuple(f"class {label}" for label in range(classes))
+        splits[split] = ImageSplit(name, split, black, names, sizes, f"{_STAND_IN} for {name} {split}")
+    return Dataset(name, splits, {"source": _STAND_IN})
+
+
+def is_stand_in(dataset: Dataset) -> bool:
+    """Whether `stand_in_dataset` made it."""
+    return dataset.preprocessing.get("source") == _STAND_IN
 
 
 def import_command(name: str) -> str:

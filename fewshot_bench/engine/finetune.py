@@ -23,12 +23,12 @@ from fewshot_bench.finetuning.memory import (
     bytes_per_episode,
     episodes_that_fit,
     fit_by_halving,
-    is_out_of_memory,
 )
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.outcomes.packing import Positions, position_type
 from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.training.augmentation import choose_augmentation
+from fewshot_bench.training.device_memory import is_out_of_memory
 from fewshot_bench.training.randomness import episode_keys
 
 _MOST_AT_ONCE = 1024
@@ -100,8 +100,6 @@ class FinetuneClassifier:
 
     def _measured(self, way: int, shot: int, queries: int) -> int:
         self._trainers.clear()  # or the memory of the last size would count as taken
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
         trainer = EpisodeTrainer(self._parts, self._method, episodes=1, way=way, shot=shot)
         views = 2 * min(way * shot, self._method.batch_size)
         image = self._parts.sample[:1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from fewshot_bench.engine.ray_cluster import ray
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.errors import FewshotBenchError, StudyError, keep_traceback
 from fewshot_bench.progress import Progress, Step
+from fewshot_bench.training.device_memory import limit_to_share, release_unused
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class RayActor:
         self._threads = threads
         torch.set_num_threads(threads)
         if 0 < gpus < 1 and torch.cuda.is_available():
-            torch.cuda.set_per_process_memory_fraction(gpus)
+            limit_to_share(gpus, torch.device("cuda"))
         self._workers: dict[int, Worker] = {}
         self._recorder = ProgressRecorder()
 
@@ -150,6 +150,7 @@ class RayActor:
             return Answer(error=portable(error), progress=self._recorder.stages())
         finally:
             torch.set_num_threads(self._threads)
+            release_unused()  # other processes may share the GPU
 
     @ray.method(concurrency_group="progress")
     def progress(self) -> Sequence[StageProgress]:
@@ -173,9 +174,7 @@ class RayActor:
     def forget(self, number: int) -> None:
         """Forget the worker of a method."""
         if self._workers.pop(number, None) is not None:
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_unused()
 
     def _with_worker(self, method: Method, ask: Callable[[Worker], Answer]) -> Answer:
         try:

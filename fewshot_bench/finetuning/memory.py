@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
-from fewshot_bench.training.optimisation import COPIES_OF_A_WEIGHT, free_bytes, kept_bytes
-
-_STATUS = Path("/proc/self/status")
+from fewshot_bench.training.device_memory import free_bytes, is_out_of_memory, release_unused
+from fewshot_bench.training.optimisation import COPIES_OF_A_WEIGHT, kept_bytes
 
 
 def bytes_per_episode(trainer: EpisodeTrainer, inputs: Tensor, queries: Tensor | None = None) -> int:
@@ -25,14 +22,17 @@ def bytes_per_episode(trainer: EpisodeTrainer, inputs: Tensor, queries: Tensor |
             need more.
     """
     with torch.enable_grad():
-        for_backward = kept_bytes(lambda: trainer.try_step(inputs))
+        of_steps = [kept_bytes(lambda: trainer.try_step(inputs))]
         if queries is not None:
-            for_backward = max(for_backward, kept_bytes(lambda: trainer.try_query_step(queries)))
+            of_steps.append(kept_bytes(lambda: trainer.try_query_step(queries)))
+    # Each CUDA graph has memory of its own.
+    for_backward = sum(of_steps) if trainer.device.type == "cuda" else max(of_steps)
     held = inputs.numel() * inputs.element_size()
     held += 0 if queries is None else queries.numel() * queries.element_size()
     weights = sum(weight.numel() * weight.element_size() for weight in trainer.weights.values())
     # Gradients of activations exist beside them for a moment, about half as much again.
-    return held + for_backward + for_backward // 2 + COPIES_OF_A_WEIGHT * weights
+    copies = COPIES_OF_A_WEIGHT + (trainer.recipe.patience > 0)  # one from when the loss stopped falling
+    return held + for_backward + for_backward // 2 + copies * weights
 
 
 def episodes_that_fit(per_episode: int, device: torch.device, *, largest: int) -> int:
@@ -41,13 +41,6 @@ def episodes_that_fit(per_episode: int, device: torch.device, *, largest: int) -
     if free is None:
         return largest
     return max(1, min(largest, int(0.8 * free) // max(1, per_episode)))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the system ran out of memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def fit_by_halving(episodes: int, attempt: Callable[[int], Tensor]) -> tuple[int, Tensor]:
@@ -60,21 +53,4 @@ def fit_by_halving(episodes: int, attempt: Callable[[int], Tensor]) -> tuple[int
                 raise
         # Outside of the handler the error no longer holds the tensors it was working on.
         episodes = -(-episodes // 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Peak memory so far: of tensors on a GPU, of the process on a CPU; 0 if the system does not report it."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    if _STATUS.is_file():  # getrusage on Linux includes the peak of the parent process
-        peaks = [line.split()[1] for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
-        if peaks:
-            return int(peaks[0]) * 1024
-    try:
-        import resource
-    except ImportError:  # on Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        release_unused()

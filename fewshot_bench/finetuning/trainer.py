@@ -6,14 +6,16 @@ update, which lowers the mean Shannon entropy of the predictions for the queries
 
 On a GPU a training step is recorded once as a CUDA graph and replayed, without a hundred launches per step. Everything
 that changes from step to step (inputs, step number, learning rate) lies in tensors that keep their place.
-Random numbers are functions of the step number, so a replay draws new ones.
+Random numbers are functions of the step number, so a replay draws new ones. A step that cannot be captured, because it
+waits for the device or for another reason, runs without a graph.
 """
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -39,15 +41,21 @@ from fewshot_bench.finetuning.recipe import (
 )
 from fewshot_bench.finetuning.stacking import TrainingStep, stack_network
 from fewshot_bench.losses import loss_function, reading_of
+from fewshot_bench.training.device_memory import is_out_of_memory
 from fewshot_bench.training.randomness import keyed_uniform
 
 Step = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 """Inputs [E, 2B, ...], chosen images [E, B] or None, keys [E] and the number of the step to the losses, [E]."""
 
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
-"""From something to run to something that runs it again."""
+"""From something to run to something that runs it again; raises CaptureError where that is impossible."""
 
+_LOG = logging.getLogger(__name__)
 _WARM_UP_STEPS = 3
+
+
+class CaptureError(Exception):
+    """A step cannot be captured as a CUDA graph."""
 
 
 class ReplayedStep:
@@ -85,29 +93,47 @@ class ReplayedStep:
         return inputs.shape == self._inputs.shape
 
 
-def cuda_graph(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Capture work on the current CUDA device, after a few runs; where that fails, run it without a graph."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UP_STEPS):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            losses = run()
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        warnings.warn(f"the training step is not captured as a CUDA graph and runs slower: {error}", stacklevel=2)
-        return run
+def cuda_graph(run: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """Capture work on a CUDA device, which need not be the current one, after a few runs on the same side stream.
+
+    Raises:
+        CaptureError: the work cannot be captured.
+        torch.OutOfMemoryError: of the runs or the capture.
+    """
+    before, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    kind: type[Exception] = CaptureError
+    reason = ""  # in words: an error would hold the tensors of the step
+    # Makes the device current; afterwards its stream is this again, which torch forgets where a capture fails.
+    with torch.cuda.stream(before):
+        graph = torch.cuda.CUDAGraph()
+        side.wait_stream(before)
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP_STEPS):
+                run()
+        before.wait_stream(side)
+        try:
+            with torch.cuda.graph(graph, stream=side):  # its default stream may belong to another device
+                try:
+                    losses = run()
+                except Exception as error:  # a plug-in's is an error of its own kind
+                    kind = torch.OutOfMemoryError if is_out_of_memory(error) else CaptureError
+                    reason = str(error) or type(error).__name__
+                    raise
+        except Exception as error:  # the end of a failed capture may raise another
+            reason = reason or str(error) or type(error).__name__
+    if reason:
+        raise kind(reason.partition("\n")[0])
 
     def replay() -> Tensor:
         graph.replay()
         return losses
 
     return replay
+
+
+@cache
+def _tell_once(reason: str) -> None:
+    _LOG.warning("note: fine-tuning steps run one by one, slower than as a CUDA graph: %s", reason)
 
 
 class EarlyStopping:
@@ -207,7 +233,9 @@ class EpisodeTrainer:
         decayed |= {"base_head.weight", "head.weight"}
         self.optimizer = stacked_optimizer(recipe, trained, decayed, self.device)
         self._loss = loss_function(recipe.loss)
-        self._capture: Capture | None = cuda_graph if self.device.type == "cuda" else None
+        self._capture: Capture | None = None
+        if self.device.type == "cuda":
+            self._capture = partial(cuda_graph, device=self.device)
         self._replayed: ReplayedStep | None = None
         self._replayed_queries: ReplayedStep | None = None
 
@@ -278,12 +306,27 @@ class EpisodeTrainer:
             return
         if queries is not None and (self._replayed_queries is None or not self._replayed_queries.fits(queries)):
             self._begin(task)
-            self._replayed_queries = ReplayedStep(self._query_step, queries, None, task.keys.on_device, self._capture)
+            self._replayed_queries = self._recorded(self._query_step, queries, None, task.keys.on_device)
         chosen = self._chosen(task, 0, self.recipe.steps_per_epoch(images))
         inputs = task.views.at(0, chosen)
         if self._replayed is None or not self._replayed.fits(inputs):
             self._begin(task)
-            self._replayed = ReplayedStep(self._step, inputs, chosen, task.keys.on_device, self._capture)
+            self._replayed = self._recorded(self._step, inputs, chosen, task.keys.on_device)
+
+    def _recorded(self, step: Step, inputs: Tensor, chosen: Tensor | None, keys: Tensor) -> ReplayedStep | None:
+        """The step as a graph; None if that is impossible, and then for all later steps of this trainer."""
+        if self._capture is None:
+            return None
+        try:
+            return ReplayedStep(step, inputs, chosen, keys, self._capture)
+        except (CaptureError, torch.OutOfMemoryError) as error:
+            # A graph has memory of its own: half as many episodes may fit, but one has to do without.
+            if is_out_of_memory(error) and len(inputs) > 1:
+                raise
+            _tell_once(str(error))
+        self._capture = self._replayed = self._replayed_queries = None
+        self.optimizer.zero_grad(set_to_none=True)  # gradients may lie in memory of the graph
+        return None
 
     def _begin(self, task: EpisodeTask) -> None:
         self.stack.load(self._initial)
@@ -352,10 +395,14 @@ class EpisodeTrainer:
             reading=reading_of(self.recipe.loss, self.recipe.reading),
             **smoothing,
         )
-        self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.sum())
-        self.optimizer.step()
+        self._update()
         return losses.detach()
+
+    def _update(self) -> None:
+        """Move the weights, and free the gradients: a graph allocates its own."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _query_step(self, queries: Tensor, chosen: Tensor | None, keys: Tensor, step: int | Tensor) -> Tensor:
         """One step on the queries of all episodes [E, M, ...], which draws no random numbers; their entropies, [E].
@@ -364,7 +411,6 @@ class EpisodeTrainer:
         so the gradients of the parts add up. Batch normalisation over a batch needs them together.
         """
         del chosen, keys, step
-        self.optimizer.zero_grad(set_to_none=True)
         at_once = queries.shape[1] if self._normalises_batches else 2 * self.recipe.batch_size
         entropies = queries.new_zeros(len(queries), dtype=self.head.weight.dtype)
         for part in torch.split(queries, at_once, dim=1):
@@ -372,7 +418,7 @@ class EpisodeTrainer:
             share = -(logs.exp() * logs).sum(dim=(1, 2)) / queries.shape[1]
             torch.autograd.backward((self.recipe.query_entropy * share).sum())
             entropies += share.detach()
-        self.optimizer.step()
+        self._update()
         return entropies
 
     def _outputs(self, embeddings: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ from fewshot_bench.report.verdicts import (
     p_equation,
     p_text,
     ranks_text,
-    time_text,
 )
+from fewshot_bench.units import time_text
 
 Role = Literal["better", "worse", "neutral"]
 Symbol = Literal["right", "left", "diamond", "circle"]

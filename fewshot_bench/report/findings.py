@@ -37,9 +37,9 @@ from fewshot_bench.report.verdicts import (
     UNKNOWN,
     headline,
     p_of_both,
-    time_text,
 )
 from fewshot_bench.statistics import Covered, DataInterval
+from fewshot_bench.units import time_text
 
 _MOST_NAMED = 5
 _FAILED = " failed"

@@ -14,11 +14,12 @@ from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench._io.text import guarded, unguarded
 from fewshot_bench.errors import LocationError, OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, Format, protocol_rows
+from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, protocol_rows
 from fewshot_bench.report.names import cells_of_method, is_transductive, shown_names, the_only
 from fewshot_bench.report.published import PublishedResult, published_results, published_rows_of
 from fewshot_bench.report.scores import stored_scores
 from fewshot_bench.statistics import Correction
+from fewshot_bench.units import rate_text
 
 _PROTOCOL = ["dataset", "split", "way", "shot", "queries", "sampler", "seed", "protocol_fingerprint"]
 
@@ -106,7 +107,6 @@ def _baselines(cells: Sequence[Cell], wanted: str) -> dict[str, Cell]:
 TIMING_COLUMNS = ("episodes_per_second", "peak_bytes")
 """What differs between two identical studies; everything else is the same to the byte."""
 
-_DECIMALS: dict[Format | None, int] = {"percent": 4, "rate": 1}
 _LARGEST = 64_000_000  # bytes of a leaderboard
 
 
@@ -133,8 +133,10 @@ def _csv_text(column: str, value: Any) -> str:
     kind = COLUMNS.get(column)
     if kind == "p":
         return repr(float(value))
-    if kind in _DECIMALS:
-        return f"{round(value, _DECIMALS[kind]) + 0.0:.{_DECIMALS[kind]}f}"  # + 0.0: never "-0.0000"
+    if kind == "percent":
+        return f"{round(value, 4) + 0.0:.4f}"  # + 0.0: never "-0.0000"
+    if kind == "rate":
+        return rate_text(value) if 0 < value < 0.95 else f"{value:.1f}"  # two digits of a small rate
     if kind == "count" and isinstance(value, float):
         return f"{value:.0f}"
     return guarded(value) if isinstance(value, str) else str(value)

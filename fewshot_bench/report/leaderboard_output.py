@@ -45,6 +45,7 @@ from fewshot_bench.report.verdicts import (
     p_text,
 )
 from fewshot_bench.statistics import Correction
+from fewshot_bench.units import rate_text
 
 PUBLISHED, ODD, ACROSS_MARK = " *", " ?", " #"
 """Marks of published numbers, of implausible intervals, and of verdicts on an inductive and a transductive method."""
@@ -114,7 +115,8 @@ def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
         odd = ODD if is_published and row["flags"] else ""
         mean = "".join([f"{row['mean']:.2f}", *(f" {plus_minus} {width:.2f}" for width in widths), odd])
         letters = [Text(row[group] or "", style)] if with_letters else []
-        numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, Text(_speed(row))]
+        rate = Text(rate_text(row["episodes_per_second"]))
+        numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, rate]
         name = f"{row['method']}{PUBLISHED}" if is_published else row_name(row)
         lines.append(_Line(_kind(row), name, _note(row, rows), numbers))
     return _filled(table, console, lines)
@@ -263,11 +265,6 @@ def _interval_name(rows: pd.DataFrame) -> str:
 def _correction(frame: pd.DataFrame) -> Correction:
     corrections: list[Correction] = frame["correction"].dropna().tolist()
     return corrections[0] if corrections else "holm"
-
-
-def _speed(row: Mapping[Any, Any]) -> str:
-    speed = row["episodes_per_second"]
-    return f"{speed:,.0f}" if speed == speed else "-"
 
 
 @dataclass(frozen=True)

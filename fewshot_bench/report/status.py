@@ -31,6 +31,7 @@ from fewshot_bench.outcomes.leases import Leases
 from fewshot_bench.outcomes.manifest import read_manifest
 from fewshot_bench.outcomes.study_log import DID_ITS_PART, PlannedCell, RecordedStudy, recorded_studies
 from fewshot_bench.report.names import marked_names, short_name
+from fewshot_bench.units import rate_text
 
 _RATE_WINDOW, _SHORTEST_RATE = 60.0, 2.0  # seconds that a rate is measured over, at most and at least
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -363,7 +364,7 @@ def _numbers(cell: CellState) -> list[str]:
     if cell.planned is None:
         return [f"{cell.done:,}", "", failed, "", "", workers]
     episodes = f"{cell.done:,}/{'<=' if cell.stops_early and cell.left else ''}{cell.planned:,}"
-    rate = "" if cell.rate is None or not cell.left else _rate_text(cell.rate)
+    rate = "" if cell.rate is None or not cell.left else rate_text(cell.rate)
     return [
         episodes,
         _percent(cell.done, cell.planned),
@@ -428,7 +429,3 @@ def _or_nothing(count: int) -> str:
 
 def _time_left(left: int, seconds: float | None) -> str:
     return "" if not left else "?" if seconds is None else duration(seconds)
-
-
-def _rate_text(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 0.1 else f"{rate:.2g}"

@@ -23,7 +23,6 @@ from fewshot_bench.statistics import Correction, DataInterval, compact_letters, 
 SIGNIFICANCE = 0.05
 CORRECTIONS = {"holm": "Holm", "bh": "BH", "none": "uncorrected"}
 _SMALLEST_SHOWN_P = 0.001
-_TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 ACROSS = "one of the two sees all queries of an episode at once"
 """What a comparison of an inductive and a transductive method says of it."""
 NOTHING_SHOWN = "no difference shown"
@@ -272,9 +271,3 @@ def difference_text(difference: float, low: float, high: float, task: float, plu
 def count_text(number: int, noun: str) -> str:
     """A count with its noun, e.g. "1 run" or "1,200 episodes"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def time_text(seconds: float) -> str:
-    """A short time with its unit: "1.2 s", "20 ms", "5 µs"."""
-    size, unit = next((pair for pair in _TIME_UNITS if seconds >= 0.999 * pair[0]), _TIME_UNITS[-1])
-    return f"{seconds / size:.3g} {unit}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,21 @@ from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, known_b
 from fewshot_bench.cache import BASE_STAGES, build_once, read_entry
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.engine import Engine, LocalEngine
-from fewshot_bench.errors import WeightsError
+from fewshot_bench.errors import StudyError, WeightsError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import SILENT, Progress
+from fewshot_bench.study.provenance import tf32
 from fewshot_bench.training import (
+    Computing,
+    History,
     Recipe,
+    Selection,
+    StateFile,
+    StepMemory,
+    TrainingResult,
+    batch_norms,
+    checkpoint_metadata,
+    fitting_micro_batch,
     load_network,
     paper_recipe,
     refuse_batches_that_do_not_fit,
@@ -29,6 +41,7 @@ from fewshot_bench.training import (
     seeded_randomness,
     train_on_base,
 )
+from fewshot_bench.training.device_memory import is_out_of_memory, release_unused
 
 TRAINING_VERSION = 2
 
@@ -72,24 +85,31 @@ def fine_tuned_on_base(
     several processes want the same checkpoint, one trains and the others wait for it. Without an engine, this process
     trains on the device.
 
+    A training in this process keeps its state beside the checkpoint until it is finished, so that it resumes after the
+    last epoch; on another machine it starts again.
+
     Raises:
         StudyError: a batch does not fit into memory, or training diverged.
     """
-    call = (engine or LocalEngine(device)).call
+    engine, path = engine or LocalEngine(device), checkpoint_path(backbone, split, recipe)
+    state = path.with_name(f"{path.stem}.state.safetensors") if isinstance(engine, LocalEngine) else None
 
     def trained() -> _Extras:
-        weights, head, metadata = call(_train, backbone, split, recipe, device, progress=progress)
+        weights, head, metadata = engine.call(_train, backbone, split, recipe, device, state, progress=progress)
         backbone.network.load_state_dict(weights)
         return _Extras(metadata, head)
 
     extras = build_once(
-        checkpoint_path(backbone, split, recipe),
+        path,
         _words(backbone, split, recipe),
         read=lambda path: _load(path, backbone),
         build=trained,
         write=lambda path, built: save_checkpoint(path, backbone.network, built.metadata, built.head),
         progress=progress,
     )
+    with suppress(OSError):
+        if state is not None:
+            state.unlink()
     return _trained(backbone, extras)
 
 
@@ -106,33 +126,159 @@ class _Extras:
     metadata: dict[str, str]
     head: BaseHead | None
 
+    @property
+    def computing(self) -> dict[str, Any]:
+        """See `Backbone.computing`; raises ValueError or TypeError if it is damaged."""
+        return dict(json.loads(self.metadata.get("computing", "{}")))
+
 
 def _trained(backbone: Backbone, extras: _Extras) -> Backbone:
     """A new object, because the digest of the weights is taken once per object."""
-    return replace(backbone, is_pretrained=True, base_head=extras.head)
+    return replace(backbone, is_pretrained=True, base_head=extras.head, computing=extras.computing)
 
 
 def _train(
-    backbone: Backbone, split: ImageSplit, recipe: Recipe, device: str, *, progress: Progress
+    backbone: Backbone, split: ImageSplit, recipe: Recipe, device: str, state: Path | None, *, progress: Progress
 ) -> tuple[dict[str, torch.Tensor], BaseHead, dict[str, str]]:
     """The weights and the head after training, on the CPU, and the metadata of their checkpoint."""
+    what = _words(backbone, split, recipe)
+    batch, used = min(recipe.batch_size, len(split)), used_micro_batches(state)
     four = four_inputs(backbone, split, device)
-    refuse_batches_that_do_not_fit(backbone.network, four, min(recipe.batch_size, len(split)))
-    result = train_on_base(
-        backbone.network, split, recipe, normalise=backbone.preprocessing, device=device, progress=progress
-    )
+    memory = StepMemory.measured(backbone.network, four, precision=recipe.precision)
+    chosen = base_micro_batch(backbone, memory, used[-1] if used else batch)
+    is_fixed = bool(batch_norms(backbone.network))
+    way_out = f"Use {'--base-batch {half}, ' if is_fixed else ''}a smaller --image-size, or --base-precision bf16."
+    training = MicroBatches(used if used[-1:] == [chosen] else [*used, chosen], is_fixed, way_out)
+    file = None if state is None else StateFile(path=state, metadata={"what": f"unfinished: {what}"}, is_optional=True)
+
+    def train() -> TrainingResult:
+        return training.train(backbone, split, recipe, device=device, progress=progress, state=file)
+
+    try:
+        result = train()
+    except WeightsError:  # the state is damaged, so it starts again, as from a damaged checkpoint
+        if state is None or not state.is_file():
+            raise
+        state.unlink()
+        result = train()
     weights = {name: tensor.cpu() for name, tensor in result.backbone.state_dict().items()}
+    computing: dict[str, Any] = tf32(device)
+    if min(training.sizes) < batch:
+        computing["micro_batches"] = training.sizes
     return (
         weights,
         BaseHead.of(result.head, split.class_names),
         {
-            "what": _words(backbone, split, recipe),
+            "what": what,
             "backbone": backbone.name,
             "recipe": json.dumps(recipe.hyper_parameters(), sort_keys=True),
             "base_split": split.fingerprint,
             "history": json.dumps(result.history),
+            **({"computing": json.dumps(computing)} if computing else {}),
         },
     )
+
+
+def base_micro_batch(backbone: Backbone, memory: StepMemory, batch: int) -> int:
+    """Images whose activations a base stage keeps at once: the whole batch if it fits, otherwise as many as fit.
+
+    On a CPU a batch is whole wherever its activations alone fit, as it was before there were parts: numbers stay.
+    Without batch normalisation the parts give the gradients of the whole batch, but for rounding and the random numbers
+    of dropout. With it they would give another method, which must not depend on how much memory is free.
+
+    Args:
+        backbone: before its training.
+        memory: of a step.
+        batch: images per step.
+
+    Raises:
+        StudyError: not one image fits, or the batch of a network with batch normalisation does not.
+    """
+    if batch_norms(backbone.network):
+        refuse_batches_that_do_not_fit(memory, batch)
+        return batch
+    if memory.device == "cpu" and memory.free is not None and batch * memory.per_image <= memory.free:
+        return batch
+    return fitting_micro_batch(memory, batch)
+
+
+def micro_batch_or_problem(backbone: Backbone, memory: StepMemory, batch: int) -> tuple[int, str]:
+    """See `base_micro_batch`; the whole batch and the message where it would raise, otherwise no message."""
+    try:
+        return base_micro_batch(backbone, memory, batch), ""
+    except StudyError as error:
+        return batch, str(error)
+
+
+def used_micro_batches(state: Path | None) -> list[int]:
+    """The sizes of micro-batches that an unfinished training has used; none where no state can be read."""
+    if state is None or not state.is_file():
+        return []
+    with suppress(WeightsError, KeyError, ValueError):
+        used: list[int] = json.loads(checkpoint_metadata(state)["micro_batches"])
+        return used
+    return []
+
+
+@dataclass
+class MicroBatches:
+    """A training in micro-batches, which are halved while memory runs out.
+
+    Attributes:
+        sizes: in images, used so far; the last one is used next.
+        is_fixed: whether the size must not change.
+        way_out: the end of the message where nothing smaller can be tried; `{half}` is half of the size.
+    """
+
+    sizes: list[int]
+    is_fixed: bool
+    way_out: str
+
+    def train(
+        self,
+        backbone: Backbone,
+        split: ImageSplit,
+        recipe: Recipe,
+        *,
+        device: str,
+        progress: Progress,
+        state: StateFile | None = None,
+        computing: Computing | None = None,
+        selection: Selection | None = None,
+        after_epoch: Callable[[History], None] | None = None,
+    ) -> TrainingResult:
+        """Train as `train_on_base` does, in these micro-batches; the state's metadata gets their sizes.
+
+        Raises:
+            StudyError: memory ran out, and no smaller micro-batch may be tried; or see `train_on_base`.
+            WeightsError: the state is damaged, or of another training.
+        """
+        while True:
+            size, metadata = self.sizes[-1], {"micro_batches": json.dumps(self.sizes)}
+            try:
+                return train_on_base(
+                    backbone.network,
+                    split,
+                    recipe,
+                    normalise=backbone.preprocessing,
+                    device=device,
+                    progress=progress,
+                    computing=replace(computing or Computing(), micro_batch=size),
+                    selection=selection,
+                    state=None if state is None else replace(state, metadata={**state.metadata, **metadata}),
+                    after_epoch=after_epoch,
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.is_fixed or size == 1:
+                    raise StudyError(
+                        f"a micro-batch of {size} images does not fit into the memory of {device}. "
+                        + self.way_out.format(half=max(1, size // 2))
+                    ) from error
+            # Outside of the handler the error no longer holds the tensors it was working on.
+            release_unused()
+            self.sizes.append(size // 2)
 
 
 def _words(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> str:
@@ -173,7 +319,9 @@ def _load(path: Path, backbone: Backbone) -> _Extras | None:
     """Load a checkpoint into a backbone; None where it is damaged, so that it is trained again."""
     try:
         weights, head, metadata = load_network(path, backbone.embedding_size)
+        extras = _Extras(metadata, head)
+        _ = extras.computing  # which may be damaged
         backbone.network.load_state_dict(weights)
-    except (WeightsError, RuntimeError):
+    except (WeightsError, RuntimeError, ValueError, TypeError):
         return None
-    return _Extras(metadata, head)
+    return extras

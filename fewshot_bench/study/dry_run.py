@@ -13,6 +13,7 @@ import torch
 from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BaseHead
 from fewshot_bench.datasets import Dataset
+from fewshot_bench.datasets.catalogue import BENCHMARKS, is_stand_in, stand_in_dataset
 from fewshot_bench.engine.classify import protocol_card
 from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.episodes import Protocol
@@ -22,11 +23,13 @@ from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.report import resolve_method
 from fewshot_bench.study.base_stage import checkpoint_path, from_checkpoint
 from fewshot_bench.study.chunks import missing_episodes
+from fewshot_bench.study.counting import Counts
 from fewshot_bench.study.estimates import (
     NO_TIME,
     CellEstimate,
     ChunkTime,
     Estimates,
+    Machine,
     Measurements,
     View,
     WorkEstimate,
@@ -41,28 +44,32 @@ from fewshot_bench.study.provenance import PeakMemory, changed_code, weights_not
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, open_study_dataset, resolve_study
 from fewshot_bench.study.scheduler import is_failure, reason_of
 from fewshot_bench.study.study import Study
-from fewshot_bench.training.optimisation import free_bytes
+from fewshot_bench.training.device_memory import free_bytes
 
 AFTER_TRAINING = "after training"
 NOT_FETCHED = "after its weights are fetched"
 NO_IMAGES = "once its images are here"
 
 
-def estimate(plan: StudyPlan, *, progress: Progress = SILENT) -> Estimates:
+def estimate(plan: StudyPlan, *, machine: Machine | None = None, progress: Progress = SILENT) -> Estimates:
     """The cells of a plan, which episodes are stored, and what the rest takes.
 
     A few images are embedded, a few steps trained and a few chunks of episodes computed, to be timed; nothing of it is
     kept. A problem that keeps the plan from running is listed, and the rest is estimated all the same.
 
+    For another machine nothing is timed, and this machine's caches do not count: memory is judged, and operations are
+    counted. The images of a benchmark need not be here.
+
     Args:
         plan: what would be run.
+        machine: where it would be run; this one by default.
         progress: shown one unit per study.
 
     Raises:
         StudyError: this machine has no such device.
         OSError: the folder of the results cannot be written to.
     """
-    dry_run = _DryRun(plan)
+    dry_run = _DryRun(plan, machine)
     with progress.step("dry run", len(plan.studies)) as step:
         for study, place in zip(plan.studies, plan.places, strict=True):
             with dry_run.noting(place):
@@ -91,15 +98,16 @@ class _KnownNetwork:
 class _DryRun:
     """Collects the estimates, study by study; what studies share is counted once."""
 
-    def __init__(self, plan: StudyPlan) -> None:
-        self._plan, self._device = plan, chosen_device(plan.studies[0].device)
+    def __init__(self, plan: StudyPlan, machine: Machine | None) -> None:
+        self._plan, self._machine = plan, machine
+        self._device = "cpu" if machine is not None else chosen_device(plan.studies[0].device)
         self._store = OutcomeStore(plan.results / "outcomes")
         self._store.check_folder()
         self._backbones = Backbones(fetches=False)
-        self._measurements = Measurements(self._device)
+        self._measurements = Measurements(self._device) if machine is None else Counts(machine)
         self._memory = PeakMemory(self._device)
         self._bytes_before = self._memory.of_study()
-        self._training_bytes = 0
+        self._needed_bytes = 0
         self._names: dict[str, list[str]] = {}
         self._cells: dict[tuple[str, str, str], CellEstimate] = {}
         self._work: dict[tuple[str, ...], WorkEstimate] = {}
@@ -123,10 +131,10 @@ class _DryRun:
         if not is_fetched(study):
             self._notes[
                 f"the weights of {study.backbone_name} come from the Hugging Face hub and are not on this machine; "
-                "they are fetched when the study runs. Times are of the same network with random weights."
+                "they are fetched when the study runs. Estimates are of the same network with random weights."
             ] = None
         try:
-            dataset = open_study_dataset(study)
+            dataset = self._dataset(study)
         except FewshotBenchError:
             self._add_without_images(study)
             raise
@@ -140,6 +148,22 @@ class _DryRun:
                 self._names.setdefault(study.dataset, []).append(method.name)
                 step.advance(0, method.name)
                 self._add_method(resolved, method, known)
+
+    def _dataset(self, study: Study) -> Dataset:
+        """The images of a study, or for another machine what the catalogue says of them."""
+        try:
+            return open_study_dataset(study)
+        except FewshotBenchError:
+            if self._machine is None or study.dataset not in BENCHMARKS or not BENCHMARKS[study.dataset].splits:
+                raise
+        stand_in = stand_in_dataset(study.dataset)
+        images = sum(len(split) for split in stand_in.splits.values())
+        size = next(iter(stand_in.splits.values())).images.shape[1]
+        self._notes[
+            f"the images of {study.dataset} are not on this machine; it is estimated with as many as the catalogue "
+            f"says, {images:,} of {size} x {size} pixels."
+        ] = None
+        return stand_in
 
     def _add_without_images(self, study: Study) -> None:
         """Cells of a dataset that is not here."""
@@ -165,11 +189,13 @@ class _DryRun:
     def _known(self, network: Network, study: Study, dataset: Dataset) -> _KnownNetwork:
         """A network after its base stage if that has been done, before it otherwise."""
         unknown = "" if network.is_checkpoint or is_fetched(study) else NOT_FETCHED
+        if is_stand_in(dataset):
+            unknown = NO_IMAGES
         backbone = network.start()
         if network.recipe is None:
             return _KnownNetwork(network, backbone, unknown, backbone.weights)
         path = checkpoint_path(backbone, dataset.base, network.recipe)
-        if path.is_file():
+        if path.is_file() and self._machine is None:
             trained = from_checkpoint(copy.deepcopy(backbone), dataset.base, network.recipe)
             if trained is not None:
                 return _KnownNetwork(network, trained, "", trained.weights)
@@ -184,15 +210,18 @@ class _DryRun:
         base = dataset.base
         step.advance(0, f"training {backbone.name} with {recipe.loss}")
         needs = self._measurements.training(base, backbone, recipe)
-        self._training_bytes = max(self._training_bytes, needs.memory)
+        self._needed_bytes = max(self._needed_bytes, needs.memory)
         batch = min(recipe.batch_size, len(base))
+        seconds, operations = needs.per_image.times(recipe.epochs * len(base))
         self._work["training", known.identity] = WorkEstimate(
             "training",
             f"{backbone.name} on {base.dataset} {base.name}: {known.network.stage}",
             recipe.epochs * math.ceil(len(base) / batch),
-            needs.per_image.times(recipe.epochs * len(base)),
+            seconds,
             network_bytes(backbone),
             f"steps of {needs.timed:,} images" + (f", not of {batch:,}" if needs.timed < batch else ""),
+            operations,
+            needs.micro_batch if needs.micro_batch < batch else None,
         )
         if needs.problem:
             self._problems[needs.problem] = None
@@ -208,12 +237,15 @@ class _DryRun:
         if any(missing):
             times = self._timed(resolved, method, known)
         for (cell, _), whole, done, rest, timed in zip(planned, wanted, stored, missing, times, strict=True):
+            operations = None
             seconds, size = (None, None) if rest else (NO_TIME, 0)
             if timed is not None:
-                seconds, size = timed.per_episode.times(rest), outcome_bytes(cell, rest, timed.chunk)
+                seconds, operations = timed.per_episode.times(rest)
+                size = outcome_bytes(cell, rest, timed.chunk)
+                self._needed_bytes = max(self._needed_bytes, timed.per_episode.memory)
             task, is_transductive = cell.protocol.task, method.adaptation.is_transductive
             self._cells[task, method.name, known.identity] = CellEstimate(
-                task, method.name, whole, done, known.unknown, seconds, size, is_transductive
+                task, method.name, whole, done, known.unknown, seconds, size, is_transductive, operations
             )
 
     def _stored(self, cell: Cell, protocol: Protocol) -> int:
@@ -233,26 +265,36 @@ class _DryRun:
                 raise
             self._problems[f"{method.name} could not be tried: {reason_of(error)}"] = None
             return [None] * len(resolved.protocols)
-        self._work["ready", method.name, known.identity] = WorkEstimate(
-            "preparing", method.name, 1, ready, 0, "all of it"
-        )
+        if ready.seconds is not None:
+            self._work["ready", method.name, known.identity] = WorkEstimate(
+                "preparing", method.name, 1, ready.seconds, 0, "all of it"
+            )
         return times
 
     def _add_view(self, view: View, known: _KnownNetwork) -> None:
         """Embeddings that are not in the cache."""
         backbone, split = known.backbone, view.split
-        if not known.unknown and view.is_kept(backbone, self._device):
+        if self._machine is None and not known.unknown and view.is_kept(backbone, self._device):
             return
-        seconds, timed = self._measurements.image(view, backbone)
+        image = self._measurements.image(view, backbone)
+        seconds, operations = image.times(len(split))
+        self._needed_bytes = max(self._needed_bytes, image.memory)
+        memory = None if self._machine is None else self._machine.memory
+        if memory is not None and image.memory > memory:
+            self._problems[
+                f"embedding with {backbone.name} needs about {image.memory / 1e9:,.1f} GB, and the device has "
+                f"{memory / 1e9:,.1f} GB. Use a smaller --image-size or backbone."
+            ] = None
         stage = f"/{known.network.stage}" if known.network.stage else ""
         description = f"{split.dataset} {split.name} by {backbone.name}{stage}{', ' + view.name if view.name else ''}"
         self._work["view", known.identity, split.fingerprint, view.name] = WorkEstimate(
             "embeddings",
             description,
             len(split),
-            seconds.times(len(split)),
+            seconds,
             4 * len(split) * backbone.embedding_size,
-            f"{timed:,} images",
+            f"{image.timed:,} images",
+            operations,
         )
 
     def estimates(self) -> Estimates:
@@ -265,6 +307,15 @@ class _DryRun:
             with self.noting("labels of outputs"):
                 self._plan.check_labels(self._names)
         cells, work = list(self._cells.values()), list(self._work.values())
+        if self._machine is None:
+            peak = max(self._memory.of_study(), self._bytes_before + self._needed_bytes)
+            free = free_bytes(torch.device(self._device))
+        else:
+            peak, free = self._needed_bytes, self._machine.memory
+        results = disk_space(self._plan.results, sum(cell.bytes or 0 for cell in cells))
+        cache = disk_space(cache_folder(), sum(part.bytes for part in work))
+        if self._machine is not None:  # whose disks are not these
+            results, cache = replace(results, free=None), replace(cache, free=None)
         return Estimates(
             name=self._plan.name,
             device=self._device,
@@ -272,8 +323,9 @@ class _DryRun:
             work=work,
             missing=list(self._problems),
             notes=list(self._notes),
-            results=disk_space(self._plan.results, sum(cell.bytes or 0 for cell in cells)),
-            cache=disk_space(cache_folder(), sum(part.bytes for part in work)),
-            peak_bytes=max(self._memory.of_study(), self._bytes_before + self._training_bytes),
-            free_bytes=free_bytes(torch.device(self._device)),
+            results=results,
+            cache=cache,
+            peak_bytes=peak,
+            free_bytes=free,
+            machine=self._machine,
         )

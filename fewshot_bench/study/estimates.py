@@ -27,16 +27,16 @@ from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.datasets.store import nearest_folder
 from fewshot_bench.engine.engine import Chunk, LocalEngine
 from fewshot_bench.episodes import Protocol
-from fewshot_bench.errors import StudyError
+from fewshot_bench.losses import LOSSES
 from fewshot_bench.outcomes import Cell, MethodCard, OutcomeStore, ProtocolCard, episode_frame
 from fewshot_bench.outcomes.packing import position_type
 from fewshot_bench.progress import SILENT
-from fewshot_bench.study.base_stage import four_inputs
+from fewshot_bench.study.base_stage import four_inputs, micro_batch_or_problem
 from fewshot_bench.study.resolved import ResolvedStudy
 from fewshot_bench.study.workers import ClassifierBuilder, MethodWorker, augmented_view, name_of_view
-from fewshot_bench.training import Recipe, refuse_batches_that_do_not_fit, seeded_randomness
+from fewshot_bench.training import Recipe, StepMemory, seeded_randomness
 from fewshot_bench.training.learner import Computing, Learner
-from fewshot_bench.training.optimisation import COPIES_OF_A_WEIGHT, free_bytes, step_bytes_per_image
+from fewshot_bench.training.optimisation import COPIES_OF_A_WEIGHT
 from fewshot_bench.training.randomness import limited_threads
 from fewshot_bench.training.recipe import AugmentationName
 
@@ -56,6 +56,45 @@ NO_TIME = TimeRange(0.0, 0.0)
 
 
 @dataclass(frozen=True)
+class Machine:
+    """A machine that is not this one, for which a plan is judged.
+
+    Attributes:
+        memory: bytes of its device; None to judge no memory.
+        flops: operations per second that its device is assumed to reach; None to give no times.
+    """
+
+    memory: int | None = None
+    flops: float | None = None
+
+    def time(self, operations: float) -> TimeRange | None:
+        """Seconds for counted operations; None without a rate."""
+        return None if self.flops is None else TimeRange(operations / self.flops, operations / self.flops)
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """What one of many takes: an image, an episode, or getting ready.
+
+    Attributes:
+        seconds: None where no time is given.
+        operations: where they are counted.
+        memory: bytes, where they are counted.
+        timed: how many were done at once to be timed; 0 where nothing was timed.
+    """
+
+    seconds: TimeRange | None
+    operations: float | None = None
+    memory: int = 0
+    timed: int = 0
+
+    def times(self, count: float) -> tuple[TimeRange | None, float | None]:
+        """Seconds and operations of that many."""
+        seconds = None if self.seconds is None else self.seconds.times(count)
+        return seconds, None if self.operations is None else self.operations * count
+
+
+@dataclass(frozen=True)
 class CellEstimate:
     """One method on one protocol.
 
@@ -68,6 +107,7 @@ class CellEstimate:
         seconds: for the missing episodes; None where they were not timed.
         bytes: of outcomes of the missing episodes, at most; None where they are not known.
         is_transductive: whether the method sees all queries of an episode at once.
+        operations: counted for the missing episodes; None where they are timed.
     """
 
     task: str
@@ -78,6 +118,7 @@ class CellEstimate:
     seconds: TimeRange | None = None
     bytes: int | None = None
     is_transductive: bool = False
+    operations: float | None = None
 
     @property
     def left(self) -> int | None:
@@ -93,17 +134,21 @@ class WorkEstimate:
         kind: of the work.
         what: in words.
         units: steps of a training, or images.
-        seconds: it takes.
+        seconds: it takes; None where no time is given.
         bytes: on the disk.
         measured: on how much it was timed, in words.
+        operations: counted for it; None where it is timed.
+        micro_batch: images that a training keeps in memory at once, where these are fewer than its batch.
     """
 
     kind: Literal["training", "embeddings", "preparing"]
     what: str
     units: int
-    seconds: TimeRange
+    seconds: TimeRange | None
     bytes: int
     measured: str = ""
+    operations: float | None = None
+    micro_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +181,7 @@ class Estimates:
         cache: space for embeddings and networks.
         peak_bytes: of memory, as far as the measurements took or counted it.
         free_bytes: of memory; None where the system does not say.
+        machine: for which the plan is judged; None for this one.
     """
 
     name: str
@@ -148,6 +194,7 @@ class Estimates:
     cache: DiskSpace
     peak_bytes: int
     free_bytes: int | None
+    machine: Machine | None = None
 
     @property
     def seconds(self) -> TimeRange:
@@ -159,12 +206,21 @@ class Estimates:
     @property
     def is_whole(self) -> bool:
         """Whether everything that is missing was timed."""
-        return all(cell.seconds is not None for cell in self.cells if cell.left != 0)
+        is_timed = all(cell.seconds is not None for cell in self.cells if cell.left != 0)
+        return is_timed and all(work.seconds is not None for work in self.work)
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        cells = [{**asdict(cell), "left": cell.left} for cell in self.cells]
-        return {**asdict(self), "cells": cells, "seconds": self.seconds, "is_whole": self.is_whole}
+        """As plain data; what is said of another machine only where there is one."""
+        content = asdict(self)
+        if self.machine is None:
+            del content["machine"]
+        for row in (*content["cells"], *content["work"]):
+            for name in ("operations", "micro_batch"):
+                if row.get(name, 0) is None:
+                    del row[name]
+        for row, cell in zip(content["cells"], self.cells, strict=True):
+            row["left"] = cell.left
+        return {**content, "seconds": self.seconds, "is_whole": self.is_whole}
 
 
 def disk_space(place: Location, needed: int) -> DiskSpace:
@@ -204,6 +260,8 @@ _TIMES = 3
 _EPOCHS = 3  # of fine-tuning
 _EPOCHS_OF_A_SCHEDULE = 50
 _SHARE_OF_FREE_MEMORY = 0.4
+_FORWARD_PASSES_MORE = 4 / 3
+"""A forward pass more, where a step is a forward pass and a backward pass of two."""
 _NOT_FOR_TIME = ("lambda_", "tau", "reading")
 
 
@@ -228,9 +286,9 @@ class View:
 
 @dataclass(frozen=True)
 class ChunkTime:
-    """The seconds that one episode of a protocol takes, and how many episodes the study computes at once."""
+    """What one episode of a protocol takes, and how many episodes the study stores together."""
 
-    per_episode: TimeRange
+    per_episode: Estimated
     chunk: int
 
 
@@ -239,16 +297,18 @@ class TrainingNeeds:
     """What one training on the base split takes.
 
     Attributes:
-        per_image: seconds of a step for each image of its batch.
-        timed: images in the batch that was timed.
-        memory: bytes for the whole batch, weights and moments.
-        problem: why the batch does not fit; empty where it does.
+        per_image: of a step, for each image of its batch.
+        timed: images in the batch that was timed; 0 where nothing was timed.
+        memory: bytes for a micro-batch, weights and moments.
+        problem: why it does not fit; empty where it does.
+        micro_batch: images whose activations are in memory at once.
     """
 
-    per_image: TimeRange
+    per_image: Estimated
     timed: int
     memory: int
     problem: str
+    micro_batch: int
 
 
 class Measurements:
@@ -264,8 +324,8 @@ class Measurements:
         value: T = self._known[key]
         return value
 
-    def image(self, view: View, backbone: Backbone) -> tuple[TimeRange, int]:
-        """Seconds to embed one image of a view, and how many were embedded at once."""
+    def image(self, view: View, backbone: Backbone) -> Estimated:
+        """Seconds to embed one image of a view."""
         split, augmentation = view.split, view.augmentation
         augment = None if augmentation is None else augmented_view(split, 0, 1, augmentation)
 
@@ -275,50 +335,56 @@ class Measurements:
             )
             embed(part, backbone, device=self.device, augment=augment, use_cache=False)
 
-        key = ("image", _network(backbone), split.images.shape[1:], augmentation)
+        key = ("image", network_key(backbone), split.images.shape[1:], augmentation)
         return self._once(key, lambda: per_unit(embed_some, min(_MOST_IMAGES, len(split)), first=8))
 
     def method(
         self, resolved: ResolvedStudy, backbone: Backbone, adaptation: Adaptation
-    ) -> tuple[list[View], TimeRange, list[ChunkTime]]:
-        """The embeddings that a method needs, the seconds to get ready with them, and the time of each protocol.
+    ) -> tuple[list[View], Estimated, list[ChunkTime]]:
+        """The embeddings that a method needs, what getting ready with them takes, and the time of each protocol.
 
         Methods that differ in lambda, tau or reading take the same time.
         """
+        key = self._key_of_method(resolved, backbone, adaptation)
+        return self._once(key, lambda: _time_method(resolved, backbone, adaptation, self.device))
+
+    @staticmethod
+    def _key_of_method(resolved: ResolvedStudy, backbone: Backbone, adaptation: Adaptation) -> Hashable:
+        """What decides how long a method takes."""
         settings = {name: str(value) for name, value in asdict(adaptation).items() if name not in _NOT_FOR_TIME}
         images = (resolved.dataset.fingerprint, resolved.study.split)
-        key = ("method", _network(backbone), *images, type(adaptation), *sorted(settings.items()), *resolved.protocols)
-        return self._once(key, lambda: _time_method(resolved, backbone, adaptation, self.device))
+        network = network_key(backbone)
+        return ("method", network, *images, type(adaptation), *sorted(settings.items()), *resolved.protocols)
 
     def training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
         """What a training takes; those that differ in lambda, tau, reading, seed or epochs take the same per step.
 
         The network is trained for a few steps, on a smaller batch where memory is short.
         """
-        key = ("training", _network(backbone), split.fingerprint, recipe.loss, recipe.batch_size)
+        kind = (recipe.loss, recipe.batch_size, recipe.precision)
+        key = ("training", network_key(backbone), split.fingerprint, *kind)
         return self._once(key, lambda: self._training(split, backbone, recipe))
 
     def _training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
         batch, device = min(recipe.batch_size, len(split)), torch.device(self.device)
         four = four_inputs(backbone, split, self.device)
-        per_image = step_bytes_per_image(backbone.network, four)
-        problem = ""
-        try:
-            refuse_batches_that_do_not_fit(backbone.network, four, batch)
-        except StudyError as error:
-            problem = str(error)
-        free = free_bytes(device)
-        most = batch if free is None else min(batch, max(2, int(_SHARE_OF_FREE_MEMORY * free / per_image)))
+        step_memory = StepMemory.measured(backbone.network, four, precision=recipe.precision)
+        micro_batch, problem = micro_batch_or_problem(backbone, step_memory, batch)
+        free = step_memory.free
+        most = batch if free is None else min(batch, max(2, int(_SHARE_OF_FREE_MEMORY * free / step_memory.per_image)))
         longer = replace(recipe, epochs=max(recipe.epochs, _EPOCHS_OF_A_SCHEDULE))  # or the schedule ends too soon
         with limited_threads(recipe.threads), seeded_randomness(recipe.seed, self.device):
             learner = Learner(backbone.network, split, longer, backbone.preprocessing, device, Computing())
             order = torch.randperm(len(split))
-            seconds, timed = per_unit(lambda count: learner.step(order[:count], 0), min(most, len(split)), first=2)
-        memory = int(batch * per_image) + COPIES_OF_A_WEIGHT * network_bytes(backbone)
-        return TrainingNeeds(seconds, timed, memory, problem)
+            step = lambda count: learner.step(learner.loader.load(order[:count]))  # noqa: E731
+            time = per_unit(step, min(most, len(split)), first=2)
+        if micro_batch < batch and LOSSES[recipe.loss].facts.get("is_contrastive", True):
+            time = replace(time, seconds=time.times(_FORWARD_PASSES_MORE)[0])
+        memory = int(micro_batch * step_memory.per_image) + COPIES_OF_A_WEIGHT * network_bytes(backbone)
+        return TrainingNeeds(time, time.timed, memory, problem, micro_batch)
 
 
-def per_unit(act: Callable[[int], object], most: int, *, first: int = 1) -> tuple[TimeRange, int]:
+def per_unit(act: Callable[[int], object], most: int, *, first: int = 1) -> Estimated:
     """Time something that is done to several at once: a few more each time, until it takes long enough.
 
     Args:
@@ -327,7 +393,7 @@ def per_unit(act: Callable[[int], object], most: int, *, first: int = 1) -> tupl
         first: number to begin with; that round only warms up if it is quick.
 
     Returns:
-        Seconds for one, and the last number.
+        Seconds for one.
     """
     count, seconds = min(first, most), _seconds(act, min(first, most))
     while seconds < _ENOUGH and count < most:
@@ -336,7 +402,7 @@ def per_unit(act: Callable[[int], object], most: int, *, first: int = 1) -> tupl
     rounds = [seconds]
     while len(rounds) < _TIMES and sum(rounds) < _PATIENCE:
         rounds.append(_seconds(act, count))
-    return TimeRange(min(rounds) / count, max(rounds) / count), count
+    return Estimated(TimeRange(min(rounds) / count, max(rounds) / count), timed=count)
 
 
 def _seconds(act: Callable[[int], object], count: int) -> float:
@@ -354,8 +420,8 @@ def _synchronize() -> None:
 
 def _time_method(
     resolved: ResolvedStudy, backbone: Backbone, adaptation: Adaptation, device: str
-) -> tuple[list[View], TimeRange, list[ChunkTime]]:
-    builder = _MeasuredBuilder(resolved, backbone, LocalEngine(device), SILENT)
+) -> tuple[list[View], Estimated, list[ChunkTime]]:
+    builder = MeasuredBuilder(resolved, backbone, LocalEngine(device), SILENT)
     make = builder.worker_factory(adaptation)  # makes up embeddings, which is not to be timed
     began = time.perf_counter()
     worker = make()
@@ -364,23 +430,25 @@ def _time_method(
     def timed(protocol: Protocol) -> ChunkTime:
         chunk = min(resolved.study.chunk or worker.chunk(protocol), protocol.episodes)
         if not isinstance(adaptation, Finetune) or adaptation.epochs <= _EPOCHS:
-            return ChunkTime(_per_episode(worker, protocol, chunk)[0], chunk)
+            return ChunkTime(_per_episode(worker, protocol, chunk), chunk)
         short, longer = (builder.worker_factory(replace(adaptation, epochs=epochs))() for epochs in (1, _EPOCHS))
-        first, count = _per_episode(short, protocol, chunk)
-        several, _ = _per_episode(longer, protocol, count, first=count)
+        once = _per_episode(short, protocol, chunk)
+        first, several = once.seconds, _per_episode(longer, protocol, once.timed, first=once.timed).seconds
+        assert first is not None
+        assert several is not None
         more = (adaptation.epochs - 1) / (_EPOCHS - 1)
         low = first.low + max(0.0, several.low - first.low) * more
         high = first.high + max(0.0, several.high - first.low) * more
-        return ChunkTime(TimeRange(low, high), chunk)
+        return ChunkTime(Estimated(TimeRange(low, high), timed=once.timed), chunk)
 
-    return builder.views, TimeRange(ready, ready), [timed(protocol) for protocol in resolved.protocols]
+    return builder.views, Estimated(TimeRange(ready, ready)), [timed(protocol) for protocol in resolved.protocols]
 
 
-def _per_episode(worker: MethodWorker, protocol: Protocol, most: int, *, first: int = 1) -> tuple[TimeRange, int]:
+def _per_episode(worker: MethodWorker, protocol: Protocol, most: int, *, first: int = 1) -> Estimated:
     return per_unit(lambda count: worker(Chunk(protocol, 0, np.arange(count), count)), most, first=first)
 
 
-class _MeasuredBuilder(ClassifierBuilder):
+class MeasuredBuilder(ClassifierBuilder):
     """Makes classifiers on made-up embeddings where none are in the cache, and lists the views that it needed.
 
     Made-up embeddings lie around a centre for each class, so that adaptations that stop early have something to do.
@@ -415,6 +483,6 @@ def network_bytes(backbone: Backbone) -> int:
     return sum(tensor.nbytes for tensor in backbone.network.state_dict().values())
 
 
-def _network(backbone: Backbone) -> tuple[str, str]:
+def network_key(backbone: Backbone) -> tuple[str, str]:
     """What decides how fast a network is."""
     return backbone.name, str(sorted(backbone.preprocessing.as_dict().items()))

@@ -171,6 +171,7 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
             loss,
             epochs=study.base_epochs,
             batch_size=study.base_batch,
+            precision=study.base_precision,
             seed=study.training_seed,
             lambda_=study.lambda_,
             tau=study.tau,

@@ -23,9 +23,9 @@ from fewshot_bench._io.processor import processor_name
 from fewshot_bench.backbones import Backbone, fit_words
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.engine.engine import Engine
-from fewshot_bench.finetuning.memory import peak_bytes
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.study.study import Study
+from fewshot_bench.training.device_memory import peak_bytes
 
 PROGRAM = "fewshot-bench"
 NOT_RECORDED = Study.fields_where("section", "computing", "output")
@@ -60,6 +60,7 @@ def provenance(
         "platform": platform_name(),
         "python": platform.python_version(),
         "pretraining": backbone.pretraining,
+        **({"base_stage": dict(backbone.computing)} if backbone.computing else {}),
         **weights_record(study.weights, backbone),
     }
 
@@ -97,13 +98,12 @@ def without_folders(text: str) -> str:
 
 def study_record(study: Study) -> dict[str, Any]:
     """The fields of a study that decide what is done, as plain data; a file of weights is recorded by its name."""
-    record: dict[str, Any] = study.model_dump(mode="json", exclude={*NOT_RECORDED, "hyper_parameters"})
+    left_out = {*NOT_RECORDED, *study.later_defaults, "hyper_parameters"}
+    record: dict[str, Any] = study.model_dump(mode="json", exclude=left_out)
     record["hyper_parameters"] = dict(study.hyper_parameters)  # a method's card refuses other than plain data
     for name in _COUNTS:
         if name not in study.model_fields_set:  # left to the sampler, or to a rule that says when to stop
             del record[name]
-    if study.choose == "none":  # so that ids of older studies stay
-        del record["choose"]
     for name in ("weights", "dataset", "backbone"):
         if isinstance(record[name], str):
             record[name] = without_folders(record[name])
@@ -116,11 +116,28 @@ def platform_name() -> str:
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """The kind of machine: device, processor, cores, bytes of memory, as far as the system tells them."""
+    """The kind of machine: device, processor, cores, bytes of memory, and TF32, as far as the system tells them."""
     where = torch.device(device)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
     found = {"device": name, "cpu": processor_name(), "cores": os.cpu_count(), "memory_bytes": _memory()}
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in found.items() if value} | tf32(device)
+
+
+def tf32(device: str) -> dict[str, str]:
+    """What a GPU computes in TF32 instead of float32, by PyTorch's own setting, under "tf32"; empty for a CPU.
+
+    TF32 rounds to ten bits. PyTorch allows it for convolutions unless a user says otherwise.
+    """
+    if torch.device(device).type != "cuda":
+        return {}
+    libraries: Any = torch.backends
+    try:  # the present interface: reading the older one raises where a user has set this one
+        convolutions = libraries.cudnn.conv.fp32_precision == "tf32"
+        products = libraries.cuda.matmul.fp32_precision == "tf32"
+    except AttributeError:  # before torch 2.9
+        convolutions, products = libraries.cudnn.allow_tf32, libraries.cuda.matmul.allow_tf32
+    used = [name for name, is_used in (("convolutions", convolutions), ("matrix products", products)) if is_used]
+    return {"tf32": ", ".join(used) or "nothing"}
 
 
 class PeakMemory:

@@ -21,13 +21,13 @@ from fewshot_bench._io.storage import remove_abandoned
 from fewshot_bench.engine.engine import Chunk, Engine, Finished, WorkerPool
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import FewshotBenchError, OutcomeError, ShapeError, show_traceback
-from fewshot_bench.finetuning.memory import is_out_of_memory
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.outcomes.frame import check_episodes, check_frame
 from fewshot_bench.outcomes.leases import Heartbeat, Leases
 from fewshot_bench.progress import Progress, Step
 from fewshot_bench.study.chunks import ChunkQueue, ClaimedChunk, MissingEpisodes, Shard, missing_episodes
 from fewshot_bench.study.workers import WorkerFactory
+from fewshot_bench.training.device_memory import is_out_of_memory
 
 _FAILURES_IN_A_ROW = 3
 """Single episodes that fail in a row before failing chunks are cut into episodes instead of halves."""

@@ -21,6 +21,7 @@ from fewshot_bench.episodes import Protocol, resolved_protocol
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, SamplerName
 from fewshot_bench.errors import StudyError
 from fewshot_bench.limits import LARGEST_SEED, LARGEST_SIZE, LARGEST_WAY, MOST_CELLS, MOST_EPISODES, MOST_RUNS
+from fewshot_bench.training.recipe import PrecisionName
 
 Section = Literal["data", "method", "episodes", "computing", "output"]
 
@@ -32,6 +33,9 @@ Tau = Annotated[float, Field(gt=0)]
 
 SAMPLER_FIELDS = ("sampler", "alpha", "least_way", "least_shot")
 """The fields that say how episodes are sampled."""
+
+LATER_FIELDS = ("choose", "base_precision")
+"""Fields added after the first release: records and keys leave them out at their defaults, so that old ids hold."""
 
 MOST_EPISODES_BY_DEFAULT = 30_000
 """Largest number of episodes per run under `until_ci`, unless `max_episodes` is given."""
@@ -231,6 +235,13 @@ class MethodOptions(Options):
         is_axis=True,
         ge=2,
     )
+    base_precision: PrecisionName | None = option(
+        None,
+        "Precision of base-split training, on every device (autocast). Default: float32.",
+        "method",
+        is_fixed_by_checkpoint=True,
+        is_axis=True,
+    )
     training_seed: int = option(0, "Seed of base-split training.", "method", ge=-(1 << 63), lt=1 << 63)
     adaptations: tuple[str, ...] = option(
         ("centroid",),
@@ -301,6 +312,11 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
                 f"{episodes:,}. Use fewer --episodes or --runs."
             )
         return self
+
+    @property
+    def later_defaults(self) -> set[str]:
+        """The later fields that have their default; see `LATER_FIELDS`."""
+        return {name for name in LATER_FIELDS if getattr(self, name) == type(self).model_fields[name].default}
 
     @property
     def backbone_name(self) -> str:

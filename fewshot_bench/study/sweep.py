@@ -300,11 +300,9 @@ def _point(study: Study, values: dict[str, Value], grid: Grid, folder: Path, dat
 
 
 def _key(study: Study, dataset_fingerprint: str) -> str:
-    fields = study.model_dump(exclude=_NOT_OF_A_POINT)
+    fields = study.model_dump(exclude=_NOT_OF_A_POINT | study.later_defaults)
     if study.sampler == STANDARD_SAMPLER:  # keys are as they were before there were others
         fields = {name: value for name, value in fields.items() if name not in SAMPLER_FIELDS}
-    if study.choose == "none":  # as well
-        del fields["choose"]
     files = {name: _digest_of_file(value) for name, value in fields.items() if isinstance(value, Path)}
     content = {
         **_code(study),

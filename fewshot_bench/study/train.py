@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -27,11 +25,13 @@ from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.admission import admit_fields
 from fewshot_bench.study.base_stage import (
     TRAINING_VERSION,
+    MicroBatches,
     base_recipe,
     code_record,
     four_inputs,
     initialised_backbone,
     starting_weights,
+    used_micro_batches,
 )
 from fewshot_bench.study.checkpoints import (
     LAST,
@@ -42,17 +42,16 @@ from fewshot_bench.study.checkpoints import (
     read_checkpoint,
     state_file,
 )
-from fewshot_bench.study.provenance import weights_record
+from fewshot_bench.study.provenance import tf32, weights_record
 from fewshot_bench.training import (
     Computing,
     History,
     Selection,
     StateFile,
+    StepMemory,
     TrainingResult,
-    checkpoint_metadata,
     fitting_micro_batch,
     save_checkpoint,
-    train_on_base,
 )
 from fewshot_bench.training.fit import TensorBoardLog, Validate, write_history
 
@@ -241,7 +240,7 @@ class _Training:
             self._refuse_other(finished.card)
             return finished
         micro_batches = self._micro_batches()
-        checkpoint = self._save(self._train(micro_batches), micro_batches)
+        checkpoint = self._save(self._train(micro_batches), micro_batches.sizes)
         self.state.unlink(missing_ok=True)
         return checkpoint
 
@@ -281,48 +280,33 @@ class _Training:
                 "Use another --name, or --fresh to train anew under this one."
             )
 
-    def _micro_batches(self) -> list[int]:
+    def _micro_batches(self) -> MicroBatches:
         """The sizes used so far, and the one to continue with."""
-        used: list[int] = json.loads(checkpoint_metadata(self.state)["micro_batches"]) if self.state.is_file() else []
-        chosen = self.plan.micro_batch
+        used, chosen = used_micro_batches(self.state), self.plan.micro_batch
         if chosen is None:
             most = used[-1] if used else min(self.recipe.batch_size, len(self.base))
             four = four_inputs(self.backbone, self.base, self.device)
-            chosen = fitting_micro_batch(self.backbone.network, four, most, precision=self.recipe.precision)
-        return used if used[-1:] == [chosen] else [*used, chosen]
+            memory = StepMemory.measured(self.backbone.network, four, precision=self.recipe.precision)
+            chosen = fitting_micro_batch(memory, most)
+        sizes = used if used[-1:] == [chosen] else [*used, chosen]
+        way_out = "Use --micro-batch {half}, a smaller --image-size, or --precision bf16."
+        return MicroBatches(sizes, self.plan.micro_batch is not None, way_out)
 
-    def _train(self, micro_batches: list[int]) -> TrainingResult:
+    def _train(self, micro_batches: MicroBatches) -> TrainingResult:
         """Train; a micro-batch that the plan does not fix is halved while memory runs out."""
-        while True:
-            try:
-                return self._attempt(micro_batches)
-            except torch.cuda.OutOfMemoryError as error:
-                if self.plan.micro_batch is not None or micro_batches[-1] == 1:
-                    raise StudyError(
-                        f"a micro-batch of {micro_batches[-1]} images does not fit into the memory of {self.device}. "
-                        f"Use --micro-batch {max(1, micro_batches[-1] // 2)}, a smaller --image-size, or --precision "
-                        "bf16."
-                    ) from error
-            with suppress(RuntimeError, AssertionError):
-                torch.cuda.empty_cache()
-            micro_batches.append(micro_batches[-1] // 2)
-
-    def _attempt(self, micro_batches: list[int]) -> TrainingResult:
-        metadata = {"card": self.card.as_json(), "micro_batches": json.dumps(micro_batches)}
         selection = None
         if self.protocols:
             validate = validation(self.backbone, self.dataset.validation, self.protocols, self.device)
             selection = Selection(validate=validate, every=self.validate_every)
-        return train_on_base(
-            self.backbone.network,
+        return micro_batches.train(
+            self.backbone,
             self.base,
             self.recipe,
-            normalise=self.backbone.preprocessing,
             device=self.device,
             progress=self.progress,
-            computing=Computing(micro_batch=micro_batches[-1], is_compiled=self.plan.is_compiled),
+            state=StateFile(path=self.state, every=self.plan.save_every, metadata={"card": self.card.as_json()}),
+            computing=Computing(is_compiled=self.plan.is_compiled),
             selection=selection,
-            state=StateFile(path=self.state, every=self.plan.save_every, metadata=metadata),
             after_epoch=self._log,
         )
 
@@ -333,7 +317,7 @@ class _Training:
 
     def _save(self, result: TrainingResult, micro_batches: list[int]) -> Checkpoint:
         computing = {"device": self.device, "is_compiled": self.plan.is_compiled, "versions": installed_versions()}
-        computing |= weights_record(self.plan.weights, self.backbone)
+        computing |= weights_record(self.plan.weights, self.backbone) | tf32(self.device)
 
         def save(name: str, epoch: int, network: nn.Module, head: nn.Module) -> Checkpoint:
             row = result.history[epoch - 1]

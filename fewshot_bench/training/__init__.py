@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fewshot_bench.training.fit import train_on_base as train_on_base
     from fewshot_bench.training.learner import Computing as Computing
     from fewshot_bench.training.learner import batch_norms as batch_norms
+    from fewshot_bench.training.optimisation import StepMemory as StepMemory
     from fewshot_bench.training.optimisation import fitting_micro_batch as fitting_micro_batch
     from fewshot_bench.training.optimisation import refuse_batches_that_do_not_fit as refuse_batches_that_do_not_fit
     from fewshot_bench.training.randomness import episode_keys as episode_keys
@@ -38,7 +39,7 @@ _HOMES = {
         "checkpoints": ("checkpoint_metadata", "load_checkpoint", "load_network", "save_checkpoint"),
         "fit": ("History", "Selection", "StateFile", "TrainingResult", "train_on_base"),
         "learner": ("Computing", "batch_norms"),
-        "optimisation": ("fitting_micro_batch", "refuse_batches_that_do_not_fit"),
+        "optimisation": ("StepMemory", "fitting_micro_batch", "refuse_batches_that_do_not_fit"),
         "randomness": ("episode_keys", "image_keys", "keyed_uniform", "seeded_randomness"),
         "recipe": ("Recipe", "paper_recipe", "scratch_recipe"),
     }.items()

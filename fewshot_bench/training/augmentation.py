@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from fewshot_bench.devices import to_device
 from fewshot_bench.training.autoaugment import AutoAugment, crop_and_flip
 from fewshot_bench.training.randomness import check_uniform
 from fewshot_bench.training.recipe import AugmentationName
@@ -46,7 +47,7 @@ class RandomAffine:
             return images.clone()  # affine_grid refuses empty batches
         # torchvision's RandomAffine draws one transform per call, and a call per image costs more than the training
         # step of a small network; it would win where its many options are needed.
-        transforms = _transforms(uniform).to(images.device, non_blocking=images.is_cuda)
+        transforms = to_device(_transforms(uniform), images.device)
         grid = affine_grid(transforms, list(images.shape), align_corners=False)
         moved = grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
         return moved.round().clamp(0, 255).to(torch.uint8)
@@ -95,14 +96,14 @@ class CropJitterFlip:
             ShapeError: the numbers do not belong to the images.
         """
         check_uniform(images, uniform, self.numbers)
-        uniform = uniform.to(images.device)
+        uniform = to_device(uniform, images.device)
         return jittered(crop_and_flip(images, uniform[:, :3], self.padding), uniform[:, 3:])
 
 
 def jittered(images: Tensor, uniform: Tensor) -> Tensor:
     """Change brightness, contrast and saturation of uint8 [B, C, H, W] by 0.6 to 1.4, in one of six orders."""
     factors = 1 + _STRENGTH * (2 * uniform[:, :3] - 1)
-    orders = torch.tensor(list(permutations(range(len(_CHANGES)))), device=images.device)
+    orders = to_device(torch.tensor(list(permutations(range(len(_CHANGES))))), images.device)
     order = orders[(uniform[:, 3] * len(orders)).long().clamp(max=len(orders) - 1)]
     for turn in range(len(_CHANGES)):
         # Every change is made to every image, and one of them kept. Gathering the images of one order would make fewer
@@ -201,6 +202,9 @@ def choose_augmentation(name: AugmentationName, *, channels: int, image_size: in
 
 def two_views(images: Tensor, augmentation: Augmentation) -> Tensor:
     """Two views of each image by PyTorch's global random numbers, uint8 [2B, C, H, W], the first ones first."""
-    # Drawn as [numbers, B], on which the weights of base training depend.
-    views = [augmentation(images, torch.rand(augmentation.numbers, len(images)).T) for _ in range(2)]
-    return torch.cat(views)
+    # Drawn on the CPU, as [numbers, B], on which the weights of base training depend.
+    numbers = [torch.rand(augmentation.numbers, len(images)).T for _ in range(2)]
+    if images.device.type == "cpu":
+        return torch.cat([augmentation(images, uniform) for uniform in numbers])
+    # A GPU takes as long to be told as to do it: one call for both.
+    return augmentation(torch.cat([images, images]), torch.cat(numbers))

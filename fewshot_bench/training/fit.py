@@ -6,8 +6,10 @@ import copy
 import csv
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ from fewshot_bench.training.checkpoints import load_checkpoint, save_tensors
 from fewshot_bench.training.learner import Computing, Learner, Measured, Normalise, load_weights, weights_of
 from fewshot_bench.training.randomness import kept_random_numbers, limited_threads, seeded_randomness
 from fewshot_bench.training.recipe import Recipe
+from fewshot_bench.units import speed_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -61,27 +64,58 @@ class StateFile:
         path: a safetensors file; the training resumes from it if it exists.
         every: epochs between two writes; the last epoch is always written.
         metadata: what is trained, to be compared before resuming.
+        is_optional: whether the training continues where the file cannot be written.
     """
 
     path: Path
     every: int = 1
     metadata: Mapping[str, str] = field(default_factory=dict)
+    is_optional: bool = False
+
+
+_SECONDS_BETWEEN_READINGS = 1.0
 
 
 @dataclass
 class EpochSums:
-    """Sums over the steps of one epoch so far."""
+    """Sums over the steps of one epoch so far.
+
+    Losses and hits are read about once a second, since a GPU that is read has nothing to do for a moment.
+    """
 
     loss: float = 0.0
     hits: int = 0
     views: int = 0
     started: float = field(default_factory=time.perf_counter)
+    _unread: list[tuple[Measured, int]] = field(default_factory=list)
+    _read: float = -math.inf
 
     def add(self, measured: Measured, views: int) -> None:
         """Add a step of that many views."""
-        self.loss += measured.loss * views
-        self.hits += measured.hits
-        self.views += views
+        self._unread.append((measured, views))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to read the steps."""
+        return time.perf_counter() - self._read >= _SECONDS_BETWEEN_READINGS
+
+    def read(self) -> float:
+        """Take the steps since the last reading into the sums; waits for them.
+
+        Returns:
+            The first loss among them that is not finite; 0 if all are.
+        """
+        if not self._unread:
+            return 0.0
+        losses = torch.stack([measured.loss for measured, _ in self._unread]).tolist()
+        hits = torch.stack([measured.hits for measured, _ in self._unread]).tolist()
+        for loss, correct, (_, views) in zip(losses, hits, self._unread, strict=True):
+            self.loss += loss * views
+            self.hits += correct
+            self.views += views
+        self._unread.clear()
+        self._read = time.perf_counter()
+        return next((loss for loss in losses if not math.isfinite(loss)), 0.0)
 
     @property
     def images_per_second(self) -> float:
@@ -92,7 +126,7 @@ class EpochSums:
     def note(self) -> str:
         """The epoch so far, for a progress bar."""
         means = f"loss {self.loss / self.views:.3f}, accuracy {self.hits / self.views:.0%}"
-        return f"{means}, {self.images_per_second:,.0f} images/s"
+        return f"{means}, {speed_text(self.images_per_second, 'image')}"
 
     def summary(self, learner: Learner, epochs: int) -> dict[str, float]:
         """The row in the history of the learner's last epoch, the `epochs`-th."""
@@ -101,7 +135,7 @@ class EpochSums:
             "loss": self.loss / self.views,
             "accuracy": self.hits / self.views,
             "images_per_second": self.images_per_second,
-            "learning_rate": learner.learning_rate,
+            "learning_rate": learner.updates.learning_rate,
             "seconds": time.perf_counter() - self.started,
         }
 
@@ -150,12 +184,17 @@ class TrainingState:
         """Write everything that resuming needs, atomically."""
         best = {_BEST + name: value for name, value in self.best_weights.items()}
         content = {
-            "position": self.learner.position(),
+            "position": self.learner.updates.position(),
             "history": self.history,
             "best": {"epoch": self.best_epoch, "score": self.best_score},
         }
-        save_tensors(file.path, self.learner.tensors() | best, {**file.metadata, "course": json.dumps(content)})
-        note_saved()
+        try:
+            save_tensors(file.path, self.learner.tensors() | best, {**file.metadata, "course": json.dumps(content)})
+        except OSError:
+            if not file.is_optional:
+                raise
+        else:
+            note_saved()
 
     def restore(self, path: Path) -> None:
         """Resume from a file that `save` wrote for the same recipe; raises WeightsError if damaged, or of another."""
@@ -261,11 +300,26 @@ def train_on_base(
 
 
 def _train_epoch(training: TrainingState, step: Step) -> None:
-    learner, sums = training.learner, EpochSums()
-    for rows in learner.batches():
-        sums.add(learner.step(rows, training.epochs), 2 * len(rows))
-        step.advance(note=sums.note)
+    """Train for one epoch; a loss that is not finite is refused before anything of the epoch is stored."""
+    learner, sums, note = training.learner, EpochSums(), ""
+    with closing(learner.batches()) as batches:
+        for samples in batches:
+            sums.add(learner.step(samples), 2 * len(samples.rows))
+            if sums.is_due:
+                _refuse_divergence(sums.read(), training)
+                note = sums.note
+            step.advance(note=note)
+    _refuse_divergence(sums.read(), training)
     training.history.append(sums.summary(learner, training.epochs + 1))
+
+
+def _refuse_divergence(loss: float, training: TrainingState) -> None:
+    if not math.isfinite(loss):
+        recipe = training.learner.recipe
+        raise StudyError(
+            f"training with {recipe.loss} gave the loss {loss} in epoch {training.epochs + 1}; it should stay finite. "
+            f"Use a learning rate below {recipe.learning_rate:g}."
+        )
 
 
 def _is_due(training: TrainingState, every: int) -> bool:

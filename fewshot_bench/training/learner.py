@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,16 +20,11 @@ from fewshot_bench.losses import LOSSES, loss_function, reading_of
 from fewshot_bench.losses.contrastive import at_least_float32
 from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.training.augmentation import choose_augmentation, two_views
-from fewshot_bench.training.optimisation import (
-    autocast,
-    build_optimizer,
-    build_schedule,
-    gradient_scaler,
-    optimizer_tensors,
-    restore_optimizer,
-)
+from fewshot_bench.training.batches import SampleLoader, Samples
+from fewshot_bench.training.optimisation import autocast
 from fewshot_bench.training.randomness import random_state, same_random_numbers, set_random_state
 from fewshot_bench.training.recipe import Recipe
+from fewshot_bench.training.updates import Updates
 
 BatchLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """From logits [B, C], embeddings [B, D], labels [B] and image ids [B] of the same views to their mean loss."""
@@ -84,38 +78,38 @@ class Network:
 
 @dataclass(frozen=True)
 class Measured:
-    """The mean loss of a step, and how many of its views were classified correctly."""
+    """The mean loss of a step, and how many of its views were classified correctly.
 
-    loss: float
-    hits: int
+    Both have no dimensions and stay on the device: reading them waits for it, so they are read for many steps at once.
+    """
+
+    loss: Tensor
+    hits: Tensor
 
 
-def gradients_at_once(network: Network, batch: Batch, refuse: Callable[[float], None]) -> Measured:
-    """Add the gradients of a batch whose activations fit into memory; `refuse` raises if its loss is not finite."""
+def gradients_at_once(network: Network, batch: Batch) -> Measured:
+    """Add the gradients of a batch whose activations fit into memory."""
     embeddings = network.encode(batch.views)
     logits = network.head(embeddings)
     loss = network.loss(logits, embeddings, batch.labels, batch.images)
-    value = loss.item()
-    refuse(value)
     network.backward(loss)
-    return Measured(value, _hits(logits, batch.labels))
+    return Measured(loss.detach(), _hits(logits, batch.labels))
 
 
-def summed_gradients(network: Network, batch: Batch, micro_batch: int, refuse: Callable[[float], None]) -> Measured:
+def summed_gradients(network: Network, batch: Batch, micro_batch: int) -> Measured:
     """Add the gradients of a batch part by part, for losses that do not compare views with each other."""
-    total, hits = 0.0, 0
+    losses, hits = [], []
     for part in batch.parts(micro_batch):
         embeddings = network.encode(part.views)
         logits = network.head(embeddings)
         loss = network.loss(logits, embeddings, part.labels, part.images) * (len(part) / len(batch))
-        total += loss.item()
-        refuse(total)
         network.backward(loss)
-        hits += _hits(logits, part.labels)
-    return Measured(total, hits)
+        losses.append(loss.detach())
+        hits.append(_hits(logits, part.labels))
+    return Measured(_sum(losses), torch.stack(hits).sum())
 
 
-def cached_gradients(network: Network, batch: Batch, micro_batch: int, refuse: Callable[[float], None]) -> Measured:
+def cached_gradients(network: Network, batch: Batch, micro_batch: int) -> Measured:
     """Add the gradients of a loss that compares all views, keeping the activations of a part at a time.
 
     Gradient caching (Gao et al., 2021, "Scaling deep contrastive learning batch size under memory limited setup"):
@@ -136,15 +130,13 @@ def cached_gradients(network: Network, batch: Batch, micro_batch: int, refuse: C
     embeddings = joined_views(embedded).requires_grad_()
     logits = network.head(embeddings)
     loss = network.loss(logits, embeddings, batch.labels, batch.images)
-    value = loss.item()
-    refuse(value)
     network.backward(loss)
     assert embeddings.grad is not None
     for part, state, gradient in zip(parts, states, split_views(embeddings.grad, len(parts)), strict=True):
         with same_random_numbers(state, network.device):
             encoded = network.encode(part.views)
         encoded.backward(gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return Measured(value, _hits(logits, batch.labels))
+    return Measured(loss.detach(), _hits(logits, batch.labels))
 
 
 def split_views(values: Tensor, count: int) -> list[Tensor]:
@@ -165,8 +157,18 @@ def batch_norms(module: nn.Module) -> list[nn.Module]:
     return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
-def _hits(logits: Tensor, labels: Tensor) -> int:
-    return int((logits.argmax(-1) == labels).sum())
+def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(-1) == labels).sum()
+
+
+def _sum(losses: Sequence[Tensor]) -> Tensor:
+    """The sum in float64, one after the other, as a loop over numbers gives it."""
+    if losses[0].device.type == "mps":  # it has no float64
+        return torch.stack(list(losses)).sum()
+    total = losses[0].double()
+    for loss in losses[1:]:
+        total = total + loss
+    return total
 
 
 Normalise = Callable[[Tensor], Tensor]
@@ -204,7 +206,8 @@ class Learner:
         computing: Computing,
     ) -> None:
         self.split, self.recipe, self.normalise, self.device = split, recipe, normalise, device
-        self.labels = torch.from_numpy(split.labels)
+        # Images are augmented on a GPU; other accelerators lack some of the operations.
+        self.loader = SampleLoader(split, device if device.type == "cuda" else torch.device("cpu"))
         height, width, channels = split.images.shape[1:]
         self.augmentation = choose_augmentation(recipe.augmentation, channels=channels, image_size=min(height, width))
         # Up to twice the images per second on CPUs, and the memory order of the images anyway.
@@ -213,79 +216,60 @@ class Learner:
             nn.Dropout(recipe.dropout), nn.Linear(self._embedding_size(), len(split.class_sizes))
         ).to(device)
         self.steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
-        self.optimizer = build_optimizer(recipe, [self.backbone, self.head])
-        self.schedule = build_schedule(recipe, self.optimizer, recipe.epochs * self.steps_per_epoch)
-        self.scaler = gradient_scaler(recipe.precision, device)
+        self.updates = Updates(recipe, [self.backbone, self.head], recipe.epochs * self.steps_per_epoch, device)
         self._micro_batch = computing.micro_batch or recipe.batch_size
         self._forward = torch.compile(self.backbone) if computing.is_compiled else self.backbone
         self._network = Network(
-            self._encode, self._classify, self._loss(), self._backward, list(self.backbone.buffers()), device
+            self._encode, self._classify, self._loss(), self.updates.backward, list(self.backbone.buffers()), device
         )
         self.backbone.train()
         self.head.train()
 
-    def batches(self) -> Iterator[Tensor]:
+    def batches(self) -> Generator[Samples, None, None]:
         """The images of one epoch in random order, in batches whose sizes differ by one at most.
 
-        So no small last batch counts as a full step.
+        So no small last batch counts as a full step. Close the iterator to end early.
         """
-        yield from torch.randperm(len(self.split)).tensor_split(self.steps_per_epoch)
+        yield from self.loader.batches(torch.randperm(len(self.split)).tensor_split(self.steps_per_epoch))
 
-    def step(self, rows: Tensor, epoch: int) -> Measured:
-        """Learn from one batch of images, [B] rows of the split; the epoch's number is for the message.
+    def step(self, samples: Samples) -> Measured:
+        """Learn from one batch of images, without waiting for a GPU; the loss may be infinite or NaN."""
+        return self.learn(self.views(samples))
 
-        Raises:
-            StudyError: the loss is not finite.
-        """
-        self.optimizer.zero_grad(set_to_none=True)
-        measured = self._gradients(rows, partial(self._refuse_divergence, epoch=epoch))
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        # A step that fp16 skips because its scale was too large does not count for the schedule.
-        if self.scaler.get_scale() >= scale:
-            self.schedule.step()
+    def views(self, samples: Samples) -> Batch:
+        """Two random views of each image."""
+        views = two_views(samples.images, self.augmentation).to(self.device)
+        labels, rows = samples.labels.repeat(2).to(self.device), samples.rows.repeat(2).to(self.device)
+        return Batch(views, labels, rows)
+
+    def learn(self, batch: Batch) -> Measured:
+        """Update the weights once."""
+        self.updates.optimizer.zero_grad(set_to_none=True)
+        measured = self._gradients(batch)
+        self.updates.step()
         return measured
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.optimizer.param_groups[0]["lr"])
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, moments and random numbers by name."""
         random = {f"random.{name}": value for name, value in random_state(self.device).items()}
-        return weights_of(self.backbone, self.head) | optimizer_tensors(self.optimizer) | random
-
-    def position(self) -> dict[str, Any]:
-        """The state of schedule and scaler, as plain data."""
-        return {
-            "rates": [{"lr": group["lr"]} for group in self.optimizer.param_groups],
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+        return weights_of(self.backbone, self.head) | self.updates.tensors() | random
 
     def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
-        """Continue from the `tensors` and `position` of another learner of the same recipe.
+        """Continue from the `tensors` and the position of the `updates` of another learner of the same recipe.
 
         Raises:
             KeyError, RuntimeError, ValueError: they are of another training.
         """
         load_weights(self.backbone, self.head, tensors)
-        restore_optimizer(self.optimizer, tensors, position["rates"])
-        self.schedule.load_state_dict(position["schedule"])
-        self.scaler.load_state_dict(position["scaler"])
+        self.updates.restore(tensors, position)
         set_random_state({name: tensors[f"random.{name}"] for name in random_state(self.device)}, self.device)
 
-    def _gradients(self, rows: Tensor, refuse: Callable[[float], None]) -> Measured:
-        views = two_views(self._images(rows), self.augmentation).to(self.device)
-        labels, images = self.labels[rows].repeat(2).to(self.device), rows.repeat(2).to(self.device)
-        batch = Batch(views, labels, images)
+    def _gradients(self, batch: Batch) -> Measured:
         if len(batch) <= self._micro_batch:
-            return gradients_at_once(self._network, batch, refuse)
+            return gradients_at_once(self._network, batch)
         compares_views = LOSSES[self.recipe.loss].facts.get("is_contrastive", True)
         in_parts = cached_gradients if compares_views else summed_gradients
-        return in_parts(self._network, batch, self._micro_batch, refuse)
+        return in_parts(self._network, batch, self._micro_batch)
 
     def _encode(self, views: Tensor) -> Tensor:
         with autocast(self.recipe.precision, self.device), plugin_errors(self.backbone, "forward"):
@@ -307,24 +291,12 @@ class Learner:
                 raise StudyError(f"the loss {recipe.loss} takes no label_smoothing; leave it at 0.")
         return partial(loss, **settings)
 
-    def _backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-
-    def _images(self, rows: Tensor) -> Tensor:
-        return torch.from_numpy(np.asarray(self.split.images[rows.numpy()])).permute(0, 3, 1, 2)
-
     @torch.no_grad()
     def _embedding_size(self) -> int:
+        two_images = self.loader.load(torch.arange(2)).images.to(self.device)
         with plugin_errors(self.backbone, "forward"):
-            embeddings = self.backbone.eval()(self.normalise(self._images(torch.arange(2)).to(self.device)))
+            embeddings = self.backbone.eval()(self.normalise(two_images))
         return int(checked_embeddings(embeddings, self.backbone, 2).shape[1])
-
-    def _refuse_divergence(self, loss: float, epoch: int) -> None:
-        if not math.isfinite(loss):
-            raise StudyError(
-                f"training with {self.recipe.loss} gave the loss {loss} in epoch {epoch + 1}; it should stay finite. "
-                f"Use a learning rate below {self.recipe.learning_rate:g}."
-            )
 
 
 def weights_of(backbone: nn.Module, head: nn.Module) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewshot_bench.errors import ShapeError
+from fewshot_bench.training.device_memory import device_index
 
 KEY_VERSION = 1
 GAMMA = 0x9E3779B97F4A7C15
@@ -112,7 +113,7 @@ def seeded_randomness(seed: int, device: torch.device | str = "cpu") -> Iterator
     Passing a generator around would be cleaner, but dropout, initialisation and torchvision's transforms take none.
     """
     device = torch.device(device)
-    gpus = [_index(device)] if device.type == "cuda" else []
+    gpus = [device_index(device)] if device.type == "cuda" else []
     with kept_random_numbers(device):
         # torch.manual_seed would also seed devices that are not restored.
         torch.default_generator.manual_seed(seed)
@@ -147,7 +148,7 @@ def same_random_numbers(state: RandomState, device: torch.device) -> Iterator[No
 @contextmanager
 def kept_random_numbers(device: torch.device) -> Iterator[None]:
     """Restore the caller's generators afterwards."""
-    with torch.random.fork_rng(devices=[_index(device)] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device_index(device)] if device.type == "cuda" else []):
         yield
 
 
@@ -160,7 +161,3 @@ def limited_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _index(device: torch.device) -> int:
-    return torch.cuda.current_device() if device.index is None else device.index

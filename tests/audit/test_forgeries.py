@@ -136,7 +136,7 @@ ZEROS = [0] * 80
         (turned([0, *ZEROS], differ=[30, *ZEROS]), False, "30 of them in one episode"),
         (turned([3, -3] * 20), False, "other versions or machines explain 2% at most"),
         (turned([1, -1, *ZEROS], far=1), False, "1 of them are not ties"),
-        (turned([1, *ZEROS], is_same_machine=True), False, "by the same versions"),
+        (turned([1, *ZEROS], repeats_every_bit=True), False, "by the same versions"),
         (turned([1, -1, 0, 0], queries=5), False, "2% at most"),
         (turned([1, 0, 0, 0], queries=5), True, "ties"),
     ],
@@ -181,7 +181,7 @@ def test_near_ties_that_favour_nobody_are_ties(cell):
     near = [tie for tie in nearest_ties(cell) if tie.behind < 4]
     forge(cell, [tie for gain in (1, -1) for tie in one_each([tie for tie in near if tie.gain == gain], 6)])
     assert failures(cell) == []
-    assert detail(cell, SAME).endswith("ties, by other versions or on another kind of machine")
+    assert detail(cell, SAME).endswith("ties, by other versions, on another kind of machine or in other batches")
     assert reproduced(cell).startswith("ties, by other versions")
 
 
@@ -232,7 +232,7 @@ def test_honest_noise_passes_together():
 
 
 def test_cells_of_the_same_machine_are_not_pooled():
-    same = CellAudit(KEY, "task", "mine", (), Sample(9, 9), turned([1] * 9, is_same_machine=True))
+    same = CellAudit(KEY, "task", "mine", (), Sample(9, 9), turned([1] * 9, repeats_every_bit=True))
     assert pooled_findings([same, same]) == ()
 
 

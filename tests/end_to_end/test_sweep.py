@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import toy_split
 
 from fewshot_bench.cli.main import exit_code
@@ -16,6 +17,8 @@ from fewshot_bench.cli.sweep import devices
 from fewshot_bench.datasets.store import WholeSplit, store_dataset
 from fewshot_bench.report import TIMING_COLUMNS
 from fewshot_bench.study import sweep_run
+from fewshot_bench.training import device_memory
+from fewshot_bench.training.device_memory import free_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +83,26 @@ def test_processes_divide_the_points_and_the_result_is_that_of_one(folder, capsy
         assert exit_code([*SWEEP, "--jobs", "2"]) == 0
     for name in ("sweep.csv", "sweep.svg"):
         assert (folder / name).read_bytes() == (Path("one/sweeps/toys") / name).read_bytes()
+
+
+def test_processes_on_one_device_take_equal_shares_of_its_memory(folder, tmp_path, monkeypatch):
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\necho "$@" >> arguments\necho error: no. >&2\nexit 2\n')
+    program.chmod(0o755)
+    monkeypatch.setattr("fewshot_bench.cli.sweep.sys.executable", str(program))
+    assert exit_code([*SWEEP, "--jobs", "2"]) == 2
+    arguments = (tmp_path / "arguments").read_text()
+    assert arguments.count("--worker cpu --memory-share 0.5") == 2
+
+
+def test_a_process_keeps_to_its_share_of_the_memory(folder, monkeypatch):
+    monkeypatch.setattr(device_memory, "_share_of_cpu_memory", 1.0)
+    whole = free_bytes(torch.device("cpu"))
+    assert exit_code([*SWEEP, "--worker", "cpu", "--memory-share", "0.01"]) == 0
+    assert free_bytes(torch.device("cpu")) < whole / 2
+    records = "".join(path.read_text() for path in folder.glob("points/*.json"))
+    assert SWEEP[-1] in records
+    assert "--memory-share" not in records
 
 
 @pytest.mark.parametrize(

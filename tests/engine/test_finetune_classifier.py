@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -201,3 +203,23 @@ def test_the_backbone_itself_is_left_as_it_is():
     after = BACKBONE.network.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_the_trainer_of_the_last_size_is_freed_before_the_next_one_takes_memory(monkeypatch):
+    alive = []
+    make = EpisodeTrainer.__init__
+
+    def noting(self, *arguments, **settings):
+        assert [trainer for trainer in alive if trainer() is not None] == []
+        alive[:] = [weakref.ref(self)]
+        make(self, *arguments, **settings)
+
+    monkeypatch.setattr(engine.EpisodeTrainer, "__init__", noting)
+    made = classifier(loss="ce+schane", query_entropy=1.0, learning_rate=1e-4)
+    gc.disable()
+    try:
+        for shot in (1, 2, 1):
+            made.chunk(Protocol("toy", shot=shot, query=5))
+            made(episodes([0, 1, 2], shot=shot), 2)
+    finally:
+        gc.enable()

@@ -138,6 +138,16 @@ def test_a_written_leaderboard_has_fixed_decimals_and_empty_cells(tmp_path):
     assert base["episodes_per_second"] == "1000.0"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0001, "10000.0"), (0.5, "2.0"), (1.0, "1.0"), (1 / 0.38, "0.38"), (70.0, "0.014")]
+)
+def test_a_slow_method_is_not_written_as_zero_episodes_per_second(tmp_path, seconds, text):
+    store = OutcomeStore(tmp_path / "store")
+    fill(store, cell("slow"), NUMBERS, seconds=seconds)
+    (row,) = csv.DictReader(written(store, tmp_path / "l.csv").decode().splitlines())
+    assert row["episodes_per_second"] == text
+
+
 def test_the_csv_keeps_every_digit_of_p(tmp_path):
     store = study(tmp_path / "store")
     rows = list(csv.DictReader(written(store, tmp_path / "l.csv", baseline="logistic").decode().splitlines()))

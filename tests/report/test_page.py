@@ -32,7 +32,7 @@ from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.report.content import MOST_CARDS, PageContent, Pairs, Quantiles, gather
 from fewshot_bench.report.leaderboard import current_leaderboard
 from fewshot_bench.report.page import page_html, write_page
-from fewshot_bench.report.page.leaderboard_table import COLUMNS, leaderboard_table
+from fewshot_bench.report.page.leaderboard_table import COLUMNS, leaderboard_table, number_text
 from fewshot_bench.report.scores import task_columns
 
 BOX = Quantiles(20.1, 40.2, 50.3, 60.4, 80.5, 51.6)
@@ -433,3 +433,7 @@ class TestRefusals:
         add_sweep(tmp_path, text=text)
         with pytest.raises(OutcomeError, match=r"sweep\.csv .*Repeat that sweep"):
             write_page(tmp_path, tmp_path / "report.html")
+
+
+def test_rates_of_the_page_are_plain_numbers_that_it_can_sort():
+    assert [str(number_text(rate, "rate")) for rate in (33_021.2, 0.38, 0.0141)] == ["33021", "0.38", "0.014"]

@@ -96,6 +96,11 @@ def test_long_names_break_between_their_parts_and_nothing_else_breaks(tmp_path, 
     assert text.count("median %  mean % ± task ± data  same  episodes/s") == 2
 
 
+def test_a_slow_method_has_a_rate_above_zero(tmp_path):
+    text = board(study(tmp_path, seconds=1 / 0.38))
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith("conv/")] == 6 * ["0.38"]
+
+
 def test_without_a_terminal_there_are_no_control_characters(tmp_path):
     assert "\x1b" not in board(study(tmp_path), "logistic")
 

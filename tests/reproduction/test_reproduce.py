@@ -168,12 +168,26 @@ def test_other_versions_and_hardware_are_named_and_explain_a_tie(cell):
     with_part(cell, 0, another_prediction)
     elsewhere = rewritten(
         cell,
-        lambda told: (told["versions"].update(torch="0.1"), told["provenance"]["hardware"].update(cpu="another")),
+        lambda told: (
+            told["versions"].update(torch="0.1"),
+            told["provenance"]["hardware"].update(cpu="another", tf32="convolutions"),
+        ),
     )
     result = again(elsewhere)
-    assert [(one.name, one.recorded) for one in result.environment_diff] == [("torch", "0.1"), ("cpu", "another")]
-    assert result.explanation == "ties, by other versions or on another kind of machine"
+    assert [(one.name, one.recorded) for one in result.environment_diff] == [
+        ("torch", "0.1"),
+        ("cpu", "another"),
+        ("tf32", "convolutions"),
+    ]
+    assert result.explanation == "ties, by other versions, on another kind of machine or in other batches"
     assert not result.is_equal
+
+
+def test_where_a_trial_chooses_the_batches_a_tie_is_explained_on_the_same_machine_too(cell, monkeypatch):
+    with_part(cell, 0, another_prediction)
+    assert again(cell).explanation.startswith("by the same versions on the same kind of machine")
+    monkeypatch.setattr("fewshot_bench.backbones.embedding_pace._FEWEST", 0)  # as with a split of thousands of images
+    assert again(cell).explanation.startswith("ties, ")
 
 
 def test_weights_that_the_base_stage_gives_otherwise_are_told_and_the_outcomes_compared(trained, tmp_path):

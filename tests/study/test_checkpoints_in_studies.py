@@ -123,6 +123,7 @@ def test_pretrained_weights_are_not_looked_for_when_a_checkpoint_is_taken_up(
         ("base_losses", (), "base-loss"),
         ("base_epochs", 3, "base-epochs"),
         ("base_batch", 3, "base-batch"),
+        ("base_precision", "float32", "base-precision"),
         ("image_size", 32, "image-size"),
         ("interpolation", "nearest", "interpolation"),
     ],

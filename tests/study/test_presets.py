@@ -46,6 +46,14 @@ def test_the_papers_studies_have_its_backbone_and_its_recipe(name):
         assert (study.way, study.query) == (5, 15)
 
 
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_meant_for_a_gpu_train_in_bf16_and_the_others_in_float32(name):
+    is_for_a_gpu = name in ("dhillon-table1", "schane-ablation", "schane-lambda", "schane-table1")
+    for study in plan_of_file(name).studies:
+        assert study.base_precision == ("bf16" if is_for_a_gpu else None)
+        assert study.hyper_parameters.get("precision") == ("bf16" if name == "dhillon-table1" else None)
+
+
 def test_table_1_has_four_datasets_two_shots_and_two_losses():
     studies = plan_of_file("schane-table1").studies
     assert [s.dataset for s in studies] == ["cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet"]

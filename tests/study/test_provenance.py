@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import fewshot_bench
 from fewshot_bench import Study, run_study
@@ -17,6 +18,7 @@ from fewshot_bench.cli.main import exit_code
 from fewshot_bench.engine.engine import LocalEngine
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.study import provenance as room
+from fewshot_bench.study.provenance import study_record, tf32
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +65,40 @@ def test_the_machine_is_described_by_its_kind(tmp_path):
     assert told["python"] == ".".join(str(part) for part in sys.version_info[:3])
     assert told["pretraining"] == ""
     assert os.uname().nodename not in json.dumps(told["hardware"]) + told["platform"]
+
+
+def test_what_a_gpu_computes_in_tf32_is_recorded_and_a_cpu_records_nothing():
+    assert tf32("cpu") == {}
+    assert tf32("cuda") == {"tf32": "convolutions"}, "as PyTorch's own setting says"
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        assert tf32("cuda:1") == {"tf32": "convolutions, matrix products"}
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+        assert tf32("cuda") == {"tf32": "nothing"}
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9")
+def test_tf32_is_read_where_a_user_has_set_it_by_either_interface():
+    script = """
+import torch
+from fewshot_bench.backbones.embedding import _precision
+from fewshot_bench.study.provenance import tf32
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+torch.backends.cudnn.conv.fp32_precision = "ieee"
+print(tf32("cuda"), _precision("cuda"))
+"""
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "{'tf32': 'matrix products'} ['set apart', 'ieee', 'tf32']"
+
+
+def test_base_precision_is_recorded_only_where_it_is_given():
+    assert "base_precision" not in study_record(Study())
+    assert study_record(Study(base_precision="bf16"))["base_precision"] == "bf16"
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_a_training_goes_on_with_its_micro_batch(monkeypatch: pytest.MonkeyPatch
 def test_the_micro_batch_is_halved_where_memory_runs_out_and_only_where_it_was_not_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fewshot_bench.study import train as module
+    from fewshot_bench.study import base_stage as module
 
     whole = module.train_on_base
 

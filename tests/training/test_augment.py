@@ -14,7 +14,8 @@ from torch import Tensor
 from fewshot_bench.errors import ShapeError
 from fewshot_bench.training import choose_augmentation, seeded_randomness, two_views
 from fewshot_bench.training.augmentation import RandomAffine
-from fewshot_bench.training.autoaugment import CIFAR10_POLICY, IMAGENET_POLICY, AutoAugment
+from fewshot_bench.training.autoaugment import AutoAugment
+from fewshot_bench.training.policies import CIFAR10_POLICY, IMAGENET_POLICY
 
 
 def batch(channels: int, size: int = 28, count: int = 6) -> Tensor:

@@ -12,15 +12,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from fewshot_bench.training import autoaugment as module
-from fewshot_bench.training.autoaugment import (
-    CIFAR10_POLICY,
-    IMAGENET_POLICY,
-    AutoAugment,
-    Policy,
-    crop_and_flip,
-    grouped,
-    is_signed,
-)
+from fewshot_bench.training.autoaugment import AutoAugment, crop_and_flip, grouped
+from fewshot_bench.training.policies import CIFAR10_POLICY, IMAGENET_POLICY, Policy, is_signed
 
 POLICIES = {32: v2.AutoAugmentPolicy.CIFAR10, 84: v2.AutoAugmentPolicy.IMAGENET}
 
@@ -63,7 +56,7 @@ def test_views_are_torchvision_s_for_the_same_choices(size: int) -> None:
 def test_choices_are_as_likely_as_in_the_policy(size: int) -> None:
     policy = AutoAugment(size).policy
     count = 200_000
-    choices = np.random.default_rng(0).random((count, 5), dtype=np.float32)
+    choices = torch.from_numpy(np.random.default_rng(0).random((count, 5), dtype=np.float32))
     tolerance = 5 * (0.25 / count) ** 0.5
     for step in range(2):
         shares = {group.operation: len(group.images) / count for group in grouped(policy, step, choices, size, size)}
@@ -80,7 +73,7 @@ def test_choices_are_as_likely_as_in_the_policy(size: int) -> None:
 @pytest.mark.parametrize("policy", [CIFAR10_POLICY, IMAGENET_POLICY])
 @pytest.mark.parametrize("count", [0, 1, 3, 2000])
 def test_every_image_is_in_one_group_and_no_two_groups_do_the_same(policy: Policy, count: int) -> None:
-    choices = np.random.default_rng(count).random((count, 5), dtype=np.float32)
+    choices = torch.from_numpy(np.random.default_rng(count).random((count, 5), dtype=np.float32))
     for step in range(2):
         groups = grouped(policy, step, choices, 32, 32)
         assert sorted(np.concatenate([group.images for group in groups]).tolist()) == list(range(count))
@@ -88,7 +81,7 @@ def test_every_image_is_in_one_group_and_no_two_groups_do_the_same(policy: Polic
 
 
 def test_the_highest_number_is_the_last_sub_policy() -> None:
-    highest = np.full((1, 5), 1 - 2**-24, dtype=np.float32)
+    highest = torch.full((1, 5), 1 - 2**-24)
     highest[0, 1] = 0
     (_, group) = grouped(CIFAR10_POLICY, 0, highest, 32, 32)
     assert group.operation is not None
@@ -116,5 +109,30 @@ def test_torchvision_is_called_once_for_all_images_that_do_the_same(monkeypatch:
     monkeypatch.setattr(module, "_AT_ONCE", {"cpu": 1 << 30})
     images, uniform = batch(32, 80)
     AutoAugment(32)(images.repeat(5, 1, 1, 1), uniform.repeat(5, 1))
-    apart = [group for step in range(2) for group in grouped(CIFAR10_POLICY, step, uniform[:, 3:].numpy(), 32, 36)]
+    apart = [group for step in range(2) for group in grouped(CIFAR10_POLICY, step, uniform[:, 3:], 32, 36)]
     assert calls == [group.operation for group in apart if group.operation]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [32, 84])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_on_a_gpu_the_views_are_those_of_a_cpu_but_for_rounding(size: int, channels: int) -> None:
+    """The GPU's way, run on the CPU: where two pixels are equally near, and in blends that end between two levels."""
+    images, uniform = batch(size, 600 if size == 32 else 150)
+    images = images[:, :channels]
+    augmentation = AutoAugment(size)
+    difference = (augmentation(images, uniform).int() - augmentation._without_groups(images, uniform).int()).abs()
+    assert (difference > 0).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_gpu_takes_few_images_too(count: int) -> None:
+    images, uniform = batch(32, count)
+    assert torch.equal(AutoAugment(32)._without_groups(images, uniform), AutoAugment(32)(images, uniform))
+
+
+def test_on_a_gpu_images_in_parts_give_the_same_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, uniform = batch(32, 50)
+    expected = AutoAugment(32)._without_groups(images, uniform)
+    monkeypatch.setattr(module, "_AT_ONCE", {"cpu": 7 * images[0].numel()})
+    assert torch.equal(AutoAugment(32)._without_groups(images, uniform), expected)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,7 +18,16 @@ from torch import Tensor, nn
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import EmbeddingError, StudyError
 from fewshot_bench.losses import LOSSES
-from fewshot_bench.training import Computing, Recipe, scratch_recipe, train_on_base
+from fewshot_bench.training import (
+    Computing,
+    Recipe,
+    Selection,
+    StateFile,
+    fit,
+    load_checkpoint,
+    scratch_recipe,
+    train_on_base,
+)
 
 
 @pytest.mark.slow
@@ -122,6 +133,41 @@ def test_every_image_is_seen_in_two_views_per_epoch_and_batches_differ_by_one_im
 def test_a_loss_that_is_not_finite_is_named() -> None:
     with pytest.raises(StudyError, match=r"the loss nan in epoch 1; .* learning rate below 0\.01"):
         train_on_base(conv4(), bars(), scratch_recipe("ce"), normalise=lambda images: normalise(images) * torch.nan)
+
+
+@pytest.mark.parametrize("seconds", [0.0, np.inf])
+def test_a_loss_that_is_not_finite_is_refused_before_anything_of_its_epoch_is_stored(
+    seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "_SECONDS_BETWEEN_READINGS", seconds)
+    state, histories, calls = StateFile(path=tmp_path / "state.safetensors"), [], 0
+
+    def diverging(images: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return normalise(images) * (torch.nan if calls == 6 else 1)  # the second step of the second epoch
+
+    selection = Selection(validate=lambda network: {"validation": 1.0})
+    with pytest.raises(StudyError, match=r"the loss nan in epoch 2; .* learning rate below 0\.01"):
+        train_on_base(
+            conv4(), bars(), scratch_recipe("ce", epochs=3, batch_size=16), normalise=diverging, state=state,
+            selection=selection, after_epoch=lambda history: histories.append(len(history)),
+        )  # fmt: skip
+    assert histories == [1]
+    tensors, _ = load_checkpoint(state.path, "training state")
+    assert all(value.isfinite().all() for value in tensors.values())
+
+
+def test_losses_are_read_once_a_second_and_at_the_end_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "_SECONDS_BETWEEN_READINGS", 0.0)
+    expected = train(epochs=2)
+    monkeypatch.setattr(fit, "_SECONDS_BETWEEN_READINGS", np.inf)
+    with mock.patch.object(fit.EpochSums, "read", autospec=True, side_effect=fit.EpochSums.read) as read:
+        result = train(epochs=2)
+    assert read.call_count == 2 * 2
+    assert are_equal(result, expected)
+    for name in ("loss", "accuracy", "learning_rate"):
+        assert [row[name] for row in result.history] == [row[name] for row in expected.history]
 
 
 def test_a_split_with_one_class_is_refused() -> None:

@@ -11,12 +11,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from fewshot_bench.training.autoaugment import (
+from fewshot_bench.training.autoaugment import apply
+from fewshot_bench.training.policies import (
     CIFAR10_POLICY,
     IMAGENET_POLICY,
     Operation,
     Policy,
-    apply,
     is_signed,
     magnitudes,
 )

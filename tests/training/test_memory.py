@@ -10,9 +10,9 @@ from fewshot_bench.backbones.networks import Conv4
 from fewshot_bench.errors import StudyError
 from fewshot_bench.training import optimisation
 from fewshot_bench.training.optimisation import (
+    StepMemory,
     activation_bytes,
     fitting_micro_batch,
-    free_bytes,
     refuse_batches_that_do_not_fit,
 )
 
@@ -40,22 +40,15 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch):
     network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Sigmoid())
     per_image = 2 * activation_bytes(network, IMAGES)
     monkeypatch.setattr(optimisation, "free_bytes", lambda device: int(100 * per_image))
-    refuse_batches_that_do_not_fit(network, IMAGES, 100)
+    memory = StepMemory.measured(network, IMAGES)
+    refuse_batches_that_do_not_fit(memory, 100)
     with pytest.raises(StudyError, match=r"batches of 101 images .* Use --base-batch 64 or less"):
-        refuse_batches_that_do_not_fit(network, IMAGES, 101)
+        refuse_batches_that_do_not_fit(memory, 101)
 
 
 def test_nothing_is_refused_where_the_system_does_not_say(monkeypatch):
     monkeypatch.setattr(optimisation, "free_bytes", lambda device: None)
-    refuse_batches_that_do_not_fit(nn.Conv2d(3, 5, 3), IMAGES, 10**12)
-
-
-def test_free_memory_is_read_from_the_system(monkeypatch, tmp_path):
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    2 kB\n")
-    monkeypatch.setattr(optimisation, "_MEMINFO", tmp_path / "meminfo")
-    assert free_bytes(torch.device("cpu")) == 2048
-    monkeypatch.setattr(optimisation, "_MEMINFO", tmp_path / "not here")
-    assert free_bytes(torch.device("cpu")) is None
+    refuse_batches_that_do_not_fit(StepMemory.measured(nn.Conv2d(3, 5, 3), IMAGES), 10**12)
 
 
 def test_the_micro_batch_is_what_fits_beside_the_weights(monkeypatch):
@@ -65,7 +58,7 @@ def test_the_micro_batch_is_what_fits_beside_the_weights(monkeypatch):
 
     def fits(images: float, batch_size: int) -> int:
         monkeypatch.setattr(optimisation, "free_bytes", lambda device: int(weights + images * per_image / 0.9) + 1)
-        return fitting_micro_batch(network, IMAGES, batch_size)
+        return fitting_micro_batch(StepMemory.measured(network, IMAGES), batch_size)
 
     assert fits(100, 100) == 100, "all of it"
     assert fits(100, 101) == 64
@@ -74,7 +67,7 @@ def test_the_micro_batch_is_what_fits_beside_the_weights(monkeypatch):
     with pytest.raises(StudyError, match=r"GB for one image in two views; .* smaller --image-size"):
         fits(0.5, 101)
     monkeypatch.setattr(optimisation, "free_bytes", lambda device: None)
-    assert fitting_micro_batch(network, IMAGES, 10**12) == 10**12
+    assert fitting_micro_batch(StepMemory.measured(network, IMAGES), 10**12) == 10**12
 
 
 def test_half_precision_keeps_less():

@@ -27,13 +27,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, Features, steps_per_check
 from fewshot_bench.adaptation.transductive.episode_products import Centering, centered_grams
 from fewshot_bench.adaptation.transductive.sinkhorn import decide_ties, transport_plan
 
@@ -80,7 +81,8 @@ def mean_training_losses(
     slope, losses = _slope(logits, kernel, targets)
     # Losses between two evaluations lie on a line: those of the steps 0 to h - 1 from here sum to this.
     total = losses * _shape(ahead + 1, losses) / 2
-    while True:
+    often = steps_per_check(logits.device)
+    for evaluation in count(1):
         weights = table[ahead].T.unsqueeze(-1).unsqueeze(-1)
         kept, by_slope, by_trend, moved_by_velocity, moved_by_slope, moved_by_trend = weights
         change = moved_by_velocity * velocity + moved_by_slope * slope + moved_by_trend * trend
@@ -90,14 +92,15 @@ def mean_training_losses(
         left = left - ahead
         slope, losses = _slope(logits, kernel, targets)
         total = total + losses * _shape((taken - 1).clamp_min(0), losses) / 2
-        if not bool((left > 0).any()):
-            return total / steps
+        if evaluation % often == 0 and not bool((left > 0).any()):
+            break
         error = (slope - expected).abs().amax((1, 2)) * taken
         growth = (_ALLOWED_ERROR / error.clamp_min(1e-20)).pow(1 / 3).clamp(_FASTEST_SHRINKING, _FASTEST_GROWTH)
         length = (length * growth).clamp(1, stride)
         trend = (slope - previous) / _shape(taken.clamp_min(1), slope)
         ahead = torch.minimum(length.long(), left)
         total = total + losses * _shape(torch.where(ahead > 0, ahead + 1, 0), losses) / 2
+    return total / steps
 
 
 def _slope(logits: Tensor, kernel: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

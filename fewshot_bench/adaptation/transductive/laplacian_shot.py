@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
-from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
+from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, steps_per_check
 from fewshot_bench.adaptation.transductive.bd_cspn import Shift, Weighting, rectified_prototypes
 from fewshot_bench.adaptation.transductive.episode_products import episode_grams, nearest_neighbours
 from fewshot_bench.errors import ShapeError
@@ -76,6 +76,7 @@ def laplacian_assignments(
     agreement = assignments @ graph
     before = torch.full_like(attraction[:, 0, 0], torch.inf, dtype=torch.float64)
     is_running = torch.ones_like(before, dtype=torch.bool)
+    often = steps_per_check(distances.device)
     for step in range(iterations):
         logits = attraction + agreement
         renewed = torch.log_softmax(logits, dim=1)
@@ -84,7 +85,7 @@ def laplacian_assignments(
         bound = (assignments * (renewed - attraction - agreement)).sum((1, 2), dtype=torch.float64)
         if step > 1:
             is_running &= (bound - before).abs() > tolerance * before.abs()
-            if not bool(is_running.any()):
+            if (step + 1) % often == 0 and not bool(is_running.any()):
                 break
         before = bound
     return assignments

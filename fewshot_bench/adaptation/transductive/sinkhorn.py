@@ -72,8 +72,8 @@ def transport_plan(
     active = torch.arange(len(totals), device=totals.device)
     for _ in range(_LARGEST_STEPS):
         excess = (plan[active] @ counts[active].unsqueeze(2)).squeeze(2) - totals[active]
-        unfinished = excess.abs().amax(1) > allowed[active]
-        if not bool(unfinished.any()):
+        unfinished = torch.nonzero(excess.abs().amax(1) > allowed[active]).squeeze(1)
+        if not len(unfinished):
             break
         active, excess = active[unfinished], excess[unfinished]
         problem = affinities[active], totals[active], counts[active]

@@ -17,6 +17,7 @@ from fewshot_bench.report.leaderboard_rows import MEASURED
 from fewshot_bench.report.names import is_transductive
 from fewshot_bench.report.verdicts import LETTER_COLUMNS, correction_words, p_header, p_text
 from fewshot_bench.statistics import Correction, read_letters
+from fewshot_bench.units import rate_text
 
 TABLE_ID = "leaderboard-table"
 _BEST = ("median", "mean")
@@ -33,7 +34,7 @@ _SORTED_BY_P = """(await {library}).default.type("{name}", {
 """
 _MODULE = re.compile(r'.*<script type="module">(.*?)</script>', re.DOTALL)
 
-Kind = Literal["text", "digest", "count", "percent", "points", "p", "number", "bytes"]
+Kind = Literal["text", "digest", "count", "percent", "points", "p", "number", "rate", "bytes"]
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ COLUMNS = (
     Column("flags", "Flags", "What a reader should know before believing the row."),
     _hidden("is_transductive", "Transductive", is_filter=True, tells_apart=True, definition=
         "Whether the method sees all queries of an episode at once, so that they inform each other's predictions."),
-    Column("episodes_per_second", "Episodes/s", "Speed of the adaptation; differs when a study is repeated.", "number"),
+    Column("episodes_per_second", "Episodes/s", "Speed of the adaptation; differs when a study is repeated.", "rate"),
     _hidden("peak_bytes", "Peak GiB", "Most memory that the run took.", "bytes"),
     _hidden("episodes", "Episodes", "Stored episodes of the shortest run.", "count"),
     _hidden("runs", "Runs", "Seeded sequences of episodes.", "count"),
@@ -169,6 +170,8 @@ def number_text(value: Any, kind: Kind) -> Markup:
         return Markup('<span data-p="{}">{}</span>').format(f"{value:.6g}", p_text(value))
     if kind == "number":
         return Markup(f"{value:.3g}")
+    if kind == "rate":
+        return Markup(rate_text(value).replace(",", ""))  # the table sorts plain numbers
     if kind == "bytes":
         return Markup(f"{value / 2**30:.2f}")
     return Markup(f"{value + 0.0:+.2f}" if kind == "points" else f"{value:.2f}")

@@ -1,0 +1,41 @@
+"""Short times and rates as people read them."""
+
+from __future__ import annotations
+
+import math
+
+_TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+
+
+def time_text(seconds: float) -> str:
+    """A short time with its unit: "1.2 s", "20 ms", "5 µs"."""
+    size, unit = next((pair for pair in _TIME_UNITS if seconds >= 0.999 * pair[0]), _TIME_UNITS[-1])
+    return f"{seconds / size:.3g} {unit}" if seconds < 999.5 else f"{seconds:,.0f} s"
+
+
+def rate_text(rate: float) -> str:
+    """A number per second, whole from 10 and with two significant digits below; "-" where it is unknown.
+
+    For columns, where all rows need the same unit.
+
+    >>> [rate_text(rate) for rate in (0, 0.0004, 0.38, 0.996, 9.96, 1234.5, math.nan)]
+    ['0', '0.00040', '0.38', '1.0', '10', '1,234', '-']
+    """
+    if not math.isfinite(rate):
+        return "-"
+    rounded = abs(float(f"{rate:.1e}"))
+    decimals = max(0, 1 - math.floor(math.log10(rounded))) if rounded else 0
+    return f"{rate:,.{decimals}f}"
+
+
+def speed_text(rate: float, unit: str) -> str:
+    """A rate in words, for lines that stand alone: below one per second it is the time of one.
+
+    Args:
+        rate: per second.
+        unit: one of what is counted, such as "image".
+
+    >>> speed_text(1234.5, "image"), speed_text(0.38, "image")
+    ('1,234 images/s', '2.63 s per image')
+    """
+    return f"{time_text(1 / rate)} per {unit}" if 0 < rate < 0.995 else f"{rate_text(rate)} {unit}s/s"

@@ -1,0 +1,91 @@
+"""A step of training on the base split never waits for a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+from bars import SIZE, bars, conv4, small_recipe
+from synchronisation import GPU, pretended_gpu
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+from fewshot_bench.backbones.backbone import Preprocessing
+from fewshot_bench.devices import to_device
+from fewshot_bench.losses import LOSSES
+from fewshot_bench.training import Computing
+from fewshot_bench.training.learner import Learner
+from fewshot_bench.training.policies import CIFAR10_POLICY, STEPS, table_of
+
+
+def places(loss: str, channels: int, *, micro_batch: int | None = None, **changes: Any) -> list[str]:
+    """Where a step waits."""
+    split, recipe = bars(channels=channels), small_recipe(loss, **changes)
+    normalise = Preprocessing(SIZE, (0.5,) * channels, (0.2,) * channels)
+    for step in range(STEPS):
+        table_of(CIFAR10_POLICY, step, SIZE, SIZE)  # kept by the process, so not to be made of tensors without values
+    with pretended_gpu() as waits:
+        learner = Learner(conv4(channels), split, recipe, normalise, GPU, Computing(micro_batch=micro_batch))
+        waits.places.clear()
+        for _ in range(2):
+            learner.step(learner.loader.load(torch.randperm(len(split))[:16]))
+    return waits.places
+
+
+pytestmark = pytest.mark.slow
+
+PRECISIONS = ["float32", "bf16", "fp16"]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("loss", LOSSES.names())
+def test_no_loss_waits(loss: str, micro_batch: int | None, precision: str) -> None:
+    assert places(loss, 1, micro_batch=micro_batch, precision=precision) == []
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_no_schedule_waits(schedule: str, precision: str) -> None:
+    assert places("ce", 1, schedule=schedule, precision=precision) == []
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("augmentation", ["autoaugment", "jitter", "affine", "none"])
+def test_no_augmentation_waits(augmentation: str, channels: int) -> None:
+    assert places("ce", channels, augmentation=augmentation) == []
+
+
+def waits_in(action: Callable[[], object]) -> list[str]:
+    """Where it waits; it may end in the attempt to read a value that the pretended GPU does not have."""
+    with pretended_gpu() as waits, suppress(DataDependentOutputException, DynamicOutputShapeException):
+        action()
+    return waits.places
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda values: values.sum().item(),
+        lambda values: int(values.sum()),
+        lambda values: bool((values > 0).any()),
+        lambda values: values.tolist(),
+        lambda values: values.cpu(),
+        lambda values: values.to("cpu"),
+        lambda values: values[values > 0],
+        lambda values: values.nonzero(),
+        lambda values: values + torch.tensor([1.0, 2.0], device=values.device),
+        lambda values: values + torch.tensor([1.0, 2.0]).to(values.device, non_blocking=True),
+        lambda values: values.copy_(torch.tensor([1.0, 2.0])),
+    ],
+)
+def test_what_waits_is_found(action: Callable[[Tensor], object]) -> None:
+    (place,) = waits_in(lambda: action(torch.zeros(2, device=GPU)))
+    assert "lambda values" in place
+
+
+def test_a_copy_from_pinned_memory_does_not_wait() -> None:
+    assert waits_in(lambda: to_device(torch.tensor([1.0, 2.0]), GPU)) == []
