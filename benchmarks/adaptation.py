@@ -5,6 +5,7 @@
     python benchmarks/adaptation.py --only ridge --only svm  # some of the methods
     python benchmarks/adaptation.py --synthetic              # 12,000 made-up embeddings, nothing to import
     python benchmarks/adaptation.py --seconds 10             # more episodes for everybody
+    python benchmarks/adaptation.py --device cuda --alone    # on a GPU, without the other libraries
     python benchmarks/adaptation.py --memory                 # peak memory of each method, twice as many episodes beside
 
 A time covers everything from image indices to predictions. Repeats alternate between ours and theirs, so that a busy
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -46,8 +48,10 @@ try:
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.semi_supervised import LabelSpreading
     from sklearn.svm import LinearSVC
-except ImportError as missing:
-    sys.exit(f"{missing.name} is not installed; run: pip install '.[benchmark]'")
+except ImportError as error:
+    _ABSENT = error.name
+else:
+    _ABSENT = None
 
 WAY, QUERY, EPISODES, FEWEST = 5, 15, 3000, 3
 SYNTHETIC_CLASSES, SYNTHETIC_IMAGES, SYNTHETIC_SIZE = 20, 600, 1280
@@ -87,7 +91,7 @@ def races() -> list[Race]:
             "centroid, Euclidean",
             {"metric": "euclidean"},
             "easyfsl PrototypicalNetworks",
-            _easyfsl(easyfsl.PrototypicalNetworks),
+            _easyfsl("PrototypicalNetworks"),
         ),
         Race("logistic", "logistic", {}, "scikit-learn LogisticRegression", _sklearn_logistic),
         Race("ridge", "ridge", {}, "scikit-learn RidgeClassifier", _sklearn_ridge),
@@ -107,7 +111,7 @@ def races() -> list[Race]:
             "finetune-head, 200 steps, full coordinates",
             {"head": "cosine", "scale": 1.0, "steps": 200, "learning_rate": 1e-4, "coordinates": "full"},
             "easyfsl Finetune",
-            _easyfsl(easyfsl.Finetune, fine_tuning_steps=200),
+            _easyfsl("Finetune", fine_tuning_steps=200),
         ),
         Race("baseline++", "baseline++", {}),
         Race(
@@ -115,14 +119,14 @@ def races() -> list[Race]:
             "bd-cspn, settings of easyfsl",
             {"temperature": 1.0, "weighting": "images", "shift": "prototypes"},
             "easyfsl BDCSPN",
-            _easyfsl(easyfsl.BDCSPN),
+            _easyfsl("BDCSPN"),
         ),
         Race(
             "laplacian-shot",
             "laplacian-shot, settings of easyfsl",
             {"laplacian_weight": 0.7, "knn": 2, "weighting": "images", "temperature": 1.0, "shift": "prototypes"},
             "easyfsl LaplacianShot",
-            _easyfsl(easyfsl.LaplacianShot),
+            _easyfsl("LaplacianShot"),
         ),
         Race("label-propagation", "label-propagation", {}, "scikit-learn LabelSpreading", _sklearn_spreading),
         Race(
@@ -137,7 +141,7 @@ def races() -> list[Race]:
                 "cross_entropy_weight": 1.0,
             },
             "easyfsl TIM, 50 steps",
-            _easyfsl(easyfsl.TIM, fine_tuning_steps=50),
+            _easyfsl("TIM", fine_tuning_steps=50),
         ),
         Race("tim", "tim, ADM, 150 iterations", {}, known={1: 12.9, 5: 10.1}),
         Race(
@@ -145,14 +149,14 @@ def races() -> list[Race]:
             "entropy, settings of easyfsl",
             {"head": "distance", "updates": "joint", "temperature": 1.0},
             "easyfsl TransductiveFinetuning",
-            _easyfsl(easyfsl.TransductiveFinetuning),
+            _easyfsl("TransductiveFinetuning"),
         ),
         Race(
             "pt-map",
             "pt-map, settings of easyfsl",
             {"centering": "none", "alpha": 0.2, "steps": 10},
             "easyfsl PTMAP",
-            _easyfsl(easyfsl.PTMAP, power_factor=1.0),  # its features have had their power transform
+            _easyfsl("PTMAP", power_factor=1.0),  # its features have had their power transform
         ),
         Race("ilpc", "ilpc", {}),
     ]
@@ -166,22 +170,25 @@ def main() -> None:
     if arguments.memory_of:
         print(json.dumps(_peak_memory(arguments.embeddings, arguments.memory_of, arguments.episodes)))
         return
+    if _ABSENT and not arguments.alone:
+        sys.exit(f"{_ABSENT} is not installed; run: pip install '.[benchmark]', or add --alone")
     chosen = [race for race in races() if not arguments.only or race.method in arguments.only]
     unknown = sorted(set(arguments.only) - {race.method for race in races()})
     if unknown:
         sys.exit(f"unknown method {unknown[0]}; known: {', '.join(dict.fromkeys(r.method for r in races()))}.")
-    embeddings, class_sizes, source = _synthetic() if arguments.synthetic else _cifar_fs()
+    embeddings, class_sizes, source = _synthetic(arguments.images) if arguments.synthetic else _cifar_fs()
     print(_heading(source, arguments), flush=True)
     if arguments.memory:
         _print_memory(embeddings, chosen, arguments.episodes)
         return
     print("| shots | what | episodes timed | episodes/s | times faster | accuracy | predictions that differ |")
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
-    raw = EmbeddedSplit(torch.from_numpy(embeddings), len(embeddings))
+    raw = EmbeddedSplit(torch.from_numpy(embeddings).to(arguments.device), len(embeddings))
     splits = Splits(raw)
+    until = time.monotonic() + 60 * arguments.minutes
     for race in chosen:
         for shot in arguments.shots:
-            if shot in race.shots:
+            if shot in race.shots and time.monotonic() < until:
                 for line in _run(race, splits, _episodes(class_sizes, shot, arguments.episodes), arguments):
                     print(line, flush=True)
     print(f"\nThe Gram matrix is built once per split and kind of features: {splits.gram_seconds:.1f} s.")
@@ -191,6 +198,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this method; can be repeated")
     parser.add_argument("--synthetic", action="store_true", help="made-up embeddings instead of CIFAR-FS")
+    parser.add_argument("--images", type=int, default=SYNTHETIC_IMAGES, help="of each of the made-up classes")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1; others than the CPU need --alone")
+    parser.add_argument("--alone", action="store_true", help="without easyfsl and scikit-learn")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="nothing new begins after that")
     parser.add_argument("--repeats", type=int, default=3, help="alternating repeats; medians are reported")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each contender in each repeat, about")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="that a contender runs on at most")
@@ -199,19 +210,22 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--memory", action="store_true", help="peak memory instead of times")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--embeddings", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.device != "cpu" and not arguments.alone:
+        parser.error(f"the other libraries compute on the CPU: add --alone to --device {arguments.device}.")
+    return arguments
 
 
 # What is classified
 
 
-def _synthetic() -> tuple[NDArray[np.float32], list[int], str]:
+def _synthetic(images: int = SYNTHETIC_IMAGES) -> tuple[NDArray[np.float32], list[int], str]:
     """Nonnegative clusters whose 5-way 1-shot accuracy is near 70%, as that of real embeddings."""
     generator = np.random.default_rng(0)
     centers = generator.normal(size=(SYNTHETIC_CLASSES, 1, SYNTHETIC_SIZE))
-    noise = generator.normal(size=(SYNTHETIC_CLASSES, SYNTHETIC_IMAGES, SYNTHETIC_SIZE))
+    noise = generator.normal(size=(SYNTHETIC_CLASSES, images, SYNTHETIC_SIZE))
     embeddings = np.maximum(centers + SYNTHETIC_SPREAD * noise, 0).reshape(-1, SYNTHETIC_SIZE).astype(np.float32)
-    return embeddings, [SYNTHETIC_IMAGES] * SYNTHETIC_CLASSES, "synthetic clusters"
+    return embeddings, [images] * SYNTHETIC_CLASSES, "synthetic clusters"
 
 
 def _cifar_fs() -> tuple[NDArray[np.float32], list[int], str]:
@@ -279,12 +293,12 @@ def _first(episodes: Episodes, count: int) -> Episodes:
 # The other implementations: one episode each
 
 
-def _easyfsl(method: Callable[..., Any], **settings: Any) -> Answer:
+def _easyfsl(method: str, **settings: Any) -> Answer:
     made: list[Any] = []
 
     def answer(support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         if not made:
-            made.append(method(backbone=torch.nn.Identity(), **settings))
+            made.append(getattr(easyfsl, method)(backbone=torch.nn.Identity(), **settings))
         made[0].process_support_set(support, labels)
         predicted: Tensor = made[0](query).argmax(dim=-1)
         return predicted
@@ -332,7 +346,7 @@ def _run(race: Race, splits: Splits, episodes: Episodes, arguments: argparse.Nam
         race.label: lambda some: classify(adaptation, plain, some),
         f"{race.label}, Gram matrix": lambda some: classify(adaptation, with_gram, some),
     }
-    if race.answer is not None:
+    if race.answer is not None and not arguments.alone:
         answer, split = race.answer, plain
         contenders[race.reference] = lambda some: _one_by_one(answer, split, some)
     counts = {label: _count(predict, episodes, arguments.seconds) for label, predict in contenders.items()}
@@ -346,7 +360,7 @@ def _run(race: Race, splits: Splits, episodes: Episodes, arguments: argparse.Nam
             times[label].append((time.perf_counter() - start) / len(some))
     rates = {label: 1 / statistics.median(some) for label, some in times.items()}
     shot = episodes.protocol.shot
-    known = race.known.get(shot)
+    known = None if arguments.alone else race.known.get(shot)  # measured on a CPU
     slowest = rates.get(race.reference, known or 0.0)
     truth = np.repeat(np.arange(WAY), QUERY)
     for label, predicted in predictions.items():
@@ -435,10 +449,12 @@ def _peak_mebibytes() -> float:
 
 
 def _heading(source: str, arguments: argparse.Namespace) -> str:
-    packages = ("torch", "easyfsl", "scikit-learn", "numpy")
+    packages = ("torch", "numpy") if arguments.alone else ("torch", "easyfsl", "scikit-learn", "numpy")
+    device = torch.device(arguments.device)
+    name = f" on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     return (
-        f"{source}; {WAY}-way, {QUERY} queries per class, at most {arguments.episodes:,} episodes; "
+        f"{source}{name}; {WAY}-way, {QUERY} queries per class, at most {arguments.episodes:,} episodes; "
         f"median of {arguments.repeats} alternating repeats.\n"
         f"{versions}, Python {platform.python_version()}; {torch.get_num_threads()} threads of torch, "
         f"{os.cpu_count()} cores ({platform.machine()}).\n"

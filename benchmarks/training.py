@@ -18,11 +18,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import timm
 import torch
+from finetune_device import flops_per_step, matmul_rate
 
 import fewshot_bench.backbones.networks  # noqa: F401  # for timm to know them
 from fewshot_bench.backbones.backbone import Preprocessing
@@ -82,6 +84,8 @@ class Rates:
         training: with everything.
         alone: of the network, from views that are there already.
         views: of gathering images and making views, without a network.
+        flops: of one image, in two views, forward and backward.
+        matmul_rate: FLOP/s of a large product in the precision of the network.
     """
 
     network: str
@@ -92,6 +96,13 @@ class Rates:
     training: float
     alone: float
     views: float
+    flops: float
+    matmul_rate: float
+
+    @property
+    def share_of_matmul(self) -> float:
+        """The training's rate in units of the large product's."""
+        return self.training * self.flops / self.matmul_rate
 
     @property
     def share(self) -> float:
@@ -147,7 +158,8 @@ def table_head() -> str:
     """The head of the Markdown table of `table_line`."""
     return (
         "| network | views | precision | batch | images from | training, images/s | network alone, images/s | share | "
-        "views alone, images/s |\n| --- | --- | --- | ---: | --- | ---: | ---: | ---: | ---: |"
+        "views alone, images/s | TFLOP/s | of matmul |\n"
+        "| --- | --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     )
 
 
@@ -155,7 +167,8 @@ def table_line(rates: Rates) -> str:
     """One row of the Markdown table."""
     return (
         f"| {rates.network} | {rates.augmentation} | {rates.precision} | {rates.batch:,} | {rates.images} | "
-        f"{rates.training:,.0f} | {rates.alone:,.0f} | {rates.share:.0%} | {rates.views:,.0f} |"
+        f"{rates.training:,.0f} | {rates.alone:,.0f} | {rates.share:.0%} | {rates.views:,.0f} | "
+        f"{rates.training * rates.flops / 1e12:,.3g} | {rates.share_of_matmul:.1%} |"
     )
 
 
@@ -209,7 +222,20 @@ def training_rates(
     seconds = _medians((train, learn_alone, view_alone), repeats, device)
     training, alone, viewing = (batch * steps / each for each in seconds)
     images = "CPU" if device.type == "cpu" else "GPU" if ahead is None else "thread"
-    return Rates(network.label, augmentation, precision, batch, images, training, alone, viewing)
+    flops = flops_per_step(backbone, CLASSES, 2, network.input_size)
+    rate = _matmul_rate(device, _products(network, precision, device))
+    return Rates(network.label, augmentation, precision, batch, images, training, alone, viewing, flops, rate)
+
+
+_matmul_rate = cache(matmul_rate)
+
+
+def _products(network: Network, precision: PrecisionName, device: torch.device) -> str:
+    """What products are computed in: half precision, float32, or TF32 in convolutions on a GPU by torch's default."""
+    if precision != "float32":
+        return "bf16"
+    is_tf32 = device.type == "cuda" and "vit" not in network.name and torch.backends.cudnn.allow_tf32
+    return "tf32" if is_tf32 else "float32"
 
 
 def _medians(works: Sequence[Callable[[], None]], repeats: int, device: torch.device) -> Iterator[float]:

@@ -10,7 +10,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on a device; the host does not wait for a GPU.
 
     A copy from ordinary memory waits until the GPU has finished all work before it, `non_blocking` or not; a copy from
-    pinned memory is queued. PyTorch keeps the pinned memory until the copy is done.
+    pinned memory is queued. PyTorch keeps the pinned memory until the copy is done, so not for replays of a CUDA graph.
     """
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)

@@ -22,10 +22,9 @@ from torch.overrides import TorchFunctionMode
 GPU = torch.device("cuda", 0)
 _READS = {
     Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.nonzero, torch.nonzero, Tensor.__bool__,
-    Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.__len__, torch.equal, Tensor.equal, torch.unique,
+    Tensor.__int__, Tensor.__float__, Tensor.__index__, torch.equal, Tensor.equal, torch.unique,
     Tensor.unique, torch.masked_select, Tensor.masked_select, torch.cuda.synchronize,
 }  # fmt: skip
-_READS.discard(Tensor.__len__)
 _WITHOUT_SHAPES = {
     torch._amp_update_scale_, torch._amp_foreach_non_finite_check_and_unscale_, torch._fused_adam_, torch._fused_adamw_
 }  # fmt: skip

@@ -10,8 +10,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from fewshot_bench._io.ranks import own_rank
 from fewshot_bench._io.versions import __version__
-from fewshot_bench.errors import DEBUG_VARIABLE
+from fewshot_bench.errors import DEBUG_VARIABLE, StudyError
 
 COMMANDS = {
     "run": "Run a study: embed, sample episodes, adapt, test, and write the tables.",
@@ -113,6 +114,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -121,3 +123,10 @@ def _options(
     ] = False,
 ) -> None:
     """Is one few-shot image-classification method really better than another, on the same tasks?"""
+    rank, command = own_rank(), context.invoked_subcommand
+    if rank is not None and command != "train":
+        raise StudyError(
+            f"{command} was started in {rank.count} processes; only train shares its work among them. Train with "
+            "torchrun under a --name, then start fewshot-bench run --checkpoint NAME once; --engine ray spreads its "
+            "episodes over GPUs."
+        )

@@ -15,6 +15,7 @@ from types import FrameType
 
 import typer
 
+from fewshot_bench._io.ranks import is_first_to_end, own_rank
 from fewshot_bench._io.resuming import SAVED, begin, is_anything_saved
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.commands import INTERRUPTED, app
@@ -119,6 +120,10 @@ def _exit_code(typed: list[str]) -> int:
             if str(error):
                 return _complain(str(error), received.exit_code)
             is_stopped = True
+        except Exception:  # such as a broken connection to the process that has said why it ends
+            if is_first_to_end():
+                raise
+            return _USER_ERROR
     if not is_stopped:
         return result
     _tell(f"\n{_last_words(typed)}")
@@ -129,7 +134,8 @@ def _last_words(typed: list[str]) -> str:
     """What a stopped command leaves, and how to resume."""
     if not set(typed) & _RESUMABLE:
         return "stopped."
-    command = shlex.join(["fewshot-bench", *typed])
+    program = ["fewshot-bench"] if own_rank() is None else ["torchrun", "...", "-m", "fewshot_bench"]
+    command = shlex.join([*program, *typed])
     if is_anything_saved():
         return f"stopped. {SAVED}; run the same command again to resume: {command}"
     return f"stopped before anything new was saved. To start again: {command}"
@@ -188,6 +194,8 @@ def _complain(sentence: str, code: int = _USER_ERROR) -> int:
 
 
 def _tell(line: str) -> None:
-    """Print to stderr, if it can be written to."""
+    """Print to stderr, if it can be written to; of several processes the first to end does."""
+    if not is_first_to_end():
+        return
     with suppress(OSError):
         typer.echo(line, err=True)

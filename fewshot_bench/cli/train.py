@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fewshot_bench._io.ranks import is_main_process
 from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption
 from fewshot_bench.cli.study_options import field_option, takes_fields
+from fewshot_bench.progress import SILENT
 from fewshot_bench.study.study import Options, option
 
 if TYPE_CHECKING:
@@ -76,7 +79,8 @@ def train(
 ) -> None:
     """Fine-tune a backbone on the base split, and keep the epoch that is best on validation episodes.
 
-    After a stop, the same command resumes from the last epoch that was saved.
+    After a stop, the same command resumes from the last epoch that was saved. On several GPUs: torchrun
+    --nproc-per-node 4 -m fewshot_bench train ...
     """
     from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.study.known_names import refuse_misspelt_training
@@ -89,8 +93,10 @@ def train(
 
     paths = {key: Path(options[key]) for key in ("weights", "tensorboard") if options[key] is not None}
     plan = TrainingPlan(name=name, recipe=recipe, image_size=image_size, **options | paths)
-    with ProgressBars() as progress:
+    with ProgressBars() if is_main_process() else nullcontext(SILENT) as progress:
         checkpoint = train_backbone(plan, progress=progress)
+    if not is_main_process():
+        return
     if note := weights_note(checkpoint.computing):
         typer.echo(printable(f"note: {note}"), err=True)
     if as_json:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -11,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
+from fewshot_bench._io.ranks import is_main_process, own_rank
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import Centroid, EmbeddedSplit
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, embed
@@ -50,9 +53,11 @@ from fewshot_bench.training import (
     StateFile,
     StepMemory,
     TrainingResult,
+    checkpoint_metadata,
     fitting_micro_batch,
     save_checkpoint,
 )
+from fewshot_bench.training.data_parallel import Processes, joined_processes
 from fewshot_bench.training.fit import TensorBoardLog, Validate, write_history
 
 WAY, QUERY, SHOTS = 5, 15, (1, 5)
@@ -75,7 +80,8 @@ class TrainingPlan:
         image_size: side in pixels instead of the backbone's own.
         interpolation: instead of the backbone's own.
         device: "auto", "cpu", "cuda", ...
-        micro_batch: images whose activations are in memory at once; None for as many as fit.
+        micro_batch: images whose activations are in memory at once, in that of all processes together; None for as many
+            as fit.
         is_compiled: whether torch.compile compiles the network.
         validate_every: epochs between two validations; 0 for none, None for about ten in all.
         validation_episodes: per number of shots.
@@ -199,25 +205,59 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT) -> Checkp
     """
     admit_fields({"dataset": plan.dataset, "backbone": plan.backbone, "base_losses": (plan.loss,)})
     board = TensorBoardLog(plan.tensorboard / plan.name) if plan.tensorboard is not None else None
-    path = checkpoint_file(plan.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{plan.name}.lock"))
     try:
-        with lock.acquire(timeout=0):
-            return _Training(plan, board, progress).run()
-    except Timeout as error:
-        raise StudyError(f"{plan.name} is being trained by another process. Wait, or use another --name.") from error
+        with joined_processes(own_rank()) as processes, _locked(plan.name):
+            return _Training(plan, board, progress, processes).run()
     finally:
         if board is not None:
             board.close()
 
 
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """Keep other commands from training under a name; processes of one command share the lock of the main one."""
+    path = checkpoint_file(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_main_process():
+        yield
+        return
+    lock = FileLock(path.with_name(f".{name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StudyError(f"{name} is being trained by another process. Wait, or use another --name.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _own_device(name: str) -> str:
+    """The torch device of a name; of several processes on a machine, each has a GPU of its own."""
+    rank = own_rank()
+    if rank is None:
+        return chosen_device(name)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cuda", "cpu"):
+        raise StudyError(f"--device {name} is one device for {rank.count} processes. Use cuda or cpu, or leave it out.")
+    gpus = torch.cuda.device_count()
+    if name == "cuda" and 0 < gpus <= rank.local:
+        raise StudyError(
+            f"a machine with {gpus} GPUs has {rank.local + 1} processes or more; each takes a GPU. "
+            f"Use torchrun --nproc-per-node {gpus}, or --device cpu."
+        )
+    return chosen_device(f"cuda:{rank.local}" if name == "cuda" else name)
+
+
 class _Training:
     """Carries out a plan."""
 
-    def __init__(self, plan: TrainingPlan, board: TensorBoardLog | None, progress: Progress) -> None:
-        self.plan, self.board, self.progress = plan, board, progress
-        self.device = chosen_device(plan.device)
+    def __init__(
+        self, plan: TrainingPlan, board: TensorBoardLog | None, progress: Progress, processes: Processes | None
+    ) -> None:
+        self.plan, self.board, self.progress, self.processes = plan, board, progress, processes
+        self.device = _own_device(plan.device)
         self.dataset = known_dataset(plan.dataset, progress=progress)
         self.base = self.dataset.base
         height, _, channels = self.base.images.shape[1:]
@@ -231,18 +271,30 @@ class _Training:
 
     def run(self) -> Checkpoint:
         """Train and write the checkpoint, or read a finished one."""
-        if self.plan.is_fresh:
+        if self.plan.is_fresh and is_main_process():
             self.state.unlink(missing_ok=True)
-        elif self.state.is_file():
+        if self.processes is not None:
+            self.processes.agree([self.card.as_json(), *self._files()], self.path.parent)
+        if self.state.is_file():
             self._refuse_other(read_card(self.state))
-        elif self.path.is_file():
+        elif self.path.is_file() and not self.plan.is_fresh:
             finished = read_checkpoint(self.plan.name)
             self._refuse_other(finished.card)
             return finished
         micro_batches = self._micro_batches()
-        checkpoint = self._save(self._train(micro_batches), micro_batches.sizes)
-        self.state.unlink(missing_ok=True)
-        return checkpoint
+        result = self._train(micro_batches)
+        if is_main_process():
+            self._save(result, micro_batches.sizes)
+            self.state.unlink(missing_ok=True)
+        if self.processes is not None:
+            self.processes.wait()
+        return read_checkpoint(self.plan.name)
+
+    def _files(self) -> list[dict[str, str]]:
+        """The metadata, with the digest, of what is there of this training."""
+        if self.plan.is_fresh:
+            return []
+        return [checkpoint_metadata(path) for path in (self.state, self.path) if path.is_file()]
 
     def _validations(self) -> tuple[int, list[Protocol]]:
         """Epochs between two validations, and their episodes; 0 and none without validation."""
@@ -285,12 +337,22 @@ class _Training:
         used, chosen = used_micro_batches(self.state), self.plan.micro_batch
         if chosen is None:
             most = used[-1] if used else min(self.recipe.batch_size, len(self.base))
-            four = four_inputs(self.backbone, self.base, self.device)
-            memory = StepMemory.measured(self.backbone.network, four, precision=self.recipe.precision)
-            chosen = fitting_micro_batch(memory, most)
+            chosen = self._fitting(most)
         sizes = used if used[-1:] == [chosen] else [*used, chosen]
-        way_out = "Use --micro-batch {half}, a smaller --image-size, or --precision bf16."
-        return MicroBatches(sizes, self.plan.micro_batch is not None, way_out)
+        # Several processes are in the middle of a step when one runs out, and cannot be told to start again.
+        is_fixed = self.plan.micro_batch is not None or self.processes is not None
+        return MicroBatches(sizes, is_fixed, "Use --micro-batch {half}, a smaller --image-size, or --precision bf16.")
+
+    def _fitting(self, most: int) -> int:
+        """How many images, up to a number, have their activations in memory; in that of all processes together."""
+        four = four_inputs(self.backbone, self.base, self.device)
+        memory = StepMemory.measured(self.backbone.network, four, precision=self.recipe.precision)
+        # Processes on a CPU share its memory; on GPUs each has that of its own.
+        count = self.processes.count if self.processes is not None and self.device != "cpu" else 1
+        fitting = fitting_micro_batch(memory, math.ceil(most / count))
+        if self.processes is not None:
+            fitting = min(self.processes.values(fitting))
+        return min(most, fitting * count)
 
     def _train(self, micro_batches: MicroBatches) -> TrainingResult:
         """Train; a micro-batch that the plan does not fix is halved while memory runs out."""
@@ -305,18 +367,22 @@ class _Training:
             device=self.device,
             progress=self.progress,
             state=StateFile(path=self.state, every=self.plan.save_every, metadata={"card": self.card.as_json()}),
-            computing=Computing(is_compiled=self.plan.is_compiled),
+            computing=Computing(is_compiled=self.plan.is_compiled, processes=self.processes),
             selection=selection,
             after_epoch=self._log,
         )
 
     def _log(self, history: History) -> None:
+        if not is_main_process():
+            return
         write_history(self.path.with_suffix(".csv"), history)
         if self.board is not None:
             self.board.write(history)
 
     def _save(self, result: TrainingResult, micro_batches: list[int]) -> Checkpoint:
         computing = {"device": self.device, "is_compiled": self.plan.is_compiled, "versions": installed_versions()}
+        if self.processes is not None:
+            computing["processes"] = self.processes.count
         computing |= weights_record(self.plan.weights, self.backbone) | tf32(self.device)
 
         def save(name: str, epoch: int, network: nn.Module, head: nn.Module) -> Checkpoint:

@@ -200,10 +200,21 @@ def choose_augmentation(name: AugmentationName, *, channels: int, image_size: in
     return RandomAffine() if name == "affine" else Unchanged()
 
 
-def two_views(images: Tensor, augmentation: Augmentation) -> Tensor:
-    """Two views of each image by PyTorch's global random numbers, uint8 [2B, C, H, W], the first ones first."""
+def two_views(images: Tensor, augmentation: Augmentation, places: Tensor | None = None, batch: int = 0) -> Tensor:
+    """Two views of each image by PyTorch's global random numbers.
+
+    Args:
+        images: uint8 [B, C, H, W].
+        augmentation: makes a view of each.
+        places: of the images in a batch that several processes share; all draw the numbers of the whole batch.
+        batch: images of that batch.
+
+    Returns:
+        uint8 [2B, C, H, W], the first views first.
+    """
     # Drawn on the CPU, as [numbers, B], on which the weights of base training depend.
-    numbers = [torch.rand(augmentation.numbers, len(images)).T for _ in range(2)]
+    count, own = (len(images), slice(None)) if places is None else (batch, places)
+    numbers = [torch.rand(augmentation.numbers, count).T[own] for _ in range(2)]
     if images.device.type == "cpu":
         return torch.cat([augmentation(images, uniform) for uniform in numbers])
     # A GPU takes as long to be told as to do it: one call for both.

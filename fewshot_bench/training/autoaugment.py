@@ -17,6 +17,7 @@ from fewshot_bench.devices import to_device
 from fewshot_bench.training.autoaugment_on_gpu import OperationsOnGpu
 from fewshot_bench.training.policies import (
     CIFAR10_POLICY,
+    EXACT_SUM,
     IMAGENET_POLICY,
     SMALL_IMAGE,
     STEPS,
@@ -25,8 +26,6 @@ from fewshot_bench.training.policies import (
     table_of,
 )
 from fewshot_bench.training.randomness import check_uniform
-
-_EXACT_SUM = 1 << 24
 
 
 def apply(operation: Operation, images: Tensor) -> Tensor:
@@ -42,7 +41,7 @@ def apply(operation: Operation, images: Tensor) -> Tensor:
     change = _CHANGES[operation.name]
     # Contrast blends with the mean of the image, summed in float32. Where the sum is not exact its order matters, and
     # torch's order depends on the size of the batch.
-    if operation.name == "Contrast" and 255 * images.shape[-1] * images.shape[-2] > _EXACT_SUM:
+    if operation.name == "Contrast" and 255 * images.shape[-1] * images.shape[-2] > EXACT_SUM:
         return torch.cat([change(image, operation.magnitude) for image in torch.split(images, 1)])
     return change(images, operation.magnitude)
 

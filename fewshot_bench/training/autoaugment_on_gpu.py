@@ -16,7 +16,7 @@ from torch.nn.functional import grid_sample
 from torchvision.transforms.v2 import functional
 
 from fewshot_bench.devices import to_device
-from fewshot_bench.training.policies import Operation, Table
+from fewshot_bench.training.policies import EXACT_SUM, Operation, Table
 
 _LEVELS = 256
 _GRAY = (0.2989, 0.587, 0.114)
@@ -78,7 +78,9 @@ class OperationsOnGpu:
         gray = _gray(images)
         levels = self._levels.index_select(0, chosen).view(-1, 1, 1, _LEVELS)
         if "Contrast" in is_chosen:
-            means = gray.mean(dim=(1, 2, 3), keepdim=True)
+            # A larger sum is not exact in float32, and its order depends on the size of the batch.
+            is_exact = 255 * images.shape[-1] * images.shape[-2] <= EXACT_SUM
+            means = (gray if is_exact else gray.double()).mean(dim=(1, 2, 3), keepdim=True).float()
             levels = torch.where(is_chosen["Contrast"], _blended(_all_levels(images.device), means, blend), levels)
         if "AutoContrast" in is_chosen:
             levels = torch.where(is_chosen["AutoContrast"], _spread_levels(images), levels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Samples(NamedTuple):
     """Some images of a split, before their augmentation.
 
     Attributes:
-        images: uint8 [B, C, H, W].
+        images: uint8 [B, C, H, W]; of several processes each has its share of them.
         labels: int64 [B].
         rows: of the split, int64 [B].
     """
@@ -58,30 +58,34 @@ class SampleLoader:
         self._ahead = _AHEAD * is_gathered_ahead if ahead is None else ahead
         self._copies = torch.cuda.Stream(device) if is_gathered_ahead else None  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
-    def load(self, rows: Tensor) -> Samples:
-        """The images of rows [B] on the CPU."""
-        places = to_device(rows, self._device)
+    def load(self, rows: Tensor, own: Tensor | None = None) -> Samples:
+        """The labels of rows [B] on the CPU, with their images or, of several processes, those of its own rows."""
+        places, own = to_device(rows, self._device), rows if own is None else own
         if self._resident is None:
-            images = self._copied(self._gathered(rows))
+            images = self._copied(self._gathered(own))
         else:
-            images = self._resident.index_select(0, places)
+            images = self._resident.index_select(0, places if own is rows else to_device(own, self._device))
         return self._samples(images, places)
 
-    def batches(self, parts: Sequence[Tensor]) -> Generator[Samples, None, None]:
+    def batches(
+        self, parts: Sequence[Tensor], share: Callable[[Tensor], Tensor] = lambda rows: rows
+    ) -> Generator[Samples, None, None]:
         """Load one part after the other; close the generator to end its thread early.
 
         Args:
             parts: the rows of each batch, int64 [B] on the CPU.
+            share: the rows of a batch whose images this process needs.
         """
+        own = [share(rows) for rows in parts]
         if not self._ahead:
-            yield from map(self.load, parts)
+            yield from map(self.load, parts, own)
             return
         with ThreadPoolExecutor(1, "samples") as thread:
-            waiting = deque(thread.submit(self._gathered, rows) for rows in parts[: self._ahead])
+            waiting = deque(thread.submit(self._gathered, rows) for rows in own[: self._ahead])
             for number, rows in enumerate(parts):
                 images = waiting.popleft().result()
                 if number + self._ahead < len(parts):
-                    waiting.append(thread.submit(self._gathered, parts[number + self._ahead]))
+                    waiting.append(thread.submit(self._gathered, own[number + self._ahead]))
                 yield self._samples(self._copied(images), to_device(rows, self._device))
 
     def _samples(self, images: Tensor, places: Tensor) -> Samples:

@@ -170,7 +170,10 @@ class TrainingState:
             The accuracies, for a progress bar.
         """
         with kept_random_numbers(self.learner.device):
-            accuracies = validate(self.learner.backbone.eval())
+            processes, network = self.learner.processes, self.learner.backbone.eval()
+            accuracies = validate(network) if processes is None or processes.rank == 0 else {}
+            if processes is not None:
+                accuracies = processes.value_of_first(accuracies)
         self.learner.backbone.train()
         self.history[-1].update(accuracies)
         score = sum(accuracies.values()) / len(accuracies)
@@ -181,13 +184,16 @@ class TrainingState:
         return "validation " + ", ".join(f"{value:.1%}" for value in accuracies.values())
 
     def save(self, file: StateFile) -> None:
-        """Write everything that resuming needs, atomically."""
+        """Write everything that resuming needs, atomically; of several processes the main one does."""
         best = {_BEST + name: value for name, value in self.best_weights.items()}
         content = {
             "position": self.learner.updates.position(),
             "history": self.history,
             "best": {"epoch": self.best_epoch, "score": self.best_score},
         }
+        if self.learner.processes is not None and self.learner.processes.rank > 0:
+            note_saved()
+            return
         try:
             save_tensors(file.path, self.learner.tensors() | best, {**file.metadata, "course": json.dumps(content)})
         except OSError:
@@ -264,10 +270,11 @@ def train_on_base(
         normalise: uint8 [B, C, H, W] -> float [B, C', S, S], as the backbone expects it.
         device: where to train.
         progress: shown every step, with the epoch's loss, accuracy and speed so far.
-        computing: the micro-batch, and whether to compile; by default the whole batch at once, uncompiled.
-        selection: which epoch's weights are the result; by default the last.
+        computing: the micro-batch, whether to compile, and the processes that train together; by default the whole
+            batch at once, uncompiled, in this process.
+        selection: which epoch's weights are the result; by default the last. The main process validates.
         state: where to keep the training state and resume from it; on a CPU the weights are then those of a training
-            without a stop, bit for bit.
+            without a stop, bit for bit. The main process writes it, and all read it.
         after_epoch: called with the history after each epoch.
 
     Returns:
@@ -284,6 +291,8 @@ def train_on_base(
         training = TrainingState(learner)
         if state is not None and state.path.is_file():
             training.restore(state.path)
+        if learner.processes is not None:
+            learner.processes.equalise(weights_of(learner.backbone, learner.head).values())
         with progress.step(f"training with {recipe.loss}", total=recipe.epochs * learner.steps_per_epoch) as step:
             if training.epochs:
                 step.advance(training.epochs * learner.steps_per_epoch, "resuming where it stopped")

@@ -21,6 +21,7 @@ from fewshot_bench.losses.contrastive import at_least_float32
 from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.training.augmentation import choose_augmentation, two_views
 from fewshot_bench.training.batches import SampleLoader, Samples
+from fewshot_bench.training.data_parallel import Processes
 from fewshot_bench.training.optimisation import autocast
 from fewshot_bench.training.randomness import random_state, same_random_numbers, set_random_state
 from fewshot_bench.training.recipe import Recipe
@@ -35,7 +36,8 @@ class Batch:
     """Two views of some images, on the training device.
 
     Attributes:
-        views: uint8 [2B, C, H, W]: the first views of all images, then the second.
+        views: uint8 [2B, C, H, W]: the first views of all images, then the second; of several processes each has
+            those of its share of the images.
         labels: class of each view, int64 [2B].
         images: id of the image that each view comes from, int64 [2B].
     """
@@ -46,7 +48,7 @@ class Batch:
 
     def __len__(self) -> int:
         """Number of images, B."""
-        return len(self.views) // 2
+        return len(self.labels) // 2
 
     def parts(self, micro_batch: int) -> list[Batch]:
         """The batch in parts of at most that many images, which differ in size by one at most."""
@@ -60,7 +62,7 @@ class Network:
     """The functions that gradients are taken of.
 
     Attributes:
-        encode: uint8 views [B, C, H, W] -> embeddings [B, D], in float32 or more.
+        encode: a batch with views uint8 [2B, C, H, W] -> embeddings [2B, D], in float32 or more.
         head: embeddings -> logits [B, C], in float32 or more.
         loss: the mean over a batch.
         backward: adds the gradients of a loss to those of the parameters, scaled if the precision needs it.
@@ -68,7 +70,7 @@ class Network:
         device: of the network.
     """
 
-    encode: Callable[[Tensor], Tensor]
+    encode: Callable[[Batch], Tensor]
     head: Callable[[Tensor], Tensor]
     loss: BatchLoss
     backward: Callable[[Tensor], None]
@@ -89,7 +91,7 @@ class Measured:
 
 def gradients_at_once(network: Network, batch: Batch) -> Measured:
     """Add the gradients of a batch whose activations fit into memory."""
-    embeddings = network.encode(batch.views)
+    embeddings = network.encode(batch)
     logits = network.head(embeddings)
     loss = network.loss(logits, embeddings, batch.labels, batch.images)
     network.backward(loss)
@@ -100,7 +102,7 @@ def summed_gradients(network: Network, batch: Batch, micro_batch: int) -> Measur
     """Add the gradients of a batch part by part, for losses that do not compare views with each other."""
     losses, hits = [], []
     for part in batch.parts(micro_batch):
-        embeddings = network.encode(part.views)
+        embeddings = network.encode(part)
         logits = network.head(embeddings)
         loss = network.loss(logits, embeddings, part.labels, part.images) * (len(part) / len(batch))
         network.backward(loss)
@@ -124,7 +126,7 @@ def cached_gradients(network: Network, batch: Batch, micro_batch: int) -> Measur
     with torch.no_grad():
         for part in parts:
             states.append(random_state(network.device))
-            embedded.append(network.encode(part.views))
+            embedded.append(network.encode(part))
         for buffer, first in zip(network.buffers, before, strict=True):
             buffer.copy_(first)
     embeddings = joined_views(embedded).requires_grad_()
@@ -134,7 +136,7 @@ def cached_gradients(network: Network, batch: Batch, micro_batch: int) -> Measur
     assert embeddings.grad is not None
     for part, state, gradient in zip(parts, states, split_views(embeddings.grad, len(parts)), strict=True):
         with same_random_numbers(state, network.device):
-            encoded = network.encode(part.views)
+            encoded = network.encode(part)
         encoded.backward(gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return Measured(loss.detach(), _hits(logits, batch.labels))
 
@@ -182,10 +184,12 @@ class Computing:
         micro_batch: images whose activations are kept at the same time; None for the whole batch. Gradients are those
             of the whole batch, statistics of batch normalisation those of a micro-batch.
         is_compiled: whether the network is compiled by torch.compile.
+        processes: that share every batch; None for this one alone. Each has the same arguments in all else.
     """
 
     micro_batch: int | None = None
     is_compiled: bool = False
+    processes: Processes | None = None
 
     def __post_init__(self) -> None:
         """Raise StudyError for an empty micro-batch."""
@@ -218,6 +222,9 @@ class Learner:
         self.steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
         self.updates = Updates(recipe, [self.backbone, self.head], recipe.epochs * self.steps_per_epoch, device)
         self._micro_batch = computing.micro_batch or recipe.batch_size
+        self.processes = computing.processes
+        if self.processes is not None:
+            self._share(len(split) // self.steps_per_epoch)  # refuses batches that are too small
         self._forward = torch.compile(self.backbone) if computing.is_compiled else self.backbone
         self._network = Network(
             self._encode, self._classify, self._loss(), self.updates.backward, list(self.backbone.buffers()), device
@@ -230,7 +237,11 @@ class Learner:
 
         So no small last batch counts as a full step. Close the iterator to end early.
         """
-        yield from self.loader.batches(torch.randperm(len(self.split)).tensor_split(self.steps_per_epoch))
+        batches = torch.randperm(len(self.split)).tensor_split(self.steps_per_epoch)
+        if self.processes is None:
+            yield from self.loader.batches(batches)
+        else:
+            yield from self.loader.batches(batches, lambda rows: rows[self._share(len(rows))])
 
     def step(self, samples: Samples) -> Measured:
         """Learn from one batch of images, without waiting for a GPU; the loss may be infinite or NaN."""
@@ -238,7 +249,9 @@ class Learner:
 
     def views(self, samples: Samples) -> Batch:
         """Two random views of each image."""
-        views = two_views(samples.images, self.augmentation).to(self.device)
+        count = len(samples.rows)
+        share = None if self.processes is None else self._share(count)
+        views = two_views(samples.images, self.augmentation, share, count).to(self.device)
         labels, rows = samples.labels.repeat(2).to(self.device), samples.rows.repeat(2).to(self.device)
         return Batch(views, labels, rows)
 
@@ -246,6 +259,8 @@ class Learner:
         """Update the weights once."""
         self.updates.optimizer.zero_grad(set_to_none=True)
         measured = self._gradients(batch)
+        if self.processes is not None:
+            self.processes.add_gradients(self.backbone.parameters(), self.head.parameters())
         self.updates.step()
         return measured
 
@@ -271,7 +286,17 @@ class Learner:
         in_parts = cached_gradients if compares_views else summed_gradients
         return in_parts(self._network, batch, self._micro_batch)
 
-    def _encode(self, views: Tensor) -> Tensor:
+    def _share(self, images: int) -> Tensor:
+        """The places of this process's images in a batch."""
+        assert self.processes is not None
+        return self.processes.share(images, math.ceil(images / self._micro_batch))
+
+    def _encode(self, batch: Batch) -> Tensor:
+        if self.processes is None:
+            return self._embed(batch.views)
+        return self.processes.embed(self._embed, batch.views, len(batch), self.device)
+
+    def _embed(self, views: Tensor) -> Tensor:
         with autocast(self.recipe.precision, self.device), plugin_errors(self.backbone, "forward"):
             embeddings: Tensor = self._forward(self.normalise(views))
         return at_least_float32(embeddings)

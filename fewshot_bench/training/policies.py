@@ -22,6 +22,8 @@ IMAGENET_POLICY: Policy = tuple(torchvision.transforms.AutoAugment(AutoAugmentPo
 
 STEPS = 2
 SMALL_IMAGE = 64
+EXACT_SUM = 1 << 24
+"""Whole numbers up to here are exact in float32."""
 _LEVELS = 10
 
 

@@ -47,7 +47,7 @@ def gradients_of(step: Step, loss: str, network: nn.Module, **settings: Any) -> 
     with seeded_randomness(5):
         head = nn.Linear(6, 3).double()
         whole: Any = partial(LOSSES[loss].factory, lambda_=0.9, tau=0.3, reading="in", **settings)
-        encode: Any = lambda views: network(normalise(views).double())  # noqa: E731
+        encode: Any = lambda part: network(normalise(part.views).double())  # noqa: E731
         parts = Network(encode, head, whole, lambda value: value.backward(), list(network.buffers()), CPU)
         measured = step(parts, batch())
     return [parameter.grad for module in (network, head) for parameter in module.parameters()], measured  # type: ignore[misc]
@@ -59,7 +59,7 @@ def in_parts(step: Callable[..., Measured], micro_batch: int) -> Step:
 
 def one_graph_of_parts(network: Network, whole: Batch) -> Measured:
     """What caching stands for: the embeddings of all parts kept with their graph."""
-    embeddings = joined_views([network.encode(part.views) for part in whole.parts(4)])
+    embeddings = joined_views([network.encode(part) for part in whole.parts(4)])
     logits = network.head(embeddings)
     loss = network.loss(logits, embeddings, whole.labels, whole.images)
     network.backward(loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -17,21 +18,25 @@ from fewshot_bench.backbones.backbone import Preprocessing
 from fewshot_bench.devices import to_device
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.training import Computing
+from fewshot_bench.training.data_parallel import Processes
 from fewshot_bench.training.learner import Learner
 from fewshot_bench.training.policies import CIFAR10_POLICY, STEPS, table_of
 
 
-def places(loss: str, channels: int, *, micro_batch: int | None = None, **changes: Any) -> list[str]:
+def places(
+    loss: str, channels: int, *, micro_batch: int | None = None, processes: Processes | None = None, **changes: Any
+) -> list[str]:
     """Where a step waits."""
     split, recipe = bars(channels=channels), small_recipe(loss, **changes)
     normalise = Preprocessing(SIZE, (0.5,) * channels, (0.2,) * channels)
     for step in range(STEPS):
         table_of(CIFAR10_POLICY, step, SIZE, SIZE)  # kept by the process, so not to be made of tensors without values
     with pretended_gpu() as waits:
-        learner = Learner(conv4(channels), split, recipe, normalise, GPU, Computing(micro_batch=micro_batch))
+        computing = Computing(micro_batch=micro_batch, processes=processes)
+        learner = Learner(conv4(channels), split, recipe, normalise, GPU, computing)
         waits.places.clear()
-        for _ in range(2):
-            learner.step(learner.loader.load(torch.randperm(len(split))[:16]))
+        for samples in islice(learner.batches(), 2):
+            learner.step(samples)
     return waits.places
 
 
@@ -57,6 +62,23 @@ def test_no_schedule_waits(schedule: str, precision: str) -> None:
 @pytest.mark.parametrize("augmentation", ["autoaugment", "jitter", "affine", "none"])
 def test_no_augmentation_waits(augmentation: str, channels: int) -> None:
     assert places("ce", channels, augmentation=augmentation) == []
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("loss", ["ce", "ce+schane"])
+def test_no_step_of_several_processes_waits(
+    loss: str, micro_batch: int | None, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summed = []
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda values: summed.append(values.shape))
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.cuda.default_generators", [torch.Generator()])
+    monkeypatch.setattr("fewshot_bench.training.data_parallel._random_number", lambda: 1)  # drawn on the CPU
+    monkeypatch.setattr("fewshot_bench.training.data_parallel.random_state", lambda device: {})  # the host keeps it
+    assert places(loss, 1, micro_batch=micro_batch, precision=precision, processes=Processes(1, 2)) == []
+    assert len(summed) >= 2 * (4 + 1 + 1), "statistics of four batch norms, embeddings and gradients"
 
 
 def waits_in(action: Callable[[], object]) -> list[str]:
