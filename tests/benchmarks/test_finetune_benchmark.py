@@ -28,7 +28,7 @@ def record(_beside_the_script: None, tmp_path_factory: pytest.TempPathFactory) -
     import finetune
 
     path, threads, printed = tmp_path_factory.mktemp("benchmark") / "rows.json", torch.get_num_threads(), StringIO()
-    tiny = "--networks conv4-32 --shots 1 --episodes-at-once 2 1 --steps 3 --repeats 1 --threads 1"
+    tiny = "--networks conv4-32 --tune all --shots 1 --episodes-at-once 2 1 --steps 3 --repeats 1 --threads 1"
     try:
         with redirect_stdout(printed):
             finetune.main([*tiny.split(), "--json", str(path)])
@@ -43,7 +43,7 @@ def test_every_size_gives_a_row_whose_predictions_are_those_of_the_loop(record: 
     assert [(row["case"]["shot"], row["at_once"]) for row in written["rows"]] == [(1, 1), (1, 2)]
     assert [row["compared"] for row in written["rows"]] == [75, 150]
     assert all(row["agreeing"] >= 0.99 * row["compared"] for row in written["rows"])
-    lines = [line for line in printed.splitlines() if line.startswith("| Conv4, 32 px, 1-shot, float32 | channels |")]
+    lines = [line for line in printed.splitlines() if line.startswith("| Conv4, 32 px, 1-shot, float32 | ")]
     assert [line.split(" | ")[2] for line in lines] == ["1", "2"]
 
 
