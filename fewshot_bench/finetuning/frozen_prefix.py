@@ -202,6 +202,8 @@ def _agrees(parts: FrozenPrefix, sample: Tensor, expected: Tensor) -> bool:
 
 
 _IMAGES_AT_ONCE = 256
+_IMAGES_AT_ONCE_ON_CPU = 32
+"""Activations should stay near the caches: 256 images take half as long again."""
 
 
 @dataclass(frozen=True)
@@ -243,8 +245,10 @@ class NetworkParts:
         images = images.to(self.sample.dtype)
         if self.first is None:
             return images
-        starts = range(0, len(images), _IMAGES_AT_ONCE)
-        return torch.cat([self.first(images[start : start + _IMAGES_AT_ONCE]) for start in starts])
+        if images.ndim == 4:  # pooling is ten times faster in this layout on a CPU
+            images = images.contiguous(memory_format=torch.channels_last)
+        at_once = _IMAGES_AT_ONCE_ON_CPU if images.device.type == "cpu" else _IMAGES_AT_ONCE
+        return torch.cat([self.first(part) for part in images.split(at_once)])
 
 
 def network_parts(
