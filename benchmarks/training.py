@@ -29,6 +29,7 @@ from finetune_device import flops_per_step, matmul_rate
 import fewshot_bench.backbones.networks  # noqa: F401  # for timm to know them
 from fewshot_bench.backbones.backbone import Preprocessing
 from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.devices import tf32_on
 from fewshot_bench.training.batches import SampleLoader
 from fewshot_bench.training.learner import Computing, Learner
 from fewshot_bench.training.recipe import AugmentationName, PrecisionName, Recipe
@@ -234,7 +235,7 @@ def _products(network: Network, precision: PrecisionName, device: torch.device) 
     """What products are computed in: half precision, float32, or TF32 in convolutions on a GPU by torch's default."""
     if precision != "float32":
         return "bf16"
-    is_tf32 = device.type == "cuda" and "vit" not in network.name and torch.backends.cudnn.allow_tf32
+    is_tf32 = "vit" not in network.name and tf32_on(device).convolutions
     return "tf32" if is_tf32 else "float32"
 
 

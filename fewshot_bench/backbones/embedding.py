@@ -24,6 +24,7 @@ from fewshot_bench.backbones.embedding_pace import BLOCK, Forward, Pace, default
 from fewshot_bench.cache import EMBEDDINGS, build_once
 from fewshot_bench.code_identity import source_digest
 from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.devices import float32_settings
 from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.progress import SILENT, Progress
@@ -53,7 +54,7 @@ def embedding_key(split: ImageSplit, backbone: Backbone, augmentation_name: str,
         "preprocessing": [type(backbone.preprocessing).__qualname__, backbone.preprocessing.as_dict()],
         "augmentation": augmentation_name,
         "dtype": "float32",
-        "precision": _precision(device),
+        "precision": float32_settings(torch.device(device)),
         "packages": {package: installed_version(package) for package in _PACKAGES},
     }
     if backbone.code is not None:
@@ -75,21 +76,6 @@ def network_identity(network: nn.Module) -> dict[str, str]:
         if module.partition(".")[0] not in (*_PACKAGES, "fewshot_bench"):
             identity[module] = source_digest(module)
     return identity
-
-
-def _precision(device: str) -> list[str]:
-    """The precision of float32 products: TF32 and bfloat16 change the third digit."""
-    is_cuda = torch.device(device).type == "cuda"
-    try:
-        settings: list[Any] = [torch.get_float32_matmul_precision()]
-    except RuntimeError:  # a user has set the precision of one library; see below
-        settings = ["set apart"]
-    try:
-        library = torch.backends.cudnn if is_cuda else torch.backends.mkldnn
-        settings += [library.conv.fp32_precision, (torch.backends.cuda if is_cuda else library).matmul.fp32_precision]
-    except AttributeError:  # before torch 2.9
-        settings += [torch.backends.cudnn.allow_tf32] if is_cuda else []
-    return [str(setting) for setting in settings]
 
 
 _NAME = "embeddings"

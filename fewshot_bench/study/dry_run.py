@@ -14,6 +14,7 @@ from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BaseHead
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.datasets.catalogue import BENCHMARKS, is_stand_in, stand_in_dataset
+from fewshot_bench.devices import free_bytes
 from fewshot_bench.engine.classify import protocol_card
 from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.episodes import Protocol
@@ -44,7 +45,6 @@ from fewshot_bench.study.provenance import PeakMemory, changed_code, weights_not
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, open_study_dataset, resolve_study
 from fewshot_bench.study.scheduler import is_failure, reason_of
 from fewshot_bench.study.study import Study
-from fewshot_bench.training.device_memory import free_bytes
 
 AFTER_TRAINING = "after training"
 NOT_FETCHED = "after its weights are fetched"

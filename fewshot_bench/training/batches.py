@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.datasets.dataset import ImageSplit
-from fewshot_bench.devices import to_device
-from fewshot_bench.training.device_memory import free_bytes
+from fewshot_bench.devices import free_bytes, to_device
 
 # Of a GPU's free memory, so little that no batch has to be smaller for it: of 80 GB it is 75,000 images of 84 pixels.
 _SHARE_FOR_A_SPLIT = 0.02

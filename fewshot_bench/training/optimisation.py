@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
+from fewshot_bench.devices import free_bytes
 from fewshot_bench.errors import StudyError
-from fewshot_bench.training.device_memory import free_bytes
 from fewshot_bench.training.recipe import PrecisionName, Recipe
 
 
