@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from fewshot_bench.backbones import Preprocessing, create_backbone
 from fewshot_bench.backbones.backbone import BackboneRequest
-from fewshot_bench.backbones.embedding_pace import can_compile, default_batch_size
+from fewshot_bench.backbones.embedding_tuner import can_compile, default_batch_size
 from fewshot_bench.units import rate_text
 
 NETWORKS = {"efficientnet_lite0": (32, 128), "conv4_64": (32, 32), "resnet12": (84, 84)}

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import cache
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-_PATIENCE = timedelta(seconds=20)
+_TIMEOUT = timedelta(seconds=20)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _is_first(rank: Rank) -> bool:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not say that it exports it
 
         port = int(os.environ["MASTER_PORT"])
-        store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=_PATIENCE)
+        store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=_TIMEOUT)
         ended = store.add(f"fewshot-bench/ended/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1)
     except Exception:  # whatever it is, it must not hide what this process has to say
         return rank.number == 0

@@ -24,20 +24,17 @@ from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.report import resolve_method
 from fewshot_bench.study.base_stage import checkpoint_path, from_checkpoint
 from fewshot_bench.study.chunks import missing_episodes
-from fewshot_bench.study.counting import Counts
+from fewshot_bench.study.cost_model import CostModel
 from fewshot_bench.study.estimates import (
     NO_TIME,
     CellEstimate,
-    ChunkTime,
     Estimates,
     Machine,
-    Measurements,
-    View,
     WorkEstimate,
     disk_space,
-    network_bytes,
     outcome_bytes,
 )
+from fewshot_bench.study.measurements import ChunkTime, Measurements, View, network_bytes
 from fewshot_bench.study.methods import expand_groups, planned_adaptations
 from fewshot_bench.study.networks import Backbones, Network, is_fetched, resolve_networks
 from fewshot_bench.study.plan import StudyPlan, located
@@ -104,7 +101,7 @@ class _DryRun:
         self._store = OutcomeStore(plan.results / "outcomes")
         self._store.check_folder()
         self._backbones = Backbones(fetches=False)
-        self._measurements = Measurements(self._device) if machine is None else Counts(machine)
+        self._measurements = Measurements(self._device) if machine is None else CostModel(machine)
         self._memory = PeakMemory(self._device)
         self._bytes_before = self._memory.of_study()
         self._needed_bytes = 0

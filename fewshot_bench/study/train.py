@@ -274,7 +274,7 @@ class _Training:
         if self.plan.is_fresh and is_main_process():
             self.state.unlink(missing_ok=True)
         if self.processes is not None:
-            self.processes.agree([self.card.as_json(), *self._files()], self.path.parent)
+            self.processes.require_agreement([self.card.as_json(), *self._files()], self.path.parent)
         if self.state.is_file():
             self._refuse_other(read_card(self.state))
         elif self.path.is_file() and not self.plan.is_fresh:
@@ -287,7 +287,7 @@ class _Training:
             self._save(result, micro_batches.sizes)
             self.state.unlink(missing_ok=True)
         if self.processes is not None:
-            self.processes.wait()
+            self.processes.barrier()
         return read_checkpoint(self.plan.name)
 
     def _files(self) -> list[dict[str, str]]:
@@ -351,7 +351,7 @@ class _Training:
         count = self.processes.count if self.processes is not None and self.device != "cpu" else 1
         fitting = fitting_micro_batch(memory, math.ceil(most / count))
         if self.processes is not None:
-            fitting = min(self.processes.values(fitting))
+            fitting = min(self.processes.gather_values(fitting))
         return min(most, fitting * count)
 
     def _train(self, micro_batches: MicroBatches) -> TrainingResult:

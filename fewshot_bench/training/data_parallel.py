@@ -26,7 +26,7 @@ from fewshot_bench.training.randomness import kept_random_numbers, random_state,
 from fewshot_bench.training.sync_batch_norm import SynchronisedBatchNorm
 
 T = TypeVar("T")
-_PATIENCE = timedelta(hours=6)
+_TIMEOUT = timedelta(hours=6)
 """How long the other processes wait for a validation. One that has died is noticed by torchrun at once."""
 
 
@@ -42,23 +42,23 @@ class Processes:
     rank: int
     count: int
 
-    def value_of_first(self, value: T) -> T:
+    def broadcast_value(self, value: T) -> T:
         """Plain data of process 0, in all processes. It waits for all."""
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def values(self, value: T) -> list[T]:
+    def gather_values(self, value: T) -> list[T]:
         """Plain data of every process, in all. It waits for all."""
         values = [value] * self.count
         dist.all_gather_object(values, value)
         return values
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait for all processes."""
-        self.values(None)
+        self.gather_values(None)
 
-    def agree(self, value: object, folder: Path) -> None:
+    def require_agreement(self, value: object, folder: Path) -> None:
         """Refuse to train if processes would not do the same.
 
         Args:
@@ -68,7 +68,7 @@ class Processes:
         Raises:
             StudyError: another process has other data.
         """
-        values = self.values(value)
+        values = self.gather_values(value)
         others = [rank for rank in range(self.count) if values[rank] != values[0]]
         if others:
             raise StudyError(
@@ -77,7 +77,7 @@ class Processes:
                 "(FEWSHOT_BENCH_HOME)."
             )
 
-    def equalise(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give all processes the tensors of process 0, as an initialisation may draw from elsewhere than the seed."""
         for tensor in tensors:
             dist.broadcast(tensor.detach(), src=0)
@@ -116,7 +116,7 @@ class Processes:
         gathered: Tensor = _Gather.apply(own, images, slice(start, start + len(own) // 2))
         return gathered
 
-    def add_gradients(self, encoder: Iterable[nn.Parameter], head: Iterable[nn.Parameter]) -> None:
+    def reduce_gradients(self, encoder: Iterable[nn.Parameter], head: Iterable[nn.Parameter]) -> None:
         """Sum the gradients of an encoder over the processes; those of a head, alike in all, are averaged.
 
         One sum after the last micro-batch. DistributedDataParallel would send gradients during the backward pass, but
@@ -197,11 +197,11 @@ def joined_processes(rank: Rank | None) -> Iterator[Processes | None]:
     # Plain data and waiting go over gloo, which notices that another process has ended and leaves the GPU idle.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise StudyError(f"the {rank.count} processes of this training cannot be connected: {reason}") from error
     processes = Processes(dist.get_rank(), dist.get_world_size())
     yield processes
-    processes.wait()  # none ends before the others have read what it wrote
+    processes.barrier()  # none ends before the others have read what it wrote
     dist.destroy_process_group()

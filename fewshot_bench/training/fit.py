@@ -135,7 +135,7 @@ class EpochSums:
             "loss": self.loss / self.views,
             "accuracy": self.hits / self.views,
             "images_per_second": self.images_per_second,
-            "learning_rate": learner.updates.learning_rate,
+            "learning_rate": learner.optimizer.learning_rate,
             "seconds": time.perf_counter() - self.started,
         }
 
@@ -173,7 +173,7 @@ class TrainingState:
             processes, network = self.learner.processes, self.learner.backbone.eval()
             accuracies = validate(network) if processes is None or processes.rank == 0 else {}
             if processes is not None:
-                accuracies = processes.value_of_first(accuracies)
+                accuracies = processes.broadcast_value(accuracies)
         self.learner.backbone.train()
         self.history[-1].update(accuracies)
         score = sum(accuracies.values()) / len(accuracies)
@@ -187,7 +187,7 @@ class TrainingState:
         """Write everything that resuming needs, atomically; of several processes the main one does."""
         best = {_BEST + name: value for name, value in self.best_weights.items()}
         content = {
-            "position": self.learner.updates.position(),
+            "position": self.learner.optimizer.position(),
             "history": self.history,
             "best": {"epoch": self.best_epoch, "score": self.best_score},
         }
@@ -292,7 +292,7 @@ def train_on_base(
         if state is not None and state.path.is_file():
             training.restore(state.path)
         if learner.processes is not None:
-            learner.processes.equalise(weights_of(learner.backbone, learner.head).values())
+            learner.processes.broadcast(weights_of(learner.backbone, learner.head).values())
         with progress.step(f"training with {recipe.loss}", total=recipe.epochs * learner.steps_per_epoch) as step:
             if training.epochs:
                 step.advance(training.epochs * learner.steps_per_epoch, "resuming where it stopped")

@@ -115,7 +115,7 @@ class OneOfFour(Processes):
     def __init__(self) -> None:
         super().__init__(1, 4)
 
-    def values(self, value: Any) -> list[Any]:
+    def gather_values(self, value: Any) -> list[Any]:
         return [30, value, 40, 50]
 
 

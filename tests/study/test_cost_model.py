@@ -17,7 +17,7 @@ from fewshot_bench.datasets.catalogue import BENCHMARKS, is_stand_in, stand_in_d
 from fewshot_bench.engine.engine import Chunk, LocalEngine
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study import StudyPlan
-from fewshot_bench.study.counting import Counts, NetworkCost, network_cost
+from fewshot_bench.study.cost_model import CostModel, NetworkCost, network_cost
 from fewshot_bench.study.dry_run import estimate
 from fewshot_bench.study.estimates import Estimates, Machine, WorkEstimate
 from fewshot_bench.study.networks import Backbones
@@ -174,7 +174,7 @@ def test_fine_tuning_is_counted_as_it_is_done(settings, tmp_path, toy):
     resolved = resolve_study(study, backbones=Backbones(fetches=False))
     backbone, adaptation = resolved.networks[0].start(), resolved.adaptations[0]
     assert isinstance(adaptation, Finetune)
-    _, _, times = Counts(GPU).method(resolved, backbone, adaptation)
+    _, _, times = CostModel(GPU).method(resolved, backbone, adaptation)
     worker = ClassifierBuilder(resolved, backbone, LocalEngine("cpu"), SILENT).worker_factory(adaptation)()
     for protocol, time in zip(resolved.protocols, times, strict=True):
         worker(Chunk(protocol, 0, np.arange(1), 1))  # which prepares the network, once for all episodes

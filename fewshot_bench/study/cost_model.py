@@ -31,16 +31,8 @@ from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study.base_stage import four_inputs, micro_batch_or_problem
-from fewshot_bench.study.estimates import (
-    ChunkTime,
-    Estimated,
-    Machine,
-    MeasuredBuilder,
-    Measurements,
-    TrainingNeeds,
-    View,
-    network_key,
-)
+from fewshot_bench.study.estimates import Estimated, Machine
+from fewshot_bench.study.measurements import ChunkTime, MeasuredBuilder, Measurements, TrainingNeeds, View, network_key
 from fewshot_bench.study.resolved import ResolvedStudy
 from fewshot_bench.training import Recipe, StepMemory, batch_norms
 from fewshot_bench.training.optimisation import SHARE_OF_MEMORY, VIEWS, autocast, kept_bytes, training_bytes
@@ -123,7 +115,7 @@ def _note_size(sizes: list[int], module: nn.Module, inputs: Any, output: Any) ->
     sizes.append(sum(value.nbytes for value in (*inputs, output) if isinstance(value, Tensor)))
 
 
-class Counts(Measurements):
+class CostModel(Measurements):
     """Counts what the studies of a plan need on another machine, each kind once; nothing is timed."""
 
     def __init__(self, machine: Machine) -> None:
