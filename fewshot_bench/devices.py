@@ -1,4 +1,4 @@
-"""What a device can do for this process: copies that do not wait, float32 products, and memory.
+"""The devices of this process: copies that do not wait, TF32, memory, and the name of the processor.
 
 Whoever fits a batch into memory asks `free_bytes`, which counts what the process can have back: memory of dead objects
 and what PyTorch's allocator caches of the last training. A process that shares its device with others is limited to a
@@ -8,15 +8,19 @@ share, and containers, systemd and Slurm limit a process below what the machine 
 from __future__ import annotations
 
 import gc
+import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+_CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -146,6 +150,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 def device_index(device: torch.device) -> int:
     """The number of a GPU, that of the current one for "cuda"."""
     return torch.cuda.current_device() if device.index is None else device.index
+
+
+@cache
+def processor_name() -> str:
+    """The name of this machine's processor, such as "AMD EPYC 9554"; on some systems its architecture, or nothing."""
+    try:
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor()
 
 
 def _free_on_gpu(index: int) -> int:

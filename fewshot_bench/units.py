@@ -1,4 +1,4 @@
-"""Short times and rates as people read them."""
+"""Times, rates and sizes as people read them."""
 
 from __future__ import annotations
 
@@ -39,3 +39,13 @@ def speed_text(rate: float, unit: str) -> str:
     ('1,234 images/s', '2.63 s per image')
     """
     return f"{time_text(1 / rate)} per {unit}" if 0 < rate < 0.995 else f"{rate_text(rate)} {unit}s/s"
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes as people write it, e.g. "12.9 GB"."""
+    value = float(count)
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

@@ -20,10 +20,9 @@ from typing import Any
 import torch
 
 from fewshot_bench._io.locations import machine_cache_folder
-from fewshot_bench._io.processor import processor_name
 from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench.cache.entries import TRIALS, entry_lock, read_entry
-from fewshot_bench.devices import tf32_on
+from fewshot_bench.devices import processor_name, tf32_on
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.progress import SILENT
 

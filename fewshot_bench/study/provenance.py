@@ -19,10 +19,9 @@ from urllib.parse import urlsplit
 import torch
 
 import fewshot_bench
-from fewshot_bench._io.processor import processor_name
 from fewshot_bench.backbones import Backbone, fit_words
 from fewshot_bench.code_identity import what_changed
-from fewshot_bench.devices import peak_bytes, tf32_on
+from fewshot_bench.devices import peak_bytes, processor_name, tf32_on
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.study.study import Study

@@ -252,7 +252,7 @@ class Learner:
         """Two random views of each image."""
         count = len(samples.rows)
         share = None if self.processes is None else self._share(count)
-        views = two_views(samples.images, self.augmentation, share, count).to(self.device)
+        views = two_views(samples.images, self.augmentation, share=share, batch_size=count).to(self.device)
         labels, rows = samples.labels.repeat(2).to(self.device), samples.rows.repeat(2).to(self.device)
         return Batch(views, labels, rows)
 

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LR
 from fewshot_bench.devices import free_bytes
 from fewshot_bench.errors import StudyError
 from fewshot_bench.training.recipe import PrecisionName, Recipe
+from fewshot_bench.units import bytes_text
 
 
 def build_optimizer(recipe: Recipe, modules: Sequence[nn.Module]) -> Optimizer:
@@ -185,8 +186,8 @@ def fitting_micro_batch(memory: StepMemory, batch_size: int) -> int:
         return batch_size
     if per_image > SHARE_OF_MEMORY * left:
         raise StudyError(
-            f"training needs about {(needed_for_weights + per_image) / 1e9:,.1f} GB for one image in two views; "
-            f"{free / 1e9:,.1f} GB are free on {memory.device}. Use a smaller --image-size or backbone."
+            f"training needs about {bytes_text(int(needed_for_weights + per_image))} for one image in two views; "
+            f"{bytes_text(free)} are free on {memory.device}. Use a smaller --image-size or backbone."
         )
     return min(batch_size, _power_of_two(SHARE_OF_MEMORY * left / per_image))
 

@@ -92,7 +92,7 @@ def test_presets_for_a_gpu_fit_into_80_gigabytes_without_images_or_weights(folde
     assert "precision=bf16" in printed
     assert " operations)" in printed
     assert "(an estimate: operations are counted, at 4e+14 per second; nothing was timed." in printed
-    assert "80.0 GB are there" in printed
+    assert "80.0 GB on the device" in printed
     assert "timed on" not in printed
 
 
