@@ -6,7 +6,7 @@
 
 The training takes images from a split of noise, makes two random views of each and learns from them, as
 `fewshot-bench train` does; the network alone learns from the views of one batch, again and again. Repeats alternate
-between the two; medians are reported, after one of each that is not timed. Every row is printed as soon as it is known.
+between the two, after one warm-up of each; medians are reported. Every row is printed as soon as it is known.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def training_rates(
         device: where.
         batch: images per step.
         steps: in each repeat.
-        repeats: of which the median is taken.
+        repeats: the median is taken.
         loss: of the training.
         ahead: batches that a thread gathers ahead; None leaves it to the training, which keeps a split of this size on
             a GPU.

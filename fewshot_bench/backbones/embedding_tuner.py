@@ -132,8 +132,8 @@ class EmbeddingTuner:
         count = max(sizes)
         if seconds_left < _LONG or left < _SHARE * 2 * len(sizes) * count:
             return
-        some = images[torch.arange(count) % len(images)]
-        runs = {str(size): lambda size=size: self._run(some, size, self.forward) for size in sizes}
+        repeated = images[torch.arange(count) % len(images)]
+        runs = {str(size): lambda size=size: self._run(repeated, size, self.forward) for size in sizes}
         trial = Trial(f"batch size of {self._key}", runs)
         self.batch_size = int(choose([trial], self._device)[trial.key])
 
@@ -166,7 +166,7 @@ class EmbeddingTuner:
                 # One graph for one shape: a network that needs more gains little, and a second shape compiles again.
                 compiled: Forward = torch.compile(network, fullgraph=True, dynamic=False)
                 given = self._embed(images[:batch_size], compiled)
-        except Exception:  # whatever the compiler meets: without it the network runs as before
+        except Exception:  # of the compiler: the network runs uncompiled
             _LOG.debug("%s is not compiled", type(network).__name__, exc_info=True)
             return None
         seconds = time.perf_counter() - began
@@ -232,7 +232,7 @@ def _own_compiler_cache() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of the compiler, such as that there is no GPU."""
+    """Silence the warnings of the compiler, such as that a GPU is missing."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

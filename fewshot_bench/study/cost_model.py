@@ -1,4 +1,4 @@
-"""What a plan takes on a machine that is not this one: memory judged, and operations counted, without running it.
+"""The cost of a plan on another machine: its memory and operations, counted without running it.
 
 Operations are those of matrix products, convolutions and attention, two for each multiplication and addition. Networks
 are followed with tensors that have a shape and no content, so that a large one costs a second.
@@ -209,7 +209,7 @@ def _cut(dataset: Dataset, per_class: int) -> Dataset:
 
 
 class _FineTuning:
-    """Counts fine-tuning: a step on one image and on two, in two views, tells what each image more takes."""
+    """Counts fine-tuning: steps on one image and on two, in two views each, give the cost of each further image."""
 
     def __init__(self, method: Finetune, backbone: Backbone, split: ImageSplit) -> None:
         self.method = method
@@ -252,7 +252,7 @@ class _FineTuning:
 def _line(
     step: Callable[[Tensor], None], memory: Callable[[Tensor], float], inputs: Callable[[int], Tensor]
 ) -> tuple[float, float, float]:
-    """Operations and bytes that one input more takes, and bytes without inputs; measured on two and on four."""
+    """Operations and bytes of each further input, and bytes without inputs; measured on two and on four."""
     with torch.enable_grad():
         operations = [_operations(partial(step, inputs(count))) for count in (2, 4)]
         sizes = [memory(inputs(count)) for count in (2, 4)]

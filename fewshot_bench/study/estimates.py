@@ -35,7 +35,7 @@ NO_TIME = TimeRange(0.0, 0.0)
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that is not this one, for which a plan is judged.
+    """Another machine, for which a plan is judged.
 
     Attributes:
         memory: bytes of its device; None to judge no memory.
@@ -188,7 +188,7 @@ class Estimates:
         return is_timed and all(work.seconds is not None for work in self.work)
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data; what is said of another machine only where there is one."""
+        """As plain data; keys of another machine only where there is one."""
         content = asdict(self)
         if self.machine is None:
             del content["machine"]

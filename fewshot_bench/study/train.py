@@ -339,7 +339,7 @@ class _Training:
             most = used[-1] if used else min(self.recipe.batch_size, len(self.base))
             chosen = self._fitting(most)
         sizes = used if used[-1:] == [chosen] else [*used, chosen]
-        # Several processes are in the middle of a step when one runs out, and cannot be told to start again.
+        # Where one of several processes runs out, the others are in the middle of a step and cannot start again.
         is_fixed = self.plan.micro_batch is not None or self.processes is not None
         return MicroBatches(sizes, is_fixed, "Use --micro-batch {half}, a smaller --image-size, or --precision bf16.")
 

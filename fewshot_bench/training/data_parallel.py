@@ -32,7 +32,7 @@ _TIMEOUT = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a training, of which this is one.
+    """The processes of a training, seen from this one.
 
     Attributes:
         rank: number of this process, from 0. Process 0 writes the files.
@@ -43,13 +43,13 @@ class Processes:
     count: int
 
     def broadcast_value(self, value: T) -> T:
-        """Plain data of process 0, in all processes. It waits for all."""
+        """Give all processes the plain data of process 0; waits for all."""
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def gather_values(self, value: T) -> list[T]:
-        """Plain data of every process, in all. It waits for all."""
+        """Gather the plain data of every process in all of them, by rank; waits for all."""
         values = [value] * self.count
         dist.all_gather_object(values, value)
         return values
@@ -59,7 +59,7 @@ class Processes:
         self.gather_values(None)
 
     def require_agreement(self, value: object, folder: Path) -> None:
-        """Refuse to train if processes would not do the same.
+        """Refuse to train if another process would train something else.
 
         Args:
             value: plain data: what this process would train, and what it has found in the folder.
@@ -120,7 +120,7 @@ class Processes:
         """Sum the gradients of an encoder over the processes; those of a head, alike in all, are averaged.
 
         One sum after the last micro-batch. DistributedDataParallel would send gradients during the backward pass, but
-        once per micro-batch, and it wraps the network and needs to be told of parameters without a gradient.
+        once per micro-batch, and it wraps the network and needs a list of parameters without a gradient.
         """
         encoder, head = ([p for p in parameters if p.requires_grad] for parameters in (encoder, head))
         parameters = [*encoder, *head]
@@ -182,8 +182,8 @@ def _random_number() -> int:
 def joined_processes(rank: Rank | None) -> Iterator[Processes | None]:
     """The processes that torchrun has started, connected; None for a process alone.
 
-    A process group that is there, such as that of Ray Train, is used. After an error the group is left to the end of
-    the process, so that the others do not fail before this one has said why.
+    An existing process group, such as that of Ray Train, is used. After an error the group is left to the end of
+    the process, so that the others do not fail before this one has printed the reason.
 
     Raises:
         StudyError: they cannot be connected.

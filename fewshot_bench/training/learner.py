@@ -1,4 +1,4 @@
-"""A network in training: its steps, and the gradients of a batch in whatever memory there is."""
+"""A network in training: its steps, and the gradients of a batch at once or in micro-batches."""
 
 from __future__ import annotations
 
