@@ -148,7 +148,7 @@ class _DryRun:
                 self._add_method(resolved, method, known)
 
     def _dataset(self, study: Study) -> Dataset:
-        """The images of a study; for another machine, black ones in the numbers of the catalogue if they are not here."""
+        """The images of a study; for another machine, black ones if they are not here, as many as catalogued."""
         try:
             return open_study_dataset(study)
         except FewshotBenchError:

@@ -58,7 +58,8 @@ from fewshot_bench.training import (
     save_checkpoint,
 )
 from fewshot_bench.training.data_parallel import Processes, joined_processes
-from fewshot_bench.training.fit import TensorBoardLog, Validate, write_history
+from fewshot_bench.training.fit import Validate
+from fewshot_bench.training.history import TensorBoardLog, write_history
 
 WAY, QUERY, SHOTS = 5, 15, (1, 5)
 """Of the validation episodes, if the split has enough classes and images."""
