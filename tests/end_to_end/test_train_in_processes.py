@@ -159,14 +159,14 @@ def as_rank(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_commands_refuse_several_processes_once(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = []
+    printed = []
     for number in range(2):
         as_rank(number, monkeypatch)
         assert exit_code([command]) == 2
-        said.append(capsys.readouterr().err)
-    assert said[0].startswith(f"error: {command} was started in 4 processes; only train ")
-    assert "--checkpoint NAME" in said[0]
-    assert said[1] == ""
+        printed.append(capsys.readouterr().err)
+    assert printed[0].startswith(f"error: {command} was started in 4 processes; only train ")
+    assert "--checkpoint NAME" in printed[0]
+    assert printed[1] == ""
 
 
 def test_a_crash_after_that_of_another_process_is_silent(
