@@ -45,6 +45,7 @@ from fewshot_bench.study.resolved import ResolvedStudy
 from fewshot_bench.training import Recipe, StepMemory, batch_norms
 from fewshot_bench.training.optimisation import SHARE_OF_MEMORY, VIEWS, autocast, kept_bytes, training_bytes
 from fewshot_bench.training.recipe import PrecisionName
+from fewshot_bench.units import size_text
 
 _CPU = torch.device("cpu")
 _EMBEDDED_AT_ONCE = 256
@@ -195,7 +196,7 @@ class Counts(Measurements):
             at_once = min(at_once, int(_SHARE_FOR_EPISODES * self.machine.memory / memory))
         if at_once < 1:
             raise StudyError(
-                f"one {protocol.way}-way {protocol.shot}-shot episode needs about {memory / 1e9:,.1f} GB. Use --tune "
+                f"one {protocol.way}-way {protocol.shot}-shot episode needs about {size_text(memory)}. Use --tune "
                 "last:N, --precision bf16, a smaller --image-size, or --set batch_size=N."
             )
         at_once = min(at_once, protocol.episodes)

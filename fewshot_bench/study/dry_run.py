@@ -45,6 +45,7 @@ from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, open_stu
 from fewshot_bench.study.scheduler import is_failure, reason_of
 from fewshot_bench.study.study import Study
 from fewshot_bench.training.device_memory import free_bytes
+from fewshot_bench.units import size_text
 
 AFTER_TRAINING = "after training"
 NOT_FETCHED = "after its weights are fetched"
@@ -282,8 +283,8 @@ class _DryRun:
         memory = None if self._machine is None else self._machine.memory
         if memory is not None and image.memory > memory:
             self._problems[
-                f"embedding with {backbone.name} needs about {image.memory / 1e9:,.1f} GB, and the device has "
-                f"{memory / 1e9:,.1f} GB. Use a smaller --image-size or backbone."
+                f"embedding with {backbone.name} needs about {size_text(image.memory)}, and the device has "
+                f"{size_text(memory)}. Use a smaller --image-size or backbone."
             ] = None
         stage = f"/{known.network.stage}" if known.network.stage else ""
         description = f"{split.dataset} {split.name} by {backbone.name}{stage}{', ' + view.name if view.name else ''}"
