@@ -41,11 +41,12 @@ def speed_text(rate: float, unit: str) -> str:
     return f"{time_text(1 / rate)} per {unit}" if 0 < rate < 0.995 else f"{rate_text(rate)} {unit}s/s"
 
 
-def bytes_text(count: int) -> str:
-    """A number of bytes as people write it, e.g. "12.9 GB"."""
-    value = float(count)
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+def bytes_text(count: float) -> str:
+    """A number of bytes with its unit, in powers of 1000.
+
+    >>> bytes_text(268_883_200), bytes_text(8e10)
+    ('268.9 MB', '80.0 GB')
+    """
+    from rich import filesize  # which not every command needs
+
+    return filesize.decimal(int(count))

@@ -8,6 +8,8 @@ from datetime import timedelta
 from functools import cache
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
+"""Where the processes find each other; numbers without it are left over from something else."""
 _TIMEOUT = timedelta(seconds=20)
 
 
@@ -32,7 +34,8 @@ def own_rank() -> Rank | None:
         number, count, local = (int(os.environ[name]) for name in _VARIABLES)
     except (KeyError, ValueError):
         return None
-    return Rank(number, count, local) if count > 1 else None
+    can_meet = all(os.environ.get(name) for name in _MEETING_POINT)
+    return Rank(number, count, local) if count > 1 and can_meet else None
 
 
 def is_main_process() -> bool:

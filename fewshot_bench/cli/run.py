@@ -180,7 +180,7 @@ def _other_machine(options: Mapping[str, Any]) -> dict[str, Any]:
         raise typer.BadParameter(f"--{next(iter(given))} is for --dry-run, which judges a plan for another machine.")
     if "memory" in given:
         given["memory"] = parse_bytes(given["memory"], "--memory")
-    if "flops" in given and not 0 < given["flops"] < math.inf:
+    if "flops" in given and not 1 <= given["flops"] < math.inf:
         raise typer.BadParameter(f"--flops takes operations per second such as 4e14, not {given['flops']:g}.")
     return given
 

@@ -188,7 +188,7 @@ class CostModel(Measurements):
             at_once = min(at_once, int(_SHARE_FOR_EPISODES * self.machine.memory / memory))
         if at_once < 1:
             raise StudyError(
-                f"one {protocol.way}-way {protocol.shot}-shot episode needs about {bytes_text(int(memory))}. Use "
+                f"one {protocol.way}-way {protocol.shot}-shot episode needs about {bytes_text(memory)}. Use "
                 "--tune last:N, --precision bf16, a smaller --image-size, or --set batch_size=N."
             )
         at_once = min(at_once, protocol.episodes)

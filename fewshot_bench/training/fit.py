@@ -302,7 +302,7 @@ def train_on_base(
 
 
 def _train_epoch(training: TrainingState, step: Step) -> None:
-    """Train for one epoch; a loss that is not finite is refused before anything of the epoch is stored."""
+    """Train for one epoch; a loss or weight that is not finite is refused before anything of the epoch is stored."""
     learner, sums, note = training.learner, EpochSums(), ""
     with closing(learner.batches()) as batches:
         for samples in batches:
@@ -312,6 +312,7 @@ def _train_epoch(training: TrainingState, step: Step) -> None:
                 note = sums.note
             step.advance(note=note)
     _refuse_divergence(sums.read(), training)
+    _refuse_infinite_weights(training)
     training.history.append(sums.summary(learner, training.epochs + 1))
 
 
@@ -320,6 +321,17 @@ def _refuse_divergence(loss: float, training: TrainingState) -> None:
         recipe = training.learner.recipe
         raise StudyError(
             f"training with {recipe.loss} gave the loss {loss} in epoch {training.epochs + 1}; it should stay finite. "
+            f"Use a learning rate below {recipe.learning_rate:g}."
+        )
+
+
+def _refuse_infinite_weights(training: TrainingState) -> None:
+    """The last step of an epoch may leave weights that only the next loss would show."""
+    weights = [*training.learner.backbone.parameters(), *training.learner.head.parameters()]
+    if not torch.stack([weight.isfinite().all() for weight in weights]).all():
+        recipe = training.learner.recipe
+        raise StudyError(
+            f"training with {recipe.loss} gave weights that are infinite or NaN in epoch {training.epochs + 1}. "
             f"Use a learning rate below {recipe.learning_rate:g}."
         )
 

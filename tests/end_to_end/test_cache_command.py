@@ -27,7 +27,7 @@ def test_a_list_says_what_size_when_and_the_total(names, home, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "embeddings called first" in lines[0]
     assert "\x1b" not in lines[0]
-    assert " KB  last used 20" in lines[0]
+    assert " kB  last used 20" in lines[0]
     total = sum(path.stat().st_size for path in (home / "cache").rglob("*.safetensors"))
     assert lines[-1] == f"2 entries, {bytes_text(total)} in {home / 'cache'}"
 

@@ -121,6 +121,7 @@ def test_a_plan_that_does_not_fit_is_a_problem_and_json_has_the_operations(folde
         (["--dry-run", "--memory", "80Gb"], "GB"),
         (["--dry-run", "--flops", "0"], "--flops takes operations per second such as 4e14, not 0"),
         (["--dry-run", "--flops", "-1"], "--flops takes operations per second"),
+        (["--dry-run", "--flops", "1e-300"], "--flops takes operations per second"),
         (["--dry-run", "--flops", "inf"], "--flops takes operations per second"),
         (["--dry-run", "--flops", "fast"], "--flops"),
         (["--base-precision", "bf17"], "'float32', 'bf16' or 'fp16'"),

@@ -152,7 +152,19 @@ def as_rank(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is one of four, without a store to ask."""
     for name, value in {"RANK": number, "WORLD_SIZE": 4, "LOCAL_RANK": number}.items():
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "none")
     ranks._is_first.cache_clear()
+
+
+def test_numbers_that_something_else_has_left_do_not_silence_a_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_rank(1, monkeypatch)
+    monkeypatch.delenv("MASTER_ADDR")
+    assert ranks.own_rank() is None
+    assert exit_code(["ls", "nothing"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 @pytest.mark.parametrize("command", ["run", "ls"])

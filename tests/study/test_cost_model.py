@@ -129,7 +129,8 @@ def test_what_does_not_fit_is_a_problem_and_the_rest_is_counted(tmp_path):
     small = Machine(memory=1_000_000, flops=1e12)
     ahead = estimated(tmp_path, small, **CONV4)
     assert "training on batches of 8 images in two views needs about" in ahead.missing[0]
-    assert "are free on that device" in ahead.missing[0]
+    assert "kB are free on that device" in ahead.missing[0]
+    assert " 0" not in " ".join(ahead.missing), "sizes have digits that mean something"
     assert len(ahead.cells) == 1
     (problem,) = estimated(tmp_path, small, adaptations=("finetune",), losses=("ce",)).missing
     assert "one 5-way 1-shot episode needs about" in problem
