@@ -49,7 +49,7 @@ class RunOptions(Options):
     ray_wait: float | None = option(None, "Seconds to wait for room on a Ray node. Default: 60.", "computing", ge=0)
     shard: str | None = option(None, "Only part I of N, e.g. 1/4 to 4/4 on four machines.", "computing", metavar="I/N")
     dry_run: bool = option(
-        False, "Compute nothing; show what is stored, what is missing and how long it takes.", "computing"
+        False, "Show what is stored, what is missing and how long it takes; store nothing.", "computing"
     )
     memory: str | None = option(
         None, "With --dry-run: memory of another device that would run it.", "computing", metavar="80GB"
