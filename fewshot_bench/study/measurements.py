@@ -21,7 +21,13 @@ from fewshot_bench.progress import SILENT
 from fewshot_bench.study.base_stage import four_inputs, micro_batch_or_problem
 from fewshot_bench.study.estimates import Estimated, TimeRange
 from fewshot_bench.study.resolved import ResolvedStudy
-from fewshot_bench.study.workers import ClassifierBuilder, MethodWorker, augmented_view, name_of_view
+from fewshot_bench.study.workers import (
+    ClassifierBuilder,
+    MethodWorker,
+    PreparedEmbeddings,
+    augmented_view,
+    name_of_view,
+)
 from fewshot_bench.training import Recipe, StepMemory, seeded_randomness
 from fewshot_bench.training.learner import Computing, Learner
 from fewshot_bench.training.optimisation import COPIES_OF_A_WEIGHT
@@ -32,6 +38,7 @@ T = TypeVar("T")
 _ENOUGH = 0.4  # seconds that a measurement should take, for the clock and the caches
 _PATIENCE = 8.0  # seconds after which it is not repeated
 _MOST_IMAGES = 2048
+_FEW_IMAGES = 4
 _TIMES = 3
 _EPOCHS = 3  # of fine-tuning
 _EPOCHS_OF_A_SCHEDULE = 50
@@ -106,10 +113,7 @@ class Measurements:
         augment = None if augmentation is None else augmented_view(split, 0, 1, augmentation)
 
         def embed_some(count: int) -> None:
-            part = replace(
-                split, images=split.images[:count], class_sizes=(count,), class_names=("",), image_names=None
-            )
-            embed(part, backbone, device=self.device, augment=augment, use_cache=False)
+            embed(first_images(split, count), backbone, device=self.device, augment=augment, use_cache=False)
 
         key = ("image", network_key(backbone), split.images.shape[1:], augmentation)
         return self._once(key, lambda: per_unit(embed_some, min(_MOST_IMAGES, len(split)), first=8))
@@ -228,11 +232,17 @@ class MeasuredBuilder(ClassifierBuilder):
     """Makes classifiers on made-up embeddings where none are in the cache, and lists the views that it needed.
 
     Made-up embeddings lie around a centre for each class, so that adaptations that stop early have something to do.
+    For features that are roots they are 0 or more, where those of the network are.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.views: list[View] = []
+        self._takes_roots = False
+
+    def _shared(self, features: Features, *arguments: Any, **settings: Any) -> PreparedEmbeddings:
+        self._takes_roots = features == "power"
+        return super()._shared(features, *arguments, **settings)
 
     def _view(self, view: int, seed: int, augmentation: AugmentationName) -> NDArray[np.float32]:
         name = name_of_view(seed, view, augmentation) if view else ""
@@ -243,7 +253,12 @@ class MeasuredBuilder(ClassifierBuilder):
         centres = np.random.default_rng(0).standard_normal((classes, size))
         made = np.random.default_rng(view).standard_normal((len(self._split), size), dtype=np.float32)
         made += centres.astype(np.float32)[self._split.labels]
-        return made
+        return np.abs(made) if self._takes_roots and self._lowest_embedding() >= 0 else made
+
+    def _lowest_embedding(self) -> float:
+        """The lowest number in the embeddings of a few images."""
+        few = first_images(self._split, min(_FEW_IMAGES, len(self._split)))
+        return float(embed(few, self._backbone, device=self._device, use_cache=False).min())
 
     def _center(self) -> NDArray[np.float32]:
         self.views.append(View(self._base_split("features=cl2"), None, ""))
@@ -252,6 +267,11 @@ class MeasuredBuilder(ClassifierBuilder):
     def _base_covariance(self, features: Features, center: NDArray[np.float32] | None) -> NDArray[np.float32]:
         self.views.append(View(self._base_split("covariance=base"), None, ""))
         return np.eye(self._backbone.embedding_size, dtype=np.float32)
+
+
+def first_images(split: ImageSplit, count: int) -> ImageSplit:
+    """The first images of a split, as one class."""
+    return replace(split, images=split.images[:count], class_sizes=(count,), class_names=("",), image_names=None)
 
 
 def network_bytes(backbone: Backbone) -> int:
