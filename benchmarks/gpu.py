@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --prepare --python 3.12    # once, where the images are: files to carry, in build/gpu-data
     python benchmarks/gpu.py --minutes 10               # on the machine with the GPU
-    python benchmarks/gpu.py --device cpu --minutes 3   # tries the script itself, with small sizes
+    python benchmarks/gpu.py --device cpu --minutes 4   # tries the script itself, with small sizes
     python benchmarks/gpu.py --evaluate build/gpu       # the trained network that came back, on this CPU
 
 It needs PyTorch, timm and this project's dependencies, and no network. Each stage is a process with a share of the
@@ -121,7 +121,7 @@ def _stages(arguments: argparse.Namespace) -> list[Stage]:
         Stage("heads", "Heads on cached embeddings", 50, 15, "adaptation", [*device, *heads]),
         Stage("training", "Training", 75, 15, "training", [*device, *training.split()]),
         Stage("partial", "Fine-tuning of parts", 50, 20, "finetune", [*device, *_partial_tuning(is_gpu)]),
-        Stage("resnet12", "A ResNet-12 to take home", 90, 50, "gpu_training", [*device, *carried]),
+        Stage("resnet12", "A ResNet-12 to take home", 90, 40, "gpu_training", [*device, *carried]),
     ]
 
 

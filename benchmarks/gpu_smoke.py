@@ -4,8 +4,8 @@
 
 Both start from the same networks, trained on the CPU. The run on the device is killed after its first outcomes and
 started again. Ties are told as `fewshot-bench audit` tells them: few, spread over the episodes and in favour of nobody;
-for heads on embeddings also by their scores. Without a GPU, `--device cpu` compares the CPU with itself, in a
-few of the ways to fine-tune.
+for heads on embeddings also by their scores. Without a GPU, `--device cpu` compares the CPU with itself, in a few of
+the ways to fine-tune.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.adaptation import ADAPTATIONS, Adaptation
+from fewshot_bench.adaptation import ADAPTATIONS, Adaptation, Finetune
 from fewshot_bench.audit.selection import RerunOptions
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.backbones.embedding_pace import has_fixed_pace
@@ -311,8 +311,11 @@ def is_same_code(cell: Cell) -> bool:
 def repeats_every_bit(cell: Cell, device: str, dataset: Dataset) -> bool:
     """Whether all outcomes were made by the same versions on the same kind of machine, and in the same batches.
 
-    Large splits are embedded in batches of a size that a trial chooses, so that embeddings may round otherwise.
+    Large splits are embedded in batches of a size that a trial chooses, and networks are fine-tuned by algorithms that
+    trials choose, so that these may round otherwise where a trial ends otherwise.
     """
+    if cell.method.adaptation == Finetune.name:
+        return False
     here = hardware(device)
     is_same_machine = cell.versions == installed_versions() and all(
         place.get("hardware") == here for place in environments_of(cell)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fewshot_bench.cache import Timer, Trial, choose
 
@@ -197,6 +198,25 @@ def autocast_like_convolution(inputs: Tensor, weight: Tensor) -> tuple[Tensor, T
         return inputs, weight
     dtype = torch.get_autocast_dtype(kind)
     return inputs.to(dtype), weight.to(dtype)
+
+
+def keep_gradients_in_format(network: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay the gradients of normalised activations out as the activations are.
+
+    Pooling spreads one number over a map without memory behind it, which makes the layers before it several times
+    slower in the backward pass.
+    """
+
+    def lay_out(gradient: Tensor) -> Tensor:
+        return gradient.contiguous(memory_format=memory_format)
+
+    def watch(module: nn.Module, inputs: Any, outputs: Tensor) -> None:
+        if outputs.requires_grad and outputs.ndim == 4:
+            outputs.register_hook(lay_out)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.register_forward_hook(watch)
 
 
 def _format(tensor: Tensor) -> torch.memory_format:

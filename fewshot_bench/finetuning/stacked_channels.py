@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fewshot_bench.finetuning.episode_convolution import EpisodeConv2d, choose_algorithms
+from fewshot_bench.finetuning.episode_convolution import (
+    EpisodeConv2d,
+    choose_algorithms,
+    keep_gradients_in_format,
+)
 from fewshot_bench.finetuning.frozen_prefix import Unused
 from fewshot_bench.finetuning.stacked_network import StackedNetwork
 
@@ -29,6 +33,7 @@ class ChannelStackedNetwork(StackedNetwork):
         super().__init__(network, tuned, episodes)
         self._memory_format = _memory_format(network)
         self.wide = widened(network, episodes).to(memory_format=self._memory_format)
+        keep_gradients_in_format(self.wide, self._memory_format)
         self._shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
         wide = dict(self.wide.named_parameters())
         for name, parameter in wide.items():

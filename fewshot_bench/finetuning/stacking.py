@@ -33,6 +33,7 @@ from fewshot_bench.finetuning.episode_convolution import (
     Tunable,
     autocast_like_convolution,
     choose_algorithms,
+    keep_gradients_in_format,
     pixel_pairs,
 )
 from fewshot_bench.finetuning.head import has_batch_norm
@@ -56,6 +57,7 @@ class RowStackedNetwork(StackedNetwork):
         self._is_channels_last = has_batch_norm(network)
         if self._is_channels_last:
             self.network.to(memory_format=torch.channels_last)
+            keep_gradients_in_format(self.network, torch.channels_last)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
         self._spread: list[_SpreadParameter] = []

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from audited_results import (
+    Tie,
     another_prediction,
     better_predictions,
     detail,
@@ -71,6 +73,20 @@ def test_fine_tuning_passes_and_draws_views_by_the_numbers_of_images(tmp_path):
     assert found.pop("image numbers") == "not checked"
     assert found.pop("published tasks") == "not checked"
     assert set(found.values()) == {"pass"}
+
+
+def test_trials_that_end_otherwise_may_turn_a_tie_of_a_fine_tuned_network(tmp_path):
+    settings = {"epochs": 1, "learning_rate": 0.001}
+    folder = small_result(tmp_path, adaptations=("finetune",), episodes=2, hyper_parameters=settings)
+    first = OutcomeStore(folder.parent).read(stored(folder)).loc[0, "predictions"]
+    said = np.frombuffer(first, dtype=np.uint8)
+    query = int(np.flatnonzero((said != np.repeat(np.arange(5), 15)) & (said < 3))[0])
+    other = 4 if query // 15 != 4 else 3  # as wrong as before, so the counts stay
+    forge(folder, [Tie(0, 0, query, other, gain=0, behind=0.0)])
+    assert failures(folder, episodes=4) == []
+    assert "1 of 300 predictions" in detail(folder, "same predictions", episodes=4)
+    with_part(folder, 0, better_predictions)
+    assert "same predictions" in failures(folder, episodes=4)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_episodes import drawn, made_network, setup
 
+from fewshot_bench.cache import trials
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 
 pytestmark = pytest.mark.slow
@@ -146,3 +147,27 @@ def test_half_precision_stays_near_single_precision(transformer):
     torch.testing.assert_close(half.losses, whole.losses, rtol=0.05, atol=0.05)
     assert not torch.equal(half.losses, whole.losses)
     assert (half.logits.argmax(-1) == whole.logits.argmax(-1)).float().mean() > 0.9
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return made_network("tf_efficientnet_lite0")
+
+
+@pytest.mark.parametrize("place", [1, -1])
+@pytest.mark.parametrize("tune", ["last:1", "norm+last:1", "lora:2+last:1"])
+def test_every_algorithm_of_a_convolution_agrees_to_the_last_digits(lite0, tune, place, monkeypatch):
+    """Whatever a trial would have chosen: here one of the candidates is taken by its place."""
+    for known in ("_KNOWN", "_MADE"):
+        monkeypatch.setattr(trials, known, {})
+    taken = []
+
+    def by_place(candidates, *_):
+        taken.append(list(candidates)[min(place, len(candidates) - 1)])
+        return taken[-1]
+
+    monkeypatch.setattr(trials, "fastest", by_place)
+    recipe = EpisodeRecipe(epochs=3, learning_rate=1e-3, precision="float64", tune=tune)
+    found, expected = agree(setup(lite0, recipe), drawn(2), 1e-9)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+    assert set(taken) - {"grouped", "channels"}
