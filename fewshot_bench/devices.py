@@ -200,10 +200,10 @@ def _cgroup_limits() -> Iterator[tuple[int, int]]:
 
     Linux can drop the files that it caches, so they do not count. A container may see its own group at the root.
     """
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # absent, or no such file as Linux writes
         for line in _OWN_CGROUPS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers in ("", "memory"):
+            if controllers == "" or "memory" in controllers.split(","):
                 root, names = (_CGROUPS, _VERSION_2) if controllers == "" else (_CGROUPS / "memory", _VERSION_1)
                 own = PurePosixPath(path.lstrip("/"))
                 for group in dict.fromkeys([own, *own.parents]):

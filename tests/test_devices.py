@@ -152,6 +152,18 @@ def test_the_first_version_of_control_groups_counts(system):
     assert free_bytes(CPU) == 2 * GB
 
 
+def test_a_group_of_several_controllers_counts(system):
+    (system / "own_cgroups").write_text("4:cpu,memory:/\n")
+    group(system / "cgroups" / "memory", version=1, limit=8 * GB, used=3 * GB, inactive=GB, active=0)
+    assert free_bytes(CPU) == 6 * GB
+
+
+def test_files_that_cannot_be_read_limit_nothing(system):
+    (system / "own_cgroups").write_text("\nnonsense\n0::/\n")
+    group(system / "cgroups", version=2, limit="lots", used=0, inactive=0, active=0)
+    assert free_bytes(CPU) == 200 * GB
+
+
 def test_a_group_without_a_limit_leaves_all(system):
     (system / "own_cgroups").write_text("4:memory:/\n")
     group(system / "cgroups" / "memory", version=1, limit=2**63 - 4096, used=GB, inactive=0, active=0)
