@@ -28,7 +28,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from fewshot_bench.training.autoaugment import AutoAugment
-from fewshot_bench.training.policies import SMALL_IMAGE
+from fewshot_bench.training.autoaugment_policies import SMALL_IMAGE
 from fewshot_bench.units import rate_text
 
 BATCHES = {32: (10, 100, 1_000, 10_000), 84: (10, 100, 1_000, 10_000), 224: (10, 100, 1_000)}

@@ -4,8 +4,8 @@
     python benchmarks/embedding.py --only conv4_64 --images 512 --no-compile
 
 Images are made up. Every way alternates with batches of the default size, "old", on the same images; medians of the
-rate and of the ratio are reported. Page faults tell, whatever else runs, whether memory is used again from batch to
-batch. Compiling is timed with an empty cache of its own.
+rate and of the ratio are reported. Page faults show, on a busy machine too, whether memory is used again from batch
+to batch. Compiling is timed with an empty cache of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from fewshot_bench.backbones import Preprocessing, create_backbone
 from fewshot_bench.backbones.backbone import BackboneRequest
-from fewshot_bench.backbones.embedding_pace import can_compile, default_batch_size
+from fewshot_bench.backbones.embedding_tuner import can_compile, default_batch_size
 from fewshot_bench.units import rate_text
 
 NETWORKS = {"efficientnet_lite0": (32, 128), "conv4_64": (32, 32), "resnet12": (84, 84)}

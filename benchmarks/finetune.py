@@ -39,6 +39,7 @@ from plain_loop import adapt_one
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from fewshot_bench.devices import is_out_of_memory
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_tasks import EpisodeTask, ImageTasks, StepViews
 from fewshot_bench.finetuning.episodes_at_once import fastest_on_cpu
@@ -47,7 +48,6 @@ from fewshot_bench.finetuning.memory import bytes_per_episode, episodes_that_fit
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.training.augmentation import choose_augmentation
-from fewshot_bench.training.device_memory import is_out_of_memory
 from fewshot_bench.training.randomness import episode_keys
 
 WAY, QUERY = 5, 15

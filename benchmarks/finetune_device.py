@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fewshot_bench.devices import peak_bytes
 from fewshot_bench.training.augmentation import choose_augmentation
-from fewshot_bench.training.device_memory import peak_bytes
 
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -142,7 +142,10 @@ def _partial_tuning(is_gpu: bool) -> list[str]:
 def _measure(arguments: argparse.Namespace) -> Report:
     """Run the stages; what is printed is also in the report."""
     until = time.monotonic() + 60 * arguments.minutes - _TO_FINISH
-    report = Report(arguments.out)
+    try:
+        report = Report(arguments.out)
+    except OSError as error:
+        sys.exit(f"--out {arguments.out} cannot be written to ({error.strerror}). Name another folder.")
     report.line("", f"# Measured on {arguments.device} in {arguments.minutes:g} minutes\n")
     signal.signal(signal.SIGTERM, _stop)
     with suppress(ImportError):  # on Windows
@@ -161,7 +164,7 @@ def _measure(arguments: argparse.Namespace) -> Report:
         try:
             run_stages(stages, report, until=until, environment=environment)
         except KeyboardInterrupt:
-            report.problem("", "stopped from outside")
+            report.problem("all stages", "stopped from outside")
         finally:
             report.finish()
     return report

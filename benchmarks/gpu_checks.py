@@ -29,8 +29,8 @@ from torch import Tensor
 
 from fewshot_bench.backbones.backbone import Preprocessing
 from fewshot_bench.datasets.dataset import ImageSplit, split_fingerprint
+from fewshot_bench.devices import free_bytes
 from fewshot_bench.training import Recipe, train_on_base
-from fewshot_bench.training.device_memory import free_bytes
 
 CLASSES, SIZE = 8, 32
 _NORMALISE = Preprocessing(SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

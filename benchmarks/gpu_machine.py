@@ -14,6 +14,8 @@ import torch
 from finetune_device import matmul_rate, wait_for
 from gpu_stages import attempt
 
+from fewshot_bench.devices import tf32_on
+
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "peft", "ray")
 _COPIED = 1 << 28
 
@@ -47,7 +49,7 @@ def _facts(device: torch.device) -> list[tuple[str, str]]:
     name = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
     free, total = (f"{size / 2**30:,.1f} GiB" for size in torch.cuda.mem_get_info(device))
     libraries = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]
-    tf32 = f"convolutions {torch.backends.cudnn.allow_tf32}, products {torch.backends.cuda.matmul.allow_tf32}"
+    tf32 = f"convolutions {tf32_on(device).convolutions}, products {tf32_on(device).matrix_products}"
     facts = [("device", name), ("libraries", libraries), ("memory", f"{free} free of {total}"), *facts]
     return [*facts, ("TF32 in float32, PyTorch's own setting", tf32)]
 

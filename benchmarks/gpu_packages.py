@@ -48,7 +48,7 @@ def _is_installed(name: str) -> bool:
 
 
 def with_requirements(names: Iterable[str]) -> list[str]:
-    """The packages and what they need in turn, as far as it is installed here and is carried."""
+    """The packages and their own requirements that are installed here and carried."""
     found: dict[str, None] = {}
     waiting = list(names)
     while waiting:

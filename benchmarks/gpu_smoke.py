@@ -3,9 +3,9 @@
     python benchmarks/gpu_smoke.py --device cuda --minutes 2
 
 Both start from the same networks, trained on the CPU. The run on the device is killed after its first outcomes and
-started again. Ties are told as `fewshot-bench audit` tells them: few, spread over the episodes and in favour of nobody;
-for heads on embeddings also by their scores. Without a GPU, `--device cpu` compares the CPU with itself, in a few of
-the ways to fine-tune.
+started again. Differences are ties by the rules of `fewshot-bench audit`: few, spread over the episodes and in favour
+of neither; heads on embeddings are also judged by their scores. Without a GPU, `--device cpu` compares the CPU with
+itself, in a few of the ways to fine-tune.
 """
 
 from __future__ import annotations

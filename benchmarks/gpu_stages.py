@@ -227,7 +227,7 @@ def _read(lines: TextIO, name: str, report: Report) -> None:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End a process, which then says where it was, and everything that it started."""
+    """End a process, which prints its traceback first, and everything that it started."""
     if process.poll() is None:
         with suppress(OSError):
             os.kill(process.pid, signal.SIGABRT)

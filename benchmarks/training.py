@@ -6,7 +6,7 @@
 
 The training takes images from a split of noise, makes two random views of each and learns from them, as
 `fewshot-bench train` does; the network alone learns from the views of one batch, again and again. Repeats alternate
-between the two; medians are reported, after one of each that is not timed. Every row is printed as soon as it is known.
+between the two, after one warm-up of each; medians are reported. Every row is printed as soon as it is known.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from finetune_device import flops_per_step, matmul_rate
 import fewshot_bench.backbones.networks  # noqa: F401  # for timm to know them
 from fewshot_bench.backbones.backbone import Preprocessing
 from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.devices import tf32_on
 from fewshot_bench.training.batches import SampleLoader
 from fewshot_bench.training.learner import Computing, Learner
 from fewshot_bench.training.recipe import AugmentationName, PrecisionName, Recipe
@@ -193,7 +194,7 @@ def training_rates(
         device: where.
         batch: images per step.
         steps: in each repeat.
-        repeats: of which the median is taken.
+        repeats: the median is taken.
         loss: of the training.
         ahead: batches that a thread gathers ahead; None leaves it to the training, which keeps a split of this size on
             a GPU.
@@ -234,7 +235,7 @@ def _products(network: Network, precision: PrecisionName, device: torch.device) 
     """What products are computed in: half precision, float32, or TF32 in convolutions on a GPU by torch's default."""
     if precision != "float32":
         return "bf16"
-    is_tf32 = device.type == "cuda" and "vit" not in network.name and torch.backends.cudnn.allow_tf32
+    is_tf32 = "vit" not in network.name and tf32_on(device).convolutions
     return "tf32" if is_tf32 else "float32"
 
 

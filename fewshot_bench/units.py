@@ -1,4 +1,4 @@
-"""Short times and rates as people read them."""
+"""Times, rates and sizes as people read them."""
 
 from __future__ import annotations
 
@@ -39,3 +39,14 @@ def speed_text(rate: float, unit: str) -> str:
     ('1,234 images/s', '2.63 s per image')
     """
     return f"{time_text(1 / rate)} per {unit}" if 0 < rate < 0.995 else f"{rate_text(rate)} {unit}s/s"
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes with its unit, in powers of 1000.
+
+    >>> bytes_text(268_883_200), bytes_text(8e10)
+    ('268.9 MB', '80.0 GB')
+    """
+    from rich import filesize  # which not every command needs
+
+    return filesize.decimal(int(count))

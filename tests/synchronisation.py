@@ -1,4 +1,4 @@
-"""A pretended GPU, which notes where the host would wait for a real one.
+"""A fake GPU, which notes where the host would wait for a real one.
 
 Tensors on it have shapes and no values (`FakeTensorMode`), so that nothing can be read from them. Copies from memory
 that is not pinned are found too, such as those of `torch.tensor(numbers, device="cuda")`. PyTorch's own gradients are
@@ -34,7 +34,7 @@ _COPIES = {Tensor.to, Tensor.cuda, Tensor.copy_, Tensor.type_as}
 
 
 class Synchronisations(TorchFunctionMode):
-    """Notes every wait for the pretended GPU; `places` are the lines that wait."""
+    """Notes every wait for the fake GPU; `places` are the lines that wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Synchronisations(TorchFunctionMode):
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[Synchronisations]:
+def fake_gpu() -> Iterator[Synchronisations]:
     """Within it tensors and modules can be put on `GPU`, and steps of training be taken there."""
     synchronisations = Synchronisations()
     with (
@@ -108,7 +108,7 @@ def pretended_gpu() -> Iterator[Synchronisations]:
 
 
 def _moved(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
-    """`Module.to`, with new parameters: pretended ones cannot be changed in place."""
+    """`Module.to`, with new parameters: fake ones cannot be changed in place."""
 
     def moved(tensor: Tensor) -> Tensor:
         if "memory_format" in kwargs and tensor.ndim != 4:

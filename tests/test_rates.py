@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fewshot_bench.units import rate_text, speed_text
+from fewshot_bench.units import bytes_text, rate_text, speed_text
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,12 @@ def test_every_rate_is_within_five_percent_of_its_text():
         text = rate_text(rate)
         assert float(text.replace(",", "")) == pytest.approx(rate, rel=0.05)
         assert "e" not in text
+
+
+def test_sizes_have_a_unit_that_fits() -> None:
+    assert [bytes_text(size) for size in (0, 900, 268_883_200.4, 8e10)] == [
+        "0 bytes",
+        "900 bytes",
+        "268.9 MB",
+        "80.0 GB",
+    ]

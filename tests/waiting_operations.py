@@ -1,6 +1,6 @@
 """Counts operations whose result the host reads, on a CPU: on a GPU it would wait for each of them.
 
-`synchronisation` pretends a GPU, on which values are unknown; here the numbers are real, and so are the gradients.
+`synchronisation` fakes a GPU, on which values are unknown; here the numbers are real, and so are the gradients.
 """
 
 from __future__ import annotations

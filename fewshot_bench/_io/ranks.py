@@ -8,12 +8,14 @@ from datetime import timedelta
 from functools import cache
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-_PATIENCE = timedelta(seconds=20)
+_MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
+"""Where the processes find each other; numbers without it are left over from something else."""
+_TIMEOUT = timedelta(seconds=20)
 
 
 @dataclass(frozen=True)
 class Rank:
-    """The place of this process among those of its command.
+    """The number of this process among those of its command.
 
     Attributes:
         number: from 0, over all machines.
@@ -27,12 +29,13 @@ class Rank:
 
 
 def own_rank() -> Rank | None:
-    """The place of this process; None if it is the only one of its command."""
+    """The rank of this process; None if it is the only one of its command."""
     try:
         number, count, local = (int(os.environ[name]) for name in _VARIABLES)
     except (KeyError, ValueError):
         return None
-    return Rank(number, count, local) if count > 1 else None
+    can_meet = all(os.environ.get(name) for name in _MEETING_POINT)
+    return Rank(number, count, local) if count > 1 and can_meet else None
 
 
 def is_main_process() -> bool:
@@ -42,7 +45,7 @@ def is_main_process() -> bool:
 
 
 def is_first_to_end() -> bool:
-    """Whether this process is the first of its command to end with an error or by a signal, and so says why.
+    """Whether this process is the first of its command to end with an error or by a signal, and so prints the reason.
 
     The others fail for the same reason, or because this one has ended.
     """
@@ -57,8 +60,8 @@ def _is_first(rank: Rank) -> bool:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not say that it exports it
 
         port = int(os.environ["MASTER_PORT"])
-        store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=_PATIENCE)
+        store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=_TIMEOUT)
         ended = store.add(f"fewshot-bench/ended/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1)
-    except Exception:  # whatever it is, it must not hide what this process has to say
+    except Exception:  # it must not hide the reason that this process has
         return rank.number == 0
     return bool(ended == 1)

@@ -173,7 +173,7 @@ class _Problem:
     C: float
 
     def of(self, episodes: Tensor) -> _Problem:
-        """The same for some of the episodes, by their places in ascending order."""
+        """The same for a selection of the episodes, by their positions in ascending order."""
         if len(episodes) == len(self.features):
             return self
         return _Problem(self.features[episodes], self.targets[episodes], self.C)

@@ -18,7 +18,7 @@ from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import ADAPTATIONS, Adaptation, Finetune
 from fewshot_bench.audit.selection import RerunOptions
 from fewshot_bench.backbones import Backbone
-from fewshot_bench.backbones.embedding_pace import has_fixed_pace
+from fewshot_bench.backbones.embedding_tuner import is_never_tuned
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.classify import Classifier
@@ -320,4 +320,4 @@ def repeats_every_bit(cell: Cell, device: str, dataset: Dataset) -> bool:
     is_same_machine = cell.versions == installed_versions() and all(
         place.get("hardware") == here for place in environments_of(cell)
     )
-    return is_same_machine and all(has_fixed_pace(len(split)) for split in dataset.splits.values())
+    return is_same_machine and all(is_never_tuned(len(split)) for split in dataset.splits.values())

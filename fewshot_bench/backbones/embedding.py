@@ -20,10 +20,11 @@ from fewshot_bench._io.locations import cache_folder
 from fewshot_bench._io.tensors import DamagedFileError, read_tensors, write_tensors
 from fewshot_bench._io.versions import installed_version
 from fewshot_bench.backbones.backbone import Backbone, checked_embeddings
-from fewshot_bench.backbones.embedding_pace import BLOCK, Forward, Pace, default_batch_size, has_fixed_pace
+from fewshot_bench.backbones.embedding_tuner import BLOCK, EmbeddingTuner, Forward, default_batch_size, is_never_tuned
 from fewshot_bench.cache import EMBEDDINGS, build_once
 from fewshot_bench.code_identity import source_digest
 from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.devices import float32_settings
 from fewshot_bench.errors import EmbeddingError
 from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.progress import SILENT, Progress
@@ -53,7 +54,7 @@ def embedding_key(split: ImageSplit, backbone: Backbone, augmentation_name: str,
         "preprocessing": [type(backbone.preprocessing).__qualname__, backbone.preprocessing.as_dict()],
         "augmentation": augmentation_name,
         "dtype": "float32",
-        "precision": _precision(device),
+        "precision": float32_settings(torch.device(device)),
         "packages": {package: installed_version(package) for package in _PACKAGES},
     }
     if backbone.code is not None:
@@ -75,21 +76,6 @@ def network_identity(network: nn.Module) -> dict[str, str]:
         if module.partition(".")[0] not in (*_PACKAGES, "fewshot_bench"):
             identity[module] = source_digest(module)
     return identity
-
-
-def _precision(device: str) -> list[str]:
-    """The precision of float32 products: TF32 and bfloat16 change the third digit."""
-    is_cuda = torch.device(device).type == "cuda"
-    try:
-        settings: list[Any] = [torch.get_float32_matmul_precision()]
-    except RuntimeError:  # a user has set the precision of one library; see below
-        settings = ["set apart"]
-    try:
-        library = torch.backends.cudnn if is_cuda else torch.backends.mkldnn
-        settings += [library.conv.fp32_precision, (torch.backends.cuda if is_cuda else library).matmul.fp32_precision]
-    except AttributeError:  # before torch 2.9
-        settings += [torch.backends.cudnn.allow_tf32] if is_cuda else []
-    return [str(setting) for setting in settings]
 
 
 _NAME = "embeddings"
@@ -118,7 +104,7 @@ def embed(
         backbone: network and preprocessing.
         device: a torch device.
         batch_size: images at once; by default what suits the input size. Where the result is cached and takes long, a
-            short trial may choose another and compile the network, see `embedding_pace`; both change the last bits at
+            short trial may choose another and compile the network, see `embedding_tuner`; both change the last bits at
             most.
         augment: makes an augmented view of the uint8 images, on the device. It gets their places in the split, so that
             views do not depend on the batch.
@@ -136,8 +122,8 @@ def embed(
     """
     if not use_cache or (augment is not None and not augmentation_name):
         return _Embedding(split, backbone, device, batch_size, augment).compute(progress)
-    is_paced = batch_size is None and not has_fixed_pace(len(split))
-    embedding = _Embedding(split, backbone, device, batch_size, augment, is_paced)
+    is_tuned = batch_size is None and not is_never_tuned(len(split))
+    embedding = _Embedding(split, backbone, device, batch_size, augment, is_tuned)
     facts = _facts(split, backbone, augmentation_name)
     return build_once(
         embeddings_file(split, backbone, augmentation_name, device),
@@ -177,14 +163,14 @@ class _Embedding:
     device: str
     batch_size: int | None
     augment: Augment | None
-    is_paced: bool = False  # what is computed once and kept may round otherwise than the next time
+    is_tuned: bool = False  # only where the result is cached: the next time it may round otherwise
 
     def compute(self, progress: Progress) -> NDArray[np.float32]:
         split = self.split
         embeddings = np.empty((len(split), self.backbone.embedding_size), dtype=np.float32)
         with progress.step(f"embedding {split.dataset} {split.name}", len(split)) as step:
             done = 0
-            for batch in self._batches(len(split), progress if self.is_paced else None):
+            for batch in self._batches(len(split), progress if self.is_tuned else None):
                 embeddings[done : done + len(batch)] = batch
                 done += len(batch)
                 step.advance(len(batch))
@@ -215,7 +201,7 @@ class _Embedding:
     def _batches(self, images: int, progress: Progress | None = None) -> Iterator[NDArray[np.float32]]:
         """Embeddings of the first images, a batch at a time, in float32 even inside of autocast.
 
-        With a progress, batch size and forward pass are improved while many images are left.
+        With a progress, batch size and forward pass are tuned while many images are left.
         """
         network, split, augment = self.backbone.network, self.split, self.augment
         # Channels last is faster for depthwise networks on a CPU, and for all on a GPU.
@@ -223,9 +209,9 @@ class _Embedding:
         size = self.backbone.preprocessing.image_size
         batch_size = self.batch_size or default_batch_size(size, self.device)
         forward: Forward = network
-        pace: Pace | None = None
+        tuner: EmbeddingTuner | None = None
         if progress is not None:
-            pace = Pace(network, size, self.device, self._of_batch, network_identity(network), progress)
+            tuner = EmbeddingTuner(network, size, self.device, self._of_batch, network_identity(network), progress)
         at_once = BLOCK if augment is None else max(BLOCK, _AUGMENTED_VALUES // split.images[0].size)
         done = 0
         while done < images:
@@ -237,9 +223,9 @@ class _Embedding:
             for first in range(0, len(block), batch_size):
                 yield self._of_batch(block[first : first + batch_size], forward)
             done = rows.stop
-            if pace is not None and done < images:
-                pace.improve(block, images - done, time.perf_counter() - began)
-                batch_size, forward = pace.batch_size, pace.forward
+            if tuner is not None and done < images:
+                tuner.tune(block, images - done, time.perf_counter() - began)
+                batch_size, forward = tuner.batch_size, tuner.forward
                 at_once = max(at_once, batch_size)
 
     def _of_batch(self, images: Tensor, forward: Forward) -> NDArray[np.float32]:

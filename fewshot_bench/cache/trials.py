@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from fewshot_bench._io.locations import machine_cache_folder
-from fewshot_bench._io.processor import processor_name
 from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench.cache.entries import TRIALS, entry_lock, read_entry
+from fewshot_bench.devices import processor_name, tf32_on
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.progress import SILENT
 
@@ -169,7 +169,7 @@ def _file(device: torch.device) -> tuple[Path, str]:
     parts = [f"torch {torch.__version__}"]
     if device.type == "cuda":
         parts += [torch.cuda.get_device_name(device), f"CUDA {torch.version.cuda}"]
-        parts += ["TF32"] if torch.backends.cudnn.allow_tf32 else []
+        parts += ["TF32"] if tf32_on(device).convolutions else []
     else:
         capability = torch.backends.cpu.get_cpu_capability()
         parts += [processor_name() or device.type, capability, f"{torch.get_num_threads()} threads"]

@@ -84,17 +84,17 @@ def _is_confirmed(entries: list[Entry]) -> bool:
 def _print(entries: list[Entry], *, err: bool = False) -> None:
     from datetime import datetime
 
-    from fewshot_bench.datasets.store import readable_bytes
+    from fewshot_bench.units import bytes_text
 
     names = [printable(entry.what) for entry in entries]
     width = max(map(len, names), default=0)
     for entry, name in zip(entries, names, strict=True):
         used = datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M")
-        typer.echo(f"{name:<{width}}  {readable_bytes(entry.bytes):>10}  last used {used}", err=err)
+        typer.echo(f"{name:<{width}}  {bytes_text(entry.bytes):>10}  last used {used}", err=err)
 
 
 def _count(entries: list[Entry]) -> str:
-    from fewshot_bench.datasets.store import readable_bytes
+    from fewshot_bench.units import bytes_text
 
     noun = "entry" if len(entries) == 1 else "entries"
-    return f"{len(entries)} {noun}, {readable_bytes(sum(entry.bytes for entry in entries))}"
+    return f"{len(entries)} {noun}, {bytes_text(sum(entry.bytes for entry in entries))}"

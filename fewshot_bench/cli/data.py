@@ -116,7 +116,7 @@ def get(
 def ls(as_json: JsonOption = False) -> None:
     """List all datasets with their state and size."""
     from fewshot_bench.datasets.check import dataset_rows
-    from fewshot_bench.datasets.store import readable_bytes
+    from fewshot_bench.units import bytes_text
 
     rows = dataset_rows()
     if as_json:
@@ -124,7 +124,7 @@ def ls(as_json: JsonOption = False) -> None:
         return
     width = max(len(row["name"]) for row in rows)
     for row in rows:
-        size = readable_bytes(row["bytes"]) if row["bytes"] else ""
+        size = bytes_text(row["bytes"]) if row["bytes"] else ""
         images = f"{row['images']:,} images" if row["images"] else ""
         line = f"{row['name']:<{width}}  {row['state']:<8}  {size:>9}  {images:>16}  {row['recipe']}"
         typer.echo(line.rstrip())

@@ -120,7 +120,7 @@ def _exit_code(typed: list[str]) -> int:
             if str(error):
                 return _complain(str(error), received.exit_code)
             is_stopped = True
-        except Exception:  # such as a broken connection to the process that has said why it ends
+        except Exception:  # such as a lost connection to the process that has printed the reason
             if is_first_to_end():
                 raise
             return _USER_ERROR

@@ -16,6 +16,7 @@ from fewshot_bench._io.text import printable
 from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption
 from fewshot_bench.cli.study_options import planned_study, takes_fields, typed_arguments
 from fewshot_bench.study.study import NamedHyperParameters, Options, Study, option
+from fewshot_bench.units import bytes_text
 
 if TYPE_CHECKING:
     from fewshot_bench.engine.engine import Engine
@@ -47,12 +48,14 @@ class RunOptions(Options):
     gpus_per_worker: float | None = option(None, "GPUs per Ray worker. Default: 1 if there are any.", "computing", ge=0)
     ray_wait: float | None = option(None, "Seconds to wait for room on a Ray node. Default: 60.", "computing", ge=0)
     shard: str | None = option(None, "Only part I of N, e.g. 1/4 to 4/4 on four machines.", "computing", metavar="I/N")
-    dry_run: bool = option(False, "Only say what would be done, what is done, and the time.", "computing")
+    dry_run: bool = option(
+        False, "Show what is stored, what is missing and how long it takes; store nothing.", "computing"
+    )
     memory: str | None = option(
-        None, "With --dry-run: judge for a device of this memory, not of this machine.", "computing", metavar="80GB"
+        None, "With --dry-run: memory of another device that would run it.", "computing", metavar="80GB"
     )
     flops: float | None = option(
-        None, "With --dry-run: count operations, and assume this many per second, e.g. 4e14.", "computing"
+        None, "With --dry-run: operations per second of that device, e.g. 4e14; gives times.", "computing"
     )
     fresh: bool = option(False, "Start over in a new folder: RESULTS-2, ...", "output")
 
@@ -177,7 +180,7 @@ def _other_machine(options: Mapping[str, Any]) -> dict[str, Any]:
         raise typer.BadParameter(f"--{next(iter(given))} is for --dry-run, which judges a plan for another machine.")
     if "memory" in given:
         given["memory"] = parse_bytes(given["memory"], "--memory")
-    if "flops" in given and not 0 < given["flops"] < math.inf:
+    if "flops" in given and not 1 <= given["flops"] < math.inf:
         raise typer.BadParameter(f"--flops takes operations per second such as 4e14, not {given['flops']:g}.")
     return given
 
@@ -304,7 +307,7 @@ def _show_work(estimates: Estimates) -> None:
             continue
         units = {"training": "steps", "embeddings": "images"}.get(work.kind)
         count = f", {work.units:,} {units}" if units else ""
-        size = f", {_bytes(work.bytes)}" if work.bytes else ""
+        size = f", {bytes_text(work.bytes)}" if work.bytes else ""
         source = f"timed on {work.measured}" if work.operations is None else f"{work.operations:.2g} operations"
         seconds = f"({source})" if work.seconds is None else f"{_time_range(work.seconds)} ({source})"
         parts = "" if work.micro_batch is None else f", in micro-batches of {work.micro_batch:,} images"
@@ -334,18 +337,18 @@ def _show_totals(estimates: Estimates) -> None:
             "             (the fastest and the slowest of a few short measurements; other work on this machine, or"
         )
         typer.echo("             episodes that are harder than these, can make it half or twice as long)")
-    there = "are free" if machine is None else "are there"
-    free = "" if estimates.free_bytes is None else f"; {_bytes(estimates.free_bytes)} {there}"
-    typer.echo(f"memory       about {_bytes(estimates.peak_bytes)}{free}")
+    has = "are free" if machine is None else "on the device"
+    free = "" if estimates.free_bytes is None else f"; {bytes_text(estimates.free_bytes)} {has}"
+    typer.echo(f"memory       about {bytes_text(estimates.peak_bytes)}{free}")
     is_known = all(cell.bytes is not None for cell in estimates.cells)
     _show_space("outcomes", estimates.results, "at most" if is_known else "not known for all cells: at least")
     _show_space("cache", estimates.cache, "about" if is_known else "at least")
 
 
 def _show_space(name: str, space: DiskSpace, bound: str) -> None:
-    free = "" if space.free is None else f"; {_bytes(space.free)} are free"
+    free = "" if space.free is None else f"; {bytes_text(space.free)} are free"
     warning = "  NOT ENOUGH" if space.free is not None and space.needed > space.free else ""
-    typer.echo(f"{name:<12} {bound} {_bytes(space.needed)} more in {space.place}{free}{warning}")
+    typer.echo(f"{name:<12} {bound} {bytes_text(space.needed)} more in {space.place}{free}{warning}")
 
 
 def _time_range(seconds: tuple[float, float]) -> str:
@@ -362,9 +365,3 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s" if seconds >= 10 or seconds == 0 else f"{seconds:.2g} s"
-
-
-def _bytes(count: int) -> str:
-    from rich import filesize
-
-    return filesize.decimal(count)

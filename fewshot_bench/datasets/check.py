@@ -25,11 +25,11 @@ from fewshot_bench.datasets.store import (
     is_stored,
     open_stored,
     read_description,
-    readable_bytes,
     stored_bytes,
     stored_names,
 )
 from fewshot_bench.errors import DatasetError, UnknownNameError
+from fewshot_bench.units import bytes_text
 
 _MOST_EXAMPLES = 3
 _MOST_REASONS = 20
@@ -126,7 +126,7 @@ def _describe_stored(name: str, diagnosis: Diagnosis) -> None:
     dataset = known_dataset(name)
     description = read_description(name)
     size = stored_bytes(name)
-    diagnosis.findings.append(("state", f"ready in {datasets_folder() / name}, {readable_bytes(size)}"))
+    diagnosis.findings.append(("state", f"ready in {datasets_folder() / name}, {bytes_text(size)}"))
     for split, images in dataset.splits.items():
         shape = " x ".join(map(str, images.images.shape[1:]))
         text = f"{len(images.class_names):>4} classes {len(images):>9,} images {shape}"

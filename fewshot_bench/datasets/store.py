@@ -38,6 +38,7 @@ from fewshot_bench.datasets.dataset import (
 )
 from fewshot_bench.datasets.duplicates import Duplicates, find_duplicates
 from fewshot_bench.errors import DatasetError
+from fewshot_bench.units import bytes_text
 
 
 def check_disk_space(folder: Path, needed: int, what: str) -> None:
@@ -48,7 +49,7 @@ def check_disk_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise DatasetError(
-            f"{what} need {readable_bytes(needed)}, but {existing} has {readable_bytes(free)} free. Make room, "
+            f"{what} need {bytes_text(needed)}, but {existing} has {bytes_text(free)} free. Make room, "
             "or set FEWSHOT_BENCH_HOME to a folder on another disk."
         )
 
@@ -56,16 +57,6 @@ def check_disk_space(folder: Path, needed: int, what: str) -> None:
 def nearest_folder(folder: Path) -> Path | None:
     """The folder itself or its nearest parent that exists, which is on the same disk."""
     return next((place for place in (folder, *folder.parents) if place.is_dir()), None)
-
-
-def readable_bytes(count: int) -> str:
-    """A number of bytes as people write it, e.g. "12.9 GB"."""
-    value = float(count)
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 _FORMAT = 2

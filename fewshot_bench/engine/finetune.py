@@ -13,6 +13,7 @@ from torch import Tensor
 from fewshot_bench.adaptation import Finetune
 from fewshot_bench.backbones import Backbone, BaseHead
 from fewshot_bench.datasets import ImageSplit
+from fewshot_bench.devices import is_out_of_memory
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import StudyError
@@ -28,7 +29,6 @@ from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.outcomes.packing import Positions, position_type
 from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.training.augmentation import choose_augmentation
-from fewshot_bench.training.device_memory import is_out_of_memory
 from fewshot_bench.training.randomness import episode_keys
 
 _MOST_AT_ONCE = 1024

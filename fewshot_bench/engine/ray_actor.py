@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot_bench._io.versions import installed_versions
+from fewshot_bench.devices import limit_to_share, release_unused
 from fewshot_bench.engine.engine import Chunk, Worker, chosen_device, computed
 from fewshot_bench.engine.ray_cluster import ray
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.errors import FewshotBenchError, StudyError, keep_traceback
 from fewshot_bench.progress import Progress, Step
-from fewshot_bench.training.device_memory import limit_to_share, release_unused
 
 
 @dataclass(frozen=True)

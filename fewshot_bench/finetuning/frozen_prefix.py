@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_bench.backbones.weights_file import BaseHead
+from fewshot_bench.devices import full_float32_products
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.head import has_batch_norm, tuned_of_base_head
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 from fewshot_bench.finetuning.tuned_parameters import (
     TunedNetwork,
     as_if_trained,
-    full_precision_products,
     parse_tuning,
     tuned_network,
 )
@@ -107,7 +107,7 @@ def frozen_prefix(network: nn.Module, tuned: Sequence[str], sample: Tensor) -> F
     Returns:
         The two parts; None if the first module is tuned, or no cut gives the same embeddings.
     """
-    with torch.no_grad(), full_precision_products():
+    with torch.no_grad(), full_float32_products():
         trained = as_if_trained(network, tuned)
         # An image of one colour would hide what depends on it, so noise is added.
         sample = sample + torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)).to(sample)

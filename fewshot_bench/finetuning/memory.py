@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fewshot_bench.devices import free_bytes, is_out_of_memory, release_unused
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
-from fewshot_bench.training.device_memory import free_bytes, is_out_of_memory, release_unused
 from fewshot_bench.training.optimisation import COPIES_OF_A_WEIGHT, kept_bytes
 
 

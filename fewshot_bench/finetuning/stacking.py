@@ -27,6 +27,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fewshot_bench.cache import Trial, choose
+from fewshot_bench.devices import full_float32_products
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_convolution import (
     MOST_PIXEL_PAIRS_TO_SUM,
@@ -39,7 +40,7 @@ from fewshot_bench.finetuning.episode_convolution import (
 from fewshot_bench.finetuning.head import has_batch_norm
 from fewshot_bench.finetuning.stacked_channels import ChannelStackedNetwork
 from fewshot_bench.finetuning.stacked_network import StackedNetwork, VmapStackedNetwork
-from fewshot_bench.finetuning.tuned_parameters import full_precision_products, perturbed
+from fewshot_bench.finetuning.tuned_parameters import perturbed
 
 
 class RowStackedNetwork(StackedNetwork):
@@ -382,7 +383,7 @@ def _is_faithful(way: type[StackedNetwork], network: nn.Module, tuned: Sequence[
     inputs = sample + noise * (sample.abs().mean() + 0.1)
     own = dict(network.named_parameters())
     weights = {name: torch.stack([own[name].detach(), perturbed(own[name].detach(), generator)]) for name in tuned}
-    with torch.no_grad(), full_precision_products():
+    with torch.no_grad(), full_float32_products():
         expected = torch.stack(
             [
                 torch.func.functional_call(network, {name: w[copy] for name, w in weights.items()}, (inputs[copy],))

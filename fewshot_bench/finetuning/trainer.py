@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
+from fewshot_bench.devices import is_out_of_memory
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_tasks import FOR_DROPOUT, EpisodeTask, order_of_images
 from fewshot_bench.finetuning.frozen_prefix import NetworkParts
@@ -41,7 +42,6 @@ from fewshot_bench.finetuning.recipe import (
 )
 from fewshot_bench.finetuning.stacking import TrainingStep, stack_network
 from fewshot_bench.losses import loss_function, reading_of
-from fewshot_bench.training.device_memory import is_out_of_memory
 from fewshot_bench.training.randomness import keyed_uniform
 
 Step = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]

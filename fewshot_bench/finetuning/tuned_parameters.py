@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,14 +155,3 @@ def as_if_trained(network: nn.Module, tuned: Sequence[str]) -> nn.Module:
             if name in tuned:
                 parameter.copy_(perturbed(parameter, generator))
     return trained
-
-
-@contextmanager
-def full_precision_products() -> Iterator[None]:
-    """Compute in full single precision, since cuDNN's default TF32 rounds more than a comparison allows."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before

@@ -17,6 +17,7 @@ from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, known_backbone, network_identity
 from fewshot_bench.cache import BASE_STAGES, build_once, read_entry
 from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.devices import is_out_of_memory, release_unused
 from fewshot_bench.engine.engine import Engine, LocalEngine
 from fewshot_bench.errors import StudyError, WeightsError
 from fewshot_bench.losses import LOSSES
@@ -41,7 +42,6 @@ from fewshot_bench.training import (
     seeded_randomness,
     train_on_base,
 )
-from fewshot_bench.training.device_memory import is_out_of_memory, release_unused
 
 TRAINING_VERSION = 2
 

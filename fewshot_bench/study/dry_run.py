@@ -14,6 +14,7 @@ from fewshot_bench._io.locations import cache_folder
 from fewshot_bench.backbones import Backbone, BaseHead
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.datasets.catalogue import BENCHMARKS, is_stand_in, stand_in_dataset
+from fewshot_bench.devices import free_bytes
 from fewshot_bench.engine.classify import protocol_card
 from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.episodes import Protocol
@@ -23,20 +24,17 @@ from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.report import resolve_method
 from fewshot_bench.study.base_stage import checkpoint_path, from_checkpoint
 from fewshot_bench.study.chunks import missing_episodes
-from fewshot_bench.study.counting import Counts
+from fewshot_bench.study.cost_model import CostModel
 from fewshot_bench.study.estimates import (
     NO_TIME,
     CellEstimate,
-    ChunkTime,
     Estimates,
     Machine,
-    Measurements,
-    View,
     WorkEstimate,
     disk_space,
-    network_bytes,
     outcome_bytes,
 )
+from fewshot_bench.study.measurements import ChunkTime, Measurements, View, network_bytes
 from fewshot_bench.study.methods import expand_groups, planned_adaptations
 from fewshot_bench.study.networks import Backbones, Network, is_fetched, resolve_networks
 from fewshot_bench.study.plan import StudyPlan, located
@@ -44,7 +42,7 @@ from fewshot_bench.study.provenance import PeakMemory, changed_code, weights_not
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, open_study_dataset, resolve_study
 from fewshot_bench.study.scheduler import is_failure, reason_of
 from fewshot_bench.study.study import Study
-from fewshot_bench.training.device_memory import free_bytes
+from fewshot_bench.units import bytes_text
 
 AFTER_TRAINING = "after training"
 NOT_FETCHED = "after its weights are fetched"
@@ -104,7 +102,7 @@ class _DryRun:
         self._store = OutcomeStore(plan.results / "outcomes")
         self._store.check_folder()
         self._backbones = Backbones(fetches=False)
-        self._measurements = Measurements(self._device) if machine is None else Counts(machine)
+        self._measurements = Measurements(self._device) if machine is None else CostModel(machine)
         self._memory = PeakMemory(self._device)
         self._bytes_before = self._memory.of_study()
         self._needed_bytes = 0
@@ -150,7 +148,7 @@ class _DryRun:
                 self._add_method(resolved, method, known)
 
     def _dataset(self, study: Study) -> Dataset:
-        """The images of a study, or for another machine what the catalogue says of them."""
+        """The images of a study; for another machine, black ones if they are not here, as many as catalogued."""
         try:
             return open_study_dataset(study)
         except FewshotBenchError:
@@ -282,8 +280,8 @@ class _DryRun:
         memory = None if self._machine is None else self._machine.memory
         if memory is not None and image.memory > memory:
             self._problems[
-                f"embedding with {backbone.name} needs about {image.memory / 1e9:,.1f} GB, and the device has "
-                f"{memory / 1e9:,.1f} GB. Use a smaller --image-size or backbone."
+                f"embedding with {backbone.name} needs about {bytes_text(image.memory)}, and the device has "
+                f"{bytes_text(memory)}. Use a smaller --image-size or backbone."
             ] = None
         stage = f"/{known.network.stage}" if known.network.stage else ""
         description = f"{split.dataset} {split.name} by {backbone.name}{stage}{', ' + view.name if view.name else ''}"

@@ -19,13 +19,12 @@ from urllib.parse import urlsplit
 import torch
 
 import fewshot_bench
-from fewshot_bench._io.processor import processor_name
 from fewshot_bench.backbones import Backbone, fit_words
 from fewshot_bench.code_identity import what_changed
+from fewshot_bench.devices import peak_bytes, processor_name, tf32_on
 from fewshot_bench.engine.engine import Engine
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.study.study import Study
-from fewshot_bench.training.device_memory import peak_bytes
 
 PROGRAM = "fewshot-bench"
 NOT_RECORDED = Study.fields_where("section", "computing", "output")
@@ -124,19 +123,11 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 def tf32(device: str) -> dict[str, str]:
-    """What a GPU computes in TF32 instead of float32, by PyTorch's own setting, under "tf32"; empty for a CPU.
-
-    TF32 rounds to ten bits. PyTorch allows it for convolutions unless a user says otherwise.
-    """
-    if torch.device(device).type != "cuda":
+    """What a device computes in TF32 instead of float32, by PyTorch's own settings, under "tf32"; empty for a CPU."""
+    where = torch.device(device)
+    if where.type != "cuda":
         return {}
-    libraries: Any = torch.backends
-    try:  # the present interface: reading the older one raises where a user has set this one
-        convolutions = libraries.cudnn.conv.fp32_precision == "tf32"
-        products = libraries.cuda.matmul.fp32_precision == "tf32"
-    except AttributeError:  # before torch 2.9
-        convolutions, products = libraries.cudnn.allow_tf32, libraries.cuda.matmul.allow_tf32
-    used = [name for name, is_used in (("convolutions", convolutions), ("matrix products", products)) if is_used]
+    used = [name.replace("_", " ") for name, is_used in tf32_on(where)._asdict().items() if is_used]
     return {"tf32": ", ".join(used) or "nothing"}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench._io.storage import remove_abandoned
+from fewshot_bench.devices import is_out_of_memory
 from fewshot_bench.engine.engine import Chunk, Engine, Finished, WorkerPool
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import FewshotBenchError, OutcomeError, ShapeError, show_traceback
@@ -27,7 +28,6 @@ from fewshot_bench.outcomes.leases import Heartbeat, Leases
 from fewshot_bench.progress import Progress, Step
 from fewshot_bench.study.chunks import ChunkQueue, ClaimedChunk, MissingEpisodes, Shard, missing_episodes
 from fewshot_bench.study.workers import WorkerFactory
-from fewshot_bench.training.device_memory import is_out_of_memory
 
 _FAILURES_IN_A_ROW = 3
 """Single episodes that fail in a row before failing chunks are cut into episodes instead of halves."""

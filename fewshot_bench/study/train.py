@@ -58,7 +58,8 @@ from fewshot_bench.training import (
     save_checkpoint,
 )
 from fewshot_bench.training.data_parallel import Processes, joined_processes
-from fewshot_bench.training.fit import TensorBoardLog, Validate, write_history
+from fewshot_bench.training.fit import Validate
+from fewshot_bench.training.history import TensorBoardLog, write_history
 
 WAY, QUERY, SHOTS = 5, 15, (1, 5)
 """Of the validation episodes, if the split has enough classes and images."""
@@ -274,7 +275,7 @@ class _Training:
         if self.plan.is_fresh and is_main_process():
             self.state.unlink(missing_ok=True)
         if self.processes is not None:
-            self.processes.agree([self.card.as_json(), *self._files()], self.path.parent)
+            self.processes.require_agreement([self.card.as_json(), *self._files()], self.path.parent)
         if self.state.is_file():
             self._refuse_other(read_card(self.state))
         elif self.path.is_file() and not self.plan.is_fresh:
@@ -287,7 +288,7 @@ class _Training:
             self._save(result, micro_batches.sizes)
             self.state.unlink(missing_ok=True)
         if self.processes is not None:
-            self.processes.wait()
+            self.processes.barrier()
         return read_checkpoint(self.plan.name)
 
     def _files(self) -> list[dict[str, str]]:
@@ -339,7 +340,7 @@ class _Training:
             most = used[-1] if used else min(self.recipe.batch_size, len(self.base))
             chosen = self._fitting(most)
         sizes = used if used[-1:] == [chosen] else [*used, chosen]
-        # Several processes are in the middle of a step when one runs out, and cannot be told to start again.
+        # Where one of several processes runs out, the others are in the middle of a step and cannot start again.
         is_fixed = self.plan.micro_batch is not None or self.processes is not None
         return MicroBatches(sizes, is_fixed, "Use --micro-batch {half}, a smaller --image-size, or --precision bf16.")
 
@@ -351,7 +352,7 @@ class _Training:
         count = self.processes.count if self.processes is not None and self.device != "cpu" else 1
         fitting = fitting_micro_batch(memory, math.ceil(most / count))
         if self.processes is not None:
-            fitting = min(self.processes.values(fitting))
+            fitting = min(self.processes.gather_values(fitting))
         return min(most, fitting * count)
 
     def _train(self, micro_batches: MicroBatches) -> TrainingResult:

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from fewshot_bench.training.checkpoints import load_checkpoint as load_checkpoint
     from fewshot_bench.training.checkpoints import load_network as load_network
     from fewshot_bench.training.checkpoints import save_checkpoint as save_checkpoint
-    from fewshot_bench.training.fit import History as History
     from fewshot_bench.training.fit import Selection as Selection
     from fewshot_bench.training.fit import StateFile as StateFile
     from fewshot_bench.training.fit import TrainingResult as TrainingResult
     from fewshot_bench.training.fit import train_on_base as train_on_base
+    from fewshot_bench.training.history import History as History
     from fewshot_bench.training.learner import Computing as Computing
     from fewshot_bench.training.learner import batch_norms as batch_norms
     from fewshot_bench.training.optimisation import StepMemory as StepMemory
@@ -37,7 +37,8 @@ _HOMES = {
     for module, names in {
         "augmentation": ("AUGMENTATION_VERSION", "Augmentation", "choose_augmentation", "two_views"),
         "checkpoints": ("checkpoint_metadata", "load_checkpoint", "load_network", "save_checkpoint"),
-        "fit": ("History", "Selection", "StateFile", "TrainingResult", "train_on_base"),
+        "fit": ("Selection", "StateFile", "TrainingResult", "train_on_base"),
+        "history": ("History",),
         "learner": ("Computing", "batch_norms"),
         "optimisation": ("StepMemory", "fitting_micro_batch", "refuse_batches_that_do_not_fit"),
         "randomness": ("episode_keys", "image_keys", "keyed_uniform", "seeded_randomness"),

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional
 
 from fewshot_bench.devices import to_device
 from fewshot_bench.training.autoaugment_on_gpu import OperationsOnGpu
-from fewshot_bench.training.policies import (
+from fewshot_bench.training.autoaugment_policies import (
     CIFAR10_POLICY,
     EXACT_SUM,
     IMAGENET_POLICY,

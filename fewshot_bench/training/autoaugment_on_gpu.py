@@ -16,7 +16,7 @@ from torch.nn.functional import grid_sample
 from torchvision.transforms.v2 import functional
 
 from fewshot_bench.devices import to_device
-from fewshot_bench.training.policies import EXACT_SUM, Operation, Table
+from fewshot_bench.training.autoaugment_policies import EXACT_SUM, Operation, Table
 
 _LEVELS = 256
 _GRAY = (0.2989, 0.587, 0.114)

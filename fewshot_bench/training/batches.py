@@ -12,22 +12,21 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.datasets.dataset import ImageSplit
-from fewshot_bench.devices import to_device
-from fewshot_bench.training.device_memory import free_bytes
+from fewshot_bench.devices import free_bytes, to_device
 
-# Of a GPU's free memory, so little that no batch has to be smaller for it: of 80 GB it is 75,000 images of 84 pixels.
 _SHARE_FOR_A_SPLIT = 0.02
+"""Of a GPU's free memory; so little that no batch shrinks for it. In 80 GB it is 75,000 images of 84 pixels."""
 _AHEAD = 2
 _BYTES_AT_ONCE = 1 << 26
 
 
 class Samples(NamedTuple):
-    """Some images of a split, before their augmentation.
+    """A batch of images of a split, before augmentation.
 
     Attributes:
-        images: uint8 [B, C, H, W]; of several processes each has its share of them.
+        images: uint8 [B, C, H, W]; with several processes, this one's share of them.
         labels: int64 [B].
-        rows: of the split, int64 [B].
+        rows: of the images in the split, int64 [B].
     """
 
     images: Tensor
@@ -59,37 +58,43 @@ class SampleLoader:
         self._copies = torch.cuda.Stream(device) if is_gathered_ahead else None  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def load(self, rows: Tensor, own: Tensor | None = None) -> Samples:
-        """The labels of rows [B] on the CPU, with their images or, of several processes, those of its own rows."""
-        places, own = to_device(rows, self._device), rows if own is None else own
+        """Load one batch.
+
+        Args:
+            rows: of the batch, int64 [B] on the CPU.
+            own: the rows whose images this process needs; all by default.
+        """
+        own = rows if own is None else own
+        rows_on_device = to_device(rows, self._device)
         if self._resident is None:
             images = self._copied(self._gathered(own))
         else:
-            images = self._resident.index_select(0, places if own is rows else to_device(own, self._device))
-        return self._samples(images, places)
+            images = self._resident.index_select(0, rows_on_device if own is rows else to_device(own, self._device))
+        return self._samples(images, rows_on_device)
 
     def batches(
-        self, parts: Sequence[Tensor], share: Callable[[Tensor], Tensor] = lambda rows: rows
+        self, batch_rows: Sequence[Tensor], share: Callable[[Tensor], Tensor] = lambda rows: rows
     ) -> Generator[Samples, None, None]:
-        """Load one part after the other; close the generator to end its thread early.
+        """Load one batch after the other; close the generator to end its thread early.
 
         Args:
-            parts: the rows of each batch, int64 [B] on the CPU.
+            batch_rows: the rows of each batch, int64 [B] on the CPU.
             share: the rows of a batch whose images this process needs.
         """
-        own = [share(rows) for rows in parts]
+        own = [share(rows) for rows in batch_rows]
         if not self._ahead:
-            yield from map(self.load, parts, own)
+            yield from map(self.load, batch_rows, own)
             return
         with ThreadPoolExecutor(1, "samples") as thread:
             waiting = deque(thread.submit(self._gathered, rows) for rows in own[: self._ahead])
-            for number, rows in enumerate(parts):
+            for number, rows in enumerate(batch_rows):
                 images = waiting.popleft().result()
-                if number + self._ahead < len(parts):
+                if number + self._ahead < len(batch_rows):
                     waiting.append(thread.submit(self._gathered, own[number + self._ahead]))
                 yield self._samples(self._copied(images), to_device(rows, self._device))
 
-    def _samples(self, images: Tensor, places: Tensor) -> Samples:
-        return Samples(images.permute(0, 3, 1, 2), self._labels.index_select(0, places), places)
+    def _samples(self, images: Tensor, rows: Tensor) -> Samples:
+        return Samples(images.permute(0, 3, 1, 2), self._labels.index_select(0, rows), rows)
 
     def _gathered(self, rows: Tensor) -> Tensor:
         """uint8 [B, H, W, C] on the CPU, pinned for a GPU."""

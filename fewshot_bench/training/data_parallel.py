@@ -26,13 +26,13 @@ from fewshot_bench.training.randomness import kept_random_numbers, random_state,
 from fewshot_bench.training.sync_batch_norm import SynchronisedBatchNorm
 
 T = TypeVar("T")
-_PATIENCE = timedelta(hours=6)
+_TIMEOUT = timedelta(hours=6)
 """How long the other processes wait for a validation. One that has died is noticed by torchrun at once."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a training, of which this is one.
+    """The processes of a training, seen from this one.
 
     Attributes:
         rank: number of this process, from 0. Process 0 writes the files.
@@ -42,24 +42,24 @@ class Processes:
     rank: int
     count: int
 
-    def value_of_first(self, value: T) -> T:
-        """Plain data of process 0, in all processes. It waits for all."""
+    def broadcast_value(self, value: T) -> T:
+        """Give all processes the plain data of process 0; waits for all."""
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def values(self, value: T) -> list[T]:
-        """Plain data of every process, in all. It waits for all."""
+    def gather_values(self, value: T) -> list[T]:
+        """Gather the plain data of every process in all of them, by rank; waits for all."""
         values = [value] * self.count
         dist.all_gather_object(values, value)
         return values
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait for all processes."""
-        self.values(None)
+        self.gather_values(None)
 
-    def agree(self, value: object, folder: Path) -> None:
-        """Refuse to train if processes would not do the same.
+    def require_agreement(self, value: object, folder: Path) -> None:
+        """Refuse to train if another process would train something else.
 
         Args:
             value: plain data: what this process would train, and what it has found in the folder.
@@ -68,7 +68,7 @@ class Processes:
         Raises:
             StudyError: another process has other data.
         """
-        values = self.values(value)
+        values = self.gather_values(value)
         others = [rank for rank in range(self.count) if values[rank] != values[0]]
         if others:
             raise StudyError(
@@ -77,7 +77,7 @@ class Processes:
                 "(FEWSHOT_BENCH_HOME)."
             )
 
-    def equalise(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give all processes the tensors of process 0, as an initialisation may draw from elsewhere than the seed."""
         for tensor in tensors:
             dist.broadcast(tensor.detach(), src=0)
@@ -116,11 +116,11 @@ class Processes:
         gathered: Tensor = _Gather.apply(own, images, slice(start, start + len(own) // 2))
         return gathered
 
-    def add_gradients(self, encoder: Iterable[nn.Parameter], head: Iterable[nn.Parameter]) -> None:
+    def reduce_gradients(self, encoder: Iterable[nn.Parameter], head: Iterable[nn.Parameter]) -> None:
         """Sum the gradients of an encoder over the processes; those of a head, alike in all, are averaged.
 
         One sum after the last micro-batch. DistributedDataParallel would send gradients during the backward pass, but
-        once per micro-batch, and it wraps the network and needs to be told of parameters without a gradient.
+        once per micro-batch, and it wraps the network and needs a list of parameters without a gradient.
         """
         encoder, head = ([p for p in parameters if p.requires_grad] for parameters in (encoder, head))
         parameters = [*encoder, *head]
@@ -182,8 +182,8 @@ def _random_number() -> int:
 def joined_processes(rank: Rank | None) -> Iterator[Processes | None]:
     """The processes that torchrun has started, connected; None for a process alone.
 
-    A process group that is there, such as that of Ray Train, is used. After an error the group is left to the end of
-    the process, so that the others do not fail before this one has said why.
+    An existing process group, such as that of Ray Train, is used. After an error the group is left to the end of
+    the process, so that the others do not fail before this one has printed the reason.
 
     Raises:
         StudyError: they cannot be connected.
@@ -197,11 +197,11 @@ def joined_processes(rank: Rank | None) -> Iterator[Processes | None]:
     # Plain data and waiting go over gloo, which notices that another process has ended and leaves the GPU idle.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise StudyError(f"the {rank.count} processes of this training cannot be connected: {reason}") from error
     processes = Processes(dist.get_rank(), dist.get_world_size())
     yield processes
-    processes.wait()  # none ends before the others have read what it wrote
+    processes.barrier()  # none ends before the others have read what it wrote
     dist.destroy_process_group()

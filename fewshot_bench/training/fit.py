@@ -1,10 +1,8 @@
-"""Training on the base split: the loop over epochs, the state it can resume from, and its history for people."""
+"""Training on the base split: the loop over epochs, and the state it can resume from."""
 
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import json
 import math
 import time
@@ -12,29 +10,24 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from fewshot_bench._io.resuming import note_saved
-from fewshot_bench._io.storage import write_atomically
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import StudyError, WeightsError
 from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.training.checkpoints import load_checkpoint, save_tensors
+from fewshot_bench.training.history import History
 from fewshot_bench.training.learner import Computing, Learner, Measured, Normalise, load_weights, weights_of
 from fewshot_bench.training.randomness import kept_random_numbers, limited_threads, seeded_randomness
 from fewshot_bench.training.recipe import Recipe
 from fewshot_bench.units import speed_text
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 Validate = Callable[[nn.Module], Mapping[str, float]]
 """From a backbone in evaluation mode to accuracies by name, such as validation_1shot; their mean decides."""
 
-History = list[dict[str, float]]
 _BEST = "best."
 
 
@@ -135,7 +128,7 @@ class EpochSums:
             "loss": self.loss / self.views,
             "accuracy": self.hits / self.views,
             "images_per_second": self.images_per_second,
-            "learning_rate": learner.updates.learning_rate,
+            "learning_rate": learner.optimizer.learning_rate,
             "seconds": time.perf_counter() - self.started,
         }
 
@@ -173,7 +166,7 @@ class TrainingState:
             processes, network = self.learner.processes, self.learner.backbone.eval()
             accuracies = validate(network) if processes is None or processes.rank == 0 else {}
             if processes is not None:
-                accuracies = processes.value_of_first(accuracies)
+                accuracies = processes.broadcast_value(accuracies)
         self.learner.backbone.train()
         self.history[-1].update(accuracies)
         score = sum(accuracies.values()) / len(accuracies)
@@ -187,7 +180,7 @@ class TrainingState:
         """Write everything that resuming needs, atomically; of several processes the main one does."""
         best = {_BEST + name: value for name, value in self.best_weights.items()}
         content = {
-            "position": self.learner.updates.position(),
+            "position": self.learner.optimizer.position(),
             "history": self.history,
             "best": {"epoch": self.best_epoch, "score": self.best_score},
         }
@@ -292,7 +285,7 @@ def train_on_base(
         if state is not None and state.path.is_file():
             training.restore(state.path)
         if learner.processes is not None:
-            learner.processes.equalise(weights_of(learner.backbone, learner.head).values())
+            learner.processes.broadcast(weights_of(learner.backbone, learner.head).values())
         with progress.step(f"training with {recipe.loss}", total=recipe.epochs * learner.steps_per_epoch) as step:
             if training.epochs:
                 step.advance(training.epochs * learner.steps_per_epoch, "resuming where it stopped")
@@ -309,7 +302,7 @@ def train_on_base(
 
 
 def _train_epoch(training: TrainingState, step: Step) -> None:
-    """Train for one epoch; a loss that is not finite is refused before anything of the epoch is stored."""
+    """Train for one epoch; a loss or weight that is not finite is refused before anything of the epoch is stored."""
     learner, sums, note = training.learner, EpochSums(), ""
     with closing(learner.batches()) as batches:
         for samples in batches:
@@ -319,6 +312,7 @@ def _train_epoch(training: TrainingState, step: Step) -> None:
                 note = sums.note
             step.advance(note=note)
     _refuse_divergence(sums.read(), training)
+    _refuse_infinite_weights(training)
     training.history.append(sums.summary(learner, training.epochs + 1))
 
 
@@ -327,6 +321,17 @@ def _refuse_divergence(loss: float, training: TrainingState) -> None:
         recipe = training.learner.recipe
         raise StudyError(
             f"training with {recipe.loss} gave the loss {loss} in epoch {training.epochs + 1}; it should stay finite. "
+            f"Use a learning rate below {recipe.learning_rate:g}."
+        )
+
+
+def _refuse_infinite_weights(training: TrainingState) -> None:
+    """The last step of an epoch may leave weights that only the next loss would show."""
+    weights = [*training.learner.backbone.parameters(), *training.learner.head.parameters()]
+    if not torch.stack([weight.isfinite().all() for weight in weights]).all():
+        recipe = training.learner.recipe
+        raise StudyError(
+            f"training with {recipe.loss} gave weights that are infinite or NaN in epoch {training.epochs + 1}. "
             f"Use a learning rate below {recipe.learning_rate:g}."
         )
 
@@ -342,61 +347,3 @@ def _result(training: TrainingState) -> TrainingResult:
     training.restore_best()
     epoch = training.best_epoch or training.epochs
     return TrainingResult(backbone, head, training.history, epoch, last, last_head)
-
-
-_COLUMNS = ("epoch", "step", "loss", "accuracy", "images_per_second", "learning_rate")
-
-
-def write_history(path: Path, history: History) -> None:
-    """Write a row per epoch of a history to a CSV file, atomically.
-
-    Columns are epoch, step, loss, accuracy, images_per_second, learning_rate, the validation accuracies, empty where
-    the epoch was not validated, and seconds.
-    """
-    known = dict.fromkeys(name for row in history for name in row)
-    measured = [name for name in known if name not in (*_COLUMNS, "seconds")]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*_COLUMNS, *measured, "seconds"], lineterminator="\n")
-    writer.writeheader()
-    for epoch, row in enumerate(history, 1):
-        rounded = {name: f"{value:.6g}" for name, value in row.items()}
-        writer.writerow({**rounded, "epoch": epoch, "step": int(row["step"])})
-    write_atomically(path, text.getvalue().encode())
-
-
-class TensorBoardLog:
-    """Scalars of every epoch, in a folder that `tensorboard --logdir` shows."""
-
-    def __init__(self, folder: Path) -> None:
-        """Check that TensorBoard is installed, before anything is trained.
-
-        Args:
-            folder: of this training alone.
-
-        Raises:
-            StudyError: the package tensorboard is not installed.
-        """
-        try:
-            import torch.utils.tensorboard  # noqa: F401  # to see whether it can be imported
-        except ImportError as error:
-            raise StudyError(
-                "--tensorboard needs the package tensorboard. Run: pip install 'fewshot-bench[tensorboard]'"
-            ) from error
-        self.folder = folder
-        self._writer: SummaryWriter | None = None
-
-    def write(self, history: History) -> None:
-        """Write the last epoch of a history; later ones, written before a stop, are dropped."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        epoch = len(history)
-        if self._writer is None:
-            self._writer = SummaryWriter(str(self.folder), purge_step=epoch)
-        for name, value in history[-1].items():
-            self._writer.add_scalar(name, value, epoch)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._writer is not None:
-            self._writer.close()

@@ -1,4 +1,4 @@
-"""A network in training: its steps, and the gradients of a batch in whatever memory there is."""
+"""A network in training: its steps, and the gradients of a batch at once or in micro-batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fewshot_bench.training.data_parallel import Processes
 from fewshot_bench.training.optimisation import autocast
 from fewshot_bench.training.randomness import random_state, same_random_numbers, set_random_state
 from fewshot_bench.training.recipe import Recipe
-from fewshot_bench.training.updates import Updates
+from fewshot_bench.training.scheduled_optimizer import ScheduledOptimizer
 
 BatchLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """From logits [B, C], embeddings [B, D], labels [B] and image ids [B] of the same views to their mean loss."""
@@ -220,14 +220,15 @@ class Learner:
             nn.Dropout(recipe.dropout), nn.Linear(self._embedding_size(), len(split.class_sizes))
         ).to(device)
         self.steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
-        self.updates = Updates(recipe, [self.backbone, self.head], recipe.epochs * self.steps_per_epoch, device)
+        steps = recipe.epochs * self.steps_per_epoch
+        self.optimizer = ScheduledOptimizer(recipe, [self.backbone, self.head], steps, device)
         self._micro_batch = computing.micro_batch or recipe.batch_size
         self.processes = computing.processes
         if self.processes is not None:
             self._share(len(split) // self.steps_per_epoch)  # refuses batches that are too small
         self._forward = torch.compile(self.backbone) if computing.is_compiled else self.backbone
         self._network = Network(
-            self._encode, self._classify, self._loss(), self.updates.backward, list(self.backbone.buffers()), device
+            self._encode, self._classify, self._loss(), self.optimizer.backward, list(self.backbone.buffers()), device
         )
         self.backbone.train()
         self.head.train()
@@ -251,32 +252,32 @@ class Learner:
         """Two random views of each image."""
         count = len(samples.rows)
         share = None if self.processes is None else self._share(count)
-        views = two_views(samples.images, self.augmentation, share, count).to(self.device)
+        views = two_views(samples.images, self.augmentation, share=share, batch_size=count).to(self.device)
         labels, rows = samples.labels.repeat(2).to(self.device), samples.rows.repeat(2).to(self.device)
         return Batch(views, labels, rows)
 
     def learn(self, batch: Batch) -> Measured:
         """Update the weights once."""
-        self.updates.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         measured = self._gradients(batch)
         if self.processes is not None:
-            self.processes.add_gradients(self.backbone.parameters(), self.head.parameters())
-        self.updates.step()
+            self.processes.reduce_gradients(self.backbone.parameters(), self.head.parameters())
+        self.optimizer.step()
         return measured
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, moments and random numbers by name."""
         random = {f"random.{name}": value for name, value in random_state(self.device).items()}
-        return weights_of(self.backbone, self.head) | self.updates.tensors() | random
+        return weights_of(self.backbone, self.head) | self.optimizer.tensors() | random
 
     def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
-        """Continue from the `tensors` and the position of the `updates` of another learner of the same recipe.
+        """Continue from the `tensors` and the position of the `optimizer` of another learner of the same recipe.
 
         Raises:
             KeyError, RuntimeError, ValueError: they are of another training.
         """
         load_weights(self.backbone, self.head, tensors)
-        self.updates.restore(tensors, position)
+        self.optimizer.restore(tensors, position)
         set_random_state({name: tensors[f"random.{name}"] for name in random_state(self.device)}, self.device)
 
     def _gradients(self, batch: Batch) -> Measured:
@@ -287,7 +288,7 @@ class Learner:
         return in_parts(self._network, batch, self._micro_batch)
 
     def _share(self, images: int) -> Tensor:
-        """The places of this process's images in a batch."""
+        """The positions of this process's images in a batch."""
         assert self.processes is not None
         return self.processes.share(images, math.ceil(images / self._micro_batch))
 

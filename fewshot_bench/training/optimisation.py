@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
+from fewshot_bench.devices import free_bytes
 from fewshot_bench.errors import StudyError
-from fewshot_bench.training.device_memory import free_bytes
 from fewshot_bench.training.recipe import PrecisionName, Recipe
+from fewshot_bench.units import bytes_text
 
 
 def build_optimizer(recipe: Recipe, modules: Sequence[nn.Module]) -> Optimizer:
@@ -157,8 +158,8 @@ def refuse_batches_that_do_not_fit(memory: StepMemory, batch_size: int) -> None:
     if free is None or batch_size * per_image <= free:
         return
     raise StudyError(
-        f"training on batches of {batch_size:,} images in two views needs about {batch_size * per_image / 1e9:,.0f} GB;"
-        f" {free / 1e9:,.0f} GB are free on {memory.device}, and smaller parts would change the network's batch "
+        f"training on batches of {batch_size:,} images in two views needs about {bytes_text(batch_size * per_image)};"
+        f" {bytes_text(free)} are free on {memory.device}, and smaller parts would change the network's batch "
         f"normalisation. Use --base-batch {_fitting(free, per_image)} or less, --base-precision bf16, a smaller "
         "--image-size, or fewshot-bench train, which trains in smaller parts and records their size."
     )
@@ -185,8 +186,8 @@ def fitting_micro_batch(memory: StepMemory, batch_size: int) -> int:
         return batch_size
     if per_image > SHARE_OF_MEMORY * left:
         raise StudyError(
-            f"training needs about {(needed_for_weights + per_image) / 1e9:,.1f} GB for one image in two views; "
-            f"{free / 1e9:,.1f} GB are free on {memory.device}. Use a smaller --image-size or backbone."
+            f"training needs about {bytes_text(needed_for_weights + per_image)} for one image in two views; "
+            f"{bytes_text(free)} are free on {memory.device}. Use a smaller --image-size or backbone."
         )
     return min(batch_size, _power_of_two(SHARE_OF_MEMORY * left / per_image))
 

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewshot_bench.devices import device_index
 from fewshot_bench.errors import ShapeError
-from fewshot_bench.training.device_memory import device_index
 
 KEY_VERSION = 1
 GAMMA = 0x9E3779B97F4A7C15

@@ -8,7 +8,7 @@ import pytest
 import torch
 from adaptations_to_test import ADAPTATIONS
 from clustered_embeddings import as_wanted, clustered_split, drawn_episodes, support_and_query
-from synchronisation import GPU, pretended_gpu
+from synchronisation import GPU, fake_gpu
 from synchronisation import _zero_gradients as zero_gradients
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
@@ -47,7 +47,7 @@ def test_a_head_is_trained_without_waiting_but_for_one_look_at_its_last_loss(
 ) -> None:
     # On a GPU, Adam counts its steps on the CPU.
     monkeypatch.setattr("torch.autograd.backward", zero_gradients)
-    with pretended_gpu() as synchronisations:
+    with fake_gpu() as synchronisations:
         rows = len(SPLIT.embeddings)
         split = EmbeddedSplit(torch.zeros(rows, 40, device=GPU), SPLIT.images, gram=torch.zeros(rows, rows, device=GPU))
         support, query = (torch.zeros(part.shape, dtype=torch.int64, device=GPU) for part in (SUPPORT, QUERY))

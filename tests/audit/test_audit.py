@@ -79,8 +79,8 @@ def test_trials_that_end_otherwise_may_turn_a_tie_of_a_fine_tuned_network(tmp_pa
     settings = {"epochs": 1, "learning_rate": 0.001}
     folder = small_result(tmp_path, adaptations=("finetune",), episodes=2, hyper_parameters=settings)
     first = OutcomeStore(folder.parent).read(stored(folder)).loc[0, "predictions"]
-    said = np.frombuffer(first, dtype=np.uint8)
-    query = int(np.flatnonzero((said != np.repeat(np.arange(5), 15)) & (said < 3))[0])
+    predictions = np.frombuffer(first, dtype=np.uint8)
+    query = int(np.flatnonzero((predictions != np.repeat(np.arange(5), 15)) & (predictions < 3))[0])
     other = 4 if query // 15 != 4 else 3  # as wrong as before, so the counts stay
     forge(folder, [Tie(0, 0, query, other, gain=0, behind=0.0)])
     assert failures(folder, episodes=4) == []

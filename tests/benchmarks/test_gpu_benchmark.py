@@ -30,6 +30,13 @@ def _beside_the_script() -> Iterator[None]:
         yield
 
 
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_measured(tmp_path):
+    gpu = importlib.import_module("gpu")
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(SystemExit, match=r"--out .*taken cannot be written to \(.*\)\. Name another folder"):
+        gpu.main(["--device", "cpu", "--out", str(tmp_path / "taken")])
+
+
 # Time
 
 

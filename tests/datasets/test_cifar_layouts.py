@@ -228,7 +228,7 @@ def test_a_member_that_claims_to_be_huge_is_not_unpacked(tiny, tmp_path):
     noise = np.random.default_rng(0).bytes(1 << 17)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("cifar100/data/apple/huge.png", noise)
-    with pytest.raises(DatasetError, match=r"131\.1 KB; at most 65\.5 KB were expected"):
+    with pytest.raises(DatasetError, match=r"131\.1 kB; at most 65\.5 kB were expected"):
         import_dataset("cifar-fs", path)
 
 

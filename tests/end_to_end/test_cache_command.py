@@ -10,7 +10,7 @@ import torch
 
 from fewshot_bench._io.tensors import write_tensors
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.datasets.store import readable_bytes
+from fewshot_bench.units import bytes_text
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def test_a_list_says_what_size_when_and_the_total(names, home, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "embeddings called first" in lines[0]
     assert "\x1b" not in lines[0]
-    assert " KB  last used 20" in lines[0]
+    assert " kB  last used 20" in lines[0]
     total = sum(path.stat().st_size for path in (home / "cache").rglob("*.safetensors"))
-    assert lines[-1] == f"2 entries, {readable_bytes(total)} in {home / 'cache'}"
+    assert lines[-1] == f"2 entries, {bytes_text(total)} in {home / 'cache'}"
 
 
 def test_the_list_as_json_adds_up(names, capsys):

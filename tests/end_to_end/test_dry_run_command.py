@@ -92,7 +92,7 @@ def test_presets_for_a_gpu_fit_into_80_gigabytes_without_images_or_weights(folde
     assert "precision=bf16" in printed
     assert " operations)" in printed
     assert "(an estimate: operations are counted, at 4e+14 per second; nothing was timed." in printed
-    assert "80.0 GB are there" in printed
+    assert "80.0 GB on the device" in printed
     assert "timed on" not in printed
 
 
@@ -121,6 +121,7 @@ def test_a_plan_that_does_not_fit_is_a_problem_and_json_has_the_operations(folde
         (["--dry-run", "--memory", "80Gb"], "GB"),
         (["--dry-run", "--flops", "0"], "--flops takes operations per second such as 4e14, not 0"),
         (["--dry-run", "--flops", "-1"], "--flops takes operations per second"),
+        (["--dry-run", "--flops", "1e-300"], "--flops takes operations per second"),
         (["--dry-run", "--flops", "inf"], "--flops takes operations per second"),
         (["--dry-run", "--flops", "fast"], "--flops"),
         (["--base-precision", "bf17"], "'float32', 'bf16' or 'fp16'"),

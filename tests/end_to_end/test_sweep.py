@@ -15,10 +15,9 @@ from conftest import toy_split
 from fewshot_bench.cli.main import exit_code
 from fewshot_bench.cli.sweep import devices
 from fewshot_bench.datasets.store import WholeSplit, store_dataset
+from fewshot_bench.devices import free_bytes
 from fewshot_bench.report import TIMING_COLUMNS
 from fewshot_bench.study import sweep_run
-from fewshot_bench.training import device_memory
-from fewshot_bench.training.device_memory import free_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +95,7 @@ def test_processes_on_one_device_take_equal_shares_of_its_memory(folder, tmp_pat
 
 
 def test_a_process_keeps_to_its_share_of_the_memory(folder, monkeypatch):
-    monkeypatch.setattr(device_memory, "_share_of_cpu_memory", 1.0)
+    monkeypatch.setattr("fewshot_bench.devices._share_of_cpu_memory", 1.0)
     whole = free_bytes(torch.device("cpu"))
     assert exit_code([*SWEEP, "--worker", "cpu", "--memory-share", "0.01"]) == 0
     assert free_bytes(torch.device("cpu")) < whole / 2

@@ -115,7 +115,7 @@ class OneOfFour(Processes):
     def __init__(self) -> None:
         super().__init__(1, 4)
 
-    def values(self, value: Any) -> list[Any]:
+    def gather_values(self, value: Any) -> list[Any]:
         return [30, value, 40, 50]
 
 
@@ -152,21 +152,33 @@ def as_rank(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is one of four, without a store to ask."""
     for name, value in {"RANK": number, "WORLD_SIZE": 4, "LOCAL_RANK": number}.items():
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "none")
     ranks._is_first.cache_clear()
+
+
+def test_numbers_that_something_else_has_left_do_not_silence_a_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_rank(1, monkeypatch)
+    monkeypatch.delenv("MASTER_ADDR")
+    assert ranks.own_rank() is None
+    assert exit_code(["ls", "nothing"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 @pytest.mark.parametrize("command", ["run", "ls"])
 def test_other_commands_refuse_several_processes_once(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = []
+    printed = []
     for number in range(2):
         as_rank(number, monkeypatch)
         assert exit_code([command]) == 2
-        said.append(capsys.readouterr().err)
-    assert said[0].startswith(f"error: {command} was started in 4 processes; only train ")
-    assert "--checkpoint NAME" in said[0]
-    assert said[1] == ""
+        printed.append(capsys.readouterr().err)
+    assert printed[0].startswith(f"error: {command} was started in 4 processes; only train ")
+    assert "--checkpoint NAME" in printed[0]
+    assert printed[1] == ""
 
 
 def test_a_crash_after_that_of_another_process_is_silent(

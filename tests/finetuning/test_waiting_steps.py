@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from small_task import SIDE, parts, recipe, task
-from synchronisation import GPU, pretended_gpu
+from synchronisation import GPU, fake_gpu
 from test_replayed_step import RECIPES, again, trainer
 from torch import Tensor
 from waiting_operations import WaitingOperations
@@ -54,7 +54,7 @@ AUGMENTATIONS = [choose_augmentation(name, channels=3, image_size=SIDE) for name
 def test_new_views_are_made_without_waiting(augmentation: Augmentation) -> None:
     augmentation(torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8), torch.zeros(1, augmentation.numbers))  # fills tables
     normalise = Preprocessing(SIDE + 4, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
-    with pretended_gpu() as synchronisations:
+    with fake_gpu() as synchronisations:
         images = torch.zeros(2, 6, 3, SIDE, SIDE, dtype=torch.uint8, device=GPU)
         keys = EpisodeKeys(torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64, device=GPU))
         views = RedrawnViews(images, keys, augmentation, normalise, steps=3)
@@ -64,7 +64,7 @@ def test_new_views_are_made_without_waiting(augmentation: Augmentation) -> None:
 
 
 def test_kept_views_are_drawn_without_waiting() -> None:
-    with pretended_gpu() as synchronisations:
+    with fake_gpu() as synchronisations:
         keys = EpisodeKeys(torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64, device=GPU))
         pool = torch.zeros(2, 8, 6, 5, device=GPU)
         chosen: Tensor = torch.zeros(2, 4, dtype=torch.int64, device=GPU)

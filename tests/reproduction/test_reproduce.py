@@ -186,7 +186,7 @@ def test_other_versions_and_hardware_are_named_and_explain_a_tie(cell):
 def test_where_a_trial_chooses_the_batches_a_tie_is_explained_on_the_same_machine_too(cell, monkeypatch):
     with_part(cell, 0, another_prediction)
     assert again(cell).explanation.startswith("by the same versions on the same kind of machine")
-    monkeypatch.setattr("fewshot_bench.backbones.embedding_pace._FEWEST", 0)  # as with a split of thousands of images
+    monkeypatch.setattr("fewshot_bench.backbones.embedding_tuner._FEWEST", 0)  # as with a split of thousands of images
     assert again(cell).explanation.startswith("ties, ")
 
 

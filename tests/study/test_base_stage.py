@@ -1,4 +1,4 @@
-"""A base stage is trained once, in whatever memory there is, and resumes after a stop."""
+"""A base stage is trained once, in the memory there is, and resumes after a stop."""
 
 from __future__ import annotations
 

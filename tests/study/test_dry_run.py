@@ -15,7 +15,7 @@ from fewshot_bench.errors import DatasetError
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.study import Study, StudyPlan, run_plan, run_study
 from fewshot_bench.study.dry_run import estimate
-from fewshot_bench.study.estimates import outcome_bytes, part_bytes
+from fewshot_bench.study.estimates import Machine, outcome_bytes, part_bytes
 
 UNTRAINED = {"adaptations": ("centroid", "logistic"), "hyper_parameters": {}}
 TRAINED = {"adaptations": ("centroid",), "hyper_parameters": {}, "base_losses": ("ce",), "base_epochs": 1}
@@ -169,6 +169,18 @@ def test_a_batch_that_does_not_fit_is_found_without_training(tmp_path, monkeypat
     monkeypatch.setattr("fewshot_bench.training.optimisation.free_bytes", lambda _: 1 << 20)
     ahead = estimate(plan_of(tmp_path, TRAINED | {"base_batch": 32}))
     assert "training on batches of 32 images in two views needs about" in ahead.missing[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", [None, Machine(memory=80_000_000_000, flops=1e12)])
+def test_features_that_are_roots_are_tried_on_embeddings_as_the_network_gives_them(tmp_path, machine):
+    roots = {"adaptations": ("pt-map",), "hyper_parameters": {}}
+    ahead = estimate(plan_of(tmp_path, roots), machine=machine)
+    assert ahead.missing == []
+    assert ahead.is_whole
+    negative = roots | {"backbone": "timm:test_vit.r160_in1k", "image_size": 32}
+    (problem,) = estimate(plan_of(tmp_path, negative), machine=machine).missing
+    assert "power features are roots" in problem
 
 
 def test_outcomes_take_no_more_than_was_said(tmp_path):

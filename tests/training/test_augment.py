@@ -15,7 +15,7 @@ from fewshot_bench.errors import ShapeError
 from fewshot_bench.training import choose_augmentation, seeded_randomness, two_views
 from fewshot_bench.training.augmentation import RandomAffine
 from fewshot_bench.training.autoaugment import AutoAugment
-from fewshot_bench.training.policies import CIFAR10_POLICY, IMAGENET_POLICY
+from fewshot_bench.training.autoaugment_policies import CIFAR10_POLICY, IMAGENET_POLICY
 
 
 def batch(channels: int, size: int = 28, count: int = 6) -> Tensor:

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from fewshot_bench.training import autoaugment as module
 from fewshot_bench.training.autoaugment import AutoAugment, crop_and_flip, grouped
-from fewshot_bench.training.policies import CIFAR10_POLICY, IMAGENET_POLICY, Policy, is_signed
+from fewshot_bench.training.autoaugment_policies import CIFAR10_POLICY, IMAGENET_POLICY, Policy, is_signed
 
 POLICIES = {32: v2.AutoAugmentPolicy.CIFAR10, 84: v2.AutoAugmentPolicy.IMAGENET}
 

@@ -28,6 +28,7 @@ from fewshot_bench.training import (
     scratch_recipe,
     train_on_base,
 )
+from fewshot_bench.training.scheduled_optimizer import ScheduledOptimizer
 
 
 @pytest.mark.slow
@@ -156,6 +157,20 @@ def test_a_loss_that_is_not_finite_is_refused_before_anything_of_its_epoch_is_st
     assert histories == [1]
     tensors, _ = load_checkpoint(state.path, "training state")
     assert all(value.isfinite().all() for value in tensors.values())
+
+
+def test_weights_that_the_last_step_of_an_epoch_spoils_are_refused_before_they_are_stored(tmp_path: Path) -> None:
+    def spoil(self: ScheduledOptimizer) -> None:
+        next(iter(self.optimizer.param_groups[0]["params"])).data.fill_(torch.nan)
+
+    state = StateFile(path=tmp_path / "state.safetensors")
+    recipe = scratch_recipe("ce", epochs=1, batch_size=1000)
+    with (
+        mock.patch.object(ScheduledOptimizer, "step", spoil),
+        pytest.raises(StudyError, match=r"weights that are infinite or NaN in epoch 1\. Use a learning rate below"),
+    ):
+        train_on_base(conv4(), bars(), recipe, normalise=normalise, state=state)
+    assert not state.path.exists()
 
 
 def test_losses_are_read_once_a_second_and_at_the_end_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def learnt(processes: Processes | None, kind: str, is_compiled: bool = False) ->
         drawn = torch.rand(3)
     (embeddings @ embeddings.T).sigmoid().square().sum().backward()
     if processes is not None:
-        processes.add_gradients(module.parameters(), [])
+        processes.reduce_gradients(module.parameters(), [])
     gradients = {f"gradient {name}": p.grad for name, p in module.named_parameters() if p.grad is not None}
     return {"embeddings": embeddings.detach(), "drawn": drawn, **gradients, **module.state_dict()}
 
@@ -115,7 +115,7 @@ def overflowing(processes: Processes) -> dict[str, Tensor]:
     weight, scaler = nn.Parameter(torch.ones(3)), torch.amp.GradScaler("cpu", init_scale=4.0)
     optimizer = torch.optim.SGD([weight], lr=1.0)
     scaler.scale((weight * (torch.inf if processes.rank == 1 else 1.0)).sum()).backward()
-    processes.add_gradients([weight], [])
+    processes.reduce_gradients([weight], [])
     scaler.step(optimizer)
     scaler.update()
     return {"weight": weight.detach(), "scale": torch.tensor(scaler.get_scale())}

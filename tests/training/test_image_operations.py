@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from fewshot_bench.training.autoaugment import apply
-from fewshot_bench.training.policies import (
+from fewshot_bench.training.autoaugment_policies import (
     CIFAR10_POLICY,
     IMAGENET_POLICY,
     Operation,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fewshot_bench.training.fit import write_history
+from fewshot_bench.training.history import write_history
 
 FIRST = {"step": 3.0, "loss": 1.5, "accuracy": 0.25, "images_per_second": 1234.5678, "learning_rate": 1e-3}
 HISTORY = [{**FIRST, "seconds": 2.0}, {**FIRST, "step": 6.0, "seconds": 2.5, "validation_1shot": 0.5}]

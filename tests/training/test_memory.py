@@ -64,7 +64,7 @@ def test_the_micro_batch_is_what_fits_beside_the_weights(monkeypatch):
     assert fits(100, 101) == 64
     assert fits(1, 101) == 1
     assert fits(64.5, 65) == 64
-    with pytest.raises(StudyError, match=r"GB for one image in two views; .* smaller --image-size"):
+    with pytest.raises(StudyError, match=r"B for one image in two views; .* smaller --image-size"):
         fits(0.5, 101)
     monkeypatch.setattr(optimisation, "free_bytes", lambda device: None)
     assert fitting_micro_batch(StepMemory.measured(network, IMAGES), 10**12) == 10**12

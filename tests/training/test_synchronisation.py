@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from bars import SIZE, bars, conv4, small_recipe
-from synchronisation import GPU, pretended_gpu
+from synchronisation import GPU, fake_gpu
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
@@ -18,9 +18,9 @@ from fewshot_bench.backbones.backbone import Preprocessing
 from fewshot_bench.devices import to_device
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.training import Computing
+from fewshot_bench.training.autoaugment_policies import CIFAR10_POLICY, STEPS, table_of
 from fewshot_bench.training.data_parallel import Processes
 from fewshot_bench.training.learner import Learner
-from fewshot_bench.training.policies import CIFAR10_POLICY, STEPS, table_of
 
 
 def places(
@@ -31,7 +31,7 @@ def places(
     normalise = Preprocessing(SIZE, (0.5,) * channels, (0.2,) * channels)
     for step in range(STEPS):
         table_of(CIFAR10_POLICY, step, SIZE, SIZE)  # kept by the process, so not to be made of tensors without values
-    with pretended_gpu() as waits:
+    with fake_gpu() as waits:
         computing = Computing(micro_batch=micro_batch, processes=processes)
         learner = Learner(conv4(channels), split, recipe, normalise, GPU, computing)
         waits.places.clear()
@@ -82,8 +82,8 @@ def test_no_step_of_several_processes_waits(
 
 
 def waits_in(action: Callable[[], object]) -> list[str]:
-    """Where it waits; it may end in the attempt to read a value that the pretended GPU does not have."""
-    with pretended_gpu() as waits, suppress(DataDependentOutputException, DynamicOutputShapeException):
+    """Where it waits; it may end in the attempt to read a value that the fake GPU does not have."""
+    with fake_gpu() as waits, suppress(DataDependentOutputException, DynamicOutputShapeException):
         action()
     return waits.places
 

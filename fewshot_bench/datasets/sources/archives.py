@@ -25,8 +25,9 @@ from typing import IO, Any, Generic, NoReturn, TypeVar, cast
 
 from fewshot_bench._io.locations import datasets_folder
 from fewshot_bench.datasets.sources.tree import FileTree, clutter_in
-from fewshot_bench.datasets.store import check_disk_space, readable_bytes
+from fewshot_bench.datasets.store import check_disk_space
 from fewshot_bench.errors import DatasetError
+from fewshot_bench.units import bytes_text
 
 Member = TypeVar("Member")
 _MOST_MEMBERS = 20_000_000
@@ -298,7 +299,7 @@ def _decompress(stream: IO[bytes], plain: IO[bytes], path: Path) -> None:
         written += len(block)
         if written > _FIRST_BYTES_OF_TAR and written > _LARGEST_RATIO * packed:
             raise DatasetError(
-                f"{path} unpacks to {readable_bytes(written)} and more from {readable_bytes(packed)}: an archive bomb. "
+                f"{path} unpacks to {bytes_text(written)} and more from {bytes_text(packed)}: an archive bomb. "
                 "It is not read."
             )
         if written % (1 << 28) < len(block):
@@ -362,7 +363,7 @@ class ZipTree(ArchiveTree[zipfile.ZipInfo]):
                 raise DatasetError(f"{path} holds members that overlap: an archive bomb. It is not read.")
             if total > _FIRST_BYTES_OF_ZIP and total > _LARGEST_RATIO * packed:
                 raise DatasetError(
-                    f"{path} claims to unpack to {readable_bytes(total)} and more from {readable_bytes(packed)}: "
+                    f"{path} claims to unpack to {bytes_text(total)} and more from {bytes_text(packed)}: "
                     "an archive bomb. It is not read."
                 )
             yield name, member

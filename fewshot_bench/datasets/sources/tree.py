@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from fewshot_bench.datasets.store import readable_bytes
 from fewshot_bench.errors import DatasetError
+from fewshot_bench.units import bytes_text
 
 LARGEST_IMAGE_FILE = 64 << 20
 """Bytes; the largest of ImageNet has 15 MB."""
@@ -86,7 +86,7 @@ class FileTree(ABC):
         size = self.size(file)
         if size > limit:
             raise DatasetError(
-                f"{file} in {self.path} is {readable_bytes(size)}; at most {readable_bytes(limit)} were expected."
+                f"{file} in {self.path} is {bytes_text(size)}; at most {bytes_text(limit)} were expected."
             )
         return self._read(file)
 

@@ -1,4 +1,4 @@
-"""From the gradients of a step to new weights: optimiser, loss scaling and schedule."""
+"""The optimiser of a training with its learning-rate schedule and loss scaling."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fewshot_bench.training.optimisation import (
 from fewshot_bench.training.recipe import Recipe
 
 
-class Updates:
-    """The optimiser, loss scaling and schedule of a training.
+class ScheduledOptimizer:
+    """The optimiser of a training with its learning-rate schedule and loss scaling.
 
-    A step that fp16 skips because its scale was too large does not count for the schedule. On a GPU the host would have
-    to wait to know of it, so the steps that count are counted there, where a table gives the learning rate of each;
-    the host's schedule follows when it is asked. Counting skipped steps too, as others do, would be simpler, but a
-    GPU would follow another schedule than a CPU.
+    A step that fp16 skips because of an overflow does not count for the schedule. To learn of it the host would wait
+    for the GPU, so steps are counted on the GPU, where a table gives the learning rate of each; the host's schedule
+    follows when it is read. Counting skipped steps too, as others do, would be simpler, but a GPU would follow another
+    schedule than a CPU.
 
     Args:
         recipe: optimiser, schedule, precision.
@@ -41,10 +41,14 @@ class Updates:
         self._on_device: _RatesOnDevice | None = None
         scheduled = self.optimizer
         if self.scaler.is_enabled() and _is_asynchronous(device):
-            scheduled = _stand_in(self.optimizer)
+            scheduled = _empty_optimizer(self.optimizer)
             self._on_device = _RatesOnDevice(_all_rates(recipe, self.optimizer, steps), device)
         self.schedule = build_schedule(recipe, scheduled, steps)
         self._set_rates()
+
+    def zero_grad(self) -> None:
+        """Drop the gradients of the last step."""
+        self.optimizer.zero_grad(set_to_none=True)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those of the parameters, scaled if the precision needs it."""
@@ -128,9 +132,9 @@ class _RatesOnDevice:
         scale: Tensor = scaler.scale(self._one)
         return scale
 
-    def count(self, is_counted: Tensor) -> None:
-        """Move on by a step, if it counted."""
-        self._counted += is_counted
+    def count(self, was_taken: Tensor) -> None:
+        """Count a step that was not skipped."""
+        self._counted += was_taken
         self.rate.copy_(self._rates.index_select(0, self._counted).squeeze())
 
     def counted(self) -> int:
@@ -147,19 +151,19 @@ def _is_asynchronous(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _stand_in(optimizer: Optimizer) -> Optimizer:
-    """An optimiser of nothing with as many groups, for a schedule to act on."""
+def _empty_optimizer(optimizer: Optimizer) -> Optimizer:
+    """An optimiser of unused weights with as many groups, for a schedule to act on."""
     groups = [{"params": [torch.zeros(1)], "lr": group["lr"]} for group in optimizer.param_groups]
     return SGD(groups, lr=groups[0]["lr"])
 
 
 def _all_rates(recipe: Recipe, optimizer: Optimizer, steps: int) -> list[float]:
     """The learning rate after each number of steps, from 0."""
-    stand_in = _stand_in(optimizer)
-    schedule = build_schedule(recipe, stand_in, steps)
-    rates = [float(stand_in.param_groups[0]["lr"])]
+    unused = _empty_optimizer(optimizer)
+    schedule = build_schedule(recipe, unused, steps)
+    rates = [float(unused.param_groups[0]["lr"])]
     for _ in range(steps):
-        stand_in.step()
+        unused.step()
         schedule.step()
-        rates.append(float(stand_in.param_groups[0]["lr"]))
+        rates.append(float(unused.param_groups[0]["lr"]))
     return rates

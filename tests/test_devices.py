@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewshot_bench.training import device_memory
-from fewshot_bench.training.device_memory import free_bytes, is_out_of_memory, limit_to_share
+from fewshot_bench import devices
+from fewshot_bench.devices import float32_settings, free_bytes, is_out_of_memory, limit_to_share
 
 GB = 1 << 30
 CPU = torch.device("cpu")
@@ -102,8 +102,8 @@ def system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
         "_OWN_CGROUPS": "own_cgroups",
         "_CGROUPS": "cgroups",
     }.items():
-        monkeypatch.setattr(device_memory, name, tmp_path / file)
-    monkeypatch.setattr(device_memory, "_share_of_cpu_memory", 1.0)
+        monkeypatch.setattr(devices, name, tmp_path / file)
+    monkeypatch.setattr(devices, "_share_of_cpu_memory", 1.0)
     (tmp_path / "meminfo").write_text(f"MemTotal: {256 * 2**20} kB\nMemAvailable: {200 * 2**20} kB\nHugePages: 0\n")
     return tmp_path
 
@@ -150,6 +150,18 @@ def test_the_first_version_of_control_groups_counts(system):
     assert free_bytes(CPU) == 6 * GB
     group(system / "cgroups" / "memory" / "docker" / "abc", version=1, **{**inside, "limit": 4 * GB})
     assert free_bytes(CPU) == 2 * GB
+
+
+def test_a_group_of_several_controllers_counts(system):
+    (system / "own_cgroups").write_text("4:cpu,memory:/\n")
+    group(system / "cgroups" / "memory", version=1, limit=8 * GB, used=3 * GB, inactive=GB, active=0)
+    assert free_bytes(CPU) == 6 * GB
+
+
+def test_files_that_cannot_be_read_limit_nothing(system):
+    (system / "own_cgroups").write_text("\nnonsense\n0::/\n")
+    group(system / "cgroups", version=2, limit="lots", used=0, inactive=0, active=0)
+    assert free_bytes(CPU) == 200 * GB
 
 
 def test_a_group_without_a_limit_leaves_all(system):
@@ -208,7 +220,7 @@ def test_what_is_out_of_memory_and_what_is_not() -> None:
 @pytest.mark.slow
 def test_the_peak_of_a_process_grows_with_what_it_touches() -> None:
     program = (
-        "import numpy, torch; from fewshot_bench.training.device_memory import peak_bytes; "
+        "import numpy, torch; from fewshot_bench.devices import peak_bytes; "
         "cpu = torch.device('cpu'); before = peak_bytes(cpu); numpy.ones(300_000_000, dtype=numpy.uint8); "
         "print(before, peak_bytes(cpu))"
     )
@@ -216,3 +228,33 @@ def test_the_peak_of_a_process_grows_with_what_it_touches() -> None:
     before, after = (int(number) for number in printed.split())
     assert before > 10_000_000
     assert 200_000_000 < after - before < 400_000_000
+
+
+def test_the_default_settings_are_those_in_the_keys_of_cached_embeddings():
+    is_older = not hasattr(torch.backends.cuda.matmul, "fp32_precision")
+    assert float32_settings(CPU) == (["highest"] if is_older else ["highest", "none", "none"])
+    assert float32_settings(torch.device("cuda")) == (["highest", "True"] if is_older else ["highest", "tf32", "none"])
+
+
+OLDER = 'torch.backends.cudnn.allow_tf32 = False; torch.set_float32_matmul_precision("high")'
+PRESENT = 'torch.backends.cudnn.conv.fp32_precision = "ieee"; torch.backends.cuda.matmul.fp32_precision = "tf32"'
+FOR_ALL = 'torch.backends.fp32_precision = "tf32"'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("settings", "uses"), [("", (1, 0)), (OLDER, (0, 1)), (PRESENT, (0, 1)), (FOR_ALL, (1, 1))])
+def test_tf32_is_read_switched_off_and_restored_by_whichever_interface_a_user_has_set_it(settings, uses):
+    if "fp32_precision" in settings and not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("torch before 2.9")
+    script = f"""
+import torch
+from fewshot_bench.devices import float32_settings, full_float32_products, tf32_on
+{settings}
+gpu, cpu = torch.device("cuda"), torch.device("cpu")
+before = float32_settings(gpu), float32_settings(cpu)
+assert tf32_on(gpu) == {uses} and tf32_on(cpu) == (False, False), tf32_on(gpu)
+with full_float32_products():
+    assert tf32_on(gpu) == (False, False)
+assert (float32_settings(gpu), float32_settings(cpu)) == before
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

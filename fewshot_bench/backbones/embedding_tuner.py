@@ -38,15 +38,15 @@ BLOCK = 256
 """Images that are read together."""
 _CPU_SIZES, _GPU_SIZES = (16, 64), (1024,)
 _FEWEST = 4096
-"""Images of the smallest split whose pace may change."""
+"""Images of the smallest split that is tuned."""
 _LONG = 20.0
-"""Seconds from which on the rest is worth a trial of batch sizes."""
+"""Seconds of embedding left that are worth a trial of batch sizes."""
 _SHARE = 16
-"""A trial embeds at most one image for so many that are left."""
+"""A trial embeds at most one of so many images left."""
 _FIRST_SECONDS, _SECONDS_PER_LAYER, _USUAL_GAIN = 20.0, 0.15, 1.4
 """What compiling takes and gains where it was never tried: EfficientNet-Lite0, 215 layers, takes 30 to 100 s."""
 _MARGIN = 1.25
-"""Compiling should save so many times what it takes."""
+"""Compiling should save this multiple of the time it takes."""
 _WORTHWHILE = 1.05
 _AGREEMENT = 1e-4
 """Relative difference of compiled embeddings from others, at most; rounding gives 1e-6."""
@@ -63,8 +63,8 @@ def default_batch_size(image_size: int, device: str) -> int:
     return BLOCK
 
 
-def has_fixed_pace(images: int) -> bool:
-    """Whether so many images are always embedded in the default way, so that a machine repeats every bit."""
+def is_never_tuned(images: int) -> bool:
+    """Whether a split of that many images is embedded in the default way, so that a machine repeats every bit."""
     return images < _FEWEST
 
 
@@ -76,12 +76,12 @@ class _Compiling:
     gain: float
 
     def pays_for(self, seconds: float) -> bool:
-        """Whether it makes so many seconds of embedding clearly shorter."""
+        """Whether it clearly shortens that many seconds of embedding."""
         return self.gain > _WORTHWHILE and seconds * (1 - 1 / self.gain) > _MARGIN * self.seconds
 
 
-class Pace:
-    """The batch size and the forward pass with which images are embedded, improved while many are left.
+class EmbeddingTuner:
+    """Tunes the batch size and the forward pass while many images are left to be embedded.
 
     Attributes:
         batch_size: images at once.
@@ -97,7 +97,7 @@ class Pace:
         identity: Mapping[str, str],
         progress: Progress,
     ) -> None:
-        """Start in the default way.
+        """Start with the default batch size, uncompiled.
 
         Args:
             network: in evaluation mode, on the device.
@@ -115,8 +115,8 @@ class Pace:
         self._may_compile = self._device.type == "cpu" and set(identity) == {"layers"} and can_compile()
         self._steps = [self._choose_batch_size, self._compile_if_it_pays]
 
-    def improve(self, images: Tensor, left: int, seconds: float) -> None:
-        """Take the next step after a block of images.
+    def tune(self, images: Tensor, left: int, seconds: float) -> None:
+        """Choose the batch size after the first block of images, and whether to compile after the second.
 
         Args:
             images: the block, uint8 [B, C, H, W].
@@ -132,8 +132,8 @@ class Pace:
         count = max(sizes)
         if seconds_left < _LONG or left < _SHARE * 2 * len(sizes) * count:
             return
-        some = images[torch.arange(count) % len(images)]
-        runs = {str(size): lambda size=size: self._run(some, size, self.forward) for size in sizes}
+        repeated = images[torch.arange(count) % len(images)]
+        runs = {str(size): lambda size=size: self._run(repeated, size, self.forward) for size in sizes}
         trial = Trial(f"batch size of {self._key}", runs)
         self.batch_size = int(choose([trial], self._device)[trial.key])
 
@@ -166,7 +166,7 @@ class Pace:
                 # One graph for one shape: a network that needs more gains little, and a second shape compiles again.
                 compiled: Forward = torch.compile(network, fullgraph=True, dynamic=False)
                 given = self._embed(images[:batch_size], compiled)
-        except Exception:  # whatever the compiler meets: without it the network runs as before
+        except Exception:  # of the compiler: the network runs uncompiled
             _LOG.debug("%s is not compiled", type(network).__name__, exc_info=True)
             return None
         seconds = time.perf_counter() - began
@@ -232,7 +232,7 @@ def _own_compiler_cache() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of the compiler, such as that there is no GPU."""
+    """Silence the warnings of the compiler, such as that a GPU is missing."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""What a plan takes on a machine that is not this one: memory judged, and operations counted, without running it.
+"""The cost of a plan on another machine: its memory and operations, counted without running it.
 
 Operations are those of matrix products, convolutions and attention, two for each multiplication and addition. Networks
 are followed with tensors that have a shape and no content, so that a large one costs a second.
@@ -31,20 +31,13 @@ from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study.base_stage import four_inputs, micro_batch_or_problem
-from fewshot_bench.study.estimates import (
-    ChunkTime,
-    Estimated,
-    Machine,
-    MeasuredBuilder,
-    Measurements,
-    TrainingNeeds,
-    View,
-    network_key,
-)
+from fewshot_bench.study.estimates import Estimated, Machine
+from fewshot_bench.study.measurements import ChunkTime, MeasuredBuilder, Measurements, TrainingNeeds, View, network_key
 from fewshot_bench.study.resolved import ResolvedStudy
 from fewshot_bench.training import Recipe, StepMemory, batch_norms
 from fewshot_bench.training.optimisation import SHARE_OF_MEMORY, VIEWS, autocast, kept_bytes, training_bytes
 from fewshot_bench.training.recipe import PrecisionName
+from fewshot_bench.units import bytes_text
 
 _CPU = torch.device("cpu")
 _EMBEDDED_AT_ONCE = 256
@@ -123,7 +116,7 @@ def _note_size(sizes: list[int], module: nn.Module, inputs: Any, output: Any) ->
     sizes.append(sum(value.nbytes for value in (*inputs, output) if isinstance(value, Tensor)))
 
 
-class Counts(Measurements):
+class CostModel(Measurements):
     """Counts what the studies of a plan need on another machine, each kind once; nothing is timed."""
 
     def __init__(self, machine: Machine) -> None:
@@ -195,8 +188,8 @@ class Counts(Measurements):
             at_once = min(at_once, int(_SHARE_FOR_EPISODES * self.machine.memory / memory))
         if at_once < 1:
             raise StudyError(
-                f"one {protocol.way}-way {protocol.shot}-shot episode needs about {memory / 1e9:,.1f} GB. Use --tune "
-                "last:N, --precision bf16, a smaller --image-size, or --set batch_size=N."
+                f"one {protocol.way}-way {protocol.shot}-shot episode needs about {bytes_text(memory)}. Use "
+                "--tune last:N, --precision bf16, a smaller --image-size, or --set batch_size=N."
             )
         at_once = min(at_once, protocol.episodes)
         estimated = replace(self._estimated(operations), memory=int(at_once * memory))
@@ -216,7 +209,7 @@ def _cut(dataset: Dataset, per_class: int) -> Dataset:
 
 
 class _FineTuning:
-    """Counts fine-tuning: a step on one image and on two, in two views, tells what each image more takes."""
+    """Counts fine-tuning: steps on one image and on two, in two views each, give the cost of each further image."""
 
     def __init__(self, method: Finetune, backbone: Backbone, split: ImageSplit) -> None:
         self.method = method
@@ -259,7 +252,7 @@ class _FineTuning:
 def _line(
     step: Callable[[Tensor], None], memory: Callable[[Tensor], float], inputs: Callable[[int], Tensor]
 ) -> tuple[float, float, float]:
-    """Operations and bytes that one input more takes, and bytes without inputs; measured on two and on four."""
+    """Operations and bytes of each further input, and bytes without inputs; measured on two and on four."""
     with torch.enable_grad():
         operations = [_operations(partial(step, inputs(count))) for count in (2, 4)]
         sizes = [memory(inputs(count)) for count in (2, 4)]

@@ -15,7 +15,7 @@ from conftest import toy_split
 from fewshot_bench._io.locations import caching_in
 from fewshot_bench.adaptation import ADAPTATIONS, EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, create_backbone, embed
-from fewshot_bench.backbones import embedding_pace as pace
+from fewshot_bench.backbones import embedding_tuner as tuner
 from fewshot_bench.cache import kept_text
 from fewshot_bench.datasets import import_dataset, open_dataset
 from fewshot_bench.datasets.dataset import ImageSplit, split_fingerprint
@@ -42,11 +42,11 @@ def backbone() -> Backbone:
 @pytest.fixture
 def long(monkeypatch):
     """Every embedding counts as long, in blocks of 32 images."""
-    monkeypatch.setattr(pace, "_FEWEST", 0)
-    monkeypatch.setattr(pace, "_LONG", 0.0)
-    monkeypatch.setattr(pace, "_SHARE", 0)
+    monkeypatch.setattr(tuner, "_FEWEST", 0)
+    monkeypatch.setattr(tuner, "_LONG", 0.0)
+    monkeypatch.setattr(tuner, "_SHARE", 0)
     monkeypatch.setattr("fewshot_bench.backbones.embedding.BLOCK", 32)
-    monkeypatch.setattr(pace, "can_compile", lambda: False)
+    monkeypatch.setattr(tuner, "can_compile", lambda: False)
 
 
 @pytest.fixture
@@ -59,10 +59,10 @@ def compiling(long, monkeypatch):
         compiled.append(network)
         return lambda pixels: network(pixels) * (1 + 1e-6)
 
-    monkeypatch.setattr(pace, "_MARGIN", -1.0)
-    monkeypatch.setattr(pace, "_WORTHWHILE", 0.0)
-    monkeypatch.setattr(pace, "can_compile", lambda: True)
-    monkeypatch.setattr(pace, "choose", lambda trials, device: {trial.key: "16" for trial in trials})
+    monkeypatch.setattr(tuner, "_MARGIN", -1.0)
+    monkeypatch.setattr(tuner, "_WORTHWHILE", 0.0)
+    monkeypatch.setattr(tuner, "can_compile", lambda: True)
+    monkeypatch.setattr(tuner, "choose", lambda trials, device: {trial.key: "16" for trial in trials})
     monkeypatch.setattr(torch, "compile", stand_in)
     return compiled
 
@@ -75,24 +75,24 @@ def kept_measurements(home) -> dict[str, str]:
 
 @pytest.mark.parametrize("images", [192, pytest.param(4095, marks=pytest.mark.slow)])
 def test_a_small_split_is_embedded_in_the_default_way(monkeypatch, images):
-    monkeypatch.setattr(pace, "_LONG", 0.0)
-    monkeypatch.setattr(pace, "choose", None)  # a trial would fail
+    monkeypatch.setattr(tuner, "_LONG", 0.0)
+    monkeypatch.setattr(tuner, "choose", None)  # a trial would fail
     split = toy_split(classes=1, images=images, size=4)
     embed(split, backbone())
-    assert pace.has_fixed_pace(images)
+    assert tuner.is_never_tuned(images)
 
 
 def test_embeddings_that_take_a_moment_are_embedded_in_the_default_way(monkeypatch):
-    monkeypatch.setattr(pace, "_FEWEST", 0)
-    monkeypatch.setattr(pace, "_SHARE", 0)
-    monkeypatch.setattr(pace, "choose", None)
+    monkeypatch.setattr(tuner, "_FEWEST", 0)
+    monkeypatch.setattr(tuner, "_SHARE", 0)
+    monkeypatch.setattr(tuner, "choose", None)
     monkeypatch.setattr(torch, "compile", None)
     embed(toy_split(), backbone())
 
 
 @pytest.mark.parametrize("options", [{"use_cache": False}, {"batch_size": 7}])
 def test_what_is_not_kept_or_has_a_batch_size_is_not_tried(long, monkeypatch, options):
-    monkeypatch.setattr(pace, "choose", None)
+    monkeypatch.setattr(tuner, "choose", None)
     embed(toy_split(), backbone(), **options)
 
 
@@ -105,7 +105,7 @@ def test_the_batch_size_of_the_trial_is_used_after_the_first_block(long, monkeyp
         assert list(trial.candidates) == ["256", "128", "16", "64"]
         return {trial.key: "16"}
 
-    monkeypatch.setattr(pace, "choose", choose)
+    monkeypatch.setattr(tuner, "choose", choose)
     split, tried = toy_split(images=8), backbone()
     sizes = counted(tried.network)
     embeddings = embed(split, tried)
@@ -130,7 +130,7 @@ def test_a_batch_that_needs_too_much_memory_is_not_chosen(long):
 def test_the_choice_is_no_part_of_the_key(long, monkeypatch):
     split = toy_split()
     embed(split, backbone())
-    monkeypatch.setattr(pace, "_FEWEST", 1 << 30)
+    monkeypatch.setattr(tuner, "_FEWEST", 1 << 30)
     again = backbone()
     sizes = counted(again.network)
     embed(split, again)
@@ -192,8 +192,8 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(compiling, monkeypatch,
 
 
 def test_a_network_that_gains_nothing_is_not_compiled_again(compiling, monkeypatch):
-    monkeypatch.setattr(pace, "_WORTHWHILE", 1e9)
-    monkeypatch.setattr(pace, "_USUAL_GAIN", 1e10)
+    monkeypatch.setattr(tuner, "_WORTHWHILE", 1e9)
+    monkeypatch.setattr(tuner, "_USUAL_GAIN", 1e10)
     split = toy_split()
     assert (embed(split, backbone()) == embed(split, backbone(), use_cache=False)).all()
     assert len(compiling) == 1
@@ -204,14 +204,14 @@ def test_a_network_that_gains_nothing_is_not_compiled_again(compiling, monkeypat
 @pytest.mark.parametrize("variable", ["TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"])
 def test_the_switches_of_torch_switch_compiling_off(monkeypatch, variable):
     monkeypatch.setenv("CXX", shutil.which("true") or "true")
-    assert pace.can_compile()
+    assert tuner.can_compile()
     monkeypatch.setenv(variable, "1")
-    assert not pace.can_compile()
+    assert not tuner.can_compile()
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch):
     monkeypatch.setenv("CXX", "/nonexistent/g++")
-    assert not pace.can_compile()
+    assert not tuner.can_compile()
 
 
 def test_the_user_s_own_network_is_never_compiled(compiling):
@@ -228,17 +228,17 @@ def test_the_user_s_own_network_is_never_compiled(compiling):
     [(30, 1.4, 60, False), (30, 1.4, 200, True), (30, 1.0, 1e6, False), (10, 1.4, 60, True), (30, 0.8, 1e6, False)],
 )
 def test_compiling_pays_where_it_saves_more_than_it_takes(seconds, gain, left, pays):
-    assert pace._Compiling(seconds, gain).pays_for(left) is pays
+    assert tuner._Compiling(seconds, gain).pays_for(left) is pays
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "[1]", "{}", '["a", "b"]', "[1, 2"])
 def test_a_damaged_measurement_counts_as_none(monkeypatch, text):
-    monkeypatch.setattr(pace, "kept_text", lambda key, device: text)
-    assert pace._kept("anything", CPU) is None
+    monkeypatch.setattr(tuner, "kept_text", lambda key, device: text)
+    assert tuner._kept("anything", CPU) is None
 
 
 def test_computing_everything_again_repeats_the_choices_of_this_machine(tmp_path):
-    pace.keep_text("compiling something", "[1, 2]", CPU)
+    tuner.keep_text("compiling something", "[1, 2]", CPU)
     with caching_in(tmp_path / "empty"):
         assert kept_text("compiling something", CPU) == "[1, 2]"
 
@@ -254,10 +254,10 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++:
 def compiles(long, monkeypatch):
     """Compiling always pays, by the real compiler."""
     monkeypatch.setattr("fewshot_bench.backbones.embedding.BLOCK", 64)
-    monkeypatch.setattr(pace, "choose", lambda trials, device: {trial.key: "16" for trial in trials})
-    monkeypatch.setattr(pace, "can_compile", lambda: True)
-    monkeypatch.setattr(pace, "_MARGIN", -1.0)
-    monkeypatch.setattr(pace, "_WORTHWHILE", 0.0)
+    monkeypatch.setattr(tuner, "choose", lambda trials, device: {trial.key: "16" for trial in trials})
+    monkeypatch.setattr(tuner, "can_compile", lambda: True)
+    monkeypatch.setattr(tuner, "_MARGIN", -1.0)
+    monkeypatch.setattr(tuner, "_WORTHWHILE", 0.0)
 
 
 def flips(split: ImageSplit, plain: np.ndarray, compiled: np.ndarray) -> int:

@@ -17,7 +17,7 @@ from fewshot_bench.datasets.catalogue import BENCHMARKS, is_stand_in, stand_in_d
 from fewshot_bench.engine.engine import Chunk, LocalEngine
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study import StudyPlan
-from fewshot_bench.study.counting import Counts, NetworkCost, network_cost
+from fewshot_bench.study.cost_model import CostModel, NetworkCost, network_cost
 from fewshot_bench.study.dry_run import estimate
 from fewshot_bench.study.estimates import Estimates, Machine, WorkEstimate
 from fewshot_bench.study.networks import Backbones
@@ -129,7 +129,8 @@ def test_what_does_not_fit_is_a_problem_and_the_rest_is_counted(tmp_path):
     small = Machine(memory=1_000_000, flops=1e12)
     ahead = estimated(tmp_path, small, **CONV4)
     assert "training on batches of 8 images in two views needs about" in ahead.missing[0]
-    assert "are free on that device" in ahead.missing[0]
+    assert "kB are free on that device" in ahead.missing[0]
+    assert " 0" not in " ".join(ahead.missing), "sizes have digits that mean something"
     assert len(ahead.cells) == 1
     (problem,) = estimated(tmp_path, small, adaptations=("finetune",), losses=("ce",)).missing
     assert "one 5-way 1-shot episode needs about" in problem
@@ -174,7 +175,7 @@ def test_fine_tuning_is_counted_as_it_is_done(settings, tmp_path, toy):
     resolved = resolve_study(study, backbones=Backbones(fetches=False))
     backbone, adaptation = resolved.networks[0].start(), resolved.adaptations[0]
     assert isinstance(adaptation, Finetune)
-    _, _, times = Counts(GPU).method(resolved, backbone, adaptation)
+    _, _, times = CostModel(GPU).method(resolved, backbone, adaptation)
     worker = ClassifierBuilder(resolved, backbone, LocalEngine("cpu"), SILENT).worker_factory(adaptation)()
     for protocol, time in zip(resolved.protocols, times, strict=True):
         worker(Chunk(protocol, 0, np.arange(1), 1))  # which prepares the network, once for all episodes
