@@ -248,7 +248,7 @@ class NetworkParts:
         if images.ndim == 4:  # pooling is ten times faster in this layout on a CPU
             images = images.contiguous(memory_format=torch.channels_last)
         at_once = _IMAGES_AT_ONCE_ON_CPU if images.device.type == "cpu" else _IMAGES_AT_ONCE
-        return torch.cat([self.first(part) for part in images.split(at_once)])
+        return torch.cat([self.first(part) for part in torch.split(images, at_once)])
 
 
 def network_parts(
