@@ -14,7 +14,7 @@ from fewshot_bench.cache.entries import (
     read_entry,
     to_be_removed,
 )
-from fewshot_bench.cache.trials import Timer, Trial, choose, keep_text, kept_text
+from fewshot_bench.cache.trials import Timer, Trial, choose, keep_text, kept_text, no_trials
 
 __all__ = [
     "BASE_STAGES",
@@ -30,6 +30,7 @@ __all__ = [
     "clear_cache",
     "keep_text",
     "kept_text",
+    "no_trials",
     "parse_age",
     "parse_bytes",
     "read_entry",

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -35,6 +36,7 @@ _ENOUGH = 0.1
 _CLEARLY = 0.9
 """A candidate replaces the first one only if it takes less than that share of its time."""
 _LARGEST_FILE = 16 << 20
+_ARE_MADE: ContextVar[bool] = ContextVar("trials are made", default=True)
 _THREADS = RLock()
 _HELD: set[Path] = set()
 _KNOWN: dict[tuple[Path, str], str] = {}
@@ -66,6 +68,8 @@ def choose(trials: Sequence[Trial], device: torch.device, timer: Timer | None = 
         device: where the candidates compute.
         timer: instead of the clock; nothing is kept then.
     """
+    if not _ARE_MADE.get():
+        return {trial.key: next(iter(trial.candidates)) for trial in trials}
     if timer is not None:
         return {trial.key: fastest(trial.candidates, device, timer) for trial in trials}
     path, machine = _file(device)
@@ -86,6 +90,16 @@ def choose(trials: Sequence[Trial], device: torch.device, timer: Timer | None = 
                     write_atomically(path, json.dumps(content, indent=0).encode())
         _KNOWN.update({(path, trial.key): found[trial.key] for trial in missing})
     return {trial.key: _KNOWN[path, trial.key] for trial in trials}
+
+
+@contextmanager
+def no_trials() -> Iterator[None]:
+    """Take the first candidate of every trial and keep nothing, to count work that another machine is going to do."""
+    before = _ARE_MADE.set(False)
+    try:
+        yield
+    finally:
+        _ARE_MADE.reset(before)
 
 
 @contextmanager

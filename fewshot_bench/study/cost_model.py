@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot_bench.adaptation import Adaptation, Finetune
 from fewshot_bench.backbones import Backbone
+from fewshot_bench.cache import no_trials
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.engine import Chunk, LocalEngine
 from fewshot_bench.engine.finetune import base_head_for
@@ -215,7 +216,8 @@ class _FineTuning:
         self.method = method
         two = four_inputs(backbone, split, "cpu")[:2]
         self.parts = network_parts(backbone.network.eval(), method, two, base_head_for(method, backbone))
-        trainer = EpisodeTrainer(self.parts, method, episodes=1, way=2, shot=1)
+        with no_trials():
+            trainer = EpisodeTrainer(self.parts, method, episodes=1, way=2, shot=1)
         self._step = _line(trainer.try_step, partial(bytes_per_episode, trainer), self._inputs)
         self._query = (0.0, 0.0)
         if method.sees_queries:

@@ -234,3 +234,11 @@ def test_choices_are_an_entry_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> N
     assert (entry.path, entry.kind, entry.what) == (path, "trials", "fastest computations on one machine")
     assert clear_cache([entry]).removed == [entry]
     assert not path.exists()
+
+
+def test_work_that_is_only_counted_makes_no_trial_and_keeps_nothing() -> None:
+    candidates = Candidates(first=2.0, second=1.0)
+    with trials.no_trials():
+        assert choose([trial(candidates)], CPU) == {"a shape": "first"}
+    assert candidates.runs == {"first": 0, "second": 0}
+    assert not [entry for entry in cache_entries() if entry.kind == "trials"]
