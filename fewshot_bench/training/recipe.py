@@ -75,7 +75,7 @@ class Recipe:
         self._expect(self.epochs >= 1, "epochs", "1 or more")
         self._expect(abs(self.seed) < 1 << 63, "seed", "a whole number of 64 bits")
         self._expect(self.batch_size >= 2, "batch_size", "2 or more, since a contrast needs two images")
-        self._expect(self.learning_rate > 0, "learning_rate", "positive")
+        self._expect(0 < self.learning_rate <= 1e30, "learning_rate", "positive, and at most 1e30")
         self._expect(self.weight_decay >= 0, "weight_decay", "0 or more")
         self._expect(0 <= self.dropout < 1, "dropout", "at least 0 and less than 1")
         self._expect(self.threads is None or self.threads >= 1, "threads", "1 or more")

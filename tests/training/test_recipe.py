@@ -37,6 +37,7 @@ def test_cross_entropy_records_no_temperature() -> None:
         ({"epochs": 0}, "epochs .* should be 1 or more, not 0"),
         ({"batch_size": 1}, "batch_size .* 2 or more"),
         ({"learning_rate": 0.0}, "learning_rate .* positive"),
+        ({"learning_rate": 1e38}, "learning_rate .* at most 1e30"),
         ({"weight_decay": -0.1}, "weight_decay .* 0 or more"),
         ({"dropout": 1.0}, "dropout .* less than 1"),
         ({"lambda_": 1.5}, "lambda_ .* between 0 and 1, not 1.5"),
