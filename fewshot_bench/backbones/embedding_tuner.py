@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fewshot_bench._io.locations import machine_cache_folder
-from fewshot_bench.cache import COMPILED, Trial, choose, keep_text, kept_text
+from fewshot_bench.cache import COMPILED
+from fewshot_bench.cache.trials import Trial, choose, keep_text, kept_text
 from fewshot_bench.progress import Progress
 
 Forward = Callable[[Tensor], object]

@@ -14,7 +14,6 @@ from fewshot_bench.cache.entries import (
     read_entry,
     to_be_removed,
 )
-from fewshot_bench.cache.trials import Timer, Trial, choose, keep_text, kept_text, no_trials
 
 __all__ = [
     "BASE_STAGES",
@@ -22,15 +21,9 @@ __all__ = [
     "EMBEDDINGS",
     "Cleared",
     "Entry",
-    "Timer",
-    "Trial",
     "build_once",
     "cache_entries",
-    "choose",
     "clear_cache",
-    "keep_text",
-    "kept_text",
-    "no_trials",
     "parse_age",
     "parse_bytes",
     "read_entry",

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fewshot_bench.cache import Timer, Trial, choose
+from fewshot_bench.cache.trials import Timer, Trial, choose
 
 MOST_PIXEL_PAIRS_TO_SUM = 16
 _MOST_PIXELS = 64
@@ -232,7 +232,7 @@ def choose_algorithms(network: nn.Module, inputs: Tensor, timer: Timer | None = 
     Args:
         network: with `Tunable` layers.
         inputs: what the network takes in training; under autocast if the training is.
-        timer: instead of the clock; see `fewshot_bench.cache.choose`.
+        timer: instead of the clock; see `fewshot_bench.cache.trials.choose`.
     """
     layers = [module for module in network.modules() if isinstance(module, Tunable)]
     trials: dict[str, Trial] = {}

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fewshot_bench.cache import Trial, choose
+from fewshot_bench.cache.trials import Trial, choose
 from fewshot_bench.finetuning.frozen_prefix import NetworkParts
 from fewshot_bench.finetuning.recipe import EpisodeRecipe
 from fewshot_bench.finetuning.trainer import EpisodeTrainer

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fewshot_bench.cache import Trial, choose
+from fewshot_bench.cache.trials import Trial, choose
 from fewshot_bench.devices import full_float32_products
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_convolution import (

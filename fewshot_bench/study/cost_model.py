@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot_bench.adaptation import Adaptation, Finetune
 from fewshot_bench.backbones import Backbone
-from fewshot_bench.cache import no_trials
+from fewshot_bench.cache.trials import no_trials
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.engine import Chunk, LocalEngine
 from fewshot_bench.engine.finetune import base_head_for

@@ -16,7 +16,7 @@ from fewshot_bench._io.locations import caching_in
 from fewshot_bench.adaptation import ADAPTATIONS, EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.backbones import Backbone, BackboneRequest, Preprocessing, create_backbone, embed
 from fewshot_bench.backbones import embedding_tuner as tuner
-from fewshot_bench.cache import kept_text
+from fewshot_bench.cache.trials import kept_text
 from fewshot_bench.datasets import import_dataset, open_dataset
 from fewshot_bench.datasets.dataset import ImageSplit, split_fingerprint
 from fewshot_bench.engine.classify import classify

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from fewshot_bench.cache import Trial, cache_entries, choose, clear_cache, trials
-from fewshot_bench.cache.trials import fastest
+from fewshot_bench.cache import cache_entries, clear_cache, trials
+from fewshot_bench.cache.trials import Trial, choose, fastest
 
 CPU = torch.device("cpu")
 
