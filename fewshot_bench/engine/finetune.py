@@ -105,6 +105,7 @@ class FinetuneClassifier:
         image = self._parts.sample[:1]
         inputs, query = (image.expand(count, *image.shape[1:]).unsqueeze(0) for count in (views, queries))
         per_episode = bytes_per_episode(trainer, inputs, query if queries else None)
+        del trainer  # before others are made
         per_episode += self._method.fixed_views * way * shot * image.numel() * image.element_size()
         most = _MOST_AT_ONCE
         if self._device.type == "cpu":  # a GPU is filled

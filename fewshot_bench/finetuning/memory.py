@@ -30,9 +30,9 @@ def bytes_per_episode(trainer: EpisodeTrainer, inputs: Tensor, queries: Tensor |
     held = inputs.numel() * inputs.element_size()
     held += 0 if queries is None else queries.numel() * queries.element_size()
     weights = sum(weight.numel() * weight.element_size() for weight in trainer.weights.values())
-    # Gradients of activations exist beside them for a moment, about half as much again.
+    # Gradients of activations, and copies in other layouts, exist beside them for a moment: about as much again.
     copies = COPIES_OF_A_WEIGHT + (trainer.recipe.patience > 0)  # one from when the loss stopped falling
-    return held + for_backward + for_backward // 2 + copies * weights
+    return held + 2 * for_backward + copies * weights
 
 
 def episodes_that_fit(per_episode: int, device: torch.device, *, largest: int) -> int:

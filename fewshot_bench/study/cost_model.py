@@ -223,7 +223,7 @@ class _FineTuning:
         if method.sees_queries:
 
             def memory(queries: Tensor) -> float:
-                return queries.nbytes + 1.5 * kept_bytes(partial(trainer.try_query_step, queries))
+                return queries.nbytes + 2.0 * kept_bytes(partial(trainer.try_query_step, queries))
 
             self._query = _line(trainer.try_query_step, memory, self._inputs)[:2]
         with torch.no_grad():

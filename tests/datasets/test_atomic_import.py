@@ -157,7 +157,7 @@ def test_too_little_space_is_said_before_anything_is_read(home, monkeypatch, cap
     monkeypatch.setattr(Preprocessing, "decode", lambda *_: pytest.fail("an image was read"))
     capsys.readouterr()
     assert bring(new, "--replace") == 2
-    assert "the images of mine need 8.6 KB" in complaint(capsys)
+    assert "the images of mine need 8.6 kB" in complaint(capsys)
     assert files_in(home) == before
     assert bring(new, name="other") == 2
     assert not (home / "datasets" / "other").exists()

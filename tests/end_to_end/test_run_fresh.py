@@ -50,7 +50,7 @@ def test_one_that_is_refused_leaves_nothing(options, there, tmp_path, monkeypatc
 
 def test_looking_ahead_makes_none(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fewshot_bench.cli.run._dry_run", lambda plan, as_json: print(plan.results))
+    monkeypatch.setattr("fewshot_bench.cli.run._dry_run", lambda plan, *_: print(plan.results))
     (tmp_path / "results").mkdir()
     assert exit_code(["run", "--fresh", "--dry-run"]) == 0
     assert capsys.readouterr().out == "results-2\n"

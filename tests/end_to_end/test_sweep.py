@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -200,9 +201,9 @@ def test_sweep_takes_the_options_of_run_except_those_that_make_no_sense(capsys):
     texts = {}
     for command in ("run", "sweep"):
         assert exit_code([command, "--help"]) == 0
-        texts[command] = {word for word in capsys.readouterr().out.split() if word.startswith("--")}
+        texts[command] = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
     of_engines = {"--engine", "--ray-address", "--workers", "--cpus-per-worker", "--gpus-per-worker", "--ray-wait"}
-    of_studies = {"--split", "--baseline", "--setting", "--split.", "--fresh", "--dry-run"}
+    of_studies = {"--split", "--baseline", "--setting", "--fresh", "--dry-run", "--memory", "--flops"}
     assert texts["run"] - texts["sweep"] <= of_studies | of_engines
     assert {"--grid", "--name", "--jobs"} <= texts["sweep"] - texts["run"]
     assert "--worker" not in texts["sweep"]

@@ -160,7 +160,7 @@ def test_steps_on_the_queries_need_memory_of_their_own_where_they_are_graphs() -
     counted = iter([1000, 600])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "kept_bytes", lambda run: next(counted))
-        assert bytes_per_episode(made, support, queries) == nothing + 1600 * 3 // 2
+        assert bytes_per_episode(made, support, queries) == nothing + 2 * 1600
     assert on_cpu > nothing
 
 

@@ -86,7 +86,7 @@ def test_an_episode_that_says_otherwise_is_named(cell):
     (other,) = result.others
     assert (other.run, other.episode, other.predictions) == (0, 5, 1)
     assert (result.predictions, result.is_equal, result.new_mean) == (1, False, truth.new_mean)
-    assert result.explanation == "by the same versions on the same kind of machine"
+    assert result.explanation == "by the same versions on the same kind of machine, which repeats every bit"
 
 
 def test_better_numbers_than_the_method_has_show_in_the_mean(cell):
