@@ -233,7 +233,7 @@ def kept_bytes(run: Callable[[], object]) -> int:
 
 def _fitting(free: int, per_image: float) -> int:
     """The largest power of two that fits with a tenth to spare, at least 2."""
-    return max(2, _power_of_two(0.9 * free / per_image))
+    return max(2, _power_of_two(SHARE_OF_MEMORY * free / per_image))
 
 
 def _power_of_two(most: float) -> int:

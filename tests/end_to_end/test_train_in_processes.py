@@ -47,14 +47,14 @@ class Network(torch.nn.Module):
 def network(request):
     return Backbone(request.name, Network(), Preprocessing(28, (0.5,), (0.5,)), 16, is_pretrained=False)
 """
-OPTIONS = ["train", "--backbone", "mine:network", "--batch-size", "480", "--epochs", "2", "--threads", "1"]
+OPTIONS = ["train", "--backbone", "shared_network:network", "--batch-size", "480", "--epochs", "2", "--threads", "1"]
 OPTIONS += ["--loss", "ce+schane", "--validation-episodes", "5", "--learning-rate", "0.001"]
 
 
 @pytest.fixture
 def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The current folder has the user's own network."""
-    (tmp_path / "mine.py").write_text(NETWORK)
+    (tmp_path / "shared_network.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
 
