@@ -240,8 +240,6 @@ def test_the_default_settings_are_those_in_the_keys_of_cached_embeddings():
     is_older = not hasattr(torch.backends.cuda.matmul, "fp32_precision")
     on_cpu = ["highest"] if is_older else ["highest", "none", "none"]
     on_gpu = ["highest", "True"] if is_older else ["highest", "tf32", "none"]
-        (["highest"], ["highest", "True"]) if is_older else (["highest", *2 * ["none"]], ["highest", "tf32", "none"])
-    )
     assert printed.strip() == str([on_cpu, on_gpu])
 
 
