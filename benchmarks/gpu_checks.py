@@ -88,7 +88,7 @@ def _train(device: torch.device, steps: int, *, network: str = "conv4_64", **set
     """The loss of a training of one epoch of some steps."""
     backbone = timm.create_model(network, pretrained=False, num_classes=0, img_size=SIZE)
     split = made_up_split(96 if device.type == "cuda" else 12)
-    recipe = Recipe(epochs=1, batch_size=len(split) // steps, **settings)  # type: ignore[arg-type]
+    recipe = Recipe(epochs=1, batch_size=len(split) // steps, **settings)  # type: ignore[arg-type]  # of the check
     return train_on_base(backbone, split, recipe, normalise=_NORMALISE, device=str(device)).history[-1]["loss"]
 
 

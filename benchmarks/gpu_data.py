@@ -44,7 +44,7 @@ def write_mosaics(split: ImageSplit, path: Path, *, per_class: int) -> int:
     }
     files = {f"class{number}": np.frombuffer(_mosaic(images), np.uint8) for number, images in enumerate(classes)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **files)  # type: ignore[arg-type]
+    np.savez(path, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **files)  # type: ignore[arg-type]  # NumPy types **files as a flag
     if not np.array_equal(read_mosaics(path)[1].images, np.concatenate(classes)):
         raise ValueError(f"{path} does not hold the pixels that were written. Pillow's WebP may not be lossless here.")
     return path.stat().st_size

@@ -48,7 +48,7 @@ def _facts(device: torch.device) -> list[tuple[str, str]]:
     major, minor = torch.cuda.get_device_capability(device)
     name = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
     free, total = (f"{size / 2**30:,.1f} GiB" for size in torch.cuda.mem_get_info(device))
-    libraries = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]
+    libraries = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]  # untyped in torch
     tf32 = f"convolutions {tf32_on(device).convolutions}, products {tf32_on(device).matrix_products}"
     facts = [("device", name), ("libraries", libraries), ("memory", f"{free} free of {total}"), *facts]
     return [*facts, ("TF32 in float32, PyTorch's own setting", tf32)]

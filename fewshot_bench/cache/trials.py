@@ -61,7 +61,7 @@ class Trial:
 def choose(trials: Sequence[Trial], device: torch.device, timer: Timer | None = None) -> dict[str, str]:
     """The name of the fastest candidate of each trial, by key.
 
-    One process makes the trials that nobody has made here; the others wait and take its choices.
+    One process makes the trials that are missing on this machine; the others wait and take its choices.
 
     Args:
         trials: their keys differ.

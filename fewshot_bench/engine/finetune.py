@@ -31,8 +31,8 @@ from fewshot_bench.plugins import plugin_errors
 from fewshot_bench.training.augmentation import choose_augmentation
 from fewshot_bench.training.randomness import episode_keys
 
-_MOST_AT_ONCE = 1024
-_STORED_AT_ONCE = 16
+MOST_AT_ONCE = 1024
+STORED_AT_ONCE = 16
 
 MakeTask = Callable[[NDArray[np.int32], NDArray[np.int32], Tensor], EpisodeTask]
 """Support images [E, N * K], queries [E, M] and keys [E] to a task."""
@@ -84,7 +84,7 @@ class FinetuneClassifier:
     def chunk(self, protocol: Protocol) -> int:
         """A number of episodes that keeps the device busy and a stop cheap; see `Classifier`."""
         at_once = self._at_once(protocol.way, protocol.shot, protocol.way * protocol.query)
-        return at_once * max(1, _STORED_AT_ONCE // at_once)
+        return at_once * max(1, STORED_AT_ONCE // at_once)
 
     def _at_once(self, way: int, shot: int, queries: int) -> int:
         """How many episodes to train together: as many as fit, measured on one."""
@@ -107,7 +107,7 @@ class FinetuneClassifier:
         per_episode = bytes_per_episode(trainer, inputs, query if queries else None)
         del trainer  # before others are made
         per_episode += self._method.fixed_views * way * shot * image.numel() * image.element_size()
-        most = _MOST_AT_ONCE
+        most = MOST_AT_ONCE
         if self._device.type == "cpu":  # a GPU is filled
             most = fastest_on_cpu(self._parts, self._method, inputs, per_episode, way=way, shot=shot)
         return episodes_that_fit(per_episode, self._device, largest=most)

@@ -11,6 +11,9 @@ from fewshot_bench.devices import free_bytes, is_out_of_memory, release_unused
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.training.optimisation import COPIES_OF_A_WEIGHT, kept_bytes
 
+SHARE_FOR_EPISODES = 0.8
+"""Of free memory, for the episodes that train at once."""
+
 
 def bytes_per_episode(trainer: EpisodeTrainer, inputs: Tensor, queries: Tensor | None = None) -> int:
     """Bytes that one more episode adds to a step: activations, inputs, weights and moments.
@@ -40,7 +43,7 @@ def episodes_that_fit(per_episode: int, device: torch.device, *, largest: int) -
     free = free_bytes(device)
     if free is None:
         return largest
-    return max(1, min(largest, int(0.8 * free) // max(1, per_episode)))
+    return max(1, min(largest, int(SHARE_FOR_EPISODES * free) // max(1, per_episode)))
 
 
 def fit_by_halving(episodes: int, attempt: Callable[[int], Tensor]) -> tuple[int, Tensor]:

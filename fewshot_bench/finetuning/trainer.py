@@ -100,7 +100,7 @@ def cuda_graph(run: Callable[[], Tensor], device: torch.device) -> Callable[[], 
         CaptureError: the work cannot be captured.
         torch.OutOfMemoryError: of the runs or the capture.
     """
-    before, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    before, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch
     kind: type[Exception] = CaptureError
     reason = ""  # in words: an error would hold the tensors of the step
     # Makes the device current; afterwards its stream is this again, which torch forgets where a capture fails.

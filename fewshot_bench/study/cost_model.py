@@ -23,11 +23,11 @@ from fewshot_bench.backbones import Backbone
 from fewshot_bench.cache.trials import no_trials
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.engine import Chunk, LocalEngine
-from fewshot_bench.engine.finetune import base_head_for
+from fewshot_bench.engine.finetune import MOST_AT_ONCE, STORED_AT_ONCE, base_head_for
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.frozen_prefix import network_parts
-from fewshot_bench.finetuning.memory import bytes_per_episode
+from fewshot_bench.finetuning.memory import SHARE_FOR_EPISODES, bytes_per_episode
 from fewshot_bench.finetuning.trainer import EpisodeTrainer
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import SILENT
@@ -42,9 +42,6 @@ from fewshot_bench.units import bytes_text
 
 _CPU = torch.device("cpu")
 _EMBEDDED_AT_ONCE = 256
-_SHARE_FOR_EPISODES = 0.8
-_MOST_EPISODES_AT_ONCE = 1024
-_STORED_AT_ONCE = 16
 _COUNTED_EPISODES = 4
 
 
@@ -184,9 +181,9 @@ class CostModel(Measurements):
     def _of_episodes(self, fine_tuning: _FineTuning, protocol: Protocol) -> ChunkTime:
         """One episode of a protocol; raises StudyError if it does not fit into memory."""
         operations, memory = fine_tuning.episode(protocol)
-        at_once = _MOST_EPISODES_AT_ONCE
+        at_once = MOST_AT_ONCE
         if self.machine.memory is not None:
-            at_once = min(at_once, int(_SHARE_FOR_EPISODES * self.machine.memory / memory))
+            at_once = min(at_once, int(SHARE_FOR_EPISODES * self.machine.memory / memory))
         if at_once < 1:
             raise StudyError(
                 f"one {protocol.way}-way {protocol.shot}-shot episode needs about {bytes_text(memory)}. Use "
@@ -194,7 +191,7 @@ class CostModel(Measurements):
             )
         at_once = min(at_once, protocol.episodes)
         estimated = replace(self._estimated(operations), memory=int(at_once * memory))
-        return ChunkTime(estimated, at_once * max(1, _STORED_AT_ONCE // at_once))
+        return ChunkTime(estimated, at_once * max(1, STORED_AT_ONCE // at_once))
 
 
 def _cut(dataset: Dataset, per_class: int) -> Dataset:

@@ -156,7 +156,10 @@ class Measurements:
         with limited_threads(recipe.threads), seeded_randomness(recipe.seed, self.device):
             learner = Learner(backbone.network, split, longer, backbone.preprocessing, device, Computing())
             order = torch.randperm(len(split))
-            step = lambda count: learner.step(learner.loader.load(order[:count]))  # noqa: E731
+
+            def step(count: int) -> object:
+                return learner.step(learner.loader.load(order[:count]))
+
             time = per_unit(step, min(most, len(split)), first=2)
         if micro_batch < batch and LOSSES[recipe.loss].facts.get("is_contrastive", True):
             time = replace(time, seconds=time.times(_FORWARD_PASSES_MORE)[0])

@@ -162,7 +162,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, own: Tensor, images: int, rows: slice) -> Tensor:
-        ctx.rows = rows  # type: ignore[attr-defined]
+        ctx.rows = rows  # type: ignore[attr-defined]  # as torch documents it
         views = own.new_zeros(2, images, *own.shape[1:])
         views[:, rows] = own.reshape(2, -1, *own.shape[1:])
         dist.all_reduce(views)  # shares differ in size, which not every backend gathers

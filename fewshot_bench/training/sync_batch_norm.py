@@ -85,7 +85,7 @@ class _Normalise(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         ctx.save_for_backward(values, weight, mean, variance, count)
-        ctx.eps = eps  # type: ignore[attr-defined]
+        ctx.eps = eps  # type: ignore[attr-defined]  # as torch documents it
         return batch_norm(values, mean, variance, weight, bias, False, 0.0, eps)
 
     @staticmethod
