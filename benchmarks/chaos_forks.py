@@ -149,7 +149,8 @@ def _become(request: Mapping[str, Any]) -> NoReturn:
         os.environ.update(request["environment"])
         if request["before"]:
             resolve_name(request["before"])()
-        main(request["arguments"])
+        sys.argv = ["fewshot-bench", *request["arguments"]]  # as in a process of its own
+        main()
 
     end_after(work)
 

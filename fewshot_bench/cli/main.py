@@ -41,10 +41,12 @@ _ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if ha
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line (without the program's name; by default that of the process) and exit."""
-    try:
+    code = INTERRUPTED
+    with suppress(KeyboardInterrupt):  # a second time, during the last words
         code = exit_code(arguments)
-    except KeyboardInterrupt:  # a second time, during the last words
-        code = INTERRUPTED
+    with suppress(KeyboardInterrupt):
+        if arguments is None:  # this process does nothing else, and its end is not to be interrupted once more
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
 
 
