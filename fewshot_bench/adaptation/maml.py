@@ -1,4 +1,4 @@
-"""The adaptation of gradient-based meta-learning: a few steps from the weights, head and rates that were trained for it.
+"""The adaptation of gradient-based meta-learning: a few steps from weights, head and rates that were trained for it.
 
 Finn et al. (2017), "Model-agnostic meta-learning for fast adaptation of deep networks" (MAML), train weights from which
 a few steps of gradient descent on a support set classify its queries. This takes those steps:
@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 from fewshot_bench.adaptation.base import ADAPTATIONS, Adaptation
 from fewshot_bench.adaptation.finetune import Finetune
 from fewshot_bench.errors import StudyError
-
-Statistics = Literal["batch", "support"]
+from fewshot_bench.finetuning.recipe import BatchNormMode
+from fewshot_bench.training.recipe import Statistics
 
 
 @ADAPTATIONS.register(
@@ -75,8 +75,8 @@ class MAML(Adaptation):
             StudyError: it has none, and statistics of a batch are asked for.
         """
         if self.statistics == "batch" and not normalises:
-            raise StudyError("statistics=batch of maml needs a network with batch normalisation. Use statistics=support.")
-        bn = "frozen" if not normalises else "transductive" if self.statistics == "batch" else "support"
+            raise StudyError("statistics=batch of maml needs batch normalisation. Use --set statistics=support.")
+        bn: BatchNormMode = "transductive" if self.statistics == "batch" else "support" if normalises else "frozen"
         return Finetune(
             tune="all" if moves_backbone else "head",
             bn=bn,

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.adaptation import ADAPTATIONS, Adaptation, Finetune
+from fewshot_bench.adaptation import ADAPTATIONS, MAML, Adaptation, Finetune
 from fewshot_bench.audit.selection import RerunOptions
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.backbones.embedding_tuner import is_never_tuned
@@ -314,7 +314,7 @@ def repeats_every_bit(cell: Cell, device: str, dataset: Dataset) -> bool:
     Large splits are embedded in batches of a size that a trial chooses, and networks are fine-tuned by algorithms that
     trials choose, so that these may round otherwise where a trial ends otherwise.
     """
-    if cell.method.adaptation == Finetune.name:
+    if cell.method.adaptation in (Finetune.name, MAML.name):
         return False
     here = hardware(device)
     is_same_machine = cell.versions == installed_versions() and all(

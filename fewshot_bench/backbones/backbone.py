@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from fewshot_bench.backbones.weights import weights_digest
 from fewshot_bench.backbones.task_head import TaskHead
+from fewshot_bench.backbones.weights import weights_digest
 from fewshot_bench.backbones.weights_file import BaseHead
 from fewshot_bench.code_identity import CodeIdentity
 from fewshot_bench.devices import to_device

@@ -101,7 +101,7 @@ def read_task_head(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     shapes |= {BACKBONE + name: tensor.shape for name, tensor in tensors.items()}
     for name, rate in rates.items():
         if name not in shapes or rate.shape not in ((), shapes[name]):
-            raise WeightsError(f"has a learning rate {list(rate.shape)} of {name[:80]}, which its network does not have so")
+            raise WeightsError(f"has a learning rate {list(rate.shape)} of {name[:80]}, which does not fit its network")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in found.values()):
         raise WeightsError("has a task head with values that are not finite")
     return TaskHead(weight, bias, rates)

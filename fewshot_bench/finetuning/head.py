@@ -49,9 +49,9 @@ class StackedHead:
         """Set the first weights.
 
         Args:
-            how: not "trained", for `load`. "centroid" points each class at the mean of its normalised embeddings, so that the nearest centroid
+            how: "centroid" points each class at the mean of its normalised embeddings, so that the nearest centroid
                 by cosine wins; "support" at the mean of its embeddings with length one, for normalised queries
-                (Dhillon et al., 2020); "zero" prefers no class.
+                (Dhillon et al., 2020); "zero" prefers no class. A "trained" head is for `load`.
             support: embeddings of the plain support images, [E, N, K, D].
             scale: about the logit of a cosine of one at the beginning; not for "support".
         """

@@ -48,7 +48,7 @@ class StackedNetwork(ABC):
         """
 
     def embed(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Embed the inputs of every episode with given weights; differentiable with respect to them, any number of times.
+        """Embed the inputs of every episode with given weights, with derivatives of any order with respect to them.
 
         Args:
             weights: of the tuned parameters, by name, [E, *shape].

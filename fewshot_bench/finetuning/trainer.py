@@ -215,6 +215,11 @@ class EpisodeTrainer:
             StudyError: the network cannot be stacked, or not with this kind of batch normalisation.
         """
         self.recipe, self.way, self.shot, self.device = recipe, way, shot, parts.sample.device
+        if parts.task_head is not None and parts.task_head.way != way:
+            raise StudyError(
+                f"the head was trained for {parts.task_head.way}-way tasks, and these are {way}-way. "
+                f"Use --way {parts.task_head.way}."
+            )
         self._normalises_batches = recipe.bn != "frozen" and has_batch_norm(parts.rest)
         has_choice = not self._normalises_batches and recipe.steps(way * shot) > 0
         step = TrainingStep(self._views, self._autocast) if has_choice else None

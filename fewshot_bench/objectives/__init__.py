@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from fewshot_bench.errors import StudyError
 from fewshot_bench.objectives.episodic import Episodic
+from fewshot_bench.objectives.meta_gradients import MetaGradients, MetaHead
 from fewshot_bench.training import ObjectiveFactory
 from fewshot_bench.training.classification import Classification
 from fewshot_bench.training.recipe import Recipe
 
-__all__ = ["Episodic", "objective_of"]
+__all__ = ["Episodic", "MetaGradients", "MetaHead", "objective_of"]
 
-_OBJECTIVES: dict[str, ObjectiveFactory] = {"classification": Classification, "episodic": Episodic}
+_OBJECTIVES: dict[str, ObjectiveFactory] = {
+    "classification": Classification,
+    "episodic": Episodic,
+    "maml": MetaGradients,
+    "anil": MetaGradients,
+    "meta-sgd": MetaGradients,
+}
 
 
 def objective_of(recipe: Recipe) -> ObjectiveFactory:

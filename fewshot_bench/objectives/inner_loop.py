@@ -17,21 +17,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from fewshot_bench.backbones.task_head import BACKBONE
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.head import has_batch_norm, normalise_by_first, use_batch_statistics
 from fewshot_bench.finetuning.stacking import stack_network
 from fewshot_bench.losses.cross_entropy import cross_entropy
+from fewshot_bench.training.recipe import Statistics
 
-Statistics = Literal["batch", "support"]
 Weights = Mapping[str, Tensor]
 """Tensors by name, `backbone.*` and `head.*`."""
 
-BACKBONE = "backbone."
 HEAD = ("head.weight", "head.bias")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench._io.locations import checkpoints_folder
-from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, Preprocessing, known_backbone
+from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, Preprocessing, TaskHead, known_backbone
 from fewshot_bench.backbones.backbone import UNKNOWN, Interpolation, default_pretraining, then
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
@@ -153,7 +153,7 @@ class Checkpoint:
         return f"{trained}, epoch {self.epoch} of {self.card.recipe['epochs']}, {validation}"
 
     def backbone(self) -> Backbone:
-        """The trained network with its preprocessing and, as `base_head`, its classifier if the file has one.
+        """The trained network with its preprocessing, and the head of its training if the file has one.
 
         Raises:
             WeightsError: the file is damaged, or the backbone's code has changed.
@@ -172,7 +172,12 @@ class Checkpoint:
         own = card.preprocessing
         preprocessing = Preprocessing(**{**own, "mean": tuple(own["mean"]), "std": tuple(own["std"])})
         return replace(
-            backbone, preprocessing=preprocessing, is_pretrained=True, pretraining=self.pretraining, base_head=head
+            backbone,
+            preprocessing=preprocessing,
+            is_pretrained=True,
+            pretraining=self.pretraining,
+            base_head=head if isinstance(head, BaseHead) else None,
+            task_head=head if isinstance(head, TaskHead) else None,
         )
 
     def backbone_and_head(self) -> tuple[Backbone, BaseHead]:

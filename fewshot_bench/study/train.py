@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,15 +15,19 @@ from torch import nn
 
 from fewshot_bench._io.ranks import is_main_process, own_rank
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.adaptation import Centroid, EmbeddedSplit
+from fewshot_bench.adaptation import MAML, Centroid, EmbeddedSplit
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, embed
 from fewshot_bench.backbones.backbone import Interpolation
+from fewshot_bench.cache.trials import no_trials
 from fewshot_bench.datasets import known_dataset
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.classify import accuracy, classify
 from fewshot_bench.engine.engine import chosen_device
-from fewshot_bench.episodes import Protocol, sample_episodes
+from fewshot_bench.engine.finetune import FinetuneClassifier, as_finetune
+from fewshot_bench.episodes import Episodes, Protocol, sample_episodes
 from fewshot_bench.errors import StudyError
+from fewshot_bench.objectives import MetaHead
+from fewshot_bench.outcomes.packing import Positions
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.admission import admit_fields
 from fewshot_bench.study.base_stage import (
@@ -64,6 +68,7 @@ from fewshot_bench.training.history import TensorBoardLog, write_history
 WAY, QUERY, SHOTS = 5, 15, (1, 5)
 """Of the validation episodes, if the split has enough classes and images."""
 _VALIDATIONS = 10  # of a training, by default
+_VALIDATED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,19 +130,26 @@ class TrainingPlan:
                 raise StudyError(f"--{name.replace('_', '-')} should be 1 or more, not {getattr(self, name)}.")
 
 
-def validation_protocols(split: ImageSplit, episodes: int) -> list[Protocol]:
+def validation_protocols(split: ImageSplit, episodes: int, way: int | None = None) -> list[Protocol]:
     """5-way episodes at 1 and 5 shots with 15 queries, or with as many classes and images as there are.
 
     Args:
         split: the validation split.
         episodes: of each protocol.
+        way: N of a training that classifies no other number of classes.
 
     Raises:
-        StudyError: the split has fewer than two classes, or a class of one image; or it is the novel split.
+        StudyError: the split has too few classes, or a class of one image; or it is the novel split.
     """
     if split.name == "novel":
         raise StudyError("a training is never validated on the novel split.")
-    way, smallest = min(WAY, len(split.class_sizes)), min(split.class_sizes)
+    classes, smallest = len(split.class_sizes), min(split.class_sizes)
+    if way is not None and way > classes:
+        raise StudyError(
+            f"the {split.name} split of {split.dataset} has {classes} classes; this training needs {way} to be "
+            "validated. Use --validate-every 0."
+        )
+    way = min(WAY, classes) if way is None else way
     if way < 2 or smallest < 2:
         raise StudyError(
             f"the {split.name} split of {split.dataset} has {len(split.class_sizes)} classes of {smallest} or more "
@@ -148,7 +160,9 @@ def validation_protocols(split: ImageSplit, episodes: int) -> list[Protocol]:
     return [Protocol(split.dataset, split.name, way, shot, query, episodes, runs=1) for shot in shots]
 
 
-def validation(backbone: Backbone, split: ImageSplit, protocols: list[Protocol], device: str) -> Validate:
+def validation(
+    backbone: Backbone, split: ImageSplit, protocols: list[Protocol], device: str, maml: MAML | None = None
+) -> Validate:
     """A function that validates a network, for `Selection`.
 
     Args:
@@ -156,22 +170,34 @@ def validation(backbone: Backbone, split: ImageSplit, protocols: list[Protocol],
         split: the validation split.
         protocols: of `validation_protocols`.
         device: a torch device.
+        maml: how to adapt a network that was trained by gradient-based meta-learning.
 
     Returns:
-        Network -> mean accuracy of nearest centroids per number of shots, always on the same episodes.
+        Network and head -> mean accuracy per number of shots, always on the same episodes; of nearest centroids, or
+        after the gradient steps that the network was trained for.
     """
     drawn = [sample_episodes(split, protocol) for protocol in protocols]
     centroid = Centroid()
 
-    def validate(network: nn.Module) -> Mapping[str, float]:
-        embeddings = embed(split, replace(backbone, network=network), device=device, use_cache=False)
+    def predictions_of(network: nn.Module, head: nn.Module) -> Callable[[Episodes], Positions]:
+        trained = replace(backbone, network=network)
+        if maml is not None and isinstance(head, MetaHead):
+            trained = replace(trained, task_head=head.task_head())
+            classifier = FinetuneClassifier.on_images(as_finetune(maml, trained), split, trained, device)
+            return lambda episodes: classifier(episodes, _VALIDATED_AT_ONCE)
+        embeddings = embed(split, trained, device=device, use_cache=False)
         embedded = EmbeddedSplit(torch.from_numpy(embeddings).to(device), len(split)).with_features(centroid.features)
-        return {
-            f"validation_{episodes.protocol.shot}shot": float(
-                accuracy(classify(centroid, embedded, episodes), episodes.protocol.way).mean()
-            )
-            for episodes in drawn
-        }
+        return lambda episodes: classify(centroid, embedded, episodes)
+
+    def validate(network: nn.Module, head: nn.Module) -> Mapping[str, float]:
+        with no_trials():  # whose choices would make rounding depend on how busy the machine is
+            predict = predictions_of(network, head)
+            return {
+                f"validation_{episodes.protocol.shot}shot": float(
+                    accuracy(predict(episodes), episodes.protocol.way).mean()
+                )
+                for episodes in drawn
+            }
 
     return validate
 
@@ -302,7 +328,8 @@ class _Training:
         every = self.plan.validate_every
         if every == 0 or (every is None and "validation" not in self.dataset.splits):
             return 0, []
-        protocols = validation_protocols(self.dataset.validation, self.plan.validation_episodes)
+        way = self.recipe.way if self.recipe.learns_by_gradient_steps else None
+        protocols = validation_protocols(self.dataset.validation, self.plan.validation_episodes, way)
         return every if every is not None else max(1, round(self.recipe.epochs / _VALIDATIONS)), protocols
 
     def _card(self, request: BackboneRequest) -> CheckpointCard:
@@ -360,7 +387,8 @@ class _Training:
         """Train; a micro-batch that the plan does not fix is halved while memory runs out."""
         selection = None
         if self.protocols:
-            validate = validation(self.backbone, self.dataset.validation, self.protocols, self.device)
+            maml = MAML(statistics=self.recipe.inner_statistics) if self.recipe.learns_by_gradient_steps else None
+            validate = validation(self.backbone, self.dataset.validation, self.protocols, self.device, maml)
             selection = Selection(validate=validate, every=self.validate_every)
         return micro_batches.train(
             self.backbone,
@@ -399,7 +427,8 @@ class _Training:
                 computing=computing,
                 history=result.history,
             )
-            save_checkpoint(checkpoint.path, network, checkpoint.metadata(), BaseHead.of(head, self.base.class_names))
+            kept = head.task_head() if isinstance(head, MetaHead) else BaseHead.of(head, self.base.class_names)
+            save_checkpoint(checkpoint.path, network, checkpoint.metadata(), kept)
             return checkpoint
 
         last = f"{self.plan.name}{LAST}"

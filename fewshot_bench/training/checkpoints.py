@@ -68,8 +68,9 @@ def load_network(
     try:
         head = read_base_head(tensors, metadata) or read_task_head(tensors, metadata)
         if head is not None and head.weight.shape[1] != embedding_size:
+            kind = "base classifier" if isinstance(head, BaseHead) else "task head"
             raise WeightsError(
-                f"has a {'base classifier' if isinstance(head, BaseHead) else 'task head'} for embeddings of {head.weight.shape[1]:,} numbers; the backbone's have "
+                f"has a {kind} for embeddings of {head.weight.shape[1]:,} numbers; the backbone's have "
                 f"{embedding_size:,}"
             )
     except WeightsError as error:

@@ -16,6 +16,7 @@ Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "one-cycle", "steps"]
 Decays = Literal["matrices", "all"]
 EpisodicHead = Literal["centroid", "matching", "ridge", "svm"]
+Statistics = Literal["batch", "support"]
 AugmentationName = Literal["auto", "autoaugment", "jitter", "affine", "none"]
 PrecisionName = Literal["float32", "bf16", "fp16"]
 
@@ -60,6 +61,11 @@ class Recipe:
         query: query images per class.
         episodic_head: classifies the queries of a task.
         head_penalty: of "ridge", or C of "svm"; None for the head's default.
+        inner_steps: gradient steps on a support set, of the gradient-based objectives.
+        inner_learning_rate: of these steps; "meta-sgd" starts from it, and learns one for each number in the weights.
+        first_order: whether the gradients of these steps count as constants.
+        inner_statistics: of batch normalisation. "batch": those of a task's support set in these steps, and of its
+            queries for the queries. "support": those of the support set for the queries too.
     """
 
     loss: str = "ce"
@@ -92,6 +98,10 @@ class Recipe:
     query: int = 15
     episodic_head: EpisodicHead = "centroid"
     head_penalty: float | None = None
+    inner_steps: int = 5
+    inner_learning_rate: float = 0.01
+    first_order: bool = False
+    inner_statistics: Statistics = "batch"
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -135,15 +145,21 @@ class Recipe:
         self._expect(self.views in (1, 2), "views", "1 or 2")
         self._expect(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
         self._expect(not self.nesterov or self.momentum > 0, "nesterov", "false without momentum")
-        for name in ("steps_per_epoch", "tasks", "shot", "query"):
+        for name in ("steps_per_epoch", "tasks", "shot", "query", "inner_steps"):
             self._expect(getattr(self, name) >= 1, name, "1 or more")
         self._expect(self.way >= 2, "way", "2 or more")
+        self._expect(0 < self.inner_learning_rate <= 1e30, "inner_learning_rate", "positive, and at most 1e30")
         self._expect(self.head_penalty is None or self.head_penalty > 0, "head_penalty", "positive")
 
     @property
     def learns_from_tasks(self) -> bool:
         """Whether a step takes tasks instead of a batch of images."""
         return self.objective in ("episodic", "maml", "anil", "meta-sgd")
+
+    @property
+    def learns_by_gradient_steps(self) -> bool:
+        """Whether the loss of a task is that after gradient steps on its support set."""
+        return self.objective in ("maml", "anil", "meta-sgd")
 
     @property
     def images_per_step(self) -> int:
@@ -195,6 +211,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "objective": get_args(Objective),
     "decays": get_args(Decays),
     "episodic_head": get_args(EpisodicHead),
+    "inner_statistics": get_args(Statistics),
 }
 
 
@@ -220,6 +237,7 @@ def _refusal(name: str, expectation: str, value: Any) -> str:
 _LATER_FIELDS = (
     "warmup_epochs", "label_smoothing", "precision", "objective", "views", "momentum", "nesterov", "decays", "drops",
     "steps_per_epoch", "tasks", "way", "shot", "query", "episodic_head", "head_penalty",
+    "inner_steps", "inner_learning_rate", "first_order", "inner_statistics",
 )  # fmt: skip
 
 
