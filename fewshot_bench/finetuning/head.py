@@ -142,45 +142,5 @@ def use_statistics_of(network: nn.Module, forward: Callable[[], Any]) -> None:
             handle.remove()
 
 
-class _StatisticsOfFirst(nn.Module):
-    """Batch normalisation by the statistics of the first images of a batch, through which gradients go."""
-
-    def __init__(self, module: _BatchNorm) -> None:
-        super().__init__()
-        self.weight, self.bias, self.eps = module.weight, module.bias, module.eps
-        # What timm's layers add.
-        self.after = nn.Sequential(*(getattr(module, name) for name in ("drop", "act") if hasattr(module, name)))
-        self.first = 0
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """[B, C] or [B, C, H, W]."""
-        axes = [axis for axis in range(inputs.ndim) if axis != 1]
-        variance, mean = torch.var_mean(inputs[: self.first], dim=axes, correction=0)
-        scale = (variance + self.eps).rsqrt()
-        scale = scale if self.weight is None else scale * self.weight
-        shift = -mean * scale if self.bias is None else self.bias - mean * scale
-        shape = (1, -1, *[1] * (inputs.ndim - 2))
-        outputs: Tensor = self.after(torch.addcmul(shift.view(shape), inputs, scale.view(shape)))
-        return outputs
-
-
-def normalise_by_first(network: nn.Module) -> Callable[[int], None]:
-    """Normalise with the statistics of the first images of each batch from now on.
-
-    Returns:
-        Sets how many images these are.
-    """
-    layers = {path: module for path, module in network.named_modules() if isinstance(module, _BatchNorm)}
-    replaced = {path: _StatisticsOfFirst(module) for path, module in layers.items()}
-    for path, layer in replaced.items():
-        network.set_submodule(path, layer)
-
-    def set_first(images: int) -> None:
-        for layer in replaced.values():
-            layer.first = images
-
-    return set_first
-
-
 def _layers(network: nn.Module) -> Iterator[_BatchNorm]:
     return (module for module in network.modules() if isinstance(module, _BatchNorm))

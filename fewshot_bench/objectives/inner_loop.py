@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from fewshot_bench.backbones.task_head import BACKBONE
 from fewshot_bench.errors import StudyError
-from fewshot_bench.finetuning.head import has_batch_norm, normalise_by_first, use_batch_statistics
+from fewshot_bench.finetuning.batch_normalisation import normalise_batches
+from fewshot_bench.finetuning.head import has_batch_norm
 from fewshot_bench.finetuning.stacking import stack_network
 from fewshot_bench.losses.cross_entropy import cross_entropy
 from fewshot_bench.training.recipe import Statistics
@@ -114,22 +115,19 @@ class TaskNetwork:
         layout = "channels" if normalises else "vmap"
         self.stack = stack_network(own, names, tasks, sample, layout=layout)
         self._by_support = statistics == "support" and normalises
-        if self._by_support:
-            self._set_first = normalise_by_first(self.stack.module)
-        elif normalises:
-            use_batch_statistics(self.stack.module)
+        self._normalise_by_first = normalise_batches(self.stack.module) if normalises else None
 
     def embed_support(self, weights: Weights, support: Tensor) -> Tensor:
         """Embeddings [T, N * K, D] of the support images [T, N * K, ...]."""
-        if self._by_support:
-            self._set_first(support.shape[1])
+        if self._normalise_by_first is not None:
+            self._normalise_by_first(None)
         return self._embed(weights, support)
 
     def embed_queries(self, weights: Weights, support: Tensor, query: Tensor) -> Tensor:
         """Embeddings [T, M, D] of the queries [T, M, ...]."""
-        if not self._by_support:
+        if self._normalise_by_first is None or not self._by_support:
             return self._embed(weights, query)
-        self._set_first(support.shape[1])
+        self._normalise_by_first(support.shape[1])
         return self._embed(weights, torch.cat([support, query], dim=1))[:, support.shape[1] :]
 
     def query_logits(
