@@ -53,9 +53,8 @@ def inner_steps(
     Two tasks whose losses are (w - 1)^2 and (w - 3)^2, after one step from 0:
 
     >>> first = torch.zeros(2, requires_grad=True)
-    >>> moved = inner_steps(
-    ...     lambda weights: (weights["w"] - torch.tensor([1.0, 3.0])) ** 2, {"w": first}, {"w": torch.tensor(0.1)}, steps=1
-    ... )
+    >>> goals, rates = torch.tensor([1.0, 3.0]), {"w": torch.tensor(0.1)}
+    >>> moved = inner_steps(lambda weights: (weights["w"] - goals) ** 2, {"w": first}, rates, steps=1)
     >>> [round(value, 4) for value in moved["w"].tolist()]
     [0.2, 0.6]
     """
@@ -130,9 +129,7 @@ class TaskNetwork:
         self._normalise_by_first(support.shape[1])
         return self._embed(weights, torch.cat([support, query], dim=1))[:, support.shape[1] :]
 
-    def query_logits(
-        self, weights: Weights, rates: Weights, support: Tensor, query: Tensor, loop: InnerLoop
-    ) -> Tensor:
+    def query_logits(self, weights: Weights, rates: Weights, support: Tensor, query: Tensor, loop: InnerLoop) -> Tensor:
         """Adapt to the support sets, and classify the queries.
 
         Args:
@@ -171,4 +168,3 @@ def head_logits(weights: Weights, embeddings: Tensor) -> Tensor:
     """Logits [T, B, N] of embeddings [T, B, D] by the head of each task, [T, N, D] and [T, N]."""
     weight, bias = (weights[name] for name in HEAD)
     return torch.baddbmm(bias.unsqueeze(1), embeddings, weight.transpose(1, 2))
-

@@ -25,7 +25,9 @@ def _layer(weight: Tensor, bias: Tensor) -> BatchStatistics:
 
 @pytest.mark.parametrize("shape", [(5, 3), (2, 3, 2, 2)])
 @pytest.mark.parametrize("first", [None, 2])
-def test_first_and_second_derivatives_are_those_of_finite_differences(shape: tuple[int, ...], first: int | None) -> None:
+def test_first_and_second_derivatives_are_those_of_finite_differences(
+    shape: tuple[int, ...], first: int | None
+) -> None:
     def normal(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         layer = _layer(weight, bias)
         layer.first = first

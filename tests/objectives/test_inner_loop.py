@@ -122,9 +122,7 @@ def _keep_statistics(network: nn.Module, forward: Callable[[], Tensor]) -> list[
     return kept
 
 
-def _with_statistics(
-    network: nn.Module, moments: list[tuple[Tensor, Tensor]], forward: Callable[[], Tensor]
-) -> Tensor:
+def _with_statistics(network: nn.Module, moments: list[tuple[Tensor, Tensor]], forward: Callable[[], Tensor]) -> Tensor:
     waiting = iter(moments)
 
     def replace(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
