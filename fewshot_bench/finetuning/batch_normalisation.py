@@ -1,9 +1,9 @@
 """Batch normalisation of networks in which gradients are differentiated again, as in gradient-based meta-learning.
 
-PyTorch's own second derivative makes some twenty passes over the activations, which is half the time of a training
-step of MAML. `_Normalised` and `_Backward` need seven: with n numbers in a channel, x^ the normalised inputs, r one over
-the standard deviation, w the scale, g the gradient of the outputs, v the one of the gradient of the inputs, a and b
-those of the gradients of scale and shift, and bars for means over the channel,
+PyTorch's own second derivative makes some twenty passes over the activations, half the time of a training step of
+MAML. `_Normalised` and `_Backward` need seven: with n numbers in a channel, x^ the normalised inputs, r one over the
+standard deviation, w the scale, g the gradient of the outputs, v the one of the gradient of the inputs, a and b those
+of the gradients of scale and shift,
 
     d/dg = w r (v - v~ - x^ V) + a x^ + b,
     d/dx = -w r^2 (G v + V g) + a r g + x^ (w r^2 (3 V G + v~ g~ - S) - a r G) + constant,

@@ -5,9 +5,9 @@ MAML (Finn et al., 2017) learns weights from which K steps of gradient descent o
     w_0 = w,    w_k = w_(k-1) - a * dL(w_(k-1); support)/dw_(k-1),    minimise over w:  L(w_K; query)
 
 Its gradient goes through the steps, so it holds second derivatives. First-order MAML leaves them out: the gradient
-with respect to w_K is taken as that with respect to w. ANIL (Raghu et al., 2020) moves the head alone in the inner loop,
-so that each image goes through the backbone once. Meta-SGD (Li et al., 2017) learns the rates a too, one for each
-number in the weights.
+with respect to w_K is taken as that with respect to w. ANIL (Raghu et al., 2020) moves the head alone in the inner
+loop, so that each image goes through the backbone once. Meta-SGD (Li et al., 2017) learns the rates a too, one for
+each number in the weights.
 
 All functions here are pure and take many tasks at once: weights are stacked, [T, *shape], one copy for each task.
 """

@@ -71,9 +71,7 @@ class MetaGradients(Episodic):
         super().__init__(encoder)
         recipe = self.recipe
         if recipe.precision != "float32":
-            raise StudyError(
-                f"{recipe.objective} computes in float32, not in {recipe.precision}. Leave out --precision."
-            )
+            raise StudyError(f"{recipe.objective} computes in float32. Leave out --precision {recipe.precision}.")
         if encoder.computing.is_compiled:
             raise StudyError(f"{recipe.objective} cannot compile the network. Leave out --compile.")
         self._loop = InnerLoop(recipe.inner_steps, recipe.first_order)
