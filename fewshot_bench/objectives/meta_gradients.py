@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fewshot_bench.backbones.task_head import BACKBONE, TaskHead
 from fewshot_bench.errors import StudyError
+from fewshot_bench.finetuning.head import has_batch_norm
 from fewshot_bench.losses.cross_entropy import cross_entropy
 from fewshot_bench.objectives.episodic import Episodic
 from fewshot_bench.objectives.inner_loop import HEAD, InnerLoop, TaskNetwork
@@ -63,8 +64,8 @@ class MetaHead(nn.Module):
 class MetaGradients(Episodic):
     """An objective: the loss of the queries after a few gradient steps on the support set of their task.
 
-    All tasks of a step are computed together; see `inner_loop`. The loss is the mean over tasks, and dropout and
-    DropBlock of the backbone rest.
+    All tasks of a step are computed together; see `inner_loop`. The loss is the mean over tasks, without the dropout
+    and DropBlock that the backbone may have.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -78,6 +79,7 @@ class MetaGradients(Episodic):
         moving = {} if recipe.objective == "anil" else {name: w.shape for name, w in self._backbone_weights().items()}
         self._head = MetaHead(recipe.way, encoder.embedding_size, recipe, moving).to(encoder.device)
         self.head = self._head
+        self._normalises = has_batch_norm(encoder.backbone)
         two = encoder.normalise(encoder.loader.load(torch.arange(2)).images.to(encoder.device))
         self._network = TaskNetwork(encoder.backbone, two, recipe.tasks, recipe.inner_statistics)
 
@@ -91,6 +93,9 @@ class MetaGradients(Episodic):
         inputs = self.encoder.normalise(views)
         tasks = inputs.view(recipe.tasks, recipe.way, recipe.shot + recipe.query, *inputs.shape[1:])
         support, query = tasks[:, :, : recipe.shot].flatten(1, 2), tasks[:, :, recipe.shot :].flatten(1, 2)
+        if self._normalises:
+            with torch.no_grad():  # for adaptations that use running statistics; the inner loop does not
+                self.encoder.backbone(support.flatten(0, 1))
         weights = self._backbone_weights() | self._head.weights()
         logits = self._network.query_logits(weights, self._head.rates_by_name(), support, query, self._loop)
         loss = cross_entropy(logits, self._truth, label_smoothing=recipe.label_smoothing).mean()
