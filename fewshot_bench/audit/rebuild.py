@@ -35,7 +35,7 @@ from fewshot_bench.study.study import Study
 from fewshot_bench.study.workers import ClassifierBuilder, WorkerFactory
 
 _BASE_HEAD = "hyper_parameters.base_head"
-_WEIGHTS = ("weights", _BASE_HEAD)
+_WEIGHTS = ("weights", _BASE_HEAD, "hyper_parameters.task_head")
 """Parts of a method that a training decides."""
 _OF_THE_STUDY = {"base_epochs": "epochs", "base_batch": "batch_size", "base_precision": "precision"}
 """Fields of a study that every version passes to a base stage unchanged, and their names there."""

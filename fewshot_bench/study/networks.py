@@ -14,7 +14,7 @@ from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import Progress
 from fewshot_bench.study.base_stage import base_recipe, base_stage_name, fine_tuned_on_base, initialised_backbone
 from fewshot_bench.study.checkpoints import Checkpoint, checkpoint_stages
-from fewshot_bench.study.methods import chosen_reading, refuse_reading_without_effect, wants_base_head
+from fewshot_bench.study.methods import chosen_reading, refuse_reading_without_effect, wants_base_head, wants_task_head
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
 
@@ -152,7 +152,7 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
 
     Raises:
         UnknownNameError: a loss is not known.
-        StudyError: the reading fits no loss, or logits of base classes are wanted where nothing is trained on these.
+        StudyError: the reading fits no loss, or a head is wanted that nothing here trains.
     """
     losses = study.base_losses
     if losses is None:
@@ -160,6 +160,11 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
     for loss in losses:
         LOSSES[loss]
     refuse_reading_without_effect(study, losses)
+    if wants_task_head(study):
+        raise StudyError(
+            "maml starts from a network that was trained for its steps: --checkpoint NAME, of fewshot-bench train "
+            "--recipe maml-conv4. The steps alone, from any network: --adapt finetune."
+        )
     if not losses and backbone.base_head is None and wants_base_head(study):
         raise StudyError(
             f"on=logits needs a classifier of base classes, and {backbone.name} is not trained on any here. Use "
