@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES, Reading, other_reading, reading_of
+from fewshot_bench.losses import LOSSES, Anchors, Reading, StopGradient, extra_settings, other_reading, reading_of
 from fewshot_bench.training.recipe import AugmentationName
 
 BatchNormMode = Literal["frozen", "support", "transductive"]
@@ -74,6 +74,8 @@ class EpisodeRecipe:
         precision: "bf16" runs the network under autocast; weights, head, losses and optimiser stay in float32.
             "float64" is for checks and several times slower.
         seed: of the views, dropout and the order of the images; each episode draws numbers of its own from it.
+        stop_gradient: "beta" takes the weights of SCHaNe's negatives as constants; "none" differentiates them.
+        anchors: whether the contrastive term is the "mean" or the "sum" over anchors.
     """
 
     loss: str = "ce"
@@ -100,15 +102,18 @@ class EpisodeRecipe:
     query_entropy: float = 0.0
     precision: EpisodePrecision = "float32"
     seed: int = 0
+    stop_gradient: StopGradient = "none"
+    anchors: Anchors = "mean"
 
     def __post_init__(self) -> None:
         """Store the default reading of the loss as None.
 
         Raises:
             UnknownNameError: the loss is not known.
-            StudyError: the loss has no such reading.
+            StudyError: the loss has no such reading or setting.
         """
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
+        extra_settings(self.loss, **self.contrast)
 
     def check(self) -> None:
         """Raise StudyError for a value out of its range."""
@@ -155,6 +160,11 @@ class EpisodeRecipe:
         return bool(LOSSES[self.loss].facts.get("is_contrastive", True))
 
     @property
+    def contrast(self) -> dict[str, str]:
+        """The settings of the contrastive term that only some losses take."""
+        return {"stop_gradient": self.stop_gradient, "anchors": self.anchors}
+
+    @property
     def sees_queries(self) -> bool:
         """Whether the queries take part in the training."""
         return self.query_entropy > 0
@@ -183,6 +193,7 @@ class EpisodeRecipe:
         """Everything that affects the result, by name."""
         unused = set() if self.is_contrastive else {"lambda_", "tau", "reading"}
         # Fields added after the first release are recorded only where used, so old fingerprints hold.
+        unused |= self.contrast.keys() - extra_settings(self.loss, **self.contrast)
         unused |= {"on"} if self.on == "embeddings" else set()
         unused |= set() if self.sees_queries else {"query_entropy"}
         unused |= {"scale"} if self.start == "support" else set()

@@ -41,7 +41,7 @@ from fewshot_bench.finetuning.recipe import (
     stacked_optimizer,
 )
 from fewshot_bench.finetuning.stacking import TrainingStep, stack_network
-from fewshot_bench.losses import loss_function, reading_of
+from fewshot_bench.losses import extra_settings, loss_function, reading_of
 from fewshot_bench.training.randomness import keyed_uniform
 
 Step = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
@@ -394,6 +394,7 @@ class EpisodeTrainer:
             tau=self.recipe.tau,
             reading=reading_of(self.recipe.loss, self.recipe.reading),
             **smoothing,
+            **extra_settings(self.recipe.loss, **self.recipe.contrast),
         )
         torch.autograd.backward(losses.sum())
         self._update()

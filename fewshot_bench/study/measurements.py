@@ -45,7 +45,7 @@ _EPOCHS_OF_A_SCHEDULE = 50
 _SHARE_OF_FREE_MEMORY = 0.4
 _FORWARD_PASSES_MORE = 4 / 3
 """A forward pass more, where a step is a forward pass and a backward pass of two."""
-_NOT_FOR_TIME = ("lambda_", "tau", "reading")
+_NOT_FOR_TIME = ("lambda_", "tau", "reading", "stop_gradient", "anchors")
 
 
 @dataclass(frozen=True)

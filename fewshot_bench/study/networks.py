@@ -14,7 +14,7 @@ from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import Progress
 from fewshot_bench.study.base_stage import base_recipe, base_stage_name, fine_tuned_on_base, initialised_backbone
 from fewshot_bench.study.checkpoints import Checkpoint, checkpoint_stages
-from fewshot_bench.study.methods import chosen_reading, refuse_reading_without_effect, wants_base_head
+from fewshot_bench.study.methods import chosen_contrast, refuse_contrast_without_effect, wants_base_head
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
 
@@ -152,14 +152,15 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
 
     Raises:
         UnknownNameError: a loss is not known.
-        StudyError: the reading fits no loss, or logits of base classes are wanted where nothing is trained on these.
+        StudyError: a setting of the contrast fits no loss, or logits of base classes are wanted where nothing is
+            trained on these.
     """
     losses = study.base_losses
     if losses is None:
         losses = () if backbone.is_pretrained else ("ce", "ce+schane")
     for loss in losses:
         LOSSES[loss]
-    refuse_reading_without_effect(study, losses)
+    refuse_contrast_without_effect(study, losses)
     if not losses and backbone.base_head is None and wants_base_head(study):
         raise StudyError(
             f"on=logits needs a classifier of base classes, and {backbone.name} is not trained on any here. Use "
@@ -175,7 +176,7 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
             seed=study.training_seed,
             lambda_=study.lambda_,
             tau=study.tau,
-            reading=chosen_reading(study, loss),
+            **chosen_contrast(study, loss),
         )
         for loss in losses
     ]

@@ -34,7 +34,7 @@ Tau = Annotated[float, Field(gt=0)]
 SAMPLER_FIELDS = ("sampler", "alpha", "least_way", "least_shot")
 """The fields that say how episodes are sampled."""
 
-LATER_FIELDS = ("choose", "base_precision")
+LATER_FIELDS = ("choose", "base_precision", "stop_gradient", "anchors")
 """Fields added after the first release: records and keys leave them out at their defaults, so that old ids hold."""
 
 MOST_EPISODES_BY_DEFAULT = 30_000
@@ -255,6 +255,12 @@ class MethodOptions(Options):
     )
     reading: Literal["in", "out"] | None = option(
         None, "How ce+schane reads Equation 4 of its paper. Default: in.", "method", is_axis=True
+    )
+    stop_gradient: Literal["none", "beta"] = option(
+        "none", "beta: take ce+schane's weights of negatives (Equation 3) as constants.", "method", is_axis=True
+    )
+    anchors: Literal["mean", "sum"] = option(
+        "mean", "Mean or sum of the contrastive term over its anchors (Equation 4).", "method", is_axis=True
     )
     choose: Literal["none", "support-cv", "ensemble"] = option(
         "none",

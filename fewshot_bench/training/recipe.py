@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from fewshot_bench.errors import StudyError
 
 if TYPE_CHECKING:
-    from fewshot_bench.losses import Reading
+    from fewshot_bench.losses import Anchors, Reading, StopGradient
 
 Optimizer = Literal["adamw", "adam"]
 Schedule = Literal["constant", "cosine", "one-cycle"]
@@ -42,6 +42,8 @@ class Recipe:
             since sums over more threads round differently.
         precision: of the network's products and convolutions; "bf16" and "fp16" compute them in half the bits
             (autocast), fp16 with its gradients scaled. Weights, moments and losses stay in float32.
+        stop_gradient: "beta" takes the weights of SCHaNe's negatives as constants; "none" differentiates them.
+        anchors: whether the contrastive term is the "mean" or the "sum" over anchors.
     """
 
     loss: str = "ce"
@@ -61,17 +63,20 @@ class Recipe:
     seed: int = 0
     threads: int | None = None
     precision: PrecisionName = "float32"
+    stop_gradient: StopGradient = "none"
+    anchors: Anchors = "mean"
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
 
         Raises:
             UnknownNameError: the loss is not known; a plug-in's loss is looked up only to train with it.
-            StudyError: a value is out of its range, or the loss has no such reading.
+            StudyError: a value is out of its range, or the loss has no such reading or setting.
         """
-        from fewshot_bench.losses import other_reading
+        from fewshot_bench.losses import extra_settings, other_reading
 
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
+        extra_settings(self.loss, stop_gradient=self.stop_gradient, anchors=self.anchors)
         self._expect(self.epochs >= 1, "epochs", "1 or more")
         self._expect(abs(self.seed) < 1 << 63, "seed", "a whole number of 64 bits")
         self._expect(self.batch_size >= 2, "batch_size", "2 or more, since a contrast needs two images")
@@ -155,7 +160,7 @@ def _refusal(name: str, expectation: str, value: Any) -> str:
     return f"{name} of a training on the base split should be {expectation}, not {value}."
 
 
-_LATER_FIELDS = ("warmup_epochs", "label_smoothing", "precision")
+_LATER_FIELDS = ("warmup_epochs", "label_smoothing", "precision", "stop_gradient", "anchors")
 
 
 def paper_recipe(loss: str, **changes: Any) -> Recipe:
