@@ -23,6 +23,7 @@ CONVOLUTIONS = [
     {"loss": "ce+schane"},
     {"loss": "ce+supcon", "reading": "out", "tune": "last:1"},
     {"loss": "ce+simclr", "tune": "norm"},
+    {"loss": "ce+schane", "stop_gradient": "beta", "anchors": "sum"},
     {"tune": "bias", "optimizer": "adam"},
     {"tune": "lora:4"},
     {"tune": "lora:4+last:2", "loss": "ce+schane"},

@@ -66,7 +66,7 @@ def test_what_can_be_trained_is_not_refused(values: dict[str, Any]) -> None:
 
 
 def test_every_field_but_those_checked_elsewhere_has_a_wrong_value_here() -> None:
-    elsewhere = {"loss", "tune", "reading"}
+    elsewhere = {"loss", "tune", "reading", "stop_gradient", "anchors"}
     assert {name for name, *_ in WRONG} | elsewhere == {field.name for field in fields(EpisodeRecipe)}
 
 
@@ -131,7 +131,7 @@ def test_steps_are_epochs_times_the_batches_that_cover_the_support_set(
 
 def test_what_cross_entropy_does_not_use_is_not_recorded() -> None:
     contrast = {"lambda_", "tau", "reading"}
-    names = {field.name for field in fields(EpisodeRecipe)} - {"on", "query_entropy"}
+    names = {field.name for field in fields(EpisodeRecipe)} - {"on", "query_entropy", "stop_gradient", "anchors"}
     assert set(EpisodeRecipe(loss="ce").recorded()) == names - contrast
     for loss in ("ce+schane", "ce+supcon", "ce+simclr"):
         assert set(EpisodeRecipe(loss=loss).recorded()) == names
