@@ -45,7 +45,7 @@ class TrainingOptions(Options):
     reading: str | None = option(None, "How ce+schane reads Equation 4 of its paper: in or out.", "method")
     stop_gradient: str | None = option(None, "beta: ce+schane's weights of negatives as constants; or none.", "method")
     anchors: str | None = option(None, "mean or sum of the contrastive term over its anchors.", "method")
-    augmentation: str | None = option(None, "auto, autoaugment, jitter, affine or none.", "method")
+    augmentation: str | None = option(None, "auto, autoaugment, autoaugment-policy, jitter, affine or none.", "method")
     precision: str | None = option(None, "float32, bf16 or fp16 (autocast).", "method")
     seed: int | None = option(None, "Seed of the first weights, the batches, the views and dropout.", "method")
     validate_every: int | None = option(

@@ -18,6 +18,7 @@ BatchNormMode = Literal["frozen", "support", "transductive"]
 HeadStart = Literal["centroid", "zero", "support"]
 HeadInput = Literal["embeddings", "logits"]
 Decay = Literal["adamw", "adam"]
+Decays = Literal["matrices", "all"]
 EpisodeSchedule = Literal["constant", "cosine"]
 EpisodePrecision = Literal["float32", "bf16", "float64"]
 
@@ -51,7 +52,7 @@ class EpisodeRecipe:
         batch_size: images per step; never more than the support set has.
         optimizer: "adamw" decouples the weight decay, "adam" adds it to the gradient.
         learning_rate: at its highest.
-        weight_decay: of weight matrices and filters; biases and normalisations are never decayed.
+        weight_decay: of the weights that `decays` names.
         dropout: before the linear head.
         schedule: of the learning rate after the warm-up.
         warmup_epochs: epochs in which the learning rate rises linearly from zero.
@@ -76,6 +77,7 @@ class EpisodeRecipe:
         seed: of the views, dropout and the order of the images; each episode draws numbers of its own from it.
         stop_gradient: "beta" takes the weights of SCHaNe's negatives as constants; "none" differentiates them.
         anchors: whether the contrastive term is the "mean" or the "sum" over anchors.
+        decays: "matrices" decays weight matrices and filters, "all" biases and normalisations too.
     """
 
     loss: str = "ce"
@@ -104,6 +106,7 @@ class EpisodeRecipe:
     seed: int = 0
     stop_gradient: StopGradient = "none"
     anchors: Anchors = "mean"
+    decays: Decays = "matrices"
 
     def __post_init__(self) -> None:
         """Store the default reading of the loss as None.
@@ -194,6 +197,7 @@ class EpisodeRecipe:
         unused = set() if self.is_contrastive else {"lambda_", "tau", "reading"}
         # Fields added after the first release are recorded only where used, so old fingerprints hold.
         unused |= self.contrast.keys() - extra_settings(self.loss, **self.contrast)
+        unused |= {"decays"} if self.decays == "matrices" else set()
         unused |= {"on"} if self.on == "embeddings" else set()
         unused |= set() if self.sees_queries else {"query_entropy"}
         unused |= {"scale"} if self.start == "support" else set()
@@ -210,6 +214,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "start": get_args(HeadStart),
     "on": get_args(HeadInput),
     "precision": get_args(EpisodePrecision),
+    "decays": get_args(Decays),
 }
 
 
@@ -224,7 +229,7 @@ def _is_finite(value: object) -> bool:
 def stacked_optimizer(
     recipe: EpisodeRecipe, trained: Mapping[str, Tensor], decayed: frozenset[str], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Adam over the stacked weights of all episodes; the matrices and filters named in `decayed` are decayed.
+    """Adam over the stacked weights of all episodes; those named in `decayed` are decayed.
 
     Adam works element by element, so each episode's weights go exactly where they would go alone.
     """

@@ -230,7 +230,7 @@ class EpisodeTrainer:
             self.base_head = StackedBaseHead(parts.base_head, parts.tuned_of_base_head, episodes, like=parts.sample)
         trained = {**self.stack.trainable, **self._trained_heads}
         decayed = frozenset(name for name, first in self._initial.items() if first.ndim > 1)
-        decayed |= {"base_head.weight", "head.weight"}
+        decayed |= trained.keys() if recipe.decays == "all" else {"base_head.weight", "head.weight"}
         self.optimizer = stacked_optimizer(recipe, trained, decayed, self.device)
         self._loss = loss_function(recipe.loss)
         self._capture: Capture | None = None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Optimizer = Literal["adamw", "adam"]
 Schedule = Literal["constant", "cosine", "one-cycle"]
-AugmentationName = Literal["auto", "autoaugment", "jitter", "affine", "none"]
+AugmentationName = Literal["auto", "autoaugment", "autoaugment-policy", "jitter", "affine", "none"]
 PrecisionName = Literal["float32", "bf16", "fp16"]
 
 

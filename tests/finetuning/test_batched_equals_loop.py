@@ -25,6 +25,7 @@ CONVOLUTIONS = [
     {"loss": "ce+simclr", "tune": "norm"},
     {"loss": "ce+schane", "stop_gradient": "beta", "anchors": "sum"},
     {"tune": "bias", "optimizer": "adam"},
+    {"tune": "bias", "optimizer": "adam", "decays": "all", "weight_decay": 1.0},
     {"tune": "lora:4"},
     {"tune": "lora:4+last:2", "loss": "ce+schane"},
     {"bn": "support"},

@@ -16,10 +16,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("bn", "batch", "one of frozen, support, transductive"),
     ("optimizer", "sgd", "one of adamw, adam"),
     ("schedule", "one-cycle", "one of constant, cosine"),
-    ("augmentation", "crop", "one of auto, autoaugment, jitter, affine, none"),
+    ("augmentation", "crop", "one of auto, autoaugment, autoaugment-policy, jitter, affine, none"),
     ("start", "random", "one of centroid, zero, support"),
     ("on", "features", "one of embeddings, logits"),
     ("precision", "fp16", "one of float32, bf16, float64"),
+    ("decays", "biases", "one of matrices, all"),
     *[("epochs", value, "a whole number of 0 or more") for value in (-1, 1.0, True, "100", None)],
     *[("batch_size", value, "a whole number of 1 or more") for value in (0, 16.0, None)],
     *[("warmup_epochs", value, "a whole number of 0 or more") for value in (-1, 0.5)],
@@ -131,7 +132,9 @@ def test_steps_are_epochs_times_the_batches_that_cover_the_support_set(
 
 def test_what_cross_entropy_does_not_use_is_not_recorded() -> None:
     contrast = {"lambda_", "tau", "reading"}
-    names = {field.name for field in fields(EpisodeRecipe)} - {"on", "query_entropy", "stop_gradient", "anchors"}
+    names = {field.name for field in fields(EpisodeRecipe)} - {
+        "on", "query_entropy", "stop_gradient", "anchors", "decays",
+    }  # fmt: skip
     assert set(EpisodeRecipe(loss="ce").recorded()) == names - contrast
     for loss in ("ce+schane", "ce+supcon", "ce+simclr"):
         assert set(EpisodeRecipe(loss=loss).recorded()) == names
