@@ -31,7 +31,7 @@ VIEWS_OF_A_FROZEN_PREFIX = 8
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeRecipe:
-    """Hyper-parameters of a fine-tuning on each support set; the defaults are the SCHaNe paper's.
+    """Hyper-parameters of a fine-tuning on each support set; docs/paper.md compares the defaults with the SCHaNe paper.
 
     Attributes:
         loss: name of a loss; cross-entropy takes the head's logits, a contrastive term the L2-normalised output of

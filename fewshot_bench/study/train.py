@@ -75,8 +75,8 @@ class TrainingPlan:
         dataset: name or path of a dataset with a base split.
         backbone: its name.
         loss: its name.
-        recipe: settings that differ from the default, which is the paper's recipe for pretrained networks and the one
-            for small networks otherwise; None keeps the default.
+        recipe: settings that differ from the default, which is `paper_recipe` for pretrained networks and
+            `scratch_recipe` for others; None keeps the default.
         weights: a file to start from instead of the backbone's own weights.
         image_size: side in pixels instead of the backbone's own.
         interpolation: instead of the backbone's own.

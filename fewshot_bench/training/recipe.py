@@ -19,7 +19,7 @@ PrecisionName = Literal["float32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Hyper-parameters of a training on the base split; the defaults are the SCHaNe paper's.
+    """Hyper-parameters of a training on the base split; docs/paper.md compares the defaults with the SCHaNe paper.
 
     Attributes:
         loss: name of a loss.
@@ -164,7 +164,12 @@ _LATER_FIELDS = ("warmup_epochs", "label_smoothing", "precision", "stop_gradient
 
 
 def paper_recipe(loss: str, **changes: Any) -> Recipe:
-    """How the SCHaNe paper fine-tunes pretrained networks on few-shot base splits, with some fields changed."""
+    """For pretrained networks: the numbers of the SCHaNe paper, and this project's choices where it is silent.
+
+    Args:
+        loss: name of a loss.
+        **changes: fields that should differ.
+    """
     return replace(Recipe(loss=loss), **changes)
 
 

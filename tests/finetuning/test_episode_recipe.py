@@ -71,7 +71,7 @@ def test_every_field_but_those_checked_elsewhere_has_a_wrong_value_here() -> Non
     assert {name for name, *_ in WRONG} | elsewhere == {field.name for field in fields(EpisodeRecipe)}
 
 
-def test_the_defaults_are_those_of_the_paper() -> None:
+def test_rates_lengths_and_regularisation_are_the_numbers_of_the_paper() -> None:
     recipe = EpisodeRecipe()
     assert (recipe.learning_rate, recipe.weight_decay, recipe.dropout) == (1e-4, 0.05, 0.1)
     assert (recipe.epochs, recipe.batch_size, recipe.lambda_, recipe.tau) == (100, 1024, 0.9, 0.5)
