@@ -12,13 +12,12 @@ from torch import Tensor
 
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES, Anchors, Reading, StopGradient, extra_settings, other_reading, reading_of
-from fewshot_bench.training.recipe import AugmentationName
+from fewshot_bench.training.recipe import AugmentationName, Decays
 
 BatchNormMode = Literal["frozen", "support", "transductive"]
 HeadStart = Literal["centroid", "zero", "support"]
 HeadInput = Literal["embeddings", "logits"]
 Decay = Literal["adamw", "adam"]
-Decays = Literal["matrices", "all"]
 EpisodeSchedule = Literal["constant", "cosine"]
 EpisodePrecision = Literal["float32", "bf16", "float64"]
 
