@@ -213,11 +213,8 @@ class Comparison:
         if self.training is None:
             return f"No interval covers a new training: {self._why_no_training}."
         ends = f"{100 * self.training.low:+.2f} to {100 * self.training.high:+.2f}"
-        p = p_equation(self.p_training_corrected) if self.p_training_corrected == self.p_training_corrected else "no p"
-        return (
-            f"The interval over trainings, {ends} ({p}, {self._how_over_trainings}), covers new trainings of both, on "
-            "these episodes. The other intervals are of these trainings."
-        )
+        p = "" if math.isnan(self.p_training_corrected) else f"{p_equation(self.p_training_corrected)}, "
+        return f"The interval over trainings, {ends} ({p}{self._how_over_trainings} The others are of these trainings."
 
     @property
     def _why_no_training(self) -> str:
@@ -233,12 +230,14 @@ class Comparison:
 
     @property
     def _how_over_trainings(self) -> str:
+        """How the interval over trainings is made, and what it covers."""
         a, b = self.trainings
-        return (
-            f"{a} trainings of both, paired by network"
-            if self.training and self.training.is_paired
-            else (f"Welch, {a} and {b} trainings")
-        )
+        if not (a and b):
+            trained, given = (self.shown_a, self.shown_b) if a else (self.shown_b, self.shown_a)
+            return f"{max(a, b)} trainings), covers a new training of {trained}; {given} is a network that is given."
+        if self.training is not None and self.training.is_paired:
+            return f"{a} trainings, the same networks in both), covers a new network, on these episodes."
+        return f"Welch, {a} and {b} trainings), covers new trainings of both, on these episodes."
 
     @property
     def level(self) -> str:
@@ -272,8 +271,8 @@ class Comparison:
     def __str__(self) -> str:
         sentence = f"{self.shown_a} - {self.shown_b}: {self.headline} ({self.p_sentence}; {self.test.n:,} episodes)"
         claimed = CLAIMED_FLAG if self.protocol is None or self.protocol.is_claimed else ""
-        trained = self.training_sentence.removesuffix(".") if max(self.trainings) > 1 else ""
-        return "; ".join(part for part in (sentence, claimed, self.unpaired, trained) if part)
+        text = "; ".join(part for part in (sentence, claimed, self.unpaired) if part)
+        return f"{text}. {self.training_sentence}" if self.training_sentence else text
 
     @property
     def unpaired(self) -> str:

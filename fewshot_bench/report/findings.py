@@ -154,9 +154,9 @@ def _answer(protocol: str, task: str, rows: Sequence[Mapping[Any, Any]], *, has_
     if has_both:
         sentence = f"{_AMONG[is_transductive(top)]}, {sentence}"
     correction = CORRECTIONS[str(top["correction"])]
-    how = f" (all pairs, {correction}, 5%)" if others else ""
-    if any(str(row["against_best"]).endswith(OF_THESE_TRAININGS) for row in others):
-        how += f"{OF_THESE_TRAININGS}: not all of it is shown for new ones"
+    is_of_these = any(str(row["against_best"]).endswith(OF_THESE_TRAININGS) for row in others)
+    trainings = "; of these trainings: not all of it is shown for new ones" if is_of_these else ""
+    how = f" (all pairs, {correction}, 5%{trainings})" if others else ""
     return Answer(
         protocol,
         task,

@@ -22,7 +22,7 @@ from fewshot_bench.limits import MOST_DRAWN
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.claimed import NO_CLASSES, SEPARATOR
 from fewshot_bench.outcomes.frame import episode_keys, padded_positions, run_and_episode
-from fewshot_bench.report.trainings import Trainings, method_cell
+from fewshot_bench.report.trainings import Trainings, method_cell, training_seed
 from fewshot_bench.statistics import (
     DataInterval,
     Overlap,
@@ -280,13 +280,26 @@ class TaskScores:
         return bool(self.trainings) and any(self.trainings[position] is not None for position in positions)
 
     def training_difference(self, a: int, b: int, confidence: float = 0.95) -> TrainingDifference | None:
-        """What the trainings of two methods show on common episodes; None where one of them has a single training."""
-        first, second = (self.trainings[a], self.trainings[b]) if self.trainings else (None, None)
+        """What the trainings of two methods show on common episodes; None where one of them has a single training.
+
+        A network that no base split has trained here is given, unless it is as it was initialised at random.
+        """
         both = self.pair(a, b)
-        if first is None or second is None or not both.any():
+        if not self.has_trainings(a, b) or not both.any():
             return None
-        is_paired = first.networks == second.networks
-        return training_difference(first.means(both), second.means(both), is_paired=is_paired, confidence=confidence)
+        means = [self._means_of_trainings(position, both) for position in (a, b)]
+        first, second = self.trainings[a], self.trainings[b]
+        is_paired = first is not None and second is not None and first.networks == second.networks
+        return training_difference(means[0], means[1], is_paired=is_paired, confidence=confidence)
+
+    def _means_of_trainings(self, position: int, episodes: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Mean accuracy of each training of a method, [k], or without an axis of a network that is given."""
+        several, cell = self.trainings[position], self.cells[position]
+        if several is not None:
+            return several.means(episodes)
+        mean = self.accuracy[position, episodes].mean()
+        is_given = training_seed(cell.method) is None and bool(cell.provenance.get("pretraining"))
+        return np.asarray(mean) if is_given else np.asarray([mean])
 
     def of(self, position: int) -> NDArray[np.bool_]:
         """Which episodes a method has, [E]."""

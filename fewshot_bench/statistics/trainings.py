@@ -44,7 +44,7 @@ class TrainingDifference:
         low: lower end of its interval over trainings.
         high: upper end.
         p: two-sided; NaN where no training of either method has any spread and they differ.
-        trainings_a: how many A has.
+        trainings_a: how many A has; 0 of a network that is given.
         trainings_b: how many B has.
         is_paired: whether each training of A is the training of B with the same number.
     """
@@ -86,16 +86,17 @@ def training_difference(
     The episodes are the same for all trainings and taken as given, so their difficulty cancels, and the trainings of
     one method say nothing of those of the other: equal seeds of two methods give other networks, whatever they share.
     If they are positively correlated all the same, Welch's interval is too wide, never too narrow. Methods that use the
-    same trained networks, such as two heads, are paired: there the network is common to each pair.
+    same trained networks, such as two heads, are paired: there the network is common to each pair. A network that is
+    given, such as one with published weights, has no trainings to spread: the others are tested against its mean.
 
     Args:
-        a: mean accuracy of each training of A, [k].
-        b: of B, on the same episodes, [l].
+        a: mean accuracy of each training of A, [k]; a single number, without an axis, of a network that is given.
+        b: the same of B, on the same episodes, [l].
         is_paired: whether a[i] and b[i] are of the same network.
         confidence: of the interval.
 
     Returns:
-        None where a method has a single training, which shows no spread.
+        None where a method has a single training, which shows no spread, or both networks are given.
 
     Raises:
         ShapeError: a method has no training, a mean is NaN or infinite, or pairs do not pair up.
@@ -106,6 +107,9 @@ def training_difference(
     >>> training_difference([0.63], [0.60, 0.62, 0.61]) is None
     True
     """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.ndim == 0 or b.ndim == 0:
+        return _against_given(a, b, confidence)
     first, second = _means(a), _means(b)
     if is_paired and len(first) != len(second):
         raise ShapeError(f"paired trainings must be as many of each method, not {len(first)} and {len(second)}.")
@@ -118,6 +122,16 @@ def training_difference(
     summaries = [(float(x.mean()), float(x.std(ddof=1)) if np.ptp(x) else 0.0, len(x)) for x in (first, second)]
     welch = welch_from_summaries(*summaries[0], *summaries[1], confidence)
     return TrainingDifference(welch.difference, welch.ci_low, welch.ci_high, welch.p, len(first), len(second), False)
+
+
+def _against_given(a: NDArray[np.float64], b: NDArray[np.float64], confidence: float) -> TrainingDifference | None:
+    """One method's trainings against a given network: Student's t-test of their mean."""
+    trainings = max(a.size if a.ndim else 0, b.size if b.ndim else 0)
+    if trainings < 2:
+        return None
+    test = paired_t_test(*(_means(np.broadcast_to(x, (trainings,))) for x in (a, b)), confidence=confidence)
+    counts = [trainings if x.ndim else 0 for x in (a, b)]
+    return TrainingDifference(test.mean_difference, test.ci_low, test.ci_high, test.p, *counts, False)
 
 
 def _means(means: ArrayLike) -> NDArray[np.float64]:
