@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, is_fetched_already, model_of_hub
@@ -108,6 +108,8 @@ class Network:
 def resolve_networks(study: Study, dataset: Dataset | None, backbones: Backbones) -> tuple[Network, ...]:
     """The networks of a study: its backbone after each base stage, or unchanged; or its named checkpoints.
 
+    The trainings of a base stage that differ in their seed follow each other.
+
     Args:
         study: that names them.
         dataset: whose images they see; None where they are not here, which leaves out named checkpoints.
@@ -119,15 +121,26 @@ def resolve_networks(study: Study, dataset: Dataset | None, backbones: Backbones
     if study.checkpoints is not None:
         return _checkpoint_networks(study, dataset, backbones) if dataset is not None else ()
 
-    def start(*, to_train: bool = False) -> Backbone:
-        return backbones.initial(study, dataset, to_train=to_train)
+    def starts_with(seed: int) -> Callable[..., Backbone]:
+        """What makes the backbone before a training with a seed, which decides its random initial weights."""
+        of_seed = study.model_copy(update={"training_seed": seed})
+        return lambda *, to_train=False: backbones.initial(of_seed, dataset, to_train=to_train)
 
+    start = starts_with(study.training_seed)
     backbone = start()
     settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
     networks = []
     for recipe in base_recipes(study, backbone):
-        stage = base_stage_name(recipe, base_recipe(backbone, recipe.loss))
-        networks.append(Network(study.backbone_name, settings, stage, recipe.hyper_parameters(), recipe, False, start))
+        for seed in study.seeds_of_trainings:
+            of_seed = replace(recipe, seed=seed)
+            stage = base_stage_name(of_seed, base_recipe(backbone, recipe.loss))
+            values = of_seed.hyper_parameters()
+            networks.append(Network(study.backbone_name, settings, stage, values, of_seed, False, starts_with(seed)))
+    if not networks and study.training_seeds is not None and study.training_seeds > 1:
+        raise StudyError(
+            f"--training-seeds {study.training_seeds} repeats the training on the base split, and {backbone.name} is "
+            "not trained there. Add --base-loss ce, or leave it out."
+        )
     return tuple(networks) or (Network(study.backbone_name, settings, "", {}, None, False, start),)
 
 

@@ -34,8 +34,10 @@ Tau = Annotated[float, Field(gt=0)]
 SAMPLER_FIELDS = ("sampler", "alpha", "least_way", "least_shot")
 """The fields that say how episodes are sampled."""
 
-LATER_FIELDS = ("choose", "base_precision", "stop_gradient", "anchors")
+LATER_FIELDS = ("choose", "base_precision", "training_seeds", "stop_gradient", "anchors")
 """Fields added after the first release: records and keys leave them out at their defaults, so that old ids hold."""
+
+MOST_TRAININGS = 1_000
 
 MOST_EPISODES_BY_DEFAULT = 30_000
 """Largest number of episodes per run under `until_ci`, unless `max_episodes` is given."""
@@ -243,6 +245,14 @@ class MethodOptions(Options):
         is_axis=True,
     )
     training_seed: int = option(0, "Seed of base-split training.", "method", ge=-(1 << 63), lt=1 << 63)
+    training_seeds: int | None = option(
+        None,
+        "Trainings per method, with the seeds from --training-seed on, evaluated on the same episodes. Default: 1.",
+        "method",
+        is_fixed_by_checkpoint=True,
+        ge=1,
+        le=MOST_TRAININGS,
+    )
     adaptations: tuple[str, ...] = option(
         ("centroid",),
         "Methods (fewshot-bench ls adaptations), or groups of heads: all, all-inductive, all-transductive.",
@@ -308,7 +318,7 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
     def _check_size(self) -> Study:
         """Raise StudyError for more cells, or episodes of one, than can be stored; no memory is taken yet."""
         lists = (self.shots, self.checkpoints, self.base_losses, self.adaptations, self.losses)
-        cells = math.prod(len(values) for values in lists if values)
+        cells = math.prod(len(values) for values in lists if values) * (self.training_seeds or 1)
         if cells > MOST_CELLS:
             raise StudyError(f"a study has at most {MOST_CELLS:,} cells, and this one {cells:,}. Divide it.")
         runs, episodes = self._asked("runs"), self._most_episodes()
@@ -318,6 +328,11 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
                 f"{episodes:,}. Use fewer --episodes or --runs."
             )
         return self
+
+    @property
+    def seeds_of_trainings(self) -> range:
+        """The seeds with which each base stage is trained."""
+        return range(self.training_seed, self.training_seed + (self.training_seeds or 1))
 
     @property
     def later_defaults(self) -> set[str]:

@@ -145,7 +145,10 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         if methods * len(self.datasets) > MOST_STUDIES:
             return (), f"{methods:,} methods on {len(self.datasets)} datasets are more than {MOST_STUDIES:,} studies."
         lists = ("checkpoints", "base_losses", "adaptations", "losses")
-        each = [math.prod(len(table[name]) for name in lists if table.get(name)) for table in tables]
+        each = [
+            math.prod(len(table[name]) for name in lists if table.get(name)) * (table.get("training_seeds") or 1)
+            for table in tables
+        ]
         cells = sum(_count_of_variants(table) * count for table, count in zip(tables, each, strict=True))
         cells *= len(self.shots) * len(self.datasets)
         if cells > MOST_CELLS:

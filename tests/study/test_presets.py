@@ -9,6 +9,7 @@ from fewshot_bench.study import PAPER_GRID, Study, plan_of_file
 from fewshot_bench.study.study_file import known_preset, preset_entries, preset_names
 from fewshot_bench.study.study_parser import Override
 from fewshot_bench.training import paper_recipe
+from fewshot_bench.training.named_recipes import named_recipe
 
 
 def test_the_presets_that_are_promised_are_there_each_with_a_line():
@@ -52,6 +53,21 @@ def test_presets_meant_for_a_gpu_train_in_bf16_and_the_others_in_float32(name):
     for study in plan_of_file(name).studies:
         assert study.base_precision == ("bf16" if is_for_a_gpu else None)
         assert study.hyper_parameters.get("precision") == ("bf16" if name == "dhillon-table1" else None)
+
+
+@pytest.mark.parametrize(("name", "loss"), [("beit3-ce-literal", "ce"), ("beit3-schane-literal", "ce+schane")])
+def test_the_literal_recipes_make_every_choice_that_the_paper_prints_and_no_other(name, loss):
+    printed = {"epochs": 100, "batch_size": 1024, "views": 2, "dropout": 0.1, "learning_rate": 1e-4}
+    printed |= {"optimizer": "adam", "weight_decay": 0.05, "decays": "all", "augmentation": "autoaugment-policy"}
+    not_printed = {"schedule": "constant", "warmup_epochs": 0, "label_smoothing": 0, "objective": "classification"}
+    of_schane = {"lambda_": 0.9, "tau": 0.5, "stop_gradient": "none", "anchors": "sum"} if loss == "ce+schane" else {}
+    named = named_recipe(name)
+    recipe = named.recipe("cifar-fs")
+    assert recipe.loss == loss
+    assert {key: getattr(recipe, key) for key in printed | not_printed | of_schane} == printed | not_printed | of_schane
+    assert recipe.hyper_parameters().get("reading") == ("in" if loss == "ce+schane" else None)
+    assert named.validation is None, "no choice of an epoch is printed"
+    assert timm.is_model_pretrained(named.backbone.removeprefix("timm:"))
 
 
 def test_table_1_has_four_datasets_two_shots_and_two_losses():
