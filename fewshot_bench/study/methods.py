@@ -18,7 +18,7 @@ from fewshot_bench.adaptation.checked_predictions import HOW_TO_WRITE_ONE, check
 from fewshot_bench.adaptation.hyper_parameter_choice import OneShotError, alternatives, nothing_to_choose
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import PluginError, StudyError
-from fewshot_bench.losses import LOSSES, extra_settings, reading_of, readings_of, takes
+from fewshot_bench.losses import EXTRA_SETTINGS, LOSSES, extra_settings, reading_of, readings_of, takes
 from fewshot_bench.plugins import described, is_raised_in_plugin, place_of, plugin_errors
 from fewshot_bench.study.known_names import GROUPS, OWN_NAMES
 from fewshot_bench.study.study import Study
@@ -168,7 +168,7 @@ def adaptations_of(study: Study, name: str) -> list[Adaptation]:
 
 def chosen_contrast(study: Study, loss: str) -> dict[str, Any]:
     """How a study takes the contrastive term of a loss: what it names where the loss can be taken in several ways."""
-    chosen = {name: value for name, value in _extra_settings(study).items() if takes(loss, name)}
+    chosen = {name: value for name, value in _named_settings(study).items() if takes(loss, name)}
     return {"reading": study.reading if len(readings_of(loss)) > 1 else None, **chosen}
 
 
@@ -180,13 +180,14 @@ def refuse_contrast_without_effect(study: Study, base_losses: Iterable[str]) -> 
         return
     if study.reading is not None and not any(study.reading in readings_of(loss) for loss in used):
         reading_of(used[-1], study.reading)
-    for name, value in _extra_settings(study).items():
+    for name, value in _named_settings(study).items():
         if not any(takes(loss, name) for loss in used):
             extra_settings(used[-1], **{name: value})
 
 
-def _extra_settings(study: Study) -> dict[str, str]:
-    return {"stop_gradient": study.stop_gradient, "anchors": study.anchors}
+def _named_settings(study: Study) -> dict[str, str]:
+    """The extra settings of losses that a study names."""
+    return {name: value for name in EXTRA_SETTINGS if (value := getattr(study, name)) is not None}
 
 
 def wants_base_head(study: Study) -> bool:

@@ -266,11 +266,11 @@ class MethodOptions(Options):
     reading: Literal["in", "out"] | None = option(
         None, "How ce+schane reads Equation 4 of its paper. Default: in.", "method", is_axis=True
     )
-    stop_gradient: Literal["none", "beta"] = option(
-        "none", "beta: take ce+schane's weights of negatives (Equation 3) as constants.", "method", is_axis=True
+    stop_gradient: Literal["none", "beta"] | None = option(
+        None, "beta: take ce+schane's weights of negatives as constants. Default: none.", "method", is_axis=True
     )
-    anchors: Literal["mean", "sum"] = option(
-        "mean", "Mean or sum of the contrastive term over its anchors (Equation 4).", "method", is_axis=True
+    anchors: Literal["mean", "sum"] | None = option(
+        None, "Mean or sum of the contrastive term over its anchors. Default: mean.", "method", is_axis=True
     )
     choose: Literal["none", "support-cv", "ensemble"] = option(
         "none",
