@@ -21,6 +21,7 @@ from fewshot_bench.episodes import Protocol, resolved_protocol
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, SamplerName
 from fewshot_bench.errors import StudyError
 from fewshot_bench.limits import LARGEST_SEED, LARGEST_SIZE, LARGEST_WAY, MOST_CELLS, MOST_EPISODES, MOST_RUNS
+from fewshot_bench.training.named_recipes import named_recipe
 from fewshot_bench.training.recipe import PrecisionName
 
 Section = Literal["data", "method", "episodes", "computing", "output"]
@@ -34,8 +35,11 @@ Tau = Annotated[float, Field(gt=0)]
 SAMPLER_FIELDS = ("sampler", "alpha", "least_way", "least_shot")
 """The fields that say how episodes are sampled."""
 
-LATER_FIELDS = ("choose", "base_precision", "training_seeds", "stop_gradient", "anchors")
+LATER_FIELDS = ("choose", "base_precision", "training_seeds", "recipe", "stop_gradient", "anchors")
 """Fields added after the first release: records and keys leave them out at their defaults, so that old ids hold."""
+
+OF_A_RECIPE = ("backbone", "weights", "checkpoints", "base_losses", "image_size", "interpolation")
+"""The fields that a recipe determines."""
 
 MOST_TRAININGS = 1_000
 
@@ -309,10 +313,31 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
         "method",
         is_fixed_by_checkpoint=True,
     )
+    recipe: str | None = option(
+        None,
+        "Names (fewshot-bench ls recipes) or FILE.toml: trains or finds their networks; replaces --backbone.",
+        "method",
+    )
     lambda_: Lambda = option(0.9, "Weight of the contrastive term.", "method", alias="lambda", is_axis=True)
     tau: Tau = option(0.5, "Temperature of the contrastive term.", "method", is_axis=True)
     baseline: str | None = option(None, "Method to test the others against (name or part of it).", "output")
     # fmt: on
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_adaptation_of_recipe(cls, values: Any) -> Any:
+        """Unless others are given, the adaptation is the one that belongs to the recipe; refuse another network."""
+        if not isinstance(values, dict) or values.get("recipe") is None:
+            return values
+        given = next((name for name in OF_A_RECIPE if values.get(name) is not None), None)
+        if given is not None:
+            raise StudyError(f"the recipe {values['recipe']} determines what {cls.flag(given)} would set.")
+        named = named_recipe(values["recipe"])
+        if values.get("adaptations") is None:
+            own = named.hyper_parameters(str(values.get("dataset", "")))
+            values = {**values, "adaptations": (named.evaluation.adaptation,)}
+            values["hyper_parameters"] = own | (values.get("hyper_parameters") or {})
+        return values
 
     @model_validator(mode="after")
     def _check_size(self) -> Study:
