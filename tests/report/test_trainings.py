@@ -183,6 +183,7 @@ def test_a_seed_that_occurs_twice_makes_no_trainings():
     assert sorted(map(len, groups)) == [1, 1, 1, 2]
 
 
+@pytest.mark.slow
 def test_methods_are_tested_and_ranked_once_whatever_their_trainings(tmp_path):
     store_trainings(tmp_path, spread=3)
     frame = frame_of(tmp_path)
@@ -201,6 +202,7 @@ def test_methods_are_tested_and_ranked_once_whatever_their_trainings(tmp_path):
     assert [len(task.comparisons) for task in compared(tmp_path)] == [3]
 
 
+@pytest.mark.slow
 def test_a_method_without_seeds_has_the_numbers_it_had_beside_other_methods_trainings(tmp_path):
     store = store_trainings(tmp_path, spread=3)
     alone = leaderboard(store, cells=[of for of in store.cells() if of.method.name == RAW]).to_dict("records")[0]
@@ -231,6 +233,7 @@ def test_the_rows_of_trainings_stand_below_their_method_by_their_seeds(tmp_path)
     assert found["training_of"].tolist()[1] == found["method_fingerprint"][0]
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_method_are_those_of_its_mean_over_trainings(tmp_path):
     store_trainings(tmp_path, spread=3)
     frame = frame_of(tmp_path)
@@ -242,6 +245,7 @@ def test_the_numbers_of_a_method_are_those_of_its_mean_over_trainings(tmp_path):
     assert method["training_ci95"] > 2 * method["ci95"]
 
 
+@pytest.mark.slow
 def test_a_verdict_goes_beyond_the_trainings_only_where_their_spread_allows_it(tmp_path):
     verdicts = {}
     for spread in (1, 6):
@@ -303,6 +307,7 @@ def test_a_name_without_a_seed_means_all_trainings_and_with_one_that_training(wa
     assert [of.method.label for of in next(iter(cells_of_method(store.cells(), label).values()))] == [label]
 
 
+@pytest.mark.slow
 def test_a_method_without_its_first_seed_keeps_its_name_and_stays_the_baseline(tmp_path):
     store = store_trainings(tmp_path, seeds=0)
     for number, name in enumerate((CE, SCHANE)):
@@ -340,6 +345,7 @@ def test_trainings_without_a_common_episode_stay_methods_of_their_own(tmp_path):
     assert frame["source"].eq("measured").all()
 
 
+@pytest.mark.slow
 def test_a_label_of_a_method_reaches_its_trainings(tmp_path):
     store_trainings(tmp_path)
     frame = frame_of(tmp_path)
@@ -361,6 +367,7 @@ def test_the_page_draws_methods_and_has_a_card_per_training(tmp_path):
     assert sum("one training" in row[0] for row in rows) == 6
 
 
+@pytest.mark.slow
 def test_the_points_of_a_sweep_are_means_over_their_trainings(tmp_path):
     store = store_trainings(tmp_path, spread=3, with_raw=False)
     points = [
