@@ -43,6 +43,7 @@ from fewshot_bench.training import (
     seeded_randomness,
     train_on_base,
 )
+from fewshot_bench.training.heads import base_head_of
 
 TRAINING_VERSION = 2
 
@@ -168,7 +169,7 @@ def _train(
         computing["micro_batches"] = training.sizes
     return (
         weights,
-        BaseHead.of(result.head, split.class_names),
+        base_head_of(result.head, split.class_names),
         {
             "what": what,
             "backbone": backbone.name,

@@ -16,7 +16,7 @@ from torch import nn
 from fewshot_bench._io.ranks import is_main_process, own_rank
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import Centroid, EmbeddedSplit
-from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, embed
+from fewshot_bench.backbones import Backbone, BackboneRequest, embed
 from fewshot_bench.backbones.backbone import Interpolation
 from fewshot_bench.datasets import known_dataset
 from fewshot_bench.datasets.dataset import ImageSplit
@@ -59,6 +59,7 @@ from fewshot_bench.training import (
 )
 from fewshot_bench.training.data_parallel import Processes, joined_processes
 from fewshot_bench.training.fit import Validate
+from fewshot_bench.training.heads import base_head_of
 from fewshot_bench.training.history import TensorBoardLog, write_history
 
 WAY, QUERY, SHOTS = 5, 15, (1, 5)
@@ -399,7 +400,7 @@ class _Training:
                 computing=computing,
                 history=result.history,
             )
-            save_checkpoint(checkpoint.path, network, checkpoint.metadata(), BaseHead.of(head, self.base.class_names))
+            save_checkpoint(checkpoint.path, network, checkpoint.metadata(), base_head_of(head, self.base.class_names))
             return checkpoint
 
         last = f"{self.plan.name}{LAST}"

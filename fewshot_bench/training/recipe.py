@@ -52,7 +52,8 @@ class Recipe:
         momentum: of SGD.
         nesterov: whether it is Nesterov's.
         decays: "matrices" decays weight matrices and filters, "all" biases and normalisations too.
-        drops: pairs of an epoch and the share of the highest learning rate from it on, for the schedule "steps".
+        drops: pairs of an epoch and the share of the highest learning rate from it on, for the schedule "steps"; a
+            cosine begins anew there, at that share.
         steps_per_epoch: of an objective that learns from tasks.
         tasks: per step.
         way: classes of a task.
@@ -60,6 +61,16 @@ class Recipe:
         query: query images per class.
         episodic_head: classifies the queries of a task.
         head_penalty: of "ridge", or C of "svm"; None for the head's default.
+        cosine_scale: of the logits of a "cosine" head.
+        mixup: both parameters of the Beta distribution of the shares in which images are mixed; 0 mixes none.
+        drop_block: rate at which ResNet-12 drops single values after its first two blocks, and squares after the last.
+        drop_block_size: side of the squares.
+        drop_block_steps: in which the rate of the squares rises from 0.
+        teacher: name of a checkpoint that a distillation learns from, or of a recipe, whose checkpoint on the dataset
+            it then is.
+        teacher_weights: digest of the teacher's weights and base head, which decides the result.
+        temperature: of a distillation.
+        soft_share: share of the divergence from the teacher in the loss; the rest is that of the labels.
     """
 
     loss: str = "ce"
@@ -92,6 +103,15 @@ class Recipe:
     query: int = 15
     episodic_head: EpisodicHead = "centroid"
     head_penalty: float | None = None
+    cosine_scale: float = 2.0
+    mixup: float = 0.0
+    drop_block: float = 0.0
+    drop_block_size: int = 5
+    drop_block_steps: int = 40_000
+    teacher: str | None = None
+    teacher_weights: str | None = None
+    temperature: float = 4.0
+    soft_share: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -130,7 +150,9 @@ class Recipe:
         epochs = [epoch for epoch, _ in drops]
         are_right = epochs == sorted(set(epochs)) and all(epoch > 0 and 0 < share <= 1 for epoch, share in drops)
         self._expect(are_right, "drops", "pairs of an epoch, in order, and a share above 0 and at most 1")
-        self._expect(bool(drops) == (self.schedule == "steps"), "drops", "given with the schedule steps, and only then")
+        if self.schedule != "cosine" or self.warmup_epochs:
+            is_right = bool(drops) == (self.schedule == "steps")
+            self._expect(is_right, "drops", "given with the schedule steps, or with a cosine without warm-up")
         self._expect(not self.warmup_epochs or self.schedule != "steps", "warmup_epochs", "0 with the schedule steps")
         self._expect(self.views in (1, 2), "views", "1 or 2")
         self._expect(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
@@ -139,6 +161,15 @@ class Recipe:
             self._expect(getattr(self, name) >= 1, name, "1 or more")
         self._expect(self.way >= 2, "way", "2 or more")
         self._expect(self.head_penalty is None or self.head_penalty > 0, "head_penalty", "positive")
+        self._expect(0 < self.cosine_scale <= 1e6, "cosine_scale", "positive, and at most 1e6")
+        self._expect(0 <= self.mixup <= 1e6, "mixup", "0 or more, and at most 1e6")
+        self._expect(0 <= self.drop_block < 1, "drop_block", "at least 0 and less than 1")
+        self._expect(self.drop_block_size >= 1, "drop_block_size", "1 or more")
+        self._expect(self.drop_block_steps >= 1, "drop_block_steps", "1 or more")
+        self._expect(0 < self.temperature <= 1e6, "temperature", "positive, and at most 1e6")
+        self._expect(0 <= self.soft_share <= 1, "soft_share", "between 0 and 1")
+        has_right_teacher = (self.teacher is not None) == (self.objective == "distillation")
+        self._expect(has_right_teacher, "teacher", "given with the objective distillation, and only then")
 
     @property
     def learns_from_tasks(self) -> bool:
@@ -220,6 +251,8 @@ def _refusal(name: str, expectation: str, value: Any) -> str:
 _LATER_FIELDS = (
     "warmup_epochs", "label_smoothing", "precision", "objective", "views", "momentum", "nesterov", "decays", "drops",
     "steps_per_epoch", "tasks", "way", "shot", "query", "episodic_head", "head_penalty",
+    "cosine_scale", "mixup", "drop_block", "drop_block_size", "drop_block_steps",
+    "teacher", "teacher_weights", "temperature", "soft_share",
 )  # fmt: skip
 
 
