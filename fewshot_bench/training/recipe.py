@@ -203,10 +203,16 @@ class Recipe:
         return values
 
     def changes_from(self, other: Recipe) -> dict[str, Any]:
-        """The recorded settings that differ from those of another recipe, apart from the loss."""
+        """The recorded settings that differ from those of another recipe, apart from the loss.
+
+        A teacher counts by its name: the digest of its weights is not one that a person reads.
+        """
         theirs = asdict(other) | other.hyper_parameters()
+        unnamed = ("loss", "teacher_weights")
         return {
-            name: value for name, value in self.hyper_parameters().items() if value != theirs[name] and name != "loss"
+            name: value
+            for name, value in self.hyper_parameters().items()
+            if value != theirs[name] and name not in unnamed
         }
 
     @classmethod
