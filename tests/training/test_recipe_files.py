@@ -18,7 +18,7 @@ from fewshot_bench.study.checkpoints import finished_names
 from fewshot_bench.study.methods import planned_adaptations
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import named_recipes
-from fewshot_bench.training.named_recipes import named_recipe, recipe_names
+from fewshot_bench.training.named_recipes import named_recipe, recipe_entries, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -33,6 +33,15 @@ def test_a_recipe_names_a_network_a_source_and_an_adaptation_that_takes_its_hype
         adaptation = recipe.evaluation.adaptation
         study = Study(adaptations=(adaptation,), hyper_parameters=recipe.hyper_parameters(dataset))
         assert planned_adaptations(study)[0].name == adaptation
+
+
+def test_a_recipe_says_what_a_training_on_cifar_fs_costs() -> None:
+    assert named_recipe("rfs-conv4").views("cifar-fs", 38_400) == 90 * 38_400
+    assert named_recipe("protonet-conv4").views("cifar-fs", 38_400) == 250 * 100 * 20 * 20
+    assert named_recipe("beit3-ce").views("cifar-fs", 38_400) == 100 * 38_400 * 2
+    cost = "on cifar-fs 3.5 million views, about 0.96 hours of a CPU core"
+    assert named_recipe("rfs-conv4").cost() == cost
+    assert {entry.name: entry.facts["cost"] for entry in recipe_entries()}["rfs-conv4"] == cost
 
 
 RFS = {
