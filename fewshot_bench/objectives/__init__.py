@@ -1,0 +1,1 @@
+"""What a training step minimises where it is more than a classification of the base classes."""
