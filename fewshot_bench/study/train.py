@@ -337,7 +337,7 @@ class _Training:
         """The sizes used so far, and the one to continue with."""
         used, chosen = used_micro_batches(self.state), self.plan.micro_batch
         if chosen is None:
-            most = used[-1] if used else min(self.recipe.batch_size, len(self.base))
+            most = used[-1] if used else min(self.recipe.images_per_step, len(self.base))
             chosen = self._fitting(most)
         sizes = used if used[-1:] == [chosen] else [*used, chosen]
         # Where one of several processes runs out, the others are in the middle of a step and cannot start again.
@@ -347,7 +347,8 @@ class _Training:
     def _fitting(self, most: int) -> int:
         """How many images, up to a number, have their activations in memory; in that of all processes together."""
         four = four_inputs(self.backbone, self.base, self.device)
-        memory = StepMemory.measured(self.backbone.network, four, precision=self.recipe.precision)
+        recipe = self.recipe
+        memory = StepMemory.measured(self.backbone.network, four, precision=recipe.precision, views=recipe.views)
         # Processes on a CPU share its memory; on GPUs each has that of its own.
         count = self.processes.count if self.processes is not None and self.device != "cpu" else 1
         fitting = fitting_micro_batch(memory, math.ceil(most / count))
