@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,9 +55,13 @@ def base_recipe(backbone: Backbone, loss: str, **changes: Any) -> Recipe:
 
 def base_stage_name(recipe: Recipe, default: Recipe, **settings: Any) -> str:
     """The base stage in a method's name, with what differs from the default recipe, e.g. "base-ce@epochs=3"."""
-    changed = recipe.changes_from(default) | settings
+    return stage_name(f"base-{recipe.loss}", recipe.changes_from(default) | settings)
+
+
+def stage_name(name: str, changed: Mapping[str, Any]) -> str:
+    """A stage with the settings that differ from its default, e.g. "rfs-conv4@epochs=3"."""
     suffix = "@" + ",".join(f"{key.rstrip('_')}={changed[key]}" for key in sorted(changed)) if changed else ""
-    return f"base-{recipe.loss}{suffix}"
+    return f"{name}{suffix}"
 
 
 def initialised_backbone(request: BackboneRequest, seed: int, *, is_stand_in: bool = False) -> Backbone:
