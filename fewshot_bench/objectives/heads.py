@@ -2,7 +2,7 @@
 
 Each is an adaptation of the same name, so that a network is trained by what it is evaluated with:
 
-- `nearest_centroid` of `adaptation.centroid`, with Euclidean distances (Snell et al., 2017).
+- `centroid`: Euclidean distances from the means of the classes (Snell et al., 2017); see `adaptation.centroid`.
 - `matching`: attention over the support images (Vinyals et al., 2016).
 - `ridge`: ridge regression in closed form (Bertinetto et al., 2019; Lee et al., 2019).
 - `svm`: the support vector machine of Crammer and Singer (Lee et al., 2019), whose solution is found by the
@@ -14,15 +14,51 @@ Shapes: T tasks, N way, K shot, n = N * K support images, M queries, D embedding
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
+from fewshot_bench.adaptation.centroid import nearest_centroid
 from fewshot_bench.adaptation.knn import log_attention
 from fewshot_bench.adaptation.ridge import penalised_solution, ridge_in_span
 from fewshot_bench.adaptation.svm import onto_constraints, svm_in_span
 from fewshot_bench.errors import ShapeError
+from fewshot_bench.training.recipe import Recipe
 
+_RIDGE_PENALTY, _SVM_C = 50.0, 0.1  # MetaOptNet's, for embeddings that are not normalised
 _NEWTON_STEPS = 3
+
+
+class EpisodicHead(nn.Module):
+    """The head of a recipe, with the scale of its scores.
+
+    Attributes:
+        scale: a learned factor of the scores, []; None where it is fixed. MetaOptNet (Lee et al., 2019) learns it,
+            since predicted one-hot labels are too close to each other for a cross-entropy. It changes no prediction,
+            so it is part of a training's state, not of the trained network.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Take the settings of a recipe."""
+        super().__init__()
+        self.name, self.penalty, self.factor = recipe.episodic_head, recipe.head_penalty, recipe.head_scale
+        is_learned = recipe.learned_scale
+        if is_learned is None:
+            is_learned = self.name in ("ridge", "svm")
+        self.scale = nn.Parameter(torch.ones(())) if is_learned else None
+
+    def forward(self, support: Tensor, query: Tensor) -> Tensor:
+        """Logits [T, M, N] of queries [T, M, D] by support sets [T, N, K, D]; see the functions of this file."""
+        if self.name == "matching":
+            return matching(support, query, scale=self.factor)
+        logits = self.factor * self._scores(support, query)
+        return logits if self.scale is None else self.scale * logits
+
+    def _scores(self, support: Tensor, query: Tensor) -> Tensor:
+        if self.name == "ridge":
+            return ridge(support, query, penalty=self.penalty or _RIDGE_PENALTY)
+        if self.name == "svm":
+            return svm(support, query, C=self.penalty or _SVM_C)
+        return nearest_centroid(support, query, metric="euclidean")
 
 
 def matching(support: Tensor, query: Tensor, *, scale: float = 1.0) -> Tensor:
@@ -45,13 +81,13 @@ def matching(support: Tensor, query: Tensor, *, scale: float = 1.0) -> Tensor:
     return log_attention(cosines.view(len(support), way, shot, -1), scale=scale)
 
 
-def ridge(support: Tensor, query: Tensor, *, penalty: float = 50.0) -> Tensor:
+def ridge(support: Tensor, query: Tensor, *, penalty: float = _RIDGE_PENALTY) -> Tensor:
     """Classify by ridge regression onto one-hot labels (Bertinetto et al., 2019; Lee et al., 2019).
 
     Args:
         support: embeddings of the support sets, [T, N, K, D].
         query: embeddings of the queries, [T, M, D].
-        penalty: strength of the L2 penalty; 50 in MetaOptNet, whose embeddings are not normalised.
+        penalty: strength of the L2 penalty; the default is MetaOptNet's.
 
     Returns:
         Predicted one-hot labels, [T, M, N].
@@ -67,13 +103,13 @@ def ridge(support: Tensor, query: Tensor, *, penalty: float = 50.0) -> Tensor:
     return _scores(support, query, coefficients)
 
 
-def svm(support: Tensor, query: Tensor, *, C: float = 0.1) -> Tensor:
+def svm(support: Tensor, query: Tensor, *, C: float = _SVM_C) -> Tensor:
     """Classify by the support vector machine of Crammer and Singer (2001), as MetaOptNet does (Lee et al., 2019).
 
     Args:
         support: embeddings of the support sets, [T, N, K, D].
         query: embeddings of the queries, [T, M, D].
-        C: weight of the hinge losses; 0.1 in MetaOptNet, whose embeddings are not normalised.
+        C: weight of the hinge losses; the default is MetaOptNet's.
 
     Returns:
         Inner products with the weights of each class, [T, M, N].

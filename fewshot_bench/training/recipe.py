@@ -59,7 +59,10 @@ class Recipe:
         shot: support images per class.
         query: query images per class.
         episodic_head: classifies the queries of a task.
-        head_penalty: of "ridge", or C of "svm"; None for the head's default.
+        head_penalty: of "ridge", or C of "svm"; None for MetaOptNet's, 50 or 0.1.
+        head_scale: factor of the head's scores; of the cosines in the attention of "matching".
+        learned_scale: whether a second factor, 1 at first, is trained with the network, as in MetaOptNet's code; None
+            for "ridge" and "svm" alone. It changes no prediction.
     """
 
     loss: str = "ce"
@@ -92,6 +95,8 @@ class Recipe:
     query: int = 15
     episodic_head: EpisodicHead = "centroid"
     head_penalty: float | None = None
+    head_scale: float = 1.0
+    learned_scale: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -138,18 +143,40 @@ class Recipe:
         for name in ("steps_per_epoch", "tasks", "shot", "query"):
             self._expect(getattr(self, name) >= 1, name, "1 or more")
         self._expect(self.way >= 2, "way", "2 or more")
-        self._expect(self.head_penalty is None or self.head_penalty > 0, "head_penalty", "positive")
+        self._check_episodic_head()
+
+    def _check_episodic_head(self) -> None:
+        has_penalty = self.episodic_head in ("ridge", "svm")
+        expectation = "positive" if has_penalty else f"left out, since the head {self.episodic_head} has none,"
+        self._expect(self.head_penalty is None or (has_penalty and self.head_penalty > 0), "head_penalty", expectation)
+        self._expect(0 < self.head_scale <= 1e30, "head_scale", "positive, and at most 1e30")
+        self._expect(
+            not self.learned_scale or self.episodic_head != "matching",
+            "learned_scale",
+            "false for matching, whose predictions a scale changes,",
+        )
 
     @property
     def learns_from_tasks(self) -> bool:
         """Whether a step takes tasks instead of a batch of images."""
         return self.objective in ("episodic", "maml", "anil", "meta-sgd")
 
+    def images_per_step(self, split_images: int) -> int:
+        """Images of a step, each in `views` views, on a split of that many images."""
+        if self.learns_from_tasks:
+            return self.tasks * self.images_per_task
+        return min(self.batch_size, split_images)
+
+    def images_per_epoch(self, split_images: int) -> int:
+        """Images that the steps of an epoch take, on a split of that many images."""
+        if self.learns_from_tasks:
+            return self.steps_per_epoch * self.images_per_step(split_images)
+        return split_images
+
     @property
-    def images_per_step(self) -> int:
-        """Images of a step, each in `views` views."""
-        per_class = self.shot + self.query
-        return self.tasks * self.way * per_class if self.learns_from_tasks else self.batch_size
+    def images_per_task(self) -> int:
+        """Support and query images of a task."""
+        return self.way * (self.shot + self.query)
 
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
         if not is_right:
@@ -220,6 +247,7 @@ def _refusal(name: str, expectation: str, value: Any) -> str:
 _LATER_FIELDS = (
     "warmup_epochs", "label_smoothing", "precision", "objective", "views", "momentum", "nesterov", "decays", "drops",
     "steps_per_epoch", "tasks", "way", "shot", "query", "episodic_head", "head_penalty",
+    "head_scale", "learned_scale",
 )  # fmt: skip
 
 
