@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, leaky_relu, max_pool2d, relu
 
 from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest, Preprocessing
+from fewshot_bench.backbones.drop_block import DropBlock
 from fewshot_bench.backbones.literature_network import LiteratureNetwork, timm_config
 from fewshot_bench.backbones.weights import Spelling, fit_by_name
 from fewshot_bench.backbones.weights_file import read_weights
@@ -131,8 +132,8 @@ class ResNet12(LiteratureNetwork):
 
     The network of TADAM (Oreshkin et al., 2018) in the wider form of MetaOptNet (Lee et al., 2019), which RFS (Tian et
     al., 2020) and most methods since use. The names of the parameters are those of both codes, so that their weights
-    fit. DropBlock (Ghiasi et al., 2018) follows the last two blocks while training, at a constant rate, where
-    MetaOptNet reaches its rate over 40,000 steps and drops single values after the first two blocks.
+    fit. With `drop_block_rate`, timm's DropBlock (Ghiasi et al., 2018) follows the last two blocks while training, at a
+    constant rate; `drop_in_blocks` is how MetaOptNet and RFS drop.
 
     Attributes:
         layer1: the first block, and so on to `layer4`.
@@ -170,6 +171,18 @@ class ResNet12(LiteratureNetwork):
         """Feature maps, [B, C, H, W] -> [B, 640, H // 16, W // 16]."""
         features: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(images))))
         return features
+
+    def drop_in_blocks(self, rate: float, size: int) -> None:
+        """Drop while training as MetaOptNet and RFS do: single values after two blocks, squares after the other two.
+
+        Args:
+            rate: of the single values; that of the squares starts at 0, see `set_drop_rate`.
+            size: side of the squares.
+        """
+        for layer in (self.layer1, self.layer2):
+            layer[0].drop = nn.Dropout(rate)
+        for layer in (self.layer3, self.layer4):
+            layer[0].drop = DropBlock(size)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Four blocks, coarse or not."""

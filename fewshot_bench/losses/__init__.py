@@ -1,7 +1,9 @@
 """Losses as pure functions, batched over any leading dimensions, in log space."""
 
 from fewshot_bench.losses.contrastive import Beta, Reading, contrastive_loss
+from fewshot_bench.losses.cosine import cosine_logits
 from fewshot_bench.losses.cross_entropy import cross_entropy
+from fewshot_bench.losses.distillation import distillation
 from fewshot_bench.losses.registry import LOSSES, Loss, loss_function, other_reading, reading_of, readings_of
 from fewshot_bench.losses.schane import hard_negative_weights, schane
 from fewshot_bench.losses.simclr import simclr
@@ -13,7 +15,9 @@ __all__ = [
     "Loss",
     "Reading",
     "contrastive_loss",
+    "cosine_logits",
     "cross_entropy",
+    "distillation",
     "hard_negative_weights",
     "loss_function",
     "other_reading",

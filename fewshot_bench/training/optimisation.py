@@ -43,10 +43,10 @@ def build_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRSchedu
         return OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps + 1, cycle_momentum=False)
     if recipe.warmup_epochs:
         return LambdaLR(optimizer, warmed_up(recipe, steps))
+    if recipe.drops:
+        return LambdaLR(optimizer, dropped(recipe, steps))
     if recipe.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
-    if recipe.schedule == "steps":
-        return LambdaLR(optimizer, dropped(recipe, steps))
     return ConstantLR(optimizer, factor=1.0)
 
 
@@ -65,11 +65,19 @@ def warmed_up(recipe: Recipe, steps: int) -> Callable[[int], float]:
 
 
 def dropped(recipe: Recipe, steps: int) -> Callable[[int], float]:
-    """From a step to its share of the learning rate, which falls at the epochs of `drops`."""
+    """From a step to its share of the learning rate, which falls at the epochs of `drops`.
+
+    In between it is constant, or a cosine that ends at 0 and begins anew (Loshchilov and Hutter, 2017).
+    """
+    starts = [0, *(round(epoch * steps / recipe.epochs) for epoch, _ in recipe.drops), steps]
+    shares = [1.0, *(share for _, share in recipe.drops)]
 
     def share(step: int) -> float:
-        reached = [share for epoch, share in recipe.drops if step >= round(epoch * steps / recipe.epochs)]
-        return reached[-1] if reached else 1.0
+        number = max(number for number, start in enumerate(starts[:-1]) if step >= start)
+        if recipe.schedule == "steps":
+            return shares[number]
+        length = max(1, starts[number + 1] - starts[number])
+        return shares[number] * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - starts[number]) / length)))
 
     return share
 
