@@ -12,12 +12,17 @@ import torch
 from bars import SIZE, are_equal, bars, conv4, normalise, weights
 from torch import Tensor, nn
 
+from fewshot_bench.adaptation import Centroid, EmbeddingAdaptation, Matching, Ridge, SupportVectorMachine
 from fewshot_bench.adaptation.centroid import nearest_centroid
+from fewshot_bench.backbones import BackboneRequest
+from fewshot_bench.datasets import open_dataset
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.episodes import Protocol, sample_episodes
 from fewshot_bench.errors import EpisodeError, StudyError
 from fewshot_bench.losses import cross_entropy
 from fewshot_bench.objectives import Episodic
+from fewshot_bench.study.base_stage import initialised_backbone
+from fewshot_bench.study.train import validation, validation_protocols
 from fewshot_bench.training import Computing, History, Recipe, StateFile, TrainingResult, train_on_base
 from fewshot_bench.training.learner import Learner
 from fewshot_bench.training.optimisation import StepMemory, fitting_micro_batch
@@ -205,6 +210,33 @@ class TestTrainings:
     def test_embeddings_that_diverge_are_one_clear_line(self, head: str) -> None:
         with pytest.raises(StudyError, match="Use a learning rate below"):
             train(episodic_head=head, optimizer="sgd", learning_rate=1e25, steps_per_epoch=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
+def test_a_network_learns_to_classify_new_classes(head: str) -> None:
+    glyphs = open_dataset("glyphs")
+    backbone = initialised_backbone(BackboneRequest("conv4_32", channels=1, native_size=28), seed=0)
+    adaptation: EmbeddingAdaptation = {
+        "centroid": Centroid(metric="euclidean", features="raw"),
+        "matching": Matching(scale=10.0, features="raw"),
+        "ridge": Ridge(penalty=50.0, features="raw"),
+        "svm": SupportVectorMachine(C=0.1, features="raw"),
+    }[head]
+    validate = validation(
+        backbone, glyphs.validation, validation_protocols(glyphs.validation, 200), "cpu", head=adaptation
+    )
+    trained = train_on_base(
+        backbone.network,
+        glyphs.base,
+        recipe(episodic_head=head, way=5, query=5, steps_per_epoch=25, epochs=4, optimizer="adam", weight_decay=0.0,
+               learning_rate=3e-3, head_scale=10.0 if head == "matching" else 1.0),
+        normalise=backbone.preprocessing,
+        objective=Episodic,
+    )  # fmt: skip
+    before, after = validate(backbone.network), validate(trained.backbone)
+    assert after["validation_1shot"] > before["validation_1shot"] + 0.1
+    assert after["validation_5shot"] > before["validation_5shot"] + 0.15
 
 
 class TestRefusals:
