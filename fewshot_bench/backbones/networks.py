@@ -154,7 +154,7 @@ class ResNet12(LiteratureNetwork):
         drop_block_size: int = 5,
     ) -> None:
         self.refuse_small_images(image_size)
-        super().__init__(_RESNET12_WIDTHS[-1], num_classes, global_pool, drop_rate)
+        super().__init__(self._size_of_embedding(image_size), num_classes, global_pool, drop_rate)
         self.layer1 = nn.Sequential(ResidualBlock(in_chans, _RESNET12_WIDTHS[0]))
         self.layer2 = nn.Sequential(ResidualBlock(_RESNET12_WIDTHS[0], _RESNET12_WIDTHS[1]))
         self.layer3 = nn.Sequential(
@@ -188,6 +188,30 @@ class ResNet12(LiteratureNetwork):
         """Four blocks, coarse or not."""
         return {"blocks": r"^layer(\d+)"}
 
+    @staticmethod
+    def _size_of_embedding(image_size: int) -> int:
+        return _RESNET12_WIDTHS[-1]
+
+
+class FlatResNet12(ResNet12):
+    """ResNet-12 without the global average, as MetaOptNet trains it: D = 640 * (image_size // 16) ** 2."""
+
+    own_pool = "flatten"
+
+    @staticmethod
+    def _size_of_embedding(image_size: int) -> int:
+        return _RESNET12_WIDTHS[-1] * (image_size // 16) ** 2
+
+    def set_input_size(self, img_size: int) -> None:
+        """Expect images of another size; a classifier, whose input changes with D, is replaced by a fresh one.
+
+        Raises:
+            StudyError: the images are too small.
+        """
+        self.refuse_small_images(img_size)
+        self.num_features = self.head_hidden_size = self._size_of_embedding(img_size)
+        self.reset_classifier(self.num_classes)
+
 
 class ResidualBlock(nn.Module):
     """Three times convolution and batch normalisation, beside a 1x1 convolution; LeakyReLU and 2x2 max-pooling."""
@@ -219,6 +243,13 @@ def _convolution(channels_in: int, channels_out: int, size: int, stride: int = 1
 def resnet12(pretrained: bool = False, *, img_size: int = 84, **options: Any) -> ResNet12:
     """ResNet-12 of widths 64, 160, 320 and 640."""
     network: ResNet12 = build_model_with_cfg(ResNet12, "resnet12", pretrained, image_size=img_size, **options)
+    return network
+
+
+def resnet12_flat(pretrained: bool = False, *, img_size: int = 84, **options: Any) -> FlatResNet12:
+    """ResNet-12 whose embedding is its flattened feature map, 16,000 numbers at 84 px and 2,560 at 32 px."""
+    settings = {"image_size": img_size, **options}
+    network: FlatResNet12 = build_model_with_cfg(FlatResNet12, "resnet12_flat", pretrained, **settings)
     return network
 
 
@@ -325,10 +356,11 @@ default_cfgs = generate_default_cfgs(  # timm's register_model looks for this na
         "conv4_64": timm_config("blocks.0.0"),
         "conv4_64_gap": timm_config("blocks.0.0"),
         "resnet12": timm_config(("layer1.0.conv1", "layer1.0.downsample.0")),
+        "resnet12_flat": timm_config(("layer1.0.conv1", "layer1.0.downsample.0")),
         "wrn28_10": timm_config("conv1"),
     }
 )
-for _network in (conv4_32, conv4_64, conv4_64_gap, resnet12, wrn28_10):
+for _network in (conv4_32, conv4_64, conv4_64_gap, resnet12, resnet12_flat, wrn28_10):
     register_model(_network)
 
 _NETWORKS: dict[str, Callable[..., LiteratureNetwork]] = {
@@ -336,6 +368,7 @@ _NETWORKS: dict[str, Callable[..., LiteratureNetwork]] = {
     "conv4_64": conv4_64,
     "conv4_64_gap": conv4_64_gap,
     "resnet12": resnet12,
+    "resnet12_flat": resnet12_flat,
     "wrn28_10": wrn28_10,
 }
 _CONV4 = "Vinyals et al., 2016, Matching Networks; Snell et al., 2017, Prototypical Networks"
@@ -351,6 +384,11 @@ _WRN = "Zagoruyko and Komodakis, 2016, Wide Residual Networks; Rusu et al., 2019
     paper="Tian et al., 2020, RFS",
 )
 @BACKBONES.register("resnet12", "four residual blocks, D = 640, trained on the base split", paper=_RESNET12)
+@BACKBONES.register(
+    "resnet12_flat",
+    "four residual blocks, feature maps flattened, D = 16,000 at 84 px, trained on the base split",
+    paper="Lee et al., 2019, MetaOptNet",
+)
 @BACKBONES.register("wrn28_10", "wide ResNet of 28 layers, D = 640, trained on the base split", paper=_WRN)
 def literature_backbone(request: BackboneRequest) -> Backbone:
     """A network of the literature for images of the dataset's own size and channels, untrained unless given weights.

@@ -148,7 +148,7 @@ def _train(
 ) -> tuple[dict[str, torch.Tensor], BaseHead | None, dict[str, str]]:
     """The weights and the head after training, on the CPU, and the metadata of their checkpoint."""
     what = _words(backbone, split, recipe)
-    batch, used = min(recipe.images_per_step, len(split)), used_micro_batches(state)
+    batch, used = recipe.images_per_step(len(split)), used_micro_batches(state)
     four = four_inputs(backbone, split, device)
     memory = StepMemory.measured(backbone.network, four, precision=recipe.precision, views=recipe.views)
     chosen = base_micro_batch(backbone, memory, used[-1] if used else batch)

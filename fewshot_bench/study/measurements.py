@@ -144,12 +144,12 @@ class Measurements:
 
         The network is trained for a few steps, on a smaller batch where memory is short.
         """
-        kind = (recipe.loss, recipe.images_per_step, recipe.precision, recipe.views, recipe.objective)
+        kind = (recipe.loss, recipe.images_per_step(len(split)), recipe.precision, recipe.views, recipe.objective)
         key = ("training", network_key(backbone), split.fingerprint, *kind)
         return self._once(key, lambda: self._training(split, backbone, recipe))
 
     def _training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
-        batch, device = min(recipe.images_per_step, recipe.images_of_epoch(len(split))), torch.device(self.device)
+        batch, device = recipe.images_per_step(len(split)), torch.device(self.device)
         four = four_inputs(backbone, split, self.device)
         step_memory = StepMemory.measured(backbone.network, four, precision=recipe.precision, views=recipe.views)
         micro_batch, problem = micro_batch_or_problem(backbone, step_memory, batch)

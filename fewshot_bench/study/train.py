@@ -441,7 +441,7 @@ class _Training:
         """The sizes used so far, and the one to continue with."""
         used, chosen = used_micro_batches(self.state), self.plan.micro_batch
         if chosen is None:
-            most = used[-1] if used else min(self.recipe.images_per_step, len(self.base))
+            most = used[-1] if used else self.recipe.images_per_step(len(self.base))
             chosen = self._fitting(most)
         sizes = used if used[-1:] == [chosen] else [*used, chosen]
         # Where one of several processes runs out, the others are in the middle of a step and cannot start again.
@@ -455,7 +455,8 @@ class _Training:
         memory = StepMemory.measured(self.backbone.network, four, precision=recipe.precision, views=recipe.views)
         # Processes on a CPU share its memory; on GPUs each has that of its own.
         count = self.processes.count if self.processes is not None and self.device != "cpu" else 1
-        fitting = fitting_micro_batch(memory, math.ceil(most / count))
+        least = recipe.images_per_task if recipe.learns_from_tasks else 1  # tasks are computed whole
+        fitting = fitting_micro_batch(memory, math.ceil(most / count), least)
         if self.processes is not None:
             fitting = min(self.processes.gather_values(fitting))
         return min(most, fitting * count)

@@ -22,8 +22,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _LARGEST = 1 << 16  # bytes
 _CIFAR_FS_IMAGES = 38_400
 _VIEWS_PER_HOUR = {
-    "conv4_32": 8_000_000, "conv4_64": 3_600_000, "conv4_64_gap": 3_600_000, "resnet12": 160_000, "wrn28_10": 15_000,
-    "timm:beit3_base_patch16_224.pt": 1_000,
+    "conv4_32": 8_000_000, "conv4_64": 3_600_000, "conv4_64_gap": 3_600_000, "resnet12": 160_000,
+    "resnet12_flat": 160_000, "wrn28_10": 15_000, "timm:beit3_base_patch16_224.pt": 1_000,
 }  # fmt: skip
 """Forward and backward on one CPU core, roughly: measured for Conv4, by their operations for the others."""
 
@@ -96,9 +96,7 @@ class NamedRecipe(_Table):
     def views(self, dataset: str, images: int) -> int:
         """How many views a training on that many images of a dataset takes in."""
         recipe = self.recipe(dataset)
-        if not recipe.learns_from_tasks:
-            return recipe.epochs * images * recipe.views
-        return recipe.epochs * recipe.steps_per_epoch * recipe.images_per_step * recipe.views
+        return recipe.epochs * recipe.images_per_epoch(images) * recipe.views
 
     def cost(self) -> str:
         """The cost of a training on CIFAR-FS in words, without the gradient steps within a task."""

@@ -60,7 +60,10 @@ class Recipe:
         shot: support images per class.
         query: query images per class.
         episodic_head: classifies the queries of a task.
-        head_penalty: of "ridge", or C of "svm"; None for the head's default.
+        head_penalty: of "ridge", or C of "svm"; None for MetaOptNet's, 50 or 0.1.
+        head_scale: factor of the head's scores; of the cosines in the attention of "matching".
+        learned_scale: whether a second factor, 1 at first, is trained with the network, as in MetaOptNet's code; None
+            for "ridge" and "svm" alone. It changes no prediction.
         cosine_scale: of the logits of a "cosine" head.
         mixup: both parameters of the Beta distribution of the shares in which images are mixed; 0 mixes none.
         drop_block: rate at which ResNet-12 drops single values after its first two blocks, and squares after the last.
@@ -103,6 +106,8 @@ class Recipe:
     query: int = 15
     episodic_head: EpisodicHead = "centroid"
     head_penalty: float | None = None
+    head_scale: float = 1.0
+    learned_scale: bool | None = None
     cosine_scale: float = 2.0
     mixup: float = 0.0
     drop_block: float = 0.0
@@ -160,7 +165,7 @@ class Recipe:
         for name in ("steps_per_epoch", "tasks", "shot", "query"):
             self._expect(getattr(self, name) >= 1, name, "1 or more")
         self._expect(self.way >= 2, "way", "2 or more")
-        self._expect(self.head_penalty is None or self.head_penalty > 0, "head_penalty", "positive")
+        self._check_episodic_head()
         self._expect(0 < self.cosine_scale <= 1e6, "cosine_scale", "positive, and at most 1e6")
         self._expect(0 <= self.mixup <= 1e6, "mixup", "0 or more, and at most 1e6")
         self._expect(0 <= self.drop_block < 1, "drop_block", "at least 0 and less than 1")
@@ -171,24 +176,40 @@ class Recipe:
         has_right_teacher = (self.teacher is not None) == (self.objective == "distillation")
         self._expect(has_right_teacher, "teacher", "given with the objective distillation, and only then")
 
+    def _check_episodic_head(self) -> None:
+        has_penalty = self.episodic_head in ("ridge", "svm")
+        expectation = "positive" if has_penalty else f"None with the head {self.episodic_head}"
+        self._expect(self.head_penalty is None or (has_penalty and self.head_penalty > 0), "head_penalty", expectation)
+        self._expect(0 < self.head_scale <= 1e30, "head_scale", "positive, and at most 1e30")
+        # A scale of the cosines changes predictions, so evaluation has to know it.
+        is_right = not self.learned_scale or self.episodic_head != "matching"
+        self._expect(is_right, "learned_scale", "false with the head matching")
+
     @property
     def learns_from_tasks(self) -> bool:
         """Whether a step takes tasks instead of a batch of images."""
         return self.objective in ("episodic", "maml", "anil", "meta-sgd")
 
+    def images_per_step(self, split_images: int) -> int:
+        """Images of a step, each in `views` views, on a split of that many images."""
+        if self.learns_from_tasks:
+            return self.tasks * self.images_per_task
+        return min(self.batch_size, split_images)
+
+    def images_per_epoch(self, split_images: int) -> int:
+        """Images that the steps of an epoch take, on a split of that many images."""
+        if self.learns_from_tasks:
+            return self.steps_per_epoch * self.images_per_step(split_images)
+        return split_images
+
     @property
-    def images_per_step(self) -> int:
-        """Images of a step, each in `views` views."""
-        per_class = self.shot + self.query
-        return self.tasks * self.way * per_class if self.learns_from_tasks else self.batch_size
+    def images_per_task(self) -> int:
+        """Support and query images of a task."""
+        return self.way * (self.shot + self.query)
 
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
         if not is_right:
             raise StudyError(_refusal(name, expectation, getattr(self, name)))
-
-    def images_of_epoch(self, images: int) -> int:
-        """Images that the steps of an epoch take from a split of some images; each in `views` views."""
-        return self.steps_per_epoch * self.images_per_step if self.learns_from_tasks else images
 
     def hyper_parameters(self) -> dict[str, Any]:
         """Everything that affects the result; a loss without a contrastive term has no lambda, tau or reading.
@@ -261,6 +282,7 @@ def _refusal(name: str, expectation: str, value: Any) -> str:
 _LATER_FIELDS = (
     "warmup_epochs", "label_smoothing", "precision", "objective", "views", "momentum", "nesterov", "decays", "drops",
     "steps_per_epoch", "tasks", "way", "shot", "query", "episodic_head", "head_penalty",
+    "head_scale", "learned_scale",
     "cosine_scale", "mixup", "drop_block", "drop_block_size", "drop_block_steps",
     "teacher", "teacher_weights", "temperature", "soft_share",
 )  # fmt: skip

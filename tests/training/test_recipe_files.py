@@ -169,3 +169,50 @@ def test_the_page_of_recipes_has_a_row_for_each_and_a_file_that_works(tmp_path: 
     assert recipe.recipe("tiered-imagenet").drops == ((15, 0.1), (20, 0.01))
     assert recipe.validation is not None
     assert recipe.validation.every == 5
+
+
+def test_the_recipes_of_metaoptnet_are_those_of_its_train_py() -> None:
+    settings = {
+        "objective": "episodic", "way": 5, "query": 6, "tasks": 8, "steps_per_epoch": 1000, "epochs": 60,
+        "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4,
+        "decays": "all", "schedule": "steps", "drops": ((20, 0.06), (40, 0.012), (50, 0.0024)), "views": 1,
+        "augmentation": "jitter", "drop_block": 0.1,
+    }  # fmt: skip
+    heads = {"protonet": ("centroid", None), "ridge": ("ridge", 50.0), "svm": ("svm", 0.1)}
+    for name, head in heads.items():
+        recipe = named_recipe(f"{name}-resnet12")
+        assert recipe.backbone == "resnet12_flat"
+        for dataset, shot, side in [
+            ("mini-imagenet", 15, 84),
+            ("tiered-imagenet", 10, 84),
+            ("cifar-fs", 5, 32),
+            ("fc100", 15, 32),
+        ]:
+            trained = recipe.recipe(dataset)
+            assert {field: getattr(trained, field) for field in settings} == settings
+            assert (trained.episodic_head, trained.head_penalty) == head
+            assert trained.shot == (shot if name != "protonet" else 5)
+            assert trained.drop_block_size == (5 if side == 84 else 2)
+            # For the true class 1 - 0.1, for each of the others 0.1 / 4.
+            smoothing = 0.1 * 5 / 4 if (name, dataset) == ("svm", "mini-imagenet") else 0.0
+            assert trained.label_smoothing == pytest.approx(smoothing)
+            if name == "protonet":
+                size = create_backbone(BackboneRequest("resnet12_flat", native_size=side)).embedding_size
+                assert (trained.head_scale, trained.learned_scale) == (1 / size, True)
+
+
+def test_an_episodic_recipe_is_evaluated_by_the_head_that_it_is_trained_with() -> None:
+    for name in recipe_names():
+        named = named_recipe(name)
+        recipe, hyper_parameters = named.recipe("cifar-fs"), named.hyper_parameters("cifar-fs")
+        if recipe.objective != "episodic":
+            continue
+        assert named.evaluation.adaptation == recipe.episodic_head
+        assert hyper_parameters.pop("features") == "raw"
+        expected = {
+            "centroid": {"metric": "euclidean"},
+            "matching": {"scale": recipe.head_scale},
+            "ridge": {"penalty": recipe.head_penalty},
+            "svm": {"C": recipe.head_penalty},
+        }
+        assert hyper_parameters == expected[recipe.episodic_head]
