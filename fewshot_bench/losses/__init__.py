@@ -1,7 +1,9 @@
 """Losses as pure functions, batched over any leading dimensions, in log space."""
 
 from fewshot_bench.losses.contrastive import Anchors, Beta, Reading, StopGradient, contrastive_loss
+from fewshot_bench.losses.cosine import cosine_logits
 from fewshot_bench.losses.cross_entropy import cross_entropy
+from fewshot_bench.losses.distillation import distillation
 from fewshot_bench.losses.registry import (
     EXTRA_SETTINGS,
     LOSSES,
@@ -26,7 +28,9 @@ __all__ = [
     "Reading",
     "StopGradient",
     "contrastive_loss",
+    "cosine_logits",
     "cross_entropy",
+    "distillation",
     "extra_settings",
     "hard_negative_weights",
     "loss_function",
