@@ -113,6 +113,9 @@ COLUMNS: dict[str, Format] = {
     "losses": "count", "paired_episodes": "count", "is_transductive": "flag", "flags": "text", "source": "text",
     "backbone": "text", "adaptation": "text", "episodes_per_second": "rate", "peak_bytes": "count",
     "dataset_fingerprint": "text", "method_fingerprint": "text", "protocol_fingerprint": "text", "versions": "text",
+    "reported": "percent", "reported_ci95": "percent", "reported_by": "text", "reported_difference": "percent",
+    "reported_diff_ci95_low": "percent", "reported_diff_ci95_high": "percent", "reported_p": "p",
+    "reported_p_corrected": "p", "reported_verdict": "text", "note": "text",
 }  # fmt: skip
 """The columns of the leaderboard, and how the CSV writes each: percent with 4 decimals, rates with 1, p in full."""
 MEASURED = "measured"
