@@ -78,7 +78,7 @@ def _chosen(cells: Sequence[Cell], methods: Sequence[str]) -> list[Cell]:
 
 def _order(pair: PublishedComparison) -> tuple[object, ...]:
     card = pair.cell.protocol
-    return card.dataset, card.split, card.way, card.shot, card.query, card.seed, card.fingerprint
+    return card.dataset, card.split, card.way, card.shot, card.query, card.seed, card.fingerprint, pair.name
 
 
 def published_comparison_record(pair: PublishedComparison) -> dict[str, Any]:
