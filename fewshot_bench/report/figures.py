@@ -174,7 +174,7 @@ def _forest_row(row: Mapping[Any, Any], label: str) -> FigureRow:
             details.append(f"p {p_text(row[name])} {where}")
     is_measured = row["source"] == MEASURED
     if not is_measured:
-        details.append(f"published: {row['source']}")
+        details += [f"published: {row['source']}", *([row["note"]] if isinstance(row.get("note"), str) else [])]
     return FigureRow(label, details, row["difference"], ends, data_ends, row["verdict"], is_measured)
 
 

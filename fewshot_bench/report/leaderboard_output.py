@@ -278,7 +278,7 @@ def published_notes(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
     """What is to be known of published numbers: each note once, with the rows that it is about."""
     tasks: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
-        if row["note"]:
+        if isinstance(row["note"], str):
             tasks.setdefault((row["note"], row["method"]), {})[task_text(row)] = None
     about: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (note, method), of_method in tasks.items():

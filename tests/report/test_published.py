@@ -17,6 +17,7 @@ from fewshot_bench.report.published import (
     METRIC_COLUMNS,
     OPTIONAL_COLUMNS,
     PublishedResult,
+    published_for_recipe,
     published_results,
     published_rows,
     read_table,
@@ -265,15 +266,17 @@ def test_what_was_read_second_hand_says_so():
 
 def test_a_recipe_has_one_number_of_its_own_authors_or_more_per_task():
     """The first number of a recipe on a task is the one that the leaderboard shows beside it."""
-    first = {}
-    for row in published_results():
-        if row.recipe:
-            first.setdefault((row.recipe, row.dataset, row.shot), row)
-    assert first["protonet-conv4", "mini-imagenet", 1].accuracy == 53.47, "on the base split alone"
-    assert first["protonet-conv4", "cifar-fs", 5].accuracy == 72.0
-    assert first["rfs-conv4", "fc100", 5].accuracy == 53.5
-    assert first["beit3-ce", "cifar-fs", 1].accuracy == 83.68
-    assert first["rfs-resnet12-distill", "mini-imagenet", 1].source == "Tian et al. 2020"
+    first = {
+        (recipe, row.dataset, row.shot): (row.accuracy, row.source)
+        for recipe in ("protonet-conv4", "rfs-conv4", "beit3-ce", "beit3-ce-literal", "rfs-resnet12-distill")
+        for row in published_for_recipe(recipe)
+    }
+    assert first["protonet-conv4", "mini-imagenet", 1] == (53.47, "Lee et al. 2019"), "on the base split alone"
+    assert first["protonet-conv4", "cifar-fs", 5] == (72.0, "Bertinetto et al. 2019")
+    assert first["rfs-conv4", "fc100", 5] == (53.5, "Tian et al. 2020")
+    assert first["beit3-ce", "cifar-fs", 1] == first["beit3-ce-literal", "cifar-fs", 1] == (83.68, "Long et al. 2023")
+    assert first["rfs-resnet12-distill", "mini-imagenet", 1] == (64.82, "Tian et al. 2020"), "not the re-run"
+    assert published_for_recipe("rfs") == []
 
 
 HEADER = ",".join(ACCURACY_COLUMNS)

@@ -31,6 +31,7 @@ from fewshot_bench.report.page import write_page
 from fewshot_bench.report.published import ACCURACY_COLUMNS, PublishedResult, published_results
 from fewshot_bench.report.published.rows import NO_INTERVAL, published_comparisons_of
 from fewshot_bench.report.scores import stored_scores
+from fewshot_bench.training.named_recipes import named_recipe, recipe_names
 
 OURS = "conv4_64/protonet-conv4@epochs=60/centroid"
 REPORTED = PublishedResult(
@@ -327,6 +328,30 @@ class TestTheCommand:
         record = published_comparison_record(pair)
         assert record["reported_p"] is record["reported_ci95"] is record["note"] is None
         assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_published_numbers_name_the_adaptation_of_their_recipes():
+    """Or a recipe's own evaluation would not stand beside its published number."""
+    recipes = {name: named_recipe(name) for name in recipe_names()}
+    published = [(recipe, row) for row in published_results() for recipe in row.recipes if recipe in recipes]
+    assert {recipe for recipe, _ in published} >= {"protonet-conv4", "rfs-conv4"}
+    for recipe, row in published:
+        assert row.adaptation == recipes[recipe].evaluation.adaptation, (recipe, row)
+
+
+def test_ls_recipes_shows_what_is_reported(capsys):
+    assert exit_code(["ls", "recipes", "protonet-conv4", "--json"]) == 0
+    (recipe,) = json.loads(capsys.readouterr().out)
+    (row,) = [row for row in recipe["reported"] if (row["dataset"], row["shot"]) == ("fc100", 1)]
+    assert (row["accuracy"], row["ci95"]) == (35.3, 0.6)
+    assert row["source"].startswith("Oreshkin et al. 2018, quoted; ")
+    assert exit_code(["ls", "recipes", "rfs-conv4"]) == 0
+    assert "reported: cifar-fs 62.70 ± 0.80 / 78.70 ± 0.50, fc100 39.60" in capsys.readouterr().out
+
+
+def test_several_recipes_may_share_a_number(tmp_path):
+    both = replace(REPORTED, recipe="other protonet-conv4")
+    assert len(compared(tmp_path, recipe_cell(), published=(both,))) == 1
 
 
 def test_the_protocol_of_these_tests_is_one_with_published_numbers():

@@ -59,7 +59,7 @@ def compare_with_published(
     ]
     if not found:
         whose = " or ".join(methods) if methods else "any stored method"
-        recipes = ", ".join(sorted({result.recipe for result in published}))
+        recipes = ", ".join(sorted({recipe for result in published for recipe in result.recipes}))
         raise ComparisonError(
             f"there is no published number for {whose} on its tasks; there are numbers for the recipes {recipes}. "
             "Train and evaluate one: fewshot-bench run --recipe NAME"

@@ -226,7 +226,7 @@ def _belongs(result: PublishedResult, cell: Cell) -> bool:
     stages = [stage.partition("@")[0] for stage in cell.method.name.split("/")[1:-1]]
     corpora = [corpus.strip() for corpus in str(cell.provenance.get("pretraining") or "").split(",")]
     trained_on = {corpus.removeprefix(_BASE_SPLIT) for corpus in corpora if corpus.startswith(_BASE_SPLIT)}
-    if result.recipe not in stages or (trained_on and trained_on != {cell.protocol.dataset}):
+    if not set(result.recipes) & set(stages) or (trained_on and trained_on != {cell.protocol.dataset}):
         return False
     if result.adaptation:
         return result.adaptation == cell.method.adaptation

@@ -64,7 +64,8 @@ class PublishedResult:
         is_transductive: whether the method sees all queries of an episode at once; None where the table does not say.
         is_quoted: whether it was read elsewhere than where its authors print it; None where the table does not say.
         trained_on: "base" or "base + validation"; empty where the table does not say.
-        recipe: name of the training recipe, or of any other base stage in a method's name, that should give it.
+        recipe: names of the training recipes, or of other base stages in a method's name, that should give it, with
+            spaces between them.
         adaptation: name of the adaptation that belongs to the recipe; empty for any of its kind.
         note: what a reader should know of the number.
     """
@@ -88,6 +89,11 @@ class PublishedResult:
     recipe: str = ""
     adaptation: str = ""
     note: str = ""
+
+    @property
+    def recipes(self) -> list[str]:
+        """The names in `recipe`."""
+        return self.recipe.split()
 
     @property
     def printed_by(self) -> str:
@@ -122,6 +128,23 @@ def published_rows(
     """
     wanted = (dataset, split, way, shot)
     return [row for row in published_results(results) if (row.dataset, row.split, row.way, row.shot) == wanted]
+
+
+def published_for_recipe(recipe: str, *, results: Location | None = None) -> list[PublishedResult]:
+    """What a recipe is expected to give: the first published number of each task, in the order of the tables.
+
+    Args:
+        recipe: its name, such as "protonet-conv4".
+        results: a folder of results whose own tables, RESULTS/published/*.csv, are read as well.
+
+    Raises:
+        OutcomeError: a table cannot be read.
+    """
+    first: dict[object, PublishedResult] = {}
+    for row in published_results(results):
+        if recipe in row.recipes:
+            first.setdefault((row.dataset, row.split, row.way, row.shot), row)
+    return list(first.values())
 
 
 def published_results(results: Location | None = None) -> list[PublishedResult]:
