@@ -304,10 +304,11 @@ def test_in_tables_and_lists_of_comma_separated_values(trap):
     assert trap("run", *STUDY, "--base-loss", "none", "--adapt", "centroid,logistic") == 0
     header = "table,backbone,method,dataset,split,way,shot,queries,accuracy,ci95,episodes,source,reported_in"
     header += ",recipe,adaptation,trained_on,is_transductive,note"
+    row = "1,conv4_32,centroid,glyphs,novel,5,1,15,55.5,0.7,600,Somebody,2023,net,centroid,base,false,seen"
     published = Path("results/published/mine.csv")
     published.parent.mkdir()
     rows = {
-        published: f"{header}\n1,conv4_32,centroid,glyphs,novel,5,1,15,55.5,0.7,600,Somebody,2023,net,centroid,base,false,seen\n",
+        published: f"{header}\n{row}\n",
         Path("theirs.csv"): "method,episode,accuracy,classes\nours,0,0.5,0 1 2 3 4\nours,1,0.6,0 1 2 3 4\n",
         Path("results/leaderboard.csv"): Path("results/leaderboard.csv").read_text("utf-8"),
     }
