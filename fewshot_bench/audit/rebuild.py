@@ -153,7 +153,17 @@ def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
     loss = base.get("loss") if isinstance(base, Mapping) else None
     if isinstance(loss, str) and record.get("checkpoints") is None:
         fields["base_losses"] = [loss]
+        fields |= _own_seed(base.get("seed"), record)
     return fields
+
+
+def _own_seed(seed: object, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The seed of the cell's own training, where the study has several and it is one of them."""
+    first, several = record.get("training_seed", 0), record.get("training_seeds")
+    is_whole = all(type(number) is int for number in (seed, first, several))
+    if is_whole and first <= seed < first + several:
+        return {"training_seed": seed, "training_seeds": None}
+    return {}
 
 
 def _own_settings(own: object, chosen: object) -> dict[str, Any]:

@@ -114,8 +114,8 @@ def train(
         raise typer.BadParameter("--name names the trained network; only with --recipe it has one of its own.")
     refuse_misspelt_training(options["dataset"], options["backbone"], options["loss"], recipe)
     from fewshot_bench.study import TrainingPlan, train_backbone  # after the names have been checked
+    from fewshot_bench.study.checkpoints import checkpoint_name
     from fewshot_bench.study.provenance import weights_note
-    from fewshot_bench.study.train import checkpoint_name
 
     if name is None:
         changes = {"backbone": options["backbone"], "loss": options["loss"], "image_size": image_size, **recipe}

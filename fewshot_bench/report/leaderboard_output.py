@@ -18,10 +18,11 @@ from rich.text import Text
 from fewshot_bench._io.text import printable
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.report.findings import Answer
-from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, PAIRED
+from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, ONE_TRAINING, PAIRED
 from fewshot_bench.report.names import (
     BASELINE_KINDS,
     CLAIMED,
+    TRAININGS_NOTE,
     TRANSDUCTIVE_NOTE,
     baseline_name,
     disambiguated,
@@ -31,6 +32,7 @@ from fewshot_bench.report.names import (
     row_name,
     shared_stages,
     task_text,
+    trainings_text,
 )
 from fewshot_bench.report.published.rows import NO_INTERVAL, WELCH
 from fewshot_bench.report.verdicts import (
@@ -38,11 +40,13 @@ from fewshot_bench.report.verdicts import (
     CORRECTIONS,
     FOR_THESE_CLASSES,
     LETTER_COLUMNS,
-    ON_THIS_SPLIT,
+    OF_THESE_TRAININGS,
     UNKNOWN,
     Claim,
+    about_data,
     count_text,
     difference_text,
+    is_on_this_split,
     p_text,
 )
 from fewshot_bench.statistics import Correction
@@ -59,6 +63,8 @@ REPORTED_NOTE = (
 DISJOINT = "disjoint"
 _WIDE, _NARROW_VERDICT = 100, 13
 _CORRECTED = "'"
+_BELOW = "- "
+"""Before the name of a training, which stands below its method."""
 _NARROWEST_NAME = 16
 
 
@@ -118,8 +124,9 @@ def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
     lines: list[_Line] = []
     best = {kind: max(same) for kind, same in _means_by_kind(measured).items()}
     for row in rows.to_dict("records"):
-        is_published = row["source"] != MEASURED
-        style = "dim" if is_published else "bold" if row["mean"] == best[is_transductive(row)] else ""
+        is_published, is_training = _is_published(row), row["source"] == ONE_TRAINING
+        is_best = not (is_published or is_training) and row["mean"] == best[is_transductive(row)]
+        style = "bold" if is_best else "dim" if is_published or is_training else ""
         widths = [width for width in (row["ci95"], row["data_ci95"]) if width == width]
         odd = ODD if has_odd_interval(row) else ""
         mean = "".join([f"{row['mean']:.2f}", *(f" {plus_minus} {width:.2f}" for width in widths), odd])
@@ -127,7 +134,7 @@ def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
         rate = Text(rate_text(row["episodes_per_second"]))
         numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, rate]
         name = f"{row_name(row)}{PUBLISHED if is_published else ''}"
-        lines.append(_Line(_kind(row), name, _note(row, rows), numbers))
+        lines.append(_Line(_kind(row), name, _note(row, rows, plus_minus), numbers, _BELOW if is_training else ""))
     return _filled(table, console, lines)
 
 
@@ -141,7 +148,7 @@ def _means_by_kind(measured: pd.DataFrame) -> dict[bool, list[float]]:
 
 def _kind(row: Mapping[Any, Any]) -> str:
     """The heading above the rows of a kind where a table has several."""
-    if row["source"] != MEASURED:
+    if _is_published(row):
         return "published"
     return "transductive" if is_transductive(row) else "inductive"
 
@@ -184,7 +191,8 @@ def reported_table(rows: Sequence[Mapping[Any, Any]], console: Console) -> Table
         )
         where = "none" if row["reported_verdict"] == NO_INTERVAL else row["reported_verdict"].split()[0]
         cells = [*map(Text, (*texts, points, p_text(row["reported_p_corrected"]))), Text(where)]
-        lines.append(_Line("", row_name(row), f"({row['reported_by'].split('; ')[0]})", cells))
+        parts = [row["reported_by"].split("; ")[0], trainings_text(row, plus_minus)]
+        lines.append(_Line("", row_name(row), f"({'; '.join(filter(None, parts))})", cells))
     return _filled(table, console, lines)
 
 
@@ -223,25 +231,34 @@ def letters_note(claim: Claim, correction: Correction) -> str:
     return f"same: methods that share a letter are not shown to differ {where} ({CORRECTIONS[correction]}, 5%)"
 
 
+def _is_published(row: Mapping[Any, Any]) -> bool:
+    return row["source"] not in (MEASURED, ONE_TRAINING)
+
+
 def _test_note(row: Mapping[Any, Any]) -> str:
     if row["test"] != PAIRED:
         return ""
     is_whole = row["paired_episodes"] >= row["episodes"] * row["runs"]
-    return "" if is_whole else f"({count_text(int(row['paired_episodes']), 'common episode')})"
+    parts = [] if is_whole else [count_text(int(row["paired_episodes"]), "common episode")]
+    if row["p_training"] == row["p_training"]:
+        ends = f"{row['diff_training_ci95_low']:+.2f}, {row['diff_training_ci95_high']:+.2f}"
+        mark = "" if row["correction"] == "none" else _CORRECTED
+        parts.append(f"over trainings {ends}, p{mark} {p_text(row['p_training_corrected'])}")
+    return f"({'; '.join(parts)})" if parts else ""
 
 
-def _note(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
+def _note(row: Mapping[Any, Any], rows: pd.DataFrame, plus_minus: str) -> str:
     """The line below a method's name."""
-    if row["source"] != MEASURED:
+    if _is_published(row):
         return f"({row['source'].split('; ')[0]})"
     uneven = (
         f"{count_text(int(row['runs']), 'run')} of {count_text(int(row['episodes']), 'episode')}"
-        if _is_uneven(rows)
+        if _is_uneven(rows) and row["source"] == MEASURED
         else ""
     )
     shown_elsewhere = ("transductive", *BASELINE_KINDS.values())  # by the name, and in the table of the tests
     flags = [flag for flag in (row["flags"] or "").split("; ") if flag not in shown_elsewhere]
-    parts = [part for part in (uneven, *flags) if part]
+    parts = [part for part in (trainings_text(row, plus_minus), uneven, *flags) if part]
     return f"({'; '.join(parts)})" if parts else ""
 
 
@@ -262,7 +279,9 @@ def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
         notes.append(TRANSDUCTIVE_NOTE)
     if any(is_across(row) for row in frame.to_dict("records")):
         notes.append(ACROSS_NOTE)
-    published = frame[frame["source"] != MEASURED]
+    if (frame["trainings"] > 1).any():
+        notes.append(TRAININGS_NOTE)
+    published = frame[[_is_published(row) for row in frame.to_dict("records")]]
     if len(published):
         notes.append(f"{PUBLISHED.strip()}: as published, on other episodes; the CSV names the table")
     if any(has_odd_interval(row) for row in published.to_dict("records")):
@@ -303,10 +322,12 @@ def interval_notes(
 def verdict_notes(verdicts: Collection[str]) -> list[str]:
     """What the qualified verdicts among some claim."""
     notes = []
-    if any(words.endswith(ON_THIS_SPLIT) for words in verdicts):
+    if any(is_on_this_split(words) for words in verdicts):
         notes.append("on this split: shown for these classes and images, and not beyond them")
-    if any(words.endswith(FOR_THESE_CLASSES) for words in verdicts):
+    if any(about_data(words).endswith(FOR_THESE_CLASSES) for words in verdicts):
         notes.append("for these classes: shown for new images of the same classes")
+    if any(words.endswith(OF_THESE_TRAININGS) for words in verdicts):
+        notes.append("of these trainings: not shown for new trainings, which another seed would give")
     return notes
 
 
@@ -322,12 +343,13 @@ def _correction(frame: pd.DataFrame) -> Correction:
 
 @dataclass(frozen=True)
 class _Line:
-    """A row of a table of methods: its kind, its name, a note below that, and further cells."""
+    """A row of a table of methods: its kind, its name, a note below that, further cells, and what the name follows."""
 
     kind: str
     name: str
     note: str
     cells: list[Text]
+    prefix: str = ""
 
 
 def _filled(table: Table, console: Console, lines: Sequence[_Line]) -> Table:
@@ -349,7 +371,8 @@ def _filled(table: Table, console: Console, lines: Sequence[_Line]) -> Table:
         if has_headings and line.kind != before:
             table.add_row(Text(line.kind, "italic"))
         before = line.kind
-        names = [*broken(line.name.removeprefix(shared), for_names), *([printable(line.note)] if line.note else [])]
+        name = f"{line.prefix}{line.name.removeprefix(shared)}"
+        names = [*broken(name, for_names), *([printable(line.note)] if line.note else [])]
         table.add_row(Text("\n".join(names), line.cells[0].style), *line.cells)
     return table
 
@@ -391,8 +414,8 @@ def _length(rows: pd.DataFrame) -> str:
 
 def coloured(text: str, verdict: str, plus_minus: str = "±") -> Text:
     """A text in the colour of its verdict; a claim that does not go beyond the split has a fainter one."""
-    style = {"better": "green", "worse": "red"}.get(verdict.split()[0], "")
-    faint = " dim" if style and verdict.endswith(ON_THIS_SPLIT) else ""
+    style = {"better": "green", "worse": "red"}.get(about_data(verdict).split()[0], "")
+    faint = " dim" if style and (is_on_this_split(verdict) or about_data(verdict) != verdict) else ""
     return Text(printable(text.replace("±", plus_minus)), style + faint)
 
 

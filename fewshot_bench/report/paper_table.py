@@ -17,8 +17,16 @@ import pandas as pd
 from fewshot_bench._io.text import printable
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.report.findings import answer_lines, answers
-from fewshot_bench.report.leaderboard_rows import MEASURED
-from fewshot_bench.report.names import BALANCED_FLAG, CLAIMED, TRANSDUCTIVE_NOTE, is_transductive, row_name, task_names
+from fewshot_bench.report.leaderboard_rows import MEASURED, ONE_TRAINING
+from fewshot_bench.report.names import (
+    BALANCED_FLAG,
+    CLAIMED,
+    TRANSDUCTIVE_NOTE,
+    is_transductive,
+    row_name,
+    task_names,
+    trainings_text,
+)
 from fewshot_bench.report.verdicts import LETTER_COLUMNS, Claim, correction_words
 from fewshot_bench.statistics import read_letters
 
@@ -76,6 +84,7 @@ class Entry:
         is_not_worse: not shown to be worse than the best, and not the best.
         is_published: taken from a paper, not measured here.
         is_transductive: whether the method sees all queries of an episode at once.
+        spread: of several trainings, whose mean the accuracy is, such as "SD 0.52 over 3"; empty for one.
         note: who measured a published number and what is to be known of it, or what is reported for a measured one.
     """
 
@@ -85,6 +94,7 @@ class Entry:
     is_not_worse: bool
     is_published: bool
     is_transductive: bool = False
+    spread: str = ""
     note: str = ""
 
 
@@ -149,26 +159,44 @@ def publication_table(
     number, widths = _WIDTHS[plus_minus]
     entries: dict[str, dict[str, Entry]] = {}
     reach: dict[str, str] = {}
+    below: dict[str, tuple[str, int]] = {}
     for task, rows in groups.items():
         measured = [row for row in rows if row["source"] == MEASURED]
         reach[task] = _reach(max(measured, key=lambda row: float(row[number]), default=None), claim)
         best = {kind: max(same, key=lambda row: float(row[number])) for kind, same in _by_kind(measured).items()}
         not_worse = _not_worse(measured, best, LETTER_COLUMNS[claim]) if reach[task] else set()
+        names_of = {row["method_fingerprint"]: _table_name(row) for row in rows}
         for row in rows:
-            is_measured = row["source"] == MEASURED
+            is_measured, is_training = row["source"] == MEASURED, row["source"] == ONE_TRAINING
+            if is_training:
+                below[_table_name(row)] = names_of[row["training_of"]], int(row["training_seed"])
             is_best = is_measured and row[number] == best[is_transductive(row)][number]
             entries.setdefault(_table_name(row), {})[task] = Entry(
                 accuracy=float(row[number]),
                 half_widths=tuple(float(row[name]) for name in widths if _is_known(row[name])),
                 is_best=is_best,
                 is_not_worse=is_measured and not is_best and row["method"] in not_worse,
-                is_published=not is_measured,
+                is_published=not (is_measured or is_training),
                 is_transductive=is_transductive(row),
+                spread=f"SD {row['training_sd']:.2f} over {row['trainings']:.0f}" if trainings_text(row) else "",
                 note=_note(row),
             )
-    methods = {method: entries[method] for method in sorted(entries, key=lambda method: _rank(entries[method]))}
+
+    order = {name: number for number, name in enumerate(entries)}
+
+    def place(name: str) -> tuple[Any, ...]:
+        """Trainings stand below their method, by their seeds."""
+        method, seed = below.get(name, (name, 0))
+        return *_rank(entries[method]), order[method], name in below, seed
+
+    methods = {method: entries[method] for method in sorted(entries, key=place)}
     every = [entry for row in methods.values() for entry in row.values()]
     caption = [_what_is_shown(groups, plus_minus, every), *_marks(groups, reach, claim, methods)]
+    if any(entry.spread for entry in every):
+        caption.append(
+            "SD: over the trainings of a method, whose mean stands beside it; each training is in a row below. Other "
+            "intervals and tests are of these trainings, and do not cover new ones."
+        )
     if any(entry.is_transductive for entry in every):
         caption.append(f"{TRANSDUCTIVE_NOTE[0].upper()}{TRANSDUCTIVE_NOTE[1:]}.")
     if any(name.endswith(_BALANCED) for name in methods):
@@ -357,6 +385,8 @@ def _is_known(value: Any) -> bool:
 
 def _note(row: Mapping[Hashable, Any]) -> str:
     """What the note of a row's number says: who measured a published one, or what is reported beside a measured one."""
+    if row["source"] == ONE_TRAINING:
+        return ""
     if row["source"] != MEASURED:
         return ". ".join(filter(None, (row["source"].split("; ")[0], _word(row, "note"))))
     if not _is_known(row.get("reported")):
@@ -385,8 +415,9 @@ def _text(entry: Entry | None, style: _Style, notes: Mapping[str, str]) -> str:
     if entry.is_best or entry.is_not_worse:
         number = (style.bold if entry.is_best else style.underlined).format(number)
     widths = "".join(f" {style.plus_minus} {width:.2f}" for width in entry.half_widths)
+    spread = f" ({entry.spread})" if entry.spread else ""
     raised = style.raised.format(notes[entry.note]) if entry.note else ""
-    return number + widths + (style.dagger if entry.is_published else "") + raised
+    return number + widths + spread + (style.dagger if entry.is_published else "") + raised
 
 
 def _line(cells: Sequence[str]) -> str:

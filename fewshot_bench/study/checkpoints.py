@@ -263,6 +263,18 @@ def checkpoint_stages(
         yield checkpoint, backbone, settings, *checkpoint.stage(dataset)
 
 
+def checkpoint_name(recipe: str, dataset: str, changes: Mapping[str, Any]) -> str:
+    """The name under which a training by a named recipe is kept, by itself or with some settings changed.
+
+    >>> checkpoint_name("rfs-conv4", "cifar-fs", {"epochs": 3, "seed": None})
+    'rfs-conv4-cifar-fs-epochs3'
+    """
+    given = {key.rstrip("_").replace("_", ""): value for key, value in changes.items() if value is not None}
+    parts = [Path(recipe).stem if recipe.endswith(".toml") else recipe, Path(dataset).name or dataset]
+    text = "-".join([*parts, *(f"{key}{given[key]}" for key in sorted(given))])
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")
+
+
 def checkpoint_file(name: str) -> Path:
     """The file of a checkpoint's weights; raises StudyError if the name cannot be that of a file."""
     if not _NAME.fullmatch(name) or name.endswith(_STATE):

@@ -138,7 +138,7 @@ class CostModel(Measurements):
     def training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
         """What a training takes, with one more forward pass where gradients are cached; see `Measurements.training`."""
         cost, network = self._cost(split, backbone, recipe.precision), backbone.network
-        batch, weights = min(recipe.images_per_step, len(split)), training_bytes(network)
+        batch, weights = min(recipe.images_per_step, recipe.images_of_epoch(len(split))), training_bytes(network)
         step_memory = StepMemory(recipe.views * cost.kept, weights, self.machine.memory, "that device")
         if self.machine.memory is not None and batch_norms(network):  # with the margin that micro-batches have
             usable = int(SHARE_OF_MEMORY * max(0, self.machine.memory - weights))

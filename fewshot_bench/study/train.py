@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import Centroid, EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, embed
 from fewshot_bench.backbones.backbone import Interpolation
-from fewshot_bench.datasets import known_dataset
+from fewshot_bench.datasets import is_named, known_dataset
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.classify import accuracy, classify
 from fewshot_bench.engine.engine import chosen_device
@@ -47,6 +46,7 @@ from fewshot_bench.study.checkpoints import (
     state_file,
 )
 from fewshot_bench.study.methods import planned_adaptations
+from fewshot_bench.study.networks import trainings_of
 from fewshot_bench.study.provenance import tf32, weights_record
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import (
@@ -132,18 +132,6 @@ class TrainingPlan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise StudyError(f"--{name.replace('_', '-')} should be 1 or more, not {value}.")
-
-
-def checkpoint_name(recipe: str, dataset: str, changes: Mapping[str, Any]) -> str:
-    """The name under which a training by a named recipe is kept, by itself or with some settings changed.
-
-    >>> checkpoint_name("rfs-conv4", "cifar-fs", {"epochs": 3, "seed": None})
-    'rfs-conv4-cifar-fs-epochs3'
-    """
-    given = {key.rstrip("_").replace("_", ""): value for key, value in changes.items() if value is not None}
-    parts = [Path(recipe).stem if recipe.endswith(".toml") else recipe, Path(dataset).name or dataset]
-    text = "-".join([*parts, *(f"{key}{given[key]}" for key in sorted(given))])
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")
 
 
 def validation_protocols(split: ImageSplit, episodes: int) -> list[Protocol]:
@@ -238,12 +226,13 @@ def selection_card(
     }
 
 
-def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT) -> Checkpoint:
+def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT, waits: bool = False) -> Checkpoint:
     """Train a backbone under a name, resume a training that was stopped, or read a finished one.
 
     Args:
         plan: what to train, and how. It should be your own: code that it names as `module:callable` is imported.
         progress: shown one unit per optimiser step.
+        waits: whether to wait while another process trains under that name; otherwise that is an error.
 
     Raises:
         StudyError: the plan cannot be carried out, or the name belongs to another training.
@@ -255,7 +244,7 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT) -> Checkp
     admit_fields({"dataset": plan.dataset, "backbone": plan.backbone, "base_losses": losses})
     board = TensorBoardLog(plan.tensorboard / plan.name) if plan.tensorboard is not None else None
     try:
-        with joined_processes(own_rank()) as processes, _locked(plan.name):
+        with joined_processes(own_rank()) as processes, _locked(plan.name, waits=waits):
             return _Training(plan, board, progress, processes).run()
     finally:
         if board is not None:
@@ -263,7 +252,7 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT) -> Checkp
 
 
 @contextmanager
-def _locked(name: str) -> Iterator[None]:
+def _locked(name: str, *, waits: bool) -> Iterator[None]:
     """Keep other commands from training under a name; processes of one command share the lock of the main one."""
     path = checkpoint_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -272,7 +261,7 @@ def _locked(name: str) -> Iterator[None]:
         return
     lock = FileLock(path.with_name(f".{name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if waits else 0)
     except Timeout as error:
         raise StudyError(f"{name} is being trained by another process. Wait, or use another --name.") from error
     try:
@@ -297,6 +286,25 @@ def _own_device(name: str) -> str:
             f"Use torchrun --nproc-per-node {gpus}, or --device cpu."
         )
     return chosen_device(f"cuda:{rank.local}" if name == "cuda" else name)
+
+
+def train_recipe(study: Study, *, progress: Progress = SILENT) -> None:
+    """Train the networks of a study with a named recipe, each under its name, unless they are there.
+
+    Raises:
+        StudyError: the images have no name, so that their base split might be another here; or see `train_backbone`.
+        FewshotBenchError: see `train_backbone`.
+    """
+    if not is_named(study.dataset):
+        raise StudyError(
+            f"--recipe trains on datasets that have a name. Keep {study.dataset} under one: "
+            "fewshot-bench data import NAME --from PATH"
+        )
+    for name, settings in trainings_of(study):
+        plan = TrainingPlan(
+            name=name, dataset=study.dataset, named_recipe=study.recipe, recipe=settings, device=study.device
+        )
+        train_backbone(plan, progress=progress, waits=True)
 
 
 class _Training:

@@ -155,6 +155,10 @@ class Recipe:
         if not is_right:
             raise StudyError(_refusal(name, expectation, getattr(self, name)))
 
+    def images_of_epoch(self, images: int) -> int:
+        """Images that the steps of an epoch take from a split of some images; each in `views` views."""
+        return self.steps_per_epoch * self.images_per_step if self.learns_from_tasks else images
+
     def hyper_parameters(self) -> dict[str, Any]:
         """Everything that affects the result; a loss without a contrastive term has no lambda, tau or reading.
 

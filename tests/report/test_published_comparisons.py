@@ -138,6 +138,29 @@ class TestTheComparison:
         plain = compared(tmp_path / "plain", *cells, published=(REPORTED, AGAIN), correct="none")
         assert [pair.p_corrected for pair in plain] == [pair.test.p for pair in plain]
 
+    def test_trainings_of_a_recipe_are_one_method_with_their_spread(self, tmp_path, capsys):
+        store = OutcomeStore(tmp_path / "outcomes")
+        for seed in (0, 1, 2):
+            seeded = recipe_cell(f"conv4_64/protonet-conv4{f'@seed={seed}' if seed else ''}/centroid")
+            base = {"base": {"seed": seed}}
+            method = replace(seeded.method, weights=f"weights {seed}", hyper_parameters=base)
+            fill(store, replace(seeded, method=method), counts(38 + seed, seed))
+        pairs = compare_with_published(store)
+        assert [(pair.name, pair.result.accuracy) for pair in pairs] == [
+            ("conv4_64/protonet-conv4/centroid", accuracy) for accuracy in (55.5, 55.49)
+        ]
+        means = [100 * counts(38 + seed, seed).mean() / 75 for seed in (0, 1, 2)]
+        assert pairs[0].mean == pytest.approx(np.mean(means))
+        record = published_comparison_record(pairs[0])
+        assert record["trainings"] == 3
+        assert record["training_sd"] == pytest.approx(np.std(means, ddof=1))
+        assert command(tmp_path) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert f"3 trainings: SD {record['training_sd']:.2f}" in text
+        board = leaderboard(store, published=published_results())
+        beside = board[board["reported"].notna()]
+        assert beside[["method", "reported"]].to_numpy().tolist() == [["conv4_64/protonet-conv4/centroid", 55.5]]
+
     def test_one_episode_has_a_difference_and_no_test(self, tmp_path):
         store = OutcomeStore(tmp_path)
         fill(store, recipe_cell(), np.array([[30]]))
@@ -196,8 +219,8 @@ class TestTheLeaderboard:
     def test_the_new_columns_of_the_csv_come_last(self, board, tmp_path):
         write_leaderboard(board, tmp_path / "l.csv")
         header, *lines = (tmp_path / "l.csv").read_text(encoding="utf-8").splitlines()
-        assert header.split(",")[-11:] == [
-            "versions", "reported", "reported_ci95", "reported_by", "reported_difference", "reported_diff_ci95_low",
+        assert header.split(",")[-10:] == [
+            "reported", "reported_ci95", "reported_by", "reported_difference", "reported_diff_ci95_low",
             "reported_diff_ci95_high", "reported_p", "reported_p_corrected", "reported_verdict", "note",
         ]  # fmt: skip
         (line,) = [line for line in lines if line.startswith(OURS)]

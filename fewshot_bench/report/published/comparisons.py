@@ -19,10 +19,11 @@ from fewshot_bench.report.leaderboard_output import (
     published_notes,
     reported_table,
 )
-from fewshot_bench.report.names import TRANSDUCTIVE_NOTE, cells_of_method, protocol_names, shown_names
+from fewshot_bench.report.names import TRAININGS_NOTE, TRANSDUCTIVE_NOTE, cells_of_method, protocol_names, shown_names
 from fewshot_bench.report.published.rows import PublishedComparison, published_comparisons_of
 from fewshot_bench.report.published.tables import published_results
-from fewshot_bench.report.scores import stored_scores, task_columns
+from fewshot_bench.report.scores import over_trainings, stored_scores, task_columns
+from fewshot_bench.report.trainings import trainings_of_methods
 from fewshot_bench.statistics import Correction
 
 
@@ -55,7 +56,9 @@ def compare_with_published(
     found = [
         pair
         for same in by_protocol.values()
-        for pair in published_comparisons_of(stored_scores(store, same), names, published, correct)
+        for pair in published_comparisons_of(
+            over_trainings(stored_scores(store, same), trainings_of_methods(same)), names, published, correct
+        )
     ]
     if not found:
         whose = " or ".join(methods) if methods else "any stored method"
@@ -93,6 +96,9 @@ def published_comparison_record(pair: PublishedComparison) -> dict[str, Any]:
         "episodes": pair.episodes,
         "mean": pair.mean,
         "ci95": pair.half_width,
+        "trainings": 1 if pair.spread is None else pair.spread.trainings,
+        "training_sd": math.nan if pair.spread is None else pair.spread.sd,
+        "training_ci95": math.nan if pair.spread is None else pair.spread.half_width,
         **pair.columns(),
         "correction": pair.correction,
         "measured_by": result.source,
@@ -118,6 +124,8 @@ def print_published_comparisons(pairs: Sequence[PublishedComparison], console: C
         )
         records += rows
     notes = [REPORTED_NOTE, *correction_note(pairs[0].correction)]
+    if any(pair.spread is not None for pair in pairs):
+        notes.append(TRAININGS_NOTE)
     if any(row["is_transductive"] or row["reported_is_transductive"] for row in records):
         notes.append(TRANSDUCTIVE_NOTE)
     for note in [*notes, *published_notes([row | {"method": row["reported_method"]} for row in records])]:

@@ -17,10 +17,12 @@ from fewshot_bench.report.scores import TaskScores, task_columns
 from fewshot_bench.report.verdicts import verdict
 from fewshot_bench.statistics import (
     Correction,
+    TrainingSpread,
     WelchTest,
     corrected,
     implied_standard_error,
     mean_interval,
+    training_spread,
     welch_from_standard_errors,
 )
 
@@ -140,6 +142,7 @@ class PublishedComparison:
         test: Welch's test of measured minus reported, in points; None without a printed interval.
         p_corrected: for the number of such tests on the protocol.
         correction: how.
+        spread: over the trainings of the method; None for one.
     """
 
     cell: Cell
@@ -151,6 +154,7 @@ class PublishedComparison:
     test: WelchTest | None
     p_corrected: float = math.nan
     correction: Correction = "holm"
+    spread: TrainingSpread | None = None
 
     @property
     def shown_name(self) -> str:
@@ -236,6 +240,7 @@ def _belongs(result: PublishedResult, cell: Cell) -> bool:
 def _comparison(scores: TaskScores, row: int, name: str, result: PublishedResult) -> PublishedComparison:
     accuracy = 100 * scores.accuracy[row, scores.of(row)]
     interval = mean_interval(accuracy)
+    several = scores.trainings[row] if scores.trainings else None
     return PublishedComparison(
         scores.cells[row],
         name,
@@ -244,4 +249,5 @@ def _comparison(scores: TaskScores, row: int, name: str, result: PublishedResult
         interval.mean,
         interval.half_width,
         _welch(scores, row, result),
+        spread=None if several is None else training_spread(100 * several.means(scores.of(row))),
     )
