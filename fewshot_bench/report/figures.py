@@ -176,7 +176,7 @@ def _forest_row(row: Mapping[Any, Any], label: str) -> FigureRow:
             details.append(f"p {p_text(row[name])} {where}")
     is_measured = row["source"] == MEASURED
     if not is_measured:
-        details.append(f"published: {row['source']}")
+        details += [f"published: {row['source']}", *([row["note"]] if isinstance(row.get("note"), str) else [])]
     if row["p_training"] == row["p_training"]:
         low, high = row["diff_training_ci95_low"], row["diff_training_ci95_high"]
         details.append(f"95% over trainings: {low:+.2f} to {high:+.2f}, p {p_text(row['p_training_corrected'])}")

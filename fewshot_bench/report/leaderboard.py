@@ -16,7 +16,8 @@ from fewshot_bench.errors import LocationError, OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
 from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, ONE_TRAINING, protocol_rows, training_rows
 from fewshot_bench.report.names import cells_of_method, is_transductive, shown_names, the_trainings
-from fewshot_bench.report.published import PublishedResult, published_results, published_rows_of
+from fewshot_bench.report.published.rows import published_comparisons_of, published_rows_of
+from fewshot_bench.report.published.tables import PublishedResult, published_results
 from fewshot_bench.report.scores import TaskScores, over_trainings, stored_scores
 from fewshot_bench.report.trainings import method_cell, trainings_of_methods
 from fewshot_bench.statistics import Correction
@@ -69,7 +70,13 @@ def leaderboard(
         scores = stored_scores(store, same)
         methods = over_trainings(scores, trainings_of_methods(same))
         position = _position(methods, baselines.get(protocol))
-        rows += protocol_rows(methods, names, position, correct)
+        reported: dict[str, dict[str, Any]] = {}
+        for pair in published_comparisons_of(methods, names, published, correct):
+            reported.setdefault(pair.cell.key, pair.columns())
+        rows += [
+            row | reported.get(cell.key, {})
+            for row, cell in zip(protocol_rows(methods, names, position, correct), methods.cells, strict=True)
+        ]
         rows += training_rows(scores, methods, names)
         baseline_name = None if position is None else names[methods.cells[position].key]
         rows += published_rows_of(methods, published, position, baseline_name, correct)
@@ -90,8 +97,8 @@ def _position(methods: TaskScores, baseline: Cell | None) -> int | None:
 def sorted_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows by protocol, inductive methods before transductive ones, each from the best mean to the worst.
 
-    Published rows do not say which they are: beside transductive methods they come last, else they stand among the
-    others. Trainings stand below their method, by their seeds. A text that does not exist is None.
+    Beside measured transductive methods the published rows come last, else among the others. Trainings stand below
+    their method, by their seeds. A text that does not exist is None.
     """
     for column in (name for name, kind in COLUMNS.items() if kind == "text"):
         frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
@@ -114,12 +121,14 @@ def _with_trainings(methods: pd.DataFrame, trainings: pd.DataFrame) -> pd.DataFr
 
 
 def kind_order(frame: pd.DataFrame) -> list[int]:
-    """Where the rows of each kind stand within their protocol: 0 inductive, 1 transductive, 2 published beside such."""
+    """Where the rows of each kind stand within their protocol: 0 inductive, 1 transductive, 2 and 3 published ones.
+
+    Without measured transductive methods, published ones that are inductive or do not say stand at 0.
+    """
     rows = frame.to_dict("records")
-    beside = {row["protocol_fingerprint"] for row in rows if is_transductive(row)}
+    beside = {row["protocol_fingerprint"] for row in rows if is_transductive(row) and row["source"] == MEASURED}
     return [
-        1 if is_transductive(row) else 2 * (row["source"] != MEASURED and row["protocol_fingerprint"] in beside)
-        for row in rows
+        is_transductive(row) + 2 * (row["source"] != MEASURED and row["protocol_fingerprint"] in beside) for row in rows
     ]
 
 

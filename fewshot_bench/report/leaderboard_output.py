@@ -26,6 +26,7 @@ from fewshot_bench.report.names import (
     TRANSDUCTIVE_NOTE,
     baseline_name,
     disambiguated,
+    has_odd_interval,
     is_across,
     is_transductive,
     row_name,
@@ -33,7 +34,7 @@ from fewshot_bench.report.names import (
     task_text,
     trainings_text,
 )
-from fewshot_bench.report.published import WELCH
+from fewshot_bench.report.published.rows import NO_INTERVAL, WELCH
 from fewshot_bench.report.verdicts import (
     ACROSS,
     CORRECTIONS,
@@ -54,6 +55,11 @@ from fewshot_bench.units import rate_text
 PUBLISHED, ODD, ACROSS_MARK = " *", " ?", " #"
 """Marks of published numbers, of implausible intervals, and of verdicts on an inductive and a transductive method."""
 ACROSS_NOTE = f"{ACROSS_MARK.strip()}: {ACROSS}"
+REPORTED_TITLE = "reported beside measured, other episodes"
+REPORTED_NOTE = (
+    "interval: where the measured mean lies against the reported interval; Welch: 95% CI of measured minus reported, "
+    "which covers neither another training nor other classes and images"
+)
 DISJOINT = "disjoint"
 _WIDE, _NARROW_VERDICT = 100, 13
 _CORRECTED = "'"
@@ -81,6 +87,9 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
             if len(tested):
                 title = f"against {printable(_baseline(rows, tested))}, {how}"
                 print_table(console, title, _tests_table(tested, console))
+        beside = rows[rows["reported"].notna()]
+        if len(beside):
+            print_table(console, REPORTED_TITLE, reported_table(beside.to_dict("records"), console))
     for note in _notes(frame, claim):
         console.print(Text(note, "dim"))
 
@@ -94,7 +103,7 @@ def print_answers(lines: Sequence[str], console: Console) -> None:
 
 
 def _baseline(rows: pd.DataFrame, tested: pd.DataFrame) -> str:
-    """The display name of the baseline of some rows; only measured rows know whether it is transductive."""
+    """The display name of the baseline of some rows; a published row need not say whether that is transductive."""
     records = tested.to_dict("records")
     measured = next((row for row in records if row["source"] == MEASURED), None)
     if measured is not None:
@@ -119,12 +128,12 @@ def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
         is_best = not (is_published or is_training) and row["mean"] == best[is_transductive(row)]
         style = "bold" if is_best else "dim" if is_published or is_training else ""
         widths = [width for width in (row["ci95"], row["data_ci95"]) if width == width]
-        odd = ODD if is_published and row["flags"] else ""
+        odd = ODD if has_odd_interval(row) else ""
         mean = "".join([f"{row['mean']:.2f}", *(f" {plus_minus} {width:.2f}" for width in widths), odd])
         letters = [Text(row[group] or "", style)] if with_letters else []
         rate = Text(rate_text(row["episodes_per_second"]))
         numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, rate]
-        name = f"{row['method']}{PUBLISHED}" if is_published else row_name(row)
+        name = f"{row_name(row)}{PUBLISHED if is_published else ''}"
         name = f"{_BELOW}seed {int(row['training_seed'])}" if is_training else name
         lines.append(_Line(_kind(row), name, _note(row, rows, plus_minus), numbers))
     return _filled(table, console, lines)
@@ -153,11 +162,38 @@ def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
     for row in tested.to_dict("records"):
         ends = (row["difference"], row["diff_data_ci95_low"], row["diff_data_ci95_high"])
         effect = difference_text(*ends, row["diff_ci95_high"] - row["difference"], plus_minus_of(console))
-        is_odd = _is_published(row) and bool(row["flags"])
         mark = ACROSS_MARK if is_across(row) else ""
-        words = Text(f"{row['verdict']}{ODD}") if is_odd else coloured(f"{row['verdict']}{mark}", row["verdict"])
+        is_odd = has_odd_interval(row)
+        words = Text(f"{row['verdict']}{mark}{ODD}") if is_odd else coloured(f"{row['verdict']}{mark}", row["verdict"])
         numbers = [Text(effect), Text(claims_text(row["p_corrected"], row["p_beyond_corrected"])), words]
         lines.append(_Line(_kind(row), row_name(row), _test_note(row), numbers))
+    return _filled(table, console, lines)
+
+
+def reported_table(rows: Sequence[Mapping[Any, Any]], console: Console) -> Table:
+    """Measured methods beside the numbers that their recipes are published with, all on one protocol.
+
+    Args:
+        rows: with the leaderboard's columns about published numbers.
+        console: where to.
+    """
+    plus_minus = plus_minus_of(console)
+    correction = next((row["correction"] for row in rows if row["correction"]), "holm")
+    p_name = f"p{'' if correction == 'none' else _CORRECTED}"
+    table = new_table("method", "measured %", "reported %", f"points {plus_minus}Welch", p_name)
+    table.add_column("interval")
+    lines: list[_Line] = []
+    for row in rows:
+        numbers = [(row["mean"], row["ci95"]), (row["reported"], row["reported_ci95"])]
+        texts = [f"{mean:.2f}" + (f" {plus_minus} {width:.2f}" if width == width else "") for mean, width in numbers]
+        half_width = row["reported_diff_ci95_high"] - row["reported_difference"]
+        points = f"{row['reported_difference'] + 0.0:+.2f}" + (
+            f" {plus_minus} {half_width:.2f}" if half_width == half_width else ""
+        )
+        where = "none" if row["reported_verdict"] == NO_INTERVAL else row["reported_verdict"].split()[0]
+        cells = [*map(Text, (*texts, points, p_text(row["reported_p_corrected"]))), Text(where)]
+        parts = [row["reported_by"].split("; ")[0], trainings_text(row, plus_minus)]
+        lines.append(_Line("", row_name(row), f"({'; '.join(filter(None, parts))})", cells))
     return _filled(table, console, lines)
 
 
@@ -240,20 +276,38 @@ def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
         notes += correction_note(_correction(frame))
     if frame[LETTER_COLUMNS[claim]].notna().any():
         notes.append(letters_note(claim, _correction(frame)))
-    if any(is_transductive(row) for row in measured.to_dict("records")):
+    if any(is_transductive(row) for row in frame.to_dict("records")):
         notes.append(TRANSDUCTIVE_NOTE)
-    if any(is_across(row) for row in measured.to_dict("records")):
+    if any(is_across(row) for row in frame.to_dict("records")):
         notes.append(ACROSS_NOTE)
     if (frame["trainings"] > 1).any():
         notes.append(TRAININGS_NOTE)
     published = frame[[_is_published(row) for row in frame.to_dict("records")]]
     if len(published):
         notes.append(f"{PUBLISHED.strip()}: as published, on other episodes; the CSV names the table")
-    if published["flags"].notna().any():
+    if any(has_odd_interval(row) for row in published.to_dict("records")):
         notes.append(f"{ODD.strip()}: implausibly wide or narrow interval; the CSV says why")
+    if frame["reported"].notna().any():
+        notes.append(REPORTED_NOTE)
     if frame["sampler"].str.startswith(CLAIMED_SAMPLER).any():
         notes.append(CLAIMED)
-    return notes + verdict_notes(frame["verdict"].dropna())
+    return notes + verdict_notes(frame["verdict"].dropna()) + published_notes(published.to_dict("records"))
+
+
+def published_notes(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
+    """What is to be known of published numbers: each note once, with the rows that it is about."""
+    tasks: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        if isinstance(row["note"], str):
+            tasks.setdefault((row["note"], row["method"]), {})[task_text(row)] = None
+    about: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (note, method), of_method in tasks.items():
+        about.setdefault((note, tuple(of_method)), []).append(method)
+    is_one_task = len({task_text(row) for row in rows}) == 1
+    return [
+        printable("; ".join(methods) + ("" if is_one_task else f" ({', '.join(where)})") + f": {note}")
+        for (note, where), methods in about.items()
+    ]
 
 
 def interval_notes(

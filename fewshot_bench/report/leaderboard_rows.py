@@ -127,6 +127,9 @@ COLUMNS: dict[str, Format] = {
     "training_seed": "count", "trainings": "count", "training_sd": "percent", "training_ci95": "percent",
     "diff_training_ci95_low": "percent", "diff_training_ci95_high": "percent",
     "p_training": "p", "p_training_corrected": "p", "training_of": "text",
+    "reported": "percent", "reported_ci95": "percent", "reported_by": "text", "reported_difference": "percent",
+    "reported_diff_ci95_low": "percent", "reported_diff_ci95_high": "percent", "reported_p": "p",
+    "reported_p_corrected": "p", "reported_verdict": "text", "note": "text",
 }  # fmt: skip
 """The columns of the leaderboard, and how the CSV writes each: percent with 4 decimals, rates with 1, p in full."""
 MEASURED, ONE_TRAINING = "measured", "one training"

@@ -375,9 +375,14 @@ def disambiguated(names: Mapping[str, str], more: Mapping[str, str]) -> dict[str
 
 
 def is_transductive(row: Mapping[Any, Any]) -> bool:
-    """Whether a leaderboard's row is about a transductive method; a published row does not say, and counts as none."""
+    """Whether a leaderboard's row is about a transductive method; a published row that does not say counts as none."""
     value = row.get("is_transductive")
     return value is not None and value == value and bool(value)
+
+
+def has_odd_interval(row: Mapping[Any, Any]) -> bool:
+    """Whether a leaderboard's row has an interval that is implausibly wide or narrow; only published rows have."""
+    return any(flag.startswith("±") for flag in str(row.get("flags") or "").split("; "))
 
 
 def trainings_text(row: Mapping[Any, Any], plus_minus: str = "±") -> str:

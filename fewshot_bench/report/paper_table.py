@@ -66,10 +66,11 @@ class _Style:
     plus_minus: str
     dagger: str
     absent: str
+    raised: str
 
 
-_MARKDOWN = _Style("**{}**", "<u>{}</u>", "±", "†", _ABSENT)
-_IN_LATEX = _Style(r"\textbf{{{}}}", r"\underline{{{}}}", *(_LATEX[sign] for sign in ("±", "†", _ABSENT)))
+_MARKDOWN = _Style("**{}**", "<u>{}</u>", "±", "†", _ABSENT, "<sup>{}</sup>")
+_IN_LATEX = _Style(r"\textbf{{{}}}", r"\underline{{{}}}", _LATEX["±"], _LATEX["†"], _LATEX[_ABSENT], "$^{{{}}}$")
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Entry:
         is_published: taken from a paper, not measured here.
         is_transductive: whether the method sees all queries of an episode at once.
         spread: of several trainings, whose mean the accuracy is, such as "SD 0.52 over 3"; empty for one.
+        note: who measured a published number and what is to be known of it, or what is reported for a measured one.
     """
 
     accuracy: float
@@ -93,6 +95,7 @@ class Entry:
     is_published: bool
     is_transductive: bool = False
     spread: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,16 +115,27 @@ class PublicationTable:
     caption: str
     answers: Sequence[str] = ()
 
+    @property
+    def notes(self) -> dict[str, str]:
+        """The letter of each note, by its text, in the order of the rows."""
+        texts = [
+            self.methods[name][task].note
+            for _, names in self.groups()
+            for name in names
+            for task in self.tasks
+            if task in self.methods[name]
+        ]
+        return {text: _letter(place) for place, text in enumerate(filter(None, dict.fromkeys(texts)))}
+
     def groups(self) -> list[tuple[str, list[str]]]:
-        """The names of the rows by kind: inductive, transductive, published; one group where none is transductive."""
-        has_both = any(_is_transductive(entries) for entries in self.methods.values())
+        """The names of the rows by kind: inductive, transductive, published; one group without the second kind."""
         found: dict[str, list[str]] = {}
         for name, entries in self.methods.items():
             kind = (
-                "transductive" if _is_transductive(entries) else "published" if _is_published(entries) else "inductive"
+                "published" if _is_published(entries) else "transductive" if _is_transductive(entries) else "inductive"
             )
             found.setdefault(kind, []).append(name)
-        return list(found.items()) if has_both and len(found) > 1 else [("", list(self.methods))]
+        return list(found.items()) if "transductive" in found and len(found) > 1 else [("", list(self.methods))]
 
 
 def publication_table(
@@ -165,6 +179,7 @@ def publication_table(
                 is_published=not (is_measured or is_training),
                 is_transductive=is_transductive(row),
                 spread=f"SD {row['training_sd']:.2f} over {row['trainings']:.0f}" if trainings_text(row) else "",
+                note=_note(row),
             )
 
     order = {name: number for number, name in enumerate(entries)}
@@ -196,13 +211,16 @@ def as_markdown(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: C
     """The table in GitHub's Markdown, with its caption and the best methods; arguments as `publication_table`."""
     table = publication_table(frame, plus_minus=plus_minus, claim=claim)
     lines = [_line(["method", *map(_markdown, table.tasks)]), _line(["---", *["---:"] * len(table.tasks)])]
+    notes = table.notes
     for kind, methods in table.groups():
         lines += [_line([f"*{kind}*", *([""] * len(table.tasks))])] if kind else []
         for method in methods:
-            entries = table.methods[method]
-            lines.append(_line([_markdown(method), *(_text(entries.get(task), _MARKDOWN) for task in table.tasks)]))
+            cells = (_text(table.methods[method].get(task), _MARKDOWN, notes) for task in table.tasks)
+            lines.append(_line([_markdown(method), *cells]))
     for paragraph in (table.caption, *table.answers):
         lines += ["", _markdown(paragraph)]
+    for note, letter in notes.items():
+        lines += ["", f"{_MARKDOWN.raised.format(letter)} {_markdown(note)}"]
     return "\n".join([*lines, ""])
 
 
@@ -211,7 +229,8 @@ def as_latex(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Clai
     table = publication_table(frame, plus_minus=plus_minus, claim=claim)
     groups = [methods for _, methods in table.groups()]
     names = [name for methods in groups for name in methods]
-    rows = [[_text(table.methods[name].get(task), _IN_LATEX) for task in table.tasks] for name in names]
+    notes = table.notes
+    rows = [[_text(table.methods[name].get(task), _IN_LATEX, notes) for task in table.tasks] for name in names]
     starts = {methods[0] for methods in groups[1:]}
     index = [f"{_MIDRULE if name in starts else ''}{_latex(name)}" for name in names]
     content = pd.DataFrame(rows, index=index, columns=[_latex(t) for t in table.tasks])
@@ -221,6 +240,9 @@ def as_latex(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Clai
         position_float="centering",
         caption=_latex(table.caption),
     )
+    below = "".join(f"{_IN_LATEX.raised.format(letter)} {_latex(note)}\\\\\n" for note, letter in notes.items())
+    end = "\\end{tabular}\n"
+    text = text.replace(end, f"{end}\\par\\smallskip\\footnotesize\\raggedright\n{below}") if notes else text
     return f"% needs \\usepackage{{booktabs}}\n{text}"
 
 
@@ -361,7 +383,32 @@ def _is_known(value: Any) -> bool:
     return value is not None and value == value
 
 
-def _text(entry: Entry | None, style: _Style) -> str:
+def _note(row: Mapping[Hashable, Any]) -> str:
+    """What the note of a row's number says: who measured a published one, or what is reported beside a measured one."""
+    if row["source"] == ONE_TRAINING:
+        return ""
+    if row["source"] != MEASURED:
+        return ". ".join(filter(None, (row["source"].split("; ")[0], _word(row, "note"))))
+    if not _is_known(row.get("reported")):
+        return ""
+    width = f" ± {row['reported_ci95']:.2f}" if _is_known(row["reported_ci95"]) else ""
+    ends = (row["reported_diff_ci95_low"], row["reported_diff_ci95_high"])
+    interval = f" (Welch's 95% interval {ends[0]:+.2f} to {ends[1]:+.2f})" if _is_known(ends[0]) else ""
+    return (
+        f"Reported by {row['reported_by'].split('; ')[0]}: {row['reported']:.2f}{width}. Mean minus reported: "
+        f"{row['reported_difference'] + 0.0:+.2f}{interval}, {row['reported_verdict']}"
+    )
+
+
+def _letter(place: int) -> str:
+    """The mark of a note: a to z, then aa to az, and so on."""
+    letters = ""
+    while place >= 0:
+        letters, place = chr(ord("a") + place % 26) + letters, place // 26 - 1
+    return letters
+
+
+def _text(entry: Entry | None, style: _Style, notes: Mapping[str, str]) -> str:
     if entry is None:
         return style.absent
     number = f"{entry.accuracy:.2f}"
@@ -369,7 +416,8 @@ def _text(entry: Entry | None, style: _Style) -> str:
         number = (style.bold if entry.is_best else style.underlined).format(number)
     widths = "".join(f" {style.plus_minus} {width:.2f}" for width in entry.half_widths)
     spread = f" ({entry.spread})" if entry.spread else ""
-    return number + widths + spread + (style.dagger if entry.is_published else "")
+    raised = style.raised.format(notes[entry.note]) if entry.note else ""
+    return number + widths + spread + (style.dagger if entry.is_published else "") + raised
 
 
 def _line(cells: Sequence[str]) -> str:

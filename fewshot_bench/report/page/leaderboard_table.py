@@ -129,7 +129,24 @@ COLUMNS = (
     _hidden("ties", "Ties", "Episodes on which both have the same accuracy.", "count"),
     _hidden("losses", "Losses", "Episodes on which the method is worse than the baseline.", "count"),
     _hidden("baseline", "Baseline", "What the method is tested against.", tells_apart=True),
-    Column("source", "Source", "Measured here, or the paper that published the number.", is_filter=True),
+    Column("reported", "Reported %", kind="percent", definition=
+        "What is published for the recipe that the method was trained with."),
+    _hidden("reported_ci95", "± reported", "Half-width of the printed interval.", "percent"),
+    Column("reported_difference", "Measured - reported", kind="points", definition=
+        "Mean minus the reported accuracy, in percentage points; both are of other episodes."),
+    Column("reported_diff_ci95_low", "low, reported", kind="points", definition=
+        "Lower end of Welch's 95% interval of that difference, which covers neither another training nor other "
+        "classes and images."),
+    Column("reported_diff_ci95_high", "high, reported", "Upper end of that interval.", "points"),
+    _hidden("reported_p", "p reported", "Two-sided p of Welch's test of that difference, for this row alone.", "p"),
+    Column("reported_p_corrected", "p reported", kind="p", definition=
+        "The same p, {correction} for the number of such tests on the protocol."),
+    Column("reported_verdict", "Against reported", definition=
+        "Where the mean lies against the interval that is printed for the recipe."),
+    _hidden("reported_by", "Reported by", "Who measured the reported number; quoted: read elsewhere. Then, where it is "
+        "printed."),
+    Column("note", "Note", "What a reader should know of a published number."),
+    Column("source", "Source", "Measured here, or who published the number and where.", is_filter=True),
     Column("backbone", "Backbone", "The network that turns an image into an embedding.", is_filter=True),
     Column("adaptation", "Adaptation", "What is done with the support set of an episode.", is_filter=True),
     Column("flags", "Flags", "What a reader should know before believing the row."),
@@ -307,13 +324,13 @@ def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequen
 
 def _method(row: dict[Any, Any]) -> Markup:
     name = escape(row["method"])
+    if row["source"] not in (MEASURED, ONE_TRAINING):
+        name = Markup('<i class="published">{}</i> <span class="tag">published</span>').format(name)
     if is_transductive(row):
         name = Markup('{} <span class="tag transductive">transductive</span>').format(name)
-    if row["source"] == MEASURED or (is_transductive(row) and row["source"] != ONE_TRAINING):
-        return name
     if row["source"] == ONE_TRAINING:
-        return Markup('{} <span class="tag">one training</span>').format(name)
-    return Markup('<i class="published">{}</i> <span class="tag">published</span>').format(name)
+        name = Markup('{} <span class="tag">one training</span>').format(name)
+    return name
 
 
 def _header(column: Column) -> Markup:
