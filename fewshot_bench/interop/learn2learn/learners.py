@@ -10,8 +10,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import platform
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
@@ -185,7 +187,7 @@ class _Evaluation:
         way, shot = episodes.way, episodes.shot
         seed = [episodes.run, int(episodes.numbers[row]), draw]
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), plugin_errors(self.learner):
+        with torch.random.fork_rng(devices=devices), self._buffers_restored(), plugin_errors(self.learner):
             torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
             shown, asked = self._inputs(episodes.support[row].reshape(-1), episodes.queries[row][queries])
             labels = torch.arange(way, device=self.device).repeat_interleave(shot)
@@ -206,6 +208,18 @@ class _Evaluation:
                 f"{int(episodes.numbers[row])} of run {episodes.run}. Is its learning rate too high?"
             )
         return scores.detach()
+
+    @contextmanager
+    def _buffers_restored(self) -> Iterator[None]:
+        """Undo what an episode changes in running statistics: clones of learn2learn share those of the learner."""
+        buffers = [buffer for module in self.modules.values() for buffer in module.buffers()]
+        before = [buffer.clone() for buffer in buffers]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in zip(buffers, before, strict=True):
+                    buffer.copy_(value)
 
     @torch.no_grad()
     def _inputs(self, support: NDArray[np.int32], queries: NDArray[np.int32]) -> tuple[Tensor, Tensor]:
@@ -270,7 +284,7 @@ def _callable_name(function: object) -> str:
     if function is None:
         return "none"
     name = getattr(function, "__qualname__", None)
-    return repr(function) if name is None else f"{getattr(function, '__module__', '')}.{name}"
+    return _without_addresses(repr(function)) if name is None else f"{getattr(function, '__module__', '')}.{name}"
 
 
 def _training_mode(module: nn.Module) -> bool | str:
@@ -280,7 +294,12 @@ def _training_mode(module: nn.Module) -> bool | str:
 
 
 def _text_digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_without_addresses(text).encode()).hexdigest()[:16]
+
+
+def _without_addresses(text: str) -> str:
+    """A printed object without where it lies in memory, which differs between processes."""
+    return re.sub(r" at 0x[0-9A-Fa-f]+", "", text)
 
 
 def _stored(store: OutcomeStore | None, cell: Cell) -> pd.DataFrame:

@@ -101,8 +101,8 @@ def _warn_of_unused_statistics(modules: Mapping[str, nn.Module]) -> None:
             count = getattr(layer, "num_batches_tracked", None)
             if isinstance(layer, _BatchNorm) and not layer.training and count is not None and not int(count):
                 warnings.warn(
-                    f"{part}.{name} is in evaluation mode, but has never measured a mean and a variance. learn2learn "
-                    "trains clones, and never updates the running statistics of the learner itself.",
+                    f"{part}.{name} is in evaluation mode, but has never measured a mean and a variance: it has not "
+                    "seen a batch in training mode.",
                     stacklevel=4,
                 )
                 return

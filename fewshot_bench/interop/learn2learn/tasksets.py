@@ -48,7 +48,7 @@ class SplitImages(Dataset[tuple[Tensor, int]]):
 
 def as_tensor(images: NDArray[np.uint8]) -> Tensor:
     """Images [..., H, W, C] of 0 to 255 as float32 [..., C, H, W] in [0, 1], as torchvision's `ToTensor` makes them."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, -3))).to(torch.float32).div(255)
+    return torch.from_numpy(np.moveaxis(images, -1, -3).astype(np.float32)).div(255)
 
 
 def make_taskset(
