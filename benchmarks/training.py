@@ -18,7 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,9 @@ from fewshot_bench.backbones.backbone import Preprocessing
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.devices import tf32_on
 from fewshot_bench.training.batches import SampleLoader
-from fewshot_bench.training.learner import Computing, Learner
+from fewshot_bench.training.classification import Classification
+from fewshot_bench.training.learner import Learner
+from fewshot_bench.training.objective import Computing
 from fewshot_bench.training.recipe import AugmentationName, PrecisionName, Recipe
 
 AUGMENTATIONS: tuple[AugmentationName, ...] = ("autoaugment", "jitter", "affine", "none")
@@ -204,21 +206,23 @@ def training_rates(
     normalise = Preprocessing(network.input_size, (0.5,) * 3, (0.25,) * 3)
     backbone = timm.create_model(network.name, num_classes=0, **network.options)
     learner = Learner(backbone, split, recipe, normalise, device, Computing())
+    classification = learner.objective
+    assert isinstance(classification, Classification)
     if ahead is not None:
-        learner.loader = SampleLoader(split, device, ahead=ahead)
-    views = learner.views(learner.loader.load(torch.arange(batch)))
+        learner.encoder.loader = SampleLoader(split, device, ahead=ahead)
+    views = classification.views(learner.encoder.loader.load(torch.arange(batch)))
 
     def train() -> None:
-        for samples in learner.batches():
+        for samples in classification.batches(0):
             learner.step(samples)
 
     def learn_alone() -> None:
         for _ in range(steps):
-            learner.learn(views)
+            learner.learn(partial(classification.gradients_of, views))
 
     def view_alone() -> None:
-        for samples in learner.batches():
-            learner.views(samples)
+        for samples in classification.batches(0):
+            classification.views(samples)
 
     seconds = _medians((train, learn_alone, view_alone), repeats, device)
     training, alone, viewing = (batch * steps / each for each in seconds)

@@ -49,9 +49,11 @@ class BaseHead:
     classes: tuple[str, ...]
 
     @classmethod
-    def of(cls, head: nn.Module, classes: tuple[str, ...]) -> BaseHead:
-        """The only linear layer of a module, on the CPU, with the names of its outputs, C."""
-        (linear,) = (module for module in head.modules() if isinstance(module, nn.Linear))
+    def of(cls, head: nn.Module, classes: tuple[str, ...]) -> BaseHead | None:
+        """The linear layer of a module, on the CPU, with the names of its outputs, C; None where there is none."""
+        linear = next((module for module in head.modules() if isinstance(module, nn.Linear)), None)
+        if linear is None:
+            return None
         weight, bias = (tensor.detach().cpu().clone() for tensor in (linear.weight, linear.bias))
         return cls(weight, bias, classes)
 

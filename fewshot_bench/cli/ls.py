@@ -1,4 +1,4 @@
-"""`fewshot-bench ls`: the names of datasets, backbones, adaptations, losses, checkpoints and studies."""
+"""`fewshot-bench ls`: the names of datasets, backbones, adaptations, losses, recipes, checkpoints and studies."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _KINDS = {
     "backbones": "backbone",
     "adaptations": "adaptation",
     "losses": "loss",
+    "recipes": "recipe",
     "checkpoints": "checkpoint",
     "studies": "study",
 }
@@ -23,11 +24,11 @@ _KINDS = {
 
 
 def ls(
-    kind: Annotated[str, typer.Argument(help="datasets, backbones, adaptations, losses, checkpoints or studies.")],
+    kind: Annotated[str, typer.Argument(help="datasets, backbones, adaptations, losses, recipes, ...")],
     name: Annotated[str | None, typer.Argument(help="Show only this one, in full.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List datasets, backbones, adaptations with their hyper-parameters, losses, checkpoints or studies."""
+    """List datasets, backbones, adaptations with their hyper-parameters, losses, recipes, checkpoints or studies."""
     if kind == "adaptations" and name is not None:
         from fewshot_bench.study.known_names import refuse_misspelt
 
@@ -86,6 +87,10 @@ def _registry(kind: str) -> Any:
         from fewshot_bench.losses import LOSSES
 
         return LOSSES
+    if kind == "recipes":
+        from fewshot_bench.training.named_recipes import recipe_entries
+
+        return recipe_entries()
     if kind == "checkpoints":
         from fewshot_bench.study.checkpoints import checkpoint_entries
 

@@ -27,15 +27,31 @@ class TrainingOptions(Options):
     """The options of `train`; those of the recipe are named like its fields, and None is the recipe's default."""
 
     dataset: str = option("glyphs", "Dataset with a base split (fewshot-bench data ls).", "data")
-    backbone: str = option("conv4_64", "Name (fewshot-bench ls backbones), or timm:NAME.", "method")
-    loss: str = option("ce", "Name (fewshot-bench ls losses), e.g. ce+schane.", "method")
+    named_recipe: str | None = option(
+        None, "Name (fewshot-bench ls recipes), or FILE.toml; other options override it.", "method", flag="--recipe"
+    )
+    backbone: str | None = option(
+        None, "Name (fewshot-bench ls backbones), or timm:NAME. Default: the recipe's, or conv4_64.", "method"
+    )
+    loss: str | None = option(
+        None, "Name (fewshot-bench ls losses), e.g. ce+schane. Default: the recipe's, or ce.", "method"
+    )
     weights: str | None = option(None, "Weights to start from: safetensors or a PyTorch state dict.", "method")
     interpolation: str | None = option(None, "bicubic, bilinear or nearest. Default: the backbone's.", "method")
     epochs: int | None = option(None, "Passes over the split. Default, here and below: the recipe's.", "method")
-    batch_size: int | None = option(None, "Images per step, each in two views.", "method")
-    optimizer: str | None = option(None, "adamw (decoupled weight decay) or adam (added to the gradient).", "method")
+    objective: str | None = option(
+        None, "classification, cosine, distillation, episodic, maml, anil or meta-sgd.", "method"
+    )
+    batch_size: int | None = option(None, "Images per step.", "method")
+    views: int | None = option(None, "Views of each image in a step, 1 or 2.", "method")
+    way: int | None = option(None, "Classes of a training task, for objectives that learn from tasks.", "method")
+    shot: int | None = option(None, "Support images per class of a training task.", "method")
+    query: int | None = option(None, "Query images per class of a training task.", "method")
+    tasks: int | None = option(None, "Training tasks per step.", "method")
+    steps_per_epoch: int | None = option(None, "Steps of an epoch of training tasks.", "method")
+    optimizer: str | None = option(None, "adamw (decoupled weight decay); adam, sgd (added to the gradient).", "method")
     learning_rate: float | None = option(None, "Highest learning rate.", "method")
-    schedule: str | None = option(None, "constant, cosine or one-cycle.", "method")
+    schedule: str | None = option(None, "constant, cosine, one-cycle or steps.", "method")
     warmup_epochs: float | None = option(None, "Warm-up epochs of a constant or cosine schedule.", "method")
     weight_decay: float | None = option(None, "Weight decay of weight matrices and filters.", "method")
     dropout: float | None = option(None, "Dropout before the linear head.", "method")
@@ -49,7 +65,7 @@ class TrainingOptions(Options):
     validate_every: int | None = option(
         None, "Epochs between validations; 0: none. Default: about ten validations.", "episodes"
     )
-    validation_episodes: int = option(200, "Validation episodes per number of shots.", "episodes")
+    validation_episodes: int | None = option(None, "Validation episodes per number of shots. Default: 200.", "episodes")
     micro_batch: int | None = option(
         None, "Images in memory at once; gradients are of the batch. Default: what fits.", "computing"
     )
@@ -72,7 +88,10 @@ class TrainingOptions(Options):
 @takes_fields(TrainingOptions)
 def train(
     *,
-    name: Annotated[str, typer.Option(rich_help_panel="Output", help="Name of the trained network.")],
+    name: Annotated[
+        str | None,
+        typer.Option(rich_help_panel="Output", help="Name of the trained network. With --recipe: RECIPE-DATASET."),
+    ] = None,
     image_size: Annotated[int | None, field_option("image_size")] = None,
     as_json: JsonOption = False,
     **options: Any,
@@ -84,13 +103,23 @@ def train(
     """
     from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.study.known_names import refuse_misspelt_training
+    from fewshot_bench.training.named_recipes import named_recipe
     from fewshot_bench.training.recipe import Recipe
 
-    recipe = {field.name: options.pop(field.name) for field in fields(Recipe) if field.name != "loss"}
+    recipe = {field.name: options.pop(field.name, None) for field in fields(Recipe) if field.name != "loss"}
+    named = options["named_recipe"]
+    if named is not None:
+        named_recipe(named)
+    elif name is None:
+        raise typer.BadParameter("--name names the trained network; only with --recipe it has one of its own.")
     refuse_misspelt_training(options["dataset"], options["backbone"], options["loss"], recipe)
     from fewshot_bench.study import TrainingPlan, train_backbone  # after the names have been checked
     from fewshot_bench.study.provenance import weights_note
+    from fewshot_bench.study.train import checkpoint_name
 
+    if name is None:
+        changes = {"backbone": options["backbone"], "loss": options["loss"], "image_size": image_size, **recipe}
+        name = checkpoint_name(named, options["dataset"], changes)
     paths = {key: Path(options[key]) for key in ("weights", "tensorboard") if options[key] is not None}
     plan = TrainingPlan(name=name, recipe=recipe, image_size=image_size, **options | paths)
     with ProgressBars() if is_main_process() else nullcontext(SILENT) as progress:
@@ -108,7 +137,7 @@ def train(
 def _report(dataset: str, checkpoint: Checkpoint) -> None:
     """Say what was trained, where it is, and what to type next."""
     typer.echo(f"trained      {checkpoint.name}: {checkpoint.summary()}")
-    if checkpoint.micro_batches[-1:] and checkpoint.micro_batches[-1] < checkpoint.recipe.batch_size:
+    if checkpoint.micro_batches[-1:] and checkpoint.micro_batches[-1] < checkpoint.recipe.images_per_step:
         sizes = ", then ".join(str(size) for size in checkpoint.micro_batches)
         typer.echo(f"             in micro-batches of {sizes} images")
     typer.echo(f"checkpoint   {checkpoint.path}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from fewshot_bench.devices import is_out_of_memory, release_unused
 from fewshot_bench.engine.engine import Engine, LocalEngine
 from fewshot_bench.errors import StudyError, WeightsError
 from fewshot_bench.losses import LOSSES
+from fewshot_bench.objectives import objective_of
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.provenance import tf32
 from fewshot_bench.training import (
@@ -54,9 +55,13 @@ def base_recipe(backbone: Backbone, loss: str, **changes: Any) -> Recipe:
 
 def base_stage_name(recipe: Recipe, default: Recipe, **settings: Any) -> str:
     """The base stage in a method's name, with what differs from the default recipe, e.g. "base-ce@epochs=3"."""
-    changed = recipe.changes_from(default) | settings
+    return stage_name(f"base-{recipe.loss}", recipe.changes_from(default) | settings)
+
+
+def stage_name(name: str, changed: Mapping[str, Any]) -> str:
+    """A stage with the settings that differ from its default, e.g. "rfs-conv4@epochs=3"."""
     suffix = "@" + ",".join(f"{key.rstrip('_')}={changed[key]}" for key in sorted(changed)) if changed else ""
-    return f"base-{recipe.loss}{suffix}"
+    return f"{name}{suffix}"
 
 
 def initialised_backbone(request: BackboneRequest, seed: int, *, is_stand_in: bool = False) -> Backbone:
@@ -139,12 +144,12 @@ def _trained(backbone: Backbone, extras: _Extras) -> Backbone:
 
 def _train(
     backbone: Backbone, split: ImageSplit, recipe: Recipe, device: str, state: Path | None, *, progress: Progress
-) -> tuple[dict[str, torch.Tensor], BaseHead, dict[str, str]]:
+) -> tuple[dict[str, torch.Tensor], BaseHead | None, dict[str, str]]:
     """The weights and the head after training, on the CPU, and the metadata of their checkpoint."""
     what = _words(backbone, split, recipe)
-    batch, used = min(recipe.batch_size, len(split)), used_micro_batches(state)
+    batch, used = min(recipe.images_per_step, len(split)), used_micro_batches(state)
     four = four_inputs(backbone, split, device)
-    memory = StepMemory.measured(backbone.network, four, precision=recipe.precision)
+    memory = StepMemory.measured(backbone.network, four, precision=recipe.precision, views=recipe.views)
     chosen = base_micro_batch(backbone, memory, used[-1] if used else batch)
     is_fixed = bool(batch_norms(backbone.network))
     way_out = f"Use {'--base-batch {half}, ' if is_fixed else ''}a smaller --image-size, or --base-precision bf16."
@@ -262,6 +267,7 @@ class MicroBatches:
                     recipe,
                     normalise=backbone.preprocessing,
                     device=device,
+                    objective=objective_of(recipe),
                     progress=progress,
                     computing=replace(computing or Computing(), micro_batch=size),
                     selection=selection,

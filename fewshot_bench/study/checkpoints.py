@@ -16,7 +16,7 @@ from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import StudyError, UnknownNameError, WeightsError
 from fewshot_bench.registry import Entry
-from fewshot_bench.study.base_stage import base_stage_name
+from fewshot_bench.study.base_stage import base_stage_name, stage_name
 from fewshot_bench.study.methods import refuse_reading_without_effect, wants_base_head
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe, checkpoint_metadata, load_network, paper_recipe, scratch_recipe
@@ -48,6 +48,7 @@ class CheckpointCard:
         selection: the validation episodes that chose the epoch; empty if the last was taken.
         version: of the training's code.
         code: records of the user's own backbone and loss; empty if there are none.
+        named_recipe: name of the recipe that was trained by, and the settings that differ; empty if it has no name.
     """
 
     backbone: str
@@ -65,15 +66,19 @@ class CheckpointCard:
     selection: dict[str, Any]
     version: int
     code: dict[str, Any] = field(default_factory=dict)
+    named_recipe: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # JSON turns tuples into lists; converted now, a card equals itself after reading it back.
-        for name in ("preprocessing", "recipe", "selection", "code"):
+        for name in ("preprocessing", "recipe", "selection", "code", "named_recipe"):
             object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name))))
 
     def as_json(self) -> str:
         """The card as text, for the metadata of a file."""
-        return json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        if not self.named_recipe:  # as cards were before there were named recipes
+            del values["named_recipe"]
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> CheckpointCard:
@@ -200,8 +205,8 @@ class Checkpoint:
     def stage(self, dataset: Dataset) -> tuple[str, dict[str, Any]]:
         """Its base stage in a study of a dataset: name and hyper-parameters."""
         recipe, card = self.recipe, self.card
-        default = paper_recipe(recipe.loss) if card.is_pretrained else scratch_recipe(recipe.loss)
         elsewhere = {"dataset": card.dataset} if card.dataset != dataset.name else {}
+        default = paper_recipe(recipe.loss) if card.is_pretrained else scratch_recipe(recipe.loss)
         hyper_parameters = {
             **card.recipe,
             "dataset": card.dataset,
@@ -210,6 +215,9 @@ class Checkpoint:
             "epoch": self.epoch,
             "micro_batches": self.micro_batches,
         }
+        if card.named_recipe:
+            settings = card.named_recipe["changes"] | elsewhere
+            return stage_name(card.named_recipe["name"], settings), hyper_parameters
         return base_stage_name(recipe, default, **elsewhere), hyper_parameters
 
 

@@ -36,7 +36,7 @@ from fewshot_bench.study.estimates import Estimated, Machine
 from fewshot_bench.study.measurements import ChunkTime, MeasuredBuilder, Measurements, TrainingNeeds, View, network_key
 from fewshot_bench.study.resolved import ResolvedStudy
 from fewshot_bench.training import Recipe, StepMemory, batch_norms
-from fewshot_bench.training.optimisation import SHARE_OF_MEMORY, VIEWS, autocast, kept_bytes, training_bytes
+from fewshot_bench.training.optimisation import SHARE_OF_MEMORY, autocast, kept_bytes, training_bytes
 from fewshot_bench.training.recipe import PrecisionName
 from fewshot_bench.units import bytes_text
 
@@ -138,15 +138,15 @@ class CostModel(Measurements):
     def training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
         """What a training takes, with one more forward pass where gradients are cached; see `Measurements.training`."""
         cost, network = self._cost(split, backbone, recipe.precision), backbone.network
-        batch, weights = min(recipe.batch_size, len(split)), training_bytes(network)
-        step_memory = StepMemory(VIEWS * cost.kept, weights, self.machine.memory, "that device")
+        batch, weights = min(recipe.images_per_step, len(split)), training_bytes(network)
+        step_memory = StepMemory(recipe.views * cost.kept, weights, self.machine.memory, "that device")
         if self.machine.memory is not None and batch_norms(network):  # with the margin that micro-batches have
             usable = int(SHARE_OF_MEMORY * max(0, self.machine.memory - weights))
             step_memory = replace(step_memory, free=usable)
         micro_batch, problem = micro_batch_or_problem(backbone, step_memory, batch)
-        operations = VIEWS * cost.training
+        operations = recipe.views * cost.training
         if micro_batch < batch and LOSSES[recipe.loss].facts.get("is_contrastive", True):
-            operations += VIEWS * cost.forward
+            operations += recipe.views * cost.forward
         memory = int(micro_batch * step_memory.per_image) + weights
         return TrainingNeeds(self._estimated(operations), 0, memory, problem, micro_batch)
 

@@ -209,7 +209,7 @@ class _DryRun:
         step.advance(0, f"training {backbone.name} with {recipe.loss}")
         needs = self._measurements.training(base, backbone, recipe)
         self._needed_bytes = max(self._needed_bytes, needs.memory)
-        batch = min(recipe.batch_size, len(base))
+        batch = min(recipe.images_per_step, len(base))
         seconds, operations = needs.per_image.times(recipe.epochs * len(base))
         self._work["training", known.identity] = WorkEstimate(
             "training",

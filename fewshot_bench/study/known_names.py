@@ -30,7 +30,7 @@ OWN_NAMES: dict[Kind, tuple[str, ...]] = {
         "baseline++", "bd-cspn", "centroid", "entropy", "finetune", "finetune-head", "ilpc", "knn", "label-propagation",
         "laplacian-shot", "lda", "logistic", "matching", "pt-map", "ridge", "simpleshot", "svm", "tim",
     ),
-    "backbone": ("conv4_32", "conv4_64", "efficientnet_lite0", "resnet12", "wrn28_10"),
+    "backbone": ("conv4_32", "conv4_64", "conv4_64_gap", "efficientnet_lite0", "resnet12", "wrn28_10"),
     "loss": ("ce", "ce+schane", "ce+simclr", "ce+supcon"),
 }  # fmt: skip
 """The names that come with this package."""
@@ -76,13 +76,13 @@ def refuse_misspelt_study(study: Study) -> None:
         refuse_misspelt("loss", loss)
 
 
-def refuse_misspelt_training(dataset: str, backbone: str, loss: str, settings: Mapping[str, Any]) -> None:
+def refuse_misspelt_training(dataset: str, backbone: str | None, loss: str | None, settings: Mapping[str, Any]) -> None:
     """Refuse a training with a name that cannot exist.
 
     Args:
         dataset: as it was typed, as are the others.
-        backbone: its name.
-        loss: its name.
+        backbone: its name, if given.
+        loss: its name, if given.
         settings: of the recipe.
 
     Raises:
@@ -90,8 +90,10 @@ def refuse_misspelt_training(dataset: str, backbone: str, loss: str, settings: M
         StudyError: a setting does not take a word.
     """
     _refuse_misspelt_dataset(dataset)
-    refuse_misspelt("backbone", backbone)
-    refuse_misspelt("loss", loss)
+    if backbone is not None:
+        refuse_misspelt("backbone", backbone)
+    if loss is not None:
+        refuse_misspelt("loss", loss)
     refuse_unknown_choices(settings)
 
 

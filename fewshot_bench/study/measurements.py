@@ -29,7 +29,8 @@ from fewshot_bench.study.workers import (
     name_of_view,
 )
 from fewshot_bench.training import Recipe, StepMemory, seeded_randomness
-from fewshot_bench.training.learner import Computing, Learner
+from fewshot_bench.training.learner import Learner
+from fewshot_bench.training.objective import Computing
 from fewshot_bench.training.optimisation import COPIES_OF_A_WEIGHT
 from fewshot_bench.training.randomness import limited_threads
 from fewshot_bench.training.recipe import AugmentationName
@@ -141,14 +142,14 @@ class Measurements:
 
         The network is trained for a few steps, on a smaller batch where memory is short.
         """
-        kind = (recipe.loss, recipe.batch_size, recipe.precision)
+        kind = (recipe.loss, recipe.images_per_step, recipe.precision, recipe.views, recipe.objective)
         key = ("training", network_key(backbone), split.fingerprint, *kind)
         return self._once(key, lambda: self._training(split, backbone, recipe))
 
     def _training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
-        batch, device = min(recipe.batch_size, len(split)), torch.device(self.device)
+        batch, device = min(recipe.images_per_step, len(split)), torch.device(self.device)
         four = four_inputs(backbone, split, self.device)
-        step_memory = StepMemory.measured(backbone.network, four, precision=recipe.precision)
+        step_memory = StepMemory.measured(backbone.network, four, precision=recipe.precision, views=recipe.views)
         micro_batch, problem = micro_batch_or_problem(backbone, step_memory, batch)
         free = step_memory.free
         most = batch if free is None else min(batch, max(2, int(_SHARE_OF_FREE_MEMORY * free / step_memory.per_image)))
@@ -158,7 +159,7 @@ class Measurements:
             order = torch.randperm(len(split))
 
             def step(count: int) -> object:
-                return learner.step(learner.loader.load(order[:count]))
+                return learner.step(learner.encoder.loader.load(order[:count]))
 
             time = per_unit(step, min(most, len(split)), first=2)
         if micro_batch < batch and LOSSES[recipe.loss].facts.get("is_contrastive", True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from torch import nn
 
 from fewshot_bench._io.ranks import is_main_process, own_rank
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.adaptation import Centroid, EmbeddedSplit
+from fewshot_bench.adaptation import Centroid, EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, embed
 from fewshot_bench.backbones.backbone import Interpolation
 from fewshot_bench.datasets import known_dataset
@@ -45,10 +46,13 @@ from fewshot_bench.study.checkpoints import (
     read_checkpoint,
     state_file,
 )
+from fewshot_bench.study.methods import planned_adaptations
 from fewshot_bench.study.provenance import tf32, weights_record
+from fewshot_bench.study.study import Study
 from fewshot_bench.training import (
     Computing,
     History,
+    Recipe,
     Selection,
     StateFile,
     StepMemory,
@@ -60,10 +64,12 @@ from fewshot_bench.training import (
 from fewshot_bench.training.data_parallel import Processes, joined_processes
 from fewshot_bench.training.fit import Validate
 from fewshot_bench.training.history import TensorBoardLog, write_history
+from fewshot_bench.training.named_recipes import NamedRecipe, named_recipe
 
 WAY, QUERY, SHOTS = 5, 15, (1, 5)
 """Of the validation episodes, if the split has enough classes and images."""
-_VALIDATIONS = 10  # of a training, by default
+_VALIDATION_HEAD = Centroid()
+_VALIDATIONS, _EPISODES = 10, 200  # of a training, by default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +79,11 @@ class TrainingPlan:
     Attributes:
         name: of the trained network.
         dataset: name or path of a dataset with a base split.
-        backbone: its name.
-        loss: its name.
-        recipe: settings that differ from the default, which is the paper's recipe for pretrained networks and the one
-            for small networks otherwise; None keeps the default.
+        named_recipe: name or file of the recipe that gives the defaults of all else; without one that is the paper's
+            recipe for pretrained networks and one for small networks otherwise.
+        backbone: its name; by default that of the recipe, or conv4_64.
+        loss: its name; by default that of the recipe, or ce.
+        recipe: settings that differ from the default; None keeps the default.
         weights: a file to start from instead of the backbone's own weights.
         image_size: side in pixels instead of the backbone's own.
         interpolation: instead of the backbone's own.
@@ -84,8 +91,8 @@ class TrainingPlan:
         micro_batch: images whose activations are in memory at once, in that of all processes together; None for as many
             as fit.
         is_compiled: whether torch.compile compiles the network.
-        validate_every: epochs between two validations; 0 for none, None for about ten in all.
-        validation_episodes: per number of shots.
+        validate_every: epochs between two validations; 0 for none, None for the recipe's, or for about ten in all.
+        validation_episodes: per number of shots; None for the recipe's, or for 200.
         save_every: epochs between two writes of the training state.
         keeps_last: whether the network after the last epoch is kept as `NAME.last` too.
         is_fresh: whether to discard an unfinished or finished training of that name.
@@ -94,8 +101,9 @@ class TrainingPlan:
 
     name: str
     dataset: str = "glyphs"
-    backbone: str = "conv4_64"
-    loss: str = "ce"
+    named_recipe: str | None = None
+    backbone: str | None = None
+    loss: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
     image_size: int | None = None
@@ -104,7 +112,7 @@ class TrainingPlan:
     micro_batch: int | None = None
     is_compiled: bool = False
     validate_every: int | None = None
-    validation_episodes: int = 200
+    validation_episodes: int | None = None
     save_every: int = 1
     keeps_last: bool = False
     is_fresh: bool = False
@@ -115,14 +123,27 @@ class TrainingPlan:
         checkpoint_file(self.name)
         if self.name.endswith(LAST):
             raise StudyError(f"names that end with {LAST} are those of last epochs; choose another than {self.name}.")
-        if "," in self.backbone:
+        if self.backbone is not None and "," in self.backbone:
             raise StudyError(f"a training makes one network: --backbone takes one name, not {self.backbone}.")
         if self.interpolation not in (None, *get_args(Interpolation)):
             choices = ", ".join(get_args(Interpolation))
             raise StudyError(f"an interpolation should be one of {choices}, not {self.interpolation}.")
         for name in ("save_every", "validation_episodes"):
-            if getattr(self, name) < 1:
-                raise StudyError(f"--{name.replace('_', '-')} should be 1 or more, not {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise StudyError(f"--{name.replace('_', '-')} should be 1 or more, not {value}.")
+
+
+def checkpoint_name(recipe: str, dataset: str, changes: Mapping[str, Any]) -> str:
+    """The name under which a training by a named recipe is kept, by itself or with some settings changed.
+
+    >>> checkpoint_name("rfs-conv4", "cifar-fs", {"epochs": 3, "seed": None})
+    'rfs-conv4-cifar-fs-epochs3'
+    """
+    given = {key.rstrip("_").replace("_", ""): value for key, value in changes.items() if value is not None}
+    parts = [Path(recipe).stem if recipe.endswith(".toml") else recipe, Path(dataset).name or dataset]
+    text = "-".join([*parts, *(f"{key}{given[key]}" for key in sorted(given))])
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")
 
 
 def validation_protocols(split: ImageSplit, episodes: int) -> list[Protocol]:
@@ -148,7 +169,13 @@ def validation_protocols(split: ImageSplit, episodes: int) -> list[Protocol]:
     return [Protocol(split.dataset, split.name, way, shot, query, episodes, runs=1) for shot in shots]
 
 
-def validation(backbone: Backbone, split: ImageSplit, protocols: list[Protocol], device: str) -> Validate:
+def validation(
+    backbone: Backbone,
+    split: ImageSplit,
+    protocols: list[Protocol],
+    device: str,
+    head: EmbeddingAdaptation = _VALIDATION_HEAD,
+) -> Validate:
     """A function that validates a network, for `Selection`.
 
     Args:
@@ -156,19 +183,19 @@ def validation(backbone: Backbone, split: ImageSplit, protocols: list[Protocol],
         split: the validation split.
         protocols: of `validation_protocols`.
         device: a torch device.
+        head: classifies the queries, by features that need no other images.
 
     Returns:
-        Network -> mean accuracy of nearest centroids per number of shots, always on the same episodes.
+        Network -> mean accuracy of the head per number of shots, always on the same episodes.
     """
     drawn = [sample_episodes(split, protocol) for protocol in protocols]
-    centroid = Centroid()
 
     def validate(network: nn.Module) -> Mapping[str, float]:
         embeddings = embed(split, replace(backbone, network=network), device=device, use_cache=False)
-        embedded = EmbeddedSplit(torch.from_numpy(embeddings).to(device), len(split)).with_features(centroid.features)
+        embedded = EmbeddedSplit(torch.from_numpy(embeddings).to(device), len(split)).with_features(head.features)
         return {
             f"validation_{episodes.protocol.shot}shot": float(
-                accuracy(classify(centroid, embedded, episodes), episodes.protocol.way).mean()
+                accuracy(classify(head, embedded, episodes), episodes.protocol.way).mean()
             )
             for episodes in drawn
         }
@@ -176,12 +203,32 @@ def validation(backbone: Backbone, split: ImageSplit, protocols: list[Protocol],
     return validate
 
 
-def selection_card(protocols: list[Protocol], every: int) -> dict[str, Any]:
+def validation_head(named: NamedRecipe | None, dataset: str) -> EmbeddingAdaptation:
+    """What validates a training: the head that belongs to its recipe, or nearest centroids where that needs more.
+
+    Raises:
+        UnknownNameError: the recipe's adaptation is not known.
+        StudyError: it refuses its hyper-parameters.
+    """
+    if named is None:
+        return _VALIDATION_HEAD
+    study = Study(adaptations=(named.evaluation.adaptation,), hyper_parameters=named.hyper_parameters(dataset))
+    head = planned_adaptations(study)[0]
+    is_enough = (
+        isinstance(head, EmbeddingAdaptation) and head.features in ("raw", "l2") and not getattr(head, "views", 0)
+    )
+    return cast("EmbeddingAdaptation", head) if is_enough else _VALIDATION_HEAD
+
+
+def selection_card(
+    protocols: list[Protocol], every: int, head: EmbeddingAdaptation = _VALIDATION_HEAD
+) -> dict[str, Any]:
     """What decides which epoch a validation chooses, as plain data; empty without a validation."""
     if not protocols:
         return {}
     first = protocols[0]
-    return {
+    by_head = {} if head == _VALIDATION_HEAD else {"head": {"name": head.name, **head.hyper_parameters()}}
+    return by_head | {
         "split": first.split,
         "way": first.way,
         "shots": [protocol.shot for protocol in protocols],
@@ -204,7 +251,8 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT) -> Checkp
         DatasetError: the dataset is absent or has no base split.
         WeightsError: weights do not fit, or the training state is damaged.
     """
-    admit_fields({"dataset": plan.dataset, "backbone": plan.backbone, "base_losses": (plan.loss,)})
+    losses = () if plan.loss is None else (plan.loss,)
+    admit_fields({"dataset": plan.dataset, "backbone": plan.backbone, "base_losses": losses})
     board = TensorBoardLog(plan.tensorboard / plan.name) if plan.tensorboard is not None else None
     try:
         with joined_processes(own_rank()) as processes, _locked(plan.name):
@@ -263,10 +311,14 @@ class _Training:
         self.base = self.dataset.base
         height, _, channels = self.base.images.shape[1:]
         interpolation = cast("Interpolation | None", plan.interpolation)  # the plan has checked it
-        request = BackboneRequest(plan.backbone, channels, height, plan.image_size, interpolation, plan.weights)
+        named = None if plan.named_recipe is None else named_recipe(plan.named_recipe)
+        name = plan.backbone or (named.backbone if named is not None else "conv4_64")
+        size = plan.image_size or (named.image_size if named is not None else None)
+        request = BackboneRequest(name, channels, height, size, interpolation, plan.weights)
         self.backbone = initialised_backbone(request, plan.recipe.get("seed") or 0)
-        self.recipe = base_recipe(self.backbone, plan.loss, **plan.recipe)
+        self.named, self.recipe = named, self._recipe(named)
         self.validate_every, self.protocols = self._validations()
+        self.head = validation_head(named, self.dataset.name)
         self.card = self._card(request)
         self.path, self.state = checkpoint_file(plan.name), state_file(plan.name)
 
@@ -291,6 +343,12 @@ class _Training:
             self.processes.barrier()
         return read_checkpoint(self.plan.name)
 
+    def _recipe(self, named: NamedRecipe | None) -> Recipe:
+        changes = self.plan.recipe | {"loss": self.plan.loss}
+        if named is None:
+            return base_recipe(self.backbone, changes.pop("loss") or "ce", **changes)
+        return named.recipe(self.dataset.name, **changes)
+
     def _files(self) -> list[dict[str, str]]:
         """The metadata, with the digest, of what is there of this training."""
         if self.plan.is_fresh:
@@ -299,16 +357,20 @@ class _Training:
 
     def _validations(self) -> tuple[int, list[Protocol]]:
         """Epochs between two validations, and their episodes; 0 and none without validation."""
-        every = self.plan.validate_every
+        every, episodes = self.plan.validate_every, self.plan.validation_episodes
+        asked = None if self.named is None else self.named.validation
+        if every is None and self.named is not None:
+            every = 0 if asked is None else asked.every
         if every == 0 or (every is None and "validation" not in self.dataset.splits):
             return 0, []
-        protocols = validation_protocols(self.dataset.validation, self.plan.validation_episodes)
+        episodes = episodes or (_EPISODES if asked is None else asked.episodes)
+        protocols = validation_protocols(self.dataset.validation, episodes)
         return every if every is not None else max(1, round(self.recipe.epochs / _VALIDATIONS)), protocols
 
     def _card(self, request: BackboneRequest) -> CheckpointCard:
         weights = self.plan.weights
         return CheckpointCard(
-            backbone=self.plan.backbone,
+            backbone=request.name,
             channels=request.channels,
             native_size=request.native_size,
             image_size=request.image_size,
@@ -320,10 +382,16 @@ class _Training:
             recipe=self.recipe.hyper_parameters(),
             dataset=self.dataset.name,
             base_split=self.base.fingerprint,
-            selection=selection_card(self.protocols, self.validate_every),
+            selection=selection_card(self.protocols, self.validate_every, self.head),
             version=TRAINING_VERSION,
+            named_recipe=self._name_of_recipe(),
             **code_record(self.backbone, self.recipe.loss),
         )
+
+    def _name_of_recipe(self) -> dict[str, Any]:
+        if self.named is None:
+            return {}
+        return {"name": self.named.name, "changes": self.recipe.changes_from(self.named.recipe(self.dataset.name))}
 
     def _refuse_other(self, other: CheckpointCard) -> None:
         difference = other.difference(self.card)
@@ -337,7 +405,7 @@ class _Training:
         """The sizes used so far, and the one to continue with."""
         used, chosen = used_micro_batches(self.state), self.plan.micro_batch
         if chosen is None:
-            most = used[-1] if used else min(self.recipe.batch_size, len(self.base))
+            most = used[-1] if used else min(self.recipe.images_per_step, len(self.base))
             chosen = self._fitting(most)
         sizes = used if used[-1:] == [chosen] else [*used, chosen]
         # Where one of several processes runs out, the others are in the middle of a step and cannot start again.
@@ -347,7 +415,8 @@ class _Training:
     def _fitting(self, most: int) -> int:
         """How many images, up to a number, have their activations in memory; in that of all processes together."""
         four = four_inputs(self.backbone, self.base, self.device)
-        memory = StepMemory.measured(self.backbone.network, four, precision=self.recipe.precision)
+        recipe = self.recipe
+        memory = StepMemory.measured(self.backbone.network, four, precision=recipe.precision, views=recipe.views)
         # Processes on a CPU share its memory; on GPUs each has that of its own.
         count = self.processes.count if self.processes is not None and self.device != "cpu" else 1
         fitting = fitting_micro_batch(memory, math.ceil(most / count))
@@ -359,7 +428,7 @@ class _Training:
         """Train; a micro-batch that the plan does not fix is halved while memory runs out."""
         selection = None
         if self.protocols:
-            validate = validation(self.backbone, self.dataset.validation, self.protocols, self.device)
+            validate = validation(self.backbone, self.dataset.validation, self.protocols, self.device, self.head)
             selection = Selection(validate=validate, every=self.validate_every)
         return micro_batches.train(
             self.backbone,

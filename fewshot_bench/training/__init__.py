@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from fewshot_bench.training.augmentation import AUGMENTATION_VERSION as AUGMENTATION_VERSION
     from fewshot_bench.training.augmentation import Augmentation as Augmentation
     from fewshot_bench.training.augmentation import choose_augmentation as choose_augmentation
-    from fewshot_bench.training.augmentation import two_views as two_views
+    from fewshot_bench.training.augmentation import random_views as random_views
     from fewshot_bench.training.checkpoints import checkpoint_metadata as checkpoint_metadata
     from fewshot_bench.training.checkpoints import load_checkpoint as load_checkpoint
     from fewshot_bench.training.checkpoints import load_network as load_network
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from fewshot_bench.training.fit import TrainingResult as TrainingResult
     from fewshot_bench.training.fit import train_on_base as train_on_base
     from fewshot_bench.training.history import History as History
-    from fewshot_bench.training.learner import Computing as Computing
-    from fewshot_bench.training.learner import batch_norms as batch_norms
+    from fewshot_bench.training.objective import Computing as Computing
+    from fewshot_bench.training.objective import Encoder as Encoder
+    from fewshot_bench.training.objective import Measured as Measured
+    from fewshot_bench.training.objective import ObjectiveFactory as ObjectiveFactory
     from fewshot_bench.training.optimisation import StepMemory as StepMemory
+    from fewshot_bench.training.optimisation import batch_norms as batch_norms
     from fewshot_bench.training.optimisation import fitting_micro_batch as fitting_micro_batch
     from fewshot_bench.training.optimisation import refuse_batches_that_do_not_fit as refuse_batches_that_do_not_fit
     from fewshot_bench.training.randomness import episode_keys as episode_keys
@@ -35,12 +38,12 @@ if TYPE_CHECKING:
 _HOMES = {
     name: module
     for module, names in {
-        "augmentation": ("AUGMENTATION_VERSION", "Augmentation", "choose_augmentation", "two_views"),
+        "augmentation": ("AUGMENTATION_VERSION", "Augmentation", "choose_augmentation", "random_views"),
         "checkpoints": ("checkpoint_metadata", "load_checkpoint", "load_network", "save_checkpoint"),
         "fit": ("Selection", "StateFile", "TrainingResult", "train_on_base"),
         "history": ("History",),
-        "learner": ("Computing", "batch_norms"),
-        "optimisation": ("StepMemory", "fitting_micro_batch", "refuse_batches_that_do_not_fit"),
+        "objective": ("Computing", "Encoder", "Measured", "ObjectiveFactory"),
+        "optimisation": ("StepMemory", "batch_norms", "fitting_micro_batch", "refuse_batches_that_do_not_fit"),
         "randomness": ("episode_keys", "image_keys", "keyed_uniform", "seeded_randomness"),
         "recipe": ("Recipe", "paper_recipe", "scratch_recipe"),
     }.items()

@@ -200,24 +200,25 @@ def choose_augmentation(name: AugmentationName, *, channels: int, image_size: in
     return RandomAffine() if name == "affine" else Unchanged()
 
 
-def two_views(
-    images: Tensor, augmentation: Augmentation, *, share: Tensor | None = None, batch_size: int = 0
+def random_views(
+    images: Tensor, augmentation: Augmentation, *, count: int = 2, share: Tensor | None = None, batch_size: int = 0
 ) -> Tensor:
-    """Two views of each image by PyTorch's global random numbers.
+    """V views of each image by PyTorch's global random numbers.
 
     Args:
         images: uint8 [B, C, H, W].
         augmentation: makes a view of each.
+        count: V.
         share: positions of these images in a batch that several processes share; each draws the numbers of all.
         batch_size: images of that batch.
 
     Returns:
-        uint8 [2B, C, H, W], the first views first.
+        uint8 [VB, C, H, W], the first views first.
     """
     # Drawn on the CPU, as [numbers, B], on which the weights of base training depend.
-    count, own = (len(images), slice(None)) if share is None else (batch_size, share)
-    numbers = [torch.rand(augmentation.numbers, count).T[own] for _ in range(2)]
+    drawn, own = (len(images), slice(None)) if share is None else (batch_size, share)
+    numbers = [torch.rand(augmentation.numbers, drawn).T[own] for _ in range(count)]
     if images.device.type == "cpu":
         return torch.cat([augmentation(images, uniform) for uniform in numbers])
-    # Launching kernels takes a GPU as long as running them: one call for both.
-    return augmentation(torch.cat([images, images]), torch.cat(numbers))
+    # Launching kernels takes a GPU as long as running them: one call for all.
+    return augmentation(torch.cat([images] * count), torch.cat(numbers))

@@ -19,8 +19,10 @@ from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import StudyError, WeightsError
 from fewshot_bench.progress import SILENT, Progress, Step
 from fewshot_bench.training.checkpoints import load_checkpoint, save_tensors
+from fewshot_bench.training.classification import Classification
 from fewshot_bench.training.history import History
-from fewshot_bench.training.learner import Computing, Learner, Measured, Normalise, load_weights, weights_of
+from fewshot_bench.training.learner import Learner, load_weights, weights_of
+from fewshot_bench.training.objective import Computing, Measured, Normalise, ObjectiveFactory
 from fewshot_bench.training.randomness import kept_random_numbers, limited_threads, seeded_randomness
 from fewshot_bench.training.recipe import Recipe
 from fewshot_bench.units import speed_text
@@ -78,14 +80,15 @@ class EpochSums:
 
     loss: float = 0.0
     hits: int = 0
-    views: int = 0
+    classified: int = 0
+    images: int = 0
     started: float = field(default_factory=time.perf_counter)
-    _unread: list[tuple[Measured, int]] = field(default_factory=list)
+    _unread: list[Measured] = field(default_factory=list)
     _read: float = -math.inf
 
-    def add(self, measured: Measured, views: int) -> None:
-        """Add a step of that many views."""
-        self._unread.append((measured, views))
+    def add(self, measured: Measured) -> None:
+        """Add a step."""
+        self._unread.append(measured)
 
     @property
     def is_due(self) -> bool:
@@ -100,33 +103,34 @@ class EpochSums:
         """
         if not self._unread:
             return 0.0
-        losses = torch.stack([measured.loss for measured, _ in self._unread]).tolist()
-        hits = torch.stack([measured.hits for measured, _ in self._unread]).tolist()
-        for loss, correct, (_, views) in zip(losses, hits, self._unread, strict=True):
-            self.loss += loss * views
+        losses = torch.stack([measured.loss for measured in self._unread]).tolist()
+        hits = torch.stack([measured.hits for measured in self._unread]).tolist()
+        for loss, correct, measured in zip(losses, hits, self._unread, strict=True):
+            self.loss += loss * measured.classified
             self.hits += correct
-            self.views += views
+            self.classified += measured.classified
+            self.images += measured.images
         self._unread.clear()
         self._read = time.perf_counter()
         return next((loss for loss in losses if not math.isfinite(loss)), 0.0)
 
     @property
     def images_per_second(self) -> float:
-        """Speed so far; each image is two views."""
-        return self.views / 2 / (time.perf_counter() - self.started)
+        """Speed so far."""
+        return self.images / (time.perf_counter() - self.started)
 
     @property
     def note(self) -> str:
         """The epoch so far, for a progress bar."""
-        means = f"loss {self.loss / self.views:.3f}, accuracy {self.hits / self.views:.0%}"
+        means = f"loss {self.loss / self.classified:.3f}, accuracy {self.hits / self.classified:.0%}"
         return f"{means}, {speed_text(self.images_per_second, 'image')}"
 
     def summary(self, learner: Learner, epochs: int) -> dict[str, float]:
         """The row in the history of the learner's last epoch, the `epochs`-th."""
         return {
             "step": float(epochs * learner.steps_per_epoch),
-            "loss": self.loss / self.views,
-            "accuracy": self.hits / self.views,
+            "loss": self.loss / self.classified,
+            "accuracy": self.hits / self.classified,
             "images_per_second": self.images_per_second,
             "learning_rate": learner.optimizer.learning_rate,
             "seconds": time.perf_counter() - self.started,
@@ -222,8 +226,8 @@ class TrainingResult:
 
     Attributes:
         backbone: the trained network, in evaluation mode, on the training device.
-        head: dropout and the linear layer to the base classes.
-        history: for each epoch the mean loss and accuracy of the augmented views, images_per_second, learning_rate,
+        head: of the objective; that of a classification is dropout and the linear layer to the base classes.
+        history: for each epoch the mean loss and accuracy of what was classified, images_per_second, learning_rate,
             step, seconds, and the accuracies if it was validated.
         epoch: the epoch of these weights, from 1: the best on the validation split, or the last.
         last: the network after the last epoch, which is `backbone` itself unless another epoch was chosen.
@@ -246,6 +250,7 @@ def train_on_base(
     normalise: Normalise,
     device: torch.device | str = "cpu",
     progress: Progress = SILENT,
+    objective: ObjectiveFactory = Classification,
     computing: Computing | None = None,
     selection: Selection | None = None,
     state: StateFile | None = None,
@@ -253,8 +258,8 @@ def train_on_base(
 ) -> TrainingResult:
     """Train a copy of a backbone on the classes of a split.
 
-    Every image is seen in two views per step, whatever the loss, so that losses are compared on equal terms. The linear
-    head's output goes into cross-entropy, the encoder's into the contrastive term.
+    By default every image is seen in two views per step, whatever the loss, so that losses are compared on equal terms.
+    The linear head's output goes into cross-entropy, the encoder's into the contrastive term.
 
     Args:
         backbone: float [B, C', S, S] -> [B, D]; it is not changed.
@@ -262,6 +267,7 @@ def train_on_base(
         recipe: decides the result; on a CPU the same recipe gives the same weights, bit for bit.
         normalise: uint8 [B, C, H, W] -> float [B, C', S, S], as the backbone expects it.
         device: where to train.
+        objective: what its steps minimise.
         progress: shown every step, with the epoch's loss, accuracy and speed so far.
         computing: the micro-batch, whether to compile, and the processes that train together; by default the whole
             batch at once, uncompiled, in this process.
@@ -280,13 +286,14 @@ def train_on_base(
     if len(split.class_sizes) < 2:
         raise StudyError(f"the {split.name} split of {split.dataset} has one class; training needs two or more.")
     with limited_threads(recipe.threads), seeded_randomness(recipe.seed, device):
-        learner = Learner(backbone, split, recipe, normalise, torch.device(device), computing or Computing())
+        learner = Learner(backbone, split, recipe, normalise, torch.device(device), computing or Computing(), objective)
         training = TrainingState(learner)
         if state is not None and state.path.is_file():
             training.restore(state.path)
         if learner.processes is not None:
             learner.processes.broadcast(weights_of(learner.backbone, learner.head).values())
-        with progress.step(f"training with {recipe.loss}", total=recipe.epochs * learner.steps_per_epoch) as step:
+        words = recipe.loss if recipe.objective == "classification" else recipe.objective
+        with progress.step(f"training with {words}", total=recipe.epochs * learner.steps_per_epoch) as step:
             if training.epochs:
                 step.advance(training.epochs * learner.steps_per_epoch, "resuming where it stopped")
             while training.epochs < recipe.epochs:
@@ -304,9 +311,9 @@ def train_on_base(
 def _train_epoch(training: TrainingState, step: Step) -> None:
     """Train for one epoch; a loss or weight that is not finite is refused before anything of the epoch is stored."""
     learner, sums, note = training.learner, EpochSums(), ""
-    with closing(learner.batches()) as batches:
+    with closing(learner.objective.batches(training.epochs)) as batches:
         for samples in batches:
-            sums.add(learner.step(samples), 2 * len(samples.rows))
+            sums.add(learner.step(samples))
             if sums.is_due:
                 _refuse_divergence(sums.read(), training)
                 note = sums.note

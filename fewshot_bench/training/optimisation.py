@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 from fewshot_bench.devices import free_bytes
@@ -21,12 +21,15 @@ from fewshot_bench.units import bytes_text
 
 
 def build_optimizer(recipe: Recipe, modules: Sequence[nn.Module]) -> Optimizer:
-    """Adam or AdamW over all parameters of some modules; biases and normalisations are not decayed."""
+    """The optimiser of a recipe over all parameters of some modules, those that it decays in the first group."""
     parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+    least = 0 if recipe.decays == "all" else 2
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim >= least], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim < least], "weight_decay": 0.0},
     ]
+    if recipe.optimizer == "sgd":
+        return SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov)
     kind = AdamW if recipe.optimizer == "adamw" else Adam
     # One kernel for all weights, and none waits for the scale of fp16. On a CPU it would round differently.
     fused = True if all(parameter.is_cuda for parameter in parameters) else None
@@ -42,6 +45,8 @@ def build_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRSchedu
         return LambdaLR(optimizer, warmed_up(recipe, steps))
     if recipe.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
+    if recipe.schedule == "steps":
+        return LambdaLR(optimizer, dropped(recipe, steps))
     return ConstantLR(optimizer, factor=1.0)
 
 
@@ -55,6 +60,16 @@ def warmed_up(recipe: Recipe, steps: int) -> Callable[[int], float]:
         if recipe.schedule == "constant":
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+    return share
+
+
+def dropped(recipe: Recipe, steps: int) -> Callable[[int], float]:
+    """From a step to its share of the learning rate, which falls at the epochs of `drops`."""
+
+    def share(step: int) -> float:
+        reached = [share for epoch, share in recipe.drops if step >= round(epoch * steps / recipe.epochs)]
+        return reached[-1] if reached else 1.0
 
     return share
 
@@ -105,8 +120,6 @@ def gradient_scaler(precision: PrecisionName, device: torch.device) -> torch.amp
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
-VIEWS = 2
-"""Views of every image in a training step."""
 SHARE_OF_MEMORY = 0.9
 """Share of the free memory that the activations of a micro-batch may take."""
 COPIES_OF_A_WEIGHT = 4
@@ -118,7 +131,7 @@ class StepMemory:
     """The memory of a training step, and what is free.
 
     Attributes:
-        per_image: bytes kept for each image of the batch, in two views.
+        per_image: bytes kept for each image of the batch, in all its views.
         weights: bytes of the weights, their gradients and moments.
         free: bytes; None where the system does not say.
         device: in words.
@@ -130,11 +143,18 @@ class StepMemory:
     device: str
 
     @classmethod
-    def measured(cls, backbone: nn.Module, four_images: Tensor, *, precision: PrecisionName = "float32") -> StepMemory:
+    def measured(
+        cls, backbone: nn.Module, four_images: Tensor, *, precision: PrecisionName = "float32", views: int = 2
+    ) -> StepMemory:
         """The memory of a backbone, which is not changed, on the device of its inputs [4, C, S, S]."""
-        per_image = step_bytes_per_image(backbone, four_images, precision=precision)
+        per_image = views * activation_bytes(backbone, four_images, precision=precision)
         free = free_bytes(four_images.device)
         return cls(per_image, training_bytes(backbone), free, four_images.device.type)
+
+
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """The batch normalisations of a module, whose statistics are those of a micro-batch."""
+    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
 def training_bytes(backbone: nn.Module) -> int:
@@ -190,11 +210,6 @@ def fitting_micro_batch(memory: StepMemory, batch_size: int) -> int:
             f"{bytes_text(free)} are free on {memory.device}. Use a smaller --image-size or backbone."
         )
     return min(batch_size, _power_of_two(SHARE_OF_MEMORY * left / per_image))
-
-
-def step_bytes_per_image(backbone: nn.Module, four_images: Tensor, *, precision: PrecisionName = "float32") -> float:
-    """Bytes that a training step keeps for each image of its batch, in two views."""
-    return VIEWS * activation_bytes(backbone, four_images, precision=precision)
 
 
 def activation_bytes(backbone: nn.Module, four_images: Tensor, *, precision: PrecisionName = "float32") -> float:

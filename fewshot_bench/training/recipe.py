@@ -11,8 +11,11 @@ from fewshot_bench.errors import StudyError
 if TYPE_CHECKING:
     from fewshot_bench.losses import Reading
 
-Optimizer = Literal["adamw", "adam"]
-Schedule = Literal["constant", "cosine", "one-cycle"]
+Objective = Literal["classification", "cosine", "distillation", "episodic", "maml", "anil", "meta-sgd"]
+Optimizer = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["constant", "cosine", "one-cycle", "steps"]
+Decays = Literal["matrices", "all"]
+EpisodicHead = Literal["centroid", "matching", "ridge", "svm"]
 AugmentationName = Literal["auto", "autoaugment", "jitter", "affine", "none"]
 PrecisionName = Literal["float32", "bf16", "fp16"]
 
@@ -27,13 +30,13 @@ class Recipe:
         tau: temperature of the contrastive term.
         reading: how the contrastive term takes the mean over positives; None for the default of the loss.
         epochs: passes over the split.
-        batch_size: images per step; each is seen in two views, whatever the loss.
-        optimizer: "adamw" decouples the weight decay, "adam" adds it to the gradient. The paper writes Adam with
-            a weight decay of 0.05, a value that fine-tuning of BEiT uses with AdamW.
+        batch_size: images per step, unless the objective learns from tasks.
+        optimizer: "adamw" decouples the weight decay, "adam" and "sgd" add it to the gradient. The paper writes Adam
+            with a weight decay of 0.05, a value that fine-tuning of BEiT uses with AdamW.
         learning_rate: at its highest.
-        weight_decay: of weight matrices and filters; biases and normalisations are never decayed.
+        weight_decay: of the weights that `decays` names.
         dropout: before the linear head.
-        schedule: of the learning rate, over all steps.
+        schedule: of the learning rate, over all steps; "steps" follows `drops`.
         warmup_epochs: in which the learning rate of a constant or cosine schedule rises from nearly 0.
         label_smoothing: of the cross-entropy.
         augmentation: what makes the views; "auto" is AutoAugment for colour images and affine for gray ones.
@@ -42,6 +45,21 @@ class Recipe:
             since sums over more threads round differently.
         precision: of the network's products and convolutions; "bf16" and "fp16" compute them in half the bits
             (autocast), fp16 with its gradients scaled. Weights, moments and losses stay in float32.
+        objective: what a step minimises: the loss of a classifier of the base classes, with a linear head or with a
+            "cosine" one, or with a teacher ("distillation"); or the loss of tasks, "episodic" or after gradient steps
+            on their support sets ("maml", "anil", "meta-sgd").
+        views: of each image in a step, 1 or 2.
+        momentum: of SGD.
+        nesterov: whether it is Nesterov's.
+        decays: "matrices" decays weight matrices and filters, "all" biases and normalisations too.
+        drops: pairs of an epoch and the share of the highest learning rate from it on, for the schedule "steps".
+        steps_per_epoch: of an objective that learns from tasks.
+        tasks: per step.
+        way: classes of a task.
+        shot: support images per class.
+        query: query images per class.
+        episodic_head: classifies the queries of a task.
+        head_penalty: of "ridge", or C of "svm"; None for the head's default.
     """
 
     loss: str = "ce"
@@ -61,6 +79,19 @@ class Recipe:
     seed: int = 0
     threads: int | None = None
     precision: PrecisionName = "float32"
+    objective: Objective = "classification"
+    views: int = 2
+    momentum: float = 0.9
+    nesterov: bool = False
+    decays: Decays = "matrices"
+    drops: tuple[tuple[float, float], ...] = ()
+    steps_per_epoch: int = 100
+    tasks: int = 1
+    way: int = 5
+    shot: int = 5
+    query: int = 15
+    episodic_head: EpisodicHead = "centroid"
+    head_penalty: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -91,6 +122,34 @@ class Recipe:
             "warmup_epochs",
             "0 with the schedule one-cycle, which has a warm-up of its own",
         )
+        self._check_later_fields()
+
+    def _check_later_fields(self) -> None:
+        drops = tuple((float(epoch), float(share)) for epoch, share in self.drops)  # JSON and TOML have lists
+        object.__setattr__(self, "drops", drops)
+        epochs = [epoch for epoch, _ in drops]
+        are_right = epochs == sorted(set(epochs)) and all(epoch > 0 and 0 < share <= 1 for epoch, share in drops)
+        self._expect(are_right, "drops", "pairs of an epoch, in order, and a share above 0 and at most 1")
+        self._expect(bool(drops) == (self.schedule == "steps"), "drops", "given with the schedule steps, and only then")
+        self._expect(not self.warmup_epochs or self.schedule != "steps", "warmup_epochs", "0 with the schedule steps")
+        self._expect(self.views in (1, 2), "views", "1 or 2")
+        self._expect(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
+        self._expect(not self.nesterov or self.momentum > 0, "nesterov", "false without momentum")
+        for name in ("steps_per_epoch", "tasks", "shot", "query"):
+            self._expect(getattr(self, name) >= 1, name, "1 or more")
+        self._expect(self.way >= 2, "way", "2 or more")
+        self._expect(self.head_penalty is None or self.head_penalty > 0, "head_penalty", "positive")
+
+    @property
+    def learns_from_tasks(self) -> bool:
+        """Whether a step takes tasks instead of a batch of images."""
+        return self.objective in ("episodic", "maml", "anil", "meta-sgd")
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of a step, each in `views` views."""
+        per_class = self.shot + self.query
+        return self.tasks * self.way * per_class if self.learns_from_tasks else self.batch_size
 
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
         if not is_right:
@@ -133,6 +192,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": get_args(Schedule),
     "augmentation": get_args(AugmentationName),
     "precision": get_args(PrecisionName),
+    "objective": get_args(Objective),
+    "decays": get_args(Decays),
+    "episodic_head": get_args(EpisodicHead),
 }
 
 
@@ -155,7 +217,10 @@ def _refusal(name: str, expectation: str, value: Any) -> str:
     return f"{name} of a training on the base split should be {expectation}, not {value}."
 
 
-_LATER_FIELDS = ("warmup_epochs", "label_smoothing", "precision")
+_LATER_FIELDS = (
+    "warmup_epochs", "label_smoothing", "precision", "objective", "views", "momentum", "nesterov", "decays", "drops",
+    "steps_per_epoch", "tasks", "way", "shot", "query", "episodic_head", "head_penalty",
+)  # fmt: skip
 
 
 def paper_recipe(loss: str, **changes: Any) -> Recipe:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewshot_bench.errors import ShapeError
-from fewshot_bench.training import choose_augmentation, seeded_randomness, two_views
+from fewshot_bench.training import choose_augmentation, random_views, seeded_randomness
 from fewshot_bench.training.augmentation import RandomAffine
 from fewshot_bench.training.autoaugment import AutoAugment
 from fewshot_bench.training.autoaugment_policies import CIFAR10_POLICY, IMAGENET_POLICY
@@ -32,7 +32,7 @@ def uniform(count: int, numbers: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("size", [28, 20])
 def test_views_keep_shape_and_type_and_differ_from_each_other(name: Any, channels: int, size: int) -> None:
     images = batch(channels, size)
-    views = two_views(images, choose_augmentation(name, channels=channels, image_size=size))
+    views = random_views(images, choose_augmentation(name, channels=channels, image_size=size))
     assert views.shape == (12, channels, size, 28)
     assert views.dtype == torch.uint8
     assert all(not torch.equal(first, second) for first, second in zip(views[:6], views[6:], strict=True))
@@ -40,7 +40,7 @@ def test_views_keep_shape_and_type_and_differ_from_each_other(name: Any, channel
 
 def test_none_changes_nothing() -> None:
     images = batch(1)
-    views = two_views(images, choose_augmentation("none", channels=1, image_size=28))
+    views = random_views(images, choose_augmentation("none", channels=1, image_size=28))
     assert torch.equal(views, torch.cat([images, images]))
     assert views.data_ptr() != images.data_ptr()
 
@@ -102,7 +102,7 @@ def test_numbers_of_other_images_are_refused(name: Any) -> None:
 def test_affine_views_of_base_training_are_those_of_the_first_release() -> None:
     """The digest was taken from the code of version 0.1.0, which drew its random numbers itself."""
     with seeded_randomness(5):
-        views = two_views(batch(1, count=7), choose_augmentation("affine", channels=1, image_size=28))
+        views = random_views(batch(1, count=7), choose_augmentation("affine", channels=1, image_size=28))
         assert torch.rand(1).item() == 0.8816927671432495
     assert hashlib.sha256(views.numpy().tobytes()).hexdigest() == (
         "1af40bb437462ed94ac715e871ad88bb9290feca34176ab6c8bd15bd5321af5b"
@@ -134,6 +134,6 @@ def test_two_views_depend_on_the_seed_alone(channels: int) -> None:
     views = []
     for seed in (0, 0, 1):
         with seeded_randomness(seed):
-            views.append(two_views(images, augmentation))
+            views.append(random_views(images, augmentation))
     assert torch.equal(views[0], views[1])
     assert not torch.equal(views[0], views[2])

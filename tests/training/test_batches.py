@@ -14,8 +14,9 @@ from bars import are_equal, bars, train
 from torch import Tensor
 
 from fewshot_bench.training import StateFile
-from fewshot_bench.training import learner as learner_module
+from fewshot_bench.training import objective as objective_module
 from fewshot_bench.training.batches import SampleLoader
+from fewshot_bench.training.learner import Learner
 
 CPU = torch.device("cpu")
 PARTS = torch.arange(40).flip(0).tensor_split(7)
@@ -81,7 +82,7 @@ def test_an_error_of_the_thread_reaches_the_training_and_ends_the_thread() -> No
 
 def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trainings gather ahead, as on a GPU where the split does not stay."""
-    monkeypatch.setattr(learner_module, "SampleLoader", lambda split, device: SampleLoader(split, device, ahead=2))
+    monkeypatch.setattr(objective_module, "SampleLoader", lambda split, device: SampleLoader(split, device, ahead=2))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -89,7 +90,7 @@ def test_no_thread_is_left_when_a_training_ends_in_an_error(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ahead(monkeypatch)
-    monkeypatch.setattr(learner_module.Learner, "learn", mock.Mock(side_effect=error))
+    monkeypatch.setattr(Learner, "learn", mock.Mock(side_effect=error))
     with pytest.raises(error):  # its traceback keeps the frames alive
         train()
     assert not threads()

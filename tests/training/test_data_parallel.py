@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from fewshot_bench._io.ranks import own_rank
 from fewshot_bench.errors import StudyError
 from fewshot_bench.training.data_parallel import Processes
-from fewshot_bench.training.learner import Computing, Learner, weights_of
+from fewshot_bench.training.learner import Learner, weights_of
+from fewshot_bench.training.objective import Computing
 from fewshot_bench.training.randomness import seeded_randomness
 from fewshot_bench.training.recipe import PrecisionName
 
@@ -91,7 +92,7 @@ def trained(
         backbone = (conv4() if has_batch_norm else smooth).double()
         learner = Learner(backbone, split, recipe, lambda views: normalise(views).double(), CPU, computing)
         learner.head.double()
-        steps = [learner.step(samples).loss for _ in range(2) for samples in learner.batches()]
+        steps = [learner.step(samples).loss for _ in range(2) for samples in learner.objective.batches(0)]
     return weights_of(learner.backbone, learner.head) | {"losses": torch.stack(steps)}
 
 
@@ -100,7 +101,7 @@ def in_precision(processes: Processes | None, precision: PrecisionName) -> Tenso
     recipe = small_recipe("ce+schane", precision=precision, learning_rate=1e-3, schedule="constant")
     with seeded_randomness(5):
         learner = Learner(conv4(), bars(), recipe, normalise, CPU, Computing(processes=processes))
-        return torch.stack([learner.step(samples).loss for samples in learner.batches()])
+        return torch.stack([learner.step(samples).loss for samples in learner.objective.batches(0)])
 
 
 def of_equal_images(processes: Processes) -> Tensor:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import LOSSES
-from fewshot_bench.training import Computing, batch_norms, seeded_randomness
-from fewshot_bench.training.learner import (
+from fewshot_bench.training import Computing, Measured, batch_norms, seeded_randomness
+from fewshot_bench.training.classification import (
     Batch,
-    Measured,
     Network,
     cached_gradients,
     gradients_at_once,
@@ -63,7 +62,7 @@ def one_graph_of_parts(network: Network, whole: Batch) -> Measured:
     logits = network.head(embeddings)
     loss = network.loss(logits, embeddings, whole.labels, whole.images)
     network.backward(loss)
-    return Measured(loss.detach(), (logits.argmax(-1) == whole.labels).sum())
+    return Measured(loss.detach(), (logits.argmax(-1) == whole.labels).sum(), len(whole.labels), len(whole))
 
 
 def assert_same(one: tuple[list[Tensor], Measured], other: tuple[list[Tensor], Measured]) -> None:

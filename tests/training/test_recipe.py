@@ -44,7 +44,7 @@ def test_cross_entropy_records_no_temperature() -> None:
         ({"tau": 0.0}, "tau .* positive"),
         ({"threads": 0}, "threads .* 1 or more"),
         ({"reading": "inside"}, "reading should be one of in, out, not inside"),
-        ({"optimizer": "sgd"}, "optimizer .* one of adamw, adam"),
+        ({"optimizer": "lion"}, "optimizer .* one of adamw, adam, sgd"),
         ({"schedule": "step"}, "schedule .* one of"),
         ({"augmentation": "crop"}, "augmentation .* one of"),
         ({"precision": "fp8"}, "precision .* one of float32, bf16, fp16"),

@@ -35,7 +35,7 @@ def places(
         computing = Computing(micro_batch=micro_batch, processes=processes)
         learner = Learner(conv4(channels), split, recipe, normalise, GPU, computing)
         waits.places.clear()
-        for samples in islice(learner.batches(), 2):
+        for samples in islice(learner.objective.batches(0), 2):
             learner.step(samples)
     return waits.places
 

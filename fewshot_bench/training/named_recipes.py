@@ -1,0 +1,147 @@
+"""Recipes by name: how the literature trains its networks on a base split, as TOML files.
+
+docs/recipes.md describes the files for those who write one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fewshot_bench._io.toml import tomllib
+from fewshot_bench.errors import StudyError, UnknownNameError
+from fewshot_bench.registry import Entry
+from fewshot_bench.training.recipe import Recipe
+
+_FOLDER = Path(__file__).with_name("recipes")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_LARGEST = 1 << 16  # bytes
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ValidationTable(_Table):
+    """How the epoch is chosen: by episodes of the validation split."""
+
+    every: int = Field(1, ge=1, description="Epochs between two validations.")
+    episodes: int = Field(200, ge=1, description="Episodes per number of shots.")
+
+
+class EvaluationTable(_Table):
+    """The adaptation that belongs to a recipe."""
+
+    adaptation: str = "centroid"
+    hyper_parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class DatasetTable(_Table):
+    """What differs on a dataset."""
+
+    training: dict[str, Any] = Field(default_factory=dict)
+    hyper_parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class NamedRecipe(_Table):
+    """A recipe with its network, the adaptation that belongs to it, and where it comes from.
+
+    Attributes:
+        name: of the file.
+        description: one line.
+        source: the papers and code that it follows.
+        notes: what differs from them, and what they do not say.
+        backbone: name of the network.
+        image_size: side in pixels instead of the network's own.
+        training: fields of `Recipe`.
+        validation: how the epoch is chosen; None keeps the last.
+        evaluation: the adaptation.
+        dataset: what differs, by dataset.
+    """
+
+    name: str
+    description: str
+    source: str
+    notes: str = ""
+    backbone: str
+    image_size: int | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
+    validation: ValidationTable | None = None
+    evaluation: EvaluationTable = EvaluationTable()
+    dataset: dict[str, DatasetTable] = Field(default_factory=dict)
+
+    def recipe(self, dataset: str, **changes: Any) -> Recipe:
+        """How it trains on a dataset, with some fields changed; None changes nothing.
+
+        Raises:
+            StudyError: a field is unknown or out of its range.
+        """
+        values = self.training | self._on(dataset).training
+        values |= {name: value for name, value in changes.items() if value is not None}
+        unknown = sorted(values.keys() - {field.name for field in fields(Recipe)})
+        if unknown:
+            raise StudyError(f"the recipe {self.name}: a training on the base split has no setting '{unknown[0]}'.")
+        return Recipe(**values)
+
+    def hyper_parameters(self, dataset: str) -> dict[str, Any]:
+        """Hyper-parameters of its adaptation on a dataset."""
+        return self.evaluation.hyper_parameters | self._on(dataset).hyper_parameters
+
+    def _on(self, dataset: str) -> DatasetTable:
+        return self.dataset.get(dataset, DatasetTable())
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with this package.
+
+    >>> "protonet-conv4" in recipe_names()
+    True
+    """
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def named_recipe(name: str) -> NamedRecipe:
+    """The recipe of a name, or in a file of the user's own, whose path ends in .toml.
+
+    Raises:
+        UnknownNameError: there is no recipe of that name.
+        StudyError: the file cannot be read, or a value in it is refused.
+    """
+    if name.endswith(".toml"):
+        return _read(Path(name))
+    if name not in recipe_names():
+        hint = "The path of your own file ends in .toml. See: fewshot-bench ls recipes"
+        raise UnknownNameError("recipe", name, recipe_names(), hint)
+    return _read(_FOLDER / f"{name}.toml")
+
+
+def recipe_entries() -> list[Entry[None]]:
+    """Every recipe with its description, for `fewshot-bench ls recipes`."""
+    recipes = [named_recipe(name) for name in recipe_names()]
+    return [
+        Entry(each.name, None, each.description, {"backbone": each.backbone, "paper": each.source}) for each in recipes
+    ]
+
+
+def _read(path: Path) -> NamedRecipe:
+    try:
+        if not _NAME.fullmatch(path.stem):
+            raise StudyError(f"the recipe {path} should be named by letters, digits, dots, plus and minus.")
+        if path.stat().st_size > _LARGEST:
+            raise StudyError(f"the recipe {path} is too large for one: {path.stat().st_size:,} bytes.")
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StudyError(f"the recipe {path} cannot be read ({error}).") from error
+    try:
+        recipe = NamedRecipe(name=path.stem, **{name: value for name, value in values.items() if name != "name"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise StudyError(f"the recipe {path}: {key}: {first['msg']}.") from error
+    for dataset in ("", *recipe.dataset):
+        recipe.recipe(dataset)
+    return recipe
