@@ -26,7 +26,7 @@ from fewshot_bench.adaptation.hyper_parameter_choice import floats_per_episode, 
 from fewshot_bench.episodes.protocol import Protocol
 from fewshot_bench.episodes.recorded import RecordedEpisodes
 from fewshot_bench.episodes.sampler import Episodes
-from fewshot_bench.errors import EmbeddingError
+from fewshot_bench.errors import EmbeddingError, EpisodeError
 from fewshot_bench.outcomes import (
     Cell,
     MethodCard,
@@ -183,7 +183,7 @@ def adapt(
 
     Args:
         embeddings: of all images of the episodes' split, in canonical order, [I, D].
-        episodes: of `sample_episodes`, or of each shape from `sample_by_shape`.
+        episodes: of `sample_episodes`, of each shape from `sample_by_shape`, or recorded.
         adaptation: e.g. `Centroid()` or `Logistic(C=10)`.
         name: of the method; the adaptation's name by default.
         device: a torch device.
@@ -191,6 +191,7 @@ def adapt(
 
     Raises:
         EmbeddingError: the embeddings are not finite, too few, or lack what the adaptation needs.
+        EpisodeError: the episodes are of several protocols.
         CodeError: the adaptation's class has settings that cannot be recorded.
     """
     check_fields(type(adaptation).__name__, type(adaptation))
@@ -213,7 +214,7 @@ def adapt(
         code=code_of_adaptation(adaptation),
         assumes_balanced_queries=adaptation.assumes_balanced_queries,
     )
-    return Outcomes(Cell(method, outcome_card(groups[0]), {}), together(frames))
+    return Outcomes(Cell(method, outcome_card(groups), {}), together(frames))
 
 
 def _digest(embeddings: NDArray[np.float32]) -> str:
@@ -244,8 +245,22 @@ def together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(frames).sort_values(["run", "episode"], kind="stable", ignore_index=True)
 
 
-def outcome_card(episodes: Episodes) -> ProtocolCard:
-    """The description of the tasks of episodes; no protocol draws recorded ones, so they are claimed."""
+def outcome_card(groups: Sequence[Episodes]) -> ProtocolCard:
+    """The description of the tasks of episodes; no protocol draws recorded ones, so they are claimed.
+
+    Raises:
+        EpisodeError: they are of several protocols, or of several records.
+    """
+    cards = [_card(group) for group in groups]
+    if any(card.fingerprint != cards[0].fingerprint for card in cards):
+        raise EpisodeError(
+            f"the episodes are of several protocols ({', '.join(dict.fromkeys(card.task for card in cards))}), and "
+            "outcomes belong to one. Evaluate each alone."
+        )
+    return cards[0]
+
+
+def _card(episodes: Episodes) -> ProtocolCard:
     if not isinstance(episodes, RecordedEpisodes):
         return protocol_card(episodes.protocol, episodes.dataset_fingerprint)
     protocol = episodes.protocol

@@ -15,7 +15,7 @@ from fewshot_bench.episodes.sampler import Episodes
 from fewshot_bench.errors import EpisodeError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RecordedEpisodes(Episodes):
     """Episodes whose images another program chose; `protocol` says only how large they are.
 
@@ -28,6 +28,10 @@ class RecordedEpisodes(Episodes):
     tasks: str
     class_names: tuple[str, ...]
     class_sizes: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        task = f"{self.protocol.dataset} {self.way}-way {self.shot}-shot"
+        return f"<RecordedEpisodes: {task}, {len(self.numbers):,} of {self.tasks}>"
 
     @property
     def classes(self) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import fewshot_bench as fb
-from fewshot_bench.errors import CodeError, EpisodeError, PluginError
+from fewshot_bench.errors import CodeError, EpisodeError, PluginError, StudyError
 from fewshot_bench.interop.learn2learn import evaluate
 from fewshot_bench.interop.learn2learn.tasksets import as_tensor
 from fewshot_bench.outcomes import OutcomeStore
@@ -257,3 +257,8 @@ def test_a_learner_is_compared_with_our_heads_on_the_same_episodes():
     comparison = fb.compare(outcomes(Learner(network())), fb.adapt(pixels, EPISODES, fb.Centroid()))
     assert "6 episodes" in str(comparison)
     assert "claimed" not in str(comparison)
+
+
+def test_a_method_has_a_printable_name():
+    with pytest.raises(StudyError, match="name for the method"):
+        outcomes(Learner(network()), name="two\nlines")

@@ -75,7 +75,9 @@ def test_every_other_image_can_be_support():
 def test_only_tasks_that_were_drawn_are_read_under_their_numbers():
     made = taskset(drawn(6))
     del made.sampled_descriptions[0], made.sampled_descriptions[4]
-    assert record_taskset(made, SPLIT, shots=2).numbers.tolist() == [1, 2, 3, 5]
+    found = record_taskset(made, SPLIT, shots=2)
+    assert found.numbers.tolist() == [1, 2, 3, 5]
+    assert repr(found) == f"<RecordedEpisodes: toy 5-way 2-shot, 4 of {found.tasks}>"
 
 
 def test_copies_of_an_image_in_one_class_are_told_apart():
@@ -144,3 +146,10 @@ def test_methods_are_paired_on_the_same_recorded_tasks_alone():
     for other in (fewer, ours):
         with pytest.raises(ComparisonError):
             fb.compare(centroid, other)
+
+
+def test_two_records_are_never_taken_for_one():
+    records = [record_taskset(taskset(drawn(count)), SPLIT, shots=2) for count in (2, 3)]
+    embeddings = np.zeros((len(SPLIT), 8), np.float32)
+    with pytest.raises(EpisodeError, match="several protocols"):
+        fb.adapt(embeddings, records, fb.Centroid())

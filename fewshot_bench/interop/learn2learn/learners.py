@@ -31,11 +31,12 @@ from fewshot_bench.code_identity import code_of
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.classify import outcome_card, outcome_frame, together
 from fewshot_bench.episodes import Episodes
-from fewshot_bench.errors import CodeError, PluginError
+from fewshot_bench.errors import CodeError, PluginError, StudyError
 from fewshot_bench.interop.learn2learn.queries import QueryUse, use_of_queries
 from fewshot_bench.interop.learn2learn.tasksets import Transform, as_tensor, check_split
 from fewshot_bench.outcomes import Cell, MethodCard, Outcomes, OutcomeStore
 from fewshot_bench.outcomes.packing import position_type
+from fewshot_bench.outcomes.schema import NAME_RULE, is_name
 from fewshot_bench.plugins import described, plugin_errors
 from fewshot_bench.progress import SILENT, Progress
 
@@ -81,11 +82,14 @@ def evaluate(
         progress: shown one unit per episode.
 
     Raises:
-        EpisodeError: the episodes are not of the split.
+        EpisodeError: the episodes are not of the split, or are of several protocols.
+        StudyError: the name is not one.
         PluginError: the learner raised, gave other scores than [M, N], is random, or is said to be inductive and its
             predictions depend on other queries.
         CodeError: the code of the method has no file, so that stored outcomes could not be told apart.
     """
+    if not is_name(name):
+        raise StudyError(f"{name[:40]!r} is not a name for the method, which is {NAME_RULE}.")
     groups = [episodes] if isinstance(episodes, Episodes) else list(episodes)
     for group in groups:
         check_split(group, split)
@@ -93,7 +97,7 @@ def evaluate(
     queries = use_of_queries(name, evaluation.modules, evaluation.scores, groups, is_transductive)
     cell = Cell(
         evaluation.card(name, queries),
-        outcome_card(groups[0]),
+        outcome_card(groups),
         {**installed_versions(), **_library_version(learner)},
         class_sizes=split.class_sizes,
         provenance={
