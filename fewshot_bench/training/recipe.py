@@ -183,9 +183,9 @@ class Recipe:
     def changes_from(self, other: Recipe) -> dict[str, Any]:
         """The recorded settings that differ from those of another recipe, apart from the loss."""
         theirs = asdict(other) | other.hyper_parameters()
-        return {
-            name: value for name, value in self.hyper_parameters().items() if value != theirs[name] and name != "loss"
-        }
+        # A later field of the other recipe that is at its default here is recorded there only.
+        recorded = {name: getattr(self, name) for name in _LATER_FIELDS} | self.hyper_parameters()
+        return {name: value for name, value in recorded.items() if value != theirs[name] and name != "loss"}
 
     @classmethod
     def from_hyper_parameters(cls, values: Mapping[str, Any]) -> Recipe:
