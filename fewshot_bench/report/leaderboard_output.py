@@ -125,7 +125,8 @@ def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
         rate = Text(rate_text(row["episodes_per_second"]))
         numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, rate]
         name = f"{row['method']}{PUBLISHED}" if is_published else row_name(row)
-        lines.append(_Line(_kind(row), name, _note(row, rows, plus_minus), numbers, _BELOW if is_training else ""))
+        name = f"{_BELOW}seed {int(row['training_seed'])}" if is_training else name
+        lines.append(_Line(_kind(row), name, _note(row, rows, plus_minus), numbers))
     return _filled(table, console, lines)
 
 
@@ -289,13 +290,12 @@ def _correction(frame: pd.DataFrame) -> Correction:
 
 @dataclass(frozen=True)
 class _Line:
-    """A row of a table of methods: its kind, its name, a note below that, further cells, and what the name follows."""
+    """A row of a table of methods: its kind, its name, a note below that, and further cells."""
 
     kind: str
     name: str
     note: str
     cells: list[Text]
-    prefix: str = ""
 
 
 def _filled(table: Table, console: Console, lines: Sequence[_Line]) -> Table:
@@ -317,8 +317,7 @@ def _filled(table: Table, console: Console, lines: Sequence[_Line]) -> Table:
         if has_headings and line.kind != before:
             table.add_row(Text(line.kind, "italic"))
         before = line.kind
-        name = f"{line.prefix}{line.name.removeprefix(shared)}"
-        names = [*broken(name, for_names), *([printable(line.note)] if line.note else [])]
+        names = [*broken(line.name.removeprefix(shared), for_names), *([printable(line.note)] if line.note else [])]
         table.add_row(Text("\n".join(names), line.cells[0].style), *line.cells)
     return table
 

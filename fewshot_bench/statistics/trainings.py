@@ -126,12 +126,13 @@ def training_difference(
 
 def _against_given(a: NDArray[np.float64], b: NDArray[np.float64], confidence: float) -> TrainingDifference | None:
     """One method's trainings against a given network: Student's t-test of their mean."""
-    trainings = max(a.size if a.ndim else 0, b.size if b.ndim else 0)
+    count_a, count_b = (x.size if x.ndim else 0 for x in (a, b))
+    trainings = max(count_a, count_b)
     if trainings < 2:
         return None
-    test = paired_t_test(*(_means(np.broadcast_to(x, (trainings,))) for x in (a, b)), confidence=confidence)
-    counts = [trainings if x.ndim else 0 for x in (a, b)]
-    return TrainingDifference(test.mean_difference, test.ci_low, test.ci_high, test.p, *counts, False)
+    first, second = (_means(np.broadcast_to(x, (trainings,))) for x in (a, b))
+    test = paired_t_test(first, second, confidence)
+    return TrainingDifference(test.mean_difference, test.ci_low, test.ci_high, test.p, count_a, count_b, False)
 
 
 def _means(means: ArrayLike) -> NDArray[np.float64]:
