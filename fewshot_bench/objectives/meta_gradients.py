@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from fewshot_bench.backbones.task_head import BACKBONE, TaskHead
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.head import has_batch_norm
-from fewshot_bench.losses.cross_entropy import cross_entropy
 from fewshot_bench.objectives.episodic import Episodic
 from fewshot_bench.objectives.inner_loop import HEAD, InnerLoop, TaskNetwork
-from fewshot_bench.training import Encoder, Measured, random_views
-from fewshot_bench.training.batches import Samples
+from fewshot_bench.training import Encoder
 from fewshot_bench.training.recipe import Recipe
 
 
@@ -62,10 +60,10 @@ class MetaHead(nn.Module):
 
 
 class MetaGradients(Episodic):
-    """An objective: the loss of the queries after a few gradient steps on the support set of their task.
+    """An objective: the queries of a task are classified after a few gradient steps on its support set.
 
-    All tasks of a step are computed together; see `inner_loop`. The loss is the mean over tasks, without the dropout
-    and DropBlock that the backbone may have.
+    All tasks of a step are computed together; see `inner_loop`. The backbone's own dropout and DropBlock are left out.
+    Its running statistics follow the support images, for adaptations that use them; the inner loop does not.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -80,25 +78,28 @@ class MetaGradients(Episodic):
         self._head = MetaHead(recipe.way, encoder.embedding_size, recipe, moving).to(encoder.device)
         self.head = self._head
         self._normalises = has_batch_norm(encoder.backbone)
-        two = encoder.normalise(encoder.loader.load(torch.arange(2)).images.to(encoder.device))
-        self._network = TaskNetwork(encoder.backbone, two, recipe.tasks, recipe.inner_statistics)
+        self._networks: dict[int, TaskNetwork] = {}
+        self._network(self._tasks_at_once)  # refuses backbones that cannot be stacked
+
+    def _logits(self, views: Tensor) -> Tensor:
+        """See `Episodic`."""
+        recipe = self.recipe
+        inputs = self.encoder.normalise(views.flatten(0, 1))
+        tasks = inputs.view(len(views), recipe.way, recipe.shot + recipe.query, *inputs.shape[1:])
+        support, query = tasks[:, :, : recipe.shot].flatten(1, 2), tasks[:, :, recipe.shot :].flatten(1, 2)
+        if self._normalises:
+            with torch.no_grad():
+                self.encoder.backbone(support.flatten(0, 1))
+        weights = self._backbone_weights() | self._head.weights()
+        return self._network(len(views)).query_logits(weights, self._head.rates_by_name(), support, query, self._loop)
 
     def _backbone_weights(self) -> dict[str, Tensor]:
         return {BACKBONE + name: weight for name, weight in self.encoder.backbone.named_parameters()}
 
-    def gradients(self, samples: Samples, backward: Callable[[Tensor], None]) -> Measured:
-        """Add the gradients of the mean loss over the queries of all tasks; see `Objective`."""
-        recipe = self.recipe
-        views = random_views(samples.images, self.encoder.augmentation, count=1).to(self.encoder.device)
-        inputs = self.encoder.normalise(views)
-        tasks = inputs.view(recipe.tasks, recipe.way, recipe.shot + recipe.query, *inputs.shape[1:])
-        support, query = tasks[:, :, : recipe.shot].flatten(1, 2), tasks[:, :, recipe.shot :].flatten(1, 2)
-        if self._normalises:
-            with torch.no_grad():  # for adaptations that use running statistics; the inner loop does not
-                self.encoder.backbone(support.flatten(0, 1))
-        weights = self._backbone_weights() | self._head.weights()
-        logits = self._network.query_logits(weights, self._head.rates_by_name(), support, query, self._loop)
-        loss = cross_entropy(logits, self._truth, label_smoothing=recipe.label_smoothing).mean()
-        backward(loss)
-        hits = (logits.argmax(-1) == self._truth).sum()
-        return Measured(loss.detach(), hits, logits.shape[0] * logits.shape[1], len(samples.rows))
+    def _network(self, tasks: int) -> TaskNetwork:
+        """The network for that many tasks at once; the last micro-batch of a step may hold fewer."""
+        if tasks not in self._networks:
+            encoder = self.encoder
+            two = encoder.normalise(encoder.loader.load(torch.arange(2)).images.to(encoder.device))
+            self._networks[tasks] = TaskNetwork(encoder.backbone, two, tasks, self.recipe.inner_statistics)
+        return self._networks[tasks]
