@@ -68,8 +68,10 @@ def test_what_does_not_fit_the_training_is_one_clear_line(tmp_path: Path) -> Non
     train("classifier", {"epochs": 1, "batch_size": 48}, validate_every=0)
     refused = {
         "--way 3": {"way": 5},
-        "another sampler": {"sampler": "varied"},
-        "--recipe maml-conv4": {"checkpoints": ("classifier",)},
+        "Leave out --sampler varied": {"sampler": "varied"},
+        "maml has no head": {"checkpoints": ("classifier",)},
+        "the recipe maml-conv4 is": {"checkpoints": None, "recipe": "maml-conv4"},
+        "the recipe rfs-conv4 is": {"checkpoints": None, "recipe": "rfs-conv4"},
         "--checkpoint NAME": {"checkpoints": None, "backbone": "conv4_32", "base_losses": ("ce",)},
         "has no classifier": {"adaptations": ("finetune",), "hyper_parameters": {"on": "logits"}},
     }
