@@ -1,4 +1,4 @@
-"""`run --recipe` trains a recipe's network once, finds it again, and evaluates it by the adaptation that belongs to it."""
+"""`run --recipe` trains a network once, finds it again, and evaluates it by the adaptation of the recipe."""
 
 from __future__ import annotations
 
