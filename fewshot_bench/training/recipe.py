@@ -15,6 +15,7 @@ Objective = Literal["classification", "cosine", "distillation", "episodic", "mam
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "one-cycle", "steps"]
 Decays = Literal["matrices", "all"]
+DropoutPlace = Literal["head", "network"]
 EpisodicHead = Literal["centroid", "matching", "ridge", "svm"]
 AugmentationName = Literal["auto", "autoaugment", "autoaugment-policy", "jitter", "affine", "none"]
 PrecisionName = Literal["float32", "bf16", "fp16"]
@@ -35,7 +36,7 @@ class Recipe:
             with a weight decay of 0.05, a value that fine-tuning of BEiT uses with AdamW.
         learning_rate: at its highest.
         weight_decay: of the weights that `decays` names.
-        dropout: before the linear head.
+        dropout: rate, where `dropout_place` says.
         schedule: of the learning rate, over all steps; "steps" follows `drops`.
         warmup_epochs: in which the learning rate of a constant or cosine schedule rises from nearly 0.
         label_smoothing: of the cross-entropy.
@@ -76,6 +77,7 @@ class Recipe:
         soft_share: share of the divergence from the teacher in the loss; the rest is that of the labels.
         stop_gradient: "beta" takes the weights of SCHaNe's negatives as constants; "none" differentiates them.
         anchors: whether the contrastive term is the "mean" or the "sum" over anchors.
+        dropout_place: "head" drops before the linear head, "network" in the network's own dropout layers.
     """
 
     loss: str = "ce"
@@ -121,6 +123,7 @@ class Recipe:
     soft_share: float = 0.5
     stop_gradient: StopGradient = "none"
     anchors: Anchors = "mean"
+    dropout_place: DropoutPlace = "head"
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -259,6 +262,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(PrecisionName),
     "objective": get_args(Objective),
     "decays": get_args(Decays),
+    "dropout_place": get_args(DropoutPlace),
     "episodic_head": get_args(EpisodicHead),
 }
 
@@ -288,7 +292,7 @@ _LATER_FIELDS = (
     "head_scale", "learned_scale",
     "cosine_scale", "mixup", "drop_block", "drop_block_size", "drop_block_steps",
     "teacher", "teacher_weights", "temperature", "soft_share",
-    "stop_gradient", "anchors",
+    "stop_gradient", "anchors", "dropout_place",
 )  # fmt: skip
 
 
