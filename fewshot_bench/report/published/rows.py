@@ -196,8 +196,8 @@ def published_comparisons_of(
     """The cells of a protocol beside the numbers that their recipes are published with.
 
     A number belongs to a cell whose method has the number's recipe as a stage of its name, whatever settings follow,
-    and the number's adaptation; where the number names none, an adaptation of its kind, inductive or transductive. A
-    network that was trained on the base split of another dataset has no published number.
+    the number's adaptation, if it names one, and its kind, inductive or transductive, if it says so. A network that was
+    trained on the base split of another dataset has no published number.
 
     Args:
         scores: of the cells.
@@ -227,8 +227,8 @@ def is_about(result: PublishedResult, cell: Cell) -> bool:
     trained_on = {corpus.removeprefix(_BASE_SPLIT) for corpus in corpora if corpus.startswith(_BASE_SPLIT)}
     if not set(result.recipes) & set(stages) or (trained_on and trained_on != {cell.protocol.dataset}):
         return False
-    if result.adaptation:
-        return result.adaptation == cell.method.adaptation
+    if result.adaptation not in ("", cell.method.adaptation):
+        return False
     return result.is_transductive in (None, cell.method.is_transductive)
 
 
