@@ -84,19 +84,19 @@ def ridge_in_span(
     products = symmetric_products(products, labels)
     targets = torch.nn.functional.one_hot(labels).double().expand(len(products), -1, -1)
     if not intercept:
-        return _solved(products, targets, penalty), targets.new_zeros(len(products), targets.shape[2])
+        return penalised_solution(products, targets, penalty), targets.new_zeros(len(products), targets.shape[2])
     # With an intercept, embeddings and targets are centred, and the intercept makes up for their means.
     means = products.mean(dim=1, keepdim=True)
     centred = products - means - means.transpose(1, 2) + means.mean(dim=2, keepdim=True)
     shares = targets.mean(dim=1, keepdim=True)
-    coefficients = _solved(centred, targets - shares, penalty)
+    coefficients = penalised_solution(centred, targets - shares, penalty)
     # The rows of the solution sum to zero but for rounding, which would count once per query.
     coefficients = coefficients - coefficients.mean(dim=1, keepdim=True)
     return coefficients, (shares - means @ coefficients).squeeze(1)
 
 
-def _solved(products: Tensor, targets: Tensor, penalty: float) -> Tensor:
-    """(products + penalty * I)^-1 targets, [E, n, N].
+def penalised_solution(products: Tensor, targets: Tensor, penalty: float) -> Tensor:
+    """Solve (products + penalty * I) X = targets for symmetric positive semi-definite products, [E, n, N].
 
     Solved by Cholesky factors; by eigenvalues, ten times slower, where the penalty is far below the rounding of the
     products. Directions whose eigenvalue is rounding are left out: the embeddings have no extent there.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, leaky_relu, max_pool2d, relu
 
 from fewshot_bench.backbones.backbone import BACKBONES, Backbone, BackboneRequest, Preprocessing
+from fewshot_bench.backbones.drop_block import DropBlock
 from fewshot_bench.backbones.literature_network import LiteratureNetwork, timm_config
 from fewshot_bench.backbones.weights import Spelling, fit_by_name
 from fewshot_bench.backbones.weights_file import read_weights
@@ -131,8 +132,8 @@ class ResNet12(LiteratureNetwork):
 
     The network of TADAM (Oreshkin et al., 2018) in the wider form of MetaOptNet (Lee et al., 2019), which RFS (Tian et
     al., 2020) and most methods since use. The names of the parameters are those of both codes, so that their weights
-    fit. DropBlock (Ghiasi et al., 2018) follows the last two blocks while training, at a constant rate, where
-    MetaOptNet reaches its rate over 40,000 steps and drops single values after the first two blocks.
+    fit. With `drop_block_rate`, timm's DropBlock (Ghiasi et al., 2018) follows the last two blocks while training, at a
+    constant rate; `drop_in_blocks` is how MetaOptNet and RFS drop.
 
     Attributes:
         layer1: the first block, and so on to `layer4`.
@@ -153,7 +154,7 @@ class ResNet12(LiteratureNetwork):
         drop_block_size: int = 5,
     ) -> None:
         self.refuse_small_images(image_size)
-        super().__init__(_RESNET12_WIDTHS[-1], num_classes, global_pool, drop_rate)
+        super().__init__(self._size_of_embedding(image_size), num_classes, global_pool, drop_rate)
         self.layer1 = nn.Sequential(ResidualBlock(in_chans, _RESNET12_WIDTHS[0]))
         self.layer2 = nn.Sequential(ResidualBlock(_RESNET12_WIDTHS[0], _RESNET12_WIDTHS[1]))
         self.layer3 = nn.Sequential(
@@ -171,9 +172,45 @@ class ResNet12(LiteratureNetwork):
         features: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(images))))
         return features
 
+    def drop_in_blocks(self, rate: float, size: int) -> None:
+        """Drop while training as MetaOptNet and RFS do: single values after two blocks, squares after the other two.
+
+        Args:
+            rate: of the single values; that of the squares starts at 0, see `set_drop_rate`.
+            size: side of the squares.
+        """
+        for layer in (self.layer1, self.layer2):
+            layer[0].drop = nn.Dropout(rate)
+        for layer in (self.layer3, self.layer4):
+            layer[0].drop = DropBlock(size)
+
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Four blocks, coarse or not."""
         return {"blocks": r"^layer(\d+)"}
+
+    @staticmethod
+    def _size_of_embedding(image_size: int) -> int:
+        return _RESNET12_WIDTHS[-1]
+
+
+class FlatResNet12(ResNet12):
+    """ResNet-12 without the global average, as MetaOptNet trains it: D = 640 * (image_size // 16) ** 2."""
+
+    own_pool = "flatten"
+
+    @staticmethod
+    def _size_of_embedding(image_size: int) -> int:
+        return _RESNET12_WIDTHS[-1] * (image_size // 16) ** 2
+
+    def set_input_size(self, img_size: int) -> None:
+        """Expect images of another size; a classifier, whose input changes with D, is replaced by a fresh one.
+
+        Raises:
+            StudyError: the images are too small.
+        """
+        self.refuse_small_images(img_size)
+        self.num_features = self.head_hidden_size = self._size_of_embedding(img_size)
+        self.reset_classifier(self.num_classes)
 
 
 class ResidualBlock(nn.Module):
@@ -206,6 +243,13 @@ def _convolution(channels_in: int, channels_out: int, size: int, stride: int = 1
 def resnet12(pretrained: bool = False, *, img_size: int = 84, **options: Any) -> ResNet12:
     """ResNet-12 of widths 64, 160, 320 and 640."""
     network: ResNet12 = build_model_with_cfg(ResNet12, "resnet12", pretrained, image_size=img_size, **options)
+    return network
+
+
+def resnet12_flat(pretrained: bool = False, *, img_size: int = 84, **options: Any) -> FlatResNet12:
+    """ResNet-12 whose embedding is its flattened feature map, 16,000 numbers at 84 px and 2,560 at 32 px."""
+    settings = {"image_size": img_size, **options}
+    network: FlatResNet12 = build_model_with_cfg(FlatResNet12, "resnet12_flat", pretrained, **settings)
     return network
 
 
@@ -312,10 +356,11 @@ default_cfgs = generate_default_cfgs(  # timm's register_model looks for this na
         "conv4_64": timm_config("blocks.0.0"),
         "conv4_64_gap": timm_config("blocks.0.0"),
         "resnet12": timm_config(("layer1.0.conv1", "layer1.0.downsample.0")),
+        "resnet12_flat": timm_config(("layer1.0.conv1", "layer1.0.downsample.0")),
         "wrn28_10": timm_config("conv1"),
     }
 )
-for _network in (conv4_32, conv4_64, conv4_64_gap, resnet12, wrn28_10):
+for _network in (conv4_32, conv4_64, conv4_64_gap, resnet12, resnet12_flat, wrn28_10):
     register_model(_network)
 
 _NETWORKS: dict[str, Callable[..., LiteratureNetwork]] = {
@@ -323,6 +368,7 @@ _NETWORKS: dict[str, Callable[..., LiteratureNetwork]] = {
     "conv4_64": conv4_64,
     "conv4_64_gap": conv4_64_gap,
     "resnet12": resnet12,
+    "resnet12_flat": resnet12_flat,
     "wrn28_10": wrn28_10,
 }
 _CONV4 = "Vinyals et al., 2016, Matching Networks; Snell et al., 2017, Prototypical Networks"
@@ -338,6 +384,11 @@ _WRN = "Zagoruyko and Komodakis, 2016, Wide Residual Networks; Rusu et al., 2019
     paper="Tian et al., 2020, RFS",
 )
 @BACKBONES.register("resnet12", "four residual blocks, D = 640, trained on the base split", paper=_RESNET12)
+@BACKBONES.register(
+    "resnet12_flat",
+    "four residual blocks, feature maps flattened, D = 16,000 at 84 px, trained on the base split",
+    paper="Lee et al., 2019, MetaOptNet",
+)
 @BACKBONES.register("wrn28_10", "wide ResNet of 28 layers, D = 640, trained on the base split", paper=_WRN)
 def literature_backbone(request: BackboneRequest) -> Backbone:
     """A network of the literature for images of the dataset's own size and channels, untrained unless given weights.

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, get_args
 
 import torch
 from safetensors.torch import load_file
@@ -30,7 +30,7 @@ PREFIX = "fewshot_bench.base_head."
 """Prefix of the names of the head's tensors in a file; no network has such names."""
 
 _CARD = "base_head"
-_KIND = "linear"
+HeadKind = Literal["linear", "cosine"]
 _TENSORS = ("weight", "bias")
 
 
@@ -42,11 +42,13 @@ class BaseHead:
         weight: float32 [C, D].
         bias: float32 [C].
         classes: names of the base classes in the order of the logits, C.
+        kind: "cosine" takes embeddings of unit length, and its weight holds the scale of the cosines.
     """
 
     weight: Tensor
     bias: Tensor
     classes: tuple[str, ...]
+    kind: HeadKind = "linear"
 
     @classmethod
     def of(cls, head: nn.Module, classes: tuple[str, ...]) -> BaseHead | None:
@@ -73,11 +75,13 @@ class BaseHead:
 
     def metadata(self) -> dict[str, str]:
         """The metadata of the head in a file."""
-        return {_CARD: json.dumps({"kind": _KIND, "classes": self.classes})}
+        return {_CARD: json.dumps({"kind": self.kind, "classes": self.classes})}
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Logits of the base classes, [B, C], of embeddings [B, D]."""
         weight, bias = (tensor.to(embeddings) for tensor in (self.weight, self.bias))
+        if self.kind == "cosine":
+            embeddings = nn.functional.normalize(embeddings, dim=-1)
         return nn.functional.linear(embeddings, weight, bias)
 
 
@@ -103,7 +107,7 @@ def read_base_head(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     found = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
     if not found and _CARD not in metadata:
         return None
-    classes = _classes(metadata.get(_CARD, ""))
+    kind, classes = _kind_and_classes(metadata.get(_CARD, ""))
     if set(found) != set(_TENSORS):
         raise WeightsError("should hold a weight and a bias of its base classifier, and nothing else of it")
     weight, bias = (found[name] for name in _TENSORS)
@@ -116,21 +120,21 @@ def read_base_head(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
         )
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise WeightsError("has a base classifier with values that are not finite")
-    return BaseHead(weight, bias, classes)
+    return BaseHead(weight, bias, classes, kind)
 
 
-def _classes(card: str) -> tuple[str, ...]:
+def _kind_and_classes(card: str) -> tuple[HeadKind, tuple[str, ...]]:
     try:
         content = json.loads(card)
         kind, classes = content["kind"], content["classes"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise WeightsError("does not say what its base classifier is") from error
-    if kind != _KIND:
-        raise WeightsError("has a base classifier of another kind than a linear layer")
+    if kind not in get_args(HeadKind):
+        raise WeightsError("has a base classifier of another kind than a linear or a cosine layer")
     is_right = isinstance(classes, list) and len(classes) >= 2 and all(isinstance(name, str) for name in classes)
     if not is_right or len(set(classes)) < len(classes):
         raise WeightsError("does not name the classes of its base classifier: two or more different names")
-    return tuple(classes)
+    return kind, tuple(classes)
 
 
 _DEEPEST = 16  # mappings in each other

@@ -49,6 +49,8 @@ def ls(
     for row in rows:
         state = f" [{row['state']}]" if "state" in row else ""
         typer.echo(f"{row['name']:<{width}}  {row['summary']}{state}")
+        if "cost" in row:
+            typer.echo(f"{'':<{width}}  {row['cost']}")
         if "paper" in row:
             typer.echo(f"{'':<{width}}  {row['paper']}")
         if row.get("reported"):

@@ -48,18 +48,32 @@ class TrainingOptions(Options):
     shot: int | None = option(None, "Support images per class of a training task.", "method")
     query: int | None = option(None, "Query images per class of a training task.", "method")
     tasks: int | None = option(None, "Training tasks per step.", "method")
+    teacher: str | None = option(
+        None, "What a distillation learns from: a checkpoint, or a recipe, which is trained first.", "method"
+    )
+    temperature: float | None = option(None, "Temperature of a distillation.", "method")
+    soft_share: float | None = option(None, "Weight of a distillation's teacher against the labels.", "method")
+    mixup: float | None = option(None, "Mix images in pairs by shares of Beta(A, A); 0: none.", "method")
+    drop_block: float | None = option(None, "Rate at which resnet12 drops values and squares of its maps.", "method")
+    drop_block_size: int | None = option(None, "Side of the dropped squares.", "method")
     steps_per_epoch: int | None = option(None, "Steps of an epoch of training tasks.", "method")
+    episodic_head: str | None = option(None, "Head of a training task: centroid, matching, ridge or svm.", "method")
+    head_penalty: float | None = option(None, "Penalty of the head ridge, or C of svm. Default: 50 or 0.1.", "method")
+    head_scale: float | None = option(None, "Factor of the head's scores; of the cosines of matching.", "method")
     optimizer: str | None = option(None, "adamw (decoupled weight decay); adam, sgd (added to the gradient).", "method")
     learning_rate: float | None = option(None, "Highest learning rate.", "method")
     schedule: str | None = option(None, "constant, cosine, one-cycle or steps.", "method")
     warmup_epochs: float | None = option(None, "Warm-up epochs of a constant or cosine schedule.", "method")
-    weight_decay: float | None = option(None, "Weight decay of weight matrices and filters.", "method")
+    weight_decay: float | None = option(None, "Weight decay.", "method")
+    decays: str | None = option(None, "What weight decay acts on: matrices (and filters), or all.", "method")
     dropout: float | None = option(None, "Dropout before the linear head.", "method")
     label_smoothing: float | None = option(None, "Label smoothing of the cross-entropy.", "method")
     lambda_: float | None = option(None, "Weight of the contrastive term.", "method")
     tau: float | None = option(None, "Temperature of the contrastive term.", "method")
     reading: str | None = option(None, "How ce+schane reads Equation 4 of its paper: in or out.", "method")
-    augmentation: str | None = option(None, "auto, autoaugment, jitter, affine or none.", "method")
+    stop_gradient: str | None = option(None, "beta: ce+schane's weights of negatives as constants; or none.", "method")
+    anchors: str | None = option(None, "mean or sum of the contrastive term over its anchors.", "method")
+    augmentation: str | None = option(None, "auto, autoaugment, autoaugment-policy, jitter, affine or none.", "method")
     precision: str | None = option(None, "float32, bf16 or fp16 (autocast).", "method")
     seed: int | None = option(None, "Seed of the first weights, the batches, the views and dropout.", "method")
     validate_every: int | None = option(
@@ -137,7 +151,8 @@ def train(
 def _report(dataset: str, checkpoint: Checkpoint) -> None:
     """Say what was trained, where it is, and what to type next."""
     typer.echo(f"trained      {checkpoint.name}: {checkpoint.summary()}")
-    if checkpoint.micro_batches[-1:] and checkpoint.micro_batches[-1] < checkpoint.recipe.images_per_step:
+    recipe = checkpoint.recipe
+    if checkpoint.micro_batches[-1:] and checkpoint.micro_batches[-1] < recipe.images_per_step(recipe.batch_size):
         sizes = ", then ".join(str(size) for size in checkpoint.micro_batches)
         typer.echo(f"             in micro-batches of {sizes} images")
     typer.echo(f"checkpoint   {checkpoint.path}")

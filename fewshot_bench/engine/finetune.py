@@ -166,4 +166,9 @@ def base_head_for(method: Finetune, backbone: Backbone) -> BaseHead | None:
             f"it again: fewshot-bench cache clear '{backbone.name} trained on', then the same command; or use "
             "on=embeddings."
         )
+    if backbone.base_head.kind != "linear":
+        raise StudyError(
+            f"on=logits takes the logits of a linear base classifier; that of {backbone.name} compares by cosines. Use "
+            "on=embeddings."
+        )
     return backbone.base_head

@@ -43,12 +43,13 @@ from fewshot_bench.training import (
     seeded_randomness,
     train_on_base,
 )
+from fewshot_bench.training.heads import base_head_of
 
 TRAINING_VERSION = 2
 
 
 def base_recipe(backbone: Backbone, loss: str, **changes: Any) -> Recipe:
-    """The recipe for a backbone: the paper's for pretrained networks, one for small networks otherwise."""
+    """The recipe for a backbone: one for pretrained networks, another for small networks from their first weights."""
     recipe = paper_recipe(loss) if backbone.is_pretrained else scratch_recipe(loss)
     return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
 
@@ -147,7 +148,7 @@ def _train(
 ) -> tuple[dict[str, torch.Tensor], BaseHead | None, dict[str, str]]:
     """The weights and the head after training, on the CPU, and the metadata of their checkpoint."""
     what = _words(backbone, split, recipe)
-    batch, used = min(recipe.images_per_step, len(split)), used_micro_batches(state)
+    batch, used = recipe.images_per_step(len(split)), used_micro_batches(state)
     four = four_inputs(backbone, split, device)
     memory = StepMemory.measured(backbone.network, four, precision=recipe.precision, views=recipe.views)
     chosen = base_micro_batch(backbone, memory, used[-1] if used else batch)
@@ -172,7 +173,7 @@ def _train(
         computing["micro_batches"] = training.sizes
     return (
         weights,
-        BaseHead.of(result.head, split.class_names),
+        base_head_of(result.head, split.class_names),
         {
             "what": what,
             "backbone": backbone.name,
@@ -250,6 +251,7 @@ class MicroBatches:
         state: StateFile | None = None,
         computing: Computing | None = None,
         selection: Selection | None = None,
+        teacher: Backbone | None = None,
         after_epoch: Callable[[History], None] | None = None,
     ) -> TrainingResult:
         """Train as `train_on_base` does, in these micro-batches; the state's metadata gets their sizes.
@@ -267,7 +269,7 @@ class MicroBatches:
                     recipe,
                     normalise=backbone.preprocessing,
                     device=device,
-                    objective=objective_of(recipe),
+                    objective=objective_of(recipe, teacher),
                     progress=progress,
                     computing=replace(computing or Computing(), micro_batch=size),
                     selection=selection,

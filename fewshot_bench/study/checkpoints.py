@@ -17,7 +17,7 @@ from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import StudyError, UnknownNameError, WeightsError
 from fewshot_bench.registry import Entry
 from fewshot_bench.study.base_stage import base_stage_name, stage_name
-from fewshot_bench.study.methods import refuse_reading_without_effect, wants_base_head
+from fewshot_bench.study.methods import refuse_contrast_without_effect, wants_base_head
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe, checkpoint_metadata, load_network, paper_recipe, scratch_recipe
 
@@ -255,7 +255,7 @@ def checkpoint_stages(
         raise StudyError(f"--checkpoint {','.join(names)} determines what {flag} would set. Leave one of the two out.")
     if not names:
         raise StudyError("--checkpoint names none. See: fewshot-bench ls checkpoints")
-    refuse_reading_without_effect(study, ())
+    refuse_contrast_without_effect(study, ())
     for checkpoint in [read_checkpoint(name) for name in names]:
         backbone = checkpoint.backbone_and_head()[0] if wants_base_head(study) else checkpoint.backbone()
         start = checkpoint.card.initial_weights

@@ -138,13 +138,15 @@ class CostModel(Measurements):
     def training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
         """What a training takes, with one more forward pass where gradients are cached; see `Measurements.training`."""
         cost, network = self._cost(split, backbone, recipe.precision), backbone.network
-        batch, weights = min(recipe.images_per_step, recipe.images_of_epoch(len(split))), training_bytes(network)
-        step_memory = StepMemory(recipe.views * cost.kept, weights, self.machine.memory, "that device")
+        batch, weights = recipe.images_per_step(len(split)), training_bytes(network)
+        step_memory = StepMemory(recipe.views * cost.kept, weights, self.machine.memory, "that device", recipe.views)
         if self.machine.memory is not None and batch_norms(network):  # with the margin that micro-batches have
             usable = int(SHARE_OF_MEMORY * max(0, self.machine.memory - weights))
             step_memory = replace(step_memory, free=usable)
         micro_batch, problem = micro_batch_or_problem(backbone, step_memory, batch)
         operations = recipe.views * cost.training
+        if recipe.objective == "distillation":
+            operations += recipe.views * cost.forward
         if micro_batch < batch and LOSSES[recipe.loss].facts.get("is_contrastive", True):
             operations += recipe.views * cost.forward
         memory = int(micro_batch * step_memory.per_image) + weights

@@ -209,13 +209,12 @@ class _DryRun:
         step.advance(0, f"training {backbone.name} with {recipe.loss}")
         needs = self._measurements.training(base, backbone, recipe)
         self._needed_bytes = max(self._needed_bytes, needs.memory)
-        images = recipe.images_of_epoch(len(base))
-        batch = min(recipe.images_per_step, images)
-        seconds, operations = needs.per_image.times(recipe.epochs * images)
+        batch = recipe.images_per_step(len(base))
+        seconds, operations = needs.per_image.times(recipe.epochs * recipe.images_per_epoch(len(base)))
         self._work["training", known.identity] = WorkEstimate(
             "training",
             f"{backbone.name} on {base.dataset} {base.name}: {known.network.stage}",
-            recipe.epochs * math.ceil(images / batch),
+            recipe.epochs * math.ceil(recipe.images_per_epoch(len(base)) / batch),
             seconds,
             network_bytes(backbone),
             f"steps of {needs.timed:,} images" + (f", not of {batch:,}" if needs.timed < batch else ""),

@@ -30,7 +30,7 @@ OWN_NAMES: dict[Kind, tuple[str, ...]] = {
         "baseline++", "bd-cspn", "centroid", "entropy", "finetune", "finetune-head", "ilpc", "knn", "label-propagation",
         "laplacian-shot", "lda", "logistic", "matching", "pt-map", "ridge", "simpleshot", "svm", "tim",
     ),
-    "backbone": ("conv4_32", "conv4_64", "conv4_64_gap", "efficientnet_lite0", "resnet12", "wrn28_10"),
+    "backbone": ("conv4_32", "conv4_64", "conv4_64_gap", "efficientnet_lite0", "resnet12", "resnet12_flat", "wrn28_10"),
     "loss": ("ce", "ce+schane", "ce+simclr", "ce+supcon"),
 }  # fmt: skip
 """The names that come with this package."""

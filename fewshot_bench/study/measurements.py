@@ -48,7 +48,7 @@ _EPOCHS_OF_A_SCHEDULE = 50
 _SHARE_OF_FREE_MEMORY = 0.4
 _FORWARD_PASSES_MORE = 4 / 3
 """A forward pass more, where a step is a forward pass and a backward pass of two."""
-_NOT_FOR_TIME = ("lambda_", "tau", "reading")
+_NOT_FOR_TIME = ("lambda_", "tau", "reading", "stop_gradient", "anchors")
 
 
 @dataclass(frozen=True)
@@ -144,21 +144,24 @@ class Measurements:
 
         The network is trained for a few steps, on a smaller batch where memory is short.
         """
-        kind = (recipe.loss, recipe.images_per_step, recipe.precision, recipe.views, recipe.objective)
+        kind = (recipe.loss, recipe.images_per_step(len(split)), recipe.precision, recipe.views, recipe.objective)
         key = ("training", network_key(backbone), split.fingerprint, *kind)
         return self._once(key, lambda: self._training(split, backbone, recipe))
 
     def _training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
-        batch, device = min(recipe.images_per_step, recipe.images_of_epoch(len(split))), torch.device(self.device)
+        batch, device = recipe.images_per_step(len(split)), torch.device(self.device)
         four = four_inputs(backbone, split, self.device)
         step_memory = StepMemory.measured(backbone.network, four, precision=recipe.precision, views=recipe.views)
         micro_batch, problem = micro_batch_or_problem(backbone, step_memory, batch)
         free = step_memory.free
         most = batch if free is None else min(batch, max(2, int(_SHARE_OF_FREE_MEMORY * free / step_memory.per_image)))
         longer = replace(recipe, epochs=max(recipe.epochs, _EPOCHS_OF_A_SCHEDULE))  # or the schedule ends too soon
+        has_teacher = recipe.objective == "distillation"  # which need not be trained yet
+        if has_teacher:
+            longer = replace(longer, objective="classification", teacher=None)
         with limited_threads(recipe.threads), seeded_randomness(recipe.seed, self.device):
             arguments = (backbone.network, split, longer, backbone.preprocessing, device, Computing())
-            learner = Learner(*arguments, objective_of(recipe))
+            learner = Learner(*arguments, objective_of(longer))
             order = torch.randperm(len(split))
 
             def step(count: int) -> object:
@@ -170,6 +173,8 @@ class Measurements:
                 time = per_unit(lambda count: learner.step(tasks), batch, first=batch)
             else:
                 time = per_unit(step, min(most, len(split)), first=2)
+        if has_teacher:
+            time = replace(time, seconds=time.times(_FORWARD_PASSES_MORE)[0])
         if micro_batch < batch and LOSSES[recipe.loss].facts.get("is_contrastive", True):
             time = replace(time, seconds=time.times(_FORWARD_PASSES_MORE)[0])
         memory = int(micro_batch * step_memory.per_image) + COPIES_OF_A_WEIGHT * network_bytes(backbone)

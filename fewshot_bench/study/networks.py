@@ -21,7 +21,7 @@ from fewshot_bench.study.base_stage import (
     stage_name,
 )
 from fewshot_bench.study.checkpoints import Checkpoint, checkpoint_name, checkpoint_stages, finished_names
-from fewshot_bench.study.methods import chosen_reading, refuse_reading_without_effect, wants_base_head
+from fewshot_bench.study.methods import chosen_contrast, refuse_contrast_without_effect, wants_base_head
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
 from fewshot_bench.training.named_recipes import named_recipe
@@ -162,6 +162,8 @@ def trainings_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
         "batch_size": study.base_batch,
         "precision": study.base_precision,
         "reading": study.reading,
+        "stop_gradient": study.stop_gradient,
+        "anchors": study.anchors,
     }
     for name in ("lambda_", "tau"):
         value = getattr(study, name)
@@ -219,14 +221,15 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
 
     Raises:
         UnknownNameError: a loss is not known.
-        StudyError: the reading fits no loss, or logits of base classes are wanted where nothing is trained on these.
+        StudyError: a setting of the contrast fits no loss, or logits of base classes are wanted where nothing is
+            trained on these.
     """
     losses = study.base_losses
     if losses is None:
         losses = () if backbone.is_pretrained else ("ce", "ce+schane")
     for loss in losses:
         LOSSES[loss]
-    refuse_reading_without_effect(study, losses)
+    refuse_contrast_without_effect(study, losses)
     if not losses and backbone.base_head is None and wants_base_head(study):
         raise StudyError(
             f"on=logits needs a classifier of base classes, and {backbone.name} is not trained on any here. Use "
@@ -242,7 +245,7 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
             seed=study.training_seed,
             lambda_=study.lambda_,
             tau=study.tau,
-            reading=chosen_reading(study, loss),
+            **chosen_contrast(study, loss),
         )
         for loss in losses
     ]

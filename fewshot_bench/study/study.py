@@ -35,7 +35,7 @@ Tau = Annotated[float, Field(gt=0)]
 SAMPLER_FIELDS = ("sampler", "alpha", "least_way", "least_shot")
 """The fields that say how episodes are sampled."""
 
-LATER_FIELDS = ("choose", "base_precision", "training_seeds", "recipe")
+LATER_FIELDS = ("choose", "base_precision", "training_seeds", "recipe", "stop_gradient", "anchors")
 """Fields added after the first release: records and keys leave them out at their defaults, so that old ids hold."""
 
 OF_A_RECIPE = ("backbone", "weights", "checkpoints", "base_losses", "image_size", "interpolation")
@@ -170,7 +170,7 @@ class EpisodeOptions(Options):
     runs: int = option(3, "Runs with different episodes; disjoint: one.", "episodes", ge=1, le=MOST_RUNS)
     until_ci: float | None = option(
         None,
-        "Instead of --episodes: continue until every 95% interval is at most ± this many points.",
+        "Instead of --episodes: until every 95% interval is at most ± this many points.",
         "episodes",
         gt=0,
         le=50,
@@ -184,9 +184,7 @@ class EpisodeOptions(Options):
     sampler: SamplerName = option(
         "standard", "Independent episodes; no shared images; uneven queries; varying way and shot.", "episodes"
     )
-    alpha: float | None = option(
-        None, "Dirichlet concentration; smaller values make queries more imbalanced. Default: 2.", "episodes"
-    )
+    alpha: float | None = option(None, "Dirichlet concentration; smaller is more uneven. Default: 2.", "episodes")
     least_way: int | None = option(None, "Fewest classes with --sampler varied. Default: 2.", "episodes")
     least_shot: int | None = option(None, "Fewest shots with --sampler varied. Default: 1.", "episodes")
 
@@ -243,7 +241,7 @@ class MethodOptions(Options):
     )
     base_precision: PrecisionName | None = option(
         None,
-        "Precision of base-split training, on every device (autocast). Default: float32.",
+        "Precision of base-split training (autocast). Default: float32.",
         "method",
         is_fixed_by_checkpoint=True,
         is_axis=True,
@@ -251,7 +249,7 @@ class MethodOptions(Options):
     training_seed: int = option(0, "Seed of base-split training.", "method", ge=-(1 << 63), lt=1 << 63)
     training_seeds: int | None = option(
         None,
-        "Trainings per method, with the seeds from --training-seed on, evaluated on the same episodes. Default: 1.",
+        "Trainings per method, seeds from --training-seed on. Default: 1.",
         "method",
         is_fixed_by_checkpoint=True,
         ge=1,
@@ -269,6 +267,12 @@ class MethodOptions(Options):
     )
     reading: Literal["in", "out"] | None = option(
         None, "How ce+schane reads Equation 4 of its paper. Default: in.", "method", is_axis=True
+    )
+    stop_gradient: Literal["none", "beta"] | None = option(
+        None, "beta: ce+schane's weights of negatives are constants.", "method", is_axis=True
+    )
+    anchors: Literal["mean", "sum"] | None = option(
+        None, "Mean or sum of the contrastive term over anchors.", "method", is_axis=True
     )
     choose: Literal["none", "support-cv", "ensemble"] = option(
         "none",
@@ -309,7 +313,7 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
     )
     recipe: str | None = option(
         None,
-        "Names (fewshot-bench ls recipes) or FILE.toml: trains or finds their networks; replaces --backbone.",
+        "Train or find networks by recipes (fewshot-bench ls recipes).",
         "method",
     )
     lambda_: Lambda = option(0.9, "Weight of the contrastive term.", "method", alias="lambda", is_axis=True)
@@ -422,7 +426,5 @@ class NamedHyperParameters(Options):
         "method",
     )
     bn: str | None = option(None, "Batch norm of finetune: frozen, support or transductive.", "method")
-    views: int | None = option(
-        None, "Augmented views per image, made once; 0: new ones at every step of finetune.", "method"
-    )
+    views: int | None = option(None, "Augmented views per image, made once; 0: new ones at each step.", "method")
     precision: str | None = option(None, "Precision of finetune: float32, bf16 or float64.", "method")

@@ -227,24 +227,26 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
             }
         if "recipe" in own:
             common = {name: value for name, value in common.items() if name not in OF_A_RECIPE}
-        if not self._has_reading(own) and any(self._has_reading(_given(each, MethodTable)) for each in self.methods):
-            common.pop("reading", None)
+        for name in ("reading", "stop_gradient", "anchors"):
+            if not self._acts(name, own) and any(self._acts(name, _given(each, MethodTable)) for each in self.methods):
+                common.pop(name, None)
         accepted = self._accepted(table)
         shared = {name: value for name, value in self.hyper_parameters.items() if name in accepted}
         fields = {**common, **own, "hyper_parameters": {**shared, **table.hyper_parameters}}
         fields.pop("datasets", None)
         return fields
 
-    def _has_reading(self, table: dict[str, Any]) -> bool:
-        """Whether a loss of this table can have the reading that the file gives for all tables."""
-        from fewshot_bench.losses import readings_of
+    def _acts(self, name: str, table: dict[str, Any]) -> bool:
+        """Whether a loss of this table can be taken as the file says for all tables."""
+        from fewshot_bench.losses import readings_of, takes
 
         method = _given(self, MethodTable) | table
         losses = (*method.get("losses", ()), *(method.get("base_losses") or ()))
+        value = getattr(self, name)
         return (
-            self.reading is None
+            value == type(self).model_fields[name].default
             or method.get("base_losses") is None  # the backbone decides which losses these are
-            or any(self.reading in readings_of(loss) for loss in losses)
+            or any(value in readings_of(loss) if name == "reading" else takes(loss, name) for loss in losses)
         )
 
     def _accepted(self, table: MethodTable) -> set[str]:

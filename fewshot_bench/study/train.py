@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -16,7 +17,7 @@ from torch import nn
 from fewshot_bench._io.ranks import is_main_process, own_rank
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import Centroid, EmbeddedSplit, EmbeddingAdaptation
-from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, embed
+from fewshot_bench.backbones import Backbone, BackboneRequest, embed
 from fewshot_bench.backbones.backbone import Interpolation
 from fewshot_bench.datasets import is_named, known_dataset
 from fewshot_bench.datasets.dataset import ImageSplit
@@ -41,6 +42,8 @@ from fewshot_bench.study.checkpoints import (
     Checkpoint,
     CheckpointCard,
     checkpoint_file,
+    checkpoint_name,
+    finished_names,
     read_card,
     read_checkpoint,
     state_file,
@@ -63,8 +66,9 @@ from fewshot_bench.training import (
 )
 from fewshot_bench.training.data_parallel import Processes, joined_processes
 from fewshot_bench.training.fit import Validate
+from fewshot_bench.training.heads import base_head_of
 from fewshot_bench.training.history import TensorBoardLog, write_history
-from fewshot_bench.training.named_recipes import NamedRecipe, named_recipe
+from fewshot_bench.training.named_recipes import NamedRecipe, named_recipe, recipe_names
 
 WAY, QUERY, SHOTS = 5, 15, (1, 5)
 """Of the validation episodes, if the split has enough classes and images."""
@@ -79,8 +83,8 @@ class TrainingPlan:
     Attributes:
         name: of the trained network.
         dataset: name or path of a dataset with a base split.
-        named_recipe: name or file of the recipe that gives the defaults of all else; without one that is the paper's
-            recipe for pretrained networks and one for small networks otherwise.
+        named_recipe: name or file of the recipe that gives the defaults of all else; without one that is
+            `paper_recipe` for pretrained networks and `scratch_recipe` for others.
         backbone: its name; by default that of the recipe, or conv4_64.
         loss: its name; by default that of the recipe, or ce.
         recipe: settings that differ from the default; None keeps the default.
@@ -288,6 +292,12 @@ def _own_device(name: str) -> str:
     return chosen_device(f"cuda:{rank.local}" if name == "cuda" else name)
 
 
+def _digest_of(teacher: Backbone) -> str:
+    """Of the weights and the base head of a teacher, 64 hexadecimal digits."""
+    assert teacher.base_head is not None
+    return sha256(f"{teacher.weights} {teacher.base_head.digest}".encode()).hexdigest()
+
+
 def train_recipe(study: Study, *, progress: Progress = SILENT) -> None:
     """Train the networks of a study with a named recipe, each under its name, unless they are there.
 
@@ -325,6 +335,9 @@ class _Training:
         request = BackboneRequest(name, channels, height, size, interpolation, plan.weights)
         self.backbone = initialised_backbone(request, plan.recipe.get("seed") or 0)
         self.named, self.recipe = named, self._recipe(named)
+        self.teacher = self._teacher()
+        if self.teacher is not None:
+            self.recipe = replace(self.recipe, teacher_weights=_digest_of(self.teacher))
         self.validate_every, self.protocols = self._validations()
         self.head = validation_head(named, self.dataset.name)
         self.card = self._card(request)
@@ -356,6 +369,21 @@ class _Training:
         if named is None:
             return base_recipe(self.backbone, changes.pop("loss") or "ce", **changes)
         return named.recipe(self.dataset.name, **changes)
+
+    def _teacher(self) -> Backbone | None:
+        """The network that a distillation learns from; that of a named recipe is trained first if it is missing."""
+        name = self.recipe.teacher
+        if name is None:
+            return None
+        if self.processes is not None:
+            raise StudyError("distillation takes one process. Leave out torchrun.")
+        if name not in finished_names() and name in recipe_names():
+            plan, seed = self.plan, {"seed": self.recipe.seed or None}
+            own = checkpoint_name(name, plan.dataset, seed)
+            plan = replace(plan, name=own, named_recipe=name, backbone=None, loss=None, recipe=seed, is_fresh=False)
+            plan = replace(plan, weights=None, validate_every=None, validation_episodes=None, keeps_last=False)
+            return train_backbone(plan, progress=self.progress, waits=True).backbone_and_head()[0]
+        return read_checkpoint(name).backbone_and_head()[0]
 
     def _files(self) -> list[dict[str, str]]:
         """The metadata, with the digest, of what is there of this training."""
@@ -413,7 +441,7 @@ class _Training:
         """The sizes used so far, and the one to continue with."""
         used, chosen = used_micro_batches(self.state), self.plan.micro_batch
         if chosen is None:
-            most = used[-1] if used else min(self.recipe.images_per_step, len(self.base))
+            most = used[-1] if used else self.recipe.images_per_step(len(self.base))
             chosen = self._fitting(most)
         sizes = used if used[-1:] == [chosen] else [*used, chosen]
         # Where one of several processes runs out, the others are in the middle of a step and cannot start again.
@@ -427,7 +455,8 @@ class _Training:
         memory = StepMemory.measured(self.backbone.network, four, precision=recipe.precision, views=recipe.views)
         # Processes on a CPU share its memory; on GPUs each has that of its own.
         count = self.processes.count if self.processes is not None and self.device != "cpu" else 1
-        fitting = fitting_micro_batch(memory, math.ceil(most / count))
+        least = recipe.images_per_task if recipe.learns_from_tasks else 1  # tasks are computed whole
+        fitting = fitting_micro_batch(memory, math.ceil(most / count), least)
         if self.processes is not None:
             fitting = min(self.processes.gather_values(fitting))
         return min(most, fitting * count)
@@ -447,6 +476,7 @@ class _Training:
             state=StateFile(path=self.state, every=self.plan.save_every, metadata={"card": self.card.as_json()}),
             computing=Computing(is_compiled=self.plan.is_compiled, processes=self.processes),
             selection=selection,
+            teacher=self.teacher,
             after_epoch=self._log,
         )
 
@@ -475,7 +505,7 @@ class _Training:
                 computing=computing,
                 history=result.history,
             )
-            save_checkpoint(checkpoint.path, network, checkpoint.metadata(), BaseHead.of(head, self.base.class_names))
+            save_checkpoint(checkpoint.path, network, checkpoint.metadata(), base_head_of(head, self.base.class_names))
             return checkpoint
 
         last = f"{self.plan.name}{LAST}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -13,17 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES, loss_function, reading_of
+from fewshot_bench.losses import LOSSES, extra_settings, loss_function, reading_of
 from fewshot_bench.losses.contrastive import at_least_float32
 from fewshot_bench.training.augmentation import random_views
 from fewshot_bench.training.batches import Samples
+from fewshot_bench.training.heads import CosineHead
+from fewshot_bench.training.mixup import mixup
 from fewshot_bench.training.objective import Encoder, Measured
 from fewshot_bench.training.optimisation import autocast
 from fewshot_bench.training.randomness import random_state, same_random_numbers
 from fewshot_bench.training.recipe import Recipe
 
-BatchLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""From logits [B, C], embeddings [B, D], labels [B] and image ids [B] of the same views to their mean loss."""
+BatchLoss = Callable[..., Tensor]
+"""From logits [B, C], embeddings [B, D], labels [B], image ids [B] and targets, each [B, ...], of the same views to
+their mean loss."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class Batch:
         labels: class of each view, int64 [VB].
         images: id of the image that each view comes from, int64 [VB].
         per_image: V.
+        targets: what the loss compares each view with beside its label, each [VB, ...].
     """
 
     views: Tensor
     labels: Tensor
     images: Tensor
     per_image: int = 2
+    targets: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         """Number of images, B."""
@@ -50,10 +55,11 @@ class Batch:
     def parts(self, micro_batch: int) -> list[Batch]:
         """The batch in parts of at most that many images, which differ in size by one at most."""
         count = math.ceil(len(self) / micro_batch)
-        views, labels, images = (
-            split_views(values, count, self.per_image) for values in (self.views, self.labels, self.images)
-        )
-        return [Batch(*part, self.per_image) for part in zip(views, labels, images, strict=True)]
+        columns = (self.views, self.labels, self.images, *self.targets)
+        parts = zip(*(split_views(values, count, self.per_image) for values in columns), strict=True)
+        return [
+            Batch(views, labels, images, self.per_image, tuple(targets)) for views, labels, images, *targets in parts
+        ]
 
 
 @dataclass(frozen=True)
@@ -83,13 +89,13 @@ class Classification:
     def __init__(self, encoder: Encoder) -> None:
         recipe, split = encoder.recipe, encoder.split
         self.encoder, self.recipe = encoder, recipe
-        _refuse_contrast_of_one_view(recipe)
-        self.head: nn.Module = nn.Sequential(
-            nn.Dropout(recipe.dropout), nn.Linear(encoder.embedding_size, len(split.class_sizes))
-        ).to(encoder.device)
+        _refuse_contrast(recipe)
+        self.head: nn.Module = nn.Sequential(nn.Dropout(recipe.dropout), _layer(encoder)).to(encoder.device)
         self.steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
         self._micro_batch = encoder.computing.micro_batch or recipe.batch_size
         self._processes = encoder.computing.processes
+        if recipe.mixup and self._processes is not None:
+            raise StudyError("mixup mixes images of a whole batch, which takes one process. Leave out torchrun.")
         if self._processes is not None:
             self._share(len(split) // self.steps_per_epoch)  # refuses batches that are too small
         self._loss = self._bound_loss()
@@ -111,7 +117,8 @@ class Classification:
         share = None if self._processes is None else self._share(count)
         made = random_views(samples.images, self.encoder.augmentation, count=views, share=share, batch_size=count)
         labels, rows = (column.repeat(views).to(self.encoder.device) for column in (samples.labels, samples.rows))
-        return Batch(made.to(self.encoder.device), labels, rows, views)
+        batch = Batch(made.to(self.encoder.device), labels, rows, views)
+        return _mixed(batch, self.recipe.mixup) if self.recipe.mixup else batch
 
     def gradients(self, samples: Samples, backward: Callable[[Tensor], None]) -> Measured:
         """Add the gradients of the loss of one batch; see `Objective`."""
@@ -148,15 +155,44 @@ class Classification:
         recipe, loss = self.recipe, loss_function(self.recipe.loss)
         settings: dict[str, Any] = {"lambda_": recipe.lambda_, "tau": recipe.tau}
         settings["reading"] = reading_of(recipe.loss, recipe.reading)
+        settings |= extra_settings(recipe.loss, stop_gradient=recipe.stop_gradient, anchors=recipe.anchors)
         if recipe.label_smoothing:  # a plug-in's loss need not take it
             settings["label_smoothing"] = recipe.label_smoothing
             if "label_smoothing" not in signature(loss).parameters:
                 raise StudyError(f"the loss {recipe.loss} takes no label_smoothing; leave it at 0.")
-        return partial(loss, **settings)
+        bound: BatchLoss = partial(loss, **settings)
+        return partial(_mixed_loss, bound) if recipe.mixup else bound
 
 
-def _refuse_contrast_of_one_view(recipe: Recipe) -> None:
-    if recipe.views == 1 and LOSSES[recipe.loss].facts.get("is_contrastive", True):
+def _layer(encoder: Encoder) -> nn.Module:
+    """From embeddings to the logits of the base classes."""
+    recipe, classes = encoder.recipe, len(encoder.split.class_sizes)
+    if recipe.objective == "cosine":
+        return CosineHead(encoder.embedding_size, classes, recipe.cosine_scale)
+    return nn.Linear(encoder.embedding_size, classes)
+
+
+def _mixed(batch: Batch, alpha: float) -> Batch:
+    """The images of a batch mixed in pairs, with the labels of the partners and the shares as targets."""
+    mixed = mixup(batch.views, batch.per_image, alpha)
+    return replace(batch, views=mixed.views, targets=(batch.labels[mixed.partners], mixed.shares))
+
+
+def _mixed_loss(
+    loss: BatchLoss, logits: Tensor, embeddings: Tensor, labels: Tensor, images: Tensor, others: Tensor, shares: Tensor
+) -> Tensor:
+    """The mean loss of views, each of which is compared with two labels by their shares."""
+    # As batches of one view each, whose losses are those of the views.
+    single = [values.unsqueeze(1) for values in (logits, embeddings)]
+    own, other = (loss(*single, column.unsqueeze(1), images.unsqueeze(1)) for column in (labels, others))
+    return (shares * own + (1 - shares) * other).mean()
+
+
+def _refuse_contrast(recipe: Recipe) -> None:
+    is_contrastive = LOSSES[recipe.loss].facts.get("is_contrastive", True)
+    if recipe.mixup and is_contrastive:
+        raise StudyError(f"the loss {recipe.loss} contrasts classes, and mixup makes images of two. Leave it at 0.")
+    if recipe.views == 1 and is_contrastive:
         raise StudyError(f"the loss {recipe.loss} contrasts the views of an image, and this training has one of each.")
 
 
@@ -164,7 +200,7 @@ def gradients_at_once(network: Network, batch: Batch) -> Measured:
     """Add the gradients of a batch whose activations fit into memory."""
     embeddings = network.encode(batch)
     logits = network.head(embeddings)
-    loss = network.loss(logits, embeddings, batch.labels, batch.images)
+    loss = network.loss(logits, embeddings, batch.labels, batch.images, *batch.targets)
     network.backward(loss)
     return Measured(loss.detach(), _hits(logits, batch.labels), len(batch.labels), len(batch))
 
@@ -175,7 +211,7 @@ def summed_gradients(network: Network, batch: Batch, micro_batch: int) -> Measur
     for part in batch.parts(micro_batch):
         embeddings = network.encode(part)
         logits = network.head(embeddings)
-        loss = network.loss(logits, embeddings, part.labels, part.images) * (len(part) / len(batch))
+        loss = network.loss(logits, embeddings, part.labels, part.images, *part.targets) * (len(part) / len(batch))
         network.backward(loss)
         losses.append(loss.detach())
         hits.append(_hits(logits, part.labels))
@@ -202,7 +238,7 @@ def cached_gradients(network: Network, batch: Batch, micro_batch: int) -> Measur
             buffer.copy_(first)
     embeddings = joined_views(embedded, batch.per_image).requires_grad_()
     logits = network.head(embeddings)
-    loss = network.loss(logits, embeddings, batch.labels, batch.images)
+    loss = network.loss(logits, embeddings, batch.labels, batch.images, *batch.targets)
     network.backward(loss)
     assert embeddings.grad is not None
     gradients = split_views(embeddings.grad, len(parts), batch.per_image)

@@ -206,6 +206,7 @@ class TrainingState:
             content = json.loads(metadata["course"])
             self.learner.restore(tensors, content["position"])
             self.history = content["history"]
+            self.learner.steps_taken = self.epochs * self.learner.steps_per_epoch
             self.best_epoch, self.best_score = int(content["best"]["epoch"]), float(content["best"]["score"])
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]

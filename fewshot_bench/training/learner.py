@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewshot_bench.backbones.drop_block import set_drop_rate
+from fewshot_bench.backbones.networks import ResNet12
 from fewshot_bench.datasets.dataset import ImageSplit
+from fewshot_bench.errors import StudyError
 from fewshot_bench.training.batches import Samples
 from fewshot_bench.training.classification import Classification
 from fewshot_bench.training.objective import Computing, Encoder, Measured, Normalise, ObjectiveFactory
@@ -19,7 +22,11 @@ from fewshot_bench.training.scheduled_optimizer import ScheduledOptimizer
 
 
 class Learner:
-    """A copy of a backbone with its objective, and the optimiser, schedule and random numbers of its training."""
+    """A copy of a backbone with its objective, and the optimiser, schedule and random numbers of its training.
+
+    Attributes:
+        steps_taken: so far, on which DropBlock's rate depends.
+    """
 
     def __init__(
         self,
@@ -34,6 +41,9 @@ class Learner:
         self.recipe, self.device, self.processes = recipe, device, computing.processes
         # Up to twice the images per second on CPUs, and the memory order of the images anyway.
         self.backbone = copy.deepcopy(backbone).to(device).to(memory_format=torch.channels_last)
+        if recipe.drop_block:
+            _drop_in_blocks(self.backbone, recipe)
+        self.steps_taken = 0
         self.encoder = Encoder(self.backbone, split, recipe, normalise, device, computing)
         self.objective = objective(self.encoder)
         self.head, self.steps_per_epoch = self.objective.head, self.objective.steps_per_epoch
@@ -49,6 +59,10 @@ class Learner:
     def learn(self, gradients: Callable[[Callable[[Tensor], None]], Measured]) -> Measured:
         """Update the weights once by the gradients that a function adds, given how to add those of a loss."""
         self.optimizer.zero_grad()
+        self.steps_taken += 1
+        if self.recipe.drop_block:
+            rise = min(1.0, self.steps_taken / self.recipe.drop_block_steps)
+            set_drop_rate(self.backbone, self.recipe.drop_block * rise)
         measured = gradients(self.optimizer.backward)
         if self.processes is not None:
             self.processes.reduce_gradients(self.backbone.parameters(), self.head.parameters())
@@ -69,6 +83,12 @@ class Learner:
         load_weights(self.backbone, self.head, tensors)
         self.optimizer.restore(tensors, position)
         set_random_state({name: tensors[f"random.{name}"] for name in random_state(self.device)}, self.device)
+
+
+def _drop_in_blocks(backbone: nn.Module, recipe: Recipe) -> None:
+    if not isinstance(backbone, ResNet12):
+        raise StudyError(f"drop_block belongs to resnet12; {type(backbone).__name__} has none. Leave it at 0.")
+    backbone.drop_in_blocks(recipe.drop_block, recipe.drop_block_size)
 
 
 def weights_of(backbone: nn.Module, head: nn.Module) -> dict[str, Tensor]:

@@ -20,6 +20,12 @@ from fewshot_bench.training.recipe import Recipe
 _FOLDER = Path(__file__).with_name("recipes")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _LARGEST = 1 << 16  # bytes
+_CIFAR_FS_IMAGES = 38_400
+_VIEWS_PER_HOUR = {
+    "conv4_32": 8_000_000, "conv4_64": 3_600_000, "conv4_64_gap": 3_600_000, "resnet12": 160_000,
+    "resnet12_flat": 160_000, "wrn28_10": 15_000, "timm:beit3_base_patch16_224.pt": 1_000,
+}  # fmt: skip
+"""Forward and backward on one CPU core, roughly: measured for Conv4, by their operations for the others."""
 
 
 class _Table(BaseModel):
@@ -87,6 +93,18 @@ class NamedRecipe(_Table):
             raise StudyError(f"the recipe {self.name}: a training on the base split has no setting '{unknown[0]}'.")
         return Recipe(**values)
 
+    def views(self, dataset: str, images: int) -> int:
+        """How many views a training on that many images of a dataset takes in."""
+        recipe = self.recipe(dataset)
+        return recipe.epochs * recipe.images_per_epoch(images) * recipe.views
+
+    def cost(self) -> str:
+        """The cost of a training on CIFAR-FS in words, without the gradient steps within a task."""
+        views = self.views("cifar-fs", _CIFAR_FS_IMAGES)
+        rate = _VIEWS_PER_HOUR.get(self.backbone)
+        hours = "" if rate is None else f", about {_rounded(views / rate)} hours of a CPU core"
+        return f"on cifar-fs {_rounded(views / 1e6)} million views{hours}"
+
     def hyper_parameters(self, dataset: str) -> dict[str, Any]:
         """Hyper-parameters of its adaptation on a dataset."""
         return self.evaluation.hyper_parameters | self._on(dataset).hyper_parameters
@@ -123,8 +141,14 @@ def recipe_entries() -> list[Entry[None]]:
     """Every recipe with its description, for `fewshot-bench ls recipes`."""
     recipes = [named_recipe(name) for name in recipe_names()]
     return [
-        Entry(each.name, None, each.description, {"backbone": each.backbone, "paper": each.source}) for each in recipes
+        Entry(each.name, None, each.description, {"backbone": each.backbone, "cost": each.cost(), "paper": each.source})
+        for each in recipes
     ]
+
+
+def _rounded(value: float) -> str:
+    """Two digits, e.g. "0.85" or "1,100"."""
+    return f"{float(f'{value:.2g}'):,.10g}"
 
 
 def _read(path: Path) -> NamedRecipe:

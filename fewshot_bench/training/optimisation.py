@@ -43,10 +43,10 @@ def build_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRSchedu
         return OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps + 1, cycle_momentum=False)
     if recipe.warmup_epochs:
         return LambdaLR(optimizer, warmed_up(recipe, steps))
+    if recipe.drops:
+        return LambdaLR(optimizer, dropped(recipe, steps))
     if recipe.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
-    if recipe.schedule == "steps":
-        return LambdaLR(optimizer, dropped(recipe, steps))
     return ConstantLR(optimizer, factor=1.0)
 
 
@@ -65,11 +65,19 @@ def warmed_up(recipe: Recipe, steps: int) -> Callable[[int], float]:
 
 
 def dropped(recipe: Recipe, steps: int) -> Callable[[int], float]:
-    """From a step to its share of the learning rate, which falls at the epochs of `drops`."""
+    """From a step to its share of the learning rate, which falls at the epochs of `drops`.
+
+    In between it is constant, or a cosine that ends at 0 and begins anew (Loshchilov and Hutter, 2017).
+    """
+    starts = [0, *(round(epoch * steps / recipe.epochs) for epoch, _ in recipe.drops), steps]
+    shares = [1.0, *(share for _, share in recipe.drops)]
 
     def share(step: int) -> float:
-        reached = [share for epoch, share in recipe.drops if step >= round(epoch * steps / recipe.epochs)]
-        return reached[-1] if reached else 1.0
+        number = max(number for number, start in enumerate(starts[:-1]) if step >= start)
+        if recipe.schedule == "steps":
+            return shares[number]
+        length = max(1, starts[number + 1] - starts[number])
+        return shares[number] * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - starts[number]) / length)))
 
     return share
 
@@ -135,12 +143,19 @@ class StepMemory:
         weights: bytes of the weights, their gradients and moments.
         free: bytes; None where the system does not say.
         device: in words.
+        views: of each image.
     """
 
     per_image: float
     weights: int
     free: int | None
     device: str
+    views: int = 2
+
+    @property
+    def in_views(self) -> str:
+        """The views of an image in words, for a message."""
+        return " in two views" if self.views == 2 else ""
 
     @classmethod
     def measured(
@@ -149,7 +164,7 @@ class StepMemory:
         """The memory of a backbone, which is not changed, on the device of its inputs [4, C, S, S]."""
         per_image = views * activation_bytes(backbone, four_images, precision=precision)
         free = free_bytes(four_images.device)
-        return cls(per_image, training_bytes(backbone), free, four_images.device.type)
+        return cls(per_image, training_bytes(backbone), free, four_images.device.type, views)
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:
@@ -169,7 +184,7 @@ def refuse_batches_that_do_not_fit(memory: StepMemory, batch_size: int) -> None:
 
     Args:
         memory: of a step.
-        batch_size: images per step, each in two views.
+        batch_size: images per step.
 
     Raises:
         StudyError: the activations of one step need more memory than is free.
@@ -178,25 +193,27 @@ def refuse_batches_that_do_not_fit(memory: StepMemory, batch_size: int) -> None:
     if free is None or batch_size * per_image <= free:
         return
     raise StudyError(
-        f"training on batches of {batch_size:,} images in two views needs about {bytes_text(batch_size * per_image)};"
-        f" {bytes_text(free)} are free on {memory.device}, and smaller parts would change the network's batch "
-        f"normalisation. Use --base-batch {_fitting(free, per_image)} or less, --base-precision bf16, a smaller "
-        "--image-size, or fewshot-bench train, which trains in smaller parts and records their size."
+        f"training on batches of {batch_size:,} images{memory.in_views} needs about "
+        f"{bytes_text(batch_size * per_image)}; {bytes_text(free)} are free on {memory.device}, and smaller parts "
+        f"would change the network's batch normalisation. Use --base-batch {_fitting(free, per_image)} or less, "
+        "--base-precision bf16, a smaller --image-size, or fewshot-bench train, which trains in smaller parts and "
+        "records their size."
     )
 
 
-def fitting_micro_batch(memory: StepMemory, batch_size: int) -> int:
-    """How many images' activations fit into memory beside the weights, each image in two views.
+def fitting_micro_batch(memory: StepMemory, batch_size: int, least: int = 1) -> int:
+    """How many images' activations fit into memory beside the weights.
 
     Args:
         memory: of a step.
         batch_size: images per step.
+        least: images that must fit, such as those of a task.
 
     Returns:
-        `batch_size` if it fits or the free memory is unknown; otherwise a power of two that fits.
+        `batch_size` if it fits or the free memory is unknown; otherwise a power of two that fits, or `least`.
 
     Raises:
-        StudyError: not even one image fits.
+        StudyError: not even the least number fits.
     """
     free, per_image, needed_for_weights = memory.free, memory.per_image, memory.weights
     if free is None:
@@ -204,12 +221,14 @@ def fitting_micro_batch(memory: StepMemory, batch_size: int) -> int:
     left = free - needed_for_weights
     if batch_size * per_image <= SHARE_OF_MEMORY * left:
         return batch_size
-    if per_image > SHARE_OF_MEMORY * left:
+    if least * per_image > SHARE_OF_MEMORY * left:
+        images = "one image" if least == 1 else f"a task of {least:,} images"
         raise StudyError(
-            f"training needs about {bytes_text(needed_for_weights + per_image)} for one image in two views; "
-            f"{bytes_text(free)} are free on {memory.device}. Use a smaller --image-size or backbone."
+            f"training needs about {bytes_text(needed_for_weights + least * per_image)} for {images}{memory.in_views}; "
+            f"{bytes_text(free)} are free on {memory.device}. Use a smaller --image-size or backbone"
+            f"{'.' if least == 1 else ', or a smaller --way, --shot or --query.'}"
         )
-    return min(batch_size, _power_of_two(SHARE_OF_MEMORY * left / per_image))
+    return min(batch_size, max(least, _power_of_two(SHARE_OF_MEMORY * left / per_image)))
 
 
 def activation_bytes(backbone: nn.Module, four_images: Tensor, *, precision: PrecisionName = "float32") -> float:

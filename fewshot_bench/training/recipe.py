@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from fewshot_bench.errors import StudyError
 
 if TYPE_CHECKING:
-    from fewshot_bench.losses import Reading
+    from fewshot_bench.losses import Anchors, Reading, StopGradient
 
 Objective = Literal["classification", "cosine", "distillation", "episodic", "maml", "anil", "meta-sgd"]
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "one-cycle", "steps"]
 Decays = Literal["matrices", "all"]
 EpisodicHead = Literal["centroid", "matching", "ridge", "svm"]
-AugmentationName = Literal["auto", "autoaugment", "jitter", "affine", "none"]
+AugmentationName = Literal["auto", "autoaugment", "autoaugment-policy", "jitter", "affine", "none"]
 PrecisionName = Literal["float32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Hyper-parameters of a training on the base split; the defaults are the SCHaNe paper's.
+    """Hyper-parameters of a training on the base split; docs/paper.md compares the defaults with the SCHaNe paper.
 
     Attributes:
         loss: name of a loss.
@@ -52,14 +52,30 @@ class Recipe:
         momentum: of SGD.
         nesterov: whether it is Nesterov's.
         decays: "matrices" decays weight matrices and filters, "all" biases and normalisations too.
-        drops: pairs of an epoch and the share of the highest learning rate from it on, for the schedule "steps".
+        drops: pairs of an epoch and the share of the highest learning rate from it on, for the schedule "steps"; a
+            cosine begins anew there, at that share.
         steps_per_epoch: of an objective that learns from tasks.
         tasks: per step.
         way: classes of a task.
         shot: support images per class.
         query: query images per class.
         episodic_head: classifies the queries of a task.
-        head_penalty: of "ridge", or C of "svm"; None for the head's default.
+        head_penalty: of "ridge", or C of "svm"; None for MetaOptNet's, 50 or 0.1.
+        head_scale: factor of the head's scores; of the cosines in the attention of "matching".
+        learned_scale: whether a second factor, 1 at first, is trained with the network, as in MetaOptNet's code; None
+            for "ridge" and "svm" alone. It changes no prediction.
+        cosine_scale: of the logits of a "cosine" head.
+        mixup: both parameters of the Beta distribution of the shares in which images are mixed; 0 mixes none.
+        drop_block: rate at which ResNet-12 drops single values after its first two blocks, and squares after the last.
+        drop_block_size: side of the squares.
+        drop_block_steps: in which the rate of the squares rises from 0.
+        teacher: name of a checkpoint that a distillation learns from, or of a recipe, whose checkpoint on the dataset
+            it then is.
+        teacher_weights: digest of the teacher's weights and base head, which decides the result.
+        temperature: of a distillation.
+        soft_share: share of the divergence from the teacher in the loss; the rest is that of the labels.
+        stop_gradient: "beta" takes the weights of SCHaNe's negatives as constants; "none" differentiates them.
+        anchors: whether the contrastive term is the "mean" or the "sum" over anchors.
     """
 
     loss: str = "ce"
@@ -92,17 +108,31 @@ class Recipe:
     query: int = 15
     episodic_head: EpisodicHead = "centroid"
     head_penalty: float | None = None
+    head_scale: float = 1.0
+    learned_scale: bool | None = None
+    cosine_scale: float = 2.0
+    mixup: float = 0.0
+    drop_block: float = 0.0
+    drop_block_size: int = 5
+    drop_block_steps: int = 40_000
+    teacher: str | None = None
+    teacher_weights: str | None = None
+    temperature: float = 4.0
+    soft_share: float = 0.5
+    stop_gradient: StopGradient = "none"
+    anchors: Anchors = "mean"
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
 
         Raises:
             UnknownNameError: the loss is not known; a plug-in's loss is looked up only to train with it.
-            StudyError: a value is out of its range, or the loss has no such reading.
+            StudyError: a value is out of its range, or the loss has no such reading or setting.
         """
-        from fewshot_bench.losses import other_reading
+        from fewshot_bench.losses import extra_settings, other_reading
 
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
+        extra_settings(self.loss, stop_gradient=self.stop_gradient, anchors=self.anchors)
         self._expect(self.epochs >= 1, "epochs", "1 or more")
         self._expect(abs(self.seed) < 1 << 63, "seed", "a whole number of 64 bits")
         self._expect(self.batch_size >= 2, "batch_size", "2 or more, since a contrast needs two images")
@@ -130,7 +160,9 @@ class Recipe:
         epochs = [epoch for epoch, _ in drops]
         are_right = epochs == sorted(set(epochs)) and all(epoch > 0 and 0 < share <= 1 for epoch, share in drops)
         self._expect(are_right, "drops", "pairs of an epoch, in order, and a share above 0 and at most 1")
-        self._expect(bool(drops) == (self.schedule == "steps"), "drops", "given with the schedule steps, and only then")
+        if self.schedule != "cosine" or self.warmup_epochs:
+            is_right = bool(drops) == (self.schedule == "steps")
+            self._expect(is_right, "drops", "given with the schedule steps, or with a cosine without warm-up")
         self._expect(not self.warmup_epochs or self.schedule != "steps", "warmup_epochs", "0 with the schedule steps")
         self._expect(self.views in (1, 2), "views", "1 or 2")
         self._expect(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
@@ -138,26 +170,51 @@ class Recipe:
         for name in ("steps_per_epoch", "tasks", "shot", "query"):
             self._expect(getattr(self, name) >= 1, name, "1 or more")
         self._expect(self.way >= 2, "way", "2 or more")
-        self._expect(self.head_penalty is None or self.head_penalty > 0, "head_penalty", "positive")
+        self._check_episodic_head()
+        self._expect(0 < self.cosine_scale <= 1e6, "cosine_scale", "positive, and at most 1e6")
+        self._expect(0 <= self.mixup <= 1e6, "mixup", "0 or more, and at most 1e6")
+        self._expect(0 <= self.drop_block < 1, "drop_block", "at least 0 and less than 1")
+        self._expect(self.drop_block_size >= 1, "drop_block_size", "1 or more")
+        self._expect(self.drop_block_steps >= 1, "drop_block_steps", "1 or more")
+        self._expect(0 < self.temperature <= 1e6, "temperature", "positive, and at most 1e6")
+        self._expect(0 <= self.soft_share <= 1, "soft_share", "between 0 and 1")
+        has_right_teacher = (self.teacher is not None) == (self.objective == "distillation")
+        self._expect(has_right_teacher, "teacher", "given with the objective distillation, and only then")
+
+    def _check_episodic_head(self) -> None:
+        has_penalty = self.episodic_head in ("ridge", "svm")
+        expectation = "positive" if has_penalty else f"None with the head {self.episodic_head}"
+        self._expect(self.head_penalty is None or (has_penalty and self.head_penalty > 0), "head_penalty", expectation)
+        self._expect(0 < self.head_scale <= 1e30, "head_scale", "positive, and at most 1e30")
+        # A scale of the cosines changes predictions, so evaluation has to know it.
+        is_right = not self.learned_scale or self.episodic_head != "matching"
+        self._expect(is_right, "learned_scale", "false with the head matching")
 
     @property
     def learns_from_tasks(self) -> bool:
         """Whether a step takes tasks instead of a batch of images."""
         return self.objective in ("episodic", "maml", "anil", "meta-sgd")
 
+    def images_per_step(self, split_images: int) -> int:
+        """Images of a step, each in `views` views, on a split of that many images."""
+        if self.learns_from_tasks:
+            return self.tasks * self.images_per_task
+        return min(self.batch_size, split_images)
+
+    def images_per_epoch(self, split_images: int) -> int:
+        """Images that the steps of an epoch take, on a split of that many images."""
+        if self.learns_from_tasks:
+            return self.steps_per_epoch * self.images_per_step(split_images)
+        return split_images
+
     @property
-    def images_per_step(self) -> int:
-        """Images of a step, each in `views` views."""
-        per_class = self.shot + self.query
-        return self.tasks * self.way * per_class if self.learns_from_tasks else self.batch_size
+    def images_per_task(self) -> int:
+        """Support and query images of a task."""
+        return self.way * (self.shot + self.query)
 
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
         if not is_right:
             raise StudyError(_refusal(name, expectation, getattr(self, name)))
-
-    def images_of_epoch(self, images: int) -> int:
-        """Images that the steps of an epoch take from a split of some images; each in `views` views."""
-        return self.steps_per_epoch * self.images_per_step if self.learns_from_tasks else images
 
     def hyper_parameters(self) -> dict[str, Any]:
         """Everything that affects the result; a loss without a contrastive term has no lambda, tau or reading.
@@ -176,11 +233,15 @@ class Recipe:
         return values
 
     def changes_from(self, other: Recipe) -> dict[str, Any]:
-        """The recorded settings that differ from those of another recipe, apart from the loss."""
+        """The recorded settings that differ from those of another recipe, apart from the loss.
+
+        A teacher counts by its name: the digest of its weights is not one that a person reads.
+        """
         theirs = asdict(other) | other.hyper_parameters()
-        return {
-            name: value for name, value in self.hyper_parameters().items() if value != theirs[name] and name != "loss"
-        }
+        unnamed = ("loss", "teacher_weights")
+        # A later field of the other recipe that is at its default here is recorded there only.
+        recorded = {name: getattr(self, name) for name in _LATER_FIELDS} | self.hyper_parameters()
+        return {name: value for name, value in recorded.items() if value != theirs[name] and name not in unnamed}
 
     @classmethod
     def from_hyper_parameters(cls, values: Mapping[str, Any]) -> Recipe:
@@ -224,11 +285,20 @@ def _refusal(name: str, expectation: str, value: Any) -> str:
 _LATER_FIELDS = (
     "warmup_epochs", "label_smoothing", "precision", "objective", "views", "momentum", "nesterov", "decays", "drops",
     "steps_per_epoch", "tasks", "way", "shot", "query", "episodic_head", "head_penalty",
+    "head_scale", "learned_scale",
+    "cosine_scale", "mixup", "drop_block", "drop_block_size", "drop_block_steps",
+    "teacher", "teacher_weights", "temperature", "soft_share",
+    "stop_gradient", "anchors",
 )  # fmt: skip
 
 
 def paper_recipe(loss: str, **changes: Any) -> Recipe:
-    """How the SCHaNe paper fine-tunes pretrained networks on few-shot base splits, with some fields changed."""
+    """For pretrained networks: the numbers of the SCHaNe paper, and this project's choices where it is silent.
+
+    Args:
+        loss: name of a loss.
+        **changes: fields that should differ.
+    """
     return replace(Recipe(loss=loss), **changes)
 
 

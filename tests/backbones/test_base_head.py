@@ -55,6 +55,17 @@ def test_a_head_gives_the_logits_of_the_layer_it_was_made_of() -> None:
     torch.testing.assert_close(BaseHead.of(trained, NAMES)(embeddings), trained(embeddings))
 
 
+def test_a_cosine_head_comes_back_as_one_and_never_sees_the_length_of_an_embedding(tmp_path: Path) -> None:
+    cosine = replace(head(), kind="cosine")
+    save_checkpoint(tmp_path / "cosine.safetensors", network(), {}, cosine)
+    _, found, _ = load_network(tmp_path / "cosine.safetensors", 8)
+    assert found is not None
+    assert found.kind == "cosine"
+    embeddings = torch.randn(5, 8)
+    expected = embeddings / embeddings.norm(dim=1, keepdim=True) @ cosine.weight.T + cosine.bias
+    torch.testing.assert_close(found(7 * embeddings), expected)
+
+
 def test_a_checkpoint_from_before_heads_were_kept_has_none(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "old.safetensors", network(), {})
     weights, found, _ = load_network(tmp_path / "old.safetensors", 8)
@@ -92,7 +103,7 @@ FORGERIES: dict[str, tuple[Forged, str]] = {
     "no JSON": (lambda t, m: m.update({CARD: "{"}), "does not say what"),
     "deep JSON": (lambda t, m: m.update({CARD: "[" * 100_000}), "does not say what"),
     "no mapping": (lambda t, m: m.update({CARD: "[1]"}), "does not say what"),
-    "another kind": (lambda t, m: m.update({CARD: card(kind="cosine")}), "of another kind than a linear layer"),
+    "another kind": (lambda t, m: m.update({CARD: card(kind="tree")}), "of another kind than a linear or a cosine"),
     "classes that are no names": (lambda t, m: m.update({CARD: card(classes=[1, 2, 3])}), "does not name the classes"),
     "one class": (lambda t, m: m.update({CARD: card(classes=["a"])}), "does not name the classes"),
     "a class twice": (lambda t, m: m.update({CARD: card(classes=["a", "a", "b"])}), "two or more different names"),

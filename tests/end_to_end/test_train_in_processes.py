@@ -127,7 +127,7 @@ def test_a_micro_batch_fits_on_the_fullest_gpu_and_counts_the_images_of_all(
 ) -> None:
     asked: list[int] = []
 
-    def fitting(memory: None, most: int) -> int:
+    def fitting(memory: None, most: int, least: int) -> int:
         asked.append(most)
         return own
 

@@ -109,6 +109,8 @@ def test_settings_that_came_later_are_recorded_only_where_they_matter() -> None:
     }  # fmt: skip
     later: dict[str, Any] = {"warmup_epochs": 5, "label_smoothing": 0.1, "precision": "bf16"}
     assert later.items() <= paper_recipe("ce", **later).hyper_parameters().items()
+    of_schane = {"stop_gradient": "beta", "anchors": "sum"}
+    assert of_schane.items() <= paper_recipe("ce+schane", **of_schane).hyper_parameters().items()
 
 
 @pytest.mark.parametrize("loss", ["ce", "ce+schane"])
@@ -124,6 +126,10 @@ def test_changes_are_the_recorded_settings_that_differ() -> None:
     changed = scratch_recipe("ce", epochs=3, label_smoothing=0.1, tau=0.1)
     assert changed.changes_from(default) == {"epochs": 3, "label_smoothing": 0.1}
     assert default.changes_from(default) == {}
+    other = scratch_recipe("ce+schane", anchors="sum", decays="all", precision="bf16", lambda_=0.5)
+    back = scratch_recipe("ce+schane", precision="bf16", lambda_=0.5)
+    assert back.changes_from(other) == {"anchors": "mean", "decays": "matrices"}, "back to a default is a change too"
+    assert scratch_recipe("ce").changes_from(scratch_recipe("ce+schane")) == {}
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
