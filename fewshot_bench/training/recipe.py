@@ -282,6 +282,40 @@ def refuse_unknown_choices(settings: Mapping[str, Any]) -> None:
             raise StudyError(_refusal(name, f"one of {', '.join(choices)}", value))
 
 
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "true or false"),
+}
+"""By the annotation of a field; the others but `drops` are words."""
+
+
+def refuse_wrong_types(settings: Mapping[str, Any]) -> None:
+    """Check that the settings of a file are numbers, words and pairs where a recipe has them; None is not checked.
+
+    Raises:
+        StudyError: a setting has another type.
+    """
+    for field in fields(Recipe):
+        value, kind = settings.get(field.name), str(field.type).partition(" | ")[0]
+        if value is None:
+            continue
+        if field.name == "drops":
+            is_right, expectation = _are_pairs(value), "pairs of an epoch and a share, such as [[60, 0.1], [80, 0.01]]"
+        else:
+            types, expectation = _KINDS.get(kind, (str, "a word"))
+            is_right = isinstance(value, types) and isinstance(value, bool) == (kind == "bool")
+        if not is_right:
+            raise StudyError(_refusal(field.name, expectation, repr(value)))
+
+
+def _are_pairs(value: Any) -> bool:
+    pairs = value if isinstance(value, list | tuple) else (value,)
+    numbers = [pair for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2]
+    types = {type(number) for pair in numbers for number in pair}
+    return len(numbers) == len(pairs) and types <= {int, float}
+
+
 def _refusal(name: str, expectation: str, value: Any) -> str:
     return f"{name} of a training on the base split should be {expectation}, not {value}."
 
