@@ -15,7 +15,7 @@ from fewshot_bench.finetuning.episode_tasks import FOR_DROPOUT, EpisodeTask
 from fewshot_bench.finetuning.frozen_prefix import NetworkParts
 from fewshot_bench.finetuning.head import StackedHead, dropped, use_batch_statistics, use_statistics_of
 from fewshot_bench.finetuning.recipe import EpisodeRecipe, learning_rate
-from fewshot_bench.losses import loss_function, reading_of
+from fewshot_bench.losses import extra_settings, loss_function, reading_of
 from fewshot_bench.training.randomness import keyed_uniform
 
 
@@ -74,6 +74,7 @@ def adapt_one(
             lambda_=recipe.lambda_,
             tau=recipe.tau,
             reading=reading_of(recipe.loss, recipe.reading),
+            **extra_settings(recipe.loss, **recipe.contrast),
         )
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -114,9 +115,10 @@ def _head(parts: NetworkParts, recipe: EpisodeRecipe, support: Tensor, way: int,
 
 def _optimizer(recipe: EpisodeRecipe, *modules: nn.Module) -> torch.optim.Optimizer:
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    least = 0 if recipe.decays == "all" else 2
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim >= least], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim < least], "weight_decay": 0.0},
     ]
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=recipe.learning_rate)

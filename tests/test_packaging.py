@@ -33,6 +33,7 @@ def test_the_wheel_holds_what_the_product_needs_at_run_time(wheel):
         "fewshot_bench/report/page/draw.js",
         "fewshot_bench/episodes/locks/glyphs-5way-1shot.toml",
         "fewshot_bench/episodes/locks/cifar-fs-5way-5shot.toml",
+        "fewshot_bench/report/published_tables/literature.csv",
         "fewshot_bench/report/published_tables/schane-table1.csv",
         "fewshot_bench/report/published_tables/schane-table4.csv",
         "fewshot_bench/study/preset_files/quickstart.toml",

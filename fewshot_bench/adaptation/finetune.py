@@ -1,7 +1,8 @@
-"""Fine-tuning of the whole backbone, or a part of it, on each support set: the SCHaNe paper's few-shot stage.
+"""Fine-tuning of the whole backbone, or a part of it, on each support set.
 
-Dhillon et al. (2020), "A baseline for few-shot image classification", fine-tune with cross-entropy; Long et al. (2023)
-mix it with SCHaNe. `EpisodeRecipe` says what is trained and how; the training itself is in the room `finetuning`.
+Dhillon et al. (2020), "A baseline for few-shot image classification", fine-tune with cross-entropy; it can be mixed
+with SCHaNe (Long et al., 2023, who do not say which split they fine-tune on). `EpisodeRecipe` says what is trained and
+how; the training itself is in the room `finetuning`.
 
 Dhillon et al. put a new head on the rectified, L2-normalised logits z of the base-trained network:
 p(y | x) = softmax(W normalize(relu(z(x))) + b). At first b is 0, and row k of W is the mean of relu(z) over the support

@@ -18,7 +18,16 @@ from torch.nn.functional import normalize
 from fewshot_bench.adaptation.base import ADAPTATIONS, EmbeddingAdaptation
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit, in_parts, square_roots
 from fewshot_bench.errors import EmbeddingError, StudyError
-from fewshot_bench.losses import LOSSES, Reading, loss_function, other_reading, reading_of
+from fewshot_bench.losses import (
+    LOSSES,
+    Anchors,
+    Reading,
+    StopGradient,
+    extra_settings,
+    loss_function,
+    other_reading,
+    reading_of,
+)
 
 HeadKind = Literal["linear", "cosine", "projection"]
 Start = Literal["centroid", "zero"]
@@ -61,6 +70,8 @@ class FinetuneHead(EmbeddingAdaptation):
             to rotation, so the path differs from "full", which trains in the embedding's own D coordinates.
         views: augmented views of every image that are embedded once; each step takes the next two of them. None is
             two for a contrastive loss, whose positives they are, and for cross-entropy the plain images instead.
+        stop_gradient: "beta" takes the weights of SCHaNe's negatives as constants; "none" differentiates them.
+        anchors: whether the contrastive term is the "mean" or the "sum" over anchors.
     """
 
     name: ClassVar[str] = "finetune-head"
@@ -77,10 +88,13 @@ class FinetuneHead(EmbeddingAdaptation):
     scale: float = 10.0
     coordinates: Coordinates = "span"
     views: int | None = None
+    stop_gradient: StopGradient = "none"
+    anchors: Anchors = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
+        extra_settings(self.loss, **self._contrast)
         self._expect_whole(1, "steps")
         self._expect_positive("learning_rate", "tau", "scale")
         self._expect_not_negative("weight_decay")
@@ -93,6 +107,11 @@ class FinetuneHead(EmbeddingAdaptation):
     def is_contrastive(self) -> bool:
         """Whether the loss compares embeddings with each other."""
         return bool(LOSSES[self.loss].facts.get("is_contrastive", False))
+
+    @property
+    def _contrast(self) -> dict[str, str]:
+        """The settings of the contrastive term that only some losses take."""
+        return {"stop_gradient": self.stop_gradient, "anchors": self.anchors}
 
     @property
     def augmented_views(self) -> int:
@@ -112,6 +131,7 @@ class FinetuneHead(EmbeddingAdaptation):
         values["reading"] = reading_of(self.loss, self.reading)
         unused = [] if LOSSES[self.loss].facts.get("is_contrastive", True) else ["lambda_", "tau", "reading"]
         unused += ["views"] if self.views is None else []
+        unused += self._contrast.keys() - extra_settings(self.loss, **self._contrast)
         return {name: value for name, value in values.items() if name not in unused}
 
     def scores(self, split: EmbeddedSplit, support: Tensor, query: Tensor) -> Tensor:
@@ -150,10 +170,11 @@ class FinetuneHead(EmbeddingAdaptation):
 
     def _optimise(self, head: _Head, features: Tensor, labels: Tensor, images: Tensor) -> None:
         loss, reading = loss_function(self.loss), reading_of(self.loss, self.reading)
+        settings = {"lambda_": self.lambda_, "tau": self.tau, **extra_settings(self.loss, **self._contrast)}
         adam = torch.optim.Adam(head.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, foreach=True)
         for step in range(self.steps):
             logits, contrasted = head(_views_of_step(features, step, len(labels)))
-            losses = loss(logits, contrasted, labels, images, lambda_=self.lambda_, tau=self.tau, reading=reading)
+            losses = loss(logits, contrasted, labels, images, reading=reading, **settings)
             adam.zero_grad(set_to_none=True)
             torch.autograd.backward(losses.sum())
             adam.step()

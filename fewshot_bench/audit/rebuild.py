@@ -27,6 +27,7 @@ from fewshot_bench.errors import FewshotBenchError, ReproductionError, WeightsEr
 from fewshot_bench.outcomes import Cell, MethodCard
 from fewshot_bench.outcomes.manifest import environments_of
 from fewshot_bench.progress import Progress
+from fewshot_bench.report.trainings import training_seed
 from fewshot_bench.study.admission import admit_checkpoints, admit_fields
 from fewshot_bench.study.networks import backbone_of_hub
 from fewshot_bench.study.provenance import hardware, source_commit
@@ -153,7 +154,17 @@ def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
     loss = base.get("loss") if isinstance(base, Mapping) else None
     if isinstance(loss, str) and record.get("checkpoints") is None:
         fields["base_losses"] = [loss]
+        fields |= _own_seed(training_seed(cell.method), record)
     return fields
+
+
+def _own_seed(seed: int | None, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The seed of the cell's own training, where the study has several and it is one of them."""
+    first, several = record.get("training_seed", 0), record.get("training_seeds")
+    is_known = seed is not None and type(first) is int and type(several) is int
+    if is_known and first <= seed < first + several:
+        return {"training_seed": seed, "training_seeds": None}
+    return {}
 
 
 def _own_settings(own: object, chosen: object) -> dict[str, Any]:

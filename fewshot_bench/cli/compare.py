@@ -32,27 +32,48 @@ def compare(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Show each difference by class, the largest first.")
     ] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Compare with the numbers that papers report for the same recipe.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare methods on their common episodes by paired tests.
 
     Two methods: the difference with both intervals, the t-test and its cross-checks. More: all pairs, or all against
-    --baseline, corrected for their number, with letters for groups. Several datasets: also ranks.
+    --baseline, corrected for their number, with letters for groups. Several datasets: also ranks. --published: each
+    method, or those named, beside the number that its recipe is published with, by Welch's test.
     """
     from fewshot_bench.outcomes import OutcomeStore
     from fewshot_bench.report import (
         Claim,
         check_no_files,
         compare_tasks,
+        compare_with_published,
         comparison_record,
         datasets_record,
         over_datasets,
         print_comparisons,
+        print_published_comparisons,
+        published_comparison_record,
         task_record,
     )
 
     store = OutcomeStore(results / "outcomes")
     check_no_files([*(methods or []), *([baseline] if baseline else [])], store)
+    if published:
+        if baseline is not None or strict or simultaneous or per_class:
+            raise typer.BadParameter(
+                "--published compares with printed numbers, which have no episodes: leave out --baseline, --strict, "
+                "--simultaneous and --per-class."
+            )
+        pairs = compare_with_published(store, methods or (), correct=correction(correct))
+        if as_json:
+            typer.echo(json.dumps({"published": [published_comparison_record(pair) for pair in pairs]}, indent=1))
+            return
+        from rich.console import Console
+
+        print_published_comparisons(pairs, Console())
+        return
     if methods is not None and len(methods) == 1 and baseline is None:
         raise typer.BadParameter("compare takes two or more methods, one and a --baseline, or none for all.")
     claimed = cast("Claim", choice(claim, "--claim", get_args(Claim)))

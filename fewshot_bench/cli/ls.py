@@ -53,6 +53,8 @@ def ls(
             typer.echo(f"{'':<{width}}  {row['cost']}")
         if "paper" in row:
             typer.echo(f"{'':<{width}}  {row['paper']}")
+        if row.get("reported"):
+            typer.echo(f"{'':<{width}}  reported: {_reported_text(row['reported'])}")
     if name is not None:
         return
     if kind == "backbones":
@@ -105,11 +107,27 @@ def _registry(kind: str) -> Any:
 
 
 def _state(kind: str, entry: Any) -> dict[str, Any]:
-    """More facts about an entry: whether a dataset is imported, and the hyper-parameters of an adaptation."""
+    """More facts: whether a dataset is imported, hyper-parameters of an adaptation, published numbers of a recipe."""
     if kind == "datasets":
         from fewshot_bench.datasets import is_available
 
         return {"state": "ready" if is_available(entry.name) else f"not imported: fewshot-bench data get {entry.name}"}
+    if kind == "recipes":
+        from fewshot_bench.report.published import published_for_recipe
+
+        return {
+            "reported": [
+                {
+                    "dataset": row.dataset,
+                    "way": row.way,
+                    "shot": row.shot,
+                    "accuracy": row.accuracy,
+                    "ci95": row.half_width,
+                    "source": row.printed_by,
+                }
+                for row in published_for_recipe(entry.name)
+            ]
+        }
     if kind != "adaptations":
         return {}
     from dataclasses import asdict
@@ -118,6 +136,15 @@ def _state(kind: str, entry: Any) -> dict[str, Any]:
 
     found = described(entry.factory, entry.preset)
     return {} if found is None else asdict(found)
+
+
+def _reported_text(reported: list[dict[str, Any]]) -> str:
+    """The numbers that are published for a recipe, by dataset, fewer shots first."""
+    by_dataset: dict[str, list[str]] = {}
+    for row in sorted(reported, key=lambda row: (row["dataset"], row["shot"])):
+        width = "" if row["ci95"] is None else f" ± {row['ci95']:.2f}"
+        by_dataset.setdefault(row["dataset"], []).append(f"{row['accuracy']:.2f}{width}")
+    return ", ".join(f"{dataset} {' / '.join(texts)}" for dataset, texts in by_dataset.items())
 
 
 def _show_adaptations(rows: list[dict[str, Any]], *, in_full: bool) -> None:

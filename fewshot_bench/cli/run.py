@@ -48,15 +48,11 @@ class RunOptions(Options):
     gpus_per_worker: float | None = option(None, "GPUs per Ray worker. Default: 1 if there are any.", "computing", ge=0)
     ray_wait: float | None = option(None, "Seconds to wait for room on a Ray node. Default: 60.", "computing", ge=0)
     shard: str | None = option(None, "Only part I of N, e.g. 1/4 to 4/4 on four machines.", "computing", metavar="I/N")
-    dry_run: bool = option(
-        False, "Show what is stored, what is missing and how long it takes; store nothing.", "computing"
-    )
+    dry_run: bool = option(False, "Show what is stored and missing, and the time it takes.", "computing")
     memory: str | None = option(
         None, "With --dry-run: memory of another device that would run it.", "computing", metavar="80GB"
     )
-    flops: float | None = option(
-        None, "With --dry-run: operations per second of that device, e.g. 4e14; gives times.", "computing"
-    )
+    flops: float | None = option(None, "With --dry-run: operations per second of that device, e.g. 4e14.", "computing")
     fresh: bool = option(False, "Start over in a new folder: RESULTS-2, ...", "output")
 
 

@@ -141,7 +141,8 @@ def typed_fields(context: typer.Context) -> dict[str, Any]:
 def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> dict[str, Any]:
     """The fields that a command line describes, with a sweep's setting; StudyError if it is contradicted."""
     typed, fields = typed_fields(context), study_fields(context.params)
-    replaced = ("episodes", "runs") if fields["sampler"] == "disjoint" else ("episodes",) if fields["until_ci"] else ()
+    replaced = ["episodes", "runs"] if fields["sampler"] == "disjoint" else ["episodes"] if fields["until_ci"] else []
+    replaced += ["adaptations"] if fields.get("recipe") is not None else []  # the recipe has one of its own
     fields = {name: value for name, value in fields.items() if name in typed or name not in replaced}
     if setting_path is None:
         return fields
@@ -150,15 +151,15 @@ def chosen_fields(context: typer.Context, setting_path: Path | None = None) -> d
     return read_best_configuration(setting_path).applied_to(fields, typed, str(setting_path))
 
 
-def named_backbones(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """The backbones that `--backbone` lists, if given; raises StudyError if it lists none."""
+def listed_names(fields: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """The names that `--backbone` or `--recipe` lists, if given; raises StudyError if it lists none."""
     from fewshot_bench.errors import StudyError
 
-    text = fields.get("backbone")
-    backbones = () if text is None else words(text)
-    if text is not None and not backbones:
-        raise StudyError("--backbone takes one value or more; none was given.")
-    return backbones
+    text = fields.get(field)
+    names = () if text is None else words(text)
+    if text is not None and not names:
+        raise StudyError(f"{Study.flag(field)} takes one value or more; none was given.")
+    return names
 
 
 def validated_study(fields: Mapping[str, Any]) -> Study:
@@ -210,13 +211,16 @@ def _plan_of_options(context: typer.Context, setting_path: Path | None) -> Study
     from fewshot_bench.study.known_names import refuse_misspelt
 
     fields = chosen_fields(context, setting_path)
-    backbones = named_backbones(fields)
-    described = validated_study({**fields, "backbone": backbones[0] if backbones else None})
-    for backbone in backbones[1:]:
+    backbones, recipes = listed_names(fields, "backbone"), listed_names(fields, "recipe")
+    one = {"backbone": next(iter(backbones), None), "recipe": next(iter(recipes), None)}
+    described = [validated_study({**fields, **one})]
+    for backbone in dict.fromkeys(backbones[1:]):
         refuse_misspelt("backbone", backbone)
+        described.append(described[0].model_copy(update={"backbone": backbone}))
+    described += [validated_study({**fields, "recipe": recipe}) for recipe in dict.fromkeys(recipes[1:])]
     from fewshot_bench.study.plan import StudyPlan  # imports pandas, which a misspelt name should not wait for
 
-    plan = StudyPlan.of_options(described, backbones)
+    plan = StudyPlan.of_options(described)
     _admit_typed(context)
     return plan
 
@@ -228,7 +232,7 @@ def _admit_typed(context: typer.Context) -> None:
         return  # no code is named, so torch need not be imported
     from fewshot_bench.study.admission import admit_fields
 
-    for backbone in named_backbones(fields) or (None,):
+    for backbone in listed_names(fields, "backbone") or (None,):
         admit_fields({**fields, "backbone": backbone})
 
 

@@ -22,7 +22,7 @@ from fewshot_bench._io.toml import value_of
 from fewshot_bench.cli.options import JsonOption, SetOption, TrustCodeOption, assignment, words
 from fewshot_bench.cli.study_options import (
     chosen_fields,
-    named_backbones,
+    listed_names,
     takes_fields,
     typed_arguments,
     typed_fields,
@@ -48,7 +48,7 @@ _TEXTS = {
 @takes_fields(
     Study,
     NamedHyperParameters,
-    without=("split", "baseline"),
+    without=("split", "baseline", "recipe"),
     defaults={"shots": "1", "episodes": 600, "runs": 1, "losses": "ce+schane"},
     texts=_TEXTS,
 )
@@ -124,7 +124,7 @@ def _study(context: typer.Context) -> Study:
     from fewshot_bench.errors import StudyError
 
     fields = chosen_fields(context)
-    backbones = named_backbones(fields)
+    backbones = listed_names(fields, "backbone")
     if len(backbones) > 1:
         raise StudyError(
             f"a sweep varies the settings of one method: --backbone takes one name, not {len(backbones)}. "

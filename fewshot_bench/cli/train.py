@@ -64,13 +64,16 @@ class TrainingOptions(Options):
     learning_rate: float | None = option(None, "Highest learning rate.", "method")
     schedule: str | None = option(None, "constant, cosine, one-cycle or steps.", "method")
     warmup_epochs: float | None = option(None, "Warm-up epochs of a constant or cosine schedule.", "method")
-    weight_decay: float | None = option(None, "Weight decay of weight matrices and filters.", "method")
+    weight_decay: float | None = option(None, "Weight decay.", "method")
+    decays: str | None = option(None, "What weight decay acts on: matrices (and filters), or all.", "method")
     dropout: float | None = option(None, "Dropout before the linear head.", "method")
     label_smoothing: float | None = option(None, "Label smoothing of the cross-entropy.", "method")
     lambda_: float | None = option(None, "Weight of the contrastive term.", "method")
     tau: float | None = option(None, "Temperature of the contrastive term.", "method")
     reading: str | None = option(None, "How ce+schane reads Equation 4 of its paper: in or out.", "method")
-    augmentation: str | None = option(None, "auto, autoaugment, jitter, affine or none.", "method")
+    stop_gradient: str | None = option(None, "beta: ce+schane's weights of negatives as constants; or none.", "method")
+    anchors: str | None = option(None, "mean or sum of the contrastive term over its anchors.", "method")
+    augmentation: str | None = option(None, "auto, autoaugment, autoaugment-policy, jitter, affine or none.", "method")
     precision: str | None = option(None, "float32, bf16 or fp16 (autocast).", "method")
     seed: int | None = option(None, "Seed of the first weights, the batches, the views and dropout.", "method")
     validate_every: int | None = option(
@@ -125,8 +128,8 @@ def train(
         raise typer.BadParameter("--name names the trained network; only with --recipe it has one of its own.")
     refuse_misspelt_training(options["dataset"], options["backbone"], options["loss"], recipe)
     from fewshot_bench.study import TrainingPlan, train_backbone  # after the names have been checked
+    from fewshot_bench.study.checkpoints import checkpoint_name
     from fewshot_bench.study.provenance import weights_note
-    from fewshot_bench.study.train import checkpoint_name
 
     if name is None:
         changes = {"backbone": options["backbone"], "loss": options["loss"], "image_size": image_size, **recipe}

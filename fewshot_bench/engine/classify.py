@@ -24,9 +24,19 @@ from fewshot_bench.adaptation.checked_predictions import checked_scores
 from fewshot_bench.adaptation.embedded_split import EmbeddedSplit
 from fewshot_bench.adaptation.hyper_parameter_choice import floats_per_episode, products_per_episode
 from fewshot_bench.episodes.protocol import Protocol
+from fewshot_bench.episodes.recorded import RecordedEpisodes
 from fewshot_bench.episodes.sampler import Episodes
-from fewshot_bench.errors import EmbeddingError
-from fewshot_bench.outcomes import Cell, MethodCard, Outcomes, ProtocolCard, episode_frame
+from fewshot_bench.errors import EmbeddingError, EpisodeError
+from fewshot_bench.outcomes import (
+    Cell,
+    MethodCard,
+    Outcomes,
+    ProtocolCard,
+    claimed_frame,
+    claimed_protocol,
+    episode_frame,
+)
+from fewshot_bench.outcomes.claimed import classes_text
 from fewshot_bench.outcomes.packing import Positions, position_type
 from fewshot_bench.plugins import plugin_errors
 
@@ -173,7 +183,7 @@ def adapt(
 
     Args:
         embeddings: of all images of the episodes' split, in canonical order, [I, D].
-        episodes: of `sample_episodes`, or of each shape from `sample_by_shape`.
+        episodes: of `sample_episodes`, of each shape from `sample_by_shape`, or recorded.
         adaptation: e.g. `Centroid()` or `Logistic(C=10)`.
         name: of the method; the adaptation's name by default.
         device: a torch device.
@@ -181,6 +191,7 @@ def adapt(
 
     Raises:
         EmbeddingError: the embeddings are not finite, too few, or lack what the adaptation needs.
+        EpisodeError: the episodes are of several protocols.
         CodeError: the adaptation's class has settings that cannot be recorded.
     """
     check_fields(type(adaptation).__name__, type(adaptation))
@@ -203,8 +214,7 @@ def adapt(
         code=code_of_adaptation(adaptation),
         assumes_balanced_queries=adaptation.assumes_balanced_queries,
     )
-    card = protocol_card(groups[0].protocol, groups[0].dataset_fingerprint)
-    return Outcomes(Cell(method, card, {}), together(frames))
+    return Outcomes(Cell(method, outcome_card(groups), {}), together(frames))
 
 
 def _digest(embeddings: NDArray[np.float32]) -> str:
@@ -213,19 +223,48 @@ def _digest(embeddings: NDArray[np.float32]) -> str:
 
 
 def outcome_frame(episodes: Episodes, predictions: Positions, seconds: float = math.nan) -> pd.DataFrame:
-    """The outcomes of episodes of one shape, as `episode_frame` makes them.
+    """The outcomes of episodes of one shape, as `episode_frame` makes them, or `claimed_frame` of recorded tasks.
 
     Args:
         episodes: that were classified.
         predictions: in the order of `Episodes.queries`, [E, M].
         seconds: time per episode; NaN if unknown.
     """
-    return episode_frame(episodes.run, episodes.numbers, predictions, episodes.way, seconds, truth=episodes.truth)
+    if not isinstance(episodes, RecordedEpisodes):
+        return episode_frame(episodes.run, episodes.numbers, predictions, episodes.way, seconds, truth=episodes.truth)
+    correct = (predictions == episodes.truth).sum(axis=1)
+    queries = np.full(len(episodes), predictions.shape[1])
+    names = [[episodes.class_names[number] for number in row] for row in episodes.classes.tolist()]
+    classes = np.array([classes_text(row, episodes.way) for row in names], dtype=object)
+    runs = np.full(len(episodes), episodes.run)
+    return claimed_frame(runs, episodes.numbers, correct / queries, correct=correct, queries=queries, classes=classes)
 
 
 def together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The outcomes of episodes of several shapes as one frame, by run and episode."""
     return pd.concat(frames).sort_values(["run", "episode"], kind="stable", ignore_index=True)
+
+
+def outcome_card(groups: Sequence[Episodes]) -> ProtocolCard:
+    """The description of the tasks of episodes; no protocol draws recorded ones, so they are claimed.
+
+    Raises:
+        EpisodeError: they are of several protocols, or of several records.
+    """
+    cards = [_card(group) for group in groups]
+    if any(card.fingerprint != cards[0].fingerprint for card in cards):
+        raise EpisodeError(
+            f"the episodes are of several protocols ({', '.join(dict.fromkeys(card.task for card in cards))}), and "
+            "outcomes belong to one. Evaluate each alone."
+        )
+    return cards[0]
+
+
+def _card(episodes: Episodes) -> ProtocolCard:
+    if not isinstance(episodes, RecordedEpisodes):
+        return protocol_card(episodes.protocol, episodes.dataset_fingerprint)
+    protocol = episodes.protocol
+    return claimed_protocol(protocol.dataset, protocol.split, episodes.way, episodes.shot, episodes.tasks)
 
 
 def protocol_card(protocol: Protocol, dataset_fingerprint: str) -> ProtocolCard:

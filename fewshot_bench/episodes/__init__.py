@@ -1,6 +1,7 @@
 """Which images form a task: protocols, samplers, lock files."""
 
 from fewshot_bench.episodes.protocol import SAMPLER_VERSION, SAMPLERS, Protocol, ProtocolFields
+from fewshot_bench.episodes.recorded import RecordedEpisodes, recorded_episodes
 from fewshot_bench.episodes.sampler import (
     Episodes,
     draw,
@@ -17,8 +18,10 @@ __all__ = [
     "Episodes",
     "Protocol",
     "ProtocolFields",
+    "RecordedEpisodes",
     "draw",
     "episode_classes",
+    "recorded_episodes",
     "resolved_protocol",
     "sample_by_shape",
     "sample_episodes",

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES, Reading, other_reading, reading_of
-from fewshot_bench.training.recipe import AugmentationName
+from fewshot_bench.losses import LOSSES, Anchors, Reading, StopGradient, extra_settings, other_reading, reading_of
+from fewshot_bench.training.recipe import AugmentationName, Decays
 
 BatchNormMode = Literal["frozen", "support", "transductive"]
 HeadStart = Literal["centroid", "zero", "support"]
@@ -30,7 +30,7 @@ VIEWS_OF_A_FROZEN_PREFIX = 8
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeRecipe:
-    """Hyper-parameters of a fine-tuning on each support set; the defaults are the SCHaNe paper's.
+    """Hyper-parameters of a fine-tuning on each support set; docs/paper.md compares the defaults with the SCHaNe paper.
 
     Attributes:
         loss: name of a loss; cross-entropy takes the head's logits, a contrastive term the L2-normalised output of
@@ -51,7 +51,7 @@ class EpisodeRecipe:
         batch_size: images per step; never more than the support set has.
         optimizer: "adamw" decouples the weight decay, "adam" adds it to the gradient.
         learning_rate: at its highest.
-        weight_decay: of weight matrices and filters; biases and normalisations are never decayed.
+        weight_decay: of the weights that `decays` names.
         dropout: before the linear head.
         schedule: of the learning rate after the warm-up.
         warmup_epochs: epochs in which the learning rate rises linearly from zero.
@@ -74,6 +74,9 @@ class EpisodeRecipe:
         precision: "bf16" runs the network under autocast; weights, head, losses and optimiser stay in float32.
             "float64" is for checks and several times slower.
         seed: of the views, dropout and the order of the images; each episode draws numbers of its own from it.
+        stop_gradient: "beta" takes the weights of SCHaNe's negatives as constants; "none" differentiates them.
+        anchors: whether the contrastive term is the "mean" or the "sum" over anchors.
+        decays: "matrices" decays weight matrices and filters, "all" biases and normalisations too.
     """
 
     loss: str = "ce"
@@ -100,15 +103,19 @@ class EpisodeRecipe:
     query_entropy: float = 0.0
     precision: EpisodePrecision = "float32"
     seed: int = 0
+    stop_gradient: StopGradient = "none"
+    anchors: Anchors = "mean"
+    decays: Decays = "matrices"
 
     def __post_init__(self) -> None:
         """Store the default reading of the loss as None.
 
         Raises:
             UnknownNameError: the loss is not known.
-            StudyError: the loss has no such reading.
+            StudyError: the loss has no such reading or setting.
         """
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
+        extra_settings(self.loss, **self.contrast)
 
     def check(self) -> None:
         """Raise StudyError for a value out of its range."""
@@ -155,6 +162,11 @@ class EpisodeRecipe:
         return bool(LOSSES[self.loss].facts.get("is_contrastive", True))
 
     @property
+    def contrast(self) -> dict[str, str]:
+        """The settings of the contrastive term that only some losses take."""
+        return {"stop_gradient": self.stop_gradient, "anchors": self.anchors}
+
+    @property
     def sees_queries(self) -> bool:
         """Whether the queries take part in the training."""
         return self.query_entropy > 0
@@ -183,6 +195,8 @@ class EpisodeRecipe:
         """Everything that affects the result, by name."""
         unused = set() if self.is_contrastive else {"lambda_", "tau", "reading"}
         # Fields added after the first release are recorded only where used, so old fingerprints hold.
+        unused |= self.contrast.keys() - extra_settings(self.loss, **self.contrast)
+        unused |= {"decays"} if self.decays == "matrices" else set()
         unused |= {"on"} if self.on == "embeddings" else set()
         unused |= set() if self.sees_queries else {"query_entropy"}
         unused |= {"scale"} if self.start == "support" else set()
@@ -199,6 +213,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "start": get_args(HeadStart),
     "on": get_args(HeadInput),
     "precision": get_args(EpisodePrecision),
+    "decays": get_args(Decays),
 }
 
 
@@ -213,7 +228,7 @@ def _is_finite(value: object) -> bool:
 def stacked_optimizer(
     recipe: EpisodeRecipe, trained: Mapping[str, Tensor], decayed: frozenset[str], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Adam over the stacked weights of all episodes; the matrices and filters named in `decayed` are decayed.
+    """Adam over the stacked weights of all episodes; those named in `decayed` are decayed.
 
     Adam works element by element, so each episode's weights go exactly where they would go alone.
     """

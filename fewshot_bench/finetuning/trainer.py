@@ -41,7 +41,7 @@ from fewshot_bench.finetuning.recipe import (
     stacked_optimizer,
 )
 from fewshot_bench.finetuning.stacking import TrainingStep, stack_network
-from fewshot_bench.losses import loss_function, reading_of
+from fewshot_bench.losses import extra_settings, loss_function, reading_of
 from fewshot_bench.training.randomness import keyed_uniform
 
 Step = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
@@ -230,7 +230,7 @@ class EpisodeTrainer:
             self.base_head = StackedBaseHead(parts.base_head, parts.tuned_of_base_head, episodes, like=parts.sample)
         trained = {**self.stack.trainable, **self._trained_heads}
         decayed = frozenset(name for name, first in self._initial.items() if first.ndim > 1)
-        decayed |= {"base_head.weight", "head.weight"}
+        decayed |= trained.keys() if recipe.decays == "all" else {"base_head.weight", "head.weight"}
         self.optimizer = stacked_optimizer(recipe, trained, decayed, self.device)
         self._loss = loss_function(recipe.loss)
         self._capture: Capture | None = None
@@ -394,6 +394,7 @@ class EpisodeTrainer:
             tau=self.recipe.tau,
             reading=reading_of(self.recipe.loss, self.recipe.reading),
             **smoothing,
+            **extra_settings(self.recipe.loss, **self.recipe.contrast),
         )
         torch.autograd.backward(losses.sum())
         self._update()

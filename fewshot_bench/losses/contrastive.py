@@ -18,31 +18,49 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 Reading = Literal["in", "out"]
 Beta = Literal["hard", "one"]
+StopGradient = Literal["none", "beta"]
+Anchors = Literal["mean", "sum"]
 
 
-def contrastive_loss(embeddings: Tensor, labels: Tensor, *, tau: float, beta: Beta, reading: Reading) -> Tensor:
+def contrastive_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    tau: float,
+    beta: Beta,
+    reading: Reading,
+    stop_gradient: StopGradient = "none",
+    anchors: Anchors = "mean",
+) -> Tensor:
     """Pull views of one label together and push the others away, each view being the anchor once.
 
     Args:
         embeddings: of any norm, they are L2-normalised here, [..., B, D].
         labels: what makes two views a positive pair, [..., B] or anything that broadcasts to it.
         tau: temperature, positive.
-        beta: weights of the negatives: "hard" is Eq. 3 of SCHaNe, and gradients flow through it; "one" is SupCon.
+        beta: weights of the negatives: "hard" is Eq. 3 of SCHaNe; "one" is SupCon.
         reading: "out" takes the mean over positives of the logarithms, "in" the logarithm of the mean.
+        stop_gradient: "beta" takes the weights of the negatives as constants, "none" differentiates them too.
+        anchors: "mean" or "sum" over the anchors.
 
     Returns:
-        Mean over the anchors that have a positive and a negative; 0 where there is none, [...].
+        Mean or sum over the anchors that have a positive and a negative; 0 where there is none, [...].
 
     Raises:
         ShapeError: embeddings and labels differ in the number of views.
-        StudyError: tau is not positive, or reading is neither "in" nor "out".
+        StudyError: tau is not positive, or one of the words is another.
     """
     if reading not in ("in", "out"):
         raise StudyError(f"a contrastive loss reads the mean over positives 'in' or 'out', not '{reading}'.")
+    if stop_gradient not in ("none", "beta") or anchors not in ("mean", "sum"):
+        raise StudyError(
+            "a contrastive loss takes the stop_gradient 'none' or 'beta' and the 'mean' or 'sum' over anchors, not "
+            f"'{stop_gradient}' and '{anchors}'."
+        )
     similarity = similarities(embeddings, tau)
     positive, negative = pair_masks(labels, views=embeddings.shape[-2])
     log_positives = masked_logsumexp(similarity, positive)
-    log_negatives = _log_sum_of_negatives(similarity, negative, beta)
+    log_negatives = _log_sum_of_negatives(similarity, negative, beta, stop_gradient)
     log_denominator = torch.logaddexp(log_positives, log_negatives)
     positives = positive.sum(-1)
     if reading == "in":
@@ -50,7 +68,7 @@ def contrastive_loss(embeddings: Tensor, labels: Tensor, *, tau: float, beta: Be
     else:
         log_numerator = similarity.masked_fill(~positive, 0).sum(-1) / positives.clamp(min=1)
     is_counted = (positives > 0) & (negative.sum(-1) > 0)
-    return _mean_over_counted(log_denominator - log_numerator, is_counted)
+    return _over_counted(log_denominator - log_numerator, is_counted, anchors)
 
 
 def similarities(embeddings: Tensor, tau: float) -> Tensor:
@@ -108,16 +126,19 @@ def masked_logsumexp(values: Tensor, mask: Tensor) -> Tensor:
     return values.masked_fill(~mask, lowest).logsumexp(-1)
 
 
-def _log_sum_of_negatives(similarity: Tensor, negative: Tensor, beta: Beta) -> Tensor:
+def _log_sum_of_negatives(similarity: Tensor, negative: Tensor, beta: Beta, stop_gradient: StopGradient) -> Tensor:
     log_sum = masked_logsumexp(similarity, negative)
     if beta == "one":
         return log_sum
     # log sum beta exp(s) in closed form. Forming beta first costs another pass over all pairs, forward and backward; it
     # would win only if a caller needed beta as well.
     log_count = negative.sum(-1).clamp(min=1).to(similarity.dtype).log()
+    if stop_gradient == "beta":
+        return log_count + masked_logsumexp(similarity + similarity.detach(), negative) - log_sum.detach()
     return log_count + masked_logsumexp(2 * similarity, negative) - log_sum
 
 
-def _mean_over_counted(values: Tensor, is_counted: Tensor) -> Tensor:
+def _over_counted(values: Tensor, is_counted: Tensor, anchors: Anchors) -> Tensor:
     is_counted = is_counted.expand_as(values)
-    return torch.where(is_counted, values, 0).sum(-1) / is_counted.sum(-1).clamp(min=1)
+    total = torch.where(is_counted, values, 0).sum(-1)
+    return total if anchors == "sum" else total / is_counted.sum(-1).clamp(min=1)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import wraps
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.errors import PluginError, StudyError
-from fewshot_bench.losses.contrastive import Reading
+from fewshot_bench.losses.contrastive import Anchors, Reading, StopGradient
 from fewshot_bench.plugins import described, is_code, is_plugin, is_raised_in_plugin, place_of, plugin_errors
 from fewshot_bench.registry import Registry
 
@@ -18,7 +19,8 @@ from fewshot_bench.registry import Registry
 class Loss(Protocol):
     """From logits and embeddings of the same views to one number per batch, for any leading dimensions.
 
-    A loss without a contrastive term ignores `embeddings`, `images`, `lambda_`, `tau` and `reading`.
+    A loss without a contrastive term ignores `embeddings`, `images`, `lambda_`, `tau` and `reading`. A loss may also
+    take `label_smoothing` and the `EXTRA_SETTINGS`, which are passed only where they are not the default.
     """
 
     def __call__(
@@ -51,6 +53,9 @@ class Loss(Protocol):
 
 
 LOSSES: Registry[Loss] = Registry("loss")
+
+EXTRA_SETTINGS: dict[str, tuple[str, ...]] = {"stop_gradient": get_args(StopGradient), "anchors": get_args(Anchors)}
+"""Settings of the contrastive term that only some losses take, with their values, the default first."""
 
 
 def readings_of(loss: str) -> tuple[Reading, ...]:
@@ -106,16 +111,55 @@ def other_reading(loss: str, asked: Reading | None) -> Reading | None:
     return None if reading == reading_of(loss) else reading
 
 
+def takes(loss: str, setting: str) -> bool:
+    """Whether a loss takes one of the `EXTRA_SETTINGS`; assumed of a plug-in's loss until its code is admitted.
+
+    Raises:
+        UnknownNameError: the loss is not known.
+
+    Examples:
+        >>> takes("ce+schane", "stop_gradient"), takes("ce+supcon", "stop_gradient"), takes("ce+supcon", "anchors")
+        (True, False, True)
+    """
+    return _is_not_admitted(loss) or setting in _parameters_of(LOSSES[loss].factory)
+
+
+def extra_settings(loss: str, **settings: str) -> dict[str, Any]:
+    """The `EXTRA_SETTINGS` that are not the default: arguments for a loss that takes them.
+
+    Raises:
+        UnknownNameError: the loss is not known.
+        StudyError: a setting has another value, or the loss does not take it.
+    """
+    changed = {}
+    for name, value in settings.items():
+        values = EXTRA_SETTINGS[name]
+        if value not in values:
+            raise StudyError(f"{name} should be one of {', '.join(values)}, not {value}.")
+        if value == values[0]:
+            continue
+        if not takes(loss, name):
+            raise StudyError(f"the loss {loss} takes no {name}; leave it at {values[0]}.")
+        changed[name] = value
+    return changed
+
+
 def _is_not_admitted(loss: str) -> bool:
     return is_code(loss) and loss not in LOSSES
 
 
 def _default_of(function: Loss, argument: str) -> object:
     """The default of an argument; None without one, or if the function has no signature."""
+    parameters = _parameters_of(function)
+    return parameters[argument].default if argument in parameters else None
+
+
+def _parameters_of(function: Loss) -> Mapping[str, Parameter]:
+    """The parameters by name; none if the function has no signature."""
     try:
-        return signature(function).parameters[argument].default
-    except (KeyError, TypeError, ValueError):
-        return None
+        return signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
 
 
 def loss_function(name: str) -> Loss:

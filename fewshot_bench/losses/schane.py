@@ -5,16 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewshot_bench.losses.contrastive import Reading, contrastive_loss, masked_logsumexp, pair_masks, similarities
+from fewshot_bench.losses.contrastive import (
+    Anchors,
+    Reading,
+    StopGradient,
+    contrastive_loss,
+    masked_logsumexp,
+    pair_masks,
+    similarities,
+)
 from fewshot_bench.losses.cross_entropy import cross_entropy
 from fewshot_bench.losses.registry import LOSSES, mixture
 
 
-def schane(embeddings: Tensor, labels: Tensor, *, tau: float = 0.5, reading: Reading = "in") -> Tensor:
+def schane(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    tau: float = 0.5,
+    reading: Reading = "in",
+    stop_gradient: StopGradient = "none",
+    anchors: Anchors = "mean",
+) -> Tensor:
     """Supervised contrastive loss with hard negative sampling (Long et al., 2023, Eq. 3 and 4).
 
     A negative k of anchor i counts beta_ik times, where beta_ik grows with their similarity and has mean one
-    over the negatives of i. Gradients flow through beta, as the formula is written.
+    over the negatives of i.
 
     Args:
         embeddings: of any norm, [..., B, D].
@@ -22,11 +38,16 @@ def schane(embeddings: Tensor, labels: Tensor, *, tau: float = 0.5, reading: Rea
         tau: temperature.
         reading: "in" keeps the mean over positives inside the logarithm, where the paper prints it; "out" takes
             it outside, as SupCon does. Equation 4 itself has no real value as printed.
+        stop_gradient: "none" lets gradients flow through beta, as the formula is written; "beta" takes it as a
+            constant weight.
+        anchors: "mean" or "sum" over the anchors. Equation 4 prints a sum, which grows with the batch.
 
     Returns:
-        Mean over the anchors that have a positive and a negative; 0 where there is none, [...].
+        Mean or sum over the anchors that have a positive and a negative; 0 where there is none, [...].
     """
-    return contrastive_loss(embeddings, labels, tau=tau, beta="hard", reading=reading)
+    return contrastive_loss(
+        embeddings, labels, tau=tau, beta="hard", reading=reading, stop_gradient=stop_gradient, anchors=anchors
+    )
 
 
 def hard_negative_weights(embeddings: Tensor, labels: Tensor, *, tau: float = 0.5) -> Tensor:
@@ -63,7 +84,10 @@ def ce_and_schane(
     tau: float,
     reading: Reading = "in",
     label_smoothing: float = 0.0,
+    stop_gradient: StopGradient = "none",
+    anchors: Anchors = "mean",
 ) -> Tensor:
     """(1 - lambda) CE + lambda SCHaNe, [...]."""
     classification = cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    return mixture(classification, schane(embeddings, labels, tau=tau, reading=reading), lambda_)
+    contrast = schane(embeddings, labels, tau=tau, reading=reading, stop_gradient=stop_gradient, anchors=anchors)
+    return mixture(classification, contrast, lambda_)

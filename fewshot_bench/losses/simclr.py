@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fewshot_bench.losses.contrastive import Reading, contrastive_loss
+from fewshot_bench.losses.contrastive import Anchors, Reading, contrastive_loss
 from fewshot_bench.losses.cross_entropy import cross_entropy
 from fewshot_bench.losses.registry import LOSSES, mixture
 
 
-def simclr(embeddings: Tensor, images: Tensor, *, tau: float = 0.5) -> Tensor:
+def simclr(embeddings: Tensor, images: Tensor, *, tau: float = 0.5, anchors: Anchors = "mean") -> Tensor:
     """NT-Xent, the normalised temperature-scaled cross-entropy (Chen et al., 2020).
 
     With two views of every image an anchor has one positive, and SupCon on image ids is NT-Xent whatever the
@@ -19,11 +19,12 @@ def simclr(embeddings: Tensor, images: Tensor, *, tau: float = 0.5) -> Tensor:
         embeddings: of any norm, [..., B, D].
         images: id of the image that each view comes from, [..., B] or anything that broadcasts to it.
         tau: temperature.
+        anchors: "mean", as the paper prints it, or "sum" over the anchors.
 
     Returns:
-        Mean over the anchors that have a positive and a negative; 0 where there is none, [...].
+        Mean or sum over the anchors that have a positive and a negative; 0 where there is none, [...].
     """
-    return contrastive_loss(embeddings, images, tau=tau, beta="one", reading="out")
+    return contrastive_loss(embeddings, images, tau=tau, beta="one", reading="out", anchors=anchors)
 
 
 @LOSSES.register(
@@ -43,7 +44,8 @@ def ce_and_simclr(
     tau: float,
     reading: Reading = "out",
     label_smoothing: float = 0.0,
+    anchors: Anchors = "mean",
 ) -> Tensor:
     """(1 - lambda) CE + lambda NT-Xent, [...]; with one positive both readings are the same."""
     classification = cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    return mixture(classification, simclr(embeddings, images, tau=tau), lambda_)
+    return mixture(classification, simclr(embeddings, images, tau=tau, anchors=anchors), lambda_)

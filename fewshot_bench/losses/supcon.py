@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fewshot_bench.losses.contrastive import Reading, contrastive_loss
+from fewshot_bench.losses.contrastive import Anchors, Reading, contrastive_loss
 from fewshot_bench.losses.cross_entropy import cross_entropy
 from fewshot_bench.losses.registry import LOSSES, mixture
 
 
-def supcon(embeddings: Tensor, labels: Tensor, *, tau: float = 0.1, reading: Reading = "out") -> Tensor:
+def supcon(
+    embeddings: Tensor, labels: Tensor, *, tau: float = 0.1, reading: Reading = "out", anchors: Anchors = "mean"
+) -> Tensor:
     """Supervised contrastive loss (Khosla et al., 2020, L_out by default).
 
     Args:
@@ -17,11 +19,12 @@ def supcon(embeddings: Tensor, labels: Tensor, *, tau: float = 0.1, reading: Rea
         labels: [..., B] or anything that broadcasts to it.
         tau: temperature.
         reading: "out" is Khosla's L_out, "in" is L_in.
+        anchors: "mean" or "sum" over the anchors; the paper prints the sum and its code takes the mean.
 
     Returns:
-        Mean over the anchors that have a positive and a negative; 0 where there is none, [...].
+        Mean or sum over the anchors that have a positive and a negative; 0 where there is none, [...].
     """
-    return contrastive_loss(embeddings, labels, tau=tau, beta="one", reading=reading)
+    return contrastive_loss(embeddings, labels, tau=tau, beta="one", reading=reading, anchors=anchors)
 
 
 @LOSSES.register(
@@ -41,7 +44,8 @@ def ce_and_supcon(
     tau: float,
     reading: Reading = "out",
     label_smoothing: float = 0.0,
+    anchors: Anchors = "mean",
 ) -> Tensor:
     """(1 - lambda) CE + lambda SupCon, [...]."""
     classification = cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    return mixture(classification, supcon(embeddings, labels, tau=tau, reading=reading), lambda_)
+    return mixture(classification, supcon(embeddings, labels, tau=tau, reading=reading, anchors=anchors), lambda_)

@@ -28,14 +28,22 @@ from fewshot_bench.report.names import (
 )
 from fewshot_bench.report.paper_figures import NoPictureError, draw_sweep
 from fewshot_bench.report.paper_table import PlusMinus, as_latex, as_markdown
+from fewshot_bench.report.published import PublishedResult, published_results
+from fewshot_bench.report.published.comparisons import (
+    compare_with_published,
+    print_published_comparisons,
+    published_comparison_record,
+)
 from fewshot_bench.report.sweeps import SweptPoint, print_sweep, sweep_frame
 from fewshot_bench.report.verdicts import Claim
 
 __all__ = [
-    "TIMING_COLUMNS", "Answer", "Claim", "Comparison", "NoPictureError", "OverDatasets", "PlusMinus", "SweptPoint",
-    "TaskComparison", "answer_lines", "answers", "as_latex", "as_markdown", "cells_of_method", "check_no_files",
-    "compare", "compare_methods", "compare_tasks", "comparison_record", "current_leaderboard", "datasets_record",
-    "draw_sweep", "labels_of_texts", "leaderboard", "leaderboard_records", "method_labels", "over_datasets",
-    "print_answers", "print_comparisons", "print_leaderboard", "print_sweep", "resolve_method", "rows_of_cells",
+    "TIMING_COLUMNS", "Answer", "Claim", "Comparison", "NoPictureError", "OverDatasets", "PlusMinus",
+    "PublishedResult", "SweptPoint", "TaskComparison", "answer_lines", "answers", "as_latex", "as_markdown",
+    "cells_of_method", "check_no_files", "compare", "compare_methods", "compare_tasks", "compare_with_published",
+    "comparison_record", "current_leaderboard", "datasets_record", "draw_sweep", "labels_of_texts", "leaderboard",
+    "leaderboard_records", "method_labels", "over_datasets", "print_answers", "print_comparisons", "print_leaderboard",
+    "print_published_comparisons", "print_sweep", "published_comparison_record", "published_results", "resolve_method",
+    "rows_of_cells",
     "sweep_frame", "task_record", "update_leaderboard", "with_labels", "write_leaderboard",
 ]  # fmt: skip

@@ -16,12 +16,14 @@ from fewshot_bench.errors import ComparisonError
 from fewshot_bench.outcomes import Outcomes, ProtocolCard, marked
 from fewshot_bench.report.names import CLAIMED_FLAG, shown_names
 from fewshot_bench.report.scores import TaskScores, task_scores
-from fewshot_bench.report.verdicts import NOTHING_SHOWN, headline, p_of_both, verdict
+from fewshot_bench.report.trainings import training_seed
+from fewshot_bench.report.verdicts import NOTHING_SHOWN, headline, p_equation, p_of_both, verdict
 from fewshot_bench.statistics import (
     DataInterval,
     Overlap,
     PairedComparison,
     PairedTest,
+    TrainingDifference,
     accuracies_as_fractions,
     class_overlap,
     compare_pairs,
@@ -149,6 +151,9 @@ class Comparison:
         by_class: the difference class by class; None where it is unknown or was not asked for.
         is_a_transductive: whether A sees all queries of an episode at once.
         is_b_transductive: whether B does.
+        training: the difference over the trainings of both; None where A or B has a single one.
+        p_training_corrected: its p, corrected over the same family; NaN where it is unknown.
+        trainings: of A and of B; 0 of a method that is not trained on a base split here.
     """
 
     a: str
@@ -164,6 +169,9 @@ class Comparison:
     by_class: ClassDifferences | None = field(default=None, compare=False)
     is_a_transductive: bool = False
     is_b_transductive: bool = False
+    training: TrainingDifference | None = None
+    p_training_corrected: float = math.nan
+    trainings: tuple[int, int] = (0, 0)
 
     @property
     def shown_a(self) -> str:
@@ -188,7 +196,48 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """What the corrected tests show, in words; see `fewshot_bench.report.verdicts.verdict`."""
-        return verdict(self.test.mean_difference, self.p_corrected, self.p_beyond_corrected, self.data.covers)
+        return verdict(
+            self.test.mean_difference,
+            self.p_corrected,
+            self.p_beyond_corrected,
+            self.data.covers,
+            p_training=self.p_training_corrected,
+            has_trainings=max(self.trainings) > 1,
+        )
+
+    @property
+    def training_sentence(self) -> str:
+        """Which interval covers a new training, or that none does; empty where neither is trained on a base split."""
+        if not any(self.trainings):
+            return ""
+        if self.training is None:
+            return f"No interval covers a new training: {self._why_no_training}."
+        ends = f"{100 * self.training.low:+.2f} to {100 * self.training.high:+.2f}"
+        p = "" if math.isnan(self.p_training_corrected) else f"{p_equation(self.p_training_corrected)}, "
+        return f"The interval over trainings, {ends} ({p}{self._how_over_trainings} The others are of these trainings."
+
+    @property
+    def _why_no_training(self) -> str:
+        """Why there is no interval over trainings."""
+        if self.trainings == (1, 1):
+            return "each method has one training"
+        single = [
+            f"{name} has one training" if number else f"{name} has no training on a base split"
+            for name, number in zip((self.shown_a, self.shown_b), self.trainings, strict=True)
+            if number < 2
+        ]
+        return " and ".join(single)
+
+    @property
+    def _how_over_trainings(self) -> str:
+        """How the interval over trainings is made, and what it covers."""
+        a, b = self.trainings
+        if not (a and b):
+            trained, given = (self.shown_a, self.shown_b) if a else (self.shown_b, self.shown_a)
+            return f"{max(a, b)} trainings), covers a new training of {trained}; {given} is a network that is given."
+        if self.training is not None and self.training.is_paired:
+            return f"{a} trainings, the same networks in both), covers a new network, on these episodes."
+        return f"Welch, {a} and {b} trainings), covers new trainings of both, on these episodes."
 
     @property
     def level(self) -> str:
@@ -211,7 +260,8 @@ class Comparison:
         data = self.data
         in_points = replace(data, mean=100 * data.mean, low=100 * data.low, high=100 * data.high)
         task = 100 * (self.test.ci_high - self.test.mean_difference)
-        return headline(in_points, task, self.verdict, level=self.level, is_across=self.is_across)
+        ends = None if self.training is None else (100 * self.training.low, 100 * self.training.high)
+        return headline(in_points, task, self.verdict, level=self.level, is_across=self.is_across, training=ends)
 
     @property
     def p_sentence(self) -> str:
@@ -221,7 +271,8 @@ class Comparison:
     def __str__(self) -> str:
         sentence = f"{self.shown_a} - {self.shown_b}: {self.headline} ({self.p_sentence}; {self.test.n:,} episodes)"
         claimed = CLAIMED_FLAG if self.protocol is None or self.protocol.is_claimed else ""
-        return "; ".join(part for part in (sentence, claimed, self.unpaired) if part)
+        text = "; ".join(part for part in (sentence, claimed, self.unpaired) if part)
+        return f"{text}. {self.training_sentence}" if self.training_sentence else text
 
     @property
     def unpaired(self) -> str:
@@ -311,6 +362,7 @@ def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str], 
     first, second = scores.accuracy[a, both], scores.accuracy[b, both]
     paired = compare_pairs(first, second, confidence=confidence)
     data = _data_interval(paired, first - second, scores.overlap(both), confidence)
+    training = scores.training_difference(a, b, confidence)
     return Comparison(
         name_a,
         name_b,
@@ -325,7 +377,18 @@ def comparison_of(scores: TaskScores, a: int, b: int, names: Mapping[str, str], 
         class_differences(scores, a, b),
         scores.cells[a].method.is_transductive,
         scores.cells[b].method.is_transductive,
+        training,
+        math.nan if training is None else training.p,
+        (_trainings_of(scores, a), _trainings_of(scores, b)),
     )
+
+
+def _trainings_of(scores: TaskScores, position: int) -> int:
+    """How many trainings a method has; 0 without a training on a base split."""
+    several = scores.trainings[position] if scores.trainings else None
+    if several is not None:
+        return len(several.cells)
+    return 0 if training_seed(scores.cells[position].method) is None else 1
 
 
 def check_same_protocol(a: ProtocolCard, name_a: str, b: ProtocolCard, name_b: str) -> None:

@@ -31,7 +31,7 @@ from fewshot_bench.report.leaderboard_output import (
     verdict_notes,
     verdict_width,
 )
-from fewshot_bench.report.names import CLAIMED, TRANSDUCTIVE_NOTE, protocol_names
+from fewshot_bench.report.names import CLAIMED, ONE_TRAINING_NOTE, TRANSDUCTIVE_NOTE, protocol_names
 from fewshot_bench.report.scores import task_columns
 from fewshot_bench.report.verdicts import Claim, difference_text, p_equation, p_header, p_text, ranks_text
 
@@ -96,6 +96,8 @@ def _print_two(tasks: Sequence[TaskComparison], console: Console) -> None:
         console.print(Text(f"\n{name}, {test.n:,} common episodes, A - B"))
         console.print(coloured(comparison.headline, comparison.verdict, plus_minus_of(console)))
         console.print(Text(comparison.p_sentence))
+        if comparison.training_sentence:
+            console.print(Text(printable(comparison.training_sentence)))
         if comparison.few_classes:
             console.print(Text(printable(comparison.few_classes), "yellow"))
         table.add_row(
@@ -151,6 +153,8 @@ def _print_many(task: TaskComparison, title: str, console: Console, claim: Claim
         pairs.add_row(_pair_text(pair.shown_a, pair.shown_b, console.width - 66), effect, p, verdict)
     console.print(pairs)
     for pair in task.comparisons:
+        if max(pair.trainings) > 1:
+            console.print(Text(printable(f"{pair.shown_a} - {pair.shown_b}: {pair.training_sentence}")))
         if pair.few_classes:
             console.print(Text(printable(f"{pair.shown_a} - {pair.shown_b}: {pair.few_classes}"), "yellow"))
     console.print()
@@ -233,6 +237,8 @@ def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) 
         if any(_letters_of(task, claim) for task in tasks):
             notes.append(letters_note(claim, tasks[0].correction))
         notes += correction_note(tasks[0].correction)
+    if not is_one_pair and any(comparison.trainings == (1, 1) for comparison in comparisons):
+        notes.append(ONE_TRAINING_NOTE)
     if any(task.transductive for task in tasks):
         notes.append(TRANSDUCTIVE_NOTE)
     if not is_one_pair and any(comparison.is_across for comparison in comparisons):
@@ -245,7 +251,7 @@ def _notes(tasks: Sequence[TaskComparison], claim: Claim, *, is_one_pair: bool) 
 def comparison_record(comparison: Comparison, *, per_class: bool = False) -> dict[str, Any]:
     """A comparison as a mapping: differences in percentage points, None for what is infinite or unknown."""
     test, paired, protocol = comparison.test, comparison.paired, comparison.protocol
-    data = comparison.data
+    data, training = comparison.data, comparison.training
     return {
         "method_a": comparison.a,
         "method_b": comparison.b,
@@ -269,6 +275,13 @@ def comparison_record(comparison: Comparison, *, per_class: bool = False) -> dic
         "p_beyond_corrected": _finite(comparison.p_beyond_corrected),
         "beyond": None if data.why_unknown else data.covers,
         "why_unknown": data.why_unknown or None,
+        "trainings_a": comparison.trainings[0],
+        "trainings_b": comparison.trainings[1],
+        "diff_training_ci95_low": None if training is None else 100 * training.low,
+        "diff_training_ci95_high": None if training is None else 100 * training.high,
+        "p_training": None if training is None else _finite(training.p),
+        "p_training_corrected": _finite(comparison.p_training_corrected),
+        "covers_new_training": comparison.training_sentence or None,
         "wilcoxon_p": paired.wilcoxon_p,
         "sign_flip_p": paired.permutation_p,
         "effect_size": _finite(paired.effect_size),

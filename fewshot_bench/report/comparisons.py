@@ -16,9 +16,10 @@ import pandas as pd
 from fewshot_bench.errors import ComparisonError, OutcomeError
 from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, OutcomeStore, ProtocolCard, marked
 from fewshot_bench.report.comparison import FEWEST_PAIRS, Comparison, check_same_protocol, comparison_of
-from fewshot_bench.report.names import cells_of_method, shown_names, the_only
-from fewshot_bench.report.scores import TaskScores, stored_scores, task_columns
-from fewshot_bench.report.verdicts import SIGNIFICANCE, Claim, corrected_claims
+from fewshot_bench.report.names import cells_of_method, seeded_names, shown_names, the_trainings
+from fewshot_bench.report.scores import TaskScores, over_trainings, stored_scores, task_columns
+from fewshot_bench.report.trainings import trainings_of_methods, without_training_seed
+from fewshot_bench.report.verdicts import SIGNIFICANCE, Claim, corrected_claims, corrected_with_unknown
 from fewshot_bench.statistics import (
     Correction,
     FriedmanTest,
@@ -102,17 +103,14 @@ def compare_tasks(
     by_method = _named(cells, wanted) if wanted else _all_methods(cells)
     reference = None if baseline is None else _one_name(cells, baseline)
     names = shown_names([cell for of_method in by_method for same in of_method.values() for cell in same])
+    names |= seeded_names(cells)
     tasks = []
     for protocol in _common_protocols(by_method):
-        chosen = [the_only(of_method[protocol]) for of_method in by_method if protocol in of_method]
+        chosen = [the_trainings(of_method[protocol]) for of_method in by_method if protocol in of_method]
         _check_distinct(chosen, wanted)
-        task = _compared(
-            stored_scores(store, chosen, by_class=len(chosen) <= _MOST_BY_CLASS),
-            names,
-            reference,
-            correct,
-            simultaneous=simultaneous,
-        )
+        every = [cell for trainings in chosen for cell in trainings]
+        scores = over_trainings(stored_scores(store, every, by_class=len(every) <= _MOST_BY_CLASS), chosen)
+        task = _compared(scores, names, reference, correct, simultaneous=simultaneous)
         if task is not None:
             tasks.append(task)
     if not tasks:
@@ -154,9 +152,10 @@ def stored_pairs(store: OutcomeStore, a: str, b: str) -> list[TaskScores]:
     by_method = _named(store.cells(), [a, b])
     pairs = []
     for protocol in _common_protocols(by_method):
-        chosen = [the_only(of_method[protocol]) for of_method in by_method]
+        chosen = [the_trainings(of_method[protocol]) for of_method in by_method]
         _check_distinct(chosen, [a, b])
-        pairs.append(stored_scores(store, chosen))
+        scores = stored_scores(store, [cell for trainings in chosen for cell in trainings])
+        pairs.append(over_trainings(scores, chosen))
     return pairs
 
 
@@ -173,7 +172,7 @@ def _compared(
             )
         pairs = list(combinations(positions, 2))
     else:
-        at = [position for position in positions if baseline in _names_of(scores.cells[position])]
+        at = [position for position in positions if baseline in _names_of(scores, position, names)]
         if not at:
             return None
         pairs = [(position, at[0]) for position in positions if position != at[0]]
@@ -184,9 +183,12 @@ def _compared(
     claims = corrected_claims(
         [pair.p_corrected for pair in comparisons], [pair.p_beyond_corrected for pair in comparisons], correct
     )
+    over = corrected_with_unknown(
+        [pair.p_corrected for pair in comparisons], [pair.p_training_corrected for pair in comparisons], correct
+    )
     comparisons = [
-        replace(comparison, p_corrected=float(split), p_beyond_corrected=float(beyond))
-        for comparison, split, beyond in zip(comparisons, *claims, strict=True)
+        replace(comparison, p_corrected=float(split), p_beyond_corrected=float(beyond), p_training_corrected=float(p))
+        for comparison, split, beyond, p in zip(comparisons, *claims, over, strict=True)
     ]
     means = {names[cell.key]: float(np.nanmean(scores.accuracy[row])) for row, cell in enumerate(scores.cells)}
     means = dict(sorted(means.items(), key=lambda item: -item[1]))
@@ -222,10 +224,14 @@ def _named(cells: Sequence[Cell], wanted: Sequence[str]) -> list[dict[str, list[
 
 
 def _all_methods(cells: Sequence[Cell]) -> list[dict[str, list[Cell]]]:
-    """Every method by itself, those that share a name by their labels."""
+    """Every method by itself, with all of its trainings; those that share a name by their labels."""
     by_method: dict[str, dict[str, list[Cell]]] = {}
-    for cell in cells:
-        by_method.setdefault(cell.method.fingerprint, {}).setdefault(cell.protocol.fingerprint, []).append(cell)
+    trainings = trainings_of_methods(cells)
+    several = {without_training_seed(same[0].method).label for same in trainings if len(same) > 1}
+    for same in trainings:
+        of_method, fingerprint = without_training_seed(same[0].method), same[0].method.fingerprint
+        key = of_method.label if of_method.label in several else fingerprint
+        by_method.setdefault(key, {}).setdefault(same[0].protocol.fingerprint, []).extend(same)
     if len(by_method) < 2:
         raise ComparisonError(
             f"a comparison needs two methods; {len(by_method)} {'is' if len(by_method) == 1 else 'are'} stored. "
@@ -241,8 +247,13 @@ def _one_name(cells: Sequence[Cell], baseline: str) -> str:
     return baseline if baseline == cell.method.label else cell.method.name
 
 
-def _names_of(cell: Cell) -> tuple[str, str]:
-    return cell.method.name, cell.method.label
+def _names_of(scores: TaskScores, position: int, names: Mapping[str, str]) -> set[str]:
+    """Every text that a method goes by."""
+    several = scores.trainings[position] if scores.trainings else None
+    cells = [scores.cells[position], *(several.cells if several is not None else ())]
+    return {text for cell in cells for text in (cell.method.name, cell.method.label)} | {
+        names[scores.cells[position].key]
+    }
 
 
 def _common_protocols(by_method: Sequence[Mapping[str, list[Cell]]]) -> list[str]:
@@ -255,13 +266,18 @@ def _common_protocols(by_method: Sequence[Mapping[str, list[Cell]]]) -> list[str
     return sorted(common, key=lambda protocol: _order(cards[protocol]))
 
 
-def _check_distinct(cells: Sequence[Cell], wanted: Sequence[str]) -> None:
-    seen: dict[str, Cell] = {}
-    for cell in cells:
-        if cell.key in seen:
-            names = " and ".join(f"'{name}'" for name in wanted)
-            raise ComparisonError(f"{names} both mean {cell.method.name}. Name two different methods.")
-        seen[cell.key] = cell
+def _check_distinct(methods: Sequence[Sequence[Cell]], wanted: Sequence[str]) -> None:
+    seen: dict[str, int] = {}
+    for number, trainings in enumerate(methods):
+        for cell in trainings:
+            if cell.key in seen:
+                names = " and ".join(f"'{name}'" for name in wanted)
+                if len(methods[seen[cell.key]]) != len(trainings):
+                    raise ComparisonError(
+                        f"{names}: one is a training of the other. Name two methods, or two trainings."
+                    )
+                raise ComparisonError(f"{names} both mean {cell.method.name}. Name two different methods.")
+            seen[cell.key] = number
 
 
 def _refuse_left_out(tasks: Sequence[TaskComparison]) -> None:

@@ -18,11 +18,11 @@ from fewshot_bench._io.locations import Location
 from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, OutcomeStore, marked
 from fewshot_bench.report.comparison import ClassDifferences, class_differences
 from fewshot_bench.report.comparisons import accuracies_by_dataset, size_text
-from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED
+from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, ONE_TRAINING
 from fewshot_bench.report.names import is_transductive, task_names
-from fewshot_bench.report.scores import TaskScores, data_intervals_of, stored_scores
+from fewshot_bench.report.scores import TaskScores, data_intervals_of, over_trainings, stored_scores
 from fewshot_bench.report.sweeps import SweepResults, stored_sweeps
-from fewshot_bench.report.verdicts import claims_of_all_pairs, verdict
+from fewshot_bench.report.verdicts import claims_of_all_pairs, training_claims, verdict
 from fewshot_bench.statistics import Correction, DataInterval, friedman, mean_interval
 
 
@@ -53,6 +53,8 @@ class Pairs:
         best_two: the difference of the first two with its data interval, in points; None where they cannot be compared.
         best_two_task: half-width of its interval over episodes, in points.
         left_out: methods of the protocol that are not among them.
+        p_training: over trainings, corrected over the same pairs, NaN where a method has one, [A, A]; None if all have.
+        trainings: how many each method has, [A]; empty if all have one.
     """
 
     methods: Sequence[str]
@@ -64,12 +66,16 @@ class Pairs:
     best_two: DataInterval | None = None
     best_two_task: float = math.nan
     left_out: int = 0
+    p_training: NDArray[np.float64] | None = None
+    trainings: Sequence[int] = ()
 
     def verdict(self, row: int, column: int) -> str:
         """What the tests of a pair show of the row's method, in words."""
         covers = "" if self.best_two is None else self.best_two.covers
         difference, p, p_beyond = (float(of[row, column]) for of in (self.difference, self.p, self.p_beyond))
-        return verdict(difference, p, p_beyond, covers)
+        p_training = math.nan if self.p_training is None else float(self.p_training[row, column])
+        has_trainings = bool(self.trainings) and max(self.trainings[row], self.trainings[column]) > 1
+        return verdict(difference, p, p_beyond, covers, p_training=p_training, has_trainings=has_trainings)
 
 
 def correction_of(frame: pd.DataFrame) -> Correction:
@@ -202,6 +208,7 @@ def pairs_of(scores: TaskScores, names: Sequence[str], correct: Correction = "ho
     if claims is None:
         return None
     split, beyond = (np.where(episodes > 1, p[np.ix_(best, best)], np.nan) for p in claims)
+    over = training_claims(scores, correct)
     gap = 100 * (accuracy[0] - accuracy[1])
     common = gap[~np.isnan(gap)]
     (best_two,) = data_intervals_of(scores, gap[None])
@@ -215,6 +222,10 @@ def pairs_of(scores: TaskScores, names: Sequence[str], correct: Correction = "ho
         best_two=best_two,
         best_two_task=mean_interval(common).half_width if len(common) else math.nan,
         left_out=len(names) - len(accuracy),
+        p_training=None if over is None else over[np.ix_(best, best)],
+        trainings=[1 if (several := scores.trainings[row]) is None else len(several.cells) for row in best]
+        if scores.trainings
+        else (),
     )
 
 
@@ -343,38 +354,57 @@ def quantiles_of(accuracies: Sequence[float] | np.ndarray) -> Quantiles:
 
 
 def _protocol(store: OutcomeStore, name: str, rows: pd.DataFrame, cells: Mapping[Identity, Cell]) -> ProtocolResults:
-    stored = [
-        (method, cells[identity])
-        for method, identity in zip(rows["method"], identities(rows), strict=True)
-        if identity in cells
-    ]
-    if not stored:
+    methods = _stored_methods(rows, cells)
+    if not methods:
         return ProtocolResults(name, rows.reset_index(drop=True))
-    names = [method for method, _ in stored]
-    scores = stored_scores(store, [cell for _, cell in stored])
+    names = list(methods)
+    every = [cell for trainings in methods.values() for cell in trainings]
+    scores = stored_scores(store, every)
+    of_methods = over_trainings(scores, list(methods.values()))
     quantiles = {
-        names[row]: quantiles_of(scores.accuracy[row, scores.of(row)]) for row in highest(scores.accuracy, MOST_SHOWN)
+        names[row]: quantiles_of(_accuracies(of_methods, row)) for row in highest(of_methods.accuracy, MOST_SHOWN)
     }
-    pairs = pairs_of(scores, names, correction_of(rows))
+    pairs = pairs_of(of_methods, names, correction_of(rows))
     baseline = next((text for text in rows["baseline"] if text), "")
-    by_class = _by_class(store, dict(stored), baseline)
+    by_class = _by_class(store, methods, baseline)
     return ProtocolResults(name, rows.reset_index(drop=True), quantiles, pairs, by_class)
 
 
-def _by_class(store: OutcomeStore, cells: Mapping[str, Cell], baseline: str) -> ClassPair | None:
+def _stored_methods(rows: pd.DataFrame, cells: Mapping[Identity, Cell]) -> dict[str, list[Cell]]:
+    """The trainings of each method of a protocol that has outcomes, by the name that the leaderboard uses."""
+    found: dict[str, list[Cell]] = {}
+    of_method: dict[str, list[Cell]] = {}
+    for row, identity in zip(rows.to_dict("records"), identities(rows), strict=True):
+        if row["source"] == ONE_TRAINING:
+            of_method.setdefault(row["training_of"], []).append(cells[identity])
+        elif identity in cells:
+            found[row["method"]] = [cells[identity]]
+        elif row["trainings"] > 1:
+            found[row["method"]] = of_method.setdefault(row["method_fingerprint"], [])
+    return found
+
+
+def _accuracies(scores: TaskScores, row: int) -> NDArray[np.float64]:
+    """The accuracies of a method's episodes; of several trainings, those of each."""
+    several, own = scores.trainings[row] if scores.trainings else None, scores.of(row)
+    return scores.accuracy[row, own] if several is None else several.accuracy[:, own].ravel()
+
+
+def _by_class(store: OutcomeStore, methods: Mapping[str, Sequence[Cell]], baseline: str) -> ClassPair | None:
     """The first method against the baseline, class by class; without one, or if it is the first, the first two.
 
     Args:
         store: where the outcomes are.
-        cells: by the names of their methods, the best inductive ones first.
+        methods: the trainings of each, by its name, the best inductive ones first.
         baseline: name of a method; empty where there is none.
     """
-    if len(cells) < 2:
+    if len(methods) < 2:
         return None
-    best, *others = cells
+    best, *others = methods
     pair = (best, baseline if baseline in others else others[0])
     a, b = pair[::-1] if best == baseline else pair
-    differences = class_differences(stored_scores(store, [cells[a], cells[b]], by_class=True), 0, 1)
+    scores = stored_scores(store, [*methods[a], *methods[b]], by_class=True)
+    differences = class_differences(over_trainings(scores, [methods[a], methods[b]]), 0, 1)
     return None if differences is None else ClassPair(a, b, differences)
 
 

@@ -34,6 +34,8 @@ from fewshot_bench.report.verdicts import (
     FOR_THESE_CLASSES,
     NOTHING_SHOWN,
     ON_THIS_SPLIT,
+    about_data,
+    is_on_this_split,
     p_equation,
     p_text,
     ranks_text,
@@ -174,8 +176,11 @@ def _forest_row(row: Mapping[Any, Any], label: str) -> FigureRow:
             details.append(f"p {p_text(row[name])} {where}")
     is_measured = row["source"] == MEASURED
     if not is_measured:
-        details.append(f"published: {row['source']}")
-    return FigureRow(label, details, row["difference"], ends, data_ends, row["verdict"], is_measured)
+        details += [f"published: {row['source']}", *([row["note"]] if isinstance(row.get("note"), str) else [])]
+    if row["p_training"] == row["p_training"]:
+        low, high = row["diff_training_ci95_low"], row["diff_training_ci95_high"]
+        details.append(f"95% over trainings: {low:+.2f} to {high:+.2f}, p {p_text(row['p_training_corrected'])}")
+    return FigureRow(label, details, row["difference"], ends, data_ends, about_data(row["verdict"]), is_measured)
 
 
 def distributions(protocol: ProtocolResults) -> RowsFigure:
@@ -490,7 +495,7 @@ def matrix(protocol: ProtocolResults) -> MatrixFigure:
 
 
 def _mark(verdict: str) -> str:
-    return "" if verdict == NOTHING_SHOWN else "°" if verdict.endswith(ON_THIS_SPLIT) else "*"
+    return "" if verdict == NOTHING_SHOWN else "°" if is_on_this_split(verdict) else "*"
 
 
 def _pair_details(pairs: Pairs, row: int, column: int, protocol: ProtocolResults) -> list[str]:

@@ -33,9 +33,12 @@ from fewshot_bench.report.verdicts import (
     HIGHEST,
     NOT_TESTED,
     NOTHING_SHOWN,
+    OF_THESE_TRAININGS,
     ON_THIS_SPLIT,
     UNKNOWN,
+    about_data,
     headline,
+    is_on_this_split,
     p_of_both,
 )
 from fewshot_bench.statistics import Covered, DataInterval
@@ -144,14 +147,16 @@ def _answer(protocol: str, task: str, rows: Sequence[Mapping[Any, Any]], *, has_
     top = next((row for row in rows if row["against_best"] in (BEST, HIGHEST)), rows[0])
     others = [row for row in rows if row is not top]
     words = {word: [row for row in others if row["against_best"] == word] for word in (NOTHING_SHOWN, NOT_TESTED)}
-    on_split = [row for row in others if str(row["against_best"]).endswith(f"worse{ON_THIS_SPLIT}")]
+    on_split = [row for row in others if about_data(str(row["against_best"])) == f"worse{ON_THIS_SPLIT}"]
     above = [row for row in others if str(row["against_best"]).startswith("better")]
     equals = words[NOTHING_SHOWN]
     sentence = _highest(top, others, equals, on_split) + _exceptions(above, words[NOT_TESTED])
     if has_both:
         sentence = f"{_AMONG[is_transductive(top)]}, {sentence}"
     correction = CORRECTIONS[str(top["correction"])]
-    how = f" (all pairs, {correction}, 5%)" if others else ""
+    is_of_these = any(str(row["against_best"]).endswith(OF_THESE_TRAININGS) for row in others)
+    trainings = "; of these trainings: not all of it is shown for new ones" if is_of_these else ""
+    how = f" (all pairs, {correction}, 5%{trainings})" if others else ""
     return Answer(
         protocol,
         task,
@@ -270,7 +275,8 @@ def _preference(row: dict[Any, Any]) -> tuple[bool, bool, int, float]:
 
 def _merit(row: dict[Any, Any]) -> tuple[int, float]:
     order = (f"better{ON_THIS_SPLIT}", f"better{FOR_THESE_CLASSES}", "better")
-    return order.index(row["verdict"]) + 1 if row["verdict"] in order else 0, float(row["difference"])
+    words = about_data(row["verdict"])
+    return order.index(words) + 1 if words in order else 0, float(row["difference"])
 
 
 def _against_baselines(best: list[TestedRow]) -> str:
@@ -282,7 +288,7 @@ def _against_baselines(best: list[TestedRow]) -> str:
     first += _few_classes(protocol, row["method"], row["baseline"])
     if len(best) == 1:
         return first
-    on_split = sum(test[1]["verdict"].endswith(ON_THIS_SPLIT) for test in better)
+    on_split = sum(is_on_this_split(test[1]["verdict"]) for test in better)
     how = {0: "", len(better): ", on these classes and images"}.get(
         on_split, f", on {on_split} of them on these classes and images alone"
     )
@@ -297,7 +303,7 @@ def _none_better(best: list[TestedRow]) -> str:
     baseline = names.pop() if len(names) == 1 else "the baseline"
     verdicts = {word for test, _ in best for word in _measured_tests(test)["verdict"]}
     if verdicts and all(word.startswith("worse") for word in verdicts):
-        on_split = f",{ON_THIS_SPLIT}" if any(word.endswith(ON_THIS_SPLIT) for word in verdicts) else ""
+        on_split = f",{ON_THIS_SPLIT}" if any(map(is_on_this_split, verdicts)) else ""
         return f"Every other method is worse than {baseline} {where}{on_split}; {closest}.{_reservation(row)}"
     return f"No method is shown to be better than {baseline} {where}; {closest}."
 
@@ -317,7 +323,7 @@ def _measured_tests(protocol: ProtocolResults) -> pd.DataFrame:
 
 def _reservation(row: dict[Any, Any]) -> str:
     """What a difference means that is shown on this split alone."""
-    return f" The result may differ for {_WIDER[_covers(row)]}." if row["verdict"].endswith(ON_THIS_SPLIT) else ""
+    return f" The result may differ for {_WIDER[_covers(row)]}." if is_on_this_split(row["verdict"]) else ""
 
 
 def _covers(row: Mapping[Any, Any]) -> Covered:
@@ -333,7 +339,9 @@ def _headline(row: dict[Any, Any]) -> str:
         why = "there are too few common episodes"
     interval = DataInterval(row["difference"], low, high, p, _covers(row), why)
     task = row["diff_ci95_high"] - row["difference"]
-    sentence = headline(interval, task, row["verdict"], is_across=is_across(row))
+    ends = row["diff_training_ci95_low"], row["diff_training_ci95_high"]
+    training = ends if ends[0] == ends[0] else None
+    sentence = headline(interval, task, row["verdict"], is_across=is_across(row), training=training)
     return f"{sentence} ({p_of_both(row['p_corrected'], p)})"
 
 
@@ -352,7 +360,7 @@ def _of_the_two_best(protocol: ProtocolResults) -> str:
     answer = f"{sentence} ({p_of_both(p, float(pairs.p_beyond[0, 1]))})"
     if verdict == NOTHING_SHOWN:
         return f"Of the {two} on {protocol.name}, {named}, neither is shown to be better: {answer}."
-    otherwise = f" The result may differ for {_WIDER[interval.covers]}." if verdict.endswith(ON_THIS_SPLIT) else ""
+    otherwise = f" The result may differ for {_WIDER[interval.covers]}." if is_on_this_split(verdict) else ""
     few = _few_classes(protocol, first, second)
     against = f"{protocol.display_name(first)} against {protocol.display_name(second)}"
     return f"The {two} on {protocol.name}, {against}: {answer}.{otherwise}{few}"

@@ -14,10 +14,12 @@ from fewshot_bench._io.storage import read_bytes, write_atomically
 from fewshot_bench._io.text import guarded, unguarded
 from fewshot_bench.errors import LocationError, OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore
-from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, protocol_rows
-from fewshot_bench.report.names import cells_of_method, is_transductive, shown_names, the_only
-from fewshot_bench.report.published import PublishedResult, published_results, published_rows_of
-from fewshot_bench.report.scores import stored_scores
+from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, ONE_TRAINING, protocol_rows, training_rows
+from fewshot_bench.report.names import cells_of_method, is_transductive, shown_names, the_trainings
+from fewshot_bench.report.published.rows import published_comparisons_of, published_rows_of
+from fewshot_bench.report.published.tables import PublishedResult, published_results
+from fewshot_bench.report.scores import TaskScores, over_trainings, stored_scores
+from fewshot_bench.report.trainings import method_cell, trainings_of_methods
 from fewshot_bench.statistics import Correction
 from fewshot_bench.units import rate_text
 
@@ -45,9 +47,10 @@ def leaderboard(
         published: numbers to show beside the cells of the protocols that they fit.
 
     Returns:
-        A row per cell and fitting published number with the columns `summary.COLUMNS`, sorted by protocol, then from
-        the best mean to the worst. The test is empty for the baseline itself, and on protocols that have no baseline
-        or several of its name.
+        A row per method, training of a method with several, and fitting published number, with the columns
+        `leaderboard_rows.COLUMNS`, sorted by protocol, then from the best mean to the worst; trainings stand below
+        their method. The test is empty for the baseline itself, and on protocols that have no baseline or several of
+        its name.
 
     Raises:
         OutcomeError: nothing is stored, or a part is damaged.
@@ -64,46 +67,79 @@ def leaderboard(
         by_protocol.setdefault(cell.protocol.fingerprint, []).append(cell)
     rows: list[dict[str, Any]] = []
     for protocol, same in by_protocol.items():
-        tested = baselines.get(protocol)
-        position = None if tested is None else [cell.key for cell in same].index(tested.key)
         scores = stored_scores(store, same)
-        rows += protocol_rows(scores, names, position, correct)
-        baseline_name = None if tested is None else names[tested.key]
-        rows += published_rows_of(scores, published, position, baseline_name, correct)
+        methods = over_trainings(scores, trainings_of_methods(same))
+        position = _position(methods, baselines.get(protocol))
+        reported: dict[str, dict[str, Any]] = {}
+        for pair in published_comparisons_of(methods, names, published, correct):
+            reported.setdefault(pair.cell.key, pair.columns())
+        rows += [
+            row | reported.get(cell.key, {})
+            for row, cell in zip(protocol_rows(methods, names, position, correct), methods.cells, strict=True)
+        ]
+        rows += training_rows(scores, methods, names)
+        baseline_name = None if position is None else names[methods.cells[position].key]
+        rows += published_rows_of(methods, published, position, baseline_name, correct)
     return sorted_rows(pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def _position(methods: TaskScores, baseline: Cell | None) -> int | None:
+    """Which of the methods a cell belongs to, as the whole or as one of its trainings."""
+    if baseline is None:
+        return None
+    for row, cell in enumerate(methods.cells):
+        several = methods.trainings[row] if methods.trainings else None
+        if baseline.key in {cell.key} | {training.key for training in (several.cells if several else ())}:
+            return row
+    return None
 
 
 def sorted_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows by protocol, inductive methods before transductive ones, each from the best mean to the worst.
 
-    Published rows do not say which they are: beside transductive methods they come last, else they stand among the
-    others. A text that does not exist is None.
+    Beside measured transductive methods the published rows come last, else among the others. Trainings stand below
+    their method, by their seeds. A text that does not exist is None.
     """
     for column in (name for name, kind in COLUMNS.items() if kind == "text"):
         frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
     keys = [*_PROTOCOL, "kind", "mean", "method", "method_fingerprint"]
     ascending = [key != "mean" for key in keys]
-    with_kind = frame.assign(kind=kind_order(frame))
-    return with_kind.sort_values(keys, ascending=ascending, kind="stable", ignore_index=True).drop(columns="kind")
+    is_training = frame["source"] == ONE_TRAINING
+    methods = frame[~is_training]
+    methods = methods.assign(kind=kind_order(methods))
+    methods = methods.sort_values(keys, ascending=ascending, kind="stable", ignore_index=True).drop(columns="kind")
+    return _with_trainings(methods, frame[is_training]) if is_training.any() else methods
+
+
+def _with_trainings(methods: pd.DataFrame, trainings: pd.DataFrame) -> pd.DataFrame:
+    """The rows of methods, each with those of its trainings below it."""
+    below = dict(list(trainings.sort_values("training_seed", kind="stable").groupby(_OF)))
+    parts = []
+    for row, key in enumerate(zip(methods["protocol_fingerprint"], methods["method_fingerprint"], strict=True)):
+        parts += [methods.iloc[[row]], *([below[key]] if key in below else [])]
+    return pd.concat(parts, ignore_index=True)
 
 
 def kind_order(frame: pd.DataFrame) -> list[int]:
-    """Where the rows of each kind stand within their protocol: 0 inductive, 1 transductive, 2 published beside such."""
+    """Where the rows of each kind stand within their protocol: 0 inductive, 1 transductive, 2 and 3 published ones.
+
+    Without measured transductive methods, published ones that are inductive or do not say stand at 0.
+    """
     rows = frame.to_dict("records")
-    beside = {row["protocol_fingerprint"] for row in rows if is_transductive(row)}
+    beside = {row["protocol_fingerprint"] for row in rows if is_transductive(row) and row["source"] == MEASURED}
     return [
-        1 if is_transductive(row) else 2 * (row["source"] != MEASURED and row["protocol_fingerprint"] in beside)
-        for row in rows
+        is_transductive(row) + 2 * (row["source"] != MEASURED and row["protocol_fingerprint"] in beside) for row in rows
     ]
 
 
 def _baselines(cells: Sequence[Cell], wanted: str) -> dict[str, Cell]:
     """The baseline's cell on each protocol where its name means one method."""
     by_protocol = cells_of_method(cells, wanted)
-    clear = {protocol: same[0] for protocol, same in by_protocol.items() if len(same) == 1}
-    return clear or {protocol: the_only(same) for protocol, same in by_protocol.items()}
+    clear = {protocol: same[0] for protocol, same in by_protocol.items() if len(trainings_of_methods(same)) == 1}
+    return clear or {protocol: the_trainings(same)[0] for protocol, same in by_protocol.items()}
 
 
+_OF = ["protocol_fingerprint", "training_of"]
 TIMING_COLUMNS = ("episodes_per_second", "peak_bytes")
 """What differs between two identical studies; everything else is the same to the byte."""
 
@@ -176,11 +212,12 @@ def update_leaderboard(
 
 
 def rows_of_cells(frame: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
-    """The rows of a leaderboard that are about some cells, in its order."""
+    """The rows of a leaderboard that are about some cells or methods with such trainings, in its order."""
     identities = {(cell.protocol.fingerprint, cell.method.fingerprint) for cell in cells}
-    chosen = [
-        pair in identities for pair in zip(frame["protocol_fingerprint"], frame["method_fingerprint"], strict=True)
-    ]
+    pairs = list(zip(frame["protocol_fingerprint"], frame["method_fingerprint"], strict=True))
+    of_methods = zip(frame["protocol_fingerprint"], frame["training_of"], strict=True)
+    identities |= {method for pair, method in zip(pairs, of_methods, strict=True) if pair in identities and method[1]}
+    chosen = [pair in identities for pair in pairs]
     return frame[chosen].reset_index(drop=True)
 
 
@@ -234,12 +271,15 @@ def _labels(cells: Sequence[Cell], baseline: str) -> dict[str, str]:
         UnknownNameError: no method has this name.
         ComparisonError: the name means several methods everywhere.
     """
-    by_protocol = cells_of_method(cells, baseline)
-    clear = {protocol: same[0].method.label for protocol, same in by_protocol.items() if len(same) == 1}
-    return clear or {protocol: the_only(same).method.label for protocol, same in by_protocol.items()}
+    return {protocol: cell.method.label for protocol, cell in _baselines(cells, baseline).items()}
 
 
 def _remembered(baseline: str | None, same: Sequence[Cell]) -> str | None:
     """The label of a remembered baseline; None where it is gone, or where its name has come to mean several methods."""
-    labels = [cell.method.label for cell in same if baseline in (cell.method.name, cell.method.label)]
-    return labels[0] if len(labels) == 1 else None
+    names = shown_names(same)
+    found = []
+    for trainings in trainings_of_methods(same):
+        called = {text for cell in trainings for text in (cell.method.name, cell.method.label)}
+        if baseline in called | {names[method_cell(trainings).key]}:
+            found.append(trainings[0].method.label)
+    return found[0] if len(found) == 1 else None

@@ -18,30 +18,35 @@ from rich.text import Text
 from fewshot_bench._io.text import printable
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.report.findings import Answer
-from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, PAIRED
+from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, ONE_TRAINING, PAIRED
 from fewshot_bench.report.names import (
     BASELINE_KINDS,
     CLAIMED,
+    TRAININGS_NOTE,
     TRANSDUCTIVE_NOTE,
     baseline_name,
     disambiguated,
+    has_odd_interval,
     is_across,
     is_transductive,
     row_name,
     shared_stages,
     task_text,
+    trainings_text,
 )
-from fewshot_bench.report.published import WELCH
+from fewshot_bench.report.published.rows import NO_INTERVAL, WELCH
 from fewshot_bench.report.verdicts import (
     ACROSS,
     CORRECTIONS,
     FOR_THESE_CLASSES,
     LETTER_COLUMNS,
-    ON_THIS_SPLIT,
+    OF_THESE_TRAININGS,
     UNKNOWN,
     Claim,
+    about_data,
     count_text,
     difference_text,
+    is_on_this_split,
     p_text,
 )
 from fewshot_bench.statistics import Correction
@@ -50,9 +55,16 @@ from fewshot_bench.units import rate_text
 PUBLISHED, ODD, ACROSS_MARK = " *", " ?", " #"
 """Marks of published numbers, of implausible intervals, and of verdicts on an inductive and a transductive method."""
 ACROSS_NOTE = f"{ACROSS_MARK.strip()}: {ACROSS}"
+REPORTED_TITLE = "reported beside measured, other episodes"
+REPORTED_NOTE = (
+    "interval: where the measured mean lies against the reported interval; Welch: 95% CI of measured minus reported, "
+    "which covers neither another training nor other classes and images"
+)
 DISJOINT = "disjoint"
 _WIDE, _NARROW_VERDICT = 100, 13
 _CORRECTED = "'"
+_BELOW = "- "
+"""Before the name of a training, which stands below its method."""
 _NARROWEST_NAME = 16
 
 
@@ -75,6 +87,9 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
             if len(tested):
                 title = f"against {printable(_baseline(rows, tested))}, {how}"
                 print_table(console, title, _tests_table(tested, console))
+        beside = rows[rows["reported"].notna()]
+        if len(beside):
+            print_table(console, REPORTED_TITLE, reported_table(beside.to_dict("records"), console))
     for note in _notes(frame, claim):
         console.print(Text(note, "dim"))
 
@@ -88,7 +103,7 @@ def print_answers(lines: Sequence[str], console: Console) -> None:
 
 
 def _baseline(rows: pd.DataFrame, tested: pd.DataFrame) -> str:
-    """The display name of the baseline of some rows; only measured rows know whether it is transductive."""
+    """The display name of the baseline of some rows; a published row need not say whether that is transductive."""
     records = tested.to_dict("records")
     measured = next((row for row in records if row["source"] == MEASURED), None)
     if measured is not None:
@@ -109,16 +124,18 @@ def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
     lines: list[_Line] = []
     best = {kind: max(same) for kind, same in _means_by_kind(measured).items()}
     for row in rows.to_dict("records"):
-        is_published = row["source"] != MEASURED
-        style = "dim" if is_published else "bold" if row["mean"] == best[is_transductive(row)] else ""
+        is_published, is_training = _is_published(row), row["source"] == ONE_TRAINING
+        is_best = not (is_published or is_training) and row["mean"] == best[is_transductive(row)]
+        style = "bold" if is_best else "dim" if is_published or is_training else ""
         widths = [width for width in (row["ci95"], row["data_ci95"]) if width == width]
-        odd = ODD if is_published and row["flags"] else ""
+        odd = ODD if has_odd_interval(row) else ""
         mean = "".join([f"{row['mean']:.2f}", *(f" {plus_minus} {width:.2f}" for width in widths), odd])
         letters = [Text(row[group] or "", style)] if with_letters else []
         rate = Text(rate_text(row["episodes_per_second"]))
         numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, rate]
-        name = f"{row['method']}{PUBLISHED}" if is_published else row_name(row)
-        lines.append(_Line(_kind(row), name, _note(row, rows), numbers))
+        name = f"{row_name(row)}{PUBLISHED if is_published else ''}"
+        name = f"{_BELOW}seed {int(row['training_seed'])}" if is_training else name
+        lines.append(_Line(_kind(row), name, _note(row, rows, plus_minus), numbers))
     return _filled(table, console, lines)
 
 
@@ -132,7 +149,7 @@ def _means_by_kind(measured: pd.DataFrame) -> dict[bool, list[float]]:
 
 def _kind(row: Mapping[Any, Any]) -> str:
     """The heading above the rows of a kind where a table has several."""
-    if row["source"] != MEASURED:
+    if _is_published(row):
         return "published"
     return "transductive" if is_transductive(row) else "inductive"
 
@@ -145,11 +162,38 @@ def _tests_table(tested: pd.DataFrame, console: Console) -> Table:
     for row in tested.to_dict("records"):
         ends = (row["difference"], row["diff_data_ci95_low"], row["diff_data_ci95_high"])
         effect = difference_text(*ends, row["diff_ci95_high"] - row["difference"], plus_minus_of(console))
-        is_odd = row["source"] != MEASURED and bool(row["flags"])
         mark = ACROSS_MARK if is_across(row) else ""
-        words = Text(f"{row['verdict']}{ODD}") if is_odd else coloured(f"{row['verdict']}{mark}", row["verdict"])
+        is_odd = has_odd_interval(row)
+        words = Text(f"{row['verdict']}{mark}{ODD}") if is_odd else coloured(f"{row['verdict']}{mark}", row["verdict"])
         numbers = [Text(effect), Text(claims_text(row["p_corrected"], row["p_beyond_corrected"])), words]
         lines.append(_Line(_kind(row), row_name(row), _test_note(row), numbers))
+    return _filled(table, console, lines)
+
+
+def reported_table(rows: Sequence[Mapping[Any, Any]], console: Console) -> Table:
+    """Measured methods beside the numbers that their recipes are published with, all on one protocol.
+
+    Args:
+        rows: with the leaderboard's columns about published numbers.
+        console: where to.
+    """
+    plus_minus = plus_minus_of(console)
+    correction = next((row["correction"] for row in rows if row["correction"]), "holm")
+    p_name = f"p{'' if correction == 'none' else _CORRECTED}"
+    table = new_table("method", "measured %", "reported %", f"points {plus_minus}Welch", p_name)
+    table.add_column("interval")
+    lines: list[_Line] = []
+    for row in rows:
+        numbers = [(row["mean"], row["ci95"]), (row["reported"], row["reported_ci95"])]
+        texts = [f"{mean:.2f}" + (f" {plus_minus} {width:.2f}" if width == width else "") for mean, width in numbers]
+        half_width = row["reported_diff_ci95_high"] - row["reported_difference"]
+        points = f"{row['reported_difference'] + 0.0:+.2f}" + (
+            f" {plus_minus} {half_width:.2f}" if half_width == half_width else ""
+        )
+        where = "none" if row["reported_verdict"] == NO_INTERVAL else row["reported_verdict"].split()[0]
+        cells = [*map(Text, (*texts, points, p_text(row["reported_p_corrected"]))), Text(where)]
+        parts = [row["reported_by"].split("; ")[0], trainings_text(row, plus_minus)]
+        lines.append(_Line("", row_name(row), f"({'; '.join(filter(None, parts))})", cells))
     return _filled(table, console, lines)
 
 
@@ -188,25 +232,34 @@ def letters_note(claim: Claim, correction: Correction) -> str:
     return f"same: methods that share a letter are not shown to differ {where} ({CORRECTIONS[correction]}, 5%)"
 
 
+def _is_published(row: Mapping[Any, Any]) -> bool:
+    return row["source"] not in (MEASURED, ONE_TRAINING)
+
+
 def _test_note(row: Mapping[Any, Any]) -> str:
     if row["test"] != PAIRED:
         return ""
     is_whole = row["paired_episodes"] >= row["episodes"] * row["runs"]
-    return "" if is_whole else f"({count_text(int(row['paired_episodes']), 'common episode')})"
+    parts = [] if is_whole else [count_text(int(row["paired_episodes"]), "common episode")]
+    if row["p_training"] == row["p_training"]:
+        ends = f"{row['diff_training_ci95_low']:+.2f}, {row['diff_training_ci95_high']:+.2f}"
+        mark = "" if row["correction"] == "none" else _CORRECTED
+        parts.append(f"over trainings {ends}, p{mark} {p_text(row['p_training_corrected'])}")
+    return f"({'; '.join(parts)})" if parts else ""
 
 
-def _note(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
+def _note(row: Mapping[Any, Any], rows: pd.DataFrame, plus_minus: str) -> str:
     """The line below a method's name."""
-    if row["source"] != MEASURED:
+    if _is_published(row):
         return f"({row['source'].split('; ')[0]})"
     uneven = (
         f"{count_text(int(row['runs']), 'run')} of {count_text(int(row['episodes']), 'episode')}"
-        if _is_uneven(rows)
+        if _is_uneven(rows) and row["source"] == MEASURED
         else ""
     )
     shown_elsewhere = ("transductive", *BASELINE_KINDS.values())  # by the name, and in the table of the tests
     flags = [flag for flag in (row["flags"] or "").split("; ") if flag not in shown_elsewhere]
-    parts = [part for part in (uneven, *flags) if part]
+    parts = [part for part in (trainings_text(row, plus_minus), uneven, *flags) if part]
     return f"({'; '.join(parts)})" if parts else ""
 
 
@@ -223,18 +276,38 @@ def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
         notes += correction_note(_correction(frame))
     if frame[LETTER_COLUMNS[claim]].notna().any():
         notes.append(letters_note(claim, _correction(frame)))
-    if any(is_transductive(row) for row in measured.to_dict("records")):
+    if any(is_transductive(row) for row in frame.to_dict("records")):
         notes.append(TRANSDUCTIVE_NOTE)
-    if any(is_across(row) for row in measured.to_dict("records")):
+    if any(is_across(row) for row in frame.to_dict("records")):
         notes.append(ACROSS_NOTE)
-    published = frame[frame["source"] != MEASURED]
+    if (frame["trainings"] > 1).any():
+        notes.append(TRAININGS_NOTE)
+    published = frame[[_is_published(row) for row in frame.to_dict("records")]]
     if len(published):
         notes.append(f"{PUBLISHED.strip()}: as published, on other episodes; the CSV names the table")
-    if published["flags"].notna().any():
+    if any(has_odd_interval(row) for row in published.to_dict("records")):
         notes.append(f"{ODD.strip()}: implausibly wide or narrow interval; the CSV says why")
+    if frame["reported"].notna().any():
+        notes.append(REPORTED_NOTE)
     if frame["sampler"].str.startswith(CLAIMED_SAMPLER).any():
         notes.append(CLAIMED)
-    return notes + verdict_notes(frame["verdict"].dropna())
+    return notes + verdict_notes(frame["verdict"].dropna()) + published_notes(published.to_dict("records"))
+
+
+def published_notes(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
+    """What is to be known of published numbers: each note once, with the rows that it is about."""
+    tasks: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        if isinstance(row["note"], str):
+            tasks.setdefault((row["note"], row["method"]), {})[task_text(row)] = None
+    about: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (note, method), of_method in tasks.items():
+        about.setdefault((note, tuple(of_method)), []).append(method)
+    is_one_task = len({task_text(row) for row in rows}) == 1
+    return [
+        printable("; ".join(methods) + ("" if is_one_task else f" ({', '.join(where)})") + f": {note}")
+        for (note, where), methods in about.items()
+    ]
 
 
 def interval_notes(
@@ -250,10 +323,12 @@ def interval_notes(
 def verdict_notes(verdicts: Collection[str]) -> list[str]:
     """What the qualified verdicts among some claim."""
     notes = []
-    if any(words.endswith(ON_THIS_SPLIT) for words in verdicts):
+    if any(is_on_this_split(words) for words in verdicts):
         notes.append("on this split: shown for these classes and images, and not beyond them")
-    if any(words.endswith(FOR_THESE_CLASSES) for words in verdicts):
+    if any(about_data(words).endswith(FOR_THESE_CLASSES) for words in verdicts):
         notes.append("for these classes: shown for new images of the same classes")
+    if any(words.endswith(OF_THESE_TRAININGS) for words in verdicts):
+        notes.append("of these trainings: not shown for new trainings, which another seed would give")
     return notes
 
 
@@ -338,8 +413,8 @@ def _length(rows: pd.DataFrame) -> str:
 
 def coloured(text: str, verdict: str, plus_minus: str = "±") -> Text:
     """A text in the colour of its verdict; a claim that does not go beyond the split has a fainter one."""
-    style = {"better": "green", "worse": "red"}.get(verdict.split()[0], "")
-    faint = " dim" if style and verdict.endswith(ON_THIS_SPLIT) else ""
+    style = {"better": "green", "worse": "red"}.get(about_data(verdict).split()[0], "")
+    faint = " dim" if style and (is_on_this_split(verdict) or about_data(verdict) != verdict) else ""
     return Text(printable(text.replace("±", plus_minus)), style + faint)
 
 

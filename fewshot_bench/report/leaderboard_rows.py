@@ -12,14 +12,25 @@ import numpy as np
 from fewshot_bench.outcomes import Cell
 from fewshot_bench.report.names import BALANCED_FLAG, BASELINE_KINDS, CLAIMED_FLAG
 from fewshot_bench.report.scores import TaskScores, data_intervals_of, task_columns
-from fewshot_bench.report.verdicts import Claim, against_the_best, beyond_text, corrected_claims, letters_of, verdict
+from fewshot_bench.report.trainings import training_seed
+from fewshot_bench.report.verdicts import (
+    Claim,
+    against_the_best,
+    beyond_text,
+    corrected_claims,
+    corrected_with_unknown,
+    letters_of,
+    verdict,
+)
 from fewshot_bench.statistics import (
     Correction,
     DataInterval,
     PairedTest,
+    TrainingDifference,
     episode_median,
     paired_t_test,
     summarise,
+    training_spread,
 )
 
 Kind = Literal["shared", "unknown", "none"]
@@ -113,14 +124,22 @@ COLUMNS: dict[str, Format] = {
     "losses": "count", "paired_episodes": "count", "is_transductive": "flag", "flags": "text", "source": "text",
     "backbone": "text", "adaptation": "text", "episodes_per_second": "rate", "peak_bytes": "count",
     "dataset_fingerprint": "text", "method_fingerprint": "text", "protocol_fingerprint": "text", "versions": "text",
+    "training_seed": "count", "trainings": "count", "training_sd": "percent", "training_ci95": "percent",
+    "diff_training_ci95_low": "percent", "diff_training_ci95_high": "percent",
+    "p_training": "p", "p_training_corrected": "p", "training_of": "text",
+    "reported": "percent", "reported_ci95": "percent", "reported_by": "text", "reported_difference": "percent",
+    "reported_diff_ci95_low": "percent", "reported_diff_ci95_high": "percent", "reported_p": "p",
+    "reported_p_corrected": "p", "reported_verdict": "text", "note": "text",
 }  # fmt: skip
 """The columns of the leaderboard, and how the CSV writes each: percent with 4 decimals, rates with 1, p in full."""
-MEASURED = "measured"
+MEASURED, ONE_TRAINING = "measured", "one training"
+"""Source of the rows of methods, and of those of a training where a method has several: these are not ranked."""
 PAIRED = "paired t"
 _NO_TEST = dict.fromkeys(
     (
         "difference", "diff_ci95_low", "diff_ci95_high", "diff_data_ci95_low", "diff_data_ci95_high", "p",
-        "p_corrected", "p_beyond", "p_beyond_corrected", "effect_size", "wins", "ties", "losses", "paired_episodes",
+        "p_corrected", "p_beyond", "p_beyond_corrected", "diff_training_ci95_low", "diff_training_ci95_high",
+        "p_training", "p_training_corrected", "effect_size", "wins", "ties", "losses", "paired_episodes",
     ),
     math.nan,
 )  # fmt: skip
@@ -132,20 +151,25 @@ def protocol_rows(
     """Summarise the cells of one protocol; accuracies are in %, differences in percentage points.
 
     Args:
-        scores: of the cells.
+        scores: of the methods; see `over_trainings`.
         names: what to call each method, by the key of its cell.
-        baseline: position of the cell that the others are tested against; None for no test.
+        baseline: position of the method that the others are tested against; None for no test.
         correct: how both p are corrected for the number of tests against the baseline, and of the pairs behind the
             letters.
 
     Returns:
-        For each cell, in order, a value for each of `COLUMNS`; None or NaN for what does not exist.
+        For each method, in order, a value for each of `COLUMNS`; None or NaN for what does not exist.
     """
     tests = [_tested(scores, row, baseline) for row in range(len(scores.cells))]
     differences = _with_data_intervals(tests, scores, baseline)
     claims = corrected_claims([test["p"] for test in tests], [test["p_beyond"] for test in tests], correct)
-    for test, split, beyond in zip(tests, *claims, strict=True):
-        test |= {"p_corrected": float(split), "p_beyond_corrected": float(beyond)}
+    over = corrected_with_unknown([test["p"] for test in tests], [test["p_training"] for test in tests], correct)
+    for test, split, beyond, training in zip(tests, *claims, over, strict=True):
+        test |= {
+            "p_corrected": float(split),
+            "p_beyond_corrected": float(beyond),
+            "p_training_corrected": float(training),
+        }
     numbers, wrong = [_numbers(scores, row) for row in range(len(scores.cells))], scores.why_no_classes
     failed = scores.failed or [0] * len(scores.cells)
     letters = {claim: letters_of(scores, correct, claim) for claim in get_args(Claim)}
@@ -166,9 +190,14 @@ def protocol_rows(
             **test,
             "test": PAIRED if test["p"] == test["p"] else None,
             "beyond": beyond_text(interval if tested is None else tested),
-            "verdict": _verdict(test, "" if tested is None else tested.covers),
+            "verdict": _verdict(
+                test,
+                "" if tested is None else tested.covers,
+                has_trainings=baseline is not None and scores.has_trainings(row, baseline),
+            ),
             "correction": correct,
             **_identity(cell),
+            **_trainings(scores, row),
             "flags": "; ".join([*_flags(cell, numbers[row], failed[row]), *across[row], *([wrong] if wrong else [])])
             or None,
             "episodes_per_second": _per_second(int(scores.of(row).sum()), scores.seconds[row]),
@@ -177,11 +206,71 @@ def protocol_rows(
     ]
 
 
-def _verdict(test: Mapping[str, Any], covers: str) -> str | None:
+def training_rows(scores: TaskScores, methods: TaskScores, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Summarise each training of the methods that have several; nothing is tested, for they are not methods.
+
+    Args:
+        scores: of every training.
+        methods: of the methods, as `over_trainings` makes them of these scores.
+        names: what to call each training, by the key of its cell.
+
+    Returns:
+        As `protocol_rows`, with the method's fingerprint as `training_of`.
+    """
+    method_of = {
+        cell.key: method.method.fingerprint
+        for method, several in zip(methods.cells, methods.trainings or (), strict=bool(methods.trainings))
+        for cell in (several.cells if several is not None else ())
+    }
+    rows = [row for row, cell in enumerate(scores.cells) if cell.key in method_of]
+    if not rows:
+        return []
+    data = data_intervals_of(scores, scores.accuracy[rows])
+    failed = scores.failed or [0] * len(scores.cells)
+    found = []
+    for row, interval in zip(rows, data, strict=True):
+        cell, numbers = scores.cells[row], _numbers(scores, row)
+        found.append(
+            {
+                "method": names[cell.key],
+                **task_columns(cell.protocol),
+                **numbers,
+                "data_ci95": math.nan if interval is None else 100 * interval.half_width,
+                "beyond": beyond_text(interval),
+                **_NO_TEST,
+                **_identity(cell),
+                "source": ONE_TRAINING,
+                "training_seed": training_seed(cell.method),
+                "training_of": method_of[cell.key],
+                "flags": "; ".join(_flags(cell, numbers, failed[row])) or None,
+                "episodes_per_second": _per_second(int(scores.of(row).sum()), scores.seconds[row]),
+            }
+        )
+    return found
+
+
+def _trainings(scores: TaskScores, row: int) -> dict[str, Any]:
+    """How many trainings a method has, and how they spread; nothing of one that is not trained on a base split."""
+    several = scores.trainings[row] if scores.trainings else None
+    seed = training_seed(scores.cells[row].method)
+    if several is None:
+        return {"trainings": math.nan if seed is None else 1, "training_seed": math.nan if seed is None else seed}
+    spread = training_spread(100 * several.means(scores.of(row)))
+    return {"trainings": spread.trainings, "training_sd": spread.sd, "training_ci95": spread.half_width}
+
+
+def _verdict(test: Mapping[str, Any], covers: str, *, has_trainings: bool) -> str | None:
     """What the tests of a row show; None where there is none."""
     if test["p"] != test["p"]:
         return None
-    return verdict(test["difference"], test["p_corrected"], test["p_beyond_corrected"], covers)
+    return verdict(
+        test["difference"],
+        test["p_corrected"],
+        test["p_beyond_corrected"],
+        covers,
+        p_training=test["p_training_corrected"],
+        has_trainings=has_trainings,
+    )
 
 
 def _identity(cell: Cell) -> dict[str, Any]:
@@ -251,8 +340,10 @@ def _tested(scores: TaskScores, row: int, baseline: int | None) -> dict[str, Any
     if both.sum() < 2:
         return dict(_NO_TEST)
     test = paired_t_test(scores.accuracy[row, both], scores.accuracy[baseline, both])
+    training = scores.training_difference(row, baseline)
     return {
         **_NO_TEST,
+        **({} if training is None else _over_trainings(training)),
         "difference": 100 * test.mean_difference,
         "diff_ci95_low": 100 * test.ci_low,
         "diff_ci95_high": 100 * test.ci_high,
@@ -263,6 +354,11 @@ def _tested(scores: TaskScores, row: int, baseline: int | None) -> dict[str, Any
         "losses": test.losses,
         "paired_episodes": test.n,
     }
+
+
+def _over_trainings(training: TrainingDifference) -> dict[str, float]:
+    low, high = 100 * training.low, 100 * training.high
+    return {"diff_training_ci95_low": low, "diff_training_ci95_high": high, "p_training": training.p}
 
 
 def _with_data_intervals(

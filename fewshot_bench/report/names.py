@@ -17,11 +17,21 @@ from fewshot_bench.errors import ComparisonError, OutcomeError, UnknownNameError
 from fewshot_bench.outcomes import TRANSDUCTIVE, Cell, OutcomeStore, ProtocolCard, marked
 from fewshot_bench.outcomes.claimed import ACCURACY_FILES
 from fewshot_bench.report.scores import task_columns
+from fewshot_bench.report.trainings import (
+    method_cell,
+    names_of_trainings,
+    trainings_of_methods,
+    without_seed,
+)
 
 BALANCED_FLAG = "assumes balanced queries"
 CLAIMED_FLAG = "episodes claimed, not verified"
 CLAIMED = "claimed: files say which episodes are the same; their identity is not verified"
 TRANSDUCTIVE_NOTE = "transductive: sees all queries of an episode at once; compare such a method with its own kind"
+TRAININGS_NOTE = (
+    "trainings: SD and 95% CI over their means, which covers a new training; other intervals and letters do not"
+)
+ONE_TRAINING_NOTE = "one training each: no interval covers a new training"
 BASELINE_KINDS = {False: "baseline is inductive", True: "baseline is transductive"}
 """What the flags of a row say when its baseline is of the other kind."""
 _CUT = "…"
@@ -59,7 +69,8 @@ def resolve_method(names: Iterable[str], wanted: str) -> str:
 
     Args:
         names: of the methods there are.
-        wanted: a whole name, or a part that only one of them has.
+        wanted: a whole name, or a part that only one of them has. Names that differ in the training seed alone count
+            as one method, which is called by the first of them.
 
     Raises:
         UnknownNameError: no name has that part.
@@ -71,14 +82,16 @@ def resolve_method(names: Iterable[str], wanted: str) -> str:
     fitting = [name for name in known if wanted.lower() in name.lower()]
     if not fitting:
         raise UnknownNameError("method", wanted, known)
-    if len(fitting) > 1:
-        raise ComparisonError(f"'{wanted}' fits {len(fitting)} methods: {', '.join(fitting)}. Give more of the name.")
-    return fitting[0]
+    methods = {without_seed(name) for name in fitting}
+    if len(methods) > 1:
+        raise ComparisonError(f"'{wanted}' fits {len(methods)} methods: {', '.join(fitting)}. Give more of the name.")
+    return min(methods) if min(methods) in fitting else fitting[0]
 
 
 def cells_of_method(cells: Sequence[Cell], wanted: str) -> dict[str, list[Cell]]:
     """The cells of the method that is meant, by protocol fingerprint.
 
+    A name without a training seed means all trainings of the method; with it, as leaderboards show it, that training.
     Several methods may share a name, for instance after a backbone was trained again: then a protocol has
     several cells, unless `wanted` is a label, the name with the start of the fingerprint.
 
@@ -91,35 +104,67 @@ def cells_of_method(cells: Sequence[Cell], wanted: str) -> dict[str, list[Cell]]
         ComparisonError: names of several methods fit.
     """
     labels = {cell.method.label: cell.method.name for cell in cells}
-    name = labels[wanted] if wanted in labels else resolve_method(labels.values(), wanted)
+    seeded = seeded_names(cells)
+    called = {cell.key: {cell.method.name, seeded.get(cell.key, cell.method.name)} for cell in cells}
+    name = labels[wanted] if wanted in labels else resolve_method(set().union(*called.values()), wanted)
+    is_method = wanted not in labels and _means_all_trainings(name, wanted, called.values())
     by_protocol: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.method.name == name:
+        if without_seed(cell.method.name) == without_seed(name) if is_method else name in called[cell.key]:
             by_protocol.setdefault(cell.protocol.fingerprint, []).append(cell)
-    return {
-        protocol: [cell for cell in same if cell.method.label == wanted] or same
-        for protocol, same in by_protocol.items()
-    }
+    return {protocol: _meant(same, name, wanted) for protocol, same in by_protocol.items()}
 
 
-def the_only(cells: Sequence[Cell]) -> Cell:
-    """The one cell of a method on a protocol; raises ComparisonError if methods share the name."""
-    if len(cells) > 1:
+def _meant(same: Sequence[Cell], name: str, wanted: str) -> list[Cell]:
+    """The cells of one protocol that a label or a name means: a name, of methods with a training of just that name."""
+    named = [trainings for trainings in trainings_of_methods(same) if name in {cell.method.name for cell in trainings}]
+    of_methods = [cell for trainings in named for cell in trainings]
+    return [cell for cell in same if cell.method.label == wanted] or of_methods or list(same)
+
+
+def seeded_names(cells: Sequence[Cell]) -> dict[str, str]:
+    """What to call the trainings of methods that have several, by cell key."""
+    names: dict[str, str] = {}
+    for trainings in trainings_of_methods(cells):
+        if len(trainings) > 1:
+            names |= names_of_trainings(trainings)
+    return names
+
+
+def _means_all_trainings(name: str, wanted: str, called: Iterable[Collection[str]]) -> bool:
+    """Whether a text that was resolved to a name fits other trainings of the method as well."""
+    if name == without_seed(name):
+        return True
+    fitting = {other for names in called for other in names if wanted.lower() in other.lower()}
+    return wanted != name and len(fitting) > 1
+
+
+def the_trainings(cells: Sequence[Cell]) -> list[Cell]:
+    """The trainings of the one method on a protocol; raises ComparisonError if several methods share the name."""
+    methods = trainings_of_methods(cells)
+    if len(methods) > 1:
         labels = ", ".join(sorted(cell.method.label for cell in cells))
         raise ComparisonError(
             f"{cells[0].method.name} names {len(cells)} methods on {cells[0].protocol.task} that differ in weights, "
             f"hyper-parameters or code: {labels}. Name one of these, or delete the outcomes of the others."
         )
-    return cells[0]
+    return methods[0]
 
 
 def shown_names(cells: Sequence[Cell]) -> dict[str, str]:
-    """What to call each cell's method, by cell key: its name, or its label where the protocol has that name twice."""
-    count = Counter((cell.protocol.fingerprint, cell.method.name) for cell in cells)
-    return {
+    """What to call methods, by the key of their cells: the name, or the label where the protocol has that name twice.
+
+    Of a method with several trainings, the cell that stands for all (`method_cell`) is there beside those of the
+    trainings, whose names say the seed.
+    """
+    methods = trainings_of_methods(cells)
+    shown = [method_cell(trainings) for trainings in methods]
+    count = Counter((cell.protocol.fingerprint, cell.method.name) for cell in shown)
+    names = {
         cell.key: cell.method.name if count[cell.protocol.fingerprint, cell.method.name] == 1 else cell.method.label
-        for cell in cells
+        for cell in shown
     }
+    return seeded_names(cells) | names
 
 
 def method_labels(
@@ -202,6 +247,8 @@ def with_labels(frame: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
     for row in frame.to_dict("records"):
         protocol, shown = row["protocol_fingerprint"], row["method"]
         label = next((labels[name] for name in reversed(_names_of(row)) if name in labels), shown)
+        if label == shown and row.get("training_of") and (of_method := labels.get(without_seed(shown))):
+            label = f"{of_method}, seed {int(row['training_seed'])}"
         owner = owners.setdefault((protocol, label), shown)
         if owner != shown:
             raise ComparisonError(
@@ -328,9 +375,22 @@ def disambiguated(names: Mapping[str, str], more: Mapping[str, str]) -> dict[str
 
 
 def is_transductive(row: Mapping[Any, Any]) -> bool:
-    """Whether a leaderboard's row is about a transductive method; a published row does not say, and counts as none."""
+    """Whether a leaderboard's row is about a transductive method; a published row that does not say counts as none."""
     value = row.get("is_transductive")
     return value is not None and value == value and bool(value)
+
+
+def has_odd_interval(row: Mapping[Any, Any]) -> bool:
+    """Whether a leaderboard's row has an interval that is implausibly wide or narrow; only published rows have."""
+    return any(flag.startswith("±") for flag in str(row.get("flags") or "").split("; "))
+
+
+def trainings_text(row: Mapping[Any, Any], plus_minus: str = "±") -> str:
+    """The trainings of a leaderboard's row, e.g. "3 trainings: SD 0.52, ±1.29"; empty where there are not several."""
+    count = row.get("trainings")
+    if count is None or count != count or count < 2:
+        return ""
+    return f"{int(count)} trainings: SD {row['training_sd']:.2f}, {plus_minus}{row['training_ci95']:.2f}"
 
 
 def row_name(row: Mapping[Any, Any]) -> str:

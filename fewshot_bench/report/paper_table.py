@@ -17,8 +17,16 @@ import pandas as pd
 from fewshot_bench._io.text import printable
 from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.report.findings import answer_lines, answers
-from fewshot_bench.report.leaderboard_rows import MEASURED
-from fewshot_bench.report.names import BALANCED_FLAG, CLAIMED, TRANSDUCTIVE_NOTE, is_transductive, row_name, task_names
+from fewshot_bench.report.leaderboard_rows import MEASURED, ONE_TRAINING
+from fewshot_bench.report.names import (
+    BALANCED_FLAG,
+    CLAIMED,
+    TRANSDUCTIVE_NOTE,
+    is_transductive,
+    row_name,
+    task_names,
+    trainings_text,
+)
 from fewshot_bench.report.verdicts import LETTER_COLUMNS, Claim, correction_words
 from fewshot_bench.statistics import read_letters
 
@@ -58,10 +66,11 @@ class _Style:
     plus_minus: str
     dagger: str
     absent: str
+    raised: str
 
 
-_MARKDOWN = _Style("**{}**", "<u>{}</u>", "±", "†", _ABSENT)
-_IN_LATEX = _Style(r"\textbf{{{}}}", r"\underline{{{}}}", *(_LATEX[sign] for sign in ("±", "†", _ABSENT)))
+_MARKDOWN = _Style("**{}**", "<u>{}</u>", "±", "†", _ABSENT, "<sup>{}</sup>")
+_IN_LATEX = _Style(r"\textbf{{{}}}", r"\underline{{{}}}", _LATEX["±"], _LATEX["†"], _LATEX[_ABSENT], "$^{{{}}}$")
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,8 @@ class Entry:
         is_not_worse: not shown to be worse than the best, and not the best.
         is_published: taken from a paper, not measured here.
         is_transductive: whether the method sees all queries of an episode at once.
+        spread: of several trainings, whose mean the accuracy is, such as "SD 0.52 over 3"; empty for one.
+        note: who measured a published number and what is to be known of it, or what is reported for a measured one.
     """
 
     accuracy: float
@@ -83,6 +94,8 @@ class Entry:
     is_not_worse: bool
     is_published: bool
     is_transductive: bool = False
+    spread: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,16 +115,27 @@ class PublicationTable:
     caption: str
     answers: Sequence[str] = ()
 
+    @property
+    def notes(self) -> dict[str, str]:
+        """The letter of each note, by its text, in the order of the rows."""
+        texts = [
+            self.methods[name][task].note
+            for _, names in self.groups()
+            for name in names
+            for task in self.tasks
+            if task in self.methods[name]
+        ]
+        return {text: _letter(place) for place, text in enumerate(filter(None, dict.fromkeys(texts)))}
+
     def groups(self) -> list[tuple[str, list[str]]]:
-        """The names of the rows by kind: inductive, transductive, published; one group where none is transductive."""
-        has_both = any(_is_transductive(entries) for entries in self.methods.values())
+        """The names of the rows by kind: inductive, transductive, published; one group without the second kind."""
         found: dict[str, list[str]] = {}
         for name, entries in self.methods.items():
             kind = (
-                "transductive" if _is_transductive(entries) else "published" if _is_published(entries) else "inductive"
+                "published" if _is_published(entries) else "transductive" if _is_transductive(entries) else "inductive"
             )
             found.setdefault(kind, []).append(name)
-        return list(found.items()) if has_both and len(found) > 1 else [("", list(self.methods))]
+        return list(found.items()) if "transductive" in found and len(found) > 1 else [("", list(self.methods))]
 
 
 def publication_table(
@@ -135,25 +159,44 @@ def publication_table(
     number, widths = _WIDTHS[plus_minus]
     entries: dict[str, dict[str, Entry]] = {}
     reach: dict[str, str] = {}
+    below: dict[str, tuple[str, int]] = {}
     for task, rows in groups.items():
         measured = [row for row in rows if row["source"] == MEASURED]
         reach[task] = _reach(max(measured, key=lambda row: float(row[number]), default=None), claim)
         best = {kind: max(same, key=lambda row: float(row[number])) for kind, same in _by_kind(measured).items()}
         not_worse = _not_worse(measured, best, LETTER_COLUMNS[claim]) if reach[task] else set()
+        names_of = {row["method_fingerprint"]: _table_name(row) for row in rows}
         for row in rows:
-            is_measured = row["source"] == MEASURED
+            is_measured, is_training = row["source"] == MEASURED, row["source"] == ONE_TRAINING
+            if is_training:
+                below[_table_name(row)] = names_of[row["training_of"]], int(row["training_seed"])
             is_best = is_measured and row[number] == best[is_transductive(row)][number]
             entries.setdefault(_table_name(row), {})[task] = Entry(
                 accuracy=float(row[number]),
                 half_widths=tuple(float(row[name]) for name in widths if _is_known(row[name])),
                 is_best=is_best,
                 is_not_worse=is_measured and not is_best and row["method"] in not_worse,
-                is_published=not is_measured,
+                is_published=not (is_measured or is_training),
                 is_transductive=is_transductive(row),
+                spread=f"SD {row['training_sd']:.2f} over {row['trainings']:.0f}" if trainings_text(row) else "",
+                note=_note(row),
             )
-    methods = {method: entries[method] for method in sorted(entries, key=lambda method: _rank(entries[method]))}
+
+    order = {name: number for number, name in enumerate(entries)}
+
+    def place(name: str) -> tuple[Any, ...]:
+        """Trainings stand below their method, by their seeds."""
+        method, seed = below.get(name, (name, 0))
+        return *_rank(entries[method]), order[method], name in below, seed
+
+    methods = {method: entries[method] for method in sorted(entries, key=place)}
     every = [entry for row in methods.values() for entry in row.values()]
     caption = [_what_is_shown(groups, plus_minus, every), *_marks(groups, reach, claim, methods)]
+    if any(entry.spread for entry in every):
+        caption.append(
+            "SD: over the trainings of a method, whose mean stands beside it; each training is in a row below. Other "
+            "intervals and tests are of these trainings, and do not cover new ones."
+        )
     if any(entry.is_transductive for entry in every):
         caption.append(f"{TRANSDUCTIVE_NOTE[0].upper()}{TRANSDUCTIVE_NOTE[1:]}.")
     if any(name.endswith(_BALANCED) for name in methods):
@@ -168,13 +211,16 @@ def as_markdown(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: C
     """The table in GitHub's Markdown, with its caption and the best methods; arguments as `publication_table`."""
     table = publication_table(frame, plus_minus=plus_minus, claim=claim)
     lines = [_line(["method", *map(_markdown, table.tasks)]), _line(["---", *["---:"] * len(table.tasks)])]
+    notes = table.notes
     for kind, methods in table.groups():
         lines += [_line([f"*{kind}*", *([""] * len(table.tasks))])] if kind else []
         for method in methods:
-            entries = table.methods[method]
-            lines.append(_line([_markdown(method), *(_text(entries.get(task), _MARKDOWN) for task in table.tasks)]))
+            cells = (_text(table.methods[method].get(task), _MARKDOWN, notes) for task in table.tasks)
+            lines.append(_line([_markdown(method), *cells]))
     for paragraph in (table.caption, *table.answers):
         lines += ["", _markdown(paragraph)]
+    for note, letter in notes.items():
+        lines += ["", f"{_MARKDOWN.raised.format(letter)} {_markdown(note)}"]
     return "\n".join([*lines, ""])
 
 
@@ -183,7 +229,8 @@ def as_latex(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Clai
     table = publication_table(frame, plus_minus=plus_minus, claim=claim)
     groups = [methods for _, methods in table.groups()]
     names = [name for methods in groups for name in methods]
-    rows = [[_text(table.methods[name].get(task), _IN_LATEX) for task in table.tasks] for name in names]
+    notes = table.notes
+    rows = [[_text(table.methods[name].get(task), _IN_LATEX, notes) for task in table.tasks] for name in names]
     starts = {methods[0] for methods in groups[1:]}
     index = [f"{_MIDRULE if name in starts else ''}{_latex(name)}" for name in names]
     content = pd.DataFrame(rows, index=index, columns=[_latex(t) for t in table.tasks])
@@ -193,6 +240,9 @@ def as_latex(frame: pd.DataFrame, *, plus_minus: PlusMinus = "task", claim: Clai
         position_float="centering",
         caption=_latex(table.caption),
     )
+    below = "".join(f"{_IN_LATEX.raised.format(letter)} {_latex(note)}\\\\\n" for note, letter in notes.items())
+    end = "\\end{tabular}\n"
+    text = text.replace(end, f"{end}\\par\\smallskip\\footnotesize\\raggedright\n{below}") if notes else text
     return f"% needs \\usepackage{{booktabs}}\n{text}"
 
 
@@ -333,14 +383,41 @@ def _is_known(value: Any) -> bool:
     return value is not None and value == value
 
 
-def _text(entry: Entry | None, style: _Style) -> str:
+def _note(row: Mapping[Hashable, Any]) -> str:
+    """What the note of a row's number says: who measured a published one, or what is reported beside a measured one."""
+    if row["source"] == ONE_TRAINING:
+        return ""
+    if row["source"] != MEASURED:
+        return ". ".join(filter(None, (row["source"].split("; ")[0], _word(row, "note"))))
+    if not _is_known(row.get("reported")):
+        return ""
+    width = f" ± {row['reported_ci95']:.2f}" if _is_known(row["reported_ci95"]) else ""
+    ends = (row["reported_diff_ci95_low"], row["reported_diff_ci95_high"])
+    interval = f" (Welch's 95% interval {ends[0]:+.2f} to {ends[1]:+.2f})" if _is_known(ends[0]) else ""
+    return (
+        f"Reported by {row['reported_by'].split('; ')[0]}: {row['reported']:.2f}{width}. Mean minus reported: "
+        f"{row['reported_difference'] + 0.0:+.2f}{interval}, {row['reported_verdict']}"
+    )
+
+
+def _letter(place: int) -> str:
+    """The mark of a note: a to z, then aa to az, and so on."""
+    letters = ""
+    while place >= 0:
+        letters, place = chr(ord("a") + place % 26) + letters, place // 26 - 1
+    return letters
+
+
+def _text(entry: Entry | None, style: _Style, notes: Mapping[str, str]) -> str:
     if entry is None:
         return style.absent
     number = f"{entry.accuracy:.2f}"
     if entry.is_best or entry.is_not_worse:
         number = (style.bold if entry.is_best else style.underlined).format(number)
     widths = "".join(f" {style.plus_minus} {width:.2f}" for width in entry.half_widths)
-    return number + widths + (style.dagger if entry.is_published else "")
+    spread = f" ({entry.spread})" if entry.spread else ""
+    raised = style.raised.format(notes[entry.note]) if entry.note else ""
+    return number + widths + spread + (style.dagger if entry.is_published else "") + raised
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ The classes and images of each episode follow from what a cell records; the imag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations_with_replacement
 from typing import Any
@@ -22,15 +22,18 @@ from fewshot_bench.limits import MOST_DRAWN
 from fewshot_bench.outcomes import Cell, OutcomeStore, ProtocolCard
 from fewshot_bench.outcomes.claimed import NO_CLASSES, SEPARATOR
 from fewshot_bench.outcomes.frame import episode_keys, padded_positions, run_and_episode
+from fewshot_bench.report.trainings import Trainings, method_cell, training_seed
 from fewshot_bench.statistics import (
     DataInterval,
     Overlap,
+    TrainingDifference,
     all_pairs,
     class_overlap,
     data_intervals,
     data_p_of_all_pairs,
     image_overlap,
     pairs_with_gaps,
+    training_difference,
 )
 from fewshot_bench.statistics.data_interval import ABSENT
 
@@ -50,6 +53,7 @@ class ClaimedClasses:
     why_not: str = ""
 
 
+_DIGITS = 12
 NO_CLAIMED_CLASSES = "the classes of claimed episodes are unknown"
 TOO_MANY_CLASSES = "claimed episodes have too many classes"
 CONTRADICTING_CLASSES = "methods claim different classes of the same episodes"
@@ -155,6 +159,8 @@ class TaskScores:
         class_accuracy: fraction of the queries of each class that are classified correctly, the classes in the order of
             `classes`, NaN where a method lacks the episode, [A, E, N]; None where the predictions were not read, or do
             not say it.
+        trainings: of each method that has several, whose accuracies are means over them; None for the others, [A].
+            Empty where none has several.
     """
 
     cells: Sequence[Cell]
@@ -165,6 +171,7 @@ class TaskScores:
     failed: Sequence[int] = ()
     claims: ClaimedClasses = field(default_factory=ClaimedClasses)
     class_accuracy: NDArray[np.float32] | None = None
+    trainings: Sequence[Trainings | None] = ()
 
     @property
     def protocol(self) -> ProtocolCard:
@@ -268,6 +275,32 @@ class TaskScores:
         np.fill_diagonal(result, 1.0)
         return result
 
+    def has_trainings(self, *positions: int) -> bool:
+        """Whether one of these methods has several trainings."""
+        return bool(self.trainings) and any(self.trainings[position] is not None for position in positions)
+
+    def training_difference(self, a: int, b: int, confidence: float = 0.95) -> TrainingDifference | None:
+        """What the trainings of two methods show on common episodes; None where one of them has a single training.
+
+        A network that no base split has trained here is given, unless it is as it was initialised at random.
+        """
+        both = self.pair(a, b)
+        if not self.has_trainings(a, b) or not both.any():
+            return None
+        means = [self._means_of_trainings(position, both) for position in (a, b)]
+        first, second = self.trainings[a], self.trainings[b]
+        is_paired = first is not None and second is not None and first.networks == second.networks
+        return training_difference(means[0], means[1], is_paired=is_paired, confidence=confidence)
+
+    def _means_of_trainings(self, position: int, episodes: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Mean accuracy of each training of a method, [k], or without an axis of a network that is given."""
+        several, cell = self.trainings[position], self.cells[position]
+        if several is not None:
+            return several.means(episodes)
+        mean = self.accuracy[position, episodes].mean()
+        is_given = training_seed(cell.method) is None and bool(cell.provenance.get("pretraining"))
+        return np.asarray(mean) if is_given else np.asarray([mean])
+
     def of(self, position: int) -> NDArray[np.bool_]:
         """Which episodes a method has, [E]."""
         there: NDArray[np.bool_] = ~np.isnan(self.accuracy[position])
@@ -332,6 +365,56 @@ def stored_scores(store: OutcomeStore, cells: Sequence[Cell], *, by_class: bool 
     frames = [store.read(cell, with_predictions=by_class) for cell in cells]
     failed = [sum(len(failure.episodes) for failure in store.failures(cell)) for cell in cells]
     return task_scores(frames, cells, failed)
+
+
+def over_trainings(scores: TaskScores, groups: Sequence[Sequence[Cell]]) -> TaskScores:
+    """The scores of methods from those of their trainings: on each episode, the mean over all trainings of a method.
+
+    Args:
+        scores: of every training.
+        groups: the trainings of each method, as `trainings_of_methods` returns them, [A].
+
+    Returns:
+        The same scores in the order of the groups; a method of several trainings has the episodes that all of these
+        have. Trainings without a common episode are methods of their own.
+    """
+    row_of = {cell.key: row for row, cell in enumerate(scores.cells)}
+    rows = []
+    for group in groups:
+        own = [row_of[cell.key] for cell in group]
+        has_common = bool((~np.isnan(scores.accuracy[own])).all(axis=0).any())
+        rows += [own] if has_common else [[row] for row in own]
+    if all(len(own) == 1 for own in rows) and [row for (row,) in rows] == list(range(len(scores.cells))):
+        return scores
+    cells = [[scores.cells[row] for row in own] for own in rows]
+    # Rounded, so that equal means of other numbers count as ties.
+    accuracy = np.stack([scores.accuracy[own[0]] if len(own) == 1 else _mean_of(scores.accuracy[own]) for own in rows])
+    stored = (~np.isnan(scores.accuracy)).sum(axis=1)
+    counts = (~np.isnan(accuracy)).sum(axis=1)
+    per_episode = [scores.seconds[own].sum() / stored[own].sum() for own in rows]
+    by_class = scores.class_accuracy
+    return replace(
+        scores,
+        cells=[method_cell(group) for group in cells],
+        accuracy=accuracy,
+        seconds=np.array(
+            [
+                scores.seconds[own[0]] if len(own) == 1 else seconds * count
+                for own, seconds, count in zip(rows, per_episode, counts, strict=True)
+            ]
+        ),
+        failed=[sum(scores.failed[row] for row in own) for own in rows] if scores.failed else (),
+        class_accuracy=None if by_class is None else np.stack([by_class[own].mean(axis=0) for own in rows]),
+        trainings=[
+            None if len(own) == 1 else Trainings(group, scores.accuracy[own])
+            for own, group in zip(rows, cells, strict=True)
+        ],
+    )
+
+
+def _mean_of(accuracy: NDArray[np.float64]) -> NDArray[np.float64]:
+    means: NDArray[np.float64] = accuracy.mean(axis=0).round(_DIGITS)
+    return means
 
 
 def data_intervals_of(scores: TaskScores, values: NDArray[np.float64]) -> list[DataInterval | None]:

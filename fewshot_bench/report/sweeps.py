@@ -20,9 +20,9 @@ from fewshot_bench._io.text import unguarded
 from fewshot_bench.errors import OutcomeError
 from fewshot_bench.outcomes import Cell, OutcomeStore, marked
 from fewshot_bench.report.names import is_transductive, value_text
-from fewshot_bench.report.scores import task_scores
+from fewshot_bench.report.scores import over_trainings, task_scores
 from fewshot_bench.report.verdicts import SIGNIFICANCE, p_text, points
-from fewshot_bench.statistics import corrected, paired_t_test, summarise
+from fewshot_bench.statistics import corrected, paired_t_test, summarise, training_spread
 
 SWEEP_COLUMNS = (
     "shot",
@@ -41,6 +41,8 @@ SWEEP_COLUMNS = (
     "method_fingerprint",
     "is_transductive",
 )
+TRAINING_COLUMNS = ("trainings", "training_sd", "training_ci95")
+"""Of a sweep whose points have several trainings."""
 _LARGEST = 16_000_000  # bytes
 _NEEDED = {"shot", "mean", "ci95", "is_best"}
 _NUMBERS = ("difference", "diff_ci95_low", "diff_ci95_high", "p")
@@ -56,7 +58,7 @@ class SweepResults:
 
 @dataclass(frozen=True)
 class SweptPoint:
-    """A setting and its cells, one per number of shots."""
+    """A setting and its cells, one per number of shots, or that many trainings of each."""
 
     values: Mapping[str, Any]
     cells: Sequence[Cell]
@@ -74,8 +76,9 @@ def sweep_frame(store: OutcomeStore, points: Sequence[SweptPoint], *, episodes: 
         runs: that count, the first ones.
 
     Returns:
-        A row per point and shot, in that order: the value on each axis, then `SWEEP_COLUMNS`. The test is empty for
-        the best point itself, and where fewer than two episodes are there.
+        A row per point and shot, in that order: the value on each axis, then `SWEEP_COLUMNS`, and where points have
+        several trainings, whose means the numbers are, `TRAINING_COLUMNS`. The test is empty for the best point
+        itself, and where fewer than two episodes are there.
 
     Raises:
         OutcomeError: nothing is stored for a cell, a part is damaged, or there are no points.
@@ -89,11 +92,20 @@ def sweep_frame(store: OutcomeStore, points: Sequence[SweptPoint], *, episodes: 
             frames[cell.key] = stored[(stored["run"] < runs) & (stored["episode"] < episodes)]
     best = _best(points, frames)
     rows = [
-        {**_axes(point.values), **_row(cell, frames, best_cell), "is_best": point is best}
+        {**_axes(point.values), **_row(trainings, frames, of_best), "is_best": point is best}
         for point in points
-        for cell, best_cell in zip(point.cells, best.cells, strict=True)
+        for trainings, of_best in zip(*map(_by_shot, (point, best)), strict=True)
     ]
-    return pd.DataFrame(rows, columns=[*_axes(points[0].values), *SWEEP_COLUMNS])
+    more = TRAINING_COLUMNS if any(row["trainings"] > 1 for row in rows) else ()
+    return pd.DataFrame(rows, columns=[*_axes(points[0].values), *SWEEP_COLUMNS, *more])
+
+
+def _by_shot(point: SweptPoint) -> list[list[Cell]]:
+    """The trainings of a point for each number of shots."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in point.cells:
+        groups.setdefault(cell.protocol.fingerprint, []).append(cell)
+    return list(groups.values())
 
 
 def _best(points: Sequence[SweptPoint], frames: Mapping[str, pd.DataFrame]) -> SweptPoint:
@@ -108,13 +120,17 @@ def _axes(values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{name}_" if name in SWEEP_COLUMNS else name: value for name, value in values.items()}
 
 
-def _row(cell: Cell, frames: Mapping[str, pd.DataFrame], best: Cell) -> dict[str, Any]:
-    frame = frames[cell.key]
-    summary = summarise(frame["accuracy"], frame["run"])
-    scores = task_scores([frame, frames[best.key]], [cell, best])
-    both = scores.pair(0, 1)
+def _row(trainings: Sequence[Cell], frames: Mapping[str, pd.DataFrame], best: Sequence[Cell]) -> dict[str, Any]:
+    every = list({cell.key: cell for cell in (*trainings, *best)}.values())
+    groups = [trainings] if trainings[0].key == best[0].key else [trainings, best]
+    scores = over_trainings(task_scores([frames[cell.key] for cell in every], every), groups)
+    cell, is_best = scores.cells[0], len(groups) == 1
+    own, both = scores.of(0), scores.of(0) if is_best else scores.pair(0, 1)
+    summary = summarise(scores.accuracy[0, own], scores.run[own])
+    several = scores.trainings[0] if scores.trainings else None
+    spread = None if several is None else training_spread(100 * several.means(own))
     tested: dict[str, Any] = dict.fromkeys(_NUMBERS)
-    if cell.key != best.key and both.sum() > 1:
+    if not is_best and both.sum() > 1:
         test = paired_t_test(*scores.accuracy[:, both])
         ends = (test.mean_difference, test.ci_low, test.ci_high)
         tested = dict(zip(_NUMBERS, (*(100 * end for end in ends), test.p), strict=True))
@@ -130,6 +146,9 @@ def _row(cell: Cell, frames: Mapping[str, pd.DataFrame], best: Cell) -> dict[str
         "method": cell.method.name,
         "method_fingerprint": cell.method.fingerprint,
         "is_transductive": cell.method.is_transductive,
+        "trainings": 1 if spread is None else spread.trainings,
+        "training_sd": None if spread is None else spread.sd,
+        "training_ci95": None if spread is None else spread.half_width,
     }
 
 
@@ -169,7 +188,7 @@ def marked_line(text: str, rows: pd.DataFrame) -> str:
 
 def axes_of(frame: pd.DataFrame) -> list[str]:
     """The columns of a sweep's frame that are axes of its grid."""
-    return [str(column) for column in frame.columns if column not in SWEEP_COLUMNS]
+    return [str(column) for column in frame.columns if column not in (*SWEEP_COLUMNS, *TRAINING_COLUMNS)]
 
 
 def mean_over_shots(frame: pd.DataFrame) -> pd.DataFrame:
@@ -225,6 +244,8 @@ def _test(row: dict[Any, Any]) -> tuple[str, str]:
 def _cell(row: dict[Any, Any], plus_minus: str, *, is_mixed: bool) -> Text:
     """A mean with its half-width; the best is bold and marked on the left; `is_mixed` marks transductive points."""
     half_width = f" {plus_minus} {row['ci95']:.2f}" if plus_minus and row["ci95"] == row["ci95"] else ""
+    sd = row.get("training_sd")
+    half_width += f" (SD {sd:.2f})" if plus_minus and sd is not None and sd == sd else ""
     mark, style = (_MARK, "bold") if row["is_best"] else ("", "")
     return Text(marked(f"{mark}{row['mean']:.2f}{half_width}", is_mixed and is_transductive(row)), style)
 
@@ -232,11 +253,16 @@ def _cell(row: dict[Any, Any], plus_minus: str, *, is_mixed: bool) -> Text:
 def _remark(rows: pd.DataFrame) -> str:
     """What the tests against the chosen point show; points that share their outcomes count once."""
     tested = rows[rows["p"].notna()].drop_duplicates("method_fingerprint")
+    count = int(rows["trainings"].max()) if "trainings" in rows else 1
+    trainings = f"; means over {count} trainings with the SD over them, of these trainings" if count > 1 else ""
     if not len(tested):
-        return f"{_MARK} the chosen point"
+        return f"{_MARK} the chosen point{trainings}"
     p = corrected(tested["p"].to_numpy(float))
     worse = int(((p < SIGNIFICANCE) & (tested["difference"] < 0)).sum())
-    return f"{_MARK} the chosen point; {worse} of {len(tested)} others are worse on this split (paired t, Holm, 5%)"
+    return (
+        f"{_MARK} the chosen point; {worse} of {len(tested)} others are worse on this split (paired t, Holm, 5%)"
+        + trainings
+    )
 
 
 def _budget(rows: pd.DataFrame) -> str:

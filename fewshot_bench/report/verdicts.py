@@ -4,7 +4,10 @@
 - Beyond it: would other classes and images of the same kind? Tested by inverting the data interval. Where every episode
   has all classes, the classes are fixed and the claim is about new images of them.
 
-Both p values are corrected over the same family. A claim beyond the split that cannot be tested counts in its family
+- Beyond these trainings: would other training seeds show the same? Tested over the trainings of each method; only where
+  a method has several does a verdict speak of it.
+
+All p values are corrected over the same family. A claim beyond the split that cannot be tested counts in its family
 as a test that shows nothing, so that an unknown interval never helps a verdict.
 """
 
@@ -28,6 +31,8 @@ ACROSS = "one of the two sees all queries of an episode at once"
 NOTHING_SHOWN = "no difference shown"
 ON_THIS_SPLIT = " on this split"
 FOR_THESE_CLASSES = " for these classes"
+OF_THESE_TRAININGS = ", of these trainings"
+"""End of a verdict on methods with several trainings that is not shown for new ones."""
 UNKNOWN = "unknown: "
 """Start of a text that says why a data interval is missing."""
 Claim = Literal["beyond", "split"]
@@ -36,7 +41,15 @@ LETTER_COLUMNS: dict[Claim, str] = {"beyond": "group", "split": "group_split"}
 """The columns of a leaderboard with the letters of each claim."""
 
 
-def verdict(difference: float, p_split: float, p_beyond: float = math.nan, covers: str = "") -> str:
+def verdict(
+    difference: float,
+    p_split: float,
+    p_beyond: float = math.nan,
+    covers: str = "",
+    *,
+    p_training: float = math.nan,
+    has_trainings: bool = False,
+) -> str:
     """What the tests show at the 5% level, in words.
 
     Args:
@@ -44,20 +57,36 @@ def verdict(difference: float, p_split: float, p_beyond: float = math.nan, cover
         p_split: over episodes, corrected where there are several tests.
         p_beyond: over classes and images, corrected over the same family; NaN where it is unknown.
         covers: what the data interval covers, "classes and images" or "images of these classes".
+        p_training: over trainings, corrected over the same family; NaN where it is unknown.
+        has_trainings: whether one of the methods has several trainings.
 
     Returns:
         "better" holds beyond these classes; "better for these classes" holds for new images of them; "better on this
-        split" holds for these classes and images. "worse" has the same three; else "no difference shown".
+        split" holds for these classes and images. "worse" has the same three; else "no difference shown". With several
+        trainings, each of the three ends with ", of these trainings" unless it is shown for new ones.
 
     >>> verdict(0.28, 0.0001, 0.051, "classes and images")
     'better on this split'
+    >>> verdict(0.28, 0.0001, 0.0004, "classes and images", p_training=0.21, has_trainings=True)
+    'better, of these trainings'
     """
     if not abs(difference) > 0:
         return NOTHING_SHOWN
     side = "better" if difference > 0 else "worse"
+    of_these = OF_THESE_TRAININGS if has_trainings and not p_training < SIGNIFICANCE else ""
     if p_beyond < SIGNIFICANCE:
-        return side + (FOR_THESE_CLASSES if covers == "images of these classes" else "")
-    return side + ON_THIS_SPLIT if p_split < SIGNIFICANCE else NOTHING_SHOWN
+        return side + (FOR_THESE_CLASSES if covers == "images of these classes" else "") + of_these
+    return side + ON_THIS_SPLIT + of_these if p_split < SIGNIFICANCE else NOTHING_SHOWN
+
+
+def about_data(words: str) -> str:
+    """A verdict without what it says of trainings."""
+    return words.removesuffix(OF_THESE_TRAININGS)
+
+
+def is_on_this_split(words: str) -> bool:
+    """Whether a verdict claims nothing beyond these classes and images."""
+    return about_data(words).endswith(ON_THIS_SPLIT)
 
 
 def corrected_claims(
@@ -73,9 +102,23 @@ def corrected_claims(
     Returns:
         Both corrected; NaN stays NaN.
     """
-    split, beyond = np.asarray(p_split, dtype=np.float64), np.asarray(p_beyond, dtype=np.float64)
-    family = np.where(np.isnan(split), np.nan, np.where(np.isnan(beyond), 1.0, beyond))
-    return corrected(split, correct), np.where(np.isnan(beyond), np.nan, corrected(family, correct))
+    return corrected(p_split, correct), corrected_with_unknown(p_split, p_beyond, correct)
+
+
+def corrected_with_unknown(p_split: ArrayLike, p_wider: ArrayLike, correct: Correction = "holm") -> NDArray[np.float64]:
+    """Correct a claim wider than that on this split over the same family; an unknown p counts as showing nothing.
+
+    Args:
+        p_split: over episodes, of any shape; NaN where there was no test.
+        p_wider: over classes and images, or over trainings, of the same shape; NaN where it is unknown.
+        correct: how.
+
+    Returns:
+        Corrected; NaN stays NaN.
+    """
+    split, wider = np.asarray(p_split, dtype=np.float64), np.asarray(p_wider, dtype=np.float64)
+    family = np.where(np.isnan(split), np.nan, np.where(np.isnan(wider), 1.0, wider))
+    return np.where(np.isnan(wider), np.nan, corrected(family, correct))
 
 
 def claims_of_all_pairs(
@@ -109,6 +152,20 @@ def _claims_of_all_pairs(
         matrix.T[upper] = p
         claims.append(matrix)
     return claims[0], claims[1]
+
+
+def training_claims(scores: TaskScores, correct: Correction = "holm") -> NDArray[np.float64] | None:
+    """Corrected p over trainings of every pair of methods, NaN where a method has one, [A, A]; None if all have one."""
+    if not scores.trainings or scores.p_of_all_pairs is None:
+        return None
+    methods = len(scores.cells)
+    upper = np.triu_indices(methods, 1)
+    tests = [scores.training_difference(int(a), int(b)) for a, b in zip(*upper, strict=True)]
+    p = [math.nan if test is None else test.p for test in tests]
+    matrix = np.full((methods, methods), np.nan)
+    matrix[upper] = corrected_with_unknown(scores.p_of_all_pairs[0][upper], p, correct)
+    matrix.T[upper] = matrix[upper]
+    return matrix
 
 
 def letters_of(scores: TaskScores, correct: Correction = "holm", claim: Claim = "beyond") -> list[str | None]:
@@ -152,6 +209,7 @@ def against_the_best(scores: TaskScores, names: Mapping[str, str], correct: Corr
         only one of its kind.
     """
     claims = claims_of_all_pairs(scores, correct) if len(scores.cells) > 1 else None
+    over_trainings = training_claims(scores, correct)
     words_of: list[str | None] = [None] * len(scores.cells)
     for kind in (False, True):
         rows = [row for row, cell in enumerate(scores.cells) if cell.method.is_transductive == kind]
@@ -159,7 +217,7 @@ def against_the_best(scores: TaskScores, names: Mapping[str, str], correct: Corr
             continue
         means = {row: float(np.nanmean(scores.accuracy[row])) for row in rows}
         best = min(rows, key=lambda row: (-means[row], names[scores.cells[row].key]))
-        words = {row: _against(scores, claims, row, best) for row in rows if row != best}
+        words = {row: _against(scores, claims, over_trainings, row, best) for row in rows if row != best}
         is_best = all(word.startswith("worse") for word in words.values())
         for row in rows:
             words_of[row] = words.get(row, BEST if is_best else HIGHEST)
@@ -167,18 +225,31 @@ def against_the_best(scores: TaskScores, names: Mapping[str, str], correct: Corr
 
 
 def _against(
-    scores: TaskScores, claims: tuple[NDArray[np.float64], NDArray[np.float64]] | None, row: int, best: int
+    scores: TaskScores,
+    claims: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    over_trainings: NDArray[np.float64] | None,
+    row: int,
+    best: int,
 ) -> str:
     both = scores.pair(row, best)
     if claims is None or both.sum() < 2:
         return NOT_TESTED
     difference = float((scores.accuracy[row, both] - scores.accuracy[best, both]).mean())
     split, beyond = (float(p[row, best]) for p in claims)
-    return verdict(difference, split, beyond, "images of these classes" if scores.has_fixed_classes else "")
+    covers = "images of these classes" if scores.has_fixed_classes else ""
+    p_training = math.nan if over_trainings is None else float(over_trainings[row, best])
+    has_trainings = scores.has_trainings(row, best)
+    return verdict(difference, split, beyond, covers, p_training=p_training, has_trainings=has_trainings)
 
 
 def headline(
-    interval: DataInterval, task_half_width: float, verdict: str, *, level: str = "95%", is_across: bool = False
+    interval: DataInterval,
+    task_half_width: float,
+    verdict: str,
+    *,
+    level: str = "95%",
+    is_across: bool = False,
+    training: tuple[float, float] | None = None,
 ) -> str:
     """The answer in one sentence, the interval that answers the reader's question first; all numbers are in points.
 
@@ -188,11 +259,14 @@ def headline(
         verdict: what the tests show.
         level: what the intervals are, such as "95%".
         is_across: whether one of the two is inductive and the other transductive.
+        training: both ends of the interval over trainings; None where there is none.
 
     >>> headline(DataInterval(0.28, -0.004, 0.56, 0.051), 0.04, "better on this split")
     '+0.28 points, 95% interval -0.00 to +0.56 over classes and images (±0.04 over episodes): better on this split'
     """
     points, over_episodes = f"{interval.mean + 0.0:+.2f} points", f"±{task_half_width:.2f} over episodes"
+    if training is not None:
+        over_episodes += f", {training[0]:+.2f} to {training[1]:+.2f} over trainings"
     verdict += f"; {ACROSS}" if is_across else ""
     if interval.why_unknown:
         why = f"none over {interval.covers}, as {interval.why_unknown}"

@@ -47,6 +47,12 @@ from fewshot_bench.statistics.power import (
     unpaired_episodes_needed,
 )
 from fewshot_bench.statistics.sign_flip import sign_flip_p
+from fewshot_bench.statistics.trainings import (
+    TrainingDifference,
+    TrainingSpread,
+    training_difference,
+    training_spread,
+)
 from fewshot_bench.statistics.variance_parts import VarianceParts, variance_parts
 from fewshot_bench.statistics.welch import (
     WelchTest,
@@ -74,6 +80,8 @@ __all__ = [
     "PairedTest",
     "Pilot",
     "Summary",
+    "TrainingDifference",
+    "TrainingSpread",
     "VarianceParts",
     "WelchTest",
     "accuracies_as_fractions",
@@ -109,6 +117,8 @@ __all__ = [
     "sd_of_difference",
     "sign_flip_p",
     "summarise",
+    "training_difference",
+    "training_spread",
     "unpaired_episodes_needed",
     "variance_parts",
     "welch_from_standard_errors",

@@ -49,7 +49,7 @@ TRAINING_VERSION = 2
 
 
 def base_recipe(backbone: Backbone, loss: str, **changes: Any) -> Recipe:
-    """The recipe for a backbone: the paper's for pretrained networks, one for small networks otherwise."""
+    """The recipe for a backbone: one for pretrained networks, another for small networks from their first weights."""
     recipe = paper_recipe(loss) if backbone.is_pretrained else scratch_recipe(loss)
     return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
 

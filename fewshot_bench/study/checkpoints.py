@@ -17,7 +17,7 @@ from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import StudyError, UnknownNameError, WeightsError
 from fewshot_bench.registry import Entry
 from fewshot_bench.study.base_stage import base_stage_name, stage_name
-from fewshot_bench.study.methods import refuse_reading_without_effect, wants_base_head
+from fewshot_bench.study.methods import refuse_contrast_without_effect, wants_base_head
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe, checkpoint_metadata, load_network, paper_recipe, scratch_recipe
 
@@ -255,12 +255,24 @@ def checkpoint_stages(
         raise StudyError(f"--checkpoint {','.join(names)} determines what {flag} would set. Leave one of the two out.")
     if not names:
         raise StudyError("--checkpoint names none. See: fewshot-bench ls checkpoints")
-    refuse_reading_without_effect(study, ())
+    refuse_contrast_without_effect(study, ())
     for checkpoint in [read_checkpoint(name) for name in names]:
         backbone = checkpoint.backbone_and_head()[0] if wants_base_head(study) else checkpoint.backbone()
         start = checkpoint.card.initial_weights
         settings = dict(backbone.changes) | ({"weights": start} if start else {})
         yield checkpoint, backbone, settings, *checkpoint.stage(dataset)
+
+
+def checkpoint_name(recipe: str, dataset: str, changes: Mapping[str, Any]) -> str:
+    """The name under which a training by a named recipe is kept, by itself or with some settings changed.
+
+    >>> checkpoint_name("rfs-conv4", "cifar-fs", {"epochs": 3, "seed": None})
+    'rfs-conv4-cifar-fs-epochs3'
+    """
+    given = {key.rstrip("_").replace("_", ""): value for key, value in changes.items() if value is not None}
+    parts = [Path(recipe).stem if recipe.endswith(".toml") else recipe, Path(dataset).name or dataset]
+    text = "-".join([*parts, *(f"{key}{given[key]}" for key in sorted(given))])
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")
 
 
 def checkpoint_file(name: str) -> Path:

@@ -145,6 +145,8 @@ class CostModel(Measurements):
             step_memory = replace(step_memory, free=usable)
         micro_batch, problem = micro_batch_or_problem(backbone, step_memory, batch)
         operations = recipe.views * cost.training
+        if recipe.objective == "distillation":
+            operations += recipe.views * cost.forward
         if micro_batch < batch and LOSSES[recipe.loss].facts.get("is_contrastive", True):
             operations += recipe.views * cost.forward
         memory = int(micro_batch * step_memory.per_image) + weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.engine.engine import Chunk, LocalEngine
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.losses import LOSSES
+from fewshot_bench.objectives import objective_of
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study.base_stage import four_inputs, micro_batch_or_problem
 from fewshot_bench.study.estimates import Estimated, TimeRange
@@ -46,7 +48,7 @@ _EPOCHS_OF_A_SCHEDULE = 50
 _SHARE_OF_FREE_MEMORY = 0.4
 _FORWARD_PASSES_MORE = 4 / 3
 """A forward pass more, where a step is a forward pass and a backward pass of two."""
-_NOT_FOR_TIME = ("lambda_", "tau", "reading")
+_NOT_FOR_TIME = ("lambda_", "tau", "reading", "stop_gradient", "anchors")
 
 
 @dataclass(frozen=True)
@@ -154,14 +156,25 @@ class Measurements:
         free = step_memory.free
         most = batch if free is None else min(batch, max(2, int(_SHARE_OF_FREE_MEMORY * free / step_memory.per_image)))
         longer = replace(recipe, epochs=max(recipe.epochs, _EPOCHS_OF_A_SCHEDULE))  # or the schedule ends too soon
+        has_teacher = recipe.objective == "distillation"  # which need not be trained yet
+        if has_teacher:
+            longer = replace(longer, objective="classification", teacher=None)
         with limited_threads(recipe.threads), seeded_randomness(recipe.seed, self.device):
-            learner = Learner(backbone.network, split, longer, backbone.preprocessing, device, Computing())
+            arguments = (backbone.network, split, longer, backbone.preprocessing, device, Computing())
+            learner = Learner(*arguments, objective_of(longer))
             order = torch.randperm(len(split))
 
             def step(count: int) -> object:
                 return learner.step(learner.encoder.loader.load(order[:count]))
 
-            time = per_unit(step, min(most, len(split)), first=2)
+            if recipe.learns_from_tasks:
+                with closing(learner.objective.batches(0)) as batches:
+                    tasks = next(batches)
+                time = per_unit(lambda count: learner.step(tasks), batch, first=batch)
+            else:
+                time = per_unit(step, min(most, len(split)), first=2)
+        if has_teacher:
+            time = replace(time, seconds=time.times(_FORWARD_PASSES_MORE)[0])
         if micro_batch < batch and LOSSES[recipe.loss].facts.get("is_contrastive", True):
             time = replace(time, seconds=time.times(_FORWARD_PASSES_MORE)[0])
         memory = int(micro_batch * step_memory.per_image) + COPIES_OF_A_WEIGHT * network_bytes(backbone)

@@ -18,12 +18,19 @@ from fewshot_bench.adaptation.checked_predictions import HOW_TO_WRITE_ONE, check
 from fewshot_bench.adaptation.hyper_parameter_choice import OneShotError, alternatives, nothing_to_choose
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import PluginError, StudyError
-from fewshot_bench.losses import LOSSES, Reading, reading_of, readings_of
+from fewshot_bench.losses import EXTRA_SETTINGS, LOSSES, extra_settings, reading_of, readings_of, takes
 from fewshot_bench.plugins import described, is_raised_in_plugin, place_of, plugin_errors
 from fewshot_bench.study.known_names import GROUPS, OWN_NAMES
 from fewshot_bench.study.study import Study
 
-_OPTIONS_OF_THEIR_OWN = {"loss": "--loss", "lambda_": "--lambda", "tau": "--tau", "reading": "--reading"}
+_OPTIONS_OF_THEIR_OWN = {
+    "loss": "--loss",
+    "lambda_": "--lambda",
+    "tau": "--tau",
+    "reading": "--reading",
+    "stop_gradient": "--stop-gradient",
+    "anchors": "--anchors",
+}
 _SIMPLEST = "centroid"
 _FIELDS_OF_CHOICE = frozenset({"choose", "candidates"})
 """Fields of an adaptation that say how the others are chosen; --set does not take them."""
@@ -154,23 +161,33 @@ def adaptations_of(study: Study, name: str) -> list[Adaptation]:
         raise StudyError(f"--set {taken[0]} is not taken; use {_OPTIONS_OF_THEIR_OWN[taken[0]]} instead.")
     planned = []
     for loss in study.losses:
-        reading = chosen_reading(study, loss)
-        shared = {"lambda_": study.lambda_, "tau": study.tau, "reading": reading, "loss": loss}
+        shared = {"lambda_": study.lambda_, "tau": study.tau, "loss": loss, **chosen_contrast(study, loss)}
         planned.append(_build(study, chosen | {key: shared[key] for key in shared if key in accepted}, name))
     return planned
 
 
-def chosen_reading(study: Study, loss: str) -> Reading | None:
-    """The reading that a study names, for a loss that can be read in several ways; None for the loss's own."""
-    return study.reading if len(readings_of(loss)) > 1 else None
+def chosen_contrast(study: Study, loss: str) -> dict[str, Any]:
+    """How a study takes the contrastive term of a loss: what it names where the loss can be taken in several ways."""
+    chosen = {name: value for name, value in _named_settings(study).items() if takes(loss, name)}
+    return {"reading": study.reading if len(readings_of(loss)) > 1 else None, **chosen}
 
 
-def refuse_reading_without_effect(study: Study, base_losses: Iterable[str]) -> None:
-    """Raise StudyError for a reading that no loss of the study has, on the base split or in episodes."""
+def refuse_contrast_without_effect(study: Study, base_losses: Iterable[str]) -> None:
+    """Raise StudyError for a way of taking the contrast that no loss has, on the base split or in episodes."""
     trains = any("loss" in hyper_parameters_of(name) for name in study.adaptations)
     used = list(dict.fromkeys([*base_losses, *(study.losses if trains else ())]))
-    if study.reading is not None and used and not any(study.reading in readings_of(loss) for loss in used):
+    if not used:
+        return
+    if study.reading is not None and not any(study.reading in readings_of(loss) for loss in used):
         reading_of(used[-1], study.reading)
+    for name, value in _named_settings(study).items():
+        if not any(takes(loss, name) for loss in used):
+            extra_settings(used[-1], **{name: value})
+
+
+def _named_settings(study: Study) -> dict[str, str]:
+    """The extra settings of losses that a study names."""
+    return {name: value for name in EXTRA_SETTINGS if (value := getattr(study, name)) is not None}
 
 
 def wants_base_head(study: Study) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from fewshot_bench.backbones import Backbone, BackboneRequest, is_fetched_already, model_of_hub
@@ -12,11 +13,18 @@ from fewshot_bench.engine.engine import Engine
 from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.losses import LOSSES
 from fewshot_bench.progress import Progress
-from fewshot_bench.study.base_stage import base_recipe, base_stage_name, fine_tuned_on_base, initialised_backbone
-from fewshot_bench.study.checkpoints import Checkpoint, checkpoint_stages
-from fewshot_bench.study.methods import chosen_reading, refuse_reading_without_effect, wants_base_head
+from fewshot_bench.study.base_stage import (
+    base_recipe,
+    base_stage_name,
+    fine_tuned_on_base,
+    initialised_backbone,
+    stage_name,
+)
+from fewshot_bench.study.checkpoints import Checkpoint, checkpoint_name, checkpoint_stages, finished_names
+from fewshot_bench.study.methods import chosen_contrast, refuse_contrast_without_effect, wants_base_head
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
+from fewshot_bench.training.named_recipes import named_recipe
 
 _IMAGES = (32, 32, 3)
 """Height, width and channels of the images of a dataset that is not here."""
@@ -108,6 +116,8 @@ class Network:
 def resolve_networks(study: Study, dataset: Dataset | None, backbones: Backbones) -> tuple[Network, ...]:
     """The networks of a study: its backbone after each base stage, or unchanged; or its named checkpoints.
 
+    The trainings of a base stage that differ in their seed follow each other.
+
     Args:
         study: that names them.
         dataset: whose images they see; None where they are not here, which leaves out named checkpoints.
@@ -118,17 +128,76 @@ def resolve_networks(study: Study, dataset: Dataset | None, backbones: Backbones
     """
     if study.checkpoints is not None:
         return _checkpoint_networks(study, dataset, backbones) if dataset is not None else ()
+    if study.recipe is not None:
+        return _recipe_networks(study, dataset, backbones)
 
-    def start(*, to_train: bool = False) -> Backbone:
-        return backbones.initial(study, dataset, to_train=to_train)
+    def starts_with(seed: int) -> Callable[..., Backbone]:
+        """What makes the backbone before a training with a seed, which decides its random initial weights."""
+        of_seed = study.model_copy(update={"training_seed": seed})
+        return lambda *, to_train=False: backbones.initial(of_seed, dataset, to_train=to_train)
 
+    start = starts_with(study.training_seed)
     backbone = start()
     settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
     networks = []
     for recipe in base_recipes(study, backbone):
-        stage = base_stage_name(recipe, base_recipe(backbone, recipe.loss))
-        networks.append(Network(study.backbone_name, settings, stage, recipe.hyper_parameters(), recipe, False, start))
+        for seed in study.seeds_of_trainings:
+            of_seed = replace(recipe, seed=seed)
+            stage = base_stage_name(of_seed, base_recipe(backbone, recipe.loss))
+            values = of_seed.hyper_parameters()
+            networks.append(Network(study.backbone_name, settings, stage, values, of_seed, False, starts_with(seed)))
+    if not networks and study.training_seeds is not None and study.training_seeds > 1:
+        raise StudyError(
+            f"--training-seeds {study.training_seeds} repeats the training on the base split, and {backbone.name} is "
+            "not trained there. Add --base-loss ce, or leave it out."
+        )
     return tuple(networks) or (Network(study.backbone_name, settings, "", {}, None, False, start),)
+
+
+def trainings_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
+    """The trainings of a study with a named recipe: the checkpoint of each, and the settings that differ."""
+    assert study.recipe is not None
+    changes: dict[str, Any] = {
+        "epochs": study.base_epochs,
+        "batch_size": study.base_batch,
+        "precision": study.base_precision,
+        "reading": study.reading,
+        "stop_gradient": study.stop_gradient,
+        "anchors": study.anchors,
+    }
+    for name in ("lambda_", "tau"):
+        value = getattr(study, name)
+        changes[name] = value if value != Study.model_fields[name].default else None
+    seeds = [{**changes, "seed": seed or None} for seed in study.seeds_of_trainings]
+    return [(checkpoint_name(study.recipe, study.dataset, settings), settings) for settings in seeds]
+
+
+def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones) -> tuple[Network, ...]:
+    """The networks of a named recipe: the checkpoints that are there, and the trainings that are missing."""
+    assert study.recipe is not None
+    named, networks = named_recipe(study.recipe), list[Network]()
+    finished = set(finished_names()) if dataset is not None else set()
+    for checkpoint, settings in trainings_of(study):
+        if dataset is not None and checkpoint in finished:
+            given = dict.fromkeys(Study.fields_where("is_fixed_by_checkpoint"))
+            of_checkpoint = study.model_copy(update={**given, "recipe": None, "checkpoints": (checkpoint,)})
+            networks += _checkpoint_networks(of_checkpoint, dataset, backbones)
+            continue
+        of_recipe = study.model_copy(
+            update={
+                "backbone": named.backbone,
+                "image_size": named.image_size,
+                "recipe": None,
+                "training_seed": settings["seed"] or 0,
+            }
+        )
+        default = named.recipe(study.dataset)
+        recipe = named.recipe(study.dataset, **settings)
+        stage = stage_name(named.name, recipe.changes_from(default))
+        start = partial(backbones.initial, of_recipe, dataset)
+        changes = dict(start().changes)
+        networks.append(Network(named.backbone, changes, stage, recipe.hyper_parameters(), recipe, False, start))
+    return tuple(networks)
 
 
 def _checkpoint_networks(study: Study, dataset: Dataset, backbones: Backbones) -> tuple[Network, ...]:
@@ -152,14 +221,15 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
 
     Raises:
         UnknownNameError: a loss is not known.
-        StudyError: the reading fits no loss, or logits of base classes are wanted where nothing is trained on these.
+        StudyError: a setting of the contrast fits no loss, or logits of base classes are wanted where nothing is
+            trained on these.
     """
     losses = study.base_losses
     if losses is None:
         losses = () if backbone.is_pretrained else ("ce", "ce+schane")
     for loss in losses:
         LOSSES[loss]
-    refuse_reading_without_effect(study, losses)
+    refuse_contrast_without_effect(study, losses)
     if not losses and backbone.base_head is None and wants_base_head(study):
         raise StudyError(
             f"on=logits needs a classifier of base classes, and {backbone.name} is not trained on any here. Use "
@@ -175,7 +245,7 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
             seed=study.training_seed,
             lambda_=study.lambda_,
             tau=study.tau,
-            reading=chosen_reading(study, loss),
+            **chosen_contrast(study, loss),
         )
         for loss in losses
     ]

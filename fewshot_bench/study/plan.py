@@ -198,22 +198,19 @@ class StudyPlan:
     outputs: Outputs = field(default_factory=Outputs)
 
     @classmethod
-    def of_options(cls, study: Study, backbones: Sequence[str] = ()) -> StudyPlan:
-        """The studies that the options of a command line describe, one per backbone.
-
-        Args:
-            study: everything but the backbones.
-            backbones: without repetition; the study's own by default.
+    def of_options(cls, studies: Sequence[Study]) -> StudyPlan:
+        """The studies that the options of a command line describe, one per backbone or recipe.
 
         Raises:
             StudyError: an interval should stop several networks, which would not share their episodes.
         """
-        baselines = {} if study.baseline is None else {study.dataset: study.baseline}
-        studies = [study.model_copy(update={"backbone": name}) for name in dict.fromkeys(backbones)] or [study]
-        if len(studies) > 1 and study.until_ci is not None:
+        first = studies[0]
+        baselines = {} if first.baseline is None else {first.dataset: first.baseline}
+        if len(studies) > 1 and first.until_ci is not None:
+            flag = "--backbone" if first.recipe is None else "--recipe"
             raise StudyError(
-                "--until-ci stops the methods of one network together, so that they share their episodes; --backbone "
-                f"names {len(studies)}. Say --episodes instead, or name one backbone at a time."
+                f"--until-ci stops the methods of one network together, so that they share their episodes; {flag} "
+                f"names {len(studies)}. Say --episodes instead, or name one at a time."
             )
         return cls(name="", studies=tuple(studies), places=("",) * len(studies), baselines=baselines)
 

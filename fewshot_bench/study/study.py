@@ -21,6 +21,7 @@ from fewshot_bench.episodes import Protocol, resolved_protocol
 from fewshot_bench.episodes.protocol import SAMPLERS_DEFAULT, SamplerName
 from fewshot_bench.errors import StudyError
 from fewshot_bench.limits import LARGEST_SEED, LARGEST_SIZE, LARGEST_WAY, MOST_CELLS, MOST_EPISODES, MOST_RUNS
+from fewshot_bench.training.named_recipes import named_recipe
 from fewshot_bench.training.recipe import PrecisionName
 
 Section = Literal["data", "method", "episodes", "computing", "output"]
@@ -34,8 +35,13 @@ Tau = Annotated[float, Field(gt=0)]
 SAMPLER_FIELDS = ("sampler", "alpha", "least_way", "least_shot")
 """The fields that say how episodes are sampled."""
 
-LATER_FIELDS = ("choose", "base_precision")
+LATER_FIELDS = ("choose", "base_precision", "training_seeds", "recipe", "stop_gradient", "anchors")
 """Fields added after the first release: records and keys leave them out at their defaults, so that old ids hold."""
+
+OF_A_RECIPE = ("backbone", "weights", "checkpoints", "base_losses", "image_size", "interpolation")
+"""The fields that a recipe determines."""
+
+MOST_TRAININGS = 1_000
 
 MOST_EPISODES_BY_DEFAULT = 30_000
 """Largest number of episodes per run under `until_ci`, unless `max_episodes` is given."""
@@ -164,7 +170,7 @@ class EpisodeOptions(Options):
     runs: int = option(3, "Runs with different episodes; disjoint: one.", "episodes", ge=1, le=MOST_RUNS)
     until_ci: float | None = option(
         None,
-        "Instead of --episodes: continue until every 95% interval is at most ± this many points.",
+        "Instead of --episodes: until every 95% interval is at most ± this many points.",
         "episodes",
         gt=0,
         le=50,
@@ -178,9 +184,7 @@ class EpisodeOptions(Options):
     sampler: SamplerName = option(
         "standard", "Independent episodes; no shared images; uneven queries; varying way and shot.", "episodes"
     )
-    alpha: float | None = option(
-        None, "Dirichlet concentration; smaller values make queries more imbalanced. Default: 2.", "episodes"
-    )
+    alpha: float | None = option(None, "Dirichlet concentration; smaller is more uneven. Default: 2.", "episodes")
     least_way: int | None = option(None, "Fewest classes with --sampler varied. Default: 2.", "episodes")
     least_shot: int | None = option(None, "Fewest shots with --sampler varied. Default: 1.", "episodes")
 
@@ -237,12 +241,20 @@ class MethodOptions(Options):
     )
     base_precision: PrecisionName | None = option(
         None,
-        "Precision of base-split training, on every device (autocast). Default: float32.",
+        "Precision of base-split training (autocast). Default: float32.",
         "method",
         is_fixed_by_checkpoint=True,
         is_axis=True,
     )
     training_seed: int = option(0, "Seed of base-split training.", "method", ge=-(1 << 63), lt=1 << 63)
+    training_seeds: int | None = option(
+        None,
+        "Trainings per method, seeds from --training-seed on. Default: 1.",
+        "method",
+        is_fixed_by_checkpoint=True,
+        ge=1,
+        le=MOST_TRAININGS,
+    )
     adaptations: tuple[str, ...] = option(
         ("centroid",),
         "Methods (fewshot-bench ls adaptations), or groups of heads: all, all-inductive, all-transductive.",
@@ -255,6 +267,12 @@ class MethodOptions(Options):
     )
     reading: Literal["in", "out"] | None = option(
         None, "How ce+schane reads Equation 4 of its paper. Default: in.", "method", is_axis=True
+    )
+    stop_gradient: Literal["none", "beta"] | None = option(
+        None, "beta: ce+schane's weights of negatives are constants.", "method", is_axis=True
+    )
+    anchors: Literal["mean", "sum"] | None = option(
+        None, "Mean or sum of the contrastive term over anchors.", "method", is_axis=True
     )
     choose: Literal["none", "support-cv", "ensemble"] = option(
         "none",
@@ -293,16 +311,37 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
         "method",
         is_fixed_by_checkpoint=True,
     )
+    recipe: str | None = option(
+        None,
+        "Train or find networks by recipes (fewshot-bench ls recipes).",
+        "method",
+    )
     lambda_: Lambda = option(0.9, "Weight of the contrastive term.", "method", alias="lambda", is_axis=True)
     tau: Tau = option(0.5, "Temperature of the contrastive term.", "method", is_axis=True)
     baseline: str | None = option(None, "Method to test the others against (name or part of it).", "output")
     # fmt: on
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_adaptation_of_recipe(cls, values: Any) -> Any:
+        """Unless others are given, the adaptation is the one that belongs to the recipe; refuse another network."""
+        if not isinstance(values, dict) or values.get("recipe") is None:
+            return values
+        given = next((name for name in OF_A_RECIPE if values.get(name) is not None), None)
+        if given is not None:
+            raise StudyError(f"the recipe {values['recipe']} determines what {cls.flag(given)} would set.")
+        named = named_recipe(values["recipe"])
+        if values.get("adaptations") is None:
+            own = named.hyper_parameters(str(values.get("dataset", "")))
+            values = {**values, "adaptations": (named.evaluation.adaptation,)}
+            values["hyper_parameters"] = own | (values.get("hyper_parameters") or {})
+        return values
+
     @model_validator(mode="after")
     def _check_size(self) -> Study:
         """Raise StudyError for more cells, or episodes of one, than can be stored; no memory is taken yet."""
         lists = (self.shots, self.checkpoints, self.base_losses, self.adaptations, self.losses)
-        cells = math.prod(len(values) for values in lists if values)
+        cells = math.prod(len(values) for values in lists if values) * (self.training_seeds or 1)
         if cells > MOST_CELLS:
             raise StudyError(f"a study has at most {MOST_CELLS:,} cells, and this one {cells:,}. Divide it.")
         runs, episodes = self._asked("runs"), self._most_episodes()
@@ -312,6 +351,11 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
                 f"{episodes:,}. Use fewer --episodes or --runs."
             )
         return self
+
+    @property
+    def seeds_of_trainings(self) -> range:
+        """The seeds with which each base stage is trained."""
+        return range(self.training_seed, self.training_seed + (self.training_seeds or 1))
 
     @property
     def later_defaults(self) -> set[str]:
@@ -382,7 +426,5 @@ class NamedHyperParameters(Options):
         "method",
     )
     bn: str | None = option(None, "Batch norm of finetune: frozen, support or transductive.", "method")
-    views: int | None = option(
-        None, "Augmented views per image, made once; 0: new ones at every step of finetune.", "method"
-    )
+    views: int | None = option(None, "Augmented views per image, made once; 0: new ones at each step.", "method")
     precision: str | None = option(None, "Precision of finetune: float32, bf16 or float64.", "method")

@@ -15,18 +15,28 @@ from pydantic import Field
 
 from fewshot_bench._io.toml import KeyPath
 from fewshot_bench.datasets import admit_dataset, check_name
-from fewshot_bench.errors import CodeNotTrustedError, StudyError, UnknownNameError
+from fewshot_bench.errors import CodeNotTrustedError, FewshotBenchError, StudyError, UnknownNameError
 from fewshot_bench.limits import MOST_CELLS, MOST_EPISODES
 from fewshot_bench.plugins import is_code
 from fewshot_bench.registry import Entry, Registry
 from fewshot_bench.study.known_names import GROUPS, Kind, refuse_misspelt
 from fewshot_bench.study.plan import Outputs
-from fewshot_bench.study.study import ComputingOptions, EpisodeOptions, Lambda, MethodOptions, Options, Study, Tau
+from fewshot_bench.study.study import (
+    OF_A_RECIPE,
+    ComputingOptions,
+    EpisodeOptions,
+    Lambda,
+    MethodOptions,
+    Options,
+    Study,
+    Tau,
+)
+from fewshot_bench.training.named_recipes import named_recipe
 
 MOST_STUDIES = 2_000
 """The limit of a file; a larger grid is a mistake or an attack."""
 
-_NETWORK = ("backbone", "weights", "checkpoints")
+_NETWORK = ("backbone", "weights", "checkpoints", "recipe")
 
 
 def _several(field: str, default: Any, **changes: Any) -> Any:
@@ -36,10 +46,11 @@ def _several(field: str, default: Any, **changes: Any) -> Any:
 
 
 class MethodTable(MethodOptions):
-    """One `[[methods]]` table; each backbone and each value of lambda and tau makes a method."""
+    """One `[[methods]]` table; each backbone or recipe and each value of lambda and tau makes a method."""
 
     datasets: tuple[str, ...] | None = None
     backbone: tuple[str, ...] | None = _several("backbone", None, min_length=1)
+    recipe: tuple[str, ...] | None = _several("recipe", None, min_length=1)
     lambda_: tuple[Lambda, ...] = _several("lambda_", (0.9,), min_length=1)
     tau: tuple[Tau, ...] = _several("tau", (0.5,), min_length=1)
 
@@ -79,6 +90,12 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
                 refuse_misspelt(kind, name)
             except UnknownNameError as error:
                 return path, str(error)
+        for path, table in (((), self), *self._tables()):
+            for number, name in enumerate(table.recipe or ()):
+                try:
+                    named_recipe(name)
+                except FewshotBenchError as error:
+                    return (*path, "recipe", number), str(error)
         return self._unknown_dataset()
 
     def _names(self) -> Iterator[tuple[KeyPath, Kind, str]]:
@@ -145,7 +162,10 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         if methods * len(self.datasets) > MOST_STUDIES:
             return (), f"{methods:,} methods on {len(self.datasets)} datasets are more than {MOST_STUDIES:,} studies."
         lists = ("checkpoints", "base_losses", "adaptations", "losses")
-        each = [math.prod(len(table[name]) for name in lists if table.get(name)) for table in tables]
+        each = [
+            math.prod(len(table[name]) for name in lists if table.get(name)) * (table.get("training_seeds") or 1)
+            for table in tables
+        ]
         cells = sum(_count_of_variants(table) * count for table, count in zip(tables, each, strict=True))
         cells *= len(self.shots) * len(self.datasets)
         if cells > MOST_CELLS:
@@ -205,24 +225,28 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
                 for name, value in common.items()
                 if name not in Study.fields_where("is_fixed_by_checkpoint")
             }
-        if not self._has_reading(own) and any(self._has_reading(_given(each, MethodTable)) for each in self.methods):
-            common.pop("reading", None)
+        if "recipe" in own:
+            common = {name: value for name, value in common.items() if name not in OF_A_RECIPE}
+        for name in ("reading", "stop_gradient", "anchors"):
+            if not self._acts(name, own) and any(self._acts(name, _given(each, MethodTable)) for each in self.methods):
+                common.pop(name, None)
         accepted = self._accepted(table)
         shared = {name: value for name, value in self.hyper_parameters.items() if name in accepted}
         fields = {**common, **own, "hyper_parameters": {**shared, **table.hyper_parameters}}
         fields.pop("datasets", None)
         return fields
 
-    def _has_reading(self, table: dict[str, Any]) -> bool:
-        """Whether a loss of this table can have the reading that the file gives for all tables."""
-        from fewshot_bench.losses import readings_of
+    def _acts(self, name: str, table: dict[str, Any]) -> bool:
+        """Whether a loss of this table can be taken as the file says for all tables."""
+        from fewshot_bench.losses import readings_of, takes
 
         method = _given(self, MethodTable) | table
         losses = (*method.get("losses", ()), *(method.get("base_losses") or ()))
+        value = getattr(self, name)
         return (
-            self.reading is None
+            value == type(self).model_fields[name].default
             or method.get("base_losses") is None  # the backbone decides which losses these are
-            or any(self.reading in readings_of(loss) for loss in losses)
+            or any(value in readings_of(loss) if name == "reading" else takes(loss, name) for loss in losses)
         )
 
     def _accepted(self, table: MethodTable) -> set[str]:
@@ -230,7 +254,10 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
         from fewshot_bench.study.methods import hyper_parameters_of
 
         source = table if "adaptations" in table.model_fields_set else self
-        return set().union(*(hyper_parameters_of(name) for name in source.adaptations))
+        names, recipes = source.adaptations, table.recipe or self.recipe
+        if recipes and "adaptations" not in source.model_fields_set:
+            names = tuple(named_recipe(recipe).evaluation.adaptation for recipe in recipes)
+        return set().union(*(hyper_parameters_of(name) for name in names))
 
 
 def _given(options: Options, kind: type[Options]) -> dict[str, Any]:
@@ -244,16 +271,22 @@ def _count_of_variants(method: dict[str, Any]) -> int:
     temperatures: tuple[float | None, ...] = method.get("tau", (None,))
     without = sum(1 for weight in weights if weight == 0)
     contrasts = without + (len(weights) - without) * len(temperatures)
-    return len(dict.fromkeys(method.get("backbone") or (None,))) * contrasts
+    return len(dict.fromkeys(_networks(method))) * contrasts
 
 
 def _variants(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every combination of backbone, lambda (0: cross-entropy, no tau) and tau; what was not given stays absent."""
-    for backbone in dict.fromkeys(method.get("backbone") or (None,)):
+    """Every combination of network, lambda (0: cross-entropy, no tau) and tau; what was not given stays absent."""
+    key = "recipe" if method.get("recipe") else "backbone"
+    for network in dict.fromkeys(_networks(method)):
         for weight in method.get("lambda_", (None,)):
             for temperature in method.get("tau", (None,))[: 1 if weight == 0 else None]:
-                variant = {"backbone": backbone, "lambda_": weight, "tau": temperature}
+                variant = {key: network, "lambda_": weight, "tau": temperature}
                 yield {name: value for name, value in variant.items() if value is not None}
+
+
+def _networks(method: dict[str, Any]) -> tuple[str | None, ...]:
+    """The recipes or backbones of a table."""
+    return method.get("recipe") or method.get("backbone") or (None,)
 
 
 _FOLDER = Path(__file__).with_name("preset_files")

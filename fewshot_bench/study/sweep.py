@@ -21,7 +21,7 @@ from fewshot_bench.datasets import Dataset
 from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.limits import MOST_CELLS
-from fewshot_bench.losses import LOSSES, readings_of
+from fewshot_bench.losses import EXTRA_SETTINGS, LOSSES, readings_of, takes
 from fewshot_bench.outcomes import OutcomeStore
 from fewshot_bench.outcomes.cell import STANDARD_SAMPLER
 from fewshot_bench.progress import SILENT, Progress
@@ -31,7 +31,7 @@ from fewshot_bench.study.admission import admit_fields
 from fewshot_bench.study.best_configuration import Value, swept_fields
 from fewshot_bench.study.checkpoints import checkpoint_file, read_checkpoint
 from fewshot_bench.study.known_names import GROUPS
-from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations, refuse_reading_without_effect
+from fewshot_bench.study.methods import hyper_parameters_of, planned_adaptations, refuse_contrast_without_effect
 from fewshot_bench.study.resolved import ResolvedStudy, resolve_study
 from fewshot_bench.study.study import SAMPLER_FIELDS, Study
 
@@ -118,7 +118,7 @@ def text_of(values: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {value_text(value)}" for name, value in values.items())
 
 
-_CONTRASTIVE = ("lambda", "tau", "reading")
+_CONTRASTIVE = ("lambda", "tau", "reading", "stop_gradient", "anchors")
 _NOT_OF_A_POINT = {*Study.fields_where("section", "computing", "output"), "episodes", "runs"}
 
 
@@ -128,8 +128,8 @@ class Point:
 
     Attributes:
         values: by the name of the axis.
-        study: what is run. With lambda = 0 the loss is cross-entropy alone, so points that differ only in tau or in
-            the reading share a study.
+        study: what is run. With lambda = 0 the loss is cross-entropy alone, so points that differ only in how the
+            contrast is taken share a study.
         key: digest of everything that decides the outcomes of the study's episodes, 16 hexadecimal digits.
     """
 
@@ -203,7 +203,7 @@ def plan_sweep(study: Study, grid: Grid = PAPER_GRID, *, name: str | None = None
     resolved = resolve_study(with_values(study, grid.points()[0]), progress=progress)
     dataset = resolved.dataset
     study = _with_base_losses(study, resolved)
-    refuse_reading_without_effect(study, study.base_losses or ())
+    refuse_contrast_without_effect(study, study.base_losses or ())
     for axis in grid.axes:
         _refuse_axis_without_effect(axis.name, study, grid)
     chosen_device(study.device)
@@ -282,6 +282,8 @@ def _refuse_axis_without_effect(name: str, study: Study, grid: Grid) -> None:
             "with --grid."
         )
     losses = dict.fromkeys([*(study.base_losses or ()), *(study.losses if _trains_with_loss(study) else ())])
+    if name in EXTRA_SETTINGS and not any(takes(loss, name) for loss in losses):
+        raise StudyError(f"{name} acts nowhere in this sweep: {' and '.join(losses)} cannot be taken in two ways.")
     if name == "reading" and not any(len(readings_of(loss)) > 1 for loss in losses):
         raise StudyError(
             f"reading acts nowhere in this sweep: {' and '.join(losses)} cannot be read in two ways. It belongs to "
@@ -293,8 +295,8 @@ def _refuse_axis_without_effect(name: str, study: Study, grid: Grid) -> None:
 
 def _point(study: Study, values: dict[str, Value], grid: Grid, folder: Path, dataset: Dataset) -> Point:
     run = with_values(study, values)
-    if run.lambda_ == 0:  # cross-entropy alone, whatever tau and the reading: all such points share the first values
-        run = with_values(run, {axis.name: axis.values[0] for axis in grid.axes if axis.name in ("tau", "reading")})
+    if run.lambda_ == 0:  # cross-entropy alone, however the contrast is taken: such points share the first values
+        run = with_values(run, {axis.name: axis.values[0] for axis in grid.axes if axis.name in _CONTRASTIVE[1:]})
     run = run.model_copy(update={"results": folder})
     return Point(values, run, _key(run, dataset.fingerprint))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import Centroid, EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.backbones import Backbone, BackboneRequest, embed
 from fewshot_bench.backbones.backbone import Interpolation
-from fewshot_bench.datasets import known_dataset
+from fewshot_bench.datasets import is_named, known_dataset
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.classify import accuracy, classify
 from fewshot_bench.engine.engine import chosen_device
@@ -43,12 +42,14 @@ from fewshot_bench.study.checkpoints import (
     Checkpoint,
     CheckpointCard,
     checkpoint_file,
+    checkpoint_name,
     finished_names,
     read_card,
     read_checkpoint,
     state_file,
 )
 from fewshot_bench.study.methods import planned_adaptations
+from fewshot_bench.study.networks import trainings_of
 from fewshot_bench.study.provenance import tf32, weights_record
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import (
@@ -82,8 +83,8 @@ class TrainingPlan:
     Attributes:
         name: of the trained network.
         dataset: name or path of a dataset with a base split.
-        named_recipe: name or file of the recipe that gives the defaults of all else; without one that is the paper's
-            recipe for pretrained networks and one for small networks otherwise.
+        named_recipe: name or file of the recipe that gives the defaults of all else; without one that is
+            `paper_recipe` for pretrained networks and `scratch_recipe` for others.
         backbone: its name; by default that of the recipe, or conv4_64.
         loss: its name; by default that of the recipe, or ce.
         recipe: settings that differ from the default; None keeps the default.
@@ -135,18 +136,6 @@ class TrainingPlan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise StudyError(f"--{name.replace('_', '-')} should be 1 or more, not {value}.")
-
-
-def checkpoint_name(recipe: str, dataset: str, changes: Mapping[str, Any]) -> str:
-    """The name under which a training by a named recipe is kept, by itself or with some settings changed.
-
-    >>> checkpoint_name("rfs-conv4", "cifar-fs", {"epochs": 3, "seed": None})
-    'rfs-conv4-cifar-fs-epochs3'
-    """
-    given = {key.rstrip("_").replace("_", ""): value for key, value in changes.items() if value is not None}
-    parts = [Path(recipe).stem if recipe.endswith(".toml") else recipe, Path(dataset).name or dataset]
-    text = "-".join([*parts, *(f"{key}{given[key]}" for key in sorted(given))])
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")
 
 
 def validation_protocols(split: ImageSplit, episodes: int) -> list[Protocol]:
@@ -241,12 +230,13 @@ def selection_card(
     }
 
 
-def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT) -> Checkpoint:
+def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT, waits: bool = False) -> Checkpoint:
     """Train a backbone under a name, resume a training that was stopped, or read a finished one.
 
     Args:
         plan: what to train, and how. It should be your own: code that it names as `module:callable` is imported.
         progress: shown one unit per optimiser step.
+        waits: whether to wait while another process trains under that name; otherwise that is an error.
 
     Raises:
         StudyError: the plan cannot be carried out, or the name belongs to another training.
@@ -258,7 +248,7 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT) -> Checkp
     admit_fields({"dataset": plan.dataset, "backbone": plan.backbone, "base_losses": losses})
     board = TensorBoardLog(plan.tensorboard / plan.name) if plan.tensorboard is not None else None
     try:
-        with joined_processes(own_rank()) as processes, _locked(plan.name):
+        with joined_processes(own_rank()) as processes, _locked(plan.name, waits=waits):
             return _Training(plan, board, progress, processes).run()
     finally:
         if board is not None:
@@ -266,7 +256,7 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT) -> Checkp
 
 
 @contextmanager
-def _locked(name: str) -> Iterator[None]:
+def _locked(name: str, *, waits: bool) -> Iterator[None]:
     """Keep other commands from training under a name; processes of one command share the lock of the main one."""
     path = checkpoint_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -275,7 +265,7 @@ def _locked(name: str) -> Iterator[None]:
         return
     lock = FileLock(path.with_name(f".{name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if waits else 0)
     except Timeout as error:
         raise StudyError(f"{name} is being trained by another process. Wait, or use another --name.") from error
     try:
@@ -306,6 +296,25 @@ def _digest_of(teacher: Backbone) -> str:
     """Of the weights and the base head of a teacher, 64 hexadecimal digits."""
     assert teacher.base_head is not None
     return sha256(f"{teacher.weights} {teacher.base_head.digest}".encode()).hexdigest()
+
+
+def train_recipe(study: Study, *, progress: Progress = SILENT) -> None:
+    """Train the networks of a study with a named recipe, each under its name, unless they are there.
+
+    Raises:
+        StudyError: the images have no name, so that their base split might be another here; or see `train_backbone`.
+        FewshotBenchError: see `train_backbone`.
+    """
+    if not is_named(study.dataset):
+        raise StudyError(
+            f"--recipe trains on datasets that have a name. Keep {study.dataset} under one: "
+            "fewshot-bench data import NAME --from PATH"
+        )
+    for name, settings in trainings_of(study):
+        plan = TrainingPlan(
+            name=name, dataset=study.dataset, named_recipe=study.recipe, recipe=settings, device=study.device
+        )
+        train_backbone(plan, progress=progress, waits=True)
 
 
 class _Training:
@@ -369,11 +378,11 @@ class _Training:
         if self.processes is not None:
             raise StudyError("distillation takes one process. Leave out torchrun.")
         if name not in finished_names() and name in recipe_names():
-            plan, seed = self.plan, {"seed": self.plan.recipe.get("seed")}
+            plan, seed = self.plan, {"seed": self.recipe.seed or None}
             own = checkpoint_name(name, plan.dataset, seed)
             plan = replace(plan, name=own, named_recipe=name, backbone=None, loss=None, recipe=seed, is_fresh=False)
             plan = replace(plan, weights=None, validate_every=None, validation_episodes=None, keeps_last=False)
-            return train_backbone(plan, progress=self.progress).backbone_and_head()[0]
+            return train_backbone(plan, progress=self.progress, waits=True).backbone_and_head()[0]
         return read_checkpoint(name).backbone_and_head()[0]
 
     def _files(self) -> list[dict[str, str]]:

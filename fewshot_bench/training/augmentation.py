@@ -193,8 +193,8 @@ def choose_augmentation(name: AugmentationName, *, channels: int, image_size: in
     """
     if name == "auto":
         name = "autoaugment" if channels == 3 else "affine"
-    if name == "autoaugment":
-        return AutoAugment(image_size)
+    if name in ("autoaugment", "autoaugment-policy"):
+        return AutoAugment(image_size, crops=name == "autoaugment")
     if name == "jitter":
         return CropJitterFlip(image_size)
     return RandomAffine() if name == "affine" else Unchanged()

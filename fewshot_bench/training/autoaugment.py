@@ -124,11 +124,13 @@ class AutoAugment:
     Args:
         image_size: the smaller of H and W. Up to 64 pixels the policy is the one found for CIFAR-10, above the one
             for ImageNet; the crop's padding is an eighth of it.
+        crops: whether the crop and the flip come before the sub-policy; their random numbers are drawn either way.
     """
 
     numbers = 4 + 2 * STEPS
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, *, crops: bool = True) -> None:
+        self.crops = crops
         self.policy = CIFAR10_POLICY if image_size <= SMALL_IMAGE else IMAGENET_POLICY
         self.padding = image_size // 8
         self._on_gpu: dict[tuple[object, ...], list[OperationsOnGpu]] = {}
@@ -152,15 +154,16 @@ class AutoAugment:
             return self(images.cpu(), uniform.cpu()).to(images.device)
         if images.device.type != "cpu":
             return self._without_groups(images, to_device(uniform, images.device))
-        views = torch.cat(
-            [crop_and_flip(part, numbers, self.padding) for part, numbers in _parts(images, uniform[:, :3])]
-        )
+        views = torch.cat([self._placed(part, numbers) for part, numbers in _parts(images, uniform[:, :3])])
         place = np.arange(len(images))  # of the view of image b
         for step in range(STEPS):
             groups = grouped(self.policy, step, uniform[:, 3:], *images.shape[-2:])
             views = _in_groups(views, [Group(operation, place[rows]) for operation, rows in groups])
             place[np.concatenate([rows for _, rows in groups])] = np.arange(len(images))
         return views.index_select(0, torch.from_numpy(place))
+
+    def _placed(self, images: Tensor, uniform: Tensor) -> Tensor:
+        return crop_and_flip(images, uniform, self.padding) if self.crops else images
 
     def _without_groups(self, images: Tensor, uniform: Tensor) -> Tensor:
         """On a GPU: groups would take hundreds of small kernels, and their sizes are known to the host only."""
@@ -171,7 +174,7 @@ class AutoAugment:
             ]
         changed = [images[:0]]
         for part, numbers in _parts(images, uniform):
-            views = crop_and_flip(part, numbers[:, :3], self.padding)
+            views = self._placed(part, numbers[:, :3])
             for change in self._on_gpu[size]:
                 views = change(views, numbers[:, 3:])
             changed.append(views)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_bench.errors import StudyError
-from fewshot_bench.losses import LOSSES, loss_function, reading_of
+from fewshot_bench.losses import LOSSES, extra_settings, loss_function, reading_of
 from fewshot_bench.losses.contrastive import at_least_float32
 from fewshot_bench.training.augmentation import random_views
 from fewshot_bench.training.batches import Samples
@@ -155,6 +155,7 @@ class Classification:
         recipe, loss = self.recipe, loss_function(self.recipe.loss)
         settings: dict[str, Any] = {"lambda_": recipe.lambda_, "tau": recipe.tau}
         settings["reading"] = reading_of(recipe.loss, recipe.reading)
+        settings |= extra_settings(recipe.loss, stop_gradient=recipe.stop_gradient, anchors=recipe.anchors)
         if recipe.label_smoothing:  # a plug-in's loss need not take it
             settings["label_smoothing"] = recipe.label_smoothing
             if "label_smoothing" not in signature(loss).parameters:

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from fewshot_bench.errors import StudyError
 
 if TYPE_CHECKING:
-    from fewshot_bench.losses import Reading
+    from fewshot_bench.losses import Anchors, Reading, StopGradient
 
 Objective = Literal["classification", "cosine", "distillation", "episodic", "maml", "anil", "meta-sgd"]
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "one-cycle", "steps"]
 Decays = Literal["matrices", "all"]
 EpisodicHead = Literal["centroid", "matching", "ridge", "svm"]
-AugmentationName = Literal["auto", "autoaugment", "jitter", "affine", "none"]
+AugmentationName = Literal["auto", "autoaugment", "autoaugment-policy", "jitter", "affine", "none"]
 PrecisionName = Literal["float32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Hyper-parameters of a training on the base split; the defaults are the SCHaNe paper's.
+    """Hyper-parameters of a training on the base split; docs/paper.md compares the defaults with the SCHaNe paper.
 
     Attributes:
         loss: name of a loss.
@@ -74,6 +74,8 @@ class Recipe:
         teacher_weights: digest of the teacher's weights and base head, which decides the result.
         temperature: of a distillation.
         soft_share: share of the divergence from the teacher in the loss; the rest is that of the labels.
+        stop_gradient: "beta" takes the weights of SCHaNe's negatives as constants; "none" differentiates them.
+        anchors: whether the contrastive term is the "mean" or the "sum" over anchors.
     """
 
     loss: str = "ce"
@@ -117,17 +119,20 @@ class Recipe:
     teacher_weights: str | None = None
     temperature: float = 4.0
     soft_share: float = 0.5
+    stop_gradient: StopGradient = "none"
+    anchors: Anchors = "mean"
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
 
         Raises:
             UnknownNameError: the loss is not known; a plug-in's loss is looked up only to train with it.
-            StudyError: a value is out of its range, or the loss has no such reading.
+            StudyError: a value is out of its range, or the loss has no such reading or setting.
         """
-        from fewshot_bench.losses import other_reading
+        from fewshot_bench.losses import extra_settings, other_reading
 
         object.__setattr__(self, "reading", other_reading(self.loss, self.reading))
+        extra_settings(self.loss, stop_gradient=self.stop_gradient, anchors=self.anchors)
         self._expect(self.epochs >= 1, "epochs", "1 or more")
         self._expect(abs(self.seed) < 1 << 63, "seed", "a whole number of 64 bits")
         self._expect(self.batch_size >= 2, "batch_size", "2 or more, since a contrast needs two images")
@@ -285,11 +290,17 @@ _LATER_FIELDS = (
     "head_scale", "learned_scale",
     "cosine_scale", "mixup", "drop_block", "drop_block_size", "drop_block_steps",
     "teacher", "teacher_weights", "temperature", "soft_share",
+    "stop_gradient", "anchors",
 )  # fmt: skip
 
 
 def paper_recipe(loss: str, **changes: Any) -> Recipe:
-    """How the SCHaNe paper fine-tunes pretrained networks on few-shot base splits, with some fields changed."""
+    """For pretrained networks: the numbers of the SCHaNe paper, and this project's choices where it is silent.
+
+    Args:
+        loss: name of a loss.
+        **changes: fields that should differ.
+    """
     return replace(Recipe(loss=loss), **changes)
 
 

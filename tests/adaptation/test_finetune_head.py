@@ -219,7 +219,9 @@ def test_lambda_zero_is_cross_entropy_on_the_views():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", [{"tau": 0.1}, {"reading": "out"}, {"lambda_": 0.5}])
+@pytest.mark.parametrize(
+    "setting", [{"tau": 0.1}, {"reading": "out"}, {"lambda_": 0.5}, {"stop_gradient": "beta"}, {"anchors": "sum"}]
+)
 def test_every_setting_of_the_contrastive_term_reaches_it(setting):
     split = clustered_split(views=2).with_features("l2")
     support, query = support_and_query(drawn_episodes(EPISODES, shot=2))

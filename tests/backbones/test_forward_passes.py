@@ -16,7 +16,7 @@ import fewshot_bench.backbones  # noqa: F401  # registers the networks with timm
 
 pytestmark = pytest.mark.slow
 
-SIZES = {"conv4_32": 16, "conv4_64": 16, "resnet12": 16, "wrn28_10": 4}
+SIZES = {"conv4_32": 16, "conv4_64": 16, "conv4_64_gap": 16, "resnet12": 16, "wrn28_10": 4}
 TUNED: dict[str, Callable[[str], bool]] = {
     "all": lambda name: True,
     "normalisation": lambda name: "bn" in name or ".1." in name,

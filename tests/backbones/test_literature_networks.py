@@ -18,7 +18,7 @@ from fewshot_bench.cli.main import exit_code
 from fewshot_bench.errors import StudyError
 from fewshot_bench.training import scratch_recipe, train_on_base
 
-NAMES = ("conv4_32", "conv4_64", "resnet12", "resnet12_flat", "wrn28_10")
+NAMES = ("conv4_32", "conv4_64", "conv4_64_gap", "resnet12", "resnet12_flat", "wrn28_10")
 
 # Counted by hand: widths from the papers; a convolution of conv4 has a bias, a batch normalisation two tensors.
 # The tables of the literature say 113k for Conv4-64, 12.4M for ResNet-12, and 36.5M for WRN-28-10 (Zagoruyko and
@@ -26,6 +26,7 @@ NAMES = ("conv4_32", "conv4_64", "resnet12", "resnet12_flat", "wrn28_10")
 PARAMETERS = {
     "conv4_32": (3 * 9 + 1 + 2) * 32 + 3 * (32 * 9 + 1 + 2) * 32,
     "conv4_64": (3 * 9 + 1 + 2) * 64 + 3 * (64 * 9 + 1 + 2) * 64,
+    "conv4_64_gap": (3 * 9 + 1 + 2) * 64 + 3 * (64 * 9 + 1 + 2) * 64,
     "resnet12": sum(
         9 * wide * narrow + 2 * 9 * wide * wide + narrow * wide + 4 * 2 * wide
         for narrow, wide in ((3, 64), (64, 160), (160, 320), (320, 640))
@@ -41,6 +42,7 @@ PARAMETERS["resnet12_flat"] = PARAMETERS["resnet12"]
 GOLDEN = {
     "conv4_32": 28_896,
     "conv4_64": 113_088,
+    "conv4_64_gap": 113_088,
     "resnet12": 12_424_320,
     "resnet12_flat": 12_424_320,
     "wrn28_10": 36_472_784,
@@ -73,7 +75,14 @@ def test_timm_finds_and_makes_them(name):
 def test_the_size_of_the_embedding_is_that_of_the_literature():
     with torch.device("meta"):
         sizes = {name: make(name, img_size=84).num_features for name in NAMES}
-    assert sizes == {"conv4_32": 800, "conv4_64": 1600, "resnet12": 640, "resnet12_flat": 16_000, "wrn28_10": 640}
+    assert sizes == {
+        "conv4_32": 800,
+        "conv4_64": 1600,
+        "conv4_64_gap": 64,
+        "resnet12": 640,
+        "resnet12_flat": 16_000,
+        "wrn28_10": 640,
+    }
 
 
 def test_the_flat_resnet12_averages_to_the_other_one():
@@ -83,7 +92,7 @@ def test_the_flat_resnet12_averages_to_the_other_one():
     torch.testing.assert_close(flat(images).view(2, 640, 4).mean(2), averaged(images))
 
 
-@pytest.mark.parametrize(("name", "side"), [("conv4_64", 5), ("resnet12", 5), ("wrn28_10", 21)])
+@pytest.mark.parametrize(("name", "side"), [("conv4_64", 5), ("conv4_64_gap", 10), ("resnet12", 5), ("wrn28_10", 21)])
 def test_feature_maps_at_84_pixels_have_the_literature_s_sides(name, side):
     with torch.device("meta"):
         features = make(name, img_size=84).forward_features(torch.rand(1, 3, 84, 84))

@@ -106,7 +106,10 @@ def test_a_list_of_studies_is_without_torch(tmp_path):
         ("train --name x --dataset glyps", "no dataset called 'glyps'"),
         ("train --name x --schedule cosin", "should be one of constant, cosine, one-cycle, not cosin"),
         ("train --name x --optimizer adan", "should be one of adamw, adam, not adan"),
-        ("train --name x --augmentation car", "should be one of auto, autoaugment, jitter, affine, none, not car"),
+        (
+            "train --name x --augmentation car",
+            "should be one of auto, autoaugment, autoaugment-policy, jitter, affine, none, not car",
+        ),
         ("train --name x --precision fp8", "should be one of float32, bf16, fp16, not fp8"),
         ("run misspelt.toml", "misspelt.toml, line 4: there is no backbone called 'conv4_46'"),
         ("run quickstart --set methods.0.losses=ce+shane", "no loss called 'ce+shane'"),

@@ -58,7 +58,7 @@ def test_what_is_stored_is_told_as_json(folder, capsys):
         ("schane-lambda", ["--set", f"methods.0.backbone={TINY}"], ["cifar-fs"]),
         (
             "schane-table1",
-            ["--set", f"backbone={TINY}"],
+            ["--set", f"methods.6.backbone={TINY}"],
             ["cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet"],
         ),
     ],
@@ -83,7 +83,7 @@ def test_a_sweep_has_no_dry_run(folder, capsys):
 def test_presets_for_a_gpu_fit_into_80_gigabytes_without_images_or_weights(folder, capsys, preset):
     # Smaller networks of the same kinds, with and without batch normalisation, and fewer points of the search.
     backbone = "conv4_64" if preset.startswith("dhillon") else TINY
-    key = "methods.0.backbone" if preset == "schane-lambda" else "backbone"
+    key = {"schane-lambda": "methods.0.backbone", "schane-table1": "methods.6.backbone"}.get(preset, "backbone")
     change = ["--set", f"{key}={backbone}", "--set", "way=5"]
     change += ["--set", "methods.0.tau=0.5", "--set", "methods.0.lambda=0.5"] if preset == "schane-lambda" else []
     assert exit_code(["run", preset, *change, "--dry-run", "--memory", "80GB", "--flops", "4e14"]) == 0

@@ -303,15 +303,17 @@ def test_in_the_card_of_a_checkpoint(trap):
 def test_in_tables_and_lists_of_comma_separated_values(trap):
     assert trap("run", *STUDY, "--base-loss", "none", "--adapt", "centroid,logistic") == 0
     header = "table,backbone,method,dataset,split,way,shot,queries,accuracy,ci95,episodes,source,reported_in"
+    header += ",recipe,adaptation,trained_on,is_transductive,note"
+    row = "1,conv4_32,centroid,glyphs,novel,5,1,15,55.5,0.7,600,Somebody,2023,net,centroid,base,false,seen"
     published = Path("results/published/mine.csv")
     published.parent.mkdir()
     rows = {
-        published: f"{header}\n1,conv4_32,centroid,glyphs,novel,5,1,15,55.5,0.7,600,Somebody,2023\n",
+        published: f"{header}\n{row}\n",
         Path("theirs.csv"): "method,episode,accuracy,classes\nours,0,0.5,0 1 2 3 4\nours,1,0.6,0 1 2 3 4\n",
         Path("results/leaderboard.csv"): Path("results/leaderboard.csv").read_text("utf-8"),
     }
     imported = ("outcomes", "import", "theirs.csv", "--dataset", "glyphs", "--way", "5", "--shot", "1")
-    commands = (("leaderboard",), imported, READERS[-1], ("report",))
+    commands = (("leaderboard",), imported, READERS[-1], ("report",), ("compare", "--published"))
     for file, text in rows.items():
         table = [line.split(",") for line in text.splitlines()]
         for number, (changed, what) in enumerate(plants(table)):

@@ -16,10 +16,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("bn", "batch", "one of frozen, support, transductive"),
     ("optimizer", "sgd", "one of adamw, adam"),
     ("schedule", "one-cycle", "one of constant, cosine"),
-    ("augmentation", "crop", "one of auto, autoaugment, jitter, affine, none"),
+    ("augmentation", "crop", "one of auto, autoaugment, autoaugment-policy, jitter, affine, none"),
     ("start", "random", "one of centroid, zero, support"),
     ("on", "features", "one of embeddings, logits"),
     ("precision", "fp16", "one of float32, bf16, float64"),
+    ("decays", "biases", "one of matrices, all"),
     *[("epochs", value, "a whole number of 0 or more") for value in (-1, 1.0, True, "100", None)],
     *[("batch_size", value, "a whole number of 1 or more") for value in (0, 16.0, None)],
     *[("warmup_epochs", value, "a whole number of 0 or more") for value in (-1, 0.5)],
@@ -66,11 +67,11 @@ def test_what_can_be_trained_is_not_refused(values: dict[str, Any]) -> None:
 
 
 def test_every_field_but_those_checked_elsewhere_has_a_wrong_value_here() -> None:
-    elsewhere = {"loss", "tune", "reading"}
+    elsewhere = {"loss", "tune", "reading", "stop_gradient", "anchors"}
     assert {name for name, *_ in WRONG} | elsewhere == {field.name for field in fields(EpisodeRecipe)}
 
 
-def test_the_defaults_are_those_of_the_paper() -> None:
+def test_rates_lengths_and_regularisation_are_the_numbers_of_the_paper() -> None:
     recipe = EpisodeRecipe()
     assert (recipe.learning_rate, recipe.weight_decay, recipe.dropout) == (1e-4, 0.05, 0.1)
     assert (recipe.epochs, recipe.batch_size, recipe.lambda_, recipe.tau) == (100, 1024, 0.9, 0.5)
@@ -131,7 +132,9 @@ def test_steps_are_epochs_times_the_batches_that_cover_the_support_set(
 
 def test_what_cross_entropy_does_not_use_is_not_recorded() -> None:
     contrast = {"lambda_", "tau", "reading"}
-    names = {field.name for field in fields(EpisodeRecipe)} - {"on", "query_entropy"}
+    names = {field.name for field in fields(EpisodeRecipe)} - {
+        "on", "query_entropy", "stop_gradient", "anchors", "decays",
+    }  # fmt: skip
     assert set(EpisodeRecipe(loss="ce").recorded()) == names - contrast
     for loss in ("ce+schane", "ce+supcon", "ce+simclr"):
         assert set(EpisodeRecipe(loss=loss).recorded()) == names

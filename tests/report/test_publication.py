@@ -172,7 +172,8 @@ def test_published_rows_have_a_dagger_and_no_rank(board):
     )
     text = as_markdown(pd.concat([board, published], ignore_index=True))
     (row,) = [line for line in text.splitlines() if line.startswith("| paper")]
-    assert row == "| paper | 99.00 ± 0.50† | – |"
+    assert row == "| paper | 99.00 ± 0.50†<sup>a</sup> | – |"
+    assert text.endswith("\n<sup>a</sup> S 2024\n"), "who measured it"
     assert "†: as published, on other episodes; not ranked." in text
     assert "†" not in as_markdown(board)
 

@@ -1,10 +1,11 @@
-"""The published numbers against what the paper prints."""
+"""The published numbers against what the papers print."""
 
 from __future__ import annotations
 
 import csv
 import re
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from fewshot_bench.errors import OutcomeError
 from fewshot_bench.report.published import (
     ACCURACY_COLUMNS,
     METRIC_COLUMNS,
+    OPTIONAL_COLUMNS,
+    PublishedResult,
+    published_for_recipe,
     published_results,
     published_rows,
     read_table,
@@ -23,9 +27,13 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 
 def rows(number):
-    with (RESULTS / "published" / f"schane-table{number}.csv").open(encoding="utf-8", newline="") as file:
+    return rows_of(f"schane-table{number}", METRIC_COLUMNS if number == 4 else ACCURACY_COLUMNS)
+
+
+def rows_of(name, required=ACCURACY_COLUMNS):
+    with (RESULTS / "published" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        assert tuple(reader.fieldnames) == (METRIC_COLUMNS if number == 4 else ACCURACY_COLUMNS)
+        assert tuple(reader.fieldnames)[: len(required)] == required
         return list(reader)
 
 
@@ -141,32 +149,145 @@ def test_a_dataset_is_called_as_in_the_registry(number):
 
 def test_published_rows_are_those_of_one_kind_of_task():
     found = published_rows("mini-imagenet", "novel", 5, 1)
-    assert len(found) == 7
+    literature = [row for row in rows_of("literature") if (row["dataset"], row["shot"]) == ("mini-imagenet", "1")]
+    assert len(found) == len(literature) + 2, "and the paper's own"
     (own,) = [row for row in found if row.method == "CE + SCHaNe"]
     assert (own.accuracy, own.half_width, own.episodes, own.queries) == (92.35, 0.53, 3000, 15)
     assert (own.backbone, own.source, own.table) == ("BEiT-3", "Long et al. 2023", "Long et al. 2023, Table 1")
     assert own.rounding == pytest.approx(0.005)
-    (cited,) = [row for row in found if row.method == "Prototypical Networks"]
+    (cited,) = [row for row in found if row.accuracy == 49.42]
     assert cited.source == "Snell, Swersky, and Zemel 2017, trained on base + validation"
     assert cited.episodes is None
+    assert cited.flags == ["trained on base + validation"]
     assert published_rows("mini-imagenet", "validation", 5, 1) == []
     assert published_rows("mini-imagenet", "novel", 10, 1) == []
-    assert len(published_rows("cifar-fs", "novel", 5, 1)) == 7 + 4, "with the ablation"
 
 
 def test_all_accuracies_are_found_and_each_once():
-    assert len(published_results()) == 56 + 32 + 4
-    assert len(published_results(RESULTS)) == 56 + 32 + 4
+    """40 numbers of the paper's Table 1 are also in the literature's, and one of Table 3 is in Table 1."""
+    assert len(rows_of("literature")) == 190
+    results = published_results()
+    assert len(results) == 190 + 56 - 40 + 32 + 4 - 1
+    assert published_results(RESULTS) == results
+    printed = [
+        (row.dataset, row.split, row.shot, row.backbone, row.accuracy, row.half_width)
+        for row in results
+        if row.half_width is not None
+    ]
+    assert [number for number, count in Counter(printed).items() if count > 1] == []
+
+
+def test_a_number_that_two_papers_print_names_both_and_keeps_what_either_says():
+    (ridge,) = [row for row in published_rows("cifar-fs", "novel", 5, 1) if row.accuracy == 72.6]
+    assert (ridge.method, ridge.half_width, ridge.queries, ridge.recipe) == ("MetaOptNet-RR", 0.7, 15, "ridge-resnet12")
+    assert ridge.table == "Lee et al. 2019, Table 2; Long et al. 2023, Table 1 as MetaOptNet"
+    assert ridge.printed_by == f"Lee et al. 2019, ridge variant; {ridge.table}"
+    assert not ridge.is_quoted
+    assert "The ridge variant" in ridge.note
+    (ours,) = [row for row in published_rows("cifar-fs", "novel", 5, 1) if row.accuracy == 87.0]
+    assert (ours.half_width, ours.table) == (0.7, "Long et al. 2023, Table 1; Long et al. 2023, Table 3")
+
+
+TWICE = PublishedResult("CE", "net", "glyphs", "novel", 5, 1, None, 60.0, 0.5, None, 0.05, "A 2020", "B 2023, Table 1")
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_same"),
+    [
+        ({"table": "C 2024"}, True),
+        ({"table": "C 2024", "method": "cross-entropy", "queries": 15}, True),
+        ({"method": "cross-entropy"}, False),  # two rows of one table are two numbers
+        ({"table": "C 2024", "source": "D 2022"}, False),
+        ({"table": "C 2024", "half_width": 0.6}, False),
+        ({"table": "C 2024", "half_width": None}, True),
+        ({"table": "C 2024", "half_width": None, "method": "cross-entropy"}, False),
+        ({"table": "C 2024", "shot": 5}, False),
+        ({"table": "C 2024", "backbone": "other"}, False),
+        ({"table": "C 2024", "accuracy": 60.1}, False),
+    ],
+)
+def test_a_number_is_the_same_where_measurer_task_and_interval_are(tmp_path, changed, is_same):
+    (tmp_path / "published").mkdir()
+    for name, row in (("a", TWICE), ("b", replace(TWICE, **changed))):
+        reported_in, _, table = row.table.partition(", Table ")
+        texts = {**asdict(row), "reported_in": reported_in, "table": table, "ci95": row.half_width}
+        line = ",".join("" if texts[column] is None else str(texts[column]) for column in ACCURACY_COLUMNS)
+        (tmp_path / "published" / f"{name}.csv").write_text(f"{HEADER}\n{line}\n", encoding="utf-8")
+    found = [row for row in published_results(tmp_path) if row.dataset == "glyphs"]
+    assert len(found) == (1 if is_same else 2)
+    assert found[0].accuracy == 60.0
+
+
+def test_the_two_numbers_without_intervals_of_one_table_stay_two():
+    """TIM-ADM and TIM-GD report the same 5-shot accuracy of the same network."""
+    tim = [row for row in published_rows("mini-imagenet", "novel", 5, 5) if row.accuracy == 85.0]
+    assert {row.method for row in tim} == {"TIM-ADM", "TIM-GD"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shot", "method", "backbone", "printed", "by"),
+    [
+        ("cifar-fs", 1, "Prototypical Networks", "64-64-64-64", (55.5, 0.7), "Bertinetto et al. 2019"),
+        ("fc100", 5, "Prototypical Networks", "64-64-64-64", (48.6, 0.6), "Oreshkin et al. 2018"),
+        ("cifar-fs", 5, "RFS-simple", "Conv4", (78.7, 0.5), "Tian et al. 2020"),
+        ("fc100", 1, "Prototypical Networks", "Conv4", (35.9, 0.24), "PaddleFSL's re-run"),
+        ("fc100", 5, "MetaOptNet-RR", "ResNet-12", (55.3, 0.6), "Lee et al. 2019, ridge variant"),
+        ("cifar-fs", 1, "Support-based initialisation", "WRN-28-10", (70.26, 0.7), "Dhillon et al. 2020"),
+        ("cifar-fs", 5, "ANIL", "Conv4", (68.6, None), "PaddleFSL's re-run"),
+        ("tiered-imagenet", 5, "iLPC", "WRN-28-10", (92.46, 0.42), "Lazarou et al. 2021"),
+        ("mini-imagenet", 1, "Baseline++", "Conv4", (48.24, 0.75), "Chen et al. 2019"),
+    ],
+)
+def test_numbers_of_the_literature(dataset, shot, method, backbone, printed, by):
+    (row,) = [
+        row
+        for row in published_rows(dataset, "novel", 5, shot)
+        if (row.method, row.backbone) == (method, backbone) and row.source != "LibFewShot's re-run"
+    ]
+    assert (row.accuracy, row.half_width) == printed
+    assert row.source == by
+
+
+def test_published_transductive_methods_say_so():
+    known = {row.method for row in published_results() if row.is_transductive}
+    assert known == {
+        "BD-CSPN", "LaplacianShot", "MAML", "PT-MAP", "TIM-ADM", "TIM-GD", "Transductive fine-tuning", "iLPC",
+    }  # fmt: skip
+    assert {row.method for row in published_results() if row.is_transductive is None and row.shot} == {
+        "ANIL", "MAML", "Meta-SGD",
+    }  # fmt: skip
+
+
+def test_what_was_read_second_hand_says_so():
+    quoted = {row.method for row in published_results() if row.is_quoted}
+    assert {"RFS-simple", "RFS-distill", "BD-CSPN", "iLPC", "Baseline++", "SimpleShot CL2N"} <= quoted
+    assert not quoted & {"MetaOptNet-SVM", "Fine-tuning", "LaplacianShot", "PT-MAP", "TIM-GD", "CE + SCHaNe"}
+
+
+def test_a_recipe_has_one_number_of_its_own_authors_or_more_per_task():
+    """The first number of a recipe on a task is the one that the leaderboard shows beside it."""
+    first = {
+        (recipe, row.dataset, row.shot): (row.accuracy, row.source)
+        for recipe in ("protonet-conv4", "rfs-conv4", "beit3-ce", "beit3-ce-literal", "rfs-resnet12-distill")
+        for row in published_for_recipe(recipe)
+    }
+    assert first["protonet-conv4", "mini-imagenet", 1] == (53.47, "Lee et al. 2019"), "on the base split alone"
+    assert first["protonet-conv4", "cifar-fs", 5] == (72.0, "Bertinetto et al. 2019")
+    assert first["rfs-conv4", "fc100", 5] == (53.5, "Tian et al. 2020")
+    assert first["beit3-ce", "cifar-fs", 1] == first["beit3-ce-literal", "cifar-fs", 1] == (83.68, "Long et al. 2023")
+    assert first["rfs-resnet12-distill", "mini-imagenet", 1] == (64.82, "Tian et al. 2020"), "not the re-run"
+    assert published_for_recipe("rfs") == []
 
 
 HEADER = ",".join(ACCURACY_COLUMNS)
+OTHER = "2,net,other,glyphs,novel,5,1,15,61.5,0.4,600,Somebody 2024,Somebody 2024"
 GOOD = "2,net,mine,glyphs,novel,5,1,15,61.5,0.4,600,Somebody 2024,Somebody 2024"
 
 
-def own_table(folder, *lines, encoding="utf-8"):
+def own_table(folder, *lines, encoding="utf-8", more=""):
     path = folder / "published" / "own.csv"
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes("\n".join((HEADER, *lines)).encode(encoding))
+    path.write_bytes("\n".join((HEADER + more, *lines)).encode(encoding))
     return path
 
 
@@ -212,6 +333,43 @@ def test_garbage_is_refused_with_the_file_and_the_line(tmp_path, column, text, e
 
 
 @pytest.mark.parametrize(
+    ("column", "text", "expected"),
+    [
+        ("is_transductive", "True", "is_transductive should be true, false or empty, not 'True'"),
+        ("is_transductive", "1", "is_transductive should be true, false or empty"),
+        ("is_quoted", "no", "is_quoted should be true, false or empty"),
+        ("trained_on", "everything", "trained_on should be base, base + validation or empty"),
+        ("recipe", "a\x1b[31mred", "recipe should be text"),
+        ("adaptation", " centroid", "adaptation should be text"),
+        ("note", "x" * 301, "note should be text of 1 to 300 printable characters, or empty"),
+        ("note", '"a\nb"', "note should be text"),
+    ],
+)
+def test_garbage_in_an_optional_column_is_refused_with_the_file_and_the_line(tmp_path, column, text, expected):
+    path = own_table(tmp_path, f"{GOOD},", f"{GOOD},{text}", more=f",{column}")
+    with pytest.raises(OutcomeError, match=rf"line [34] of {re.escape(str(path))} .*{re.escape(expected)}"):
+        published_results(tmp_path)
+
+
+def test_optional_columns_follow_in_any_order_and_may_be_empty(tmp_path):
+    more = "note,is_transductive,recipe,adaptation,trained_on,is_quoted"
+    assert set(more.split(",")) == set(OPTIONAL_COLUMNS)
+    own_table(tmp_path, f"{GOOD},read twice,true,mine,tim,base,true", f"{OTHER},,,,,,", more=f",{more}")
+    row, bare = published_rows("glyphs", "novel", 5, 1, results=tmp_path)
+    assert (row.note, row.is_transductive, row.recipe, row.adaptation) == ("read twice", True, "mine", "tim")
+    assert (row.trained_on, row.is_quoted, row.flags) == ("base", True, ["transductive"])
+    assert bare.is_transductive is None
+
+
+@pytest.mark.parametrize("more", [",note,note", ",surprise", ",", ",accuracy"])
+def test_columns_that_no_table_has_are_refused(tmp_path, more):
+    path = own_table(tmp_path, more=more)
+    expected = rf"line 1 of {re.escape(str(path))} .*any of is_transductive, .* may follow"
+    with pytest.raises(OutcomeError, match=expected):
+        published_results(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("content", "expected"),
     [
         (b"", "its columns should be table, backbone"),
@@ -239,5 +397,7 @@ def test_the_two_values_that_disagree_are_kept_and_pointed_out():
     first, _ = accuracy(1, method="CE", backbone="BEiT-3", dataset="cifar-fs", shot="1")
     third, _ = accuracy(3, method="CE")
     assert (first, third) == ("83.68", "82.68")
+    (noted,) = [row for row in rows(1) if row["accuracy"] == first and row["backbone"] == "BEiT-3"]
+    assert noted["note"] == f"Table 3 prints {third} for the same cell"
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     assert f"{first} in Table 1 and {third} in Table 3" in page

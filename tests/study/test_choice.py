@@ -145,7 +145,7 @@ def test_a_sweep_takes_no_group(tmp_path):
 @pytest.mark.parametrize("name", OWN_NAMES["adaptation"])
 def test_no_hyper_parameter_takes_what_is_not_of_its_kind(name):
     adaptation = ADAPTATIONS[name].factory
-    own = {"loss", "lambda_", "tau", "reading", "choose", "candidates"}
+    own = {"loss", "lambda_", "tau", "reading", "stop_gradient", "anchors", "choose", "candidates"}
     wrong = {"bool": ["False", "None", 0, math.nan], "float": ["much", True, [1.0], math.nan, math.inf, -math.inf]}
     wrong |= {"int": ["many", True, 1.5, [1], math.nan, math.inf]}
     tried = 0

@@ -160,7 +160,7 @@ def test_images_without_a_base_split_need_none_unless_a_network_is_trained(tmp_p
 def test_a_rule_that_stops_sooner_is_said(tmp_path):
     study = toy_sweeps.study(tmp_path, **UNTRAINED, until_ci=1.0, max_episodes=9)
     study = Study(**study.model_dump(exclude_unset=True, exclude={"episodes"}))
-    ahead = estimate(StudyPlan.of_options(study))
+    ahead = estimate(StudyPlan.of_options([study]))
     assert [cell.episodes for cell in ahead.cells] == [9, 9]
     assert "until_ci may stop sooner" in ahead.notes[0]
 

@@ -52,7 +52,7 @@ def test_a_network_that_needs_a_base_split_is_refused_with_a_way_out_where_there
         tmp_path, adaptations=("centroid",), base_losses=("ce",), losses=("ce",), hyper_parameters={}
     )
     with pytest.raises(StudyError, match=r"trains on a base split, which toy does not have\. Use a pretrained network"):
-        run_plan(StudyPlan.of_options(study, ["conv4_32"]))
+        run_plan(StudyPlan.of_options([study.model_copy(update={"backbone": "conv4_32"})]))
 
 
 def test_what_is_named_beside_a_group_is_there_once():
@@ -120,7 +120,9 @@ def test_who_is_left_out_is_told_once_for_all_networks(tmp_path, monkeypatch):
         lambda one: ("C=2", "C=1") if one.name == "logistic" else None,
     )
     study = toy_sweeps.study(tmp_path, adaptations=("all",), losses=("ce",), hyper_parameters={})
-    result = run_plan(StudyPlan.of_options(study, ["conv4_32", "conv4_64"]))
+    result = run_plan(
+        StudyPlan.of_options([study.model_copy(update={"backbone": name}) for name in ("conv4_32", "conv4_64")])
+    )
     assert result.left_out == ["logistic is left out of all: C=2 needs a base split, which toy does not have. Use C=1."]
     assert [cell.method.name for cell in result.cells] == ["conv4_32/centroid", "conv4_64/centroid"]
 
@@ -130,7 +132,7 @@ def test_a_head_that_fails_on_the_embeddings_does_not_keep_the_others_from_runni
     monkeypatch.setattr("fewshot_bench.study.methods.OWN_NAMES", {"adaptation": ("centroid", "logistic")})
     monkeypatch.setattr(ADAPTATIONS["logistic"].factory, "scores", lambda *_: 1 / 0)
     study = toy_sweeps.study(tmp_path, adaptations=("all",), losses=("ce",), hyper_parameters={})
-    result = run_plan(StudyPlan.of_options(study))
+    result = run_plan(StudyPlan.of_options([study]))
     assert [name for name, _, _ in result.failures] == ["conv4_32/logistic"]
     empty = result.results[0].without_outcomes
     assert [cell.method.name for cell in result.cells if cell.key not in empty] == ["conv4_32/centroid"]

@@ -9,6 +9,7 @@ from fewshot_bench.study import PAPER_GRID, Study, plan_of_file
 from fewshot_bench.study.study_file import known_preset, preset_entries, preset_names
 from fewshot_bench.study.study_parser import Override
 from fewshot_bench.training import paper_recipe
+from fewshot_bench.training.named_recipes import named_recipe
 
 
 def test_the_presets_that_are_promised_are_there_each_with_a_line():
@@ -19,6 +20,7 @@ def test_the_presets_that_are_promised_are_there_each_with_a_line():
         "schane-ablation",
         "schane-lambda",
         "schane-table1",
+        "schane-table1-small",
     ]
     assert all(20 < len(entry.summary) < 100 for entry in preset_entries())
 
@@ -41,6 +43,8 @@ def test_a_copy_of_a_preset_is_the_preset(name, tmp_path):
 def test_the_papers_studies_have_its_backbone_and_its_recipe(name):
     recipe = paper_recipe("ce+schane")
     for study in plan_of_file(name).studies:
+        if study.recipe is not None:
+            continue
         assert timm.is_model_pretrained(study.backbone_name.removeprefix("timm:"))
         assert (study.base_epochs, study.base_batch) == (recipe.epochs, recipe.batch_size) == (100, 1024)
         assert (study.way, study.query) == (5, 15)
@@ -50,15 +54,60 @@ def test_the_papers_studies_have_its_backbone_and_its_recipe(name):
 def test_presets_meant_for_a_gpu_train_in_bf16_and_the_others_in_float32(name):
     is_for_a_gpu = name in ("dhillon-table1", "schane-ablation", "schane-lambda", "schane-table1")
     for study in plan_of_file(name).studies:
+        if study.recipe is not None:
+            continue
         assert study.base_precision == ("bf16" if is_for_a_gpu else None)
         assert study.hyper_parameters.get("precision") == ("bf16" if name == "dhillon-table1" else None)
 
 
+@pytest.mark.parametrize(("name", "loss"), [("beit3-ce-literal", "ce"), ("beit3-schane-literal", "ce+schane")])
+def test_the_literal_recipes_make_every_choice_that_the_paper_prints_and_no_other(name, loss):
+    printed = {"epochs": 100, "batch_size": 1024, "views": 2, "dropout": 0.1, "learning_rate": 1e-4}
+    printed |= {"optimizer": "adam", "weight_decay": 0.05, "decays": "all", "augmentation": "autoaugment-policy"}
+    not_printed = {"schedule": "constant", "warmup_epochs": 0, "label_smoothing": 0, "objective": "classification"}
+    of_schane = {"lambda_": 0.9, "tau": 0.5, "stop_gradient": "none", "anchors": "sum"} if loss == "ce+schane" else {}
+    named = named_recipe(name)
+    recipe = named.recipe("cifar-fs")
+    assert recipe.loss == loss
+    assert {key: getattr(recipe, key) for key in printed | not_printed | of_schane} == printed | not_printed | of_schane
+    assert recipe.hyper_parameters().get("reading") == ("in" if loss == "ce+schane" else None)
+    assert named.validation is None, "no choice of an epoch is printed"
+    assert timm.is_model_pretrained(named.backbone.removeprefix("timm:"))
+
+
 def test_table_1_has_four_datasets_two_shots_and_two_losses():
-    studies = plan_of_file("schane-table1").studies
+    studies = [study for study in plan_of_file("schane-table1").studies if study.recipe is None]
     assert [s.dataset for s in studies] == ["cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet"]
     assert {(s.shots, s.episodes, s.runs, s.base_losses) for s in studies} == {((1, 5), 3000, 3, ("ce", "ce+schane"))}
     assert {(s.lambda_, s.tau, s.split) for s in studies} == {(0.9, 0.5, "novel")}
+
+
+def test_table_1_trains_and_evaluates_each_of_its_other_rows_by_a_recipe():
+    rows = {
+        (s.dataset, s.recipe, s.hyper_parameters.get("query_entropy")) for s in plan_of_file("schane-table1").studies
+    }
+    for dataset in ("cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet"):
+        head = "ridge" if dataset == "cifar-fs" else "svm"  # as the paper's row of MetaOptNet mixes the two
+        assert {row[1:] for row in rows if row[0] == dataset} == {
+            ("protonet-conv4", None),
+            (f"{head}-resnet12", None),
+            ("dhillon-wrn28-10", None),
+            ("dhillon-wrn28-10", 1.0),
+            ("rfs-resnet12-distill", None),
+            (None, None),
+        }
+
+
+def test_table_1_in_small_has_the_seven_kinds_of_rows_on_conv4():
+    studies = plan_of_file("schane-table1-small").studies
+    assert {s.dataset for s in studies} == {"cifar-fs", "fc100"}
+    of_one = [s for s in studies if s.dataset == "fc100"]
+    networks = {named_recipe(s.recipe).backbone if s.recipe else s.backbone_name for s in of_one}
+    assert networks == {"conv4_64", "conv4_64_gap"}
+    assert len(of_one) == 6  # of which one has two losses
+    assert [s.base_losses for s in of_one if s.recipe is None] == [("ce", "ce+schane")]
+    entropies = [s.hyper_parameters.get("query_entropy") for s in of_one if s.adaptations == ("finetune",)]
+    assert entropies == [None, 1.0]
 
 
 def test_the_ablation_has_the_four_losses_of_table_3():

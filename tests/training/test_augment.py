@@ -52,12 +52,26 @@ def test_colour_images_meet_the_policy_of_their_size(size: int, policy: object) 
     assert augmentation.policy == policy
 
 
+@pytest.mark.parametrize("size", [28, 84])
+def test_the_policy_alone_is_autoaugment_without_crop_and_flip(size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (50, 3, size, size), generator=generator, dtype=torch.uint8)
+    whole, alone = (
+        choose_augmentation(name, channels=3, image_size=size) for name in ("autoaugment", "autoaugment-policy")
+    )
+    in_place = uniform(50, whole.numbers)
+    in_place[:, :2], in_place[:, 2] = 0.5, 0.9  # the middle, and no flip
+    elsewhere = torch.cat([torch.rand(50, 3), in_place[:, 3:]], dim=1)
+    assert torch.equal(alone(images, elsewhere), whole(images, in_place))
+    assert not torch.equal(alone(images, elsewhere), whole(images, elsewhere))
+
+
 def test_gray_images_are_moved() -> None:
     assert isinstance(choose_augmentation("auto", channels=1, image_size=28), RandomAffine)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "jitter"])
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "autoaugment-policy", "jitter"])
 @pytest.mark.parametrize("channels", [1, 3])
 @settings(max_examples=25, deadline=None)
 @given(some=st.lists(st.integers(0, 59), min_size=1, max_size=60), seed=st.integers(0, 99))
@@ -67,7 +81,7 @@ def test_a_view_depends_on_its_own_image_and_numbers_only(name: Any, channels: i
     assert torch.equal(augmentation(images[some], numbers[some]), augmentation(images, numbers)[some])
 
 
-@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "jitter"])
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "autoaugment-policy", "jitter"])
 def test_images_are_left_as_they_are_and_may_lie_in_any_order_in_memory(name: Any) -> None:
     augmentation = choose_augmentation(name, channels=3, image_size=28)
     images, numbers = batch(3, count=40), uniform(40, augmentation.numbers)
@@ -78,13 +92,13 @@ def test_images_are_left_as_they_are_and_may_lie_in_any_order_in_memory(name: An
     assert torch.equal(augmentation(as_stored, numbers.T.contiguous().T), views)
 
 
-@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "jitter"])
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "autoaugment-policy", "jitter"])
 def test_a_batch_may_be_empty(name: Any) -> None:
     augmentation = choose_augmentation(name, channels=3, image_size=28)
     assert augmentation(batch(3)[:0], uniform(0, augmentation.numbers)).shape == (0, 3, 28, 28)
 
 
-@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "jitter"])
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "autoaugment-policy", "jitter"])
 def test_nothing_is_read_back_from_the_device_of_the_images(name: Any) -> None:
     augmentation = choose_augmentation(name, channels=3, image_size=28)
     images = batch(3, count=300).to("meta")  # meta tensors have no values: reading one is an error
@@ -92,7 +106,7 @@ def test_nothing_is_read_back_from_the_device_of_the_images(name: Any) -> None:
     assert (views.shape, views.dtype, views.device.type) == (images.shape, torch.uint8, "meta")
 
 
-@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "jitter"])
+@pytest.mark.parametrize("name", ["none", "affine", "autoaugment", "autoaugment-policy", "jitter"])
 def test_numbers_of_other_images_are_refused(name: Any) -> None:
     augmentation = choose_augmentation(name, channels=3, image_size=28)
     with pytest.raises(ShapeError, match="of 6 images takes uniform numbers"):

@@ -79,10 +79,19 @@ def test_summed_gradients_of_cross_entropy_are_those_of_the_whole_batch(micro_ba
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 4, 9])
-@pytest.mark.parametrize("loss", ["ce", "ce+schane", "ce+supcon", "ce+simclr"])
-def test_cached_gradients_are_those_of_the_whole_batch(loss: str, micro_batch: int) -> None:
-    at_once = gradients_of(gradients_at_once, loss, smooth())
-    assert_same(gradients_of(in_parts(cached_gradients, micro_batch), loss, smooth()), at_once)
+@pytest.mark.parametrize(
+    ("loss", "settings"),
+    [
+        ("ce", {}),
+        ("ce+schane", {}),
+        ("ce+supcon", {}),
+        ("ce+simclr", {}),
+        ("ce+schane", {"stop_gradient": "beta", "anchors": "sum"}),
+    ],
+)
+def test_cached_gradients_are_those_of_the_whole_batch(loss: str, settings: dict[str, Any], micro_batch: int) -> None:
+    at_once = gradients_of(gradients_at_once, loss, smooth(), **settings)
+    assert_same(gradients_of(in_parts(cached_gradients, micro_batch), loss, smooth(), **settings), at_once)
 
 
 def test_summing_a_loss_that_compares_views_would_be_wrong() -> None:

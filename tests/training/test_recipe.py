@@ -109,6 +109,8 @@ def test_settings_that_came_later_are_recorded_only_where_they_matter() -> None:
     }  # fmt: skip
     later: dict[str, Any] = {"warmup_epochs": 5, "label_smoothing": 0.1, "precision": "bf16"}
     assert later.items() <= paper_recipe("ce", **later).hyper_parameters().items()
+    of_schane = {"stop_gradient": "beta", "anchors": "sum"}
+    assert of_schane.items() <= paper_recipe("ce+schane", **of_schane).hyper_parameters().items()
 
 
 @pytest.mark.parametrize("loss", ["ce", "ce+schane"])

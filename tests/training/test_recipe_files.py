@@ -158,6 +158,19 @@ def test_the_recipe_of_a_teacher_is_trained_first_with_the_students_seed(
     assert read_checkpoint("student").stage(toy)[0] == "mine@seed=2"
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
+
+
+def test_the_page_of_recipes_has_a_row_for_each_and_a_file_that_works(tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert all(f"\n| `{name}` | " in page for name in recipe_names())
+    (tmp_path / "mine.toml").write_text(page.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+    recipe = named_recipe(str(tmp_path / "mine.toml"))
+    assert recipe.recipe("tiered-imagenet").drops == ((15, 0.1), (20, 0.01))
+    assert recipe.validation is not None
+    assert recipe.validation.every == 5
+
+
 def test_the_recipes_of_metaoptnet_are_those_of_its_train_py() -> None:
     settings = {
         "objective": "episodic", "way": 5, "query": 6, "tasks": 8, "steps_per_epoch": 1000, "epochs": 60,

@@ -59,7 +59,7 @@ def test_no_schedule_waits(schedule: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("augmentation", ["autoaugment", "jitter", "affine", "none"])
+@pytest.mark.parametrize("augmentation", ["autoaugment", "autoaugment-policy", "jitter", "affine", "none"])
 def test_no_augmentation_waits(augmentation: str, channels: int) -> None:
     assert places("ce", channels, augmentation=augmentation) == []
 

@@ -23,7 +23,7 @@ from fewshot_bench.outcomes import Cell, OutcomeStore, marked
 from fewshot_bench.report.content import PageContent, ProtocolResults, gather, rows_by_protocol
 from fewshot_bench.report.findings import answer_lines, answers, main_finding
 from fewshot_bench.report.leaderboard import current_leaderboard
-from fewshot_bench.report.leaderboard_rows import MEASURED
+from fewshot_bench.report.leaderboard_rows import MEASURED, ONE_TRAINING
 from fewshot_bench.report.page.leaderboard_table import TABLE_ID, leaderboard_table
 from fewshot_bench.report.verdicts import correction_words, count_text
 from fewshot_bench.statistics import Correction
@@ -197,7 +197,8 @@ def page_html(content: PageContent, title: str) -> str:
         all_columns=[*table.columns, *(column for column, _ in table.same)],
         table_id=TABLE_ID,
         has_transductive=bool(frame["is_transductive"].any()),
-        has_published=bool((frame["source"] != MEASURED).any()),
+        has_published=_published(frame) > 0,
+        has_trainings=bool((frame["trainings"] > 1).any()),
         protocols=[protocol.name for protocol in content.protocols],
         plots=SECTIONS,
         correction=correction_words(content.correction),
@@ -262,10 +263,15 @@ def _figures_json(protocols: Sequence[Mapping[str, Any]], fixed: Sequence[Sectio
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
+def _published(frame: pd.DataFrame) -> int:
+    """How many rows are from papers."""
+    return int((~frame["source"].isin((MEASURED, ONE_TRAINING))).sum())
+
+
 def _facts(content: PageContent) -> str:
     measured = content.frame[content.frame["source"] == MEASURED]
     transductive = measured.loc[measured["is_transductive"], "method"].nunique()
-    published = len(content.frame) - len(measured)
+    published = _published(content.frame)
     parts = [
         count_text(measured["method"].nunique(), "method")
         + (f" ({transductive:,} transductive)" if transductive else ""),

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from fewshot_bench.outcomes import marked
 from fewshot_bench.report.content import correction_of
-from fewshot_bench.report.leaderboard_rows import MEASURED
+from fewshot_bench.report.leaderboard_rows import MEASURED, ONE_TRAINING
 from fewshot_bench.report.names import is_transductive
 from fewshot_bench.report.verdicts import LETTER_COLUMNS, correction_words, p_header, p_text
 from fewshot_bench.statistics import Correction, read_letters
@@ -101,7 +101,8 @@ COLUMNS = (
         "inductive or transductive. Best: each other one of its kind is shown to be worse, on this split at least."),
     Column("verdict", "Verdict", definition=
         "What the corrected tests show at 5%. Better: with other classes and images too. Better for these classes: "
-        "with other images of them. Better on this split: with these classes and images. The same for worse."),
+        "with other images of them. Better on this split: with these classes and images. The same for worse. Of these "
+        "trainings: not shown for new trainings of methods that have several."),
     Column("difference", "Difference", kind="points", definition=
         "Mean of method minus baseline, in percentage points, over the episodes that both have seen."),
     Column("diff_ci95_low", "low", "Lower end of the 95% task interval of the difference.", "points"),
@@ -128,7 +129,24 @@ COLUMNS = (
     _hidden("ties", "Ties", "Episodes on which both have the same accuracy.", "count"),
     _hidden("losses", "Losses", "Episodes on which the method is worse than the baseline.", "count"),
     _hidden("baseline", "Baseline", "What the method is tested against.", tells_apart=True),
-    Column("source", "Source", "Measured here, or the paper that published the number.", is_filter=True),
+    Column("reported", "Reported %", kind="percent", definition=
+        "What is published for the recipe that the method was trained with."),
+    _hidden("reported_ci95", "± reported", "Half-width of the printed interval.", "percent"),
+    Column("reported_difference", "Measured - reported", kind="points", definition=
+        "Mean minus the reported accuracy, in percentage points; both are of other episodes."),
+    Column("reported_diff_ci95_low", "low, reported", kind="points", definition=
+        "Lower end of Welch's 95% interval of that difference, which covers neither another training nor other "
+        "classes and images."),
+    Column("reported_diff_ci95_high", "high, reported", "Upper end of that interval.", "points"),
+    _hidden("reported_p", "p reported", "Two-sided p of Welch's test of that difference, for this row alone.", "p"),
+    Column("reported_p_corrected", "p reported", kind="p", definition=
+        "The same p, {correction} for the number of such tests on the protocol."),
+    Column("reported_verdict", "Against reported", definition=
+        "Where the mean lies against the interval that is printed for the recipe."),
+    _hidden("reported_by", "Reported by", "Who measured the reported number; quoted: read elsewhere. Then, where it is "
+        "printed."),
+    Column("note", "Note", "What a reader should know of a published number."),
+    Column("source", "Source", "Measured here, or who published the number and where.", is_filter=True),
     Column("backbone", "Backbone", "The network that turns an image into an embedding.", is_filter=True),
     Column("adaptation", "Adaptation", "What is done with the support set of an episode.", is_filter=True),
     Column("flags", "Flags", "What a reader should know before believing the row."),
@@ -138,6 +156,22 @@ COLUMNS = (
     _hidden("peak_bytes", "Peak GiB", "Most memory that the run took.", "bytes"),
     _hidden("episodes", "Episodes", "Stored episodes of the shortest run.", "count"),
     _hidden("runs", "Runs", "Seeded sequences of episodes.", "count"),
+    Column("trainings", "Trainings", kind="count", definition=
+        "Trainings on the base split that differ in their seed only; the numbers of a method are means over them."),
+    Column("training_sd", "SD trainings", kind="percent", definition=
+        "Standard deviation over the means of the trainings, in points."),
+    Column("training_ci95", "± trainings", kind="percent", definition=
+        "Half-width of the 95% t interval over the means of the trainings: it covers a new training, on these "
+        "episodes. No other interval does."),
+    Column("diff_training_ci95_low", "low, trainings", kind="points", definition=
+        "Lower end of the 95% interval of the difference over the trainings of both methods (Welch; paired where both "
+        "use the same networks)."),
+    Column("diff_training_ci95_high", "high, trainings", "Upper end of that interval over trainings.", "points"),
+    _hidden("p_training", "p trainings", kind="p", definition=
+        "Two-sided p of the difference over the trainings of both methods, for this row alone."),
+    Column("p_training_corrected", "p trainings", kind="p", definition=
+        "The same p over trainings, {correction} for the number of methods on the protocol."),
+    _hidden("training_seed", "Training seed", "Seed of the training on the base split.", "count"),
     _hidden("paired_episodes", "Paired", "Episodes that both the method and its baseline have seen.", "count"),
 )
 # fmt: on
@@ -207,6 +241,8 @@ def leaderboard_table(frame: pd.DataFrame, protocols: Sequence[Sequence[int]]) -
     """
     known = columns_under(correction_of(frame))
     columns = [column for column in known if column.name in frame and not _is_empty(frame[column.name])]
+    if not (frame["trainings"] > 1).any():
+        columns = [column for column in columns if not column.name.startswith("training")]
     if (frame["source"] == MEASURED).all():
         columns = [column for column in columns if column.name != "source"]
     if not _needs_fingerprints(frame, columns):
@@ -288,11 +324,13 @@ def _mark_best(frame: pd.DataFrame, texts: dict[str, list[Markup]], rows: Sequen
 
 def _method(row: dict[Any, Any]) -> Markup:
     name = escape(row["method"])
+    if row["source"] not in (MEASURED, ONE_TRAINING):
+        name = Markup('<i class="published">{}</i> <span class="tag">published</span>').format(name)
     if is_transductive(row):
-        return Markup('{} <span class="tag transductive">transductive</span>').format(name)
-    if row["source"] == MEASURED:
-        return name
-    return Markup('<i class="published">{}</i> <span class="tag">published</span>').format(name)
+        name = Markup('{} <span class="tag transductive">transductive</span>').format(name)
+    if row["source"] == ONE_TRAINING:
+        name = Markup('{} <span class="tag">one training</span>').format(name)
+    return name
 
 
 def _header(column: Column) -> Markup:

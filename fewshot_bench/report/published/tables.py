@@ -1,4 +1,4 @@
-"""Numbers that papers report, as rows beside what was measured: read, marked, and tested from their summary.
+"""Tables of numbers that papers report: read, checked, and each number once.
 
 A table is a CSV file of text and numbers, one of this project's or of a user's. It is read as data: whatever is not
 what its column should hold is refused with the file and the line.
@@ -10,9 +10,8 @@ import csv
 import io
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,27 +19,28 @@ from typing import Any
 from fewshot_bench._io.locations import Location
 from fewshot_bench._io.storage import files_under, is_file, read_bytes
 from fewshot_bench.errors import IrregularFileError, OutcomeError
-from fewshot_bench.outcomes import STANDARD_SAMPLER, ProtocolCard
-from fewshot_bench.report.scores import TaskScores, task_columns
-from fewshot_bench.report.verdicts import verdict
-from fewshot_bench.statistics import Correction, corrected, implied_standard_error, welch_from_standard_errors
 from fewshot_bench.statistics.welch import implied_sd, is_plausible_sd, plausible_sd_range
 
 ACCURACY_COLUMNS = (
     "table", "backbone", "method", "dataset", "split", "way", "shot", "queries", "accuracy", "ci95", "episodes",
     "source", "reported_in",
 )  # fmt: skip
-"""Of a table of accuracies in %; way, shot, queries, ci95 and episodes may be empty."""
+"""Of a table of accuracies in %; table, way, shot, queries, ci95 and episodes may be empty."""
+
+OPTIONAL_COLUMNS = ("is_transductive", "is_quoted", "trained_on", "recipe", "adaptation", "note")
+"""May follow in any order, and may be empty."""
 
 METRIC_COLUMNS = ("table", "backbone", "method", "dataset", "metric", "value", "source", "reported_in")
 """Of a table of other numbers; these are kept, but no accuracy is compared with them."""
 
-WELCH = "Welch"
 _LARGEST = 1_000_000  # bytes
 _LONGEST = 300  # characters of a text
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
 _SPLITS = ("base", "train", "validation", "novel", "test")
+_FLAGS = {"true": True, "false": False, "": None}
+_BASE_AND_VALIDATION = "base + validation"
+_TRAINED_ON = ("base", _BASE_AND_VALIDATION, "")
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,15 @@ class PublishedResult:
         half_width: of its 95% interval, in percentage points; None where none is printed.
         episodes: that the accuracy and its interval are over; None where the paper does not say.
         rounding: how far the half-width may be off because of the digits that are printed, in percentage points.
-        source: whose number it is, as the table cites it.
+        source: who measured it.
         table: where it is printed, e.g. "Long et al. 2023, Table 1".
+        is_transductive: whether the method sees all queries of an episode at once; None where the table does not say.
+        is_quoted: whether it was read elsewhere than where its authors print it; None where the table does not say.
+        trained_on: "base" or "base + validation"; empty where the table does not say.
+        recipe: names of the training recipes, or of other base stages in a method's name, that should give it, with
+            spaces between them.
+        adaptation: name of the adaptation that belongs to the recipe; empty for any of its kind.
+        note: what a reader should know of the number.
     """
 
     method: str
@@ -76,6 +83,32 @@ class PublishedResult:
     rounding: float
     source: str
     table: str
+    is_transductive: bool | None = None
+    is_quoted: bool | None = None
+    trained_on: str = ""
+    recipe: str = ""
+    adaptation: str = ""
+    note: str = ""
+
+    @property
+    def recipes(self) -> list[str]:
+        """The names in `recipe`."""
+        return self.recipe.split()
+
+    @property
+    def printed_by(self) -> str:
+        """Who measured the number, whether it was read elsewhere, and where it is printed: "A 2019, quoted; B 2023"."""
+        is_said = "quoted" in self.source
+        return f"{self.source}{', quoted' if self.is_quoted and not is_said else ''}; {self.table}"
+
+    @property
+    def flags(self) -> list[str]:
+        """What a reader should know before believing the number; an odd interval comes last."""
+        return [
+            *(["transductive"] if self.is_transductive else []),
+            *([f"trained on {_BASE_AND_VALIDATION}"] if self.trained_on == _BASE_AND_VALIDATION else []),
+            *([flag] if (flag := interval_flag(self)) else []),
+        ]
 
 
 def published_rows(
@@ -97,8 +130,28 @@ def published_rows(
     return [row for row in published_results(results) if (row.dataset, row.split, row.way, row.shot) == wanted]
 
 
+def published_for_recipe(recipe: str, *, results: Location | None = None) -> list[PublishedResult]:
+    """What a recipe is expected to give: the first published number of each task, in the order of the tables.
+
+    Args:
+        recipe: its name, such as "protonet-conv4".
+        results: a folder of results whose own tables, RESULTS/published/*.csv, are read as well.
+
+    Raises:
+        OutcomeError: a table cannot be read.
+    """
+    first: dict[object, PublishedResult] = {}
+    for row in published_results(results):
+        if recipe in row.recipes:
+            first.setdefault((row.dataset, row.split, row.way, row.shot), row)
+    return list(first.values())
+
+
 def published_results(results: Location | None = None) -> list[PublishedResult]:
     """Every published accuracy, each once, whatever it was measured on.
+
+    A number that several tables print, such as a paper's own and one that cites it, is one result: the first, with
+    what the others add.
 
     Args:
         results: a folder of results whose own tables, RESULTS/published/*.csv, are read as well.
@@ -110,7 +163,56 @@ def published_results(results: Location | None = None) -> list[PublishedResult]:
     if results is not None:
         folders.append(results / "published")
     tables = {place.resolve(): place for folder in folders for place in _tables_in(folder)}
-    return list(dict.fromkeys(row for place in tables.values() for row in read_table(place)))
+    return _each_once(row for place in tables.values() for row in read_table(place))
+
+
+def _each_once(results: Iterable[PublishedResult]) -> list[PublishedResult]:
+    """Without repeats, in the order of first appearance."""
+    found: dict[object, list[PublishedResult]] = {}  # by what equal numbers agree in
+    order: list[tuple[object, int]] = []
+    for result in dict.fromkeys(results):
+        key = (result.dataset, result.split, result.way, result.shot, result.backbone, result.accuracy)
+        same = found.setdefault(key, [])
+        place = next((n for n, other in enumerate(same) if _is_same_number(other, result)), None)
+        if place is None:
+            order.append((key, len(same)))
+            same.append(result)
+        else:
+            same[place] = _merged(same[place], result)
+    return [found[key][place] for key, place in order]
+
+
+def _is_same_number(a: PublishedResult, b: PublishedResult) -> bool:
+    """Whether two rows with the same accuracy of a backbone on the same tasks are one number.
+
+    Tables call methods differently: then the measurer and a printed interval must agree, and the tables must differ.
+    """
+    if any(None not in pair and pair[0] != pair[1] for pair in ((a.queries, b.queries), (a.episodes, b.episodes))):
+        return False
+    if a.method == b.method and (a.half_width is None) != (b.half_width is None):
+        return True
+    has_same_interval = a.source == b.source and a.half_width == b.half_width
+    return has_same_interval and (a.method == b.method or (a.half_width is not None and a.table != b.table))
+
+
+def _merged(first: PublishedResult, other: PublishedResult) -> PublishedResult:
+    """One number that two tables print; the first row with what the other adds."""
+    as_called = "" if other.method == first.method else f" as {other.method}"
+    missing = {
+        name: getattr(other, name)
+        for name in ("queries", "episodes", "is_transductive", "trained_on", "recipe", "adaptation")
+        if getattr(first, name) in (None, "")
+    }
+    if first.half_width is None:
+        missing |= {"half_width": other.half_width, "rounding": other.rounding}
+    quoted = [value for value in (first.is_quoted, other.is_quoted) if value is not None]
+    return replace(
+        first,
+        **missing,
+        is_quoted=all(quoted) if quoted else None,
+        table="; ".join(dict.fromkeys([first.table, f"{other.table}{as_called}"])),
+        note="; ".join(dict.fromkeys(note for note in (first.note, other.note) if note)),
+    )
 
 
 def _tables_in(folder: Location) -> list[Location]:
@@ -129,8 +231,13 @@ def read_table(path: Location) -> list[PublishedResult]:
     """
     lines = _lines(path)
     number, header = next(lines, (1, []))
-    if tuple(header) not in (ACCURACY_COLUMNS, METRIC_COLUMNS):
-        raise _refused(path, number, f"its columns should be {', '.join(ACCURACY_COLUMNS)}")
+    required = METRIC_COLUMNS if tuple(header[: len(METRIC_COLUMNS)]) == METRIC_COLUMNS else ACCURACY_COLUMNS
+    optional = ("note",) if required == METRIC_COLUMNS else OPTIONAL_COLUMNS
+    more = header[len(required) :]
+    if tuple(header[: len(required)]) != required or not set(more) <= set(optional) or len(set(more)) < len(more):
+        raise _refused(
+            path, number, f"its columns should be {', '.join(required)}; any of {', '.join(optional)} may follow"
+        )
     rows = []
     for number, texts in lines:
         if len(texts) != len(header):
@@ -144,7 +251,7 @@ def read_table(path: Location) -> list[PublishedResult]:
             except ValueError:
                 shown = text if len(text) <= 40 else f"{text[:40]}..."
                 raise _refused(path, number, f"{column} should be {expected}, not {shown!r}") from None
-        if tuple(header) == ACCURACY_COLUMNS:
+        if required == ACCURACY_COLUMNS:
             rows.append(_result(values, cells["ci95"]))
     return rows
 
@@ -156,14 +263,15 @@ def _result(values: Mapping[str, Any], printed_interval: str) -> PublishedResult
         **{name: values[name] for name in same},
         half_width=values["ci95"],
         rounding=float(Decimal(5).scaleb(-decimals - 1)) if printed_interval else 0.0,
-        table=f"{values['reported_in']}, Table {values['table']}",
+        table=values["reported_in"] + (f", Table {values['table']}" if values["table"] else ""),
+        **{name: values[name] for name in OPTIONAL_COLUMNS if name in values},
     )
 
 
 def published_tables_folder() -> Path:
     """Folder of the tables that come with this project, in a wheel or in a checkout."""
-    shipped = Path(__file__).parent / "published_tables"
-    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "results" / "published"
+    shipped = Path(__file__).parents[1] / "published_tables"
+    return shipped if shipped.is_dir() else Path(__file__).parents[3] / "results" / "published"
 
 
 def _lines(path: Location) -> Iterator[tuple[int, list[str]]]:
@@ -201,6 +309,12 @@ def _number(text: str, largest: float = 100.0) -> float:
     return float(text)
 
 
+def _one_of(words: Collection[str], text: str) -> str:
+    if text not in words:
+        raise ValueError
+    return text
+
+
 def _count(least: int) -> tuple[Callable[[str], int | None], str]:
     def read(text: str) -> int | None:
         if text and (not _COUNT.fullmatch(text) or int(text) < least):
@@ -211,8 +325,11 @@ def _count(least: int) -> tuple[Callable[[str], int | None], str]:
 
 
 _TEXT_COLUMN: tuple[Callable[[str], Any], str] = (_text, f"text of 1 to {_LONGEST} printable characters")
+_OPTIONAL_TEXT = (lambda text: text and _text(text), f"{_TEXT_COLUMN[1]}, or empty")
+_OPTIONAL_FLAG = (lambda text: _FLAGS[_one_of(_FLAGS, text)], "true, false or empty")
 _COLUMN_TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
-    "split": (lambda text: _SPLITS[_SPLITS.index(text)], f"one of {', '.join(_SPLITS)}"),
+    "table": _OPTIONAL_TEXT,
+    "split": (lambda text: _one_of(_SPLITS, text), f"one of {', '.join(_SPLITS)}"),
     "way": _count(2),
     "shot": _count(1),
     "queries": _count(1),
@@ -220,6 +337,12 @@ _COLUMN_TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
     "ci95": (lambda text: _number(text) if text else None, "a number from 0 to 100, or empty"),
     "episodes": _count(2),
     "value": (lambda text: _number(text, math.inf), "a number of at least 0"),
+    "is_transductive": _OPTIONAL_FLAG,
+    "is_quoted": _OPTIONAL_FLAG,
+    "trained_on": (lambda text: _one_of(_TRAINED_ON, text), f"base, {_BASE_AND_VALIDATION} or empty"),
+    "recipe": _OPTIONAL_TEXT,
+    "adaptation": _OPTIONAL_TEXT,
+    "note": _OPTIONAL_TEXT,
 }
 """How the text of a column is read, and what it should be; all other columns hold text."""
 
@@ -256,94 +379,3 @@ def interval_flag(result: PublishedResult) -> str:
         f"±{result.half_width:.2f} over {result.episodes:,} episodes implies a standard deviation of {100 * sd:.1f} "
         f"points; {100 * low:.1f} to {100 * high:.1f} is plausible"
     )
-
-
-def published_rows_of(
-    scores: TaskScores,
-    published: Sequence[PublishedResult],
-    baseline: int | None,
-    baseline_name: str | None,
-    correct: Correction = "holm",
-) -> list[dict[str, Any]]:
-    """The rows of the published numbers on tasks like those of a protocol.
-
-    Their episodes are others, so they are tested by Welch's unpaired test, where an interval is printed; p is corrected
-    for the number of these tests. A printed mean has no outcomes, so it cannot be compared beyond the split.
-
-    Args:
-        scores: of the cells of the protocol.
-        published: numbers on whatever tasks.
-        baseline: position of the cell that they are tested against; None for no test.
-        baseline_name: what it is called.
-        correct: how p is corrected.
-
-    Returns:
-        Mappings with some of the columns of the leaderboard; the others do not exist for a published number.
-    """
-    fitting = _without_repeats([result for result in published if _fits(result, scores.protocol)])
-    names = _names(fitting)
-    tests = [_tested(scores, baseline, result) for result in fitting]
-    for test, p in zip(tests, corrected([test.get("p", math.nan) for test in tests], correct), strict=True):
-        if "p" in test:
-            test |= {"p_corrected": float(p), "test": WELCH, "baseline": baseline_name, "correction": correct}
-            test["verdict"] = verdict(test["difference"], float(p))
-    return [
-        {**_row(result, scores.protocol), "method": name, **test}
-        for result, name, test in zip(fitting, names, tests, strict=True)
-    ]
-
-
-def _fits(result: PublishedResult, protocol: ProtocolCard) -> bool:
-    task = (protocol.dataset, protocol.split, protocol.way, protocol.shot)
-    same = (result.dataset, result.split, result.way, result.shot) == task
-    return same and protocol.sampler == STANDARD_SAMPLER and result.queries in (None, protocol.query)
-
-
-def _without_repeats(results: Sequence[PublishedResult]) -> list[PublishedResult]:
-    """Without those that only repeat another table's number and leave its interval out."""
-    with_interval = {_printed_number(result) for result in results if result.half_width is not None}
-    return [
-        result for result in results if result.half_width is not None or _printed_number(result) not in with_interval
-    ]
-
-
-def _printed_number(result: PublishedResult) -> tuple[str, str, float]:
-    return result.backbone, result.method, result.accuracy
-
-
-def _names(results: Sequence[PublishedResult]) -> list[str]:
-    """Backbone and method, and the table where two tables print other numbers for them."""
-    names = [f"{result.backbone} {result.method}" for result in results]
-    count = Counter(names)
-    return [
-        name if count[name] == 1 else f"{name} ({result.table})" for name, result in zip(names, results, strict=True)
-    ]
-
-
-def _row(result: PublishedResult, protocol: ProtocolCard) -> dict[str, Any]:
-    half_width = math.nan if result.half_width is None else result.half_width
-    return {
-        **task_columns(protocol),
-        "episodes": result.episodes,
-        "median": result.accuracy,
-        "median_ci95": half_width,
-        "mean": result.accuracy,
-        "ci95": half_width,
-        "flags": interval_flag(result) or None,
-        "source": f"{result.source}; {result.table}",
-        "backbone": result.backbone,
-        "protocol_fingerprint": protocol.fingerprint,
-    }
-
-
-def _tested(scores: TaskScores, baseline: int | None, result: PublishedResult) -> dict[str, Any]:
-    """Welch's test of a published mean against the baseline's episodes; empty without an interval of some width."""
-    if baseline is None or not result.half_width:
-        return {}
-    accuracy = 100 * scores.accuracy[baseline, scores.of(baseline)]
-    if len(accuracy) < 2:
-        return {}
-    error, df = implied_standard_error(result.half_width, result.episodes)
-    own = float(accuracy.std(ddof=1)) / math.sqrt(len(accuracy))
-    test = welch_from_standard_errors(result.accuracy, error, df, float(accuracy.mean()), own, len(accuracy) - 1)
-    return {"difference": test.difference, "diff_ci95_low": test.ci_low, "diff_ci95_high": test.ci_high, "p": test.p}
