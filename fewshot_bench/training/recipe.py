@@ -239,11 +239,9 @@ class Recipe:
         """
         theirs = asdict(other) | other.hyper_parameters()
         unnamed = ("loss", "teacher_weights")
-        return {
-            name: value
-            for name, value in self.hyper_parameters().items()
-            if value != theirs[name] and name not in unnamed
-        }
+        # A later field of the other recipe that is at its default here is recorded there only.
+        recorded = {name: getattr(self, name) for name in _LATER_FIELDS} | self.hyper_parameters()
+        return {name: value for name, value in recorded.items() if value != theirs[name] and name not in unnamed}
 
     @classmethod
     def from_hyper_parameters(cls, values: Mapping[str, Any]) -> Recipe:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import timm
+from typer.testing import CliRunner
 
+import fewshot_bench.training.named_recipes
+from fewshot_bench.cli.main import app
 from fewshot_bench.study import PAPER_GRID, Study, plan_of_file
 from fewshot_bench.study.study_file import known_preset, preset_entries, preset_names
 from fewshot_bench.study.study_parser import Override
 from fewshot_bench.training import paper_recipe
 from fewshot_bench.training.named_recipes import named_recipe
+
+RECIPES = Path(fewshot_bench.training.named_recipes.__file__).with_name("recipes")
 
 
 def test_the_presets_that_are_promised_are_there_each_with_a_line():
@@ -19,6 +28,7 @@ def test_the_presets_that_are_promised_are_there_each_with_a_line():
         "quickstart",
         "schane-ablation",
         "schane-lambda",
+        "schane-paper-literal",
         "schane-table1",
         "schane-table1-small",
     ]
@@ -68,11 +78,41 @@ def test_the_literal_recipes_make_every_choice_that_the_paper_prints_and_no_othe
     of_schane = {"lambda_": 0.9, "tau": 0.5, "stop_gradient": "none", "anchors": "sum"} if loss == "ce+schane" else {}
     named = named_recipe(name)
     recipe = named.recipe("cifar-fs")
-    assert recipe.loss == loss
+    assert (recipe.loss, recipe.precision) == (loss, "bf16")
     assert {key: getattr(recipe, key) for key in printed | not_printed | of_schane} == printed | not_printed | of_schane
     assert recipe.hyper_parameters().get("reading") == ("in" if loss == "ce+schane" else None)
     assert named.validation is None, "no choice of an epoch is printed"
     assert timm.is_model_pretrained(named.backbone.removeprefix("timm:"))
+
+
+def test_the_literal_preset_is_table_1_with_the_literal_recipes():
+    literal, usual = plan_of_file("schane-paper-literal").studies, plan_of_file("schane-table1").studies
+    protocol = ("dataset", "shots", "way", "query", "episodes", "runs", "split")
+    of_table = {tuple(getattr(study, name) for name in protocol) for study in usual}
+    assert {tuple(getattr(study, name) for name in protocol) for study in literal} == of_table
+    assert {study.recipe for study in literal} == {"beit3-ce-literal", "beit3-schane-literal"}
+
+
+@pytest.mark.slow
+def test_the_literal_preset_runs_in_small(monkeypatch, tmp_path):
+    """With a small network in its recipes, which a study cannot change otherwise."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEWSHOT_BENCH_HOME", str(tmp_path / "home"))
+    for name in ("beit3-ce-literal", "beit3-schane-literal"):
+        text = (RECIPES / f"{name}.toml").read_text(encoding="utf-8")
+        assert 'backbone = "timm:' in text
+        small = re.sub(r"^backbone = .*$", 'backbone = "conv4_32"', text, flags=re.MULTILINE)
+        Path(f"{name}.toml").write_text(small, encoding="utf-8")
+    changes = {
+        "datasets": "glyphs", "shots": "1", "episodes": "10", "runs": "1", "base_epochs": "1", "base_batch": "2048",
+        "base_precision": "float32", "methods.0.recipe": "beit3-ce-literal.toml,beit3-schane-literal.toml",
+    }  # fmt: skip
+    settings = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+    result = CliRunner().invoke(app, ["run", "schane-paper-literal", "--results", "results", *settings])
+    assert result.exit_code == 0, result.output
+    rows = pd.read_csv("results/leaderboard.csv")
+    changed = "@batch_size=2048,epochs=1,precision=float32"
+    assert set(rows["method"]) == {f"conv4_32/beit3-{loss}-literal{changed}/centroid" for loss in ("ce", "schane")}
 
 
 def test_table_1_has_four_datasets_two_shots_and_two_losses():

@@ -126,6 +126,10 @@ def test_changes_are_the_recorded_settings_that_differ() -> None:
     changed = scratch_recipe("ce", epochs=3, label_smoothing=0.1, tau=0.1)
     assert changed.changes_from(default) == {"epochs": 3, "label_smoothing": 0.1}
     assert default.changes_from(default) == {}
+    other = scratch_recipe("ce+schane", anchors="sum", decays="all", precision="bf16", lambda_=0.5)
+    back = scratch_recipe("ce+schane", precision="bf16", lambda_=0.5)
+    assert back.changes_from(other) == {"anchors": "mean", "decays": "matrices"}, "back to a default is a change too"
+    assert scratch_recipe("ce").changes_from(scratch_recipe("ce+schane")) == {}
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
