@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_is_refused_before_anything_of_its_epoch_is_st
         calls += 1
         return normalise(images) * (torch.nan if calls == 6 else 1)  # the second step of the second epoch
 
-    selection = Selection(validate=lambda network: {"validation": 1.0})
+    selection = Selection(validate=lambda network, head: {"validation": 1.0})
     with pytest.raises(StudyError, match=r"the loss nan in epoch 2; .* learning rate below 0\.01"):
         train_on_base(
             conv4(), bars(), scratch_recipe("ce", epochs=3, batch_size=16), normalise=diverging, state=state,
