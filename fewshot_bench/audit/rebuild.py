@@ -29,7 +29,7 @@ from fewshot_bench.outcomes.manifest import environments_of
 from fewshot_bench.progress import Progress
 from fewshot_bench.report.trainings import training_seed
 from fewshot_bench.study.admission import admit_checkpoints, admit_fields
-from fewshot_bench.study.networks import backbone_of_hub
+from fewshot_bench.study.networks import backbone_of_hub, trainings_of, with_checkpoint
 from fewshot_bench.study.provenance import hardware, source_commit
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, resolve_study
 from fewshot_bench.study.study import Study
@@ -114,6 +114,8 @@ def recorded_study(cell: Cell, *, weights: Path | None = None, trusts_code: bool
         raise ReproductionError(
             f"the recorded study is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         ) from error
+    if study.recipe is not None:
+        study = with_checkpoint(study, trainings_of(study)[0][0])  # that of the cell's own training
     if trusts_code:
         try:
             admit_fields(study.model_dump(exclude={"dataset"}))  # images are those that are here
@@ -153,7 +155,7 @@ def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
     base = cell.method.hyper_parameters.get("base")
     loss = base.get("loss") if isinstance(base, Mapping) else None
     if isinstance(loss, str) and record.get("checkpoints") is None:
-        fields["base_losses"] = [loss]
+        fields |= {} if record.get("recipe") else {"base_losses": [loss]}
         fields |= _own_seed(training_seed(cell.method), record)
     return fields
 

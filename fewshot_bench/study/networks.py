@@ -192,6 +192,12 @@ def trainings_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
     return [(checkpoint_name(study.recipe, study.dataset, settings), settings) for settings in seeds]
 
 
+def with_checkpoint(study: Study, name: str) -> Study:
+    """A study with a named recipe as that of one of its checkpoints."""
+    given = dict.fromkeys(Study.fields_where("is_fixed_by_checkpoint"))
+    return study.model_copy(update={**given, "recipe": None, "checkpoints": (name,)})
+
+
 def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones) -> tuple[Network, ...]:
     """The networks of a named recipe: the checkpoints that are there, and the trainings that are missing."""
     assert study.recipe is not None
@@ -199,9 +205,7 @@ def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones
     finished = set(finished_names()) if dataset is not None else set()
     for checkpoint, settings in trainings_of(study):
         if dataset is not None and checkpoint in finished:
-            given = dict.fromkeys(Study.fields_where("is_fixed_by_checkpoint"))
-            of_checkpoint = study.model_copy(update={**given, "recipe": None, "checkpoints": (checkpoint,)})
-            networks += _checkpoint_networks(of_checkpoint, dataset, backbones)
+            networks += _checkpoint_networks(with_checkpoint(study, checkpoint), dataset, backbones)
             continue
         of_recipe = study.model_copy(
             update={

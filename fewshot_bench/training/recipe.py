@@ -15,6 +15,7 @@ Objective = Literal["classification", "cosine", "distillation", "episodic", "mam
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "one-cycle", "steps"]
 Decays = Literal["matrices", "all"]
+DropoutPlace = Literal["head", "network"]
 EpisodicHead = Literal["centroid", "matching", "ridge", "svm"]
 Statistics = Literal["batch", "support"]
 AugmentationName = Literal["auto", "autoaugment", "autoaugment-policy", "jitter", "affine", "none"]
@@ -36,7 +37,7 @@ class Recipe:
             with a weight decay of 0.05, a value that fine-tuning of BEiT uses with AdamW.
         learning_rate: at its highest.
         weight_decay: of the weights that `decays` names.
-        dropout: before the linear head.
+        dropout: rate, where `dropout_place` says.
         schedule: of the learning rate, over all steps; "steps" follows `drops`.
         warmup_epochs: in which the learning rate of a constant or cosine schedule rises from nearly 0.
         label_smoothing: of the cross-entropy.
@@ -77,6 +78,7 @@ class Recipe:
         soft_share: share of the divergence from the teacher in the loss; the rest is that of the labels.
         stop_gradient: "beta" takes the weights of SCHaNe's negatives as constants; "none" differentiates them.
         anchors: whether the contrastive term is the "mean" or the "sum" over anchors.
+        dropout_place: "head" drops before the linear head, "network" in the network's own dropout layers.
         inner_steps: gradient steps on a support set, of the gradient-based objectives.
         inner_learning_rate: of these steps; "meta-sgd" starts from it, and learns one for each number in the weights.
         first_order: whether the gradients of these steps count as constants.
@@ -127,6 +129,7 @@ class Recipe:
     soft_share: float = 0.5
     stop_gradient: StopGradient = "none"
     anchors: Anchors = "mean"
+    dropout_place: DropoutPlace = "head"
     inner_steps: int = 5
     inner_learning_rate: float = 0.01
     first_order: bool = False
@@ -275,6 +278,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(PrecisionName),
     "objective": get_args(Objective),
     "decays": get_args(Decays),
+    "dropout_place": get_args(DropoutPlace),
     "episodic_head": get_args(EpisodicHead),
     "inner_statistics": get_args(Statistics),
 }
@@ -295,6 +299,40 @@ def refuse_unknown_choices(settings: Mapping[str, Any]) -> None:
             raise StudyError(_refusal(name, f"one of {', '.join(choices)}", value))
 
 
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "true or false"),
+}
+"""By the annotation of a field; the others but `drops` are words."""
+
+
+def refuse_wrong_types(settings: Mapping[str, Any]) -> None:
+    """Check that the settings of a file are numbers, words and pairs where a recipe has them; None is not checked.
+
+    Raises:
+        StudyError: a setting has another type.
+    """
+    for field in fields(Recipe):
+        value, kind = settings.get(field.name), str(field.type).partition(" | ")[0]
+        if value is None:
+            continue
+        if field.name == "drops":
+            is_right, expectation = _are_pairs(value), "pairs of an epoch and a share, such as [[60, 0.1], [80, 0.01]]"
+        else:
+            types, expectation = _KINDS.get(kind, (str, "a word"))
+            is_right = isinstance(value, types) and isinstance(value, bool) == (kind == "bool")
+        if not is_right:
+            raise StudyError(_refusal(field.name, expectation, repr(value)))
+
+
+def _are_pairs(value: Any) -> bool:
+    pairs = value if isinstance(value, list | tuple) else (value,)
+    numbers = [pair for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2]
+    types = {type(number) for pair in numbers for number in pair}
+    return len(numbers) == len(pairs) and types <= {int, float}
+
+
 def _refusal(name: str, expectation: str, value: Any) -> str:
     return f"{name} of a training on the base split should be {expectation}, not {value}."
 
@@ -305,7 +343,7 @@ _LATER_FIELDS = (
     "head_scale", "learned_scale",
     "cosine_scale", "mixup", "drop_block", "drop_block_size", "drop_block_steps",
     "teacher", "teacher_weights", "temperature", "soft_share",
-    "stop_gradient", "anchors",
+    "stop_gradient", "anchors", "dropout_place",
     "inner_steps", "inner_learning_rate", "first_order", "inner_statistics",
 )  # fmt: skip
 
