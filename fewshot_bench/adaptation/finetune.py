@@ -58,7 +58,8 @@ class Finetune(EpisodeRecipe, Adaptation):
     @property
     def trains_on_embeddings(self) -> bool:
         """Whether the backbone stays frozen, so that every image is embedded once for all episodes."""
-        return self.tune == "head" and (self.views is None or self.views > 0) and self.bn == "frozen"
+        is_frozen = self.tune == "head" and self.bn == "frozen"
+        return is_frozen and (self.views is None or self.views > 0) and self.start != "trained"
 
     @property
     def augmented_views(self) -> int:

@@ -215,6 +215,8 @@ class EpisodeTrainer:
             StudyError: the network cannot be stacked, or not with this kind of batch normalisation.
         """
         self.recipe, self.way, self.shot, self.device = recipe, way, shot, parts.sample.device
+        if (parts.task_head is None) != (recipe.start != "trained"):
+            raise StudyError("start=trained needs the head of a training by gradient-based meta-learning.")
         if parts.task_head is not None and parts.task_head.way != way:
             raise StudyError(
                 f"the head was trained for {parts.task_head.way}-way tasks, and these are {way}-way. "
@@ -258,6 +260,8 @@ class EpisodeTrainer:
         """Each trained weight, stacked in its layout, and the learning rate that the task head has for it."""
         assert self._task_head is not None
         names = {name: BACKBONE + name.removeprefix(prefix) for name in self._initial}
+        if not set(names.values()) <= set(self._task_head.rates):
+            raise StudyError("the head was trained to move alone, so nothing else has a rate. Use --tune head.")
         return [(weight, self._task_head.rates[names.get(name, name)].to(weight)) for name, weight in trained.items()]
 
     @property

@@ -197,7 +197,8 @@ def wants_base_head(study: Study) -> bool:
 
 def wants_task_head(study: Study) -> bool:
     """Whether a method of a study starts from a head that was trained for tasks."""
-    return MAML.name in study.adaptations
+    is_set = "finetune" in study.adaptations and study.hyper_parameters.get("start") == "trained"
+    return MAML.name in study.adaptations or is_set
 
 
 def unknown_hyper_parameter(name: str, accepted: Collection[str], whose: str) -> str:

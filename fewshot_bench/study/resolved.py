@@ -96,7 +96,8 @@ class ResolvedMethod:
     @property
     def uses_task_head(self) -> bool:
         """Whether it starts from the head that was trained for tasks, which is then a part of the method."""
-        return isinstance(self.adaptation, MAML)
+        is_set = isinstance(self.adaptation, Finetune) and self.adaptation.start == "trained"
+        return isinstance(self.adaptation, MAML) or is_set
 
     def card(self, backbone: Backbone) -> MethodCard:
         """Everything that identifies the method; the weights are those of the backbone that is given."""

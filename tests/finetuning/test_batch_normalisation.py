@@ -23,6 +23,7 @@ def _layer(weight: Tensor, bias: Tensor) -> BatchStatistics:
     return layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(5, 3), (2, 3, 2, 2)])
 @pytest.mark.parametrize("first", [None, 2])
 def test_first_and_second_derivatives_are_those_of_finite_differences(

@@ -143,6 +143,7 @@ def _gradients(loss: Tensor, weights: Mapping[str, Tensor], rates: Mapping[str, 
     return list(torch.autograd.grad(loss, leaves, materialize_grads=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["maml", "anil", "meta-sgd"])
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize(("backbone", "statistics"), [(_Tiny, "batch"), (_Tiny, "support"), (_Perceptron, "support")])
@@ -169,6 +170,7 @@ def test_networks_with_batch_normalisation_lie_in_the_channels() -> None:
     assert isinstance(perceptron.stack, VmapStackedNetwork)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["batch", "support"])
 def test_meta_gradients_are_those_of_finite_differences(statistics: str) -> None:
     network = _network()
@@ -303,6 +305,7 @@ def _learn2learn_gradients(
 
 
 @pytest.mark.learn2learn
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["maml", "anil", "meta-sgd"])
 @pytest.mark.parametrize("first_order", [False, True])
 def test_losses_and_meta_gradients_are_those_of_learn2learn(kind: str, first_order: bool) -> None:

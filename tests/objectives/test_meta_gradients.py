@@ -237,6 +237,15 @@ def test_a_network_without_such_a_head_is_refused() -> None:
         FinetuneClassifier.on_images(as_finetune(MAML(), backbone), toy_split("novel"), backbone, "cpu")
 
 
+def test_rates_of_the_head_alone_move_no_backbone() -> None:
+    backbone = backbone_of("anil")
+    method = MAML().as_finetune(moves_backbone=True, normalises=True)
+    classifier = FinetuneClassifier.on_images(method, toy_split("novel", seed=3), backbone, "cpu")
+    episodes = sample_episodes(toy_split("novel", seed=3), Protocol("toy", "novel", 3, 1, 2, 1, runs=1))
+    with pytest.raises(StudyError, match="--tune head"), no_trials():
+        classifier(episodes, 1)
+
+
 @pytest.mark.parametrize(
     "settings", [{"steps": -1}, {"steps": 1.5}, {"learning_rate": 0.0}, {"learning_rate": True}, {"statistics": "all"}]
 )
