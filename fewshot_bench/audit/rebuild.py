@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.adaptation import ADAPTATIONS, Adaptation, Finetune
+from fewshot_bench.adaptation import ADAPTATIONS, MAML, Adaptation, Finetune
 from fewshot_bench.audit.selection import RerunOptions
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.backbones.embedding_tuner import is_never_tuned
@@ -36,7 +36,7 @@ from fewshot_bench.study.study import Study
 from fewshot_bench.study.workers import ClassifierBuilder, WorkerFactory
 
 _BASE_HEAD = "hyper_parameters.base_head"
-_WEIGHTS = ("weights", _BASE_HEAD)
+_WEIGHTS = ("weights", _BASE_HEAD, "hyper_parameters.task_head")
 """Parts of a method that a training decides."""
 _OF_THE_STUDY = {"base_epochs": "epochs", "base_batch": "batch_size", "base_precision": "precision"}
 """Fields of a study that every version passes to a base stage unchanged, and their names there."""
@@ -327,7 +327,7 @@ def repeats_every_bit(cell: Cell, device: str, dataset: Dataset) -> bool:
     Large splits are embedded in batches of a size that a trial chooses, and networks are fine-tuned by algorithms that
     trials choose, so that these may round otherwise where a trial ends otherwise.
     """
-    if cell.method.adaptation == Finetune.name:
+    if cell.method.adaptation in (Finetune.name, MAML.name):
         return False
     here = hardware(device)
     is_same_machine = cell.versions == installed_versions() and all(

@@ -21,7 +21,12 @@ from fewshot_bench.study.base_stage import (
     stage_name,
 )
 from fewshot_bench.study.checkpoints import Checkpoint, checkpoint_name, checkpoint_stages, finished_names
-from fewshot_bench.study.methods import chosen_contrast, refuse_contrast_without_effect, wants_base_head
+from fewshot_bench.study.methods import (
+    chosen_contrast,
+    refuse_contrast_without_effect,
+    wants_base_head,
+    wants_task_head,
+)
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
 from fewshot_bench.training.named_recipes import named_recipe
@@ -225,8 +230,7 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
 
     Raises:
         UnknownNameError: a loss is not known.
-        StudyError: a setting of the contrast fits no loss, or logits of base classes are wanted where nothing is
-            trained on these.
+        StudyError: a setting of the contrast fits no loss, or a head is wanted that nothing here trains.
     """
     losses = study.base_losses
     if losses is None:
@@ -234,6 +238,11 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
     for loss in losses:
         LOSSES[loss]
     refuse_contrast_without_effect(study, losses)
+    if wants_task_head(study):
+        raise StudyError(
+            "maml starts from a network that was trained for its steps: --checkpoint NAME, of fewshot-bench train "
+            "--recipe maml-conv4. The steps alone, from any network: --adapt finetune."
+        )
     if not losses and backbone.base_head is None and wants_base_head(study):
         raise StudyError(
             f"on=logits needs a classifier of base classes, and {backbone.name} is not trained on any here. Use "
