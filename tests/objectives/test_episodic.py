@@ -112,6 +112,7 @@ class TestAStep:
         for ours, theirs in zip(learner.backbone.parameters(), network.parameters(), strict=True):
             assert torch.allclose(ours.grad, theirs.grad, rtol=1e-5, atol=1e-8)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("head", HEADS)
     @pytest.mark.parametrize("micro_batch", [15, 31, 44])
     def test_micro_batches_of_whole_tasks_give_the_gradients_of_the_step(self, head: str, micro_batch: int) -> None:
@@ -143,6 +144,7 @@ class TestAStep:
         if head != "matching":
             assert found[0].hits == found[1].hits
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("changes", "is_learned"),
         [
@@ -160,6 +162,7 @@ class TestAStep:
         assert len(scales) == is_learned
         assert not is_learned or scales[0] != 1
 
+    @pytest.mark.slow
     def test_the_penalty_is_that_of_the_recipe(self) -> None:
         for head, default in (("ridge", 50.0), ("svm", 0.1)):
             same, other = train(episodic_head=head, head_penalty=default), train(episodic_head=head, head_penalty=0.01)
@@ -303,6 +306,7 @@ class TestMemory:
         with pytest.raises(StudyError, match=r"a task of 105 images; .* smaller --way, --shot or --query"):
             fitting_micro_batch(self.memory(100), 840, 105)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("fitting", "expected"), [(1e6, 2), (20, 1)])
     def test_a_dry_run_times_whole_tasks_in_one_view(
         self, fitting: float, expected: int, monkeypatch: pytest.MonkeyPatch
