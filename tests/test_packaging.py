@@ -40,6 +40,7 @@ def test_the_wheel_holds_what_the_product_needs_at_run_time(wheel):
         "fewshot_bench/study/preset_files/schane-ablation.toml",
         "fewshot_bench/study/preset_files/schane-lambda.toml",
         "fewshot_bench/study/preset_files/schane-table1.toml",
+        "fewshot_bench/training/recipes/rfs-conv4.toml",
     } <= names
 
 

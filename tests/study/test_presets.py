@@ -49,12 +49,10 @@ def test_a_copy_of_a_preset_is_the_preset(name, tmp_path):
     assert plan_of_file(str(copy)).studies == plan_of_file(name).studies
 
 
-@pytest.mark.parametrize("name", ["schane-ablation", "schane-lambda", "schane-table1"])
+@pytest.mark.parametrize("name", ["schane-ablation", "schane-lambda"])
 def test_the_papers_studies_have_its_backbone_and_its_recipe(name):
     recipe = paper_recipe("ce+schane")
     for study in plan_of_file(name).studies:
-        if study.recipe is not None:
-            continue
         assert timm.is_model_pretrained(study.backbone_name.removeprefix("timm:"))
         assert (study.base_epochs, study.base_batch) == (recipe.epochs, recipe.batch_size) == (100, 1024)
         assert (study.way, study.query) == (5, 15)
@@ -62,12 +60,11 @@ def test_the_papers_studies_have_its_backbone_and_its_recipe(name):
 
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_meant_for_a_gpu_train_in_bf16_and_the_others_in_float32(name):
-    is_for_a_gpu = name in ("dhillon-table1", "schane-ablation", "schane-lambda", "schane-table1")
+    is_for_a_gpu = name in ("dhillon-table1", "schane-ablation", "schane-lambda")
     for study in plan_of_file(name).studies:
-        if study.recipe is not None:
-            continue
         assert study.base_precision == ("bf16" if is_for_a_gpu else None)
-        assert study.hyper_parameters.get("precision") == ("bf16" if name == "dhillon-table1" else None)
+        fine_tunes_large_networks = name == "dhillon-table1" or study.recipe == "dhillon-wrn28-10"
+        assert study.hyper_parameters.get("precision") == ("bf16" if fine_tunes_large_networks else None)
 
 
 @pytest.mark.parametrize(("name", "loss"), [("beit3-ce-literal", "ce"), ("beit3-schane-literal", "ce+schane")])
@@ -115,27 +112,25 @@ def test_the_literal_preset_runs_in_small(monkeypatch, tmp_path):
     assert set(rows["method"]) == {f"conv4_32/beit3-{loss}-literal{changed}/centroid" for loss in ("ce", "schane")}
 
 
-def test_table_1_has_four_datasets_two_shots_and_two_losses():
-    studies = [study for study in plan_of_file("schane-table1").studies if study.recipe is None]
-    assert [s.dataset for s in studies] == ["cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet"]
-    assert {(s.shots, s.episodes, s.runs, s.base_losses) for s in studies} == {((1, 5), 3000, 3, ("ce", "ce+schane"))}
-    assert {(s.lambda_, s.tau, s.split) for s in studies} == {(0.9, 0.5, "novel")}
+def test_table_1_trains_and_evaluates_each_of_its_rows_by_a_recipe_on_four_datasets_and_two_shots():
+    studies = plan_of_file("schane-table1").studies
+    assert {(s.shots, s.episodes, s.runs, s.split) for s in studies} == {((1, 5), 3000, 3, "novel")}
+    datasets = ("cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet")
+    recipes = ("ridge-resnet12", "svm-resnet12", "rfs-resnet12-distill", "beit3-ce", "beit3-schane", "protonet-conv4")
+    rows = [(recipe, None) for recipe in recipes] + [("dhillon-wrn28-10", None), ("dhillon-wrn28-10", 1.0)]
+    assert sorted((s.dataset, s.recipe or "", str(s.hyper_parameters.get("query_entropy"))) for s in studies) == sorted(
+        (dataset, recipe, str(entropy)) for dataset in datasets for recipe, entropy in rows
+    )
+    alone = plan_of_file("schane-table1", [Override.from_text("datasets", "cifar-fs")]).studies
+    assert alone == tuple(s for s in studies if s.dataset == "cifar-fs")
 
 
-def test_table_1_trains_and_evaluates_each_of_its_other_rows_by_a_recipe():
-    rows = {
-        (s.dataset, s.recipe, s.hyper_parameters.get("query_entropy")) for s in plan_of_file("schane-table1").studies
-    }
-    for dataset in ("cifar-fs", "fc100", "mini-imagenet", "tiered-imagenet"):
-        head = "ridge" if dataset == "cifar-fs" else "svm"  # as the paper's row of MetaOptNet mixes the two
-        assert {row[1:] for row in rows if row[0] == dataset} == {
-            ("protonet-conv4", None),
-            (f"{head}-resnet12", None),
-            ("dhillon-wrn28-10", None),
-            ("dhillon-wrn28-10", 1.0),
-            ("rfs-resnet12-distill", None),
-            (None, None),
-        }
+@pytest.mark.parametrize(("name", "loss"), [("beit3-ce", "ce"), ("beit3-schane", "ce+schane")])
+def test_the_papers_own_rows_are_trained_by_its_numbers(name, loss):
+    recipe = named_recipe(name)
+    assert recipe.backbone == "timm:beit3_base_patch16_224.pt"
+    assert recipe.recipe("cifar-fs") == paper_recipe(loss, precision="bf16")
+    assert (recipe.evaluation.adaptation, recipe.evaluation.hyper_parameters) == ("centroid", {})
 
 
 def test_table_1_in_small_has_the_seven_kinds_of_rows_on_conv4():

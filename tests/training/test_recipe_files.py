@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from fewshot_bench.adaptation import ADAPTATIONS
 from fewshot_bench.backbones import BACKBONES, BackboneRequest, create_backbone
 from fewshot_bench.datasets import DATASETS, Dataset
+from fewshot_bench.errors import StudyError
 from fewshot_bench.registry import Entry
 from fewshot_bench.study import TrainingPlan, read_checkpoint, train_backbone
 from fewshot_bench.study.checkpoints import finished_names
@@ -216,3 +217,30 @@ def test_an_episodic_recipe_is_evaluated_by_the_head_that_it_is_trained_with() -
             "svm": {"C": recipe.head_penalty},
         }
         assert hyper_parameters == expected[recipe.episodic_head]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('epochs = "ten"', "epochs .* a whole number, not 'ten'"),
+        ("epochs = 1.5", "epochs .* a whole number, not 1.5"),
+        ("epochs = true", "epochs .* a whole number, not True"),
+        ('learning_rate = "1"', "learning_rate .* a number, not '1'"),
+        ("nesterov = 1", "nesterov .* true or false, not 1"),
+        ("loss = 3", "loss .* a word, not 3"),
+        ("threads = 0.5", "threads .* a whole number, not 0.5"),
+        ("drops = [60, 80]", r"drops .* such as \[\[60, 0.1\], \[80, 0.01\]\], not \[60, 80\]"),
+        ('drops = [["a", 0.1]]', "drops .* pairs of an epoch and a share"),
+        ("drops = 60", "drops .* pairs of an epoch and a share"),
+        ('teacher_weights = "abc"', "no setting 'teacher_weights'"),
+        ("epoch = 3", "no setting 'epoch'"),
+        ('objective = "distilation"', "objective .* one of classification"),
+    ],
+)
+def test_a_file_with_a_wrong_value_is_refused_in_a_sentence_that_names_it(
+    line: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'description = "d"\nsource = "s"\nbackbone = "conv4_32"\n[training]\n{line}\n', encoding="utf-8")
+    with pytest.raises(StudyError, match=message):
+        named_recipe(str(path))
