@@ -21,7 +21,8 @@ from fewshot_bench.episodes import Protocol, sample_episodes
 from fewshot_bench.errors import EpisodeError, StudyError
 from fewshot_bench.losses import cross_entropy
 from fewshot_bench.objectives import Episodic
-from fewshot_bench.study.base_stage import initialised_backbone
+from fewshot_bench.progress import SILENT
+from fewshot_bench.study.base_stage import MicroBatches, initialised_backbone
 from fewshot_bench.study.measurements import _SHARE_OF_FREE_MEMORY, Measurements
 from fewshot_bench.study.train import validation, validation_protocols
 from fewshot_bench.training import Computing, History, Recipe, StateFile, TrainingResult, train_on_base
@@ -301,6 +302,19 @@ class TestMemory:
         assert fitting_micro_batch(self.memory(150), 840, 105) == 128
         assert fitting_micro_batch(self.memory(120), 840, 105) == 105
         assert fitting_micro_batch(self.memory(900), 840, 105) == 840
+
+    def test_where_memory_runs_out_micro_batches_are_halved_down_to_one_task(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_memory(*_: Any, **__: Any) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr("fewshot_bench.study.base_stage.train_on_base", no_memory)
+        backbone = initialised_backbone(BackboneRequest("conv4_32", channels=1, native_size=SIZE), seed=0)
+        training = MicroBatches([60], False, "Use --micro-batch {half}.")
+        with pytest.raises(StudyError, match=r"15 images does not fit .* smaller --way, --shot or --query"):
+            training.train(backbone, bars(), recipe(tasks=4), device="cpu", progress=SILENT)
+        assert training.sizes == [60, 30, 15]
 
     def test_a_task_that_does_not_fit_is_one_clear_line(self) -> None:
         with pytest.raises(StudyError, match=r"a task of 105 images; .* smaller --way, --shot or --query"):
