@@ -118,9 +118,11 @@ def training_difference(
         return None
     if is_paired:
         paired = paired_t_test(_means(first), _means(second), confidence)
-        return TrainingDifference(paired.mean_difference, paired.ci_low, paired.ci_high, paired.p, *counts, True)
+        return TrainingDifference(
+            paired.mean_difference, paired.ci_low, paired.ci_high, paired.p, counts[0], counts[1], True
+        )
     welch = welch_from_standard_errors(*_summary(first), *_summary(second), confidence)
-    return TrainingDifference(welch.difference, welch.ci_low, welch.ci_high, welch.p, *counts, False)
+    return TrainingDifference(welch.difference, welch.ci_low, welch.ci_high, welch.p, counts[0], counts[1], False)
 
 
 def training_p_of_all_pairs(means: Sequence[ArrayLike], networks: Sequence[Hashable]) -> NDArray[np.float64]:
@@ -139,7 +141,7 @@ def training_p_of_all_pairs(means: Sequence[ArrayLike], networks: Sequence[Hasha
     difference, together = mean[:, None] - mean, variance[:, None] + variance
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = (variance / together) ** 2 / df + ((variance / together) ** 2 / df).T
-        p = np.maximum(2 * stats.t.sf(np.abs(difference) / np.sqrt(together), 1 / shares), SMALLEST_P)
+        p: NDArray[np.float64] = np.maximum(2 * stats.t.sf(np.abs(difference) / np.sqrt(together), 1 / shares), SMALLEST_P)
     p[together == 0] = np.where(difference[together == 0] == 0, 1.0, np.nan)
     is_given = np.isinf(df)
     p[is_given[:, None] & is_given] = np.nan
