@@ -239,7 +239,7 @@ def test_a_network_learns_to_classify_new_classes(head: str) -> None:
         normalise=backbone.preprocessing,
         objective=Episodic,
     )  # fmt: skip
-    before, after = validate(backbone.network), validate(trained.backbone)
+    before, after = validate(backbone.network, nn.Identity()), validate(trained.backbone, trained.head)
     assert after["validation_1shot"] > before["validation_1shot"] + 0.1
     assert after["validation_5shot"] > before["validation_5shot"] + 0.15
 
