@@ -121,4 +121,4 @@ def _optimizer(recipe: EpisodeRecipe, *modules: nn.Module) -> torch.optim.Optimi
         {"params": [p for p in trained if p.ndim < least], "weight_decay": 0.0},
     ]
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=recipe.learning_rate)
+    return kind(groups, lr=recipe.highest_rate)

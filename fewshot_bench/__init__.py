@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fewshot_bench.adaptation import BDCSPN as BDCSPN
     from fewshot_bench.adaptation import ILPC as ILPC
     from fewshot_bench.adaptation import LDA as LDA
+    from fewshot_bench.adaptation import MAML as MAML
     from fewshot_bench.adaptation import PTMAP as PTMAP
     from fewshot_bench.adaptation import TIM as TIM
     from fewshot_bench.adaptation import BaselinePlusPlus as BaselinePlusPlus
@@ -59,7 +60,7 @@ _ROOMS = {
     for room, names in {
         "adaptation": (
             "BDCSPN BaselinePlusPlus Centroid Entropy Finetune FinetuneHead ILPC KNearestNeighbours LDA "
-            "LabelPropagation LaplacianShot Logistic Matching PTMAP Ridge SupportVectorMachine TIM"
+            "LabelPropagation LaplacianShot Logistic MAML Matching PTMAP Ridge SupportVectorMachine TIM"
         ),
         "backbones": "BackboneRequest create_backbone embed",
         "datasets": "OwnOptions import_dataset import_own_images open_dataset",

@@ -244,12 +244,11 @@ _ANSWERS_BY_NAMES = {
     "metaoptnet-rr metaoptnet-ridge": f"MetaOptNet-RR {_TRAINING}: --adapt ridge",
     "metaoptnet metaoptnet-svm metaopt": f"MetaOptNet {_TRAINING}: --adapt svm",
     "matchingnet matching-network matching-networks": f"MatchingNet {_TRAINING}: --adapt matching",
-    "maml fomaml first-order-maml reptile meta-sgd boil": (
-        "It trains a network that a few gradient steps adapt. The steps alone, from any network: --adapt finetune"
+    "fomaml first-order-maml meta-sgd anil": (
+        "It trains a network that a few gradient steps adapt (fewshot-bench ls recipes); these steps are: --adapt maml"
     ),
-    "anil": (
-        "ANIL trains a network whose head a few gradient steps adapt. The steps alone, from any network: "
-        "--adapt finetune-head"
+    "reptile boil": (
+        "It trains a network that a few gradient steps adapt. The steps alone, from any network: --adapt finetune"
     ),
     "meta-baseline": f"Meta-Baseline {_TRAINING}: --adapt centroid",
     "tpn transductive-propagation-network": f"TPN {_TRAINING}: --adapt label-propagation",

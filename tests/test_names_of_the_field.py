@@ -50,7 +50,7 @@ def test_names_of_this_package_are_known_though_a_paper_spells_them_otherwise():
         ("nearest-centroid", "It is called centroid: --adapt centroid"),
         ("NCM", "It is called centroid: --adapt centroid"),
         ("linear_probe", "It is called logistic: --adapt logistic"),
-        ("maml", "--adapt finetune"),
+        ("anil", "--adapt maml"),
     ],
 )
 def test_a_name_of_the_field_is_one_line_that_says_what_to_type(tmp_path, capsys, name, told):

@@ -9,6 +9,7 @@ from fewshot_bench.adaptation.finetune_head import FinetuneHead
 from fewshot_bench.adaptation.knn import KNearestNeighbours, Matching, log_attention, votes_of_nearest
 from fewshot_bench.adaptation.lda import LDA, lda_in_span
 from fewshot_bench.adaptation.logistic import Logistic, logistic_in_span
+from fewshot_bench.adaptation.maml import MAML
 from fewshot_bench.adaptation.ridge import Ridge, ridge_in_span
 from fewshot_bench.adaptation.svm import SupportVectorMachine, svm_in_span
 from fewshot_bench.adaptation.transductive.bd_cspn import BDCSPN, rectified_prototypes
@@ -25,6 +26,7 @@ __all__ = [
     "BDCSPN",
     "ILPC",
     "LDA",
+    "MAML",
     "PTMAP",
     "TIM",
     "Adaptation",

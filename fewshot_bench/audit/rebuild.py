@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.adaptation import ADAPTATIONS, Adaptation, Finetune
+from fewshot_bench.adaptation import ADAPTATIONS, MAML, Adaptation, Finetune
 from fewshot_bench.audit.selection import RerunOptions
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.backbones.embedding_tuner import is_never_tuned
@@ -29,14 +29,14 @@ from fewshot_bench.outcomes.manifest import environments_of
 from fewshot_bench.progress import Progress
 from fewshot_bench.report.trainings import training_seed
 from fewshot_bench.study.admission import admit_checkpoints, admit_fields
-from fewshot_bench.study.networks import backbone_of_hub
+from fewshot_bench.study.networks import backbone_of_hub, trainings_of, with_checkpoint
 from fewshot_bench.study.provenance import hardware, source_commit
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, resolve_study
 from fewshot_bench.study.study import Study
 from fewshot_bench.study.workers import ClassifierBuilder, WorkerFactory
 
 _BASE_HEAD = "hyper_parameters.base_head"
-_WEIGHTS = ("weights", _BASE_HEAD)
+_WEIGHTS = ("weights", _BASE_HEAD, "hyper_parameters.task_head")
 """Parts of a method that a training decides."""
 _OF_THE_STUDY = {"base_epochs": "epochs", "base_batch": "batch_size", "base_precision": "precision"}
 """Fields of a study that every version passes to a base stage unchanged, and their names there."""
@@ -114,6 +114,8 @@ def recorded_study(cell: Cell, *, weights: Path | None = None, trusts_code: bool
         raise ReproductionError(
             f"the recorded study is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         ) from error
+    if study.recipe is not None:
+        study = with_checkpoint(study, trainings_of(study)[0][0])  # that of the cell's own training
     if trusts_code:
         try:
             admit_fields(study.model_dump(exclude={"dataset"}))  # images are those that are here
@@ -153,7 +155,7 @@ def _of_this_cell(cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
     base = cell.method.hyper_parameters.get("base")
     loss = base.get("loss") if isinstance(base, Mapping) else None
     if isinstance(loss, str) and record.get("checkpoints") is None:
-        fields["base_losses"] = [loss]
+        fields |= {} if record.get("recipe") else {"base_losses": [loss]}
         fields |= _own_seed(training_seed(cell.method), record)
     return fields
 
@@ -325,7 +327,7 @@ def repeats_every_bit(cell: Cell, device: str, dataset: Dataset) -> bool:
     Large splits are embedded in batches of a size that a trial chooses, and networks are fine-tuned by algorithms that
     trials choose, so that these may round otherwise where a trial ends otherwise.
     """
-    if cell.method.adaptation == Finetune.name:
+    if cell.method.adaptation in (Finetune.name, MAML.name):
         return False
     here = hardware(device)
     is_same_machine = cell.versions == installed_versions() and all(

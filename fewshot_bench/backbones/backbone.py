@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from fewshot_bench.backbones.task_head import TaskHead
 from fewshot_bench.backbones.weights import weights_digest
 from fewshot_bench.backbones.weights_file import BaseHead
 from fewshot_bench.code_identity import CodeIdentity
@@ -113,6 +114,7 @@ class Backbone:
         code: the identity of a plug-in's code.
         fit: how a weights file was fitted into the network, see `weights.fit_by_name`; recorded with the outcomes.
         base_head: the classifier of its training on a base split, if any was stored.
+        task_head: what its training by gradient-based meta-learning gives every task, if it was trained so.
         computing: how that training was computed, where a GPU or a part of a batch at a time can change its rounding;
             recorded with the outcomes.
     """
@@ -127,6 +129,7 @@ class Backbone:
     code: CodeIdentity | None = None
     fit: Mapping[str, Any] = field(default_factory=dict)
     base_head: BaseHead | None = None
+    task_head: TaskHead | None = None
     computing: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property

@@ -221,6 +221,7 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     from fewshot_bench.cli.leaderboard import show, show_answers
     from fewshot_bench.datasets.dataset import preprocessing_line
     from fewshot_bench.report import rows_of_cells
+    from fewshot_bench.report.leaderboard_rows import MEASURED
     from fewshot_bench.study.plan import write_outputs
 
     gc.collect()
@@ -234,7 +235,8 @@ def _report(plan: StudyPlan, result: PlanResult, as_json: bool) -> None:
     if why_no_figures:
         typer.echo(why_no_figures, err=True)
     rows = rows_of_cells(frame, result.cells)
-    methods = [name for name in dict.fromkeys(cell.method.name for cell in result.cells) if name in set(rows["method"])]
+    measured = set(rows.loc[rows["source"] == MEASURED, "method"])
+    methods = [name for name in dict.fromkeys(cell.method.name for cell in result.cells) if name in measured]
     show(rows, as_json, whole=frame)
     if as_json:
         return

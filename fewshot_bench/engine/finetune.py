@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewshot_bench.adaptation import Finetune
-from fewshot_bench.backbones import Backbone, BaseHead
+from fewshot_bench.adaptation import MAML, Finetune
+from fewshot_bench.backbones import Backbone, BaseHead, TaskHead
 from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.devices import is_out_of_memory
 from fewshot_bench.episodes.protocol import Protocol
@@ -20,6 +21,7 @@ from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_tasks import EpisodeTask, ImageTasks, embedding_task
 from fewshot_bench.finetuning.episodes_at_once import fastest_on_cpu
 from fewshot_bench.finetuning.frozen_prefix import NetworkParts, embedding_parts, network_parts
+from fewshot_bench.finetuning.head import has_batch_norm
 from fewshot_bench.finetuning.memory import (
     bytes_per_episode,
     episodes_that_fit,
@@ -50,13 +52,14 @@ class FinetuneClassifier:
 
     @classmethod
     def on_images(cls, method: Finetune, split: ImageSplit, backbone: Backbone, device: str) -> FinetuneClassifier:
-        """For methods that change the backbone; raises StudyError if it lacks what to tune or the base classifier."""
+        """For methods that change the backbone; raises StudyError if it lacks what to tune, or the head they need."""
         where = torch.device(device)
-        base_head = base_head_for(method, backbone)
+        base_head, task_head = base_head_for(method, backbone), task_head_for(method, backbone)
         network = backbone.network.to(where).eval()
         two = torch.from_numpy(np.array(split.images[:2])).permute(0, 3, 1, 2).to(where)
         with plugin_errors(network, "forward"):
             parts = network_parts(network, method, backbone.preprocessing(two), base_head)
+        parts = replace(parts, task_head=task_head)
         _, height, width, channels = split.images.shape
         augmentation = choose_augmentation(method.augmentation, channels=channels, image_size=min(height, width))
         tasks = ImageTasks(split.images, backbone.preprocessing, augmentation, parts, method, where)
@@ -172,3 +175,25 @@ def base_head_for(method: Finetune, backbone: Backbone) -> BaseHead | None:
             "on=embeddings."
         )
     return backbone.base_head
+
+
+def task_head_for(method: Finetune, backbone: Backbone) -> TaskHead | None:
+    """The head that a method starts from if it was trained for tasks; raises StudyError if the backbone has none."""
+    if method.start != "trained":
+        return None
+    if backbone.task_head is None:
+        raise StudyError(
+            f"{backbone.name} has no head of a training by gradient-based meta-learning to start from. Use a network "
+            "that fewshot-bench train trained with the objective maml, anil or meta-sgd, or --adapt finetune."
+        )
+    return backbone.task_head
+
+
+def as_finetune(adaptation: Finetune | MAML, backbone: Backbone) -> Finetune:
+    """The settings with which the engine runs an adaptation; raises StudyError if it is not for the backbone."""
+    if isinstance(adaptation, Finetune):
+        return adaptation
+    head = backbone.task_head
+    return adaptation.as_finetune(
+        moves_backbone=head is None or head.moves_backbone, normalises=has_batch_norm(backbone.network)
+    )

@@ -155,6 +155,8 @@ class _ProductsInPlace(torch.autograd.Function):
         rows, matrices = context.saved_tensors
         gradient = gradients[0].transpose(0, 1)
         of_rows = of_matrices = None
+        if torch.is_grad_enabled():  # a second derivative is wanted, which writing in place does not have
+            return (gradient @ matrices).transpose(0, 1), gradient.transpose(1, 2) @ rows.transpose(0, 1)
         if context.needs_input_grad[0]:
             of_rows = torch.empty_like(rows)
             torch.bmm(gradient, matrices, out=of_rows.transpose(0, 1))

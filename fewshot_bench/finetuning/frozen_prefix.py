@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewshot_bench.backbones.task_head import TaskHead
 from fewshot_bench.backbones.weights_file import BaseHead
 from fewshot_bench.devices import full_float32_products
 from fewshot_bench.errors import StudyError
@@ -218,6 +219,7 @@ class NetworkParts:
         embedding_size: D.
         base_head: the classifier of base training, if the heads see its logits.
         tuned_of_base_head: "weight", "bias", both or neither.
+        task_head: where the heads start, if the recipe's were trained.
     """
 
     first: Callable[[Tensor], Tensor] | None
@@ -227,6 +229,7 @@ class NetworkParts:
     embedding_size: int
     base_head: BaseHead | None = None
     tuned_of_base_head: tuple[str, ...] = ()
+    task_head: TaskHead | None = None
 
     @property
     def feature_size(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fewshot_bench.backbones.task_head import TaskHead
 from fewshot_bench.backbones.weights_file import BaseHead
 from fewshot_bench.finetuning.recipe import HeadStart
 
@@ -38,13 +39,19 @@ class StackedHead:
         return torch.baddbmm(self.bias.unsqueeze(1), embeddings, self.weight.transpose(1, 2))
 
     @torch.no_grad()
+    def load(self, trained: TaskHead) -> None:
+        """Start every episode with the same head."""
+        for own, first in ((self.weight, trained.weight), (self.bias, trained.bias)):
+            own.copy_(first.to(own).expand_as(own))
+
+    @torch.no_grad()
     def start(self, how: HeadStart, support: Tensor, scale: float) -> None:
         """Set the first weights.
 
         Args:
             how: "centroid" points each class at the mean of its normalised embeddings, so that the nearest centroid
                 by cosine wins; "support" at the mean of its embeddings with length one, for normalised queries
-                (Dhillon et al., 2020); "zero" prefers no class.
+                (Dhillon et al., 2020); "zero" prefers no class. A "trained" head is for `load`.
             support: embeddings of the plain support images, [E, N, K, D].
             scale: about the logit of a cosine of one at the beginning; not for "support".
         """

@@ -15,9 +15,9 @@ from fewshot_bench.losses import LOSSES, Anchors, Reading, StopGradient, extra_s
 from fewshot_bench.training.recipe import AugmentationName, Decays
 
 BatchNormMode = Literal["frozen", "support", "transductive"]
-HeadStart = Literal["centroid", "zero", "support"]
+HeadStart = Literal["centroid", "zero", "support", "trained"]
 HeadInput = Literal["embeddings", "logits"]
-Decay = Literal["adamw", "adam"]
+OptimizerName = Literal["adamw", "adam", "sgd"]
 EpisodeSchedule = Literal["constant", "cosine"]
 EpisodePrecision = Literal["float32", "bf16", "float64"]
 
@@ -49,8 +49,8 @@ class EpisodeRecipe:
             otherwise.
         epochs: passes over the support set.
         batch_size: images per step; never more than the support set has.
-        optimizer: "adamw" decouples the weight decay, "adam" adds it to the gradient.
-        learning_rate: at its highest.
+        optimizer: "adamw" decouples the weight decay, "adam" and "sgd" add it to the gradient; "sgd" has no momentum.
+        learning_rate: at its highest. None takes those that the head was trained with, for start="trained" alone.
         weight_decay: of the weights that `decays` names.
         dropout: before the linear head.
         schedule: of the learning rate after the warm-up.
@@ -62,7 +62,8 @@ class EpisodeRecipe:
         start: the head's first weights. "centroid" makes the untrained method the nearest class centroid by cosine,
             "zero" leaves all classes alike. "support" is the support-based initialisation of Dhillon et al. (2020):
             the head sees L2-normalised features, also during training, and each class starts at the mean of its
-            support features before normalisation, scaled to length one.
+            support features before normalisation, scaled to length one. "trained" is the head that gradient-based
+            meta-learning trained with the network, for as many classes.
         on: what the head sees. "embeddings": the output of the encoder. "logits": those of the classifier that the
             backbone was trained with on the base split, which stays in front of the head; rectified (ReLU) where
             start is "support". It is trained with the backbone by tune="all" and "last:N", its biases by "bias".
@@ -88,8 +89,8 @@ class EpisodeRecipe:
     views: int | None = None
     epochs: int = 100
     batch_size: int = 1024
-    optimizer: Decay = "adamw"
-    learning_rate: float = 1e-4
+    optimizer: OptimizerName = "adamw"
+    learning_rate: float | None = 1e-4
     weight_decay: float = 0.05
     dropout: float = 0.1
     schedule: EpisodeSchedule = "constant"
@@ -127,7 +128,8 @@ class EpisodeRecipe:
         self._expect(_is_whole(self.seed) and abs(self.seed) < 1 << 63, "seed", "a whole number of 64 bits")
         is_number_of_views = self.views is None or (_is_whole(self.views) and self.views != 1 and self.views >= 0)
         self._expect(is_number_of_views, "views", "0 for new ones in every step, or 2 or more")
-        for name in ("learning_rate", "tau", "scale"):
+        takes_trained_rates = self.learning_rate is None and self.start == "trained"
+        for name in ("learning_rate", "tau", "scale")[takes_trained_rates:]:
             value = getattr(self, name)
             self._expect(_is_finite(value) and value > 0, name, "positive")
         for name in ("weight_decay", "query_entropy"):
@@ -155,6 +157,11 @@ class EpisodeRecipe:
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
         if not is_right:
             raise StudyError(f"{name.rstrip('_')} of finetune should be {expectation}, not {getattr(self, name)}.")
+
+    @property
+    def highest_rate(self) -> float:
+        """The learning rate of the optimiser, by which trained rates are multiplied."""
+        return 1.0 if self.learning_rate is None else self.learning_rate
 
     @property
     def is_contrastive(self) -> bool:
@@ -207,7 +214,7 @@ class EpisodeRecipe:
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "bn": get_args(BatchNormMode),
-    "optimizer": get_args(Decay),
+    "optimizer": get_args(OptimizerName),
     "schedule": get_args(EpisodeSchedule),
     "augmentation": get_args(AugmentationName),
     "start": get_args(HeadStart),
@@ -228,22 +235,25 @@ def _is_finite(value: object) -> bool:
 def stacked_optimizer(
     recipe: EpisodeRecipe, trained: Mapping[str, Tensor], decayed: frozenset[str], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Adam over the stacked weights of all episodes; those named in `decayed` are decayed.
+    """The optimiser over the stacked weights of all episodes; those named in `decayed` are decayed.
 
-    Adam works element by element, so each episode's weights go exactly where they would go alone.
+    It works element by element, so each episode's weights go exactly where they would go alone.
     """
     groups = [
         {"params": [w for name, w in trained.items() if name in decayed], "weight_decay": recipe.weight_decay},
         {"params": [w for name, w in trained.items() if name not in decayed], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "sgd":
+        rate = recipe.highest_rate if device.type == "cpu" else torch.tensor(recipe.highest_rate, device=device)
+        return torch.optim.SGD(groups, lr=rate, fused=True)
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
     if device.type == "cuda":
         # In a tensor, a captured step sees the learning rate change.
-        rate = torch.tensor(recipe.learning_rate, device=device)
+        rate = torch.tensor(recipe.highest_rate, device=device)
         return kind(groups, lr=rate, fused=True, capturable=True)
     # One fused pass over the weights, instead of a dozen.
-    return kind(groups, lr=recipe.learning_rate, fused=True)
+    return kind(groups, lr=recipe.highest_rate, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -266,7 +276,7 @@ def learning_rate(recipe: EpisodeRecipe, step: int, steps: int, steps_per_epoch:
     """The learning rate of a step, counted from 0, of a training of that many steps."""
     warmup = recipe.warmup_epochs * steps_per_epoch
     if step < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
+        return recipe.highest_rate * (step + 1) / warmup
     if recipe.schedule == "constant":
-        return recipe.learning_rate
-    return recipe.learning_rate * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+        return recipe.highest_rate
+    return recipe.highest_rate * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2

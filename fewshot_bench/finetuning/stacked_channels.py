@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fewshot_bench.finetuning.episode_convolution import (
@@ -47,13 +48,22 @@ class ChannelStackedNetwork(StackedNetwork):
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """See `StackedNetwork`."""
-        episodes, batch = inputs.shape[:2]
-        outputs: Tensor = self.wide(self._side_by_side(inputs))
-        return outputs.reshape(batch, episodes, -1).transpose(0, 1)
+        return self._by_episode(self.wide(self._side_by_side(inputs)), inputs)
+
+    def embed(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """See `StackedNetwork`."""
+        wide = {name: weight.flatten(0, 1) for name, weight in weights.items()}
+        return self._by_episode(functional_call(self.wide, wide, (self._side_by_side(inputs),)), inputs)
 
     def prepare(self, inputs: Tensor) -> None:
         """See `StackedNetwork`; each convolution takes the fastest algorithm."""
         choose_algorithms(self.wide, self._side_by_side(inputs))
+
+    @staticmethod
+    def _by_episode(outputs: Tensor, inputs: Tensor) -> Tensor:
+        """[E, B, D] of outputs side by side."""
+        episodes, batch = inputs.shape[:2]
+        return outputs.reshape(batch, episodes, -1).transpose(0, 1)
 
     def _side_by_side(self, inputs: Tensor) -> Tensor:
         """[B, E * C, H, W]."""

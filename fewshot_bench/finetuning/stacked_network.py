@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -47,6 +47,18 @@ class StackedNetwork(ABC):
             float [E, B, D].
         """
 
+    def embed(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Embed the inputs of every episode with given weights, with derivatives of any order with respect to them.
+
+        Args:
+            weights: of the tuned parameters, by name, [E, *shape].
+            inputs: as for a call, [E, B, ...].
+
+        Returns:
+            float [E, B, D].
+        """
+        raise NotImplementedError(f"the layout {self.layout} embeds with its own weights alone")
+
     def prepare(self, inputs: Tensor) -> None:
         """Choose what is fastest on this device for inputs [E, B, ...]; results change by rounding alone."""
         del inputs  # by default there is nothing to choose
@@ -84,10 +96,14 @@ class VmapStackedNetwork(StackedNetwork):
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """See `StackedNetwork`."""
+        return self.embed(self.trainable, inputs)
+
+    def embed(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """See `StackedNetwork`."""
         with warnings.catch_warnings():
             # On a CPU vmap runs flash attention episode by episode, which is as fast.
             warnings.filterwarnings("ignore", message=".*performance drop.*")
-            outputs: Tensor = vmap(self._embed_episode)(self.trainable, inputs)
+            outputs: Tensor = vmap(self._embed_episode)(dict(weights), inputs)
         return outputs
 
     def _embed_episode(self, weights: dict[str, Tensor], inputs: Tensor) -> Tensor:

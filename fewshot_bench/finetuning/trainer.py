@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
+from fewshot_bench.backbones.task_head import BACKBONE
 from fewshot_bench.devices import is_out_of_memory
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.episode_tasks import FOR_DROPOUT, EpisodeTask, order_of_images
@@ -214,6 +215,11 @@ class EpisodeTrainer:
             StudyError: the network cannot be stacked, or not with this kind of batch normalisation.
         """
         self.recipe, self.way, self.shot, self.device = recipe, way, shot, parts.sample.device
+        if parts.task_head is not None and parts.task_head.way != way:
+            raise StudyError(
+                f"the head was trained for {parts.task_head.way}-way tasks, and these are {way}-way. "
+                f"Use --way {parts.task_head.way}."
+            )
         self._normalises_batches = recipe.bn != "frozen" and has_batch_norm(parts.rest)
         has_choice = not self._normalises_batches and recipe.steps(way * shot) > 0
         step = TrainingStep(self._views, self._autocast) if has_choice else None
@@ -232,6 +238,10 @@ class EpisodeTrainer:
         decayed = frozenset(name for name, first in self._initial.items() if first.ndim > 1)
         decayed |= trained.keys() if recipe.decays == "all" else {"base_head.weight", "head.weight"}
         self.optimizer = stacked_optimizer(recipe, trained, decayed, self.device)
+        self._task_head = parts.task_head
+        self._rates: list[tuple[Tensor, Tensor]] = []
+        if recipe.learning_rate is None:
+            self._rates = self._trained_rates(trained, "network." if parts.first is not None else "")
         self._loss = loss_function(recipe.loss)
         self._capture: Capture | None = None
         if self.device.type == "cuda":
@@ -243,6 +253,12 @@ class EpisodeTrainer:
     def weights(self) -> dict[str, Tensor]:
         """All trained weights, as views [E, *shape]."""
         return {**{name: self.stack.weights(name) for name in self._initial}, **self._trained_heads}
+
+    def _trained_rates(self, trained: Mapping[str, Tensor], prefix: str) -> list[tuple[Tensor, Tensor]]:
+        """Each trained weight, stacked in its layout, and the learning rate that the task head has for it."""
+        assert self._task_head is not None
+        names = {name: BACKBONE + name.removeprefix(prefix) for name in self._initial}
+        return [(weight, self._task_head.rates[names.get(name, name)].to(weight)) for name, weight in trained.items()]
 
     @property
     def _trained_heads(self) -> dict[str, Tensor]:
@@ -335,6 +351,9 @@ class EpisodeTrainer:
         reset_optimizer(self.optimizer)
         if self._normalises_batches:
             use_batch_statistics(self.stack.module)
+        if self._task_head is not None:
+            self.head.load(self._task_head)
+            return
         with torch.no_grad():
             plain = self._outputs(self._embed(task.support))
             plain = plain.view(len(plain), self.way, self.shot, -1)
@@ -402,6 +421,10 @@ class EpisodeTrainer:
 
     def _update(self) -> None:
         """Move the weights, and free the gradients: a graph allocates its own."""
+        for weight, rate in self._rates:
+            assert weight.grad is not None
+            own = weight.grad.view(self.stack.episodes, *rate.shape) if rate.ndim else weight.grad
+            own.mul_(rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

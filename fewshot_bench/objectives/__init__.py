@@ -7,17 +7,21 @@ from functools import partial
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.errors import StudyError
 from fewshot_bench.objectives.episodic import Episodic
+from fewshot_bench.objectives.meta_gradients import MetaGradients, MetaHead
 from fewshot_bench.training import ObjectiveFactory
 from fewshot_bench.training.classification import Classification
 from fewshot_bench.training.distillation import Distillation
 from fewshot_bench.training.recipe import Recipe
 
-__all__ = ["Episodic", "objective_of"]
+__all__ = ["Episodic", "MetaGradients", "MetaHead", "objective_of"]
 
 _OBJECTIVES: dict[str, ObjectiveFactory] = {
     "classification": Classification,
     "cosine": Classification,
     "episodic": Episodic,
+    "maml": MetaGradients,
+    "anil": MetaGradients,
+    "meta-sgd": MetaGradients,
 }
 
 

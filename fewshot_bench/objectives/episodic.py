@@ -40,6 +40,8 @@ class Episodic:
             raise StudyError(f"training on tasks takes one view of each image, not {recipe.views}. Use --views 1.")
         if recipe.loss != "ce":
             raise StudyError(f"training on tasks minimises their cross-entropy, not {recipe.loss}. Use --loss ce.")
+        if recipe.mixup:
+            raise StudyError("training on tasks mixes no images. Leave out --mixup.")
         self.encoder, self.recipe = encoder, recipe
         self.head: nn.Module = EpisodicHead(recipe).to(encoder.device)
         self.steps_per_epoch = recipe.steps_per_epoch

@@ -25,7 +25,6 @@ from fewshot_bench.errors import ShapeError
 from fewshot_bench.training.recipe import Recipe
 
 _RIDGE_PENALTY, _SVM_C = 50.0, 0.1  # MetaOptNet's, for embeddings that are not normalised
-_NEWTON_STEPS = 3
 
 
 class EpisodicHead(nn.Module):
@@ -152,18 +151,14 @@ def differentiable_svm(products: Tensor, labels: Tensor, *, C: float, smallest_c
         EmbeddingError: the solver does not converge.
     """
     targets = one_hot(labels).to(products.dtype)
+    constant = products.detach()
     with torch.no_grad():
-        constant = products.detach()
         solution = svm_in_span(constant, labels, C=C)
-        error = _distance_from_optimum(solution, constant, targets, C)
-        for _ in range(_NEWTON_STEPS):  # from the solver's duality gap to the precision of float64
-            newton = _newton_step(solution, constant, targets, C, smallest_curvature)
-            newton_error = _distance_from_optimum(newton, constant, targets, C)
-            is_better = (newton_error < error).view(-1, 1, 1)
-            solution = torch.where(is_better, newton, solution)
-            error = torch.minimum(error, newton_error)
     step = _newton_step(solution, products, targets, C, smallest_curvature)
-    return solution + (step - step.detach())
+    with torch.no_grad():  # from the solver's duality gap to the precision of float64
+        errors = [_distance_from_optimum(values, constant, targets, C) for values in (step, solution)]
+    is_better = (errors[0] < errors[1]).view(-1, 1, 1)
+    return torch.where(is_better, step, solution + (step - step.detach()))
 
 
 def _newton_step(
@@ -176,10 +171,9 @@ def _newton_step(
         size = _mean_square(constant)
         start = _projected(coefficients, constant, targets, C)
         is_free = (start < C * targets).to(products.dtype)
-        # Changes of the free entries that keep the sum of each image: a projection of [N] for each image.
-        of_free = torch.diag_embed(is_free) - is_free.unsqueeze(3) * is_free.unsqueeze(2) / is_free.sum(
-            2, keepdim=True
-        ).unsqueeze(3).clamp_min(1)
+        free = is_free.sum(2).clamp_min(1).view(tasks, images, 1, 1)
+        # Changes of the free entries that keep the sum of an image: a projection [N, N] for each image.
+        of_free = torch.diag_embed(is_free) - is_free.unsqueeze(3) * is_free.unsqueeze(2) / free
         pairs = torch.einsum("tice,tjed->ticjd", of_free, of_free)
         curvature = (constant / size).view(tasks, images, 1, images, 1) * pairs
         # The other changes get a curvature too, so that the system can be solved; its right-hand side has none.

@@ -5,10 +5,11 @@ The classes and images of each episode follow from what a cell records; the imag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations_with_replacement
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from fewshot_bench.statistics import (
     image_overlap,
     pairs_with_gaps,
     training_difference,
+    training_p_of_all_pairs,
 )
 from fewshot_bench.statistics.data_interval import ABSENT
 
@@ -291,6 +293,19 @@ class TaskScores:
         first, second = self.trainings[a], self.trainings[b]
         is_paired = first is not None and second is not None and first.networks == second.networks
         return training_difference(means[0], means[1], is_paired=is_paired, confidence=confidence)
+
+    @cached_property
+    def p_over_trainings(self) -> NDArray[np.float64]:
+        """P of every pair of methods over their trainings, not corrected, NaN where there is no test, [A, A]."""
+        if not np.isnan(self.accuracy).any():
+            every = np.ones(self.accuracy.shape[1], dtype=bool)
+            means = [self._means_of_trainings(row, every) for row in range(len(self.cells))]
+            return training_p_of_all_pairs(means, [several and several.networks for several in self.trainings])
+        p = np.full((len(self.cells),) * 2, np.nan)
+        for a, b in combinations(range(len(self.cells)), 2):
+            test = self.training_difference(a, b)
+            p[a, b] = p[b, a] = math.nan if test is None else test.p
+        return p
 
     def _means_of_trainings(self, position: int, episodes: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Mean accuracy of each training of a method, [k], or without an axis of a network that is given."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from fewshot_bench.outcomes import Cell, MethodCard
 
 _SEED = "seed="
-_OF_ONE_TRAINING = ("seed", "epoch")
-"""Of a base stage: the seed, and the epoch that a validation chose, which follows from it."""
+_OF_ONE_TRAINING = ("seed", "epoch", "teacher_weights")
+"""Of a base stage: the seed, and what follows from it: the epoch that a validation chose, and the weights of a teacher
+that is trained with the same seed."""
 
 
 def training_seed(method: MethodCard) -> int | None:

@@ -160,10 +160,8 @@ def training_claims(scores: TaskScores, correct: Correction = "holm") -> NDArray
         return None
     methods = len(scores.cells)
     upper = np.triu_indices(methods, 1)
-    tests = [scores.training_difference(int(a), int(b)) for a, b in zip(*upper, strict=True)]
-    p = [math.nan if test is None else test.p for test in tests]
     matrix = np.full((methods, methods), np.nan)
-    matrix[upper] = corrected_with_unknown(scores.p_of_all_pairs[0][upper], p, correct)
+    matrix[upper] = corrected_with_unknown(scores.p_of_all_pairs[0][upper], scores.p_over_trainings[upper], correct)
     matrix.T[upper] = matrix[upper]
     return matrix
 

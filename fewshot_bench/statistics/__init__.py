@@ -51,6 +51,7 @@ from fewshot_bench.statistics.trainings import (
     TrainingDifference,
     TrainingSpread,
     training_difference,
+    training_p_of_all_pairs,
     training_spread,
 )
 from fewshot_bench.statistics.variance_parts import VarianceParts, variance_parts
@@ -118,6 +119,7 @@ __all__ = [
     "sign_flip_p",
     "summarise",
     "training_difference",
+    "training_p_of_all_pairs",
     "training_spread",
     "unpaired_episodes_needed",
     "variance_parts",

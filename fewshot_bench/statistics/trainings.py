@@ -7,15 +7,18 @@ interval over trainings has as many values as trainings, and with two or three o
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from fewshot_bench.errors import ShapeError
-from fewshot_bench.statistics.intervals import mean_interval
+from fewshot_bench.statistics.intervals import SMALLEST_P, mean_interval
+from fewshot_bench.statistics.multiple import all_pairs
 from fewshot_bench.statistics.paired import paired_t_test
-from fewshot_bench.statistics.welch import welch_from_summaries
+from fewshot_bench.statistics.welch import welch_from_standard_errors
 
 
 @dataclass(frozen=True)
@@ -107,32 +110,59 @@ def training_difference(
     >>> training_difference([0.63], [0.60, 0.62, 0.61]) is None
     True
     """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.ndim == 0 or b.ndim == 0:
-        return _against_given(a, b, confidence)
-    first, second = _means(a), _means(b)
-    if is_paired and len(first) != len(second):
-        raise ShapeError(f"paired trainings must be as many of each method, not {len(first)} and {len(second)}.")
-    if min(len(first), len(second)) < 2:
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    counts = [values.size if values.ndim else 0 for values in (first, second)]
+    if is_paired and counts[0] != counts[1]:
+        raise ShapeError(f"paired trainings must be as many of each method, not {counts[0]} and {counts[1]}.")
+    if 1 in counts or not any(counts):
         return None
     if is_paired:
-        paired = paired_t_test(first, second, confidence=confidence)
-        ends = paired.ci_low, paired.ci_high
-        return TrainingDifference(paired.mean_difference, *ends, paired.p, len(first), len(second), True)
-    summaries = [(float(x.mean()), float(x.std(ddof=1)) if np.ptp(x) else 0.0, len(x)) for x in (first, second)]
-    welch = welch_from_summaries(*summaries[0], *summaries[1], confidence)
-    return TrainingDifference(welch.difference, welch.ci_low, welch.ci_high, welch.p, len(first), len(second), False)
+        paired = paired_t_test(_means(first), _means(second), confidence)
+        return TrainingDifference(
+            paired.mean_difference, paired.ci_low, paired.ci_high, paired.p, counts[0], counts[1], True
+        )
+    welch = welch_from_standard_errors(*_summary(first), *_summary(second), confidence)
+    return TrainingDifference(welch.difference, welch.ci_low, welch.ci_high, welch.p, counts[0], counts[1], False)
 
 
-def _against_given(a: NDArray[np.float64], b: NDArray[np.float64], confidence: float) -> TrainingDifference | None:
-    """One method's trainings against a given network: Student's t-test of their mean."""
-    count_a, count_b = (x.size if x.ndim else 0 for x in (a, b))
-    trainings = max(count_a, count_b)
-    if trainings < 2:
-        return None
-    first, second = (_means(np.broadcast_to(x, (trainings,))) for x in (a, b))
-    test = paired_t_test(first, second, confidence)
-    return TrainingDifference(test.mean_difference, test.ci_low, test.ci_high, test.p, count_a, count_b, False)
+def training_p_of_all_pairs(means: Sequence[ArrayLike], networks: Sequence[Hashable]) -> NDArray[np.float64]:
+    """P of every pair of methods over their trainings; each is that of `training_difference`.
+
+    Args:
+        means: of each method, mean accuracy of each training, or a single number of a network that is given, [A].
+        networks: of each method; those with equal ones use the same networks and are paired, [A].
+
+    Returns:
+        Two-sided p, not corrected, [A, A]; NaN where there is no test.
+    """
+    arrays = [np.asarray(values, dtype=np.float64) for values in means]
+    mean, error, df = (np.array(column) for column in zip(*map(_summary, arrays), strict=True))
+    variance = np.where(df < 1, np.nan, error**2)
+    difference, together = mean[:, None] - mean, variance[:, None] + variance
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = (variance / together) ** 2 / df + ((variance / together) ** 2 / df).T
+        p: NDArray[np.float64] = np.maximum(2 * stats.t.sf(np.abs(difference) / np.sqrt(together), 1 / shares), SMALLEST_P)
+    p[together == 0] = np.where(difference[together == 0] == 0, 1.0, np.nan)
+    is_given = np.isinf(df)
+    p[is_given[:, None] & is_given] = np.nan
+    rows_of: dict[Hashable, list[int]] = {}
+    for row, values in enumerate(arrays):
+        if values.size > 1:
+            rows_of.setdefault(networks[row], []).append(row)
+    for rows in rows_of.values():
+        if len(rows) > 1:
+            p[np.ix_(rows, rows)] = all_pairs(np.stack([arrays[row] for row in rows])).p
+    return p
+
+
+def _summary(means: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The mean, its standard error over trainings and the degrees of freedom of that; a given network has no error."""
+    if means.ndim == 0:
+        return float(means), 0.0, math.inf
+    values = _means(means)
+    count = len(values)
+    spread = float(values.std(ddof=1)) / math.sqrt(count) if np.ptp(values) else 0.0
+    return float(values.mean()), spread, count - 1.0
 
 
 def _means(means: ArrayLike) -> NDArray[np.float64]:

@@ -327,7 +327,7 @@ def _load(path: Path, backbone: Backbone) -> _Extras | None:
     """Load a checkpoint into a backbone; None where it is damaged, so that it is trained again."""
     try:
         weights, head, metadata = load_network(path, backbone.embedding_size)
-        extras = _Extras(metadata, head)
+        extras = _Extras(metadata, head if isinstance(head, BaseHead) else None)
         _ = extras.computing  # which may be damaged
         backbone.network.load_state_dict(weights)
     except (WeightsError, RuntimeError, ValueError, TypeError):

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench._io.locations import checkpoints_folder
-from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, Preprocessing, known_backbone
+from fewshot_bench.backbones import Backbone, BackboneRequest, BaseHead, Preprocessing, TaskHead, known_backbone
 from fewshot_bench.backbones.backbone import UNKNOWN, Interpolation, default_pretraining, then
 from fewshot_bench.code_identity import what_changed
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.errors import StudyError, UnknownNameError, WeightsError
 from fewshot_bench.registry import Entry
 from fewshot_bench.study.base_stage import base_stage_name, stage_name
-from fewshot_bench.study.methods import refuse_contrast_without_effect, wants_base_head
+from fewshot_bench.study.methods import refuse_contrast_without_effect, wants_base_head, wants_task_head
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe, checkpoint_metadata, load_network, paper_recipe, scratch_recipe
 
@@ -158,7 +158,7 @@ class Checkpoint:
         return f"{trained}, epoch {self.epoch} of {self.card.recipe['epochs']}, {validation}"
 
     def backbone(self) -> Backbone:
-        """The trained network with its preprocessing and, as `base_head`, its classifier if the file has one.
+        """The trained network with its preprocessing, and the head of its training if the file has one.
 
         Raises:
             WeightsError: the file is damaged, or the backbone's code has changed.
@@ -177,7 +177,12 @@ class Checkpoint:
         own = card.preprocessing
         preprocessing = Preprocessing(**{**own, "mean": tuple(own["mean"]), "std": tuple(own["std"])})
         return replace(
-            backbone, preprocessing=preprocessing, is_pretrained=True, pretraining=self.pretraining, base_head=head
+            backbone,
+            preprocessing=preprocessing,
+            is_pretrained=True,
+            pretraining=self.pretraining,
+            base_head=head if isinstance(head, BaseHead) else None,
+            task_head=head if isinstance(head, TaskHead) else None,
         )
 
     def backbone_and_head(self) -> tuple[Backbone, BaseHead]:
@@ -244,7 +249,8 @@ def checkpoint_stages(
     """The checkpoints of a study, with their backbones, the settings of these, base stages and hyper-parameters.
 
     Raises:
-        StudyError: an option contradicts the checkpoint, or names a reading that no loss has.
+        StudyError: an option contradicts the checkpoint, names a reading that no loss has, or a method needs the head
+            of another training or number of classes.
         UnknownNameError: no checkpoint has that name.
         WeightsError: a checkpoint is damaged, or lacks the classifier that a method needs.
     """
@@ -258,9 +264,26 @@ def checkpoint_stages(
     refuse_contrast_without_effect(study, ())
     for checkpoint in [read_checkpoint(name) for name in names]:
         backbone = checkpoint.backbone_and_head()[0] if wants_base_head(study) else checkpoint.backbone()
+        if wants_task_head(study):
+            _refuse_unfit_task_head(checkpoint, backbone, study)
         start = checkpoint.card.initial_weights
         settings = dict(backbone.changes) | ({"weights": start} if start else {})
         yield checkpoint, backbone, settings, *checkpoint.stage(dataset)
+
+
+def _refuse_unfit_task_head(checkpoint: Checkpoint, backbone: Backbone, study: Study) -> None:
+    if backbone.task_head is None:
+        raise StudyError(
+            f"the checkpoint {checkpoint.name} was not trained by gradient-based meta-learning, so maml has no head to "
+            "start from. Use --adapt finetune, or train one: fewshot-bench train --recipe maml-conv4"
+        )
+    way = backbone.task_head.way
+    if study.way != way or study.sampler == "varied":
+        given = "--sampler varied" if study.sampler == "varied" else f"--way {study.way}"
+        raise StudyError(
+            f"the checkpoint {checkpoint.name} was trained for {way}-way tasks, and maml classifies no others: "
+            f"{given} cannot be used. Use --way {way} and another sampler than varied."
+        )
 
 
 def checkpoint_name(recipe: str, dataset: str, changes: Mapping[str, Any]) -> str:

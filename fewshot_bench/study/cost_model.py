@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from fewshot_bench.adaptation import Adaptation, Finetune
+from fewshot_bench.adaptation import MAML, Adaptation, Finetune
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.cache.trials import no_trials
 from fewshot_bench.datasets import Dataset, ImageSplit
 from fewshot_bench.engine.engine import Chunk, LocalEngine
-from fewshot_bench.engine.finetune import MOST_AT_ONCE, STORED_AT_ONCE, base_head_for
+from fewshot_bench.engine.finetune import MOST_AT_ONCE, STORED_AT_ONCE, as_finetune, base_head_for
 from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.frozen_prefix import network_parts
@@ -162,8 +162,9 @@ class CostModel(Measurements):
     def _counted_method(
         self, resolved: ResolvedStudy, backbone: Backbone, adaptation: Adaptation
     ) -> tuple[list[View], Estimated, list[ChunkTime]]:
-        if isinstance(adaptation, Finetune) and not adaptation.trains_on_embeddings:
-            fine_tuning = _FineTuning(adaptation, backbone, resolved.images)
+        method = as_finetune(adaptation, backbone) if isinstance(adaptation, Finetune | MAML) else None
+        if method is not None and not method.trains_on_embeddings:
+            fine_tuning = _FineTuning(method, backbone, resolved.images)
             return [], Estimated(None), [self._of_episodes(fine_tuning, protocol) for protocol in resolved.protocols]
         largest = max(protocol.shot + protocol.query for protocol in resolved.protocols)
         builder = MeasuredBuilder(
@@ -212,6 +213,8 @@ class _FineTuning:
     """Counts fine-tuning: steps on one image and on two, in two views each, give the cost of each further image."""
 
     def __init__(self, method: Finetune, backbone: Backbone, split: ImageSplit) -> None:
+        if method.start == "trained":  # for another way than counted here; the first weights cost nothing
+            method = replace(method, start="zero", learning_rate=method.highest_rate)
         self.method = method
         two = four_inputs(backbone, split, "cpu")[:2]
         self.parts = network_parts(backbone.network.eval(), method, two, base_head_for(method, backbone))

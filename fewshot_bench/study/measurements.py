@@ -144,8 +144,9 @@ class Measurements:
 
         The network is trained for a few steps, on a smaller batch where memory is short.
         """
-        kind = (recipe.loss, recipe.images_per_step(len(split)), recipe.precision, recipe.views, recipe.objective)
-        key = ("training", network_key(backbone), split.fingerprint, *kind)
+        kind = (recipe.loss, recipe.images_per_step(len(split)), recipe.precision, recipe.views)
+        of_tasks = (recipe.objective, recipe.episodic_head, recipe.way, recipe.shot)
+        key = ("training", network_key(backbone), split.fingerprint, *kind, *of_tasks)
         return self._once(key, lambda: self._training(split, backbone, recipe))
 
     def _training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:
@@ -160,7 +161,9 @@ class Measurements:
         if has_teacher:
             longer = replace(longer, objective="classification", teacher=None)
         with limited_threads(recipe.threads), seeded_randomness(recipe.seed, self.device):
-            arguments = (backbone.network, split, longer, backbone.preprocessing, device, Computing())
+            whole_tasks = recipe.learns_from_tasks and most < batch
+            computing = Computing(micro_batch=max(recipe.images_per_task, most) if whole_tasks else None)
+            arguments = (backbone.network, split, longer, backbone.preprocessing, device, computing)
             learner = Learner(*arguments, objective_of(longer))
             order = torch.randperm(len(split))
 

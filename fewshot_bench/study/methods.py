@@ -13,7 +13,7 @@ from inspect import isabstract
 from typing import Any
 
 from fewshot_bench._io.toml import value_of
-from fewshot_bench.adaptation import ADAPTATIONS, Adaptation, EmbeddingAdaptation
+from fewshot_bench.adaptation import ADAPTATIONS, MAML, Adaptation, EmbeddingAdaptation
 from fewshot_bench.adaptation.checked_predictions import HOW_TO_WRITE_ONE, check_adaptation
 from fewshot_bench.adaptation.hyper_parameter_choice import OneShotError, alternatives, nothing_to_choose
 from fewshot_bench.datasets import Dataset
@@ -193,6 +193,11 @@ def _named_settings(study: Study) -> dict[str, str]:
 def wants_base_head(study: Study) -> bool:
     """Whether a method of a study sees the logits of the base classes."""
     return "finetune" in study.adaptations and study.hyper_parameters.get("on") == "logits"
+
+
+def wants_task_head(study: Study) -> bool:
+    """Whether a method of a study starts from a head that was trained for tasks."""
+    return MAML.name in study.adaptations
 
 
 def unknown_hyper_parameter(name: str, accepted: Collection[str], whose: str) -> str:

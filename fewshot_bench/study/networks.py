@@ -21,7 +21,12 @@ from fewshot_bench.study.base_stage import (
     stage_name,
 )
 from fewshot_bench.study.checkpoints import Checkpoint, checkpoint_name, checkpoint_stages, finished_names
-from fewshot_bench.study.methods import chosen_contrast, refuse_contrast_without_effect, wants_base_head
+from fewshot_bench.study.methods import (
+    chosen_contrast,
+    refuse_contrast_without_effect,
+    wants_base_head,
+    wants_task_head,
+)
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
 from fewshot_bench.training.named_recipes import named_recipe
@@ -172,6 +177,12 @@ def trainings_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
     return [(checkpoint_name(study.recipe, study.dataset, settings), settings) for settings in seeds]
 
 
+def with_checkpoint(study: Study, name: str) -> Study:
+    """A study with a named recipe as that of one of its checkpoints."""
+    given = dict.fromkeys(Study.fields_where("is_fixed_by_checkpoint"))
+    return study.model_copy(update={**given, "recipe": None, "checkpoints": (name,)})
+
+
 def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones) -> tuple[Network, ...]:
     """The networks of a named recipe: the checkpoints that are there, and the trainings that are missing."""
     assert study.recipe is not None
@@ -179,9 +190,7 @@ def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones
     finished = set(finished_names()) if dataset is not None else set()
     for checkpoint, settings in trainings_of(study):
         if dataset is not None and checkpoint in finished:
-            given = dict.fromkeys(Study.fields_where("is_fixed_by_checkpoint"))
-            of_checkpoint = study.model_copy(update={**given, "recipe": None, "checkpoints": (checkpoint,)})
-            networks += _checkpoint_networks(of_checkpoint, dataset, backbones)
+            networks += _checkpoint_networks(with_checkpoint(study, checkpoint), dataset, backbones)
             continue
         of_recipe = study.model_copy(
             update={
@@ -221,8 +230,7 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
 
     Raises:
         UnknownNameError: a loss is not known.
-        StudyError: a setting of the contrast fits no loss, or logits of base classes are wanted where nothing is
-            trained on these.
+        StudyError: a setting of the contrast fits no loss, or a head is wanted that nothing here trains.
     """
     losses = study.base_losses
     if losses is None:
@@ -230,6 +238,11 @@ def base_recipes(study: Study, backbone: Backbone) -> list[Recipe]:
     for loss in losses:
         LOSSES[loss]
     refuse_contrast_without_effect(study, losses)
+    if wants_task_head(study):
+        raise StudyError(
+            "maml starts from a network that was trained for its steps: --checkpoint NAME, of fewshot-bench train "
+            "--recipe maml-conv4. The steps alone, from any network: --adapt finetune."
+        )
     if not losses and backbone.base_head is None and wants_base_head(study):
         raise StudyError(
             f"on=logits needs a classifier of base classes, and {backbone.name} is not trained on any here. Use "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.adaptation import Adaptation, Finetune, code_of_adaptation
+from fewshot_bench.adaptation import MAML, Adaptation, Finetune, code_of_adaptation
 from fewshot_bench.backbones import Backbone
 from fewshot_bench.datasets import Dataset, ImageSplit, OwnOptions, is_named, known_dataset
 from fewshot_bench.datasets.dataset import left_out_lines
@@ -93,10 +93,16 @@ class ResolvedMethod:
         """Whether it sees the logits of the base classes, so that their classifier is a part of the method."""
         return isinstance(self.adaptation, Finetune) and self.adaptation.on == "logits"
 
+    @property
+    def uses_task_head(self) -> bool:
+        """Whether it starts from the head that was trained for tasks, which is then a part of the method."""
+        return isinstance(self.adaptation, MAML)
+
     def card(self, backbone: Backbone) -> MethodCard:
         """Everything that identifies the method; the weights are those of the backbone that is given."""
         adaptation, network = self.adaptation, self.network
         head = backbone.base_head if self.uses_base_head else None
+        task_head = backbone.task_head if self.uses_task_head else None
         loss = "" if network.is_checkpoint else str(network.hyper_parameters.get("loss"))
         code = code_record(backbone, loss).get("code", {})
         return MethodCard(
@@ -109,6 +115,7 @@ class ResolvedMethod:
                 "base": network.hyper_parameters,
                 "adaptation": adaptation.hyper_parameters(),
                 **({} if head is None else {"base_head": head.digest}),
+                **({} if task_head is None else {"task_head": task_head.digest}),
             },
             is_transductive=adaptation.is_transductive,
             code={

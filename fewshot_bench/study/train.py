@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -16,15 +17,19 @@ from torch import nn
 
 from fewshot_bench._io.ranks import is_main_process, own_rank
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.adaptation import Centroid, EmbeddedSplit, EmbeddingAdaptation
+from fewshot_bench.adaptation import MAML, Centroid, EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.backbones import Backbone, BackboneRequest, embed
 from fewshot_bench.backbones.backbone import Interpolation
+from fewshot_bench.cache.trials import no_trials
 from fewshot_bench.datasets import is_named, known_dataset
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.engine.classify import accuracy, classify
 from fewshot_bench.engine.engine import chosen_device
-from fewshot_bench.episodes import Protocol, sample_episodes
+from fewshot_bench.engine.finetune import FinetuneClassifier, as_finetune
+from fewshot_bench.episodes import Episodes, Protocol, sample_episodes
 from fewshot_bench.errors import StudyError
+from fewshot_bench.objectives import MetaHead
+from fewshot_bench.outcomes.packing import Positions
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.admission import admit_fields
 from fewshot_bench.study.base_stage import (
@@ -138,19 +143,26 @@ class TrainingPlan:
                 raise StudyError(f"--{name.replace('_', '-')} should be 1 or more, not {value}.")
 
 
-def validation_protocols(split: ImageSplit, episodes: int) -> list[Protocol]:
+def validation_protocols(split: ImageSplit, episodes: int, way: int | None = None) -> list[Protocol]:
     """5-way episodes at 1 and 5 shots with 15 queries, or with as many classes and images as there are.
 
     Args:
         split: the validation split.
         episodes: of each protocol.
+        way: N of a training whose network classifies no other number of classes.
 
     Raises:
-        StudyError: the split has fewer than two classes, or a class of one image; or it is the novel split.
+        StudyError: the split has too few classes, or a class of one image; or it is the novel split.
     """
     if split.name == "novel":
         raise StudyError("a training is never validated on the novel split.")
-    way, smallest = min(WAY, len(split.class_sizes)), min(split.class_sizes)
+    classes, smallest = len(split.class_sizes), min(split.class_sizes)
+    if way is not None and way > classes:
+        raise StudyError(
+            f"the {split.name} split of {split.dataset} has {classes} classes, and a training of {way}-way tasks is "
+            "validated on as many. Use --validate-every 0."
+        )
+    way = way or min(WAY, classes)
     if way < 2 or smallest < 2:
         raise StudyError(
             f"the {split.name} split of {split.dataset} has {len(split.class_sizes)} classes of {smallest} or more "
@@ -166,7 +178,7 @@ def validation(
     split: ImageSplit,
     protocols: list[Protocol],
     device: str,
-    head: EmbeddingAdaptation = _VALIDATION_HEAD,
+    head: EmbeddingAdaptation | MAML = _VALIDATION_HEAD,
 ) -> Validate:
     """A function that validates a network, for `Selection`.
 
@@ -175,45 +187,64 @@ def validation(
         split: the validation split.
         protocols: of `validation_protocols`.
         device: a torch device.
-        head: classifies the queries, by features that need no other images.
+        head: classifies the queries, by features that need no other images, or after gradient steps.
 
     Returns:
-        Network -> mean accuracy of the head per number of shots, always on the same episodes.
+        Network and its trained head -> mean accuracy per number of shots, always on the same episodes.
     """
     drawn = [sample_episodes(split, protocol) for protocol in protocols]
 
-    def validate(network: nn.Module) -> Mapping[str, float]:
-        embeddings = embed(split, replace(backbone, network=network), device=device, use_cache=False)
+    def classifier(network: nn.Module, trained_head: nn.Module) -> Callable[[Episodes], Positions]:
+        trained = replace(backbone, network=network)
+        if isinstance(head, MAML):
+            assert isinstance(trained_head, MetaHead)
+            trained = replace(trained, task_head=trained_head.task_head())
+            with no_trials():  # whose choices would make rounding depend on how busy the machine is
+                fine_tuning = FinetuneClassifier.on_images(as_finetune(head, trained), split, trained, device)
+            return partial(_without_trials, fine_tuning)
+        embeddings = embed(split, trained, device=device, use_cache=False)
         embedded = EmbeddedSplit(torch.from_numpy(embeddings).to(device), len(split)).with_features(head.features)
+        return partial(classify, head, embedded)
+
+    def validate(network: nn.Module, trained_head: nn.Module) -> Mapping[str, float]:
+        predict = classifier(network, trained_head)
         return {
-            f"validation_{episodes.protocol.shot}shot": float(
-                accuracy(classify(head, embedded, episodes), episodes.protocol.way).mean()
-            )
+            f"validation_{episodes.protocol.shot}shot": float(accuracy(predict(episodes), episodes.protocol.way).mean())
             for episodes in drawn
         }
 
     return validate
 
 
-def validation_head(named: NamedRecipe | None, dataset: str) -> EmbeddingAdaptation:
+def validation_head(named: NamedRecipe | None, dataset: str, recipe: Recipe) -> EmbeddingAdaptation | MAML:
     """What validates a training: the head that belongs to its recipe, or nearest centroids where that needs more.
+
+    A network that was trained to take gradient steps is validated after such steps.
 
     Raises:
         UnknownNameError: the recipe's adaptation is not known.
         StudyError: it refuses its hyper-parameters.
     """
+    fallback = MAML(statistics=recipe.inner_statistics) if recipe.learns_by_gradient_steps else _VALIDATION_HEAD
     if named is None:
-        return _VALIDATION_HEAD
+        return fallback
     study = Study(adaptations=(named.evaluation.adaptation,), hyper_parameters=named.hyper_parameters(dataset))
     head = planned_adaptations(study)[0]
+    if isinstance(fallback, MAML):
+        return head if isinstance(head, MAML) else fallback
     is_enough = (
         isinstance(head, EmbeddingAdaptation) and head.features in ("raw", "l2") and not getattr(head, "views", 0)
     )
     return cast("EmbeddingAdaptation", head) if is_enough else _VALIDATION_HEAD
 
 
+def _without_trials(fine_tuning: FinetuneClassifier, episodes: Episodes) -> Positions:
+    with no_trials():
+        return fine_tuning(episodes, len(episodes))
+
+
 def selection_card(
-    protocols: list[Protocol], every: int, head: EmbeddingAdaptation = _VALIDATION_HEAD
+    protocols: list[Protocol], every: int, head: EmbeddingAdaptation | MAML = _VALIDATION_HEAD
 ) -> dict[str, Any]:
     """What decides which epoch a validation chooses, as plain data; empty without a validation."""
     if not protocols:
@@ -339,7 +370,7 @@ class _Training:
         if self.teacher is not None:
             self.recipe = replace(self.recipe, teacher_weights=_digest_of(self.teacher))
         self.validate_every, self.protocols = self._validations()
-        self.head = validation_head(named, self.dataset.name)
+        self.head = validation_head(named, self.dataset.name, self.recipe)
         self.card = self._card(request)
         self.path, self.state = checkpoint_file(plan.name), state_file(plan.name)
 
@@ -400,7 +431,8 @@ class _Training:
         if every == 0 or (every is None and "validation" not in self.dataset.splits):
             return 0, []
         episodes = episodes or (_EPISODES if asked is None else asked.episodes)
-        protocols = validation_protocols(self.dataset.validation, episodes)
+        way = self.recipe.way if self.recipe.learns_by_gradient_steps else None
+        protocols = validation_protocols(self.dataset.validation, episodes, way)
         return every if every is not None else max(1, round(self.recipe.epochs / _VALIDATIONS)), protocols
 
     def _card(self, request: BackboneRequest) -> CheckpointCard:
@@ -505,7 +537,8 @@ class _Training:
                 computing=computing,
                 history=result.history,
             )
-            save_checkpoint(checkpoint.path, network, checkpoint.metadata(), base_head_of(head, self.base.class_names))
+            kept = head.task_head() if isinstance(head, MetaHead) else base_head_of(head, self.base.class_names)
+            save_checkpoint(checkpoint.path, network, checkpoint.metadata(), kept)
             return checkpoint
 
         last = f"{self.plan.name}{LAST}"

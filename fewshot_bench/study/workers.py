@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewshot_bench.adaptation import Adaptation, EmbeddedSplit, EmbeddingAdaptation, Features, Finetune
+from fewshot_bench.adaptation import MAML, Adaptation, EmbeddedSplit, EmbeddingAdaptation, Features, Finetune
 from fewshot_bench.backbones import Backbone, BaseHead, embed
 from fewshot_bench.datasets import ImageSplit
 from fewshot_bench.engine.classify import Classifier, EmbeddingClassifier, gram_pays, outcome_frame, together
 from fewshot_bench.engine.engine import Chunk, Engine
-from fewshot_bench.engine.finetune import FinetuneClassifier, base_head_for
+from fewshot_bench.engine.finetune import FinetuneClassifier, as_finetune, base_head_for
 from fewshot_bench.episodes import Episodes, Protocol, draw
 from fewshot_bench.errors import DatasetError, StudyError
 from fewshot_bench.progress import Progress
@@ -148,13 +148,14 @@ class ClassifierBuilder:
         """
         if isinstance(adaptation, EmbeddingAdaptation):
             return OnEmbeddings(adaptation, self._with_features(adaptation))
-        if not isinstance(adaptation, Finetune):
+        if not isinstance(adaptation, Finetune | MAML):
             raise StudyError(f"{adaptation.name} should be an EmbeddingAdaptation or a Finetune to be run.")
-        if adaptation.trains_on_embeddings:
-            head = base_head_for(adaptation, self._backbone)  # first, since embeddings take their time
-            key = (adaptation.augmented_views, adaptation.seed, adaptation.augmentation)
-            return OnEmbeddings(adaptation, self._shared("raw", *key), head)
-        return partial(FinetuneClassifier.on_images, adaptation, self._split, self._backbone)
+        method = as_finetune(adaptation, self._backbone)
+        if method.trains_on_embeddings:
+            head = base_head_for(method, self._backbone)  # first, since embeddings take their time
+            key = (method.augmented_views, method.seed, method.augmentation)
+            return OnEmbeddings(method, self._shared("raw", *key), head)
+        return partial(FinetuneClassifier.on_images, method, self._split, self._backbone)
 
     def _with_features(self, adaptation: EmbeddingAdaptation) -> PreparedEmbeddings:
         """Embeddings with the features of an adaptation, with a Gram matrix where the whole study makes it pay.

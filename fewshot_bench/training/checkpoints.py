@@ -8,18 +8,21 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from fewshot_bench._io.tensors import DamagedFileError, ForeignFileError, read_metadata, read_tensors, write_tensors
+from fewshot_bench.backbones.task_head import TaskHead, read_task_head
 from fewshot_bench.backbones.weights_file import BaseHead, read_base_head, without_base_head
 from fewshot_bench.errors import WeightsError
 
 
-def save_checkpoint(path: Path, module: nn.Module, metadata: Mapping[str, str], head: BaseHead | None = None) -> None:
+def save_checkpoint(
+    path: Path, module: nn.Module, metadata: Mapping[str, str], head: BaseHead | TaskHead | None = None
+) -> None:
     """Write a trained network to a safetensors file, atomically.
 
     Args:
         path: its folder is created if missing.
         module: whose state dict is saved.
         metadata: the origin of the weights: recipe, dataset fingerprint, versions.
-        head: the classifier that it was trained with.
+        head: that it was trained with.
     """
     if head is None:
         save_tensors(path, module.state_dict(), metadata)
@@ -50,7 +53,9 @@ def load_checkpoint(path: Path, what: str = "checkpoint") -> tuple[dict[str, Ten
         raise WeightsError(f"the {what} {path} {error}. Delete it and train again.") from error
 
 
-def load_network(path: Path, embedding_size: int) -> tuple[dict[str, Tensor], BaseHead | None, dict[str, str]]:
+def load_network(
+    path: Path, embedding_size: int
+) -> tuple[dict[str, Tensor], BaseHead | TaskHead | None, dict[str, str]]:
     """Read a checkpoint of a backbone with D-dimensional embeddings, its backbone and its head apart.
 
     Returns:
@@ -61,10 +66,11 @@ def load_network(path: Path, embedding_size: int) -> tuple[dict[str, Tensor], Ba
     """
     tensors, metadata = load_checkpoint(path)
     try:
-        head = read_base_head(tensors, metadata)
+        head = read_base_head(tensors, metadata) or read_task_head(tensors, metadata)
         if head is not None and head.weight.shape[1] != embedding_size:
+            kind = "base classifier" if isinstance(head, BaseHead) else "task head"
             raise WeightsError(
-                f"has a base classifier for embeddings of {head.weight.shape[1]:,} numbers; the backbone's have "
+                f"has a {kind} for embeddings of {head.weight.shape[1]:,} numbers; the backbone's have "
                 f"{embedding_size:,}"
             )
     except WeightsError as error:

@@ -90,7 +90,8 @@ class Classification:
         recipe, split = encoder.recipe, encoder.split
         self.encoder, self.recipe = encoder, recipe
         _refuse_contrast(recipe)
-        self.head: nn.Module = nn.Sequential(nn.Dropout(recipe.dropout), _layer(encoder)).to(encoder.device)
+        dropout = recipe.dropout if recipe.dropout_place == "head" else 0.0
+        self.head: nn.Module = nn.Sequential(nn.Dropout(dropout), _layer(encoder)).to(encoder.device)
         self.steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
         self._micro_batch = encoder.computing.micro_batch or recipe.batch_size
         self._processes = encoder.computing.processes

@@ -27,8 +27,11 @@ from fewshot_bench.training.randomness import kept_random_numbers, limited_threa
 from fewshot_bench.training.recipe import Recipe
 from fewshot_bench.units import speed_text
 
-Validate = Callable[[nn.Module], Mapping[str, float]]
-"""From a backbone in evaluation mode to accuracies by name, such as validation_1shot; their mean decides."""
+Validate = Callable[[nn.Module, nn.Module], Mapping[str, float]]
+"""From a backbone in evaluation mode and the head of its objective to accuracies by name, such as validation_1shot.
+
+Their mean decides.
+"""
 
 _BEST = "best."
 
@@ -168,7 +171,7 @@ class TrainingState:
         """
         with kept_random_numbers(self.learner.device):
             processes, network = self.learner.processes, self.learner.backbone.eval()
-            accuracies = validate(network) if processes is None or processes.rank == 0 else {}
+            accuracies = validate(network, self.learner.head) if processes is None or processes.rank == 0 else {}
             if processes is not None:
                 accuracies = processes.broadcast_value(accuracies)
         self.learner.backbone.train()

@@ -43,6 +43,8 @@ class Learner:
         self.backbone = copy.deepcopy(backbone).to(device).to(memory_format=torch.channels_last)
         if recipe.drop_block:
             _drop_in_blocks(self.backbone, recipe)
+        if recipe.dropout_place == "network":
+            _drop_in_network(self.backbone, recipe.dropout)
         self.steps_taken = 0
         self.encoder = Encoder(self.backbone, split, recipe, normalise, device, computing)
         self.objective = objective(self.encoder)
@@ -89,6 +91,14 @@ def _drop_in_blocks(backbone: nn.Module, recipe: Recipe) -> None:
     if not isinstance(backbone, ResNet12):
         raise StudyError(f"drop_block belongs to resnet12; {type(backbone).__name__} has none. Leave it at 0.")
     backbone.drop_in_blocks(recipe.drop_block, recipe.drop_block_size)
+
+
+def _drop_in_network(backbone: nn.Module, rate: float) -> None:
+    layers = [module for module in backbone.modules() if isinstance(module, nn.Dropout)]
+    if not layers:
+        raise StudyError(f"{type(backbone).__name__} has no dropout layers. Leave dropout_place at head.")
+    for layer in layers:
+        layer.p = rate
 
 
 def weights_of(backbone: nn.Module, head: nn.Module) -> dict[str, Tensor]:

@@ -15,7 +15,9 @@ Objective = Literal["classification", "cosine", "distillation", "episodic", "mam
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "one-cycle", "steps"]
 Decays = Literal["matrices", "all"]
+DropoutPlace = Literal["head", "network"]
 EpisodicHead = Literal["centroid", "matching", "ridge", "svm"]
+Statistics = Literal["batch", "support"]
 AugmentationName = Literal["auto", "autoaugment", "autoaugment-policy", "jitter", "affine", "none"]
 PrecisionName = Literal["float32", "bf16", "fp16"]
 
@@ -35,7 +37,7 @@ class Recipe:
             with a weight decay of 0.05, a value that fine-tuning of BEiT uses with AdamW.
         learning_rate: at its highest.
         weight_decay: of the weights that `decays` names.
-        dropout: before the linear head.
+        dropout: rate, where `dropout_place` says.
         schedule: of the learning rate, over all steps; "steps" follows `drops`.
         warmup_epochs: in which the learning rate of a constant or cosine schedule rises from nearly 0.
         label_smoothing: of the cross-entropy.
@@ -76,6 +78,12 @@ class Recipe:
         soft_share: share of the divergence from the teacher in the loss; the rest is that of the labels.
         stop_gradient: "beta" takes the weights of SCHaNe's negatives as constants; "none" differentiates them.
         anchors: whether the contrastive term is the "mean" or the "sum" over anchors.
+        dropout_place: "head" drops before the linear head, "network" in the network's own dropout layers.
+        inner_steps: gradient steps on a support set, of the gradient-based objectives.
+        inner_learning_rate: of these steps; "meta-sgd" starts from it, and learns one for each number in the weights.
+        first_order: whether the gradients of these steps count as constants.
+        inner_statistics: of batch normalisation. "batch": those of a task's support set in these steps, and of its
+            queries for the queries. "support": those of the support set for the queries too.
     """
 
     loss: str = "ce"
@@ -121,6 +129,11 @@ class Recipe:
     soft_share: float = 0.5
     stop_gradient: StopGradient = "none"
     anchors: Anchors = "mean"
+    dropout_place: DropoutPlace = "head"
+    inner_steps: int = 5
+    inner_learning_rate: float = 0.01
+    first_order: bool = False
+    inner_statistics: Statistics = "batch"
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -167,9 +180,10 @@ class Recipe:
         self._expect(self.views in (1, 2), "views", "1 or 2")
         self._expect(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
         self._expect(not self.nesterov or self.momentum > 0, "nesterov", "false without momentum")
-        for name in ("steps_per_epoch", "tasks", "shot", "query"):
+        for name in ("steps_per_epoch", "tasks", "shot", "query", "inner_steps"):
             self._expect(getattr(self, name) >= 1, name, "1 or more")
         self._expect(self.way >= 2, "way", "2 or more")
+        self._expect(0 < self.inner_learning_rate <= 1e30, "inner_learning_rate", "positive, and at most 1e30")
         self._check_episodic_head()
         self._expect(0 < self.cosine_scale <= 1e6, "cosine_scale", "positive, and at most 1e6")
         self._expect(0 <= self.mixup <= 1e6, "mixup", "0 or more, and at most 1e6")
@@ -206,6 +220,11 @@ class Recipe:
         if self.learns_from_tasks:
             return self.steps_per_epoch * self.images_per_step(split_images)
         return split_images
+
+    @property
+    def learns_by_gradient_steps(self) -> bool:
+        """Whether the loss of a task is that after gradient steps on its support set."""
+        return self.objective in ("maml", "anil", "meta-sgd")
 
     @property
     def images_per_task(self) -> int:
@@ -259,7 +278,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(PrecisionName),
     "objective": get_args(Objective),
     "decays": get_args(Decays),
+    "dropout_place": get_args(DropoutPlace),
     "episodic_head": get_args(EpisodicHead),
+    "inner_statistics": get_args(Statistics),
 }
 
 
@@ -322,7 +343,8 @@ _LATER_FIELDS = (
     "head_scale", "learned_scale",
     "cosine_scale", "mixup", "drop_block", "drop_block_size", "drop_block_steps",
     "teacher", "teacher_weights", "temperature", "soft_share",
-    "stop_gradient", "anchors",
+    "stop_gradient", "anchors", "dropout_place",
+    "inner_steps", "inner_learning_rate", "first_order", "inner_statistics",
 )  # fmt: skip
 
 

@@ -49,6 +49,15 @@ class ByPosition(nn.Module):
         return images + torch.linspace(0, 1, len(images))[:, None, None, None]
 
 
+class NeedsSeveral(nn.Module):
+    """Refuses a single image, as batch norm in training mode does for a vector."""
+
+    def forward(self, images):
+        if len(images) == 1:
+            raise ValueError("more than one image is needed")
+        return images
+
+
 class Remembering(nn.Module):
     """Running statistics that the first queries leave behind for the next."""
 
@@ -155,6 +164,7 @@ def test_a_random_learner_must_say_whether_it_is_transductive():
     with pytest.raises(PluginError, match="dropout"):
         outcomes(learner)
     first, second = (outcomes(learner, is_transductive=False) for _ in range(2))
+    assert "random" in first.cell.provenance["queries"]
     assert np.array_equal(first.predictions, second.predictions)
     assert not outcomes(learner.eval()).cell.method.is_transductive
 
@@ -262,3 +272,9 @@ def test_a_learner_is_compared_with_our_heads_on_the_same_episodes():
 def test_a_method_has_a_printable_name():
     with pytest.raises(StudyError, match="name for the method"):
         outcomes(Learner(network()), name="two\nlines")
+
+
+def test_a_learner_that_cannot_classify_one_query_alone_is_transductive():
+    found = outcomes(Learner(network(NeedsSeveral())))
+    assert found.cell.method.is_transductive
+    assert "more than one image" in found.cell.provenance["queries"]

@@ -22,6 +22,7 @@ from fewshot_bench.errors import EpisodeError, StudyError
 from fewshot_bench.losses import cross_entropy
 from fewshot_bench.objectives import Episodic
 from fewshot_bench.study.base_stage import initialised_backbone
+from fewshot_bench.study.measurements import _SHARE_OF_FREE_MEMORY, Measurements
 from fewshot_bench.study.train import validation, validation_protocols
 from fewshot_bench.training import Computing, History, Recipe, StateFile, TrainingResult, train_on_base
 from fewshot_bench.training.learner import Learner
@@ -224,7 +225,7 @@ def test_a_network_learns_to_classify_new_classes(head: str) -> None:
         "svm": SupportVectorMachine(C=0.1, features="raw"),
     }[head]
     validate = validation(
-        backbone, glyphs.validation, validation_protocols(glyphs.validation, 200), "cpu", head=adaptation
+        backbone, glyphs.validation, validation_protocols(glyphs.validation, 100), "cpu", head=adaptation
     )
     trained = train_on_base(
         backbone.network,
@@ -255,6 +256,10 @@ class TestRefusals:
     def test_a_contrastive_loss(self) -> None:
         with pytest.raises(StudyError, match=r"not ce\+schane"):
             learner_of(conv4(), loss="ce+schane")
+
+    def test_mixed_images(self) -> None:
+        with pytest.raises(StudyError, match="Leave out --mixup"):
+            learner_of(conv4(), mixup=0.2)
 
     def test_several_processes(self) -> None:
         with pytest.raises(StudyError, match="Leave out torchrun"):
@@ -297,3 +302,21 @@ class TestMemory:
     def test_a_task_that_does_not_fit_is_one_clear_line(self) -> None:
         with pytest.raises(StudyError, match=r"a task of 105 images; .* smaller --way, --shot or --query"):
             fitting_micro_batch(self.memory(100), 840, 105)
+
+    @pytest.mark.parametrize(("fitting", "expected"), [(1e6, 2), (20, 1)])
+    def test_a_dry_run_times_whole_tasks_in_one_view(
+        self, fitting: float, expected: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        backbone = initialised_backbone(BackboneRequest("conv4_32", channels=1, native_size=SIZE), seed=0)
+        four = normalise(torch.from_numpy(bars().images[:4]).permute(0, 3, 1, 2))
+        needed = StepMemory.measured(backbone.network, four, views=1)
+        free = int(needed.per_image * fitting / _SHARE_OF_FREE_MEMORY)
+        monkeypatch.setattr("fewshot_bench.training.optimisation.free_bytes", lambda device: free)
+        at_once, whole_tasks = [], Episodic._logits
+        monkeypatch.setattr(
+            Episodic, "_logits", lambda self, views: at_once.append(len(views)) or whole_tasks(self, views)
+        )
+        needs = Measurements("cpu").training(bars(), backbone, recipe())
+        assert needs.timed == 30
+        assert needs.memory == pytest.approx(30 * needed.per_image + needed.weights, rel=0.01)
+        assert set(at_once) == {expected}

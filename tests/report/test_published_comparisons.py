@@ -88,8 +88,9 @@ class TestWhichNumberBelongsToAMethod:
         assert len(compared(tmp_path, recipe_cell(pretraining=pretraining))) == count
 
     @pytest.mark.parametrize(("is_transductive", "count"), [(False, 1), (True, 0), (None, 1)])
-    def test_without_an_adaptation_it_is_of_the_same_kind(self, tmp_path, is_transductive, count):
-        reported = replace(REPORTED, adaptation="", is_transductive=is_transductive)
+    @pytest.mark.parametrize("adaptation", ["", "centroid"])
+    def test_it_is_of_the_same_kind(self, tmp_path, adaptation, is_transductive, count):
+        reported = replace(REPORTED, adaptation=adaptation, is_transductive=is_transductive)
         assert len(compared(tmp_path, recipe_cell(), published=(reported,))) == count
 
 

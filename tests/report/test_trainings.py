@@ -169,10 +169,10 @@ def test_a_name_loses_the_training_seed_and_no_other(name, bare):
     assert without_seed(name) == bare
 
 
-def test_an_epoch_that_validation_chose_and_the_digest_of_a_head_follow_from_the_training():
+def test_the_epoch_of_a_validation_a_head_and_a_teacher_of_the_same_seed_follow_from_the_training():
     cells = [training(CE, seed) for seed in (0, 1)]
     for number, of in enumerate(cells):
-        base = {**of.method.hyper_parameters["base"], "epoch": 5 + number}
+        base = {**of.method.hyper_parameters["base"], "epoch": 5 + number, "teacher_weights": f"teacher {number}"}
         of.method.hyper_parameters.update({"base": base, "base_head": f"digest {number}"})
     assert [len(group) for group in trainings_of_methods(cells)] == [2]
 

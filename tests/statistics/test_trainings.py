@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from fewshot_bench.errors import ShapeError
-from fewshot_bench.statistics import training_difference, training_spread
+from fewshot_bench.statistics import training_difference, training_p_of_all_pairs, training_spread
 
 SIMULATIONS = 1500
 
@@ -50,6 +50,20 @@ def test_the_same_networks_are_paired_and_a_given_network_has_no_spread():
 def test_equal_means_of_all_trainings_show_nothing_and_differing_ones_no_p():
     assert training_difference([0.6, 0.6], [0.6, 0.6]).p == 1
     assert np.isnan(training_difference([0.6, 0.6], [0.5, 0.5]).p)
+
+
+def test_all_pairs_at_once_are_tested_as_each_pair_alone():
+    generator = np.random.default_rng(3)
+    means = [*generator.normal(0.6, 0.02, (4, 3)), generator.normal(0.5, 0.03, 5), np.array([0.6]), 0.55, 0.5]
+    means += [np.array([0.6, 0.6]), np.array([0.6, 0.6]), np.array([0.55, 0.55])]
+    networks = ["x", "x", "y", "x", "z", None, None, None, "v", "w", "u"]
+    p = training_p_of_all_pairs(means, networks)
+    for a in range(len(means)):
+        for b in range(a):
+            is_paired = networks[a] is not None and networks[a] == networks[b]
+            test = training_difference(means[a], means[b], is_paired=is_paired)
+            assert (p[a, b], p[b, a]) == pytest.approx([np.nan if test is None else test.p] * 2, nan_ok=True)
+    assert np.isnan(p[5]).all()
 
 
 @pytest.mark.parametrize("means", [[], [[0.1, 0.2]], [0.5, np.nan]])

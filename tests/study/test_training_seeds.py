@@ -111,3 +111,20 @@ def test_checkpoints_that_differ_by_their_seed_are_trainings_of_one_method(tmp_p
     assert [len(trainings) for trainings in trainings_of_methods(cells)] == [2]
     frame: pd.DataFrame = leaderboard(OutcomeStore(tmp_path / "outcomes"))
     assert frame["trainings"].tolist()[0] == 2
+
+
+@pytest.mark.slow
+def test_a_recipe_is_trained_with_each_seed_and_found_again_by_an_audit(tmp_path: Path, toy: Dataset) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(
+        'description = "small"\nsource = "none"\nbackbone = "conv4_32"\n[training]\nepochs = 1\nbatch_size = 48\n'
+        "[validation]\nepisodes = 5\n"
+    )
+    few = {"shots": (1,), "query": 5, "episodes": 20, "runs": 1, "device": "cpu", "results": tmp_path}
+    cells = run_study(Study(dataset="toy", recipe=str(recipe), training_seeds=2, **few)).cells
+    assert [cell.method.name for cell in cells] == ["conv4_32/small/centroid", "conv4_32/small@seed=1/centroid"]
+    assert [len(trainings) for trainings in trainings_of_methods(cells)] == [2]
+    for cell, name in zip(cells, ("small-toy", "small-toy-seed1"), strict=True):
+        assert recorded_study(cell).checkpoints == (name,)
+        rebuilt = rebuild(cell, toy, RerunOptions(device="cpu"), SILENT)
+        assert rebuilt.card.fingerprint == cell.method.fingerprint

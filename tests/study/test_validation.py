@@ -55,11 +55,11 @@ def test_accuracies_are_those_of_nearest_centroids() -> None:
     split = toy_split("validation", classes=5, images=24)
     backbone = Backbone("pixels", nn.Flatten(), Preprocessing(16, (0.5,) * 3, (0.5,) * 3), 768, True)
     look = validation(backbone, split, validation_protocols(split, 50), "cpu")
-    seeing, blind = look(nn.Flatten()), look(_with_size(Blind()))
+    seeing, blind = look(nn.Flatten(), nn.Identity()), look(_with_size(Blind()), nn.Identity())
     assert list(seeing) == ["validation_1shot", "validation_5shot"]
     assert seeing["validation_5shot"] > 0.9
     assert abs(blind["validation_5shot"] - 0.2) < 0.05
-    assert look(nn.Flatten()) == seeing, "the same episodes at every look"
+    assert look(nn.Flatten(), nn.Identity()) == seeing, "the same episodes at every look"
 
 
 def _with_size(network: nn.Module) -> nn.Module:

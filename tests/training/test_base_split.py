@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from bars import SIZE, are_equal, bars, conv4, normalise, train
+from bars import SIZE, are_equal, bars, conv4, normalise, small_recipe, train
 from torch import Tensor, nn
 
 from fewshot_bench.datasets.dataset import ImageSplit
@@ -26,8 +26,10 @@ from fewshot_bench.training import (
     fit,
     load_checkpoint,
     scratch_recipe,
+    seeded_randomness,
     train_on_base,
 )
+from fewshot_bench.training.learner import Learner
 from fewshot_bench.training.scheduled_optimizer import ScheduledOptimizer
 
 OF_SOME_LOSSES = {"reading": "out", "stop_gradient": "beta", "anchors": "sum"}
@@ -73,6 +75,29 @@ def test_the_hyper_parameters_of_a_contrastive_loss_reach_it(change: dict[str, A
     assert not are_equal(train("ce+schane", epochs=1), train("ce+schane", epochs=1, **change))
     if change.keys().isdisjoint(OF_SOME_LOSSES):
         assert are_equal(train("ce", epochs=1), train("ce", epochs=1, **change))
+
+
+def with_dropout() -> nn.Module:
+    """A network with a dropout layer that does nothing yet, as timm's have."""
+    with seeded_randomness(3):
+        return nn.Sequential(nn.Flatten(), nn.Linear(SIZE**2, 8), nn.Dropout(0.0), nn.Tanh())
+
+
+def test_dropout_acts_before_the_head_or_in_the_layers_of_the_network() -> None:
+    network = with_dropout()
+    rates = {}
+    for place in ("head", "network"):
+        recipe = small_recipe(dropout=0.25, dropout_place=place)
+        made = Learner(network, bars(), recipe, normalise, torch.device("cpu"), Computing())
+        rates[place] = [
+            layer.p for part in (made.head, made.backbone) for layer in part.modules() if type(layer) is nn.Dropout
+        ]
+    assert rates == {"head": [0.25, 0.0], "network": [0.0, 0.25]}
+    assert network[2].p == 0.0, "the network that was given is left alone"
+    trained = [train(network=with_dropout(), epochs=1, dropout=0.5, dropout_place=place) for place in rates]
+    assert not are_equal(*trained)
+    with pytest.raises(StudyError, match="Conv4 has no dropout layers"):
+        train(epochs=1, dropout_place="network")
 
 
 def test_random_numbers_threads_and_the_given_backbone_are_untouched() -> None:
@@ -152,7 +177,7 @@ def test_a_loss_that_is_not_finite_is_refused_before_anything_of_its_epoch_is_st
         calls += 1
         return normalise(images) * (torch.nan if calls == 6 else 1)  # the second step of the second epoch
 
-    selection = Selection(validate=lambda network: {"validation": 1.0})
+    selection = Selection(validate=lambda network, head: {"validation": 1.0})
     with pytest.raises(StudyError, match=r"the loss nan in epoch 2; .* learning rate below 0\.01"):
         train_on_base(
             conv4(), bars(), scratch_recipe("ce", epochs=3, batch_size=16), normalise=diverging, state=state,

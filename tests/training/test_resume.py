@@ -29,7 +29,7 @@ def stopped_after(stop: int, **settings: Any) -> None:
         train(after_epoch=kill, **settings)
 
 
-def brightness(network: nn.Module) -> Mapping[str, float]:
+def brightness(network: nn.Module, head: nn.Module) -> Mapping[str, float]:
     """Some number that goes up and down with the weights, in place of a validation."""
     assert not network.training
     total = sum(float(value.double().sum()) for value in network.state_dict().values())
@@ -125,7 +125,7 @@ def test_the_best_epoch_is_the_result_and_the_last_is_there_too() -> None:
     scores = iter([0.5, 0.9, 0.9, 0.2])
     seen: list[list[Tensor]] = []
 
-    def look(network: nn.Module) -> Mapping[str, float]:
+    def look(network: nn.Module, head: nn.Module) -> Mapping[str, float]:
         seen.append([value.clone() for value in network.state_dict().values()])
         return {"validation_1shot": next(scores)}
 

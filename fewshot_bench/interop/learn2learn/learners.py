@@ -257,7 +257,10 @@ class _Evaluation:
                 "loss": _callable_name(self.loss),
                 "transform": _callable_name(self.transform),
                 "network": {part: _text_digest(repr(module)) for part, module in self.modules.items()},
-                "training_mode": {part: _training_mode(module) for part, module in self.modules.items()},
+                "training_mode": {
+                    "learner": _training_mode(network),
+                    **({} if self.features is None else {"features": _training_mode(self.features)}),
+                },
                 **_library_version(learner),
             },
             queries.is_transductive,
@@ -293,8 +296,8 @@ def _callable_name(function: object) -> str:
 
 def _training_mode(module: nn.Module) -> bool | str:
     """Whether a network is in training mode; where its parts differ, a digest of which are."""
-    modes = {name: part.training for name, part in module.named_modules() if not list(part.children())}
-    return modes.popitem()[1] if len(set(modes.values())) == 1 else _text_digest(repr(modes))
+    modes = {name: part.training for name, part in module.named_modules()}
+    return module.training if len(set(modes.values())) == 1 else _text_digest(repr(modes))
 
 
 def _text_digest(text: str) -> str:

@@ -70,9 +70,15 @@ def use_of_queries(
     _warn_of_unused_statistics(modules)
     if is_transductive:
         return QueryUse(True, "said to be transductive")
-    found = _found_in_network(modules) or _found_by_asking(
-        name, scores, groups, is_random_allowed=is_transductive is False
-    )
+    found = _found_in_network(modules)
+    if not found and _is_random(scores, groups):
+        if is_transductive is None:
+            raise PluginError(
+                f"{name} gives other scores when it is asked again (dropout in training mode?), so it cannot be told "
+                "whether queries inform each other. Call eval() on the random layers, or pass is_transductive."
+            )
+        return QueryUse(False, "said to be inductive; its scores are random")
+    found = found or _found_by_asking(scores, groups)
     if found and is_transductive is False:
         raise PluginError(
             f"{name} is said to be inductive, but {found}. Call eval() on the learner, or leave is_transductive out."
@@ -108,19 +114,17 @@ def _warn_of_unused_statistics(modules: Mapping[str, nn.Module]) -> None:
                 return
 
 
-def _found_by_asking(name: str, scores: Scores, groups: Sequence[Episodes], *, is_random_allowed: bool) -> str:
+def _is_random(scores: Scores, groups: Sequence[Episodes]) -> bool:
+    """Whether the same queries get other scores with other random numbers."""
+    asked = [(episodes, row, np.arange(episodes.queries.shape[1])) for episodes, row in _first_episodes(groups)]
+    return any(_differs(scores(*queries), scores(*queries, draw=1)) for queries in asked)
+
+
+def _found_by_asking(scores: Scores, groups: Sequence[Episodes]) -> str:
     """How scores depend on the other queries, in words; empty if they do not."""
     for number, (episodes, row) in enumerate(_first_episodes(groups)):
-        everything = np.arange(episodes.queries.shape[1])
-        plain = scores(episodes, row, everything)
-        if _differs(plain, scores(episodes, row, everything, draw=1)):
-            if is_random_allowed:
-                return ""
-            raise PluginError(
-                f"{name} gives other scores when it is asked again (dropout in training mode?), so it cannot be told "
-                "whether queries inform each other. Call eval() on the random layers, or pass is_transductive."
-            )
-        for asked, way in _other_ways(len(everything), number):
+        plain = scores(episodes, row, np.arange(episodes.queries.shape[1]))
+        for asked, way in _other_ways(len(plain), number):
             try:
                 found = scores(episodes, row, asked)
             except PluginError as error:

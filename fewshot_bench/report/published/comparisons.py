@@ -20,7 +20,7 @@ from fewshot_bench.report.leaderboard_output import (
     reported_table,
 )
 from fewshot_bench.report.names import TRAININGS_NOTE, TRANSDUCTIVE_NOTE, cells_of_method, protocol_names, shown_names
-from fewshot_bench.report.published.rows import PublishedComparison, published_comparisons_of
+from fewshot_bench.report.published.rows import PublishedComparison, is_about, published_comparisons_of
 from fewshot_bench.report.published.tables import published_results
 from fewshot_bench.report.scores import over_trainings, stored_scores, task_columns
 from fewshot_bench.report.trainings import trainings_of_methods
@@ -48,11 +48,12 @@ def compare_with_published(
     cells = store.cells()
     if not cells:
         raise OutcomeError(f"there are no outcomes in {store.folder}. Make some with: fewshot-bench run")
-    published = [result for result in published_results(store.folder.parent) if result.recipe]
+    published = published_results(store.folder.parent)
     names = shown_names(cells)
     by_protocol: dict[str, list[Cell]] = {}
     for cell in _chosen(cells, methods):
-        by_protocol.setdefault(cell.protocol.fingerprint, []).append(cell)
+        if any(is_about(result, cell) for result in published):
+            by_protocol.setdefault(cell.protocol.fingerprint, []).append(cell)
     found = [
         pair
         for same in by_protocol.values()

@@ -53,7 +53,7 @@ def published_rows_of(
     Returns:
         Mappings with some of the columns of the leaderboard; the others do not exist for a published number.
     """
-    fitting = _fitting(published, scores.protocol)
+    fitting = [result for result in published if _fits(result, scores.protocol)]
     rows = [_row(result, scores.protocol, name) for result, name in zip(fitting, _names(fitting), strict=True)]
     if baseline is None:
         return rows
@@ -79,16 +79,10 @@ def published_rows_of(
     return rows
 
 
-def _fitting(published: Sequence[PublishedResult], protocol: ProtocolCard) -> list[PublishedResult]:
-    """The numbers on tasks like those of a protocol."""
+def _fits(result: PublishedResult, protocol: ProtocolCard) -> bool:
     task = (protocol.dataset, protocol.split, protocol.way, protocol.shot)
-    return [
-        result
-        for result in published
-        if (result.dataset, result.split, result.way, result.shot) == task
-        and protocol.sampler == STANDARD_SAMPLER
-        and result.queries in (None, protocol.query)
-    ]
+    same = (result.dataset, result.split, result.way, result.shot) == task
+    return same and protocol.sampler == STANDARD_SAMPLER and result.queries in (None, protocol.query)
 
 
 def _names(results: Sequence[PublishedResult]) -> list[str]:
@@ -202,8 +196,8 @@ def published_comparisons_of(
     """The cells of a protocol beside the numbers that their recipes are published with.
 
     A number belongs to a cell whose method has the number's recipe as a stage of its name, whatever settings follow,
-    and the number's adaptation; where the number names none, an adaptation of its kind, inductive or transductive. A
-    network that was trained on the base split of another dataset has no published number.
+    the number's adaptation, if it names one, and its kind, inductive or transductive, if it says so. A network that was
+    trained on the base split of another dataset has no published number.
 
     Args:
         scores: of the cells.
@@ -214,26 +208,27 @@ def published_comparisons_of(
     Returns:
         For each cell in order one comparison per number, in the order of the tables: a recipe's own number first.
     """
-    fitting = [result for result in _fitting(published, scores.protocol) if result.recipe]
     found = [
         _comparison(scores, row, names[cell.key], result)
         for row, cell in enumerate(scores.cells)
-        for result in fitting
-        if _belongs(result, cell)
+        for result in published
+        if is_about(result, cell)
     ]
     ps = corrected([math.nan if pair.test is None else pair.test.p for pair in found], correct)
     return [replace(pair, p_corrected=float(p), correction=correct) for pair, p in zip(found, ps, strict=True)]
 
 
-def _belongs(result: PublishedResult, cell: Cell) -> bool:
-    """Whether a cell is what a published number is about."""
+def is_about(result: PublishedResult, cell: Cell) -> bool:
+    """Whether a published number is about a cell; see `published_comparisons_of`."""
+    if not result.recipe or not _fits(result, cell.protocol):
+        return False
     stages = [stage.partition("@")[0] for stage in cell.method.name.split("/")[1:-1]]
     corpora = [corpus.strip() for corpus in str(cell.provenance.get("pretraining") or "").split(",")]
     trained_on = {corpus.removeprefix(_BASE_SPLIT) for corpus in corpora if corpus.startswith(_BASE_SPLIT)}
     if not set(result.recipes) & set(stages) or (trained_on and trained_on != {cell.protocol.dataset}):
         return False
-    if result.adaptation:
-        return result.adaptation == cell.method.adaptation
+    if result.adaptation not in ("", cell.method.adaptation):
+        return False
     return result.is_transductive in (None, cell.method.is_transductive)
 
 

@@ -66,7 +66,7 @@ class PublishedResult:
         trained_on: "base" or "base + validation"; empty where the table does not say.
         recipe: names of the training recipes, or of other base stages in a method's name, that should give it, with
             spaces between them.
-        adaptation: name of the adaptation that belongs to the recipe; empty for any of its kind.
+        adaptation: name of the adaptation that belongs to the recipe; empty for any.
         note: what a reader should know of the number.
     """
 

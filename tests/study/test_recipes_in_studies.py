@@ -1,0 +1,155 @@
+"""`run --recipe` trains a network once, finds it again, and evaluates it by the adaptation of the recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import toy_split
+
+from fewshot_bench.datasets import DATASETS
+from fewshot_bench.datasets.dataset import Dataset
+from fewshot_bench.errors import FewshotBenchError, StudyError, UnknownNameError
+from fewshot_bench.outcomes import Cell
+from fewshot_bench.registry import Entry
+from fewshot_bench.study import Study, TrainingPlan, run_plan, run_study, train_backbone
+from fewshot_bench.study.checkpoints import checkpoint_file, finished_names, read_checkpoint
+from fewshot_bench.study.dry_run import estimate
+from fewshot_bench.study.plan import StudyPlan
+
+RECIPE = """
+description = "tasks of three classes"
+source = "this test"
+backbone = "conv4_32"
+
+[training]
+objective = "episodic"
+episodic_head = "centroid"
+way = 3
+shot = 2
+query = 2
+steps_per_epoch = 2
+epochs = 2
+views = 1
+augmentation = "none"
+optimizer = "adam"
+learning_rate = 1e-3
+threads = 1
+
+[validation]
+every = 1
+episodes = 20
+
+[evaluation]
+adaptation = "centroid"
+hyper_parameters = { features = "raw", metric = "euclidean" }
+
+[dataset.other.training]
+epochs = 3
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def toy_is_known(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS._entries, "toy", Entry("toy", lambda: toy, "three small splits"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    (tmp_path / "small.toml").write_text(RECIPE)
+    return str(tmp_path / "small.toml")
+
+
+def study(tmp_path: Path, recipe: str, **changes: Any) -> Study:
+    fields: dict[str, Any] = {
+        "dataset": "toy", "recipe": recipe, "shots": (1,), "query": 3, "episodes": 6, "runs": 1, "device": "cpu",
+        "results": tmp_path / "results",
+    }  # fmt: skip
+    return Study.model_validate(fields | changes)
+
+
+def only_cell(cells: list[Cell]) -> Cell:
+    (cell,) = cells
+    return cell
+
+
+def test_a_recipe_is_trained_once_and_evaluated_by_its_own_adaptation(tmp_path: Path, recipe: str) -> None:
+    cell = only_cell(run_study(study(tmp_path, recipe)).cells)
+    assert cell.method.name == "conv4_32/small/centroid@features=raw,metric=euclidean"
+    assert finished_names() == ["small-toy"]
+    written = checkpoint_file("small-toy").read_bytes()
+    again = only_cell(run_study(study(tmp_path, recipe)).cells)
+    assert again.key == cell.key
+    assert checkpoint_file("small-toy").read_bytes() == written
+
+
+def test_run_finds_what_train_has_made(tmp_path: Path, recipe: str) -> None:
+    trained = train_backbone(TrainingPlan(name="small-toy", dataset="toy", named_recipe=recipe, device="cpu"))
+    assert set(trained.accuracies) == {"validation_1shot", "validation_5shot"}
+    assert trained.card.selection["head"]["metric"] == "euclidean"
+    before = trained.path.read_bytes()
+    run_study(study(tmp_path, recipe))
+    assert trained.path.read_bytes() == before
+
+
+def test_changed_fields_are_in_both_names(tmp_path: Path, recipe: str) -> None:
+    cell = only_cell(run_study(study(tmp_path, recipe, base_epochs=1, training_seed=2, adaptations=("ridge",))).cells)
+    assert cell.method.name == "conv4_32/small@epochs=1,seed=2/ridge"
+    assert read_checkpoint("small-toy-epochs1-seed2").recipe.epochs == 1
+
+
+def test_training_seeds_are_checkpoints_of_their_own(tmp_path: Path, recipe: str) -> None:
+    cells = run_study(study(tmp_path, recipe, training_seeds=2, base_epochs=1)).cells
+    assert [cell.method.name.split("/")[1] for cell in cells] == ["small@epochs=1", "small@epochs=1,seed=1"]
+    assert finished_names() == ["small-toy-epochs1", "small-toy-epochs1-seed1"]
+
+
+def test_a_checkpoint_of_that_name_that_was_trained_otherwise_is_refused(tmp_path: Path, recipe: str) -> None:
+    train_backbone(TrainingPlan(name="small-toy", dataset="toy", backbone="conv4_32", recipe={"epochs": 1}))
+    with pytest.raises(StudyError, match="small-toy was trained otherwise"):
+        run_study(study(tmp_path, recipe))
+
+
+def test_what_is_wrong_is_found_before_anything_is_trained(tmp_path: Path, recipe: str) -> None:
+    with pytest.raises(FewshotBenchError, match="way"):
+        run_study(study(tmp_path, recipe, way=400))
+    assert finished_names() == []
+
+
+@pytest.mark.parametrize("field", ["backbone", "weights", "checkpoints", "base_losses", "image_size"])
+def test_a_recipe_determines_the_network(tmp_path: Path, recipe: str, field: str) -> None:
+    value = {"checkpoints": ("mine",), "base_losses": ("ce",), "image_size": 32}.get(field, "conv4_64")
+    with pytest.raises(StudyError, match=r"the recipe .*small.toml determines what --"):
+        study(tmp_path, recipe, **{field: value})
+
+
+def test_an_unknown_recipe_is_named_with_those_that_are_near() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean rfs-conv4"):
+        Study(dataset="toy", recipe="rfs-conv5")
+
+
+def test_a_dry_run_counts_the_training_and_then_only_the_episodes(tmp_path: Path, recipe: str) -> None:
+    plan = StudyPlan.of_options([study(tmp_path, recipe)])
+    ahead = estimate(plan)
+    assert [(work.kind, work.units) for work in ahead.work if work.kind == "training"] == [("training", 4)]
+    assert finished_names() == []
+    run_plan(plan)
+    after = estimate(plan)
+    assert [work.kind for work in after.work if work.kind == "training"] == []
+    assert [cell.left for cell in after.cells] == [0]
+
+
+def test_own_images_without_a_name_are_refused(tmp_path: Path, recipe: str) -> None:
+    images = toy_split("novel", classes=5, images=8, seed=1)
+    folder = tmp_path / "photos"
+    from PIL import Image
+
+    for number, pixels in enumerate(images.images):
+        place = folder / f"class{number // 8}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.squeeze() if pixels.shape[-1] == 1 else pixels).save(place / f"{number}.png")
+    with pytest.raises(StudyError, match="datasets that have a name"):
+        run_study(study(tmp_path, recipe, dataset=str(folder), fractions=(0.6, 0.0, 0.4), way=2, query=2))

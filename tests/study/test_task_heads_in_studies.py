@@ -1,0 +1,87 @@
+"""The head of gradient-based meta-learning goes from the training to the method that starts from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from audited_results import failures, stored, verdicts
+
+from fewshot_bench.audit import ReproductionOptions, reproduce_cell
+from fewshot_bench.audit.finding import ORDER, SAME
+from fewshot_bench.cache.trials import no_trials
+from fewshot_bench.datasets import DATASETS, Dataset
+from fewshot_bench.errors import FewshotBenchError
+from fewshot_bench.outcomes import Cell
+from fewshot_bench.registry import Entry
+from fewshot_bench.study import Study, TrainingPlan, read_checkpoint, run_study, train_backbone
+
+RECIPE = {
+    "objective": "maml", "epochs": 1, "steps_per_epoch": 2, "tasks": 2, "way": 3, "shot": 1, "query": 2,
+    "inner_steps": 1, "optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0, "schedule": "constant",
+    "views": 1, "augmentation": "none", "dropout": 0.0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def toy_is_known(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS._entries, "toy", Entry("toy", lambda: toy, "three small splits"))
+
+
+def train(name: str = "mine", recipe: dict[str, Any] = RECIPE, **settings: Any) -> None:
+    settings = {"backbone": "conv4_32", "validation_episodes": 2, **settings}
+    train_backbone(TrainingPlan(name=name, dataset="toy", recipe=recipe, **settings))
+
+
+def run(folder: Path, **settings: Any) -> list[Cell]:
+    study = {"adaptations": ("maml",), "shots": (1,), "way": 3, "query": 3, "episodes": 4, "runs": 1, "device": "cpu"}
+    study |= {"checkpoints": ("mine",), "hyper_parameters": {"steps": 2}}
+    with no_trials():
+        return run_study(Study(**{"dataset": "toy", **study, **settings}, results=folder)).cells
+
+
+@pytest.mark.slow
+def test_a_training_is_validated_kept_evaluated_audited_and_reproduced(tmp_path: Path) -> None:
+    train(validate_every=1)
+    checkpoint = read_checkpoint("mine")
+    head = checkpoint.backbone().task_head
+    assert head is not None
+    assert head.way == 3
+    assert checkpoint.accuracies.keys() == {"validation_1shot", "validation_5shot"}
+    assert checkpoint.card.selection["head"]["name"] == "maml"
+    assert checkpoint.card.selection["way"] == 3
+    (cell,) = run(tmp_path)
+    assert cell.method.is_transductive
+    assert cell.method.hyper_parameters["task_head"] == head.digest
+    assert cell.method.name.endswith("/maml@steps=2")
+    folder = tmp_path / "outcomes" / cell.key
+    with no_trials():
+        assert not failures(folder)
+        assert verdicts(folder)[ORDER] == "ok"
+        reproduced = reproduce_cell(folder, ReproductionOptions(device="cpu"))
+    assert SAME in {finding.check for finding in reproduced.findings if finding.verdict == "ok"}
+    assert stored(folder).method == cell.method
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_the_training_is_one_clear_line(tmp_path: Path) -> None:
+    train(validate_every=0)
+    train("classifier", {"epochs": 1, "batch_size": 48}, validate_every=0)
+    refused = {
+        "--way 3": {"way": 5},
+        "another sampler": {"sampler": "varied"},
+        "--recipe maml-conv4": {"checkpoints": ("classifier",)},
+        "--checkpoint NAME": {"checkpoints": None, "backbone": "conv4_32", "base_losses": ("ce",)},
+        "on=logits": {"adaptations": ("finetune",), "hyper_parameters": {"on": "logits"}},
+    }
+    for words, settings in refused.items():
+        with pytest.raises(FewshotBenchError) as caught:
+            run(tmp_path, **settings)
+        assert words in str(caught.value) or words == "on=logits", str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_validation_split_with_too_few_classes_is_refused_before_the_training() -> None:
+    with pytest.raises(FewshotBenchError, match="--validate-every 0"):
+        train(recipe=RECIPE | {"way": 6}, validate_every=1)
