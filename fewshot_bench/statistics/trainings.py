@@ -141,7 +141,9 @@ def training_p_of_all_pairs(means: Sequence[ArrayLike], networks: Sequence[Hasha
     difference, together = mean[:, None] - mean, variance[:, None] + variance
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = (variance / together) ** 2 / df + ((variance / together) ** 2 / df).T
-        p: NDArray[np.float64] = np.maximum(2 * stats.t.sf(np.abs(difference) / np.sqrt(together), 1 / shares), SMALLEST_P)
+        p: NDArray[np.float64] = np.maximum(
+            2 * stats.t.sf(np.abs(difference) / np.sqrt(together), 1 / shares), SMALLEST_P
+        )
     p[together == 0] = np.where(difference[together == 0] == 0, 1.0, np.nan)
     is_given = np.isinf(df)
     p[is_given[:, None] & is_given] = np.nan
