@@ -28,6 +28,7 @@ from fewshot_bench.training import (
     train_on_base,
 )
 from fewshot_bench.training.classification import Classification
+from fewshot_bench.training.data_parallel import Processes
 from fewshot_bench.training.distillation import Distillation
 from fewshot_bench.training.heads import CosineHead, base_head_of
 from fewshot_bench.training.learner import Learner
@@ -66,10 +67,18 @@ def factory(recipe: Recipe) -> ObjectiveFactory:
     return partial(Distillation, teacher=teacher()) if recipe.objective == "distillation" else Classification
 
 
-def learner(network: nn.Module | None = None, micro_batch: int = 16, **changes: Any) -> Learner:
-    recipe, computing = small_recipe(**changes), Computing(micro_batch=micro_batch)
+def learner(
+    network: nn.Module | None = None, micro_batch: int = 16, processes: Processes | None = None, **changes: Any
+) -> Learner:
+    recipe, computing = small_recipe(**changes), Computing(micro_batch=micro_batch, processes=processes)
     with seeded_randomness(0):
         return Learner(network or conv4(), bars(), recipe, normalise, CPU, computing, factory(recipe))
+
+
+@pytest.mark.parametrize("name", ["mixup", "distillation"])
+def test_what_needs_a_whole_batch_in_one_process_says_so(name: str) -> None:
+    with pytest.raises(StudyError, match=r"takes one process. Leave out torchrun"):
+        learner(processes=Processes(rank=0, count=2), **RECIPES[name])
 
 
 @pytest.mark.slow
