@@ -229,7 +229,7 @@ def test_a_network_learns_to_classify_new_classes(head: str) -> None:
         "svm": SupportVectorMachine(C=0.1, features="raw"),
     }[head]
     validate = validation(
-        backbone, glyphs.validation, validation_protocols(glyphs.validation, 100), "cpu", head=adaptation
+        backbone, glyphs.validation, validation_protocols(glyphs.validation, 50), "cpu", head=adaptation
     )
     trained = train_on_base(
         backbone.network,
