@@ -7,7 +7,7 @@ no classes: row k is where the k-th class of any task starts.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -41,6 +41,12 @@ class TaskHead:
     weight: Tensor
     bias: Tensor
     rates: Mapping[str, Tensor] = field(repr=False)
+
+    @classmethod
+    def untrained(cls, way: int, embedding_size: int, backbone: Iterable[str]) -> TaskHead:
+        """A head of zeros, for measurements, with rates of some weights of the backbone, by name."""
+        rates = dict.fromkeys([*(BACKBONE + name for name in backbone), *_OWN], torch.zeros(()))
+        return cls(torch.zeros(way, embedding_size), torch.zeros(way), rates)
 
     @property
     def way(self) -> int:

@@ -265,25 +265,35 @@ def checkpoint_stages(
     for checkpoint in [read_checkpoint(name) for name in names]:
         backbone = checkpoint.backbone_and_head()[0] if wants_base_head(study) else checkpoint.backbone()
         if wants_task_head(study):
-            _refuse_unfit_task_head(checkpoint, backbone, study)
+            head = backbone.task_head
+            refuse_other_tasks(f"the checkpoint {checkpoint.name}", None if head is None else head.way, study)
         start = checkpoint.card.initial_weights
         settings = dict(backbone.changes) | ({"weights": start} if start else {})
         yield checkpoint, backbone, settings, *checkpoint.stage(dataset)
 
 
-def _refuse_unfit_task_head(checkpoint: Checkpoint, backbone: Backbone, study: Study) -> None:
-    if backbone.task_head is None:
+def refuse_other_tasks(subject: str, way: int | None, study: Study) -> None:
+    """Refuse a network whose training does not fit the method maml and the episodes of a study.
+
+    Args:
+        subject: the checkpoint or recipe, in words.
+        way: of the tasks that it was trained for; None if it was not trained by gradient-based meta-learning.
+        study: with the method maml.
+
+    Raises:
+        StudyError: it does not fit.
+    """
+    if way is None:
         raise StudyError(
-            f"the checkpoint {checkpoint.name} was not trained by gradient-based meta-learning, so maml has no head to "
-            "start from. Use --adapt finetune, or train one: fewshot-bench train --recipe maml-conv4"
+            f"{subject} is not trained by gradient-based meta-learning, so maml has no head to start from. Use --adapt "
+            "finetune, or a recipe such as maml-conv4."
         )
-    way = backbone.task_head.way
-    if study.way != way or study.sampler == "varied":
-        given = "--sampler varied" if study.sampler == "varied" else f"--way {study.way}"
+    if study.sampler == "varied":
         raise StudyError(
-            f"the checkpoint {checkpoint.name} was trained for {way}-way tasks, and maml classifies no others: "
-            f"{given} cannot be used. Use --way {way} and another sampler than varied."
+            f"{subject} is trained for {way}-way tasks, and maml classifies no others. Leave out --sampler varied."
         )
+    if study.way != way:
+        raise StudyError(f"{subject} is trained for {way}-way tasks, and maml classifies no others. Use --way {way}.")
 
 
 def checkpoint_name(recipe: str, dataset: str, changes: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fewshot_bench._io.locations import cache_folder
-from fewshot_bench.backbones import Backbone, BaseHead
+from fewshot_bench.backbones import Backbone, BaseHead, TaskHead
 from fewshot_bench.datasets import Dataset
 from fewshot_bench.datasets.catalogue import BENCHMARKS, is_stand_in, stand_in_dataset
 from fewshot_bench.devices import free_bytes
@@ -42,6 +42,7 @@ from fewshot_bench.study.provenance import PeakMemory, changed_code, weights_not
 from fewshot_bench.study.resolved import ResolvedMethod, ResolvedStudy, open_study_dataset, resolve_study
 from fewshot_bench.study.scheduler import is_failure, reason_of
 from fewshot_bench.study.study import Study
+from fewshot_bench.training import Recipe
 from fewshot_bench.units import bytes_text
 
 AFTER_TRAINING = "after training"
@@ -197,8 +198,9 @@ class _DryRun:
             trained = from_checkpoint(copy.deepcopy(backbone), dataset.base, network.recipe)
             if trained is not None:
                 return _KnownNetwork(network, trained, "", trained.weights)
-        head = BaseHead.untrained(backbone.embedding_size, dataset.base.class_names)
-        return _KnownNetwork(network, replace(backbone, base_head=head), unknown or AFTER_TRAINING, path.stem)
+        return _KnownNetwork(
+            network, _with_untrained_heads(backbone, network.recipe, dataset), unknown or AFTER_TRAINING, path.stem
+        )
 
     def _add_training(self, known: _KnownNetwork, dataset: Dataset, step: Step) -> None:
         """Time a few steps of a network's base stage, unless that has been done."""
@@ -327,3 +329,12 @@ class _DryRun:
             free_bytes=free,
             machine=self._machine,
         )
+
+
+def _with_untrained_heads(backbone: Backbone, recipe: Recipe, dataset: Dataset) -> Backbone:
+    """The backbone with what its training will give it."""
+    base_head = BaseHead.untrained(backbone.embedding_size, dataset.base.class_names)
+    if not recipe.learns_by_gradient_steps:
+        return replace(backbone, base_head=base_head)
+    moving = [] if recipe.objective == "anil" else [name for name, _ in backbone.network.named_parameters()]
+    return replace(backbone, task_head=TaskHead.untrained(recipe.way, backbone.embedding_size, moving))

@@ -20,7 +20,13 @@ from fewshot_bench.study.base_stage import (
     initialised_backbone,
     stage_name,
 )
-from fewshot_bench.study.checkpoints import Checkpoint, checkpoint_name, checkpoint_stages, finished_names
+from fewshot_bench.study.checkpoints import (
+    Checkpoint,
+    checkpoint_name,
+    checkpoint_stages,
+    finished_names,
+    refuse_other_tasks,
+)
 from fewshot_bench.study.methods import (
     chosen_contrast,
     refuse_contrast_without_effect,
@@ -160,8 +166,17 @@ def resolve_networks(study: Study, dataset: Dataset | None, backbones: Backbones
 
 
 def trainings_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
-    """The trainings of a study with a named recipe: the checkpoint of each, and the settings that differ."""
+    """The trainings of a study with a named recipe: the checkpoint of each, and the settings that differ.
+
+    Raises:
+        StudyError: the method maml does not fit the recipe.
+    """
     assert study.recipe is not None
+    if wants_task_head(study):
+        named = named_recipe(study.recipe)
+        recipe = named.recipe(study.dataset)
+        way = recipe.way if recipe.learns_by_gradient_steps else None
+        refuse_other_tasks(f"the recipe {named.name}", way, study)
     changes: dict[str, Any] = {
         "epochs": study.base_epochs,
         "batch_size": study.base_batch,

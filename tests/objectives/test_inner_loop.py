@@ -302,6 +302,7 @@ def _learn2learn_gradients(
     return total, list(torch.autograd.grad(total, leaves, materialize_grads=True))
 
 
+@pytest.mark.learn2learn
 @pytest.mark.parametrize("kind", ["maml", "anil", "meta-sgd"])
 @pytest.mark.parametrize("first_order", [False, True])
 def test_losses_and_meta_gradients_are_those_of_learn2learn(kind: str, first_order: bool) -> None:
