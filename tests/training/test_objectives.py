@@ -13,9 +13,11 @@ from bars import SIZE, are_equal, bars, conv4, normalise, small_recipe, train
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fewshot_bench.adaptation import Finetune
 from fewshot_bench.backbones import Backbone, BaseHead, Preprocessing, networks
 from fewshot_bench.backbones.drop_block import DropBlock
 from fewshot_bench.backbones.networks import ResNet12
+from fewshot_bench.engine.finetune import base_head_for
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import distillation
 from fewshot_bench.training import (
@@ -109,6 +111,16 @@ def test_a_cosine_head_learns_and_is_kept_as_it_classifies() -> None:
     assert kept is not None
     assert kept.kind == "cosine"
     torch.testing.assert_close(kept(embeddings), result.head(embeddings))
+
+
+def test_fine_tuning_on_logits_refuses_a_base_head_that_is_not_linear() -> None:
+    method = Finetune(on="logits", start="support")
+    trained = teacher()
+    assert base_head_for(method, trained) is trained.base_head
+    assert trained.base_head is not None
+    cosine = replace(trained, base_head=replace(trained.base_head, kind="cosine"))
+    with pytest.raises(StudyError, match=r"that of mine compares by cosines\. Use on=embeddings"):
+        base_head_for(method, cosine)
 
 
 def test_mixup_mixes_all_views_of_an_image_with_those_of_one_other() -> None:
