@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +14,8 @@ import typer
 
 from fewshot_bench._io.ranks import is_main_process
 from fewshot_bench._io.text import printable
-from fewshot_bench.cli.options import JsonOption
+from fewshot_bench._io.toml import tomllib
+from fewshot_bench.cli.options import JsonOption, assignment
 from fewshot_bench.cli.study_options import field_option, takes_fields
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study.study import Options, option
@@ -112,6 +114,15 @@ def train(
         typer.Option(rich_help_panel="Output", help="Name of the trained network. With --recipe: RECIPE-DATASET."),
     ] = None,
     image_size: Annotated[int | None, field_option("image_size")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            rich_help_panel="Method",
+            help="Another field of the recipe, e.g. momentum=0.8. Repeatable.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
@@ -123,9 +134,11 @@ def train(
     from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.study.known_names import refuse_misspelt_training
     from fewshot_bench.training.named_recipes import named_recipe
-    from fewshot_bench.training.recipe import Recipe
+    from fewshot_bench.training.recipe import Recipe, refuse_wrong_types
 
     recipe = {field.name: options.pop(field.name, None) for field in fields(Recipe) if field.name != "loss"}
+    recipe |= dict(_recipe_field(text, recipe) for text in set_ or ())
+    refuse_wrong_types(recipe)
     named = options["named_recipe"]
     if named is not None:
         named_recipe(named)
@@ -151,6 +164,18 @@ def train(
         typer.echo(json.dumps({"name": checkpoint.name, **checkpoint.facts()}, indent=1))
         return
     _report(plan.dataset, checkpoint)
+
+
+def _recipe_field(text: str, recipe: Mapping[str, Any]) -> tuple[str, Any]:
+    """The name and value of `--set field=value`, a value of TOML; raises typer.BadParameter for another name."""
+    name, value = assignment(text)
+    if name not in recipe:
+        known = ", ".join(sorted(recipe))
+        raise typer.BadParameter(f"a recipe has no field '{name}'. Known: {known}.")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value
 
 
 def _report(dataset: str, checkpoint: Checkpoint) -> None:

@@ -8,6 +8,8 @@ Each is an adaptation of the same name, so that a network is trained by what it 
 - `svm`: the support vector machine of Crammer and Singer (Lee et al., 2019), whose solution is found by the
   adaptation's solver and differentiated through the optimality conditions of its dual.
 
+Ridge regression and the support vector machine make the host wait for a GPU, to see whether a solver has finished.
+
 Shapes: T tasks, N way, K shot, n = N * K support images, M queries, D embedding size.
 """
 
@@ -21,7 +23,7 @@ from fewshot_bench.adaptation.centroid import nearest_centroid
 from fewshot_bench.adaptation.knn import log_attention
 from fewshot_bench.adaptation.ridge import penalised_solution, ridge_in_span
 from fewshot_bench.adaptation.svm import onto_constraints, svm_in_span
-from fewshot_bench.errors import ShapeError
+from fewshot_bench.errors import EmbeddingError, ShapeError, StudyError
 from fewshot_bench.training.recipe import Recipe
 
 _RIDGE_PENALTY, _SVM_C = 50.0, 0.1  # MetaOptNet's, for embeddings that are not normalised
@@ -115,14 +117,20 @@ def svm(support: Tensor, query: Tensor, *, C: float = _SVM_C) -> Tensor:
 
     Raises:
         ShapeError: the tasks or the embedding sizes differ.
-        EmbeddingError: the solver does not converge.
+        StudyError: the solver does not converge.
     """
     _check_shapes(support, query)
     products, labels = _products(support)
     if not products.isfinite().all():
         return _not_a_number(support, query)
     smallest_curvature = products.shape[1] * torch.finfo(support.dtype).eps
-    coefficients = differentiable_svm(products.double(), labels, C=C, smallest_curvature=smallest_curvature)
+    try:
+        coefficients = differentiable_svm(products.double(), labels, C=C, smallest_curvature=smallest_curvature)
+    except EmbeddingError as error:
+        raise StudyError(
+            "the support vector machine of a training task does not converge; its support images are too much alike, "
+            "or too far apart. Use a smaller --head-penalty or --learning-rate."
+        ) from error
     return _scores(support, query, coefficients)
 
 

@@ -111,18 +111,18 @@ def training_difference(
     True
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    counts = [values.size if values.ndim else 0 for values in (first, second)]
-    if is_paired and counts[0] != counts[1]:
-        raise ShapeError(f"paired trainings must be as many of each method, not {counts[0]} and {counts[1]}.")
-    if 1 in counts or not any(counts):
+    count_a, count_b = (values.size if values.ndim else 0 for values in (first, second))
+    if is_paired and count_a != count_b:
+        raise ShapeError(f"paired trainings must be as many of each method, not {count_a} and {count_b}.")
+    if 1 in (count_a, count_b) or not (count_a or count_b):
         return None
     if is_paired:
         paired = paired_t_test(_means(first), _means(second), confidence)
-        return TrainingDifference(
-            paired.mean_difference, paired.ci_low, paired.ci_high, paired.p, counts[0], counts[1], True
-        )
+        ends = paired.ci_low, paired.ci_high
+        return TrainingDifference(paired.mean_difference, *ends, paired.p, count_a, count_b, is_paired=True)
     welch = welch_from_standard_errors(*_summary(first), *_summary(second), confidence)
-    return TrainingDifference(welch.difference, welch.ci_low, welch.ci_high, welch.p, counts[0], counts[1], False)
+    ends = welch.ci_low, welch.ci_high
+    return TrainingDifference(welch.difference, *ends, welch.p, count_a, count_b, is_paired=False)
 
 
 def training_p_of_all_pairs(means: Sequence[ArrayLike], networks: Sequence[Hashable]) -> NDArray[np.float64]:
@@ -141,7 +141,8 @@ def training_p_of_all_pairs(means: Sequence[ArrayLike], networks: Sequence[Hasha
     difference, together = mean[:, None] - mean, variance[:, None] + variance
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = (variance / together) ** 2 / df + ((variance / together) ** 2 / df).T
-        p: NDArray[np.float64] = np.maximum(2 * stats.t.sf(np.abs(difference) / np.sqrt(together), 1 / shares), SMALLEST_P)
+        t = np.abs(difference) / np.sqrt(together)
+        p: NDArray[np.float64] = np.maximum(2 * stats.t.sf(t, 1 / shares), SMALLEST_P)
     p[together == 0] = np.where(difference[together == 0] == 0, 1.0, np.nan)
     is_given = np.isinf(df)
     p[is_given[:, None] & is_given] = np.nan

@@ -260,6 +260,7 @@ class MicroBatches:
             StudyError: memory ran out, and no smaller micro-batch may be tried; or see `train_on_base`.
             WeightsError: the state is damaged, or of another training.
         """
+        least = recipe.images_per_task if recipe.learns_from_tasks else 1  # tasks are computed whole
         while True:
             size, metadata = self.sizes[-1], {"micro_batches": json.dumps(self.sizes)}
             try:
@@ -279,14 +280,16 @@ class MicroBatches:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.is_fixed or size == 1:
+                if self.is_fixed or size <= least:
+                    way_out = self.way_out.format(half=max(1, size // 2))
+                    if 1 < size <= least:
+                        way_out = "Use a smaller --way, --shot or --query, a smaller --image-size, or --precision bf16."
                     raise StudyError(
-                        f"a micro-batch of {size} images does not fit into the memory of {device}. "
-                        + self.way_out.format(half=max(1, size // 2))
+                        f"a micro-batch of {size} images does not fit into the memory of {device}. {way_out}"
                     ) from error
             # Outside of the handler the error no longer holds the tensors it was working on.
             release_unused()
-            self.sizes.append(size // 2)
+            self.sizes.append(max(least, size // 2))
 
 
 def _words(backbone: Backbone, split: ImageSplit, recipe: Recipe) -> str:

@@ -42,7 +42,7 @@ _LARGEST = 64_000_000  # bytes of a record; each of its cells may list the sizes
 
 @dataclass(frozen=True)
 class FinishedPoint:
-    """A complete point: a cell per number of shots, and the wall time of the run that completed it."""
+    """A complete point: a cell per training and number of shots, and the wall time of the run that completed it."""
 
     cells: tuple[Cell, ...]
     seconds: float
@@ -56,7 +56,7 @@ def finished_point(sweep: Sweep, point: Point) -> FinishedPoint | None:
         finished = FinishedPoint(cells, float(record["seconds"]))
         # How many disjoint tasks there are depends on the class sizes.
         protocols = point.study.protocols((cells[0].class_sizes if cells else ()) or None)
-        planned = list(zip(cells, protocols, strict=True))
+        planned = list(zip(cells, protocols * len(point.study.seeds_of_trainings), strict=True))
     except (OSError, ValueError, RecursionError, KeyError, TypeError, EpisodeError, OutcomeError):
         return None  # absent or damaged; running the study finds what is stored
     runs = [numbers for cell, protocol in planned for numbers in missing_episodes(sweep.store, cell, protocol)]

@@ -104,8 +104,9 @@ def test_a_list_of_studies_is_without_torch(tmp_path):
         ("train --name x --loss ce+shane", "no loss called 'ce+shane'"),
         ("train --name x --backbone conv4_46", "no backbone called 'conv4_46'"),
         ("train --name x --dataset glyps", "no dataset called 'glyps'"),
-        ("train --name x --schedule cosin", "should be one of constant, cosine, one-cycle, not cosin"),
-        ("train --name x --optimizer adan", "should be one of adamw, adam, not adan"),
+        ("train --name x --schedule cosin", "should be one of constant, cosine, one-cycle, steps, not cosin"),
+        ("train --recipe rfs-conv5", "Did you mean rfs-conv4"),
+        ("train --name x --optimizer adan", "should be one of adamw, adam, sgd, not adan"),
         (
             "train --name x --augmentation car",
             "should be one of auto, autoaugment, autoaugment-policy, jitter, affine, none, not car",

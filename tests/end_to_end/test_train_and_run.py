@@ -16,7 +16,7 @@ import torch
 from samples import class_images, write_folder
 
 from fewshot_bench.cli.main import exit_code
-from fewshot_bench.study.checkpoints import checkpoint_file, state_file
+from fewshot_bench.study.checkpoints import checkpoint_file, read_checkpoint, state_file
 from fewshot_bench.training import load_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -91,3 +91,24 @@ def test_bad_input_gets_one_line_and_code_two(case: str, capsys: pytest.CaptureF
 def test_an_empty_list_says_how_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["ls", "checkpoints"]) == 0
     assert "fewshot-bench train --help" in capsys.readouterr().out
+
+
+def test_a_recipe_of_ones_own_is_trained_with_any_field_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.toml").write_text(
+        'description = "mine"\nsource = "a test"\nbackbone = "conv4_32"\n[training]\nepochs = 2\nbatch_size = 40\n'
+        'optimizer = "sgd"\nlearning_rate = 0.1\nviews = 1\nthreads = 1\n[evaluation]\nadaptation = "ridge"\n',
+        encoding="utf-8",
+    )
+    train = ["train", "--recipe", "./mine.toml", "--dataset", "tiny", "--epochs", "1"]
+    assert exit_code([*train, "--set", "momentum=0.5", "--set", "drops=[[0.5, 0.1]]", "--schedule", "steps"]) == 0
+    name = "mine-tiny-drops-0.5-0.1--epochs1-momentum0.5-schedulesteps"
+    recipe = read_checkpoint(name).recipe
+    assert (recipe.momentum, recipe.drops, recipe.learning_rate) == (0.5, ((0.5, 0.1),), 0.1)
+    capsys.readouterr()
+    assert exit_code([*train, "--set", "momentun=0.5"]) == 2
+    assert "a recipe has no field 'momentun'" in " ".join(capsys.readouterr().err.split())
+    assert exit_code([*train, "--set", "momentum=a lot"]) == 2
+    assert "momentum of a training on the base split should be a number" in capsys.readouterr().err
+    run = ["run", "--recipe", "./mine.toml", "--dataset", "tiny", "--query", "5", "--episodes", "20", "--runs", "1"]
+    assert exit_code(run) == 0
+    assert set(pd.read_csv("results/leaderboard.csv")["method"]) == {"conv4_32/mine/ridge"}

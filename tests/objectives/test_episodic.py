@@ -21,7 +21,8 @@ from fewshot_bench.episodes import Protocol, sample_episodes
 from fewshot_bench.errors import EpisodeError, StudyError
 from fewshot_bench.losses import cross_entropy
 from fewshot_bench.objectives import Episodic
-from fewshot_bench.study.base_stage import initialised_backbone
+from fewshot_bench.progress import SILENT
+from fewshot_bench.study.base_stage import MicroBatches, initialised_backbone
 from fewshot_bench.study.measurements import _SHARE_OF_FREE_MEMORY, Measurements
 from fewshot_bench.study.train import validation, validation_protocols
 from fewshot_bench.training import Computing, History, Recipe, StateFile, TrainingResult, train_on_base
@@ -112,6 +113,7 @@ class TestAStep:
         for ours, theirs in zip(learner.backbone.parameters(), network.parameters(), strict=True):
             assert torch.allclose(ours.grad, theirs.grad, rtol=1e-5, atol=1e-8)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("head", HEADS)
     @pytest.mark.parametrize("micro_batch", [15, 31, 44])
     def test_micro_batches_of_whole_tasks_give_the_gradients_of_the_step(self, head: str, micro_batch: int) -> None:
@@ -143,6 +145,7 @@ class TestAStep:
         if head != "matching":
             assert found[0].hits == found[1].hits
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("changes", "is_learned"),
         [
@@ -160,6 +163,7 @@ class TestAStep:
         assert len(scales) == is_learned
         assert not is_learned or scales[0] != 1
 
+    @pytest.mark.slow
     def test_the_penalty_is_that_of_the_recipe(self) -> None:
         for head, default in (("ridge", 50.0), ("svm", 0.1)):
             same, other = train(episodic_head=head, head_penalty=default), train(episodic_head=head, head_penalty=0.01)
@@ -225,7 +229,7 @@ def test_a_network_learns_to_classify_new_classes(head: str) -> None:
         "svm": SupportVectorMachine(C=0.1, features="raw"),
     }[head]
     validate = validation(
-        backbone, glyphs.validation, validation_protocols(glyphs.validation, 100), "cpu", head=adaptation
+        backbone, glyphs.validation, validation_protocols(glyphs.validation, 50), "cpu", head=adaptation
     )
     trained = train_on_base(
         backbone.network,
@@ -235,7 +239,7 @@ def test_a_network_learns_to_classify_new_classes(head: str) -> None:
         normalise=backbone.preprocessing,
         objective=Episodic,
     )  # fmt: skip
-    before, after = validate(backbone.network), validate(trained.backbone)
+    before, after = validate(backbone.network, nn.Identity()), validate(trained.backbone, trained.head)
     assert after["validation_1shot"] > before["validation_1shot"] + 0.1
     assert after["validation_5shot"] > before["validation_5shot"] + 0.15
 
@@ -299,10 +303,24 @@ class TestMemory:
         assert fitting_micro_batch(self.memory(120), 840, 105) == 105
         assert fitting_micro_batch(self.memory(900), 840, 105) == 840
 
+    def test_where_memory_runs_out_micro_batches_are_halved_down_to_one_task(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_memory(*_: Any, **__: Any) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr("fewshot_bench.study.base_stage.train_on_base", no_memory)
+        backbone = initialised_backbone(BackboneRequest("conv4_32", channels=1, native_size=SIZE), seed=0)
+        training = MicroBatches([60], False, "Use --micro-batch {half}.")
+        with pytest.raises(StudyError, match=r"15 images does not fit .* smaller --way, --shot or --query"):
+            training.train(backbone, bars(), recipe(tasks=4), device="cpu", progress=SILENT)
+        assert training.sizes == [60, 30, 15]
+
     def test_a_task_that_does_not_fit_is_one_clear_line(self) -> None:
         with pytest.raises(StudyError, match=r"a task of 105 images; .* smaller --way, --shot or --query"):
             fitting_micro_batch(self.memory(100), 840, 105)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("fitting", "expected"), [(1e6, 2), (20, 1)])
     def test_a_dry_run_times_whole_tasks_in_one_view(
         self, fitting: float, expected: int, monkeypatch: pytest.MonkeyPatch

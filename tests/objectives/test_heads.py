@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from fewshot_bench.adaptation import Centroid, EmbeddedSplit, Matching, Ridge, SupportVectorMachine
+from fewshot_bench.adaptation import Centroid, EmbeddedSplit, Matching, Ridge, SupportVectorMachine, svm_in_span
 from fewshot_bench.adaptation.centroid import nearest_centroid
-from fewshot_bench.errors import ShapeError
+from fewshot_bench.errors import ShapeError, StudyError
 from fewshot_bench.objectives.heads import differentiable_svm, matching, ridge, svm
 
 TASKS, WAY, QUERIES, SIZE = 2, 3, 4, 6
@@ -228,6 +228,12 @@ def test_a_task_is_classified_alike_whatever_else_is_in_the_step(head):
 def test_embeddings_that_do_not_fit_are_refused(head, support, query):
     with pytest.raises(ShapeError):
         head(torch.zeros(support), torch.zeros(query))
+
+
+def test_a_machine_that_does_not_converge_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr("fewshot_bench.objectives.heads.svm_in_span", partial(svm_in_span, max_iterations=1))
+    with pytest.raises(StudyError, match="smaller --head-penalty or --learning-rate"):
+        svm(*drawn(3), C=0.3)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])

@@ -241,9 +241,9 @@ def test_memory_is_measured_in_the_precision_of_the_training(monkeypatch):
     seen = []
     measured = StepMemory.measured
 
-    def noted(*arguments: Any, precision: str) -> StepMemory:
+    def noted(*arguments: Any, precision: str, **settings: Any) -> StepMemory:
         seen.append(precision)
-        return measured(*arguments, precision=precision)
+        return measured(*arguments, precision=precision, **settings)
 
     monkeypatch.setattr(base_stage.StepMemory, "measured", noted)
     train(replace(recipe_of("ce"), precision="bf16", epochs=1))

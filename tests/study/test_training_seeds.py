@@ -17,7 +17,17 @@ from fewshot_bench.progress import SILENT
 from fewshot_bench.registry import Entry
 from fewshot_bench.report import leaderboard
 from fewshot_bench.report.trainings import training_seed, trainings_of_methods
-from fewshot_bench.study import Study, TrainingPlan, plan_of_file, run_study, train_backbone
+from fewshot_bench.study import (
+    Axis,
+    Grid,
+    Study,
+    TrainingPlan,
+    plan_of_file,
+    plan_sweep,
+    run_study,
+    run_sweep,
+    train_backbone,
+)
 from fewshot_bench.study.networks import Backbones, resolve_networks
 from fewshot_bench.study.provenance import study_record
 
@@ -128,3 +138,19 @@ def test_a_recipe_is_trained_with_each_seed_and_found_again_by_an_audit(tmp_path
         assert recorded_study(cell).checkpoints == (name,)
         rebuilt = rebuild(cell, toy, RerunOptions(device="cpu"), SILENT)
         assert rebuilt.card.fingerprint == cell.method.fingerprint
+
+
+@pytest.mark.slow
+def test_the_points_of_a_sweep_are_means_over_their_trainings(tmp_path: Path) -> None:
+    grid = Grid((Axis("image_size", (16, 20)),))
+    sweep = plan_sweep(study_of(tmp_path, shots=(1, 2), training_seeds=2), grid)
+    frame = run_sweep(sweep).frame
+    assert frame[["image_size", "shot"]].to_numpy().tolist() == [[16, 1], [16, 2], [20, 1], [20, 2]]
+    assert frame["trainings"].tolist() == [2] * 4
+    own = [
+        100 * sweep.store.read(cell)["accuracy"].mean()
+        for cell in sweep.store.cells()
+        if cell.protocol.shot == 1 and cell.method.hyper_parameters["preprocessing"]["image_size"] == 16
+    ]
+    assert len(own) == 2
+    assert frame["mean"][0] == pytest.approx(sum(own) / 2)

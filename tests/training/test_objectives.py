@@ -13,9 +13,11 @@ from bars import SIZE, are_equal, bars, conv4, normalise, small_recipe, train
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fewshot_bench.adaptation import Finetune
 from fewshot_bench.backbones import Backbone, BaseHead, Preprocessing, networks
 from fewshot_bench.backbones.drop_block import DropBlock
 from fewshot_bench.backbones.networks import ResNet12
+from fewshot_bench.engine.finetune import base_head_for
 from fewshot_bench.errors import StudyError
 from fewshot_bench.losses import distillation
 from fewshot_bench.training import (
@@ -28,6 +30,7 @@ from fewshot_bench.training import (
     train_on_base,
 )
 from fewshot_bench.training.classification import Classification
+from fewshot_bench.training.data_parallel import Processes
 from fewshot_bench.training.distillation import Distillation
 from fewshot_bench.training.heads import CosineHead, base_head_of
 from fewshot_bench.training.learner import Learner
@@ -66,10 +69,18 @@ def factory(recipe: Recipe) -> ObjectiveFactory:
     return partial(Distillation, teacher=teacher()) if recipe.objective == "distillation" else Classification
 
 
-def learner(network: nn.Module | None = None, micro_batch: int = 16, **changes: Any) -> Learner:
-    recipe, computing = small_recipe(**changes), Computing(micro_batch=micro_batch)
+def learner(
+    network: nn.Module | None = None, micro_batch: int = 16, processes: Processes | None = None, **changes: Any
+) -> Learner:
+    recipe, computing = small_recipe(**changes), Computing(micro_batch=micro_batch, processes=processes)
     with seeded_randomness(0):
         return Learner(network or conv4(), bars(), recipe, normalise, CPU, computing, factory(recipe))
+
+
+@pytest.mark.parametrize("name", ["mixup", "distillation"])
+def test_what_needs_a_whole_batch_in_one_process_says_so(name: str) -> None:
+    with pytest.raises(StudyError, match=r"takes one process. Leave out torchrun"):
+        learner(processes=Processes(rank=0, count=2), **RECIPES[name])
 
 
 @pytest.mark.slow
@@ -100,6 +111,16 @@ def test_a_cosine_head_learns_and_is_kept_as_it_classifies() -> None:
     assert kept is not None
     assert kept.kind == "cosine"
     torch.testing.assert_close(kept(embeddings), result.head(embeddings))
+
+
+def test_fine_tuning_on_logits_refuses_a_base_head_that_is_not_linear() -> None:
+    method = Finetune(on="logits", start="support")
+    trained = teacher()
+    assert base_head_for(method, trained) is trained.base_head
+    assert trained.base_head is not None
+    cosine = replace(trained, base_head=replace(trained.base_head, kind="cosine"))
+    with pytest.raises(StudyError, match=r"that of mine compares by cosines\. Use on=embeddings"):
+        base_head_for(method, cosine)
 
 
 def test_mixup_mixes_all_views_of_an_image_with_those_of_one_other() -> None:

@@ -164,7 +164,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 
 def test_the_page_of_recipes_has_a_row_for_each_and_a_file_that_works(tmp_path: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert all(f"\n| `{name}` | " in page for name in recipe_names())
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    for name in recipe_names():
+        recipe = named_recipe(name)
+        assert f"`{recipe.evaluation.adaptation}`" in rows[name]
+        assert f"`{recipe.backbone}`" in rows[name] or "BEiT-3 base" in rows[name]
     (tmp_path / "mine.toml").write_text(page.split("```toml\n")[1].split("```")[0], encoding="utf-8")
     recipe = named_recipe(str(tmp_path / "mine.toml"))
     assert recipe.recipe("tiered-imagenet").drops == ((15, 0.1), (20, 0.01))
