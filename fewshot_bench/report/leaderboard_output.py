@@ -295,7 +295,7 @@ def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
 
 
 def published_notes(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
-    """What is to be known of published numbers: each note once, with the rows that it is about."""
+    """The notes on published numbers, each once, with the rows that it is about."""
     tasks: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
         if isinstance(row["note"], str):

@@ -297,12 +297,12 @@ class _Training:
     def _validations(self) -> tuple[int, list[Protocol]]:
         """Epochs between two validations, and their episodes; 0 and none without validation."""
         every, episodes = self.plan.validate_every, self.plan.validation_episodes
-        of_recipe = None if self.named is None else self.named.validation
+        table = None if self.named is None else self.named.validation
         if every is None and self.named is not None:
-            every = 0 if of_recipe is None else of_recipe.every
+            every = 0 if table is None else table.every
         if every == 0 or (every is None and "validation" not in self.dataset.splits):
             return 0, []
-        episodes = episodes or (_EPISODES if of_recipe is None else of_recipe.episodes)
+        episodes = episodes or (_EPISODES if table is None else table.episodes)
         way = self.recipe.way if self.recipe.learns_by_gradient_steps else None
         protocols = validation_protocols(self.dataset.validation, episodes, way)
         if every is None:
@@ -326,11 +326,11 @@ class _Training:
             base_split=self.base.fingerprint,
             selection=selection_card(self.protocols, self.validate_every, self.head),
             version=TRAINING_VERSION,
-            named_recipe=self._name_of_recipe(),
+            named_recipe=self._recipe_record(),
             **code_record(self.backbone, self.recipe.loss),
         )
 
-    def _name_of_recipe(self) -> dict[str, Any]:
+    def _recipe_record(self) -> dict[str, Any]:
         if self.named is None:
             return {}
         return {"name": self.named.name, "changes": self.recipe.changes_from(self.named.recipe(self.dataset.name))}
