@@ -20,7 +20,7 @@ from pathlib import Path
 
 RELEASE = "learn2learn==0.2.0"
 SHA256 = "69f1d7cb0d0a6be7a2c6ad8e83e2ebbe70fb05e51d61e45e63078b40c75ea419"
-"""Of the source, learn2learn-0.2.0.tar.gz."""
+"""Digest of the source, learn2learn-0.2.0.tar.gz."""
 IMPORTED = ("gym", "gym-notices", "cloudpickle")
 """What `import learn2learn` needs besides the packages of fewshot-bench; qpth and gsutil are never imported."""
 

@@ -51,35 +51,37 @@ class TrainingOptions(Options):
     query: int | None = option(None, "Query images per class of a training task.", "method")
     tasks: int | None = option(None, "Training tasks per step.", "method")
     teacher: str | None = option(
-        None, "What a distillation learns from: a checkpoint, or a recipe, which is trained first.", "method"
+        None, "Teacher of a distillation: a checkpoint, or a recipe, which is trained first.", "method"
     )
     temperature: float | None = option(None, "Temperature of a distillation.", "method")
     soft_share: float | None = option(None, "Weight of a distillation's teacher against the labels.", "method")
     mixup: float | None = option(None, "Mix images in pairs by shares of Beta(A, A); 0: none.", "method")
-    drop_block: float | None = option(None, "Rate at which resnet12 drops values and squares of its maps.", "method")
-    drop_block_size: int | None = option(None, "Side of the dropped squares.", "method")
-    steps_per_epoch: int | None = option(None, "Steps of an epoch of training tasks.", "method")
+    drop_block: float | None = option(None, "DropBlock rate of resnet12.", "method")
+    drop_block_size: int | None = option(None, "Side of DropBlock's squares.", "method")
+    steps_per_epoch: int | None = option(None, "Steps per epoch of training tasks.", "method")
     episodic_head: str | None = option(None, "Head of a training task: centroid, matching, ridge or svm.", "method")
     head_penalty: float | None = option(None, "Penalty of the head ridge, or C of svm. Default: 50 or 0.1.", "method")
-    head_scale: float | None = option(None, "Factor of the head's scores; of the cosines of matching.", "method")
+    head_scale: float | None = option(None, "Factor of the head's scores; for matching, of the cosines.", "method")
     inner_steps: int | None = option(None, "Gradient steps on a support set, for maml, anil and meta-sgd.", "method")
     inner_learning_rate: float | None = option(None, "Learning rate of these steps; meta-sgd starts there.", "method")
-    first_order: bool | None = option(None, "Take the gradients of these steps as constants.", "method")
-    inner_statistics: str | None = option(None, "Of batch normalisation: batch (transductive) or support.", "method")
+    first_order: bool | None = option(None, "Leave out second derivatives, as first-order MAML does.", "method")
+    inner_statistics: str | None = option(
+        None, "Statistics of batch normalisation: batch (transductive) or support.", "method"
+    )
     optimizer: str | None = option(None, "adamw (decoupled weight decay); adam, sgd (added to the gradient).", "method")
     learning_rate: float | None = option(None, "Highest learning rate.", "method")
     schedule: str | None = option(None, "constant, cosine, one-cycle or steps.", "method")
     warmup_epochs: float | None = option(None, "Warm-up epochs of a constant or cosine schedule.", "method")
     weight_decay: float | None = option(None, "Weight decay.", "method")
-    decays: str | None = option(None, "What weight decay acts on: matrices (and filters), or all.", "method")
+    decays: str | None = option(None, "Weights that decay: matrices (and filters), or all.", "method")
     dropout: float | None = option(None, "Dropout rate.", "method")
     dropout_place: str | None = option(None, "head (before it) or network (its own dropout layers).", "method")
     label_smoothing: float | None = option(None, "Label smoothing of the cross-entropy.", "method")
     lambda_: float | None = option(None, "Weight of the contrastive term.", "method")
     tau: float | None = option(None, "Temperature of the contrastive term.", "method")
     reading: str | None = option(None, "How ce+schane reads Equation 4 of its paper: in or out.", "method")
-    stop_gradient: str | None = option(None, "beta: ce+schane's weights of negatives as constants; or none.", "method")
-    anchors: str | None = option(None, "mean or sum of the contrastive term over its anchors.", "method")
+    stop_gradient: str | None = option(None, "beta: ce+schane's weights of negatives are constants; or none.", "method")
+    anchors: str | None = option(None, "Contrastive term: mean or sum over its anchors.", "method")
     augmentation: str | None = option(None, "auto, autoaugment, autoaugment-policy, jitter, affine or none.", "method")
     precision: str | None = option(None, "float32, bf16 or fp16 (autocast).", "method")
     seed: int | None = option(None, "Seed of the first weights, the batches, the views and dropout.", "method")
@@ -120,7 +122,8 @@ def train(
             "--set",
             metavar="FIELD=VALUE",
             rich_help_panel="Method",
-            help="Another field of the recipe, e.g. momentum=0.8. Repeatable.",
+            help="Another field of the recipe: momentum=0.8, nesterov, drops, cosine_scale, learned_scale or "
+            "drop_block_steps. Repeatable.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -134,16 +137,17 @@ def train(
     from fewshot_bench.cli.progress_bars import ProgressBars
     from fewshot_bench.study.known_names import refuse_misspelt_training
     from fewshot_bench.training.named_recipes import named_recipe
-    from fewshot_bench.training.recipe import Recipe, refuse_wrong_types
+    from fewshot_bench.training.recipe import DERIVED_FIELDS, Recipe, refuse_wrong_types
 
-    recipe = {field.name: options.pop(field.name, None) for field in fields(Recipe) if field.name != "loss"}
+    names = [field.name for field in fields(Recipe) if field.name not in ("loss", *DERIVED_FIELDS)]
+    recipe = {field: options.pop(field, None) for field in names}
     recipe |= dict(_recipe_field(text, recipe) for text in set_ or ())
     refuse_wrong_types(recipe)
     named = options["named_recipe"]
     if named is not None:
         named_recipe(named)
     elif name is None:
-        raise typer.BadParameter("--name names the trained network; only with --recipe it has one of its own.")
+        raise typer.BadParameter("--name is missing: it names the trained network. Only --recipe has a default for it.")
     refuse_misspelt_training(options["dataset"], options["backbone"], options["loss"], recipe)
     from fewshot_bench.study import TrainingPlan, train_backbone  # after the names have been checked
     from fewshot_bench.study.checkpoints import checkpoint_name

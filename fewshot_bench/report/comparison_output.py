@@ -15,23 +15,25 @@ from fewshot_bench.outcomes import ProtocolCard
 from fewshot_bench.report.comparison import ClassDifferences, Comparison
 from fewshot_bench.report.comparisons import OverDatasets, TaskComparison
 from fewshot_bench.report.leaderboard_output import (
-    ACROSS_MARK,
-    ACROSS_NOTE,
     broken,
     claims_header,
     claims_text,
     coloured,
-    correction_note,
     effect_header,
-    interval_notes,
-    letters_note,
     new_table,
     plus_minus_of,
     print_table,
-    verdict_notes,
     verdict_width,
 )
 from fewshot_bench.report.names import CLAIMED, ONE_TRAINING_NOTE, TRANSDUCTIVE_NOTE, protocol_names
+from fewshot_bench.report.notes import (
+    ACROSS_MARK,
+    ACROSS_NOTE,
+    correction_note,
+    interval_notes,
+    letters_note,
+    verdict_notes,
+)
 from fewshot_bench.report.scores import task_columns
 from fewshot_bench.report.verdicts import Claim, difference_text, p_equation, p_header, p_text, ranks_text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fewshot_bench._io.text import printable
-from fewshot_bench.outcomes import CLAIMED_SAMPLER
 from fewshot_bench.report.findings import Answer
 from fewshot_bench.report.leaderboard_rows import COLUMNS, MEASURED, ONE_TRAINING, PAIRED
 from fewshot_bench.report.names import (
     BASELINE_KINDS,
-    CLAIMED,
-    TRAININGS_NOTE,
-    TRANSDUCTIVE_NOTE,
     baseline_name,
     disambiguated,
     has_odd_interval,
@@ -34,14 +30,10 @@ from fewshot_bench.report.names import (
     task_text,
     trainings_text,
 )
+from fewshot_bench.report.notes import ACROSS_MARK, CORRECTED, DISJOINT, ODD, PUBLISHED, is_published, leaderboard_notes
 from fewshot_bench.report.published.rows import NO_INTERVAL, WELCH
 from fewshot_bench.report.verdicts import (
-    ACROSS,
-    CORRECTIONS,
-    FOR_THESE_CLASSES,
     LETTER_COLUMNS,
-    OF_THESE_TRAININGS,
-    UNKNOWN,
     Claim,
     about_data,
     count_text,
@@ -52,17 +44,8 @@ from fewshot_bench.report.verdicts import (
 from fewshot_bench.statistics import Correction
 from fewshot_bench.units import rate_text
 
-PUBLISHED, ODD, ACROSS_MARK = " *", " ?", " #"
-"""Marks of published numbers, of implausible intervals, and of verdicts on an inductive and a transductive method."""
-ACROSS_NOTE = f"{ACROSS_MARK.strip()}: {ACROSS}"
 REPORTED_TITLE = "reported beside measured, other episodes"
-REPORTED_NOTE = (
-    "interval: where the measured mean lies against the reported interval; Welch: 95% CI of measured minus reported, "
-    "which covers neither another training nor other classes and images"
-)
-DISJOINT = "disjoint"
 _WIDE, _NARROW_VERDICT = 100, 13
-_CORRECTED = "'"
 _BELOW = "- "
 """Before the name of a training, which stands below its method."""
 _NARROWEST_NAME = 16
@@ -90,7 +73,7 @@ def print_leaderboard(frame: pd.DataFrame, console: Console, claim: Claim = "bey
         beside = rows[rows["reported"].notna()]
         if len(beside):
             print_table(console, REPORTED_TITLE, reported_table(beside.to_dict("records"), console))
-    for note in _notes(frame, claim):
+    for note in leaderboard_notes(frame, claim):
         console.print(Text(note, "dim"))
 
 
@@ -124,16 +107,16 @@ def _results_table(rows: pd.DataFrame, console: Console, claim: Claim) -> Table:
     lines: list[_Line] = []
     best = {kind: max(same) for kind, same in _means_by_kind(measured).items()}
     for row in rows.to_dict("records"):
-        is_published, is_training = _is_published(row), row["source"] == ONE_TRAINING
-        is_best = not (is_published or is_training) and row["mean"] == best[is_transductive(row)]
-        style = "bold" if is_best else "dim" if is_published or is_training else ""
+        is_printed, is_training = is_published(row), row["source"] == ONE_TRAINING
+        is_best = not (is_printed or is_training) and row["mean"] == best[is_transductive(row)]
+        style = "bold" if is_best else "dim" if is_printed or is_training else ""
         widths = [width for width in (row["ci95"], row["data_ci95"]) if width == width]
         odd = ODD if has_odd_interval(row) else ""
         mean = "".join([f"{row['mean']:.2f}", *(f" {plus_minus} {width:.2f}" for width in widths), odd])
         letters = [Text(row[group] or "", style)] if with_letters else []
         rate = Text(rate_text(row["episodes_per_second"]))
         numbers = [Text(f"{row['median']:.2f}", style), Text(mean, style), *letters, rate]
-        name = f"{row_name(row)}{PUBLISHED if is_published else ''}"
+        name = f"{row_name(row)}{PUBLISHED if is_printed else ''}"
         name = f"{_BELOW}seed {int(row['training_seed'])}" if is_training else name
         lines.append(_Line(_kind(row), name, _note(row, rows, plus_minus), numbers))
     return _filled(table, console, lines)
@@ -149,7 +132,7 @@ def _means_by_kind(measured: pd.DataFrame) -> dict[bool, list[float]]:
 
 def _kind(row: Mapping[Any, Any]) -> str:
     """The heading above the rows of a kind where a table has several."""
-    if _is_published(row):
+    if is_published(row):
         return "published"
     return "transductive" if is_transductive(row) else "inductive"
 
@@ -179,7 +162,7 @@ def reported_table(rows: Sequence[Mapping[Any, Any]], console: Console) -> Table
     """
     plus_minus = plus_minus_of(console)
     correction = next((row["correction"] for row in rows if row["correction"]), "holm")
-    p_name = f"p{'' if correction == 'none' else _CORRECTED}"
+    p_name = f"p{'' if correction == 'none' else CORRECTED}"
     table = new_table("method", "measured %", "reported %", f"points {plus_minus}Welch", p_name)
     table.add_column("interval")
     lines: list[_Line] = []
@@ -209,31 +192,12 @@ def verdict_width(console: Console) -> int | None:
 
 def claims_header(correction: Correction) -> str:
     """The header of the p values of both claims; the notes say how they are corrected."""
-    return f"p{'' if correction == 'none' else _CORRECTED} split/beyond"
+    return f"p{'' if correction == 'none' else CORRECTED} split/beyond"
 
 
 def claims_text(p_split: float, p_beyond: float) -> str:
     """The p values of both claims in one cell."""
     return f"{p_text(p_split)}/{p_text(p_beyond)}"
-
-
-def correction_note(correction: Correction) -> list[str]:
-    """What the mark of corrected p values says; nothing where they are not corrected."""
-    return (
-        []
-        if correction == "none"
-        else [f"p{_CORRECTED}: corrected for the number of tests ({CORRECTIONS[correction]})"]
-    )
-
-
-def letters_note(claim: Claim, correction: Correction) -> str:
-    """What the letters of a claim say."""
-    where = "beyond this split" if claim == "beyond" else "on this split"
-    return f"same: methods that share a letter are not shown to differ {where} ({CORRECTIONS[correction]}, 5%)"
-
-
-def _is_published(row: Mapping[Any, Any]) -> bool:
-    return row["source"] not in (MEASURED, ONE_TRAINING)
 
 
 def _test_note(row: Mapping[Any, Any]) -> str:
@@ -243,14 +207,14 @@ def _test_note(row: Mapping[Any, Any]) -> str:
     parts = [] if is_whole else [count_text(int(row["paired_episodes"]), "common episode")]
     if row["p_training"] == row["p_training"]:
         ends = f"{row['diff_training_ci95_low']:+.2f}, {row['diff_training_ci95_high']:+.2f}"
-        mark = "" if row["correction"] == "none" else _CORRECTED
+        mark = "" if row["correction"] == "none" else CORRECTED
         parts.append(f"over trainings {ends}, p{mark} {p_text(row['p_training_corrected'])}")
     return f"({'; '.join(parts)})" if parts else ""
 
 
 def _note(row: Mapping[Any, Any], rows: pd.DataFrame, plus_minus: str) -> str:
     """The line below a method's name."""
-    if _is_published(row):
+    if is_published(row):
         return f"({row['source'].split('; ')[0]})"
     uneven = (
         f"{count_text(int(row['runs']), 'run')} of {count_text(int(row['episodes']), 'episode')}"
@@ -263,83 +227,9 @@ def _note(row: Mapping[Any, Any], rows: pd.DataFrame, plus_minus: str) -> str:
     return f"({'; '.join(parts)})" if parts else ""
 
 
-def _notes(frame: pd.DataFrame, claim: Claim) -> list[str]:
-    """What the columns mean, in as many lines as there are columns to explain."""
-    measured = frame[frame["source"] == MEASURED]
-    beyond = set(measured["beyond"])
-    unknown = {words.removeprefix(UNKNOWN) for words in beyond if words.startswith(UNKNOWN)}
-    interval = "open" if len(measured) and (measured["sampler"] == DISJOINT).all() else "task"
-    notes = interval_notes({words for words in beyond if not words.startswith(UNKNOWN)}, unknown, interval=interval)
-    if interval == "task" and (frame["sampler"] == DISJOINT).any():
-        notes.append("open: 95% CI over episodes that share no image; it covers the images too")
-    if frame["p"].notna().any():
-        notes += correction_note(_correction(frame))
-    if frame[LETTER_COLUMNS[claim]].notna().any():
-        notes.append(letters_note(claim, _correction(frame)))
-    if any(is_transductive(row) for row in frame.to_dict("records")):
-        notes.append(TRANSDUCTIVE_NOTE)
-    if any(is_across(row) for row in frame.to_dict("records")):
-        notes.append(ACROSS_NOTE)
-    if (frame["trainings"] > 1).any():
-        notes.append(TRAININGS_NOTE)
-    published = frame[[_is_published(row) for row in frame.to_dict("records")]]
-    if len(published):
-        notes.append(f"{PUBLISHED.strip()}: as published, on other episodes; the CSV names the table")
-    if any(has_odd_interval(row) for row in published.to_dict("records")):
-        notes.append(f"{ODD.strip()}: implausibly wide or narrow interval; the CSV says why")
-    if frame["reported"].notna().any():
-        notes.append(REPORTED_NOTE)
-    if frame["sampler"].str.startswith(CLAIMED_SAMPLER).any():
-        notes.append(CLAIMED)
-    return notes + verdict_notes(frame["verdict"].dropna()) + published_notes(published.to_dict("records"))
-
-
-def published_notes(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
-    """What is to be known of published numbers: each note once, with the rows that it is about."""
-    tasks: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        if isinstance(row["note"], str):
-            tasks.setdefault((row["note"], row["method"]), {})[task_text(row)] = None
-    about: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (note, method), of_method in tasks.items():
-        about.setdefault((note, tuple(of_method)), []).append(method)
-    is_one_task = len({task_text(row) for row in rows}) == 1
-    return [
-        printable("; ".join(methods) + ("" if is_one_task else f" ({', '.join(where)})") + f": {note}")
-        for (note, where), methods in about.items()
-    ]
-
-
-def interval_notes(
-    covers: Collection[str], why_unknown: Collection[str], level: str = "95%", *, interval: str = "task"
-) -> list[str]:
-    """What the two intervals cover, and why a data interval is missing."""
-    over = "episodes" if interval == "task" else "episodes that share no image; it covers the images too"
-    notes = [f"{interval}: {level} CI over {over}" + "".join(f"; data: over {words}" for words in sorted(covers))]
-    notes += [f"no data interval: {why}" for why in sorted(why_unknown)]
-    return notes
-
-
-def verdict_notes(verdicts: Collection[str]) -> list[str]:
-    """What the qualified verdicts among some claim."""
-    notes = []
-    if any(is_on_this_split(words) for words in verdicts):
-        notes.append("on this split: shown for these classes and images, and not beyond them")
-    if any(about_data(words).endswith(FOR_THESE_CLASSES) for words in verdicts):
-        notes.append("for these classes: shown for new images of the same classes")
-    if any(words.endswith(OF_THESE_TRAININGS) for words in verdicts):
-        notes.append("of these trainings: not shown for new trainings, which another seed would give")
-    return notes
-
-
 def _interval_name(rows: pd.DataFrame) -> str:
     """What the interval over episodes is called: over disjoint ones it is open (Lafargue et al., 2024)."""
     return "open" if (rows["sampler"] == DISJOINT).all() else "task"
-
-
-def _correction(frame: pd.DataFrame) -> Correction:
-    corrections: list[Correction] = frame["correction"].dropna().tolist()
-    return corrections[0] if corrections else "holm"
 
 
 @dataclass(frozen=True)

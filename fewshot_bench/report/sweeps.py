@@ -42,7 +42,7 @@ SWEEP_COLUMNS = (
     "is_transductive",
 )
 TRAINING_COLUMNS = ("trainings", "training_sd", "training_ci95")
-"""Of a sweep whose points have several trainings."""
+"""Columns of a sweep whose points have several trainings."""
 _LARGEST = 16_000_000  # bytes
 _NEEDED = {"shot", "mean", "ci95", "is_best"}
 _NUMBERS = ("difference", "diff_ci95_low", "diff_ci95_high", "p")

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from fewshot_bench.outcomes import Cell, MethodCard
 
 _SEED = "seed="
-_OF_ONE_TRAINING = ("seed", "epoch", "teacher_weights")
-"""Of a base stage: the seed, and what follows from it: the epoch that a validation chose, and the weights of a teacher
-that is trained with the same seed."""
+_SEED_FIELDS = ("seed", "epoch", "teacher_weights")
+"""Fields of a base stage that differ between trainings: the seed, the epoch that a validation chose, and the weights of
+a teacher that is trained with the same seed."""
 
 
 def training_seed(method: MethodCard) -> int | None:
@@ -37,7 +37,7 @@ def without_training_seed(method: MethodCard) -> MethodCard:
     """
     if training_seed(method) is None:
         return method
-    base = {name: value for name, value in method.hyper_parameters["base"].items() if name not in _OF_ONE_TRAINING}
+    base = {name: value for name, value in method.hyper_parameters["base"].items() if name not in _SEED_FIELDS}
     kept: dict[str, Any] = {name: value for name, value in method.hyper_parameters.items() if name != "base_head"}
     return replace(
         method, name=without_seed(method.name), weights="of several trainings", hyper_parameters={**kept, "base": base}
@@ -107,7 +107,7 @@ def method_cell(trainings: Sequence[Cell]) -> Cell:
 
 
 def names_of_trainings(trainings: Sequence[Cell]) -> dict[str, str]:
-    """What to call each of several trainings of a method, by cell key: the name with the seed, seed 0 said too."""
+    """The name of each training of a method with its seed, 0 too, by cell key."""
     bare = without_seed(trainings[0].method.name)
     sibling = next((cell.method for cell in trainings if cell.method.name != bare), None)
     names = {}

@@ -286,7 +286,7 @@ class Look:
 def look(accuracies: ArrayLike, half_width: float, *, confidence: float = 0.95, fewest: int = FEWEST_EPISODES) -> Look:
     """Say whether the interval of the mean is narrow enough.
 
-    Only the width decides, never a difference or a p: see docs/statistics.md on what repeated looks do to each.
+    Only the width decides, never a difference or a p: see docs/power.md on what repeated looks do to each.
 
     Args:
         accuracies: of all episodes so far, [E].

@@ -11,7 +11,7 @@ from fewshot_bench.errors import ComparisonError, ShapeError
 from fewshot_bench.statistics.intervals import SMALLEST_P, require_positive, require_probability
 
 # How much alike two queries of one class in one episode are in being classified correctly (intraclass correlation).
-# Values measured and published lie at 0.09 to 0.29 (docs/statistics.md); at 1, a class is all right or all wrong.
+# Values measured and published lie at 0.09 to 0.29 (docs/published.md); at 1, a class is all right or all wrong.
 LARGEST_LIKENESS = 0.4
 # Classes of an episode are not quite independent, and a standard deviation over 600 episodes is itself 3% uncertain.
 SLACK = 1.1

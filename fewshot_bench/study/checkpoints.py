@@ -48,7 +48,7 @@ class CheckpointCard:
         selection: the validation episodes that chose the epoch; empty if the last was taken.
         version: of the training's code.
         code: records of the user's own backbone and loss; empty if there are none.
-        named_recipe: name of the recipe that was trained by, and the settings that differ; empty if it has no name.
+        named_recipe: name of the recipe, and the settings that differ from it; empty if it has no name.
     """
 
     backbone: str
@@ -297,7 +297,7 @@ def refuse_other_tasks(subject: str, way: int | None, study: Study) -> None:
 
 
 def checkpoint_name(recipe: str, dataset: str, changes: Mapping[str, Any]) -> str:
-    """The name under which a training by a named recipe is kept, by itself or with some settings changed.
+    """The default name of the checkpoint of a named recipe, with the settings that are changed.
 
     >>> checkpoint_name("rfs-conv4", "cifar-fs", {"epochs": 3, "seed": None})
     'rfs-conv4-cifar-fs-epochs3'

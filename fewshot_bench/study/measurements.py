@@ -145,8 +145,8 @@ class Measurements:
         The network is trained for a few steps, on a smaller batch where memory is short.
         """
         kind = (recipe.loss, recipe.images_per_step(len(split)), recipe.precision, recipe.views)
-        of_tasks = (recipe.objective, recipe.episodic_head, recipe.way, recipe.shot)
-        key = ("training", network_key(backbone), split.fingerprint, *kind, *of_tasks)
+        of_objective = (recipe.objective, recipe.episodic_head, recipe.way, recipe.shot)
+        key = ("training", network_key(backbone), split.fingerprint, *kind, *of_objective)
         return self._once(key, lambda: self._training(split, backbone, recipe))
 
     def _training(self, split: ImageSplit, backbone: Backbone, recipe: Recipe) -> TrainingNeeds:

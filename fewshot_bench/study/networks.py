@@ -142,21 +142,23 @@ def resolve_networks(study: Study, dataset: Dataset | None, backbones: Backbones
     if study.recipe is not None:
         return _recipe_networks(study, dataset, backbones)
 
-    def starts_with(seed: int) -> Callable[..., Backbone]:
-        """What makes the backbone before a training with a seed, which decides its random initial weights."""
-        of_seed = study.model_copy(update={"training_seed": seed})
-        return lambda *, to_train=False: backbones.initial(of_seed, dataset, to_train=to_train)
+    def initial_backbone(seed: int) -> Callable[..., Backbone]:
+        """The factory of the backbone before a training with a seed, which decides its random initial weights."""
+        seeded = study.model_copy(update={"training_seed": seed})
+        return lambda *, to_train=False: backbones.initial(seeded, dataset, to_train=to_train)
 
-    start = starts_with(study.training_seed)
+    start = initial_backbone(study.training_seed)
     backbone = start()
     settings = dict(backbone.changes) | ({"weights": study.weights.stem} if study.weights else {})
     networks = []
     for recipe in base_recipes(study, backbone):
         for seed in study.seeds_of_trainings:
-            of_seed = replace(recipe, seed=seed)
-            stage = base_stage_name(of_seed, base_recipe(backbone, recipe.loss))
-            values = of_seed.hyper_parameters()
-            networks.append(Network(study.backbone_name, settings, stage, values, of_seed, False, starts_with(seed)))
+            seeded = replace(recipe, seed=seed)
+            stage = base_stage_name(seeded, base_recipe(backbone, recipe.loss))
+            values = seeded.hyper_parameters()
+            networks.append(
+                Network(study.backbone_name, settings, stage, values, seeded, False, initial_backbone(seed))
+            )
     if not networks and study.training_seeds is not None and study.training_seeds > 1:
         raise StudyError(
             f"--training-seeds {study.training_seeds} repeats the training on the base split, and {backbone.name} is "
@@ -193,7 +195,7 @@ def trainings_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
 
 
 def with_checkpoint(study: Study, name: str) -> Study:
-    """A study with a named recipe as that of one of its checkpoints."""
+    """The study of one checkpoint of a study with a named recipe."""
     given = dict.fromkeys(Study.fields_where("is_fixed_by_checkpoint"))
     return study.model_copy(update={**given, "recipe": None, "checkpoints": (name,)})
 
@@ -207,7 +209,7 @@ def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones
         if dataset is not None and checkpoint in finished:
             networks += _checkpoint_networks(with_checkpoint(study, checkpoint), dataset, backbones)
             continue
-        of_recipe = study.model_copy(
+        recipe_study = study.model_copy(
             update={
                 "backbone": named.backbone,
                 "image_size": named.image_size,
@@ -218,7 +220,7 @@ def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones
         default = named.recipe(study.dataset)
         recipe = named.recipe(study.dataset, **settings)
         stage = stage_name(named.name, recipe.changes_from(default))
-        start = partial(backbones.initial, of_recipe, dataset)
+        start = partial(backbones.initial, recipe_study, dataset)
         changes = dict(start().changes)
         networks.append(Network(named.backbone, changes, stage, recipe.hyper_parameters(), recipe, False, start))
     return tuple(networks)

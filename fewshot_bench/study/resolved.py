@@ -40,7 +40,7 @@ class Rule:
     """When to stop drawing episodes, recorded before the first one.
 
     All methods of a protocol stop together, so that they share their episodes. Only the width of the intervals decides,
-    never a difference or a p: docs/statistics.md says what repeated looks do to each.
+    never a difference or a p: docs/power.md says what repeated looks do to each.
 
     Attributes:
         half_width: of the 95% interval of every method's mean accuracy over all runs, in percentage points.

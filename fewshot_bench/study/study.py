@@ -38,7 +38,7 @@ SAMPLER_FIELDS = ("sampler", "alpha", "least_way", "least_shot")
 LATER_FIELDS = ("choose", "base_precision", "training_seeds", "recipe", "stop_gradient", "anchors")
 """Fields added after the first release: records and keys leave them out at their defaults, so that old ids hold."""
 
-OF_A_RECIPE = ("backbone", "weights", "checkpoints", "base_losses", "image_size", "interpolation")
+FIXED_BY_RECIPE = ("backbone", "weights", "checkpoints", "base_losses", "image_size", "interpolation")
 """The fields that a recipe determines."""
 
 MOST_TRAININGS = 1_000
@@ -249,7 +249,7 @@ class MethodOptions(Options):
     training_seed: int = option(0, "Seed of base-split training.", "method", ge=-(1 << 63), lt=1 << 63)
     training_seeds: int | None = option(
         None,
-        "Trainings per method, seeds from --training-seed on. Default: 1.",
+        "Trainings per method, with seeds from --training-seed on. Default: 1.",
         "method",
         is_fixed_by_checkpoint=True,
         ge=1,
@@ -313,7 +313,7 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
     )
     recipe: str | None = option(
         None,
-        "Train or find networks by recipes (fewshot-bench ls recipes).",
+        "Networks of these recipes, trained if missing (fewshot-bench ls recipes).",
         "method",
     )
     lambda_: Lambda = option(0.9, "Weight of the contrastive term.", "method", alias="lambda", is_axis=True)
@@ -324,12 +324,14 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
     @model_validator(mode="before")
     @classmethod
     def _take_adaptation_of_recipe(cls, values: Any) -> Any:
-        """Unless others are given, the adaptation is the one that belongs to the recipe; refuse another network."""
+        """Take the adaptation of the recipe unless others are given; refuse what would change its network."""
         if not isinstance(values, dict) or values.get("recipe") is None:
             return values
-        given = next((name for name in OF_A_RECIPE if values.get(name) is not None), None)
+        given = next((name for name in FIXED_BY_RECIPE if values.get(name) is not None), None)
         if given is not None:
-            raise StudyError(f"the recipe {values['recipe']} determines what {cls.flag(given)} would set.")
+            raise StudyError(
+                f"the recipe {values['recipe']} determines what {cls.flag(given)} would set. Leave it out."
+            )
         named = named_recipe(values["recipe"])
         if values.get("adaptations") is None:
             own = named.hyper_parameters(str(values.get("dataset", "")))

@@ -22,7 +22,7 @@ from fewshot_bench.registry import Entry, Registry
 from fewshot_bench.study.known_names import GROUPS, Kind, refuse_misspelt
 from fewshot_bench.study.plan import Outputs
 from fewshot_bench.study.study import (
-    OF_A_RECIPE,
+    FIXED_BY_RECIPE,
     ComputingOptions,
     EpisodeOptions,
     Lambda,
@@ -226,7 +226,7 @@ class StudyFile(MethodTable, EpisodeOptions, ComputingOptions):
                 if name not in Study.fields_where("is_fixed_by_checkpoint")
             }
         if "recipe" in own:
-            common = {name: value for name, value in common.items() if name not in OF_A_RECIPE}
+            common = {name: value for name, value in common.items() if name not in FIXED_BY_RECIPE}
         for name in ("reading", "stop_gradient", "anchors"):
             if not self._acts(name, own) and any(self._acts(name, _given(each, MethodTable)) for each in self.methods):
                 common.pop(name, None)

@@ -283,7 +283,7 @@ def _refuse_axis_without_effect(name: str, study: Study, grid: Grid) -> None:
         )
     losses = dict.fromkeys([*(study.base_losses or ()), *(study.losses if _trains_with_loss(study) else ())])
     if name in EXTRA_SETTINGS and not any(takes(loss, name) for loss in losses):
-        raise StudyError(f"{name} acts nowhere in this sweep: {' and '.join(losses)} cannot be taken in two ways.")
+        raise StudyError(f"{name} acts nowhere in this sweep: it does not belong to {' or '.join(losses)}.")
     if name == "reading" and not any(len(readings_of(loss)) > 1 for loss in losses):
         raise StudyError(
             f"reading acts nowhere in this sweep: {' and '.join(losses)} cannot be read in two ways. It belongs to "

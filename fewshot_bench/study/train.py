@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -17,19 +16,13 @@ from torch import nn
 
 from fewshot_bench._io.ranks import is_main_process, own_rank
 from fewshot_bench._io.versions import installed_versions
-from fewshot_bench.adaptation import MAML, Centroid, EmbeddedSplit, EmbeddingAdaptation
-from fewshot_bench.backbones import Backbone, BackboneRequest, embed
+from fewshot_bench.backbones import Backbone, BackboneRequest
 from fewshot_bench.backbones.backbone import Interpolation
-from fewshot_bench.cache.trials import no_trials
 from fewshot_bench.datasets import is_named, known_dataset
-from fewshot_bench.datasets.dataset import ImageSplit
-from fewshot_bench.engine.classify import accuracy, classify
 from fewshot_bench.engine.engine import chosen_device
-from fewshot_bench.engine.finetune import FinetuneClassifier, as_finetune
-from fewshot_bench.episodes import Episodes, Protocol, sample_episodes
+from fewshot_bench.episodes import Protocol
 from fewshot_bench.errors import StudyError
 from fewshot_bench.objectives import MetaHead
-from fewshot_bench.outcomes.packing import Positions
 from fewshot_bench.progress import SILENT, Progress
 from fewshot_bench.study.admission import admit_fields
 from fewshot_bench.study.base_stage import (
@@ -53,10 +46,10 @@ from fewshot_bench.study.checkpoints import (
     read_checkpoint,
     state_file,
 )
-from fewshot_bench.study.methods import planned_adaptations
 from fewshot_bench.study.networks import trainings_of
 from fewshot_bench.study.provenance import tf32, weights_record
 from fewshot_bench.study.study import Study
+from fewshot_bench.study.validation import selection_card, validation, validation_head, validation_protocols
 from fewshot_bench.training import (
     Computing,
     History,
@@ -70,15 +63,12 @@ from fewshot_bench.training import (
     save_checkpoint,
 )
 from fewshot_bench.training.data_parallel import Processes, joined_processes
-from fewshot_bench.training.fit import Validate
 from fewshot_bench.training.heads import base_head_of
 from fewshot_bench.training.history import TensorBoardLog, write_history
 from fewshot_bench.training.named_recipes import NamedRecipe, named_recipe, recipe_names
 
-WAY, QUERY, SHOTS = 5, 15, (1, 5)
-"""Of the validation episodes, if the split has enough classes and images."""
-_VALIDATION_HEAD = Centroid()
-_VALIDATIONS, _EPISODES = 10, 200  # of a training, by default
+_VALIDATIONS, _EPISODES = 10, 200
+"""Validations of a training, and episodes of each, by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,124 +131,6 @@ class TrainingPlan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise StudyError(f"--{name.replace('_', '-')} should be 1 or more, not {value}.")
-
-
-def validation_protocols(split: ImageSplit, episodes: int, way: int | None = None) -> list[Protocol]:
-    """5-way episodes at 1 and 5 shots with 15 queries, or with as many classes and images as there are.
-
-    Args:
-        split: the validation split.
-        episodes: of each protocol.
-        way: N of a training whose network classifies no other number of classes.
-
-    Raises:
-        StudyError: the split has too few classes, or a class of one image; or it is the novel split.
-    """
-    if split.name == "novel":
-        raise StudyError("a training is never validated on the novel split.")
-    classes, smallest = len(split.class_sizes), min(split.class_sizes)
-    if way is not None and way > classes:
-        raise StudyError(
-            f"the {split.name} split of {split.dataset} has {classes} classes, and a training of {way}-way tasks is "
-            "validated on as many. Use --validate-every 0."
-        )
-    way = way or min(WAY, classes)
-    if way < 2 or smallest < 2:
-        raise StudyError(
-            f"the {split.name} split of {split.dataset} has {len(split.class_sizes)} classes of {smallest} or more "
-            "images; validation episodes need 2 classes of 2. Use --validate-every 0."
-        )
-    shots = [shot for shot in SHOTS if shot < smallest]
-    query = min(QUERY, smallest - shots[-1])
-    return [Protocol(split.dataset, split.name, way, shot, query, episodes, runs=1) for shot in shots]
-
-
-def validation(
-    backbone: Backbone,
-    split: ImageSplit,
-    protocols: list[Protocol],
-    device: str,
-    head: EmbeddingAdaptation | MAML = _VALIDATION_HEAD,
-) -> Validate:
-    """A function that validates a network, for `Selection`.
-
-    Args:
-        backbone: of the preprocessing.
-        split: the validation split.
-        protocols: of `validation_protocols`.
-        device: a torch device.
-        head: classifies the queries, by features that need no other images, or after gradient steps.
-
-    Returns:
-        Network and its trained head -> mean accuracy per number of shots, always on the same episodes.
-    """
-    drawn = [sample_episodes(split, protocol) for protocol in protocols]
-
-    def classifier(network: nn.Module, trained_head: nn.Module) -> Callable[[Episodes], Positions]:
-        trained = replace(backbone, network=network)
-        if isinstance(head, MAML):
-            assert isinstance(trained_head, MetaHead)
-            trained = replace(trained, task_head=trained_head.task_head())
-            with no_trials():  # whose choices would make rounding depend on how busy the machine is
-                fine_tuning = FinetuneClassifier.on_images(as_finetune(head, trained), split, trained, device)
-            return partial(_without_trials, fine_tuning)
-        embeddings = embed(split, trained, device=device, use_cache=False)
-        embedded = EmbeddedSplit(torch.from_numpy(embeddings).to(device), len(split)).with_features(head.features)
-        return partial(classify, head, embedded)
-
-    def validate(network: nn.Module, trained_head: nn.Module) -> Mapping[str, float]:
-        predict = classifier(network, trained_head)
-        return {
-            f"validation_{episodes.protocol.shot}shot": float(accuracy(predict(episodes), episodes.protocol.way).mean())
-            for episodes in drawn
-        }
-
-    return validate
-
-
-def validation_head(named: NamedRecipe | None, dataset: str, recipe: Recipe) -> EmbeddingAdaptation | MAML:
-    """What validates a training: the head that belongs to its recipe, or nearest centroids where that needs more.
-
-    A network that was trained to take gradient steps is validated after such steps.
-
-    Raises:
-        UnknownNameError: the recipe's adaptation is not known.
-        StudyError: it refuses its hyper-parameters.
-    """
-    fallback = MAML(statistics=recipe.inner_statistics) if recipe.learns_by_gradient_steps else _VALIDATION_HEAD
-    if named is None:
-        return fallback
-    study = Study(adaptations=(named.evaluation.adaptation,), hyper_parameters=named.hyper_parameters(dataset))
-    head = planned_adaptations(study)[0]
-    if isinstance(fallback, MAML):
-        return head if isinstance(head, MAML) else fallback
-    is_enough = (
-        isinstance(head, EmbeddingAdaptation) and head.features in ("raw", "l2") and not getattr(head, "views", 0)
-    )
-    return cast("EmbeddingAdaptation", head) if is_enough else _VALIDATION_HEAD
-
-
-def _without_trials(fine_tuning: FinetuneClassifier, episodes: Episodes) -> Positions:
-    with no_trials():
-        return fine_tuning(episodes, len(episodes))
-
-
-def selection_card(
-    protocols: list[Protocol], every: int, head: EmbeddingAdaptation | MAML = _VALIDATION_HEAD
-) -> dict[str, Any]:
-    """What decides which epoch a validation chooses, as plain data; empty without a validation."""
-    if not protocols:
-        return {}
-    first = protocols[0]
-    by_head = {} if head == _VALIDATION_HEAD else {"head": {"name": head.name, **head.hyper_parameters()}}
-    return by_head | {
-        "split": first.split,
-        "way": first.way,
-        "shots": [protocol.shot for protocol in protocols],
-        "query": first.query,
-        "episodes": first.episodes,
-        "every": every,
-    }
 
 
 def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT, waits: bool = False) -> Checkpoint:
@@ -324,7 +196,7 @@ def _own_device(name: str) -> str:
 
 
 def _digest_of(teacher: Backbone) -> str:
-    """Of the weights and the base head of a teacher, 64 hexadecimal digits."""
+    """Digest of a teacher's weights and base head, 64 hexadecimal digits."""
     assert teacher.base_head is not None
     return sha256(f"{teacher.weights} {teacher.base_head.digest}".encode()).hexdigest()
 
@@ -425,15 +297,17 @@ class _Training:
     def _validations(self) -> tuple[int, list[Protocol]]:
         """Epochs between two validations, and their episodes; 0 and none without validation."""
         every, episodes = self.plan.validate_every, self.plan.validation_episodes
-        asked = None if self.named is None else self.named.validation
+        table = None if self.named is None else self.named.validation
         if every is None and self.named is not None:
-            every = 0 if asked is None else asked.every
+            every = 0 if table is None else table.every
         if every == 0 or (every is None and "validation" not in self.dataset.splits):
             return 0, []
-        episodes = episodes or (_EPISODES if asked is None else asked.episodes)
+        episodes = episodes or (_EPISODES if table is None else table.episodes)
         way = self.recipe.way if self.recipe.learns_by_gradient_steps else None
         protocols = validation_protocols(self.dataset.validation, episodes, way)
-        return every if every is not None else max(1, round(self.recipe.epochs / _VALIDATIONS)), protocols
+        if every is None:
+            every = max(1, round(self.recipe.epochs / _VALIDATIONS))
+        return every, protocols
 
     def _card(self, request: BackboneRequest) -> CheckpointCard:
         weights = self.plan.weights
@@ -452,11 +326,11 @@ class _Training:
             base_split=self.base.fingerprint,
             selection=selection_card(self.protocols, self.validate_every, self.head),
             version=TRAINING_VERSION,
-            named_recipe=self._name_of_recipe(),
+            named_recipe=self._recipe_record(),
             **code_record(self.backbone, self.recipe.loss),
         )
 
-    def _name_of_recipe(self) -> dict[str, Any]:
+    def _recipe_record(self) -> dict[str, Any]:
         if self.named is None:
             return {}
         return {"name": self.named.name, "changes": self.recipe.changes_from(self.named.recipe(self.dataset.name))}

@@ -15,12 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fewshot_bench._io.toml import tomllib
 from fewshot_bench.errors import StudyError, UnknownNameError
 from fewshot_bench.registry import Entry
-from fewshot_bench.training.recipe import Recipe, refuse_wrong_types
+from fewshot_bench.training.recipe import DERIVED_FIELDS, Recipe, refuse_wrong_types
 
 _FOLDER = Path(__file__).with_name("recipes")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _LARGEST = 1 << 16  # bytes
-_DERIVED = {"teacher_weights"}
 _CIFAR_FS_IMAGES = 38_400
 _VIEWS_PER_HOUR = {
     "conv4_32": 8_000_000, "conv4_64": 3_600_000, "conv4_64_gap": 3_600_000, "resnet12": 160_000,
@@ -89,14 +88,14 @@ class NamedRecipe(_Table):
         """
         values = self.training | self._on(dataset).training
         values |= {name: value for name, value in changes.items() if value is not None}
-        unknown = sorted(values.keys() - {field.name for field in fields(Recipe)} | values.keys() & _DERIVED)
+        unknown = sorted(values.keys() - {field.name for field in fields(Recipe)} | values.keys() & DERIVED_FIELDS)
         if unknown:
             raise StudyError(f"the recipe {self.name}: a training on the base split has no setting '{unknown[0]}'.")
         refuse_wrong_types(values)
         return Recipe(**values)
 
     def views(self, dataset: str, images: int) -> int:
-        """How many views a training on that many images of a dataset takes in."""
+        """How many views a training sees on that many images of a dataset."""
         recipe = self.recipe(dataset)
         return recipe.epochs * recipe.images_per_epoch(images) * recipe.views
 

@@ -47,17 +47,17 @@ class Recipe:
             since sums over more threads round differently.
         precision: of the network's products and convolutions; "bf16" and "fp16" compute them in half the bits
             (autocast), fp16 with its gradients scaled. Weights, moments and losses stay in float32.
-        objective: what a step minimises: the loss of a classifier of the base classes, with a linear head or with a
-            "cosine" one, or with a teacher ("distillation"); or the loss of tasks, "episodic" or after gradient steps
-            on their support sets ("maml", "anil", "meta-sgd").
+        objective: what a step minimises. "classification", "cosine" and "distillation" train a classifier of the base
+            classes: with a linear head, with a cosine head, or with a teacher. "episodic" minimises the loss of tasks,
+            "maml", "anil" and "meta-sgd" their loss after gradient steps on the support sets.
         views: of each image in a step, 1 or 2.
         momentum: of SGD.
-        nesterov: whether it is Nesterov's.
+        nesterov: whether the momentum is Nesterov's.
         decays: "matrices" decays weight matrices and filters, "all" biases and normalisations too.
-        drops: pairs of an epoch and the share of the highest learning rate from it on, for the schedule "steps"; a
-            cosine begins anew there, at that share.
-        steps_per_epoch: of an objective that learns from tasks.
-        tasks: per step.
+        drops: pairs of an epoch and a share: from that epoch on, the learning rate is this share of its highest. The
+            schedule "steps" needs them; a cosine restarts there, at that share.
+        steps_per_epoch: for objectives that learn from tasks.
+        tasks: in each step.
         way: classes of a task.
         shot: support images per class.
         query: query images per class.
@@ -67,23 +67,23 @@ class Recipe:
         learned_scale: whether a second factor, 1 at first, is trained with the network, as in MetaOptNet's code; None
             for "ridge" and "svm" alone. It changes no prediction.
         cosine_scale: of the logits of a "cosine" head.
-        mixup: both parameters of the Beta distribution of the shares in which images are mixed; 0 mixes none.
-        drop_block: rate at which ResNet-12 drops single values after its first two blocks, and squares after the last.
+        mixup: both parameters of the Beta distribution of the shares in which images are mixed; 0 for no mixup.
+        drop_block: rate at which ResNet-12 drops single values after its first two blocks, and squares after the last
+            two.
         drop_block_size: side of the squares.
-        drop_block_steps: in which the rate of the squares rises from 0.
-        teacher: name of a checkpoint that a distillation learns from, or of a recipe, whose checkpoint on the dataset
-            it then is.
-        teacher_weights: digest of the teacher's weights and base head, which decides the result.
+        drop_block_steps: over which the rate of the squares rises from 0.
+        teacher: what a distillation learns from: a checkpoint by name, or a recipe, for its checkpoint on the dataset.
+        teacher_weights: digest of the teacher's weights and base head, which the training fills in.
         temperature: of a distillation.
-        soft_share: share of the divergence from the teacher in the loss; the rest is that of the labels.
+        soft_share: weight of the divergence from the teacher in the loss; the labels have the rest.
         stop_gradient: "beta" takes the weights of SCHaNe's negatives as constants; "none" differentiates them.
         anchors: whether the contrastive term is the "mean" or the "sum" over anchors.
         dropout_place: "head" drops before the linear head, "network" in the network's own dropout layers.
-        inner_steps: gradient steps on a support set, of the gradient-based objectives.
-        inner_learning_rate: of these steps; "meta-sgd" starts from it, and learns one for each number in the weights.
-        first_order: whether the gradients of these steps count as constants.
-        inner_statistics: of batch normalisation. "batch": those of a task's support set in these steps, and of its
-            queries for the queries. "support": those of the support set for the queries too.
+        inner_steps: gradient steps on a support set, for "maml", "anil" and "meta-sgd".
+        inner_learning_rate: of these steps; "meta-sgd" starts there and learns one for each number in the weights.
+        first_order: whether second derivatives are left out: the gradients of these steps count as constants.
+        inner_statistics: of batch normalisation. "batch" normalises support set and queries of a task each by their
+            own statistics, "support" both by those of the support set.
     """
 
     loss: str = "ce"
@@ -165,9 +165,11 @@ class Recipe:
             "warmup_epochs",
             "0 with the schedule one-cycle, which has a warm-up of its own",
         )
-        self._check_later_fields()
+        self._check_optimisation()
+        self._check_tasks()
+        self._check_classification()
 
-    def _check_later_fields(self) -> None:
+    def _check_optimisation(self) -> None:
         drops = tuple((float(epoch), float(share)) for epoch, share in self.drops)  # JSON and TOML have lists
         object.__setattr__(self, "drops", drops)
         epochs = [epoch for epoch, _ in drops]
@@ -180,11 +182,21 @@ class Recipe:
         self._expect(self.views in (1, 2), "views", "1 or 2")
         self._expect(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
         self._expect(not self.nesterov or self.momentum > 0, "nesterov", "false without momentum")
+
+    def _check_tasks(self) -> None:
         for name in ("steps_per_epoch", "tasks", "shot", "query", "inner_steps"):
             self._expect(getattr(self, name) >= 1, name, "1 or more")
         self._expect(self.way >= 2, "way", "2 or more")
         self._expect(0 < self.inner_learning_rate <= 1e30, "inner_learning_rate", "positive, and at most 1e30")
-        self._check_episodic_head()
+        has_penalty = self.episodic_head in ("ridge", "svm")
+        expectation = "positive" if has_penalty else f"None with the head {self.episodic_head}"
+        self._expect(self.head_penalty is None or (has_penalty and self.head_penalty > 0), "head_penalty", expectation)
+        self._expect(0 < self.head_scale <= 1e30, "head_scale", "positive, and at most 1e30")
+        # A scale of the cosines changes predictions, so evaluation has to know it.
+        is_right = not self.learned_scale or self.episodic_head != "matching"
+        self._expect(is_right, "learned_scale", "false with the head matching")
+
+    def _check_classification(self) -> None:
         self._expect(0 < self.cosine_scale <= 1e6, "cosine_scale", "positive, and at most 1e6")
         self._expect(0 <= self.mixup <= 1e6, "mixup", "0 or more, and at most 1e6")
         self._expect(0 <= self.drop_block < 1, "drop_block", "at least 0 and less than 1")
@@ -195,19 +207,20 @@ class Recipe:
         has_right_teacher = (self.teacher is not None) == (self.objective == "distillation")
         self._expect(has_right_teacher, "teacher", "given with the objective distillation, and only then")
 
-    def _check_episodic_head(self) -> None:
-        has_penalty = self.episodic_head in ("ridge", "svm")
-        expectation = "positive" if has_penalty else f"None with the head {self.episodic_head}"
-        self._expect(self.head_penalty is None or (has_penalty and self.head_penalty > 0), "head_penalty", expectation)
-        self._expect(0 < self.head_scale <= 1e30, "head_scale", "positive, and at most 1e30")
-        # A scale of the cosines changes predictions, so evaluation has to know it.
-        is_right = not self.learned_scale or self.episodic_head != "matching"
-        self._expect(is_right, "learned_scale", "false with the head matching")
-
     @property
     def learns_from_tasks(self) -> bool:
         """Whether a step takes tasks instead of a batch of images."""
         return self.objective in ("episodic", "maml", "anil", "meta-sgd")
+
+    @property
+    def learns_by_gradient_steps(self) -> bool:
+        """Whether the loss of a task comes after gradient steps on its support set."""
+        return self.objective in ("maml", "anil", "meta-sgd")
+
+    @property
+    def images_per_task(self) -> int:
+        """Support and query images of a task."""
+        return self.way * (self.shot + self.query)
 
     def images_per_step(self, split_images: int) -> int:
         """Images of a step, each in `views` views, on a split of that many images."""
@@ -220,16 +233,6 @@ class Recipe:
         if self.learns_from_tasks:
             return self.steps_per_epoch * self.images_per_step(split_images)
         return split_images
-
-    @property
-    def learns_by_gradient_steps(self) -> bool:
-        """Whether the loss of a task is that after gradient steps on its support set."""
-        return self.objective in ("maml", "anil", "meta-sgd")
-
-    @property
-    def images_per_task(self) -> int:
-        """Support and query images of a task."""
-        return self.way * (self.shot + self.query)
 
     def _expect(self, is_right: bool, name: str, expectation: str) -> None:
         if not is_right:
@@ -337,6 +340,9 @@ def _refusal(name: str, expectation: str, value: Any) -> str:
     return f"{name} of a training on the base split should be {expectation}, not {value}."
 
 
+DERIVED_FIELDS = frozenset({"teacher_weights"})
+"""Fields that a training fills in, so that no file or option sets them."""
+
 _LATER_FIELDS = (
     "warmup_epochs", "label_smoothing", "precision", "objective", "views", "momentum", "nesterov", "decays", "drops",
     "steps_per_epoch", "tasks", "way", "shot", "query", "episodic_head", "head_penalty",
@@ -346,6 +352,7 @@ _LATER_FIELDS = (
     "stop_gradient", "anchors", "dropout_place",
     "inner_steps", "inner_learning_rate", "first_order", "inner_statistics",
 )  # fmt: skip
+"""Fields that are recorded only where they differ from their default."""
 
 
 def paper_recipe(loss: str, **changes: Any) -> Recipe:

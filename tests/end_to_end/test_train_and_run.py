@@ -107,6 +107,8 @@ def test_a_recipe_of_ones_own_is_trained_with_any_field_changed(capsys: pytest.C
     capsys.readouterr()
     assert exit_code([*train, "--set", "momentun=0.5"]) == 2
     assert "a recipe has no field 'momentun'" in " ".join(capsys.readouterr().err.split())
+    assert exit_code([*train, "--set", "teacher_weights=0123"]) == 2  # the training fills it in
+    assert "a recipe has no field 'teacher_weights'" in " ".join(capsys.readouterr().err.split())
     assert exit_code([*train, "--set", "momentum=a lot"]) == 2
     assert "momentum of a training on the base split should be a number" in capsys.readouterr().err
     run = ["run", "--recipe", "./mine.toml", "--dataset", "tiny", "--query", "5", "--episodes", "20", "--runs", "1"]

@@ -24,7 +24,7 @@ from fewshot_bench.objectives import Episodic
 from fewshot_bench.progress import SILENT
 from fewshot_bench.study.base_stage import MicroBatches, initialised_backbone
 from fewshot_bench.study.measurements import _SHARE_OF_FREE_MEMORY, Measurements
-from fewshot_bench.study.train import validation, validation_protocols
+from fewshot_bench.study.validation import validation, validation_protocols
 from fewshot_bench.training import Computing, History, Recipe, StateFile, TrainingResult, train_on_base
 from fewshot_bench.training.learner import Learner
 from fewshot_bench.training.optimisation import StepMemory, fitting_micro_batch

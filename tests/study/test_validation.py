@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fewshot_bench.backbones import Backbone, Preprocessing
 from fewshot_bench.datasets.dataset import ImageSplit
 from fewshot_bench.errors import StudyError
-from fewshot_bench.study.train import selection_card, validation, validation_protocols
+from fewshot_bench.study.validation import selection_card, validation, validation_protocols
 
 
 def sizes(split: ImageSplit) -> list[tuple[int, int, int]]:

@@ -165,7 +165,7 @@ def test_a_teacher_shares_the_loss_with_the_labels_as_the_code_of_rfs_does() -> 
 
 
 def gradients(micro_batch: int, recipe: dict[str, Any]) -> list[Tensor]:
-    """Of a step on a network without batch normalisation."""
+    """The gradients of a step on a network without batch normalisation."""
     with seeded_randomness(3):
         network = nn.Sequential(nn.Flatten(), nn.Linear(SIZE**2, 6))
     trained = learner(network, micro_batch, dropout=0.0, **recipe)

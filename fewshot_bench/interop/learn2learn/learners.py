@@ -193,14 +193,14 @@ class _Evaluation:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), self._buffers_restored(), plugin_errors(self.learner):
             torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
-            shown, asked = self._inputs(episodes.support[row].reshape(-1), episodes.queries[row][queries])
+            support, query = self._inputs(episodes.support[row].reshape(-1), episodes.queries[row][queries])
             labels = torch.arange(way, device=self.device).repeat_interleave(shot)
             with torch.enable_grad():
                 adapted = self.learner.clone()
                 for _ in range(self.steps):
-                    adapted.adapt(self.loss(adapted(shown), labels))
+                    adapted.adapt(self.loss(adapted(support), labels))
             with torch.no_grad():
-                scores: Any = adapted(asked)
+                scores: Any = adapted(query)
         if not isinstance(scores, Tensor) or list(scores.shape) != [len(queries), way]:
             raise PluginError(
                 f"{type(self.learner).__name__} gave {described(scores)} for {len(queries)} queries; scores [M, N] = "

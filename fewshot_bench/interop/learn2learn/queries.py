@@ -1,7 +1,7 @@
 """Whether the queries of a learner inform each other's predictions.
 
 Batch norms in training mode normalise every query by the batch it comes in. That is found by looking at the network;
-anything else is found by asking the queries in another order, in halves and alone.
+anything else is found by scoring the queries in another order, in halves and alone.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fewshot_bench.episodes import Episodes
 from fewshot_bench.errors import PluginError
 
-_CHECKED = 8
-"""Episodes that are asked in several ways; a method that looks at other queries shows it in most of them."""
-_ALONE = 3
-"""Queries of each that are asked one by one."""
+_CHECKED_EPISODES = 8
+"""Episodes whose queries are scored in several ways; a method that looks at other queries shows it in most of them."""
+_SINGLE_QUERIES = 3
+"""Queries of each episode that are scored one by one."""
 _ROUNDING = 0.01
 """A change of scores that sums in another order and TF32 may cause, as a share of their standard deviation."""
 
@@ -31,7 +31,7 @@ class Scores(Interface):
     """Scores of some queries of one episode."""
 
     def __call__(self, episodes: Episodes, row: int, queries: NDArray[np.int64], draw: int = 0) -> Tensor:
-        """Scores [m, N] of queries [m], by their positions in `Episodes.queries`, in the order they are asked."""
+        """Scores [m, N] of queries [m], by their positions in `Episodes.queries`, in that order."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ def use_of_queries(
         is_transductive: what the user says; None if nothing.
 
     Raises:
-        PluginError: the user says that it is inductive and it is not, or that cannot be told because its scores are
-            random.
+        PluginError: the user says that it is inductive and it is not, or its scores are random, so that it is unknown.
     """
     _warn_of_unused_statistics(modules)
     if is_transductive:
@@ -74,11 +73,11 @@ def use_of_queries(
     if not found and _is_random(scores, groups):
         if is_transductive is None:
             raise PluginError(
-                f"{name} gives other scores when it is asked again (dropout in training mode?), so it cannot be told "
-                "whether queries inform each other. Call eval() on the random layers, or pass is_transductive."
+                f"{name} gives other scores when it is called again (dropout in training mode?), so whether queries "
+                "inform each other is unknown. Call eval() on the random layers, or pass is_transductive."
             )
         return QueryUse(False, "said to be inductive; its scores are random")
-    found = found or _found_by_asking(scores, groups)
+    found = found or _found_by_scoring(scores, groups)
     if found and is_transductive is False:
         raise PluginError(
             f"{name} is said to be inductive, but {found}. Call eval() on the learner, or leave is_transductive out."
@@ -116,37 +115,37 @@ def _warn_of_unused_statistics(modules: Mapping[str, nn.Module]) -> None:
 
 def _is_random(scores: Scores, groups: Sequence[Episodes]) -> bool:
     """Whether the same queries get other scores with other random numbers."""
-    asked = [(episodes, row, np.arange(episodes.queries.shape[1])) for episodes, row in _first_episodes(groups)]
-    return any(_differs(scores(*queries), scores(*queries, draw=1)) for queries in asked)
+    calls = [(episodes, row, np.arange(episodes.queries.shape[1])) for episodes, row in _first_episodes(groups)]
+    return any(_differs(scores(*call), scores(*call, draw=1)) for call in calls)
 
 
-def _found_by_asking(scores: Scores, groups: Sequence[Episodes]) -> str:
+def _found_by_scoring(scores: Scores, groups: Sequence[Episodes]) -> str:
     """How scores depend on the other queries, in words; empty if they do not."""
     for number, (episodes, row) in enumerate(_first_episodes(groups)):
         plain = scores(episodes, row, np.arange(episodes.queries.shape[1]))
-        for asked, way in _other_ways(len(plain), number):
+        for order, name in _orders(len(plain), number):
             try:
-                found = scores(episodes, row, asked)
+                found = scores(episodes, row, order)
             except PluginError as error:
-                return f"it fails for queries {way}: {error}"
-            if _differs(plain[asked], found):
-                return f"scores change for queries {way}"
+                return f"it fails for queries {name}: {error}"
+            if _differs(plain[order], found):
+                return f"scores change for queries {name}"
     return ""
 
 
 def _first_episodes(groups: Sequence[Episodes]) -> Iterator[tuple[Episodes, int]]:
     everything = [(group, row) for group in groups for row in range(len(group))]
-    yield from everything[:_CHECKED]
+    yield from everything[:_CHECKED_EPISODES]
 
 
-def _other_ways(count: int, seed: int) -> Iterator[tuple[NDArray[np.int64], str]]:
-    """Positions of queries as they are asked, and how in words."""
+def _orders(count: int, seed: int) -> Iterator[tuple[NDArray[np.int64], str]]:
+    """Positions of the queries of a call, and the name of their order."""
     shuffled = np.random.default_rng(seed).permutation(count)
     yield shuffled, "in another order"
     for part in (np.arange(count)[::2], np.arange(count)[1::2]):
         if len(part):
             yield part, "in halves"
-    for position in shuffled[:_ALONE]:
+    for position in shuffled[:_SINGLE_QUERIES]:
         yield np.array([position]), "alone"
 
 

@@ -1,6 +1,6 @@
 """Our frozen episodes as a `Taskset` of learn2learn.
 
-A `Taskset` draws task i when somebody first asks for it and keeps it in its public dict `sampled_descriptions`. Here
+A `Taskset` draws task i when it is first asked for and keeps it in its public dict `sampled_descriptions`. Here
 that dict is filled beforehand, so nothing is left to draw.
 """
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, ProtocolCard, marked
+from fewshot_bench.outcomes import STANDARD_SAMPLER, Cell, ProtocolCard
 from fewshot_bench.report.names import BASELINE_KINDS, disambiguated
 from fewshot_bench.report.published.tables import PublishedResult
 from fewshot_bench.report.scores import TaskScores, task_columns
@@ -134,8 +134,8 @@ class PublishedComparison:
         mean: measured accuracy over them, in %.
         half_width: of its 95% interval over episodes; NaN for a single episode.
         test: Welch's test of measured minus reported, in points; None without a printed interval.
-        p_corrected: for the number of such tests on the protocol.
-        correction: how.
+        p_corrected: p of the test, corrected for the number of such tests on the protocol.
+        correction: how p is corrected.
         spread: over the trainings of the method; None for one.
     """
 
@@ -151,11 +151,6 @@ class PublishedComparison:
     spread: TrainingSpread | None = None
 
     @property
-    def shown_name(self) -> str:
-        """The method's name as people should read it."""
-        return marked(self.name, self.cell.method.is_transductive)
-
-    @property
     def difference(self) -> float:
         """Measured minus reported, in points."""
         return self.mean - self.result.accuracy
@@ -166,9 +161,7 @@ class PublishedComparison:
         if self.result.half_width is None:
             return NO_INTERVAL
         side = "above" if self.difference > 0 else "below"
-        is_within = (
-            abs(self.difference) <= self.result.half_width + 1e-9
-        )  # the ends count, whatever floats make of them
+        is_within = abs(self.difference) <= self.result.half_width + 1e-9  # the ends count, despite rounding
         return f"{'within' if is_within else side} the reported interval"
 
     def columns(self) -> dict[str, Any]:

@@ -25,13 +25,13 @@ ACCURACY_COLUMNS = (
     "table", "backbone", "method", "dataset", "split", "way", "shot", "queries", "accuracy", "ci95", "episodes",
     "source", "reported_in",
 )  # fmt: skip
-"""Of a table of accuracies in %; table, way, shot, queries, ci95 and episodes may be empty."""
+"""Columns of a table of accuracies in %; table, way, shot, queries, ci95 and episodes may be empty."""
 
 OPTIONAL_COLUMNS = ("is_transductive", "is_quoted", "trained_on", "recipe", "adaptation", "note")
-"""May follow in any order, and may be empty."""
+"""Columns that may follow in any order, and may be empty."""
 
 METRIC_COLUMNS = ("table", "backbone", "method", "dataset", "metric", "value", "source", "reported_in")
-"""Of a table of other numbers; these are kept, but no accuracy is compared with them."""
+"""Columns of a table of other numbers, which are read but not compared."""
 
 _LARGEST = 1_000_000  # bytes
 _LONGEST = 300  # characters of a text
@@ -98,8 +98,8 @@ class PublishedResult:
     @property
     def printed_by(self) -> str:
         """Who measured the number, whether it was read elsewhere, and where it is printed: "A 2019, quoted; B 2023"."""
-        is_said = "quoted" in self.source
-        return f"{self.source}{', quoted' if self.is_quoted and not is_said else ''}; {self.table}"
+        says_so = "quoted" in self.source
+        return f"{self.source}{', quoted' if self.is_quoted and not says_so else ''}; {self.table}"
 
     @property
     def flags(self) -> list[str]:
