@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -19,7 +20,7 @@ from fewshot_bench._io.ranks import is_main_process, own_rank
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.adaptation import MAML, Centroid, EmbeddedSplit, EmbeddingAdaptation
 from fewshot_bench.backbones import Backbone, BackboneRequest, embed
-from fewshot_bench.backbones.backbone import Interpolation
+from fewshot_bench.backbones.backbone import Interpolation, then
 from fewshot_bench.cache.trials import no_trials
 from fewshot_bench.datasets import is_named, known_dataset
 from fewshot_bench.datasets.dataset import ImageSplit
@@ -46,9 +47,9 @@ from fewshot_bench.study.checkpoints import (
     LAST,
     Checkpoint,
     CheckpointCard,
+    base_split_of,
     checkpoint_file,
     checkpoint_name,
-    finished_names,
     read_card,
     read_checkpoint,
     state_file,
@@ -79,6 +80,8 @@ WAY, QUERY, SHOTS = 5, 15, (1, 5)
 """Of the validation episodes, if the split has enough classes and images."""
 _VALIDATION_HEAD = Centroid()
 _VALIDATIONS, _EPISODES = 10, 200  # of a training, by default
+_STUDENTS: ContextVar[tuple[Path, ...]] = ContextVar("students", default=())
+"""Files of the trainings that have begun here and wait for their teachers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +292,9 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT, waits: bo
 @contextmanager
 def _locked(name: str, *, waits: bool) -> Iterator[None]:
     """Keep other commands from training under a name; processes of one command share the lock of the main one."""
-    path = checkpoint_file(name)
+    path, students = checkpoint_file(name), _STUDENTS.get()
+    if path in students:
+        raise StudyError(f"{name} would learn from itself, or from a network that learns from it. Use another --name.")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_main_process():
         yield
@@ -299,9 +304,11 @@ def _locked(name: str, *, waits: bool) -> Iterator[None]:
         lock.acquire(timeout=-1 if waits else 0)
     except Timeout as error:
         raise StudyError(f"{name} is being trained by another process. Wait, or use another --name.") from error
+    inner = _STUDENTS.set((*students, path))
     try:
         yield
     finally:
+        _STUDENTS.reset(inner)
         lock.release()
 
 
@@ -408,7 +415,7 @@ class _Training:
             return None
         if self.processes is not None:
             raise StudyError("distillation takes one process. Leave out torchrun.")
-        if name not in finished_names() and name in recipe_names():
+        if name in recipe_names():  # a checkpoint that happens to be called so may be of any training
             plan, seed = self.plan, {"seed": self.recipe.seed or None}
             own = checkpoint_name(name, plan.dataset, seed)
             plan = replace(plan, name=own, named_recipe=name, backbone=None, loss=None, recipe=seed, is_fresh=False)
@@ -453,8 +460,14 @@ class _Training:
             selection=selection_card(self.protocols, self.validate_every, self.head),
             version=TRAINING_VERSION,
             named_recipe=self._name_of_recipe(),
+            teacher_pretraining=self._pretraining_of_teacher(),
             **code_record(self.backbone, self.recipe.loss),
         )
+
+    def _pretraining_of_teacher(self) -> str:
+        """The data that the teacher has seen beside this base split, which its student learns of."""
+        corpora = [] if self.teacher is None else self.teacher.pretraining.split(", ")
+        return then(*(corpus for corpus in corpora if corpus != base_split_of(self.dataset.name)))
 
     def _name_of_recipe(self) -> dict[str, Any]:
         if self.named is None:
