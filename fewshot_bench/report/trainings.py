@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from fewshot_bench.outcomes import Cell, MethodCard
 
 _SEED = "seed="
+_HEADS = ("base_head", "task_head")
+"""Digests of what was trained with the network."""
 _OF_ONE_TRAINING = ("seed", "epoch", "teacher_weights")
 """Of a base stage: the seed, and what follows from it: the epoch that a validation chose, and the weights of a teacher
 that is trained with the same seed."""
@@ -38,7 +40,7 @@ def without_training_seed(method: MethodCard) -> MethodCard:
     if training_seed(method) is None:
         return method
     base = {name: value for name, value in method.hyper_parameters["base"].items() if name not in _OF_ONE_TRAINING}
-    kept: dict[str, Any] = {name: value for name, value in method.hyper_parameters.items() if name != "base_head"}
+    kept: dict[str, Any] = {name: value for name, value in method.hyper_parameters.items() if name not in _HEADS}
     return replace(
         method, name=without_seed(method.name), weights="of several trainings", hyper_parameters={**kept, "base": base}
     )
