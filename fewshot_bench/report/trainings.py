@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from fewshot_bench.outcomes import Cell, MethodCard
 
 _SEED = "seed="
-_SEED_FIELDS = ("seed", "epoch", "teacher_weights")
-"""Fields of a base stage that differ between trainings: the seed, the epoch that a validation chose, and the weights of
-a teacher that is trained with the same seed."""
+_HEADS = ("base_head", "task_head")
+"""Digests of what was trained with the network."""
+_OF_ONE_TRAINING = ("seed", "epoch", "teacher_weights")
+"""Of a base stage: the seed, and what follows from it: the epoch that a validation chose, and the weights of a teacher
+that is trained with the same seed."""
 
 
 def training_seed(method: MethodCard) -> int | None:
@@ -37,8 +39,8 @@ def without_training_seed(method: MethodCard) -> MethodCard:
     """
     if training_seed(method) is None:
         return method
-    base = {name: value for name, value in method.hyper_parameters["base"].items() if name not in _SEED_FIELDS}
-    kept: dict[str, Any] = {name: value for name, value in method.hyper_parameters.items() if name != "base_head"}
+    base = {name: value for name, value in method.hyper_parameters["base"].items() if name not in _OF_ONE_TRAINING}
+    kept: dict[str, Any] = {name: value for name, value in method.hyper_parameters.items() if name not in _HEADS}
     return replace(
         method, name=without_seed(method.name), weights="of several trainings", hyper_parameters={**kept, "base": base}
     )

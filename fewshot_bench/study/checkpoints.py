@@ -49,6 +49,7 @@ class CheckpointCard:
         version: of the training's code.
         code: records of the user's own backbone and loss; empty if there are none.
         named_recipe: name of the recipe, and the settings that differ from it; empty if it has no name.
+        teacher_pretraining: the data that the teacher of a distillation has seen beside the base split.
     """
 
     backbone: str
@@ -67,6 +68,7 @@ class CheckpointCard:
     version: int
     code: dict[str, Any] = field(default_factory=dict)
     named_recipe: dict[str, Any] = field(default_factory=dict)
+    teacher_pretraining: str = ""
 
     def __post_init__(self) -> None:
         # JSON turns tuples into lists; converted now, a card equals itself after reading it back.
@@ -76,8 +78,9 @@ class CheckpointCard:
     def as_json(self) -> str:
         """The card as text, for the metadata of a file."""
         values = asdict(self)
-        if not self.named_recipe:  # as cards were before there were named recipes
-            del values["named_recipe"]
+        for name in ("named_recipe", "teacher_pretraining"):  # later fields: cards without them stay the same
+            if not values[name]:
+                del values[name]
         return json.dumps(values, sort_keys=True)
 
     @classmethod
@@ -201,11 +204,11 @@ class Checkpoint:
 
     @property
     def pretraining(self) -> str:
-        """The data of its weights: what they started from, then the base split of its dataset."""
+        """The data of its weights: what they started from, what a teacher has seen, then the base split."""
         start = ""
         if self.card.is_pretrained:
             start = default_pretraining(self.card.backbone) if self.card.initial_weights is None else UNKNOWN
-        return then(start, f"base split of {self.card.dataset}")
+        return then(start, self.card.teacher_pretraining, base_split_of(self.card.dataset))
 
     def stage(self, dataset: Dataset) -> tuple[str, dict[str, Any]]:
         """Its base stage in a study of a dataset: name and hyper-parameters."""
@@ -224,6 +227,11 @@ class Checkpoint:
             settings = card.named_recipe["changes"] | elsewhere
             return stage_name(card.named_recipe["name"], settings), hyper_parameters
         return base_stage_name(recipe, default, **elsewhere), hyper_parameters
+
+
+def base_split_of(dataset: str) -> str:
+    """The base split of a dataset as data that weights were trained on."""
+    return f"base split of {dataset}"
 
 
 def _short(value: Any) -> str:

@@ -174,9 +174,9 @@ def trainings_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
         StudyError: the method maml does not fit the recipe.
     """
     assert study.recipe is not None
+    named = named_recipe(study.recipe)
+    recipe = named.recipe(study.dataset)
     if wants_task_head(study):
-        named = named_recipe(study.recipe)
-        recipe = named.recipe(study.dataset)
         way = recipe.way if recipe.learns_by_gradient_steps else None
         refuse_other_tasks(f"the recipe {named.name}", way, study)
     changes: dict[str, Any] = {
@@ -187,9 +187,10 @@ def trainings_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
         "stop_gradient": study.stop_gradient,
         "anchors": study.anchors,
     }
+    recorded = recipe.hyper_parameters()
     for name in ("lambda_", "tau"):
         value = getattr(study, name)
-        changes[name] = value if value != Study.model_fields[name].default else None
+        changes[name] = value if name in recorded and value != recorded[name] else None
     seeds = [{**changes, "seed": seed or None} for seed in study.seeds_of_trainings]
     return [(checkpoint_name(study.recipe, study.dataset, settings), settings) for settings in seeds]
 

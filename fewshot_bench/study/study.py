@@ -332,9 +332,13 @@ class Study(EpisodeOptions, MethodOptions, ComputingOptions):
             raise StudyError(
                 f"the recipe {values['recipe']} determines what {cls.flag(given)} would set. Leave it out."
             )
-        named = named_recipe(values["recipe"])
+        named, dataset = named_recipe(values["recipe"]), str(values.get("dataset", "glyphs"))
+        own_recipe = named.recipe(dataset)
+        for name in ("lambda_", "tau"):
+            if name not in values and cls.model_fields[name].alias not in values:
+                values = {**values, name: getattr(own_recipe, name)}
         if values.get("adaptations") is None:
-            own = named.hyper_parameters(str(values.get("dataset", "")))
+            own = named.hyper_parameters(dataset)
             values = {**values, "adaptations": (named.evaluation.adaptation,)}
             values["hyper_parameters"] = own | (values.get("hyper_parameters") or {})
         return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 from fewshot_bench._io.ranks import is_main_process, own_rank
 from fewshot_bench._io.versions import installed_versions
 from fewshot_bench.backbones import Backbone, BackboneRequest
-from fewshot_bench.backbones.backbone import Interpolation
+from fewshot_bench.backbones.backbone import Interpolation, then
 from fewshot_bench.datasets import is_named, known_dataset
 from fewshot_bench.engine.engine import chosen_device
 from fewshot_bench.episodes import Protocol
@@ -39,9 +40,9 @@ from fewshot_bench.study.checkpoints import (
     LAST,
     Checkpoint,
     CheckpointCard,
+    base_split_of,
     checkpoint_file,
     checkpoint_name,
-    finished_names,
     read_card,
     read_checkpoint,
     state_file,
@@ -69,6 +70,8 @@ from fewshot_bench.training.named_recipes import NamedRecipe, named_recipe, reci
 
 _VALIDATIONS, _EPISODES = 10, 200
 """Validations of a training, and episodes of each, by default."""
+_STUDENTS: ContextVar[tuple[Path, ...]] = ContextVar("students", default=())
+"""Files of the trainings that have begun here and wait for their teachers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +164,9 @@ def train_backbone(plan: TrainingPlan, *, progress: Progress = SILENT, waits: bo
 @contextmanager
 def _locked(name: str, *, waits: bool) -> Iterator[None]:
     """Keep other commands from training under a name; processes of one command share the lock of the main one."""
-    path = checkpoint_file(name)
+    path, students = checkpoint_file(name), _STUDENTS.get()
+    if path in students:
+        raise StudyError(f"{name} would learn from itself, or from a network that learns from it. Use another --name.")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_main_process():
         yield
@@ -171,9 +176,11 @@ def _locked(name: str, *, waits: bool) -> Iterator[None]:
         lock.acquire(timeout=-1 if waits else 0)
     except Timeout as error:
         raise StudyError(f"{name} is being trained by another process. Wait, or use another --name.") from error
+    inner = _STUDENTS.set((*students, path))
     try:
         yield
     finally:
+        _STUDENTS.reset(inner)
         lock.release()
 
 
@@ -280,7 +287,7 @@ class _Training:
             return None
         if self.processes is not None:
             raise StudyError("distillation takes one process. Leave out torchrun.")
-        if name not in finished_names() and name in recipe_names():
+        if name in recipe_names():  # a checkpoint that happens to be called so may be of any training
             plan, seed = self.plan, {"seed": self.recipe.seed or None}
             own = checkpoint_name(name, plan.dataset, seed)
             plan = replace(plan, name=own, named_recipe=name, backbone=None, loss=None, recipe=seed, is_fresh=False)
@@ -327,8 +334,14 @@ class _Training:
             selection=selection_card(self.protocols, self.validate_every, self.head),
             version=TRAINING_VERSION,
             named_recipe=self._recipe_record(),
+            teacher_pretraining=self._pretraining_of_teacher(),
             **code_record(self.backbone, self.recipe.loss),
         )
+
+    def _pretraining_of_teacher(self) -> str:
+        """The data that the teacher has seen beside this base split, which its student learns of."""
+        corpora = [] if self.teacher is None else self.teacher.pretraining.split(", ")
+        return then(*(corpus for corpus in corpora if corpus != base_split_of(self.dataset.name)))
 
     def _recipe_record(self) -> dict[str, Any]:
         if self.named is None:

@@ -20,6 +20,7 @@ from fewshot_bench.training.recipe import DERIVED_FIELDS, Recipe, refuse_wrong_t
 _FOLDER = Path(__file__).with_name("recipes")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _LARGEST = 1 << 16  # bytes
+_BASE_STAGE = "base-"  # begins the names of base stages without a recipe
 _CIFAR_FS_IMAGES = 38_400
 _VIEWS_PER_HOUR = {
     "conv4_32": 8_000_000, "conv4_64": 3_600_000, "conv4_64_gap": 3_600_000, "resnet12": 160_000,
@@ -131,7 +132,14 @@ def named_recipe(name: str) -> NamedRecipe:
         StudyError: the file cannot be read, or a value in it is refused.
     """
     if name.endswith(".toml"):
-        return _read(Path(name))
+        path = Path(name)
+        is_taken = path.stem in recipe_names() or path.stem.startswith(_BASE_STAGE)
+        if is_taken and path.resolve().parent != _FOLDER.resolve():
+            raise StudyError(
+                f"the recipe {path} should have a name of its own: results of {path.stem} are those of the recipe or "
+                "base stage that comes with this package. Rename the file."
+            )
+        return _read(path)
     if name not in recipe_names():
         hint = "The path of your own file ends in .toml. See: fewshot-bench ls recipes"
         raise UnknownNameError("recipe", name, recipe_names(), hint)
@@ -169,4 +177,11 @@ def _read(path: Path) -> NamedRecipe:
         raise StudyError(f"the recipe {path}: {key}: {first['msg']}.") from error
     for dataset in ("", *recipe.dataset):
         recipe.recipe(dataset)
+    _refuse_seeds(path, recipe)
     return recipe
+
+
+def _refuse_seeds(path: Path, recipe: NamedRecipe) -> None:
+    """A training's seed is chosen by the command, so that several seeds are several trainings."""
+    if any("seed" in settings for settings in (recipe.training, *(each.training for each in recipe.dataset.values()))):
+        raise StudyError(f"the recipe {path} sets a seed, which a command chooses. Leave it out, and use --seed.")

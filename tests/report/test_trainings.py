@@ -173,7 +173,7 @@ def test_the_epoch_of_a_validation_a_head_and_a_teacher_of_the_same_seed_follow_
     cells = [training(CE, seed) for seed in (0, 1)]
     for number, of in enumerate(cells):
         base = {**of.method.hyper_parameters["base"], "epoch": 5 + number, "teacher_weights": f"teacher {number}"}
-        of.method.hyper_parameters.update({"base": base, "base_head": f"digest {number}"})
+        of.method.hyper_parameters.update({"base": base, "base_head": f"digest {number}", "task_head": f"{number}"})
     assert [len(group) for group in trainings_of_methods(cells)] == [2]
 
 

@@ -16,6 +16,7 @@ from fewshot_bench.registry import Entry
 from fewshot_bench.study import Study, TrainingPlan, run_plan, run_study, train_backbone
 from fewshot_bench.study.checkpoints import checkpoint_file, finished_names, read_checkpoint
 from fewshot_bench.study.dry_run import estimate
+from fewshot_bench.study.networks import trainings_of
 from fewshot_bench.study.plan import StudyPlan
 
 RECIPE = """
@@ -99,6 +100,26 @@ def test_changed_fields_are_in_both_names(tmp_path: Path, recipe: str) -> None:
     cell = only_cell(run_study(study(tmp_path, recipe, base_epochs=1, training_seed=2, adaptations=("ridge",))).cells)
     assert cell.method.name == "conv4_32/small@epochs=1,seed=2/ridge"
     assert read_checkpoint("small-toy-epochs1-seed2").recipe.epochs == 1
+
+
+def test_the_contrast_is_that_of_the_recipe_unless_a_study_names_another(tmp_path: Path) -> None:
+    file = tmp_path / "contrast.toml"
+    file.write_text(
+        'description = "d"\nsource = "s"\nbackbone = "conv4_32"\n'
+        '[training]\nloss = "ce+schane"\nlambda_ = 0.3\ntau = 0.1\n'
+    )
+    plain = study(tmp_path, str(file), adaptations=("centroid",))
+    assert (plain.lambda_, plain.tau) == (0.3, 0.1)
+    for changes, name in [
+        ({}, "contrast-toy"),
+        ({"lambda_": 0.9}, "contrast-toy-lambda0.9"),  # the default where there is no recipe
+        ({"lambda": 0.9, "tau": 0.5}, "contrast-toy-lambda0.9-tau0.5"),
+    ]:
+        assert trainings_of(study(tmp_path, str(file), **changes))[0][0] == name
+
+
+def test_the_weight_of_a_contrast_is_no_change_of_a_training_without_one(tmp_path: Path, recipe: str) -> None:
+    assert trainings_of(study(tmp_path, recipe, lambda_=0.3))[0][0] == "small-toy"
 
 
 def test_training_seeds_are_checkpoints_of_their_own(tmp_path: Path, recipe: str) -> None:

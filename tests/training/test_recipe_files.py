@@ -159,6 +159,66 @@ def test_the_recipe_of_a_teacher_is_trained_first_with_the_students_seed(
     assert read_checkpoint("student").stage(toy)[0] == "mine@seed=2"
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("toy_is_known")
+def test_a_student_has_seen_what_its_teachers_have_seen(tmp_path: Path) -> None:
+    small = {"epochs": 1, "batch_size": 48}
+    train_backbone(TrainingPlan(name="plain", dataset="toy", backbone="conv4_32", recipe=small))
+    weights = tmp_path / "found.safetensors"
+    save_file(read_checkpoint("plain").backbone().network.state_dict(), weights)
+    train_backbone(TrainingPlan(name="other", dataset="toy", backbone="conv4_32", recipe=small, weights=weights))
+    assert train_backbone(plan("of-plain", tmp_path, "plain")).pretraining == "base split of toy"
+    assert "teacher_pretraining" not in read_checkpoint("of-plain").card.as_json()
+    student = train_backbone(plan("student", tmp_path, "other"))
+    assert student.pretraining == student.backbone().pretraining == "unknown, base split of toy"
+    assert train_backbone(plan("grandchild", tmp_path, "student")).pretraining == "unknown, base split of toy"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("toy_is_known")
+def test_a_checkpoint_that_is_called_like_a_recipe_does_not_replace_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "first.toml").write_text(
+        DISTILL.format(teacher="").replace('objective = "distillation"\nteacher = ""\n', ""), encoding="utf-8"
+    )
+    monkeypatch.setattr(named_recipes, "_FOLDER", tmp_path)
+    train_backbone(TrainingPlan(name="first", dataset="toy", backbone="conv4_32", recipe={"epochs": 1, "seed": 3}))
+    own = tmp_path / "own"
+    own.mkdir()
+    train_backbone(plan("student", own, "first"))
+    assert finished_names() == ["first", "first-toy", "student"]
+
+
+@pytest.mark.usefixtures("toy_is_known")
+def test_a_network_does_not_wait_for_itself_as_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "recipes"
+    own.mkdir()
+    (own / "born-again.toml").write_text(DISTILL.format(teacher="born-again"), encoding="utf-8")
+    (own / "student.toml").write_text(DISTILL.format(teacher="born-again"), encoding="utf-8")
+    monkeypatch.setattr(named_recipes, "_FOLDER", own)
+    for recipe in ("born-again", "student"):
+        with pytest.raises(StudyError, match="born-again-toy would learn from itself"):
+            train_backbone(TrainingPlan(name=f"{recipe}-toy", dataset="toy", named_recipe=recipe, device="cpu"))
+    assert finished_names() == []
+
+
+@pytest.mark.parametrize("table", ["training", "dataset.toy.training"])
+def test_the_seed_of_a_training_is_not_in_a_file(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'description = "d"\nsource = "s"\nbackbone = "conv4_32"\n[{table}]\nseed = 1\n', encoding="utf-8")
+    with pytest.raises(StudyError, match="sets a seed, which a command chooses"):
+        named_recipe(str(path))
+
+
+@pytest.mark.parametrize("name", ["protonet-conv4", "base-ce"])
+def test_a_file_of_ones_own_takes_no_name_that_stands_for_other_results(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.toml"
+    path.write_text('description = "d"\nsource = "s"\nbackbone = "conv4_32"\n', encoding="utf-8")
+    with pytest.raises(StudyError, match="should have a name of its own"):
+        named_recipe(str(path))
+
+
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 
 
