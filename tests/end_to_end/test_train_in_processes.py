@@ -142,7 +142,7 @@ def test_a_micro_batch_fits_on_the_fullest_gpu_and_counts_the_images_of_all(
 def test_several_processes_that_run_out_of_memory_are_told_what_to_type(tmp_path: Path) -> None:
     plan = SimpleNamespace(micro_batch=None)
     training: Any = MagicMock(processes=OneOfFour(), plan=plan, state=tmp_path / "none", base=range(64))
-    training.recipe.images_per_step, training._fitting = 64, lambda most: most
+    training.recipe.images_per_step, training._fitting = lambda images: 64, lambda most: most
     micro_batches = _Training._micro_batches(training)
     assert (micro_batches.sizes, micro_batches.is_fixed) == ([64], True)
     assert "--micro-batch {half}" in micro_batches.way_out

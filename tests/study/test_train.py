@@ -83,7 +83,7 @@ def test_the_log_has_a_row_per_epoch(toy: Dataset) -> None:
 
 def test_the_best_epoch_on_the_validation_split_is_kept_and_the_last_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter([{"validation_1shot": 0.2}, {"validation_1shot": 0.9}, {"validation_1shot": 0.4}] * 2)
-    monkeypatch.setattr("fewshot_bench.study.train.validation", lambda *_: lambda network: next(looks))
+    monkeypatch.setattr("fewshot_bench.study.train.validation", lambda *_: lambda network, head: next(looks))
     best = train(keeps_last=True)
     last = read_checkpoint("mine.last")
     assert (best.epoch, best.accuracies) == (2, {"validation_1shot": 0.9})
