@@ -14,10 +14,10 @@ from fewshot_bench.losses import LOSSES
 
 WRONG: list[tuple[str, Any, str]] = [
     ("bn", "batch", "one of frozen, support, transductive"),
-    ("optimizer", "sgd", "one of adamw, adam"),
+    ("optimizer", "lion", "one of adamw, adam, sgd"),
     ("schedule", "one-cycle", "one of constant, cosine"),
     ("augmentation", "crop", "one of auto, autoaugment, autoaugment-policy, jitter, affine, none"),
-    ("start", "random", "one of centroid, zero, support"),
+    ("start", "random", "one of centroid, zero, support, trained"),
     ("on", "features", "one of embeddings, logits"),
     ("precision", "fp16", "one of float32, bf16, float64"),
     ("decays", "biases", "one of matrices, all"),
