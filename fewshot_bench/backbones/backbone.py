@@ -114,7 +114,7 @@ class Backbone:
         code: the identity of a plug-in's code.
         fit: how a weights file was fitted into the network, see `weights.fit_by_name`; recorded with the outcomes.
         base_head: the classifier of its training on a base split, if any was stored.
-        task_head: what its training by gradient-based meta-learning gives every task, if it was trained so.
+        task_head: head and learning rates of gradient-based meta-learning, if the network was trained by it.
         computing: how that training was computed, where a GPU or a part of a batch at a time can change its rounding;
             recorded with the outcomes.
     """

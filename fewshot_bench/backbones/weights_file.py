@@ -28,7 +28,7 @@ from fewshot_bench.errors import WeightsError
 
 PREFIX = "fewshot_bench.base_head."
 """Prefix of the names of the head's tensors in a file; no network has such names."""
-_OF_HEADS = "fewshot_bench."
+_HEADS_PREFIX = "fewshot_bench."
 """Prefix of the names of all that a file holds beside a network."""
 
 _CARD = "base_head"
@@ -89,7 +89,7 @@ class BaseHead:
 
 def without_base_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file that belong to the backbone, which no head does."""
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_OF_HEADS)}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEADS_PREFIX)}
 
 
 def read_base_head(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> BaseHead | None:

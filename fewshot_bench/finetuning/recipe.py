@@ -129,7 +129,7 @@ class EpisodeRecipe:
         is_number_of_views = self.views is None or (_is_whole(self.views) and self.views != 1 and self.views >= 0)
         self._expect(is_number_of_views, "views", "0 for new ones in every step, or 2 or more")
         takes_trained_rates = self.learning_rate is None and self.start == "trained"
-        for name in ("learning_rate", "tau", "scale")[takes_trained_rates:]:
+        for name in ("tau", "scale") if takes_trained_rates else ("learning_rate", "tau", "scale"):
             value = getattr(self, name)
             self._expect(_is_finite(value) and value > 0, name, "positive")
         for name in ("weight_decay", "query_entropy"):

@@ -113,7 +113,7 @@ def sorted_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _with_trainings(methods: pd.DataFrame, trainings: pd.DataFrame) -> pd.DataFrame:
     """The rows of methods, each with those of its trainings below it."""
-    below = dict(list(trainings.sort_values("training_seed", kind="stable").groupby(_OF)))
+    below = dict(list(trainings.sort_values("training_seed", kind="stable").groupby(_TRAINED_METHOD)))
     parts = []
     for row, key in enumerate(zip(methods["protocol_fingerprint"], methods["method_fingerprint"], strict=True)):
         parts += [methods.iloc[[row]], *([below[key]] if key in below else [])]
@@ -139,7 +139,7 @@ def _baselines(cells: Sequence[Cell], wanted: str) -> dict[str, Cell]:
     return clear or {protocol: the_trainings(same)[0] for protocol, same in by_protocol.items()}
 
 
-_OF = ["protocol_fingerprint", "training_of"]
+_TRAINED_METHOD = ["protocol_fingerprint", "training_of"]
 TIMING_COLUMNS = ("episodes_per_second", "peak_bytes")
 """What differs between two identical studies; everything else is the same to the byte."""
 

@@ -85,7 +85,7 @@ class Entry:
         is_published: taken from a paper, not measured here.
         is_transductive: whether the method sees all queries of an episode at once.
         spread: of several trainings, whose mean the accuracy is, such as "SD 0.52 over 3"; empty for one.
-        note: who measured a published number and what is to be known of it, or what is reported for a measured one.
+        note: who measured a published number and the notes on it, or what is reported for a measured one.
     """
 
     accuracy: float

@@ -332,7 +332,7 @@ class _DryRun:
 
 
 def _with_untrained_heads(backbone: Backbone, recipe: Recipe, dataset: Dataset) -> Backbone:
-    """The backbone with what its training will give it."""
+    """The backbone with the heads that its training will give it, untrained."""
     base_head = BaseHead.untrained(backbone.embedding_size, dataset.base.class_names)
     if not recipe.learns_by_gradient_steps:
         return replace(backbone, base_head=base_head)

@@ -67,7 +67,7 @@ def warmed_up(recipe: Recipe, steps: int) -> Callable[[int], float]:
 def dropped(recipe: Recipe, steps: int) -> Callable[[int], float]:
     """From a step to its share of the learning rate, which falls at the epochs of `drops`.
 
-    In between it is constant, or a cosine that ends at 0 and begins anew (Loshchilov and Hutter, 2017).
+    In between it is constant, or a cosine that ends at 0 and restarts (Loshchilov and Hutter, 2017).
     """
     starts = [0, *(round(epoch * steps / recipe.epochs) for epoch, _ in recipe.drops), steps]
     shares = [1.0, *(share for _, share in recipe.drops)]

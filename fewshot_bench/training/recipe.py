@@ -307,7 +307,7 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "float": ((int, float), "a number"),
     "bool": (bool, "true or false"),
 }
-"""By the annotation of a field; the others but `drops` are words."""
+"""Types of values by the annotation of a field, and in words; all other fields but `drops` are words."""
 
 
 def refuse_wrong_types(settings: Mapping[str, Any]) -> None:

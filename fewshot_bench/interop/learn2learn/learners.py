@@ -287,7 +287,7 @@ def _is_of_library(kind: type) -> bool:
 
 
 def _callable_name(function: object) -> str:
-    """What a loss or a transform is called; a module or a transform of torchvision says its settings."""
+    """The name of a loss or a transform; modules and torchvision's transforms print their settings."""
     if function is None:
         return "none"
     name = getattr(function, "__qualname__", None)
@@ -305,7 +305,7 @@ def _text_digest(text: str) -> str:
 
 
 def _without_addresses(text: str) -> str:
-    """A printed object without where it lies in memory, which differs between processes."""
+    """The text of a printed object without its address in memory, which differs between processes."""
     return re.sub(r" at 0x[0-9A-Fa-f]+", "", text)
 
 
