@@ -103,8 +103,8 @@ def study_record(study: Study) -> dict[str, Any]:
     for name in _COUNTS:
         if name not in study.model_fields_set:  # left to the sampler, or to a rule that says when to stop
             del record[name]
-    for name in ("weights", "dataset", "backbone", "recipe"):
-        if isinstance(record.get(name), str):
+    for name in ("weights", "dataset", "backbone"):
+        if isinstance(record[name], str):
             record[name] = without_folders(record[name])
     return record
 

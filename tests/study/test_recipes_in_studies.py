@@ -18,7 +18,6 @@ from fewshot_bench.study.checkpoints import checkpoint_file, finished_names, rea
 from fewshot_bench.study.dry_run import estimate
 from fewshot_bench.study.networks import trainings_of
 from fewshot_bench.study.plan import StudyPlan
-from fewshot_bench.study.provenance import study_record
 
 RECIPE = """
 description = "tasks of three classes"
@@ -164,11 +163,6 @@ def test_a_dry_run_counts_the_training_and_then_only_the_episodes(tmp_path: Path
     after = estimate(plan)
     assert [work.kind for work in after.work if work.kind == "training"] == []
     assert [cell.left for cell in after.cells] == [0]
-
-
-def test_a_record_names_a_file_of_ones_own_without_its_folders(tmp_path: Path, recipe: str) -> None:
-    assert study_record(study(tmp_path, recipe))["recipe"] == "small.toml"
-    assert "recipe" not in study_record(Study())
 
 
 def test_own_images_without_a_name_are_refused(tmp_path: Path, recipe: str) -> None:
