@@ -195,6 +195,11 @@ class Checkpoint:
             WeightsError: see `backbone`; or the file has no classifier.
         """
         backbone = self.backbone()
+        if backbone.base_head is None and self.recipe.learns_from_tasks:
+            raise WeightsError(
+                f"the checkpoint {self.name} was trained on tasks, so it has no classifier of its base classes. Use "
+                "one that was trained by classification, such as rfs-conv4."
+            )
         if backbone.base_head is None:
             raise WeightsError(
                 f"the checkpoint {self.name} has no classifier of its base classes: it was trained before they were "

@@ -25,6 +25,7 @@ from fewshot_bench.study.checkpoints import (
     checkpoint_name,
     checkpoint_stages,
     finished_names,
+    read_checkpoint,
     refuse_other_tasks,
 )
 from fewshot_bench.study.methods import (
@@ -35,7 +36,7 @@ from fewshot_bench.study.methods import (
 )
 from fewshot_bench.study.study import Study
 from fewshot_bench.training import Recipe
-from fewshot_bench.training.named_recipes import named_recipe
+from fewshot_bench.training.named_recipes import NamedRecipe, named_recipe
 
 _IMAGES = (32, 32, 3)
 """Height, width and channels of the images of a dataset that is not here."""
@@ -208,6 +209,7 @@ def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones
     finished = set(finished_names()) if dataset is not None else set()
     for checkpoint, settings in trainings_of(study):
         if dataset is not None and checkpoint in finished:
+            _refuse_another_training(checkpoint, named, named.recipe(study.dataset, **settings))
             networks += _checkpoint_networks(with_checkpoint(study, checkpoint), dataset, backbones)
             continue
         recipe_study = study.model_copy(
@@ -225,6 +227,19 @@ def _recipe_networks(study: Study, dataset: Dataset | None, backbones: Backbones
         changes = dict(start().changes)
         networks.append(Network(named.backbone, changes, stage, recipe.hyper_parameters(), recipe, False, start))
     return tuple(networks)
+
+
+def _refuse_another_training(name: str, named: NamedRecipe, recipe: Recipe) -> None:
+    """Raise StudyError for a checkpoint that is called like that of a recipe, and was trained by another."""
+    found = read_checkpoint(name)
+    changed = {"backbone", "loss", *found.recipe.changes_from(recipe)}
+    changed -= {"backbone"} if found.card.backbone == named.backbone else set()
+    changed -= {"loss"} if found.recipe.loss == recipe.loss else set()
+    if changed:
+        raise StudyError(
+            f"{name} was trained otherwise than {named.name} says now: it differs in {', '.join(sorted(changed))}. "
+            "Delete it to train it anew, or use --checkpoint to evaluate it."
+        )
 
 
 def _checkpoint_networks(study: Study, dataset: Dataset, backbones: Backbones) -> tuple[Network, ...]:

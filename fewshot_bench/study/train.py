@@ -353,7 +353,7 @@ class _Training:
         if difference:
             raise StudyError(
                 f"{self.plan.name} was trained otherwise: this command has {difference}. "
-                "Use another --name, or --fresh to train anew under this one."
+                "Use another --name, or fewshot-bench train ... --fresh to train anew under this one."
             )
 
     def _micro_batches(self) -> MicroBatches:

@@ -75,7 +75,7 @@ class NamedRecipe(_Table):
     source: str
     notes: str = ""
     backbone: str
-    image_size: int | None = None
+    image_size: int | None = Field(None, ge=16, le=1024)
     training: dict[str, Any] = Field(default_factory=dict)
     validation: ValidationTable | None = None
     evaluation: EvaluationTable = EvaluationTable()
@@ -164,6 +164,8 @@ def _read(path: Path) -> NamedRecipe:
     try:
         if not _NAME.fullmatch(path.stem):
             raise StudyError(f"the recipe {path} should be named by letters, digits, dots, plus and minus.")
+        if not path.is_file() and path.exists():
+            raise StudyError(f"the recipe {path} should be a regular file.")
         if path.stat().st_size > _LARGEST:
             raise StudyError(f"the recipe {path} is too large for one: {path.stat().st_size:,} bytes.")
         values = tomllib.loads(path.read_text(encoding="utf-8"))

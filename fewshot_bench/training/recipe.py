@@ -173,7 +173,7 @@ class Recipe:
         drops = tuple((float(epoch), float(share)) for epoch, share in self.drops)  # JSON and TOML have lists
         object.__setattr__(self, "drops", drops)
         epochs = [epoch for epoch, _ in drops]
-        are_right = epochs == sorted(set(epochs)) and all(epoch > 0 and 0 < share <= 1 for epoch, share in drops)
+        are_right = epochs == sorted(set(epochs)) and all(0 < epoch <= 1e9 and 0 < share <= 1 for epoch, share in drops)
         self._expect(are_right, "drops", "pairs of an epoch, in order, and a share above 0 and at most 1")
         if self.schedule != "cosine" or self.warmup_epochs:
             is_right = bool(drops) == (self.schedule == "steps")

@@ -132,6 +132,8 @@ def test_a_checkpoint_of_that_name_that_was_trained_otherwise_is_refused(tmp_pat
     train_backbone(TrainingPlan(name="small-toy", dataset="toy", backbone="conv4_32", recipe={"epochs": 1}))
     with pytest.raises(StudyError, match="small-toy was trained otherwise"):
         run_study(study(tmp_path, recipe))
+    ahead = estimate(StudyPlan.of_options([study(tmp_path, recipe)]))
+    assert any("small-toy was trained otherwise" in problem for problem in ahead.missing)
 
 
 def test_what_is_wrong_is_found_before_anything_is_trained(tmp_path: Path, recipe: str) -> None:

@@ -85,3 +85,10 @@ def test_what_does_not_fit_the_training_is_one_clear_line(tmp_path: Path) -> Non
 def test_a_validation_split_with_too_few_classes_is_refused_before_the_training() -> None:
     with pytest.raises(FewshotBenchError, match="--validate-every 0"):
         train(recipe=RECIPE | {"way": 6}, validate_every=1)
+
+
+@pytest.mark.slow
+def test_what_was_trained_on_tasks_is_not_said_to_be_old_where_a_classifier_is_wanted() -> None:
+    train(validate_every=0)
+    with pytest.raises(FewshotBenchError, match="mine was trained on tasks, so it has no classifier"):
+        train("student", {"objective": "distillation", "teacher": "mine", "epochs": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,30 @@ def test_the_seed_of_a_training_is_not_in_a_file(tmp_path: Path, table: str) -> 
     path = tmp_path / "mine.toml"
     path.write_text(f'description = "d"\nsource = "s"\nbackbone = "conv4_32"\n[{table}]\nseed = 1\n', encoding="utf-8")
     with pytest.raises(StudyError, match="sets a seed, which a command chooses"):
+        named_recipe(str(path))
+
+
+@pytest.mark.parametrize("epoch", ["1e400", "1e300", "nan"])
+def test_a_rate_drops_in_an_epoch_that_can_come(tmp_path: Path, epoch: str) -> None:
+    path = tmp_path / "mine.toml"
+    text = 'description = "d"\nsource = "s"\nbackbone = "conv4_32"\n[training]\nschedule = "steps"\n'
+    path.write_text(f"{text}drops = [[{epoch}, 0.5]]\n", encoding="utf-8")
+    with pytest.raises(StudyError, match="drops of a training on the base split should be pairs"):
+        named_recipe(str(path))
+
+
+def test_a_named_pipe_is_no_recipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.toml")
+    with pytest.raises(StudyError, match="should be a regular file"):
+        named_recipe(str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize("size", [-5, 8, 100_000])
+def test_images_of_a_recipe_are_as_large_as_those_of_a_study_may_be(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "mine.toml"
+    text = 'description = "d"\nsource = "s"\nbackbone = "conv4_32"\n'
+    path.write_text(f"{text}image_size = {size}\n", encoding="utf-8")
+    with pytest.raises(StudyError, match="image_size: Input should be"):
         named_recipe(str(path))
 
 
