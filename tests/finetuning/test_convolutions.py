@@ -108,7 +108,7 @@ def test_every_algorithm_in_rows_is_the_grouped_convolution(
     if own:
         assert isinstance(stacked, Tunable)
         assert_algorithms_agree(stacked, inputs.flatten(0, 1))
-    found = stacked(inputs.flatten(0, 1)).view(episodes, batch, -1)
+    found = stacked(inputs.flatten(0, 1)).reshape(episodes, batch, -1)
     for episode in range(episodes):
         weights = {name: stack.weights(f"0.{name}")[episode] for name in trained if f"0.{name}" in own}
         expected = torch.func.functional_call(layer, weights, (inputs[episode],))

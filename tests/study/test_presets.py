@@ -99,17 +99,17 @@ def test_the_literal_preset_runs_in_small(monkeypatch, tmp_path):
         text = (RECIPES / f"{name}.toml").read_text(encoding="utf-8")
         assert 'backbone = "timm:' in text
         small = re.sub(r"^backbone = .*$", 'backbone = "conv4_32"', text, flags=re.MULTILINE)
-        Path(f"{name}.toml").write_text(small, encoding="utf-8")
+        Path(name.replace("beit3", "small")).with_suffix(".toml").write_text(small, encoding="utf-8")
     changes = {
         "datasets": "glyphs", "shots": "1", "episodes": "10", "runs": "1", "base_epochs": "1", "base_batch": "2048",
-        "base_precision": "float32", "methods.0.recipe": "beit3-ce-literal.toml,beit3-schane-literal.toml",
+        "base_precision": "float32", "methods.0.recipe": "small-ce-literal.toml,small-schane-literal.toml",
     }  # fmt: skip
     settings = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
     result = CliRunner().invoke(app, ["run", "schane-paper-literal", "--results", "results", *settings])
     assert result.exit_code == 0, result.output
     rows = pd.read_csv("results/leaderboard.csv")
     changed = "@batch_size=2048,epochs=1,precision=float32"
-    assert set(rows["method"]) == {f"conv4_32/beit3-{loss}-literal{changed}/centroid" for loss in ("ce", "schane")}
+    assert set(rows["method"]) == {f"conv4_32/small-{loss}-literal{changed}/centroid" for loss in ("ce", "schane")}
 
 
 def test_table_1_trains_and_evaluates_each_of_its_rows_by_a_recipe_on_four_datasets_and_two_shots():
