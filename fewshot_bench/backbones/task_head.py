@@ -21,10 +21,11 @@ PREFIX = "fewshot_bench.task_head."
 """Prefix of the names of the head's tensors in a file; no network has such names."""
 BACKBONE = "backbone."
 """Prefix of the names of a network's weights among the rates."""
+HEAD = ("head.weight", "head.bias")
+"""Names of the head's own weights among the rates."""
 
 _CARD = "task_head"
 _RATES = "rates."
-_OWN = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class TaskHead:
     @classmethod
     def untrained(cls, way: int, embedding_size: int, backbone: Iterable[str]) -> TaskHead:
         """A head of zeros, for measurements, with rates of some weights of the backbone, by name."""
-        rates = dict.fromkeys([*(BACKBONE + name for name in backbone), *_OWN], torch.zeros(()))
+        rates = dict.fromkeys([*(BACKBONE + name for name in backbone), *HEAD], torch.zeros(()))
         return cls(torch.zeros(way, embedding_size), torch.zeros(way), rates)
 
     @property
@@ -93,7 +94,7 @@ def read_task_head(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     if _card(metadata.get(_CARD, "")) != "linear":
         raise WeightsError("has a task head of another kind than a linear layer")
     rates = {name.removeprefix(_RATES): tensor for name, tensor in found.items() if name.startswith(_RATES)}
-    if set(found) - {_RATES + name for name in rates} != {"weight", "bias"} or not set(_OWN) <= set(rates):
+    if set(found) - {_RATES + name for name in rates} != {"weight", "bias"} or not set(HEAD) <= set(rates):
         raise WeightsError("should hold a weight, a bias and their learning rates of its task head")
     if any(tensor.dtype != torch.float32 for tensor in found.values()):
         raise WeightsError("has a task head that is not of float32")

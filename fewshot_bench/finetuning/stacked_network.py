@@ -57,6 +57,7 @@ class StackedNetwork(ABC):
         Returns:
             float [E, B, D].
         """
+        # Inner loops take channels or vmap alone, so no user meets this.
         raise NotImplementedError(f"the layout {self.layout} embeds with its own weights alone")
 
     def prepare(self, inputs: Tensor) -> None:

@@ -15,6 +15,8 @@ Shapes: T tasks, N way, K shot, n = N * K support images, M queries, D embedding
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
@@ -96,12 +98,7 @@ def ridge(support: Tensor, query: Tensor, *, penalty: float = _RIDGE_PENALTY) ->
     Raises:
         ShapeError: the tasks or the embedding sizes differ.
     """
-    _check_shapes(support, query)
-    products, labels = _products(support)
-    if not products.isfinite().all():
-        return _not_a_number(support, query)
-    coefficients, _ = ridge_in_span(products, labels, penalty=penalty)
-    return _scores(support, query, coefficients)
+    return _scores_in_span(support, query, lambda products, labels: ridge_in_span(products, labels, penalty=penalty)[0])
 
 
 def svm(support: Tensor, query: Tensor, *, C: float = _SVM_C) -> Tensor:
@@ -119,19 +116,18 @@ def svm(support: Tensor, query: Tensor, *, C: float = _SVM_C) -> Tensor:
         ShapeError: the tasks or the embedding sizes differ.
         StudyError: the solver does not converge.
     """
-    _check_shapes(support, query)
-    products, labels = _products(support)
-    if not products.isfinite().all():
-        return _not_a_number(support, query)
-    smallest_curvature = products.shape[1] * torch.finfo(support.dtype).eps
-    try:
-        coefficients = differentiable_svm(products.double(), labels, C=C, smallest_curvature=smallest_curvature)
-    except EmbeddingError as error:
-        raise StudyError(
-            "the support vector machine of a training task does not converge; its support images are too much alike, "
-            "or too far apart. Use a smaller --head-penalty or --learning-rate."
-        ) from error
-    return _scores(support, query, coefficients)
+
+    def solve(products: Tensor, labels: Tensor) -> Tensor:
+        smallest_curvature = products.shape[1] * torch.finfo(support.dtype).eps
+        try:
+            return differentiable_svm(products.double(), labels, C=C, smallest_curvature=smallest_curvature)
+        except EmbeddingError as error:
+            raise StudyError(
+                "the support vector machine of a training task does not converge; its support images are too much "
+                "alike, or too far apart. Use a smaller --head-penalty or --learning-rate."
+            ) from error
+
+    return _scores_in_span(support, query, solve)
 
 
 def differentiable_svm(products: Tensor, labels: Tensor, *, C: float, smallest_curvature: float = 1e-12) -> Tensor:
@@ -217,19 +213,18 @@ def _check_shapes(support: Tensor, query: Tensor) -> None:
         )
 
 
-def _products(support: Tensor) -> tuple[Tensor, Tensor]:
-    """Inner products of the support embeddings [T, n, n], and the class of each [n]."""
+def _scores_in_span(support: Tensor, query: Tensor, solve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Scores of the queries by coefficients of the support embeddings, [T, M, N].
+
+    `solve` gives the coefficients, [T, n, N], from the inner products of the support embeddings, [T, n, n], and the
+    class of each, [n]. Embeddings that are not finite give NaN, so that the training reports its loss; no solver could
+    end.
+    """
+    _check_shapes(support, query)
     rows = support.flatten(1, 2)
     labels = torch.arange(support.shape[1], device=support.device).repeat_interleave(support.shape[2])
-    return rows @ rows.transpose(1, 2), labels
-
-
-def _scores(support: Tensor, query: Tensor, coefficients: Tensor) -> Tensor:
-    """Scores of the queries by coefficients of the support embeddings, [T, M, N]."""
-    products = query @ support.flatten(1, 2).transpose(1, 2)
-    return (products.to(coefficients.dtype) @ coefficients).to(query.dtype)
-
-
-def _not_a_number(support: Tensor, query: Tensor) -> Tensor:
-    """Scores of diverged embeddings, so that the training reports its loss; no solver could end."""
-    return (query.sum() + support.sum()) * query.new_full((*query.shape[:2], support.shape[1]), torch.nan)
+    products = rows @ rows.transpose(1, 2)
+    if not products.isfinite().all():
+        return (query.sum() + support.sum()) * query.new_full((*query.shape[:2], support.shape[1]), torch.nan)
+    coefficients = solve(products, labels)
+    return ((query @ rows.transpose(1, 2)).to(coefficients.dtype) @ coefficients).to(query.dtype)

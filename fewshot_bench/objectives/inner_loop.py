@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.backbones.task_head import BACKBONE
+from fewshot_bench.backbones.task_head import BACKBONE, HEAD
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.batch_normalisation import normalise_batches
 from fewshot_bench.finetuning.head import has_batch_norm
@@ -31,8 +31,6 @@ from fewshot_bench.training.recipe import Statistics
 
 Weights = Mapping[str, Tensor]
 """Tensors by name, `backbone.*` and `head.*`."""
-
-HEAD = ("head.weight", "head.bias")
 
 
 def inner_steps(

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.backbones.task_head import BACKBONE, TaskHead
+from fewshot_bench.backbones.task_head import BACKBONE, HEAD, TaskHead
 from fewshot_bench.errors import StudyError
 from fewshot_bench.finetuning.head import has_batch_norm
 from fewshot_bench.objectives.episodic import Episodic
-from fewshot_bench.objectives.inner_loop import HEAD, InnerLoop, TaskNetwork
+from fewshot_bench.objectives.inner_loop import InnerLoop, TaskNetwork
 from fewshot_bench.training import Encoder
 from fewshot_bench.training.recipe import Recipe
 

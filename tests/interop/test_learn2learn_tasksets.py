@@ -32,7 +32,7 @@ def as_scripts_divide(images, labels, shots):
 
 @pytest.mark.parametrize(("support", "divide"), [("first", partition_task), ("even", as_scripts_divide)])
 @pytest.mark.parametrize(("shot", "query"), [(1, 1), (2, 3), (3, 3)])
-def test_support_and_queries_come_out_in_our_order(stand_in, support, divide, shot, query):  # noqa: F811
+def test_support_and_queries_come_out_in_our_order(stand_in, support, divide, shot, query):  # noqa: F811  # fixture
     drawn = episodes(shot, query)
     taskset = make_taskset(drawn, SPLIT, support=support)
     assert len(taskset) == len(drawn)
@@ -44,7 +44,7 @@ def test_support_and_queries_come_out_in_our_order(stand_in, support, divide, sh
         assert asked_labels.tolist() == drawn.truth[task].tolist()
 
 
-def test_a_task_beyond_the_last_is_refused_and_none_is_drawn(stand_in):  # noqa: F811
+def test_a_task_beyond_the_last_is_refused_and_none_is_drawn(stand_in):  # noqa: F811  # fixture
     taskset = make_taskset(episodes(count=4), SPLIT)
     with pytest.raises(EpisodeError, match="4 frozen episodes"):
         taskset[4]
@@ -58,17 +58,17 @@ def test_images_are_loaded_as_in_learn2learns_benchmarks_and_transformed():
     assert (label, len(images)) == (SPLIT.labels[30], len(SPLIT))
 
 
-def test_the_split_must_be_that_of_the_episodes(stand_in):  # noqa: F811
+def test_the_split_must_be_that_of_the_episodes(stand_in):  # noqa: F811  # fixture
     with pytest.raises(EpisodeError, match="another novel split of toy"):
         make_taskset(episodes(), toy_split(size=4, seed=9))
 
 
-def test_uneven_queries_are_refused(stand_in):  # noqa: F811
+def test_uneven_queries_are_refused(stand_in):  # noqa: F811  # fixture
     with pytest.raises(EpisodeError, match="dirichlet"):
         make_taskset(episodes(sampler="dirichlet"), SPLIT)
 
 
-def test_alternating_support_needs_a_query_for_each_shot(stand_in):  # noqa: F811
+def test_alternating_support_needs_a_query_for_each_shot(stand_in):  # noqa: F811  # fixture
     with pytest.raises(EpisodeError, match="3 shots and 1 queries"):
         make_taskset(episodes(shot=3, query=1), SPLIT, support="even")
 
