@@ -136,8 +136,8 @@ def differentiable_svm(products: Tensor, labels: Tensor, *, C: float, smallest_c
     At the optimum, entries of the coefficients A are at their bounds or free. The optimality conditions of the free
     ones, G A - Y + nu 1^T = 0 with rows of A that sum to zero, are linear. A step of Newton's method solves them, and
     taken at the solution, with a constant matrix, it has the derivative of the solution (implicit function theorem).
-    Where an entry is at its bound with a multiplier of zero, or the solution is not unique, there is no derivative;
-    this is then one of its one-sided derivatives.
+    The derivative does not exist where an entry is at its bound with a multiplier of zero, or where the solution is not
+    unique; this is then one of its one-sided derivatives.
 
     Differentiating through the solver's iterations would keep the activations of all of them.
 

@@ -218,7 +218,7 @@ class Comparison:
 
     @property
     def _why_no_training(self) -> str:
-        """Why there is no interval over trainings."""
+        """The reason why an interval over trainings is missing."""
         if self.trainings == (1, 1):
             return "each method has one training"
         single = [

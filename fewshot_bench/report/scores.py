@@ -296,7 +296,7 @@ class TaskScores:
 
     @cached_property
     def p_over_trainings(self) -> NDArray[np.float64]:
-        """P of every pair of methods over their trainings, not corrected, NaN where there is no test, [A, A]."""
+        """P of every pair of methods over their trainings, not corrected, NaN where nothing is tested, [A, A]."""
         if not np.isnan(self.accuracy).any():
             every = np.ones(self.accuracy.shape[1], dtype=bool)
             means = [self._means_of_trainings(row, every) for row in range(len(self.cells))]

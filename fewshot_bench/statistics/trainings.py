@@ -69,7 +69,7 @@ def training_spread(means: ArrayLike, confidence: float = 0.95) -> TrainingSprea
         confidence: of the interval.
 
     Raises:
-        ShapeError: there is no training, or a mean is NaN or infinite.
+        ShapeError: no training is given, or a mean is NaN or infinite.
 
     >>> spread = training_spread([0.60, 0.62, 0.61])
     >>> round(spread.sd, 4), round(spread.half_width, 4)
@@ -133,7 +133,7 @@ def training_p_of_all_pairs(means: Sequence[ArrayLike], networks: Sequence[Hasha
         networks: of each method; those with equal ones use the same networks and are paired, [A].
 
     Returns:
-        Two-sided p, not corrected, [A, A]; NaN where there is no test.
+        Two-sided p, not corrected, [A, A]; NaN where nothing is tested.
     """
     arrays = [np.asarray(values, dtype=np.float64) for values in means]
     mean, error, df = (np.array(column) for column in zip(*map(_summary, arrays), strict=True))

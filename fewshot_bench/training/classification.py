@@ -182,7 +182,7 @@ def _mixed(batch: Batch, alpha: float) -> Batch:
 def _mixed_loss(
     loss: BatchLoss, logits: Tensor, embeddings: Tensor, labels: Tensor, images: Tensor, others: Tensor, shares: Tensor
 ) -> Tensor:
-    """The mean loss of views, each of which is compared with two labels by their shares."""
+    """The mean loss of views that have two labels each, weighted by their shares."""
     # As batches of one view each, whose losses are those of the views.
     single = [values.unsqueeze(1) for values in (logits, embeddings)]
     own, other = (loss(*single, column.unsqueeze(1), images.unsqueeze(1)) for column in (labels, others))

@@ -63,7 +63,7 @@ def evaluate(
 ) -> Outcomes:
     """Adapt a learner to every episode, and return its outcomes.
 
-    The learner stays as it is, and in the mode it is in. Episode i never depends on the others: random numbers, such
+    The learner and its mode do not change. Episode i never depends on the others: random numbers, such
     as those of dropout, are seeded by its number.
 
     Args:
@@ -295,7 +295,7 @@ def _callable_name(function: object) -> str:
 
 
 def _training_mode(module: nn.Module) -> bool | str:
-    """Whether a network is in training mode; where its parts differ, a digest of which are."""
+    """Whether a network is in training mode; a digest of its parts' modes where they differ."""
     modes = {name: part.training for name, part in module.named_modules()}
     return module.training if len(set(modes.values())) == 1 else _text_digest(repr(modes))
 

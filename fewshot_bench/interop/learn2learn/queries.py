@@ -60,7 +60,7 @@ def use_of_queries(
         name: of the method, for messages.
         modules: its networks, by their part in it.
         scores: of any queries.
-        groups: its episodes, the first of which are used.
+        groups: its episodes; the first ones are used.
         is_transductive: what the user says; None if nothing.
 
     Raises:
